@@ -1,0 +1,78 @@
+# Needs Python 3.11 or newer and pip; everything is installed into .venv.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+EXTRAS ?= demo,report,test
+comma := ,
+STAMP := .venv/installed-$(subst $(comma),-,$(EXTRAS))
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# accelerate gives each process one thread unless told otherwise.
+export OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+
+# One process; without these four, `accelerate launch` prints which defaults it took.
+LAUNCH := accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+SPEAKER ?= clara
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(STAMP) ## create .venv and install the package and what it needs
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("vqwave needs Python 3.11 or newer, found " + sys.version.split()[0])'
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (the first time takes a minute or two)"
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@
+
+.PHONY: test
+test: setup ## run the tests
+	python -m pytest
+
+.PHONY: lint
+lint: setup ## check the code's style
+	ruff check .
+
+.PHONY: demo
+demo: setup data/demo/corpus.json ## the whole road on a small made-up corpus: runs/demo/report.html
+	$(LAUNCH) experiments/vqvae.py --config configs/vqvae/demo.yaml
+	$(LAUNCH) experiments/distill.py --config configs/distill/demo.yaml
+	input=$$(ls runs/demo/vqvae/samples/*.original.wav | head -n 1); \
+	vqwave convert runs/demo/vqvae "$$input" --speaker $(SPEAKER) --out runs/demo/converted.wav; \
+	vqwave encode runs/demo/vqvae "$$input" --out runs/demo/codes.vqw
+	vqwave decode runs/demo/student runs/demo/codes.vqw --speaker $(SPEAKER) --out runs/demo/student.wav
+	vqwave report runs/demo/vqvae runs/demo/student --out runs/demo/report.html
+
+data/demo/corpus.json: | setup
+	vqwave prepare demo --out data/demo --sample-rate 8000
+
+.PHONY: tiny
+tiny: setup data/demo/corpus.json ## every command once, each training for some seconds
+	$(LAUNCH) experiments/wavenet.py --config configs/wavenet/tiny.yaml --fresh --quiet
+	$(LAUNCH) experiments/vqvae.py --config configs/vqvae/tiny.yaml --fresh --quiet
+	$(LAUNCH) experiments/distill.py --config configs/distill/tiny.yaml --fresh --quiet
+	@rm -rf runs/tiny && mkdir -p runs/tiny
+	input=$$(ls runs/tiny-vqvae/samples/*.original.wav | head -n 1); \
+	vqwave encode runs/tiny-vqvae "$$input" --out runs/tiny/codes.vqw; \
+	vqwave convert runs/tiny-vqvae "$$input" --speaker $(SPEAKER) --out runs/tiny/converted.wav
+	vqwave decode runs/tiny-vqvae runs/tiny/codes.vqw --speaker $(SPEAKER) --out runs/tiny/decoded.wav
+	vqwave decode runs/tiny-distill runs/tiny/codes.vqw --speaker $(SPEAKER) --out runs/tiny/student.wav
+	vqwave generate runs/tiny-wavenet --speaker $(SPEAKER) --seconds 0.2 --out runs/tiny/generated.wav
+	vqwave info runs/tiny-vqvae
+	vqwave info runs/tiny/codes.vqw
+	vqwave info data/demo
+	vqwave report runs/tiny-vqvae runs/tiny-distill --out runs/tiny/report.html
+	@for name in codes.vqw converted.wav decoded.wav student.wav generated.wav report.html; do \
+		test -s "runs/tiny/$$name" || { echo "runs/tiny/$$name was not written" >&2; exit 1; }; \
+	done; echo "the tiny road is whole: runs/tiny/report.html"
+
+.PHONY: clean
+clean: ## remove what runs and tests leave (not .venv, data or runs)
+	rm -rf dist build .pytest_cache .ruff_cache
+	find vqwave experiments tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

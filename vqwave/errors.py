@@ -1,0 +1,20 @@
+"""What a person is told when an input cannot be used.
+
+The one room below all others: every level may raise `BadInput`; `cli.py` and `experiment.py` turn it into one line on
+standard error and exit status 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BadInput(ValueError):
+    """A file, key or name that cannot be used. The message is one line: the culprit, what was found, what is expected."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """`"; did you mean a, b?"`, or an empty string where nothing known is close to `name`."""
+    close = difflib.get_close_matches(name, list(known), count, 0.5)
+    return f"; did you mean {', '.join(close)}?" if close else ""
