@@ -1,0 +1,167 @@
+"""A prepared corpus on disk: int16 shards, an index, and what the labels are called.
+
+    corpus.json       format, name, sample_rate, labels {"speaker": [...]}, splits {"train": n}, level_db, source
+    index.jsonl       one utterance a line: id, shard, offset, frames, speaker, text, split, labels, phones
+    shard-00000.i16   little-endian int16 samples, x = k / 32768
+    rejected.csv      what was left out, and why
+
+Opening reads the two text files; the shards are memory-mapped, and `read` copies the crop alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqwave.audio import Wave, from_int16
+from vqwave.data.manifest import Phones
+from vqwave.errors import BadInput, nearest
+
+FORMAT = 1
+HEADER = "corpus.json"
+INDEX = "index.jsonl"
+REJECTED = "rejected.csv"
+
+
+def shard_name(shard: int) -> str:
+    """The file name of a shard."""
+    return f"shard-{shard:05d}.i16"
+
+
+def is_corpus(folder: Path) -> bool:
+    """Whether `folder` looks like a prepared corpus."""
+    return (folder / HEADER).is_file() and (folder / INDEX).is_file()
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One row of the index: `frames` samples of `shard` from `offset` on; `phones` are (first sample, label) in it."""
+
+    id: str
+    shard: int
+    offset: int
+    frames: int
+    speaker: str
+    text: str
+    split: str
+    labels: dict[str, str]
+    phones: Phones = ()
+
+
+class Corpus:
+    """A prepared corpus: `Corpus.open("data/fsdd")`.
+
+    `labels` lists the values of each label column, sorted; a label's id is its place there. `utterances` are the rows.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        header: dict[str, Any],
+        utterances: list[Utterance],
+    ) -> None:
+        self.folder = folder
+        self.name: str = header["name"]
+        self.sample_rate: int = header["sample_rate"]
+        self.labels: dict[str, list[str]] = header["labels"]
+        self.level_db: float = header["level_db"]
+        self.source: str = header["source"]
+        self.utterances = utterances
+        self._ids = {name: {value: k for k, value in enumerate(values)} for name, values in self.labels.items()}
+        self._maps: dict[int, NDArray[np.int16]] = {}
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Corpus:
+        """Open a folder that `vqwave prepare` wrote; `BadInput` says what is wrong with any other."""
+        folder = Path(folder)
+        if not is_corpus(folder):
+            found = "is no prepared corpus" if folder.is_dir() else "no such folder"
+            raise BadInput(f"{folder}: {found}; make one with `vqwave prepare KIND SOURCE --out {folder}`")
+        try:
+            header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+            if header["format"] != FORMAT:
+                raise BadInput(f"{folder / HEADER}: format {header['format']}, expected {FORMAT}; prepare it again")
+            with (folder / INDEX).open(encoding="utf-8") as file:
+                utterances = [_utterance(json.loads(line)) for line in file]
+            corpus = cls(folder, header, utterances)
+        except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise BadInput(f"{folder}: damaged corpus ({error!r}); prepare it again") from error
+        corpus._check_shards()
+        return corpus
+
+    @property
+    def speakers(self) -> list[str]:
+        """The speakers' names, sorted."""
+        return self.labels["speaker"]
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """How many utterances each split holds."""
+        return dict(Counter(u.split for u in self.utterances))
+
+    def of(self, split: str) -> list[int]:
+        """The places in `utterances` of a split's rows. Raises `BadInput` that names the splits there are."""
+        rows = [i for i, u in enumerate(self.utterances) if u.split == split]
+        if not rows:
+            there = ", ".join(f"{name} ({n})" for name, n in self.splits.items())
+            raise BadInput(f"{self.folder}: no split {split!r}, there are {there}{nearest(split, self.splits)}")
+        return rows
+
+    def label_id(self, label: str, value: str) -> int:
+        """The id of a label's value, such as ("speaker", "theo"). Raises `BadInput` with the nearest names."""
+        if label not in self._ids:
+            raise BadInput(f"{self.folder}: no label {label!r}, there are {', '.join(self.labels)}")
+        if value not in self._ids[label]:
+            known = self.labels[label]
+            raise BadInput(f"{self.folder}: no {label} {value!r} among {len(known)}{nearest(value, known)}")
+        return self._ids[label][value]
+
+    def label_ids(self, i: int) -> dict[str, int]:
+        """The ids of all labels of utterance `i`."""
+        return {label: self._ids[label][value] for label, value in self.utterances[i].labels.items()}
+
+    def seconds(self, split: str | None = None) -> float:
+        """How long the utterances of a split (None: all) are together."""
+        return sum(u.frames for u in self.utterances if split in (None, u.split)) / self.sample_rate
+
+    def read(self, i: int, start: int = 0, frames: int | None = None) -> Wave:
+        """Samples [start, start + frames) of utterance `i` in [-1, 1], cut at its end; only the crop is copied."""
+        utterance = self.utterances[i]
+        stop = utterance.frames if frames is None else min(start + frames, utterance.frames)
+        if not 0 <= start <= stop:
+            raise BadInput(f"utterance {utterance.id!r} has {utterance.frames} samples, asked for [{start}, {stop})")
+        return from_int16(self._shard(utterance.shard)[utterance.offset + start : utterance.offset + stop])
+
+    def _shard(self, shard: int) -> NDArray[np.int16]:
+        if shard not in self._maps:
+            self._maps[shard] = np.memmap(self.folder / shard_name(shard), dtype="<i2", mode="r")
+        return self._maps[shard]
+
+    def _check_shards(self) -> None:
+        ends: dict[int, int] = {}
+        for u in self.utterances:
+            ends[u.shard] = max(ends.get(u.shard, 0), u.offset + u.frames)
+        for shard, end in ends.items():
+            path = self.folder / shard_name(shard)
+            size = path.stat().st_size if path.is_file() else 0
+            if size < 2 * end:
+                raise BadInput(f"{path}: {size} bytes, the index expects {2 * end}; prepare the corpus again")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the maps: a data-loading process opens its own instead of being sent the samples."""
+        return self.__dict__ | {"_maps": {}}
+
+    def __repr__(self) -> str:
+        size = f"{len(self.utterances)} utterances, {len(self.speakers)} speakers, {self.seconds() / 60:.1f} min"
+        return f"Corpus({self.name!r}, {size}, {self.sample_rate} Hz)"
+
+
+def _utterance(row: dict[str, Any]) -> Utterance:
+    phones = tuple((start, label) for start, label in row.pop("phones", ()))
+    return Utterance(**row, phones=phones)

@@ -1,0 +1,293 @@
+"""`vqwave prepare`: recordings as people have them -> a corpus of int16 shards."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from vqwave import audio
+from vqwave.data.corpus import FORMAT, HEADER, INDEX, REJECTED, Utterance, is_corpus, shard_name
+from vqwave.data.demo import render_demo
+from vqwave.data.manifest import Phones, Recording, Rejected
+from vqwave.data.recipes import RECIPES, Recipe, assign_splits
+from vqwave.data.summary import Summary, summarise
+from vqwave.errors import BadInput, nearest
+
+SHARD_SAMPLES = 2**29  # 1 GiB
+SILENCE_DB = -70.0
+SHORTEST_SECONDS = 0.01
+UNKNOWN = "unknown"  # the value of a label that a recording lacks and others have
+
+
+@dataclass(frozen=True)
+class Target:
+    """What every recording is brought to: sample rate in Hz, RMS level in dBFS."""
+
+    sample_rate: int
+    level_db: float
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One recording's samples (T,) and its phones at the corpus's rate."""
+
+    recording: Recording
+    samples: NDArray[np.int16]
+    phones: Phones
+
+
+def prepare(
+    kind: str,
+    source: Path | None,
+    out: Path,
+    *,
+    sample_rate: int | None = None,
+    level_db: float = -23.0,
+    quiet: bool = False,
+) -> Summary:
+    """Prepare `source`, which lies on disk as `RECIPES[kind]` says, into the folder `out`, and say what came of it.
+
+    Every recording loses its DC, is resampled to `sample_rate` Hz (None: the recipe's own) and brought to an RMS level
+    of `level_db` dBFS. Files that cannot be used are left out and listed with their reason. `out` appears whole or not
+    at all, and replaces nothing but a prepared corpus. Raises `BadInput`.
+    """
+    recipe, out = _recipe(kind), Path(out)
+    if recipe.needs_source and source is None:
+        raise BadInput(f"prepare {kind} needs a source: {recipe.layout}")
+    if not recipe.needs_source and source is not None:
+        raise BadInput(f"prepare {kind} takes no source, found {source}")
+    if sample_rate is not None and not 1000 <= sample_rate <= 192000:
+        raise BadInput(f"sample rate {sample_rate}, expected 1000 to 192000 Hz")
+    if not -60.0 <= level_db <= 0.0:
+        raise BadInput(f"level {level_db} dBFS, expected -60 to 0")
+    _refuse_out(out)
+    if source is None:
+        with tempfile.TemporaryDirectory(prefix="vqwave-demo-") as folder:
+            render_demo(Path(folder), quiet=quiet)
+            return _prepare(recipe, Path(folder), out, sample_rate, level_db, quiet)
+    return _prepare(recipe, Path(source), out, sample_rate, level_db, quiet)
+
+
+def _recipe(kind: str) -> Recipe:
+    if kind not in RECIPES:
+        raise BadInput(f"no recipe {kind!r}, there are {', '.join(RECIPES)}{nearest(kind, RECIPES)}")
+    return RECIPES[kind]
+
+
+def _refuse_out(out: Path) -> None:
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not is_corpus(out)):
+        raise BadInput(f"{out}: exists and is no prepared corpus; name another --out, it would be overwritten")
+
+
+def _prepare(
+    recipe: Recipe,
+    source: Path,
+    out: Path,
+    sample_rate: int | None,
+    level_db: float,
+    quiet: bool,
+) -> Summary:
+    recordings, rejected = _recordings(recipe, source)
+    target = Target(sample_rate or recipe.sample_rate or _common_rate(recordings, source), level_db)
+    with _whole_or_nothing(out) as folder:
+        utterances = []
+        with ShardWriter(folder) as shards:
+            for result in _in_order(lambda r: bring_to(r, target), recordings, quiet):
+                if isinstance(result, Rejected):
+                    rejected.append(result)
+                else:
+                    utterances.append(shards.add(result))
+        if not utterances:
+            first = f"{rejected[0].path}: {rejected[0].reason}"
+            raise BadInput(f"{source}: none of {len(recordings)} recordings can be used; the first is {first}")
+        utterances = _complete_labels(utterances)
+        home = (source if source.is_dir() else source.parent).resolve().name
+        name = home if recipe.name in ("folder", "manifest") else recipe.name
+        _write_index(folder, name, home if recipe.needs_source else recipe.about, target, utterances)
+        _write_rejected(folder / REJECTED, rejected)
+    return summarise(out, name, target.sample_rate, utterances, rejected)
+
+
+def _recordings(recipe: Recipe, source: Path) -> tuple[list[Recording], list[Rejected]]:
+    if not source.exists():
+        raise BadInput(f"{source}: no such file or folder, expected {recipe.layout}")
+    if not source.is_dir() and recipe.name != "manifest":
+        raise BadInput(f"{source}: is a file, expected a folder with {recipe.layout}")
+    rows = list(recipe.rows(source))
+    recordings = [row for row in rows if isinstance(row, Recording)]
+    if not recordings:
+        raise BadInput(f"{source}: no recordings found ({len(rows)} files do not belong), expected {recipe.layout}")
+    seen = Counter(r.id for r in recordings)
+    twice = [name for name, n in seen.items() if n > 1]
+    if twice:
+        raise BadInput(f"{source}: {len(twice)} ids occur twice, the first is {twice[0]!r}, expected it once")
+    return assign_splits(recordings), [row for row in rows if isinstance(row, Rejected)]
+
+
+def _common_rate(recordings: Sequence[Recording], source: Path) -> int:
+    rates = Counter(rate for path in dict.fromkeys(r.path for r in recordings) if (rate := audio.rate_of(path)))
+    if not rates:
+        raise BadInput(f"{source}: none of {len(recordings)} files opens as sound, the first is {recordings[0].path}")
+    return min(rates, key=lambda rate: (-rates[rate], rate))
+
+
+def bring_to(recording: Recording, target: Target) -> Prepared | Rejected:
+    """Read a recording, remove its DC, resample it, set its level and round it: float until the last step."""
+    try:
+        wave, rate = audio.read(recording.path, recording.start, recording.frames)
+    except BadInput as error:
+        return Rejected(recording.path, str(error).removeprefix(f"{recording.path}: "))
+    if recording.sample_rate not in (None, rate):
+        return Rejected(recording.path, f"is at {rate} Hz, the manifest says {recording.sample_rate}")
+    wave = audio.remove_dc(wave)
+    level = audio.level_db(wave)
+    if level < SILENCE_DB:
+        return Rejected(recording.path, f"silent ({level:.0f} dBFS)" if math.isfinite(level) else "silent")
+    if len(wave) < SHORTEST_SECONDS * rate:
+        return Rejected(recording.path, f"too short ({len(wave)} samples at {rate} Hz)")
+    wave = audio.normalise_level(audio.remove_dc(audio.resample(wave, rate, target.sample_rate)), target.level_db)
+    return Prepared(recording, audio.to_int16(wave), _phones_at(recording, target.sample_rate / rate, len(wave)))
+
+
+def _phones_at(recording: Recording, scale: float, frames: int) -> Phones:
+    starts = (round((start - recording.start) * scale) for start, _ in recording.phones)
+    moved = ((min(max(start, 0), frames), label) for start, (_, label) in zip(starts, recording.phones, strict=True))
+    return tuple(moved)
+
+
+def _in_order(
+    work: Callable[[Recording], Prepared | Rejected],
+    recordings: Sequence[Recording],
+    quiet: bool,
+) -> Iterator[Prepared | Rejected]:
+    """`work` on a few threads (decoding and resampling leave the interpreter free), in order, few results at a time."""
+    threads = min(os.cpu_count() or 1, 8)
+    waiting: deque[Future[Prepared | Rejected]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for recording in tqdm(recordings, desc="prepare", unit="file", disable=quiet, leave=False):
+            waiting.append(pool.submit(work, recording))
+            if len(waiting) > 4 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class ShardWriter:
+    """Appends samples to shards of at most `size` samples (one utterance is never split)."""
+
+    def __init__(self, folder: Path, size: int = SHARD_SAMPLES) -> None:
+        self.folder = folder
+        self.size = size
+        self.shard = 0
+        self.offset = 0
+        self._file = (folder / shard_name(0)).open("wb")
+
+    def add(self, prepared: Prepared) -> Utterance:
+        """Write one recording's samples; the row of the index that finds them again."""
+        frames = len(prepared.samples)
+        if self.offset and self.offset + frames > self.size:
+            self._file.close()
+            self.shard, self.offset = self.shard + 1, 0
+            self._file = (self.folder / shard_name(self.shard)).open("wb")
+        self._file.write(prepared.samples.astype("<i2").tobytes())
+        recording = prepared.recording
+        utterance = Utterance(
+            id=recording.id,
+            shard=self.shard,
+            offset=self.offset,
+            frames=frames,
+            speaker=recording.speaker,
+            text=recording.text,
+            split=recording.split,
+            labels={"speaker": recording.speaker} | recording.labels,
+            phones=prepared.phones,
+        )
+        self.offset += frames
+        return utterance
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+def _complete_labels(utterances: list[Utterance]) -> list[Utterance]:
+    names = list(dict.fromkeys(name for u in utterances for name in u.labels))
+    return [replace(u, labels={name: u.labels.get(name, UNKNOWN) for name in names}) for u in utterances]
+
+
+def _write_index(
+    folder: Path,
+    name: str,
+    source: str,
+    target: Target,
+    utterances: list[Utterance],
+) -> None:
+    splits = Counter(u.split for u in utterances)
+    header = {
+        "format": FORMAT,
+        "name": name,
+        "sample_rate": target.sample_rate,
+        "labels": {label: sorted({u.labels[label] for u in utterances}) for label in utterances[0].labels},
+        "splits": {split: splits[split] for split in ("train", "valid", "test") if splits[split]},
+        "level_db": target.level_db,
+        "source": source,
+    }
+    with (folder / INDEX).open("w", encoding="utf-8") as file:
+        for utterance in utterances:
+            row = {k: v for k, v in asdict(utterance).items() if k != "phones" or v}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    (folder / HEADER).write_text(json.dumps(header, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "reason"))
+        writer.writerows((str(row.path), row.reason) for row in rejected)
+
+
+@contextmanager
+def _whole_or_nothing(out: Path) -> Iterator[Path]:
+    """A new folder beside `out` that takes its place at the end; after any error nothing of it is left."""
+    out = out.resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if is_corpus(out):
+            old = out.with_name(f".{out.name}.{os.getpid()}.old")
+            os.replace(out, old)
+            try:
+                os.replace(partial, out)
+            except BaseException:
+                os.replace(old, out)
+                raise
+            shutil.rmtree(old)
+        else:
+            os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

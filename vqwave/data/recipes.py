@@ -1,0 +1,227 @@
+"""How each corpus lies on disk: a folder -> its recordings, in a fixed order.
+
+A recipe gives `Recording`s, and `Rejected` where a file cannot belong. It leaves `split` empty where the corpus defines
+none; `assign_splits` then decides by a hash of the text (or the id), so that a sentence never is on both sides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vqwave.audio import SUFFIXES
+from vqwave.data.manifest import SPLITS, Recording, Rejected, find_manifest, read_lines, read_manifest
+from vqwave.data.sampler import counter_key
+from vqwave.errors import BadInput
+
+Rows = Iterator[Recording | Rejected]
+HELD_OUT = 0.05  # share of the sentences that each of valid and test gets where a corpus defines no split
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A corpus: what it is, how it lies on disk, its rate in Hz (None: the most common of the files), its reader."""
+
+    name: str
+    about: str
+    layout: str
+    sample_rate: int | None
+    rows: Callable[[Path], Rows]
+    needs_source: bool = True
+
+
+def sound_files(folder: Path) -> list[Path]:
+    """All files below `folder` with the suffix of a sound file, sorted; hidden ones are passed over."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+
+
+def _id(path: Path, source: Path) -> str:
+    return path.relative_to(source).with_suffix("").as_posix()
+
+
+def fsdd(source: Path) -> Rows:
+    """The original repository (takes 0-4 are its test split, 5-9 become valid), or a folder with a manifest.csv."""
+    if (source / "manifest.csv").is_file():
+        yield from manifest(source)
+        return
+    folder = source / "recordings" if (source / "recordings").is_dir() else source
+    for path in sound_files(folder):
+        match = re.fullmatch(r"(\d)_([^_]+)_(\d+)", path.stem)
+        if match is None:
+            yield Rejected(path, "name is not DIGIT_SPEAKER_TAKE")
+            continue
+        digit, speaker, take = match.groups()
+        split = "test" if int(take) < 5 else "valid" if int(take) < 10 else "train"
+        yield Recording(path, speaker, path.stem, text=digit, split=split)
+
+
+def librispeech(source: Path) -> Rows:
+    """PART/SPEAKER/CHAPTER/*.flac with a *.trans.txt a chapter; the part names the split (train-*, dev-*, test-*)."""
+    root = source / "LibriSpeech" if (source / "LibriSpeech").is_dir() else source
+    genders = _librispeech_genders(root / "SPEAKERS.TXT") or _librispeech_genders(root.parent / "SPEAKERS.TXT")
+    texts: dict[Path, dict[str, str]] = {}
+    for path in sound_files(root):
+        chapter = path.parent
+        speaker = path.stem.split("-")[0]
+        if not re.fullmatch(r"\d+-\d+-\d+", path.stem):
+            yield Rejected(path, "name is not SPEAKER-CHAPTER-NUMBER")
+            continue
+        if chapter not in texts:
+            texts[chapter] = dict(pair for p in sorted(chapter.glob("*.trans.txt")) for pair in _transcript(p))
+        parts = path.relative_to(root.parent).parts
+        split = next((SPLITS.get(part.split("-")[0], "") for part in parts if re.match(r"(train|dev|test)-", part)), "")
+        labels = {"gender": genders[speaker]} if speaker in genders else {}
+        yield Recording(path, speaker, path.stem, text=texts[chapter].get(path.stem, ""), split=split, labels=labels)
+        texts[chapter].pop(path.stem, None)
+    for chapter, left in texts.items():
+        for name in left:
+            yield Rejected(chapter / f"{name}.flac", "in the transcript, but no such file")
+
+
+def _transcript(path: Path) -> Iterator[tuple[str, str]]:
+    for line in read_lines(path):
+        name, _, text = line.strip().partition(" ")
+        if name:
+            yield name, text.strip()
+
+
+def _librispeech_genders(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    rows = (re.split(r"\s*\|\s*", line.strip()) for line in read_lines(path))
+    return {row[0]: row[1] for row in rows if len(row) > 2 and row[0].isdigit() and row[1] in ("F", "M")}
+
+
+def vctk(source: Path) -> Rows:
+    """wav48/SPEAKER/*.wav or wav48_silence_trimmed/SPEAKER/*_mic1.flac, with txt/SPEAKER/*.txt and speaker-info.txt."""
+    places = (source / name for name in ("wav48_silence_trimmed", "wav48"))
+    audio = next((place for place in places if place.is_dir()), None)
+    if audio is None:
+        raise BadInput(f"{source}: no wav48 and no wav48_silence_trimmed folder, expected the VCTK corpus")
+    about = _vctk_speakers(source / "speaker-info.txt")
+    for path in sound_files(audio):
+        if path.stem.endswith("_mic2"):
+            continue  # the same sentence through the second microphone
+        speaker, name = path.parent.name, path.stem.removesuffix("_mic1")
+        text = source / "txt" / speaker / f"{name}.txt"
+        words = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
+        yield Recording(path, speaker, name, text=words, labels=about.get(speaker, {}))
+
+
+def _vctk_speakers(path: Path) -> dict[str, dict[str, str]]:
+    if not path.is_file():
+        return {}
+    about = {}
+    for line in read_lines(path):
+        fields = line.split()
+        if len(fields) < 4 or fields[0].upper() == "ID":
+            continue
+        speaker = fields[0] if fields[0][0].isalpha() else f"p{fields[0]}"  # the older release leaves the "p" away
+        about[speaker] = {"gender": fields[2], "accent": fields[3]}
+    return about
+
+
+def ljspeech(source: Path) -> Rows:
+    """metadata.csv (id|text|normalised text) and wavs/: one speaker."""
+    table = source / "metadata.csv"
+    if not table.is_file():
+        raise BadInput(f"{source}: no metadata.csv, expected the LJ Speech folder with metadata.csv and wavs/")
+    named = set()
+    for line in read_lines(table):
+        fields = line.split("|")
+        if not fields[0].strip():
+            continue
+        path = source / "wavs" / f"{fields[0].strip()}.wav"
+        named.add(path)
+        yield Recording(path, "LJ", path.stem, text=fields[-1].strip())
+    for path in sound_files(source / "wavs"):
+        if path not in named:
+            yield Rejected(path, "not in metadata.csv")
+
+
+def zerospeech2019(source: Path) -> Rows:
+    """english/train/{voice,unit,parallel} and english/test (or the surprise language); files are SPEAKER_NUMBER.wav."""
+    roots = [source / name for name in ("english", "surprise") if (source / name).is_dir()] or [source]
+    for root in roots:
+        if not (root / "train").is_dir():
+            raise BadInput(f"{root}: no train folder, expected train/voice, train/unit, train/parallel and test")
+        for path in sound_files(root):
+            part = path.relative_to(root).parts
+            if part[0] not in ("train", "test") or (part[0] == "train" and len(part) < 3):
+                yield Rejected(path, "not below train/voice, train/unit, train/parallel or test")
+            elif "_" not in path.stem:
+                yield Rejected(path, "name is not SPEAKER_NUMBER")
+            else:
+                split = "test" if part[0] == "test" else ""
+                yield Recording(path, path.stem.split("_")[0], _id(path, source), split=split)
+
+
+def folder(source: Path) -> Rows:
+    """One folder a speaker; folders train, valid, test above them are splits; NAME.txt beside NAME.wav is the text."""
+    tops = [p for p in source.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    by_split = bool(tops) and all(SPLITS.get(p.name.lower()) for p in tops)
+    files = sound_files(source)
+    ids = Counter(_id(path, source) for path in files)
+    for path in files:
+        parts = path.relative_to(source).parts
+        split = SPLITS[parts[0].lower()] if by_split and len(parts) > 1 else ""
+        if len(parts) < (3 if split else 2):
+            yield Rejected(path, "lies in no speaker's folder")
+            continue
+        text = path.with_suffix(".txt")
+        words = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
+        name = _id(path, source)
+        unique = name if ids[name] == 1 else path.relative_to(source).as_posix()
+        yield Recording(path, parts[1] if split else parts[0], unique, text=words, split=split)
+
+
+def manifest(source: Path) -> Rows:
+    """A manifest (.csv or .jsonl), or a folder with manifest.csv or manifest.jsonl in it."""
+    yield from read_manifest(find_manifest(source))
+
+
+def assign_splits(rows: Iterable[Recording]) -> list[Recording]:
+    """Fill in empty splits, and hold out a valid split where a corpus brings none.
+
+    A sentence (the text, else the id) goes to valid or test by its hash, so the choice depends on nothing else. A split
+    that the corpus defines stays as it is. One too small for the hash to choose any gives the sentence of lowest hash.
+    """
+    rows = list(rows)
+    has = {row.split for row in rows}
+    wanted = [split for split in ("valid", "test") if split not in has]
+    open_to = "" if "" in has else "train"
+    places = {_sentence(row): counter_key("split", _sentence(row)) / 2**63 for row in rows if row.split == open_to}
+    chosen: dict[str, str] = {}
+    for k, split in enumerate(wanted if len(places) > len(wanted) else []):
+        left = {key: place for key, place in places.items() if key not in chosen}
+        inside = [key for key, place in left.items() if k * HELD_OUT <= place < (k + 1) * HELD_OUT]
+        chosen |= dict.fromkeys(inside or [min(left, key=lambda key: (left[key], key))], split)
+    return [replace(row, split=chosen.get(_sentence(row), "train")) if row.split == open_to else row for row in rows]
+
+
+def _sentence(row: Recording) -> str:
+    return " ".join(row.text.lower().split()) or row.id
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("demo", "six synthetic voices, made on the spot", "takes no source", 16000, manifest, False),
+        Recipe("fsdd", "Free Spoken Digit Dataset", "recordings/DIGIT_SPEAKER_TAKE.wav, or a manifest.csv", 8000, fsdd),
+        Recipe("librispeech", "LibriSpeech", "PART/SPEAKER/CHAPTER/*.flac with *.trans.txt", 16000, librispeech),
+        Recipe("vctk", "CSTR VCTK 0.80 or 0.92", "wav48 or wav48_silence_trimmed, txt, speaker-info.txt", 24000, vctk),
+        Recipe("ljspeech", "LJ Speech 1.1", "metadata.csv and wavs/", 22050, ljspeech),
+        Recipe(
+            name="zerospeech2019",
+            about="ZeroSpeech 2019",
+            layout="english/train/{voice,unit,parallel} and english/test",
+            sample_rate=16000,
+            rows=zerospeech2019,
+        ),
+        Recipe("folder", "recordings, one folder a speaker", "SPEAKER/** or train|valid|test/SPEAKER/**", None, folder),
+        Recipe("manifest", "recordings that a table lists", "a CSV or JSONL with path and speaker", None, manifest),
+    )
+}

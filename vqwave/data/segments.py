@@ -1,0 +1,158 @@
+"""Crops of a corpus for training and evaluation, and the batch that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vqwave.data.corpus import Corpus
+from vqwave.data.sampler import StepSampler, counter_key
+from vqwave.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One item: wave (T,) zero-padded after `length` samples, the labels' ids, the row in `corpus.utterances`."""
+
+    wave: Tensor
+    length: int
+    labels: dict[str, int]
+    index: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B crops of T samples: wave (B, T) float32 in [-1, 1], zero after each row's length; all else is (B,) int64."""
+
+    wave: Tensor
+    lengths: Tensor
+    labels: dict[str, Tensor]
+    index: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, T) bool, true on samples, false on padding."""
+        return torch.arange(self.wave.shape[1], device=self.wave.device) < self.lengths[:, None]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The batch on another device."""
+        return Batch(
+            wave=self.wave.to(device, non_blocking=non_blocking),
+            lengths=self.lengths.to(device, non_blocking=non_blocking),
+            labels={name: ids.to(device, non_blocking=non_blocking) for name, ids in self.labels.items()},
+            index=self.index.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory; a `DataLoader` with `pin_memory=True` calls this."""
+        labels = {name: ids.pin_memory() for name, ids in self.labels.items()}
+        return Batch(self.wave.pin_memory(), self.lengths.pin_memory(), labels, self.index.pin_memory())
+
+    def __len__(self) -> int:
+        return len(self.wave)
+
+    def __repr__(self) -> str:
+        shapes = {f.name: tuple(v.shape) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return f"Batch({shapes}, labels={list(self.labels)})"
+
+
+def collate(crops: Sequence[Crop]) -> Batch:
+    """Stack crops of one length into a batch."""
+    return Batch(
+        wave=torch.stack([crop.wave for crop in crops]),
+        lengths=torch.tensor([crop.length for crop in crops]),
+        labels={name: torch.tensor([crop.labels[name] for crop in crops]) for name in crops[0].labels},
+        index=torch.tensor([crop.index for crop in crops]),
+    )
+
+
+def read_crop(corpus: Corpus, row: int, start: int, frames: int) -> Crop:
+    """Samples [start, start + frames) of an utterance, zero-padded at the end to `frames`."""
+    samples = corpus.read(row, start, frames)
+    wave = np.zeros(frames, np.float32)
+    wave[: len(samples)] = samples
+    return Crop(torch.from_numpy(wave), len(samples), corpus.label_ids(row), row)
+
+
+class Segments(Dataset[Crop]):
+    """Random crops of `frames` samples from a split, asked for by (position, segment).
+
+    An utterance of n samples has ceil(n / frames) segments, so that minutes and not files are drawn evenly. The segment
+    names the utterance; where the crop starts in it depends on (seed, position) alone, not on order or processes.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        split: str,
+        frames: int,
+        seed: int = 0,
+    ) -> None:
+        if frames <= 0:
+            raise BadInput(f"crops of {frames} samples, expected at least one")
+        self.corpus = corpus
+        self.frames = frames
+        self.seed = seed
+        rows = np.asarray(corpus.of(split))
+        self.rows = np.repeat(rows, [-(-corpus.utterances[i].frames // frames) for i in rows])  # (segments,)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: tuple[int, int]) -> Crop:
+        position, segment = key
+        row = int(self.rows[segment])
+        places = max(self.corpus.utterances[row].frames - self.frames, 0) + 1
+        return read_crop(self.corpus, row, counter_key("crop", self.seed, position) % places, self.frames)
+
+
+def training_batches(
+    segments: Segments,
+    batch: int,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    start_step: int = 0,
+    workers: int = 0,
+) -> DataLoader[Crop]:
+    """Batches without end of this rank's part of the global micro-batch, from micro-step `start_step` on."""
+    sampler = StepSampler(len(segments), batch, seed=segments.seed, rank=rank, world=world, start_step=start_step)
+    return DataLoader(
+        segments,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+    )
+
+
+def evaluation_crops(
+    corpus: Corpus,
+    split: str,
+    frames: int,
+    limit: int | None = None,
+) -> list[tuple[int, int]]:
+    """(row, start) of consecutive crops that tile a split's utterances; at most `limit` of them, evenly spread."""
+    crops = [(i, start) for i in corpus.of(split) for start in range(0, corpus.utterances[i].frames, frames)]
+    if limit is None or limit >= len(crops):
+        return crops
+    return [crops[k * len(crops) // limit] for k in range(limit)]
+
+
+def evaluation_batches(
+    corpus: Corpus,
+    split: str,
+    batch: int,
+    frames: int,
+    limit: int | None = None,
+) -> Iterator[Batch]:
+    """The split's `evaluation_crops` in order, in batches of `batch` (the last may be smaller): the same every time."""
+    crops = evaluation_crops(corpus, split, frames, limit)
+    for first in range(0, len(crops), batch):
+        yield collate([read_crop(corpus, row, start, frames) for row, start in crops[first : first + batch]])
