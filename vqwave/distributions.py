@@ -1,0 +1,365 @@
+r"""Output heads: network channels -> a distribution over the next sample.
+
+A head is a spec. Called with the network's output it gives a distribution with one interface for all kinds:
+
+- ``log_prob(x)``: nats; the log mass of the cell that holds x for discrete heads, the log density for continuous ones.
+- ``log_density(x)``: nats per unit of amplitude, for every kind; this is what makes heads comparable (`bits_per_sample`)
+  and what a student is distilled against, since it is smooth in x and in the parameters.
+- ``sample(u)``: x from the four uniforms u (4, B, T) that one Philox counter yields, so that every back-end draws the same.
+- ``mean``: (B, T).
+
+B batch, T samples; a waveform lies in [-1, 1), 16-bit levels are k / 32768.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Annotated, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from vqwave.audio import mu_law_decode, mu_law_encode
+from vqwave.config import option, spec
+
+WORDS = 4  # uniforms that one counter of the generator yields: the component or class, the value, two more for Box-Muller
+
+
+def bits_per_sample(distribution: Distribution, x: Tensor, bits: int = 16) -> Tensor:
+    r"""Bits that a sample costs at a resolution of `bits`, whatever the head: :math:`-\log_2(p(x)\,2/2^{bits})`. (B, T)"""
+    return -(distribution.log_density(x) + math.log(2.0 / 2**bits)) / math.log(2.0)
+
+
+class Distribution(ABC):
+    """A distribution over each sample, independent given its parameters. Shapes: module docstring."""
+
+    @abstractmethod
+    def log_prob(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def log_density(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def sample(self, u: Tensor) -> Tensor: ...
+
+    @property
+    @abstractmethod
+    def mean(self) -> Tensor: ...
+
+
+def _choose(weights: Tensor, u: Tensor) -> Tensor:
+    """Inverse CDF over the channels: weights (B, K, T), u (B, T) -> index (B, T)."""
+    cdf = weights.cumsum(1)
+    return (cdf <= u[:, None] * cdf[:, -1:]).sum(1).clamp(max=weights.shape[1] - 1)
+
+
+class Categorical(Distribution):
+    """Classes whose cells tile [-1, 1]: logits (B, K, T); the head knows where the cells lie."""
+
+    def __init__(self, logits: Tensor, head: MuLaw | LinearBins) -> None:
+        self.logits = logits
+        self.head = head
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return -F.cross_entropy(self.logits, self.head.encode(x), reduction="none")
+
+    def log_density(self, x: Tensor) -> Tensor:
+        widths = self.head.widths().to(self.logits)
+        return self.log_prob(x) - widths[self.head.encode(x)].log()
+
+    def sample(self, u: Tensor) -> Tensor:
+        return self.head.decode(_choose(self.logits.softmax(1), u[0])).to(self.logits.dtype)
+
+    @property
+    def mean(self) -> Tensor:
+        values = self.head.decode(torch.arange(self.head.classes, device=self.logits.device)).to(self.logits.dtype)
+        return torch.einsum("bkt,k->bt", self.logits.softmax(1), values)
+
+
+class Mixture(Distribution):
+    """A mixture over location-scale components: logits, location, log_scale (B, M, T)."""
+
+    STANDARD_ENTROPY: ClassVar[float]
+
+    def __init__(self, logits: Tensor, location: Tensor, log_scale: Tensor) -> None:
+        self.logits = logits
+        self.location = location
+        self.log_scale = log_scale
+
+    @abstractmethod
+    def component_log_density(self, x: Tensor) -> Tensor:
+        """x (B, 1, T) -> (B, M, T)."""
+
+    @staticmethod
+    @abstractmethod
+    def standard_sample(u: Tensor) -> Tensor:
+        """u (4, B, T) -> a draw of location 0 and scale 1, (B, T)."""
+
+    @staticmethod
+    @abstractmethod
+    def standard_quantile(p: Tensor) -> Tensor:
+        """p (B, T) in (0, 1) -> the p-quantile of location 0 and scale 1."""
+
+    def quantile(self, p: Tensor) -> Tensor:
+        """The p-quantile of a mixture of one component, differentiable in its parameters. p (B, T) -> (B, T)."""
+        return self.location[:, 0] + self.log_scale[:, 0].exp() * self.standard_quantile(p)
+
+    @property
+    def entropy(self) -> Tensor:
+        """Differential entropy of a mixture of one component, nats, (B, T)."""
+        return self.log_scale[:, 0] + self.STANDARD_ENTROPY
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return torch.logsumexp(self.logits.log_softmax(1) + self.component_log_density(x[:, None]), 1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.log_density(x)
+
+    def sample(self, u: Tensor) -> Tensor:
+        component = _choose(self.logits.softmax(1), u[0])[:, None]
+        location = self.location.gather(1, component).squeeze(1)
+        scale = self.log_scale.gather(1, component).squeeze(1).exp()
+        return (location + scale * self.standard_sample(u)).clamp(-1.0, 1.0)
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.logits.softmax(1) * self.location).sum(1)
+
+
+class GaussianMixture(Mixture):
+    """Continuous mixture of normals; one component is ClariNet's single Gaussian. Ping et al., 2019, sec. 3.1. arXiv:1807.07281"""
+
+    STANDARD_ENTROPY = 0.5 * math.log(2.0 * math.pi * math.e)
+
+    def component_log_density(self, x: Tensor) -> Tensor:
+        standard = (x - self.location) * (-self.log_scale).exp()
+        return -0.5 * standard.square() - self.log_scale - 0.5 * math.log(2.0 * math.pi)
+
+    @staticmethod
+    def standard_sample(u: Tensor) -> Tensor:
+        """Box and Muller, 1958: two uniforms give one normal."""
+        return (-2.0 * u[1].log()).sqrt() * (2.0 * math.pi * u[2]).cos()
+
+    @staticmethod
+    def standard_quantile(p: Tensor) -> Tensor:
+        return torch.special.ndtri(p)
+
+
+class LogisticMixture(Mixture):
+    """Continuous mixture of logistics. The entropy of one is ln s + 2 (arXiv:1711.10433, eq. 7)."""
+
+    STANDARD_ENTROPY = 2.0
+
+    def component_log_density(self, x: Tensor) -> Tensor:
+        standard = (x - self.location) * (-self.log_scale).exp()
+        return -F.softplus(standard) - F.softplus(-standard) - self.log_scale
+
+    @staticmethod
+    def standard_sample(u: Tensor) -> Tensor:
+        return torch.logit(u[1])
+
+    @staticmethod
+    def standard_quantile(p: Tensor) -> Tensor:
+        return torch.logit(p)
+
+
+class DiscretisedLogisticMixture(LogisticMixture):
+    r"""Mixture of logistics rounded to the nearest of `2**bits` levels.
+
+    .. math:: \ln[\sigma(a) - \sigma(b)] = -\mathrm{softplus}(-a) - \mathrm{softplus}(b) + \ln(1 - e^{-\Delta/s})
+
+    with a, b = (x - location +- delta / 2) / s: exact, without the thresholds of the usual code, which count 33 levels a
+    side as "edge" at 16 bit. The lowest and the highest level take the tails.
+
+    Reference: Salimans et al., 2017 (PixelCNN++), sec. 2.1. arXiv:1701.05517
+    """
+
+    def __init__(self, logits: Tensor, location: Tensor, log_scale: Tensor, bits: int) -> None:
+        super().__init__(logits, location, log_scale)
+        self.delta = 2.0 / 2**bits
+
+    def _interval(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """ln sigma(a), ln sigma(-b) and ln(1 - exp(-delta / s)), each (B, M, T)."""
+        inverse_scale = (-self.log_scale).exp()
+        centred = x - self.location
+        below = -F.softplus(-(centred + self.delta / 2) * inverse_scale)
+        above = -F.softplus((centred - self.delta / 2) * inverse_scale)
+        return below, above, (-torch.expm1(-self.delta * inverse_scale)).log()
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        below, above, width = self._interval(x[:, None])
+        lowest, highest = x[:, None] < -1.0 + self.delta / 2, x[:, None] > 1.0 - 1.5 * self.delta
+        mass = torch.where(lowest, below, torch.where(highest, above, below + above + width))
+        return torch.logsumexp(self.logits.log_softmax(1) + mass, 1)
+
+    def component_log_density(self, x: Tensor) -> Tensor:
+        """The mass of the interval of width delta around x, over delta: smooth in x, no edges."""
+        return sum(self._interval(x), torch.zeros_like(x)) - math.log(self.delta)
+
+    def sample(self, u: Tensor) -> Tensor:
+        level = (super().sample(u) / self.delta).round() * self.delta
+        return level.clamp(-1.0, 1.0 - self.delta)
+
+
+def _exact(params: Tensor) -> Tensor:
+    """Likelihood arithmetic never runs below float32."""
+    return params if params.dtype == torch.float64 else params.float()
+
+
+@spec
+class MuLaw:
+    """Softmax over mu-law classes. van den Oord et al., 2016, sec. 2.2. arXiv:1609.03499"""
+
+    kind: Literal["mu_law"] = "mu_law"
+    classes: Annotated[int, Field(ge=2)] = option(256, "levels of the mu-law code")
+    continuous: ClassVar[bool] = False
+
+    @property
+    def channels(self) -> int:
+        return self.classes
+
+    @property
+    def bits(self) -> float:
+        """Bits that a sample costs under the uniform distribution over the classes."""
+        return math.log2(self.classes)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return mu_law_encode(x, self.classes)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return mu_law_decode(codes, self.classes)
+
+    def widths(self) -> Tensor:
+        """Width of each class' cell in amplitude, (K,) float64; they sum to 2."""
+        edges = torch.arange(self.classes + 1, dtype=torch.float64) - 0.5
+        return mu_law_decode(edges.clamp(0, self.classes - 1), self.classes).diff()
+
+    def initial_bias(self) -> Tensor:
+        return torch.zeros(self.channels)
+
+    def __call__(self, params: Tensor, temperature: float = 1.0) -> Categorical:
+        """params (B, K, T): logits."""
+        return Categorical(_exact(params) / temperature, self)
+
+
+@spec
+class LinearBins:
+    """Softmax over equal bins of amplitude, as in ClariNet's comparison (2,048 there). arXiv:1807.07281, table 1"""
+
+    kind: Literal["linear"] = "linear"
+    classes: Annotated[int, Field(ge=2)] = option(2048, "equal bins of [-1, 1)")
+    continuous: ClassVar[bool] = False
+
+    @property
+    def channels(self) -> int:
+        return self.classes
+
+    @property
+    def bits(self) -> float:
+        return math.log2(self.classes)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return ((x + 1.0) * (self.classes / 2)).floor().long().clamp(0, self.classes - 1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return (codes + 0.5) * (2.0 / self.classes) - 1.0
+
+    def widths(self) -> Tensor:
+        """Width of each bin in amplitude, (K,) float64."""
+        return torch.full((self.classes,), 2.0 / self.classes, dtype=torch.float64)
+
+    def initial_bias(self) -> Tensor:
+        return torch.zeros(self.channels)
+
+    def __call__(self, params: Tensor, temperature: float = 1.0) -> Categorical:
+        """params (B, K, T): logits."""
+        return Categorical(_exact(params) / temperature, self)
+
+
+@spec
+class LocationScale:
+    """What the continuous heads share: parameters (B, 3M, T) as logits, locations and log-scales (2 channels for M = 1)."""
+
+    components: Annotated[int, Field(ge=1)] = option(1, "mixture components")
+    min_log_scale: float = option(-7.0, "floor of the log-scale, applied before likelihood and sampling alike")
+    initial_log_scale: float = option(-3.0, "log-scale that an untrained network starts from: near the data's spread")
+    continuous: ClassVar[bool] = True
+
+    @property
+    def channels(self) -> int:
+        return 2 if self.components == 1 else 3 * self.components
+
+    @property
+    def bits(self) -> float:
+        return 16.0
+
+    def initial_bias(self) -> Tensor:
+        m = self.components
+        location = torch.linspace(-0.1, 0.1, m) if m > 1 else torch.zeros(1)
+        log_scale = torch.full((m,), self.initial_log_scale)
+        return torch.cat([torch.zeros(m), location, log_scale][m == 1 :])
+
+    def parameters(self, params: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """logits, location, log_scale (B, M, T); temperature sharpens the choice and narrows each component."""
+        params = _exact(params)
+        if self.components == 1:
+            location, log_scale = params.chunk(2, 1)
+            logits = torch.zeros_like(location)
+        else:
+            logits, location, log_scale = params.chunk(3, 1)
+        return logits / temperature, location, log_scale.clamp(min=self.min_log_scale) + math.log(temperature)
+
+
+@spec
+class MixtureOfLogistics(LocationScale):
+    """Discretised mixture of logistics: Parallel WaveNet's teacher (10 components, 16 bit). arXiv:1711.10433, sec. 2.1"""
+
+    kind: Literal["mixture_of_logistics"] = "mixture_of_logistics"
+    components: Annotated[int, Field(ge=1)] = option(10, "mixture components")
+    levels: Annotated[int, Field(ge=8, le=16)] = option(16, "bits of the level grid that samples are rounded to, 8 to 16")
+
+    @property
+    def bits(self) -> float:
+        return float(self.levels)
+
+    def __call__(self, params: Tensor, temperature: float = 1.0) -> DiscretisedLogisticMixture:
+        return DiscretisedLogisticMixture(*self.parameters(params, temperature), bits=self.levels)
+
+
+@spec
+class MixtureOfGaussians(LocationScale):
+    """Continuous mixture of normals."""
+
+    kind: Literal["mixture_of_gaussians"] = "mixture_of_gaussians"
+    components: Annotated[int, Field(ge=1)] = option(10, "mixture components")
+
+    def __call__(self, params: Tensor, temperature: float = 1.0) -> GaussianMixture:
+        return GaussianMixture(*self.parameters(params, temperature))
+
+
+@spec
+class Gaussian(LocationScale):
+    """One normal: ClariNet's teacher. Ping et al., 2019, sec. 3.1. arXiv:1807.07281"""
+
+    kind: Literal["gaussian"] = "gaussian"
+    components: Literal[1] = 1
+
+    def __call__(self, params: Tensor, temperature: float = 1.0) -> GaussianMixture:
+        return GaussianMixture(*self.parameters(params, temperature))
+
+
+@spec
+class Logistic(LocationScale):
+    """One logistic: the family of the IAF student's one-step conditional."""
+
+    kind: Literal["logistic"] = "logistic"
+    components: Literal[1] = 1
+
+    def __call__(self, params: Tensor, temperature: float = 1.0) -> LogisticMixture:
+        return LogisticMixture(*self.parameters(params, temperature))
+
+
+Head = Annotated[MuLaw | LinearBins | MixtureOfLogistics | MixtureOfGaussians | Gaussian | Logistic, Field(discriminator="kind")]

@@ -1,0 +1,101 @@
+"""VQ-VAE: an encoder, a quantizer, and a decoder of waveforms (a WaveNet, or the student distilled from it)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from vqwave.config import option, spec
+from vqwave.distributions import Distribution
+from vqwave.errors import BadInput
+from vqwave.models.student import Student, StudentSpec
+from vqwave.models.wavenet import Vocabulary, WaveNet, WaveNetSpec
+from vqwave.nn.condition import Condition
+from vqwave.nn.encoders import EncoderSpec, FrameEncoder, FrameEncoderSpec, WaveformEncoder
+from vqwave.nn.quantize import EMAQuantizer, EMAQuantizerSpec, Quantized, TimeJitter, frame_mask
+from vqwave.nn.readout import Readout, ReadoutSpec
+
+DecoderSpec = Annotated[WaveNetSpec | StudentSpec, Field(discriminator="kind")]
+
+
+@spec
+class VQVAESpec:
+    """An autoencoder of speech through discrete codes."""
+
+    kind: Literal["vqvae"] = "vqvae"
+    encoder: EncoderSpec = option(FrameEncoderSpec(), "waveform -> latents")
+    quantizer: EMAQuantizerSpec = option(EMAQuantizerSpec(), "latents -> codes")
+    jitter: Annotated[float, Field(ge=0, le=1)] = option(0.12, "probability that training takes a neighbouring frame instead")
+    decoder: DecoderSpec = option(WaveNetSpec(), "codes -> waveform")
+    readout: ReadoutSpec | None = option(None, "auxiliary spectral target of the codes (loss `spectral`); none as in the paper")
+
+    def build(self, sample_rate: int, vocabulary: Vocabulary) -> VQVAE:
+        """Raises BadInput for a decoder that has spectral frames of its own: it would not hear the codes."""
+        if self.decoder.features is not None:
+            raise BadInput(f"decoder.features: {self.decoder.features.kind}, expected none: it hears the codes")
+        encoder = self.encoder.build(sample_rate)
+        quantizer = self.quantizer.build(encoder.dim)
+        decoder = self.decoder.build(sample_rate, vocabulary, encoder.dim, encoder.hop)
+        readout = None
+        if self.readout is not None:
+            labels = self.decoder.conditioner.labels
+            readout = self.readout.build(encoder.dim, encoder.hop, sample_rate, vocabulary, labels)
+        return VQVAE(encoder, quantizer, TimeJitter(self.jitter), decoder, readout)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a teacher-forced pass yields; `spectral` is the readout's loss, where there is one."""
+
+    distribution: Distribution
+    quantized: Quantized
+    spectral: Tensor | None = None
+
+
+class VQVAE(nn.Module):
+    """x -> z_e -> codes -> z_q -> p(x | z_q, labels). van den Oord et al., 2017, sec. 3. arXiv:1711.00937"""
+
+    def __init__(
+        self,
+        encoder: WaveformEncoder | FrameEncoder,
+        quantizer: EMAQuantizer,
+        jitter: TimeJitter,
+        decoder: WaveNet | Student,
+        readout: Readout | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.quantizer = quantizer
+        self.jitter = jitter
+        self.decoder = decoder
+        self.readout = readout
+
+    @property
+    def hop(self) -> int:
+        """Samples a frame."""
+        return self.encoder.hop
+
+    @property
+    def receptive_field(self) -> int:
+        return self.decoder.receptive_field
+
+    def encode(self, x: Tensor) -> Tensor:
+        """x (B, T), T a multiple of hop -> codes (B, Q, T / hop)."""
+        return self.quantizer.encode(self.encoder(x))
+
+    def condition(self, codes: Tensor, labels: Mapping[str, Tensor]) -> Condition | None:
+        """codes (B, Q, F), labels name -> (B,): what the decoder is told."""
+        return self.decoder.condition(self.quantizer.decode(codes), labels)
+
+    def forward(self, x: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None = None) -> Reconstruction:
+        """x (B, T), T a multiple of hop, of which lengths (B,) samples are real."""
+        z = self.encoder(x)
+        mask = None if lengths is None else frame_mask(lengths, self.hop, z.shape[-1])
+        quantized = self.quantizer(z, mask)
+        heard = self.jitter(quantized.z, mask)
+        spectral = None if self.readout is None else self.readout.loss(heard, labels, x, mask)
+        return Reconstruction(self.decoder(x, labels, heard), quantized, spectral)

@@ -1,0 +1,1 @@
+"""Building blocks: causal convolution, the WaveNet stack, conditioning, encoders, quantizers, flows."""
