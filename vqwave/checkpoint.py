@@ -1,0 +1,196 @@
+"""What is on disk: the trained model (`model/`), and the checkpoints from which a killed run goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor
+
+from vqwave.config import build, spec, to_tree
+from vqwave.errors import BadInput
+from vqwave.models import Model, ModelSpec
+
+SHIPPED = Path(__file__).parent / "pretrained"
+STEP = "step-{:08d}"
+
+
+@spec
+class ModelCard:
+    """`model/config.json`: everything but the weights."""
+
+    format: int = 1
+    sample_rate: int
+    labels: dict[str, list[str]]
+    spec: ModelSpec
+    about: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        return self.spec.kind
+
+    def build(self) -> Model:
+        """The model, with untrained weights."""
+        return self.spec.build(self.sample_rate, self.labels)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained model and its card."""
+
+    model: Model
+    card: ModelCard
+    folder: Path
+
+
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Put a finished folder in place of an older one; a kill in between leaves the older one under a name of its own."""
+    retired = final.with_name(f".{final.name}.old")
+    shutil.rmtree(retired, ignore_errors=True)
+    if final.exists():
+        os.replace(final, retired)
+    os.replace(temporary, final)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def save_trained(folder: Path, model: Model, card: ModelCard) -> None:
+    """Write `model.safetensors` and `config.json` into `folder`, atomically."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_model(model, str(temporary / "model.safetensors"))
+    tree = {"kind": card.kind, **to_tree(card)}
+    (temporary / "config.json").write_text(json.dumps(tree, indent=1))
+    replace_folder(temporary, folder)
+
+
+def find_model(name: str | Path) -> Path:
+    """The model folder that a run folder, a model folder, or the name of a shipped model means."""
+    path = Path(name)
+    for folder in (path / "model", path, SHIPPED / str(name)):
+        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
+            return folder
+    if path.exists():
+        hint = "a run that has not saved a model yet?" if (path / "config.yaml").exists() else "no model in it"
+        raise BadInput(f"{name}: {hint} expected a run folder, or a folder with config.json and model.safetensors")
+    shipped = sorted(p.name for p in SHIPPED.glob("*")) if SHIPPED.exists() else []
+    known = f", or one of {', '.join(shipped)}" if shipped else ""
+    raise BadInput(f"{name}: no such model, expected a run folder or a model folder{known}")
+
+
+def load_trained(name: str | Path, device: str = "cpu") -> Loaded:
+    """Build the model and read its weights; nothing is unpickled. The model is in evaluation mode."""
+    folder = find_model(name)
+    try:
+        tree = json.loads((folder / "config.json").read_text())
+        tree.pop("kind", None)
+        card = build(ModelCard, tree)
+        model = card.build()
+        load_model(model, str(folder / "model.safetensors"), device=device)
+    except (SafetensorError, RuntimeError, json.JSONDecodeError) as error:
+        raise BadInput(f"{folder}: the model cannot be read ({str(error).splitlines()[0]})") from None
+    return Loaded(model.to(device).eval(), card, folder)
+
+
+@dataclass
+class Checkpoint:
+    """All that a resume needs: tensors by part, and plain numbers. No pickles."""
+
+    network: dict[str, Tensor]
+    average: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    progress: dict[str, Any] = field(default_factory=dict)
+
+
+def flatten_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state dict as tensors `index/name` and plain numbers."""
+    tensors, plain = {}, {}
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            (tensors if isinstance(value, Tensor) else plain)[f"{index}/{name}"] = value
+    groups = [{k: v for k, v in group.items() if not isinstance(v, Tensor)} for group in state["param_groups"]]
+    return tensors, {"state": plain, "param_groups": groups}
+
+
+def unflatten_optimizer(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten_optimizer`."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in [*tensors.items(), *plain["state"].items()]:
+        index, name = key.split("/", 1)
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": plain["param_groups"]}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int = 2) -> Path:
+    """Write `folder/step-N` under a temporary name, checksummed and flushed, rename it into place, then prune older ones."""
+    final = folder / STEP.format(step)
+    temporary = folder / f".{final.name}.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    tensors, plain = flatten_optimizer(checkpoint.optimizer)
+    save_file(_contiguous(checkpoint.network), temporary / "network.safetensors")
+    save_file(_contiguous(checkpoint.average), temporary / "average.safetensors")
+    save_file(_contiguous(tensors), temporary / "optimizer.safetensors")
+    (temporary / "progress.json").write_text(json.dumps({"optimizer": plain, **checkpoint.progress}))
+    files = sorted(temporary.iterdir())
+    (temporary / "SHA256.json").write_text(json.dumps({file.name: _digest(file) for file in files}))
+    for file in temporary.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    replace_folder(temporary, final)
+    for old in sorted(folder.glob("step-*"))[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def _read_checkpoint(folder: Path) -> Checkpoint:
+    """Raises OSError, ValueError or SafetensorError where the checkpoint is not whole."""
+    for name, digest in json.loads((folder / "SHA256.json").read_text()).items():
+        if _digest(folder / name) != digest:
+            raise ValueError(f"{name} is damaged")
+    progress = json.loads((folder / "progress.json").read_text())
+    optimizer = unflatten_optimizer(load_file(folder / "optimizer.safetensors"), progress.pop("optimizer"))
+    network, average = load_file(folder / "network.safetensors"), load_file(folder / "average.safetensors")
+    return Checkpoint(network, average, optimizer, progress)
+
+
+def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint of a run, and a line for each damaged one that was passed over."""
+    notes = []
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            return _read_checkpoint(path), notes
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            notes.append(f"{path}: not whole ({error}); falling back to the one before")
+    return None, notes
+
+
+def parameter_counts(model: torch.nn.Module) -> dict[str, int]:
+    """Parameters of each child, and their `total`."""
+    counts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
+    return {name: count for name, count in counts.items() if count} | {"total": sum(p.numel() for p in model.parameters())}

@@ -1,0 +1,1 @@
+"""Decoding: the reference loop, which is the truth, and what makes it repeatable."""

@@ -1,0 +1,268 @@
+"""What an experiment is: its settings, its parts, its named losses, its evaluation, its samples. The loop is in `loop.py`."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from vqwave.checkpoint import ModelCard, parameter_counts
+from vqwave.codec import Codec
+from vqwave.config import option, spec
+from vqwave.data import Batch, Corpus, collate, evaluation_crops
+from vqwave.data.segments import read_crop
+from vqwave.distributions import Head
+from vqwave.errors import BadInput
+from vqwave.metrics import likelihood
+from vqwave.models import Model
+from vqwave.nn.ranks import sum_over_ranks, world_size
+from vqwave.tracking import SampleSheet
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+@spec
+class DataSpec:
+    """Which recordings, and how they are cut."""
+
+    corpus: Path = option(Path("data/demo"), "folder that `vqwave prepare` wrote")
+    clip: float = option(0.5, "seconds of a training clip (rounded to whole frames)")
+    batch: Positive = option(8, "clips of one optimizer step, over all processes and accumulation steps")
+    workers: int = option(0, "processes a rank that read clips ahead; 0 reads in the training process")
+    valid_clip: float = option(1.0, "seconds of a validation clip")
+    valid_clips: Positive = option(64, "validation clips, spread evenly over the split")
+
+
+@spec
+class OptimSpec:
+    """Adam and its schedule."""
+
+    lr: float = option(4e-4, "peak learning rate")
+    betas: tuple[float, float] = option((0.9, 0.999), "Adam's")
+    eps: float = option(1e-8, "Adam's")
+    schedule: Literal["constant", "cosine"] = option("cosine", "after the warm-up; cosine falls to `final` x lr")
+    warmup: int = option(100, "steps of linear warm-up")
+    final: float = option(0.05, "share of lr at the end of the cosine")
+    clip: float = option(1.0, "largest gradient norm")
+    average: float = option(0.999, "decay of the averaged weights, which validation and inference use")
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """The learning rate of optimizer step `step` (from 0) of `steps`."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup))
+        if self.schedule == "constant":
+            return self.lr * warm
+        progress = min(1.0, max(0, step - self.warmup) / max(1, steps - self.warmup))
+        return self.lr * warm * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    def average_at(self, step: int) -> float:
+        """The averaging decay after optimizer step `step` (from 0): young runs forget their start sooner."""
+        return min(self.average, (1 + step) / (10 + step))
+
+
+@spec
+class TrainSpec:
+    """How long, how precise, how often what is written."""
+
+    steps: Positive = option(10000, "optimizer steps")
+    accumulate: Positive = option(1, "micro-batches an optimizer step")
+    precision: Literal["no", "bf16"] = option("no", "bf16: autocast of the networks; likelihoods stay in float32")
+    log_every: Positive = option(50, "steps")
+    valid_every: Positive = option(500, "steps")
+    save_every: Positive = option(500, "steps")
+    keep: Positive = option(2, "checkpoints kept")
+    threads: int = option(0, "torch threads a process; 0 shares the cores among the processes of this host")
+    tracker: Literal["none", "wandb", "tensorboard"] = option("none", "shows the numbers of metrics.jsonl elsewhere, too")
+
+
+@spec
+class ExperimentSpec:
+    """What every experiment has."""
+
+    run: Path = option(Path("runs/unnamed"), "run folder; the same command resumes it")
+    seed: int = option(0, "of everything")
+    data: DataSpec = option(DataSpec(), "recordings")
+    optim: OptimSpec = option(OptimSpec(), "optimizer")
+    train: TrainSpec = option(TrainSpec(), "the loop")
+    losses: dict[str, float] = option({}, "weight of each named loss")
+
+
+C = TypeVar("C", bound=ExperimentSpec)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one micro-batch: unweighted losses that the config weights, and numbers only to be logged."""
+
+    losses: dict[str, Tensor]
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`headline` names the scalar that says how good the model is; `sections` is `evaluation.json` (nested)."""
+
+    headline: str
+    scalars: dict[str, float]
+    sections: dict[str, Any] = field(default_factory=dict)
+
+
+class Experiment(ABC, Generic[C]):
+    """One experiment. The loop calls `build` once, `losses` for each micro-batch, `evaluate` and `samples` now and then.
+
+    `self.model` and `self.network` are set by the loop: the model, and its trained part as prepared (perhaps DDP-wrapped), which
+    is what `losses` calls.
+    """
+
+    name: ClassVar[str]
+    config_class: ClassVar[type[ExperimentSpec]]
+    model: Model
+    network: nn.Module
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+        self.corpus = Corpus.open(config.data.corpus)
+        self.device = torch.device("cpu")
+
+    @abstractmethod
+    def build(self) -> Model:
+        """The network to train, on the CPU; called with the seed set."""
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> Outcome: ...
+
+    @abstractmethod
+    def evaluate(self, model: Model) -> Evaluation:
+        """On held-out recordings, with the averaged weights. Called on every rank; `valid_batches` splits the work."""
+
+    def samples(self, model: Model, sheet: SampleSheet) -> None:
+        """Recordings worth hearing, made on the main process with the averaged weights."""
+
+    def trained(self, model: Model) -> nn.Module:
+        """The part of the model that is trained: it alone is prepared, and put into training mode."""
+        return model
+
+    def start(self, model: Model) -> None:
+        """Statistics of the corpus that the model needs before its first step."""
+
+    def next_steps(self) -> list[str]:
+        """Commands that make sense once the run is done."""
+        return [f"vqwave report {self.config.run}"]
+
+    @property
+    @abstractmethod
+    def hop(self) -> int:
+        """Clips are cut to a multiple of this."""
+
+    def samples_of(self, seconds: float) -> int:
+        """Seconds -> samples, at least one frame, whole frames."""
+        return max(1, round(seconds * self.corpus.sample_rate / self.hop)) * self.hop
+
+    def valid_crops(self) -> list[tuple[int, int]]:
+        """(row, start) of the validation clips, the same every time, mixed so that a clip's neighbour is any other clip."""
+        data = self.config.data
+        crops = evaluation_crops(self.corpus, "valid", self.samples_of(data.valid_clip), data.valid_clips)
+        return [crops[i] for i in torch.randperm(len(crops), generator=torch.Generator().manual_seed(0)).tolist()]
+
+    def valid_batches(self, batch: int = 16) -> Iterator[Batch]:
+        """This rank's share of the validation clips."""
+        crops, frames = self.valid_crops(), self.samples_of(self.config.data.valid_clip)
+        rank = torch.distributed.get_rank() if world_size() > 1 else 0
+        for first in range(rank * batch, len(crops), batch * world_size()):
+            yield collate([read_crop(self.corpus, row, start, frames) for row, start in crops[first : first + batch]]).to(
+                self.device
+            )
+
+    def other_labels(self, batch: Batch) -> dict[str, Tensor]:
+        """Labels of somebody else: each id moved on by 1 .. n - 1, by the clip's row; unchanged where there is one value."""
+        others = {}
+        for name, ids in batch.labels.items():
+            n = len(self.corpus.labels[name])
+            others[name] = (ids + 1 + batch.index % max(1, n - 1)) % n
+        return others
+
+    def shown_rows(self, count: int) -> list[int]:
+        """Rows of validation utterances to listen to: one a speaker in turn, of middling length."""
+        by_speaker: dict[str, list[int]] = {}
+        for row in self.corpus.of("valid"):
+            by_speaker.setdefault(self.corpus.utterances[row].speaker, []).append(row)
+        for rows in by_speaker.values():
+            rows.sort(key=lambda row: self.corpus.utterances[row].frames)
+        middles = [rows[len(rows) // 2] for _, rows in sorted(by_speaker.items())]
+        return middles[:: max(1, len(middles) // count)][:count]
+
+    def training_waves(self, count: int = 200) -> list[Tensor]:
+        """Whole training recordings (T,), spread over the split, for statistics."""
+        rows = self.corpus.of("train")
+        return [torch.from_numpy(self.corpus.read(row)) for row in rows[:: max(1, len(rows) // count)][:count]]
+
+    def baselines(self, head: Head) -> dict[str, float]:
+        """Bits a validation sample costs without a network; computed once a run."""
+        if not hasattr(self, "_baselines"):
+            frames = self.samples_of(self.config.data.valid_clip)
+            test = [self.corpus.read(row, start, frames) for row, start in self.valid_crops()]
+            train = [wave.numpy() for wave in self.training_waves()]
+            self._baselines = likelihood.baselines(head, train, test)
+        return self._baselines
+
+    def card(self, model: Model, step: int, seconds: float) -> ModelCard:
+        """What is written beside the weights."""
+        about = {
+            "experiment": self.name,
+            "corpus": self.corpus.name,
+            "parameters": parameter_counts(model),
+            "receptive_field": model.receptive_field,
+            "hop": model.hop,
+            "bit_rate": bit_rate(model, self.corpus.sample_rate),
+            "level_db": -23.0,
+            "steps": step,
+            "seconds": round(seconds, 1),
+            "seed": self.config.seed,
+        }
+        return ModelCard(sample_rate=self.corpus.sample_rate, labels=self.corpus.labels, spec=self.model_spec, about=about)
+
+    @property
+    @abstractmethod
+    def model_spec(self) -> Any:  # noqa: ANN401 - any of ModelSpec
+        """The spec that rebuilds the network."""
+
+    def codec(self, model: Model) -> Codec:
+        return Codec(model, self.card(model, 0, 0.0))
+
+    def describe(self) -> str:
+        """What a dry run prints beneath the settings."""
+        model = self.build()
+        rate = self.corpus.sample_rate
+        counts = ", ".join(f"{name} {count:,}" for name, count in parameter_counts(model).items())
+        lines = [
+            f"parameters: {counts}",
+            f"receptive field: {model.receptive_field:,} samples, {1000 * model.receptive_field / rate:.1f} ms at {rate:,} Hz",
+            f"clip: {self.samples_of(self.config.data.clip):,} samples, {self.samples_of(self.config.data.clip) / rate:.3f} s",
+        ]
+        bits = bit_rate(model, rate)
+        if bits is not None:
+            lines.append(f"codes: {rate / model.hop:g} frames a second, {bits:g} bit/s")
+        return "\n".join(lines)
+
+    def total(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Sums over all ranks, as numbers."""
+        return {name: float(sum_over_ranks(value)) for name, value in sums.items()}
+
+
+def bit_rate(model: Model, sample_rate: int) -> float | None:
+    """Nominal bits a second of the codes; None for a model without codes."""
+    quantizer = getattr(model, "quantizer", None)
+    return None if quantizer is None else quantizer.bits_per_frame * sample_rate / model.hop
+
+
+def check_losses(weights: Mapping[str, float], known: Mapping[str, Tensor]) -> None:
+    """Raises BadInput for a weight whose loss the experiment does not have."""
+    for name in weights:
+        if name not in known:
+            raise BadInput(f"losses.{name}: no such loss, expected {', '.join(sorted(known))}")
