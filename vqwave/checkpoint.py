@@ -87,8 +87,8 @@ def find_model(name: str | Path) -> Path:
         if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
             return folder
     if path.exists():
-        hint = "a run that has not saved a model yet?" if (path / "config.yaml").exists() else "no model in it"
-        raise BadInput(f"{name}: {hint} expected a run folder, or a folder with config.json and model.safetensors")
+        hint = "a run that has saved no model yet" if (path / "config.yaml").exists() else "no model in it"
+        raise BadInput(f"{name}: {hint}, expected a run folder, or a folder with config.json and model.safetensors")
     shipped = sorted(p.name for p in SHIPPED.glob("*")) if SHIPPED.exists() else []
     known = f", or one of {', '.join(shipped)}" if shipped else ""
     raise BadInput(f"{name}: no such model, expected a run folder or a model folder{known}")

@@ -159,8 +159,8 @@ def encode_file(arguments: argparse.Namespace) -> None:
 
     model, out = Codec.load(arguments.model), _writable(arguments.out)
     wave, rate = audio.read(arguments.input)
-    _note_rate(arguments, rate, model.sample_rate)
     coded = _named(arguments.input, lambda: model.encode(wave, rate, arguments.speaker))
+    _note_rate(arguments, rate, model.sample_rate)
     codes.save_codes(coded, out)
     print(f"{out}: {coded.seconds:.2f} s in {coded.codes.shape[1]} frames, {coded.bit_rate:.0f} bit/s")
 
@@ -192,8 +192,8 @@ def convert_file(arguments: argparse.Namespace) -> None:
     labels = _labels(arguments)
     model.label_ids(labels)
     wave, rate = audio.read(arguments.input)
-    _note_rate(arguments, rate, model.sample_rate)
     coded = _named(arguments.input, lambda: model.encode(wave, rate))
+    _note_rate(arguments, rate, model.sample_rate)
     with Progress(coded.samples, model.sample_rate, arguments.quiet) as progress:
         converted = model.decode(
             coded,

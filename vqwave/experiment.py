@@ -220,7 +220,7 @@ class Experiment(ABC, Generic[C]):
             "receptive_field": model.receptive_field,
             "hop": model.hop,
             "bit_rate": bit_rate(model, self.corpus.sample_rate),
-            "level_db": -23.0,
+            "level_db": self.corpus.level_db,
             "steps": step,
             "seconds": round(seconds, 1),
             "seed": self.config.seed,

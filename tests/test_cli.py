@@ -1,0 +1,215 @@
+"""The command line: each command on a tiny model, and what bad input gets: one line, status 2, nothing half-written."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import vqwave
+from vqwave import audio
+from vqwave.checkpoint import ModelCard, save_trained
+from vqwave.cli import main
+from vqwave.distributions import MixtureOfLogistics
+from vqwave.features import LogMelSpec
+from vqwave.models import ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
+from vqwave.nn.condition import ConditionerSpec
+from vqwave.nn.encoders import FrameEncoderSpec
+from vqwave.nn.quantize import EMAQuantizerSpec
+from vqwave.nn.wavenet import StackSpec
+
+LABELS = {"speaker": ["george", "jackson", "theo"]}
+STACK = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)
+WAVENET = WaveNetSpec(head=MixtureOfLogistics(components=2), network=STACK, conditioner=ConditionerSpec(channels=4))
+VQVAE = VQVAESpec(
+    encoder=FrameEncoderSpec(features=LogMelSpec(bands=8, fmax=4000), channels=8, dim=4),
+    quantizer=EMAQuantizerSpec(size=8),
+    decoder=WAVENET,
+)
+STUDENT = replace(VQVAE, decoder=StudentSpec(flows=(2,), network=replace(STACK, skip=0), conditioner=ConditionerSpec(channels=4)))
+
+
+def saved(folder: Path, spec: ModelSpec, weights: dict[str, torch.Tensor] | None = None) -> Path:
+    """A model folder with random weights (and `weights` where names agree, so that two models share a codec)."""
+    about = {"steps": 1, "seconds": 1.0, "corpus": "none", "seed": 0, "receptive_field": 4, "hop": 160, "bit_rate": 150.0}
+    about["parameters"] = {"total": 1}
+    card = ModelCard(sample_rate=8000, labels=LABELS, spec=spec, about=about)
+    torch.manual_seed(0)
+    model = card.build()
+    model.load_state_dict(weights or {}, strict=False)
+    save_trained(folder, model, card)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """vqvae/, student/, babble/, speech.wav (16 kHz) and a .vqw made from it."""
+    root = tmp_path_factory.mktemp("cli")
+    saved(root / "vqvae", VQVAE)
+    weights = vqwave.load(root / "vqvae").model.state_dict()
+    shared = {name: value for name, value in weights.items() if name.startswith(("encoder.", "quantizer."))}
+    saved(root / "student", STUDENT, shared)
+    saved(root / "babble", WAVENET)
+    time = np.arange(8000) / 16000
+    audio.write(root / "speech.wav", (0.2 * np.sin(2 * np.pi * 220 * time)).astype(np.float32), 16000)
+    main(["encode", str(root / "vqvae"), str(root / "speech.wav"), "--out", str(root / "codes.vqw"), "--speaker", "theo"])
+    return root
+
+
+Failing = Callable[..., str]
+
+
+@pytest.fixture
+def failing(capsys: pytest.CaptureFixture[str]) -> Failing:
+    """Run a command that must fail: status 2, one line on standard error, nothing on standard output -> that line."""
+
+    def run(*argv: object) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main([str(a) for a in argv])
+        out, err = capsys.readouterr()
+        assert stopped.value.code == 2
+        assert out == ""
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        return err
+
+    return run
+
+
+@pytest.mark.parametrize("model", ["vqvae", "student"])
+def test_decoding_has_the_length_of_the_recording(place: Path, model: str, tmp_path: Path) -> None:
+    main(["decode", str(place / model), str(place / "codes.vqw"), "--out", str(tmp_path / "out.wav"), "--quiet"])
+    wave, rate = audio.read(tmp_path / "out.wav")
+    assert (len(wave), rate) == (4000, 8000)
+
+
+def test_the_same_seed_gives_the_same_file(place: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        out = tmp_path / f"{name}.wav"
+        main(
+            [
+                "convert",
+                str(place / "vqvae"),
+                str(place / "speech.wav"),
+                "--speaker",
+                "theo",
+                "--out",
+                str(out),
+                "--seed",
+                str(seed),
+            ]
+        )
+    a, b, c = (audio.read(tmp_path / f"{name}.wav")[0] for name in "abc")
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+def test_generate_and_info(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "babble.wav"
+    main(["generate", str(place / "babble"), "--speaker", "theo", "--seconds", "0.05", "--out", str(out), "--quiet"])
+    assert len(audio.read(out)[0]) == 400
+    for what in ("vqvae", "codes.vqw"):
+        main(["info", str(place / what)])
+    shown = capsys.readouterr().out
+    assert "150 bit/s" in shown
+    assert "speaker   theo" in shown
+
+
+def test_the_python_names(place: Path) -> None:
+    model = vqwave.load(place / "vqvae")
+    wave, rate = vqwave.read(place / "speech.wav")
+    coded = model.encode(wave, rate)
+    assert coded.codes.shape == (1, 25)
+    assert model.decode(coded, speaker="theo").shape == (4000,)
+    assert torch.equal(model.convert(wave, "theo", rate), model.decode(coded, "theo"))
+
+
+def test_bad_models(place: Path, failing: Failing, tmp_path: Path) -> None:
+    out = tmp_path / "x.vqw"
+    assert "no such model" in failing("encode", place / "nowhere", place / "speech.wav", "--out", out)
+    (tmp_path / "empty").mkdir()
+    assert "no model in it" in failing("info", tmp_path / "empty")
+    assert "without codes" in failing("encode", place / "babble", place / "speech.wav", "--out", out)
+    assert not out.exists()
+
+
+def test_bad_recordings(place: Path, failing: Failing, tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("no audio at all")
+    (tmp_path / "empty.wav").write_bytes(b"")
+    audio.write(tmp_path / "silent.wav", np.zeros(100, np.float32), 8000)
+    for name in ("text.wav", "empty.wav", "silent.wav", "missing.wav"):
+        line = failing("convert", place / "vqvae", tmp_path / name, "--speaker", "theo", "--out", tmp_path / "out.wav")
+        assert name in line
+    assert not (tmp_path / "out.wav").exists()
+
+
+def test_bad_names(place: Path, failing: Failing, tmp_path: Path) -> None:
+    out = tmp_path / "out.wav"
+    assert "did you mean theo?" in failing("convert", place / "vqvae", place / "speech.wav", "--speaker", "thea", "--out", out)
+    assert "speaker: not given" in failing("generate", place / "babble", "--out", out)
+    assert "expected NAME=VALUE" in failing("generate", place / "babble", "--label", "speaker", "--out", out)
+    assert "ends in .wav or .flac" in failing("generate", place / "babble", "--out", tmp_path / "out.mp3")
+    assert "no such folder" in failing("generate", place / "babble", "--out", tmp_path / "no" / "out.wav")
+    assert "temperature" in failing("generate", place / "babble", "--speaker", "theo", "--temperature", "0", "--out", out)
+    assert "backend" in failing("generate", place / "babble", "--speaker", "theo", "--backend", "cuda", "--out", out)
+    assert not out.exists()
+
+
+def test_bad_codes(place: Path, failing: Failing, tmp_path: Path) -> None:
+    whole = (place / "codes.vqw").read_bytes()
+    (tmp_path / "cut.vqw").write_bytes(whole[:-5])
+    (tmp_path / "text.vqw").write_text("hello")
+    out = tmp_path / "out.wav"
+    assert "truncated or damaged" in failing("decode", place / "vqvae", tmp_path / "cut.vqw", "--out", out)
+    assert "not a .vqw file" in failing("decode", place / "vqvae", tmp_path / "text.vqw", "--out", out)
+    saved(tmp_path / "other", replace(VQVAE, jitter=0.5), {"encoder.out.bias": torch.ones(4)})
+    assert "these codes are of codec" in failing("decode", tmp_path / "other", place / "codes.vqw", "--out", out)
+    assert not out.exists()
+
+
+def test_a_bad_corpus_folder(failing: Failing, tmp_path: Path) -> None:
+    assert "nowhere" in failing("prepare", "folder", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert "did you mean fsdd" in failing("prepare", "fssd", tmp_path, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def distill(*argv: object) -> None:
+    """experiments/distill.py's own main, in this process."""
+    script = Path(__file__).parents[1] / "experiments" / "distill.py"
+    place = importlib.util.spec_from_file_location("distill_experiment", script)
+    assert place is not None
+    assert place.loader is not None
+    module = sys.modules["distill_experiment"] = importlib.util.module_from_spec(place)
+    place.loader.exec_module(module)
+    module.main(module.DistillExperiment, [str(a) for a in argv])
+
+
+def test_a_student_is_no_teacher_and_a_wrong_key_is_named(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for speaker in LABELS["speaker"]:
+        (tmp_path / "in" / speaker).mkdir(parents=True)
+        for take in range(12):
+            noise = 0.1 * np.random.default_rng(take).standard_normal(800)
+            audio.write(tmp_path / "in" / speaker / f"{take}.wav", noise.astype(np.float32), 8000)
+    main(["prepare", "folder", str(tmp_path / "in"), "--out", str(tmp_path / "corpus"), "--quiet"])
+    common = (f"data.corpus={tmp_path / 'corpus'}", f"run={tmp_path / 'run'}")
+    (tmp_path / "wrong.yaml").write_text("optim:\n  lrr: 0.1\n")
+    for argv, expected in (
+        (("teacher=" + str(place / "student"), *common), "is itself a student"),
+        (("--config", tmp_path / "wrong.yaml", *common), "did you mean optim.lr"),
+        (("teacher=" + str(place / "nowhere"), *common), "no such model"),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            distill(*argv)
+        out, err = capsys.readouterr()
+        assert stopped.value.code == 2
+        assert (out, err.count("\n")) == ("", 1)
+        assert expected in err
+    assert not (tmp_path / "run").exists()

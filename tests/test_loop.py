@@ -1,0 +1,159 @@
+"""The loop: a killed run resumes bit for bit; a run folder is refused when its settings differ; NaN stops with names."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vqwave import audio
+from vqwave.checkpoint import newest_checkpoint
+from vqwave.config import option, spec
+from vqwave.data import Batch, prepare
+from vqwave.distributions import MuLaw
+from vqwave.errors import BadInput
+from vqwave.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, Outcome, TrainSpec
+from vqwave.loop import Interrupted, Loop
+from vqwave.losses import negative_log_likelihood
+from vqwave.models import WaveNet, WaveNetSpec
+from vqwave.nn.condition import ConditionerSpec
+from vqwave.nn.wavenet import StackSpec
+
+TINY = WaveNetSpec(
+    head=MuLaw(classes=16),
+    network=StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4),
+    conditioner=ConditionerSpec(channels=4),
+)
+
+
+@spec
+class Config(ExperimentSpec):
+    losses: dict[str, float] = option({"nll": 1.0})
+
+
+class Tiny(Experiment[Config]):
+    """A WaveNet with dropout-like noise, so that an inexact resume cannot go unseen."""
+
+    name = "tiny"
+    config_class = Config
+    die_at = poison_at = -1
+    seen = 0
+
+    @property
+    def model_spec(self) -> WaveNetSpec:
+        return TINY
+
+    @property
+    def hop(self) -> int:
+        return 1
+
+    def build(self) -> WaveNet:
+        return TINY.build(self.corpus.sample_rate, self.corpus.labels)
+
+    def losses(self, batch: Batch) -> Outcome:
+        self.seen += 1
+        if self.seen == self.die_at:
+            raise KeyboardInterrupt
+        wave = batch.wave + 0.01 * torch.randn_like(batch.wave)
+        nll = negative_log_likelihood(self.network(wave, batch.labels), wave, batch.mask)
+        return Outcome({"nll": nll * (float("nan") if self.seen == self.poison_at else 1.0)})
+
+    def evaluate(self, model: WaveNet) -> Evaluation:
+        nll = [negative_log_likelihood(model(b.wave, b.labels), b.wave, b.mask) for b in self.valid_batches()]
+        return Evaluation("a number", {"nll": float(torch.stack(nll).mean())})
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    for speaker in ("ann", "bob"):
+        (root / "in" / speaker).mkdir(parents=True)
+        for take in range(30):
+            audio.write(root / "in" / speaker / f"{take}.wav", 0.1 * rng.standard_normal(600).astype(np.float32), 8000)
+    prepare("folder", root / "in", root / "out", quiet=True)
+    return root / "out"
+
+
+def config(corpus: Path, run: Path) -> Config:
+    return Config(
+        run=run,
+        data=DataSpec(corpus=corpus, clip=0.02, batch=4, valid_clip=0.02, valid_clips=2),
+        optim=OptimSpec(lr=1e-2, warmup=2),
+        train=TrainSpec(steps=12, accumulate=2, log_every=4, valid_every=6, save_every=3, threads=1),
+    )
+
+
+def rows(run: Path) -> list[dict]:
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in found]
+
+
+def same(a: Path, b: Path) -> bool:
+    """Weights, averages and optimizer state of two runs' last checkpoints, byte for byte."""
+    names = ("network", "average", "optimizer")
+    first, second = (sorted((run / "checkpoints").glob("step-*"))[-1] for run in (a, b))
+    return all((first / f"{n}.safetensors").read_bytes() == (second / f"{n}.safetensors").read_bytes() for n in names)
+
+
+def test_a_killed_run_resumes_bit_for_bit(corpus: Path, tmp_path: Path) -> None:
+    Loop(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
+    broken = Tiny(config(corpus, tmp_path / "broken"))
+    broken.die_at = 17  # the first micro-batch of step 9; the last checkpoint is of step 6 or 9
+    with pytest.raises(KeyboardInterrupt):
+        Loop(broken, quiet=True).run()
+    Loop(Tiny(config(corpus, tmp_path / "broken")), quiet=True).run()
+    assert same(tmp_path / "whole", tmp_path / "broken")
+    assert rows(tmp_path / "whole") == rows(tmp_path / "broken")
+
+
+def test_a_damaged_checkpoint_is_passed_over(corpus: Path, tmp_path: Path) -> None:
+    Loop(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
+    Loop(Tiny(config(corpus, tmp_path / "hurt")), quiet=True).run()
+    newest = sorted((tmp_path / "hurt" / "checkpoints").glob("step-*"))[-1]
+    weights = newest / "network.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-3] + b"abc")
+    checkpoint, notes = newest_checkpoint(tmp_path / "hurt" / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.progress["step"] == 9
+    assert "network.safetensors is damaged" in notes[0]
+    Loop(Tiny(config(corpus, tmp_path / "hurt")), quiet=True).run()
+    assert same(tmp_path / "whole", tmp_path / "hurt")
+
+
+def test_other_settings_are_refused_by_name(corpus: Path, tmp_path: Path) -> None:
+    settings = config(corpus, tmp_path / "run")
+    Loop(Tiny(settings), quiet=True).run()
+    with pytest.raises(BadInput, match=r"optim\.lr, optim\.warmup"):
+        Loop(Tiny(replace(settings, optim=OptimSpec(lr=1e-3, warmup=3))), quiet=True)
+    Loop(Tiny(replace(settings, optim=OptimSpec(lr=1e-3))), quiet=True, fresh=True).run()
+
+
+def test_nan_stops_with_step_files_and_checkpoint(corpus: Path, tmp_path: Path) -> None:
+    experiment = Tiny(config(corpus, tmp_path / "run"))
+    experiment.poison_at = 15
+    with pytest.raises(BadInput, match=r"step 7: the loss nll is not finite; clips of .*; last good checkpoint: step-00000006"):
+        Loop(experiment, quiet=True).run()
+    assert not any("NaN" in line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+
+
+def test_a_signal_saves_and_says_how_to_go_on(corpus: Path, tmp_path: Path) -> None:
+    loop = Loop(Tiny(config(corpus, tmp_path / "run")), quiet=True)
+    loop.signal = 15
+    with pytest.raises(Interrupted, match="stopped at step 1 of 12, all saved in .*: run the same command to go on"):
+        loop.run()
+    Loop(Tiny(config(corpus, tmp_path / "run")), quiet=True).run()
+    Loop(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
+    assert same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_an_unknown_loss_and_an_odd_batch_are_refused(corpus: Path, tmp_path: Path) -> None:
+    settings = config(corpus, tmp_path / "run")
+    with pytest.raises(BadInput, match=r"losses\.nlll: no such loss, expected nll"):
+        Loop(Tiny(replace(settings, losses={"nlll": 1.0})), quiet=True).run()
+    with pytest.raises(BadInput, match="expected a multiple of 2"):
+        Loop(Tiny(replace(settings, run=tmp_path / "odd", data=replace(settings.data, batch=3))), quiet=True).run()
