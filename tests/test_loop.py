@@ -144,7 +144,7 @@ def test_nan_stops_with_step_files_and_checkpoint(corpus: Path, tmp_path: Path) 
 def test_a_signal_saves_and_says_how_to_go_on(corpus: Path, tmp_path: Path) -> None:
     loop = Loop(Tiny(config(corpus, tmp_path / "run")), quiet=True)
     loop.signal = 15
-    with pytest.raises(Interrupted, match="stopped at step 1 of 12, all saved in .*: run the same command to go on"):
+    with pytest.raises(Interrupted, match=r"stopped at step 1 of 12, all saved in .*: run the same command to go on"):
         loop.run()
     Loop(Tiny(config(corpus, tmp_path / "run")), quiet=True).run()
     Loop(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
