@@ -1,0 +1,277 @@
+"""The parts that are numbers: training curves, likelihood against baselines, codebook use, further tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from vqwave.report.figures import Line, chart, data_uri, number, strip
+from vqwave.report.run import Codes, Likelihood, Run
+
+Counts = NDArray[np.float64]
+
+QUANTITIES = {  # title and unit of what is logged under these names; other names speak for themselves
+    "bits": ("negative log-likelihood", "bits per sample"),
+    "nll": ("negative log-likelihood", "nats per sample"),
+    "kl": ("divergence from the teacher", "nats per sample"),
+    "perplexity": ("codebook perplexity", "codes"),
+    "codes_used": ("codes in use", "codes"),
+    "level_db": ("level", "dBFS"),
+    "lr": ("learning rate", ""),
+    "total": ("weighted sum of the losses", ""),
+}
+FIRST = ("bits", "nll", "kl")  # the charts that one wants to see first, in this order
+HELD_OUT = ("valid", "test", "eval")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A small chart; `picture` is SVG."""
+
+    title: str
+    unit: str
+    picture: Markup
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One row of a bar chart; `share` is its length in percent."""
+
+    name: str
+    value: str
+    share: str
+    style: str
+    change: str = ""
+
+
+@dataclass(frozen=True)
+class Bars:
+    """The bar chart of one run."""
+
+    colour: int
+    caption: str
+    unit: str
+    rows: list[Bar]
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """How one speaker uses the codes: `most` is the largest share (percent), `apart` the divergence from all (bits)."""
+
+    name: str
+    picture: str
+    most: str
+    used: str
+    perplexity: str
+    apart: str
+
+
+@dataclass(frozen=True)
+class Use:
+    """How the codes of one run are used."""
+
+    name: str
+    text: str
+    picture: Markup
+    speakers: list[Speaker]
+    speaker_text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows (name, values); without columns, each row has one value."""
+
+    caption: str
+    columns: list[str]
+    rows: list[tuple[str, list[str]]]
+
+
+def training(runs: Sequence[Run]) -> list[Chart]:
+    """A chart for each quantity that was logged more than once: all runs in it, in training and held out."""
+    lines: dict[str, list[Line]] = {}
+    for index, run in enumerate(runs):
+        for name, points in run.series.items():
+            part, _, quantity = name.rpartition("/")
+            shown, beside = _beside(quantity)
+            style = "beside" if beside else "held-out" if part in HELD_OUT else "train"
+            x, y = np.array(points, np.float64).T
+            lines.setdefault(shown, []).append(Line(x, y, f"run-{index % 4} {style}", beside))
+    names = [name for name, found in lines.items() if any(len(line.x) > 1 for line in found)]
+    names.sort(key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
+    return [
+        _training_chart(name, [*lines[name], *(_predictor(runs, lines[name]) if name == "bits" else [])])
+        for name in names
+    ]
+
+
+def _beside(quantity: str) -> tuple[str, str]:
+    """The chart that a quantity belongs to, and what it is called there if it is drawn beside another one.
+
+    >>> [_beside(name) for name in ("bits", "bits_shuffled_codes", "level_db_data")]
+    [('bits', ''), ('bits', 'shuffled codes'), ('level_db', 'recordings')]
+    """
+    if quantity.endswith("_data"):
+        return quantity.removesuffix("_data"), "recordings"
+    shown, shuffled, what = quantity.partition("_shuffled_")
+    return shown, spoken(f"shuffled {what}") if shuffled else ""
+
+
+def _training_chart(name: str, lines: Sequence[Line]) -> Chart:
+    title, unit = QUANTITIES.get(name, (spoken(name), ""))
+    return Chart(title, unit, chart(title, lines, "training steps", unit, below=0.98))
+
+
+def _predictor(runs: Sequence[Run], lines: Sequence[Line]) -> list[Line]:
+    """What a linear predictor reaches, as a level line; nothing where runs differ in it, as they do in other units."""
+    name = "linear predictor"
+    found = [run.evaluation.likelihood.baselines for run in runs if run.evaluation and run.evaluation.likelihood]
+    values = {hundredths(baselines[name]): baselines[name] for baselines in found if name in baselines}
+    if len(values) != 1:
+        return []
+    ends = np.array([min(line.x[0] for line in lines), max(line.x[-1] for line in lines)])
+    return [Line(ends, np.full(2, *values.values()), "level", name)]
+
+
+def likelihood(runs: Sequence[Run]) -> list[Bars]:
+    """For each run the model, what it loses when its conditions are shuffled, and the baselines."""
+    found = []
+    for index, run in enumerate(runs):
+        if run.evaluation and run.evaluation.likelihood:
+            part, step = run.evaluation.likelihood, run.evaluation.step
+            at = f", step {step:,}" if step is not None else ""
+            caption = f"{run.name}: {part.unit}, {run.evaluation.split} split{at}"
+            found.append(Bars(index % 4, caption, part.unit, _bars(run.name, part)))
+    return found
+
+
+def _bars(name: str, part: Likelihood) -> list[Bar]:
+    baselines = sorted(part.baselines.items(), key=lambda pair: pair[1])
+    values = [part.model, *part.shuffled.values(), *part.baselines.values()]
+    longest = max((value for value in values if math.isfinite(value)), default=1.0)
+
+    def bar(name: str, value: float, style: str, change: str = "") -> Bar:
+        share = min(max(100 * value / longest, 0), 100) if math.isfinite(value) else 0
+        return Bar(name, hundredths(value), f"{share:.1f}", style, change)
+
+    shuffled = [
+        bar(f"with {name}", value, "shuffled", hundredths(value - part.model, "+"))
+        for name, value in part.shuffled.items()
+    ]
+    return [bar(name, part.model, "model"), *shuffled, *(bar(name, value, "baseline") for name, value in baselines)]
+
+
+def hundredths(value: float, sign: str = "-") -> str:
+    """Two decimals, with a true minus; with `sign="+"` a plus, too.
+
+    >>> hundredths(-1.234), hundredths(-0.001, "+")
+    ('−1.23', '+0.00')
+    """
+    return f"{round(value, 2) + 0.0:{sign}.2f}".replace("-", "−") if math.isfinite(value) else "n/a"
+
+
+def codebooks(runs: Sequence[Run]) -> list[Use]:
+    """How evenly the codes are used, and by whom; runs that counted none are left out."""
+    found = [(index, run, run.evaluation.codes) for index, run in enumerate(runs) if run.evaluation]
+    return [_use(index % 4, run.name, codes) for index, run, codes in found if codes and np.any(codes.counts)]
+
+
+def _use(colour: int, name: str, codes: Codes) -> Use:
+    ranks = np.arange(1, codes.size + 1, dtype=np.float64)
+    lines = [Line(ranks, np.full(codes.size, 100 / codes.size), "level")]
+    for counts in codes.counts:
+        share = np.sort(np.array(counts, np.float64))[::-1]
+        lines.append(Line(ranks[: len(share)], 100 * share / max(share.sum(), 1), f"run-{colour} held-out"))
+    text = (
+        f"{codes.used:,} of {codes.size:,} codes{' of each book' if codes.books > 1 else ''} are in use, as evenly as "
+        f"{number(codes.perplexity)} equally frequent codes would be (perplexity)."
+    )
+    counts = {name: np.array(row, np.float64) for name, row in codes.by_speaker.items() if any(row)}
+    return Use(
+        name=name,
+        text=text,
+        picture=chart("share of each code", lines, "codes, the most used first", "percent"),
+        speakers=_speakers(counts) if counts else [],
+        speaker_text=_speaker_text(counts) if counts else "",
+    )
+
+
+def _speakers(counts: dict[str, Counts]) -> list[Speaker]:
+    everyone = np.sum(list(counts.values()), axis=0)
+    order = np.argsort(-everyone)[: int((everyone > 0).sum())]
+    return [
+        Speaker(
+            name=name,
+            picture=data_uri(strip(row[order] / row.sum()), "image/png"),
+            most=f"{100 * row.max() / row.sum():.0f}",
+            used=f"{int((row > 0).sum()):,}",
+            perplexity=f"{2 ** _entropy(row):.0f}",
+            apart=f"{_divergence(row, everyone):.2f}",
+        )
+        for name, row in counts.items()
+    ]
+
+
+def _speaker_text(counts: dict[str, Counts]) -> str:
+    """What a code tells of the speaker, and how much of it is the bias of counting (first order, Miller, 1955)."""
+    joint = np.stack(list(counts.values()))
+    used, frames = int((joint.sum(0) > 0).sum()), joint.sum()
+    chance = (used - 1) * (len(joint) - 1) / (2 * frames * math.log(2))
+    return (
+        f"A code tells {mutual_information(joint):.2f} bits about who speaks, of {_entropy(joint.sum(1)):.2f}; about "
+        f"{chance:.2f} of them would be found by chance in {frames:,.0f} frames."
+    )
+
+
+def _entropy(counts: Counts) -> float:
+    p = counts[counts > 0] / counts.sum()
+    return float(-(p * np.log2(p)).sum())
+
+
+def _divergence(counts: Counts, everyone: Counts) -> float:
+    """KL(counts || everyone) in bits."""
+    p, q = counts / counts.sum(), everyone / everyone.sum()
+    used = p > 0
+    return float((p[used] * np.log2(p[used] / q[used])).sum())
+
+
+def mutual_information(joint: Counts) -> float:
+    """I(speaker; code) in bits from joint counts (speakers, K), without correction for the number of frames."""
+    weights = joint.sum(1) / joint.sum()
+    return float(sum(weight * _divergence(row, joint.sum(0)) for weight, row in zip(weights, joint, strict=True)))
+
+
+def tables(runs: Sequence[Run]) -> list[Table]:
+    """The further sections of each evaluation, as they are."""
+    found = []
+    for run in runs:
+        for name, rows in (run.evaluation.tables if run.evaluation else {}).items():
+            found.append(_table(f"{run.name}: {spoken(name)}" if len(runs) > 1 else spoken(name), rows))
+    return found
+
+
+def _table(caption: str, rows: dict[str, dict[str, float]]) -> Table:
+    if set(rows) == {""}:  # plain numbers by name: one a line
+        return Table(caption, [], [(spoken(name), [number(value)]) for name, value in rows[""].items()])
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    values = {name: [number(row[column]) if column in row else "" for column in columns] for name, row in rows.items()}
+    return Table(caption, [spoken(column) for column in columns], [(spoken(name), row) for name, row in values.items()])
+
+
+def spoken(name: str) -> str:
+    """A key as words, its unit behind a comma.
+
+    >>> spoken("log_spectral_distance_db")
+    'log spectral distance, dB'
+    """
+    if name.endswith("_data"):
+        return f"{spoken(name.removesuffix('_data'))}, of the recordings"
+    words = name.replace("_", " ")
+    for ending, unit in ((" db", "dB"), (" hz", "Hz"), (" ms", "ms"), (" seconds", "s")):
+        if words.endswith(ending):
+            return f"{words.removesuffix(ending)}, {unit}"
+    return words
