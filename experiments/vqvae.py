@@ -58,8 +58,9 @@ class VQVAEExperiment(Experiment[Config]):
     def losses(self, batch: Batch) -> Outcome:
         out = self.network(batch.wave, batch.labels, batch.lengths)
         nll = negative_log_likelihood(out.distribution, batch.wave, batch.mask)
+        bits = likelihood.bits_of(self.config.model.decoder.head, nll.detach())
         spectral = {} if out.spectral is None else {"spectral": out.spectral}
-        return Outcome({"nll": nll, **out.quantized.losses, **spectral}, dict(out.quantized.metrics))
+        return Outcome({"nll": nll, **out.quantized.losses, **spectral}, {"bits": bits, **out.quantized.metrics})
 
     def evaluate(self, model: VQVAE) -> Evaluation:
         """Bits with the true codes and labels, with another clip's codes, with another speaker's label; codebook use."""

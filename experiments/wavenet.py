@@ -51,7 +51,8 @@ class WaveNetExperiment(Experiment[Config]):
 
     def losses(self, batch: Batch) -> Outcome:
         distribution = self.network(batch.wave, batch.labels)
-        return Outcome({"nll": negative_log_likelihood(distribution, batch.wave, batch.mask)})
+        nll = negative_log_likelihood(distribution, batch.wave, batch.mask)
+        return Outcome({"nll": nll}, {"bits": likelihood.bits_of(self.config.model.head, nll.detach())})
 
     def evaluate(self, model: WaveNet) -> Evaluation:
         sums = {name: torch.zeros((), dtype=torch.float64) for name in ("bits", "shuffled", "samples")}

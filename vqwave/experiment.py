@@ -180,12 +180,15 @@ class Experiment(ABC, Generic[C]):
             )
 
     def other_labels(self, batch: Batch) -> dict[str, Tensor]:
-        """Labels of somebody else: each id moved on by 1 .. n - 1, by the clip's row; unchanged where there is one value."""
-        others = {}
-        for name, ids in batch.labels.items():
-            n = len(self.corpus.labels[name])
-            others[name] = (ids + 1 + batch.index % max(1, n - 1)) % n
-        return others
+        """Labels of somebody else: each id moved on by 1 .. n - 1, by the clip's row; unchanged where there is one value.
+
+        A given vector is that of the clip before it in the batch.
+        """
+        others = {name: batch.labels[name].roll(1, 0) for name in self.corpus.vectors}
+        for name, values in self.corpus.labels.items():
+            n = len(values)
+            others[name] = (batch.labels[name] + 1 + batch.index % max(1, n - 1)) % n
+        return batch.labels | others
 
     def shown_rows(self, count: int) -> list[int]:
         """Rows of validation utterances to listen to: one a speaker in turn, of middling length."""
