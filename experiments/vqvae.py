@@ -102,8 +102,9 @@ class VQVAEExperiment(Experiment[Config]):
         codec, rows = self.codec(model), self.shown_rows(self.config.shown)
         coded = [codec.encode(self.corpus.read(row), speaker=self.corpus.utterances[row].speaker) for row in rows]
         speakers = [self.corpus.utterances[row].speaker for row in rows]
-        targets = speakers[1:] + speakers[:1]
-        drawn = codec.decode_many(coded * 2, speakers + targets)
+        targets, voices = speakers[1:] + speakers[:1], rows + rows[1:] + rows[:1]
+        labels, vectors = [self.corpus.utterances[row].labels for row in voices], [self.vectors(model.decoder, row) for row in voices]
+        drawn = codec.decode_many(coded * 2, speakers + targets, labels=labels, vectors=vectors)
         for i, row in enumerate(rows):
             utterance = self.corpus.utterances[row]
             about = {"speaker": utterance.speaker, "text": utterance.text or ""}

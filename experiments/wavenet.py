@@ -74,13 +74,14 @@ class WaveNetExperiment(Experiment[Config]):
         codec = self.codec(model)
         for row in self.shown_rows(self.config.shown):
             utterance, wave = self.corpus.utterances[row], torch.from_numpy(self.corpus.read(row))
+            vectors = self.vectors(model, row)
             about = {"speaker": utterance.speaker, "text": utterance.text or ""}
             if model.frontend is None:
-                drawn = codec.generate(self.config.shown_seconds, labels=utterance.labels, seed=row)[0]
+                drawn = codec.generate(self.config.shown_seconds, labels=utterance.labels, vectors=vectors, seed=row)[0]
                 sheet.add(f"babble as {utterance.speaker}", "generation", drawn, **about)
             else:
                 sheet.add(utterance.id, "original", wave, **about)
-                sheet.add(utterance.id, "reconstruction", codec.resynthesise(wave, labels=utterance.labels), **about)
+                sheet.add(utterance.id, "reconstruction", codec.resynthesise(wave, labels=utterance.labels, vectors=vectors), **about)
 
     def next_steps(self) -> list[str]:
         speak = f"vqwave generate {self.config.run} --speaker {self.corpus.speakers[0]} --seconds 3 --out babble.wav"

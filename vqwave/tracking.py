@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from vqwave.audio import level_db, write
-from vqwave.checkpoint import replace_folder
+from vqwave.checkpoint import replace_folder, write_text
 
 
 class Tracker:
@@ -24,9 +25,15 @@ class Tracker:
         self.path = run / "metrics.jsonl"
         self.external = tracker != "none"
         if self.external:
-            name = run.name
-            wandb = {"name": name, "id": name, "resume": "allow", "dir": str(run)}
+            wandb = {"name": run.name, "id": self._identity(run), "resume": "allow", "dir": str(run)}
             accelerator.init_trackers("vqwave", dict(flatten(config)), {"wandb": wandb} if tracker == "wandb" else {})
+
+    def _identity(self, run: Path) -> str:
+        """The tracker's name of this run, drawn once and kept in the run folder, so that a resumed run goes on in the same one."""
+        path = run / "tracker_id"
+        if self.accelerator.is_main_process and not path.exists():
+            write_text(path, secrets.token_hex(4))
+        return path.read_text() if path.exists() else ""
 
     def rewind(self, step: int) -> None:
         """Forget rows after `step`: a resumed run writes them again. A torn last row is dropped, too."""
