@@ -90,9 +90,7 @@ def test_mel_cepstra_give_the_rms_difference_in_db() -> None:
     filters = mel_filters(RATE, 256, 40, 20.0, 4000.0).numpy()
     bins = np.pi * np.arange(129) / 128
     gain_db = 10 * np.log10(filters @ np.abs(1 + 0.5 * np.exp(-1j * bins)) ** 2 / filters.sum(1))
-    rms = math.sqrt(
-        np.mean((gain_db - gain_db.mean()) ** 2)
-    )  # without c0; the 13 cepstra hold nearly all of so smooth a curve
+    rms = math.sqrt(np.mean((gain_db - gain_db.mean()) ** 2))  # without c0; the 13 cepstra hold nearly all of so smooth a curve
     assert 10 / math.log(10) * math.sqrt(2 * np.sum(moved**2)) == pytest.approx(rms, rel=0.01)
 
 

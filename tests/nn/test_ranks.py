@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,19 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vqwave.nn.quantize import EMAQuantizer, EMAQuantizerSpec
+from vqwave.nn.quantize import (
+    EMAQuantizerSpec,
+    EntropySpec,
+    FSQuantizerSpec,
+    GradientQuantizerSpec,
+    ProductQuantizerSpec,
+    Quantizer,
+    ResidualQuantizerSpec,
+)
 from vqwave.nn.ranks import gather_over_ranks, masked_mean, sum_over_ranks, world_size
 
 WORLD, D, F, K, STEPS = 2, 4, 12, 6, 6
+PATIENCE = 60.0  # seconds that a process may take
 ROWS = (3, 1)  # items of a batch on each rank
 LENGTHS = [  # valid frames of each of the four items, by step: each rank is wholly masked once, both at one step
     [12, 9, 3, 0],
@@ -38,20 +49,41 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
     return z.transpose(1, 2), torch.arange(F) < torch.tensor(LENGTHS[step])[:, None]
 
 
-def train(vq: EMAQuantizer, rows: slice) -> Results:
-    """All steps on some rows of the joined batch: losses and metrics by step, and the final state."""
+def train(vq: Quantizer, rows: slice) -> Results:
+    """All steps on some rows of the joined batch: by step losses, gradients, metrics and code vectors, and the final state."""
     results = {}
     for step in range(STEPS):
         z, mask = batch(step)
         out = vq(z[rows], mask[rows])
-        results |= {f"{name}.{step}": value.float() for name, value in (out.losses | out.metrics).items()}
-        results[f"codes.{step}"] = vq.codebook.codes
+        total = sum(out.losses.values(), 0.0 * out.z.sum())
+        if list(vq.parameters()):
+            total.backward()
+        results |= {f"local.{name}.{step}": value.detach().float() for name, value in out.losses.items()}
+        results |= {f"local.grad.{name}.{step}": p.grad.clone() for name, p in vq.named_parameters() if p.grad is not None}
+        results |= {f"{name}.{step}": value.float() for name, value in out.metrics.items()}
+        results[f"codes.{step}"] = vq.decode(torch.arange(vq.size).expand(1, vq.books, -1)).detach()
+        vq.zero_grad()
     return results | {name: value.clone() for name, value in vq.state_dict().items()}
 
 
-def quantizers() -> dict[str, EMAQuantizer]:
+def quantizers() -> dict[str, Quantizer]:
     """Built before any process group is up: who is there is asked when it matters."""
-    return {str(r): EMAQuantizerSpec(size=K, decay=0.8, restart=r).build(D) for r in (0.0, 0.7)}
+    torch.manual_seed(0)
+    plain = EMAQuantizerSpec(size=K, decay=0.8, restart=0.0)
+    gradient = GradientQuantizerSpec(size=K, decay=0.8, restart=0.0)
+    specs = {
+        "ema": plain,
+        "ema restart": replace(plain, restart=0.7),
+        "ema projected": replace(plain, code_dim=2, entropy=EntropySpec()),
+        "gradient": gradient,
+        "gradient restart": replace(gradient, restart=0.7),
+        "gradient cosine": replace(gradient, cosine=True, entropy=EntropySpec(temperature=4.0)),
+        "residual": ResidualQuantizerSpec(stages=3, inner=plain),
+        "residual restart": ResidualQuantizerSpec(stages=2, dropout=0.5, inner=replace(plain, restart=0.7)),
+        "product": ProductQuantizerSpec(groups=2, inner=plain),
+        "fsq": FSQuantizerSpec(levels=(3, 2)),
+    }
+    return {name: spec.build(D) for name, spec in specs.items()}
 
 
 def quantize_here(rank: int) -> Results:
@@ -77,6 +109,7 @@ BUILT = quantizers()
 
 
 def _process(rank: int, work: Callable[[int], Results], folder: Path) -> None:
+    faulthandler.disable()  # a process that a planted mistake kills need not tell its story
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
     results = work(rank)
@@ -91,7 +124,7 @@ def in_two_processes(work: Callable[[int], Results], folder: Path) -> list[Resul
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(PATIENCE)
     hung = [process for process in processes if process.is_alive()]
     for process in hung:
         process.kill()
@@ -108,22 +141,25 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> list[Results]:
 def test_all_ranks_keep_the_same_codebook(quantized: list[Results]) -> None:
     """Bit for bit, with unequal batches, wholly masked ranks and restarts."""
     first, second = quantized
-    shared = [name for name in first if "commitment" not in name]
+    shared = [name for name in first if "local." not in name]
     assert [name for name in shared if not torch.equal(first[name], second[name])] == []
 
 
-def test_two_ranks_are_one_process_with_the_joined_batch(quantized: list[Results]) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in BUILT if "restart" not in kind])
+def test_two_ranks_are_one_process_with_the_joined_batch(quantized: list[Results], kind: str) -> None:
+    """Code vectors, state, metrics; losses and gradients as DDP takes them, the mean over ranks."""
     first, second = quantized
-    alone = train(quantizers()["0.0"], slice(None))
-    for name, expected in alone.items():
-        found = first[f"0.0/{name}"]
-        if "commitment" in name:  # what DDP takes is the mean over ranks
-            found = (found + second[f"0.0/{name}"]) / 2
+    for name, expected in train(quantizers()[kind], slice(None)).items():
+        found = first[f"{kind}/{name}"]
+        if "local." in name:
+            found = (found + second[f"{kind}/{name}"]) / 2
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_restarts_happened(quantized: list[Results]) -> None:
-    assert not torch.equal(quantized[0]["0.7/codebook.sums"], quantized[0]["0.0/codebook.sums"])
+@pytest.mark.parametrize("kind", ["ema", "gradient"])
+def test_restarts_happened(quantized: list[Results], kind: str) -> None:
+    last = f"codes.{STEPS - 1}"
+    assert not torch.equal(quantized[0][f"{kind} restart/{last}"], quantized[0][f"{kind}/{last}"])
 
 
 def test_a_masked_mean_is_that_of_the_joined_batch(tmp_path: Path) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -39,3 +43,15 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
         return values.mean()
     count = sum_over_ranks(mask.sum().to(values.dtype)).clamp(min=1.0) / world_size()
     return torch.where(mask, values, 0.0).sum() / count
+
+
+def rank() -> int:
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def gather_objects(item: T) -> list[T]:
+    """What each process gives, in their order; every process must call. For lists and dictionaries, once at the start of a run."""
+    found: list[T] = [item] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(found, item)
+    return found

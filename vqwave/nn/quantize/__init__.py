@@ -1,0 +1,43 @@
+"""Quantizers: continuous latents -> codes of a finite alphabet, with gradients through. All are alike (`interface`)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from vqwave.nn.quantize.composed import ProductQuantizer, ProductQuantizerSpec, ResidualQuantizer, ResidualQuantizerSpec
+from vqwave.nn.quantize.entropy import EntropySpec
+from vqwave.nn.quantize.estimators import rotation, straight_through
+from vqwave.nn.quantize.interface import Quantized, Quantizer, frame_mask, perplexity
+from vqwave.nn.quantize.jitter import TimeJitter
+from vqwave.nn.quantize.projected import Projected
+from vqwave.nn.quantize.scalar import FSQuantizer, FSQuantizerSpec
+from vqwave.nn.quantize.vector import EMAQuantizerSpec, GradientQuantizerSpec, VectorQuantizer
+
+QuantizerSpec = Annotated[
+    EMAQuantizerSpec | GradientQuantizerSpec | FSQuantizerSpec | ProductQuantizerSpec | ResidualQuantizerSpec,
+    Field(discriminator="kind"),
+]
+
+__all__ = [
+    "EMAQuantizerSpec",
+    "EntropySpec",
+    "FSQuantizer",
+    "FSQuantizerSpec",
+    "GradientQuantizerSpec",
+    "ProductQuantizer",
+    "ProductQuantizerSpec",
+    "Projected",
+    "Quantized",
+    "Quantizer",
+    "QuantizerSpec",
+    "ResidualQuantizer",
+    "ResidualQuantizerSpec",
+    "TimeJitter",
+    "VectorQuantizer",
+    "frame_mask",
+    "perplexity",
+    "rotation",
+    "straight_through",
+]

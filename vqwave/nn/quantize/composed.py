@@ -1,0 +1,141 @@
+"""Several books: side by side (product) or one after the other (residual)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from vqwave.config import option, spec
+from vqwave.errors import BadInput
+from vqwave.nn.quantize.estimators import ESTIMATORS, EstimatorName
+from vqwave.nn.quantize.interface import Quantized, Quantizer, joint_metrics, mean_losses
+from vqwave.nn.quantize.projected import projected
+from vqwave.nn.quantize.scalar import FSQuantizerSpec
+from vqwave.nn.quantize.vector import EMAQuantizerSpec, GradientQuantizerSpec, VectorQuantizer
+
+VectorSpec = Annotated[EMAQuantizerSpec | GradientQuantizerSpec, Field(discriminator="kind")]
+
+
+@spec
+class ResidualQuantizerSpec:
+    """Stages, each of which quantizes what the ones before left. Zeghidour et al., 2021 (SoundStream). arXiv:2107.03312"""
+
+    kind: Literal["residual"] = "residual"
+    stages: Annotated[int, Field(ge=1)] = option(2, "books Q")
+    dropout: Annotated[float, Field(ge=0, le=1)] = option(0.0, "share of training items that use 1 .. Q stages, drawn uniformly")
+    inner: VectorSpec = option(EMAQuantizerSpec(size=16), "each stage; its estimator and code_dim act once, on the sum")
+
+    def build(self, dim: int) -> Quantizer:
+        """Raises BadInput for cosine stages, and if there are more code dimensions than `dim`."""
+        if self.inner.cosine:
+            raise BadInput("model.quantizer.inner.cosine: true, expected false in residual stages: a residual has a length")
+        return projected(dim, self.inner.code_dim, self._unprojected)
+
+    def _unprojected(self, dim: int) -> ResidualQuantizer:
+        stages = [self.inner.unprojected(dim) for _ in range(self.stages)]
+        return ResidualQuantizer(stages, self.inner.estimator, self.dropout)
+
+
+@spec
+class ProductQuantizerSpec:
+    """The channels in groups, each with a book of its own. Jégou et al., 2011"""
+
+    kind: Literal["product"] = "product"
+    groups: Annotated[int, Field(ge=1)] = option(2, "parts of the D channels")
+    inner: Annotated[
+        EMAQuantizerSpec | GradientQuantizerSpec | FSQuantizerSpec | ResidualQuantizerSpec, Field(discriminator="kind")
+    ] = option(EMAQuantizerSpec(size=16), "each group")
+
+    def build(self, dim: int) -> ProductQuantizer:
+        """Raises BadInput for channels that do not divide into the groups."""
+        if dim % self.groups:
+            raise BadInput(f"model.quantizer.groups: {self.groups}, expected a divisor of the {dim} latent channels")
+        return ProductQuantizer([self.inner.build(dim // self.groups) for _ in range(self.groups)])
+
+
+class ProductQuantizer(Quantizer):
+    """Each group of channels is quantized alone: K^G combinations from G books of K.
+
+    References: Jégou et al., 2011, IEEE TPAMI 33(1); Chen & Hain, 2020 ("sliced" VQ). arXiv:2008.10234
+    """
+
+    def __init__(self, groups: Sequence[Quantizer]) -> None:
+        super().__init__()
+        self.groups = nn.ModuleList(groups)
+        self.books, self.size = sum(group.books for group in groups), groups[0].size
+
+    def _quantize(self, z: Tensor, mask: Tensor | None) -> Quantized:
+        parts = [group(part, mask) for group, part in zip(self.groups, z.chunk(len(self.groups), 1), strict=True)]
+        joined, codes = torch.cat([part.z for part in parts], 1), torch.cat([part.codes for part in parts], 1)
+        return Quantized(joined, codes, mean_losses(parts), joint_metrics(parts))
+
+    def _encode(self, z: Tensor) -> Tensor:
+        parts = z.chunk(len(self.groups), 1)
+        return torch.cat([group.encode(part) for group, part in zip(self.groups, parts, strict=True)], 1)
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        parts = codes.chunk(len(self.groups), 1)
+        return torch.cat([group.decode(part) for group, part in zip(self.groups, parts, strict=True)], 1)
+
+
+class ResidualQuantizer(Quantizer):
+    r"""Stage i quantizes the residual of the stages before it; the sum is the latent.
+
+    .. math:: r_1 = z,\quad q_i = Q_i(r_i),\quad r_{i+1} = r_i - sg(q_i),\quad \hat z = \sum q_i
+
+    The losses are those of each stage on r_i, averaged, and the estimator acts once, on the sum: a straight-through at each
+    stage would leave the later ones without a commitment gradient. With dropout an item uses a drawn number of stages, all Q of
+    them included; the others do not see it, as if it were padding. Fewer books than Q decode to a coarser latent.
+
+    Reference: Zeghidour et al., 2021, sec. III-C. arXiv:2107.03312
+    """
+
+    def __init__(self, stages: Sequence[VectorQuantizer], estimator: EstimatorName, dropout: float) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.books, self.size = len(stages), stages[0].size
+        self.estimator, self.dropout = estimator, dropout
+
+    def draw_depths(self, items: int, device: torch.device) -> Tensor:
+        """(items,) how many stages each training item uses, 1 .. Q."""
+        depths = torch.randint(1, self.books + 1, (items,), device=device)
+        return depths.where(torch.rand(items, device=device) < self.dropout, self.books)
+
+    def _quantize(self, z: Tensor, mask: Tensor | None) -> Quantized:
+        depths = self.draw_depths(len(z), z.device) if self.training and self.dropout > 0 else None
+        residual, total, parts = z, torch.zeros_like(z), []
+        for depth, stage in enumerate(self.stages):
+            used = None if depths is None else (depths > depth)[:, None]  # (B, 1)
+            part = stage(residual, _both(mask, used, z))
+            q = part.z.detach()
+            residual = residual - q
+            total = total + (q if used is None else q * used[..., None])
+            parts.append(part)
+        codes = torch.cat([part.codes for part in parts], 1)
+        return Quantized(ESTIMATORS[self.estimator](z, total), codes, mean_losses(parts), joint_metrics(parts))
+
+    def _encode(self, z: Tensor) -> Tensor:
+        codes = []
+        for stage in self.stages:
+            codes.append(stage.encode(z))
+            z = z - stage.decode(codes[-1])
+        return torch.cat(codes, 1)
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        """codes (B, n, F) of the first n stages, n <= Q."""
+        parts = zip(self.stages, codes.split(1, 1), strict=False)
+        return sum((stage.decode(book) for stage, book in parts), torch.zeros((), device=codes.device))
+
+    def extra_repr(self) -> str:
+        return f"estimator={self.estimator}, dropout={self.dropout}"
+
+
+def _both(mask: Tensor | None, used: Tensor | None, z: Tensor) -> Tensor | None:
+    """Frames (B, F) that are real and whose item is used."""
+    if used is None:
+        return mask
+    return used.expand(z.shape[0], z.shape[2]) if mask is None else mask & used

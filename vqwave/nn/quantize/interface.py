@@ -1,0 +1,100 @@
+"""What every quantizer is: latents in, codes out and back; what it yields in training."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """z (B, D, F) the quantized latents with gradient, codes (B, Q, F) int64, unweighted losses, metrics to log."""
+
+    z: Tensor
+    codes: Tensor
+    losses: dict[str, Tensor]
+    metrics: dict[str, Tensor]
+
+
+class Quantizer(nn.Module, ABC):
+    """Latents (B, D, F) <-> codes (B, Q, F) of Q books with K codes each.
+
+    Laws, whatever the variant: in evaluation nothing changes; `forward(z).codes` is `encode(z)`, and `forward(z).z` is
+    `decode` of them bit for bit; padding enters no statistic and no loss; all of it runs in float32 (or above) whatever the
+    autocast. A variant gives `_quantize`, `_encode` and `_decode`.
+    """
+
+    books: int
+    size: int
+
+    @property
+    def bits_per_frame(self) -> float:
+        """Nominal: log2 K a book."""
+        return self.books * math.log2(self.size)
+
+    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
+        """z (B, D, F), mask (B, F) true where a frame is real: padding enters no statistic and no loss."""
+        with torch.autocast(z.device.type, enabled=False):
+            return self._quantize(_full(z), mask)
+
+    def encode(self, z: Tensor) -> Tensor:
+        """z (B, D, F) -> codes (B, Q, F)."""
+        with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+            return self._encode(_full(z))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """codes (B, Q, F) -> (B, D, F)."""
+        with torch.autocast(codes.device.type, enabled=False):
+            return self._decode(codes)
+
+    @abstractmethod
+    def _quantize(self, z: Tensor, mask: Tensor | None) -> Quantized: ...
+
+    @abstractmethod
+    def _encode(self, z: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _decode(self, codes: Tensor) -> Tensor: ...
+
+
+def _full(z: Tensor) -> Tensor:
+    return z if z.dtype == torch.float64 else z.float()
+
+
+def recomputing() -> bool:
+    """True while a backward pass runs a checkpointed forward again, which must not update statistics twice."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def frame_mask(lengths: Tensor, hop: int, frames: int) -> Tensor:
+    """(B, F), true for frames that hold at least one sample of an utterance of `lengths` (B,) samples."""
+    return torch.arange(frames, device=lengths.device) * hop < lengths[:, None]
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """exp of the entropy of the code distribution that counts (..., K) estimate: K when all are used alike."""
+    p = counts / counts.sum(-1, keepdim=True).clamp(min=1)
+    return torch.special.entr(p).sum(-1).exp()
+
+
+def usage(counts: Tensor) -> dict[str, Tensor]:
+    """The metrics of one book with counts (K,)."""
+    return {"perplexity": perplexity(counts), "codes_used": (counts > 0).sum()}
+
+
+def mean_losses(parts: Sequence[Quantized]) -> dict[str, Tensor]:
+    """The mean over parts, so that a loss's weight means the same for any number of them."""
+    return {name: torch.stack([part.losses[name] for part in parts]).mean() for name in parts[0].losses}
+
+
+def joint_metrics(parts: Sequence[Quantized]) -> dict[str, Tensor]:
+    """Perplexity is the mean over books, codes used their sum; nothing while the books are still waiting to start."""
+    if not all(part.metrics for part in parts):
+        return {}
+    together = {name: torch.stack([part.metrics[name].float() for part in parts]) for name in ("perplexity", "codes_used")}
+    return {"perplexity": together["perplexity"].mean(), "codes_used": together["codes_used"].sum()}
