@@ -51,16 +51,12 @@ def levels(bits: int) -> Tensor:
     return (torch.arange(2**bits, dtype=torch.float64) * 2.0 ** (1 - bits) - 1)[None]
 
 
-def logistic(
-    location: float, scale: float, bits: int, dtype: torch.dtype = torch.float64
-) -> DiscretisedLogisticMixture:
+def logistic(location: float, scale: float, bits: int, dtype: torch.dtype = torch.float64) -> DiscretisedLogisticMixture:
     shaped = [torch.tensor(v, dtype=dtype).view(1, 1, 1) for v in (0.0, location, math.log(scale))]
     return DiscretisedLogisticMixture(*shaped, bits=bits)
 
 
-@pytest.mark.parametrize(
-    "head", [MuLaw(classes=k) for k in (2, 3, 37, 256, 1001)] + [LinearBins(classes=k) for k in (2, 7, 256)]
-)
+@pytest.mark.parametrize("head", [MuLaw(classes=k) for k in (2, 3, 37, 256, 1001)] + [LinearBins(classes=k) for k in (2, 7, 256)])
 def test_classes_tile_the_amplitudes_and_sum_to_one(head: MuLaw | LinearBins) -> None:
     K = head.classes
     codes = torch.arange(K)
@@ -146,9 +142,7 @@ def test_density_is_mass_over_width(head: Head) -> None:
         width = torch.tensor(2.0 ** (1 - head.bits), dtype=torch.float64)
     else:
         width = torch.tensor(1.0, dtype=torch.float64)
-    torch.testing.assert_close(
-        distribution.log_density(grid), distribution.log_prob(grid) - width.log(), rtol=0, atol=1e-11
-    )
+    torch.testing.assert_close(distribution.log_density(grid), distribution.log_prob(grid) - width.log(), rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("head", [MuLaw(), LinearBins(classes=100)])
@@ -164,9 +158,7 @@ def test_class_samples_follow_the_masses(head: Head) -> None:
 def test_level_samples_follow_the_masses() -> None:
     """Two components of weights 1/4 and 3/4, of which one leans on the upper edge; equidistant uniforms."""
     weights, N = torch.tensor([0.25, 0.75], dtype=torch.float64), 50_000
-    shaped = [
-        torch.tensor(v, dtype=torch.float64).view(1, 2, 1).expand(1, 2, 4 * N) for v in ([0.98, -0.3], [-4.0, -3.0])
-    ]
+    shaped = [torch.tensor(v, dtype=torch.float64).view(1, 2, 1).expand(1, 2, 4 * N) for v in ([0.98, -0.3], [-4.0, -3.0])]
     distribution = DiscretisedLogisticMixture(weights.log().view(1, 2, 1).expand(1, 2, 4 * N), *shaped, bits=8)
     u = torch.full((4, 1, 4 * N), 0.5, dtype=torch.float64)
     u[0] = ((torch.arange(4) + 0.5) / 4).repeat_interleave(N)
@@ -174,9 +166,7 @@ def test_level_samples_follow_the_masses() -> None:
     index = (distribution.sample(u)[0] * 128 + 128).round().long()
     frequencies = torch.bincount(index, minlength=256) / (4 * N)
     masses = (
-        DiscretisedLogisticMixture(weights.log().view(1, 2, 1), *(v[..., :1] for v in shaped), bits=8)
-        .log_prob(levels(8))
-        .exp()
+        DiscretisedLogisticMixture(weights.log().view(1, 2, 1), *(v[..., :1] for v in shaped), bits=8).log_prob(levels(8)).exp()
     )
     assert masses[0, -1] > 0.01  # the edge holds its tail
     assert (frequencies - masses[0]).abs().max() < 2 / N

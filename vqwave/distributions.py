@@ -73,6 +73,13 @@ class Categorical(Distribution):
     def sample(self, u: Tensor) -> Tensor:
         return self.head.decode(_choose(self.logits.softmax(1), u[0])).to(self.logits.dtype)
 
+    def nucleus(self, p: float) -> Categorical:
+        """The fewest, most probable classes that hold a mass of p. Holtzman et al., 2020, sec. 3.1. arXiv:1904.09751"""
+        ordered, order = self.logits.softmax(1).sort(1, descending=True)
+        beyond = ordered.cumsum(1) - ordered >= p  # what the classes before it hold is enough
+        beyond = torch.zeros_like(beyond).scatter(1, order, beyond)
+        return Categorical(self.logits.masked_fill(beyond, -torch.inf), self.head)
+
     @property
     def mean(self) -> Tensor:
         values = self.head.decode(torch.arange(self.head.classes, device=self.logits.device)).to(self.logits.dtype)

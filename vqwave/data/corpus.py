@@ -3,6 +3,7 @@
     corpus.json       format, name, sample_rate, labels {"speaker": [...]}, splits {"train": n}, level_db, source
     index.jsonl       one utterance a line: id, shard, offset, frames, speaker, text, split, labels, phones
     shard-00000.i16   little-endian int16 samples, x = k / 32768
+    vectors/NAME.npy  if you put it there: a vector (V,) an utterance, in the index' order (a speaker embedding)
     rejected.csv      what was left out, and why
 
 Opening reads the two text files; the shards are memory-mapped, and `read` copies the crop alone.
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ FORMAT = 1
 HEADER = "corpus.json"
 INDEX = "index.jsonl"
 REJECTED = "rejected.csv"
+MOST_TEXTS = 200  # different texts of a corpus that may be told to networks as a label
 
 
 def shard_name(shard: int) -> str:
@@ -58,6 +61,7 @@ class Corpus:
     """A prepared corpus: `Corpus.open("data/fsdd")`.
 
     `labels` lists the values of each label column, sorted; a label's id is its place there. `utterances` are the rows.
+    Where few texts (at most `MOST_TEXTS`) are said again and again, as digits are, `text` is a label column, too.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Corpus:
         self.level_db: float = header["level_db"]
         self.source: str = header["source"]
         self.utterances = utterances
+        self.vectors = _vectors(folder, len(utterances))
         self._ids = {name: {value: k for k, value in enumerate(values)} for name, values in self.labels.items()}
         self._maps: dict[int, NDArray[np.int16]] = {}
 
@@ -89,7 +94,7 @@ class Corpus:
                 raise BadInput(f"{folder / HEADER}: format {header['format']}, expected {FORMAT}; prepare it again")
             with (folder / INDEX).open(encoding="utf-8") as file:
                 utterances = [_utterance(json.loads(line)) for line in file]
-            corpus = cls(folder, header, utterances)
+            corpus = cls(folder, *_with_text(header, utterances))
         except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise BadInput(f"{folder}: damaged corpus ({error!r}); prepare it again") from error
         corpus._check_shards()
@@ -99,6 +104,12 @@ class Corpus:
     def speakers(self) -> list[str]:
         """The speakers' names, sorted."""
         return self.labels["speaker"]
+
+    @cached_property
+    def vocabulary(self) -> dict[str, list[str]]:
+        """What networks may be told by id: the labels' values and, where utterances are aligned, the phones."""
+        phones = sorted({label for u in self.utterances for _, label in u.phones})
+        return self.labels | ({"phones": phones} if phones else {})
 
     @property
     def splits(self) -> dict[str, int]:
@@ -125,6 +136,10 @@ class Corpus:
     def label_ids(self, i: int) -> dict[str, int]:
         """The ids of all labels of utterance `i`."""
         return {label: self._ids[label][value] for label, value in self.utterances[i].labels.items()}
+
+    def told(self, i: int) -> dict[str, int | NDArray[np.float32]]:
+        """What networks are told of utterance `i` by name: the ids of its labels, its vectors (V,)."""
+        return self.label_ids(i) | {name: rows[i] for name, rows in self.vectors.items()}
 
     def seconds(self, split: str | None = None) -> float:
         """How long the utterances of a split (None: all) are together."""
@@ -162,6 +177,32 @@ class Corpus:
         return f"Corpus({self.name!r}, {size}, {self.sample_rate} Hz)"
 
 
+def _vectors(folder: Path, count: int) -> dict[str, NDArray[np.float32]]:
+    """The arrays (N, V) of `folder`/vectors. Raises `BadInput` for one that does not have a row an utterance."""
+    vectors = {path.stem: read_array(path) for path in sorted((folder / "vectors").glob("*.npy"))}
+    for name, rows in vectors.items():
+        if rows.ndim != 2 or len(rows) != count:
+            raise BadInput(f"{folder / 'vectors' / name}.npy: shape {rows.shape}, expected ({count}, V): a row an utterance")
+    return vectors
+
+
+def read_array(path: Path) -> NDArray[np.float32]:
+    """The array in a .npy file, as float32. Raises `BadInput` for anything else."""
+    try:
+        return np.load(path, allow_pickle=False).astype(np.float32)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInput(f"{path}: no array of numbers ({error}), expected what numpy.save writes") from error
+
+
 def _utterance(row: dict[str, Any]) -> Utterance:
     phones = tuple((start, label) for start, label in row.pop("phones", ()))
     return Utterance(**row, phones=phones)
+
+
+def _with_text(header: dict[str, Any], utterances: list[Utterance]) -> tuple[dict[str, Any], list[Utterance]]:
+    """`text` as one more label column, if each utterance has one, they are few, and each is said twice on average."""
+    texts = sorted({u.text for u in utterances})
+    if "" in texts or not 2 <= len(texts) <= min(MOST_TEXTS, len(utterances) // 2) or "text" in header["labels"]:
+        return header, utterances
+    labels = {**header["labels"], "text": texts}
+    return {**header, "labels": labels}, [replace(u, labels={**u.labels, "text": u.text}) for u in utterances]

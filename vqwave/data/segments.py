@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vqwave.data.corpus import Corpus
 from vqwave.data.sampler import StepSampler, counter_key
+from vqwave.data.tracks import Track
 from vqwave.errors import BadInput
 
 
 @dataclass(frozen=True)
 class Crop:
-    """One item: wave (T,) zero-padded after `length` samples, the labels' ids, the row in `corpus.utterances`."""
+    """One item: wave (T,) zero-padded after `length` samples, what it is told by name, the row in `corpus.utterances`."""
 
     wave: Tensor
     length: int
-    labels: dict[str, int]
+    labels: dict[str, int | NDArray[np.float32]]
     index: int
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B crops of T samples: wave (B, T) float32 in [-1, 1], zero after each row's length; all else is (B,) int64."""
+    """B crops of T samples: wave (B, T) float32 in [-1, 1], zero after each row's length; lengths, index (B,) int64.
+
+    labels: what networks are told by name, (B,) int64 ids of labels, (B, V) float32 given vectors, (B, C, F) tracks.
+    """
 
     wave: Tensor
     lengths: Tensor
@@ -66,24 +72,26 @@ def collate(crops: Sequence[Crop]) -> Batch:
     return Batch(
         wave=torch.stack([crop.wave for crop in crops]),
         lengths=torch.tensor([crop.length for crop in crops]),
-        labels={name: torch.tensor([crop.labels[name] for crop in crops]) for name in crops[0].labels},
+        labels={name: torch.from_numpy(np.stack([crop.labels[name] for crop in crops])) for name in crops[0].labels},
         index=torch.tensor([crop.index for crop in crops]),
     )
 
 
-def read_crop(corpus: Corpus, row: int, start: int, frames: int) -> Crop:
-    """Samples [start, start + frames) of an utterance, zero-padded at the end to `frames`."""
+def read_crop(corpus: Corpus, row: int, start: int, frames: int, tracks: Sequence[Track] = ()) -> Crop:
+    """Samples [start, start + frames) of an utterance, zero-padded at the end to `frames`, and the tracks' frames of them."""
     samples = corpus.read(row, start, frames)
+    told = corpus.told(row) | {track.name: track.read(corpus, row, start, -(-frames // track.hop)) for track in tracks}
     wave = np.zeros(frames, np.float32)
     wave[: len(samples)] = samples
-    return Crop(torch.from_numpy(wave), len(samples), corpus.label_ids(row), row)
+    return Crop(torch.from_numpy(wave), len(samples), told, row)
 
 
 class Segments(Dataset[Crop]):
     """Random crops of `frames` samples from a split, asked for by (position, segment).
 
     An utterance of n samples has ceil(n / frames) segments, so that minutes and not files are drawn evenly. The segment
-    names the utterance; where the crop starts in it depends on (seed, position) alone, not on order or processes.
+    names the utterance; where the crop starts in it depends on (seed, position) alone, not on order or processes. With
+    tracks it starts on a frame of each.
     """
 
     def __init__(
@@ -92,12 +100,15 @@ class Segments(Dataset[Crop]):
         split: str,
         frames: int,
         seed: int = 0,
+        tracks: Sequence[Track] = (),
     ) -> None:
         if frames <= 0:
             raise BadInput(f"crops of {frames} samples, expected at least one")
         self.corpus = corpus
         self.frames = frames
         self.seed = seed
+        self.tracks = tuple(tracks)
+        self.grid = math.lcm(*(track.hop for track in tracks))
         rows = np.asarray(corpus.of(split))
         self.rows = np.repeat(rows, [-(-corpus.utterances[i].frames // frames) for i in rows])  # (segments,)
 
@@ -107,8 +118,9 @@ class Segments(Dataset[Crop]):
     def __getitem__(self, key: tuple[int, int]) -> Crop:
         position, segment = key
         row = int(self.rows[segment])
-        places = max(self.corpus.utterances[row].frames - self.frames, 0) + 1
-        return read_crop(self.corpus, row, counter_key("crop", self.seed, position) % places, self.frames)
+        places = max(self.corpus.utterances[row].frames - self.frames, 0) // self.grid + 1
+        start = counter_key("crop", self.seed, position) % places * self.grid
+        return read_crop(self.corpus, row, start, self.frames, self.tracks)
 
 
 def training_batches(

@@ -14,9 +14,10 @@ from vqwave.distributions import Distribution
 from vqwave.errors import BadInput
 from vqwave.models.student import Student, StudentSpec
 from vqwave.models.wavenet import Vocabulary, WaveNet, WaveNetSpec
+from vqwave.nn.adversary import Adversary, AdversarySpec, Verdict
 from vqwave.nn.condition import Condition
-from vqwave.nn.encoders import EncoderSpec, FrameEncoder, FrameEncoderSpec, WaveformEncoder
-from vqwave.nn.quantize import EMAQuantizer, EMAQuantizerSpec, Quantized, TimeJitter, frame_mask
+from vqwave.nn.encoders import Encoder, EncoderSpec, FrameEncoderSpec
+from vqwave.nn.quantize import EMAQuantizerSpec, Quantized, Quantizer, QuantizerSpec, TimeJitter, frame_mask
 from vqwave.nn.readout import Readout, ReadoutSpec
 
 DecoderSpec = Annotated[WaveNetSpec | StudentSpec, Field(discriminator="kind")]
@@ -28,10 +29,11 @@ class VQVAESpec:
 
     kind: Literal["vqvae"] = "vqvae"
     encoder: EncoderSpec = option(FrameEncoderSpec(), "waveform -> latents")
-    quantizer: EMAQuantizerSpec = option(EMAQuantizerSpec(), "latents -> codes")
+    quantizer: QuantizerSpec = option(EMAQuantizerSpec(), "latents -> codes")
     jitter: Annotated[float, Field(ge=0, le=1)] = option(0.12, "probability that training takes a neighbouring frame instead")
     decoder: DecoderSpec = option(WaveNetSpec(), "codes -> waveform")
     readout: ReadoutSpec | None = option(None, "auxiliary spectral target of the codes (loss `spectral`); none as in the paper")
+    adversary: AdversarySpec | None = option(None, "classifier that the codes are to fool (loss `adversary`); none as in the paper")
 
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> VQVAE:
         """Raises BadInput for a decoder that has spectral frames of its own: it would not hear the codes."""
@@ -44,16 +46,18 @@ class VQVAESpec:
         if self.readout is not None:
             labels = self.decoder.conditioner.labels
             readout = self.readout.build(encoder.dim, encoder.hop, sample_rate, vocabulary, labels)
-        return VQVAE(encoder, quantizer, TimeJitter(self.jitter), decoder, readout)
+        adversary = None if self.adversary is None else self.adversary.build(encoder.dim, vocabulary)
+        return VQVAE(encoder, quantizer, TimeJitter(self.jitter), decoder, readout, adversary)
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What a teacher-forced pass yields; `spectral` is the readout's loss, where there is one."""
+    """What a teacher-forced pass yields; `spectral` is the readout's loss, `verdict` the adversary's, where there is one."""
 
     distribution: Distribution
     quantized: Quantized
     spectral: Tensor | None = None
+    verdict: Verdict | None = None
 
 
 class VQVAE(nn.Module):
@@ -61,11 +65,12 @@ class VQVAE(nn.Module):
 
     def __init__(
         self,
-        encoder: WaveformEncoder | FrameEncoder,
-        quantizer: EMAQuantizer,
+        encoder: Encoder,
+        quantizer: Quantizer,
         jitter: TimeJitter,
         decoder: WaveNet | Student,
         readout: Readout | None = None,
+        adversary: Adversary | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -73,6 +78,7 @@ class VQVAE(nn.Module):
         self.jitter = jitter
         self.decoder = decoder
         self.readout = readout
+        self.adversary = adversary
 
     @property
     def hop(self) -> int:
@@ -83,9 +89,9 @@ class VQVAE(nn.Module):
     def receptive_field(self) -> int:
         return self.decoder.receptive_field
 
-    def encode(self, x: Tensor) -> Tensor:
-        """x (B, T), T a multiple of hop -> codes (B, Q, T / hop)."""
-        return self.quantizer.encode(self.encoder(x))
+    def encode(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """x (B, T), T a multiple of hop, of which lengths (B,) samples are real -> codes (B, Q, T / hop)."""
+        return self.quantizer.encode(self.encoder(x, lengths))
 
     def condition(self, codes: Tensor, labels: Mapping[str, Tensor]) -> Condition | None:
         """codes (B, Q, F), labels name -> (B,): what the decoder is told."""
@@ -93,9 +99,10 @@ class VQVAE(nn.Module):
 
     def forward(self, x: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None = None) -> Reconstruction:
         """x (B, T), T a multiple of hop, of which lengths (B,) samples are real."""
-        z = self.encoder(x)
+        z = self.encoder(x, lengths)
         mask = None if lengths is None else frame_mask(lengths, self.hop, z.shape[-1])
         quantized = self.quantizer(z, mask)
         heard = self.jitter(quantized.z, mask)
         spectral = None if self.readout is None else self.readout.loss(heard, labels, x, mask)
-        return Reconstruction(self.decoder(x, labels, heard), quantized, spectral)
+        verdict = None if self.adversary is None else self.adversary(quantized.z, labels, mask)
+        return Reconstruction(self.decoder(x, labels, heard), quantized, spectral, verdict)

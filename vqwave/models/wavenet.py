@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.distributions import Distribution, Head, MixtureOfLogistics
-from vqwave.features import FeatureSpec
 from vqwave.nn.causal import shift_right
 from vqwave.nn.condition import Condition, Conditioner, ConditionerSpec
-from vqwave.nn.frontend import Frontend
+from vqwave.nn.frontend import AnyFrontend, FrameSpec, build_frontend
 from vqwave.nn.wavenet import Stack, StackSpec, StackState
 
 Vocabulary = Mapping[str, Sequence[str]]  # label column -> its values; an index into the values is what networks hear
@@ -51,6 +51,43 @@ class ScalarInput(nn.Module):
 
 
 @spec
+class PastDropoutSpec:
+    """What training takes from the past that the WaveNet hears, so that it listens to its condition. Off by default."""
+
+    drop: Annotated[float, Field(ge=0, lt=1)] = option(0.0, "share of the past samples that are silenced")
+    span: Annotated[int, Field(ge=1)] = option(1, "samples silenced together: single ones are easily guessed from their neighbours")
+    noise: Annotated[float, Field(ge=0)] = option(0.0, "standard deviation of noise added to the past (speech itself: about 0.07)")
+
+
+class PastDropout(nn.Module):
+    """Silences runs of the heard past and adds noise to it, in training only; what is predicted stays as it is.
+
+    A decoder that can do without its codes never learns them. Silencing its history is the word dropout of Bowman et al.,
+    2016, sec. 3.1. arXiv:1511.06349
+    """
+
+    def __init__(self, spec: PastDropoutSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    def forward(self, past: Tensor) -> Tensor:
+        """past (B, T) -> (B, T)."""
+        if not self.training:
+            return past
+        (B, T), spec = past.shape, self.spec
+        if spec.noise:
+            past = past + spec.noise * torch.randn_like(past)
+        if spec.drop:
+            runs = torch.rand(B, -(-T // spec.span) + 1, device=past.device) < spec.drop
+            first = int(torch.randint(spec.span, ()))  # the grid of runs starts anywhere
+            past = past.masked_fill(runs.repeat_interleave(spec.span, 1)[:, first : first + T], 0.0)
+        return past
+
+    def extra_repr(self) -> str:
+        return f"drop={self.spec.drop}, span={self.spec.span}, noise={self.spec.noise}"
+
+
+@spec
 class WaveNetSpec:
     """A WaveNet: what it predicts, its sizes, and what it is conditioned on."""
 
@@ -58,18 +95,19 @@ class WaveNetSpec:
     head: Head = option(MixtureOfLogistics(), "distribution over the next sample")
     network: StackSpec = option(StackSpec(), "sizes of the stack")
     conditioner: ConditionerSpec = option(ConditionerSpec(), "labels and upsampling")
-    features: FeatureSpec | None = option(None, "spectral frames to condition on (a vocoder); none inside a VQ-VAE")
+    features: FrameSpec | None = option(None, "frames to condition on (a vocoder, a voice for phones); none inside a VQ-VAE")
+    past: PastDropoutSpec = option(PastDropoutSpec(), "dropout of the heard past, against a decoder that ignores its codes")
 
     def build(self, sample_rate: int, vocabulary: Vocabulary, frame_channels: int = 0, hop: int = 1) -> WaveNet:
         """frame_channels and hop: of the frames that the caller will give (codes); ignored where `features` is set."""
-        frontend = Frontend(self.features.build(sample_rate)) if self.features else None
+        frontend = build_frontend(self.features, sample_rate, vocabulary) if self.features else None
         if frontend is not None:
             frame_channels, hop = frontend.channels, frontend.hop
         conditioner = self.conditioner.build(frame_channels, hop, vocabulary)
         residual = self.network.residual
         heard = ScalarInput(residual) if self.head.continuous else ClassInput(self.head, residual)
         stack = self.network.build(self.head.channels, conditioner.channels)
-        return WaveNet(self.head, heard, stack, conditioner, frontend)
+        return WaveNet(self.head, heard, stack, conditioner, frontend, PastDropout(self.past))
 
 
 class WaveNet(nn.Module):
@@ -81,7 +119,8 @@ class WaveNet(nn.Module):
         heard: ClassInput | ScalarInput,
         stack: Stack,
         conditioner: Conditioner,
-        frontend: Frontend | None,
+        frontend: AnyFrontend | None,
+        past: PastDropout | None = None,
     ) -> None:
         super().__init__()
         self.head = head
@@ -89,6 +128,7 @@ class WaveNet(nn.Module):
         self.stack = stack
         self.conditioner = conditioner
         self.frontend = frontend
+        self.past = past or PastDropout(PastDropoutSpec())
         with torch.no_grad():
             self.stack.out.bias.copy_(head.initial_bias())
 
@@ -108,7 +148,7 @@ class WaveNet(nn.Module):
 
     def predict(self, x: Tensor, condition: Condition | None, temperature: float = 1.0) -> Distribution:
         """Teacher-forced: x (B, T) -> the distribution of x_t given x_{<t}, for every t. Silence stands before x."""
-        out = self.stack(self.heard(shift_right(x)), self.stack.project(condition))
+        out = self.stack(self.heard(self.past(shift_right(x))), self.stack.project(condition))
         return self.head(out, temperature)
 
     def step(
@@ -119,10 +159,14 @@ class WaveNet(nn.Module):
         temperature: float = 1.0,
     ) -> Distribution:
         """The same law one chunk at a time: last (B, n), the samples *before* the predicted ones; state moves on in place."""
-        return self.head(self.stack(self.heard(last), projected, state), temperature)
+        return self.head(self.parameters_after(last, projected, state), temperature)
+
+    def parameters_after(self, last: Tensor, projected: Condition | None, state: StackState) -> Tensor:
+        """What the head makes a distribution of in `step`: (B, head.channels, n)."""
+        return self.stack(self.heard(last), projected, state)
 
     def forward(self, x: Tensor, labels: Mapping[str, Tensor], frames: Tensor | None = None) -> Distribution:
-        """x (B, T) -> the distribution of every sample; frames come from x itself where the model has a front end."""
+        """x (B, T) -> the distribution of every sample; a front end makes frames of x, or of those that `labels` holds."""
         if self.frontend is not None and frames is None:
-            frames = self.frontend(x)
+            frames = self.frontend(x, labels)
         return self.predict(x, self.condition(frames, labels))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
@@ -24,16 +26,17 @@ class Condition:
 
     features: Tensor
     hold: int
+    origin: int = 0  # the sample that the first column starts with
 
     def project(self, layer: nn.Module) -> Condition:
-        return Condition(layer(self.features), self.hold)
+        return Condition(layer(self.features), self.hold, self.origin)
 
     def channels(self, first: int, count: int) -> Condition:
-        return Condition(self.features[:, first : first + count], self.hold)
+        return Condition(self.features[:, first : first + count], self.hold, self.origin)
 
     def add_to(self, a: Tensor, start: int = 0) -> Tensor:
         """a (B, H, T), whose first sample is sample `start` of the utterance -> a plus the held features."""
-        T, F_ = a.shape[-1], self.features.shape[-1]
+        T, F_, start = a.shape[-1], self.features.shape[-1], start - self.origin
         if F_ == 1:
             return a + self.features
         column, whole = start // self.hold, start % self.hold == 0 and T % self.hold == 0
@@ -48,14 +51,68 @@ class Condition:
         return self.features.repeat_interleave(self.hold, -1)
 
 
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+@spec
+class ConditionDropoutSpec:
+    """How often training replaces what an utterance is told by a learned 'nothing' (zero at first)."""
+
+    whole: Probability = option(0.0, "labels and frames together: what guidance at sampling needs, usually 0.1")
+    labels: Probability = option(0.0, "labels and vectors alone")
+    frames: Probability = option(0.0, "frames alone")
+
+    def build(self, channels: int, parts: Sequence[str]) -> ConditionDropout:
+        """parts: which of labels and frames there are."""
+        return ConditionDropout(self, channels, parts)
+
+
+class ConditionDropout(nn.Module):
+    r"""In training, each utterance's labels, frames or both become a learned vector.
+
+    One network learns p(x | h) and p(x), so that sampling can move from one towards the other:
+
+    .. math:: \ln p_w = (1 - w) \ln p(x_t | x_{<t}) + w \ln p(x_t | x_{<t}, h) + const
+
+    A student switches it off (`active`): the teacher that it is compared with hears everything.
+
+    Reference: Ho and Salimans, 2022 (classifier-free guidance), alg. 1 and eq. 6. arXiv:2207.12598
+    """
+
+    def __init__(self, spec: ConditionDropoutSpec, channels: int, parts: Sequence[str]) -> None:
+        super().__init__()
+        self.active = True
+        self.whole = spec.whole
+        self.rates = {name: rate for name, rate in (("labels", spec.labels), ("frames", spec.frames)) if name in parts}
+        dropped = [name for name, rate in self.rates.items() if rate or spec.whole]
+        self.nothing = nn.ParameterDict({name: nn.Parameter(torch.zeros(channels, 1)) for name in dropped})
+
+    def forward(self, parts: Mapping[str, Tensor]) -> list[Tensor]:
+        """parts by name, each (B, H, 1) or (B, H, F) -> the same, dropped by utterance in training."""
+        if not (self.training and self.active and len(self.nothing)):
+            return list(parts.values())
+        first = next(iter(parts.values()))
+        whole, *alone = (torch.rand(1 + len(parts), len(first), 1, 1, device=first.device)).unbind()
+        heard = []
+        for (name, part), u in zip(parts.items(), alone, strict=True):
+            dropped = (whole < self.whole) | (u < self.rates[name])
+            heard.append(torch.where(dropped, self.nothing[name], part) if name in self.nothing else part)
+        return heard
+
+    def extra_repr(self) -> str:
+        return f"whole={self.whole}, {', '.join(f'{name}={rate}' for name, rate in self.rates.items())}"
+
+
 @spec
 class ConditionerSpec:
-    """Labels and frame features -> `channels` condition channels."""
+    """Labels, given vectors and frame features -> `channels` condition channels."""
 
     channels: int = option(64, "condition channels H that every layer hears")
     labels: tuple[str, ...] = option(("speaker",), "label columns of the corpus to condition on, e.g. [speaker, gender]")
+    vectors: dict[str, int] = option({}, "given vectors and their sizes, e.g. {speaker_vector: 256}: CORPUS/vectors/NAME.npy")
     kernel: int = option(3, "frames that the first convolution over frame features sees (odd)")
     upsample: tuple[int, ...] = option((), "strides of learned upsampling; what is left of the hop is held")
+    dropout: ConditionDropoutSpec = option(ConditionDropoutSpec(), "condition dropout, for guidance at sampling")
 
     def build(self, frame_channels: int, hop: int, vocabulary: Mapping[str, Sequence[str]]) -> Conditioner:
         """frame_channels 0: labels only. vocabulary: label column -> its values. Raises BadInput for an unknown label."""
@@ -67,45 +124,83 @@ class ConditionerSpec:
 
 
 class Conditioner(nn.Module):
-    """Local features (B, D, F) and any number of global labels (B,) -> Condition at frame rate or above.
+    """Local features (B, D, F), any number of global labels (B,) and vectors (B, V) -> Condition at frame rate or above.
 
     Local: a convolution over neighbouring frames, then transposed convolutions of kernel 2 x stride (against
     checkerboard, Ping et al., 2019. arXiv:1807.07281), then a plain hold. Global: one embedding an attribute, added, which
-    after each layer's linear projection equals concatenated one-hots (van den Oord et al., 2016, sec. 2.5).
+    after each layer's linear projection equals concatenated one-hots (van den Oord et al., 2016, sec. 2.5). A given
+    vector (a speaker embedding from elsewhere) is projected and added likewise: unseen speakers have one, too.
     """
 
     def __init__(self, spec: ConditionerSpec, frame_channels: int, hop: int, label_sizes: Mapping[str, int]) -> None:
         super().__init__()
         upsampling = math.prod(spec.upsample) if frame_channels else 1
         if hop % upsampling:
-            raise BadInput(
-                f"conditioner.upsample: {spec.upsample} multiplies to {upsampling}, which does not divide the hop {hop}"
-            )
-        self.channels = spec.channels if frame_channels or label_sizes else 0
+            raise BadInput(f"conditioner.upsample: {spec.upsample} multiplies to {upsampling}, which does not divide the hop {hop}")
+        told = {"labels": bool(label_sizes or spec.vectors), "frames": bool(frame_channels)}
+        self.channels = spec.channels if any(told.values()) else 0
         self.hop = hop
         self.hold = hop // upsampling
         self.labels = tuple(label_sizes)
+        self.vector_sizes = dict(spec.vectors)
         self.embeddings = nn.ModuleDict({name: nn.Embedding(size, spec.channels) for name, size in label_sizes.items()})
+        self.vectors = nn.ModuleDict({name: nn.Linear(size, spec.channels, bias=False) for name, size in spec.vectors.items()})
         self.frames = nn.Conv1d(frame_channels, spec.channels, spec.kernel, padding="same") if frame_channels else None
         self.upsample = nn.ModuleList(
             nn.ConvTranspose1d(spec.channels, spec.channels, 2 * s, s, padding=s - s // 2, output_padding=s % 2)
             for s in (spec.upsample if frame_channels else ())
         )
+        self.dropout = spec.dropout.build(spec.channels, [name for name, there in told.items() if there])
 
     def forward(self, frames: Tensor | None, labels: Mapping[str, Tensor]) -> Condition | None:
-        """frames (B, D, F) or None, labels name -> (B,) int64 -> Condition, or None where there is nothing to hear."""
-        parts = [self.embeddings[name](labels[name])[..., None] for name in self.labels]  # (B, H, 1)
+        """frames (B, D, F) or None, labels name -> (B,) int64 or, for vectors, (B, V) -> Condition, or None: nothing to hear.
+
+        Raises BadInput for a vector that is not given or has another size.
+        """
+        parts = {}
+        attributes = [self.embeddings[name](labels[name]) for name in self.labels]
+        attributes += [layer(self._vector(labels, name)) for name, layer in self.vectors.items()]
+        if attributes:
+            parts["labels"] = _sum(attributes)[..., None]  # (B, H, 1)
         if self.frames is not None:
             x = self.frames(frames)
             for layer in self.upsample:
                 x = layer(F.leaky_relu(x, 0.4))
-            parts.append(x)
-        if not parts:
-            return None
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
-        return Condition(total, self.hold)
+            parts["frames"] = x
+        return Condition(_sum(self.dropout(parts)), self.hold) if parts else None
+
+    def nothing(self) -> Condition:
+        """What an utterance hears whose whole condition was dropped, (1, H, 1): guidance moves away from it.
+
+        Raises BadInput for a model that was trained without.
+        """
+        if not (self.dropout.whole and len(self.dropout.nothing)):
+            raise BadInput("guidance: this model never heard 'nothing', expected one trained with conditioner.dropout.whole > 0")
+        return Condition(_sum(list(self.dropout.nothing.values()))[None], self.hold)
+
+    def _vector(self, labels: Mapping[str, Tensor], name: str) -> Tensor:
+        size = self.vector_sizes[name]
+        if name not in labels:
+            raise BadInput(f"vector {name!r} is not given, expected {size} numbers an utterance (CORPUS/vectors/{name}.npy)")
+        if labels[name].shape[-1] != size:
+            raise BadInput(f"vector {name!r}: {labels[name].shape[-1]} numbers an utterance, expected {size}")
+        return labels[name].to(self.vectors[name].weight.dtype)
 
     def extra_repr(self) -> str:
-        return f"labels={list(self.labels)}, hop={self.hop}, hold={self.hold}"
+        return f"labels={list(self.labels)}, vectors={self.vector_sizes}, hop={self.hop}, hold={self.hold}"
+
+
+def _sum(parts: Sequence[Tensor]) -> Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def join(conditions: Sequence[Condition | None]) -> Condition | None:
+    """Conditions of single utterances (1, H, F_i) -> one (B, H, max F), the last column held."""
+    if not conditions or conditions[0] is None:
+        return None
+    most = max(c.features.shape[-1] for c in conditions)
+    padded = [F.pad(c.features, (0, most - c.features.shape[-1]), mode="replicate") for c in conditions]
+    return Condition(torch.cat(padded), conditions[0].hold)

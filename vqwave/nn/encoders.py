@@ -1,10 +1,15 @@
-"""Encoders: waveform -> latents at frame rate. All are non-causal and share `hop` and `forward(wave) -> (B, D, F)`."""
+"""Encoders: waveform -> latents at frame rate.
+
+All are non-causal and share `hop`, `dim`, `fit(waves)` and `forward(wave, lengths) -> (B, D, F)`. Of a wave (B, T) lengths (B,)
+samples are real: statistics over time or over the batch leave the padding out.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import Annotated, Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -12,6 +17,8 @@ from torch import Tensor, nn
 from vqwave.config import option, spec
 from vqwave.features import FeatureSpec, LogMelSpec
 from vqwave.nn.frontend import Frontend
+from vqwave.nn.quantize import frame_mask
+from vqwave.nn.ranks import sum_over_ranks
 
 
 @spec
@@ -23,9 +30,67 @@ class WaveformEncoderSpec:
     channels: int = option(256, "channels of the convolutions")
     blocks: int = option(2, "residual blocks at frame rate, after the strides")
     dim: int = option(64, "latent channels D")
+    instance_norm: bool = option(False, "take each utterance's mean and spread out of every channel: against speaker leakage")
 
     def build(self, sample_rate: int) -> WaveformEncoder:
         return WaveformEncoder(self)
+
+
+class InstanceNorm(nn.Module):
+    """Each channel of each utterance with mean 0 and spread 1 over its valid frames: what is constant in time, as a voice is, goes.
+
+    No learned gain: one follows. Latents then depend on the whole utterance. Chen and Hain, 2020 (as in REFERENCE 7.4), and
+    Chou et al., 2019, sec. 2.2. arXiv:1904.05742
+    """
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, C, F), mask (B, F) -> (B, C, F)."""
+        weight = torch.ones_like(x[:, :1]) if mask is None else mask[:, None].to(x.dtype)
+        count = weight.sum(-1, keepdim=True).clamp(min=1.0)
+        centred = x - (x * weight).sum(-1, keepdim=True) / count
+        return centred * ((centred.square() * weight).sum(-1, keepdim=True) / count + 1e-5).rsqrt()
+
+
+class MaskedBatchNorm(nn.Module):
+    """Batch normalisation over the valid frames: Ioffe and Szegedy, 2015. arXiv:1502.03167
+
+    In training a rank normalises by its own clips, as plain batch normalisation under DDP does; the running statistics, which
+    evaluation uses, are those of all ranks together, so that every rank keeps the same ones.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, channels: int, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("variance", torch.ones(channels))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, C, F), mask (B, F) -> (B, C, F)."""
+        mean, variance = self.mean, self.variance
+        if self.training:
+            weight = torch.ones_like(x[:, :1]) if mask is None else mask[:, None].to(x.dtype)
+            count = weight.sum().clamp(min=1.0)
+            mean = (x * weight).sum((0, 2)) / count
+            variance = ((x - mean[:, None]).square() * weight).sum((0, 2)) / count
+            self._follow(x, weight)
+        scale = self.weight * (variance + 1e-5).rsqrt()
+        return x * scale[:, None] + (self.bias - mean * scale)[:, None]
+
+    @torch.no_grad()
+    def _follow(self, x: Tensor, weight: Tensor) -> None:
+        x = x * weight
+        count, total, squares = sum_over_ranks(
+            torch.cat([weight.sum().view(1), x.sum((0, 2)), x.square().sum((0, 2))]).to(self.mean.dtype)
+        ).split([1, x.shape[1], x.shape[1]])
+        mean = total / count.clamp(min=1.0)
+        variance = (squares - count * mean.square()) / (count - 1).clamp(min=1.0)
+        share = self.momentum * (count > 0).to(mean.dtype)  # a wholly masked batch says nothing
+        self.mean.lerp_(mean, share)
+        self.variance.lerp_(variance.clamp(min=0), share)
 
 
 class ResidualBlock(nn.Module):
@@ -62,14 +127,19 @@ class WaveformEncoder(nn.Module):
             StridedConv1d(a, b, stride) for a, b, stride in zip(widths, widths[1:], spec.strides, strict=False)
         )
         self.blocks = nn.Sequential(*(ResidualBlock(spec.channels, 3) for _ in range(spec.blocks)))
+        self.norm = InstanceNorm() if spec.instance_norm else None
         self.out = nn.Conv1d(spec.channels, spec.dim, 1)
 
-    def forward(self, wave: Tensor) -> Tensor:
+    def fit(self, waves: list[Tensor]) -> None:
+        """A waveform encoder needs no statistics."""
+
+    def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
         """wave (B, T), T a multiple of hop -> (B, D, T / hop)."""
         x = wave[:, None]
         for layer in self.strided:
             x = F.relu(layer(x))
-        return self.out(self.blocks(x))
+        x = self.blocks(x)
+        return self.out(x if self.norm is None else self.norm(x, _mask(lengths, self.hop, x)))
 
 
 @spec
@@ -81,6 +151,7 @@ class FrameEncoderSpec:
     stride: int = option(2, "frames to a latent: 2 takes 100 Hz to 50 Hz")
     channels: int = option(768, "channels of the convolutions")
     dim: int = option(64, "latent channels D")
+    instance_norm: bool = option(False, "take each utterance's mean and spread out of every channel: against speaker leakage")
 
     def build(self, sample_rate: int) -> FrameEncoder:
         return FrameEncoder(self, sample_rate)
@@ -100,12 +171,68 @@ class FrameEncoder(nn.Module):
         self.second = ResidualBlock(spec.channels, 3)
         self.strided = StridedConv1d(spec.channels, spec.channels, spec.stride)
         self.blocks = nn.Sequential(*(ResidualBlock(spec.channels, kernel) for kernel in (3, 3, 1, 1, 1, 1)))
+        self.norm = InstanceNorm() if spec.instance_norm else None
         self.out = nn.Conv1d(spec.channels, spec.dim, 1)
 
-    def forward(self, wave: Tensor) -> Tensor:
+    def fit(self, waves: list[Tensor]) -> None:
+        """Take the features' statistics from whole recordings (T,)."""
+        self.frontend.fit(waves)
+
+    def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
         """wave (B, T), T a multiple of hop -> (B, D, T / hop)."""
         x = self.second(F.relu(self.first(self.frontend(wave))))
-        return self.out(self.blocks(F.relu(self.strided(x))))
+        x = self.blocks(F.relu(self.strided(x)))
+        return self.out(x if self.norm is None else self.norm(x, _mask(lengths, self.hop, x)))
 
 
-EncoderSpec = Annotated[WaveformEncoderSpec | FrameEncoderSpec, Field(discriminator="kind")]
+@spec
+class BatchNormEncoderSpec:
+    """Five convolutions with batch normalisation. van Niekerk et al., 2020, sec. 3.1. arXiv:2005.09409
+
+    Their features have pre-emphasis and a floor 80 dB below the loudest frame; these are the package's own, standardised.
+    """
+
+    kind: Literal["batch_norm"] = "batch_norm"
+    features: FeatureSpec = option(LogMelSpec(), "what the encoder hears")
+    stride: int = option(2, "frames to a latent: 2 takes 100 Hz to 50 Hz")
+    channels: int = option(768, "channels of the convolutions")
+    dim: int = option(64, "latent channels D")
+    instance_norm: bool = option(False, "take each utterance's mean and spread out of every channel: against speaker leakage")
+
+    def build(self, sample_rate: int) -> BatchNormEncoder:
+        return BatchNormEncoder(self, sample_rate)
+
+
+class BatchNormEncoder(nn.Module):
+    """Convolutions of 3, 3, 2 x stride at that stride, 3, 3 taps, each with batch normalisation and ReLU; then 1x1."""
+
+    def __init__(self, spec: BatchNormEncoderSpec, sample_rate: int) -> None:
+        super().__init__()
+        self.frontend = Frontend(spec.features.build(sample_rate))
+        self.hop, self.dim, C = self.frontend.hop * spec.stride, spec.dim, spec.channels
+        around = [nn.Conv1d(a, C, 3, padding="same", bias=False) for a in (self.frontend.channels, C, C, C)]
+        self.convolutions = nn.ModuleList([*around[:2], StridedConv1d(C, C, spec.stride), *around[2:]])
+        self.norms = nn.ModuleList(MaskedBatchNorm(C) for _ in self.convolutions)
+        self.norm = InstanceNorm() if spec.instance_norm else None
+        self.out = nn.Conv1d(C, spec.dim, 1)
+
+    def fit(self, waves: list[Tensor]) -> None:
+        """Take the features' statistics from whole recordings (T,)."""
+        self.frontend.fit(waves)
+
+    def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """wave (B, T), T a multiple of hop -> (B, D, T / hop)."""
+        x = self.frontend(wave)
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x = convolution(x)
+            x = F.relu(norm(x, _mask(lengths, wave.shape[1] // x.shape[-1], x)))
+        return self.out(x if self.norm is None else self.norm(x, _mask(lengths, self.hop, x)))
+
+
+def _mask(lengths: Tensor | None, hop: int, x: Tensor) -> Tensor | None:
+    """Which frames of x (B, C, F) hold samples, (B, F)."""
+    return None if lengths is None else frame_mask(lengths, hop, x.shape[-1])
+
+
+Encoder = WaveformEncoder | FrameEncoder | BatchNormEncoder
+EncoderSpec = Annotated[WaveformEncoderSpec | FrameEncoderSpec | BatchNormEncoderSpec, Field(discriminator="kind")]

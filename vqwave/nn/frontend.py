@@ -1,27 +1,169 @@
-"""Spectral frames as a network hears them: features, standardised."""
+"""Frames as a network hears them: features of the waveform, frames from files, aligned phones; standardised, side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
 import torch
+import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from vqwave.features import MFCC, LogMel
+from vqwave.config import option, spec
+from vqwave.data.tracks import PHONES, FrameFile, PhoneTrack, Track
+from vqwave.errors import BadInput
+from vqwave.features import MFCC, LogMel, LogMelSpec, MFCCSpec, Pitch, PitchSpec, samples_of
 from vqwave.nn.standardise import Standardise
+
+Told = Mapping[str, Tensor]
 
 
 class Frontend(nn.Module):
     """wave (B, T) -> standardised features (B, channels, T / hop)."""
 
-    def __init__(self, features: LogMel | MFCC) -> None:
+    tracks: tuple[Track, ...] = ()
+
+    def __init__(self, features: LogMel | MFCC | Pitch) -> None:
         super().__init__()
         self.features = features
         self.standardise = Standardise(features.channels)
         self.channels, self.hop = features.channels, features.hop
 
-    def forward(self, wave: Tensor) -> Tensor:
+    def forward(self, wave: Tensor | None, told: Told | None = None) -> Tensor:
+        """Raises BadInput where there is no waveform to hear."""
+        if wave is None:
+            raise BadInput("this model hears features of a recording, expected one (it cannot speak from given frames alone)")
         return self.standardise(self.features(wave))
 
-    def fit(self, waves: list[Tensor]) -> None:
+    def fit(self, waves: Sequence[Tensor], told: Sequence[Told] = ()) -> None:
         """Take the statistics from whole recordings (T,) of the training corpus."""
         frames = [self.features(w[None, : len(w) // self.hop * self.hop])[0].t() for w in waves if len(w) >= self.hop]
         self.standardise.fit(torch.cat(frames))
+
+
+class FilesFrontend(nn.Module):
+    """Frames from files, standardised; the waveform plays no part."""
+
+    def __init__(self, track: FrameFile) -> None:
+        super().__init__()
+        self.tracks = (track,)
+        self.standardise = Standardise(track.channels)
+        self.channels, self.hop = track.channels, track.hop
+
+    def forward(self, wave: Tensor | None, told: Told | None = None) -> Tensor:
+        """told[name] (B, channels, F) -> the same, standardised."""
+        return self.standardise(_given(told, self.tracks[0].name).to(self.standardise.mean))
+
+    def fit(self, waves: Sequence[Tensor], told: Sequence[Told] = ()) -> None:
+        """told: by recording, its frames (channels, F)."""
+        self.standardise.fit(torch.cat([frames[self.tracks[0].name].t() for frames in told]))
+
+
+class PhonesFrontend(nn.Module):
+    """Aligned phones as one-hot frames: the phone and its neighbours, how far it has come (0 to 1), ln of its seconds.
+
+    With the conditioner's convolution behind it the one-hots are embeddings. van den Oord et al., 2016, sec. 2.5 and 3.2
+    """
+
+    def __init__(self, track: PhoneTrack, phones: int) -> None:
+        super().__init__()
+        self.tracks = (track,)
+        self.phones, self.hop = phones, track.hop
+        self.channels = (2 * track.neighbours + 1) * phones + 2
+        self.register_buffer("seat", torch.zeros(()), persistent=False)  # dtype and device of the network
+
+    def forward(self, wave: Tensor | None, told: Told | None = None) -> Tensor:
+        """told["phones"] (B, 2 neighbours + 3, F) -> (B, channels, F)."""
+        frames = _given(told, PHONES)
+        ids, place = frames[:, :-2].long(), frames[:, -2:]
+        hot = F.one_hot(ids + 1, self.phones + 1)[..., 1:]  # (B, 2n + 1, F, V); nothing beyond the ends
+        return torch.cat([hot.permute(0, 1, 3, 2).flatten(1, 2).to(self.seat), place.to(self.seat)], 1)
+
+    def fit(self, waves: Sequence[Tensor], told: Sequence[Told] = ()) -> None:
+        """One-hots have no statistics."""
+
+
+class ConcatFrontend(nn.Module):
+    """Several front ends of one hop, their channels side by side."""
+
+    def __init__(self, parts: Sequence[Frontend | FilesFrontend | PhonesFrontend]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        hops = {part.hop for part in parts}
+        if len(hops) != 1:
+            raise BadInput(f"features.parts: hops of {', '.join(map(str, sorted(hops)))} samples, expected parts of one hop")
+        self.hop, self.channels = hops.pop(), sum(part.channels for part in parts)
+        self.tracks = tuple(track for part in parts for track in part.tracks)
+
+    def forward(self, wave: Tensor | None, told: Told | None = None) -> Tensor:
+        """-> (B, channels, F)."""
+        return torch.cat([part(wave, told) for part in self.parts], 1)
+
+    def fit(self, waves: Sequence[Tensor], told: Sequence[Told] = ()) -> None:
+        for part in self.parts:
+            part.fit(waves, told)
+
+
+AnyFrontend = Frontend | FilesFrontend | PhonesFrontend | ConcatFrontend
+Vocabulary = Mapping[str, Sequence[str]]
+
+
+@spec
+class FilesSpec:
+    """Frames from CORPUS/frames/NAME/UTTERANCE.npy, (channels, F): true or predicted mels, linguistic features, anything."""
+
+    kind: Literal["files"] = "files"
+    name: str = option("mel", "folder of the files beneath CORPUS/frames")
+    channels: Annotated[int, Field(ge=1)] = option(80, "rows of each file")
+    hop_ms: Annotated[float, Field(gt=0)] = option(12.5, "time from frame to frame; a whole number of samples")
+
+    def frontend(self, sample_rate: int, vocabulary: Vocabulary) -> FilesFrontend:
+        return FilesFrontend(FrameFile(self.name, samples_of("hop_ms", self.hop_ms, sample_rate), self.channels))
+
+
+@spec
+class PhonesSpec:
+    """Aligned phones of the corpus (its manifest's timings). van den Oord et al., 2016, sec. 3.2. arXiv:1609.03499"""
+
+    kind: Literal["phones"] = "phones"
+    hop_ms: Annotated[float, Field(gt=0)] = option(5.0, "time from frame to frame; a whole number of samples")
+    neighbours: Annotated[int, Field(ge=0)] = option(1, "phones to either side that a frame names, too")
+
+    def frontend(self, sample_rate: int, vocabulary: Vocabulary) -> PhonesFrontend:
+        """Raises BadInput for a corpus without phones."""
+        if not vocabulary.get(PHONES):
+            raise BadInput("features.kind: phones, but no utterance of the corpus has any; expected `phones` in its manifest")
+        return PhonesFrontend(PhoneTrack(samples_of("hop_ms", self.hop_ms, sample_rate), self.neighbours), len(vocabulary[PHONES]))
+
+
+PartSpec = Annotated[LogMelSpec | MFCCSpec | PitchSpec | FilesSpec | PhonesSpec, Field(discriminator="kind")]
+
+
+@spec
+class ConcatSpec:
+    """Several kinds of frames side by side, e.g. phones and pitch."""
+
+    kind: Literal["concat"] = "concat"
+    parts: Annotated[tuple[PartSpec, ...], Field(min_length=1)] = option((LogMelSpec(),), "kinds of frames, all of one hop_ms")
+
+    def frontend(self, sample_rate: int, vocabulary: Vocabulary) -> ConcatFrontend:
+        return ConcatFrontend([build_frontend(part, sample_rate, vocabulary) for part in self.parts])
+
+
+FrameSpec = Annotated[LogMelSpec | MFCCSpec | PitchSpec | FilesSpec | PhonesSpec | ConcatSpec, Field(discriminator="kind")]
+
+
+def build_frontend(
+    features: LogMelSpec | MFCCSpec | PitchSpec | FilesSpec | PhonesSpec | ConcatSpec, sample_rate: int, vocabulary: Vocabulary
+) -> AnyFrontend:
+    """The front end of any kind of frames; features of the waveform (which know of no corpus) get theirs here."""
+    if isinstance(features, FilesSpec | PhonesSpec | ConcatSpec):
+        return features.frontend(sample_rate, vocabulary)
+    return Frontend(features.build(sample_rate))
+
+
+def _given(told: Told | None, name: str) -> Tensor:
+    if told is None or name not in told:
+        raise BadInput(f"frames {name!r} are not given, expected them beside the recording")
+    return told[name]

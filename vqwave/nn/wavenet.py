@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from vqwave.nn.condition import Condition
 
 @dataclass(frozen=True)
 class Layered:
-    """residual (B, R, T), None after the last layer of a stack with skips; skip (B, S, T), None without; past: the layer's state."""
+    """residual (B, R, T), None after the last layer of a stack with skips; skip (B, S, T), None without; past: its state."""
 
     residual: Tensor | None
     skip: Tensor | None
@@ -39,11 +40,20 @@ class GatedLayer(nn.Module):
         self.residual = nn.Conv1d(gate, residual, 1) if not (last and skip) else None
         self.skip = nn.Conv1d(gate, skip, 1) if skip else None
 
-    def forward(self, x: Tensor, condition: Condition | None = None, past: Tensor | None = None, start: int = 0) -> Layered:
-        """x (B, R, T) from sample `start` on, condition (B, 2G, F), past (B, R, (k - 1) d) or None for silence."""
+    def forward(
+        self,
+        x: Tensor,
+        condition: Condition | None = None,
+        past: Tensor | None = None,
+        start: int = 0,
+        context: Condition | None = None,
+    ) -> Layered:
+        """x (B, R, T) from sample `start` on, condition and context (B, 2G, F), past (B, R, (k - 1) d) or None for silence."""
         a, past = self.dilated(x, past)
         if condition is not None:
             a = condition.add_to(a, start)
+        if context is not None:
+            a = context.add_to(a, start)
         filtered, gate = a.chunk(2, 1)
         z = filtered.tanh() * gate.sigmoid()  # (B, G, T)
         return Layered(
@@ -55,10 +65,35 @@ class GatedLayer(nn.Module):
 
 @dataclass
 class StackState:
-    """All that a stack must remember between chunks: one past a layer, and the number of samples heard."""
+    """All that a stack must remember between chunks: one past a layer, the samples heard, and its context stack's state."""
 
     pasts: list[Tensor | None] = field(default_factory=list)
     time: int = 0
+    context: ContextState | None = None
+
+
+@dataclass
+class ContextState:
+    """Of a context stack: the samples of the unfinished block (B, R, < stride), the last column (B, C, 1), its layers' pasts."""
+
+    unfinished: Tensor
+    last: Tensor
+    stack: StackState
+
+
+@spec
+class ContextSpec:
+    """A second, smaller stack over a longer past at a lower rate. van den Oord et al., 2016, sec. 2.6. arXiv:1609.03499"""
+
+    stride: Annotated[int, Field(ge=2)] = option(64, "samples that one column of the context stands for")
+    layers: Annotated[int, Field(ge=1)] = option(6, "gated layers, dilation doubled in each")
+    kernel: Annotated[int, Field(ge=1)] = option(2, "taps of each dilated convolution")
+    residual: Annotated[int, Field(ge=1)] = option(32, "residual and gate channels")
+    channels: Annotated[int, Field(ge=1)] = option(32, "channels that condition the main stack")
+
+    def build(self, heard: int) -> ContextStack:
+        """heard: channels of what the main stack hears."""
+        return ContextStack(self, heard)
 
 
 @spec
@@ -72,6 +107,7 @@ class StackSpec:
     gate: Annotated[int, Field(ge=1)] = option(64, "channels of the gated unit (filter and gate have this many each)")
     skip: Annotated[int, Field(ge=0)] = option(256, "skip channels; 0 reads the last residual instead, as the student's flows do")
     hidden: Annotated[int, Field(ge=1)] = option(256, "channels between the two output convolutions")
+    context: ContextSpec | None = option(None, "a second stack over a longer past, which conditions this one")
 
     @property
     def dilations(self) -> list[int]:
@@ -79,7 +115,13 @@ class StackSpec:
 
     @property
     def receptive_field(self) -> int:
-        return receptive_field(self.kernel, self.dilations)
+        """Samples that one output sees at most; with a context this depends on its place in the context's block."""
+        own = receptive_field(self.kernel, self.dilations)
+        if self.context is None:
+            return own
+        columns = receptive_field(self.context.kernel, dilation_cycle(self.context.layers, self.context.layers))
+        below = (self.kernel - 1) * sum(self.dilations[1:])  # the first layer's gate hears the context this much earlier
+        return max(own, below + (columns + 1) * self.context.stride)
 
     def build(self, out_channels: int, condition_channels: int) -> Stack:
         return Stack(self, out_channels, condition_channels)
@@ -96,6 +138,10 @@ class Stack(nn.Module):
             for i, d in enumerate(spec.dilations)
         )
         self.projection = nn.Conv1d(condition_channels, spec.layers * 2 * spec.gate, 1, bias=False) if condition_channels else None
+        self.context = None if spec.context is None else spec.context.build(spec.residual)
+        self.context_projection = (
+            None if spec.context is None else nn.Conv1d(spec.context.channels, spec.layers * 2 * spec.gate, 1, bias=False)
+        )
         self.hidden = nn.Conv1d(spec.skip or spec.residual, spec.hidden, 1)
         self.out = nn.Conv1d(spec.hidden, out_channels, 1)
 
@@ -112,9 +158,11 @@ class Stack(nn.Module):
         state = state or StackState()
         pasts = state.pasts or [None] * len(self.layers)
         width, skip, residual = 2 * self.spec.gate, None, x
+        context = None if self.context is None else self.context(x, state).project(self.context_projection)
         for i, layer in enumerate(self.layers):
             local = None if projected is None else projected.channels(i * width, width)
-            layered = layer(residual, local, pasts[i], state.time)
+            longer = None if context is None else context.channels(i * width, width)
+            layered = layer(residual, local, pasts[i], state.time, longer)
             residual, pasts[i] = layered.residual, layered.past
             if layered.skip is not None:
                 skip = layered.skip if skip is None else skip + layered.skip
@@ -123,3 +171,37 @@ class Stack(nn.Module):
 
     def extra_repr(self) -> str:
         return f"receptive_field={self.receptive_field}"
+
+
+class ContextStack(nn.Module):
+    r"""The past at a lower rate: blocks of `stride` samples through one convolution, then a stack of its own.
+
+    Column j is made of the blocks up to block j and is heard during block j + 1, all of whose samples come after it: causal, and a
+    column is computed once a block. What is heard may itself be delayed by a sample (a WaveNet's is), which this does not change.
+
+    Reference: van den Oord et al., 2016, sec. 2.6. arXiv:1609.03499
+    """
+
+    def __init__(self, spec: ContextSpec, heard: int) -> None:
+        super().__init__()
+        self.stride = spec.stride
+        self.blocks = nn.Conv1d(heard, spec.residual, spec.stride, spec.stride)
+        width = spec.residual
+        sizes = StackSpec(
+            layers=spec.layers, cycle=spec.layers, kernel=spec.kernel, residual=width, gate=width, skip=width, hidden=width
+        )
+        self.stack = sizes.build(spec.channels, 0)
+
+    def forward(self, x: Tensor, state: StackState) -> Condition:
+        """x (B, R, T) from sample `state.time` on -> what its samples hear, (B, C, F). `state.context` is moved on in place."""
+        if state.context is None:
+            silence = x.new_zeros(x.shape[0], self.stack.out.out_channels, 1)
+            state.context = ContextState(x[..., :0], silence, StackState())
+        context, origin = state.context, state.time // self.stride * self.stride
+        samples = torch.cat([context.unfinished, x], -1)
+        whole = samples.shape[-1] // self.stride * self.stride
+        columns = context.last
+        if whole:
+            columns = torch.cat([columns, self.stack(self.blocks(samples[..., :whole]), None, context.stack)], -1)
+        context.unfinished, context.last = samples[..., whole:], columns[..., -1:]
+        return Condition(columns, self.stride, origin)

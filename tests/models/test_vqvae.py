@@ -1,0 +1,148 @@
+"""The VQ-VAE: what is trained is what decodes from codes; gradients, padding, jitter, and the parts it is built from."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor
+
+from vqwave.distributions import Gaussian, MixtureOfLogistics, MuLaw
+from vqwave.errors import BadInput
+from vqwave.features import LogMelSpec
+from vqwave.losses import negative_log_likelihood
+from vqwave.models import VQVAE, StudentSpec, VQVAESpec, WaveNetSpec
+from vqwave.nn.condition import ConditionerSpec
+from vqwave.nn.encoders import FrameEncoderSpec, WaveformEncoderSpec
+from vqwave.nn.quantize import EMAQuantizerSpec
+from vqwave.nn.readout import ReadoutSpec
+from vqwave.nn.wavenet import StackSpec
+
+VOCABULARY = {"speaker": ["a", "b", "c"]}
+LABELS = {"speaker": torch.tensor([0, 2])}
+MEL = LogMelSpec(bands=8, window_ms=5.0, hop_ms=1.0, fmin=200.0, fmax=4000.0)  # hop 8
+ENCODERS = {
+    "waveform": WaveformEncoderSpec(strides=(4, 4), channels=8, blocks=1, dim=4),
+    "frames": FrameEncoderSpec(features=MEL, stride=2, channels=8, dim=4),
+}
+SIZES = StackSpec(layers=3, cycle=3, residual=6, gate=5, skip=8, hidden=12)
+
+
+def build(encoder: str = "waveform", head: object = Gaussian(), **settings: object) -> VQVAE:
+    torch.manual_seed(0)
+    decoder = WaveNetSpec(head=head, network=SIZES, conditioner=ConditionerSpec(channels=4))
+    quantizer = EMAQuantizerSpec(size=6, restart=0.0)
+    return VQVAESpec(**{"encoder": ENCODERS[encoder], "quantizer": quantizer, "decoder": decoder} | settings).build(
+        8000, VOCABULARY
+    )
+
+
+def wave(F: int = 12, seed: int = 1) -> Tensor:
+    return 0.2 * torch.randn(2, 16 * F, generator=torch.Generator().manual_seed(seed))
+
+
+def start(model: VQVAE) -> VQVAE:
+    """A model whose codebook lies on its latents."""
+    model.train()
+    for seed in range(4):
+        model(wave(40, seed), LABELS)
+    return model
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("head", [MuLaw(), MixtureOfLogistics(components=2), Gaussian()])
+def test_what_is_trained_is_what_decodes_from_codes(encoder: str, head: object) -> None:
+    """The teacher-forced pass and the road over codes (encode, then condition) hear the same thing, bit for bit."""
+    model = start(build(encoder, head)).eval()
+    x = wave()
+    codes = model.encode(x)
+    assert codes.shape == (2, 1, 12)
+    assert codes.unique().numel() > 2
+    out = model(x, LABELS)
+    assert torch.equal(out.quantized.codes, codes)
+    assert torch.equal(out.quantized.z, model.quantizer.decode(codes))
+    over_codes = model.decoder.predict(x, model.condition(codes, LABELS))
+    assert torch.equal(out.distribution.log_prob(x), over_codes.log_prob(x))
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_gradient_reaches_every_parameter(encoder: str) -> None:
+    """The encoder hears of the likelihood through the straight-through alone; the codebook has no gradient at all."""
+    model = start(build(encoder, readout=ReadoutSpec(features=MEL, channels=8)))
+    x = wave(40)
+    out = model(x, LABELS)
+    nll = negative_log_likelihood(out.distribution, x)
+    (first,) = torch.autograd.grad(nll, next(model.encoder.parameters()), retain_graph=True)
+    assert first.abs().max() > 0
+    (nll + out.quantized.losses["commitment"] + out.spectral).backward()
+    unreached = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
+    assert unreached == set()
+    assert not [name for name, _ in model.named_parameters() if name.startswith("quantizer")]
+
+
+def test_codes_matter_to_the_decoder() -> None:
+    model = start(build()).eval()
+    x = wave()
+    codes = model.encode(x)
+    same, other = (model.decoder.predict(x, model.condition(c, LABELS)).log_prob(x) for c in (codes, (codes + 1) % 6))
+    assert (same - other).abs().max() > 1e-4
+
+
+def test_padding_moves_no_code() -> None:
+    """What stands behind an utterance's end (and beyond the encoder's reach) changes neither codebook nor losses."""
+    first = start(build("waveform", jitter=0.0))
+    second = deepcopy(first)
+    x, lengths = wave(20), torch.tensor([320, 120])  # 20 and 8 frames of 16
+    spoilt = x.clone()
+    spoilt[1, 16 * 12 :] = 0.9
+    one, two = first(x, LABELS, lengths), second(spoilt, LABELS, lengths)
+    assert torch.equal(first.quantizer.codebook.sums, second.quantizer.codebook.sums)
+    assert torch.equal(one.quantized.losses["commitment"], two.quantized.losses["commitment"])
+    mask = torch.arange(320) < lengths[:, None]
+    torch.testing.assert_close(one.distribution.log_prob(x)[mask], two.distribution.log_prob(x)[mask])
+    assert not torch.equal(one.quantized.codes, two.quantized.codes)
+
+
+def test_jitter_reaches_the_decoder_and_not_the_codes() -> None:
+    model = start(build(jitter=0.9))
+    x, still = wave(), deepcopy(model)
+    still.jitter.p = 0.0
+    jittered, plain = model(x, LABELS), still(x, LABELS)
+    assert torch.equal(jittered.quantized.codes, plain.quantized.codes)
+    assert torch.equal(jittered.quantized.z, plain.quantized.z)
+    assert torch.equal(model.quantizer.codebook.sums, still.quantizer.codebook.sums)
+    assert not torch.equal(jittered.distribution.log_prob(x), plain.distribution.log_prob(x))
+
+
+def test_jitter_of_a_padded_utterance_takes_no_padding() -> None:
+    model = start(build(jitter=0.9))
+    taken = []
+    model.jitter.register_forward_pre_hook(lambda module, arguments: taken.append(arguments[1]))
+    model(wave(), LABELS, torch.tensor([192, 33]))
+    assert taken[0].sum(1).tolist() == [12, 3]
+
+
+def test_a_student_can_take_the_decoders_place() -> None:
+    flows = StudentSpec(flows=(1, 2), network=SIZES, conditioner=ConditionerSpec(channels=4))
+    model = build(decoder=flows)
+    teacher = start(build())
+    for name in ("encoder", "quantizer"):
+        getattr(model, name).load_state_dict(getattr(teacher, name).state_dict())
+    model.decoder.conditioner.load_state_dict(teacher.decoder.conditioner.state_dict())
+    codes = teacher.eval().encode(wave())
+    assert torch.equal(model.eval().encode(wave()), codes)
+    heard, told = model.condition(codes, LABELS), teacher.condition(codes, LABELS)
+    assert torch.equal(heard.features, told.features)
+    assert model.decoder.transform(torch.zeros(2, 192), heard).x.shape == (2, 192)
+
+
+def test_hop_and_receptive_field_are_those_of_its_parts() -> None:
+    model = build("frames")
+    assert model.hop == model.encoder.hop == model.decoder.hop == 16
+    assert model.receptive_field == 8
+
+
+def test_a_decoder_with_frames_of_its_own_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"decoder\.features: log_mel"):
+        build(decoder=WaveNetSpec(features=MEL))

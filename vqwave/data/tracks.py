@@ -1,0 +1,111 @@
+"""Frame features that are given beside the waveform: files of frames, and aligned phones.
+
+A track has a `name`, a `hop` in samples, and yields (C, F) float32 for any stretch that starts on a frame. Frame f of a
+stretch is centred on its sample f hop + hop // 2, as in `vqwave.features`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqwave.data.corpus import Corpus, read_array
+from vqwave.data.manifest import Phones
+from vqwave.errors import BadInput, nearest
+
+Frames = NDArray[np.float32]
+SLACK = 4  # frames that a file may be short of its recording: front ends differ in how they treat the end
+PHONES = "phones"
+
+
+@dataclass(frozen=True)
+class FrameFile:
+    """CORPUS/frames/NAME/UTTERANCE.npy, (channels, F): any frame features, such as a Tacotron's predicted mels."""
+
+    name: str
+    hop: int
+    channels: int
+
+    def stored(self, corpus: Corpus, row: int) -> Frames:
+        """The whole utterance's frames. Raises `BadInput` that names the file where they are too few or of another kind."""
+        path, utterance = corpus.folder / "frames" / self.name / f"{corpus.utterances[row].id}.npy", corpus.utterances[row]
+        try:
+            return self.fitted(read_array(path), -(-utterance.frames // self.hop))
+        except BadInput as error:
+            raise BadInput(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+
+    def fitted(self, frames: Frames, count: int) -> Frames:
+        """Exactly `count` frames: cut, or the last one held for at most `SLACK`."""
+        if frames.ndim != 2 or len(frames) != self.channels:
+            raise BadInput(f"frames {self.name!r} of shape {frames.shape}, expected ({self.channels}, F)")
+        short = count - frames.shape[1]
+        if short > SLACK:
+            raise BadInput(f"{frames.shape[1]} frames {self.name!r}, expected {count}: one each {self.hop} samples")
+        return np.pad(frames, ((0, 0), (0, max(0, short))), mode="edge")[:, :count].astype(np.float32)
+
+    def read(self, corpus: Corpus, row: int, start: int, count: int) -> Frames:
+        """`count` frames from sample `start` on, a multiple of the hop; zero after the utterance's end."""
+        first = start // self.hop
+        part = self.stored(corpus, row)[:, first : first + count]
+        return np.pad(part, ((0, 0), (0, count - part.shape[1])))
+
+    def samples_of(self, value: Frames | None) -> int | None:
+        """How much speech somebody's own frames are; None where they do not say."""
+        return None if value is None else np.shape(value)[-1] * self.hop
+
+    def given(self, value: Frames, samples: int, sample_rate: int, vocabulary: Mapping[str, Sequence[str]]) -> Frames:
+        """(channels, F) of somebody's own, for `samples` samples -> as `read` yields."""
+        return self.fitted(np.asarray(value, np.float32), -(-samples // self.hop))
+
+
+@dataclass(frozen=True)
+class PhoneTrack:
+    """The phones of an utterance at frame rate: rows are ids of the phone and its `neighbours`, place in it, ln seconds."""
+
+    hop: int
+    neighbours: int
+    name: str = PHONES
+
+    def stored(self, corpus: Corpus, row: int) -> Phones:
+        """((first sample, label), ...) of an utterance. Raises `BadInput` where it has none."""
+        utterance = corpus.utterances[row]
+        if not utterance.phones:
+            raise BadInput(f"{corpus.folder}: utterance {utterance.id!r} has no phones, expected [[first sample, label], ...]")
+        return utterance.phones
+
+    def read(self, corpus: Corpus, row: int, start: int, count: int) -> Frames:
+        """(2 neighbours + 3, count) from sample `start` on."""
+        phones, samples = self.stored(corpus, row), corpus.utterances[row].frames
+        return self._frames(phones, corpus.vocabulary[PHONES], samples, corpus.sample_rate, start, count)
+
+    def samples_of(self, value: Sequence[Any] | None) -> int | None:
+        """None: phones do not say where the last one ends."""
+        return None
+
+    def given(self, value: Sequence[Any], samples: int, sample_rate: int, vocabulary: Mapping[str, Sequence[str]]) -> Frames:
+        """[[first sample, label], ...] of somebody's own, for `samples` samples -> as `read` yields. Raises `BadInput`."""
+        known = vocabulary.get(PHONES, ())
+        for _, label in value:
+            if label not in known:
+                raise BadInput(f"phone {label!r}: not among the {len(known)} that this model knows{nearest(label, known)}")
+        return self._frames(value, known, samples, sample_rate, 0, -(-samples // self.hop))
+
+    def _frames(
+        self, phones: Sequence[Any], known: Sequence[str], samples: int, sample_rate: int, start: int, count: int
+    ) -> Frames:
+        place = {label: i for i, label in enumerate(known)}
+        around = [-1] * self.neighbours
+        ids = np.array([*around, *(place[label] for _, label in phones), *around])
+        bounds = np.array([*(first for first, _ in phones), samples], np.float64)
+        centres = np.minimum(start + np.arange(count) * self.hop + self.hop // 2, samples - 1)
+        at = np.clip(np.searchsorted(bounds, centres, side="right") - 1, 0, len(phones) - 1)
+        length = np.maximum(bounds[at + 1] - bounds[at], 1)
+        rows = [ids[at + k] for k in range(2 * self.neighbours + 1)]
+        return np.stack([*rows, np.clip((centres - bounds[at]) / length, 0, 1), np.log(length / sample_rate)]).astype(np.float32)
+
+
+Track = FrameFile | PhoneTrack

@@ -1,0 +1,76 @@
+"""A classifier that the codes are to fool: against speaker identity in what should be content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from vqwave.config import option, spec
+from vqwave.errors import BadInput
+
+
+@spec
+class AdversarySpec:
+    """Which label the codes must not tell."""
+
+    label: str = option("speaker", "label column that the codes are to hide")
+    channels: Annotated[int, Field(ge=1)] = option(128, "channels of the classifier")
+
+    def build(self, dim: int, vocabulary: Mapping[str, Sequence[str]]) -> Adversary:
+        """Raises BadInput for an unknown label."""
+        if self.label not in vocabulary:
+            raise BadInput(f"adversary.label: {self.label!r}, expected a label column of the corpus: {', '.join(vocabulary)}")
+        return Adversary(self, dim, len(vocabulary[self.label]))
+
+
+class ReverseGradient(torch.autograd.Function):
+    """x forwards, -gradient backwards. Ganin et al., 2016, sec. 4.2. arXiv:1505.07818"""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+        return -gradient
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """loss: cross-entropy, nats an utterance, scalar; accuracy of the classifier, scalar."""
+
+    loss: Tensor
+    accuracy: Tensor
+
+
+class Adversary(nn.Module):
+    """Two convolutions over the latents; the mean over valid frames names the label, and the encoder gets the reversed gradient.
+
+    One backward pass trains the classifier to find the speaker and the encoder to hide it. Used for voice conversion by
+    Chou et al., 2018, sec. 2. arXiv:1804.02812
+    """
+
+    def __init__(self, spec: AdversarySpec, dim: int, classes: int) -> None:
+        super().__init__()
+        self.label, self.classes = spec.label, classes
+        self.first = nn.Conv1d(dim, spec.channels, 5, padding="same")
+        self.second = nn.Conv1d(spec.channels, spec.channels, 5, padding="same")
+        self.out = nn.Linear(spec.channels, classes)
+
+    def forward(self, z: Tensor, labels: Mapping[str, Tensor], mask: Tensor | None = None) -> Verdict:
+        """z (B, D, F), labels name -> (B,), mask (B, F)."""
+        weight = torch.ones_like(z[:, :1]) if mask is None else mask[:, None].to(z.dtype)
+        x = F.relu(self.first(ReverseGradient.apply(z) * weight))
+        x = F.relu(self.second(x)) * weight
+        logits = self.out(x.sum(-1) / weight.sum(-1).clamp(min=1.0))
+        wanted = labels[self.label]
+        return Verdict(F.cross_entropy(logits, wanted), (logits.argmax(1) == wanted).float().mean())
+
+    def extra_repr(self) -> str:
+        return f"label={self.label}, classes={self.classes}"
