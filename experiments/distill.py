@@ -5,7 +5,8 @@ accelerate launch experiments/distill.py --config configs/distill/fsdd.yaml teac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,37 +14,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vqwave.checkpoint import load_trained
+from vqwave.checkpoint import Loaded, load_trained
 from vqwave.config import option, spec
 from vqwave.data import Batch
+from vqwave.data.tracks import Track
 from vqwave.decode.philox import uniforms
+from vqwave.distributions import Distribution
 from vqwave.errors import BadInput
 from vqwave.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
 from vqwave.loop import main
-from vqwave.losses import distillation_kl, log_spectral_loss, power_loss, randomised_quantiles
-from vqwave.models import VQVAE, Model, ModelSpec, Student, StudentSpec, VQVAESpec, WaveNet, WaveNetSpec
+from vqwave.losses import DistillationLosses, DistillationSpec, Distilled, Divergence, FixedQuantiles
+from vqwave.models import VQVAE, Model, ModelSpec, Student, StudentSpec, VQVAESpec, WaveNet, WaveNetSpec, decoder_of
+from vqwave.nn.flows import Flowed
 from vqwave.tracking import SampleSheet
 
 
 @spec
-class PowerSpec:
-    """The power loss (`losses.power`); see `vqwave.losses.power_loss`."""
-
-    fft: int = option(512, "window, samples")
-    hop: int = option(128, "samples between windows")
-    exponent: float = option(1.0, "of the magnitudes: 1 or 2")
-    by_frame: bool = option(True, "frame with frame (ClariNet); false: averaged over time (Parallel WaveNet)")
-
-
-@spec
-class Config(ExperimentSpec):
+class Config(ExperimentSpec, DistillationSpec):
     """Settings of `experiments/distill.py`."""
 
     teacher: Path = option(Path("runs/vqvae-demo"), "run or model folder of a WaveNet or VQ-VAE with a continuous head")
     model: StudentSpec = option(StudentSpec(), "the flows; conditioner and features are the teacher's")
-    losses: dict[str, float] = option({"kl": 1.0, "power": 4.0}, "weights: kl, power, log_spectral")
-    power: PowerSpec = option(PowerSpec(), "settings of the power loss")
-    draws: int = option(8, "randomised quantiles a time step, for the cross-entropy")
+    losses: dict[str, float] = option(
+        {"kl": 1.0, "power": 4.0},
+        "weights: kl, spread, contrastive (-0.3), power, log_spectral, stft, perceptual, adversarial; 0 is not computed",
+    )
     train_conditioner: bool = option(False, "let the student change its copy of the teacher's conditioner")
     shown: int = option(4, "utterances in samples/")
 
@@ -58,23 +53,26 @@ class DistillExperiment(Experiment[Config]):
         super().__init__(config)
         loaded = load_trained(config.teacher)
         self.teacher, self.teacher_card = loaded.model.requires_grad_(False), loaded.card
-        self._check_teacher()
+        self._check_teacher(loaded)
 
-    def _check_teacher(self) -> None:
+    def _check_teacher(self, loaded: Loaded) -> None:
         decoder, name = decoder_of(self.teacher), self.config.teacher
-        if isinstance(decoder, Student):
-            raise BadInput(f"teacher: {name} is itself a student, expected a WaveNet or a VQ-VAE with a WaveNet decoder")
+        if not isinstance(decoder, WaveNet):
+            found = "itself a student" if isinstance(decoder, Student) else f"a {loaded.card.kind}"
+            raise BadInput(f"teacher: {name} is {found}, expected a WaveNet or a VQ-VAE with a WaveNet decoder")
         if not decoder.head.continuous:
             kind = decoder.head.kind
             raise BadInput(f"teacher: {name} has a {kind} head, which cannot be distilled; expected e.g. mixture_of_logistics")
-        card = self.teacher_card
-        if card.sample_rate != self.corpus.sample_rate:
-            raise BadInput(
-                f"teacher: {name} speaks at {card.sample_rate} Hz, {self.config.data.corpus} is at {self.corpus.sample_rate} Hz"
-            )
-        for label in decoder.conditioner.labels:
-            if self.corpus.labels.get(label) != card.labels[label]:
-                raise BadInput(f"teacher: {name} knows other {label} names than {self.config.data.corpus}, expected its own corpus")
+        if self.config.model.direction != "iaf":
+            raise BadInput("model.direction: maf, expected iaf (experiments/flow.py trains maf)")
+        self.check_fits("teacher", loaded, decoder.conditioner.labels)
+        self.config.kl.check(self.config.model.base, decoder.head)
+
+    def beside(self) -> dict[str, Tensor]:
+        return self.terms.state()
+
+    def restore(self, beside: Mapping[str, Tensor]) -> None:
+        self.terms.load_state(beside)
 
     @property
     def model_spec(self) -> ModelSpec:
@@ -88,6 +86,11 @@ class DistillExperiment(Experiment[Config]):
     def hop(self) -> int:
         return self.teacher.hop
 
+    @property
+    def tracks(self) -> Sequence[Track]:
+        frontend = decoder_of(self.teacher).frontend
+        return () if frontend is None else frontend.tracks
+
     def build(self) -> Model:
         model = self.model_spec.build(self.corpus.sample_rate, self.teacher_card.labels)
         shared = ("conditioner", "frontend")
@@ -100,74 +103,84 @@ class DistillExperiment(Experiment[Config]):
                 mine.requires_grad_(False)
         decoder_of(model).conditioner.requires_grad_(self.config.train_conditioner)
         self.teacher.to(self.device)
+        self.terms = DistillationLosses(self.config, self.config.losses, self._classifier()).to(self.device)
         return model
+
+    def _classifier(self) -> Model | None:
+        if not self.config.losses.get("perceptual"):
+            return None
+        loaded = load_trained(self.config.perceptual.classifier)
+        self.check_fits("perceptual.classifier", loaded)
+        return loaded.model.requires_grad_(False)
 
     def trained(self, model: Model) -> nn.Module:
         return decoder_of(model)
 
     @torch.no_grad()
-    def frames(self, wave: Tensor) -> Tensor | None:
+    def frames(self, batch: Batch) -> Tensor | None:
         """What the decoders hear of the clips: quantized codes or spectral frames (B, D, F), or nothing."""
         if isinstance(self.teacher, VQVAE):
-            return self.teacher.quantizer.decode(self.teacher.encode(wave))
-        return None if self.teacher.frontend is None else self.teacher.frontend(wave)
+            return self.teacher.quantizer.decode(self.teacher.encode(batch.wave, batch.lengths))
+        return None if self.teacher.frontend is None else self.teacher.frontend(batch.wave, batch.labels)
 
     def losses(self, batch: Batch) -> Outcome:
-        frames, decoder = self.frames(batch.wave), decoder_of(self.teacher)
+        frames = self.frames(batch)
         u = torch.rand(4, *batch.wave.shape, device=self.device).clamp(1e-6, 1 - 1e-6)
         student = decoder_of(self.model)
         flowed = self.network(student.noise(u), batch.labels, frames)
-        teacher = decoder.predict(flowed.x, decoder.condition(frames, batch.labels))
-        quantiles = randomised_quantiles(self.config.draws, batch.wave.shape, device=self.device, dtype=flowed.x.dtype)
-        losses = self._spectral(flowed.x, batch)
-        losses["kl"] = distillation_kl(student.distribution(flowed), teacher, quantiles, batch.mask)
+        divergence = self.config.kl.of(student.distribution(flowed))
+        self.terms.step = self.step
+        losses = self.terms(self._compare(student, flowed, divergence, batch, frames))
         return Outcome(losses, {"level_db": 10 * flowed.x.detach().square().mean().log10()})
 
-    def _spectral(self, x: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """The losses that compare g(z), a true sample, with the recording; padding is silenced in both."""
-        x, y, power = x * batch.mask, batch.wave, self.config.power
-        return {
-            "power": power_loss(x, y, fft=power.fft, hop=power.hop, exponent=power.exponent, by_frame=power.by_frame),
-            "log_spectral": log_spectral_loss(x, y, fft=power.fft, hop=power.hop),
-        }
+    def _compare(self, student: Student, flowed: Flowed, kl: Divergence, batch: Batch, frames: Tensor | None) -> Distilled:
+        """Student, teacher and recordings side by side. What the teacher hears is neither rounded, clipped nor detached."""
+        decoder = decoder_of(self.teacher)
+
+        def teacher(frames: Tensor | None, labels: Mapping[str, Tensor]) -> Distribution:
+            return decoder.predict(flowed.x, decoder.condition(frames, labels))
+
+        def contrast() -> Distribution:
+            return teacher(*self.config.contrastive.wrong(frames, batch.labels, self.other_labels(batch)))
+
+        heard, mask = teacher(frames, batch.labels), batch.mask
+        return Distilled(flowed.x * mask, batch.wave, mask, student.distribution(flowed), heard, kl, contrast)
 
     def evaluate(self, model: Model) -> Evaluation:
         """KL from the teacher, spectral distances and level on held-out clips, with fixed noise."""
-        student, decoder = decoder_of(model), decoder_of(self.teacher)
-        names = ("kl", "power", "log_spectral", "energy", "energy_data", "clips")
-        sums = {name: torch.zeros((), dtype=torch.float64) for name in names}
+        student, power = decoder_of(model), self.config.power
+        sums: dict[str, Tensor] = {}
         for number, batch in enumerate(self.valid_batches()):
-            frames, (B, T) = self.frames(batch.wave), batch.wave.shape
+            frames, (B, T) = self.frames(batch), batch.wave.shape
             u = uniforms(self.config.seed, torch.arange(B) + B * number, 0, T).to(self.device)
             flowed = student(student.noise(u), batch.labels, frames)
-            teacher = decoder.predict(flowed.x, decoder.condition(frames, batch.labels))
-            quantiles = ((torch.arange(16, device=self.device).view(-1, 1, 1) + u[3]) / 16).clamp(1e-6, 1 - 1e-6)
-            sums["kl"] += B * distillation_kl(student.distribution(flowed), teacher, quantiles, batch.mask)
-            for name, value in self._spectral(flowed.x, batch).items():
-                sums[name] += B * value
-            sums["energy"] += (flowed.x * batch.mask).square().sum() / batch.mask.sum() * B
-            sums["energy_data"] += batch.wave.square().sum() / batch.mask.sum() * B
-            sums["clips"] += B
+            fixed = FixedQuantiles(((torch.arange(16, device=self.device).view(-1, 1, 1) + u[3]) / 16).clamp(1e-6, 1 - 1e-6))
+            side = self._compare(student, flowed, fixed.of(student.distribution(flowed)), batch, frames)
+            values = {"kl": side.kl, "power": power.power(side.x, side.y), "log_spectral": power.log_spectral(side.x, side.y)}
+            values |= self.terms.held_out(side)
+            values |= {"energy": side.x.square().sum() / side.mask.sum(), "energy_data": side.y.square().sum() / side.mask.sum()}
+            for name, value in {**values, "clips": torch.ones(())}.items():
+                sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + B * value
         total = self.total(sums)
-        scalars = {name: total[name] / total["clips"] for name in ("kl", "power", "log_spectral")}
-        levels = {name: 10 * torch.tensor(total[name] / total["clips"]).log10().item() for name in ("energy", "energy_data")}
-        scalars |= {"level_db": levels["energy"], "level_db_data": levels["energy_data"]}
-        level = f"level {levels['energy']:.1f} dB (recordings {levels['energy_data']:.1f} dB)"
-        headline = f"{scalars['kl']:.3f} nats a sample from its teacher on held-out speech, {level}"
-        return Evaluation(headline, scalars, {"distillation": scalars})
+        scalars = {name: value / total["clips"] for name, value in total.items() if name != "clips"}
+        level, level_data = (10 * math.log10(scalars.pop(name)) for name in ("energy", "energy_data"))
+        scalars |= {"level_db": level, "level_db_data": level_data}
+        beside = f"held-out speech, level {level:.1f} dB (recordings {level_data:.1f} dB)"
+        return Evaluation(f"{scalars['kl']:.3f} nats a sample from its teacher on {beside}", scalars, {"distillation": scalars})
 
     def samples(self, model: Model, sheet: SampleSheet) -> None:
         codec = self.codec(model)
         for row in self.shown_rows(self.config.shown):
             utterance, wave = self.corpus.utterances[row], torch.from_numpy(self.corpus.read(row))
+            vectors = self.vectors(decoder_of(model), row)
             about: Mapping[str, Any] = {"speaker": utterance.speaker, "text": utterance.text or ""}
             sheet.add(utterance.id, "original", wave, **about)
             if isinstance(model, VQVAE):
-                drawn = codec.decode(codec.encode(wave), utterance.speaker, labels=utterance.labels)
+                drawn = codec.decode(codec.encode(wave), utterance.speaker, labels=utterance.labels, vectors=vectors)
             elif model.frontend is not None:
-                drawn = codec.resynthesise(wave, labels=utterance.labels)
+                drawn = codec.resynthesise(wave, labels=utterance.labels, vectors=vectors, frames=self.frames_of(row))
             else:
-                drawn = codec.generate(len(wave) / codec.sample_rate, labels=utterance.labels)[0]
+                drawn = codec.generate(len(wave) / codec.sample_rate, labels=utterance.labels, vectors=vectors)[0]
             sheet.add(utterance.id, "student", drawn, **about)
 
     def next_steps(self) -> list[str]:
@@ -177,15 +190,7 @@ class DistillExperiment(Experiment[Config]):
             speak = [f"vqwave decode {run} in.vqw --speaker {speaker} --out out.wav"]
         else:
             speak = [f"vqwave generate {run} --speaker {speaker} --seconds 3 --out babble.wav"]
-        return [
-            *speak,
-            f"vqwave report {self.config.teacher} {run} --out {run}/report.html",
-        ]
-
-
-def decoder_of(model: Model) -> WaveNet | Student:
-    """The part that makes waveforms."""
-    return model.decoder if isinstance(model, VQVAE) else model
+        return [*speak, f"vqwave report {self.config.teacher} {run} --out {run}/report.html"]
 
 
 if __name__ == "__main__":

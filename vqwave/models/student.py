@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.distributions import GaussianMixture, LogisticMixture, Mixture
-from vqwave.features import FeatureSpec
+from vqwave.errors import BadInput
 from vqwave.models.wavenet import Vocabulary
 from vqwave.nn.condition import Condition, Conditioner, ConditionerSpec
-from vqwave.nn.flows import Flowed, FlowStack, FlowState
-from vqwave.nn.frontend import Frontend
+from vqwave.nn.flows import AffineFlow, Flowed, FlowStack, FlowState, MaskedFlow
+from vqwave.nn.frontend import AnyFrontend, FrameSpec, build_frontend
 from vqwave.nn.wavenet import StackSpec
 
 BASES: dict[str, type[Mixture]] = {"logistic": LogisticMixture, "gaussian": GaussianMixture}
+DIRECTIONS: dict[str, type[AffineFlow]] = {"iaf": AffineFlow, "maf": MaskedFlow}
 
 
 @spec
@@ -30,17 +31,28 @@ class StudentSpec:
     network: StackSpec = option(StackSpec(layers=10, kernel=3, skip=0, hidden=64), "sizes of each flow's stack")
     base: Literal["logistic", "gaussian"] = option("logistic", "noise: logistic (Parallel WaveNet) or gaussian (ClariNet)")
     initial_scale: float = option(0.05, "total scale of an untrained student: near the data's standard deviation")
+    fold: Literal[1, 2, 4, 8] = option(1, "samples a block of folded time: the cost of a sample falls as many times")
+    stagger: bool = option(False, "blocks of successive flows begin at different samples, so that neighbours are heard, too")
+    direction: Literal["iaf", "maf"] = option("iaf", "one pass from noise to audio (iaf), or from audio to its density (maf)")
     conditioner: ConditionerSpec = option(ConditionerSpec(), "taken from the teacher")
-    features: FeatureSpec | None = option(None, "taken from the teacher")
+    features: FrameSpec | None = option(None, "taken from the teacher")
 
     def build(self, sample_rate: int, vocabulary: Vocabulary, frame_channels: int = 0, hop: int = 1) -> Student:
-        """As `WaveNetSpec.build`."""
-        frontend = Frontend(self.features.build(sample_rate)) if self.features else None
+        """As `WaveNetSpec.build`. Raises BadInput for blocks that do not tile the samples that a condition column holds for."""
+        frontend = build_frontend(self.features, sample_rate, vocabulary) if self.features else None
         if frontend is not None:
             frame_channels, hop = frontend.channels, frontend.hop
         conditioner = self.conditioner.build(frame_channels, hop, vocabulary)
-        stacks = [replace(self.network, layers=layers, skip=0) for layers in self.flows]
-        flows = FlowStack(stacks, conditioner.channels, self.initial_scale)
+        if frame_channels and conditioner.hold % self.fold:
+            raise BadInput(f"model.fold: {self.fold}, expected a divisor of the {conditioner.hold} samples of a condition column")
+        flows = FlowStack(
+            [replace(self.network, layers=layers, skip=0) for layers in self.flows],
+            conditioner.channels,
+            self.initial_scale,
+            fold=self.fold,
+            stagger=self.stagger,
+            flow=DIRECTIONS[self.direction],
+        )
         return Student(flows, conditioner, frontend, BASES[self.base])
 
 
@@ -48,13 +60,14 @@ class Student(nn.Module):
     """x = g(z, h) with z white noise: van den Oord et al., 2018, sec. 3. arXiv:1711.10433
 
     It has no skip connections within a flow, reads the same condition as its teacher through the teacher's conditioner,
-    and never reverses time, so that x_t given z_{<t} is one `base` distribution (nn/flows.py).
+    and never reverses time, so that x_t given z_{<t} is one `base` distribution, folded or not (nn/flows.py).
     """
 
-    def __init__(self, flows: FlowStack, conditioner: Conditioner, frontend: Frontend | None, base: type[Mixture]) -> None:
+    def __init__(self, flows: FlowStack, conditioner: Conditioner, frontend: AnyFrontend | None, base: type[Mixture]) -> None:
         super().__init__()
         self.flows = flows
         self.conditioner = conditioner
+        self.conditioner.dropout.active = False
         self.frontend = frontend
         self.base = base
 
@@ -83,6 +96,30 @@ class Student(nn.Module):
         """z (B, T) -> x and the totals, each (B, T); states, if given, are read and moved on in place."""
         return self.flows(z, condition, states)
 
+    def inverse(self, x: Tensor, condition: Condition | None, states: list[FlowState] | None = None) -> Flowed:
+        """x (B, T) -> the noise z that makes it, and the totals: exact; one block after another (iaf), or in one pass (maf)."""
+        return self.flows.inverse(x, condition, states)
+
+    def log_prob(self, x: Tensor, condition: Condition | None, states: list[FlowState] | None = None) -> Tensor:
+        """ln p(x_t | x_{<t}) of given audio x (B, T), nats per unit of amplitude, (B, T): ln p(z_t) - ln s_t."""
+        flowed = self.inverse(x, condition, states)
+        zero = torch.zeros_like(flowed.z[:, None])
+        return self.base(zero, zero, zero).log_density(flowed.z) - flowed.log_scale
+
     def forward(self, z: Tensor, labels: Mapping[str, Tensor], frames: Tensor | None = None) -> Flowed:
         """z (B, T), labels name -> (B,), frames (B, D, F) -> x and the totals, each (B, T)."""
         return self.transform(z, self.condition(frames, labels))
+
+
+class Density(nn.Module):
+    """A student heard as the density of recordings: what is trained by likelihood. In the direction `maf` it takes one pass."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, x: Tensor, labels: Mapping[str, Tensor], frames: Tensor | None = None) -> Tensor:
+        """x (B, T) -> ln p(x_t | x_{<t}), (B, T); frames come from x itself where the student has a front end."""
+        if self.student.frontend is not None and frames is None:
+            frames = self.student.frontend(x, labels)
+        return self.student.log_prob(x, self.student.condition(frames, labels))

@@ -1,0 +1,79 @@
+"""Train a small classifier of raw audio on the corpus' labels: the ear of the perceptual loss.
+
+accelerate launch experiments/classifier.py --config configs/classifier/fsdd.yaml
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+import torch.nn.functional as F
+
+from vqwave.config import option, spec
+from vqwave.data import Batch
+from vqwave.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.loop import main
+from vqwave.models import Classifier, ClassifierSpec
+
+
+@spec
+class Config(ExperimentSpec):
+    """Settings of `experiments/classifier.py`."""
+
+    model: ClassifierSpec = option(ClassifierSpec(), "the classifier")
+    losses: dict[str, float] = option({"cross_entropy": 1.0}, "weights: cross_entropy (sum over the labels)")
+
+
+class ClassifierExperiment(Experiment[Config]):
+    """Train a small classifier of raw audio on the corpus' labels: the ear of the perceptual loss."""
+
+    name = "classifier"
+    config_class = Config
+
+    @property
+    def model_spec(self) -> ClassifierSpec:
+        return self.config.model
+
+    @property
+    def hop(self) -> int:
+        return self.config.model.stride
+
+    def build(self) -> Classifier:
+        return self.model_spec.build(self.corpus.sample_rate, self.corpus.labels)
+
+    def losses(self, batch: Batch) -> Outcome:
+        scores = self.network(batch.wave, batch.mask)
+        costs = [F.cross_entropy(logits, batch.labels[name]) for name, logits in scores.items()]
+        right = {name: (logits.argmax(1) == batch.labels[name]).float().mean() for name, logits in scores.items()}
+        metrics = {f"accuracy_{name}": value for name, value in right.items()}
+        return Outcome({"cross_entropy": torch.stack(costs).sum()}, metrics)
+
+    def evaluate(self, model: Classifier) -> Evaluation:
+        """Accuracy on held-out clips beside that of always naming the commonest value of the training recordings."""
+        sums = {name: torch.zeros((), dtype=torch.float64) for name in (*self.config.model.labels, "clips")}
+        for batch in self.valid_batches():
+            for name, logits in model(batch.wave, batch.mask).items():
+                sums[name] += (logits.argmax(1) == batch.labels[name]).sum().cpu()
+            sums["clips"] += len(batch)
+        total = self.total(sums)
+        accuracy = {name: total[name] / total["clips"] for name in self.config.model.labels}
+        commonest = {name: self._commonest(name) for name in accuracy}
+        shown = ", ".join(f"{name} {value:.1%} (commonest value: {commonest[name]:.1%})" for name, value in accuracy.items())
+        scalars = {f"accuracy_{name}": value for name, value in accuracy.items()}
+        sections = {"classifier": scalars | {f"commonest_{name}": value for name, value in commonest.items()}}
+        return Evaluation(f"{shown} right on held-out clips", scalars, sections)
+
+    def _commonest(self, name: str) -> float:
+        """Share of the held-out clips that have the label's commonest value in training."""
+        told = [u.labels[name] for u in self.corpus.utterances]
+        common = Counter(told[row] for row in self.corpus.of("train")).most_common(1)[0][0]
+        clips = [row for row, _ in self.valid_crops()]
+        return sum(told[row] == common for row in clips) / len(clips)
+
+    def next_steps(self) -> list[str]:
+        return [f"accelerate launch experiments/distill.py teacher=RUN losses.perceptual=1 perceptual.classifier={self.config.run}"]
+
+
+if __name__ == "__main__":
+    main(ClassifierExperiment)

@@ -1,0 +1,105 @@
+"""Train flows by the likelihood of recordings, without a teacher: masked flows (MAF), plain or on folded time.
+
+accelerate launch experiments/flow.py --config configs/flow/fsdd.yaml
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from vqwave.config import option, spec
+from vqwave.data import Batch
+from vqwave.data.tracks import Track
+from vqwave.decode.sampling import Sampling
+from vqwave.distributions import Gaussian, Logistic
+from vqwave.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.loop import main
+from vqwave.metrics import likelihood
+from vqwave.models import Density, Student, StudentSpec
+from vqwave.nn.frontend import AnyFrontend, build_frontend
+from vqwave.nn.ranks import masked_mean
+from vqwave.tracking import SampleSheet
+
+HEADS = {"gaussian": Gaussian(), "logistic": Logistic()}
+
+
+@spec
+class Config(ExperimentSpec):
+    """Settings of `experiments/flow.py`."""
+
+    model: StudentSpec = option(StudentSpec(direction="maf"), "the flows; in the direction maf the density takes one pass")
+    losses: dict[str, float] = option({"nll": 1.0}, "weights: nll")
+    shown: int = option(2, "utterances (or babbles) in samples/")
+    shown_seconds: float = option(0.3, "length of a babble; a maf draws one block after another")
+
+
+class FlowExperiment(Experiment[Config]):
+    """Train flows by the likelihood of recordings, without a teacher."""
+
+    name = "flow"
+    config_class = Config
+
+    @property
+    def model_spec(self) -> StudentSpec:
+        return self.config.model
+
+    @property
+    def hop(self) -> int:
+        return 1 if self._frontend is None else self._frontend.hop
+
+    @property
+    def tracks(self) -> Sequence[Track]:
+        return () if self._frontend is None else self._frontend.tracks
+
+    @cached_property
+    def _frontend(self) -> AnyFrontend | None:
+        features = self.config.model.features
+        return None if features is None else build_frontend(features, self.corpus.sample_rate, self.corpus.vocabulary)
+
+    def build(self) -> Student:
+        return self.model_spec.build(self.corpus.sample_rate, self.corpus.vocabulary)
+
+    def start(self, model: Student) -> None:
+        if model.frontend is not None:
+            model.frontend.fit(self.training_waves(), self.training_frames())
+
+    def trained(self, model: Student) -> nn.Module:
+        return Density(model)
+
+    def losses(self, batch: Batch) -> Outcome:
+        return Outcome({"nll": masked_mean(-self.network(batch.wave, batch.labels), batch.mask)})
+
+    def evaluate(self, model: Student) -> Evaluation:
+        """Bits a held-out sample costs at 16 bit, with the true labels and with somebody else's."""
+        density, head = Density(model), HEADS[self.config.model.base]
+        sums = {name: torch.zeros((), dtype=torch.float64) for name in ("bits", "shuffled", "samples")}
+        for batch in self.valid_batches():
+            for name, labels in (("bits", batch.labels), ("shuffled", self.other_labels(batch))):
+                sums[name] += likelihood.bits_of(head, -density(batch.wave, labels))[batch.mask].sum().cpu()
+            sums["samples"] += batch.mask.sum().cpu()
+        total = self.total(sums)
+        bits, shuffled = (total[name] / total["samples"] for name in ("bits", "shuffled"))
+        baselines, unit = self.baselines(head), likelihood.unit(head)
+        beside = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
+        sections = {"nll": {"unit": unit, "model": bits, "baselines": baselines, "shuffled speakers": shuffled}}
+        headline = f"{bits:.3f} {unit} on held-out speech ({beside})"
+        return Evaluation(headline, {"bits": bits, "bits_shuffled_labels": shuffled}, sections)
+
+    def samples(self, model: Student, sheet: SampleSheet) -> None:
+        codec = self.codec(model)
+        for row in self.shown_rows(self.config.shown):
+            utterance, wave = self.corpus.utterances[row], torch.from_numpy(self.corpus.read(row))
+            told = {"labels": utterance.labels, "vectors": self.vectors(model, row)}
+            if model.frontend is None:
+                drawn, kind = codec.generate(self.config.shown_seconds, sampling=Sampling(seed=row), **told)[0], "generation"
+            else:
+                drawn, kind = codec.resynthesise(wave, frames=self.frames_of(row), **told), "reconstruction"
+            sheet.add(utterance.id, kind, drawn, speaker=utterance.speaker, text=utterance.text or "")
+
+
+if __name__ == "__main__":
+    main(FlowExperiment)

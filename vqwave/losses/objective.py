@@ -1,0 +1,87 @@
+"""All losses of a distillation by name: what a weight in the config chooses among."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vqwave.config import option, spec
+from vqwave.errors import BadInput, nearest
+from vqwave.losses.adversarial import AdversarialSpec
+from vqwave.losses.distillation import KL, ContrastiveSpec, Distilled, RandomisedQuantiles, spread
+from vqwave.losses.perceptual import style_loss
+from vqwave.losses.spectral import PowerSpec, STFTSpec
+from vqwave.models import Classifier, Model
+
+
+@spec
+class PerceptualSpec:
+    """The perceptual loss; see `style_loss`."""
+
+    classifier: Path = option(Path("runs/classifier"), "run of experiments/classifier.py on the same corpus")
+
+
+@spec
+class DistillationSpec:
+    """Settings of the losses; each works as soon as it has a weight in `losses`."""
+
+    kl: KL = option(RandomisedQuantiles(), "how the KL is estimated")
+    contrastive: ContrastiveSpec = option(ContrastiveSpec(), "settings of the contrastive loss")
+    power: PowerSpec = option(PowerSpec(), "settings of the power loss, and the window of log_spectral")
+    stft: STFTSpec = option(STFTSpec(), "settings of the multi-resolution STFT loss")
+    perceptual: PerceptualSpec = option(PerceptualSpec(), "settings of the perceptual loss")
+    adversarial: AdversarialSpec = option(AdversarialSpec(), "settings of the adversarial loss")
+
+
+class DistillationLosses:
+    """The losses that have a weight, by name; the others are not computed.
+
+    `adversary` is there if `adversarial` has a weight. Raises BadInput for a name that is no loss.
+    """
+
+    def __init__(self, settings: DistillationSpec, weights: Mapping[str, float], classifier: Model | None = None) -> None:
+        if classifier is not None and not isinstance(classifier, Classifier):
+            raise BadInput(f"perceptual.classifier: {settings.perceptual.classifier} is no classifier, expected one")
+        self.classifier = classifier
+        self.adversary = settings.adversarial.build() if weights.get("adversarial") else None
+        self.step = 0
+        terms: dict[str, Callable[[Distilled], Tensor]] = {
+            "kl": lambda d: d.kl,
+            "spread": lambda d: spread(d.student, d.teacher, d.mask),
+            "contrastive": lambda d: settings.contrastive.loss(d.divergence(d.contrast()), d.mask),
+            "power": lambda d: settings.power.power(d.x, d.y),
+            "log_spectral": lambda d: settings.power.log_spectral(d.x, d.y),
+            "stft": lambda d: settings.stft.loss(d.x, d.y),
+            "perceptual": lambda d: style_loss(self.classifier, d.x, d.y),
+            "adversarial": lambda d: self.adversary.loss(d.x, d.y, d.mask, self.step),
+        }
+        for name in weights:
+            if name not in terms:
+                raise BadInput(f"losses.{name}: no such loss, expected of {', '.join(terms)}{nearest(name, list(terms))}")
+        self.terms = {name: term for name, term in terms.items() if weights.get(name)}
+
+    def to(self, device: torch.device) -> DistillationLosses:
+        for network in (self.classifier, self.adversary and self.adversary.discriminator):
+            if network is not None:
+                network.to(device)
+        return self
+
+    def __call__(self, distilled: Distilled) -> dict[str, Tensor]:
+        """Unweighted, by name."""
+        return {name: term(distilled) for name, term in self.terms.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """What is trained beside the student, for checkpoints: the discriminator."""
+        return self.adversary.state() if self.adversary else {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        if self.adversary:
+            self.adversary.load_state(state)
+
+    def held_out(self, distilled: Distilled) -> dict[str, Tensor]:
+        """The same for a validation batch, without the adversarial term, which has no scale of its own."""
+        return {name: term(distilled) for name, term in self.terms.items() if name != "adversarial"}
