@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 
+from vqwave.decode.plan import unsupported
 from vqwave.decode.reference import sample_student, sample_wavenet
 from vqwave.errors import BadInput, nearest
 from vqwave.models.student import Student
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
 
-BACKENDS = ("auto", "reference")
+BACKENDS = ("auto", "reference", "numba")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The back-end that decodes, and why not a faster one (None where it is the fastest there is)."""
+
+    backend: str
+    reason: str | None = None
+
+
+def choose(decoder: WaveNet | Student, backend: str = "auto", *, top_p: float = 1.0, guidance: float = 1.0) -> Choice:
+    """`auto` takes the fastest that can decode this. Raises BadInput for an unknown back-end, or one that cannot."""
+    if backend not in BACKENDS:
+        raise BadInput(f"backend {backend!r}: expected one of {', '.join(BACKENDS)}{nearest(backend, BACKENDS)}")
+    if backend == "reference" or isinstance(decoder, Student):
+        return Choice("reference")
+    if top_p < 1 or guidance != 1:
+        return Choice("reference", "top_p and guidance are the reference decoder's alone")
+    if importlib.util.find_spec("numba") is None:
+        reason = "numba is not installed: pip install 'vqwave[fast]'"
+    else:
+        reason = unsupported(decoder)
+    if reason is None:
+        return Choice("numba")
+    if backend == "numba":
+        raise BadInput(f"backend 'numba': {reason}")
+    return Choice("reference", reason)
 
 
 def sample(
@@ -23,16 +53,49 @@ def sample(
     streams: Tensor,
     seed: int = 0,
     temperature: float = 1.0,
+    top_p: float = 1.0,
+    guidance: float = 1.0,
+    prime: Tensor | None = None,
     backend: str = "auto",
     progress: Callable[[int], object] | None = None,
 ) -> Tensor:
-    """Waveforms (B, samples) from a condition of B utterances. Raises BadInput for an unknown back-end or temperature."""
-    if backend not in BACKENDS:
-        raise BadInput(f"backend {backend!r}: expected one of {', '.join(BACKENDS)}{nearest(backend, BACKENDS)}")
+    """Waveforms (B, samples) from a condition of B utterances. Raises BadInput for an unknown back-end or temperature.
+
+    `top_p` and `guidance` (see `sample_wavenet`) are the reference decoder's alone: any back-end gives way to it.
+    """
+    choice = choose(decoder, backend, top_p=top_p, guidance=guidance)
     if not temperature > 0:
         raise BadInput(f"temperature {temperature}: expected a number above 0")
+    if not 0 < top_p <= 1:
+        raise BadInput(f"top_p {top_p}: expected a number above 0, at most 1")
     if isinstance(decoder, Student):
+        if top_p != 1 or guidance != 1 or prime is not None:
+            raise BadInput("top_p, guidance, prime: this decoder is a student, which knows none of them, expected its teacher")
         return sample_student(decoder, condition, samples, streams=streams, seed=seed, temperature=temperature)
+    if top_p < 1 and decoder.head.continuous:
+        raise BadInput(f"top_p: this model has a {decoder.head.kind} head, expected a categorical one; use temperature")
+    if choice.backend == "numba":
+        from vqwave.decode import numba_backend  # an optional extra, whose import takes a moment
+
+        return numba_backend.sample_wavenet(
+            decoder,
+            condition,
+            samples,
+            streams=streams,
+            seed=seed,
+            temperature=temperature,
+            prime=prime,
+            progress=progress,
+        )
     return sample_wavenet(
-        decoder, condition, samples, streams=streams, seed=seed, temperature=temperature, progress=progress
+        decoder,
+        condition,
+        samples,
+        streams=streams,
+        seed=seed,
+        temperature=temperature,
+        top_p=top_p,
+        guidance=guidance,
+        prime=prime,
+        progress=progress,
     )

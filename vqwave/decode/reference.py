@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vqwave.decode.philox import uniforms
+from vqwave.distributions import Distribution
 from vqwave.models.student import Student
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
@@ -25,6 +26,8 @@ def sample_wavenet(
     streams: Tensor,
     seed: int = 0,
     temperature: float = 1.0,
+    top_p: float = 1.0,
+    guidance: float = 1.0,
     prime: Tensor | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Tensor:
@@ -32,26 +35,54 @@ def sample_wavenet(
 
     Each layer keeps its past, so that a sample costs one column of each convolution: Le Paine et al., 2016 (Fast WaveNet).
     arXiv:1611.09482. `streams` (B,) number the utterances: a stream's audio depends on (seed, its number, condition) alone,
-    not on what else is in the batch. `prime` (B, n) is heard first and is not part of the result.
+    not on what else is in the batch. `prime` (B, n) is heard first and is not part of the result. `top_p` below 1 keeps the
+    fewest classes that hold that mass (categorical heads alone); `guidance` w: see `Guided`.
     """
-    projected = wavenet.stack.project(condition)
-    state = StackState()
+    law, state = Guided(wavenet, condition, guidance), StackState()
     parameter = next(wavenet.parameters())
     last = torch.zeros(len(streams), 1, device=parameter.device, dtype=parameter.dtype)
     if prime is not None and prime.shape[1]:
         heard = torch.cat([last, prime.to(last)], 1)
-        wavenet.step(heard[:, :-1], projected, state)
+        law(heard[:, :-1], state)
         last = heard[:, -1:]
     drawn = []
     for first in range(0, samples, BLOCK):
         count = min(BLOCK, samples - first)
         u = uniforms(seed, streams, state.time, count).to(last)  # (4, B, count)
         for t in range(count):
-            last = wavenet.step(last, projected, state, temperature).sample(u[..., t : t + 1])
+            distribution = law(last, state, temperature)
+            last = (distribution.nucleus(top_p) if top_p < 1 else distribution).sample(u[..., t : t + 1])
             drawn.append(last)
         if progress is not None:
             progress(count)
     return torch.cat(drawn, 1) if drawn else last[:, :0]
+
+
+class Guided:
+    r"""A WaveNet's next-sample law, moved away from what it says when it is told nothing.
+
+    .. math:: \theta_w = \theta(\emptyset) + w (\theta(h) - \theta(\emptyset))
+
+    on the head's parameters. Logits of a categorical head make this :math:`p(x | h)^w p(x)^{1 - w}` up to its constant, which is
+    classifier-free guidance: Ho and Salimans, 2022, eq. 6. arXiv:2207.12598. Locations, log-scales and mixture logits are
+    extrapolated the same way, a heuristic: a product of such densities is none of their family. Weight 1 is the model itself.
+    """
+
+    def __init__(self, wavenet: WaveNet, condition: Condition | None, weight: float) -> None:
+        self.wavenet, self.weight, self.copies = wavenet, weight, 1
+        if weight != 1:
+            nothing, told = wavenet.conditioner.nothing().features, condition.features
+            condition = Condition(torch.cat([told, nothing.expand_as(told)]), condition.hold)
+            self.copies = 2  # one batch of both, so that each half keeps its own past
+        self.projected = wavenet.stack.project(condition)
+
+    def __call__(self, last: Tensor, state: StackState, temperature: float = 1.0) -> Distribution:
+        """As `WaveNet.step`; the state is that of all copies."""
+        out = self.wavenet.parameters_after(last.repeat(self.copies, 1), self.projected, state)
+        if self.copies == 2:
+            told, untold = out.chunk(2)
+            out = untold + self.weight * (told - untold)
+        return self.wavenet.head(out, temperature)
 
 
 @torch.inference_mode()

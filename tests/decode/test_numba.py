@@ -1,0 +1,255 @@
+"""The CPU kernels against the reference: the same law, the same draws, and the same bits however the work is cut."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vqwave.decode import backends, reference
+from vqwave.decode.plan import Plan
+from vqwave.distributions import (
+    Gaussian,
+    Head,
+    LinearBins,
+    Logistic,
+    MixtureOfGaussians,
+    MixtureOfLogistics,
+    MuLaw,
+)
+from vqwave.errors import BadInput
+from vqwave.models import WaveNet, WaveNetSpec
+from vqwave.nn.condition import Condition, ConditionerSpec
+from vqwave.nn.wavenet import StackSpec
+
+pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vqwave[fast]'")
+from vqwave.decode import numba_backend as fast
+
+HEADS = [
+    MuLaw(),
+    MuLaw(classes=100),
+    LinearBins(classes=300),
+    MixtureOfLogistics(components=3),
+    MixtureOfLogistics(components=1, levels=10),
+    MixtureOfGaussians(components=2),
+    Gaussian(),
+    Logistic(),
+]
+SMALL = StackSpec(layers=6, cycle=3, kernel=2, residual=16, gate=16, skip=32, hidden=48)
+ODD = StackSpec(layers=5, cycle=4, kernel=3, residual=24, gate=20, skip=40, hidden=17)
+STACKS = [
+    SMALL,
+    ODD,
+    dataclasses.replace(SMALL, kernel=1),
+    dataclasses.replace(SMALL, kernel=4, skip=0),
+    StackSpec(layers=3, cycle=3, kernel=2, residual=144, gate=80, skip=272, hidden=256),
+]
+CONDITIONERS = [
+    ConditionerSpec(channels=12),
+    ConditionerSpec(channels=16, upsample=(4, 5)),
+    ConditionerSpec(channels=5, upsample=(2, 3), labels=()),
+]
+FRAMES, HOP = 5, 60
+
+
+def wavenet(
+    head: Head = HEADS[0],
+    network: StackSpec = SMALL,
+    conditioner: ConditionerSpec = CONDITIONERS[0],
+    frames: int = FRAMES,
+) -> WaveNet:
+    """An untrained network whose past and condition really matter."""
+    torch.manual_seed(0)
+    net = WaveNetSpec(head=head, network=network, conditioner=conditioner).build(8000, {"speaker": ["a", "b"]}, frames, HOP)
+    with torch.no_grad():
+        net.stack.out.weight.mul_(4.0)
+        if net.stack.projection is not None:
+            net.stack.projection.weight.mul_(4.0)
+    return net.eval()
+
+
+@torch.no_grad()
+def condition(net: WaveNet, streams: int, frames: int = 4) -> Condition:
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(streams, FRAMES, frames, generator=generator)
+    return net.condition(features, {"speaker": torch.arange(streams) % 2})
+
+
+def rows(whole: Condition, chosen: list[int]) -> Condition:
+    return Condition(whole.features[chosen], whole.hold)
+
+
+@torch.no_grad()
+def exact_params(net: WaveNet, x: Tensor, told: Condition | None) -> Tensor:
+    """The head's parameters of the parallel pass, in float64."""
+    exact = copy.deepcopy(net).double()
+    shifted = torch.nn.functional.pad(x.double(), (1, 0))[:, :-1]
+    told = None if told is None else Condition(told.features.double(), told.hold)
+    return exact.stack(exact.heard(shifted), exact.stack.project(told))
+
+
+def assert_scores_agree(net: WaveNet, told: Condition | None, streams: int, samples: int = 300) -> None:
+    x = reference.sample_wavenet(net, told, samples, streams=torch.arange(streams))
+    expected = exact_params(net, x, told)
+    assert expected.std() > 1e-2
+    scored = fast.score_wavenet(net, x, told, threads=1)
+    torch.testing.assert_close(scored.double(), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_teacher_forced_parameters_are_those_of_the_parallel_pass_for_every_head(head: Head) -> None:
+    net = wavenet(head)
+    assert_scores_agree(net, condition(net, 3), 3)
+
+
+@pytest.mark.parametrize("network", STACKS)
+@pytest.mark.parametrize("streams", [1, 11])
+def test_teacher_forced_parameters_for_every_shape_and_tile(network: StackSpec, streams: int) -> None:
+    net = wavenet(network=network)
+    assert_scores_agree(net, condition(net, streams), streams)
+
+
+@pytest.mark.parametrize("conditioner", CONDITIONERS)
+@pytest.mark.parametrize("frames", [4, 9])
+def test_conditions_at_every_rate_hold_their_last_column(conditioner: ConditionerSpec, frames: int) -> None:
+    net = wavenet(conditioner=conditioner)
+    assert_scores_agree(net, condition(net, 2, frames), 2, samples=400)
+
+
+def test_a_network_that_hears_nothing() -> None:
+    net = wavenet(conditioner=ConditionerSpec(labels=()), frames=0)
+    assert net.condition(None, {}) is None
+    assert_scores_agree(net, None, 2)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_draws_are_the_references(head: Head, temperature: float) -> None:
+    """From the same past, the same uniforms draw the same value: teacher-forced, so that no rounding can add up."""
+    net = wavenet(head)
+    told, streams = condition(net, 2), torch.tensor([5, 2])
+    x = fast.sample_wavenet(net, told, 1500, streams=streams, seed=2**40 + 7, temperature=temperature, threads=1)
+    distribution = head(exact_params(net, x, told), temperature)
+    again = distribution.sample(reference.uniforms(2**40 + 7, streams, 0, 1500).double())
+    if isinstance(head, MuLaw | LinearBins):
+        assert (head.encode(again) == head.encode(x)).float().mean() > 0.999
+    else:
+        level = 2.0 / 2**head.levels if isinstance(head, MixtureOfLogistics) else 0.0
+        close = (again - x).abs() < 1.01 * level + 1e-4
+        assert close.float().mean() > 0.999  # but for a component on the edge
+    assert x.std() > 1e-3
+
+
+def test_thousands_of_drawn_classes_are_the_references() -> None:
+    net = wavenet()
+    told, streams = condition(net, 2), torch.arange(2)
+    drawn = fast.sample_wavenet(net, told, 3000, streams=streams, seed=3, threads=1)
+    assert torch.equal(drawn, reference.sample_wavenet(net, told, 3000, streams=streams, seed=3))
+    assert len(drawn.unique()) > 50
+
+
+@pytest.mark.parametrize("weights", ["float32", "bf16"])
+@pytest.mark.parametrize("head", [MuLaw(), MixtureOfLogistics(components=3)])
+def test_bits_do_not_depend_on_batch_order_or_threads(head: Head, weights: str) -> None:
+    net = wavenet(head, ODD)
+    told, streams = condition(net, 19), torch.arange(100, 119)
+
+    def draw(chosen: list[int], threads: int = 1) -> Tensor:
+        return fast.sample_wavenet(net, rows(told, chosen), 250, streams=streams[chosen], seed=1, weights=weights, threads=threads)
+
+    everyone = list(range(19))
+    whole = draw(everyone)
+    order = np.random.default_rng(0).permutation(19).tolist()
+    assert torch.equal(draw(everyone, threads=2), whole)
+    assert torch.equal(draw(order), whole[order])
+    for alone in (0, 7, 18):
+        assert torch.equal(draw([alone])[0], whole[alone])
+    assert torch.equal(draw([3, 9, 4]), whole[[3, 9, 4]])
+    assert not torch.equal(whole[0], whole[2])
+
+
+def test_bits_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = wavenet(MixtureOfLogistics(components=3), conditioner=CONDITIONERS[1])
+    told, streams = condition(net, 3), torch.arange(3)
+    whole = fast.sample_wavenet(net, told, 400, streams=streams, threads=1)
+    decoder = fast.Decoder(net, told, streams, threads=1)
+    monkeypatch.setattr(fast, "CHUNK", 3 * 29)
+    pieces = [chunk for count in (1, 150, 7, 0, 242) for chunk in decoder.draw(count)]
+    assert len(pieces) > 12
+    assert torch.equal(torch.cat(pieces, 1), whole)
+
+
+def test_a_prime_is_heard_first() -> None:
+    net = wavenet()
+    told, streams = condition(net, 2), torch.arange(2)
+    whole = fast.sample_wavenet(net, told, 200, streams=streams)
+    assert torch.equal(fast.sample_wavenet(net, told, 120, streams=streams, prime=whole[:, :80]), whole[:, 80:])
+    assert torch.equal(fast.sample_wavenet(net, told, 200, streams=streams, prime=whole[:, :0]), whole)
+
+
+def test_bf16_weights_cost_little() -> None:
+    """KL to the exact law, in nats a sample."""
+    net = wavenet(network=SMALL)
+    told = condition(net, 2)
+    x = fast.sample_wavenet(net, told, 500, streams=torch.arange(2))
+    exact = exact_params(net, x, told).log_softmax(1)
+    coarse = fast.score_wavenet(net, x, told, weights="bf16").double().log_softmax(1)
+    divergence = (exact.exp() * (exact - coarse)).sum(1).mean()
+    assert 0 < divergence < 1e-3
+
+
+def test_progress_adds_up_and_nothing_is_nothing() -> None:
+    net = wavenet()
+    told, counted = condition(net, 2), []
+    x = fast.sample_wavenet(net, told, 5000, streams=torch.arange(2), progress=counted.append)
+    assert sum(counted) == x.shape[1] == 5000
+    assert len(counted) > 1
+    assert fast.sample_wavenet(net, told, 0, streams=torch.arange(2)).shape == (2, 0)
+
+
+def test_memory_does_not_grow_with_time() -> None:
+    """What a stream remembers is of one size from the first sample on."""
+    decoder = fast.Decoder(wavenet(), condition(wavenet(), 1), torch.arange(1))
+    before = {name: array.shape for name, array in decoder.groups[0].state._asdict().items()}
+    for chunk in decoder.draw(20000):
+        assert chunk.shape[1] <= fast.CHUNK
+    assert {name: array.shape for name, array in decoder.groups[0].state._asdict().items()} == before
+    assert decoder.groups[0].state.time.tolist() == [20000]
+
+
+def test_weights_are_packed_once_without_loss() -> None:
+    net = wavenet(network=SMALL)
+    plan = Plan.of(net)
+    layer = net.stack.layers[0]
+    taps = plan.weights[: 2 * 16 * 32].reshape(2, 16, 32)  # every width is a multiple of 16: no padding
+    np.testing.assert_array_equal(taps, layer.dilated.weight.detach().permute(2, 1, 0).numpy())
+    count = sum(p.numel() for name, p in net.stack.named_parameters() if "weight" in name and "projection" not in name)
+    assert plan.weights.size == count
+    assert plan.weights.ctypes.data % 64 == 0
+
+
+def test_the_door_takes_the_kernels_and_says_why_not() -> None:
+    net = wavenet()
+    assert backends.choose(net) == backends.Choice("numba")
+    assert backends.choose(net, "reference").backend == "reference"
+    nucleus = backends.choose(net, top_p=0.9)
+    assert nucleus.backend == "reference"
+    assert "top_p" in nucleus.reason
+    exact = backends.choose(net.double())
+    assert exact.backend == "reference"
+    assert "float64" in exact.reason
+    with pytest.raises(BadInput, match="float64"):
+        backends.choose(net.double(), "numba")
+    with pytest.raises(BadInput, match="did you mean numba"):
+        backends.choose(net, "numbar")
+
+
+def test_the_door_decodes_the_same_by_either() -> None:
+    net = wavenet()
+    told = condition(net, 1)
+    both = [backends.sample(net, told, 500, streams=torch.tensor([4]), backend=name) for name in ("numba", "reference")]
+    assert torch.equal(*both)

@@ -1,0 +1,76 @@
+"""Philox 4x32-10: the published vectors, and uniforms that depend on (seed, stream, time) alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from vqwave.decode.philox import philox, uniforms
+
+# Random123's known answers (Salmon et al., 2011): counter, key -> words.
+ANSWERS = [
+    ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+    ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+    ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
+]
+
+
+def words(text: str) -> np.ndarray:
+    return np.array([int(word, 16) for word in text.split()], np.uint64)
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), ANSWERS)
+def test_known_answers(counter: str, key: str, expected: str) -> None:
+    low, high = (int(word) for word in words(key))
+    assert philox(words(counter), low | high << 32).tolist() == words(expected).tolist()
+
+
+def test_many_counters_at_once() -> None:
+    counters = np.arange(12, dtype=np.uint64).reshape(4, 3)
+    together = philox(counters, 5)
+    assert together.tolist() == np.stack([philox(counters[:, i], 5) for i in range(3)], 1).tolist()
+
+
+def test_uniforms_are_the_words_of_their_counter() -> None:
+    """Counter (time, stream, high word of time, 0); 23 bits of each word, at the middle of their interval."""
+    time, stream, seed = (1 << 32) + 7, 3, 12345
+    expected = philox(np.array([7, stream, 1, 0], np.uint64), seed)
+    found = uniforms(seed, torch.tensor([stream]), time, 1)[:, 0, 0].double().numpy()
+    assert found.tolist() == ((expected // 2**9 + 0.5) / 2**23).tolist()
+
+
+def test_uniforms_do_not_depend_on_chunks_or_batch() -> None:
+    streams = torch.tensor([4, 0, 9])
+    whole = uniforms(1, streams, 10, 50)
+    assert whole.shape == (4, 3, 50)
+    assert torch.equal(torch.cat([uniforms(1, streams, s, n) for s, n in ((10, 1), (11, 29), (40, 20))], 2), whole)
+    assert torch.equal(torch.cat([uniforms(1, streams[i : i + 1], 10, 50) for i in range(3)], 1), whole)
+    assert torch.equal(uniforms(1, streams.flip(0), 10, 50), whole.flip(1))
+
+
+@pytest.mark.parametrize(("seed", "stream", "start"), [(2, 4, 10), (1 + (1 << 32), 4, 10), (1, 5, 10), (1, 4, 11)])
+def test_another_seed_stream_or_time_gives_others(seed: int, stream: int, start: int) -> None:
+    one, other = uniforms(1, torch.tensor([4]), 10, 200), uniforms(seed, torch.tensor([stream]), start, 200)
+    assert (one == other).float().mean() < 0.01
+
+
+def test_uniforms_are_uniform_and_never_zero_or_one() -> None:
+    u = uniforms(0, torch.arange(8), 0, 25_000).double()
+    assert u.min() > 0
+    assert u.max() < 1
+    counts = torch.histc(u, 100, 0, 1)
+    chi2 = ((counts - 8000) ** 2 / 8000).sum().item()
+    assert 60 < chi2 < 150  # 99 degrees of freedom
+    flat = u.reshape(4, -1)
+    assert (torch.corrcoef(flat) - torch.eye(4)).abs().max() < 0.02
+    lag = torch.corrcoef(torch.stack([flat[0, 1:], flat[0, :-1]]))[0, 1]
+    assert abs(lag) < 0.02
+
+
+def test_the_extreme_words_stay_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for word in (0, 2**32 - 1):
+        monkeypatch.setattr("vqwave.decode.philox.philox", lambda counter, seed, word=word: np.full_like(counter, word))
+        u = uniforms(0, torch.tensor([0]), 0, 1)
+        assert u.dtype == torch.float32
+        assert ((u > 0) & (u < 1)).all()

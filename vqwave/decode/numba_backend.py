@@ -1,0 +1,197 @@
+"""The CPU back-end's face: torch in, torch out; threads over groups of streams, and time in chunks that can be interrupted.
+
+A stream's samples do not depend on its group, on the threads or on the chunks: see `vector.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vqwave.decode.arithmetic import Floats
+from vqwave.decode.kernels import Buffers, Integers, State, Told, decode, project
+from vqwave.decode.plan import Plan, Precision, aligned
+from vqwave.models.wavenet import WaveNet
+from vqwave.nn.condition import Condition
+
+GROUP = 32  # streams that one kernel call advances: their activations stay in the second-level cache
+CHUNK = 4096  # samples, summed over the streams of a group, between looks at Ctrl-C and progress
+
+
+@dataclass(frozen=True)
+class Group:
+    """Streams that advance together in one thread."""
+
+    rows: slice  # of the whole batch
+    streams: Integers
+    state: State
+    buffers: Buffers
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What a stretch of time yields: heard (B, n) class numbers or amplitudes, params (B, n, C) or (B, 0, C)."""
+
+    heard: Floats
+    params: Floats
+
+
+class Decoder:
+    """Streams of one network under way: each call carries on where the last one stopped."""
+
+    def __init__(
+        self,
+        wavenet: WaveNet,
+        condition: Condition | None,
+        streams: Tensor,
+        *,
+        weights: Precision = "float32",
+        threads: int | None = None,
+    ) -> None:
+        """streams (B,) number the utterances; condition of B utterances, or of one for all; threads None: torch's number."""
+        self.wavenet = wavenet
+        self.plan = Plan.of(wavenet, weights)
+        self.threads = threads or torch.get_num_threads()
+        self.hold = condition.hold if condition is not None else 1
+        self.features = self._features(condition, len(streams))  # (B, F, H)
+        numbers = streams.cpu().numpy().astype(np.int64)
+        silence = self._as_heard(torch.zeros(1))[0]
+        self.groups = [
+            Group(rows, numbers[rows], State.silent(self.plan, silence, count), Buffers.of(self.plan, count))
+            for rows in _shares(len(streams), self.threads)
+            for count in [rows.stop - rows.start]
+        ]
+
+    def hear(self, x: Tensor, *, keep: bool = False) -> Tensor:
+        """Go over given samples x (B, n) -> the head's parameters at each of them (B, C, n), or nothing unless `keep`."""
+        given = self._as_heard(x)
+        wanted = given.shape[1] if keep else 0
+        parts = [s.params for s in self._advance(given.shape[1], given, wanted, 0, 1.0)]
+        if not parts:
+            return torch.zeros(len(given), self.plan.head.channels, 0)
+        return torch.from_numpy(np.concatenate(parts, 1)).transpose(1, 2)
+
+    def draw(self, count: int, seed: int = 0, temperature: float = 1.0) -> Iterator[Tensor]:
+        """The next `count` samples, in chunks: waveforms (B, n) float32."""
+        nothing = np.zeros((len(self.features), 0), np.float32)
+        for stretch in self._advance(count, nothing, 0, seed, temperature):
+            yield self._as_wave(stretch.heard)
+
+    def _advance(self, count: int, given: Floats, wanted: int, seed: int, temperature: float) -> Iterator[Stretch]:
+        """`given` (B, count) to hear, or (B, 0) to draw; parameters of the first `wanted` samples."""
+        step = max(1, CHUNK // max((len(g.streams) for g in self.groups), default=1))
+        with self._pool() as run:
+            for first in range(0, count, step):
+                n = min(step, count - first)
+                params = np.zeros((len(given), max(0, min(n, wanted - first)), self.plan.head.channels), np.float32)
+                stretch = Stretch(np.zeros((len(given), n), np.float32), params)
+                heard = given[:, first : first + n]
+                run(lambda g, h=heard, s=stretch: self._run(g, h, s, seed, temperature), self.groups)
+                yield stretch
+
+    def _run(self, group: Group, given: Floats, stretch: Stretch, seed: int, temperature: float) -> None:
+        """Advance one group; its rows of the arrays are copied, since kernels want whole arrays."""
+        heard = np.zeros_like(stretch.heard[group.rows])
+        params = np.zeros_like(stretch.params[group.rows])
+        told = self._told(group, heard.shape[1])
+        decode(
+            self.plan,
+            group.state,
+            group.buffers,
+            told,
+            group.streams,
+            np.uint64(seed & 0xFFFFFFFFFFFFFFFF),
+            float(temperature),
+            np.ascontiguousarray(given[group.rows]),
+            heard,
+            params,
+        )
+        stretch.heard[group.rows], stretch.params[group.rows] = heard, params
+
+    def _told(self, group: Group, count: int) -> Told:
+        """The condition of the next `count` samples of a group, projected for every layer."""
+        columns, time = self.features.shape[1], int(group.state.time[0])
+        first = min(time // self.hold, columns - 1)
+        last = min((time + count - 1) // self.hold, columns - 1)
+        features = np.ascontiguousarray(self.features[group.rows, first : last + 1])
+        B, n, H = features.shape
+        projected = aligned((B * n, self.plan.dilated_bias.size), np.float32)
+        project(self.plan, features.reshape(B * n, H), projected)
+        return Told(projected.reshape(B, n, -1), np.full(B, first, np.int64), self.hold)
+
+    def _features(self, condition: Condition | None, streams: int) -> Floats:
+        """(B, F, H); one column of no channels where the network hears nothing."""
+        if condition is None or self.wavenet.stack.projection is None:
+            return np.zeros((streams, 1, self.plan.projection.shape[1]), np.float32)
+        features = condition.features.detach().float().cpu().transpose(1, 2).numpy()
+        return np.broadcast_to(features, (streams, *features.shape[1:]))
+
+    def _as_heard(self, x: Tensor) -> Floats:
+        """Waveforms -> what the network hears of them."""
+        x = x.detach().float().cpu()
+        return (x if self.wavenet.head.continuous else self.wavenet.head.encode(x).float()).numpy()
+
+    def _as_wave(self, heard: Floats) -> Tensor:
+        x = torch.from_numpy(heard)
+        return x if self.wavenet.head.continuous else self.wavenet.head.decode(x.long()).float()
+
+    @contextmanager
+    def _pool(self) -> Iterator[Callable[[Callable[[Group], None], list[Group]], object]]:
+        """A way to run a function over groups: here for one, else in threads, which end with the stretch that they are in."""
+        if len(self.groups) == 1 or self.threads == 1:
+            yield lambda function, groups: [function(group) for group in groups]
+            return
+        with ThreadPoolExecutor(self.threads) as pool:
+            yield lambda function, groups: list(pool.map(function, groups))
+
+
+def sample_wavenet(
+    wavenet: WaveNet,
+    condition: Condition | None,
+    samples: int,
+    *,
+    streams: Tensor,
+    seed: int = 0,
+    temperature: float = 1.0,
+    prime: Tensor | None = None,
+    progress: Callable[[int], object] | None = None,
+    weights: Precision = "float32",
+    threads: int | None = None,
+) -> Tensor:
+    """What `reference.sample_wavenet` draws, up to float rounding: (B, samples) float32."""
+    decoder = Decoder(wavenet, condition, streams, weights=weights, threads=threads)
+    if prime is not None:
+        decoder.hear(prime)
+    drawn = [torch.zeros(len(streams), 0)]
+    for chunk in decoder.draw(samples, seed, temperature):
+        drawn.append(chunk)
+        if progress is not None:
+            progress(chunk.shape[1])
+    return torch.cat(drawn, 1)
+
+
+def score_wavenet(
+    wavenet: WaveNet,
+    x: Tensor,
+    condition: Condition | None,
+    *,
+    weights: Precision = "float32",
+    threads: int | None = None,
+) -> Tensor:
+    """Teacher-forced, with the very kernels that sample: x (B, T) -> the head's parameters (B, C, T), for `wavenet.head`."""
+    decoder = Decoder(wavenet, condition, torch.arange(len(x)), weights=weights, threads=threads)
+    return decoder.hear(x, keep=True)
+
+
+def _shares(streams: int, threads: int) -> list[slice]:
+    """Contiguous groups of streams: one a thread, or more where those would be too large."""
+    groups = max(-(-streams // GROUP), min(threads, streams))
+    bounds = [streams * i // groups for i in range(groups + 1)] if groups else []
+    return [slice(a, b) for a, b in pairwise(bounds)]

@@ -1,0 +1,199 @@
+"""The decode plan: a WaveNet's weights in the one layout that a sample loop reads, from the first to the last, once a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vqwave.distributions import (
+    Gaussian,
+    LinearBins,
+    LocationScale,
+    Logistic,
+    MixtureOfGaussians,
+    MixtureOfLogistics,
+    MuLaw,
+)
+from vqwave.models.wavenet import ClassInput, ScalarInput, WaveNet
+
+WIDTH = 16  # all widths are padded with zeros to a multiple of this many channels
+LINE = 64  # bytes: weights begin at a cache line
+NEVER = -1e30  # logit of a class that exists only as padding
+
+CATEGORICAL, LOGISTIC, GAUSSIAN = 0, 1, 2
+FAMILIES = {
+    MuLaw: CATEGORICAL,
+    LinearBins: CATEGORICAL,
+    MixtureOfLogistics: LOGISTIC,
+    Logistic: LOGISTIC,
+    MixtureOfGaussians: GAUSSIAN,
+    Gaussian: GAUSSIAN,
+}
+
+Floats = NDArray[np.float32]
+Precision = Literal["float32", "bf16"]
+
+
+class HeadPlan(NamedTuple):
+    """What drawing needs to know of a head."""
+
+    family: int  # CATEGORICAL, LOGISTIC or GAUSSIAN
+    choices: int  # classes, or mixture components
+    channels: int
+    min_log_scale: float
+    level: float  # grid that samples are rounded to, 0 for none
+
+
+class Plan(NamedTuple):
+    """A WaveNet, ready to decode; a named tuple, since that is what numba passes to kernels.
+
+    L layers, k taps, R residual, G gate, S skip (0 for a stack that reads its last residual), H hidden, C head channels, all
+    padded to multiples of 16. A matrix is (inputs, outputs), so that the outputs of one input lie side by side.
+
+    `weights`, in the order of use: for each layer the dilated convolution (k R, 2G), oldest tap first, filter before
+    gate, and the residual (G, R); then all layers' skips as one (L G, S), hidden (S or R, H), out (H, C). A
+    stack with skips has no last residual.
+    """
+
+    weights: Floats | NDArray[np.uint16]  # flat; uint16 holds bfloat16
+    heard: Floats  # (classes, R) embedding; or (2, R), the weight and the bias of a scalar
+    residual_bias: Floats  # (L, R)
+    skip_bias: Floats  # (S,), summed over layers
+    hidden_bias: Floats  # (H,)
+    out_bias: Floats  # (C,)
+    projection: Floats  # (L, condition channels, 2G), always float32
+    dilated_bias: Floats  # (L, 2G)
+    dilations: NDArray[np.int64]  # (L,)
+    kernel: int
+    head: HeadPlan
+
+    @staticmethod
+    def of(wavenet: WaveNet, weights: Precision = "float32") -> Plan:
+        """Packs a copy. Call `unsupported` first: this takes what it accepts."""
+        stack, spec = wavenet.stack, wavenet.stack.spec
+        layers = list(stack.layers)
+        gate = padded(spec.gate)
+        matrices: list[Tensor] = []
+        for layer in layers:
+            matrices.append(_matrix(_halves(layer.dilated.weight, spec.gate)))
+            if layer.residual is not None:
+                matrices.append(_matrix(layer.residual.weight))
+        if spec.skip:
+            matrices.append(torch.cat([_matrix(layer.skip.weight) for layer in layers]))
+        matrices += [_matrix(stack.hidden.weight), _matrix(stack.out.weight)]
+        zeros = torch.zeros(spec.residual)
+        residual_bias = [zeros if layer.residual is None else layer.residual.bias for layer in layers]
+        skip_bias = torch.stack([layer.skip.bias for layer in layers]).sum(0) if spec.skip else torch.zeros(0)
+        out_bias = _pad(stack.out.bias, -1)
+        if not wavenet.head.continuous:
+            out_bias[wavenet.head.channels :] = NEVER
+        return Plan(
+            weights=_pack(matrices, weights),
+            heard=_array(_pad(_heard(wavenet), -1)),
+            residual_bias=_array(_pad(torch.stack(residual_bias), -1)),
+            skip_bias=_array(_pad(skip_bias, -1)),
+            hidden_bias=_array(_pad(stack.hidden.bias, -1)),
+            out_bias=_array(out_bias),
+            projection=_array(_projections(wavenet, 2 * gate)),
+            dilated_bias=_array(torch.stack([_halves(layer.dilated.bias, spec.gate) for layer in layers])),
+            dilations=np.array(spec.dilations, np.int64),
+            kernel=spec.kernel,
+            head=_head(wavenet),
+        )
+
+
+def unsupported(wavenet: WaveNet) -> str | None:
+    """Why the plan cannot carry this network, or None where it can."""
+    if type(wavenet.head) not in FAMILIES:
+        return f"head {wavenet.head.kind!r} has no sampling kernel"
+    if not isinstance(wavenet.heard, ClassInput | ScalarInput):
+        return f"input {type(wavenet.heard).__name__} has no kernel"
+    if wavenet.stack.context is not None:
+        return "its context stack (network.context) has no kernel"
+    parameter = next(wavenet.parameters())
+    if parameter.device.type != "cpu":
+        return f"its parameters are on {parameter.device}, the kernels run on the CPU"
+    if parameter.dtype == torch.float64:
+        return "its parameters are float64, the kernels compute in float32"
+    return None
+
+
+def padded(channels: int) -> int:
+    """The multiple of 16 that holds this many channels.
+
+    >>> padded(64), padded(65), padded(0)
+    (64, 80, 0)
+    """
+    return -(-channels // WIDTH) * WIDTH
+
+
+def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray:
+    """Zeros whose first byte begins a cache line."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _pad(x: Tensor, axis: int) -> Tensor:
+    """A float32 copy of x with zeros after its channels, up to a multiple of 16."""
+    shape = list(x.shape)
+    shape[axis] = padded(shape[axis])
+    result = torch.zeros(shape)
+    result.narrow(axis, 0, x.shape[axis]).copy_(x.detach())
+    return result
+
+
+def _halves(x: Tensor, gate: int) -> Tensor:
+    """Filter and gate (2G, ...), each padded on its own."""
+    return torch.cat([_pad(x[:gate], 0), _pad(x[gate:], 0)])
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """A convolution's weight (C', C, k) -> (k C, C'), oldest tap first, both widths padded."""
+    return _pad(_pad(weight, 0), 1).permute(2, 1, 0).flatten(0, 1)
+
+
+def _array(x: Tensor) -> Floats:
+    result = aligned(tuple(x.shape), np.float32)
+    result[...] = x.detach().float().cpu().numpy()
+    return result
+
+
+def _pack(matrices: Iterable[Tensor], precision: Precision) -> Floats | NDArray[np.uint16]:
+    flat = torch.cat([matrix.reshape(-1) for matrix in matrices])
+    if precision == "float32":
+        return _array(flat)
+    result = aligned(tuple(flat.shape), np.uint16)
+    result[...] = flat.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    return result
+
+
+def _heard(wavenet: WaveNet) -> Tensor:
+    if isinstance(wavenet.heard, ClassInput):
+        return wavenet.heard.embedding.weight
+    conv = wavenet.heard.conv
+    return torch.stack([conv.weight.flatten(), conv.bias])
+
+
+def _projections(wavenet: WaveNet, width: int) -> Tensor:
+    """(L, condition channels, 2G); no condition channels where the network hears none."""
+    stack, spec = wavenet.stack, wavenet.stack.spec
+    if stack.projection is None:
+        return torch.zeros(spec.layers, 0, width)
+    per_layer = stack.projection.weight[..., 0].unflatten(0, (spec.layers, 2 * spec.gate))
+    return torch.stack([_halves(weight, spec.gate).T for weight in per_layer])
+
+
+def _head(wavenet: WaveNet) -> HeadPlan:
+    head = wavenet.head
+    family = FAMILIES[type(head)]
+    if not isinstance(head, LocationScale):
+        return HeadPlan(family, head.channels, head.channels, 0.0, 0.0)
+    level = 2.0 / 2**head.levels if isinstance(head, MixtureOfLogistics) else 0.0
+    return HeadPlan(family, head.components, head.channels, head.min_log_scale, level)

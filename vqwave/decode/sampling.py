@@ -1,0 +1,16 @@
+"""How samples are drawn: what every decoder is asked for in the same words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The same settings and seed give the same audio, alone or in a batch."""
+
+    seed: int = 0
+    temperature: float = 1.0  # below 1: safer, duller
+    top_p: float = 1.0  # below 1: the fewest classes that hold this mass; categorical heads alone
+    guidance: float = 1.0  # above 1: further away from what the model says when it is told nothing
+    backend: str = "auto"
