@@ -1,24 +1,27 @@
 """The `.vqw` file: speech as packed codes.
 
-    magic b"VQW\\x01" | header length, uint32 | header, JSON | codes, ceil(log2 K) bits each | CRC-32 of all before, uint32
+    magic b"VQW\\x01" | header length, uint32 | header, JSON | codes | CRC-32 of all before, uint32
 
-Numbers are little-endian; codes are packed frame by frame, book by book, lowest bit first. The header says what is needed to
-check and to decode: sample rate, hop, samples, books, size, frames, speaker, and the fingerprint of the codec of the codes.
+Numbers are little-endian. The codes are packed, frame by frame, book by book, ceil(log2 K) bits each, lowest bit first; or they
+are entropy-coded with a prior. The header says what is needed to check and to decode: sample rate, hop, samples, books,
+size, frames, speaker, the fingerprint of the codec of the codes, and the prior's, if any, with a CRC-32 of the packed codes.
 Own format, since the usual containers (npz, safetensors) neither pack bits nor name the codec.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
 import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqwave.errors import BadInput
 
@@ -54,6 +57,64 @@ class Coded:
         return replace(self, speaker=speaker)
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its codes; `payload` is how many bytes they take in it, `check` the CRC-32 of the packed codes."""
+
+    sample_rate: int
+    hop: int
+    samples: int
+    size: int
+    fingerprint: str
+    books: int
+    frames: int
+    speaker: str | None = None
+    prior: str | None = None
+    check: int | None = None
+    payload: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.sample_rate
+
+    @property
+    def bits_per_code(self) -> int:
+        return max(1, (self.size - 1).bit_length())
+
+    @property
+    def packed_bits(self) -> int:
+        """Bits of the codes without a prior."""
+        return self.books * self.frames * self.bits_per_code
+
+    @property
+    def bit_rate(self) -> float:
+        """Bits a second that the codes take in the file."""
+        return (self.packed_bits if self.prior is None else 8 * self.payload) / max(self.seconds, 1e-9)
+
+    def with_codes(self, codes: Tensor) -> Coded:
+        return Coded(codes, self.sample_rate, self.hop, self.samples, self.size, self.fingerprint, self.speaker)
+
+
+class Coder(Protocol):
+    """Codes <-> fewer bits: `prior.CodePrior`."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def encode(self, coded: Coded) -> bytes: ...
+
+    def decode(self, data: bytes, header: Header) -> Tensor: ...
+
+
+def fingerprint(*modules: nn.Module, about: str = "") -> str:
+    """16 hexadecimal digits that name the modules' weights: what one codec or prior has coded, only the same one reads."""
+    digest = hashlib.sha256(about.encode())
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(name.encode() + np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
+    return digest.hexdigest()[:16]
+
+
 def pack(codes: Tensor, bits: int) -> bytes:
     """codes (Q, F) of `bits` bits each -> bytes, frame by frame. `unpack` is the inverse."""
     flat = codes.t().reshape(-1).cpu().numpy().astype(np.uint64)
@@ -68,16 +129,32 @@ def unpack(data: bytes, books: int, frames: int, bits: int) -> Tensor:
     return torch.from_numpy(flat).view(frames, books).t().contiguous()
 
 
-def to_bytes(coded: Coded) -> bytes:
+def to_bytes(coded: Coded, coder: Coder | None = None) -> bytes:
+    """A whole file: the codes packed, or entropy-coded by `coder`."""
     header = {k: v for k, v in asdict(coded).items() if k != "codes"}
     header["books"], header["frames"] = coded.codes.shape
+    payload = packed = pack(coded.codes, coded.bits_per_code)
+    if coder is not None:
+        header |= {"prior": coder.fingerprint, "check": zlib.crc32(packed)}
+        payload = coder.encode(coded)
     text = json.dumps(header).encode()
-    body = MAGIC + struct.pack("<I", len(text)) + text + pack(coded.codes, coded.bits_per_code)
+    body = MAGIC + struct.pack("<I", len(text)) + text + payload
     return body + struct.pack("<I", zlib.crc32(body))
 
 
-def from_bytes(data: bytes, name: str) -> Coded:
-    """Raises BadInput, with `name` in its line, for anything but a whole `.vqw` file."""
+def from_bytes(data: bytes, name: str, coder: Coder | None = None) -> Coded:
+    """Raises BadInput, with `name` in its line, for anything but a whole `.vqw` file, or if it needs another `coder`."""
+    header, payload = _parse(data, name)
+    if header.prior is None:
+        codes = unpack(payload, header.books, header.frames, header.bits_per_code)
+    else:
+        codes = _decoded(payload, header, name, coder)
+    if codes.numel() and int(codes.max()) >= header.size:
+        raise BadInput(f"{name}: holds code {int(codes.max())}, expected codes below {header.size}")
+    return header.with_codes(codes)
+
+
+def _parse(data: bytes, name: str) -> tuple[Header, bytes]:
     if data[:3] != MAGIC[:3]:
         raise BadInput(f"{name}: not a .vqw file")
     if data[:4] != MAGIC:
@@ -86,35 +163,53 @@ def from_bytes(data: bytes, name: str) -> Coded:
         raise BadInput(f"{name}: the checksum does not match: the file is truncated or damaged")
     try:
         (length,) = struct.unpack("<I", data[4:8])
-        header = json.loads(data[8 : 8 + length])
-        books, frames = header.pop("books"), header.pop("frames")
-        coded = Coded(codes=torch.empty(0, dtype=torch.int64), **header)
-        packed = data[8 + length : -4]
-        if books < 1 or frames < 0 or len(packed) != -(-books * frames * coded.bits_per_code // 8):
-            raise ValueError(f"{books} x {frames} codes do not fit its {len(packed)} bytes of codes")
-        codes = unpack(packed, books, frames, coded.bits_per_code)
+        payload = data[8 + length : -4]
+        header = Header(**json.loads(data[8 : 8 + length]), payload=len(payload))
+        if header.books < 1 or header.frames < 0 or (header.prior is None and len(payload) != -(-header.packed_bits // 8)):
+            raise ValueError(f"{header.books} x {header.frames} codes do not fit its {len(payload)} bytes of codes")
+        if header.prior is not None and header.frames * header.hop >= header.samples + header.hop:
+            raise ValueError(f"{header.frames} frames of {header.hop} do not fit {header.samples} samples")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{name}: its header cannot be read ({error})") from None
-    if codes.numel() and int(codes.max()) >= coded.size:
-        raise BadInput(f"{name}: holds code {int(codes.max())}, expected codes below {coded.size}")
-    return replace(coded, codes=codes)
+    return header, payload
 
 
-def save_codes(coded: Coded, path: str | Path) -> None:
-    """Write a `.vqw` file, whole or not at all."""
+def _decoded(payload: bytes, header: Header, name: str, coder: Coder | None) -> Tensor:
+    if coder is None:
+        raise BadInput(f"{name}: is entropy-coded with prior {header.prior}, expected that prior: --prior RUN")
+    if coder.fingerprint != header.prior:
+        raise BadInput(f"{name}: is entropy-coded with prior {header.prior}, found prior {coder.fingerprint}")
+    codes = coder.decode(payload, header)
+    if zlib.crc32(pack(codes, header.bits_per_code)) != header.check:
+        raise BadInput(f"{name}: its codes do not match their checksum: this machine computes the prior's probabilities otherwise")
+    return codes
+
+
+def save_codes(coded: Coded, path: str | Path, coder: Coder | None = None) -> None:
+    """Write a `.vqw` file, whole or not at all; `coder`, a prior, takes fewer bits, and is needed to read it again."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    data = to_bytes(coded, coder)
     try:
-        temporary.write_bytes(to_bytes(coded))
+        temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def load_codes(path: str | Path) -> Coded:
-    """Read a `.vqw` file. Raises BadInput for a missing, truncated, damaged or foreign file."""
+def load_codes(path: str | Path, coder: Coder | None = None) -> Coded:
+    """Read a `.vqw` file. Raises BadInput for a missing, truncated, damaged or foreign file, or if it needs another prior."""
+    return from_bytes(_read(path), str(path), coder)
+
+
+def load_header(path: str | Path) -> Header:
+    """What a `.vqw` file says of its codes; needs no prior."""
+    return _parse(_read(path), str(path))[0]
+
+
+def _read(path: str | Path) -> bytes:
     try:
-        return from_bytes(Path(path).read_bytes(), str(path))
+        return Path(path).read_bytes()
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror.lower()}, expected a .vqw file") from None

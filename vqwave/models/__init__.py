@@ -6,11 +6,34 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vqwave.models.student import Student, StudentSpec
+from vqwave.models.classifier import Classifier, ClassifierSpec
+from vqwave.models.prior import Prior, PriorSpec
+from vqwave.models.student import Density, Student, StudentSpec
 from vqwave.models.vqvae import VQVAE, VQVAESpec
 from vqwave.models.wavenet import Vocabulary, WaveNet, WaveNetSpec
 
-ModelSpec = Annotated[WaveNetSpec | StudentSpec | VQVAESpec, Field(discriminator="kind")]
-Model = WaveNet | Student | VQVAE
+ModelSpec = Annotated[WaveNetSpec | StudentSpec | VQVAESpec | PriorSpec | ClassifierSpec, Field(discriminator="kind")]
+Model = WaveNet | Student | VQVAE | Prior | Classifier
 
-__all__ = ["VQVAE", "Model", "ModelSpec", "Student", "StudentSpec", "VQVAESpec", "Vocabulary", "WaveNet", "WaveNetSpec"]
+__all__ = [
+    "VQVAE",
+    "Classifier",
+    "ClassifierSpec",
+    "Density",
+    "Model",
+    "ModelSpec",
+    "Prior",
+    "PriorSpec",
+    "Student",
+    "StudentSpec",
+    "VQVAESpec",
+    "Vocabulary",
+    "WaveNet",
+    "WaveNetSpec",
+    "decoder_of",
+]
+
+
+def decoder_of(model: Model) -> Model:
+    """The part that makes waveforms: a VQ-VAE's decoder, or the model itself."""
+    return model.decoder if isinstance(model, VQVAE) else model

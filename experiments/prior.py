@@ -1,0 +1,158 @@
+"""Train a prior over the codes of a trained VQ-VAE, so that it speaks by itself and its codes take fewer bits.
+
+accelerate launch experiments/prior.py --config configs/prior/fsdd.yaml codec=runs/vqvae-fsdd
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vqwave.checkpoint import load_trained
+from vqwave.code_corpus import CodeCorpus
+from vqwave.codec import Codec
+from vqwave.config import option, spec
+from vqwave.data import Batch
+from vqwave.errors import BadInput
+from vqwave.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.loop import main
+from vqwave.metrics import code_likelihood
+from vqwave.metrics.codebook import CodeCounts
+from vqwave.models import VQVAE, Prior, PriorSpec
+from vqwave.nn.ranks import masked_mean, rank, world_size
+from vqwave.tracking import SampleSheet
+
+
+@spec
+class Config(ExperimentSpec):
+    """Settings of `experiments/prior.py`."""
+
+    codec: Path = option(Path("runs/vqvae-demo"), "run or model folder of a VQ-VAE, or of its student")
+    model: PriorSpec = option(PriorSpec(), "the network over codes; its codec is the one above")
+    losses: dict[str, float] = option({"nll": 1.0}, "weights: nll (nats a code)")
+    shown: int = option(4, "utterances in samples/")
+    shown_seconds: float = option(2.0, "after which they are cut, if they have not ended")
+
+
+class PriorExperiment(Experiment[Config]):
+    """Train a prior over the codes of a trained VQ-VAE."""
+
+    name = "prior"
+    config_class = Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        loaded = load_trained(config.codec)
+        if not isinstance(loaded.model, VQVAE):
+            raise BadInput(f"codec: {config.codec} is a {loaded.card.kind}, expected a vqvae or its student")
+        self.check_fits("codec", loaded, loaded.model.decoder.conditioner.labels)
+        self.source = Codec(loaded.model, loaded.card)
+
+    @property
+    def model_spec(self) -> PriorSpec:
+        return replace(self.config.model, codec=self.source.card.spec)
+
+    @property
+    def hop(self) -> int:
+        return self.source.model.hop
+
+    def build(self) -> Prior:
+        model = self.model_spec.build(self.corpus.sample_rate, self.corpus.labels)
+        model.codec.load_state_dict(self.source.model.state_dict())
+        return model
+
+    def trained(self, model: Prior) -> nn.Module:
+        return model.network
+
+    def start(self, model: Prior) -> None:
+        self.source.model.to(self.device)
+        self.coded = CodeCorpus(self.source, self.corpus)
+
+    def losses(self, batch: Batch) -> Outcome:
+        """The batch only says which utterances: pieces of their codes are drawn here, by the step's own seed."""
+        frames = self.samples_of(self.config.data.clip) // self.hop
+        piece = self.coded.pieces(self.model.network, batch.index.tolist(), frames).to(self.device)
+        nll = -masked_mean(self.network(piece.codes, piece.labels, piece.mask, piece.before), piece.mask)
+        return Outcome({"nll": nll}, {"bits": nll.detach() / torch.tensor(2.0).log()})
+
+    def evaluate(self, model: Prior) -> Evaluation:
+        """Bits a code given the utterance's length, as `.vqw` pays: with the true labels, with others, with none."""
+        network, rows = model.network, self.valid_rows()
+        names = ("bits", "others", "untold", "whole", "codes", "utterances")
+        sums = {name: torch.zeros((), dtype=torch.float64) for name in names}
+        counts = CodeCounts(network.books, network.size, self.corpus.labels.get("speaker", []))
+        for batch in self.coded.utterances(network, rows[rank() :: world_size()]):
+            batch = batch.to(self.device)
+            codes = batch.mask & (batch.codes < network.end)
+            heard = {"bits": batch.labels, "others": self.other_labels(batch)} | ({"untold": {}} if network.untold else {})
+            for name, labels in heard.items():
+                sums[name] -= network(batch.codes, labels, codes, ends=False).sum(dtype=torch.float64).cpu()
+            sums["whole"] -= network(batch.codes, batch.labels, batch.mask).sum(dtype=torch.float64).cpu()
+            sums["codes"] += codes.sum().cpu()
+            sums["utterances"] += len(batch.codes)
+            counts.add(torch.where(codes, batch.codes, 0), codes[:, 0], batch.labels.get("speaker"))
+        found, nats = self.total(sums), torch.tensor(2.0).log().item()
+        end = (found["whole"] - found["bits"]) / nats / found["utterances"]
+        bits = {name: found[name] / nats / found["codes"] for name in ("bits", "others", "untold")}
+        return self.summary(bits, end, counts.section(self.corpus.sample_rate / self.hop), network.untold > 0)
+
+    def valid_rows(self) -> list[int]:
+        """Whole validation utterances, at most `data.valid_clips`, evenly spread."""
+        rows, limit = self.corpus.of("valid"), self.config.data.valid_clips
+        return rows if limit >= len(rows) else [rows[k * len(rows) // limit] for k in range(limit)]
+
+    def summary(self, bits: dict[str, float], end: float, codes: dict[str, object], untold: bool) -> Evaluation:
+        """Bits a code beside what they would be without a network, and the bit rates that follow."""
+        baselines, rate = self.code_baselines(), codes["books"] * self.corpus.sample_rate / self.hop
+        rates = {
+            "nominal": codes["bit_rate"],
+            **{name: rate * value for name, value in baselines.items()},
+            "prior": rate * bits["bits"],
+        }
+        nll = {"unit": "bits per code", "model": bits["bits"], "baselines": baselines, "shuffled labels": bits["others"]}
+        scalars = {"bits": bits["bits"], "bits_shuffled_labels": bits["others"], "bits_end": end}
+        scalars |= {"bits_untold": bits["untold"]} if untold else {}
+        beside = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
+        headline = (
+            f"{bits['bits']:.3f} bits per code on held-out speech ({beside}): {rates['prior']:.0f} of {rates['nominal']:.0f} bit/s"
+        )
+        return Evaluation(headline, scalars, {"nll": nll, "codes": codes, "bit_rate": rates, "prior": scalars})
+
+    def code_baselines(self) -> dict[str, float]:
+        """Without a network; computed once a run."""
+        if not hasattr(self, "_code_baselines"):
+            train, test = (self.coded.of(rows) for rows in (self.corpus.of("train"), self.valid_rows()))
+            self._code_baselines = code_likelihood.baselines(train, test, self.source.model.quantizer.size)
+        return self._code_baselines
+
+    def samples(self, model: Prior, sheet: SampleSheet) -> None:
+        codec, rows = self.codec(model), self.shown_rows(self.config.shown)
+        told = [self.corpus.utterances[row] for row in rows]
+        drawn = [
+            codec.prior.draw(labels=utterance.labels, seed=row, longest=self.config.shown_seconds)[0]
+            for utterance, row in zip(told, rows, strict=True)
+        ]
+        waves = codec.decode_many(
+            drawn,
+            [utterance.speaker for utterance in told],
+            labels=[utterance.labels for utterance in told],
+            vectors=[self.vectors(codec.decoder, row) for row in rows],
+        )
+        for utterance, wave in zip(told, waves, strict=True):
+            said = f"{utterance.text} as " if "text" in model.network.conditioner.labels else ""
+            sheet.add(f"{said}{utterance.speaker}", "generation", wave, speaker=utterance.speaker, text=utterance.text or "")
+
+    def next_steps(self) -> list[str]:
+        run, speaker = self.config.run, self.corpus.speakers[0]
+        return [
+            f"vqwave generate {run} --speaker {speaker} --out drawn.wav",
+            f"vqwave encode {run} in.wav --speaker {speaker} --prior {run} --out in.vqw",
+            *super().next_steps(),
+        ]
+
+
+if __name__ == "__main__":
+    main(PriorExperiment)

@@ -1,0 +1,73 @@
+"""Codes <-> as few bits as a prior gives them: range coding with the network's own probabilities, without loss.
+
+Both sides hear the codes one by one through the same float64 network, so that they see the same probabilities; these are
+rounded to integer frequencies, which rounding errors near 1e-13 move about once in a million codes and more. A file also carries a
+checksum of its codes (`codes.py`): should two machines ever differ, the reader is told so and gets no wrong speech.
+
+The coder is `constriction` (Bamler, 2022. arXiv:2201.01741), extra `code`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from types import ModuleType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vqwave.errors import BadInput
+from vqwave.models.prior import CodeNetwork, CodeStream
+
+PRECISION = 20  # bits: frequencies sum to 2^20
+
+
+def frequencies(log_p: Tensor) -> NDArray[np.int64]:
+    """ln p (N,) float64, N below 2^19 -> whole numbers above 0 that sum to 2^PRECISION, in the ratio of p.
+
+    >>> frequencies(torch.tensor([0.5, 0.25, 0.25, 0.0], dtype=torch.float64).log()).tolist()
+    [524287, 262144, 262144, 1]
+    """
+    p = log_p.exp().numpy()
+    found = 1 + np.floor(p * (2**PRECISION - len(p))).astype(np.int64)
+    found[found.argmax()] += 2**PRECISION - found.sum()
+    return found
+
+
+@torch.inference_mode()
+def compress(network: CodeNetwork, codes: Tensor, labels: Mapping[str, Tensor]) -> bytes:
+    """codes (Q, F) of one utterance -> bytes. network: from `CodeNetwork.exact()`; labels name -> (1,)."""
+    coder, stream = _constriction().stream, CodeStream(network, labels, ends=False)
+    encoder, last = coder.queue.RangeEncoder(), torch.tensor([network.end])
+    for code in codes.t().reshape(-1, 1):
+        encoder.encode(int(code), _model(coder, stream.next(last)))
+        last = code
+    return encoder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+
+
+@torch.inference_mode()
+def decompress(network: CodeNetwork, data: bytes, frames: int, labels: Mapping[str, Tensor]) -> Tensor:
+    """The inverse of `compress`: codes (Q, F). Bytes that `compress` did not write give codes that nobody encoded."""
+    coder, stream = _constriction().stream, CodeStream(network, labels, ends=False)
+    whole = data + bytes(8 + -len(data) % 4)  # zeros at the end were left out
+    decoder = coder.queue.RangeDecoder(np.frombuffer(whole, "<u4").astype(np.uint32))
+    last, codes = torch.tensor([network.end]), []
+    for _ in range(frames * network.books):
+        last = torch.tensor([decoder.decode(_model(coder, stream.next(last)))])
+        codes.append(last)
+    flat = torch.cat(codes) if codes else torch.zeros(0, dtype=torch.int64)
+    return flat.view(frames, network.books).t().contiguous()
+
+
+def _model(coder: ModuleType, log_p: Tensor) -> object:
+    """The coder's table for one symbol, ln p (1, N): it is given exact multiples of 2^-PRECISION, the same everywhere."""
+    return coder.model.Categorical(frequencies(log_p[0]) * 2.0**-PRECISION, perfect=False)
+
+
+def _constriction() -> ModuleType:
+    try:
+        return importlib.import_module("constriction")
+    except ImportError:
+        raise BadInput("entropy coding needs the package constriction: pip install 'vqwave[code]'") from None
