@@ -17,7 +17,6 @@ from vqwave.loop import main
 from vqwave.losses import negative_log_likelihood
 from vqwave.metrics import codebook, likelihood
 from vqwave.models import VQVAE, VQVAESpec
-from vqwave.nn.encoders import FrameEncoder
 from vqwave.nn.quantize import frame_mask
 from vqwave.tracking import SampleSheet
 
@@ -27,7 +26,11 @@ class Config(ExperimentSpec):
     """Settings of `experiments/vqvae.py`."""
 
     model: VQVAESpec = option(VQVAESpec(), "encoder, quantizer, decoder")
-    losses: dict[str, float] = option({"nll": 1.0, "commitment": 0.25}, "weights: nll, commitment, spectral (with model.readout)")
+    losses: dict[str, float] = option(
+        {"nll": 1.0, "commitment": 0.25, "codebook": 1.0},
+        "weights: nll, commitment, codebook (of a gradient codebook), entropy (with quantizer.entropy), spectral (with readout), "
+        "adversary (with adversary)",
+    )
     shown: int = option(4, "utterances in samples/")
 
 
@@ -36,6 +39,7 @@ class VQVAEExperiment(Experiment[Config]):
 
     name = "vqvae"
     config_class = Config
+    optional_losses = frozenset({"commitment", "codebook"})  # not every quantizer has both; one config serves all
 
     @property
     def model_spec(self) -> VQVAESpec:
@@ -50,8 +54,7 @@ class VQVAEExperiment(Experiment[Config]):
 
     def start(self, model: VQVAE) -> None:
         waves = self.training_waves()
-        if isinstance(model.encoder, FrameEncoder):
-            model.encoder.frontend.fit(waves)
+        model.encoder.fit(waves)
         if model.readout is not None:
             model.readout.frontend.fit(waves)
 
@@ -60,14 +63,17 @@ class VQVAEExperiment(Experiment[Config]):
         nll = negative_log_likelihood(out.distribution, batch.wave, batch.mask)
         bits = likelihood.bits_of(self.config.model.decoder.head, nll.detach())
         spectral = {} if out.spectral is None else {"spectral": out.spectral}
-        return Outcome({"nll": nll, **out.quantized.losses, **spectral}, {"bits": bits, **out.quantized.metrics})
+        adversary = {} if out.verdict is None else {"adversary": out.verdict.loss}
+        heard = {} if out.verdict is None else {"adversary_accuracy": out.verdict.accuracy}
+        losses = {"nll": nll, **out.quantized.losses, **spectral, **adversary}
+        return Outcome(losses, {"bits": bits, **out.quantized.metrics, **heard})
 
     def evaluate(self, model: VQVAE) -> Evaluation:
         """Bits with the true codes and labels, with another clip's codes, with another speaker's label; codebook use."""
         sums = {name: torch.zeros((), dtype=torch.float64) for name in ("bits", "codes", "speakers", "samples")}
         counts = codebook.CodeCounts(model.quantizer.books, model.quantizer.size, self.corpus.labels.get("speaker", []))
         for batch in self.valid_batches():
-            codes = model.encode(batch.wave)
+            codes = model.encode(batch.wave, batch.lengths)
             others = self.other_labels(batch)
             for name, heard, labels in (
                 ("bits", codes, batch.labels),
@@ -79,7 +85,7 @@ class VQVAEExperiment(Experiment[Config]):
             counts.add(codes, frame_mask(batch.lengths, model.hop, codes.shape[-1]), batch.labels.get("speaker"))
         total = self.total(sums)
         bits, codes, speakers = (total[name] / total["samples"] for name in ("bits", "codes", "speakers"))
-        section = counts.section(self.corpus.sample_rate / model.hop)
+        section = counts.section(self.corpus.sample_rate / model.hop, self.device)
         baselines, unit = self.baselines(model.decoder.head), likelihood.unit(model.decoder.head)
         scalars = {
             "bits": bits,
@@ -103,7 +109,8 @@ class VQVAEExperiment(Experiment[Config]):
         coded = [codec.encode(self.corpus.read(row), speaker=self.corpus.utterances[row].speaker) for row in rows]
         speakers = [self.corpus.utterances[row].speaker for row in rows]
         targets, voices = speakers[1:] + speakers[:1], rows + rows[1:] + rows[:1]
-        labels, vectors = [self.corpus.utterances[row].labels for row in voices], [self.vectors(model.decoder, row) for row in voices]
+        labels = [self.corpus.utterances[row].labels for row in voices]
+        vectors = [self.vectors(model.decoder, row) for row in voices]
         drawn = codec.decode_many(coded * 2, speakers + targets, labels=labels, vectors=vectors)
         for i, row in enumerate(rows):
             utterance = self.corpus.utterances[row]

@@ -5,15 +5,21 @@ accelerate launch experiments/wavenet.py --config configs/wavenet/fsdd.yaml
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
+
 import torch
 
 from vqwave.config import option, spec
 from vqwave.data import Batch
+from vqwave.data.tracks import Track
+from vqwave.decode.sampling import Sampling
 from vqwave.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
 from vqwave.loop import main
 from vqwave.losses import negative_log_likelihood
 from vqwave.metrics import likelihood
 from vqwave.models import WaveNet, WaveNetSpec
+from vqwave.nn.frontend import AnyFrontend, build_frontend
 from vqwave.tracking import SampleSheet
 
 
@@ -39,15 +45,23 @@ class WaveNetExperiment(Experiment[Config]):
 
     @property
     def hop(self) -> int:
+        return 1 if self._frontend is None else self._frontend.hop
+
+    @property
+    def tracks(self) -> Sequence[Track]:
+        return () if self._frontend is None else self._frontend.tracks
+
+    @cached_property
+    def _frontend(self) -> AnyFrontend | None:
         features = self.config.model.features
-        return features.build(self.corpus.sample_rate).hop if features else 1
+        return None if features is None else build_frontend(features, self.corpus.sample_rate, self.corpus.vocabulary)
 
     def build(self) -> WaveNet:
-        return self.model_spec.build(self.corpus.sample_rate, self.corpus.labels)
+        return self.model_spec.build(self.corpus.sample_rate, self.corpus.vocabulary)
 
     def start(self, model: WaveNet) -> None:
         if model.frontend is not None:
-            model.frontend.fit(self.training_waves())
+            model.frontend.fit(self.training_waves(), self.training_frames())
 
     def losses(self, batch: Batch) -> Outcome:
         distribution = self.network(batch.wave, batch.labels)
@@ -55,19 +69,29 @@ class WaveNetExperiment(Experiment[Config]):
         return Outcome({"nll": nll}, {"bits": likelihood.bits_of(self.config.model.head, nll.detach())})
 
     def evaluate(self, model: WaveNet) -> Evaluation:
-        sums = {name: torch.zeros((), dtype=torch.float64) for name in ("bits", "shuffled", "samples")}
+        """Bits with the true condition, with another speaker's labels, with another clip's frames."""
+        sums = {name: torch.zeros((), dtype=torch.float64) for name in ("bits", "shuffled", "frames", "samples")}
         for batch in self.valid_batches():
-            for name, labels in (("bits", batch.labels), ("shuffled", self.other_labels(batch))):
-                cost = likelihood.bits(model.head, model(batch.wave, labels), batch.wave)
+            frames = None if model.frontend is None else model.frontend(batch.wave, batch.labels)
+            others = None if frames is None else frames.roll(1, 0)
+            for name, labels, heard in (
+                ("bits", batch.labels, frames),
+                ("shuffled", self.other_labels(batch), frames),
+                ("frames", batch.labels, others),
+            ):
+                cost = likelihood.bits(model.head, model(batch.wave, labels, heard), batch.wave)
                 sums[name] += cost[batch.mask].sum()
             sums["samples"] += batch.mask.sum()
         total = self.total(sums)
         bits = total["bits"] / total["samples"]
-        shuffled = total["shuffled"] / total["samples"] if model.conditioner.labels else None
+        shuffled = total["shuffled"] / total["samples"] if model.conditioner.labels or model.conditioner.vector_sizes else None
+        frames = total["frames"] / total["samples"] if model.frontend is not None else None
         baselines, unit = self.baselines(model.head), likelihood.unit(model.head)
         sections = {"nll": {"unit": unit, "model": bits, "baselines": baselines, "shuffled speakers": shuffled}}
+        sections["nll"] |= {"shuffled frames": frames} if frames is not None else {}
         beside = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
         scalars = {"bits": bits} | ({"bits_shuffled_labels": shuffled} if shuffled is not None else {})
+        scalars |= {"bits_shuffled_frames": frames} if frames is not None else {}
         return Evaluation(f"{bits:.3f} {unit} on held-out speech ({beside})", scalars, sections)
 
     def samples(self, model: WaveNet, sheet: SampleSheet) -> None:
@@ -77,11 +101,14 @@ class WaveNetExperiment(Experiment[Config]):
             vectors = self.vectors(model, row)
             about = {"speaker": utterance.speaker, "text": utterance.text or ""}
             if model.frontend is None:
-                drawn = codec.generate(self.config.shown_seconds, labels=utterance.labels, vectors=vectors, seed=row)[0]
+                drawn = codec.generate(
+                    self.config.shown_seconds, labels=utterance.labels, vectors=vectors, sampling=Sampling(seed=row)
+                )[0]
                 sheet.add(f"babble as {utterance.speaker}", "generation", drawn, **about)
             else:
+                drawn = codec.resynthesise(wave, labels=utterance.labels, vectors=vectors, frames=self.frames_of(row))
                 sheet.add(utterance.id, "original", wave, **about)
-                sheet.add(utterance.id, "reconstruction", codec.resynthesise(wave, labels=utterance.labels, vectors=vectors), **about)
+                sheet.add(utterance.id, "reconstruction", drawn, **about)
 
     def next_steps(self) -> list[str]:
         speak = f"vqwave generate {self.config.run} --speaker {self.corpus.speakers[0]} --seconds 3 --out babble.wav"

@@ -287,9 +287,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 RESOLVED = [
     Config(),
-    Config(
-        run="3e-4", seed=None, tags=["no", "1", "", "~", "ä: b"], losses={"nll": 1e-5, "commitment": 0.0, "on": 3e20}
-    ),
+    Config(run="3e-4", seed=None, tags=["no", "1", "", "~", "ä: b"], losses={"nll": 1e-5, "commitment": 0.0, "on": 3e20}),
     Config(model=Model(quantizer=Residual(inner=Ema(decay=1e-7)), prior=Fsq(levels=())), size=3),
     Config(optim=Optim(lr=3e-4, betas=(0.1, 1e22), clip=float("inf"))),
     Student(teacher=Path("runs/a b"), quantizer=Fsq(levels=(2, 2))),

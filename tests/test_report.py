@@ -297,9 +297,7 @@ def test_silence_and_a_single_sample_are_shown(tmp_path: Path) -> None:
     run = make_student(tmp_path / "run")
     about = {"utterance": "a", "speaker": "theo", "text": ""}
     waves = [np.zeros(2000, np.float32), np.full(1, 0.5, np.float32)]
-    write_samples(
-        run, [({**about, "kind": kind}, wave) for kind, wave in zip(("original", "student"), waves, strict=True)]
-    )
+    write_samples(run, [({**about, "kind": kind}, wave) for kind, wave in zip(("original", "student"), waves, strict=True)])
     text = Page.read(write_report([run], tmp_path / "page.html")).text
     assert "0.25 s silent" in text
     assert "0.00 s −6.0 dBFS" in text

@@ -12,6 +12,7 @@ _PLACES = {  # public name -> the room that defines it; imported when first aske
     "Codec": "vqwave.codec",
     "Coded": "vqwave.codes",
     "Corpus": "vqwave.data",
+    "Sampling": "vqwave.decode.sampling",
     "load": "vqwave.codec",
     "load_codes": "vqwave.codes",
     "prepare": "vqwave.data",
@@ -19,7 +20,7 @@ _PLACES = {  # public name -> the room that defines it; imported when first aske
     "save_codes": "vqwave.codes",
     "write": "vqwave.audio",
 }
-__all__ = ["BadInput", "Codec", "Coded", "Corpus", "load", "load_codes", "prepare", "read", "save_codes", "write"]
+__all__ = ["BadInput", "Codec", "Coded", "Corpus", "Sampling", "load", "load_codes", "prepare", "read", "save_codes", "write"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name

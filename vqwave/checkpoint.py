@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -22,13 +22,14 @@ from vqwave.models import Model, ModelSpec
 
 SHIPPED = Path(__file__).parent / "pretrained"
 STEP = "step-{:08d}"
+NEEDED = {"network.safetensors", "average.safetensors", "optimizer.safetensors", "progress.json"}  # of a checkpoint
 
 
 @spec
 class ModelCard:
     """`model/config.json`: everything but the weights."""
 
-    format: int = 1
+    format: Literal[1] = 1
     sample_rate: int
     labels: dict[str, list[str]]
     spec: ModelSpec
@@ -99,12 +100,17 @@ def load_trained(name: str | Path, device: str = "cpu") -> Loaded:
     folder = find_model(name)
     try:
         tree = json.loads((folder / "config.json").read_text())
+        if not isinstance(tree, dict):
+            raise BadInput(f"{folder / 'config.json'}: a {type(tree).__name__}, expected the settings of a model")
         tree.pop("kind", None)
         card = build(ModelCard, tree)
         model = card.build()
         load_model(model, str(folder / "model.safetensors"), device=device)
-    except (SafetensorError, RuntimeError, json.JSONDecodeError) as error:
-        raise BadInput(f"{folder}: the model cannot be read ({str(error).splitlines()[0]})") from None
+    except BadInput:
+        raise
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
+        raise BadInput(f"{folder}: the model cannot be read ({reason})") from None
     return Loaded(model.to(device).eval(), card, folder)
 
 
@@ -116,6 +122,7 @@ class Checkpoint:
     average: dict[str, Tensor]
     optimizer: dict[str, Any]
     progress: dict[str, Any] = field(default_factory=dict)
+    beside: dict[str, Tensor] = field(default_factory=dict)
 
 
 def flatten_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -156,6 +163,7 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int =
     save_file(_contiguous(checkpoint.network), temporary / "network.safetensors")
     save_file(_contiguous(checkpoint.average), temporary / "average.safetensors")
     save_file(_contiguous(tensors), temporary / "optimizer.safetensors")
+    save_file(_contiguous(checkpoint.beside), temporary / "beside.safetensors")
     (temporary / "progress.json").write_text(json.dumps({"optimizer": plain, **checkpoint.progress}))
     files = sorted(temporary.iterdir())
     (temporary / "SHA256.json").write_text(json.dumps({file.name: _digest(file) for file in files}))
@@ -163,20 +171,31 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int =
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
     replace_folder(temporary, final)
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
+    _prune(folder, final, keep)
     return final
+
+
+def _prune(folder: Path, newest: Path, keep: int) -> None:
+    """Leave `newest` and the keep - 1 before it; what is later was passed over as damaged, and is of an abandoned future."""
+    steps = sorted(folder.glob("step-*"))
+    older = [path for path in steps if path.name < newest.name]
+    for path in [*older[: len(older) - (keep - 1)], *(path for path in steps if path.name > newest.name)]:
+        shutil.rmtree(path)
 
 
 def _read_checkpoint(folder: Path) -> Checkpoint:
     """Raises OSError, ValueError or SafetensorError where the checkpoint is not whole."""
-    for name, digest in json.loads((folder / "SHA256.json").read_text()).items():
+    digests = json.loads((folder / "SHA256.json").read_text())
+    if not isinstance(digests, dict) or not digests.keys() >= NEEDED:
+        raise ValueError("SHA256.json does not name all its files")
+    for name, digest in digests.items():
         if _digest(folder / name) != digest:
             raise ValueError(f"{name} is damaged")
     progress = json.loads((folder / "progress.json").read_text())
     optimizer = unflatten_optimizer(load_file(folder / "optimizer.safetensors"), progress.pop("optimizer"))
     network, average = load_file(folder / "network.safetensors"), load_file(folder / "average.safetensors")
-    return Checkpoint(network, average, optimizer, progress)
+    beside = folder / "beside.safetensors"
+    return Checkpoint(network, average, optimizer, progress, load_file(beside) if beside.exists() else {})
 
 
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vqwave.errors import BadInput
+
+if TYPE_CHECKING:
+    from vqwave.codec import Codec
+    from vqwave.decode.sampling import Sampling
+    from vqwave.prior import CodePrior
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -60,10 +67,12 @@ def parser() -> Parser:
     encode.add_argument("input", type=Path, help="audio file")
     encode.add_argument("--out", type=Path, required=True, help=".vqw file")
     encode.add_argument("--speaker", help="who speaks, noted in the file")
+    encode.add_argument("--prior", metavar="RUN", help="entropy-code the codes with this prior; decoding needs it again")
 
     decode = add("decode", decode_file, "A .vqw file -> speech.")
     decode.add_argument("model", help="run folder, model folder or name: a VQ-VAE or its student")
     decode.add_argument("input", type=Path, help=".vqw file")
+    decode.add_argument("--prior", metavar="RUN", help="the prior that the codes are entropy-coded with; default: MODEL's own")
     _voice(decode)
 
     convert = add("convert", convert_file, "Speech -> the same words in another voice.")
@@ -71,10 +80,20 @@ def parser() -> Parser:
     convert.add_argument("input", type=Path, help="audio file")
     _voice(convert, required=True)
 
-    generate = add("generate", generate_file, "Babble, in the voice of a speaker.")
-    generate.add_argument("model", help="run folder or model folder of a WaveNet")
-    generate.add_argument("--seconds", type=float, default=3.0, help="length (default %(default)s)")
-    _voice(generate)
+    _babble(add("generate", generate_file, "Babble, in the voice of a speaker."))
+
+    speak = add("speak", speak_file, "Speech from given frames: predicted mels, or aligned phones.")
+    speak.add_argument("model", help="run folder, model folder or name of a WaveNet with such features")
+    speak.add_argument(
+        "--frames", action="append", required=True, default=[], metavar="NAME=FILE", help="mel=x.npy (C, F); phones=x.json"
+    )
+    speak.add_argument("--seconds", type=float, help="length (default: that of the frames; needed for phones alone)")
+    _voice(speak)
+
+    score = add("score", score_file, "Bits a sample that a recording costs under a model.")
+    score.add_argument("model", help="run folder, model folder or name")
+    score.add_argument("input", type=Path, help="audio file")
+    _told(score)
 
     info = add("info", show_info, "What a model, a .vqw file or a prepared corpus is.")
     info.add_argument("what", help="run folder, model folder or name; .vqw file; corpus folder")
@@ -85,24 +104,61 @@ def parser() -> Parser:
     return top
 
 
+def _babble(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help="run folder or model folder of a WaveNet, or of a prior over codes")
+    command.add_argument("--seconds", type=float, help="length (default: 3 for a WaveNet; a prior ends by itself)")
+    command.add_argument("--code-temperature", type=float, default=1.0, help="of a prior's codes (default %(default)s)")
+    command.add_argument("--code-top-p", type=float, default=1.0, help="draw from a prior's likeliest codes of this mass")
+    command.add_argument("--prime", type=Path, metavar="IN.wav", help="go on from this recording")
+    _voice(command)
+
+
 def _voice(command: argparse.ArgumentParser, *, required: bool = False) -> None:
     """The options of everything that speaks."""
     command.add_argument("--out", type=Path, required=True, help="audio file: .wav or .flac")
-    command.add_argument("--speaker", required=required, help="voice")
-    command.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", help="any other label the model hears")
+    _told(command, required=required)
     command.add_argument("--seed", type=int, default=0, help="the same seed, the same audio (default %(default)s)")
     command.add_argument("--temperature", type=float, default=1.0, help="below 1: safer, duller (default %(default)s)")
+    command.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest classes of this mass (categorical heads)")
+    command.add_argument("--guidance", type=float, default=1.0, help="above 1: hear the condition more (a model with dropout)")
     command.add_argument("--backend", default="auto", help="auto, or one of the decoders (see docs/decoding.md)")
 
 
+def _told(command: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """What a model may be told of an utterance."""
+    command.add_argument("--speaker", required=required, help="voice")
+    command.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", help="any other label the model hears")
+    command.add_argument("--vector", action="append", default=[], metavar="NAME=FILE.npy", help="a vector the model hears")
+
+
 def _labels(arguments: argparse.Namespace) -> dict[str, str]:
-    labels = {}
-    for pair in arguments.label:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise BadInput(f"--label {pair}: expected NAME=VALUE")
-        labels[name] = value
-    return labels | ({"speaker": arguments.speaker} if arguments.speaker else {})
+    return _pairs("--label", arguments.label) | ({"speaker": arguments.speaker} if arguments.speaker else {})
+
+
+def _vectors(arguments: argparse.Namespace) -> dict[str, object]:
+    from vqwave.data.corpus import read_array
+
+    return {name: read_array(Path(path)) for name, path in _pairs("--vector", arguments.vector).items()}
+
+
+def _pairs(flag: str, pairs: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE, each."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise BadInput(f"{flag} {pair}: expected NAME=VALUE")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _sampling(arguments: argparse.Namespace) -> Sampling:
+    from vqwave.decode.sampling import Sampling
+
+    return Sampling(
+        seed=arguments.seed,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        guidance=arguments.guidance,
+        backend=arguments.backend,
+    )
 
 
 def _audio_out(path: Path) -> Path:
@@ -161,23 +217,34 @@ def encode_file(arguments: argparse.Namespace) -> None:
     wave, rate = audio.read(arguments.input)
     coded = _named(arguments.input, lambda: model.encode(wave, rate, arguments.speaker))
     _note_rate(arguments, rate, model.sample_rate)
-    codes.save_codes(coded, out)
-    print(f"{out}: {coded.seconds:.2f} s in {coded.codes.shape[1]} frames, {coded.bit_rate:.0f} bit/s")
+    codes.save_codes(coded, out, None if arguments.prior is None else _prior(arguments.prior))
+    stored = codes.load_header(out)
+    packed = "" if stored.prior is None else f", {coded.bit_rate:.0f} without the prior"
+    print(f"{out}: {coded.seconds:.2f} s in {coded.codes.shape[1]} frames, {stored.bit_rate:.0f} bit/s{packed}")
+
+
+def _prior(name: str) -> CodePrior:
+    from vqwave.codec import Codec
+
+    codec = Codec.load(name)
+    if codec.prior is None:
+        raise BadInput(f"--prior {name}: is a {codec.card.kind}, expected a prior over codes")
+    return codec.prior
 
 
 def decode_file(arguments: argparse.Namespace) -> None:
     from vqwave import audio, codes
     from vqwave.codec import Codec
 
-    model, out, coded = Codec.load(arguments.model), _audio_out(arguments.out), codes.load_codes(arguments.input)
+    model, out = Codec.load(arguments.model), _audio_out(arguments.out)
+    coded = codes.load_codes(arguments.input, model.prior if arguments.prior is None else _prior(arguments.prior))
     with Progress(coded.samples, model.sample_rate, arguments.quiet) as progress:
         wave = model.decode(
             coded,
             arguments.speaker,
             labels=_labels(arguments),
-            seed=arguments.seed,
-            temperature=arguments.temperature,
-            backend=arguments.backend,
+            vectors=_vectors(arguments),
+            sampling=_sampling(arguments),
             progress=progress,
         )
     audio.write(out, wave, model.sample_rate)
@@ -190,7 +257,7 @@ def convert_file(arguments: argparse.Namespace) -> None:
 
     model, out = Codec.load(arguments.model), _audio_out(arguments.out)
     labels = _labels(arguments)
-    model.label_ids(labels)
+    model.told(labels)
     wave, rate = audio.read(arguments.input)
     coded = _named(arguments.input, lambda: model.encode(wave, rate))
     _note_rate(arguments, rate, model.sample_rate)
@@ -199,9 +266,8 @@ def convert_file(arguments: argparse.Namespace) -> None:
             coded,
             arguments.speaker,
             labels=labels,
-            seed=arguments.seed,
-            temperature=arguments.temperature,
-            backend=arguments.backend,
+            vectors=_vectors(arguments),
+            sampling=_sampling(arguments),
             progress=progress,
         )
     audio.write(out, converted, model.sample_rate)
@@ -213,72 +279,101 @@ def generate_file(arguments: argparse.Namespace) -> None:
     from vqwave.codec import Codec
 
     model, out = Codec.load(arguments.model), _audio_out(arguments.out)
-    with Progress(round(arguments.seconds * model.sample_rate), model.sample_rate, arguments.quiet) as progress:
+    if model.prior is not None and arguments.prime is None:
+        _speak_codes(arguments, model, out)
+        return
+    seconds = 3.0 if arguments.seconds is None else arguments.seconds
+    prime, rate = (None, None) if arguments.prime is None else audio.read(arguments.prime)
+    with Progress(round(seconds * model.sample_rate), model.sample_rate, arguments.quiet) as progress:
         wave = model.generate(
-            arguments.seconds,
+            seconds,
             labels=_labels(arguments),
-            seed=arguments.seed,
-            temperature=arguments.temperature,
-            backend=arguments.backend,
+            prime=prime,
+            prime_rate=rate,
+            vectors=_vectors(arguments),
+            sampling=_sampling(arguments),
             progress=progress,
         )[0]
     audio.write(out, wave, model.sample_rate)
     _say_written(out, wave, model.sample_rate)
 
 
-def show_info(arguments: argparse.Namespace) -> None:
-    from vqwave import codes
-    from vqwave.data import Corpus
-    from vqwave.data.corpus import is_corpus
+def _speak_codes(arguments: argparse.Namespace, model: Codec, out: Path) -> None:
+    """Draw codes from the model's prior, then decode them."""
+    from vqwave import audio
 
-    path = Path(arguments.what)
-    if path.suffix == ".vqw":
-        coded = codes.load_codes(path)
-        rows = {
-            "file": str(path),
-            "length": f"{coded.seconds:.3f} s, {coded.samples:,} samples at {coded.sample_rate:,} Hz",
-            "codes": f"{coded.codes.shape[0]} x {coded.codes.shape[1]} frames of {coded.size} codes, hop {coded.hop}",
-            "bit rate": f"{coded.bit_rate:.0f} bit/s ({path.stat().st_size:,} bytes in all)",
-            "speaker": coded.speaker or "not noted",
-            "codec": coded.fingerprint,
-        }
-    elif is_corpus(path):
-        corpus = Corpus.open(path)
-        rows = {
-            "corpus": f"{corpus.name} in {path}",
-            "sample rate": f"{corpus.sample_rate:,} Hz",
-            "speech": f"{corpus.seconds() / 60:.1f} minutes in {len(corpus.utterances):,} utterances",
-            "splits": ", ".join(f"{name} {count:,}" for name, count in corpus.splits.items()),
-            **{name: _shortened(values) for name, values in corpus.labels.items()},
-        }
-    else:
-        rows = _model_rows(arguments.what)
+    labels, heard = _labels(arguments), [*model.prior.labels, *model.decoder.conditioner.labels]
+    for name in labels:
+        if name not in heard:
+            raise BadInput(f"--label {name}: not heard by this model, expected {', '.join(dict.fromkeys(heard)) or 'none'}")
+    model.label_ids(labels)
+    coded = model.prior.draw(
+        arguments.seconds,
+        labels=labels,
+        seed=arguments.seed,
+        temperature=arguments.code_temperature,
+        top_p=arguments.code_top_p,
+    )[0]
+    with Progress(coded.samples, model.sample_rate, arguments.quiet) as progress:
+        wave = model.decode(
+            coded,
+            labels=labels,
+            vectors=_vectors(arguments),
+            sampling=_sampling(arguments),
+            progress=progress,
+        )
+    audio.write(out, wave, model.sample_rate)
+    _say_written(out, wave, model.sample_rate)
+
+
+def speak_file(arguments: argparse.Namespace) -> None:
+    from vqwave import audio
+    from vqwave.codec import Codec
+
+    model, out = Codec.load(arguments.model), _audio_out(arguments.out)
+    frames = {name: _frames(Path(path)) for name, path in _pairs("--frames", arguments.frames).items()}
+    wave = model.speak(
+        frames,
+        arguments.seconds,
+        labels=_labels(arguments),
+        vectors=_vectors(arguments),
+        sampling=_sampling(arguments),
+    )
+    audio.write(out, wave, model.sample_rate)
+    _say_written(out, wave, model.sample_rate)
+
+
+def _frames(path: Path) -> object:
+    """An array (.npy), or phones: [[first sample, label], ...] (.json)."""
+    from vqwave.data.corpus import read_array
+
+    if path.suffix == ".npy":
+        return read_array(path)
+    try:
+        phones = json.loads(path.read_text(encoding="utf-8"))
+        return [[int(start), str(label)] for start, label in phones]
+    except (OSError, ValueError, TypeError) as error:
+        raise BadInput(f"{path}: {error}; expected [[first sample, label], ...]") from None
+
+
+def score_file(arguments: argparse.Namespace) -> None:
+    from vqwave import audio
+    from vqwave.codec import Codec
+
+    model = Codec.load(arguments.model)
+    wave, rate = audio.read(arguments.input)
+    _note_rate(arguments, rate, model.sample_rate)
+    labels, vectors = _labels(arguments), _vectors(arguments)
+    score = _named(arguments.input, lambda: model.score(wave, rate, labels=labels, vectors=vectors))
+    print(f"{arguments.input}: {score.bits:.4f} {score.unit}, {score.samples:,} samples")
+
+
+def show_info(arguments: argparse.Namespace) -> None:
+    from vqwave.info import describe
+
+    rows = describe(arguments.what)
     width = max(map(len, rows))
     print("\n".join(f"{name:{width}}  {value}" for name, value in rows.items()))
-
-
-def _model_rows(name: str) -> dict[str, str]:
-    from vqwave.codec import Codec
-    from vqwave.models import VQVAE
-
-    codec = Codec.load(name)
-    card, about = codec.card, codec.card.about
-    rows = {
-        "model": f"{card.kind} in {name}" + (f", decoder {codec.card.spec.decoder.kind}" if card.kind == "vqvae" else ""),
-        "trained": f"{about['steps']:,} steps in {about['seconds'] / 60:.1f} min on {about['corpus']}, seed {about['seed']}",
-        "sample rate": f"{card.sample_rate:,} Hz",
-        "parameters": ", ".join(f"{part} {count:,}" for part, count in about["parameters"].items()),
-        "receptive field": f"{about['receptive_field']:,} samples, {1000 * about['receptive_field'] / card.sample_rate:.1f} ms",
-    }
-    if isinstance(codec.model, VQVAE):
-        rows["codes"] = (
-            f"{card.sample_rate / about['hop']:g} frames a second, {about['bit_rate']:g} bit/s, codec {codec.fingerprint}"
-        )
-    return rows | {label: _shortened(values) for label, values in card.labels.items()}
-
-
-def _shortened(values: Sequence[str], most: int = 12) -> str:
-    return f"{len(values)}: " + ", ".join(values[:most]) + (", ..." if len(values) > most else "")
 
 
 def write_page(arguments: argparse.Namespace) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +13,23 @@ from torch import Tensor
 
 from vqwave.audio import normalise_level, remove_dc, resample
 from vqwave.checkpoint import Loaded, ModelCard, load_trained
-from vqwave.codes import Coded
+from vqwave.codes import Coded, fingerprint
 from vqwave.decode.backends import sample
+from vqwave.decode.sampling import Sampling
 from vqwave.errors import BadInput, nearest
-from vqwave.models import VQVAE, Model, Student, WaveNet
-from vqwave.nn.condition import Condition
+from vqwave.metrics import likelihood
+from vqwave.models import VQVAE, Classifier, Model, Prior, Student, WaveNet
+from vqwave.nn.causal import shift_right
+from vqwave.nn.condition import Condition, join
+from vqwave.nn.wavenet import StackState
+from vqwave.prior import CodePrior
 
 Progress = Callable[[int], object]
+Vectors = Mapping[str, Tensor | np.ndarray | Sequence[float]]  # given vectors by name, such as a speaker embedding
+Given = Mapping[str, Any]  # frames by name: arrays (C, F), or phones as [[first sample, label], ...]
+DEFAULT = Sampling()
+SILENCE = 1e-6  # a peak below this, once the DC is gone, is rounding
+SCORED = 16384  # samples whose likelihood is computed at once
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,15 @@ class Task:
     """One utterance to decode: what the decoder is told, and how many samples to make."""
 
     condition: Condition | None
+    samples: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """Bits a sample of a recording costs, what `bits` are counted in, and how many samples there are."""
+
+    bits: float
+    unit: str
     samples: int
 
 
@@ -39,15 +58,18 @@ class Codec:
     """
 
     def __init__(self, model: Model, card: ModelCard) -> None:
-        self.model = model
+        self.model = model.codec if isinstance(model, Prior) else model
         self.card = card
         self.sample_rate = card.sample_rate
         self.labels = card.labels
+        self.prior = CodePrior.of(model, self.fingerprint, card.sample_rate, card.labels) if isinstance(model, Prior) else None
 
     @classmethod
     def load(cls, name: str | Path, device: str = "cpu") -> Codec:
         """A run folder, a model folder, or the name of a shipped model. Raises BadInput."""
         loaded: Loaded = load_trained(name, device)
+        if isinstance(loaded.model, Classifier):
+            raise BadInput(f"{name}: a classifier, which does not speak; expected a WaveNet, a VQ-VAE, a student or a prior")
         return cls(loaded.model, loaded.card)
 
     @property
@@ -65,11 +87,7 @@ class Codec:
     @property
     def fingerprint(self) -> str:
         """Names the encoder and the codebook: a teacher and its student, which share them, read each other's codes."""
-        digest = hashlib.sha256()
-        for part in (self._vqvae.encoder, self._vqvae.quantizer):
-            for name, tensor in sorted(part.state_dict().items()):
-                digest.update(name.encode() + np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint(self._vqvae.encoder, self._vqvae.quantizer)
 
     @property
     def _vqvae(self) -> VQVAE:
@@ -81,9 +99,10 @@ class Codec:
         """(T,) or (C, T) audio at any rate and level -> (T,) as the model was trained on: mono, no DC, its level."""
         samples = np.asarray(wave, np.float32)
         samples = samples.mean(0) if samples.ndim == 2 else samples
-        if not np.isfinite(samples).all() or not np.abs(samples).max(initial=0.0) > 0:
+        if len(samples) and np.isfinite(samples).all():
+            samples = resample(remove_dc(samples), sample_rate or self.sample_rate, self.sample_rate)
+        if not np.isfinite(samples).all() or not np.abs(samples).max(initial=0.0) > SILENCE:
             raise BadInput("the recording is empty, silent or not finite, expected audio")
-        samples = resample(remove_dc(samples), sample_rate or self.sample_rate, self.sample_rate)
         level = self.card.about.get("level_db", -23.0)
         return torch.from_numpy(normalise_level(samples, level)).to(self.device)
 
@@ -91,10 +110,14 @@ class Codec:
     def encode(self, wave: Tensor | np.ndarray, sample_rate: int | None = None, speaker: str | None = None) -> Coded:
         """(T,) audio, at `sample_rate` if not the model's own -> codes (Q, F). `speaker` is noted beside them."""
         model, x = self._vqvae, self.prepare(wave, sample_rate)
-        frames = -(-len(x) // model.hop)
-        padded = torch.nn.functional.pad(x, (0, frames * model.hop - len(x)))
-        codes = model.encode(padded[None])[0].cpu()
+        codes = self.codes_of(x)
         return Coded(codes, self.sample_rate, model.hop, len(x), model.quantizer.size, self.fingerprint, speaker)
+
+    @torch.inference_mode()
+    def codes_of(self, wave: Tensor) -> Tensor:
+        """A recording (T,) that is prepared already, as a corpus holds it -> its codes (Q, F) on the CPU."""
+        padded = torch.nn.functional.pad(wave.to(self.device), (0, -len(wave) % self._vqvae.hop))
+        return self._vqvae.encode(padded[None])[0].cpu()
 
     def decode(
         self,
@@ -102,16 +125,13 @@ class Codec:
         speaker: str | None = None,
         *,
         labels: Mapping[str, str] | None = None,
-        seed: int = 0,
-        temperature: float = 1.0,
-        backend: str = "auto",
+        vectors: Vectors | None = None,
+        sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> Tensor:
         """Codes -> waveform (T,), in the voice of `speaker` (or of the speaker noted beside the codes)."""
-        many = self.decode_many(
-            [coded], [speaker], labels=labels, seed=seed, temperature=temperature, backend=backend, progress=progress
-        )
-        return many[0]
+        also, given = [labels or {}], [vectors or {}]
+        return self.decode_many([coded], [speaker], labels=also, vectors=given, sampling=sampling, progress=progress)[0]
 
     @torch.inference_mode()
     def decode_many(
@@ -119,19 +139,22 @@ class Codec:
         coded: Sequence[Coded],
         speakers: Sequence[str | None],
         *,
-        labels: Mapping[str, str] | None = None,
-        seed: int = 0,
-        temperature: float = 1.0,
-        backend: str = "auto",
+        labels: Sequence[Mapping[str, str]] | None = None,
+        vectors: Sequence[Vectors] | None = None,
+        sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> list[Tensor]:
-        """As `decode` for several utterances at once; each comes out as it would alone."""
-        tasks = []
-        for item, speaker in zip(coded, speakers, strict=True):
+        """As `decode` for several utterances at once, with labels and vectors of each; each comes out as it would alone."""
+        tasks, nothing = [], [{}] * len(coded)
+        for item, speaker, also, given in zip(coded, speakers, labels or nothing, vectors or nothing, strict=True):
             self._check(item)
-            ids = self.label_ids({**(labels or {}), "speaker": speaker or item.speaker})
-            tasks.append(Task(self._vqvae.condition(item.codes[None].to(self.device), ids), item.samples))
-        return self._run(tasks, [0] * len(tasks), seed, temperature, backend, progress)
+            if speaker is not None and "speaker" not in self.decoder.conditioner.labels:
+                raise BadInput(f"speaker {speaker!r}: this model hears no speaker, it has one voice")
+            told = self.told({**also, "speaker": speaker or item.speaker}, given)
+            if item.samples:
+                tasks.append(Task(self._vqvae.condition(item.codes[None].to(self.device), told), item.samples))
+        waves = iter(self._run(tasks, [0] * len(tasks), sampling, progress))
+        return [next(waves) if item.samples else torch.zeros(0) for item in coded]
 
     def convert(
         self,
@@ -139,39 +162,56 @@ class Codec:
         speaker: str,
         sample_rate: int | None = None,
         *,
-        seed: int = 0,
-        temperature: float = 1.0,
-        backend: str = "auto",
+        labels: Mapping[str, str] | None = None,
+        vectors: Vectors | None = None,
+        sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> Tensor:
         """The same words in the voice of `speaker`: keep the codes, change the speaker."""
         coded = self.encode(wave, sample_rate)
-        return self.decode(coded, speaker, seed=seed, temperature=temperature, backend=backend, progress=progress)
+        return self.decode(coded, speaker, labels=labels, vectors=vectors, sampling=sampling, progress=progress)
 
     @torch.inference_mode()
     def generate(
         self,
-        seconds: float,
+        seconds: float | None = None,
         *,
         labels: Mapping[str, str | None] | None = None,
         count: int = 1,
-        seed: int = 0,
-        temperature: float = 1.0,
-        backend: str = "auto",
+        prime: Tensor | np.ndarray | None = None,
+        prime_rate: int | None = None,
+        vectors: Vectors | None = None,
+        sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> list[Tensor]:
-        """Babble: `count` waveforms drawn from a WaveNet that hears no frames, only labels."""
+        """Babble: `count` waveforms drawn from a WaveNet that hears no frames, only labels, or from a prior over codes.
+
+        A prior needs no `seconds` (see `CodePrior.draw`, which has more settings).
+        `prime`, a recording at `prime_rate`, is gone on from: each waveform is the recording and then `seconds` more.
+        """
         decoder = self.decoder
+        if self.prior is not None:
+            if prime is not None:
+                raise BadInput("this model speaks from codes that it draws; it cannot go on from a recording")
+            drawn = self.prior.draw(seconds, labels=labels, count=count, seed=sampling.seed)
+            return self.decode_many(
+                drawn,
+                [None] * count,
+                labels=[labels or {}] * count,
+                vectors=None if vectors is None else [vectors] * count,
+                sampling=sampling,
+                progress=progress,
+            )
         if isinstance(self.model, VQVAE):
             raise BadInput("this model speaks from codes; to babble it needs a prior over them, or use a plain WaveNet")
         if decoder.frontend is not None:
             raise BadInput("this model is a vocoder: it speaks from spectral frames, expected a WaveNet without features")
-        if not seconds > 0:
+        if seconds is None or not seconds > 0:
             raise BadInput(f"seconds {seconds}: expected a number above 0")
-        ids = self.label_ids(labels or {})
-        samples = round(seconds * self.sample_rate)
-        tasks = [Task(decoder.condition(None, ids), samples) for _ in range(count)]
-        return self._run(tasks, range(count), seed, temperature, backend, progress)
+        condition, samples = decoder.condition(None, self.told(labels or {}, vectors)), round(seconds * self.sample_rate)
+        heard = None if prime is None else self.prepare(prime, prime_rate).expand(count, -1)
+        drawn = self._run([Task(condition, samples)] * count, range(count), sampling, progress, prime=heard)
+        return drawn if heard is None else [torch.cat([heard[0].cpu(), wave]) for wave in drawn]
 
     @torch.inference_mode()
     def resynthesise(
@@ -180,20 +220,97 @@ class Codec:
         sample_rate: int | None = None,
         *,
         labels: Mapping[str, str | None] | None = None,
-        seed: int = 0,
-        temperature: float = 1.0,
-        backend: str = "auto",
+        vectors: Vectors | None = None,
+        frames: Given | None = None,
+        sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> Tensor:
-        """A vocoder's copy of a recording (T,), from its spectral frames alone."""
+        """A vocoder's copy of a recording (T,), from its spectral frames (and given `frames`, see `speak`) alone."""
         decoder = self.decoder
         if decoder.frontend is None:
             raise BadInput("this model has no spectral front end, expected a vocoder")
         x = self.prepare(wave, sample_rate)
-        frames = -(-len(x) // decoder.hop)
-        padded = torch.nn.functional.pad(x, (0, frames * decoder.hop - len(x)))
-        condition = decoder.condition(decoder.frontend(padded[None]), self.label_ids(labels or {}))
-        return self._run([Task(condition, len(x))], [0], seed, temperature, backend, progress)[0]
+        told = self.told(labels or {}, vectors) | self._frames(frames or {}, len(x))
+        padded = torch.nn.functional.pad(x, (0, -len(x) % decoder.hop))
+        task = Task(decoder.condition(decoder.frontend(padded[None], told), told), len(x))
+        return self._run([task], [0], sampling, progress)[0]
+
+    @torch.inference_mode()
+    def speak(
+        self,
+        frames: Given,
+        seconds: float | None = None,
+        *,
+        labels: Mapping[str, str | None] | None = None,
+        vectors: Vectors | None = None,
+        sampling: Sampling = DEFAULT,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Speech (T,) from given frames: arrays (C, F) by name, `phones` as [[first sample, label], ...].
+
+        `seconds` may be left out where arrays say how long it is. Raises BadInput for a model that hears a recording.
+        """
+        decoder = self.decoder
+        if decoder.frontend is None:
+            raise BadInput("this model hears no frames, expected a vocoder of given frames (features.kind files or phones)")
+        lengths = [n for track in decoder.frontend.tracks if (n := track.samples_of(frames.get(track.name))) is not None]
+        if seconds is None and not lengths:
+            raise BadInput("seconds: not given, expected the length of the speech")
+        samples = round(seconds * self.sample_rate) if seconds is not None else min(lengths)
+        told = self.told(labels or {}, vectors) | self._frames(frames, samples)
+        task = Task(decoder.condition(decoder.frontend(None, told), told), samples)
+        return self._run([task], [0], sampling, progress)[0]
+
+    @torch.inference_mode()
+    def score(
+        self,
+        wave: Tensor | np.ndarray,
+        sample_rate: int | None = None,
+        *,
+        labels: Mapping[str, str | None] | None = None,
+        vectors: Vectors | None = None,
+        frames: Given | None = None,
+    ) -> Score:
+        """What a recording costs under the model, brought to the model's rate and level first.
+
+        A vocoder hears the recording's own frames, a VQ-VAE its codes (which cost their own bits beside).
+        """
+        decoder = self.decoder
+        if not isinstance(decoder, WaveNet):
+            raise BadInput("this model's decoder is a student, which scores no recording; expected a WaveNet")
+        x, told = self.prepare(wave, sample_rate)[None], self.told(labels or {}, vectors)
+        told |= self._frames(frames, x.shape[1]) if frames else {}
+        padded = torch.nn.functional.pad(x, (0, -x.shape[1] % self.model.hop))
+        if isinstance(self.model, VQVAE):
+            condition = self.model.condition(self.model.encode(padded), told)
+        else:
+            condition = decoder.condition(None if decoder.frontend is None else decoder.frontend(padded, told), told)
+        projected, state = decoder.stack.project(condition), StackState()
+        before, total = shift_right(x), 0.0
+        for chunk, past in zip(x.split(SCORED, 1), before.split(SCORED, 1), strict=True):
+            total += float(likelihood.bits(decoder.head, decoder.step(past, projected, state), chunk).sum(dtype=torch.float64))
+        return Score(total / x.shape[1], likelihood.unit(decoder.head), x.shape[1])
+
+    def _frames(self, frames: Given, samples: int) -> dict[str, Tensor]:
+        """Given frames -> what the front end's tracks read, (1, C, F), for `samples` samples. Raises BadInput."""
+        told, known = {}, [track.name for track in self.decoder.frontend.tracks]
+        for name in frames:
+            if name not in known:
+                raise BadInput(f"frames {name!r}: this model hears {', '.join(known) or 'none but its own'}{nearest(name, known)}")
+        for track in self.decoder.frontend.tracks:
+            if track.name in frames:
+                value = track.given(frames[track.name], samples, self.sample_rate, self.labels)
+                told[track.name] = torch.from_numpy(value)[None].to(self.device)
+        return told
+
+    def told(self, labels: Mapping[str, str | None], vectors: Vectors | None = None) -> dict[str, Tensor]:
+        """Label names -> ids (1,) and vector names -> (1, V), for what the decoder hears. Raises BadInput."""
+        sizes = self.decoder.conditioner.vector_sizes
+        given = {name: torch.as_tensor(np.asarray(vector, np.float32)).reshape(1, -1) for name, vector in (vectors or {}).items()}
+        for name in given:
+            if name not in sizes:
+                raise BadInput(f"vector {name!r}: this model hears {', '.join(sizes) or 'none'}{nearest(name, sizes)}")
+        return self.label_ids(labels) | {name: vector.to(self.device) for name, vector in given.items()}
 
     def label_ids(self, labels: Mapping[str, str | None]) -> dict[str, Tensor]:
         """Label names -> ids (1,), for the labels that the decoder hears. Raises BadInput with the nearest names."""
@@ -216,34 +333,30 @@ class Codec:
         self,
         tasks: Sequence[Task],
         streams: Sequence[int],
-        seed: int,
-        temperature: float,
-        backend: str,
+        sampling: Sampling,
         progress: Progress | None,
+        *,
+        prime: Tensor | None = None,
     ) -> list[Tensor]:
         """All tasks in one batch; each condition was made alone, so that no utterance hears its neighbours' padding."""
-        samples = max((task.samples for task in tasks), default=0)
+        if not tasks:
+            return []
+        samples = max(task.samples for task in tasks)
         condition = join([task.condition for task in tasks])
         waves = sample(
             self.decoder,
             condition,
             samples,
             streams=torch.tensor(list(streams)),
-            seed=seed,
-            temperature=temperature,
-            backend=backend,
+            seed=sampling.seed,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            guidance=sampling.guidance,
+            prime=prime,
+            backend=sampling.backend,
             progress=progress,
         )
         return [wave[: task.samples].float().cpu() for wave, task in zip(waves, tasks, strict=True)]
-
-
-def join(conditions: Sequence[Condition | None]) -> Condition | None:
-    """Conditions of single utterances (1, H, F_i) -> one (B, H, max F), the last column held."""
-    if not conditions or conditions[0] is None:
-        return None
-    most = max(c.features.shape[-1] for c in conditions)
-    padded = [torch.nn.functional.pad(c.features, (0, most - c.features.shape[-1]), mode="replicate") for c in conditions]
-    return Condition(torch.cat(padded), conditions[0].hold)
 
 
 def load(name: str | Path, device: str = "cpu") -> Codec:

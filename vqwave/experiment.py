@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from vqwave.checkpoint import ModelCard, parameter_counts
+from vqwave.checkpoint import Loaded, ModelCard, parameter_counts
 from vqwave.codec import Codec
 from vqwave.config import option, spec
 from vqwave.data import Batch, Corpus, collate, evaluation_crops
 from vqwave.data.segments import read_crop
+from vqwave.data.tracks import Track
 from vqwave.distributions import Head
 from vqwave.errors import BadInput
 from vqwave.metrics import likelihood
-from vqwave.models import Model
-from vqwave.nn.ranks import sum_over_ranks, world_size
+from vqwave.models import Model, Student, WaveNet
+from vqwave.nn.ranks import rank, sum_over_ranks, world_size
 from vqwave.tracking import SampleSheet
 
+BASELINE_SAMPLES = 2**20  # of training speech, that the baselines are fitted on
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -117,13 +121,15 @@ class Experiment(ABC, Generic[C]):
     """One experiment. The loop calls `build` once, `losses` for each micro-batch, `evaluate` and `samples` now and then.
 
     `self.model` and `self.network` are set by the loop: the model, and its trained part as prepared (perhaps DDP-wrapped), which
-    is what `losses` calls.
+    is what `losses` calls. `self.step` is the optimizer step (from 0) that `losses` is a part of.
     """
 
     name: ClassVar[str]
+    optional_losses: ClassVar[frozenset[str]] = frozenset()  # that may have a weight although the model at hand has none
     config_class: ClassVar[type[ExperimentSpec]]
     model: Model
     network: nn.Module
+    step: int = 0
 
     def __init__(self, config: C) -> None:
         self.config = config
@@ -151,6 +157,13 @@ class Experiment(ABC, Generic[C]):
     def start(self, model: Model) -> None:
         """Statistics of the corpus that the model needs before its first step."""
 
+    def beside(self) -> dict[str, Tensor]:
+        """What the experiment trains or keeps beside the model, for its checkpoints: flat tensors."""
+        return {}
+
+    def restore(self, beside: Mapping[str, Tensor]) -> None:
+        """The inverse of `beside`."""
+
     def next_steps(self) -> list[str]:
         """Commands that make sense once the run is done."""
         return [f"vqwave report {self.config.run}"]
@@ -159,6 +172,20 @@ class Experiment(ABC, Generic[C]):
     @abstractmethod
     def hop(self) -> int:
         """Clips are cut to a multiple of this."""
+
+    def check_fits(self, key: str, loaded: Loaded, labels: Sequence[str] = ()) -> None:
+        """Raises BadInput for a trained model, the setting `key`, of another rate or other names of `labels` than the corpus."""
+        card, corpus, name = loaded.card, self.config.data.corpus, loaded.folder
+        if card.sample_rate != self.corpus.sample_rate:
+            raise BadInput(f"{key}: {name} is for {card.sample_rate} Hz, {corpus} is at {self.corpus.sample_rate} Hz")
+        for label in labels:
+            if self.corpus.labels.get(label) != card.labels[label]:
+                raise BadInput(f"{key}: {name} knows other {label} names than {corpus}, expected its own corpus")
+
+    @property
+    def tracks(self) -> Sequence[Track]:
+        """Frame features that the corpus gives beside the waveform, and the network hears."""
+        return ()
 
     def samples_of(self, seconds: float) -> int:
         """Seconds -> samples, at least one frame, whole frames."""
@@ -170,14 +197,13 @@ class Experiment(ABC, Generic[C]):
         crops = evaluation_crops(self.corpus, "valid", self.samples_of(data.valid_clip), data.valid_clips)
         return [crops[i] for i in torch.randperm(len(crops), generator=torch.Generator().manual_seed(0)).tolist()]
 
-    def valid_batches(self, batch: int = 16) -> Iterator[Batch]:
-        """This rank's share of the validation clips."""
-        crops, frames = self.valid_crops(), self.samples_of(self.config.data.valid_clip)
-        rank = torch.distributed.get_rank() if world_size() > 1 else 0
-        for first in range(rank * batch, len(crops), batch * world_size()):
-            yield collate([read_crop(self.corpus, row, start, frames) for row, start in crops[first : first + batch]]).to(
-                self.device
-            )
+    def valid_batches(self, most: int = 16) -> Iterator[Batch]:
+        """This rank's share of the validation clips, as many on each rank, in batches of about equal size, at most `most`."""
+        crops, frames, world = self.valid_crops(), self.samples_of(self.config.data.valid_clip), world_size()
+        mine = crops[rank() :: world][: max(1, len(crops) // world)]
+        for part in np.array_split(np.arange(len(mine)), -(-len(mine) // most)):
+            clips = [read_crop(self.corpus, row, start, frames, self.tracks) for row, start in (mine[i] for i in part)]
+            yield collate(clips).to(self.device)
 
     def other_labels(self, batch: Batch) -> dict[str, Tensor]:
         """Labels of somebody else: each id moved on by 1 .. n - 1, by the clip's row; unchanged where there is one value.
@@ -189,6 +215,10 @@ class Experiment(ABC, Generic[C]):
             n = len(values)
             others[name] = (batch.labels[name] + 1 + batch.index % max(1, n - 1)) % n
         return batch.labels | others
+
+    def vectors(self, decoder: WaveNet | Student, row: int) -> dict[str, Any]:
+        """The given vectors of an utterance that a decoder hears."""
+        return {name: self.corpus.vectors[name][row] for name in decoder.conditioner.vector_sizes}
 
     def shown_rows(self, count: int) -> list[int]:
         """Rows of validation utterances to listen to: one a speaker in turn, of middling length."""
@@ -202,15 +232,31 @@ class Experiment(ABC, Generic[C]):
 
     def training_waves(self, count: int = 200) -> list[Tensor]:
         """Whole training recordings (T,), spread over the split, for statistics."""
+        return [torch.from_numpy(self.corpus.read(row)) for row in self._training_rows(count)]
+
+    def training_frames(self, count: int = 200) -> list[dict[str, Tensor]]:
+        """The tracks' frames (C, F) of the same recordings."""
+        rows = self._training_rows(count)
+        return [{track.name: torch.from_numpy(self._whole(track, row)) for track in self.tracks} for row in rows]
+
+    def _whole(self, track: Track, row: int) -> NDArray[np.float32]:
+        return track.read(self.corpus, row, 0, -(-self.corpus.utterances[row].frames // track.hop))
+
+    def frames_of(self, row: int) -> dict[str, Any]:
+        """What the corpus gives of an utterance beside its waveform, as `Codec` takes it."""
+        return {track.name: track.stored(self.corpus, row) for track in self.tracks}
+
+    def _training_rows(self, count: int) -> list[int]:
         rows = self.corpus.of("train")
-        return [torch.from_numpy(self.corpus.read(row)) for row in rows[:: max(1, len(rows) // count)][:count]]
+        return rows[:: max(1, len(rows) // count)][:count]
 
     def baselines(self, head: Head) -> dict[str, float]:
         """Bits a validation sample costs without a network; computed once a run."""
         if not hasattr(self, "_baselines"):
             frames = self.samples_of(self.config.data.valid_clip)
             test = [self.corpus.read(row, start, frames) for row, start in self.valid_crops()]
-            train = [wave.numpy() for wave in self.training_waves()]
+            waves = self.training_waves()
+            train = [wave[: BASELINE_SAMPLES // len(waves)].numpy() for wave in waves]
             self._baselines = likelihood.baselines(head, train, test)
         return self._baselines
 
@@ -228,7 +274,7 @@ class Experiment(ABC, Generic[C]):
             "seconds": round(seconds, 1),
             "seed": self.config.seed,
         }
-        return ModelCard(sample_rate=self.corpus.sample_rate, labels=self.corpus.labels, spec=self.model_spec, about=about)
+        return ModelCard(sample_rate=self.corpus.sample_rate, labels=self.corpus.vocabulary, spec=self.model_spec, about=about)
 
     @property
     @abstractmethod
@@ -255,7 +301,7 @@ class Experiment(ABC, Generic[C]):
 
     def total(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Sums over all ranks, as numbers."""
-        return {name: float(sum_over_ranks(value)) for name, value in sums.items()}
+        return {name: float(sum_over_ranks(value.to(self.device))) for name, value in sums.items()}
 
 
 def bit_rate(model: Model, sample_rate: int) -> float | None:
@@ -264,8 +310,8 @@ def bit_rate(model: Model, sample_rate: int) -> float | None:
     return None if quantizer is None else quantizer.bits_per_frame * sample_rate / model.hop
 
 
-def check_losses(weights: Mapping[str, float], known: Mapping[str, Tensor]) -> None:
-    """Raises BadInput for a weight whose loss the experiment does not have."""
-    for name in weights:
-        if name not in known:
+def check_losses(weights: Mapping[str, float], known: Mapping[str, Tensor], optional: Set[str] = frozenset()) -> None:
+    """Raises BadInput for a weight whose loss the experiment does not have; `optional` ones may be missing."""
+    for name, weight in weights.items():
+        if weight and name not in known and name not in optional:
             raise BadInput(f"losses.{name}: no such loss, expected {', '.join(sorted(known))}")

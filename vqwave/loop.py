@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 import yaml
@@ -101,8 +102,7 @@ class Loop:
             if fresh and (run / "config.yaml").exists():
                 shutil.rmtree(run)
             if (run / "config.yaml").exists():
-                before = yaml.safe_load((run / "config.yaml").read_text())
-                changed = [key for key in settings.differences(before, tree) if key not in FREE]
+                changed = [key for key in settings.differences(self._settings_of(run), tree) if key not in FREE]
                 if changed:
                     raise BadInput(f"{run}: holds a run with another {', '.join(changed)}; choose another run=..., or --fresh")
             elif run.exists() and any(run.iterdir()):
@@ -110,6 +110,14 @@ class Loop:
             run.mkdir(parents=True, exist_ok=True)
             write_text(run / "config.yaml", f"experiment: {self.experiment.name}\n" + settings.dump(self.config))
         self.accelerator.wait_for_everyone()
+
+    def _settings_of(self, run: Path) -> dict[str, Any]:
+        """The settings that a run folder was made with; what they do not name, since it is newer, has its default."""
+        tree = yaml.safe_load((run / "config.yaml").read_text())
+        name = tree.pop("experiment", None)
+        if name != self.experiment.name:
+            raise BadInput(f"{run}: holds a run of experiment {name}, expected {self.experiment.name}; choose another run=...")
+        return {"experiment": name, **settings.to_tree(settings.build(type(self.config), tree))}
 
     @property
     def checkpoints(self) -> Path:
@@ -119,7 +127,7 @@ class Loop:
         """All that a resume needs; the data and every random draw are functions of the seed and the step."""
         progress = {"step": self.step, "seconds": self.seconds, "running": self.running}
         average = {name: p.detach() for name, p in self.averaged.named_parameters()}
-        return Checkpoint(self.model.state_dict(), average, self.optimizer.state_dict(), progress)
+        return Checkpoint(self.model.state_dict(), average, self.optimizer.state_dict(), progress, self.experiment.beside())
 
     def _resume(self) -> None:
         checkpoint, notes = newest_checkpoint(self.checkpoints)
@@ -130,6 +138,7 @@ class Loop:
             return
         self.model.load_state_dict(checkpoint.network)
         self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.experiment.restore(checkpoint.beside)
         for name, p in self.averaged.named_parameters():
             p.copy_(checkpoint.average[name])
         self.step, self.seconds = checkpoint.progress["step"], checkpoint.progress["seconds"]
@@ -146,7 +155,8 @@ class Loop:
             raise BadInput(
                 f"data.batch: {data.batch}, expected a multiple of {train.accumulate * world} (accumulation x processes)"
             )
-        segments = Segments(self.experiment.corpus, "train", self.experiment.samples_of(data.clip), self.config.seed)
+        frames, tracks = self.experiment.samples_of(data.clip), self.experiment.tracks
+        segments = Segments(self.experiment.corpus, "train", frames, self.config.seed, tracks)
         rank, start = self.accelerator.process_index, self.step * train.accumulate
         return iter(training_batches(segments, micro, rank=rank, world=world, start_step=start, workers=data.workers))
 
@@ -178,13 +188,14 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.network.train()
+        self.experiment.step = self.step
         for micro in range(config.train.accumulate):
             batch = next(batches).to(accelerator.device, non_blocking=True)
             torch.manual_seed(counter_key("step", config.seed, self.step, micro, accelerator.process_index))
             with accelerator.accumulate(self.network):
                 with accelerator.autocast():
                     outcome = self.experiment.losses(batch)
-                check_losses(config.losses, outcome.losses)
+                check_losses(config.losses, outcome.losses, self.experiment.optional_losses)
                 total = sum(
                     (config.losses.get(name, 0.0) * value for name, value in outcome.losses.items()),
                     torch.zeros(()).to(accelerator.device),

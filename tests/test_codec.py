@@ -1,0 +1,254 @@
+"""A codec as people use it: lengths, voices, batches that do not show, and one line for what cannot be."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vqwave.checkpoint import ModelCard, save_trained
+from vqwave.codec import Codec, join
+from vqwave.codes import Coded, load_codes, save_codes
+from vqwave.decode.sampling import Sampling
+from vqwave.distributions import Gaussian, Head, MixtureOfLogistics, MuLaw
+from vqwave.errors import BadInput
+from vqwave.features import LogMelSpec
+from vqwave.models import Model, ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
+from vqwave.nn.condition import Condition, ConditionerSpec
+from vqwave.nn.encoders import WaveformEncoderSpec
+from vqwave.nn.quantize import EMAQuantizerSpec
+from vqwave.nn.wavenet import StackSpec
+
+LABELS = {"speaker": ["george", "jackson", "lucas", "theo"]}
+SIZES = StackSpec(layers=3, cycle=3, residual=8, gate=8, skip=8, hidden=12)
+CONDITIONER = ConditionerSpec(channels=6)
+RATE, HOP = 8000, 16
+
+
+def codec(spec: ModelSpec, model: Model | None = None) -> Codec:
+    card = ModelCard(sample_rate=RATE, labels=LABELS, spec=spec, about={"corpus": "x"})
+    return Codec((model or card.build()).eval(), card)
+
+
+def teacher(head: Head) -> Codec:
+    """A VQ-VAE whose codebook lies on its latents, and whose decoder hears its condition."""
+    torch.manual_seed(0)
+    spec = VQVAESpec(
+        encoder=WaveformEncoderSpec(strides=(4, 4), channels=8, blocks=1, dim=4),
+        quantizer=EMAQuantizerSpec(size=16, restart=0.0),
+        decoder=WaveNetSpec(head=head, network=SIZES, conditioner=CONDITIONER),
+    )
+    it = codec(spec)
+    it.model.quantizer.train()
+    it.model.quantizer(it.model.encoder(speech(16_000)[None]).detach())
+    it.model.eval()
+    with torch.no_grad():
+        it.decoder.stack.projection.weight.mul_(4.0)
+    return it
+
+
+def student_of(it: Codec) -> Codec:
+    """As distillation builds it: the same encoder, codebook and conditioner, flows in the decoder's place."""
+    spec = replace(it.card.spec, decoder=StudentSpec(flows=(1, 2), network=SIZES, conditioner=CONDITIONER))
+    model = spec.build(RATE, LABELS)
+    for mine, theirs in (
+        (model.encoder, it.model.encoder),
+        (model.quantizer, it.model.quantizer),
+        (model.decoder.conditioner, it.decoder.conditioner),
+    ):
+        mine.load_state_dict(theirs.state_dict())
+    return codec(spec, model)
+
+
+def speech(T: int, seed: int = 1) -> Tensor:
+    """A chirp with noise: something with a spectrum that changes."""
+    generator = torch.Generator().manual_seed(seed)
+    t = torch.arange(T) / RATE
+    return 0.1 * torch.sin(2 * torch.pi * (200 * t + 700 * t**2)) + 0.03 * torch.randn(T, generator=generator)
+
+
+VQ = teacher(MixtureOfLogistics(components=2))
+FAST = student_of(VQ)
+BOTH = pytest.mark.parametrize("it", [VQ, FAST], ids=["teacher", "student"])
+
+
+@BOTH
+@pytest.mark.parametrize("T", [2, HOP - 1, HOP, HOP + 1, 237])
+def test_what_comes_out_is_as_long_as_what_went_in(it: Codec, T: int) -> None:
+    coded = it.encode(speech(T), speaker="theo")
+    assert coded.codes.shape == (1, -(-T // HOP))
+    assert (coded.samples, coded.sample_rate, coded.hop, coded.size) == (T, RATE, HOP, 16)
+    decoded = it.decode(coded)
+    assert decoded.shape == (T,)
+    assert decoded.dtype == torch.float32
+    assert decoded.abs().max() <= 1
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100, 6_000])
+def test_any_sample_rate_is_heard_at_the_models(rate: int) -> None:
+    coded = VQ.encode(speech(rate // 10), rate)
+    assert coded.samples == 800
+    assert VQ.decode(coded, "theo").shape == (800,)
+
+
+def test_level_dc_and_channels_do_not_matter() -> None:
+    wave = speech(4000)
+    codes = VQ.encode(wave).codes
+    assert codes.unique().numel() > 4
+    for other in (0.3 * wave, wave + 0.1, torch.stack([wave, wave]), wave.numpy(), wave.double().numpy()):
+        assert (VQ.encode(other).codes == codes).float().mean() > 0.99
+
+
+@BOTH
+def test_each_of_many_comes_out_as_it_would_alone(it: Codec) -> None:
+    """Other lengths, other voices, other orders beside it change nothing."""
+    waves = [speech(T, T) for T in (150, 40, 97, 16)]
+    coded, voices = [it.encode(wave) for wave in waves], ["theo", "lucas", "lucas", "george"]
+    together = it.decode_many(coded, voices, sampling=Sampling(seed=3))
+    for item, voice, decoded in zip(coded, voices, together, strict=True):
+        torch.testing.assert_close(it.decode(item, voice, sampling=Sampling(seed=3)), decoded, rtol=0, atol=1e-6)
+    backwards = it.decode_many(coded[::-1], voices[::-1], sampling=Sampling(seed=3))
+    for a, b in zip(backwards[::-1], together, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+@BOTH
+def test_what_is_padded_behind_an_utterance_is_not_in_its_codes(it: Codec) -> None:
+    """Encoding is per recording: neither the length of its last frame nor a neighbour shows in the others."""
+    wave = speech(10 * HOP)
+    whole, part = it.model.encode(wave[None]), it.model.encode(torch.cat([wave, torch.zeros(5 * HOP)])[None])
+    assert torch.equal(part[..., :6], whole[..., :6])
+
+
+@BOTH
+def test_a_seed_and_a_voice_decide(it: Codec) -> None:
+    coded = it.encode(speech(120), speaker="theo")
+    plain = it.decode(coded, sampling=Sampling(seed=1))
+    assert torch.equal(it.decode(coded, sampling=Sampling(seed=1)), plain)
+    assert torch.equal(it.decode(coded, "theo", sampling=Sampling(seed=1)), plain)  # the voice noted beside the codes
+    assert torch.equal(
+        it.decode(coded.as_speaker("lucas"), sampling=Sampling(seed=1)), it.decode(coded, "lucas", sampling=Sampling(seed=1))
+    )
+    assert not torch.equal(it.decode(coded, "lucas", sampling=Sampling(seed=1)), plain)
+    assert not torch.equal(it.decode(coded, sampling=Sampling(seed=2)), plain)
+    assert torch.equal(
+        it.convert(speech(120), "lucas", sampling=Sampling(seed=1)), it.decode(coded, "lucas", sampling=Sampling(seed=1))
+    )
+
+
+def test_teacher_and_student_read_each_others_codes() -> None:
+    coded = VQ.encode(speech(100), speaker="theo")
+    assert VQ.fingerprint == FAST.fingerprint
+    assert torch.equal(FAST.encode(speech(100)).codes, coded.codes)
+    assert FAST.decode(coded).shape == (100,)
+
+
+def test_foreign_codes_are_refused() -> None:
+    other = deepcopy(VQ)
+    other.model.quantizer.codebook.sums[0, 0] += 1e-3
+    with pytest.raises(BadInput, match=VQ.fingerprint):
+        other.decode(VQ.encode(speech(100)), "theo")
+    with pytest.raises(BadInput, match="expected"):
+        VQ.decode_many([VQ.encode(speech(50)), other.encode(speech(50))], ["theo", "theo"])
+
+
+def test_an_unknown_voice_lists_the_nearest() -> None:
+    coded = VQ.encode(speech(100))
+    with pytest.raises(BadInput, match=r"speaker 'jakson'.*did you mean jackson"):
+        VQ.decode(coded, "jakson")
+    with pytest.raises(BadInput, match="expected one of george, jackson, lucas, theo"):
+        VQ.decode(coded, "zzz")
+    with pytest.raises(BadInput, match="speaker: not given"):
+        VQ.decode(coded)
+
+
+@pytest.mark.parametrize(
+    "wave",
+    [np.zeros(0, np.float32), np.zeros(800, np.float32), np.array([0.1, np.nan, 0.2], np.float32), np.full(50, np.inf)],
+    ids=["empty", "silent", "nan", "infinite"],
+)
+def test_what_is_no_recording_is_named(wave: np.ndarray) -> None:
+    with pytest.raises(BadInput, match="empty, silent or not finite"):
+        VQ.encode(wave)
+
+
+@pytest.mark.parametrize("wave", [np.full(800, 0.25, np.float32), np.array([0.3], np.float32)], ids=["dc", "one sample"])
+def test_a_recording_without_sound_is_named(wave: np.ndarray) -> None:
+    with pytest.raises(BadInput, match="empty, silent or not finite"):
+        VQ.encode(wave)
+
+
+def test_too_short_a_recording_for_the_models_rate_is_named() -> None:
+    with pytest.raises(BadInput):
+        VQ.encode(speech(2), 96_000)
+
+
+def test_codes_of_no_frames_are_no_sound() -> None:
+    nothing = replace(VQ.encode(speech(100)), codes=torch.zeros(1, 0, dtype=torch.int64), samples=0)
+    assert VQ.decode(nothing, "theo").shape == (0,)
+    beside = VQ.decode_many([nothing, VQ.encode(speech(40))], ["theo", "theo"])
+    assert [len(wave) for wave in beside] == [0, 40]
+
+
+def test_over_the_disk(tmp_path: Path) -> None:
+    """Save model and codes, load both: the same audio."""
+    coded = VQ.encode(speech(100), speaker="theo")
+    save_trained(tmp_path / "run" / "model", VQ.model, VQ.card)
+    save_codes(coded, tmp_path / "a.vqw")
+    loaded: Coded = load_codes(tmp_path / "a.vqw")
+    again = Codec.load(tmp_path / "run")
+    assert again.speakers == LABELS["speaker"]
+    assert torch.equal(again.decode(loaded, sampling=Sampling(seed=7)), VQ.decode(coded, sampling=Sampling(seed=7)))
+
+
+def babbler(*labels: str, features: LogMelSpec | None = None) -> Codec:
+    torch.manual_seed(0)
+    conditioner = ConditionerSpec(channels=4, labels=labels)
+    return codec(WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=conditioner, features=features))
+
+
+def test_babble() -> None:
+    it = babbler("speaker")
+    first, second = it.generate(0.01, labels={"speaker": "theo"}, count=2, sampling=Sampling(seed=5))
+    assert first.shape == second.shape == (80,)
+    assert not torch.equal(first, second)
+    (alone,) = it.generate(0.01, labels={"speaker": "theo"}, sampling=Sampling(seed=5))
+    torch.testing.assert_close(alone, first, rtol=0, atol=1e-6)
+    assert babbler().generate(0.01)[0].shape == (80,)
+    for seconds in (0.0, -1.0, float("nan")):
+        with pytest.raises(BadInput, match="above 0"):
+            it.generate(seconds, labels={"speaker": "theo"})
+
+
+def test_a_vocoder_copies_a_recording() -> None:
+    it = babbler("speaker", features=LogMelSpec(bands=6, window_ms=8.0, hop_ms=2.0, fmin=200.0, fmax=4000.0))
+    assert it.resynthesise(speech(101), labels={"speaker": "theo"}).shape == (101,)
+    with pytest.raises(BadInput, match="vocoder"):
+        it.generate(0.01, labels={"speaker": "theo"})
+
+
+def test_what_a_model_cannot_do_is_named() -> None:
+    with pytest.raises(BadInput, match="without codes"):
+        babbler("speaker").encode(speech(100))
+    with pytest.raises(BadInput, match="speaks from codes"):
+        VQ.generate(1.0)
+    with pytest.raises(BadInput, match="front end"):
+        VQ.resynthesise(speech(100))
+
+
+def test_a_mu_law_teacher_decodes_too() -> None:
+    it = teacher(MuLaw())
+    assert it.decode(it.encode(speech(70)), "theo").shape == (70,)
+
+
+def test_conditions_join_with_their_last_column_held() -> None:
+    short, long = (Condition(torch.randn(1, 3, F), 4) for F in (2, 5))
+    joined = join([short, long])
+    assert torch.equal(joined.features[0], torch.cat([short.features[0], short.features[0, :, -1:].expand(3, 3)], 1))
+    assert torch.equal(joined.features[1], long.features[0])
+    assert join([None, None]) is None

@@ -1,0 +1,70 @@
+"""What a model, a `.vqw` file or a prepared corpus is, in a few rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vqwave.codec import Codec
+from vqwave.codes import load_header
+from vqwave.data import Corpus
+from vqwave.data.corpus import is_corpus
+from vqwave.models import VQVAE
+
+
+def describe(what: str) -> dict[str, str]:
+    """A run or model folder, the name of a shipped model, a `.vqw` file or a corpus folder -> its rows by name. Raises BadInput."""
+    path = Path(what)
+    if path.suffix == ".vqw":
+        return _of_codes(path)
+    return _of_corpus(path) if is_corpus(path) else _of_model(what)
+
+
+def _of_codes(path: Path) -> dict[str, str]:
+    header = load_header(path)
+    rows = {
+        "file": str(path),
+        "length": f"{header.seconds:.3f} s, {header.samples:,} samples at {header.sample_rate:,} Hz",
+        "codes": f"{header.books} x {header.frames} frames of {header.size} codes, hop {header.hop}",
+        "bit rate": f"{header.bit_rate:.0f} bit/s ({path.stat().st_size:,} bytes in all)",
+        "speaker": header.speaker or "not noted",
+        "codec": header.fingerprint,
+    }
+    if header.prior is not None:
+        rows["prior"] = f"{header.prior}, needed to decode; {header.packed_bits / max(header.seconds, 1e-9):.0f} bit/s without"
+    return rows
+
+
+def _of_corpus(path: Path) -> dict[str, str]:
+    corpus = Corpus.open(path)
+    return {
+        "corpus": f"{corpus.name} in {path}",
+        "sample rate": f"{corpus.sample_rate:,} Hz",
+        "speech": f"{corpus.seconds() / 60:.1f} minutes in {len(corpus.utterances):,} utterances",
+        "splits": ", ".join(f"{name} {count:,}" for name, count in corpus.splits.items()),
+        **{name: _shortened(values) for name, values in corpus.labels.items()},
+    }
+
+
+def _of_model(name: str) -> dict[str, str]:
+    codec = Codec.load(name)
+    card, about = codec.card, codec.card.about
+    whole = getattr(card.spec, "codec", card.spec)  # a prior's card holds its codec's
+    decoder = f", decoder {whole.decoder.kind}" if isinstance(codec.model, VQVAE) else ""
+    rows = {
+        "model": f"{card.kind} in {name}{decoder}",
+        "trained": f"{about['steps']:,} steps in {about['seconds'] / 60:.1f} min on {about['corpus']}, seed {about['seed']}",
+        "sample rate": f"{card.sample_rate:,} Hz",
+        "parameters": ", ".join(f"{part} {count:,}" for part, count in about["parameters"].items()),
+        "receptive field": f"{about['receptive_field']:,} samples, {1000 * about['receptive_field'] / card.sample_rate:.1f} ms",
+    }
+    if isinstance(codec.model, VQVAE):
+        rate = f"{card.sample_rate / about['hop']:g} frames a second, {about['bit_rate']:g} bit/s"
+        rows["codes"] = f"{rate}, codec {codec.fingerprint}"
+    if codec.prior is not None:
+        rows["prior"] = f"{codec.prior.fingerprint}, hears {', '.join(codec.prior.labels) or 'no labels'}"
+    return rows | {label: _shortened(values) for label, values in card.labels.items()}
+
+
+def _shortened(values: Sequence[str], most: int = 12) -> str:
+    return f"{len(values)}: " + ", ".join(values[:most]) + (", ..." if len(values) > most else "")
