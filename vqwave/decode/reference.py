@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -46,16 +47,28 @@ def sample_wavenet(
         law(heard[:, :-1], state)
         last = heard[:, -1:]
     drawn = []
-    for first in range(0, samples, BLOCK):
-        count = min(BLOCK, samples - first)
-        u = uniforms(seed, streams, state.time, count).to(last)  # (4, B, count)
-        for t in range(count):
-            distribution = law(last, state, temperature)
-            last = (distribution.nucleus(top_p) if top_p < 1 else distribution).sample(u[..., t : t + 1])
-            drawn.append(last)
-        if progress is not None:
-            progress(count)
+    with one_thread():
+        for first in range(0, samples, BLOCK):
+            count = min(BLOCK, samples - first)
+            u = uniforms(seed, streams, state.time, count).to(last)  # (4, B, count)
+            for t in range(count):
+                distribution = law(last, state, temperature)
+                last = (distribution.nucleus(top_p) if top_p < 1 else distribution).sample(u[..., t : t + 1])
+                drawn.append(last)
+            if progress is not None:
+                progress(count)
     return torch.cat(drawn, 1) if drawn else last[:, :0]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A column's products are too small to share: with several threads each of them waits for the slowest."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Guided:

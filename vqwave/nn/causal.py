@@ -47,4 +47,11 @@ class CausalConv1d(nn.Conv1d):
     def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (B, C, T), past (B, C, span) -> y (B, C', T) and the past of the next chunk (B, C, span)."""
         context = F.pad(x, (self.span, 0)) if past is None else torch.cat([past.to(x.dtype), x], -1)
-        return super().forward(context), context[..., context.shape[-1] - self.span :]
+        return self._taps(context), context[..., context.shape[-1] - self.span :]
+
+    def _taps(self, context: Tensor) -> Tensor:
+        """The convolution without padding; of one output, a plain product with its taps, several times faster."""
+        if context.shape[-1] != self.span + 1 or torch.is_grad_enabled():
+            return super().forward(context)
+        taps = context[..., :: self.dilation[0]].flatten(1)  # (B, C * k)
+        return F.linear(taps, self.weight.flatten(1), self.bias)[..., None]

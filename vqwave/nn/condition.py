@@ -39,8 +39,10 @@ class Condition:
         T, F_, start = a.shape[-1], self.features.shape[-1], start - self.origin
         if F_ == 1:
             return a + self.features
-        column, whole = start // self.hold, start % self.hold == 0 and T % self.hold == 0
-        if whole and column + T // self.hold <= F_:
+        column = start // self.hold
+        if (start + T - 1) // self.hold == column:
+            return a + self.features[..., min(column, F_ - 1), None]
+        if start % self.hold == 0 and T % self.hold == 0 and column + T // self.hold <= F_:
             held = self.features[..., column : column + T // self.hold, None]  # (B, H, F, 1)
             return (a.unflatten(-1, (-1, self.hold)) + held).flatten(-2)
         columns = (start + torch.arange(T, device=a.device)) // self.hold
