@@ -69,7 +69,6 @@ class Result:
             f"{self.dead} of {self.codes}",
             f"{100 * self.digit.accuracy:.1f} %",
             f"{100 * self.speaker.accuracy:.1f} %",
-            f"{self.seconds / 60:.1f}",
         )
         return f"| {' | '.join(cells)} |"
 
@@ -158,8 +157,8 @@ def table(results: Mapping[str, Result], corpus: Corpus, steps: int, seed: int) 
         f"digit and {100 * first.speaker.chance:.0f} % for the speaker.",
         "",
         "| quantizer | bits a sample | rise, shuffled codes | entropy bit/s | perplexity a book | dead codes | digit probe | "
-        "speaker probe | minutes |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "speaker probe |",
+        "|---|---|---|---|---|---|---|---|",
         *(found.row(name) for name, found in results.items()),
     ]
     return "\n".join(lines)
