@@ -15,6 +15,7 @@ from vqwave.errors import BadInput
 
 if TYPE_CHECKING:
     from vqwave.codec import Codec
+    from vqwave.codes import Coded
     from vqwave.decode.sampling import Sampling
     from vqwave.prior import CodePrior
 
@@ -233,22 +234,12 @@ def _prior(name: str) -> CodePrior:
 
 
 def decode_file(arguments: argparse.Namespace) -> None:
-    from vqwave import audio, codes
+    from vqwave import codes
     from vqwave.codec import Codec
 
     model, out = Codec.load(arguments.model), _audio_out(arguments.out)
     coded = codes.load_codes(arguments.input, model.prior if arguments.prior is None else _prior(arguments.prior))
-    with Progress(coded.samples, model.sample_rate, arguments.quiet) as progress:
-        wave = model.decode(
-            coded,
-            arguments.speaker,
-            labels=_labels(arguments),
-            vectors=_vectors(arguments),
-            sampling=_sampling(arguments),
-            progress=progress,
-        )
-    audio.write(out, wave, model.sample_rate)
-    _say_written(out, wave, model.sample_rate)
+    _speak_codes(arguments, model, coded, out)
 
 
 def convert_file(arguments: argparse.Namespace) -> None:
@@ -256,22 +247,11 @@ def convert_file(arguments: argparse.Namespace) -> None:
     from vqwave.codec import Codec
 
     model, out = Codec.load(arguments.model), _audio_out(arguments.out)
-    labels = _labels(arguments)
-    model.told(labels)
+    model.told(_labels(arguments))
     wave, rate = audio.read(arguments.input)
     coded = _named(arguments.input, lambda: model.encode(wave, rate))
     _note_rate(arguments, rate, model.sample_rate)
-    with Progress(coded.samples, model.sample_rate, arguments.quiet) as progress:
-        converted = model.decode(
-            coded,
-            arguments.speaker,
-            labels=labels,
-            vectors=_vectors(arguments),
-            sampling=_sampling(arguments),
-            progress=progress,
-        )
-    audio.write(out, converted, model.sample_rate)
-    _say_written(out, converted, model.sample_rate)
+    _speak_codes(arguments, model, coded, out)
 
 
 def generate_file(arguments: argparse.Namespace) -> None:
@@ -280,7 +260,7 @@ def generate_file(arguments: argparse.Namespace) -> None:
 
     model, out = Codec.load(arguments.model), _audio_out(arguments.out)
     if model.prior is not None and arguments.prime is None:
-        _speak_codes(arguments, model, out)
+        _speak_codes(arguments, model, _drawn_codes(arguments, model), out)
         return
     seconds = 3.0 if arguments.seconds is None else arguments.seconds
     prime, rate = (None, None) if arguments.prime is None else audio.read(arguments.prime)
@@ -298,26 +278,31 @@ def generate_file(arguments: argparse.Namespace) -> None:
     _say_written(out, wave, model.sample_rate)
 
 
-def _speak_codes(arguments: argparse.Namespace, model: Codec, out: Path) -> None:
-    """Draw codes from the model's prior, then decode them."""
-    from vqwave import audio
-
+def _drawn_codes(arguments: argparse.Namespace, model: Codec) -> Coded:
+    """Codes from the model's prior."""
     labels, heard = _labels(arguments), [*model.prior.labels, *model.decoder.conditioner.labels]
     for name in labels:
         if name not in heard:
             raise BadInput(f"--label {name}: not heard by this model, expected {', '.join(dict.fromkeys(heard)) or 'none'}")
     model.label_ids(labels)
-    coded = model.prior.draw(
+    return model.prior.draw(
         arguments.seconds,
         labels=labels,
         seed=arguments.seed,
         temperature=arguments.code_temperature,
         top_p=arguments.code_top_p,
     )[0]
+
+
+def _speak_codes(arguments: argparse.Namespace, model: Codec, coded: Coded, out: Path) -> None:
+    """Decode codes as asked, and write what was said."""
+    from vqwave import audio
+
     with Progress(coded.samples, model.sample_rate, arguments.quiet) as progress:
         wave = model.decode(
             coded,
-            labels=labels,
+            arguments.speaker,
+            labels=_labels(arguments),
             vectors=_vectors(arguments),
             sampling=_sampling(arguments),
             progress=progress,

@@ -28,8 +28,24 @@ from vqwave.errors import BadInput
 MAGIC = b"VQW\x01"
 
 
+class Sized:
+    """What follows from the rate, the length and the alphabet."""
+
+    sample_rate: int
+    samples: int
+    size: int
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.sample_rate
+
+    @property
+    def bits_per_code(self) -> int:
+        return max(1, (self.size - 1).bit_length())
+
+
 @dataclass(frozen=True)
-class Coded:
+class Coded(Sized):
     """Speech as codes (Q, F) int64, with all that decoding needs to know."""
 
     codes: Tensor
@@ -41,14 +57,6 @@ class Coded:
     speaker: str | None = None
 
     @property
-    def seconds(self) -> float:
-        return self.samples / self.sample_rate
-
-    @property
-    def bits_per_code(self) -> int:
-        return max(1, (self.size - 1).bit_length())
-
-    @property
     def bit_rate(self) -> float:
         """Bits a second that the packed codes take."""
         return self.codes.numel() * self.bits_per_code / max(self.seconds, 1e-9)
@@ -58,7 +66,7 @@ class Coded:
 
 
 @dataclass(frozen=True)
-class Header:
+class Header(Sized):
     """What a file says of its codes; `payload` is how many bytes they take in it, `check` the CRC-32 of the packed codes."""
 
     sample_rate: int
@@ -72,14 +80,6 @@ class Header:
     prior: str | None = None
     check: int | None = None
     payload: int = 0
-
-    @property
-    def seconds(self) -> float:
-        return self.samples / self.sample_rate
-
-    @property
-    def bits_per_code(self) -> int:
-        return max(1, (self.size - 1).bit_length())
 
     @property
     def packed_bits(self) -> int:

@@ -59,7 +59,7 @@ def _choose(weights: Tensor, u: Tensor) -> Tensor:
 class Categorical(Distribution):
     """Classes whose cells tile [-1, 1]: logits (B, K, T); the head knows where the cells lie."""
 
-    def __init__(self, logits: Tensor, head: MuLaw | LinearBins) -> None:
+    def __init__(self, logits: Tensor, head: Classes) -> None:
         self.logits = logits
         self.head = head
 
@@ -217,11 +217,10 @@ def _exact(params: Tensor) -> Tensor:
 
 
 @spec
-class MuLaw:
-    """Softmax over mu-law classes. van den Oord et al., 2016, sec. 2.2. arXiv:1609.03499"""
+class Classes(ABC):
+    """What the categorical heads share: K classes, whose cells tile [-1, 1]."""
 
-    kind: Literal["mu_law"] = "mu_law"
-    classes: Annotated[int, Field(ge=2)] = option(256, "levels of the mu-law code")
+    classes: Annotated[int, Field(ge=2)] = option(256, "classes K")
     continuous: ClassVar[bool] = False
 
     @property
@@ -233,16 +232,17 @@ class MuLaw:
         """Bits that a sample costs under the uniform distribution over the classes."""
         return math.log2(self.classes)
 
+    @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
-        return mu_law_encode(x, self.classes)
+        """x (B, T) in [-1, 1] -> the class of each sample, int64."""
 
+    @abstractmethod
     def decode(self, codes: Tensor) -> Tensor:
-        return mu_law_decode(codes, self.classes)
+        """Classes -> the amplitude that each stands for."""
 
+    @abstractmethod
     def widths(self) -> Tensor:
         """Width of each class' cell in amplitude, (K,) float64; they sum to 2."""
-        edges = torch.arange(self.classes + 1, dtype=torch.float64) - 0.5
-        return mu_law_decode(edges.clamp(0, self.classes - 1), self.classes).diff()
 
     def initial_bias(self) -> Tensor:
         return torch.zeros(self.channels)
@@ -253,20 +253,29 @@ class MuLaw:
 
 
 @spec
-class LinearBins:
+class MuLaw(Classes):
+    """Softmax over mu-law classes. van den Oord et al., 2016, sec. 2.2. arXiv:1609.03499"""
+
+    kind: Literal["mu_law"] = "mu_law"
+    classes: Annotated[int, Field(ge=2)] = option(256, "levels of the mu-law code")
+
+    def encode(self, x: Tensor) -> Tensor:
+        return mu_law_encode(x, self.classes)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return mu_law_decode(codes, self.classes)
+
+    def widths(self) -> Tensor:
+        edges = torch.arange(self.classes + 1, dtype=torch.float64) - 0.5
+        return mu_law_decode(edges.clamp(0, self.classes - 1), self.classes).diff()
+
+
+@spec
+class LinearBins(Classes):
     """Softmax over equal bins of amplitude, as in ClariNet's comparison (2,048 there). arXiv:1807.07281, table 1"""
 
     kind: Literal["linear"] = "linear"
     classes: Annotated[int, Field(ge=2)] = option(2048, "equal bins of [-1, 1)")
-    continuous: ClassVar[bool] = False
-
-    @property
-    def channels(self) -> int:
-        return self.classes
-
-    @property
-    def bits(self) -> float:
-        return math.log2(self.classes)
 
     def encode(self, x: Tensor) -> Tensor:
         return ((x + 1.0) * (self.classes / 2)).floor().long().clamp(0, self.classes - 1)
@@ -275,15 +284,7 @@ class LinearBins:
         return (codes + 0.5) * (2.0 / self.classes) - 1.0
 
     def widths(self) -> Tensor:
-        """Width of each bin in amplitude, (K,) float64."""
         return torch.full((self.classes,), 2.0 / self.classes, dtype=torch.float64)
-
-    def initial_bias(self) -> Tensor:
-        return torch.zeros(self.channels)
-
-    def __call__(self, params: Tensor, temperature: float = 1.0) -> Categorical:
-        """params (B, K, T): logits."""
-        return Categorical(_exact(params) / temperature, self)
 
 
 @spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Literal
 
 import torch
@@ -19,7 +20,7 @@ from vqwave.nn.ranks import masked_mean, sum_over_ranks
 
 
 @spec
-class BookSpec:
+class BookSpec(ABC):
     """What both kinds of codebooks have."""
 
     size: Annotated[int, Field(ge=1, le=65536)] = option(512, "codes K")
@@ -43,8 +44,9 @@ class BookSpec:
         """Of latents that have the codes' dimension."""
         return VectorQuantizer(self.codebook(dim), self.estimator, self.start_after, self.entropy)
 
+    @abstractmethod
     def codebook(self, dim: int) -> Book:
-        raise NotImplementedError
+        """The book of codes of `dim` dimensions."""
 
 
 @spec
