@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-EXTRAS ?= demo,fast,report,test
+EXTRAS ?= code,demo,fast,report,test
 comma := ,
 STAMP := .venv/installed-$(subst $(comma),-,$(EXTRAS))
 
