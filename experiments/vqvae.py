@@ -85,7 +85,8 @@ class VQVAEExperiment(Experiment[Config]):
             counts.add(codes, frame_mask(batch.lengths, model.hop, codes.shape[-1]), batch.labels.get("speaker"))
         total = self.total(sums)
         bits, codes, speakers = (total[name] / total["samples"] for name in ("bits", "codes", "speakers"))
-        section = counts.section(self.corpus.sample_rate / model.hop, self.device)
+        rate = self.corpus.sample_rate / model.hop
+        section = counts.section(rate, self.device) | {"bit_rate": rate * model.quantizer.bits_per_frame}
         baselines, unit = self.baselines(model.decoder.head), likelihood.unit(model.decoder.head)
         scalars = {
             "bits": bits,

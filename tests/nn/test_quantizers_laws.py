@@ -36,6 +36,13 @@ CASES: dict[str, dict[str, Any]] = {
         "stages": 2,
         "inner": {"kind": "ema", "size": K, "code_dim": 4, "estimator": "rotation"},
     },
+    "two-level": {"kind": "two_level", "top": {"kind": "ema", "size": K}, "bottom": {"kind": "ema", "size": K}},
+    "two-level, mixed": {
+        "kind": "two_level",
+        "ratio": 5,
+        "top": {"kind": "residual", "inner": {"kind": "gradient", "size": K}},
+        "bottom": {"kind": "ema", "size": K, "estimator": "rotation"},
+    },
 }
 everyone = pytest.mark.parametrize("case", CASES)
 
@@ -47,13 +54,17 @@ class Holder:
     quantizer: QuantizerSpec
 
 
+def innermost(tree: dict[str, Any]) -> list[dict[str, Any]]:
+    """The specs of single books."""
+    parts = [tree[name] for name in ("inner", "top", "bottom") if name in tree]
+    return [book for part in parts for book in innermost(part)] if parts else [tree]
+
+
 def quantizer(case: str, **settings: Any) -> Quantizer:  # noqa: ANN401 - any setting of the innermost spec
     tree = deepcopy(CASES[case])
-    inner = tree
-    while "inner" in inner:
-        inner = inner["inner"]
-    if inner["kind"] != "fsq":
-        inner |= settings
+    for inner in innermost(tree):
+        if inner["kind"] != "fsq":
+            inner |= settings
     torch.manual_seed(0)
     return build(Holder, {"quantizer": tree}).quantizer.build(D)
 
@@ -99,7 +110,7 @@ def test_its_spec_survives_a_file(case: str) -> None:
     assert build(Holder, to_tree(config)) == config
 
 
-@everyone
+@pytest.mark.parametrize("case", [case for case in CASES if "two-level" not in case])
 def test_bits_per_frame(case: str) -> None:
     vq = quantizer(case)
     assert 2**vq.bits_per_frame == pytest.approx(float(vq.size) ** vq.books)
@@ -112,7 +123,7 @@ def every_code(vq: Quantizer) -> Tensor:
     return torch.randint(vq.size, (1, vq.books, 2000), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if "residual" not in case and "fsq" not in case])
+@pytest.mark.parametrize("case", [case for case in CASES if not any(kind in case for kind in ("residual", "fsq", "two-level"))])
 def test_encode_inverts_decode_on_every_code(case: str) -> None:
     """Random codes are far apart; the code of a code vector is itself, also through a projection."""
     vq = quantizer(case).eval()
@@ -254,7 +265,9 @@ def test_waiting_passes_on_what_will_be_quantized(case: str) -> None:
         z = latents(step)
         out = vq(z)
         assert not any(book.codebook.started for book in books)
-        if books and "cosine" not in case and "projected" not in case:
+        if "two-level" in case:  # which subtracts the top level and adds it again
+            torch.testing.assert_close(out.z, z)
+        elif books and "cosine" not in case and "projected" not in case:
             assert torch.equal(out.z, z)
     vq(latents(2))
     assert all(book.codebook.started for book in books)

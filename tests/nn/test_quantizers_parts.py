@@ -1,4 +1,4 @@
-"""The parts that only some quantizers have: FSQ's levels, the rotation trick, residual stages, cosine, projections, entropy."""
+"""The parts that only some quantizers have: FSQ's levels, the rotation trick, residual stages, two levels, cosine, entropy."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from vqwave.nn.quantize import (
     GradientQuantizerSpec,
     ProductQuantizerSpec,
     ResidualQuantizerSpec,
+    TwoLevelQuantizer,
+    TwoLevelQuantizerSpec,
     rotation,
     straight_through,
 )
@@ -44,15 +46,18 @@ def test_fsq_takes_exactly_its_levels(L: int) -> None:
     assert torch.equal(out.codes.flatten().unique(), torch.arange(L))
 
 
-def test_fsq_starts_with_all_its_levels_in_use() -> None:
-    """However small and shifted the latents of an untrained encoder are."""
+def test_fsq_keeps_all_its_levels_in_use() -> None:
+    """However small and shifted the latents of an untrained encoder are, and however they grow; evaluation moves nothing."""
     fsq = FSQuantizer((4, 5))
     z = 1e-3 * randn(4, 2, 500) + 0.5
     assert fsq.eval()(z).metrics["codes_used"] == 1
     assert fsq.train()(z).metrics["codes_used"] == 20
-    fixed = fsq.deviation.clone()
-    fsq(10 * z)
-    assert torch.equal(fsq.deviation, fixed)
+    for _ in range(300):
+        fsq(30 * z)
+    assert fsq(30 * z).metrics["codes_used"] == 20
+    kept = fsq.deviation.clone()
+    fsq.eval()(z)
+    assert torch.equal(fsq.deviation, kept)
 
 
 @pytest.mark.parametrize("L", [4, 5, 8])
@@ -264,6 +269,75 @@ def test_product_groups_are_alone() -> None:
     torch.testing.assert_close(out.losses["commitment"], expected)  # the same as of one book over all channels
 
 
+# --- two levels
+
+
+def two_level(ratio: int = 4) -> TwoLevelQuantizer:
+    """Three books of 16 codes, with weights as after some training."""
+    level = EMAQuantizerSpec(size=16)
+    vq = TwoLevelQuantizerSpec(ratio=ratio, top=ResidualQuantizerSpec(inner=level), bottom=level).build(6)
+    with torch.no_grad():
+        for i, layer in enumerate((vq.down, vq.to_bottom, vq.out)):
+            layer.weight += 0.2 * randn(*layer.weight.shape, seed=i)
+    vq(randn(4, 6, 40, seed=9).float())
+    return vq
+
+
+@pytest.mark.parametrize("F", [1, 3, 4, 21, 24])
+def test_two_levels_hold_a_top_code_over_its_frames(F: int) -> None:
+    vq = two_level().eval()
+    z = randn(3, 6, F, seed=1).float()
+    codes = vq.encode(z)
+    assert codes.shape == (3, 3, F)
+    assert torch.equal(codes[:, :2], codes[:, :2, ::4].repeat_interleave(4, -1)[..., :F])
+    assert torch.equal(vq(z).codes, codes)
+    assert torch.equal(vq(z).z, vq.decode(codes))
+    longer = torch.cat([z, z[..., -1:].expand(-1, -1, -F % 4)], -1)
+    assert torch.equal(vq.encode(longer)[..., :F], codes)
+
+
+@pytest.mark.parametrize("ratio", [2, 4])
+def test_two_levels_pay_a_top_code_once(ratio: int) -> None:
+    assert two_level(ratio).bits_per_frame == pytest.approx(2 * 4 / ratio + 4)
+
+
+def test_two_levels_of_a_padded_item_are_those_of_it_alone() -> None:
+    """Its last top frame, of which one frame is real, is real; what follows is not."""
+    vq = two_level().eval()
+    z = randn(2, 6, 24, seed=2).float()
+    mask = torch.arange(24) < torch.tensor([[24], [13]])
+    out, full, alone = vq(z, mask), vq(z[:1]), vq(z[1:, :, :13])
+    assert torch.equal(out.codes[1:, :, :13], alone.codes)
+    torch.testing.assert_close(out.z[1:, :, :13], alone.z)
+    heard = [vq.top(vq._slow(item, None)).losses["commitment"] * n for item, n in ((z[:1], 6), (z[1:, :, :13], 4))]
+    fast = full.losses["commitment"] * 2 * 24 + alone.losses["commitment"] * 2 * 13 - heard[0] * 4 - heard[1] * 13 / 4
+    torch.testing.assert_close(out.losses["commitment"], (sum(heard) / 10 + fast / 37) / 2)
+
+
+def test_two_levels_start_as_residual_stages() -> None:
+    """The mean of its frames above, what it leaves below."""
+    level = EMAQuantizerSpec(size=16)
+    vq = TwoLevelQuantizerSpec(top=level, bottom=level).build(6).eval()
+    z = randn(2, 6, 24).float()
+    top = vq.top(z.unflatten(-1, (6, 4)).mean(-1)).z.repeat_interleave(4, -1)
+    torch.testing.assert_close(vq(z).z, top + vq.bottom(z - top).z)
+
+
+def test_a_loss_that_one_level_has_is_not_lost() -> None:
+    vq = TwoLevelQuantizerSpec(top=FSQuantizerSpec(levels=(4, 4)), bottom=EMAQuantizerSpec(size=16)).build(6).eval()
+    z = randn(2, 6, 24).float()
+    held = vq.top(vq._slow(z, None)).z.repeat_interleave(4, -1)
+    torch.testing.assert_close(vq(z).losses, vq.bottom(z - held).losses)
+
+
+def test_both_levels_learn_from_what_is_decoded() -> None:
+    """The straight-through passes through both books, so that without any loss of theirs every layer has a gradient."""
+    vq, z = two_level(), randn(2, 6, 24, seed=3).float().requires_grad_()
+    (vq(z).z * randn(2, 6, 24, seed=4).float()).sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in vq.parameters())
+    assert (z.grad.abs().sum(1) > 0).all()
+
+
 # --- projection, entropy, refusals
 
 
@@ -317,6 +391,7 @@ def test_entropy_spreads_the_latents() -> None:
         (EMAQuantizerSpec(code_dim=7), "7 code dimensions, expected 1 to 6"),
         (FSQuantizerSpec(levels=(2,) * 8), "8 code dimensions, expected 1 to 6"),
         (ResidualQuantizerSpec(inner=EMAQuantizerSpec(cosine=True)), "cosine: true, expected false"),
+        (TwoLevelQuantizerSpec(bottom=EMAQuantizerSpec(size=8)), "bottom: books of 8 codes, expected 512"),
     ],
 )
 def test_what_cannot_be_built_says_why(spec: EMAQuantizerSpec, said: str) -> None:

@@ -13,10 +13,16 @@ from vqwave.nn.quantize.interface import Quantized, Quantizer, frame_mask, perpl
 from vqwave.nn.quantize.jitter import TimeJitter
 from vqwave.nn.quantize.projected import Projected
 from vqwave.nn.quantize.scalar import FSQuantizer, FSQuantizerSpec
+from vqwave.nn.quantize.two_level import TwoLevelQuantizer, TwoLevelQuantizerSpec
 from vqwave.nn.quantize.vector import EMAQuantizerSpec, GradientQuantizerSpec, VectorQuantizer
 
 QuantizerSpec = Annotated[
-    EMAQuantizerSpec | GradientQuantizerSpec | FSQuantizerSpec | ProductQuantizerSpec | ResidualQuantizerSpec,
+    EMAQuantizerSpec
+    | GradientQuantizerSpec
+    | FSQuantizerSpec
+    | ProductQuantizerSpec
+    | ResidualQuantizerSpec
+    | TwoLevelQuantizerSpec,
     Field(discriminator="kind"),
 ]
 
@@ -35,6 +41,8 @@ __all__ = [
     "ResidualQuantizer",
     "ResidualQuantizerSpec",
     "TimeJitter",
+    "TwoLevelQuantizer",
+    "TwoLevelQuantizerSpec",
     "VectorQuantizer",
     "frame_mask",
     "perplexity",

@@ -88,8 +88,9 @@ def usage(counts: Tensor) -> dict[str, Tensor]:
 
 
 def mean_losses(parts: Sequence[Quantized]) -> dict[str, Tensor]:
-    """The mean over parts, so that a loss's weight means the same for any number of them."""
-    return {name: torch.stack([part.losses[name] for part in parts]).mean() for name in parts[0].losses}
+    """The mean over the parts that have it, so that a loss's weight means the same for any number of them."""
+    names = dict.fromkeys(name for part in parts for name in part.losses)
+    return {name: torch.stack([part.losses[name] for part in parts if name in part.losses]).mean() for name in names}
 
 
 def joint_metrics(parts: Sequence[Quantized]) -> dict[str, Tensor]:

@@ -17,6 +17,8 @@ from vqwave.nn.ranks import sum_over_ranks
 
 SLACK = 1e-3
 """By how much the bound reaches beyond the outermost levels."""
+DECAY = 0.95
+"""Of the moving averages of each dimension's mean and deviation."""
 
 
 @spec
@@ -43,8 +45,10 @@ class FSQuantizer(Quantizer):
     levels reaches one further down than up (8: -4 .. 3). The gradient passes the rounding straight through and the tanh by
     its derivative. There is neither a commitment nor a codebook loss. The first dimension is the fastest in the index.
 
-    The first training batch sets a fixed offset and scale of each dimension, so that z has mean 0 and deviation 1 there: an
-    untrained encoder's latents are small enough to round to zero all, and a decoder that hears one code learns to do without.
+    Each dimension is first brought to mean 0 and deviation 1 by moving averages over the training latents of all ranks (a batch
+    norm without weights, whose statistics carry no gradient). Without it the latents of an untrained encoder all round to zero;
+    by the statistics of the first batch alone they soon outgrow the tanh and stick to one corner. Either way one code is left,
+    and a decoder that hears one code learns to do without.
 
     Reference: Mentzer et al., 2024, sec. 3.1. arXiv:2309.15505
     """
@@ -67,13 +71,14 @@ class FSQuantizer(Quantizer):
         self.register_buffer("started", torch.tensor(False))
 
     @torch.no_grad()
-    def start(self, x: Tensor) -> None:
-        """Take offset and scale from the vectors x (N, d) of all ranks; each rank must call with its own, maybe none."""
+    def follow(self, x: Tensor) -> None:
+        """Move offset and scale towards those of the vectors x (N, d) of all ranks; each rank calls with its own, maybe none."""
         sums = sum_over_ranks(torch.cat([x.sum(0), x.square().sum(0), x.new_tensor([float(len(x))])]))
         first, second = (sums[:-1] / sums[-1].clamp(min=1.0)).chunk(2)
         if sums[-1] > 1:
-            self.mean.copy_(first[:, None])
-            self.deviation.copy_((second - first.square()).clamp(min=1e-12).sqrt()[:, None])
+            share = 1 - DECAY if self.started else 1.0
+            self.mean.lerp_(first[:, None].to(self.mean), share)
+            self.deviation.lerp_((second - first.square()).clamp(min=1e-12).sqrt()[:, None].to(self.mean), share)
             self.started.fill_(True)
 
     @property
@@ -86,17 +91,21 @@ class FSQuantizer(Quantizer):
         levels = self.levels.to(z.dtype)[:, None]
         half = (levels - 1) * (1 + SLACK) / 2
         offset = 0.5 * (1 - levels % 2)
-        return torch.tanh((z - self.mean) / self.deviation + torch.atanh(offset / half)) * half - offset
+        return torch.tanh((z - self.mean) / self.deviation.clone() + torch.atanh(offset / half)) * half - offset
 
     def _quantize(self, z: Tensor, mask: Tensor | None) -> Quantized:
-        if self.training and not self.started and not recomputing():
-            vectors = z.detach().transpose(1, 2)
-            self.start(vectors.flatten(0, 1) if mask is None else vectors[mask])
+        vectors = z.detach().transpose(1, 2)
+        real = vectors.flatten(0, 1) if mask is None else vectors[mask]
+        moves = self.training and not recomputing()
+        if moves and not self.started:
+            self.follow(real)
         bounded = self.bound(z)
         rounded = bounded.round()
         codes = self._number(rounded)
         index = codes.flatten() if mask is None else codes[:, 0][mask]
         metrics = usage(sum_over_ranks(torch.bincount(index, minlength=self.size)))
+        if moves:
+            self.follow(real)
         return Quantized(straight_through(bounded / self.middle, rounded / self.middle), codes, {}, metrics)
 
     def _number(self, rounded: Tensor) -> Tensor:
