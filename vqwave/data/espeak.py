@@ -51,15 +51,15 @@ class Engine:
     def __init__(self) -> None:
         import espeakng_loader  # an extra: the rest of this file is of use without it
 
-        self.library = ctypes.CDLL(espeakng_loader.get_library_path())
+        self.engine = ctypes.CDLL(espeakng_loader.get_library_path())
         data = espeakng_loader.get_data_path().encode()
-        self.sample_rate: int = self.library.espeak_Initialize(SYNCHRONOUS, 0, data, NO_EXIT | PHONEME_EVENTS)
+        self.sample_rate: int = self.engine.espeak_Initialize(SYNCHRONOUS, 0, data, NO_EXIT | PHONEME_EVENTS)
         if self.sample_rate <= 0:
             raise OSError("espeak_Initialize failed")
         self._pieces: list[NDArray[np.int16]] = []
         self._phones: list[tuple[int, str]] = []
         self._callback = _Callback(self._receive)  # the library keeps no reference
-        self.library.espeak_SetSynthCallback(self._callback)
+        self.engine.espeak_SetSynthCallback(self._callback)
 
     def _receive(self, samples: ctypes._Pointer[ctypes.c_short], count: int, events: ctypes._Pointer[_Event]) -> int:
         if samples and count > 0:
@@ -80,14 +80,14 @@ class Engine:
         seed: int,
     ) -> tuple[NDArray[np.int16], list[tuple[int, str]]]:
         """Samples (T,) and (first sample, phone); rate in words a minute, pitch 0 to 99."""
-        if self.library.espeak_SetVoiceByName(voice.encode()) != 0:
+        if self.engine.espeak_SetVoiceByName(voice.encode()) != 0:
             raise OSError(f"no voice {voice!r}")
         for parameter, value in ((RATE, rate), (PITCH, pitch), (VOLUME, LOUDNESS)):
-            self.library.espeak_SetParameter(parameter, value, 0)
-        self.library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
+            self.engine.espeak_SetParameter(parameter, value, 0)
+        self.engine.espeak_ng_SetRandSeed(ctypes.c_long(seed))
         self._pieces, self._phones = [], []
         line = text.encode() + b"\0"
-        if self.library.espeak_Synth(line, ctypes.c_size_t(len(line)), 0, 1, 0, UTF8, None, None) != 0:
+        if self.engine.espeak_Synth(line, ctypes.c_size_t(len(line)), 0, 1, 0, UTF8, None, None) != 0:
             raise OSError(f"espeak_Synth failed on {text!r}")
         samples = np.concatenate([*self._pieces, np.zeros(0, np.int16)])
         return samples, tidy_phones(self._phones, len(samples))
