@@ -72,6 +72,11 @@ class Codec:
             raise BadInput(f"{name}: a classifier, which does not speak; expected a WaveNet, a VQ-VAE, a student or a prior")
         return cls(loaded.model, loaded.card)
 
+    def __repr__(self) -> str:
+        codes = f", {self.card.about['bit_rate']:g} bit/s" if self.card.about.get("bit_rate") else ""
+        voices = f", {len(self.speakers)} speakers" if "speaker" in self.decoder.conditioner.labels else ""
+        return f"Codec({self.card.kind}, {self.sample_rate} Hz{codes}{voices}, decoder {type(self.decoder).__name__})"
+
     @property
     def decoder(self) -> WaveNet | Student:
         return self.model.decoder if isinstance(self.model, VQVAE) else self.model
