@@ -17,8 +17,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("data", "nn"),
     ("models", "losses"),
     ("decode", "codes", "entropy", "prior", "metrics"),
-    ("checkpoint", "tracking", "codec", "code_corpus", "experiment", "loop", "report"),
-    ("info", "cli", "__init__", "__main__"),
+    ("checkpoint", "tracking", "watching", "codec", "export", "code_corpus", "experiment", "loop", "evaluate", "report"),
+    ("info", "sweep", "bench", "cli", "__init__", "__main__"),
 )
 """A room imports from lower levels and from rooms earlier in its own level."""
 
@@ -26,15 +26,18 @@ ORDER = [room for level in LEVELS for room in level]
 OPTIONAL = {
     "constriction",
     "espeakng_loader",
+    "lhotse",
     "matplotlib",
     "numba",
     "onnx",
     "onnxruntime",
     "parselmouth",
+    "pesq",
     "pystoi",
     "soxr",
     "tensorboard",
     "triton",
+    "webdataset",
     "wandb",  # always installed, but a second and more to import
 }
 VAGUE = {"utils", "helpers", "common", "misc", "util", "helper"}

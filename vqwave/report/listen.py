@@ -83,11 +83,7 @@ class Sound:
         if self.clip.kind == "generation":
             return self.clip.utterance
         kind = KINDS.get(self.clip.kind, self.clip.kind.capitalize())
-        return (
-            f"{kind} {'to' if self.clip.kind == 'conversion' else 'as'} {self.clip.target}"
-            if self.clip.target
-            else kind
-        )
+        return f"{kind} {'to' if self.clip.kind == 'conversion' else 'as'} {self.clip.target}" if self.clip.target else kind
 
 
 def listening(runs: Sequence[Run]) -> Listening | None:

@@ -103,10 +103,7 @@ def training(runs: Sequence[Run]) -> list[Chart]:
             lines.setdefault(shown, []).append(Line(x, y, f"run-{index % 4} {style}", beside))
     names = [name for name, found in lines.items() if any(len(line.x) > 1 for line in found)]
     names.sort(key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
-    return [
-        _training_chart(name, [*lines[name], *(_predictor(runs, lines[name]) if name == "bits" else [])])
-        for name in names
-    ]
+    return [_training_chart(name, [*lines[name], *(_predictor(runs, lines[name]) if name == "bits" else [])]) for name in names]
 
 
 def _beside(quantity: str) -> tuple[str, str]:
@@ -159,8 +156,7 @@ def _bars(name: str, part: Likelihood) -> list[Bar]:
         return Bar(name, hundredths(value), f"{share:.1f}", style, change)
 
     shuffled = [
-        bar(f"with {name}", value, "shuffled", hundredths(value - part.model, "+"))
-        for name, value in part.shuffled.items()
+        bar(f"with {name}", value, "shuffled", hundredths(value - part.model, "+")) for name, value in part.shuffled.items()
     ]
     return [bar(name, part.model, "model"), *shuffled, *(bar(name, value, "baseline") for name, value in baselines)]
 

@@ -1,0 +1,119 @@
+"""What several commands ask and say: voices, labels, outputs, progress."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from vqwave.errors import BadInput
+
+if TYPE_CHECKING:
+    from vqwave.decode.sampling import Sampling
+
+
+class Add(Protocol):
+    """Adds one command: its name, what runs it, and its line of help."""
+
+    def __call__(self, name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser: ...
+
+
+def voice(command: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """The options of everything that speaks."""
+    command.add_argument("--out", type=Path, required=True, help="audio file: .wav or .flac")
+    told(command, required=required)
+    command.add_argument("--seed", type=int, default=0, help="the same seed, the same audio (default %(default)s)")
+    command.add_argument("--temperature", type=float, default=1.0, help="below 1: safer, duller (default %(default)s)")
+    command.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest classes of this mass (categorical heads)")
+    command.add_argument("--guidance", type=float, default=1.0, help="above 1: hear the condition more (a model with dropout)")
+    command.add_argument("--backend", default="auto", help="auto, or one of the decoders (see docs/decoding.md)")
+
+
+def told(command: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """What a model may be told of an utterance."""
+    command.add_argument("--speaker", required=required, help="voice")
+    command.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", help="any other label the model hears")
+    command.add_argument("--vector", action="append", default=[], metavar="NAME=FILE.npy", help="a vector the model hears")
+
+
+def labels_of(arguments: argparse.Namespace) -> dict[str, str]:
+    return pairs("--label", arguments.label) | ({"speaker": arguments.speaker} if arguments.speaker else {})
+
+
+def vectors_of(arguments: argparse.Namespace) -> dict[str, object]:
+    from vqwave.data.corpus import read_array
+
+    return {name: read_array(Path(path)) for name, path in pairs("--vector", arguments.vector).items()}
+
+
+def pairs(flag: str, pairs: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE, each."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise BadInput(f"{flag} {pair}: expected NAME=VALUE")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def sampling_of(arguments: argparse.Namespace) -> Sampling:
+    from vqwave.decode.sampling import Sampling
+
+    return Sampling(
+        seed=arguments.seed,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        guidance=arguments.guidance,
+        backend=arguments.backend,
+    )
+
+
+def audio_out(path: Path) -> Path:
+    """Refuse an impossible output before any work is done."""
+    if path.suffix.lower() not in (".wav", ".flac"):
+        raise BadInput(f"{path}: expected a file name that ends in .wav or .flac")
+    return writable(path)
+
+
+def writable(path: Path) -> Path:
+    if not path.parent.is_dir():
+        raise BadInput(f"{path.parent}: no such folder, to write {path.name} into")
+    return path
+
+
+class Progress:
+    """A bar over decoded samples, in seconds of audio."""
+
+    def __init__(self, samples: int, sample_rate: int, quiet: bool) -> None:
+        from tqdm import tqdm
+
+        self.rate = sample_rate
+        self.bar = tqdm(
+            total=samples / sample_rate, disable=quiet or None, unit="s", bar_format="{l_bar}{bar}| {n:.2f}/{total:.2f} s of audio"
+        )
+
+    def __call__(self, samples: int) -> None:
+        self.bar.update(samples / self.rate)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+
+def note_rate(arguments: argparse.Namespace, found: int, expected: int) -> None:
+    if found != expected and not arguments.quiet:
+        print(f"note: {arguments.input} is at {found} Hz, resampled to {expected} Hz", file=sys.stderr)
+
+
+def named(path: Path, work: Callable[[], object]) -> object:
+    """Put the file's name before what is wrong with its content."""
+    try:
+        return work()
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+
+
+def say_written(path: Path, wave: object, sample_rate: int) -> None:
+    print(f"{path}: {len(wave) / sample_rate:.2f} s at {sample_rate:,} Hz")
