@@ -6,12 +6,17 @@ accelerate launch experiments/vqvae.py --config configs/vqvae/fsdd.yaml
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from vqwave.checkpoint import load_trained
 from vqwave.config import option, spec
 from vqwave.data import Batch
+from vqwave.distributions import Distribution
+from vqwave.errors import BadInput
 from vqwave.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
 from vqwave.loop import main
 from vqwave.losses import negative_log_likelihood
@@ -19,6 +24,9 @@ from vqwave.metrics import codebook, likelihood
 from vqwave.models import VQVAE, VQVAESpec
 from vqwave.nn.quantize import frame_mask
 from vqwave.tracking import SampleSheet
+
+CODES = ("encoder", "quantizer", "readout")
+"""The parts of a model that make codes of speech, and say what they mean."""
 
 
 @spec
@@ -31,6 +39,7 @@ class Config(ExperimentSpec):
         "weights: nll, commitment, codebook (of a gradient codebook), entropy (with quantizer.entropy), spectral (with readout), "
         "adversary (with adversary)",
     )
+    codes: Path | None = option(None, "run whose encoder, quantizer and readout are taken as they are: only the decoder is trained")
     shown: int = option(4, "utterances in samples/")
 
 
@@ -41,61 +50,107 @@ class VQVAEExperiment(Experiment[Config]):
     config_class = Config
     optional_losses = frozenset({"commitment", "codebook"})  # not every quantizer has both; one config serves all
 
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.given = None if config.codes is None else load_trained(config.codes)
+        if self.given is not None:
+            if not isinstance(self.given.model, VQVAE):
+                raise BadInput(f"codes: {config.codes} is a {self.given.card.kind}, expected a vqvae")
+            self.check_fits("codes", self.given, config.model.decoder.conditioner.labels)
+
     @property
     def model_spec(self) -> VQVAESpec:
-        return self.config.model
+        """With the parts of the run that the codes are taken from, if they are."""
+        if self.given is None:
+            return self.config.model
+        return replace(self.config.model, **{name: getattr(self.given.card.spec, name) for name in CODES})
+
+    @property
+    def decodes(self) -> bool:
+        """Without the loss `nll` the decoder is left alone: codes are trained with the readout, many times faster."""
+        return bool(self.config.losses.get("nll"))
 
     @property
     def hop(self) -> int:
         return self.model_spec.encoder.build(self.corpus.sample_rate).hop
 
     def build(self) -> VQVAE:
-        return self.model_spec.build(self.corpus.sample_rate, self.corpus.labels)
+        model = self.model_spec.build(self.corpus.sample_rate, self.corpus.labels)
+        model.decoder.requires_grad_(self.decodes)
+        if self.given is not None:
+            for name in CODES:
+                mine, theirs = getattr(model, name), getattr(self.given.model, name)
+                if mine is not None:
+                    mine.load_state_dict(theirs.state_dict())
+                    mine.requires_grad_(False)
+        return model
+
+    def trained(self, model: VQVAE) -> nn.Module:
+        return model if self.given is None else model.decoder
 
     def start(self, model: VQVAE) -> None:
+        if self.given is not None:
+            return
         waves = self.training_waves()
         model.encoder.fit(waves)
         if model.readout is not None:
             model.readout.frontend.fit(waves)
 
     def losses(self, batch: Batch) -> Outcome:
-        out = self.network(batch.wave, batch.labels, batch.lengths)
-        nll = negative_log_likelihood(out.distribution, batch.wave, batch.mask)
-        bits = likelihood.bits_of(self.config.model.decoder.head, nll.detach())
+        if self.given is not None:
+            return self._likelihood(self.network(batch.wave, batch.labels, self._frames(batch)), batch)
+        out = self.network(batch.wave, batch.labels, batch.lengths, decode=self.decodes)
+        nll = Outcome({}) if out.distribution is None else self._likelihood(out.distribution, batch)
         spectral = {} if out.spectral is None else {"spectral": out.spectral}
         adversary = {} if out.verdict is None else {"adversary": out.verdict.loss}
         heard = {} if out.verdict is None else {"adversary_accuracy": out.verdict.accuracy}
-        losses = {"nll": nll, **out.quantized.losses, **spectral, **adversary}
-        return Outcome(losses, {"bits": bits, **out.quantized.metrics, **heard})
+        losses = {**nll.losses, **out.quantized.losses, **spectral, **adversary}
+        return Outcome(losses, {**nll.metrics, **out.quantized.metrics, **heard})
+
+    def _likelihood(self, distribution: Distribution, batch: Batch) -> Outcome:
+        nll = negative_log_likelihood(distribution, batch.wave, batch.mask)
+        return Outcome({"nll": nll}, {"bits": likelihood.bits_of(self.config.model.decoder.head, nll.detach())})
+
+    @torch.no_grad()
+    def _frames(self, batch: Batch) -> Tensor:
+        """What the decoder hears of clips whose codes are not trained."""
+        codes = self.model.encode(batch.wave, batch.lengths)
+        return self.model.frames(self.model.quantizer.decode(codes), batch.labels)
 
     def evaluate(self, model: VQVAE) -> Evaluation:
         """Bits with the true codes and labels, with another clip's codes, with another speaker's label; codebook use."""
-        sums = {name: torch.zeros((), dtype=torch.float64) for name in ("bits", "codes", "speakers", "samples")}
+        names = ("bits", "codes", "speakers", "samples", "spectral", "clips")
+        sums = {name: torch.zeros((), dtype=torch.float64) for name in names}
         counts = codebook.CodeCounts(model.quantizer.books, model.quantizer.size, self.corpus.labels.get("speaker", []))
         for batch in self.valid_batches():
             codes = model.encode(batch.wave, batch.lengths)
+            mask = frame_mask(batch.lengths, model.hop, codes.shape[-1])
             others = self.other_labels(batch)
-            for name, heard, labels in (
-                ("bits", codes, batch.labels),
-                ("codes", codes.roll(1, 0), batch.labels),
-                ("speakers", codes, others),
-            ):
-                sums[name] += self._cost(model, batch, heard, labels)
             sums["samples"] += batch.mask.sum()
-            counts.add(codes, frame_mask(batch.lengths, model.hop, codes.shape[-1]), batch.labels.get("speaker"))
+            sums["clips"] += len(batch)
+            counts.add(codes, mask, batch.labels.get("speaker"))
+            if model.readout is not None:
+                predicted = model.readout(model.quantizer.decode(codes), batch.labels)
+                sums["spectral"] += len(batch) * model.readout.loss(predicted, batch.wave, mask)
+            if self.decodes:
+                sums["bits"] += self._cost(model, batch, codes, batch.labels)
+                sums["codes"] += self._cost(model, batch, codes.roll(1, 0), batch.labels)
+                sums["speakers"] += self._cost(model, batch, codes, others)
         total = self.total(sums)
-        bits, codes, speakers = (total[name] / total["samples"] for name in ("bits", "codes", "speakers"))
         rate = self.corpus.sample_rate / model.hop
         section = counts.section(rate, self.device) | {"bit_rate": rate * model.quantizer.bits_per_frame}
+        scalars = {"perplexity": section["perplexity"], "codes_used": section["used"]}
+        if model.readout is not None:
+            scalars["spectral"] = total["spectral"] / total["clips"]
+        if not self.decodes:
+            headline = (
+                f"{scalars.get('spectral', 0):.3f} standard deviations off in the readout's frames at {section['bit_rate']:g} bit/s"
+            )
+            return Evaluation(headline, scalars, {"codes": section})
+        bits, others, speakers = (total[name] / total["samples"] for name in ("bits", "codes", "speakers"))
+        scalars |= {"bits": bits, "bits_shuffled_codes": others, "bits_shuffled_speakers": speakers}
         baselines, unit = self.baselines(model.decoder.head), likelihood.unit(model.decoder.head)
-        scalars = {
-            "bits": bits,
-            "bits_shuffled_codes": codes,
-            "bits_shuffled_speakers": speakers,
-            "perplexity": section["perplexity"],
-            "codes_used": section["used"],
-        }
-        nll = {"unit": unit, "model": bits, "baselines": baselines, "shuffled codes": codes, "shuffled speakers": speakers}
+        nll = {"unit": unit, "model": bits, "baselines": baselines, "shuffled codes": others, "shuffled speakers": speakers}
         beside = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
         headline = f"{bits:.3f} {unit} on held-out speech at {section['bit_rate']:g} bit/s ({beside})"
         return Evaluation(headline, scalars, {"nll": nll, "codes": section})
@@ -106,10 +161,12 @@ class VQVAEExperiment(Experiment[Config]):
         return likelihood.bits(model.decoder.head, distribution, batch.wave)[batch.mask].sum()
 
     def samples(self, model: VQVAE, sheet: SampleSheet) -> None:
-        codec, rows = self.codec(model), self.shown_rows(self.config.shown)
+        if not self.decodes or not self.shown_pairs(self.config.shown):
+            return
+        codec, pairs = self.codec(model), self.shown_pairs(self.config.shown)
+        rows, voices = [row for row, _ in pairs], [row for row, _ in pairs] + [other for _, other in pairs]
         coded = [codec.encode(self.corpus.read(row), speaker=self.corpus.utterances[row].speaker) for row in rows]
-        speakers = [self.corpus.utterances[row].speaker for row in rows]
-        targets, voices = speakers[1:] + speakers[:1], rows + rows[1:] + rows[:1]
+        speakers, targets = ([self.corpus.utterances[row].speaker for row in column] for column in zip(*pairs, strict=True))
         labels = [self.corpus.utterances[row].labels for row in voices]
         vectors = [self.vectors(model.decoder, row) for row in voices]
         drawn = codec.decode_many(coded * 2, speakers + targets, labels=labels, vectors=vectors)
@@ -123,6 +180,8 @@ class VQVAEExperiment(Experiment[Config]):
 
     def next_steps(self) -> list[str]:
         run = self.config.run
+        if not self.decodes:
+            return [f"accelerate launch experiments/vqvae.py codes={run}", *super().next_steps()]
         return [
             f"vqwave convert {run} in.wav --speaker {self.corpus.speakers[0]} --out out.wav",
             f"accelerate launch experiments/distill.py teacher={run}",

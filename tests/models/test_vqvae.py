@@ -66,6 +66,32 @@ def test_what_is_trained_is_what_decodes_from_codes(encoder: str, head: object) 
     assert torch.equal(out.distribution.log_prob(x), over_codes.log_prob(x))
 
 
+def test_a_decoder_may_hear_the_readout() -> None:
+    """In training and from codes it hears latents and predicted frames, at the frames' rate, in the voice that is asked for."""
+    model = start(build("frames", readout=ReadoutSpec(features=MEL, channels=8, blocks=1, heard=True))).eval()
+    x = wave()
+    codes = model.encode(x)
+    z = model.quantizer.decode(codes)
+    frames = model.frames(z, LABELS)
+    assert frames.shape == (2, 4 + 8, 24)  # latents and bands, two frames a latent
+    assert torch.equal(frames[:, :4, ::2], z)
+    assert torch.equal(frames[:, :4, 1::2], z)
+    assert torch.equal(frames[:, 4:], model.readout(z, LABELS))
+    out, over_codes = model(x, LABELS), model.decoder.predict(x, model.condition(codes, LABELS))
+    assert torch.equal(out.distribution.log_prob(x), over_codes.log_prob(x))
+    other = model.frames(z, {"speaker": torch.tensor([1, 2])})
+    assert (other - frames)[0].abs().max() > 0
+    assert (other - frames)[1].abs().max() == 0
+
+
+def test_without_its_decoder_a_pass_costs_no_decoder() -> None:
+    model = start(build("frames", readout=ReadoutSpec(features=MEL, channels=8)))
+    model.decoder.forward = None  # a call would fail
+    out = model(wave(), LABELS, decode=False)
+    assert out.distribution is None
+    assert out.spectral > 0
+
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_gradient_reaches_every_parameter(encoder: str) -> None:
     """The encoder hears of the likelihood through the straight-through alone; the codebook has no gradient at all."""

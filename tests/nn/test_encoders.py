@@ -140,10 +140,10 @@ def test_readout_loss_does_not_see_padding() -> None:
     torch.manual_seed(0)
     readout = ReadoutSpec(features=MEL, channels=8).build(3, 60, RATE, {}, [])
     z, wave, mask = torch.randn(2, 3, 10), 0.1 * torch.randn(2, 600), torch.arange(10) < torch.tensor([[10], [6]])
-    before = readout.loss(z, {}, wave, mask)
+    before = readout.loss(readout(z, {}), wave, mask)
     wave[1, 420:] = 0.5  # farther from frame 5 than a window
-    assert readout.loss(z, {}, wave, mask).item() == before.item()
-    assert readout.loss(z, {}, wave, None).item() != before.item()
+    assert readout.loss(readout(z, {}), wave, mask).item() == before.item()
+    assert readout.loss(readout(z, {}), wave, None).item() != before.item()
 
 
 def test_readout_needs_a_hop_that_divides() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -41,20 +42,26 @@ class VQVAESpec:
             raise BadInput(f"decoder.features: {self.decoder.features.kind}, expected none: it hears the codes")
         encoder = self.encoder.build(sample_rate)
         quantizer = self.quantizer.build(encoder.dim)
-        decoder = self.decoder.build(sample_rate, vocabulary, encoder.dim, encoder.hop)
-        readout = None
+        readout, channels, hop = None, encoder.dim, encoder.hop
         if self.readout is not None:
             labels = self.decoder.conditioner.labels
             readout = self.readout.build(encoder.dim, encoder.hop, sample_rate, vocabulary, labels)
+            if self.readout.heard:
+                channels, hop = channels + readout.frontend.channels, readout.frontend.hop
+        decoder = self.decoder.build(sample_rate, vocabulary, channels, hop)
         adversary = None if self.adversary is None else self.adversary.build(encoder.dim, vocabulary)
-        return VQVAE(encoder, quantizer, TimeJitter(self.jitter), decoder, readout, adversary)
+        heard = self.readout is not None and self.readout.heard
+        return VQVAE(encoder, quantizer, TimeJitter(self.jitter), decoder, readout, adversary, readout_heard=heard)
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What a teacher-forced pass yields; `spectral` is the readout's loss, `verdict` the adversary's, where there is one."""
+    """What a teacher-forced pass yields; `spectral` is the readout's loss, `verdict` the adversary's, where there is one.
 
-    distribution: Distribution
+    No distribution where the decoder was not run.
+    """
+
+    distribution: Distribution | None
     quantized: Quantized
     spectral: Tensor | None = None
     verdict: Verdict | None = None
@@ -71,6 +78,8 @@ class VQVAE(nn.Module):
         decoder: WaveNet | Student,
         readout: Readout | None = None,
         adversary: Adversary | None = None,
+        *,
+        readout_heard: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -79,6 +88,7 @@ class VQVAE(nn.Module):
         self.decoder = decoder
         self.readout = readout
         self.adversary = adversary
+        self.readout_heard = readout_heard
 
     @property
     def hop(self) -> int:
@@ -95,14 +105,25 @@ class VQVAE(nn.Module):
 
     def condition(self, codes: Tensor, labels: Mapping[str, Tensor]) -> Condition | None:
         """codes (B, Q, F), labels name -> (B,): what the decoder is told."""
-        return self.decoder.condition(self.quantizer.decode(codes), labels)
+        return self.decoder.condition(self.frames(self.quantizer.decode(codes), labels), labels)
 
-    def forward(self, x: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None = None) -> Reconstruction:
-        """x (B, T), T a multiple of hop, of which lengths (B,) samples are real."""
+    def frames(self, z: Tensor, labels: Mapping[str, Tensor], predicted: Tensor | None = None) -> Tensor:
+        """z (B, D, F) quantized latents -> the frames that the decoder hears, (B, D', F'); predicted: the readout's, if at hand."""
+        if not self.readout_heard:
+            return z
+        predicted = self.readout(z, labels) if predicted is None else predicted
+        return torch.cat([z.repeat_interleave(self.readout.ratio, -1), predicted], 1)
+
+    def forward(
+        self, x: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None = None, *, decode: bool = True
+    ) -> Reconstruction:
+        """x (B, T), T a multiple of hop, of which lengths (B,) samples are real. decode: run the decoder, which costs the most."""
         z = self.encoder(x, lengths)
         mask = None if lengths is None else frame_mask(lengths, self.hop, z.shape[-1])
         quantized = self.quantizer(z, mask)
         heard = self.jitter(quantized.z, mask)
-        spectral = None if self.readout is None else self.readout.loss(heard, labels, x, mask)
+        predicted = None if self.readout is None else self.readout(heard, labels)
+        spectral = None if self.readout is None else self.readout.loss(predicted, x, mask)
         verdict = None if self.adversary is None else self.adversary(quantized.z, labels, mask)
-        return Reconstruction(self.decoder(x, labels, heard), quantized, spectral, verdict)
+        distribution = self.decoder(x, labels, self.frames(heard, labels, predicted)) if decode else None
+        return Reconstruction(distribution, quantized, spectral, verdict)

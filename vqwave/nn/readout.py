@@ -1,15 +1,19 @@
 """A direct reading of the spectrum from the quantized latents: an auxiliary target that makes the codes carry content early.
 
 A WaveNet decoder can do without its codes for thousands of steps, and a codebook that nothing asks for collapses meanwhile.
-The readout asks at once: from z_q and the labels it predicts the log-spectral frames of the clip. It plays no part in decoding.
+The readout asks at once: from z_q and the labels it predicts the log-spectral frames of the clip. It works at frame rate, so that
+codes can be trained with it alone in minutes (no loss `nll`), before any decoder. A decoder may hear its frames beside the latents
+(`heard`): it then begins with a spectrum in the voice it is asked for, and has only the waveform to find, as a vocoder.
 (Training the codes against a cheap target before or beside the decoder: see the sheet of remedies in docs/method.md.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
@@ -24,7 +28,9 @@ class ReadoutSpec:
     """Spectral target and size of the readout."""
 
     features: FeatureSpec = option(LogMelSpec(), "what is predicted, standardised")
-    channels: int = option(256, "channels of its two convolutions")
+    channels: int = option(256, "channels of its convolutions")
+    blocks: Annotated[int, Field(ge=0)] = option(0, "residual convolutions beyond the first two")
+    heard: bool = option(False, "the decoder hears the predicted frames beside the latents")
 
     def build(
         self, dim: int, hop: int, sample_rate: int, vocabulary: Mapping[str, Sequence[str]], labels: Sequence[str]
@@ -33,20 +39,29 @@ class ReadoutSpec:
         frontend = Frontend(self.features.build(sample_rate))
         if hop % frontend.hop:
             raise BadInput(f"readout.features.hop_ms: {frontend.hop} samples, expected a divisor of the encoder's hop {hop}")
-        return Readout(frontend, dim, hop // frontend.hop, self.channels, {name: len(vocabulary[name]) for name in labels})
+        sizes = {name: len(vocabulary[name]) for name in labels}
+        return Readout(frontend, dim, hop // frontend.hop, self.channels, self.blocks, sizes)
 
 
 class Readout(nn.Module):
-    """Two convolutions from latents to the spectral frames of the same clip."""
+    """Convolutions from latents to the spectral frames of the same clip."""
 
-    def __init__(self, frontend: Frontend, dim: int, ratio: int, channels: int, label_sizes: Mapping[str, int]) -> None:
+    def __init__(
+        self, frontend: Frontend, dim: int, ratio: int, channels: int, blocks: int, label_sizes: Mapping[str, int]
+    ) -> None:
         super().__init__()
         self.frontend = frontend
         self.ratio = ratio
         self.embeddings = nn.ModuleDict({name: nn.Embedding(size, channels) for name, size in label_sizes.items()})
         self.first = nn.Conv1d(dim, channels, 5, padding="same")
         self.second = nn.Conv1d(channels, channels, 5, padding="same")
+        self.blocks = nn.ModuleList(nn.Conv1d(channels, channels, 5, padding="same") for _ in range(blocks))
         self.out = nn.Conv1d(channels, ratio * frontend.channels, 1)
+
+    @property
+    def reach(self) -> int:
+        """Latents before and after its own that a frame is made of."""
+        return sum(layer.kernel_size[0] // 2 for layer in (self.first, self.second, *self.blocks))
 
     def forward(self, z: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
         """z (B, D, F), labels name -> (B,) -> standardised spectral frames (B, channels, ratio * F)."""
@@ -54,10 +69,12 @@ class Readout(nn.Module):
         for name, embedding in self.embeddings.items():
             x = x + embedding(labels[name])[..., None]
         x = F.relu(x)
-        x = self.out(x + F.relu(self.second(x)))
+        for block in (self.second, *self.blocks):
+            x = x + F.relu(block(x))
+        x = self.out(x)
         return x.unflatten(1, (-1, self.ratio)).permute(0, 1, 3, 2).flatten(2)
 
-    def loss(self, z: Tensor, labels: Mapping[str, Tensor], wave: Tensor, mask: Tensor | None) -> Tensor:
-        """Mean absolute error in standard deviations, over the valid frames. wave (B, T), mask (B, F) of the latents."""
-        error = (self(z, labels) - self.frontend(wave)).abs().mean(1)  # (B, ratio * F)
+    def loss(self, predicted: Tensor, wave: Tensor, mask: Tensor | None) -> Tensor:
+        """Mean absolute error of `forward`'s frames in standard deviations, over the valid ones. wave (B, T), mask (B, F) of z."""
+        error = (predicted - self.frontend(wave)).abs().mean(1)  # (B, ratio * F)
         return masked_mean(error, None if mask is None else mask.repeat_interleave(self.ratio, 1))

@@ -1,0 +1,75 @@
+"""Codes first, the decoder afterwards: two runs, the second of which takes the first's codes as they are."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from vqwave import audio
+from vqwave.checkpoint import load_trained
+from vqwave.data import prepare
+from vqwave.loop import main
+
+ROOT = Path(__file__).resolve().parents[1]
+CODES = [
+    "model.encoder.kind=frames",
+    "model.encoder.channels=8",
+    "model.encoder.dim=4",
+    "model.encoder.features={kind: log_mel, bands: 8, fmin: 100, fmax: 4000}",
+    "model.quantizer.size=8",
+    "model.readout={channels: 8, heard: true, features: {kind: log_mel, bands: 8, fmin: 100, fmax: 4000}}",
+    "losses={nll: 0.0, spectral: 1.0, commitment: 0.25}",
+]
+DECODER = ["model.decoder.network={layers: 2, cycle: 2, residual: 4, gate: 4, skip: 4, hidden: 4}", "shown=1"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    rows = ["path,speaker,split"]
+    for i in range(9):
+        audio.write(folder / f"{i}.wav", (0.2 * rng.standard_normal(6400)).astype(np.float32), 8000)
+        rows.append(f"{i}.wav,{'ab'[i % 2]},{'valid' if i > 6 else 'train'}")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    prepare("manifest", folder, folder / "corpus")
+    return folder / "corpus"
+
+
+@pytest.fixture
+def experiment(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    found = importlib.util.spec_from_file_location("vqvae_experiment", ROOT / "experiments" / "vqvae.py")
+    module = importlib.util.module_from_spec(found)
+    monkeypatch.setitem(sys.modules, found.name, module)  # its dataclasses look themselves up
+    found.loader.exec_module(module)
+    return module
+
+
+def train(experiment: ModuleType, run: Path, corpus: Path, *settings: str) -> None:
+    sizes = [f"run={run}", f"data.corpus={corpus}", "data.clip=0.4", "data.batch=2", "data.valid_clip=0.4", "train.steps=2"]
+    main(experiment.VQVAEExperiment, [*sizes, *settings, "--quiet"])
+
+
+def test_the_decoder_is_trained_on_the_codes_of_another_run(experiment: ModuleType, corpus: Path, tmp_path: Path) -> None:
+    train(experiment, tmp_path / "codes", corpus, *CODES)
+    train(experiment, tmp_path / "whole", corpus, f"codes={tmp_path / 'codes'}", *DECODER)
+    codes, whole = load_trained(tmp_path / "codes"), load_trained(tmp_path / "whole")
+    assert whole.card.spec.encoder == codes.card.spec.encoder
+    for part in ("encoder", "quantizer", "readout"):
+        theirs = getattr(codes.model, part).state_dict()
+        assert all(torch.equal(value, theirs[name]) for name, value in getattr(whole.model, part).state_dict().items())
+    untrained = whole.card.spec.build(8000, whole.card.labels).decoder.state_dict()
+    assert any(not torch.equal(value, untrained[name]) for name, value in whole.model.decoder.state_dict().items())
+
+
+def test_codes_come_from_a_vqvae(experiment: ModuleType, corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        train(experiment, tmp_path / "run", corpus, f"codes={tmp_path / 'nowhere'}")
+    assert stop.value.code == 2
+    assert not (tmp_path / "run").exists()
