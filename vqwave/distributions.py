@@ -247,6 +247,9 @@ class Classes(ABC):
     def initial_bias(self) -> Tensor:
         return torch.zeros(self.channels)
 
+    def units(self) -> Tensor:
+        return torch.ones(self.channels)
+
     def __call__(self, params: Tensor, temperature: float = 1.0) -> Categorical:
         """params (B, K, T): logits."""
         return Categorical(_exact(params) / temperature, self)
@@ -294,6 +297,9 @@ class LocationScale:
     components: Annotated[int, Field(ge=1)] = option(1, "mixture components")
     min_log_scale: float = option(-7.0, "floor of the log-scale, applied before likelihood and sampling alike")
     initial_log_scale: float = option(-3.0, "log-scale that an untrained network starts from: near the data's spread")
+    location_unit: Annotated[float, Field(gt=0)] = option(
+        1.0, "amplitude that 1 stands for in the network's locations: 0.05, near the data's spread, keeps Adam's steps small there"
+    )
     continuous: ClassVar[bool] = True
 
     @property
@@ -309,6 +315,11 @@ class LocationScale:
         location = torch.linspace(-0.1, 0.1, m) if m > 1 else torch.zeros(1)
         log_scale = torch.full((m,), self.initial_log_scale)
         return torch.cat([torch.zeros(m), location, log_scale][m == 1 :])
+
+    def units(self) -> Tensor:
+        """What 1 stands for in each channel of a network's last layer, (channels,)."""
+        location, one = torch.full((self.components,), self.location_unit), torch.ones(self.components)
+        return torch.cat([one, location, one][self.components == 1 :])
 
     def parameters(self, params: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
         """logits, location, log_scale (B, M, T); temperature sharpens the choice and narrows each component."""

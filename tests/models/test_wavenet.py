@@ -171,6 +171,26 @@ def test_a_vocoder_hears_the_frames_of_its_own_wave() -> None:
     assert given.samples().shape == (2, 3, 64)
 
 
+@pytest.mark.parametrize("components", [1, 3])
+def test_a_unit_of_locations_changes_the_step_and_not_the_law(components: int) -> None:
+    """Weights of the location's rows divided by the unit: the same distribution, in one pass and step by step."""
+    plain, scaled = (
+        build(MixtureOfLogistics(components=components, location_unit=unit), heard="nothing").double() for unit in (1.0, 0.25)
+    )
+    scaled.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        rows = scaled.units[:, 0]
+        scaled.stack.out.weight /= rows[:, None, None]
+        scaled.stack.out.bias /= rows
+    assert 0.25 in rows
+    x = wave(40)
+    torch.testing.assert_close(parameters_of(scaled(x, {})), parameters_of(plain(x, {})))
+    state, other = StackState(), StackState()
+    torch.testing.assert_close(scaled.parameters_after(x, None, state), plain.parameters_after(x, None, other))
+    for mine, theirs in zip(scaled.last_layer(), plain.last_layer(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_an_untrained_network_starts_near_its_heads_start(head: Head) -> None:
     """No head starts with a cost far from what its own initial bias costs on speech-like samples."""
