@@ -23,10 +23,10 @@ CODES = [
     "model.encoder.dim=4",
     "model.encoder.features={kind: log_mel, bands: 8, fmin: 100, fmax: 4000}",
     "model.quantizer.size=8",
-    "model.readout={channels: 8, heard: true, features: {kind: log_mel, bands: 8, fmin: 100, fmax: 4000}}",
+    "model.readout={channels: 8, features: {kind: log_mel, bands: 8, fmin: 100, fmax: 4000}}",
     "losses={nll: 0.0, spectral: 1.0, commitment: 0.25}",
 ]
-DECODER = ["model.decoder.network={layers: 2, cycle: 2, residual: 4, gate: 4, skip: 4, hidden: 4}", "shown=1"]
+DECODER = ["model.hears=both", "model.decoder.network={layers: 2, cycle: 2, residual: 4, gate: 4, skip: 4, hidden: 4}", "shown=1"]
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,8 @@ def test_what_is_trained_is_what_decodes_from_codes(encoder: str, head: object) 
 
 def test_a_decoder_may_hear_the_readout() -> None:
     """In training and from codes it hears latents and predicted frames, at the frames' rate, in the voice that is asked for."""
-    model = start(build("frames", readout=ReadoutSpec(features=MEL, channels=8, blocks=1, heard=True))).eval()
+    readout = ReadoutSpec(features=MEL, channels=8, blocks=1)
+    model, alone = (start(build("frames", readout=readout, hears=hears)).eval() for hears in ("both", "frames"))
     x = wave()
     codes = model.encode(x)
     z = model.quantizer.decode(codes)
@@ -79,6 +80,9 @@ def test_a_decoder_may_hear_the_readout() -> None:
     assert torch.equal(frames[:, 4:], model.readout(z, LABELS))
     out, over_codes = model(x, LABELS), model.decoder.predict(x, model.condition(codes, LABELS))
     assert torch.equal(out.distribution.log_prob(x), over_codes.log_prob(x))
+    assert torch.equal(alone.frames(z, LABELS), alone.readout(z, LABELS))
+    with pytest.raises(BadInput, match="expected a readout"):
+        build("frames", hears="frames")
     other = model.frames(z, {"speaker": torch.tensor([1, 2])})
     assert (other - frames)[0].abs().max() > 0
     assert (other - frames)[1].abs().max() == 0

@@ -132,3 +132,20 @@ def test_flow_arithmetic_stays_in_float32_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         flowed = flows(noise(10).float())
     assert {flowed.x.dtype, flowed.location.dtype, flowed.log_scale.dtype} == {torch.float32}
+
+
+@pytest.mark.parametrize("fold", [1, 2])
+def test_a_unit_of_locations_changes_the_step_and_not_the_flow(fold: int) -> None:
+    """Weights of the location's rows divided by the unit: the same samples and totals."""
+    network = StackSpec(layers=3, cycle=3, kernel=2, residual=6, gate=6, skip=0, hidden=6)
+    plain, scaled = (FlowStack([network] * 2, 0, 0.1, fold=fold, unit=unit).double() for unit in (1.0, 0.25))
+    scaled.load_state_dict(plain.state_dict())
+    z = torch.randn(2, 40, dtype=torch.float64)
+    assert (scaled(z).x - plain(z).x).abs().max() > 1e-3
+    for flow, theirs in zip(scaled.flows, plain.flows, strict=True):
+        with torch.no_grad():
+            flow.stack.out.weight /= flow.units[..., None]
+            flow.stack.out.bias /= flow.units[:, 0]
+        torch.testing.assert_close(flow.last_layer()[0], theirs.stack.out.weight)
+    for name in ("x", "location", "log_scale"):
+        torch.testing.assert_close(getattr(scaled(z), name), getattr(plain(z), name))

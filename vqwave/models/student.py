@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
@@ -31,6 +32,7 @@ class StudentSpec:
     network: StackSpec = option(StackSpec(layers=10, kernel=3, skip=0, hidden=64), "sizes of each flow's stack")
     base: Literal["logistic", "gaussian"] = option("logistic", "noise: logistic (Parallel WaveNet) or gaussian (ClariNet)")
     initial_scale: float = option(0.05, "total scale of an untrained student: near the data's standard deviation")
+    location_unit: Annotated[float, Field(gt=0)] = option(1.0, "what 1 stands for in the flows' locations: see the heads' option")
     fold: Literal[1, 2, 4, 8] = option(1, "samples a block of folded time: the cost of a sample falls as many times")
     stagger: bool = option(False, "blocks of successive flows begin at different samples, so that neighbours are heard, too")
     direction: Literal["iaf", "maf"] = option("iaf", "one pass from noise to audio (iaf), or from audio to its density (maf)")
@@ -51,6 +53,7 @@ class StudentSpec:
             self.initial_scale,
             fold=self.fold,
             stagger=self.stagger,
+            unit=self.location_unit,
             flow=DIRECTIONS[self.direction],
         )
         return Student(flows, conditioner, frontend, BASES[self.base])

@@ -33,6 +33,9 @@ class VQVAESpec:
     quantizer: QuantizerSpec = option(EMAQuantizerSpec(), "latents -> codes")
     jitter: Annotated[float, Field(ge=0, le=1)] = option(0.12, "probability that training takes a neighbouring frame instead")
     decoder: DecoderSpec = option(WaveNetSpec(), "codes -> waveform")
+    hears: Literal["latents", "frames", "both"] = option(
+        "latents", "what the decoder hears of the codes: their latents, the frames that the readout makes of them, or both"
+    )
     readout: ReadoutSpec | None = option(None, "auxiliary spectral target of the codes (loss `spectral`); none as in the paper")
     adversary: AdversarySpec | None = option(None, "classifier that the codes are to fool (loss `adversary`); none as in the paper")
 
@@ -46,12 +49,13 @@ class VQVAESpec:
         if self.readout is not None:
             labels = self.decoder.conditioner.labels
             readout = self.readout.build(encoder.dim, encoder.hop, sample_rate, vocabulary, labels)
-            if self.readout.heard:
-                channels, hop = channels + readout.frontend.channels, readout.frontend.hop
+        if self.hears != "latents":
+            if readout is None:
+                raise BadInput(f"hears: {self.hears}, expected a readout, whose frames they are")
+            channels, hop = readout.frontend.channels + channels * (self.hears == "both"), readout.frontend.hop
         decoder = self.decoder.build(sample_rate, vocabulary, channels, hop)
         adversary = None if self.adversary is None else self.adversary.build(encoder.dim, vocabulary)
-        heard = self.readout is not None and self.readout.heard
-        return VQVAE(encoder, quantizer, TimeJitter(self.jitter), decoder, readout, adversary, readout_heard=heard)
+        return VQVAE(encoder, quantizer, TimeJitter(self.jitter), decoder, readout, adversary, hears=self.hears)
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class VQVAE(nn.Module):
         readout: Readout | None = None,
         adversary: Adversary | None = None,
         *,
-        readout_heard: bool = False,
+        hears: Literal["latents", "frames", "both"] = "latents",
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -88,7 +92,7 @@ class VQVAE(nn.Module):
         self.decoder = decoder
         self.readout = readout
         self.adversary = adversary
-        self.readout_heard = readout_heard
+        self.hears = hears
 
     @property
     def hop(self) -> int:
@@ -109,10 +113,13 @@ class VQVAE(nn.Module):
 
     def frames(self, z: Tensor, labels: Mapping[str, Tensor], predicted: Tensor | None = None) -> Tensor:
         """z (B, D, F) quantized latents -> the frames that the decoder hears, (B, D', F'); predicted: the readout's, if at hand."""
-        if not self.readout_heard:
+        if self.hears == "latents":
             return z
         predicted = self.readout(z, labels) if predicted is None else predicted
-        return torch.cat([z.repeat_interleave(self.readout.ratio, -1), predicted], 1)
+        if self.hears == "frames":
+            return predicted
+        held = z[..., None].expand(-1, -1, -1, self.readout.ratio).flatten(-2)
+        return torch.cat([held, predicted], 1)
 
     def forward(
         self, x: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None = None, *, decode: bool = True

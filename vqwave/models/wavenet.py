@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.distributions import Distribution, Head, MixtureOfLogistics
+from vqwave.nn import draws
 from vqwave.nn.causal import shift_right
 from vqwave.nn.condition import Condition, Conditioner, ConditionerSpec
 from vqwave.nn.frontend import AnyFrontend, FrameSpec, build_frontend
@@ -76,9 +77,9 @@ class PastDropout(nn.Module):
             return past
         (B, T), spec = past.shape, self.spec
         if spec.noise:
-            past = past + spec.noise * torch.randn_like(past)
+            past = past + spec.noise * draws.normals(B, T, like=past)
         if spec.drop:
-            runs = torch.rand(B, -(-T // spec.span) + 1, device=past.device) < spec.drop
+            runs = draws.uniforms(B, -(-T // spec.span) + 1, like=past.device) < spec.drop
             first = int(torch.randint(spec.span, ()))  # the grid of runs starts anywhere
             past = past.masked_fill(runs.repeat_interleave(spec.span, 1)[:, first : first + T], 0.0)
         return past
@@ -129,8 +130,9 @@ class WaveNet(nn.Module):
         self.conditioner = conditioner
         self.frontend = frontend
         self.past = past or PastDropout(PastDropoutSpec())
+        self.register_buffer("units", head.units()[:, None], persistent=False)
         with torch.no_grad():
-            self.stack.out.bias.copy_(head.initial_bias())
+            self.stack.out.bias.copy_(head.initial_bias() / self.units[:, 0])
 
     @property
     def hop(self) -> int:
@@ -149,7 +151,7 @@ class WaveNet(nn.Module):
     def predict(self, x: Tensor, condition: Condition | None, temperature: float = 1.0) -> Distribution:
         """Teacher-forced: x (B, T) -> the distribution of x_t given x_{<t}, for every t. Silence stands before x."""
         out = self.stack(self.heard(self.past(shift_right(x))), self.stack.project(condition))
-        return self.head(out, temperature)
+        return self.head(out * self.units, temperature)
 
     def step(
         self,
@@ -163,7 +165,11 @@ class WaveNet(nn.Module):
 
     def parameters_after(self, last: Tensor, projected: Condition | None, state: StackState) -> Tensor:
         """What the head makes a distribution of in `step`: (B, head.channels, n)."""
-        return self.stack(self.heard(last), projected, state)
+        return self.stack(self.heard(last), projected, state) * self.units
+
+    def last_layer(self) -> tuple[Tensor, Tensor]:
+        """Weight (C, H, 1) and bias (C,) of the last 1x1, with the head's units multiplied in."""
+        return self.stack.out.weight * self.units[..., None], self.stack.out.bias * self.units[:, 0]
 
     def forward(self, x: Tensor, labels: Mapping[str, Tensor], frames: Tensor | None = None) -> Distribution:
         """x (B, T) -> the distribution of every sample; a front end makes frames of x, or of those that `labels` holds."""

@@ -53,13 +53,13 @@ class FlowState:
     """What a flow remembers between chunks: the block heard last, the block that is not yet whole, and its stack's state.
 
     n samples a block: last (B, n), partial (B, < n), ready (B, 2, n) the location and log-scale of the block that is not
-    yet whole, once they are known.
+    yet whole, once they are known. Nothing follows a whole clip, whose stack (None) remembers nothing.
     """
 
     last: Tensor | None = None
     partial: Tensor | None = None
     ready: Tensor | None = None
-    stack: StackState = field(default_factory=StackState)
+    stack: StackState | None = field(default_factory=StackState)
 
 
 class AffineFlow(nn.Module):
@@ -78,9 +78,12 @@ class AffineFlow(nn.Module):
         initial_log_scale: float,
         fold: int = 1,
         offset: int = 0,
+        unit: float = 1.0,
     ) -> None:
-        """Blocks of `fold` samples begin at samples `offset` + k `fold`."""
+        """Blocks of `fold` samples begin at samples `offset` + k `fold`; unit: what 1 stands for in the network's locations."""
         super().__init__()
+        units = torch.tensor([unit, 1.0]).repeat_interleave(fold)
+        self.register_buffer("units", units[:, None], persistent=False)
         self.fold, self.offset = fold, offset % fold
         self.input = nn.Conv1d(fold, network.residual, 1)
         self.stack = network.build(2 * fold, condition_channels)
@@ -99,7 +102,7 @@ class AffineFlow(nn.Module):
 
     def parallel(self, heard: Tensor, condition: Condition | None, state: FlowState | None) -> tuple[Tensor, Tensor]:
         """location and log-scale (B, T) of all samples of a chunk whose heard side (B, T) is known: blocks hear blocks before."""
-        state = self._begin(state, heard)
+        state = self._begin(FlowState(stack=None) if state is None else state, heard)
         first, end = state.partial.shape[-1], state.partial.shape[-1] + heard.shape[-1]
         joined = torch.cat([state.partial, heard], -1)
         touched = -(-end // self.fold)
@@ -156,10 +159,14 @@ class AffineFlow(nn.Module):
         """heard (B, n C) -> location and log-scale of the blocks that follow each heard block, (B, 2, n C)."""
         folded = heard.unflatten(-1, (-1, self.fold)).transpose(1, 2)  # (B, n, C)
         projected = self.stack.project(None if condition is None else fold_condition(condition, self.fold))
-        out = self.stack(self.input(folded), projected, state.stack)
+        out = self.stack(self.input(folded), projected, state.stack) * self.units
         out = out if out.dtype == torch.float64 else out.float()
         location, log_scale = out.unflatten(1, (2, self.fold)).transpose(2, 3).flatten(2).unbind(1)
         return torch.stack([location, log_scale.clamp(min=self.MIN_LOG_SCALE)], 1)
+
+    def last_layer(self) -> tuple[Tensor, Tensor]:
+        """Weight (2 C, H, 1) and bias (2 C,) of the last 1x1, with the units multiplied in."""
+        return self.stack.out.weight * self.units[..., None], self.stack.out.bias * self.units[:, 0]
 
     def extra_repr(self) -> str:
         return f"fold={self.fold}, offset={self.offset}"
@@ -195,7 +202,7 @@ def solve_for_z(x: Tensor, location: Tensor, log_scale: Tensor) -> Flowed:
 
 def fold_condition(condition: Condition, fold: int) -> Condition:
     """The condition of blocks: a column holds for `hold / fold` of them. Blocks that begin at an offset hear it that much early."""
-    return Condition(condition.features, max(1, condition.hold // fold))
+    return Condition(condition.features, max(1, condition.hold // fold), condition.origin // fold)
 
 
 class FlowStack(nn.Module):
@@ -209,6 +216,7 @@ class FlowStack(nn.Module):
         *,
         fold: int = 1,
         stagger: bool = False,
+        unit: float = 1.0,
         flow: type[AffineFlow] = AffineFlow,
     ) -> None:
         """stagger: the blocks of successive flows begin at offsets spread evenly over a block."""
@@ -216,7 +224,7 @@ class FlowStack(nn.Module):
         share, count = math.log(initial_scale) / len(flows), len(flows)
         offsets = [i * fold // count if stagger and count <= fold else i * stagger for i in range(count)]
         self.flows = nn.ModuleList(
-            flow(network, condition_channels, share, fold, offset) for network, offset in zip(flows, offsets, strict=True)
+            flow(network, condition_channels, share, fold, offset, unit) for network, offset in zip(flows, offsets, strict=True)
         )
 
     @property
