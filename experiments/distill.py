@@ -25,7 +25,9 @@ from vqwave.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
 from vqwave.loop import main
 from vqwave.losses import DistillationLosses, DistillationSpec, Distilled, Divergence, FixedQuantiles
 from vqwave.models import VQVAE, Model, ModelSpec, Student, StudentSpec, VQVAESpec, WaveNet, WaveNetSpec, decoder_of
+from vqwave.nn import draws
 from vqwave.nn.flows import Flowed
+from vqwave.nn.ranks import mean_over_ranks
 from vqwave.tracking import SampleSheet
 
 
@@ -61,8 +63,7 @@ class DistillExperiment(Experiment[Config]):
             found = "itself a student" if isinstance(decoder, Student) else f"a {loaded.card.kind}"
             raise BadInput(f"teacher: {name} is {found}, expected a WaveNet or a VQ-VAE with a WaveNet decoder")
         if not decoder.head.continuous:
-            kind = decoder.head.kind
-            raise BadInput(f"teacher: {name} has a {kind} head, which cannot be distilled; expected e.g. mixture_of_logistics")
+            raise BadInput(f"teacher: {name} has a {decoder.head.kind} head, expected a continuous one, e.g. mixture_of_logistics")
         if self.config.model.direction != "iaf":
             raise BadInput("model.direction: maf, expected iaf (experiments/flow.py trains maf)")
         self.check_fits("teacher", loaded, decoder.conditioner.labels)
@@ -80,7 +81,9 @@ class DistillExperiment(Experiment[Config]):
         whole = self.teacher_card.spec
         decoder: WaveNetSpec = whole.decoder if isinstance(whole, VQVAESpec) else whole
         student = replace(self.config.model, conditioner=decoder.conditioner, features=decoder.features)
-        return replace(whole, decoder=student, readout=None) if isinstance(whole, VQVAESpec) else student
+        if not isinstance(whole, VQVAESpec):
+            return student
+        return replace(whole, decoder=student, readout=None if whole.hears == "latents" else whole.readout)
 
     @property
     def hop(self) -> int:
@@ -96,7 +99,7 @@ class DistillExperiment(Experiment[Config]):
         shared = ("conditioner", "frontend")
         parts = [(getattr(decoder_of(model), name), getattr(decoder_of(self.teacher), name)) for name in shared]
         if isinstance(model, VQVAE):
-            parts += [(model.encoder, self.teacher.encoder), (model.quantizer, self.teacher.quantizer)]
+            parts += [(getattr(model, name), getattr(self.teacher, name)) for name in ("encoder", "quantizer", "readout")]
         for mine, theirs in parts:
             if mine is not None:
                 mine.load_state_dict(theirs.state_dict())
@@ -118,20 +121,20 @@ class DistillExperiment(Experiment[Config]):
 
     @torch.no_grad()
     def frames(self, batch: Batch) -> Tensor | None:
-        """What the decoders hear of the clips: quantized codes or spectral frames (B, D, F), or nothing."""
+        """What the decoders hear of the clips: quantized latents or spectral frames (B, D, F), or nothing."""
         if isinstance(self.teacher, VQVAE):
-            return self.teacher.quantizer.decode(self.teacher.encode(batch.wave, batch.lengths))
+            return self.teacher.frames(self.teacher.quantizer.decode(self.teacher.encode(batch.wave, batch.lengths)), batch.labels)
         return None if self.teacher.frontend is None else self.teacher.frontend(batch.wave, batch.labels)
 
     def losses(self, batch: Batch) -> Outcome:
         frames = self.frames(batch)
-        u = torch.rand(4, *batch.wave.shape, device=self.device).clamp(1e-6, 1 - 1e-6)
+        u = draws.uniforms(len(batch), 4, batch.wave.shape[1], like=self.device).transpose(0, 1).clamp(1e-6, 1 - 1e-6)
         student = decoder_of(self.model)
         flowed = self.network(student.noise(u), batch.labels, frames)
         divergence = self.config.kl.of(student.distribution(flowed))
         self.terms.step = self.step
         losses = self.terms(self._compare(student, flowed, divergence, batch, frames))
-        return Outcome(losses, {"level_db": 10 * flowed.x.detach().square().mean().log10()})
+        return Outcome(losses, {"level_db": 10 * mean_over_ranks(flowed.x.detach().square().mean()).log10()})
 
     def _compare(self, student: Student, flowed: Flowed, kl: Divergence, batch: Batch, frames: Tensor | None) -> Distilled:
         """Student, teacher and recordings side by side. What the teacher hears is neither rounded, clipped nor detached."""
@@ -157,14 +160,14 @@ class DistillExperiment(Experiment[Config]):
             fixed = FixedQuantiles(((torch.arange(16, device=self.device).view(-1, 1, 1) + u[3]) / 16).clamp(1e-6, 1 - 1e-6))
             side = self._compare(student, flowed, fixed.of(student.distribution(flowed)), batch, frames)
             values = {"kl": side.kl, "power": power.power(side.x, side.y), "log_spectral": power.log_spectral(side.x, side.y)}
-            values |= self.terms.held_out(side)
+            values |= self.terms.held_out(side) | {"scale": (2 * flowed.log_scale).exp().mean()}
             values |= {"energy": side.x.square().sum() / side.mask.sum(), "energy_data": side.y.square().sum() / side.mask.sum()}
             for name, value in {**values, "clips": torch.ones(())}.items():
                 sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + B * value
         total = self.total(sums)
         scalars = {name: value / total["clips"] for name, value in total.items() if name != "clips"}
-        level, level_data = (10 * math.log10(scalars.pop(name)) for name in ("energy", "energy_data"))
-        scalars |= {"level_db": level, "level_db_data": level_data}
+        level, level_data, scale = (10 * math.log10(scalars.pop(k) or 1e-30) for k in ("energy", "energy_data", "scale"))
+        scalars |= {"level_db": level, "level_db_data": level_data, "scale_db": scale}
         beside = f"held-out speech, level {level:.1f} dB (recordings {level_data:.1f} dB)"
         return Evaluation(f"{scalars['kl']:.3f} nats a sample from its teacher on {beside}", scalars, {"distillation": scalars})
 
@@ -184,8 +187,7 @@ class DistillExperiment(Experiment[Config]):
             sheet.add(utterance.id, "student", drawn, **about)
 
     def next_steps(self) -> list[str]:
-        run = self.config.run
-        speaker = self.corpus.speakers[0]
+        run, speaker = self.config.run, self.corpus.speakers[0]
         if isinstance(self.teacher, VQVAE):
             speak = [f"vqwave decode {run} in.vqw --speaker {speaker} --out out.wav"]
         else:

@@ -130,6 +130,8 @@ class PriorExperiment(Experiment[Config]):
 
     def samples(self, model: Prior, sheet: SampleSheet) -> None:
         codec, rows = self.codec(model), self.shown_rows(self.config.shown)
+        if not rows:
+            return
         told = [self.corpus.utterances[row] for row in rows]
         drawn = [
             codec.prior.draw(labels=utterance.labels, seed=row, longest=self.config.shown_seconds)[0]

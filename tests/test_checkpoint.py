@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -10,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+import vqwave.checkpoint
 from vqwave.checkpoint import (
     Checkpoint,
     ModelCard,
@@ -21,6 +25,8 @@ from vqwave.checkpoint import (
     parameter_counts,
     save_checkpoint,
     save_trained,
+    sweep,
+    writing,
 )
 from vqwave.distributions import Gaussian, MuLaw
 from vqwave.errors import BadInput
@@ -270,3 +276,43 @@ def test_parameter_counts_add_up() -> None:
     counts = parameter_counts(model)
     assert counts["total"] == sum(p.numel() for p in model.parameters()) == sum(counts.values()) - counts["total"]
     assert {"encoder", "decoder", "readout", "total"} == set(counts)
+
+
+def full(*arguments: object, **settings: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("failing", ["save_file", "_digest", "_flush"])
+def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three(tmp_path / "checkpoints")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    monkeypatch.setattr(vqwave.checkpoint, failing, full)
+    said = r"step 300 cannot be written \(No space left on device\); step-00000200 is kept: make room"
+    with pytest.raises(BadInput, match=said), writing(tmp_path, "step 300"):
+        save_checkpoint(tmp_path / "checkpoints", 300, state_of(nn.Linear(3, 2), step=300))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_a_full_disk_is_known_from_what_safetensors_says(tmp_path: Path) -> None:
+    said = r"the model cannot be written \(No space left on device\); there is no checkpoint yet"
+    with pytest.raises(BadInput, match=said), writing(tmp_path, "the model"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(SafetensorError), writing(tmp_path, "the model"):
+        raise SafetensorError("Error while deserializing header")
+    with pytest.raises(FileNotFoundError), writing(tmp_path, "the model"):
+        raise FileNotFoundError(errno.ENOENT, "gone")
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+    three(tmp_path / "checkpoints")
+    (tmp_path / ".model.old").mkdir()  # killed between the two renames: there is no model/
+    (tmp_path / ".model.old" / "config.json").write_text("{}")
+    for name in (".config.yaml.77", ".samples.78", "checkpoints/.step-00000300.77", "checkpoints/.step-00000200.old"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".mine").touch()
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine", "checkpoints", "model"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [f"step-{step:08d}" for step in (9, 10, 200)]
+    assert (tmp_path / "model" / "config.json").read_text() == "{}"

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import resource
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -42,6 +47,7 @@ class Tiny(Experiment[Config]):
     config_class = Config
     die_at = poison_at = -1
     seen = 0
+    at: Mapping[int, Callable[[], object]] = MappingProxyType({})  # what happens before a micro-batch
 
     @property
     def model_spec(self) -> WaveNetSpec:
@@ -56,6 +62,7 @@ class Tiny(Experiment[Config]):
 
     def losses(self, batch: Batch) -> Outcome:
         self.seen += 1
+        self.at.get(self.seen, lambda: None)()
         if self.seen == self.die_at:
             raise KeyboardInterrupt
         wave = batch.wave + 0.01 * torch.randn_like(batch.wave)
@@ -90,7 +97,7 @@ def config(corpus: Path, run: Path) -> Config:
 
 def rows(run: Path) -> list[dict]:
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in found]
+    return [{k: v for k, v in row.items() if k != "seconds" and not k.startswith("time/")} for row in found]
 
 
 def same(a: Path, b: Path) -> bool:
@@ -143,12 +150,62 @@ def test_nan_stops_with_step_files_and_checkpoint(corpus: Path, tmp_path: Path) 
 
 def test_a_signal_saves_and_says_how_to_go_on(corpus: Path, tmp_path: Path) -> None:
     loop = Loop(Tiny(config(corpus, tmp_path / "run")), quiet=True)
-    loop.signal = 15
+    loop.stop.signal = 15
     with pytest.raises(Interrupted, match=r"stopped at step 1 of 12, all saved in .*: run the same command to go on"):
         loop.run()
     Loop(Tiny(config(corpus, tmp_path / "run")), quiet=True).run()
     Loop(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
     assert same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_run_that_is_over_stays_as_it_is(corpus: Path, tmp_path: Path) -> None:
+    """Killed after its last checkpoint, or run once more: evaluated again, with no row of the log twice."""
+    run = tmp_path / "run"
+    Loop(Tiny(config(corpus, run)), quiet=True).run()
+    before, weights = rows(run), (run / "model" / "model.safetensors").read_bytes()
+    shutil.rmtree(run / "samples")
+    Loop(Tiny(config(corpus, run)), quiet=True).run()
+    assert rows(run) == before
+    assert (run / "samples" / "index.json").exists()
+    assert (run / "model" / "model.safetensors").read_bytes() == weights
+
+
+def test_a_checkpoint_of_an_older_release_is_resumed(corpus: Path, tmp_path: Path) -> None:
+    """Sums for the log were of the main process alone, and the log's length was not kept."""
+    Loop(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
+    run = tmp_path / "run"
+    loop = Loop(Tiny(config(corpus, run)), quiet=True)
+    loop.stop.signal = 15
+    with pytest.raises(Interrupted):
+        loop.run()
+    step = run / "checkpoints" / "step-00000001"
+    progress = json.loads((step / "progress.json").read_text())
+    (progress["running"],) = progress["running"]
+    del progress["rows"]
+    (step / "progress.json").write_text(json.dumps(progress))
+    digests = json.loads((step / "SHA256.json").read_text())
+    digests["progress.json"] = hashlib.sha256((step / "progress.json").read_bytes()).hexdigest()
+    (step / "SHA256.json").write_text(json.dumps(digests))
+    Loop(Tiny(config(corpus, run)), quiet=True).run()
+    assert same(tmp_path / "whole", run)
+    assert rows(tmp_path / "whole") == rows(run)
+
+
+def test_a_full_disk_stops_the_run_and_loses_nothing(corpus: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk's end."""
+    run, limits = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
+    experiment = Tiny(config(corpus, run))
+    experiment.at = {13: lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))}  # in step 6, whose save is due at 9
+    try:
+        with pytest.raises(BadInput, match=r"cannot be written \(File too large\); step-00000006 is kept: make room and run the"):
+            Loop(experiment, quiet=True).run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(run.rglob(".*"))
+    Loop(Tiny(config(corpus, run)), quiet=True).run()
+    Loop(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
+    assert same(tmp_path / "whole", run)
+    assert rows(tmp_path / "whole") == rows(run)
 
 
 def test_an_unknown_loss_and_an_odd_batch_are_refused(corpus: Path, tmp_path: Path) -> None:

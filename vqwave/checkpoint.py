@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +22,13 @@ from torch import Tensor
 from vqwave.config import build, spec, to_tree
 from vqwave.errors import BadInput
 from vqwave.models import Model, ModelSpec
+from vqwave.nn.ranks import by_main, tensors_of_main
 
 SHIPPED = Path(__file__).parent / "pretrained"
 STEP = "step-{:08d}"
 NEEDED = {"network.safetensors", "average.safetensors", "optimizer.safetensors", "progress.json"}  # of a checkpoint
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}  # what a disk may answer
+LEFT = re.compile(r"\..+\.(\d+|old)")  # names under which a killed process was writing
 
 
 @spec
@@ -53,6 +59,45 @@ class Loaded:
     folder: Path
 
 
+@contextmanager
+def writing(run: Path, what: str) -> Iterator[None]:
+    """Raises BadInput, a line, where the disk does not take what is written into a run folder within."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise BadInput(f"{run}: {what} cannot be written ({error.strerror}); {_kept(run)}") from error
+    except SafetensorError as error:  # its text ends in "(os error 28)"
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None or int(number[1]) not in FULL:
+            raise
+        raise BadInput(f"{run}: {what} cannot be written ({os.strerror(int(number[1]))}); {_kept(run)}") from error
+
+
+def _kept(run: Path) -> str:
+    newest = max((path.name for path in (run / "checkpoints").glob("step-*")), default=None)
+    kept = "there is no checkpoint yet" if newest is None else f"{newest} is kept"
+    return f"{kept}: make room and run the same command to go on"
+
+
+def is_left(path: Path) -> bool:
+    """Whether a killed process was writing under this name."""
+    return LEFT.fullmatch(path.name) is not None
+
+
+def sweep(run: Path) -> None:
+    """Remove what killed processes left half-written in a run folder. No other process may be writing there."""
+    for place in (run, run / "checkpoints"):
+        for path in place.iterdir() if place.is_dir() else ():
+            if is_left(path):
+                final = path.with_name(path.name[1:].rpartition(".")[0])
+                if path.suffix == ".old" and not final.exists():  # killed between the two renames
+                    os.replace(path, final)
+                    continue
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def replace_folder(temporary: Path, final: Path) -> None:
     """Put a finished folder in place of an older one; a kill in between leaves the older one under a name of its own."""
     retired = final.with_name(f".{final.name}.old")
@@ -66,19 +111,34 @@ def replace_folder(temporary: Path, final: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     os.replace(temporary, path)
 
 
 def save_trained(folder: Path, model: Model, card: ModelCard) -> None:
     """Write `model.safetensors` and `config.json` into `folder`, atomically."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    with new_folder(folder) as temporary:
+        save_model(model, str(temporary / "model.safetensors"))
+        tree = {"kind": card.kind, **to_tree(card)}
+        (temporary / "config.json").write_text(json.dumps(tree, indent=1))
+
+
+@contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """An empty folder beside `final` that takes its place once it is filled; after an error nothing of it is left."""
+    temporary = final.with_name(f".{final.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_model(model, str(temporary / "model.safetensors"))
-    tree = {"kind": card.kind, **to_tree(card)}
-    (temporary / "config.json").write_text(json.dumps(tree, indent=1))
-    replace_folder(temporary, folder)
+    try:
+        yield temporary
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    replace_folder(temporary, final)
 
 
 def find_model(name: str | Path) -> Path:
@@ -156,23 +216,29 @@ def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int = 2) -> Path:
     """Write `folder/step-N` under a temporary name, checksummed and flushed, rename it into place, then prune older ones."""
     final = folder / STEP.format(step)
-    temporary = folder / f".{final.name}.{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     tensors, plain = flatten_optimizer(checkpoint.optimizer)
-    save_file(_contiguous(checkpoint.network), temporary / "network.safetensors")
-    save_file(_contiguous(checkpoint.average), temporary / "average.safetensors")
-    save_file(_contiguous(tensors), temporary / "optimizer.safetensors")
-    save_file(_contiguous(checkpoint.beside), temporary / "beside.safetensors")
-    (temporary / "progress.json").write_text(json.dumps({"optimizer": plain, **checkpoint.progress}))
-    files = sorted(temporary.iterdir())
-    (temporary / "SHA256.json").write_text(json.dumps({file.name: _digest(file) for file in files}))
-    for file in temporary.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-    replace_folder(temporary, final)
+    with new_folder(final) as temporary:
+        save_file(_contiguous(checkpoint.network), temporary / "network.safetensors")
+        save_file(_contiguous(checkpoint.average), temporary / "average.safetensors")
+        save_file(_contiguous(tensors), temporary / "optimizer.safetensors")
+        save_file(_contiguous(checkpoint.beside), temporary / "beside.safetensors")
+        (temporary / "progress.json").write_text(json.dumps({"optimizer": plain, **checkpoint.progress}))
+        files = sorted(temporary.iterdir())
+        (temporary / "SHA256.json").write_text(json.dumps({file.name: _digest(file) for file in files}))
+        for file in temporary.iterdir():
+            _flush(file)
+    _flush(folder)
     _prune(folder, final, keep)
     return final
+
+
+def _flush(path: Path) -> None:
+    """To the disk itself: a file's content, or a folder's names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _prune(folder: Path, newest: Path, keep: int) -> None:
@@ -207,6 +273,26 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             notes.append(f"{path}: not whole ({error}); falling back to the one before")
     return None, notes
+
+
+def of_main(checkpoint: Checkpoint | None, device: torch.device) -> Checkpoint | None:
+    """The main process' checkpoint on every process, which need not see its disk; all must call."""
+    moments, plain = flatten_optimizer(checkpoint.optimizer) if checkpoint else ({}, {})
+    told = by_main(lambda: None if checkpoint is None else (plain, checkpoint.progress))
+    if told is None:
+        return None
+    parts = (
+        {}
+        if checkpoint is None
+        else {"network": checkpoint.network, "average": checkpoint.average, "moments": moments, "beside": checkpoint.beside}
+    )
+    flat = {f"{part}:{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
+    found: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "moments": {}, "beside": {}}
+    for key, value in tensors_of_main(flat, device).items():
+        part, name = key.split(":", 1)
+        found[part][name] = value
+    optimizer = unflatten_optimizer(found.pop("moments"), told[0])
+    return Checkpoint(**found, optimizer=optimizer, progress=told[1])
 
 
 def parameter_counts(model: torch.nn.Module) -> dict[str, int]:

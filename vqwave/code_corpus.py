@@ -12,6 +12,7 @@ from torch import Tensor
 from vqwave.codec import Codec
 from vqwave.data import Corpus
 from vqwave.models.prior import CodeNetwork
+from vqwave.nn import draws
 from vqwave.nn.ranks import gather_objects, rank, world_size
 
 
@@ -45,7 +46,8 @@ class CodeCorpus:
 
     def pieces(self, network: CodeNetwork, rows: Sequence[int], frames: int) -> CodeBatch:
         """A piece of at most `frames` frames of each row, drawn with torch's generator; the end counts as a frame."""
-        starts = [int(torch.randint(max(0, codes.shape[1] + 1 - frames) + 1, ())) for codes in self.of(rows)]
+        shares = draws.uniforms(len(rows), like=torch.empty((), dtype=torch.float64)).tolist()
+        starts = [int(u * (max(0, codes.shape[1] + 1 - frames) + 1)) for u, codes in zip(shares, self.of(rows), strict=True)]
         return self._batch(network, rows, starts, frames)
 
     def utterances(self, network: CodeNetwork, rows: Sequence[int], batch: int = 32) -> Iterator[CodeBatch]:

@@ -25,6 +25,7 @@ from vqwave.distributions import Head
 from vqwave.errors import BadInput
 from vqwave.metrics import likelihood
 from vqwave.models import Model, Student, WaveNet
+from vqwave.nn.codebook import Book
 from vqwave.nn.ranks import rank, sum_over_ranks, world_size
 from vqwave.tracking import SampleSheet
 
@@ -77,11 +78,14 @@ class TrainSpec:
     steps: Positive = option(10000, "optimizer steps")
     accumulate: Positive = option(1, "micro-batches an optimizer step")
     precision: Literal["no", "bf16"] = option("no", "bf16: autocast of the networks; likelihoods stay in float32")
+    compile: bool = option(False, "torch.compile of the trained network; the first steps take minutes")
+    checkpointing: bool = option(False, "compute gates again in the backward pass: a third of the layers' memory, more time")
     log_every: Positive = option(50, "steps")
     valid_every: Positive = option(500, "steps")
     save_every: Positive = option(500, "steps")
     keep: Positive = option(2, "checkpoints kept")
     threads: int = option(0, "torch threads a process; 0 shares the cores among the processes of this host")
+    patience: Annotated[float, Field(gt=0)] = option(10.0, "minutes that processes wait for one another before the run ends")
     tracker: Literal["none", "wandb", "tensorboard"] = option("none", "shows the numbers of metrics.jsonl elsewhere, too")
 
 
@@ -148,7 +152,11 @@ class Experiment(ABC, Generic[C]):
         """On held-out recordings, with the averaged weights. Called on every rank; `valid_batches` splits the work."""
 
     def samples(self, model: Model, sheet: SampleSheet) -> None:
-        """Recordings worth hearing, made on the main process with the averaged weights."""
+        """Recordings worth hearing, made with the averaged weights. Called on every rank; `shown_rows` splits the work."""
+
+    def ready(self) -> bool:
+        """Whether validation says anything yet: codes that have not been placed among the latents would be noise."""
+        return all(bool(book.started) for book in self.model.modules() if isinstance(book, Book))
 
     def trained(self, model: Model) -> nn.Module:
         """The part of the model that is trained: it alone is prepared, and put into training mode."""
@@ -198,9 +206,14 @@ class Experiment(ABC, Generic[C]):
         return [crops[i] for i in torch.randperm(len(crops), generator=torch.Generator().manual_seed(0)).tolist()]
 
     def valid_batches(self, most: int = 16) -> Iterator[Batch]:
-        """This rank's share of the validation clips, as many on each rank, in batches of about equal size, at most `most`."""
+        """This rank's share of the validation clips, as many on each rank, in batches of about equal size, at most `most`.
+
+        Raises BadInput where there are fewer clips than ranks.
+        """
         crops, frames, world = self.valid_crops(), self.samples_of(self.config.data.valid_clip), world_size()
-        mine = crops[rank() :: world][: max(1, len(crops) // world)]
+        if len(crops) < world:
+            raise BadInput(f"data.valid_clips: {len(crops)} clips of {self.config.data.corpus}, expected one a process: {world}")
+        mine = crops[rank() :: world][: len(crops) // world]
         for part in np.array_split(np.arange(len(mine)), -(-len(mine) // most)):
             clips = [read_crop(self.corpus, row, start, frames, self.tracks) for row, start in (mine[i] for i in part)]
             yield collate(clips).to(self.device)
@@ -221,7 +234,18 @@ class Experiment(ABC, Generic[C]):
         return {name: self.corpus.vectors[name][row] for name in decoder.conditioner.vector_sizes}
 
     def shown_rows(self, count: int) -> list[int]:
-        """Rows of validation utterances to listen to: one a speaker in turn, of middling length."""
+        """This rank's share, maybe none, of the rows of validation utterances to listen to."""
+        return [row for row, _ in self.shown_pairs(count)]
+
+    def shown_pairs(self, count: int) -> list[tuple[int, int]]:
+        """The same, each with a row of somebody else (where there is one)."""
+        rows = self._shown(count)
+        pairs = list(zip(rows, rows[1:] + rows[:1], strict=True))
+        bounds = [len(pairs) * number // world_size() for number in (rank(), rank() + 1)]
+        return pairs[slice(*bounds)]
+
+    def _shown(self, count: int) -> list[int]:
+        """One a speaker in turn, of middling length."""
         by_speaker: dict[str, list[int]] = {}
         for row in self.corpus.of("valid"):
             by_speaker.setdefault(self.corpus.utterances[row].speaker, []).append(row)

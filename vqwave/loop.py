@@ -5,36 +5,57 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 import yaml
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 from tqdm import tqdm
 
 from vqwave import config as settings
-from vqwave.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint, save_trained, write_text
+from vqwave.checkpoint import (
+    Checkpoint,
+    is_left,
+    newest_checkpoint,
+    of_main,
+    save_checkpoint,
+    save_trained,
+    sweep,
+    write_text,
+    writing,
+)
 from vqwave.data import Batch, Segments, counter_key, training_batches
 from vqwave.errors import BadInput
 from vqwave.experiment import Evaluation, Experiment, Outcome, check_losses
 from vqwave.models import Model
-from vqwave.nn.ranks import sum_over_ranks
-from vqwave.tracking import SampleSheet, Tracker
+from vqwave.nn.quantize import VectorQuantizer
+from vqwave.nn.ranks import Elsewhere, Peers, by_main, gather_objects, lost, sum_over_ranks
+from vqwave.nn.wavenet import Stack
+from vqwave.stopping import LOST, Interrupted, Stop
+from vqwave.tracking import Phases, SampleSheet, Tracker, own_folder
+from vqwave.watching import About, Watch
 
-FREE = ("train.steps", "train.log_every", "train.valid_every", "train.save_every", "train.keep", "train.threads", "train.tracker")
+FREE = (
+    *(f"train.{name}" for name in ("steps", "log_every", "valid_every", "save_every", "keep", "threads", "tracker", "patience")),
+    "train.checkpointing",
+    "data.workers",
+)
 
 
 def main(experiment: type[Experiment], argv: Sequence[str] | None = None) -> None:
-    """What `experiments/*.py` run. Exit status 0; 2 with one line for bad input; 130 after Ctrl-C, 143 after SIGTERM."""
+    """What `experiments/*.py` run. Exit status 0; 2 with one line for bad input; 130 after Ctrl-C, 143 after SIGTERM, 1 if a
+    process of several is lost."""
+    running = False
     try:
         request = settings.parse(
             experiment.config_class,
@@ -42,22 +63,23 @@ def main(experiment: type[Experiment], argv: Sequence[str] | None = None) -> Non
             program=f"experiments/{experiment.name}.py",
             description=(experiment.__doc__ or "").strip(),
         )
+        beside = set(FREE) - {"train.steps"}  # a sweep may well try several
+        config = replace(request.config, run=own_folder(request.config.run, settings.to_tree(request.config), beside))
         if request.dry_run:
-            print(settings.dump(request.config) + "\n" + experiment(request.config).describe())
+            print(settings.dump(config) + "\n" + experiment(config).describe())
             return
-        Loop(experiment(request.config), fresh=request.fresh, quiet=request.quiet).run()
+        chosen = experiment(config)
+        running = True
+        Loop(chosen, fresh=request.fresh, quiet=request.quiet).run()
     except (BadInput, Interrupted) as error:
-        print(f"error: {error}" if isinstance(error, BadInput) else error, file=sys.stderr)
+        status = 2 if isinstance(error, BadInput) else error.status
+        alike = not running or status not in (2, LOST)  # all processes of this host say the same: the first one does
+        if not isinstance(error, Elsewhere) and str(error) and (os.environ.get("LOCAL_RANK", "0") == "0" or not alike):
+            print(f"error: {error}" if status in (2, LOST) else error, file=sys.stderr)
         sys.stderr.flush()
-        raise SystemExit(2 if isinstance(error, BadInput) else error.status) from None
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop; all is saved."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
+        if status == LOST:
+            os._exit(status)  # tidying up would wait for the lost one
+        raise SystemExit(status) from None
 
 
 class Loop:
@@ -65,51 +87,68 @@ class Loop:
 
     def __init__(self, experiment: Experiment, *, fresh: bool = False, quiet: bool = False) -> None:
         self.experiment, self.config = experiment, experiment.config
-        train = self.config.train
+        self.step = 0
+        self.peers: Peers | None = None
+        with self._together():
+            self._begin(fresh, quiet)
+
+    def _begin(self, fresh: bool, quiet: bool) -> None:
+        experiment, train = self.experiment, self.config.train
         self.accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision=train.precision,
+            dynamo_backend="inductor" if train.compile else "no",
             gradient_accumulation_steps=train.accumulate,
-            log_with=None if train.tracker == "none" else train.tracker,
-            project_dir=str(self.config.run),
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=timedelta(minutes=train.patience)),
+            ],
         )
+        self.peers = Peers()
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(train.threads or max(1, (os.cpu_count() or 1) // local))
         self.quiet = quiet or not self.accelerator.is_main_process
-        self.signal: int | None = None
-        self._claim(fresh)
+        self.stop = Stop()
+        by_main(lambda: self._claim(fresh))
         torch.manual_seed(counter_key("build", self.config.seed))
         experiment.device = self.accelerator.device
         model = experiment.build()
         experiment.start(model)
+        for part in model.modules():
+            if isinstance(part, VectorQuantizer):
+                part.calls_a_step = train.accumulate
+            if isinstance(part, Stack):
+                part.checkpointing = train.checkpointing
         self.model: Model = model.to(experiment.device).eval()
         experiment.model = self.model
         self.averaged = deepcopy(self.model).eval().requires_grad_(False)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         optim = self.config.optim
-        self.optimizer = torch.optim.Adam(trained, optim.lr, betas=optim.betas, eps=optim.eps)
-        self.network, self.optimizer = self.accelerator.prepare(experiment.trained(self.model), self.optimizer)
+        self.optimizer = torch.optim.Adam(trained, optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
+        with warnings.catch_warnings():  # newer releases of accelerate rename a setting that older ones need
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
+            self.network, self.optimizer = self.accelerator.prepare(experiment.trained(self.model), self.optimizer)
         experiment.network = self.network
-        self.step, self.seconds, self.running = 0, 0.0, {}
+        self.seconds, self.running, self.phases = 0.0, {}, Phases(experiment.device)
         self.tracker = Tracker(self.accelerator, self.config.run, train.tracker, settings.to_tree(self.config))
+        self.watch = Watch(self.config.run, self._about())
         self._resume()
 
     def _claim(self, fresh: bool) -> None:
         """Make the run folder, or check that the one there holds the same settings."""
         run, tree = self.config.run, {"experiment": self.experiment.name, **settings.to_tree(self.config)}
-        if self.accelerator.is_main_process:
-            if fresh and (run / "config.yaml").exists():
-                shutil.rmtree(run)
-            if (run / "config.yaml").exists():
-                changed = [key for key in settings.differences(self._settings_of(run), tree) if key not in FREE]
-                if changed:
-                    raise BadInput(f"{run}: holds a run with another {', '.join(changed)}; choose another run=..., or --fresh")
-            elif run.exists() and any(run.iterdir()):
-                raise BadInput(f"{run}: not empty and not a run folder, expected a new one")
+        if fresh and (run / "config.yaml").exists():
+            shutil.rmtree(run)
+        if (run / "config.yaml").exists():
+            changed = [key for key in settings.differences(self._settings_of(run), tree) if key not in FREE]
+            if changed:
+                raise BadInput(f"{run}: holds a run with another {', '.join(changed)}; choose another run=..., or --fresh")
+            sweep(run)
+        elif run.exists() and any(not is_left(path) for path in run.iterdir()):
+            raise BadInput(f"{run}: not empty and not a run folder, expected a new one")
+        with writing(run, "the settings"):
             run.mkdir(parents=True, exist_ok=True)
             write_text(run / "config.yaml", f"experiment: {self.experiment.name}\n" + settings.dump(self.config))
-        self.accelerator.wait_for_everyone()
 
     def _settings_of(self, run: Path) -> dict[str, Any]:
         """The settings that a run folder was made with; what they do not name, since it is newer, has its default."""
@@ -125,14 +164,17 @@ class Loop:
 
     def state(self) -> Checkpoint:
         """All that a resume needs; the data and every random draw are functions of the seed and the step."""
-        progress = {"step": self.step, "seconds": self.seconds, "running": self.running}
+        rows = len(self.tracker.rows()) if self.accelerator.is_main_process else 0
+        progress = {"step": self.step, "seconds": self.seconds, "running": gather_objects(self.running), "rows": rows}
         average = {name: p.detach() for name, p in self.averaged.named_parameters()}
         return Checkpoint(self.model.state_dict(), average, self.optimizer.state_dict(), progress, self.experiment.beside())
 
     def _resume(self) -> None:
-        checkpoint, notes = newest_checkpoint(self.checkpoints)
+        main = self.accelerator.is_main_process
+        checkpoint, notes = newest_checkpoint(self.checkpoints) if main else (None, [])
         for note in notes:
-            self.accelerator.print(note, file=sys.stderr)
+            print(note, file=sys.stderr)
+        checkpoint = of_main(checkpoint, self.accelerator.device)
         if checkpoint is None:
             self.tracker.rewind(-1)
             return
@@ -142,10 +184,20 @@ class Loop:
         for name, p in self.averaged.named_parameters():
             p.copy_(checkpoint.average[name])
         self.step, self.seconds = checkpoint.progress["step"], checkpoint.progress["seconds"]
-        self.running = checkpoint.progress["running"]
-        self.tracker.rewind(self.step)
+        self.running = self._own_running(checkpoint.progress["running"])
+        self.tracker.rewind(self.step, checkpoint.progress.get("rows"))
+        if self.accelerator.is_main_process:
+            self.watch.resume(self.tracker.rows())
         if not self.quiet:
             print(f"resuming {self.config.run} at step {self.step}", file=sys.stderr)
+
+    def _own_running(self, running: Any) -> dict[str, list[float]]:  # noqa: ANN401 - as an older checkpoint has it, or by rank
+        """This rank's sums since the last log row; those of another number of ranks are all added to the first's."""
+        every = running if isinstance(running, list) else [running]
+        if len(every) == self.accelerator.num_processes:
+            return every[self.accelerator.process_index]
+        names, main = {name for each in every for name in each}, self.accelerator.is_main_process
+        return {n: [sum(each[n][k] for each in every if n in each) if main else 0 for k in (0, 1)] for n in sorted(names)}
 
     def batches(self) -> Iterator[Batch]:
         """This rank's micro-batches from the current step on."""
@@ -162,23 +214,42 @@ class Loop:
 
     def run(self) -> None:
         """Train to the end, evaluate, write the model, and say what was reached."""
+        with self._together():
+            self._run()
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Raises Interrupted, in words, where a collective within fails since another process is gone or stuck."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not lost(error):
+                raise
+            who = "not all processes came to the start" if self.peers is None else self.peers.missing()
+            newest = max((path.name for path in self.checkpoints.glob("step-*")), default="no checkpoint")
+            who += "" if who.startswith("lost") else f" ({str(error).splitlines()[0][:160]})"
+            said = f"{who}, at step {self.step}; {newest} is kept: run the same command to go on"
+            raise Interrupted(said if self.peers is None or self.peers.first_here() else "", LOST) from error
+
+    def _run(self) -> None:
         train, batches, began = self.config.train, self.batches(), time.perf_counter()
         bar = tqdm(total=train.steps, initial=self.step, disable=self.quiet, unit="step", dynamic_ncols=True)
         before = self.seconds
-        with self._signals(), bar:
+        with self.stop.listening(), bar:
             while self.step < train.steps:
                 self._optimize(batches)
                 self.seconds = before + time.perf_counter() - began
                 bar.update()
                 if self.step % train.log_every == 0:
                     self._log(bar)
-                if self.step % train.valid_every == 0 and self.step < train.steps:
+                if self.step % train.valid_every == 0 and self.step < train.steps and self.experiment.ready():
                     self._validate(bar)
-                if self.step % train.save_every == 0 or self.step == train.steps or self.signal:
+                stop = self.stop.agreed(self.accelerator.device)
+                if self.step % train.save_every == 0 or self.step == train.steps or stop:
                     self._save()
-                if self.signal and self.step < train.steps:
+                if stop and self.step < train.steps:
                     where = f"step {self.step} of {train.steps}, all saved in {self.config.run}"
-                    raise Interrupted(f"stopped at {where}: run the same command to go on", 128 + self.signal)
+                    raise Interrupted(f"stopped at {where}: run the same command to go on", 128 + stop)
         self._finish(bar)
 
     def _optimize(self, batches: Iterator[Batch]) -> None:
@@ -190,10 +261,11 @@ class Loop:
         self.network.train()
         self.experiment.step = self.step
         for micro in range(config.train.accumulate):
-            batch = next(batches).to(accelerator.device, non_blocking=True)
-            torch.manual_seed(counter_key("step", config.seed, self.step, micro, accelerator.process_index))
+            with self.phases.of("data"):
+                batch = next(batches).to(accelerator.device, non_blocking=True)
+            torch.manual_seed(counter_key("step", config.seed, self.step, micro))  # alike on all ranks: see nn/draws.py
             with accelerator.accumulate(self.network):
-                with accelerator.autocast():
+                with self.phases.of("forward"), accelerator.autocast():
                     outcome = self.experiment.losses(batch)
                 check_losses(config.losses, outcome.losses, self.experiment.optional_losses)
                 total = sum(
@@ -201,14 +273,20 @@ class Loop:
                     torch.zeros(()).to(accelerator.device),
                 )
                 self._check_finite(total, outcome, batch)
-                accelerator.backward(total)
-                if accelerator.sync_gradients:
-                    norm = accelerator.clip_grad_norm_(self.network.parameters(), config.optim.clip)
-                    outcome.metrics["gradient_norm"] = norm
-                self.optimizer.step()
-                self.optimizer.zero_grad()
+                with self.phases.of("backward"):
+                    accelerator.backward(total)
+                with self.phases.of("optimizer"):
+                    if accelerator.sync_gradients:
+                        norm = accelerator.clip_grad_norm_(self.network.parameters(), config.optim.clip)
+                        if not torch.isfinite(norm):  # a step on it would spoil the weights
+                            raise self._not_finite("gradient norm", batch)
+                        outcome.metrics["gradient_norm"] = norm
+                    self.optimizer.step()
+                    self.optimizer.zero_grad()
             self._count(outcome, total)
-        self._average()
+        with self.phases.of("optimizer"):
+            self._average()
+        self.phases.steps += 1
         self.step += 1
 
     def _average(self) -> None:
@@ -220,10 +298,13 @@ class Loop:
         if torch.isfinite(total):
             return
         names = [name for name, value in outcome.losses.items() if not torch.isfinite(value)]
+        raise self._not_finite(f"loss {', '.join(names)}", batch)
+
+    def _not_finite(self, what: str, batch: Batch) -> BadInput:
         files = ", ".join(self.experiment.corpus.utterances[int(i)].id for i in batch.index)
         last = max((path.name for path in self.checkpoints.glob("step-*")), default="none yet")
-        raise BadInput(
-            f"step {self.step}: the loss {', '.join(names)} is not finite; clips of {files}; "
+        return BadInput(
+            f"step {self.step}: the {what} is not finite; clips of {files}; "
             f"last good checkpoint: {last}; try a smaller optim.lr or optim.clip"
         )
 
@@ -236,14 +317,24 @@ class Loop:
             entry[1] += 1
 
     def _log(self, bar: tqdm) -> None:
-        means = {}
-        for name, (value, count) in sorted(self.running.items()):
-            pair = sum_over_ranks(torch.tensor([value, float(count)], dtype=torch.float64, device=self.accelerator.device))
-            means[f"train/{name}"] = float(pair[0] / pair[1])
+        names = sorted(self.running)
+        sums = torch.tensor([self.running[name] for name in names], dtype=torch.float64, device=self.accelerator.device)
+        means = {f"train/{name}": value / count for name, (value, count) in zip(names, sum_over_ranks(sums).tolist(), strict=True)}
         self.running = {}
         means["optim/lr"] = self.config.optim.lr_at(self.step - 1, self.config.train.steps)
-        self.tracker.log(self.step, self.seconds, means)
+        self._note(means | self.phases.taken())
         bar.set_postfix({name.split("/")[1]: f"{means[name]:.3g}" for name in list(means)[:3] if name.startswith("train/")})
+
+    def _note(self, values: dict[str, float]) -> None:
+        """Numbers go to the tracker; what they show to be wrong is said once."""
+        with writing(self.config.run, "metrics.jsonl"):
+            self.tracker.log(self.step, self.seconds, values)
+        for finding in self.watch.see(self.step, values) if self.accelerator.is_main_process else ():
+            tqdm.write(f"watch: {finding.text}", file=sys.stderr)
+
+    def _about(self) -> About:
+        quantizer = getattr(self.model, "quantizer", None)
+        return About() if quantizer is None else About(quantizer.size, quantizer.bits_per_frame / self.model.hop)
 
     def evaluated_model(self) -> Model:
         """The averaged weights, with the buffers (codebook, statistics) as they are now."""
@@ -256,47 +347,38 @@ class Loop:
         with torch.inference_mode(), self.accelerator.autocast():
             evaluation = self.experiment.evaluate(self.evaluated_model())
         values = {f"valid/{name}": value for name, value in evaluation.scalars.items()}
-        self.tracker.log(self.step, self.seconds, values)
+        self._note(values)
+        self.tracker.codes(self.step, evaluation.sections)
         if not self.quiet:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in evaluation.scalars.items())
             bar.write(f"step {self.step}: {shown}", file=sys.stderr)
         return evaluation
 
     def _save(self) -> None:
-        """A checkpoint and the model, by the main process."""
-        if self.accelerator.is_main_process:
-            save_checkpoint(self.checkpoints, self.step, self.state(), self.config.train.keep)
-            card = self.experiment.card(self.model, self.step, self.seconds)
-            save_trained(self.config.run / "model", self.evaluated_model(), card)
-        self.accelerator.wait_for_everyone()
+        """The model, then the checkpoint, by the main process: a run whose last checkpoint is there has its model, too."""
+        state = self.state()
+
+        def write() -> None:
+            with writing(self.config.run, f"step {self.step}"):
+                card = self.experiment.card(self.model, self.step, self.seconds)
+                save_trained(self.config.run / "model", self.evaluated_model(), card)
+                save_checkpoint(self.checkpoints, self.step, state, self.config.train.keep)
+
+        by_main(write)
 
     def _finish(self, bar: tqdm) -> None:
-        evaluation = self._validate(bar)
-        if self.accelerator.is_main_process:
-            run, experiment = self.config.run, self.experiment
-            sections = {"split": "valid", "step": self.step, **evaluation.sections}
-            write_text(run / "evaluation.json", json.dumps(sections, indent=1))
-            sheet = SampleSheet(run / "samples", experiment.corpus.sample_rate, self.step)
-            experiment.samples(self.evaluated_model(), sheet)
+        evaluation, run, experiment = self._validate(bar), self.config.run, self.experiment
+        sheet = SampleSheet(run / "samples", experiment.corpus.sample_rate, self.step)
+        experiment.samples(self.evaluated_model(), sheet)
+        with writing(run, "samples"):
             sheet.close()
+        if self.accelerator.is_main_process:
+            self.tracker.samples(sheet)
+            sections = {"split": "valid", "step": self.step, **evaluation.sections}
+            with writing(run, "evaluation.json"):
+                write_text(run / "evaluation.json", json.dumps(sections, indent=1))
             minutes = self.seconds / 60
             print(f"reached {evaluation.headline} after {self.step:,} steps, {minutes:.1f} min; the run is in {run}")
             print("next: " + "\n      ".join(experiment.next_steps()))
         self.accelerator.wait_for_everyone()
         self.tracker.finish()
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the run after the current step, with all saved; a second Ctrl-C ends it at once."""
-
-        def note(number: int, frame: FrameType | None) -> None:
-            if self.signal == number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.signal = number
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -182,3 +184,41 @@ def test_damaged_corpora_are_named(source: Path, tmp_path: Path) -> None:
     (out / "index.jsonl").write_text('{"id": 3}\n')
     with pytest.raises(BadInput, match="damaged corpus"):
         Corpus.open(out)
+
+
+def test_what_a_killed_preparation_left_is_cleared(source: Path, tmp_path: Path) -> None:
+    """Half-written folders of dead processes go; a corpus that was being replaced comes back; a living process is left alone."""
+    out, gone = tmp_path / "out", subprocess.Popen(["true"])
+    gone.wait()
+    prepare("manifest", source, out, quiet=True)
+    os.replace(out, tmp_path / f".out.{gone.pid}.old")
+    (tmp_path / f".out.{gone.pid}.partial").mkdir()
+    (tmp_path / ".out.1.partial").mkdir()
+    (tmp_path / f".out2.{gone.pid}.partial").mkdir()
+    (tmp_path / "none.csv").write_text("path,speaker\nno.wav,ann\n")
+    with pytest.raises(BadInput, match="none of 1 recordings"):
+        prepare("manifest", tmp_path / "none.csv", out, sample_rate=8000, quiet=True)
+    left = sorted(path.name for path in tmp_path.iterdir() if "out" in path.name)
+    assert left == [".out.1.partial", f".out2.{gone.pid}.partial", "out"]
+    assert len(Corpus.open(out).utterances) == 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_reading_all_of_a_corpus_keeps_none_of_it(source: Path, tmp_path: Path) -> None:
+    """Pages of a shard that were read are let go: else a process grows to the size of the corpus."""
+    out = tmp_path / "out"
+    prepare("manifest", source, out, quiet=True)
+    rows = [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
+    rows[-1]["offset"], rows[-1]["frames"] = 100_000, 50_000_000
+    os.truncate(out / shard_name(0), 2 * 50_100_000)
+    (out / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = Corpus.open(out)
+
+    def of_files() -> int:
+        return int(re.search(r"RssFile:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+    corpus.read(2, 0, 1000)
+    before = of_files()
+    for start in range(0, 50_000_000, 500_000):
+        corpus.read(2, start, 500_000)
+    assert of_files() - before < 20_000  # kB, of 100,000

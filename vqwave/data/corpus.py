@@ -12,6 +12,7 @@ Opening reads the two text files; the shards are memory-mapped, and `read` copie
 from __future__ import annotations
 
 import json
+import mmap
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -151,7 +152,10 @@ class Corpus:
         stop = utterance.frames if frames is None else min(start + frames, utterance.frames)
         if not 0 <= start <= stop:
             raise BadInput(f"utterance {utterance.id!r} has {utterance.frames} samples, asked for [{start}, {stop})")
-        return from_int16(self._shard(utterance.shard)[utterance.offset + start : utterance.offset + stop])
+        shard, first, last = self._shard(utterance.shard), utterance.offset + start, utterance.offset + stop
+        samples = from_int16(shard[first:last])
+        _let_go(shard)
+        return samples
 
     def _shard(self, shard: int) -> NDArray[np.int16]:
         if shard not in self._maps:
@@ -175,6 +179,16 @@ class Corpus:
     def __repr__(self) -> str:
         size = f"{len(self.utterances)} utterances, {len(self.speakers)} speakers, {self.seconds() / 60:.1f} min"
         return f"Corpus({self.name!r}, {size}, {self.sample_rate} Hz)"
+
+
+def _let_go(shard: NDArray[np.int16]) -> None:
+    """Take the pages of a memory-mapped shard out of this process; the disk's cache keeps them.
+
+    Else a process comes to hold, as the system counts, every page of the corpus that it ever read.
+    """
+    mapping = getattr(shard, "_mmap", None)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def _vectors(folder: Path, count: int) -> dict[str, NDArray[np.float32]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import math
 import os
@@ -31,6 +32,7 @@ from vqwave.errors import BadInput, nearest
 SHARD_SAMPLES = 2**29  # 1 GiB
 SILENCE_DB = -70.0
 SHORTEST_SECONDS = 0.01
+MEMBERS = 500  # of archives, that are looked at to learn the usual rate
 UNKNOWN = "unknown"  # the value of a label that a recording lacks and others have
 
 
@@ -119,7 +121,7 @@ def _prepare(
             raise BadInput(f"{source}: none of {len(recordings)} recordings can be used; the first is {first}")
         utterances = _complete_labels(utterances)
         home = (source if source.is_dir() else source.parent).resolve().name
-        name = home if recipe.name in ("folder", "manifest") else recipe.name
+        name = home if recipe.sample_rate is None else recipe.name
         _write_index(folder, name, home if recipe.needs_source else recipe.about, target, utterances)
         _write_rejected(folder / REJECTED, rejected)
     return summarise(out, name, target.sample_rate, utterances, rejected)
@@ -128,7 +130,7 @@ def _prepare(
 def _recordings(recipe: Recipe, source: Path) -> tuple[list[Recording], list[Rejected]]:
     if not source.exists():
         raise BadInput(f"{source}: no such file or folder, expected {recipe.layout}")
-    if not source.is_dir() and recipe.name != "manifest":
+    if not source.is_dir() and not recipe.takes_file:
         raise BadInput(f"{source}: is a file, expected a folder with {recipe.layout}")
     rows = list(recipe.rows(source))
     recordings = [row for row in rows if isinstance(row, Recording)]
@@ -142,7 +144,12 @@ def _recordings(recipe: Recipe, source: Path) -> tuple[list[Recording], list[Rej
 
 
 def _common_rate(recordings: Sequence[Recording], source: Path) -> int:
-    rates = Counter(rate for path in dict.fromkeys(r.path for r in recordings) if (rate := audio.rate_of(path)))
+    distinct = list({(r.path, r.member): r for r in recordings}.values())
+    step = -(-len(distinct) // MEMBERS) if distinct[0].member else 1
+    rates: Counter[int] = Counter()
+    for recording in distinct[::step]:
+        with recording.sound() as path:
+            rates.update([rate] if (rate := audio.rate_of(path)) else [])
     if not rates:
         raise BadInput(f"{source}: none of {len(recordings)} files opens as sound, the first is {recordings[0].path}")
     return min(rates, key=lambda rate: (-rates[rate], rate))
@@ -150,18 +157,20 @@ def _common_rate(recordings: Sequence[Recording], source: Path) -> int:
 
 def bring_to(recording: Recording, target: Target) -> Prepared | Rejected:
     """Read a recording, remove its DC, resample it, set its level and round it: float until the last step."""
-    try:
-        wave, rate = audio.read(recording.path, recording.start, recording.frames)
-    except BadInput as error:
-        return Rejected(recording.path, str(error).removeprefix(f"{recording.path}: "))
+    about = f"{recording.id}: " if recording.member else ""
+    with recording.sound() as path:
+        try:
+            wave, rate = audio.read(path, recording.start, recording.frames)
+        except BadInput as error:
+            return Rejected(recording.path, about + str(error).removeprefix(f"{path}: "))
     if recording.sample_rate not in (None, rate):
-        return Rejected(recording.path, f"is at {rate} Hz, the manifest says {recording.sample_rate}")
+        return Rejected(recording.path, f"{about}is at {rate} Hz, the manifest says {recording.sample_rate}")
     wave = audio.remove_dc(wave)
     level = audio.level_db(wave)
     if level < SILENCE_DB:
-        return Rejected(recording.path, f"silent ({level:.0f} dBFS)" if math.isfinite(level) else "silent")
+        return Rejected(recording.path, about + (f"silent ({level:.0f} dBFS)" if math.isfinite(level) else "silent"))
     if len(wave) < SHORTEST_SECONDS * rate:
-        return Rejected(recording.path, f"too short ({len(wave)} samples at {rate} Hz)")
+        return Rejected(recording.path, f"{about}too short ({len(wave)} samples at {rate} Hz)")
     wave = audio.normalise_level(audio.remove_dc(audio.resample(wave, rate, target.sample_rate)), target.level_db)
     return Prepared(recording, audio.to_int16(wave), _phones_at(recording, target.sample_rate / rate, len(wave)))
 
@@ -273,8 +282,8 @@ def _whole_or_nothing(out: Path) -> Iterator[Path]:
     """A new folder beside `out` that takes its place at the end; after any error nothing of it is left."""
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
+    _tidy(out)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
@@ -291,3 +300,25 @@ def _whole_or_nothing(out: Path) -> Iterator[Path]:
             os.replace(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _tidy(out: Path) -> None:
+    """Remove what a killed process left beside `out`; if it died while it was replacing `out`, put the older one back."""
+    for path in out.parent.glob(f".{glob.escape(out.name)}.*"):
+        number, _, kind = path.name.removeprefix(f".{out.name}.").partition(".")
+        if kind not in ("partial", "old") or not number.isdecimal() or (int(number) != os.getpid() and _runs(int(number))):
+            continue
+        if kind == "old" and not out.exists():
+            os.replace(path, out)
+        else:
+            shutil.rmtree(path)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
@@ -141,7 +142,17 @@ def training_batches(
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
+        worker_init_fn=_outlive_signals,
     )
+
+
+def _outlive_signals(worker: int) -> None:
+    """A signal to a whole process group shall end the training after its step, for which it needs its clips.
+
+    SIGTERM, by which a parent also ends a worker that is left over, takes effect after a minute.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(60))
 
 
 def evaluation_crops(

@@ -24,6 +24,7 @@ from torch import Tensor
 from vqwave.config import option, spec
 from vqwave.distributions import Distribution, Gaussian, GaussianMixture, Head, Mixture
 from vqwave.errors import BadInput
+from vqwave.nn.draws import uniforms
 from vqwave.nn.ranks import masked_mean
 
 Divergence = Callable[[Distribution], Tensor]
@@ -56,7 +57,7 @@ def randomised_quantiles(draws: int, shape: torch.Size, *, device: torch.device,
 
     -> (N, *shape) in (0, 1).
     """
-    xi = torch.rand(shape, device=device, dtype=dtype)
+    xi = uniforms(*shape, like=torch.empty((), device=device, dtype=dtype))
     n = torch.arange(draws, device=device, dtype=dtype).view(-1, *[1] * len(shape))
     return ((n + xi) / draws).clamp(1e-6, 1 - 1e-6)
 
@@ -113,7 +114,7 @@ class IndependentDraws(Quadrature):
     draws: Annotated[int, Field(ge=1)] = option(100, "draws a time step")
 
     def nodes_like(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        return torch.rand(self.draws, *x.shape, device=x.device, dtype=x.dtype).clamp(1e-6, 1 - 1e-6), None
+        return uniforms(len(x), self.draws, *x.shape[1:], like=x).transpose(0, 1).clamp(1e-6, 1 - 1e-6), None
 
 
 @spec

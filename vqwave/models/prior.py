@@ -15,6 +15,7 @@ from vqwave.config import option, spec
 from vqwave.errors import BadInput
 from vqwave.models.vqvae import VQVAE, VQVAESpec
 from vqwave.models.wavenet import Vocabulary
+from vqwave.nn import draws
 from vqwave.nn.condition import Condition, Conditioner, ConditionerSpec
 from vqwave.nn.wavenet import Stack, StackSpec, StackState
 
@@ -79,7 +80,7 @@ class CodeNetwork(nn.Module):
         self.untold = untold
         self.heard = heard
         self.place = place
-        self.blank = nn.Dropout1d(dropout)
+        self.blank = Blank(dropout)
         self.stack = stack
         self.conditioner = conditioner
 
@@ -143,7 +144,7 @@ class CodeNetwork(nn.Module):
             untold = torch.full((count,), self.conditioner.embeddings[name].num_embeddings - 1, device=device)
             heard[name] = labels.get(name, untold)
             if self.training and self.untold:
-                heard[name] = torch.where(torch.rand(count, device=device) < self.untold, untold, heard[name])
+                heard[name] = torch.where(draws.uniforms(count, like=device) < self.untold, untold, heard[name])
         return heard
 
     def with_end(self, codes: Tensor, lengths: Tensor) -> Ended:
@@ -161,6 +162,24 @@ class CodeNetwork(nn.Module):
 
     def extra_repr(self) -> str:
         return f"books={self.books}, size={self.size}, untold={self.untold}"
+
+
+class Blank(nn.Module):
+    """Leaves out whole symbols, each with probability `p`, in training alone; the others are scaled up, as by any dropout."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, n, R) -> (B, n, R)."""
+        if not self.training or self.p == 0:
+            return x
+        kept = draws.uniforms(*x.shape[:2], 1, like=x.device) >= self.p
+        return torch.where(kept, x / (1 - self.p) if self.p < 1 else x, 0.0)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
 
 
 class CodeStream:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
-from vqwave.nn.ranks import gather_over_ranks, sum_over_ranks
+from vqwave.nn.ranks import gather_over_ranks, rank, sum_over_ranks
 
 START_VECTORS = 64  # vectors a code that the k-means start looks at
 SCORES = 1 << 18  # distances held at once, in the search
@@ -25,6 +25,8 @@ def nearest_codes(x: Tensor, codes: Tensor) -> Tensor:
     """
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         norms, columns = codes.square().sum(1), codes.t()
+        if len(x) * len(codes) <= SCORES:  # also the only way that can become a graph
+            return torch.addmm(norms, x, columns, alpha=-2).argmin(1)
         chunks = x.split(max(1, SCORES // len(codes)))
         found = torch.empty(len(x), dtype=torch.int64, device=x.device)
         for chunk, place in zip(chunks, found.split(max(1, SCORES // len(codes))), strict=True):
@@ -94,7 +96,7 @@ class Book(nn.Module, ABC):
         padded = F.pad(x[:most], (0, 1, 0, max(0, most - len(x))))  # the last column marks what is real
         padded[: min(len(x), most), -1] = 1.0
         pool = gather_over_ranks(padded)
-        pool = pool[pool[:, -1] > 0, :-1]
+        pool = pool[pool[:, -1] > 0, :-1][:most]
         if not len(pool):
             return
         centres, counts = k_means(pool, self.size)
@@ -114,19 +116,17 @@ class Book(nn.Module, ABC):
             self._restart(dead, x, fair_share)
 
     def _restart(self, dead: Tensor, x: Tensor, fair_share: Tensor) -> None:
-        """Every rank offers K vectors of its own, and all draw the same ones by the shared counter."""
-        generator = torch.Generator().manual_seed(int(self.updates))
-        offered = torch.zeros(self.size, self.dim + 1, dtype=x.dtype, device=x.device)
-        if len(x):
-            offered[:, : self.dim] = x[torch.randint(len(x), (self.size,), generator=generator).to(x.device)]
-            offered[:, self.dim] = 1.0
-        pool = gather_over_ranks(offered)
-        pool = pool[pool[:, self.dim] > 0, : self.dim]
-        if not len(pool):
+        """Draw vectors among those of all ranks, in the order of the ranks: the same ones as if all lay on one."""
+        counts = gather_over_ranks(torch.tensor([len(x)], device=x.device)).tolist()
+        if not sum(counts):
             return
-        chosen = pool[torch.randint(len(pool), (int(dead.sum()),), generator=torch.Generator().manual_seed(int(self.updates)))]
+        generator = torch.Generator().manual_seed(int(self.updates))
+        drawn = torch.randint(sum(counts), (int(dead.sum()),), generator=generator).to(x.device) - sum(counts[: rank()])
+        mine = (drawn >= 0) & (drawn < len(x))
+        chosen = torch.zeros(len(drawn), self.dim, dtype=x.dtype, device=x.device)
+        chosen[mine] = x[drawn[mine]]
         self.sizes[dead] = fair_share
-        self._put(dead, chosen)
+        self._put(dead, sum_over_ranks(chosen))
 
     def extra_repr(self) -> str:
         return f"size={self.size}, dim={self.dim}, decay={self.decay}, restart={self.restart}, cosine={self.cosine}"

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from vqwave.errors import BadInput
+
 T = TypeVar("T")
+LOST = re.compile(r"closed by peer|reset by peer|broken pipe|timed? ?out|gloo|nccl|socket|recvbytes|remote process", re.IGNORECASE)
+"""What a failed collective says, whatever the back-end."""
+ENDING = 5.0  # seconds that a process may take to die
 
 
 def world_size() -> int:
@@ -22,6 +33,20 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     total = x.detach().clone()
     dist.all_reduce(total)
     return total
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """The mean of x over all processes; every process must call."""
+    return sum_over_ranks(x) / world_size()
+
+
+def largest_over_ranks(x: Tensor) -> Tensor:
+    """The largest x of all processes; every process must call."""
+    if world_size() == 1:
+        return x
+    found = x.detach().clone()
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return found
 
 
 def gather_over_ranks(x: Tensor) -> Tensor:
@@ -55,3 +80,89 @@ def gather_objects(item: T) -> list[T]:
     if world_size() > 1:
         dist.all_gather_object(found, item)
     return found
+
+
+class Elsewhere(BadInput):
+    """Another process found that the input is bad, and says so."""
+
+
+def by_main(work: Callable[[], T]) -> T:
+    """What `work` yields on the main process, where alone it is done; every process must call. Small, plain results only.
+
+    A BadInput there is raised everywhere: on the others as `Elsewhere`.
+    """
+    if world_size() == 1:
+        return work()
+    told: list[tuple[T | None, str | None]] = [(None, None)]
+    error: BadInput | None = None
+    if rank() == 0:
+        try:
+            told = [(work(), None)]
+        except BadInput as found:
+            error, told = found, [(None, str(found))]
+    dist.broadcast_object_list(told)
+    if error is not None:
+        raise error
+    value, problem = told[0]
+    if problem is not None:
+        raise Elsewhere(problem)
+    return value
+
+
+def tensors_of_main(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The main process' tensors by name, on the CPU of every process; the others' are not looked at. All must call."""
+    if world_size() == 1:
+        return dict(tensors)
+    shapes = by_main(lambda: {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()})
+    found = {}
+    for name, (shape, dtype) in shapes.items():
+        value = tensors[name].to(device) if rank() == 0 else torch.empty(shape, dtype=dtype, device=device)
+        dist.broadcast(value, 0)
+        found[name] = value.cpu()
+    return found
+
+
+def lost(error: Exception) -> bool:
+    """Whether an error is that of a collective: another process is gone, or does not answer."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and LOST.search(str(error)) is not None
+
+
+class Peers:
+    """Who the processes of this training are, to say which is gone when a collective fails. All must build it."""
+
+    def __init__(self) -> None:
+        self.all = gather_objects((socket.gethostname(), os.getpid()))
+
+    def missing(self) -> str:
+        """Which processes a failed collective missed, in words: those of this host that are gone, else those of others."""
+        host, me = self.all[rank()][0], rank()
+        here = [number for number, (where, _) in enumerate(self.all) if where == host]
+        until, gone = time.monotonic() + ENDING, []
+        while not gone and time.monotonic() < until:  # a killed process closes its connections before it is gone
+            time.sleep(0.05)
+            gone = [number for number in here if not _alive(self.all[number][1])]
+        if gone:
+            return (
+                f"lost {_ranks(gone)} of {len(self.all)} (pid {', '.join(str(self.all[number][1]) for number in gone)} on {host})"
+            )
+        there = [number for number in range(len(self.all)) if number not in here]
+        others = there or [number for number in here if number != me]
+        where = sorted({self.all[number][0] for number in others})
+        return f"no answer from {_ranks(others)} of {len(self.all)} (on {', '.join(where)})"
+
+    def first_here(self) -> bool:
+        """Whether this is the first of this host's processes that still run."""
+        host = self.all[rank()][0]
+        return not any(where == host and _alive(pid) for where, pid in self.all[: rank()])
+
+
+def _ranks(numbers: list[int]) -> str:
+    return f"rank{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process of this host still runs: one that is dead, but not yet waited for, does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except (FileNotFoundError, ProcessLookupError):
+        return not Path("/proc/self").exists()  # without /proc nobody can be said to be gone

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -13,6 +16,19 @@ from torch import Tensor, nn
 from vqwave.config import option, spec
 from vqwave.nn.causal import CausalConv1d, dilation_cycle, receptive_field
 from vqwave.nn.condition import Condition
+from vqwave.nn.gated import GatedLayers, Shape, Weights, pointwise
+
+_one_by_one = ContextVar("one by one", default=False)
+
+
+@contextmanager
+def one_by_one() -> Iterator[None]:
+    """Inside, stacks take whole clips layer by layer, too: for second derivatives, to count or to compare."""
+    token = _one_by_one.set(True)
+    try:
+        yield
+    finally:
+        _one_by_one.reset(token)
 
 
 @dataclass(frozen=True)
@@ -133,6 +149,7 @@ class Stack(nn.Module):
     def __init__(self, spec: StackSpec, out_channels: int, condition_channels: int) -> None:
         super().__init__()
         self.spec = spec
+        self.checkpointing = False  # whether the backward pass computes the gates again instead of finding them kept
         self.layers = nn.ModuleList(
             GatedLayer(spec.residual, spec.gate, spec.skip, spec.kernel, d, last=i == spec.layers - 1)
             for i, d in enumerate(spec.dilations)
@@ -154,8 +171,22 @@ class Stack(nn.Module):
         return None if self.projection is None or condition is None else condition.project(self.projection)
 
     def forward(self, x: Tensor, projected: Condition | None = None, state: StackState | None = None) -> Tensor:
-        """x (B, R, T), projected from `project` -> (B, out_channels, T). A state, if given, is read and moved on in place."""
-        state = state or StackState()
+        """x (B, R, T), projected from `project` -> (B, out_channels, T). A state, if given, is read and moved on in place.
+
+        Without a state x is a whole clip, which takes the fast road of `GatedLayers`: it has first derivatives only. Layer by
+        layer, as within `one_by_one`, there are all. Compilers and exporters are shown the layers one by one.
+        """
+        if state is None and self._can_be_whole(projected):
+            heard = F.relu(self._whole(x, projected))
+            return pointwise(self.out, F.relu(pointwise(self.hidden, heard)))
+        heard = F.relu(self._chunk(x, projected, state or StackState()))
+        return self.out(F.relu(self.hidden(heard)))
+
+    def _can_be_whole(self, projected: Condition | None) -> bool:
+        return not torch.compiler.is_compiling() and not _one_by_one.get() and (projected is None or projected.origin == 0)
+
+    def _chunk(self, x: Tensor, projected: Condition | None, state: StackState) -> Tensor:
+        """The layers' sum of skips (B, S, T), or the last residual, one layer after another."""
         pasts = state.pasts or [None] * len(self.layers)
         width, skip, residual = 2 * self.spec.gate, None, x
         context = None if self.context is None else self.context(x, state).project(self.context_projection)
@@ -167,7 +198,32 @@ class Stack(nn.Module):
             if layered.skip is not None:
                 skip = layered.skip if skip is None else skip + layered.skip
         state.pasts, state.time = pasts, state.time + x.shape[-1]
-        return self.out(F.relu(self.hidden(F.relu(residual if skip is None else skip))))
+        return residual if skip is None else skip
+
+    def _whole(self, x: Tensor, projected: Condition | None) -> Tensor:
+        """The same of a clip that begins with silence, all layers at once."""
+        spec, device = self.spec, x.device.type
+        filter_and_gate = torch.tensor([-2.0, 1.0]).to(x).repeat_interleave(spec.gate)[:, None]
+        bias = torch.stack([layer.dilated.bias for layer in self.layers])[..., None]  # (L, 2G, 1)
+        conditions = [] if projected is None else [projected]
+        if self.context is not None:
+            conditions.append(self.context(x, StackState()).project(self.context_projection))
+        told = [c.features.unflatten(1, bias.shape[:2]) for c in conditions] or [torch.zeros_like(bias)[None]]
+        told[0] = told[0] + bias
+        residuals, skips = ([getattr(layer, name) for layer in self.layers] for name in ("residual", "skip"))
+        residuals, skips = [m for m in residuals if m is not None], [m for m in skips if m is not None]
+        nothing = bias.new_zeros(0)
+        weights = Weights(
+            torch.stack([layer.dilated.weight for layer in self.layers]).permute(0, 3, 1, 2) * filter_and_gate,
+            torch.stack([m.weight[..., 0] for m in residuals]) if residuals else bias.new_zeros(0, spec.residual, spec.gate),
+            torch.stack([m.bias for m in residuals]) if residuals else bias.new_zeros(0, spec.residual),
+            torch.cat([m.weight[..., 0] for m in skips], 1) if skips else nothing,
+            torch.stack([m.bias for m in skips]).sum(0) if skips else nothing,
+            tuple(features * filter_and_gate for features in told),
+        )
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        shape = Shape(spec.dilations, [c.hold for c in conditions] or [1], dtype, self.checkpointing)
+        return GatedLayers.apply(shape, x.to(bias.dtype), *weights.flat())
 
     def extra_repr(self) -> str:
         return f"receptive_field={self.receptive_field}"

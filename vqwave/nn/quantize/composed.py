@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.errors import BadInput
+from vqwave.nn import draws
 from vqwave.nn.quantize.estimators import ESTIMATORS, EstimatorName
 from vqwave.nn.quantize.interface import Quantized, Quantizer, joint_metrics, mean_losses
 from vqwave.nn.quantize.projected import projected
@@ -102,8 +103,8 @@ class ResidualQuantizer(Quantizer):
 
     def draw_depths(self, items: int, device: torch.device) -> Tensor:
         """(items,) how many stages each training item uses, 1 .. Q."""
-        depths = torch.randint(1, self.books + 1, (items,), device=device)
-        return depths.where(torch.rand(items, device=device) < self.dropout, self.books)
+        depth, dropped = draws.uniforms(items, 2, like=device).unbind(1)
+        return torch.where(dropped < self.dropout, 1 + (depth * self.books).long(), self.books)
 
     def _quantize(self, z: Tensor, mask: Tensor | None) -> Quantized:
         depths = self.draw_depths(len(z), z.device) if self.training and self.dropout > 0 else None

@@ -89,6 +89,7 @@ class VectorQuantizer(Quantizer):
         self.codebook = codebook
         self.size, self.dim = codebook.size, codebook.dim
         self.estimator, self.start_after, self.entropy = estimator, start_after, entropy
+        self.calls_a_step = 1  # more where gradients accumulate: whoever trains it says so
         self.register_buffer("waited", torch.tensor(0))
 
     def _quantize(self, z: Tensor, mask: Tensor | None) -> Quantized:
@@ -97,7 +98,7 @@ class VectorQuantizer(Quantizer):
         real = vectors.flatten(0, 1) if mask is None else vectors[mask]
         again = recomputing()
         if self.training and not self.codebook.started:
-            if self.waited - int(again) < self.start_after:
+            if self.waited - int(again) < self.start_after * self.calls_a_step:
                 self.waited += int(not again)
                 return Quantized(z, self._encode(z), self._idle_losses(z), {})
             self.codebook.start(real.detach())
