@@ -13,8 +13,10 @@ import csv
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from vqwave.errors import BadInput, nearest
@@ -31,7 +33,8 @@ class Recording:
     """A stretch of a sound file that somebody speaks.
 
     `start` and `frames` are samples of the file (`frames` None: to its end); `split` is "train", "valid", "test", or
-    empty where the corpus defines none; `phones` are (first sample of the file, label).
+    empty where the corpus defines none; `phones` are (first sample of the file, label). `member` is where the sound file
+    lies inside `path`, which is then an archive: its first byte, its bytes.
     """
 
     path: Path
@@ -44,6 +47,20 @@ class Recording:
     sample_rate: int | None = None
     labels: dict[str, str] = field(default_factory=dict)
     phones: Phones = ()
+    member: tuple[int, int] | None = None
+
+    @contextmanager
+    def sound(self) -> Iterator[Path]:
+        """The sound file; one out of an archive lies on disk as long as this is open."""
+        if self.member is None:
+            yield self.path
+            return
+        first, size = self.member
+        with self.path.open("rb") as archive, NamedTemporaryFile(prefix="vqwave-") as file:
+            archive.seek(first)
+            file.write(archive.read(size))
+            file.flush()
+            yield Path(file.name)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vqwave.audio import SUFFIXES
+from vqwave.data.adapters import lhotse, webdataset
 from vqwave.data.manifest import SPLITS, Recording, Rejected, find_manifest, read_lines, read_manifest
 from vqwave.data.sampler import counter_key
 from vqwave.errors import BadInput
@@ -31,6 +32,7 @@ class Recipe:
     sample_rate: int | None
     rows: Callable[[Path], Rows]
     needs_source: bool = True
+    takes_file: bool = False
 
 
 def sound_files(folder: Path) -> list[Path]:
@@ -61,7 +63,7 @@ def fsdd(source: Path) -> Rows:
 def librispeech(source: Path) -> Rows:
     """PART/SPEAKER/CHAPTER/*.flac with a *.trans.txt a chapter; the part names the split (train-*, dev-*, test-*)."""
     root = source / "LibriSpeech" if (source / "LibriSpeech").is_dir() else source
-    genders = _librispeech_genders(root / "SPEAKERS.TXT") or _librispeech_genders(root.parent / "SPEAKERS.TXT")
+    genders = _genders(root / "SPEAKERS.TXT") or _genders(root.parent / "SPEAKERS.TXT")
     texts: dict[Path, dict[str, str]] = {}
     for path in sound_files(root):
         chapter = path.parent
@@ -71,14 +73,34 @@ def librispeech(source: Path) -> Rows:
             continue
         if chapter not in texts:
             texts[chapter] = dict(pair for p in sorted(chapter.glob("*.trans.txt")) for pair in _transcript(p))
-        parts = path.relative_to(root.parent).parts
-        split = next((SPLITS.get(part.split("-")[0], "") for part in parts if re.match(r"(train|dev|test)-", part)), "")
+        split = _part_of(path, root)
         labels = {"gender": genders[speaker]} if speaker in genders else {}
         yield Recording(path, speaker, path.stem, text=texts[chapter].get(path.stem, ""), split=split, labels=labels)
         texts[chapter].pop(path.stem, None)
     for chapter, left in texts.items():
         for name in left:
             yield Rejected(chapter / f"{name}.flac", "in the transcript, but no such file")
+
+
+def libritts(source: Path) -> Rows:
+    """PART/SPEAKER/CHAPTER/SPEAKER_CHAPTER_PARAGRAPH_SENTENCE.wav with NAME.normalized.txt beside it; parts as LibriSpeech's."""
+    root = source / "LibriTTS" if (source / "LibriTTS").is_dir() else source
+    genders = {name: gender for name in ("speakers.tsv", "SPEAKERS.txt") for name, gender in _genders(root / name).items()}
+    for path in sound_files(root):
+        if not re.fullmatch(r"\d+_\d+_\d+_\d+", path.stem):
+            yield Rejected(path, "name is not SPEAKER_CHAPTER_PARAGRAPH_SENTENCE")
+            continue
+        speaker = path.stem.split("_")[0]
+        text = next((p for p in (path.with_suffix(f".{kind}.txt") for kind in ("normalized", "original")) if p.is_file()), None)
+        words = text.read_text(encoding="utf-8", errors="replace").strip() if text else ""
+        labels = {"gender": genders[speaker]} if speaker in genders else {}
+        yield Recording(path, speaker, path.stem, text=words, split=_part_of(path, root), labels=labels)
+
+
+def _part_of(path: Path, root: Path) -> str:
+    """The split that a folder's name begins with: train-*, dev-*, test-*."""
+    parts = path.relative_to(root.parent).parts
+    return next((SPLITS.get(part.split("-")[0], "") for part in parts if re.match(r"(train|dev|test)-", part)), "")
 
 
 def _transcript(path: Path) -> Iterator[tuple[str, str]]:
@@ -88,10 +110,10 @@ def _transcript(path: Path) -> Iterator[tuple[str, str]]:
             yield name, text.strip()
 
 
-def _librispeech_genders(path: Path) -> dict[str, str]:
+def _genders(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
-    rows = (re.split(r"\s*\|\s*", line.strip()) for line in read_lines(path))
+    rows = (re.split(r"\s*\|\s*|\t", line.strip()) for line in read_lines(path))
     return {row[0]: row[1] for row in rows if len(row) > 2 and row[0].isdigit() and row[1] in ("F", "M")}
 
 
@@ -212,6 +234,7 @@ RECIPES = {
         Recipe("demo", "six synthetic voices, made on the spot", "takes no source", 16000, manifest, False),
         Recipe("fsdd", "Free Spoken Digit Dataset", "recordings/DIGIT_SPEAKER_TAKE.wav, or a manifest.csv", 8000, fsdd),
         Recipe("librispeech", "LibriSpeech", "PART/SPEAKER/CHAPTER/*.flac with *.trans.txt", 16000, librispeech),
+        Recipe("libritts", "LibriTTS", "PART/SPEAKER/CHAPTER/*.wav with *.normalized.txt", 24000, libritts),
         Recipe("vctk", "CSTR VCTK 0.80 or 0.92", "wav48 or wav48_silence_trimmed, txt, speaker-info.txt", 24000, vctk),
         Recipe("ljspeech", "LJ Speech 1.1", "metadata.csv and wavs/", 22050, ljspeech),
         Recipe(
@@ -222,6 +245,10 @@ RECIPES = {
             rows=zerospeech2019,
         ),
         Recipe("folder", "recordings, one folder a speaker", "SPEAKER/** or train|valid|test/SPEAKER/**", None, folder),
-        Recipe("manifest", "recordings that a table lists", "a CSV or JSONL with path and speaker", None, manifest),
+        Recipe(
+            "manifest", "recordings that a table lists", "a CSV or JSONL with path and speaker", None, manifest, takes_file=True
+        ),
+        Recipe("webdataset", "shards of WebDataset", "*.tar with KEY.flac, KEY.json, KEY.txt", None, webdataset, takes_file=True),
+        Recipe("lhotse", "manifests of lhotse", "*cuts*.jsonl.gz, or recordings and supervisions", None, lhotse, takes_file=True),
     )
 }

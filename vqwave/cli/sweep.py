@@ -1,0 +1,51 @@
+"""Commands about many runs: sweep."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from vqwave.cli.arguments import Add
+
+
+def add(add: Add) -> None:
+    sweep = add("sweep", run_sweep, "Run the trials of a sweep file one after another, without a server, and print the best.")
+    sweep.add_argument("file", type=Path, metavar="SWEEP.yaml", help="the same file that `wandb sweep` takes; grid or random")
+    sweep.add_argument("--count", type=int, help="trials in all; default: the whole grid, or the file's run_cap")
+    sweep.add_argument("--out", type=Path, help="folder of the trials (default runs/sweeps/NAME); the same command goes on in it")
+    sweep.add_argument("--seed", type=int, default=0, help="of random draws (default %(default)s)")
+    sweep.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="key=value", help="settings for every trial, after the file's own"
+    )
+    sweep.add_argument("--dry-run", action="store_true", help="print the commands of the trials, then stop")
+
+
+def run_sweep(arguments: argparse.Namespace) -> None:
+    import shlex
+
+    from vqwave.errors import BadInput
+    from vqwave.sweep import Stopped, Sweep, read
+
+    if arguments.count is not None and arguments.count < 1:
+        raise BadInput(f"--count {arguments.count}: expected 1 or more")
+    for word in arguments.set:
+        if "=" not in word:
+            raise BadInput(f"--set {word}: expected key=value")
+    plan = read(arguments.file)
+    for note in plan.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if arguments.dry_run:
+        for values in plan.trials(arguments.count, arguments.seed):
+            print(shlex.join([*plan.words(values), *arguments.set]))
+        return
+    out = arguments.out or Path("runs/sweeps") / arguments.file.stem
+    sweep = Sweep(plan, out, arguments.count, arguments.seed, arguments.set, quiet=arguments.quiet)
+    try:
+        trials = sweep.run()
+    except Stopped as stop:
+        print(f"stopped: {len(sweep.rows())} trials are done, all is in {out}; run the same command to go on", file=sys.stderr)
+        raise SystemExit(128 + stop.number) from None
+    print(sweep.table(trials))
+    if sweep.best(trials) is None:
+        raise SystemExit(1)

@@ -1,0 +1,199 @@
+"""What a sweep tries: the `parameters` of a sweep file, as a grid or as draws, by wandb's own rules and names."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+from vqwave.data import counter_key
+from vqwave.errors import BadInput, nearest
+
+Settings = Mapping[str, Any]
+MOST_GRID = 100_000  # trials of a grid, above which a range was surely not meant so
+
+
+@dataclass(frozen=True)
+class Law:
+    """A distribution: its settings with their defaults (None: needed), and its quantile function on (0, 1)."""
+
+    settings: dict[str, float | None]
+    quantile: Callable[[float, Settings], float]
+
+
+def _line(u: float, low: float, high: float) -> float:
+    return low + u * (high - low)
+
+
+def _normal(u: float, s: Settings) -> float:
+    return float(s["mu"] + s["sigma"] * NormalDist().inv_cdf(u))
+
+
+def _beta(u: float, s: Settings) -> float:
+    from scipy.stats import beta
+
+    return float(beta.ppf(u, s["a"], s["b"]))
+
+
+RANGE: dict[str, float | None] = {"min": None, "max": None}
+BELL: dict[str, float | None] = {"mu": 0.0, "sigma": 1.0}
+LAWS = {
+    "uniform": Law(RANGE, lambda u, s: _line(u, s["min"], s["max"])),
+    "log_uniform": Law(RANGE, lambda u, s: math.exp(_line(u, s["min"], s["max"]))),
+    "log_uniform_values": Law(RANGE, lambda u, s: math.exp(_line(u, math.log(s["min"]), math.log(s["max"])))),
+    "normal": Law(BELL, _normal),
+    "log_normal": Law(BELL, lambda u, s: math.exp(_normal(u, s))),
+    "beta": Law({"a": 1.0, "b": 1.0}, _beta),
+}
+STEPPED = {f"q_{name}": Law(law.settings | {"q": 1.0}, law.quantile) for name, law in LAWS.items()}
+OTHERS = {
+    "int_uniform": Law(RANGE, lambda u, s: math.floor(_line(u, s["min"], s["max"] + 1))),
+    "inv_log_uniform": Law(RANGE, lambda u, s: math.exp(-_line(1 - u, s["min"], s["max"]))),
+    "inv_log_uniform_values": LAWS["log_uniform_values"],
+}
+EVERY = LAWS | STEPPED | OTHERS
+CHOICES = {"constant": {"value"}, "categorical": {"values"}, "categorical_w_probabilities": {"values", "probabilities"}}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One setting that a sweep decides. `path` is its name, of more than one part where the file nests `parameters`."""
+
+    path: tuple[str, ...]
+    distribution: str
+    settings: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+    def choices(self) -> list[Any]:
+        """All values, for a grid. Raises BadInput where there are endlessly many."""
+        s = self.settings
+        if self.distribution == "constant":
+            return [s["value"]]
+        if self.distribution == "categorical":
+            return list(s["values"])
+        if self.distribution == "int_uniform":
+            return list(range(s["min"], s["max"] + 1))
+        if self.distribution == "q_uniform":
+            return [s["min"] + k * s["q"] for k in range(math.ceil((s["max"] - s["min"]) / s["q"] - 1e-9))]
+        raise BadInput(f"parameters.{self.name}: a grid takes values, int_uniform or q_uniform, found {self.distribution}")
+
+    def draw(self, u: float) -> Any:  # noqa: ANN401 - whatever the file lists
+        """The value at quantile u in (0, 1)."""
+        s = self.settings
+        if self.distribution == "constant":
+            return s["value"]
+        if self.distribution == "categorical":
+            return s["values"][int(u * len(s["values"]))]
+        if self.distribution == "categorical_w_probabilities":
+            edges = itertools.accumulate(s["probabilities"])
+            return next((value for value, edge in zip(s["values"], edges, strict=True) if u < edge), s["values"][-1])
+        value = EVERY[self.distribution].quantile(u, s)
+        if self.distribution in STEPPED:
+            value = round(value / s["q"]) * s["q"]
+        return value
+
+
+def read_parameters(tree: object, where: str = "parameters", above: tuple[str, ...] = ()) -> list[Parameter]:
+    """The parameters of a sweep file, sorted by name as wandb does. Raises BadInput naming the one that is wrong."""
+    if not isinstance(tree, dict) or not tree:
+        raise BadInput(f"{where}: expected names with value, values, or min and max")
+    found = []
+    for name, entry in sorted((str(name), entry) for name, entry in tree.items()):
+        here = f"{where}.{name}"
+        if not isinstance(entry, dict):
+            raise BadInput(f"{here}: found {entry!r}, expected value, values, or min and max")
+        if set(entry) == {"parameters"}:
+            found += read_parameters(entry["parameters"], here, (*above, name))
+        else:
+            found.append(_parameter((*above, name), dict(entry), here))
+    return found
+
+
+def _parameter(path: tuple[str, ...], entry: dict[str, Any], here: str) -> Parameter:
+    name = str(entry.pop("distribution", None) or _implied(entry, here))
+    if name not in EVERY and name not in CHOICES:
+        raise BadInput(f"{here}.distribution: no distribution {name!r}{nearest(name, [*CHOICES, *EVERY])}")
+    known = CHOICES.get(name) or set(EVERY[name].settings)
+    for key in entry:
+        if key not in known:
+            raise BadInput(f"{here}.{key}: {name} has no such setting, expected {', '.join(sorted(known))}")
+    if name in CHOICES:
+        _check_choices(name, entry, here)
+        return Parameter(path, name, entry)
+    filled = {key: entry.get(key, default) for key, default in EVERY[name].settings.items()}
+    for key, value in filled.items():
+        if value is None:
+            raise BadInput(f"{here}: {name} needs {key}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            hint = " (YAML wants a dot in 1.0e-4)" if isinstance(value, str) else ""
+            raise BadInput(f"{here}.{key}: found {value!r}, expected a number{hint}")
+    _check_range(name, filled, here)
+    return Parameter(path, name, filled)
+
+
+def _implied(entry: Settings, here: str) -> str:
+    """The distribution that wandb takes where a parameter names none."""
+    if "probabilities" in entry:
+        return "categorical_w_probabilities"
+    if "values" in entry:
+        return "categorical"
+    if "value" in entry:
+        return "constant"
+    if {"min", "max"} <= set(entry):
+        return "int_uniform" if isinstance(entry["min"], int) and isinstance(entry["max"], int) else "uniform"
+    raise BadInput(f"{here}: found {', '.join(map(str, entry)) or 'nothing'}, expected value, values, or min and max")
+
+
+def _check_choices(name: str, entry: Settings, here: str) -> None:
+    for key in CHOICES[name]:
+        if key not in entry:
+            raise BadInput(f"{here}: {name} needs {key}")
+    values = entry.get("values", [None])
+    if not isinstance(values, list) or not values:
+        raise BadInput(f"{here}.values: expected a list of at least one value")
+    shares = entry.get("probabilities", [1.0 / len(values)] * len(values))
+    fits = isinstance(shares, list) and len(shares) == len(values)
+    if not fits or not all(isinstance(p, int | float) and p >= 0 for p in shares) or abs(sum(shares) - 1) > 1e-6:
+        raise BadInput(f"{here}.probabilities: expected one of zero or more for each of {len(values)} values, summing to 1")
+
+
+def _check_range(name: str, s: Settings, here: str) -> None:
+    if "min" in s and s["min"] >= s["max"]:
+        raise BadInput(f"{here}: min {s['min']} is not below max {s['max']}")
+    if name.endswith("_values") and s["min"] <= 0:
+        raise BadInput(f"{here}.min: {s['min']}, expected above zero for {name}")
+    if name == "int_uniform" and not (isinstance(s["min"], int) and isinstance(s["max"], int)):
+        raise BadInput(f"{here}: int_uniform needs whole numbers, found {s['min']} and {s['max']}")
+    for key in ("q", "sigma", "a", "b"):
+        if key in s and s[key] <= 0:
+            raise BadInput(f"{here}.{key}: {s[key]}, expected above zero")
+
+
+def grid(parameters: list[Parameter]) -> list[dict[str, Any]]:
+    """Every combination, the last name varying fastest. Raises BadInput for a parameter without a list of values."""
+    choices = [parameter.choices() for parameter in parameters]
+    if math.prod(map(len, choices)) > MOST_GRID:
+        raise BadInput(f"parameters: a grid of {math.prod(map(len, choices)):,} trials, expected at most {MOST_GRID:,}")
+    return [_nested(zip(parameters, values, strict=True)) for values in itertools.product(*choices)]
+
+
+def draw(parameters: list[Parameter], seed: int, trial: int) -> dict[str, Any]:
+    """The values of trial `trial` (from 0): a function of seed, trial and the parameter's name alone."""
+    places = ((counter_key("sweep", seed, trial, p.name) + 0.5) / 2**63 for p in parameters)
+    return _nested((p, p.draw(u)) for p, u in zip(parameters, places, strict=True))
+
+
+def _nested(values: Iterator[tuple[Parameter, Any]]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for parameter, value in values:
+        here = tree
+        for part in parameter.path[:-1]:
+            here = here.setdefault(part, {})
+        here[parameter.path[-1]] = value
+    return tree
