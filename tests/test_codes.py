@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from vqwave.codes import MAGIC, Coded, from_bytes, load_codes, pack, save_codes, to_bytes, unpack
+from vqwave.codes import (
+    VERSION_1,
+    Coded,
+    CodeReader,
+    CodeWriter,
+    Header,
+    from_bytes,
+    load_codes,
+    pack,
+    save_codes,
+    to_bytes,
+    unpack,
+)
 from vqwave.errors import BadInput
 
 
@@ -52,7 +67,7 @@ def test_the_header_costs_what_it_says() -> None:
     assert it.seconds == 20
     assert it.bit_rate == 450
     assert it.as_speaker("jackson").speaker == "jackson"
-    assert len(to_bytes(it)) < 1000 * 9 / 8 + 200
+    assert len(to_bytes(it)) < 1000 * 9 / 8 + 40
 
 
 def test_files(tmp_path: Path) -> None:
@@ -88,11 +103,11 @@ def test_every_truncation_and_extension_is_noticed() -> None:
 
 
 def forge(codes: Tensor, **header: object) -> bytes:
-    """A file with a valid checksum and any header."""
+    """A file of version 1 with a valid checksum and any header."""
     it = coded()
     full = {"sample_rate": 8000, "hop": 160, "samples": 320, "size": 256, "fingerprint": "f", "speaker": None}
     text = json.dumps(full | {"books": 1, "frames": codes.shape[1]} | header).encode()
-    body = MAGIC + struct.pack("<I", len(text)) + text + pack(codes, it.bits_per_code)
+    body = VERSION_1 + struct.pack("<I", len(text)) + text + pack(codes, it.bits_per_code)
     return body + struct.pack("<I", zlib.crc32(body))
 
 
@@ -119,15 +134,15 @@ def test_a_header_that_does_not_fit_its_codes_is_refused(header: dict[str, objec
 
 def test_a_header_that_is_no_mapping_is_refused() -> None:
     for text in (b"[1]", b"7", b"\xff\xfe", b"{"):
-        body = MAGIC + struct.pack("<I", len(text)) + text
+        body = VERSION_1 + struct.pack("<I", len(text)) + text
         with pytest.raises(BadInput, match="header cannot be read"):
             from_bytes(body + struct.pack("<I", zlib.crc32(body)), "x")
 
 
 def test_other_versions_and_other_files_are_named() -> None:
     data = to_bytes(coded())
-    with pytest.raises(BadInput, match="version 2, expected 1"):
-        from_bytes(data[:3] + b"\x02" + data[4:], "x.vqw")
+    with pytest.raises(BadInput, match="version 3, expected 1 or 2"):
+        from_bytes(data[:3] + b"\x03" + data[4:], "x.vqw")
     with pytest.raises(BadInput, match=r"not a \.vqw file"):
         from_bytes(b"RIFF....WAVE", "x.vqw")
 
@@ -140,3 +155,72 @@ def test_paths_that_do_not_work_are_named(tmp_path: Path) -> None:
         with pytest.raises(BadInput, match=str(path)):
             save_codes(coded(), path)
     assert list(tmp_path.iterdir()) == []
+
+
+def streamed(it: Coded, sizes: list[int]) -> bytes:
+    """The same codes as a stream, in blocks of these numbers of frames."""
+    file = io.BytesIO()
+    writer = CodeWriter(file, Header.of(it))
+    for codes in it.codes.split(sizes, 1):
+        writer.write(codes)
+    writer.finish(it.samples)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("sizes", [[9], [1] * 9, [4, 0, 5]])
+def test_a_stream_is_a_file_too(sizes: list[int], tmp_path: Path) -> None:
+    it = replace(coded(), samples=160 * 9 - 50)
+    data = streamed(it, sizes)
+    assert_same(from_bytes(data, "x"), it)
+    reader = CodeReader(io.BytesIO(data), "x")
+    assert reader.header.speaker == "theo"
+    assert torch.equal(torch.cat(list(reader), 1), it.codes)
+    assert reader.header.samples == it.samples
+    assert_same(from_bytes(streamed(coded(frames=0), [0]), "x"), coded(frames=0))
+
+
+def test_every_changed_byte_of_a_stream_is_noticed() -> None:
+    data = streamed(coded(), [4, 5])
+    for place in range(len(data)):
+        for flip in (0x01, 0x04, 0x80, 0xFF):
+            damaged = bytearray(data)
+            damaged[place] ^= flip
+            with pytest.raises(BadInput, match=r"^seven\.vqw: [^\n]+$"):
+                list(CodeReader(io.BytesIO(bytes(damaged)), "seven.vqw"))
+    for damaged in [data[:n] for n in range(len(data))] + [data + b"\0"]:
+        with pytest.raises(BadInput):
+            from_bytes(damaged, "seven.vqw")
+
+
+def test_blocks_of_a_stream_can_neither_be_left_out_nor_exchanged() -> None:
+    it, head = coded(frames=12), len(streamed(coded(frames=0), [0])) - 6
+    data = streamed(it, [4, 4, 4])
+    size = (len(data) - head - 7) // 3
+    blocks = [data[head + i * size : head + (i + 1) * size] for i in range(3)]
+    assert data == data[:head] + b"".join(blocks) + data[head + 3 * size :]
+    for order in ([0, 2], [1, 0, 2], [0, 1, 1, 2]):
+        with pytest.raises(BadInput, match="truncated or damaged"):
+            from_bytes(data[:head] + b"".join(blocks[i] for i in order) + data[head + 3 * size :], "x")
+
+
+def test_a_block_goes_out_as_soon_as_it_is_written() -> None:
+    it, (out, into) = coded(), os.pipe()
+    with os.fdopen(out, "rb") as source, os.fdopen(into, "wb") as target:
+        writer = CodeWriter(target, Header.of(it))
+        reader = CodeReader(source, "x")
+        blocks = iter(reader)
+        for codes in it.codes.split(2, 1):
+            writer.write(codes)
+            assert torch.equal(next(blocks), codes)
+        target.close()
+        with pytest.raises(BadInput, match="truncated"):
+            next(blocks)
+
+
+def test_whole_files_of_both_versions_come_through_a_pipe() -> None:
+    for data in (to_bytes(coded()), forge(coded(frames=2).codes)):
+        reader = CodeReader(io.BytesIO(data), "x")
+        assert torch.equal(torch.cat(list(reader), 1), from_bytes(data, "x").codes)
+        assert reader.header.samples == from_bytes(data, "x").samples
+    with pytest.raises(BadInput, match="empty"):
+        CodeReader(io.BytesIO(b""), "x")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 import sys
 import zlib
@@ -16,7 +15,8 @@ import torch
 
 from vqwave.checkpoint import ModelCard, save_trained
 from vqwave.cli import main
-from vqwave.codes import MAGIC, Coded, from_bytes, load_codes, load_header, save_codes, to_bytes
+from vqwave.codes import Coded, from_bytes, load_codes, load_header, save_codes, seal, to_bytes
+from vqwave.codes.layout import header_of
 from vqwave.decode.codes import sample_codes
 from vqwave.entropy import PRECISION, compress, decompress, frequencies
 from vqwave.errors import BadInput
@@ -142,12 +142,11 @@ def test_damage_is_refused() -> None:
     forged[-6] ^= 0x10
     with pytest.raises(BadInput, match=r"x\.vqw: its codes do not match their checksum"):
         from_bytes(bytes(forged) + struct.pack("<I", zlib.crc32(forged)), "x.vqw", coder)
-    for change in ({"frames": 10**9}, {"frames": -1}, {"prior": 3}, {"check": None}, {"payload": 4}):
-        length = struct.unpack("<I", data[4:8])[0]
-        text = json.dumps(json.loads(data[8 : 8 + length]) | change).encode()
-        body = MAGIC + struct.pack("<I", len(text)) + text + data[8 + length : -4]
+    header = header_of(data, "x.vqw")
+    payload = data[-4 - header.payload : -4]
+    for change in ({"frames": 10**9}, {"prior": "3"}, {"check": 0}, {"samples": 1}, {"hop": 1}):
         with pytest.raises(BadInput, match=r"^x\.vqw: [^\n]+$"):
-            from_bytes(body + struct.pack("<I", zlib.crc32(body)), "x.vqw", coder)
+            from_bytes(seal(replace(header, **change), payload), "x.vqw", coder)
 
 
 def test_short_utterances_end_anywhere() -> None:

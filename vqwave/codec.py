@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +11,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqwave.audio import normalise_level, remove_dc, resample
+from vqwave.audio import read
 from vqwave.checkpoint import Loaded, ModelCard, load_trained
-from vqwave.codes import Coded, fingerprint
+from vqwave.codes import Coded, Header
 from vqwave.decode.backends import sample
+from vqwave.decode.conditions import code_condition
 from vqwave.decode.sampling import Sampling
+from vqwave.decode.stream import Stream, StreamState
+from vqwave.decode.tile import Task, alone, decode_each
+from vqwave.encoding import SOON, CodecNames, SpeechStream, encode_blocks, encode_recording, prepare
 from vqwave.errors import BadInput, nearest
 from vqwave.metrics import likelihood
 from vqwave.models import VQVAE, Classifier, Model, Prior, Student, WaveNet
 from vqwave.nn.causal import shift_right
-from vqwave.nn.condition import Condition, join
+from vqwave.nn.condition import join
 from vqwave.nn.wavenet import StackState
+from vqwave.pipes import Recording
 from vqwave.prior import CodePrior
 
 Progress = Callable[[int], object]
 Vectors = Mapping[str, Tensor | np.ndarray | Sequence[float]]  # given vectors by name, such as a speaker embedding
 Given = Mapping[str, Any]  # frames by name: arrays (C, F), or phones as [[first sample, label], ...]
 DEFAULT = Sampling()
-SILENCE = 1e-6  # a peak below this, once the DC is gone, is rounding
+LONG = 300.0  # seconds of a recording that are held in memory
 SCORED = 16384  # samples whose likelihood is computed at once
-
-
-@dataclass(frozen=True)
-class Task:
-    """One utterance to decode: what the decoder is told, and how many samples to make."""
-
-    condition: Condition | None
-    samples: int
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,10 @@ class Codec:
         self.card = card
         self.sample_rate = card.sample_rate
         self.labels = card.labels
-        self.prior = CodePrior.of(model, self.fingerprint, card.sample_rate, card.labels) if isinstance(model, Prior) else None
+        self._names = CodecNames(self.model, getattr(getattr(card.spec, "codec", card.spec), "encoder", None), card.sample_rate)
+        self.prior = None
+        if isinstance(model, Prior):
+            self.prior = CodePrior.of(model, self.fingerprint, card.sample_rate, card.labels, older=self._names.older)
 
     @classmethod
     def load(cls, name: str | Path, device: str = "cpu") -> Codec:
@@ -92,7 +92,8 @@ class Codec:
     @property
     def fingerprint(self) -> str:
         """Names the encoder and the codebook: a teacher and its student, which share them, read each other's codes."""
-        return fingerprint(self._vqvae.encoder, self._vqvae.quantizer)
+        self._vqvae  # noqa: B018 - raises for a model without codes
+        return self._names.name
 
     @property
     def _vqvae(self) -> VQVAE:
@@ -102,14 +103,8 @@ class Codec:
 
     def prepare(self, wave: Tensor | np.ndarray, sample_rate: int | None = None) -> Tensor:
         """(T,) or (C, T) audio at any rate and level -> (T,) as the model was trained on: mono, no DC, its level."""
-        samples = np.asarray(wave, np.float32)
-        samples = samples.mean(0) if samples.ndim == 2 else samples
-        if len(samples) and np.isfinite(samples).all():
-            samples = resample(remove_dc(samples), sample_rate or self.sample_rate, self.sample_rate)
-        if not np.isfinite(samples).all() or not np.abs(samples).max(initial=0.0) > SILENCE:
-            raise BadInput("the recording is empty, silent or not finite, expected audio")
         level = self.card.about.get("level_db", -23.0)
-        return torch.from_numpy(normalise_level(samples, level)).to(self.device)
+        return torch.from_numpy(prepare(wave, sample_rate or self.sample_rate, self.sample_rate, level)).to(self.device)
 
     @torch.inference_mode()
     def encode(self, wave: Tensor | np.ndarray, sample_rate: int | None = None, speaker: str | None = None) -> Coded:
@@ -120,9 +115,42 @@ class Codec:
 
     @torch.inference_mode()
     def codes_of(self, wave: Tensor) -> Tensor:
-        """A recording (T,) that is prepared already, as a corpus holds it -> its codes (Q, F) on the CPU."""
-        padded = torch.nn.functional.pad(wave.to(self.device), (0, -len(wave) % self._vqvae.hop))
-        return self._vqvae.encode(padded[None])[0].cpu()
+        """A recording (T,) that is prepared already, as a corpus holds it -> its codes (Q, F) on the CPU; in blocks, if long."""
+        return encode_blocks(self._vqvae, wave, self.sample_rate)
+
+    def encode_file(self, path: str | Path, speaker: str | None = None) -> Coded:
+        """As `encode`, of a sound file; one of more than a few minutes is read in pieces, so that memory does not grow with it."""
+        recording, model = Recording.open(path), self._vqvae
+        if recording.seconds <= LONG:
+            return self.encode(*read(path), speaker)
+        codes, samples = encode_recording(model, recording, self.sample_rate, self.card.about.get("level_db", -23.0))
+        return Coded(codes, self.sample_rate, model.hop, samples, model.quantizer.size, self.fingerprint, speaker)
+
+    def encode_stream(self, sample_rate: int | None = None, *, level: float | None = None, seconds: float = SOON) -> SpeechStream:
+        """To encode a recording as it comes: see `encoding.SpeechStream`.
+
+        `level`: its RMS level in dBFS, if known; else it is taken from the first second. `seconds`: how much is encoded at once.
+        """
+        rates, target = (sample_rate or self.sample_rate, self.sample_rate), self.card.about.get("level_db", -23.0)
+        return SpeechStream(self._vqvae, rates, target, level, seconds)
+
+    def stream(
+        self,
+        speaker: str | None = None,
+        *,
+        seed: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        vectors: Vectors | None = None,
+        sampling: Sampling = DEFAULT,
+    ) -> Stream:
+        """To decode codes as they come: what is pushed comes out as `decode` gives it. `seed` stands for that of `sampling`."""
+        sampling = sampling if seed is None else replace(sampling, seed=seed)
+        return Stream(self._vqvae, self._voice(speaker, labels or {}, vectors), sampling, self.sample_rate)
+
+    def resume(self, state: StreamState | str | Path, seed: int | None = None) -> Stream:
+        """Go on with a stream that was saved; with another `seed`, otherwise. Raises BadInput for one of another model."""
+        state = state if isinstance(state, StreamState) else StreamState.load(state)
+        return Stream.resumed(self._vqvae, state, self.sample_rate, seed)
 
     def decode(
         self,
@@ -150,14 +178,9 @@ class Codec:
         progress: Progress | None = None,
     ) -> list[Tensor]:
         """As `decode` for several utterances at once, with labels and vectors of each; each comes out as it would alone."""
-        tasks, nothing = [], [{}] * len(coded)
-        for item, speaker, also, given in zip(coded, speakers, labels or nothing, vectors or nothing, strict=True):
-            self._check(item)
-            if speaker is not None and "speaker" not in self.decoder.conditioner.labels:
-                raise BadInput(f"speaker {speaker!r}: this model hears no speaker, it has one voice")
-            told = self.told({**also, "speaker": speaker or item.speaker}, given)
-            if item.samples:
-                tasks.append(Task(self._vqvae.condition(item.codes[None].to(self.device), told), item.samples))
+        nothing = [{}] * len(coded)
+        each = zip(coded, speakers, labels or nothing, vectors or nothing, strict=True)
+        tasks = [task for told in each if (task := self.task(*told)).samples]
         waves = iter(self._run(tasks, [0] * len(tasks), sampling, progress))
         return [next(waves) if item.samples else torch.zeros(0) for item in coded]
 
@@ -330,8 +353,32 @@ class Codec:
             ids[name] = torch.tensor([known.index(value)], device=self.device)
         return ids
 
-    def _check(self, coded: Coded) -> None:
-        if coded.fingerprint != self.fingerprint:
+    def task(
+        self, coded: Coded, speaker: str | None, labels: Mapping[str, str | None] | None = None, vectors: Vectors | None = None
+    ) -> Task:
+        """What decoding these codes asks of the decoder. Raises BadInput. As a stream has it; on a GPU, all frames at once."""
+        self.check(coded)
+        model, told = self._vqvae, self._voice(speaker, {"speaker": coded.speaker, **(labels or {})}, vectors)
+        if self.device.type != "cpu":
+            return Task(model.condition(coded.codes[None].to(self.device), told), coded.samples)
+        return Task(code_condition(model, coded.codes, told), coded.samples)
+
+    @torch.inference_mode()
+    def decode_each(
+        self, tasks: Iterable[tuple[Hashable, Task]], sampling: Sampling = DEFAULT, progress: Progress | None = None
+    ) -> Iterator[tuple[Hashable, Tensor]]:
+        """Any number of utterances, by key, each as it would come out alone: see `decode.tile.decode_each`."""
+        yield from decode_each(self.decoder, tasks, sampling, progress=progress)
+
+    def _voice(self, speaker: str | None, labels: Mapping[str, str | None], vectors: Vectors | None) -> dict[str, Tensor]:
+        """What the decoder is told beside the codes."""
+        if speaker is not None and "speaker" not in self.decoder.conditioner.labels:
+            raise BadInput(f"speaker {speaker!r}: this model hears no speaker, it has one voice")
+        return self.told(labels if speaker is None else {**labels, "speaker": speaker}, vectors)
+
+    def check(self, coded: Coded | Header) -> None:
+        """Raises BadInput for another codec's codes."""
+        if coded.fingerprint != self.fingerprint and coded.fingerprint not in self._names.older:
             raise BadInput(f"these codes are of codec {coded.fingerprint}, expected {self.fingerprint}: encode with this model")
 
     def _run(
@@ -346,6 +393,9 @@ class Codec:
         """All tasks in one batch; each condition was made alone, so that no utterance hears its neighbours' padding."""
         if not tasks:
             return []
+        if isinstance(self.decoder, Student) and self.device.type == "cpu" and prime is None:  # a pass fills the machine as it is
+            pairs = zip(tasks, streams, strict=True)
+            return [alone(self.decoder, task, sampling, stream=stream, progress=progress) for task, stream in pairs]
         samples = max(task.samples for task in tasks)
         condition = join([task.condition for task in tasks])
         waves = sample(
@@ -359,6 +409,7 @@ class Codec:
             guidance=sampling.guidance,
             prime=prime,
             backend=sampling.backend,
+            precision=sampling.precision,
             progress=progress,
         )
         return [wave[: task.samples].float().cpu() for wave, task in zip(waves, tasks, strict=True)]

@@ -2,7 +2,7 @@
 
 Both sides hear the codes one by one through the same float64 network, so that they see the same probabilities; these are
 rounded to integer frequencies, which rounding errors near 1e-13 move about once in a million codes and more. A file also carries a
-checksum of its codes (`codes.py`): should two machines ever differ, the reader is told so and gets no wrong speech.
+checksum of its codes (`codes/`): should two machines ever differ, the reader is told so and gets no wrong speech.
 
 The coder is `constriction` (Bamler, 2022. arXiv:2201.01741), extra `code`.
 """

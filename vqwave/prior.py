@@ -29,11 +29,13 @@ class CodePrior:
     codec: str
     sample_rate: int
     hop: int
+    older: tuple[str, ...] = ()
+    """What older files call the codec."""
 
     @classmethod
-    def of(cls, model: Prior, codec: str, sample_rate: int, labels: Vocabulary) -> CodePrior:
+    def of(cls, model: Prior, codec: str, sample_rate: int, labels: Vocabulary, older: tuple[str, ...] = ()) -> CodePrior:
         known = {name: list(labels[name]) for name in model.network.conditioner.labels}
-        return cls(model.network.exact(), known, codec, sample_rate, model.hop)
+        return cls(model.network.exact(), known, codec, sample_rate, model.hop, older)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -106,7 +108,7 @@ class CodePrior:
         return self.ids({"speaker": speaker}) if speaker in self.labels.get("speaker", []) else {}
 
     def _check(self, codec: str, books: int, size: int) -> None:
-        if codec != self.codec:
+        if codec not in (self.codec, *self.older):
             raise BadInput(f"the codes are of codec {codec}, the prior knows those of {self.codec}")
         if (books, size) != (self.network.books, self.network.size):
             raise BadInput(f"{books} books of {size} codes, the prior knows {self.network.books} of {self.network.size}")

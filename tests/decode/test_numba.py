@@ -35,7 +35,7 @@ HEADS = [
     LinearBins(classes=300),
     MixtureOfLogistics(components=3),
     MixtureOfLogistics(components=1, levels=10),
-    MixtureOfGaussians(components=2),
+    MixtureOfGaussians(components=2, location_unit=0.1),
     Gaussian(),
     Logistic(),
 ]
@@ -89,7 +89,7 @@ def exact_params(net: WaveNet, x: Tensor, told: Condition | None) -> Tensor:
     exact = copy.deepcopy(net).double()
     shifted = torch.nn.functional.pad(x.double(), (1, 0))[:, :-1]
     told = None if told is None else Condition(told.features.double(), told.hold)
-    return exact.stack(exact.heard(shifted), exact.stack.project(told))
+    return exact.stack(exact.heard(shifted), exact.stack.project(told)) * exact.units
 
 
 def assert_scores_agree(net: WaveNet, told: Condition | None, streams: int, samples: int = 300) -> None:

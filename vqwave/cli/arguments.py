@@ -6,12 +6,15 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from vqwave.errors import BadInput
 
 if TYPE_CHECKING:
     from vqwave.decode.sampling import Sampling
+
+
+T = TypeVar("T")
 
 
 class Add(Protocol):
@@ -20,15 +23,17 @@ class Add(Protocol):
     def __call__(self, name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser: ...
 
 
-def voice(command: argparse.ArgumentParser, *, required: bool = False) -> None:
-    """The options of everything that speaks."""
-    command.add_argument("--out", type=Path, required=True, help="audio file: .wav or .flac")
+def voice(command: argparse.ArgumentParser, *, required: bool = False, out: str | None = None) -> None:
+    """The options of everything that speaks; `out`: what it writes, where it need not be given."""
+    command.add_argument("--out", type=Path, required=out is None, help=out or "audio file: .wav or .flac")
     told(command, required=required)
     command.add_argument("--seed", type=int, default=0, help="the same seed, the same audio (default %(default)s)")
     command.add_argument("--temperature", type=float, default=1.0, help="below 1: safer, duller (default %(default)s)")
     command.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest classes of this mass (categorical heads)")
     command.add_argument("--guidance", type=float, default=1.0, help="above 1: hear the condition more (a model with dropout)")
     command.add_argument("--backend", default="auto", help="auto, or one of the decoders (see docs/decoding.md)")
+    kinds = "float32, bf16 (weights), bf16-dot (and sums of pairs), auto: the fastest here"
+    command.add_argument("--precision", default="float32", help=f"of the numba back-end: {kinds} (default %(default)s)")
 
 
 def told(command: argparse.ArgumentParser, *, required: bool = False) -> None:
@@ -65,6 +70,7 @@ def sampling_of(arguments: argparse.Namespace) -> Sampling:
         top_p=arguments.top_p,
         guidance=arguments.guidance,
         backend=arguments.backend,
+        precision=arguments.precision,
     )
 
 
@@ -107,7 +113,7 @@ def note_rate(arguments: argparse.Namespace, found: int, expected: int) -> None:
         print(f"note: {arguments.input} is at {found} Hz, resampled to {expected} Hz", file=sys.stderr)
 
 
-def named(path: Path, work: Callable[[], object]) -> object:
+def named(path: Path | str, work: Callable[[], T]) -> T:
     """Put the file's name before what is wrong with its content."""
     try:
         return work()

@@ -1,8 +1,9 @@
-"""Speech to codes and codes to speech: encode, decode, convert."""
+"""Speech to codes and codes to speech: encode, decode, convert; of a file, of a folder, or in a pipe."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ from vqwave.cli.arguments import (
     Progress,
     audio_out,
     labels_of,
-    named,
     note_rate,
     sampling_of,
     say_written,
@@ -19,46 +19,103 @@ from vqwave.cli.arguments import (
     voice,
     writable,
 )
+from vqwave.cli.folder import Account, Work, share
+from vqwave.cli.pipe import DASH, decode_pipe, encode_pipe, target
 from vqwave.errors import BadInput
 
 if TYPE_CHECKING:
     from vqwave.codec import Codec
     from vqwave.codes import Coded
+    from vqwave.decode.tile import Task
     from vqwave.prior import CodePrior
 
 
 def add(add: Add) -> None:
-    encode = add("encode", encode_file, "Speech -> a .vqw file of codes.")
+    encode = add("encode", encode_file, "Speech -> .vqw files of codes.")
     encode.add_argument("model", help="run folder, model folder or name")
-    encode.add_argument("input", type=Path, help="audio file")
-    encode.add_argument("--out", type=Path, required=True, help=".vqw file")
+    encode.add_argument("input", type=Path, help="audio file, folder of them, or - for a WAV from standard input")
+    encode.add_argument(
+        "--out", type=Path, help=".vqw file, folder, or - for standard output, which is where what comes from - goes"
+    )
     encode.add_argument("--speaker", help="who speaks, noted in the file")
     encode.add_argument("--prior", metavar="RUN", help="entropy-code the codes with this prior; decoding needs it again")
+    encode.add_argument(
+        "--level", type=float, metavar="DB", help="of a pipe: its RMS level in dBFS (default: that of its first second)"
+    )
+    encode.add_argument("--block", type=float, default=0.16, help="of a pipe: seconds encoded at once (default %(default)s)")
+    overwrite(encode)
 
-    decode = add("decode", decode_file, "A .vqw file -> speech.")
+    decode = add("decode", decode_file, ".vqw files -> speech.")
     decode.add_argument("model", help="run folder, model folder or name: a VQ-VAE or its student")
-    decode.add_argument("input", type=Path, help=".vqw file")
+    decode.add_argument("input", type=Path, help=".vqw file, folder of them, or - for standard input (with --stream)")
     decode.add_argument("--prior", metavar="RUN", help="the prior that the codes are entropy-coded with; default: MODEL's own")
-    voice(decode)
+    decode.add_argument("--stream", action="store_true", help="write as the codes come: from a pipe into a pipe")
+    decode.add_argument("--raw", action="store_true", help="of a stream: 16-bit samples without a WAV header")
+    voice(decode, out="audio file, folder, or - for standard output, which is where a stream goes")
+    overwrite(decode)
 
     convert = add("convert", convert_file, "Speech -> the same words in another voice.")
     convert.add_argument("model", help="run folder, model folder or name")
-    convert.add_argument("input", type=Path, help="audio file")
-    voice(convert, required=True)
+    convert.add_argument("input", type=Path, help="audio file, or folder of them")
+    voice(convert, required=True, out="audio file, or folder")
+    overwrite(convert)
+
+
+def overwrite(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--overwrite", action="store_true", help="of a folder: make again what is there already")
 
 
 def encode_file(arguments: argparse.Namespace) -> None:
     from vqwave import audio, codes
     from vqwave.codec import Codec
 
-    model, out = Codec.load(arguments.model), writable(arguments.out)
-    wave, rate = audio.read(arguments.input)
-    coded = named(arguments.input, lambda: model.encode(wave, rate, arguments.speaker))
-    note_rate(arguments, rate, model.sample_rate)
-    codes.save_codes(coded, out, None if arguments.prior is None else _prior(arguments.prior))
+    if arguments.out is None and arguments.input != DASH:
+        raise BadInput("--out: not given, expected a .vqw file, a folder or -")
+    model = Codec.load(arguments.model)
+    if arguments.input == DASH:
+        arguments.out = arguments.out or DASH
+        encode_pipe(arguments, model)
+        return
+    prior = None if arguments.prior is None else _prior(arguments.prior)
+    if arguments.input.is_dir():
+        encode_folder(arguments, model, prior)
+        return
+    out = arguments.out if arguments.out == DASH else writable(arguments.out)
+    coded = named_once(arguments.input, lambda: model.encode_file(arguments.input, arguments.speaker))
+    note_rate(arguments, audio.rate_of(arguments.input), model.sample_rate)
+    if out == DASH:
+        with target(out) as file:
+            file.write(codes.to_bytes(coded, prior))
+        return
+    codes.save_codes(coded, out, prior)
     stored = codes.load_header(out)
     packed = "" if stored.prior is None else f", {coded.bit_rate:.0f} without the prior"
     print(f"{out}: {coded.seconds:.2f} s in {coded.codes.shape[1]} frames, {stored.bit_rate:.0f} bit/s{packed}")
+
+
+def named_once(path: Path, work: Callable[[], Coded]) -> Coded:
+    """As `named`, where what is wrong may name the file already."""
+    try:
+        return work()
+    except BadInput as error:
+        raise error if str(path) in str(error) else BadInput(f"{path}: {error}") from None
+
+
+def encode_folder(arguments: argparse.Namespace, model: Codec, prior: CodePrior | None) -> None:
+    from vqwave import codes
+    from vqwave.audio import SUFFIXES
+
+    works = share(arguments, SUFFIXES, ".vqw")
+    account = Account(arguments, works, len(works), "files")
+
+    def one(work: Work) -> None:
+        coded = model.encode_file(work.source, arguments.speaker)
+        work.target.parent.mkdir(parents=True, exist_ok=True)
+        codes.save_codes(coded, work.target, prior)
+
+    for work in account.over(works):
+        account.attempt(work, lambda work=work: one(work))
+    account.close()
 
 
 def _prior(name: str) -> CodePrior:
@@ -74,21 +131,90 @@ def decode_file(arguments: argparse.Namespace) -> None:
     from vqwave import codes
     from vqwave.codec import Codec
 
-    model, out = Codec.load(arguments.model), audio_out(arguments.out)
-    coded = codes.load_codes(arguments.input, model.prior if arguments.prior is None else _prior(arguments.prior))
-    speak_codes(arguments, model, coded, out)
+    if arguments.raw and not arguments.stream:
+        raise BadInput("--raw: is for a stream, expected --stream, too")
+    if arguments.out is None and not arguments.stream:
+        raise BadInput("--out: not given, expected an audio file or a folder (or --stream)")
+    model = Codec.load(arguments.model)
+    prior = model.prior if arguments.prior is None else _prior(arguments.prior)
+    if arguments.stream or arguments.input == DASH:
+        arguments.out = arguments.out or DASH
+        if arguments.out != DASH:
+            writable(arguments.out)
+        decode_pipe(arguments, model, prior)
+    elif arguments.input.is_dir():
+        works = _longest_first(arguments, share(arguments, {".vqw"}, ".wav"))
+        decode_folder(arguments, model, works, lambda path: codes.load_codes(path, prior), labels_of(arguments))
+    else:
+        out = audio_out(arguments.out)
+        speak_codes(arguments, model, codes.load_codes(arguments.input, prior), out)
+
+
+def _longest_first(arguments: argparse.Namespace, works: list[Work]) -> list[tuple[Work, int]]:
+    """With their samples; what cannot be read comes last, to be named when its turn comes."""
+    from vqwave.codes import load_header
+
+    def samples(work: Work) -> int:
+        try:
+            return load_header(work.source).samples
+        except BadInput:
+            return 0
+
+    return sorted(((work, samples(work)) for work in works), key=lambda pair: -pair[1])
+
+
+def decode_folder(
+    arguments: argparse.Namespace,
+    model: Codec,
+    works: list[tuple[Work, int]],
+    load: Callable[[Path], Coded],
+    labels: dict[str, str],
+) -> None:
+    """Through one tile of streams: a file that is done makes room for the next."""
+    from vqwave import audio
+
+    total = sum(samples for _, samples in works)
+    account = Account(arguments, [work for work, _ in works], total / model.sample_rate, "s of audio")
+    vectors, sampling = vectors_of(arguments), sampling_of(arguments)
+
+    def tasks() -> Iterator[tuple[Work, Task]]:
+        for work, _ in works:
+            step = lambda work=work: model.task(load(work.source), arguments.speaker, labels, vectors)  # noqa: E731
+            if (task := account.attempt(work, step)) is not None:
+                yield work, task
+
+    for work, wave in model.decode_each(tasks(), sampling, lambda samples: account.bar.update(samples / model.sample_rate)):
+        work.target.parent.mkdir(parents=True, exist_ok=True)
+        account.attempt(work, lambda work=work, wave=wave: audio.write(work.target, wave, model.sample_rate))
+    account.close()
 
 
 def convert_file(arguments: argparse.Namespace) -> None:
     from vqwave import audio
     from vqwave.codec import Codec
 
-    model, out = Codec.load(arguments.model), audio_out(arguments.out)
+    model = Codec.load(arguments.model)
+    if arguments.input.is_dir():
+        model.told(labels_of(arguments))
+        works = share(arguments, audio.SUFFIXES, ".wav")
+        lengths = [(work, _samples_of(work.source, model.sample_rate)) for work in works]
+        decode_folder(arguments, model, sorted(lengths, key=lambda pair: -pair[1]), model.encode_file, labels_of(arguments))
+        return
+    out = audio_out(arguments.out)
     model.told(labels_of(arguments))
-    wave, rate = audio.read(arguments.input)
-    coded = named(arguments.input, lambda: model.encode(wave, rate))
-    note_rate(arguments, rate, model.sample_rate)
+    coded = named_once(arguments.input, lambda: model.encode_file(arguments.input))
+    note_rate(arguments, audio.rate_of(arguments.input), model.sample_rate)
     speak_codes(arguments, model, coded, out)
+
+
+def _samples_of(path: Path, sample_rate: int) -> int:
+    """About how many there are at this rate; 0 for what cannot be read, which is named when its turn comes."""
+    from vqwave.pipes import Recording
+
+    try:
+        return round(Recording.open(path).seconds * sample_rate)
+    except BadInput:
+        return 0
 
 
 def speak_codes(arguments: argparse.Namespace, model: Codec, coded: Coded, out: Path) -> None:

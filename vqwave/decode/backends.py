@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
-from vqwave.decode.plan import unsupported
+from vqwave.decode import triton_tuning
+from vqwave.decode.plan import Precision, unsupported
+from vqwave.decode.precision import numbers
 from vqwave.decode.reference import sample_student, sample_wavenet
+from vqwave.decode.student_plan import unsupported_student
 from vqwave.errors import BadInput, nearest
 from vqwave.models.student import Student
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
 
-BACKENDS = ("auto", "reference", "numba")
+KERNELS = {"numba": "vqwave.decode.numba_backend", "triton": "vqwave.decode.triton_backend"}
+BACKENDS = ("auto", "reference", *KERNELS)
 
 
 @dataclass(frozen=True)
@@ -30,19 +36,45 @@ def choose(decoder: WaveNet | Student, backend: str = "auto", *, top_p: float = 
     """`auto` takes the fastest that can decode this. Raises BadInput for an unknown back-end, or one that cannot."""
     if backend not in BACKENDS:
         raise BadInput(f"backend {backend!r}: expected one of {', '.join(BACKENDS)}{nearest(backend, BACKENDS)}")
-    if backend == "reference" or isinstance(decoder, Student):
+    if backend == "reference":
         return Choice("reference")
     if top_p < 1 or guidance != 1:
         return Choice("reference", "top_p and guidance are the reference decoder's alone")
+    if backend == "triton" or (backend == "auto" and on_gpu(decoder)):
+        return _choose_triton(decoder, backend)
     if importlib.util.find_spec("numba") is None:
         reason = "numba is not installed: pip install 'vqwave[fast]'"
     else:
-        reason = unsupported(decoder)
+        reason = unsupported_student(decoder) if isinstance(decoder, Student) else unsupported(decoder)
     if reason is None:
         return Choice("numba")
     if backend == "numba":
         raise BadInput(f"backend 'numba': {reason}")
     return Choice("reference", reason)
+
+
+def on_gpu(decoder: WaveNet | Student) -> bool:
+    """Whether a CUDA device holds this decoder."""
+    return next(decoder.parameters()).device.type == "cuda"
+
+
+def _choose_triton(decoder: WaveNet | Student, backend: str) -> Choice:
+    if isinstance(decoder, Student):
+        reason = "a student has no CUDA kernel: the reference decodes it in one pass"
+    else:
+        reason = triton_tuning.unsupported(decoder)
+    if reason is None:
+        return Choice("triton")
+    if backend == "triton":
+        raise BadInput(f"backend 'triton': {reason}")
+    return Choice("reference", reason)
+
+
+def _fused(weights: Precision, progress: Callable[[int], object] | None) -> Callable[..., Tensor]:
+    """The student's kernels as a function of what the reference takes."""
+    from vqwave.decode import student_numba  # an optional extra, whose import takes a moment
+
+    return partial(student_numba.sample_student, weights=weights, progress=progress)
 
 
 def sample(
@@ -57,12 +89,15 @@ def sample(
     guidance: float = 1.0,
     prime: Tensor | None = None,
     backend: str = "auto",
+    precision: str = "float32",
     progress: Callable[[int], object] | None = None,
 ) -> Tensor:
     """Waveforms (B, samples) from a condition of B utterances. Raises BadInput for an unknown back-end or temperature.
 
-    `top_p` and `guidance` (see `sample_wavenet`) are the reference decoder's alone: any back-end gives way to it.
+    `top_p` and `guidance` (see `sample_wavenet`) are the reference decoder's alone: any back-end gives way to it. `precision` is
+    the CPU kernels' (see `precision.py`); the others have their own.
     """
+    weights = numbers(precision)
     choice = choose(decoder, backend, top_p=top_p, guidance=guidance)
     if not temperature > 0:
         raise BadInput(f"temperature {temperature}: expected a number above 0")
@@ -71,13 +106,14 @@ def sample(
     if isinstance(decoder, Student):
         if top_p != 1 or guidance != 1 or prime is not None:
             raise BadInput("top_p, guidance, prime: this decoder is a student, which knows none of them, expected its teacher")
-        return sample_student(decoder, condition, samples, streams=streams, seed=seed, temperature=temperature)
+        draw = sample_student if choice.backend == "reference" else _fused(weights, progress)
+        return draw(decoder, condition, samples, streams=streams, seed=seed, temperature=temperature)
     if top_p < 1 and decoder.head.continuous:
         raise BadInput(f"top_p: this model has a {decoder.head.kind} head, expected a categorical one; use temperature")
-    if choice.backend == "numba":
-        from vqwave.decode import numba_backend  # an optional extra, whose import takes a moment
-
-        return numba_backend.sample_wavenet(
+    if choice.backend in KERNELS:
+        kernels = importlib.import_module(KERNELS[choice.backend])  # an optional extra, whose import takes a moment
+        kind = {"weights": weights} if choice.backend == "numba" else {}
+        return kernels.sample_wavenet(
             decoder,
             condition,
             samples,
@@ -86,6 +122,7 @@ def sample(
             temperature=temperature,
             prime=prime,
             progress=progress,
+            **kind,
         )
     return sample_wavenet(
         decoder,

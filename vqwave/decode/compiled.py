@@ -1,13 +1,14 @@
 """Compiling kernels once: numba's disk cache, in a folder that changes with the sources it was made from.
 
-numba looks only at the file of the function that it caches, not at those that this one calls; so the name of the folder is
-a hash of all kernel sources and of the versions that compiled them.
+numba looks only at the file of the function that it caches, not at those that this one calls; so the name of the folder is a
+hash of that file and of all that it imports from this room, and of the versions that compiled them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,15 +16,31 @@ from pathlib import Path
 import llvmlite
 import numba
 
-SOURCES = ("compiled.py", "vector.py", "arithmetic.py", "draws.py", "kernels.py", "plan.py")
+IMPORT = re.compile(r"^from vqwave\.decode\.(\w+) import", re.MULTILINE)
 
 
 @cache
-def folder() -> Path | None:
-    """Where compiled kernels are kept (below NUMBA_CACHE_DIR or the user's cache), or None where nothing can be written."""
+def sources(file: Path) -> frozenset[Path]:
+    """The files that a kernel's file is made of: itself, what it imports from this room, and so on.
+
+    >>> sorted(path.name for path in sources(Path(__file__).parent / "vector.py"))
+    ['vector.py']
+    """
+    found: set[Path] = set()
+    new = {file}
+    while new:
+        found |= new
+        texts = [path.read_text(encoding="utf-8") for path in new]
+        new = {Path(__file__).parent / f"{module}.py" for text in texts for module in IMPORT.findall(text)} - found
+    return frozenset(found)
+
+
+@cache
+def folder(file: Path) -> Path | None:
+    """Where a file's kernels are kept (below NUMBA_CACHE_DIR or the user's cache), or None where nothing can be written."""
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    for name in SOURCES:
-        digest.update((Path(__file__).parent / name).read_bytes())
+    for source in sorted(sources(file) | {Path(__file__)}):
+        digest.update(source.read_bytes())
     base = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     path = Path(base) / "vqwave" / f"kernels-{digest.hexdigest()[:12]}"
     try:
@@ -44,9 +61,10 @@ def kernel(function: Callable, *, inline: bool = False) -> Callable:
         "error_model": "numpy",
         "fastmath": False,
         "forceinline": inline,
+        "no_cfunc_wrapper": True,
         "_nrt": False,
     }
-    path = folder()
+    path = folder(Path(function.__code__.co_filename))
     if path is None:
         return numba.njit(**options)(function)
     usual, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(path)

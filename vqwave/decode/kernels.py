@@ -1,4 +1,4 @@
-"""The sample loop: every layer of every stream, one sample after another, with nothing allocated and no lock held."""
+"""The sample loop of many streams: every layer of each, one sample after another, with nothing allocated and no lock held."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vqwave.decode.arithmetic import Floats, copy, fill_rows, gate, product, rectify
+from vqwave.decode.arithmetic import Floats, Numbers, clear, convert, copy, fill_rows, gate, product, rectify
 from vqwave.decode.compiled import inlined, kernel
 from vqwave.decode.draws import draw
 from vqwave.decode.plan import CATEGORICAL, Plan, aligned
-from vqwave.decode.vector import LANES, add, broadcast, fused, load, store
+from vqwave.decode.tiles import put
+from vqwave.decode.vector import LANES, add, broadcast, fused, load
 
 Integers = NDArray[np.int64]
 
@@ -19,7 +20,7 @@ Integers = NDArray[np.int64]
 class State(NamedTuple):
     """All that B streams must remember between samples; each stream's part stands alone, in row b of every array."""
 
-    rings: Floats  # (B, slots, R): for each layer its last (k - 1) d inputs, the input of sample t in slot t mod (k - 1) d
+    rings: Numbers  # (B, slots, R): for each layer its last (k - 1) d inputs, the input of sample t in slot t mod (k - 1) d
     heard: Floats  # (B,) the last sample: a class number or an amplitude
     time: Integers  # (B,) samples heard
 
@@ -27,17 +28,19 @@ class State(NamedTuple):
     def silent(plan: Plan, silence: float, streams: int) -> State:
         """Before the first sample: zeros in all rings; the network hears `silence` first."""
         slots = sum(span(plan.kernel, int(d)) for d in plan.dilations)
-        rings = aligned((streams, slots, plan.heard.shape[1]), np.float32)
+        rings = aligned((streams, slots, plan.heard.shape[1]), plan.operand.dtype.type)
         return State(rings, np.full(streams, silence, np.float32), np.zeros(streams, np.int64))
 
 
 class Buffers(NamedTuple):
-    """Room for the activations of one sample of B streams."""
+    """Room for the activations of one sample of B streams. Operands are what products read, in the plan's kind of number."""
 
-    taps: Floats  # (B, L k R): what each layer hears, oldest first; the present tap is the residual channels
-    last: Floats  # (B, R) residual of the last layer
+    taps: Numbers  # (B, L k R) operand: what each layer hears, oldest first
+    units: Numbers  # (B, L G) operand
+    read: Numbers  # (B, S or R) operand: what the output layers read
+    hidden_read: Numbers  # (B, H) operand
+    present: Floats  # (B, R) residual channels
     activation: Floats  # (B, 2G)
-    units: Floats  # (B, L G)
     skip: Floats  # (B, S)
     hidden: Floats  # (B, H)
     out: Floats  # (B, C)
@@ -47,17 +50,14 @@ class Buffers(NamedTuple):
     @staticmethod
     def of(plan: Plan, streams: int) -> Buffers:
         residual, (layers, activation) = plan.heard.shape[1], plan.dilated_bias.shape
-        widths = (
-            layers * plan.kernel * residual,
-            residual,
-            activation,
-            layers * activation // 2,
-            len(plan.skip_bias),
-            len(plan.hidden_bias),
-            len(plan.out_bias),
+        skip, hidden, out = len(plan.skip_bias), len(plan.hidden_bias), len(plan.out_bias)
+        operands = (layers * plan.kernel * residual, layers * activation // 2, skip or residual, hidden)
+        return Buffers(
+            *[aligned((streams, width), plan.operand.dtype.type) for width in operands],
+            *[aligned((streams, width), np.float32) for width in (residual, activation, skip, hidden, out)],
+            aligned((out,), np.float32),
+            np.zeros(streams, np.int64),
         )
-        rows = [aligned((streams, width), np.float32) for width in widths]
-        return Buffers(*rows, aligned((len(plan.out_bias),), np.float32), np.zeros(streams, np.int64))
 
 
 class Told(NamedTuple):
@@ -84,21 +84,20 @@ def project(plan: Plan, features: Floats, columns: Floats) -> None:
 
 
 @kernel
-def listen(plan: Plan, state: State, taps: Floats) -> None:
-    """The last sample of each stream -> the residual channels that enter the first layer."""
+def listen(plan: Plan, state: State, present: Floats) -> None:
+    """The last sample of each stream -> the residual channels that enter the first layer, present (B, R)."""
     width = plan.heard.shape[1]
-    for b in range(taps.shape[0]):
-        at = b * taps.shape[1] + (plan.kernel - 1) * width
+    for b in range(present.shape[0]):
         if plan.head.family == CATEGORICAL:
-            copy(plan.heard, np.int64(state.heard[b]) * width, taps, at, width)
+            copy(plan.heard, np.int64(state.heard[b]) * width, present, b * width, width)
         else:
             amplitude = broadcast(state.heard[b])
             for i in range(0, width, LANES):
-                store(taps, at + i, fused(load(plan.heard, i), amplitude, load(plan.heard, width + i)))
+                put(present, b * width + i, fused(load(plan.heard, i), amplitude, load(plan.heard, width + i)))
 
 
 @kernel
-def recall(plan: Plan, state: State, taps: Floats) -> None:
+def recall(plan: Plan, state: State, taps: Numbers) -> None:
     """Every layer's past taps, from the rings; all at once, so that one wait for memory is the wait for all."""
     slots, width = state.rings.shape[1], state.rings.shape[2]
     for b in range(taps.shape[0]):
@@ -116,7 +115,7 @@ def recall(plan: Plan, state: State, taps: Floats) -> None:
 
 
 @kernel
-def remember(plan: Plan, state: State, taps: Floats) -> None:
+def remember(plan: Plan, state: State, taps: Numbers) -> None:
     """Every layer's present, the last of its taps, into its ring, where the oldest stood."""
     slots, width = state.rings.shape[1], state.rings.shape[2]
     for b in range(taps.shape[0]):
@@ -129,14 +128,6 @@ def remember(plan: Plan, state: State, taps: Floats) -> None:
 
 
 @kernel
-def tell(told: Told, column: Integers, layer: int, activation: Floats) -> None:
-    """activation = the condition's projection for this layer, from each stream's column."""
-    count, row, width = told.columns.shape[1], told.columns.shape[2], activation.shape[1]
-    for b in range(activation.shape[0]):
-        copy(told.columns, (b * count + column[b]) * row + layer * width, activation, b * width, width)
-
-
-@kernel
 def locate(told: Told, state: State, column: Integers) -> None:
     """Which column of the condition holds at each stream's time."""
     for b in range(len(column)):
@@ -144,14 +135,11 @@ def locate(told: Told, state: State, column: Integers) -> None:
 
 
 @inlined
-def residual(plan: Plan, layer: int, at: int, buffers: Buffers, x_from: int, y: Floats, y_from: int) -> None:
-    """y = x + residual(units): the next layer's present, from this one's."""
-    R, G = plan.residual_bias.shape[1], plan.dilated_bias.shape[1] // 2
-    for b in range(y.shape[0]):
-        for i in range(0, R, LANES):
-            x = load(buffers.taps, b * buffers.taps.shape[1] + x_from + i)
-            store(y, b * y.shape[1] + y_from + i, add(x, load(plan.residual_bias, layer * R + i)))
-    product(plan.weights, at, G, R, buffers.units, layer * G, y, y_from)
+def shift(rows: Floats, bias: Floats, bias_at: int) -> None:
+    """rows += bias, for rows (B, C)."""
+    for b in range(rows.shape[0]):
+        for i in range(0, rows.shape[1], LANES):
+            put(rows, b * rows.shape[1] + i, add(load(rows, b * rows.shape[1] + i), load(bias, bias_at + i)))
 
 
 @kernel
@@ -159,37 +147,46 @@ def step(plan: Plan, state: State, buffers: Buffers, told: Told) -> None:
     """One sample of every stream: from the last sample heard to the head's parameters, in buffers.out."""
     layers, width = plan.dilated_bias.shape
     R, G, S = plan.heard.shape[1], width // 2, plan.skip_bias.shape[0]
-    H, C = plan.hidden_bias.shape[0], plan.out_bias.shape[0]
-    taps, at = plan.kernel * R, 0  # width of a layer's taps; place in the weights
+    B, taps, at = buffers.out.shape[0], plan.kernel * R, 0  # width of a layer's taps; place in the weights
+    row = told.columns.shape[2]
     recall(plan, state, buffers.taps)
-    listen(plan, state, buffers.taps)
+    listen(plan, state, buffers.present)
     locate(told, state, buffers.column)
     for layer in range(layers):
-        tell(told, buffers.column, layer, buffers.activation)
+        for b in range(B):
+            convert(buffers.present, b * R, buffers.taps, (b * layers + layer + 1) * taps - R, R)
+        clear(buffers.activation, 0, buffers.activation.size)
         product(plan.weights, at, taps, width, buffers.taps, layer * taps, buffers.activation, 0)
         at += taps * width
-        gate(buffers.activation, buffers.units, layer * G)
-        present, following = (layer + 1) * taps - R, (layer + 2) * taps - R
-        if layer < layers - 1:
-            residual(plan, layer, at, buffers, present, buffers.taps, following)
-            at += G * R
-        elif S == 0:
-            residual(plan, layer, at, buffers, present, buffers.last, 0)
+        for b in range(B):
+            heard = (b * told.columns.shape[1] + buffers.column[b]) * row + layer * width
+            gate(buffers.activation, b * width, told.columns, heard, buffers.units, (b * layers + layer) * G, G)
+        if layer < layers - 1 or S == 0:
+            shift(buffers.present, plan.residual_bias, layer * R)
+            product(plan.weights, at, G, R, buffers.units, layer * G, buffers.present, 0)
             at += G * R
     remember(plan, state, buffers.taps)
-    read = buffers.last
     if S > 0:
-        read = buffers.skip
-        fill_rows(plan.skip_bias, read)
-        product(plan.weights, at, layers * G, S, buffers.units, 0, read, 0)
+        fill_rows(plan.skip_bias, buffers.skip)
+        product(plan.weights, at, layers * G, S, buffers.units, 0, buffers.skip, 0)
         at += layers * G * S
-    rectify(read)
+    answer(plan, buffers, at)
+
+
+@kernel
+def answer(plan: Plan, buffers: Buffers, at: int) -> None:
+    """The output layers, whose weights begin at `at`: ReLU - 1x1 - ReLU - 1x1, from the skips or else the last residual."""
+    H, C = plan.hidden_bias.shape[0], plan.out_bias.shape[0]
+    if buffers.skip.shape[1] > 0:
+        rectify(buffers.skip, buffers.read)
+    else:
+        rectify(buffers.present, buffers.read)
     fill_rows(plan.hidden_bias, buffers.hidden)
-    product(plan.weights, at, read.shape[1], H, read, 0, buffers.hidden, 0)
-    at += read.shape[1] * H
-    rectify(buffers.hidden)
+    depth = buffers.read.shape[1]
+    product(plan.weights, at, depth, H, buffers.read, 0, buffers.hidden, 0)
+    rectify(buffers.hidden, buffers.hidden_read)
     fill_rows(plan.out_bias, buffers.out)
-    product(plan.weights, at, H, C, buffers.hidden, 0, buffers.out, 0)
+    product(plan.weights, at + depth * H, H, C, buffers.hidden_read, 0, buffers.out, 0)
 
 
 @kernel
@@ -214,13 +211,31 @@ def decode(
     for t in range(T):
         step(plan, state, buffers, told)
         for b in range(B):
-            if t < params.shape[1]:
-                for c in range(params.shape[2]):
-                    params[b, t, c] = buffers.out[b, c]
-            if t < given.shape[1]:
-                x = np.float64(given[b, t])
-            else:
-                x = draw(plan.head, buffers.out, b, buffers.scratch, temperature, seed, streams[b], state.time[b])
-            heard[b, t] = x
-            state.heard[b] = x
-            state.time[b] += 1
+            settle(plan, state, buffers, b, t, streams, seed, temperature, given, heard, params)
+
+
+@inlined
+def settle(
+    plan: Plan,
+    state: State,
+    buffers: Buffers,
+    b: int,
+    t: int,
+    streams: Integers,
+    seed: np.uint64,
+    temperature: float,
+    given: Floats,
+    heard: Floats,
+    params: Floats,
+) -> None:
+    """Sample t of stream b is given or drawn, and heard; see `decode`."""
+    if t < params.shape[1]:
+        for c in range(params.shape[2]):
+            params[b, t, c] = buffers.out[b, c]
+    if t < given.shape[1]:
+        x = np.float64(given[b, t])
+    else:
+        x = draw(plan.head, buffers.out, b, buffers.scratch, temperature, seed, streams[b], state.time[b])
+    heard[b, t] = x
+    state.heard[b] = x
+    state.time[b] += 1

@@ -5,7 +5,7 @@ A stream's samples do not depend on its group, on the threads or on the chunks: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +13,14 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vqwave.decode.arithmetic import Floats
+from vqwave.decode.duet import Duet, Task, cores, run_alone
 from vqwave.decode.kernels import Buffers, Integers, State, Told, decode, project
 from vqwave.decode.plan import Plan, Precision, aligned
+from vqwave.decode.solo import Foresight
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
 
@@ -32,7 +35,10 @@ class Group:
     rows: slice  # of the whole batch
     streams: Integers
     state: State
+    plan: Plan
     buffers: Buffers
+    ahead: Foresight | None  # of a group of one
+    duet: Duet | None  # of a stream that may run on two cores
 
 
 @dataclass(frozen=True)
@@ -58,16 +64,49 @@ class Decoder:
         """streams (B,) number the utterances; condition of B utterances, or of one for all; threads None: torch's number."""
         self.wavenet = wavenet
         self.plan = Plan.of(wavenet, weights)
+        several = Plan.of(wavenet, weights, widened=True) if weights == "bf16" and len(streams) > 1 else self.plan
         self.threads = threads or torch.get_num_threads()
         self.hold = condition.hold if condition is not None else 1
         self.features = self._features(condition, len(streams))  # (B, F, H)
+        self.first = np.zeros(len(streams), np.int64)  # (B,) number of the first of these columns in each stream
         numbers = streams.cpu().numpy().astype(np.int64)
         silence = self._as_heard(torch.zeros(1))[0]
         self.groups = [
-            Group(rows, numbers[rows], State.silent(self.plan, silence, count), Buffers.of(self.plan, count))
+            Group(
+                rows,
+                numbers[rows],
+                State.silent(self.plan, silence, count),
+                self.plan if count == 1 else several,
+                Buffers.of(self.plan, count),
+                Foresight.of(self.plan) if count == 1 else None,
+                Duet() if len(streams) == 1 and self.threads > 1 and cores() > 1 and len(self.plan.skip_bias) else None,
+            )
             for rows in _shares(len(streams), self.threads)
             for count in [rows.stop - rows.start]
         ]
+
+    def tell(self, features: Floats, first: Integers) -> None:
+        """From now on the streams are told columns (B, F, H), numbered from `first` (B,) on; those told before are forgotten."""
+        self.features, self.first = features, first
+
+    def restart(self, row: int, stream: int) -> None:
+        """Row `row` becomes utterance number `stream`, before its first sample; the other rows do not notice."""
+        for group in self.groups:
+            if group.rows.start <= row < group.rows.stop:
+                b = row - group.rows.start
+                group.streams[b], group.state.rings[b], group.state.time[b] = stream, 0.0, 0
+                group.state.heard[b] = self._as_heard(torch.zeros(1))[0]
+
+    def arrays(self) -> dict[str, NDArray]:
+        """All that the streams remember, by name: what `restore` goes on from."""
+        parts = [group.state._asdict() | {"streams": group.streams} for group in self.groups]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def restore(self, arrays: Mapping[str, NDArray]) -> None:
+        """The inverse of `arrays`, for as many streams of the same network in the same precision."""
+        for group in self.groups:
+            for name, array in (group.state._asdict() | {"streams": group.streams}).items():
+                array[...] = arrays[name][group.rows]
 
     def hear(self, x: Tensor, *, keep: bool = False) -> Tensor:
         """Go over given samples x (B, n) -> the head's parameters at each of them (B, C, n), or nothing unless `keep`."""
@@ -101,30 +140,27 @@ class Decoder:
         heard = np.zeros_like(stretch.heard[group.rows])
         params = np.zeros_like(stretch.params[group.rows])
         told = self._told(group, heard.shape[1])
-        decode(
-            self.plan,
-            group.state,
-            group.buffers,
-            told,
-            group.streams,
-            np.uint64(seed & 0xFFFFFFFFFFFFFFFF),
-            float(temperature),
-            np.ascontiguousarray(given[group.rows]),
-            heard,
-            params,
-        )
+        network = (group.plan, group.state, group.buffers, told)
+        draws = (group.streams, np.uint64(seed & 0xFFFFFFFFFFFFFFFF), float(temperature))
+        arrays = (np.ascontiguousarray(given[group.rows]), heard, params)
+        if group.ahead is None:
+            decode(*network, *draws, *arrays)
+        else:
+            task = Task(*network, group.ahead, *draws, *arrays)
+            run_alone(task) if group.duet is None else group.duet.run(task)
         stretch.heard[group.rows], stretch.params[group.rows] = heard, params
 
     def _told(self, group: Group, count: int) -> Told:
         """The condition of the next `count` samples of a group, projected for every layer."""
-        columns, time = self.features.shape[1], int(group.state.time[0])
-        first = min(time // self.hold, columns - 1)
-        last = min((time + count - 1) // self.hold, columns - 1)
-        features = np.ascontiguousarray(self.features[group.rows, first : last + 1])
+        columns, rows = self.features.shape[1], np.arange(group.rows.start, group.rows.stop)
+        wanted = min((count - 1) // self.hold + 2, columns)
+        first = np.minimum(group.state.time // self.hold - self.first[rows], columns - 1)  # (B,)
+        index = np.minimum(first[:, None] + np.arange(wanted), columns - 1)
+        features = self.features[rows[:, None], index]
         B, n, H = features.shape
         projected = aligned((B * n, self.plan.dilated_bias.size), np.float32)
         project(self.plan, features.reshape(B * n, H), projected)
-        return Told(projected.reshape(B, n, -1), np.full(B, first, np.int64), self.hold)
+        return Told(projected.reshape(B, n, -1), self.first[rows] + first, self.hold)
 
     def _features(self, condition: Condition | None, streams: int) -> Floats:
         """(B, F, H); one column of no channels where the network hears nothing."""

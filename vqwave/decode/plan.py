@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from vqwave.models.wavenet import ClassInput, ScalarInput, WaveNet
 
 WIDTH = 16  # all widths are padded with zeros to a multiple of this many channels
 LINE = 64  # bytes: weights begin at a cache line
+LARGE = 1 << 21  # bytes of a large page: as many small ones would be more than a core keeps addresses of
 NEVER = -1e30  # logit of a class that exists only as padding
 
 CATEGORICAL, LOGISTIC, GAUSSIAN = 0, 1, 2
@@ -36,7 +38,9 @@ FAMILIES = {
 }
 
 Floats = NDArray[np.float32]
-Precision = Literal["float32", "bf16"]
+Numbers = Floats | NDArray[np.uint16]  # the latter are bfloat16
+Precision = Literal["float32", "bf16", "bf16-dot"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 class HeadPlan(NamedTuple):
@@ -53,14 +57,16 @@ class Plan(NamedTuple):
     """A WaveNet, ready to decode; a named tuple, since that is what numba passes to kernels.
 
     L layers, k taps, R residual, G gate, S skip (0 for a stack that reads its last residual), H hidden, C head channels, all
-    padded to multiples of 16. A matrix is (inputs, outputs), so that the outputs of one input lie side by side.
+    padded to multiples of 16. A matrix is (inputs, outputs), so that the outputs of one input lie side by side; in bfloat16 the
+    two weights of an output for two neighbouring inputs do, (inputs / 2, outputs, 2), as 16-bit words.
 
     `weights`, in the order of use: for each layer the dilated convolution (k R, 2G), oldest tap first, filter before
     gate, and the residual (G, R); then all layers' skips as one (L G, S), hidden (S or R, H), out (H, C). A
     stack with skips has no last residual.
     """
 
-    weights: Floats | NDArray[np.uint16]  # flat; uint16 holds bfloat16
+    weights: Numbers  # flat
+    operand: Numbers  # (0,), of the kind that products read activations in: bfloat16 for "bf16-dot", else float32
     heard: Floats  # (classes, R) embedding; or (2, R), the weight and the bias of a scalar
     residual_bias: Floats  # (L, R)
     skip_bias: Floats  # (S,), summed over layers
@@ -73,8 +79,11 @@ class Plan(NamedTuple):
     head: HeadPlan
 
     @staticmethod
-    def of(wavenet: WaveNet, weights: Precision = "float32") -> Plan:
-        """Packs a copy. Call `unsupported` first: this takes what it accepts."""
+    def of(wavenet: WaveNet, weights: Precision = "float32", *, widened: bool = False) -> Plan:
+        """Packs a copy. Call `unsupported` first: this takes what it accepts.
+
+        `widened` keeps weights that were rounded to bfloat16 in float32: the same products, quicker for many streams.
+        """
         stack, spec = wavenet.stack, wavenet.stack.spec
         layers = list(stack.layers)
         gate = padded(spec.gate)
@@ -85,15 +94,17 @@ class Plan(NamedTuple):
                 matrices.append(_matrix(layer.residual.weight))
         if spec.skip:
             matrices.append(torch.cat([_matrix(layer.skip.weight) for layer in layers]))
-        matrices += [_matrix(stack.hidden.weight), _matrix(stack.out.weight)]
+        out_weight, out_bias = wavenet.last_layer()
+        matrices += [_matrix(stack.hidden.weight), _matrix(out_weight)]
         zeros = torch.zeros(spec.residual)
         residual_bias = [zeros if layer.residual is None else layer.residual.bias for layer in layers]
         skip_bias = torch.stack([layer.skip.bias for layer in layers]).sum(0) if spec.skip else torch.zeros(0)
-        out_bias = _pad(stack.out.bias, -1)
+        out_bias = _pad(out_bias, -1)
         if not wavenet.head.continuous:
             out_bias[wavenet.head.channels :] = NEVER
         return Plan(
-            weights=_pack(matrices, weights),
+            weights=_pack(matrices, weights, widened),
+            operand=np.zeros(0, np.uint16 if weights == "bf16-dot" else np.float32),
             heard=_array(_pad(_heard(wavenet), -1)),
             residual_bias=_array(_pad(torch.stack(residual_bias), -1)),
             skip_bias=_array(_pad(skip_bias, -1)),
@@ -133,10 +144,17 @@ def padded(channels: int) -> int:
 
 
 def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray:
-    """Zeros whose first byte begins a cache line."""
+    """Zeros whose first byte begins a cache line; if they are many, a large page, where the system has those."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + LINE, np.uint8)
-    start = -raw.ctypes.data % LINE
+    large = size >= LARGE // 2 and hasattr(mmap, "MADV_HUGEPAGE")
+    edge = LARGE if large else LINE
+    if large:
+        memory = mmap.mmap(-1, size + edge)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        raw = np.frombuffer(memory, np.uint8)
+    else:
+        raw = np.zeros(size + edge, np.uint8)
+    start = -raw.ctypes.data % edge
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
@@ -165,12 +183,15 @@ def _array(x: Tensor) -> Floats:
     return result
 
 
-def _pack(matrices: Iterable[Tensor], precision: Precision) -> Floats | NDArray[np.uint16]:
-    flat = torch.cat([matrix.reshape(-1) for matrix in matrices])
+def _pack(matrices: Iterable[Tensor], precision: Precision, widened: bool) -> Numbers:
     if precision == "float32":
-        return _array(flat)
+        return _array(torch.cat([matrix.reshape(-1) for matrix in matrices]))
+    rounded = [matrix.to(torch.bfloat16) for matrix in matrices]
+    if widened and precision == "bf16":
+        return _array(torch.cat([matrix.reshape(-1) for matrix in rounded]))
+    flat = torch.cat([matrix.unflatten(0, (-1, 2)).transpose(1, 2).reshape(-1) for matrix in rounded])
     result = aligned(tuple(flat.shape), np.uint16)
-    result[...] = flat.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    result[...] = flat.view(torch.int16).numpy().view(np.uint16)
     return result
 
 

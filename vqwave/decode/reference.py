@@ -13,9 +13,11 @@ from vqwave.distributions import Distribution
 from vqwave.models.student import Student
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
+from vqwave.nn.flows import FlowState
 from vqwave.nn.wavenet import StackState
 
 BLOCK = 4096  # samples whose uniforms are drawn at once
+BLOCK_OF_STUDENT = 512  # samples of a student's pass, at the least: whole frames of them
 
 
 @torch.inference_mode()
@@ -39,25 +41,41 @@ def sample_wavenet(
     not on what else is in the batch. `prime` (B, n) is heard first and is not part of the result. `top_p` below 1 keeps the
     fewest classes that hold that mass (categorical heads alone); `guidance` w: see `Guided`.
     """
-    law, state = Guided(wavenet, condition, guidance), StackState()
-    parameter = next(wavenet.parameters())
-    last = torch.zeros(len(streams), 1, device=parameter.device, dtype=parameter.dtype)
+    loop = Loop(wavenet, condition, streams, guidance)
     if prime is not None and prime.shape[1]:
-        heard = torch.cat([last, prime.to(last)], 1)
-        law(heard[:, :-1], state)
-        last = heard[:, -1:]
-    drawn = []
-    with one_thread():
-        for first in range(0, samples, BLOCK):
-            count = min(BLOCK, samples - first)
-            u = uniforms(seed, streams, state.time, count).to(last)  # (4, B, count)
+        loop.hear(prime)
+    drawn = [loop.last[:, :0]]
+    for first in range(0, samples, BLOCK):
+        count = min(BLOCK, samples - first)
+        drawn.append(loop.draw(count, seed, temperature, top_p))
+        if progress is not None:
+            progress(count)
+    return torch.cat(drawn, 1)
+
+
+class Loop:
+    """Streams of one WaveNet under way: each call carries on where the last one stopped."""
+
+    def __init__(self, wavenet: WaveNet, condition: Condition | None, streams: Tensor, guidance: float = 1.0) -> None:
+        parameter = next(wavenet.parameters())
+        self.law, self.state, self.streams = Guided(wavenet, condition, guidance), StackState(), streams
+        self.last = torch.zeros(len(streams), 1, device=parameter.device, dtype=parameter.dtype)  # silence
+
+    def hear(self, x: Tensor) -> None:
+        """Go over given samples x (B, n)."""
+        heard = torch.cat([self.last, x.to(self.last)], 1)
+        self.law(heard[:, :-1], self.state)
+        self.last = heard[:, -1:]
+
+    def draw(self, count: int, seed: int, temperature: float, top_p: float) -> Tensor:
+        """The next samples (B, count)."""
+        u, drawn = uniforms(seed, self.streams, self.state.time, count).to(self.last), [self.last[:, :0]]  # u (4, B, count)
+        with one_thread():
             for t in range(count):
-                distribution = law(last, state, temperature)
-                last = (distribution.nucleus(top_p) if top_p < 1 else distribution).sample(u[..., t : t + 1])
-                drawn.append(last)
-            if progress is not None:
-                progress(count)
-    return torch.cat(drawn, 1) if drawn else last[:, :0]
+                distribution = self.law(self.last, self.state, temperature)
+                self.last = (distribution.nucleus(top_p) if top_p < 1 else distribution).sample(u[..., t : t + 1])
+                drawn.append(self.last)
+        return torch.cat(drawn, 1)
 
 
 @contextmanager
@@ -82,12 +100,20 @@ class Guided:
     """
 
     def __init__(self, wavenet: WaveNet, condition: Condition | None, weight: float) -> None:
-        self.wavenet, self.weight, self.copies = wavenet, weight, 1
-        if weight != 1:
-            nothing, told = wavenet.conditioner.nothing().features, condition.features
-            condition = Condition(torch.cat([told, nothing.expand_as(told)]), condition.hold)
-            self.copies = 2  # one batch of both, so that each half keeps its own past
-        self.projected = wavenet.stack.project(condition)
+        self.wavenet, self.weight = wavenet, weight
+        self.copies = 1 if weight == 1 else 2  # one batch of both, so that each half keeps its own past
+        self.tell(condition)
+
+    def tell(self, condition: Condition | None) -> None:
+        """What the samples from now on hear. Columns are projected one by one: torch may round otherwise for another number."""
+        if self.copies == 2:
+            nothing, told = self.wavenet.conditioner.nothing().features, condition.features
+            condition = Condition(torch.cat([told, nothing.expand_as(told)]), condition.hold, condition.origin)
+        if condition is None or self.wavenet.stack.projection is None:
+            self.projected = None
+            return
+        columns = [self.wavenet.stack.projection(column.contiguous()) for column in condition.features.split(1, -1)]
+        self.projected = Condition(torch.cat(columns, -1), condition.hold, condition.origin)
 
     def __call__(self, last: Tensor, state: StackState, temperature: float = 1.0) -> Distribution:
         """As `WaveNet.step`; the state is that of all copies."""
@@ -108,7 +134,41 @@ def sample_student(
     seed: int = 0,
     temperature: float = 1.0,
 ) -> Tensor:
-    """x = g(z, h) in one pass, with z from the same counters: (B, samples) float32 in [-1, 1]."""
-    parameter = next(student.parameters())
-    u = uniforms(seed, streams, 0, samples).to(parameter)
-    return student.transform(student.noise(u, temperature), condition).x.clamp(-1.0, 1.0)
+    """x = g(z, h) with z from the same counters: (B, samples) float32 in [-1, 1].
+
+    The one pass goes block by block, each as long as the last: its activations stay in the cache, and torch, which may round
+    otherwise for another length, gives the same bits for the same blocks, of a whole utterance or of a stream.
+    """
+    flowing, end = Flowing(student, streams), -(-samples // student.hop) * student.hop
+    parts = [torch.zeros(len(streams), 0).to(next(student.parameters()))]
+    for first in range(0, end, flowing.block):
+        parts.append(flowing.draw(min(flowing.block, end - first), condition, seed, temperature))
+    return torch.cat(parts, 1)[:, :samples]
+
+
+class Flowing:
+    """Streams of one student under way, block by block."""
+
+    def __init__(self, student: Student, streams: Tensor) -> None:
+        flows = student.flows.flows
+        self.student, self.streams = student, streams
+        self.states, self.time = [FlowState() for _ in flows], 0
+        self.hold = student.conditioner.hold
+        self.ahead = max(-flow.offset % flow.fold for flow in flows)  # samples that blocks hear their condition early
+        self.block = -(-BLOCK_OF_STUDENT // student.hop) * student.hop  # samples
+
+    def draw(self, count: int, condition: Condition | None, seed: int, temperature: float) -> Tensor:
+        """The next samples (B, count); the condition holds at least the columns of these samples and of `ahead` more."""
+        u = uniforms(seed, self.streams, self.time, count).to(next(self.student.parameters()))
+        heard = None if condition is None else self._window(condition, count)
+        self.time += count
+        return self.student.transform(self.student.noise(u, temperature), heard, self.states).x.clamp(-1.0, 1.0)
+
+    def _window(self, condition: Condition, count: int) -> Condition:
+        """The columns that these samples hear, and no others, which would cost their projection."""
+        if condition.features.shape[-1] == 1:
+            return condition
+        before = condition.origin // self.hold
+        first, last = self.time // self.hold, (self.time + count - 1 + self.ahead) // self.hold
+        features = condition.features[..., first - before : last - before + 1].contiguous()
+        return Condition(features, self.hold, first * self.hold)

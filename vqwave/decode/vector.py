@@ -58,22 +58,22 @@ def _ints(value: int) -> ir.Constant:
     return ir.Constant(_INTS, [value] * LANES)
 
 
-def _call(builder: ir.IRBuilder, name: str, *args: ir.Value, result: ir.Type = _FLOATS) -> ir.Value:
+def call(builder: ir.IRBuilder, name: str, *args: ir.Value, result: ir.Type = _FLOATS) -> ir.Value:
     """Call an LLVM intrinsic by name."""
     kind = ir.FunctionType(result, [arg.type for arg in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
 
-def _fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-    return _call(builder, "llvm.fma.v16f32", a, b, c)
+def fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+    return call(builder, "llvm.fma.v16f32", a, b, c)
 
 
-def _splat(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    empty = ir.Constant(_FLOATS, ir.Undefined)
+def splat(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    empty = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
     return builder.shuffle_vector(builder.insert_element(empty, value, ir.Constant(_INT, 0)), empty, _ints(0))
 
 
-def _load(builder: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
+def load_floats(builder: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
     """Sixteen numbers from a pointer to float32, or to the upper halves of float32 (bfloat16), which are widened."""
     if pointer.type.pointee == _FLOAT:
         return builder.load(builder.bitcast(pointer, _FLOATS.as_pointer()), align=4)
@@ -81,28 +81,40 @@ def _load(builder: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
     return builder.bitcast(builder.shl(builder.zext(halves, _INTS), _ints(16)), _FLOATS)
 
 
-def _store(builder: ir.IRBuilder, pointer: ir.Value, value: ir.Value) -> None:
+def store_floats(builder: ir.IRBuilder, pointer: ir.Value, value: ir.Value) -> None:
     builder.store(value, builder.bitcast(pointer, _FLOATS.as_pointer()), align=4)
 
 
 def _clamp(builder: ir.IRBuilder, x: ir.Value, low: float, high: float) -> ir.Value:
-    return _call(builder, "llvm.minnum.v16f32", _call(builder, "llvm.maxnum.v16f32", x, _floats(low)), _floats(high))
+    return call(builder, "llvm.minnum.v16f32", call(builder, "llvm.maxnum.v16f32", x, _floats(low)), _floats(high))
 
 
 def _exp(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """e^x for |x| <= 87, else that of the bound; within 2 ulp. Cephes' expf: x = n ln 2 + r, a polynomial in r, 2^n by bits."""
     x = _clamp(builder, x, -87.0, 87.0)
-    n = _call(builder, "llvm.rint.v16f32", builder.fmul(x, _floats(1.44269504)))
-    r = _fma(builder, n, _floats(2.12194440e-4), _fma(builder, n, _floats(-0.693359375), x))
+    n = call(builder, "llvm.rint.v16f32", builder.fmul(x, _floats(1.44269504)))
+    r = fma(builder, n, _floats(2.12194440e-4), fma(builder, n, _floats(-0.693359375), x))
     p = _floats(1.9875691500e-4)
     for coefficient in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
-        p = _fma(builder, p, r, _floats(coefficient))
-    p = _fma(builder, p, builder.fmul(r, r), builder.fadd(r, _floats(1.0)))
+        p = fma(builder, p, r, _floats(coefficient))
+    p = fma(builder, p, builder.fmul(r, r), builder.fadd(r, _floats(1.0)))
     exponent = builder.shl(builder.add(builder.fptosi(n, _INTS), _ints(127)), _ints(23))
     return builder.fmul(p, builder.bitcast(exponent, _FLOATS))
 
 
-def _array(context: Context, builder: ir.IRBuilder, kind: types.Array, value: ir.Value) -> Array:
+def _exp2(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """2^x for |x| < 126: 2^n by bits, times a polynomial in r = x - n, |r| <= 1/2, within 1e-7 (minimax, begun at 1)."""
+    magic = _floats(12582912.0)  # 1.5 * 2^23: what is added to it is rounded to a whole number, in its low bits
+    shifted = builder.fadd(x, magic)
+    r = builder.fsub(x, builder.fsub(shifted, magic))
+    p = _floats(1.32647e-3)
+    for coefficient in (9.67151e-3, 5.550734e-2, 2.4022242e-1, 6.9314698e-1, 1.0):
+        p = fma(builder, p, r, _floats(coefficient))
+    exponent = builder.shl(builder.bitcast(shifted, _INTS), _ints(23))
+    return builder.bitcast(builder.add(builder.bitcast(p, _INTS), exponent), _FLOATS)
+
+
+def array_of(context: Context, builder: ir.IRBuilder, kind: types.Array, value: ir.Value) -> Array:
     return context.make_array(kind)(context, builder, value=value)
 
 
@@ -111,8 +123,8 @@ def load(_typing: Typing, array: types.Array, index: types.Integer) -> Generated
     """array.flat[index : index + 16] -> vector; float32, or bfloat16 held as uint16."""
 
     def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
-        data = _array(context, builder, signature.args[0], args[0]).data
-        return _load(builder, builder.gep(data, [args[1]]))
+        data = array_of(context, builder, signature.args[0], args[0]).data
+        return load_floats(builder, builder.gep(data, [args[1]]))
 
     return VECTOR(array, types.intp), generate
 
@@ -122,8 +134,8 @@ def store(_typing: Typing, array: types.Array, index: types.Integer, value: Vect
     """array.flat[index : index + 16] = vector."""
 
     def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
-        data = _array(context, builder, signature.args[0], args[0]).data
-        _store(builder, builder.gep(data, [args[1]]), args[2])
+        data = array_of(context, builder, signature.args[0], args[0]).data
+        store_floats(builder, builder.gep(data, [args[1]]), args[2])
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), generate
@@ -132,7 +144,7 @@ def store(_typing: Typing, array: types.Array, index: types.Integer, value: Vect
 @intrinsic
 def broadcast(_typing: Typing, _value: types.Float) -> Generated:
     """One float32 in every lane."""
-    return VECTOR(types.float32), lambda _c, builder, _s, args: _splat(builder, args[0])
+    return VECTOR(types.float32), lambda _c, builder, _s, args: splat(builder, args[0])
 
 
 @intrinsic
@@ -143,12 +155,12 @@ def add(_typing: Typing, _a: VectorType, _b: VectorType) -> Generated:
 @intrinsic
 def fused(_typing: Typing, _a: VectorType, _b: VectorType, _c: VectorType) -> Generated:
     """a b + c, rounded once."""
-    return VECTOR(VECTOR, VECTOR, VECTOR), lambda _x, builder, _s, args: _fma(builder, *args)
+    return VECTOR(VECTOR, VECTOR, VECTOR), lambda _x, builder, _s, args: fma(builder, *args)
 
 
 @intrinsic
 def larger(_typing: Typing, _a: VectorType, _b: VectorType) -> Generated:
-    return VECTOR(VECTOR, VECTOR), lambda _c, builder, _s, args: _call(builder, "llvm.maxnum.v16f32", *args)
+    return VECTOR(VECTOR, VECTOR), lambda _c, builder, _s, args: call(builder, "llvm.maxnum.v16f32", *args)
 
 
 @intrinsic
@@ -156,7 +168,7 @@ def largest(_typing: Typing, _x: VectorType) -> Generated:
     """The largest lane."""
 
     def generate(_context: Context, builder: ir.IRBuilder, _signature: Signature, args: Args) -> ir.Value:
-        return _call(builder, "llvm.vector.reduce.fmax.v16f32", args[0], result=_FLOAT)
+        return call(builder, "llvm.vector.reduce.fmax.v16f32", args[0], result=_FLOAT)
 
     return types.float32(VECTOR), generate
 
@@ -180,8 +192,8 @@ def exp_scaled(_typing: Typing, _x: VectorType, _shift: types.Float, _scale: typ
     """exp((x - shift) scale)."""
 
     def generate(_context: Context, builder: ir.IRBuilder, _signature: Signature, args: Args) -> ir.Value:
-        shifted = builder.fsub(args[0], _splat(builder, args[1]))
-        return _exp(builder, builder.fmul(shifted, _splat(builder, args[2])))
+        shifted = builder.fsub(args[0], splat(builder, args[1]))
+        return _exp(builder, builder.fmul(shifted, splat(builder, args[2])))
 
     return VECTOR(VECTOR, types.float32, types.float32), generate
 
@@ -192,57 +204,14 @@ def gated(_typing: Typing, _filter: VectorType, _gate: VectorType) -> Generated:
 
     def generate(_context: Context, builder: ir.IRBuilder, _signature: Signature, args: Args) -> ir.Value:
         one = _floats(1.0)
-        a = _exp(builder, builder.fmul(_clamp(builder, args[0], -15.0, 15.0), _floats(-2.0)))
-        b = _exp(builder, builder.fneg(args[1]))
+        a = _exp2(builder, builder.fmul(_clamp(builder, args[0], -15.0, 15.0), _floats(-2.88539008)))
+        b = _exp2(builder, builder.fmul(_clamp(builder, args[1], -80.0, 80.0), _floats(-1.44269504)))
         return builder.fdiv(builder.fsub(one, a), builder.fmul(builder.fadd(one, a), builder.fadd(one, b)))
 
     return VECTOR(VECTOR, VECTOR), generate
 
 
-@intrinsic(prefer_literal=True)
-def accumulate(
-    _typing: Typing,
-    rows: types.IntegerLiteral,
-    vectors: types.IntegerLiteral,
-    weights: types.Array,
-    _at: types.Integer,
-    _width: types.Integer,
-    x: types.Array,
-    _x_at: types.Integer,
-    _depth: types.Integer,
-    y: types.Array,
-    _y_at: types.Integer,
-) -> Generated:
-    """A register tile of y += x W: `rows` streams by 16 `vectors` outputs, all sums in registers; both are literals.
-
-    W[k][j] = weights[at + k width + j], k < depth; x and y (B, ...) are entered at x_at and y_at and go on by their rows.
-    """
-    n, m = rows.literal_value, vectors.literal_value
-
-    def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
-        _, _, weights_, at, width, x_, x_at, depth, y_, y_at = args
-        weights_ = _array(context, builder, signature.args[2], weights_)
-        sources = _row_pointers(builder, _array(context, builder, signature.args[5], x_), x_at, n)
-        targets = _row_pointers(builder, _array(context, builder, signature.args[8], y_), y_at, n)
-        places = [[builder.gep(row, [ir.Constant(width.type, LANES * v)]) for v in range(m)] for row in targets]
-        sums = [[cgutils.alloca_once_value(builder, _load(builder, place)) for place in row] for row in places]
-        with cgutils.for_range(builder, depth) as loop:
-            line = builder.gep(weights_.data, [builder.add(at, builder.mul(loop.index, width))])
-            columns = [_load(builder, builder.gep(line, [ir.Constant(width.type, LANES * v)])) for v in range(m)]
-            for source, row in zip(sources, sums, strict=True):
-                value = _splat(builder, builder.load(builder.gep(source, [loop.index])))
-                for column, place in zip(columns, row, strict=True):
-                    builder.store(_fma(builder, column, value, builder.load(place)), place)
-        for row, pointers in zip(sums, places, strict=True):
-            for place, pointer in zip(row, pointers, strict=True):
-                _store(builder, pointer, builder.load(place))
-        return context.get_dummy_value()
-
-    index = types.intp
-    return types.void(rows, vectors, weights, index, index, x, index, index, y, index), generate
-
-
-def _row_pointers(builder: ir.IRBuilder, array: Array, start: ir.Value, rows: int) -> list[ir.Value]:
+def row_pointers(builder: ir.IRBuilder, array: Array, start: ir.Value, rows: int) -> list[ir.Value]:
     """Pointers into `rows` consecutive rows of an array (B, ..., C), the first at flat index `start`."""
     stride = cgutils.unpack_tuple(builder, array.shape)[-1]
     pointers = [builder.gep(array.data, [start])]

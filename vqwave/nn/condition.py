@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.errors import BadInput
+from vqwave.nn import draws
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class ConditionDropout(nn.Module):
         if not (self.training and self.active and len(self.nothing)):
             return list(parts.values())
         first = next(iter(parts.values()))
-        whole, *alone = (torch.rand(1 + len(parts), len(first), 1, 1, device=first.device)).unbind()
+        whole, *alone = draws.uniforms(len(first), 1 + len(parts), 1, 1, like=first.device).unbind(1)
         heard = []
         for (name, part), u in zip(parts.items(), alone, strict=True):
             dropped = (whole < self.whole) | (u < self.rates[name])
@@ -160,16 +161,21 @@ class Conditioner(nn.Module):
         Raises BadInput for a vector that is not given or has another size.
         """
         parts = {}
-        attributes = [self.embeddings[name](labels[name]) for name in self.labels]
-        attributes += [layer(self._vector(labels, name)) for name, layer in self.vectors.items()]
-        if attributes:
-            parts["labels"] = _sum(attributes)[..., None]  # (B, H, 1)
+        attributes = self.attributes(labels)
+        if attributes is not None:
+            parts["labels"] = attributes
         if self.frames is not None:
             x = self.frames(frames)
             for layer in self.upsample:
                 x = layer(F.leaky_relu(x, 0.4))
             parts["frames"] = x
         return Condition(_sum(self.dropout(parts)), self.hold) if parts else None
+
+    def attributes(self, labels: Mapping[str, Tensor]) -> Tensor | None:
+        """What of a condition does not change in time, (B, H, 1): labels and vectors; None where there are none."""
+        heard = [self.embeddings[name](labels[name]) for name in self.labels]
+        heard += [layer(self._vector(labels, name)) for name, layer in self.vectors.items()]
+        return _sum(heard)[..., None] if heard else None
 
     def nothing(self) -> Condition:
         """What an utterance hears whose whole condition was dropped, (1, H, 1): guidance moves away from it.

@@ -1,0 +1,185 @@
+"""One stream: working ahead and two cores change nothing but the time it takes, and neither thread waits for ever."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vqwave.decode.precision import missing, numbers
+from vqwave.distributions import MixtureOfLogistics, MuLaw
+from vqwave.errors import BadInput
+from vqwave.models import WaveNet, WaveNetSpec
+from vqwave.nn.condition import Condition, ConditionerSpec
+from vqwave.nn.wavenet import StackSpec
+
+pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vqwave[fast]'")
+from vqwave.decode import duet, numba_backend, pipeline
+from vqwave.decode.signals import APART, signals, wait_for
+
+PRECISIONS = ["float32", "bf16", "bf16-dot"]
+DEEP = StackSpec(layers=9, cycle=5, kernel=2, residual=32, gate=16, skip=48, hidden=32)
+SHAPES = [
+    DEEP,
+    dataclasses.replace(DEEP, kernel=3, residual=24, gate=20),
+    dataclasses.replace(DEEP, kernel=1),
+    dataclasses.replace(DEEP, kernel=3, skip=0),
+]
+HOP = 40
+
+
+def wavenet(shape: StackSpec = DEEP, head: MuLaw | MixtureOfLogistics = MuLaw()) -> WaveNet:  # noqa: B008
+    torch.manual_seed(3)
+    spec = WaveNetSpec(head=head, network=shape, conditioner=ConditionerSpec(channels=12, labels=()))
+    net = spec.build(8000, {}, 5, HOP)
+    with torch.no_grad():
+        net.stack.out.weight.mul_(4.0)
+        net.stack.projection.weight.mul_(4.0)
+    return net.eval()
+
+
+@torch.no_grad()
+def condition(net: WaveNet, streams: int = 1) -> Condition:
+    return net.condition(torch.randn(streams, 5, 6, generator=torch.Generator().manual_seed(1)), {})
+
+
+def able(precision: str) -> None:
+    reason = missing(precision)
+    if reason:
+        pytest.skip(reason)
+
+
+def decoder(net: WaveNet, precision: str, threads: int, streams: int = 1) -> numba_backend.Decoder:
+    return numba_backend.Decoder(net, condition(net, streams), torch.arange(streams), weights=precision, threads=threads)
+
+
+def drawn(built: numba_backend.Decoder, *counts: int) -> Tensor:
+    return torch.cat([chunk for count in counts for chunk in built.draw(count, seed=9)], 1)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_solo_kernel_has_the_bits_of_the_batch(shape: StackSpec, precision: str) -> None:
+    able(precision)
+    net = wavenet(shape)
+    everyone = condition(net, 11)
+    together = drawn(decoder(net, precision, 1, streams=11), 300)
+    first = Condition(everyone.features[:1], everyone.hold)
+    alone = numba_backend.Decoder(net, first, torch.arange(1), weights=precision, threads=1)
+    assert alone.groups[0].ahead is not None
+    assert torch.equal(drawn(alone, 300), together[:1])
+    assert together[0].std() > 1e-3
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_chunks_of_any_length_meet_in_the_middle_of_what_was_foreseen(precision: str) -> None:
+    able(precision)
+    net = wavenet()
+    whole = drawn(decoder(net, precision, 1), 260)
+    assert torch.equal(drawn(decoder(net, precision, 1), 1, 2, 5, 8, 0, 13, 31, 200), whole)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("head", [MuLaw(), MixtureOfLogistics(components=3)])
+def test_two_cores_have_the_bits_of_one(
+    head: MuLaw | MixtureOfLogistics,
+    precision: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    able(precision)
+    monkeypatch.setattr(duet.Pace, "choose", lambda _pace: "together")
+    net = wavenet(head=head)
+    alone = drawn(decoder(net, precision, 1), 400)
+    monkeypatch.setattr(numba_backend, "cores", lambda: 2)
+    pair = decoder(net, precision, 2)
+    assert pair.groups[0].duet is not None
+    assert torch.equal(drawn(pair, 250, 150), alone)
+    assert pair.groups[0].duet.pace.together is not None
+
+
+def test_a_second_thread_that_never_runs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is kept busy elsewhere: the first gives up, draws what it had begun, and goes on alone with the same bits."""
+    net = wavenet()
+    expected = drawn(decoder(net, "float32", 1), 200)
+    monkeypatch.setattr(numba_backend, "cores", lambda: 2)
+    pair, done = decoder(net, "float32", 2), threading.Event()
+    blocker = duet._second().submit(done.wait)
+    try:
+        assert torch.equal(drawn(pair, 200), expected)
+    finally:
+        done.set()
+        blocker.result()
+
+
+def test_a_wait_ends_when_patience_does() -> None:
+    flags = signals(2)
+    assert wait_for(flags, 1, 5, 1000) == 0
+    flags[APART] = 7
+    assert wait_for(flags, 1, 5, 1000) == 7
+
+
+def test_a_follower_without_a_leader_returns() -> None:
+    built = decoder(wavenet(), "float32", 1)
+    group = built.groups[0]
+    nothing, heard, params = np.zeros((1, 0), np.float32), np.zeros((1, 4), np.float32), np.zeros((1, 0, 1), np.float32)
+    flags = signals(pipeline.SIGNALS)
+    draws = (group.streams, np.uint64(0), 1.0, nothing, heard, params)
+    assert pipeline.follow(group.plan, group.state, group.buffers, flags, 0, 4, *draws) == 0
+    assert group.state.time[0] == 0
+
+
+def test_the_pace_takes_the_faster_way_and_asks_again() -> None:
+    pace = duet.Pace()
+    assert pace.choose() == "together"
+    pace.together = 2.0
+    assert pace.choose() == "alone"
+    pace.alone = 1.0
+    ways = [pace.choose() for _ in range(2 * duet.AGAIN)]
+    assert ways.count("together") == 2
+    pace.together = 0.5
+    assert [pace.choose() for _ in range(duet.AGAIN)].count("alone") == 1
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("bf16", 1e-3), ("bf16-dot", 2e-3)])
+def test_narrow_numbers_cost_little(precision: str, bound: float) -> None:
+    """KL from the float32 law, in nats a sample, teacher-forced."""
+    able(precision)
+    net = wavenet()
+    x = drawn(decoder(net, "float32", 1), 600)
+    exact = numba_backend.score_wavenet(net, x, condition(net)).double().log_softmax(1)
+    coarse = numba_backend.score_wavenet(net, x, condition(net), weights=precision).double().log_softmax(1)
+    assert 0 < (exact.exp() * (exact - coarse)).sum(1).mean() < bound
+
+
+@pytest.mark.slow
+def test_ten_minutes_of_a_stream_take_no_memory() -> None:
+    """Nothing is allocated but for the chunk that is handed out: 10 minutes at 8 kHz of a small network."""
+    resource = pytest.importorskip("resource")
+    tiny = StackSpec(layers=3, cycle=3, kernel=2, residual=16, gate=16, skip=16, hidden=16)
+    built = decoder(wavenet(tiny), "float32", 1)
+    chunks = built.draw(10 * 60 * 8000)
+    for _ in range(20):
+        next(chunks)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    shapes = [array.shape for array in built.groups[0].state]
+    assert sum(chunk.shape[1] for chunk in chunks) > 4e6
+    assert [array.shape for array in built.groups[0].state] == shapes
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2048  # KiB, of other threads' making at most
+
+
+def test_names_of_precisions() -> None:
+    assert numbers("float32") == "float32"
+    assert numbers("auto") in ("bf16", "bf16-dot")
+    with pytest.raises(BadInput, match="did you mean bf16-dot"):
+        numbers("bf16dot")
+
+
+def test_an_absent_instruction_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llvmlite.binding.get_host_cpu_features", dict)
+    assert numbers("auto") == "bf16"
+    with pytest.warns(UserWarning, match="AVX-512 BF16"):
+        assert numbers("bf16-dot") == "bf16"

@@ -1,0 +1,188 @@
+"""The CUDA kernel: its laws under Triton's interpreter, what the compiler makes of it, and, where there is a GPU, both there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from vqwave.decode import backends
+from vqwave.decode.plan import Plan
+from vqwave.decode.triton_tuning import Task, shared
+from vqwave.distributions import Head, MixtureOfLogistics, MuLaw
+from vqwave.errors import BadInput
+from vqwave.models import WaveNet, WaveNetSpec
+from vqwave.nn.condition import Condition, ConditionerSpec
+from vqwave.nn.wavenet import StackSpec
+
+pytest.importorskip("triton", reason="the CUDA kernel needs triton: pip install 'vqwave[cuda]'")
+from vqwave.decode import triton_backend as fast
+from vqwave.decode.triton_pack import pack
+
+LAWS = Path(__file__).with_name("triton_laws.py")
+KB = 1024
+LIMITS = {80: 163 * KB, 90: 227 * KB}  # shared memory of a program, by compute capability
+PAPER = StackSpec()  # 30 layers, residual and gate 64, skip and hidden 256
+DRAW, SCORE = Task(forced=False, keep=False), Task(forced=True, keep=True)
+
+
+def obey(*arguments: str, interpreted: bool) -> None:
+    """The laws in a process of their own, since Triton decides when it is imported whether it interprets."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    if interpreted:
+        environment["TRITON_INTERPRET"] = "1"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(LAWS), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert re.search(r"\d+ passed", done.stdout), done.stdout
+
+
+def test_short_laws_under_the_interpreter() -> None:
+    obey("-m", "not slow", "-k", "door or fit or lengths or (parallel_pass and head0)", interpreted=True)
+
+
+@pytest.mark.slow
+def test_all_laws_under_the_interpreter() -> None:
+    obey("-m", "", interpreted=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_all_laws_on_the_device() -> None:
+    obey("-m", "", interpreted=False)
+
+
+def wavenet(head: Head | None = None, network: StackSpec = PAPER) -> WaveNet:
+    torch.manual_seed(0)
+    spec = WaveNetSpec(head=head or MuLaw(), network=network, conditioner=ConditionerSpec(channels=64))
+    return spec.build(16000, {"speaker": ["a", "b"]}, 64, 160).eval()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Stands in for a CUDA driver, so that Triton compiles for a device that is not there."""
+
+    capability: int
+
+    def get_current_target(self) -> object:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        return self.capability
+
+    def get_current_stream(self, device: int = 0) -> int:
+        return 0
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[object]:
+    from triton.runtime import driver as drivers
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    yield drivers
+    with contextlib.suppress(RuntimeError):  # without a GPU there is no other to go back to
+        drivers.reset_active()
+
+
+def resources(cubin: bytes, folder: Path) -> dict[str, int]:
+    """Registers and bytes of stack of a compiled kernel: what spills lies on the stack."""
+    from triton.backends import nvidia
+
+    tool = Path(nvidia.__path__[0]) / "bin" / "cuobjdump"
+    if not tool.exists():
+        pytest.skip("this Triton brings no cuobjdump, which tells registers from spills")
+    path = folder / "kernel.cubin"
+    path.write_bytes(cubin)
+    told = subprocess.run([str(tool), "--dump-resource-usage", str(path)], capture_output=True, text=True, check=True).stdout
+    return {name: int(count) for name, count in re.findall(r"(REG|STACK):(\d+)", told)}
+
+
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("capability", "weights", "head", "task", "network", "stack"),
+    [
+        (80, "bf16", MuLaw(), DRAW, PAPER, 0),
+        (90, "bf16", MuLaw(), DRAW, PAPER, 0),
+        pytest.param(90, "bf16", MuLaw(), SCORE, PAPER, 0, marks=slow),
+        pytest.param(90, "bf16", MixtureOfLogistics(), DRAW, PAPER, 0, marks=slow),
+        pytest.param(90, "bf16", MuLaw(), DRAW, StackSpec(kernel=3), 0, marks=slow),
+        pytest.param(90, "float32", MuLaw(), DRAW, PAPER, 512, marks=slow),  # three products for one: some registers spill
+        pytest.param(80, "bf16", MuLaw(), DRAW, StackSpec(residual=128, gate=128), 512, marks=slow),
+    ],
+)
+def test_a_paper_sized_kernel_fits_the_chip(
+    capability: int,
+    weights: str,
+    head: Head,
+    task: Task,
+    network: StackSpec,
+    stack: int,
+    driver: object,
+    tmp_path: Path,
+) -> None:
+    """Shared memory as estimated and within the limit; registers do not spill in bf16."""
+    driver.set_active(Bench(capability))
+    net = wavenet(head, network)
+    decoder = fast.Decoder(net, None, torch.arange(16), weights=weights, limit=LIMITS[capability])
+    kernel = decoder.compile(task)
+    tuning = decoder.tuning
+    estimate = shared(decoder.shape, weights, tuning.tile, tuning.stages, tuning.hidden)
+    assert kernel.metadata.shared <= estimate <= LIMITS[capability]
+    if network is PAPER and weights == "bf16":
+        assert tuning.stages == 3
+    assert "mma" in kernel.asm["ptx"]
+    assert resources(kernel.asm["cubin"], tmp_path)["STACK"] <= stack
+
+
+def test_packing_loses_nothing() -> None:
+    """Every weight of the plan is there once, beside zeros; filter and gate of a channel are neighbours."""
+    net = wavenet(network=StackSpec(layers=2, cycle=2, kernel=3, residual=20, gate=24, skip=40, hidden=24))
+    weights, shape = pack(net, "float32", torch.device("cpu"))
+    assert (shape.residual, shape.gate, shape.skip, shape.hidden, shape.out) == (32, 32, 64, 32, 256)
+    matrices = (weights.dilated, weights.residual, weights.skip, weights.hidden, weights.out)
+    assert sum(x.numel() for x in matrices) == shape.products
+    ours = torch.cat([x.flatten() for x in matrices])
+    theirs = torch.from_numpy(Plan.of(net).weights)
+    assert torch.equal(ours[ours != 0].sort().values, theirs[theirs != 0].sort().values)
+    weight = net.stack.layers[1].dilated.weight.detach()  # (2G, R, k)
+    assert torch.equal(weights.dilated[1, 2, :20, 0:48:2], weight[:24, :, 2].T)
+    assert torch.equal(weights.dilated[1, 2, :20, 1:48:2], weight[24:, :, 2].T)
+
+
+def test_the_door_does_without_a_device() -> None:
+    net = wavenet(network=StackSpec(layers=1, cycle=1, residual=16, gate=16, skip=16, hidden=16))
+    assert backends.choose(net).backend != "triton"
+    with pytest.raises(BadInput, match="CUDA device"):
+        backends.choose(net, "triton")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("streams", [1, 16, 2048])
+def test_the_device_decodes_faster_than_real_time(streams: int) -> None:
+    """At 16 kHz for each stream; docs/decoding.md has what to expect."""
+    net = wavenet().cuda()
+    told = Condition(torch.randn(1, net.conditioner.channels, 100, device="cuda"), 160)
+    decoder = fast.Decoder(net, told, torch.arange(streams))
+    seconds = []
+    for _ in range(4):  # the first one compiles
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        drawn = sum(chunk.shape[1] for chunk in decoder.draw(1600))
+        end.record()
+        end.synchronize()
+        seconds.append(begin.elapsed_time(end) / 1000 / drawn)
+    assert 1 / min(seconds) > 16000

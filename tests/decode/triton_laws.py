@@ -1,0 +1,303 @@
+"""Laws of the CUDA kernel, on a GPU, or on a CPU with TRITON_INTERPRET=1 set before the start: `test_triton.py` runs both.
+
+Not collected by its own name: the interpreter must be chosen before Triton is imported.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from vqwave.decode import backends, reference
+from vqwave.decode import triton_backend as fast
+from vqwave.decode.engines import build_engine
+from vqwave.decode.philox import uniforms
+from vqwave.decode.sampling import Sampling
+from vqwave.decode.triton_tuning import interpreted
+from vqwave.distributions import (
+    Gaussian,
+    Head,
+    LinearBins,
+    Logistic,
+    MixtureOfGaussians,
+    MixtureOfLogistics,
+    MuLaw,
+)
+from vqwave.errors import BadInput
+from vqwave.models import WaveNet, WaveNetSpec
+from vqwave.nn.condition import Condition, ConditionerSpec
+from vqwave.nn.wavenet import ContextSpec, StackSpec
+
+DEVICE = "cpu" if interpreted() else "cuda"
+SAMPLES = 16 if interpreted() else 600
+FRAMES, HOP = 5, 10
+SMALL = StackSpec(layers=3, cycle=2, kernel=2, residual=16, gate=16, skip=32, hidden=48)
+ODD = StackSpec(layers=4, cycle=3, kernel=3, residual=24, gate=20, skip=40, hidden=17)
+PLAIN = ConditionerSpec(channels=12)
+slow = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN's convolutions of the reference in float32, not in TF32."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+def wavenet(
+    head: Head | None = None, network: StackSpec = SMALL, conditioner: ConditionerSpec = PLAIN, frames: int = FRAMES
+) -> WaveNet:
+    """An untrained network whose past and condition really matter."""
+    torch.manual_seed(0)
+    spec = WaveNetSpec(head=head or MuLaw(), network=network, conditioner=conditioner)
+    net = spec.build(8000, {"speaker": ["a", "b"]}, frames, HOP)
+    with torch.no_grad():
+        net.stack.out.weight.mul_(4.0)
+        if net.stack.projection is not None:
+            net.stack.projection.weight.mul_(4.0)
+    return net.eval().to(DEVICE)
+
+
+@torch.no_grad()
+def condition(net: WaveNet, streams: int, frames: int = 2) -> Condition:
+    """Shorter than the samples: the last column holds."""
+    features = torch.randn(streams, FRAMES, frames, generator=torch.Generator().manual_seed(1))
+    return net.condition(features.to(DEVICE), {"speaker": (torch.arange(streams) % 2).to(DEVICE)})
+
+
+def rows(whole: Condition, chosen: list[int]) -> Condition:
+    return Condition(whole.features[chosen], whole.hold)
+
+
+@torch.no_grad()
+def exact_params(net: WaveNet, x: Tensor, told: Condition | None) -> Tensor:
+    """The head's parameters of the parallel pass, in float64, on the CPU."""
+    exact = copy.deepcopy(net).cpu().double()
+    shifted = torch.nn.functional.pad(x.cpu().double(), (1, 0))[:, :-1]
+    told = None if told is None else Condition(told.features.cpu().double(), told.hold)
+    return exact.stack(exact.heard(shifted), exact.stack.project(told))
+
+
+def assert_scores_agree(net: WaveNet, x: Tensor, told: Condition | None) -> Tensor:
+    expected = exact_params(net, x, told)
+    assert expected.std() > 1e-2
+    scored = fast.score_wavenet(net, x, told, weights="float32")
+    torch.testing.assert_close(scored.cpu().double(), expected, rtol=0, atol=1e-4)
+    return expected
+
+
+def sound(streams: int) -> Tensor:
+    x = torch.rand(streams, SAMPLES, generator=torch.Generator().manual_seed(2)) * 0.5 - 0.25
+    return x.to(DEVICE)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        MuLaw(),
+        MixtureOfLogistics(components=3),
+        pytest.param(MuLaw(classes=100), marks=slow),
+        pytest.param(LinearBins(classes=300), marks=slow),
+        pytest.param(MixtureOfLogistics(components=1, levels=10), marks=slow),
+        pytest.param(MixtureOfGaussians(components=2), marks=slow),
+        pytest.param(Gaussian(), marks=slow),
+        pytest.param(Logistic(), marks=slow),
+    ],
+)
+def test_parameters_and_draws_are_those_of_the_parallel_pass(head: Head) -> None:
+    """From the same past, the same uniforms draw the same value: teacher-forced, so that no rounding can add up."""
+    net = wavenet(head)
+    told, streams = condition(net, 16), torch.arange(16) * 3 + 2
+    x = fast.sample_wavenet(net, told, SAMPLES, streams=streams, seed=2**40 + 7, temperature=0.7, weights="float32")
+    params = assert_scores_agree(net, x, told)
+    again = head(params, 0.7).sample(uniforms(2**40 + 7, streams, 0, SAMPLES).double())
+    if isinstance(head, MuLaw | LinearBins):
+        same = head.encode(again) == head.encode(x.cpu())
+    else:
+        level = 2.0 / 2**head.levels if isinstance(head, MixtureOfLogistics) else 0.0
+        same = (again - x.cpu()).abs() < 1.01 * level + 1e-4
+    assert same.float().mean() > 0.99  # but for a class or a component on the edge
+    assert x.std() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        ODD,
+        dataclasses.replace(SMALL, kernel=4, skip=0),
+        pytest.param(dataclasses.replace(SMALL, kernel=1), marks=slow),
+        pytest.param(StackSpec(layers=2, cycle=2, kernel=2, residual=72, gate=80, skip=136, hidden=96), marks=slow),
+    ],
+)
+def test_every_shape(network: StackSpec) -> None:
+    net = wavenet(network=network)
+    assert_scores_agree(net, sound(17), condition(net, 17))
+
+
+@pytest.mark.parametrize(
+    ("conditioner", "frames"),
+    [
+        (ConditionerSpec(channels=16, upsample=(5, 2)), 2),
+        pytest.param(PLAIN, 9, marks=slow),
+        pytest.param(ConditionerSpec(channels=5, upsample=(2,), labels=()), 3, marks=slow),
+    ],
+)
+def test_conditions_at_every_rate_hold_their_last_column(conditioner: ConditionerSpec, frames: int) -> None:
+    net = wavenet(conditioner=conditioner)
+    assert_scores_agree(net, sound(2), condition(net, 2, frames))
+
+
+@slow
+def test_one_condition_for_all_and_none_at_all() -> None:
+    net = wavenet()
+    one, x = condition(net, 1), sound(3)
+    every = Condition(one.features.expand(3, -1, -1), one.hold)
+    assert torch.equal(fast.score_wavenet(net, x, one), fast.score_wavenet(net, x, every))
+    deaf = wavenet(conditioner=ConditionerSpec(labels=()), frames=0)
+    assert deaf.condition(None, {}) is None
+    assert_scores_agree(deaf, x, None)
+
+
+def test_the_reference_draws_the_same() -> None:
+    net = wavenet()
+    told, streams = condition(net, 16), torch.arange(16)
+    drawn = fast.sample_wavenet(net, told, 2 * SAMPLES, streams=streams, seed=3, weights="float32")
+    expected = reference.sample_wavenet(net, told, 2 * SAMPLES, streams=streams, seed=3)
+    assert torch.equal(drawn, expected.to(drawn))
+    assert len(drawn.unique()) > 20
+
+
+@pytest.mark.parametrize("weights", ["bf16", pytest.param("float32", marks=slow)])
+def test_bits_do_not_depend_on_batch_order_or_chunks(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, n = wavenet(MixtureOfLogistics(components=3), ODD), SAMPLES // 2
+    told, streams = condition(net, 19), torch.arange(100, 119)
+
+    def draw(chosen: list[int]) -> Tensor:
+        return fast.sample_wavenet(net, rows(told, chosen), n, streams=streams[chosen], seed=1, weights=weights)
+
+    everyone = list(range(19))
+    whole = draw(everyone)
+    order = torch.randperm(19, generator=torch.Generator().manual_seed(0)).tolist()
+    assert torch.equal(draw(order), whole[order])
+    assert torch.equal(draw([18])[0], whole[18])
+    assert torch.equal(draw([3, 9, 4]), whole[[3, 9, 4]])
+    assert not torch.equal(whole[0], whole[2])
+    monkeypatch.setattr(fast, "CHUNK", 5)
+    decoder = fast.Decoder(net, told, streams, weights=weights)
+    pieces = [chunk for count in (1, 0, 6, n - 7) for chunk in decoder.draw(count, 1)]
+    assert len(pieces) >= 4
+    assert torch.equal(torch.cat(pieces, 1), whole)
+
+
+def test_bf16_weights_cost_little() -> None:
+    """KL to the exact law, in nats a sample."""
+    net = wavenet()
+    told, x = condition(net, 16), sound(16)
+    exact = exact_params(net, x, told).log_softmax(1)
+    coarse = fast.score_wavenet(net, x, told, weights="bf16").cpu().double().log_softmax(1)
+    divergence = (exact.exp() * (exact - coarse)).sum(1).mean()
+    assert 0 < divergence < 1e-3
+
+
+def test_streams_end_where_their_lengths_say() -> None:
+    net, n = wavenet(), SAMPLES // 2
+    told, streams = condition(net, 3), torch.arange(3)
+    whole = fast.sample_wavenet(net, told, n, streams=streams)
+    cut = fast.sample_wavenet(net, told, n, streams=streams, lengths=torch.tensor([n, 0, 5]))
+    assert torch.equal(cut[0], whole[0])
+    assert torch.equal(cut[2, :5], whole[2, :5])
+    assert not cut[1].any()
+    assert not cut[2, 5:].any()
+
+
+def test_a_stream_that_pauses_carries_on() -> None:
+    """Each stream has its own clock."""
+    net = wavenet()
+    told, streams = condition(net, 2), torch.arange(2)
+    whole = fast.sample_wavenet(net, told, 12, streams=streams)
+    decoder = fast.Decoder(net, told, streams)
+    first = torch.cat(list(decoder.draw(8, lengths=torch.tensor([8, 3]))), 1)
+    second = torch.cat(list(decoder.draw(9, lengths=torch.tensor([4, 9]))), 1)
+    assert decoder.state.time.tolist() == [12, 12]
+    assert torch.equal(torch.cat([first[0], second[0, :4]]), whole[0])
+    assert torch.equal(torch.cat([first[1, :3], second[1]]), whole[1])
+
+
+def test_a_slot_takes_another_stream() -> None:
+    net = wavenet()
+    told = condition(net, 3)
+    whole = fast.sample_wavenet(net, told, 10, streams=torch.arange(3))
+    decoder = fast.Decoder(net, rows(told, [0, 1]), torch.arange(2))
+    before = torch.cat(list(decoder.draw(6)), 1)
+    decoder.restart(1, 2)
+    decoder.tell(told.features[[0, 2]].transpose(1, 2), torch.zeros(2))
+    after = torch.cat(list(decoder.draw(4)), 1)
+    assert torch.equal(torch.cat([before[0], after[0]]), whole[0])
+    assert torch.equal(before[1], whole[1, :6])
+    assert torch.equal(after[1], whole[2, :4])
+
+
+@pytest.mark.parametrize("weights", ["bf16", "float32"])
+def test_a_stream_can_be_taken_out_and_gone_on_with(weights: str) -> None:
+    net = wavenet()
+    told, streams = condition(net, 2), torch.arange(2)
+    decoder = fast.Decoder(net, told, streams, weights=weights)
+    next(decoder.draw(5))
+    arrays, following = decoder.arrays(), next(decoder.draw(4))
+    another = fast.Decoder(net, told, streams, weights=weights)
+    another.restore(arrays)
+    assert torch.equal(next(another.draw(4)), following)
+    with pytest.raises(BadInput, match="another decoder"):
+        fast.Decoder(net, rows(told, [0]), streams[:1], weights=weights).restore(arrays)
+
+
+def test_a_streaming_engine_draws_the_same() -> None:
+    net = wavenet()
+    told = condition(net, 1)
+    engine = build_engine(net, Sampling(seed=3, backend="triton"))
+    assert engine.name == "triton"
+    pieces = [
+        engine.draw(told.features[..., :1], 0, 4),
+        engine.draw(told.features, 0, 7),
+        engine.draw(told.features[..., 1:], 1, 3),
+    ]
+    whole = fast.sample_wavenet(net, told, 14, streams=torch.arange(1), seed=3)
+    assert torch.equal(torch.cat(pieces), whole[0])
+
+
+def test_a_prime_is_heard_first() -> None:
+    net, n = wavenet(), SAMPLES // 2
+    told, streams = condition(net, 2), torch.arange(2)
+    counted: list[int] = []
+    whole = fast.sample_wavenet(net, told, n, streams=streams, progress=counted.append)
+    assert sum(counted) == n
+    assert torch.equal(fast.sample_wavenet(net, told, n - 7, streams=streams, prime=whole[:, :7]), whole[:, 7:])
+    assert fast.sample_wavenet(net, told, 0, streams=streams).shape == (2, 0)
+    assert fast.sample_wavenet(net, rows(told, []), 5, streams=streams[:0]).shape == (0, 5)
+
+
+def test_what_cannot_fit_is_named() -> None:
+    net = wavenet(network=StackSpec(layers=1, cycle=1, kernel=2, residual=512, gate=512, skip=16, hidden=16))
+    with pytest.raises(BadInput, match=r"residual 512.*shared memory"):
+        fast.sample_wavenet(net, condition(net, 1), 1, streams=torch.arange(1))
+
+
+def test_the_door_takes_the_kernel_and_says_why_not() -> None:
+    net = wavenet()
+    assert backends.choose(net, "triton") == backends.Choice("triton")
+    assert "top_p" in str(backends.choose(net, "triton", top_p=0.9).reason)
+    longer = wavenet(network=dataclasses.replace(SMALL, context=ContextSpec(stride=4, layers=1, residual=4, channels=4)))
+    with pytest.raises(BadInput, match="context"):
+        backends.choose(longer, "triton")
+    with pytest.raises(BadInput, match="float64"):
+        backends.choose(net.double(), "triton")
+
+
+def test_the_door_decodes_with_it() -> None:
+    net = wavenet()
+    told, streams = condition(net, 1), torch.tensor([4])
+    through = backends.sample(net, told, 9, streams=streams, backend="triton")
+    assert torch.equal(through, fast.sample_wavenet(net, told, 9, streams=streams))

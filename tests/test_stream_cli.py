@@ -1,0 +1,277 @@
+"""Commands in a pipe and over folders: what comes out, what is left to do, and one line for what cannot be."""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import vqwave
+from vqwave import audio
+from vqwave.checkpoint import ModelCard, save_trained
+from vqwave.cli import main
+from vqwave.codes import load_codes, save_codes
+from vqwave.decode.sampling import Sampling
+from vqwave.distributions import MixtureOfLogistics
+from vqwave.errors import BadInput
+from vqwave.features import LogMelSpec
+from vqwave.models import ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
+from vqwave.nn.condition import ConditionerSpec
+from vqwave.nn.encoders import FrameEncoderSpec
+from vqwave.nn.quantize import EMAQuantizerSpec
+from vqwave.nn.wavenet import StackSpec
+from vqwave.pipes import WavReader, WavWriter
+
+RATE = 8000
+STACK = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)
+CONDITIONER = ConditionerSpec(channels=4)
+VQVAE = VQVAESpec(
+    encoder=FrameEncoderSpec(features=LogMelSpec(bands=8, fmax=4000), channels=8, dim=4),
+    quantizer=EMAQuantizerSpec(size=8),
+    decoder=WaveNetSpec(head=MixtureOfLogistics(components=2), network=STACK, conditioner=CONDITIONER),
+)
+STUDENT = replace(VQVAE, decoder=StudentSpec(flows=(2,), network=replace(STACK, skip=0), conditioner=CONDITIONER))
+PLAIN = ("--backend", "reference", "--quiet")
+
+
+def saved(folder: Path, spec: ModelSpec) -> Path:
+    card = ModelCard(sample_rate=RATE, labels={"speaker": ["george", "theo"]}, spec=spec, about={})
+    torch.manual_seed(0)
+    save_trained(folder, card.build(), card)
+    return folder
+
+
+def chirp(T: int, rate: int = RATE) -> np.ndarray:
+    t = np.arange(T) / rate
+    return (0.2 * np.sin(2 * np.pi * (200 * t + 300 * t**2))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """vqvae/, student/, speech.wav, and in/ with three recordings and one that is none."""
+    root = tmp_path_factory.mktemp("pipes")
+    saved(root / "vqvae", VQVAE)
+    saved(root / "student", STUDENT)
+    audio.write(root / "speech.wav", chirp(3700), RATE)
+    (root / "in" / "deep").mkdir(parents=True)
+    for name, samples in (("a.wav", 1000), ("b.flac", 2500), ("deep/c.wav", 400)):
+        audio.write(root / "in" / name, chirp(samples), RATE)
+    return root
+
+
+Run = Callable[..., bytes]
+
+
+@pytest.fixture
+def piped(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command with these bytes on standard input -> what it wrote to standard output."""
+
+    def run(given: bytes, *argv: object) -> bytes:
+        out = io.BytesIO()
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(out))
+        main([str(a) for a in argv])
+        return out.getvalue()
+
+    return run
+
+
+def stopped(capsys: pytest.CaptureFixture[str], run: Callable[[], object]) -> str:
+    """What a command that must fail says on standard error: its last line begins so, and the status is 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        run()
+    err = capsys.readouterr().err
+    assert end.value.code == 2
+    assert err.splitlines()[-1].startswith("error: ")
+    return err
+
+
+@pytest.mark.parametrize("model", ["vqvae", "student"])
+def test_speech_through_a_pipe_is_speech_from_files(place: Path, model: str, piped: Run, tmp_path: Path) -> None:
+    codes = piped((place / "speech.wav").read_bytes(), "encode", place / model, "-", "--speaker", "theo", "--quiet")
+    (tmp_path / "piped.vqw").write_bytes(codes)
+    codec = vqwave.load(place / model)
+    mine, whole = load_codes(tmp_path / "piped.vqw"), codec.encode(*vqwave.read(place / "speech.wav"), "theo")
+    assert torch.equal(mine.codes, whole.codes)
+    assert (mine.samples, mine.speaker, mine.fingerprint) == (3700, "theo", whole.fingerprint)
+    sound = piped(codes, "decode", place / model, "--stream", "-", "--seed", 3, *PLAIN)
+    (tmp_path / "piped.wav").write_bytes(sound)
+    decoded = codec.decode(whole, sampling=Sampling(seed=3, backend="reference"))
+    assert np.array_equal(audio.to_int16(decoded.numpy()), audio.to_int16(audio.read(tmp_path / "piped.wav")[0]))
+    raw = piped(codes, "decode", place / model, "-", "--stream", "--raw", "--seed", 3, *PLAIN)
+    assert raw == sound[44:]
+    main(
+        [
+            "decode",
+            str(place / model),
+            str(tmp_path / "piped.vqw"),
+            "--stream",
+            "--out",
+            str(tmp_path / "a.wav"),
+            "--seed",
+            "3",
+            *PLAIN,
+        ]
+    )
+    assert (tmp_path / "a.wav").read_bytes()[44:] == raw
+    assert struct.unpack("<I", (tmp_path / "a.wav").read_bytes()[40:44]) == (2 * 3700,)
+
+
+def test_the_pipe_of_the_readme(place: Path) -> None:
+    """Two processes; and a reader that goes away."""
+    vq, model = f"{shlex.quote(sys.executable)} -m vqwave", shlex.quote(str(place / "student"))
+    line = f"{vq} encode {model} - < {place}/speech.wav | {vq} decode {model} --stream - --speaker theo --raw --backend reference"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, check=True, env=environment, timeout=300)
+    assert len(done.stdout) == 2 * 3700
+    assert b"note: codes come" in done.stderr
+    assert b"note: sound comes" in done.stderr
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "vqwave", "encode", str(place / "student"), "-", "--quiet"]
+    with (place / "speech.wav").open("rb") as given, os.fdopen(write, "wb") as out:
+        gone = subprocess.run(command, stdin=given, stdout=out, stderr=subprocess.PIPE, check=False, env=environment, timeout=300)
+    assert (gone.returncode, gone.stderr) == (2, b"error: standard output: its reader is gone\n")
+
+
+def test_what_does_not_come_through_a_pipe_is_named(place: Path, piped: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    wav = (place / "speech.wav").read_bytes()
+    codes = piped(wav, "encode", place / "vqvae", "-", "--quiet")
+    encode, decode = (
+        ("encode", place / "vqvae", "-", "--quiet"),
+        ("decode", place / "vqvae", "--stream", "-", *PLAIN, "--speaker", "theo"),
+    )
+    silent = wav[:44] + bytes(len(wav) - 44)
+    for given, command, expected in (
+        (b"", encode, "standard input: empty, expected a WAV"),
+        (b"hello, this is text", encode, "standard input: not a WAV"),
+        (wav[:30], encode, "standard input: truncated before its samples"),
+        (wav[:3000], encode, "standard input: truncated, 4444 bytes of samples are missing"),
+        (silent, encode, "standard input: the recording is empty or silent"),
+        (b"", decode, "standard input: empty, expected a .vqw file"),
+        (b"hello, this is text", decode, "standard input: not a .vqw file"),
+        (codes[:-3], decode, "standard input: the checksum does not match"),
+        (codes[:20], decode, "standard input: the checksum does not match"),
+        (wav, (*encode, "--prior", place / "none"), "--prior: entropy coding needs the whole utterance"),
+        (codes, (*decode[:-1], "thea"), "did you mean theo"),
+    ):
+        err = stopped(capsys, lambda given=given, command=command: piped(given, *command))
+        assert expected in err
+        assert err.count("\n") == 1
+    assert "--out: not given" in stopped(capsys, lambda: main(["encode", str(place / "vqvae"), str(place / "speech.wav")]))
+    assert "--raw: is for a stream" in stopped(capsys, lambda: piped(b"", "decode", place / "vqvae", "x.vqw", "--raw"))
+
+
+def test_nothing_half_written_is_left(place: Path, piped: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wav = (place / "speech.wav").read_bytes()
+    stopped(capsys, lambda: piped(wav[:3000], "encode", place / "vqvae", "-", "--out", tmp_path / "a.vqw", "--quiet"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Encoded, decoded and converted as file by file; what is there is left alone; ranks share; a bad file is named."""
+    model, codes, out = str(place / "vqvae"), tmp_path / "codes", tmp_path / "out"
+    main(["encode", model, str(place / "in"), "--out", str(codes), "--speaker", "theo", "--quiet"])
+    made = sorted(path.relative_to(codes).as_posix() for path in codes.rglob("*.*"))
+    assert made == ["a.vqw", "b.vqw", "deep/c.vqw"]
+    codec = vqwave.load(model)
+    whole = codec.encode(*vqwave.read(place / "in" / "b.flac"), "theo")
+    assert torch.equal(load_codes(codes / "b.vqw").codes, whole.codes)
+    main(["decode", model, str(codes), "--out", str(out), *PLAIN])
+    alone = codec.decode(whole, sampling=Sampling(backend="reference"))
+    assert np.array_equal(audio.read(out / "b.wav")[0], audio.from_int16(audio.to_int16(alone.numpy())))
+    main(["convert", model, str(place / "in"), "--speaker", "theo", "--out", str(tmp_path / "same"), *PLAIN])
+    for name in ("a.wav", "b.wav", "deep/c.wav"):
+        assert (tmp_path / "same" / name).read_bytes() == (out / name).read_bytes()
+    stamp = (out / "a.wav").stat().st_mtime_ns
+    (out / "b.wav").unlink()
+    main(["decode", model, str(codes), "--out", str(out), *PLAIN])
+    assert (out / "b.wav").exists()
+    assert (out / "a.wav").stat().st_mtime_ns == stamp
+    main(["decode", model, str(codes), "--out", str(out), "--overwrite", *PLAIN])
+    assert (out / "a.wav").stat().st_mtime_ns != stamp
+    capsys.readouterr()
+
+
+def test_a_bad_file_among_good_ones(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, source, out = str(place / "vqvae"), tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (source / "bad.wav").write_text("no audio")
+    audio.write(source / "good.wav", chirp(900), RATE)
+    audio.write(source / "quiet.wav", np.zeros(900, np.float32), RATE)
+    err = stopped(capsys, lambda: main(["encode", model, str(source), "--out", str(out), "--speaker", "theo", "--quiet"]))
+    assert [line.split(": ")[1] for line in err.splitlines()[:2]] == [str(source / "bad.wav"), str(source / "quiet.wav")]
+    assert f"2 of 3 files could not be used; the others are in {out}" in err
+    assert [path.name for path in out.iterdir()] == ["good.vqw"]
+    save_codes(replace(load_codes(out / "good.vqw"), fingerprint="0123456789abcdef"), out / "foreign.vqw")
+    (out / "cut.vqw").write_bytes((out / "good.vqw").read_bytes()[:-1])
+    err = stopped(capsys, lambda: main(["decode", model, str(out), "--out", str(tmp_path / "wav"), *PLAIN]))
+    assert {line.split(": ")[1] for line in err.splitlines()[:2]} == {str(out / "cut.vqw"), str(out / "foreign.vqw")}
+    assert [path.name for path in (tmp_path / "wav").iterdir()] == ["good.wav"]
+    for argv, expected in (
+        (["encode", model, str(out), "--out", str(tmp_path / "x")], "no files in it end in"),
+        (["encode", model, str(source), "--out", str(source / "good.wav")], "a file, expected a folder"),
+    ):
+        assert expected in stopped(capsys, lambda argv=argv: main(argv))
+    audio.write(source / "good.flac", chirp(900), RATE)
+    err = stopped(capsys, lambda: main(["encode", model, str(source), "--out", str(tmp_path / "y")]))
+    assert "would both become" in err
+
+
+def test_ranks_share_a_folder(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    made = []
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        main(["encode", str(place / "vqvae"), str(place / "in"), "--out", str(tmp_path / str(rank)), "--quiet"])
+        made.append({path.name for path in (tmp_path / str(rank)).rglob("*.vqw")})
+    assert [sorted(names) for names in made] == [["a.vqw", "c.vqw"], ["b.vqw"]]
+
+
+def wav(kind: int, bits: int, channels: int, data: bytes, length: int | None = None) -> bytes:
+    facts = struct.pack("<HHIIHH", kind, channels, RATE, RATE * channels * bits // 8, channels * bits // 8, bits)
+    size = len(data) if length is None else length
+    extra = b"LIST" + struct.pack("<I", 5) + b"hello\0"
+    return b"RIFF\0\0\0\0WAVE" + extra + b"fmt " + struct.pack("<I", 16) + facts + b"data" + struct.pack("<I", size) + data
+
+
+def test_wavs_of_every_kind_come_through() -> None:
+    x = np.array([0.5, -0.25, 0.0, -1.0], np.float32)
+    wide = (x.astype(np.float64) * 2**31).clip(-(2**31), 2**31 - 1).astype("<i4")
+    for kind, bits, data in (
+        (1, 16, audio.to_int16(x).astype("<i2").tobytes()),
+        (1, 24, wide.view(np.uint8).reshape(-1, 4)[:, 1:].tobytes()),
+        (1, 32, wide.tobytes()),
+        (3, 32, x.astype("<f4").tobytes()),
+    ):
+        for channels in (1, 2):
+            for length in (None, 0, 0xFFFFFFFF):
+                reader = WavReader(io.BytesIO(wav(kind, bits, channels, data, length)), "x")
+                found = np.concatenate(list(reader))
+                expected = x.reshape(-1, channels).mean(1)
+                assert np.allclose(found, expected, atol=1e-6)
+                assert found.dtype == np.float32
+    for bad in (wav(7, 8, 1, b"x"), wav(1, 16, 0, b""), b"RIFF\0\0\0\0WAVEdata\0\0\0\0"):
+        with pytest.raises(BadInput, match=r"^x: "):
+            list(WavReader(io.BytesIO(bad), "x"))
+
+
+def test_what_is_written_can_be_read_as_it_comes() -> None:
+    file = io.BytesIO()
+    writer = WavWriter(file, RATE)
+    writer.write(chirp(100))
+    so_far = np.concatenate(list(WavReader(io.BytesIO(file.getvalue()), "x")))
+    assert np.abs(so_far - chirp(100)).max() < 2e-5
+    writer.finish()
+    assert len(np.concatenate(list(WavReader(io.BytesIO(file.getvalue()), "x")))) == 100

@@ -1,0 +1,232 @@
+"""Encoding in blocks and as a stream: the codes of the whole, whatever the chunks; level and rate as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vqwave import audio, encoding
+from vqwave.checkpoint import ModelCard
+from vqwave.codec import Codec
+from vqwave.encoding import Blocks, Level, heard
+from vqwave.errors import BadInput
+from vqwave.features import LogMelSpec, MFCCSpec, PitchSpec
+from vqwave.models import VQVAESpec, WaveNetSpec
+from vqwave.nn.condition import ConditionerSpec
+from vqwave.nn.encoders import BatchNormEncoderSpec, FrameEncoderSpec, WaveformEncoderSpec
+from vqwave.nn.quantize import EMAQuantizerSpec, TwoLevelQuantizerSpec
+from vqwave.nn.wavenet import StackSpec
+from vqwave.pipes import Resampler
+
+RATE = 8000
+SMALL = {"channels": 8, "dim": 4}
+MEL = LogMelSpec(bands=6, window_ms=8.0, hop_ms=2.0, fmin=200.0, fmax=4000.0)
+ENCODERS = {
+    "waveform": WaveformEncoderSpec(strides=(2, 4, 3), blocks=2, **SMALL),
+    "frames": FrameEncoderSpec(features=MEL, **SMALL),
+    "mfcc": FrameEncoderSpec(features=MFCCSpec(coefficients=4, bands=6, window_ms=8.0, hop_ms=2.0, fmin=200.0), stride=3, **SMALL),
+    "pitch": FrameEncoderSpec(features=PitchSpec(hop_ms=2.0, fmin=200.0), **SMALL),
+    "batch_norm": BatchNormEncoderSpec(features=MEL, **SMALL),
+}
+
+
+def codec(encoder: object, quantizer: object = EMAQuantizerSpec(size=32)) -> Codec:
+    torch.manual_seed(0)
+    network = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)
+    decoder = WaveNetSpec(network=network, conditioner=ConditionerSpec(channels=4, labels=()))
+    spec = VQVAESpec(encoder=encoder, quantizer=quantizer, decoder=decoder)
+    it = Codec(spec.build(RATE, {}).eval(), ModelCard(sample_rate=RATE, labels={}, spec=spec, about={}))
+    for book in it.model.quantizer.modules():
+        if hasattr(book, "sums"):
+            z = it.model.encoder(speech(4800)[None])[0].t()
+            book.sums.copy_(z[torch.randint(len(z), (book.size,))].detach())
+    return it
+
+
+def speech(T: int, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    t = torch.arange(T) / RATE
+    return 0.1 * torch.sin(2 * torch.pi * (200 * t + 700 * t**2)) + 0.03 * torch.randn(T, generator=generator)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS.values(), ids=ENCODERS)
+def test_what_a_frame_hears_is_known(encoder: object) -> None:
+    """By its gradient, in float64: no sample beyond the span has any."""
+    it = codec(encoder).model.encoder.double()
+    span, frame = heard(it), 40
+    wave = speech(81 * it.hop).double().requires_grad_()
+    if isinstance(encoder, FrameEncoderSpec) and isinstance(encoder.features, PitchSpec):
+        with torch.no_grad():  # pitch has no gradient: what is heard by difference
+            for at, expected in ((frame * it.hop + span.last + 1, True), (frame * it.hop + span.first - 1, True)):
+                other = wave.clone()
+                other[at:] = 0.0 if at > frame * it.hop else other[at:]
+                other[: at + 1] = 0.0 if at < frame * it.hop else other[: at + 1]
+                same = torch.equal(it(other[None])[..., frame], it(wave[None])[..., frame])
+                assert same is expected
+        return
+    it(wave[None])[..., frame].square().sum().backward()
+    reached = wave.grad.nonzero().flatten() - frame * it.hop
+    assert span.first <= int(reached[0])
+    assert int(reached[-1]) <= span.last
+    assert span.last - span.first < 3 * (int(reached[-1]) - int(reached[0]))  # and no margin is wasted
+
+
+@pytest.mark.parametrize("encoder", ENCODERS.values(), ids=ENCODERS)
+def test_blocks_have_the_latents_of_the_whole(encoder: object) -> None:
+    """In float64, to rounding; so that their codes are the same."""
+    it = codec(encoder).model
+    it.encoder.double()
+    wave, whole = speech(4803).double(), []
+    it.quantizer.encode = lambda z: torch.zeros(1, 1, z.shape[-1], dtype=torch.int64) if whole.append(z) is None else None
+    for frames in (1, 7, 30):
+        whole.clear()
+        blocks = Blocks(it, frames)
+        blocks.kept = np.zeros(0)
+        for piece in np.array_split(wave.numpy(), 5):
+            blocks.push(piece)
+        blocks.flush()
+        padded = torch.nn.functional.pad(wave, (0, -len(wave) % it.hop))
+        torch.testing.assert_close(torch.cat(whole, -1), it.encoder(padded[None]), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS.values(), ids=ENCODERS)
+def test_chunks_do_not_show(encoder: object) -> None:
+    """Bit for bit the codes of the whole, where the blocks are those of the whole."""
+    it = codec(encoder)
+    wave = it.prepare(speech(4803))
+    whole = it.codes_of(wave)
+    assert whole.unique().numel() > 4
+    stream = lambda seconds: it.encode_stream(level=-23.0, seconds=seconds)  # noqa: E731
+    for sizes in ([4803], [1, 500, 0, 2000, 2302], [160] * 30 + [3]):
+        it_stream = stream(encoding.BLOCK)
+        parts = [it_stream.push(piece) for piece in np.split(wave.numpy(), np.cumsum(sizes)[:-1])]
+        assert torch.equal(torch.cat([*parts, it_stream.flush()], 1), whole)
+        assert it_stream.samples == 4803
+    soon, behind = stream(0.02), 0
+    parts = []
+    for i, piece in enumerate(np.array_split(wave.numpy(), 40)):
+        parts.append(soon.push(piece))
+        came = sum(map(len, np.array_split(wave.numpy(), 40)[: i + 1]))
+        behind = max(behind, came - sum(part.shape[1] for part in parts) * it.model.hop)
+        assert len(soon.blocks.kept) <= (soon.blocks.before + soon.blocks.after + soon.blocks.frames + 1) * it.model.hop + 200
+    assert behind <= soon.latency * RATE + 1e-6
+    assert (torch.cat([*parts, soon.flush()], 1) == whole).float().mean() > 0.995
+
+
+def test_a_long_recording_is_encoded_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    it, wave = (
+        codec(ENCODERS["frames"], TwoLevelQuantizerSpec(ratio=4, top=EMAQuantizerSpec(size=8), bottom=EMAQuantizerSpec(size=8))),
+        speech(9000),
+    )
+    whole = it.codes_of(wave)
+    monkeypatch.setattr(encoding, "BLOCK", 0.1)
+    assert Blocks(it.model, 25).frames == 28  # whole stretches
+    assert (it.codes_of(wave) == whole).float().mean() > 0.995
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 11025])
+def test_a_file_that_is_read_in_pieces(rate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    it, path = codec(ENCODERS["frames"]), tmp_path / "a.wav"
+    audio.write(path, 0.3 * speech(3 * rate).numpy() + 0.05, rate)
+    whole = it.encode_file(path)
+    monkeypatch.setattr("vqwave.codec.LONG", 0.5)
+    monkeypatch.setattr("vqwave.pipes.HELD", 1000)
+    pieces = it.encode_file(path, "theo")
+    assert (pieces.samples, pieces.speaker) == (whole.samples, "theo")
+    assert (pieces.codes == whole.codes).float().mean() > 0.99
+    audio.write(path, np.full(rate, 0.2, np.float32), rate)
+    with pytest.raises(BadInput, match="silent"):
+        it.encode_file(path)
+
+
+def test_who_normalises_over_the_utterance_cannot_stream() -> None:
+    it = codec(replace(ENCODERS["frames"], instance_norm=True))
+    assert it.encode(speech(1000)).codes.shape == (1, 32)
+    with pytest.raises(BadInput, match="instance_norm"):
+        it.encode_stream()
+
+
+def chunks(wave: np.ndarray, sizes: tuple[int, ...] = (1, 700, 0, 3000)) -> Iterator[np.ndarray]:
+    at = 0
+    while at < len(wave):
+        for size in sizes:
+            yield wave[at : at + size]
+            at += size
+
+
+def test_the_level_is_taken_from_the_first_second() -> None:
+    wave = (0.01 * speech(12000) + 0.2).numpy()
+    quiet = np.concatenate([np.zeros(500, np.float32), wave])
+    found = {}
+    for name, pieces in (("one", [quiet]), ("many", chunks(quiet))):
+        level = Level(-23.0, 8000)
+        found[name] = np.concatenate([*(level.push(piece) for piece in pieces), level.flush()])
+    assert np.array_equal(found["one"], found["many"])
+    assert len(found["one"]) == len(quiet)
+    assert np.all(found["one"][:500] == 0)
+    assert audio.level_db(found["one"][500:8500]) == pytest.approx(-23.0, abs=0.01)
+    assert abs(found["one"][500:].mean()) < 1e-3
+    short = Level(-23.0, 8000)
+    prepared = np.concatenate([short.push(wave[:5000]), short.flush()])
+    assert np.array_equal(prepared, audio.normalise_level(audio.remove_dc(wave[:5000])))
+    known = Level(-23.0, 8000, known=-43.0)
+    assert np.allclose(known.push(wave), 10 * wave)
+    for nothing in ([], [np.zeros(9000, np.float32)]):
+        level = Level(-23.0, 8000)
+        for piece in nothing:
+            assert not level.push(piece).any()
+        with pytest.raises(BadInput, match="empty or silent"):
+            level.flush()
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["soxr", "scipy"])
+@pytest.mark.parametrize("rates", [(16000, 8000), (8000, 8000), (44100, 8000), (8000, 11025)])
+def test_resampling_goes_on_from_chunk_to_chunk(rates: tuple[int, int], plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if plain:
+        monkeypatch.setattr("vqwave.pipes.soxr", None)
+        monkeypatch.setattr("vqwave.audio.soxr", None)
+    elif audio.soxr is None:
+        pytest.skip("soxr is not installed")
+    wave = speech(rates[0] // 2).numpy()
+    found = []
+    for pieces in ([wave], chunks(wave)):
+        it = Resampler(*rates)
+        found.append(np.concatenate([*(it.push(piece) for piece in pieces), it.flush()]))
+    assert np.array_equal(*found)
+    whole = audio.resample(wave, *rates)
+    assert len(found[0]) == len(whole)
+    assert np.abs(found[0] - whole)[100:-100].max() < 2e-3
+
+
+def test_names_of_a_codec_follow_its_weights_and_settings() -> None:
+    it = codec(ENCODERS["frames"])
+    name, older = it.fingerprint, it._names.older
+    assert it.fingerprint == name
+    assert older != (name,)
+    assert codec(ENCODERS["frames"]).fingerprint == name
+    other = codec(replace(ENCODERS["frames"], features=replace(MEL, window_ms=6.0)))  # no tensor of it is saved
+    other.model.load_state_dict(it.model.state_dict())
+    assert (other.fingerprint != name, other._names.older) == (True, older)
+    coded = it.encode(speech(800))
+    it.check(replace(coded, fingerprint=older[0]))  # as older files have it
+    with pytest.raises(BadInput, match="these codes are of codec"):
+        it.check(replace(coded, fingerprint="another"))
+    with torch.no_grad():
+        it.model.encoder.out.bias[0] += 1
+    assert it.fingerprint != name
+
+
+def test_a_recording_of_any_length_takes_the_same_memory() -> None:
+    """What is kept between pieces of a recording does not grow."""
+    it = codec(ENCODERS["frames"])
+    blocks, kept = Blocks(it.model, 50), []
+    for _ in range(100):
+        blocks.push(speech(1600).numpy())
+        kept.append(len(blocks.kept))
+    assert max(kept[50:]) <= max(kept[:50])

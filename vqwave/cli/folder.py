@@ -1,0 +1,79 @@
+"""Many files by one command: which ones this process takes, what is left to do, and what could not be done."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vqwave.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Work:
+    """One file to make of another."""
+
+    source: Path
+    target: Path
+
+
+def share(arguments: argparse.Namespace, suffixes: Iterable[str], suffix: str) -> list[Work]:
+    """What there is to do for this process: every WORLD_SIZE-th file of the folder, and of those the ones not yet there.
+
+    `accelerate launch` and torchrun set RANK and WORLD_SIZE. Files keep their places below the folder, under another suffix.
+    Raises BadInput for a folder without such files, and for two files that would become one.
+    """
+    source, out = arguments.input, arguments.out
+    if out is None:
+        raise BadInput(f"{source}: a folder, expected --out FOLDER, too")
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"{out}: a file, expected a folder for what is made of the files in {source}")
+    files = sorted(path for path in source.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    if not files:
+        raise BadInput(f"{source}: no files in it end in {', '.join(sorted(suffixes))}")
+    works = [Work(path, out / path.relative_to(source).with_suffix(suffix)) for path in files]
+    places: dict[Path, Path] = {}
+    for work in works:
+        if (other := places.setdefault(work.target, work.source)) != work.source:
+            raise BadInput(f"{other} and {work.source} would both become {work.target}")
+    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    return [work for work in works[rank::ranks] if arguments.overwrite or not work.target.exists()]
+
+
+class Account:
+    """A bar over all, the files that failed, and the end: one line if all went well, BadInput if not."""
+
+    def __init__(self, arguments: argparse.Namespace, works: Sequence[Work], total: float, unit: str) -> None:
+        """total: of the bar, in `unit`."""
+        from tqdm import tqdm
+
+        self.out, self.count, self.failed = arguments.out, len(works), 0
+        hidden = arguments.quiet or os.environ.get("RANK", "0") != "0"
+        self.bar = tqdm(total=total, disable=hidden or None, unit=unit, bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} {unit}")
+
+    def attempt(self, work: Work, step: Callable[[], object]) -> object:
+        """Do it; where the file is at fault, say so and go on: None."""
+        try:
+            return step()
+        except BadInput as error:
+            text = str(error)
+            self.bar.clear()
+            print(f"error: {text if str(work.source) in text else f'{work.source}: {text}'}", file=sys.stderr)
+            self.failed += 1
+            return None
+
+    def over(self, works: Sequence[Work]) -> Iterator[Work]:
+        """The files one after another, each a step of the bar."""
+        for work in works:
+            yield work
+            self.bar.update(1)
+
+    def close(self) -> None:
+        """Raises BadInput where a file failed."""
+        self.bar.close()
+        if self.failed:
+            raise BadInput(f"{self.failed} of {self.count} files could not be used; the others are in {self.out}")
+        print(f"{self.out}: {self.count} files")

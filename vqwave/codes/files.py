@@ -1,0 +1,40 @@
+"""`.vqw` files on disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vqwave.codes.coded import Coded, Coder, Header
+from vqwave.codes.layout import from_bytes, header_of, to_bytes
+from vqwave.errors import BadInput
+
+
+def save_codes(coded: Coded, path: str | Path, coder: Coder | None = None) -> None:
+    """Write a `.vqw` file, whole or not at all; `coder`, a prior, takes fewer bits, and is needed to read it again."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    data = to_bytes(coded, coder)
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def load_codes(path: str | Path, coder: Coder | None = None) -> Coded:
+    """Read a `.vqw` file. Raises BadInput for a missing, truncated, damaged or foreign file, or if it needs another prior."""
+    return from_bytes(_read(path), str(path), coder)
+
+
+def load_header(path: str | Path) -> Header:
+    """What a `.vqw` file says of its codes; needs no prior."""
+    return header_of(_read(path), str(path))
+
+
+def _read(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror.lower()}, expected a .vqw file") from None

@@ -1,0 +1,114 @@
+"""What a decoder is told of codes, made frame by frame: the same bits whether the codes come whole or as a stream.
+
+Convolutions in torch may round otherwise for another length of input. So each frame's columns are made from a window of its own,
+which holds all frames that they can hear and no more: its shape depends on the frame's place in the utterance alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vqwave.models.vqvae import VQVAE
+from vqwave.nn.condition import Condition
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Frames that the columns of one frame hear before it and after it."""
+
+    before: int
+    after: int
+
+    @classmethod
+    def of(cls, model: VQVAE) -> Reach:
+        """Of the readout that is heard, if any, the convolution over frames, and the transposed ones (kernel 2 s, stride s)."""
+        conditioner, ratio, around = model.decoder.conditioner, 1, 0
+        if model.hears != "latents":
+            ratio, around = model.readout.ratio, model.readout.reach
+        strides = [layer.stride[0] for layer in conditioner.upsample]
+        first, last = 0, ratio * conditioner.hop // conditioner.hold - 1  # columns of frame 0
+        for stride in reversed(strides):
+            shift = stride - stride // 2
+            first, last = -(-(first + shift - 2 * stride + 1) // stride), (last + shift) // stride
+        kernel = conditioner.frames.kernel_size[0]
+        return cls(around - (first - (kernel - 1) // 2) // ratio, around + (last + kernel // 2) // ratio)
+
+
+@dataclass
+class Pending:
+    """What is kept of the frames that came: latents z (1, D, n) from frame `first` on, and which frame's turn it is."""
+
+    codes: Tensor  # (Q, < ratio): of a two-level codebook, the stretch that is not yet whole
+    z: Tensor
+    first: int = 0
+    frame: int = 0
+
+
+class CodeConditions:
+    """Codes (Q, n) in, columns (1, H, m) out: of every frame all of whose window has come."""
+
+    def __init__(self, model: VQVAE, told: Mapping[str, Tensor]) -> None:
+        """told: labels and vectors of the utterance, as `Conditioner` takes them."""
+        self.model, self.told, self.quantizer, self.conditioner = model, told, model.quantizer, model.decoder.conditioner
+        self.reach = Reach.of(model)
+        self.wait = max(1, self.reach.after)  # frames; one at the least: the last of an utterance may be cut short
+        self.columns = model.hop // self.conditioner.hold  # a frame
+        self.ratio = getattr(model.quantizer, "ratio", 1)
+        self.labels = self.conditioner.attributes(told)
+        weight = self.conditioner.frames.weight
+        self.pending = Pending(
+            torch.zeros(self.quantizer.books, 0, dtype=torch.int64, device=weight.device),
+            weight.new_zeros(1, model.encoder.dim, 0),
+        )
+
+    def push(self, codes: Tensor) -> Tensor:
+        """Codes (Q, n), n any -> columns of the frames that can be made now."""
+        self._hear(codes.to(self.pending.codes.device))
+        known = self.pending.first + self.pending.z.shape[-1]
+        return self._emit(known - self.wait, known)
+
+    def flush(self) -> Tensor:
+        """The columns of the last frames: nothing follows them."""
+        known = self.pending.first + self.pending.z.shape[-1]
+        return self._emit(known, known)
+
+    def _hear(self, codes: Tensor) -> None:
+        it, latents = self.pending, [self.pending.z]
+        for code in codes.unbind(1):
+            it.codes = torch.cat([it.codes, code[:, None]], -1)
+            latents.append(self.quantizer.decode(it.codes[None])[..., -1:])
+            if it.codes.shape[-1] == self.ratio:
+                it.codes = it.codes[:, :0]
+        it.z = torch.cat(latents, -1)
+
+    def _emit(self, end: int, known: int) -> Tensor:
+        """Columns of the frames up to `end`, of which `known` have come; what no later frame hears is forgotten."""
+        it, parts = self.pending, [self.pending.z.new_zeros(1, self.conditioner.channels, 0)]
+        for frame in range(it.frame, end):
+            low, high = max(0, frame - self.reach.before), min(known, frame + self.reach.after + 1)
+            parts.append(self._columns(it.z[..., low - it.first : high - it.first].contiguous(), frame - low))
+        it.frame = max(it.frame, end)
+        keep = max(0, it.frame - self.reach.before)
+        if keep > it.first:
+            it.z, it.first = it.z[..., keep - it.first :].clone(), keep
+        return torch.cat(parts, -1)
+
+    def _columns(self, window: Tensor, place: int) -> Tensor:
+        """Those of one frame, number `place` of its window: `Conditioner.forward` without dropout."""
+        x = self.conditioner.frames(self.model.frames(window, self.told))
+        for layer in self.conditioner.upsample:
+            x = layer(F.leaky_relu(x, 0.4))
+        x = x[..., place * self.columns : (place + 1) * self.columns]
+        return x if self.labels is None else self.labels + x
+
+
+def code_condition(model: VQVAE, codes: Tensor, told: Mapping[str, Tensor]) -> Condition:
+    """A whole utterance's codes (Q, F) -> its condition: the bits that a stream makes of them, however it is cut."""
+    conditions = CodeConditions(model, told)
+    columns = torch.cat([conditions.push(codes), conditions.flush()], -1)
+    return Condition(columns, conditions.conditioner.hold)

@@ -1,0 +1,127 @@
+"""Whether one stream runs on one core or on two: as measured, from stretch to stretch. The bits are the same."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+
+from vqwave.decode.arithmetic import Floats
+from vqwave.decode.kernels import Buffers, Integers, State, Told
+from vqwave.decode.pipeline import SIGNALS, follow, lead
+from vqwave.decode.plan import Plan
+from vqwave.decode.signals import signals
+from vqwave.decode.solo import Foresight, decode_one
+
+TRIAL = 96  # samples by which a way is judged
+AGAIN = 24  # stretches after which the slower way gets another trial
+SHORTEST = 48  # samples worth a second thread
+
+_busy = threading.Lock()
+
+
+@cache
+def _second() -> ThreadPoolExecutor:
+    """The second thread, one for the process: it idles while there is nothing to follow."""
+    return ThreadPoolExecutor(1, thread_name_prefix="vqwave")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A stretch of one stream: arrays of one row, as `kernels.decode` takes them."""
+
+    plan: Plan
+    state: State
+    buffers: Buffers
+    told: Told
+    ahead: Foresight
+    streams: Integers
+    seed: np.uint64
+    temperature: float
+    given: Floats
+    heard: Floats
+    params: Floats
+
+    @property
+    def samples(self) -> int:
+        return self.heard.shape[1]
+
+    def part(self, start: int, stop: int) -> Task:
+        """Samples `start` to `stop` of it."""
+        cut = slice(start, stop)
+        given, heard, params = self.given[:, cut], self.heard[:, cut], self.params[:, cut]
+        about = (self.plan, self.state, self.buffers, self.told, self.ahead, self.streams, self.seed, self.temperature)
+        return Task(*about, given, heard, params)
+
+
+def run_alone(task: Task) -> None:
+    draws = (task.streams, task.seed, task.temperature, task.given, task.heard, task.params)
+    decode_one(task.plan, task.state, task.buffers, task.told, task.ahead, *draws)
+
+
+def run_together(task: Task) -> None:
+    """On two threads; whatever the second one leaves undone is done here."""
+    flags, layers = signals(SIGNALS), (task.plan, task.state, task.buffers)
+    draws = (task.streams, task.seed, task.temperature, task.given, task.heard, task.params)
+    second = _second().submit(follow, *layers, flags, 0, task.samples, *draws)
+    led = lead(*layers, task.told, task.ahead, flags, task.samples)
+    drawn = 0 if second.cancel() else second.result()
+    if drawn < led:
+        follow(*layers, flags, drawn, led, *draws)
+    if led < task.samples:
+        run_alone(task.part(led, task.samples))
+
+
+@dataclass
+class Pace:
+    """Seconds a sample of either way, as last measured, and how long the slower one has not been tried."""
+
+    alone: float | None = None
+    together: float | None = None
+    stretches: int = 0
+
+    def choose(self) -> str:
+        """Which way is next: one that was never tried, the slower one now and then, else the faster."""
+        if self.together is None or self.alone is None:
+            return "together" if self.together is None else "alone"
+        self.stretches = (self.stretches + 1) % AGAIN
+        quicker, slower = ("together", "alone") if self.together < self.alone else ("alone", "together")
+        return slower if self.stretches == 0 else quicker
+
+
+@dataclass
+class Duet:
+    """One stream on up to two cores."""
+
+    pace: Pace = field(default_factory=Pace)
+
+    def run(self, task: Task) -> None:
+        done = 0
+        while done < task.samples:
+            left = task.samples - done
+            if left < SHORTEST or not _busy.acquire(blocking=False):
+                run_alone(task.part(done, task.samples))
+                return
+            try:
+                done += self._stretch(task, done, left)
+            finally:
+                _busy.release()
+
+    def _stretch(self, task: Task, done: int, left: int) -> int:
+        way = self.pace.choose()
+        quicker = self.pace.alone is not None and getattr(self.pace, way) == min(self.pace.alone, self.pace.together)
+        samples = left if quicker else min(left, TRIAL)
+        began = time.perf_counter()
+        (run_together if way == "together" else run_alone)(task.part(done, done + samples))
+        setattr(self.pace, way, (time.perf_counter() - began) / samples)
+        return samples
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,72 @@
+"""One stream on two cores: the layers on one of them, skips, output and drawing on the other.
+
+The first announces each layer's units as soon as they are there; the second adds up their skips close behind it, draws, and
+announces the sample. While it draws, the first works ahead (`solo.py`). Both do what `solo.decode_one` does, in its order, so
+that the bits are the same. Neither waits for ever: see `lead` and `follow`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vqwave.decode.arithmetic import Floats, fill_rows, row_product
+from vqwave.decode.compiled import kernel
+from vqwave.decode.kernels import Buffers, Integers, State, Told, answer, listen, locate, settle
+from vqwave.decode.plan import Plan
+from vqwave.decode.signals import APART, PATIENCE, announce, wait_for
+from vqwave.decode.solo import Foresight, advance, foresee_all, foresee_due, pass_on, skips_at
+
+UNITS, DRAWN = 0, 1  # signals: layers whose units are there, samples drawn
+SIGNALS = 2
+
+
+@kernel
+def lead(plan: Plan, state: State, buffers: Buffers, told: Told, ahead: Foresight, signals: Integers, count: int) -> int:
+    """The layers of `count` samples. Returns for how many it ran: fewer where a sample was not drawn in time."""
+    layers, start = len(plan.dilations), state.time[0]
+    foresee_all(plan, state, ahead)
+    for t in range(count):
+        if wait_for(signals, DRAWN, t, PATIENCE) < t:
+            return t
+        listen(plan, state, buffers.present)
+        locate(told, state, buffers.column)
+        for layer in range(layers):
+            advance(plan, state, buffers, told, ahead, layer, start + t)
+            announce(signals, UNITS * APART, t * layers + layer + 1)
+            if layer < layers - 1:
+                pass_on(plan, buffers, layer)
+        foresee_due(plan, state, ahead, start + t + 1)
+    return count
+
+
+@kernel
+def follow(
+    plan: Plan,
+    state: State,
+    buffers: Buffers,
+    signals: Integers,
+    first: int,
+    count: int,
+    streams: Integers,
+    seed: np.uint64,
+    temperature: float,
+    given: Floats,
+    heard: Floats,
+    params: Floats,
+) -> int:
+    """Skips, output and the draw of samples `first` to `count`. Returns the number of the first that it did not draw."""
+    layers, G, S, at = len(plan.dilations), plan.dilated_bias.shape[1] // 2, plan.skip_bias.shape[0], skips_at(plan)
+    for t in range(first, count):
+        fill_rows(plan.skip_bias, buffers.skip)
+        done = 0
+        while done < layers:
+            there = wait_for(signals, UNITS, t * layers + done + 1, PATIENCE) - t * layers
+            if there <= 0:
+                return t
+            there = max(min(there, layers), done)
+            row_product(plan.weights, at + done * G * S, (there - done) * G, S, buffers.units, done * G, buffers.skip, 0)
+            done = there
+        answer(plan, buffers, at + layers * G * S)
+        settle(plan, state, buffers, 0, t, streams, seed, temperature, given, heard, params)
+        announce(signals, DRAWN * APART, t + 1)
+    return count

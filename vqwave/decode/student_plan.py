@@ -1,0 +1,144 @@
+"""The student's plan: the weights of all its flows in the layout that its kernels read."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vqwave.decode.plan import WIDTH, Floats, Precision, aligned, padded
+from vqwave.models.student import Student
+from vqwave.nn.flows import AffineFlow, MaskedFlow
+
+Matrix = NDArray[np.float32] | NDArray[np.uint16]  # the latter are bfloat16
+
+
+class FlowPlan(NamedTuple):
+    """One flow; a named tuple, since that is what numba passes to kernels.
+
+    L layers, k taps, R residual, G gate, H hidden, all padded to multiples of 16; n samples a block. A matrix is (inputs,
+    outputs), or of bfloat16 (inputs / 2, outputs, 2); filters and gates take turns, 16 of each.
+    """
+
+    dilated: Matrix  # flat (L, k, R, 2G), oldest tap first
+    residual: Matrix  # flat (L, G, R)
+    hidden: Matrix  # flat (R, H)
+    heard: Floats  # flat (n, R)
+    out: Floats  # flat (H, 16): the n locations of a block, then its n log-scales
+    projection: Floats  # (condition channels, L 2G)
+    dilated_bias: Floats  # (L 2G,)
+    residual_bias: Floats  # (L, R)
+    hidden_bias: Floats  # (H,)
+    heard_bias: Floats  # (R,)
+    out_bias: Floats  # (16,)
+    dilations: NDArray[np.int64]  # (L,)
+    kernel: int
+    gate: int  # G
+    fold: int  # n
+    offset: int  # samples at which blocks begin
+    floor: float  # of the log-scale
+
+
+def plan_flows(student: Student, weights: Precision = "float32") -> list[FlowPlan]:
+    """A packed copy of each flow. bf16: weights are rounded, and kept as float32; bf16-dot: weights and activations are."""
+    return [_plan(flow, weights) for flow in student.flows.flows]
+
+
+def unsupported_student(student: Student) -> str | None:
+    """Why the kernels cannot carry this student, or None where they can."""
+    flows = list(student.flows.flows)
+    if any(isinstance(flow, MaskedFlow) for flow in flows):
+        return "a masked flow (direction maf) decodes one block after another, which has no kernel"
+    if any(flow.stack.context is not None for flow in flows):
+        return "its context stack (network.context) has no kernel"
+    if any(flow.stack.spec.skip for flow in flows):
+        return "a flow with skips has no kernel"
+    if any(2 * flow.fold > WIDTH for flow in flows):
+        return f"blocks of {flows[0].fold} samples have no kernel, expected at most {WIDTH // 2}"
+    parameter = next(student.parameters())
+    if parameter.device.type != "cpu":
+        return f"its parameters are on {parameter.device}, the kernels run on the CPU"
+    if parameter.dtype == torch.float64:
+        return "its parameters are float64, the kernels compute in float32"
+    return None
+
+
+@torch.no_grad()
+def _plan(flow: AffineFlow, weights: Precision) -> FlowPlan:
+    stack, spec = flow.stack, flow.stack.spec
+    layers = list(stack.layers)
+    out_weight, out_bias = flow.last_layer()
+
+    def matrix(parts: list[Tensor]) -> Matrix:
+        return _pack(torch.stack(parts), weights)
+
+    return FlowPlan(
+        dilated=matrix([_taps(_interleaved(layer.dilated.weight, spec.gate)) for layer in layers]),
+        residual=matrix([_taps(_pad(layer.residual.weight, 0)) for layer in layers]),
+        hidden=matrix([_taps(_pad(stack.hidden.weight, 0))]),
+        heard=_floats(_pad(flow.input.weight, 0)[..., 0].T).reshape(-1),
+        out=_floats(_taps(_pad(out_weight, 0))).reshape(-1),
+        projection=_floats(_projection(flow)),
+        dilated_bias=_floats(torch.cat([_interleaved(layer.dilated.bias, spec.gate) for layer in layers])),
+        residual_bias=_floats(torch.stack([_pad(layer.residual.bias, 0) for layer in layers])),
+        hidden_bias=_floats(_pad(stack.hidden.bias, 0)),
+        heard_bias=_floats(_pad(flow.input.bias, 0)),
+        out_bias=_floats(_pad(out_bias, 0)),
+        dilations=np.array(spec.dilations, np.int64),
+        kernel=spec.kernel,
+        gate=padded(spec.gate),
+        fold=flow.fold,
+        offset=flow.offset,
+        floor=flow.MIN_LOG_SCALE,
+    )
+
+
+def _pad(x: Tensor, axis: int) -> Tensor:
+    """A float32 copy with zeros after the channels on `axis`, up to a multiple of 16."""
+    shape = list(x.shape)
+    shape[axis] = padded(shape[axis])
+    result = torch.zeros(shape)
+    result.narrow(axis, 0, x.shape[axis]).copy_(x)
+    return result
+
+
+def _interleaved(x: Tensor, gate: int) -> Tensor:
+    """Filters and gates (2G, ...) -> 16 filters, 16 gates, 16 filters, ..., each padded on its own."""
+    halves = [_pad(half, 0).unflatten(0, (-1, WIDTH)) for half in (x[:gate], x[gate:])]
+    return torch.stack(halves, 1).flatten(0, 2)
+
+
+def _taps(weight: Tensor) -> Tensor:
+    """A convolution's weight (C', C, k) -> (k C, C'), oldest tap first, with padded inputs."""
+    return _pad(weight, 1).permute(2, 1, 0).flatten(0, 1)
+
+
+def _projection(flow: AffineFlow) -> Tensor:
+    """(condition channels, L 2G); no condition channels where the flow hears none."""
+    stack, spec = flow.stack, flow.stack.spec
+    if stack.projection is None:
+        return torch.zeros(0, spec.layers * 2 * padded(spec.gate))
+    per_layer = stack.projection.weight[..., 0].unflatten(0, (spec.layers, 2 * spec.gate))
+    return torch.cat([_interleaved(weight, spec.gate) for weight in per_layer]).T
+
+
+def _floats(x: Tensor) -> Floats:
+    result = aligned(tuple(x.shape), np.float32)
+    result[...] = x.numpy()
+    return result
+
+
+def _pack(x: Tensor, weights: Precision) -> Matrix:
+    """Matrices (..., inputs, outputs), flat, in the precision asked for."""
+    if weights == "float32":
+        return _floats(x).reshape(-1)
+    rounded = x.to(torch.bfloat16)
+    if weights == "bf16":
+        return _floats(rounded.float()).reshape(-1)
+    words = rounded.unflatten(-2, (-1, 2)).transpose(-1, -2).contiguous()  # (..., inputs / 2, outputs, 2)
+    result = aligned((words.numel(),), np.uint16)
+    result[...] = words.view(torch.int16).numpy().view(np.uint16).reshape(-1)
+    return result

@@ -1,0 +1,181 @@
+"""What the CUDA kernel reads: the plan's weights in powers of two, filter beside gate, on the device."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vqwave.decode.plan import CATEGORICAL, NEVER, HeadPlan, Plan, Precision
+from vqwave.models.wavenet import WaveNet
+from vqwave.nn.wavenet import StackSpec
+
+SMALLEST = 16  # a tensor core multiplies tiles of 16: no width is less
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "bf16-dot": torch.bfloat16}  # tensor cores know no other bf16
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that a kernel is compiled for. Widths are powers of two; a stack without skips has skip = 0."""
+
+    layers: int
+    cycle: int  # layers after which the dilation starts again from 1
+    kernel: int
+    span: int  # slots of a ring per sample of dilation: a power of two, so that a slot is a mask away from the time
+    residual: int
+    gate: int
+    skip: int
+    read: int  # what the output layers read: the skips, or the last residual where there are none
+    hidden: int
+    out: int
+    family: int  # of the head: CATEGORICAL, LOGISTIC or GAUSSIAN
+    choices: int  # classes, or mixture components
+    min_log_scale: float
+    level: float  # grid that samples are rounded to, 0 for none
+
+    @staticmethod
+    def of(spec: StackSpec, head: HeadPlan) -> Shape:
+        residual, skip = power_of_two(spec.residual), power_of_two(spec.skip) if spec.skip else 0
+        return Shape(
+            layers=spec.layers,
+            cycle=min(spec.cycle, spec.layers),
+            kernel=spec.kernel,
+            span=1 << (spec.kernel - 1).bit_length(),
+            residual=residual,
+            gate=power_of_two(spec.gate),
+            skip=skip,
+            read=skip or residual,
+            hidden=power_of_two(spec.hidden),
+            out=power_of_two(head.channels),
+            family=head.family,
+            choices=head.choices,
+            min_log_scale=float(head.min_log_scale),
+            level=float(head.level),
+        )
+
+    @property
+    def slots(self) -> int:
+        """Ring slots of a stream, all layers together."""
+        return sum(self.span * 2 ** (layer % self.cycle) for layer in range(self.layers))
+
+    @property
+    def products(self) -> int:
+        """Multiply-adds of one sample of one stream, padding included; as many weights are read for a sample of a tile."""
+        layer = self.residual * 2 * self.gate * self.kernel + self.gate * (self.residual + self.skip)
+        return self.layers * layer + self.read * self.hidden + self.hidden * self.out
+
+
+class Weights(NamedTuple):
+    """Matrices are (inputs, outputs) in the weights' type; biases and what is heard are float32."""
+
+    heard: Tensor  # (classes, R); or (2, R), the weight and the bias of a scalar
+    dilated: Tensor  # (L, k, R, 2G), oldest tap first; filter and gate of a channel side by side
+    residual: Tensor  # (L, G, R); zeros where a layer has none
+    residual_bias: Tensor  # (L, R)
+    skip: Tensor  # (L, G, S)
+    skip_bias: Tensor  # (S or R,)
+    hidden: Tensor  # (S or R, H)
+    hidden_bias: Tensor  # (H,)
+    out: Tensor  # (H, C)
+    out_bias: Tensor  # (C,)
+    projection: Tensor  # (condition channels, L 2G) float32, filter and gate side by side
+    dilated_bias: Tensor  # (L 2G,)
+
+
+def pack(wavenet: WaveNet, weights: Precision, device: torch.device) -> tuple[Weights, Shape]:
+    """Packs a copy, by way of the plan that all back-ends share. Call `triton_tuning.unsupported` first."""
+    plan = Plan.of(copy.deepcopy(wavenet).cpu())
+    shape = Shape.of(wavenet.stack.spec, plan.head)
+    matrices = {name: matrix.to(DTYPES[weights]) for name, matrix in _matrices(plan, shape).items()}
+    vectors = {
+        "heard": _wide(_tensor(plan.heard), -1),
+        "residual_bias": _wide(_tensor(plan.residual_bias), -1),
+        "skip_bias": _wide(_tensor(plan.skip_bias), -1) if shape.skip else torch.zeros(shape.read),
+        "hidden_bias": _wide(_tensor(plan.hidden_bias), -1),
+        "out_bias": _out_bias(plan, shape),
+        "projection": _projection(plan),
+        "dilated_bias": _side_by_side(_tensor(plan.dilated_bias)).flatten(),
+    }
+    on_device = {name: x.to(device).contiguous() for name, x in (matrices | vectors).items()}
+    return Weights(**on_device), shape
+
+
+def power_of_two(width: int) -> int:
+    """The least power of two, of at least 16, that holds this many channels.
+
+    >>> power_of_two(64), power_of_two(65), power_of_two(3)
+    (64, 128, 16)
+    """
+    return max(SMALLEST, 1 << (width - 1).bit_length())
+
+
+def _matrices(plan: Plan, shape: Shape) -> dict[str, Tensor]:
+    """The plan's weights, in its order of use, each widened."""
+    L, k = shape.layers, shape.kernel
+    R, G = plan.heard.shape[1], plan.dilated_bias.shape[1] // 2
+    S, H, C = len(plan.skip_bias), len(plan.hidden_bias), len(plan.out_bias)
+    flat = Flat(_tensor(plan.weights))
+    dilated, residual = [], []
+    for layer in range(L):
+        dilated.append(_wide(_side_by_side(flat.take(k, R, 2 * G)), 1))
+        last = layer == L - 1 and S > 0
+        residual.append(torch.zeros(G, R) if last else flat.take(G, R))
+    skip = flat.take(L, G, S) if S else torch.zeros(1, SMALLEST, SMALLEST)
+    return {
+        "dilated": torch.stack(dilated),
+        "residual": _wide(_wide(torch.stack(residual), 1), 2),
+        "skip": _wide(_wide(skip, 1), 2),
+        "hidden": _wide(_wide(flat.take(S or R, H), 0), 1),
+        "out": _wide(_wide(flat.take(H, C), 0), 1),
+    }
+
+
+class Flat:
+    """The plan's weights, taken one array after another."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self.numbers, self.at = numbers, 0
+
+    def take(self, *shape: int) -> Tensor:
+        first, self.at = self.at, self.at + math.prod(shape)
+        return self.numbers[first : self.at].view(shape)
+
+
+def _out_bias(plan: Plan, shape: Shape) -> Tensor:
+    bias = torch.full((shape.out,), NEVER if plan.head.family == CATEGORICAL else 0.0)
+    bias[: len(plan.out_bias)] = _tensor(plan.out_bias)
+    return bias
+
+
+def _projection(plan: Plan) -> Tensor:
+    """(condition channels, L 2G), the channels padded with zeros to a multiple of 16, at least to 16."""
+    y = _side_by_side(_tensor(plan.projection)).transpose(0, 1).flatten(1)
+    missing = -len(y) % SMALLEST if len(y) else SMALLEST
+    return torch.cat([y, torch.zeros(missing, y.shape[1])])
+
+
+def _tensor(x: NDArray[np.float32]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(x))
+
+
+def _wide(x: Tensor, axis: int) -> Tensor:
+    """x with zeros after its channels, up to a power of two."""
+    missing = power_of_two(x.shape[axis]) - x.shape[axis]
+    shape = list(x.shape)
+    shape[axis] = missing
+    return torch.cat([x, x.new_zeros(shape)], axis) if missing else x
+
+
+def _side_by_side(x: Tensor) -> Tensor:
+    """(..., 2G), the filter's channels before the gate's -> f_0, g_0, f_1, g_1, ..., widened.
+
+    The two numbers of a gate so end up in the registers of one thread.
+    """
+    halves = _wide(x.unflatten(-1, (2, -1)), -1)
+    return halves.transpose(-1, -2).flatten(-2)

@@ -1,0 +1,211 @@
+"""Sound as it comes: WAV and raw samples through pipes, and a resampler that goes on from chunk to chunk."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+from scipy.signal import resample_poly
+
+from vqwave.audio import read, to_int16
+from vqwave.errors import BadInput
+
+try:
+    import soxr
+except ImportError:
+    soxr = None
+
+Wave = NDArray[np.float32]
+PIECE = 0.01  # seconds that are resampled at once
+HELD = 1 << 16  # samples of a file that are read at once
+UNKNOWN = 0xFFFFFFFF  # length of what is still to come
+INTEGER, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # kinds of samples
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A sound file that is read piece by piece."""
+
+    path: Path
+    sample_rate: int
+    seconds: float
+
+    @classmethod
+    def open(cls, path: str | Path) -> Recording:
+        """Raises BadInput for what `audio.read` refuses, but for what lies beyond its first sample."""
+        _, rate = read(path, 0, 1)
+        return cls(Path(path), rate, soundfile.info(str(path)).frames / rate)
+
+    def pieces(self) -> Iterator[Wave]:
+        """Samples (n,), a few seconds at a time, channels averaged. Raises BadInput for NaN and for a truncated file."""
+        with soundfile.SoundFile(self.path) as file:
+            count = 0
+            for block in file.blocks(HELD, dtype="float32", always_2d=True):
+                if not np.isfinite(block).all():
+                    raise BadInput(f"{self.path}: samples are NaN or infinite")
+                count += len(block)
+                yield block[:, 0] if block.shape[1] == 1 else block.mean(1, dtype=np.float32)
+            if count < file.frames:
+                raise BadInput(f"{self.path}: truncated, {count} of {file.frames} samples could be read")
+
+
+class Resampler:
+    """Samples at one rate -> at another, chunk by chunk; the chunks do not show."""
+
+    def __init__(self, source: int, target: int) -> None:
+        """Hz. Raises BadInput for rates that are not above zero."""
+        if min(source, target) <= 0:
+            raise BadInput(f"cannot resample from {source} Hz to {target} Hz: rates must be above zero")
+        common = math.gcd(source, target)
+        self.source, self.target, self.up, self.down = source, target, target // common, source // common
+        self.piece = max(1, round(PIECE * source / self.down)) * self.down
+        self.margin = -(-(10 * max(self.up, self.down) // self.up + 1) // self.down) * self.down  # what the filter hears
+        self.kept = np.zeros(0, np.float32)
+        self.lead = 0  # samples of those kept that were resampled before
+        self.came = self.gone = 0
+        self.soxr = None if soxr is None or source == target else soxr.ResampleStream(source, target, 1, "float32", quality="HQ")
+
+    @property
+    def latency(self) -> float:
+        """Seconds; soxr does not tell its own: about a hundredth of a second more."""
+        return 0.0 if self.source == self.target else (self.piece + self.margin) / self.source
+
+    def push(self, wave: Wave) -> Wave:
+        """(n,), any n -> (m,)."""
+        if self.source == self.target:
+            return wave
+        self.came += len(wave)
+        self.kept, parts = np.concatenate([self.kept, wave]), [wave[:0]]
+        after = 0 if self.soxr else self.margin
+        while len(self.kept) - self.lead >= self.piece + after:
+            parts.append(self._next(self.piece, last=False))
+        self.gone += sum(map(len, parts))
+        return np.concatenate(parts)
+
+    def flush(self) -> Wave:
+        """What is left: round(T target / source) samples in all."""
+        if self.source == self.target:
+            return np.zeros(0, np.float32)
+        parts = []
+        while len(self.kept) - self.lead > self.piece:
+            parts.append(self._next(self.piece, last=False))
+        parts.append(self._next(len(self.kept) - self.lead, last=True))
+        rest, wanted = np.concatenate(parts), round(self.came * self.target / self.source) - self.gone
+        return np.pad(rest[: max(wanted, 0)], (0, max(wanted - len(rest), 0))).astype(np.float32, copy=False)
+
+    def _next(self, count: int, *, last: bool) -> Wave:
+        if self.soxr:
+            piece, self.kept = self.kept[:count], self.kept[count:]
+            return self.soxr.resample_chunk(np.ascontiguousarray(piece), last=last)
+        window = self.kept[: self.lead + count + self.margin]
+        out = resample_poly(window, self.up, self.down) if len(window) else window
+        start, end = self.lead * self.up // self.down, -(-(self.lead + count) * self.up // self.down)
+        keep = max(0, self.lead + count - self.margin)
+        self.kept, self.lead = self.kept[keep:], self.lead + count - keep
+        return out[start:end].astype(np.float32)
+
+
+class WavReader:
+    """A WAV as it comes through a pipe: `sample_rate`, then, iterated over, samples (n,) in [-1, 1], channels averaged.
+
+    16, 24 or 32 bits, or float. A header whose length is not known yet (0, or the largest) is read to the end of the pipe. Raises
+    BadInput for what is no WAV, and for one that ends before its length.
+    """
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self.file, self.name = file, name
+        head = self._take(12, f"{name}: empty, expected a WAV")
+        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            raise BadInput(f"{name}: not a WAV, expected one (through a pipe no other kind of sound can be read)")
+        self.kind = 0
+        while (chunk := self._take(8, f"{name}: truncated before its samples"))[:4] != b"data":
+            length = struct.unpack("<I", chunk[4:])[0]
+            content = self._take(min(length + length % 2, 1 << 16), f"{name}: truncated before its samples")
+            if chunk[:4] == b"fmt ":
+                self._format(content)
+        if not self.kind:
+            raise BadInput(f"{name}: its samples come before their format, expected a WAV")
+        length = struct.unpack("<I", chunk[4:])[0]
+        self.left = None if length == 0 or length >= 0x7FFFF000 else length
+
+    def _format(self, content: bytes) -> None:
+        if len(content) < 16:
+            raise BadInput(f"{self.name}: a format of {len(content)} bytes, expected a WAV")
+        self.kind, self.channels, self.sample_rate, _, _, self.bits = struct.unpack("<HHIIHH", content[:16])
+        if self.kind == EXTENSIBLE and len(content) >= 26:
+            (self.kind,) = struct.unpack("<H", content[24:26])
+        if (self.kind, self.bits) not in ((INTEGER, 16), (INTEGER, 24), (INTEGER, 32), (FLOAT, 32)) or self.channels < 1:
+            found = f"{self.channels} channels of {self.bits} bits, kind {self.kind}"
+            raise BadInput(f"{self.name}: {found}, expected 16, 24 or 32 bits, or float")
+
+    def __iter__(self) -> Iterator[Wave]:
+        """About a fiftieth of a second at a time."""
+        width = self.channels * self.bits // 8
+        piece = max(1, self.sample_rate // 50) * width
+        while self.left is None or self.left > 0:
+            wanted = piece if self.left is None else min(piece, self.left)
+            data = self._read(wanted)
+            if self.left is not None:
+                self.left -= len(data)
+                if len(data) < wanted:
+                    raise BadInput(f"{self.name}: truncated, {self.left} bytes of samples are missing")
+            data = data[: len(data) // width * width]
+            if data:
+                yield self._samples(data)
+            if len(data) < wanted:
+                return
+
+    def _samples(self, data: bytes) -> Wave:
+        if self.kind == FLOAT:
+            flat = np.frombuffer(data, "<f4")
+        elif self.bits == 24:
+            wide = np.zeros((len(data) // 3, 4), np.uint8)
+            wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
+            flat = wide.view("<i4")[:, 0].astype(np.float32) / np.float32(2**31)
+        else:
+            flat = np.frombuffer(data, f"<i{self.bits // 8}").astype(np.float32) / np.float32(2 ** (self.bits - 1))
+        return flat.reshape(-1, self.channels).mean(1, dtype=np.float32) if self.channels > 1 else flat.astype(np.float32)
+
+    def _take(self, count: int, otherwise: str) -> bytes:
+        data = self._read(count)
+        if len(data) < count:
+            raise BadInput(otherwise if not data else f"{self.name}: truncated before its samples")
+        return data
+
+    def _read(self, count: int) -> bytes:
+        data = bytearray()
+        while len(data) < count and (more := self.file.read(count - len(data))):
+            data += more
+        return bytes(data)
+
+
+class WavWriter:
+    """16-bit samples into a pipe as they come, after a WAV header whose length says that it is not known; or `raw`, without."""
+
+    def __init__(self, file: BinaryIO, sample_rate: int, *, raw: bool = False) -> None:
+        self.file, self.header, self.count = file, not raw, 0
+        if self.header:
+            facts = struct.pack("<HHIIHH", INTEGER, 1, sample_rate, 2 * sample_rate, 2, 16)
+            file.write(b"RIFF" + struct.pack("<I", UNKNOWN) + b"WAVEfmt " + struct.pack("<I", 16) + facts)
+            file.write(b"data" + struct.pack("<I", UNKNOWN))
+            file.flush()
+
+    def write(self, wave: Wave) -> None:
+        """(n,) in [-1, 1]; what lies outside is clipped."""
+        if len(wave):
+            self.count += self.file.write(to_int16(wave).astype("<i2").tobytes())
+            self.file.flush()
+
+    def finish(self) -> None:
+        """The lengths, where the header can still be reached, as in a file."""
+        if self.header and self.file.seekable():
+            for place, length in ((4, 36 + self.count), (40, self.count)):
+                self.file.seek(place)
+                self.file.write(struct.pack("<I", length))
