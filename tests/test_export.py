@@ -1,0 +1,240 @@
+"""Exported graphs say in onnxruntime what the model says in PyTorch, at every length; exported folders load."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from vqwave import cli, export, load
+from vqwave.checkpoint import ModelCard, load_trained, save_trained
+from vqwave.distributions import Gaussian
+from vqwave.errors import BadInput
+from vqwave.features import LogMelSpec
+from vqwave.models import ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
+from vqwave.nn.condition import ConditionerSpec
+from vqwave.nn.encoders import EncoderSpec, FrameEncoderSpec, WaveformEncoderSpec
+from vqwave.nn.quantize import EMAQuantizerSpec, FSQuantizerSpec, ProductQuantizerSpec, ResidualQuantizerSpec
+from vqwave.nn.quantize.interface import Quantizer
+from vqwave.nn.readout import ReadoutSpec
+from vqwave.nn.wavenet import ContextSpec, StackSpec
+
+LABELS = {"speaker": ["a", "b", "c"], "gender": ["f", "m"]}
+SIZES = StackSpec(layers=1, cycle=3, kernel=3, residual=8, gate=6, skip=0, hidden=7)
+MEL = LogMelSpec(bands=6, window_ms=8.0, hop_ms=1.0, fmin=200.0, fmax=4000.0)
+HEARS = ConditionerSpec(channels=4, labels=("speaker", "gender"), vectors={"face": 3})
+STUDENT = StudentSpec(flows=(2, 4), network=SIZES, conditioner=HEARS, initial_scale=0.5)
+ENCODER = FrameEncoderSpec(features=MEL, channels=6, dim=4)
+QUANTIZER = EMAQuantizerSpec(size=5)
+
+
+def of(student: StudentSpec = STUDENT, quantizer: object = QUANTIZER, encoder: EncoderSpec = ENCODER) -> VQVAESpec:
+    return VQVAESpec(encoder=encoder, quantizer=quantizer, decoder=student)
+
+
+HEARD = ReadoutSpec(features=MEL, channels=6)
+
+
+def changed(**settings: object) -> StudentSpec:
+    return StudentSpec(**{**vars(STUDENT), **settings})
+
+
+DECODERS: dict[str, ModelSpec] = {
+    "plain": of(),
+    "gaussian, folded, staggered": of(changed(base="gaussian", fold=4, stagger=True, flows=(1, 2, 3))),
+    "folded": of(changed(fold=2)),
+    "upsampled": of(changed(conditioner=ConditionerSpec(channels=4, labels=(), upsample=(2, 4)))),
+    "frames heard": VQVAESpec(encoder=ENCODER, quantizer=QUANTIZER, decoder=STUDENT, readout=HEARD, hears="frames"),
+    "both heard": VQVAESpec(encoder=ENCODER, quantizer=QUANTIZER, decoder=STUDENT, readout=HEARD, hears="both"),
+    "fsq": of(quantizer=FSQuantizerSpec()),
+    "residual": of(quantizer=ResidualQuantizerSpec(inner=QUANTIZER)),
+    "product": of(quantizer=ProductQuantizerSpec(inner=QUANTIZER)),
+    "vocoder": changed(features=MEL, location_unit=0.25),
+    "labels alone": changed(fold=2, stagger=True),
+}
+WAVENET = WaveNetSpec(head=Gaussian(), network=StackSpec(layers=2, residual=4, gate=4, skip=4, hidden=4), conditioner=HEARS)
+
+
+@pytest.fixture
+def runtime() -> None:
+    pytest.importorskip("onnx", reason="graphs need onnx: pip install 'vqwave[export]'")
+    pytest.importorskip("onnxruntime", reason="graphs need onnxruntime: pip install 'vqwave[export]'")
+
+
+def saved(folder: Path, spec: ModelSpec) -> Path:
+    """An untrained model that hears what it is told."""
+    torch.manual_seed(0)
+    card = ModelCard(sample_rate=8000, labels=LABELS, spec=spec, about={"corpus": "none", "level_db": -23.0})
+    model = card.build()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("stack.out.weight", "stack.projection.weight")):
+                parameter.mul_(5.0)
+        for module in model.modules():
+            if isinstance(module, Quantizer) and hasattr(module, "codebook"):
+                module.codebook.started.fill_(True)
+        if hasattr(model, "encoder"):  # latents of unit spread, so that there are several codes
+            z = model.encoder(0.1 * torch.randn(4, 50 * model.hop))
+            mean, spread = z.mean((0, 2)), z.std((0, 2))
+            model.encoder.out.weight.div_(spread[:, None, None])
+            model.encoder.out.bias.sub_(mean).div_(spread)
+    save_trained(folder, model, card)
+    return folder
+
+
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize("kind", DECODERS)
+def test_a_decoder_says_the_same_at_every_length(kind: str, tmp_path: Path) -> None:
+    model = saved(tmp_path / "model", DECODERS[kind])
+    checked = export.export_onnx(model, tmp_path / "student.onnx")
+    assert list(checked.differences) == [frames for _, frames in export.CHECKED]
+    assert checked.largest < 1e-5
+    graph, spread = export.decoder_of(load_trained(model), model), []
+    for batch, frames in ((1, 3), (5, 23)):
+        inputs = graph.example(batch, frames)
+        with torch.no_grad():
+            expected = graph.truth(*inputs)
+        found = export.run_onnx(checked.path, graph.names, inputs)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        spread.append(expected.std())
+        for i, name in enumerate(graph.names):  # every input is heard
+            other = list(inputs)
+            if name in ("codes", *LABELS):
+                other[i] = (inputs[i] + 1) % (2 if name == "gender" else 3)
+            else:
+                other[i] = inputs[i] + 1.0
+            assert not torch.equal(export.run_onnx(checked.path, graph.names, other), found), name
+    assert max(spread) > 0.05
+
+
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize("encoder", [ENCODER, WaveformEncoderSpec(strides=(4, 2), channels=6, blocks=1, dim=4)])
+@pytest.mark.parametrize("quantizer", [QUANTIZER, FSQuantizerSpec()])
+def test_an_encoder_finds_the_same_codes(encoder: EncoderSpec, quantizer: object, tmp_path: Path) -> None:
+    model = saved(tmp_path / "model", of(encoder=encoder, quantizer=quantizer))
+    checked = export.export_onnx(model, tmp_path / "encoder.onnx", "encoder")
+    codec = load(model)
+    wave = 0.1 * torch.randn(1, 64 * codec.model.hop, generator=torch.Generator().manual_seed(5))
+    expected = codec.codes_of(wave[0])
+    found = export.run_onnx(checked.path, ["wave"], [wave])[0]
+    assert (found == expected).float().mean() > 0.98
+    assert len(expected.unique()) > 1
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_graph_says_what_it_is(tmp_path: Path) -> None:
+    import onnx
+
+    model, out = saved(tmp_path / "model", DECODERS["plain"]), tmp_path / "student.onnx"
+    checked = export.export_onnx(model, out)
+    assert checked.inputs["codes"] == ["batch", 1, "frames"]
+    assert checked.inputs["face"] == ["batch", 3]
+    facts = {item.key: item.value for item in onnx.load(out).metadata_props}
+    assert facts["base"] == "logistic"
+    assert facts["sample_rate"] == "8000"
+    assert json.loads(facts["labels"]) == {name: LABELS[name] for name in ("speaker", "gender")}
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["student.onnx"]
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_graph_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, out = saved(tmp_path / "model", DECODERS["plain"]), tmp_path / "student.onnx"
+    whole = export.one_pass
+
+    def louder(*arguments: object, **settings: object) -> Tensor:
+        return whole(*arguments, **settings) + 0.01
+
+    monkeypatch.setattr(export, "one_pass", louder)
+    with pytest.raises(BadInput, match="away from PyTorch"):
+        export.export_onnx(model, out)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.usefixtures("runtime")
+def test_what_is_no_single_pass_is_refused_in_a_line(tmp_path: Path) -> None:
+    context = StackSpec(**{**vars(SIZES), "context": ContextSpec(layers=1)})
+    for i, (spec, part, words) in enumerate(
+        [
+            (of(WAVENET), "decoder", "WaveNet"),
+            (WAVENET, "encoder", "without an encoder"),
+            (of(changed(direction="maf")), "decoder", "maf"),
+            (of(changed(network=context)), "decoder", "context"),
+        ]
+    ):
+        model = saved(tmp_path / str(i), spec)
+        with pytest.raises(BadInput, match=words):
+            export.export_onnx(model, tmp_path / "out.onnx", part)
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_without_the_packages_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object())
+    with pytest.raises(BadInput, match=r"onnxruntime is not installed: pip install 'vqwave\[export\]'"):
+        export.export_onnx(tmp_path, tmp_path / "out.onnx")
+
+
+def test_a_folder_stands_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, out = saved(tmp_path / "run" / "model", DECODERS["plain"]), tmp_path / "mine"
+    cli.main(["export", str(tmp_path / "run"), "--format", "safetensors", "--out", str(out)])
+    assert "vqvae" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {"model.safetensors", "config.json", "README.md"}
+    before, after = load_trained(model).model.state_dict(), load(out).model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    page = (out / "README.md").read_text()
+    assert page.startswith("---\nlibrary_name: vqwave\n")
+    assert "| speaker | 3: a, b, c |" in page
+
+
+def test_a_half_folder_takes_half_the_bytes(tmp_path: Path) -> None:
+    model, out = saved(tmp_path / "run" / "model", DECODERS["plain"]), tmp_path / "mine"
+    cli.main(["export", str(tmp_path / "run"), "--format", "safetensors", "--half", "--out", str(out)])
+    before, after = load_trained(model).model.state_dict(), load_trained(out).model.state_dict()
+    for name, value in before.items():
+        assert after[name].dtype == value.dtype
+        torch.testing.assert_close(after[name], value.half().to(value.dtype))
+    whole, half = ((folder / "model.safetensors").stat().st_size for folder in (model, out))
+    assert half < 0.75 * whole  # the header with the names is as long
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--format", "onnx", "--half", "--out", "x.onnx"], "32 bits"),
+        (["--format", "onnx", "--out", "x.pt"], "ends in .onnx"),
+        (["--format", "onnx", "--out", "no/where/x.onnx"], "no such folder"),
+        (["--format", "safetensors", "--out", "there"], "there already"),
+        (["--format", "safetensors", "--part", "encoder", "--out", "new"], "a model folder is whole"),
+    ],
+)
+def test_bad_options_get_a_line(
+    options: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    saved(tmp_path / "model", DECODERS["plain"])
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["export", "model", *options])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("runtime")
+def test_the_command_prints_how_far_it_is_from_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, out = saved(tmp_path / "model", DECODERS["plain"]), tmp_path / "student.onnx"
+    cli.main(["export", str(model), "--format", "onnx", "--out", str(out)])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith(f"{out}: decoder, ")
+    assert len([line for line in printed if "largest difference" in line]) == len(export.CHECKED)
