@@ -1,0 +1,53 @@
+"""The rows of the CUDA kernel: what they measure against is the reference's own step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vqwave.bench import decode_cuda
+from vqwave.decode.philox import uniforms
+from vqwave.distributions import MuLaw
+from vqwave.models import WaveNet, WaveNetSpec
+from vqwave.nn.condition import Condition, ConditionerSpec
+from vqwave.nn.wavenet import StackSpec, StackState
+
+
+def wavenet() -> WaveNet:
+    torch.manual_seed(0)
+    sizes = StackSpec(layers=3, cycle=3, residual=8, gate=8, skip=16, hidden=16)
+    spec = WaveNetSpec(head=MuLaw(), network=sizes, conditioner=ConditionerSpec(channels=4))
+    net = spec.build(8000, {"speaker": ["a", "b"]}, 3, 10)
+    with torch.no_grad():
+        net.stack.out.weight.mul_(20.0)
+    return net.eval()
+
+
+@torch.inference_mode()
+def test_the_recorded_step_is_the_networks() -> None:
+    net = wavenet()
+    told = Condition(torch.randn(2, net.conditioner.channels, 1), 10)
+    replayed = decode_cuda.Replayed(net, told, 2)
+    state, last, u = StackState(), torch.zeros(2, 1), uniforms(0, torch.arange(2), 0, 1)
+    heard = []
+    for _ in range(20):
+        replayed.advance()
+        last = net.step(last, net.stack.project(told), state).sample(u)
+        assert torch.equal(replayed.last, last)
+        heard.append(last)
+    assert len(torch.cat(heard).unique()) > 5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_device_there_are_no_rows() -> None:
+    assert list(decode_cuda.rows("P", wavenet(), None, 8000)) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_every_batch_has_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode_cuda, "STREAMS", (1, 16))
+    rows = list(decode_cuda.rows("P", wavenet(), None, 8000))
+    assert len(rows) == 6
+    assert all(row.value > 0 for row in rows)

@@ -1,0 +1,57 @@
+"""`vqwave bench train`: each step runs and learns, its rows say what they should, its count is that of the layers."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vqwave.bench import train
+from vqwave.nn.wavenet import StackSpec, one_by_one
+
+TINY = replace(
+    train.SIZES["small"],
+    teacher=StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4),
+    flows=(1, 2),
+    flow=StackSpec(cycle=2, kernel=2, residual=4, gate=4, skip=0, hidden=4),
+    samples=320,
+)
+
+
+@pytest.mark.parametrize("name", train.STEPS)
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_step_runs_and_learns(name: str, precision: str) -> None:
+    torch.manual_seed(0)
+    trained, loss = train.STEPS[name](TINY, torch.device("cpu"))
+    step = train.optimized(trained, loss, torch.device("cpu"), precision)
+    before = {key: p.detach().clone() for key, p in trained.named_parameters()}
+    step()
+    moved = [key for key, p in trained.named_parameters() if p.requires_grad and not torch.equal(p, before[key])]
+    assert any("stack.layers" in key for key in moved)
+    assert any("stack.out" in key for key in moved)
+    assert all(torch.isfinite(p).all() for p in trained.parameters())
+
+
+def test_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(train.SIZES, "small", TINY)
+    wanted = argparse.Namespace(sizes=["small"], steps=["teacher"], precision="no", plain=True, seconds=0.0)
+    speed, memory = train.rows(wanted)
+    assert (speed.unit, memory.unit) == ("samples/s", "MiB")
+    assert speed.times_real_time == pytest.approx(speed.value / 8000)
+    assert 0 < speed.floor_share < 1
+    assert speed.reference_ratio > 0
+    assert memory.value > 0
+
+
+def test_the_products_are_counted_layer_by_layer() -> None:
+    """Within `one_by_one` the counter sees what the layers must multiply at least; at once, it sees only what is around them."""
+    step = train.optimized(*train.teacher(TINY, torch.device("cpu")), torch.device("cpu"), "no")
+    with FlopCounterMode(display=False) as counter, one_by_one():
+        step()
+    spec, samples = TINY.teacher, TINY.clips * TINY.samples
+    layers = spec.layers * (spec.kernel * spec.residual * 2 * spec.gate + spec.gate * spec.skip)
+    forward = layers + (spec.layers - 1) * spec.gate * spec.residual + spec.skip * spec.hidden + spec.hidden * 256
+    assert counter.get_total_flops() == pytest.approx(6 * forward * samples, rel=0.05)

@@ -1,0 +1,129 @@
+"""Rows of the CUDA kernel, beside the eager step replayed as a CUDA graph and the time that its weights alone need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from statistics import median
+
+import torch
+
+from vqwave.bench.table import REPEATS, Row
+from vqwave.decode import triton_tuning
+from vqwave.decode.philox import uniforms
+from vqwave.decode.plan import Precision
+from vqwave.models.wavenet import WaveNet
+from vqwave.nn.condition import Condition
+from vqwave.nn.wavenet import StackState
+
+PRECISIONS: tuple[Precision, ...] = ("bf16", "float32")
+STREAMS = (1, 16, 256, 2048)
+SAMPLES = 4000  # of each stream, a run
+REPLAYS = 200
+FETCHED = 8192  # 32-bit words of the weights that a program of the floor has on the way at once
+
+
+def rows(name: str, wavenet: WaveNet, condition: Condition | None, sample_rate: int) -> Iterator[Row]:
+    """Summed samples a second on the current CUDA device, for growing batches; nothing where there is no device or no Triton.
+
+    `condition` of one utterance is told to every stream. The floor is the same run's: the weights, fetched by as many programs.
+    """
+    if not torch.cuda.is_available():
+        return
+    wavenet = wavenet.cuda()
+    if condition is not None:
+        condition = Condition(condition.features.cuda(), condition.hold)
+    if triton_tuning.unsupported(wavenet) is not None:
+        return
+    for streams in STREAMS:
+        graph = Replayed(wavenet, condition, streams)
+        graph.record()
+        plain = streams / seconds(lambda graph=graph: graph.replay(REPLAYS)) * REPLAYS
+        yield row(name, "eager, CUDA graph", streams, plain, sample_rate)
+        for weights in PRECISIONS:
+            taken, floor = kernel_seconds(wavenet, condition, streams, weights)
+            value = streams / taken
+            yield row(name, f"triton, {weights}", streams, value, sample_rate, floor / taken, value / plain)
+
+
+def row(
+    name: str,
+    backend: str,
+    streams: int,
+    value: float,
+    sample_rate: int,
+    floor_share: float | None = None,
+    ratio: float | None = None,
+) -> Row:
+    return Row("decode", name, backend, streams, None, value, "samples/s", value / sample_rate, floor_share, ratio)
+
+
+def kernel_seconds(wavenet: WaveNet, condition: Condition | None, streams: int, weights: Precision) -> tuple[float, float]:
+    """Seconds that the kernel takes for a sample of all streams, and those that fetching the weights for it takes."""
+    from vqwave.decode import triton_backend, triton_kernel  # an optional extra
+
+    decoder = triton_backend.Decoder(wavenet, condition, torch.arange(streams), weights=weights)
+    taken = seconds(lambda: list(decoder.draw(SAMPLES))) / SAMPLES
+    programs = -(-streams // decoder.tuning.tile)
+    packed = decoder.weights
+    matrices = (packed.dilated, packed.residual, packed.skip, packed.hidden, packed.out)
+    numbers = torch.cat([matrix.flatten() for matrix in matrices]).view(torch.int32)
+    numbers = numbers[: len(numbers) // FETCHED * FETCHED]
+    sums = torch.zeros(programs, dtype=torch.int32, device=numbers.device)
+    fetch = triton_kernel.fetch[(programs,)]
+    floor = seconds(lambda: fetch(numbers, sums, len(numbers), SAMPLES, FETCHED, num_warps=triton_tuning.WARPS)) / SAMPLES
+    return taken, floor
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Median of several runs on the current device, after one that does not count (it compiles)."""
+    work()
+    taken = []
+    for _ in range(REPEATS):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        work()
+        end.record()
+        end.synchronize()
+        taken.append(begin.elapsed_time(end) / 1000)
+    return median(taken)
+
+
+class Replayed:
+    """The eager step, one sample of all streams, in tensors that stay where they are: on a GPU it is recorded once and replayed.
+
+    Reads the condition's first column, and draws from the same uniforms, at every step: its time is what is wanted of it.
+    """
+
+    def __init__(self, wavenet: WaveNet, condition: Condition | None, streams: int) -> None:
+        weight = next(wavenet.parameters())
+        self.wavenet, self.graph = wavenet, None
+        self.projected = wavenet.stack.project(condition)
+        self.u = uniforms(0, torch.arange(streams), 0, 1).to(weight)
+        self.last = weight.new_zeros(streams, 1)
+        state = StackState()
+        wavenet.step(self.last, self.projected, state)
+        self.pasts = [torch.zeros_like(past) for past in state.pasts]
+
+    @torch.inference_mode()
+    def advance(self) -> None:
+        """A sample of each stream, in `last`."""
+        state = StackState(list(self.pasts))
+        self.last.copy_(self.wavenet.step(self.last, self.projected, state).sample(self.u))
+        for past, after in zip(self.pasts, state.pasts, strict=True):
+            past.copy_(after)
+
+    def record(self) -> None:
+        """Records the step, after some that settle what libraries choose at first."""
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):
+                self.advance()
+        torch.cuda.current_stream().wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.advance()
+
+    def replay(self, count: int) -> None:
+        for _ in range(count):
+            self.graph.replay()
