@@ -18,6 +18,7 @@ class Probe:
     accuracy: float
     chance: float
     utterances: int
+    right: tuple[bool, ...] = ()  # of each test utterance
 
 
 class ProbeNetwork(nn.Module):
@@ -71,7 +72,8 @@ def probe_accuracy(
     with torch.no_grad():
         right = network.eval()(y, test_mask).argmax(1) == test_labels
     commonest = torch.bincount(train_labels).argmax()
-    return Probe(float(right.float().mean()), float((test_labels == commonest).float().mean()), len(test_labels))
+    chance = float((test_labels == commonest).float().mean())
+    return Probe(float(right.float().mean()), chance, len(test_labels), tuple(right.tolist()))
 
 
 def _pad(codes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

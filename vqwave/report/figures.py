@@ -177,11 +177,14 @@ def spectrogram(power_db: NDArray[np.float64], loudest_db: float) -> bytes:
     return file.getvalue()
 
 
-def strip(shares: NDArray[np.float64]) -> bytes:
-    """A PNG, one pixel high, the more opaque the larger the share, so that it shows on light and on dark pages."""
+def strip(shares: NDArray[np.float64], most: float | None = None) -> bytes:
+    """A PNG, one pixel high, the more opaque the larger the share, so that it shows on light and on dark pages.
+
+    `most` is the share that is fully opaque; by default the largest.
+    """
     from matplotlib.image import imsave
 
-    opacity = np.sqrt(shares / max(float(shares.max()), 1e-12))
+    opacity = np.sqrt(shares / max(float(shares.max()) if most is None else most, 1e-12)).clip(0, 1)
     pixels = np.empty((1, len(shares), 4))
     pixels[..., :3] = np.array([0x12, 0x8C, 0x8C]) / 255
     pixels[0, :, 3] = opacity

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vqwave.report.figures import number
 from vqwave.report.listen import listening
+from vqwave.report.measured import findings
 from vqwave.report.numbers import Table, codebooks, hundredths, likelihood, tables, training
 from vqwave.report.run import Card, Codes, Likelihood, Run
 
@@ -56,13 +57,14 @@ def page(runs: Sequence[Run]) -> str:
     )
     parts = {
         "listening": listening(runs),
+        "findings": findings(runs),
         "charts": training(runs),
         "bars": likelihood(runs),
         "codebooks": codebooks(runs),
         "tables": tables(runs),
         "model": model(runs),
     }
-    names = ("Listen", "Training", "Likelihood", "Codes", "Measures", "Model")
+    names = ("Listen", "Quality", "Training", "Likelihood", "Codes", "Measures", "Model")
     sections = [(name.lower(), name, bool(part)) for name, part in zip(names, parts.values(), strict=True)]
     return environment.get_template("page.html").render(
         title=listed([run.name for run in runs]),

@@ -1,0 +1,137 @@
+"""The judge learns voices and words from recordings, hears them through noise, and is kept under the hash of what it learnt."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vqwave.audio import to_int16
+from vqwave.data import Corpus
+from vqwave.metrics.augment import disturbed, placed
+from vqwave.metrics.judge import DEFAULT, judge_of
+
+QUICK = replace(DEFAULT, channels=24, steps=120, batch=16)
+RATE = 8000
+
+
+def write_corpus(folder: Path, texts: bool = True) -> Path:
+    """Two speakers (low and high buzz) who say two words (rising and falling formant), 12 takes each, 3 of them to test."""
+    rng, waves, rows = np.random.default_rng(0), [], []
+    for speaker, pitch in (("low", 100), ("high", 190)):
+        for text, (start, end) in (("up", (500, 2500)), ("down", (2500, 500))):
+            for take in range(12):
+                t = np.arange(round(RATE * rng.uniform(0.3, 0.5))) / RATE
+                formant = np.geomspace(start, end, len(t))
+                f0 = pitch * rng.uniform(0.95, 1.05)
+                harmonics = [
+                    np.cos(2 * np.pi * f0 * k * t) / (1 + ((f0 * k - formant) / 250) ** 2) for k in range(1, int(3600 / f0))
+                ]
+                waves.append((0.1 * sum(harmonics)).astype(np.float32))
+                rows.append(
+                    {
+                        "speaker": speaker,
+                        "text": text if texts else f"{text} {take} {speaker}",
+                        "split": "test" if take < 3 else "train",
+                    }
+                )
+    folder.mkdir(parents=True)
+    offset, lines = 0, []
+    for number, (row, wave) in enumerate(zip(rows, waves, strict=True)):
+        about = {"id": str(number), "shard": 0, "offset": offset, "frames": len(wave), "labels": {"speaker": row["speaker"]}}
+        lines.append(json.dumps(about | row))
+        offset += len(wave)
+    (folder / "index.jsonl").write_text("\n".join(lines))
+    (folder / "shard-00000.i16").write_bytes(to_int16(np.concatenate(waves)).tobytes())
+    header = {"format": 1, "name": "buzz", "sample_rate": RATE, "labels": {"speaker": ["high", "low"]}, "splits": {}}
+    (folder / "corpus.json").write_text(json.dumps(header | {"level_db": -23.0, "source": "made up"}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return Corpus.open(write_corpus(tmp_path_factory.mktemp("judge") / "corpus"))
+
+
+def test_it_hears_words_and_speakers_through_noise_and_is_kept(corpus: Corpus, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    before, steps = torch.get_rng_state(), []
+    judge = judge_of(corpus, QUICK, keep=tmp_path / "judges", progress=steps.append)
+    assert steps == list(range(1, 121))
+    assert torch.equal(torch.get_rng_state(), before)
+    rows = corpus.of("test")
+    waves = [corpus.read(row) for row in rows]
+    noise = np.random.default_rng(0)
+    noisy = [0.3 * (wave + noise.normal(0, 0.1 * wave.std(), len(wave))).astype(np.float32) for wave in waves]
+    for heard in (judge.named(waves), judge.named(noisy)):
+        for name, found in heard.items():
+            said = [corpus.label_ids(row)[name] for row in rows]
+            assert np.mean(found == np.array(said)) >= 0.9, name
+    again = judge_of(corpus, QUICK, keep=tmp_path / "judges", progress=steps.append)
+    assert len(steps) == 120  # read, not trained
+    assert np.array_equal(again.hear(waves)["text"], judge.hear(waves)["text"])
+    assert len(list((tmp_path / "judges").iterdir())) == 1
+
+
+def test_its_name_follows_the_recordings_and_the_settings(corpus: Corpus, tmp_path: Path) -> None:
+    keep, tiny = tmp_path / "judges", replace(QUICK, steps=2)
+    for spec in (tiny, tiny, replace(tiny, seed=1)):
+        judge_of(corpus, spec, keep=keep)
+    assert len(list(keep.iterdir())) == 2
+    shard = corpus.folder / "shard-00000.i16"
+    whole = shard.read_bytes()
+    try:
+        shard.write_bytes(whole[:-2] + b"\1\0")
+        judge_of(corpus, tiny, keep=keep)
+    finally:
+        shard.write_bytes(whole)
+    assert len(list(keep.iterdir())) == 3
+
+
+def test_a_damaged_one_is_trained_again(corpus: Corpus, tmp_path: Path) -> None:
+    tiny = replace(QUICK, steps=2)
+    judge_of(corpus, tiny, keep=tmp_path)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    judge_of(corpus, tiny, keep=tmp_path)
+    assert path.read_bytes() == whole
+
+
+def test_a_corpus_without_repeated_texts_has_a_judge_of_speakers_alone(tmp_path: Path) -> None:
+    corpus = Corpus.open(write_corpus(tmp_path / "corpus", texts=False))
+    judge = judge_of(corpus, replace(QUICK, steps=2))
+    long = np.concatenate([corpus.read(row) for row in corpus.of("train")])
+    heard = judge.hear([long, long[:50]])
+    assert list(heard) == ["speaker"]
+    assert np.exp(heard["speaker"]).sum(1).max() <= 1 + 1e-5  # averaged log-probabilities of windows
+    assert heard["speaker"].shape == (2, 2)
+
+
+def test_it_does_not_hear_level(corpus: Corpus) -> None:
+    judge, wave = judge_of(corpus, replace(QUICK, steps=2)), corpus.read(0)
+    loud, soft = judge.hear([wave])["text"], judge.hear([(0.01 * wave).astype(np.float32)])["text"]
+    assert np.allclose(loud, soft, atol=1e-3)
+
+
+def test_placing_cuts_and_fills() -> None:
+    power = torch.arange(1.0, 13.0).view(2, 6)
+    for frames in (3, 6, 10):
+        assert placed(power, frames, tempo=0.3).shape == (2, frames)
+    kept = placed(power, 10)
+    assert kept.sum() == power.sum()
+    assert (kept[0] == 0).sum() == 4
+
+
+def test_disturbing_keeps_shape_and_sign_and_changes() -> None:
+    torch.manual_seed(0)
+    power = torch.rand(16, 40, 60)
+    found = disturbed(power)
+    assert found.shape == power.shape
+    assert (found >= 0).all()
+    assert not torch.allclose(found, power)
+    assert (found.amax((1, 2)) > 0).all()

@@ -1,0 +1,296 @@
+"""`vqwave evaluate` on tiny models and a made-up corpus: what is measured, how it is written, what is said where it is not."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import vqwave
+from vqwave.audio import to_int16
+from vqwave.checkpoint import ModelCard, save_trained
+from vqwave.cli import main
+from vqwave.data import Corpus
+from vqwave.distributions import MixtureOfLogistics
+from vqwave.errors import BadInput
+from vqwave.evaluate import Settings, chosen, evaluate
+from vqwave.evaluate.listening import conversion
+from vqwave.evaluate.material import Material
+from vqwave.evaluate.readme import BEGIN, END, put, read_written, section
+from vqwave.evaluate.result import Figure, Result, confusion
+from vqwave.evaluate.table import text_table
+from vqwave.features import LogMelSpec
+from vqwave.metrics import judge
+from vqwave.models import ModelSpec, PriorSpec, StudentSpec, VQVAESpec, WaveNetSpec
+from vqwave.nn.condition import ConditionerSpec
+from vqwave.nn.encoders import FrameEncoderSpec
+from vqwave.nn.quantize import EMAQuantizerSpec
+from vqwave.nn.wavenet import StackSpec
+
+RATE = 8000
+SPEAKERS, TEXTS = ["high", "low", "middle"], ["down", "up"]
+STACK = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)
+WAVENET = WaveNetSpec(head=MixtureOfLogistics(components=2), network=STACK, conditioner=ConditionerSpec(channels=4))
+VQVAE = VQVAESpec(
+    encoder=FrameEncoderSpec(features=LogMelSpec(bands=8, fmax=4000), channels=8, dim=4),
+    quantizer=EMAQuantizerSpec(size=8),
+    decoder=WAVENET,
+)
+STUDENT = replace(VQVAE, decoder=StudentSpec(flows=(2,), network=replace(STACK, skip=0), conditioner=ConditionerSpec(channels=4)))
+PRIOR = PriorSpec(network=STACK, conditioner=ConditionerSpec(channels=4, labels=("speaker", "text")), codec=VQVAE)
+QUICK = Settings(split="test", batch=64, resamples=50, takes=1)
+
+
+def write_corpus(folder: Path, takes: int = 6, texts: bool = True) -> Path:
+    """Three voices (buzzes of three pitches, each with a resonance of its own) say two words (a rising and a falling formant);
+    the last two takes are to test."""
+    rng, lines, waves, offset = np.random.default_rng(0), [], [], 0
+    for speaker, pitch, ring in (("low", 95, 250), ("middle", 140, 3000), ("high", 210, 3500)):
+        for text, ends in (("up", (500, 2500)), ("down", (2500, 500))):
+            for take in range(takes):
+                t = np.arange(round(RATE * rng.uniform(0.25, 0.32))) / RATE
+                f0, formant = pitch * rng.uniform(0.95, 1.05), np.geomspace(*ends, len(t))
+                tones = [
+                    (1 / (1 + ((f0 * k - formant) / 250) ** 2) + 1 / (1 + ((f0 * k - ring) / 150) ** 2))
+                    * np.cos(2 * np.pi * f0 * k * t)
+                    for k in range(1, int(3800 / f0))
+                ]
+                wave = (0.1 * sum(tones)).astype(np.float32)
+                said = text if texts else f"{text} {speaker} {take}"
+                row = {"id": f"{speaker}/{text}-{take}", "shard": 0, "offset": offset, "frames": len(wave), "text": said}
+                row |= {"speaker": speaker, "labels": {"speaker": speaker}, "split": "test" if take >= takes - 2 else "train"}
+                lines.append(json.dumps(row | ({"phones": [[0, "_"], [300, "a"], [1200, "o"]]} if texts else {})))
+                offset += len(wave)
+                waves.append(wave)
+    folder.mkdir(parents=True)
+    (folder / "index.jsonl").write_text("\n".join(lines))
+    (folder / "shard-00000.i16").write_bytes(to_int16(np.concatenate(waves)).tobytes())
+    header = {"format": 1, "name": "buzz", "sample_rate": RATE, "labels": {"speaker": SPEAKERS}, "splits": {}, "level_db": -23.0}
+    (folder / "corpus.json").write_text(json.dumps(header | {"source": "made up"}))
+    return folder
+
+
+def saved(folder: Path, spec: ModelSpec, weights: dict[str, torch.Tensor] | None = None) -> Path:
+    """A model folder with random weights, and `weights` where names agree."""
+    about = {"steps": 1, "seconds": 1.0, "corpus": "buzz", "seed": 0, "receptive_field": 4, "hop": 160, "bit_rate": 150.0}
+    labels = {"speaker": SPEAKERS, "text": TEXTS}
+    card = ModelCard(sample_rate=RATE, labels=labels, spec=spec, about=about | {"parameters": {"total": 1}})
+    torch.manual_seed(0)
+    model = card.build()
+    model.load_state_dict(weights or {}, strict=False)
+    save_trained(folder, model, card)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """corpus/, wordless/, vqvae/, student/, babble/, prior/."""
+    root = tmp_path_factory.mktemp("evaluate")
+    write_corpus(root / "corpus")
+    write_corpus(root / "wordless", texts=False)
+    saved(root / "vqvae", VQVAE)
+    weights = vqwave.load(root / "vqvae").model.state_dict()
+    shared = {name: value for name, value in weights.items() if name.startswith(("encoder.", "quantizer."))}
+    saved(root / "student", STUDENT, shared)
+    saved(root / "babble", WAVENET)
+    saved(root / "prior", PRIOR, {f"codec.{name}": value for name, value in weights.items()})
+    return root
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge of few steps, voices of few seconds, short babble."""
+    small = replace(judge.DEFAULT, steps=120, batch=12, channels=16)
+    monkeypatch.setattr("vqwave.evaluate.material.DEFAULT", small)
+    real = judge.judge_of
+    monkeypatch.setattr(
+        "vqwave.evaluate.material.judge_of", lambda corpus, keep, progress: real(corpus, small, keep=keep, progress=progress)
+    )
+    monkeypatch.setattr("vqwave.evaluate.material.TARGET_SECONDS", 1.0)
+    monkeypatch.setattr("vqwave.evaluate.listening.BABBLE_SECONDS", 0.2)
+    monkeypatch.setattr("vqwave.evaluate.listening.LONGEST_WORD", 0.2)
+
+
+def figures(result: Result) -> dict[str, dict[str, Figure]]:
+    return {row.key: row.figures for row in result.rows}
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("judges")
+
+
+def test_everything_of_a_vqvae_and_its_student(place: Path, kept: Path) -> None:
+    result = evaluate(place / "vqvae", place / "corpus", replace(QUICK, keep=kept), student=place / "student")
+    found, skipped = figures(result), result.skipped
+    groups = {row.group for row in result.rows}
+    assert groups >= {"nll", "codes", "words", "speakers", "conversion", "spectral", "pitch", "abx", "map", "probes"}
+    for row in result.rows:
+        assert "model" in row.figures, row.key
+        assert "floor" in row.figures or row.key == "codes.dead", row.key
+        for name, figure in row.figures.items():
+            if row.group == "pitch":
+                continue  # noise of untrained models has no frame that is voiced like the recording's
+            assert math.isfinite(figure.value), (row.key, name)
+            if figure.low is not None and row.group != "abx":
+                assert figure.low - 1e-9 <= figure.value <= figure.high + 1e-9, (row.key, name)
+    assert found["pitch.f0_error"]["ceiling"].value < 1
+    for key in ("words.reconstruction", "conversion.target", "spectral.mcd", "pitch.voicing"):
+        assert {"ceiling", "model", "student", "floor"} <= set(found[key]), key
+    assert found["words.reconstruction"]["ceiling"].value > 80  # the judge hears the recordings, not these untrained models
+    assert found["speakers.reconstruction"]["ceiling"].value > 80
+    assert found["words.reconstruction"]["floor"].value == 50
+    assert found["spectral.mcd"]["ceiling"].value < found["spectral.mcd"]["model"].value
+    assert found["codes.nominal_rate"]["model"].value == 150
+    assert found["codes.entropy_rate"]["model"].value <= 150
+    assert "prior" not in skipped
+    titles = {matrix.key for matrix in result.matrices}
+    assert {
+        "words.ceiling",
+        "words.model",
+        "words.student",
+        "conversion.target.model",
+        "conversion.source.student",
+        "map",
+    } <= titles
+    assert {name for track in result.tracks for name in track.curves} == {"recording", "model", "student"}
+    json.dumps(result.tree(), allow_nan=False)
+    assert "held-out likelihood" in text_table(result)
+
+
+def test_the_likelihood_is_the_codecs(place: Path) -> None:
+    result = evaluate(place / "vqvae", place / "corpus", replace(QUICK, only=("nll",)))
+    codec, corpus = vqwave.load(place / "vqvae"), Corpus.open(place / "corpus")
+    codec.prepare = lambda wave, rate=None: torch.from_numpy(np.asarray(wave))  # a corpus' recordings are prepared already
+    bits = samples = 0.0
+    for row in corpus.of("test"):
+        wave, speaker = corpus.read(row), corpus.utterances[row].speaker
+        score = codec.score(wave, labels={"speaker": speaker})
+        bits, samples = bits + score.bits * score.samples, samples + score.samples
+    assert figures(result)["nll.bits"]["model"].value == pytest.approx(bits / samples, rel=1e-4)
+
+
+def test_a_limit_is_spread_and_the_same_every_time(place: Path) -> None:
+    corpus, codec = Corpus.open(place / "corpus"), vqwave.load(place / "vqvae")
+    first, second = (Material(corpus, codec, None, replace(QUICK, limit=5)) for _ in range(2))
+    assert first.rows == second.rows
+    assert len(set(first.rows)) == 5
+    assert len({corpus.utterances[row].speaker for row in first.rows}) > 1
+    assert all(len(wave) <= 1600 for wave in Material(corpus, codec, None, replace(QUICK, seconds=0.2)).waves)
+
+
+def test_others_are_of_another_speaker_and_word(place: Path) -> None:
+    material = Material(Corpus.open(place / "corpus"), vqwave.load(place / "vqvae"), None, QUICK)
+    for own, other in enumerate(material.others()):
+        assert material.label("speaker")[own] != material.label("speaker")[other]
+        assert material.label("text")[own] != material.label("text")[other]
+
+
+def test_conversion_counts_a_perfect_converter_as_one(place: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recordings of the target saying the same word stand for conversions: what the judge hears of recordings is reached."""
+    corpus = Corpus.open(place / "corpus")
+    material = Material(corpus, vqwave.load(place / "vqvae"), None, replace(QUICK, keep=kept))
+
+    def perfect(system: str, name: str, coded: list, voices: list[int], texts: list[int] | None = None) -> list[np.ndarray]:
+        assert texts is not None
+        pairs = [(corpus.utterances[v].speaker, corpus.utterances[t].text) for v, t in zip(voices, texts, strict=True)]
+        there = {(corpus.utterances[row].speaker, corpus.utterances[row].text): row for row in corpus.of("test")}
+        return [corpus.read(there[pair]) for pair in pairs]
+
+    monkeypatch.setattr(material, "_decoded", perfect)
+    result = Result()
+    conversion(material, result)
+    found = figures(result)
+    assert found["conversion.target"]["model"].value >= 80
+    assert found["conversion.content"]["model"].value >= 80
+    assert found["conversion.source"]["model"].value <= 20
+    (matrix,) = [m for m in result.matrices if m.key == "conversion.target.model"]
+    assert [row[i] for i, row in enumerate(matrix.values)] == [None] * 3  # nobody is converted to himself
+
+
+def test_a_wavenet_and_a_prior_have_what_applies(place: Path, kept: Path) -> None:
+    babble = evaluate(place / "babble", place / "corpus", replace(QUICK, keep=kept, only=("nll", "speakers", "codes", "words")))
+    assert set(figures(babble)) == {"nll.bits", "nll.shuffled_speakers", "speakers.babble"}
+    assert "no codes" in babble.skipped["codes"]
+    said = evaluate(place / "prior", place / "corpus", replace(QUICK, keep=kept))
+    found = figures(said)
+    assert set(found) == {"prior.bits", "prior.rate", "say.text", "say.speaker", "say.both"}
+    assert found["say.both"]["floor"].value == pytest.approx(100 / 6)
+    assert found["say.both"]["model"].value <= min(found["say.text"]["model"].value, found["say.speaker"]["model"].value)
+    assert found["prior.bits"]["model"].value > 0
+
+
+def test_what_a_corpus_does_not_allow_is_said(place: Path) -> None:
+    only = ("words", "abx", "map", "conversion", "probes")
+    result = evaluate(place / "vqvae", place / "wordless", replace(QUICK, only=only))
+    assert "words" in result.skipped["words"]
+    assert "phones" in result.skipped["abx"]
+    assert "phones" in result.skipped["map"]
+    found = figures(result)
+    assert "conversion.target" in found
+    assert "conversion.content" not in found
+    assert not [key for key in found if key.startswith("probes.words")]
+
+
+def test_names_of_measures() -> None:
+    assert chosen(("digits", "words", "mcd")) == ("words", "spectral")
+    with pytest.raises(BadInput, match="did you mean"):
+        chosen(("speakrs",))
+
+
+def test_confusion_by_hand() -> None:
+    matrix = confusion("k", "t", ("said", "heard"), ["a", "b", "c"], [0, 0, 2], [0, 1, 2])
+    assert matrix.rows == ["a", "c"]
+    assert matrix.columns == ["a", "b", "c"]
+    assert matrix.values == [[1, 1, 0], [0, 0, 1]]
+
+
+def test_the_command_writes_whole_or_nothing(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "metrics.json"
+    command = ["evaluate", str(place / "vqvae"), "--data", str(place / "corpus"), "--quiet"]
+    main([*command, "--only", "codes", "--out", str(out)])
+    assert "codebook perplexity" in capsys.readouterr().out
+    tree: dict[str, Any] = json.loads(out.read_text())
+    assert tree["model"] == "vqvae"
+    assert {row["group"] for row in tree["rows"]} == {"codes"}
+    for wrong, complaint in (
+        (["--only", "colour"], "measure 'colour'"),
+        (["--limit", "0"], "--limit 0"),
+        (["--split", "tset"], "no split 'tset'"),
+        (["--out", str(tmp_path / "none" / "x.json")], "no such folder"),
+        (["--student", str(place / "babble")], "student: has other codes"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main([*command, *wrong])
+        assert stopped.value.code == 2
+        error = capsys.readouterr().err
+        assert complaint in error
+        assert error.count("\n") == 1
+
+
+def test_the_readme_gets_its_table(place: Path, tmp_path: Path) -> None:
+    out, readme = tmp_path / "metrics.json", tmp_path / "README.md"
+    main(["evaluate", str(place / "vqvae"), "--data", str(place / "corpus"), "--only", "codes", "--quiet", "--out", str(out)])
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    for _ in range(2):
+        main(["results", str(out), "--readme", str(readme)])
+    text = readme.read_text()
+    assert text.startswith(f"before\n{BEGIN}\n")
+    assert text.endswith(f"{END}\nafter\n")
+    assert "old" not in text
+    assert text.count("| bit rate, nominal, bit/s ↓ |") == 1
+    assert section([read_written(out)]) in text
+    bare = tmp_path / "bare.md"
+    bare.write_text("nothing")
+    with pytest.raises(BadInput, match="expected the lines"):
+        put(bare, "x")
+    assert bare.read_text() == "nothing"
+    out.write_text("{}")
+    with pytest.raises(BadInput, match="expected an evaluation"):
+        read_written(out)

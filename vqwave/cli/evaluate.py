@@ -1,0 +1,113 @@
+"""How good models are: evaluate, results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vqwave.cli.arguments import Add, writable
+from vqwave.errors import BadInput
+
+if TYPE_CHECKING:
+    from vqwave.evaluate.material import Advance, Stage
+
+
+def add(add: Add) -> None:
+    evaluate = add("evaluate", evaluate_model, "Measure a model on held-out recordings, beside ceilings and floors.")
+    evaluate.add_argument("model", help="run folder, model folder or name")
+    evaluate.add_argument("--data", type=Path, required=True, metavar="CORPUS", help="folder that `vqwave prepare` wrote")
+    evaluate.add_argument("--split", default="test", help="train, valid or test (default %(default)s)")
+    evaluate.add_argument("--student", metavar="MODEL2", help="the model's distilled decoder, measured beside it")
+    evaluate.add_argument("--out", type=Path, metavar="METRICS.json", help="write all that was found")
+    evaluate.add_argument("--only", default="", metavar="NAME,...", help="measures by name (default: all that apply)")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="utterances at most, spread over the split")
+    evaluate.add_argument("--seconds", type=float, default=4.0, help="longer utterances are cut (default %(default)s)")
+    evaluate.add_argument("--targets", type=int, default=6, help="voices to convert to, at most (default %(default)s)")
+    evaluate.add_argument("--pairs", type=int, default=600, help="conversions at most (default %(default)s)")
+    evaluate.add_argument("--takes", type=int, default=2, help="of each word and speaker of a prior (default %(default)s)")
+    evaluate.add_argument("--batch", type=int, default=32, help="utterances decoded at once (default %(default)s)")
+    evaluate.add_argument("--seed", type=int, default=0, help="the same seed, the same figures (default %(default)s)")
+    evaluate.add_argument("--temperature", type=float, default=1.0, help="of the decoder (default %(default)s)")
+    evaluate.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest classes of this mass (categorical heads)")
+    evaluate.add_argument("--guidance", type=float, default=1.0, help="above 1: hear the condition more (a model with dropout)")
+    evaluate.add_argument("--code-temperature", type=float, default=1.0, help="of a prior's codes (default %(default)s)")
+    evaluate.add_argument("--code-top-p", type=float, default=1.0, help="draw from a prior's likeliest codes of this mass")
+    evaluate.add_argument("--backend", default="auto", help="auto, or one of the decoders (see docs/decoding.md)")
+    evaluate.add_argument("--device", default="cpu", help="cpu or cuda (default %(default)s)")
+    evaluate.add_argument("--resamples", type=int, default=1000, help="bootstrap draws of an interval (default %(default)s)")
+
+    results = add("results", write_results, "Evaluations as one table, printed, or put into a README between its markers.")
+    results.add_argument("found", nargs="+", type=Path, metavar="METRICS.json", help="what `vqwave evaluate --out` wrote")
+    results.add_argument("--readme", type=Path, metavar="README.md", help="file with markers around the table's place")
+
+
+def write_results(arguments: argparse.Namespace) -> None:
+    from vqwave.evaluate.readme import put, read_written, section
+
+    text = section([read_written(path) for path in arguments.found])
+    print(text)
+    if arguments.readme is not None:
+        put(arguments.readme, text)
+
+
+def evaluate_model(arguments: argparse.Namespace) -> None:
+    from vqwave.checkpoint import write_text
+    from vqwave.cli.arguments import sampling_of
+    from vqwave.evaluate import Settings, evaluate, text_table
+
+    out = None if arguments.out is None else writable(arguments.out)
+    for name in ("limit", "seconds", "targets", "pairs", "takes", "batch", "resamples"):
+        if (value := getattr(arguments, name)) is not None and not value > 0:
+            raise BadInput(f"--{name} {value}: expected a number above 0")
+    settings = Settings(
+        split=arguments.split,
+        only=tuple(name.strip() for name in arguments.only.split(",") if name.strip()),
+        limit=arguments.limit,
+        seconds=arguments.seconds,
+        targets=arguments.targets,
+        pairs=arguments.pairs,
+        takes=arguments.takes,
+        code_temperature=arguments.code_temperature,
+        code_top_p=arguments.code_top_p,
+        sampling=sampling_of(arguments),
+        batch=arguments.batch,
+        resamples=arguments.resamples,
+        keep=arguments.data / "judges",
+    )
+    found = evaluate(
+        arguments.model,
+        arguments.data,
+        settings,
+        student=arguments.student,
+        device=arguments.device,
+        stage=bars(arguments.quiet),
+    )
+    if out is not None:
+        write_text(out, json.dumps(found.tree(), indent=1))
+    print(text_table(found))
+
+
+def bars(quiet: bool) -> Stage:
+    """A progress bar for each stage, gone when it is done."""
+
+    @contextmanager
+    def stage(name: str, total: float, unit: str) -> Iterator[Advance]:
+        from tqdm import tqdm
+
+        with tqdm(
+            total=total,
+            desc=name,
+            unit=unit,
+            disable=quiet or None,
+            leave=False,
+            file=sys.stderr,
+            bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}]",
+        ) as bar:
+            yield bar.update
+
+    return stage

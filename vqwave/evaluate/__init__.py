@@ -1,0 +1,79 @@
+"""How good a model is, on held-out recordings: every measure beside its ceiling and its floor, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vqwave.checkpoint import find_model
+from vqwave.codec import Codec
+from vqwave.data import Corpus
+from vqwave.errors import BadInput, nearest
+from vqwave.evaluate.material import Material, Settings, Stage, Undefined, silent
+from vqwave.evaluate.measures import ALIASES, MEASURES, defaults
+from vqwave.evaluate.result import Figure, Matrix, Result, Row
+from vqwave.evaluate.table import markdown_table, text_table
+
+__all__ = ["Figure", "Matrix", "Result", "Row", "Settings", "chosen", "evaluate", "markdown_table", "text_table"]
+
+
+def chosen(only: Sequence[str]) -> tuple[str, ...]:
+    """Names of measures (some have second names) as they are called here. Raises `BadInput` with the nearest names."""
+    names = [ALIASES.get(name, name) for name in only]
+    for name in names:
+        if name not in MEASURES:
+            known = [*MEASURES, *ALIASES]
+            raise BadInput(f"measure {name!r}: expected of {', '.join(MEASURES)}{nearest(name, known)}")
+    return tuple(dict.fromkeys(names))
+
+
+def evaluate(
+    model: str | Path,
+    corpus: str | Path,
+    settings: Settings,
+    *,
+    student: str | Path | None = None,
+    device: str = "cpu",
+    stage: Stage = silent,
+) -> Result:
+    """Measure a model (and its student) on a split of a prepared corpus.
+
+    Without `settings.only`, all that makes sense for the kind of model. What a model or corpus does not allow is in
+    `Result.skipped`, with the reason. Raises `BadInput` for a model, a corpus or names that cannot be used.
+    """
+    names = chosen(settings.only)
+    recordings, codec = Corpus.open(corpus), Codec.load(model, device)
+    other = None if student is None else Codec.load(student, device)
+    material = Material(recordings, codec, other, settings, stage)
+    result = Result(_about(model, student, material))
+    for name in names or defaults(codec):
+        try:
+            MEASURES[name](material, result)
+        except Undefined as error:
+            result.skipped[name] = str(error)
+    return result
+
+
+def _about(model: str | Path, student: str | Path | None, material: Material) -> dict[str, object]:
+    """What was measured, on what, how."""
+    codec, settings = material.codec, material.settings
+    sampling = settings.sampling
+    return {
+        "model": _named(model),
+        "student": None if student is None else _named(student),
+        "kind": codec.card.kind,
+        "corpus": material.corpus.name,
+        "split": settings.split,
+        "utterances": len(material.rows),
+        "seconds": round(sum(map(len, material.waves)) / material.rate, 2),
+        "sample_rate": material.rate,
+        "temperature": sampling.temperature,
+        "seed": sampling.seed,
+        "resamples": settings.resamples,
+    }
+
+
+def _named(model: str | Path) -> str:
+    """A run's or a shipped model's name, without the path to it."""
+    folder = find_model(model).resolve()
+    return folder.parent.name if folder.name == "model" else folder.name

@@ -1,0 +1,297 @@
+"""What is measured: held-out recordings, and what a model (and its student) makes of them, each made once, when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from vqwave.audio import Wave, mu_law_decode, mu_law_encode
+from vqwave.codec import Codec
+from vqwave.codes import Coded
+from vqwave.data import Corpus
+from vqwave.decode.sampling import Sampling
+from vqwave.errors import BadInput
+from vqwave.metrics.judge import DEFAULT, Judge, judge_of
+from vqwave.models import VQVAE, Student
+
+Advance = Callable[[float], object]
+Stage = Callable[[str, float, str], AbstractContextManager[Advance]]
+TARGET_SECONDS = 20.0  # of training speech that a speaker has whose voice is asked for
+
+
+class Undefined(Exception):
+    """A measure that this model or corpus does not allow, and why."""
+
+
+@contextmanager
+def silent(name: str, total: float, unit: str) -> Iterator[Advance]:
+    """A stage that shows nothing."""
+    yield lambda amount: None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and on how much. `limit`: utterances at most; longer ones are cut after `seconds`."""
+
+    split: str = "test"
+    only: tuple[str, ...] = ()
+    limit: int | None = None
+    seconds: float = 4.0
+    targets: int = 6  # voices to convert to
+    pairs: int = 600  # conversions at most
+    takes: int = 2  # of each word and speaker that a prior says
+    code_temperature: float = 1.0  # of a prior's codes
+    code_top_p: float = 1.0
+    sampling: Sampling = field(default_factory=Sampling)
+    batch: int = 32
+    resamples: int = 1000
+    keep: Path | None = None  # folder for trained judges
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Utterance `source` (its place among those measured) in the voice of `target`."""
+
+    source: int
+    target: str
+    wave: Wave
+
+
+class Material:
+    """Utterances of a split that the model knows the speakers of, and speech made from them, as float32 arrays (T,)."""
+
+    def __init__(self, corpus: Corpus, codec: Codec, student: Codec | None, settings: Settings, stage: Stage = silent) -> None:
+        self.corpus, self.codec, self.student, self.settings, self.stage = corpus, codec, student, settings, stage
+        self.rate = corpus.sample_rate
+        for name, system in self.systems.items():
+            if system.sample_rate != self.rate:
+                raise BadInput(f"{name}: is for {system.sample_rate} Hz, {corpus.folder} is at {self.rate} Hz")
+        if student is not None and _codes_of(student) != _codes_of(codec):
+            raise BadInput("student: has other codes than the model, expected one that was distilled from it")
+        self.rows = self._rows()
+        self._made: dict[tuple[str, str], list[Wave]] = {}
+
+    @property
+    def systems(self) -> dict[str, Codec]:
+        """The model and, where given, its student; a model whose own decoder is a student counts as the model."""
+        return {"model": self.codec} | ({"student": self.student} if self.student else {})
+
+    @property
+    def has_codes(self) -> bool:
+        return isinstance(self.codec.model, VQVAE)
+
+    @property
+    def copies(self) -> bool:
+        """Whether the model says again what it hears: from codes, or from spectral frames."""
+        return self.has_codes or self.codec.decoder.frontend is not None
+
+    @property
+    def hears_speakers(self) -> bool:
+        return "speaker" in self.codec.decoder.conditioner.labels
+
+    @property
+    def scores(self) -> bool:
+        """Whether recordings have a likelihood."""
+        return not isinstance(self.codec.decoder, Student)
+
+    def more_labels(self, speaker: str) -> dict[str, str]:
+        """All labels of a speaker but the text."""
+        for row in self.corpus.of("train"):
+            labels = self.corpus.utterances[row].labels
+            if labels["speaker"] == speaker:
+                return {name: value for name, value in labels.items() if name != "text"}
+        return {}
+
+    def need(self, there: bool, why: str) -> None:
+        """Raises `Undefined` unless `there`."""
+        if not there:
+            raise Undefined(why)
+
+    def _rows(self) -> list[int]:
+        """Spread evenly over the split: a random order, cut, in the order of the corpus."""
+        heard = self.codec.decoder.conditioner.labels
+        known = {name: set(self.codec.labels[name]) for name in heard}
+        rows = [
+            row
+            for row in self.corpus.of(self.settings.split)
+            if all(self.corpus.utterances[row].labels.get(name) in values for name, values in known.items())
+        ]
+        if not rows:
+            raise BadInput(
+                f"{self.corpus.folder}: no utterance of split {self.settings.split!r} has {', '.join(heard)} the model knows"
+            )
+        if self.settings.limit is not None and self.settings.limit < len(rows):
+            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: self.settings.limit]
+            rows = sorted(rows[i] for i in order.tolist())
+        return rows
+
+    @cached_property
+    def waves(self) -> list[Wave]:
+        """The recordings."""
+        return [self.corpus.read(row, 0, round(self.settings.seconds * self.rate)) for row in self.rows]
+
+    @cached_property
+    def mu_law(self) -> list[Wave]:
+        """Copies of the recordings in 8-bit mu-law."""
+        return [mu_law_decode(mu_law_encode(torch.from_numpy(wave))).numpy() for wave in self.waves]
+
+    def label(self, name: str) -> list[str]:
+        """A label of each utterance."""
+        return [self.corpus.utterances[row].labels[name] for row in self.rows]
+
+    @cached_property
+    def judge(self) -> Judge:
+        steps, done = DEFAULT.steps, 0
+        with self.stage("training a judge on recordings", steps, "steps") as advance:
+
+            def progress(step: int) -> None:
+                nonlocal done
+                advance(step - done)
+                done = step
+
+            return judge_of(self.corpus, keep=self.settings.keep, progress=progress)
+
+    @cached_property
+    def coded(self) -> list[Coded]:
+        """The codes of each utterance."""
+        model = self.codec.model
+        found = []
+        with self.stage("encoding", len(self.rows), "utterances") as advance:
+            for row, wave in zip(self.rows, self.waves, strict=True):
+                codes = self.codec.codes_of(torch.from_numpy(wave))
+                speaker = self.corpus.utterances[row].speaker
+                size = model.quantizer.size
+                found.append(Coded(codes, self.rate, model.hop, len(wave), size, self.codec.fingerprint, speaker))
+                advance(1)
+        return found
+
+    def others(self) -> list[int]:
+        """For each utterance another one: of another speaker and with another text, where there is one."""
+        count, found = len(self.rows), []
+        utterances = [self.corpus.utterances[row] for row in self.rows]
+        for i, own in enumerate(utterances):
+            places = [(i + count // 2 + k) % count for k in range(count)]
+            fits = [j for j in places if utterances[j].speaker != own.speaker and (not own.text or utterances[j].text != own.text)]
+            apart = [j for j in places if j != i]
+            found.append((fits or apart or [i])[0])
+        return found
+
+    def reconstructed(self, system: str) -> list[Wave]:
+        """What `system` makes of each utterance in its own voice."""
+        if self.has_codes:
+            return self._decoded(system, "reconstructions", self.coded, self.rows)
+        if (system, "reconstructions") not in self._made:
+            self._made[system, "reconstructions"] = self._resynthesised(system)
+        return self._made[system, "reconstructions"]
+
+    def shuffled(self, system: str) -> list[Wave]:
+        """The same from the codes of other utterances, repeated or cut to the length: a decoder that hears nothing true."""
+        mixed = []
+        for own, other in zip(self.coded, (self.coded[j] for j in self.others()), strict=True):
+            frames = own.codes.shape[1]
+            codes = other.codes.repeat(1, -(-frames // max(1, other.codes.shape[1])))[:, :frames]
+            mixed.append(Coded(codes, own.sample_rate, own.hop, own.samples, own.size, own.fingerprint, own.speaker))
+        return self._decoded(system, "shuffled codes", mixed, self.rows)
+
+    @cached_property
+    def targets(self) -> list[str]:
+        """Voices to convert to: speakers with enough training speech, at most `targets`, the genders by turns."""
+        seconds: dict[str, float] = {}
+        gender: dict[str, str] = {}
+        for row in self.corpus.of("train"):
+            u = self.corpus.utterances[row]
+            seconds[u.speaker] = seconds.get(u.speaker, 0.0) + u.frames / self.rate
+            gender[u.speaker] = u.labels.get("gender", "")
+        known = [name for name in self.codec.speakers if seconds.get(name, 0.0) >= TARGET_SECONDS]
+        queues = {g: sorted((n for n in known if gender[n] == g), key=lambda n: -seconds[n]) for g in sorted(set(gender.values()))}
+        ranked = sorted((place, g, name) for g, names in queues.items() for place, name in enumerate(names))
+        return sorted(name for _, _, name in ranked[: self.settings.targets])
+
+    @cached_property
+    def _pairs(self) -> list[tuple[int, str]]:
+        """(utterance, target) of each conversion, spread evenly where they are too many."""
+        pairs = [
+            (i, target)
+            for i, row in enumerate(self.rows)
+            for target in self.targets
+            if target != self.corpus.utterances[row].speaker
+        ]
+        if len(pairs) > self.settings.pairs:
+            order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[: self.settings.pairs]
+            pairs = [pairs[i] for i in sorted(order.tolist())]
+        return pairs
+
+    def converted(self, system: str) -> list[Conversion]:
+        """Utterances in the voices of others."""
+        voice = {self.corpus.utterances[row].speaker: row for row in reversed(self.corpus.of("train"))}
+        waves = self._decoded(
+            system,
+            "conversions",
+            [self.coded[i].as_speaker(target) for i, target in self._pairs],
+            [voice[target] for _, target in self._pairs],
+            [self.rows[i] for i, _ in self._pairs],
+        )
+        return [Conversion(i, target, wave) for (i, target), wave in zip(self._pairs, waves, strict=True)]
+
+    def _decoded(
+        self, system: str, name: str, coded: Sequence[Coded], voices: Sequence[int], texts: Sequence[int] | None = None
+    ) -> list[Wave]:
+        """Codes -> waveforms, in the voices (and with all other labels) of rows; the text is that of the rows `texts`."""
+        if (system, name) in self._made:
+            return self._made[system, name]
+        codec, order = self.systems[system], sorted(range(len(coded)), key=lambda i: coded[i].samples)
+        chunks = [order[i : i + self.settings.batch] for i in range(0, len(order), self.settings.batch)]
+        made: dict[int, Wave] = {}
+        total = sum(coded[i].samples for i in order) / self.rate
+        with self.stage(f"{system}: {name}", total, "s of speech") as advance:
+            for chunk in chunks:
+                labels = [self._told(voices[i], None if texts is None else texts[i]) for i in chunk]
+                vectors = [self._vectors(codec, voices[i]) for i in chunk]
+                items = [coded[i] if self.hears_speakers else coded[i].as_speaker(None) for i in chunk]
+                waves = codec.decode_many(
+                    items, [None] * len(chunk), labels=labels, vectors=vectors, sampling=self.settings.sampling
+                )
+                made |= {i: wave.numpy() for i, wave in zip(chunk, waves, strict=True)}
+                advance(sum(coded[i].samples for i in chunk) / self.rate)
+        self._made[system, name] = [made[i] for i in range(len(coded))]
+        return self._made[system, name]
+
+    def _told(self, voice: int, text: int | None) -> dict[str, str]:
+        labels = dict(self.corpus.utterances[voice].labels)
+        if text is not None and "text" in labels:
+            labels["text"] = self.corpus.utterances[text].labels["text"]
+        return labels
+
+    def _vectors(self, codec: Codec, row: int) -> dict[str, object]:
+        sizes = codec.decoder.conditioner.vector_sizes
+        missing = [name for name in sizes if name not in self.corpus.vectors]
+        if missing:
+            raise BadInput(f"{self.corpus.folder}: no vectors/{missing[0]}.npy, which the model hears")
+        return {name: self.corpus.vectors[name][row] for name in sizes}
+
+    def _resynthesised(self, system: str) -> list[Wave]:
+        """A vocoder's copies, from the recordings' own frames."""
+        made, codec = [], self.systems[system]
+        with self.stage(f"{system}: copies", sum(map(len, self.waves)) / self.rate, "s of speech") as advance:
+            for row, wave in zip(self.rows, self.waves, strict=True):
+                frames = {track.name: track.stored(self.corpus, row) for track in codec.decoder.frontend.tracks}
+                copy = codec.resynthesise(
+                    wave,
+                    labels=self.corpus.utterances[row].labels,
+                    vectors=self._vectors(codec, row),
+                    frames=frames,
+                    sampling=self.settings.sampling,
+                )
+                made.append(copy.numpy())
+                advance(len(wave) / self.rate)
+        return made
+
+
+def _codes_of(codec: Codec) -> str | None:
+    """What names a codec's codes, None for a model without."""
+    return codec.fingerprint if isinstance(codec.model, VQVAE) else None

@@ -1,0 +1,121 @@
+"""How near the sound of a copy is to the recording: spectra, melody, PESQ and STOI. Ceiling: an 8-bit mu-law copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqwave.audio import Wave
+from vqwave.evaluate.material import Material
+from vqwave.evaluate.result import Figure, Result, Track
+from vqwave.metrics.bootstrap import bootstrap, mean
+from vqwave.metrics.perceptual import Measure, defined, pesq_measure, stoi_measure
+from vqwave.metrics.pitch import contour, f0_correlation, f0_error, melody_sums, tracker, voicing_error
+from vqwave.metrics.spectral import log_spectral_distance, mel_cepstral_distortion
+
+Values = NDArray[np.float64]
+TRACKS = 4  # utterances whose pitch is shown
+
+
+def _copies(material: Material) -> dict[str, list[Wave]]:
+    """What is held against the recordings, by column. 16-bit copies are the recordings themselves, as a corpus holds them."""
+    material.need(material.copies, "the model says nothing again: it hears no codes and no frames")
+    copies = {"ceiling": material.mu_law} | {system: material.reconstructed(system) for system in material.systems}
+    return copies | ({"floor": material.shuffled("model")} if material.has_codes else {})
+
+
+WHAT = {"ceiling": "8-bit mu-law copy", "floor": "decoded from shuffled codes"}
+
+
+def _compared(material: Material, measure: Callable[[Wave, Wave], float]) -> dict[str, Figure | None]:
+    found = {}
+    for column, waves in _copies(material).items():
+        with material.stage(f"{column}: comparing", len(waves), "utterances") as advance:
+            values = []
+            for recording, copy in zip(material.waves, waves, strict=True):
+                values.append(measure(recording, copy))
+                advance(1)
+        found[column] = Figure.of(mean(np.array(values), resamples=material.settings.resamples), WHAT.get(column, ""))
+    return found
+
+
+def spectral(material: Material, result: Result) -> None:
+    """Mel-cepstral distortion after time warping, and log-spectral distance frame by frame."""
+    rate = material.rate
+    figures = _compared(material, lambda a, b: mel_cepstral_distortion(a, b, rate))
+    result.add("spectral.mcd", "mel-cepstral distortion (DTW)", "dB", "lower", figures)
+    figures = _compared(material, lambda a, b: log_spectral_distance(a, b, rate))
+    result.add("spectral.lsd", "log-spectral distance", "dB", "lower", figures)
+
+
+def pitch(material: Material, result: Result) -> None:
+    """F0 error, correlation and voicing error, frame by frame; the pitch tracks of some utterances."""
+    yin, copies = tracker(material.rate), _copies(material)
+    with material.stage("pitch", len(material.waves) * (1 + len(copies)), "utterances") as advance:
+        centres = _centres(material, advance)
+        sums: dict[str, Values] = {}
+        for column, waves in copies.items():
+            parts = []
+            for recording, copy, centre in zip(material.waves, waves, centres, strict=True):
+                parts.append(melody_sums(yin, recording, copy, centre))
+                advance(1)
+            sums[column] = np.stack(parts)
+    for key, title, unit, better, figure, scale in (
+        ("pitch.f0_error", "F0 error (RMS)", "semitones", "lower", f0_error, 1.0),
+        ("pitch.correlation", "F0 correlation", "", "higher", f0_correlation, 1.0),
+        ("pitch.voicing", "voicing error", "% of frames", "lower", voicing_error, 100.0),
+    ):
+        figures = {
+            column: Figure.of(bootstrap(parts, figure, resamples=material.settings.resamples), WHAT.get(column, ""), scale)
+            for column, parts in sums.items()
+        }
+        result.add(key, title, unit, better, figures)
+    for i in range(0, len(material.rows), max(1, len(material.rows) // TRACKS)):
+        sources = {"recording": material.waves[i]} | {name: copies[name][i] for name in material.systems}
+        curves = {}
+        for name, wave in sources.items():
+            log_f0, voiced = contour(yin, wave)
+            curves[name] = np.where(voiced, 100 * np.exp(log_f0), 0.0).round(1).tolist()
+        result.tracks.append(Track(material.corpus.utterances[material.rows[i]].id, yin.hop / material.rate, curves))
+
+
+def _centres(material: Material, advance: Callable[[float], object]) -> list[float]:
+    """The mean log F0 of each utterance's speaker, over the recordings that are measured."""
+    yin, sums = tracker(material.rate), {}
+    for row, wave in zip(material.rows, material.waves, strict=True):
+        log_f0, voiced = contour(yin, wave)
+        total, frames = sums.get(material.corpus.utterances[row].speaker, (0.0, 0))
+        sums[material.corpus.utterances[row].speaker] = (total + float(log_f0[voiced].sum()), frames + int(voiced.sum()))
+        advance(1)
+    return [total / max(1, frames) for total, frames in (sums[material.corpus.utterances[row].speaker] for row in material.rows)]
+
+
+def perceptual(material: Material, result: Result) -> None:
+    """PESQ and STOI, where the rate, the length and what is installed allow."""
+    for key, name, measure in (
+        ("perceptual.pesq", f"PESQ ({'narrow' if material.rate == 8000 else 'wide'} band)", pesq_measure(material.rate)),
+        ("perceptual.stoi", "STOI", stoi_measure(material.rate)),
+    ):
+        if isinstance(measure, str):
+            result.skipped[name] = measure
+        else:
+            _perceived(material, result, key, name, measure)
+
+
+def _perceived(material: Material, result: Result, key: str, name: str, measure: Measure) -> None:
+    figures: dict[str, Figure | None] = {}
+    counts = []
+    for column, waves in _copies(material).items():
+        values = defined(measure, material.rate, material.waves, waves)
+        there = values[np.isfinite(values)]
+        counts.append(len(there))
+        if len(there):
+            figures[column] = Figure.of(mean(there, resamples=material.settings.resamples), WHAT.get(column, ""))
+    if not figures:
+        result.skipped[name] = "not defined for any utterance: all are shorter than 0.4 s, or no speech was found in them"
+        return
+    some = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+    note = f"defined for {some} of {len(material.rows)} utterances (the others are too short, or no speech is found in them)"
+    result.add(key, name, "", "higher", figures, note if min(counts) < len(material.rows) else "")

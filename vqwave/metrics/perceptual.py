@@ -1,0 +1,68 @@
+"""PESQ and STOI by their usual packages, and the reason where a recording has none."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from vqwave.audio import Wave
+
+SHORTEST = 0.4  # seconds; PESQ needs a quarter of a second, STOI 30 frames of speech
+Measure = Callable[[Wave, Wave], float]
+
+
+def pesq_measure(sample_rate: int) -> Measure | str:
+    """PESQ (MOS-LQO, 1 to 4.6), narrow band at 8 kHz and wide band at 16 kHz; or why there is none.
+
+    ITU-T P.862 and P.862.2. A recording in which PESQ finds no speech raises ValueError.
+    """
+    if sample_rate not in (8000, 16000):
+        return f"PESQ is defined at 8 and 16 kHz, not at {sample_rate:,} Hz"
+    try:
+        import pesq
+    except ImportError:
+        return "the package pesq is not installed: pip install 'vqwave[pesq]' (it needs a C compiler)"
+    mode = "nb" if sample_rate == 8000 else "wb"
+
+    def measure(recording: Wave, copy: Wave) -> float:
+        try:
+            return float(pesq.pesq(sample_rate, recording, copy, mode))
+        except pesq.PesqError as error:
+            raise ValueError(type(error).__name__) from None
+
+    return measure
+
+
+def stoi_measure(sample_rate: int) -> Measure | str:
+    """STOI (0 to 1), or why there is none. A recording with less than 30 frames of speech raises ValueError.
+
+    Reference: Taal et al., 2011, "An algorithm for intelligibility prediction of time-frequency weighted noisy speech".
+    """
+    try:
+        import pystoi
+    except ImportError:
+        return "the package pystoi is not installed: pip install 'vqwave[metrics]'"
+
+    def measure(recording: Wave, copy: Wave) -> float:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            try:
+                return float(pystoi.stoi(recording, copy, sample_rate))
+            except RuntimeWarning:
+                raise ValueError("less than 30 frames of speech") from None
+
+    return measure
+
+
+def defined(measure: Measure, sample_rate: int, recordings: Sequence[Wave], copies: Sequence[Wave]) -> np.ndarray:
+    """The measure of each pair, (N,), NaN where it is not defined: shorter than `SHORTEST`, no speech found, or silent copy."""
+    found = np.full(len(recordings), np.nan)
+    for i, (recording, copy) in enumerate(zip(recordings, copies, strict=True)):
+        if len(recording) >= SHORTEST * sample_rate and np.any(copy):
+            try:
+                found[i] = measure(recording, copy)
+            except ValueError:
+                continue
+    return found

@@ -1,0 +1,191 @@
+"""What `vqwave evaluate` found of runs: tables beside ceilings and floors, confusion matrices, the map of codes, pitch tracks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+
+from vqwave.report.figures import Line, chart, data_uri, number, strip
+from vqwave.report.run import Found, FoundFigure, FoundMatrix, FoundRow, Run
+
+WIDEST = 14  # columns of a matrix whose cells are written out; a wider one is drawn
+HEADINGS = {"mu-law": "8-bit μ-law"}
+TITLES = {
+    "nll": "Likelihood",
+    "codes": "Codes",
+    "words": "Words and speakers that a judge hears",
+    "speakers": "Words and speakers that a judge hears",
+    "conversion": "Conversion",
+    "spectral": "Sound beside the recording",
+    "pitch": "Sound beside the recording",
+    "perceptual": "Sound beside the recording",
+    "abx": "What codes tell",
+    "map": "What codes tell",
+    "probes": "What codes tell",
+    "prior": "Prior",
+    "say": "Prior",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure and its interval, as written; `what` says of what it is."""
+
+    value: str = ""
+    interval: str = ""
+    what: str = ""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A table of one theme: rows are (measure, unit, direction, cells)."""
+
+    caption: str
+    columns: list[str]
+    rows: list[tuple[str, str, str, list[Cell]]]
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A matrix: cells are (text, share of the largest), or, where it is wide, a picture for each row."""
+
+    title: str
+    unit: str
+    corner: str
+    colour: int
+    columns: list[str]
+    rows: list[tuple[str, list[tuple[str, str]]]]
+    strips: list[tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
+class Melody:
+    """The pitch of an utterance in recording and copies."""
+
+    title: str
+    picture: Markup
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The section of the page; `notes` are sentences beneath the tables."""
+
+    about: list[str]
+    tables: list[Measured]
+    matrices: list[Heat]
+    melodies: list[Melody]
+    notes: list[str]
+
+
+def findings(runs: Sequence[Run]) -> Findings | None:
+    """None where no run has been evaluated. Runs that were measured on the same recordings share their tables."""
+    there = [(index, run, run.found) for index, run in enumerate(runs) if run.found]
+    if not there:
+        return None
+    groups: dict[str, list[tuple[Run, Found]]] = {}
+    for _, run, found in there:
+        groups.setdefault(f"{found.corpus}, {found.split}: {found.utterances} utterances", []).append((run, found))
+    tables = [table for name, group in groups.items() for table in _tables(name, group, len(groups) > 1)]
+    notes = dict.fromkeys(f"{row.measure}: {row.note}." for _, _, found in there for row in found.rows if row.note)
+    missing = [f"{run.name}, not measured: {name} ({why})." for _, run, found in there for name, why in found.skipped.items()]
+    return Findings(
+        about=[_about(run, found) for _, run, found in there],
+        tables=tables,
+        matrices=[_heat(run, index % 4, matrix) for index, run, found in there for matrix in found.matrices],
+        melodies=[melody for index, run, found in there for melody in _melodies(run, found, index % 4)],
+        notes=[*notes, *missing],
+    )
+
+
+def _about(run: Run, found: Found) -> str:
+    beside = f" and its student {found.student}" if found.student else ""
+    return (
+        f"{run.name}{beside}: {found.utterances:,} utterances ({found.seconds:,.0f} s) of {found.corpus}, split {found.split}, "
+        f"temperature {found.temperature:g}."
+    )
+
+
+def _tables(name: str, group: Sequence[tuple[Run, Found]], several: bool) -> list[Measured]:
+    """A table a theme; a column for the ceiling, for copies, for each model and student, for the floor."""
+    sources: list[tuple[str, Found | None, str]] = [("ceiling", None, "ceiling"), (HEADINGS["mu-law"], None, "mu-law")]
+    for run, found in group:
+        sources.append((run.name, found, "model"))
+        if found.student:
+            sources.append((found.student, found, "student"))
+    sources.append(("floor", None, "floor"))
+    every = [found for _, found in group]
+    themes: dict[str, dict[str, FoundRow]] = {}
+    for found in every:
+        for row in found.rows:
+            themes.setdefault(TITLES.get(row.group, row.group), {}).setdefault(row.key, row)
+    tables = []
+    for theme, rows in themes.items():
+        cells = [[_cell(key, every if source is None else [source], column) for _, source, column in sources] for key in rows]
+        used = [i for i in range(len(sources)) if any(row[i].value for row in cells)]
+        written = [
+            (row.measure, row.unit, {"higher": "↑", "lower": "↓"}.get(row.better, ""), [line[i] for i in used])
+            for row, line in zip(rows.values(), cells, strict=True)
+        ]
+        tables.append(Measured(f"{theme}; {name}" if several else theme, [sources[i][0] for i in used], written))
+    return tables
+
+
+def _cell(key: str, sources: Sequence[Found], column: str) -> Cell:
+    """The first figure of a column among evaluations."""
+    for found in sources:
+        for row in found.rows:
+            if row.key == key and (figure := row.figures.get(column)) is not None:
+                return _written(figure)
+    return Cell()
+
+
+def _written(figure: FoundFigure) -> Cell:
+    if figure.value is None:
+        return Cell("n/a", "", figure.what)
+    interval = ""
+    if figure.low is not None and figure.high is not None and figure.low != figure.high:
+        interval = f"{number(figure.low)} to {number(figure.high)}"
+    return Cell(number(figure.value), interval, figure.what)
+
+
+def _heat(run: Run, colour: int, matrix: FoundMatrix) -> Heat:
+    values = np.array([[np.nan if cell is None else cell for cell in row] for row in matrix.values], np.float64)
+    values = values.reshape(len(matrix.rows), len(matrix.columns))
+    most = 100.0 if matrix.unit.startswith("%") else float(np.nanmax(values, initial=1e-9))
+    shares = np.nan_to_num(values / most)
+    wide = len(matrix.columns) > WIDEST
+    rows, strips = [], []
+    for name, row, share in zip(matrix.rows, values, shares, strict=True):
+        if wide:
+            told = f"{name}: at most {number(float(row.max()))} {matrix.unit}"
+            strips.append((name, data_uri(strip(share, 1.0), "image/png"), told))
+        else:
+            cells = ["" if np.isnan(cell) else f"{cell:.0f}" for cell in row]
+            rows.append((name, list(zip(cells, (f"{x:.2f}" for x in share), strict=True))))
+    corner = f"{matrix.row_label} ↓ {matrix.column_label} →"
+    return Heat(f"{run.name}: {matrix.title}", matrix.unit, corner, colour, matrix.columns, rows, strips)
+
+
+def _melodies(run: Run, found: Found, colour: int) -> list[Melody]:
+    """A chart of each track: the recording as a level line, copies in the run's colours; unvoiced stretches are gaps."""
+    melodies = []
+    for track in found.tracks:
+        lines = []
+        for place, (name, curve) in enumerate(track.curves.items()):
+            style = "level" if name == "recording" else f"run-{(colour + place - 1) % 4} held-out"
+            lines += _voiced(np.array(curve, np.float64), track.step, style, name)
+        if lines:
+            picture = chart(f"pitch of {track.utterance}", lines, "seconds", "Hz")
+            melodies.append(Melody(f"{run.name}: {track.utterance}", picture))
+    return melodies
+
+
+def _voiced(curve: np.ndarray, step: float, style: str, name: str) -> list[Line]:
+    """The voiced stretches of a curve of F0 (0 where unvoiced), the name at the last of them."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], (curve > 0).astype(int), [0]])))
+    stretches = [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b - a > 1]
+    times = step * np.arange(len(curve))
+    return [Line(times[a:b], curve[a:b], style, name if b == stretches[-1][1] else "") for a, b in stretches]
