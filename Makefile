@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-EXTRAS ?= code,demo,fast,report,test
+EXTRAS ?= code,demo,export,fast,metrics,report,test,track
 comma := ,
 STAMP := .venv/installed-$(subst $(comma),-,$(EXTRAS))
 
@@ -35,12 +35,26 @@ $(STAMP): pyproject.toml constraints.txt
 test: setup ## run the tests
 	python -m pytest
 
+.PHONY: chaos
+chaos: setup ## kill trainings at random moments; each must end as its uninterrupted twin, bit for bit
+	OMP_NUM_THREADS=1 python tests/chaos.py
+
 .PHONY: lint
 lint: setup ## check the code's style
 	ruff check .
 
+.PHONY: speak
+speak: setup ## the shipped models, within a minute: say a digit, encode it, decode it in three ways, convert it
+	@mkdir -p runs/demo/shipped
+	vqwave generate fsdd-prior --speaker theo --label text=7 --out runs/demo/shipped/seven-as-theo.wav
+	vqwave encode fsdd runs/demo/shipped/seven-as-theo.wav --speaker theo --out runs/demo/shipped/seven.vqw
+	vqwave decode fsdd runs/demo/shipped/seven.vqw --out runs/demo/shipped/seven.numba.wav
+	vqwave decode fsdd runs/demo/shipped/seven.vqw --backend reference --out runs/demo/shipped/seven.reference.wav
+	vqwave decode fsdd-student runs/demo/shipped/seven.vqw --out runs/demo/shipped/seven.student.wav
+	vqwave convert fsdd runs/demo/shipped/seven-as-theo.wav --speaker george --out runs/demo/shipped/seven-as-george.wav
+
 .PHONY: demo
-demo: setup data/demo/corpus.json ## the whole road on a small made-up corpus: runs/demo/report.html
+demo: speak data/demo/corpus.json ## speak, then the whole road on a small made-up corpus: runs/demo/report.html
 	$(LAUNCH) experiments/vqvae.py --config configs/vqvae/demo.yaml
 	$(LAUNCH) experiments/distill.py --config configs/distill/demo.yaml
 	input=$$(ls runs/demo/vqvae/samples/*.original.wav | head -n 1); \
@@ -51,6 +65,23 @@ demo: setup data/demo/corpus.json ## the whole road on a small made-up corpus: r
 
 data/demo/corpus.json: | setup
 	vqwave prepare demo --out data/demo --sample-rate 8000
+
+# The recordings that the shipped models are measured on: folders fsdd and librispeech_sub.
+VQWAVE_DATA ?= ../shared/data
+
+data/fsdd/corpus.json: | setup
+	vqwave prepare manifest $(VQWAVE_DATA)/fsdd --out data/fsdd
+
+data/librispeech/corpus.json: | setup
+	vqwave prepare manifest $(VQWAVE_DATA)/librispeech_sub --out data/librispeech
+
+.PHONY: results
+results: setup data/fsdd/corpus.json data/librispeech/corpus.json ## measure the shipped models on the test splits: README's table
+	@mkdir -p runs/results
+	vqwave evaluate fsdd --student fsdd-student --data data/fsdd --split test --out runs/results/fsdd.json
+	vqwave evaluate fsdd-prior --data data/fsdd --split test --out runs/results/fsdd-prior.json
+	vqwave evaluate speech --student speech-student --data data/librispeech --split test --out runs/results/speech.json
+	vqwave results runs/results/fsdd.json runs/results/fsdd-prior.json runs/results/speech.json --readme README.md
 
 .PHONY: tiny
 tiny: setup data/demo/corpus.json ## every command once, each training for some seconds

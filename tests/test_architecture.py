@@ -13,11 +13,23 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "config", "audio", "features", "distributions"),
+    ("errors", "config", "audio", "pipes", "features", "distributions"),
     ("data", "nn"),
     ("models", "losses"),
-    ("decode", "codes", "entropy", "prior", "metrics"),
-    ("checkpoint", "tracking", "watching", "codec", "export", "code_corpus", "experiment", "loop", "evaluate", "report"),
+    ("decode", "codes", "encoding", "entropy", "prior", "metrics"),
+    (
+        "checkpoint",
+        "tracking",
+        "watching",
+        "stopping",
+        "codec",
+        "export",
+        "code_corpus",
+        "experiment",
+        "loop",
+        "evaluate",
+        "report",
+    ),
     ("info", "sweep", "bench", "cli", "__init__", "__main__"),
 )
 """A room imports from lower levels and from rooms earlier in its own level."""

@@ -11,10 +11,10 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from vqwave.cli import code, corpora, generate, look
+from vqwave.cli import bench, code, corpora, evaluate, export, generate, look, sweep
 from vqwave.errors import BadInput
 
-COMMANDS = (corpora, code, generate, look)
+COMMANDS = (corpora, code, generate, look, bench, sweep, evaluate, export)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def add(add: Add) -> None:
     prepare = add("prepare", prepare_corpus, "Turn recordings into a corpus: no DC, one rate, one level, memory-mapped.")
     prepare.add_argument(
-        "kind", help="layout of the recordings: demo, fsdd, folder, librispeech, ljspeech, manifest, vctk, zerospeech2019"
+        "kind",
+        help="layout of the recordings: demo, folder, fsdd, lhotse, librispeech, libritts, ljspeech, manifest, vctk, webdataset, "
+        "zerospeech2019",
     )
     prepare.add_argument("source", nargs="?", type=Path, metavar="DIR", help="the recordings (none for demo)")
     prepare.add_argument("--out", type=Path, required=True, help="corpus folder to write")
