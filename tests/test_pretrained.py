@@ -1,0 +1,80 @@
+"""The models that come with the package: small, whole, able to speak; and, by name, the figures of their cards made again."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import vqwave
+from vqwave.checkpoint import SHIPPED
+from vqwave.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = sorted(folder.name for folder in SHIPPED.iterdir() if (folder / "config.json").exists()) if SHIPPED.exists() else []
+CODECS = [name for name in NAMES if not name.endswith("-prior")]
+BYTES = 6_000_000
+CORPORA = {"fsdd": "data/fsdd", "speech": "data/librispeech"}
+
+
+def test_the_package_has_its_models() -> None:
+    assert {"fsdd", "fsdd-student", "fsdd-prior"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_is_small_and_has_its_card(name: str) -> None:
+    folder = SHIPPED / name
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= BYTES
+    card = (folder / "README.md").read_text()
+    for words in ("license: ", "seed", "steps", "seconds", "machine", "Limits"):
+        assert words in card, words
+    about = json.loads((folder / "config.json").read_text())["about"]
+    assert about["steps"] > 0
+    assert (ROOT / about["config"]).is_file() if "config" in about else True
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_it_speaks_in_another_voice(name: str) -> None:
+    """Codes of a sound and their voice: of the right length, finite, and not silent. What is said is the slow tests' part."""
+    model = vqwave.load(name)
+    t = torch.arange(4 * model.hop) / model.sample_rate
+    coded = model.encode((0.1 * torch.sin(2 * torch.pi * 220 * t)).numpy(), model.sample_rate)
+    assert coded.codes.shape[1] == 4
+    wave = model.decode(coded, speaker=model.speakers[0])
+    assert len(wave) == 4 * model.hop
+    assert torch.isfinite(wave).all()
+    assert wave.square().mean() > 1e-8
+
+
+def test_a_student_reads_its_teachers_codes() -> None:
+    teacher, student, prior = (vqwave.load(name) for name in ("fsdd", "fsdd-student", "fsdd-prior"))
+    assert teacher.fingerprint == student.fingerprint == prior.fingerprint
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if (SHIPPED / name / "metrics.json").exists()])
+def test_the_cards_figures_come_out_again(name: str, tmp_path: Path) -> None:
+    """`vqwave evaluate` on the test split, with the card's own settings: every rate within its printed interval."""
+    corpus = ROOT / CORPORA[name.split("-")[0]]
+    if not (corpus / "corpus.json").exists():
+        pytest.skip(f"{corpus.relative_to(ROOT)} is not prepared: vqwave prepare")
+    torch.set_num_threads(os.cpu_count() or 1)
+    written = json.loads((SHIPPED / name / "metrics.json").read_text())
+    settings = ["--split", "test", "--temperature", str(written["temperature"]), "--quiet"]
+    main(["evaluate", name, "--data", str(corpus), *settings, "--out", str(tmp_path / "again.json")])
+    again = {row["key"]: row for row in json.loads((tmp_path / "again.json").read_text())["rows"]}
+    compared = 0
+    for row in written["rows"]:
+        figure = row["figures"].get("model")
+        if figure is None or row["key"] not in again:
+            continue
+        found = again[row["key"]]["figures"]["model"]["value"]
+        room = max(0.02 * abs(figure["value"]), 1e-3)
+        low, high = figure["low"], figure["high"]
+        low, high = (figure["value"] if bound is None else bound for bound in (low, high))
+        assert min(low, figure["value"]) - room <= found <= max(high, figure["value"]) + room, row["key"]
+        compared += 1
+    assert compared > 5
