@@ -38,45 +38,7 @@ def add(add: Add) -> None:
     evaluate.add_argument("--code-temperature", type=float, default=1.0, help="of a prior's codes (default %(default)s)")
     evaluate.add_argument("--code-top-p", type=float, default=1.0, help="draw from a prior's likeliest codes of this mass")
     evaluate.add_argument("--backend", default="auto", help="auto, or one of the decoders (see docs/decoding.md)")
-    evaluate.add_argument("--precision", default="float32", help=f"of the numba back-end: {kinds} (default %(default)s)")
-
-
-def told(command: argparse.ArgumentParser, *, required: bool = False) -> None:
-    """What a model may be told of an utterance."""
-    evaluate.add_argument("--speaker", required=required, help="voice")
-    evaluate.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", help="any other label the model hears")
-    evaluate.add_argument("--vector", action="append", default=[], metavar="NAME=FILE.npy", help="a vector the model hears")
-
-
-def labels_of(arguments: argparse.Namespace) -> dict[str, str]:
-    return pairs("--label", arguments.label) | ({"speaker": arguments.speaker} if arguments.speaker else {})
-
-
-def vectors_of(arguments: argparse.Namespace) -> dict[str, object]:
-    from vqwave.data.corpus import read_array
-
-    return {name: read_array(Path(path)) for name, path in pairs("--vector", arguments.vector).items()}
-
-
-def pairs(flag: str, pairs: Sequence[str]) -> dict[str, str]:
-    """NAME=VALUE, each."""
-    for pair in pairs:
-        if "=" not in pair:
-            raise BadInput(f"{flag} {pair}: expected NAME=VALUE")
-    return dict(pair.split("=", 1) for pair in pairs)
-
-
-def sampling_of(arguments: argparse.Namespace) -> Sampling:
-    from vqwave.decode.sampling import Sampling
-
-    return Sampling(
-        seed=arguments.seed,
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        guidance=arguments.guidance,
-        backend=arguments.backend,
-        precision=arguments.precision,
-    )
+    evaluate.add_argument("--precision", default="float32", help="of the numba back-end (default %(default)s)")
     evaluate.add_argument("--device", default="cpu", help="cpu or cuda (default %(default)s)")
     evaluate.add_argument("--resamples", type=int, default=1000, help="bootstrap draws of an interval (default %(default)s)")
 
