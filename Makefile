@@ -80,7 +80,7 @@ results: setup data/fsdd/corpus.json data/librispeech/corpus.json ## measure the
 	@mkdir -p runs/results
 	vqwave evaluate fsdd --student fsdd-student --data data/fsdd --split test --temperature 0.9 --out runs/results/fsdd.json
 	vqwave evaluate fsdd-prior --data data/fsdd --split test --temperature 0.9 --out runs/results/fsdd-prior.json
-	vqwave evaluate speech --student speech-student --data data/librispeech --split test --temperature 0.9 --out runs/results/speech.json
+	vqwave evaluate speech --student speech-student --data data/librispeech --split test --temperature 0.9 --pairs 100 --out runs/results/speech.json
 	vqwave results runs/results/fsdd.json runs/results/fsdd-prior.json runs/results/speech.json --readme README.md
 
 .PHONY: tiny
