@@ -192,7 +192,7 @@ def _fitting(header: Header, name: str) -> Header:
     """Raises BadInput for a header that does not fit its codes."""
     if header.prior is None and header.payload != -(-header.packed_bits // 8):
         found = f"{header.books} x {header.frames} codes do not fit its {header.payload} bytes of codes"
-    elif header.prior is not None and header.frames * header.hop >= header.samples + header.hop:
+    elif header.prior is not None and not 0 <= header.frames * header.hop - header.samples < header.hop:
         found = f"{header.frames} frames of {header.hop} do not fit {header.samples} samples"
     elif header.books < 1 or header.frames < 0:
         found = f"{header.books} x {header.frames} codes"
