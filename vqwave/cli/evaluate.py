@@ -51,9 +51,9 @@ def write_results(arguments: argparse.Namespace) -> None:
     from vqwave.evaluate.readme import put, read_written, section
 
     text = section([read_written(path) for path in arguments.found])
-    print(text)
     if arguments.readme is not None:
         put(arguments.readme, text)
+    print(text)
 
 
 def evaluate_model(arguments: argparse.Namespace) -> None:
