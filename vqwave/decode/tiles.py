@@ -5,7 +5,6 @@
 | float32, ``[k][j]`` | float32 | a fused multiply-add |
 | bfloat16, ``[k / 2][j][2]`` | float32 | two, each weight widened |
 | bfloat16, ``[k / 2][j][2]`` | bfloat16 | a dot product of pairs (AVX-512 BF16) |
-| int8, ``[k / 4][j][4]`` | uint8 | a dot product of quadruples (AVX-512 VNNI), summed in int32 |
 
 bfloat16 is held as uint16. Positions are always counted in numbers, and an output is one chain over the inputs in ascending
 order: see `vector.py`.
