@@ -10,7 +10,18 @@ import pytest
 
 import vqwave
 
-OPTIONAL = {"constriction", "espeakng_loader", "matplotlib", "numba", "onnx", "onnxruntime", "parselmouth", "pystoi"}
+OPTIONAL = {
+    "constriction",
+    "espeakng_loader",
+    "matplotlib",
+    "numba",
+    "onnx",
+    "onnxruntime",
+    "parselmouth",
+    "pesq",
+    "pystoi",
+    "triton",
+}
 
 
 def modules() -> list[str]:
