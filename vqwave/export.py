@@ -18,6 +18,7 @@ import json
 import math
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,7 @@ def _cell(value: object) -> str:
     return shown if len(shown) <= 120 else shown[:117] + "..."
 
 
-class Graph(nn.Module):
+class Graph(nn.Module, ABC):
     """One pass over named inputs; `example` makes inputs for a batch and a number of frames, `truth` is PyTorch's own pass."""
 
     names: tuple[str, ...]
@@ -122,11 +123,11 @@ class Graph(nn.Module):
     facts: dict[str, object]
     hop: int
 
-    def example(self, batch: int, frames: int) -> tuple[Tensor, ...]:
-        raise NotImplementedError
+    @abstractmethod
+    def example(self, batch: int, frames: int) -> tuple[Tensor, ...]: ...
 
-    def truth(self, *inputs: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def truth(self, *inputs: Tensor) -> Tensor: ...
 
     def axes(self) -> dict[str, dict[int, str]]:
         """The free axes of inputs and output."""
