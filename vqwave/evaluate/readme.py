@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from vqwave.checkpoint import write_text
 from vqwave.errors import BadInput
-from vqwave.evaluate.result import Row
+from vqwave.evaluate.result import Written
 from vqwave.evaluate.table import markdown_table
 
 BEGIN, END = "<!-- results: `make results` writes what stands here -->", "<!-- end of results -->"
@@ -52,22 +51,6 @@ SHOWN = (  # the rows of the table, in this order; the JSON has all
     "say.speaker",
     "say.both",
 )
-
-
-@dataclass(frozen=True)
-class Written:
-    """What of an evaluation's JSON the table needs."""
-
-    model: str
-    kind: str
-    corpus: str
-    split: str
-    utterances: int
-    seconds: float
-    temperature: float
-    rows: list[Row]
-    skipped: dict[str, str]
-    student: str | None = None
 
 
 def read_written(path: Path) -> Written:

@@ -15,9 +15,9 @@ Better = Literal["higher", "lower", ""]
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure: its value, its 95 % interval and number of utterances where it has them, and of what it is."""
+    """One figure: its value (null as written where it is not finite), its 95 % interval and number of utterances, and of what."""
 
-    value: float
+    value: float | None
     low: float | None = None
     high: float | None = None
     count: int | None = None
@@ -55,6 +55,10 @@ class Matrix:
     values: list[list[float | None]]
     unit: str = ""
 
+    def __post_init__(self) -> None:
+        if [len(row) for row in self.values] != [len(self.columns)] * len(self.rows):
+            raise ValueError(f"values of {len(self.rows)} rows and {len(self.columns)} columns expected")
+
 
 @dataclass(frozen=True)
 class Track:
@@ -63,6 +67,24 @@ class Track:
     utterance: str
     step: float
     curves: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Written:
+    """`metrics.json`, as `vqwave evaluate` writes it and the README's table and the page read it."""
+
+    corpus: str
+    split: str
+    utterances: int
+    rows: list[Row]
+    model: str = ""
+    kind: str = ""
+    seconds: float = 0.0
+    temperature: float = 1.0
+    student: str | None = None
+    matrices: list[Matrix] = field(default_factory=list)
+    tracks: list[Track] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

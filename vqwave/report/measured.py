@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
+from vqwave.evaluate.result import Figure, Matrix, Row, Written
 from vqwave.report.figures import Line, chart, data_uri, number, strip
-from vqwave.report.run import Found, FoundFigure, FoundMatrix, FoundRow, Run
+from vqwave.report.run import Run
 
 WIDEST = 14  # columns of a matrix whose cells are written out; a wider one is drawn
 HEADINGS = {"mu-law": "8-bit μ-law"}
@@ -85,7 +86,7 @@ def findings(runs: Sequence[Run]) -> Findings | None:
     there = [(index, run, run.found) for index, run in enumerate(runs) if run.found]
     if not there:
         return None
-    groups: dict[str, list[tuple[Run, Found]]] = {}
+    groups: dict[str, list[tuple[Run, Written]]] = {}
     for _, run, found in there:
         groups.setdefault(f"{found.corpus}, {found.split}: {found.utterances} utterances", []).append((run, found))
     tables = [table for name, group in groups.items() for table in _tables(name, group, len(groups) > 1)]
@@ -100,7 +101,7 @@ def findings(runs: Sequence[Run]) -> Findings | None:
     )
 
 
-def _about(run: Run, found: Found) -> str:
+def _about(run: Run, found: Written) -> str:
     beside = f" and its student {found.student}" if found.student else ""
     return (
         f"{run.name}{beside}: {found.utterances:,} utterances ({found.seconds:,.0f} s) of {found.corpus}, split {found.split}, "
@@ -108,16 +109,16 @@ def _about(run: Run, found: Found) -> str:
     )
 
 
-def _tables(name: str, group: Sequence[tuple[Run, Found]], several: bool) -> list[Measured]:
+def _tables(name: str, group: Sequence[tuple[Run, Written]], several: bool) -> list[Measured]:
     """A table a theme; a column for the ceiling, for copies, for each model and student, for the floor."""
-    sources: list[tuple[str, Found | None, str]] = [("ceiling", None, "ceiling"), (HEADINGS["mu-law"], None, "mu-law")]
+    sources: list[tuple[str, Written | None, str]] = [("ceiling", None, "ceiling"), (HEADINGS["mu-law"], None, "mu-law")]
     for run, found in group:
         sources.append((run.name, found, "model"))
         if found.student:
             sources.append((found.student, found, "student"))
     sources.append(("floor", None, "floor"))
     every = [found for _, found in group]
-    themes: dict[str, dict[str, FoundRow]] = {}
+    themes: dict[str, dict[str, Row]] = {}
     for found in every:
         for row in found.rows:
             themes.setdefault(TITLES.get(row.group, row.group), {}).setdefault(row.key, row)
@@ -133,7 +134,7 @@ def _tables(name: str, group: Sequence[tuple[Run, Found]], several: bool) -> lis
     return tables
 
 
-def _cell(key: str, sources: Sequence[Found], column: str) -> Cell:
+def _cell(key: str, sources: Sequence[Written], column: str) -> Cell:
     """The first figure of a column among evaluations."""
     for found in sources:
         for row in found.rows:
@@ -142,7 +143,7 @@ def _cell(key: str, sources: Sequence[Found], column: str) -> Cell:
     return Cell()
 
 
-def _written(figure: FoundFigure) -> Cell:
+def _written(figure: Figure) -> Cell:
     if figure.value is None:
         return Cell("n/a", "", figure.what)
     interval = ""
@@ -151,7 +152,7 @@ def _written(figure: FoundFigure) -> Cell:
     return Cell(number(figure.value), interval, figure.what)
 
 
-def _heat(run: Run, colour: int, matrix: FoundMatrix) -> Heat:
+def _heat(run: Run, colour: int, matrix: Matrix) -> Heat:
     values = np.array([[np.nan if cell is None else cell for cell in row] for row in matrix.values], np.float64)
     values = values.reshape(len(matrix.rows), len(matrix.columns))
     most = 100.0 if matrix.unit.startswith("%") else float(np.nanmax(values, initial=1e-9))
@@ -169,7 +170,7 @@ def _heat(run: Run, colour: int, matrix: FoundMatrix) -> Heat:
     return Heat(f"{run.name}: {matrix.title}", matrix.unit, corner, colour, matrix.columns, rows, strips)
 
 
-def _melodies(run: Run, found: Found, colour: int) -> list[Melody]:
+def _melodies(run: Run, found: Written, colour: int) -> list[Melody]:
     """A chart of each track: the recording as a level line, copies in the run's colours; unvoiced stretches are gaps."""
     melodies = []
     for track in found.tracks:

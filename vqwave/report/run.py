@@ -12,6 +12,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from vqwave.errors import BadInput
+from vqwave.evaluate.result import Written
 
 T = TypeVar("T")
 EXPECTED = "expected a run folder (config.yaml, metrics.jsonl, evaluation.json, samples/)"
@@ -80,73 +81,6 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class FoundFigure:
-    """A figure of `metrics.json`; null where it is not finite."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    count: int | None = None
-    what: str = ""
-
-
-@dataclass(frozen=True)
-class FoundRow:
-    """A measure of `metrics.json`: figures by column (ceiling, mu-law, model, student, floor)."""
-
-    key: str
-    group: str
-    measure: str
-    unit: str
-    better: str
-    figures: dict[str, FoundFigure]
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class FoundMatrix:
-    """A matrix of `metrics.json`: counts, or rates in percent; null where there was nothing to count."""
-
-    key: str
-    title: str
-    row_label: str
-    column_label: str
-    rows: list[str]
-    columns: list[str]
-    values: list[list[float | None]]
-    unit: str = ""
-
-    def __post_init__(self) -> None:
-        if [len(row) for row in self.values] != [len(self.columns)] * len(self.rows):
-            raise ValueError(f"values of {len(self.rows)} rows and {len(self.columns)} columns expected")
-
-
-@dataclass(frozen=True)
-class FoundTrack:
-    """F0 in Hz every `step` seconds, 0 where unvoiced, by who speaks."""
-
-    utterance: str
-    step: float
-    curves: dict[str, list[float]]
-
-
-@dataclass(frozen=True)
-class Found:
-    """`metrics.json`, as `vqwave evaluate` writes it."""
-
-    corpus: str
-    split: str
-    utterances: int
-    rows: list[FoundRow]
-    seconds: float = 0.0
-    temperature: float = 1.0
-    student: str | None = None
-    matrices: list[FoundMatrix] = field(default_factory=list)
-    tracks: list[FoundTrack] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class About:
     """Section `about` of the model card."""
 
@@ -187,7 +121,7 @@ class Run:
     evaluation: Evaluation | None
     clips: list[Clip]
     clips_step: int | None
-    found: Found | None = None
+    found: Written | None = None
 
     @property
     def name(self) -> str:
@@ -301,9 +235,9 @@ def _card(path: Path) -> Card | None:
     return None if tree is None else checked(Card, tree, str(path))
 
 
-def _found(path: Path) -> Found | None:
+def _found(path: Path) -> Written | None:
     tree = _json(path)
-    return None if tree is None else checked(Found, tree, str(path))
+    return None if tree is None else checked(Written, tree, str(path))
 
 
 def _evaluation(path: Path) -> Evaluation | None:
