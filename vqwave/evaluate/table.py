@@ -23,8 +23,8 @@ def digits(figure: Figure | None) -> str:
     return f"{_number(figure.value)} [{_number(figure.low)}, {_number(figure.high)}]"
 
 
-def _number(value: float) -> str:
-    if not math.isfinite(value):
+def _number(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
         return "n/a"
     if abs(value) >= 1000:
         return f"{value:,.0f}"
