@@ -17,6 +17,10 @@ from vqwave.models.vqvae import VQVAE
 from vqwave.nn.condition import Condition
 
 
+BLOCK = 8
+"""Frames made together where a readout is heard, whose window is long: a block's window costs little more than a frame's."""
+
+
 @dataclass(frozen=True)
 class Reach:
     """Frames that the columns of one frame hear before it and after it."""
@@ -56,6 +60,7 @@ class CodeConditions:
         """told: labels and vectors of the utterance, as `Conditioner` takes them."""
         self.model, self.told, self.quantizer, self.conditioner = model, told, model.quantizer, model.decoder.conditioner
         self.reach = Reach.of(model)
+        self.block = 1 if model.hears == "latents" else BLOCK
         self.wait = max(1, self.reach.after)  # frames; one at the least: the last of an utterance may be cut short
         self.columns = model.hop // self.conditioner.hold  # a frame
         self.ratio = getattr(model.quantizer, "ratio", 1)
@@ -89,21 +94,24 @@ class CodeConditions:
     def _emit(self, end: int, known: int) -> Tensor:
         """Columns of the frames up to `end`, of which `known` have come; what no later frame hears is forgotten."""
         it, parts = self.pending, [self.pending.z.new_zeros(1, self.conditioner.channels, 0)]
-        for frame in range(it.frame, end):
-            low, high = max(0, frame - self.reach.before), min(known, frame + self.reach.after + 1)
-            parts.append(self._columns(it.z[..., low - it.first : high - it.first].contiguous(), frame - low))
+        if end < known:
+            end -= end % self.block
+        for frame in range(it.frame, end, self.block):
+            last = min(frame + self.block, end)
+            low, high = max(0, frame - self.reach.before), min(known, last + self.reach.after)
+            parts.append(self._columns(it.z[..., low - it.first : high - it.first].contiguous(), frame - low, last - frame))
         it.frame = max(it.frame, end)
         keep = max(0, it.frame - self.reach.before)
         if keep > it.first:
             it.z, it.first = it.z[..., keep - it.first :].clone(), keep
         return torch.cat(parts, -1)
 
-    def _columns(self, window: Tensor, place: int) -> Tensor:
-        """Those of one frame, number `place` of its window: `Conditioner.forward` without dropout."""
+    def _columns(self, window: Tensor, place: int, count: int) -> Tensor:
+        """Those of `count` frames, from number `place` of their window on: `Conditioner.forward` without dropout."""
         x = self.conditioner.frames(self.model.frames(window, self.told))
         for layer in self.conditioner.upsample:
             x = layer(F.leaky_relu(x, 0.4))
-        x = x[..., place * self.columns : (place + 1) * self.columns]
+        x = x[..., place * self.columns : (place + count) * self.columns]
         return x if self.labels is None else self.labels + x
 
 

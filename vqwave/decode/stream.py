@@ -89,7 +89,7 @@ class Stream:
         """How many samples what has come out stays behind the codes that went in, at the most."""
         hop, hold, block = self.model.hop, self.conditions.conditioner.hold, self.engine.block
         step, ahead = math.gcd(hop, block), -(-self.engine.ahead // hold) * hold
-        return self.conditions.wait * hop + (block + ahead - 1) // step * step
+        return (self.conditions.wait + self.conditions.block - 1) * hop + (block + ahead - 1) // step * step
 
     @torch.inference_mode()
     def push(self, codes: Tensor | NDArray[np.integer]) -> Wave:
