@@ -15,6 +15,7 @@ from vqwave.nn.encoders import FrameEncoderSpec, StridedConv1d, WaveformEncoder,
 from vqwave.nn.frontend import Frontend
 from vqwave.nn.readout import ReadoutSpec
 from vqwave.nn.standardise import Standardise
+from vqwave.nn.warp import MelWarp
 
 F64 = torch.float64
 RATE = 8000
@@ -149,3 +150,24 @@ def test_readout_loss_does_not_see_padding() -> None:
 def test_readout_needs_a_hop_that_divides() -> None:
     with pytest.raises(BadInput, match="divisor of the encoder's hop 50"):
         ReadoutSpec(features=MEL).build(3, 50, RATE, {}, [])
+
+
+def test_a_warp_stretches_the_mel_axis_of_each_utterance_by_its_own_factor() -> None:
+    """Frames that rise with the band show the factor: a band's place times it, up to the top band."""
+    torch.manual_seed(0)
+    warp, place = MelWarp(0.2), torch.arange(40, dtype=F64)
+    x = place[:, None].expand(64, 40, 3)
+    out = warp.train()(x)
+    factors = out[:, 1, :1]
+    assert 0.8 <= factors.min() < 0.9 < 1.1 < factors.max() <= 1.2
+    torch.testing.assert_close(out, (place * factors).clamp(max=39)[..., None].expand_as(out), rtol=0, atol=1e-12)
+    assert torch.equal(warp.eval()(x), x)
+    assert torch.equal(warp.train()(x[:, :1]), x[:, :1])  # a single band has nowhere to go
+
+
+def test_only_training_warps_and_only_what_has_a_mel_axis() -> None:
+    encoder, x = FrameEncoderSpec(features=MEL, channels=16, dim=8, warp=0.2).build(RATE).double(), waves(800)
+    assert not torch.equal(encoder.train()(x), encoder(x))
+    assert torch.equal(encoder.eval()(x), encoder(x))
+    with pytest.raises(BadInput, match=r"encoder.warp: 0.2 of mfcc, expected features of kind log_mel"):
+        FrameEncoderSpec(features=MFCCSpec(), warp=0.2).build(RATE)

@@ -15,10 +15,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
+from vqwave.errors import BadInput
 from vqwave.features import FeatureSpec, LogMelSpec
 from vqwave.nn.frontend import Frontend
 from vqwave.nn.quantize import frame_mask
 from vqwave.nn.ranks import sum_over_ranks
+from vqwave.nn.warp import MelWarp
 
 
 @spec
@@ -152,8 +154,14 @@ class FrameEncoderSpec:
     channels: int = option(768, "channels of the convolutions")
     dim: int = option(64, "latent channels D")
     instance_norm: bool = option(False, "take each utterance's mean and spread out of every channel: against speaker leakage")
+    warp: Annotated[float, Field(ge=0, lt=1)] = option(
+        0.0, "spread of the factor by which training stretches each utterance's mel axis: against speaker leakage"
+    )
 
     def build(self, sample_rate: int) -> FrameEncoder:
+        """Raises BadInput for a warp of features that have no mel axis."""
+        if self.warp and not isinstance(self.features, LogMelSpec):
+            raise BadInput(f"encoder.warp: {self.warp:g} of {self.features.kind}, expected features of kind log_mel")
         return FrameEncoder(self, sample_rate)
 
 
@@ -167,6 +175,7 @@ class FrameEncoder(nn.Module):
         super().__init__()
         self.frontend = Frontend(spec.features.build(sample_rate))
         self.hop, self.dim = self.frontend.hop * spec.stride, spec.dim
+        self.warp = MelWarp(spec.warp)
         self.first = nn.Conv1d(self.frontend.channels, spec.channels, 3, padding="same")
         self.second = ResidualBlock(spec.channels, 3)
         self.strided = StridedConv1d(spec.channels, spec.channels, spec.stride)
@@ -180,7 +189,7 @@ class FrameEncoder(nn.Module):
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
         """wave (B, T), T a multiple of hop -> (B, D, T / hop)."""
-        x = self.second(F.relu(self.first(self.frontend(wave))))
+        x = self.second(F.relu(self.first(self.warp(self.frontend(wave)))))
         x = self.blocks(F.relu(self.strided(x)))
         return self.out(x if self.norm is None else self.norm(x, _mask(lengths, self.hop, x)))
 
