@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -138,10 +139,11 @@ def test_the_pace_takes_the_faster_way_and_asks_again() -> None:
     pace.together = 2.0
     assert pace.choose() == "alone"
     pace.alone = 1.0
-    ways = [pace.choose() for _ in range(2 * duet.AGAIN)]
-    assert ways.count("together") == 2
+    ways = [pace.choose() for _ in range(70)]
+    tried = [i for i, way in enumerate(ways) if way == "together"]
+    assert [b - a - 1 for a, b in pairwise([-1, *tried])] == [1, 2, 4, 8, 16, duet.AGAIN]
     pace.together = 0.5
-    assert [pace.choose() for _ in range(duet.AGAIN)].count("alone") == 1
+    assert [pace.choose() for _ in range(5)] == ["together", "alone", "together", "together", "alone"]
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("bf16", 1e-3), ("bf16-dot", 2e-3)])

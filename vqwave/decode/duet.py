@@ -19,7 +19,7 @@ from vqwave.decode.signals import signals
 from vqwave.decode.solo import Foresight, decode_one
 
 TRIAL = 96  # samples by which a way is judged
-AGAIN = 24  # stretches after which the slower way gets another trial
+AGAIN = 24  # stretches, at the most, after which the slower way gets another trial
 SHORTEST = 48  # samples worth a second thread
 
 _busy = threading.Lock()
@@ -79,19 +79,30 @@ def run_together(task: Task) -> None:
 
 @dataclass
 class Pace:
-    """Seconds a sample of either way, as last measured, and how long the slower one has not been tried."""
+    """Seconds a sample of either way, as last measured, and when the slower one is tried again.
+
+    One trial says little: a thread wakes slowly, a neighbour takes a core for a moment. So the slower way is tried again soon,
+    and later and later as long as it stays the slower one.
+    """
 
     alone: float | None = None
     together: float | None = None
-    stretches: int = 0
+    quicker: str = ""
+    since: int = 0  # stretches since the slower way's last trial
+    wait: int = 1  # stretches until its next
 
     def choose(self) -> str:
         """Which way is next: one that was never tried, the slower one now and then, else the faster."""
         if self.together is None or self.alone is None:
             return "together" if self.together is None else "alone"
-        self.stretches = (self.stretches + 1) % AGAIN
         quicker, slower = ("together", "alone") if self.together < self.alone else ("alone", "together")
-        return slower if self.stretches == 0 else quicker
+        if quicker != self.quicker:
+            self.quicker, self.since, self.wait = quicker, 0, 1
+        if self.since < self.wait:
+            self.since += 1
+            return quicker
+        self.since, self.wait = 0, min(2 * self.wait, AGAIN)
+        return slower
 
 
 @dataclass
