@@ -36,8 +36,8 @@ class Config(ExperimentSpec):
     model: VQVAESpec = option(VQVAESpec(), "encoder, quantizer, decoder")
     losses: dict[str, float] = option(
         {"nll": 1.0, "commitment": 0.25, "codebook": 1.0},
-        "weights: nll, commitment, codebook (of a gradient codebook), entropy (with quantizer.entropy), spectral (with readout), "
-        "adversary (with adversary)",
+        "weights: nll, commitment, codebook (of a gradient codebook), entropy (with quantizer.entropy), spectral and cycle "
+        "(with readout), adversary (with adversary)",
     )
     codes: Path | None = option(None, "run whose encoder, quantizer and readout are taken as they are: only the decoder is trained")
     shown: int = option(4, "utterances in samples/")
@@ -75,6 +75,8 @@ class VQVAEExperiment(Experiment[Config]):
         return self.model_spec.encoder.build(self.corpus.sample_rate).hop
 
     def build(self) -> VQVAE:
+        if self.config.losses.get("cycle") and not self.model_spec.cyclic:
+            raise BadInput("losses.cycle: expected a readout, and an encoder of kind frames that has the readout's features")
         model = self.model_spec.build(self.corpus.sample_rate, self.corpus.labels)
         model.decoder.requires_grad_(self.decodes)
         if self.given is not None:
@@ -99,12 +101,14 @@ class VQVAEExperiment(Experiment[Config]):
     def losses(self, batch: Batch) -> Outcome:
         if self.given is not None:
             return self._likelihood(self.network(batch.wave, batch.labels, self._frames(batch)), batch)
-        out = self.network(batch.wave, batch.labels, batch.lengths, decode=self.decodes)
+        others = self.other_labels(batch) if self.config.losses.get("cycle") else None
+        out = self.network(batch.wave, batch.labels, batch.lengths, decode=self.decodes, others=others)
         nll = Outcome({}) if out.distribution is None else self._likelihood(out.distribution, batch)
         spectral = {} if out.spectral is None else {"spectral": out.spectral}
         adversary = {} if out.verdict is None else {"adversary": out.verdict.loss}
+        cycle = {} if out.cycle is None else {"cycle": out.cycle}
         heard = {} if out.verdict is None else {"adversary_accuracy": out.verdict.accuracy}
-        losses = {**nll.losses, **out.quantized.losses, **spectral, **adversary}
+        losses = {**nll.losses, **out.quantized.losses, **spectral, **adversary, **cycle}
         return Outcome(losses, {**nll.metrics, **out.quantized.metrics, **heard})
 
     def _likelihood(self, distribution: Distribution, batch: Batch) -> Outcome:

@@ -73,3 +73,15 @@ def test_codes_come_from_a_vqvae(experiment: ModuleType, corpus: Path, tmp_path:
         train(experiment, tmp_path / "run", corpus, f"codes={tmp_path / 'nowhere'}")
     assert stop.value.code == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_a_cycle_needs_an_encoder_that_hears_the_readout(
+    experiment: ModuleType, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cycle = "losses={nll: 0.0, spectral: 1.0, commitment: 0.25, cycle: 1.0}"
+    with pytest.raises(SystemExit) as stop:
+        train(experiment, tmp_path / "no", corpus, *CODES, cycle, "model.readout.features.bands=9")
+    assert stop.value.code == 2
+    assert "losses.cycle: expected a readout" in capsys.readouterr().err
+    train(experiment, tmp_path / "run", corpus, *CODES, cycle, "train.log_every=1")
+    assert '"train/cycle"' in (tmp_path / "run" / "metrics.jsonl").read_text()

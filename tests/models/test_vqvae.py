@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -86,6 +87,31 @@ def test_a_decoder_may_hear_the_readout() -> None:
     other = model.frames(z, {"speaker": torch.tensor([1, 2])})
     assert (other - frames)[0].abs().max() > 0
     assert (other - frames)[1].abs().max() == 0
+
+
+def test_a_cycle_is_the_distance_of_a_conversions_latents() -> None:
+    """What the readout says in another voice, encoded again, against the latents it was made of; frames of padding do not count."""
+    model = start(build("frames", readout=ReadoutSpec(features=MEL, channels=8), jitter=0.0)).double()
+    x, others, lengths = wave().double(), {"speaker": torch.tensor([1, 1])}, torch.tensor([192, 80])
+    out = model(x, LABELS, lengths, decode=False, others=others)
+    z = out.quantized.z
+    again = model.encoder.read(model.readout(z, others))
+    errors = torch.cat([(again - z).square().mean(1)[0], (again - z).square().mean(1)[1, :5]])
+    torch.testing.assert_close(out.cycle, errors.mean(), rtol=0, atol=1e-12)
+    assert model(x, LABELS, decode=False).cycle is None
+    (gradient,) = torch.autograd.grad(model.cycle(z, z.detach(), others), model.encoder.out.bias)
+    (through,) = torch.autograd.grad(
+        (model.encoder.read(model.readout(z.detach(), others)) - z.detach()).square().mean(), model.encoder.out.bias
+    )
+    torch.testing.assert_close(gradient, through)  # the latents that it is to come back to are given
+
+
+def test_only_an_encoder_of_the_readouts_features_hears_it() -> None:
+    spec = VQVAESpec(encoder=ENCODERS["frames"], readout=ReadoutSpec(features=MEL))
+    assert spec.cyclic
+    assert not replace(spec, readout=None).cyclic
+    assert not replace(spec, readout=ReadoutSpec()).cyclic
+    assert not replace(spec, encoder=ENCODERS["waveform"]).cyclic
 
 
 def test_without_its_decoder_a_pass_costs_no_decoder() -> None:

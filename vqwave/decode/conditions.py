@@ -16,7 +16,6 @@ from torch import Tensor
 from vqwave.models.vqvae import VQVAE
 from vqwave.nn.condition import Condition
 
-
 BLOCK = 8
 """Frames made together where a readout is heard, whose window is long: a block's window costs little more than a frame's."""
 

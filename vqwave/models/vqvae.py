@@ -19,6 +19,7 @@ from vqwave.nn.adversary import Adversary, AdversarySpec, Verdict
 from vqwave.nn.condition import Condition
 from vqwave.nn.encoders import Encoder, EncoderSpec, FrameEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec, Quantized, Quantizer, QuantizerSpec, TimeJitter, frame_mask
+from vqwave.nn.ranks import masked_mean
 from vqwave.nn.readout import Readout, ReadoutSpec
 
 DecoderSpec = Annotated[WaveNetSpec | StudentSpec, Field(discriminator="kind")]
@@ -38,6 +39,15 @@ class VQVAESpec:
     )
     readout: ReadoutSpec | None = option(None, "auxiliary spectral target of the codes (loss `spectral`); none as in the paper")
     adversary: AdversarySpec | None = option(None, "classifier that the codes are to fool (loss `adversary`); none as in the paper")
+
+    @property
+    def cyclic(self) -> bool:
+        """Whether the encoder can hear what the readout says: both have the same features (`VQVAE.cycle`)."""
+        return (
+            isinstance(self.encoder, FrameEncoderSpec)
+            and self.readout is not None
+            and self.readout.features == self.encoder.features
+        )
 
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> VQVAE:
         """Raises BadInput for a decoder that has spectral frames of its own: it would not hear the codes."""
@@ -62,13 +72,14 @@ class VQVAESpec:
 class Reconstruction:
     """What a teacher-forced pass yields; `spectral` is the readout's loss, `verdict` the adversary's, where there is one.
 
-    No distribution where the decoder was not run.
+    No distribution where the decoder was not run; `cycle` where other labels were given (`VQVAE.cycle`).
     """
 
     distribution: Distribution | None
     quantized: Quantized
     spectral: Tensor | None = None
     verdict: Verdict | None = None
+    cycle: Tensor | None = None
 
 
 class VQVAE(nn.Module):
@@ -121,10 +132,30 @@ class VQVAE(nn.Module):
         held = z[..., None].expand(-1, -1, -1, self.readout.ratio).flatten(-2)
         return torch.cat([held, predicted], 1)
 
+    def cycle(self, z: Tensor, heard: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None = None) -> Tensor:
+        """How far the latents of a conversion are from those it was made of: mean squared error over valid frames, scalar.
+
+        z (B, D, F) quantized, heard (B, D, F) the same after jitter; labels of another voice. What the readout says in a voice
+        that never said it has no recording to be compared with, but the encoder hears whether it says the same. Cyclic
+        reconstruction: Tobing et al., 2019, sec. 3. arXiv:1907.10185 (there of a variational autoencoder's whole spectra)
+        """
+        again = self.encoder.read(self.readout(heard, labels), lengths)
+        mask = None if lengths is None else frame_mask(lengths, self.hop, z.shape[-1])
+        return masked_mean((again - z.detach()).square().mean(1), mask)
+
     def forward(
-        self, x: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None = None, *, decode: bool = True
+        self,
+        x: Tensor,
+        labels: Mapping[str, Tensor],
+        lengths: Tensor | None = None,
+        *,
+        decode: bool = True,
+        others: Mapping[str, Tensor] | None = None,
     ) -> Reconstruction:
-        """x (B, T), T a multiple of hop, of which lengths (B,) samples are real. decode: run the decoder, which costs the most."""
+        """x (B, T), T a multiple of hop, of which lengths (B,) samples are real.
+
+        decode: run the decoder, which costs the most. others: labels to convert to and back, see `cycle`.
+        """
         z = self.encoder(x, lengths)
         mask = None if lengths is None else frame_mask(lengths, self.hop, z.shape[-1])
         quantized = self.quantizer(z, mask)
@@ -133,4 +164,5 @@ class VQVAE(nn.Module):
         spectral = None if self.readout is None else self.readout.loss(predicted, x, mask)
         verdict = None if self.adversary is None else self.adversary(quantized.z, labels, mask)
         distribution = self.decoder(x, labels, self.frames(heard, labels, predicted)) if decode else None
-        return Reconstruction(distribution, quantized, spectral, verdict)
+        cycle = None if others is None else self.cycle(quantized.z, heard, others, lengths)
+        return Reconstruction(distribution, quantized, spectral, verdict, cycle)

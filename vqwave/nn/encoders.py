@@ -189,7 +189,11 @@ class FrameEncoder(nn.Module):
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
         """wave (B, T), T a multiple of hop -> (B, D, T / hop)."""
-        x = self.second(F.relu(self.first(self.warp(self.frontend(wave)))))
+        return self.read(self.warp(self.frontend(wave)), lengths)
+
+    def read(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Standardised features (B, C, stride F), of which lengths (B,) samples are real -> (B, D, F)."""
+        x = self.second(F.relu(self.first(frames)))
         x = self.blocks(F.relu(self.strided(x)))
         return self.out(x if self.norm is None else self.norm(x, _mask(lengths, self.hop, x)))
 
