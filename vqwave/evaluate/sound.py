@@ -12,7 +12,7 @@ from vqwave.evaluate.material import Material
 from vqwave.evaluate.result import Figure, Result, Track
 from vqwave.metrics.bootstrap import bootstrap, mean
 from vqwave.metrics.perceptual import Measure, defined, pesq_measure, stoi_measure
-from vqwave.metrics.pitch import contour, f0_correlation, f0_error, melody_sums, tracker, voicing_error
+from vqwave.metrics.pitch import STEP, Tracker, f0_correlation, f0_error, melody_sums, tracker, voicing_error
 from vqwave.metrics.spectral import log_spectral_distance, mel_cepstral_distortion
 
 Values = NDArray[np.float64]
@@ -52,14 +52,18 @@ def spectral(material: Material, result: Result) -> None:
 
 def pitch(material: Material, result: Result) -> None:
     """F0 error, correlation and voicing error, frame by frame; the pitch tracks of some utterances."""
-    yin, copies = tracker(material.rate), _copies(material)
+    contour = tracker(material.rate)
+    if isinstance(contour, str):
+        result.skipped["F0"] = contour
+        return
+    copies = _copies(material)
     with material.stage("pitch", len(material.waves) * (1 + len(copies)), "utterances") as advance:
-        centres = _centres(material, advance)
+        centres = _centres(material, contour, advance)
         sums: dict[str, Values] = {}
         for column, waves in copies.items():
             parts = []
             for recording, copy, centre in zip(material.waves, waves, centres, strict=True):
-                parts.append(melody_sums(yin, recording, copy, centre))
+                parts.append(melody_sums(contour, recording, copy, centre))
                 advance(1)
             sums[column] = np.stack(parts)
     for key, title, unit, better, figure, scale in (
@@ -76,16 +80,16 @@ def pitch(material: Material, result: Result) -> None:
         sources = {"recording": material.waves[i]} | {name: copies[name][i] for name in material.systems}
         curves = {}
         for name, wave in sources.items():
-            log_f0, voiced = contour(yin, wave)
+            log_f0, voiced = contour(wave)
             curves[name] = np.where(voiced, 100 * np.exp(log_f0), 0.0).round(1).tolist()
-        result.tracks.append(Track(material.corpus.utterances[material.rows[i]].id, yin.hop / material.rate, curves))
+        result.tracks.append(Track(material.corpus.utterances[material.rows[i]].id, STEP, curves))
 
 
-def _centres(material: Material, advance: Callable[[float], object]) -> list[float]:
+def _centres(material: Material, contour: Tracker, advance: Callable[[float], object]) -> list[float]:
     """The mean log F0 of each utterance's speaker, over the recordings that are measured."""
-    yin, sums = tracker(material.rate), {}
+    sums: dict[str | None, tuple[float, int]] = {}
     for row, wave in zip(material.rows, material.waves, strict=True):
-        log_f0, voiced = contour(yin, wave)
+        log_f0, voiced = contour(wave)
         total, frames = sums.get(material.corpus.utterances[row].speaker, (0.0, 0))
         sums[material.corpus.utterances[row].speaker] = (total + float(log_f0[voiced].sum()), frames + int(voiced.sum()))
         advance(1)

@@ -1,38 +1,55 @@
-"""How far the melody of a copy is from that of the recording: F0 error, correlation, voicing error, by the house's YIN."""
+"""How far the melody of a copy is from that of the recording: F0 error, correlation, voicing error, by Praat's pitch.
+
+Praat finds the voice in the noise that a decoder of few bits leaves around it. The house's own YIN (`features.Pitch`), made for
+batches of clean speech to condition on, calls most of such frames unvoiced.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from vqwave.audio import Wave
-from vqwave.features import Pitch, PitchSpec
 
 Sums = NDArray[np.float64]
+Contour = tuple[NDArray[np.float64], NDArray[np.bool_]]
+Tracker = Callable[[Wave], Contour]
 PARTS = 8  # n voiced in both, a, b, aa, bb, ab, frames, frames whose voicing differs
+STEP, LOWEST, HIGHEST = 0.005, 60.0, 400.0  # seconds from frame to frame; Hz
 
 
-def contour(pitch: Pitch, wave: Wave) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """(T,) -> ln(F0 / 100 Hz) (0 where unvoiced) and voicing, (F,) each."""
-    x = torch.from_numpy(np.asarray(wave, np.float32))
-    found = pitch(F.pad(x, (0, -len(x) % pitch.hop))[None])[0].double().numpy()
-    return found[0], found[1] > 0.5
+def tracker(sample_rate: int) -> Tracker | str:
+    """(T,) -> ln(F0 / 100 Hz) (0 where unvoiced) and voicing, (F,) each, frame f at (f + 0.5) STEP; or why there is none.
+
+    Boersma, 1993, "Accurate short-term analysis of the fundamental frequency", as in Praat.
+    """
+    try:
+        import parselmouth
+    except ImportError:
+        return "the package praat-parselmouth is not installed: pip install 'vqwave[metrics]'"
+
+    def contour(wave: Wave) -> Contour:
+        frames = max(1, round(len(wave) / (STEP * sample_rate)))
+        long_enough = np.pad(np.asarray(wave, np.float64), (0, max(0, round(3.1 * sample_rate / LOWEST) - len(wave))))
+        found = parselmouth.Sound(long_enough, sample_rate).to_pitch(STEP, LOWEST, HIGHEST)
+        place = np.rint(((np.arange(frames) + 0.5) * STEP - found.xs()[0]) / STEP).astype(int)
+        inside = (place >= 0) & (place < len(found.xs()))
+        f0 = np.where(inside, found.selected_array["frequency"][place.clip(0, len(found.xs()) - 1)], 0.0)
+        voiced = f0 > 0
+        return np.log(np.where(voiced, f0, 100.0) / 100.0), voiced
+
+    return contour
 
 
-def tracker(sample_rate: int) -> Pitch:
-    """YIN each 5 ms, 60 to 400 Hz."""
-    return PitchSpec().build(sample_rate)
-
-
-def melody_sums(pitch: Pitch, recording: Wave, copy: Wave, centre: float = 0.0) -> Sums:
+def melody_sums(contour: Tracker, recording: Wave, copy: Wave, centre: float = 0.0) -> Sums:
     """What an utterance adds to the sums (PARTS,) that `f0_error`, `f0_correlation` and `voicing_error` are made of.
 
     Frames are compared as they lie, so both must be in step. `centre`, ln(F0 / 100 Hz), is the speaker's own: with it a
     correlation tells of melodies, and not of high and low voices.
     """
-    (a, heard), (b, said) = contour(pitch, recording), contour(pitch, copy)
+    (a, heard), (b, said) = contour(recording), contour(copy)
     both = heard & said
     x, y = a[both] - centre, b[both] - centre
     return np.array([len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y, len(heard), (heard != said).sum()], np.float64)
