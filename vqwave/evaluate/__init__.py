@@ -10,7 +10,7 @@ from vqwave.codec import Codec
 from vqwave.data import Corpus
 from vqwave.errors import BadInput, nearest
 from vqwave.evaluate.material import Material, Settings, Stage, Undefined, silent
-from vqwave.evaluate.measures import ALIASES, MEASURES, defaults
+from vqwave.evaluate.measures import ALIASES, MEASURES, WITHOUT_VOICE, defaults
 from vqwave.evaluate.result import Figure, Matrix, Result, Row
 from vqwave.evaluate.table import markdown_table, text_table
 
@@ -44,9 +44,10 @@ def evaluate(
     names = chosen(settings.only)
     recordings, codec = Corpus.open(corpus), Codec.load(model, device)
     other = None if student is None else Codec.load(student, device)
-    material = Material(recordings, codec, other, settings, stage)
+    names = names or defaults(codec)
+    material = Material(recordings, codec, other, settings, stage, any_voice=WITHOUT_VOICE.issuperset(names))
     result = Result(_about(model, student, material))
-    for name in names or defaults(codec):
+    for name in names:
         try:
             MEASURES[name](material, result)
         except Undefined as error:

@@ -65,7 +65,17 @@ class Conversion:
 class Material:
     """Utterances of a split that the model knows the speakers of, and speech made from them, as float32 arrays (T,)."""
 
-    def __init__(self, corpus: Corpus, codec: Codec, student: Codec | None, settings: Settings, stage: Stage = silent) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        codec: Codec,
+        student: Codec | None,
+        settings: Settings,
+        stage: Stage = silent,
+        *,
+        any_voice: bool = False,
+    ) -> None:
+        """any_voice: utterances of speakers that the model does not know, too; it hears them, and cannot say them again."""
         self.corpus, self.codec, self.student, self.settings, self.stage = corpus, codec, student, settings, stage
         self.rate = corpus.sample_rate
         for name, system in self.systems.items():
@@ -73,7 +83,7 @@ class Material:
                 raise BadInput(f"{name}: is for {system.sample_rate} Hz, {corpus.folder} is at {self.rate} Hz")
         if student is not None and _codes_of(student) != _codes_of(codec):
             raise BadInput("student: has other codes than the model, expected one that was distilled from it")
-        self.rows = self._rows()
+        self.rows = self._rows(() if any_voice else codec.decoder.conditioner.labels)
         self._made: dict[tuple[str, str], list[Wave]] = {}
 
     @property
@@ -112,9 +122,8 @@ class Material:
         if not there:
             raise Undefined(why)
 
-    def _rows(self) -> list[int]:
-        """Spread evenly over the split: a random order, cut, in the order of the corpus."""
-        heard = self.codec.decoder.conditioner.labels
+    def _rows(self, heard: Sequence[str]) -> list[int]:
+        """Spread evenly over the split: a random order, cut, in the order of the corpus. heard: labels that must be known."""
         known = {name: set(self.codec.labels[name]) for name in heard}
         rows = [
             row

@@ -39,6 +39,7 @@ ALIASES = {
     "mapping": "map",
     "probe": "probes",
 }
+WITHOUT_VOICE = frozenset({"codes", "abx", "map", "probes"})  # told from codes alone, so of any speaker's
 PRIORS = ("prior", "say")
 
 
