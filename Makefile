@@ -66,6 +66,9 @@ demo: speak data/demo/corpus.json ## speak, then the whole road on a small made-
 data/demo/corpus.json: | setup
 	vqwave prepare demo --out data/demo --sample-rate 8000
 
+data/demo16/corpus.json: | setup
+	vqwave prepare demo --out data/demo16 --sample-rate 16000
+
 # The recordings that the shipped models are measured on: folders fsdd and librispeech_sub.
 VQWAVE_DATA ?= ../shared/data
 
@@ -76,12 +79,14 @@ data/librispeech/corpus.json: | setup
 	vqwave prepare manifest $(VQWAVE_DATA)/librispeech_sub --out data/librispeech
 
 .PHONY: results
-results: setup data/fsdd/corpus.json data/librispeech/corpus.json ## measure the shipped models on the test splits: README's table
+results: setup data/fsdd/corpus.json data/librispeech/corpus.json data/demo/corpus.json data/demo16/corpus.json ## measure the shipped models on the test splits: README's table
 	@mkdir -p runs/results
 	vqwave evaluate fsdd --student fsdd-student --data data/fsdd --split test --temperature 0.9 --out runs/results/fsdd.json
 	vqwave evaluate fsdd-prior --data data/fsdd --split test --temperature 0.9 --out runs/results/fsdd-prior.json
 	vqwave evaluate speech --student speech-student --data data/librispeech --split test --temperature 0.9 --pairs 100 --out runs/results/speech.json
-	vqwave results runs/results/fsdd.json runs/results/fsdd-prior.json runs/results/speech.json --readme README.md
+	vqwave evaluate fsdd --data data/demo --split test --only map,abx --out runs/results/fsdd-phones.json
+	vqwave evaluate speech --data data/demo16 --split test --only map,abx --out runs/results/speech-phones.json
+	vqwave results $(foreach name,fsdd fsdd-prior speech fsdd-phones speech-phones,runs/results/$(name).json) --readme README.md
 
 .PHONY: tiny
 tiny: setup data/demo/corpus.json ## every command once, each training for some seconds
