@@ -16,7 +16,7 @@ import vqwave
 from vqwave import audio
 from vqwave.checkpoint import ModelCard, save_trained
 from vqwave.cli import main
-from vqwave.distributions import MixtureOfLogistics
+from vqwave.distributions import MixtureOfLogistics, MuLaw
 from vqwave.features import LogMelSpec
 from vqwave.models import ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
@@ -120,6 +120,18 @@ def test_generate_and_info(place: Path, tmp_path: Path, capsys: pytest.CaptureFi
     shown = capsys.readouterr().out
     assert "150 bit/s" in shown
     assert "speaker   theo" in shown
+
+
+def test_a_slower_decoder_is_taken_with_a_note(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line that says why; none where nothing faster was asked for, or with --quiet."""
+    model = saved(tmp_path / "classes", replace(WAVENET, head=MuLaw()))
+    call = ["generate", str(model), "--speaker", "theo", "--seconds", "0.01", "--out", str(tmp_path / "x.wav")]
+    main([*call, "--top-p", "0.9"])
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert notes == ["note: the reference decoder is taken: top_p and guidance are the reference decoder's alone"]
+    main([*call, "--top-p", "0.9", "--quiet"])
+    main([*call, "--backend", "reference"])
+    assert "note:" not in capsys.readouterr().err
 
 
 def test_the_python_names(place: Path) -> None:

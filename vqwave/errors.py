@@ -14,6 +14,10 @@ class BadInput(ValueError):
     """A file, key or name that cannot be used. The message is one line: the culprit, what was found, what is expected."""
 
 
+class Note(UserWarning):
+    """What a person wants to know though nothing is wrong, such as why a slower way is taken. The command prints it as a line."""
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """`"; did you mean a, b?"`, or an empty string where nothing known is close to `name`."""
     close = difflib.get_close_matches(name, list(known), count, 0.5)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from vqwave.bench import decode_cuda
 from vqwave.bench.table import REPEATS, Row
 from vqwave.decode import reference
 from vqwave.distributions import Head, MixtureOfLogistics, MuLaw
@@ -99,6 +100,7 @@ def network_rows(name: str, arguments: argparse.Namespace, precisions: list[str]
                 speed, share = measure(net, streams, threads, precision, arguments.seconds)
                 backend = f"numba {precision}"
                 yield Row("decode", name, backend, streams, threads, speed, "samples/s", speed / RATE, share, speed / eager)
+    yield from decode_cuda.rows(name, net, told(net, 1, decode_cuda.SAMPLES), RATE)
 
 
 def network(name: str) -> WaveNet:

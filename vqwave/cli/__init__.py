@@ -9,10 +9,12 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from vqwave.cli import bench, code, corpora, evaluate, export, generate, look, sweep
-from vqwave.errors import BadInput
+from vqwave.errors import BadInput, Note
 
 COMMANDS = (corpora, code, generate, look, bench, sweep, evaluate, export)
 
@@ -21,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
     arguments = parser().parse_args(argv)
     try:
-        arguments.command(arguments)
+        with notes(quiet=arguments.quiet):
+            arguments.command(arguments)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -31,6 +34,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+@contextmanager
+def notes(*, quiet: bool) -> Iterator[None]:
+    """Each `Note` is a line on standard error, once; none if `quiet`."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def line(message: Warning | str, category: type[Warning], *rest: object) -> None:
+            if category is Note:
+                print(f"note: {message}", file=sys.stderr)
+            else:
+                show(message, category, *rest)
+
+        warnings.showwarning = line
+        warnings.simplefilter("ignore" if quiet else "once", Note)
+        yield
 
 
 class Parser(argparse.ArgumentParser):

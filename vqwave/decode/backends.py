@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from vqwave.decode.plan import Precision, unsupported
 from vqwave.decode.precision import numbers
 from vqwave.decode.reference import sample_student, sample_wavenet
 from vqwave.decode.student_plan import unsupported_student
-from vqwave.errors import BadInput, nearest
+from vqwave.errors import BadInput, Note, nearest
 from vqwave.models.student import Student
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
@@ -30,6 +31,14 @@ class Choice:
 
     backend: str
     reason: str | None = None
+
+
+def take(decoder: WaveNet | Student, backend: str = "auto", *, top_p: float = 1.0, guidance: float = 1.0) -> str:
+    """The name of the back-end that `choose` says, with a `Note` where it is not the fastest."""
+    choice = choose(decoder, backend, top_p=top_p, guidance=guidance)
+    if choice.reason is not None:
+        warnings.warn(f"the reference decoder is taken: {choice.reason}", Note, stacklevel=3)
+    return choice.backend
 
 
 def choose(decoder: WaveNet | Student, backend: str = "auto", *, top_p: float = 1.0, guidance: float = 1.0) -> Choice:
@@ -98,7 +107,7 @@ def sample(
     the CPU kernels' (see `precision.py`); the others have their own.
     """
     weights = numbers(precision)
-    choice = choose(decoder, backend, top_p=top_p, guidance=guidance)
+    taken = take(decoder, backend, top_p=top_p, guidance=guidance)
     if not temperature > 0:
         raise BadInput(f"temperature {temperature}: expected a number above 0")
     if not 0 < top_p <= 1:
@@ -106,13 +115,13 @@ def sample(
     if isinstance(decoder, Student):
         if top_p != 1 or guidance != 1 or prime is not None:
             raise BadInput("top_p, guidance, prime: this decoder is a student, which knows none of them, expected its teacher")
-        draw = sample_student if choice.backend == "reference" else _fused(weights, progress)
+        draw = sample_student if taken == "reference" else _fused(weights, progress)
         return draw(decoder, condition, samples, streams=streams, seed=seed, temperature=temperature)
     if top_p < 1 and decoder.head.continuous:
         raise BadInput(f"top_p: this model has a {decoder.head.kind} head, expected a categorical one; use temperature")
-    if choice.backend in KERNELS:
-        kernels = importlib.import_module(KERNELS[choice.backend])  # an optional extra, whose import takes a moment
-        kind = {"weights": weights} if choice.backend == "numba" else {}
+    if taken in KERNELS:
+        kernels = importlib.import_module(KERNELS[taken])  # an optional extra, whose import takes a moment
+        kind = {"weights": weights} if taken == "numba" else {}
         return kernels.sample_wavenet(
             decoder,
             condition,

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqwave.decode.backends import choose
+from vqwave.decode.backends import take
 from vqwave.decode.precision import numbers
 from vqwave.decode.reference import Flowing, Loop
 from vqwave.decode.sampling import Sampling
@@ -57,12 +57,12 @@ class Engine(Protocol):
 
 def build_engine(decoder: WaveNet | Student, sampling: Sampling, stream: int = 0) -> Engine:
     """The fastest that decodes this as asked. Raises BadInput."""
-    choice = choose(decoder, sampling.backend, top_p=sampling.top_p, guidance=sampling.guidance)
-    if choice.backend == "numba":
+    taken = take(decoder, sampling.backend, top_p=sampling.top_p, guidance=sampling.guidance)
+    if taken == "numba":
         return NumbaEngine(decoder, sampling, stream)
     if isinstance(decoder, Student):
         return StudentEngine(decoder, sampling, stream)
-    if choice.backend == "triton":
+    if taken == "triton":
         return TritonEngine(decoder, sampling, stream)
     return ReferenceEngine(decoder, sampling, stream)
 

@@ -6,7 +6,7 @@ import importlib.util
 import warnings
 
 from vqwave.decode.plan import PRECISIONS, Precision
-from vqwave.errors import BadInput, nearest
+from vqwave.errors import BadInput, Note, nearest
 
 NEEDS = {"bf16-dot": ("avx512bf16", "AVX-512 BF16")}
 """What LLVM calls the instructions that a precision needs, and what people call them."""
@@ -36,6 +36,6 @@ def numbers(precision: str) -> Precision:
         return "bf16" if missing("bf16-dot") else "bf16-dot"
     reason = missing(precision)
     if reason:
-        warnings.warn(f"{reason}: bf16 instead", stacklevel=2)
+        warnings.warn(f"{reason}: bf16 instead", Note, stacklevel=2)
         return "bf16"
     return precision

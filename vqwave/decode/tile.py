@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqwave.decode.backends import choose, sample
+from vqwave.decode.backends import sample, take
 from vqwave.decode.precision import numbers
 from vqwave.decode.sampling import Sampling
 from vqwave.models.student import Student
@@ -55,8 +55,8 @@ def decode_each(
 
     Each comes out as it would alone, bit for bit. Only kernels have slots: the reference, and a student, take one after another.
     """
-    choice = choose(decoder, sampling.backend, top_p=sampling.top_p, guidance=sampling.guidance)
-    if choice.backend == "numba" and isinstance(decoder, WaveNet):
+    taken = take(decoder, sampling.backend, top_p=sampling.top_p, guidance=sampling.guidance)
+    if taken == "numba" and isinstance(decoder, WaveNet):
         yield from Tile(decoder, sampling, slots or SLOTS * torch.get_num_threads(), progress).run(iter(tasks))
         return
     for key, task in tasks:
