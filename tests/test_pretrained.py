@@ -12,6 +12,7 @@ import torch
 import vqwave
 from vqwave.checkpoint import SHIPPED
 from vqwave.cli import main
+from vqwave.decode.sampling import Sampling
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = sorted(folder.name for folder in SHIPPED.iterdir() if (folder / "config.json").exists()) if SHIPPED.exists() else []
@@ -53,6 +54,32 @@ def test_it_speaks_in_another_voice(name: str) -> None:
 def test_a_student_reads_its_teachers_codes() -> None:
     teacher, student, prior = (vqwave.load(name) for name in ("fsdd", "fsdd-student", "fsdd-prior"))
     assert teacher.fingerprint == student.fingerprint == prior.fingerprint
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("bf16-dot", 2e-4), ("int8", 1e-3)])
+def test_narrow_numbers_cost_a_trained_model_little(precision: str, bound: float) -> None:
+    """KL from float32 in nats a sample, teacher-forced on a word that the model itself says; by draws from the exact law."""
+    pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vqwave[fast]'")
+    from vqwave.decode.numba_backend import score_wavenet
+    from vqwave.decode.precision import missing
+
+    if missing(precision):
+        pytest.skip(missing(precision))
+    prior = vqwave.load("fsdd-prior")
+    coded = prior.prior.draw(None, labels={"speaker": "theo", "text": "7"}, seed=0)[0]
+    model, decoder = prior.model, prior.decoder
+    told = prior.label_ids({"speaker": "theo"})
+    wave = prior.decode(coded, "theo", sampling=Sampling(seed=0))[None]
+    with torch.no_grad():
+        condition = model.condition(torch.as_tensor(coded.codes)[None].long(), told)
+        exact, coarse = (
+            decoder.head(score_wavenet(decoder, wave, condition, weights=weights, threads=1).double())
+            for weights in ("float32", precision)
+        )
+        numbers = torch.rand(32, 4, *wave.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        cost = torch.stack([exact.log_prob(x) - coarse.log_prob(x) for x in map(exact.sample, numbers)]).mean()
+    assert -bound / 4 < cost < bound
+    assert cost.abs() > 1e-7
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vq
 from vqwave.decode import duet, numba_backend, pipeline
 from vqwave.decode.signals import APART, signals, wait_for
 
-PRECISIONS = ["float32", "bf16", "bf16-dot"]
+PRECISIONS = ["float32", "bf16", "bf16-dot", "int8"]
 DEEP = StackSpec(layers=9, cycle=5, kernel=2, residual=32, gate=16, skip=48, hidden=32)
 SHAPES = [
     DEEP,
@@ -146,7 +146,7 @@ def test_the_pace_takes_the_faster_way_and_asks_again() -> None:
     assert [pace.choose() for _ in range(5)] == ["together", "alone", "together", "together", "alone"]
 
 
-@pytest.mark.parametrize(("precision", "bound"), [("bf16", 1e-3), ("bf16-dot", 2e-3)])
+@pytest.mark.parametrize(("precision", "bound"), [("bf16", 1e-3), ("bf16-dot", 2e-3), ("int8", 5e-3)])
 def test_narrow_numbers_cost_little(precision: str, bound: float) -> None:
     """KL from the float32 law, in nats a sample, teacher-forced."""
     able(precision)

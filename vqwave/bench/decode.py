@@ -154,16 +154,21 @@ def floor(plan: object, streams: int, threads: int, precision: str) -> float:
     """Samples a second, summed over all streams, that this machine could draw at most just now."""
     from vqwave.bench import machine
 
-    kind = {"bf16-dot": machine.DOT, "int8": machine.QUADS}.get(precision, machine.FLOAT32)
+    kind = machine.DOT if precision in ("bf16-dot", "int8") else machine.FLOAT32
     used = threads if streams == 1 else min(threads, streams)
     together = streams == 1 and threads > 1  # one stream's weights, shared among the threads
     read = (1 if together else used) * plan.weights.nbytes / machine.bandwidth(plan.weights.nbytes, used, shared=together)
-    return streams / max(read, streams * multiplications(plan) / machine.multiplies(kind, used))
+    whole = of_units(plan) if precision == "int8" else 0
+    multiply = (plan.weights.size - whole // 2) / machine.multiplies(kind, used)  # two whole numbers are one word
+    if whole:
+        multiply += whole / machine.multiplies(machine.QUADS, used)
+    return streams / max(read, streams * multiply)
 
 
-def multiplications(plan: object) -> int:
-    """Of one sample of one stream."""
-    return plan.weights.size
+def of_units(plan: object) -> int:
+    """Weights of residuals and skips."""
+    layers, G, R, S = len(plan.dilations), plan.dilated_bias.shape[1] // 2, plan.heard.shape[1], len(plan.skip_bias)
+    return (layers - (S > 0)) * G * R + layers * G * S
 
 
 def peer_row(checkout: Path, seconds: float) -> Row:

@@ -32,7 +32,7 @@ def voice(command: argparse.ArgumentParser, *, required: bool = False, out: str 
     command.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest classes of this mass (categorical heads)")
     command.add_argument("--guidance", type=float, default=1.0, help="above 1: hear the condition more (a model with dropout)")
     command.add_argument("--backend", default="auto", help="auto, or one of the decoders (see docs/decoding.md)")
-    kinds = "float32, bf16 (weights), bf16-dot (and sums of pairs), auto: the fastest here"
+    kinds = "float32, bf16 (weights), bf16-dot (and sums of pairs), int8 (of units), auto: bf16-dot if it can"
     command.add_argument("--precision", default="float32", help=f"of the numba back-end: {kinds} (default %(default)s)")
 
 

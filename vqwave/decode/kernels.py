@@ -12,7 +12,7 @@ from vqwave.decode.compiled import inlined, kernel
 from vqwave.decode.draws import draw
 from vqwave.decode.plan import CATEGORICAL, Plan, aligned
 from vqwave.decode.tiles import put
-from vqwave.decode.vector import LANES, add, broadcast, fused, load
+from vqwave.decode.vector import LANES, add, broadcast, fused, load, load_whole
 
 Integers = NDArray[np.int64]
 
@@ -36,11 +36,12 @@ class Buffers(NamedTuple):
     """Room for the activations of one sample of B streams. Operands are what products read, in the plan's kind of number."""
 
     taps: Numbers  # (B, L k R) operand: what each layer hears, oldest first
-    units: Numbers  # (B, L G) operand
+    units: Numbers  # (B, L G), of the plan's kind of unit
     read: Numbers  # (B, S or R) operand: what the output layers read
     hidden_read: Numbers  # (B, H) operand
     present: Floats  # (B, R) residual channels
     activation: Floats  # (B, 2G)
+    inner: Floats  # (B, R) sums of whole numbers
     skip: Floats  # (B, S)
     hidden: Floats  # (B, H)
     out: Floats  # (B, C)
@@ -51,10 +52,12 @@ class Buffers(NamedTuple):
     def of(plan: Plan, streams: int) -> Buffers:
         residual, (layers, activation) = plan.heard.shape[1], plan.dilated_bias.shape
         skip, hidden, out = len(plan.skip_bias), len(plan.hidden_bias), len(plan.out_bias)
-        operands = (layers * plan.kernel * residual, layers * activation // 2, skip or residual, hidden)
+        operand, unit = plan.operand.dtype.type, plan.units.dtype.type
         return Buffers(
-            *[aligned((streams, width), plan.operand.dtype.type) for width in operands],
-            *[aligned((streams, width), np.float32) for width in (residual, activation, skip, hidden, out)],
+            aligned((streams, layers * plan.kernel * residual), operand),
+            aligned((streams, layers * activation // 2), unit),
+            *[aligned((streams, width), operand) for width in (skip or residual, hidden)],
+            *[aligned((streams, width), np.float32) for width in (residual, activation, residual, skip, hidden, out)],
             aligned((out,), np.float32),
             np.zeros(streams, np.int64),
         )
@@ -134,12 +137,41 @@ def locate(told: Told, state: State, column: Integers) -> None:
         column[b] = min(state.time[b] // told.hold - told.first[b], told.columns.shape[1] - 1)
 
 
-@inlined
-def shift(rows: Floats, bias: Floats, bias_at: int) -> None:
-    """rows += bias, for rows (B, C)."""
-    for b in range(rows.shape[0]):
-        for i in range(0, rows.shape[1], LANES):
-            put(rows, b * rows.shape[1] + i, add(load(rows, b * rows.shape[1] + i), load(bias, bias_at + i)))
+@kernel
+def words(plan: Plan, numbers: int) -> int:
+    """That so many weights of units take."""
+    return numbers // 2 if plan.residual_scale.shape[0] > 0 else numbers
+
+
+@kernel
+def pass_on(plan: Plan, buffers: Buffers, layer: int, at: int) -> None:
+    """The next layer's input: the present one plus the residual of this layer's units, whose weights begin at `at`."""
+    (B, R), G = buffers.present.shape, plan.dilated_bias.shape[1] // 2
+    if plan.residual_scale.shape[0] == 0:
+        for b in range(B):
+            for i in range(0, R, LANES):
+                put(buffers.present, b * R + i, add(load(buffers.present, b * R + i), load(plan.residual_bias, layer * R + i)))
+        product(plan.weights, at, G, R, buffers.units, layer * G, buffers.present, 0)
+        return
+    for b in range(B):
+        copy(plan.residual_bias, layer * R, buffers.inner, b * R, R)
+    product(plan.weights, at, G, R, buffers.units, layer * G, buffers.inner, 0)
+    for b in range(B):
+        for i in range(0, R, LANES):
+            begun = add(load(buffers.present, b * R + i), load(plan.residual_scale, (2 * layer + 1) * R + i))
+            residual = fused(load_whole(buffers.inner, b * R + i), load(plan.residual_scale, 2 * layer * R + i), begun)
+            put(buffers.present, b * R + i, residual)
+
+
+@kernel
+def settle_skips(plan: Plan, buffers: Buffers) -> None:
+    """Sums of whole numbers, once they are complete, become skips."""
+    if plan.skip_scale.shape[0] > 0:
+        B, S = buffers.skip.shape
+        for b in range(B):
+            for i in range(0, S, LANES):
+                total = load_whole(buffers.skip, b * S + i)
+                put(buffers.skip, b * S + i, fused(total, load(plan.skip_scale, i), load(plan.skip_scale, S + i)))
 
 
 @kernel
@@ -162,14 +194,14 @@ def step(plan: Plan, state: State, buffers: Buffers, told: Told) -> None:
             heard = (b * told.columns.shape[1] + buffers.column[b]) * row + layer * width
             gate(buffers.activation, b * width, told.columns, heard, buffers.units, (b * layers + layer) * G, G)
         if layer < layers - 1 or S == 0:
-            shift(buffers.present, plan.residual_bias, layer * R)
-            product(plan.weights, at, G, R, buffers.units, layer * G, buffers.present, 0)
-            at += G * R
+            pass_on(plan, buffers, layer, at)
+            at += words(plan, G * R)
     remember(plan, state, buffers.taps)
     if S > 0:
         fill_rows(plan.skip_bias, buffers.skip)
         product(plan.weights, at, layers * G, S, buffers.units, 0, buffers.skip, 0)
-        at += layers * G * S
+        settle_skips(plan, buffers)
+        at += words(plan, layers * G * S)
     answer(plan, buffers, at)
 
 

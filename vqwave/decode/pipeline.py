@@ -11,10 +11,10 @@ import numpy as np
 
 from vqwave.decode.arithmetic import Floats, fill_rows, row_product
 from vqwave.decode.compiled import kernel
-from vqwave.decode.kernels import Buffers, Integers, State, Told, answer, listen, locate, settle
+from vqwave.decode.kernels import Buffers, Integers, State, Told, answer, listen, locate, pass_on, settle, settle_skips, words
 from vqwave.decode.plan import Plan
 from vqwave.decode.signals import APART, PATIENCE, announce, wait_for
-from vqwave.decode.solo import Foresight, advance, foresee_all, foresee_due, pass_on, skips_at
+from vqwave.decode.solo import Foresight, advance, foresee_all, foresee_due, residual_at, skips_at
 
 UNITS, DRAWN = 0, 1  # signals: layers whose units are there, samples drawn
 SIGNALS = 2
@@ -34,7 +34,7 @@ def lead(plan: Plan, state: State, buffers: Buffers, told: Told, ahead: Foresigh
             advance(plan, state, buffers, told, ahead, layer, start + t)
             announce(signals, UNITS * APART, t * layers + layer + 1)
             if layer < layers - 1:
-                pass_on(plan, buffers, layer)
+                pass_on(plan, buffers, layer, residual_at(plan, layer))
         foresee_due(plan, state, ahead, start + t + 1)
     return count
 
@@ -64,9 +64,11 @@ def follow(
             if there <= 0:
                 return t
             there = max(min(there, layers), done)
-            row_product(plan.weights, at + done * G * S, (there - done) * G, S, buffers.units, done * G, buffers.skip, 0)
+            here = at + words(plan, done * G * S)
+            row_product(plan.weights, here, (there - done) * G, S, buffers.units, done * G, buffers.skip, 0)
             done = there
-        answer(plan, buffers, at + layers * G * S)
+        settle_skips(plan, buffers)
+        answer(plan, buffers, at + words(plan, layers * G * S))
         settle(plan, state, buffers, 0, t, streams, seed, temperature, given, heard, params)
         announce(signals, DRAWN * APART, t + 1)
     return count

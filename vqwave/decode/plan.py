@@ -26,6 +26,8 @@ WIDTH = 16  # all widths are padded with zeros to a multiple of this many channe
 LINE = 64  # bytes: weights begin at a cache line
 LARGE = 1 << 21  # bytes of a large page: as many small ones would be more than a core keeps addresses of
 NEVER = -1e30  # logit of a class that exists only as padding
+STEPS = 127  # of a unit, which lies between -1 and 1, and of the largest weight of an output, in whole numbers
+ZERO = 128  # stands for a unit of 0: units are unsigned
 
 CATEGORICAL, LOGISTIC, GAUSSIAN = 0, 1, 2
 FAMILIES = {
@@ -38,8 +40,8 @@ FAMILIES = {
 }
 
 Floats = NDArray[np.float32]
-Numbers = Floats | NDArray[np.uint16]  # the latter are bfloat16
-Precision = Literal["float32", "bf16", "bf16-dot"]
+Numbers = Floats | NDArray[np.uint16] | NDArray[np.uint8]  # floats, bfloat16, units in whole numbers
+Precision = Literal["float32", "bf16", "bf16-dot", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
@@ -63,13 +65,20 @@ class Plan(NamedTuple):
     `weights`, in the order of use: for each layer the dilated convolution (k R, 2G), oldest tap first, filter before
     gate, and the residual (G, R); then all layers' skips as one (L G, S), hidden (S or R, H), out (H, C). A
     stack with skips has no last residual.
+
+    For "int8" the matrices that hear units, residuals and skips, are whole numbers of 8 bits, an output's weights for four
+    neighbouring inputs side by side, (inputs / 4, outputs, 4), two in a word; all others are bfloat16. Their sums are exact:
+    y = scale sum_k w_k (u_k - 128) + bias, of which -128 sum_k w_k is what a sum begins with.
     """
 
     weights: Numbers  # flat
-    operand: Numbers  # (0,), of the kind that products read activations in: bfloat16 for "bf16-dot", else float32
+    operand: Numbers  # (0,), of the kind that products read activations in: bfloat16 for "bf16-dot" and "int8", else float32
+    units: Numbers  # (0,), of the kind that units are kept in: whole numbers for "int8", else operands
     heard: Floats  # (classes, R) embedding; or (2, R), the weight and the bias of a scalar
-    residual_bias: Floats  # (L, R)
-    skip_bias: Floats  # (S,), summed over layers
+    residual_bias: Floats  # (L, R); of whole numbers, the bits of what their sums begin with
+    residual_scale: Floats  # (L, 2, R) of whole numbers, scale and bias; else (0, 2, R)
+    skip_bias: Floats  # (S,), summed over layers; of whole numbers, the bits of what their sums begin with
+    skip_scale: Floats  # (1, 2, S) of whole numbers, scale and bias; else (0, 2, S)
     hidden_bias: Floats  # (H,)
     out_bias: Floats  # (C,)
     projection: Floats  # (L, condition channels, 2G), always float32
@@ -85,29 +94,35 @@ class Plan(NamedTuple):
         `widened` keeps weights that were rounded to bfloat16 in float32: the same products, quicker for many streams.
         """
         stack, spec = wavenet.stack, wavenet.stack.spec
-        layers = list(stack.layers)
-        gate = padded(spec.gate)
-        matrices: list[Tensor] = []
+        layers, whole = list(stack.layers), weights == "int8"
+        gate, residual = padded(spec.gate), padded(spec.residual)
+        matrices: list[Tensor | Whole] = []
+        residuals = Sums(residual)
         for layer in layers:
             matrices.append(_matrix(_halves(layer.dilated.weight, spec.gate)))
             if layer.residual is not None:
-                matrices.append(_matrix(layer.residual.weight))
+                matrices.append(residuals.add(_matrix(layer.residual.weight), layer.residual.bias, whole=whole))
+            else:
+                residuals.add(torch.zeros(gate, residual), torch.zeros(residual), whole=whole)
+        skips = Sums(padded(spec.skip))
         if spec.skip:
-            matrices.append(torch.cat([_matrix(layer.skip.weight) for layer in layers]))
+            heard = torch.cat([_matrix(layer.skip.weight) for layer in layers])
+            matrices.append(skips.add(heard, torch.stack([layer.skip.bias for layer in layers]).sum(0), whole=whole))
         out_weight, out_bias = wavenet.last_layer()
         matrices += [_matrix(stack.hidden.weight), _matrix(out_weight)]
-        zeros = torch.zeros(spec.residual)
-        residual_bias = [zeros if layer.residual is None else layer.residual.bias for layer in layers]
-        skip_bias = torch.stack([layer.skip.bias for layer in layers]).sum(0) if spec.skip else torch.zeros(0)
         out_bias = _pad(out_bias, -1)
         if not wavenet.head.continuous:
             out_bias[wavenet.head.channels :] = NEVER
+        operand = np.uint16 if weights in ("bf16-dot", "int8") else np.float32
         return Plan(
             weights=_pack(matrices, weights, widened),
-            operand=np.zeros(0, np.uint16 if weights == "bf16-dot" else np.float32),
+            operand=np.zeros(0, operand),
+            units=np.zeros(0, np.uint8 if whole else operand),
             heard=_array(_pad(_heard(wavenet), -1)),
-            residual_bias=_array(_pad(torch.stack(residual_bias), -1)),
-            skip_bias=_array(_pad(skip_bias, -1)),
+            residual_bias=_array(torch.stack(residuals.begin)),
+            residual_scale=residuals.scale,
+            skip_bias=_array(torch.cat(skips.begin)) if spec.skip else np.zeros(0, np.float32),
+            skip_scale=skips.scale,
             hidden_bias=_array(_pad(stack.hidden.bias, -1)),
             out_bias=_array(out_bias),
             projection=_array(_projections(wavenet, 2 * gate)),
@@ -178,21 +193,62 @@ def _matrix(weight: Tensor) -> Tensor:
 
 
 def _array(x: Tensor) -> Floats:
+    """A copy at a cache line; bits of float32 stay as they are."""
     result = aligned(tuple(x.shape), np.float32)
-    result[...] = x.detach().float().cpu().numpy()
+    result.view(np.uint32)[...] = x.detach().float().cpu().contiguous().numpy().view(np.uint32)
     return result
 
 
-def _pack(matrices: Iterable[Tensor], precision: Precision, widened: bool) -> Numbers:
+class Whole(NamedTuple):
+    """A matrix in whole numbers of 8 bits: numbers (inputs, outputs) times scale (outputs,)."""
+
+    numbers: Tensor
+    scale: Tensor
+
+    @staticmethod
+    def of(matrix: Tensor) -> Whole:
+        scale = matrix.abs().amax(0).clamp(min=1e-30) / STEPS
+        return Whole((matrix / scale).round().to(torch.int8), scale)
+
+
+class Sums:
+    """What the sums of some matrices begin with, and how they end."""
+
+    def __init__(self, width: int) -> None:
+        self.width, self.begin, self.ends = width, [], []
+
+    def add(self, matrix: Tensor, bias: Tensor, *, whole: bool) -> Tensor | Whole:
+        """The matrix as it is to be packed."""
+        bias = _pad(bias, -1)
+        if not whole:
+            self.begin.append(bias)
+            return matrix
+        packed = Whole.of(matrix)
+        begin = -ZERO * packed.numbers.long().sum(0)
+        self.begin.append(begin.to(torch.int32).view(torch.float32))
+        self.ends.append(torch.stack([packed.scale / STEPS, bias]))
+        return packed
+
+    @property
+    def scale(self) -> Floats:
+        return _array(torch.stack(self.ends)) if self.ends else np.zeros((0, 2, self.width), np.float32)
+
+
+def _pack(matrices: Iterable[Tensor | Whole], precision: Precision, widened: bool) -> Numbers:
     if precision == "float32":
         return _array(torch.cat([matrix.reshape(-1) for matrix in matrices]))
-    rounded = [matrix.to(torch.bfloat16) for matrix in matrices]
     if widened and precision == "bf16":
-        return _array(torch.cat([matrix.reshape(-1) for matrix in rounded]))
-    flat = torch.cat([matrix.unflatten(0, (-1, 2)).transpose(1, 2).reshape(-1) for matrix in rounded])
+        return _array(torch.cat([matrix.to(torch.bfloat16).reshape(-1) for matrix in matrices]))
+    flat = torch.cat([_words(matrix) for matrix in matrices])
     result = aligned(tuple(flat.shape), np.uint16)
-    result[...] = flat.view(torch.int16).numpy().view(np.uint16)
+    result[...] = flat.numpy().view(np.uint16)
     return result
+
+
+def _words(matrix: Tensor | Whole) -> Tensor:
+    """A matrix (inputs, outputs) as words of 16 bits, the weights of an output that are multiplied at once side by side."""
+    together, numbers = (4, matrix.numbers) if isinstance(matrix, Whole) else (2, matrix.to(torch.bfloat16))
+    return numbers.unflatten(0, (-1, together)).transpose(1, 2).reshape(-1).view(torch.int16)
 
 
 def _heard(wavenet: WaveNet) -> Tensor:

@@ -8,7 +8,8 @@ import warnings
 from vqwave.decode.plan import PRECISIONS, Precision
 from vqwave.errors import BadInput, Note, nearest
 
-NEEDS = {"bf16-dot": ("avx512bf16", "AVX-512 BF16")}
+BF16, VNNI = ("avx512bf16", "AVX-512 BF16"), ("avx512vnni", "AVX-512 VNNI")
+NEEDS = {"bf16-dot": (BF16,), "int8": (BF16, VNNI)}
 """What LLVM calls the instructions that a precision needs, and what people call them."""
 
 
@@ -18,14 +19,16 @@ def missing(precision: Precision) -> str | None:
         return None
     import llvmlite.binding
 
-    feature, name = NEEDS[precision]
-    if llvmlite.binding.get_host_cpu_features().get(feature):
-        return None
-    return f"precision {precision!r} needs {name}, which this processor does not have"
+    there = llvmlite.binding.get_host_cpu_features()
+    for feature, name in NEEDS[precision]:
+        if not there.get(feature):
+            return f"precision {precision!r} needs {name}, which this processor does not have"
+    return None
 
 
 def numbers(precision: str) -> Precision:
-    """What is asked for -> what this processor can do: "auto" is the fastest, and bf16-dot gives way to bf16, with a warning.
+    """What is asked for -> what this processor can do: "auto" is the fastest that rounds floats alone; what is missing gives way
+    to bf16, with a note.
 
     Raises BadInput for an unknown name.
     """

@@ -14,4 +14,4 @@ class Sampling:
     top_p: float = 1.0  # below 1: the fewest classes that hold this mass; categorical heads alone
     guidance: float = 1.0  # above 1: further away from what the model says when it is told nothing
     backend: str = "auto"
-    precision: str = "float32"  # of the CPU kernels: float32, bf16 (weights alone), bf16-dot, or auto, the fastest here
+    precision: str = "float32"  # of the CPU kernels: float32, bf16 (weights alone), bf16-dot, int8, or auto

@@ -13,7 +13,7 @@ import numpy as np
 
 from vqwave.decode.arithmetic import Floats, Numbers, clear, convert, copy, fill_rows, gate, multiply, row_product
 from vqwave.decode.compiled import inlined, kernel
-from vqwave.decode.kernels import Buffers, Integers, State, Told, answer, listen, locate, settle, shift, span
+from vqwave.decode.kernels import Buffers, Integers, State, Told, answer, listen, locate, pass_on, settle, settle_skips, span, words
 from vqwave.decode.plan import Plan, aligned
 from vqwave.decode.tiles import place
 
@@ -73,7 +73,7 @@ def foresee_due(plan: Plan, state: State, ahead: Foresight, time: int) -> None:
         count = reach(plan.dilations[layer])
         if (time + layer) % count == 0:
             foresee(plan, state, ahead, layer, at, time, count)
-        at += plan.kernel * R * 2 * G + G * R
+        at += plan.kernel * R * 2 * G + words(plan, G * R)
 
 
 @kernel
@@ -84,7 +84,7 @@ def foresee_all(plan: Plan, state: State, ahead: Foresight) -> None:
         count = reach(plan.dilations[layer])
         foresee(plan, state, ahead, layer, at, time, count - (time + layer) % count)
         ahead.slot[layer] = time % span(plan.kernel, plan.dilations[layer])
-        at += plan.kernel * R * 2 * G + G * R
+        at += plan.kernel * R * 2 * G + words(plan, G * R)
 
 
 @kernel
@@ -92,7 +92,7 @@ def advance(plan: Plan, state: State, buffers: Buffers, told: Told, ahead: Fores
     """One layer, from its input in buffers.present to its units and, but for the last of a stack with skips, its residual."""
     width, R = plan.dilated_bias.shape[1], plan.heard.shape[1]
     G, dilation = width // 2, plan.dilations[layer]
-    at = layer * (plan.kernel * R * width + G * R) + (plan.kernel - 1) * R * width
+    at = layer * (plan.kernel * R * width + words(plan, G * R)) + (plan.kernel - 1) * R * width
     slot, sums = ahead.slot[layer], (layer * AHEAD + (time + layer) % reach(dilation)) * width
     x = (ahead.ring[layer] + slot) * R
     convert(buffers.present, 0, state.rings, x, R)
@@ -102,13 +102,11 @@ def advance(plan: Plan, state: State, buffers: Buffers, told: Told, ahead: Fores
     gate(ahead.sums, sums, told.columns, heard, buffers.units, layer * G, G)
 
 
-@kernel
-def pass_on(plan: Plan, buffers: Buffers, layer: int) -> None:
-    """The next layer's input: the present one plus the residual of this layer's units."""
+@inlined
+def residual_at(plan: Plan, layer: int) -> int:
+    """Where the weights of a layer's residual begin."""
     R, width = plan.heard.shape[1], plan.dilated_bias.shape[1]
-    at = layer * (plan.kernel * R * width + width // 2 * R) + plan.kernel * R * width
-    shift(buffers.present, plan.residual_bias, layer * R)
-    row_product(plan.weights, at, width // 2, R, buffers.units, layer * (width // 2), buffers.present, 0)
+    return layer * (plan.kernel * R * width + words(plan, width // 2 * R)) + plan.kernel * R * width
 
 
 @kernel
@@ -116,7 +114,7 @@ def skips_at(plan: Plan) -> int:
     """Where the weights of the skips begin."""
     layers, width = plan.dilated_bias.shape
     R, last = plan.heard.shape[1], 1 if plan.skip_bias.shape[0] > 0 else 0
-    return layers * plan.kernel * R * width + (layers - last) * (width // 2) * R
+    return layers * plan.kernel * R * width + (layers - last) * words(plan, (width // 2) * R)
 
 
 @kernel
@@ -142,10 +140,11 @@ def decode_one(
         for layer in range(layers):
             advance(plan, state, buffers, told, ahead, layer, state.time[0])
             if layer < layers - 1 or S == 0:
-                pass_on(plan, buffers, layer)
+                pass_on(plan, buffers, layer, residual_at(plan, layer))
         if S > 0:
             fill_rows(plan.skip_bias, buffers.skip)
             row_product(plan.weights, at, layers * (width // 2), S, buffers.units, 0, buffers.skip, 0)
-        answer(plan, buffers, at + layers * (width // 2) * S)
+            settle_skips(plan, buffers)
+        answer(plan, buffers, at + words(plan, layers * (width // 2) * S))
         settle(plan, state, buffers, 0, t, streams, seed, temperature, given, heard, params)
         foresee_due(plan, state, ahead, state.time[0])

@@ -43,7 +43,10 @@ class FlowPlan(NamedTuple):
 
 
 def plan_flows(student: Student, weights: Precision = "float32") -> list[FlowPlan]:
-    """A packed copy of each flow. bf16: weights are rounded, and kept as float32; bf16-dot: weights and activations are."""
+    """A packed copy of each flow. bf16: weights are rounded, and kept as float32; bf16-dot: weights and activations are.
+
+    int8 is a WaveNet's alone: a student takes bf16-dot for it.
+    """
     return [_plan(flow, weights) for flow in student.flows.flows]
 
 

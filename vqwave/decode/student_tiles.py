@@ -94,7 +94,7 @@ def gate_tile(
     told.flat[columns[row + i] + told_at]; z (..., G) is entered at z_at. x, told and z go on by their rows.
     """
     n, m = rows.literal_value, 2 * pairs.literal_value
-    group, turn = turn_of(weights.dtype, x.dtype)
+    inputs, group, turn = turn_of(weights.dtype, x.dtype)
 
     def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
         at, width, first, x_at, reach, taps, row, told_at, z_at = (args[i] for i in (3, 4, 5, 7, 8, 9, 12, 13, 15))
@@ -110,14 +110,14 @@ def gate_tile(
             begin = builder.gep(told_.data, [builder.add(column, told_at)])
             sums.append([cgutils.alloca_once_value(builder, load_floats(builder, start)) for start in vectors(begin)])
         channels, wide = cgutils.unpack_tuple(builder, x_.shape)[-1], builder.mul(width, ir.Constant(index, group))
-        turns = builder.udiv(channels, ir.Constant(index, group))
+        turns = builder.udiv(channels, ir.Constant(index, inputs))
         start = builder.add(at, builder.mul(first, ir.Constant(index, group)))
         with cgutils.for_range(builder, taps) as tap:
             sources = row_pointers(builder, x_, builder.add(x_at, builder.mul(tap.index, reach)), n)
             line = builder.add(start, builder.mul(tap.index, builder.mul(turns, wide)))
             with cgutils.for_range(builder, turns) as loop:
                 here = builder.gep(weights_.data, [builder.add(line, builder.mul(loop.index, wide))])
-                k = builder.mul(loop.index, ir.Constant(index, group))
+                k = builder.mul(loop.index, ir.Constant(index, inputs))
                 turn(builder, vectors(here, group), [builder.gep(source, [k]) for source in sources], sums)
         for places, target in zip(sums, row_pointers(builder, z_, z_at, n), strict=True):
             for pair in range(m // 2):

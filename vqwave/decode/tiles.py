@@ -5,9 +5,10 @@
 | float32, ``[k][j]`` | float32 | a fused multiply-add |
 | bfloat16, ``[k / 2][j][2]`` | float32 | two, each weight widened |
 | bfloat16, ``[k / 2][j][2]`` | bfloat16 | a dot product of pairs (AVX-512 BF16) |
+| int8, ``[k / 4][j][4]`` | uint8 | a dot product of four (AVX-512 VNNI), in whole numbers whose bits the float32 sums hold |
 
-bfloat16 is held as uint16. Positions are always counted in numbers, and an output is one chain over the inputs in ascending
-order: see `vector.py`.
+bfloat16 is held as uint16, int8 as two in a uint16. Positions are counted in what arrays hold, and an output is one chain over
+the inputs in ascending order: see `vector.py`. Whole numbers are exact in any order.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from vqwave.decode.plan import STEPS, ZERO
 from vqwave.decode.vector import (
     LANES,
     Args,
@@ -61,7 +63,14 @@ BFLOAT = _BFloat()
 _PAIRS = ir.VectorType(BFLOAT, 2 * LANES)
 
 Sums = list[list[ir.Value]]  # where each row keeps its vectors of sums
-Turn = Callable[[ir.IRBuilder, list[ir.Value], list[ir.Value], Sums], None]
+
+
+class Turn(NamedTuple):
+    """A turn of the loop: how many inputs it takes, how many words of an output's weights, and its instructions."""
+
+    inputs: int
+    words: int
+    instructions: Callable[[ir.IRBuilder, list[ir.Value], list[ir.Value], Sums], None]
 
 
 @intrinsic
@@ -100,7 +109,7 @@ def tile(
     W (depth, width) begins at weights.flat[at]; x and y (B, ...) are entered at their flat x_at and y_at and go on by their rows.
     """
     n, m = rows.literal_value, vectors.literal_value
-    group, turn = turn_of(weights.dtype, x.dtype)
+    turn = turn_of(weights.dtype, x.dtype)
 
     def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
         weights_, at, width, first, x_, x_at, depth, y_, y_at = args[2:]
@@ -108,7 +117,7 @@ def tile(
         matrix = builder.gep(array_of(context, builder, kinds[2], weights_).data, [at])
         sources = row_pointers(builder, array_of(context, builder, kinds[6], x_), x_at, n)
         targets = row_pointers(builder, array_of(context, builder, kinds[9], y_), builder.add(y_at, first), n)
-        _sum_up(builder, Matrix(matrix, width, first, depth, group), turn, sources, targets, m)
+        _sum_up(builder, Matrix(matrix, width, first, depth), turn, sources, targets, m)
         return context.get_dummy_value()
 
     index = types.intp
@@ -134,7 +143,7 @@ def tile_at(
     The function that holds it is compiled once and never copied to where it is called: that would be most of the first call.
     """
     n, m = rows.literal_value, vectors.literal_value
-    group, turn = turn_of(weights.dtype, x.dtype)
+    turn = turn_of(weights.dtype, x.dtype)
 
     def generate(context: Context, builder: ir.IRBuilder, _signature: Signature, args: Args) -> ir.Value:
         matrix, width, first, depth, x_, x_row, y_, y_row = args[2:]
@@ -143,7 +152,7 @@ def tile_at(
         for _ in range(n - 1):
             sources.append(builder.gep(sources[-1], [x_row]))
             targets.append(builder.gep(targets[-1], [y_row]))
-        _sum_up(builder, Matrix(matrix, width, first, depth, group), turn, sources, targets, m)
+        _sum_up(builder, Matrix(matrix, width, first, depth), turn, sources, targets, m)
         return context.get_dummy_value()
 
     index = types.intp
@@ -151,13 +160,12 @@ def tile_at(
 
 
 class Matrix(NamedTuple):
-    """Weights (depth, width) from a place on, of which a tile takes the columns from `first` on, `group` rows a turn."""
+    """Weights (depth, width) from a place on, of which a tile takes the columns from `first` on."""
 
     start: ir.Value
     width: ir.Value
     first: ir.Value
     depth: ir.Value
-    group: int
 
 
 def _sum_up(
@@ -172,27 +180,29 @@ def _sum_up(
     index = matrix.width.type
     places = [[builder.gep(row, [ir.Constant(index, LANES * v)]) for v in range(vectors)] for row in targets]
     sums = [[cgutils.alloca_once_value(builder, load_floats(builder, pointer)) for pointer in row] for row in places]
-    group = ir.Constant(index, matrix.group)
-    start, line = builder.gep(matrix.start, [builder.mul(matrix.first, group)]), builder.mul(matrix.width, group)
-    with cgutils.for_range(builder, builder.udiv(matrix.depth, group)) as loop:
+    inputs, words = (ir.Constant(index, count) for count in turn[:2])
+    start, line = builder.gep(matrix.start, [builder.mul(matrix.first, words)]), builder.mul(matrix.width, words)
+    with cgutils.for_range(builder, builder.udiv(matrix.depth, inputs)) as loop:
         here = builder.gep(start, [builder.mul(loop.index, line)])
-        columns = [builder.gep(here, [ir.Constant(index, matrix.group * LANES * v)]) for v in range(vectors)]
-        k = builder.mul(loop.index, group)
-        turn(builder, columns, [builder.gep(source, [k]) for source in sources], sums)
+        columns = [builder.gep(here, [ir.Constant(index, turn.words * LANES * v)]) for v in range(vectors)]
+        k = builder.mul(loop.index, inputs)
+        turn.instructions(builder, columns, [builder.gep(source, [k]) for source in sources], sums)
     for row, pointers in zip(sums, places, strict=True):
         for total, pointer in zip(row, pointers, strict=True):
             store_floats(builder, pointer, builder.load(total))
 
 
-def turn_of(weights: types.Type, x: types.Type) -> tuple[int, Turn]:
-    """How many inputs a turn of the loop takes, and its instructions."""
-    if weights == types.float32 and x == types.float32:
-        return 1, _multiply
-    if weights == types.uint16 and x == types.float32:
-        return 2, _widen_and_multiply
-    if weights == types.uint16 and x == types.uint16:
-        return 2, _dot
-    raise TypeError(f"no tile for weights {weights} and inputs {x}")
+def turn_of(weights: types.Type, x: types.Type) -> Turn:
+    """By the kinds of numbers that arrays hold."""
+    turns = {
+        (types.float32, types.float32): Turn(1, 1, _multiply),
+        (types.uint16, types.float32): Turn(2, 2, _widen_and_multiply),
+        (types.uint16, types.uint16): Turn(2, 2, _dot),
+        (types.uint16, types.uint8): Turn(4, 2, _whole_dot),
+    }
+    if (weights, x) not in turns:
+        raise TypeError(f"no tile for weights {weights} and inputs {x}")
+    return turns[weights, x]
 
 
 def _words(builder: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
@@ -236,15 +246,34 @@ def _dot(builder: ir.IRBuilder, columns: list[ir.Value], sources: list[ir.Value]
             builder.store(total, place)
 
 
+def _whole_dot(builder: ir.IRBuilder, columns: list[ir.Value], sources: list[ir.Value], sums: Sums) -> None:
+    loaded = [_words(builder, column) for column in columns]
+    for source, row in zip(sources, sums, strict=True):
+        value = _word(builder, source)
+        for column, place in zip(loaded, row, strict=True):
+            before = builder.bitcast(builder.load(place), _INTS)
+            total = call(builder, "llvm.x86.avx512.vpdpbusd.512", before, value, column, result=_INTS)
+            builder.store(builder.bitcast(total, _FLOATS), place)
+
+
 @intrinsic
 def put(_typing: Typing, array: types.Array, index: types.Integer, value: types.Type) -> Generated:
-    """array.flat[index : index + 16] = vector, as the array's kind of number: float32, or bfloat16 held as uint16."""
+    """array.flat[index : index + 16] = vector, as the array's kind of number.
+
+    float32, or bfloat16 held as uint16; or, as uint8, units between -1 and 1 in steps of 1 / 127, with 128 for 0.
+    """
 
     def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
         data: ir.Value = array_of(context, builder, signature.args[0], args[0]).data
         pointer = builder.gep(data, [args[1]])
         if signature.args[0].dtype == types.float32:
             store_floats(builder, pointer, args[2])
+        elif signature.args[0].dtype == types.uint8:
+            steps, zero = (ir.Constant(_FLOATS, [value] * LANES) for value in (float(STEPS), float(ZERO)))
+            near = call(builder, "llvm.rint.v16f32", fma(builder, args[2], steps, zero))
+            kind = ir.VectorType(ir.IntType(8), LANES)
+            whole = builder.trunc(builder.fptosi(near, _INTS), kind)
+            builder.store(whole, builder.bitcast(pointer, kind.as_pointer()), align=1)
         else:
             kind = ir.VectorType(BFLOAT, LANES)
             builder.store(builder.fptrunc(args[2], kind), builder.bitcast(pointer, kind.as_pointer()), align=2)

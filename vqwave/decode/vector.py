@@ -130,6 +130,18 @@ def load(_typing: Typing, array: types.Array, index: types.Integer) -> Generated
 
 
 @intrinsic
+def load_whole(_typing: Typing, array: types.Array, index: types.Integer) -> Generated:
+    """The bits of array.flat[index : index + 16], float32, as whole numbers -> vector of these numbers."""
+
+    def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
+        data = array_of(context, builder, signature.args[0], args[0]).data
+        found = builder.load(builder.bitcast(builder.gep(data, [args[1]]), _INTS.as_pointer()), align=4)
+        return builder.sitofp(found, _FLOATS)
+
+    return VECTOR(array, types.intp), generate
+
+
+@intrinsic
 def store(_typing: Typing, array: types.Array, index: types.Integer, value: VectorType) -> Generated:
     """array.flat[index : index + 16] = vector."""
 
