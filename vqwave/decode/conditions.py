@@ -1,7 +1,8 @@
-"""What a decoder is told of codes, made frame by frame: the same bits whether the codes come whole or as a stream.
+"""What a decoder is told of codes, made window by window: the same bits whether the codes come whole or as a stream.
 
-Convolutions in torch may round otherwise for another length of input. So each frame's columns are made from a window of its own,
-which holds all frames that they can hear and no more: its shape depends on the frame's place in the utterance alone.
+Convolutions in torch may round otherwise for another length of input. So the columns of a frame (or of a block of some) are made
+from a window of its own, which holds all frames that they can hear and no more: its shape depends on their place in the
+utterance alone.
 """
 
 from __future__ import annotations
