@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,7 +82,11 @@ def records(file: Path) -> Iterator[Any]:
 
 
 def wandb_files(run: Path) -> list[Path]:
-    return sorted((run / "wandb").glob("offline-run-*/*.wandb"))
+    """All that runs have written: on a busy machine wandb's own process ends its file a little after `finish` returns."""
+    files, patience = sorted((run / "wandb").glob("offline-run-*/*.wandb")), time.monotonic() + 20
+    while not all(any(r.HasField("exit") for r in records(file)) for file in files) and time.monotonic() < patience:
+        time.sleep(0.05)
+    return files
 
 
 def of_wandb(file: Path) -> tuple[Numbers, dict[str, list[dict[str, Any]]], dict[str, Any], str]:
