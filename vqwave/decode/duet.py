@@ -18,7 +18,7 @@ from vqwave.decode.plan import Plan
 from vqwave.decode.signals import signals
 from vqwave.decode.solo import Foresight, decode_one
 
-TRIAL = 96  # samples by which a way is judged
+TRIAL = 512  # samples by which a way is judged: to begin with two threads takes as long as some dozens
 AGAIN = 24  # stretches, at the most, after which the slower way gets another trial
 SHORTEST = 48  # samples worth a second thread
 
