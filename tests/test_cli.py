@@ -162,6 +162,20 @@ def test_bad_recordings(place: Path, failing: Failing, tmp_path: Path) -> None:
     assert not (tmp_path / "out.wav").exists()
 
 
+def test_what_is_read_is_not_written_over(place: Path, failing: Failing, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    speech = tmp_path / "in" / "speech.wav"
+    speech.write_bytes((place / "speech.wav").read_bytes())
+    before = speech.read_bytes()
+    vqvae, theo = place / "vqvae", ("--speaker", "theo")
+    assert "is what is read" in failing("encode", vqvae, speech, "--out", speech)
+    assert "is what is read" in failing("convert", vqvae, speech, *theo, "--out", tmp_path / "in" / ".." / "in" / "speech.wav")
+    assert "is what is read" in failing("convert", vqvae, tmp_path / "in", *theo, "--out", tmp_path / "in", "--overwrite")
+    assert "--out: not given" in failing("convert", vqvae, speech, *theo)
+    assert "is a folder" in failing("encode", vqvae, speech, "--out", tmp_path)
+    assert speech.read_bytes() == before
+
+
 def test_bad_names(place: Path, failing: Failing, tmp_path: Path) -> None:
     out = tmp_path / "out.wav"
     assert "did you mean theo?" in failing("convert", place / "vqvae", place / "speech.wav", "--speaker", "thea", "--out", out)

@@ -106,13 +106,14 @@ class Loop:
         )
         self.peers = Peers()
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(train.threads or max(1, (os.cpu_count() or 1) // local))
+        mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(train.threads or max(1, mine // local))
         self.quiet = quiet or not self.accelerator.is_main_process
         self.stop = Stop()
-        by_main(lambda: self._claim(fresh))
         torch.manual_seed(counter_key("build", self.config.seed))
         experiment.device = self.accelerator.device
         model = experiment.build()
+        by_main(lambda: self._claim(fresh))  # after what may refuse the settings: --fresh takes a run away
         experiment.start(model)
         for part in model.modules():
             if isinstance(part, VectorQuantizer):

@@ -74,14 +74,21 @@ def sampling_of(arguments: argparse.Namespace) -> Sampling:
     )
 
 
-def audio_out(path: Path) -> Path:
-    """Refuse an impossible output before any work is done."""
+def audio_out(path: Path | None, source: Path | None = None) -> Path:
+    """Refuse an impossible output before any work is done; see `writable`."""
+    if path is None:
+        raise BadInput("--out: not given, expected an audio file (or a folder, for a folder)")
     if path.suffix.lower() not in (".wav", ".flac"):
         raise BadInput(f"{path}: expected a file name that ends in .wav or .flac")
-    return writable(path)
+    return writable(path, source)
 
 
-def writable(path: Path) -> Path:
+def writable(path: Path, source: Path | None = None) -> Path:
+    """A file that may be written: not a folder, not what is read, `source`."""
+    if path.is_dir():
+        raise BadInput(f"{path}: is a folder, expected the name of a file to write")
+    if source is not None and path.resolve() == source.resolve():
+        raise BadInput(f"{path}: is what is read, expected another file to write")
     if not path.parent.is_dir():
         raise BadInput(f"{path.parent}: no such folder, to write {path.name} into")
     return path

@@ -80,7 +80,7 @@ def encode_file(arguments: argparse.Namespace) -> None:
     if arguments.input.is_dir():
         encode_folder(arguments, model, prior)
         return
-    out = arguments.out if arguments.out == DASH else writable(arguments.out)
+    out = arguments.out if arguments.out == DASH else writable(arguments.out, arguments.input)
     coded = named_once(arguments.input, lambda: model.encode_file(arguments.input, arguments.speaker))
     note_rate(arguments, audio.rate_of(arguments.input), model.sample_rate)
     if out == DASH:
@@ -200,7 +200,7 @@ def convert_file(arguments: argparse.Namespace) -> None:
         lengths = [(work, _samples_of(work.source, model.sample_rate)) for work in works]
         decode_folder(arguments, model, sorted(lengths, key=lambda pair: -pair[1]), model.encode_file, labels_of(arguments))
         return
-    out = audio_out(arguments.out)
+    out = audio_out(arguments.out, arguments.input)
     model.told(labels_of(arguments))
     coded = named_once(arguments.input, lambda: model.encode_file(arguments.input))
     note_rate(arguments, audio.rate_of(arguments.input), model.sample_rate)

@@ -24,7 +24,7 @@ def share(arguments: argparse.Namespace, suffixes: Iterable[str], suffix: str) -
     """What there is to do for this process: every WORLD_SIZE-th file of the folder, and of those the ones not yet there.
 
     `accelerate launch` and torchrun set RANK and WORLD_SIZE. Files keep their places below the folder, under another suffix.
-    Raises BadInput for a folder without such files, and for two files that would become one.
+    Raises BadInput for a folder without such files, for two files that would become one, and for one that would become itself.
     """
     source, out = arguments.input, arguments.out
     if out is None:
@@ -39,6 +39,8 @@ def share(arguments: argparse.Namespace, suffixes: Iterable[str], suffix: str) -
     for work in works:
         if (other := places.setdefault(work.target, work.source)) != work.source:
             raise BadInput(f"{other} and {work.source} would both become {work.target}")
+        if work.target.resolve() == work.source.resolve():
+            raise BadInput(f"{out}: is what is read, expected another folder to write into")
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     return [work for work in works[rank::ranks] if arguments.overwrite or not work.target.exists()]
 

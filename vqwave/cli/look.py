@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vqwave.cli.arguments import (
     Add,
+    writable,
 )
 
 if TYPE_CHECKING:
@@ -34,5 +35,5 @@ def show_info(arguments: argparse.Namespace) -> None:
 def write_page(arguments: argparse.Namespace) -> None:
     from vqwave.report import write_report
 
-    out = arguments.out or arguments.runs[0] / "report.html"
+    out = writable(arguments.out or arguments.runs[0] / "report.html")
     print(write_report(arguments.runs, out))

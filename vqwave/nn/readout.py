@@ -39,6 +39,10 @@ class ReadoutSpec:
         frontend = Frontend(self.features.build(sample_rate))
         if hop % frontend.hop:
             raise BadInput(f"readout.features.hop_ms: {frontend.hop} samples, expected a divisor of the encoder's hop {hop}")
+        for name in labels:
+            if name not in vocabulary:
+                known = ", ".join(vocabulary) or "none"
+                raise BadInput(f"conditioner.labels: {name!r} is no label of the corpus, expected some of {known}")
         sizes = {name: len(vocabulary[name]) for name in labels}
         return Readout(frontend, dim, hop // frontend.hop, self.channels, self.blocks, sizes)
 
