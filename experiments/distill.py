@@ -187,7 +187,7 @@ class DistillExperiment(Experiment[Config]):
             sheet.add(utterance.id, "student", drawn, **about)
 
     def next_steps(self) -> list[str]:
-        run, speaker = self.config.run, self.corpus.speakers[0]
+        run, speaker = self.config.run, self.a_voice
         if isinstance(self.teacher, VQVAE):
             speak = [f"vqwave decode {run} in.vqw --speaker {speaker} --out out.wav"]
         else:

@@ -148,7 +148,7 @@ class PriorExperiment(Experiment[Config]):
             sheet.add(f"{said}{utterance.speaker}", "generation", wave, speaker=utterance.speaker, text=utterance.text or "")
 
     def next_steps(self) -> list[str]:
-        run, speaker = self.config.run, self.corpus.speakers[0]
+        run, speaker = self.config.run, self.a_voice
         return [
             f"vqwave generate {run} --speaker {speaker} --out drawn.wav",
             f"vqwave encode {run} in.wav --speaker {speaker} --prior {run} --out in.vqw",

@@ -185,10 +185,10 @@ class VQVAEExperiment(Experiment[Config]):
     def next_steps(self) -> list[str]:
         run = self.config.run
         if not self.decodes:
-            return [f"accelerate launch experiments/vqvae.py codes={run}", *super().next_steps()]
+            return [self.follow("vqvae", "codes"), *super().next_steps()]
         return [
-            f"vqwave convert {run} in.wav --speaker {self.corpus.speakers[0]} --out out.wav",
-            f"accelerate launch experiments/distill.py teacher={run}",
+            f"vqwave convert {run} in.wav --speaker {self.a_voice} --out out.wav",
+            self.follow("distill", "teacher"),
             *super().next_steps(),
         ]
 

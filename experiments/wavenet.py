@@ -111,7 +111,7 @@ class WaveNetExperiment(Experiment[Config]):
                 sheet.add(utterance.id, "reconstruction", drawn, **about)
 
     def next_steps(self) -> list[str]:
-        speak = f"vqwave generate {self.config.run} --speaker {self.corpus.speakers[0]} --seconds 3 --out babble.wav"
+        speak = f"vqwave generate {self.config.run} --speaker {self.a_voice} --seconds 3 --out babble.wav"
         return ([] if self.config.model.features else [speak]) + super().next_steps()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -175,6 +176,16 @@ class Experiment(ABC, Generic[C]):
     def next_steps(self) -> list[str]:
         """Commands that make sense once the run is done."""
         return [f"vqwave report {self.config.run}"]
+
+    @property
+    def a_voice(self) -> str:
+        """A speaker of the corpus, as a shell takes it."""
+        return shlex.quote(self.corpus.speakers[0])
+
+    def follow(self, experiment: str, key: str) -> str:
+        """The command that trains on this run, `key`, with its corpus, in a run folder beside it."""
+        run = self.config.run
+        return f"accelerate launch experiments/{experiment}.py {key}={run} data.corpus={self.config.data.corpus} run={run}-next"
 
     @property
     @abstractmethod
