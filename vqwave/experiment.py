@@ -39,10 +39,10 @@ class DataSpec:
     """Which recordings, and how they are cut."""
 
     corpus: Path = option(Path("data/demo"), "folder that `vqwave prepare` wrote")
-    clip: float = option(0.5, "seconds of a training clip (rounded to whole frames)")
+    clip: Annotated[float, Field(gt=0)] = option(0.5, "seconds of a training clip (rounded to whole frames)")
     batch: Positive = option(8, "clips of one optimizer step, over all processes and accumulation steps")
-    workers: int = option(0, "processes a rank that read clips ahead; 0 reads in the training process")
-    valid_clip: float = option(1.0, "seconds of a validation clip")
+    workers: Annotated[int, Field(ge=0)] = option(0, "processes a rank that read clips ahead; 0 reads in the training process")
+    valid_clip: Annotated[float, Field(gt=0)] = option(1.0, "seconds of a validation clip")
     valid_clips: Positive = option(64, "validation clips, spread evenly over the split")
 
 
@@ -50,14 +50,16 @@ class DataSpec:
 class OptimSpec:
     """Adam and its schedule."""
 
-    lr: float = option(4e-4, "peak learning rate")
+    lr: Annotated[float, Field(ge=0)] = option(4e-4, "peak learning rate")
     betas: tuple[float, float] = option((0.9, 0.999), "Adam's")
     eps: float = option(1e-8, "Adam's")
     schedule: Literal["constant", "cosine"] = option("cosine", "after the warm-up; cosine falls to `final` x lr")
-    warmup: int = option(100, "steps of linear warm-up")
+    warmup: Annotated[int, Field(ge=0)] = option(100, "steps of linear warm-up")
     final: float = option(0.05, "share of lr at the end of the cosine")
-    clip: float = option(1.0, "largest gradient norm")
-    average: float = option(0.999, "decay of the averaged weights, which validation and inference use")
+    clip: Annotated[float, Field(gt=0)] = option(1.0, "largest gradient norm")
+    average: Annotated[float, Field(ge=0, lt=1)] = option(
+        0.999, "decay of the averaged weights, which validation and inference use"
+    )
 
     def lr_at(self, step: int, steps: int) -> float:
         """The learning rate of optimizer step `step` (from 0) of `steps`."""
@@ -85,7 +87,7 @@ class TrainSpec:
     valid_every: Positive = option(500, "steps")
     save_every: Positive = option(500, "steps")
     keep: Positive = option(2, "checkpoints kept")
-    threads: int = option(0, "torch threads a process; 0 shares the cores among the processes of this host")
+    threads: Annotated[int, Field(ge=0)] = option(0, "torch threads a process; 0 shares the cores among the processes of this host")
     patience: Annotated[float, Field(gt=0)] = option(10.0, "minutes that processes wait for one another before the run ends")
     tracker: Literal["none", "wandb", "tensorboard"] = option("none", "shows the numbers of metrics.jsonl elsewhere, too")
 
