@@ -89,6 +89,11 @@ def writable(path: Path, source: Path | None = None) -> Path:
         raise BadInput(f"{path}: is a folder, expected the name of a file to write")
     if source is not None and path.resolve() == source.resolve():
         raise BadInput(f"{path}: is what is read, expected another file to write")
+    return within(path)
+
+
+def within(path: Path) -> Path:
+    """A file or folder whose place is there."""
     if not path.parent.is_dir():
         raise BadInput(f"{path.parent}: no such folder, to write {path.name} into")
     return path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vqwave.cli.arguments import Add, writable
+from vqwave.cli.arguments import Add, within, writable
 from vqwave.errors import BadInput
 
 
@@ -21,7 +21,7 @@ def add(add: Add) -> None:
 def export_model(arguments: argparse.Namespace) -> None:
     from vqwave import export
 
-    out = writable(arguments.out)
+    out = (within if arguments.format == "safetensors" else writable)(arguments.out)
     if arguments.format == "safetensors":
         if arguments.part is not None:
             raise BadInput(f"--part {arguments.part}: a model folder is whole, expected it with --format onnx")
