@@ -119,11 +119,16 @@ class ConditionerSpec:
 
     def build(self, frame_channels: int, hop: int, vocabulary: Mapping[str, Sequence[str]]) -> Conditioner:
         """frame_channels 0: labels only. vocabulary: label column -> its values. Raises BadInput for an unknown label."""
-        for name in self.labels:
-            if name not in vocabulary:
-                known = ", ".join(vocabulary) or "none"
-                raise BadInput(f"conditioner.labels: {name!r}, expected label columns of the corpus: {known}")
-        return Conditioner(self, frame_channels, hop, {name: len(vocabulary[name]) for name in self.labels})
+        return Conditioner(self, frame_channels, hop, label_sizes(self.labels, vocabulary))
+
+
+def label_sizes(labels: Sequence[str], vocabulary: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """How many values each of the labels that are heard has. Raises BadInput for an unknown one."""
+    for name in labels:
+        if name not in vocabulary:
+            known = ", ".join(vocabulary) or "none"
+            raise BadInput(f"conditioner.labels: {name!r}, expected label columns of the corpus: {known}")
+    return {name: len(vocabulary[name]) for name in labels}
 
 
 class Conditioner(nn.Module):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vqwave.config import option, spec
 from vqwave.errors import BadInput
 from vqwave.features import FeatureSpec, LogMelSpec
+from vqwave.nn.condition import label_sizes
 from vqwave.nn.frontend import Frontend
 from vqwave.nn.ranks import masked_mean
 
@@ -39,12 +40,7 @@ class ReadoutSpec:
         frontend = Frontend(self.features.build(sample_rate))
         if hop % frontend.hop:
             raise BadInput(f"readout.features.hop_ms: {frontend.hop} samples, expected a divisor of the encoder's hop {hop}")
-        for name in labels:
-            if name not in vocabulary:
-                known = ", ".join(vocabulary) or "none"
-                raise BadInput(f"conditioner.labels: {name!r} is no label of the corpus, expected some of {known}")
-        sizes = {name: len(vocabulary[name]) for name in labels}
-        return Readout(frontend, dim, hop // frontend.hop, self.channels, self.blocks, sizes)
+        return Readout(frontend, dim, hop // frontend.hop, self.channels, self.blocks, label_sizes(labels, vocabulary))
 
 
 class Readout(nn.Module):
