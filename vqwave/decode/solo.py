@@ -87,12 +87,19 @@ def foresee_all(plan: Plan, state: State, ahead: Foresight) -> None:
         at += plan.kernel * R * 2 * G + words(plan, G * R)
 
 
+@inlined
+def residual_at(plan: Plan, layer: int) -> int:
+    """Where the weights of a layer's residual begin."""
+    R, width = plan.heard.shape[1], plan.dilated_bias.shape[1]
+    return layer * (plan.kernel * R * width + words(plan, width // 2 * R)) + plan.kernel * R * width
+
+
 @kernel
 def advance(plan: Plan, state: State, buffers: Buffers, told: Told, ahead: Foresight, layer: int, time: int) -> None:
-    """One layer, from its input in buffers.present to its units and, but for the last of a stack with skips, its residual."""
+    """One layer, from its input in buffers.present to its units."""
     width, R = plan.dilated_bias.shape[1], plan.heard.shape[1]
     G, dilation = width // 2, plan.dilations[layer]
-    at = layer * (plan.kernel * R * width + words(plan, G * R)) + (plan.kernel - 1) * R * width
+    at = residual_at(plan, layer) - R * width  # of the present tap
     slot, sums = ahead.slot[layer], (layer * AHEAD + (time + layer) % reach(dilation)) * width
     x = (ahead.ring[layer] + slot) * R
     convert(buffers.present, 0, state.rings, x, R)
@@ -100,13 +107,6 @@ def advance(plan: Plan, state: State, buffers: Buffers, told: Told, ahead: Fores
     row_product(plan.weights, at, R, width, state.rings, x, ahead.sums, sums)
     heard = buffers.column[0] * told.columns.shape[2] + layer * width
     gate(ahead.sums, sums, told.columns, heard, buffers.units, layer * G, G)
-
-
-@inlined
-def residual_at(plan: Plan, layer: int) -> int:
-    """Where the weights of a layer's residual begin."""
-    R, width = plan.heard.shape[1], plan.dilated_bias.shape[1]
-    return layer * (plan.kernel * R * width + words(plan, width // 2 * R)) + plan.kernel * R * width
 
 
 @kernel
