@@ -30,6 +30,7 @@ class ClassifierExperiment(Experiment[Config]):
 
     name = "classifier"
     config_class = Config
+    loss_names = ("cross_entropy",)
 
     @property
     def model_spec(self) -> ClassifierSpec:

@@ -50,6 +50,7 @@ class DistillExperiment(Experiment[Config]):
 
     name = "distill"
     config_class = Config
+    loss_names = DistillationLosses.names
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

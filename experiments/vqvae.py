@@ -48,7 +48,7 @@ class VQVAEExperiment(Experiment[Config]):
 
     name = "vqvae"
     config_class = Config
-    optional_losses = frozenset({"commitment", "codebook"})  # not every quantizer has both; one config serves all
+    loss_names = ("nll", "commitment", "codebook", "entropy", "spectral", "cycle", "adversary")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -75,8 +75,9 @@ class VQVAEExperiment(Experiment[Config]):
         return self.model_spec.encoder.build(self.corpus.sample_rate).hop
 
     def build(self) -> VQVAE:
-        if self.config.losses.get("cycle") and not self.model_spec.cyclic:
-            raise BadInput("losses.cycle: expected a readout, and an encoder of kind frames that has the readout's features")
+        for name, need in self.model_spec.needs.items():
+            if self.config.losses.get(name):
+                raise BadInput(f"losses.{name}: expected {need}")
         model = self.model_spec.build(self.corpus.sample_rate, self.corpus.labels)
         model.decoder.requires_grad_(self.decodes)
         if self.given is not None:

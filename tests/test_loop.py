@@ -6,6 +6,8 @@ import hashlib
 import json
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -210,7 +212,26 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(corpus: Path, tmp_path: Pat
 
 def test_an_unknown_loss_and_an_odd_batch_are_refused(corpus: Path, tmp_path: Path) -> None:
     settings = config(corpus, tmp_path / "run")
-    with pytest.raises(BadInput, match=r"losses\.nlll: no such loss, expected nll"):
-        Loop(Tiny(replace(settings, losses={"nlll": 1.0})), quiet=True).run()
+    with pytest.raises(BadInput, match=r"losses\.nlll: no such loss, expected of nll; did you mean nll"):
+        Loop(Tiny(replace(settings, losses={"nlll": 1.0})), quiet=True)
+    assert not settings.run.exists()
     with pytest.raises(BadInput, match="expected a multiple of 2"):
-        Loop(Tiny(replace(settings, run=tmp_path / "odd", data=replace(settings.data, batch=3))), quiet=True).run()
+        Loop(Tiny(replace(settings, run=tmp_path / "odd", data=replace(settings.data, batch=3))), quiet=True)
+    assert not (tmp_path / "odd").exists()
+
+
+def test_one_process_trains_in_a_run_folder(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vqwave.checkpoint.PATIENCE", 0.3)
+    settings, run = config(corpus, tmp_path / "run"), tmp_path / "run"
+    hold = f"import fcntl, os; fcntl.flock(os.open({str(run)!r}, os.O_RDONLY), fcntl.LOCK_EX); print('held', flush=True); input()"
+    run.mkdir()
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        for fresh in (False, True):
+            with pytest.raises(BadInput, match="run: another process trains there"):
+                Loop(Tiny(settings), fresh=fresh, quiet=True)
+        other.communicate(b"\n")
+    Loop(Tiny(settings), quiet=True).run()
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="file: a file, expected a run folder"):
+        Loop(Tiny(config(corpus, tmp_path / "file")), quiet=True)

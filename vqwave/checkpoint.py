@@ -8,11 +8,17 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 import torch
 from safetensors import SafetensorError
@@ -28,6 +34,7 @@ SHIPPED = Path(__file__).parent / "pretrained"
 STEP = "step-{:08d}"
 NEEDED = {"network.safetensors", "average.safetensors", "optimizer.safetensors", "progress.json"}  # of a checkpoint
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}  # what a disk may answer
+PATIENCE = 6.0  # seconds that a run folder's other process is waited for
 LEFT = re.compile(r"\..+\.(\d+|old)")  # names under which a killed process was writing
 
 
@@ -79,6 +86,36 @@ def _kept(run: Path) -> str:
     newest = max((path.name for path in (run / "checkpoints").glob("step-*")), default=None)
     kept = "there is no checkpoint yet" if newest is None else f"{newest} is kept"
     return f"{kept}: make room and run the same command to go on"
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Raises BadInput while another process is within for the same run folder, which is made if need be.
+
+    What a process holds ends with it; one that was killed may live on for moments in its children, which are waited for. Where a
+    file system knows no locks, or there is no `fcntl`, nothing is held.
+    """
+    if run.exists() and not run.is_dir():
+        raise BadInput(f"{run}: a file, expected a run folder")
+    run.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    folder, until = os.open(run, os.O_RDONLY), time.monotonic() + PATIENCE
+    try:
+        while True:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise BadInput(f"{run}: another process trains there, expected to be alone") from None
+                time.sleep(0.2)
+            except OSError:  # no locks here
+                break
+        yield
+    finally:
+        os.close(folder)
 
 
 def is_left(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
@@ -23,7 +23,7 @@ from vqwave.data import Batch, Corpus, collate, evaluation_crops
 from vqwave.data.segments import read_crop
 from vqwave.data.tracks import Track
 from vqwave.distributions import Head
-from vqwave.errors import BadInput
+from vqwave.errors import BadInput, nearest
 from vqwave.metrics import likelihood
 from vqwave.models import Model, Student, WaveNet
 from vqwave.nn.codebook import Book
@@ -132,7 +132,7 @@ class Experiment(ABC, Generic[C]):
     """
 
     name: ClassVar[str]
-    optional_losses: ClassVar[frozenset[str]] = frozenset()  # that may have a weight although the model at hand has none
+    loss_names: ClassVar[tuple[str, ...]] = ("nll",)  # what `losses` may give, and so what may have a weight
     config_class: ClassVar[type[ExperimentSpec]]
     model: Model
     network: nn.Module
@@ -318,11 +318,19 @@ class Experiment(ABC, Generic[C]):
     def model_spec(self) -> Any:  # noqa: ANN401 - any of ModelSpec
         """The spec that rebuilds the network."""
 
+    def check_losses(self) -> None:
+        """Raises BadInput for a weight whose loss the experiment does not have."""
+        for name in self.config.losses:
+            if name not in self.loss_names:
+                hint = nearest(name, self.loss_names)
+                raise BadInput(f"losses.{name}: no such loss, expected of {', '.join(self.loss_names)}{hint}")
+
     def codec(self, model: Model) -> Codec:
         return Codec(model, self.card(model, 0, 0.0))
 
     def describe(self) -> str:
         """What a dry run prints beneath the settings."""
+        self.check_losses()
         model = self.build()
         rate = self.corpus.sample_rate
         counts = ", ".join(f"{name} {count:,}" for name, count in parameter_counts(model).items())
@@ -345,10 +353,3 @@ def bit_rate(model: Model, sample_rate: int) -> float | None:
     """Nominal bits a second of the codes; None for a model without codes."""
     quantizer = getattr(model, "quantizer", None)
     return None if quantizer is None else quantizer.bits_per_frame * sample_rate / model.hop
-
-
-def check_losses(weights: Mapping[str, float], known: Mapping[str, Tensor], optional: Set[str] = frozenset()) -> None:
-    """Raises BadInput for a weight whose loss the experiment does not have; `optional` ones may be missing."""
-    for name, weight in weights.items():
-        if weight and name not in known and name not in optional:
-            raise BadInput(f"losses.{name}: no such loss, expected {', '.join(sorted(known))}")

@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from datetime import timedelta
@@ -25,6 +25,7 @@ from tqdm import tqdm
 from vqwave import config as settings
 from vqwave.checkpoint import (
     Checkpoint,
+    alone,
     is_left,
     newest_checkpoint,
     of_main,
@@ -36,7 +37,7 @@ from vqwave.checkpoint import (
 )
 from vqwave.data import Batch, Segments, counter_key, training_batches
 from vqwave.errors import BadInput
-from vqwave.experiment import Evaluation, Experiment, Outcome, check_losses
+from vqwave.experiment import Evaluation, Experiment, Outcome
 from vqwave.models import Model
 from vqwave.nn.quantize import VectorQuantizer
 from vqwave.nn.ranks import Elsewhere, Peers, by_main, gather_objects, lost, sum_over_ranks
@@ -112,6 +113,8 @@ class Loop:
         self.stop = Stop()
         torch.manual_seed(counter_key("build", self.config.seed))
         experiment.device = self.accelerator.device
+        experiment.check_losses()
+        self._check_batch()
         model = experiment.build()
         by_main(lambda: self._claim(fresh))  # after what may refuse the settings: --fresh takes a run away
         experiment.start(model)
@@ -135,19 +138,24 @@ class Loop:
         self.watch = Watch(self.config.run, self._about())
         self._resume()
 
+    def _check_batch(self) -> None:
+        batch, parts = self.config.data.batch, self.config.train.accumulate * self.accelerator.num_processes
+        if batch % parts:
+            raise BadInput(f"data.batch: {batch}, expected a multiple of {parts} (accumulation x processes)")
+
     def _claim(self, fresh: bool) -> None:
-        """Make the run folder, or check that the one there holds the same settings."""
+        """Make the run folder, or check that the one there holds the same settings, and that no other process trains in it."""
         run, tree = self.config.run, {"experiment": self.experiment.name, **settings.to_tree(self.config)}
-        if fresh and (run / "config.yaml").exists():
-            shutil.rmtree(run)
-        if (run / "config.yaml").exists():
-            changed = [key for key in settings.differences(self._settings_of(run), tree) if key not in FREE]
-            if changed:
-                raise BadInput(f"{run}: holds a run with another {', '.join(changed)}; choose another run=..., or --fresh")
-            sweep(run)
-        elif run.exists() and any(not is_left(path) for path in run.iterdir()):
-            raise BadInput(f"{run}: not empty and not a run folder, expected a new one")
-        with writing(run, "the settings"):
+        with writing(run, "the settings"), alone(run):
+            if fresh and (run / "config.yaml").exists():
+                shutil.rmtree(run)
+            if (run / "config.yaml").exists():
+                changed = [key for key in settings.differences(self._settings_of(run), tree) if key not in FREE]
+                if changed:
+                    raise BadInput(f"{run}: holds a run with another {', '.join(changed)}; choose another run=..., or --fresh")
+                sweep(run)
+            elif run.exists() and any(not is_left(path) for path in run.iterdir()):
+                raise BadInput(f"{run}: not empty and not a run folder, expected a new one")
             run.mkdir(parents=True, exist_ok=True)
             write_text(run / "config.yaml", f"experiment: {self.experiment.name}\n" + settings.dump(self.config))
 
@@ -204,10 +212,6 @@ class Loop:
         """This rank's micro-batches from the current step on."""
         data, train = self.config.data, self.config.train
         micro, world = data.batch // train.accumulate, self.accelerator.num_processes
-        if micro * train.accumulate != data.batch or micro % world:
-            raise BadInput(
-                f"data.batch: {data.batch}, expected a multiple of {train.accumulate * world} (accumulation x processes)"
-            )
         frames, tracks = self.experiment.samples_of(data.clip), self.experiment.tracks
         segments = Segments(self.experiment.corpus, "train", frames, self.config.seed, tracks)
         rank, start = self.accelerator.process_index, self.step * train.accumulate
@@ -215,7 +219,8 @@ class Loop:
 
     def run(self) -> None:
         """Train to the end, evaluate, write the model, and say what was reached."""
-        with self._together():
+        with ExitStack() as held, self._together():
+            by_main(lambda: held.enter_context(alone(self.config.run)))
             self._run()
 
     @contextmanager
@@ -268,7 +273,6 @@ class Loop:
             with accelerator.accumulate(self.network):
                 with self.phases.of("forward"), accelerator.autocast():
                     outcome = self.experiment.losses(batch)
-                check_losses(config.losses, outcome.losses, self.experiment.optional_losses)
                 total = sum(
                     (config.losses.get(name, 0.0) * value for name, value in outcome.losses.items()),
                     torch.zeros(()).to(accelerator.device),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vqwave.config import option, spec
-from vqwave.errors import BadInput, nearest
+from vqwave.errors import BadInput
 from vqwave.losses.adversarial import AdversarialSpec
 from vqwave.losses.distillation import KL, ContrastiveSpec, Distilled, RandomisedQuantiles, spread
 from vqwave.losses.perceptual import style_loss
@@ -39,8 +39,10 @@ class DistillationSpec:
 class DistillationLosses:
     """The losses that have a weight, by name; the others are not computed.
 
-    `adversary` is there if `adversarial` has a weight. Raises BadInput for a name that is no loss.
+    `adversary` is there if `adversarial` has a weight.
     """
+
+    names = ("kl", "spread", "contrastive", "power", "log_spectral", "stft", "perceptual", "adversarial")
 
     def __init__(self, settings: DistillationSpec, weights: Mapping[str, float], classifier: Model | None = None) -> None:
         if classifier is not None and not isinstance(classifier, Classifier):
@@ -58,10 +60,7 @@ class DistillationLosses:
             "perceptual": lambda d: style_loss(self.classifier, d.x, d.y),
             "adversarial": lambda d: self.adversary.loss(d.x, d.y, d.mask, self.step),
         }
-        for name in weights:
-            if name not in terms:
-                raise BadInput(f"losses.{name}: no such loss, expected of {', '.join(terms)}{nearest(name, list(terms))}")
-        self.terms = {name: term for name, term in terms.items() if weights.get(name)}
+        self.terms = {name: terms[name] for name in self.names if weights.get(name)}
 
     def to(self, device: torch.device) -> DistillationLosses:
         for network in (self.classifier, self.adversary and self.adversary.discriminator):

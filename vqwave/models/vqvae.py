@@ -41,13 +41,20 @@ class VQVAESpec:
     adversary: AdversarySpec | None = option(None, "classifier that the codes are to fool (loss `adversary`); none as in the paper")
 
     @property
-    def cyclic(self) -> bool:
-        """Whether the encoder can hear what the readout says: both have the same features (`VQVAE.cycle`)."""
-        return (
+    def needs(self) -> dict[str, str]:
+        """The losses that this model cannot give, each with what it would need."""
+        cyclic = (  # the encoder can hear what the readout says: see `VQVAE.cycle`
             isinstance(self.encoder, FrameEncoderSpec)
             and self.readout is not None
             and self.readout.features == self.encoder.features
         )
+        found = {
+            "spectral": (self.readout is not None, "model.readout"),
+            "adversary": (self.adversary is not None, "model.adversary"),
+            "entropy": (_with_entropy(self.quantizer), "model.quantizer.entropy"),
+            "cycle": (cyclic, "a readout, and an encoder of kind frames that has the readout's features"),
+        }
+        return {name: need for name, (there, need) in found.items() if not there}
 
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> VQVAE:
         """Raises BadInput for a decoder that has spectral frames of its own: it would not hear the codes."""
@@ -66,6 +73,12 @@ class VQVAESpec:
         decoder = self.decoder.build(sample_rate, vocabulary, channels, hop)
         adversary = None if self.adversary is None else self.adversary.build(encoder.dim, vocabulary)
         return VQVAE(encoder, quantizer, TimeJitter(self.jitter), decoder, readout, adversary, hears=self.hears)
+
+
+def _with_entropy(quantizer: QuantizerSpec) -> bool:
+    """Whether a quantizer, or one that it is made of, has the loss `entropy`."""
+    inner = (getattr(quantizer, name) for name in ("inner", "top", "bottom") if hasattr(quantizer, name))
+    return getattr(quantizer, "entropy", None) is not None or any(map(_with_entropy, inner))
 
 
 @dataclass(frozen=True)
