@@ -21,7 +21,7 @@ from vqwave.data.tracks import Track
 from vqwave.decode.philox import uniforms
 from vqwave.distributions import Distribution
 from vqwave.errors import BadInput
-from vqwave.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
 from vqwave.loop import main
 from vqwave.losses import DistillationLosses, DistillationSpec, Distilled, Divergence, FixedQuantiles
 from vqwave.models import VQVAE, Model, ModelSpec, Student, StudentSpec, VQVAESpec, WaveNet, WaveNetSpec, decoder_of
@@ -42,7 +42,7 @@ class Config(ExperimentSpec, DistillationSpec):
         "weights: kl, spread, contrastive (-0.3), power, log_spectral, stft, perceptual, adversarial; 0 is not computed",
     )
     train_conditioner: bool = option(False, "let the student change its copy of the teacher's conditioner")
-    shown: int = option(4, "utterances in samples/")
+    shown: Count = option(4, "utterances in samples/")
 
 
 class DistillExperiment(Experiment[Config]):

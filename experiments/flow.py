@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from vqwave.config import option, spec
@@ -16,7 +18,7 @@ from vqwave.data import Batch
 from vqwave.data.tracks import Track
 from vqwave.decode.sampling import Sampling
 from vqwave.distributions import Gaussian, Logistic
-from vqwave.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
 from vqwave.loop import main
 from vqwave.metrics import likelihood
 from vqwave.models import Density, Student, StudentSpec
@@ -33,8 +35,8 @@ class Config(ExperimentSpec):
 
     model: StudentSpec = option(StudentSpec(direction="maf"), "the flows; in the direction maf the density takes one pass")
     losses: dict[str, float] = option({"nll": 1.0}, "weights: nll")
-    shown: int = option(2, "utterances (or babbles) in samples/")
-    shown_seconds: float = option(0.3, "length of a babble; a maf draws one block after another")
+    shown: Count = option(2, "utterances (or babbles) in samples/")
+    shown_seconds: Annotated[float, Field(gt=0)] = option(0.3, "length of a babble; a maf draws one block after another")
 
 
 class FlowExperiment(Experiment[Config]):

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from vqwave.checkpoint import load_trained
@@ -17,7 +19,7 @@ from vqwave.codec import Codec
 from vqwave.config import option, spec
 from vqwave.data import Batch
 from vqwave.errors import BadInput
-from vqwave.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
 from vqwave.loop import main
 from vqwave.metrics import code_likelihood
 from vqwave.metrics.codebook import CodeCounts
@@ -33,8 +35,8 @@ class Config(ExperimentSpec):
     codec: Path = option(Path("runs/vqvae-demo"), "run or model folder of a VQ-VAE, or of its student")
     model: PriorSpec = option(PriorSpec(), "the network over codes; its codec is the one above")
     losses: dict[str, float] = option({"nll": 1.0}, "weights: nll (nats a code)")
-    shown: int = option(4, "utterances in samples/")
-    shown_seconds: float = option(2.0, "after which they are cut, if they have not ended")
+    shown: Count = option(4, "utterances in samples/")
+    shown_seconds: Annotated[float, Field(gt=0)] = option(2.0, "after which they are cut, if they have not ended")
 
 
 class PriorExperiment(Experiment[Config]):

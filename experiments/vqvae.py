@@ -17,7 +17,7 @@ from vqwave.config import option, spec
 from vqwave.data import Batch
 from vqwave.distributions import Distribution
 from vqwave.errors import BadInput
-from vqwave.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
 from vqwave.loop import main
 from vqwave.losses import negative_log_likelihood
 from vqwave.metrics import codebook, likelihood
@@ -40,7 +40,7 @@ class Config(ExperimentSpec):
         "(with readout), adversary (with adversary)",
     )
     codes: Path | None = option(None, "run whose encoder, quantizer and readout are taken as they are: only the decoder is trained")
-    shown: int = option(4, "utterances in samples/")
+    shown: Count = option(4, "utterances in samples/")
 
 
 class VQVAEExperiment(Experiment[Config]):

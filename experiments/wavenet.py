@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
 from vqwave.config import option, spec
 from vqwave.data import Batch
 from vqwave.data.tracks import Track
 from vqwave.decode.sampling import Sampling
-from vqwave.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
 from vqwave.loop import main
 from vqwave.losses import negative_log_likelihood
 from vqwave.metrics import likelihood
@@ -29,8 +31,8 @@ class Config(ExperimentSpec):
 
     model: WaveNetSpec = option(WaveNetSpec(), "the WaveNet")
     losses: dict[str, float] = option({"nll": 1.0}, "weights: nll")
-    shown: int = option(4, "utterances (or babbles) in samples/")
-    shown_seconds: float = option(1.0, "length of a babble")
+    shown: Count = option(4, "utterances (or babbles) in samples/")
+    shown_seconds: Annotated[float, Field(gt=0)] = option(1.0, "length of a babble")
 
 
 class WaveNetExperiment(Experiment[Config]):

@@ -32,6 +32,7 @@ from vqwave.tracking import SampleSheet
 
 BASELINE_SAMPLES = 2**20  # of training speech, that the baselines are fitted on
 Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
 
 
 @spec
@@ -41,7 +42,7 @@ class DataSpec:
     corpus: Path = option(Path("data/demo"), "folder that `vqwave prepare` wrote")
     clip: Annotated[float, Field(gt=0)] = option(0.5, "seconds of a training clip (rounded to whole frames)")
     batch: Positive = option(8, "clips of one optimizer step, over all processes and accumulation steps")
-    workers: Annotated[int, Field(ge=0)] = option(0, "processes a rank that read clips ahead; 0 reads in the training process")
+    workers: Count = option(0, "processes a rank that read clips ahead; 0 reads in the training process")
     valid_clip: Annotated[float, Field(gt=0)] = option(1.0, "seconds of a validation clip")
     valid_clips: Positive = option(64, "validation clips, spread evenly over the split")
 
@@ -52,10 +53,10 @@ class OptimSpec:
 
     lr: Annotated[float, Field(ge=0)] = option(4e-4, "peak learning rate")
     betas: tuple[float, float] = option((0.9, 0.999), "Adam's")
-    eps: float = option(1e-8, "Adam's")
+    eps: Annotated[float, Field(gt=0)] = option(1e-8, "Adam's")
     schedule: Literal["constant", "cosine"] = option("cosine", "after the warm-up; cosine falls to `final` x lr")
-    warmup: Annotated[int, Field(ge=0)] = option(100, "steps of linear warm-up")
-    final: float = option(0.05, "share of lr at the end of the cosine")
+    warmup: Count = option(100, "steps of linear warm-up")
+    final: Annotated[float, Field(ge=0, le=1)] = option(0.05, "share of lr at the end of the cosine")
     clip: Annotated[float, Field(gt=0)] = option(1.0, "largest gradient norm")
     average: Annotated[float, Field(ge=0, lt=1)] = option(
         0.999, "decay of the averaged weights, which validation and inference use"
@@ -87,7 +88,7 @@ class TrainSpec:
     valid_every: Positive = option(500, "steps")
     save_every: Positive = option(500, "steps")
     keep: Positive = option(2, "checkpoints kept")
-    threads: Annotated[int, Field(ge=0)] = option(0, "torch threads a process; 0 shares the cores among the processes of this host")
+    threads: Count = option(0, "torch threads a process; 0 shares the cores among the processes of this host")
     patience: Annotated[float, Field(gt=0)] = option(10.0, "minutes that processes wait for one another before the run ends")
     tracker: Literal["none", "wandb", "tensorboard"] = option("none", "shows the numbers of metrics.jsonl elsewhere, too")
 
@@ -97,7 +98,7 @@ class ExperimentSpec:
     """What every experiment has."""
 
     run: Path = option(Path("runs/unnamed"), "run folder; the same command resumes it")
-    seed: int = option(0, "of everything")
+    seed: Count = option(0, "of everything")
     data: DataSpec = option(DataSpec(), "recordings")
     optim: OptimSpec = option(OptimSpec(), "optimizer")
     train: TrainSpec = option(TrainSpec(), "the loop")
@@ -265,7 +266,7 @@ class Experiment(ABC, Generic[C]):
         for rows in by_speaker.values():
             rows.sort(key=lambda row: self.corpus.utterances[row].frames)
         middles = [rows[len(rows) // 2] for _, rows in sorted(by_speaker.items())]
-        return middles[:: max(1, len(middles) // count)][:count]
+        return middles[:: max(1, len(middles) // max(1, count))][:count]
 
     def training_waves(self, count: int = 200) -> list[Tensor]:
         """Whole training recordings (T,), spread over the split, for statistics."""

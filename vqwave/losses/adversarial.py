@@ -8,8 +8,10 @@ Reference: Yamamoto et al., 2020 (Parallel WaveGAN), eq. 1 and 2. arXiv:1910.114
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vqwave.config import option, spec
@@ -31,9 +33,9 @@ def discriminator_loss(real: Tensor, made: Tensor, mask: Tensor | None = None) -
 class AdversarialSpec:
     """The last phase of a student (`losses.adversarial`; Parallel WaveGAN weighs it with 4)."""
 
-    start: int = option(0, "step from which on there is a discriminator")
-    lr: float = option(5e-5, "learning rate of the discriminator's Adam")
-    clip: float = option(1.0, "largest norm of its gradient")
+    start: Annotated[int, Field(ge=0)] = option(0, "step from which on there is a discriminator")
+    lr: Annotated[float, Field(ge=0)] = option(5e-5, "learning rate of the discriminator's Adam")
+    clip: Annotated[float, Field(gt=0)] = option(1.0, "largest norm of its gradient")
     discriminator: DiscriminatorSpec = option(DiscriminatorSpec(), "sizes")
 
     def build(self) -> Adversary:

@@ -203,7 +203,7 @@ class ContrastiveSpec:
     """
 
     other: Literal["frames", "labels", "both"] = option("frames", "what the wrong condition takes from another clip or speaker")
-    cap: float | None = option(None, "nats a time step beyond which the term no longer grows")
+    cap: Annotated[float, Field(gt=0)] | None = option(None, "nats a time step beyond which the term no longer grows")
 
     def wrong(
         self,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vqwave.config import option, spec
@@ -51,9 +54,9 @@ def log_spectral_loss(x: Tensor, y: Tensor, *, fft: int = 512, hop: int = 128, f
 class PowerSpec:
     """The power loss (`losses.power`); `losses.log_spectral` has the same window."""
 
-    fft: int = option(512, "window, samples")
-    hop: int = option(128, "samples between windows")
-    exponent: float = option(1.0, "of the magnitudes: 1 or 2")
+    fft: Annotated[int, Field(ge=1)] = option(512, "window, samples")
+    hop: Annotated[int, Field(ge=1)] = option(128, "samples between windows")
+    exponent: Annotated[float, Field(gt=0)] = option(1.0, "of the magnitudes: 1 or 2")
     by_frame: bool = option(True, "frame with frame (ClariNet); false: averaged over time (Parallel WaveNet)")
 
     def power(self, x: Tensor, y: Tensor) -> Tensor:
@@ -77,7 +80,7 @@ class STFTSpec:
     resolutions: tuple[tuple[int, int, int], ...] = option(
         ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240)), "each: FFT, hop, window (samples)"
     )
-    floor: float = option(1e-7, "of the scaled power, before root and logarithm")
+    floor: Annotated[float, Field(gt=0)] = option(1e-7, "of the scaled power, before root and logarithm")
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """x, y (B, T) -> scalar."""

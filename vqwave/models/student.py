@@ -28,10 +28,12 @@ class StudentSpec:
     """The student's flows; the conditioner's settings are its teacher's."""
 
     kind: Literal["student"] = "student"
-    flows: tuple[int, ...] = option((10, 10, 10, 30), "layers of each flow")
+    flows: tuple[Annotated[int, Field(ge=1)], ...] = option((10, 10, 10, 30), "layers of each flow")
     network: StackSpec = option(StackSpec(layers=10, kernel=3, skip=0, hidden=64), "sizes of each flow's stack")
     base: Literal["logistic", "gaussian"] = option("logistic", "noise: logistic (Parallel WaveNet) or gaussian (ClariNet)")
-    initial_scale: float = option(0.05, "total scale of an untrained student: near the data's standard deviation")
+    initial_scale: Annotated[float, Field(gt=0)] = option(
+        0.05, "total scale of an untrained student: near the data's standard deviation"
+    )
     location_unit: Annotated[float, Field(gt=0)] = option(1.0, "what 1 stands for in the flows' locations: see the heads' option")
     fold: Literal[1, 2, 4, 8] = option(1, "samples a block of folded time: the cost of a sample falls as many times")
     stagger: bool = option(False, "blocks of successive flows begin at different samples, so that neighbours are heard, too")

@@ -110,11 +110,11 @@ class ConditionDropout(nn.Module):
 class ConditionerSpec:
     """Labels, given vectors and frame features -> `channels` condition channels."""
 
-    channels: int = option(64, "condition channels H that every layer hears")
+    channels: Annotated[int, Field(ge=1)] = option(64, "condition channels H that every layer hears")
     labels: tuple[str, ...] = option(("speaker",), "label columns of the corpus to condition on, e.g. [speaker, gender]")
     vectors: dict[str, int] = option({}, "given vectors and their sizes, e.g. {speaker_vector: 256}: CORPUS/vectors/NAME.npy")
-    kernel: int = option(3, "frames that the first convolution over frame features sees (odd)")
-    upsample: tuple[int, ...] = option((), "strides of learned upsampling; what is left of the hop is held")
+    kernel: Annotated[int, Field(ge=1)] = option(3, "frames that the first convolution over frame features sees (odd)")
+    upsample: tuple[Annotated[int, Field(ge=1)], ...] = option((), "strides of learned upsampling; what is left of the hop is held")
     dropout: ConditionDropoutSpec = option(ConditionDropoutSpec(), "condition dropout, for guidance at sampling")
 
     def build(self, frame_channels: int, hop: int, vocabulary: Mapping[str, Sequence[str]]) -> Conditioner:

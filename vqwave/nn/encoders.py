@@ -28,10 +28,12 @@ class WaveformEncoderSpec:
     """Strided convolutions on the waveform. van den Oord et al., 2017, sec. 4.3. arXiv:1711.00937"""
 
     kind: Literal["waveform"] = "waveform"
-    strides: tuple[int, ...] = option((2, 2, 2, 2, 2, 2), "stride of each convolution; window = 2 x stride; hop = their product")
-    channels: int = option(256, "channels of the convolutions")
-    blocks: int = option(2, "residual blocks at frame rate, after the strides")
-    dim: int = option(64, "latent channels D")
+    strides: tuple[Annotated[int, Field(ge=1)], ...] = option(
+        (2, 2, 2, 2, 2, 2), "stride of each convolution; window = 2 x stride; hop = their product"
+    )
+    channels: Annotated[int, Field(ge=1)] = option(256, "channels of the convolutions")
+    blocks: Annotated[int, Field(ge=0)] = option(2, "residual blocks at frame rate, after the strides")
+    dim: Annotated[int, Field(ge=1)] = option(64, "latent channels D")
     instance_norm: bool = option(False, "take each utterance's mean and spread out of every channel: against speaker leakage")
 
     def build(self, sample_rate: int) -> WaveformEncoder:
@@ -150,9 +152,9 @@ class FrameEncoderSpec:
 
     kind: Literal["frames"] = "frames"
     features: FeatureSpec = option(LogMelSpec(), "what the encoder hears: log_mel or mfcc")
-    stride: int = option(2, "frames to a latent: 2 takes 100 Hz to 50 Hz")
-    channels: int = option(768, "channels of the convolutions")
-    dim: int = option(64, "latent channels D")
+    stride: Annotated[int, Field(ge=1)] = option(2, "frames to a latent: 2 takes 100 Hz to 50 Hz")
+    channels: Annotated[int, Field(ge=1)] = option(768, "channels of the convolutions")
+    dim: Annotated[int, Field(ge=1)] = option(64, "latent channels D")
     instance_norm: bool = option(False, "take each utterance's mean and spread out of every channel: against speaker leakage")
     warp: Annotated[float, Field(ge=0, lt=1)] = option(
         0.0, "spread of the factor by which training stretches each utterance's mel axis: against speaker leakage"
@@ -207,9 +209,9 @@ class BatchNormEncoderSpec:
 
     kind: Literal["batch_norm"] = "batch_norm"
     features: FeatureSpec = option(LogMelSpec(), "what the encoder hears")
-    stride: int = option(2, "frames to a latent: 2 takes 100 Hz to 50 Hz")
-    channels: int = option(768, "channels of the convolutions")
-    dim: int = option(64, "latent channels D")
+    stride: Annotated[int, Field(ge=1)] = option(2, "frames to a latent: 2 takes 100 Hz to 50 Hz")
+    channels: Annotated[int, Field(ge=1)] = option(768, "channels of the convolutions")
+    dim: Annotated[int, Field(ge=1)] = option(64, "latent channels D")
     instance_norm: bool = option(False, "take each utterance's mean and spread out of every channel: against speaker leakage")
 
     def build(self, sample_rate: int) -> BatchNormEncoder:

@@ -30,7 +30,7 @@ class ReadoutSpec:
     """Spectral target and size of the readout."""
 
     features: FeatureSpec = option(LogMelSpec(), "what is predicted, standardised")
-    channels: int = option(256, "channels of its convolutions")
+    channels: Annotated[int, Field(ge=1)] = option(256, "channels of its convolutions")
     blocks: Annotated[int, Field(ge=0)] = option(0, "residual convolutions beyond the first two")
 
     def build(

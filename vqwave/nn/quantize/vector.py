@@ -26,14 +26,18 @@ class BookSpec(ABC):
     size: Annotated[int, Field(ge=1, le=65536)] = option(512, "codes K")
     decay: Annotated[float, Field(ge=0, lt=1)] = option(0.99, "of the moving averages")
     restart: Annotated[float, Field(ge=0, lt=1)] = option(0.03, "codes below this part of their fair share are restarted; 0: none")
-    start_after: int = option(0, "training steps that pass the latents through before k-means places the codes on them")
+    start_after: Annotated[int, Field(ge=0)] = option(
+        0, "training steps that pass the latents through before k-means places the codes on them"
+    )
     cosine: bool = option(
         False, "latents and codes on the sphere of radius sqrt(D): the nearest code is that of the largest cosine"
     )
     estimator: EstimatorName = option(
         "straight_through", "gradient through the code: straight_through as in the paper, or rotation"
     )
-    code_dim: int | None = option(None, "dimensions in which it is quantized, learned orthonormal directions; none: all D")
+    code_dim: Annotated[int, Field(ge=1)] | None = option(
+        None, "dimensions in which it is quantized, learned orthonormal directions; none: all D"
+    )
     entropy: EntropySpec | None = option(None, "adds the loss `entropy`, which needs a weight")
 
     def build(self, dim: int) -> Quantizer:
