@@ -60,9 +60,9 @@ class DistillExperiment(Experiment[Config]):
 
     def _check_teacher(self, loaded: Loaded) -> None:
         decoder, name = decoder_of(self.teacher), self.config.teacher
-        if not isinstance(decoder, WaveNet):
-            found = "itself a student" if isinstance(decoder, Student) else f"a {loaded.card.kind}"
-            raise BadInput(f"teacher: {name} is {found}, expected a WaveNet or a VQ-VAE with a WaveNet decoder")
+        if not isinstance(decoder, WaveNet) or not loaded.card.about.get("speaks", True):
+            found = {Student: "itself a student", WaveNet: "codes alone"}.get(type(decoder), f"a {loaded.card.kind}")
+            raise BadInput(f"teacher: {name} is {found}, expected a WaveNet or a VQ-VAE with a trained WaveNet decoder")
         if not decoder.head.continuous:
             raise BadInput(f"teacher: {name} has a {decoder.head.kind} head, expected a continuous one, e.g. mixture_of_logistics")
         if self.config.model.direction != "iaf":

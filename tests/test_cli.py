@@ -179,6 +179,8 @@ def test_what_is_read_is_not_written_over(place: Path, failing: Failing, tmp_pat
 def test_bad_names(place: Path, failing: Failing, tmp_path: Path) -> None:
     out = tmp_path / "out.wav"
     assert "did you mean theo?" in failing("convert", place / "vqvae", place / "speech.wav", "--speaker", "thea", "--out", out)
+    red = ("--speaker", "theo", "--label", "colour=red")
+    assert "--label colour: not heard" in failing("convert", place / "vqvae", place / "speech.wav", *red, "--out", out)
     assert "speaker: not given" in failing("generate", place / "babble", "--out", out)
     assert "expected NAME=VALUE" in failing("generate", place / "babble", "--label", "speaker", "--out", out)
     assert "ends in .wav or .flac" in failing("generate", place / "babble", "--out", tmp_path / "out.mp3")

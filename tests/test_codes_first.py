@@ -13,7 +13,9 @@ import torch
 
 from vqwave import audio
 from vqwave.checkpoint import load_trained
+from vqwave.codec import Codec
 from vqwave.data import prepare
+from vqwave.errors import BadInput
 from vqwave.loop import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,6 +66,10 @@ def test_the_decoder_is_trained_on_the_codes_of_another_run(experiment: ModuleTy
     for part in ("encoder", "quantizer", "readout"):
         theirs = getattr(codes.model, part).state_dict()
         assert all(torch.equal(value, theirs[name]) for name, value in getattr(whole.model, part).state_dict().items())
+    coded = Codec.load(tmp_path / "codes").encode(np.sin(np.arange(1600, dtype=np.float32)))
+    assert len(Codec.load(tmp_path / "whole").decode(coded, "a")) == 1600
+    with pytest.raises(BadInput, match="this model has codes alone"):
+        Codec.load(tmp_path / "codes").decode(coded, "a")
     untrained = whole.card.spec.build(8000, whole.card.labels).decoder.state_dict()
     assert any(not torch.equal(value, untrained[name]) for name, value in whole.model.decoder.state_dict().items())
 

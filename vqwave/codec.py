@@ -222,14 +222,8 @@ class Codec:
             if prime is not None:
                 raise BadInput("this model speaks from codes that it draws; it cannot go on from a recording")
             drawn = self.prior.draw(seconds, labels=labels, count=count, seed=sampling.seed)
-            return self.decode_many(
-                drawn,
-                [None] * count,
-                labels=[labels or {}] * count,
-                vectors=None if vectors is None else [vectors] * count,
-                sampling=sampling,
-                progress=progress,
-            )
+            each, given = [labels or {}] * count, None if vectors is None else [vectors] * count
+            return self.decode_many(drawn, [None] * count, labels=each, vectors=given, sampling=sampling, progress=progress)
         if isinstance(self.model, VQVAE):
             raise BadInput("this model speaks from codes; to babble it needs a prior over them, or use a plain WaveNet")
         if decoder.frontend is not None:
@@ -333,6 +327,8 @@ class Codec:
 
     def told(self, labels: Mapping[str, str | None], vectors: Vectors | None = None) -> dict[str, Tensor]:
         """Label names -> ids (1,) and vector names -> (1, V), for what the decoder hears. Raises BadInput."""
+        if not self.card.about.get("speaks", True):
+            raise BadInput("this model has codes alone, expected one with a trained decoder (codes=RUN of experiments/vqvae.py)")
         sizes = self.decoder.conditioner.vector_sizes
         given = {name: torch.as_tensor(np.asarray(vector, np.float32)).reshape(1, -1) for name, vector in (vectors or {}).items()}
         for name in given:

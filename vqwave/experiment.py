@@ -181,6 +181,11 @@ class Experiment(ABC, Generic[C]):
         return [f"vqwave report {self.config.run}"]
 
     @property
+    def decodes(self) -> bool:
+        """Whether what makes waveforms is trained, too; else codes alone."""
+        return True
+
+    @property
     def a_voice(self) -> str:
         """A speaker of the corpus, as a shell takes it."""
         return shlex.quote(self.corpus.speakers[0])
@@ -307,6 +312,7 @@ class Experiment(ABC, Generic[C]):
             "receptive_field": model.receptive_field,
             "hop": model.hop,
             "bit_rate": bit_rate(model, self.corpus.sample_rate),
+            "speaks": self.decodes,
             "level_db": self.corpus.level_db,
             "steps": step,
             "seconds": round(seconds, 1),

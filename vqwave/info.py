@@ -51,6 +51,7 @@ def _of_model(name: str) -> dict[str, str]:
     card, about = codec.card, codec.card.about
     whole = getattr(card.spec, "codec", card.spec)  # a prior's card holds its codec's
     decoder = f", decoder {whole.decoder.kind}" if isinstance(codec.model, VQVAE) else ""
+    decoder += "" if about.get("speaks", True) else " (not trained: codes alone)"
     rows = {
         "model": f"{card.kind} in {name}{decoder}",
         "trained": f"{about['steps']:,} steps in {about['seconds'] / 60:.1f} min on {about['corpus']}, seed {about['seed']}",

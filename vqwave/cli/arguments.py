@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from vqwave.errors import BadInput
 
 if TYPE_CHECKING:
+    from vqwave.codec import Codec
     from vqwave.decode.sampling import Sampling
 
 
@@ -43,8 +44,14 @@ def told(command: argparse.ArgumentParser, *, required: bool = False) -> None:
     command.add_argument("--vector", action="append", default=[], metavar="NAME=FILE.npy", help="a vector the model hears")
 
 
-def labels_of(arguments: argparse.Namespace) -> dict[str, str]:
-    return pairs("--label", arguments.label) | ({"speaker": arguments.speaker} if arguments.speaker else {})
+def labels_of(arguments: argparse.Namespace, model: Codec) -> dict[str, str]:
+    """What is said of an utterance beside its codes. Raises BadInput for a label that the model does not hear."""
+    given = pairs("--label", arguments.label)
+    heard = [*(model.prior.labels if model.prior else ()), *model.decoder.conditioner.labels]
+    for name in given:
+        if name not in heard:
+            raise BadInput(f"--label {name}: not heard by this model, expected {', '.join(dict.fromkeys(heard)) or 'none'}")
+    return given | ({"speaker": arguments.speaker} if arguments.speaker else {})
 
 
 def vectors_of(arguments: argparse.Namespace) -> dict[str, object]:

@@ -143,8 +143,11 @@ def decode_file(arguments: argparse.Namespace) -> None:
             writable(arguments.out)
         decode_pipe(arguments, model, prior)
     elif arguments.input.is_dir():
+        labels = labels_of(arguments, model)
+        if arguments.speaker:
+            model.told(labels)
         works = _longest_first(arguments, share(arguments, {".vqw"}, ".wav"))
-        decode_folder(arguments, model, works, lambda path: codes.load_codes(path, prior), labels_of(arguments))
+        decode_folder(arguments, model, works, lambda path: codes.load_codes(path, prior), labels)
     else:
         out = audio_out(arguments.out)
         speak_codes(arguments, model, codes.load_codes(arguments.input, prior), out)
@@ -195,13 +198,13 @@ def convert_file(arguments: argparse.Namespace) -> None:
 
     model = Codec.load(arguments.model)
     if arguments.input.is_dir():
-        model.told(labels_of(arguments))
+        model.told(labels_of(arguments, model))
         works = share(arguments, audio.SUFFIXES, ".wav")
         lengths = [(work, _samples_of(work.source, model.sample_rate)) for work in works]
-        decode_folder(arguments, model, sorted(lengths, key=lambda pair: -pair[1]), model.encode_file, labels_of(arguments))
+        decode_folder(arguments, model, sorted(lengths, key=lambda pair: -pair[1]), model.encode_file, labels_of(arguments, model))
         return
     out = audio_out(arguments.out, arguments.input)
-    model.told(labels_of(arguments))
+    model.told(labels_of(arguments, model))
     coded = named_once(arguments.input, lambda: model.encode_file(arguments.input))
     note_rate(arguments, audio.rate_of(arguments.input), model.sample_rate)
     speak_codes(arguments, model, coded, out)
@@ -225,7 +228,7 @@ def speak_codes(arguments: argparse.Namespace, model: Codec, coded: Coded, out: 
         wave = model.decode(
             coded,
             arguments.speaker,
-            labels=labels_of(arguments),
+            labels=labels_of(arguments, model),
             vectors=vectors_of(arguments),
             sampling=sampling_of(arguments),
             progress=progress,

@@ -42,7 +42,12 @@ def share(arguments: argparse.Namespace, suffixes: Iterable[str], suffix: str) -
         if work.target.resolve() == work.source.resolve():
             raise BadInput(f"{out}: is what is read, expected another folder to write into")
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    return [work for work in works[rank::ranks] if arguments.overwrite or not work.target.exists()]
+    mine = works[rank::ranks]
+    there = set() if arguments.overwrite else {work for work in mine if work.target.exists()}
+    if there and not arguments.quiet:
+        what = f"{len(there)} of {len(mine)} files are in {out} already and stay as they are"
+        print(f"note: {what}; --overwrite makes them again", file=sys.stderr)
+    return [work for work in mine if work not in there]
 
 
 class Account:

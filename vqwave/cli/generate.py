@@ -65,7 +65,7 @@ def generate_file(arguments: argparse.Namespace) -> None:
     with Progress(round(seconds * model.sample_rate), model.sample_rate, arguments.quiet) as progress:
         wave = model.generate(
             seconds,
-            labels=labels_of(arguments),
+            labels=labels_of(arguments, model),
             prime=prime,
             prime_rate=rate,
             vectors=vectors_of(arguments),
@@ -78,10 +78,7 @@ def generate_file(arguments: argparse.Namespace) -> None:
 
 def _drawn_codes(arguments: argparse.Namespace, model: Codec) -> Coded:
     """Codes from the model's prior."""
-    labels, heard = labels_of(arguments), [*model.prior.labels, *model.decoder.conditioner.labels]
-    for name in labels:
-        if name not in heard:
-            raise BadInput(f"--label {name}: not heard by this model, expected {', '.join(dict.fromkeys(heard)) or 'none'}")
+    labels = labels_of(arguments, model)
     model.label_ids(labels)
     return model.prior.draw(
         arguments.seconds,
@@ -101,7 +98,7 @@ def speak_file(arguments: argparse.Namespace) -> None:
     wave = model.speak(
         frames,
         arguments.seconds,
-        labels=labels_of(arguments),
+        labels=labels_of(arguments, model),
         vectors=vectors_of(arguments),
         sampling=sampling_of(arguments),
     )
@@ -129,6 +126,6 @@ def score_file(arguments: argparse.Namespace) -> None:
     model = Codec.load(arguments.model)
     wave, rate = audio.read(arguments.input)
     note_rate(arguments, rate, model.sample_rate)
-    labels, vectors = labels_of(arguments), vectors_of(arguments)
+    labels, vectors = labels_of(arguments, model), vectors_of(arguments)
     score = named(arguments.input, lambda: model.score(wave, rate, labels=labels, vectors=vectors))
     print(f"{arguments.input}: {score.bits:.4f} {score.unit}, {score.samples:,} samples")

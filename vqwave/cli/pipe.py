@@ -87,7 +87,7 @@ def decode_pipe(arguments: argparse.Namespace, model: Codec, coder: Coder | None
         model.check(reader.header)
         stream = model.stream(
             speaker if "speaker" in model.decoder.conditioner.labels else arguments.speaker,
-            labels=labels_of(arguments),
+            labels=labels_of(arguments, model),
             vectors=vectors_of(arguments),
             sampling=sampling_of(arguments),
         )
