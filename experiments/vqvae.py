@@ -37,7 +37,7 @@ class Config(ExperimentSpec):
     losses: dict[str, float] = option(
         {"nll": 1.0, "commitment": 0.25, "codebook": 1.0},
         "weights: nll, commitment, codebook (of a gradient codebook), entropy (with quantizer.entropy), spectral and cycle "
-        "(with readout), adversary (with adversary)",
+        "(with readout), adversary (with adversary), listening and conversion (with listener)",
     )
     codes: Path | None = option(None, "run whose encoder, quantizer and readout are taken as they are: only the decoder is trained")
     shown: Count = option(4, "utterances in samples/")
@@ -48,7 +48,7 @@ class VQVAEExperiment(Experiment[Config]):
 
     name = "vqvae"
     config_class = Config
-    loss_names = ("nll", "commitment", "codebook", "entropy", "spectral", "cycle", "adversary")
+    loss_names = ("nll", "commitment", "codebook", "entropy", "spectral", "cycle", "adversary", "listening", "conversion")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -78,6 +78,8 @@ class VQVAEExperiment(Experiment[Config]):
         for name, need in self.model_spec.needs.items():
             if self.config.losses.get(name):
                 raise BadInput(f"losses.{name}: expected {need}")
+        if self.config.losses.get("conversion") and not self.config.losses.get("listening"):
+            raise BadInput("losses.conversion: expected a weight of losses.listening, too, by which the listener learns")
         model = self.model_spec.build(self.corpus.sample_rate, self.corpus.labels)
         model.decoder.requires_grad_(self.decodes)
         if self.given is not None:
@@ -102,15 +104,11 @@ class VQVAEExperiment(Experiment[Config]):
     def losses(self, batch: Batch) -> Outcome:
         if self.given is not None:
             return self._likelihood(self.network(batch.wave, batch.labels, self._frames(batch)), batch)
-        others = self.other_labels(batch) if self.config.losses.get("cycle") else None
-        out = self.network(batch.wave, batch.labels, batch.lengths, decode=self.decodes, others=others)
+        cyclic = bool(self.config.losses.get("cycle"))
+        others = self.other_labels(batch, drawn=True) if cyclic or self.config.losses.get("conversion") else None
+        out = self.network(batch.wave, batch.labels, batch.lengths, decode=self.decodes, others=others, cyclic=cyclic)
         nll = Outcome({}) if out.distribution is None else self._likelihood(out.distribution, batch)
-        spectral = {} if out.spectral is None else {"spectral": out.spectral}
-        adversary = {} if out.verdict is None else {"adversary": out.verdict.loss}
-        cycle = {} if out.cycle is None else {"cycle": out.cycle}
-        heard = {} if out.verdict is None else {"adversary_accuracy": out.verdict.accuracy}
-        losses = {**nll.losses, **out.quantized.losses, **spectral, **adversary, **cycle}
-        return Outcome(losses, {**nll.metrics, **out.quantized.metrics, **heard})
+        return Outcome(nll.losses | out.losses, nll.metrics | out.metrics)
 
     def _likelihood(self, distribution: Distribution, batch: Batch) -> Outcome:
         nll = negative_log_likelihood(distribution, batch.wave, batch.mask)
@@ -124,7 +122,7 @@ class VQVAEExperiment(Experiment[Config]):
 
     def evaluate(self, model: VQVAE) -> Evaluation:
         """Bits with the true codes and labels, with another clip's codes, with another speaker's label; codebook use."""
-        names = ("bits", "codes", "speakers", "samples", "spectral", "clips")
+        names = ("bits", "codes", "speakers", "samples", "spectral", "heard", "clips")
         sums = {name: torch.zeros((), dtype=torch.float64) for name in names}
         counts = codebook.CodeCounts(model.quantizer.books, model.quantizer.size, self.corpus.labels.get("speaker", []))
         for batch in self.valid_batches():
@@ -135,8 +133,11 @@ class VQVAEExperiment(Experiment[Config]):
             sums["clips"] += len(batch)
             counts.add(codes, mask, batch.labels.get("speaker"))
             if model.readout is not None:
-                predicted = model.readout(model.quantizer.decode(codes), batch.labels)
-                sums["spectral"] += len(batch) * model.readout.loss(predicted, batch.wave, mask)
+                z = model.quantizer.decode(codes)
+                sums["spectral"] += len(batch) * model.readout.loss(model.readout(z, batch.labels), batch.wave, mask)
+            if model.listener is not None:
+                hearing = model.hear(batch.wave, batch.labels, model.readout(z, others), others, mask)
+                sums["heard"] += len(batch) * hearing.accuracy
             if self.decodes:
                 sums["bits"] += self._cost(model, batch, codes, batch.labels)
                 sums["codes"] += self._cost(model, batch, codes.roll(1, 0), batch.labels)
@@ -147,10 +148,10 @@ class VQVAEExperiment(Experiment[Config]):
         scalars = {"perplexity": section["perplexity"], "codes_used": section["used"]}
         if model.readout is not None:
             scalars["spectral"] = total["spectral"] / total["clips"]
+        if model.listener is not None:
+            scalars["conversion_accuracy"] = total["heard"] / total["clips"]
         if not self.decodes:
-            headline = (
-                f"{scalars.get('spectral', 0):.3f} standard deviations off in the readout's frames at {section['bit_rate']:g} bit/s"
-            )
+            headline = f"{scalars.get('spectral', 0):.3f} standard deviations off in the frames at {section['bit_rate']:g} bit/s"
             return Evaluation(headline, scalars, {"codes": section})
         bits, others, speakers = (total[name] / total["samples"] for name in ("bits", "codes", "speakers"))
         scalars |= {"bits": bits, "bits_shuffled_codes": others, "bits_shuffled_speakers": speakers}

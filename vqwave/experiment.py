@@ -26,6 +26,7 @@ from vqwave.distributions import Head
 from vqwave.errors import BadInput, nearest
 from vqwave.metrics import likelihood
 from vqwave.models import Model, Student, WaveNet
+from vqwave.nn import draws
 from vqwave.nn.codebook import Book
 from vqwave.nn.ranks import rank, sum_over_ranks, world_size
 from vqwave.tracking import SampleSheet
@@ -237,15 +238,16 @@ class Experiment(ABC, Generic[C]):
             clips = [read_crop(self.corpus, row, start, frames, self.tracks) for row, start in (mine[i] for i in part)]
             yield collate(clips).to(self.device)
 
-    def other_labels(self, batch: Batch) -> dict[str, Tensor]:
+    def other_labels(self, batch: Batch, *, drawn: bool = False) -> dict[str, Tensor]:
         """Labels of somebody else: each id moved on by 1 .. n - 1, by the clip's row; unchanged where there is one value.
 
-        A given vector is that of the clip before it in the batch.
+        drawn: at random, not by the row. A given vector is that of the clip before it in the batch.
         """
+        by = (draws.uniforms(len(batch), like=self.device) * 2**20).long() if drawn else batch.index
         others = {name: batch.labels[name].roll(1, 0) for name in self.corpus.vectors}
         for name, values in self.corpus.labels.items():
             n = len(values)
-            others[name] = (batch.labels[name] + 1 + batch.index % max(1, n - 1)) % n
+            others[name] = (batch.labels[name] + 1 + by % max(1, n - 1)) % n
         return batch.labels | others
 
     def vectors(self, decoder: WaveNet | Student, row: int) -> dict[str, Any]:

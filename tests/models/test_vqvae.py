@@ -16,6 +16,7 @@ from vqwave.losses import negative_log_likelihood
 from vqwave.models import VQVAE, StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec, WaveformEncoderSpec
+from vqwave.nn.listener import ListenerSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.readout import ReadoutSpec
 from vqwave.nn.wavenet import StackSpec
@@ -30,12 +31,14 @@ ENCODERS = {
 SIZES = StackSpec(layers=3, cycle=3, residual=6, gate=5, skip=8, hidden=12)
 
 
-def build(encoder: str = "waveform", head: object = Gaussian(), **settings: object) -> VQVAE:
+def build(
+    encoder: str = "waveform", head: object = Gaussian(), vocabulary: dict[str, list[str]] = VOCABULARY, **settings: object
+) -> VQVAE:
     torch.manual_seed(0)
     decoder = WaveNetSpec(head=head, network=SIZES, conditioner=ConditionerSpec(channels=4))
     quantizer = EMAQuantizerSpec(size=6, restart=0.0)
     return VQVAESpec(**{"encoder": ENCODERS[encoder], "quantizer": quantizer, "decoder": decoder} | settings).build(
-        8000, VOCABULARY
+        8000, vocabulary
     )
 
 
@@ -93,17 +96,36 @@ def test_a_cycle_is_the_distance_of_a_conversions_latents() -> None:
     """What the readout says in another voice, encoded again, against the latents it was made of; frames of padding do not count."""
     model = start(build("frames", readout=ReadoutSpec(features=MEL, channels=8), jitter=0.0)).double()
     x, others, lengths = wave().double(), {"speaker": torch.tensor([1, 1])}, torch.tensor([192, 80])
-    out = model(x, LABELS, lengths, decode=False, others=others)
+    out = model(x, LABELS, lengths, decode=False, others=others, cyclic=True)
     z = out.quantized.z
     again = model.encoder.read(model.readout(z, others))
     errors = torch.cat([(again - z).square().mean(1)[0], (again - z).square().mean(1)[1, :5]])
     torch.testing.assert_close(out.cycle, errors.mean(), rtol=0, atol=1e-12)
     assert model(x, LABELS, decode=False).cycle is None
-    (gradient,) = torch.autograd.grad(model.cycle(z, z.detach(), others), model.encoder.out.bias)
+    (gradient,) = torch.autograd.grad(model.cycle(z, model.readout(z.detach(), others)), model.encoder.out.bias)
     (through,) = torch.autograd.grad(
         (model.encoder.read(model.readout(z.detach(), others)) - z.detach()).square().mean(), model.encoder.out.bias
     )
     torch.testing.assert_close(gradient, through)  # the latents that it is to come back to are given
+
+
+def test_the_listener_asks_for_the_other_voice_and_the_same_words() -> None:
+    """Labels that the readout is told are asked for as given, all others as recorded."""
+    vocabulary, words = VOCABULARY | {"text": ["yes", "no"]}, {"text": torch.tensor([1, 0])}
+    listener = ListenerSpec(labels=("speaker", "text"), channels=8)
+    parts = {"readout": ReadoutSpec(features=MEL, channels=8), "listener": listener, "jitter": 0.0}
+    model = start(build("frames", vocabulary=vocabulary, **parts)).double().eval()
+    x, others = wave().double(), {"speaker": torch.tensor([1, 1]), "text": torch.tensor([0, 0])}
+    out = model(x, LABELS | words, decode=False, others=others)
+    converted = model.readout(out.quantized.z, others)
+    asked = {"speaker": others["speaker"], **words}
+    expected = model.listener.judge(model.readout.frontend(x), LABELS | words, converted, asked)
+    torch.testing.assert_close(out.hearing.conversion, expected.conversion)
+    assert {"listening", "conversion"} < set(out.losses)
+    assert out.cycle is None
+    assert model(x, LABELS | words, decode=False).hearing is None
+    with pytest.raises(BadInput, match="listener: expected a readout"):
+        build("frames", vocabulary=vocabulary, **parts | {"readout": None})
 
 
 def test_only_an_encoder_of_the_readouts_features_hears_it() -> None:

@@ -18,6 +18,7 @@ from vqwave.models.wavenet import Vocabulary, WaveNet, WaveNetSpec
 from vqwave.nn.adversary import Adversary, AdversarySpec, Verdict
 from vqwave.nn.condition import Condition
 from vqwave.nn.encoders import Encoder, EncoderSpec, FrameEncoderSpec
+from vqwave.nn.listener import Hearing, Listener, ListenerSpec
 from vqwave.nn.quantize import EMAQuantizerSpec, Quantized, Quantizer, QuantizerSpec, TimeJitter, frame_mask
 from vqwave.nn.ranks import masked_mean
 from vqwave.nn.readout import Readout, ReadoutSpec
@@ -39,6 +40,9 @@ class VQVAESpec:
     )
     readout: ReadoutSpec | None = option(None, "auxiliary spectral target of the codes (loss `spectral`); none as in the paper")
     adversary: AdversarySpec | None = option(None, "classifier that the codes are to fool (loss `adversary`); none as in the paper")
+    listener: ListenerSpec | None = option(
+        None, "classifier that hears the readout's conversions (losses `listening` and `conversion`); none as in the paper"
+    )
 
     @property
     def needs(self) -> dict[str, str]:
@@ -52,6 +56,8 @@ class VQVAESpec:
             "spectral": (self.readout is not None, "model.readout"),
             "adversary": (self.adversary is not None, "model.adversary"),
             "entropy": (_with_entropy(self.quantizer), "model.quantizer.entropy"),
+            "listening": (self.listener is not None, "model.listener"),
+            "conversion": (self.listener is not None, "model.listener"),
             "cycle": (cyclic, "a readout, and an encoder of kind frames that has the readout's features"),
         }
         return {name: need for name, (there, need) in found.items() if not there}
@@ -72,7 +78,12 @@ class VQVAESpec:
             channels, hop = readout.frontend.channels + channels * (self.hears == "both"), readout.frontend.hop
         decoder = self.decoder.build(sample_rate, vocabulary, channels, hop)
         adversary = None if self.adversary is None else self.adversary.build(encoder.dim, vocabulary)
-        return VQVAE(encoder, quantizer, TimeJitter(self.jitter), decoder, readout, adversary, hears=self.hears)
+        listener = None
+        if self.listener is not None:
+            if readout is None:
+                raise BadInput("listener: expected a readout, too, which it hears")
+            listener = self.listener.build(readout.frontend.channels, readout.ratio, vocabulary)
+        return VQVAE(encoder, quantizer, TimeJitter(self.jitter), decoder, readout, adversary, listener, hears=self.hears)
 
 
 def _with_entropy(quantizer: QuantizerSpec) -> bool:
@@ -83,16 +94,31 @@ def _with_entropy(quantizer: QuantizerSpec) -> bool:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What a teacher-forced pass yields; `spectral` is the readout's loss, `verdict` the adversary's, where there is one.
-
-    No distribution where the decoder was not run; `cycle` where other labels were given (`VQVAE.cycle`).
-    """
+    """What a teacher-forced pass yields. No distribution where the decoder was not run."""
 
     distribution: Distribution | None
     quantized: Quantized
     spectral: Tensor | None = None
     verdict: Verdict | None = None
+    hearing: Hearing | None = None
     cycle: Tensor | None = None
+
+    @property
+    def losses(self) -> dict[str, Tensor]:
+        """By name: the quantizer's, the readout's, the adversary's, the listener's and the cycle's, of those that there are."""
+        found = {"spectral": self.spectral, "cycle": self.cycle}
+        if self.verdict is not None:
+            found["adversary"] = self.verdict.loss
+        if self.hearing is not None:
+            found |= {"listening": self.hearing.listening, "conversion": self.hearing.conversion}
+        return self.quantized.losses | {name: loss for name, loss in found.items() if loss is not None}
+
+    @property
+    def metrics(self) -> dict[str, Tensor]:
+        """The quantizer's; how often the adversary names the label, and how often a conversion is heard as it should be."""
+        adversary = {} if self.verdict is None else {"adversary_accuracy": self.verdict.accuracy}
+        listener = {} if self.hearing is None else {"conversion_accuracy": self.hearing.accuracy}
+        return self.quantized.metrics | adversary | listener
 
 
 class VQVAE(nn.Module):
@@ -106,6 +132,7 @@ class VQVAE(nn.Module):
         decoder: WaveNet | Student,
         readout: Readout | None = None,
         adversary: Adversary | None = None,
+        listener: Listener | None = None,
         *,
         hears: Literal["latents", "frames", "both"] = "latents",
     ) -> None:
@@ -116,6 +143,7 @@ class VQVAE(nn.Module):
         self.decoder = decoder
         self.readout = readout
         self.adversary = adversary
+        self.listener = listener
         self.hears = hears
 
     @property
@@ -145,14 +173,29 @@ class VQVAE(nn.Module):
         held = z[..., None].expand(-1, -1, -1, self.readout.ratio).flatten(-2)
         return torch.cat([held, predicted], 1)
 
-    def cycle(self, z: Tensor, heard: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None = None) -> Tensor:
+    def hear(
+        self,
+        x: Tensor,
+        labels: Mapping[str, Tensor],
+        converted: Tensor,
+        others: Mapping[str, Tensor],
+        mask: Tensor | None = None,
+    ) -> Hearing:
+        """What the listener makes of x (B, T) and of its conversions, the readout's frames (B, C, F') for the labels `others`.
+
+        A conversion should be heard as `others` in what the readout is told, and as the recording in all else.
+        """
+        asked = {name: (others if name in self.readout.embeddings else labels)[name] for name in self.listener.out}
+        return self.listener.judge(self.readout.frontend(x), labels, converted, asked, mask)
+
+    def cycle(self, z: Tensor, converted: Tensor, lengths: Tensor | None = None) -> Tensor:
         """How far the latents of a conversion are from those it was made of: mean squared error over valid frames, scalar.
 
-        z (B, D, F) quantized, heard (B, D, F) the same after jitter; labels of another voice. What the readout says in a voice
+        z (B, D, F) quantized; converted: the readout's frames in another voice. What the readout says in a voice
         that never said it has no recording to be compared with, but the encoder hears whether it says the same. Cyclic
         reconstruction: Tobing et al., 2019, sec. 3. arXiv:1907.10185 (there of a variational autoencoder's whole spectra)
         """
-        again = self.encoder.read(self.readout(heard, labels), lengths)
+        again = self.encoder.read(converted, lengths)
         mask = None if lengths is None else frame_mask(lengths, self.hop, z.shape[-1])
         return masked_mean((again - z.detach()).square().mean(1), mask)
 
@@ -164,10 +207,12 @@ class VQVAE(nn.Module):
         *,
         decode: bool = True,
         others: Mapping[str, Tensor] | None = None,
+        cyclic: bool = False,
     ) -> Reconstruction:
         """x (B, T), T a multiple of hop, of which lengths (B,) samples are real.
 
-        decode: run the decoder, which costs the most. others: labels to convert to and back, see `cycle`.
+        decode: run the decoder, which costs the most. others: labels of another voice to convert to, which the listener hears;
+        cyclic: encode these conversions again, see `cycle`.
         """
         z = self.encoder(x, lengths)
         mask = None if lengths is None else frame_mask(lengths, self.hop, z.shape[-1])
@@ -177,5 +222,9 @@ class VQVAE(nn.Module):
         spectral = None if self.readout is None else self.readout.loss(predicted, x, mask)
         verdict = None if self.adversary is None else self.adversary(quantized.z, labels, mask)
         distribution = self.decoder(x, labels, self.frames(heard, labels, predicted)) if decode else None
-        cycle = None if others is None else self.cycle(quantized.z, heard, others, lengths)
-        return Reconstruction(distribution, quantized, spectral, verdict, cycle)
+        hearing = cycle = None
+        if others is not None:
+            converted = self.readout(heard, others)
+            hearing = None if self.listener is None else self.hear(x, labels, converted, others, mask)
+            cycle = self.cycle(quantized.z, converted, lengths) if cyclic else None
+        return Reconstruction(distribution, quantized, spectral, verdict, hearing, cycle)
