@@ -7,6 +7,7 @@ import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -238,16 +239,25 @@ class Experiment(ABC, Generic[C]):
             clips = [read_crop(self.corpus, row, start, frames, self.tracks) for row, start in (mine[i] for i in part)]
             yield collate(clips).to(self.device)
 
-    def other_labels(self, batch: Batch, *, drawn: bool = False) -> dict[str, Tensor]:
-        """Labels of somebody else: each id moved on by 1 .. n - 1, by the clip's row; unchanged where there is one value.
+    @cached_property
+    def _trained(self) -> dict[str, list[int]]:
+        """The ids of each label of which there are training recordings, sorted."""
+        rows = [self.corpus.label_ids(row) for row in self.corpus.of("train")]
+        return {name: sorted({ids[name] for ids in rows}) for name in self.corpus.labels}
 
-        drawn: at random, not by the row. A given vector is that of the clip before it in the batch.
+    def other_labels(self, batch: Batch, *, drawn: bool = False) -> dict[str, Tensor]:
+        """Labels of somebody else of whom there are training recordings: unchanged where there is nobody else.
+
+        Among n of them each moves on by 1 .. n - 1 places, by the clip's row, or at random if `drawn`. A given vector is that of
+        the clip before it in the batch.
         """
         by = (draws.uniforms(len(batch), like=self.device) * 2**20).long() if drawn else batch.index
         others = {name: batch.labels[name].roll(1, 0) for name in self.corpus.vectors}
-        for name, values in self.corpus.labels.items():
-            n = len(values)
-            others[name] = (batch.labels[name] + 1 + by % max(1, n - 1)) % n
+        for name, ids in self._trained.items():
+            own, known = batch.labels[name], torch.tensor(ids, device=by.device)
+            place, n = torch.searchsorted(known, own).clamp(max=len(ids) - 1), len(ids)
+            moved = place + torch.where(known[place] == own, 1 + by % max(1, n - 1), by % n)
+            others[name] = known[moved % n]
         return batch.labels | others
 
     def vectors(self, decoder: WaveNet | Student, row: int) -> dict[str, Any]:

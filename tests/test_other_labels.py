@@ -1,0 +1,63 @@
+"""Labels of somebody else: always of somebody with training recordings, never one's own where there is another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vqwave import audio
+from vqwave.data import prepare
+from vqwave.data.segments import collate, read_crop
+from vqwave.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, Outcome
+
+
+class Labelled(Experiment[ExperimentSpec]):
+    name = "labelled"
+    config_class = ExperimentSpec
+    hop = 1
+    model_spec = None
+
+    def build(self) -> torch.nn.Module:
+        return torch.nn.Linear(1, 1)
+
+    def losses(self, batch: object) -> Outcome:
+        return Outcome({})
+
+    def evaluate(self, model: object) -> Evaluation:
+        return Evaluation("", {})
+
+
+def experiment(folder: Path, trained: str) -> Labelled:
+    """Three recordings of each speaker: of `trained` for training, of d for validation."""
+    rows = ["path,speaker,split"]
+    rng = np.random.default_rng(0)
+    for speaker in trained + "d":
+        for i in range(3):
+            audio.write(folder / f"{speaker}{i}.wav", (0.2 * rng.standard_normal(800)).astype(np.float32), 8000)
+            rows.append(f"{speaker}{i}.wav,{speaker},{'valid' if speaker == 'd' else 'train'}")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    prepare("manifest", folder, folder / "corpus")
+    return Labelled(ExperimentSpec(data=DataSpec(corpus=folder / "corpus")))
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_others_have_training_recordings(tmp_path: Path, drawn: bool) -> None:
+    it = experiment(tmp_path, "abc")
+    batch = collate([read_crop(it.corpus, row, 0, 800) for row in range(12)])
+    names = it.corpus.labels["speaker"]
+    reached: dict[str, set[str]] = {name: set() for name in names}
+    torch.manual_seed(0)
+    for _ in range(20):
+        others = it.other_labels(batch, drawn=drawn)["speaker"]
+        for own, other in zip(batch.labels["speaker"].tolist(), others.tolist(), strict=True):
+            reached[names[own]].add(names[other])
+    assert reached == {"a": set("bc"), "b": set("ac"), "c": set("ab"), "d": set("abc")}
+
+
+def test_nobody_else(tmp_path: Path) -> None:
+    it = experiment(tmp_path, "a")
+    batch = collate([read_crop(it.corpus, row, 0, 800) for row in range(3)])
+    assert torch.equal(it.other_labels(batch, drawn=True)["speaker"], batch.labels["speaker"])
