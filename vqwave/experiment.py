@@ -330,6 +330,8 @@ class Experiment(ABC, Generic[C]):
             "seconds": round(seconds, 1),
             "seed": self.config.seed,
         }
+        unheard = {n: [v for i, v in enumerate(values) if i not in self._trained[n]] for n, values in self.corpus.labels.items()}
+        about |= {"unheard": found} if (found := {name: values for name, values in unheard.items() if values}) else {}
         return ModelCard(sample_rate=self.corpus.sample_rate, labels=self.corpus.vocabulary, spec=self.model_spec, about=about)
 
     @property

@@ -64,8 +64,13 @@ def _of_model(name: str) -> dict[str, str]:
         rows["codes"] = f"{rate}, codec {codec.fingerprint}"
     if codec.prior is not None:
         rows["prior"] = f"{codec.prior.fingerprint}, hears {', '.join(codec.prior.labels) or 'no labels'}"
-    return rows | {label: _shortened(values) for label, values in card.labels.items()}
+    unheard = about.get("unheard", {})
+    for label, values in card.labels.items():
+        rows[label] = _shortened([value for value in values if value not in unheard.get(label, ())])
+        if label in unheard:
+            rows[f"{label}, unheard"] = f"{_shortened(unheard[label])} (no training recordings: not to be spoken as)"
+    return rows
 
 
-def _shortened(values: Sequence[str], most: int = 12) -> str:
+def _shortened(values: Sequence[str], most: int = 100) -> str:
     return f"{len(values)}: " + ", ".join(values[:most]) + (", ..." if len(values) > most else "")

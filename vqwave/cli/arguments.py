@@ -51,7 +51,11 @@ def labels_of(arguments: argparse.Namespace, model: Codec) -> dict[str, str]:
     for name in given:
         if name not in heard:
             raise BadInput(f"--label {name}: not heard by this model, expected {', '.join(dict.fromkeys(heard)) or 'none'}")
-    return given | ({"speaker": arguments.speaker} if arguments.speaker else {})
+    given |= {"speaker": arguments.speaker} if arguments.speaker else {}
+    for name, value in given.items():
+        if value in model.card.about.get("unheard", {}).get(name, ()) and not arguments.quiet:
+            print(f"note: {name} {value}: the model was trained on no recording of it, expect anybody's voice", file=sys.stderr)
+    return given
 
 
 def vectors_of(arguments: argparse.Namespace) -> dict[str, object]:

@@ -142,15 +142,16 @@ def decode_file(arguments: argparse.Namespace) -> None:
         if arguments.out != DASH:
             writable(arguments.out)
         decode_pipe(arguments, model, prior)
-    elif arguments.input.is_dir():
-        labels = labels_of(arguments, model)
-        if arguments.speaker:
-            model.told(labels)
+        return
+    labels = labels_of(arguments, model)
+    if arguments.speaker:
+        model.told(labels)
+    if arguments.input.is_dir():
         works = _longest_first(arguments, share(arguments, {".vqw"}, ".wav"))
         decode_folder(arguments, model, works, lambda path: codes.load_codes(path, prior), labels)
     else:
         out = audio_out(arguments.out)
-        speak_codes(arguments, model, codes.load_codes(arguments.input, prior), out)
+        speak_codes(arguments, model, codes.load_codes(arguments.input, prior), out, labels)
 
 
 def _longest_first(arguments: argparse.Namespace, works: list[Work]) -> list[tuple[Work, int]]:
@@ -197,17 +198,17 @@ def convert_file(arguments: argparse.Namespace) -> None:
     from vqwave.codec import Codec
 
     model = Codec.load(arguments.model)
+    labels = labels_of(arguments, model)
+    model.told(labels)
     if arguments.input.is_dir():
-        model.told(labels_of(arguments, model))
         works = share(arguments, audio.SUFFIXES, ".wav")
         lengths = [(work, _samples_of(work.source, model.sample_rate)) for work in works]
-        decode_folder(arguments, model, sorted(lengths, key=lambda pair: -pair[1]), model.encode_file, labels_of(arguments, model))
+        decode_folder(arguments, model, sorted(lengths, key=lambda pair: -pair[1]), model.encode_file, labels)
         return
     out = audio_out(arguments.out, arguments.input)
-    model.told(labels_of(arguments, model))
     coded = named_once(arguments.input, lambda: model.encode_file(arguments.input))
     note_rate(arguments, audio.rate_of(arguments.input), model.sample_rate)
-    speak_codes(arguments, model, coded, out)
+    speak_codes(arguments, model, coded, out, labels)
 
 
 def _samples_of(path: Path, sample_rate: int) -> int:
@@ -220,7 +221,7 @@ def _samples_of(path: Path, sample_rate: int) -> int:
         return 0
 
 
-def speak_codes(arguments: argparse.Namespace, model: Codec, coded: Coded, out: Path) -> None:
+def speak_codes(arguments: argparse.Namespace, model: Codec, coded: Coded, out: Path, labels: dict[str, str]) -> None:
     """Decode codes as asked, and write what was said."""
     from vqwave import audio
 
@@ -228,7 +229,7 @@ def speak_codes(arguments: argparse.Namespace, model: Codec, coded: Coded, out: 
         wave = model.decode(
             coded,
             arguments.speaker,
-            labels=labels_of(arguments, model),
+            labels=labels,
             vectors=vectors_of(arguments),
             sampling=sampling_of(arguments),
             progress=progress,

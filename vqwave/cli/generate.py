@@ -57,15 +57,16 @@ def generate_file(arguments: argparse.Namespace) -> None:
     from vqwave.codec import Codec
 
     model, out = Codec.load(arguments.model), audio_out(arguments.out)
+    labels = labels_of(arguments, model)
     if model.prior is not None and arguments.prime is None:
-        speak_codes(arguments, model, _drawn_codes(arguments, model), out)
+        speak_codes(arguments, model, _drawn_codes(arguments, model, labels), out, labels)
         return
     seconds = 3.0 if arguments.seconds is None else arguments.seconds
     prime, rate = (None, None) if arguments.prime is None else audio.read(arguments.prime)
     with Progress(round(seconds * model.sample_rate), model.sample_rate, arguments.quiet) as progress:
         wave = model.generate(
             seconds,
-            labels=labels_of(arguments, model),
+            labels=labels,
             prime=prime,
             prime_rate=rate,
             vectors=vectors_of(arguments),
@@ -76,9 +77,8 @@ def generate_file(arguments: argparse.Namespace) -> None:
     say_written(out, wave, model.sample_rate)
 
 
-def _drawn_codes(arguments: argparse.Namespace, model: Codec) -> Coded:
+def _drawn_codes(arguments: argparse.Namespace, model: Codec, labels: dict[str, str]) -> Coded:
     """Codes from the model's prior."""
-    labels = labels_of(arguments, model)
     model.label_ids(labels)
     return model.prior.draw(
         arguments.seconds,
