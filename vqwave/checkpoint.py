@@ -194,6 +194,8 @@ def find_model(name: str | Path) -> Path:
 
 def load_trained(name: str | Path, device: str = "cpu") -> Loaded:
     """Build the model and read its weights; nothing is unpickled. The model is in evaluation mode."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise BadInput(f"device {device}: there is none here, expected cpu")
     folder = find_model(name)
     try:
         tree = json.loads((folder / "config.json").read_text())

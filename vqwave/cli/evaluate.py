@@ -94,12 +94,14 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
 
 
 def bars(quiet: bool) -> Stage:
-    """A progress bar for each stage, gone when it is done."""
+    """A progress bar for each stage, gone when it is done; where nobody sees bars, a line at its beginning."""
 
     @contextmanager
     def stage(name: str, total: float, unit: str) -> Iterator[Advance]:
         from tqdm import tqdm
 
+        if not quiet and not sys.stderr.isatty():
+            print(f"{name}: {total:.0f} {unit}", file=sys.stderr, flush=True)
         with tqdm(
             total=total,
             desc=name,
