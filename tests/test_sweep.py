@@ -194,6 +194,8 @@ def test_a_sweep_whose_trials_all_fail_stops(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, parameters={"x": {"value": 13.0}}, method="random", run_cap=9)
     with pytest.raises(BadInput, match="the first 3 trials all failed, the last: x: 13 is unlucky"):
         Sweep(plan, tmp_path / "out", quiet=True).run()
+    (tmp_path / "program.py").write_text(PROGRAM.replace("x == 13.0", "False"))  # mended: the same command goes on
+    assert [row.metric for row in Sweep(plan, tmp_path / "out", quiet=True).run()] == [121.0] * 9
     wrong = plan_of(tmp_path, metric={"name": "valid/bit"})
     with pytest.raises(BadInput, match=r"no metric valid/bit in .*; did you mean valid/bits"):
         Sweep(wrong, tmp_path / "other", quiet=True).run()

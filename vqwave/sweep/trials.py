@@ -73,6 +73,7 @@ class Sweep:
                     self._trial(number, values, len(wanted))
                 rows = self.rows()
                 if number == len(rows) == GIVE_UP and all(row.metric is None for row in rows.values()):
+                    (self.out / ROWS).unlink()  # they are tried again by the next command: nothing is learnt from them
                     raise BadInput(f"{self.out}: the first {number} trials all failed, the last: {rows[number].reason}")
         rows = self.rows()
         return [rows[number] for number in range(1, len(wanted) + 1)]
