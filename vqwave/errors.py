@@ -7,7 +7,8 @@ standard error and exit status 2.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class BadInput(ValueError):
@@ -16,6 +17,15 @@ class BadInput(ValueError):
 
 class Note(UserWarning):
     """What a person wants to know though nothing is wrong, such as why a slower way is taken. The command prints it as a line."""
+
+
+@contextmanager
+def under(name: str) -> Iterator[None]:
+    """Puts the name of a setting before what is wrong with the settings below it."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"{name}: {error}") from None
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

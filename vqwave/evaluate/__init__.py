@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from vqwave.checkpoint import find_model
 from vqwave.codec import Codec
 from vqwave.data import Corpus
-from vqwave.errors import BadInput, nearest
+from vqwave.errors import BadInput, Note, nearest
 from vqwave.evaluate.material import Material, Settings, Stage, Undefined, silent
 from vqwave.evaluate.measures import ALIASES, MEASURES, WITHOUT_VOICE, defaults
 from vqwave.evaluate.result import Figure, Matrix, Result, Row
 from vqwave.evaluate.table import markdown_table, text_table
 
 __all__ = ["Figure", "Matrix", "Result", "Row", "Settings", "chosen", "evaluate", "markdown_table", "text_table"]
+
+FEW = 10  # utterances, below which a note says that figures say little
 
 
 def chosen(only: Sequence[str]) -> tuple[str, ...]:
@@ -47,6 +50,9 @@ def evaluate(
     names = names or defaults(codec)
     material = Material(recordings, codec, other, settings, stage, any_voice=WITHOUT_VOICE.issuperset(names))
     result = Result(_about(model, student, material))
+    if len(material.rows) < FEW:
+        text = f"{len(material.rows)} utterances in the split {settings.split} of {corpus}: too few to say much"
+        warnings.warn(text, Note, stacklevel=2)
     for name in names:
         try:
             MEASURES[name](material, result)

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
-from vqwave.errors import BadInput
+from vqwave.errors import BadInput, under
 from vqwave.features import FeatureSpec, LogMelSpec
 from vqwave.nn.frontend import Frontend
 from vqwave.nn.quantize import frame_mask
@@ -175,7 +175,8 @@ class FrameEncoder(nn.Module):
 
     def __init__(self, spec: FrameEncoderSpec, sample_rate: int) -> None:
         super().__init__()
-        self.frontend = Frontend(spec.features.build(sample_rate))
+        with under("encoder.features"):
+            self.frontend = Frontend(spec.features.build(sample_rate))
         self.hop, self.dim = self.frontend.hop * spec.stride, spec.dim
         self.warp = MelWarp(spec.warp)
         self.first = nn.Conv1d(self.frontend.channels, spec.channels, 3, padding="same")
@@ -223,7 +224,8 @@ class BatchNormEncoder(nn.Module):
 
     def __init__(self, spec: BatchNormEncoderSpec, sample_rate: int) -> None:
         super().__init__()
-        self.frontend = Frontend(spec.features.build(sample_rate))
+        with under("encoder.features"):
+            self.frontend = Frontend(spec.features.build(sample_rate))
         self.hop, self.dim, C = self.frontend.hop * spec.stride, spec.dim, spec.channels
         around = [nn.Conv1d(a, C, 3, padding="same", bias=False) for a in (self.frontend.channels, C, C, C)]
         self.convolutions = nn.ModuleList([*around[:2], StridedConv1d(C, C, spec.stride), *around[2:]])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.data.tracks import PHONES, FrameFile, PhoneTrack, Track
-from vqwave.errors import BadInput
+from vqwave.errors import BadInput, under
 from vqwave.features import MFCC, LogMel, LogMelSpec, MFCCSpec, Pitch, PitchSpec, samples_of
 from vqwave.nn.standardise import Standardise
 
@@ -160,7 +160,8 @@ def build_frontend(
     """The front end of any kind of frames; features of the waveform (which know of no corpus) get theirs here."""
     if isinstance(features, FilesSpec | PhonesSpec | ConcatSpec):
         return features.frontend(sample_rate, vocabulary)
-    return Frontend(features.build(sample_rate))
+    with under("features"):
+        return Frontend(features.build(sample_rate))
 
 
 def _given(told: Told | None, name: str) -> Tensor:

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
-from vqwave.errors import BadInput
+from vqwave.errors import BadInput, under
 from vqwave.features import FeatureSpec, LogMelSpec
 from vqwave.nn.condition import label_sizes
 from vqwave.nn.frontend import Frontend
@@ -37,7 +37,8 @@ class ReadoutSpec:
         self, dim: int, hop: int, sample_rate: int, vocabulary: Mapping[str, Sequence[str]], labels: Sequence[str]
     ) -> Readout:
         """dim, hop: of the latents; labels: the columns that the decoder hears, so that codes need not carry them."""
-        frontend = Frontend(self.features.build(sample_rate))
+        with under("readout.features"):
+            frontend = Frontend(self.features.build(sample_rate))
         if hop % frontend.hop:
             raise BadInput(f"readout.features.hop_ms: {frontend.hop} samples, expected a divisor of the encoder's hop {hop}")
         return Readout(frontend, dim, hop // frontend.hop, self.channels, self.blocks, label_sizes(labels, vocabulary))
