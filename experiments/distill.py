@@ -84,7 +84,7 @@ class DistillExperiment(Experiment[Config]):
         student = replace(self.config.model, conditioner=decoder.conditioner, features=decoder.features)
         if not isinstance(whole, VQVAESpec):
             return student
-        return replace(whole, decoder=student, readout=None if whole.hears == "latents" else whole.readout)
+        return whole.speaking_by(student)
 
     @property
     def hop(self) -> int:

@@ -58,6 +58,11 @@ class PriorExperiment(Experiment[Config]):
         return replace(self.config.model, codec=self.source.card.spec)
 
     @property
+    def decodes(self) -> bool:
+        """Whether its codes can be heard."""
+        return self.source.card.about.get("speaks", True)
+
+    @property
     def hop(self) -> int:
         return self.source.model.hop
 
@@ -132,7 +137,7 @@ class PriorExperiment(Experiment[Config]):
 
     def samples(self, model: Prior, sheet: SampleSheet) -> None:
         codec, rows = self.codec(model), self.shown_rows(self.config.shown)
-        if not rows:
+        if not rows or not self.decodes:
             return
         told = [self.corpus.utterances[row] for row in rows]
         drawn = [
@@ -152,7 +157,7 @@ class PriorExperiment(Experiment[Config]):
     def next_steps(self) -> list[str]:
         run, speaker = self.config.run, self.a_voice
         return [
-            f"vqwave generate {run} --speaker {speaker} --out drawn.wav",
+            *([f"vqwave generate {run} --speaker {speaker} --out drawn.wav"] if self.decodes else []),
             f"vqwave encode {run} in.wav --speaker {speaker} --prior {run} --out in.vqw",
             *super().next_steps(),
         ]

@@ -25,8 +25,7 @@ from vqwave.models import VQVAE, VQVAESpec
 from vqwave.nn.quantize import frame_mask
 from vqwave.tracking import SampleSheet
 
-CODES = ("encoder", "quantizer", "readout")
-"""The parts of a model that make codes of speech, and say what they mean."""
+CODES = ("encoder", "quantizer", "readout")  # the parts that make codes of speech, and say what they mean
 
 
 @spec
@@ -63,7 +62,8 @@ class VQVAEExperiment(Experiment[Config]):
         """With the parts of the run that the codes are taken from, if they are."""
         if self.given is None:
             return self.config.model
-        return replace(self.config.model, **{name: getattr(self.given.card.spec, name) for name in CODES})
+        parts = {name: getattr(self.given.card.spec, name) for name in CODES}
+        return replace(self.config.model, **parts, adversary=None, listener=None)
 
     @property
     def decodes(self) -> bool:
@@ -75,7 +75,8 @@ class VQVAEExperiment(Experiment[Config]):
         return self.model_spec.encoder.build(self.corpus.sample_rate).hop
 
     def build(self) -> VQVAE:
-        for name, need in self.model_spec.needs.items():
+        taken = dict.fromkeys(self.loss_names[3:], "no `codes`, whose parts are taken as they are")
+        for name, need in (self.model_spec.needs if self.given is None else taken).items():
             if self.config.losses.get(name):
                 raise BadInput(f"losses.{name}: expected {need}")
         if self.config.losses.get("conversion") and not self.config.losses.get("listening"):
@@ -105,7 +106,7 @@ class VQVAEExperiment(Experiment[Config]):
         if self.given is not None:
             return self._likelihood(self.network(batch.wave, batch.labels, self._frames(batch)), batch)
         cyclic = bool(self.config.losses.get("cycle"))
-        others = self.other_labels(batch, drawn=True) if cyclic or self.config.losses.get("conversion") else None
+        others = self.another_voice(batch) if cyclic or self.model.listener else None
         out = self.network(batch.wave, batch.labels, batch.lengths, decode=self.decodes, others=others, cyclic=cyclic)
         nll = Outcome({}) if out.distribution is None else self._likelihood(out.distribution, batch)
         return Outcome(nll.losses | out.losses, nll.metrics | out.metrics)
@@ -118,12 +119,12 @@ class VQVAEExperiment(Experiment[Config]):
     def _frames(self, batch: Batch) -> Tensor:
         """What the decoder hears of clips whose codes are not trained."""
         codes = self.model.encode(batch.wave, batch.lengths)
-        return self.model.frames(self.model.quantizer.decode(codes), batch.labels)
+        return self.model.taught(self.model.frames(self.model.quantizer.decode(codes), batch.labels))
 
     def evaluate(self, model: VQVAE) -> Evaluation:
         """Bits with the true codes and labels, with another clip's codes, with another speaker's label; codebook use."""
         names = ("bits", "codes", "speakers", "samples", "spectral", "heard", "clips")
-        sums = {name: torch.zeros((), dtype=torch.float64) for name in names}
+        sums = {name: torch.zeros((), dtype=torch.float64, device=self.device) for name in names}
         counts = codebook.CodeCounts(model.quantizer.books, model.quantizer.size, self.corpus.labels.get("speaker", []))
         for batch in self.valid_batches():
             codes = model.encode(batch.wave, batch.lengths)
@@ -167,9 +168,9 @@ class VQVAEExperiment(Experiment[Config]):
         return likelihood.bits(model.decoder.head, distribution, batch.wave)[batch.mask].sum()
 
     def samples(self, model: VQVAE, sheet: SampleSheet) -> None:
-        if not self.decodes or not self.shown_pairs(self.config.shown):
-            return
         codec, pairs = self.codec(model), self.shown_pairs(self.config.shown)
+        if not self.decodes or not pairs:
+            return
         rows, voices = [row for row, _ in pairs], [row for row, _ in pairs] + [other for _, other in pairs]
         coded = [codec.encode(self.corpus.read(row), speaker=self.corpus.utterances[row].speaker) for row in rows]
         speakers, targets = ([self.corpus.utterances[row].speaker for row in column] for column in zip(*pairs, strict=True))

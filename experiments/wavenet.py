@@ -72,7 +72,9 @@ class WaveNetExperiment(Experiment[Config]):
 
     def evaluate(self, model: WaveNet) -> Evaluation:
         """Bits with the true condition, with another speaker's labels, with another clip's frames."""
-        sums = {name: torch.zeros((), dtype=torch.float64) for name in ("bits", "shuffled", "frames", "samples")}
+        sums = {
+            name: torch.zeros((), dtype=torch.float64, device=self.device) for name in ("bits", "shuffled", "frames", "samples")
+        }
         for batch in self.valid_batches():
             frames = None if model.frontend is None else model.frontend(batch.wave, batch.labels)
             others = None if frames is None else frames.roll(1, 0)

@@ -16,6 +16,7 @@ from vqwave.checkpoint import load_trained
 from vqwave.codec import Codec
 from vqwave.data import prepare
 from vqwave.errors import BadInput
+from vqwave.evaluate import Settings, evaluate
 from vqwave.loop import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,3 +92,21 @@ def test_a_cycle_needs_an_encoder_that_hears_the_readout(
     assert "losses.cycle: expected a readout" in capsys.readouterr().err
     train(experiment, tmp_path / "run", corpus, *CODES, cycle, "train.log_every=1")
     assert '"train/cycle"' in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_codes_that_are_taken_have_no_losses_of_their_own(
+    experiment: ModuleType, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listener = ["model.listener.channels=8", "losses={nll: 0.0, spectral: 1.0, commitment: 0.25, listening: 0.1}"]
+    train(experiment, tmp_path / "codes", corpus, *CODES, *listener, "train.log_every=1")  # it may listen without a say
+    rows = (tmp_path / "codes" / "metrics.jsonl").read_text()
+    assert '"train/listening"' in rows
+    assert '"valid/conversion_accuracy"' in rows
+    with pytest.raises(SystemExit):
+        train(experiment, tmp_path / "no", corpus, f"codes={tmp_path / 'codes'}", *DECODER, "losses={nll: 1.0, spectral: 1.0}")
+    assert "losses.spectral: expected no `codes`" in capsys.readouterr().err
+    train(experiment, tmp_path / "whole", corpus, f"codes={tmp_path / 'codes'}", *DECODER, *listener[:1])
+    assert load_trained(tmp_path / "whole").card.spec.listener is None
+    found = evaluate(tmp_path / "codes", corpus, Settings(split="valid", only=("nll", "codes")))
+    assert "codes alone" in found.skipped["nll"]
+    assert {row.group for row in found.rows} == {"codes"}

@@ -13,6 +13,8 @@ from vqwave.data import prepare
 from vqwave.data.segments import collate, read_crop
 from vqwave.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, Outcome
 
+GENDER = {"a": "F", "b": "M", "c": "F", "d": "M"}
+
 
 class Labelled(Experiment[ExperimentSpec]):
     name = "labelled"
@@ -32,26 +34,27 @@ class Labelled(Experiment[ExperimentSpec]):
 
 def experiment(folder: Path, trained: str) -> Labelled:
     """Three recordings of each speaker: of `trained` for training, of d for validation."""
-    rows = ["path,speaker,split"]
+    rows = ["path,speaker,split,gender,text"]
     rng = np.random.default_rng(0)
     for speaker in trained + "d":
         for i in range(3):
             audio.write(folder / f"{speaker}{i}.wav", (0.2 * rng.standard_normal(800)).astype(np.float32), 8000)
-            rows.append(f"{speaker}{i}.wav,{speaker},{'valid' if speaker == 'd' else 'train'}")
+            about = f"{'valid' if speaker == 'd' else 'train'},{GENDER[speaker]},{'yes' if i % 2 else 'no'}"
+            rows.append(f"{speaker}{i}.wav,{speaker},{about}")
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
     prepare("manifest", folder, folder / "corpus")
     return Labelled(ExperimentSpec(data=DataSpec(corpus=folder / "corpus")))
 
 
-@pytest.mark.parametrize("drawn", [False, True])
-def test_others_have_training_recordings(tmp_path: Path, drawn: bool) -> None:
+@pytest.mark.parametrize("name", ["other_labels", "another_voice"])
+def test_others_have_training_recordings(tmp_path: Path, name: str) -> None:
     it = experiment(tmp_path, "abc")
     batch = collate([read_crop(it.corpus, row, 0, 800) for row in range(12)])
     names = it.corpus.labels["speaker"]
-    reached: dict[str, set[str]] = {name: set() for name in names}
+    reached: dict[str, set[str]] = {speaker: set() for speaker in names}
     torch.manual_seed(0)
     for _ in range(20):
-        others = it.other_labels(batch, drawn=drawn)["speaker"]
+        others = getattr(it, name)(batch)["speaker"]
         for own, other in zip(batch.labels["speaker"].tolist(), others.tolist(), strict=True):
             reached[names[own]].add(names[other])
     assert reached == {"a": set("bc"), "b": set("ac"), "c": set("ab"), "d": set("abc")}
@@ -60,4 +63,18 @@ def test_others_have_training_recordings(tmp_path: Path, drawn: bool) -> None:
 def test_nobody_else(tmp_path: Path) -> None:
     it = experiment(tmp_path, "a")
     batch = collate([read_crop(it.corpus, row, 0, 800) for row in range(3)])
-    assert torch.equal(it.other_labels(batch, drawn=True)["speaker"], batch.labels["speaker"])
+    for others in (it.other_labels(batch), it.another_voice(batch)):
+        assert torch.equal(others["speaker"], batch.labels["speaker"])
+
+
+def test_another_voice_has_its_own_labels_and_says_the_same(tmp_path: Path) -> None:
+    """Labels that follow from the speaker come with him; the text stays."""
+    it = experiment(tmp_path, "abc")
+    batch = collate([read_crop(it.corpus, row, 0, 800) for row in range(9)])
+    assert {"speaker", "gender", "text"} == set(it.corpus.labels)
+    torch.manual_seed(0)
+    for _ in range(10):
+        voice = it.another_voice(batch)
+        assert torch.equal(voice["text"], batch.labels["text"])
+        for speaker, gender in zip(voice["speaker"].tolist(), voice["gender"].tolist(), strict=True):
+            assert it.corpus.labels["gender"][gender] == GENDER[it.corpus.labels["speaker"][speaker]]

@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -101,7 +101,7 @@ def alone(run: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    folder, until = os.open(run, os.O_RDONLY), time.monotonic() + PATIENCE
+    folder, until = os.open(run, os.O_RDONLY), time.monotonic() + PATIENCE  # the folder itself: nothing is left in it
     try:
         while True:
             try:
@@ -115,7 +115,15 @@ def alone(run: Path) -> Iterator[None]:
                 break
         yield
     finally:
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_UN)  # for children, too, that have the descriptor
         os.close(folder)
+
+
+def empty(folder: Path) -> None:
+    """Remove all in a folder; what says that it is a run goes last, so that a killed removal can be done again."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.yaml"):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def is_left(path: Path) -> bool:
@@ -192,9 +200,9 @@ def find_model(name: str | Path) -> Path:
     raise BadInput(f"{name}: no such model, expected a run folder or a model folder{known}")
 
 
-def load_trained(name: str | Path, device: str = "cpu") -> Loaded:
+def load_trained(name: str | Path, device: str | torch.device = "cpu") -> Loaded:
     """Build the model and read its weights; nothing is unpickled. The model is in evaluation mode."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise BadInput(f"device {device}: there is none here, expected cpu")
     folder = find_model(name)
     try:
@@ -204,7 +212,7 @@ def load_trained(name: str | Path, device: str = "cpu") -> Loaded:
         tree.pop("kind", None)
         card = build(ModelCard, tree)
         model = card.build()
-        load_model(model, str(folder / "model.safetensors"), device=device)
+        load_model(model, str(folder / "model.safetensors"), device=str(device))
     except BadInput:
         raise
     except (SafetensorError, RuntimeError, ValueError) as error:

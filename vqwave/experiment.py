@@ -245,13 +245,13 @@ class Experiment(ABC, Generic[C]):
         rows = [self.corpus.label_ids(row) for row in self.corpus.of("train")]
         return {name: sorted({ids[name] for ids in rows}) for name in self.corpus.labels}
 
-    def other_labels(self, batch: Batch, *, drawn: bool = False) -> dict[str, Tensor]:
+    def other_labels(self, batch: Batch) -> dict[str, Tensor]:
         """Labels of somebody else of whom there are training recordings: unchanged where there is nobody else.
 
-        Among n of them each moves on by 1 .. n - 1 places, by the clip's row, or at random if `drawn`. A given vector is that of
-        the clip before it in the batch.
+        Among n of them each moves on by 1 .. n - 1 places, by the clip's row. A given vector is that of the clip before it in the
+        batch.
         """
-        by = (draws.uniforms(len(batch), like=self.device) * 2**20).long() if drawn else batch.index
+        by = batch.index
         others = {name: batch.labels[name].roll(1, 0) for name in self.corpus.vectors}
         for name, ids in self._trained.items():
             own, known = batch.labels[name], torch.tensor(ids, device=by.device)
@@ -259,6 +259,30 @@ class Experiment(ABC, Generic[C]):
             moved = place + torch.where(known[place] == own, 1 + by % max(1, n - 1), by % n)
             others[name] = known[moved % n]
         return batch.labels | others
+
+    def another_voice(self, batch: Batch) -> dict[str, Tensor]:
+        """Labels and vectors of each clip said by somebody else: those of a training recording of another speaker, but `text`.
+
+        Both speaker and recording are drawn, evenly. A corpus' only speaker stays.
+        """
+        rows = []
+        for own, (who, which) in zip(
+            batch.labels["speaker"].tolist(), draws.uniforms(len(batch), 2, like=torch.device("cpu")).tolist(), strict=True
+        ):
+            others = [speaker for speaker in self._rows_of if speaker != own] or [own]
+            found = self._rows_of[others[int(who * len(others))]]
+            rows.append(found[int(which * len(found))])
+        told = [self.corpus.told(row) for row in rows]
+        voices = {name: np.stack([each[name] for each in told]) for name in told[0] if name != "text"}
+        return batch.labels | {name: torch.from_numpy(values).to(self.device) for name, values in voices.items()}
+
+    @cached_property
+    def _rows_of(self) -> dict[int, list[int]]:
+        """Training rows by the speaker's id."""
+        found: dict[int, list[int]] = {}
+        for row in self.corpus.of("train"):
+            found.setdefault(self.corpus.label_id("speaker", self.corpus.utterances[row].speaker), []).append(row)
+        return found
 
     def vectors(self, decoder: WaveNet | Student, row: int) -> dict[str, Any]:
         """The given vectors of an utterance that a decoder hears."""

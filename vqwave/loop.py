@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 import warnings
@@ -26,6 +25,7 @@ from vqwave import config as settings
 from vqwave.checkpoint import (
     Checkpoint,
     alone,
+    empty,
     is_left,
     newest_checkpoint,
     of_main,
@@ -70,6 +70,7 @@ def main(experiment: type[Experiment], argv: Sequence[str] | None = None) -> Non
             print(settings.dump(config) + "\n" + experiment(config).describe())
             return
         chosen = experiment(config)
+        chosen.check_losses()
         running = True
         Loop(chosen, fresh=request.fresh, quiet=request.quiet).run()
     except (BadInput, Interrupted) as error:
@@ -90,8 +91,13 @@ class Loop:
         self.experiment, self.config = experiment, experiment.config
         self.step = 0
         self.peers: Peers | None = None
-        with self._together():
-            self._begin(fresh, quiet)
+        self.held = ExitStack()  # the run folder, until the end
+        try:
+            with self._together():
+                self._begin(fresh, quiet)
+        except BaseException:
+            self.held.close()
+            raise
 
     def _begin(self, fresh: bool, quiet: bool) -> None:
         experiment, train = self.experiment, self.config.train
@@ -146,9 +152,10 @@ class Loop:
     def _claim(self, fresh: bool) -> None:
         """Make the run folder, or check that the one there holds the same settings, and that no other process trains in it."""
         run, tree = self.config.run, {"experiment": self.experiment.name, **settings.to_tree(self.config)}
-        with writing(run, "the settings"), alone(run):
+        with writing(run, "the settings"):
+            self.held.enter_context(alone(run))
             if fresh and (run / "config.yaml").exists():
-                shutil.rmtree(run)
+                empty(run)
             if (run / "config.yaml").exists():
                 changed = [key for key in settings.differences(self._settings_of(run), tree) if key not in FREE]
                 if changed:
@@ -156,7 +163,6 @@ class Loop:
                 sweep(run)
             elif run.exists() and any(not is_left(path) for path in run.iterdir()):
                 raise BadInput(f"{run}: not empty and not a run folder, expected a new one")
-            run.mkdir(parents=True, exist_ok=True)
             write_text(run / "config.yaml", f"experiment: {self.experiment.name}\n" + settings.dump(self.config))
 
     def _settings_of(self, run: Path) -> dict[str, Any]:
@@ -219,8 +225,7 @@ class Loop:
 
     def run(self) -> None:
         """Train to the end, evaluate, write the model, and say what was reached."""
-        with ExitStack() as held, self._together():
-            by_main(lambda: held.enter_context(alone(self.config.run)))
+        with self.held, self._together():
             self._run()
 
     @contextmanager

@@ -109,23 +109,36 @@ def test_a_cycle_is_the_distance_of_a_conversions_latents() -> None:
     torch.testing.assert_close(gradient, through)  # the latents that it is to come back to are given
 
 
-def test_the_listener_asks_for_the_other_voice_and_the_same_words() -> None:
-    """Labels that the readout is told are asked for as given, all others as recorded."""
+def test_the_listener_hears_conversions() -> None:
     vocabulary, words = VOCABULARY | {"text": ["yes", "no"]}, {"text": torch.tensor([1, 0])}
     listener = ListenerSpec(labels=("speaker", "text"), channels=8)
     parts = {"readout": ReadoutSpec(features=MEL, channels=8), "listener": listener, "jitter": 0.0}
     model = start(build("frames", vocabulary=vocabulary, **parts)).double().eval()
-    x, others = wave().double(), {"speaker": torch.tensor([1, 1]), "text": torch.tensor([0, 0])}
+    x, others = wave().double(), {"speaker": torch.tensor([1, 1]), **words}
     out = model(x, LABELS | words, decode=False, others=others)
     converted = model.readout(out.quantized.z, others)
-    asked = {"speaker": others["speaker"], **words}
-    expected = model.listener.judge(model.readout.frontend(x), LABELS | words, converted, asked)
+    expected = model.listener.judge(model.readout.frontend(x), LABELS | words, converted, others)
     torch.testing.assert_close(out.hearing.conversion, expected.conversion)
     assert {"listening", "conversion"} < set(out.losses)
     assert out.cycle is None
     assert model(x, LABELS | words, decode=False).hearing is None
+    speaking = VQVAESpec(**parts, encoder=ENCODERS["frames"]).speaking_by(StudentSpec())  # what only training needs is left behind
+    assert (speaking.listener, speaking.readout, speaking.decoder) == (None, None, StudentSpec())
     with pytest.raises(BadInput, match="listener: expected a readout"):
         build("frames", vocabulary=vocabulary, **parts | {"readout": None})
+
+
+def test_noise_is_for_what_a_decoder_in_training_hears() -> None:
+    model = build("frames", noise=0.5)
+    frames = torch.randn(2, 4, 3000)
+    torch.manual_seed(0)
+    added = model.train().taught(frames) - frames
+    levels = added.std((1, 2))
+    assert levels[0] != levels[1]
+    assert levels.min() > 0
+    assert levels.max() < 0.5 * 1.05
+    model.train().decoder.eval()
+    assert torch.equal(model.taught(frames), frames)
 
 
 def test_only_an_encoder_of_the_readouts_features_hears_it() -> None:

@@ -54,7 +54,7 @@ def labels_of(arguments: argparse.Namespace, model: Codec) -> dict[str, str]:
     given |= {"speaker": arguments.speaker} if arguments.speaker else {}
     for name, value in given.items():
         if value in model.card.about.get("unheard", {}).get(name, ()) and not arguments.quiet:
-            print(f"note: {name} {value}: the model was trained on no recording of it, expect anybody's voice", file=sys.stderr)
+            print(f"note: {name} {value}: there is no training recording of it, expect anything", file=sys.stderr)
     return given
 
 

@@ -144,7 +144,7 @@ def decode_file(arguments: argparse.Namespace) -> None:
         decode_pipe(arguments, model, prior)
         return
     labels = labels_of(arguments, model)
-    if arguments.speaker:
+    if arguments.speaker or not model.card.about.get("speaks", True):
         model.told(labels)
     if arguments.input.is_dir():
         works = _longest_first(arguments, share(arguments, {".vqw"}, ".wav"))

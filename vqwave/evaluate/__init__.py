@@ -54,6 +54,9 @@ def evaluate(
         text = f"{len(material.rows)} utterances in the split {settings.split} of {corpus}: too few to say much"
         warnings.warn(text, Note, stacklevel=2)
     for name in names:
+        if name not in WITHOUT_VOICE and not codec.card.about.get("speaks", True):
+            result.skipped[name] = "the model has codes alone, its decoder was not trained"
+            continue
         try:
             MEASURES[name](material, result)
         except Undefined as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -15,6 +15,7 @@ from vqwave.distributions import Distribution
 from vqwave.errors import BadInput
 from vqwave.models.student import Student, StudentSpec
 from vqwave.models.wavenet import Vocabulary, WaveNet, WaveNetSpec
+from vqwave.nn import draws
 from vqwave.nn.adversary import Adversary, AdversarySpec, Verdict
 from vqwave.nn.condition import Condition
 from vqwave.nn.encoders import Encoder, EncoderSpec, FrameEncoderSpec
@@ -38,6 +39,9 @@ class VQVAESpec:
     hears: Literal["latents", "frames", "both"] = option(
         "latents", "what the decoder hears of the codes: their latents, the frames that the readout makes of them, or both"
     )
+    noise: Annotated[float, Field(ge=0)] = option(
+        0.0, "most noise that training adds to what the decoder hears, standard deviations: it then takes the voice from its labels"
+    )
     readout: ReadoutSpec | None = option(None, "auxiliary spectral target of the codes (loss `spectral`); none as in the paper")
     adversary: AdversarySpec | None = option(None, "classifier that the codes are to fool (loss `adversary`); none as in the paper")
     listener: ListenerSpec | None = option(
@@ -55,12 +59,17 @@ class VQVAESpec:
         found = {
             "spectral": (self.readout is not None, "model.readout"),
             "adversary": (self.adversary is not None, "model.adversary"),
-            "entropy": (_with_entropy(self.quantizer), "model.quantizer.entropy"),
+            "entropy": (_with_entropy(self.quantizer), "a quantizer with entropy"),
             "listening": (self.listener is not None, "model.listener"),
             "conversion": (self.listener is not None, "model.listener"),
             "cycle": (cyclic, "a readout, and an encoder of kind frames that has the readout's features"),
         }
         return {name: need for name, (there, need) in found.items() if not there}
+
+    def speaking_by(self, decoder: DecoderSpec) -> VQVAESpec:
+        """The same codes with another decoder, and without the parts that only training needs."""
+        readout = None if self.hears == "latents" else self.readout
+        return replace(self, decoder=decoder, readout=readout, adversary=None, listener=None, noise=0.0)
 
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> VQVAE:
         """Raises BadInput for a decoder that has spectral frames of its own: it would not hear the codes."""
@@ -83,7 +92,9 @@ class VQVAESpec:
             if readout is None:
                 raise BadInput("listener: expected a readout, too, which it hears")
             listener = self.listener.build(readout.frontend.channels, readout.ratio, vocabulary)
-        return VQVAE(encoder, quantizer, TimeJitter(self.jitter), decoder, readout, adversary, listener, hears=self.hears)
+        return VQVAE(
+            encoder, quantizer, TimeJitter(self.jitter), decoder, readout, adversary, listener, hears=self.hears, noise=self.noise
+        )
 
 
 def _with_entropy(quantizer: QuantizerSpec) -> bool:
@@ -135,6 +146,7 @@ class VQVAE(nn.Module):
         listener: Listener | None = None,
         *,
         hears: Literal["latents", "frames", "both"] = "latents",
+        noise: float = 0.0,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -145,6 +157,7 @@ class VQVAE(nn.Module):
         self.adversary = adversary
         self.listener = listener
         self.hears = hears
+        self.noise = noise
 
     @property
     def hop(self) -> int:
@@ -173,6 +186,10 @@ class VQVAE(nn.Module):
         held = z[..., None].expand(-1, -1, -1, self.readout.ratio).flatten(-2)
         return torch.cat([held, predicted], 1)
 
+    def taught(self, frames: Tensor) -> Tensor:
+        """What the decoder hears of frames (B, D', F') while it is trained: they, and noise."""
+        return draws.noisy(frames, self.noise) if self.decoder.training else frames
+
     def hear(
         self,
         x: Tensor,
@@ -183,10 +200,9 @@ class VQVAE(nn.Module):
     ) -> Hearing:
         """What the listener makes of x (B, T) and of its conversions, the readout's frames (B, C, F') for the labels `others`.
 
-        A conversion should be heard as `others` in what the readout is told, and as the recording in all else.
+        A conversion should be heard as `others`: somebody else who says the same.
         """
-        asked = {name: (others if name in self.readout.embeddings else labels)[name] for name in self.listener.out}
-        return self.listener.judge(self.readout.frontend(x), labels, converted, asked, mask)
+        return self.listener.judge(self.readout.frontend(x), labels, converted, others, mask)
 
     def cycle(self, z: Tensor, converted: Tensor, lengths: Tensor | None = None) -> Tensor:
         """How far the latents of a conversion are from those it was made of: mean squared error over valid frames, scalar.
@@ -221,7 +237,7 @@ class VQVAE(nn.Module):
         predicted = None if self.readout is None else self.readout(heard, labels)
         spectral = None if self.readout is None else self.readout.loss(predicted, x, mask)
         verdict = None if self.adversary is None else self.adversary(quantized.z, labels, mask)
-        distribution = self.decoder(x, labels, self.frames(heard, labels, predicted)) if decode else None
+        distribution = self.decoder(x, labels, self.taught(self.frames(heard, labels, predicted))) if decode else None
         hearing = cycle = None
         if others is not None:
             converted = self.readout(heard, others)

@@ -36,3 +36,11 @@ def uniforms(items: int, *shape: int, like: Tensor | torch.device) -> Tensor:
 def normals(items: int, *shape: int, like: Tensor | torch.device) -> Tensor:
     """(items, *shape), standard normal, of the device and type of `like` (float32 for a device)."""
     return _each(torch.randn, items, shape, like)
+
+
+def noisy(x: Tensor, most: float) -> Tensor:
+    """x (B, ...) and Gaussian noise, of a standard deviation that each item draws between 0 and `most`."""
+    if most == 0:
+        return x
+    level = uniforms(len(x), *(1,) * (x.ndim - 1), like=x) * most
+    return x + level * normals(*x.shape, like=x)

@@ -66,9 +66,7 @@ class Listener(nn.Module):
 
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
         """Standardised frames (B, C, ratio F), mask (B, F) of latents -> logits (B, values) of each label."""
-        if self.training and self.noise:
-            level = self.noise * draws.uniforms(len(frames), 1, 1, like=frames)
-            frames = frames + level * draws.normals(*frames.shape, like=frames)
+        frames = draws.noisy(frames, self.noise) if self.training else frames
         weight = torch.ones_like(frames[:, :1, :: self.first.stride[0]]) if mask is None else mask[:, None].to(frames.dtype)
         x = self.first(frames * weight.repeat_interleave(self.first.stride[0], -1))
         for layer in (self.second, self.third):
