@@ -59,6 +59,7 @@ class Small(Experiment[Config]):
 
     name = "small"
     config_class = Config
+    loss_names = ("nll", "commitment")
     at: dict[int, Callable[[], object]]  # what happens at a step
 
     @property
