@@ -248,6 +248,7 @@ def test_a_killed_run_with_a_discriminator_resumes_bit_for_bit(
     for _ in range(4):
         loop._optimize(batches)
     loop._save()
+    loop.held.close()  # as a killed process leaves the folder
     Loop(script.DistillExperiment(config(script, folders, tmp_path / "broken")), quiet=True).run()
     ends = [tmp_path / run / "checkpoints" / "step-00000008" for run in ("whole", "broken")]
     for name in ("network", "average", "optimizer", "beside"):

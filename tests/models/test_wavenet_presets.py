@@ -17,7 +17,7 @@ from vqwave.config import parse
 from vqwave.experiment import bit_rate
 
 ROOT = Path(__file__).resolve().parents[2]
-VOCABULARY = {"speaker": ["a", "b"], "gender": ["f", "m"], "phones": ["_", "a", "z"]}
+VOCABULARY = {"text": ["0", "1"], "speaker": ["a", "b"], "gender": ["f", "m"], "phones": ["_", "a", "z"]}
 RATES = {"vocoder-8k": 8000, "vocoder-22k": 22050, "vocoder-24k": 24000, "tacotron2": 24000} | dict.fromkeys(
     ("vocoder-16k", "paper", "librispeech", "chorowski", "van-niekerk", "speech-codes", "speech-decoder"), 16000
 )
