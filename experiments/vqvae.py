@@ -134,11 +134,11 @@ class VQVAEExperiment(Experiment[Config]):
             sums["clips"] += len(batch)
             counts.add(codes, mask, batch.labels.get("speaker"))
             if model.readout is not None:
-                z = model.quantizer.decode(codes)
+                z, voice = model.quantizer.decode(codes), self.another_voice(batch, drawn=False)
                 sums["spectral"] += len(batch) * model.readout.loss(model.readout(z, batch.labels), batch.wave, mask)
             if model.listener is not None:
-                hearing = model.hear(batch.wave, batch.labels, model.readout(z, others), others, mask)
-                sums["heard"] += len(batch) * hearing.accuracy
+                real, converted = model.readout.frontend(batch.wave), model.readout(z, voice)
+                sums["heard"] += len(batch) * model.listener.judge(real, batch.labels, converted, voice, mask).accuracy
             if self.decodes:
                 sums["bits"] += self._cost(model, batch, codes, batch.labels)
                 sums["codes"] += self._cost(model, batch, codes.roll(1, 0), batch.labels)

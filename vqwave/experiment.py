@@ -143,6 +143,7 @@ class Experiment(ABC, Generic[C]):
 
     def __init__(self, config: C) -> None:
         self.config = config
+        self._check_losses()
         self.corpus = Corpus.open(config.data.corpus)
         self.device = torch.device("cpu")
 
@@ -251,24 +252,23 @@ class Experiment(ABC, Generic[C]):
         Among n of them each moves on by 1 .. n - 1 places, by the clip's row. A given vector is that of the clip before it in the
         batch.
         """
-        by = batch.index
         others = {name: batch.labels[name].roll(1, 0) for name in self.corpus.vectors}
         for name, ids in self._trained.items():
-            own, known = batch.labels[name], torch.tensor(ids, device=by.device)
+            own, known = batch.labels[name], torch.tensor(ids, device=batch.index.device)
             place, n = torch.searchsorted(known, own).clamp(max=len(ids) - 1), len(ids)
-            moved = place + torch.where(known[place] == own, 1 + by % max(1, n - 1), by % n)
+            moved = place + torch.where(known[place] == own, 1 + batch.index % max(1, n - 1), batch.index % n)
             others[name] = known[moved % n]
         return batch.labels | others
 
-    def another_voice(self, batch: Batch) -> dict[str, Tensor]:
+    def another_voice(self, batch: Batch, *, drawn: bool = True) -> dict[str, Tensor]:
         """Labels and vectors of each clip said by somebody else: those of a training recording of another speaker, but `text`.
 
-        Both speaker and recording are drawn, evenly. A corpus' only speaker stays.
+        Both speaker and recording are drawn, evenly; if not `drawn`, by the clip's row. A corpus' only speaker stays.
         """
-        rows = []
-        for own, (who, which) in zip(
-            batch.labels["speaker"].tolist(), draws.uniforms(len(batch), 2, like=torch.device("cpu")).tolist(), strict=True
-        ):
+        cpu, rows = torch.device("cpu"), []
+        places = batch.index.to(cpu, torch.float64)[:, None] * torch.tensor([0.618034, 0.414214]) % 1
+        picks = draws.uniforms(len(batch), 2, like=cpu) if drawn else places
+        for own, (who, which) in zip(batch.labels["speaker"].tolist(), picks.tolist(), strict=True):
             others = [speaker for speaker in self._rows_of if speaker != own] or [own]
             found = self._rows_of[others[int(who * len(others))]]
             rows.append(found[int(which * len(found))])
@@ -363,7 +363,7 @@ class Experiment(ABC, Generic[C]):
     def model_spec(self) -> Any:  # noqa: ANN401 - any of ModelSpec
         """The spec that rebuilds the network."""
 
-    def check_losses(self) -> None:
+    def _check_losses(self) -> None:
         """Raises BadInput for a weight whose loss the experiment does not have."""
         for name in self.config.losses:
             if name not in self.loss_names:
@@ -375,7 +375,6 @@ class Experiment(ABC, Generic[C]):
 
     def describe(self) -> str:
         """What a dry run prints beneath the settings."""
-        self.check_losses()
         model = self.build()
         rate = self.corpus.sample_rate
         counts = ", ".join(f"{name} {count:,}" for name, count in parameter_counts(model).items())

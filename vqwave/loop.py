@@ -70,7 +70,6 @@ def main(experiment: type[Experiment], argv: Sequence[str] | None = None) -> Non
             print(settings.dump(config) + "\n" + experiment(config).describe())
             return
         chosen = experiment(config)
-        chosen.check_losses()
         running = True
         Loop(chosen, fresh=request.fresh, quiet=request.quiet).run()
     except (BadInput, Interrupted) as error:
@@ -119,7 +118,6 @@ class Loop:
         self.stop = Stop()
         torch.manual_seed(counter_key("build", self.config.seed))
         experiment.device = self.accelerator.device
-        experiment.check_losses()
         self._check_batch()
         model = experiment.build()
         by_main(lambda: self._claim(fresh))  # after what may refuse the settings: --fresh takes a run away

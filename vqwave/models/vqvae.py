@@ -190,20 +190,6 @@ class VQVAE(nn.Module):
         """What the decoder hears of frames (B, D', F') while it is trained: they, and noise."""
         return draws.noisy(frames, self.noise) if self.decoder.training else frames
 
-    def hear(
-        self,
-        x: Tensor,
-        labels: Mapping[str, Tensor],
-        converted: Tensor,
-        others: Mapping[str, Tensor],
-        mask: Tensor | None = None,
-    ) -> Hearing:
-        """What the listener makes of x (B, T) and of its conversions, the readout's frames (B, C, F') for the labels `others`.
-
-        A conversion should be heard as `others`: somebody else who says the same.
-        """
-        return self.listener.judge(self.readout.frontend(x), labels, converted, others, mask)
-
     def cycle(self, z: Tensor, converted: Tensor, lengths: Tensor | None = None) -> Tensor:
         """How far the latents of a conversion are from those it was made of: mean squared error over valid frames, scalar.
 
@@ -241,6 +227,7 @@ class VQVAE(nn.Module):
         hearing = cycle = None
         if others is not None:
             converted = self.readout(heard, others)
-            hearing = None if self.listener is None else self.hear(x, labels, converted, others, mask)
+            if self.listener is not None:
+                hearing = self.listener.judge(self.readout.frontend(x), labels, converted, others, mask)
             cycle = self.cycle(quantized.z, converted, lengths) if cyclic else None
         return Reconstruction(distribution, quantized, spectral, verdict, hearing, cycle)
