@@ -29,6 +29,7 @@ from vqwave.errors import BadInput
 from vqwave.models.wavenet import WaveNet, WaveNetSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
+from vqwave.threads import limited_to
 
 PEER = "r9y9"
 NETWORKS: dict[str, tuple[Head, StackSpec]] = {
@@ -184,7 +185,7 @@ def peer_row(checkout: Path, seconds: float) -> Row:
     net.make_generation_fast_()
     samples, speeds = max(50, int(200 * seconds)), []
     frames = torch.randn(1, CONDITION, samples)
-    with torch.no_grad(), reference.one_thread():
+    with torch.no_grad(), limited_to(1):
         for _ in range(REPEATS):
             start = time.perf_counter()
             net.incremental_forward(c=frames, T=samples)

@@ -14,7 +14,6 @@ import importlib.util
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -27,6 +26,7 @@ from vqwave.export import SpeakingGraph, open_session, run_session, trace
 from vqwave.models.student import Student, StudentSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
+from vqwave.threads import limited_to
 
 RATE, HOP, CONDITION = 16000, 160, 64
 PAPER = StudentSpec(
@@ -70,17 +70,6 @@ def network_rows(name: str, threads: int, samples: int, *, compiled: bool) -> It
             speed, share = measure(work, samples, student.flows.macs_per_sample, kind, threads)
             eager = speed if backend == EAGER else eager
             yield Row("student", name, backend, 1, threads, speed, "samples/s", speed / RATE, share, speed / eager)
-
-
-@contextmanager
-def limited_to(threads: int) -> Iterator[None]:
-    """torch with so many threads, and afterwards with as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 Work = Callable[[], object]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
 from vqwave.nn.flows import FlowState
 from vqwave.nn.wavenet import StackState
+from vqwave.threads import limited_to
 
 BLOCK = 4096  # samples whose uniforms are drawn at once
 BLOCK_OF_STUDENT = 512  # samples of a student's pass, at the least: whole frames of them
@@ -70,23 +70,12 @@ class Loop:
     def draw(self, count: int, seed: int, temperature: float, top_p: float) -> Tensor:
         """The next samples (B, count)."""
         u, drawn = uniforms(seed, self.streams, self.state.time, count).to(self.last), [self.last[:, :0]]  # u (4, B, count)
-        with one_thread():
+        with limited_to(1):  # a column's products are too small to share: several threads wait for the slowest
             for t in range(count):
                 distribution = self.law(self.last, self.state, temperature)
                 self.last = (distribution.nucleus(top_p) if top_p < 1 else distribution).sample(u[..., t : t + 1])
                 drawn.append(self.last)
         return torch.cat(drawn, 1)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """A column's products are too small to share: with several threads each of them waits for the slowest."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class Guided:
