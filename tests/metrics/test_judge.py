@@ -14,8 +14,9 @@ from vqwave.audio import to_int16
 from vqwave.data import Corpus
 from vqwave.metrics.augment import disturbed, placed
 from vqwave.metrics.judge import DEFAULT, judge_of
+from vqwave.threads import limited_to
 
-QUICK = replace(DEFAULT, channels=24, steps=120, batch=16)
+QUICK = replace(DEFAULT, members=2, channels=24, steps=120, batch=16)
 RATE = 8000
 
 
@@ -61,7 +62,7 @@ def test_it_hears_words_and_speakers_through_noise_and_is_kept(corpus: Corpus, t
     torch.manual_seed(3)
     before, steps = torch.get_rng_state(), []
     judge = judge_of(corpus, QUICK, keep=tmp_path / "judges", progress=steps.append)
-    assert steps == list(range(1, 121))
+    assert steps == list(range(1, 2 * 120 + 1))
     assert torch.equal(torch.get_rng_state(), before)
     rows = corpus.of("test")
     waves = [corpus.read(row) for row in rows]
@@ -72,7 +73,7 @@ def test_it_hears_words_and_speakers_through_noise_and_is_kept(corpus: Corpus, t
             said = [corpus.label_ids(row)[name] for row in rows]
             assert np.mean(found == np.array(said)) >= 0.9, name
     again = judge_of(corpus, QUICK, keep=tmp_path / "judges", progress=steps.append)
-    assert len(steps) == 120  # read, not trained
+    assert len(steps) == 2 * 120  # read, not trained
     assert np.array_equal(again.hear(waves)["text"], judge.hear(waves)["text"])
     assert len(list((tmp_path / "judges").iterdir())) == 1
 
@@ -135,3 +136,23 @@ def test_disturbing_keeps_shape_and_sign_and_changes() -> None:
     assert (found >= 0).all()
     assert not torch.allclose(found, power)
     assert (found.amax((1, 2)) > 0).all()
+
+
+def test_it_does_not_hang_on_the_number_of_threads(corpus: Corpus) -> None:
+    heard = []
+    for threads in (1, 2):
+        with limited_to(threads):
+            judge = judge_of(corpus, replace(QUICK, steps=20))
+            assert torch.get_num_threads() == threads
+        heard.append(judge.members.state_dict())
+    assert all(torch.equal(heard[0][name], heard[1][name]) for name in heard[0])
+
+
+def test_its_members_differ_and_say_their_mean(corpus: Corpus) -> None:
+    spec = replace(QUICK, steps=20)
+    both = judge_of(corpus, spec)
+    alone = [judge_of(corpus, replace(spec, members=1, seed=seed)) for seed in (0, 1)]
+    waves = [corpus.read(row) for row in corpus.of("test")]
+    one, two = (judge.hear(waves)["text"] for judge in alone)
+    assert np.abs(one - two).max() > 1e-3
+    assert np.allclose(both.hear(waves)["text"], (one + two) / 2, atol=1e-6)

@@ -155,7 +155,7 @@ class Material:
 
     @cached_property
     def judge(self) -> Judge:
-        steps, done = DEFAULT.steps, 0
+        steps, done = DEFAULT.members * DEFAULT.steps, 0
         with self.stage("training a judge on recordings", steps, "steps") as advance:
 
             def progress(step: int) -> None:

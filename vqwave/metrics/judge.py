@@ -1,8 +1,9 @@
-"""A judge of speech: a small convolutional network that hears a recording and says which word it is, and who speaks.
+"""A judge of speech: small convolutional networks that hear a recording and say which word it is, and who speaks.
 
-It is trained on a corpus' real training recordings and on nothing else, never on synthesis; what it makes of held-out
-recordings is the ceiling of what it can make of speech that a model has made. Own, small network: recognisers that could be
-installed know neither a corpus' speakers nor single words at 8 kHz.
+They are trained on a corpus' real training recordings and on nothing else, never on synthesis; what they make of held-out
+recordings is the ceiling of what they can make of speech that a model has made. There are several, which differ by their seed,
+since one alone is a matter of luck by a point or two; what they say is averaged (deep ensembles: Lakshminarayanan et al., 2017.
+arXiv:1612.01474). Own, small networks: recognisers that could be installed know neither a corpus' speakers nor words at 8 kHz.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from vqwave.data import Corpus
 from vqwave.data.corpus import HEADER, INDEX, shard_name
 from vqwave.features import MelBands
 from vqwave.metrics.augment import disturbed, placed
+from vqwave.threads import limited_to
 
 Heard = dict[str, NDArray[np.float64]]  # log-probabilities (N, K) of each label's values
 JUDGED = ("text", "speaker")  # label columns that are judged, where a corpus has them
@@ -37,7 +40,8 @@ RANGE_DB = 55.0  # below the loudest band of an utterance nothing is heard
 class JudgeSpec:
     """The judge's size and training; part of the name under which its weights are kept."""
 
-    version: int = 1
+    version: int = 2
+    members: int = 3
     bands: int = 40
     channels: int = 128
     dropout: float = 0.3
@@ -45,7 +49,7 @@ class JudgeSpec:
     batch: int = 48
     lr: float = 3e-3
     smoothing: float = 0.05
-    seed: int = 0
+    seed: int = 0  # of the first member; the others count on
 
 
 DEFAULT = JudgeSpec()
@@ -90,18 +94,19 @@ class JudgeNetwork(nn.Module):
 class Judge:
     """Says which of `values` ({"text": [...], "speaker": [...]}) is heard in waveforms (T,) at `sample_rate`."""
 
-    def __init__(self, network: JudgeNetwork, values: dict[str, list[str]], sample_rate: int, frames: int, bands: int) -> None:
-        self.network, self.values, self.sample_rate, self.frames = network.eval(), values, sample_rate, frames
+    def __init__(self, members: nn.ModuleList, values: dict[str, list[str]], sample_rate: int, frames: int, bands: int) -> None:
+        self.members, self.values, self.sample_rate, self.frames = members.eval(), values, sample_rate, frames
         self.mel = mel_of(sample_rate, bands)
 
     @torch.inference_mode()
     def hear(self, waves: Sequence[Wave]) -> Heard:
-        """Log-probabilities of each label: of windows that overlap by half, averaged over the utterance."""
+        """Log-probabilities of each label, averaged over members and over the utterance's windows, which overlap by half."""
         windows = [self._windows(wave) for wave in waves]
         logits: dict[str, list[Tensor]] = {name: [] for name in self.values}
         for chunk in torch.cat(windows).split(64) if windows else []:
-            for name, value in self.network(chunk).items():
-                logits[name].append(value.log_softmax(1))
+            said = [member(chunk) for member in self.members]
+            for name, found in logits.items():
+                found.append(torch.stack([one[name].log_softmax(1) for one in said]).mean(0))
         sizes = [len(item) for item in windows]
         return {
             name: torch.stack([part.mean(0) for part in torch.cat(found).split(sizes)]).double().numpy()
@@ -151,22 +156,24 @@ def judge_of(
     keep: Path | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Judge:
-    """The judge of a corpus: trained (about a minute), or read from `keep`, a folder where trained ones are kept.
+    """The judge of a corpus: trained (about a minute a member), or read from `keep`, a folder where trained ones are kept.
 
     Kept weights bear the hash of the recordings, the labels and the settings in their name. `progress` is called with the
-    number of steps done. What cannot be kept (a folder that may not be written) is trained again the next time.
+    number of steps done, of `steps` for each member. What cannot be kept (a folder that may not be written) is trained again
+    the next time. Trained on one thread, so that it does not hang on their number.
     """
     values = {name: corpus.labels[name] for name in JUDGED if len(corpus.labels.get(name, [])) > 1}
-    frames = _frames(corpus)
+    frames, sizes = _frames(corpus), {name: len(known) for name, known in values.items()}
     with torch.random.fork_rng(devices=[]):
-        network = JudgeNetwork(spec, {name: len(known) for name, known in values.items()})
+        members = nn.ModuleList(JudgeNetwork(spec, sizes) for _ in range(spec.members))
+    judge = Judge(members, values, corpus.sample_rate, frames, spec.bands)
     path = None if keep is None else keep / f"judge-{_key(corpus, spec, values)}.safetensors"
-    if not values or (path is not None and _restored(network, path)):
-        return Judge(network, values, corpus.sample_rate, frames, spec.bands)
-    _train(network, corpus, values, frames, spec, progress)
+    if not values or (path is not None and _restored(members, path)):
+        return judge
+    _train(members, corpus, values, frames, spec, progress)
     if path is not None:
-        _keep(network, path)
-    return Judge(network, values, corpus.sample_rate, frames, spec.bands)
+        _keep(members, path)
+    return judge
 
 
 def _frames(corpus: Corpus) -> int:
@@ -187,52 +194,67 @@ def _key(corpus: Corpus, spec: JudgeSpec, values: Mapping[str, Sequence[str]]) -
     return digest.hexdigest()[:16]
 
 
-def _restored(network: JudgeNetwork, path: Path) -> bool:
+def _restored(members: nn.ModuleList, path: Path) -> bool:
     try:
-        network.load_state_dict(load_file(path))
+        members.load_state_dict(load_file(path))
     except (OSError, RuntimeError, SafetensorError):
         return False
     return True
 
 
-def _keep(network: JudgeNetwork, path: Path) -> None:
+def _keep(members: nn.ModuleList, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(exist_ok=True)
-        save_file({name: value.contiguous() for name, value in network.state_dict().items()}, temporary)
+        save_file({name: value.contiguous() for name, value in members.state_dict().items()}, temporary)
         os.replace(temporary, path)
     except (OSError, SafetensorError):
         temporary.unlink(missing_ok=True)
 
 
 def _train(
-    network: JudgeNetwork,
+    members: nn.ModuleList,
     corpus: Corpus,
     values: Mapping[str, Sequence[str]],
     frames: int,
     spec: JudgeSpec,
     progress: Callable[[int], object] | None,
 ) -> None:
-    """One-cycle Adam on disturbed windows of the training recordings; windows are drawn by length, speakers as they come."""
+    """Each member by itself, on the training split, on one thread."""
     rows, mel = corpus.of("train"), mel_of(corpus.sample_rate, spec.bands)
     clean = [powers(mel, corpus.read(row)) for row in rows]
     labels = {name: torch.tensor([corpus.label_ids(row)[name] for row in rows]) for name in values}
+    steps = count(1)
+    for number, member in enumerate(members):
+        with limited_to(1), torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(spec.seed + number)
+            _learn(member, clean, labels, frames, spec, lambda: progress and progress(next(steps)))
+
+
+def _learn(
+    network: nn.Module,
+    clean: list[Tensor],
+    labels: Mapping[str, Tensor],
+    frames: int,
+    spec: JudgeSpec,
+    stepped: Callable[[], object],
+) -> None:
+    """One-cycle Adam on disturbed windows of the recordings; windows are drawn by length, speakers as they come."""
+    assert isinstance(network, JudgeNetwork)
+    for module in network.modules():
+        if isinstance(module, nn.Conv1d | nn.Linear | nn.BatchNorm1d):
+            module.reset_parameters()
+    network.fit_scale(torch.stack([placed(power, frames) for power in clean[:: max(1, len(clean) // 500)]]))
     share = torch.tensor([max(1.0, power.shape[1] / frames) for power in clean])
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(spec.seed)
-        for module in network.modules():
-            if isinstance(module, nn.Conv1d | nn.Linear | nn.BatchNorm1d):
-                module.reset_parameters()
-        network.fit_scale(torch.stack([placed(power, frames) for power in clean[:: max(1, len(clean) // 500)]]))
-        optimizer = torch.optim.AdamW(network.train().parameters(), lr=spec.lr, weight_decay=0.02)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, spec.lr, total_steps=spec.steps, pct_start=0.15)
-        for step in range(spec.steps):
-            drawn = torch.multinomial(share, spec.batch, replacement=True)
-            scores = network(disturbed(torch.stack([placed(clean[i], frames, tempo=0.15) for i in drawn.tolist()])))
-            losses = [F.cross_entropy(scores[name], labels[name][drawn], label_smoothing=spec.smoothing) for name in values]
-            optimizer.zero_grad()
-            torch.stack(losses).sum().backward()
-            optimizer.step()
-            schedule.step()
-            if progress is not None:
-                progress(step + 1)
+    optimizer = torch.optim.AdamW(network.train().parameters(), lr=spec.lr, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, spec.lr, total_steps=spec.steps, pct_start=0.15)
+    for _ in range(spec.steps):
+        drawn = torch.multinomial(share, spec.batch, replacement=True)
+        scores = network(disturbed(torch.stack([placed(clean[i], frames, tempo=0.15) for i in drawn.tolist()])))
+        losses = [F.cross_entropy(scores[name], known[drawn], label_smoothing=spec.smoothing) for name, known in labels.items()]
+        optimizer.zero_grad()
+        torch.stack(losses).sum().backward()
+        optimizer.step()
+        schedule.step()
+        stepped()
+    network.eval()
