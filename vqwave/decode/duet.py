@@ -19,7 +19,8 @@ from vqwave.decode.signals import signals
 from vqwave.decode.solo import Foresight, decode_one
 
 TRIAL = 512  # samples by which a way is judged: to begin with two threads takes as long as some dozens
-AGAIN = 24  # stretches, at the most, after which the slower way gets another trial
+TRIALS = 2  # in a row: a thread that wakes late spoils one
+AGAIN = 12  # stretches, at the most, after which the slower way is tried again
 SHORTEST = 48  # samples worth a second thread
 
 _busy = threading.Lock()
@@ -90,6 +91,7 @@ class Pace:
     quicker: str = ""
     since: int = 0  # stretches since the slower way's last trial
     wait: int = 1  # stretches until its next
+    trials: int = 0  # of those in a row
 
     def choose(self) -> str:
         """Which way is next: one that was never tried, the slower one now and then, else the faster."""
@@ -97,11 +99,13 @@ class Pace:
             return "together" if self.together is None else "alone"
         quicker, slower = ("together", "alone") if self.together < self.alone else ("alone", "together")
         if quicker != self.quicker:
-            self.quicker, self.since, self.wait = quicker, 0, 1
+            self.quicker, self.since, self.wait, self.trials = quicker, 0, 1, 0
         if self.since < self.wait:
             self.since += 1
             return quicker
-        self.since, self.wait = 0, min(2 * self.wait, AGAIN)
+        self.trials += 1
+        if self.trials == TRIALS:
+            self.since, self.wait, self.trials = 0, min(2 * self.wait, AGAIN), 0
         return slower
 
 

@@ -86,7 +86,7 @@ def project(plan: Plan, features: Floats, columns: Floats) -> None:
         product(plan.projection, layer * depth * width, depth, width, features, 0, columns, layer * width)
 
 
-@kernel
+@inlined
 def listen(plan: Plan, state: State, present: Floats) -> None:
     """The last sample of each stream -> the residual channels that enter the first layer, present (B, R)."""
     width = plan.heard.shape[1]
@@ -130,7 +130,7 @@ def remember(plan: Plan, state: State, taps: Numbers) -> None:
             ring += length * width
 
 
-@kernel
+@inlined
 def locate(told: Told, state: State, column: Integers) -> None:
     """Which column of the condition holds at each stream's time."""
     for b in range(len(column)):
@@ -143,7 +143,7 @@ def words(plan: Plan, numbers: int) -> int:
     return numbers // 2 if plan.residual_scale.shape[0] > 0 else numbers
 
 
-@kernel
+@inlined
 def pass_on(plan: Plan, buffers: Buffers, layer: int, at: int) -> None:
     """The next layer's input: the present one plus the residual of this layer's units, whose weights begin at `at`."""
     (B, R), G = buffers.present.shape, plan.dilated_bias.shape[1] // 2
@@ -163,7 +163,7 @@ def pass_on(plan: Plan, buffers: Buffers, layer: int, at: int) -> None:
             put(buffers.present, b * R + i, residual)
 
 
-@kernel
+@inlined
 def settle_skips(plan: Plan, buffers: Buffers) -> None:
     """Sums of whole numbers, once they are complete, become skips."""
     if plan.skip_scale.shape[0] > 0:
@@ -205,7 +205,7 @@ def step(plan: Plan, state: State, buffers: Buffers, told: Told) -> None:
     answer(plan, buffers, at)
 
 
-@kernel
+@inlined
 def answer(plan: Plan, buffers: Buffers, at: int) -> None:
     """The output layers, whose weights begin at `at`: ReLU - 1x1 - ReLU - 1x1, from the skips or else the last residual."""
     H, C = plan.hidden_bias.shape[0], plan.out_bias.shape[0]

@@ -25,7 +25,7 @@ from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
 
 GROUP = 32  # streams that one kernel call advances: their activations stay in the second-level cache
-CHUNK = 4096  # samples, summed over the streams of a group, between looks at Ctrl-C and progress
+CHUNK = 8192  # samples, summed over the streams of a group, between looks at Ctrl-C and progress
 
 
 @dataclass(frozen=True)

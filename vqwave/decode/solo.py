@@ -48,7 +48,7 @@ def reach(dilation: int) -> int:
     return 4 if dilation >= 4 else max(min(dilation, 2), 1)
 
 
-@kernel
+@inlined
 def foresee(plan: Plan, state: State, ahead: Foresight, layer: int, at: int, time: int, count: int) -> None:
     """Sums over the past taps of a layer for `count` samples from `time` on, whose weights begin at `at`."""
     R, width, dilation = plan.heard.shape[1], plan.dilated_bias.shape[1], plan.dilations[layer]
@@ -65,7 +65,7 @@ def foresee(plan: Plan, state: State, ahead: Foresight, layer: int, at: int, tim
     multiply(weights, depth, width, count, x, depth, sums, width)
 
 
-@kernel
+@inlined
 def foresee_due(plan: Plan, state: State, ahead: Foresight, time: int) -> None:
     """The layers whose turn comes with the sample at `time`."""
     G, R, at = plan.dilated_bias.shape[1] // 2, plan.heard.shape[1], 0
