@@ -140,7 +140,7 @@ def test_the_python_names(place: Path) -> None:
     coded = model.encode(wave, rate)
     assert coded.codes.shape == (1, 25)
     assert model.decode(coded, speaker="theo").shape == (4000,)
-    assert torch.equal(model.convert(wave, "theo", rate), model.decode(coded, "theo"))
+    assert torch.equal(model.convert(wave, rate, speaker="theo"), model.decode(coded, "theo"))
 
 
 def test_bad_models(place: Path, failing: Failing, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_a_seed_and_a_voice_decide(it: Codec) -> None:
     assert not torch.equal(it.decode(coded, "lucas", sampling=Sampling(seed=1)), plain)
     assert not torch.equal(it.decode(coded, sampling=Sampling(seed=2)), plain)
     assert torch.equal(
-        it.convert(speech(120), "lucas", sampling=Sampling(seed=1)), it.decode(coded, "lucas", sampling=Sampling(seed=1))
+        it.convert(speech(120), speaker="lucas", sampling=Sampling(seed=1)), it.decode(coded, "lucas", sampling=Sampling(seed=1))
     )
 
 

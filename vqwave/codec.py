@@ -187,15 +187,15 @@ class Codec:
     def convert(
         self,
         wave: Tensor | np.ndarray,
-        speaker: str,
         sample_rate: int | None = None,
         *,
+        speaker: str,
         labels: Mapping[str, str] | None = None,
         vectors: Vectors | None = None,
         sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> Tensor:
-        """The same words in the voice of `speaker`: keep the codes, change the speaker."""
+        """(T,) audio, as `encode` takes it -> the same words in the voice of `speaker`: keep the codes, change the speaker."""
         coded = self.encode(wave, sample_rate)
         return self.decode(coded, speaker, labels=labels, vectors=vectors, sampling=sampling, progress=progress)
 
