@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from vqwave.cli.arguments import (
-    Add,
-)
-
-if TYPE_CHECKING:
-    pass
+from vqwave.cli.arguments import Add
 
 
 def add(add: Add) -> None:
@@ -19,7 +13,7 @@ def add(add: Add) -> None:
     prepare.add_argument(
         "kind",
         help="layout of the recordings: demo, folder, fsdd, lhotse, librispeech, libritts, ljspeech, manifest, vctk, webdataset, "
-        "zerospeech2019",
+        "zerospeech2019; without DIR it says which files it expects",
     )
     prepare.add_argument("source", nargs="?", type=Path, metavar="DIR", help="the recordings (none for demo)")
     prepare.add_argument("--out", type=Path, required=True, help="corpus folder to write")

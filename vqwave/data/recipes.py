@@ -244,7 +244,13 @@ RECIPES = {
             sample_rate=16000,
             rows=zerospeech2019,
         ),
-        Recipe("folder", "recordings, one folder a speaker", "SPEAKER/** or train|valid|test/SPEAKER/**", None, folder),
+        Recipe(
+            name="folder",
+            about="recordings, one folder a speaker",
+            layout="SPEAKER/** or train|valid|test/SPEAKER/**, where NAME.txt beside NAME.wav is what is said",
+            sample_rate=None,
+            rows=folder,
+        ),
         Recipe(
             "manifest", "recordings that a table lists", "a CSV or JSONL with path and speaker", None, manifest, takes_file=True
         ),
