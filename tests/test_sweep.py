@@ -173,6 +173,17 @@ def test_trials_run_and_the_best_is_told(tmp_path: Path, capsys: pytest.CaptureF
     assert len((tmp_path / "out" / "trial-003" / "argv").read_text().splitlines()) == 1
 
 
+def test_a_dry_run_prints_what_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan_of(tmp_path)
+    call = ["sweep", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "out"), "--count", "2", "--set", "y=1", "--quiet"]
+    main([*call, "--dry-run"])
+    printed = capsys.readouterr().out.splitlines()
+    assert not (tmp_path / "out").exists()
+    main(call)
+    logs = [(tmp_path / "out" / f"trial-00{number}.log").read_text().splitlines()[0] for number in (1, 2)]
+    assert logs == [f"$ {line}" for line in printed]
+
+
 def test_maximize_and_more_trials_later(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, metric={"name": "valid/bits", "goal": "maximize"})
     few = Sweep(plan, tmp_path / "out", count=2, quiet=True)

@@ -35,12 +35,12 @@ def run_sweep(arguments: argparse.Namespace) -> None:
     plan = read(arguments.file)
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
-    if arguments.dry_run:
-        for values in plan.trials(arguments.count, arguments.seed):
-            print(shlex.join([*plan.words(values), *arguments.set]))
-        return
     out = arguments.out or Path("runs/sweeps") / arguments.file.stem
     sweep = Sweep(plan, out, arguments.count, arguments.seed, arguments.set, quiet=arguments.quiet)
+    if arguments.dry_run:
+        for number, values in enumerate(plan.trials(arguments.count, arguments.seed), 1):
+            print(shlex.join(sweep.command(number, values)))
+        return
     try:
         trials = sweep.run()
     except Stopped as stop:

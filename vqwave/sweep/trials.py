@@ -78,6 +78,13 @@ class Sweep:
         rows = self.rows()
         return [rows[number] for number in range(1, len(wanted) + 1)]
 
+    def command(self, number: int, values: dict[str, Any]) -> list[str]:
+        """The command line of a trial, word by word: in a folder of its own, and with the overrides last."""
+        return [*self.plan.words(values), f"run={self._run(number)}", "train.tracker=none", *self.overrides]
+
+    def _run(self, number: int) -> Path:
+        return self.out / f"trial-{number:03d}"
+
     def rows(self) -> dict[int, Trial]:
         """Finished and failed trials by number. A torn last row is one that was not written."""
         path = self.out / ROWS
@@ -114,12 +121,11 @@ class Sweep:
             yield
 
     def _trial(self, number: int, values: dict[str, Any], of: int) -> None:
-        run, log = self.out / f"trial-{number:03d}", self.out / f"trial-{number:03d}.log"
-        command = [*self.plan.words(values), f"run={run}", "train.tracker=none", *self.overrides]
+        run, log = self._run(number), self.out / f"{self._run(number).name}.log"
         began = time.perf_counter()
         if not self.quiet:
             print(f"trial {number} of {of}: {told(values)}  (see {log})", file=sys.stderr)
-        status = self._finish(command, log)
+        status = self._finish(self.command(number, values), log)
         metric, reason = self._outcome(status, run, log)
         row = Trial(number, values, str(run), metric, round(time.perf_counter() - began, 1), reason)
         with (self.out / ROWS).open("a") as file:
