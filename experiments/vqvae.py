@@ -6,10 +6,11 @@ accelerate launch experiments/vqvae.py --config configs/vqvae/fsdd.yaml
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.checkpoint import load_trained
@@ -23,9 +24,8 @@ from vqwave.losses import negative_log_likelihood
 from vqwave.metrics import codebook, likelihood
 from vqwave.models import VQVAE, VQVAESpec
 from vqwave.nn.quantize import frame_mask
+from vqwave.nn.slices import sliced
 from vqwave.tracking import SampleSheet
-
-CODES = ("encoder", "quantizer", "readout")  # the parts that make codes of speech, and say what they mean
 
 
 @spec
@@ -39,6 +39,9 @@ class Config(ExperimentSpec):
         "(with readout), adversary (with adversary), listening and conversion (with listener)",
     )
     codes: Path | None = option(None, "run whose encoder, quantizer and readout are taken as they are: only the decoder is trained")
+    slice: Annotated[float, Field(gt=0)] | None = option(
+        None, "with codes: seconds of each clip, anywhere in it, that the decoder is trained on; codes are those of the whole clip"
+    )
     shown: Count = option(4, "utterances in samples/")
 
 
@@ -56,14 +59,13 @@ class VQVAEExperiment(Experiment[Config]):
             if not isinstance(self.given.model, VQVAE):
                 raise BadInput(f"codes: {config.codes} is a {self.given.card.kind}, expected a vqvae")
             self.check_fits("codes", self.given, config.model.decoder.conditioner.labels)
+        if config.slice is not None and (self.given is None or self.tracks or config.slice > config.data.clip):
+            raise BadInput(f"slice: {config.slice:g} s, expected at most data.clip, a run of codes, and no aligned tracks")
 
     @property
     def model_spec(self) -> VQVAESpec:
         """With the parts of the run that the codes are taken from, if they are."""
-        if self.given is None:
-            return self.config.model
-        parts = {name: getattr(self.given.card.spec, name) for name in CODES}
-        return replace(self.config.model, **parts, adversary=None, listener=None)
+        return self.config.model if self.given is None else self.config.model.decoding(self.given.card.spec)
 
     @property
     def decodes(self) -> bool:
@@ -84,11 +86,7 @@ class VQVAEExperiment(Experiment[Config]):
         model = self.model_spec.build(self.corpus.sample_rate, self.corpus.labels)
         model.decoder.requires_grad_(self.decodes)
         if self.given is not None:
-            for name in CODES:
-                mine, theirs = getattr(model, name), getattr(self.given.model, name)
-                if mine is not None:
-                    mine.load_state_dict(theirs.state_dict())
-                    mine.requires_grad_(False)
+            model.take_codes(self.given.model)
         return model
 
     def trained(self, model: VQVAE) -> nn.Module:
@@ -104,7 +102,10 @@ class VQVAEExperiment(Experiment[Config]):
 
     def losses(self, batch: Batch) -> Outcome:
         if self.given is not None:
-            return self._likelihood(self.network(batch.wave, batch.labels, self._frames(batch)), batch)
+            frames = self._frames(batch)
+            if self.config.slice is not None:
+                batch, frames = sliced(batch, frames, self.config.slice * self.corpus.sample_rate, self.model.hop)
+            return self._likelihood(self.network(batch.wave, batch.labels, frames), batch)
         cyclic = bool(self.config.losses.get("cycle"))
         others = self.another_voice(batch) if cyclic or self.model.listener else None
         out = self.network(batch.wave, batch.labels, batch.lengths, decode=self.decodes, others=others, cyclic=cyclic)
@@ -186,11 +187,10 @@ class VQVAEExperiment(Experiment[Config]):
                 sheet.add(utterance.id, "conversion", drawn[len(rows) + i], target=targets[i], **about)
 
     def next_steps(self) -> list[str]:
-        run = self.config.run
         if not self.decodes:
             return [self.follow("vqvae", "codes"), *super().next_steps()]
         return [
-            f"vqwave convert {run} in.wav --speaker {self.a_voice} --out out.wav",
+            f"vqwave convert {self.config.run} in.wav --speaker {self.a_voice} --out out.wav",
             self.follow("distill", "teacher"),
             *super().next_steps(),
         ]

@@ -14,7 +14,7 @@ import torch
 from vqwave import audio
 from vqwave.checkpoint import load_trained
 from vqwave.codec import Codec
-from vqwave.data import prepare
+from vqwave.data import Batch, prepare
 from vqwave.errors import BadInput
 from vqwave.evaluate import Settings, evaluate
 from vqwave.loop import main
@@ -73,6 +73,33 @@ def test_the_decoder_is_trained_on_the_codes_of_another_run(experiment: ModuleTy
         Codec.load(tmp_path / "codes").decode(coded, "a")
     untrained = whole.card.spec.build(8000, whole.card.labels).decoder.state_dict()
     assert any(not torch.equal(value, untrained[name]) for name, value in whole.model.decoder.state_dict().items())
+
+
+def test_a_decoder_of_slices_hears_the_frames_of_whole_clips(
+    experiment: ModuleType, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(experiment, tmp_path / "codes", corpus, *CODES)
+    settings = [f"codes={tmp_path / 'codes'}", *DECODER]
+    seen, real = [], experiment.sliced
+
+    def spied(batch: Batch, frames: torch.Tensor, samples: float, hop: int) -> tuple[Batch, torch.Tensor]:
+        seen.append((batch, frames, *real(batch, frames, samples, hop)))
+        return seen[-1][2:]
+
+    monkeypatch.setattr(experiment, "sliced", spied)
+    train(experiment, tmp_path / "run", corpus, *settings, "slice=0.1")
+    model = load_trained(tmp_path / "run").model
+    for batch, frames, part, heard in seen:
+        assert (part.wave.shape[1], heard.shape[-1] * model.hop) == (
+            800,
+            800 * frames.shape[-1] // (batch.wave.shape[1] // model.hop),
+        )
+        assert torch.equal(frames, model.frames(model.quantizer.decode(model.encode(batch.wave, batch.lengths)), batch.labels))
+    assert len(seen) == 2
+    for wrong in (["slice=0.1"], [*settings, "slice=0.5"]):
+        with pytest.raises(SystemExit):
+            train(experiment, tmp_path / "wrong", corpus, *wrong)
+        assert "expected at most data.clip, a run of codes" in capsys.readouterr().err
 
 
 def test_codes_come_from_a_vqvae(experiment: ModuleType, corpus: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from vqwave.nn.quantize import EMAQuantizerSpec, Quantized, Quantizer, Quantizer
 from vqwave.nn.ranks import masked_mean
 from vqwave.nn.readout import Readout, ReadoutSpec
 
+CODES = ("encoder", "quantizer", "readout")  # the parts that make codes of speech, and say what they mean
 DecoderSpec = Annotated[WaveNetSpec | StudentSpec, Field(discriminator="kind")]
 
 
@@ -70,6 +71,10 @@ class VQVAESpec:
         """The same codes with another decoder, and without the parts that only training needs."""
         readout = None if self.hears == "latents" else self.readout
         return replace(self, decoder=decoder, readout=readout, adversary=None, listener=None, noise=0.0)
+
+    def decoding(self, codes: VQVAESpec) -> VQVAESpec:
+        """This decoder for the codes of another model, which are trained no more."""
+        return replace(self, **{name: getattr(codes, name) for name in CODES}, adversary=None, listener=None)
 
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> VQVAE:
         """Raises BadInput for a decoder that has spectral frames of its own: it would not hear the codes."""
@@ -171,6 +176,14 @@ class VQVAE(nn.Module):
     def encode(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """x (B, T), T a multiple of hop, of which lengths (B,) samples are real -> codes (B, Q, T / hop)."""
         return self.quantizer.encode(self.encoder(x, lengths))
+
+    def take_codes(self, other: VQVAE) -> None:
+        """The encoder, quantizer and readout of another model, as they are and to stay so."""
+        for name in CODES:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine is not None:
+                mine.load_state_dict(theirs.state_dict())
+                mine.requires_grad_(False)
 
     def condition(self, codes: Tensor, labels: Mapping[str, Tensor]) -> Condition | None:
         """codes (B, Q, F), labels name -> (B,): what the decoder is told."""
