@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from vqwave.threads import limited_to
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -37,6 +39,7 @@ class ProbeNetwork(nn.Module):
         return self.out(torch.cat([h.sum(2) / mask.sum(2), h.amax(2)], 1))
 
 
+@limited_to(1)
 def probe_accuracy(
     train_codes: Sequence[Tensor],
     train_labels: Tensor,
@@ -50,8 +53,8 @@ def probe_accuracy(
 ) -> Probe:
     """Embedded codes (D, F) of each utterance, labels (N,) from 0 -> how well they tell the label.
 
-    The same network, steps and draws for every caller, so that codes of the same frame rate can be compared. High for what
-    codes should keep (words), low, down to `chance`, for what they should not (the speaker).
+    The same network, steps and draws for every caller, on any number of threads: codes of the same frame rate can be
+    compared. High for what codes should keep (words), low, down to `chance`, for what they should not (the speaker).
     """
     (x, mask), (y, test_mask) = _pad(train_codes), _pad(test_codes)
     total = mask.sum()
