@@ -156,7 +156,7 @@ def judge_of(
     keep: Path | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Judge:
-    """The judge of a corpus: trained (about a minute a member), or read from `keep`, a folder where trained ones are kept.
+    """The judge of a corpus: trained (one to three minutes a member), or read from `keep`, a folder where trained ones are kept.
 
     Kept weights bear the hash of the recordings, the labels and the settings in their name. `progress` is called with the
     number of steps done, of `steps` for each member. What cannot be kept (a folder that may not be written) is trained again
