@@ -130,20 +130,20 @@ class VQVAEExperiment(Experiment[Config]):
         for batch in self.valid_batches():
             codes = model.encode(batch.wave, batch.lengths)
             mask = frame_mask(batch.lengths, model.hop, codes.shape[-1])
-            others = self.other_labels(batch)
             sums["samples"] += batch.mask.sum()
             sums["clips"] += len(batch)
             counts.add(codes, mask, batch.labels.get("speaker"))
             if model.readout is not None:
-                z, voice = model.quantizer.decode(codes), self.another_voice(batch, drawn=False)
+                z = model.quantizer.decode(codes)
                 sums["spectral"] += len(batch) * model.readout.loss(model.readout(z, batch.labels), batch.wave, mask)
             if model.listener is not None:
+                voice = self.another_voice(batch, drawn=False)
                 real, converted = model.readout.frontend(batch.wave), model.readout(z, voice)
                 sums["heard"] += len(batch) * model.listener.judge(real, batch.labels, converted, voice, mask).accuracy
             if self.decodes:
                 sums["bits"] += self._cost(model, batch, codes, batch.labels)
                 sums["codes"] += self._cost(model, batch, codes.roll(1, 0), batch.labels)
-                sums["speakers"] += self._cost(model, batch, codes, others)
+                sums["speakers"] += self._cost(model, batch, codes, self.other_labels(batch))
         total = self.total(sums)
         rate = self.corpus.sample_rate / model.hop
         section = counts.section(rate, self.device) | {"bit_rate": rate * model.quantizer.bits_per_frame}
