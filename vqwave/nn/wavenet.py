@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Annotated
 
 import torch
@@ -218,7 +219,8 @@ class Stack(nn.Module):
             torch.stack([m.weight[..., 0] for m in residuals]) if residuals else bias.new_zeros(0, spec.residual, spec.gate),
             torch.stack([m.bias for m in residuals]) if residuals else bias.new_zeros(0, spec.residual),
             torch.cat([m.weight[..., 0] for m in skips], 1) if skips else nothing,
-            torch.stack([m.bias for m in skips]).sum(0) if skips else nothing,
+            # one by one: the sum of a stack hands every bias the same gradient memory
+            reduce(torch.add, [m.bias for m in skips]) if skips else nothing,
             tuple(features * filter_and_gate for features in told),
         )
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
