@@ -1,0 +1,281 @@
+"""No two gradients share memory: clipping and accumulation change them in place.
+
+Autograd keeps a view as `.grad` where its layout is that of the parameter. The sum of a stack of
+parameters, for one, gives each of them a view of the same row, which is then scaled once for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vqwave.distributions import (
+    Gaussian,
+    LinearBins,
+    Logistic,
+    MixtureOfGaussians,
+    MixtureOfLogistics,
+    MuLaw,
+)
+from vqwave.features import LogMelSpec
+from vqwave.losses import discriminator_loss, negative_log_likelihood, randomised_quantiles
+from vqwave.losses.distillation import cross_entropy
+from vqwave.models import (
+    ClassifierSpec,
+    Density,
+    PriorSpec,
+    StudentSpec,
+    VQVAESpec,
+    WaveNetSpec,
+)
+from vqwave.models.discriminator import DiscriminatorSpec
+from vqwave.models.wavenet import PastDropoutSpec
+from vqwave.nn.adversary import AdversarySpec
+from vqwave.nn.condition import ConditionDropoutSpec, ConditionerSpec
+from vqwave.nn.encoders import (
+    BatchNormEncoderSpec,
+    FrameEncoderSpec,
+    WaveformEncoderSpec,
+)
+from vqwave.nn.listener import ListenerSpec
+from vqwave.nn.quantize import (
+    EMAQuantizerSpec,
+    EntropySpec,
+    FSQuantizerSpec,
+    GradientQuantizerSpec,
+    ProductQuantizerSpec,
+    QuantizerSpec,
+    ResidualQuantizerSpec,
+    TwoLevelQuantizerSpec,
+)
+from vqwave.nn.readout import ReadoutSpec
+from vqwave.nn.wavenet import ContextSpec, StackSpec, one_by_one
+
+RATE, B, T = 8000, 3, 96
+VOCABULARY = {"speaker": ["a", "b", "c"], "text": ["no", "yes"]}
+LABELS = {"speaker": torch.tensor([0, 2, 1]), "text": torch.tensor([1, 0, 1])}
+MEL = LogMelSpec(bands=6, window_ms=4.0, hop_ms=1.0, fmin=200.0, fmax=4000.0)  # hop 8
+CONDITIONER = ConditionerSpec(channels=4)
+WAVEFORM = WaveformEncoderSpec(strides=(4, 4), channels=4, blocks=1, dim=4)
+HEADS = {
+    "mu-law": MuLaw(classes=16),
+    "linear": LinearBins(classes=32),
+    "logistics": MixtureOfLogistics(components=2),
+    "gaussians": MixtureOfGaussians(components=2),
+    "gaussian": Gaussian(),
+    "logistic": Logistic(),
+}
+CONTEXT = ContextSpec(stride=8, layers=2, residual=4, channels=3)
+DROPOUT = ConditionDropoutSpec(whole=0.3, labels=0.2, frames=0.2)
+QUANTIZERS: Mapping[str, QuantizerSpec] = {
+    "averages": EMAQuantizerSpec(size=4, entropy=EntropySpec()),
+    "gradient": GradientQuantizerSpec(
+        size=4, cosine=True, estimator="rotation", entropy=EntropySpec()
+    ),
+    "code dimensions": GradientQuantizerSpec(size=4, code_dim=2),
+    "residual": ResidualQuantizerSpec(stages=2, dropout=0.5, inner=GradientQuantizerSpec(size=4)),
+    "product": ProductQuantizerSpec(inner=GradientQuantizerSpec(size=4)),
+    "fsq": FSQuantizerSpec(levels=(4, 3)),
+    "two levels": TwoLevelQuantizerSpec(ratio=2),
+}
+Loss = Callable[[], Tensor]
+Built = tuple[nn.Module, Loss]
+
+
+def network(**settings: object) -> StackSpec:
+    sizes = {"layers": 3, "cycle": 2, "residual": 4, "gate": 4, "skip": 5, "hidden": 6}
+    return StackSpec(**sizes | settings)
+
+
+def wave(generator: int = 1) -> Tensor:
+    return 0.2 * torch.randn(B, T, generator=torch.Generator().manual_seed(generator)).clamp(-4, 4)
+
+
+def wavenet(*, checkpointing: bool = False, **settings: object) -> Built:
+    parts = {"head": HEADS["logistics"], "network": network(), "conditioner": CONDITIONER}
+    spec = WaveNetSpec(**parts | settings)
+    model = spec.build(RATE, VOCABULARY)
+    model.stack.checkpointing = checkpointing
+    labels = LABELS | {
+        name: torch.randn(B, size) for name, size in spec.conditioner.vectors.items()
+    }
+    return model, lambda: negative_log_likelihood(model(wave(), labels), wave())
+
+
+def layered() -> Built:
+    model, loss = wavenet()
+
+    def one_layer_after_another() -> Tensor:
+        with one_by_one():
+            return loss()
+
+    return model, one_layer_after_another
+
+
+def vqvae(**settings: object) -> Built:
+    decoder = WaveNetSpec(network=network(), conditioner=CONDITIONER)
+    parts = {"encoder": WAVEFORM, "quantizer": QUANTIZERS["averages"], "decoder": decoder}
+    spec = VQVAESpec(**parts | settings)
+    model = spec.build(RATE, VOCABULARY)
+    others = {"speaker": LABELS["speaker"].roll(1), "text": LABELS["text"]}
+    cyclic = "cycle" not in spec.needs
+
+    def loss() -> Tensor:
+        out = model(wave(), LABELS, others=others if cyclic else None, cyclic=cyclic)
+        return sum(out.losses.values(), negative_log_likelihood(out.distribution, wave()))
+
+    return model, loss
+
+
+def frames_vqvae(**settings: object) -> Built:
+    encoder = FrameEncoderSpec(features=MEL, stride=2, channels=6, dim=4)
+    readout = ReadoutSpec(features=MEL, channels=6, blocks=2)
+    return vqvae(encoder=encoder, readout=readout, **settings)
+
+
+def student(**settings: object) -> Built:
+    sizes = network(kernel=3, skip=0, residual=8, hidden=8)
+    spec = StudentSpec(**{"flows": (2, 3), "network": sizes, "conditioner": CONDITIONER} | settings)
+    model = spec.build(RATE, VOCABULARY)
+    teacher, _ = wavenet()
+    teacher.requires_grad_(False)
+
+    def loss() -> Tensor:
+        flowed = model(model.noise(torch.rand(4, B, T).clamp(1e-3, 1 - 1e-3)), LABELS)
+        mine = model.distribution(flowed)
+        u = randomised_quantiles(2, flowed.x.shape, device=flowed.x.device, dtype=flowed.x.dtype)
+        heard = teacher.predict(flowed.x, teacher.condition(None, LABELS))
+        return (cross_entropy(mine, heard, u) - mine.entropy).mean()
+
+    return model, loss
+
+
+def density(**settings: object) -> Built:
+    model, _ = student(direction="maf", **settings)
+    whole = Density(model)
+    return whole, lambda: -whole(wave(), LABELS).mean()
+
+
+def prior(quantizer: QuantizerSpec) -> Built:
+    codec = VQVAESpec(
+        encoder=FrameEncoderSpec(features=MEL, channels=4, dim=4), quantizer=quantizer
+    )
+    conditioner = ConditionerSpec(channels=4, labels=("speaker", "text"))
+    model = (
+        PriorSpec(network=network(), conditioner=conditioner, codec=codec)
+        .build(RATE, VOCABULARY)
+        .network
+    )
+    codes = torch.randint(
+        model.size, (B, model.books, 7), generator=torch.Generator().manual_seed(0)
+    )
+    return model, lambda: -model(codes, LABELS).mean()
+
+
+def classifier() -> Built:
+    model = ClassifierSpec(labels=("speaker", "text"), layers=3, cycle=2, channels=5).build(
+        RATE, VOCABULARY
+    )
+
+    def loss() -> Tensor:
+        return sum(
+            nn.functional.cross_entropy(logits, LABELS[name])
+            for name, logits in model(wave()).items()
+        )
+
+    return model, loss
+
+
+def discriminator() -> Built:
+    model = DiscriminatorSpec(layers=4, channels=5).build()
+    return model, lambda: discriminator_loss(model(wave()), model(wave(2)))
+
+
+MODELS: dict[str, Callable[[], Built]] = {
+    **{f"wavenet, {name}": lambda head=head: wavenet(head=head) for name, head in HEADS.items()},
+    "wavenet, three taps": lambda: wavenet(network=network(kernel=3)),
+    "wavenet, one layer": lambda: wavenet(network=network(layers=1)),
+    "wavenet, no skips": lambda: wavenet(network=network(skip=0)),
+    "wavenet, context": lambda: wavenet(network=network(context=CONTEXT)),
+    "wavenet, unconditional": lambda: wavenet(conditioner=ConditionerSpec(channels=4, labels=())),
+    "wavenet, two labels": lambda: wavenet(
+        conditioner=ConditionerSpec(channels=4, labels=("speaker", "text"))
+    ),
+    "wavenet, vectors": lambda: wavenet(
+        conditioner=ConditionerSpec(channels=4, vectors={"voice": 3})
+    ),
+    "wavenet, frames": lambda: wavenet(
+        features=MEL, conditioner=ConditionerSpec(channels=4, dropout=DROPOUT)
+    ),
+    "wavenet, upsampled": lambda: wavenet(
+        features=MEL, conditioner=ConditionerSpec(channels=4, upsample=(2, 2))
+    ),
+    "wavenet, past dropout": lambda: wavenet(past=PastDropoutSpec(drop=0.2, span=2, noise=0.01)),
+    "wavenet, checkpointing": lambda: wavenet(checkpointing=True),
+    "wavenet, layer by layer": layered,
+    **{
+        f"vqvae, {name}": lambda quantizer=quantizer: vqvae(quantizer=quantizer)
+        for name, quantizer in QUANTIZERS.items()
+    },
+    "vqvae, batch norm": lambda: vqvae(
+        encoder=BatchNormEncoderSpec(features=MEL, channels=4, dim=4)
+    ),
+    "vqvae, readout": frames_vqvae,
+    "vqvae, readout alone": lambda: frames_vqvae(hears="frames", noise=0.1),
+    "vqvae, latents and readout": lambda: frames_vqvae(hears="both"),
+    "vqvae, adversary": lambda: frames_vqvae(adversary=AdversarySpec(channels=5)),
+    "vqvae, listener": lambda: frames_vqvae(
+        listener=ListenerSpec(labels=("speaker", "text"), channels=5)
+    ),
+    "student": student,
+    "student, gaussian": lambda: student(base="gaussian"),
+    "student, folded": lambda: student(fold=2, stagger=True),
+    "density": density,
+    "density, folded": lambda: density(fold=2, stagger=True),
+    "prior, one book": lambda: prior(QUANTIZERS["averages"]),
+    "prior, books": lambda: prior(QUANTIZERS["residual"]),
+    "classifier": classifier,
+    "discriminator": discriminator,
+}
+
+
+def shared(model: nn.Module) -> list[str]:
+    """Names of gradients whose own elements share memory, and pairs of gradients that overlap."""
+    spans, found = [], []
+    for name, p in model.named_parameters():
+        if p.grad is None:
+            continue
+        extent = 1 + sum(
+            (n - 1) * stride for n, stride in zip(p.grad.shape, p.grad.stride(), strict=True)
+        )
+        found += [name] if extent < p.grad.numel() else []
+        spans.append((p.grad.data_ptr(), p.grad.data_ptr() + extent * p.grad.element_size(), name))
+    return found + [
+        f"{a} and {b}" for (_, end, a), (start, _, b) in pairwise(sorted(spans)) if start < end
+    ]
+
+
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+def test_no_gradients_share_memory(build: Callable[[], Built]) -> None:
+    """After one backward pass, and after a second one has been added to it."""
+    torch.manual_seed(0)
+    model, loss = build()
+    model.train()
+    for _ in range(3):  # the first steps of a codebook are others
+        model.zero_grad()
+        loss().backward()
+        assert sum(p.grad is not None for p in model.parameters()) > 3
+        assert shared(model) == []
+        loss().backward()
+        assert shared(model) == []
+
+
+def test_what_shares_memory_is_named() -> None:
+    model = nn.ParameterDict({name: nn.Parameter(torch.zeros(3)) for name in ("a", "b", "c")})
+    (torch.stack([model["a"], model["b"]]).sum(0) * torch.arange(3.0)).sum().backward()
+    model["c"].grad = torch.ones(1).expand(3)
+    assert shared(model) == ["c", "a and b"]
