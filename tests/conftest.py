@@ -1,9 +1,14 @@
-"""What several tests share: thread count, real speech."""
+"""What several tests share: thread count, real speech, the experiments' scripts."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -20,3 +25,19 @@ def speech_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real speech here: {folder} is no folder, and VQWAVE_DATA names no other")
     return folder
+
+
+@pytest.fixture(scope="session")
+def experiment_script() -> Callable[[str], ModuleType]:
+    """experiments/NAME.py as a module."""
+
+    @cache
+    def load(name: str) -> ModuleType:
+        path = Path(__file__).resolve().parents[1] / "experiments" / f"{name}.py"
+        found = importlib.util.spec_from_file_location(f"experiment_script_{name}", path)
+        module = importlib.util.module_from_spec(found)
+        sys.modules[found.name] = module  # where dataclasses look for the names of annotations
+        found.loader.exec_module(module)
+        return module
+
+    return load
