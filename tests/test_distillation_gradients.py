@@ -1,0 +1,137 @@
+"""Distillation: the gradient of every loss is its slope, and the evaluation's KL is a KL."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vqwave import audio
+from vqwave.checkpoint import ModelCard, save_trained
+from vqwave.data import Batch, Corpus, prepare
+from vqwave.distributions import Gaussian, GaussianMixture, LogisticMixture, Mixture
+from vqwave.experiment import DataSpec, OptimSpec, TrainSpec
+from vqwave.loop import Loop
+from vqwave.losses import ClosedGaussian, ContrastiveSpec, FixedQuantiles, PowerSpec, STFTSpec
+from vqwave.models import StudentSpec, WaveNetSpec
+from vqwave.nn import draws
+from vqwave.nn.condition import ConditionerSpec
+from vqwave.nn.wavenet import StackSpec
+
+F64 = torch.float64
+NETWORK = StackSpec(layers=2, cycle=2, kernel=2, residual=6, gate=6, skip=6, hidden=6)
+LOSSES = {
+    "kl": 1.0,
+    "spread": 1.0,
+    "contrastive": -0.3,
+    "power": 4.0,
+    "log_spectral": 1.0,
+    "stft": 1.0,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`corpus`, of noises, and an untrained `teacher` of it with a normal head."""
+    root, rng = tmp_path_factory.mktemp("gradients"), np.random.default_rng(0)
+    for speaker in ("ann", "bob"):
+        (root / "in" / speaker).mkdir(parents=True)
+        for take in range(20):
+            wave = 0.1 * rng.standard_normal(1200).astype(np.float32)
+            audio.write(root / "in" / speaker / f"{take}.wav", wave, 8000)
+    prepare("folder", root / "in", root / "corpus", quiet=True)
+    corpus = Corpus.open(root / "corpus")
+    torch.manual_seed(0)
+    conditioner = ConditionerSpec(channels=4)
+    spec = WaveNetSpec(head=Gaussian(), network=NETWORK, conditioner=conditioner)
+    card = ModelCard(sample_rate=8000, labels=corpus.labels, spec=spec, about={})
+    save_trained(root / "teacher", spec.build(8000, corpus.labels), card)
+    return root
+
+
+@pytest.fixture
+def loop(experiment_script: Callable[[str], ModuleType], folder: Path, tmp_path: Path) -> Loop:
+    """A distillation that has not begun: of a normal teacher into a normal student."""
+    script = experiment_script("distill")
+    config = script.Config(
+        run=tmp_path / "run",
+        teacher=folder / "teacher",
+        data=DataSpec(corpus=folder / "corpus", clip=0.03, batch=4, valid_clip=0.03, valid_clips=2),
+        model=StudentSpec(flows=(2, 2), network=replace(NETWORK, skip=0), base="gaussian"),
+        losses=LOSSES,
+        contrastive=ContrastiveSpec(other="labels"),
+        power=PowerSpec(fft=64, hop=16),
+        stft=STFTSpec(resolutions=((64, 16, 64),)),
+        optim=OptimSpec(),
+        train=TrainSpec(steps=1, threads=1),
+    )
+    loop = Loop(script.DistillExperiment(config), quiet=True)
+    loop.held.close()
+    return loop
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_gradient_is_the_slope_of_its_loss(
+    loop: Loop, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By central differences along the gradient, for fixed noise: no path is detached.
+
+    The teacher's past is made of the student's samples, which move with the student's parameters.
+    """
+
+    def given(
+        draw: Callable[..., Tensor], items: int, shape: tuple[int, ...], like: object
+    ) -> Tensor:
+        return draw((items, *shape), generator=torch.Generator().manual_seed(0), dtype=F64)
+
+    monkeypatch.setattr(draws, "_each", given)
+    experiment = loop.experiment
+    experiment.teacher.double()
+    parameters = [p for p in loop.model.double().parameters() if p.requires_grad]
+    found = next(loop.batches())
+    batch: Batch = replace(found, wave=found.wave.double())
+
+    def loss() -> Tensor:
+        return experiment.losses(batch).losses[name]
+
+    gradient = torch.autograd.grad(loss(), parameters)
+    norm = math.sqrt(sum(float(g.square().sum()) for g in gradient))
+    step, ends = 1e-7 / norm, []
+    for distance in (step, -2 * step):
+        with torch.no_grad():
+            for p, g in zip(parameters, gradient, strict=True):
+                p += distance * g
+            ends.append(float(loss()))
+    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(norm**2, rel=1e-6)
+
+
+@pytest.mark.parametrize("family", [GaussianMixture, LogisticMixture])
+def test_the_kl_by_fixed_quantiles_is_the_integral(family: type[Mixture]) -> None:
+    """Of p ln(p / q) on a fine grid, for scales at which neither entropy is near zero."""
+    log_scale = torch.tensor([[[math.log(0.3), math.log(0.02)]]], dtype=F64)
+    zero = torch.zeros_like(log_scale)
+    student, teacher = family(zero, zero, log_scale), family(zero, zero + 0.05, log_scale + 0.5)
+    u = ((torch.arange(4000, dtype=F64) + 0.5) / 4000).view(-1, 1, 1).expand(-1, 1, 2)
+    found = FixedQuantiles(u).of(student)(teacher)
+    x = torch.linspace(-40, 40, 20_001, dtype=F64)[:, None] * log_scale[0].exp()  # (N, 2)
+    p, q = (each.log_density(x) for each in (student, teacher))
+    integral = ((p.exp() * (p - q)).sum(0) * (x[1] - x[0]))[None]
+    torch.testing.assert_close(found, integral, rtol=1e-3, atol=1e-4)
+
+
+def test_the_evaluation_of_a_student_gives_its_kl(
+    loop: Loop, experiment_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between normals, the KL by the evaluation's 16 quantiles is near that in closed form."""
+    found = loop.experiment.evaluate(loop.model).scalars["kl"]
+    monkeypatch.setattr(experiment_script("distill"), "FixedQuantiles", lambda u: ClosedGaussian())
+    closed = loop.experiment.evaluate(loop.model).scalars["kl"]
+    assert found == pytest.approx(closed, rel=0.2)
+    assert closed > 0
