@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vqwave.data import Corpus, Segments
-from vqwave.data.tracks import FrameFile, PhoneTrack
+from vqwave.data.tracks import SLACK, FrameFile, PhoneTrack
 from vqwave.errors import BadInput
 from vqwave.features import LogMelSpec, PitchSpec
 from vqwave.nn.frontend import ConcatSpec, FilesSpec, PhonesSpec, build_frontend
@@ -112,6 +112,35 @@ def test_a_file_may_be_a_frame_short_but_not_ten(corpus: Corpus) -> None:
     np.save(corpus.folder / "frames" / "mel" / "u1.npy", np.zeros((4, 21)))
     with pytest.raises(BadInput, match=r"\(4, 21\), expected \(3, F\)"):
         track.read(corpus, 1, 0, 5)
+
+
+@pytest.mark.parametrize("times", [2, 10])
+def test_frames_at_another_rate_are_refused(corpus: Corpus, times: int) -> None:
+    """A file with more frames than its recording has would be cut, and each frame would lie beside other speech."""
+    track, path = FrameFile("mel", HOP, 3), corpus.folder / "frames" / "mel" / "u0.npy"
+    np.save(path, np.zeros((3, 25 * times)))
+    with pytest.raises(BadInput, match=rf"u0\.npy: {25 * times} frames 'mel', expected 25: one each 80 samples"):
+        Segments(corpus, "train", 400, tracks=(track,))[0, 0]
+    with pytest.raises(BadInput, match=f"{25 * times} frames 'mel', expected 25"):
+        track.given(np.zeros((3, 25 * times)), LENGTHS[0], RATE, {})
+    assert track.given(np.zeros((3, 25 + SLACK)), LENGTHS[0], RATE, {}).shape == (3, 25)
+    with pytest.raises(BadInput, match="frames 'mel', expected 25"):
+        track.given(np.zeros((3, 25 + SLACK + 1)), LENGTHS[0], RATE, {})
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e39])
+def test_frames_and_vectors_that_are_not_finite_are_refused_by_file(corpus: Corpus, wrong: float) -> None:
+    """1e39 is beyond float32."""
+    track, frames, vectors = FrameFile("mel", HOP, 3), np.zeros((3, 25)), np.zeros((2, 4))
+    frames[1, 20] = vectors[1, 2] = wrong
+    np.save(corpus.folder / "frames" / "mel" / "u0.npy", frames)
+    with pytest.raises(BadInput, match=r"frames/mel/u0\.npy: 1 of 75 numbers are not finite"):
+        track.read(corpus, 0, 0, 5)  # wherever in the file it is
+    with pytest.raises(BadInput, match="frames 'mel': not all of their numbers are finite"):
+        track.given(frames, LENGTHS[0], RATE, {})
+    np.save(corpus.folder / "vectors" / "voice.npy", vectors)
+    with pytest.raises(BadInput, match=r"vectors/voice\.npy: 1 of 8 numbers are not finite"):
+        Corpus.open(corpus.folder)
 
 
 def test_parts_stand_side_by_side_each_standardised_alone(corpus: Corpus) -> None:

@@ -201,11 +201,16 @@ def _vectors(folder: Path, count: int) -> dict[str, NDArray[np.float32]]:
 
 
 def read_array(path: Path) -> NDArray[np.float32]:
-    """The array in a .npy file, as float32. Raises `BadInput` for anything else."""
+    """The array in a .npy file, as float32. Raises `BadInput` for anything else, and where a number is not finite."""
     try:
-        return np.load(path, allow_pickle=False).astype(np.float32)
+        with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, and is refused below
+            array = np.load(path, allow_pickle=False).astype(np.float32)
     except (OSError, ValueError, EOFError) as error:
         raise BadInput(f"{path}: no array of numbers ({error}), expected what numpy.save writes") from error
+    wrong = array.size - int(np.isfinite(array).sum())
+    if wrong:
+        raise BadInput(f"{path}: {wrong:,} of {array.size:,} numbers are not finite, expected all of them to be")
+    return array
 
 
 def _utterance(row: dict[str, Any]) -> Utterance:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from vqwave.data.manifest import Phones
 from vqwave.errors import BadInput, nearest
 
 Frames = NDArray[np.float32]
-SLACK = 4  # frames that a file may be short of its recording: front ends differ in how they treat the end
+SLACK = 4  # frames that a file may have less or more than its recording: front ends differ in how they treat the end
 PHONES = "phones"
 
 
@@ -30,20 +31,25 @@ class FrameFile:
     hop: int
     channels: int
 
+    def path(self, corpus: Corpus, row: int) -> Path:
+        """The file of an utterance."""
+        return corpus.folder / "frames" / self.name / f"{corpus.utterances[row].id}.npy"
+
     def stored(self, corpus: Corpus, row: int) -> Frames:
-        """The whole utterance's frames. Raises `BadInput` that names the file where they are too few or of another kind."""
-        path, utterance = corpus.folder / "frames" / self.name / f"{corpus.utterances[row].id}.npy", corpus.utterances[row]
+        """The whole utterance's frames. Raises `BadInput` that names the file where their number or kind is another, or they are
+        not finite."""
+        path = self.path(corpus, row)
         try:
-            return self.fitted(read_array(path), -(-utterance.frames // self.hop))
+            return self.fitted(read_array(path), -(-corpus.utterances[row].frames // self.hop))
         except BadInput as error:
             raise BadInput(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
 
     def fitted(self, frames: Frames, count: int) -> Frames:
-        """Exactly `count` frames: cut, or the last one held for at most `SLACK`."""
+        """Exactly `count` frames: at most `SLACK` are cut off, or the last one is held for as many. Raises `BadInput`."""
         if frames.ndim != 2 or len(frames) != self.channels:
             raise BadInput(f"frames {self.name!r} of shape {frames.shape}, expected ({self.channels}, F)")
         short = count - frames.shape[1]
-        if short > SLACK:
+        if abs(short) > SLACK:
             raise BadInput(f"{frames.shape[1]} frames {self.name!r}, expected {count}: one each {self.hop} samples")
         return np.pad(frames, ((0, 0), (0, max(0, short))), mode="edge")[:, :count].astype(np.float32)
 
@@ -58,8 +64,12 @@ class FrameFile:
         return None if value is None else np.shape(value)[-1] * self.hop
 
     def given(self, value: Frames, samples: int, sample_rate: int, vocabulary: Mapping[str, Sequence[str]]) -> Frames:
-        """(channels, F) of somebody's own, for `samples` samples -> as `read` yields."""
-        return self.fitted(np.asarray(value, np.float32), -(-samples // self.hop))
+        """(channels, F) of somebody's own, for `samples` samples -> as `read` yields. Raises `BadInput`."""
+        with np.errstate(over="ignore"):
+            frames = np.asarray(value, np.float32)
+        if not np.isfinite(frames).all():
+            raise BadInput(f"frames {self.name!r}: not all of their numbers are finite")
+        return self.fitted(frames, -(-samples // self.hop))
 
 
 @dataclass(frozen=True)
