@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vqwave.checkpoint import Loaded, load_trained
+from vqwave.checkpoint import Loaded
 from vqwave.config import option, spec
 from vqwave.data import Batch
 from vqwave.data.tracks import Track
@@ -54,7 +54,7 @@ class DistillExperiment(Experiment[Config]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        loaded = load_trained(config.teacher)
+        loaded = self.load_source("teacher", config.teacher)
         self.teacher, self.teacher_card = loaded.model.requires_grad_(False), loaded.card
         self._check_teacher(loaded)
 
@@ -113,7 +113,7 @@ class DistillExperiment(Experiment[Config]):
     def _classifier(self) -> Model | None:
         if not self.config.losses.get("perceptual"):
             return None
-        loaded = load_trained(self.config.perceptual.classifier)
+        loaded = self.load_source("perceptual.classifier", self.config.perceptual.classifier)
         self.check_fits("perceptual.classifier", loaded)
         return loaded.model.requires_grad_(False)
 

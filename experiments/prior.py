@@ -13,7 +13,6 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from vqwave.checkpoint import load_trained
 from vqwave.code_corpus import CodeCorpus
 from vqwave.codec import Codec
 from vqwave.config import option, spec
@@ -47,7 +46,7 @@ class PriorExperiment(Experiment[Config]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        loaded = load_trained(config.codec)
+        loaded = self.load_source("codec", config.codec)
         if not isinstance(loaded.model, VQVAE):
             raise BadInput(f"codec: {config.codec} is a {loaded.card.kind}, expected a vqvae or its student")
         self.check_fits("codec", loaded, loaded.model.decoder.conditioner.labels)

@@ -13,7 +13,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vqwave.checkpoint import load_trained
 from vqwave.config import option, spec
 from vqwave.data import Batch
 from vqwave.distributions import Distribution
@@ -54,7 +53,7 @@ class VQVAEExperiment(Experiment[Config]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.given = None if config.codes is None else load_trained(config.codes)
+        self.given = None if config.codes is None else self.load_source("codes", config.codes)
         if self.given is not None:
             if not isinstance(self.given.model, VQVAE):
                 raise BadInput(f"codes: {config.codes} is a {self.given.card.kind}, expected a vqvae")

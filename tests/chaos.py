@@ -201,7 +201,7 @@ def die_within_a_save(call: int) -> Callable[[], None]:
 
             return stand_in
 
-        for name in ("save_model", "save_file", "_digest", "_flush", "replace_folder", "_prune"):
+        for name in ("save_model", "save_file", "file_digest", "_flush", "replace_folder", "_prune"):
             setattr(vqwave.checkpoint, name, dying(getattr(vqwave.checkpoint, name)))
         os.replace = dying(os.replace)
 

@@ -19,6 +19,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("decode", "codes", "encoding", "entropy", "prior", "metrics"),
     (
         "checkpoint",
+        "identity",
         "tracking",
         "watching",
         "stopping",
@@ -26,6 +27,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "export",
         "code_corpus",
         "experiment",
+        "claiming",
         "loop",
         "evaluate",
         "report",

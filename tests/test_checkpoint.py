@@ -282,7 +282,7 @@ def full(*arguments: object, **settings: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("failing", ["save_file", "_digest", "_flush"])
+@pytest.mark.parametrize("failing", ["save_file", "file_digest", "_flush"])
 def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(
     failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -251,7 +251,8 @@ def unflatten_optimizer(tensors: Mapping[str, Tensor], plain: Mapping[str, Any])
     return {"state": state, "param_groups": plain["param_groups"]}
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -271,7 +272,7 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int =
         save_file(_contiguous(checkpoint.beside), temporary / "beside.safetensors")
         (temporary / "progress.json").write_text(json.dumps({"optimizer": plain, **checkpoint.progress}))
         files = sorted(temporary.iterdir())
-        (temporary / "SHA256.json").write_text(json.dumps({file.name: _digest(file) for file in files}))
+        (temporary / "SHA256.json").write_text(json.dumps({file.name: file_digest(file) for file in files}))
         for file in temporary.iterdir():
             _flush(file)
     _flush(folder)
@@ -302,7 +303,7 @@ def _read_checkpoint(folder: Path) -> Checkpoint:
     if not isinstance(digests, dict) or not digests.keys() >= NEEDED:
         raise ValueError("SHA256.json does not name all its files")
     for name, digest in digests.items():
-        if _digest(folder / name) != digest:
+        if file_digest(folder / name) != digest:
             raise ValueError(f"{name} is damaged")
     progress = json.loads((folder / "progress.json").read_text())
     optimizer = unflatten_optimizer(load_file(folder / "optimizer.safetensors"), progress.pop("optimizer"))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from vqwave.checkpoint import Loaded, ModelCard, parameter_counts
+from vqwave.checkpoint import Loaded, ModelCard, load_trained, parameter_counts
 from vqwave.codec import Codec
 from vqwave.config import option, spec
 from vqwave.data import Batch, Corpus, collate, evaluation_crops
@@ -25,6 +25,7 @@ from vqwave.data.segments import read_crop
 from vqwave.data.tracks import Track
 from vqwave.distributions import Head
 from vqwave.errors import BadInput, nearest
+from vqwave.identity import Identity, of_corpus, of_model
 from vqwave.metrics import likelihood
 from vqwave.models import Model, Student, WaveNet
 from vqwave.nn import draws
@@ -146,6 +147,7 @@ class Experiment(ABC, Generic[C]):
         self._check_losses()
         self.corpus = Corpus.open(config.data.corpus)
         self.device = torch.device("cpu")
+        self.sources: dict[str, Path] = {}
 
     @abstractmethod
     def build(self) -> Model:
@@ -171,6 +173,16 @@ class Experiment(ABC, Generic[C]):
 
     def start(self, model: Model) -> None:
         """Statistics of the corpus that the model needs before its first step."""
+
+    def load_source(self, setting: str, path: Path) -> Loaded:
+        """A trained model that a setting names; it becomes part of the run's identity. Raises BadInput."""
+        self.sources[setting] = path
+        return load_trained(path)
+
+    def identity(self) -> Identity:
+        """What lies behind the paths of the settings, once the model is built. Raises BadInput."""
+        models = {setting: of_model(path) for setting, path in self.sources.items()}
+        return {"data.corpus": of_corpus(self.corpus, self.tracks), **models}
 
     def beside(self) -> dict[str, Tensor]:
         """What the experiment trains or keeps beside the model, for its checkpoints: flat tensors."""

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 from tqdm import tqdm
@@ -24,17 +23,14 @@ from tqdm import tqdm
 from vqwave import config as settings
 from vqwave.checkpoint import (
     Checkpoint,
-    alone,
-    empty,
-    is_left,
     newest_checkpoint,
     of_main,
     save_checkpoint,
     save_trained,
-    sweep,
     write_text,
     writing,
 )
+from vqwave.claiming import FREE, claim, resume_line
 from vqwave.data import Batch, Segments, counter_key, training_batches
 from vqwave.errors import BadInput
 from vqwave.experiment import Evaluation, Experiment, Outcome
@@ -45,12 +41,6 @@ from vqwave.nn.wavenet import Stack
 from vqwave.stopping import LOST, Interrupted, Stop
 from vqwave.tracking import Phases, SampleSheet, Tracker, own_folder
 from vqwave.watching import About, Watch
-
-FREE = (
-    *(f"train.{name}" for name in ("steps", "log_every", "valid_every", "save_every", "keep", "threads", "tracker", "patience")),
-    "train.checkpointing",
-    "data.workers",
-)
 
 
 def main(experiment: type[Experiment], argv: Sequence[str] | None = None) -> None:
@@ -120,7 +110,8 @@ class Loop:
         experiment.device = self.accelerator.device
         self._check_batch()
         model = experiment.build()
-        by_main(lambda: self._claim(fresh))  # after what may refuse the settings: --fresh takes a run away
+        # After what may refuse the settings, since --fresh takes a run away.
+        before = by_main(lambda: claim(experiment, self.held, fresh=fresh))
         experiment.start(model)
         for part in model.modules():
             if isinstance(part, VectorQuantizer):
@@ -140,36 +131,12 @@ class Loop:
         self.seconds, self.running, self.phases = 0.0, {}, Phases(experiment.device)
         self.tracker = Tracker(self.accelerator, self.config.run, train.tracker, settings.to_tree(self.config))
         self.watch = Watch(self.config.run, self._about())
-        self._resume()
+        self._resume(before)
 
     def _check_batch(self) -> None:
         batch, parts = self.config.data.batch, self.config.train.accumulate * self.accelerator.num_processes
         if batch % parts:
             raise BadInput(f"data.batch: {batch}, expected a multiple of {parts} (accumulation x processes)")
-
-    def _claim(self, fresh: bool) -> None:
-        """Make the run folder, or check that the one there holds the same settings, and that no other process trains in it."""
-        run, tree = self.config.run, {"experiment": self.experiment.name, **settings.to_tree(self.config)}
-        with writing(run, "the settings"):
-            self.held.enter_context(alone(run))
-            if fresh and (run / "config.yaml").exists():
-                empty(run)
-            if (run / "config.yaml").exists():
-                changed = [key for key in settings.differences(self._settings_of(run), tree) if key not in FREE]
-                if changed:
-                    raise BadInput(f"{run}: holds a run with another {', '.join(changed)}; choose another run=..., or --fresh")
-                sweep(run)
-            elif run.exists() and any(not is_left(path) for path in run.iterdir()):
-                raise BadInput(f"{run}: not empty and not a run folder, expected a new one")
-            write_text(run / "config.yaml", f"experiment: {self.experiment.name}\n" + settings.dump(self.config))
-
-    def _settings_of(self, run: Path) -> dict[str, Any]:
-        """The settings that a run folder was made with; what they do not name, since it is newer, has its default."""
-        tree = yaml.safe_load((run / "config.yaml").read_text())
-        name = tree.pop("experiment", None)
-        if name != self.experiment.name:
-            raise BadInput(f"{run}: holds a run of experiment {name}, expected {self.experiment.name}; choose another run=...")
-        return {"experiment": name, **settings.to_tree(settings.build(type(self.config), tree))}
 
     @property
     def checkpoints(self) -> Path:
@@ -179,10 +146,12 @@ class Loop:
         """All that a resume needs; the data and every random draw are functions of the seed and the step."""
         rows = len(self.tracker.rows()) if self.accelerator.is_main_process else 0
         progress = {"step": self.step, "seconds": self.seconds, "running": gather_objects(self.running), "rows": rows}
+        progress["steps"] = self.config.train.steps
         average = {name: p.detach() for name, p in self.averaged.named_parameters()}
         return Checkpoint(self.model.state_dict(), average, self.optimizer.state_dict(), progress, self.experiment.beside())
 
-    def _resume(self) -> None:
+    def _resume(self, before: int) -> None:
+        """From the newest whole checkpoint, if there is one; `before`: `train.steps` of the settings that are there."""
         main = self.accelerator.is_main_process
         checkpoint, notes = newest_checkpoint(self.checkpoints) if main else (None, [])
         for note in notes:
@@ -191,7 +160,11 @@ class Loop:
         if checkpoint is None:
             self.tracker.rewind(-1)
             return
-        self.model.load_state_dict(checkpoint.network)
+        try:
+            self.model.load_state_dict(checkpoint.network)
+        except RuntimeError as error:  # a run without identity.json, of another corpus
+            reason = " ".join(str(error).split())[:200]
+            raise BadInput(f"{self.config.run}: its checkpoint is of another model than these settings build ({reason})") from None
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.experiment.restore(checkpoint.beside)
         for name, p in self.averaged.named_parameters():
@@ -202,7 +175,7 @@ class Loop:
         if self.accelerator.is_main_process:
             self.watch.resume(self.tracker.rows())
         if not self.quiet:
-            print(f"resuming {self.config.run} at step {self.step}", file=sys.stderr)
+            print(resume_line(self.config, self.step, checkpoint.progress.get("steps", before)), file=sys.stderr)
 
     def _own_running(self, running: Any) -> dict[str, list[float]]:  # noqa: ANN401 - as an older checkpoint has it, or by rank
         """This rank's sums since the last log row; those of another number of ranks are all added to the first's."""

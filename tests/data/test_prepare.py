@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -148,6 +149,16 @@ def test_shards_hold_whole_utterances(tmp_path: Path) -> None:
     for row, n in zip(rows, lengths, strict=True):
         shard = np.fromfile(tmp_path / shard_name(row.shard), "<i2")
         assert shard[row.offset : row.offset + row.frames].tolist() == [n] * n
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.glob("*.i16")}
+    assert shards.hashes == files
+    assert len(files) == 4
+
+
+def test_the_header_has_the_digest_of_the_samples(source: Path, tmp_path: Path) -> None:
+    """So that a resumed run knows its corpus without reading all of it."""
+    prepare("manifest", source, tmp_path / "out", quiet=True)
+    digest = hashlib.sha256((tmp_path / "out" / shard_name(0)).read_bytes()).hexdigest()
+    assert Corpus.open(tmp_path / "out").shard_hashes == {shard_name(0): digest}
 
 
 def test_opening_reads_no_shard(source: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A prepared corpus on disk: int16 shards, an index, and what the labels are called.
 
-    corpus.json       format, name, sample_rate, labels {"speaker": [...]}, splits {"train": n}, level_db, source
+    corpus.json       format, name, sample_rate, labels {"speaker": [...]}, splits {"train": n}, level_db, source,
+                      sha256 {"shard-00000.i16": ...} (absent in a corpus of an older release)
     index.jsonl       one utterance a line: id, shard, offset, frames, speaker, text, split, labels, phones
     shard-00000.i16   little-endian int16 samples, x = k / 32768
     vectors/NAME.npy  if you put it there: a vector (V,) an utterance, in the index' order (a speaker embedding)
@@ -77,6 +78,7 @@ class Corpus:
         self.labels: dict[str, list[str]] = header["labels"]
         self.level_db: float = header["level_db"]
         self.source: str = header["source"]
+        self.shard_hashes: dict[str, str] = header.get("sha256", {})
         self.utterances = utterances
         self.vectors = _vectors(folder, len(utterances))
         self._ids = {name: {value: k for k, value in enumerate(values)} for name, values in self.labels.items()}

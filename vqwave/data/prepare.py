@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import glob
+import hashlib
 import json
 import math
 import os
 import shutil
 import tempfile
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -122,7 +123,7 @@ def _prepare(
         utterances = _complete_labels(utterances)
         home = (source if source.is_dir() else source.parent).resolve().name
         name = home if recipe.sample_rate is None else recipe.name
-        _write_index(folder, name, home if recipe.needs_source else recipe.about, target, utterances)
+        _write_index(folder, name, home if recipe.needs_source else recipe.about, target, utterances, shards.hashes)
         _write_rejected(folder / REJECTED, rejected)
     return summarise(out, name, target.sample_rate, utterances, rejected)
 
@@ -202,23 +203,36 @@ def _in_order(
 
 
 class ShardWriter:
-    """Appends samples to shards of at most `size` samples (one utterance is never split)."""
+    """Appends samples to shards of at most `size` samples (one utterance is never split).
+
+    `hashes` has the SHA-256 of each shard by its file name, once it is closed.
+    """
 
     def __init__(self, folder: Path, size: int = SHARD_SAMPLES) -> None:
         self.folder = folder
         self.size = size
         self.shard = 0
         self.offset = 0
-        self._file = (folder / shard_name(0)).open("wb")
+        self.hashes: dict[str, str] = {}
+        self._open()
+
+    def _open(self) -> None:
+        self._file, self._hash = (self.folder / shard_name(self.shard)).open("wb"), hashlib.sha256()
+
+    def _close(self) -> None:
+        self._file.close()
+        self.hashes[shard_name(self.shard)] = self._hash.hexdigest()
 
     def add(self, prepared: Prepared) -> Utterance:
         """Write one recording's samples; the row of the index that finds them again."""
         frames = len(prepared.samples)
         if self.offset and self.offset + frames > self.size:
-            self._file.close()
+            self._close()
             self.shard, self.offset = self.shard + 1, 0
-            self._file = (self.folder / shard_name(self.shard)).open("wb")
-        self._file.write(prepared.samples.astype("<i2").tobytes())
+            self._open()
+        samples = prepared.samples.astype("<i2").tobytes()
+        self._file.write(samples)
+        self._hash.update(samples)
         recording = prepared.recording
         utterance = Utterance(
             id=recording.id,
@@ -238,7 +252,7 @@ class ShardWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        self._close()
 
 
 def _complete_labels(utterances: list[Utterance]) -> list[Utterance]:
@@ -252,6 +266,7 @@ def _write_index(
     source: str,
     target: Target,
     utterances: list[Utterance],
+    hashes: Mapping[str, str],
 ) -> None:
     splits = Counter(u.split for u in utterances)
     header = {
@@ -262,6 +277,7 @@ def _write_index(
         "splits": {split: splits[split] for split in ("train", "valid", "test") if splits[split]},
         "level_db": target.level_db,
         "source": source,
+        "sha256": dict(hashes),
     }
     with (folder / INDEX).open("w", encoding="utf-8") as file:
         for utterance in utterances:
