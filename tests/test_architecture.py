@@ -48,7 +48,6 @@ OPTIONAL = {
     "parselmouth",
     "pesq",
     "pystoi",
-    "soxr",
     "tensorboard",
     "triton",
     "webdataset",
@@ -199,7 +198,7 @@ def test_the_house() -> None:
 
 SOUND = {
     "vqwave/errors.py": "",
-    "vqwave/audio.py": "from vqwave.errors import BadInput\ntry:\n    import soxr\nexcept ImportError:\n    pass",
+    "vqwave/audio.py": "from vqwave.errors import BadInput\ntry:\n    import numba\nexcept ImportError:\n    pass",
     "vqwave/nn/__init__.py": "from vqwave.nn.causal import CausalConv",
     "vqwave/nn/causal.py": "import torch",
     "vqwave/data/__init__.py": "def f() -> None:\n    import matplotlib\n    from vqwave.data import espeak",

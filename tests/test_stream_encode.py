@@ -185,14 +185,8 @@ def test_the_level_is_taken_from_the_first_second() -> None:
             level.flush()
 
 
-@pytest.mark.parametrize("plain", [False, True], ids=["soxr", "scipy"])
 @pytest.mark.parametrize("rates", [(16000, 8000), (8000, 8000), (44100, 8000), (8000, 11025)])
-def test_resampling_goes_on_from_chunk_to_chunk(rates: tuple[int, int], plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if plain:
-        monkeypatch.setattr("vqwave.pipes.soxr", None)
-        monkeypatch.setattr("vqwave.audio.soxr", None)
-    elif audio.soxr is None:
-        pytest.skip("soxr is not installed")
+def test_resampling_goes_on_from_chunk_to_chunk(rates: tuple[int, int]) -> None:
     wave = speech(rates[0] // 2).numpy()
     found = []
     for pieces in ([wave], chunks(wave)):

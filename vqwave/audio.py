@@ -13,17 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import soxr
 import torch
 from numpy.typing import NDArray
-from scipy.signal import resample_poly
 from torch import Tensor
 
 from vqwave.errors import BadInput
-
-try:
-    import soxr
-except ImportError:
-    soxr = None
 
 Wave = NDArray[np.float32]
 
@@ -126,7 +121,7 @@ def from_int16(samples: NDArray[np.int16]) -> Wave:
 
 
 def resample(wave: Wave, source_rate: int, target_rate: int) -> Wave:
-    """(T,) -> (round(T * target_rate / source_rate),), by soxr where it is installed, else by scipy's polyphase filter.
+    """(T,) -> (round(T * target_rate / source_rate),), by soxr at its quality HQ.
 
     Rates in Hz. Raises `BadInput` for rates that are not above zero.
     """
@@ -135,11 +130,7 @@ def resample(wave: Wave, source_rate: int, target_rate: int) -> Wave:
         return wave
     if min(source_rate, target_rate) <= 0:
         raise BadInput(f"cannot resample from {source_rate} Hz to {target_rate} Hz: rates must be above zero")
-    if soxr is not None:
-        out = soxr.resample(wave, source_rate, target_rate, quality="HQ")
-    else:
-        common = math.gcd(source_rate, target_rate)
-        out = resample_poly(wave, target_rate // common, source_rate // common)
+    out = soxr.resample(wave, source_rate, target_rate, quality="HQ")
     frames = round(len(wave) * target_rate / source_rate)
     return np.pad(out[:frames], (0, max(frames - len(out), 0))).astype(np.float32, copy=False)
 

@@ -11,16 +11,11 @@ from typing import BinaryIO
 
 import numpy as np
 import soundfile
+import soxr
 from numpy.typing import NDArray
-from scipy.signal import resample_poly
 
 from vqwave.audio import read, to_int16
 from vqwave.errors import BadInput
-
-try:
-    import soxr
-except ImportError:
-    soxr = None
 
 Wave = NDArray[np.float32]
 PIECE = 0.01  # seconds that are resampled at once
@@ -63,19 +58,17 @@ class Resampler:
         """Hz. Raises BadInput for rates that are not above zero."""
         if min(source, target) <= 0:
             raise BadInput(f"cannot resample from {source} Hz to {target} Hz: rates must be above zero")
-        common = math.gcd(source, target)
-        self.source, self.target, self.up, self.down = source, target, target // common, source // common
-        self.piece = max(1, round(PIECE * source / self.down)) * self.down
-        self.margin = -(-(10 * max(self.up, self.down) // self.up + 1) // self.down) * self.down  # what the filter hears
+        self.source, self.target = source, target
+        step = source // math.gcd(source, target)
+        self.piece = max(1, round(PIECE * source / step)) * step
         self.kept = np.zeros(0, np.float32)
-        self.lead = 0  # samples of those kept that were resampled before
         self.came = self.gone = 0
-        self.soxr = None if soxr is None or source == target else soxr.ResampleStream(source, target, 1, "float32", quality="HQ")
+        self.soxr = soxr.ResampleStream(source, target, 1, "float32", quality="HQ")
 
     @property
     def latency(self) -> float:
         """Seconds; soxr does not tell its own: about a hundredth of a second more."""
-        return 0.0 if self.source == self.target else (self.piece + self.margin) / self.source
+        return 0.0 if self.source == self.target else self.piece / self.source
 
     def push(self, wave: Wave) -> Wave:
         """(n,), any n -> (m,)."""
@@ -83,8 +76,7 @@ class Resampler:
             return wave
         self.came += len(wave)
         self.kept, parts = np.concatenate([self.kept, wave]), [wave[:0]]
-        after = 0 if self.soxr else self.margin
-        while len(self.kept) - self.lead >= self.piece + after:
+        while len(self.kept) >= self.piece:
             parts.append(self._next(self.piece, last=False))
         self.gone += sum(map(len, parts))
         return np.concatenate(parts)
@@ -94,22 +86,15 @@ class Resampler:
         if self.source == self.target:
             return np.zeros(0, np.float32)
         parts = []
-        while len(self.kept) - self.lead > self.piece:
+        while len(self.kept) > self.piece:
             parts.append(self._next(self.piece, last=False))
-        parts.append(self._next(len(self.kept) - self.lead, last=True))
+        parts.append(self._next(len(self.kept), last=True))
         rest, wanted = np.concatenate(parts), round(self.came * self.target / self.source) - self.gone
         return np.pad(rest[: max(wanted, 0)], (0, max(wanted - len(rest), 0))).astype(np.float32, copy=False)
 
     def _next(self, count: int, *, last: bool) -> Wave:
-        if self.soxr:
-            piece, self.kept = self.kept[:count], self.kept[count:]
-            return self.soxr.resample_chunk(np.ascontiguousarray(piece), last=last)
-        window = self.kept[: self.lead + count + self.margin]
-        out = resample_poly(window, self.up, self.down) if len(window) else window
-        start, end = self.lead * self.up // self.down, -(-(self.lead + count) * self.up // self.down)
-        keep = max(0, self.lead + count - self.margin)
-        self.kept, self.lead = self.kept[keep:], self.lead + count - keep
-        return out[start:end].astype(np.float32)
+        piece, self.kept = self.kept[:count], self.kept[count:]
+        return self.soxr.resample_chunk(np.ascontiguousarray(piece), last=last)
 
 
 class WavReader:
