@@ -82,9 +82,7 @@ class DistillExperiment(Experiment[Config]):
         whole = self.teacher_card.spec
         decoder: WaveNetSpec = whole.decoder if isinstance(whole, VQVAESpec) else whole
         student = replace(self.config.model, conditioner=decoder.conditioner, features=decoder.features)
-        if not isinstance(whole, VQVAESpec):
-            return student
-        return whole.speaking_by(student)
+        return whole.speaking_by(student) if isinstance(whole, VQVAESpec) else student
 
     @property
     def hop(self) -> int:
@@ -124,14 +122,16 @@ class DistillExperiment(Experiment[Config]):
     def frames(self, batch: Batch) -> Tensor | None:
         """What the decoders hear of the clips: quantized latents or spectral frames (B, D, F), or nothing."""
         if isinstance(self.teacher, VQVAE):
-            return self.teacher.frames(self.teacher.quantizer.decode(self.teacher.encode(batch.wave, batch.lengths)), batch.labels)
-        return None if self.teacher.frontend is None else self.teacher.frontend(batch.wave, batch.labels)
+            z = self.teacher.quantizer.decode(self.teacher.encode(batch.wave, batch.lengths))
+            return self.teacher.frames(z, batch.labels, mask=batch.frame_mask(self.hop))
+        frontend, mask = self.teacher.frontend, batch.frame_mask(self.hop)
+        return None if frontend is None else frontend(batch.wave, batch.labels, mask)
 
     def losses(self, batch: Batch) -> Outcome:
         frames = self.frames(batch)
         u = draws.uniforms(len(batch), 4, batch.wave.shape[1], like=self.device).transpose(0, 1).clamp(1e-6, 1 - 1e-6)
         student = decoder_of(self.model)
-        flowed = self.network(student.noise(u), batch.labels, frames)
+        flowed = self.network(student.noise(u), batch.labels, frames, batch.frame_mask(self.hop))
         divergence = self.config.kl.of(student.distribution(flowed))
         self.terms.step = self.step
         losses = self.terms(self._compare(student, flowed, divergence, batch, frames))
@@ -142,7 +142,8 @@ class DistillExperiment(Experiment[Config]):
         decoder = decoder_of(self.teacher)
 
         def teacher(frames: Tensor | None, labels: Mapping[str, Tensor]) -> Distribution:
-            return decoder.predict(flowed.x, decoder.condition(frames, labels))
+            mask = batch.frame_mask(self.hop)
+            return decoder.predict(flowed.x, decoder.condition(frames, labels, mask))
 
         def contrast() -> Distribution:
             return teacher(*self.config.contrastive.wrong(frames, batch.labels, self.other_labels(batch)))
@@ -157,7 +158,7 @@ class DistillExperiment(Experiment[Config]):
         for number, batch in enumerate(self.valid_batches()):
             frames, (B, T) = self.frames(batch), batch.wave.shape
             u = uniforms(self.config.seed, torch.arange(B) + B * number, 0, T).to(self.device)
-            flowed = student(student.noise(u), batch.labels, frames)
+            flowed = student(student.noise(u), batch.labels, frames, batch.frame_mask(self.hop))
             fixed = FixedQuantiles(((torch.arange(16, device=self.device).view(-1, 1, 1) + u[3]) / 16).clamp(1e-6, 1 - 1e-6))
             side = self._compare(student, flowed, fixed.of(student.distribution(flowed)), batch, frames)
             values = {"kl": side.kl, "power": power.power(side.x, side.y), "log_spectral": power.log_spectral(side.x, side.y)}
@@ -189,11 +190,10 @@ class DistillExperiment(Experiment[Config]):
 
     def next_steps(self) -> list[str]:
         run, speaker = self.config.run, self.a_voice
-        if isinstance(self.teacher, VQVAE):
-            speak = [f"vqwave decode {run} in.vqw --speaker {speaker} --out out.wav"]
-        else:
-            speak = [f"vqwave generate {run} --speaker {speaker} --seconds 3 --out babble.wav"]
-        return [*speak, f"vqwave report {self.config.teacher} {run} --out {run}/report.html"]
+        decode = f"vqwave decode {run} in.vqw --speaker {speaker} --out out.wav"
+        babble = f"vqwave generate {run} --speaker {speaker} --seconds 3 --out babble.wav"
+        speak = decode if isinstance(self.teacher, VQVAE) else babble
+        return [speak, f"vqwave report {self.config.teacher} {run} --out {run}/report.html"]
 
 
 if __name__ == "__main__":

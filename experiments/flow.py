@@ -73,7 +73,8 @@ class FlowExperiment(Experiment[Config]):
         return Density(model)
 
     def losses(self, batch: Batch) -> Outcome:
-        return Outcome({"nll": masked_mean(-self.network(batch.wave, batch.labels), batch.mask)})
+        log_p = self.network(batch.wave, batch.labels, None, batch.frame_mask(self.hop))
+        return Outcome({"nll": masked_mean(-log_p, batch.mask)})
 
     def evaluate(self, model: Student) -> Evaluation:
         """Bits a held-out sample costs at 16 bit, with the true labels and with somebody else's."""
@@ -81,7 +82,8 @@ class FlowExperiment(Experiment[Config]):
         sums = {name: torch.zeros((), dtype=torch.float64) for name in ("bits", "shuffled", "samples")}
         for batch in self.valid_batches():
             for name, labels in (("bits", batch.labels), ("shuffled", self.other_labels(batch))):
-                sums[name] += likelihood.bits_of(head, -density(batch.wave, labels))[batch.mask].sum().cpu()
+                cost = -density(batch.wave, labels, None, batch.frame_mask(model.hop))
+                sums[name] += likelihood.bits_of(head, cost)[batch.mask].sum().cpu()
             sums["samples"] += batch.mask.sum().cpu()
         total = self.total(sums)
         bits, shuffled = (total[name] / total["samples"] for name in ("bits", "shuffled"))

@@ -22,7 +22,6 @@ from vqwave.loop import main
 from vqwave.losses import negative_log_likelihood
 from vqwave.metrics import codebook, likelihood
 from vqwave.models import VQVAE, VQVAESpec
-from vqwave.nn.quantize import frame_mask
 from vqwave.nn.slices import sliced
 from vqwave.tracking import SampleSheet
 
@@ -104,7 +103,8 @@ class VQVAEExperiment(Experiment[Config]):
             frames = self._frames(batch)
             if self.config.slice is not None:
                 batch, frames = sliced(batch, frames, self.config.slice * self.corpus.sample_rate, self.model.hop)
-            return self._likelihood(self.network(batch.wave, batch.labels, frames), batch)
+            out = self.network(batch.wave, batch.labels, frames, batch.frame_mask(self.model.hop))
+            return self._likelihood(out, batch)
         cyclic = bool(self.config.losses.get("cycle"))
         others = self.another_voice(batch) if cyclic or self.model.listener else None
         out = self.network(batch.wave, batch.labels, batch.lengths, decode=self.decodes, others=others, cyclic=cyclic)
@@ -118,8 +118,9 @@ class VQVAEExperiment(Experiment[Config]):
     @torch.no_grad()
     def _frames(self, batch: Batch) -> Tensor:
         """What the decoder hears of clips whose codes are not trained."""
-        codes = self.model.encode(batch.wave, batch.lengths)
-        return self.model.taught(self.model.frames(self.model.quantizer.decode(codes), batch.labels))
+        z = self.model.quantizer.decode(self.model.encode(batch.wave, batch.lengths))
+        mask = batch.frame_mask(self.model.hop)
+        return self.model.taught(self.model.frames(z, batch.labels, mask=mask))
 
     def evaluate(self, model: VQVAE) -> Evaluation:
         """Bits with the true codes and labels, with another clip's codes, with another speaker's label; codebook use."""
@@ -127,18 +128,19 @@ class VQVAEExperiment(Experiment[Config]):
         sums = {name: torch.zeros((), dtype=torch.float64, device=self.device) for name in names}
         counts = codebook.CodeCounts(model.quantizer.books, model.quantizer.size, self.corpus.labels.get("speaker", []))
         for batch in self.valid_batches():
-            codes = model.encode(batch.wave, batch.lengths)
-            mask = frame_mask(batch.lengths, model.hop, codes.shape[-1])
+            codes, mask = model.encode(batch.wave, batch.lengths), batch.frame_mask(model.hop)
             sums["samples"] += batch.mask.sum()
             sums["clips"] += len(batch)
             counts.add(codes, mask, batch.labels.get("speaker"))
             if model.readout is not None:
                 z = model.quantizer.decode(codes)
-                sums["spectral"] += len(batch) * model.readout.loss(model.readout(z, batch.labels), batch.wave, mask)
+                predicted = model.readout(z, batch.labels, mask)
+                sums["spectral"] += len(batch) * model.readout.loss(predicted, batch.wave, mask)
             if model.listener is not None:
                 voice = self.another_voice(batch, drawn=False)
-                real, converted = model.readout.frontend(batch.wave), model.readout(z, voice)
-                sums["heard"] += len(batch) * model.listener.judge(real, batch.labels, converted, voice, mask).accuracy
+                frames = model.readout.frontend(batch.wave, mask=mask), model.readout(z, voice, mask)
+                heard = model.listener.judge(frames[0], batch.labels, frames[1], voice, mask)
+                sums["heard"] += len(batch) * heard.accuracy
             if self.decodes:
                 sums["bits"] += self._cost(model, batch, codes, batch.labels)
                 sums["codes"] += self._cost(model, batch, codes.roll(1, 0), batch.labels)
@@ -164,8 +166,9 @@ class VQVAEExperiment(Experiment[Config]):
 
     def _cost(self, model: VQVAE, batch: Batch, codes: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
         """Bits of a batch, summed over its valid samples, given codes and labels."""
-        distribution = model.decoder.predict(batch.wave, model.condition(codes, labels))
-        return likelihood.bits(model.decoder.head, distribution, batch.wave)[batch.mask].sum()
+        told = model.condition(codes, labels, batch.frame_mask(model.hop))
+        bits = likelihood.bits(model.decoder.head, model.decoder.predict(batch.wave, told), batch.wave)
+        return bits[batch.mask].sum()
 
     def samples(self, model: VQVAE, sheet: SampleSheet) -> None:
         codec, pairs = self.codec(model), self.shown_pairs(self.config.shown)
@@ -188,11 +191,8 @@ class VQVAEExperiment(Experiment[Config]):
     def next_steps(self) -> list[str]:
         if not self.decodes:
             return [self.follow("vqvae", "codes"), *super().next_steps()]
-        return [
-            f"vqwave convert {self.config.run} in.wav --speaker {self.a_voice} --out out.wav",
-            self.follow("distill", "teacher"),
-            *super().next_steps(),
-        ]
+        convert = f"vqwave convert {self.config.run} in.wav --speaker {self.a_voice} --out out.wav"
+        return [convert, self.follow("distill", "teacher"), *super().next_steps()]
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class WaveNetExperiment(Experiment[Config]):
             model.frontend.fit(self.training_waves(), self.training_frames())
 
     def losses(self, batch: Batch) -> Outcome:
-        distribution = self.network(batch.wave, batch.labels)
+        distribution = self.network(batch.wave, batch.labels, None, batch.frame_mask(self.hop))
         nll = negative_log_likelihood(distribution, batch.wave, batch.mask)
         return Outcome({"nll": nll}, {"bits": likelihood.bits_of(self.config.model.head, nll.detach())})
 
@@ -76,14 +76,18 @@ class WaveNetExperiment(Experiment[Config]):
             name: torch.zeros((), dtype=torch.float64, device=self.device) for name in ("bits", "shuffled", "frames", "samples")
         }
         for batch in self.valid_batches():
-            frames = None if model.frontend is None else model.frontend(batch.wave, batch.labels)
+            mask = batch.frame_mask(model.hop)
+            frames = None
+            if model.frontend is not None:
+                frames = model.frontend(batch.wave, batch.labels, mask)
             others = None if frames is None else frames.roll(1, 0)
             for name, labels, heard in (
                 ("bits", batch.labels, frames),
                 ("shuffled", self.other_labels(batch), frames),
                 ("frames", batch.labels, others),
             ):
-                cost = likelihood.bits(model.head, model(batch.wave, labels, heard), batch.wave)
+                distribution = model(batch.wave, labels, heard, mask)
+                cost = likelihood.bits(model.head, distribution, batch.wave)
                 sums[name] += cost[batch.mask].sum()
             sums["samples"] += batch.mask.sum()
         total = self.total(sums)

@@ -66,18 +66,27 @@ def mel_filters(
     return filters * 2 / (high - low) if scale == "slaney" else filters
 
 
-def deltas(features: Tensor, reach: int = 2) -> Tensor:
+def held(x: Tensor, mask: Tensor | None) -> Tensor:
+    """x (B, C, F) whose frames that are false in mask (B, F) repeat the last real one before them; x without a mask."""
+    if mask is None:
+        return x
+    last = torch.arange(x.size(-1), device=x.device).where(mask, 0).cummax(1).values
+    return x.gather(2, last[:, None].expand(-1, x.size(1), -1))
+
+
+def deltas(features: Tensor, reach: int = 2, mask: Tensor | None = None) -> Tensor:
     r"""The slope of each channel over `reach` frames to either side; beyond the ends the outermost frame is held.
 
     .. math:: d_f = \sum_{n=1}^{N} n (c_{f+n} - c_{f-n}) / 2 \sum_{n=1}^{N} n^2
 
-    features (B, C, F) -> (B, C, F). Reference: Young et al., The HTK Book, "Delta and acceleration coefficients".
+    features (B, C, F), mask (B, F) true up to each utterance's end -> (B, C, F), of real frames alone.
+    Reference: Young et al., The HTK Book, "Delta and acceleration coefficients".
     """
     frames = features.size(-1)
-    held = F.pad(features, (reach, reach), mode="replicate")
+    around = F.pad(held(features, mask), (reach, reach), mode="replicate")
     slope = torch.zeros_like(features)
     for n in range(1, reach + 1):
-        slope = slope + n * (held.narrow(-1, reach + n, frames) - held.narrow(-1, reach - n, frames))
+        slope = slope + n * (around.narrow(-1, reach + n, frames) - around.narrow(-1, reach - n, frames))
     return slope / (2 * sum(n * n for n in range(1, reach + 1)))
 
 
@@ -141,8 +150,11 @@ class LogMel(nn.Module):
         self.mel, self.floor = mel, floor
         self.channels, self.hop = mel.bands, mel.hop
 
-    def forward(self, wave: Tensor) -> Tensor:
-        """wave (B, T) in [-1, 1] -> (B, M, T / hop). Raises `BadInput` unless T is a positive multiple of the hop."""
+    def forward(self, wave: Tensor, mask: Tensor | None = None) -> Tensor:
+        """wave (B, T) in [-1, 1] -> (B, M, T / hop); each frame is of its own samples, so that `mask` changes nothing.
+
+        Raises `BadInput` unless T is a positive multiple of the hop.
+        """
         return self.mel(wave).clamp_min(self.floor).log()
 
 
@@ -167,16 +179,17 @@ class MFCC(nn.Module):
         basis[0] /= math.sqrt(2)
         self.register_buffer("basis", basis.float(), persistent=False)  # (C, M)
 
-    def forward(self, wave: Tensor) -> Tensor:
+    def forward(self, wave: Tensor, mask: Tensor | None = None) -> Tensor:
         """wave (B, T) in [-1, 1] -> (B, coefficients (1 + orders), T / hop): cepstra, slopes, slopes of slopes.
 
+        mask (B, T / hop): true up to each utterance's end; slopes are of real frames alone.
         Raises `BadInput` unless T is a positive multiple of the hop.
         """
         with torch.autocast(wave.device.type, enabled=False):
             log_power = self.mel(wave).clamp_min(self.floor).log()
             features = [self.basis.to(log_power.dtype) @ log_power]
             for _ in range(self.orders):
-                features.append(deltas(features[-1]))
+                features.append(deltas(features[-1], mask=mask))
             return torch.cat(features, 1)
 
 
@@ -290,8 +303,8 @@ class Pitch(nn.Module):
         return torch.cat([torch.ones_like(d[..., :1]), normalised[..., 1:]], -1)
 
     @torch.no_grad()
-    def forward(self, wave: Tensor) -> Tensor:
-        """wave (B, T) in [-1, 1], T a multiple of the hop -> (B, 2, T / hop)."""
+    def forward(self, wave: Tensor, mask: Tensor | None = None) -> Tensor:
+        """wave (B, T) in [-1, 1], T a multiple of the hop -> (B, 2, T / hop); `mask` changes nothing."""
         with torch.autocast(wave.device.type, enabled=False):
             wave = wave.to(torch.promote_types(wave.dtype, torch.float32))
             d = self.difference(wave)

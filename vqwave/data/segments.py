@@ -46,6 +46,11 @@ class Batch:
         """(B, T) bool, true on samples, false on padding."""
         return torch.arange(self.wave.shape[1], device=self.wave.device) < self.lengths[:, None]
 
+    def frame_mask(self, hop: int) -> Tensor:
+        """(B, T / hop) bool, true for frames of `hop` samples that hold at least one sample."""
+        starts = torch.arange(0, self.wave.shape[1], hop, device=self.wave.device)
+        return starts < self.lengths[:, None]
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch on another device."""
         return Batch(

@@ -119,6 +119,7 @@ def _ids(material: Material, place: int) -> dict[str, Tensor]:
 @torch.inference_mode()
 def _condition(material: Material, places: Sequence[int], batch: Batch, variant: str) -> Condition | None:
     decoder, labels = material.codec.decoder, dict(batch.labels)
+    mask = batch.frame_mask(material.codec.model.hop)
     others = [material.others()[i] for i in places]
     if variant == "shuffled speakers":
         for name in decoder.conditioner.labels:
@@ -131,11 +132,12 @@ def _condition(material: Material, places: Sequence[int], batch: Batch, variant:
         if variant == "shuffled codes":
             heard = [codes.repeat(1, -(-frames // codes.shape[1]))[:, :frames] for codes in heard]
         codes = torch.stack([F.pad(codes, (0, frames - codes.shape[1])) for codes in heard])
-        return material.codec.model.condition(codes.to(batch.wave.device), labels)
+        return material.codec.model.condition(codes.to(batch.wave.device), labels, mask)
     if decoder.frontend is None:
         return decoder.condition(None, labels)
-    frames = decoder.frontend(batch.wave, labels)
-    return decoder.condition(frames.roll(1, 0) if variant == "shuffled frames" else frames, labels)
+    frames = decoder.frontend(batch.wave, labels, mask)
+    frames = frames.roll(1, 0) if variant == "shuffled frames" else frames
+    return decoder.condition(frames, labels, mask)
 
 
 @torch.inference_mode()

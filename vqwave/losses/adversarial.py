@@ -59,12 +59,12 @@ class Adversary:
             return x.new_zeros(())
         if torch.is_grad_enabled():
             self._learn(x.detach(), y, mask)
-        return adversarial_loss(self.discriminator.requires_grad_(False)(x), mask)
+        return adversarial_loss(self.discriminator.requires_grad_(False)(x, mask), mask)
 
     def _learn(self, x: Tensor, y: Tensor, mask: Tensor) -> None:
         network = self.discriminator.requires_grad_(True)
         self.optimizer.zero_grad()
-        discriminator_loss(network(y), network(x), mask).backward()
+        discriminator_loss(network(y, mask), network(x, mask), mask).backward()
         for p in network.parameters():
             p.grad = sum_over_ranks(p.grad) / world_size()
         torch.nn.utils.clip_grad_norm_(network.parameters(), self.clip)

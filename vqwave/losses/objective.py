@@ -57,7 +57,7 @@ class DistillationLosses:
             "power": lambda d: settings.power.power(d.x, d.y),
             "log_spectral": lambda d: settings.power.log_spectral(d.x, d.y),
             "stft": lambda d: settings.stft.loss(d.x, d.y),
-            "perceptual": lambda d: style_loss(self.classifier, d.x, d.y),
+            "perceptual": lambda d: style_loss(self.classifier, d.x, d.y, d.mask),
             "adversarial": lambda d: self.adversary.loss(d.x, d.y, d.mask, self.step),
         }
         self.terms = {name: terms[name] for name in self.names if weights.get(name)}

@@ -67,18 +67,23 @@ class Classifier(nn.Module):
         """Samples that one column of the last layer sees."""
         return (receptive_field(self.spec.kernel, self.dilations) + 1) * self.spec.stride
 
-    def features(self, x: Tensor) -> list[Tensor]:
-        """x (B, T) -> what each layer hears in it, each (B, C, T / stride)."""
-        heard, features = self.front(x[:, None]), []
+    def features(self, x: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+        """x, mask (B, T) -> the output of each layer, (B, C, T / stride): zero where no valid sample is."""
+        features, heard = [], self.front(x[:, None])
+        weight = self.columns(x, mask, heard.shape[-1])
+        heard = heard * weight
         for layer in self.layers:
-            heard = heard + F.relu(layer(heard))
+            heard = (heard + F.relu(layer(heard))) * weight
             features.append(heard)
         return features
 
+    def columns(self, x: Tensor, mask: Tensor | None, count: int) -> Tensor:
+        """x, mask (B, T) -> 1 for each of `count` columns that hold valid samples, else 0, (B, 1, count)."""
+        valid = torch.ones_like(x) if mask is None else mask.to(x)
+        return F.adaptive_max_pool1d(valid[:, None], count)
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
         """x, mask (B, T) -> logits of each label (B, K), from the columns that hold valid samples."""
-        heard = self.features(x)[-1]
-        valid = torch.ones_like(x) if mask is None else mask.to(x)
-        weight = F.adaptive_max_pool1d(valid[:, None], heard.shape[-1])  # (B, 1, F)
-        mean = (heard * weight).sum(-1) / weight.sum(-1).clamp(min=1.0)
+        heard = self.features(x, mask)[-1]
+        mean = heard.sum(-1) / self.columns(x, mask, heard.shape[-1]).sum(-1).clamp(min=1.0)
         return {name: layer(mean) for name, layer in self.outputs.items()}

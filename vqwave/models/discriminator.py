@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from vqwave.config import option, spec
+from vqwave.nn.masks import masked
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -38,9 +39,9 @@ class Discriminator(nn.Module):
         layers = [nn.Conv1d(1 if i == 0 else C, C, k, dilation=max(1, i), padding="same") for i in range(inner)]
         self.layers = nn.ModuleList(weight_norm(layer) for layer in [*layers, nn.Conv1d(C, 1, k, padding="same")])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, T) -> scores (B, T): trained towards 1 for recordings and 0 for what a student made."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x, mask (B, T) -> scores (B, T): trained towards 1 for recordings and 0 for what a student made."""
         heard = x[:, None]
         for layer in self.layers[:-1]:
-            heard = F.leaky_relu(layer(heard), 0.2)
-        return self.layers[-1](heard)[:, 0]
+            heard = F.leaky_relu(layer(masked(heard, mask)), 0.2)
+        return self.layers[-1](masked(heard, mask))[:, 0]

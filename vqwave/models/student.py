@@ -85,8 +85,10 @@ class Student(nn.Module):
         """Past noise that one sample hears."""
         return self.flows.receptive_field
 
-    def condition(self, frames: Tensor | None, labels: Mapping[str, Tensor]) -> Condition | None:
-        return self.conditioner(frames, labels)
+    def condition(
+        self, frames: Tensor | None, labels: Mapping[str, Tensor], mask: Tensor | None = None
+    ) -> Condition | None:
+        return self.conditioner(frames, labels, mask)
 
     def noise(self, u: Tensor, temperature: float = 1.0) -> Tensor:
         """u (4, B, T) uniforms -> z (B, T). A temperature below 1 narrows z, which also changes what later flows hear."""
@@ -111,9 +113,15 @@ class Student(nn.Module):
         zero = torch.zeros_like(flowed.z[:, None])
         return self.base(zero, zero, zero).log_density(flowed.z) - flowed.log_scale
 
-    def forward(self, z: Tensor, labels: Mapping[str, Tensor], frames: Tensor | None = None) -> Flowed:
-        """z (B, T), labels name -> (B,), frames (B, D, F) -> x and the totals, each (B, T)."""
-        return self.transform(z, self.condition(frames, labels))
+    def forward(
+        self,
+        z: Tensor,
+        labels: Mapping[str, Tensor],
+        frames: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Flowed:
+        """z (B, T), labels name -> (B,), frames (B, D, F) and their mask -> x and the totals, each (B, T)."""
+        return self.transform(z, self.condition(frames, labels, mask))
 
 
 class Density(nn.Module):
@@ -123,8 +131,14 @@ class Density(nn.Module):
         super().__init__()
         self.student = student
 
-    def forward(self, x: Tensor, labels: Mapping[str, Tensor], frames: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        labels: Mapping[str, Tensor],
+        frames: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """x (B, T) -> ln p(x_t | x_{<t}), (B, T); frames come from x itself where the student has a front end."""
         if self.student.frontend is not None and frames is None:
-            frames = self.student.frontend(x, labels)
-        return self.student.log_prob(x, self.student.condition(frames, labels))
+            frames = self.student.frontend(x, labels, mask)
+        return self.student.log_prob(x, self.student.condition(frames, labels, mask))

@@ -175,7 +175,8 @@ class VQVAE(nn.Module):
 
     def encode(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """x (B, T), T a multiple of hop, of which lengths (B,) samples are real -> codes (B, Q, T / hop)."""
-        return self.quantizer.encode(self.encoder(x, lengths))
+        z = self.encoder(x, lengths)
+        return self.quantizer.encode(z, self._mask(lengths, z))
 
     def take_codes(self, other: VQVAE) -> None:
         """The encoder, quantizer and readout of another model, as they are and to stay so."""
@@ -185,15 +186,27 @@ class VQVAE(nn.Module):
                 mine.load_state_dict(theirs.state_dict())
                 mine.requires_grad_(False)
 
-    def condition(self, codes: Tensor, labels: Mapping[str, Tensor]) -> Condition | None:
-        """codes (B, Q, F), labels name -> (B,): what the decoder is told."""
-        return self.decoder.condition(self.frames(self.quantizer.decode(codes), labels), labels)
+    def condition(
+        self, codes: Tensor, labels: Mapping[str, Tensor], mask: Tensor | None = None
+    ) -> Condition | None:
+        """codes (B, Q, F), labels name -> (B,), mask (B, F) of the real frames: the decoder's condition."""
+        frames = self.frames(self.quantizer.decode(codes), labels, mask=mask)
+        return self.decoder.condition(frames, labels, mask)
 
-    def frames(self, z: Tensor, labels: Mapping[str, Tensor], predicted: Tensor | None = None) -> Tensor:
-        """z (B, D, F) quantized latents -> the frames that the decoder hears, (B, D', F'); predicted: the readout's, if at hand."""
+    def frames(
+        self,
+        z: Tensor,
+        labels: Mapping[str, Tensor],
+        predicted: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """z (B, D, F) quantized latents, mask (B, F) -> the decoder's frames (B, D', F').
+
+        predicted: the readout's frames, if at hand.
+        """
         if self.hears == "latents":
             return z
-        predicted = self.readout(z, labels) if predicted is None else predicted
+        predicted = self.readout(z, labels, mask) if predicted is None else predicted
         if self.hears == "frames":
             return predicted
         held = z[..., None].expand(-1, -1, -1, self.readout.ratio).flatten(-2)
@@ -211,8 +224,12 @@ class VQVAE(nn.Module):
         reconstruction: Tobing et al., 2019, sec. 3. arXiv:1907.10185 (there of a variational autoencoder's whole spectra)
         """
         again = self.encoder.read(converted, lengths)
-        mask = None if lengths is None else frame_mask(lengths, self.hop, z.shape[-1])
+        mask = self._mask(lengths, z)
         return masked_mean((again - z.detach()).square().mean(1), mask)
+
+    def _mask(self, lengths: Tensor | None, z: Tensor) -> Tensor | None:
+        """Which frames of z (B, D, F) hold samples, (B, F)."""
+        return None if lengths is None else frame_mask(lengths, self.hop, z.shape[-1])
 
     def forward(
         self,
@@ -230,17 +247,21 @@ class VQVAE(nn.Module):
         cyclic: encode these conversions again, see `cycle`.
         """
         z = self.encoder(x, lengths)
-        mask = None if lengths is None else frame_mask(lengths, self.hop, z.shape[-1])
+        mask = self._mask(lengths, z)
         quantized = self.quantizer(z, mask)
         heard = self.jitter(quantized.z, mask)
-        predicted = None if self.readout is None else self.readout(heard, labels)
+        predicted = None if self.readout is None else self.readout(heard, labels, mask)
         spectral = None if self.readout is None else self.readout.loss(predicted, x, mask)
         verdict = None if self.adversary is None else self.adversary(quantized.z, labels, mask)
-        distribution = self.decoder(x, labels, self.taught(self.frames(heard, labels, predicted))) if decode else None
+        distribution = None
+        if decode:
+            frames = self.taught(self.frames(heard, labels, predicted))
+            distribution = self.decoder(x, labels, frames, mask)
         hearing = cycle = None
         if others is not None:
-            converted = self.readout(heard, others)
+            converted = self.readout(heard, others, mask)
             if self.listener is not None:
-                hearing = self.listener.judge(self.readout.frontend(x), labels, converted, others, mask)
+                recorded = self.readout.frontend(x, mask=mask)
+                hearing = self.listener.judge(recorded, labels, converted, others, mask)
             cycle = self.cycle(quantized.z, converted, lengths) if cyclic else None
         return Reconstruction(distribution, quantized, spectral, verdict, hearing, cycle)

@@ -144,9 +144,11 @@ class WaveNet(nn.Module):
         """Past samples that one prediction sees."""
         return self.stack.receptive_field
 
-    def condition(self, frames: Tensor | None, labels: Mapping[str, Tensor]) -> Condition | None:
-        """frames (B, D, F) or None, labels name -> (B,): what the decoder is told, at frame rate."""
-        return self.conditioner(frames, labels)
+    def condition(
+        self, frames: Tensor | None, labels: Mapping[str, Tensor], mask: Tensor | None = None
+    ) -> Condition | None:
+        """frames (B, D, F) or None, labels name -> (B,), mask of the real frames -> the condition, at frame rate."""
+        return self.conditioner(frames, labels, mask)
 
     def predict(self, x: Tensor, condition: Condition | None, temperature: float = 1.0) -> Distribution:
         """Teacher-forced: x (B, T) -> the distribution of x_t given x_{<t}, for every t. Silence stands before x."""
@@ -171,8 +173,17 @@ class WaveNet(nn.Module):
         """Weight (C, H, 1) and bias (C,) of the last 1x1, with the head's units multiplied in."""
         return self.stack.out.weight * self.units[..., None], self.stack.out.bias * self.units[:, 0]
 
-    def forward(self, x: Tensor, labels: Mapping[str, Tensor], frames: Tensor | None = None) -> Distribution:
-        """x (B, T) -> the distribution of every sample; a front end makes frames of x, or of those that `labels` holds."""
+    def forward(
+        self,
+        x: Tensor,
+        labels: Mapping[str, Tensor],
+        frames: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Distribution:
+        """x (B, T) -> the distribution of every sample; a front end makes frames of x, or of those that `labels` holds.
+
+        mask: which frames are real, (B, F) or of coarser ones; see `Conditioner`.
+        """
         if self.frontend is not None and frames is None:
-            frames = self.frontend(x, labels)
-        return self.predict(x, self.condition(frames, labels))
+            frames = self.frontend(x, labels, mask)
+        return self.predict(x, self.condition(frames, labels, mask))

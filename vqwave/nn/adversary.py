@@ -67,7 +67,7 @@ class Adversary(nn.Module):
         """z (B, D, F), labels name -> (B,), mask (B, F)."""
         weight = torch.ones_like(z[:, :1]) if mask is None else mask[:, None].to(z.dtype)
         x = F.relu(self.first(ReverseGradient.apply(z) * weight))
-        x = F.relu(self.second(x)) * weight
+        x = F.relu(self.second(x * weight)) * weight
         logits = self.out(x.sum(-1) / weight.sum(-1).clamp(min=1.0))
         wanted = labels[self.label]
         return Verdict(F.cross_entropy(logits, wanted), (logits.argmax(1) == wanted).float().mean())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vqwave.config import option, spec
 from vqwave.errors import BadInput
 from vqwave.nn import draws
+from vqwave.nn.masks import masked
 
 
 @dataclass(frozen=True)
@@ -160,9 +161,12 @@ class Conditioner(nn.Module):
         )
         self.dropout = spec.dropout.build(spec.channels, [name for name, there in told.items() if there])
 
-    def forward(self, frames: Tensor | None, labels: Mapping[str, Tensor]) -> Condition | None:
+    def forward(
+        self, frames: Tensor | None, labels: Mapping[str, Tensor], mask: Tensor | None = None
+    ) -> Condition | None:
         """frames (B, D, F) or None, labels name -> (B,) int64 or, for vectors, (B, V) -> Condition, or None: nothing to hear.
 
+        mask: which frames are real, (B, F) or of coarser ones that tile them; nothing of the others enters those.
         Raises BadInput for a vector that is not given or has another size.
         """
         parts = {}
@@ -170,9 +174,9 @@ class Conditioner(nn.Module):
         if attributes is not None:
             parts["labels"] = attributes
         if self.frames is not None:
-            x = self.frames(frames)
+            x = self.frames(masked(frames, mask))
             for layer in self.upsample:
-                x = layer(F.leaky_relu(x, 0.4))
+                x = layer(F.leaky_relu(masked(x, mask), 0.4))
             parts["frames"] = x
         return Condition(_sum(self.dropout(parts)), self.hold) if parts else None
 

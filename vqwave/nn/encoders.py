@@ -1,7 +1,8 @@
 """Encoders: waveform -> latents at frame rate.
 
 All are non-causal and share `hop`, `dim`, `fit(waves)` and `forward(wave, lengths) -> (B, D, F)`. Of a wave (B, T) lengths (B,)
-samples are real: statistics over time or over the batch leave the padding out.
+samples are real. The rest, which must be silent, is padding: it is kept at zero between the convolutions and left out of all
+statistics, so that the latents of an utterance are those that it has alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from vqwave.config import option, spec
 from vqwave.errors import BadInput, under
 from vqwave.features import FeatureSpec, LogMelSpec
 from vqwave.nn.frontend import Frontend
+from vqwave.nn.masks import masked, stretched
 from vqwave.nn.quantize import frame_mask
 from vqwave.nn.ranks import sum_over_ranks
 from vqwave.nn.warp import MelWarp
@@ -104,7 +106,9 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(channels, channels, kernel, padding="same")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, C, n F), mask (B, F) -> (B, C, n F)."""
+        x = masked(x, mask)
         return x + F.relu(self.conv(x))
 
 
@@ -115,9 +119,9 @@ class StridedConv1d(nn.Conv1d):
         super().__init__(channels, out_channels, 2 * stride, stride)
         self.around = (stride // 2, stride - stride // 2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, T) -> (B, C', T / stride)."""
-        return super().forward(F.pad(x, self.around))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, C, T), mask (B, F) of coarser frames -> (B, C', T / stride)."""
+        return super().forward(F.pad(masked(x, mask), self.around))
 
 
 class WaveformEncoder(nn.Module):
@@ -130,7 +134,7 @@ class WaveformEncoder(nn.Module):
         self.strided = nn.ModuleList(
             StridedConv1d(a, b, stride) for a, b, stride in zip(widths, widths[1:], spec.strides, strict=False)
         )
-        self.blocks = nn.Sequential(*(ResidualBlock(spec.channels, 3) for _ in range(spec.blocks)))
+        self.blocks = nn.ModuleList(ResidualBlock(spec.channels, 3) for _ in range(spec.blocks))
         self.norm = InstanceNorm() if spec.instance_norm else None
         self.out = nn.Conv1d(spec.channels, spec.dim, 1)
 
@@ -139,11 +143,12 @@ class WaveformEncoder(nn.Module):
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
         """wave (B, T), T a multiple of hop -> (B, D, T / hop)."""
-        x = wave[:, None]
+        x, mask = wave[:, None], _mask(lengths, self.hop, wave)
         for layer in self.strided:
-            x = F.relu(layer(x))
-        x = self.blocks(x)
-        return self.out(x if self.norm is None else self.norm(x, _mask(lengths, self.hop, x)))
+            x = F.relu(layer(x, mask))
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.out(x if self.norm is None else self.norm(x, mask))
 
 
 @spec
@@ -177,12 +182,13 @@ class FrameEncoder(nn.Module):
         super().__init__()
         with under("encoder.features"):
             self.frontend = Frontend(spec.features.build(sample_rate))
+        self.stride = spec.stride
         self.hop, self.dim = self.frontend.hop * spec.stride, spec.dim
         self.warp = MelWarp(spec.warp)
         self.first = nn.Conv1d(self.frontend.channels, spec.channels, 3, padding="same")
         self.second = ResidualBlock(spec.channels, 3)
         self.strided = StridedConv1d(spec.channels, spec.channels, spec.stride)
-        self.blocks = nn.Sequential(*(ResidualBlock(spec.channels, kernel) for kernel in (3, 3, 1, 1, 1, 1)))
+        self.blocks = nn.ModuleList(ResidualBlock(spec.channels, kernel) for kernel in (3, 3, 1, 1, 1, 1))
         self.norm = InstanceNorm() if spec.instance_norm else None
         self.out = nn.Conv1d(spec.channels, spec.dim, 1)
 
@@ -192,13 +198,17 @@ class FrameEncoder(nn.Module):
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
         """wave (B, T), T a multiple of hop -> (B, D, T / hop)."""
-        return self.read(self.warp(self.frontend(wave)), lengths)
+        frames = self.frontend(wave, mask=_mask(lengths, self.hop, wave))
+        return self.read(self.warp(frames), lengths)
 
     def read(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Standardised features (B, C, stride F), of which lengths (B,) samples are real -> (B, D, F)."""
-        x = self.second(F.relu(self.first(frames)))
-        x = self.blocks(F.relu(self.strided(x)))
-        return self.out(x if self.norm is None else self.norm(x, _mask(lengths, self.hop, x)))
+        mask = None if lengths is None else frame_mask(lengths, self.hop, frames.shape[-1] // self.stride)
+        x = self.second(F.relu(self.first(masked(frames, mask))), mask)
+        x = F.relu(self.strided(x, mask))
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.out(x if self.norm is None else self.norm(x, mask))
 
 
 @spec
@@ -239,16 +249,17 @@ class BatchNormEncoder(nn.Module):
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
         """wave (B, T), T a multiple of hop -> (B, D, T / hop)."""
-        x = self.frontend(wave)
+        mask = _mask(lengths, self.hop, wave)
+        x = self.frontend(wave, mask=mask)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = convolution(x)
-            x = F.relu(norm(x, _mask(lengths, wave.shape[1] // x.shape[-1], x)))
-        return self.out(x if self.norm is None else self.norm(x, _mask(lengths, self.hop, x)))
+            x = convolution(masked(x, mask))
+            x = F.relu(norm(x, None if mask is None else stretched(mask, x.shape[-1])))
+        return self.out(x if self.norm is None else self.norm(x, mask))
 
 
-def _mask(lengths: Tensor | None, hop: int, x: Tensor) -> Tensor | None:
-    """Which frames of x (B, C, F) hold samples, (B, F)."""
-    return None if lengths is None else frame_mask(lengths, hop, x.shape[-1])
+def _mask(lengths: Tensor | None, hop: int, wave: Tensor) -> Tensor | None:
+    """Which latents of wave (B, T) hold samples, (B, T / hop)."""
+    return None if lengths is None else frame_mask(lengths, hop, wave.shape[1] // hop)
 
 
 Encoder = WaveformEncoder | FrameEncoder | BatchNormEncoder

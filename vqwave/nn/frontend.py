@@ -14,6 +14,7 @@ from vqwave.config import option, spec
 from vqwave.data.tracks import PHONES, FrameFile, PhoneTrack, Track
 from vqwave.errors import BadInput, under
 from vqwave.features import MFCC, LogMel, LogMelSpec, MFCCSpec, Pitch, PitchSpec, samples_of
+from vqwave.nn.masks import stretched
 from vqwave.nn.standardise import Standardise
 
 Told = Mapping[str, Tensor]
@@ -30,11 +31,14 @@ class Frontend(nn.Module):
         self.standardise = Standardise(features.channels)
         self.channels, self.hop = features.channels, features.hop
 
-    def forward(self, wave: Tensor | None, told: Told | None = None) -> Tensor:
-        """Raises BadInput where there is no waveform to hear."""
+    def forward(
+        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """mask: the real frames of each clip (B, F), or of coarser ones. Raises BadInput where there is no waveform."""
         if wave is None:
             raise BadInput("this model hears features of a recording, expected one (it cannot speak from given frames alone)")
-        return self.standardise(self.features(wave))
+        real = None if mask is None else stretched(mask, wave.shape[-1] // self.hop)
+        return self.standardise(self.features(wave, real))
 
     def fit(self, waves: Sequence[Tensor], told: Sequence[Told] = ()) -> None:
         """Take the statistics from whole recordings (T,) of the training corpus."""
@@ -51,7 +55,9 @@ class FilesFrontend(nn.Module):
         self.standardise = Standardise(track.channels)
         self.channels, self.hop = track.channels, track.hop
 
-    def forward(self, wave: Tensor | None, told: Told | None = None) -> Tensor:
+    def forward(
+        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """told[name] (B, channels, F) -> the same, standardised."""
         return self.standardise(_given(told, self.tracks[0].name).to(self.standardise.mean))
 
@@ -73,7 +79,9 @@ class PhonesFrontend(nn.Module):
         self.channels = (2 * track.neighbours + 1) * phones + 2
         self.register_buffer("seat", torch.zeros(()), persistent=False)  # dtype and device of the network
 
-    def forward(self, wave: Tensor | None, told: Told | None = None) -> Tensor:
+    def forward(
+        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """told["phones"] (B, 2 neighbours + 3, F) -> (B, channels, F)."""
         frames = _given(told, PHONES)
         ids, place = frames[:, :-2].long(), frames[:, -2:]
@@ -96,9 +104,11 @@ class ConcatFrontend(nn.Module):
         self.hop, self.channels = hops.pop(), sum(part.channels for part in parts)
         self.tracks = tuple(track for part in parts for track in part.tracks)
 
-    def forward(self, wave: Tensor | None, told: Told | None = None) -> Tensor:
+    def forward(
+        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """-> (B, channels, F)."""
-        return torch.cat([part(wave, told) for part in self.parts], 1)
+        return torch.cat([part(wave, told, mask) for part in self.parts], 1)
 
     def fit(self, waves: Sequence[Tensor], told: Sequence[Told] = ()) -> None:
         for part in self.parts:

@@ -22,6 +22,7 @@ from vqwave.errors import BadInput, under
 from vqwave.features import FeatureSpec, LogMelSpec
 from vqwave.nn.condition import label_sizes
 from vqwave.nn.frontend import Frontend
+from vqwave.nn.masks import masked, stretched
 from vqwave.nn.ranks import masked_mean
 
 
@@ -64,18 +65,24 @@ class Readout(nn.Module):
         """Latents before and after its own that a frame is made of."""
         return sum(layer.kernel_size[0] // 2 for layer in (self.first, self.second, *self.blocks))
 
-    def forward(self, z: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
-        """z (B, D, F), labels name -> (B,) -> standardised spectral frames (B, channels, ratio * F)."""
-        x = self.first(z)
+    def forward(
+        self, z: Tensor, labels: Mapping[str, Tensor], mask: Tensor | None = None
+    ) -> Tensor:
+        """z (B, D, F), labels name -> (B,) -> standardised spectral frames (B, channels, ratio * F).
+
+        mask (B, F) of z: with it the real frames are those of each utterance alone.
+        """
+        x = self.first(masked(z, mask))
         for name, embedding in self.embeddings.items():
             x = x + embedding(labels[name])[..., None]
         x = F.relu(x)
         for block in (self.second, *self.blocks):
+            x = masked(x, mask)
             x = x + F.relu(block(x))
         x = self.out(x)
         return x.unflatten(1, (-1, self.ratio)).permute(0, 1, 3, 2).flatten(2)
 
     def loss(self, predicted: Tensor, wave: Tensor, mask: Tensor | None) -> Tensor:
         """Mean absolute error of `forward`'s frames in standard deviations, over the valid ones. wave (B, T), mask (B, F) of z."""
-        error = (predicted - self.frontend(wave)).abs().mean(1)  # (B, ratio * F)
-        return masked_mean(error, None if mask is None else mask.repeat_interleave(self.ratio, 1))
+        error = (predicted - self.frontend(wave, mask=mask)).abs().mean(1)  # (B, ratio * F)
+        return masked_mean(error, None if mask is None else stretched(mask, error.shape[-1]))

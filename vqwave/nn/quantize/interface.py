@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vqwave.features import held
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -42,10 +44,10 @@ class Quantizer(nn.Module, ABC):
         with torch.autocast(z.device.type, enabled=False):
             return self._quantize(_full(z), mask)
 
-    def encode(self, z: Tensor) -> Tensor:
-        """z (B, D, F) -> codes (B, Q, F)."""
+    def encode(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
+        """z (B, D, F) -> codes (B, Q, F); where mask (B, F) is true they are those of each utterance alone."""
         with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
-            return self._encode(_full(z))
+            return self._encode(held(_full(z), mask))
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes (B, Q, F) -> (B, D, F)."""

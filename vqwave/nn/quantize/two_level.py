@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.errors import BadInput
+from vqwave.features import held
 from vqwave.nn.quantize.composed import ProductQuantizerSpec, ResidualQuantizerSpec
 from vqwave.nn.quantize.interface import Quantized, Quantizer, joint_metrics, mean_losses
 from vqwave.nn.quantize.scalar import FSQuantizerSpec
@@ -47,8 +48,7 @@ class TwoLevelQuantizer(Quantizer):
 
     down is a convolution whose windows do not overlap, the W are 1x1. They start as a residual quantizer, t of the frames'
     mean and b of what it leaves, and learn to divide the work. Frames that a top code lacks, beyond the end or masked, repeat
-    the last real one: a recording has the same codes alone and padded in a masked batch. (`encode` has no mask: of a padded
-    batch, the last top code hears the padding.)
+    the last real one: a recording has the same codes alone and padded in a masked batch.
 
     The codes (B, Q_top + Q_bottom, F) are at the fast rate, the top ones held: decoding takes the first of each stretch, so
     codes may only be cut at multiples of `ratio`. `bits_per_frame` counts a top code once; a packed `.vqw` file repeats it,
@@ -96,11 +96,8 @@ class TwoLevelQuantizer(Quantizer):
 
     def _slow(self, z: Tensor, mask: Tensor | None) -> Tensor:
         """z (B, D, F), mask (B, F) -> (B, D, ceil(F / ratio)), of real frames only."""
-        last = torch.arange(z.shape[-1], device=z.device).expand(len(z), -1)
-        if mask is not None:
-            last = last.where(mask, 0).cummax(1).values
-        last = torch.cat([last, last[:, -1:].expand(-1, self._missing(z))], 1)
-        return self.down(z.gather(2, last[:, None].expand(-1, z.shape[1], -1)))
+        z = held(z, mask)
+        return self.down(torch.cat([z, z[..., -1:].expand(-1, -1, self._missing(z))], -1))
 
     def _slow_mask(self, mask: Tensor) -> Tensor:
         """(B, F) -> (B, ceil(F / ratio)): a top frame is real if any of its frames is."""
