@@ -1,0 +1,131 @@
+"""Word and character error rates by a recogniser that was trained elsewhere: Whisper through faster-whisper and jiwer.
+
+Reference: Radford et al., 2022, "Robust Speech Recognition via Large-Scale Weak Supervision". arXiv:2212.04356
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vqwave.audio import Wave, resample
+from vqwave.errors import BadInput
+from vqwave.metrics.transcripts import normalise
+
+RATE = 16000
+WHISPER = "tiny.en"
+WEIGHTS = "model.bin"
+CARRIED = {"tiny.en": "sha256=Glr64GpNuRyXXJqdeL5cwRDuTqAirVfVVJLkVQ6Tayo"}  # of model.bin, as wheels record it
+ErrorSums = NDArray[np.float64]  # (N, 4): word edits, words, character edits, characters
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """`transcribe`: a waveform (T,) at a rate in Hz -> its text; `name` says which weights are used."""
+
+    name: str
+    transcribe: Callable[[Wave, int], str]
+
+
+def recogniser(weights: str = WHISPER) -> Recogniser | str:
+    """A Whisper model on the CPU, in float32, English, five beams, temperature 0; or why there is none.
+
+    `weights`: a folder in CTranslate2's format, or a name of the hub such as "tiny.en". A name is looked up in the hub's
+    local cache, then among installed packages that carry weights, and downloaded last. Raises `BadInput` for a folder
+    without weights.
+    """
+    for package in ("faster_whisper", "jiwer"):
+        if importlib.util.find_spec(package) is None:
+            return f"the package {package} is not installed: pip install 'vqwave[judges]'"
+    from faster_whisper import WhisperModel
+
+    folder = whisper_folder(weights)
+    if isinstance(folder, str):
+        return folder
+    threads = torch.get_num_threads()
+    model = WhisperModel(str(folder), device="cpu", compute_type="float32", cpu_threads=threads)
+
+    def transcribe(wave: Wave, sample_rate: int) -> str:
+        segments, _ = model.transcribe(
+            resample(wave, sample_rate, RATE),
+            language="en",
+            beam_size=5,
+            temperature=0.0,  # the default falls back to random draws
+            condition_on_previous_text=False,
+            without_timestamps=True,
+        )
+        return " ".join(segment.text.strip() for segment in segments)
+
+    return Recogniser(f"Whisper {Path(weights).name}", transcribe)
+
+
+def whisper_folder(weights: str) -> Path | str:
+    """The folder that holds a Whisper model's weights, or why none could be had. Raises `BadInput`."""
+    given = Path(weights)
+    if given.is_dir():
+        if not (given / WEIGHTS).is_file():
+            raise BadInput(f"{given}: holds no {WEIGHTS}, expected Whisper in CTranslate2's format")
+        return given
+    from faster_whisper.utils import available_models, download_model
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if weights not in available_models() and len(given.parts) != 2:
+        known = ", ".join(available_models())
+        raise BadInput(f"{weights!r}: no such folder or Whisper model, expected a folder or one of {known}")
+    reason = ""
+    for local in (True, False):
+        try:
+            return Path(download_model(weights, local_files_only=local))
+        except (OSError, ValueError, HfHubHTTPError) as error:
+            reason = str(error).partition("\n")[0]
+        if local and (carried := _carried(weights)) is not None:
+            return carried
+    return f"no weights of Whisper {weights} on this machine, and none from the hub ({reason})"
+
+
+def _carried(name: str) -> Path | None:
+    """The folder of an installed package that holds exactly these weights, by the hash that was recorded with it."""
+    if name not in CARRIED:
+        return None
+    for distribution in importlib.metadata.distributions():
+        for file in distribution.files or ():
+            if file.name == WEIGHTS and file.hash is not None and f"{file.hash.mode}={file.hash.value}" == CARRIED[name]:
+                return Path(str(file.locate())).parent
+    return None
+
+
+def error_sums(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorSums:
+    """(N, 4): word edits, words, character edits, characters of each pair, after `normalise`.
+
+    Sums of these over utterances give corpus rates: `word_error_rate`, `character_error_rate`. Characters include the
+    spaces between words. Raises `BadInput` for a reference without a word.
+    """
+    import jiwer
+
+    rows = []
+    for reference, hypothesis in zip(map(normalise, references), map(normalise, hypotheses), strict=True):
+        if not reference:
+            raise BadInput("a reference transcript holds no word, expected one")
+        row: list[int] = []
+        for found in (jiwer.process_words(reference, hypothesis), jiwer.process_characters(reference, hypothesis)):
+            lost = found.substitutions + found.deletions
+            row += [lost + found.insertions, lost + found.hits]
+        rows.append(row)
+    return np.array(rows, np.float64)
+
+
+def word_error_rate(sums: ErrorSums) -> NDArray[np.float64]:
+    """Edits over words, (R, 4) -> (R,); above 1 where more words are inserted than there are."""
+    return sums[:, 0] / sums[:, 1]
+
+
+def character_error_rate(sums: ErrorSums) -> NDArray[np.float64]:
+    """Edits over characters, (R, 4) -> (R,)."""
+    return sums[:, 2] / sums[:, 3]
