@@ -40,6 +40,8 @@ ORDER = [room for level in LEVELS for room in level]
 OPTIONAL = {
     "constriction",
     "espeakng_loader",
+    "faster_whisper",
+    "jiwer",
     "lhotse",
     "matplotlib",
     "numba",
@@ -48,6 +50,8 @@ OPTIONAL = {
     "parselmouth",
     "pesq",
     "pystoi",
+    "resemblyzer",
+    "speechmos",
     "tensorboard",
     "triton",
     "webdataset",

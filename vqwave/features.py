@@ -131,15 +131,21 @@ class MelBands(nn.Module):
             found = f"waveform of shape {tuple(wave.shape)}"
             raise BadInput(f"{found}: expected (batch, samples) with a multiple of {self.hop} samples")
         with torch.autocast(wave.device.type, enabled=False):
-            wave = wave.to(torch.promote_types(wave.dtype, torch.float32))
-            before = self.fft // 2 - self.hop // 2
-            padded = F.pad(wave, (before, self.fft - self.hop - before))
-            window = self.window.to(wave.dtype)
-            spectrum = torch.stft(
-                padded, self.fft, self.hop, window.numel(), window, center=False, return_complex=True
-            )  # (B, fft // 2 + 1, T / hop)
-            magnitude = spectrum.abs()
-            return self.filters.to(wave.dtype) @ (magnitude if self.power == 1 else magnitude.square())
+            magnitude = self.spectrum(wave.to(torch.promote_types(wave.dtype, torch.float32))).abs()
+            return self.filters.to(magnitude.dtype) @ (magnitude if self.power == 1 else magnitude.square())
+
+    @property
+    def before(self) -> int:
+        """Samples of frame 0's window, zeros included, that lie before the waveform."""
+        return self.fft // 2 - self.hop // 2
+
+    def spectrum(self, wave: Tensor) -> Tensor:
+        """wave (B, T), T a multiple of the hop -> complex spectrum (B, fft // 2 + 1, T / hop)."""
+        padded = F.pad(wave, (self.before, self.fft - self.hop - self.before))
+        window = self.window.to(wave.dtype)
+        return torch.stft(
+            padded, self.fft, self.hop, window.numel(), window, center=False, return_complex=True
+        )
 
 
 class LogMel(nn.Module):

@@ -15,16 +15,31 @@ from vqwave.errors import BadInput
 
 if TYPE_CHECKING:
     from vqwave.evaluate.material import Advance, Stage
+    from vqwave.evaluate.result import Result
 
 
 def add(add: Add) -> None:
-    evaluate = add("evaluate", evaluate_model, "Measure a model on held-out recordings, beside ceilings and floors.")
-    evaluate.add_argument("model", help="run folder, model folder or name")
-    evaluate.add_argument("--data", type=Path, required=True, metavar="CORPUS", help="folder that `vqwave prepare` wrote")
+    evaluate = add("evaluate", evaluate_anything, "Measure a model on held-out recordings, beside ceilings and floors.")
+    evaluate.add_argument("model", nargs="?", help="run folder, model folder or name")
+    evaluate.add_argument("--data", type=Path, metavar="CORPUS", help="folder that `vqwave prepare` wrote")
+    folders = evaluate.add_argument_group("without a model", "copies of recordings by anything, paired by file name")
+    folders.add_argument("--recordings", type=Path, metavar="DIR", help="folder of recordings")
+    folders.add_argument("--copies", type=Path, metavar="DIR", help="folder of their copies")
+    texts = "texts: .csv (path, text, speaker), .jsonl, or lines of name and text (default: a manifest beside the recordings)"
+    folders.add_argument("--transcripts", type=Path, metavar="FILE", help=texts)
     evaluate.add_argument("--split", default="test", help="train, valid or test (default %(default)s)")
     evaluate.add_argument("--student", metavar="MODEL2", help="the model's distilled decoder, measured beside it")
     evaluate.add_argument("--out", type=Path, metavar="METRICS.json", help="write all that was found")
-    evaluate.add_argument("--only", default="", metavar="NAME,...", help="measures by name (default: all that apply)")
+    evaluate.add_argument(
+        "--metrics",
+        "--only",
+        dest="only",
+        default="",
+        metavar="NAME,...",
+        help="measures by name; wer, similarity, mos and converted only so (default: all others that apply)",
+    )
+    weights = "weights that recognise words: a name, or a folder in CTranslate2's format (default %(default)s)"
+    evaluate.add_argument("--whisper", default="tiny.en", metavar="NAME", help=weights)
     evaluate.add_argument("--limit", type=int, metavar="N", help="utterances at most, spread over the split")
     evaluate.add_argument("--seconds", type=float, default=4.0, help="longer utterances are cut (default %(default)s)")
     evaluate.add_argument("--targets", type=int, default=6, help="voices to convert to, at most (default %(default)s)")
@@ -56,18 +71,62 @@ def write_results(arguments: argparse.Namespace) -> None:
     print(text)
 
 
-def evaluate_model(arguments: argparse.Namespace) -> None:
+def evaluate_anything(arguments: argparse.Namespace) -> None:
+    """A model on a corpus, or copies beside their recordings."""
+    folders = arguments.recordings is not None or arguments.copies is not None
+    if folders and (arguments.model is not None or arguments.data is not None):
+        raise BadInput("--recordings and --copies: need no model and no --data, expected either")
+    if folders and (arguments.recordings is None or arguments.copies is None):
+        missing = "--copies" if arguments.copies is None else "--recordings"
+        raise BadInput(f"{missing}: not given, expected both --recordings and --copies")
+    if not folders and (arguments.model is None or arguments.data is None):
+        missing = "MODEL" if arguments.model is None else "--data"
+        raise BadInput(f"{missing}: not given, expected MODEL and --data, or --recordings and --copies")
+    (evaluate_copies if folders else evaluate_model)(arguments)
+
+
+def evaluate_copies(arguments: argparse.Namespace) -> None:
+    from vqwave.evaluate.folders import evaluate_folders
+    from vqwave.evaluate.table import text_table
+
+    found = evaluate_folders(
+        arguments.recordings,
+        arguments.copies,
+        transcripts=arguments.transcripts,
+        only=names_of(arguments),
+        resamples=arguments.resamples,
+        whisper=arguments.whisper,
+        stage=bars(arguments.quiet),
+        result=written_to(arguments.out),
+    )
+    print(text_table(found))
+
+
+def names_of(arguments: argparse.Namespace) -> tuple[str, ...]:
+    return tuple(name.strip() for name in arguments.only.split(",") if name.strip())
+
+
+def written_to(path: Path | None) -> Result:
+    """A result that is written to a file with each figure, so that an interrupted evaluation leaves what it measured."""
     from vqwave.checkpoint import write_text
+    from vqwave.evaluate.result import Result
+
+    if path is None:
+        return Result()
+    out = writable(path)
+    return Result(changed=lambda result: write_text(out, json.dumps(result.tree(), indent=1)))
+
+
+def evaluate_model(arguments: argparse.Namespace) -> None:
     from vqwave.cli.arguments import sampling_of
     from vqwave.evaluate import Settings, evaluate, text_table
 
-    out = None if arguments.out is None else writable(arguments.out)
     for name in ("limit", "seconds", "targets", "pairs", "takes", "batch", "resamples"):
         if (value := getattr(arguments, name)) is not None and not value > 0:
             raise BadInput(f"--{name} {value}: expected a number above 0")
     settings = Settings(
         split=arguments.split,
-        only=tuple(name.strip() for name in arguments.only.split(",") if name.strip()),
+        only=names_of(arguments),
         limit=arguments.limit,
         seconds=arguments.seconds,
         targets=arguments.targets,
@@ -87,9 +146,8 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
         student=arguments.student,
         device=arguments.device,
         stage=bars(arguments.quiet),
+        result=written_to(arguments.out),
     )
-    if out is not None:
-        write_text(out, json.dumps(found.tree(), indent=1))
     print(text_table(found))
 
 

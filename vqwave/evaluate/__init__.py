@@ -38,29 +38,35 @@ def evaluate(
     student: str | Path | None = None,
     device: str = "cpu",
     stage: Stage = silent,
+    result: Result | None = None,
 ) -> Result:
     """Measure a model (and its student) on a split of a prepared corpus.
 
     Without `settings.only`, all that makes sense for the kind of model. What a model or corpus does not allow is in
-    `Result.skipped`, with the reason. Raises `BadInput` for a model, a corpus or names that cannot be used.
+    `Result.skipped`, with the reason. `result`: into which figures are put as they come. Raises `BadInput` for a model,
+    a corpus or names that cannot be used.
     """
     names = chosen(settings.only)
     recordings, codec = Corpus.open(corpus), Codec.load(model, device)
     other = None if student is None else Codec.load(student, device)
     names = names or defaults(codec)
     material = Material(recordings, codec, other, settings, stage, any_voice=WITHOUT_VOICE.issuperset(names))
-    result = Result(_about(model, student, material))
+    result = Result() if result is None else result
+    result.about = _about(model, student, material)
     if len(material.rows) < FEW:
         text = f"{len(material.rows)} utterances in the split {settings.split} of {corpus}: too few to say much"
         warnings.warn(text, Note, stacklevel=2)
+    result.pending = list(names)
     for name in names:
         if name not in WITHOUT_VOICE and not codec.card.about.get("speaks", True):
             result.skipped[name] = "the model has codes alone, its decoder was not trained"
-            continue
-        try:
-            MEASURES[name](material, result)
-        except Undefined as error:
-            result.skipped[name] = str(error)
+        else:
+            try:
+                MEASURES[name](material, result)
+            except Undefined as error:
+                result.skipped[name] = str(error)
+        result.pending.remove(name)
+        result.changed(result)
     return result
 
 

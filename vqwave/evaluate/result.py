@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from vqwave.metrics.bootstrap import Estimate
 
-COLUMNS = ("ceiling", "mu-law", "model", "student", "floor")
+COLUMNS = ("ceiling", "mu-law", "griffin-lim", "frames", "model", "student", "floor")
 Better = Literal["higher", "lower", ""]
 
 
@@ -87,15 +87,21 @@ class Written:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
+def nothing(result: Result) -> None:
+    """What is done after each figure where nothing is written meanwhile."""
+
+
 @dataclass
 class Result:
-    """Gathers what the measures find."""
+    """Gathers what the measures yield; `changed` is called after each figure, so that none is lost when a run is stopped."""
 
     about: dict[str, Any] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     matrices: list[Matrix] = field(default_factory=list)
     tracks: list[Track] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    pending: list[str] = field(default_factory=list)  # measures that are still to be taken
+    changed: Callable[[Result], None] = nothing
 
     def add(
         self,
@@ -106,9 +112,13 @@ class Result:
         figures: dict[str, Figure | None],
         note: str = "",
     ) -> None:
-        """A row; columns that are None are left out, and the group is what stands before the dot in `key`."""
+        """A row, in place of one of the same key; columns that are None are left out, and the group is what stands before the
+        dot in `key`."""
         there = {name: figure for name in COLUMNS if (figure := figures.get(name)) is not None}
-        self.rows.append(Row(key, key.split(".")[0], measure, unit, better, there, note))
+        row = Row(key, key.split(".")[0], measure, unit, better, there, note)
+        place = next((i for i, other in enumerate(self.rows) if other.key == key), len(self.rows))
+        self.rows[place : place + 1] = [row]
+        self.changed(self)
 
     def tree(self) -> dict[str, Any]:
         """As it is written: numbers that are not finite become null."""
@@ -120,6 +130,7 @@ class Result:
                 "matrices": [asdict(matrix) for matrix in self.matrices],
                 "tracks": [asdict(track) for track in self.tracks],
                 "skipped": self.skipped,
+                "pending": self.pending,
             }
         )
 

@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from vqwave.evaluate.result import COLUMNS, Figure, Result, Row
 
-HEADINGS = {"mu-law": "8-bit mu-law"}
+HEADINGS = {
+    "mu-law": "8-bit mu-law",
+    "griffin-lim": "Griffin-Lim, true frames",
+    "frames": "Griffin-Lim, own frames",
+}
 
 
 def digits(figure: Figure | None) -> str:

@@ -6,7 +6,7 @@ batches of clean speech to condition on, calls most of such frames unvoiced.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,16 @@ def melody_sums(contour: Tracker, recording: Wave, copy: Wave, centre: float = 0
     both = heard & said
     x, y = a[both] - centre, b[both] - centre
     return np.array([len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y, len(heard), (heard != said).sum()], np.float64)
+
+
+def speaker_centres(contour: Tracker, recordings: Sequence[Wave], speakers: Sequence[str | None]) -> list[float]:
+    """For each recording the mean of ln(F0 / 100 Hz) over the voiced frames of all recordings of its speaker."""
+    sums: dict[str | None, tuple[float, int]] = {}
+    for wave, speaker in zip(recordings, speakers, strict=True):
+        log_f0, voiced = contour(wave)
+        total, frames = sums.get(speaker, (0.0, 0))
+        sums[speaker] = (total + float(log_f0[voiced].sum()), frames + int(voiced.sum()))
+    return [total / max(1, frames) for total, frames in (sums[speaker] for speaker in speakers)]
 
 
 def f0_error(sums: Sums) -> Sums:

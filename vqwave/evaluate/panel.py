@@ -1,0 +1,223 @@
+"""Judges of speech that were trained elsewhere, over the columns of a table: words, voices, naturalness, melody.
+
+A column is a name and what makes its waveforms, one an utterance. Columns are made and judged one after another,
+and each figure is in the result as soon as it is known.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqwave.audio import Wave
+from vqwave.errors import Note
+from vqwave.evaluate.material import Stage, Undefined, silent
+from vqwave.evaluate.result import Better, Figure, Result
+from vqwave.metrics import pitch, recognition
+from vqwave.metrics.bootstrap import bootstrap, ratio
+from vqwave.metrics.naturalness import Scorer, dnsmos
+from vqwave.metrics.recognition import WHISPER, Recogniser, recogniser
+from vqwave.metrics.speaker_similarity import Embedding, SpeakerEncoder, speaker_encoder
+
+T = TypeVar("T")
+Values = NDArray[np.float64]
+Columns = Mapping[str, Callable[[], Sequence[Wave]]]
+Sums = Callable[[str, Sequence[Wave]], Values]  # a column's name and waveforms -> what each adds, (N, S)
+WHAT = {
+    "ceiling": "recordings",
+    "mu-law": "8-bit mu-law copies",
+    "griffin-lim": "Griffin-Lim of the recordings' frames",
+    "frames": "Griffin-Lim of the decoder's own frames",
+}
+DECODERS = ("model", "student")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A row of the table, made of sums over utterances; `scale`: from what `figure` gives to `unit`."""
+
+    key: str
+    title: str
+    unit: str
+    better: Better
+    figure: Callable[[Values], Values]
+    scale: float = 1.0
+
+
+MELODY = (
+    Measure("pitch.f0_error", "F0 error (RMS)", "semitones", "lower", pitch.f0_error),
+    Measure("pitch.correlation", "F0 correlation", "", "higher", pitch.f0_correlation),
+    Measure("pitch.voicing", "voicing error", "% of frames", "lower", pitch.voicing_error, 100),
+)
+
+
+@dataclass
+class Panel:
+    """The judges at a sample rate in Hz, each loaded when first asked for; `Undefined` where one is not installed."""
+
+    sample_rate: int
+    resamples: int = 1000
+    stage: Stage = silent
+    whisper: str = WHISPER
+    warned: set[str] = field(default_factory=set)
+
+    @cached_property
+    def recogniser(self) -> Recogniser:
+        return _there(recogniser(self.whisper))
+
+    @cached_property
+    def encoder(self) -> SpeakerEncoder:
+        return _there(speaker_encoder())
+
+    @cached_property
+    def dnsmos(self) -> Scorer:
+        return _there(dnsmos())
+
+    @cached_property
+    def contour(self) -> pitch.Tracker:
+        return _there(pitch.tracker(self.sample_rate))
+
+    def word_errors(self, texts: Sequence[str]) -> Sums:
+        """Sums of `recognition.error_sums` against `texts`."""
+        transcribe = self.recogniser.transcribe
+
+        def sums(column: str, waves: Sequence[Wave]) -> Values:
+            name = f"{column}: recognising words"
+            said = self.each(name, waves, lambda wave: transcribe(wave, self.sample_rate))
+            return recognition.error_sums(texts, said)
+
+        return sums
+
+    def voices(self, column: str, waves: Sequence[Wave]) -> list[Embedding]:
+        """The embedding of each waveform."""
+        encoder = self.encoder
+        return self.each(f"{column}: voices", waves, lambda wave: encoder.embed(wave, self.sample_rate))
+
+    def scores(self, column: str, waves: Sequence[Wave]) -> Values:
+        """DNSMOS and 1 of each waveform, (N, 2)."""
+        scorer = self.dnsmos
+        found = self.each(f"{column}: naturalness", waves, lambda wave: scorer(wave, self.sample_rate))
+        return with_ones(found)
+
+    def each(self, name: str, items: Sequence[Wave], judge: Callable[[Wave], T]) -> list[T]:
+        """What `judge` makes of each waveform, as a stage."""
+        found = []
+        with self.stage(name, len(items), "utterances") as advance:
+            for item in items:
+                found.append(judge(item))
+                advance(1)
+        return found
+
+    def words(
+        self,
+        result: Result,
+        columns: Columns,
+        texts: Sequence[str],
+        *,
+        key: str = "wer",
+        title: str = "",
+        clusters: Sequence[int] | None = None,
+    ) -> None:
+        """Word and character error rates against `texts`, over the corpus: sums of edits over sums of words."""
+        wer, cer = recognition.word_error_rate, recognition.character_error_rate
+        measures = (
+            Measure(f"{key}.words", f"{title}word error rate", "%", "lower", wer, 100),
+            Measure(f"{key}.characters", f"{title}character error rate", "%", "lower", cer, 100),
+        )
+        note = f"by {self.recogniser.name}"
+        self.table(result, columns, measures, self.word_errors(texts), note=note, clusters=clusters)
+
+    def similarity(
+        self,
+        result: Result,
+        columns: Columns,
+        voices: Sequence[Embedding],
+        known: Mapping[str, Sequence[Embedding]] | None = None,
+    ) -> None:
+        """Cosine of each waveform's embedding and the voice that it should be in; `known`: embeddings by column, where at hand."""
+        measure = Measure("similarity.voice", "similarity to the speaker's voice", "", "higher", ratio)
+
+        def sums(column: str, waves: Sequence[Wave]) -> Values:
+            own = (known or {}).get(column) or self.voices(column, waves)
+            return with_ones([a @ b for a, b in zip(own, voices, strict=True)])
+
+        self.table(result, columns, (measure,), sums, note="cosine by Resemblyzer's encoder")
+
+    def naturalness(self, result: Result, columns: Columns) -> None:
+        """Mean DNSMOS."""
+        _ = self.dnsmos  # raises where there is none, before anything is made
+        measure = Measure("mos.overall", "predicted naturalness (DNSMOS, 1 to 5)", "", "higher", ratio)
+        self.table(result, columns, (measure,), self.scores)
+
+    def table(
+        self,
+        result: Result,
+        columns: Columns,
+        measures: Sequence[Measure],
+        sums: Sums,
+        *,
+        note: str = "",
+        clusters: Sequence[int] | None = None,
+    ) -> None:
+        """Rows of figures, column by column. `clusters`: of each waveform; those of one are drawn together."""
+        figures: dict[str, dict[str, Figure | None]] = {measure.key: {} for measure in measures}
+        for column, make in columns.items():
+            total = clustered(sums(column, make()), clusters)
+            for measure in measures:
+                row = figures[measure.key]
+                estimate = bootstrap(total, measure.figure, resamples=self.resamples)
+                row[column] = Figure.of(estimate, WHAT.get(column, ""), measure.scale)
+                worse = losses(measure, row)
+                notes = "; ".join(filter(None, [note, *worse]))
+                result.add(measure.key, measure.title, measure.unit, measure.better, row, notes)
+                self.warn(measure.title, worse)
+
+    def warn(self, title: str, lines: Sequence[str]) -> None:
+        """Each line is said once."""
+        for line in lines:
+            if (text := f"{title}: {line}") not in self.warned:
+                self.warned.add(text)
+                warnings.warn(text, Note, stacklevel=3)
+
+
+def losses(measure: Measure, figures: Mapping[str, Figure | None]) -> list[str]:
+    """A line for each decoder that is worse than Griffin-Lim of the frames that it is conditioned on."""
+    beside = figures.get("frames")
+    if beside is None or beside.value is None:
+        return []
+    sign, lines = (1 if measure.better == "higher" else -1), []
+    for name in DECODERS:
+        figure = figures.get(name)
+        if figure is None or figure.value is None or not sign * (figure.value - beside.value) < 0:
+            continue
+        pair = f"{figure.value:.3g} against {beside.value:.3g}{measure.unit and ' ' + measure.unit}"
+        lines.append(f"the {name}'s decoder loses to Griffin-Lim of its own frames, {pair}")
+    return lines
+
+
+def clustered(sums: Values, clusters: Sequence[int] | None) -> Values:
+    """Sums (N, S) -> those of each cluster, (C, S)."""
+    if clusters is None:
+        return sums
+    names, place = np.unique(np.asarray(clusters), return_inverse=True)
+    total = np.zeros((len(names), sums.shape[1]))
+    np.add.at(total, place, sums)
+    return total
+
+
+def with_ones(values: Sequence[float] | Values) -> Values:
+    """Values (N,) and ones, (N, 2): of what a mean is made."""
+    return np.stack([np.asarray(values, np.float64), np.ones(len(values))], 1)
+
+
+def _there(found: T | str) -> T:
+    """What is there, or `Undefined` with the reason why it is not."""
+    if isinstance(found, str):
+        raise Undefined(found)
+    return found
