@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from vqwave.codec import Codec
-from vqwave.codes import load_header
+from vqwave.codes import Header, load_header
 from vqwave.data import Corpus
 from vqwave.data.corpus import is_corpus
 from vqwave.models import VQVAE
@@ -30,9 +31,19 @@ def _of_codes(path: Path) -> dict[str, str]:
         "speaker": header.speaker or "not noted",
         "codec": header.fingerprint,
     }
+    if header.pitch is not None:
+        rows["pitch"] = _of_pitch(header)
     if header.prior is not None:
         rows["prior"] = f"{header.prior}, needed to decode; {header.packed_bits / max(header.seconds, 1e-9):.0f} bit/s without"
     return rows
+
+
+def _of_pitch(header: Header) -> str:
+    pitch, bits = header.pitch, header.pitch_bits / max(header.seconds, 1e-9)
+    count = -(-header.frames // header.ratio)
+    codes = f"{pitch.books} x {count} of {pitch.size} codes, hop {pitch.hop}"
+    voice = f"ln F0 {pitch.mean:.3f} +- {pitch.deviation:.3f} ({math.exp(pitch.mean):.0f} Hz)"
+    return f"{codes}; {voice}, {bits:.0f} bit/s" + (" without the prior" if header.prior else "")
 
 
 def _of_corpus(path: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from vqwave.codes import Coded, Header, fingerprint
+from vqwave.codes import CodeBlock, Coded, Header, fingerprint
 from vqwave.decode.codes import sample_codes
 from vqwave.entropy import compress, decompress
 from vqwave.errors import BadInput, nearest
@@ -92,10 +92,10 @@ class CodePrior:
         self._check(coded.fingerprint, coded.codes.shape[0], coded.size)
         return compress(self.network, coded.codes, self._heard(coded.speaker))
 
-    def decode(self, data: bytes, header: Header) -> Tensor:
-        """The inverse: codes (Q, F)."""
+    def decode(self, data: bytes, header: Header) -> CodeBlock:
+        """The inverse."""
         self._check(header.fingerprint, header.books, header.size)
-        return decompress(self.network, data, header.frames, self._heard(header.speaker))
+        return CodeBlock(decompress(self.network, data, header.frames, self._heard(header.speaker)))
 
     def bits(self, coded: Coded) -> float:
         """What the codes cost under the prior, whose length is known: the least that `encode` could take."""

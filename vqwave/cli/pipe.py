@@ -95,9 +95,9 @@ def decode_pipe(arguments: argparse.Namespace, model: Codec, coder: Coder | None
             print(f"note: sound comes {1000 * stream.latency / model.sample_rate:.0f} ms after its codes", file=sys.stderr)
         with target(arguments.out) as out:
             writer = WavWriter(out, model.sample_rate, raw=arguments.raw)
-            for codes in reader:
-                for piece in codes.split(PIECE, 1):
-                    writer.write(stream.push(piece))
+            for block in reader:
+                for piece in block.split(PIECE):
+                    writer.write(stream.push(piece.codes))
             writer.write(stream.flush(reader.header.samples))
             if arguments.out != DASH:
                 writer.finish()

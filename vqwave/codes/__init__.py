@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from vqwave.codes.coded import Coded, Coder, Header, fingerprint, pack, unpack
+from vqwave.codes.coded import Coded, Coder, Header, fingerprint, join
 from vqwave.codes.files import load_codes, load_header, save_codes
-from vqwave.codes.layout import MAGIC, VERSION_1, from_bytes, seal, to_bytes
+from vqwave.codes.layout import MAGIC, VERSION_1, VERSION_3, from_bytes, seal, to_bytes
+from vqwave.codes.packing import pack, pack_digits, unpack, unpack_digits
 from vqwave.codes.pipe import CodeReader, CodeWriter
+from vqwave.codes.pitch import CodeBlock, PitchCodes, PitchFormat, pitch_due
 
 __all__ = [
     "MAGIC",
     "VERSION_1",
+    "VERSION_3",
+    "CodeBlock",
     "CodeReader",
     "CodeWriter",
     "Coded",
     "Coder",
     "Header",
+    "PitchCodes",
+    "PitchFormat",
     "fingerprint",
     "from_bytes",
+    "join",
     "load_codes",
     "load_header",
     "pack",
+    "pack_digits",
+    "pitch_due",
     "save_codes",
     "seal",
     "to_bytes",
     "unpack",
+    "unpack_digits",
 ]

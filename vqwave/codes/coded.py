@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from vqwave.codes.packing import digit_bits, digit_bytes, pack, pack_digits, unpack, unpack_digits
+from vqwave.codes.pitch import CodeBlock, PitchCodes, PitchFormat, pitch_due
+from vqwave.errors import BadInput
 
 
 class Sized:
@@ -29,7 +34,10 @@ class Sized:
 
 @dataclass(frozen=True)
 class Coded(Sized):
-    """Speech as codes (Q, F) int64, with all that decoding needs to know."""
+    """Speech as codes (Q, F) int64, with all that decoding needs to know.
+
+    `pitch`: of a codec that codes the melody apart. Raises BadInput unless it covers the frames.
+    """
 
     codes: Tensor
     sample_rate: int
@@ -38,14 +46,71 @@ class Coded(Sized):
     size: int
     fingerprint: str
     speaker: str | None = None
+    pitch: PitchCodes | None = None
+
+    def __post_init__(self) -> None:
+        if self.pitch is None:
+            return
+        frames, found = self.codes.shape[1], self.pitch.codes.shape[1]
+        due = pitch_due(0, frames, self.ratio)
+        if found != due:
+            wanted = f"expected {due}: one for {self.ratio}"
+            raise BadInput(f"pitch codes: {found} for {frames} frames, {wanted}")
+
+    @property
+    def ratio(self) -> int:
+        """Frames that a pitch code covers; 1 where there are none."""
+        return 1 if self.pitch is None else self.pitch.format.ratio(self.hop)
+
+    @property
+    def block(self) -> CodeBlock:
+        """All codes of both streams."""
+        pitch = None if self.pitch is None else self.pitch.codes
+        return CodeBlock(self.codes, pitch, 0, self.ratio)
 
     @property
     def bit_rate(self) -> float:
         """Bits a second that the packed codes take."""
-        return self.codes.numel() * self.bits_per_code / max(self.seconds, 1e-9)
+        return Header.of(self).bit_rate
 
     def as_speaker(self, speaker: str | None) -> Coded:
         return replace(self, speaker=speaker)
+
+    def cut(self, first: int, last: int) -> Coded:
+        """Frames first .. last - 1. Raises BadInput where `first` lies within a pitch code."""
+        frames = self.codes.shape[1]
+        if not 0 <= first <= last <= frames or first % self.ratio:
+            start = f", the first a multiple of {self.ratio}" if self.ratio > 1 else ""
+            raise BadInput(f"frames {first} to {last}: expected frames from 0 to {frames}{start}")
+        pitch = self.pitch
+        if pitch is not None:
+            span = slice(first // self.ratio, -(-last // self.ratio))
+            pitch = replace(pitch, codes=pitch.codes[:, span])
+        samples = max(0, min(last * self.hop, self.samples) - first * self.hop)
+        return replace(self, codes=self.codes[:, first:last], samples=samples, pitch=pitch)
+
+
+def join(parts: Sequence[Coded]) -> Coded:
+    """Codes one after another: the inverse of cutting at whole pitch codes.
+
+    Raises BadInput where parts are of different codecs or voices, or where one but the last ends
+    within a frame or a pitch code.
+    """
+    first, formats = parts[0], {replace(Header.of(part), frames=0, samples=0) for part in parts}
+    if len(formats) > 1:
+        different = "codes of different codecs, speakers or pitch statistics"
+        raise BadInput(f"{different}: expected the same, to be joined")
+    for part in parts[:-1]:
+        frames = part.codes.shape[1]
+        if part.samples != frames * part.hop or frames % part.ratio:
+            wanted = "expected whole frames and pitch codes"
+            raise BadInput(f"{frames} frames for {part.samples} samples: {wanted}")
+    pitch = first.pitch
+    if pitch is not None:
+        pitch = replace(pitch, codes=torch.cat([part.pitch.codes for part in parts], 1))
+    codes = torch.cat([part.codes for part in parts], 1)
+    samples = sum(part.samples for part in parts)
+    return replace(first, codes=codes, samples=samples, pitch=pitch)
 
 
 @dataclass(frozen=True)
@@ -63,11 +128,26 @@ class Header(Sized):
     prior: str | None = None
     check: int | None = None
     payload: int = 0
+    pitch: PitchFormat | None = None
+
+    @property
+    def ratio(self) -> int:
+        """Frames that a pitch code covers; 1 where there are none."""
+        return 1 if self.pitch is None else self.pitch.ratio(self.hop)
 
     @property
     def packed_bits(self) -> int:
-        """Bits of the codes without a prior."""
-        return self.books * self.frames * self.bits_per_code
+        """Bits of the codes without a prior: whole bits each, or digits where there is pitch."""
+        if self.pitch is None:
+            return self.books * self.frames * self.bits_per_code
+        return digit_bits(self.books * self.frames, self.size) + self.pitch_bits
+
+    @property
+    def pitch_bits(self) -> int:
+        """Of these, the bits of the pitch codes."""
+        if self.pitch is None:
+            return 0
+        return digit_bits(self._pitch_count(0, self.frames), self.pitch.size)
 
     @property
     def bit_rate(self) -> float:
@@ -77,10 +157,63 @@ class Header(Sized):
     @classmethod
     def of(cls, coded: Coded) -> Header:
         facts = {name: value for name, value in vars(coded).items() if name != "codes"}
+        facts["pitch"] = None if coded.pitch is None else coded.pitch.format
         return cls(**facts, books=coded.codes.shape[0], frames=coded.codes.shape[1])
 
-    def with_codes(self, codes: Tensor) -> Coded:
-        return Coded(codes, self.sample_rate, self.hop, self.samples, self.size, self.fingerprint, self.speaker)
+    def with_codes(self, codes: Tensor, pitch: Tensor | None = None) -> Coded:
+        """codes (Q, F) and, where the header knows of them, pitch codes (Q_p, F_p)."""
+        return Coded(
+            codes,
+            self.sample_rate,
+            self.hop,
+            self.samples,
+            self.size,
+            self.fingerprint,
+            self.speaker,
+            None if self.pitch is None else self.pitch.with_codes(pitch),
+        )
+
+    def packed_bytes(self, frames: int, first: int = 0) -> int:
+        """Of `frames` frames from frame `first` on."""
+        if self.pitch is None:
+            return -(-self.books * frames * self.bits_per_code // 8)
+        pitch = digit_bytes(self._pitch_count(first, first + frames), self.pitch.size)
+        return pitch + digit_bytes(self.books * frames, self.size)
+
+    def pack(self, block: CodeBlock) -> bytes:
+        """A block's pitch codes, then its codes. Raises BadInput unless both or none have them."""
+        if (self.pitch is None) != (block.pitch is None):
+            found = "without" if block.pitch is None else "with"
+            raise BadInput(f"codes {found} pitch codes, the header says otherwise")
+        if self.pitch is None:
+            return pack(block.codes, self.bits_per_code)
+        return pack_digits(block.pitch, self.pitch.size) + pack_digits(block.codes, self.size)
+
+    def unpack(self, data: bytes, frames: int, first: int = 0) -> CodeBlock:
+        """The inverse. Raises BadInput for codes that the books do not have."""
+        if self.pitch is None:
+            block = CodeBlock(unpack(data, self.books, frames, self.bits_per_code), None, first)
+            self.check_codes(block)
+            return block
+        count = pitch_due(first, first + frames, self.ratio)
+        place = digit_bytes(self.pitch.books * count, self.pitch.size)
+        pitch = unpack_digits(data[:place], self.pitch.books, count, self.pitch.size)
+        codes = unpack_digits(data[place:], self.books, frames, self.size)
+        block = CodeBlock(codes, pitch, first, self.ratio)
+        self.check_codes(block)
+        return block
+
+    def check_codes(self, block: CodeBlock) -> None:
+        """Raises BadInput for codes that the books do not have."""
+        streams = [(block.codes, self.size, "code")]
+        if self.pitch is not None:
+            streams.append((block.pitch, self.pitch.size, "pitch code"))
+        for codes, size, name in streams:
+            if codes.numel() and int(codes.max()) >= size:
+                raise BadInput(f"holds {name} {int(codes.max())}, expected {name}s below {size}")
+
+    def _pitch_count(self, first: int, last: int) -> int:
+        return self.pitch.books * pitch_due(first, last, self.ratio)
 
 
 class Coder(Protocol):
@@ -91,7 +224,7 @@ class Coder(Protocol):
 
     def encode(self, coded: Coded) -> bytes: ...
 
-    def decode(self, data: bytes, header: Header) -> Tensor: ...
+    def decode(self, data: bytes, header: Header) -> CodeBlock: ...
 
 
 def fingerprint(*modules: nn.Module, about: str = "") -> str:
@@ -101,17 +234,3 @@ def fingerprint(*modules: nn.Module, about: str = "") -> str:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode() + np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
     return digest.hexdigest()[:16]
-
-
-def pack(codes: Tensor, bits: int) -> bytes:
-    """codes (Q, F) of `bits` bits each -> bytes, frame by frame. `unpack` is the inverse."""
-    flat = codes.t().reshape(-1).cpu().numpy().astype(np.uint64)
-    planes = (flat[:, None] >> np.arange(bits, dtype=np.uint64)) & np.uint64(1)
-    return np.packbits(planes.astype(np.uint8).ravel(), bitorder="little").tobytes()
-
-
-def unpack(data: bytes, books: int, frames: int, bits: int) -> Tensor:
-    """bytes -> codes (Q, F) int64."""
-    planes = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little", count=books * frames * bits)
-    flat = (planes.reshape(-1, bits).astype(np.int64) << np.arange(bits)).sum(1)
-    return torch.from_numpy(flat).view(frames, books).t().contiguous()

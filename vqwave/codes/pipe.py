@@ -7,55 +7,88 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
+import torch
 from torch import Tensor
 
-from vqwave.codes.coded import Coder, Header, pack
-from vqwave.codes.layout import STREAMED, Source, blocks, facts, from_bytes, number
+from vqwave.codes.coded import Coder, Header
+from vqwave.codes.layout import STREAMED, Source, facts, from_bytes, number, parts_of
+from vqwave.codes.pitch import CodeBlock
+from vqwave.errors import BadInput
 
 
 class CodeReader:
-    """Codes as they come through a pipe: first `header`, then, iterated over, blocks (Q, n); last, `header.samples` is known.
+    """Codes as they come through a pipe: first `header`, then, iterated over, blocks.
 
-    A whole file, of either version, comes as one block, once it is there. Raises BadInput as `from_bytes` does.
+    At the end, `header.samples` is known. A pitch code comes in the block of the first frame that
+    it covers. A whole file, of any version, comes as one block, once it is there. Raises BadInput
+    as `from_bytes` does.
     """
 
     def __init__(self, file: BinaryIO, name: str, coder: Coder | None = None) -> None:
         self.source = source = Source(file, name)
-        self.whole: Tensor | None = None
-        header, flags = source.facts() if source.version() > 1 else (None, 0)
+        self.whole: CodeBlock | None = None
+        version = source.version()
+        header, flags = source.facts(version) if version > 1 else (None, 0)
         if flags & STREAMED:
             source.check()
             self.header, source.seen = header, None
         else:
             coded = from_bytes(bytes(source.seen) + file.read(), name, coder)
-            self.header, self.whole = Header.of(coded), coded.codes
+            self.header, self.whole = Header.of(coded), coded.block
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[CodeBlock]:
         if self.whole is not None:
             yield self.whole
             return
-        for block in blocks(self.source, self.header):
-            self.header = block.header
-            if block.codes.shape[1]:
-                yield block.codes
+        for part in parts_of(self.source, self.header):
+            self.header = part.header
+            if part.block.codes.shape[1]:
+                yield part.block
 
 
 class CodeWriter:
-    """A streamed `.vqw`, written block by block as the codes come."""
+    """A streamed `.vqw`, written block by block as the codes come.
+
+    Codes and pitch codes may come at their own pace: a frame is written once the pitch code that
+    covers it is there.
+    """
 
     def __init__(self, file: BinaryIO, header: Header) -> None:
         """header: its samples and frames are not yet known."""
-        self.file, self.header, self.crc = file, header, 0
+        self.file, self.header, self.crc, self.frame = file, header, 0, 0
+        books = 0 if header.pitch is None else header.pitch.books
+        self.codes = torch.zeros(header.books, 0, dtype=torch.int64)  # without their pitch code
+        self.pitch = torch.zeros(books, 0, dtype=torch.int64)  # without their frames
         self._put(facts(header, streamed=True))
 
-    def write(self, codes: Tensor) -> None:
-        """Codes (Q, n)."""
-        if codes.shape[1]:
-            self._put(number(codes.shape[1]) + pack(codes, self.header.bits_per_code))
+    def write(self, codes: Tensor, pitch: Tensor | None = None) -> None:
+        """Further codes (Q, n), and further pitch codes (Q_p, m) where the header knows of them."""
+        if self.header.pitch is None:
+            self._block(CodeBlock(codes, pitch))
+            return
+        self.codes = torch.cat([self.codes, codes.cpu()], 1)
+        self.pitch = self.pitch if pitch is None else torch.cat([self.pitch, pitch.cpu()], 1)
+        ratio = self.header.ratio
+        covered = (-(-self.frame // ratio) + self.pitch.shape[1]) * ratio - self.frame
+        whole = CodeBlock(self.codes[:, :covered], self.pitch, self.frame, ratio)
+        for block in whole.split(max(1, whole.codes.shape[1])):
+            self._block(block)
+            self.pitch = self.pitch[:, block.pitch.shape[1] :]
+        self.codes = self.codes[:, covered:]
 
     def finish(self, samples: int) -> None:
-        """The end: how many samples the codes stand for."""
+        """The end: how many samples the codes stand for. Raises BadInput if some still wait."""
+        if self.codes.shape[1] or self.pitch.shape[1]:
+            waiting = f"{self.codes.shape[1]} frames and {self.pitch.shape[1]} pitch codes"
+            wanted = f"expected a pitch code for {self.header.ratio} frames"
+            raise BadInput(f"{waiting} are left over, {wanted}")
         self._put(number(0) + number(samples))
+
+    def _block(self, block: CodeBlock) -> None:
+        count = block.codes.shape[1]
+        if count:
+            self._put(number(count) + self.header.pack(block))
+            self.frame += count
 
     def _put(self, data: bytes) -> None:
         self.crc = zlib.crc32(data, self.crc)

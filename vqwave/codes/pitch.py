@@ -1,0 +1,101 @@
+"""The second, slower stream of codes: the melody beside the content."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from vqwave.errors import BadInput
+
+HIGHEST = 12.0  # ln Hz, 163 kHz: no voice's mean or deviation is above
+
+
+def pitch_due(first: int, last: int, ratio: int) -> int:
+    """How many pitch codes begin within the frames first .. last - 1; each covers `ratio` frames.
+
+    >>> [pitch_due(first, first + 3, 4) for first in (0, 3, 6, 9)]
+    [1, 1, 1, 0]
+    """
+    return -(-last // ratio) - -(-first // ratio)
+
+
+@dataclass(frozen=True)
+class PitchFormat:
+    """What describes pitch codes: samples a code, K, books, and the voice's ln F0 statistics.
+
+    `mean` and `deviation`, in ln Hz, are those that the contour was normalised with: with them a
+    voice that the model does not know is decoded in its own range. Kept as float32, as in a file.
+    Raises BadInput outside bounds.
+    """
+
+    hop: int
+    size: int
+    books: int
+    mean: float
+    deviation: float
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "deviation"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or not 0 <= value <= HIGHEST:
+                wanted = f"a number of ln Hz from 0 to {HIGHEST:g}"
+                raise BadInput(f"pitch codes: {name} {value}, expected {wanted}")
+            object.__setattr__(self, name, float(np.float32(value)))
+        if min(self.hop, self.size, self.books) < 1:
+            raise BadInput(f"pitch codes: {self.books} books of {self.size} codes, hop {self.hop}")
+
+    def ratio(self, hop: int) -> int:
+        """Frames of `hop` samples that a pitch code covers. Raises BadInput unless whole."""
+        if self.hop % hop:
+            raise BadInput(f"pitch codes: hop {self.hop}, expected a multiple of the frames' {hop}")
+        return self.hop // hop
+
+    def with_codes(self, codes: Tensor) -> PitchCodes:
+        return PitchCodes(codes, self.hop, self.size, self.mean, self.deviation)
+
+
+@dataclass(frozen=True)
+class PitchCodes:
+    """The melody as codes (Q_p, F_p) int64, each for `hop` samples; see `PitchFormat`."""
+
+    codes: Tensor
+    hop: int
+    size: int
+    mean: float
+    deviation: float
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "deviation"):
+            object.__setattr__(self, name, getattr(self.format, name))
+
+    @property
+    def format(self) -> PitchFormat:
+        return PitchFormat(self.hop, self.size, self.codes.shape[0], self.mean, self.deviation)
+
+
+@dataclass(frozen=True)
+class CodeBlock:
+    """Consecutive frames: codes (Q, n) from frame `first` on, and the pitch codes (Q_p, m) due.
+
+    A pitch code covers `ratio` frames, and comes with the first of these: those are due that
+    begin within the block. `pitch` is None where the codec has none.
+    """
+
+    codes: Tensor
+    pitch: Tensor | None = None
+    first: int = 0
+    ratio: int = 1
+
+    def split(self, frames: int) -> Iterator[CodeBlock]:
+        """Blocks of at most `frames` frames."""
+        place, taken = self.first, 0
+        for codes in self.codes.split(frames, 1):
+            end = place + codes.shape[1]
+            due = pitch_due(place, end, self.ratio)
+            pitch = None if self.pitch is None else self.pitch[:, taken : taken + due]
+            yield CodeBlock(codes, pitch, place, self.ratio)
+            place, taken = end, taken + due
