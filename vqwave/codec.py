@@ -23,9 +23,9 @@ from vqwave.encoding import SOON, CodecNames, SpeechStream, encode_blocks, encod
 from vqwave.errors import BadInput, nearest
 from vqwave.metrics import likelihood
 from vqwave.models import VQVAE, Classifier, Model, Prior, Student, WaveNet
+from vqwave.models.wavenet import WaveNetState
 from vqwave.nn.causal import shift_right
 from vqwave.nn.condition import join
-from vqwave.nn.wavenet import StackState
 from vqwave.pipes import Recording
 from vqwave.prior import CodePrior
 
@@ -307,7 +307,7 @@ class Codec:
             condition = self.model.condition(self.model.encode(padded), told)
         else:
             condition = decoder.condition(None if decoder.frontend is None else decoder.frontend(padded, told), told)
-        projected, state = decoder.stack.project(condition), StackState()
+        projected, state = decoder.project(condition), WaveNetState()
         before, total = shift_right(x), 0.0
         for chunk, past in zip(x.split(SCORED, 1), before.split(SCORED, 1), strict=True):
             total += float(likelihood.bits(decoder.head, decoder.step(past, projected, state), chunk).sum(dtype=torch.float64))

@@ -321,6 +321,13 @@ class LocationScale:
         location, one = torch.full((self.components,), self.location_unit), torch.ones(self.components)
         return torch.cat([one, location, one][self.components == 1 :])
 
+    def shifted(self, params: Tensor, location: Tensor) -> Tensor:
+        """params (B, channels, T) with location (B, T) added to all components' locations."""
+        shift = torch.zeros_like(params)
+        first = 0 if self.components == 1 else self.components
+        shift[:, first : first + self.components] = location[:, None]
+        return params + shift
+
     def parameters(self, params: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
         """logits, location, log_scale (B, M, T); temperature sharpens the choice and narrows each component."""
         params = _exact(params)

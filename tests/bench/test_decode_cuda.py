@@ -9,8 +9,9 @@ from vqwave.bench import decode_cuda
 from vqwave.decode.philox import uniforms
 from vqwave.distributions import MuLaw
 from vqwave.models import WaveNet, WaveNetSpec
+from vqwave.models.wavenet import WaveNetState
 from vqwave.nn.condition import Condition, ConditionerSpec
-from vqwave.nn.wavenet import StackSpec, StackState
+from vqwave.nn.wavenet import StackSpec
 
 
 def wavenet() -> WaveNet:
@@ -28,11 +29,11 @@ def test_the_recorded_step_is_the_networks() -> None:
     net = wavenet()
     told = Condition(torch.randn(2, net.conditioner.channels, 1), 10)
     replayed = decode_cuda.Replayed(net, told, 2)
-    state, last, u = StackState(), torch.zeros(2, 1), uniforms(0, torch.arange(2), 0, 1)
+    state, last, u = WaveNetState(), torch.zeros(2, 1), uniforms(0, torch.arange(2), 0, 1)
     heard = []
     for _ in range(20):
         replayed.advance()
-        last = net.step(last, net.stack.project(told), state).sample(u)
+        last = net.step(last, net.project(told), state).sample(u)
         assert torch.equal(replayed.last, last)
         heard.append(last)
     assert len(torch.cat(heard).unique()) > 5

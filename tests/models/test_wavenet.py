@@ -18,8 +18,9 @@ from vqwave.distributions import (
 )
 from vqwave.features import LogMelSpec
 from vqwave.models import WaveNet, WaveNetSpec
+from vqwave.models.wavenet import Projected, WaveNetState
 from vqwave.nn.condition import ConditionerSpec
-from vqwave.nn.wavenet import StackSpec, StackState
+from vqwave.nn.wavenet import StackSpec
 
 F64 = torch.float64
 VOCABULARY = {"speaker": ["a", "b", "c"], "gender": ["f", "m"]}
@@ -79,9 +80,9 @@ def test_cached_steps_give_the_parallel_logits(head: Head, kernel: int, heard: s
     x, condition = wave(T), wavenet.condition(frames(wavenet, 3), LABELS)
     with torch.no_grad():
         whole = parameters_of(wavenet.predict(x, condition))
-        projected, before = wavenet.stack.project(condition), torch.cat([torch.zeros(2, 1, dtype=F64), x[:, :-1]], 1)
+        projected, before = wavenet.project(condition), torch.cat([torch.zeros(2, 1, dtype=F64), x[:, :-1]], 1)
         for chunks in ([1] * T, [4, 1, 9, 7]):
-            state, start, parts = StackState(), 0, []
+            state, start, parts = WaveNetState(), 0, []
             for count in chunks:
                 parts.append(parameters_of(wavenet.step(before[:, start : start + count], projected, state)))
                 start += count
@@ -117,7 +118,7 @@ def test_class_inputs_are_heard_as_strictly(head: Head) -> None:
 def test_the_first_sample_is_predicted_from_silence() -> None:
     wavenet = build(MuLaw(), heard="nothing")
     first = parameters_of(wavenet.predict(wave(5), None))[..., 0]
-    stepped = parameters_of(wavenet.step(torch.zeros(2, 1, dtype=F64), None, StackState()))[..., 0]
+    stepped = parameters_of(wavenet.step(torch.zeros(2, 1, dtype=F64), wavenet.project(None), WaveNetState()))[..., 0]
     torch.testing.assert_close(first, stepped)
 
 
@@ -185,8 +186,9 @@ def test_a_unit_of_locations_changes_the_step_and_not_the_law(components: int) -
     assert 0.25 in rows
     x = wave(40)
     torch.testing.assert_close(parameters_of(scaled(x, {})), parameters_of(plain(x, {})))
-    state, other = StackState(), StackState()
-    torch.testing.assert_close(scaled.parameters_after(x, None, state), plain.parameters_after(x, None, other))
+    state, other = WaveNetState(), WaveNetState()
+    nothing = Projected(None)
+    torch.testing.assert_close(scaled.parameters_after(x, nothing, state), plain.parameters_after(x, nothing, other))
     for mine, theirs in zip(scaled.last_layer(), plain.last_layer(), strict=True):
         torch.testing.assert_close(mine, theirs)
 

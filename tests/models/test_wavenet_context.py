@@ -8,8 +8,9 @@ from torch import Tensor
 
 from vqwave.distributions import Gaussian
 from vqwave.models import WaveNet, WaveNetSpec
+from vqwave.models.wavenet import WaveNetState
 from vqwave.nn.condition import ConditionerSpec
-from vqwave.nn.wavenet import ContextSpec, StackSpec, StackState
+from vqwave.nn.wavenet import ContextSpec, StackSpec
 
 F64 = torch.float64
 
@@ -39,9 +40,9 @@ def test_streamed_equals_parallel(context: ContextSpec, labels: tuple[str, ...])
     wavenet, T = build(context, labels), 47
     x, condition = wave(T), wavenet.condition(None, {"speaker": torch.tensor([0, 1])})
     whole = wavenet.predict(x, condition).location
-    projected, before = wavenet.stack.project(condition), torch.cat([torch.zeros(2, 1, dtype=F64), x[:, :-1]], 1)
+    projected, before = wavenet.project(condition), torch.cat([torch.zeros(2, 1, dtype=F64), x[:, :-1]], 1)
     for chunks in ([1] * T, [4, 4, 4, 35], [1, 6, 11, 2, 27], [46, 1]):
-        state, start, parts = StackState(), 0, []
+        state, start, parts = WaveNetState(), 0, []
         for count in chunks:
             parts.append(wavenet.step(before[:, start : start + count], projected, state).location)
             start += count

@@ -11,9 +11,9 @@ from vqwave.decode.reference import Guided
 from vqwave.distributions import Categorical, Gaussian, Head, LinearBins, MuLaw
 from vqwave.errors import BadInput
 from vqwave.models import WaveNet, WaveNetSpec
-from vqwave.models.wavenet import PastDropout, PastDropoutSpec
+from vqwave.models.wavenet import PastDropout, PastDropoutSpec, WaveNetState
 from vqwave.nn.condition import ConditionDropoutSpec, ConditionerSpec
-from vqwave.nn.wavenet import StackSpec, StackState
+from vqwave.nn.wavenet import StackSpec
 
 F64 = torch.float64
 LABELS = {"speaker": torch.tensor([0, 2])}
@@ -41,7 +41,7 @@ def test_guidance_is_the_normalised_power_product(weight: float) -> None:
     told, nothing = wavenet.condition(None, LABELS), wavenet.conditioner.nothing()
     logs = [wavenet.predict(x, c).logits.log_softmax(1) for c in (told, nothing)]
     expected = (weight * logs[0] + (1 - weight) * logs[1]).log_softmax(1)
-    law, state = Guided(wavenet, told, weight), StackState()
+    law, state = Guided(wavenet, told, weight), WaveNetState()
     before = torch.cat([torch.zeros(2, 1, dtype=F64), x[:, :-1]], 1)
     found = torch.cat([law(before[:, t : t + 1], state).logits.log_softmax(1) for t in range(T)], -1)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
@@ -62,7 +62,7 @@ def test_a_location_scale_head_is_extrapolated_in_its_parameters() -> None:
     told, nothing = wavenet.condition(None, LABELS), wavenet.conditioner.nothing()
     p, q = wavenet.predict(x, told), wavenet.predict(x, nothing)
     before = torch.cat([torch.zeros(2, 1, dtype=F64), x[:, :-1]], 1)
-    found = Guided(wavenet, told, 2.5)(before, StackState())
+    found = Guided(wavenet, told, 2.5)(before, WaveNetState())
     torch.testing.assert_close(found.location, q.location + 2.5 * (p.location - q.location))
 
 

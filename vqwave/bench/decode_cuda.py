@@ -11,7 +11,7 @@ from vqwave.bench.table import REPEATS, Row
 from vqwave.decode import triton_tuning
 from vqwave.decode.philox import uniforms
 from vqwave.decode.plan import Precision
-from vqwave.models.wavenet import WaveNet
+from vqwave.models.wavenet import WaveNet, WaveNetState
 from vqwave.nn.condition import Condition
 from vqwave.nn.wavenet import StackState
 
@@ -97,19 +97,19 @@ class Replayed:
     def __init__(self, wavenet: WaveNet, condition: Condition | None, streams: int) -> None:
         weight = next(wavenet.parameters())
         self.wavenet, self.graph = wavenet, None
-        self.projected = wavenet.stack.project(condition)
+        self.projected = wavenet.project(condition)
         self.u = uniforms(0, torch.arange(streams), 0, 1).to(weight)
         self.last = weight.new_zeros(streams, 1)
-        state = StackState()
+        state = WaveNetState()
         wavenet.step(self.last, self.projected, state)
-        self.pasts = [torch.zeros_like(past) for past in state.pasts]
+        self.pasts = [torch.zeros_like(past) for past in state.stack.pasts]
 
     @torch.inference_mode()
     def advance(self) -> None:
         """A sample of each stream, in `last`."""
-        state = StackState(list(self.pasts))
+        state = WaveNetState(StackState(list(self.pasts)))
         self.last.copy_(self.wavenet.step(self.last, self.projected, state).sample(self.u))
-        for past, after in zip(self.pasts, state.pasts, strict=True):
+        for past, after in zip(self.pasts, state.stack.pasts, strict=True):
             past.copy_(after)
 
     def record(self) -> None:

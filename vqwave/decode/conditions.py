@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vqwave.models.vqvae import VQVAE
@@ -35,7 +34,7 @@ class Reach:
         if model.hears != "latents":
             ratio, around = model.readout.ratio, model.readout.reach
         strides = [layer.stride[0] for layer in conditioner.upsample]
-        first, last = 0, ratio * conditioner.hop // conditioner.hold - 1  # columns of frame 0
+        first, last = 0, ratio * conditioner.upsampling - 1  # columns of frame 0, before any is repeated
         for stride in reversed(strides):
             shift = stride - stride // 2
             first, last = -(-(first + shift - 2 * stride + 1) // stride), (last + shift) // stride
@@ -93,7 +92,7 @@ class CodeConditions:
 
     def _emit(self, end: int, known: int) -> Tensor:
         """Columns of the frames up to `end`, of which `known` have come; what no later frame hears is forgotten."""
-        it, parts = self.pending, [self.pending.z.new_zeros(1, self.conditioner.channels, 0)]
+        it, parts = self.pending, [self.pending.z.new_zeros(1, self.conditioner.width, 0)]
         if end < known:
             end -= end % self.block
         for frame in range(it.frame, end, self.block):
@@ -108,11 +107,8 @@ class CodeConditions:
 
     def _columns(self, window: Tensor, place: int, count: int) -> Tensor:
         """Those of `count` frames, from number `place` of their window on: `Conditioner.forward` without dropout."""
-        x = self.conditioner.frames(self.model.frames(window, self.told))
-        for layer in self.conditioner.upsample:
-            x = layer(F.leaky_relu(x, 0.4))
-        x = x[..., place * self.columns : (place + count) * self.columns]
-        return x if self.labels is None else self.labels + x
+        x = self.conditioner.columns(self.model.frames(window, self.told), self.labels)
+        return x[..., place * self.columns : (place + count) * self.columns]
 
 
 def code_condition(model: VQVAE, codes: Tensor, told: Mapping[str, Tensor]) -> Condition:

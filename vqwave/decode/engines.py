@@ -7,6 +7,7 @@ into another engine of the same decoder, which then goes on in its place.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -19,9 +20,10 @@ from vqwave.decode.precision import numbers
 from vqwave.decode.reference import Flowing, Loop
 from vqwave.decode.sampling import Sampling
 from vqwave.models.student import Student
-from vqwave.models.wavenet import WaveNet
+from vqwave.models.wavenet import WaveNet, WaveNetState
 from vqwave.nn.condition import Condition
 from vqwave.nn.flows import FlowState
+from vqwave.nn.linear_prediction import PredictorState
 from vqwave.nn.wavenet import ContextState, StackState
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ class ReferenceEngine:
     def __init__(self, wavenet: WaveNet, sampling: Sampling, stream: int) -> None:
         self.sampling, self.block, self.hold = sampling, wavenet.hop, wavenet.conditioner.hold
         weight = next(wavenet.parameters())
-        silence = Condition(weight.new_zeros(1, wavenet.conditioner.channels, 1), self.hold)
+        silence = Condition(weight.new_zeros(1, wavenet.conditioner.width, 1), self.hold)
         self.loop = Loop(wavenet, silence, torch.tensor([stream]), sampling.guidance)
 
     def draw(self, columns: Tensor, first: int, count: int) -> Tensor:
@@ -83,12 +85,19 @@ class ReferenceEngine:
         return self.loop.draw(count, self.sampling.seed, self.sampling.temperature, self.sampling.top_p)[0]
 
     def arrays(self) -> Arrays:
-        return {"last": _array(self.loop.last)} | dict(_stack_arrays("stack", self.loop.state))
+        state = self.loop.state
+        found = {"last": _array(self.loop.last)} | dict(_stack_arrays("stack", state.stack))
+        if state.predictor is not None:
+            found |= {f"predictor.{name}": _array(value) for name, value in vars(state.predictor).items()}
+        return found
 
     def restore(self, arrays: Mapping[str, NDArray]) -> None:
         tensor = _reader(arrays, self.loop.last)
         self.loop.last = tensor("last")
-        self.loop.state = _stack_state("stack", arrays, tensor)
+        predictor = None
+        if "predictor.samples" in arrays:
+            predictor = PredictorState(*(tensor(f"predictor.{f.name}") for f in fields(PredictorState)))
+        self.loop.state = WaveNetState(_stack_state("stack", arrays, tensor), predictor)
 
 
 class NumbaEngine:
@@ -98,7 +107,7 @@ class NumbaEngine:
 
     def __init__(self, decoder: WaveNet | Student, sampling: Sampling, stream: int) -> None:
         self.sampling, self.block = sampling, decoder.hop
-        silence = Condition(torch.zeros(1, decoder.conditioner.channels, 1), decoder.conditioner.hold)
+        silence = Condition(torch.zeros(1, decoder.conditioner.width, 1), decoder.conditioner.hold)
         self.decoder = numba_decoder(decoder, silence, torch.tensor([stream]), sampling.precision)
         self.ahead = self.decoder.ahead if isinstance(decoder, Student) else 0
 
@@ -122,7 +131,7 @@ class TritonEngine:
         from vqwave.decode.triton_backend import Decoder  # an optional extra
 
         self.sampling, self.block = sampling, wavenet.hop
-        silence = Condition(torch.zeros(1, wavenet.conditioner.channels, 1), wavenet.conditioner.hold)
+        silence = Condition(torch.zeros(1, wavenet.conditioner.width, 1), wavenet.conditioner.hold)
         self.decoder = Decoder(wavenet, silence, torch.tensor([stream]))
 
     def draw(self, columns: Tensor, first: int, count: int) -> Tensor:

@@ -139,6 +139,8 @@ def unsupported(wavenet: WaveNet) -> str | None:
         return f"head {wavenet.head.kind!r} has no sampling kernel"
     if not isinstance(wavenet.heard, ClassInput | ScalarInput):
         return f"input {type(wavenet.heard).__name__} has no kernel"
+    if wavenet.predictor is not None:
+        return "its linear predictor has no kernel"
     if wavenet.stack.context is not None:
         return "its context stack (network.context) has no kernel"
     parameter = next(wavenet.parameters())

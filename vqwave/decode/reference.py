@@ -10,10 +10,9 @@ from torch import Tensor
 from vqwave.decode.philox import uniforms
 from vqwave.distributions import Distribution
 from vqwave.models.student import Student
-from vqwave.models.wavenet import WaveNet
+from vqwave.models.wavenet import Projected, WaveNet, WaveNetState
 from vqwave.nn.condition import Condition
 from vqwave.nn.flows import FlowState
-from vqwave.nn.wavenet import StackState
 from vqwave.threads import limited_to
 
 BLOCK = 4096  # samples whose uniforms are drawn at once
@@ -58,7 +57,7 @@ class Loop:
 
     def __init__(self, wavenet: WaveNet, condition: Condition | None, streams: Tensor, guidance: float = 1.0) -> None:
         parameter = next(wavenet.parameters())
-        self.law, self.state, self.streams = Guided(wavenet, condition, guidance), StackState(), streams
+        self.law, self.state, self.streams = Guided(wavenet, condition, guidance), WaveNetState(), streams
         self.last = torch.zeros(len(streams), 1, device=parameter.device, dtype=parameter.dtype)  # silence
 
     def hear(self, x: Tensor) -> None:
@@ -96,15 +95,17 @@ class Guided:
     def tell(self, condition: Condition | None) -> None:
         """What the samples from now on hear. Columns are projected one by one: torch may round otherwise for another number."""
         if self.copies == 2:
-            nothing, told = self.wavenet.conditioner.nothing().features, condition.features
-            condition = Condition(torch.cat([told, nothing.expand_as(told)]), condition.hold, condition.origin)
-        if condition is None or self.wavenet.stack.projection is None:
-            self.projected = None
+            nothing, told = self.wavenet.conditioner.nothing().features, condition.features.clone()
+            told[:, : nothing.shape[1]] = nothing  # a predictor stays what it is
+            condition = Condition(torch.cat([condition.features, told]), condition.hold, condition.origin)
+        network, predictor = self.wavenet.conditioner.split(condition)
+        if network is None or self.wavenet.stack.projection is None:
+            self.projected = Projected(None, predictor)
             return
-        columns = [self.wavenet.stack.projection(column.contiguous()) for column in condition.features.split(1, -1)]
-        self.projected = Condition(torch.cat(columns, -1), condition.hold, condition.origin)
+        columns = [self.wavenet.stack.projection(column.contiguous()) for column in network.features.split(1, -1)]
+        self.projected = Projected(Condition(torch.cat(columns, -1), condition.hold, condition.origin), predictor)
 
-    def __call__(self, last: Tensor, state: StackState, temperature: float = 1.0) -> Distribution:
+    def __call__(self, last: Tensor, state: WaveNetState, temperature: float = 1.0) -> Distribution:
         """As `WaveNet.step`; the state is that of all copies."""
         out = self.wavenet.parameters_after(last.repeat(self.copies, 1), self.projected, state)
         if self.copies == 2:

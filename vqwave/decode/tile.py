@@ -93,7 +93,7 @@ class Tile:
 
     def __init__(self, wavenet: WaveNet, sampling: Sampling, slots: int, progress: Callable[[int], object] | None) -> None:
         self.wavenet, self.sampling, self.slots, self.progress = wavenet, sampling, slots, progress
-        self.hold, self.channels = wavenet.conditioner.hold, wavenet.conditioner.channels
+        self.hold, self.channels = wavenet.conditioner.hold, wavenet.conditioner.width
         self.rows: list[Slot | None] = []
         self.decoder = None
 

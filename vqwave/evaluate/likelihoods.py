@@ -17,9 +17,9 @@ from vqwave.metrics import likelihood
 from vqwave.metrics.bootstrap import bootstrap, mean
 from vqwave.metrics.code_likelihood import baselines
 from vqwave.models import WaveNet
+from vqwave.models.wavenet import WaveNetState
 from vqwave.nn.causal import shift_right
 from vqwave.nn.condition import Condition
-from vqwave.nn.wavenet import StackState
 
 SAMPLES = 1 << 17  # of a batch
 CHUNK = 1 << 14  # samples of each utterance that are computed at once
@@ -143,7 +143,7 @@ def _condition(material: Material, places: Sequence[int], batch: Batch, variant:
 @torch.inference_mode()
 def _bits(decoder: WaveNet, batch: Batch, condition: Condition | None) -> np.ndarray:
     """Bits that each utterance costs (B,), chunk by chunk."""
-    projected, state = decoder.stack.project(condition), StackState()
+    projected, state = decoder.project(condition), WaveNetState()
     x, before, total = batch.wave, shift_right(batch.wave), torch.zeros(len(batch.wave), dtype=torch.float64)
     for chunk, past, mask in zip(x.split(CHUNK, 1), before.split(CHUNK, 1), batch.mask.split(CHUNK, 1), strict=True):
         cost = likelihood.bits(decoder.head, decoder.step(past, projected, state), chunk)

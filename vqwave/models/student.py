@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vqwave.config import option, spec
 from vqwave.distributions import GaussianMixture, LogisticMixture, Mixture
 from vqwave.errors import BadInput
+from vqwave.features import LogMel
 from vqwave.models.wavenet import Vocabulary
 from vqwave.nn.condition import Condition, Conditioner, ConditionerSpec
 from vqwave.nn.flows import AffineFlow, Flowed, FlowStack, FlowState, MaskedFlow
@@ -41,7 +42,14 @@ class StudentSpec:
     conditioner: ConditionerSpec = option(ConditionerSpec(), "taken from the teacher")
     features: FrameSpec | None = option(None, "taken from the teacher")
 
-    def build(self, sample_rate: int, vocabulary: Vocabulary, frame_channels: int = 0, hop: int = 1) -> Student:
+    def build(
+        self,
+        sample_rate: int,
+        vocabulary: Vocabulary,
+        frame_channels: int = 0,
+        hop: int = 1,
+        spectrum: LogMel | None = None,
+    ) -> Student:
         """As `WaveNetSpec.build`. Raises BadInput for blocks that do not tile the samples that a condition column holds for."""
         frontend = build_frontend(self.features, sample_rate, vocabulary) if self.features else None
         if frontend is not None:

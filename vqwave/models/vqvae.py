@@ -90,7 +90,8 @@ class VQVAESpec:
             if readout is None:
                 raise BadInput(f"hears: {self.hears}, expected a readout, whose frames they are")
             channels, hop = readout.frontend.channels + channels * (self.hears == "both"), readout.frontend.hop
-        decoder = self.decoder.build(sample_rate, vocabulary, channels, hop)
+        spectrum = None if self.hears == "latents" else readout.spectrum
+        decoder = self.decoder.build(sample_rate, vocabulary, channels, hop, spectrum)
         adversary = None if self.adversary is None else self.adversary.build(encoder.dim, vocabulary)
         listener = None
         if self.listener is not None:
@@ -207,14 +208,22 @@ class VQVAE(nn.Module):
         if self.hears == "latents":
             return z
         predicted = self.readout(z, labels, mask) if predicted is None else predicted
-        if self.hears == "frames":
-            return predicted
-        held = z[..., None].expand(-1, -1, -1, self.readout.ratio).flatten(-2)
-        return torch.cat([held, predicted], 1)
+        parts = [predicted]
+        if self.hears == "both":
+            parts = [z[..., None].expand(-1, -1, -1, self.readout.ratio).flatten(-2), predicted]
+        if self.decoder.conditioner.predictor is not None:
+            parts.append(self.decoder.conditioner.predictor.analyse(self.readout.log_mel(predicted)))
+        return torch.cat(parts, 1)
 
     def taught(self, frames: Tensor) -> Tensor:
-        """What the decoder hears of frames (B, D', F') while it is trained: they, and noise."""
-        return draws.noisy(frames, self.noise) if self.decoder.training else frames
+        """What the decoder hears of frames (B, D', F') while it is trained: they, and noise; a predictor's columns stay."""
+        if not self.decoder.training:
+            return frames
+        predictor = self.decoder.conditioner.predictor
+        if predictor is None:
+            return draws.noisy(frames, self.noise)
+        own, columns = frames.tensor_split([frames.shape[1] - predictor.frame_channels], 1)
+        return torch.cat([draws.noisy(own, self.noise), columns], 1)
 
     def cycle(self, z: Tensor, converted: Tensor, lengths: Tensor | None = None) -> Tensor:
         """How far the latents of a conversion are from those it was made of: mean squared error over valid frames, scalar.

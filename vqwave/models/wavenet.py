@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
@@ -11,10 +12,13 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.distributions import Distribution, Head, MixtureOfLogistics
+from vqwave.errors import BadInput
+from vqwave.features import LogMel
 from vqwave.nn import draws
 from vqwave.nn.causal import shift_right
 from vqwave.nn.condition import Condition, Conditioner, ConditionerSpec
-from vqwave.nn.frontend import AnyFrontend, FrameSpec, build_frontend
+from vqwave.nn.frontend import AnyFrontend, FrameSpec, PredictorFrontend, build_frontend, spectrum_of
+from vqwave.nn.linear_prediction import LinearPredictor, LinearPredictorSpec, PredictorState
 from vqwave.nn.wavenet import Stack, StackSpec, StackState
 
 Vocabulary = Mapping[str, Sequence[str]]  # label column -> its values; an index into the values is what networks hear
@@ -41,14 +45,15 @@ class ScalarInput(nn.Module):
 
     GAIN = 10.0
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, inputs: int = 1) -> None:
+        """inputs: the waveform, and what a predictor adds to it."""
         super().__init__()
-        self.conv = nn.Conv1d(1, channels, 1)
+        self.conv = nn.Conv1d(inputs, channels, 1)
         nn.init.normal_(self.conv.weight, std=self.GAIN)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, T) waveform -> (B, R, T)."""
-        return self.conv(x[:, None])
+        """x (B, T) waveform, or (B, inputs, T) -> (B, R, T)."""
+        return self.conv(x[:, None] if x.ndim == 2 else x)
 
 
 @spec
@@ -72,16 +77,17 @@ class PastDropout(nn.Module):
         self.spec = spec
 
     def forward(self, past: Tensor) -> Tensor:
-        """past (B, T) -> (B, T)."""
+        """past (B, T), or (B, C, T) whose channels are dropped together -> the same."""
         if not self.training:
             return past
-        (B, T), spec = past.shape, self.spec
+        B, T, spec = len(past), past.shape[-1], self.spec
         if spec.noise:
-            past = past + spec.noise * draws.normals(B, T, like=past)
+            past = past + spec.noise * draws.normals(*past.shape, like=past)
         if spec.drop:
             runs = draws.uniforms(B, -(-T // spec.span) + 1, like=past.device) < spec.drop
             first = int(torch.randint(spec.span, ()))  # the grid of runs starts anywhere
-            past = past.masked_fill(runs.repeat_interleave(spec.span, 1)[:, first : first + T], 0.0)
+            dropped = runs.repeat_interleave(spec.span, 1)[:, first : first + T]
+            past = past.masked_fill(dropped if past.ndim == 2 else dropped[:, None], 0.0)
         return past
 
     def extra_repr(self) -> str:
@@ -98,17 +104,69 @@ class WaveNetSpec:
     conditioner: ConditionerSpec = option(ConditionerSpec(), "labels and upsampling")
     features: FrameSpec | None = option(None, "frames to condition on (a vocoder, a voice for phones); none inside a VQ-VAE")
     past: PastDropoutSpec = option(PastDropoutSpec(), "dropout of the heard past, against a decoder that ignores its codes")
+    predictor: LinearPredictorSpec | None = option(
+        None, "linear prediction from the spectral frames that condition it: continuous heads; none as in the paper"
+    )
+    pitch_taps: Annotated[int, Field(ge=0, le=15)] = option(
+        0, "with a predictor: its residuals around one pitch period ago that are inputs, an odd number; frames must carry pitch"
+    )
 
-    def build(self, sample_rate: int, vocabulary: Vocabulary, frame_channels: int = 0, hop: int = 1) -> WaveNet:
-        """frame_channels and hop: of the frames that the caller will give (codes); ignored where `features` is set."""
+    def build(
+        self,
+        sample_rate: int,
+        vocabulary: Vocabulary,
+        frame_channels: int = 0,
+        hop: int = 1,
+        spectrum: LogMel | None = None,
+    ) -> WaveNet:
+        """frame_channels and hop: of the frames that the caller will give (codes); ignored where `features` is set.
+
+        spectrum: the log-mel that the caller's predictor columns are made of, which follow the frames' channels. Raises
+        BadInput for a predictor without one, and for one before a categorical head.
+        """
         frontend = build_frontend(self.features, sample_rate, vocabulary) if self.features else None
         if frontend is not None:
-            frame_channels, hop = frontend.channels, frontend.hop
-        conditioner = self.conditioner.build(frame_channels, hop, vocabulary)
-        residual = self.network.residual
-        heard = ScalarInput(residual) if self.head.continuous else ClassInput(self.head, residual)
+            frame_channels, hop, spectrum = frontend.channels, frontend.hop, spectrum_of(frontend)
+        predictor = self._predictor(spectrum, sample_rate)
+        if predictor is not None and frontend is not None:
+            frontend = PredictorFrontend(frontend, predictor)
+        conditioner = self.conditioner.build(frame_channels, hop, vocabulary, predictor)
+        residual, inputs = self.network.residual, 1 if predictor is None else 1 + predictor.input_channels
+        heard = ScalarInput(residual, inputs) if self.head.continuous else ClassInput(self.head, residual)
         stack = self.network.build(self.head.channels, conditioner.channels)
         return WaveNet(self.head, heard, stack, conditioner, frontend, PastDropout(self.past))
+
+    def _predictor(self, spectrum: LogMel | None, sample_rate: int) -> LinearPredictor | None:
+        if self.predictor is None:
+            if self.pitch_taps:
+                raise BadInput(f"pitch_taps: {self.pitch_taps} without a predictor, whose residuals they read; expected 0")
+            return None
+        if not self.head.continuous:
+            raise BadInput(f"predictor: the head is {self.head.kind}, expected a continuous one, e.g. mixture_of_logistics")
+        if spectrum is None:
+            raise BadInput("predictor: no log-mel frames condition this decoder, from which it is made; expected some")
+        return self.predictor.build(spectrum, sample_rate, self.pitch_taps)
+
+
+@dataclass(frozen=True)
+class Projected:
+    """A condition made ready for the sample loop: of the stack's layers (B, L 2G, F), and the predictor's columns."""
+
+    stack: Condition | None
+    predictor: Condition | None = None
+
+
+@dataclass
+class WaveNetState:
+    """What a WaveNet remembers between chunks."""
+
+    stack: StackState = field(default_factory=StackState)
+    predictor: PredictorState | None = None
+
+    @property
+    def time(self) -> int:
+        """Samples that were predicted."""
+        return self.stack.time
 
 
 class WaveNet(nn.Module):
@@ -150,24 +208,45 @@ class WaveNet(nn.Module):
         """frames (B, D, F) or None, labels name -> (B,), mask of the real frames -> the condition, at frame rate."""
         return self.conditioner(frames, labels, mask)
 
+    @property
+    def predictor(self) -> LinearPredictor | None:
+        return self.conditioner.predictor
+
+    def project(self, condition: Condition | None) -> Projected:
+        """What `step` takes of a condition: all layers' projections at the rate of its columns. Done once an utterance."""
+        network, predictor = self.conditioner.split(condition)
+        return Projected(self.stack.project(network), predictor)
+
     def predict(self, x: Tensor, condition: Condition | None, temperature: float = 1.0) -> Distribution:
         """Teacher-forced: x (B, T) -> the distribution of x_t given x_{<t}, for every t. Silence stands before x."""
-        out = self.stack(self.heard(self.past(shift_right(x))), self.stack.project(condition))
-        return self.head(out * self.units, temperature)
+        return self.head(self.parameters_after(shift_right(x), self.project(condition), None), temperature)
 
     def step(
         self,
         last: Tensor,
-        projected: Condition | None,
-        state: StackState,
+        projected: Projected,
+        state: WaveNetState,
         temperature: float = 1.0,
     ) -> Distribution:
         """The same law one chunk at a time: last (B, n), the samples *before* the predicted ones; state moves on in place."""
         return self.head(self.parameters_after(last, projected, state), temperature)
 
-    def parameters_after(self, last: Tensor, projected: Condition | None, state: StackState) -> Tensor:
-        """What the head makes a distribution of in `step`: (B, head.channels, n)."""
-        return self.stack(self.heard(last), projected, state) * self.units
+    def parameters_after(self, last: Tensor, projected: Projected, state: WaveNetState | None) -> Tensor:
+        """What the head makes a distribution of: last (B, n) -> (B, head.channels, n). No state: `last` is a whole clip's.
+
+        Locations are the predictor's plus the network's.
+        """
+        stack = None if state is None else state.stack
+        if self.predictor is None:
+            return self.stack(self.heard(self.past(last)), projected.stack, stack) * self.units
+        start, past = (0, None) if state is None else (state.time, state.predictor)
+        past = self.predictor.silent(last) if past is None else past
+        predicted = self.predictor(last, projected.predictor.at(start, last.shape[1]), past)
+        if state is not None:
+            state.predictor = past
+        inputs = self.past(torch.cat([last[:, None], predicted.inputs], 1))
+        out = self.stack(self.heard(torch.cat([inputs, predicted.location[:, None]], 1)), projected.stack, stack)
+        return self.head.shifted(out * self.units, predicted.location)
 
     def last_layer(self) -> tuple[Tensor, Tensor]:
         """Weight (C, H, 1) and bias (C,) of the last 1x1, with the head's units multiplied in."""

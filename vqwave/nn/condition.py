@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ from vqwave.config import option, spec
 from vqwave.errors import BadInput
 from vqwave.nn import draws
 from vqwave.nn.masks import masked
+
+if TYPE_CHECKING:
+    from vqwave.nn.linear_prediction import LinearPredictor
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,11 @@ class Condition:
             return (a.unflatten(-1, (-1, self.hold)) + held).flatten(-2)
         columns = (start + torch.arange(T, device=a.device)) // self.hold
         return a + self.features[..., columns.clamp(max=F_ - 1)]
+
+    def at(self, start: int, count: int) -> Tensor:
+        """The held features of `count` samples from sample `start` of the utterance on, (B, H, count)."""
+        at = torch.arange(start - self.origin, start - self.origin + count, device=self.features.device)
+        return self.features[..., (at // self.hold).clamp(max=self.features.shape[-1] - 1)]
 
     def samples(self) -> Tensor:
         """The condition at audio rate, (B, H, F * hold): for tests and for people."""
@@ -118,9 +126,15 @@ class ConditionerSpec:
     upsample: tuple[Annotated[int, Field(ge=1)], ...] = option((), "strides of learned upsampling; what is left of the hop is held")
     dropout: ConditionDropoutSpec = option(ConditionDropoutSpec(), "condition dropout, for guidance at sampling")
 
-    def build(self, frame_channels: int, hop: int, vocabulary: Mapping[str, Sequence[str]]) -> Conditioner:
+    def build(
+        self,
+        frame_channels: int,
+        hop: int,
+        vocabulary: Mapping[str, Sequence[str]],
+        predictor: LinearPredictor | None = None,
+    ) -> Conditioner:
         """frame_channels 0: labels only. vocabulary: label column -> its values. Raises BadInput for an unknown label."""
-        return Conditioner(self, frame_channels, hop, label_sizes(self.labels, vocabulary))
+        return Conditioner(self, frame_channels, hop, label_sizes(self.labels, vocabulary), predictor)
 
 
 def label_sizes(labels: Sequence[str], vocabulary: Mapping[str, Sequence[str]]) -> dict[str, int]:
@@ -139,17 +153,35 @@ class Conditioner(nn.Module):
     checkerboard, Ping et al., 2019. arXiv:1807.07281), then a plain hold. Global: one embedding an attribute, added, which
     after each layer's linear projection equals concatenated one-hots (van den Oord et al., 2016, sec. 2.5). A given
     vector (a speaker embedding from elsewhere) is projected and added likewise: unseen speakers have one, too.
+
+    With a predictor, the frames' last channels are what it made of them (`LinearPredictor.analyse`): they are not
+    projected, but follow the H condition channels of each column as they are.
     """
 
-    def __init__(self, spec: ConditionerSpec, frame_channels: int, hop: int, label_sizes: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        spec: ConditionerSpec,
+        frame_channels: int,
+        hop: int,
+        label_sizes: Mapping[str, int],
+        predictor: LinearPredictor | None = None,
+    ) -> None:
+        """frame_channels: of the frames, without the predictor's."""
         super().__init__()
         upsampling = math.prod(spec.upsample) if frame_channels else 1
         if hop % upsampling:
             raise BadInput(f"conditioner.upsample: {spec.upsample} multiplies to {upsampling}, which does not divide the hop {hop}")
         told = {"labels": bool(label_sizes or spec.vectors), "frames": bool(frame_channels)}
         self.channels = spec.channels if any(told.values()) else 0
+        self.predictor = predictor
         self.hop = hop
-        self.hold = hop // upsampling
+        self.upsampling, self.parts = upsampling, upsampling
+        if predictor is not None:
+            self.parts = math.lcm(upsampling, predictor.analysis.interpolation)
+            if hop % self.parts:
+                found = f"{self.parts} columns a frame of {hop} samples"
+                raise BadInput(f"predictor.interpolation, conditioner.upsample: {found}, expected a divisor of the hop")
+        self.hold = hop // self.parts
         self.labels = tuple(label_sizes)
         self.vector_sizes = dict(spec.vectors)
         self.embeddings = nn.ModuleDict({name: nn.Embedding(size, spec.channels) for name, size in label_sizes.items()})
@@ -173,12 +205,44 @@ class Conditioner(nn.Module):
         attributes = self.attributes(labels)
         if attributes is not None:
             parts["labels"] = attributes
-        if self.frames is not None:
-            x = self.frames(masked(frames, mask))
-            for layer in self.upsample:
-                x = layer(F.leaky_relu(masked(x, mask), 0.4))
-            parts["frames"] = x
-        return Condition(_sum(self.dropout(parts)), self.hold) if parts else None
+        if self.frames is None:
+            return Condition(_sum(self.dropout(parts)), self.hold) if parts else None
+        parts["frames"], predictors = self._of_frames(frames, mask)
+        features = _sum(self.dropout(parts))
+        return Condition(features if predictors is None else torch.cat([features, predictors], 1), self.hold)
+
+    def columns(self, frames: Tensor, attributes: Tensor | None) -> Tensor:
+        """The features of `forward`, without dropout, from `attributes`: frames (B, D, F) -> (B, width, F hop / hold)."""
+        x, predictors = self._of_frames(frames)
+        x = x if attributes is None else attributes + x
+        return x if predictors is None else torch.cat([x, predictors], 1)
+
+    def _of_frames(
+        self, frames: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What of a condition comes from frames (B, D, F), (B, H, n), and the predictor's columns."""
+        predictors = None
+        if self.predictor is not None:
+            frames, packed = frames.tensor_split([frames.shape[1] - self.predictor.frame_channels], 1)
+            predictors = self.predictor.columns(packed)
+            predictors = predictors.repeat_interleave(self.parts // self.predictor.analysis.interpolation, -1)
+        x = self.frames(masked(frames, mask))
+        for layer in self.upsample:
+            x = layer(F.leaky_relu(masked(x, mask), 0.4))
+        if self.parts != self.upsampling:
+            x = x.repeat_interleave(self.parts // self.upsampling, -1)
+        return x, predictors
+
+    def split(self, condition: Condition | None) -> tuple[Condition | None, Condition | None]:
+        """A condition's H channels that the network is conditioned on, and the predictor's columns."""
+        if condition is None or self.predictor is None:
+            return condition, None
+        return condition.channels(0, self.channels), condition.channels(self.channels, self.predictor.channels)
+
+    @property
+    def width(self) -> int:
+        """Channels of a condition's column: H, and the predictor's."""
+        return self.channels + (0 if self.predictor is None else self.predictor.channels)
 
     def attributes(self, labels: Mapping[str, Tensor]) -> Tensor | None:
         """What of a condition does not change in time, (B, H, 1): labels and vectors; None where there are none."""

@@ -14,6 +14,7 @@ from vqwave.config import option, spec
 from vqwave.data.tracks import PHONES, FrameFile, PhoneTrack, Track
 from vqwave.errors import BadInput, under
 from vqwave.features import MFCC, LogMel, LogMelSpec, MFCCSpec, Pitch, PitchSpec, samples_of
+from vqwave.nn.linear_prediction import LinearPredictor
 from vqwave.nn.masks import stretched
 from vqwave.nn.standardise import Standardise
 
@@ -115,7 +116,44 @@ class ConcatFrontend(nn.Module):
             part.fit(waves, told)
 
 
-AnyFrontend = Frontend | FilesFrontend | PhonesFrontend | ConcatFrontend
+class PredictorFrontend(nn.Module):
+    """Any front end with log-mel frames, followed by what a linear predictor makes of them."""
+
+    def __init__(self, frames: Frontend | ConcatFrontend, predictor: LinearPredictor) -> None:
+        super().__init__()
+        self.frames = frames
+        self.predictor = predictor
+        self.channels, self.hop, self.tracks = frames.channels, frames.hop, frames.tracks
+
+    def forward(
+        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """-> (B, channels + predictor.frame_channels, F): the frames as they are standardised, then the predictor's."""
+        frames = self.frames(wave, told, mask)
+        log_mel, pitch = (_unstandardised(self.frames, frames, kind) for kind in (LogMel, Pitch))
+        return torch.cat([frames, self.predictor.analyse(log_mel, pitch)], 1)
+
+    def fit(self, waves: Sequence[Tensor], told: Sequence[Told] = ()) -> None:
+        self.frames.fit(waves, told)
+
+
+def spectrum_of(frontend: Frontend | FilesFrontend | PhonesFrontend | ConcatFrontend) -> LogMel | None:
+    """The log-mel among a front end's frames, if there is one."""
+    parts = frontend.parts if isinstance(frontend, ConcatFrontend) else [frontend]
+    features = [part.features for part in parts if isinstance(part, Frontend)]
+    return next((each for each in features if isinstance(each, LogMel)), None)
+
+
+def _unstandardised(frontend: Frontend | ConcatFrontend, frames: Tensor, kind: type[nn.Module]) -> Tensor | None:
+    """The features of one kind among a front end's standardised frames (B, C, F), as they were."""
+    parts = frontend.parts if isinstance(frontend, ConcatFrontend) else [frontend]
+    for part, own in zip(parts, frames.split([part.channels for part in parts], 1), strict=True):
+        if isinstance(part, Frontend) and isinstance(part.features, kind):
+            return part.standardise.inverse(own)
+    return None
+
+
+AnyFrontend = Frontend | FilesFrontend | PhonesFrontend | ConcatFrontend | PredictorFrontend
 Vocabulary = Mapping[str, Sequence[str]]
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.errors import BadInput, under
-from vqwave.features import FeatureSpec, LogMelSpec
+from vqwave.features import FeatureSpec, LogMel, LogMelSpec
 from vqwave.nn.condition import label_sizes
 from vqwave.nn.frontend import Frontend
 from vqwave.nn.masks import masked, stretched
@@ -59,6 +59,15 @@ class Readout(nn.Module):
         self.second = nn.Conv1d(channels, channels, 5, padding="same")
         self.blocks = nn.ModuleList(nn.Conv1d(channels, channels, 5, padding="same") for _ in range(blocks))
         self.out = nn.Conv1d(channels, ratio * frontend.channels, 1)
+
+    @property
+    def spectrum(self) -> LogMel | None:
+        """The features that are predicted, if they are log-mel."""
+        return self.frontend.features if isinstance(self.frontend.features, LogMel) else None
+
+    def log_mel(self, predicted: Tensor) -> Tensor:
+        """`forward`'s frames (B, M, F) as log-mel, no longer standardised."""
+        return self.frontend.standardise.inverse(predicted)
 
     @property
     def reach(self) -> int:

@@ -26,3 +26,7 @@ class Standardise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, F) -> (B, C, F)."""
         return (x - self.mean[:, None]) / self.std[:, None]
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Standardised (B, C, F) -> as it was."""
+        return x * self.std[:, None] + self.mean[:, None]
