@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vqwave.checkpoint import Loaded
 from vqwave.config import option, spec
 from vqwave.data import Batch
-from vqwave.data.tracks import Track
+from vqwave.data.tracks import Track, carried
 from vqwave.decode.philox import uniforms
 from vqwave.distributions import Distribution
 from vqwave.errors import BadInput
@@ -91,7 +91,7 @@ class DistillExperiment(Experiment[Config]):
     @property
     def tracks(self) -> Sequence[Track]:
         frontend = decoder_of(self.teacher).frontend
-        return () if frontend is None else frontend.tracks
+        return () if frontend is None else carried(self.corpus, frontend.tracks)
 
     def build(self) -> Model:
         model = self.model_spec.build(self.corpus.sample_rate, self.teacher_card.labels)

@@ -15,7 +15,7 @@ from torch import nn
 
 from vqwave.config import option, spec
 from vqwave.data import Batch
-from vqwave.data.tracks import Track
+from vqwave.data.tracks import Track, carried
 from vqwave.decode.sampling import Sampling
 from vqwave.distributions import Gaussian, Logistic
 from vqwave.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
@@ -55,7 +55,7 @@ class FlowExperiment(Experiment[Config]):
 
     @property
     def tracks(self) -> Sequence[Track]:
-        return () if self._frontend is None else self._frontend.tracks
+        return () if self._frontend is None else carried(self.corpus, self._frontend.tracks)
 
     @cached_property
     def _frontend(self) -> AnyFrontend | None:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from vqwave.config import option, spec
 from vqwave.data import Batch
-from vqwave.data.tracks import Track
+from vqwave.data.tracks import Track, carried
 from vqwave.decode.sampling import Sampling
 from vqwave.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
 from vqwave.loop import main
@@ -51,7 +51,7 @@ class WaveNetExperiment(Experiment[Config]):
 
     @property
     def tracks(self) -> Sequence[Track]:
-        return () if self._frontend is None else self._frontend.tracks
+        return () if self._frontend is None else carried(self.corpus, self._frontend.tracks)
 
     @cached_property
     def _frontend(self) -> AnyFrontend | None:

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "threads", "config", "audio", "pipes", "features", "distributions"),
+    ("errors", "threads", "config", "audio", "pipes", "pitch_tracking", "features", "distributions"),
     ("data", "nn"),
     ("models", "losses"),
     ("decode", "codes", "encoding", "entropy", "prior", "metrics"),
@@ -52,6 +52,7 @@ OPTIONAL = {
     "pystoi",
     "resemblyzer",
     "speechmos",
+    "swift_f0",  # always installed, but a quarter of a second to import
     "tensorboard",
     "triton",
     "webdataset",

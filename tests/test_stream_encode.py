@@ -31,7 +31,7 @@ ENCODERS = {
     "waveform": WaveformEncoderSpec(strides=(2, 4, 3), blocks=2, **SMALL),
     "frames": FrameEncoderSpec(features=MEL, **SMALL),
     "mfcc": FrameEncoderSpec(features=MFCCSpec(coefficients=4, bands=6, window_ms=8.0, hop_ms=2.0, fmin=200.0), stride=3, **SMALL),
-    "pitch": FrameEncoderSpec(features=PitchSpec(hop_ms=2.0, fmin=200.0), **SMALL),
+    "pitch": FrameEncoderSpec(features=PitchSpec(hop_ms=2.0, fmin=100.0), **SMALL),
     "batch_norm": BatchNormEncoderSpec(features=MEL, **SMALL),
 }
 
@@ -59,15 +59,16 @@ def speech(T: int, seed: int = 1) -> Tensor:
 def test_what_a_frame_hears_is_known(encoder: object) -> None:
     """By its gradient, in float64: no sample beyond the span has any."""
     it = codec(encoder).model.encoder.double()
-    span, frame = heard(it), 40
-    wave = speech(81 * it.hop).double().requires_grad_()
+    span = heard(it)
+    frame = max(40, 2 - span.first // it.hop)
+    wave = speech((2 * frame + 1) * it.hop).double().requires_grad_()
     if isinstance(encoder, FrameEncoderSpec) and isinstance(encoder.features, PitchSpec):
         with torch.no_grad():  # pitch has no gradient: what is heard by difference
             for at, expected in ((frame * it.hop + span.last + 1, True), (frame * it.hop + span.first - 1, True)):
                 other = wave.clone()
                 other[at:] = 0.0 if at > frame * it.hop else other[at:]
                 other[: at + 1] = 0.0 if at < frame * it.hop else other[: at + 1]
-                same = torch.equal(it(other[None])[..., frame], it(wave[None])[..., frame])
+                same = torch.allclose(it(other[None])[..., frame], it(wave[None])[..., frame], rtol=0, atol=1e-5)
                 assert same is expected
         return
     it(wave[None])[..., frame].square().sum().backward()
@@ -79,8 +80,9 @@ def test_what_a_frame_hears_is_known(encoder: object) -> None:
 
 @pytest.mark.parametrize("encoder", ENCODERS.values(), ids=ENCODERS)
 def test_blocks_have_the_latents_of_the_whole(encoder: object) -> None:
-    """In float64, to rounding; so that their codes are the same."""
+    """In float64, to rounding; so that their codes are the same. The pitch tracker has but float32."""
     it = codec(encoder).model
+    tolerance = 1e-5 if isinstance(getattr(encoder, "features", None), PitchSpec) else 1e-10
     it.encoder.double()
     wave, whole = speech(4803).double(), []
     it.quantizer.encode = lambda z: torch.zeros(1, 1, z.shape[-1], dtype=torch.int64) if whole.append(z) is None else None
@@ -92,7 +94,7 @@ def test_blocks_have_the_latents_of_the_whole(encoder: object) -> None:
             blocks.push(piece)
         blocks.flush()
         padded = torch.nn.functional.pad(wave, (0, -len(wave) % it.hop))
-        torch.testing.assert_close(torch.cat(whole, -1), it.encoder(padded[None]), rtol=0, atol=1e-10)
+        torch.testing.assert_close(torch.cat(whole, -1), it.encoder(padded[None]), rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS.values(), ids=ENCODERS)
@@ -114,9 +116,11 @@ def test_chunks_do_not_show(encoder: object) -> None:
         parts.append(soon.push(piece))
         came = sum(map(len, np.array_split(wave.numpy(), 40)[: i + 1]))
         behind = max(behind, came - sum(part.shape[1] for part in parts) * it.model.hop)
-        assert len(soon.blocks.kept) <= (soon.blocks.before + soon.blocks.after + soon.blocks.frames + 1) * it.model.hop + 200
+        around = soon.blocks.before + soon.blocks.after + soon.blocks.grid
+        assert len(soon.blocks.kept) <= (around + soon.blocks.frames) * it.model.hop + 200
     assert behind <= soon.latency * RATE + 1e-6
-    assert (torch.cat([*parts, soon.flush()], 1) == whole).float().mean() > 0.995
+    same = [it.model.quantizer.decode(codes[None]) for codes in (torch.cat([*parts, soon.flush()], 1), whole)]
+    assert ((same[0] - same[1]).abs().amax(1) < 1e-2).float().mean() > 0.995  # of the codes of one latent any will do
 
 
 def test_a_long_recording_is_encoded_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vqwave import pitch_tracking
 from vqwave.audio import normalise_level, remove_dc, resample
 from vqwave.codes import fingerprint
 from vqwave.config import to_tree
@@ -50,7 +51,8 @@ class Span:
     def framed(self, features: LogMel | MFCC | Pitch) -> Span:
         """Through frame features: of how many frames around, and which samples a frame hears."""
         if isinstance(features, Pitch):
-            hop, size, before = features.hop, 2 * features.lags[1], features.lags[1] - features.hop // 2
+            hop, reach = features.hop, pitch_tracking.context(features.sample_rate)
+            size, before = 2 * reach + 1, reach - hop // 2
         else:
             hop, size = features.hop, features.mel.fft
             before = size // 2 - hop // 2
@@ -76,6 +78,15 @@ def heard(encoder: Encoder) -> Span | None:
     return span.framed(encoder.frontend.features)
 
 
+def grid(encoder: Encoder) -> int:
+    """Frames after which a window may start anew: a pitch tracker has frames of its own, which must lie as in the whole."""
+    features = None if isinstance(encoder, WaveformEncoder) else encoder.frontend.features
+    if not isinstance(features, Pitch):
+        return 1
+    samples = pitch_tracking.grid(features.sample_rate)
+    return math.lcm(samples, encoder.hop) // encoder.hop
+
+
 def prepare(wave: Tensor | NDArray, source: int, target: int, level: float) -> Wave:
     """(T,) or (C, T) audio at `source` Hz -> (T,) at `target` Hz: mono, no DC, at `level` dBFS. Raises BadInput for silence."""
     samples = np.asarray(wave, np.float32)
@@ -99,6 +110,7 @@ class Blocks:
             )
         ratio = getattr(model.quantizer, "ratio", 1)
         self.model, self.hop, self.frames = model, hop, -(-frames // ratio) * ratio
+        self.grid = grid(model.encoder)
         self.before, self.after = -(span.first // hop), max(0, -(-(span.last + 1 - hop) // hop))  # frames around a block
         self.kept = np.zeros(0, np.float32)  # samples from frame `first` on
         self.first = self.frame = self.samples = 0
@@ -125,16 +137,20 @@ class Blocks:
         weight = next(self.model.encoder.parameters())
         while self.frame < known and (last or self.frame + self.frames + self.after <= known):
             end = min(self.frame + self.frames, known)
-            low, high = max(0, self.frame - self.before), min(known, end + self.after)
+            low, high = self._start(), min(known, end + self.after)
             window = self.kept[(low - self.first) * self.hop : (high - self.first) * self.hop]
             latents = self.model.encoder(torch.from_numpy(window)[None].to(weight))
             z = latents[..., self.frame - low : end - low].contiguous()
             parts.append(self.model.quantizer.encode(z)[0].cpu())
             self.frame = end
-        keep = max(0, self.frame - self.before)
+        keep = self._start()
         if keep > self.first:
             self.kept, self.first = self.kept[(keep - self.first) * self.hop :].copy(), keep
         return torch.cat(parts, 1)
+
+    def _start(self) -> int:
+        """The first frame of the window of the next block."""
+        return max(0, self.frame - self.before) // self.grid * self.grid
 
 
 def encode_blocks(model: VQVAE, wave: Tensor, sample_rate: int) -> Tensor:

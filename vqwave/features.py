@@ -3,14 +3,15 @@
 B batch, T samples, F frames, M mel bands, C channels. Frame f is centred on sample f hop + hop // 2, so that the
 frames tile the waveform: T samples give exactly T / hop frames. Outside the waveform there are zeros (reflection would
 need clips that are longer than half an FFT). All is computed in float32 (float64 for a float64 waveform) with autocast
-switched off, and can be differentiated.
+switched off, and all but pitch can be differentiated.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from vqwave.config import option, spec
 from vqwave.errors import BadInput
+from vqwave.pitch_tracking import HIGHEST, LOWEST, RANGE, contour, track
 
 MelScale = Literal["slaney", "htk"]
 
@@ -270,78 +272,53 @@ class MFCCSpec:
 
 
 class Pitch(nn.Module):
-    r"""Fundamental frequency and voicing by YIN: (B, T) -> (B, 2, T / hop), v ln(F0 / 100 Hz) and v (1 voiced, 0 not).
+    """F0 and voicing by `vqwave.pitch_tracking`: (B, T) -> (B, 2, T / hop), v ln(F0 / 100 Hz) and v (1 voiced, 0 not).
 
-    .. math:: d_\tau = \sum_{j<W} (x_j - x_{j+\tau})^2, \quad d'_\tau = \tau d_\tau / \sum_{i \le \tau} d_i
-
-    The period is the first dip of d' below `threshold`, else its lowest point, refined by a parabola; a frame is voiced where d'
-    there is below `threshold` and the frame is not silent. Own, short code: no dependency of the package has a tracker, and Praat's
-    (parselmouth, an extra) does not run on batches. It is not differentiable. Lags are whole samples, so that at 8 kHz a buzz
-    above 300 Hz may be taken for its octave below: speech with softer overtones is not.
-
-    Reference: de Cheveigne and Kawahara, 2002, "YIN, a fundamental frequency estimator for speech and music", steps 1 to 5.
+    It runs on the CPU, a waveform at a time, and has no gradient: trainings take F0 from the corpus instead.
     """
 
-    SILENT = 1e-6  # mean square of a frame: -60 dBFS
+    channels = 2
 
-    def __init__(self, sample_rate: int, hop: int, lags: tuple[int, int], threshold: float) -> None:
+    def __init__(self, sample_rate: int, hop: int, lowest: float, highest: float) -> None:
         super().__init__()
-        self.sample_rate, self.hop, self.lags, self.threshold = sample_rate, hop, lags, threshold
-        self.channels = 2
+        self.sample_rate, self.hop, self.lowest, self.highest = sample_rate, hop, lowest, highest
 
     def extra_repr(self) -> str:
-        return f"hop={self.hop}, lags={self.lags}, threshold={self.threshold}, sample_rate={self.sample_rate}"
-
-    def difference(self, wave: Tensor) -> Tensor:
-        """d' of each frame, (B, F, L + 1) for lags 0 to L; 1 at lag 0. A frame's W + L samples are centred on it; W = L."""
-        longest = self.lags[1]
-        around = (longest - self.hop // 2, longest + self.hop - self.hop // 2)
-        frames = F.pad(wave, around).unfold(-1, 2 * longest, self.hop)[:, : wave.shape[1] // self.hop]  # (B, F, 2L)
-        size = 1 << (2 * longest - 1).bit_length()
-        spectrum = torch.fft.rfft(frames, size)
-        start = torch.fft.rfft(frames[..., :longest], size)
-        correlation = torch.fft.irfft(spectrum * start.conj(), size)[..., : longest + 1]
-        energy = F.pad(frames.square().cumsum(-1), (1, 0))
-        moving = energy[..., longest:] - energy[..., : longest + 1]  # of the samples [lag, lag + W)
-        d = (moving[..., :1] + moving - 2 * correlation).clamp_min(0)
-        lag = torch.arange(longest + 1, device=wave.device, dtype=wave.dtype)
-        normalised = lag * d / d.cumsum(-1).clamp_min(torch.finfo(wave.dtype).tiny)
-        return torch.cat([torch.ones_like(d[..., :1]), normalised[..., 1:]], -1)
+        """What `print` shows of it."""
+        return f"hop={self.hop}, lowest={self.lowest:g}, highest={self.highest:g}, sample_rate={self.sample_rate}"
 
     @torch.no_grad()
     def forward(self, wave: Tensor, mask: Tensor | None = None) -> Tensor:
-        """wave (B, T) in [-1, 1], T a multiple of the hop -> (B, 2, T / hop); `mask` changes nothing."""
-        with torch.autocast(wave.device.type, enabled=False):
-            wave = wave.to(torch.promote_types(wave.dtype, torch.float32))
-            d = self.difference(wave)
-            low, high = self.lags
-            inner, before, after = d[..., low:high], d[..., low - 1 : high - 1], d[..., low + 1 : high + 1]
-            dip = (inner <= before) & (inner < after) & (inner < self.threshold)
-            at = torch.where(dip.any(-1), dip.int().argmax(-1), inner.argmin(-1))[..., None]
-            depth, left, right = (part.gather(-1, at).squeeze(-1) for part in (inner, before, after))
-            bend = (left + right - 2 * depth).clamp_min(1e-9)
-            period = low + at.squeeze(-1) + (0.5 * (left - right) / bend).clamp(-0.5, 0.5)
-            loud = F.avg_pool1d(wave.square()[:, None], self.hop).squeeze(1) > self.SILENT
-            voiced = ((depth < self.threshold) & loud).to(wave.dtype)
-            return torch.stack([voiced * (self.sample_rate / (100 * period)).log(), voiced], 1)
+        """wave (B, T) in [-1, 1] -> (B, 2, T / hop); `mask` changes nothing.
+
+        Raises `BadInput` unless T is a positive multiple of the hop.
+        """
+        if wave.ndim != 2 or wave.size(1) == 0 or wave.size(1) % self.hop:
+            found = f"waveform of shape {tuple(wave.shape)}"
+            raise BadInput(f"{found}: expected (batch, samples) with a multiple of {self.hop} samples")
+        rows = wave.detach().float().cpu().numpy()
+        found = [contour(track(row, self.sample_rate, self.hop, self.lowest, self.highest)) for row in rows]
+        return torch.from_numpy(np.stack(found)).to(wave.device, torch.promote_types(wave.dtype, torch.float32))
 
 
 @spec
 class PitchSpec:
-    """F0 and voicing (YIN): van den Oord et al., 2016, sec. 3.2 condition on log F0 beside linguistic features."""
+    """F0 and voicing: van den Oord et al., 2016, sec. 3.2 condition on log F0 beside linguistic features."""
 
+    retired: ClassVar[dict[str, str]] = {"threshold": "the tracker is SwiftF0, which decides on voicing itself"}
     kind: Literal["pitch"] = "pitch"
-    hop_ms: Annotated[float, Field(gt=0)] = option(5.0, "time from frame to frame; a whole number of samples")
-    fmin: Annotated[float, Field(gt=0)] = option(60.0, "lowest pitch, Hz")
-    fmax: Annotated[float, Field(gt=0)] = option(400.0, "highest pitch, Hz")
-    threshold: Annotated[float, Field(gt=0, lt=1)] = option(0.15, "aperiodicity below which a frame is voiced")
+    hop_ms: Annotated[float, Field(gt=0)] = option(
+        5.0, "time from frame to frame; a whole number of samples. At that of the corpus' own F0 (10 ms) nothing is tracked"
+    )
+    fmin: Annotated[float, Field(gt=0)] = option(LOWEST, "lowest F0, Hz; at least 46.875")
+    fmax: Annotated[float, Field(gt=0)] = option(HIGHEST, "highest F0, Hz; at most 2093.75")
 
     def build(self, sample_rate: int) -> Pitch:
-        """The module at this sample rate in Hz. Raises `BadInput` where the limits cross."""
-        low, high = int(sample_rate / self.fmax), math.ceil(sample_rate / self.fmin)
-        if low < 2 or high <= low + 1:
-            raise BadInput(f"pitch from {self.fmin:g} to {self.fmax:g} Hz: expected fmin < fmax <= {sample_rate / 2:g} Hz")
-        return Pitch(sample_rate, samples_of("hop_ms", self.hop_ms, sample_rate), (low, high), self.threshold)
+        """The module at this sample rate in Hz. Raises `BadInput` where the limits cross, or lie outside the tracker's."""
+        if not RANGE[0] <= self.fmin < 1.05 * self.fmin < self.fmax <= RANGE[1]:
+            expected = f"expected fmin < fmax between {RANGE[0]} and {RANGE[1]} Hz"
+            raise BadInput(f"pitch from {self.fmin:g} to {self.fmax:g} Hz: {expected}")
+        return Pitch(sample_rate, samples_of("hop_ms", self.hop_ms, sample_rate), self.fmin, self.fmax)
 
 
 FeatureSpec = Annotated[LogMelSpec | MFCCSpec | PitchSpec, Field(discriminator="kind")]

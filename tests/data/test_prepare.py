@@ -17,7 +17,7 @@ import soundfile
 
 from vqwave.audio import level_db
 from vqwave.data import Corpus, prepare
-from vqwave.data.corpus import shard_name
+from vqwave.data.corpus import PITCH, shard_name
 from vqwave.data.manifest import Recording
 from vqwave.data.prepare import Prepared, ShardWriter
 from vqwave.errors import BadInput
@@ -143,7 +143,10 @@ def test_bad_requests_say_what_is_expected(source: Path, tmp_path: Path) -> None
 def test_shards_hold_whole_utterances(tmp_path: Path) -> None:
     lengths = [60, 60, 30, 150, 20]
     with ShardWriter(tmp_path, size=100) as shards:
-        made = [Prepared(Recording(Path("x"), "ann", str(n)), np.full(n, n, np.int16), ()) for n in lengths]
+        made = [
+            Prepared(Recording(Path("x"), "ann", str(n)), np.full(n, n, np.int16), (), np.full(n, n, np.float32))
+            for n in lengths
+        ]
         rows = [shards.add(prepared) for prepared in made]
     assert [(row.shard, row.offset) for row in rows] == [(0, 0), (1, 0), (1, 60), (2, 0), (3, 0)]
     for row, n in zip(rows, lengths, strict=True):
@@ -152,6 +155,7 @@ def test_shards_hold_whole_utterances(tmp_path: Path) -> None:
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.glob("*.i16")}
     assert shards.hashes == files
     assert len(files) == 4
+    assert np.fromfile(tmp_path / PITCH, "<f4").tolist() == [n for n in lengths for _ in range(n)]
 
 
 def test_the_header_has_the_digest_of_the_samples(source: Path, tmp_path: Path) -> None:
@@ -168,6 +172,7 @@ def test_opening_reads_no_shard(source: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
     rows[-1]["offset"], rows[-1]["frames"] = 1_000_000, 1_499_000_000
     os.truncate(out / shard_name(0), 3_000_000_000)
+    os.truncate(out / PITCH, 100_000_000)
     (out / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     began = time.perf_counter()
     corpus = Corpus.open(out)
@@ -222,6 +227,7 @@ def test_reading_all_of_a_corpus_keeps_none_of_it(source: Path, tmp_path: Path) 
     rows = [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
     rows[-1]["offset"], rows[-1]["frames"] = 100_000, 50_000_000
     os.truncate(out / shard_name(0), 2 * 50_100_000)
+    os.truncate(out / PITCH, 4_000_000)
     (out / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     corpus = Corpus.open(out)
 

@@ -1,4 +1,4 @@
-"""Frames beside the waveform: aligned phones, files, pitch, several at once; where the frames of a crop come from."""
+"""Frames beside the waveform: aligned phones, files, several at once; where the frames of a crop come from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from vqwave.data import Corpus, Segments
 from vqwave.data.tracks import SLACK, FrameFile, PhoneTrack
 from vqwave.errors import BadInput
-from vqwave.features import LogMelSpec, PitchSpec
+from vqwave.features import LogMelSpec
 from vqwave.nn.frontend import ConcatSpec, FilesSpec, PhonesSpec, build_frontend
 
 RATE, HOP = 8000, 80
@@ -162,36 +162,3 @@ def test_parts_stand_side_by_side_each_standardised_alone(corpus: Corpus) -> Non
 def test_frames_that_are_not_given_are_named(corpus: Corpus, kind: FilesSpec | PhonesSpec) -> None:
     with pytest.raises(BadInput, match="not given"):
         build_frontend(kind, RATE, corpus.vocabulary)(torch.zeros(1, 800), {})
-
-
-def tone(f0: float, seconds: float = 0.5, rate: int = RATE) -> torch.Tensor:
-    """Ten harmonics below half the rate, the fundamental weak, as in telephone speech."""
-    t = torch.arange(int(seconds * rate), dtype=torch.float64) / rate
-    weights = [0.2, *(1 / k for k in range(2, 11))]
-    return 0.1 * sum(w * torch.sin(2 * torch.pi * f0 * k * t + k) for k, w in enumerate(weights, 1) if f0 * k < rate / 2)
-
-
-@pytest.mark.parametrize(("rate", "f0"), [(8000, f) for f in (70.0, 101.3, 251.7)] + [(16000, f) for f in (70.0, 180.0, 390.0)])
-def test_pitch_of_a_tone_is_its_fundamental(rate: int, f0: float) -> None:
-    """To half a per cent away from the ends, at either rate, in float64; no octave errors."""
-    pitch = PitchSpec(hop_ms=5).build(rate)(tone(f0, rate=rate)[None])[0, :, 10:-10]
-    assert torch.equal(pitch[1], torch.ones_like(pitch[1]))
-    torch.testing.assert_close(100 * pitch[0].exp(), torch.full_like(pitch[0], f0), rtol=5e-3, atol=0)
-
-
-def test_noise_and_silence_have_no_pitch() -> None:
-    noise = 0.1 * torch.randn(1, 8000, generator=torch.Generator().manual_seed(0))
-    module = PitchSpec().build(RATE)
-    assert float(module(noise)[:, 1].mean()) < 0.02
-    assert torch.equal(module(torch.zeros(1, 800)), torch.zeros(1, 2, 20))
-    assert torch.equal(module(1e-4 * tone(100.0)[None]), torch.zeros(1, 2, 100, dtype=torch.float64))
-
-
-def test_a_glide_is_followed_frame_by_frame() -> None:
-    """F0 from 100 to 200 Hz: each frame within 2 % of the pitch at its centre, so that frames are not shifted."""
-    t = torch.arange(8000, dtype=torch.float64) / RATE
-    phase = 2 * torch.pi * (100 * t + 50 * t**2)
-    x = sum(torch.sin(k * phase) / k for k in range(1, 8))
-    found = 100 * PitchSpec().build(RATE)(0.1 * x[None])[0, 0, 10:-10].exp()
-    centre = (torch.arange(200, dtype=torch.float64) * 40 + 20)[10:-10] / RATE
-    torch.testing.assert_close(found, 100 + 100 * centre, rtol=0.02, atol=0)

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vqwave.config.help import every_key
 from vqwave.config.layers import FLAGS
-from vqwave.config.specs import Tree, at, hints, kind_of, specs, variant
+from vqwave.config.specs import Tree, at, hints, kind_of, specs, steps, variant
 from vqwave.errors import BadInput, nearest
 
 T = TypeVar("T")
@@ -106,13 +106,15 @@ def _unknown(cls: type, tree: Tree, key: str) -> str:
         return f"a flag takes no value; did you mean --{key}?"
     parent, _, last = key.rpartition(".")
     beside = specs(at(cls, tree, parent))
+    here = tree
+    for step in steps(parent):
+        here = here[step]
+    chosen = variant(beside, here.get("kind"))
+    if last in (retired := getattr(chosen, "retired", {})):
+        return f"is a setting no more: {retired[last]}; expected without it"
     elsewhere = [str(kind_of(each)) for each in beside if last in hints(each)]
     if elsewhere:
         return f"unknown key here; it belongs to {parent}.kind={' or '.join(elsewhere)}"
-    here = tree
-    for name in parent.split(".") if parent else []:
-        here = here[name]
-    chosen = variant(beside, here.get("kind"))
     siblings = [f"{parent}.{name}" if parent else name for name in hints(chosen)] if chosen else []
     known = list(every_key(cls))
     same = [name for name in known if name.rpartition(".")[2] == last]

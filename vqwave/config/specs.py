@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -132,10 +133,23 @@ def defaults(cls: type, instance: object) -> dict[str, Any]:
     return {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields}
 
 
+def steps(key: str) -> list[str | int]:
+    """The names and places of a dotted key.
+
+    >>> steps("features.parts[1].hop_ms")
+    ['features', 'parts', 1, 'hop_ms']
+    """
+    return [int(step) if step.isdigit() else step for step in re.findall(r"[^.\[\]]+", key)]
+
+
 def at(cls: type, tree: Tree, key: str) -> Hint:
     """The type of the setting that a dotted key names, by the kinds that `tree` chose; None where there is none."""
     hint: Hint = cls
-    for name in key.split(".") if key else []:
+    for name in steps(key):
+        if isinstance(name, int):
+            hint = next((typing.get_args(arm)[0] for arm in arms(hint) if typing.get_origin(arm) in (list, tuple)), None)
+            tree = tree[name] if isinstance(tree, list) else None
+            continue
         chosen = variant(specs(hint), tree.get("kind")) if isinstance(tree, dict) else None
         hint = hints(chosen).get(name) if chosen else None
         tree = tree.get(name) if isinstance(tree, dict) else None

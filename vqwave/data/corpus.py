@@ -1,9 +1,11 @@
 """A prepared corpus on disk: int16 shards, an index, and what the labels are called.
 
     corpus.json       format, name, sample_rate, labels {"speaker": [...]}, splits {"train": n}, level_db, source,
-                      sha256 {"shard-00000.i16": ...} (absent in a corpus of an older release)
+                      sha256 {"shard-00000.i16": ...} (absent in a corpus of an older release),
+                      pitch {"hop": samples, "range": [Hz, Hz]} (as absent)
     index.jsonl       one utterance a line: id, shard, offset, frames, speaker, text, split, labels, phones
     shard-00000.i16   little-endian int16 samples, x = k / 32768
+    pitch.f32         little-endian float32 F0 in Hz, 0 where unvoiced: ceil(frames / hop) an utterance, in the index' order
     vectors/NAME.npy  if you put it there: a vector (V,) an utterance, in the index' order (a speaker embedding)
     rejected.csv      what was left out, and why
 
@@ -31,6 +33,7 @@ FORMAT = 1
 HEADER = "corpus.json"
 INDEX = "index.jsonl"
 REJECTED = "rejected.csv"
+PITCH = "pitch.f32"
 MOST_TEXTS = 200  # different texts of a corpus that may be told to networks as a label
 
 
@@ -59,6 +62,19 @@ class Utterance:
     phones: Phones = ()
 
 
+@dataclass(frozen=True)
+class StoredPitch:
+    """How a corpus' F0 was taken: a frame each `hop` samples, between `lowest` and `highest` Hz."""
+
+    hop: int
+    lowest: float
+    highest: float
+
+    def frames(self, samples: int) -> int:
+        """Of an utterance of so many samples."""
+        return -(-samples // self.hop)
+
+
 class Corpus:
     """A prepared corpus: `Corpus.open("data/fsdd")`.
 
@@ -80,9 +96,12 @@ class Corpus:
         self.source: str = header["source"]
         self.shard_hashes: dict[str, str] = header.get("sha256", {})
         self.utterances = utterances
+        stored = header.get("pitch")
+        self.pitch = None if stored is None else StoredPitch(stored["hop"], *stored["range"])
         self.vectors = _vectors(folder, len(utterances))
         self._ids = {name: {value: k for k, value in enumerate(values)} for name, values in self.labels.items()}
         self._maps: dict[int, NDArray[np.int16]] = {}
+        self._f0: NDArray[np.float32] | None = None
 
     @classmethod
     def open(cls, folder: str | Path) -> Corpus:
@@ -101,6 +120,7 @@ class Corpus:
         except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise BadInput(f"{folder}: damaged corpus ({error!r}); prepare it again") from error
         corpus._check_shards()
+        corpus._check_pitch()
         return corpus
 
     @property
@@ -159,6 +179,32 @@ class Corpus:
         _let_go(shard)
         return samples
 
+    def f0(self, i: int) -> NDArray[np.float32]:
+        """F0 of utterance `i` in Hz, 0 where unvoiced, a frame each `pitch.hop` samples: (ceil(frames / hop),).
+
+        Raises `BadInput` for a corpus that an earlier version prepared, without F0.
+        """
+        if self.pitch is None:
+            again = f"`vqwave prepare KIND SOURCE --out {self.folder}`"
+            raise BadInput(f"{self.folder}: prepared before F0 was stored; prepare it again with {again}")
+        if self._f0 is None:
+            self._f0 = np.memmap(self.folder / PITCH, dtype="<f4", mode="r")
+        return np.array(self._f0[self._f0_starts[i] : self._f0_starts[i + 1]], np.float32)
+
+    @cached_property
+    def _f0_starts(self) -> NDArray[np.int64]:
+        """Where the F0 of each utterance begins in its file, and where the last one ends: (N + 1,)."""
+        counts = [self.pitch.frames(u.frames) for u in self.utterances] if self.pitch else []
+        return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+    def _check_pitch(self) -> None:
+        if self.pitch is None:
+            return
+        path, expected = self.folder / PITCH, 4 * int(self._f0_starts[-1])
+        size = path.stat().st_size if path.is_file() else 0
+        if size < expected:
+            raise BadInput(f"{path}: {size} bytes, the index expects {expected}; prepare the corpus again")
+
     def _shard(self, shard: int) -> NDArray[np.int16]:
         if shard not in self._maps:
             self._maps[shard] = np.memmap(self.folder / shard_name(shard), dtype="<i2", mode="r")
@@ -176,7 +222,7 @@ class Corpus:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the maps: a data-loading process opens its own instead of being sent the samples."""
-        return self.__dict__ | {"_maps": {}}
+        return self.__dict__ | {"_maps": {}, "_f0": None}
 
     def __repr__(self) -> str:
         size = f"{len(self.utterances)} utterances, {len(self.speakers)} speakers, {self.seconds() / 60:.1f} min"

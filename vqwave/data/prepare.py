@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from vqwave import audio
-from vqwave.data.corpus import FORMAT, HEADER, INDEX, REJECTED, Utterance, is_corpus, shard_name
+from vqwave import audio, pitch_tracking
+from vqwave.data.corpus import FORMAT, HEADER, INDEX, PITCH, REJECTED, Utterance, is_corpus, shard_name
 from vqwave.data.demo import render_demo
 from vqwave.data.manifest import Phones, Recording, Rejected
 from vqwave.data.recipes import RECIPES, Recipe, assign_splits
@@ -47,11 +47,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One recording's samples (T,) and its phones at the corpus's rate."""
+    """One recording's samples (T,), its phones at the corpus's rate, its F0 in Hz (F,), 0 where unvoiced."""
 
     recording: Recording
     samples: NDArray[np.int16]
     phones: Phones
+    f0: pitch_tracking.F0
 
 
 def prepare(
@@ -66,7 +67,8 @@ def prepare(
     """Prepare `source`, which lies on disk as `RECIPES[kind]` says, into the folder `out`, and say what came of it.
 
     Every recording loses its DC, is resampled to `sample_rate` Hz (None: the recipe's own) and brought to an RMS level
-    of `level_db` dBFS. Files that cannot be used are left out and listed with their reason. `out` appears whole or not
+    of `level_db` dBFS; its F0 is stored beside it, a frame each 10 ms. Files that cannot be used are left out and
+    listed with their reason. `out` appears whole or not
     at all, and replaces nothing but a prepared corpus. Raises `BadInput`.
     """
     recipe, out = _recipe(kind), Path(out)
@@ -157,7 +159,7 @@ def _common_rate(recordings: Sequence[Recording], source: Path) -> int:
 
 
 def bring_to(recording: Recording, target: Target) -> Prepared | Rejected:
-    """Read a recording, remove its DC, resample it, set its level and round it: float until the last step."""
+    """Read a recording, remove its DC, resample it, set its level, round it, take its F0."""
     about = f"{recording.id}: " if recording.member else ""
     with recording.sound() as path:
         try:
@@ -173,7 +175,10 @@ def bring_to(recording: Recording, target: Target) -> Prepared | Rejected:
     if len(wave) < SHORTEST_SECONDS * rate:
         return Rejected(recording.path, f"{about}too short ({len(wave)} samples at {rate} Hz)")
     wave = audio.normalise_level(audio.remove_dc(audio.resample(wave, rate, target.sample_rate)), target.level_db)
-    return Prepared(recording, audio.to_int16(wave), _phones_at(recording, target.sample_rate / rate, len(wave)))
+    samples, phones = audio.to_int16(wave), _phones_at(recording, target.sample_rate / rate, len(wave))
+    hop = pitch_tracking.ten_milliseconds(target.sample_rate)
+    f0 = pitch_tracking.track(audio.from_int16(samples), target.sample_rate, hop)
+    return Prepared(recording, samples, phones, f0)
 
 
 def _phones_at(recording: Recording, scale: float, frames: int) -> Phones:
@@ -203,7 +208,7 @@ def _in_order(
 
 
 class ShardWriter:
-    """Appends samples to shards of at most `size` samples (one utterance is never split).
+    """Appends samples to shards of at most `size` samples (one utterance is never split), and F0 to one file.
 
     `hashes` has the SHA-256 of each shard by its file name, once it is closed.
     """
@@ -214,6 +219,7 @@ class ShardWriter:
         self.shard = 0
         self.offset = 0
         self.hashes: dict[str, str] = {}
+        self._pitch = (folder / PITCH).open("wb")
         self._open()
 
     def _open(self) -> None:
@@ -224,7 +230,7 @@ class ShardWriter:
         self.hashes[shard_name(self.shard)] = self._hash.hexdigest()
 
     def add(self, prepared: Prepared) -> Utterance:
-        """Write one recording's samples; the row of the index that finds them again."""
+        """Write one recording's samples and F0; the row of the index that finds them again."""
         frames = len(prepared.samples)
         if self.offset and self.offset + frames > self.size:
             self._close()
@@ -233,6 +239,7 @@ class ShardWriter:
         samples = prepared.samples.astype("<i2").tobytes()
         self._file.write(samples)
         self._hash.update(samples)
+        self._pitch.write(prepared.f0.astype("<f4").tobytes())
         recording = prepared.recording
         utterance = Utterance(
             id=recording.id,
@@ -253,6 +260,7 @@ class ShardWriter:
 
     def __exit__(self, *error: object) -> None:
         self._close()
+        self._pitch.close()
 
 
 def _complete_labels(utterances: list[Utterance]) -> list[Utterance]:
@@ -278,6 +286,10 @@ def _write_index(
         "level_db": target.level_db,
         "source": source,
         "sha256": dict(hashes),
+        "pitch": {
+            "hop": pitch_tracking.ten_milliseconds(target.sample_rate),
+            "range": [pitch_tracking.LOWEST, pitch_tracking.HIGHEST],
+        },
     }
     with (folder / INDEX).open("w", encoding="utf-8") as file:
         for utterance in utterances:

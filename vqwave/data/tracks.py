@@ -1,4 +1,4 @@
-"""Frame features that are given beside the waveform: files of frames, and aligned phones.
+"""Frame features that are given beside the waveform: files of frames, aligned phones, the corpus' F0.
 
 A track has a `name`, a `hop` in samples, and yields (C, F) float32 for any stretch that starts on a frame. Frame f of a
 stretch is centred on its sample f hop + hop // 2, as in `vqwave.features`.
@@ -7,7 +7,7 @@ stretch is centred on its sample f hop + hop // 2, as in `vqwave.features`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from vqwave.data.corpus import Corpus, read_array
 from vqwave.data.manifest import Phones
 from vqwave.errors import BadInput, nearest
+from vqwave.pitch_tracking import contour
 
 Frames = NDArray[np.float32]
 SLACK = 4  # frames that a file may have less or more than its recording: front ends differ in how they treat the end
 PHONES = "phones"
+PITCH = "pitch"
 
 
 @dataclass(frozen=True)
@@ -118,4 +120,45 @@ class PhoneTrack:
         return np.stack([*rows, np.clip((centres - bounds[at]) / length, 0, 1), np.log(length / sample_rate)]).astype(np.float32)
 
 
-Track = FrameFile | PhoneTrack
+@dataclass(frozen=True)
+class PitchTrack:
+    """F0 and voicing as `prepare` stored them: (2, F), v ln(F0 / 100 Hz) and v, F0 between `lowest` and `highest` Hz."""
+
+    hop: int
+    lowest: float
+    highest: float
+    name: str = PITCH
+
+    def fits(self, corpus: Corpus) -> bool:
+        """Whether the corpus has F0 of this hop and range. Raises `BadInput` for a corpus without any."""
+        if corpus.pitch is None:
+            corpus.f0(0)
+        return (self.hop, self.lowest, self.highest) == astuple(corpus.pitch)
+
+    def stored(self, corpus: Corpus, row: int) -> Frames:
+        """The whole utterance's (2, F)."""
+        return contour(corpus.f0(row))
+
+    def read(self, corpus: Corpus, row: int, start: int, count: int) -> Frames:
+        """(2, count) from sample `start` on, a multiple of the hop; unvoiced after the utterance's end."""
+        part = contour(corpus.f0(row)[start // self.hop :][:count])
+        return np.pad(part, ((0, 0), (0, count - part.shape[1])))
+
+    def samples_of(self, value: Frames | None) -> int | None:
+        """How much speech somebody's own contour is; None where there is none."""
+        return None if value is None else np.shape(value)[-1] * self.hop
+
+    def given(self, value: Frames, samples: int, sample_rate: int, vocabulary: Mapping[str, Sequence[str]]) -> Frames:
+        """(2, F) of somebody's own, for `samples` samples -> as `read` yields."""
+        return FrameFile(self.name, self.hop, 2).fitted(np.asarray(value, np.float32), -(-samples // self.hop))
+
+
+Track = FrameFile | PhoneTrack | PitchTrack
+
+
+def carried(corpus: Corpus, tracks: Sequence[Track]) -> tuple[Track, ...]:
+    """The tracks that are read from a corpus: all but F0 of another hop or range, which the front end tracks itself.
+
+    Raises `BadInput` for a corpus without F0 where F0 is asked for.
+    """
+    return tuple(track for track in tracks if not isinstance(track, PitchTrack) or track.fits(corpus))

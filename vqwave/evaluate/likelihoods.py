@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vqwave.data import Batch, collate
 from vqwave.data.segments import read_crop
+from vqwave.data.tracks import carried
 from vqwave.evaluate.material import Material
 from vqwave.evaluate.result import Figure, Result
 from vqwave.metrics import likelihood
@@ -101,7 +102,7 @@ def _batches(material: Material) -> Iterator[list[int]]:
 def _batch(material: Material, places: Sequence[int]) -> Batch:
     """Whole utterances, padded to one length that is a multiple of the hop, with all that the decoder may hear."""
     model, decoder = material.codec.model, material.codec.decoder
-    tracks = () if decoder.frontend is None else decoder.frontend.tracks
+    tracks = () if decoder.frontend is None else carried(material.corpus, decoder.frontend.tracks)
     frames = -(-max(len(material.waves[i]) for i in places) // model.hop) * model.hop
     whole = [read_crop(material.corpus, material.rows[i], 0, frames, tracks) for i in places]
     batch = collate(whole)

@@ -14,6 +14,7 @@ from vqwave.audio import Wave, mu_law_decode, mu_law_encode
 from vqwave.codec import Codec
 from vqwave.codes import Coded
 from vqwave.data import Corpus
+from vqwave.data.tracks import carried
 from vqwave.decode.sampling import Sampling
 from vqwave.errors import BadInput
 from vqwave.metrics.judge import DEFAULT, Judge, judge_of
@@ -286,9 +287,10 @@ class Material:
     def _resynthesised(self, system: str) -> list[Wave]:
         """A vocoder's copies, from the recordings' own frames."""
         made, codec = [], self.systems[system]
+        tracks = carried(self.corpus, codec.decoder.frontend.tracks)
         with self.stage(f"{system}: copies", sum(map(len, self.waves)) / self.rate, "s of speech") as advance:
             for row, wave in zip(self.rows, self.waves, strict=True):
-                frames = {track.name: track.stored(self.corpus, row) for track in codec.decoder.frontend.tracks}
+                frames = {track.name: track.stored(self.corpus, row) for track in tracks}
                 copy = codec.resynthesise(
                     wave,
                     labels=self.corpus.utterances[row].labels,

@@ -1,7 +1,7 @@
 """How far the melody of a copy is from that of the recording: F0 error, correlation, voicing error, by Praat's pitch.
 
-Praat finds the voice in the noise that a decoder of few bits leaves around it. The house's own YIN (`features.Pitch`), made for
-batches of clean speech to condition on, calls most of such frames unvoiced.
+Boersma's method has no network that could have been trained on the distortions it is to measure. What models are conditioned
+on comes from another tracker (`vqwave.pitch_tracking`), so that no model is measured by its own targets.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
-from vqwave.data.tracks import PHONES, FrameFile, PhoneTrack, Track
+from vqwave.data.tracks import PHONES, PITCH, FrameFile, PhoneTrack, PitchTrack, Track
 from vqwave.errors import BadInput, under
 from vqwave.features import MFCC, LogMel, LogMelSpec, MFCCSpec, Pitch, PitchSpec, samples_of
 from vqwave.nn.linear_prediction import LinearPredictor
@@ -45,6 +45,29 @@ class Frontend(nn.Module):
         """Take the statistics from whole recordings (T,) of the training corpus."""
         frames = [self.features(w[None, : len(w) // self.hop * self.hop])[0].t() for w in waves if len(w) >= self.hop]
         self.standardise.fit(torch.cat(frames))
+
+
+class PitchFrontend(Frontend):
+    """F0 and voicing, standardised: those given beside the recording (the corpus' own), else tracked in the waveform."""
+
+    def __init__(self, features: Pitch) -> None:
+        super().__init__(features)
+        self.tracks = (PitchTrack(features.hop, features.lowest, features.highest),)
+
+    def forward(
+        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """told["pitch"] (B, 2, F), or else wave (B, T) -> (B, 2, T / hop). Raises BadInput where there is neither."""
+        if told is not None and PITCH in told:
+            return self.standardise(told[PITCH].to(self.standardise.mean))
+        return super().forward(wave, told, mask)
+
+    def fit(self, waves: Sequence[Tensor], told: Sequence[Told] = ()) -> None:
+        """told: by recording, its frames (2, F), if the corpus gives them."""
+        if told and all(PITCH in frames for frames in told):
+            self.standardise.fit(torch.cat([frames[PITCH].t() for frames in told]))
+        else:
+            super().fit(waves)
 
 
 class FilesFrontend(nn.Module):
@@ -209,7 +232,8 @@ def build_frontend(
     if isinstance(features, FilesSpec | PhonesSpec | ConcatSpec):
         return features.frontend(sample_rate, vocabulary)
     with under("features"):
-        return Frontend(features.build(sample_rate))
+        built = features.build(sample_rate)
+    return PitchFrontend(built) if isinstance(built, Pitch) else Frontend(built)
 
 
 def _given(told: Told | None, name: str) -> Tensor:
