@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vqwave.nn.codebook import Codebook, k_means, nearest_codes
 from vqwave.nn.quantize import EMAQuantizerSpec, TimeJitter, VectorQuantizer, frame_mask, perplexity, straight_through
+from vqwave.nn.quantize.entropy import EntropySpec, assignment_entropy
 
 K, D = 8, 4
 
@@ -257,6 +258,40 @@ def test_the_search_does_not_depend_on_autocast() -> None:
         assert torch.equal(nearest_codes(x, codes), exact)
         rough = torch.addmm(codes.square().sum(1), x, codes.t(), alpha=-2).argmin(1)
     assert (rough != exact).float().mean() > 1e-3  # what autocast would do
+
+
+def far_from_the_origin(far: float, N: int = 4000) -> tuple[Tensor, Tensor]:
+    """Vectors (N, 16) about codes (32, 16) of unit spread, `far` away in a direction of its own."""
+    generator = torch.Generator().manual_seed(4)
+    codes = torch.randn(32, 16, generator=generator) + far * torch.randn(16, generator=generator)
+    return codes[torch.randint(32, (N,), generator=generator)] + torch.randn(N, 16, generator=generator), codes
+
+
+@pytest.mark.parametrize("far", [0.0, 300.0, 3000.0])
+def test_the_nearest_code_does_not_hang_on_the_distance_from_the_origin(far: float) -> None:
+    """Pitfall 36: against float64, and whatever the length of the blocks, wherever the two best differ by more than rounding."""
+    x, codes = far_from_the_origin(far)
+    squares = (x.double()[:, None] - codes.double()).square().sum(-1)  # (N, K)
+    best, second = squares.topk(2, 1, largest=False).values.unbind(1)
+    plain = second - best > 1e-4
+    assert plain.float().mean() > 0.99
+    for block in (1, 3, 50, 4000):
+        index = torch.cat([nearest_codes(part, codes) for part in x.split(block)])
+        assert torch.equal(index[plain], squares.argmin(1)[plain]), block
+
+
+def test_the_entropy_of_assignments_does_not_hang_on_the_distance_from_the_origin() -> None:
+    x, codes = far_from_the_origin(3000.0)
+    expected = assignment_entropy(x.double(), codes.double(), EntropySpec())
+    torch.testing.assert_close(assignment_entropy(x, codes, EntropySpec()).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_k_means_does_not_hang_on_the_distance_from_the_origin() -> None:
+    x = torch.randn(400, 16, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    near, counts = k_means(x, 12)
+    far, far_counts = k_means(x + 1e7, 12)
+    torch.testing.assert_close(far - 1e7, near, rtol=0, atol=1e-6)
+    assert torch.equal(far_counts, counts)
 
 
 @pytest.mark.parametrize("steps", [1, 4])

@@ -18,19 +18,29 @@ START_VECTORS = 64  # vectors a code that the k-means start looks at
 SCORES = 1 << 18  # distances held at once, in the search
 
 
+def centred_scores(x: Tensor, codes: Tensor) -> Tensor:
+    """|x - e_k|^2 less a constant of each x, by one product: |c|^2 - 2 y.c with e = c + m, x = y + m, m the mean code.
+
+    Without m the squares would cancel where vectors lie far from the origin: the rounding of a score is that of |x| |e|, and
+    only with m that of the distances which are compared. x (N, D), codes (K, D) -> (N, K).
+    """
+    origin = codes.detach().mean(0)
+    centred = codes - origin
+    return torch.addmm(centred.square().sum(1), x - origin, centred.t(), alpha=-2)
+
+
 def nearest_codes(x: Tensor, codes: Tensor) -> Tensor:
-    """argmin_k |x - e_k| as argmin of |e|^2 - 2 x.e, one product and no gradient. x (N, D), codes (K, D) -> (N,) int64.
+    """argmin_k |x - e_k|, by `centred_scores`, with no gradient. x (N, D), codes (K, D) -> (N,) int64.
 
     Never in an autocast's precision, which would flip codes; in chunks, so that N x K scores are never held at once.
     """
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        norms, columns = codes.square().sum(1), codes.t()
         if len(x) * len(codes) <= SCORES:  # also the only way that can become a graph
-            return torch.addmm(norms, x, columns, alpha=-2).argmin(1)
+            return centred_scores(x, codes).argmin(1)
         chunks = x.split(max(1, SCORES // len(codes)))
         found = torch.empty(len(x), dtype=torch.int64, device=x.device)
         for chunk, place in zip(chunks, found.split(max(1, SCORES // len(codes))), strict=True):
-            torch.argmin(torch.addmm(norms, chunk, columns, alpha=-2), 1, out=place)
+            torch.argmin(centred_scores(chunk, codes), 1, out=place)
         return found
 
 
@@ -41,9 +51,10 @@ def k_means(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng(0)
         points = points[np.arange(size) % len(points)]
         points = points + 1e-3 * points.std() * rng.standard_normal(points.shape)
-    centres, labels = kmeans2(points, size, iter=10, minit="++", rng=np.random.default_rng(0), missing="warn")
+    middle = points.mean(0)  # the squares of the distances lose nothing far from the origin
+    centres, labels = kmeans2(points - middle, size, iter=10, minit="++", rng=np.random.default_rng(0), missing="warn")
     counts = np.bincount(labels, minlength=size).clip(1)
-    return torch.from_numpy(centres).to(x), torch.from_numpy(counts).to(x)
+    return torch.from_numpy(centres + middle).to(x), torch.from_numpy(counts).to(x)
 
 
 class Book(nn.Module, ABC):

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vqwave.config import option, spec
+from vqwave.nn.codebook import centred_scores
 from vqwave.nn.ranks import sum_over_ranks, world_size
 
 
@@ -29,7 +30,7 @@ def assignment_entropy(x: Tensor, codes: Tensor, spec: EntropySpec) -> Tensor:
 
     Reference: Yu et al., 2024 (MAGVIT-v2), eq. 5, here by distances. arXiv:2310.05737
     """
-    scores = torch.addmm(codes.square().sum(1), x, codes.t(), alpha=-2)  # |x|^2 cancels in the softmax
+    scores = centred_scores(x, codes)  # what they lack of the squares cancels in the softmax
     log_p = (-scores / spec.temperature).log_softmax(1)  # (N, K)
     p = log_p.exp()
     count = sum_over_ranks(torch.tensor(float(len(x)), device=x.device)).clamp(min=1.0) / world_size()
