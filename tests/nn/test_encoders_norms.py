@@ -45,6 +45,16 @@ def test_batch_norm_is_the_usual_one_on_the_valid_frames() -> None:
     torch.testing.assert_close(joined(ours.eval()(x, None)), usual.eval()(joined(x)))
 
 
+def test_batch_norm_far_from_zero_is_that_of_float64() -> None:
+    """Values and running statistics: mean(x^2) - mean(x)^2 would have no digit left."""
+    x = latents().float() + 1e4
+    ours, exact = MaskedBatchNorm(5).train(), MaskedBatchNorm(5).double().train()
+    for _ in range(2):
+        torch.testing.assert_close(joined(ours(x, MASK)).double(), joined(exact(x.double(), MASK)), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(ours.variance.double(), exact.variance, rtol=1e-2, atol=0)
+    torch.testing.assert_close(ours.eval()(x).double(), exact.eval()(x.double()), rtol=1e-2, atol=1e-2)
+
+
 def test_a_wholly_masked_batch_changes_no_statistics() -> None:
     norm = MaskedBatchNorm(5).double().train()
     norm(latents(), torch.zeros_like(MASK))

@@ -60,6 +60,14 @@ def test_fsq_keeps_all_its_levels_in_use() -> None:
     assert torch.equal(fsq.deviation, kept)
 
 
+def test_fsq_far_from_zero_follows_the_spread() -> None:
+    """Its deviation is that of float64: mean(x^2) - mean(x)^2 would have no digit left."""
+    fsq, z = FSQuantizer((4, 5)).train(), (1e4 + randn(4, 2, 500)).float()
+    fsq(z)
+    expected = z.double().transpose(1, 2).flatten(0, 1).std(0, correction=0)
+    torch.testing.assert_close(fsq.deviation[:, 0].double(), expected, rtol=1e-3, atol=0)
+
+
 @pytest.mark.parametrize("L", [4, 5, 8])
 def test_fsq_zero_is_a_level(L: int) -> None:
     """What the shift is for: a latent of zero is the level zero, for even numbers of levels, too."""

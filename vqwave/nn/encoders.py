@@ -21,7 +21,7 @@ from vqwave.features import FeatureSpec, LogMelSpec
 from vqwave.nn.frontend import Frontend
 from vqwave.nn.masks import masked, stretched
 from vqwave.nn.quantize import frame_mask
-from vqwave.nn.ranks import sum_over_ranks
+from vqwave.nn.ranks import moments_over_ranks
 from vqwave.nn.warp import MelWarp
 
 
@@ -84,19 +84,16 @@ class MaskedBatchNorm(nn.Module):
             variance = ((x - mean[:, None]).square() * weight).sum((0, 2)) / count
             self._follow(x, weight)
         scale = self.weight * (variance + 1e-5).rsqrt()
-        return x * scale[:, None] + (self.bias - mean * scale)[:, None]
+        return (x - mean[:, None]) * scale[:, None] + self.bias[:, None]
 
     @torch.no_grad()
     def _follow(self, x: Tensor, weight: Tensor) -> None:
-        x = x * weight
-        count, total, squares = sum_over_ranks(
-            torch.cat([weight.sum().view(1), x.sum((0, 2)), x.square().sum((0, 2))]).to(self.mean.dtype)
-        ).split([1, x.shape[1], x.shape[1]])
-        mean = total / count.clamp(min=1.0)
-        variance = (squares - count * mean.square()) / (count - 1).clamp(min=1.0)
+        vectors = x.transpose(1, 2).flatten(0, 1).to(self.mean.dtype)  # (B F, C)
+        count, mean, squares = moments_over_ranks(vectors, weight.expand(len(x), 1, -1).flatten().to(vectors.dtype))
+        variance = squares / (count - 1).clamp(min=1.0)
         share = self.momentum * (count > 0).to(mean.dtype)  # a wholly masked batch says nothing
         self.mean.lerp_(mean, share)
-        self.variance.lerp_(variance.clamp(min=0), share)
+        self.variance.lerp_(variance, share)
 
 
 class ResidualBlock(nn.Module):

@@ -70,6 +70,18 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     return torch.where(mask, values, 0.0).sum() / count
 
 
+def moments_over_ranks(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Count (1,), mean (C,) and sum of squares about that mean (C,) of the vectors x (N, C) of all ranks; all must call.
+
+    weight (N,) is one where a vector counts and else zero; a rank may have none. In two passes: mean(x^2) - mean(x)^2 would lose
+    its digits where a channel lies far from zero.
+    """
+    x, weight = x * weight[:, None], weight[:, None]
+    count, total = sum_over_ranks(torch.cat([weight.sum().view(1), x.sum(0)])).split([1, x.shape[1]])
+    mean = total / count.clamp(min=1.0)
+    return count, mean, sum_over_ranks(((x - mean).square() * weight).sum(0))
+
+
 def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 

@@ -13,7 +13,7 @@ from vqwave.config import option, spec
 from vqwave.nn.quantize.estimators import straight_through
 from vqwave.nn.quantize.interface import Quantized, Quantizer, recomputing, usage
 from vqwave.nn.quantize.projected import projected
-from vqwave.nn.ranks import sum_over_ranks
+from vqwave.nn.ranks import moments_over_ranks, sum_over_ranks
 
 SLACK = 1e-3
 """By how much the bound reaches beyond the outermost levels."""
@@ -73,12 +73,11 @@ class FSQuantizer(Quantizer):
     @torch.no_grad()
     def follow(self, x: Tensor) -> None:
         """Move offset and scale towards those of the vectors x (N, d) of all ranks; each rank calls with its own, maybe none."""
-        sums = sum_over_ranks(torch.cat([x.sum(0), x.square().sum(0), x.new_tensor([float(len(x))])]))
-        first, second = (sums[:-1] / sums[-1].clamp(min=1.0)).chunk(2)
-        if sums[-1] > 1:
+        count, mean, squares = moments_over_ranks(x, torch.ones_like(x[:, 0]))
+        if count > 1:
             share = 1 - DECAY if self.started else 1.0
-            self.mean.lerp_(first[:, None].to(self.mean), share)
-            self.deviation.lerp_((second - first.square()).clamp(min=1e-12).sqrt()[:, None].to(self.mean), share)
+            self.mean.lerp_(mean[:, None].to(self.mean), share)
+            self.deviation.lerp_((squares / count).clamp(min=1e-12).sqrt()[:, None].to(self.mean), share)
             self.started.fill_(True)
 
     @property
