@@ -154,7 +154,8 @@ def middles(vq: Quantizer, q: Tensor) -> Tensor:
     if isinstance(vq, FSQuantizer):
         L = vq.levels[:, None].double()
         h, o = (L - 1) * (1 + 1e-3) / 2, 0.5 * (1 - L % 2)
-        return (torch.atanh((q.double() * (L // 2) + o) / h) - torch.atanh(o / h)).float()
+        many = torch.atanh((q.double() * (L // 2) + o) / h) - torch.atanh(o / h)
+        return torch.where(L > 2, many, q.double()).float()  # two levels are the signs
     if isinstance(vq, Projected):
         return vq.directions @ middles(vq.inner, vq.directions.t() @ q)
     groups = list(vq.groups)

@@ -35,11 +35,12 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("L", [2, 3, 4, 5, 6, 7, 8, 9, 16, 255, 256])
 def test_fsq_takes_exactly_its_levels(L: int) -> None:
-    """REFERENCE 6.6: L values, -floor(L / 2) .. ceil(L / 2) - 1 over floor(L / 2), all of them and in order; 8: -4 .. 3."""
+    """REFERENCE 6.6: L values, -floor(L / 2) .. ceil(L / 2) - 1 over floor(L / 2), all of them, in order; 8: -4 .. 3; 2: -1, 1."""
     fsq = FSQuantizer((L,)).eval()
     z = torch.linspace(-12, 12, 40001, dtype=torch.float64)[None, None]
     out = fsq(z)
     values = torch.arange(-(L // 2), math.ceil(L / 2), dtype=torch.float64) / (L // 2)
+    values = torch.tensor([-1.0, 1.0], dtype=torch.float64) if L == 2 else values
     assert torch.equal(out.z.flatten().unique(), values)
     assert torch.equal(fsq.decode(torch.arange(L)[None, None]).flatten(), values.float())
     assert (out.z.flatten().diff() >= 0).all()
@@ -60,6 +61,19 @@ def test_fsq_keeps_all_its_levels_in_use() -> None:
     assert torch.equal(fsq.deviation, kept)
 
 
+def test_fsq_with_two_levels_takes_the_signs() -> None:
+    """Every code alike often, whatever the scale; the gradient is that of the tanh."""
+    fsq, z = FSQuantizer((2, 2, 2, 2)), randn(4, 4, 500)
+    assert fsq.train()(3 * z + 1).metrics["perplexity"] > 15.5
+    plain = FSQuantizer((2, 3)).eval()
+    x = randn(2, 2, 50).requires_grad_()
+    out = plain(x)
+    assert torch.equal(out.z[:, 0], x[:, 0].sign())
+    assert torch.equal(plain.decode(out.codes), out.z.float())
+    out.z[:, 0].sum().backward()
+    torch.testing.assert_close(x.grad[:, 0], 1.001 * (1 - x[:, 0].tanh().square()), rtol=1e-10, atol=0)
+
+
 def test_fsq_far_from_zero_follows_the_spread() -> None:
     """Its deviation is that of float64: mean(x^2) - mean(x)^2 would have no digit left."""
     fsq, z = FSQuantizer((4, 5)).train(), (1e4 + randn(4, 2, 500)).float()
@@ -77,8 +91,8 @@ def test_fsq_zero_is_a_level(L: int) -> None:
 
 def test_fsq_numbers_its_codes_in_mixed_radix() -> None:
     fsq = FSQuantizer((3, 4, 2))
-    digits = (fsq.decode(torch.arange(24)[None, None])[0] * fsq.middle + fsq.middle).long().t().tolist()
-    assert digits == [[a, b, c] for c in range(2) for b in range(4) for a in range(3)]
+    values = fsq.decode(torch.arange(24)[None, None])[0].t().tolist()
+    assert values == [[a, b, c] for c in (-1, 1) for b in (-1, -0.5, 0, 0.5) for a in (-1, 0, 1)]
 
 
 def test_fsq_gradient_is_that_of_the_bound() -> None:
@@ -86,7 +100,7 @@ def test_fsq_gradient_is_that_of_the_bound() -> None:
     fsq, w = FSQuantizer((5, 8)).eval(), randn(2, 2, 30, seed=1)
     (fsq(z).z * w).sum().backward()
     found, z.grad = z.grad, None
-    (fsq.bound(z) / fsq.middle * w).sum().backward()
+    (fsq.bound(z) / torch.tensor([[2], [4]]) * w).sum().backward()
     torch.testing.assert_close(found, z.grad, rtol=1e-12, atol=1e-12)
 
 

@@ -42,7 +42,9 @@ class FSQuantizer(Quantizer):
     .. math:: \tilde z = h \tanh(z + \text{shift}) - o,\quad \hat z = \text{round}(\tilde z) / \lfloor L / 2 \rfloor
 
     with :math:`h = (L - 1)(1 + \epsilon) / 2`, o one half for even L and zero for odd, shift = atanh(o / h): an even number of
-    levels reaches one further down than up (8: -4 .. 3). The gradient passes the rounding straight through and the tanh by
+    levels reaches one further down than up (8: -4 .. 3). Of two levels that form leaves one code, its threshold at 3.8 deviations;
+    they are the signs, :math:`\tilde z = (1 + \epsilon) \tanh z` and :math:`\hat z = \pm 1`, as in the symmetric form of Parker et
+    al., 2024 (arXiv:2411.19842), and in lookup-free quantization. The gradient passes the rounding straight through and the tanh by
     its derivative. There is neither a commitment nor a codebook loss. The first dimension is the fastest in the index.
 
     Each dimension is first brought to mean 0 and deviation 1 by moving averages over the training latents of all ranks (a batch
@@ -90,7 +92,12 @@ class FSQuantizer(Quantizer):
         levels = self.levels.to(z.dtype)[:, None]
         half = (levels - 1) * (1 + SLACK) / 2
         offset = 0.5 * (1 - levels % 2)
-        return torch.tanh((z - self.mean) / self.deviation.clone() + torch.atanh(offset / half)) * half - offset
+        shift = torch.atanh(torch.where(levels > 2, offset / half, 0.0))
+        return torch.tanh((z - self.mean) / self.deviation.clone() + shift) * half - offset
+
+    def _scaled(self, bounded: Tensor) -> Tensor:
+        """Levels, or what `bound` gives, (B, d, F) -> latents from -1 up to 1."""
+        return torch.where(self.levels[:, None] > 2, bounded / self.middle, 2 * bounded + 1)
 
     def _quantize(self, z: Tensor, mask: Tensor | None) -> Quantized:
         vectors = z.detach().transpose(1, 2)
@@ -105,7 +112,7 @@ class FSQuantizer(Quantizer):
         metrics = usage(sum_over_ranks(torch.bincount(index, minlength=self.size)))
         if moves:
             self.follow(real)
-        return Quantized(straight_through(bounded / self.middle, rounded / self.middle), codes, {}, metrics)
+        return Quantized(straight_through(self._scaled(bounded), self._scaled(rounded)), codes, {}, metrics)
 
     def _number(self, rounded: Tensor) -> Tensor:
         """Levels (B, d, F) -> codes (B, 1, F)."""
@@ -116,7 +123,7 @@ class FSQuantizer(Quantizer):
 
     def _decode(self, codes: Tensor) -> Tensor:
         digits = codes // self.radix[:, None] % self.levels[:, None]  # (B, d, F)
-        return (digits - self.middle).to(torch.get_default_dtype()) / self.middle
+        return self._scaled((digits - self.middle).to(torch.get_default_dtype()))
 
     def extra_repr(self) -> str:
         return f"levels={tuple(self.levels.tolist())}"
