@@ -22,7 +22,7 @@ from vqwave.decode.tile import Task, alone, decode_each
 from vqwave.encoding import SOON, CodecNames, SpeechStream, encode_blocks, encode_recording, prepare
 from vqwave.errors import BadInput, nearest
 from vqwave.metrics import likelihood
-from vqwave.models import VQVAE, Classifier, Model, Prior, Student, WaveNet
+from vqwave.models import VQVAE, Classifier, Model, PitchCodec, Prior, Student, WaveNet
 from vqwave.models.wavenet import WaveNetState
 from vqwave.nn.causal import shift_right
 from vqwave.nn.condition import join
@@ -70,6 +70,8 @@ class Codec:
         loaded: Loaded = load_trained(name, device)
         if isinstance(loaded.model, Classifier):
             raise BadInput(f"{name}: a classifier, which does not speak; expected a WaveNet, a VQ-VAE, a student or a prior")
+        if isinstance(loaded.model, PitchCodec):
+            raise BadInput(f"{name}: a pitch codec, which makes no speech; expected a WaveNet, a VQ-VAE, a student or a prior")
         return cls(loaded.model, loaded.card)
 
     def __repr__(self) -> str:

@@ -32,7 +32,7 @@ from vqwave.checkpoint import Loaded, load_trained, save_trained, write_text
 from vqwave.codes import fingerprint
 from vqwave.errors import BadInput
 from vqwave.features import MelBands
-from vqwave.models import VQVAE, Classifier, Prior, Student
+from vqwave.models import VQVAE, Classifier, PitchCodec, Prior, Student
 from vqwave.models.student import BASES
 from vqwave.nn.condition import Condition
 from vqwave.nn.flows import AffineFlow, MaskedFlow, fold_condition
@@ -274,8 +274,8 @@ def _told(a: Tensor, told: Condition, *, late: bool) -> Tensor:
 def decoder_of(loaded: Loaded, name: str | Path) -> SpeakingGraph:
     """The graph of a model's decoder. Raises BadInput for one that is no student."""
     model = loaded.model.codec if isinstance(loaded.model, Prior) else loaded.model
-    if isinstance(model, Classifier):
-        raise BadInput(f"{name}: a classifier, expected a model that speaks")
+    if isinstance(model, Classifier | PitchCodec):
+        raise BadInput(f"{name}: a {loaded.card.kind.replace('_', ' ')}, expected a model that speaks")
     decoder = model.decoder if isinstance(model, VQVAE) else model
     if not isinstance(decoder, Student):
         raise BadInput(f"{name}: its decoder is a WaveNet, whose loop over samples is no graph; expected a student (distill it)")

@@ -7,13 +7,17 @@ from typing import Annotated
 from pydantic import Field
 
 from vqwave.models.classifier import Classifier, ClassifierSpec
+from vqwave.models.pitch import PitchCodec, PitchCodecSpec, denormalise, normalise
 from vqwave.models.prior import Prior, PriorSpec
 from vqwave.models.student import Density, Student, StudentSpec
 from vqwave.models.vqvae import VQVAE, VQVAESpec
 from vqwave.models.wavenet import Vocabulary, WaveNet, WaveNetSpec
 
-ModelSpec = Annotated[WaveNetSpec | StudentSpec | VQVAESpec | PriorSpec | ClassifierSpec, Field(discriminator="kind")]
-Model = WaveNet | Student | VQVAE | Prior | Classifier
+ModelSpec = Annotated[
+    WaveNetSpec | StudentSpec | VQVAESpec | PriorSpec | ClassifierSpec | PitchCodecSpec,
+    Field(discriminator="kind"),
+]
+Model = WaveNet | Student | VQVAE | Prior | Classifier | PitchCodec
 
 __all__ = [
     "VQVAE",
@@ -22,6 +26,8 @@ __all__ = [
     "Density",
     "Model",
     "ModelSpec",
+    "PitchCodec",
+    "PitchCodecSpec",
     "Prior",
     "PriorSpec",
     "Student",
@@ -31,6 +37,8 @@ __all__ = [
     "WaveNet",
     "WaveNetSpec",
     "decoder_of",
+    "denormalise",
+    "normalise",
 ]
 
 

@@ -1,0 +1,143 @@
+"""Train a pitch codec: the melody of speech in some 60 bit/s, apart from what is said and from who says it.
+
+accelerate launch experiments/pitch.py --config configs/pitch/fsdd.yaml
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vqwave.checkpoint import ModelCard
+from vqwave.config import option, spec
+from vqwave.data import Batch
+from vqwave.data.tracks import PITCH, PitchTrack, Track
+from vqwave.data.voices import pitch_of, voice_pitches
+from vqwave.errors import BadInput
+from vqwave.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.loop import main
+from vqwave.metrics import codebook
+from vqwave.metrics.pitch import PARTS, f0_correlation, f0_error, voicing_error
+from vqwave.models import Model, PitchCodec, PitchCodecSpec, denormalise, normalise
+from vqwave.nn.quantize import frame_mask
+
+
+@spec
+class Config(ExperimentSpec):
+    """Settings of `experiments/pitch.py`."""
+
+    model: PitchCodecSpec = option(PitchCodecSpec(), "encoder, codes, decoder")
+    losses: dict[str, float] = option(
+        {"contour": 1.0, "voicing": 1.0, "commitment": 0.25},
+        "weights: contour (squared error where voiced), voicing (nats), commitment",
+    )
+
+
+class PitchExperiment(Experiment[Config]):
+    """Train a pitch codec: the melody of speech in some 60 bit/s."""
+
+    name = "pitch"
+    config_class = Config
+    loss_names = ("contour", "voicing", "commitment")
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.voices = voice_pitches(self.corpus)
+        if not self.voices:
+            raise BadInput(f"data.corpus: {config.data.corpus} has no voiced training recordings")
+
+    @property
+    def model_spec(self) -> PitchCodecSpec:
+        return self.config.model
+
+    @property
+    def hop(self) -> int:
+        return self.corpus.pitch.hop * self.config.model.ratio
+
+    @property
+    def tracks(self) -> Sequence[Track]:
+        stored = self.corpus.pitch
+        return (PitchTrack(stored.hop, stored.lowest, stored.highest),)
+
+    def build(self) -> PitchCodec:
+        return self.model_spec.build(self.corpus.sample_rate, self.corpus.vocabulary)
+
+    @cached_property
+    def _statistics(self) -> Tensor:
+        """Mean and deviation that each utterance is normalised by, (N, 2)."""
+        rows = range(len(self.corpus.utterances))
+        found = [pitch_of(self.corpus, row, self.voices) for row in rows]
+        return torch.tensor([[voice.mean, voice.deviation] for voice in found])
+
+    def _contour(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised contours (B, 2, F), how many frames of each are real (B,), and which (B, F)."""
+        mean, deviation = self._of(batch)
+        contour = normalise(batch.labels[PITCH], mean, deviation)
+        mask = frame_mask(batch.lengths, self.corpus.pitch.hop, contour.shape[-1])
+        return contour, mask.sum(1), mask
+
+    def _of(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (B,) of a batch."""
+        return self._statistics.to(batch.index.device)[batch.index].unbind(1)
+
+    def losses(self, batch: Batch) -> Outcome:
+        contour, lengths, mask = self._contour(batch)
+        out = self.network(contour, lengths)
+        return Outcome(out.losses(contour, mask), out.quantized.metrics)
+
+    def evaluate(self, model: PitchCodec) -> Evaluation:
+        """F0 error, correlation (less the voice's mean) and voicing error of decoded codes; codebook use."""
+        sums = {name: torch.zeros(PARTS, dtype=torch.float64) for name in ("decoded", "flat")}
+        counts = codebook.CodeCounts(model.books, model.size, self.corpus.speakers)
+        for batch in self.valid_batches():
+            contour, lengths, mask = self._contour(batch)
+            codes = model.encode(contour, lengths)
+            counts.add(codes, mask[:, :: model.ratio], batch.labels["speaker"])
+            decoded = denormalise(model.decode(codes), *self._of(batch))
+            flat = torch.stack([self._of(batch)[0][:, None] * mask, contour[:, 1]], 1)
+            for name, found in (("decoded", decoded), ("flat", flat)):
+                sums[name] += self._sums(batch, found, mask)
+        total = {name: self._measures(value) for name, value in sums.items()}
+        rate = self.corpus.sample_rate / model.hop
+        section = counts.section(rate, self.device) | {"bit_rate": rate * model.bits_per_frame}
+        scalars = total["decoded"] | {"perplexity": section["perplexity"], "codes_used": section["used"]}
+        headline = (
+            f"F0 off by {scalars['f0_error']:.2f} semitones (voice's mean: {total['flat']['f0_error']:.2f}), "
+            f"correlation {scalars['f0_correlation']:.3f}, voicing error {100 * scalars['voicing_error']:.1f} % "
+            f"at {section['bit_rate']:.1f} bit/s"
+        )
+        return Evaluation(headline, scalars, {"pitch": total, "codes": section})
+
+    def _sums(self, batch: Batch, found: Tensor, mask: Tensor) -> Tensor:
+        """The sums (PARTS,) of a batch, as `vqwave.metrics.pitch` has them; ln F0 less the voice's mean."""
+        (a, heard), (b, said) = (x.double().unbind(1) for x in (batch.labels[PITCH], found))
+        both = mask & (heard > 0) & (said > 0)
+        mean = self._of(batch)[0].double()[:, None].expand_as(a)[both]
+        x, y = a[both] - mean, b[both] - mean
+        wrong = (mask & ((heard > 0) != (said > 0))).sum()
+        parts = (len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y, mask.sum(), wrong)
+        return torch.stack([torch.as_tensor(part, dtype=torch.float64).cpu() for part in parts])
+
+    def _measures(self, sums: Tensor) -> dict[str, float]:
+        """By name, over all ranks."""
+        whole = self.total({str(i): value for i, value in enumerate(sums)})
+        row = np.array([[whole[str(i)] for i in range(PARTS)]])
+        measures = {"f0_error": f0_error, "f0_correlation": f0_correlation, "voicing_error": voicing_error}
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return {name: float(measure(row)[0]) for name, measure in measures.items()}
+
+    def card(self, model: Model, step: int, seconds: float) -> ModelCard:
+        """With each voice's mean and deviation of ln(F0 / 100 Hz), by which contours are normalised."""
+        card, stored = super().card(model, step, seconds), self.corpus.pitch
+        voices = {name: [voice.mean, voice.deviation] for name, voice in self.voices.items()}
+        pitch = {"hop": stored.hop, "range": [stored.lowest, stored.highest], "voices": voices}
+        return replace(card, about=card.about | {"pitch": pitch})
+
+
+if __name__ == "__main__":
+    main(PitchExperiment)

@@ -1,0 +1,47 @@
+"""How high each voice of a corpus speaks: mean and deviation of ln F0 over voiced frames."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from vqwave.data.corpus import Corpus
+from vqwave.pitch_tracking import F0
+
+LEAST_DEVIATION = 0.05  # of ln F0; that of lively speech is some 0.2
+
+
+@dataclass(frozen=True)
+class VoicePitch:
+    """Mean and deviation of ln(F0 / 100 Hz), the deviation at least `LEAST_DEVIATION`."""
+
+    mean: float
+    deviation: float
+
+    @classmethod
+    def of(cls, f0: F0) -> VoicePitch | None:
+        """F0 in Hz (F,), 0 where unvoiced -> its statistics; None where nothing is voiced."""
+        log_f0 = np.log(f0[f0 > 0].astype(np.float64) / 100)
+        if not len(log_f0):
+            return None
+        return cls(float(log_f0.mean()), max(LEAST_DEVIATION, float(log_f0.std())))
+
+
+UNVOICED = VoicePitch(0.4, 0.2)
+"""Of a recording in which nothing is voiced: about 150 Hz."""
+
+
+def voice_pitches(corpus: Corpus, split: str = "train") -> dict[str, VoicePitch]:
+    """Each speaker's statistics over a split, those without voiced frames left out. Raises `BadInput` without stored F0."""
+    by_speaker: defaultdict[str, list[F0]] = defaultdict(list)
+    for row in corpus.of(split):
+        by_speaker[corpus.utterances[row].speaker].append(corpus.f0(row))
+    found = {speaker: VoicePitch.of(np.concatenate(parts)) for speaker, parts in sorted(by_speaker.items())}
+    return {speaker: voice for speaker, voice in found.items() if voice is not None}
+
+
+def pitch_of(corpus: Corpus, row: int, voices: dict[str, VoicePitch]) -> VoicePitch:
+    """The statistics that an utterance is normalised by: its voice's if that is known, else its own."""
+    return voices.get(corpus.utterances[row].speaker) or VoicePitch.of(corpus.f0(row)) or UNVOICED
