@@ -28,6 +28,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "code_corpus",
         "experiment",
         "claiming",
+        "launcher",
         "loop",
         "evaluate",
         "report",

@@ -34,6 +34,7 @@ from vqwave.claiming import FREE, claim, resume_line
 from vqwave.data import Batch, Segments, counter_key, training_batches
 from vqwave.errors import BadInput
 from vqwave.experiment import Evaluation, Experiment, Outcome
+from vqwave.launcher import check_launcher
 from vqwave.models import Model
 from vqwave.nn.quantize import VectorQuantizer
 from vqwave.nn.ranks import Elsewhere, Peers, by_main, gather_objects, lost, sum_over_ranks
@@ -90,6 +91,7 @@ class Loop:
 
     def _begin(self, fresh: bool, quiet: bool) -> None:
         experiment, train = self.experiment, self.config.train
+        check_launcher(train)
         self.accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision=train.precision,
