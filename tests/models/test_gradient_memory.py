@@ -41,6 +41,7 @@ from vqwave.nn.encoders import (
     FrameEncoderSpec,
     WaveformEncoderSpec,
 )
+from vqwave.nn.linear_prediction import LinearPredictorSpec
 from vqwave.nn.listener import ListenerSpec
 from vqwave.nn.quantize import (
     EMAQuantizerSpec,
@@ -104,6 +105,19 @@ def wavenet(*, checkpointing: bool = False, **settings: object) -> Built:
         name: torch.randn(B, size) for name, size in spec.conditioner.vectors.items()
     }
     return model, lambda: negative_log_likelihood(model(wave(), labels), wave())
+
+
+def pitch_taps() -> Built:
+    """A predictor of whose residuals one pitch period ago the network has three."""
+    predictor = LinearPredictorSpec(order=3)
+    spec = WaveNetSpec(
+        network=network(), conditioner=CONDITIONER, predictor=predictor, pitch_taps=3
+    )
+    model = spec.build(RATE, VOCABULARY, MEL.bands, 8, MEL.build(RATE))
+    log_mel = torch.randn(B, MEL.bands, T // 8, generator=torch.Generator().manual_seed(0))
+    columns = model.predictor.analyse(log_mel, torch.ones(B, 2, T // 8))
+    frames = torch.cat([log_mel, columns], 1)
+    return model, lambda: negative_log_likelihood(model(wave(), LABELS, frames), wave())
 
 
 def layered() -> Built:
@@ -214,6 +228,8 @@ MODELS: dict[str, Callable[[], Built]] = {
     "wavenet, upsampled": lambda: wavenet(
         features=MEL, conditioner=ConditionerSpec(channels=4, upsample=(2, 2))
     ),
+    "wavenet, predictor": lambda: wavenet(features=MEL, predictor=LinearPredictorSpec(order=3)),
+    "wavenet, pitch taps": pitch_taps,
     "wavenet, past dropout": lambda: wavenet(past=PastDropoutSpec(drop=0.2, span=2, noise=0.01)),
     "wavenet, checkpointing": lambda: wavenet(checkpointing=True),
     "wavenet, layer by layer": layered,
