@@ -5,23 +5,27 @@ accelerate launch experiments/vqvae.py --config configs/vqvae/fsdd.yaml
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from vqwave.config import option, spec
 from vqwave.data import Batch
+from vqwave.data.tracks import Track, stored_pitch
+from vqwave.data.voices import voices_of
 from vqwave.distributions import Distribution
 from vqwave.errors import BadInput
 from vqwave.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
 from vqwave.loop import main
 from vqwave.losses import negative_log_likelihood
-from vqwave.metrics import codebook, likelihood
-from vqwave.models import VQVAE, VQVAESpec
+from vqwave.metrics import likelihood
+from vqwave.metrics.autoencoder import Autoencoding
+from vqwave.models import VQVAE, PitchCodec, VQVAESpec
 from vqwave.nn.slices import sliced
 from vqwave.tracking import SampleSheet
 
@@ -40,6 +44,9 @@ class Config(ExperimentSpec):
     slice: Annotated[float, Field(gt=0)] | None = option(
         None, "with codes: seconds of each clip, anywhere in it, that the decoder is trained on; codes are those of the whole clip"
     )
+    pitch: Path | None = option(
+        None, "run of experiments/pitch.py whose codec of the melody is taken as it is, a second stream of codes"
+    )
     shown: Count = option(4, "utterances in samples/")
 
 
@@ -57,13 +64,22 @@ class VQVAEExperiment(Experiment[Config]):
             if not isinstance(self.given.model, VQVAE):
                 raise BadInput(f"codes: {config.codes} is a {self.given.card.kind}, expected a vqvae")
             self.check_fits("codes", self.given, config.model.decoder.conditioner.labels)
-        if config.slice is not None and (self.given is None or self.tracks or config.slice > config.data.clip):
-            raise BadInput(f"slice: {config.slice:g} s, expected at most data.clip, a run of codes, and no aligned tracks")
+        self.melody = None if config.pitch is None else self.load_source("pitch", config.pitch)
+        if self.melody is not None and (self.given is not None or not isinstance(self.melody.model, PitchCodec)):
+            raise BadInput(f"pitch: {config.pitch}, expected a run of experiments/pitch.py, and no run of codes, which has its own")
+        if config.slice is not None and (self.given is None or config.slice > config.data.clip):
+            raise BadInput(f"slice: {config.slice:g} s, expected at most data.clip, and a run of codes")
 
     @property
     def model_spec(self) -> VQVAESpec:
-        """With the parts of the run that the codes are taken from, if they are."""
-        return self.config.model if self.given is None else self.config.model.decoding(self.given.card.spec)
+        """With the parts of the runs that codes are taken from, if they are."""
+        if self.given is not None:
+            return self.config.model.decoding(self.given.card.spec)
+        return self.config.model if self.melody is None else replace(self.config.model, melody=self.melody.card.spec)
+
+    @property
+    def tracks(self) -> Sequence[Track]:
+        return () if self.model_spec.melody is None else (stored_pitch(self.corpus),)
 
     @property
     def decodes(self) -> bool:
@@ -85,6 +101,8 @@ class VQVAEExperiment(Experiment[Config]):
         model.decoder.requires_grad_(self.decodes)
         if self.given is not None:
             model.take_codes(self.given.model)
+        elif self.melody is not None:
+            model.melody.take(self.melody.model, voices_of(self.corpus))
         return model
 
     def trained(self, model: VQVAE) -> nn.Module:
@@ -100,7 +118,8 @@ class VQVAEExperiment(Experiment[Config]):
 
     def losses(self, batch: Batch) -> Outcome:
         if self.given is not None:
-            frames = self._frames(batch)
+            with torch.no_grad():  # codes are not trained
+                frames = self.model.taught(self.model.decoder_frames(batch.wave, batch.labels, batch.lengths))
             if self.config.slice is not None:
                 batch, frames = sliced(batch, frames, self.config.slice * self.corpus.sample_rate, self.model.hop)
             out = self.network(batch.wave, batch.labels, frames, batch.frame_mask(self.model.hop))
@@ -115,60 +134,23 @@ class VQVAEExperiment(Experiment[Config]):
         nll = negative_log_likelihood(distribution, batch.wave, batch.mask)
         return Outcome({"nll": nll}, {"bits": likelihood.bits_of(self.config.model.decoder.head, nll.detach())})
 
-    @torch.no_grad()
-    def _frames(self, batch: Batch) -> Tensor:
-        """What the decoder hears of clips whose codes are not trained."""
-        z = self.model.quantizer.decode(self.model.encode(batch.wave, batch.lengths))
-        mask = batch.frame_mask(self.model.hop)
-        return self.model.taught(self.model.frames(z, batch.labels, mask=mask))
-
     def evaluate(self, model: VQVAE) -> Evaluation:
         """Bits with the true codes and labels, with another clip's codes, with another speaker's label; codebook use."""
-        names = ("bits", "codes", "speakers", "samples", "spectral", "heard", "clips")
-        sums = {name: torch.zeros((), dtype=torch.float64, device=self.device) for name in names}
-        counts = codebook.CodeCounts(model.quantizer.books, model.quantizer.size, self.corpus.labels.get("speaker", []))
+        found, rate = Autoencoding(model, self.corpus.labels.get("speaker", []), self.device), self.corpus.sample_rate
         for batch in self.valid_batches():
-            codes, mask = model.encode(batch.wave, batch.lengths), batch.frame_mask(model.hop)
-            sums["samples"] += batch.mask.sum()
-            sums["clips"] += len(batch)
-            counts.add(codes, mask, batch.labels.get("speaker"))
-            if model.readout is not None:
-                z = model.quantizer.decode(codes)
-                predicted = model.readout(z, batch.labels, mask)
-                sums["spectral"] += len(batch) * model.readout.loss(predicted, batch.wave, mask)
-            if model.listener is not None:
-                voice = self.another_voice(batch, drawn=False)
-                frames = model.readout.frontend(batch.wave, mask=mask), model.readout(z, voice, mask)
-                heard = model.listener.judge(frames[0], batch.labels, frames[1], voice, mask)
-                sums["heard"] += len(batch) * heard.accuracy
-            if self.decodes:
-                sums["bits"] += self._cost(model, batch, codes, batch.labels)
-                sums["codes"] += self._cost(model, batch, codes.roll(1, 0), batch.labels)
-                sums["speakers"] += self._cost(model, batch, codes, self.other_labels(batch))
-        total = self.total(sums)
-        rate = self.corpus.sample_rate / model.hop
-        section = counts.section(rate, self.device) | {"bit_rate": rate * model.quantizer.bits_per_frame}
-        scalars = {"perplexity": section["perplexity"], "codes_used": section["used"]}
-        if model.readout is not None:
-            scalars["spectral"] = total["spectral"] / total["clips"]
-        if model.listener is not None:
-            scalars["conversion_accuracy"] = total["heard"] / total["clips"]
+            target = None if model.listener is None else self.another_voice(batch, drawn=False)
+            found.add(batch, target, self.other_labels(batch) if self.decodes else None)
+        scalars, section = found.scalars(self.total(found.sums), rate), found.codes(rate)
         if not self.decodes:
             headline = f"{scalars.get('spectral', 0):.3f} standard deviations off in the frames at {section['bit_rate']:g} bit/s"
             return Evaluation(headline, scalars, {"codes": section})
-        bits, others, speakers = (total[name] / total["samples"] for name in ("bits", "codes", "speakers"))
-        scalars |= {"bits": bits, "bits_shuffled_codes": others, "bits_shuffled_speakers": speakers}
-        baselines, unit = self.baselines(model.decoder.head), likelihood.unit(model.decoder.head)
-        nll = {"unit": unit, "model": bits, "baselines": baselines, "shuffled codes": others, "shuffled speakers": speakers}
-        beside = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
-        headline = f"{bits:.3f} {unit} on held-out speech at {section['bit_rate']:g} bit/s ({beside})"
+        bits, head = scalars["bits"], model.decoder.head
+        baselines, unit = self.baselines(head), likelihood.unit(head)
+        nll = {"unit": unit, "model": bits, "baselines": baselines}
+        nll |= {f"shuffled {name}": scalars[f"bits_shuffled_{name}"] for name in ("codes", "speakers")}
+        references = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
+        headline = f"{bits:.3f} {unit} on held-out speech at {section['bit_rate']:g} bit/s ({references})"
         return Evaluation(headline, scalars, {"nll": nll, "codes": section})
-
-    def _cost(self, model: VQVAE, batch: Batch, codes: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
-        """Bits of a batch, summed over its valid samples, given codes and labels."""
-        told = model.condition(codes, labels, batch.frame_mask(model.hop))
-        bits = likelihood.bits(model.decoder.head, model.decoder.predict(batch.wave, told), batch.wave)
-        return bits[batch.mask].sum()
 
     def samples(self, model: VQVAE, sheet: SampleSheet) -> None:
         codec, pairs = self.codec(model), self.shown_pairs(self.config.shown)

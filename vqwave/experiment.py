@@ -27,7 +27,7 @@ from vqwave.distributions import Head
 from vqwave.errors import BadInput, nearest
 from vqwave.identity import Identity, of_corpus, of_model
 from vqwave.metrics import likelihood
-from vqwave.models import Model, Student, WaveNet
+from vqwave.models import VQVAE, Model, Student, WaveNet
 from vqwave.nn import draws
 from vqwave.nn.codebook import Book
 from vqwave.nn.ranks import rank, sum_over_ranks, world_size
@@ -407,5 +407,7 @@ class Experiment(ABC, Generic[C]):
 
 def bit_rate(model: Model, sample_rate: int) -> float | None:
     """Nominal bits a second of the codes; None for a model without codes."""
+    if isinstance(model, VQVAE):
+        return model.bit_rate(sample_rate)
     quantizer = getattr(model, "quantizer", None)
     return None if quantizer is None else quantizer.bits_per_frame * sample_rate / model.hop

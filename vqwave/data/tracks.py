@@ -156,6 +156,13 @@ class PitchTrack:
 Track = FrameFile | PhoneTrack | PitchTrack
 
 
+def stored_pitch(corpus: Corpus) -> PitchTrack:
+    """The F0 that a corpus has. Raises `BadInput` for one without."""
+    if corpus.pitch is None:
+        corpus.f0(0)
+    return PitchTrack(*astuple(corpus.pitch))
+
+
 def carried(corpus: Corpus, tracks: Sequence[Track]) -> tuple[Track, ...]:
     """The tracks that are read from a corpus: all but F0 of another hop or range, which the front end tracks itself.
 

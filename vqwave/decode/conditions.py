@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vqwave.errors import BadInput
 from vqwave.models.vqvae import VQVAE
 from vqwave.nn.condition import Condition
 
@@ -44,12 +45,19 @@ class Reach:
 
 @dataclass
 class Pending:
-    """What is kept of the frames that came: latents z (1, D, n) from frame `first` on, and which frame's turn it is."""
+    """What is kept of the frames that came: latents z (1, D, n) from frame `first` on, and which frame's turn it is.
+
+    With melody: pitch (1, 2, n') from frame `first` on, too, and pitch codes (Q_p, m), of which `pitch_code` is the first
+    that is not yet decoded; those before it are kept for its window.
+    """
 
     codes: Tensor  # (Q, < ratio): of a two-level codebook, the stretch that is not yet whole
     z: Tensor
+    pitch_codes: Tensor
+    pitch: Tensor
     first: int = 0
     frame: int = 0
+    pitch_code: int = 0
 
 
 class CodeConditions:
@@ -64,24 +72,58 @@ class CodeConditions:
         self.columns = model.hop // self.conditioner.hold  # a frame
         self.ratio = getattr(model.quantizer, "ratio", 1)
         self.labels = self.conditioner.attributes(told)
-        weight = self.conditioner.frames.weight
+        weight, self.melody = self.conditioner.frames.weight, model.melody
+        books = 0 if self.melody is None else self.melody.codec.books
+        self.pitch_frames = 0 if self.melody is None else model.hop // self.melody.hop  # of a frame
         self.pending = Pending(
             torch.zeros(self.quantizer.books, 0, dtype=torch.int64, device=weight.device),
             weight.new_zeros(1, model.encoder.dim, 0),
+            torch.zeros(books, 0, dtype=torch.int64, device=weight.device),
+            weight.new_zeros(1, 2, 0),
         )
 
-    def push(self, codes: Tensor) -> Tensor:
-        """Codes (Q, n), n any -> columns of the frames that can be made now."""
-        self._hear(codes.to(self.pending.codes.device))
-        known = self.pending.first + self.pending.z.shape[-1]
+    def push(self, codes: Tensor, pitch_codes: Tensor | None = None) -> Tensor:
+        """Codes (Q, n), n any, and the pitch codes (Q_p, m) that begin among these -> columns that can be made now."""
+        self._keep(codes.to(self.pending.codes.device))
+        if self.melody is not None and pitch_codes is not None:
+            it = self.pending
+            it.pitch_codes = torch.cat([it.pitch_codes, pitch_codes.to(it.pitch_codes)], -1)
+            self._decode_pitch(last=False)
+        known = self._known
         return self._emit(known - self.wait, known)
 
     def flush(self) -> Tensor:
-        """The columns of the last frames: nothing follows them."""
-        known = self.pending.first + self.pending.z.shape[-1]
-        return self._emit(known, known)
+        """The columns of the last frames: nothing follows them. Raises BadInput where pitch codes are missing."""
+        if self.melody is not None:
+            self._decode_pitch(last=True)
+        end = self.pending.first + self.pending.z.shape[-1]
+        if self._known < end:
+            found = f"pitch codes: they end at frame {self._known} of {end}"
+            raise BadInput(f"{found}, expected one each {self.melody.codec.hop} samples")
+        return self._emit(end, end)
 
-    def _hear(self, codes: Tensor) -> None:
+    @property
+    def _known(self) -> int:
+        """Frames of which latents, and pitch where there is any, have come."""
+        it = self.pending
+        known = it.first + it.z.shape[-1]
+        return known if self.melody is None else min(known, it.first + it.pitch.shape[-1] // self.pitch_frames)
+
+    def _decode_pitch(self, *, last: bool) -> None:
+        """The pitch of every code all of whose window has come, each from a window of its own."""
+        it, melody, before = self.pending, self.melody, self.melody.reach
+        first = max(0, it.pitch_code - before)  # of the codes that are kept
+        known, parts = first + it.pitch_codes.shape[-1], [it.pitch]
+        while it.pitch_code < (known if last else known - before):
+            low, high = max(0, it.pitch_code - before), min(known, it.pitch_code + before + 1)
+            window, at = it.pitch_codes[None, :, low - first : high - first], it.pitch_code - low
+            frames = melody.decode(window, self.told, (high - low) * melody.ratio)
+            parts.append(frames[..., at * melody.ratio : (at + 1) * melody.ratio])
+            it.pitch_code += 1
+        it.pitch = torch.cat(parts, -1)
+        it.pitch_codes = it.pitch_codes[:, max(0, it.pitch_code - before) - first :]
+
+    def _keep(self, codes: Tensor) -> None:
         it, latents = self.pending, [self.pending.z]
         for code in codes.unbind(1):
             it.codes = torch.cat([it.codes, code[:, None]], -1)
@@ -98,21 +140,29 @@ class CodeConditions:
         for frame in range(it.frame, end, self.block):
             last = min(frame + self.block, end)
             low, high = max(0, frame - self.reach.before), min(known, last + self.reach.after)
-            parts.append(self._columns(it.z[..., low - it.first : high - it.first].contiguous(), frame - low, last - frame))
+            low, high = low - it.first, high - it.first
+            z, pitch = it.z[..., low:high].contiguous(), None
+            if self.melody is not None:
+                pitch = it.pitch[..., low * self.pitch_frames : high * self.pitch_frames].contiguous()
+            parts.append(self._columns(z, pitch, frame - it.first - low, last - frame))
         it.frame = max(it.frame, end)
         keep = max(0, it.frame - self.reach.before)
         if keep > it.first:
-            it.z, it.first = it.z[..., keep - it.first :].clone(), keep
+            gone, it.first = keep - it.first, keep
+            it.z = it.z[..., gone:].clone()
+            it.pitch = it.pitch[..., gone * self.pitch_frames :].clone()
         return torch.cat(parts, -1)
 
-    def _columns(self, window: Tensor, place: int, count: int) -> Tensor:
+    def _columns(self, window: Tensor, pitch: Tensor | None, place: int, count: int) -> Tensor:
         """Those of `count` frames, from number `place` of their window on: `Conditioner.forward` without dropout."""
-        x = self.conditioner.columns(self.model.frames(window, self.told), self.labels)
+        x = self.conditioner.columns(self.model.frames(window, self.told, pitch=pitch), self.labels)
         return x[..., place * self.columns : (place + count) * self.columns]
 
 
-def code_condition(model: VQVAE, codes: Tensor, told: Mapping[str, Tensor]) -> Condition:
+def code_condition(
+    model: VQVAE, codes: Tensor, told: Mapping[str, Tensor], pitch_codes: Tensor | None = None
+) -> Condition:
     """A whole utterance's codes (Q, F) -> its condition: the bits that a stream makes of them, however it is cut."""
     conditions = CodeConditions(model, told)
-    columns = torch.cat([conditions.push(codes), conditions.flush()], -1)
+    columns = torch.cat([conditions.push(codes, pitch_codes), conditions.flush()], -1)
     return Condition(columns, conditions.conditioner.hold)

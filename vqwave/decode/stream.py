@@ -30,6 +30,7 @@ from vqwave.errors import BadInput
 from vqwave.models.vqvae import VQVAE
 
 FORMAT = 1
+COUNTS = ("first", "frame", "pitch_code")  # of `conditions.Pending`
 Wave = NDArray[np.float32]
 
 
@@ -89,14 +90,24 @@ class Stream:
         """How many samples what has come out stays behind the codes that went in, at the most."""
         hop, hold, block = self.model.hop, self.conditions.conditioner.hold, self.engine.block
         step, ahead = math.gcd(hop, block), -(-self.engine.ahead // hold) * hold
-        return (self.conditions.wait + self.conditions.block - 1) * hop + (block + ahead - 1) // step * step
+        melody = self.model.melody
+        later = 0 if melody is None else melody.reach * melody.codec.hop
+        return later + (self.conditions.wait + self.conditions.block - 1) * hop + (block + ahead - 1) // step * step
 
     @torch.inference_mode()
-    def push(self, codes: Tensor | NDArray[np.integer]) -> Wave:
-        """Codes (Q, n), any n -> the samples that are known now, float32. Raises BadInput for codes that are none."""
+    def push(
+        self,
+        codes: Tensor | NDArray[np.integer],
+        pitch: Tensor | NDArray[np.integer] | None = None,
+    ) -> Wave:
+        """Codes (Q, n), any n -> the samples that are known now, float32. Raises BadInput for codes that are none.
+
+        pitch: of a model with melody, the pitch codes (Q_p, m) that begin among these frames, or some of these later on.
+        """
         codes = self._checked(codes)
+        pitch = None if pitch is None else self._checked_pitch(pitch)
         self.pushed += codes.shape[1]
-        self._keep(self.conditions.push(codes))
+        self._keep(self.conditions.push(codes, pitch))
         wave = self._draw(None)
         self.sent += len(wave)
         return wave
@@ -126,14 +137,15 @@ class Stream:
         pending = self.conditions.pending
         arrays = {f"engine.{name}": value for name, value in self.engine.arrays().items()}
         arrays |= {f"told.{name}": value.cpu().numpy() for name, value in self.told.items()}
-        arrays |= {"codes": pending.codes.cpu().numpy(), "z": pending.z.cpu().numpy(), "columns": self.columns.cpu().numpy()}
+        arrays |= {name: getattr(pending, name).cpu().numpy() for name in self._pending}
+        arrays["columns"] = self.columns.cpu().numpy()
         header = {
             "format": FORMAT,
             "model": model_name(self.model),
             "engine": self.engine.name,
             "sampling": asdict(self.sampling),
             "counts": {"pushed": self.pushed, "sent": self.sent, "column": self.first},
-            "pending": {"first": pending.first, "frame": pending.frame},
+            "pending": {name: getattr(pending, name) for name in COUNTS},
             "over": self.over,
         }
         return StreamState(header, {name: np.array(value) for name, value in arrays.items()})
@@ -156,8 +168,11 @@ class Stream:
             raise BadInput(f"this stream was decoded by {header['engine']}, found {it.engine.name}: their states differ")
         it.engine.restore({n.removeprefix("engine."): v for n, v in arrays.items() if n.startswith("engine.")})
         pending, counts = it.conditions.pending, header["counts"]
-        pending.codes, pending.z, it.columns = (torch.from_numpy(np.array(arrays[n])).to(device) for n in ("codes", "z", "columns"))
-        pending.first, pending.frame = header["pending"]["first"], header["pending"]["frame"]
+        for name in it._pending:
+            setattr(pending, name, torch.from_numpy(np.array(arrays[name])).to(device))
+        it.columns = torch.from_numpy(np.array(arrays["columns"])).to(device)
+        for name in COUNTS:
+            setattr(pending, name, header["pending"].get(name, 0))
         it.pushed, it.sent, it.first, it.over = counts["pushed"], counts["sent"], counts["column"], header["over"]
         return it
 
@@ -174,6 +189,23 @@ class Stream:
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < quantizer.size:
             raise BadInput(f"push: a code outside 0 to {quantizer.size - 1}")
         return codes.long()
+
+    @property
+    def _pending(self) -> tuple[str, ...]:
+        """The tensors of `conditions.pending` that a state holds."""
+        return ("codes", "z") if self.model.melody is None else ("codes", "z", "pitch_codes", "pitch")
+
+    def _checked_pitch(self, pitch: Tensor | NDArray[np.integer]) -> Tensor:
+        pitch, melody = torch.as_tensor(pitch), self.model.melody
+        if melody is None:
+            raise BadInput("push: pitch codes for a model without melody, expected none")
+        books, size = melody.codec.books, melody.codec.size
+        if pitch.ndim != 2 or pitch.shape[0] != books or pitch.is_floating_point():
+            found = f"pitch codes of {pitch.dtype} and shape {tuple(pitch.shape)}"
+            raise BadInput(f"push: {found}, expected whole numbers ({books}, m)")
+        if pitch.numel() and not 0 <= int(pitch.min()) <= int(pitch.max()) < size:
+            raise BadInput(f"push: a pitch code outside 0 to {size - 1}")
+        return pitch.long()
 
     def _keep(self, columns: Tensor) -> None:
         self.columns = torch.cat([self.columns, columns], -1) if self.columns.numel() else columns
@@ -197,7 +229,9 @@ class Stream:
 def model_name(model: VQVAE) -> str:
     """16 hexadecimal digits that name what a stream's state depends on: the codebook and the decoder."""
     digest = hashlib.sha256()
-    for part in (model.quantizer, model.decoder):
+    for part in (model.quantizer, model.melody, model.decoder):
+        if part is None:
+            continue
         for name, tensor in sorted(part.state_dict().items()):
             digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

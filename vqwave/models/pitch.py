@@ -217,9 +217,9 @@ class PitchCodec(nn.Module):
         """contour (B, 2, F), of which lengths (B,) frames are real -> codes (B, Q, ceil(F / ratio))."""
         return self.quantizer.encode(self._latents(contour, lengths))
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """codes (B, Q, N) -> (B, 2, N ratio): normalised F0, probability of voicing."""
-        melody, logit = self.decoder(self.quantizer.decode(codes)).unbind(1)
+    def decode(self, codes: Tensor, mask: Tensor | None = None) -> Tensor:
+        """codes (B, Q, N), mask (B, N) of real ones -> (B, 2, N ratio): normalised F0, probability of voicing."""
+        melody, logit = self.decoder(self.quantizer.decode(codes), mask).unbind(1)
         return torch.stack([melody, logit.sigmoid()], 1)
 
     def forward(self, contour: Tensor, lengths: Tensor | None = None) -> PitchReconstruction:

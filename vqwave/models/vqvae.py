@@ -7,12 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
+from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
+from vqwave.data.tracks import PITCH
 from vqwave.distributions import Distribution
 from vqwave.errors import BadInput
+from vqwave.models.melody import Melody
+from vqwave.models.pitch import PitchCodecSpec
 from vqwave.models.student import Student, StudentSpec
 from vqwave.models.wavenet import Vocabulary, WaveNet, WaveNetSpec
 from vqwave.nn import draws
@@ -24,7 +28,7 @@ from vqwave.nn.quantize import EMAQuantizerSpec, Quantized, Quantizer, Quantizer
 from vqwave.nn.ranks import masked_mean
 from vqwave.nn.readout import Readout, ReadoutSpec
 
-CODES = ("encoder", "quantizer", "readout")  # the parts that make codes of speech, and say what they mean
+CODES = ("encoder", "quantizer", "readout", "melody")  # the parts that make codes of speech, and say what they mean
 DecoderSpec = Annotated[WaveNetSpec | StudentSpec, Field(discriminator="kind")]
 
 
@@ -37,6 +41,9 @@ class VQVAESpec:
     quantizer: QuantizerSpec = option(EMAQuantizerSpec(), "latents -> codes")
     jitter: Annotated[float, Field(ge=0, le=1)] = option(0.12, "probability that training takes a neighbouring frame instead")
     decoder: DecoderSpec = option(WaveNetSpec(), "codes -> waveform")
+    melody: PitchCodecSpec | None = option(
+        None, "codec of the melody, a second and slower stream of codes (setting `pitch`); none as in the paper"
+    )
     hears: Literal["latents", "frames", "both"] = option(
         "latents", "what the decoder hears of the codes: their latents, the frames that the readout makes of them, or both"
     )
@@ -82,14 +89,22 @@ class VQVAESpec:
             raise BadInput(f"decoder.features: {self.decoder.features.kind}, expected none: it hears the codes")
         encoder = self.encoder.build(sample_rate)
         quantizer = self.quantizer.build(encoder.dim)
+        melody = None if self.melody is None else Melody.of(self.melody, sample_rate, vocabulary)
         readout, channels, hop = None, encoder.dim, encoder.hop
         if self.readout is not None:
             labels = self.decoder.conditioner.labels
-            readout = self.readout.build(encoder.dim, encoder.hop, sample_rate, vocabulary, labels)
+            pitch_hop = 0 if melody is None else melody.hop
+            readout = self.readout.build(encoder.dim, encoder.hop, sample_rate, vocabulary, labels, pitch_hop)
         if self.hears != "latents":
             if readout is None:
                 raise BadInput(f"hears: {self.hears}, expected a readout, whose frames they are")
             channels, hop = readout.frontend.channels + channels * (self.hears == "both"), readout.frontend.hop
+        if melody is not None:
+            if hop % melody.hop or melody.codec.hop % encoder.hop:
+                found = f"frames of {melody.hop} samples, a code of {melody.codec.hop}"
+                wanted = f"{encoder.hop} of a latent and {hop} of the decoder's frames to lie between them, evenly"
+                raise BadInput(f"model.melody: {found}, expected the {wanted}")
+            channels += 2 * (hop // melody.hop)
         spectrum = None if self.hears == "latents" else readout.spectrum
         decoder = self.decoder.build(sample_rate, vocabulary, channels, hop, spectrum)
         adversary = None if self.adversary is None else self.adversary.build(encoder.dim, vocabulary)
@@ -99,7 +114,16 @@ class VQVAESpec:
                 raise BadInput("listener: expected a readout, too, which it hears")
             listener = self.listener.build(readout.frontend.channels, readout.ratio, vocabulary)
         return VQVAE(
-            encoder, quantizer, TimeJitter(self.jitter), decoder, readout, adversary, listener, hears=self.hears, noise=self.noise
+            encoder,
+            quantizer,
+            TimeJitter(self.jitter),
+            decoder,
+            readout,
+            adversary,
+            listener,
+            melody=melody,
+            hears=self.hears,
+            noise=self.noise,
         )
 
 
@@ -151,6 +175,7 @@ class VQVAE(nn.Module):
         adversary: Adversary | None = None,
         listener: Listener | None = None,
         *,
+        melody: Melody | None = None,
         hears: Literal["latents", "frames", "both"] = "latents",
         noise: float = 0.0,
     ) -> None:
@@ -162,6 +187,7 @@ class VQVAE(nn.Module):
         self.readout = readout
         self.adversary = adversary
         self.listener = listener
+        self.melody = melody
         self.hears = hears
         self.noise = noise
 
@@ -188,11 +214,50 @@ class VQVAE(nn.Module):
                 mine.requires_grad_(False)
 
     def condition(
-        self, codes: Tensor, labels: Mapping[str, Tensor], mask: Tensor | None = None
+        self,
+        codes: Tensor,
+        labels: Mapping[str, Tensor],
+        mask: Tensor | None = None,
+        pitch_codes: Tensor | None = None,
     ) -> Condition | None:
-        """codes (B, Q, F), labels name -> (B,), mask (B, F) of the real frames: the decoder's condition."""
-        frames = self.frames(self.quantizer.decode(codes), labels, mask=mask)
+        """codes (B, Q, F), labels name -> (B,), mask (B, F) of the real frames: the decoder's condition.
+
+        pitch_codes (B, Q_p, F_p): of a model with melody.
+        """
+        pitch = self.pitch(pitch_codes, labels, codes.shape[-1], mask)
+        frames = self.frames(self.quantizer.decode(codes), labels, mask=mask, pitch=pitch)
         return self.decoder.condition(frames, labels, mask)
+
+    def encode_pitch(self, labels: Mapping[str, Tensor], lengths: Tensor | None = None) -> Tensor | None:
+        """labels["pitch"] (B, 2, F') -> codes of the melody (B, Q_p, F_p); None for a model without."""
+        return None if self.melody is None else self.melody.encode(labels[PITCH], labels, lengths)
+
+    def bit_rate(self, sample_rate: int) -> float:
+        """Nominal bits a second of all codes."""
+        melody = 0.0
+        if self.melody is not None:
+            melody = self.melody.codec.bits_per_frame / self.melody.codec.hop
+        return sample_rate * (self.quantizer.bits_per_frame / self.hop + melody)
+
+    def pitch(
+        self,
+        pitch_codes: Tensor | None,
+        labels: Mapping[str, Tensor],
+        frames: int,
+        mask: Tensor | None = None,
+    ) -> Tensor | None:
+        """Codes of the melody (B, Q_p, F_p) -> pitch (B, 2, F') of so many latents, in the voice of the labels.
+
+        mask (B, frames) of the real latents.
+
+        Raises BadInput where a model with melody is given none.
+        """
+        if self.melody is None:
+            return None
+        if pitch_codes is None:
+            raise BadInput("these codes have no pitch codes, expected some: this model decodes a melody")
+        real = None if mask is None else mask[:, :: self.melody.codec.hop // self.hop]
+        return self.melody.decode(pitch_codes, labels, frames * self.hop // self.melody.hop, real)
 
     def frames(
         self,
@@ -200,30 +265,48 @@ class VQVAE(nn.Module):
         labels: Mapping[str, Tensor],
         predicted: Tensor | None = None,
         mask: Tensor | None = None,
+        pitch: Tensor | None = None,
     ) -> Tensor:
-        """z (B, D, F) quantized latents, mask (B, F) -> the decoder's frames (B, D', F').
+        """z (B, D, F) quantized latents, mask (B, F), pitch (B, 2, F'') -> the decoder's frames (B, D', F').
 
-        predicted: the readout's frames, if at hand.
+        Channels: latents, the readout's frames, pitch, a predictor's columns; of those that there are. predicted: the
+        readout's frames, if at hand.
         """
-        if self.hears == "latents":
-            return z
-        predicted = self.readout(z, labels, mask) if predicted is None else predicted
-        parts = [predicted]
+        parts, spectral = [z], self.hears != "latents"
+        if spectral:
+            predicted = self.readout(z, labels, mask, pitch) if predicted is None else predicted
+            parts = [predicted]
         if self.hears == "both":
             parts = [z[..., None].expand(-1, -1, -1, self.readout.ratio).flatten(-2), predicted]
-        if self.decoder.conditioner.predictor is not None:
-            parts.append(self.decoder.conditioner.predictor.analyse(self.readout.log_mel(predicted)))
+        if pitch is not None:
+            folded = pitch.shape[-1] // parts[0].shape[-1]
+            parts.append(rearrange(pitch, "b c (f n) -> b (c n) f", n=folded))
+        predictor = self.decoder.conditioner.predictor
+        if predictor is not None:
+            parts.append(predictor.analyse(self.readout.log_mel(predicted), pitch))
         return torch.cat(parts, 1)
 
     def taught(self, frames: Tensor) -> Tensor:
-        """What the decoder hears of frames (B, D', F') while it is trained: they, and noise; a predictor's columns stay."""
-        if not self.decoder.training:
+        """Frames (B, D', F') as they condition the decoder in training: with noise; pitch and a predictor's columns stay."""
+        if not self.decoder.training or not self.noise:
             return frames
-        predictor = self.decoder.conditioner.predictor
-        if predictor is None:
-            return draws.noisy(frames, self.noise)
-        own, columns = frames.tensor_split([frames.shape[1] - predictor.frame_channels], 1)
-        return torch.cat([draws.noisy(own, self.noise), columns], 1)
+        predictor, kept = self.decoder.conditioner.predictor, 0
+        if self.melody is not None:
+            kept += 2 * (self.decoder.hop // self.melody.hop)
+        if predictor is not None:
+            kept += predictor.frame_channels
+        own, rest = frames.tensor_split([frames.shape[1] - kept], 1)
+        return torch.cat([draws.noisy(own, self.noise), rest], 1)
+
+    def decoder_frames(
+        self, x: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None = None
+    ) -> Tensor:
+        """Recordings x (B, T), of which lengths (B,) samples are real -> what conditions the decoder of their codes."""
+        codes, mask = self.encode(x, lengths), None
+        if lengths is not None:
+            mask = frame_mask(lengths, self.hop, codes.shape[-1])
+        pitch = self.pitch(self.encode_pitch(labels, lengths), labels, codes.shape[-1], mask)
+        return self.frames(self.quantizer.decode(codes), labels, mask=mask, pitch=pitch)
 
     def cycle(self, z: Tensor, converted: Tensor, lengths: Tensor | None = None) -> Tensor:
         """How far the latents of a conversion are from those it was made of: mean squared error over valid frames, scalar.
@@ -259,16 +342,19 @@ class VQVAE(nn.Module):
         mask = self._mask(lengths, z)
         quantized = self.quantizer(z, mask)
         heard = self.jitter(quantized.z, mask)
-        predicted = None if self.readout is None else self.readout(heard, labels, mask)
+        melody = self.encode_pitch(labels, lengths)
+        pitch = self.pitch(melody, labels, z.shape[-1], mask)
+        predicted = None if self.readout is None else self.readout(heard, labels, mask, pitch)
         spectral = None if self.readout is None else self.readout.loss(predicted, x, mask)
         verdict = None if self.adversary is None else self.adversary(quantized.z, labels, mask)
         distribution = None
         if decode:
-            frames = self.taught(self.frames(heard, labels, predicted))
+            frames = self.taught(self.frames(heard, labels, predicted, pitch=pitch))
             distribution = self.decoder(x, labels, frames, mask)
         hearing = cycle = None
         if others is not None:
-            converted = self.readout(heard, others, mask)
+            theirs = self.pitch(melody, others, z.shape[-1], mask)
+            converted = self.readout(heard, others, mask, theirs)
             if self.listener is not None:
                 recorded = self.readout.frontend(x, mask=mask)
                 hearing = self.listener.judge(recorded, labels, converted, others, mask)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import torch.nn.functional as F
+from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -35,27 +36,47 @@ class ReadoutSpec:
     blocks: Annotated[int, Field(ge=0)] = option(0, "residual convolutions beyond the first two")
 
     def build(
-        self, dim: int, hop: int, sample_rate: int, vocabulary: Mapping[str, Sequence[str]], labels: Sequence[str]
+        self,
+        dim: int,
+        hop: int,
+        sample_rate: int,
+        vocabulary: Mapping[str, Sequence[str]],
+        labels: Sequence[str],
+        pitch_hop: int = 0,
     ) -> Readout:
-        """dim, hop: of the latents; labels: the columns that the decoder hears, so that codes need not carry them."""
+        """dim, hop: of the latents; labels: the columns that condition the decoder, so that codes need not carry them.
+
+        pitch_hop: samples a frame of the pitch that it is conditioned on, too; 0 for none.
+        """
         with under("readout.features"):
             frontend = Frontend(self.features.build(sample_rate))
         if hop % frontend.hop:
             raise BadInput(f"readout.features.hop_ms: {frontend.hop} samples, expected a divisor of the encoder's hop {hop}")
-        return Readout(frontend, dim, hop // frontend.hop, self.channels, self.blocks, label_sizes(labels, vocabulary))
+        sizes, pitch = label_sizes(labels, vocabulary), hop // pitch_hop if pitch_hop else 0
+        return Readout(frontend, dim, hop // frontend.hop, self.channels, self.blocks, sizes, pitch)
 
 
 class Readout(nn.Module):
     """Convolutions from latents to the spectral frames of the same clip."""
 
     def __init__(
-        self, frontend: Frontend, dim: int, ratio: int, channels: int, blocks: int, label_sizes: Mapping[str, int]
+        self,
+        frontend: Frontend,
+        dim: int,
+        ratio: int,
+        channels: int,
+        blocks: int,
+        label_sizes: Mapping[str, int],
+        pitch_frames: int = 0,
     ) -> None:
+        """pitch_frames: frames of pitch a latent; 0 for a readout without."""
         super().__init__()
         self.frontend = frontend
         self.ratio = ratio
         self.embeddings = nn.ModuleDict({name: nn.Embedding(size, channels) for name, size in label_sizes.items()})
         self.first = nn.Conv1d(dim, channels, 5, padding="same")
+        self.pitch_frames = pitch_frames
+        self.pitch = nn.Conv1d(2 * pitch_frames, channels, 5, padding="same") if pitch_frames else None
         self.second = nn.Conv1d(channels, channels, 5, padding="same")
         self.blocks = nn.ModuleList(nn.Conv1d(channels, channels, 5, padding="same") for _ in range(blocks))
         self.out = nn.Conv1d(channels, ratio * frontend.channels, 1)
@@ -75,13 +96,20 @@ class Readout(nn.Module):
         return sum(layer.kernel_size[0] // 2 for layer in (self.first, self.second, *self.blocks))
 
     def forward(
-        self, z: Tensor, labels: Mapping[str, Tensor], mask: Tensor | None = None
+        self,
+        z: Tensor,
+        labels: Mapping[str, Tensor],
+        mask: Tensor | None = None,
+        pitch: Tensor | None = None,
     ) -> Tensor:
         """z (B, D, F), labels name -> (B,) -> standardised spectral frames (B, channels, ratio * F).
 
-        mask (B, F) of z: with it the real frames are those of each utterance alone.
+        mask (B, F) of z: with it the real frames are those of each utterance alone. pitch (B, 2, pitch_frames F).
         """
         x = self.first(masked(z, mask))
+        if self.pitch is not None:
+            columns = rearrange(pitch, "b c (f n) -> b (c n) f", n=self.pitch_frames)
+            x = x + self.pitch(masked(columns, mask))
         for name, embedding in self.embeddings.items():
             x = x + embedding(labels[name])[..., None]
         x = F.relu(x)

@@ -1,0 +1,172 @@
+"""A VQ-VAE with melody: pitch codes condition readout and decoder, streamed as whole, in the range of the voice."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from vqwave.data.tracks import PITCH
+from vqwave.decode.conditions import CodeConditions, code_condition
+from vqwave.decode.sampling import Sampling
+from vqwave.decode.stream import Stream
+from vqwave.errors import BadInput
+from vqwave.features import LogMelSpec
+from vqwave.models import VQVAE, VQVAESpec, WaveNetSpec
+from vqwave.models.melody import VOICE
+from vqwave.models.pitch import PitchCodecSpec
+from vqwave.nn.condition import ConditionerSpec
+from vqwave.nn.encoders import FrameEncoderSpec
+from vqwave.nn.linear_prediction import LinearPredictorSpec
+from vqwave.nn.quantize import EMAQuantizerSpec
+from vqwave.nn.readout import ReadoutSpec
+from vqwave.nn.wavenet import StackSpec
+
+RATE, HOP = 8000, 160  # latents at 50 Hz, pitch at 100 Hz, pitch codes at 12.5 Hz
+MEL = LogMelSpec(bands=16)
+VOICES = [(0.2, 0.1), (0.9, 0.3)]
+
+
+def build(hears: str = "frames", *, taps: int = 3, noise: float = 0.0) -> VQVAE:
+    torch.manual_seed(0)
+    spec = VQVAESpec(
+        encoder=FrameEncoderSpec(features=MEL, channels=12, dim=6),
+        quantizer=EMAQuantizerSpec(size=8),
+        melody=PitchCodecSpec(channels=8, dim=4, quantizer=EMAQuantizerSpec(size=5)),
+        readout=ReadoutSpec(features=MEL, channels=12),
+        hears=hears,
+        noise=noise,
+        decoder=WaveNetSpec(
+            network=StackSpec(layers=2, cycle=2, residual=8, gate=8, skip=8, hidden=8),
+            conditioner=ConditionerSpec(channels=6),
+            predictor=LinearPredictorSpec(order=4) if hears != "latents" else None,
+            pitch_taps=taps if hears != "latents" else 0,
+        ),
+    )
+    model = spec.build(RATE, {"speaker": ["a", "b"]})
+    for book in (model.quantizer, model.melody.codec.quantizer):
+        for part in book.modules():
+            if hasattr(part, "started"):
+                part.started.fill_(True)
+                part.codes.copy_(torch.randn(part.codes.shape)) if isinstance(part.codes, Tensor) else None
+    model.melody.voices.copy_(torch.tensor(VOICES))
+    return model.eval()
+
+
+def pitch(frames: int, B: int = 2) -> Tensor:
+    """Half voiced."""
+    generator = torch.Generator().manual_seed(3)
+    voiced = (torch.rand(B, frames, generator=generator) > 0.5).float()
+    return torch.stack([voiced * torch.rand(B, frames, generator=generator), voiced], 1)
+
+
+def wave(frames: int, B: int = 2) -> Tensor:
+    return 0.1 * torch.randn(B, frames * HOP, generator=torch.Generator().manual_seed(1))
+
+
+LABELS = {"speaker": torch.tensor([0, 1])}
+
+
+@pytest.mark.parametrize("hears", ["latents", "frames", "both"])
+def test_the_melody_moves_what_is_predicted(hears: str) -> None:
+    model, x = build(hears), wave(16)
+    codes = model.encode(x)
+    melody = torch.randint(5, (2, 1, 4), generator=torch.Generator().manual_seed(2))
+    before, after = (model.decoder.predict(x, model.condition(codes, LABELS, None, m)).location for m in (melody, (melody + 1) % 5))
+    assert (before - after).abs().max() > 1e-4
+
+
+def test_pitch_codes_are_decoded_in_the_range_of_the_voice() -> None:
+    """The same codes in two voices: the same melody, about another mean and with another deviation."""
+    model, codes = build(), torch.randint(5, (1, 1, 6), generator=torch.Generator().manual_seed(2)).expand(2, -1, -1)
+    found = model.pitch(codes, LABELS, 24)
+    voiced = found[0, 1] > 0
+    melodies = [(found[i, 0, voiced] - mean) / deviation for i, (mean, deviation) in enumerate(VOICES)]
+    assert voiced.any()
+    torch.testing.assert_close(melodies[0], melodies[1], rtol=0, atol=1e-5)
+    given = model.pitch(codes, LABELS | {VOICE: torch.tensor([VOICES[1], VOICES[1]])}, 24)
+    torch.testing.assert_close(given[0], found[1])
+
+
+def test_semitones_move_the_pitch() -> None:
+    model, codes = build(), torch.randint(5, (1, 1, 6), generator=torch.Generator().manual_seed(2))
+    plain = model.pitch(codes, {"speaker": torch.tensor([0])}, 24)
+    mean, deviation = VOICES[0]
+    moved = model.pitch(codes, {VOICE: torch.tensor([[mean + 3 * math.log(2) / 12, deviation]])}, 24)
+    voiced = plain[0, 1] > 0
+    torch.testing.assert_close((moved - plain)[0, 0, voiced], torch.full((int(voiced.sum()),), math.log(2) / 4))
+    assert torch.equal(moved[:, 1], plain[:, 1])
+
+
+def test_a_batch_of_unequal_clips_equals_each_alone() -> None:
+    """The frames that condition the decoder, of clips padded in a batch."""
+    model, x = build().double(), wave(16).double()
+    lengths, labels = torch.tensor([16 * HOP, 9 * HOP - 30]), LABELS | {PITCH: pitch(32).double()}
+    x[1, lengths[1] :] = 0
+    together = model.decoder_frames(x, labels, lengths)
+    for i, n in enumerate((16, 9)):
+        own = {"speaker": LABELS["speaker"][i : i + 1], PITCH: labels[PITCH][i : i + 1, :, : 2 * n]}
+        if i == 1:
+            own[PITCH][..., 2 * n - 1 :] = 0
+        alone = model.decoder_frames(x[i : i + 1, : n * HOP], own, lengths[i : i + 1])
+        torch.testing.assert_close(together[i : i + 1, :, : 2 * n], alone, rtol=0, atol=1e-9)
+
+
+def test_noise_leaves_pitch_and_predictor_alone() -> None:
+    model, x = build(noise=0.5), wave(16)
+    frames = model.decoder_frames(x, LABELS | {PITCH: pitch(32)})
+    noised = model.train().taught(frames)
+    bands = model.readout.frontend.channels
+    assert (noised[:, :bands] != frames[:, :bands]).all()
+    assert torch.equal(noised[:, bands:], frames[:, bands:])
+
+
+@pytest.mark.parametrize("hears", ["latents", "frames"])
+@pytest.mark.parametrize("frames", [1, 3, 4, 17, 40])
+def test_columns_do_not_depend_on_how_codes_come(hears: str, frames: int) -> None:
+    model, generator = build(hears), torch.Generator().manual_seed(5)
+    codes, melody = torch.randint(8, (1, frames), generator=generator), torch.randint(5, (1, -(-frames // 4)), generator=generator)
+    told = {"speaker": torch.tensor([1])}
+    whole = code_condition(model, codes, told, melody)
+    for size in (1, 3, 8):
+        conditions, parts = CodeConditions(model, told), []
+        for first in range(0, frames, size):
+            due = slice(-(-first // 4), -(-min(first + size, frames) // 4))
+            parts.append(conditions.push(codes[:, first : first + size], melody[:, due]))
+        parts.append(conditions.flush())
+        assert torch.equal(torch.cat(parts, -1), whole.features)
+    direct = model.condition(codes[None], told, None, melody[None])
+    torch.testing.assert_close(whole.features, direct.features, rtol=0, atol=1e-4)
+
+
+def test_a_stream_is_the_whole_and_can_be_saved() -> None:
+    model, frames = build(), 40
+    codes, melody = torch.randint(8, (1, frames)), torch.randint(5, (1, 10))
+    told = {"speaker": torch.tensor([1])}
+    whole = Stream(model, told, Sampling(seed=3), RATE)
+    wave = torch.from_numpy(whole.push(codes, melody).copy()), torch.from_numpy(whole.flush())
+    stream, parts = Stream(model, told, Sampling(seed=3), RATE), []
+    for first in range(0, frames, 4):
+        parts.append(torch.from_numpy(stream.push(codes[:, first : first + 4], melody[:, first // 4 : first // 4 + 1]).copy()))
+        stream = Stream.resumed(model, stream.state(), RATE)
+    parts.append(torch.from_numpy(stream.flush()))
+    assert torch.equal(torch.cat(parts), torch.cat(wave))
+    behind = max((i + 1) * 4 * HOP - sum(map(len, parts[: i + 1])) for i in range(10))
+    assert behind <= stream.latency
+
+
+def test_refusals() -> None:
+    model = build()
+    with pytest.raises(BadInput, match="these codes have no pitch codes"):
+        model.condition(model.encode(wave(8)), LABELS)
+    stream = Stream(model, {"speaker": torch.tensor([0])}, Sampling(), RATE)
+    with pytest.raises(BadInput, match="a pitch code outside 0 to 4"):
+        stream.push(torch.zeros(1, 4, dtype=torch.int64), torch.tensor([[5]]))
+    stream.push(torch.zeros(1, 8, dtype=torch.int64), torch.tensor([[0]]))
+    with pytest.raises(BadInput, match="pitch codes: they end at frame 4 of 8"):
+        stream.flush()
+    spec = VQVAESpec(encoder=FrameEncoderSpec(features=MEL, stride=3), melody=PitchCodecSpec())
+    with pytest.raises(BadInput, match=r"model\.melody: frames of 80 samples, a code of 640, expected the 240 of a latent"):
+        spec.build(RATE, {"speaker": ["a"]})

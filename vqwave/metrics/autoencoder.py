@@ -1,0 +1,77 @@
+"""What validation says of a VQ-VAE: bits with its own codes and with wrong ones, spectral error, use of the codebook."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqwave.data import Batch
+from vqwave.metrics import codebook, likelihood
+from vqwave.models.vqvae import VQVAE
+
+Labels = Mapping[str, Tensor]
+
+
+class Autoencoding:
+    """Sums over validation clips; `scalars` and `sections` are made of them once they are added up over all ranks."""
+
+    def __init__(self, model: VQVAE, speakers: Sequence[str], device: torch.device) -> None:
+        names = ("bits", "codes", "speakers", "samples", "spectral", "conversion", "clips")
+        self.model, self.device = model, device
+        self.sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in names}
+        self.counts = codebook.CodeCounts(model.quantizer.books, model.quantizer.size, speakers)
+
+    def add(self, batch: Batch, target: Labels | None, others: Labels | None) -> None:
+        """target: labels of voices to convert to, for a model with a listener; others: wrong labels, to measure bits."""
+        model, labels, sums = self.model, batch.labels, self.sums
+        codes, mask = model.encode(batch.wave, batch.lengths), batch.frame_mask(model.hop)
+        melody = model.encode_pitch(labels, batch.lengths)
+        sums["samples"] += batch.mask.sum()
+        sums["clips"] += len(batch)
+        self.counts.add(codes, mask, labels.get("speaker"))
+        if model.readout is not None:
+            predicted = self._readout(codes, melody, labels, mask)
+            sums["spectral"] += len(batch) * model.readout.loss(predicted, batch.wave, mask)
+        if target is not None:
+            recorded = model.readout.frontend(batch.wave, mask=mask)
+            converted = self._readout(codes, melody, target, mask)
+            judged = model.listener.judge(recorded, labels, converted, target, mask)
+            sums["conversion"] += len(batch) * judged.accuracy
+        if others is not None:
+            sums["bits"] += self._bits(batch, codes, melody, labels)
+            rolled = None if melody is None else melody.roll(1, 0)
+            sums["codes"] += self._bits(batch, codes.roll(1, 0), rolled, labels)
+            sums["speakers"] += self._bits(batch, codes, melody, others)
+
+    def _readout(self, codes: Tensor, melody: Tensor | None, labels: Labels, mask: Tensor) -> Tensor:
+        model = self.model
+        pitch = model.pitch(melody, labels, codes.shape[-1], mask)
+        return model.readout(model.quantizer.decode(codes), labels, mask, pitch)
+
+    def _bits(self, batch: Batch, codes: Tensor, melody: Tensor | None, labels: Labels) -> Tensor:
+        """Bits of a batch, summed over its valid samples, given codes and labels."""
+        decoder = self.model.decoder
+        condition = self.model.condition(codes, labels, batch.frame_mask(self.model.hop), melody)
+        bits = likelihood.bits(decoder.head, decoder.predict(batch.wave, condition), batch.wave)
+        return bits[batch.mask].sum()
+
+    def scalars(self, total: Mapping[str, float], sample_rate: int) -> dict[str, float]:
+        """total: the sums over all ranks."""
+        section, found = self.codes(sample_rate), {}
+        found |= {"perplexity": section["perplexity"], "codes_used": section["used"]}
+        if self.model.readout is not None:
+            found["spectral"] = total["spectral"] / total["clips"]
+        if self.model.listener is not None:
+            found["conversion_accuracy"] = total["conversion"] / total["clips"]
+        if total["bits"]:
+            names = {"bits": "bits", "bits_shuffled_codes": "codes", "bits_shuffled_speakers": "speakers"}
+            found |= {name: total[sums] / total["samples"] for name, sums in names.items()}
+        return found
+
+    def codes(self, sample_rate: int) -> dict[str, Any]:
+        """The section of `evaluation.json` on codes."""
+        rate = sample_rate / self.model.hop
+        return self.counts.section(rate, self.device) | {"bit_rate": self.model.bit_rate(sample_rate)}
