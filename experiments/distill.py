@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from vqwave.checkpoint import Loaded
 from vqwave.config import option, spec
 from vqwave.data import Batch
-from vqwave.data.tracks import Track, carried
+from vqwave.data.tracks import Track, carried, stored_pitch
 from vqwave.decode.philox import uniforms
 from vqwave.distributions import Distribution
 from vqwave.errors import BadInput
@@ -81,7 +80,7 @@ class DistillExperiment(Experiment[Config]):
         """The teacher's tree with the student in the decoder's place."""
         whole = self.teacher_card.spec
         decoder: WaveNetSpec = whole.decoder if isinstance(whole, VQVAESpec) else whole
-        student = replace(self.config.model, conditioner=decoder.conditioner, features=decoder.features)
+        student = self.config.model.of(decoder)
         return whole.speaking_by(student) if isinstance(whole, VQVAESpec) else student
 
     @property
@@ -90,16 +89,17 @@ class DistillExperiment(Experiment[Config]):
 
     @property
     def tracks(self) -> Sequence[Track]:
-        frontend = decoder_of(self.teacher).frontend
+        if isinstance(self.teacher, VQVAE):
+            return () if self.teacher.melody is None else (stored_pitch(self.corpus),)
+        frontend = self.teacher.frontend
         return () if frontend is None else carried(self.corpus, frontend.tracks)
 
     def build(self) -> Model:
         model = self.model_spec.build(self.corpus.sample_rate, self.teacher_card.labels)
-        shared = ("conditioner", "frontend")
-        parts = [(getattr(decoder_of(model), name), getattr(decoder_of(self.teacher), name)) for name in shared]
         if isinstance(model, VQVAE):
-            parts += [(getattr(model, name), getattr(self.teacher, name)) for name in ("encoder", "quantizer", "readout")]
-        for mine, theirs in parts:
+            model.take_codes(self.teacher)
+        for name in ("conditioner", "frontend"):
+            mine, theirs = getattr(decoder_of(model), name), getattr(decoder_of(self.teacher), name)
             if mine is not None:
                 mine.load_state_dict(theirs.state_dict())
                 mine.requires_grad_(False)
@@ -122,8 +122,7 @@ class DistillExperiment(Experiment[Config]):
     def frames(self, batch: Batch) -> Tensor | None:
         """What the decoders hear of the clips: quantized latents or spectral frames (B, D, F), or nothing."""
         if isinstance(self.teacher, VQVAE):
-            z = self.teacher.quantizer.decode(self.teacher.encode(batch.wave, batch.lengths))
-            return self.teacher.frames(z, batch.labels, mask=batch.frame_mask(self.hop))
+            return self.teacher.decoder_frames(batch.wave, batch.labels, batch.lengths)
         frontend, mask = self.teacher.frontend, batch.frame_mask(self.hop)
         return None if frontend is None else frontend(batch.wave, batch.labels, mask)
 

@@ -279,6 +279,8 @@ def decoder_of(loaded: Loaded, name: str | Path) -> SpeakingGraph:
     decoder = model.decoder if isinstance(model, VQVAE) else model
     if not isinstance(decoder, Student):
         raise BadInput(f"{name}: its decoder is a WaveNet, whose loop over samples is no graph; expected a student (distill it)")
+    if decoder.predictor is not None:
+        raise BadInput(f"{name}: it has a linear predictor, whose synthesis filter has no graph; expected a student without")
     if any(isinstance(flow, MaskedFlow) for flow in decoder.flows.flows):
         raise BadInput(f"{name}: its flows are masked (direction maf), whose loop over samples is no graph; expected iaf")
     if any(flow.stack.context is not None or flow.stack.spec.skip for flow in decoder.flows.flows):

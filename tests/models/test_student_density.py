@@ -12,7 +12,6 @@ from vqwave.distributions import GaussianMixture
 from vqwave.errors import BadInput
 from vqwave.models import Student, StudentSpec
 from vqwave.nn.condition import ConditionerSpec
-from vqwave.nn.flows import FlowState
 from vqwave.nn.wavenet import StackSpec
 
 F64 = torch.float64
@@ -79,8 +78,8 @@ def test_the_density_of_two_samples_integrates_to_one(direction: str, fold: int,
 def test_log_prob_in_chunks() -> None:
     model = student(fold=4)
     condition, x = heard(model), 0.3 * torch.randn(1, 22, dtype=F64)
-    states = [FlowState() for _ in model.flows.flows]
-    parts = [model.log_prob(part, condition, states) for part in x.split([5, 8, 9], 1)]
+    state = model.begin()
+    parts = [model.log_prob(part, condition, state) for part in x.split([5, 8, 9], 1)]
     torch.testing.assert_close(torch.cat(parts, 1), model.log_prob(x, condition))
 
 

@@ -173,7 +173,10 @@ class StudentEngine:
 
     def arrays(self) -> Arrays:
         found: Arrays = {"time": np.array(self.flowing.time)}
-        for i, state in enumerate(self.flowing.states):
+        student = self.flowing.state
+        if student.samples is not None:
+            found |= {"samples": _array(student.samples)}
+        for i, state in enumerate(student.flows):
             for name in ("last", "partial", "ready"):
                 if getattr(state, name) is not None:
                     found[f"{i}.{name}"] = _array(getattr(state, name))
@@ -183,9 +186,12 @@ class StudentEngine:
     def restore(self, arrays: Mapping[str, NDArray]) -> None:
         tensor = _reader(arrays, next(self.flowing.student.parameters()))
         self.flowing.time = int(arrays["time"])
-        for i in range(len(self.flowing.states)):
+        student = self.flowing.state
+        if "samples" in arrays:
+            student.samples, student.time = tensor("samples"), self.flowing.time
+        for i in range(len(student.flows)):
             parts = [tensor(f"{i}.{name}") if f"{i}.{name}" in arrays else None for name in ("last", "partial", "ready")]
-            self.flowing.states[i] = FlowState(*parts, stack=_stack_state(f"{i}.stack", arrays, tensor))
+            student.flows[i] = FlowState(*parts, stack=_stack_state(f"{i}.stack", arrays, tensor))
 
 
 def _array(x: Tensor) -> NDArray:

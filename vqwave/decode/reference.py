@@ -12,7 +12,6 @@ from vqwave.distributions import Distribution
 from vqwave.models.student import Student
 from vqwave.models.wavenet import Projected, WaveNet, WaveNetState
 from vqwave.nn.condition import Condition
-from vqwave.nn.flows import FlowState
 from vqwave.threads import limited_to
 
 BLOCK = 4096  # samples whose uniforms are drawn at once
@@ -142,7 +141,7 @@ class Flowing:
     def __init__(self, student: Student, streams: Tensor) -> None:
         flows = student.flows.flows
         self.student, self.streams = student, streams
-        self.states, self.time = [FlowState() for _ in flows], 0
+        self.state, self.time = student.begin(), 0
         self.hold = student.conditioner.hold
         self.ahead = max(-flow.offset % flow.fold for flow in flows)  # samples that blocks hear their condition early
         self.block = -(-BLOCK_OF_STUDENT // student.hop) * student.hop  # samples
@@ -152,7 +151,7 @@ class Flowing:
         u = uniforms(seed, self.streams, self.time, count).to(next(self.student.parameters()))
         heard = None if condition is None else self._window(condition, count)
         self.time += count
-        return self.student.transform(self.student.noise(u, temperature), heard, self.states).x.clamp(-1.0, 1.0)
+        return self.student.transform(self.student.noise(u, temperature), heard, self.state).x.clamp(-1.0, 1.0)
 
     def _window(self, condition: Condition, count: int) -> Condition:
         """The columns that these samples hear, and no others, which would cost their projection."""

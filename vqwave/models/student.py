@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -14,10 +14,12 @@ from vqwave.config import option, spec
 from vqwave.distributions import GaussianMixture, LogisticMixture, Mixture
 from vqwave.errors import BadInput
 from vqwave.features import LogMel
-from vqwave.models.wavenet import Vocabulary
+from vqwave.models.wavenet import Vocabulary, WaveNetSpec
 from vqwave.nn.condition import Condition, Conditioner, ConditionerSpec
 from vqwave.nn.flows import AffineFlow, Flowed, FlowStack, FlowState, MaskedFlow
-from vqwave.nn.frontend import AnyFrontend, FrameSpec, build_frontend
+from vqwave.nn.frontend import AnyFrontend, FrameSpec, PredictorFrontend, build_frontend, spectrum_of
+from vqwave.nn.linear_prediction import LinearPredictor, LinearPredictorSpec
+from vqwave.nn.synthesis_filter import synthesise
 from vqwave.nn.wavenet import StackSpec
 
 BASES: dict[str, type[Mixture]] = {"logistic": LogisticMixture, "gaussian": GaussianMixture}
@@ -41,6 +43,8 @@ class StudentSpec:
     direction: Literal["iaf", "maf"] = option("iaf", "one pass from noise to audio (iaf), or from audio to its density (maf)")
     conditioner: ConditionerSpec = option(ConditionerSpec(), "taken from the teacher")
     features: FrameSpec | None = option(None, "taken from the teacher")
+    predictor: LinearPredictorSpec | None = option(None, "taken from the teacher")
+    pitch_taps: Annotated[int, Field(ge=0, le=15)] = option(0, "taken from the teacher, whose columns carry the pitch period")
 
     def build(
         self,
@@ -53,8 +57,11 @@ class StudentSpec:
         """As `WaveNetSpec.build`. Raises BadInput for blocks that do not tile the samples that a condition column holds for."""
         frontend = build_frontend(self.features, sample_rate, vocabulary) if self.features else None
         if frontend is not None:
-            frame_channels, hop = frontend.channels, frontend.hop
-        conditioner = self.conditioner.build(frame_channels, hop, vocabulary)
+            frame_channels, hop, spectrum = frontend.channels, frontend.hop, spectrum_of(frontend)
+        predictor = self._predictor(spectrum, sample_rate)
+        if predictor is not None and frontend is not None:
+            frontend = PredictorFrontend(frontend, predictor)
+        conditioner = self.conditioner.build(frame_channels, hop, vocabulary, predictor)
         if frame_channels and conditioner.hold % self.fold:
             raise BadInput(f"model.fold: {self.fold}, expected a divisor of the {conditioner.hold} samples of a condition column")
         flows = FlowStack(
@@ -68,12 +75,35 @@ class StudentSpec:
         )
         return Student(flows, conditioner, frontend, BASES[self.base])
 
+    def of(self, teacher: WaveNetSpec) -> StudentSpec:
+        """With what a student has of its teacher."""
+        taken = ("conditioner", "features", "predictor", "pitch_taps")
+        return replace(self, **{name: getattr(teacher, name) for name in taken})
+
+    def _predictor(self, spectrum: LogMel | None, sample_rate: int) -> LinearPredictor | None:
+        if self.predictor is None:
+            return None
+        if spectrum is None:
+            raise BadInput("predictor: no log-mel frames condition this decoder, from which it is made; expected some")
+        return self.predictor.build(spectrum, sample_rate, self.pitch_taps)
+
+
+@dataclass
+class StudentState:
+    """What a student remembers between chunks: its flows, and with a predictor the last samples (B, P) and their time."""
+
+    flows: list[FlowState]
+    samples: Tensor | None = None
+    time: int = 0
+
 
 class Student(nn.Module):
     """x = g(z, h) with z white noise: van den Oord et al., 2018, sec. 3. arXiv:1711.10433
 
     It has no skip connections within a flow, reads the same condition as its teacher through the teacher's conditioner,
-    and never reverses time, so that x_t given z_{<t} is one `base` distribution, folded or not (nn/flows.py).
+    and never reverses time, so that x_t given z_{<t} is one `base` distribution, folded or not (nn/flows.py). With a
+    linear predictor the flows make the residual, and the synthesis filter of the same coefficients the waveform
+    (nn/synthesis_filter.py): locations are then those of the flows plus the prediction.
     """
 
     def __init__(self, flows: FlowStack, conditioner: Conditioner, frontend: AnyFrontend | None, base: type[Mixture]) -> None:
@@ -107,17 +137,54 @@ class Student(nn.Module):
         location, log_scale = flowed.location[:, None], flowed.log_scale[:, None]
         return self.base(torch.zeros_like(location), location, log_scale)
 
-    def transform(self, z: Tensor, condition: Condition | None, states: list[FlowState] | None = None) -> Flowed:
-        """z (B, T) -> x and the totals, each (B, T); states, if given, are read and moved on in place."""
-        return self.flows(z, condition, states)
+    @property
+    def predictor(self) -> LinearPredictor | None:
+        return self.conditioner.predictor
 
-    def inverse(self, x: Tensor, condition: Condition | None, states: list[FlowState] | None = None) -> Flowed:
+    def begin(self) -> StudentState:
+        """Before the first sample."""
+        return StudentState([FlowState() for _ in self.flows.flows])
+
+    def transform(self, z: Tensor, condition: Condition | None, state: StudentState | None = None) -> Flowed:
+        """z (B, T) -> x and the totals, each (B, T); a state, if given, is read and moved on in place."""
+        network, columns = self.conditioner.split(condition)
+        flowed = self.flows(z, network, None if state is None else state.flows)
+        if columns is None:
+            return flowed
+        start, past = (0, None) if state is None else (state.time, state.samples)
+        x = synthesise(flowed.x, columns, self.predictor.order, past, start)
+        self._remember(state, x)
+        return replace(flowed, x=x, location=flowed.location + (x - flowed.x))
+
+    def inverse(self, x: Tensor, condition: Condition | None, state: StudentState | None = None) -> Flowed:
         """x (B, T) -> the noise z that makes it, and the totals: exact; one block after another (iaf), or in one pass (maf)."""
-        return self.flows.inverse(x, condition, states)
+        network, columns = self.conditioner.split(condition)
+        flows = None if state is None else state.flows
+        if columns is None:
+            return self.flows.inverse(x, network, flows)
+        start, past = (0, None) if state is None else (state.time, state.samples)
+        prediction = self._prediction(x, columns, past, start)
+        flowed = self.flows.inverse(x - prediction, network, flows)
+        self._remember(state, x)
+        return replace(flowed, x=x, location=flowed.location + prediction)
 
-    def log_prob(self, x: Tensor, condition: Condition | None, states: list[FlowState] | None = None) -> Tensor:
+    def _prediction(self, x: Tensor, columns: Condition, past: Tensor | None, start: int) -> Tensor:
+        order = self.predictor.order
+        known = torch.cat([x.new_zeros(len(x), order) if past is None else past, x[:, :-1]], 1)
+        windows = known.unfold(1, order, 1)  # (B, T, P), oldest first
+        coefficients = columns.at(start, x.shape[1]).to(x.dtype)[:, :order].flip(1)
+        return torch.einsum("bpt,btp->bt", coefficients.expand(len(x), -1, -1), windows)
+
+    def _remember(self, state: StudentState | None, x: Tensor) -> None:
+        if state is None:
+            return
+        past = x.new_zeros(len(x), self.predictor.order) if state.samples is None else state.samples
+        state.samples = torch.cat([past, x], 1)[:, -self.predictor.order :]
+        state.time += x.shape[1]
+
+    def log_prob(self, x: Tensor, condition: Condition | None, state: StudentState | None = None) -> Tensor:
         """ln p(x_t | x_{<t}) of given audio x (B, T), nats per unit of amplitude, (B, T): ln p(z_t) - ln s_t."""
-        flowed = self.inverse(x, condition, states)
+        flowed = self.inverse(x, condition, state)
         zero = torch.zeros_like(flowed.z[:, None])
         return self.base(zero, zero, zero).log_density(flowed.z) - flowed.log_scale
 
