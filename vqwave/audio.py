@@ -1,7 +1,9 @@
 """Sound in and out: files, sample rates, levels, mu-law.
 
 Waveforms are float32 arrays (T,) in [-1, 1], mono, with their sample rate beside them. Level is RMS in dBFS: a
-full-scale square wave has 0 dBFS, a full-scale sine -3 dBFS.
+full-scale square wave has 0 dBFS, a full-scale sine -3 dBFS. What counts as silent, and which
+channels cannot be averaged, is decided here for everything that takes sound: preparing, encoding,
+converting, streams.
 """
 
 from __future__ import annotations
@@ -19,10 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqwave.errors import BadInput
+from vqwave.sound_files import FOREIGN, WHY_FOREIGN, refuse_name
 
 Wave = NDArray[np.float32]
 
-SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff"})
+SILENCE_DB = -70.0  # dBFS, without DC: a recording below this is silent
+CANCELLED_DB = 15.0  # how far the mean of channels may lie below them
+PIECE = 1 << 16  # samples whose channels are averaged at once
 OPEN_ENDED = 0x7FFFF000  # a program that streams a WAV and cannot know its length writes a size from here on, or 0
 
 
@@ -30,9 +35,11 @@ def read(path: str | Path, start: int = 0, frames: int | None = None) -> tuple[W
     """The samples (T,) of a sound file in [-1, 1] and its sample rate in Hz; several channels are averaged.
 
     `start` and `frames` cut a stretch out, in samples of the file. Raises `BadInput` that names the file where it is
-    missing, unreadable, empty, not audio, truncated, shorter than the stretch, or holds NaN or infinity.
+    missing, unreadable, empty, not audio, truncated, shorter than the stretch, holds NaN or infinity,
+    or channels that cancel each other.
     """
     path = Path(path)
+    refuse_name(path)
     if not path.is_file():
         raise BadInput(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, expected a sound file")
     if path.stat().st_size == 0:
@@ -44,7 +51,9 @@ def read(path: str | Path, start: int = 0, frames: int | None = None) -> tuple[W
             rate = int(file.samplerate)
     except (soundfile.SoundFileError, RuntimeError) as error:
         reason = str(error).rsplit(":", 1)[-1].strip().rstrip(".")
-        raise BadInput(f"{path}: not readable as sound ({reason})") from error
+        foreign = path.suffix.lower() in FOREIGN
+        why = WHY_FOREIGN if foreign else f"not readable as sound ({reason})"
+        raise BadInput(f"{path}: {why}") from error
     except OSError as error:
         raise BadInput(f"{path}: cannot be opened ({error.strerror})") from error
     if not np.isfinite(wave).all():
@@ -58,11 +67,63 @@ def _read_open(file: soundfile.SoundFile, path: Path, start: int, frames: int | 
     wanted = file.frames - start if frames is None else frames
     if start < 0 or wanted <= 0 or start + wanted > file.frames:
         raise BadInput(f"{path}: holds {file.frames} samples, asked for {wanted} from sample {start} on")
-    file.seek(start)
-    channels = file.read(wanted, dtype="float32", always_2d=True)  # (T, channels)
+    before = start
+    if file.seekable():  # GSM 6.10 is not
+        file.seek(start)
+        before = 0
+    channels = file.read(before + wanted, dtype="float32", always_2d=True)[before:]  # (T, channels)
     if len(channels) < wanted:
         raise BadInput(f"{path}: truncated, {start + len(channels)} of {file.frames} samples could be read")
-    return channels[:, 0].copy() if channels.shape[1] == 1 else channels.mean(axis=1, dtype=np.float32)
+    try:
+        return downmix(channels)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+
+
+class Downmix:
+    """Channels -> their mean, piece by piece; and whether they cancel each other in it.
+
+    Of two channels of which one is inverted, as a wrongly wired microphone gives them, the mean is
+    what they differ in: next to nothing, which a level would bring up to that of speech.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sums = self._squares = np.zeros(1)  # of each channel, and of their mean
+
+    def push(self, channels: NDArray[np.float32]) -> Wave:
+        """(n, C) -> (n,)."""
+        if channels.shape[1] == 1:
+            return channels[:, 0]
+        mean = channels.mean(1, dtype=np.float32)
+        both = np.concatenate([channels, mean[:, None]], 1).astype(np.float64)  # (n, C + 1)
+        self.count += len(both)
+        self._sums, self._squares = self._sums + both.sum(0), self._squares + np.square(both).sum(0)
+        return mean
+
+    def check(self) -> None:
+        """Raises BadInput where their mean lies `CANCELLED_DB` or more below the channels, DC aside."""
+        if not self.count:
+            return
+        *powers, mean = self._squares / self.count - np.square(self._sums / self.count)
+        power = float(np.mean(powers))
+        if power > 10 ** (SILENCE_DB / 10) and mean < power * 10 ** (-CANCELLED_DB / 10):
+            below = 10 * math.log10(power / mean) if mean > 0 else math.inf
+            left = f"lies {below:.0f} dB below them" if math.isfinite(below) else "is zero"
+            raise BadInput(
+                f"its channels cancel each other (their mean {left}), expected one of them alone"
+            )
+
+
+def downmix(channels: NDArray[np.float32]) -> Wave:
+    """(T, C) -> (T,), the mean of the channels. Raises BadInput for channels that cancel each other."""
+    if channels.shape[1] == 1:
+        return channels[:, 0].copy()
+    mix = Downmix()
+    starts = range(0, max(1, len(channels)), PIECE)
+    wave = np.concatenate([mix.push(channels[start : start + PIECE]) for start in starts])
+    mix.check()
+    return wave
 
 
 def _refuse_truncated_riff(path: Path) -> None:
@@ -144,6 +205,16 @@ def level_db(wave: Wave) -> float:
     """RMS level in dBFS; -inf for silence and for no samples at all."""
     power = float(np.mean(np.square(wave, dtype=np.float64))) if len(wave) else 0.0
     return 10.0 * math.log10(power) if power > 0.0 else -math.inf
+
+
+def silence_in(wave: Wave) -> str | None:
+    """Why a recording (T,) without DC whose level is below `SILENCE_DB` is refused; None for sound."""
+    level = level_db(wave)
+    if level >= SILENCE_DB:
+        return None
+    if not math.isfinite(level):
+        return "silent"
+    return f"silent ({level:.0f} dBFS, sound begins at {SILENCE_DB:.0f})"
 
 
 def normalise_level(wave: Wave, rms_db: float = -23.0, peak_db: float = -0.5) -> Wave:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqwave import pitch_tracking
-from vqwave.audio import normalise_level, remove_dc, resample
+from vqwave.audio import SILENCE_DB, downmix, normalise_level, remove_dc, resample, silence_in
 from vqwave.codes import fingerprint
 from vqwave.config import to_tree
 from vqwave.errors import BadInput
@@ -90,12 +90,18 @@ def grid(encoder: Encoder) -> int:
 def prepare(wave: Tensor | NDArray, source: int, target: int, level: float) -> Wave:
     """(T,) or (C, T) audio at `source` Hz -> (T,) at `target` Hz: mono, no DC, at `level` dBFS. Raises BadInput for silence."""
     samples = np.asarray(wave, np.float32)
-    samples = samples.mean(0) if samples.ndim == 2 else samples
-    if len(samples) and np.isfinite(samples).all():
-        samples = resample(remove_dc(samples), source, target)
-    if not np.isfinite(samples).all() or not np.abs(samples).max(initial=0.0) > SILENCE:
-        raise BadInput("the recording is empty, silent or not finite, expected audio")
-    return normalise_level(samples, level)
+    samples = downmix(samples.T) if samples.ndim == 2 else samples
+    if not len(samples) or not np.isfinite(samples).all():
+        raise BadInput("the recording is empty or not finite, expected audio")
+    samples = _refuse_silence(remove_dc(samples))
+    return normalise_level(_refuse_silence(resample(samples, source, target)), level)
+
+
+def _refuse_silence(wave: Wave) -> Wave:
+    """(T,) without DC, as it is. Raises BadInput where it is silent, by the rule of `audio`."""
+    if (silence := silence_in(wave)) is not None:
+        raise BadInput(f"the recording is {silence}, expected audio")
+    return wave
 
 
 class Blocks:
@@ -167,15 +173,19 @@ def encode_recording(model: VQVAE, recording: Recording, rate: int, target: floa
 
     It is read for its mean, for its level and peak, and for its codes. Raises BadInput for silence.
     """
-    mean = sum(float(x.sum(dtype=np.float64)) for x in recording.pieces()) / max(
-        1, round(recording.seconds * recording.sample_rate)
-    )
+    count = max(1, round(recording.seconds * recording.sample_rate))
+    total = power = 0.0
+    for x in recording.pieces():
+        total += float(x.sum(dtype=np.float64))
+        power += float(np.square(x, dtype=np.float64).sum())
+    mean, threshold = total / count, 10 ** (SILENCE_DB / 10)
+    silent = power / count - mean**2 < threshold
     squares, peak, count = 0.0, 0.0, 0
     for y in _centred(recording, mean, rate):
         squares += float(np.square(y, dtype=np.float64).sum())
         peak, count = max(peak, float(np.abs(y).max(initial=0.0))), count + len(y)
-    if not peak > SILENCE:
-        raise BadInput(f"{recording.path}: silent, expected audio")
+    if silent or squares / max(1, count) < threshold:
+        raise BadInput(f"{recording.path}: silent (below {SILENCE_DB:.0f} dBFS), expected audio")
     gain = 10 ** (min(target - 10 * math.log10(squares / count), PEAK - 20 * math.log10(peak)) / 20)
     blocks = Blocks(model, math.ceil(BLOCK * rate / model.hop))
     parts = [blocks.push((y * gain).astype(np.float32)) for y in _centred(recording, mean, rate)]
@@ -193,7 +203,8 @@ def _centred(recording: Recording, mean: float, rate: int) -> Iterator[Wave]:
 class Level:
     """Samples as they come -> without DC and at the level that the model was trained at: both are taken from the first second.
 
-    Silence before it passes as zeros. What is shorter than that comes out as `Codec.prepare` makes it.
+    Silence before it passes as zeros: exact zeros, and seconds below the level at which sound
+    begins. What is shorter than that comes out as `Codec.prepare` makes it.
     """
 
     def __init__(self, target: float, settle: int, known: float | None = None) -> None:
@@ -220,17 +231,18 @@ class Level:
 
     def flush(self) -> Wave:
         """Raises BadInput where there was no sound."""
-        if self.gain is None and not self.waiting:
+        rest = self._settle() if self.gain is None and self.waiting else np.zeros(0, np.float32)
+        if self.gain is None:
             raise BadInput("the recording is empty or silent, expected audio")
-        return self._settle() if self.gain is None else np.zeros(0, np.float32)
+        return rest
 
     def _settle(self) -> Wave:
-        heard, self.waiting = np.concatenate(self.waiting), []
-        self.mean = np.mean(heard, dtype=np.float64)
-        centred = (heard - self.mean).astype(np.float32)
-        peak = float(np.abs(centred).max())
-        if not peak > SILENCE:
-            raise BadInput("the recording is silent, expected audio")
+        first, self.waiting = np.concatenate(self.waiting), []
+        mean = np.mean(first, dtype=np.float64)
+        centred = (first - mean).astype(np.float32)
+        if silence_in(centred) is not None:
+            return np.zeros_like(first)
+        self.mean, peak = mean, float(np.abs(centred).max())
         levelled = normalise_level(centred, self.target)
         self.gain = np.float32(np.abs(levelled).max() / peak)
         return levelled

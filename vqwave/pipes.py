@@ -14,7 +14,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from vqwave.audio import read, to_int16
+from vqwave.audio import Downmix, read, to_int16
 from vqwave.errors import BadInput
 
 Wave = NDArray[np.float32]
@@ -39,16 +39,24 @@ class Recording:
         return cls(Path(path), rate, soundfile.info(str(path)).frames / rate)
 
     def pieces(self) -> Iterator[Wave]:
-        """Samples (n,), a few seconds at a time, channels averaged. Raises BadInput for NaN and for a truncated file."""
+        """Samples (n,), a few seconds at a time, channels averaged.
+
+        Raises BadInput for NaN, for a truncated file and, at the end, for channels that cancel.
+        """
+        mix = Downmix()
         with soundfile.SoundFile(self.path) as file:
             count = 0
-            for block in file.blocks(HELD, dtype="float32", always_2d=True):
+            for block in file.blocks(HELD, frames=file.frames, dtype="float32", always_2d=True):
                 if not np.isfinite(block).all():
                     raise BadInput(f"{self.path}: samples are NaN or infinite")
                 count += len(block)
-                yield block[:, 0] if block.shape[1] == 1 else block.mean(1, dtype=np.float32)
+                yield mix.push(block)
             if count < file.frames:
                 raise BadInput(f"{self.path}: truncated, {count} of {file.frames} samples could be read")
+        try:
+            mix.check()
+        except BadInput as error:
+            raise BadInput(f"{self.path}: {error}") from None
 
 
 class Resampler:
@@ -101,20 +109,26 @@ class WavReader:
     """A WAV as it comes through a pipe: `sample_rate`, then, iterated over, samples (n,) in [-1, 1], channels averaged.
 
     16, 24 or 32 bits, or float. A header whose length is not known yet (0, or the largest) is read to the end of the pipe. Raises
-    BadInput for what is no WAV, and for one that ends before its length.
+    BadInput for what is no WAV, for one that ends before its length, and for channels that cancel
+    each other in the first second or in all.
     """
 
     def __init__(self, file: BinaryIO, name: str) -> None:
-        self.file, self.name = file, name
+        self.file, self.name, self.mix = file, name, Downmix()
         head = self._take(12, f"{name}: empty, expected a WAV")
         if head[:4] != b"RIFF" or head[8:] != b"WAVE":
             raise BadInput(f"{name}: not a WAV, expected one (through a pipe no other kind of sound can be read)")
         self.kind = 0
         while (chunk := self._take(8, f"{name}: truncated before its samples"))[:4] != b"data":
             length = struct.unpack("<I", chunk[4:])[0]
-            content = self._take(min(length + length % 2, 1 << 16), f"{name}: truncated before its samples")
+            length += length % 2
             if chunk[:4] == b"fmt ":
+                content = self._take(min(length, HELD), f"{name}: truncated before its samples")
                 self._format(content)
+                length -= len(content)
+            while length:  # a picture or a list, of any length
+                part = self._take(min(length, HELD), f"{name}: truncated before its samples")
+                length -= len(part)
         if not self.kind:
             raise BadInput(f"{name}: its samples come before their format, expected a WAV")
         length = struct.unpack("<I", chunk[4:])[0]
@@ -143,9 +157,19 @@ class WavReader:
                     raise BadInput(f"{self.name}: truncated, {self.left} bytes of samples are missing")
             data = data[: len(data) // width * width]
             if data:
-                yield self._samples(data)
+                before, wave = self.mix.count, self._samples(data)
+                if before < self.sample_rate <= self.mix.count:
+                    self._refuse_cancelled()
+                yield wave
             if len(data) < wanted:
-                return
+                break
+        self._refuse_cancelled()
+
+    def _refuse_cancelled(self) -> None:
+        try:
+            self.mix.check()
+        except BadInput as error:
+            raise BadInput(f"{self.name}: {error}") from None
 
     def _samples(self, data: bytes) -> Wave:
         if self.kind == FLOAT:
@@ -156,7 +180,7 @@ class WavReader:
             flat = wide.view("<i4")[:, 0].astype(np.float32) / np.float32(2**31)
         else:
             flat = np.frombuffer(data, f"<i{self.bits // 8}").astype(np.float32) / np.float32(2 ** (self.bits - 1))
-        return flat.reshape(-1, self.channels).mean(1, dtype=np.float32) if self.channels > 1 else flat.astype(np.float32)
+        return self.mix.push(flat.astype(np.float32).reshape(-1, self.channels))
 
     def _take(self, count: int, otherwise: str) -> bytes:
         data = self._read(count)

@@ -103,7 +103,7 @@ def named_once(path: Path, work: Callable[[], Coded]) -> Coded:
 
 def encode_folder(arguments: argparse.Namespace, model: Codec, prior: CodePrior | None) -> None:
     from vqwave import codes
-    from vqwave.audio import SUFFIXES
+    from vqwave.sound_files import SUFFIXES
 
     works = share(arguments, SUFFIXES, ".vqw")
     account = Account(arguments, works, len(works), "files")
@@ -196,12 +196,13 @@ def decode_folder(
 def convert_file(arguments: argparse.Namespace) -> None:
     from vqwave import audio
     from vqwave.codec import Codec
+    from vqwave.sound_files import SUFFIXES
 
     model = Codec.load(arguments.model)
     labels = labels_of(arguments, model)
     model.told(labels)
     if arguments.input.is_dir():
-        works = share(arguments, audio.SUFFIXES, ".wav")
+        works = share(arguments, SUFFIXES, ".wav")
         lengths = [(work, _samples_of(work.source, model.sample_rate)) for work in works]
         decode_folder(arguments, model, sorted(lengths, key=lambda pair: -pair[1]), model.encode_file, labels)
         return

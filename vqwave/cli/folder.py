@@ -5,11 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vqwave.errors import BadInput
+from vqwave.sound_files import (
+    SUFFIXES,
+    WHY_NAME,
+    has_utf8_name,
+    refused_files,
+    shown,
+    visible_files,
+)
 
 
 @dataclass(frozen=True)
@@ -18,9 +26,10 @@ class Work:
 
     source: Path
     target: Path
+    refused: str = ""  # why it is not read
 
 
-def share(arguments: argparse.Namespace, suffixes: Iterable[str], suffix: str) -> list[Work]:
+def share(arguments: argparse.Namespace, suffixes: Collection[str], suffix: str) -> list[Work]:
     """What there is to do for this process: every WORLD_SIZE-th file of the folder, and of those the ones not yet there.
 
     `accelerate launch` and torchrun set RANK and WORLD_SIZE. Files keep their places below the folder, under another suffix.
@@ -31,10 +40,12 @@ def share(arguments: argparse.Namespace, suffixes: Iterable[str], suffix: str) -
         raise BadInput(f"{source}: a folder, expected --out FOLDER, too")
     if out.exists() and not out.is_dir():
         raise BadInput(f"{out}: a file, expected a folder for what is made of the files in {source}")
-    files = sorted(path for path in source.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
-    if not files:
+    files = visible_files(source, suffixes)
+    refused = [Work(path, out / path.name, why) for path, why in _refused(source, suffixes)]
+    if not files and not refused:
         raise BadInput(f"{source}: no files in it end in {', '.join(sorted(suffixes))}")
-    works = [Work(path, out / path.relative_to(source).with_suffix(suffix)) for path in files]
+    good = (path for path in files if has_utf8_name(path))
+    works = [Work(path, out / path.relative_to(source).with_suffix(suffix)) for path in good]
     places: dict[Path, Path] = {}
     for work in works:
         if (other := places.setdefault(work.target, work.source)) != work.source:
@@ -42,12 +53,21 @@ def share(arguments: argparse.Namespace, suffixes: Iterable[str], suffix: str) -
         if work.target.resolve() == work.source.resolve():
             raise BadInput(f"{out}: is what is read, expected another folder to write into")
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    mine = works[rank::ranks]
-    there = set() if arguments.overwrite else {work for work in mine if work.target.exists()}
+    mine = [*works, *refused][rank::ranks]
+    there = {work for work in mine if not work.refused and work.target.exists()}
+    there = set() if arguments.overwrite else there
     if there and not arguments.quiet:
         what = f"{len(there)} of {len(mine)} files are in {out} already and stay as they are"
         print(f"note: {what}; --overwrite makes them again", file=sys.stderr)
     return [work for work in mine if work not in there]
+
+
+def _refused(source: Path, suffixes: Collection[str]) -> list[tuple[Path, str]]:
+    """What of the folder is not read, and why: other formats of sound, names that are not UTF-8."""
+    if suffixes == SUFFIXES:
+        return refused_files(source)
+    files = visible_files(source, suffixes)
+    return [(Path(shown(path)), WHY_NAME) for path in files if not has_utf8_name(path)]
 
 
 class Account:
@@ -64,6 +84,8 @@ class Account:
     def attempt(self, work: Work, step: Callable[[], object]) -> object:
         """Do it; where the file is at fault, say so and go on: None."""
         try:
+            if work.refused:
+                raise BadInput(work.refused)
             return step()
         except BadInput as error:
             text = str(error)

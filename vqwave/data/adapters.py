@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vqwave.audio import SUFFIXES
 from vqwave.data.manifest import SPLITS, Phones, Recording, Rejected
 from vqwave.errors import BadInput
+from vqwave.sound_files import FOREIGN, SUFFIXES, WHY_FOREIGN
 
 Rows = Iterator[Recording | Rejected]
 SPEAKER = ("speaker", "speaker_id", "spk", "spk_id")
@@ -83,6 +83,8 @@ def _take(sample: _Sample, member: tarfile.TarInfo, ending: str, archive: tarfil
     if f".{ending}" in SUFFIXES:
         sample.reason = f"holds two sounds of the key {sample.key!r}" if sample.sound else sample.reason
         sample.sound = member
+    elif f".{ending}" in FOREIGN:
+        sample.reason = sample.reason or f"{member.name} {WHY_FOREIGN}"
     elif ending in ("txt", "cls", "json") and member.size <= LONGEST_TEXT:
         file = archive.extractfile(member)
         content = file.read().decode("utf-8", errors="replace").strip() if file is not None else ""

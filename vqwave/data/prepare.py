@@ -6,10 +6,10 @@ import csv
 import glob
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
+import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,9 +29,9 @@ from vqwave.data.manifest import Phones, Recording, Rejected
 from vqwave.data.recipes import RECIPES, Recipe, assign_splits
 from vqwave.data.summary import Summary, summarise
 from vqwave.errors import BadInput, nearest
+from vqwave.sound_files import refused_files
 
 SHARD_SAMPLES = 2**29  # 1 GiB
-SILENCE_DB = -70.0
 SHORTEST_SECONDS = 0.01
 MEMBERS = 500  # of archives, that are looked at to learn the usual rate
 UNKNOWN = "unknown"  # the value of a label that a recording lacks and others have
@@ -112,16 +112,19 @@ def _prepare(
     recordings, rejected = _recordings(recipe, source)
     target = Target(sample_rate or recipe.sample_rate or _common_rate(recordings, source), level_db)
     with _whole_or_nothing(out) as folder:
-        utterances = []
+        utterances, kept = [], []
         with ShardWriter(folder) as shards:
             for result in _in_order(lambda r: bring_to(r, target), recordings, quiet):
                 if isinstance(result, Rejected):
                     rejected.append(result)
                 else:
                     utterances.append(shards.add(result))
+                    kept.append(result.recording)
         if not utterances:
             first = f"{rejected[0].path}: {rejected[0].reason}"
             raise BadInput(f"{source}: none of {len(recordings)} recordings can be used; the first is {first}")
+        splits = (recording.split for recording in assign_splits(kept))
+        utterances = [replace(u, split=split) for u, split in zip(utterances, splits, strict=True)]
         utterances = _complete_labels(utterances)
         home = (source if source.is_dir() else source.parent).resolve().name
         name = home if recipe.sample_rate is None else recipe.name
@@ -136,14 +139,34 @@ def _recordings(recipe: Recipe, source: Path) -> tuple[list[Recording], list[Rej
     if not source.is_dir() and not recipe.takes_file:
         raise BadInput(f"{source}: is a file, expected a folder with {recipe.layout}")
     rows = list(recipe.rows(source))
-    recordings = [row for row in rows if isinstance(row, Recording)]
+    recordings = [_composed(row) for row in rows if isinstance(row, Recording)]
+    rejected = [row for row in rows if isinstance(row, Rejected)]
+    if recipe.is_folder and source.is_dir():
+        rejected += [Rejected(path, reason) for path, reason in refused_files(source)]
     if not recordings:
-        raise BadInput(f"{source}: no recordings found ({len(rows)} files do not belong), expected {recipe.layout}")
+        first = f"; the first, {rejected[0].path}: {rejected[0].reason}" if rejected else ""
+        found = f"no recordings found ({len(rejected)} files do not belong{first})"
+        raise BadInput(f"{source}: {found}, expected {recipe.layout}")
     seen = Counter(r.id for r in recordings)
     twice = [name for name, n in seen.items() if n > 1]
     if twice:
         raise BadInput(f"{source}: {len(twice)} ids occur twice, the first is {twice[0]!r}, expected it once")
-    return assign_splits(recordings), [row for row in rows if isinstance(row, Rejected)]
+    return recordings, rejected
+
+
+def _composed(recording: Recording) -> Recording:
+    """Names and texts in Unicode's composed form (NFC): macOS writes accents of names apart."""
+
+    def composed(text: str) -> str:
+        return unicodedata.normalize("NFC", text)
+
+    return replace(
+        recording,
+        speaker=composed(recording.speaker),
+        id=composed(recording.id),
+        text=composed(recording.text),
+        labels={composed(name): composed(value) for name, value in recording.labels.items()},
+    )
 
 
 def _common_rate(recordings: Sequence[Recording], source: Path) -> int:
@@ -169,13 +192,15 @@ def bring_to(recording: Recording, target: Target) -> Prepared | Rejected:
     if recording.sample_rate not in (None, rate):
         return Rejected(recording.path, f"{about}is at {rate} Hz, the manifest says {recording.sample_rate}")
     wave = audio.remove_dc(wave)
-    level = audio.level_db(wave)
-    if level < SILENCE_DB:
-        return Rejected(recording.path, about + (f"silent ({level:.0f} dBFS)" if math.isfinite(level) else "silent"))
+    if (silence := audio.silence_in(wave)) is not None:
+        return Rejected(recording.path, about + silence)
     if len(wave) < SHORTEST_SECONDS * rate:
         return Rejected(recording.path, f"{about}too short ({len(wave)} samples at {rate} Hz)")
-    wave = audio.normalise_level(audio.remove_dc(audio.resample(wave, rate, target.sample_rate)), target.level_db)
-    samples, phones = audio.to_int16(wave), _phones_at(recording, target.sample_rate / rate, len(wave))
+    wave = audio.remove_dc(audio.resample(wave, rate, target.sample_rate))
+    if (silence := audio.silence_in(wave)) is not None:
+        return Rejected(recording.path, f"{about}{silence} at {target.sample_rate} Hz")
+    samples = audio.to_int16(audio.normalise_level(wave, target.level_db))
+    phones = _phones_at(recording, target.sample_rate / rate, len(wave))
     hop = pitch_tracking.ten_milliseconds(target.sample_rate)
     f0 = pitch_tracking.track(audio.from_int16(samples), target.sample_rate, hop)
     return Prepared(recording, samples, phones, f0)

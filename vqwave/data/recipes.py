@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vqwave.audio import SUFFIXES
 from vqwave.data.adapters import lhotse, webdataset
 from vqwave.data.manifest import SPLITS, Recording, Rejected, find_manifest, read_lines, read_manifest
 from vqwave.data.sampler import counter_key
 from vqwave.errors import BadInput
+from vqwave.sound_files import sound_files
 
 Rows = Iterator[Recording | Rejected]
 HELD_OUT = 0.05  # share of the sentences that each of valid and test gets where a corpus defines no split
@@ -34,10 +34,10 @@ class Recipe:
     needs_source: bool = True
     takes_file: bool = False
 
-
-def sound_files(folder: Path) -> list[Path]:
-    """All files below `folder` with the suffix of a sound file, sorted; hidden ones are passed over."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is the sound files below a folder, and no list of them."""
+        return self.needs_source and not self.takes_file
 
 
 def _id(path: Path, source: Path) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vqwave.audio import SUFFIXES, Wave, mu_law_decode, mu_law_encode, read, resample
+from vqwave.audio import Wave, mu_law_decode, mu_law_encode, read, resample
 from vqwave.data.manifest import find_manifest, read_lines, read_manifest, read_table
 from vqwave.errors import BadInput, Note, nearest
 from vqwave.evaluate.material import Stage, Undefined, silent
@@ -23,6 +23,7 @@ from vqwave.metrics.griffin_lim import griffin_lim
 from vqwave.metrics.pitch import melody_sums, speaker_centres
 from vqwave.metrics.recognition import WHISPER
 from vqwave.metrics.speaker_similarity import Embedding, voice_of
+from vqwave.sound_files import SUFFIXES, refused_files, sound_files
 
 FRAMES = LogMelSpec(bands=64)  # whose Griffin-Lim stands beside the copies
 MEASURES = ("wer", "similarity", "mos", "pitch")
@@ -80,12 +81,13 @@ def _sounds(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder, expected one of sound files")
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            if name in found:
-                raise BadInput(f"{found[name]} and {path}: one name, expected one sound file of each")
-            found[name] = path
+    for path in sound_files(folder):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise BadInput(f"{found[name]} and {path}: one name, expected one sound file of each")
+        found[name] = path
+    for path, reason in refused_files(folder):
+        warnings.warn(f"{path}: {reason}", Note, stacklevel=2)
     if not found:
         raise BadInput(f"{folder}: no sound files in it, expected {', '.join(sorted(SUFFIXES))}")
     return found
