@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import soundfile
 
 from vqwave.data import RECIPES, prepare
 from vqwave.data.manifest import Recording, Rejected, read_manifest, write_manifest
-from vqwave.data.recipes import assign_splits
+from vqwave.data.splits import assign_splits
 from vqwave.errors import BadInput
 
 
@@ -199,32 +198,3 @@ def test_a_folder_without_the_layout_is_refused(tmp_path: Path, kind: str) -> No
         with pytest.raises(BadInput, match=message):
             prepare(kind, source, tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()
-
-
-def recordings(texts: Sequence[str], speakers: int = 3, split: str = "") -> list[Recording]:
-    spoken = [(k, text, s) for k, text in enumerate(texts) for s in range(speakers)]
-    return [Recording(Path("x"), f"s{s}", f"{k}-{s}", text, split) for k, text, s in spoken]
-
-
-def test_splits_by_hash_hold_sentences_apart() -> None:
-    texts = [f"sentence {k}" for k in range(400)]
-    found = assign_splits(recordings(texts))
-    by_split = {split: {row.text for row in found if row.split == split} for split in ("train", "valid", "test")}
-    assert sum(map(len, by_split.values())) == len(texts)
-    assert all(5 <= len(by_split[split]) <= 45 for split in ("valid", "test"))
-    fewer = assign_splits(recordings(texts[:300]))
-    assert [row.split for row in fewer] == [row.split for row in found[: len(fewer)]]
-
-
-def test_splits_that_a_corpus_defines_stay() -> None:
-    mixed = recordings(["a", "b", "c"], split="test") + recordings([f"t{k}" for k in range(9)], 1)
-    found = assign_splits(mixed)
-    assert [row.split for row in found[:9]] == ["test"] * 9
-    assert {row.split for row in found[9:]} == {"train", "valid"}
-    whole = [row for split in ("train", "valid", "test") for row in recordings(["a", "b"], split=split)]
-    assert assign_splits(whole) == whole
-
-
-def test_small_corpora_still_get_held_out_sentences() -> None:
-    assert sorted({row.split for row in assign_splits(recordings(["a", "b", "c"]))}) == ["test", "train", "valid"]
-    assert {row.split for row in assign_splits(recordings(["a"]))} == {"train"}

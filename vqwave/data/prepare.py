@@ -26,7 +26,8 @@ from vqwave import audio, pitch_tracking
 from vqwave.data.corpus import FORMAT, HEADER, INDEX, PITCH, REJECTED, Utterance, is_corpus, shard_name
 from vqwave.data.demo import render_demo
 from vqwave.data.manifest import Phones, Recording, Rejected
-from vqwave.data.recipes import RECIPES, Recipe, assign_splits
+from vqwave.data.recipes import RECIPES, Recipe
+from vqwave.data.splits import assign_splits
 from vqwave.data.summary import Summary, summarise
 from vqwave.errors import BadInput, nearest
 from vqwave.sound_files import refused_files

@@ -1,25 +1,23 @@
 """How each corpus lies on disk: a folder -> its recordings, in a fixed order.
 
 A recipe gives `Recording`s, and `Rejected` where a file cannot belong. It leaves `split` empty where the corpus defines
-none; `assign_splits` then decides by a hash of the text (or the id), so that a sentence never is on both sides.
+none; `splits.assign_splits` then decides.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from vqwave.data.adapters import lhotse, webdataset
 from vqwave.data.manifest import SPLITS, Recording, Rejected, find_manifest, read_lines, read_manifest
-from vqwave.data.sampler import counter_key
 from vqwave.errors import BadInput
 from vqwave.sound_files import sound_files
 
 Rows = Iterator[Recording | Rejected]
-HELD_OUT = 0.05  # share of the sentences that each of valid and test gets where a corpus defines no split
 
 
 @dataclass(frozen=True)
@@ -203,29 +201,6 @@ def folder(source: Path) -> Rows:
 def manifest(source: Path) -> Rows:
     """A manifest (.csv or .jsonl), or a folder with manifest.csv or manifest.jsonl in it."""
     yield from read_manifest(find_manifest(source))
-
-
-def assign_splits(rows: Iterable[Recording]) -> list[Recording]:
-    """Fill in empty splits, and hold out a valid split where a corpus brings none.
-
-    A sentence (the text, else the id) goes to valid or test by its hash, so the choice depends on nothing else. A split
-    that the corpus defines stays as it is. One too small for the hash to choose any gives the sentence of lowest hash.
-    """
-    rows = list(rows)
-    has = {row.split for row in rows}
-    wanted = [split for split in ("valid", "test") if split not in has]
-    open_to = "" if "" in has else "train"
-    places = {_sentence(row): counter_key("split", _sentence(row)) / 2**63 for row in rows if row.split == open_to}
-    chosen: dict[str, str] = {}
-    for k, split in enumerate(wanted if len(places) > len(wanted) else []):
-        left = {key: place for key, place in places.items() if key not in chosen}
-        inside = [key for key, place in left.items() if k * HELD_OUT <= place < (k + 1) * HELD_OUT]
-        chosen |= dict.fromkeys(inside or [min(left, key=lambda key: (left[key], key))], split)
-    return [replace(row, split=chosen.get(_sentence(row), "train")) if row.split == open_to else row for row in rows]
-
-
-def _sentence(row: Recording) -> str:
-    return " ".join(row.text.lower().split()) or row.id
 
 
 RECIPES = {
