@@ -86,12 +86,13 @@ class FlowExperiment(Experiment[Config]):
                 sums[name] += likelihood.bits_of(head, cost)[batch.mask].sum().cpu()
             sums["samples"] += batch.mask.sum().cpu()
         total = self.total(sums)
-        bits, shuffled = (total[name] / total["samples"] for name in ("bits", "shuffled"))
+        bits, _, shuffled = likelihood.costs(total, self.comparable(model), "bits", "shuffled")
         baselines, unit = self.baselines(head), likelihood.unit(head)
         beside = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
         sections = {"nll": {"unit": unit, "model": bits, "baselines": baselines, "shuffled speakers": shuffled}}
         headline = f"{bits:.3f} {unit} on held-out speech ({beside})"
-        return Evaluation(headline, {"bits": bits, "bits_shuffled_labels": shuffled}, sections)
+        scalars = likelihood.measured({"bits": bits, "bits_shuffled_labels": shuffled})
+        return Evaluation(headline, scalars, sections)
 
     def samples(self, model: Student, sheet: SampleSheet) -> None:
         codec = self.codec(model)

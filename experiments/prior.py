@@ -20,7 +20,7 @@ from vqwave.data import Batch
 from vqwave.errors import BadInput
 from vqwave.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
 from vqwave.loop import main
-from vqwave.metrics import code_likelihood
+from vqwave.metrics import code_likelihood, likelihood
 from vqwave.metrics.codebook import CodeCounts
 from vqwave.models import VQVAE, Prior, PriorSpec
 from vqwave.nn.ranks import masked_mean, rank, world_size
@@ -103,6 +103,8 @@ class PriorExperiment(Experiment[Config]):
         found, nats = self.total(sums), torch.tensor(2.0).log().item()
         end = (found["whole"] - found["bits"]) / nats / found["utterances"]
         bits = {name: found[name] / nats / found["codes"] for name in ("bits", "others", "untold")}
+        if not self.comparable(network)[1]:
+            bits["others"] = None
         return self.summary(bits, end, counts.section(self.corpus.sample_rate / self.hop), network.untold > 0)
 
     def valid_rows(self) -> list[int]:
@@ -119,8 +121,9 @@ class PriorExperiment(Experiment[Config]):
             "prior": rate * bits["bits"],
         }
         nll = {"unit": "bits per code", "model": bits["bits"], "baselines": baselines, "shuffled labels": bits["others"]}
+        untold_bits = bits["untold"] if untold else None
         scalars = {"bits": bits["bits"], "bits_shuffled_labels": bits["others"], "bits_end": end}
-        scalars |= {"bits_untold": bits["untold"]} if untold else {}
+        scalars = likelihood.measured(scalars | {"bits_untold": untold_bits})
         beside = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
         headline = (
             f"{bits['bits']:.3f} bits per code on held-out speech ({beside}): {rates['prior']:.0f} of {rates['nominal']:.0f} bit/s"

@@ -140,14 +140,15 @@ class VQVAEExperiment(Experiment[Config]):
         for batch in self.valid_batches():
             target = None if model.listener is None else self.another_voice(batch, drawn=False)
             found.add(batch, target, self.other_labels(batch) if self.decodes else None)
-        scalars, section = found.scalars(self.total(found.sums), rate), found.codes(rate)
+        total, section = self.total(found.sums), found.codes(rate)
+        scalars = found.scalars(total, rate, self.comparable(model.decoder))
         if not self.decodes:
             headline = f"{scalars.get('spectral', 0):.3f} standard deviations off in the frames at {section['bit_rate']:g} bit/s"
             return Evaluation(headline, scalars, {"codes": section})
         bits, head = scalars["bits"], model.decoder.head
         baselines, unit = self.baselines(head), likelihood.unit(head)
         nll = {"unit": unit, "model": bits, "baselines": baselines}
-        nll |= {f"shuffled {name}": scalars[f"bits_shuffled_{name}"] for name in ("codes", "speakers")}
+        nll |= {f"shuffled {name}": scalars.get(f"bits_shuffled_{name}") for name in ("codes", "speakers")}
         references = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
         headline = f"{bits:.3f} {unit} on held-out speech at {section['bit_rate']:g} bit/s ({references})"
         return Evaluation(headline, scalars, {"nll": nll, "codes": section})

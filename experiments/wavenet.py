@@ -91,9 +91,8 @@ class WaveNetExperiment(Experiment[Config]):
                 sums[name] += cost[batch.mask].sum()
             sums["samples"] += batch.mask.sum()
         total = self.total(sums)
-        bits = total["bits"] / total["samples"]
-        shuffled = total["shuffled"] / total["samples"] if model.conditioner.labels or model.conditioner.vector_sizes else None
-        frames = total["frames"] / total["samples"] if model.frontend is not None else None
+        bits, frames, shuffled = likelihood.costs(total, self.comparable(model), "frames", "shuffled")
+        frames = frames if model.frontend is not None else None
         baselines, unit = self.baselines(model.head), likelihood.unit(model.head)
         sections = {"nll": {"unit": unit, "model": bits, "baselines": baselines, "shuffled speakers": shuffled}}
         sections["nll"] |= {"shuffled frames": frames} if frames is not None else {}

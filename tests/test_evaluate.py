@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,42 @@ def test_what_a_corpus_does_not_allow_is_said(place: Path) -> None:
     assert "conversion.target" in found
     assert "conversion.content" not in found
     assert not [key for key in found if key.startswith("probes.words")]
+
+
+def test_one_utterance_has_no_other_to_be_compared_with(place: Path) -> None:
+    """No floor that is the model itself, no rise of zero: each is said to need two."""
+    result = evaluate(place / "vqvae", place / "corpus", replace(QUICK, only=("nll", "mcd"), limit=1))
+    found = figures(result)
+    assert set(found) == {"nll.bits", "spectral.mcd", "spectral.lsd"}
+    assert set(found["spectral.mcd"]) == {"ceiling", "model"}
+    needs = {name: reason for name, reason in result.skipped.items() if "needs two utterances" in reason}
+    floor = "floor (decoded from shuffled codes)"
+    assert set(needs) == {floor, "cost under shuffled codes", "cost under shuffled speakers"}
+
+
+def test_one_speaker_has_no_other_label(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "corpus", tmp_path / "corpus")
+    rows = [json.loads(line) for line in (tmp_path / "corpus" / "index.jsonl").read_text().splitlines()]
+    rows = [row | {"split": "train"} if row["speaker"] != "low" else row for row in rows]
+    (tmp_path / "corpus" / "index.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    result = evaluate(place / "vqvae", tmp_path / "corpus", replace(QUICK, only=("nll",)))
+    assert set(figures(result)) == {"nll.bits", "nll.shuffled_codes"}
+    assert "of two speakers" in result.skipped["cost under shuffled speakers"]
+
+
+def test_frames_are_shuffled_in_batches_of_any_size(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An utterance that is alone in its batch gets another's frames, too."""
+    vocoder = replace(WAVENET, features=LogMelSpec(bands=8, fmax=4000))
+    saved(tmp_path / "vocoder", vocoder)
+    rises = []
+    for samples in (1 << 17, 1):
+        monkeypatch.setattr("vqwave.evaluate.likelihoods.SAMPLES", samples)
+        result = evaluate(tmp_path / "vocoder", place / "corpus", replace(QUICK, only=("nll",)))
+        rises.append(figures(result)["nll.shuffled_frames"]["model"].value)
+    assert rises[0] == pytest.approx(rises[1], abs=1e-5)
+    assert abs(rises[0]) > 1e-4
 
 
 def test_names_of_measures() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from vqwave import audio
 from vqwave.data import prepare
 from vqwave.data.segments import collate, read_crop
 from vqwave.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.metrics import likelihood
+from vqwave.models import WaveNetSpec
+from vqwave.nn.wavenet import StackSpec
 
 GENDER = {"a": "F", "b": "M", "c": "F", "d": "M"}
 
@@ -78,3 +82,21 @@ def test_another_voice_has_its_own_labels_and_says_the_same(tmp_path: Path) -> N
         assert torch.equal(voice["text"], batch.labels["text"])
         for speaker, gender in zip(voice["speaker"].tolist(), voice["gender"].tolist(), strict=True):
             assert it.corpus.labels["gender"][gender] == GENDER[it.corpus.labels["speaker"][speaker]]
+
+
+@pytest.mark.parametrize(
+    ("trained", "clips", "expected"),
+    [("ab", 4, (2.0, 3.0, 4.0)), ("ab", 1, (2.0, None, 4.0)), ("a", 4, (2.0, 3.0, None)), ("a", 1, (2.0, None, None))],
+)
+def test_costs_with_nobody_else_are_not_measured(
+    tmp_path: Path, trained: str, clips: int, expected: tuple[float | None, ...]
+) -> None:
+    """One clip has no other's codes, one speaker no other label: the model would be compared with itself."""
+    it = experiment(tmp_path, trained)
+    it.config = replace(it.config, data=replace(it.config.data, valid_clips=clips, valid_clip=0.05))
+    decoder = WaveNetSpec(network=StackSpec(layers=1)).build(8000, it.corpus.labels)
+    total = {"bits": 20.0, "codes": 30.0, "speakers": 40.0, "samples": 10.0}
+    costs = likelihood.costs(total, it.comparable(decoder), "codes", "speakers")
+    assert costs == expected
+    kept = likelihood.measured(dict(zip(("bits", "others", "labels"), costs, strict=True)))
+    assert list(kept.values()) == [cost for cost in costs if cost is not None]

@@ -28,6 +28,7 @@ from vqwave.errors import BadInput, nearest
 from vqwave.identity import Identity, of_corpus, of_model
 from vqwave.metrics import likelihood
 from vqwave.models import VQVAE, Model, Student, WaveNet
+from vqwave.models.prior import CodeNetwork
 from vqwave.nn import draws
 from vqwave.nn.codebook import Book
 from vqwave.nn.ranks import rank, sum_over_ranks, world_size
@@ -271,6 +272,12 @@ class Experiment(ABC, Generic[C]):
             moved = place + torch.where(known[place] == own, 1 + batch.index % max(1, n - 1), batch.index % n)
             others[name] = known[moved % n]
         return batch.labels | others
+
+    def comparable(self, decoder: WaveNet | Student | CodeNetwork) -> tuple[bool, bool]:
+        """Whether a validation clip has another in its batch; whether `other_labels` are others."""
+        pairs, conditioner = len(self.valid_crops()) // world_size() > 1, decoder.conditioner
+        named = any(len(self._trained.get(name, ())) > 1 for name in conditioner.labels)
+        return pairs, named or (pairs and bool(conditioner.vector_sizes))
 
     def another_voice(self, batch: Batch, *, drawn: bool = True) -> dict[str, Tensor]:
         """Labels and vectors of each clip said by somebody else: those of a training recording of another speaker, but `text`.

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vqwave.data import Batch, collate
+from vqwave.data.corpus import Utterance
 from vqwave.data.segments import read_crop
 from vqwave.data.tracks import carried
-from vqwave.evaluate.material import Material
+from vqwave.evaluate.material import ONE, Material
 from vqwave.evaluate.result import Figure, Result
 from vqwave.metrics import likelihood
 from vqwave.metrics.bootstrap import bootstrap, mean
@@ -32,10 +33,14 @@ def nll(material: Material, result: Result) -> None:
     material.need(material.scores, "the model's decoder is a student, which gives no likelihood of recordings")
     decoder = material.codec.decoder
     variants = ["model"]
-    if material.copies:
-        variants.append("shuffled codes" if material.has_codes else "shuffled frames")
-    if decoder.conditioner.labels or decoder.conditioner.vector_sizes:
-        variants.append("shuffled speakers")
+    for name in _shuffled(material):
+        if name == "shuffled speakers" and material.several and not _other_voices(material):
+            why = "needs utterances of two speakers, and of one are measured"
+            result.skipped[f"cost under {name}"] = why
+        elif not material.several:
+            result.skipped[f"cost under {name}"] = ONE
+        else:
+            variants.append(name)
     costs = {name: np.zeros(len(material.rows)) for name in variants}
     lengths = np.array([len(wave) for wave in material.waves], np.float64)
     with material.stage("likelihood", len(variants) * lengths.sum() / material.rate, "s of speech") as advance:
@@ -57,6 +62,27 @@ def nll(material: Material, result: Result) -> None:
         rise = bootstrap(sums, lambda drawn: drawn[:, 0] / drawn[:, 1], resamples=resamples)
         figures = {"model": Figure.of(rise), "floor": Figure(0.0, what="does not listen")}
         result.add(f"nll.{name.replace(' ', '_')}", f"rise of its cost under {name}", "bits per sample", "higher", figures)
+
+
+def _shuffled(material: Material) -> list[str]:
+    """What of a decoder's condition can be another utterance's."""
+    conditioner, found = material.codec.decoder.conditioner, []
+    if material.copies:
+        found.append("shuffled codes" if material.has_codes else "shuffled frames")
+    if conditioner.labels or conditioner.vector_sizes:
+        found.append("shuffled speakers")
+    return found
+
+
+def _other_voices(material: Material) -> bool:
+    """Whether another utterance has other labels, or a vector of its own."""
+    conditioner = material.codec.decoder.conditioner
+    labels = {tuple(u.labels[name] for name in conditioner.labels) for u in _utterances(material)}
+    return bool(conditioner.vector_sizes) or len(labels) > 1
+
+
+def _utterances(material: Material) -> list[Utterance]:
+    return [material.corpus.utterances[row] for row in material.rows]
 
 
 def prior(material: Material, result: Result) -> None:
@@ -121,7 +147,7 @@ def _ids(material: Material, place: int) -> dict[str, Tensor]:
 def _condition(material: Material, places: Sequence[int], batch: Batch, variant: str) -> Condition | None:
     decoder, labels = material.codec.decoder, dict(batch.labels)
     mask = batch.frame_mask(material.codec.model.hop)
-    others = [material.others()[i] for i in places]
+    others = [] if variant == "model" else [material.others()[i] for i in places]
     if variant == "shuffled speakers":
         for name in decoder.conditioner.labels:
             labels[name] = torch.cat([_ids(material, i)[name] for i in others]).to(batch.wave.device)
@@ -137,8 +163,18 @@ def _condition(material: Material, places: Sequence[int], batch: Batch, variant:
     if decoder.frontend is None:
         return decoder.condition(None, labels)
     frames = decoder.frontend(batch.wave, labels, mask)
-    frames = frames.roll(1, 0) if variant == "shuffled frames" else frames
+    if variant == "shuffled frames":
+        frames = _frames_of(material, others, frames.shape[-1])
     return decoder.condition(frames, labels, mask)
+
+
+def _frames_of(material: Material, places: Sequence[int], count: int) -> Tensor:
+    """The decoder's frames of utterances, repeated or cut to `count`: (B, C, count)."""
+    decoder, batch = material.codec.decoder, _batch(material, places)
+    mask = batch.frame_mask(decoder.hop)
+    frames = decoder.frontend(batch.wave, batch.labels, mask)
+    parts = [x[:, :n] for x, n in zip(frames, mask.sum(1).tolist(), strict=True)]
+    return torch.stack([x.repeat(1, -(-count // x.shape[1]))[:, :count] for x in parts])
 
 
 @torch.inference_mode()

@@ -22,6 +22,7 @@ from vqwave.models import VQVAE, Student
 
 Advance = Callable[[float], object]
 Stage = Callable[[str, float, str], AbstractContextManager[Advance]]
+ONE = "needs two utterances, and one is measured"
 TARGET_SECONDS = 20.0  # of training speech that a speaker has whose voice is asked for
 
 
@@ -180,15 +181,24 @@ class Material:
                 advance(1)
         return found
 
+    @property
+    def several(self) -> bool:
+        """Whether there is another utterance to each."""
+        return len(self.rows) > 1
+
     def others(self) -> list[int]:
-        """For each utterance another one: of another speaker and with another text, where there is one."""
+        """For each utterance another one: of another speaker and with another text, where there is one.
+
+        Raises `Undefined` where there is a single utterance.
+        """
+        self.need(self.several, ONE)
         count, found = len(self.rows), []
         utterances = [self.corpus.utterances[row] for row in self.rows]
         for i, own in enumerate(utterances):
             places = [(i + count // 2 + k) % count for k in range(count)]
             fits = [j for j in places if utterances[j].speaker != own.speaker and (not own.text or utterances[j].text != own.text)]
             apart = [j for j in places if j != i]
-            found.append((fits or apart or [i])[0])
+            found.append((fits or apart)[0])
         return found
 
     def reconstructed(self, system: str) -> list[Wave]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqwave.audio import Wave
-from vqwave.evaluate.material import Material
+from vqwave.evaluate.material import ONE, Material
 from vqwave.evaluate.result import Figure, Result, Track
 from vqwave.metrics.bootstrap import bootstrap, mean
 from vqwave.metrics.perceptual import Measure, defined, pesq_measure, stoi_measure
@@ -19,19 +19,29 @@ Values = NDArray[np.float64]
 TRACKS = 4  # utterances whose pitch is shown
 
 
-def _copies(material: Material) -> dict[str, list[Wave]]:
-    """What is held against the recordings, by column. 16-bit copies are the recordings themselves, as a corpus holds them."""
+def _copies(material: Material, result: Result) -> dict[str, list[Wave]]:
+    """What is held against the recordings, by column. 16-bit copies are the recordings themselves, as a corpus holds them.
+
+    The floor needs a second utterance; a single one has none, as is said in the result.
+    """
     material.need(material.copies, "the model says nothing again: it hears no codes and no frames")
     copies = {"ceiling": material.mu_law} | {system: material.reconstructed(system) for system in material.systems}
-    return copies | ({"floor": material.shuffled("model")} if material.has_codes else {})
+    if not material.has_codes:
+        return copies
+    if not material.several:
+        result.skipped[f"floor ({WHAT['floor']})"] = ONE
+        return copies
+    return copies | {"floor": material.shuffled("model")}
 
 
 WHAT = {"ceiling": "8-bit mu-law copy", "floor": "decoded from shuffled codes"}
 
 
-def _compared(material: Material, measure: Callable[[Wave, Wave], float]) -> dict[str, Figure | None]:
+def _compared(
+    material: Material, result: Result, measure: Callable[[Wave, Wave], float]
+) -> dict[str, Figure | None]:
     found = {}
-    for column, waves in _copies(material).items():
+    for column, waves in _copies(material, result).items():
         with material.stage(f"{column}: comparing", len(waves), "utterances") as advance:
             values = []
             for recording, copy in zip(material.waves, waves, strict=True):
@@ -44,9 +54,9 @@ def _compared(material: Material, measure: Callable[[Wave, Wave], float]) -> dic
 def spectral(material: Material, result: Result) -> None:
     """Mel-cepstral distortion after time warping, and log-spectral distance frame by frame."""
     rate = material.rate
-    figures = _compared(material, lambda a, b: mel_cepstral_distortion(a, b, rate))
+    figures = _compared(material, result, lambda a, b: mel_cepstral_distortion(a, b, rate))
     result.add("spectral.mcd", "mel-cepstral distortion (DTW)", "dB", "lower", figures)
-    figures = _compared(material, lambda a, b: log_spectral_distance(a, b, rate))
+    figures = _compared(material, result, lambda a, b: log_spectral_distance(a, b, rate))
     result.add("spectral.lsd", "log-spectral distance", "dB", "lower", figures)
 
 
@@ -56,7 +66,7 @@ def pitch(material: Material, result: Result) -> None:
     if isinstance(contour, str):
         result.skipped["F0"] = contour
         return
-    copies = _copies(material)
+    copies = _copies(material, result)
     with material.stage("pitch", len(material.waves) * (1 + len(copies)), "utterances") as advance:
         centres = _centres(material, contour, advance)
         sums: dict[str, Values] = {}
@@ -111,7 +121,7 @@ def perceptual(material: Material, result: Result) -> None:
 def _perceived(material: Material, result: Result, key: str, name: str, measure: Measure) -> None:
     figures: dict[str, Figure | None] = {}
     counts = []
-    for column, waves in _copies(material).items():
+    for column, waves in _copies(material, result).items():
         values = defined(measure, material.rate, material.waves, waves)
         there = values[np.isfinite(values)]
         counts.append(len(there))

@@ -58,8 +58,10 @@ class Autoencoding:
         bits = likelihood.bits(decoder.head, decoder.predict(batch.wave, condition), batch.wave)
         return bits[batch.mask].sum()
 
-    def scalars(self, total: Mapping[str, float], sample_rate: int) -> dict[str, float]:
-        """total: the sums over all ranks."""
+    def scalars(
+        self, total: Mapping[str, float], sample_rate: int, comparable: tuple[bool, bool]
+    ) -> dict[str, float]:
+        """total: the sums over all ranks; comparable: see `likelihood.costs`."""
         section, found = self.codes(sample_rate), {}
         found |= {"perplexity": section["perplexity"], "codes_used": section["used"]}
         if self.model.readout is not None:
@@ -67,8 +69,9 @@ class Autoencoding:
         if self.model.listener is not None:
             found["conversion_accuracy"] = total["conversion"] / total["clips"]
         if total["bits"]:
-            names = {"bits": "bits", "bits_shuffled_codes": "codes", "bits_shuffled_speakers": "speakers"}
-            found |= {name: total[sums] / total["samples"] for name, sums in names.items()}
+            names = ("bits", "bits_shuffled_codes", "bits_shuffled_speakers")
+            costs = likelihood.costs(total, comparable, "codes", "speakers")
+            found |= likelihood.measured(dict(zip(names, costs, strict=True)))
         return found
 
     def codes(self, sample_rate: int) -> dict[str, Any]:

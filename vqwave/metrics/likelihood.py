@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -30,6 +31,23 @@ def bits_of(head: Head, nats: Tensor) -> Tensor:
     """A mean negative log-likelihood in nats, in this head's bits: what training curves show beside held-out bits."""
     density = head.continuous and head.kind != "mixture_of_logistics"  # a density costs ln(2 / 2^16) more as a 16-bit mass
     return (nats - (math.log(2.0 / 2**16) if density else 0.0)) / math.log(2.0)
+
+
+def costs(
+    total: Mapping[str, float], comparable: tuple[bool, bool], clips: str, labels: str
+) -> tuple[float, float | None, float | None]:
+    """Sums by name -> what a sample costs; with another clip's codes or frames; with other labels.
+
+    clips, labels: the names of the last two sums; comparable: whether there are others. None where
+    there are not: the model would be compared with itself.
+    """
+    bits, *others = (total[name] / total["samples"] for name in ("bits", clips, labels))
+    return bits, *(cost if there else None for cost, there in zip(others, comparable, strict=True))
+
+
+def measured(scalars: Mapping[str, float | None]) -> dict[str, float]:
+    """Without those that were not measured."""
+    return {name: value for name, value in scalars.items() if value is not None}
 
 
 def _codes(head: Head, x: Samples) -> NDArray[np.int64]:
