@@ -17,7 +17,9 @@ import soundfile
 import torch
 
 from vqwave import audio
+from vqwave.checkpoint import ModelCard
 from vqwave.cli.folder import Account, share
+from vqwave.codec import Codec
 from vqwave.data import Corpus, prepare
 from vqwave.encoding import Level, encode_recording
 from vqwave.encoding import prepare as prepared
@@ -242,6 +244,9 @@ def test_names_and_texts_are_composed(tmp_path: Path) -> None:
     prepare("folder", tmp_path / "in", tmp_path / "out", quiet=True)
     (row,) = Corpus.open(tmp_path / "out").utterances
     assert (row.speaker, row.id, row.text) == (composed, f"{composed}/été", "où")
+    spec, labels = WaveNetSpec(network=StackSpec(layers=1)), {"speaker": ["Ann", composed]}
+    card = ModelCard(sample_rate=RATE, labels=labels, spec=spec, about={})
+    assert Codec(card.build(), card).label_ids({"speaker": apart})["speaker"].tolist() == [1]
     table = tmp_path / "m.jsonl"
     table.write_text(json.dumps({"path": f"in/{apart}/été.wav", "speaker": apart, "accent": apart}) + "\n")
     prepare("manifest", table, tmp_path / "out2", quiet=True)

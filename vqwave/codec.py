@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -345,6 +346,8 @@ class Codec:
             value, known = labels.get(name), self.labels[name]
             if value is None:
                 raise BadInput(f"{name}: not given, expected one of {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}")
+            if value not in known:  # as macOS gives it, with accents apart
+                value = unicodedata.normalize("NFC", str(value))
             if value not in known:
                 shown = nearest(value, known) or f", expected one of {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
                 raise BadInput(f"{name} {value!r}: not among the {len(known)} this model knows{shown}")

@@ -11,7 +11,7 @@ import soundfile
 
 from vqwave.data import Corpus, prepare
 from vqwave.data.manifest import Recording
-from vqwave.data.splits import assign_splits, sentence
+from vqwave.data.splits import assign_splits, sentence, share_out
 
 ALL = {"train", "valid", "test"}
 HELD = [13, 23, 101, 104, 110, 116, 125, 126, 134, 153, 157, 168, 182, 195, 236, 238, 240, 241]
@@ -89,6 +89,15 @@ def test_speakers_of_fewer_recordings_are_trained_on() -> None:
     found = splits_by_speaker(assign_splits(rows))
     assert all("train" in splits for splits in found.values())
     assert all(found[f"s{s}"] == ALL for s in range(2, 6))
+
+
+def test_a_sentence_that_somebody_needs_stays() -> None:
+    """ann's sentence said least often is all that bob says: another one of hers is held out."""
+    said = {"ann": "abcd", "bob": "a", "eve": "bcdxyz", "dan": "bcdxyz"}
+    rows = [Recording(Path("x"), who, f"{who}/{key}", key) for who, keys in said.items() for key in keys]
+    found = share_out(rows, dict.fromkeys("abcd", "train") | {"x": "train", "y": "valid", "z": "test"})
+    assert found["a"] == "train"
+    assert all({found[key] for key in said[who]} == ALL for who in ("ann", "eve", "dan"))
 
 
 def test_large_corpora_are_split_by_hash_alone() -> None:

@@ -19,7 +19,7 @@ def assign_splits(rows: Iterable[Recording]) -> list[Recording]:
     A sentence (the text, else the id) goes to valid or test by its hash, so the choice depends on nothing else. A split
     that the corpus defines stays as it is. One too small for the hash to choose any gives the sentence of lowest hash.
     Where the corpus defines none at all, every speaker of three sentences or more has one in each split, if need be by moving
-    one of them: see `_shared_out`.
+    one of them: see `share_out`.
     """
     rows = list(rows)
     has = {row.split for row in rows}
@@ -32,7 +32,7 @@ def assign_splits(rows: Iterable[Recording]) -> list[Recording]:
         inside = [key for key, place in left.items() if k * HELD_OUT <= place < (k + 1) * HELD_OUT]
         chosen |= dict.fromkeys(inside or [min(left, key=lambda key: (left[key], key))], split)
     if has == {""}:
-        chosen = _shared_out(rows, {key: chosen.get(key, "train") for key in places})
+        chosen = share_out(rows, {key: chosen.get(key, "train") for key in places})
     return [
         replace(row, split=chosen.get(sentence(row), "train")) if row.split == open_to else row
         for row in rows
@@ -49,7 +49,7 @@ def _place(key: str) -> float:
     return counter_key("split", key) / 2**63
 
 
-def _shared_out(rows: Sequence[Recording], split_of: Mapping[str, str]) -> dict[str, str]:
+def share_out(rows: Sequence[Recording], split_of: Mapping[str, str]) -> dict[str, str]:
     """split_of: sentence -> split; the same, changed where a speaker of three sentences lacks a split.
 
     The sentence that moves there takes all who say it along. It is one that leaves nobody without
