@@ -289,16 +289,24 @@ class Pitch(nn.Module):
 
     @torch.no_grad()
     def forward(self, wave: Tensor, mask: Tensor | None = None) -> Tensor:
-        """wave (B, T) in [-1, 1] -> (B, 2, T / hop); `mask` changes nothing.
+        """wave (B, T) in [-1, 1] -> (B, 2, T / hop), unvoiced beyond `mask`.
 
+        mask (B, T / hop): true up to each utterance's end, where tracking ends, too: to its network,
+        silence after the end is not the same as nothing.
         Raises `BadInput` unless T is a positive multiple of the hop.
         """
         if wave.ndim != 2 or wave.size(1) == 0 or wave.size(1) % self.hop:
             found = f"waveform of shape {tuple(wave.shape)}"
             raise BadInput(f"{found}: expected (batch, samples) with a multiple of {self.hop} samples")
         rows = wave.detach().float().cpu().numpy()
-        found = [contour(track(row, self.sample_rate, self.hop, self.lowest, self.highest)) for row in rows]
-        return torch.from_numpy(np.stack(found)).to(wave.device, torch.promote_types(wave.dtype, torch.float32))
+        count = wave.size(1) // self.hop
+        real = [count] * len(rows) if mask is None else mask.sum(1).tolist()
+        f0 = np.zeros((len(rows), count), np.float32)
+        settings = self.sample_rate, self.hop, self.lowest, self.highest
+        for found, row, n in zip(f0, rows, real, strict=True):
+            found[:n] = track(row[: n * self.hop], *settings)
+        contours = torch.from_numpy(np.stack([contour(row) for row in f0]))
+        return contours.to(wave.device, torch.promote_types(wave.dtype, torch.float32))
 
 
 @spec
