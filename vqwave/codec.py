@@ -346,8 +346,7 @@ class Codec:
             value, known = labels.get(name), self.labels[name]
             if value is None:
                 raise BadInput(f"{name}: not given, expected one of {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}")
-            if value not in known:  # as macOS gives it, with accents apart
-                value = unicodedata.normalize("NFC", str(value))
+            value = value if value in known else unicodedata.normalize("NFC", str(value))
             if value not in known:
                 shown = nearest(value, known) or f", expected one of {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
                 raise BadInput(f"{name} {value!r}: not among the {len(known)} this model knows{shown}")

@@ -1,4 +1,4 @@
-"""Which files of a folder are sound: one walker for all commands, and the reason for each file that is left out."""
+"""Which files of a folder are sound: one walker for all commands, and why each other is left out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sound_files(folder: Path) -> list[Path]:
 
 
 def refused_files(folder: Path) -> list[tuple[Path, str]]:
-    """The `visible_files` that are sound and are not read, each with its reason; their paths can be printed."""
+    """The `visible_files` that are sound and are not read, each with its reason and a printable path."""
     reasons = ((path, why_refused(path)) for path in visible_files(folder, SUFFIXES | FOREIGN))
     return [(Path(shown(path)), reason) for path, reason in reasons if reason]
 
@@ -61,7 +61,7 @@ def refuse_name(path: Path) -> None:
 
 
 def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
-    """above: the folders that this one lies in, by device and inode; a link to one of them is not followed."""
+    """above: the folders around this one, by device and inode; a link to one is not followed."""
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in above:

@@ -1,4 +1,7 @@
-"""Which recordings are held out where a corpus does not say: by a hash of the sentence, so that none is on both sides."""
+"""Which recordings are held out where a corpus does not say: by a hash of the sentence.
+
+So no sentence is on both sides.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,17 @@ from dataclasses import replace
 from vqwave.data.manifest import Recording
 from vqwave.data.sampler import counter_key
 
-HELD_OUT = 0.05  # share of the sentences that each of valid and test gets where a corpus defines no split
+HELD_OUT = 0.05  # share of the sentences that each of valid and test gets
 ALL = ("train", "valid", "test")
 
 
 def assign_splits(rows: Iterable[Recording]) -> list[Recording]:
     """Fill in empty splits, and hold out a valid split where a corpus brings none.
 
-    A sentence (the text, else the id) goes to valid or test by its hash, so the choice depends on nothing else. A split
-    that the corpus defines stays as it is. One too small for the hash to choose any gives the sentence of lowest hash.
-    Where the corpus defines none at all, every speaker of three sentences or more has one in each split, if need be by moving
-    one of them: see `share_out`.
+    A sentence (the text, else the id) goes to valid or test by its hash, so the choice depends on
+    nothing else. A split that the corpus defines stays as it is. A corpus too small for the hash to
+    choose any gives the sentence of lowest hash. Where it defines no split at all, every speaker of
+    three sentences or more has one in each, if need be by moving one of them: see `share_out`.
     """
     rows = list(rows)
     has = {row.split for row in rows}
@@ -50,7 +53,7 @@ def _place(key: str) -> float:
 
 
 def share_out(rows: Sequence[Recording], split_of: Mapping[str, str]) -> dict[str, str]:
-    """split_of: sentence -> split; the same, changed where a speaker of three sentences lacks a split.
+    """split_of: sentence -> split; the same, changed where a speaker of three lacks a split.
 
     The sentence that moves there takes all who say it along. It is one that leaves nobody without
     the split that it leaves; of these, one of train before others, said seldom, of the lowest hash.
@@ -74,6 +77,8 @@ def share_out(rows: Sequence[Recording], split_of: Mapping[str, str]) -> dict[st
                 continue
             free = [key for key in said[speaker] if not leaves_somebody_without(key)]
             if free:
-                order = {key: (found[key] != "train", len(speakers[key]), _place(key)) for key in free}
+                order = {
+                    key: (found[key] != "train", len(speakers[key]), _place(key)) for key in free
+                }
                 found[min(free, key=lambda key: (order[key], key))] = split
     return found
