@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -96,6 +97,19 @@ def test_chunks_have_the_frames_of_the_whole(rate: int) -> None:
         parts = [stream.push(piece) for piece in np.array_split(wave, pieces)]
         assert pieces == 1 or sum(map(len, parts)) > 0.8 * len(whole)
         np.testing.assert_allclose(np.concatenate([*parts, stream.flush()]), whole, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_windows_on_the_grid_have_the_frames_of_the_whole(rate: int) -> None:
+    """Wherever they start, though of empty bands the network sees the logarithm of the resampler's rounding."""
+    hop = pitch_tracking.grid(rate) // math.gcd(pitch_tracking.grid(rate), 64)
+    wave = voice(150 + 40 * np.sin(np.arange(round(1.5 * rate)) / rate * 5), rate)
+    whole = pitch_tracking.track(wave, rate, hop)
+    context = -(-pitch_tracking.context(rate) // hop)
+    for start in (1, 3):
+        first = start * pitch_tracking.grid(rate) // hop
+        window = pitch_tracking.track(wave[first * hop :], rate, hop)
+        np.testing.assert_allclose(window[context:], whole[first + context :], rtol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100])
