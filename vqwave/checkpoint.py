@@ -82,8 +82,13 @@ def writing(run: Path, what: str) -> Iterator[None]:
         raise BadInput(f"{run}: {what} cannot be written ({os.strerror(int(number[1]))}); {_kept(run)}") from error
 
 
+def newest_name(run: Path) -> str | None:
+    """The name of a run's newest checkpoint, whole or not."""
+    return max((path.name for path in (run / "checkpoints").glob("step-*")), default=None)
+
+
 def _kept(run: Path) -> str:
-    newest = max((path.name for path in (run / "checkpoints").glob("step-*")), default=None)
+    newest = newest_name(run)
     kept = "there is no checkpoint yet" if newest is None else f"{newest} is kept"
     return f"{kept}: make room and run the same command to go on"
 

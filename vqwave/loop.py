@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import warnings
@@ -39,7 +40,7 @@ from vqwave.models import Model
 from vqwave.nn.quantize import VectorQuantizer
 from vqwave.nn.ranks import Elsewhere, Peers, by_main, gather_objects, lost, sum_over_ranks
 from vqwave.nn.wavenet import Stack
-from vqwave.stopping import LOST, Interrupted, Stop
+from vqwave.stopping import LOST, Interrupted, Stop, stopped_line
 from vqwave.tracking import Phases, SampleSheet, Tracker, own_folder
 from vqwave.watching import About, Watch
 
@@ -47,11 +48,17 @@ from vqwave.watching import About, Watch
 def main(experiment: type[Experiment], argv: Sequence[str] | None = None) -> None:
     """What `experiments/*.py` run. Exit status 0; 2 with one line for bad input; 130 after Ctrl-C, 143 after SIGTERM, 1 if a
     process of several is lost."""
+    stop = Stop()
+    with stop.listening():
+        _main(experiment, sys.argv[1:] if argv is None else argv, stop)
+
+
+def _main(experiment: type[Experiment], argv: Sequence[str], stop: Stop) -> None:
     running = False
     try:
         request = settings.parse(
             experiment.config_class,
-            sys.argv[1:] if argv is None else argv,
+            argv,
             program=f"experiments/{experiment.name}.py",
             description=(experiment.__doc__ or "").strip(),
         )
@@ -62,28 +69,38 @@ def main(experiment: type[Experiment], argv: Sequence[str] | None = None) -> Non
             return
         chosen = experiment(config)
         running = True
-        Loop(chosen, fresh=request.fresh, quiet=request.quiet).run()
+        Loop(chosen, fresh=request.fresh, quiet=request.quiet, stop=stop).run()
+    except KeyboardInterrupt:  # before the loop was there to say more, or once more while it ended
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            where = "at once: run the same command to go on" if running else "before anything was begun: run the same command again"
+            print(f"stopped {where}", file=sys.stderr)
+        raise SystemExit(128 + (stop.signal or signal.SIGINT)) from None
     except (BadInput, Interrupted) as error:
         status = 2 if isinstance(error, BadInput) else error.status
         alike = not running or status not in (2, LOST)  # all processes of this host say the same: the first one does
         if not isinstance(error, Elsewhere) and str(error) and (os.environ.get("LOCAL_RANK", "0") == "0" or not alike):
             print(f"error: {error}" if status in (2, LOST) else error, file=sys.stderr)
-        sys.stderr.flush()
-        if status == LOST:
-            os._exit(status)  # tidying up would wait for the lost one
+        if isinstance(error, Interrupted) and error.abrupt:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)  # tidying up would wait for other processes
         raise SystemExit(status) from None
 
 
 class Loop:
     """Trains one experiment. `state()` lists all that a resume needs; to resume, run the same command again."""
 
-    def __init__(self, experiment: Experiment, *, fresh: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self, experiment: Experiment, *, fresh: bool = False, quiet: bool = False, stop: Stop | None = None
+    ) -> None:
         self.experiment, self.config = experiment, experiment.config
         self.step = 0
         self.peers: Peers | None = None
-        self.held = ExitStack()  # the run folder, until the end
+        self.stop = stop or Stop()
+        self.held = ExitStack()  # signals and the run folder, until the end
+        self.held.enter_context(self.stop.listening())
         try:
-            with self._together():
+            with self._stoppable(), self._together():
                 self._begin(fresh, quiet)
         except BaseException:
             self.held.close()
@@ -107,7 +124,6 @@ class Loop:
         mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(train.threads or max(1, mine // local))
         self.quiet = quiet or not self.accelerator.is_main_process
-        self.stop = Stop()
         torch.manual_seed(counter_key("build", self.config.seed))
         experiment.device = self.accelerator.device
         self._check_batch()
@@ -198,8 +214,19 @@ class Loop:
 
     def run(self) -> None:
         """Train to the end, evaluate, write the model, and say what was reached."""
-        with self.held, self._together():
+        with self.held, self._stoppable(), self._together():
             self._run()
+
+    @contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        """Raises Interrupted, in words, where a signal ends what is within at once."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not self.stop.signal:
+                raise
+            said = stopped_line(self.config.run, self.step, self.config.train.steps)
+            raise Interrupted(said, 128 + self.stop.signal, abrupt=int(os.environ.get("WORLD_SIZE", "1")) > 1) from None
 
     @contextmanager
     def _together(self) -> Iterator[None]:
@@ -213,13 +240,15 @@ class Loop:
             newest = max((path.name for path in self.checkpoints.glob("step-*")), default="no checkpoint")
             who += "" if who.startswith("lost") else f" ({str(error).splitlines()[0][:160]})"
             said = f"{who}, at step {self.step}; {newest} is kept: run the same command to go on"
-            raise Interrupted(said if self.peers is None or self.peers.first_here() else "", LOST) from error
+            said = said if self.peers is None or self.peers.first_here() else ""
+            raise Interrupted(said, LOST, abrupt=True) from error
 
     def _run(self) -> None:
-        train, batches, began = self.config.train, self.batches(), time.perf_counter()
+        train, began = self.config.train, time.perf_counter()
         bar = tqdm(total=train.steps, initial=self.step, disable=self.quiet, unit="step", dynamic_ncols=True)
         before = self.seconds
-        with self.stop.listening(), bar:
+        with bar, self.stop.noting():
+            batches = self.batches()
             while self.step < train.steps:
                 self._optimize(batches)
                 self.seconds = before + time.perf_counter() - began
@@ -231,7 +260,7 @@ class Loop:
                 stop = self.stop.agreed(self.accelerator.device)
                 if self.step % train.save_every == 0 or self.step == train.steps or stop:
                     self._save()
-                if stop and self.step < train.steps:
+                if stop:
                     where = f"step {self.step} of {train.steps}, all saved in {self.config.run}"
                     raise Interrupted(f"stopped at {where}: run the same command to go on", 128 + stop)
         self._finish(bar)

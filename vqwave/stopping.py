@@ -3,33 +3,54 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import torch
 
+from vqwave.checkpoint import STEP, newest_name
 from vqwave.nn.ranks import largest_over_ranks
 
 LOST = 1  # the exit status where a process of several is gone
-AGAIN = 1.0  # seconds after which a second Ctrl-C is one: a launcher passes on what its process group has had already
+AGAIN = 1.0  # seconds after which a second signal is one: a launcher passes on what its process group has had already
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop and all is saved, or another process is gone. Exit status `status`."""
+    """A signal asked the run to stop, or another process is gone. Exit status `status`.
 
-    def __init__(self, message: str, status: int) -> None:
+    `abrupt`: without the agreement of the other processes, which this one must not wait for as it ends.
+    """
+
+    def __init__(self, message: str, status: int, *, abrupt: bool = False) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.abrupt = status, abrupt
+
+
+def stopped_line(run: Path, step: int, steps: int) -> str:
+    """Where a run was stopped at once, what is kept of it, and how it goes on."""
+    newest = newest_name(run)
+    if newest is None:
+        where = f"at step {step} of {steps}, before its first checkpoint" if step else "before the first step, nothing was begun"
+        return f"stopped {where}: run the same command to begin again"
+    if newest == STEP.format(step):
+        return f"stopped at step {step} of {steps}, all saved in {run}: run the same command to go on"
+    where = f"at step {step} of {steps}" if step else "before it was resumed"
+    return f"stopped {where}, {newest} is kept in {run}: run the same command to go on"
 
 
 class Stop:
-    """Whether the run shall end: `signal`, the number of the one that this process got."""
+    """Whether the run shall end: `signal`, the number of the first one that this process got.
+
+    While it listens, Ctrl-C and SIGTERM raise KeyboardInterrupt at once; within `noting` the first of them is noted only.
+    """
 
     def __init__(self) -> None:
         self.signal = 0
-        self._asked = 0.0
+        self._asked, self._noting = 0.0, False
 
     def agreed(self, device: torch.device) -> int:
         """The signal that some process got, 0 if none did; every process must call."""
@@ -37,7 +58,10 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM are noted within; a second Ctrl-C is raised at once."""
+        """Signals come here within. Only the main thread may ask for them; on any other this does nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -45,8 +69,23 @@ class Stop:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal == number == signal.SIGINT and time.monotonic() - self._asked > AGAIN:
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """A signal within waits for `agreed`, or else for the end."""
+        self._noting = True
+        try:
+            yield
+        finally:
+            self._noting = False
+        if self.signal:
             raise KeyboardInterrupt
-        self._asked = self._asked if self.signal else time.monotonic()
-        self.signal = number
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.signal and now - self._asked <= AGAIN:
+            return
+        first = not self.signal
+        if first:
+            self.signal, self._asked = number, now
+        if not (first and self._noting):
+            raise KeyboardInterrupt
