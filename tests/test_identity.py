@@ -19,7 +19,7 @@ from vqwave import audio, identity
 from vqwave.claiming import claim
 from vqwave.config import option, spec
 from vqwave.data import Batch, Corpus, prepare
-from vqwave.data.tracks import FrameFile
+from vqwave.data.tracks import FrameFile, PitchTrack
 from vqwave.distributions import MuLaw
 from vqwave.errors import BadInput
 from vqwave.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, Outcome, TrainSpec
@@ -226,6 +226,16 @@ def test_the_same_corpus_prepared_again_is_the_same(corpus: Path, tmp_path: Path
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
     copied = shutil.copytree(corpus, tmp_path / "elsewhere")
     assert identity.of_corpus(Corpus.open(copied)).parts == identity.of_corpus(Corpus.open(corpus)).parts
+
+
+def test_stored_f0_counts_where_a_network_reads_it(corpus: Path) -> None:
+    stored = Corpus.open(corpus).pitch
+    track = PitchTrack(stored.hop, stored.lowest, stored.highest)
+    before = [identity.of_corpus(Corpus.open(corpus), tracks).parts for tracks in ([], [track])]
+    (corpus / "pitch.f32").write_bytes((100 + np.fromfile(corpus / "pitch.f32", "<f4")).tobytes())
+    after = [identity.of_corpus(Corpus.open(corpus), tracks).parts for tracks in ([], [track])]
+    assert before[0] == after[0]
+    assert {name for name, part in after[1].items() if before[1][name] != part} == {"frames pitch"}
 
 
 def without_digests(corpus: Path) -> None:

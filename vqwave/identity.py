@@ -17,7 +17,7 @@ import numpy as np
 
 from vqwave.checkpoint import file_digest, find_model, write_text
 from vqwave.data import Corpus
-from vqwave.data.tracks import FrameFile, Track
+from vqwave.data.tracks import PhoneTrack, Track
 from vqwave.errors import BadInput
 
 FILE = "identity.json"
@@ -41,7 +41,7 @@ Identity = Mapping[str, Source]
 
 
 def of_corpus(corpus: Corpus, tracks: Sequence[Track] = ()) -> Source:
-    """The rate, labels, index, vectors and samples of a corpus, and the frames of `tracks` that are files.
+    """The rate, labels, index, vectors and samples of a corpus, and the frames of `tracks` that it stores.
 
     Not all samples and frames are read: the digests of the shards are those that `prepare` wrote, and of at most `EXCERPTS`
     utterances, evenly spread, an excerpt and the frames are looked at. Raises BadInput for frames that cannot be used.
@@ -61,7 +61,7 @@ def of_corpus(corpus: Corpus, tracks: Sequence[Track] = ()) -> Source:
     for name, vectors in corpus.vectors.items():
         parts[f"vectors {name}"] = _part(" x ".join(map(str, vectors.shape)), _bytes(vectors))
     for track in tracks:
-        if isinstance(track, FrameFile):
+        if not isinstance(track, PhoneTrack):
             used = [row for row, _ in shown if rows[row].split != "test"]
             parts[f"frames {track.name}"] = _part(f"{len(used)}", [_bytes(track.stored(corpus, row)) for row in used])
     if corpus.shard_hashes:

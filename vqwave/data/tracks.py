@@ -50,6 +50,8 @@ class FrameFile:
         """Exactly `count` frames: at most `SLACK` are cut off, or the last one is held for as many. Raises `BadInput`."""
         if frames.ndim != 2 or len(frames) != self.channels:
             raise BadInput(f"frames {self.name!r} of shape {frames.shape}, expected ({self.channels}, F)")
+        if not np.isfinite(frames).all():
+            raise BadInput(f"frames {self.name!r}: not all of their numbers are finite")
         short = count - frames.shape[1]
         if abs(short) > SLACK:
             raise BadInput(f"{frames.shape[1]} frames {self.name!r}, expected {count}: one each {self.hop} samples")
@@ -69,8 +71,6 @@ class FrameFile:
         """(channels, F) of somebody's own, for `samples` samples -> as `read` yields. Raises `BadInput`."""
         with np.errstate(over="ignore"):
             frames = np.asarray(value, np.float32)
-        if not np.isfinite(frames).all():
-            raise BadInput(f"frames {self.name!r}: not all of their numbers are finite")
         return self.fitted(frames, -(-samples // self.hop))
 
 
