@@ -99,7 +99,7 @@ def test_a_decoder_of_slices_hears_the_frames_of_whole_clips(
     for wrong in (["slice=0.1"], [*settings, "slice=0.5"]):
         with pytest.raises(SystemExit):
             train(experiment, tmp_path / "wrong", corpus, *wrong)
-        assert "expected at most data.clip, a run of codes" in capsys.readouterr().err
+        assert "expected at most data.clip, and a run of codes" in capsys.readouterr().err
 
 
 def test_codes_come_from_a_vqvae(experiment: ModuleType, corpus: Path, tmp_path: Path) -> None:
