@@ -69,14 +69,14 @@ data/demo/corpus.json: | setup
 data/demo16/corpus.json: | setup
 	vqwave prepare demo --out data/demo16 --sample-rate 16000
 
-# The recordings that the shipped models are measured on: folders fsdd and librispeech_sub.
+# The recordings that the shipped models are measured on: folders fsdd, librispeech_sub and librispeech_more.
 VQWAVE_DATA ?= ../shared/data
 
 data/fsdd/corpus.json: | setup
 	vqwave prepare manifest $(VQWAVE_DATA)/fsdd --out data/fsdd
 
 data/librispeech/corpus.json: | setup
-	vqwave prepare manifest $(VQWAVE_DATA)/librispeech_sub --out data/librispeech
+	vqwave prepare manifest $(VQWAVE_DATA)/librispeech_sub $(VQWAVE_DATA)/librispeech_more --out data/librispeech
 
 # pesq is compiled as it is installed; where that fails its row says so.
 .PHONY: pesq

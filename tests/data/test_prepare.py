@@ -239,3 +239,18 @@ def test_reading_all_of_a_corpus_keeps_none_of_it(source: Path, tmp_path: Path) 
     for start in range(0, 50_000_000, 500_000):
         corpus.read(2, start, 500_000)
     assert of_files() - before < 20_000  # kB, of 100,000
+
+
+def test_several_sources_become_one_corpus(tmp_path: Path) -> None:
+    """In their order; an id that two of them have is refused."""
+    for place in ("one", "two"):
+        (tmp_path / place / place).mkdir(parents=True)
+        soundfile.write(tmp_path / place / place / "a.wav", noise(len(place), 8000), 8000)
+    summary = prepare("folder", [tmp_path / "one", tmp_path / "two"], tmp_path / "out", quiet=True)
+    corpus = Corpus.open(tmp_path / "out")
+    assert [u.speaker for u in corpus.utterances] == ["one", "two"] == corpus.speakers
+    assert corpus.source == "one + two"
+    assert "all" in summary.table()
+    with pytest.raises(BadInput, match=r"one, .*one: 1 ids occur twice, the first is 'one/a', expected it once"):
+        prepare("folder", [tmp_path / "one", tmp_path / "one"], tmp_path / "twice", quiet=True)
+    assert not (tmp_path / "twice").exists()

@@ -58,7 +58,7 @@ class Prepared:
 
 def prepare(
     kind: str,
-    source: Path | None,
+    source: Path | Sequence[Path] | None,
     out: Path,
     *,
     sample_rate: int | None = None,
@@ -67,26 +67,30 @@ def prepare(
 ) -> Summary:
     """Prepare `source`, which lies on disk as `RECIPES[kind]` says, into the folder `out`, and say what came of it.
 
+    Several sources of one kind become one corpus; their ids must differ.
+
     Every recording loses its DC, is resampled to `sample_rate` Hz (None: the recipe's own) and brought to an RMS level
     of `level_db` dBFS; its F0 is stored beside it, a frame each 10 ms. Files that cannot be used are left out and
     listed with their reason. `out` appears whole or not
     at all, and replaces nothing but a prepared corpus. Raises `BadInput`.
     """
     recipe, out = _recipe(kind), Path(out)
-    if recipe.needs_source and source is None:
+    given = [] if source is None else [source] if isinstance(source, str | Path) else list(source)
+    sources = [Path(each) for each in given]
+    if recipe.needs_source and not sources:
         raise BadInput(f"prepare {kind} needs a source: {recipe.layout}")
-    if not recipe.needs_source and source is not None:
-        raise BadInput(f"prepare {kind} takes no source, found {source}")
+    if not recipe.needs_source and sources:
+        raise BadInput(f"prepare {kind} takes no source, found {sources[0]}")
     if sample_rate is not None and not 1000 <= sample_rate <= 192000:
         raise BadInput(f"sample rate {sample_rate}, expected 1000 to 192000 Hz")
     if not -60.0 <= level_db <= 0.0:
         raise BadInput(f"level {level_db} dBFS, expected -60 to 0")
     _refuse_out(out)
-    if source is None:
+    if not sources:
         with tempfile.TemporaryDirectory(prefix="vqwave-demo-") as folder:
             render_demo(Path(folder), quiet=quiet)
-            return _prepare(recipe, Path(folder), out, sample_rate, level_db, quiet)
-    return _prepare(recipe, Path(source), out, sample_rate, level_db, quiet)
+            return _prepare(recipe, [Path(folder)], out, sample_rate, level_db, quiet)
+    return _prepare(recipe, sources, out, sample_rate, level_db, quiet)
 
 
 def _recipe(kind: str) -> Recipe:
@@ -104,13 +108,14 @@ def _refuse_out(out: Path) -> None:
 
 def _prepare(
     recipe: Recipe,
-    source: Path,
+    sources: Sequence[Path],
     out: Path,
     sample_rate: int | None,
     level_db: float,
     quiet: bool,
 ) -> Summary:
-    recordings, rejected = _recordings(recipe, source)
+    source = ", ".join(map(str, sources))
+    recordings, rejected = _of_sources(recipe, sources)
     target = Target(sample_rate or recipe.sample_rate or _common_rate(recordings, source), level_db)
     with _whole_or_nothing(out) as folder:
         utterances, kept = [], []
@@ -127,11 +132,26 @@ def _prepare(
         splits = (recording.split for recording in assign_splits(kept))
         utterances = [replace(u, split=split) for u, split in zip(utterances, splits, strict=True)]
         utterances = _complete_labels(utterances)
-        home = (source if source.is_dir() else source.parent).resolve().name
+        home = " + ".join((s if s.is_dir() else s.parent).resolve().name for s in sources)
         name = home if recipe.sample_rate is None else recipe.name
         _write_index(folder, name, home if recipe.needs_source else recipe.about, target, utterances, shards.hashes)
         _write_rejected(folder / REJECTED, rejected)
     return summarise(out, name, target.sample_rate, utterances, rejected)
+
+
+def _of_sources(recipe: Recipe, sources: Sequence[Path]) -> tuple[list[Recording], list[Rejected]]:
+    """The recordings of all sources, in their order. Raises `BadInput` where an id occurs twice."""
+    recordings: list[Recording] = []
+    rejected: list[Rejected] = []
+    for source in sources:
+        own, others = _recordings(recipe, source)
+        recordings += own
+        rejected += others
+    twice = [name for name, n in Counter(r.id for r in recordings).items() if n > 1]
+    if twice:
+        where = ", ".join(map(str, sources))
+        raise BadInput(f"{where}: {len(twice)} ids occur twice, the first is {twice[0]!r}, expected it once")
+    return recordings, rejected
 
 
 def _recordings(recipe: Recipe, source: Path) -> tuple[list[Recording], list[Rejected]]:
@@ -148,10 +168,6 @@ def _recordings(recipe: Recipe, source: Path) -> tuple[list[Recording], list[Rej
         first = f"; the first, {rejected[0].path}: {rejected[0].reason}" if rejected else ""
         found = f"no recordings found ({len(rejected)} files do not belong{first})"
         raise BadInput(f"{source}: {found}, expected {recipe.layout}")
-    seen = Counter(r.id for r in recordings)
-    twice = [name for name, n in seen.items() if n > 1]
-    if twice:
-        raise BadInput(f"{source}: {len(twice)} ids occur twice, the first is {twice[0]!r}, expected it once")
     return recordings, rejected
 
 
@@ -170,7 +186,7 @@ def _composed(recording: Recording) -> Recording:
     )
 
 
-def _common_rate(recordings: Sequence[Recording], source: Path) -> int:
+def _common_rate(recordings: Sequence[Recording], source: str) -> int:
     distinct = list({(r.path, r.member): r for r in recordings}.values())
     step = -(-len(distinct) // MEMBERS) if distinct[0].member else 1
     rates: Counter[int] = Counter()
