@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vqwave.evaluate.material import Advance, Stage
     from vqwave.evaluate.result import Result
 
+WHOLE = 3600.0  # seconds: longer than any utterance
+
 
 def add(add: Add) -> None:
     evaluate = add("evaluate", evaluate_anything, "Measure a model on held-out recordings, beside ceilings and floors.")
@@ -41,7 +43,9 @@ def add(add: Add) -> None:
     weights = "weights that recognise words: a name, or a folder in CTranslate2's format (default %(default)s)"
     evaluate.add_argument("--whisper", default="tiny.en", metavar="NAME", help=weights)
     evaluate.add_argument("--limit", type=int, metavar="N", help="utterances at most, spread over the split")
-    evaluate.add_argument("--seconds", type=float, default=4.0, help="longer utterances are cut (default %(default)s)")
+    evaluate.add_argument("--speakers", default="", metavar="NAME,...", help="only these, as sources and as targets")
+    cut = "longer utterances are cut (default: 4; with wer, similarity, mos or converted none is)"
+    evaluate.add_argument("--seconds", type=float, help=cut)
     evaluate.add_argument("--targets", type=int, default=6, help="voices to convert to, at most (default %(default)s)")
     evaluate.add_argument("--pairs", type=int, default=600, help="conversions at most (default %(default)s)")
     evaluate.add_argument("--takes", type=int, default=2, help="of each word and speaker of a prior (default %(default)s)")
@@ -93,7 +97,7 @@ def evaluate_copies(arguments: argparse.Namespace) -> None:
         arguments.recordings,
         arguments.copies,
         transcripts=arguments.transcripts,
-        only=names_of(arguments),
+        only=parts_of(arguments.only),
         resamples=arguments.resamples,
         whisper=arguments.whisper,
         stage=bars(arguments.quiet),
@@ -102,8 +106,19 @@ def evaluate_copies(arguments: argparse.Namespace) -> None:
     print(text_table(found))
 
 
-def names_of(arguments: argparse.Namespace) -> tuple[str, ...]:
-    return tuple(name.strip() for name in arguments.only.split(",") if name.strip())
+def parts_of(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+def seconds_of(arguments: argparse.Namespace) -> float:
+    """After how many seconds utterances are cut: none is whose words are measured, or nearly none."""
+    from vqwave.evaluate import Settings, chosen
+    from vqwave.evaluate.measures import BY_PANEL
+
+    if arguments.seconds is not None:
+        return arguments.seconds
+    whole = not set(BY_PANEL).isdisjoint(chosen(parts_of(arguments.only)))
+    return WHOLE if whole else Settings.seconds
 
 
 def written_to(path: Path | None) -> Result:
@@ -126,9 +141,11 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
             raise BadInput(f"--{name} {value}: expected a number above 0")
     settings = Settings(
         split=arguments.split,
-        only=names_of(arguments),
+        only=parts_of(arguments.only),
         limit=arguments.limit,
-        seconds=arguments.seconds,
+        seconds=seconds_of(arguments),
+        speakers=parts_of(arguments.speakers),
+        whisper=arguments.whisper,
         targets=arguments.targets,
         pairs=arguments.pairs,
         takes=arguments.takes,

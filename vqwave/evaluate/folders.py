@@ -10,22 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from vqwave.audio import Wave, mu_law_decode, mu_law_encode, read, resample
 from vqwave.data.manifest import find_manifest, read_lines, read_manifest, read_table
 from vqwave.errors import BadInput, Note, nearest
-from vqwave.evaluate.material import Stage, Undefined, silent
+from vqwave.evaluate.baselines import again, usual_frames
 from vqwave.evaluate.panel import MELODY, Columns, Panel
 from vqwave.evaluate.result import Result
-from vqwave.features import LogMelSpec
-from vqwave.metrics.griffin_lim import griffin_lim
-from vqwave.metrics.pitch import melody_sums, speaker_centres
+from vqwave.evaluate.stages import Stage, Undefined, silent
+from vqwave.metrics.pitch import contour_sums, speaker_centres
 from vqwave.metrics.recognition import WHISPER
 from vqwave.metrics.speaker_similarity import Embedding, voice_of
 from vqwave.sound_files import SUFFIXES, refused_files, sound_files
 
-FRAMES = LogMelSpec(bands=64)  # whose Griffin-Lim stands beside the copies
 MEASURES = ("wer", "similarity", "mos", "pitch")
 MANIFESTS = ("manifest.csv", "manifest.jsonl")
 
@@ -161,13 +158,9 @@ class Folders:
 
     @cached_property
     def griffin_lim(self) -> list[Wave]:
-        features, made = FRAMES.build(self.sample_rate), []
+        features = usual_frames(self.sample_rate)
         with self.stage("Griffin-Lim of true frames", len(self.pairs), "utterances") as advance:
-            for wave in self.recordings:
-                x = F.pad(torch.from_numpy(wave), (0, -len(wave) % features.hop))[None]
-                made.append(griffin_lim(features(x), features)[0, : len(wave)].numpy())
-                advance(1)
-        return made
+            return again(self.recordings, features, advance)
 
     def columns(self, kept: Sequence[int] | None = None) -> Columns:
         """By name, those of the pairs `kept`."""
@@ -248,7 +241,7 @@ def _similarity(folders: Folders, panel: Panel, result: Result) -> None:
         for i, speaker in enumerate(speakers)
     ]
     voices = [voice_of(these) if these else own[i] for i, these in enumerate(others)]
-    panel.similarity(result, folders.columns(), voices, {"ceiling": own})
+    panel.similarity(result, folders.columns(), voices)
 
 
 def _naturalness(folders: Folders, panel: Panel, result: Result) -> None:
@@ -256,16 +249,12 @@ def _naturalness(folders: Folders, panel: Panel, result: Result) -> None:
 
 
 def _melody(folders: Folders, panel: Panel, result: Result) -> None:
-    contour = panel.contour
-    speakers = [pair.said.speaker or pair.name for pair in folders.pairs]
-    centres = speaker_centres(contour, folders.recordings, speakers)
+    recorded = panel.contours("recordings", folders.recordings)
+    centres = speaker_centres(recorded, [pair.said.speaker or pair.name for pair in folders.pairs])
 
     def sums(column: str, waves: Sequence[Wave]) -> np.ndarray:
-        found = []
-        for recording, copy, centre in zip(folders.recordings, waves, centres, strict=True):
-            samples = min(len(recording), len(copy))
-            found.append(melody_sums(contour, recording[:samples], copy[:samples], centre))
-        return np.stack(found)
+        made = panel.contours(column, waves)
+        return np.stack([contour_sums(*each) for each in zip(recorded, made, centres, strict=True)])
 
     columns = {name: make for name, make in folders.columns().items() if name != "ceiling"}
     panel.table(result, columns, MELODY, sums)

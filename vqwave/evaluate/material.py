@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,23 +16,15 @@ from vqwave.data import Corpus
 from vqwave.data.tracks import carried
 from vqwave.decode.sampling import Sampling
 from vqwave.errors import BadInput
+from vqwave.evaluate.panel import Panel
+from vqwave.evaluate.stages import Stage, Undefined, silent
 from vqwave.metrics.judge import DEFAULT, Judge, judge_of
+from vqwave.metrics.recognition import WHISPER
 from vqwave.models import VQVAE, Student
 
-Advance = Callable[[float], object]
-Stage = Callable[[str, float, str], AbstractContextManager[Advance]]
 ONE = "needs two utterances, and one is measured"
+VOICED_BY = 20  # training recordings that a speaker's voice is taken from
 TARGET_SECONDS = 20.0  # of training speech that a speaker has whose voice is asked for
-
-
-class Undefined(Exception):
-    """A measure that this model or corpus does not allow, and why."""
-
-
-@contextmanager
-def silent(name: str, total: float, unit: str) -> Iterator[Advance]:
-    """A stage that shows nothing."""
-    yield lambda amount: None
 
 
 @dataclass(frozen=True)
@@ -52,6 +43,8 @@ class Settings:
     sampling: Sampling = field(default_factory=Sampling)
     batch: int = 32
     resamples: int = 1000
+    speakers: tuple[str, ...] = ()  # whose utterances are measured, and to whom voices are converted; none: all
+    whisper: str = WHISPER  # weights that recognise words
     keep: Path | None = None  # folder for trained judges
 
 
@@ -127,11 +120,17 @@ class Material:
     def _rows(self, heard: Sequence[str]) -> list[int]:
         """Spread evenly over the split: a random order, cut, in the order of the corpus. heard: labels that must be known."""
         known = {name: set(self.codec.labels[name]) for name in heard}
+        for name in self.settings.speakers:
+            self.corpus.label_id("speaker", name)
         rows = [
             row
             for row in self.corpus.of(self.settings.split)
             if all(self.corpus.utterances[row].labels.get(name) in values for name, values in known.items())
+            and self._asked_for(self.corpus.utterances[row].speaker)
         ]
+        if not rows and self.settings.speakers:
+            names = ", ".join(self.settings.speakers)
+            raise BadInput(f"{self.corpus.folder}: no utterance of split {self.settings.split!r} by {names} that the model knows")
         if not rows:
             raise BadInput(
                 f"{self.corpus.folder}: no utterance of split {self.settings.split!r} has {', '.join(heard)} the model knows"
@@ -140,6 +139,9 @@ class Material:
             order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: self.settings.limit]
             rows = sorted(rows[i] for i in order.tolist())
         return rows
+
+    def _asked_for(self, speaker: str) -> bool:
+        return not self.settings.speakers or speaker in self.settings.speakers
 
     @cached_property
     def waves(self) -> list[Wave]:
@@ -166,6 +168,12 @@ class Material:
                 done = step
 
             return judge_of(self.corpus, keep=self.settings.keep, progress=progress)
+
+    @cached_property
+    def panel(self) -> Panel:
+        """Judges that were trained elsewhere; they remember what they have judged."""
+        settings = self.settings
+        return Panel(self.rate, settings.resamples, self.stage, settings.whisper)
 
     @cached_property
     def coded(self) -> list[Coded]:
@@ -205,9 +213,13 @@ class Material:
         """What `system` makes of each utterance in its own voice."""
         if self.has_codes:
             return self._decoded(system, "reconstructions", self.coded, self.rows)
-        if (system, "reconstructions") not in self._made:
-            self._made[system, "reconstructions"] = self._resynthesised(system)
-        return self._made[system, "reconstructions"]
+        return self.once(system, "reconstructions", lambda: self._resynthesised(system))
+
+    def once(self, system: str, name: str, make: Callable[[], list[Wave]]) -> list[Wave]:
+        """What `make` makes, when first asked for."""
+        if (system, name) not in self._made:
+            self._made[system, name] = make()
+        return self._made[system, name]
 
     def shuffled(self, system: str) -> list[Wave]:
         """The same from the codes of other utterances, repeated or cut to the length: a decoder that hears nothing true."""
@@ -227,13 +239,26 @@ class Material:
             u = self.corpus.utterances[row]
             seconds[u.speaker] = seconds.get(u.speaker, 0.0) + u.frames / self.rate
             gender[u.speaker] = u.labels.get("gender", "")
-        known = [name for name in self.codec.speakers if seconds.get(name, 0.0) >= TARGET_SECONDS]
+        known = [name for name in self.codec.speakers if seconds.get(name, 0.0) >= TARGET_SECONDS and self._asked_for(name)]
         queues = {g: sorted((n for n in known if gender[n] == g), key=lambda n: -seconds[n]) for g in sorted(set(gender.values()))}
         ranked = sorted((place, g, name) for g, names in queues.items() for place, name in enumerate(names))
         return sorted(name for _, _, name in ranked[: self.settings.targets])
 
     @cached_property
-    def _pairs(self) -> list[tuple[int, str]]:
+    def trained(self) -> dict[str, list[Wave]]:
+        """Whole training recordings of the measured speakers and of the targets, at most `VOICED_BY` of each."""
+        rows: dict[str, list[int]] = {}
+        for row in self.corpus.of("train"):
+            rows.setdefault(self.corpus.utterances[row].speaker, []).append(row)
+        known = sorted({*self.label("speaker"), *self.targets} & set(rows))
+        counts = {name: min(VOICED_BY, len(rows[name])) for name in known}
+        return {
+            name: [self.corpus.read(rows[name][i * len(rows[name]) // count]) for i in range(count)]
+            for name, count in counts.items()
+        }
+
+    @cached_property
+    def pairs(self) -> list[tuple[int, str]]:
         """(utterance, target) of each conversion, spread evenly where they are too many."""
         pairs = [
             (i, target)
@@ -246,17 +271,22 @@ class Material:
             pairs = [pairs[i] for i in sorted(order.tolist())]
         return pairs
 
+    @property
+    def pair_rows(self) -> list[int]:
+        """For each conversion a training recording of its target, whose labels and vectors it is given."""
+        voice = {self.corpus.utterances[row].speaker: row for row in reversed(self.corpus.of("train"))}
+        return [voice[target] for _, target in self.pairs]
+
     def converted(self, system: str) -> list[Conversion]:
         """Utterances in the voices of others."""
-        voice = {self.corpus.utterances[row].speaker: row for row in reversed(self.corpus.of("train"))}
         waves = self._decoded(
             system,
             "conversions",
-            [self.coded[i].as_speaker(target) for i, target in self._pairs],
-            [voice[target] for _, target in self._pairs],
-            [self.rows[i] for i, _ in self._pairs],
+            [self.coded[i].as_speaker(target) for i, target in self.pairs],
+            self.pair_rows,
+            [self.rows[i] for i, _ in self.pairs],
         )
-        return [Conversion(i, target, wave) for (i, target), wave in zip(self._pairs, waves, strict=True)]
+        return [Conversion(i, target, wave) for (i, target), wave in zip(self.pairs, waves, strict=True)]
 
     def _decoded(
         self, system: str, name: str, coded: Sequence[Coded], voices: Sequence[int], texts: Sequence[int] | None = None
@@ -270,8 +300,8 @@ class Material:
         total = sum(coded[i].samples for i in order) / self.rate
         with self.stage(f"{system}: {name}", total, "s of speech") as advance:
             for chunk in chunks:
-                labels = [self._told(voices[i], None if texts is None else texts[i]) for i in chunk]
-                vectors = [self._vectors(codec, voices[i]) for i in chunk]
+                labels = [self.labels_of(voices[i], None if texts is None else texts[i]) for i in chunk]
+                vectors = [self.vectors_of(codec, voices[i]) for i in chunk]
                 items = [coded[i] if self.hears_speakers else coded[i].as_speaker(None) for i in chunk]
                 waves = codec.decode_many(
                     items, [None] * len(chunk), labels=labels, vectors=vectors, sampling=self.settings.sampling
@@ -281,13 +311,15 @@ class Material:
         self._made[system, name] = [made[i] for i in range(len(coded))]
         return self._made[system, name]
 
-    def _told(self, voice: int, text: int | None) -> dict[str, str]:
+    def labels_of(self, voice: int, text: int | None) -> dict[str, str]:
+        """The labels of row `voice`; the text is that of row `text`, where given."""
         labels = dict(self.corpus.utterances[voice].labels)
         if text is not None and "text" in labels:
             labels["text"] = self.corpus.utterances[text].labels["text"]
         return labels
 
-    def _vectors(self, codec: Codec, row: int) -> dict[str, object]:
+    def vectors_of(self, codec: Codec, row: int) -> dict[str, object]:
+        """The vectors of a row that a system takes."""
         sizes = codec.decoder.conditioner.vector_sizes
         missing = [name for name in sizes if name not in self.corpus.vectors]
         if missing:
@@ -304,7 +336,7 @@ class Material:
                 copy = codec.resynthesise(
                     wave,
                     labels=self.corpus.utterances[row].labels,
-                    vectors=self._vectors(codec, row),
+                    vectors=self.vectors_of(codec, row),
                     frames=frames,
                     sampling=self.settings.sampling,
                 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vqwave.codec import Codec
-from vqwave.evaluate import coding, likelihoods, listening, sound, telling
+from vqwave.evaluate import coding, judged, likelihoods, listening, sound, telling
 from vqwave.evaluate.material import Material
 from vqwave.evaluate.result import Result
 
@@ -17,6 +17,10 @@ MEASURES: dict[str, Measure] = {
     "words": listening.words,
     "speakers": listening.speakers,
     "conversion": listening.conversion,
+    "wer": judged.words,
+    "similarity": judged.similarity,
+    "mos": judged.naturalness,
+    "converted": judged.converted,
     "spectral": sound.spectral,
     "pitch": sound.pitch,
     "perceptual": sound.perceptual,
@@ -31,6 +35,9 @@ ALIASES = {
     "digits": "words",
     "speaker": "speakers",
     "conversions": "conversion",
+    "cer": "wer",
+    "dnsmos": "mos",
+    "naturalness": "mos",
     "mcd": "spectral",
     "lsd": "spectral",
     "f0": "pitch",
@@ -41,8 +48,10 @@ ALIASES = {
 }
 WITHOUT_VOICE = frozenset({"codes", "abx", "map", "probes"})  # told from codes alone, so of any speaker's
 PRIORS = ("prior", "say")
+BY_PANEL = ("wer", "similarity", "mos", "converted")  # of whole utterances, by judges of the extra `judges`: by name only
 
 
 def defaults(codec: Codec) -> list[str]:
     """What is measured where nothing is asked for by name: of a prior, only what it adds to its codec."""
-    return list(PRIORS) if codec.prior is not None else [name for name in MEASURES if name not in PRIORS]
+    others = [name for name in MEASURES if name not in (*PRIORS, *BY_PANEL)]
+    return list(PRIORS) if codec.prior is not None else others

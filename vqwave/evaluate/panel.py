@@ -10,15 +10,15 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqwave.audio import Wave
 from vqwave.errors import Note
-from vqwave.evaluate.material import Stage, Undefined, silent
 from vqwave.evaluate.result import Better, Figure, Result
+from vqwave.evaluate.stages import Stage, Undefined, silent
 from vqwave.metrics import pitch, recognition
 from vqwave.metrics.bootstrap import bootstrap, ratio
 from vqwave.metrics.naturalness import Scorer, dnsmos
@@ -35,6 +35,7 @@ WHAT = {
     "griffin-lim": "Griffin-Lim of the recordings' frames",
     "frames": "Griffin-Lim of the decoder's own frames",
 }
+BY_ENCODER = "cosine by Resemblyzer's encoder"
 DECODERS = ("model", "student")
 
 
@@ -65,7 +66,8 @@ class Panel:
     resamples: int = 1000
     stage: Stage = silent
     whisper: str = WHISPER
-    warned: set[str] = field(default_factory=set)
+    _warned: set[str] = field(default_factory=set)
+    _judged: dict[tuple[str, int], tuple[Wave, Any]] = field(default_factory=dict)
 
     @cached_property
     def recogniser(self) -> Recogniser:
@@ -83,36 +85,33 @@ class Panel:
     def contour(self) -> pitch.Tracker:
         return _there(pitch.tracker(self.sample_rate))
 
-    def word_errors(self, texts: Sequence[str]) -> Sums:
-        """Sums of `recognition.error_sums` against `texts`."""
+    def said(self, column: str, waves: Sequence[Wave]) -> list[str]:
+        """The words of each waveform."""
         transcribe = self.recogniser.transcribe
-
-        def sums(column: str, waves: Sequence[Wave]) -> Values:
-            name = f"{column}: recognising words"
-            said = self.each(name, waves, lambda wave: transcribe(wave, self.sample_rate))
-            return recognition.error_sums(texts, said)
-
-        return sums
+        return self._each(column, "words", waves, lambda wave: transcribe(wave, self.sample_rate))
 
     def voices(self, column: str, waves: Sequence[Wave]) -> list[Embedding]:
-        """The embedding of each waveform."""
+        """The embedding of each waveform, (256,)."""
         encoder = self.encoder
-        return self.each(f"{column}: voices", waves, lambda wave: encoder.embed(wave, self.sample_rate))
+        return self._each(column, "voices", waves, lambda wave: encoder.embed(wave, self.sample_rate))
 
-    def scores(self, column: str, waves: Sequence[Wave]) -> Values:
-        """DNSMOS and 1 of each waveform, (N, 2)."""
+    def scores(self, column: str, waves: Sequence[Wave]) -> list[float]:
+        """DNSMOS of each waveform."""
         scorer = self.dnsmos
-        found = self.each(f"{column}: naturalness", waves, lambda wave: scorer(wave, self.sample_rate))
-        return with_ones(found)
+        return self._each(column, "naturalness", waves, lambda wave: scorer(wave, self.sample_rate))
 
-    def each(self, name: str, items: Sequence[Wave], judge: Callable[[Wave], T]) -> list[T]:
-        """What `judge` makes of each waveform, as a stage."""
-        found = []
-        with self.stage(name, len(items), "utterances") as advance:
-            for item in items:
-                found.append(judge(item))
+    def contours(self, column: str, waves: Sequence[Wave]) -> list[pitch.Contour]:
+        """F0 and voicing of each waveform."""
+        return self._each(column, "pitch", waves, self.contour)
+
+    def _each(self, column: str, kind: str, waves: Sequence[Wave], judge: Callable[[Wave], T]) -> list[T]:
+        """What `judge` makes of each waveform, once for one that is judged again."""
+        new = {id(wave): wave for wave in waves if (kind, id(wave)) not in self._judged}
+        with self.stage(f"{column}: {kind}", len(new), "utterances") as advance:
+            for place, wave in new.items():
+                self._judged[kind, place] = (wave, judge(wave))  # the waveform is kept, so that its id stays its own
                 advance(1)
-        return found
+        return [self._judged[kind, id(wave)][1] for wave in waves]
 
     def words(
         self,
@@ -130,30 +129,45 @@ class Panel:
             Measure(f"{key}.words", f"{title}word error rate", "%", "lower", wer, 100),
             Measure(f"{key}.characters", f"{title}character error rate", "%", "lower", cer, 100),
         )
-        note = f"by {self.recogniser.name}"
-        self.table(result, columns, measures, self.word_errors(texts), note=note, clusters=clusters)
+
+        def sums(column: str, waves: Sequence[Wave]) -> Values:
+            return recognition.error_sums(texts, self.said(column, waves))
+
+        note = f"by {self.recogniser.name}"  # raises where there is none, before anything is made
+        self.table(result, columns, measures, sums, note=note, clusters=clusters)
 
     def similarity(
-        self,
-        result: Result,
-        columns: Columns,
-        voices: Sequence[Embedding],
-        known: Mapping[str, Sequence[Embedding]] | None = None,
+        self, result: Result, columns: Columns, voices: Sequence[Embedding], others: Sequence[Embedding] = ()
     ) -> None:
-        """Cosine of each waveform's embedding and the voice that it should be in; `known`: embeddings by column, where at hand."""
+        """Cosine of each waveform's embedding and the voice that it should be in; the floor's, and another voice."""
+        _ = self.encoder
         measure = Measure("similarity.voice", "similarity to the speaker's voice", "", "higher", ratio)
 
         def sums(column: str, waves: Sequence[Wave]) -> Values:
-            own = (known or {}).get(column) or self.voices(column, waves)
-            return with_ones([a @ b for a, b in zip(own, voices, strict=True)])
+            wanted = others if column == "floor" else voices
+            return with_ones([a @ b for a, b in zip(self.voices(column, waves), wanted, strict=True)])
 
-        self.table(result, columns, (measure,), sums, note="cosine by Resemblyzer's encoder")
+        self.table(result, columns, (measure,), sums, note=BY_ENCODER)
 
-    def naturalness(self, result: Result, columns: Columns) -> None:
+    def naturalness(
+        self,
+        result: Result,
+        columns: Columns,
+        *,
+        key: str = "mos.overall",
+        title: str = "",
+        clusters: Sequence[int] | None = None,
+    ) -> None:
         """Mean DNSMOS."""
-        _ = self.dnsmos  # raises where there is none, before anything is made
-        measure = Measure("mos.overall", "predicted naturalness (DNSMOS, 1 to 5)", "", "higher", ratio)
-        self.table(result, columns, (measure,), self.scores)
+        _ = self.dnsmos
+        measure = Measure(key, f"{title}predicted naturalness (DNSMOS, 1 to 5)", "", "higher", ratio)
+        self.table(
+            result,
+            columns,
+            (measure,),
+            lambda column, waves: with_ones(self.scores(column, waves)),
+            clusters=clusters,
+        )
 
     def table(
         self,
@@ -164,15 +178,19 @@ class Panel:
         *,
         note: str = "",
         clusters: Sequence[int] | None = None,
+        what: Mapping[str, str] = WHAT,
     ) -> None:
-        """Rows of figures, column by column. `clusters`: of each waveform; those of one are drawn together."""
+        """Rows of figures, column by column.
+
+        `clusters`: of each waveform; those of one are drawn together. `what`: of what a column's figures are.
+        """
         figures: dict[str, dict[str, Figure | None]] = {measure.key: {} for measure in measures}
         for column, make in columns.items():
             total = clustered(sums(column, make()), clusters)
             for measure in measures:
                 row = figures[measure.key]
                 estimate = bootstrap(total, measure.figure, resamples=self.resamples)
-                row[column] = Figure.of(estimate, WHAT.get(column, ""), measure.scale)
+                row[column] = Figure.of(estimate, what.get(column, ""), measure.scale)
                 worse = losses(measure, row)
                 notes = "; ".join(filter(None, [note, *worse]))
                 result.add(measure.key, measure.title, measure.unit, measure.better, row, notes)
@@ -181,8 +199,8 @@ class Panel:
     def warn(self, title: str, lines: Sequence[str]) -> None:
         """Each line is said once."""
         for line in lines:
-            if (text := f"{title}: {line}") not in self.warned:
-                self.warned.add(text)
+            if (text := f"{title}: {line}") not in self._warned:
+                self._warned.add(text)
                 warnings.warn(text, Note, stacklevel=3)
 
 

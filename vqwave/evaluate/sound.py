@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqwave.audio import Wave
+from vqwave.evaluate import panel as judges
+from vqwave.evaluate.judged import copies
 from vqwave.evaluate.material import ONE, Material
 from vqwave.evaluate.result import Figure, Result, Track
-from vqwave.metrics.bootstrap import bootstrap, mean
+from vqwave.metrics.bootstrap import mean
 from vqwave.metrics.perceptual import Measure, defined, pesq_measure, stoi_measure
-from vqwave.metrics.pitch import STEP, Tracker, f0_correlation, f0_error, melody_sums, tracker, voicing_error
+from vqwave.metrics.pitch import STEP, contour_sums, speaker_centres
 from vqwave.metrics.spectral import log_spectral_distance, mel_cepstral_distortion
 
 Values = NDArray[np.float64]
@@ -26,12 +28,14 @@ def _copies(material: Material, result: Result) -> dict[str, list[Wave]]:
     """
     material.need(material.copies, "the model says nothing again: it hears no codes and no frames")
     copies = {"ceiling": material.mu_law} | {system: material.reconstructed(system) for system in material.systems}
-    if not material.has_codes:
-        return copies
-    if not material.several:
+    return copies | ({"floor": material.shuffled("model")} if _has_floor(material, result) else {})
+
+
+def _has_floor(material: Material, result: Result) -> bool:
+    """Whether codes can be shuffled; where there is no second utterance, the result says so."""
+    if material.has_codes and not material.several:
         result.skipped[f"floor ({WHAT['floor']})"] = ONE
-        return copies
-    return copies | {"floor": material.shuffled("model")}
+    return material.has_codes and material.several
 
 
 WHAT = {"ceiling": "8-bit mu-law copy", "floor": "decoded from shuffled codes"}
@@ -61,49 +65,28 @@ def spectral(material: Material, result: Result) -> None:
 
 
 def pitch(material: Material, result: Result) -> None:
-    """F0 error, correlation and voicing error, frame by frame; the pitch tracks of some utterances."""
-    contour = tracker(material.rate)
-    if isinstance(contour, str):
-        result.skipped["F0"] = contour
-        return
-    copies = _copies(material, result)
-    with material.stage("pitch", len(material.waves) * (1 + len(copies)), "utterances") as advance:
-        centres = _centres(material, contour, advance)
-        sums: dict[str, Values] = {}
-        for column, waves in copies.items():
-            parts = []
-            for recording, copy, centre in zip(material.waves, waves, centres, strict=True):
-                parts.append(melody_sums(contour, recording, copy, centre))
-                advance(1)
-            sums[column] = np.stack(parts)
-    for key, title, unit, better, figure, scale in (
-        ("pitch.f0_error", "F0 error (RMS)", "semitones", "lower", f0_error, 1.0),
-        ("pitch.correlation", "F0 correlation", "", "higher", f0_correlation, 1.0),
-        ("pitch.voicing", "voicing error", "% of frames", "lower", voicing_error, 100.0),
-    ):
-        figures = {
-            column: Figure.of(bootstrap(parts, figure, resamples=material.settings.resamples), WHAT.get(column, ""), scale)
-            for column, parts in sums.items()
-        }
-        result.add(key, title, unit, better, figures)
+    """F0 error, correlation and voicing error, frame by frame, with Griffin-Lim beside; some utterances' pitch tracks."""
+    panel = material.panel
+    _ = panel.contour  # raises where there is none, before anything is made
+    columns = {name: make for name, make in copies(material).items() if name != "ceiling"}
+    columns = {"ceiling": columns.pop("mu-law"), **columns}  # for F0 a copy is the ceiling
+    if _has_floor(material, result):
+        columns["floor"] = lambda: material.shuffled("model")
+    recorded = panel.contours("recordings", material.waves)
+    centres = speaker_centres(recorded, material.label("speaker"))
+
+    def sums(column: str, waves: Sequence[Wave]) -> Values:
+        made = panel.contours(column, waves)
+        return np.stack([contour_sums(*each) for each in zip(recorded, made, centres, strict=True)])
+
+    panel.table(result, columns, judges.MELODY, sums, what=judges.WHAT | WHAT)
     for i in range(0, len(material.rows), max(1, len(material.rows) // TRACKS)):
-        sources = {"recording": material.waves[i]} | {name: copies[name][i] for name in material.systems}
+        sources = {"recording": material.waves} | {name: material.reconstructed(name) for name in material.systems}
         curves = {}
-        for name, wave in sources.items():
-            log_f0, voiced = contour(wave)
+        for name, waves in sources.items():
+            log_f0, voiced = panel.contours(name, [waves[i]])[0]
             curves[name] = np.where(voiced, 100 * np.exp(log_f0), 0.0).round(1).tolist()
         result.tracks.append(Track(material.corpus.utterances[material.rows[i]].id, STEP, curves))
-
-
-def _centres(material: Material, contour: Tracker, advance: Callable[[float], object]) -> list[float]:
-    """The mean log F0 of each utterance's speaker, over the recordings that are measured."""
-    sums: dict[str | None, tuple[float, int]] = {}
-    for row, wave in zip(material.rows, material.waves, strict=True):
-        log_f0, voiced = contour(wave)
-        total, frames = sums.get(material.corpus.utterances[row].speaker, (0.0, 0))
-        sums[material.corpus.utterances[row].speaker] = (total + float(log_f0[voiced].sum()), frames + int(voiced.sum()))
-        advance(1)
-    return [total / max(1, frames) for total, frames in (sums[material.corpus.utterances[row].speaker] for row in material.rows)]
 
 
 def perceptual(material: Material, result: Result) -> None:

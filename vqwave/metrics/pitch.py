@@ -44,22 +44,27 @@ def tracker(sample_rate: int) -> Tracker | str:
 
 
 def melody_sums(contour: Tracker, recording: Wave, copy: Wave, centre: float = 0.0) -> Sums:
+    """`contour_sums` of two waveforms."""
+    return contour_sums(contour(recording), contour(copy), centre)
+
+
+def contour_sums(recording: Contour, copy: Contour, centre: float = 0.0) -> Sums:
     """What an utterance adds to the sums (PARTS,) that `f0_error`, `f0_correlation` and `voicing_error` are made of.
 
-    Frames are compared as they lie, so both must be in step. `centre`, ln(F0 / 100 Hz), is the speaker's own: with it a
-    correlation tells of melodies, and not of high and low voices.
+    Frames are compared as they lie, so both must be in step; the longer is cut. `centre`, ln(F0 / 100 Hz), is the
+    speaker's own: with it a correlation is one of melodies, and not of high and low voices.
     """
-    (a, heard), (b, said) = contour(recording), contour(copy)
+    frames = min(len(recording[1]), len(copy[1]))
+    (a, heard), (b, said) = ((log_f0[:frames], voiced[:frames]) for log_f0, voiced in (recording, copy))
     both = heard & said
     x, y = a[both] - centre, b[both] - centre
-    return np.array([len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y, len(heard), (heard != said).sum()], np.float64)
+    return np.array([len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y, frames, (heard != said).sum()], np.float64)
 
 
-def speaker_centres(contour: Tracker, recordings: Sequence[Wave], speakers: Sequence[str | None]) -> list[float]:
+def speaker_centres(contours: Sequence[Contour], speakers: Sequence[str | None]) -> list[float]:
     """For each recording the mean of ln(F0 / 100 Hz) over the voiced frames of all recordings of its speaker."""
     sums: dict[str | None, tuple[float, int]] = {}
-    for wave, speaker in zip(recordings, speakers, strict=True):
-        log_f0, voiced = contour(wave)
+    for (log_f0, voiced), speaker in zip(contours, speakers, strict=True):
         total, frames = sums.get(speaker, (0.0, 0))
         sums[speaker] = (total + float(log_f0[voiced].sum()), frames + int(voiced.sum()))
     return [total / max(1, frames) for total, frames in (sums[speaker] for speaker in speakers)]

@@ -23,6 +23,14 @@ RATE = 16000
 WHISPER = "tiny.en"
 WEIGHTS = "model.bin"
 CARRIED = {"tiny.en": "sha256=Glr64GpNuRyXXJqdeL5cwRDuTqAirVfVVJLkVQ6Tayo"}  # of model.bin, as wheels record it
+LOOPING = 2.4  # of text to its compressed bytes: above it Whisper repeats itself (its own threshold)
+DECODING = {
+    "language": "en",
+    "beam_size": 5,
+    "temperature": 0.0,  # the default falls back to random draws
+    "condition_on_previous_text": False,
+    "without_timestamps": True,
+}
 ErrorSums = NDArray[np.float64]  # (N, 4): word edits, words, character edits, characters
 
 
@@ -36,6 +44,9 @@ class Recogniser:
 
 def recogniser(weights: str = WHISPER) -> Recogniser | str:
     """A Whisper model on the CPU, in float32, English, five beams, temperature 0; or why there is none.
+
+    A text that repeats itself, as on speech that cannot be understood, is decoded again without repeated
+    trigrams, where Whisper would draw at random: the same waveform always has the same text.
 
     `weights`: a folder in CTranslate2's format, or a name of the hub such as "tiny.en". A name is looked up in the hub's
     local cache, then among installed packages that carry weights, and downloaded last. Raises `BadInput` for a folder
@@ -53,14 +64,10 @@ def recogniser(weights: str = WHISPER) -> Recogniser | str:
     model = WhisperModel(str(folder), device="cpu", compute_type="float32", cpu_threads=threads)
 
     def transcribe(wave: Wave, sample_rate: int) -> str:
-        segments, _ = model.transcribe(
-            resample(wave, sample_rate, RATE),
-            language="en",
-            beam_size=5,
-            temperature=0.0,  # the default falls back to random draws
-            condition_on_previous_text=False,
-            without_timestamps=True,
-        )
+        wave = resample(wave, sample_rate, RATE)
+        segments = list(model.transcribe(wave, **DECODING)[0])
+        if any(segment.compression_ratio > LOOPING for segment in segments):
+            segments = list(model.transcribe(wave, no_repeat_ngram_size=3, **DECODING)[0])
         return " ".join(segment.text.strip() for segment in segments)
 
     return Recogniser(f"Whisper {Path(weights).name}", transcribe)
