@@ -134,7 +134,8 @@ class MelBands(nn.Module):
             raise BadInput(f"{found}: expected (batch, samples) with a multiple of {self.hop} samples")
         with torch.autocast(wave.device.type, enabled=False):
             magnitude = self.spectrum(wave.to(torch.promote_types(wave.dtype, torch.float32))).abs()
-            return self.filters.to(magnitude.dtype) @ (magnitude if self.power == 1 else magnitude.square())
+            bands = magnitude if self.power == 1 else magnitude.square()
+            return self.filters.to(bands.dtype) @ bands
 
     @property
     def before(self) -> int:

@@ -21,13 +21,17 @@ WHOLE = 3600.0  # seconds: longer than any utterance
 
 
 def add(add: Add) -> None:
-    evaluate = add("evaluate", evaluate_anything, "Measure a model on held-out recordings, beside ceilings and floors.")
+    about = "Measure a model on held-out recordings, beside ceilings and floors."
+    evaluate = add("evaluate", evaluate_anything, about)
     evaluate.add_argument("model", nargs="?", help="run folder, model folder or name")
-    evaluate.add_argument("--data", type=Path, metavar="CORPUS", help="folder that `vqwave prepare` wrote")
-    folders = evaluate.add_argument_group("without a model", "copies of recordings by anything, paired by file name")
+    prepared = "folder that `vqwave prepare` wrote"
+    evaluate.add_argument("--data", type=Path, metavar="CORPUS", help=prepared)
+    paired = "copies of recordings by anything, paired by file name"
+    folders = evaluate.add_argument_group("without a model", paired)
     folders.add_argument("--recordings", type=Path, metavar="DIR", help="folder of recordings")
     folders.add_argument("--copies", type=Path, metavar="DIR", help="folder of their copies")
-    texts = "texts: .csv (path, text, speaker), .jsonl, or lines of name and text (default: a manifest beside the recordings)"
+    kinds = ".csv (path, text, speaker), .jsonl, or lines of name and text"
+    texts = f"{kinds} (default: a manifest beside the recordings)"
     folders.add_argument("--transcripts", type=Path, metavar="FILE", help=texts)
     evaluate.add_argument("--split", default="test", help="train, valid or test (default %(default)s)")
     evaluate.add_argument("--student", metavar="MODEL2", help="the model's distilled decoder, measured beside it")
@@ -38,12 +42,13 @@ def add(add: Add) -> None:
         dest="only",
         default="",
         metavar="NAME,...",
-        help="measures by name; wer, similarity, mos and converted only so (default: all others that apply)",
+        help="measures by name (default: all that apply but wer, similarity, mos, converted)",
     )
-    weights = "weights that recognise words: a name, or a folder in CTranslate2's format (default %(default)s)"
+    weights = "recogniser: a name, or a folder in CTranslate2's format (default %(default)s)"
     evaluate.add_argument("--whisper", default="tiny.en", metavar="NAME", help=weights)
     evaluate.add_argument("--limit", type=int, metavar="N", help="utterances at most, spread over the split")
-    evaluate.add_argument("--speakers", default="", metavar="NAME,...", help="only these, as sources and as targets")
+    only = "only these, as sources and as targets"
+    evaluate.add_argument("--speakers", default="", metavar="NAME,...", help=only)
     cut = "longer utterances are cut (default: 4; with wer, similarity, mos or converted none is)"
     evaluate.add_argument("--seconds", type=float, help=cut)
     evaluate.add_argument("--targets", type=int, default=6, help="voices to convert to, at most (default %(default)s)")
@@ -85,7 +90,8 @@ def evaluate_anything(arguments: argparse.Namespace) -> None:
         raise BadInput(f"{missing}: not given, expected both --recordings and --copies")
     if not folders and (arguments.model is None or arguments.data is None):
         missing = "MODEL" if arguments.model is None else "--data"
-        raise BadInput(f"{missing}: not given, expected MODEL and --data, or --recordings and --copies")
+        expected = "MODEL and --data, or --recordings and --copies"
+        raise BadInput(f"{missing}: not given, expected {expected}")
     (evaluate_copies if folders else evaluate_model)(arguments)
 
 
@@ -111,7 +117,7 @@ def parts_of(names: str) -> tuple[str, ...]:
 
 
 def seconds_of(arguments: argparse.Namespace) -> float:
-    """After how many seconds utterances are cut: none is whose words are measured, or nearly none."""
+    """After how many seconds utterances are cut; those whose words are measured are whole."""
     from vqwave.evaluate import Settings, chosen
     from vqwave.evaluate.measures import BY_PANEL
 
@@ -122,7 +128,7 @@ def seconds_of(arguments: argparse.Namespace) -> float:
 
 
 def written_to(path: Path | None) -> Result:
-    """A result that is written to a file with each figure, so that an interrupted evaluation leaves what it measured."""
+    """A result that is written to a file with each figure, so that none is lost on interruption."""
     from vqwave.checkpoint import write_text
     from vqwave.evaluate.result import Result
 

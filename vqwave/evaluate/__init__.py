@@ -43,8 +43,8 @@ def evaluate(
     """Measure a model (and its student) on a split of a prepared corpus.
 
     Without `settings.only`, all that makes sense for the kind of model. What a model or corpus does not allow is in
-    `Result.skipped`, with the reason. `result`: into which figures are put as they come. Raises `BadInput` for a model,
-    a corpus or names that cannot be used.
+    `Result.skipped`, with the reason. `result`: into which figures are put as they come.
+    Raises `BadInput` for a model, a corpus or names that cannot be used.
     """
     names = chosen(settings.only)
     recordings, codec = Corpus.open(corpus), Codec.load(model, device)

@@ -1,6 +1,7 @@
-"""Griffin-Lim of spectral frames: of the recordings' own, and of those that a decoder is conditioned on.
+"""Griffin-Lim of spectral frames: of the recordings', and of those a decoder is conditioned on.
 
-The first says what frames of this kind carry, the second what a decoder adds to its own frames, or loses.
+The first says what frames of this kind carry, the second what a decoder adds to its own frames, or
+loses.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ def usual_frames(sample_rate: int) -> LogMel:
     """64 mel bands (40 below 16 kHz) each 10 ms."""
     hop_ms = 1000 * round(sample_rate / 100) / sample_rate
     bands = 64 if sample_rate >= 16000 else 40
-    return LogMelSpec(bands=bands, hop_ms=hop_ms, fmax=min(7600.0, sample_rate / 2)).build(sample_rate)
+    return LogMelSpec(bands=bands, hop_ms=hop_ms, fmax=min(7600.0, sample_rate / 2)).build(
+        sample_rate
+    )
 
 
 def frontend_of(material: Material) -> Frontend | None:
-    """Whence the decoder's frames come: a VQ-VAE's readout, a vocoder's front end; None where these are no log-mel frames."""
+    """The front end of the decoder's log-mel frames, a readout's or a vocoder's, or None."""
     model = material.codec.model
     readout = getattr(model, "readout", None)
     frontend = material.codec.decoder.frontend if readout is None else readout.frontend
@@ -49,32 +52,34 @@ def true_frames(material: Material) -> list[Wave]:
     def make() -> list[Wave]:
         frontend = frontend_of(material)
         features = usual_frames(material.rate) if frontend is None else frontend.features.cpu()
-        with material.stage("Griffin-Lim of true frames", len(material.rows), "utterances") as advance:
+        with material.stage(
+            "Griffin-Lim of true frames", len(material.rows), "utterances"
+        ) as advance:
             return again(material.waves, features, advance)
 
     return material.once("griffin-lim", "true frames", make)
 
 
-def own_frames(material: Material) -> list[Wave] | None:
-    """Griffin-Lim of the frames that the decoder is conditioned on; a vocoder's are the true ones. None: it has none."""
-    if frontend_of(material) is None:
-        return None
+def own_frames(material: Material) -> list[Wave]:
+    """Griffin-Lim of the decoder's own frames; a vocoder's are the true ones."""
     if not material.has_codes:
         return true_frames(material)
-    return material.once("griffin-lim", "own frames", lambda: _predicted(material, range(len(material.rows)), material.rows))
+    return material.once(
+        "griffin-lim",
+        "own frames",
+        lambda: _predicted(material, range(len(material.rows)), material.rows),
+    )
 
 
-def converted_frames(material: Material) -> list[Wave] | None:
-    """The same of the frames of conversions, in the order of `Material.pairs`; None: the model predicts none."""
-    if frontend_of(material) is None or not material.has_codes:
-        return None
+def converted_frames(material: Material) -> list[Wave]:
+    """The same of conversions, in the order of `Material.pairs`."""
     places, voices = [i for i, _ in material.pairs], material.pair_rows
     return material.once("griffin-lim", "conversions", lambda: _predicted(material, places, voices))
 
 
 @torch.inference_mode()
 def _predicted(material: Material, places: Sequence[int], voices: Sequence[int]) -> list[Wave]:
-    """Griffin-Lim of what the readout predicts from the codes of utterances `places` in the voices of rows `voices`."""
+    """Griffin-Lim of predicted frames: codes of utterances `places`, voices of rows `voices`."""
     codec, frontend, made = material.codec, frontend_of(material), []
     features = frontend.features
     with material.stage("Griffin-Lim of predicted frames", len(places), "utterances") as advance:

@@ -46,11 +46,12 @@ class Pair:
 
 
 def pairs(recordings: Path, copies: Path, transcripts: Path | None = None) -> list[Pair]:
-    """Copies with their recordings: of the same name below the folder, else of the same file name anywhere in it.
+    """Copies with their recordings: of the same place below the folder, else the same file name.
 
-    Suffixes may differ. Texts and speakers are those of `transcripts` (see `read_transcripts`) or of a manifest in the
-    folder of recordings. Recordings without a copy are left out. Raises `BadInput` for a copy without a recording, for
-    file names that occur twice, and for folders without sound files.
+    Suffixes may differ. Texts and speakers are those of `transcripts` (see `read_transcripts`) or
+    of a manifest in the folder of recordings. Recordings without a copy are left out. Raises
+    `BadInput` for a copy without a recording, for file names that occur twice, and for folders
+    without sound files.
     """
     there, made = _sounds(recordings), _sounds(copies)
     known = read_transcripts(transcripts) if transcripts is not None else _manifest_of(recordings)
@@ -61,7 +62,9 @@ def pairs(recordings: Path, copies: Path, transcripts: Path | None = None) -> li
     for name, copy in made.items():
         choices = [name] if name in there else stems.get(Path(name).name, [])
         if len(choices) != 1:
-            what = "no recording of this name" if not choices else f"recordings {', '.join(choices)}"
+            what = (
+                "no recording of this name" if not choices else f"recordings {', '.join(choices)}"
+            )
             raise BadInput(f"{copy}: {what} in {recordings}, expected one{nearest(name, there)}")
         own = choices[0]
         said = known.get(own) or known.get(Path(own).name) or Said()
@@ -69,7 +72,9 @@ def pairs(recordings: Path, copies: Path, transcripts: Path | None = None) -> li
     if len({pair.name for pair in found}) < len(found):
         raise BadInput(f"{copies}: several copies of one recording, expected one each")
     if missing := len(there) - len(found):
-        warnings.warn(f"{missing} of {len(there)} recordings have no copy in {copies}", Note, stacklevel=2)
+        warnings.warn(
+            f"{missing} of {len(there)} recordings have no copy in {copies}", Note, stacklevel=2
+        )
     return sorted(found, key=lambda pair: pair.name)
 
 
@@ -94,19 +99,25 @@ def _manifest_of(folder: Path) -> dict[str, Said]:
     if not any((folder / name).is_file() for name in MANIFESTS):
         return {}
     path = find_manifest(folder)
-    return _by_name((str(r.path.relative_to(folder)), r.text, r.speaker) for r in read_manifest(path) if not r.start)
+    return _by_name(
+        (str(r.path.relative_to(folder)), r.text, r.speaker)
+        for r in read_manifest(path)
+        if not r.start
+    )
 
 
 def read_transcripts(path: Path) -> dict[str, Said]:
-    """Texts (and speakers) by a file's place without suffix, and by its file name where that is unique.
+    """Texts (and speakers) by place without suffix, and by file name where that is unique.
 
-    A .csv has the columns path and text, and may have speaker; a .jsonl is a manifest; any other text file has a name
-    and its text on each line, as LibriSpeech's .trans.txt. Raises `BadInput`.
+    A .csv has the columns path and text, and may have speaker; a .jsonl is a manifest; any other
+    text file has a name and its text on each line, as LibriSpeech's .trans.txt. Raises `BadInput`.
     """
     if not path.is_file():
         raise BadInput(f"{path}: no such file, expected transcripts")
     if path.suffix.lower() == ".jsonl":
-        rows = ((str(r.path.relative_to(path.parent)), r.text, r.speaker) for r in read_manifest(path))
+        rows = (
+            (str(r.path.relative_to(path.parent)), r.text, r.speaker) for r in read_manifest(path)
+        )
         return _by_name(rows)
     if path.suffix.lower() == ".csv":
         return _by_name(_csv(path))
@@ -117,7 +128,9 @@ def read_transcripts(path: Path) -> dict[str, Said]:
 def _csv(path: Path) -> Iterable[tuple[str, str, str]]:
     for number, row in read_table(path):
         if not row.get("path") or "text" not in row:
-            raise BadInput(f"{path}, line {number}: expected the columns path and text, found {', '.join(row)}")
+            raise BadInput(
+                f"{path}, line {number}: expected the columns path and text, found {', '.join(row)}"
+            )
         yield row["path"], row["text"], row.get("speaker", "")
 
 
@@ -154,7 +167,9 @@ class Folders:
 
     @cached_property
     def mu_law(self) -> list[Wave]:
-        return [mu_law_decode(mu_law_encode(torch.from_numpy(wave))).numpy() for wave in self.recordings]
+        return [
+            mu_law_decode(mu_law_encode(torch.from_numpy(wave))).numpy() for wave in self.recordings
+        ]
 
     @cached_property
     def griffin_lim(self) -> list[Wave]:
@@ -172,7 +187,8 @@ class Folders:
         }
         places = range(len(self.pairs)) if kept is None else kept
         return {
-            column: lambda name=name: [getattr(self, name)[i] for i in places] for column, name in names.items()
+            column: lambda name=name: [getattr(self, name)[i] for i in places]
+            for column, name in names.items()
         }
 
     def _read(self, name: str, paths: Sequence[Path]) -> list[Wave]:
@@ -196,10 +212,12 @@ def evaluate_folders(
     stage: Stage = silent,
     result: Result | None = None,
 ) -> Result:
-    """Copies beside their recordings, by the judges of `only` (default: all of `MEASURES`). Raises `BadInput`."""
+    """Copies beside their recordings, by the judges `only` (default: `MEASURES`), or `BadInput`."""
     for name in only:
         if name not in MEASURES:
-            raise BadInput(f"measure {name!r}: expected of {', '.join(MEASURES)}, which need no model")
+            raise BadInput(
+                f"measure {name!r}: expected of {', '.join(MEASURES)}, which need no model"
+            )
     folders = Folders(pairs(recordings, copies, transcripts), stage)
     result = Result() if result is None else result
     seconds = sum(map(len, folders.recordings)) / folders.sample_rate
@@ -228,12 +246,14 @@ def evaluate_folders(
 def _words(folders: Folders, panel: Panel, result: Result) -> None:
     kept = [i for i, pair in enumerate(folders.pairs) if pair.said.text]
     if not kept:
-        raise Undefined("there are no texts: expected --transcripts, or a manifest beside the recordings")
+        raise Undefined(
+            "there are no texts: expected --transcripts, or a manifest beside the recordings"
+        )
     panel.words(result, folders.columns(kept), [folders.pairs[i].said.text for i in kept])
 
 
 def _similarity(folders: Folders, panel: Panel, result: Result) -> None:
-    """To the speaker's other recordings; to the recording itself where speakers are unknown or have one alone."""
+    """To the speaker's other recordings; to the recording itself where there are none."""
     own = panel.voices("ceiling", folders.recordings)
     speakers = [pair.said.speaker for pair in folders.pairs]
     others: list[list[Embedding]] = [

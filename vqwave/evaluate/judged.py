@@ -1,4 +1,4 @@
-"""Words, voices and naturalness by judges that were trained elsewhere, of reconstructions and conversions.
+"""Words, voices and naturalness of reconstructions and conversions, by judges trained elsewhere.
 
 Whole utterances only: the text of one that was cut is not what is left of it.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from vqwave.audio import Wave
-from vqwave.evaluate.baselines import converted_frames, own_frames, true_frames
+from vqwave.evaluate.baselines import converted_frames, frontend_of, own_frames, true_frames
 from vqwave.evaluate.material import Material
 from vqwave.evaluate.panel import BY_ENCODER, Columns, Measure, Values
 from vqwave.evaluate.result import Result
@@ -23,16 +23,18 @@ SEMITONE = np.log(2) / 12
 
 
 def copies(material: Material) -> dict[str, Callable[[], Sequence[Wave]]]:
-    """The table's columns: recordings, copies of them, Griffin-Lim of frames, what the model makes of each utterance."""
+    """Columns: recordings, copies of them, Griffin-Lim of frames, what the model makes of each."""
     material.need(material.copies, "the model makes no copies: it takes neither codes nor frames")
     columns: dict[str, Callable[[], Sequence[Wave]]] = {
         "ceiling": lambda: material.waves,
         "mu-law": lambda: material.mu_law,
         "griffin-lim": lambda: true_frames(material),
     }
-    if (own := own_frames(material)) is not None:
-        columns["frames"] = lambda: own
-    return columns | {system: lambda system=system: material.reconstructed(system) for system in material.systems}
+    if frontend_of(material) is not None:
+        columns["frames"] = lambda: own_frames(material)
+    return columns | {
+        system: lambda system=system: material.reconstructed(system) for system in material.systems
+    }
 
 
 def of(places: Sequence[int], columns: Columns) -> Columns:
@@ -58,7 +60,7 @@ def words(material: Material, result: Result) -> None:
 
 
 def similarity(material: Material, result: Result) -> None:
-    """Similarity of reconstructions to their speakers' training recordings; floor: of recordings to another speaker's."""
+    """Similarity of reconstructions to their speakers' voices; floor: recordings, another voice."""
     voices, speakers = _voices(material), material.label("speaker")
     places = [i for i, name in enumerate(speakers) if name in voices]
     material.need(bool(places), "no speaker of the split has training recordings")
@@ -67,7 +69,9 @@ def similarity(material: Material, result: Result) -> None:
         columns["floor"] = lambda: material.waves
         names = sorted(voices)
         others = [voices[names[names.index(speakers[i]) - 1]] for i in places]
-    material.panel.similarity(result, of(places, columns), [voices[speakers[i]] for i in places], others)
+    material.panel.similarity(
+        result, of(places, columns), [voices[speakers[i]] for i in places], others
+    )
 
 
 def naturalness(material: Material, result: Result) -> None:
@@ -77,7 +81,7 @@ def naturalness(material: Material, result: Result) -> None:
 
 
 def converted(material: Material, result: Result) -> None:
-    """Conversions: WER, similarity to target and source, how often the target is nearer, median F0, DNSMOS."""
+    """Conversions: WER, similarity to target and source, the nearer one, median F0, DNSMOS."""
     material.need(material.has_codes, "the model has no codes to keep while the voice changes")
     material.need(material.hears_speakers, "the model is not conditioned on a speaker")
     material.need(bool(material.pairs), "fewer than two speakers have enough training speech")
@@ -94,13 +98,14 @@ def converted(material: Material, result: Result) -> None:
 
 
 def _conversions(material: Material) -> dict[str, Callable[[], Sequence[Wave]]]:
-    """Columns of one waveform a conversion: ceiling and floor are the recordings that are converted."""
+    """Columns of one waveform a conversion; the ceiling's are the recordings converted."""
     recordings = [i for i, _ in material.pairs]
     columns = dict(of(recordings, {"ceiling": lambda: material.waves}))
-    if (own := converted_frames(material)) is not None:
-        columns["frames"] = lambda: own
+    if frontend_of(material) is not None:
+        columns["frames"] = lambda: converted_frames(material)
     return columns | {
-        system: lambda system=system: [item.wave for item in material.converted(system)] for system in material.systems
+        system: lambda system=system: [item.wave for item in material.converted(system)]
+        for system in material.systems
     }
 
 
@@ -112,11 +117,13 @@ def _converted_words(material: Material, result: Result) -> None:
     kept = [sources[n] for n in places]
     texts = [material.corpus.utterances[material.rows[i]].text for i in kept]
     columns = of(places, _conversions(material))
-    material.panel.words(result, columns, texts, key="converted", title="conversions: ", clusters=kept)
+    material.panel.words(
+        result, columns, texts, key="converted", title="conversions: ", clusters=kept
+    )
 
 
 def _converted_voices(material: Material, result: Result) -> None:
-    """Ceiling: recordings, as if they were conversions from the other voice; floor: recordings that were not converted."""
+    """Ceiling: recordings, as if converted from the other voice; floor: not converted."""
     voices, speakers = _voices(material), material.label("speaker")
     places = [n for n, (i, _) in enumerate(material.pairs) if speakers[i] in voices]
     material.need(bool(places), "no speaker of the split has training recordings")
@@ -134,9 +141,13 @@ def _converted_voices(material: Material, result: Result) -> None:
         return lambda total: total[:, part] / total[:, 3]
 
     measures = (
-        Measure("converted.target", "conversions: similarity to the target", "", "higher", share(0)),
+        Measure(
+            "converted.target", "conversions: similarity to the target", "", "higher", share(0)
+        ),
         Measure("converted.source", "conversions: similarity to the source", "", "lower", share(1)),
-        Measure("converted.nearer", "conversions: nearer to the target", "%", "higher", share(2), 100),
+        Measure(
+            "converted.nearer", "conversions: nearer to the target", "%", "higher", share(2), 100
+        ),
     )
     columns = dict(of(places, _conversions(material)))
     columns["floor"] = columns["ceiling"]
@@ -144,9 +155,12 @@ def _converted_voices(material: Material, result: Result) -> None:
 
 
 def _converted_pitch(material: Material, result: Result) -> None:
-    """How far the median F0 of each conversion lies from that of the target's training recordings."""
+    """How far the median F0 of each conversion lies from that of the target's recordings."""
     panel, speakers = material.panel, material.label("speaker")
-    heights = {name: _median_f0(panel.contours("training", waves)) for name, waves in material.trained.items()}
+    heights = {
+        name: _median_f0(panel.contours("training", waves))
+        for name, waves in material.trained.items()
+    }
     places = [n for n, (i, _) in enumerate(material.pairs) if speakers[i] in heights]
     sources = [material.pairs[n][0] for n in places]
     from_ = np.array([heights[speakers[i]] for i in sources])
@@ -168,20 +182,27 @@ def _converted_naturalness(material: Material, result: Result) -> None:
     _ = material.panel.dnsmos
     sources = [i for i, _ in material.pairs]
     columns = _conversions(material)
-    material.panel.naturalness(result, columns, key="converted.mos", title="conversions: ", clusters=sources)
+    material.panel.naturalness(
+        result, columns, key="converted.mos", title="conversions: ", clusters=sources
+    )
 
 
 def _with_text(material: Material) -> list[int]:
     """Places of the utterances that have a text and were not cut."""
     utterances = [material.corpus.utterances[row] for row in material.rows]
     return [
-        i for i, (u, wave) in enumerate(zip(utterances, material.waves, strict=True)) if u.text and len(wave) == u.frames
+        i
+        for i, (u, wave) in enumerate(zip(utterances, material.waves, strict=True))
+        if u.text and len(wave) == u.frames
     ]
 
 
 def _voices(material: Material) -> dict[str, Embedding]:
     """The voice of each measured speaker and target that has training recordings."""
-    return {name: voice_of(material.panel.voices("training", waves)) for name, waves in material.trained.items()}
+    return {
+        name: voice_of(material.panel.voices("training", waves))
+        for name, waves in material.trained.items()
+    }
 
 
 def _median_f0(contours: Sequence[Contour]) -> float:

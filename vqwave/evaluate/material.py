@@ -43,7 +43,7 @@ class Settings:
     sampling: Sampling = field(default_factory=Sampling)
     batch: int = 32
     resamples: int = 1000
-    speakers: tuple[str, ...] = ()  # whose utterances are measured, and to whom voices are converted; none: all
+    speakers: tuple[str, ...] = ()  # of utterances and targets; none: all
     whisper: str = WHISPER  # weights that recognise words
     keep: Path | None = None  # folder for trained judges
 
@@ -130,7 +130,8 @@ class Material:
         ]
         if not rows and self.settings.speakers:
             names = ", ".join(self.settings.speakers)
-            raise BadInput(f"{self.corpus.folder}: no utterance of split {self.settings.split!r} by {names} that the model knows")
+            split = f"{self.corpus.folder}: no utterance of split {self.settings.split!r}"
+            raise BadInput(f"{split} by {names} that the model knows")
         if not rows:
             raise BadInput(
                 f"{self.corpus.folder}: no utterance of split {self.settings.split!r} has {', '.join(heard)} the model knows"
@@ -239,14 +240,15 @@ class Material:
             u = self.corpus.utterances[row]
             seconds[u.speaker] = seconds.get(u.speaker, 0.0) + u.frames / self.rate
             gender[u.speaker] = u.labels.get("gender", "")
-        known = [name for name in self.codec.speakers if seconds.get(name, 0.0) >= TARGET_SECONDS and self._asked_for(name)]
+        asked = filter(self._asked_for, self.codec.speakers)
+        known = [name for name in asked if seconds.get(name, 0.0) >= TARGET_SECONDS]
         queues = {g: sorted((n for n in known if gender[n] == g), key=lambda n: -seconds[n]) for g in sorted(set(gender.values()))}
         ranked = sorted((place, g, name) for g, names in queues.items() for place, name in enumerate(names))
         return sorted(name for _, _, name in ranked[: self.settings.targets])
 
     @cached_property
     def trained(self) -> dict[str, list[Wave]]:
-        """Whole training recordings of the measured speakers and of the targets, at most `VOICED_BY` of each."""
+        """Whole training recordings of measured speakers and targets, at most `VOICED_BY` each."""
         rows: dict[str, list[int]] = {}
         for row in self.corpus.of("train"):
             rows.setdefault(self.corpus.utterances[row].speaker, []).append(row)
@@ -273,8 +275,9 @@ class Material:
 
     @property
     def pair_rows(self) -> list[int]:
-        """For each conversion a training recording of its target, whose labels and vectors it is given."""
-        voice = {self.corpus.utterances[row].speaker: row for row in reversed(self.corpus.of("train"))}
+        """For each conversion the training recording whose labels and vectors it is given."""
+        rows = reversed(self.corpus.of("train"))
+        voice = {self.corpus.utterances[row].speaker: row for row in rows}
         return [voice[target] for _, target in self.pairs]
 
     def converted(self, system: str) -> list[Conversion]:
@@ -286,7 +289,8 @@ class Material:
             self.pair_rows,
             [self.rows[i] for i, _ in self.pairs],
         )
-        return [Conversion(i, target, wave) for (i, target), wave in zip(self.pairs, waves, strict=True)]
+        made = zip(self.pairs, waves, strict=True)
+        return [Conversion(i, target, wave) for (i, target), wave in made]
 
     def _decoded(
         self, system: str, name: str, coded: Sequence[Coded], voices: Sequence[int], texts: Sequence[int] | None = None
@@ -300,7 +304,8 @@ class Material:
         total = sum(coded[i].samples for i in order) / self.rate
         with self.stage(f"{system}: {name}", total, "s of speech") as advance:
             for chunk in chunks:
-                labels = [self.labels_of(voices[i], None if texts is None else texts[i]) for i in chunk]
+                said = [None if texts is None else texts[i] for i in chunk]
+                labels = [self.labels_of(voices[i], text) for i, text in zip(chunk, said, strict=True)]
                 vectors = [self.vectors_of(codec, voices[i]) for i in chunk]
                 items = [coded[i] if self.hears_speakers else coded[i].as_speaker(None) for i in chunk]
                 waves = codec.decode_many(

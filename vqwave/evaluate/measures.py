@@ -48,7 +48,7 @@ ALIASES = {
 }
 WITHOUT_VOICE = frozenset({"codes", "abx", "map", "probes"})  # told from codes alone, so of any speaker's
 PRIORS = ("prior", "say")
-BY_PANEL = ("wer", "similarity", "mos", "converted")  # of whole utterances, by judges of the extra `judges`: by name only
+BY_PANEL = ("wer", "similarity", "mos", "converted")  # of whole utterances; by name only
 
 
 def defaults(codec: Codec) -> list[str]:

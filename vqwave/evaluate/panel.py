@@ -1,7 +1,7 @@
-"""Judges of speech that were trained elsewhere, over the columns of a table: words, voices, naturalness, melody.
+"""Judges of speech, trained elsewhere, over a table's columns: words, voices, naturalness, F0.
 
-A column is a name and what makes its waveforms, one an utterance. Columns are made and judged one after another,
-and each figure is in the result as soon as it is known.
+A column is a name and what makes its waveforms, one an utterance. Columns are made and judged one
+after another, and each figure is in the result as soon as it is known.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from vqwave.metrics.speaker_similarity import Embedding, SpeakerEncoder, speaker
 T = TypeVar("T")
 Values = NDArray[np.float64]
 Columns = Mapping[str, Callable[[], Sequence[Wave]]]
-Sums = Callable[[str, Sequence[Wave]], Values]  # a column's name and waveforms -> what each adds, (N, S)
+Sums = Callable[
+    [str, Sequence[Wave]], Values
+]  # a column's name and waveforms -> what each adds, (N, S)
 WHAT = {
     "ceiling": "recordings",
     "mu-law": "8-bit mu-law copies",
@@ -41,7 +43,7 @@ DECODERS = ("model", "student")
 
 @dataclass(frozen=True)
 class Measure:
-    """A row of the table, made of sums over utterances; `scale`: from what `figure` gives to `unit`."""
+    """A row of the table, made of sums over utterances; `scale`: from `figure` to `unit`."""
 
     key: str
     title: str
@@ -60,7 +62,7 @@ MELODY = (
 
 @dataclass
 class Panel:
-    """The judges at a sample rate in Hz, each loaded when first asked for; `Undefined` where one is not installed."""
+    """The judges at a rate in Hz, loaded when first asked for; `Undefined` where not installed."""
 
     sample_rate: int
     resamples: int = 1000
@@ -93,7 +95,9 @@ class Panel:
     def voices(self, column: str, waves: Sequence[Wave]) -> list[Embedding]:
         """The embedding of each waveform, (256,)."""
         encoder = self.encoder
-        return self._each(column, "voices", waves, lambda wave: encoder.embed(wave, self.sample_rate))
+        return self._each(
+            column, "voices", waves, lambda wave: encoder.embed(wave, self.sample_rate)
+        )
 
     def scores(self, column: str, waves: Sequence[Wave]) -> list[float]:
         """DNSMOS of each waveform."""
@@ -104,12 +108,17 @@ class Panel:
         """F0 and voicing of each waveform."""
         return self._each(column, "pitch", waves, self.contour)
 
-    def _each(self, column: str, kind: str, waves: Sequence[Wave], judge: Callable[[Wave], T]) -> list[T]:
+    def _each(
+        self, column: str, kind: str, waves: Sequence[Wave], judge: Callable[[Wave], T]
+    ) -> list[T]:
         """What `judge` makes of each waveform, once for one that is judged again."""
         new = {id(wave): wave for wave in waves if (kind, id(wave)) not in self._judged}
         with self.stage(f"{column}: {kind}", len(new), "utterances") as advance:
             for place, wave in new.items():
-                self._judged[kind, place] = (wave, judge(wave))  # the waveform is kept, so that its id stays its own
+                self._judged[kind, place] = (
+                    wave,
+                    judge(wave),
+                )  # the waveform is kept, so that its id stays its own
                 advance(1)
         return [self._judged[kind, id(wave)][1] for wave in waves]
 
@@ -123,7 +132,7 @@ class Panel:
         title: str = "",
         clusters: Sequence[int] | None = None,
     ) -> None:
-        """Word and character error rates against `texts`, over the corpus: sums of edits over sums of words."""
+        """Word and character error rates against `texts`: sums of edits over sums of words."""
         wer, cer = recognition.word_error_rate, recognition.character_error_rate
         measures = (
             Measure(f"{key}.words", f"{title}word error rate", "%", "lower", wer, 100),
@@ -137,15 +146,23 @@ class Panel:
         self.table(result, columns, measures, sums, note=note, clusters=clusters)
 
     def similarity(
-        self, result: Result, columns: Columns, voices: Sequence[Embedding], others: Sequence[Embedding] = ()
+        self,
+        result: Result,
+        columns: Columns,
+        voices: Sequence[Embedding],
+        others: Sequence[Embedding] = (),
     ) -> None:
-        """Cosine of each waveform's embedding and the voice that it should be in; the floor's, and another voice."""
+        """Cosine of each waveform's embedding and its voice (`voices`; the floor's: `others`)."""
         _ = self.encoder
-        measure = Measure("similarity.voice", "similarity to the speaker's voice", "", "higher", ratio)
+        measure = Measure(
+            "similarity.voice", "similarity to the speaker's voice", "", "higher", ratio
+        )
 
         def sums(column: str, waves: Sequence[Wave]) -> Values:
             wanted = others if column == "floor" else voices
-            return with_ones([a @ b for a, b in zip(self.voices(column, waves), wanted, strict=True)])
+            return with_ones(
+                [a @ b for a, b in zip(self.voices(column, waves), wanted, strict=True)]
+            )
 
         self.table(result, columns, (measure,), sums, note=BY_ENCODER)
 
@@ -160,7 +177,9 @@ class Panel:
     ) -> None:
         """Mean DNSMOS."""
         _ = self.dnsmos
-        measure = Measure(key, f"{title}predicted naturalness (DNSMOS, 1 to 5)", "", "higher", ratio)
+        measure = Measure(
+            key, f"{title}predicted naturalness (DNSMOS, 1 to 5)", "", "higher", ratio
+        )
         self.table(
             result,
             columns,
@@ -182,7 +201,8 @@ class Panel:
     ) -> None:
         """Rows of figures, column by column.
 
-        `clusters`: of each waveform; those of one are drawn together. `what`: of what a column's figures are.
+        `clusters`: of each waveform; those of one are drawn together. `what`: of what a column's
+        figures are.
         """
         figures: dict[str, dict[str, Figure | None]] = {measure.key: {} for measure in measures}
         for column, make in columns.items():
@@ -205,7 +225,7 @@ class Panel:
 
 
 def losses(measure: Measure, figures: Mapping[str, Figure | None]) -> list[str]:
-    """A line for each decoder that is worse than Griffin-Lim of the frames that it is conditioned on."""
+    """A line for each decoder that is worse than Griffin-Lim of its own frames."""
     beside = figures.get("frames")
     if beside is None or beside.value is None:
         return []

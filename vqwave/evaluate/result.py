@@ -93,7 +93,7 @@ def nothing(result: Result) -> None:
 
 @dataclass
 class Result:
-    """Gathers what the measures yield; `changed` is called after each figure, so that none is lost when a run is stopped."""
+    """Gathers what the measures yield; `changed` is called after each figure, e.g. to write it."""
 
     about: dict[str, Any] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
@@ -112,8 +112,10 @@ class Result:
         figures: dict[str, Figure | None],
         note: str = "",
     ) -> None:
-        """A row, in place of one of the same key; columns that are None are left out, and the group is what stands before the
-        dot in `key`."""
+        """A row, in place of one of the same key; columns that are None are left out.
+
+        The group is what stands before the dot in `key`.
+        """
         there = {name: figure for name in COLUMNS if (figure := figures.get(name)) is not None}
         row = Row(key, key.split(".")[0], measure, unit, better, there, note)
         place = next((i for i, other in enumerate(self.rows) if other.key == key), len(self.rows))

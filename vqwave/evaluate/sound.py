@@ -65,7 +65,7 @@ def spectral(material: Material, result: Result) -> None:
 
 
 def pitch(material: Material, result: Result) -> None:
-    """F0 error, correlation and voicing error, frame by frame, with Griffin-Lim beside; some utterances' pitch tracks."""
+    """F0 error, correlation and voicing error, frame by frame; some utterances' pitch tracks."""
     panel = material.panel
     _ = panel.contour  # raises where there is none, before anything is made
     columns = {name: make for name, make in copies(material).items() if name != "ceiling"}
@@ -81,7 +81,8 @@ def pitch(material: Material, result: Result) -> None:
 
     panel.table(result, columns, judges.MELODY, sums, what=judges.WHAT | WHAT)
     for i in range(0, len(material.rows), max(1, len(material.rows) // TRACKS)):
-        sources = {"recording": material.waves} | {name: material.reconstructed(name) for name in material.systems}
+        made = {name: material.reconstructed(name) for name in material.systems}
+        sources = {"recording": material.waves} | made
         curves = {}
         for name, waves in sources.items():
             log_f0, voiced = panel.contours(name, [waves[i]])[0]

@@ -31,8 +31,9 @@ def griffin_lim(
 
     .. math:: c_n = P(t_{n-1}), \quad t_n = c_n + \alpha (c_n - c_{n-1})
 
-    where P takes the phases of the spectrum of the waveform nearest to t, and keeps the magnitudes. Phases begin at
-    random, by `seed`; momentum 0 is the algorithm of 1984, whose spectral convergence never rises.
+    where P takes the phases of the spectrum of the waveform nearest to t, and keeps the magnitudes.
+    Phases begin at random, by `seed`; momentum 0 is the algorithm of 1984, whose spectral
+    convergence never rises.
 
     Reference: Griffin and Lim, 1984; Perraudin et al., 2013, "A fast Griffin-Lim algorithm".
     """
@@ -52,11 +53,12 @@ def griffin_lim(
 
 
 def linear_magnitudes(mel_magnitude: Tensor, mel: MelBands, updates: int = UPDATES) -> Tensor:
-    r"""Mel magnitudes (B, M, F) -> magnitudes of FFT bins (B, K, F), none negative, whose mel magnitudes they nearly are.
+    r"""Mel magnitudes (B, M, F) -> magnitudes of FFT bins (B, K, F), none negative, that fit.
 
     .. math:: S \leftarrow S \odot A^T Y / A^T A S
 
-    from S in proportion to each bin's bands; each update lowers |Y - A S|. Bins that no band holds are zero.
+    from S in proportion to each bin's bands; each update lowers |Y - A S|. Bins that no band holds
+    are zero.
 
     Reference: Lee and Seung, 2001, "Algorithms for non-negative matrix factorization".
     """
@@ -69,7 +71,7 @@ def linear_magnitudes(mel_magnitude: Tensor, mel: MelBands, updates: int = UPDAT
 
 
 def overlap_add(spectrum: Tensor, mel: MelBands) -> Tensor:
-    """Spectrum (B, K, F) -> waveform (B, F hop) whose spectrum is nearest in squares: inverts `MelBands.spectrum`."""
+    """Spectrum (B, K, F) -> nearest waveform (B, F hop); inverts `MelBands.spectrum`."""
     frames, pad = spectrum.shape[-1], mel.fft - mel.window.numel()
     window = F.pad(mel.window.to(spectrum.real.dtype), (pad // 2, pad - pad // 2))
     pieces = torch.fft.irfft(spectrum.mT, mel.fft) * window  # (B, F, fft)
@@ -79,7 +81,7 @@ def overlap_add(spectrum: Tensor, mel: MelBands) -> Tensor:
 
 
 def _added(pieces: Tensor, hop: int) -> Tensor:
-    """Pieces (B, F, N), each `hop` samples after the last -> their sum (B, at least (F - 1) hop + N)."""
+    """Pieces (B, F, N), each `hop` samples after the last -> their sum (B, >= (F - 1) hop + N)."""
     B, frames, size = pieces.shape
     parts = -(-size // hop)
     pieces = F.pad(pieces, (0, parts * hop - size)).unflatten(2, (parts, hop))

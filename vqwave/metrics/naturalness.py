@@ -1,8 +1,9 @@
-"""Predicted mean opinion scores: DNSMOS (P.835, overall), a network that was trained elsewhere on listeners' ratings.
+"""Predicted mean opinion scores: DNSMOS (P.835, overall), trained elsewhere on ratings.
 
 Of the package speechmos only the weights are read (ONNX), so that librosa is not loaded.
 
-Reference: Reddy et al., 2022, "DNSMOS P.835: A Non-Intrusive Perceptual Objective Speech Quality Metric". arXiv:2110.01763
+Reference: Reddy et al., 2022, "DNSMOS P.835: A Non-Intrusive Perceptual Objective Speech Quality
+Metric". arXiv:2110.01763
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from vqwave.audio import Wave, resample
 
 RATE = 16000
 SECONDS = 9.01  # of what the network takes at once
-OVERALL = (-0.06766283, 1.11546468, 0.04602535)  # from its output to the scale of opinions, highest power first
+OVERALL = (
+    -0.06766283,
+    1.11546468,
+    0.04602535,
+)  # from its output to the scale of opinions, highest power first
 Scorer = Callable[[Wave, int], float]
 
 
 def dnsmos() -> Scorer | str:
-    """A function from a waveform (T,) at a rate in Hz to its overall score, about 1 to 5; or why there is none."""
+    """From a waveform (T,) at a rate in Hz to its overall score, about 1 to 5; or why not."""
     if importlib.util.find_spec("onnxruntime") is None:
         return "the package onnxruntime is not installed: pip install 'vqwave[judges]'"
     found = importlib.util.find_spec("speechmos")
@@ -36,14 +41,17 @@ def dnsmos() -> Scorer | str:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def score(wave: Wave, sample_rate: int) -> float:
-        batches = (session.run(None, {"input_1": window[None]})[0] for window in windows(resample(wave, sample_rate, RATE)))
+        batches = (
+            session.run(None, {"input_1": window[None]})[0]
+            for window in windows(resample(wave, sample_rate, RATE))
+        )
         return float(np.mean([np.polyval(OVERALL, float(output[0, 2])) for output in batches]))
 
     return score
 
 
 def windows(wave: Wave) -> list[Wave]:
-    """Stretches of 9.01 s each second of a recording at 16 kHz; one that is shorter is repeated until it fills one.
+    """9.01 s from each second of a recording at 16 kHz; a shorter one is repeated to fill it.
 
     >>> [len(window) for window in windows(np.zeros(11 * RATE, np.float32))]
     [144160, 144160]

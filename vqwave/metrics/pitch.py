@@ -51,18 +51,20 @@ def melody_sums(contour: Tracker, recording: Wave, copy: Wave, centre: float = 0
 def contour_sums(recording: Contour, copy: Contour, centre: float = 0.0) -> Sums:
     """What an utterance adds to the sums (PARTS,) that `f0_error`, `f0_correlation` and `voicing_error` are made of.
 
-    Frames are compared as they lie, so both must be in step; the longer is cut. `centre`, ln(F0 / 100 Hz), is the
-    speaker's own: with it a correlation is one of melodies, and not of high and low voices.
+    Frames are compared as they lie, so both must be in step; the longer is cut. `centre`,
+    ln(F0 / 100 Hz), is the speaker's own: with it a correlation is one of melodies, and not of high
+    and low voices.
     """
     frames = min(len(recording[1]), len(copy[1]))
-    (a, heard), (b, said) = ((log_f0[:frames], voiced[:frames]) for log_f0, voiced in (recording, copy))
-    both = heard & said
+    (a, voiced), (b, there) = ((part[:frames] for part in contour) for contour in (recording, copy))
+    both = voiced & there
     x, y = a[both] - centre, b[both] - centre
-    return np.array([len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y, frames, (heard != said).sum()], np.float64)
+    moments = [len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y]
+    return np.array([*moments, frames, (voiced != there).sum()], np.float64)
 
 
 def speaker_centres(contours: Sequence[Contour], speakers: Sequence[str | None]) -> list[float]:
-    """For each recording the mean of ln(F0 / 100 Hz) over the voiced frames of all recordings of its speaker."""
+    """For each recording its speaker's mean ln(F0 / 100 Hz), over the voiced frames of all."""
     sums: dict[str | None, tuple[float, int]] = {}
     for (log_f0, voiced), speaker in zip(contours, speakers, strict=True):
         total, frames = sums.get(speaker, (0.0, 0))

@@ -1,6 +1,7 @@
-"""Word and character error rates by a recogniser that was trained elsewhere: Whisper through faster-whisper and jiwer.
+"""Word and character error rates by Whisper, through faster-whisper and jiwer.
 
-Reference: Radford et al., 2022, "Robust Speech Recognition via Large-Scale Weak Supervision". arXiv:2212.04356
+Reference: Radford et al., 2022, "Robust Speech Recognition via Large-Scale Weak Supervision".
+arXiv:2212.04356
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from vqwave.metrics.transcripts import normalise
 RATE = 16000
 WHISPER = "tiny.en"
 WEIGHTS = "model.bin"
-CARRIED = {"tiny.en": "sha256=Glr64GpNuRyXXJqdeL5cwRDuTqAirVfVVJLkVQ6Tayo"}  # of model.bin, as wheels record it
-LOOPING = 2.4  # of text to its compressed bytes: above it Whisper repeats itself (its own threshold)
+# of model.bin, as wheels record it
+CARRIED = {"tiny.en": "sha256=Glr64GpNuRyXXJqdeL5cwRDuTqAirVfVVJLkVQ6Tayo"}
+LOOPING = 2.4  # ratio of a text to its compressed bytes above which it repeats itself (Whisper's)
 DECODING = {
     "language": "en",
     "beam_size": 5,
@@ -36,21 +38,22 @@ ErrorSums = NDArray[np.float64]  # (N, 4): word edits, words, character edits, c
 
 @dataclass(frozen=True)
 class Recogniser:
-    """`transcribe`: a waveform (T,) at a rate in Hz -> its text; `name` says which weights are used."""
+    """`transcribe`: a waveform (T,) at a rate in Hz -> its text; `name`: which weights are used."""
 
     name: str
     transcribe: Callable[[Wave, int], str]
 
 
 def recogniser(weights: str = WHISPER) -> Recogniser | str:
-    """A Whisper model on the CPU, in float32, English, five beams, temperature 0; or why there is none.
+    """A Whisper model (CPU, float32, English, five beams, temperature 0), or why there is none.
 
-    A text that repeats itself, as on speech that cannot be understood, is decoded again without repeated
-    trigrams, where Whisper would draw at random: the same waveform always has the same text.
+    A text that repeats itself, as on speech that cannot be understood, is decoded again without
+    repeated trigrams, where Whisper would draw at random: the same waveform always has the same
+    text.
 
-    `weights`: a folder in CTranslate2's format, or a name of the hub such as "tiny.en". A name is looked up in the hub's
-    local cache, then among installed packages that carry weights, and downloaded last. Raises `BadInput` for a folder
-    without weights.
+    `weights`: a folder in CTranslate2's format, or a name of the hub such as "tiny.en". A name is
+    looked up in the hub's local cache, then among installed packages that carry weights, and
+    downloaded last. Raises `BadInput` for a folder without weights.
     """
     for package in ("faster_whisper", "jiwer"):
         if importlib.util.find_spec(package) is None:
@@ -74,7 +77,7 @@ def recogniser(weights: str = WHISPER) -> Recogniser | str:
 
 
 def whisper_folder(weights: str) -> Path | str:
-    """The folder that holds a Whisper model's weights, or why none could be had. Raises `BadInput`."""
+    """The folder with a Whisper model's weights, or why there is none. Raises `BadInput`."""
     given = Path(weights)
     if given.is_dir():
         if not (given / WEIGHTS).is_file():
@@ -85,7 +88,9 @@ def whisper_folder(weights: str) -> Path | str:
 
     if weights not in available_models() and len(given.parts) != 2:
         known = ", ".join(available_models())
-        raise BadInput(f"{weights!r}: no such folder or Whisper model, expected a folder or one of {known}")
+        raise BadInput(
+            f"{weights!r}: no such folder or Whisper model, expected a folder or one of {known}"
+        )
     reason = ""
     for local in (True, False):
         try:
@@ -98,12 +103,16 @@ def whisper_folder(weights: str) -> Path | str:
 
 
 def _carried(name: str) -> Path | None:
-    """The folder of an installed package that holds exactly these weights, by the hash that was recorded with it."""
+    """The folder of an installed package that holds exactly these weights, by recorded hash."""
     if name not in CARRIED:
         return None
     for distribution in importlib.metadata.distributions():
         for file in distribution.files or ():
-            if file.name == WEIGHTS and file.hash is not None and f"{file.hash.mode}={file.hash.value}" == CARRIED[name]:
+            if (
+                file.name == WEIGHTS
+                and file.hash is not None
+                and f"{file.hash.mode}={file.hash.value}" == CARRIED[name]
+            ):
                 return Path(str(file.locate())).parent
     return None
 
@@ -111,17 +120,22 @@ def _carried(name: str) -> Path | None:
 def error_sums(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorSums:
     """(N, 4): word edits, words, character edits, characters of each pair, after `normalise`.
 
-    Sums of these over utterances give corpus rates: `word_error_rate`, `character_error_rate`. Characters include the
-    spaces between words. Raises `BadInput` for a reference without a word.
+    Sums of these over utterances give corpus rates: `word_error_rate`, `character_error_rate`.
+    Characters include the spaces between words. Raises `BadInput` for a reference without a word.
     """
     import jiwer
 
     rows = []
-    for reference, hypothesis in zip(map(normalise, references), map(normalise, hypotheses), strict=True):
+    for reference, hypothesis in zip(
+        map(normalise, references), map(normalise, hypotheses), strict=True
+    ):
         if not reference:
             raise BadInput("a reference transcript holds no word, expected one")
         row: list[int] = []
-        for found in (jiwer.process_words(reference, hypothesis), jiwer.process_characters(reference, hypothesis)):
+        for found in (
+            jiwer.process_words(reference, hypothesis),
+            jiwer.process_characters(reference, hypothesis),
+        ):
             lost = found.substitutions + found.deletions
             row += [lost + found.insertions, lost + found.hits]
         rows.append(row)

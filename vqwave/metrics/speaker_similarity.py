@@ -1,11 +1,11 @@
-"""How alike two voices are: cosine of their embeddings by Resemblyzer's encoder, which was trained elsewhere on thousands of
-speakers (GE2E).
+"""How alike two voices are: cosine of embeddings by Resemblyzer's encoder (GE2E).
 
-Of the package only the weights are read: its front end (40 mel powers of 25 ms each 10 ms at 16 kHz) is written out here, so that
-neither librosa nor webrtcvad is loaded. Silences are not cut out, as that package does before; levels below -30 dBFS are raised to
-it, as there.
+Of the package only the weights are read: its front end (40 mel powers of 25 ms each 10 ms at 16
+kHz) is written out here, so that neither librosa nor webrtcvad is loaded. Silences are not cut out,
+as that package does before; levels below -30 dBFS are raised to it, as there.
 
-Reference: Wan et al., 2018, "Generalized End-to-End Loss for Speaker Verification". arXiv:1710.10467
+Reference: Wan et al., 2018, "Generalized End-to-End Loss for Speaker Verification".
+arXiv:1710.10467
 """
 
 from __future__ import annotations
@@ -56,14 +56,18 @@ class SpeakerEncoder(nn.Module):
         starts = window_starts(len(wave))
         x = torch.from_numpy(np.pad(wave, (0, max(0, (starts[-1] + WINDOW) * HOP - len(wave)))))
         hann = torch.hann_window(FFT)
-        power = torch.stft(x, FFT, HOP, window=hann, pad_mode="constant", return_complex=True).abs().square()
+        power = (
+            torch.stft(x, FFT, HOP, window=hann, pad_mode="constant", return_complex=True)
+            .abs()
+            .square()
+        )
         mel = (self.filters @ power).T  # (F, 40)
         parts = self(torch.stack([mel[start : start + WINDOW] for start in starts]))
         return unit(parts.double().mean(0).numpy())
 
 
 def window_starts(samples: int) -> list[int]:
-    """The first frames of the windows over a recording; the last is left out where less than three quarters are filled."""
+    """First frames of the windows over a recording; a last one less than 3/4 full is left out."""
     frames = math.ceil((samples + 1) / HOP)
     starts = list(range(0, max(1, frames - WINDOW + STEP + 1), STEP))
     if len(starts) > 1 and (samples / HOP - starts[-1]) / WINDOW < COVERED:
@@ -72,7 +76,7 @@ def window_starts(samples: int) -> list[int]:
 
 
 def speaker_encoder(weights: str | Path | None = None) -> SpeakerEncoder | str:
-    """The encoder with the weights of the installed package (or of a file `pretrained.pt`), or why there is none."""
+    """The encoder with the installed package's weights (or those of a file), or why not."""
     if weights is None:
         found = importlib.util.find_spec("resemblyzer")
         if found is None or not found.submodule_search_locations:
@@ -80,7 +84,9 @@ def speaker_encoder(weights: str | Path | None = None) -> SpeakerEncoder | str:
         weights = Path(next(iter(found.submodule_search_locations))) / "pretrained.pt"
     state = torch.load(weights, map_location="cpu", weights_only=True)["model_state"]
     encoder = SpeakerEncoder()
-    encoder.load_state_dict({name: value for name, value in state.items() if name.startswith(("lstm.", "linear."))})
+    encoder.load_state_dict(
+        {name: value for name, value in state.items() if name.startswith(("lstm.", "linear."))}
+    )
     return encoder.eval()
 
 

@@ -1,11 +1,13 @@
-"""Transcripts in one spelling, so that word errors are errors of words and not of how they are written.
+"""Transcripts in one spelling, so that word errors are errors of words and not of spelling.
 
 One rule, for references and hypotheses alike:
 
 1. Unicode is decomposed (NFKD) and accents are dropped; letters become lower case.
-2. Numbers are written as words: cardinals, ordinals ("3rd"), decimals ("2.5"), and four digits from 1100 to 1999 as
-   years are read ("eighteen sixty four"). "$5", "&" and "%" become "five dollars", "and" and "percent".
-3. "Mr.", "Mrs.", "Dr." and "St." are written out as mister, missus, doctor and saint, as LibriSpeech has them.
+2. Numbers are written as words: cardinals, ordinals ("3rd"), decimals ("2.5"), and four digits from
+   1100 to 1999 as years are read ("eighteen sixty four"). "$5", "&" and "%" become "five dollars",
+   "and" and "percent".
+3. "Mr.", "Mrs.", "Dr." and "St." are written out as mister, missus, doctor and saint, as
+   LibriSpeech has them.
 4. Apostrophes are removed ("don't" is "dont"), every other sign becomes a space, spaces are merged.
 """
 

@@ -13,13 +13,17 @@ from vqwave.report.figures import Line, chart, data_uri, number, strip
 from vqwave.report.run import Run
 
 WIDEST = 14  # columns of a matrix whose cells are written out; a wider one is drawn
-HEADINGS = {"mu-law": "8-bit μ-law"}
+HEADINGS = {"mu-law": "8-bit μ-law", "griffin-lim": "Griffin-Lim, true frames"}
 TITLES = {
     "nll": "Likelihood",
     "codes": "Codes",
     "words": "Words and speakers that a judge hears",
     "speakers": "Words and speakers that a judge hears",
     "conversion": "Conversion",
+    "wer": "Words, voice and naturalness by judges trained elsewhere",
+    "similarity": "Words, voice and naturalness by judges trained elsewhere",
+    "mos": "Words, voice and naturalness by judges trained elsewhere",
+    "converted": "Conversion, by judges trained elsewhere",
     "spectral": "Sound beside the recording",
     "pitch": "Sound beside the recording",
     "perceptual": "Sound beside the recording",
@@ -111,8 +115,10 @@ def _about(run: Run, found: Written) -> str:
 
 def _tables(name: str, group: Sequence[tuple[Run, Written]], several: bool) -> list[Measured]:
     """A table a theme; a column for the ceiling, for copies, for each model and student, for the floor."""
-    sources: list[tuple[str, Written | None, str]] = [("ceiling", None, "ceiling"), (HEADINGS["mu-law"], None, "mu-law")]
+    sources: list[tuple[str, Written | None, str]] = [("ceiling", None, "ceiling")]
+    sources += [(HEADINGS[column], None, column) for column in ("mu-law", "griffin-lim")]
     for run, found in group:
+        sources.append((f"Griffin-Lim, {run.name}'s frames", found, "frames"))
         sources.append((run.name, found, "model"))
         if found.student:
             sources.append((found.student, found, "student"))

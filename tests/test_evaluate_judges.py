@@ -1,0 +1,346 @@
+"""`vqwave evaluate` by judges trained elsewhere, which are made up here; two folders."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import vqwave
+from vqwave.audio import Wave, to_int16, write
+from vqwave.checkpoint import ModelCard, save_trained
+from vqwave.cli import main
+from vqwave.distributions import MixtureOfLogistics
+from vqwave.errors import BadInput, Note
+from vqwave.evaluate import Settings, evaluate, panel
+from vqwave.evaluate.baselines import own_frames, true_frames
+from vqwave.evaluate.folders import evaluate_folders, pairs, read_transcripts
+from vqwave.evaluate.material import Material
+from vqwave.evaluate.panel import Measure, Panel, clustered, losses, ratio
+from vqwave.evaluate.result import Figure, Result
+from vqwave.features import LogMelSpec
+from vqwave.metrics.recognition import Recogniser
+from vqwave.models import VQVAESpec, WaveNetSpec
+from vqwave.nn.condition import ConditionerSpec
+from vqwave.nn.encoders import FrameEncoderSpec
+from vqwave.nn.quantize import EMAQuantizerSpec
+from vqwave.nn.readout import ReadoutSpec
+from vqwave.nn.wavenet import StackSpec
+
+RATE = 8000
+PITCHES = {"high": 210, "low": 95}
+FEATURES = LogMelSpec(bands=16, fmax=4000.0)
+STACK = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)
+SPEC = VQVAESpec(
+    encoder=FrameEncoderSpec(features=FEATURES, channels=8, dim=4),
+    quantizer=EMAQuantizerSpec(size=8),
+    readout=ReadoutSpec(features=FEATURES, channels=8),
+    hears="frames",
+    decoder=WaveNetSpec(
+        head=MixtureOfLogistics(components=2),
+        network=STACK,
+        conditioner=ConditionerSpec(channels=4, labels=("speaker",)),
+    ),
+)
+SETTINGS = Settings(seconds=60.0, resamples=20)
+
+
+def buzz(pitch: float, seconds: float) -> Wave:
+    t = np.arange(round(RATE * seconds)) / RATE
+    tones = [np.cos(2 * np.pi * pitch * k * t) / k for k in range(1, 12)]
+    return (0.05 * sum(tones)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """corpus/ of two voices, a text an utterance, and vqvae/, untrained, with a readout."""
+    root = tmp_path_factory.mktemp("judges")
+    lines, waves, offset = [], [], 0
+    for speaker, pitch in PITCHES.items():
+        for take in range(5):
+            wave = buzz(pitch, 0.3)
+            row = {"id": f"{speaker}/{take}", "shard": 0, "offset": offset, "frames": len(wave)}
+            row |= {
+                "speaker": speaker,
+                "labels": {"speaker": speaker},
+                "text": f"take {speaker} {take}",
+            }
+            lines.append(json.dumps(row | {"split": "test" if take > 2 else "train"}))
+            offset += len(wave)
+            waves.append(wave)
+    folder = root / "corpus"
+    folder.mkdir()
+    (folder / "index.jsonl").write_text("\n".join(lines))
+    (folder / "shard-00000.i16").write_bytes(to_int16(np.concatenate(waves)).tobytes())
+    header = {"format": 1, "name": "buzz", "sample_rate": RATE, "splits": {}, "level_db": -23.0}
+    labels = {"speaker": list(PITCHES)}
+    (folder / "corpus.json").write_text(
+        json.dumps(header | {"labels": labels, "source": "made up"})
+    )
+    about = {"steps": 1, "seconds": 1.0, "corpus": "buzz", "seed": 0, "hop": 160, "bit_rate": 150.0}
+    card = ModelCard(sample_rate=RATE, labels=labels, spec=SPEC, about=about)
+    torch.manual_seed(0)
+    save_trained(root / "vqvae", card.build(), card)
+    return root
+
+
+class PitchEncoder:
+    """A voice is high or low."""
+
+    def embed(self, wave: Wave, sample_rate: int) -> np.ndarray:
+        spectrum = np.abs(np.fft.rfft(wave))
+        frequency = np.fft.rfftfreq(len(wave), 1 / sample_rate)
+        high = float(spectrum[frequency < 150].max() < spectrum[frequency >= 150].max())
+        return np.array([high, 1 - high])
+
+
+@pytest.fixture(autouse=True)
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A constant recogniser, an encoder that knows high from low, naturalness by level."""
+    constant = Recogniser("a constant", lambda wave, rate: "take high 3")
+    monkeypatch.setattr(panel, "recogniser", lambda weights: constant)
+    monkeypatch.setattr(panel, "speaker_encoder", PitchEncoder)
+    monkeypatch.setattr(panel, "dnsmos", lambda: lambda wave, rate: float(np.abs(wave).max()))
+    monkeypatch.setattr("vqwave.evaluate.material.TARGET_SECONDS", 0.5)
+
+
+def figures(result: Result) -> dict[str, dict[str, Figure]]:
+    return {row.key: row.figures for row in result.rows}
+
+
+def test_words_of_a_constant_recogniser(place: Path) -> None:
+    """Texts are take {high,low} {3,4}: of 12 words 4 are wrong, whatever is said."""
+    settings = replace(SETTINGS, only=("wer",))
+    with pytest.warns(Note, match="too few"):
+        found = figures(evaluate(place / "vqvae", place / "corpus", settings))
+    columns = {"ceiling", "mu-law", "griffin-lim", "frames", "model"}
+    assert set(found) == {"wer.words", "wer.characters"}
+    assert set(found["wer.words"]) == columns
+    for figure in found["wer.words"].values():
+        assert figure.value == pytest.approx(100 * 4 / 12)
+
+
+def test_similarity_to_training_recordings(place: Path) -> None:
+    with pytest.warns(Note):
+        row = figures(
+            evaluate(place / "vqvae", place / "corpus", replace(SETTINGS, only=("similarity",)))
+        )
+    ceiling, floor = (row["similarity.voice"][name] for name in ("ceiling", "floor"))
+    assert (ceiling.value, floor.value) == (1.0, 0.0)
+
+
+def test_cut_utterances_have_no_words(place: Path) -> None:
+    settings = replace(SETTINGS, only=("wer", "mos"), seconds=0.2)
+    with pytest.warns(Note):
+        result = evaluate(place / "vqvae", place / "corpus", settings)
+    assert result.skipped == {"wer": "no utterance that was read whole has a text"}
+    assert set(figures(result)) == {"mos.overall"}
+
+
+def test_conversions_beside_a_perfect_converter(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is a recording of the target: it is nearer always, and its F0 is the target's."""
+    pytest.importorskip("parselmouth", reason="F0 is Praat's: pip install 'vqwave[metrics]'")
+    recordings = {name: buzz(pitch, 0.3) for name, pitch in PITCHES.items()}
+
+    def decoded(self: Material, system: str, name: str, coded: list, *_: object) -> list[Wave]:
+        return [recordings[item.speaker].copy() for item in coded]
+
+    monkeypatch.setattr(Material, "_decoded", decoded)
+    with pytest.warns(Note):
+        found = figures(
+            evaluate(place / "vqvae", place / "corpus", replace(SETTINGS, only=("converted",)))
+        )
+    assert found["converted.target"]["model"].value == 1
+    assert found["converted.source"]["model"].value == 0
+    assert found["converted.nearer"]["model"].value == 100
+    assert found["converted.nearer"]["floor"].value == 0
+    assert found["converted.nearer"]["ceiling"].value == 100
+    assert found["converted.f0"]["model"].value < 0.1
+    assert found["converted.f0"]["floor"].value == pytest.approx(12 * np.log2(210 / 95), abs=0.2)
+    assert found["converted.words"]["model"].value == pytest.approx(100 * 4 / 12)
+    assert {"ceiling", "frames", "model"} <= set(found["converted.mos"])
+
+
+def test_only_some_speakers(place: Path) -> None:
+    codec, corpus = vqwave.load(place / "vqvae"), vqwave.evaluate.Corpus.open(place / "corpus")
+    material = Material(corpus, codec, None, replace(SETTINGS, speakers=("low",)))
+    assert set(material.label("speaker")) == {"low"}
+    assert material.targets == ["low"]
+    assert material.pairs == []
+    with pytest.raises(BadInput, match=r"no speaker 'lwo'.*low"):
+        Material(corpus, codec, None, replace(SETTINGS, speakers=("lwo",)))
+
+
+def test_own_frames_are_the_readouts(place: Path) -> None:
+    """Where every predicted frame is the same loud one, Griffin-Lim has that frame."""
+    codec, corpus = vqwave.load(place / "vqvae"), vqwave.evaluate.Corpus.open(place / "corpus")
+    torch.nn.init.zeros_(codec.model.readout.out.weight)
+    torch.nn.init.zeros_(codec.model.readout.out.bias)
+    codec.model.readout.frontend.standardise.mean.fill_(-1.5)
+    material = Material(corpus, codec, None, SETTINGS)
+    waves = own_frames(material)
+    assert [len(wave) for wave in waves] == [len(wave) for wave in material.waves]
+    features = codec.model.readout.frontend.features
+    frames = features(torch.from_numpy(waves[0])[None])[..., 2:-2]
+    assert float((frames + 1.5).abs().mean()) < 0.3
+    again = features(torch.from_numpy(true_frames(material)[0])[None])
+    true = features(torch.from_numpy(material.waves[0])[None])
+    assert float((again - true).abs().mean()) < 0.2
+
+
+def test_a_decoder_that_loses_to_its_own_frames_says_so() -> None:
+    better = Measure("x.y", "score", "%", "higher", ratio)
+    worse = replace(better, better="lower")
+    row = {"frames": Figure(2.0), "model": Figure(1.0), "student": Figure(3.0)}
+    assert losses(better, row) == [
+        "the model's decoder loses to Griffin-Lim of its own frames, 1 against 2 %"
+    ]
+    assert len(losses(worse, row)) == 1
+    assert "student" in losses(worse, row)[0]
+    assert not losses(better, {"model": Figure(1.0)})
+    result, judges = Result(), Panel(RATE, resamples=0)
+    columns = {"frames": lambda: [np.ones(1)], "model": lambda: [np.zeros(1)]}
+    with pytest.warns(Note, match="score: the model's decoder loses"):
+        judges.table(result, columns, (better,), lambda name, waves: np.array([[waves[0][0], 1.0]]))
+    assert "loses" in result.rows[0].note
+
+
+def test_each_waveform_is_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(panel, "dnsmos", lambda: lambda wave, rate: calls.append(len(wave)) or 1.0)
+    judges, wave = Panel(RATE), np.zeros(3, np.float32)
+    assert judges.scores("a", [wave, wave]) == [1.0, 1.0]
+    judges.scores("b", [wave, np.zeros(4, np.float32)])
+    assert calls == [3, 4]
+
+
+def test_clusters_are_summed() -> None:
+    sums = np.array([[1.0, 1.0], [0.0, 1.0], [5.0, 1.0]])
+    assert clustered(sums, [7, 7, 2]).tolist() == [[5, 1], [1, 2]]
+
+
+def test_what_was_measured_is_kept_when_it_is_stopped(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped as the model decodes: columns before it are on disk, missing ones named."""
+    out = tmp_path / "metrics.json"
+
+    def stopped(self: Material, system: str) -> list[Wave]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Material, "reconstructed", stopped)
+    command = ["evaluate", str(place / "vqvae"), "--data", str(place / "corpus"), "--quiet"]
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        main([*command, "--metrics", "codes,wer,mos", "--out", str(out)])
+    tree = json.loads(out.read_text())
+    rows = {row["key"]: row for row in tree["rows"]}
+    assert "codes.perplexity" in rows
+    assert set(rows["wer.words"]["figures"]) == {"ceiling", "mu-law", "griffin-lim", "frames"}
+    assert tree["pending"] == ["wer", "mos"]
+
+
+@pytest.mark.parametrize(
+    ("names", "seconds"), [("wer", 3600.0), ("codes", 4.0), ("codes,dnsmos", 3600.0)]
+)
+def test_utterances_whose_words_count_are_whole(
+    names: str, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    monkeypatch.setattr(
+        "vqwave.evaluate.evaluate",
+        lambda model, data, settings, **_: taken.append(settings) or Result(),
+    )
+    main(["evaluate", "x", "--data", "y", "--metrics", names])
+    main(["evaluate", "x", "--data", "y", "--only", names, "--seconds", "2", "--speakers", "a, b"])
+    assert [settings.seconds for settings in taken] == [seconds, 2.0]
+    assert taken[1].speakers == ("a", "b")
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """recordings/SPEAKER/N.flac with a manifest, copies/N.wav at another rate."""
+    recordings, copies = tmp_path / "recordings", tmp_path / "copies"
+    lines = ["path,speaker,text"]
+    for number, (speaker, pitch) in enumerate(2 * list(PITCHES.items())):
+        name = f"{speaker}/{number}.flac"
+        write(recordings / name, buzz(pitch, 0.4), RATE)
+        write(copies / f"{number}.wav", buzz(pitch, 0.4)[::2], RATE // 2)
+        lines.append(f"{name},{speaker},take high 3")
+    (recordings / "manifest.csv").write_text("\n".join(lines))
+    return recordings, copies
+
+
+def test_two_folders(folders: tuple[Path, Path]) -> None:
+    found = evaluate_folders(*folders, only=("wer", "similarity", "mos"), resamples=20)
+    rows = figures(found)
+    assert found.about["utterances"] == 4
+    assert found.about["sample_rate"] == RATE
+    assert set(rows["wer.words"]) == {"ceiling", "mu-law", "griffin-lim", "model"}
+    assert rows["wer.words"]["model"].value == 0
+    assert rows["similarity.voice"]["ceiling"].value == 1
+    assert rows["mos.overall"]["model"].value == pytest.approx(
+        rows["mos.overall"]["ceiling"].value, rel=0.2
+    )
+    assert found.pending == []
+
+
+def test_the_command_on_two_folders(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recordings, copies = map(str, folders)
+    command = ["evaluate", "--recordings", recordings, "--copies", copies, "--quiet"]
+    main([*command, "--metrics", "mos", "--out", str(tmp_path / "x.json")])
+    assert "DNSMOS" in capsys.readouterr().out
+    assert json.loads((tmp_path / "x.json").read_text())["kind"] == "copies"
+    for wrong, complaint in (
+        (["evaluate", "--recordings", recordings], "--copies: not given"),
+        (["evaluate", "fsdd"], "--data: not given"),
+        (["evaluate", "fsdd", *command[1:]], "need no model"),
+        ([*command, "--metrics", "abx"], "measure 'abx': expected of wer"),
+        ([*command, "--transcripts", str(tmp_path / "none.txt")], "no such file"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(wrong)
+        assert stopped.value.code == 2
+        error = capsys.readouterr().err
+        assert complaint in error
+        assert error.count("\n") == 1
+
+
+def test_pairs_by_name(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    recordings, copies = folders
+    found = pairs(recordings, copies)
+    assert (found[0].name, found[0].copy.name, found[0].said.speaker) == ("high/0", "0.wav", "high")
+    texts = tmp_path / "texts.txt"
+    texts.write_text("0 HELLO THERE\nlow/1 OTHER\n")
+    said = {pair.name: pair.said.text for pair in pairs(recordings, copies, texts)}
+    assert said == {"high/0": "HELLO THERE", "low/1": "OTHER", "high/2": "", "low/3": ""}
+    (copies / "2.wav").unlink()
+    with pytest.warns(Note, match="1 of 4 recordings have no copy"):
+        assert len(pairs(recordings, copies)) == 3
+    write(copies / "9.wav", buzz(100, 0.1), RATE)
+    with pytest.raises(BadInput, match=r"9\.wav: no recording of this name"):
+        pairs(recordings, copies)
+    write(recordings / "low/0.flac", buzz(100, 0.1), RATE)
+    (copies / "9.wav").unlink()
+    with pytest.raises(BadInput, match=r"0\.wav: recordings high/0, low/0"):
+        pairs(recordings, copies)
+
+
+def test_transcripts_of_each_kind(tmp_path: Path) -> None:
+    table = tmp_path / "x.csv"
+    table.write_text("path,text,speaker\na/b.flac,One two,me\n")
+    assert read_transcripts(table)["a/b"] == read_transcripts(table)["b"]
+    assert read_transcripts(table)["b"].speaker == "me"
+    table.write_text("file,words\na,b\n")
+    with pytest.raises(BadInput, match="line 2: expected the columns path and text"):
+        read_transcripts(table)
+    lines = tmp_path / "19-198.trans.txt"
+    lines.write_text("19-198-0000 NORTHANGER ABBEY\n")
+    assert read_transcripts(lines)["19-198-0000"].text == "NORTHANGER ABBEY"
