@@ -80,15 +80,18 @@ def converted_frames(material: Material) -> list[Wave]:
 @torch.inference_mode()
 def _predicted(material: Material, places: Sequence[int], voices: Sequence[int]) -> list[Wave]:
     """Griffin-Lim of predicted frames: codes of utterances `places`, voices of rows `voices`."""
-    codec, frontend, made = material.codec, frontend_of(material), []
-    features = frontend.features
+    codec, made = material.codec, []
+    model = codec.model
     with material.stage("Griffin-Lim of predicted frames", len(places), "utterances") as advance:
         for place, voice in zip(places, voices, strict=True):
             coded = material.coded[place]
             labels = material.labels_of(voice, material.rows[place])
-            told = codec.told(labels, material.vectors_of(codec, voice))
-            z = codec.model.quantizer.decode(coded.codes[None].to(codec.device))
-            log_mel = frontend.standardise.inverse(codec.model.readout(z, told))
-            made.append(griffin_lim(log_mel, features)[0, : coded.samples].cpu().numpy())
+            conditions = codec.told(labels, material.vectors_of(codec, voice))
+            codes = coded.codes[None].to(codec.device)
+            melody = None if coded.pitch is None else coded.pitch.codes[None].to(codec.device)
+            pitch = model.pitch(melody, conditions, codes.shape[-1])
+            predicted = model.readout(model.quantizer.decode(codes), conditions, pitch=pitch)
+            waves = griffin_lim(model.readout.log_mel(predicted), model.readout.spectrum)
+            made.append(waves[0, : coded.samples].cpu().numpy())
             advance(1)
     return made
