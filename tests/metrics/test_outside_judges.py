@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vqwave.audio import read
+from vqwave.audio import level_db, read
 from vqwave.metrics import naturalness, speaker_similarity
 from vqwave.metrics.naturalness import dnsmos, windows
 from vqwave.metrics.recognition import error_sums, recogniser
@@ -42,8 +42,10 @@ def test_an_embedding_is_a_unit_vector_at_any_level_and_rate() -> None:
     loud = encoder.embed(wave, RATE)
     assert np.linalg.norm(loud) == pytest.approx(1)
     assert (loud >= 0).all()
-    quiet, quieter = encoder.embed(1e-2 * wave, RATE), encoder.embed(1e-3 * wave, RATE)
-    np.testing.assert_allclose(quiet, quieter, atol=1e-5)  # raised to one level
+    lowest = wave * np.float32(10 ** ((-30 - level_db(wave)) / 20))
+    np.testing.assert_allclose(
+        encoder.embed(1e-3 * wave, RATE), encoder.embed(lowest, RATE), atol=1e-5
+    )
     assert encoder.embed(wave[:8000], 8000).shape == (256,)
     assert np.isfinite(encoder.embed(np.zeros(1000, np.float32), RATE)).all()
 
