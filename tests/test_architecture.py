@@ -13,7 +13,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "threads", "config", "sound_files", "audio", "pipes", "pitch_tracking", "features", "distributions"),
+    (
+        "errors",
+        "inputs",
+        "threads",
+        "torch_defaults",
+        "config",
+        "sound_files",
+        "audio",
+        "pipes",
+        "pitch_tracking",
+        "features",
+        "distributions",
+    ),
     ("data", "nn"),
     ("models", "losses"),
     ("decode", "codes", "encoding", "entropy", "prior", "metrics"),

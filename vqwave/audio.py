@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vqwave import inputs
 from vqwave.errors import BadInput
 from vqwave.sound_files import FOREIGN, WHY_FOREIGN, refuse_name
 
@@ -152,20 +153,22 @@ def rate_of(path: str | Path) -> int | None:
 
 
 def write(path: str | Path, wave: Wave | Tensor, sample_rate: int) -> None:
-    """Write (T,) as 16-bit PCM, WAV or FLAC by suffix, clipped to [-1, 1]. The file appears whole or not at all."""
+    """Write (T,) as 16-bit PCM, WAV or FLAC by suffix. The file appears whole or not at all.
+
+    Floating-point samples are clipped to [-1, 1]; int16 samples are written as they are (`inputs`).
+    """
     path = Path(path)
     kind = {".wav": "WAV", ".flac": "FLAC"}.get(path.suffix.lower())
     if kind is None:
         raise BadInput(f"{path}: cannot write {path.suffix or 'a file without suffix'!r}, expected .wav or .flac")
-    samples = np.asarray(wave.detach().cpu() if isinstance(wave, Tensor) else wave)
-    if samples.ndim != 1:
-        raise BadInput(f"{path}: a waveform has shape (T,), found {samples.shape}")
+    samples = inputs.mono(wave, str(path))
+    rate = inputs.sample_rate(sample_rate, f"{path}: sample_rate")
     if not np.isfinite(samples).all():
         raise BadInput(f"{path}: refusing to write NaN or infinite samples")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        soundfile.write(partial, to_int16(samples), sample_rate, format=kind, subtype="PCM_16")
+        soundfile.write(partial, to_int16(samples), rate, format=kind, subtype="PCM_16")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

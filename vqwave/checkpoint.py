@@ -29,6 +29,7 @@ from vqwave.config import build, spec, to_tree
 from vqwave.errors import BadInput
 from vqwave.models import Model, ModelSpec
 from vqwave.nn.ranks import by_main, tensors_of_main
+from vqwave.torch_defaults import own_defaults
 
 SHIPPED = Path(__file__).parent / "pretrained"
 STEP = "step-{:08d}"
@@ -205,6 +206,7 @@ def find_model(name: str | Path) -> Path:
     raise BadInput(f"{name}: no such model, expected a run folder or a model folder{known}")
 
 
+@own_defaults()
 def load_trained(name: str | Path, device: str | torch.device = "cpu") -> Loaded:
     """Build the model and read its weights; nothing is unpickled. The model is in evaluation mode."""
     if str(device).startswith("cuda") and not torch.cuda.is_available():

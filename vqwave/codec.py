@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vqwave import inputs
 from vqwave.audio import read
 from vqwave.checkpoint import Loaded, ModelCard, load_trained
 from vqwave.codes import Coded, Header
@@ -24,31 +25,23 @@ from vqwave.encoding import SOON, CodecNames, SpeechStream, encode_blocks, encod
 from vqwave.errors import BadInput, nearest
 from vqwave.metrics import likelihood
 from vqwave.models import VQVAE, Classifier, Model, PitchCodec, Prior, Student, WaveNet
-from vqwave.models.wavenet import WaveNetState
-from vqwave.nn.causal import shift_right
 from vqwave.nn.condition import join
 from vqwave.pipes import Recording
 from vqwave.prior import CodePrior
+from vqwave.torch_defaults import inference, own_defaults
 
 Progress = Callable[[int], object]
 Vectors = Mapping[str, Tensor | np.ndarray | Sequence[float]]  # given vectors by name, such as a speaker embedding
+Labels = Mapping[str, str | None]
 Given = Mapping[str, Any]  # frames by name: arrays (C, F), or phones as [[first sample, label], ...]
 DEFAULT = Sampling()
 LONG = 300.0  # seconds of a recording that are held in memory
-SCORED = 16384  # samples whose likelihood is computed at once
-
-
-@dataclass(frozen=True)
-class Score:
-    """Bits a sample of a recording costs, what `bits` are counted in, and how many samples there are."""
-
-    bits: float
-    unit: str
-    samples: int
 
 
 class Codec:
     """Encode, decode, convert, generate. Waveforms are float32 tensors (T,) in [-1, 1] at `sample_rate`.
+
+    What may be given as a recording, a rate or codes is said in `inputs`; else it is a BadInput.
 
     >>> model = Codec.load("runs/vqvae-fsdd")                         # doctest: +SKIP
     >>> coded = model.encode(wave, 16000)                             # doctest: +SKIP
@@ -60,12 +53,14 @@ class Codec:
         self.card = card
         self.sample_rate = card.sample_rate
         self.labels = card.labels
+        self.level_db: float = card.about.get("level_db", -23.0)
         self._names = CodecNames(self.model, getattr(getattr(card.spec, "codec", card.spec), "encoder", None), card.sample_rate)
         self.prior = None
         if isinstance(model, Prior):
             self.prior = CodePrior.of(model, self.fingerprint, card.sample_rate, card.labels, older=self._names.older)
 
     @classmethod
+    @own_defaults()
     def load(cls, name: str | Path, device: str = "cpu") -> Codec:
         """A run folder, a model folder, or the name of a shipped model. Raises BadInput."""
         loaded: Loaded = load_trained(name, device)
@@ -92,6 +87,11 @@ class Codec:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    def header(self, speaker: str | None = None, samples: int = 0) -> Header:
+        """What a file says of this model's codes of so many samples."""
+        q, hop, n = self._vqvae.quantizer, self.model.hop, -(-samples // self.model.hop)
+        return Header(self.sample_rate, hop, samples, q.size, self.fingerprint, q.books, n, speaker)
+
     @property
     def fingerprint(self) -> str:
         """Names the encoder and the codebook: a teacher and its student, which share them, read each other's codes."""
@@ -105,38 +105,40 @@ class Codec:
         return self.model
 
     def prepare(self, wave: Tensor | np.ndarray, sample_rate: int | None = None) -> Tensor:
-        """(T,) or (C, T) audio at any rate and level -> (T,) as the model was trained on: mono, no DC, its level."""
-        level = self.card.about.get("level_db", -23.0)
-        return torch.from_numpy(prepare(wave, sample_rate or self.sample_rate, self.sample_rate, level)).to(self.device)
+        """A recording -> (T,) as the model was trained on: at its rate and level, mono, no DC."""
+        source = self.sample_rate if sample_rate is None else sample_rate
+        x = prepare(wave, source, self.sample_rate, self.level_db)
+        return torch.from_numpy(x).to(self.device)
 
-    @torch.inference_mode()
+    @inference()
     def encode(self, wave: Tensor | np.ndarray, sample_rate: int | None = None, speaker: str | None = None) -> Coded:
-        """(T,) audio, at `sample_rate` if not the model's own -> codes (Q, F). `speaker` is noted beside them."""
-        model, x = self._vqvae, self.prepare(wave, sample_rate)
-        codes = self.codes_of(x)
-        return Coded(codes, self.sample_rate, model.hop, len(x), model.quantizer.size, self.fingerprint, speaker)
+        """A recording, at the model's rate or `sample_rate` -> codes (Q, F), `speaker` noted."""
+        x = self.prepare(wave, sample_rate)
+        return self.header(speaker, len(x)).with_codes(self.codes_of(x))
 
-    @torch.inference_mode()
+    @inference()
     def codes_of(self, wave: Tensor) -> Tensor:
         """A recording (T,) that is prepared already, as a corpus holds it -> its codes (Q, F) on the CPU; in blocks, if long."""
-        return encode_blocks(self._vqvae, wave, self.sample_rate)
+        x = torch.from_numpy(inputs.mono(wave)).to(self.device)
+        return encode_blocks(self._vqvae, x, self.sample_rate)
 
     def encode_file(self, path: str | Path, speaker: str | None = None) -> Coded:
         """As `encode`, of a sound file; one of more than a few minutes is read in pieces, so that memory does not grow with it."""
-        recording, model = Recording.open(path), self._vqvae
+        recording = Recording.open(path)
         if recording.seconds <= LONG:
             return self.encode(*read(path), speaker)
-        codes, samples = encode_recording(model, recording, self.sample_rate, self.card.about.get("level_db", -23.0))
-        return Coded(codes, self.sample_rate, model.hop, samples, model.quantizer.size, self.fingerprint, speaker)
+        codes, n = encode_recording(self._vqvae, recording, self.sample_rate, self.level_db)
+        return self.header(speaker, n).with_codes(codes)
 
     def encode_stream(self, sample_rate: int | None = None, *, level: float | None = None, seconds: float = SOON) -> SpeechStream:
         """To encode a recording as it comes: see `encoding.SpeechStream`.
 
         `level`: its RMS level in dBFS, if known; else it is taken from the first second. `seconds`: how much is encoded at once.
         """
-        rates, target = (sample_rate or self.sample_rate, self.sample_rate), self.card.about.get("level_db", -23.0)
-        return SpeechStream(self._vqvae, rates, target, level, seconds)
+        source = self.sample_rate if sample_rate is None else sample_rate
+        return SpeechStream(self._vqvae, (source, self.sample_rate), self.level_db, level, seconds)
 
+    @own_defaults()
     def stream(
         self,
         speaker: str | None = None,
@@ -169,7 +171,7 @@ class Codec:
         also, given = [labels or {}], [vectors or {}]
         return self.decode_many([coded], [speaker], labels=also, vectors=given, sampling=sampling, progress=progress)[0]
 
-    @torch.inference_mode()
+    @inference()
     def decode_many(
         self,
         coded: Sequence[Coded],
@@ -182,7 +184,8 @@ class Codec:
     ) -> list[Tensor]:
         """As `decode` for several utterances at once, with labels and vectors of each; each comes out as it would alone."""
         nothing = [{}] * len(coded)
-        each = zip(coded, speakers, labels or nothing, vectors or nothing, strict=True)
+        beside = {"speakers": speakers, "labels": labels or nothing, "vectors": vectors or nothing}
+        each = zip(coded, *inputs.one_each(len(coded), beside), strict=True)
         tasks = [task for told in each if (task := self.task(*told)).samples]
         waves = iter(self._run(tasks, [0] * len(tasks), sampling, progress))
         return [next(waves) if item.samples else torch.zeros(0) for item in coded]
@@ -198,11 +201,11 @@ class Codec:
         sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> Tensor:
-        """(T,) audio, as `encode` takes it -> the same words in the voice of `speaker`: keep the codes, change the speaker."""
+        """A recording, as `encode` takes it -> the same words in the voice of `speaker`."""
         coded = self.encode(wave, sample_rate)
         return self.decode(coded, speaker, labels=labels, vectors=vectors, sampling=sampling, progress=progress)
 
-    @torch.inference_mode()
+    @inference()
     def generate(
         self,
         seconds: float | None = None,
@@ -220,7 +223,7 @@ class Codec:
         A prior needs no `seconds` (see `CodePrior.draw`, which has more settings).
         `prime`, a recording at `prime_rate`, is gone on from: each waveform is the recording and then `seconds` more.
         """
-        decoder = self.decoder
+        decoder, count = self.decoder, inputs.whole(count, "count", 1)
         if self.prior is not None:
             if prime is not None:
                 raise BadInput("this model speaks from codes that it draws; it cannot go on from a recording")
@@ -231,14 +234,13 @@ class Codec:
             raise BadInput("this model speaks from codes; to babble it needs a prior over them, or use a plain WaveNet")
         if decoder.frontend is not None:
             raise BadInput("this model is a vocoder: it speaks from spectral frames, expected a WaveNet without features")
-        if seconds is None or not seconds > 0:
-            raise BadInput(f"seconds {seconds}: expected a number above 0")
-        condition, samples = decoder.condition(None, self.told(labels or {}, vectors)), round(seconds * self.sample_rate)
+        samples = self._samples(seconds)
+        condition = decoder.condition(None, self.told(labels, vectors))
         heard = None if prime is None else self.prepare(prime, prime_rate).expand(count, -1)
         drawn = self._run([Task(condition, samples)] * count, range(count), sampling, progress, prime=heard)
         return drawn if heard is None else [torch.cat([heard[0].cpu(), wave]) for wave in drawn]
 
-    @torch.inference_mode()
+    @inference()
     def resynthesise(
         self,
         wave: Tensor | np.ndarray,
@@ -255,12 +257,12 @@ class Codec:
         if decoder.frontend is None:
             raise BadInput("this model has no spectral front end, expected a vocoder")
         x = self.prepare(wave, sample_rate)
-        told = self.told(labels or {}, vectors) | self._frames(frames or {}, len(x))
+        told = self.told(labels, vectors) | self._frames(frames, len(x))
         padded = torch.nn.functional.pad(x, (0, -len(x) % decoder.hop))
         task = Task(decoder.condition(decoder.frontend(padded[None], told), told), len(x))
         return self._run([task], [0], sampling, progress)[0]
 
-    @torch.inference_mode()
+    @inference()
     def speak(
         self,
         frames: Given,
@@ -275,18 +277,18 @@ class Codec:
 
         `seconds` may be left out where arrays say how long it is. Raises BadInput for a model that hears a recording.
         """
-        decoder = self.decoder
+        decoder, frames = self.decoder, inputs.by_name(frames, "frames")
         if decoder.frontend is None:
             raise BadInput("this model hears no frames, expected a vocoder of given frames (features.kind files or phones)")
         lengths = [n for track in decoder.frontend.tracks if (n := track.samples_of(frames.get(track.name))) is not None]
         if seconds is None and not lengths:
             raise BadInput("seconds: not given, expected the length of the speech")
-        samples = round(seconds * self.sample_rate) if seconds is not None else min(lengths)
-        told = self.told(labels or {}, vectors) | self._frames(frames, samples)
+        samples = min(lengths) if seconds is None else self._samples(seconds)
+        told = self.told(labels, vectors) | self._frames(frames, samples)
         task = Task(decoder.condition(decoder.frontend(None, told), told), samples)
         return self._run([task], [0], sampling, progress)[0]
 
-    @torch.inference_mode()
+    @inference()
     def score(
         self,
         wave: Tensor | np.ndarray,
@@ -295,7 +297,7 @@ class Codec:
         labels: Mapping[str, str | None] | None = None,
         vectors: Vectors | None = None,
         frames: Given | None = None,
-    ) -> Score:
+    ) -> likelihood.Score:
         """What a recording costs under the model, brought to the model's rate and level first.
 
         A vocoder hears the recording's own frames, a VQ-VAE its codes (which cost their own bits beside).
@@ -303,22 +305,23 @@ class Codec:
         decoder = self.decoder
         if not isinstance(decoder, WaveNet):
             raise BadInput("this model's decoder is a student, which scores no recording; expected a WaveNet")
-        x, told = self.prepare(wave, sample_rate)[None], self.told(labels or {}, vectors)
+        x, told = self.prepare(wave, sample_rate)[None], self.told(labels, vectors)
         told |= self._frames(frames, x.shape[1]) if frames else {}
         padded = torch.nn.functional.pad(x, (0, -x.shape[1] % self.model.hop))
         if isinstance(self.model, VQVAE):
             condition = self.model.condition(self.model.encode(padded), told)
         else:
             condition = decoder.condition(None if decoder.frontend is None else decoder.frontend(padded, told), told)
-        projected, state = decoder.project(condition), WaveNetState()
-        before, total = shift_right(x), 0.0
-        for chunk, past in zip(x.split(SCORED, 1), before.split(SCORED, 1), strict=True):
-            total += float(likelihood.bits(decoder.head, decoder.step(past, projected, state), chunk).sum(dtype=torch.float64))
-        return Score(total / x.shape[1], likelihood.unit(decoder.head), x.shape[1])
+        return likelihood.score(decoder, condition, x)
 
-    def _frames(self, frames: Given, samples: int) -> dict[str, Tensor]:
+    def _samples(self, seconds: object) -> int:
+        """How many `seconds` are, one at the least. Raises BadInput."""
+        return max(1, round(inputs.seconds(seconds) * self.sample_rate))
+
+    def _frames(self, frames: Given | None, samples: int) -> dict[str, Tensor]:
         """Given frames -> what the front end's tracks read, (1, C, F), for `samples` samples. Raises BadInput."""
-        told, known = {}, [track.name for track in self.decoder.frontend.tracks]
+        frames, told = inputs.by_name(frames, "frames"), {}
+        known = [track.name for track in self.decoder.frontend.tracks]
         for name in frames:
             if name not in known:
                 raise BadInput(f"frames {name!r}: this model hears {', '.join(known) or 'none but its own'}{nearest(name, known)}")
@@ -328,47 +331,54 @@ class Codec:
                 told[track.name] = torch.from_numpy(value)[None].to(self.device)
         return told
 
-    def told(self, labels: Mapping[str, str | None], vectors: Vectors | None = None) -> dict[str, Tensor]:
+    def told(self, labels: Labels | None, vectors: Vectors | None = None) -> dict[str, Tensor]:
         """Label names -> ids (1,) and vector names -> (1, V), for what the decoder hears. Raises BadInput."""
         if not self.card.about.get("speaks", True):
             raise BadInput("this model has codes alone, expected one with a trained decoder (codes=RUN of experiments/vqvae.py)")
         sizes = self.decoder.conditioner.vector_sizes
-        given = {name: torch.as_tensor(np.asarray(vector, np.float32)).reshape(1, -1) for name, vector in (vectors or {}).items()}
+        given = inputs.by_name(vectors, "vectors")
         for name in given:
             if name not in sizes:
                 raise BadInput(f"vector {name!r}: this model hears {', '.join(sizes) or 'none'}{nearest(name, sizes)}")
-        return self.label_ids(labels) | {name: vector.to(self.device) for name, vector in given.items()}
+        rows = {name: inputs.floats(value, f"vector {name!r}") for name, value in given.items()}
+        told = {n: torch.from_numpy(x).reshape(1, -1).to(self.device) for n, x in rows.items()}
+        return self.label_ids(inputs.by_name(labels, "labels")) | told
 
-    def label_ids(self, labels: Mapping[str, str | None]) -> dict[str, Tensor]:
+    def label_ids(self, labels: Labels) -> dict[str, Tensor]:
         """Label names -> ids (1,), for the labels that the decoder hears. Raises BadInput with the nearest names."""
-        ids = {}
-        for name in self.decoder.conditioner.labels:
-            value, known = labels.get(name), self.labels[name]
-            if value is None:
-                raise BadInput(f"{name}: not given, expected one of {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}")
-            value = value if value in known else unicodedata.normalize("NFC", str(value))
-            if value not in known:
-                shown = nearest(value, known) or f", expected one of {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
-                raise BadInput(f"{name} {value!r}: not among the {len(known)} this model knows{shown}")
-            ids[name] = torch.tensor([known.index(value)], device=self.device)
-        return ids
+        names = self.decoder.conditioner.labels
+        given = {name: self._composed(name, labels.get(name)) for name in names}
+        ids = {name: inputs.place_of(given[name], self.labels[name], name) for name in names}
+        return {name: torch.tensor([number], device=self.device) for name, number in ids.items()}
+
+    def _composed(self, name: str, value: str | None) -> str | None:
+        """A label as the model spells it: in Unicode's composed form where it is not known as it is."""
+        known = value is None or value in self.labels[name]
+        return value if known else unicodedata.normalize("NFC", str(value))
 
     def task(
         self, coded: Coded, speaker: str | None, labels: Mapping[str, str | None] | None = None, vectors: Vectors | None = None
     ) -> Task:
         """What decoding these codes asks of the decoder. Raises BadInput. As a stream has it; on a GPU, all frames at once."""
+        coded = Coded.checked(coded)
         self.check(coded)
-        model, told = self._vqvae, self._voice(speaker, {"speaker": coded.speaker, **(labels or {})}, vectors)
+        labels = {"speaker": coded.speaker, **inputs.by_name(labels, "labels")}
+        model, told = self._vqvae, self._voice(speaker, labels, vectors)
         if self.device.type != "cpu":
             return Task(model.condition(coded.codes[None].to(self.device), told), coded.samples)
         return Task(code_condition(model, coded.codes, told), coded.samples)
 
-    @torch.inference_mode()
     def decode_each(
         self, tasks: Iterable[tuple[Hashable, Task]], sampling: Sampling = DEFAULT, progress: Progress | None = None
     ) -> Iterator[tuple[Hashable, Tensor]]:
         """Any number of utterances, by key, each as it would come out alone: see `decode.tile.decode_each`."""
-        yield from decode_each(self.decoder, tasks, sampling, progress=progress)
+        each = decode_each(self.decoder, tasks, sampling, progress=progress)
+        while True:
+            with inference():
+                done = next(each, None)
+            if done is None:
+                return
+            yield done
 
     def _voice(self, speaker: str | None, labels: Mapping[str, str | None], vectors: Vectors | None) -> dict[str, Tensor]:
         """What the decoder is told beside the codes."""
@@ -377,9 +387,11 @@ class Codec:
         return self.told(labels if speaker is None else {**labels, "speaker": speaker}, vectors)
 
     def check(self, coded: Coded | Header) -> None:
-        """Raises BadInput for another codec's codes."""
+        """Raises BadInput for another codec's codes, or codes of other sizes than its own."""
         if coded.fingerprint != self.fingerprint and coded.fingerprint not in self._names.older:
             raise BadInput(f"these codes are of codec {coded.fingerprint}, expected {self.fingerprint}: encode with this model")
+        if coded.sizes != (own := self.header().sizes):
+            raise BadInput(f"codes: {coded.sizes}, expected {own}")
 
     def _run(
         self,
@@ -403,14 +415,9 @@ class Codec:
             condition,
             samples,
             streams=torch.tensor(list(streams)),
-            seed=sampling.seed,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            guidance=sampling.guidance,
             prime=prime,
-            backend=sampling.backend,
-            precision=sampling.precision,
             progress=progress,
+            **vars(sampling),
         )
         return [wave[: task.samples].float().cpu() for wave, task in zip(waves, tasks, strict=True)]
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqwave import pitch_tracking
+from vqwave import inputs, pitch_tracking
 from vqwave.audio import SILENCE_DB, downmix, normalise_level, remove_dc, resample, silence_in
 from vqwave.codes import fingerprint
 from vqwave.config import to_tree
@@ -25,6 +25,7 @@ from vqwave.features import MFCC, LogMel, Pitch
 from vqwave.models.vqvae import VQVAE
 from vqwave.nn.encoders import BatchNormEncoder, Encoder, FrameEncoder, WaveformEncoder
 from vqwave.pipes import Recording, Resampler
+from vqwave.torch_defaults import inference
 
 BLOCK = 10.0  # seconds that are encoded at once, where nobody waits
 SOON = 0.16  # seconds that a stream encodes at once
@@ -88,8 +89,11 @@ def grid(encoder: Encoder) -> int:
 
 
 def prepare(wave: Tensor | NDArray, source: int, target: int, level: float) -> Wave:
-    """(T,) or (C, T) audio at `source` Hz -> (T,) at `target` Hz: mono, no DC, at `level` dBFS. Raises BadInput for silence."""
-    samples = np.asarray(wave, np.float32)
+    """A recording (see `inputs`) at `source` Hz -> (T,) at `target` Hz: mono, no DC, `level` dBFS.
+
+    Raises BadInput for silence.
+    """
+    samples, source = inputs.waveform(wave), inputs.sample_rate(source)
     samples = downmix(samples.T) if samples.ndim == 2 else samples
     if not len(samples) or not np.isfinite(samples).all():
         raise BadInput("the recording is empty or not finite, expected audio")
@@ -137,7 +141,7 @@ class Blocks:
         self.kept = np.pad(self.kept, (0, -self.samples % self.hop))
         return self._encode(-(-self.samples // self.hop), last=True)
 
-    @torch.inference_mode()
+    @inference()
     def _encode(self, known: int, *, last: bool) -> Tensor:
         parts = [torch.zeros(self.model.quantizer.books, 0, dtype=torch.int64)]
         weight = next(self.model.encoder.parameters())
@@ -253,7 +257,10 @@ class SpeechStream:
 
     def __init__(self, model: VQVAE, rates: tuple[int, int], target: float, known: float | None, seconds: float) -> None:
         """rates: of the input and of the model; target and known: see `Level`; seconds: encoded at once."""
-        source, rate = rates
+        source, rate = inputs.sample_rate(rates[0]), rates[1]
+        if known is not None and not math.isfinite(known):
+            raise BadInput(f"level: {known}, expected dBFS, such as -23")
+        seconds = inputs.seconds(seconds)
         self.level = Level(target, round(SETTLE * rate), known)
         self.resampler = Resampler(source, rate)
         self.blocks = Blocks(model, max(1, round(seconds * rate / model.hop)))
@@ -270,10 +277,14 @@ class SpeechStream:
         return self.blocks.samples
 
     def push(self, wave: Wave) -> Tensor:
-        """Samples (n,) in [-1, 1] -> the codes (Q, m) that are known now. Raises BadInput for NaN."""
-        if not np.isfinite(wave).all():
+        """One channel's samples (n,), see `inputs` -> the codes (Q, m) that are known now.
+
+        Raises BadInput.
+        """
+        samples = inputs.mono(wave)
+        if not np.isfinite(samples).all():
             raise BadInput("a sample that is NaN or infinite, expected audio")
-        return self.blocks.push(self.level.push(self.resampler.push(np.asarray(wave, np.float32))))
+        return self.blocks.push(self.level.push(self.resampler.push(samples)))
 
     def flush(self) -> Tensor:
         """The last codes. Raises BadInput where there was no sound."""

@@ -10,12 +10,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from vqwave import inputs
 from vqwave.codes import CodeBlock, Coded, Header, fingerprint
 from vqwave.decode.codes import sample_codes
 from vqwave.entropy import compress, decompress
-from vqwave.errors import BadInput, nearest
+from vqwave.errors import BadInput
 from vqwave.models.prior import CodeNetwork, Prior
 from vqwave.models.wavenet import Vocabulary
+from vqwave.torch_defaults import inference, own_defaults
 
 LONGEST = 30.0  # seconds after which an utterance that does not end is cut
 
@@ -45,13 +47,11 @@ class CodePrior:
     def ids(self, labels: Mapping[str, str | None]) -> dict[str, Tensor]:
         """Label names -> ids (1,); what is not given is not told. Raises BadInput with the nearest names."""
         given = {name: labels[name] for name in self.labels if labels.get(name) is not None}
-        for name, value in given.items():
-            if value not in self.labels[name]:
-                known = f"{', '.join(self.labels[name][:12])}{', ...' if len(self.labels[name]) > 12 else ''}"
-                shown = nearest(value, self.labels[name]) or f", expected one of {known}"
-                raise BadInput(f"{name} {value!r}: not among the {len(self.labels[name])} this prior knows{shown}")
-        return {name: torch.tensor([self.labels[name].index(value)]) for name, value in given.items()}
+        known = self.labels
+        ids = {n: inputs.place_of(value, known[n], n, "this prior") for n, value in given.items()}
+        return {name: torch.tensor([number]) for name, number in ids.items()}
 
+    @own_defaults()
     def draw(
         self,
         seconds: float | None = None,
@@ -71,13 +71,12 @@ class CodePrior:
             raise BadInput(f"code temperature {temperature}: expected a number above 0")
         if not 0 < top_p <= 1:
             raise BadInput(f"code top-p {top_p}: expected a number above 0 and at most 1")
-        if seconds is not None and not seconds > 0:
-            raise BadInput(f"seconds {seconds}: expected a number above 0")
-        labels = labels or {}
+        labels, count = inputs.by_name(labels, "labels"), inputs.whole(count, "count", 1)
+        length = inputs.seconds(longest if seconds is None else seconds)
         drawn = sample_codes(
             self.network,
             {name: ids.expand(count) for name, ids in self.ids(labels).items()},
-            max(1, round((longest if seconds is None else seconds) * self.sample_rate / self.hop)),
+            max(1, round(length * self.sample_rate / self.hop)),
             streams=torch.arange(count),
             stop=seconds is None,
             seed=seed,
@@ -87,20 +86,24 @@ class CodePrior:
         size, speaker = self.network.size, labels.get("speaker")
         return [Coded(codes, self.sample_rate, self.hop, codes.shape[1] * self.hop, size, self.codec, speaker) for codes in drawn]
 
+    @own_defaults()
     def encode(self, coded: Coded) -> bytes:
         """The codes as bytes, given the speaker that is noted beside them. Raises BadInput for another codec's codes."""
+        coded = Coded.checked(coded)
         self._check(coded.fingerprint, coded.codes.shape[0], coded.size)
         return compress(self.network, coded.codes, self._heard(coded.speaker))
 
+    @own_defaults()
     def decode(self, data: bytes, header: Header) -> CodeBlock:
         """The inverse."""
         self._check(header.fingerprint, header.books, header.size)
         return CodeBlock(decompress(self.network, data, header.frames, self._heard(header.speaker)))
 
+    @inference()
     def bits(self, coded: Coded) -> float:
         """What the codes cost under the prior, whose length is known: the least that `encode` could take."""
-        with torch.inference_mode():
-            log_p = self.network(coded.codes[None], self._heard(coded.speaker), ends=False)
+        coded = Coded.checked(coded)
+        log_p = self.network(coded.codes[None], self._heard(coded.speaker), ends=False)
         return -float(log_p.sum()) / math.log(2.0)
 
     def _heard(self, speaker: str | None) -> dict[str, Tensor]:

@@ -56,7 +56,7 @@ def target(path: Path) -> Iterator[BinaryIO]:
 
 def encode_pipe(arguments: argparse.Namespace, model: Codec) -> None:
     """WAV from standard input -> a streamed .vqw."""
-    from vqwave.codes import CodeWriter, Header
+    from vqwave.codes import CodeWriter
     from vqwave.pipes import WavReader
 
     if arguments.prior is not None:
@@ -64,12 +64,10 @@ def encode_pipe(arguments: argparse.Namespace, model: Codec) -> None:
     with source(arguments.input) as (file, name):
         reader = WavReader(file, name)
         stream = model.encode_stream(reader.sample_rate, level=arguments.level, seconds=arguments.block)
-        quantizer, hop = model.model.quantizer, model.model.hop
-        facts = Header(model.sample_rate, hop, 0, quantizer.size, model.fingerprint, quantizer.books, 0, arguments.speaker)
         if not arguments.quiet:
             print(f"note: codes come {1000 * stream.latency:.0f} ms after their sound", file=sys.stderr)
         with target(arguments.out) as out:
-            writer = CodeWriter(out, facts)
+            writer = CodeWriter(out, model.header(arguments.speaker))
             for wave in reader:
                 writer.write(named(name, lambda x=wave: stream.push(x)))
             writer.write(named(name, stream.flush))

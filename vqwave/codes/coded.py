@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vqwave import inputs
 from vqwave.codes.packing import digit_bits, digit_bytes, pack, pack_digits, unpack, unpack_digits
 from vqwave.codes.pitch import CodeBlock, PitchCodes, PitchFormat, pitch_due
 from vqwave.errors import BadInput
@@ -22,6 +23,13 @@ class Sized:
     sample_rate: int
     samples: int
     size: int
+    hop: int
+    books: int
+
+    @property
+    def sizes(self) -> str:
+        """What a codec must have in common with its codes."""
+        return f"{self.books} books of {self.size} codes, hop {self.hop} at {self.sample_rate} Hz"
 
     @property
     def seconds(self) -> float:
@@ -73,8 +81,32 @@ class Coded(Sized):
         """Bits a second that the packed codes take."""
         return Header.of(self).bit_rate
 
+    @property
+    def books(self) -> int:
+        return self.codes.shape[0]
+
     def as_speaker(self, speaker: str | None) -> Coded:
         return replace(self, speaker=speaker)
+
+    @classmethod
+    def checked(cls, coded: object) -> Coded:
+        """The same, its codes int64 on the CPU.
+
+        Raises BadInput for codes that do not fit what is said of them.
+        """
+        if not isinstance(coded, cls):
+            found = type(coded).__name__
+            raise BadInput(f"codes: a {found}, expected a Coded, as `encode` gives it")
+        least = {"sample_rate": 1, "hop": 1, "size": 1, "samples": 0}
+        sizes = {name: inputs.whole(getattr(coded, name), name, low) for name, low in least.items()}
+        if not isinstance(coded.speaker, str | None):
+            raise BadInput(f"speaker: {coded.speaker!r}, expected a name")
+        codes, pitch = inputs.codes(coded.codes, None, sizes["size"]), coded.pitch
+        inputs.fits(sizes["samples"], codes.shape[1], sizes["hop"])
+        if pitch is not None:
+            melody = inputs.codes(pitch.codes, None, pitch.size, "pitch codes")
+            pitch = replace(pitch, codes=melody)
+        return replace(coded, codes=codes, pitch=pitch, **sizes)
 
     def cut(self, first: int, last: int) -> Coded:
         """Frames first .. last - 1. Raises BadInput where `first` lies within a pitch code."""

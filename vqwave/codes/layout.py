@@ -48,7 +48,8 @@ TRUNCATED = "the checksum does not match: the file is truncated or damaged"
 
 
 def to_bytes(coded: Coded, coder: Coder | None = None) -> bytes:
-    """A whole file: the codes packed, or entropy-coded by `coder`."""
+    """A whole file: the codes packed, or entropy-coded by `coder`. Raises BadInput."""
+    coded = Coded.checked(coded)
     header = Header.of(coded)
     packed = header.pack(coded.block)
     if coder is None:
@@ -220,10 +221,9 @@ def _parse(data: bytes, name: str) -> tuple[Header, bytes | CodeBlock]:
 
 def _fitting(header: Header, name: str) -> Header:
     """Raises BadInput for a header that does not fit its codes."""
-    by_samples = header.prior is not None or header.pitch is not None
     if header.prior is None and header.payload != header.packed_bytes(header.frames):
         found = f"{header.books} x {header.frames} codes do not fit its {header.payload} bytes of codes"
-    elif by_samples and not 0 <= header.frames * header.hop - header.samples < header.hop:
+    elif header.samples < 0 or not 0 <= header.frames * header.hop - header.samples < header.hop:
         found = f"{header.frames} frames of {header.hop} do not fit {header.samples} samples"
     elif header.books < 1 or header.frames < 0:
         found = f"{header.books} x {header.frames} codes"

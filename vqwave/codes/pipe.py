@@ -10,6 +10,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from vqwave import inputs
 from vqwave.codes.coded import Coder, Header
 from vqwave.codes.layout import STREAMED, Source, facts, from_bytes, number, parts_of
 from vqwave.codes.pitch import CodeBlock
@@ -62,12 +63,18 @@ class CodeWriter:
         self._put(facts(header, streamed=True))
 
     def write(self, codes: Tensor, pitch: Tensor | None = None) -> None:
-        """Further codes (Q, n), and further pitch codes (Q_p, m) where the header knows of them."""
-        if self.header.pitch is None:
+        """Further codes (Q, n), and further pitch codes (Q_p, m) where the header knows of them.
+
+        Raises BadInput for codes that the books do not have.
+        """
+        codes, melody = inputs.codes(codes, self.header.books, self.header.size), self.header.pitch
+        if melody is None:
             self._block(CodeBlock(codes, pitch))
             return
-        self.codes = torch.cat([self.codes, codes.cpu()], 1)
-        self.pitch = self.pitch if pitch is None else torch.cat([self.pitch, pitch.cpu()], 1)
+        self.codes = torch.cat([self.codes, codes], 1)
+        if pitch is not None:
+            pitch = inputs.codes(pitch, melody.books, melody.size, "pitch codes")
+            self.pitch = torch.cat([self.pitch, pitch], 1)
         ratio = self.header.ratio
         covered = (-(-self.frame // ratio) + self.pitch.shape[1]) * ratio - self.frame
         whole = CodeBlock(self.codes[:, :covered], self.pitch, self.frame, ratio)
@@ -77,11 +84,15 @@ class CodeWriter:
         self.codes = self.codes[:, covered:]
 
     def finish(self, samples: int) -> None:
-        """The end: how many samples the codes stand for. Raises BadInput if some still wait."""
+        """The end: how many samples the codes stand for.
+
+        Raises BadInput if some codes still wait, or are not those of so many samples.
+        """
         if self.codes.shape[1] or self.pitch.shape[1]:
             waiting = f"{self.codes.shape[1]} frames and {self.pitch.shape[1]} pitch codes"
             wanted = f"expected a pitch code for {self.header.ratio} frames"
             raise BadInput(f"{waiting} are left over, {wanted}")
+        inputs.fits(samples, self.frame, self.header.hop)
         self._put(number(0) + number(samples))
 
     def _block(self, block: CodeBlock) -> None:

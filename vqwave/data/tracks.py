@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vqwave import inputs
 from vqwave.data.corpus import Corpus, read_array
 from vqwave.data.manifest import Phones
 from vqwave.errors import BadInput, nearest
@@ -69,8 +70,7 @@ class FrameFile:
 
     def given(self, value: Frames, samples: int, sample_rate: int, vocabulary: Mapping[str, Sequence[str]]) -> Frames:
         """(channels, F) of somebody's own, for `samples` samples -> as `read` yields. Raises `BadInput`."""
-        with np.errstate(over="ignore"):
-            frames = np.asarray(value, np.float32)
+        frames = inputs.floats(value, f"frames {self.name!r}")
         return self.fitted(frames, -(-samples // self.hop))
 
 

@@ -23,11 +23,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
+from vqwave import inputs
 from vqwave.decode.conditions import CodeConditions
 from vqwave.decode.engines import Arrays, build_engine
 from vqwave.decode.sampling import Sampling
 from vqwave.errors import BadInput
 from vqwave.models.vqvae import VQVAE
+from vqwave.torch_defaults import inference, own_defaults
 
 FORMAT = 1
 COUNTS = ("first", "frame", "pitch_code")  # of `conditions.Pending`
@@ -94,7 +96,7 @@ class Stream:
         later = 0 if melody is None else melody.reach * melody.codec.hop
         return later + (self.conditions.wait + self.conditions.block - 1) * hop + (block + ahead - 1) // step * step
 
-    @torch.inference_mode()
+    @inference()
     def push(
         self,
         codes: Tensor | NDArray[np.integer],
@@ -104,7 +106,9 @@ class Stream:
 
         pitch: of a model with melody, the pitch codes (Q_p, m) that begin among these frames, or some of these later on.
         """
-        codes = self._checked(codes)
+        if self.over:
+            raise BadInput("push: this stream is over, expected a new one")
+        codes = inputs.codes(codes, self.model.quantizer.books, self.model.quantizer.size, "push")
         pitch = None if pitch is None else self._checked_pitch(pitch)
         self.pushed += codes.shape[1]
         self._keep(self.conditions.push(codes, pitch))
@@ -112,17 +116,17 @@ class Stream:
         self.sent += len(wave)
         return wave
 
-    @torch.inference_mode()
+    @inference()
     def flush(self, samples: int | None = None) -> Wave:
         """The last samples, and the end. `samples`: how many the utterance has in all; without, its last frame is whole.
 
         Raises BadInput for a number that does not fit the frames.
         """
         hop = self.model.hop
+        if self.over:
+            raise BadInput("flush: this stream is over, expected a new one")
         total = self.pushed * hop if samples is None else samples
-        if self.over or not (self.pushed - 1) * hop < total <= self.pushed * hop:
-            found = "a stream that is over" if self.over else f"{total} samples in {self.pushed} frames of {hop}"
-            raise BadInput(f"flush: {found}, expected one flush, of the samples of these frames")
+        inputs.fits(total, self.pushed, hop, "flush")
         self._keep(self.conditions.flush())
         wave = self._draw(total)[: total - self.sent]
         self.sent, self.over = total, True
@@ -155,6 +159,7 @@ class Stream:
         self.state().save(path)
 
     @classmethod
+    @own_defaults()
     def resumed(cls, model: VQVAE, state: StreamState, sample_rate: int, seed: int | None = None) -> Stream:
         """Go on where `state` was taken. Raises BadInput for the state of another model, or of an engine that is not here."""
         header, arrays = state.header, state.arrays
@@ -180,32 +185,16 @@ class Stream:
         seconds = self.sent / self.sample_rate
         return f"Stream({self.engine.name}, {seconds:.2f} s sent, latency {1000 * self.latency / self.sample_rate:.0f} ms)"
 
-    def _checked(self, codes: Tensor | NDArray[np.integer]) -> Tensor:
-        codes, quantizer = torch.as_tensor(codes), self.model.quantizer
-        if self.over:
-            raise BadInput("push: this stream is over, expected a new one")
-        if codes.ndim != 2 or codes.shape[0] != quantizer.books or codes.is_floating_point():
-            raise BadInput(f"push: {codes.dtype} of shape {tuple(codes.shape)}, expected whole numbers ({quantizer.books}, n)")
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < quantizer.size:
-            raise BadInput(f"push: a code outside 0 to {quantizer.size - 1}")
-        return codes.long()
-
     @property
     def _pending(self) -> tuple[str, ...]:
         """The tensors of `conditions.pending` that a state holds."""
         return ("codes", "z") if self.model.melody is None else ("codes", "z", "pitch_codes", "pitch")
 
     def _checked_pitch(self, pitch: Tensor | NDArray[np.integer]) -> Tensor:
-        pitch, melody = torch.as_tensor(pitch), self.model.melody
+        melody = self.model.melody
         if melody is None:
             raise BadInput("push: pitch codes for a model without melody, expected none")
-        books, size = melody.codec.books, melody.codec.size
-        if pitch.ndim != 2 or pitch.shape[0] != books or pitch.is_floating_point():
-            found = f"pitch codes of {pitch.dtype} and shape {tuple(pitch.shape)}"
-            raise BadInput(f"push: {found}, expected whole numbers ({books}, m)")
-        if pitch.numel() and not 0 <= int(pitch.min()) <= int(pitch.max()) < size:
-            raise BadInput(f"push: a pitch code outside 0 to {size - 1}")
-        return pitch.long()
+        return inputs.codes(pitch, melody.codec.books, melody.codec.size, "push: pitch codes")
 
     def _keep(self, columns: Tensor) -> None:
         self.columns = torch.cat([self.columns, columns], -1) if self.columns.numel() else columns

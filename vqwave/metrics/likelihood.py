@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,8 +12,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqwave.distributions import Distribution, Head, LinearBins, MuLaw, bits_per_sample
+from vqwave.models import WaveNet
+from vqwave.models.wavenet import WaveNetState
+from vqwave.nn.causal import shift_right
+from vqwave.nn.condition import Condition
 
 Samples = NDArray[np.float32]
+SCORED = 16384  # samples whose likelihood is computed at once
+
+
+@dataclass(frozen=True)
+class Score:
+    """Bits a sample of a recording costs, what they are counted in, and how many samples it has."""
+
+    bits: float
+    unit: str
+    samples: int
+
+
+def score(decoder: WaveNet, condition: Condition | None, x: Tensor) -> Score:
+    """The likelihood of a recording x (1, T), of any length, under a WaveNet and its condition."""
+    projected, state = decoder.project(condition), WaveNetState()
+    before, total = shift_right(x), 0.0
+    for chunk, past in zip(x.split(SCORED, 1), before.split(SCORED, 1), strict=True):
+        found = bits(decoder.head, decoder.step(past, projected, state), chunk)
+        total += float(found.sum(dtype=torch.float64))
+    return Score(total / x.shape[1], unit(decoder.head), x.shape[1])
 
 
 def unit(head: Head) -> str:

@@ -1,0 +1,186 @@
+"""What the Python API takes: one check of waveforms, sample rates, codes and lengths for every entry point.
+
+Each function gives back what the rest of the package computes with, or raises `BadInput` with one
+line that names the argument, what was given and what is expected.
+
+The rules. A waveform is an array or tensor of floating-point samples in [-1, 1]; int16 is 16-bit PCM
+and is divided by 32768; other whole numbers are refused, since their full scale is not known. Its
+shape is (T,), or, with one or two channels, (C, T) or (T, C): the axis of length 1 or 2 is that of
+the channels. Leading axes of length 1 before these are dropped, so that (1, 1, T) is (1, T). Anything
+else is refused, such as (2, 2), which says nothing, or a batch.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vqwave.errors import BadInput, nearest
+
+PCM = np.float32(32768.0)  # full scale of int16
+STEREO = 2  # channels, at most
+SHOWN = 12  # names of which a list is shown
+
+
+def array(values: object, name: str) -> NDArray[Any]:
+    """Anything that numpy or torch takes for numbers, on any device -> an array of the same shape.
+
+    float16 and bfloat16 become float32, which holds their values exactly.
+    """
+    try:
+        if isinstance(values, Tensor):
+            values = values.detach().cpu()
+            narrow = values.is_floating_point() and values.dtype != torch.float64
+            return (values.float() if narrow else values).numpy()
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise BadInput(f"{name}: no array of numbers ({reason})") from None
+
+
+def floats(values: object, name: str) -> NDArray[np.float32]:
+    """Numbers of any kind and shape -> float32. NaN and infinity are refused."""
+    found = array(values, name)
+    if found.dtype.kind not in "fiu":
+        raise BadInput(f"{name}: {_kind(values, found)}, expected numbers")
+    with np.errstate(over="ignore"):
+        found = found.astype(np.float32)
+    if not np.isfinite(found).all():
+        raise BadInput(f"{name}: holds NaN or infinity, expected finite numbers")
+    return found
+
+
+def waveform(wave: object, name: str = "wave") -> NDArray[np.float32]:
+    """A recording, by the rules above -> float32 (T,), or (2, T) where it has two channels."""
+    samples = array(wave, name)
+    if samples.dtype.kind == "i" and samples.dtype.itemsize == 2:
+        samples = samples.astype(np.float32) / PCM
+    elif samples.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # what is too large is infinite, and refused as such
+            samples = samples.astype(np.float32, copy=False)
+    else:
+        found = _kind(wave, samples)
+        raise BadInput(
+            f"{name}: {found}, expected floating-point samples in [-1, 1], or int16 PCM"
+        )
+    shape = samples.shape
+    while samples.ndim > 2 and len(samples) == 1:
+        samples = samples[0]
+    if samples.ndim == 1:
+        return samples
+    if samples.ndim == 2 and (1 in samples.shape or not samples.size):
+        return samples.reshape(-1)
+    channels = [axis for axis, length in enumerate(samples.shape) if length == STEREO]
+    if samples.ndim == 2 and len(channels) == 1:
+        return np.moveaxis(samples, channels[0], 0)
+    raise BadInput(
+        f"{name}: shape {shape}, expected (T,), or (T, C) or (C, T) with one or two channels; "
+        "of a batch, give one recording at a time"
+    )
+
+
+def mono(wave: object, name: str = "wave") -> NDArray[np.float32]:
+    """A recording, by the rules above, which must have one channel -> float32 (T,)."""
+    samples = waveform(wave, name)
+    if samples.ndim > 1:
+        raise BadInput(f"{name}: two channels, expected one: take their mean, or one of them")
+    return samples
+
+
+def whole(value: object, name: str, least: int) -> int:
+    """A whole number, at least `least`; a float that is whole counts as one, a boolean does not."""
+    found = value
+    if isinstance(found, float | np.floating) and math.isfinite(found) and found == int(found):
+        found = int(found)
+    try:
+        if isinstance(found, bool | np.bool_) or (number := operator.index(found)) < least:
+            raise TypeError
+    except (TypeError, ValueError, RuntimeError):
+        raise BadInput(f"{name}: {value!r}, expected a whole number, at least {least}") from None
+    return number
+
+
+def sample_rate(value: object, name: str = "sample_rate") -> int:
+    """Hz."""
+    try:
+        return whole(value, name, 1)
+    except BadInput:
+        raise BadInput(f"{name}: {value!r}, expected whole Hz above 0, such as 16000") from None
+
+
+def seconds(value: object, name: str = "seconds") -> float:
+    """A length above 0, and finite."""
+    try:
+        if math.isfinite(number := float(value)) and number > 0:  # type: ignore[arg-type]
+            return number
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise BadInput(f"{name} {value}: expected a number above 0")
+
+
+def codes(values: object, books: int | None, size: int, name: str = "codes") -> Tensor:
+    """Codes (Q, F) of any whole-number type, on any device -> int64 on the CPU, below `size`.
+
+    `books` is Q, where it is known.
+    """
+    found = array(values, name)
+    fitting = found.ndim == 2 and len(found) > 0 and books in (None, len(found))
+    if found.dtype.kind not in "iu" or not fitting:
+        expected = f"whole numbers ({'Q' if books is None else books}, F)"
+        raise BadInput(f"{name}: {_kind(values, found)} of shape {found.shape}, expected {expected}")
+    wrong = np.argwhere((found < 0) | (found >= size))
+    if len(wrong):
+        book, frame = wrong[0]
+        place = f"book {book}, frame {frame}"
+        raise BadInput(f"{name}: code {found[book, frame]} ({place}), expected 0 to {size - 1}")
+    return torch.from_numpy(found.astype(np.int64))
+
+
+def fits(samples: int, frames: int, hop: int, name: str = "codes") -> None:
+    """Whether `frames` frames of `hop` samples are what `samples` samples take."""
+    if samples < 0 or not 0 <= frames * hop - samples < hop:
+        expected = f"{(frames - 1) * hop + 1} to {frames * hop}" if frames else "none"
+        raise BadInput(f"{name}: {samples} samples in {frames} frames of {hop}, expected {expected}")
+
+
+def one_each(count: int, values: Mapping[str, Sequence[Any]]) -> list[Sequence[Any]]:
+    """Lists by name, each of which must have one entry for each of `count` utterances."""
+    for name, entries in values.items():
+        if len(entries) != count:
+            found = f"{name}: {len(entries)}"
+            raise BadInput(f"{found}, expected one for each of the {count} utterances")
+    return list(values.values())
+
+
+def by_name(values: object, name: str) -> Mapping[str, Any]:
+    """A mapping, empty for None."""
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping):
+        raise BadInput(f"{name}: a {type(values).__name__}, expected a dictionary by name")
+    return values
+
+
+def place_of(value: object, known: Sequence[str], name: str, knower: str = "this model") -> int:
+    """The number of a label among those that are known. Names the nearest where it is none of them."""
+    more = ", ..." if len(known) > SHOWN else ""
+    expected = f"expected one of {', '.join(known[:SHOWN])}{more}"
+    if value is None:
+        raise BadInput(f"{name}: not given, {expected}")
+    if value not in known:
+        hint = nearest(value, known) if isinstance(value, str) else ""
+        found = f"{name} {value!r}: not among the {len(known)} {knower} knows"
+        raise BadInput(found + (hint or f", {expected}"))
+    return known.index(value)
+
+
+def _kind(value: object, found: NDArray[Any]) -> str:
+    """What was given, in a word or two."""
+    return type(value).__name__ if found.dtype.kind in "OUSV" else str(found.dtype)
