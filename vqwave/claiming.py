@@ -14,6 +14,7 @@ from vqwave import identity
 from vqwave.checkpoint import alone, empty, is_left, sweep, write_text, writing
 from vqwave.errors import BadInput
 from vqwave.experiment import Experiment, ExperimentSpec
+from vqwave.tracking import check_board
 
 FREE = (
     *(f"train.{name}" for name in ("steps", "log_every", "valid_every", "save_every", "keep", "threads", "tracker", "patience")),
@@ -29,6 +30,7 @@ def claim(experiment: Experiment[Any], held: ExitStack, *, fresh: bool) -> int:
     Until `held` closes no other process trains in it. Raises BadInput, before anything in the folder is touched, for a run of
     other settings or of a corpus or model that is not what it was.
     """
+    check_board(experiment.config.train.tracker)
     config, now = experiment.config, experiment.identity()
     run, steps, tree = config.run, config.train.steps, {"experiment": experiment.name, **settings.to_tree(config)}
     with writing(run, "the settings"):

@@ -356,6 +356,7 @@ class Codec:
         known = value is None or value in self.labels[name]
         return value if known else unicodedata.normalize("NFC", str(value))
 
+    @inference()
     def task(
         self, coded: Coded, speaker: str | None, labels: Mapping[str, str | None] | None = None, vectors: Vectors | None = None
     ) -> Task:

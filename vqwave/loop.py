@@ -41,10 +41,12 @@ from vqwave.nn.quantize import VectorQuantizer
 from vqwave.nn.ranks import Elsewhere, Peers, by_main, gather_objects, lost, sum_over_ranks
 from vqwave.nn.wavenet import Stack
 from vqwave.stopping import LOST, Interrupted, Stop, stopped_line
+from vqwave.torch_defaults import own_defaults
 from vqwave.tracking import Phases, SampleSheet, Tracker, own_folder
 from vqwave.watching import About, Watch
 
 
+@own_defaults()
 def main(experiment: type[Experiment], argv: Sequence[str] | None = None) -> None:
     """What `experiments/*.py` run. Exit status 0; 2 with one line for bad input; 130 after Ctrl-C, 143 after SIGTERM, 1 if a
     process of several is lost."""

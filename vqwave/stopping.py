@@ -58,7 +58,11 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Signals come here within. Only the main thread may ask for them; on any other this does nothing."""
+        """Signals come here within.
+
+        Within a thread, as `wandb.agent(function=...)` starts one, this does nothing: Python gives signals to the main
+        thread alone.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -9,12 +9,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import tempfile
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import llvmlite
 import numba
+
+from vqwave.errors import Note
 
 IMPORT = re.compile(r"^from vqwave\.decode\.(\w+) import", re.MULTILINE)
 
@@ -37,17 +41,35 @@ def sources(file: Path) -> frozenset[Path]:
 
 @cache
 def folder(file: Path) -> Path | None:
-    """Where a file's kernels are kept (below NUMBA_CACHE_DIR or the user's cache), or None where nothing can be written."""
+    """Where a file's kernels are kept: below NUMBA_CACHE_DIR, or the user's cache.
+
+    None, with a Note, where there is no such place (HOME is not set) or nothing can be written.
+    """
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     for source in sorted(sources(file) | {Path(__file__)}):
         digest.update(source.read_bytes())
-    base = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    path = Path(base) / "vqwave" / f"kernels-{digest.hexdigest()[:12]}"
+    given = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
     try:
+        base = Path(given) if given else Path.home() / ".cache"
+        path = base / "vqwave" / f"kernels-{digest.hexdigest()[:12]}"
         path.mkdir(parents=True, exist_ok=True)
-    except OSError:
+        with tempfile.TemporaryFile(dir=path) as probe:  # modes do not tell of a full disk
+            probe.write(b"0")
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
+        _say_uncached(getattr(error, "strerror", None) or str(error))
         return None
-    return path if os.access(path, os.W_OK) else None
+    return path
+
+
+@cache
+def _say_uncached(reason: str) -> None:
+    """Once for all files."""
+    where = "expected NUMBA_CACHE_DIR to be a folder that can be written"
+    warnings.warn(
+        f"compiled kernels cannot be kept ({reason}), each process makes its own: {where}",
+        Note,
+        stacklevel=2,
+    )
 
 
 def kernel(function: Callable, *, inline: bool = False) -> Callable:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vqwave.audio import Wave, read
 from vqwave.checkpoint import write_text
-from vqwave.tracking.boards import Board, TensorBoard, WandbBoard
+from vqwave.tracking.boards import Board, TensorBoard, WandbBoard, open_run
 from vqwave.tracking.samples import SampleSheet
 
 SHOWN_DB = 70.0  # range of a spectrogram
@@ -36,11 +36,14 @@ class Tracker:
         self.board: Board | None = None
 
     def _identity(self) -> str:
-        """The board's name of this run, drawn once (or given by wandb's agent) and kept in the run folder: a resumed run goes on
-        in the same one."""
+        """The board's name of this run, kept in the run folder: a resumed run goes on in it.
+
+        That of a run that is open, or given by wandb's agent, or drawn once.
+        """
         path = self.run / "tracker_id"
         if not path.exists():
-            write_text(path, os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4))
+            given = getattr(open_run(), "id", None) or os.environ.get("WANDB_RUN_ID")
+            write_text(path, given or secrets.token_hex(4))
         return path.read_text()
 
     def rewind(self, step: int, rows: int | None = None) -> None:
