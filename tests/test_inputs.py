@@ -219,7 +219,7 @@ def test_write_stores_what_it_was_given(tmp_path: Path) -> None:
 
 CODES = CODED.codes
 NO_CODES: dict[str, tuple[dict[str, Any], str]] = {
-    "too high": ({"codes": CODES.clone().fill_(SIZE)}, r"code 16 \(book 0, frame 0\), expected 0 to 15"),
+    "too high": ({"codes": CODES * 0 + SIZE}, r"code 16 \(book 0, frame 0\), expected 0 to 15"),
     "negative": ({"codes": CODES - 20}, r"code -\d+ \(book 0, frame 0\), expected 0 to 15"),
     "fractions": ({"codes": CODES.float()}, "float32 of shape"),
     "truths": ({"codes": CODES > 3}, "bool of shape"),
@@ -227,7 +227,7 @@ NO_CODES: dict[str, tuple[dict[str, Any], str]] = {
     "a batch": ({"codes": CODES[None]}, r"int64 of shape \(1, 1, 15\)"),
     "no books": ({"codes": CODES[:0]}, r"int64 of shape \(0, 15\)"),
     "text": ({"codes": "abc"}, "str of shape"),
-    "more frames": ({"codes": CODES.repeat(1, 2)}, "237 samples in 30 frames of 16, expected 465 to"),
+    "more frames": ({"codes": CODES.repeat(1, 2)}, "237 samples in 30 frames of 16, expected 465"),
     "fewer frames": ({"codes": CODES[:, :3]}, "237 samples in 3 frames of 16, expected 33 to 48"),
     "no frames": ({"codes": CODES[:, :0]}, "237 samples in 0 frames of 16, expected none"),
     "no hop": ({"hop": 0}, "hop: 0, expected a whole number, at least 1"),
@@ -277,7 +277,8 @@ def test_codes_may_be_of_any_whole_type(kind: type, tmp_path: Path) -> None:
 
 def test_what_is_not_coded_at_all_is_refused(tmp_path: Path) -> None:
     for wrong in (CODES, CODES.numpy(), None, "a.vqw"):
-        for use in (lambda x=wrong: SPEAKS.decode(x), lambda x=wrong: save_codes(x, tmp_path / "a")):
+        uses = (lambda x=wrong: SPEAKS.decode(x), lambda x=wrong: save_codes(x, tmp_path / "a"))
+        for use in uses:
             with pytest.raises(BadInput, match=r"^codes: a \w+, expected a Coded"):
                 use()
     for count, beside in ((1, {}), (2, {"labels": [{}]}), (2, {"vectors": [{}] * 3})):
@@ -332,8 +333,9 @@ def test_lengths_and_counts() -> None:
 
 def test_frames_and_vectors_of_any_kind() -> None:
     track, frames = FrameFile("mel", 4, 3), torch.arange(15.0).view(3, 5)
-    for given in (frames, frames.bfloat16(), frames.int(), frames.tolist(), frames.requires_grad_()):
-        assert np.array_equal(track.given(given, 20, RATE, {}), frames.detach().numpy())
+    leaf = frames.clone().requires_grad_()
+    for given in (frames, frames.bfloat16(), frames.int(), frames.tolist(), leaf):
+        assert np.array_equal(track.given(given, 20, RATE, {}), frames.numpy())
     with pytest.raises(BadInput, match="frames 'mel': holds NaN or infinity"):
         track.given(frames * torch.nan, 20, RATE, {})
     spec = ConditionerSpec(channels=4, labels=(), vectors={"voice": 3})

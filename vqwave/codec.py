@@ -234,7 +234,7 @@ class Codec:
             raise BadInput("this model speaks from codes; to babble it needs a prior over them, or use a plain WaveNet")
         if decoder.frontend is not None:
             raise BadInput("this model is a vocoder: it speaks from spectral frames, expected a WaveNet without features")
-        samples = self._samples(seconds)
+        samples = inputs.samples_of(seconds, self.sample_rate)
         condition = decoder.condition(None, self.told(labels, vectors))
         heard = None if prime is None else self.prepare(prime, prime_rate).expand(count, -1)
         drawn = self._run([Task(condition, samples)] * count, range(count), sampling, progress, prime=heard)
@@ -283,7 +283,7 @@ class Codec:
         lengths = [n for track in decoder.frontend.tracks if (n := track.samples_of(frames.get(track.name))) is not None]
         if seconds is None and not lengths:
             raise BadInput("seconds: not given, expected the length of the speech")
-        samples = min(lengths) if seconds is None else self._samples(seconds)
+        samples = min(lengths) if seconds is None else inputs.samples_of(seconds, self.sample_rate)
         told = self.told(labels, vectors) | self._frames(frames, samples)
         task = Task(decoder.condition(decoder.frontend(None, told), told), samples)
         return self._run([task], [0], sampling, progress)[0]
@@ -313,10 +313,6 @@ class Codec:
         else:
             condition = decoder.condition(None if decoder.frontend is None else decoder.frontend(padded, told), told)
         return likelihood.score(decoder, condition, x)
-
-    def _samples(self, seconds: object) -> int:
-        """How many `seconds` are, one at the least. Raises BadInput."""
-        return max(1, round(inputs.seconds(seconds) * self.sample_rate))
 
     def _frames(self, frames: Given | None, samples: int) -> dict[str, Tensor]:
         """Given frames -> what the front end's tracks read, (1, C, F), for `samples` samples. Raises BadInput."""

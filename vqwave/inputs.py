@@ -1,13 +1,13 @@
-"""What the Python API takes: one check of waveforms, sample rates, codes and lengths for every entry point.
+"""What the Python API takes: one check of waveforms, rates, codes and lengths for every entry point.
 
 Each function gives back what the rest of the package computes with, or raises `BadInput` with one
 line that names the argument, what was given and what is expected.
 
-The rules. A waveform is an array or tensor of floating-point samples in [-1, 1]; int16 is 16-bit PCM
-and is divided by 32768; other whole numbers are refused, since their full scale is not known. Its
-shape is (T,), or, with one or two channels, (C, T) or (T, C): the axis of length 1 or 2 is that of
-the channels. Leading axes of length 1 before these are dropped, so that (1, 1, T) is (1, T). Anything
-else is refused, such as (2, 2), which says nothing, or a batch.
+The rules. A waveform is an array or tensor of floating-point samples in [-1, 1]; int16 is 16-bit
+PCM and is divided by 32768; other whole numbers are refused, since their full scale is not known.
+Its shape is (T,), or, with one or two channels, (C, T) or (T, C): the axis of length 1 or 2 is that
+of the channels. Leading axes of length 1 before these are dropped, so that (1, 1, T) is (1, T).
+Anything else is refused, such as (2, 2), which says nothing, or a batch.
 """
 
 from __future__ import annotations
@@ -125,6 +125,11 @@ def seconds(value: object, name: str = "seconds") -> float:
     raise BadInput(f"{name} {value}: expected a number above 0")
 
 
+def samples_of(value: object, rate: int) -> int:
+    """Seconds -> samples at `rate` Hz, one at the least."""
+    return max(1, round(seconds(value) * rate))
+
+
 def codes(values: object, books: int | None, size: int, name: str = "codes") -> Tensor:
     """Codes (Q, F) of any whole-number type, on any device -> int64 on the CPU, below `size`.
 
@@ -134,7 +139,8 @@ def codes(values: object, books: int | None, size: int, name: str = "codes") -> 
     fitting = found.ndim == 2 and len(found) > 0 and books in (None, len(found))
     if found.dtype.kind not in "iu" or not fitting:
         expected = f"whole numbers ({'Q' if books is None else books}, F)"
-        raise BadInput(f"{name}: {_kind(values, found)} of shape {found.shape}, expected {expected}")
+        kind = _kind(values, found)
+        raise BadInput(f"{name}: {kind} of shape {found.shape}, expected {expected}")
     wrong = np.argwhere((found < 0) | (found >= size))
     if len(wrong):
         book, frame = wrong[0]
@@ -147,7 +153,8 @@ def fits(samples: int, frames: int, hop: int, name: str = "codes") -> None:
     """Whether `frames` frames of `hop` samples are what `samples` samples take."""
     if samples < 0 or not 0 <= frames * hop - samples < hop:
         expected = f"{(frames - 1) * hop + 1} to {frames * hop}" if frames else "none"
-        raise BadInput(f"{name}: {samples} samples in {frames} frames of {hop}, expected {expected}")
+        found = f"{samples} samples in {frames} frames of {hop}"
+        raise BadInput(f"{name}: {found}, expected {expected}")
 
 
 def one_each(count: int, values: Mapping[str, Sequence[Any]]) -> list[Sequence[Any]]:
@@ -169,7 +176,7 @@ def by_name(values: object, name: str) -> Mapping[str, Any]:
 
 
 def place_of(value: object, known: Sequence[str], name: str, knower: str = "this model") -> int:
-    """The number of a label among those that are known. Names the nearest where it is none of them."""
+    """The number of a label among those that are known. Names the nearest where it is none."""
     more = ", ..." if len(known) > SHOWN else ""
     expected = f"expected one of {', '.join(known[:SHOWN])}{more}"
     if value is None:

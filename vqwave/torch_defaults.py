@@ -1,7 +1,7 @@
 """torch's defaults, whatever the caller has set for the whole process.
 
-`torch.set_default_dtype` and `torch.set_default_device` change what `torch.zeros(3)` is everywhere. The
-package computes with torch's own defaults: float32, on the CPU unless a device is named.
+`torch.set_default_dtype` and `torch.set_default_device` change what `torch.zeros(3)` is everywhere.
+The package computes with torch's own defaults: float32, on the CPU unless a device is named.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 @contextmanager
 def own_defaults() -> Iterator[None]:
-    """Within, new tensors are float32 and on the CPU; afterwards all is as before. Also a decorator.
+    """Within, new tensors are float32 and on the CPU; then all is as before. Also a decorator.
 
     The default device is one thread's, the default type the whole process': while this holds, other
     threads of a program that has set another see float32, too.
