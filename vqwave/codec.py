@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -343,14 +342,8 @@ class Codec:
     def label_ids(self, labels: Labels) -> dict[str, Tensor]:
         """Label names -> ids (1,), for the labels that the decoder hears. Raises BadInput with the nearest names."""
         names = self.decoder.conditioner.labels
-        given = {name: self._composed(name, labels.get(name)) for name in names}
-        ids = {name: inputs.place_of(given[name], self.labels[name], name) for name in names}
+        ids = {name: inputs.place_of(labels.get(name), self.labels[name], name) for name in names}
         return {name: torch.tensor([number], device=self.device) for name, number in ids.items()}
-
-    def _composed(self, name: str, value: str | None) -> str | None:
-        """A label as the model spells it: in Unicode's composed form where it is not known as it is."""
-        known = value is None or value in self.labels[name]
-        return value if known else unicodedata.normalize("NFC", str(value))
 
     @inference()
     def task(

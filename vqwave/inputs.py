@@ -1,4 +1,4 @@
-"""What the Python API takes: one check of waveforms, rates, codes and lengths for every entry point.
+"""What the Python API takes: one check of waveforms, rates, codes and lengths for all methods.
 
 Each function gives back what the rest of the package computes with, or raises `BadInput` with one
 line that names the argument, what was given and what is expected.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import operator
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -176,11 +177,16 @@ def by_name(values: object, name: str) -> Mapping[str, Any]:
 
 
 def place_of(value: object, known: Sequence[str], name: str, knower: str = "this model") -> int:
-    """The number of a label among those that are known. Names the nearest where it is none."""
+    """The number of a label among those that are known, or of its composed Unicode form (NFC).
+
+    Names the nearest where it is none.
+    """
     more = ", ..." if len(known) > SHOWN else ""
     expected = f"expected one of {', '.join(known[:SHOWN])}{more}"
     if value is None:
         raise BadInput(f"{name}: not given, {expected}")
+    if value not in known and isinstance(value, str):
+        value = unicodedata.normalize("NFC", value)
     if value not in known:
         hint = nearest(value, known) if isinstance(value, str) else ""
         found = f"{name} {value!r}: not among the {len(known)} {knower} knows"
