@@ -173,13 +173,13 @@ def test_an_unknown_voice_lists_the_nearest() -> None:
     ids=["empty", "silent", "nan", "infinite"],
 )
 def test_what_is_no_recording_is_named(wave: np.ndarray) -> None:
-    with pytest.raises(BadInput, match="recording is (empty or not finite|silent|near silent)"):
+    with pytest.raises(BadInput, match=r"the recording is (empty or not finite|silent)"):
         VQ.encode(wave)
 
 
 @pytest.mark.parametrize("wave", [np.full(800, 0.25, np.float32), np.array([0.3], np.float32)], ids=["dc", "one sample"])
 def test_a_recording_without_sound_is_named(wave: np.ndarray) -> None:
-    with pytest.raises(BadInput, match="recording is (empty or not finite|silent|near silent)"):
+    with pytest.raises(BadInput, match=r"the recording is (empty or not finite|silent)"):
         VQ.encode(wave)
 
 
