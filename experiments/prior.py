@@ -6,6 +6,7 @@ accelerate launch experiments/prior.py --config configs/prior/fsdd.yaml codec=ru
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -81,31 +82,42 @@ class PriorExperiment(Experiment[Config]):
         """The batch only says which utterances: pieces of their codes are drawn here, by the step's own seed."""
         frames = self.samples_of(self.config.data.clip) // self.hop
         piece = self.coded.pieces(self.model.network, batch.index.tolist(), frames).to(self.device)
-        nll = -masked_mean(self.network(piece.codes, piece.labels, piece.mask, piece.before), piece.mask)
+        log_p = self.network(piece.symbols, piece.labels, piece.mask, piece.before)
+        nll = -masked_mean(log_p, piece.mask)
         return Outcome({"nll": nll}, {"bits": nll.detach() / torch.tensor(2.0).log()})
 
     def evaluate(self, model: Prior) -> Evaluation:
         """Bits a code given the utterance's length, as `.vqw` pays: with the true labels, with others, with none."""
         network, rows = model.network, self.valid_rows()
-        names = ("bits", "others", "untold", "whole", "codes", "utterances")
+        names = ("bits", "others", "untold", "whole", "codes", "utterances", "pitch", "pitch_codes")
         sums = {name: torch.zeros((), dtype=torch.float64) for name in names}
         counts = CodeCounts(network.books, network.size, self.corpus.labels.get("speaker", []))
         for batch in self.coded.utterances(network, rows[rank() :: world_size()]):
             batch = batch.to(self.device)
-            codes = batch.mask & (batch.codes < network.end)
+            real = batch.mask & (batch.symbols < network.end)
+            symbols, (codes, pitch) = torch.where(real, batch.symbols, 0), network.order.split(real)
             heard = {"bits": batch.labels, "others": self.other_labels(batch)} | ({"untold": {}} if network.untold else {})
             for name, labels in heard.items():
-                sums[name] -= network(batch.codes, labels, codes, ends=False).sum(dtype=torch.float64).cpu()
-            sums["whole"] -= network(batch.codes, batch.labels, batch.mask).sum(dtype=torch.float64).cpu()
+                log_p = network(batch.symbols, labels, real, ends=False)
+                log_p, log_p_pitch = network.order.split(log_p)
+                sums[name] -= log_p.sum(dtype=torch.float64).cpu()
+                if name == "bits" and pitch is not None:
+                    sums["pitch"] -= log_p_pitch.sum(dtype=torch.float64).cpu()
+                    sums["pitch_codes"] += pitch.sum().cpu()
+            log_p = network(batch.symbols, batch.labels, batch.mask)
+            sums["whole"] -= log_p.sum(dtype=torch.float64).cpu()
             sums["codes"] += codes.sum().cpu()
-            sums["utterances"] += len(batch.codes)
-            counts.add(torch.where(codes, batch.codes, 0), codes[:, 0], batch.labels.get("speaker"))
+            sums["utterances"] += len(batch.symbols)
+            counts.add(network.order.split(symbols)[0], codes[:, 0], batch.labels.get("speaker"))
         found, nats = self.total(sums), torch.tensor(2.0).log().item()
-        end = (found["whole"] - found["bits"]) / nats / found["utterances"]
+        end = (found["whole"] - found["bits"] - found["pitch"]) / nats / found["utterances"]
         bits = {name: found[name] / nats / found["codes"] for name in ("bits", "others", "untold")}
         if not self.comparable(network)[1]:
             bits["others"] = None
-        return self.summary(bits, end, counts.section(self.corpus.sample_rate / self.hop), network.untold > 0)
+        if network.order.pitch is not None:
+            bits["pitch"] = found["pitch"] / nats / found["pitch_codes"]
+        section = counts.section(self.corpus.sample_rate / self.hop)
+        return self.summary(bits, end, section, network.untold > 0)
 
     def valid_rows(self) -> list[int]:
         """Whole validation utterances, at most `data.valid_clips`, evenly spread."""
@@ -114,11 +126,15 @@ class PriorExperiment(Experiment[Config]):
 
     def summary(self, bits: dict[str, float], end: float, codes: dict[str, object], untold: bool) -> Evaluation:
         """Bits a code beside what they would be without a network, and the bit rates that follow."""
-        baselines, rate = self.code_baselines(), codes["books"] * self.corpus.sample_rate / self.hop
+        baselines, rate = self.code_baselines, codes["books"] * self.corpus.sample_rate / self.hop
+        pitches, melody = self.pitch_baselines, self.source.model.melody
+        slow = 0.0
+        if melody is not None:
+            slow = melody.codec.books * self.corpus.sample_rate / melody.codec.hop
         rates = {
-            "nominal": codes["bit_rate"],
-            **{name: rate * value for name, value in baselines.items()},
-            "prior": rate * bits["bits"],
+            "nominal": codes["bit_rate"] + slow * pitches.get("uniform", 0.0),
+            **{k: rate * value + slow * pitches.get(k, 0.0) for k, value in baselines.items()},
+            "prior": rate * bits["bits"] + slow * bits.get("pitch", 0.0),
         }
         nll = {"unit": "bits per code", "model": bits["bits"], "baselines": baselines, "shuffled labels": bits["others"]}
         untold_bits = bits["untold"] if untold else None
@@ -128,14 +144,27 @@ class PriorExperiment(Experiment[Config]):
         headline = (
             f"{bits['bits']:.3f} bits per code on held-out speech ({beside}): {rates['prior']:.0f} of {rates['nominal']:.0f} bit/s"
         )
-        return Evaluation(headline, scalars, {"nll": nll, "codes": codes, "bit_rate": rates, "prior": scalars})
+        sections = {"nll": nll, "codes": codes, "bit_rate": rates, "prior": scalars}
+        if pitches:
+            headline += f"; {bits['pitch']:.3f} per pitch code (uniform {pitches['uniform']:.2f})"
+            scalars["bits_pitch"] = bits["pitch"]
+            sections["pitch"] = {"model": bits["pitch"], "baselines": pitches}
+        return Evaluation(headline, scalars, sections)
 
+    @cached_property
     def code_baselines(self) -> dict[str, float]:
-        """Without a network; computed once a run."""
-        if not hasattr(self, "_code_baselines"):
-            train, test = (self.coded.of(rows) for rows in (self.corpus.of("train"), self.valid_rows()))
-            self._code_baselines = code_likelihood.baselines(train, test, self.source.model.quantizer.size)
-        return self._code_baselines
+        """Without a network."""
+        train, test = (self.coded.of(rows) for rows in (self.corpus.of("train"), self.valid_rows()))
+        return code_likelihood.baselines(train, test, self.source.model.quantizer.size)
+
+    @cached_property
+    def pitch_baselines(self) -> dict[str, float]:
+        """The same for pitch codes; none where the codec has none."""
+        melody, splits = self.source.model.melody, (self.corpus.of("train"), self.valid_rows())
+        if melody is None:
+            return {}
+        train, test = (self.coded.pitch_of(rows) for rows in splits)
+        return code_likelihood.baselines(train, test, melody.codec.size)
 
     def samples(self, model: Prior, sheet: SampleSheet) -> None:
         codec, rows = self.codec(model), self.shown_rows(self.config.shown)

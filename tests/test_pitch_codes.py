@@ -58,7 +58,7 @@ def coded(
     samples: int | None = None,
 ) -> Coded:
     codes = codes_of(pitch_size, pitch_books, -(-frames // ratio))
-    pitch = PitchCodes(codes, 160 * ratio, pitch_size, mean=5.0101, deviation=0.2)
+    pitch = PitchCodes(codes, 160 * ratio, pitch_size, mean=0.4101, deviation=0.2)
     samples = 160 * frames if samples is None else samples
     return Coded(codes_of(size, books, frames), 8000, 160, samples, size, "0123abcd", "theo", pitch)
 
@@ -87,7 +87,7 @@ def test_files_and_what_is_said_of_them(tmp_path: Path) -> None:
     assert_same(load_codes(path), it)
     assert load_header(path).pitch == it.pitch.format
     rows = describe(str(path))
-    assert rows["pitch"] == "1 x 13 of 20 codes, hop 640; ln F0 5.010 +- 0.200 (150 Hz), 58 bit/s"
+    assert rows["pitch"] == "1 x 13 of 20 codes, hop 640; F0 about 151 Hz, 3.5 semitones, 58 bit/s"
     assert rows["bit rate"].startswith("511 bit/s")
 
 
@@ -184,7 +184,7 @@ def test_every_changed_byte_and_every_truncation_is_noticed() -> None:
 
 def forge(**changed: object) -> bytes:
     """A file of version 3 with a valid checksum and any facts: 13 frames, 4 pitch codes."""
-    it = {"ratio": 4, "size": 20, "books": 1, "mean": 5.0, "deviation": 0.2}
+    it = {"ratio": 4, "size": 20, "books": 1, "mean": 0.4, "deviation": 0.2}
     it |= {"samples": 2080, "frames": 13, "pitch": bytes(3)} | changed
     body = VERSION_3 + b"\0" + b"".join(map(number, (8000, 160, 512, 1))) + number(2) + b"f"
     body += b"".join(number(it[key]) for key in ("ratio", "size", "books"))
@@ -206,7 +206,7 @@ def forge(**changed: object) -> bytes:
         {"books": 3},
         {"books": 2**50},
         {"mean": math.nan},
-        {"mean": -1.0},
+        {"mean": -7.5},
         {"mean": math.inf},
         {"deviation": 1e9},
         {"deviation": -0.1},
@@ -229,14 +229,14 @@ def test_codes_that_do_not_fit_one_another_are_refused() -> None:
         replace(it, pitch=replace(it.pitch, codes=it.pitch.codes[:, :3]))
     with pytest.raises(BadInput, match="hop 600, expected a multiple of the frames' 160"):
         replace(it, pitch=replace(it.pitch, hop=600))
-    with pytest.raises(BadInput, match="mean nan, expected a number of ln Hz"):
+    with pytest.raises(BadInput, match="mean nan, expected that of ln"):
         replace(it.pitch, mean=math.nan)
     with pytest.raises(BadInput, match="the header says otherwise"):
         Header.of(it).pack(CodeBlock(it.codes))
 
 
 def test_statistics_are_in_memory_as_in_a_file() -> None:
-    assert coded().pitch.mean == struct.unpack("<f", struct.pack("<f", 5.0101))[0]
+    assert coded().pitch.mean == struct.unpack("<f", struct.pack("<f", 0.4101))[0]
 
 
 def test_cutting_and_joining() -> None:

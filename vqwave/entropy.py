@@ -37,28 +37,42 @@ def frequencies(log_p: Tensor) -> NDArray[np.int64]:
 
 
 @torch.inference_mode()
-def compress(network: CodeNetwork, codes: Tensor, labels: Mapping[str, Tensor]) -> bytes:
-    """codes (Q, F) of one utterance -> bytes. network: from `CodeNetwork.exact()`; labels name -> (1,)."""
+def compress(
+    network: CodeNetwork, codes: Tensor, labels: Mapping[str, Tensor], pitch: Tensor | None = None
+) -> bytes:
+    """codes (Q, F), and pitch codes (Q_p, F_p) if the network models them, of an utterance -> bytes.
+
+    network: from `CodeNetwork.exact()`; labels name -> (1,).
+    """
     coder, stream = _constriction().stream, CodeStream(network, labels, ends=False)
     encoder, last = coder.queue.RangeEncoder(), torch.tensor([network.end])
-    for code in codes.t().reshape(-1, 1):
+    for code in network.order.flat(codes, pitch)[:, None]:
         encoder.encode(int(code), _model(coder, stream.next(last)))
         last = code
     return encoder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
 
 
 @torch.inference_mode()
-def decompress(network: CodeNetwork, data: bytes, frames: int, labels: Mapping[str, Tensor]) -> Tensor:
-    """The inverse of `compress`: codes (Q, F). Bytes that `compress` did not write give codes that nobody encoded."""
+def decompress(
+    network: CodeNetwork, data: bytes, frames: int, labels: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor | None]:
+    """The inverse of `compress`: codes (Q, F) and pitch codes (Q_p, F_p) or None.
+
+    Bytes that `compress` did not write give codes that nobody encoded, or raise BadInput.
+    """
     coder, stream = _constriction().stream, CodeStream(network, labels, ends=False)
     whole = data + bytes(8 + -len(data) % 4)  # zeros at the end were left out
     decoder = coder.queue.RangeDecoder(np.frombuffer(whole, "<u4").astype(np.uint32))
     last, codes = torch.tensor([network.end]), []
-    for _ in range(frames * network.books):
-        last = torch.tensor([decoder.decode(_model(coder, stream.next(last)))])
+    for _ in range(network.order.count(frames)):
+        table = _model(coder, stream.next(last))
+        try:
+            last = torch.tensor([decoder.decode(table)])
+        except AssertionError:
+            raise BadInput("its bytes are no codes of this prior, expected a whole file") from None
         codes.append(last)
     flat = torch.cat(codes) if codes else torch.zeros(0, dtype=torch.int64)
-    return flat.view(frames, network.books).t().contiguous()
+    return network.order.unflatten(flat)
 
 
 def _model(coder: ModuleType, log_p: Tensor) -> object:

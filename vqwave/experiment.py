@@ -27,7 +27,7 @@ from vqwave.distributions import Head
 from vqwave.errors import BadInput, nearest
 from vqwave.identity import Identity, of_corpus, of_model
 from vqwave.metrics import likelihood
-from vqwave.models import VQVAE, Model, Student, WaveNet
+from vqwave.models import VQVAE, Model, Prior, Student, WaveNet
 from vqwave.models.prior import CodeNetwork
 from vqwave.nn import draws
 from vqwave.nn.codebook import Book
@@ -414,7 +414,7 @@ class Experiment(ABC, Generic[C]):
 
 def bit_rate(model: Model, sample_rate: int) -> float | None:
     """Nominal bits a second of the codes; None for a model without codes."""
-    if isinstance(model, VQVAE):
+    if isinstance(model, VQVAE | Prior):
         return model.bit_rate(sample_rate)
     quantizer = getattr(model, "quantizer", None)
     return None if quantizer is None else quantizer.bits_per_frame * sample_rate / model.hop

@@ -42,7 +42,8 @@ def _of_pitch(header: Header) -> str:
     pitch, bits = header.pitch, header.pitch_bits / max(header.seconds, 1e-9)
     count = -(-header.frames // header.ratio)
     codes = f"{pitch.books} x {count} of {pitch.size} codes, hop {pitch.hop}"
-    voice = f"ln F0 {pitch.mean:.3f} +- {pitch.deviation:.3f} ({math.exp(pitch.mean):.0f} Hz)"
+    middle, spread = 100 * math.exp(pitch.mean), 12 * pitch.deviation / math.log(2)
+    voice = f"F0 about {middle:.0f} Hz, {spread:.1f} semitones"
     return f"{codes}; {voice}, {bits:.0f} bit/s" + (" without the prior" if header.prior else "")
 
 
@@ -75,6 +76,12 @@ def _of_model(name: str) -> dict[str, str]:
         rows["codes"] = f"{rate}, codec {codec.fingerprint}"
     if codec.prior is not None:
         rows["prior"] = f"{codec.prior.fingerprint}, hears {', '.join(codec.prior.labels) or 'no labels'}"
+        if codec.prior.network.order.pitch is not None:
+            rows["prior"] += "; models codes and pitch codes jointly"
+    if isinstance(codec.model, VQVAE) and codec.model.melody is not None:
+        pitch = codec.model.melody.codec
+        rate = card.sample_rate / pitch.hop
+        rows["pitch codes"] = f"{pitch.books} x {pitch.size}, {rate:g} a second"
     unheard = about.get("unheard", {})
     for label, values in card.labels.items():
         rows[label] = _shortened([value for value in values if value not in unheard.get(label, ())])

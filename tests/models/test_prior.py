@@ -53,7 +53,7 @@ def codes_of(net: CodeNetwork, batch: int = 3, frames: int = 6, seed: int = 0) -
 def one(net: CodeNetwork, codes: Tensor) -> float:
     """ln p of one whole utterance (Q, F), its end included."""
     ended = net.with_end(codes[None], torch.tensor([codes.shape[1]]))
-    return net(ended.codes, {}, ended.mask).sum().item()
+    return net(ended.symbols, {}, ended.mask).sum().item()
 
 
 @pytest.mark.parametrize("books", [1, 2, 3])
@@ -110,7 +110,7 @@ def test_draws_follow_the_law(books: int) -> None:
     """Counts of whole utterances against their probabilities, by chi-square."""
     net, draws, frames = network(books, size=2, untold=0.5), 2000, 3
     counts: dict[tuple[int, ...], int] = {}
-    for codes in sample_codes(net, {}, frames, streams=torch.arange(draws)):
+    for codes, _ in sample_codes(net, {}, frames, streams=torch.arange(draws)):
         key = tuple(codes.t().flatten().tolist())
         counts[key] = counts.get(key, 0) + 1
     likely = {}
@@ -129,14 +129,19 @@ def test_draws_follow_the_law(books: int) -> None:
 def test_a_seed_gives_the_same_codes_alone_and_in_a_batch(books: int, stop: bool) -> None:
     net = network(books)
     speaker, text = torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, 0, 1])
-    together = sample_codes(net, told(speaker, text), 9, streams=torch.arange(4), stop=stop, seed=3)
+
+    def drawn(seed: int, which: slice) -> list[Tensor]:
+        labels, streams = told(speaker[which], text[which]), torch.arange(4)[which]
+        made = sample_codes(net, labels, 9, streams=streams, stop=stop, seed=seed)
+        return [codes for codes, _ in made]
+
+    together = drawn(3, slice(4))
     for i, codes in enumerate(together):
-        alone = sample_codes(net, told(speaker[i : i + 1], text[i : i + 1]), 9, streams=torch.tensor([i]), stop=stop, seed=3)
-        assert torch.equal(alone[0], codes)
+        assert torch.equal(drawn(3, slice(i, i + 1))[0], codes)
     assert len({len(codes[0]) for codes in together}) > 1 or not stop, "utterances end by themselves"
     assert all(codes.shape == (books, 9) for codes in together) or stop
     assert all((codes >= 0).all() and (codes < net.size).all() for codes in together)
-    others = sample_codes(net, told(speaker, text), 9, streams=torch.arange(4), stop=stop, seed=4)
+    others = drawn(4, slice(4))
     assert not all(torch.equal(a, b) for a, b in zip(together, others, strict=True)), "another seed, other codes"
 
 
@@ -160,7 +165,7 @@ def test_padding_changes_nothing() -> None:
     codes, lengths = codes_of(net, frames=8), torch.tensor([8, 3, 5])
     ended = net.with_end(codes, lengths)
     assert ended.mask.sum().item() == 2 * 16 + 3
-    together = net(ended.codes, {}, ended.mask).sum((1, 2))
+    together = net(ended.symbols, {}, ended.mask).sum((1, 2))
     for i, n in enumerate(lengths.tolist()):
         assert together[i].item() == pytest.approx(one(net, codes[i, :, :n]), abs=1e-9)
 
@@ -198,7 +203,8 @@ def test_gradients_reach_every_parameter() -> None:
     net = network(2, dropout=0.0).train()
     ended = net.with_end(codes_of(net, batch=64), torch.full((64,), 6))
     torch.manual_seed(0)
-    (-net(ended.codes, told(torch.arange(64) % 3, torch.arange(64) % 2), ended.mask)).sum().backward()
+    labels = told(torch.arange(64) % 3, torch.arange(64) % 2)
+    (-net(ended.symbols, labels, ended.mask)).sum().backward()
     for name, p in net.named_parameters():
         rows = p.grad.flatten(1).abs().sum(1) if p.ndim > 1 else p.grad.abs()
         silent = {net.size} if name == "heard.weight" else set()  # END is heard as the last book's alone

@@ -95,7 +95,7 @@ def decode_pipe(arguments: argparse.Namespace, model: Codec, coder: Coder | None
             writer = WavWriter(out, model.sample_rate, raw=arguments.raw)
             for block in reader:
                 for piece in block.split(PIECE):
-                    writer.write(stream.push(piece.codes))
+                    writer.write(stream.push(piece.codes, piece.pitch))
             writer.write(stream.flush(reader.header.samples))
             if arguments.out != DASH:
                 writer.finish()

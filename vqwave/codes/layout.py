@@ -10,11 +10,11 @@ and the speaker; where a prior is, its fingerprint and a CRC-32 of the packed co
 no more than 50. In a stream every CRC is that of all before it, other CRCs left out: each block can be trusted when it is there.
 
 Version 3 is version 2 with pitch codes, and is written for these alone. Its facts go on with:
-frames a pitch code, its size K_p, books, and mean and deviation of ln F0 (float32). The codes of a
-file, or of a block of a stream, are preceded by the pitch codes that begin within its frames; how
-many follows from the frames. Both are packed as digits (`packing.py`): 1,024 codes are one number
-in base K, lowest digit first, in as few bytes as it can need: one of 20 codes takes 4.33 bits, one
-of 512 takes 9.
+frames a pitch code, its size K_p, books, and mean and deviation of ln(F0 / 100 Hz) (float32). The
+codes of a file, or of a block of a stream, are preceded by the pitch codes that begin within its
+frames; how many follows from the frames. Both are packed as digits (`packing.py`): 1,024 codes are
+one number in base K, lowest digit first, in as few bytes as it can need: one of 20 codes takes 4.33
+bits, one of 512 takes 9.
 
 Version 1, which is read but no longer written, had these facts as JSON: magic | its length, uint32 | JSON | codes | CRC-32.
 Own format, since the usual containers (npz, safetensors) neither pack bits nor name the codec.
@@ -291,7 +291,10 @@ def _decoded(payload: bytes, header: Header, name: str, coder: Coder | None) -> 
         raise BadInput(f"{name}: is entropy-coded with prior {header.prior}, expected that prior: --prior RUN")
     if coder.fingerprint != header.prior:
         raise BadInput(f"{name}: is entropy-coded with prior {header.prior}, found prior {coder.fingerprint}")
-    block = coder.decode(payload, header)
+    try:
+        block = coder.decode(payload, header)
+    except BadInput as error:
+        raise BadInput(f"{name}: {error}") from None
     try:
         header.check_codes(block)
         same = zlib.crc32(header.pack(block)) == header.check

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vqwave.errors import BadInput
 
-HIGHEST = 12.0  # ln Hz, 163 kHz: no voice's mean or deviation is above
+FARTHEST = 7.0  # from ln 100 Hz, of a mean: 0.09 Hz and 110 kHz are no voices
 
 
 def pitch_due(first: int, last: int, ratio: int) -> int:
@@ -27,9 +27,9 @@ def pitch_due(first: int, last: int, ratio: int) -> int:
 class PitchFormat:
     """What describes pitch codes: samples a code, K, books, and the voice's ln F0 statistics.
 
-    `mean` and `deviation`, in ln Hz, are those that the contour was normalised with: with them a
-    voice that the model does not know is decoded in its own range. Kept as float32, as in a file.
-    Raises BadInput outside bounds.
+    `mean` and `deviation` of ln(F0 / 100 Hz) are those that the contour was normalised with: with
+    them a voice that the model does not know is decoded in its own range. Kept as float32, as in a
+    file. Raises BadInput outside bounds.
     """
 
     hop: int
@@ -40,9 +40,9 @@ class PitchFormat:
 
     def __post_init__(self) -> None:
         for name in ("mean", "deviation"):
-            value = getattr(self, name)
-            if not math.isfinite(value) or not 0 <= value <= HIGHEST:
-                wanted = f"a number of ln Hz from 0 to {HIGHEST:g}"
+            value, least = getattr(self, name), -FARTHEST if name == "mean" else 0.0
+            if not math.isfinite(value) or not least <= value <= FARTHEST:
+                wanted = f"that of ln(F0 / 100 Hz), {least:g} to {FARTHEST:g}"
                 raise BadInput(f"pitch codes: {name} {value}, expected {wanted}")
             object.__setattr__(self, name, float(np.float32(value)))
         if min(self.hop, self.size, self.books) < 1:

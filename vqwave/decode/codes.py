@@ -22,13 +22,16 @@ def sample_codes(
     seed: int = 0,
     temperature: float = 1.0,
     top_p: float = 1.0,
-) -> list[Tensor]:
-    """Codes (Q, F_i) of each of the `streams` (B,), drawn symbol by symbol; labels name -> (B,).
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Codes (Q, F_i) and pitch codes (Q_p, ceil(F_i / ratio)), or None, of each of `streams` (B,).
 
     With `stop`, an utterance ends where it draws END, or after `frames` frames; else a new one begins there, until `frames`
     frames are full. A stream's codes depend on (seed, its number, labels) alone. Give `network.exact()`, in float64.
+    labels: name -> (B,). Where an utterance follows another, the first is filled up to whole pitch
+    codes with its last frame.
     """
     stream = CodeStream(network, labels, len(streams))
+    order, most = network.order, network.order.count(frames)
     last = torch.full((len(streams),), network.end)
     drawn: list[list[int]] = [[] for _ in streams]
     running = torch.full((len(streams),), frames > 0)
@@ -39,9 +42,12 @@ def sample_codes(
         for i in running.nonzero().flatten().tolist():
             if last[i] != network.end:
                 drawn[i].append(int(last[i]))
-            running[i] = len(drawn[i]) < frames * network.books and not (stop and last[i] == network.end)
+            elif not stop:
+                missing = -order.frames(len(drawn[i])) % order.ratio
+                drawn[i] += drawn[i][-network.books :] * missing
+            running[i] = len(drawn[i]) < most and not (stop and last[i] == network.end)
         time += 1
-    return [torch.tensor(codes, dtype=torch.int64).view(-1, network.books).t().contiguous() for codes in drawn]
+    return [order.unflatten(torch.tensor(codes[:most], dtype=torch.int64)) for codes in drawn]
 
 
 def choose(log_p: Tensor, u: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:

@@ -26,7 +26,7 @@ PAPER = "49.3 % of 41 phones from 128 codes at 25 Hz, on another corpus: van den
 def codes(material: Material, result: Result) -> None:
     """Perplexity, dead codes, nominal and empirical bit rate (N / D x entropy, as ZeroSpeech counts it)."""
     material.need(material.has_codes, "the model has no codes")
-    quantizer, coded = material.codec.model.quantizer, material.coded
+    coded = material.coded
     books, size = coded[0].codes.shape[0], coded[0].size
     counts = np.stack([[np.bincount(book, minlength=size) for book in item.codes.numpy()] for item in coded])  # (N, Q, K)
     seconds, frames = np.array([item.seconds for item in coded]), np.array([item.codes.shape[1] for item in coded])
@@ -40,7 +40,7 @@ def codes(material: Material, result: Result) -> None:
     flat = np.concatenate([counts.reshape(len(coded), -1), frames[:, None], seconds[:, None]], 1).astype(np.float64)
     spread = bootstrap(flat, lambda sums: (2 ** entropies(sums)).mean(1), resamples=resamples, centred=True)
     rate = bootstrap(flat, lambda sums: entropies(sums).sum(1) * sums[:, -2] / sums[:, -1], resamples=resamples, centred=True)
-    nominal = quantizer.bits_per_frame * material.rate / material.codec.model.hop
+    nominal = material.codec.model.bit_rate(material.rate)
     result.add(
         "codes.perplexity",
         "codebook perplexity" + (", mean of the books" if books > 1 else ""),

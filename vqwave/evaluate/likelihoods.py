@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from vqwave.codes import Coded
 from vqwave.data import Batch, collate
 from vqwave.data.corpus import Utterance
 from vqwave.data.segments import read_crop
@@ -90,7 +93,7 @@ def prior(material: Material, result: Result) -> None:
     network = material.codec.prior
     material.need(network is not None, "the model is no prior")
     coded = material.coded
-    bits = np.array([network.bits(item) for item in coded])
+    bits, melody = np.array([network.stream_bits(item) for item in coded]).T
     codes = np.array([item.codes.numel() for item in coded], np.float64)
     seconds = np.array([item.seconds for item in coded])
     train = [
@@ -102,10 +105,25 @@ def prior(material: Material, result: Result) -> None:
     floor = Figure(others["unigram"], what="unigram")
     cost = mean(bits / codes, codes, resamples=resamples)
     result.add("prior.bits", "bits a code under the prior", "bits", "lower", {"model": Figure.of(cost), "floor": floor}, note)
-    rate = mean(bits / seconds, seconds, resamples=resamples)
-    nominal = material.codec.model.quantizer.bits_per_frame * material.rate / material.codec.model.hop
+    if coded[0].pitch is not None:
+        _pitch_prior(coded, melody, resamples, result)
+    rate = mean((bits + melody) / seconds, seconds, resamples=resamples)
+    nominal = material.codec.model.bit_rate(material.rate)
     figures = {"model": Figure.of(rate), "floor": Figure(nominal, what="codes packed without a prior")}
     result.add("prior.rate", "bit rate under the prior", "bit/s", "lower", figures)
+
+
+def _pitch_prior(
+    coded: Sequence[Coded], bits: NDArray[np.float64], resamples: int, result: Result
+) -> None:
+    """Bits a pitch code under the prior, beside log2 K."""
+    codes = np.array([item.pitch.codes.numel() for item in coded], np.float64)
+    figures = {
+        "model": Figure.of(mean(bits / codes, codes, resamples=resamples)),
+        "floor": Figure(math.log2(coded[0].pitch.size), what="uniform"),
+    }
+    title = "bits a pitch code under the prior"
+    result.add("prior.pitch_bits", title, "bits", "lower", figures)
 
 
 def _spread(rows: Sequence[int], most: int) -> list[int]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from vqwave.audio import Wave, mu_law_decode, mu_law_encode
 from vqwave.codec import Codec
@@ -226,9 +227,11 @@ class Material:
         """The same from the codes of other utterances, repeated or cut to the length: a decoder that hears nothing true."""
         mixed = []
         for own, other in zip(self.coded, (self.coded[j] for j in self.others()), strict=True):
-            frames = own.codes.shape[1]
-            codes = other.codes.repeat(1, -(-frames // max(1, other.codes.shape[1])))[:, :frames]
-            mixed.append(Coded(codes, own.sample_rate, own.hop, own.samples, own.size, own.fingerprint, own.speaker))
+            codes, pitch = _repeated(other.codes, own.codes.shape[1]), None
+            if own.pitch is not None:
+                melody = _repeated(other.pitch.codes, own.pitch.codes.shape[1])
+                pitch = replace(own.pitch, codes=melody)
+            mixed.append(replace(own, codes=codes, pitch=pitch))
         return self._decoded(system, "shuffled codes", mixed, self.rows)
 
     @cached_property
@@ -348,6 +351,11 @@ class Material:
                 made.append(copy.numpy())
                 advance(len(wave) / self.rate)
         return made
+
+
+def _repeated(codes: Tensor, frames: int) -> Tensor:
+    """codes (Q, F') -> (Q, F), one after another as often as needed."""
+    return codes.repeat(1, -(-frames // max(1, codes.shape[1])))[:, :frames]
 
 
 def _codes_of(codec: Codec) -> str | None:

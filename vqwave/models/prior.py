@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.errors import BadInput
+from vqwave.models.symbols import PitchBooks, SymbolOrder
 from vqwave.models.vqvae import VQVAE, VQVAESpec
 from vqwave.models.wavenet import Vocabulary
 from vqwave.nn import draws
@@ -35,20 +36,41 @@ class PriorSpec:
 
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> Prior:
         codec = self.codec.build(sample_rate, vocabulary)
-        books, size = codec.quantizer.books, codec.quantizer.size
+        order = symbol_order(codec)
         known = {name: [*values, "untold"] for name, values in vocabulary.items()}  # the last id stands for "not said"
         conditioner = self.conditioner.build(0, 1, known)
-        heard = nn.Embedding(books * (size + 1), self.network.residual)
-        place = nn.Embedding(books, self.network.residual)
-        stack = self.network.build(size + 1, conditioner.channels)
-        return Prior(CodeNetwork(heard, place, stack, conditioner, untold=self.untold, dropout=self.dropout), codec)
+        heard = nn.Embedding(sum(order.sizes) + len(order.sizes), self.network.residual)
+        place = nn.Embedding(order.slots, self.network.residual)
+        stack = self.network.build(order.outputs, conditioner.channels)
+        network = CodeNetwork(
+            heard,
+            place,
+            stack,
+            conditioner,
+            pitch=order.pitch,
+            untold=self.untold,
+            dropout=self.dropout,
+        )
+        return Prior(network, codec)
+
+
+def symbol_order(codec: VQVAE) -> SymbolOrder:
+    """The order of a codec's codes: its quantizer's, and its melody's where it has one."""
+    pitch = None
+    if codec.melody is not None:
+        slow = codec.melody.codec
+        pitch = PitchBooks(slow.books, slow.size, slow.hop // codec.hop)
+    return SymbolOrder(codec.quantizer.books, codec.quantizer.size, pitch)
 
 
 @dataclass(frozen=True)
 class Ended:
-    """Utterances as the prior hears them: codes (B, Q, F + 1), END after the last frame; mask of what there is to predict."""
+    """Utterances as a prior reads them: a grid of symbols (B, S, G), see `SymbolOrder`.
 
-    codes: Tensor
+    END stands after the last frame of each. mask (B, S, G): what there is to predict.
+    """
+
+    symbols: Tensor
     mask: Tensor
 
 
@@ -59,9 +81,16 @@ class CodeNetwork(nn.Module):
 
     The Q books of F frames are one sequence of Q F symbols, which one stack reads; with one book it is van den Oord et al.,
     2017, sec. 4.3 (arXiv:1711.00937). Each book has its own embedding of the K codes and of END, the symbol around
-    utterances: heard before the first code, and predicted, in book 0 alone, after the last. An utterance has a frame at least.
+    utterances: input before the first code, and predicted after the last, where a frame could begin.
+    An utterance has a frame at least.
 
-    B batch, Q books, F frames, K codes, N = Q F symbols.
+    With `pitch`, a slower stream of K_p codes is modelled jointly: in the sequence, its codes stand
+    before the frames that they cover (`SymbolOrder`), so that each stream is conditioned on the past
+    of both. Pitch codes have embeddings and logits of their own; no book has mass on the symbols of
+    the other.
+
+    B batch, Q books, F frames, K codes; S slots, G groups of a grid of symbols, which without pitch
+    is (B, Q, F), the codes themselves; N = S G symbols.
     """
 
     def __init__(
@@ -71,65 +100,105 @@ class CodeNetwork(nn.Module):
         stack: Stack,
         conditioner: Conditioner,
         *,
+        pitch: PitchBooks | None = None,
         untold: float = 0.0,
         dropout: float = 0.0,
     ) -> None:
+        """heard: all books' embeddings, END's after each book's codes; place: those of the slots."""
         super().__init__()
-        self.books = place.num_embeddings
-        self.size = heard.num_embeddings // self.books - 1
+        books, rows = place.num_embeddings, heard.num_embeddings
+        if pitch is not None:
+            books = (books - pitch.books) // pitch.ratio
+            rows -= pitch.books * (pitch.size + 1)
+        self.order = SymbolOrder(books, rows // books - 1, pitch)
         self.untold = untold
         self.heard = heard
         self.place = place
         self.blank = Blank(dropout)
         self.stack = stack
         self.conditioner = conditioner
+        self._tabulate()
+
+    def _tabulate(self) -> None:
+        """Facts of slots and books as buffers, which follow the network to its device."""
+        order, sizes = self.order, torch.tensor(self.order.sizes)
+        self.register_buffer("slot_book", torch.tensor(order.slot_books), persistent=False)
+        self.register_buffer("frame_start", torch.tensor(order.frame_starts), persistent=False)
+        self.register_buffer("book_size", sizes, persistent=False)
+        self.register_buffer("book_row", (sizes + 1).cumsum(0) - sizes - 1, persistent=False)
+
+    @property
+    def books(self) -> int:
+        """Q, of the content."""
+        return self.order.books
+
+    @property
+    def size(self) -> int:
+        """K, of the content."""
+        return self.order.size
 
     @property
     def end(self) -> int:
-        """END: the symbol above the codes 0 .. K - 1."""
-        return self.size
+        """END: the symbol above all codes."""
+        return self.order.end
 
     def forward(
         self,
-        codes: Tensor,
+        symbols: Tensor,
         labels: Mapping[str, Tensor],
         mask: Tensor | None = None,
         before: Tensor | None = None,
         *,
         ends: bool = True,
     ) -> Tensor:
-        """ln p of each code given all before it: codes (B, Q, F), END allowed in book 0 -> (B, Q, F) nats; 0 where not `mask`.
+        """ln p of each symbol given all before it: a grid (B, S, G) -> (B, S, G) nats.
+
+        Zero where not `mask`. END is allowed where a frame begins, but for the first.
 
         labels: name -> (B,); a label that is not there is not told. before (B,): the last book's code in the frame before,
         for codes cut out of an utterance; END, the default, for its start. With `ends` false, END has no mass: the law
         of the codes of an utterance whose length is known.
         """
-        B, Q, F_ = codes.shape
-        symbols = codes.transpose(1, 2).flatten(1)  # (B, N)
-        first = torch.full_like(symbols[:, :1], self.end) if before is None else before[:, None]
-        last = torch.cat([first, symbols[:, :-1]], 1)
-        book = torch.arange(Q, device=codes.device).repeat(B, F_)
-        log_p = self.log_probs(last, book, self.project(labels, B), ends=ends)
-        picked = log_p.gather(1, symbols[:, None]).view(B, F_, Q).transpose(1, 2)
+        B, S, G = symbols.shape
+        flat = symbols.transpose(1, 2).flatten(1)  # (B, N)
+        first = torch.full_like(flat[:, :1], self.end) if before is None else before[:, None]
+        last = torch.cat([first, flat[:, :-1]], 1)
+        slot = torch.arange(S, device=symbols.device).repeat(B, G)
+        log_p = self.log_probs(last, slot, self.project(labels, B), ends=ends)
+        picked = log_p.gather(1, flat[:, None]).view(B, G, S).transpose(1, 2)
         return picked if mask is None else torch.where(mask, picked, 0.0)
 
     def log_probs(
         self,
         last: Tensor,
-        book: Tensor,
+        slot: Tensor,
         projected: Condition | None,
         state: StackState | None = None,
         *,
         ends: bool = True,
     ) -> Tensor:
-        """last (B, n), the symbols before the predicted ones, which are of `book` (B, n) -> ln p (B, K + 1, n)."""
-        previous = (book - 1) % self.books
-        heard = self.blank(self.heard(previous * (self.size + 1) + last)) + self.place(book)  # (B, n, R)
+        """last (B, n), the symbols before those in `slot` (B, n) -> ln p of these (B, END + 1, n)."""
+        previous, book = self.slot_book[(slot - 1) % self.order.slots], self.slot_book[slot]
+        row = self.book_row[previous] + last.minimum(self.book_size[previous])  # END follows codes
+        heard = self.blank(self.heard(row)) + self.place(slot)  # (B, n, R)
         logits = self.stack(heard.transpose(1, 2), projected, state)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        may_end = (book == 0) & (last != self.end) & ends
-        kept = torch.cat([torch.ones_like(logits[:, : self.size], dtype=torch.bool), may_end[:, None]], 1)
+        logits = self._of_books(logits if logits.dtype == torch.float64 else logits.float(), book)
+        may_end = self.frame_start[slot] & (last != self.end) & ends
+        code = torch.arange(self.end, device=last.device)[:, None]
+        kept = torch.cat([code < self.book_size[book][:, None], may_end[:, None]], 1)
         return logits.masked_fill(~kept, -torch.inf).log_softmax(1)
+
+    def _of_books(self, logits: Tensor, book: Tensor) -> Tensor:
+        """All logits (B, K + 1 + K_p, n) -> those of each symbol's `book` (B, n): (B, END + 1, n)."""
+        if self.order.pitch is None:
+            return logits
+        content, end, pitch = logits.split([self.size, 1, self.order.pitch.size], 1)
+
+        def filled(codes: Tensor) -> Tensor:
+            missing = codes.new_zeros(len(codes), self.end - codes.shape[1], codes.shape[2])
+            return torch.cat([codes, missing, end], 1)
+
+        return torch.where((book < self.books)[:, None], filled(content), filled(pitch))
 
     def project(self, labels: Mapping[str, Tensor], count: int) -> Condition | None:
         """What every layer hears of the labels of `count` utterances. Raises BadInput for a missing label that must be told."""
@@ -147,21 +216,29 @@ class CodeNetwork(nn.Module):
                 heard[name] = torch.where(draws.uniforms(count, like=device) < self.untold, untold, heard[name])
         return heard
 
-    def with_end(self, codes: Tensor, lengths: Tensor) -> Ended:
-        """codes (B, Q, F), of which lengths (B,) frames are real -> the same with END in book 0 after the last real frame."""
-        frame = torch.arange(codes.shape[-1] + 1, device=codes.device)
-        real, last = frame < lengths[:, None], frame == lengths[:, None]  # (B, F + 1)
-        book = torch.arange(self.books, device=codes.device)[:, None]
-        end = last[:, None] & (book == 0)  # (B, Q, F + 1)
-        padded = torch.where(real[:, None], nn.functional.pad(codes, (0, 1)), 0)
-        return Ended(torch.where(end, self.end, padded), real[:, None] | end)
+    def with_end(self, codes: Tensor, lengths: Tensor, pitch: Tensor | None = None) -> Ended:
+        """codes (B, Q, F), of which lengths (B,) frames are real -> symbols, END after the last.
+
+        pitch (B, Q_p, ceil(F / ratio)): where the network models it. Raises BadInput otherwise.
+        """
+        order, frames = self.order, codes.shape[-1]
+        groups = frames // order.ratio + 1
+        if pitch is not None:
+            pitch = nn.functional.pad(pitch, (0, groups - pitch.shape[-1]))
+        symbols = order.merge(nn.functional.pad(codes, (0, groups * order.ratio - frames)), pitch)
+        first, starts = torch.tensor([order.slot_frames, order.frame_starts], device=codes.device)
+        frame = first[:, None] + order.ratio * torch.arange(groups, device=codes.device)  # (S, G)
+        real = frame < lengths[:, None, None]  # (B, S, G)
+        end = (frame == lengths[:, None, None]) & (starts[:, None] > 0)
+        return Ended(torch.where(end, self.end, torch.where(real, symbols, 0)), real | end)
 
     def exact(self) -> CodeNetwork:
         """A copy in float64 on the CPU, for drawing and for coding: there rounding differs least between batches and machines."""
         return deepcopy(self).double().cpu().eval()
 
     def extra_repr(self) -> str:
-        return f"books={self.books}, size={self.size}, untold={self.untold}"
+        pitch = "" if self.order.pitch is None else f", pitch={self.order.pitch}"
+        return f"books={self.books}, size={self.size}{pitch}, untold={self.untold}"
 
 
 class Blank(nn.Module):
@@ -197,14 +274,17 @@ class CodeStream:
         self.ends = ends
         self.projected = network.project(labels, count)
         self.state = StackState()
-        self.book = torch.zeros(count, dtype=torch.int64)
+        self.slot = torch.zeros(count, dtype=torch.int64)
 
     def next(self, last: Tensor) -> Tensor:
-        """last (B,), the symbol before -> ln p of the next (B, K + 1). END, the first to be heard, starts an utterance."""
+        """last (B,), the symbol before -> ln p of the next (B, END + 1). END starts an utterance."""
         starts = last == self.network.end
-        self.book = torch.where(starts, 0, (self.book + 1) % self.network.books)
+        self.slot = torch.where(starts, 0, (self.slot + 1) % self.network.order.slots)
         self.state.pasts = [past * ~starts[:, None, None] for past in self.state.pasts]
-        log_p = self.network.log_probs(last[:, None], self.book[:, None], self.projected, self.state, ends=self.ends)
+        slot = self.slot[:, None]
+        log_p = self.network.log_probs(
+            last[:, None], slot, self.projected, self.state, ends=self.ends
+        )
         return log_p[..., 0]
 
 
@@ -221,6 +301,10 @@ class Prior(nn.Module):
         """The codec's."""
         return self.codec.quantizer
 
+    def bit_rate(self, sample_rate: int) -> float:
+        """Nominal bits a second of the codec's codes."""
+        return self.codec.bit_rate(sample_rate)
+
     @property
     def hop(self) -> int:
         """Samples a frame."""
@@ -229,4 +313,5 @@ class Prior(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Samples of speech whose codes one prediction hears."""
-        return -(-self.network.stack.receptive_field // self.network.books) * self.hop
+        order = self.network.order
+        return -(-self.network.stack.receptive_field // order.slots) * order.ratio * self.hop
