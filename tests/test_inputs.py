@@ -341,9 +341,9 @@ def test_frames_and_vectors_of_any_kind() -> None:
     spec = ConditionerSpec(channels=4, labels=(), vectors={"voice": 3})
     it = codec(WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=spec))
     for vector in ([1, 2, 3], np.array([1.0, 2, 3]), torch.tensor([1.0, 2, 3]).bfloat16()):
-        assert it.told({}, {"voice": vector})["voice"].tolist() == [[1, 2, 3]]
+        assert it.given.attributes({}, {"voice": vector})["voice"].tolist() == [[1, 2, 3]]
     with pytest.raises(BadInput, match="vector 'voice': holds NaN or infinity"):
-        it.told({}, {"voice": [1.0, float("nan"), 0.0]})
+        it.given.attributes({}, {"voice": [1.0, float("nan"), 0.0]})
 
 
 def test_a_file_whose_length_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ def test_names_and_texts_are_composed(tmp_path: Path) -> None:
     assert (row.speaker, row.id, row.text) == (composed, f"{composed}/été", "où")
     spec, labels = WaveNetSpec(network=StackSpec(layers=1)), {"speaker": ["Ann", composed]}
     card = ModelCard(sample_rate=RATE, labels=labels, spec=spec, about={})
-    assert Codec(card.build(), card).label_ids({"speaker": apart})["speaker"].tolist() == [1]
+    assert Codec(card.build(), card).given.label_ids({"speaker": apart})["speaker"].tolist() == [1]
     table = tmp_path / "m.jsonl"
     table.write_text(
         json.dumps({"path": f"in/{apart}/été.wav", "speaker": apart, "accent": apart}) + "\n"

@@ -160,7 +160,7 @@ def test_the_reach_of_a_conditioner(kernel: int, upsample: tuple[int, ...]) -> N
 
 def test_what_is_kept_of_codes_does_not_grow() -> None:
     it = codec(WAVENETS["mixture"], kernel=5, upsample=(4,))
-    conditions = CodeConditions(it.model, it.told({"speaker": "theo"}))
+    conditions = CodeConditions(it.model, it.given.attributes({"speaker": "theo"}))
     kept = {conditions.pending.z.shape[-1] for codes in codes_for(it, 300).split(1, 1) if conditions.push(codes) is not None}
     assert max(kept) <= conditions.reach.before + conditions.reach.after + 1
 

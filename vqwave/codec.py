@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,25 +13,25 @@ from torch import Tensor
 from vqwave import inputs
 from vqwave.audio import read
 from vqwave.checkpoint import Loaded, ModelCard, load_trained
-from vqwave.codes import Coded, Header
+from vqwave.codes import Coded, Header, PitchFormat
 from vqwave.decode.backends import sample
 from vqwave.decode.conditions import code_condition
 from vqwave.decode.sampling import Sampling
 from vqwave.decode.stream import Stream, StreamState
 from vqwave.decode.tile import Task, alone, decode_each
+from vqwave.decoder_inputs import DecoderInputs, Given, Labels, Vectors
 from vqwave.encoding import SOON, CodecNames, SpeechStream, encode_blocks, encode_recording, prepare
-from vqwave.errors import BadInput, nearest
+from vqwave.errors import BadInput
 from vqwave.metrics import likelihood
 from vqwave.models import VQVAE, Classifier, Model, PitchCodec, Prior, Student, WaveNet
 from vqwave.nn.condition import join
 from vqwave.pipes import Recording
+from vqwave.pitch_encoding import check_pitch, encode_melody, f0_of, voice_of
+from vqwave.pitch_tracking import F0
 from vqwave.prior import CodePrior
 from vqwave.torch_defaults import inference, own_defaults
 
 Progress = Callable[[int], object]
-Vectors = Mapping[str, Tensor | np.ndarray | Sequence[float]]  # given vectors by name, such as a speaker embedding
-Labels = Mapping[str, str | None]
-Given = Mapping[str, Any]  # frames by name: arrays (C, F), or phones as [[first sample, label], ...]
 DEFAULT = Sampling()
 LONG = 300.0  # seconds of a recording that are held in memory
 
@@ -53,6 +52,7 @@ class Codec:
         self.sample_rate = card.sample_rate
         self.labels = card.labels
         self.level_db: float = card.about.get("level_db", -23.0)
+        self.given = DecoderInputs(self.model, card)
         self._names = CodecNames(self.model, getattr(getattr(card.spec, "codec", card.spec), "encoder", None), card.sample_rate)
         self.prior = None
         if isinstance(model, Prior):
@@ -112,8 +112,24 @@ class Codec:
     @inference()
     def encode(self, wave: Tensor | np.ndarray, sample_rate: int | None = None, speaker: str | None = None) -> Coded:
         """A recording, at the model's rate or `sample_rate` -> codes (Q, F), `speaker` noted."""
-        x = self.prepare(wave, sample_rate)
-        return self.header(speaker, len(x)).with_codes(self.codes_of(x))
+        return self.encode_prepared(self.prepare(wave, sample_rate), speaker)
+
+    @inference()
+    def encode_prepared(self, wave: Tensor, speaker: str | None = None) -> Coded:
+        """The same of a recording (T,) that is prepared already, as a corpus holds it."""
+        melody, f0 = self._vqvae.melody, None
+        if melody is not None:
+            f0 = f0_of(melody, inputs.mono(wave), self.sample_rate)
+        return self._coded(self.codes_of(wave), len(wave), speaker, f0)
+
+    def _coded(self, codes: Tensor, samples: int, speaker: str | None, f0: F0 | None) -> Coded:
+        """f0: of a model with melody. A speaker's that it does not know is normalised by the recording's own range."""
+        header, melody = self.header(speaker, samples), self._vqvae.melody
+        if melody is None:
+            return header.with_codes(codes)
+        known = self.speakers.index(speaker) if speaker in self.speakers else None
+        pitch = encode_melody(melody, f0, voice_of(melody, f0, known))
+        return replace(header, pitch=pitch.format).with_codes(codes, pitch.codes)
 
     @inference()
     def codes_of(self, wave: Tensor) -> Tensor:
@@ -126,14 +142,16 @@ class Codec:
         recording = Recording.open(path)
         if recording.seconds <= LONG:
             return self.encode(*read(path), speaker)
-        codes, n = encode_recording(self._vqvae, recording, self.sample_rate, self.level_db)
-        return self.header(speaker, n).with_codes(codes)
+        codes, n, f0 = encode_recording(self._vqvae, recording, self.sample_rate, self.level_db)
+        return self._coded(codes, n, speaker, f0)
 
     def encode_stream(self, sample_rate: int | None = None, *, level: float | None = None, seconds: float = SOON) -> SpeechStream:
         """To encode a recording as it comes: see `encoding.SpeechStream`.
 
         `level`: its RMS level in dBFS, if known; else it is taken from the first second. `seconds`: how much is encoded at once.
         """
+        if self._vqvae.melody is not None:
+            raise BadInput("this model codes the melody of whole recordings, expected one without melody, or encode_file")
         source = self.sample_rate if sample_rate is None else sample_rate
         return SpeechStream(self._vqvae, (source, self.sample_rate), self.level_db, level, seconds)
 
@@ -146,10 +164,17 @@ class Codec:
         labels: Mapping[str, str] | None = None,
         vectors: Vectors | None = None,
         sampling: Sampling = DEFAULT,
+        pitch: PitchFormat | None = None,
+        shift_semitones: float = 0.0,
     ) -> Stream:
-        """To decode codes as they come: what is pushed comes out as `decode` gives it. `seed` stands for that of `sampling`."""
+        """To decode codes as they come: what is pushed comes out as `decode` gives it. `seed` stands for that of `sampling`.
+
+        pitch: what a file says of its pitch codes, where no speaker is given.
+        """
         sampling = sampling if seed is None else replace(sampling, seed=seed)
-        return Stream(self._vqvae, self._voice(speaker, labels or {}, vectors), sampling, self.sample_rate)
+        told = self.given.voice(speaker, labels or {}, vectors)
+        told |= self.given.range_of(told, pitch, shift_semitones)
+        return Stream(self._vqvae, told, sampling, self.sample_rate)
 
     def resume(self, state: StreamState | str | Path, seed: int | None = None) -> Stream:
         """Go on with a stream that was saved; with another `seed`, otherwise. Raises BadInput for one of another model."""
@@ -163,12 +188,14 @@ class Codec:
         *,
         labels: Mapping[str, str] | None = None,
         vectors: Vectors | None = None,
+        shift_semitones: float = 0.0,
         sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> Tensor:
-        """Codes -> waveform (T,), in the voice of `speaker` (or of the speaker noted beside the codes)."""
-        also, given = [labels or {}], [vectors or {}]
-        return self.decode_many([coded], [speaker], labels=also, vectors=given, sampling=sampling, progress=progress)[0]
+        """Codes -> waveform (T,), in the voice of `speaker` (or of the one noted beside them), the melody moved."""
+        also, given, shift = [labels or {}], [vectors or {}], shift_semitones
+        settings = {"shift_semitones": shift, "sampling": sampling, "progress": progress}
+        return self.decode_many([coded], [speaker], labels=also, vectors=given, **settings)[0]
 
     @inference()
     def decode_many(
@@ -178,6 +205,7 @@ class Codec:
         *,
         labels: Sequence[Mapping[str, str]] | None = None,
         vectors: Sequence[Vectors] | None = None,
+        shift_semitones: float = 0.0,
         sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> list[Tensor]:
@@ -185,7 +213,7 @@ class Codec:
         nothing = [{}] * len(coded)
         beside = {"speakers": speakers, "labels": labels or nothing, "vectors": vectors or nothing}
         each = zip(coded, *inputs.one_each(len(coded), beside), strict=True)
-        tasks = [task for told in each if (task := self.task(*told)).samples]
+        tasks = [task for told in each if (task := self.task(*told, shift_semitones)).samples]
         waves = iter(self._run(tasks, [0] * len(tasks), sampling, progress))
         return [next(waves) if item.samples else torch.zeros(0) for item in coded]
 
@@ -197,12 +225,13 @@ class Codec:
         speaker: str,
         labels: Mapping[str, str] | None = None,
         vectors: Vectors | None = None,
+        shift_semitones: float = 0.0,
         sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> Tensor:
-        """A recording, as `encode` takes it -> the same words in the voice of `speaker`."""
-        coded = self.encode(wave, sample_rate)
-        return self.decode(coded, speaker, labels=labels, vectors=vectors, sampling=sampling, progress=progress)
+        """A recording, as `encode` takes it -> the same words and melody in the voice and the range of `speaker`."""
+        settings = {"shift_semitones": shift_semitones, "sampling": sampling, "progress": progress}
+        return self.decode(self.encode(wave, sample_rate), speaker, labels=labels, vectors=vectors, **settings)
 
     @inference()
     def generate(
@@ -234,7 +263,7 @@ class Codec:
         if decoder.frontend is not None:
             raise BadInput("this model is a vocoder: it speaks from spectral frames, expected a WaveNet without features")
         samples = inputs.samples_of(seconds, self.sample_rate)
-        condition = decoder.condition(None, self.told(labels, vectors))
+        condition = decoder.condition(None, self.given.attributes(labels, vectors))
         heard = None if prime is None else self.prepare(prime, prime_rate).expand(count, -1)
         drawn = self._run([Task(condition, samples)] * count, range(count), sampling, progress, prime=heard)
         return drawn if heard is None else [torch.cat([heard[0].cpu(), wave]) for wave in drawn]
@@ -256,7 +285,7 @@ class Codec:
         if decoder.frontend is None:
             raise BadInput("this model has no spectral front end, expected a vocoder")
         x = self.prepare(wave, sample_rate)
-        told = self.told(labels, vectors) | self._frames(frames, len(x))
+        told = self.given.attributes(labels, vectors) | self.given.frames(frames, len(x))
         padded = torch.nn.functional.pad(x, (0, -len(x) % decoder.hop))
         task = Task(decoder.condition(decoder.frontend(padded[None], told), told), len(x))
         return self._run([task], [0], sampling, progress)[0]
@@ -283,7 +312,7 @@ class Codec:
         if seconds is None and not lengths:
             raise BadInput("seconds: not given, expected the length of the speech")
         samples = min(lengths) if seconds is None else inputs.samples_of(seconds, self.sample_rate)
-        told = self.told(labels, vectors) | self._frames(frames, samples)
+        told = self.given.attributes(labels, vectors) | self.given.frames(frames, samples)
         task = Task(decoder.condition(decoder.frontend(None, told), told), samples)
         return self._run([task], [0], sampling, progress)[0]
 
@@ -304,59 +333,36 @@ class Codec:
         decoder = self.decoder
         if not isinstance(decoder, WaveNet):
             raise BadInput("this model's decoder is a student, which scores no recording; expected a WaveNet")
-        x, told = self.prepare(wave, sample_rate)[None], self.told(labels, vectors)
-        told |= self._frames(frames, x.shape[1]) if frames else {}
-        padded = torch.nn.functional.pad(x, (0, -x.shape[1] % self.model.hop))
+        x, told = self.prepare(wave, sample_rate)[None], self.given.attributes(labels, vectors)
+        told |= self.given.frames(frames, x.shape[1]) if frames else {}
         if isinstance(self.model, VQVAE):
-            condition = self.model.condition(self.model.encode(padded), told)
+            coded = self.encode_prepared(x[0], (labels or {}).get("speaker"))
+            condition = self.task(coded, None, labels, vectors).condition
         else:
+            padded = torch.nn.functional.pad(x, (0, -x.shape[1] % self.model.hop))
             condition = decoder.condition(None if decoder.frontend is None else decoder.frontend(padded, told), told)
         return likelihood.score(decoder, condition, x)
 
-    def _frames(self, frames: Given | None, samples: int) -> dict[str, Tensor]:
-        """Given frames -> what the front end's tracks read, (1, C, F), for `samples` samples. Raises BadInput."""
-        frames, told = inputs.by_name(frames, "frames"), {}
-        known = [track.name for track in self.decoder.frontend.tracks]
-        for name in frames:
-            if name not in known:
-                raise BadInput(f"frames {name!r}: this model hears {', '.join(known) or 'none but its own'}{nearest(name, known)}")
-        for track in self.decoder.frontend.tracks:
-            if track.name in frames:
-                value = track.given(frames[track.name], samples, self.sample_rate, self.labels)
-                told[track.name] = torch.from_numpy(value)[None].to(self.device)
-        return told
-
-    def told(self, labels: Labels | None, vectors: Vectors | None = None) -> dict[str, Tensor]:
-        """Label names -> ids (1,) and vector names -> (1, V), for what the decoder hears. Raises BadInput."""
-        if not self.card.about.get("speaks", True):
-            raise BadInput("this model has codes alone, expected one with a trained decoder (codes=RUN of experiments/vqvae.py)")
-        sizes = self.decoder.conditioner.vector_sizes
-        given = inputs.by_name(vectors, "vectors")
-        for name in given:
-            if name not in sizes:
-                raise BadInput(f"vector {name!r}: this model hears {', '.join(sizes) or 'none'}{nearest(name, sizes)}")
-        rows = {name: inputs.floats(value, f"vector {name!r}") for name, value in given.items()}
-        told = {n: torch.from_numpy(x).reshape(1, -1).to(self.device) for n, x in rows.items()}
-        return self.label_ids(inputs.by_name(labels, "labels")) | told
-
-    def label_ids(self, labels: Labels) -> dict[str, Tensor]:
-        """Label names -> ids (1,), for the labels that the decoder hears. Raises BadInput with the nearest names."""
-        names = self.decoder.conditioner.labels
-        ids = {name: inputs.place_of(labels.get(name), self.labels[name], name) for name in names}
-        return {name: torch.tensor([number], device=self.device) for name, number in ids.items()}
-
     @inference()
     def task(
-        self, coded: Coded, speaker: str | None, labels: Mapping[str, str | None] | None = None, vectors: Vectors | None = None
+        self,
+        coded: Coded,
+        speaker: str | None,
+        labels: Labels | None = None,
+        vectors: Vectors | None = None,
+        shift_semitones: float = 0.0,
     ) -> Task:
         """What decoding these codes asks of the decoder. Raises BadInput. As a stream has it; on a GPU, all frames at once."""
         coded = Coded.checked(coded)
         self.check(coded)
         labels = {"speaker": coded.speaker, **inputs.by_name(labels, "labels")}
-        model, told = self._vqvae, self._voice(speaker, labels, vectors)
+        model, told = self._vqvae, self.given.voice(speaker, labels, vectors)
+        told |= self.given.range_of(told, coded.pitch, shift_semitones)
+        pitch = None if coded.pitch is None else coded.pitch.codes.to(self.device)
         if self.device.type != "cpu":
-            return Task(model.condition(coded.codes[None].to(self.device), told), coded.samples)
-        return Task(code_condition(model, coded.codes, told), coded.samples)
+            codes = coded.codes[None].to(self.device)
+            return Task(model.condition(codes, told, pitch_codes=None if pitch is None else pitch[None]), coded.samples)
+        return Task(code_condition(model, coded.codes, told, pitch), coded.samples)
 
     def decode_each(
         self, tasks: Iterable[tuple[Hashable, Task]], sampling: Sampling = DEFAULT, progress: Progress | None = None
@@ -370,18 +376,13 @@ class Codec:
                 return
             yield done
 
-    def _voice(self, speaker: str | None, labels: Mapping[str, str | None], vectors: Vectors | None) -> dict[str, Tensor]:
-        """What the decoder is told beside the codes."""
-        if speaker is not None and "speaker" not in self.decoder.conditioner.labels:
-            raise BadInput(f"speaker {speaker!r}: this model hears no speaker, it has one voice")
-        return self.told(labels if speaker is None else {**labels, "speaker": speaker}, vectors)
-
     def check(self, coded: Coded | Header) -> None:
         """Raises BadInput for another codec's codes, or codes of other sizes than its own."""
         if coded.fingerprint != self.fingerprint and coded.fingerprint not in self._names.older:
             raise BadInput(f"these codes are of codec {coded.fingerprint}, expected {self.fingerprint}: encode with this model")
         if coded.sizes != (own := self.header().sizes):
             raise BadInput(f"codes: {coded.sizes}, expected {own}")
+        check_pitch(self._vqvae.melody, coded.pitch)
 
     def _run(
         self,

@@ -172,8 +172,12 @@ def encode_blocks(model: VQVAE, wave: Tensor, sample_rate: int) -> Tensor:
     return torch.cat([blocks.push(wave.cpu().numpy()), blocks.flush()], 1)
 
 
-def encode_recording(model: VQVAE, recording: Recording, rate: int, target: float) -> tuple[Tensor, int]:
-    """A sound file of any length -> its codes (Q, F) and its samples at `rate`: as prepared and encoded whole, up to rounding.
+def encode_recording(
+    model: VQVAE, recording: Recording, rate: int, target: float
+) -> tuple[Tensor, int, pitch_tracking.F0 | None]:
+    """A sound file of any length -> its codes (Q, F), its samples at `rate`, and, for a model with melody, its F0.
+
+    As prepared and encoded whole, up to rounding.
 
     It is read for its mean, for its level and peak, and for its codes. Raises BadInput for silence.
     """
@@ -192,8 +196,15 @@ def encode_recording(model: VQVAE, recording: Recording, rate: int, target: floa
         raise BadInput(f"{recording.path}: silent (below {SILENCE_DB:.0f} dBFS), expected audio")
     gain = 10 ** (min(target - 10 * math.log10(squares / count), PEAK - 20 * math.log10(peak)) / 20)
     blocks = Blocks(model, math.ceil(BLOCK * rate / model.hop))
-    parts = [blocks.push((y * gain).astype(np.float32)) for y in _centred(recording, mean, rate)]
-    return torch.cat([*parts, blocks.flush()], 1), blocks.samples
+    stream = None if model.melody is None else pitch_tracking.PitchStream(rate, model.melody.hop)
+    parts, f0 = [], []
+    for y in _centred(recording, mean, rate):
+        levelled = (y * gain).astype(np.float32)
+        parts.append(blocks.push(levelled))
+        if stream is not None:
+            f0.append(stream.push(levelled))
+    codes = torch.cat([*parts, blocks.flush()], 1)
+    return codes, blocks.samples, None if stream is None else np.concatenate([*f0, stream.flush()])
 
 
 def _centred(recording: Recording, mean: float, rate: int) -> Iterator[Wave]:
@@ -313,7 +324,8 @@ class CodecNames:
         return self._found()[1:]
 
     def _found(self) -> tuple[str, str]:
-        parts = (self.model.encoder, self.model.quantizer)
+        melody = self.model.melody
+        parts = (self.model.encoder, self.model.quantizer, *([] if melody is None else [melody.codec]))
         key = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for part in parts for t in part.state_dict().values())
         if key != self._key:
             self._key, self._names = key, (fingerprint(*parts, about=self.about), fingerprint(*parts))

@@ -145,7 +145,7 @@ def decode_file(arguments: argparse.Namespace) -> None:
         return
     labels = labels_of(arguments, model)
     if arguments.speaker or not model.card.about.get("speaks", True):
-        model.told(labels)
+        model.given.attributes(labels)
     if arguments.input.is_dir():
         works = _longest_first(arguments, share(arguments, {".vqw"}, ".wav"))
         decode_folder(arguments, model, works, lambda path: codes.load_codes(path, prior), labels)
@@ -200,7 +200,7 @@ def convert_file(arguments: argparse.Namespace) -> None:
 
     model = Codec.load(arguments.model)
     labels = labels_of(arguments, model)
-    model.told(labels)
+    model.given.attributes(labels)
     if arguments.input.is_dir():
         works = share(arguments, SUFFIXES, ".wav")
         lengths = [(work, _samples_of(work.source, model.sample_rate)) for work in works]

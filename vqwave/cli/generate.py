@@ -79,7 +79,7 @@ def generate_file(arguments: argparse.Namespace) -> None:
 
 def _drawn_codes(arguments: argparse.Namespace, model: Codec, labels: dict[str, str]) -> Coded:
     """Codes from the model's prior."""
-    model.told(labels)
+    model.given.attributes(labels)
     return model.prior.draw(
         arguments.seconds,
         labels=labels,

@@ -86,7 +86,7 @@ def _predicted(material: Material, places: Sequence[int], voices: Sequence[int])
         for place, voice in zip(places, voices, strict=True):
             coded = material.coded[place]
             labels = material.labels_of(voice, material.rows[place])
-            conditions = codec.told(labels, material.vectors_of(codec, voice))
+            conditions = codec.given.attributes(labels, material.vectors_of(codec, voice))
             codes = coded.codes[None].to(codec.device)
             melody = None if coded.pitch is None else coded.pitch.codes[None].to(codec.device)
             pitch = model.pitch(melody, conditions, codes.shape[-1])

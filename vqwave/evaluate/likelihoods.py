@@ -158,7 +158,7 @@ def _batch(material: Material, places: Sequence[int]) -> Batch:
 
 def _ids(material: Material, place: int) -> dict[str, Tensor]:
     """The ids that the model gives to an utterance's labels, which are not the corpus' where it was trained on another."""
-    return material.codec.label_ids(material.corpus.utterances[material.rows[place]].labels)
+    return material.codec.given.label_ids(material.corpus.utterances[material.rows[place]].labels)
 
 
 @torch.inference_mode()

@@ -180,14 +180,11 @@ class Material:
     @cached_property
     def coded(self) -> list[Coded]:
         """The codes of each utterance."""
-        model = self.codec.model
         found = []
         with self.stage("encoding", len(self.rows), "utterances") as advance:
             for row, wave in zip(self.rows, self.waves, strict=True):
-                codes = self.codec.codes_of(torch.from_numpy(wave))
                 speaker = self.corpus.utterances[row].speaker
-                size = model.quantizer.size
-                found.append(Coded(codes, self.rate, model.hop, len(wave), size, self.codec.fingerprint, speaker))
+                found.append(self.codec.encode_prepared(torch.from_numpy(wave), speaker))
                 advance(1)
         return found
 

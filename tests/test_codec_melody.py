@@ -1,0 +1,136 @@
+"""A codec with a melody: pitch codes from recordings to files and back, in the range of the voice that is asked for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from vqwave import codec as codec_module
+from vqwave.checkpoint import ModelCard
+from vqwave.codec import Codec
+from vqwave.codes import load_codes, save_codes
+from vqwave.decode.sampling import Sampling
+from vqwave.errors import BadInput
+from vqwave.features import LogMelSpec
+from vqwave.models import VQVAESpec, WaveNetSpec
+from vqwave.models.melody import VOICE
+from vqwave.models.pitch import PitchCodecSpec
+from vqwave.nn.condition import ConditionerSpec
+from vqwave.nn.encoders import FrameEncoderSpec
+from vqwave.nn.linear_prediction import LinearPredictorSpec
+from vqwave.nn.quantize import EMAQuantizerSpec
+from vqwave.nn.readout import ReadoutSpec
+from vqwave.nn.wavenet import StackSpec
+
+RATE = 8000
+VOICES = [(0.2, 0.1), (0.9, 0.2)]
+MEL = LogMelSpec(bands=16)
+SPEC = VQVAESpec(
+    encoder=FrameEncoderSpec(features=MEL, channels=12, dim=6),
+    quantizer=EMAQuantizerSpec(size=8),
+    melody=PitchCodecSpec(channels=8, dim=4, quantizer=EMAQuantizerSpec(size=5)),
+    readout=ReadoutSpec(features=MEL, channels=12),
+    hears="frames",
+    decoder=WaveNetSpec(
+        network=StackSpec(layers=2, cycle=2, residual=8, gate=8, skip=8, hidden=8),
+        conditioner=ConditionerSpec(channels=6),
+        predictor=LinearPredictorSpec(order=4),
+        pitch_taps=3,
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    torch.manual_seed(0)
+    labels = {"speaker": ["low", "high"]}
+    model = SPEC.build(RATE, labels)
+    for part in model.modules():
+        if hasattr(part, "started"):
+            part.started.fill_(True)
+    model.melody.voices.copy_(torch.tensor(VOICES))
+    return Codec(model.eval(), ModelCard(sample_rate=RATE, labels=labels, spec=SPEC, about={}))
+
+
+def buzz(seconds: float = 1.0, f0: float = 140.0) -> np.ndarray:
+    """A voice-like wave: twelve harmonics, its F0 rising by a fifth."""
+    t = np.arange(round(seconds * RATE)) / RATE
+    phase = 2 * np.pi * np.cumsum(f0 * (1 + 0.5 * t / seconds)) / RATE
+    return 0.1 * sum(np.cos(k * phase) / k for k in range(1, 13)).astype(np.float32)
+
+
+def test_codes_cover_the_recording_and_survive_a_file(codec: Codec, tmp_path: Path) -> None:
+    coded = codec.encode(buzz(), speaker="low")
+    assert coded.codes.shape == (1, 50)
+    assert coded.pitch.codes.shape == (1, 13)
+    assert (coded.pitch.hop, coded.pitch.size) == (640, 5)
+    save_codes(coded, tmp_path / "a.vqw")
+    back = load_codes(tmp_path / "a.vqw")
+    assert torch.equal(back.pitch.codes, coded.pitch.codes)
+    sampling = Sampling(backend="reference")
+    assert torch.equal(codec.decode(back, sampling=sampling), codec.decode(coded, sampling=sampling))
+
+
+def test_a_known_voice_is_normalised_by_its_own_range(codec: Codec) -> None:
+    known, unknown = codec.encode(buzz(), speaker="high"), codec.encode(buzz())
+    assert known.pitch.mean == pytest.approx(VOICES[1][0] + math.log(100))
+    assert known.pitch.deviation == pytest.approx(VOICES[1][1])
+    assert unknown.pitch.mean == pytest.approx(math.log(170), abs=0.1)  # the recording's own: 140 to 210 Hz
+
+
+def test_a_conversion_lands_in_the_range_of_its_target(codec: Codec) -> None:
+    """The range that the decoder is given: the target's, moved by the semitones that are asked for."""
+    coded = codec.encode(buzz(), speaker="low")
+    voice = codec.given.voice("high", {}, None)
+    given = codec.given.range_of(voice, coded.pitch, 3.0)[VOICE][0].tolist()
+    assert given == pytest.approx([VOICES[1][0] + math.log(2) / 4, VOICES[1][1]])
+
+
+def test_codes_of_an_unknown_voice_keep_their_own_range(codec: Codec) -> None:
+    coded = codec.encode(buzz())
+    mean, deviation = codec.given.range_of({}, coded.pitch)[VOICE][0].tolist()
+    assert (mean + math.log(100), deviation) == pytest.approx((coded.pitch.mean, coded.pitch.deviation))
+
+
+def test_semitones_move_what_is_decoded(codec: Codec) -> None:
+    coded, sampling = codec.encode(buzz(0.3), speaker="low"), Sampling(backend="reference")
+    plain, moved = (codec.decode(coded, sampling=sampling, shift_semitones=k) for k in (0, 5))
+    assert not torch.equal(plain, moved)
+    converted = codec.convert(buzz(0.3), speaker="high", sampling=sampling, shift_semitones=-2)
+    assert len(converted) == len(plain)
+
+
+def test_a_stream_is_what_decode_gives(codec: Codec) -> None:
+    coded, sampling = codec.encode(buzz(0.5), speaker="high"), Sampling(backend="reference")
+    stream = codec.stream("high", sampling=sampling, shift_semitones=2)
+    parts = [stream.push(block.codes, block.pitch) for block in coded.block.split(3)]
+    parts.append(stream.flush(coded.samples))
+    whole = codec.decode(coded, sampling=sampling, shift_semitones=2)
+    assert torch.equal(torch.from_numpy(np.concatenate(parts)), whole)
+
+
+def test_a_long_file_is_encoded_piece_by_piece(codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    soundfile.write(tmp_path / "a.wav", buzz(2.0), RATE, subtype="FLOAT")
+    whole = codec.encode_file(tmp_path / "a.wav", "low")
+    monkeypatch.setattr(codec_module, "LONG", 0.5)
+    pieces = codec.encode_file(tmp_path / "a.wav", "low")
+    assert pieces.pitch.codes.shape == whole.pitch.codes.shape
+    assert (pieces.pitch.codes == whole.pitch.codes).float().mean() > 0.9  # F0 is that of the whole up to rounding
+
+
+def test_refusals(codec: Codec) -> None:
+    coded = codec.encode(buzz(0.3), speaker="low")
+    with pytest.raises(BadInput, match="these codes have no pitch codes, expected some"):
+        codec.decode(replace(coded, pitch=None))
+    with pytest.raises(BadInput, match="pitch codes: 1 books of 6 codes, hop 640, expected 1 of 5, hop 640"):
+        codec.decode(replace(coded, pitch=replace(coded.pitch, size=6)))
+    with pytest.raises(BadInput, match="shift_semitones: 60, expected at most 48"):
+        codec.decode(coded, shift_semitones=60)
+    with pytest.raises(BadInput, match="codes the melody of whole recordings"):
+        codec.encode_stream()
