@@ -1,4 +1,4 @@
-"""What several tests share: thread count, real speech, the experiments' scripts."""
+"""What several tests share: thread count, real speech, the experiments' scripts, frames whose code rounding cannot change."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch import Tensor
+
+from vqwave.nn.quantize import FSQuantizer, VectorQuantizer
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or min(4, os.cpu_count() or 1)))
 
@@ -41,3 +44,22 @@ def experiment_script() -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture(scope="session")
+def clear_frames() -> Callable[..., Tensor]:
+    """The frames whose code does not hang on rounding: the two best differ by more than `share` of the latents' variance."""
+    return _clear_frames
+
+
+@torch.no_grad()
+def _clear_frames(quantizer: VectorQuantizer | FSQuantizer, z: Tensor, share: float = 1e-3) -> Tensor:
+    """z (B, D, F) -> (B, F), by distances in float64; of FSQ, by how far each dimension lies from the edge of its level."""
+    z = z.double()
+    if isinstance(quantizer, FSQuantizer):
+        bounded = quantizer.bound(z)
+        return (((bounded - bounded.floor()) - 0.5).abs() > share).all(1)
+    codes = quantizer.codebook.codes.double()
+    squares = (z.mT[:, :, None] - codes).square().sum(-1)  # (B, F, K)
+    best, second = squares.topk(2, largest=False).values.unbind(-1)
+    return second - best > share * z.var(2).mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -96,12 +97,13 @@ def test_any_sample_rate_is_heard_at_the_models(rate: int) -> None:
     assert VQ.decode(coded, "theo").shape == (800,)
 
 
-def test_level_dc_and_channels_do_not_matter() -> None:
+def test_level_dc_and_channels_do_not_matter(clear_frames: Callable[..., Tensor]) -> None:
     wave = speech(4000)
-    codes = VQ.encode(wave).codes
+    codes, clear = VQ.encode(wave).codes, clear_frames(VQ.model.quantizer, VQ.model.encoder(VQ.prepare(wave)[None]))
     assert codes.unique().numel() > 4
+    assert clear.float().mean() > 0.9
     for other in (0.3 * wave, wave + 0.1, torch.stack([wave, wave]), wave.numpy(), wave.double().numpy()):
-        assert (VQ.encode(other).codes == codes).float().mean() > 0.99
+        assert torch.equal(VQ.encode(other).codes[clear], codes[clear])
 
 
 @BOTH

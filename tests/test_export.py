@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -114,14 +115,21 @@ def test_a_decoder_says_the_same_at_every_length(kind: str, tmp_path: Path) -> N
 @pytest.mark.usefixtures("runtime")
 @pytest.mark.parametrize("encoder", [ENCODER, WaveformEncoderSpec(strides=(4, 2), channels=6, blocks=1, dim=4)])
 @pytest.mark.parametrize("quantizer", [QUANTIZER, FSQuantizerSpec()])
-def test_an_encoder_finds_the_same_codes(encoder: EncoderSpec, quantizer: object, tmp_path: Path) -> None:
+def test_an_encoder_finds_the_same_codes(
+    encoder: EncoderSpec,
+    quantizer: object,
+    tmp_path: Path,
+    clear_frames: Callable[..., Tensor],
+) -> None:
     model = saved(tmp_path / "model", of(encoder=encoder, quantizer=quantizer))
     checked = export.export_onnx(model, tmp_path / "encoder.onnx", "encoder")
     codec = load(model)
     wave = 0.1 * torch.randn(1, 64 * codec.model.hop, generator=torch.Generator().manual_seed(5))
     expected = codec.codes_of(wave[0])
     found = export.run_onnx(checked.path, ["wave"], [wave])[0]
-    assert (found == expected).float().mean() > 0.98
+    clear = clear_frames(codec.model.quantizer, codec.model.encoder(wave))
+    assert clear.float().mean() > 0.9
+    assert torch.equal(found[clear], expected[clear])
     assert len(expected.unique()) > 1
 
 
