@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vqwave.decode import backends, reference
+from vqwave.decode.philox import uniforms
 from vqwave.decode.plan import Plan
 from vqwave.distributions import (
     Gaussian,
@@ -92,6 +93,32 @@ def exact_params(net: WaveNet, x: Tensor, told: Condition | None) -> Tensor:
     return exact.stack(exact.heard(shifted), exact.stack.project(told)) * exact.units
 
 
+def steady_draws(net: WaveNet, x: Tensor, told: Condition | None, u: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """What the uniforms u (4, B, T) draw from the exact law after the past of x (B, T), and which of these draws are steady.
+
+    A draw is steady if its class or component stays the same when u[0] moves by what rounding may do to a cumulative probability.
+    """
+    distribution, u = net.head(exact_params(net, x, told), temperature), u.double()
+    moved = [distribution.sample(torch.cat([u[:1] + shift, u[1:]])) for shift in (-1e-4, 1e-4)]
+    return distribution.sample(u), moved[0] == moved[1]
+
+
+def assert_same_up_to_an_edge(
+    net: WaveNet,
+    told: Condition | None,
+    x: Tensor,
+    other: Tensor,
+    streams: Tensor,
+    seed: int = 0,
+) -> None:
+    """Free-running draws (B, T) of two back-ends are equal up to the first one that lies on the edge of a class, if any does."""
+    _, steady = steady_draws(net, x, told, uniforms(seed, streams, 0, x.shape[1]))
+    assert steady.float().mean() > 0.9
+    for row, differs in enumerate(x != other):
+        if differs.any():
+            assert not steady[row, int(differs.int().argmax())], row
+
+
 def assert_scores_agree(net: WaveNet, told: Condition | None, streams: int, samples: int = 300) -> None:
     x = reference.sample_wavenet(net, told, samples, streams=torch.arange(streams))
     expected = exact_params(net, x, told)
@@ -133,14 +160,13 @@ def test_the_draws_are_the_references(head: Head, temperature: float) -> None:
     net = wavenet(head)
     told, streams = condition(net, 2), torch.tensor([5, 2])
     x = fast.sample_wavenet(net, told, 1500, streams=streams, seed=2**40 + 7, temperature=temperature, threads=1)
-    distribution = head(exact_params(net, x, told), temperature)
-    again = distribution.sample(reference.uniforms(2**40 + 7, streams, 0, 1500).double())
+    again, steady = steady_draws(net, x, told, uniforms(2**40 + 7, streams, 0, 1500), temperature)
+    assert steady.float().mean() > 0.9
     if isinstance(head, MuLaw | LinearBins):
-        assert (head.encode(again) == head.encode(x)).float().mean() > 0.999
+        assert torch.equal(head.encode(again)[steady], head.encode(x)[steady])
     else:
         level = 2.0 / 2**head.levels if isinstance(head, MixtureOfLogistics) else 0.0
-        close = (again - x).abs() < 1.01 * level + 1e-4
-        assert close.float().mean() > 0.999  # but for a component on the edge
+        assert (again - x)[steady].abs().max() < 1.01 * level + 1e-4
     assert x.std() > 1e-3
 
 
@@ -148,7 +174,9 @@ def test_thousands_of_drawn_classes_are_the_references() -> None:
     net = wavenet()
     told, streams = condition(net, 2), torch.arange(2)
     drawn = fast.sample_wavenet(net, told, 3000, streams=streams, seed=3, threads=1)
-    assert torch.equal(drawn, reference.sample_wavenet(net, told, 3000, streams=streams, seed=3))
+    assert_same_up_to_an_edge(
+        net, told, drawn, reference.sample_wavenet(net, told, 3000, streams=streams, seed=3), streams, seed=3
+    )
     assert len(drawn.unique()) > 50
 
 
@@ -197,9 +225,9 @@ def test_bf16_weights_cost_little() -> None:
     told = condition(net, 2)
     x = fast.sample_wavenet(net, told, 500, streams=torch.arange(2))
     exact = exact_params(net, x, told).log_softmax(1)
-    coarse = fast.score_wavenet(net, x, told, weights="bf16").double().log_softmax(1)
-    divergence = (exact.exp() * (exact - coarse)).sum(1).mean()
-    assert 0 < divergence < 1e-3
+    narrow = fast.score_wavenet(net, x, told, weights="bf16")
+    assert not torch.equal(narrow, fast.score_wavenet(net, x, told))
+    assert (exact.exp() * (exact - narrow.double().log_softmax(1))).sum(1).mean() < 1e-3
 
 
 def test_progress_adds_up_and_nothing_is_nothing() -> None:
@@ -250,6 +278,6 @@ def test_the_door_takes_the_kernels_and_says_why_not() -> None:
 
 def test_the_door_decodes_the_same_by_either() -> None:
     net = wavenet()
-    told = condition(net, 1)
-    both = [backends.sample(net, told, 500, streams=torch.tensor([4]), backend=name) for name in ("numba", "reference")]
-    assert torch.equal(*both)
+    told, streams = condition(net, 1), torch.tensor([4])
+    both = [backends.sample(net, told, 500, streams=streams, backend=name) for name in ("numba", "reference")]
+    assert_same_up_to_an_edge(net, told, *both, streams)

@@ -81,6 +81,16 @@ def exact_params(net: WaveNet, x: Tensor, told: Condition | None) -> Tensor:
     return exact.stack(exact.heard(shifted), exact.stack.project(told))
 
 
+def steady_draws(net: WaveNet, x: Tensor, told: Condition | None, u: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """What the uniforms u (4, B, T) draw from the exact law after the past of x (B, T), and which of these draws are steady.
+
+    A draw is steady if its class or component stays the same when u[0] moves by what rounding may do to a cumulative probability.
+    """
+    distribution, u = net.head(exact_params(net, x, told), temperature), u.double()
+    moved = [distribution.sample(torch.cat([u[:1] + shift, u[1:]])) for shift in (-1e-4, 1e-4)]
+    return distribution.sample(u), moved[0] == moved[1]
+
+
 def assert_scores_agree(net: WaveNet, x: Tensor, told: Condition | None) -> Tensor:
     expected = exact_params(net, x, told)
     assert expected.std() > 1e-2
@@ -112,14 +122,14 @@ def test_parameters_and_draws_are_those_of_the_parallel_pass(head: Head) -> None
     net = wavenet(head)
     told, streams = condition(net, 16), torch.arange(16) * 3 + 2
     x = fast.sample_wavenet(net, told, SAMPLES, streams=streams, seed=2**40 + 7, temperature=0.7, weights="float32")
-    params = assert_scores_agree(net, x, told)
-    again = head(params, 0.7).sample(uniforms(2**40 + 7, streams, 0, SAMPLES).double())
+    assert_scores_agree(net, x, told)
+    again, steady = steady_draws(net, x, told, uniforms(2**40 + 7, streams, 0, SAMPLES), 0.7)
+    assert steady.float().mean() > 0.9
     if isinstance(head, MuLaw | LinearBins):
-        same = head.encode(again) == head.encode(x.cpu())
+        assert torch.equal(head.encode(again)[steady], head.encode(x.cpu())[steady])
     else:
         level = 2.0 / 2**head.levels if isinstance(head, MixtureOfLogistics) else 0.0
-        same = (again - x.cpu()).abs() < 1.01 * level + 1e-4
-    assert same.float().mean() > 0.99  # but for a class or a component on the edge
+        assert (again - x.cpu())[steady].abs().max() < 1.01 * level + 1e-4
     assert x.std() > 1e-3
 
 
@@ -166,7 +176,9 @@ def test_the_reference_draws_the_same() -> None:
     told, streams = condition(net, 16), torch.arange(16)
     drawn = fast.sample_wavenet(net, told, 2 * SAMPLES, streams=streams, seed=3, weights="float32")
     expected = reference.sample_wavenet(net, told, 2 * SAMPLES, streams=streams, seed=3)
-    assert torch.equal(drawn, expected.to(drawn))
+    _, steady = steady_draws(net, drawn, told, uniforms(3, streams, 0, 2 * SAMPLES))
+    for row, differs in enumerate((drawn != expected.to(drawn)).cpu()):  # equal up to the first draw on the edge of a class
+        assert not differs.any() or not steady[row, int(differs.int().argmax())], row
     assert len(drawn.unique()) > 20
 
 
@@ -197,9 +209,9 @@ def test_bf16_weights_cost_little() -> None:
     net = wavenet()
     told, x = condition(net, 16), sound(16)
     exact = exact_params(net, x, told).log_softmax(1)
-    coarse = fast.score_wavenet(net, x, told, weights="bf16").cpu().double().log_softmax(1)
-    divergence = (exact.exp() * (exact - coarse)).sum(1).mean()
-    assert 0 < divergence < 1e-3
+    narrow = fast.score_wavenet(net, x, told, weights="bf16")
+    assert not torch.equal(narrow, fast.score_wavenet(net, x, told, weights="float32"))
+    assert (exact.exp() * (exact - narrow.cpu().double().log_softmax(1))).sum(1).mean() < 1e-3
 
 
 def test_streams_end_where_their_lengths_say() -> None:
