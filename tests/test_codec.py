@@ -15,6 +15,7 @@ from torch import Tensor
 from vqwave.checkpoint import ModelCard, save_trained
 from vqwave.codec import Codec, join
 from vqwave.codes import Coded, load_codes, save_codes
+from vqwave.decode.backends import sample
 from vqwave.decode.sampling import Sampling
 from vqwave.distributions import Gaussian, Head, MixtureOfLogistics, MuLaw
 from vqwave.errors import BadInput
@@ -157,6 +158,38 @@ def test_foreign_codes_are_refused() -> None:
         other.decode(VQ.encode(speech(100)), "theo")
     with pytest.raises(BadInput, match="expected"):
         VQ.decode_many([VQ.encode(speech(50)), other.encode(speech(50))], ["theo", "theo"])
+
+
+def test_weights_that_are_not_finite_are_refused_at_loading_and_in_use(tmp_path: Path) -> None:
+    """Every entrance of a model of NaN weights says which, and so does its folder."""
+    for part, name in (("encoder", "encoder"), ("quantizer", "sums"), ("decoder", "decoder")):
+        it, coded = deepcopy(VQ), VQ.encode(speech(100), speaker="theo")
+        with torch.no_grad():
+            (it.model.quantizer.codebook.sums if part == "quantizer" else next(getattr(it.model, part).parameters()))[0] = torch.nan
+        coded = replace(coded, fingerprint=it._names.name)
+        uses = (
+            lambda it=it: it.encode(speech(100)),
+            lambda it=it: it.encode_stream(),
+            lambda it=it, coded=coded: it.decode(coded),
+            lambda it=it, coded=coded: list(it.decode_each([(0, it.task(coded, None))])),
+            lambda it=it: it.stream("theo"),
+            lambda it=it: it.score(speech(100), labels={"speaker": "theo"}),
+        )
+        for use in uses:
+            with pytest.raises(BadInput, match=rf"this vqvae: .*{name}.*NaN or infinite"):
+                use()
+        save_trained(tmp_path / part, it.model, it.card)
+        with pytest.raises(BadInput, match=rf"{part}: .*{name}.*NaN or infinite"):
+            Codec.load(tmp_path / part)
+    broken = babbler()
+    with torch.no_grad():
+        next(broken.model.parameters())[0] = torch.inf
+    with pytest.raises(BadInput, match=r"this WaveNet: .*NaN or infinite"):
+        broken.generate(0.01)
+    with pytest.raises(BadInput, match=r"this wavenet: .*NaN or infinite"):
+        broken.score(speech(100))
+    with pytest.raises(BadInput, match=r"this WaveNet: .*NaN or infinite"):
+        sample(broken.model, None, 3, streams=torch.arange(1))
 
 
 def test_an_unknown_voice_lists_the_nearest() -> None:

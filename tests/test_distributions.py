@@ -24,6 +24,7 @@ from vqwave.distributions import (
     MuLaw,
     bits_per_sample,
 )
+from vqwave.errors import BadInput
 
 HEADS = [
     MuLaw(),
@@ -197,6 +198,49 @@ def test_temperature_sharpens(head: Head) -> None:
     if not head.continuous:
         sharp, plain = head(raw, 0.5).logits.softmax(1), head(raw).logits.softmax(1)
         torch.testing.assert_close(sharp, plain**2 / (plain**2).sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_temperature_zero_takes_the_likeliest(head: Head) -> None:
+    """The class of the largest logit, or the location of the likeliest component; every lower temperature is refused."""
+    raw = params(head, 40, seed=3).float()
+    u = torch.rand(4, 1, 40, generator=torch.Generator().manual_seed(1)).clamp(1e-6, 1 - 1e-6)
+    found, law = head(raw, 0.0).sample(u), head(raw)
+    best = law.logits.argmax(1)
+    if head.continuous:
+        location = law.location.gather(1, best[:, None])[:, 0].clamp(-1, 1)
+        room = 0.51 * law.delta if isinstance(head, MixtureOfLogistics) else 0.0
+        assert (found - location).abs().max() <= room + 1e-6
+    else:
+        assert torch.equal(head.encode(found), best)
+    for cold in (-0.1, math.nan, math.inf):
+        with pytest.raises(BadInput, match="temperature"):
+            head(raw, cold)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_huge_log_scales_have_a_finite_gradient(dtype: torch.dtype) -> None:
+    """Wide components weigh delta / 4s at each level; below, the form and its series meet."""
+    head = MixtureOfLogistics(components=2)
+    raw = torch.zeros(1, 6, 7, dtype=dtype)
+    raw[:, 4:] = torch.tensor([-7.0, -2.0, 3.0, 20.0, 60.0, 90.0, 1000.0], dtype=dtype)
+    raw.requires_grad_()
+    law, x = head(raw), torch.full((1, 7), 0.3, dtype=dtype)
+    for cost in (law.log_prob, law.log_density):
+        (grad,) = torch.autograd.grad(cost(x).sum(), raw, retain_graph=True)
+        assert grad.isfinite().all()
+        torch.testing.assert_close(grad[0, 4:, 3:], torch.full((2, 4), -0.5, dtype=dtype), rtol=1e-5, atol=1e-5)
+    expected = math.log(law.delta / 4) - raw[0, 4, 3:].detach()
+    torch.testing.assert_close(law.log_prob(x)[0, 3:].detach(), expected, rtol=1e-6, atol=0)
+
+
+def test_the_width_of_a_level_is_the_formula_on_both_sides_of_its_series() -> None:
+    """In float64, where 1 - exp(-y) has lost 12 of its 16 digits at the smallest y."""
+    y = torch.logspace(-4, 3, 200, dtype=torch.float64)
+    log_scale = (math.log(2 / 2**16) - y.log())[None, None]
+    law = DiscretisedLogisticMixture(torch.zeros_like(log_scale), torch.zeros_like(log_scale), log_scale, bits=16)
+    found = law._log_width((-log_scale).exp())[0, 0]
+    torch.testing.assert_close(found, (-torch.expm1(-y)).log(), rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("family", [GaussianMixture, LogisticMixture])

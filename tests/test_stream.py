@@ -280,4 +280,4 @@ def test_without_kernels_utterances_come_one_after_another() -> None:
     assert [key for key, _ in done] == [0, 1]
     assert all(torch.equal(wave, it.decode(item, sampling=sampling)) for (_, wave), item in zip(done, items, strict=True))
     with pytest.raises(BadInput, match="temperature"):
-        list(it.decode_each([(0, it.task(items[0], None))], replace(sampling, temperature=0.0)))
+        list(it.decode_each([(0, it.task(items[0], None))], replace(sampling, temperature=-1.0)))

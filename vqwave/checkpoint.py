@@ -28,6 +28,7 @@ from torch import Tensor
 from vqwave.config import build, spec, to_tree
 from vqwave.errors import BadInput
 from vqwave.models import Model, ModelSpec
+from vqwave.nn.finite import check_finite
 from vqwave.nn.ranks import by_main, tensors_of_main
 from vqwave.torch_defaults import own_defaults
 
@@ -208,7 +209,10 @@ def find_model(name: str | Path) -> Path:
 
 @own_defaults()
 def load_trained(name: str | Path, device: str | torch.device = "cpu") -> Loaded:
-    """Build the model and read its weights; nothing is unpickled. The model is in evaluation mode."""
+    """Build the model and read its weights; nothing is unpickled. The model is in evaluation mode.
+
+    Raises BadInput for a folder that cannot be read, and for weights that are not finite.
+    """
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise BadInput(f"device {device}: there is none here, expected cpu")
     folder = find_model(name)
@@ -220,6 +224,7 @@ def load_trained(name: str | Path, device: str | torch.device = "cpu") -> Loaded
         card = build(ModelCard, tree)
         model = card.build()
         load_model(model, str(folder / "model.safetensors"), device=str(device))
+        check_finite(model, folder)
     except BadInput:
         raise
     except (SafetensorError, RuntimeError, ValueError) as error:

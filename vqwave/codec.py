@@ -25,6 +25,7 @@ from vqwave.errors import BadInput
 from vqwave.metrics import likelihood
 from vqwave.models import VQVAE, Classifier, Model, PitchCodec, Prior, Student, WaveNet
 from vqwave.nn.condition import join
+from vqwave.nn.finite import check_finite
 from vqwave.pipes import Recording
 from vqwave.pitch_encoding import check_pitch, encode_melody, f0_of, voice_of
 from vqwave.pitch_tracking import F0
@@ -94,13 +95,14 @@ class Codec:
     @property
     def fingerprint(self) -> str:
         """Names the encoder and the codebook: a teacher and its student, which share them, read each other's codes."""
-        self._vqvae  # noqa: B018 - raises for a model without codes
+        self._vqvae  # noqa: B018 - raises for a model without codes, or of weights that are not finite
         return self._names.name
 
     @property
     def _vqvae(self) -> VQVAE:
         if not isinstance(self.model, VQVAE):
             raise BadInput(f"this model is a {self.card.kind} without codes, expected a vqvae (or its student)")
+        check_finite(self.model, f"this {self.card.kind}")
         return self.model
 
     def prepare(self, wave: Tensor | np.ndarray, sample_rate: int | None = None) -> Tensor:
@@ -333,6 +335,7 @@ class Codec:
         decoder = self.decoder
         if not isinstance(decoder, WaveNet):
             raise BadInput("this model's decoder is a student, which scores no recording; expected a WaveNet")
+        check_finite(self.model, f"this {self.card.kind}")
         x, told = self.prepare(wave, sample_rate)[None], self.given.attributes(labels, vectors)
         told |= self.given.frames(frames, x.shape[1]) if frames else {}
         if isinstance(self.model, VQVAE):

@@ -24,13 +24,26 @@ from torch import Tensor
 
 from vqwave.audio import mu_law_decode, mu_law_encode
 from vqwave.config import option, spec
+from vqwave.errors import BadInput
 
+COLDEST = 1e-30  # its scales vanish beside any amplitude, its quotients of logits are still finite in float32
 WORDS = 4  # uniforms that one counter of the generator yields: the component or class, the value, two more for Box-Muller
 
 
 def bits_per_sample(distribution: Distribution, x: Tensor, bits: int = 16) -> Tensor:
     r"""Bits that a sample costs at a resolution of `bits`, whatever the head: :math:`-\log_2(p(x)\,2/2^{bits})`. (B, T)"""
     return -(distribution.log_density(x) + math.log(2.0 / 2**bits)) / math.log(2.0)
+
+
+def checked_temperature(temperature: float) -> float:
+    """What a sampler divides by: 0 becomes `COLDEST`, which takes the likeliest class, or the likeliest component's location.
+
+    The same for every back-end, whose arithmetic has then no special case; exact ties are broken by the seed. Raises BadInput for
+    a temperature below 0 or not finite.
+    """
+    if not 0 <= temperature < math.inf:
+        raise BadInput(f"temperature {temperature}: expected a number of 0 (the likeliest) or above")
+    return max(float(temperature), COLDEST)
 
 
 class Distribution(ABC):
@@ -194,7 +207,14 @@ class DiscretisedLogisticMixture(LogisticMixture):
         centred = x - self.location
         below = -F.softplus(-(centred + self.delta / 2) * inverse_scale)
         above = -F.softplus((centred - self.delta / 2) * inverse_scale)
-        return below, above, (-torch.expm1(-self.delta * inverse_scale)).log()
+        return below, above, self._log_width(inverse_scale)
+
+    def _log_width(self, inverse_scale: Tensor) -> Tensor:
+        """ln(1 - exp(-y)) of y = delta / s; a small y by its series: the other form's gradient becomes 0 / 0 for a huge s."""
+        y = self.delta * inverse_scale
+        small, t = y < 0.01, y.clamp(max=0.01)
+        series = math.log(self.delta) - self.log_scale - t / 2 + t.square() / 24 - t.pow(4) / 2880
+        return torch.where(small, series, (-torch.expm1(-torch.where(small, 1.0, y))).log())
 
     def log_prob(self, x: Tensor) -> Tensor:
         below, above, width = self._interval(x[:, None])
@@ -252,7 +272,7 @@ class Classes(ABC):
 
     def __call__(self, params: Tensor, temperature: float = 1.0) -> Categorical:
         """params (B, K, T): logits."""
-        return Categorical(_exact(params) / temperature, self)
+        return Categorical(_exact(params) / checked_temperature(temperature), self)
 
 
 @spec
@@ -330,7 +350,7 @@ class LocationScale:
 
     def parameters(self, params: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
         """logits, location, log_scale (B, M, T); temperature sharpens the choice and narrows each component."""
-        params = _exact(params)
+        params, temperature = _exact(params), checked_temperature(temperature)
         if self.components == 1:
             location, log_scale = params.chunk(2, 1)
             logits = torch.zeros_like(location)

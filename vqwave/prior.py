@@ -14,6 +14,7 @@ from vqwave import inputs
 from vqwave.codes import CodeBlock, Coded, Header, PitchCodes, fingerprint
 from vqwave.data.voices import UNVOICED, VoicePitch
 from vqwave.decode.codes import sample_codes
+from vqwave.distributions import checked_temperature
 from vqwave.entropy import compress, decompress
 from vqwave.errors import BadInput
 from vqwave.models.prior import CodeNetwork, Prior
@@ -82,8 +83,7 @@ class CodePrior:
 
         With `seconds`, utterance follows utterance until so much is full. Raises BadInput.
         """
-        if not temperature > 0:
-            raise BadInput(f"code temperature {temperature}: expected a number above 0")
+        checked_temperature(temperature)
         if not 0 < top_p <= 1:
             raise BadInput(f"code top-p {top_p}: expected a number above 0 and at most 1")
         labels, count = inputs.by_name(labels, "labels"), inputs.whole(count, "count", 1)

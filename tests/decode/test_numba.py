@@ -170,6 +170,22 @@ def test_the_draws_are_the_references(head: Head, temperature: float) -> None:
     assert x.std() > 1e-3
 
 
+@pytest.mark.parametrize("head", [MuLaw(), MixtureOfLogistics(components=3), Gaussian()])
+def test_temperature_zero_takes_the_likeliest_whatever_the_seed(head: Head) -> None:
+    net = wavenet(head)
+    told, streams = condition(net, 2), torch.arange(2)
+    x, other = (fast.sample_wavenet(net, told, 300, streams=streams, seed=seed, temperature=0.0, threads=1) for seed in (1, 2))
+    assert torch.equal(x, other)
+    params = exact_params(net, x, told)
+    ordered = head(params).logits.sort(1, descending=True).values
+    clear = (ordered[:, :1] - ordered[:, 1:] > 1e-3).all(1)  # (B, T), all of a single component
+    expected = head(params, 0.0).sample(torch.full((4, 2, 300), 0.5).double())
+    room = 2.0 / 2**16 if isinstance(head, MixtureOfLogistics) else 0.0
+    assert (x - expected)[clear].abs().max() <= room + 1e-4
+    with pytest.raises(BadInput, match="temperature -1"):
+        fast.sample_wavenet(net, told, 3, streams=streams, temperature=-1.0)
+
+
 def test_thousands_of_drawn_classes_are_the_references() -> None:
     net = wavenet()
     told, streams = condition(net, 2), torch.arange(2)

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from vqwave.decode.philox import philox, uniforms
+from vqwave.decode.sampling import Sampling
+from vqwave.errors import BadInput
 
 # Random123's known answers (Salmon et al., 2011): counter, key -> words.
 ANSWERS = [
@@ -33,11 +35,37 @@ def test_many_counters_at_once() -> None:
 
 
 def test_uniforms_are_the_words_of_their_counter() -> None:
-    """Counter (time, stream, high word of time, 0); 23 bits of each word, at the middle of their interval."""
-    time, stream, seed = (1 << 32) + 7, 3, 12345
-    expected = philox(np.array([7, stream, 1, 0], np.uint64), seed)
-    found = uniforms(seed, torch.tensor([stream]), time, 1)[:, 0, 0].double().numpy()
-    assert found.tolist() == ((expected // 2**9 + 0.5) / 2**23).tolist()
+    """Counter (time, stream, high words of time and of stream); 23 bits of each word, at the middle of their interval."""
+    time, seed = (1 << 32) + 7, 12345 + (9 << 40)
+    for stream, high in ((3, 0), (3 + (5 << 32), 5)):
+        expected = philox(np.array([7, 3, 1, high], np.uint64), seed)
+        found = uniforms(seed, torch.tensor([stream]), time, 1)[:, 0, 0].double().numpy()
+        assert found.tolist() == ((expected // 2**9 + 0.5) / 2**23).tolist()
+
+
+def test_draws_of_small_seeds_and_streams_stay_what_they_were() -> None:
+    """Random123's first answer, which seed 0, stream 0 and time 0 have always had."""
+    expected = (words("6627e8d5 e169c58d bc57ac4c 9b00dbd8") // 2**9 + 0.5) / 2**23
+    assert uniforms(0, torch.tensor([0]), 0, 1)[:, 0, 0].double().tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("stream", [0, 4, 4 + (3 << 32), 2**63 - 1])
+@pytest.mark.parametrize("seed", [0, 7 + (1 << 33), 2**64 - 1])
+def test_the_kernels_have_the_same_uniforms(seed: int, stream: int) -> None:
+    pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vqwave[fast]'")
+    from vqwave.decode.draws import uniforms as compiled
+
+    time = (1 << 32) + 7
+    expected = uniforms(seed, torch.tensor([stream]), time, 1)[:3, 0, 0].double()
+    assert list(compiled(np.uint64(seed), stream, time)) == expected.tolist()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_has_64_bits(seed: int) -> None:
+    with pytest.raises(BadInput, match=f"seed {seed}: expected 0 to"):
+        uniforms(seed, torch.tensor([0]), 0, 1)
+    with pytest.raises(BadInput, match=f"seed {seed}: expected 0 to"):
+        Sampling(seed=seed)
 
 
 def test_uniforms_do_not_depend_on_chunks_or_batch() -> None:
@@ -49,7 +77,10 @@ def test_uniforms_do_not_depend_on_chunks_or_batch() -> None:
     assert torch.equal(uniforms(1, streams.flip(0), 10, 50), whole.flip(1))
 
 
-@pytest.mark.parametrize(("seed", "stream", "start"), [(2, 4, 10), (1 + (1 << 32), 4, 10), (1, 5, 10), (1, 4, 11)])
+@pytest.mark.parametrize(
+    ("seed", "stream", "start"),
+    [(2, 4, 10), (1 + (1 << 32), 4, 10), (1, 5, 10), (1, 4 + (1 << 32), 10), (1, 4, 11)],
+)
 def test_another_seed_stream_or_time_gives_others(seed: int, stream: int, start: int) -> None:
     one, other = uniforms(1, torch.tensor([4]), 10, 200), uniforms(seed, torch.tensor([stream]), start, 200)
     assert (one == other).float().mean() < 0.01

@@ -123,7 +123,7 @@ def test_the_door_opens_on_the_reference(decoder: WaveNet | Student) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), [({"backend": "refrence"}, "did you mean reference"), ({"temperature": 0.0}, "above 0")]
+    ("settings", "message"), [({"backend": "refrence"}, "did you mean reference"), ({"temperature": -0.5}, "or above")]
 )
 def test_the_door_names_what_it_does_not_know(settings: dict[str, object], message: str) -> None:
     with pytest.raises(BadInput, match=message):

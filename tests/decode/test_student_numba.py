@@ -126,6 +126,18 @@ def test_the_draws_are_the_references(settings: dict) -> None:
     assert both[0].abs().max() == 1.0  # clamped as there
 
 
+def test_temperature_zero_is_the_flow_of_no_noise() -> None:
+    student = build(network=ODD)
+    told = condition(student, 1)
+    both = [
+        backends.sample(student, told, 400, streams=torch.arange(1), seed=9, temperature=0.0, backend=name)
+        for name in ("numba", "reference")
+    ]
+    expected = exact(student, torch.zeros(1, 400), told).clamp(-1, 1)
+    for x in both:
+        torch.testing.assert_close(x.double(), expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("weights", ["float32", *NARROWED])
 @pytest.mark.parametrize("settings", [{"network": EVEN, "flows": (2, 12)}, SMALL])
 def test_bits_do_not_depend_on_batch_order_threads_tiles_or_chunks(

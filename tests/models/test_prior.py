@@ -220,7 +220,7 @@ def test_temperature_and_top_p() -> None:
 
     assert share() == pytest.approx([0.5, 0.1, 0.25, 0.15], abs=2e-3)
     assert share(temperature=0.5) == pytest.approx([p * p / 0.345 for p in (0.5, 0.1, 0.25, 0.15)], abs=2e-3)
-    assert share(temperature=1e-3) == [1, 0, 0, 0]
+    assert share(temperature=1e-3) == share(temperature=0.0) == [1, 0, 0, 0]
     assert share(top_p=0.7) == pytest.approx([2 / 3, 0, 1 / 3, 0], abs=2e-3)
     assert share(top_p=1e-6) == [1, 0, 0, 0]
 

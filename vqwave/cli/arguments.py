@@ -29,7 +29,8 @@ def voice(command: argparse.ArgumentParser, *, required: bool = False, out: str 
     command.add_argument("--out", type=Path, required=out is None, help=out or "audio file: .wav or .flac")
     told(command, required=required)
     command.add_argument("--seed", type=int, default=0, help="the same seed, the same audio (default %(default)s)")
-    command.add_argument("--temperature", type=float, default=1.0, help="below 1: safer, duller (default %(default)s)")
+    warmth = "below 1: safer, duller; 0: the likeliest (default %(default)s)"
+    command.add_argument("--temperature", type=float, default=1.0, help=warmth)
     command.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest classes of this mass (categorical heads)")
     command.add_argument("--guidance", type=float, default=1.0, help="above 1: hear the condition more (a model with dropout)")
     command.add_argument("--backend", default="auto", help="auto, or one of the decoders (see docs/decoding.md)")

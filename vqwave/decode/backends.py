@@ -16,10 +16,12 @@ from vqwave.decode.plan import Precision, unsupported
 from vqwave.decode.precision import numbers
 from vqwave.decode.reference import sample_student, sample_wavenet
 from vqwave.decode.student_plan import unsupported_student
+from vqwave.distributions import checked_temperature
 from vqwave.errors import BadInput, Note, nearest
 from vqwave.models.student import Student
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
+from vqwave.nn.finite import check_finite
 
 KERNELS = {"numba": "vqwave.decode.numba_backend", "triton": "vqwave.decode.triton_backend"}
 BACKENDS = ("auto", "reference", *KERNELS)
@@ -101,15 +103,15 @@ def sample(
     precision: str = "float32",
     progress: Callable[[int], object] | None = None,
 ) -> Tensor:
-    """Waveforms (B, samples) from a condition of B utterances. Raises BadInput for an unknown back-end or temperature.
+    """Waveforms (B, samples) from a condition of B utterances. Raises BadInput for what no back-end decodes.
 
     `top_p` and `guidance` (see `sample_wavenet`) are the reference decoder's alone: any back-end gives way to it. `precision` is
     the CPU kernels' (see `precision.py`); the others have their own.
     """
+    check_finite(decoder, f"this {type(decoder).__name__}")
     weights = numbers(precision)
     taken = take(decoder, backend, top_p=top_p, guidance=guidance)
-    if not temperature > 0:
-        raise BadInput(f"temperature {temperature}: expected a number above 0")
+    checked_temperature(temperature)
     if not 0 < top_p <= 1:
         raise BadInput(f"top_p {top_p}: expected a number above 0, at most 1")
     if isinstance(decoder, Student):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vqwave.decode.philox import uniforms
+from vqwave.distributions import checked_temperature
 from vqwave.models.prior import CodeNetwork, CodeStream
 
 
@@ -55,7 +56,7 @@ def choose(log_p: Tensor, u: Tensor, temperature: float = 1.0, top_p: float = 1.
 
     `top_p` below 1 keeps the likeliest classes that hold this mass together. Holtzman et al., 2020, sec. 3.1. arXiv:1904.09751
     """
-    p = (log_p / temperature).softmax(1)
+    p = (log_p / checked_temperature(temperature)).softmax(1)
     if top_p < 1:
         falling, order = p.sort(1, descending=True)
         heavier = falling.cumsum(1) - falling  # mass of the classes before

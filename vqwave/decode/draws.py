@@ -17,7 +17,7 @@ def uniforms(seed: np.uint64, stream: int, time: int) -> tuple[float, float, flo
     """The first three of the four uniforms of `philox.uniforms`, at one counter: Philox 4x32-10, Salmon et al., 2011."""
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     c0, c1 = np.uint64(time) & low, np.uint64(stream) & low
-    c2, c3 = np.uint64(time) >> half, np.uint64(0)
+    c2, c3 = np.uint64(time) >> half, np.uint64(stream) >> half
     k0, k1 = seed & low, seed >> half
     for _ in range(10):
         a, b = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2

@@ -19,8 +19,10 @@ from torch import Tensor
 from vqwave.decode.arithmetic import Floats
 from vqwave.decode.duet import Duet, Task, cores, run_alone
 from vqwave.decode.kernels import Buffers, Integers, State, Told, decode, project
+from vqwave.decode.philox import checked_seed
 from vqwave.decode.plan import Plan, Precision, aligned
 from vqwave.decode.solo import Foresight
+from vqwave.distributions import checked_temperature
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
 
@@ -141,7 +143,7 @@ class Decoder:
         params = np.zeros_like(stretch.params[group.rows])
         told = self._told(group, heard.shape[1])
         network = (group.plan, group.state, group.buffers, told)
-        draws = (group.streams, np.uint64(seed & 0xFFFFFFFFFFFFFFFF), float(temperature))
+        draws = (group.streams, np.uint64(checked_seed(seed)), checked_temperature(temperature))
         arrays = (np.ascontiguousarray(given[group.rows]), heard, params)
         if group.ahead is None:
             decode(*network, *draws, *arrays)

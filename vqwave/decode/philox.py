@@ -7,8 +7,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vqwave.errors import BadInput
+
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
+
+
+def checked_seed(seed: int) -> int:
+    """The seed itself, which has 64 bits. Raises BadInput for one that has more, or is negative."""
+    if not 0 <= seed < 2**64:
+        raise BadInput(f"seed {seed}: expected 0 to 2^64 - 1")
+    return int(seed)
 
 
 def philox(counter: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
@@ -28,17 +37,18 @@ def philox(counter: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
 def uniforms(seed: int, streams: Tensor, start: int, count: int) -> Tensor:
     """The four uniforms of each stream (B,) at samples start .. start + count - 1 -> (4, B, count) float32 in (0, 1).
 
-    The counter is (time, stream, time's high word, 0). 23 bits a number, at the middle of their interval: never 0, never 1.
+    The counter is (time, stream, time's high word, stream's high word). 23 bits a number, at the middle of their interval:
+    never 0, never 1. Raises BadInput for a seed out of range.
     """
     time = np.arange(start, start + count, dtype=np.uint64)
-    shape = (len(streams), count)
+    shape, numbers = (len(streams), count), streams.cpu().numpy().astype(np.uint64)[:, None]
     words = np.stack(
         [
             np.broadcast_to(time & _LOW, shape),
-            np.broadcast_to(streams.cpu().numpy().astype(np.uint64)[:, None] & _LOW, shape),
+            np.broadcast_to(numbers & _LOW, shape),
             np.broadcast_to(time >> _HALF, shape),
-            np.zeros(shape, np.uint64),
+            np.broadcast_to(numbers >> _HALF, shape),
         ]
     )
-    random = philox(words, seed)
+    random = philox(words, checked_seed(seed))
     return torch.from_numpy(((random >> np.uint64(9)).astype(np.float64) + 0.5).astype(np.float32) * np.float32(2**-23))

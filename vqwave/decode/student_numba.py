@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqwave.decode.arithmetic import Floats
+from vqwave.decode.philox import checked_seed
 from vqwave.decode.plan import Precision, aligned
 from vqwave.decode.student_kernels import (
     Integers,
@@ -35,7 +36,7 @@ from vqwave.decode.student_kernels import (
 )
 from vqwave.decode.student_plan import FlowPlan, plan_flows
 from vqwave.decode.vector import LANES
-from vqwave.distributions import GaussianMixture
+from vqwave.distributions import GaussianMixture, checked_temperature
 from vqwave.models.student import Student
 from vqwave.nn.condition import Condition
 
@@ -212,11 +213,11 @@ class StudentDecoder:
 
     def draw(self, count: int, seed: int = 0, temperature: float = 1.0) -> Iterator[Tensor]:
         """The next `count` samples, in chunks: waveforms (B, n) float32 in [-1, 1]."""
+        word, warmth = np.uint64(checked_seed(seed)), checked_temperature(temperature)
 
         def source(b: int, first: int, n: int) -> Floats:
             z = np.empty(n, np.float32)
-            word = np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
-            noise(word, int(self.streams[b]), int(self.times[b]) + first, self.gaussian, float(temperature), z)
+            noise(word, int(self.streams[b]), int(self.times[b]) + first, self.gaussian, warmth, z)
             return z
 
         for chunk in self._sweep(count, source):

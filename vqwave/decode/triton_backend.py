@@ -16,10 +16,12 @@ from torch import Tensor
 from triton.compiler import CompiledKernel
 
 from vqwave.decode import triton_kernel
+from vqwave.decode.philox import checked_seed
 from vqwave.decode.plan import Precision
 from vqwave.decode.triton_kernel import State, Stretch, Told
 from vqwave.decode.triton_pack import pack
 from vqwave.decode.triton_tuning import TILE, WARPS, Task, shared_limit, too_wide, tune
+from vqwave.distributions import checked_temperature
 from vqwave.errors import BadInput
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
@@ -117,7 +119,7 @@ class Decoder:
         """`given` (B, count) to hear, or None to draw; a launch for each piece that fits into `ROOM`."""
         step, B = self._steps(keep=task.keep), len(self.streams)
         left = torch.full((B,), count) if left is None else left
-        signed = (seed & 0xFFFFFFFFFFFFFFFF) - (1 << 64) * (seed >> 63 & 1)  # the same 64 bits
+        signed = checked_seed(seed) - (1 << 64) * (seed >> 63)  # the same 64 bits
         for first in range(0, count, step):
             n = min(step, count - first)
             stretch = Stretch(
@@ -163,7 +165,7 @@ class Decoder:
             told.columns.shape[1],
             self.hold,
             self.shape.slots,
-            float(temperature),
+            checked_temperature(temperature),
             self.shape,
             task,
             self.tuning,

@@ -157,10 +157,10 @@ def draw(
     params: tl.tensor, stretch: Stretch, stream: tl.tensor, time: tl.tensor, temperature: tl.tensor, shape: tl.constexpr
 ) -> tl.tensor:
     """What each stream hears next, (tile,) float32: as in `distributions.py`, from the words of `philox.py`."""
-    zero = tl.zeros_like(time).to(tl.int32)
-    a, b, c, _ = tl.philox(tl.load(stretch.seed), time.to(tl.int32), stream.to(tl.int32), (time >> 32).to(tl.int32), zero)
+    high = (stream >> 32).to(tl.int32)
+    a, b, c, _ = tl.philox(tl.load(stretch.seed), time.to(tl.int32), stream.to(tl.int32), (time >> 32).to(tl.int32), high)
     channel = tl.arange(0, shape.out)[None, :]
-    location = zero
+    location = tl.zeros_like(high)
     if shape.choices > 1:
         logits = tl.where(channel < shape.choices, params, -1e30)
         weight = tl.exp((logits - tl.max(logits, 1)[:, None]) / temperature)

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
-from vqwave.distributions import GaussianMixture, LogisticMixture, Mixture
+from vqwave.distributions import GaussianMixture, LogisticMixture, Mixture, checked_temperature
 from vqwave.errors import BadInput
 from vqwave.features import LogMel
 from vqwave.models.wavenet import Vocabulary, WaveNetSpec
@@ -130,7 +130,7 @@ class Student(nn.Module):
 
     def noise(self, u: Tensor, temperature: float = 1.0) -> Tensor:
         """u (4, B, T) uniforms -> z (B, T). A temperature below 1 narrows z, which also changes what later flows hear."""
-        return temperature * self.base.standard_sample(u)
+        return checked_temperature(temperature) * self.base.standard_sample(u)
 
     def distribution(self, flowed: Flowed) -> Mixture:
         """p(x_t | z_{<t}): one component of the base family."""

@@ -1,0 +1,23 @@
+"""Weights that are numbers: a network with a NaN would decode, encode and score without a word, and say nothing that is true."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from vqwave.errors import BadInput
+
+
+@torch.no_grad()
+def check_finite(module: nn.Module, what: object) -> None:
+    """Raises BadInput, which begins with `what`, for the first parameter or saved buffer that holds a NaN or an infinity.
+
+    One norm over all of them costs a millisecond, so that every use of a model can ask.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    if nn.utils.get_total_norm([value for value in tensors if value.is_floating_point()]).isfinite():
+        return
+    for name, value in module.state_dict().items():
+        if not value.isfinite().all():
+            count = int((~value.isfinite()).sum())
+            raise BadInput(f"{what}: {count} of {value.numel()} values of {name} are NaN or infinite, expected finite weights")
