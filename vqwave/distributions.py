@@ -35,14 +35,14 @@ def bits_per_sample(distribution: Distribution, x: Tensor, bits: int = 16) -> Te
     return -(distribution.log_density(x) + math.log(2.0 / 2**bits)) / math.log(2.0)
 
 
-def checked_temperature(temperature: float) -> float:
+def checked_temperature(temperature: float, name: str = "temperature") -> float:
     """What a sampler divides by: 0 becomes `COLDEST`, which takes the likeliest class, or the likeliest component's location.
 
     The same for every back-end, whose arithmetic has then no special case; exact ties are broken by the seed. Raises BadInput for
     a temperature below 0 or not finite.
     """
     if not 0 <= temperature < math.inf:
-        raise BadInput(f"temperature {temperature}: expected a number of 0 (the likeliest) or above")
+        raise BadInput(f"{name} {temperature}: expected a number of 0 (the likeliest) or above")
     return max(float(temperature), COLDEST)
 
 

@@ -83,7 +83,7 @@ class CodePrior:
 
         With `seconds`, utterance follows utterance until so much is full. Raises BadInput.
         """
-        checked_temperature(temperature)
+        checked_temperature(temperature, "code temperature")
         if not 0 < top_p <= 1:
             raise BadInput(f"code top-p {top_p}: expected a number above 0 and at most 1")
         labels, count = inputs.by_name(labels, "labels"), inputs.whole(count, "count", 1)
