@@ -12,7 +12,9 @@ import torch
 import vqwave
 from vqwave.checkpoint import SHIPPED
 from vqwave.cli import main
+from vqwave.codes import Coded
 from vqwave.decode.sampling import Sampling
+from vqwave.threads import limited_to
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = sorted(folder.name for folder in SHIPPED.iterdir() if (folder / "config.json").exists()) if SHIPPED.exists() else []
@@ -54,6 +56,23 @@ def test_it_speaks_in_another_voice(name: str) -> None:
 def test_a_student_reads_its_teachers_codes() -> None:
     teacher, student, prior = (vqwave.load(name) for name in ("fsdd", "fsdd-student", "fsdd-prior"))
     assert teacher.fingerprint == student.fingerprint == prior.fingerprint
+
+
+@pytest.mark.parametrize("name", ["fsdd-student", "fsdd"])
+def test_bits_do_not_depend_on_the_number_of_threads(name: str) -> None:
+    """From the codes on: the condition, which torch makes, and the samples."""
+    pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vqwave[fast]'")
+    model = vqwave.load(name)
+    hop = model.card.about["hop"]
+    codes = torch.randint(model.model.quantizer.size, (1, 12), generator=torch.Generator().manual_seed(0))
+    coded = Coded(codes, model.sample_rate, hop, 12 * hop, model.model.quantizer.size, model.fingerprint, model.speakers[0])
+    conditions, waves = [], []
+    for threads in (1, 2):
+        with limited_to(threads):
+            conditions.append(model.task(coded, None).condition.features)
+            waves.append(model.decode(coded))
+    assert torch.equal(*conditions)
+    assert torch.equal(*waves)
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("bf16-dot", 2e-4), ("int8", 1e-3)])

@@ -98,7 +98,7 @@ def test_blocks_have_the_latents_of_the_whole(encoder: object) -> None:
 
 
 @pytest.mark.parametrize("encoder", ENCODERS.values(), ids=ENCODERS)
-def test_chunks_do_not_show(encoder: object) -> None:
+def test_chunks_do_not_show(encoder: object, clear_frames: Callable[..., Tensor]) -> None:
     """The codes of the whole: bit for bit where the blocks are those of the whole, in float64 whatever the blocks."""
     it = codec(encoder)
     wave = it.prepare(speech(4803))
@@ -120,8 +120,10 @@ def test_chunks_do_not_show(encoder: object) -> None:
         around = soon.blocks.before + soon.blocks.after + soon.blocks.grid
         assert len(soon.blocks.kept) <= (around + soon.blocks.frames) * it.model.hop + 200
     assert behind <= soon.latency * RATE + 1e-6
+    latents = it.model.encoder(torch.nn.functional.pad(wave, (0, -len(wave) % it.model.hop))[None].double())
+    sure = clear_frames(it.model.quantizer, latents)[0] | (encoder is not ENCODERS["pitch"])  # whose tracker has but float32
     same = [it.model.quantizer.decode(codes[None]) for codes in (torch.cat([*parts, soon.flush()], 1), it.codes_of(wave))]
-    torch.testing.assert_close(*same, rtol=0, atol=1e-9)  # of the codes of one latent any will do
+    torch.testing.assert_close(*(z[..., sure] for z in same), rtol=0, atol=1e-9)  # of the codes of one latent any will do
 
 
 def test_a_long_recording_is_encoded_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

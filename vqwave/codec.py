@@ -102,8 +102,7 @@ class Codec:
     def _vqvae(self) -> VQVAE:
         if not isinstance(self.model, VQVAE):
             raise BadInput(f"this model is a {self.card.kind} without codes, expected a vqvae (or its student)")
-        check_finite(self.model, f"this {self.card.kind}")
-        return self.model
+        return check_finite(self.model, f"this {self.card.kind}")
 
     def prepare(self, wave: Tensor | np.ndarray, sample_rate: int | None = None) -> Tensor:
         """A recording -> (T,) as the model was trained on: at its rate and level, mono, no DC."""

