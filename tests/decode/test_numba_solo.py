@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vqwave.decode.precision import missing, numbers
+from vqwave.decode.processor import has
 from vqwave.distributions import MixtureOfLogistics, MuLaw
 from vqwave.errors import BadInput
 from vqwave.models import WaveNet, WaveNetSpec
@@ -187,7 +188,19 @@ def test_names_of_precisions() -> None:
 
 
 def test_an_absent_instruction_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NUMBA_CPU_FEATURES", raising=False)
     monkeypatch.setattr("llvmlite.binding.get_host_cpu_features", dict)
     assert numbers("auto") == "bf16"
     with pytest.warns(UserWarning, match="AVX-512 BF16"):
         assert numbers("bf16-dot") == "bf16"
+
+
+def test_the_kernels_take_the_instructions_that_numba_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NUMBA_CPU_FEATURES stands for the processor's own, for numba and for the choice of tiles and precisions."""
+    monkeypatch.delenv("NUMBA_CPU_FEATURES", raising=False)
+    monkeypatch.setattr("llvmlite.binding.get_host_cpu_features", lambda: {"avx512f": True, "avx2": False})
+    assert (has("avx512f"), has("avx2")) == (True, False)
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", "+avx2,-avx512f")
+    assert (has("avx512f"), has("avx2")) == (False, True)
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", "")
+    assert missing("bf16-dot") is not None

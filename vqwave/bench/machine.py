@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from vqwave.decode.compiled import kernel
 from vqwave.decode.plan import aligned
+from vqwave.decode.processor import has
 from vqwave.decode.tiles import BFLOAT
 from vqwave.decode.vector import LANES, Args, Context, Generated, Signature, Typing, array_of, call
 
@@ -26,12 +26,11 @@ CHAINS = 12  # independent sums, more than an instruction's latency
 
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
-_FEATURES = llvmlite.binding.get_host_cpu_features()
 
 
 def can(kind: int) -> bool:
     """Whether this processor has the instruction."""
-    return kind == FLOAT32 or bool(_FEATURES.get({DOT: "avx512bf16", QUADS: "avx512vnni"}[kind]))
+    return kind == FLOAT32 or has({DOT: "avx512bf16", QUADS: "avx512vnni"}[kind])
 
 
 @intrinsic(prefer_literal=True)

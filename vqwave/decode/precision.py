@@ -17,11 +17,10 @@ def missing(precision: Precision) -> str | None:
     """Why this processor cannot compute so, or None where it can."""
     if precision not in NEEDS or importlib.util.find_spec("llvmlite") is None:
         return None
-    import llvmlite.binding
+    from vqwave.decode.processor import has
 
-    there = llvmlite.binding.get_host_cpu_features()
     for feature, name in NEEDS[precision]:
-        if not there.get(feature):
+        if not has(feature):
             return f"precision {precision!r} needs {name}, which this processor does not have"
     return None
 

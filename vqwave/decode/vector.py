@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
+from vqwave.decode.processor import has
+
 LANES = 16
-WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))  # 32 registers of 16 lanes: larger tiles fit
+WIDE = has("avx512f")  # 32 registers of 16 lanes: larger tiles fit
 
 _FLOAT = ir.FloatType()
 _INT = ir.IntType(32)
