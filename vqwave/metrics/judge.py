@@ -212,6 +212,7 @@ def _keep(members: nn.ModuleList, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@limited_to(1)  # the features, too: an AVX2 product rounds otherwise on another number of threads
 def _train(
     members: nn.ModuleList,
     corpus: Corpus,
@@ -226,7 +227,7 @@ def _train(
     labels = {name: torch.tensor([corpus.label_ids(row)[name] for row in rows]) for name in values}
     steps = count(1)
     for number, member in enumerate(members):
-        with limited_to(1), torch.random.fork_rng(devices=[]), torch.enable_grad():
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(spec.seed + number)
             _learn(member, clean, labels, frames, spec, lambda: progress and progress(next(steps)))
 
