@@ -12,11 +12,12 @@ from functools import cache
 import numpy as np
 
 from vqwave.decode.arithmetic import Floats
-from vqwave.decode.kernels import Buffers, Integers, State, Told
+from vqwave.decode.kernels import Buffers, Told
 from vqwave.decode.pipeline import SIGNALS, follow, lead
 from vqwave.decode.plan import Plan
 from vqwave.decode.signals import signals
 from vqwave.decode.solo import Foresight, decode_one
+from vqwave.decode.state import Integers, State
 
 TRIAL = 512  # samples by which a way is judged: to begin with two threads takes as long as some dozens
 TRIALS = 2  # in a row: a thread that wakes late spoils one

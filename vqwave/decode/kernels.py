@@ -5,31 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vqwave.decode.arithmetic import Floats, Numbers, clear, convert, copy, fill_rows, gate, product, rectify
 from vqwave.decode.compiled import inlined, kernel
 from vqwave.decode.draws import draw
 from vqwave.decode.plan import CATEGORICAL, Plan, aligned
+from vqwave.decode.prediction import add_prediction, shift_locations
+from vqwave.decode.state import Integers, State, span
 from vqwave.decode.tiles import put
 from vqwave.decode.vector import LANES, add, broadcast, fused, load, load_whole
-
-Integers = NDArray[np.int64]
-
-
-class State(NamedTuple):
-    """All that B streams must remember between samples; each stream's part stands alone, in row b of every array."""
-
-    rings: Numbers  # (B, slots, R): for each layer its last (k - 1) d inputs, the input of sample t in slot t mod (k - 1) d
-    heard: Floats  # (B,) the last sample: a class number or an amplitude
-    time: Integers  # (B,) samples heard
-
-    @staticmethod
-    def silent(plan: Plan, silence: float, streams: int) -> State:
-        """Before the first sample: zeros in all rings; the network hears `silence` first."""
-        slots = sum(span(plan.kernel, int(d)) for d in plan.dilations)
-        rings = aligned((streams, slots, plan.heard.shape[1]), plan.operand.dtype.type)
-        return State(rings, np.full(streams, silence, np.float32), np.zeros(streams, np.int64))
 
 
 class Buffers(NamedTuple):
@@ -69,12 +53,7 @@ class Told(NamedTuple):
     columns: Floats  # (B, n, L 2G): projected, with the bias of the dilated convolution
     first: Integers  # (B,) number of the first column
     hold: int  # samples a column
-
-
-@kernel
-def span(taps: int, dilation: int) -> int:
-    """Slots of a layer's ring; one even where a single tap needs none."""
-    return max((taps - 1) * dilation, 1)
+    predictors: Floats  # (B, n, P, with pitch taps P + 1): see `prediction.py`; (B, n, 0) without
 
 
 @kernel
@@ -87,16 +66,23 @@ def project(plan: Plan, features: Floats, columns: Floats) -> None:
 
 
 @inlined
-def listen(plan: Plan, state: State, present: Floats) -> None:
-    """The last sample of each stream -> the residual channels that enter the first layer, present (B, R)."""
+def listen(plan: Plan, state: State, told: Told, column: Integers, present: Floats) -> None:
+    """The last sample of each stream -> what enters the first layer, present (B, R).
+
+    column (B,): see `locate`.
+    """
     width = plan.heard.shape[1]
+    bias = plan.heard.size - width
     for b in range(present.shape[0]):
         if plan.head.family == CATEGORICAL:
             copy(plan.heard, np.int64(state.heard[b]) * width, present, b * width, width)
         else:
             amplitude = broadcast(state.heard[b])
             for i in range(0, width, LANES):
-                put(present, b * width + i, fused(load(plan.heard, i), amplitude, load(plan.heard, width + i)))
+                entered = fused(load(plan.heard, i), amplitude, load(plan.heard, bias + i))
+                put(present, b * width + i, entered)
+            if plan.predictor.order > 0:
+                add_prediction(plan, state, told.predictors, b, column[b], present)
 
 
 @kernel
@@ -182,8 +168,8 @@ def step(plan: Plan, state: State, buffers: Buffers, told: Told) -> None:
     B, taps, at = buffers.out.shape[0], plan.kernel * R, 0  # width of a layer's taps; place in the weights
     row = told.columns.shape[2]
     recall(plan, state, buffers.taps)
-    listen(plan, state, buffers.present)
     locate(told, state, buffers.column)
+    listen(plan, state, told, buffers.column, buffers.present)
     for layer in range(layers):
         for b in range(B):
             convert(buffers.present, b * R, buffers.taps, (b * layers + layer + 1) * taps - R, R)
@@ -261,6 +247,8 @@ def settle(
     params: Floats,
 ) -> None:
     """Sample t of stream b is given or drawn, and heard; see `decode`."""
+    if plan.predictor.order > 0:
+        shift_locations(plan, state.prediction[b, 0], buffers.out, b)
     if t < params.shape[1]:
         for c in range(params.shape[2]):
             params[b, t, c] = buffers.out[b, c]

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from vqwave.decode.arithmetic import Floats
 from vqwave.decode.duet import Duet, Task, cores, run_alone
-from vqwave.decode.kernels import Buffers, Integers, State, Told, decode, project
+from vqwave.decode.kernels import Buffers, Told, decode, project
 from vqwave.decode.philox import checked_seed
 from vqwave.decode.plan import Plan, Precision, aligned
 from vqwave.decode.solo import Foresight
+from vqwave.decode.state import Integers, State
 from vqwave.distributions import checked_temperature
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
@@ -69,7 +70,7 @@ class Decoder:
         several = Plan.of(wavenet, weights, widened=True) if weights == "bf16" and len(streams) > 1 else self.plan
         self.threads = threads or torch.get_num_threads()
         self.hold = condition.hold if condition is not None else 1
-        self.features = self._features(condition, len(streams))  # (B, F, H)
+        self.features = self._features(condition, len(streams))  # (B, F, width)
         self.first = np.zeros(len(streams), np.int64)  # (B,) number of the first of these columns in each stream
         numbers = streams.cpu().numpy().astype(np.int64)
         silence = self._as_heard(torch.zeros(1))[0]
@@ -88,7 +89,7 @@ class Decoder:
         ]
 
     def tell(self, features: Floats, first: Integers) -> None:
-        """From now on the streams are told columns (B, F, H), numbered from `first` (B,) on; those told before are forgotten."""
+        """Columns (B, F, width) from now on, numbered from `first` (B,) on; earlier ones go."""
         self.features, self.first = features, first
 
     def restart(self, row: int, stream: int) -> None:
@@ -96,18 +97,18 @@ class Decoder:
         for group in self.groups:
             if group.rows.start <= row < group.rows.stop:
                 b = row - group.rows.start
-                group.streams[b], group.state.rings[b], group.state.time[b] = stream, 0.0, 0
-                group.state.heard[b] = self._as_heard(torch.zeros(1))[0]
+                group.streams[b] = stream
+                group.state.clear(b, self._as_heard(torch.zeros(1))[0])
 
     def arrays(self) -> dict[str, NDArray]:
         """All that the streams remember, by name: what `restore` goes on from."""
-        parts = [group.state._asdict() | {"streams": group.streams} for group in self.groups]
+        parts = [_kept(group) for group in self.groups]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def restore(self, arrays: Mapping[str, NDArray]) -> None:
         """The inverse of `arrays`, for as many streams of the same network in the same precision."""
         for group in self.groups:
-            for name, array in (group.state._asdict() | {"streams": group.streams}).items():
+            for name, array in _kept(group).items():
                 array[...] = arrays[name][group.rows]
 
     def hear(self, x: Tensor, *, keep: bool = False) -> Tensor:
@@ -159,13 +160,14 @@ class Decoder:
         first = np.minimum(group.state.time // self.hold - self.first[rows], columns - 1)  # (B,)
         index = np.minimum(first[:, None] + np.arange(wanted), columns - 1)
         features = self.features[rows[:, None], index]
-        B, n, H = features.shape
+        B, n, width = features.shape
         projected = aligned((B * n, self.plan.dilated_bias.size), np.float32)
-        project(self.plan, features.reshape(B * n, H), projected)
-        return Told(projected.reshape(B, n, -1), self.first[rows] + first, self.hold)
+        project(self.plan, features.reshape(B * n, width), projected)
+        predictors = np.ascontiguousarray(features[..., self.plan.projection.shape[1] :])
+        return Told(projected.reshape(B, n, -1), self.first[rows] + first, self.hold, predictors)
 
     def _features(self, condition: Condition | None, streams: int) -> Floats:
-        """(B, F, H); one column of no channels where the network hears nothing."""
+        """(B, F, width); one column of no channels for a network without a condition."""
         if condition is None or self.wavenet.stack.projection is None:
             return np.zeros((streams, 1, self.plan.projection.shape[1]), np.float32)
         features = condition.features.detach().float().cpu().transpose(1, 2).numpy()
@@ -226,6 +228,12 @@ def score_wavenet(
     """Teacher-forced, with the very kernels that sample: x (B, T) -> the head's parameters (B, C, T), for `wavenet.head`."""
     decoder = Decoder(wavenet, condition, torch.arange(len(x)), weights=weights, threads=threads)
     return decoder.hear(x, keep=True)
+
+
+def _kept(group: Group) -> dict[str, NDArray]:
+    """The state of a group's streams by name, without arrays that this network leaves empty."""
+    arrays = group.state._asdict() | {"streams": group.streams}
+    return {name: array for name, array in arrays.items() if array.size}
 
 
 def _shares(streams: int, threads: int) -> list[slice]:

@@ -11,10 +11,11 @@ import numpy as np
 
 from vqwave.decode.arithmetic import Floats, fill_rows, row_product
 from vqwave.decode.compiled import kernel
-from vqwave.decode.kernels import Buffers, Integers, State, Told, answer, listen, locate, pass_on, settle, settle_skips, words
+from vqwave.decode.kernels import Buffers, Told, answer, listen, locate, pass_on, settle, settle_skips, words
 from vqwave.decode.plan import Plan
 from vqwave.decode.signals import APART, PATIENCE, announce, wait_for
 from vqwave.decode.solo import Foresight, advance, foresee_all, foresee_due, residual_at, skips_at
+from vqwave.decode.state import Integers, State
 
 UNITS, DRAWN = 0, 1  # signals: layers whose units are there, samples drawn
 SIGNALS = 2
@@ -28,8 +29,8 @@ def lead(plan: Plan, state: State, buffers: Buffers, told: Told, ahead: Foresigh
     for t in range(count):
         if wait_for(signals, DRAWN, t, PATIENCE) < t:
             return t
-        listen(plan, state, buffers.present)
         locate(told, state, buffers.column)
+        listen(plan, state, told, buffers.column, buffers.present)
         for layer in range(layers):
             advance(plan, state, buffers, told, ahead, layer, start + t)
             announce(signals, UNITS * APART, t * layers + layer + 1)

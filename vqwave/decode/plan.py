@@ -21,6 +21,7 @@ from vqwave.distributions import (
     MuLaw,
 )
 from vqwave.models.wavenet import ClassInput, ScalarInput, WaveNet
+from vqwave.nn.linear_prediction import LinearPredictor
 
 WIDTH = 16  # all widths are padded with zeros to a multiple of this many channels
 LINE = 64  # bytes: weights begin at a cache line
@@ -55,6 +56,20 @@ class HeadPlan(NamedTuple):
     level: float  # grid that samples are rounded to, 0 for none
 
 
+class PredictorPlan(NamedTuple):
+    """A linear predictor's sizes; all 0 for a network without one."""
+
+    order: int  # P past samples
+    pitch_taps: int
+    slots: int  # residuals that are kept: one more than the longest lag
+
+    @staticmethod
+    def of(predictor: LinearPredictor | None) -> PredictorPlan:
+        if predictor is None:
+            return PredictorPlan(0, 0, 0)
+        return PredictorPlan(predictor.order, predictor.pitch_taps, predictor.memory + 1)
+
+
 class Plan(NamedTuple):
     """A WaveNet, ready to decode; a named tuple, since that is what numba passes to kernels.
 
@@ -74,7 +89,7 @@ class Plan(NamedTuple):
     weights: Numbers  # flat
     operand: Numbers  # (0,), of the kind that products read activations in: bfloat16 for "bf16-dot" and "int8", else float32
     units: Numbers  # (0,), of the kind that units are kept in: whole numbers for "int8", else operands
-    heard: Floats  # (classes, R) embedding; or (2, R), the weight and the bias of a scalar
+    heard: Floats  # (classes, R) embedding; or (inputs + 1, R): weights of scalar inputs, and bias
     residual_bias: Floats  # (L, R); of whole numbers, the bits of what their sums begin with
     residual_scale: Floats  # (L, 2, R) of whole numbers, scale and bias; else (0, 2, R)
     skip_bias: Floats  # (S,), summed over layers; of whole numbers, the bits of what their sums begin with
@@ -86,6 +101,7 @@ class Plan(NamedTuple):
     dilations: NDArray[np.int64]  # (L,)
     kernel: int
     head: HeadPlan
+    predictor: PredictorPlan
 
     @staticmethod
     def of(wavenet: WaveNet, weights: Precision = "float32", *, widened: bool = False) -> Plan:
@@ -130,6 +146,7 @@ class Plan(NamedTuple):
             dilations=np.array(spec.dilations, np.int64),
             kernel=spec.kernel,
             head=_head(wavenet),
+            predictor=PredictorPlan.of(wavenet.predictor),
         )
 
 
@@ -139,8 +156,6 @@ def unsupported(wavenet: WaveNet) -> str | None:
         return f"head {wavenet.head.kind!r} has no sampling kernel"
     if not isinstance(wavenet.heard, ClassInput | ScalarInput):
         return f"input {type(wavenet.heard).__name__} has no kernel"
-    if wavenet.predictor is not None:
-        return "its linear predictor has no kernel"
     if wavenet.stack.context is not None:
         return "its context stack (network.context) has no kernel"
     parameter = next(wavenet.parameters())
@@ -257,7 +272,7 @@ def _heard(wavenet: WaveNet) -> Tensor:
     if isinstance(wavenet.heard, ClassInput):
         return wavenet.heard.embedding.weight
     conv = wavenet.heard.conv
-    return torch.stack([conv.weight.flatten(), conv.bias])
+    return torch.cat([conv.weight[..., 0].T, conv.bias[None]])  # (inputs + 1, R)
 
 
 def _projections(wavenet: WaveNet, width: int) -> Tensor:

@@ -10,8 +10,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from vqwave.decode.compiled import kernel
-from vqwave.decode.kernels import Integers
 from vqwave.decode.plan import aligned
+from vqwave.decode.state import Integers
 from vqwave.decode.vector import Args, Context, Generated, Signature, Typing, array_of, call
 
 APART = 16  # numbers between two signals, so that none shares a cache line, or its neighbour, with another

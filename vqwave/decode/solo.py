@@ -13,8 +13,9 @@ import numpy as np
 
 from vqwave.decode.arithmetic import Floats, Numbers, clear, convert, copy, fill_rows, gate, multiply, row_product
 from vqwave.decode.compiled import inlined, kernel
-from vqwave.decode.kernels import Buffers, Integers, State, Told, answer, listen, locate, pass_on, settle, settle_skips, span, words
+from vqwave.decode.kernels import Buffers, Told, answer, listen, locate, pass_on, settle, settle_skips, words
 from vqwave.decode.plan import Plan, aligned
+from vqwave.decode.state import Integers, State, span
 from vqwave.decode.tiles import place
 
 AHEAD = 8  # samples
@@ -135,8 +136,8 @@ def decode_one(
     (layers, width), S, at = plan.dilated_bias.shape, plan.skip_bias.shape[0], skips_at(plan)
     foresee_all(plan, state, ahead)
     for t in range(heard.shape[1]):
-        listen(plan, state, buffers.present)
         locate(told, state, buffers.column)
+        listen(plan, state, told, buffers.column, buffers.present)
         for layer in range(layers):
             advance(plan, state, buffers, told, ahead, layer, state.time[0])
             if layer < layers - 1 or S == 0:

@@ -172,6 +172,16 @@ def fused(_typing: Typing, _a: VectorType, _b: VectorType, _c: VectorType) -> Ge
 
 
 @intrinsic
+def fused_scalar(_typing: Typing, _a: types.Float, _b: types.Float, _c: types.Float) -> Generated:
+    """a b + c of three float32, rounded once."""
+
+    def generate(_c: Context, builder: ir.IRBuilder, _s: Signature, args: Args) -> ir.Value:
+        return call(builder, "llvm.fma.f32", *args, result=_FLOAT)
+
+    return types.float32(types.float32, types.float32, types.float32), generate
+
+
+@intrinsic
 def larger(_typing: Typing, _a: VectorType, _b: VectorType) -> Generated:
     return VECTOR(VECTOR, VECTOR), lambda _c, builder, _s, args: call(builder, "llvm.maxnum.v16f32", *args)
 

@@ -1,0 +1,277 @@
+"""The CPU kernels with linear prediction: the reference's law, and one order of all sums."""
+
+from __future__ import annotations
+
+import copy
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vqwave.config import build as build_spec
+from vqwave.decode import backends, reference
+from vqwave.decode.precision import missing
+from vqwave.decode.sampling import Sampling
+from vqwave.decode.tile import Task, decode_each
+from vqwave.distributions import Gaussian, Head, Logistic, MixtureOfGaussians, MixtureOfLogistics
+from vqwave.models import WaveNet, WaveNetSpec
+from vqwave.nn.condition import Condition, ConditionerSpec
+from vqwave.nn.linear_prediction import LinearPredictorSpec
+from vqwave.nn.wavenet import StackSpec
+
+pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vqwave[fast]'")
+from vqwave.decode import duet, numba_backend
+from vqwave.decode.compiled import sources
+from vqwave.decode.engines import NumbaEngine
+
+PRECISIONS = ["float32", "bf16", "bf16-dot", "int8"]
+HEADS = [
+    MixtureOfLogistics(components=3),
+    MixtureOfLogistics(components=1, levels=10),
+    MixtureOfGaussians(components=2, location_unit=0.1),
+    Gaussian(),
+    Logistic(),
+]
+NETWORK = StackSpec(layers=6, cycle=3, kernel=2, residual=24, gate=16, skip=32, hidden=16)
+RATE, HOP, BANDS, FRAMES = 8000, 40, 12, 9
+T = FRAMES * HOP
+
+
+def wavenet(
+    head: Head = HEADS[0],
+    *,
+    order: int = 16,
+    taps: int = 3,
+    interpolation: int = 1,
+    upsample: tuple[int, ...] = (),
+) -> WaveNet:
+    """An untrained network whose past and condition matter."""
+    mel = {"kind": "log_mel", "bands": BANDS, "window_ms": 10.0, "hop_ms": 5.0}
+    spectrum = build_spec(WaveNetSpec, {"features": mel}).features.build(RATE)
+    torch.manual_seed(0)
+    spec = WaveNetSpec(
+        head=head,
+        network=NETWORK,
+        conditioner=ConditionerSpec(channels=10, upsample=upsample),
+        predictor=LinearPredictorSpec(order=order, interpolation=interpolation),
+        pitch_taps=taps,
+    )
+    net = spec.build(RATE, {"speaker": ["a", "b"]}, BANDS, HOP, spectrum)
+    with torch.no_grad():
+        net.stack.out.weight.mul_(4.0)
+        net.stack.projection.weight.mul_(4.0)
+        net.heard.conv.weight.mul_(0.2)
+    return net.eval()
+
+
+@torch.no_grad()
+def condition(net: WaveNet, streams: int) -> Condition:
+    """Of random spectra; frames voiced and unvoiced by turns, of F0 over all of its range."""
+    generator = torch.Generator().manual_seed(1)
+    log_mel = 0.7 * torch.randn(streams, BANDS, FRAMES, generator=generator)
+    voicing = (torch.arange(FRAMES) % 3 > 0).float().expand(streams, -1)
+    log_f0 = torch.rand(streams, FRAMES, generator=generator) * np.log(8.0) - np.log(2.0)
+    log_f0[:, 5], log_f0[:, 7] = 3.0, -3.0  # the shortest and the longest period
+    pitch = torch.stack([voicing * log_f0, voicing], 1) if net.predictor.pitch_taps else None
+    features = torch.cat([log_mel, net.predictor.analyse(log_mel, pitch)], 1)
+    return net.condition(features, {"speaker": torch.arange(streams) % 2})
+
+
+def rows(whole: Condition, chosen: list[int]) -> Condition:
+    return Condition(whole.features[chosen], whole.hold)
+
+
+@torch.no_grad()
+def exact_parameters(net: WaveNet, x: Tensor, held: Condition) -> Tensor:
+    """The parallel pass in float64."""
+    exact = copy.deepcopy(net).double()
+    last = torch.nn.functional.pad(x.double(), (1, 0))[:, :-1]
+    projected = exact.project(Condition(held.features.double(), held.hold))
+    return exact.parameters_after(last, projected, None)
+
+
+def assert_scores_agree(net: WaveNet, streams: int) -> None:
+    held = condition(net, streams)
+    numbers = torch.arange(streams)
+    x = numba_backend.sample_wavenet(net, held, T + 30, streams=numbers, temperature=0.8, threads=1)
+    expected = exact_parameters(net, x, held)
+    assert expected.std() > 1e-2
+    assert x.std() > 1e-3
+    scored = numba_backend.score_wavenet(net, x, held, threads=1)
+    torch.testing.assert_close(scored.double(), expected, rtol=0, atol=1e-4)
+
+
+def decoder(
+    net: WaveNet,
+    streams: int,
+    precision: str = "float32",
+    threads: int = 1,
+) -> numba_backend.Decoder:
+    reason = missing(precision)
+    if reason:
+        pytest.skip(reason)
+    held = rows(condition(net, 11), list(range(streams)))
+    settings = {"weights": precision, "threads": threads}
+    return numba_backend.Decoder(net, held, torch.arange(streams), **settings)
+
+
+def drawn(built: numba_backend.Decoder, *counts: int) -> Tensor:
+    return torch.cat([chunk for count in counts for chunk in built.draw(count, seed=9)], 1)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_teacher_forced_parameters_are_those_of_the_parallel_pass(head: Head) -> None:
+    assert_scores_agree(wavenet(head), 2)
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"taps": 0},
+        {"taps": 1, "order": 5},
+        {"taps": 5, "order": 1},
+        {"interpolation": 4},
+        {"interpolation": 2, "upsample": (5,)},
+    ],
+)
+def test_every_order_and_rate_of_coefficients(settings: dict[str, object], streams: int) -> None:
+    assert_scores_agree(wavenet(**settings), streams)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_draws_are_the_references(head: Head) -> None:
+    """From the same past, the same uniforms draw the same value."""
+    net, streams = wavenet(head), torch.tensor([5, 2])
+    held = condition(net, 2)
+    settings = {"streams": streams, "seed": 7, "temperature": 0.7, "threads": 1}
+    x = numba_backend.sample_wavenet(net, held, 600, **settings)
+    uniforms = reference.uniforms(7, streams, 0, 600).double()
+    again = head(exact_parameters(net, x, held), 0.7).sample(uniforms)
+    level = 2.0 / 2**head.levels if isinstance(head, MixtureOfLogistics) else 0.0
+    close = (again - x).abs() < 1.01 * level + 1e-4
+    assert close.float().mean() > 0.998  # but for a component on the edge
+
+
+def fused(a: np.float32, b: np.float32, c: np.float32) -> np.float32:
+    """a b + c, rounded once to float32: a tie, which float64 holds exactly, to even."""
+    whole = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
+    near = np.float32(float(whole))
+    around = (near, *(np.nextafter(near, np.float32(end)) for end in (-np.inf, np.inf)))
+    return min(around, key=lambda candidate: abs(Fraction(float(candidate)) - whole))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_prediction_is_one_chain_of_fused_multiply_adds(precision: str) -> None:
+    """To the bit, in every precision: the network's own locations are 0 here."""
+    net = wavenet(Gaussian(), order=5)
+    with torch.no_grad():
+        net.stack.out.weight.zero_()
+        net.stack.out.bias.zero_()
+    x = (0.5 * torch.randn(2, 90, generator=torch.Generator().manual_seed(5))).clamp(-1, 1)
+    found = decoder(net, 2, precision).hear(x, keep=True)[:, 0].numpy()
+    held = condition(net, 11)
+    columns = net.conditioner.split(held)[1].samples().numpy()
+    past = np.pad(x.numpy(), ((0, 0), (5, 0)))
+    for b in range(2):
+        for t in range(90):
+            p = np.float32(0.0)
+            for k in range(5):
+                p = fused(columns[b, k, t], past[b, t + 4 - k], p)
+            assert found[b, t] == p
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("taps", [0, 3])
+def test_one_stream_has_the_bits_of_the_batch(taps: int, precision: str) -> None:
+    net = wavenet(taps=taps)
+    together = drawn(decoder(net, 11, precision), T)
+    alone = decoder(net, 1, precision)
+    assert alone.groups[0].ahead is not None
+    assert torch.equal(drawn(alone, 1, 2, 50, 0, 13, T - 66), together[:1])
+    assert together[0].std() > 1e-3
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_two_cores_have_the_bits_of_one(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duet.Pace, "choose", lambda _pace: "together")
+    net = wavenet()
+    alone = drawn(decoder(net, 1, precision), T)
+    monkeypatch.setattr(numba_backend, "cores", lambda: 2)
+    pair = decoder(net, 1, precision, threads=2)
+    assert torch.equal(drawn(pair, 200, T - 200), alone)
+    assert pair.groups[0].duet.pace.together is not None
+
+
+def test_bits_do_not_depend_on_batch_order_or_threads() -> None:
+    net = wavenet()
+    held, streams = condition(net, 11), torch.arange(100, 111)
+
+    def draw(chosen: list[int], threads: int = 1) -> Tensor:
+        own, numbers = rows(held, chosen), streams[chosen]
+        return numba_backend.sample_wavenet(net, own, 250, streams=numbers, threads=threads)
+
+    whole = draw(list(range(11)))
+    assert torch.equal(draw(list(range(11)), threads=2), whole)
+    for chosen in ([10, 3, 4], [7], list(range(10, -1, -1))):
+        assert torch.equal(draw(chosen), whole[chosen])
+    assert not torch.equal(whole[0], whole[2])
+
+
+def test_given_samples_come_first() -> None:
+    """Drawn on after them as in one go; and it is they that decide."""
+    net = wavenet()
+    held, streams = condition(net, 2), torch.arange(2)
+    whole = numba_backend.sample_wavenet(net, held, 200, streams=streams)
+    for n in (0, 1, 77):
+        on = numba_backend.sample_wavenet(net, held, 200 - n, streams=streams, prime=whole[:, :n])
+        assert torch.equal(on, whole[:, n:])
+
+
+def test_a_stream_in_stretches_saved_and_restored_has_the_bits_of_the_whole() -> None:
+    """Columns as they come; each stretch by a new engine, restored from the arrays of the last."""
+    net = wavenet(interpolation=2)
+    held, sampling = rows(condition(net, 11), [0]), Sampling(seed=4, temperature=0.9)
+    settings = {"streams": torch.tensor([0]), "seed": 4, "temperature": 0.9, "backend": "numba"}
+    whole = backends.sample(net, held, T, **settings)[0]
+    engine, parts = NumbaEngine(net, sampling, 0), []
+    for a, b in pairwise([0, 1, 2, 6, FRAMES]):
+        columns = held.features[..., a * HOP // held.hold : b * HOP // held.hold]
+        parts.append(engine.draw(columns, a * HOP // held.hold, (b - a) * HOP))
+        arrays, engine = engine.arrays(), NumbaEngine(net, sampling, 0)
+        engine.restore(arrays)
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_a_slot_that_is_taken_again_starts_from_silence() -> None:
+    net, sampling = wavenet(), Sampling(backend="numba")
+    held = condition(net, 4)
+    tasks = {i: Task(rows(held, [i]), 300 + 7 * i) for i in range(4)}
+    done = dict(decode_each(net, iter(tasks.items()), sampling, slots=2))
+    for i, task in tasks.items():
+        settings = {"streams": torch.tensor([0]), "backend": "numba"}
+        expected = backends.sample(net, task.condition, task.samples, **settings)[0]
+        assert torch.equal(done[i], expected)
+
+
+def test_the_kernels_are_taken() -> None:
+    assert backends.choose(wavenet()) == backends.Choice("numba")
+
+
+def test_a_plain_stream_keeps_what_it_kept() -> None:
+    """So that a stream that was saved before there were predictors can be restored."""
+    spec = WaveNetSpec(network=NETWORK, conditioner=ConditionerSpec(labels=()))
+    plain = numba_backend.Decoder(spec.build(RATE, {}).eval(), None, torch.arange(2))
+    assert set(plain.arrays()) == {"rings", "heard", "time", "streams"}
+    predicting = set(decoder(wavenet(), 1).arrays())
+    assert predicting == {"rings", "heard", "time", "streams", "samples", "residuals", "prediction"}
+
+
+@pytest.mark.parametrize("name", ["kernels.py", "solo.py", "pipeline.py"])
+def test_compiled_kernels_are_made_anew_where_the_prediction_changes(name: str) -> None:
+    file = Path(numba_backend.__file__).with_name(name)
+    assert file.with_name("prediction.py") in sources(file)
