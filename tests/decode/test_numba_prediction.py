@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from vqwave.config import build as build_spec
-from vqwave.decode import backends, reference
+from vqwave.decode import backends
+from vqwave.decode.philox import uniforms
 from vqwave.decode.precision import missing
 from vqwave.decode.sampling import Sampling
 from vqwave.decode.tile import Task, decode_each
@@ -145,16 +146,17 @@ def test_every_order_and_rate_of_coefficients(settings: dict[str, object], strea
 
 @pytest.mark.parametrize("head", HEADS)
 def test_the_draws_are_the_references(head: Head) -> None:
-    """From the same past, the same uniforms draw the same value."""
+    """From the same past, the same uniforms draw the same value, but for components on an edge."""
     net, streams = wavenet(head), torch.tensor([5, 2])
     held = condition(net, 2)
     settings = {"streams": streams, "seed": 7, "temperature": 0.7, "threads": 1}
     x = numba_backend.sample_wavenet(net, held, 600, **settings)
-    uniforms = reference.uniforms(7, streams, 0, 600).double()
-    again = head(exact_parameters(net, x, held), 0.7).sample(uniforms)
+    law, u = head(exact_parameters(net, x, held), 0.7), uniforms(7, streams, 0, 600).double()
+    drawn = [law.sample(torch.cat([u[:1] + shift, u[1:]])) for shift in (-1e-4, 0.0, 1e-4)]
+    steady = drawn[0] == drawn[2]
     level = 2.0 / 2**head.levels if isinstance(head, MixtureOfLogistics) else 0.0
-    close = (again - x).abs() < 1.01 * level + 1e-4
-    assert close.float().mean() > 0.998  # but for a component on the edge
+    assert steady.float().mean() > 0.9
+    assert (drawn[1] - x)[steady].abs().max() < 1.01 * level + 1e-4
 
 
 def fused(a: np.float32, b: np.float32, c: np.float32) -> np.float32:
