@@ -22,6 +22,7 @@ from torch import Tensor
 from vqwave.decode.arithmetic import Floats
 from vqwave.decode.philox import checked_seed
 from vqwave.decode.plan import Precision, aligned
+from vqwave.decode.student_filter import FilterStream
 from vqwave.decode.student_kernels import (
     Integers,
     Memory,
@@ -68,9 +69,9 @@ class Tile:
 
 @dataclass
 class Told:
-    """The condition of one stream: columns (F, H) from column `first` on, each held for `hold` samples, the last for ever."""
+    """The condition of one stream: columns from column `first` on, each held for `hold` samples, the last for ever."""
 
-    features: Floats
+    features: Floats  # (F, width): H condition channels, and with a predictor its own
     first: int
     hold: int
 
@@ -174,7 +175,10 @@ class StudentDecoder:
         self.hold = condition.hold if condition is not None else 1
         self.streams = streams.cpu().numpy().astype(np.int64).copy()
         self.times = np.zeros(len(streams), np.int64)
+        self.channels = student.conditioner.channels
+        self.order = 0 if student.predictor is None else student.predictor.order
         self.flows = [self._silent() for _ in streams]
+        self.filters = [FilterStream(self.order) for _ in streams]
         self.tell(_features(condition, len(streams), self.plans[0]), np.zeros(len(streams), np.int64))
         self._rooms = threading.local()
 
@@ -189,27 +193,32 @@ class StudentDecoder:
         return max(-plan.offset % plan.fold for plan in self.plans)
 
     def tell(self, features: Floats, first: Integers) -> None:
-        """From now on the streams are told columns (B, F, H), numbered from `first` (B,) on; those told before are forgotten."""
+        """From now on the streams are told columns (B, F, width), numbered from `first` (B,) on; those told before are forgotten."""
         self.told = [Told(row, int(number), self.hold) for row, number in zip(features, first, strict=True)]
 
     def restart(self, row: int, stream: int) -> None:
         """Row `row` becomes utterance number `stream`, before its first sample; the other rows do not notice."""
-        self.flows[row] = self._silent()
+        self.flows[row], self.filters[row] = self._silent(), FilterStream(self.order)
         self.streams[row], self.times[row] = stream, 0
 
     def arrays(self) -> dict[str, NDArray]:
         """All that the streams remember, by name: what `restore` goes on from."""
-        flows = {f"{b}.{i}": flow.arrays() for b, row in enumerate(self.flows) for i, flow in enumerate(row)}
-        found = {f"{place}.{name}": array for place, arrays in flows.items() for name, array in arrays.items()}
+        parts = {place: part.arrays() for place, part in self._parts().items()}
+        found = {f"{place}.{name}": array for place, arrays in parts.items() for name, array in arrays.items()}
         return {"streams": self.streams.copy(), "times": self.times.copy()} | found
 
     def restore(self, arrays: Mapping[str, NDArray]) -> None:
         """The inverse of `arrays`, for as many streams of the same student in the same precision."""
         self.streams[:], self.times[:] = arrays["streams"], arrays["times"]
-        for b, row in enumerate(self.flows):
-            for i, flow in enumerate(row):
-                prefix = f"{b}.{i}."
-                flow.restore({name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)})
+        for place, part in self._parts().items():
+            prefix = f"{place}."
+            part.restore({name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)})
+
+    def _parts(self) -> dict[str, FlowStream | FilterStream]:
+        """Flows and, with a predictor, synthesis filters of all streams."""
+        flows = {f"{b}.{i}": flow for b, row in enumerate(self.flows) for i, flow in enumerate(row)}
+        filters = {f"{b}.filter": each for b, each in enumerate(self.filters)}
+        return flows | filters if self.order else flows
 
     def draw(self, count: int, seed: int = 0, temperature: float = 1.0) -> Iterator[Tensor]:
         """The next `count` samples, in chunks: waveforms (B, n) float32 in [-1, 1]."""
@@ -224,7 +233,7 @@ class StudentDecoder:
             yield chunk.clamp_(-1.0, 1.0)
 
     def transform(self, z: Tensor) -> Tensor:
-        """The flows alone: given noise z (B, n) -> x (B, n), not clamped."""
+        """As `Student.transform`: given noise z (B, n) -> x (B, n), not clamped."""
         given = z.detach().float().cpu().numpy()
         chunks = list(self._sweep(given.shape[1], lambda b, first, n: np.ascontiguousarray(given[b, first : first + n])))
         return torch.cat(chunks, 1) if chunks else torch.zeros(given.shape)
@@ -257,6 +266,14 @@ class StudentDecoder:
         pass_layers(flow.plan, flow.memory, room, tile.told, tile.columns, tile.x, tile.count, stage.first, stage.last)
         if stage.last == len(flow.plan.dilations):
             flow.end(tile, room)
+            if self.order and stage is self.stages[-1]:
+                self._filter(b, tile)
+
+    def _filter(self, b: int, tile: Tile) -> None:
+        """The residual that the flows made -> the waveform."""
+        told = self.told[b]
+        coefficients = told.features[:, self.channels : self.channels + self.order]
+        tile.wave = self.filters[b].pass_on(tile.wave, coefficients, told.hold, told.first)
 
     def _room(self, flow: int) -> Room:
         """This thread's scratch."""
@@ -322,7 +339,7 @@ def tile_columns(plans: Sequence[FlowPlan]) -> int:
 
 
 def _features(condition: Condition | None, streams: int, plan: FlowPlan) -> Floats:
-    """(B, F, H); one column of no channels where the flows hear nothing."""
+    """(B, F, width); one column of no channels where the flows hear nothing."""
     channels = plan.projection.shape[0]
     if condition is None or not channels:
         return np.zeros((streams, 1, channels), np.float32)

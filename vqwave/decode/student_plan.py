@@ -55,8 +55,6 @@ def unsupported_student(student: Student) -> str | None:
     flows = list(student.flows.flows)
     if any(isinstance(flow, MaskedFlow) for flow in flows):
         return "a masked flow (direction maf) decodes one block after another, which has no kernel"
-    if student.predictor is not None:
-        return "its synthesis filter has no kernel"
     if any(flow.stack.context is not None for flow in flows):
         return "its context stack (network.context) has no kernel"
     if any(flow.stack.spec.skip for flow in flows):
