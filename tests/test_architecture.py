@@ -37,6 +37,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "stopping",
         "decoder_inputs",
         "codec",
+        "student_graph",
         "export",
         "code_corpus",
         "experiment",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,12 @@ from vqwave.distributions import Gaussian
 from vqwave.errors import BadInput
 from vqwave.features import LogMelSpec
 from vqwave.models import ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
+from vqwave.models.melody import Melody
+from vqwave.models.pitch import PitchCodecSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import EncoderSpec, FrameEncoderSpec, WaveformEncoderSpec
-from vqwave.nn.quantize import EMAQuantizerSpec, FSQuantizerSpec, ProductQuantizerSpec, ResidualQuantizerSpec
+from vqwave.nn.linear_prediction import LinearPredictorSpec
+from vqwave.nn.quantize import EMAQuantizerSpec, FSQuantizerSpec, ProductQuantizerSpec, ResidualQuantizerSpec, TwoLevelQuantizerSpec
 from vqwave.nn.quantize.interface import Quantizer
 from vqwave.nn.readout import ReadoutSpec
 from vqwave.nn.wavenet import ContextSpec, StackSpec
@@ -44,6 +48,22 @@ def changed(**settings: object) -> StudentSpec:
     return StudentSpec(**{**vars(STUDENT), **settings})
 
 
+SLOW_MEL = LogMelSpec(bands=6, window_ms=20.0, hop_ms=10.0)  # a frame for each of pitch
+SLOW_ENCODER = FrameEncoderSpec(features=SLOW_MEL, channels=6, dim=4)
+MELODY = PitchCodecSpec(ratio=4, channels=8, dim=4, quantizer=QUANTIZER)
+
+
+def predicted(features: LogMelSpec, hears: str = "frames", **settings: object) -> VQVAESpec:
+    """A student with a predictor, whose filter has a gain."""
+    return VQVAESpec(
+        encoder=ENCODER,
+        quantizer=QUANTIZER,
+        decoder=changed(**{"predictor": LinearPredictorSpec(order=4), "initial_scale": 0.1} | settings),
+        readout=ReadoutSpec(features=features, channels=6),
+        hears=hears,
+    )
+
+
 DECODERS: dict[str, ModelSpec] = {
     "plain": of(),
     "gaussian, folded, staggered": of(changed(base="gaussian", fold=4, stagger=True, flows=(1, 2, 3))),
@@ -56,6 +76,21 @@ DECODERS: dict[str, ModelSpec] = {
     "product": of(quantizer=ProductQuantizerSpec(inner=QUANTIZER)),
     "vocoder": changed(features=MEL, location_unit=0.25),
     "labels alone": changed(fold=2, stagger=True),
+    "prediction": predicted(MEL, fold=2, stagger=True),
+    "interpolated prediction": predicted(
+        MEL,
+        hears="both",
+        conditioner=ConditionerSpec(channels=4, upsample=(2,)),
+        predictor=LinearPredictorSpec(order=2, interpolation=4),
+    ),
+    "two levels": of(quantizer=TwoLevelQuantizerSpec(ratio=2)),
+    "vocoder with prediction": changed(features=MEL, predictor=LinearPredictorSpec(order=5)),
+    "melody": replace(of(encoder=SLOW_ENCODER), melody=MELODY),
+    "melody and prediction": replace(
+        predicted(SLOW_MEL, conditioner=ConditionerSpec(channels=4, labels=()), pitch_taps=3),
+        encoder=SLOW_ENCODER,
+        melody=MELODY,
+    ),
 }
 WAVENET = WaveNetSpec(head=Gaussian(), network=StackSpec(layers=2, residual=4, gate=4, skip=4, hidden=4), conditioner=HEARS)
 
@@ -78,6 +113,8 @@ def saved(folder: Path, spec: ModelSpec) -> Path:
         for module in model.modules():
             if isinstance(module, Quantizer) and hasattr(module, "codebook"):
                 module.codebook.started.fill_(True)
+            if isinstance(module, Melody):
+                module.voices.copy_(torch.tensor([(0.0, 0.5), (0.4, 1.0), (0.8, 2.0)]))
         if hasattr(model, "encoder"):  # latents of unit spread, so that there are several codes
             z = model.encoder(0.1 * torch.randn(4, 50 * model.hop))
             mean, spread = z.mean((0, 2)), z.std((0, 2))
@@ -104,7 +141,7 @@ def test_a_decoder_says_the_same_at_every_length(kind: str, tmp_path: Path) -> N
         spread.append(expected.std())
         for i, name in enumerate(graph.names):  # every input is heard
             other = list(inputs)
-            if name in ("codes", *LABELS):
+            if name in ("codes", "pitch_codes", *LABELS):
                 other[i] = (inputs[i] + 1) % (2 if name == "gender" else 3)
             else:
                 other[i] = inputs[i] + 1.0
@@ -177,6 +214,43 @@ def test_what_is_no_single_pass_is_refused_in_a_line(tmp_path: Path) -> None:
         with pytest.raises(BadInput, match=words):
             export.export_onnx(model, tmp_path / "out.onnx", part)
     assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [("torch.onnx.export", "cannot become a graph"), ("vqwave.export.run_onnx", "does not run")],
+)
+def test_what_packages_raise_becomes_a_line(
+    place: str,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their errors have no common kind."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("of rank 3\nand so on")
+
+    model = saved(tmp_path / "model", DECODERS["plain"])
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(BadInput, match=rf"model: .*{words} \(of rank 3\)$"):
+        export.export_onnx(model, tmp_path / "student.onnx")
+
+
+@pytest.mark.usefixtures("runtime")
+def test_without_speakers_a_melody_is_decoded_in_a_given_range(tmp_path: Path) -> None:
+    spec = replace(DECODERS["melody"], decoder=changed(conditioner=ConditionerSpec(channels=4, labels=())))
+    coder = load_trained(saved(tmp_path / "model", spec)).model
+    graph = export.SpeakingGraph(coder.decoder, coder, {}).eval()
+    assert graph.names == ("codes", "pitch_codes", "noise", "voice_pitch")
+    export.trace(graph, tmp_path / "student.onnx", "student")
+    inputs = list(graph.example(2, 9))
+    wave = export.run_onnx(tmp_path / "student.onnx", graph.names, inputs)
+    with torch.no_grad():
+        torch.testing.assert_close(wave, graph.truth(*inputs), rtol=0, atol=1e-5)
+    inputs[-1] = inputs[-1] + 1.0
+    assert not torch.equal(export.run_onnx(tmp_path / "student.onnx", graph.names, inputs), wave)
 
 
 def test_without_the_packages_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ A graph is one pass, so a decoder must be a student: a WaveNet's loop over sampl
 | decoder | codes (B, Q, F) or frames (B, D, F), noise (B, T) of the student's base, labels (B,), vectors (B, V) | wave (B, T) |
 | encoder | wave (B, T) of the model's level, without DC | codes (B, Q, F) |
 
-T = F hop samples; codes and labels are int64.
+T = F hop samples; codes and labels are int64. A decoder with melody takes pitch_codes (B, Q_p, N), too, which cover T, and
+decodes them in the range of its speaker; a model that knows no speakers takes the range, voice_pitch (B, 2).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import math
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -33,9 +35,12 @@ from vqwave.codes import fingerprint
 from vqwave.errors import BadInput
 from vqwave.features import MelBands
 from vqwave.models import VQVAE, Classifier, PitchCodec, Prior, Student
+from vqwave.models.melody import VOICE
 from vqwave.models.student import BASES
 from vqwave.nn.condition import Condition
-from vqwave.nn.flows import AffineFlow, MaskedFlow, fold_condition
+from vqwave.nn.flows import MaskedFlow
+from vqwave.nn.frontend import PredictorFrontend
+from vqwave.student_graph import RealSpectralPredictor, one_pass, synthesise
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -73,7 +78,8 @@ def export_onnx(name: str | Path, out: Path, part: Part = "decoder") -> Checked:
     try:
         trace(graph, temporary, name)
         inputs = _describe(temporary, graph.facts | {"part": part, "sample_rate": loaded.card.sample_rate})
-        found = {frames: _difference(temporary, graph, batch, frames) for batch, frames in CHECKED}
+        with _in_a_line(f"{name}: its graph does not run"):
+            found = {frames: _difference(temporary, graph, batch, frames) for batch, frames in CHECKED}
         checked = Checked(out, part, inputs, found)
         if not checked.largest <= graph.tolerance:
             raise BadInput(f"{name}: its graph is {checked.largest:.2g} away from PyTorch, expected at most {graph.tolerance:g}")
@@ -132,6 +138,7 @@ class Graph(nn.Module, ABC):
     def axes(self) -> dict[str, dict[int, str]]:
         """The free axes of inputs and output."""
         free = {"codes": {0: "batch", 2: "frames"}, "frames": {0: "batch", 2: "frames"}, "noise": {0: "batch", 1: "samples"}}
+        free["pitch_codes"] = {0: "batch", 2: "pitch_frames"}
         return {name: free.get(name, {0: "batch"}) for name in self.names} | {
             self.output: free.get(self.output, {0: "batch", 1: "samples"})
         }
@@ -145,47 +152,80 @@ class SpeakingGraph(Graph):
     def __init__(self, student: Student, coder: VQVAE | None, vocabulary: dict[str, list[str]]) -> None:
         """coder: the model whose codes the student speaks, if it speaks codes."""
         super().__init__()
-        self.student, self.coder = student, coder
-        conditioner = student.conditioner
+        self.original = [(student, coder)]  # in a list, so that the graph does not hold its weights
+        self.student, self.coder = _in_real_numbers(student, coder)
+        conditioner, melody = student.conditioner, None if coder is None else coder.melody
         heard = () if conditioner.frames is None else ("frames",) if coder is None else ("codes",)
-        self.names = (*heard, "noise", *conditioner.labels, *conditioner.vector_sizes)
+        attributes = (*conditioner.labels, *conditioner.vector_sizes)
+        if melody is not None:
+            voice = "speaker" if "speaker" in vocabulary else VOICE  # whose range the melody is decoded in
+            heard, attributes = (*heard, "pitch_codes"), tuple(dict.fromkeys((*attributes, voice)))
+        self.names = (*heard, "noise", *attributes)
         self.hop = math.lcm(conditioner.hop if coder is None else coder.hop, student.flows.flows[0].fold)
         base = next(name for name, kind in BASES.items() if kind is student.base)
-        self.facts = {"base": base, "hop": self.hop, "labels": {name: vocabulary[name] for name in conditioner.labels}}
+        self.labels = {name: vocabulary[name] for name in attributes if name in vocabulary}
+        self.facts = {"base": base, "hop": self.hop, "labels": self.labels}
+        if melody is not None:
+            self.facts["pitch_hop"] = melody.codec.hop
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        given = dict(zip(self.names, inputs, strict=True))
-        condition, x = self._condition(given), given["noise"]
-        for flow in self.student.flows.flows:
-            x = one_pass(flow, x, condition, still=self.student.conditioner.frames is None)
+        given, student = dict(zip(self.names, inputs, strict=True)), self.student
+        condition, columns = student.conditioner.split(_condition(student, self.coder, given))
+        x = given["noise"]
+        for flow in student.flows.flows:
+            x = one_pass(flow, x, condition, still=student.conditioner.frames is None)
+        if columns is not None:
+            x = synthesise(x, columns.features[:, : student.predictor.order], columns.hold)
         return x.clamp(-1.0, 1.0)
 
     def truth(self, *inputs: Tensor) -> Tensor:
-        given = dict(zip(self.names, inputs, strict=True))
-        return self.student.transform(given["noise"], self._condition(given)).x.clamp(-1.0, 1.0)
-
-    def _condition(self, given: dict[str, Tensor]) -> Condition | None:
-        frames = given.get("frames")
-        if "codes" in given:
-            frames = self.coder.frames(self.coder.quantizer.decode(given["codes"]), given)
-        return self.student.condition(frames, given)
+        given, (student, coder) = dict(zip(self.names, inputs, strict=True)), self.original[0]
+        return student.transform(given["noise"], _condition(student, coder, given)).x.clamp(-1.0, 1.0)
 
     def example(self, batch: int, frames: int) -> tuple[Tensor, ...]:
         generator = torch.Generator().manual_seed(frames)
         conditioner, found = self.student.conditioner, []
         for name in self.names:
-            if name == "codes":
-                quantizer = self.coder.quantizer
-                found.append(torch.randint(0, quantizer.size, (batch, quantizer.books, frames), generator=generator))
+            if name in ("codes", "pitch_codes"):
+                found.append(self._codes(name, batch, frames, generator))
             elif name == "frames":
                 found.append(torch.randn(batch, conditioner.frames.in_channels, frames, generator=generator))
             elif name == "noise":
                 found.append(torch.randn(batch, frames * self.hop, generator=generator))
-            elif name in conditioner.labels:
-                found.append(torch.arange(batch) % conditioner.embeddings[name].num_embeddings)
+            elif name in self.labels:
+                found.append(torch.arange(batch) % len(self.labels[name]))
+            elif name == VOICE:
+                found.append(torch.tensor([0.4, 0.2]).repeat(batch, 1))
             else:
                 found.append(torch.randn(batch, conditioner.vector_sizes[name], generator=generator))
         return tuple(found)
+
+    def _codes(self, name: str, batch: int, frames: int, generator: torch.Generator) -> Tensor:
+        """Of so many latents: content codes, or the pitch codes that cover them."""
+        quantizer = self.coder.quantizer
+        if name == "pitch_codes":
+            quantizer, frames = self.coder.melody.codec.quantizer, -(-frames * self.coder.hop // self.coder.melody.codec.hop)
+        return torch.randint(0, quantizer.size, (batch, quantizer.books, frames), generator=generator)
+
+
+def _in_real_numbers(student: Student, coder: VQVAE | None) -> tuple[Student, VQVAE | None]:
+    """The models themselves; with a predictor copies, whose predictors are made of operations that ONNX has."""
+    if student.predictor is None:
+        return student, coder
+    student, coder = copy.deepcopy((student, coder))
+    student.predictor.analysis = RealSpectralPredictor(student.predictor.analysis)
+    return student, coder
+
+
+def _condition(student: Student, coder: VQVAE | None, given: dict[str, Tensor]) -> Condition | None:
+    frames = given.get("frames")
+    if coder is not None:
+        codes = given["codes"]
+        pitch = coder.pitch(given.get("pitch_codes"), given, codes.shape[-1])
+        frames = coder.frames(coder.quantizer.decode(codes), given, pitch=pitch)
+    elif isinstance(student.frontend, PredictorFrontend):
+        frames = student.frontend.extended(frames)
+    return student.condition(frames, given)
 
 
 class HearingGraph(Graph):
@@ -238,39 +278,6 @@ class RealMelBands(nn.Module):
         return self.mel.filters @ (power.sqrt() if self.mel.power == 1 else power)
 
 
-def one_pass(flow: AffineFlow, z: Tensor, condition: Condition | None, *, still: bool) -> Tensor:
-    """`AffineFlow.forward` of a whole clip z (B, F hop), in steps whose shapes a trace keeps free.
-
-    still: the condition is one column, which does not change in time.
-    """
-    fold, before = flow.fold, -flow.offset % flow.fold
-    folded = F.pad(z, (fold + before, -(before or fold))).unflatten(-1, (-1, fold)).transpose(1, 2)  # (B, n, blocks)
-    x = flow.input(folded)
-    told = None if condition is None else fold_condition(condition, fold).project(flow.stack.projection)
-    width = 2 * flow.stack.spec.gate
-    for i, layer in enumerate(flow.stack.layers):
-        conv = layer.dilated
-        a = F.conv1d(F.pad(x, (conv.span, 0)), conv.weight, conv.bias, dilation=conv.dilation)
-        if told is not None:
-            local = told.channels(i * width, width)
-            a = a + local.features if still else _told(a, local, late=before > 0)
-        filtered, gate = a.chunk(2, 1)
-        x = x + layer.residual(filtered.tanh() * gate.sigmoid())
-    out = flow.stack.out(F.relu(flow.stack.hidden(F.relu(x)))) * flow.units
-    params = out.unflatten(1, (2, fold)).transpose(2, 3).flatten(2)  # (B, 2, samples)
-    if before:
-        params = params[..., before : before - fold]
-    return z * params[:, 1].clamp(min=flow.MIN_LOG_SCALE).exp() + params[:, 0]
-
-
-def _told(a: Tensor, told: Condition, *, late: bool) -> Tensor:
-    """`Condition.add_to` of columns that tile a; `late`: it has one block more, which hears the last column."""
-    if not late:
-        return (a.unflatten(-1, (-1, told.hold)) + told.features[..., None]).flatten(-2)
-    held = told.features[..., None].expand(-1, -1, -1, told.hold).flatten(-2)
-    return a + torch.cat([held, told.features[..., -1:]], -1)
-
-
 def decoder_of(loaded: Loaded, name: str | Path) -> SpeakingGraph:
     """The graph of a model's decoder. Raises BadInput for one that is no student."""
     model = loaded.model.codec if isinstance(loaded.model, Prior) else loaded.model
@@ -279,8 +286,6 @@ def decoder_of(loaded: Loaded, name: str | Path) -> SpeakingGraph:
     decoder = model.decoder if isinstance(model, VQVAE) else model
     if not isinstance(decoder, Student):
         raise BadInput(f"{name}: its decoder is a WaveNet, whose loop over samples is no graph; expected a student (distill it)")
-    if decoder.predictor is not None:
-        raise BadInput(f"{name}: it has a linear predictor, whose synthesis filter has no graph; expected a student without")
     if any(isinstance(flow, MaskedFlow) for flow in decoder.flows.flows):
         raise BadInput(f"{name}: its flows are masked (direction maf), whose loop over samples is no graph; expected iaf")
     if any(flow.stack.context is not None or flow.stack.spec.skip for flow in decoder.flows.flows):
@@ -302,21 +307,30 @@ def trace(graph: Graph, path: Path, name: str | Path) -> None:
 
     Raises BadInput for a model with an operation that ONNX has not.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _in_a_line(f"{name}: cannot become a graph"):
         warnings.simplefilter("ignore")  # that it is the older exporter; and that shapes become constants, which is checked
-        try:
-            torch.onnx.export(
-                graph,
-                graph.example(2, 5),
-                str(path),
-                dynamo=False,
-                opset_version=OPSET,
-                input_names=list(graph.names),
-                output_names=[graph.output],
-                dynamic_axes=graph.axes(),
-            )
-        except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-            raise BadInput(f"{name}: cannot become a graph ({str(error).splitlines()[0]})") from None
+        torch.onnx.export(
+            graph,
+            graph.example(2, 5),
+            str(path),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=list(graph.names),
+            output_names=[graph.output],
+            dynamic_axes=graph.axes(),
+        )
+
+
+@contextmanager
+def _in_a_line(problem: str) -> Iterator[None]:
+    """What the exporter and onnxruntime raise is of any kind: as BadInput, but for files that cannot be written."""
+    try:
+        yield
+    except (BadInput, OSError):
+        raise
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{problem} ({first})") from None
 
 
 def _describe(path: Path, facts: dict[str, object]) -> dict[str, list[int | str]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vqwave.decode.reference import Flowing, sample_student
+from vqwave.errors import BadInput
 from vqwave.features import LogMelSpec
 from vqwave.models import Student, StudentSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
@@ -110,6 +111,11 @@ def test_a_prediction_of_zeros_is_the_plain_student() -> None:
     features[:, 4:] = 0.0
     plain = model.flows(z, model.conditioner.split(condition)[0])
     torch.testing.assert_close(model.transform(z, Condition(features, condition.hold)).x, plain.x, rtol=0, atol=1e-12)
+
+
+def test_an_order_beyond_a_column_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"predictor\.order: 4 past samples, a condition column holds for 2"):
+        student(upsample=(4, 5))
 
 
 def test_decoding_in_blocks_is_one_pass() -> None:

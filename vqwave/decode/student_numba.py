@@ -193,7 +193,7 @@ class StudentDecoder:
         return max(-plan.offset % plan.fold for plan in self.plans)
 
     def tell(self, features: Floats, first: Integers) -> None:
-        """From now on the streams are told columns (B, F, width), numbered from `first` (B,) on; those told before are forgotten."""
+        """Columns (B, F, width) from now on, numbered from `first` (B,) on; earlier ones go."""
         self.told = [Told(row, int(number), self.hold) for row, number in zip(features, first, strict=True)]
 
     def restart(self, row: int, stream: int) -> None:

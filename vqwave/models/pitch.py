@@ -26,6 +26,7 @@ from vqwave.nn.quantize import (
     ResidualQuantizerSpec,
 )
 from vqwave.nn.ranks import masked_mean
+from vqwave.nn.repeat import repeated
 from vqwave.pitch_tracking import ten_milliseconds
 
 SEMITONE = math.log(2) / 12
@@ -151,7 +152,7 @@ class PitchDecoder(nn.Module):
         x = masked(F.relu(self.first(masked(z, mask))), mask)
         x = masked(self.blocks[0](x), mask)
         for stride, block in zip(self.strides, self.blocks[1:], strict=True):
-            x = masked(block(x.repeat_interleave(stride, -1)), mask)
+            x = masked(block(repeated(x, stride)), mask)
         return self.out(x)
 
 

@@ -64,6 +64,9 @@ class StudentSpec:
         conditioner = self.conditioner.build(frame_channels, hop, vocabulary, predictor)
         if frame_channels and conditioner.hold % self.fold:
             raise BadInput(f"model.fold: {self.fold}, expected a divisor of the {conditioner.hold} samples of a condition column")
+        if predictor is not None and conditioner.hold < predictor.order:
+            found = f"{predictor.order} past samples, a condition column holds for {conditioner.hold}"
+            raise BadInput(f"predictor.order: {found}, expected at most as many")
         flows = FlowStack(
             [replace(self.network, layers=layers, skip=0) for layers in self.flows],
             conditioner.channels,

@@ -279,7 +279,7 @@ class VQVAE(nn.Module):
         if self.hears == "both":
             parts = [z[..., None].expand(-1, -1, -1, self.readout.ratio).flatten(-2), predicted]
         if pitch is not None:
-            folded = pitch.shape[-1] // parts[0].shape[-1]
+            folded = self.decoder.hop // self.melody.hop
             parts.append(rearrange(pitch, "b c (f n) -> b (c n) f", n=folded))
         predictor = self.decoder.conditioner.predictor
         if predictor is not None:

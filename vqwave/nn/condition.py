@@ -16,6 +16,7 @@ from vqwave.config import option, spec
 from vqwave.errors import BadInput
 from vqwave.nn import draws
 from vqwave.nn.masks import masked
+from vqwave.nn.repeat import repeated
 
 if TYPE_CHECKING:
     from vqwave.nn.linear_prediction import LinearPredictor
@@ -223,14 +224,15 @@ class Conditioner(nn.Module):
         """What of a condition comes from frames (B, D, F), (B, H, n), and the predictor's columns."""
         predictors = None
         if self.predictor is not None:
-            frames, packed = frames.tensor_split([frames.shape[1] - self.predictor.frame_channels], 1)
-            predictors = self.predictor.columns(packed)
-            predictors = predictors.repeat_interleave(self.parts // self.predictor.analysis.interpolation, -1)
+            own = self.frames.in_channels
+            predictors = self.predictor.columns(frames[:, own:])
+            frames = frames[:, :own]
+            predictors = repeated(predictors, self.parts // self.predictor.analysis.interpolation)
         x = self.frames(masked(frames, mask))
         for layer in self.upsample:
             x = layer(F.leaky_relu(masked(x, mask), 0.4))
         if self.parts != self.upsampling:
-            x = x.repeat_interleave(self.parts // self.upsampling, -1)
+            x = repeated(x, self.parts // self.upsampling)
         return x, predictors
 
     def split(self, condition: Condition | None) -> tuple[Condition | None, Condition | None]:

@@ -152,7 +152,10 @@ class PredictorFrontend(nn.Module):
         self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """-> (B, channels + predictor.frame_channels, F): the frames as they are standardised, then the predictor's."""
-        frames = self.frames(wave, told, mask)
+        return self.extended(self.frames(wave, told, mask))
+
+    def extended(self, frames: Tensor) -> Tensor:
+        """Standardised frames (B, channels, F), followed by the predictor's."""
         log_mel, pitch = (_unstandardised(self.frames, frames, kind) for kind in (LogMel, Pitch))
         return torch.cat([frames, self.predictor.analyse(log_mel, pitch)], 1)
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from vqwave.config import option, spec
 from vqwave.errors import BadInput
 from vqwave.features import LogMel
+from vqwave.nn.repeat import repeated
 
 LOWEST_F0 = 50.0  # Hz: no pitch period is longer than one of this
 HIGHEST_F0 = 600.0
@@ -191,7 +192,7 @@ class LinearPredictor(nn.Module):
         log_f0, voicing = pitch.double().unbind(1)
         period = (self.sample_rate / (100.0 * (log_f0 / voicing.clamp_min(0.5)).exp())).round()
         period = torch.where(voicing >= 0.5, period.clamp(self.shortest, self.longest), 0.0)
-        period = period.repeat_interleave(self.analysis.interpolation, -1)
+        period = repeated(period, self.analysis.interpolation)
         return self._packed(torch.cat([coefficients, period[:, None].to(coefficients.dtype)], 1))
 
     def _packed(self, columns: Tensor) -> Tensor:

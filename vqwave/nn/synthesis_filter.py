@@ -39,7 +39,7 @@ def synthesise(
         count = -(-(early + n) // hold)
         coefficients = _of_columns(columns, start // hold, count).to(residual.dtype)[:, :order]
         padded = F.pad(residual, (early, count * hold - early - n)).unflatten(1, (count, hold))
-        system, pull = _systems(coefficients.expand(B, -1, -1).transpose(1, 2), hold)
+        system, pull = column_systems(coefficients.expand(B, -1, -1).transpose(1, 2), hold)
         before = past  # the column
         if early:
             system, pull, padded = _begin_within(system, pull, padded, past, early)
@@ -48,7 +48,7 @@ def synthesise(
             system, torch.cat([padded[..., None], pull], -1), upper=False, unitriangular=True
         )
         alone, response = solved[..., 0], solved[..., 1:]  # (B, C, hold), (B, C, hold, P)
-        states = _states(response[:, :, -order:], alone[:, :, -order:], before)
+        states = column_states(response[:, :, -order:], alone[:, :, -order:], before)
         wave = alone + (response @ states[..., None])[..., 0]
         return wave.flatten(1)[:, early : early + n]
 
@@ -60,7 +60,7 @@ def _of_columns(columns: Condition, first: int, count: int) -> Tensor:
     return columns.features[..., at.clamp(max=columns.features.shape[-1] - 1)]
 
 
-def _systems(coefficients: Tensor, hold: int) -> tuple[Tensor, Tensor]:
+def column_systems(coefficients: Tensor, hold: int) -> tuple[Tensor, Tensor]:
     """a (B, C, P) -> unit lower triangular systems (B, C, hold, hold), and the pull (B, C, hold, P) of the P samples before."""
     P = coefficients.shape[-1]
     rows = torch.arange(hold, device=coefficients.device)
@@ -84,7 +84,7 @@ def _begin_within(
     return system, pull, torch.cat([head[:, None], padded[:, 1:]], 1)
 
 
-def _states(matrix: Tensor, offset: Tensor, first: Tensor) -> Tensor:
+def column_states(matrix: Tensor, offset: Tensor, first: Tensor) -> Tensor:
     """s_0 = first, s_{c+1} = matrix_c s_c + offset_c: matrix (B, C, P, P), offset (B, C, P) -> s_0 .. s_{C-1}, (B, C, P)."""
     C, reach = matrix.shape[1], 1
     while reach < C:  # each map becomes that of the `reach` columns before it and its own, composed

@@ -17,6 +17,7 @@ from vqwave.nn.quantize.composed import ProductQuantizerSpec, ResidualQuantizerS
 from vqwave.nn.quantize.interface import Quantized, Quantizer, joint_metrics, mean_losses
 from vqwave.nn.quantize.scalar import FSQuantizerSpec
 from vqwave.nn.quantize.vector import EMAQuantizerSpec, GradientQuantizerSpec
+from vqwave.nn.repeat import repeated
 
 LevelSpec = Annotated[
     EMAQuantizerSpec | GradientQuantizerSpec | FSQuantizerSpec | ProductQuantizerSpec | ResidualQuantizerSpec,
@@ -105,7 +106,7 @@ class TwoLevelQuantizer(Quantizer):
 
     def _held(self, x: Tensor, frames: int) -> Tensor:
         """(B, C, ceil(F / ratio)) -> (B, C, F)."""
-        return x.repeat_interleave(self.ratio, -1)[..., :frames]
+        return repeated(x, self.ratio)[..., :frames]
 
     def _missing(self, x: Tensor) -> int:
         """Frames that (..., F) lacks to a multiple of `ratio`."""
