@@ -87,7 +87,7 @@ def test_narrow_numbers_cost_a_trained_model_little(precision: str, bound: float
     prior = vqwave.load("fsdd-prior")
     coded = prior.prior.draw(None, labels={"speaker": "theo", "text": "7"}, seed=0)[0]
     model, decoder = prior.model, prior.decoder
-    told = prior.label_ids({"speaker": "theo"})
+    told = prior.given.label_ids({"speaker": "theo"})
     wave = prior.decode(coded, "theo", sampling=Sampling(seed=0))[None]
     with torch.no_grad():
         condition = model.condition(torch.as_tensor(coded.codes)[None].long(), told)

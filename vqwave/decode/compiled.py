@@ -28,7 +28,7 @@ def sources(file: Path) -> frozenset[Path]:
     """The files that a kernel's file is made of: itself, what it imports from this room, and so on.
 
     >>> sorted(path.name for path in sources(Path(__file__).parent / "vector.py"))
-    ['vector.py']
+    ['processor.py', 'vector.py']
     """
     found: set[Path] = set()
     new = {file}
