@@ -44,6 +44,7 @@ class DataSpec:
     """Which recordings, and how they are cut."""
 
     corpus: Path = option(Path("data/demo"), "folder that `vqwave prepare` wrote")
+    speakers: tuple[str, ...] = option((), "those whose recordings are taken, of a corpus of more; none: all")
     clip: Annotated[float, Field(gt=0)] = option(0.5, "seconds of a training clip (rounded to whole frames)")
     batch: Positive = option(8, "clips of one optimizer step, over all processes and accumulation steps")
     workers: Count = option(0, "processes a rank that read clips ahead; 0 reads in the training process")
@@ -146,7 +147,7 @@ class Experiment(ABC, Generic[C]):
     def __init__(self, config: C) -> None:
         self.config = config
         self._check_losses()
-        self.corpus = Corpus.open(config.data.corpus)
+        self.corpus = Corpus.open(config.data.corpus).only(config.data.speakers)
         self.device = torch.device("cpu")
         self.sources: dict[str, Path] = {}
 
@@ -280,10 +281,9 @@ class Experiment(ABC, Generic[C]):
         return pairs, named or (pairs and bool(conditioner.vector_sizes))
 
     def another_voice(self, batch: Batch, *, drawn: bool = True) -> dict[str, Tensor]:
-        """Labels and vectors of each clip said by somebody else: those of a training recording of another speaker, but `text`.
+        """Labels and vectors of each clip in another voice: those of a training recording of another speaker, but `text`.
 
-        Both speaker and recording are drawn, evenly; if not `drawn`, by the clip's row. A corpus' only speaker stays.
-        """
+        Speaker and recording are drawn, evenly; if not `drawn`, by the clip's row. A corpus' only speaker stays."""
         cpu, rows = torch.device("cpu"), []
         places = batch.index.to(cpu, torch.float64)[:, None] * torch.tensor([0.618034, 0.414214]) % 1
         picks = draws.uniforms(len(batch), 2, like=cpu) if drawn else places

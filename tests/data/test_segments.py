@@ -175,3 +175,15 @@ def test_a_limit_spreads_over_the_split(corpus: Corpus) -> None:
     assert evaluation_crops(corpus, "train", CROP, 3) == [(0, 0), (2, 100), (2, 600)]
     assert sum(len(batch) for batch in evaluation_batches(corpus, "train", 2, CROP, 3)) == 3
     assert len(evaluation_crops(corpus, "train", CROP, 99)) == 15
+
+
+def test_chosen_speakers_alone_fill_the_splits(corpus: Corpus) -> None:
+    """Labels stay those of all; a name that nobody has is refused with the nearest."""
+    one = corpus.speakers[0]
+    chosen = corpus.only([one])
+    assert {chosen.utterances[row].speaker for row in chosen.of("train")} == {one}
+    assert chosen.labels == corpus.labels
+    assert len(Segments(chosen, "train", 100)) < len(Segments(corpus, "train", 100))
+    assert corpus.only([]).of("train") == corpus.of("train")
+    with pytest.raises(BadInput, match="no speaker 'nobody'"):
+        corpus.only(["nobody"])

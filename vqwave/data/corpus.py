@@ -17,6 +17,8 @@ from __future__ import annotations
 import json
 import mmap
 from collections import Counter
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -102,6 +104,7 @@ class Corpus:
         self._ids = {name: {value: k for k, value in enumerate(values)} for name, values in self.labels.items()}
         self._maps: dict[int, NDArray[np.int16]] = {}
         self._f0: NDArray[np.float32] | None = None
+        self._chosen: frozenset[str] = frozenset()
 
     @classmethod
     def open(cls, folder: str | Path) -> Corpus:
@@ -141,11 +144,22 @@ class Corpus:
 
     def of(self, split: str) -> list[int]:
         """The places in `utterances` of a split's rows. Raises `BadInput` that names the splits there are."""
-        rows = [i for i, u in enumerate(self.utterances) if u.split == split]
+        rows = [i for i, u in enumerate(self.utterances) if u.split == split and self._takes(u)]
         if not rows:
             there = ", ".join(f"{name} ({n})" for name, n in self.splits.items())
             raise BadInput(f"{self.folder}: no split {split!r}, there are {there}{nearest(split, self.splits)}")
         return rows
+
+    def only(self, speakers: Sequence[str]) -> Corpus:
+        """The same corpus and labels, but splits hold these speakers alone; none named: all. Raises `BadInput`."""
+        for name in speakers:
+            self.label_id("speaker", name)
+        chosen = copy(self)
+        chosen._chosen = frozenset(speakers)
+        return chosen
+
+    def _takes(self, utterance: Utterance) -> bool:
+        return not self._chosen or utterance.speaker in self._chosen
 
     def label_id(self, label: str, value: str) -> int:
         """The id of a label's value, such as ("speaker", "theo"). Raises `BadInput` with the nearest names."""
