@@ -73,8 +73,8 @@ def test_codes_cover_the_recording_and_survive_a_file(codec: Codec, tmp_path: Pa
     save_codes(coded, tmp_path / "a.vqw")
     back = load_codes(tmp_path / "a.vqw")
     assert torch.equal(back.pitch.codes, coded.pitch.codes)
-    sampling = Sampling(backend="reference")
-    assert torch.equal(codec.decode(back, sampling=sampling), codec.decode(coded, sampling=sampling))
+    own, kept = (codec.task(each, None).condition.features for each in (coded, back))
+    assert torch.equal(own, kept)
 
 
 def test_a_known_voice_is_normalised_by_its_own_range(codec: Codec) -> None:
@@ -99,15 +99,15 @@ def test_codes_of_an_unknown_voice_keep_their_own_range(codec: Codec) -> None:
 
 
 def test_semitones_move_what_is_decoded(codec: Codec) -> None:
-    coded, sampling = codec.encode(buzz(0.3), speaker="low"), Sampling(backend="reference")
+    coded, sampling = codec.encode(buzz(0.1), speaker="low"), Sampling(backend="reference")
     plain, moved = (codec.decode(coded, sampling=sampling, shift_semitones=k) for k in (0, 5))
     assert not torch.equal(plain, moved)
-    converted = codec.convert(buzz(0.3), speaker="high", sampling=sampling, shift_semitones=-2)
+    converted = codec.convert(buzz(0.1), speaker="high", sampling=sampling, shift_semitones=-2)
     assert len(converted) == len(plain)
 
 
 def test_a_stream_is_what_decode_gives(codec: Codec) -> None:
-    coded, sampling = codec.encode(buzz(0.5), speaker="high"), Sampling(backend="reference")
+    coded, sampling = codec.encode(buzz(0.2), speaker="high"), Sampling(backend="reference")
     stream = codec.stream("high", sampling=sampling, shift_semitones=2)
     parts = [stream.push(block.codes, block.pitch) for block in coded.block.split(3)]
     parts.append(stream.flush(coded.samples))
@@ -125,7 +125,7 @@ def test_a_long_file_is_encoded_piece_by_piece(codec: Codec, tmp_path: Path, mon
 
 
 def test_refusals(codec: Codec) -> None:
-    coded = codec.encode(buzz(0.3), speaker="low")
+    coded = codec.encode(buzz(0.1), speaker="low")
     with pytest.raises(BadInput, match="these codes have no pitch codes, expected some"):
         codec.decode(replace(coded, pitch=None))
     with pytest.raises(BadInput, match="pitch codes: 1 books of 6 codes, hop 640, expected 1 of 5, hop 640"):
