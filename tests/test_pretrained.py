@@ -99,6 +99,14 @@ def test_narrow_numbers_cost_a_trained_model_little(precision: str, bound: float
     assert not torch.equal(*scores)
 
 
+def temperature_flags(written: float | dict[str, float]) -> list[str]:
+    """One number, or that of each part, as the command takes them."""
+    if not isinstance(written, dict):
+        return ["--temperature", str(written)]
+    flags = {"choice": "--temperature", "scale": "--scale-temperature", "voiced": "--voiced-temperature"}
+    return [text for part, flag in flags.items() for text in (flag, str(written[part]))]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if (SHIPPED / name / "metrics.json").exists()])
 def test_the_cards_figures_come_out_again(name: str, tmp_path: Path) -> None:
@@ -108,7 +116,7 @@ def test_the_cards_figures_come_out_again(name: str, tmp_path: Path) -> None:
         pytest.skip(f"{corpus.relative_to(ROOT)} is not prepared: vqwave prepare")
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     written = json.loads((SHIPPED / name / "metrics.json").read_text())
-    settings = ["--split", "test", "--temperature", str(written["temperature"]), "--quiet"]
+    settings = ["--split", "test", *temperature_flags(written["temperature"]), "--quiet"]
     main(["evaluate", name, "--data", str(corpus), *settings, "--out", str(tmp_path / "again.json")])
     again = {row["key"]: row for row in json.loads((tmp_path / "again.json").read_text())["rows"]}
     compared = 0

@@ -281,3 +281,45 @@ def test_without_kernels_utterances_come_one_after_another() -> None:
     assert all(torch.equal(wave, it.decode(item, sampling=sampling)) for (_, wave), item in zip(done, items, strict=True))
     with pytest.raises(BadInput, match="temperature"):
         list(it.decode_each([(0, it.task(items[0], None))], replace(sampling, temperature=-1.0)))
+
+
+OWN = {"choice": 0.9, "scale": 0.5, "voiced": 0.5}
+
+
+def with_card(it: Codec, temperature: dict[str, float]) -> Codec:
+    return Codec(it.model, replace(it.card, about=it.card.about | {"temperature": temperature}))
+
+
+def test_what_is_not_given_is_the_cards() -> None:
+    plain = codec(WAVENETS["mixture"])
+    it, item = with_card(plain, OWN), coded(plain, codes_for(plain), FRAMES * 16)
+    given = Sampling(2, 0.9, backend="reference", scale_temperature=0.5, voiced_temperature=0.5)
+    expected, own = plain.decode(item, sampling=given), Sampling(2, backend="reference")
+    assert torch.equal(it.decode(item, sampling=own), expected)
+    streamed = played(it.stream("theo", sampling=own), item.codes, CUTS["some"])
+    assert np.array_equal(streamed, expected.numpy())
+    done = dict(it.decode_each([(0, it.task(item, None))], own))
+    assert torch.equal(done[0], expected)
+    for same in (replace(own, temperature=1.0), replace(own, temperature=0.7)):
+        assert torch.equal(it.decode(item, sampling=same), plain.decode(item, sampling=same))
+    assert not torch.equal(plain.decode(item, sampling=own), expected)
+
+
+def test_a_saved_stream_keeps_its_temperatures(tmp_path: Path) -> None:
+    """Those it began with, whatever the card says by now; a state of a single one, as it was once written, too."""
+    plain = codec(WAVENETS["mixture"])
+    it, codes = with_card(plain, OWN), codes_for(plain)
+    stream = it.stream("theo", sampling=Sampling(seed=2, backend="reference"))
+    stream.push(codes[:, :4])
+    stream.save(tmp_path / "state")
+    rest = played(stream, codes[:, 4:], [5])
+    assert np.array_equal(played(plain.resume(tmp_path / "state"), codes[:, 4:], [5]), rest)
+
+    sampling = {"seed": 2, "top_p": 1.0, "guidance": 1.0, "backend": "reference", "precision": "float32"}
+    for temperature in (0.9, 1.0):
+        stream = plain.stream("theo", sampling=Sampling(**sampling, temperature=temperature))
+        stream.push(codes[:, :4])
+        state = stream.state()
+        old = StreamState({**state.header, "sampling": sampling | {"temperature": temperature}}, state.arrays)
+        rest = played(stream, codes[:, 4:], [5])
+        assert np.array_equal(played(it.resume(old), codes[:, 4:], [5]), rest)

@@ -14,9 +14,9 @@ from vqwave import inputs
 from vqwave.audio import read
 from vqwave.checkpoint import Loaded, ModelCard, load_trained
 from vqwave.codes import Coded, Header, PitchFormat
-from vqwave.decode.backends import sample
+from vqwave.decode.backends import sample_as
 from vqwave.decode.conditions import code_condition
-from vqwave.decode.sampling import Sampling
+from vqwave.decode.sampling import Sampling, temperatures_of
 from vqwave.decode.stream import Stream, StreamState
 from vqwave.decode.tile import Task, alone, decode_each
 from vqwave.decoder_inputs import DecoderInputs, Given, Labels, Vectors
@@ -53,6 +53,7 @@ class Codec:
         self.sample_rate = card.sample_rate
         self.labels = card.labels
         self.level_db: float = card.about.get("level_db", -23.0)
+        self.temperatures = temperatures_of(card.about)  # where none are given
         self.given = DecoderInputs(self.model, card)
         self._names = CodecNames(self.model, getattr(getattr(card.spec, "codec", card.spec), "encoder", None), card.sample_rate)
         self.prior = None
@@ -172,7 +173,7 @@ class Codec:
 
         pitch: what a file says of its pitch codes, where no speaker is given.
         """
-        sampling = sampling if seed is None else replace(sampling, seed=seed)
+        sampling = (sampling if seed is None else replace(sampling, seed=seed)).resolved(self.temperatures)
         told = self.given.voice(speaker, labels or {}, vectors)
         told |= self.given.range_of(told, pitch, shift_semitones)
         return Stream(self._vqvae, told, sampling, self.sample_rate)
@@ -370,7 +371,7 @@ class Codec:
         self, tasks: Iterable[tuple[Hashable, Task]], sampling: Sampling = DEFAULT, progress: Progress | None = None
     ) -> Iterator[tuple[Hashable, Tensor]]:
         """Any number of utterances, by key, each as it would come out alone: see `decode.tile.decode_each`."""
-        each = decode_each(self.decoder, tasks, sampling, progress=progress)
+        each = decode_each(self.decoder, tasks, sampling.resolved(self.temperatures), progress=progress)
         while True:
             with inference():
                 done = next(each, None)
@@ -398,19 +399,18 @@ class Codec:
         """All tasks in one batch; each condition was made alone, so that no utterance hears its neighbours' padding."""
         if not tasks:
             return []
+        sampling = sampling.resolved(self.temperatures)
         if isinstance(self.decoder, Student) and self.device.type == "cpu" and prime is None:  # a pass fills the machine as it is
             pairs = zip(tasks, streams, strict=True)
             return [alone(self.decoder, task, sampling, stream=stream, progress=progress) for task, stream in pairs]
-        samples = max(task.samples for task in tasks)
-        condition = join([task.condition for task in tasks])
-        waves = sample(
+        waves = sample_as(
+            sampling,
             self.decoder,
-            condition,
-            samples,
+            join([task.condition for task in tasks]),
+            max(task.samples for task in tasks),
             streams=torch.tensor(list(streams)),
             prime=prime,
             progress=progress,
-            **vars(sampling),
         )
         return [wave[: task.samples].float().cpu() for wave, task in zip(waves, tasks, strict=True)]
 

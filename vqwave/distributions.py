@@ -27,6 +27,7 @@ from vqwave.config import option, spec
 from vqwave.errors import BadInput
 
 COLDEST = 1e-30  # its scales vanish beside any amplitude, its quotients of logits are still finite in float32
+Scale = float | Tensor | None  # a temperature, or factors (B or 1, T) above 0; None: as that of the choice
 WORDS = 4  # uniforms that one counter of the generator yields: the component or class, the value, two more for Box-Muller
 
 
@@ -270,8 +271,8 @@ class Classes(ABC):
     def units(self) -> Tensor:
         return torch.ones(self.channels)
 
-    def __call__(self, params: Tensor, temperature: float = 1.0) -> Categorical:
-        """params (B, K, T): logits."""
+    def __call__(self, params: Tensor, temperature: float = 1.0, scale: Scale = None) -> Categorical:
+        """params (B, K, T): logits. Classes have no scale."""
         return Categorical(_exact(params) / checked_temperature(temperature), self)
 
 
@@ -311,7 +312,7 @@ class LinearBins(Classes):
 
 
 @spec
-class LocationScale:
+class LocationScale(ABC):
     """What the continuous heads share: parameters (B, 3M, T) as logits, locations and log-scales (2 channels for M = 1)."""
 
     components: Annotated[int, Field(ge=1)] = option(1, "mixture components")
@@ -348,15 +349,23 @@ class LocationScale:
         shift[:, first : first + self.components] = location[:, None]
         return params + shift
 
-    def parameters(self, params: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-        """logits, location, log_scale (B, M, T); temperature sharpens the choice and narrows each component."""
+    def __call__(self, params: Tensor, temperature: float = 1.0, scale: Scale = None) -> Mixture:
+        """params (B, channels, T); the temperature sharpens the choice, the scale narrows each component."""
         params, temperature = _exact(params), checked_temperature(temperature)
+        if isinstance(scale, Tensor):
+            narrowing = scale.log().to(params)[:, None]
+        else:
+            narrowing = math.log(temperature if scale is None else checked_temperature(scale))
         if self.components == 1:
-            location, log_scale = params.chunk(2, 1)
-            logits = torch.zeros_like(location)
+            logits, (location, log_scale) = torch.zeros_like(params[:, :1]), params.chunk(2, 1)
         else:
             logits, location, log_scale = params.chunk(3, 1)
-        return logits / temperature, location, log_scale.clamp(min=self.min_log_scale) + math.log(temperature)
+        log_scale = log_scale.clamp(min=self.min_log_scale) + narrowing
+        return self.mixture(logits / temperature, location, log_scale)
+
+    @abstractmethod
+    def mixture(self, logits: Tensor, location: Tensor, log_scale: Tensor) -> Mixture:
+        """Each (B, M, T) -> the distribution."""
 
 
 @spec
@@ -371,8 +380,8 @@ class MixtureOfLogistics(LocationScale):
     def bits(self) -> float:
         return float(self.levels)
 
-    def __call__(self, params: Tensor, temperature: float = 1.0) -> DiscretisedLogisticMixture:
-        return DiscretisedLogisticMixture(*self.parameters(params, temperature), bits=self.levels)
+    def mixture(self, logits: Tensor, location: Tensor, log_scale: Tensor) -> Mixture:
+        return DiscretisedLogisticMixture(logits, location, log_scale, bits=self.levels)
 
 
 @spec
@@ -382,8 +391,8 @@ class MixtureOfGaussians(LocationScale):
     kind: Literal["mixture_of_gaussians"] = "mixture_of_gaussians"
     components: Annotated[int, Field(ge=1)] = option(10, "mixture components")
 
-    def __call__(self, params: Tensor, temperature: float = 1.0) -> GaussianMixture:
-        return GaussianMixture(*self.parameters(params, temperature))
+    def mixture(self, logits: Tensor, location: Tensor, log_scale: Tensor) -> Mixture:
+        return GaussianMixture(logits, location, log_scale)
 
 
 @spec
@@ -393,8 +402,8 @@ class Gaussian(LocationScale):
     kind: Literal["gaussian"] = "gaussian"
     components: Literal[1] = 1
 
-    def __call__(self, params: Tensor, temperature: float = 1.0) -> GaussianMixture:
-        return GaussianMixture(*self.parameters(params, temperature))
+    def mixture(self, logits: Tensor, location: Tensor, log_scale: Tensor) -> Mixture:
+        return GaussianMixture(logits, location, log_scale)
 
 
 @spec
@@ -404,8 +413,8 @@ class Logistic(LocationScale):
     kind: Literal["logistic"] = "logistic"
     components: Literal[1] = 1
 
-    def __call__(self, params: Tensor, temperature: float = 1.0) -> LogisticMixture:
-        return LogisticMixture(*self.parameters(params, temperature))
+    def mixture(self, logits: Tensor, location: Tensor, log_scale: Tensor) -> Mixture:
+        return LogisticMixture(logits, location, log_scale)
 
 
 Head = Annotated[MuLaw | LinearBins | MixtureOfLogistics | MixtureOfGaussians | Gaussian | Logistic, Field(discriminator="kind")]

@@ -71,6 +71,8 @@ def _of_model(name: str) -> dict[str, str]:
         "parameters": ", ".join(f"{part} {count:,}" for part, count in about["parameters"].items()),
         "receptive field": f"{about['receptive_field']:,} samples, {1000 * about['receptive_field'] / card.sample_rate:.1f} ms",
     }
+    if "temperature" in about:
+        rows["temperature"] = str(codec.temperatures)
     if isinstance(codec.model, VQVAE):
         rate = f"{card.sample_rate / about['hop']:g} frames a second, {about['bit_rate']:g} bit/s"
         rows["codes"] = f"{rate}, codec {codec.fingerprint}"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vqwave.decode.precision import missing, numbers
 from vqwave.decode.processor import has
+from vqwave.decode.sampling import Temperatures
 from vqwave.distributions import MixtureOfLogistics, MuLaw
 from vqwave.errors import BadInput
 from vqwave.models import WaveNet, WaveNetSpec
@@ -132,8 +133,9 @@ def test_a_follower_without_a_leader_returns() -> None:
     group = built.groups[0]
     nothing, heard, params = np.zeros((1, 0), np.float32), np.zeros((1, 4), np.float32), np.zeros((1, 0, 1), np.float32)
     flags = signals(pipeline.SIGNALS)
-    draws = (group.streams, np.uint64(0), 1.0, nothing, heard, params)
-    assert pipeline.follow(group.plan, group.state, group.buffers, flags, 0, 4, *draws) == 0
+    draws = (group.streams, np.uint64(0), Temperatures(), nothing, heard, params)
+    network = (group.plan, group.state, group.buffers, built._told(group, 4))
+    assert pipeline.follow(*network, flags, 0, 4, *draws) == 0
     assert group.state.time[0] == 0
 
 

@@ -108,7 +108,7 @@ def test_the_noise_is_the_references(base: str) -> None:
     student, seed = build(network=ODD, base=base), 2**40 + 7
     expected = student.noise(uniforms(seed, torch.tensor([2**33 + 5]), 2**32 - 500, 1000).double(), 0.7)[0]
     found = np.empty(1000, np.float32)
-    noise(np.uint64(seed), 2**33 + 5, 2**32 - 500, base == "gaussian", 0.7, found)
+    noise(np.uint64(seed), 2**33 + 5, 2**32 - 500, base == "gaussian", np.full(1000, 0.7), found)
     np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=3e-6)
     assert expected.std() > 0.5
 

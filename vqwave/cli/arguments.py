@@ -29,13 +29,23 @@ def voice(command: argparse.ArgumentParser, *, required: bool = False, out: str 
     command.add_argument("--out", type=Path, required=out is None, help=out or "audio file: .wav or .flac")
     told(command, required=required)
     command.add_argument("--seed", type=int, default=0, help="the same seed, the same audio (default %(default)s)")
-    warmth = "below 1: safer, duller; 0: the likeliest (default %(default)s)"
-    command.add_argument("--temperature", type=float, default=1.0, help=warmth)
+    temperatures(command)
     command.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest classes of this mass (categorical heads)")
     command.add_argument("--guidance", type=float, default=1.0, help="above 1: hear the condition more (a model with dropout)")
     command.add_argument("--backend", default="auto", help="auto, or one of the decoders (see docs/decoding.md)")
     kinds = "float32, bf16 (weights), bf16-dot (and sums of pairs), int8 (of units), auto: bf16-dot if it can"
     command.add_argument("--precision", default="float32", help=f"of the numba back-end: {kinds} (default %(default)s)")
+
+
+def temperatures(command: argparse.ArgumentParser) -> None:
+    """The options of how sharply is drawn; of what is not given, the model's card has its own."""
+    own = "default: the model's own, see info"
+    of_all = f"of all parts of a draw; below 1: safer, duller; 0: the likeliest ({own})"
+    command.add_argument("--temperature", type=float, metavar="T", help=of_all)
+    scale = "of the noise where unvoiced, or where the decoder has no pitch (default: as --temperature)"
+    command.add_argument("--scale-temperature", type=float, metavar="T", help=scale)
+    voiced = "of the noise in voiced frames (default: as --temperature)"
+    command.add_argument("--voiced-temperature", type=float, metavar="T", help=voiced)
 
 
 def told(command: argparse.ArgumentParser, *, required: bool = False) -> None:
@@ -79,6 +89,8 @@ def sampling_of(arguments: argparse.Namespace) -> Sampling:
     return Sampling(
         seed=arguments.seed,
         temperature=arguments.temperature,
+        scale_temperature=arguments.scale_temperature,
+        voiced_temperature=arguments.voiced_temperature,
         top_p=arguments.top_p,
         guidance=arguments.guidance,
         backend=arguments.backend,

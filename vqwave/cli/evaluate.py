@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vqwave.cli.arguments import Add, writable
+from vqwave.cli.arguments import Add, temperatures, writable
 from vqwave.errors import BadInput
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def add(add: Add) -> None:
     evaluate.add_argument("--takes", type=int, default=2, help="of each word and speaker of a prior (default %(default)s)")
     evaluate.add_argument("--batch", type=int, default=32, help="utterances decoded at once (default %(default)s)")
     evaluate.add_argument("--seed", type=int, default=0, help="the same seed, the same figures (default %(default)s)")
-    evaluate.add_argument("--temperature", type=float, default=1.0, help="of the decoder (default %(default)s)")
+    temperatures(evaluate)
     evaluate.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest classes of this mass (categorical heads)")
     evaluate.add_argument("--guidance", type=float, default=1.0, help="above 1: hear the condition more (a model with dropout)")
     evaluate.add_argument("--code-temperature", type=float, default=1.0, help="of a prior's codes (default %(default)s)")

@@ -15,8 +15,8 @@ from vqwave.decode import triton_tuning
 from vqwave.decode.plan import Precision, unsupported
 from vqwave.decode.precision import numbers
 from vqwave.decode.reference import sample_student, sample_wavenet
+from vqwave.decode.sampling import Sampling, Temperature, checked_temperatures
 from vqwave.decode.student_plan import unsupported_student
-from vqwave.distributions import checked_temperature
 from vqwave.errors import BadInput, Note, nearest
 from vqwave.models.student import Student
 from vqwave.models.wavenet import WaveNet
@@ -95,7 +95,7 @@ def sample(
     *,
     streams: Tensor,
     seed: int = 0,
-    temperature: float = 1.0,
+    temperature: Temperature = 1.0,
     top_p: float = 1.0,
     guidance: float = 1.0,
     prime: Tensor | None = None,
@@ -105,13 +105,13 @@ def sample(
 ) -> Tensor:
     """Waveforms (B, samples) from a condition of B utterances. Raises BadInput for what no back-end decodes.
 
-    `top_p` and `guidance` (see `sample_wavenet`) are the reference decoder's alone: any back-end gives way to it. `precision` is
-    the CPU kernels' (see `precision.py`); the others have their own.
+    temperature: of all parts, or of each. `top_p` and `guidance` (see `sample_wavenet`) are the reference decoder's alone: any
+    back-end gives way to it. `precision` is the CPU kernels' (see `precision.py`); the others have their own.
     """
     check_finite(decoder, f"this {type(decoder).__name__}")
     weights = numbers(precision)
     taken = take(decoder, backend, top_p=top_p, guidance=guidance)
-    checked_temperature(temperature)
+    temperature = checked_temperatures(temperature)
     if not 0 < top_p <= 1:
         raise BadInput(f"top_p {top_p}: expected a number above 0, at most 1")
     if isinstance(decoder, Student):
@@ -145,5 +145,32 @@ def sample(
         top_p=top_p,
         guidance=guidance,
         prime=prime,
+        progress=progress,
+    )
+
+
+def sample_as(
+    sampling: Sampling,
+    decoder: WaveNet | Student,
+    condition: Condition | None,
+    samples: int,
+    *,
+    streams: Tensor,
+    prime: Tensor | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Tensor:
+    """`sample` with settings in one piece; a temperature that they leave open is 1."""
+    return sample(
+        decoder,
+        condition,
+        samples,
+        streams=streams,
+        seed=sampling.seed,
+        temperature=sampling.temperatures(),
+        top_p=sampling.top_p,
+        guidance=sampling.guidance,
+        prime=prime,
+        backend=sampling.backend,
+        precision=sampling.precision,
         progress=progress,
     )

@@ -77,8 +77,18 @@ def draw_component(params: Floats, row: int, components: int, temperature: float
 
 
 @kernel
-def draw_value(head: HeadPlan, params: Floats, row: int, temperature: float, u: tuple[float, float, float]) -> float:
-    """A sample of a location-scale mixture: its component from u[0], its value from the others."""
+def draw_value(
+    head: HeadPlan,
+    params: Floats,
+    row: int,
+    temperature: float,
+    scale: float,
+    u: tuple[float, float, float],
+) -> float:
+    """A sample of a location-scale mixture: its component from u[0], its value from the others.
+
+    scale: a factor on the component's.
+    """
     location = 0  # its channel; the log-scale's lies as many channels on as there are components
     if head.choices > 1:
         location = head.choices + draw_component(params, row, head.choices, temperature, u[0])
@@ -87,7 +97,7 @@ def draw_value(head: HeadPlan, params: Floats, row: int, temperature: float, u: 
         standard = math.sqrt(-2.0 * math.log(u[1])) * math.cos(2.0 * math.pi * u[2])
     else:
         standard = math.log(u[1] / (1.0 - u[1]))
-    x = np.float64(params[row, location]) + math.exp(log_scale) * temperature * standard
+    x = np.float64(params[row, location]) + math.exp(log_scale) * scale * standard
     x = min(max(x, -1.0), 1.0)
     if head.level > 0.0:
         x = min(np.rint(x / head.level) * head.level, 1.0 - head.level)
@@ -101,6 +111,7 @@ def draw(
     row: int,
     scratch: Floats,
     temperature: float,
+    scale: float,
     seed: np.uint64,
     stream: int,
     time: int,
@@ -109,4 +120,4 @@ def draw(
     u = uniforms(seed, stream, time)
     if head.family == CATEGORICAL:
         return np.float64(draw_class(params, row, scratch, head.choices, temperature, u[0]))
-    return draw_value(head, params, row, temperature, u)
+    return draw_value(head, params, row, temperature, scale, u)

@@ -15,6 +15,7 @@ from vqwave.decode.arithmetic import Floats
 from vqwave.decode.kernels import Buffers, Told
 from vqwave.decode.pipeline import SIGNALS, follow, lead
 from vqwave.decode.plan import Plan
+from vqwave.decode.sampling import Temperatures
 from vqwave.decode.signals import signals
 from vqwave.decode.solo import Foresight, decode_one
 from vqwave.decode.state import Integers, State
@@ -44,7 +45,7 @@ class Task:
     ahead: Foresight
     streams: Integers
     seed: np.uint64
-    temperature: float
+    temperatures: Temperatures
     given: Floats
     heard: Floats
     params: Floats
@@ -57,21 +58,21 @@ class Task:
         """Samples `start` to `stop` of it."""
         cut = slice(start, stop)
         given, heard, params = self.given[:, cut], self.heard[:, cut], self.params[:, cut]
-        about = (self.plan, self.state, self.buffers, self.told, self.ahead, self.streams, self.seed, self.temperature)
+        about = (self.plan, self.state, self.buffers, self.told, self.ahead, self.streams, self.seed, self.temperatures)
         return Task(*about, given, heard, params)
 
 
 def run_alone(task: Task) -> None:
-    draws = (task.streams, task.seed, task.temperature, task.given, task.heard, task.params)
+    draws = (task.streams, task.seed, task.temperatures, task.given, task.heard, task.params)
     decode_one(task.plan, task.state, task.buffers, task.told, task.ahead, *draws)
 
 
 def run_together(task: Task) -> None:
     """On two threads; whatever the second one leaves undone is done here."""
-    flags, layers = signals(SIGNALS), (task.plan, task.state, task.buffers)
-    draws = (task.streams, task.seed, task.temperature, task.given, task.heard, task.params)
+    flags, layers = signals(SIGNALS), (task.plan, task.state, task.buffers, task.told)
+    draws = (task.streams, task.seed, task.temperatures, task.given, task.heard, task.params)
     second = _second().submit(follow, *layers, flags, 0, task.samples, *draws)
-    led = lead(*layers, task.told, task.ahead, flags, task.samples)
+    led = lead(*layers, task.ahead, flags, task.samples)
     drawn = 0 if second.cancel() else second.result()
     if drawn < led:
         follow(*layers, flags, drawn, led, *draws)

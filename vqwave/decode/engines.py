@@ -82,7 +82,7 @@ class ReferenceEngine:
 
     def draw(self, columns: Tensor, first: int, count: int) -> Tensor:
         self.loop.law.tell(Condition(columns, self.hold, first * self.hold))
-        return self.loop.draw(count, self.sampling.seed, self.sampling.temperature, self.sampling.top_p)[0]
+        return self.loop.draw(count, self.sampling.seed, self.sampling.temperatures(), self.sampling.top_p)[0]
 
     def arrays(self) -> Arrays:
         state = self.loop.state
@@ -113,7 +113,7 @@ class NumbaEngine:
 
     def draw(self, columns: Tensor, first: int, count: int) -> Tensor:
         self.decoder.tell(np.ascontiguousarray(columns.float().transpose(1, 2).numpy()), np.array([first]))
-        return torch.cat(list(self.decoder.draw(count, self.sampling.seed, self.sampling.temperature)), 1)[0]
+        return torch.cat(list(self.decoder.draw(count, self.sampling.seed, self.sampling.temperatures())), 1)[0]
 
     def arrays(self) -> Arrays:
         return self.decoder.arrays()
@@ -136,7 +136,7 @@ class TritonEngine:
 
     def draw(self, columns: Tensor, first: int, count: int) -> Tensor:
         self.decoder.tell(columns.transpose(1, 2), torch.tensor([first]))
-        return torch.cat(list(self.decoder.draw(count, self.sampling.seed, self.sampling.temperature)), 1)[0]
+        return torch.cat(list(self.decoder.draw(count, self.sampling.seed, self.sampling.temperatures())), 1)[0]
 
     def arrays(self) -> Arrays:
         return self.decoder.arrays()
@@ -169,7 +169,7 @@ class StudentEngine:
 
     def draw(self, columns: Tensor, first: int, count: int) -> Tensor:
         condition = Condition(columns, self.hold, first * self.hold)
-        return self.flowing.draw(count, condition, self.sampling.seed, self.sampling.temperature)[0]
+        return self.flowing.draw(count, condition, self.sampling.seed, self.sampling.temperatures())[0]
 
     def arrays(self) -> Arrays:
         found: Arrays = {"time": np.array(self.flowing.time)}

@@ -10,7 +10,8 @@ from vqwave.decode.arithmetic import Floats, Numbers, clear, convert, copy, fill
 from vqwave.decode.compiled import inlined, kernel
 from vqwave.decode.draws import draw
 from vqwave.decode.plan import CATEGORICAL, Plan, aligned
-from vqwave.decode.prediction import add_prediction, shift_locations
+from vqwave.decode.prediction import add_prediction, shift_locations, voiced
+from vqwave.decode.sampling import Temperatures
 from vqwave.decode.state import Integers, State, span
 from vqwave.decode.tiles import put
 from vqwave.decode.vector import LANES, add, broadcast, fused, load, load_whole
@@ -215,7 +216,7 @@ def decode(
     told: Told,
     streams: Integers,
     seed: np.uint64,
-    temperature: float,
+    temperatures: Temperatures,
     given: Floats,
     heard: Floats,
     params: Floats,
@@ -229,7 +230,7 @@ def decode(
     for t in range(T):
         step(plan, state, buffers, told)
         for b in range(B):
-            settle(plan, state, buffers, b, t, streams, seed, temperature, given, heard, params)
+            settle(plan, state, buffers, told, b, t, streams, seed, temperatures, given, heard, params)
 
 
 @inlined
@@ -237,11 +238,12 @@ def settle(
     plan: Plan,
     state: State,
     buffers: Buffers,
+    told: Told,
     b: int,
     t: int,
     streams: Integers,
     seed: np.uint64,
-    temperature: float,
+    temperatures: Temperatures,
     given: Floats,
     heard: Floats,
     params: Floats,
@@ -255,7 +257,10 @@ def settle(
     if t < given.shape[1]:
         x = np.float64(given[b, t])
     else:
-        x = draw(plan.head, buffers.out, b, buffers.scratch, temperature, seed, streams[b], state.time[b])
+        periodic = voiced(plan, told.predictors, b, buffers.column[b])
+        scale = temperatures.voiced if periodic else temperatures.scale
+        choice, now = temperatures.choice, state.time[b]
+        x = draw(plan.head, buffers.out, b, buffers.scratch, choice, scale, seed, streams[b], now)
     heard[b, t] = x
     state.heard[b] = x
     state.time[b] += 1

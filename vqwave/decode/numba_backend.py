@@ -21,9 +21,9 @@ from vqwave.decode.duet import Duet, Task, cores, run_alone
 from vqwave.decode.kernels import Buffers, Told, decode, project
 from vqwave.decode.philox import checked_seed
 from vqwave.decode.plan import Plan, Precision, aligned
+from vqwave.decode.sampling import Temperature, checked_temperatures
 from vqwave.decode.solo import Foresight
 from vqwave.decode.state import Integers, State
-from vqwave.distributions import checked_temperature
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
 
@@ -120,13 +120,13 @@ class Decoder:
             return torch.zeros(len(given), self.plan.head.channels, 0)
         return torch.from_numpy(np.concatenate(parts, 1)).transpose(1, 2)
 
-    def draw(self, count: int, seed: int = 0, temperature: float = 1.0) -> Iterator[Tensor]:
+    def draw(self, count: int, seed: int = 0, temperature: Temperature = 1.0) -> Iterator[Tensor]:
         """The next `count` samples, in chunks: waveforms (B, n) float32."""
         nothing = np.zeros((len(self.features), 0), np.float32)
         for stretch in self._advance(count, nothing, 0, seed, temperature):
             yield self._as_wave(stretch.heard)
 
-    def _advance(self, count: int, given: Floats, wanted: int, seed: int, temperature: float) -> Iterator[Stretch]:
+    def _advance(self, count: int, given: Floats, wanted: int, seed: int, temperature: Temperature) -> Iterator[Stretch]:
         """`given` (B, count) to hear, or (B, 0) to draw; parameters of the first `wanted` samples."""
         step = max(1, CHUNK // max((len(g.streams) for g in self.groups), default=1))
         with self._pool() as run:
@@ -138,13 +138,13 @@ class Decoder:
                 run(lambda g, h=heard, s=stretch: self._run(g, h, s, seed, temperature), self.groups)
                 yield stretch
 
-    def _run(self, group: Group, given: Floats, stretch: Stretch, seed: int, temperature: float) -> None:
+    def _run(self, group: Group, given: Floats, stretch: Stretch, seed: int, temperature: Temperature) -> None:
         """Advance one group; its rows of the arrays are copied, since kernels want whole arrays."""
         heard = np.zeros_like(stretch.heard[group.rows])
         params = np.zeros_like(stretch.params[group.rows])
         told = self._told(group, heard.shape[1])
         network = (group.plan, group.state, group.buffers, told)
-        draws = (group.streams, np.uint64(checked_seed(seed)), checked_temperature(temperature))
+        draws = (group.streams, np.uint64(checked_seed(seed)), checked_temperatures(temperature))
         arrays = (np.ascontiguousarray(given[group.rows]), heard, params)
         if group.ahead is None:
             decode(*network, *draws, *arrays)
@@ -199,7 +199,7 @@ def sample_wavenet(
     *,
     streams: Tensor,
     seed: int = 0,
-    temperature: float = 1.0,
+    temperature: Temperature = 1.0,
     prime: Tensor | None = None,
     progress: Callable[[int], object] | None = None,
     weights: Precision = "float32",

@@ -13,6 +13,7 @@ from vqwave.decode.arithmetic import Floats, fill_rows, row_product
 from vqwave.decode.compiled import kernel
 from vqwave.decode.kernels import Buffers, Told, answer, listen, locate, pass_on, settle, settle_skips, words
 from vqwave.decode.plan import Plan
+from vqwave.decode.sampling import Temperatures
 from vqwave.decode.signals import APART, PATIENCE, announce, wait_for
 from vqwave.decode.solo import Foresight, advance, foresee_all, foresee_due, residual_at, skips_at
 from vqwave.decode.state import Integers, State
@@ -45,12 +46,13 @@ def follow(
     plan: Plan,
     state: State,
     buffers: Buffers,
+    told: Told,
     signals: Integers,
     first: int,
     count: int,
     streams: Integers,
     seed: np.uint64,
-    temperature: float,
+    temperatures: Temperatures,
     given: Floats,
     heard: Floats,
     params: Floats,
@@ -70,6 +72,6 @@ def follow(
             done = there
         settle_skips(plan, buffers)
         answer(plan, buffers, at + words(plan, layers * G * S))
-        settle(plan, state, buffers, 0, t, streams, seed, temperature, given, heard, params)
+        settle(plan, state, buffers, told, 0, t, streams, seed, temperatures, given, heard, params)
         announce(signals, DRAWN * APART, t + 1)
     return count

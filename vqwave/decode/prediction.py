@@ -37,6 +37,14 @@ def predict(state: State, columns: Floats, b: int, column: int) -> None:
 
 
 @inlined
+def voiced(plan: Plan, columns: Floats, b: int, column: int) -> bool:
+    """Whether a column is of a voiced frame; never without pitch taps. columns as in `predict`."""
+    if plan.predictor.pitch_taps == 0:
+        return False
+    return columns[b, column, plan.predictor.order] > 0
+
+
+@inlined
 def residual_before(state: State, b: int, lag: int) -> np.float32:
     """e_{t - lag}. The ring holds lags from 1 to its length; others are clamped to these."""
     slots = state.residuals.shape[1]

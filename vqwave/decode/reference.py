@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from vqwave.decode.philox import uniforms
-from vqwave.distributions import Distribution
+from vqwave.decode.sampling import Temperature, Temperatures, checked_temperatures
+from vqwave.distributions import Distribution, Scale
 from vqwave.models.student import Student
 from vqwave.models.wavenet import Projected, WaveNet, WaveNetState
 from vqwave.nn.condition import Condition
+from vqwave.nn.linear_prediction import LinearPredictor
 from vqwave.threads import limited_to
 
 BLOCK = 4096  # samples whose uniforms are drawn at once
@@ -26,7 +28,7 @@ def sample_wavenet(
     *,
     streams: Tensor,
     seed: int = 0,
-    temperature: float = 1.0,
+    temperature: Temperature = 1.0,
     top_p: float = 1.0,
     guidance: float = 1.0,
     prime: Tensor | None = None,
@@ -65,12 +67,15 @@ class Loop:
         self.law(heard[:, :-1], self.state)
         self.last = heard[:, -1:]
 
-    def draw(self, count: int, seed: int, temperature: float, top_p: float) -> Tensor:
+    def draw(self, count: int, seed: int, temperature: Temperature, top_p: float) -> Tensor:
         """The next samples (B, count)."""
+        temperatures = checked_temperatures(temperature)
+        scales = self.law.scales(temperatures, self.state.time, count)
         u, drawn = uniforms(seed, self.streams, self.state.time, count).to(self.last), [self.last[:, :0]]  # u (4, B, count)
         with limited_to(1):  # a column's products are too small to share: several threads wait for the slowest
             for t in range(count):
-                distribution = self.law(self.last, self.state, temperature)
+                scale = scales[:, t : t + 1] if isinstance(scales, Tensor) else scales
+                distribution = self.law(self.last, self.state, temperatures.choice, scale)
                 self.last = (distribution.nucleus(top_p) if top_p < 1 else distribution).sample(u[..., t : t + 1])
                 drawn.append(self.last)
         return torch.cat(drawn, 1)
@@ -104,13 +109,40 @@ class Guided:
         columns = [self.wavenet.stack.projection(column.contiguous()) for column in network.features.split(1, -1)]
         self.projected = Projected(Condition(torch.cat(columns, -1), condition.hold, condition.origin), predictor)
 
-    def __call__(self, last: Tensor, state: WaveNetState, temperature: float = 1.0) -> Distribution:
-        """As `WaveNet.step`; the state is that of all copies."""
+    def scales(self, temperatures: Temperatures, start: int, count: int) -> float | Tensor:
+        """See `scales`."""
+        found = scales(temperatures, self.wavenet.predictor, self.projected.predictor, start, count)
+        return found[: len(found) // self.copies] if isinstance(found, Tensor) else found
+
+    def __call__(
+        self, last: Tensor, state: WaveNetState, temperature: float = 1.0, scale: Scale = None
+    ) -> Distribution:
+        """As `WaveNet.step`, with a scale of its own; the state is that of all copies."""
         out = self.wavenet.parameters_after(last.repeat(self.copies, 1), self.projected, state)
         if self.copies == 2:
             told, untold = out.chunk(2)
             out = untold + self.weight * (told - untold)
-        return self.wavenet.head(out, temperature)
+        return self.wavenet.head(out, temperature, scale)
+
+
+def scales(
+    temperatures: Temperatures,
+    predictor: LinearPredictor | None,
+    columns: Condition | None,
+    start: int,
+    count: int,
+) -> float | Tensor:
+    """The factor on the scale of each of `count` samples from `start` on, (B or 1, count) in float64.
+
+    A number where all have the same one. columns: the predictor's.
+    """
+    of_all, of_voiced = temperatures.scale, temperatures.voiced
+    if predictor is None or columns is None or of_all == of_voiced:
+        return of_all
+    voiced = predictor.voiced(columns.at(start, count))
+    if voiced is None:
+        return of_all
+    return torch.full_like(voiced, of_all, dtype=torch.float64).masked_fill_(voiced, of_voiced)
 
 
 @torch.inference_mode()
@@ -121,7 +153,7 @@ def sample_student(
     *,
     streams: Tensor,
     seed: int = 0,
-    temperature: float = 1.0,
+    temperature: Temperature = 1.0,
 ) -> Tensor:
     """x = g(z, h) with z from the same counters: (B, samples) float32 in [-1, 1].
 
@@ -146,12 +178,17 @@ class Flowing:
         self.ahead = max(-flow.offset % flow.fold for flow in flows)  # samples that blocks hear their condition early
         self.block = -(-BLOCK_OF_STUDENT // student.hop) * student.hop  # samples
 
-    def draw(self, count: int, condition: Condition | None, seed: int, temperature: float) -> Tensor:
+    def draw(
+        self, count: int, condition: Condition | None, seed: int, temperature: Temperature
+    ) -> Tensor:
         """The next samples (B, count); the condition holds at least the columns of these samples and of `ahead` more."""
         u = uniforms(seed, self.streams, self.time, count).to(next(self.student.parameters()))
         heard = None if condition is None else self._window(condition, count)
+        _, columns = self.student.conditioner.split(heard)
+        temperatures, predictor = checked_temperatures(temperature), self.student.predictor
+        z = self.student.noise(u, scales(temperatures, predictor, columns, self.time, count))
         self.time += count
-        return self.student.transform(self.student.noise(u, temperature), heard, self.state).x.clamp(-1.0, 1.0)
+        return self.student.transform(z, heard, self.state).x.clamp(-1.0, 1.0)
 
     def _window(self, condition: Condition, count: int) -> Condition:
         """The columns that these samples hear, and no others, which would cost their projection."""

@@ -2,23 +2,91 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from vqwave.decode.philox import checked_seed
 from vqwave.distributions import checked_temperature
+from vqwave.errors import BadInput
+
+
+class Temperatures(NamedTuple):
+    """One temperature for each part of a draw; a named tuple, which compiled kernels take as it is.
+
+    Below 1 a draw is safer and duller; 0 takes the likeliest. In voiced frames, where speech is periodic, noise is
+    audible as hoarseness: LPCNet draws more sharply there. Valin and Skoglund, 2019, sec. 3.5. arXiv:1810.11846
+
+    >>> Temperatures(0.9, 0.8, 0.6)._asdict()
+    {'choice': 0.9, 'scale': 0.8, 'voiced': 0.6}
+    """
+
+    choice: float = 1.0  # of the class, or of the mixture's component
+    scale: float = 1.0  # factor on scales in unvoiced frames, and in all where voicing is not known
+    voiced: float = 1.0  # factor on scales in voiced frames
+
+    def __str__(self) -> str:
+        if self.choice == self.scale == self.voiced:
+            return f"{self.choice:g}"
+        return f"{self.choice:g} (choice), {self.scale:g} (scale), {self.voiced:g} (voiced)"
+
+
+Temperature = float | Temperatures
+"""One number stands for all parts."""
+
+NAMES = ("temperature", "scale temperature", "voiced temperature")
+
+
+def checked_temperatures(given: Temperature) -> Temperatures:
+    """What samplers divide by and multiply with: see `checked_temperature`. Raises BadInput."""
+    parts = given if isinstance(given, Temperatures) else (given, given, given)
+    return Temperatures(*(checked_temperature(*each) for each in zip(parts, NAMES, strict=True)))
+
+
+def temperatures_of(about: Mapping[str, object]) -> Temperatures:
+    """The default that a model's card has, 1 for all parts where it has none. Raises BadInput for another form."""
+    given = about.get("temperature", {})
+    names = Temperatures._fields
+    if not isinstance(given, Mapping) or not set(given) <= set(names):
+        raise BadInput(f"the model's card: temperature {given}: expected numbers by name: {', '.join(names)}")
+    if not all(isinstance(value, int | float) for value in given.values()):
+        raise BadInput(f"the model's card: temperature {dict(given)}: expected numbers")
+    found = Temperatures(**given)
+    checked_temperatures(found)
+    return found
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """The same settings and seed give the same audio, alone or in a batch. Raises BadInput for numbers out of range."""
+    """The same settings and seed give the same audio, alone or in a batch. Raises BadInput for numbers out of range.
+
+    Without any temperature the model's own holds, which its card has.
+    """
 
     seed: int = 0
-    temperature: float = 1.0  # below 1: safer, duller; 0: the likeliest class, or component's location
+    temperature: float | None = None  # of all parts: see `Temperatures`
     top_p: float = 1.0  # below 1: the fewest classes that hold this mass; categorical heads alone
     guidance: float = 1.0  # above 1: further away from what the model says when it is told nothing
     backend: str = "auto"
     precision: str = "float32"  # of the CPU kernels: float32, bf16 (weights alone), bf16-dot, int8, or auto
+    scale_temperature: float | None = None  # of scales in unvoiced frames, or where voicing is not known, alone
+    voiced_temperature: float | None = None  # of scales in voiced frames alone
 
     def __post_init__(self) -> None:
         checked_seed(self.seed)
-        checked_temperature(self.temperature)
+        checked_temperatures(self.temperatures())
+
+    def temperatures(self, own: Temperatures | None = None) -> Temperatures:
+        """Of the parts. own: a model's; 1 each where there is none.
+
+        >>> Sampling(temperature=0.9, voiced_temperature=0.6).temperatures(Temperatures(0.7, 0.7, 0.7))
+        Temperatures(choice=0.9, scale=0.9, voiced=0.6)
+        """
+        parts = (own or Temperatures()) if self.temperature is None else Temperatures(*3 * (self.temperature,))
+        alone = {"scale": self.scale_temperature, "voiced": self.voiced_temperature}
+        return parts._replace(**{name: value for name, value in alone.items() if value is not None})
+
+    def resolved(self, own: Temperatures) -> Sampling:
+        """With numbers for all parts, which no model's own change any more."""
+        choice, scale, voiced = self.temperatures(own)
+        return replace(self, temperature=choice, scale_temperature=scale, voiced_temperature=voiced)

@@ -15,6 +15,7 @@ from vqwave.decode.arithmetic import Floats, Numbers, clear, convert, copy, fill
 from vqwave.decode.compiled import inlined, kernel
 from vqwave.decode.kernels import Buffers, Told, answer, listen, locate, pass_on, settle, settle_skips, words
 from vqwave.decode.plan import Plan, aligned
+from vqwave.decode.sampling import Temperatures
 from vqwave.decode.state import Integers, State, span
 from vqwave.decode.tiles import place
 
@@ -127,7 +128,7 @@ def decode_one(
     ahead: Foresight,
     streams: Integers,
     seed: np.uint64,
-    temperature: float,
+    temperatures: Temperatures,
     given: Floats,
     heard: Floats,
     params: Floats,
@@ -147,5 +148,5 @@ def decode_one(
             row_product(plan.weights, at, layers * (width // 2), S, buffers.units, 0, buffers.skip, 0)
             settle_skips(plan, buffers)
         answer(plan, buffers, at + words(plan, layers * (width // 2) * S))
-        settle(plan, state, buffers, 0, t, streams, seed, temperature, given, heard, params)
+        settle(plan, state, buffers, told, 0, t, streams, seed, temperatures, given, heard, params)
         foresee_due(plan, state, ahead, state.time[0])

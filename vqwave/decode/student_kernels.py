@@ -197,12 +197,22 @@ def scale(plan: FlowPlan, room: Room, first: int, z: Floats, x: Floats) -> None:
 
 
 @kernel
-def noise(seed: np.uint64, stream: int, time: int, gaussian: bool, temperature: float, z: Floats) -> None:
-    """White noise z (count,) of the student's base from sample `time` on: `Mixture.standard_sample` of the stream's uniforms."""
+def noise(
+    seed: np.uint64,
+    stream: int,
+    time: int,
+    gaussian: bool,
+    scales: NDArray[np.float64],
+    z: Floats,
+) -> None:
+    """White noise z (count,) of the student's base from sample `time` on, times scales (count,).
+
+    `Mixture.standard_sample` of the stream's uniforms.
+    """
     for i in range(len(z)):
         u = uniforms(seed, stream, time + i)
         if gaussian:
             standard = math.sqrt(-2.0 * math.log(u[1])) * math.cos(2.0 * math.pi * u[2])
         else:
             standard = math.log(u[1] / (1.0 - u[1]))
-        z[i] = temperature * standard
+        z[i] = scales[i] * standard

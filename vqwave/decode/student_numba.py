@@ -22,6 +22,7 @@ from torch import Tensor
 from vqwave.decode.arithmetic import Floats
 from vqwave.decode.philox import checked_seed
 from vqwave.decode.plan import Precision, aligned
+from vqwave.decode.sampling import Temperature, Temperatures, checked_temperatures
 from vqwave.decode.student_filter import FilterStream
 from vqwave.decode.student_kernels import (
     Integers,
@@ -37,7 +38,7 @@ from vqwave.decode.student_kernels import (
 )
 from vqwave.decode.student_plan import FlowPlan, plan_flows
 from vqwave.decode.vector import LANES
-from vqwave.distributions import GaussianMixture, checked_temperature
+from vqwave.distributions import GaussianMixture
 from vqwave.models.student import Student
 from vqwave.nn.condition import Condition
 
@@ -177,6 +178,7 @@ class StudentDecoder:
         self.times = np.zeros(len(streams), np.int64)
         self.channels = student.conditioner.channels
         self.order = 0 if student.predictor is None else student.predictor.order
+        self.pitch_taps = 0 if student.predictor is None else student.predictor.pitch_taps
         self.flows = [self._silent() for _ in streams]
         self.filters = [FilterStream(self.order) for _ in streams]
         self.tell(_features(condition, len(streams), self.plans[0]), np.zeros(len(streams), np.int64))
@@ -220,17 +222,28 @@ class StudentDecoder:
         filters = {f"{b}.filter": each for b, each in enumerate(self.filters)}
         return flows | filters if self.order else flows
 
-    def draw(self, count: int, seed: int = 0, temperature: float = 1.0) -> Iterator[Tensor]:
+    def draw(self, count: int, seed: int = 0, temperature: Temperature = 1.0) -> Iterator[Tensor]:
         """The next `count` samples, in chunks: waveforms (B, n) float32 in [-1, 1]."""
-        word, warmth = np.uint64(checked_seed(seed)), checked_temperature(temperature)
+        word, temperatures = np.uint64(checked_seed(seed)), checked_temperatures(temperature)
 
         def source(b: int, first: int, n: int) -> Floats:
-            z = np.empty(n, np.float32)
-            noise(word, int(self.streams[b]), int(self.times[b]) + first, self.gaussian, warmth, z)
+            z, scales = np.empty(n, np.float32), self._scales(b, first, n, temperatures)
+            noise(word, int(self.streams[b]), int(self.times[b]) + first, self.gaussian, scales, z)
             return z
 
         for chunk in self._sweep(count, source):
             yield chunk.clamp_(-1.0, 1.0)
+
+    def _scales(
+        self, b: int, first: int, count: int, temperatures: Temperatures
+    ) -> NDArray[np.float64]:
+        """The factors on the noise of stream b, `count` samples from its next but `first` on."""
+        scales = np.full(count, temperatures.scale)
+        if self.pitch_taps:
+            told, time = self.told[b], self.times[b] + first + np.arange(count)
+            column = np.minimum(time // told.hold - told.first, len(told.features) - 1)
+            scales[told.features[column, self.channels + self.order] > 0] = temperatures.voiced
+        return scales
 
     def transform(self, z: Tensor) -> Tensor:
         """As `Student.transform`: given noise z (B, n) -> x (B, n), not clamped."""
@@ -299,7 +312,7 @@ def sample_student(
     *,
     streams: Tensor,
     seed: int = 0,
-    temperature: float = 1.0,
+    temperature: Temperature = 1.0,
     progress: Callable[[int], object] | None = None,
     weights: Precision = "float32",
     threads: int | None = None,

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqwave.decode.backends import sample, take
+from vqwave.decode.backends import sample_as, take
 from vqwave.decode.precision import numbers
 from vqwave.decode.sampling import Sampling
 from vqwave.models.student import Student
@@ -72,19 +72,8 @@ def alone(
     progress: Callable[[int], object] | None = None,
 ) -> Tensor:
     """One utterance by itself: (T,) float32."""
-    wave = sample(
-        decoder,
-        task.condition,
-        task.samples,
-        streams=torch.tensor([stream]),
-        seed=sampling.seed,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        guidance=sampling.guidance,
-        backend=sampling.backend,
-        precision=sampling.precision,
-        progress=progress,
-    )
+    streams = torch.tensor([stream])
+    wave = sample_as(sampling, decoder, task.condition, task.samples, streams=streams, progress=progress)
     return wave[0].float().cpu()
 
 
@@ -137,7 +126,7 @@ class Tile:
                 wanted = (first[row] + np.arange(columns.shape[1])).clip(max=len(slot.columns) - 1)
                 columns[row] = slot.columns[wanted]
         self.decoder.tell(columns, first)
-        drawn = torch.cat(list(self.decoder.draw(count, self.sampling.seed, self.sampling.temperature)), 1)
+        drawn = torch.cat(list(self.decoder.draw(count, self.sampling.seed, self.sampling.temperatures())), 1)
         for row, slot in enumerate(self.rows):
             if slot is not None:
                 slot.parts.append(drawn[row].clone())

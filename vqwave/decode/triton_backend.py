@@ -18,10 +18,10 @@ from triton.compiler import CompiledKernel
 from vqwave.decode import triton_kernel
 from vqwave.decode.philox import checked_seed
 from vqwave.decode.plan import Precision
+from vqwave.decode.sampling import Temperature, checked_temperatures
 from vqwave.decode.triton_kernel import State, Stretch, Told
 from vqwave.decode.triton_pack import pack
 from vqwave.decode.triton_tuning import TILE, WARPS, Task, shared_limit, too_wide, tune
-from vqwave.distributions import checked_temperature
 from vqwave.errors import BadInput
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
@@ -79,7 +79,7 @@ class Decoder:
             parts += [stretch.params[..., :channels]] * keep
         return torch.cat(parts, 1).transpose(1, 2)
 
-    def draw(self, count: int, seed: int = 0, temperature: float = 1.0, lengths: Tensor | None = None) -> Iterator[Tensor]:
+    def draw(self, count: int, seed: int = 0, temperature: Temperature = 1.0, lengths: Tensor | None = None) -> Iterator[Tensor]:
         """The next `count` samples, in chunks: waveforms (B, n) float32, on the network's device.
 
         A stream of which `lengths` (B,) says less than `count` stops there, costs no more memory traffic, and is 0 from then on.
@@ -113,7 +113,7 @@ class Decoder:
         given: Tensor | None,
         task: Task,
         seed: int = 0,
-        temperature: float = 1.0,
+        temperature: Temperature = 1.0,
         left: Tensor | None = None,
     ) -> Iterator[Stretch]:
         """`given` (B, count) to hear, or None to draw; a launch for each piece that fits into `ROOM`."""
@@ -143,7 +143,7 @@ class Decoder:
         stretch = Stretch(self.state.time.int(), self.streams, self.streams[:1], empty, empty, empty)
         return triton_kernel.decode.warmup(*self._arguments(1, told, stretch, task, 1.0), grid=(1,), num_warps=WARPS)
 
-    def _launch(self, n: int, stretch: Stretch, task: Task, temperature: float) -> None:
+    def _launch(self, n: int, stretch: Stretch, task: Task, temperature: Temperature) -> None:
         programs = -(-len(self.streams) // self.tuning.tile)
         arguments = self._arguments(n, self._told(n), stretch, task, temperature)
         triton_kernel.decode[(programs,)](*arguments, num_warps=WARPS)
@@ -154,7 +154,8 @@ class Decoder:
         """Triton launches on the current device: makes that the network's."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
-    def _arguments(self, n: int, told: Told, stretch: Stretch, task: Task, temperature: float) -> tuple:
+    def _arguments(self, n: int, told: Told, stretch: Stretch, task: Task, temperature: Temperature) -> tuple:
+        temperatures = checked_temperatures(temperature)
         return (
             self.weights,
             self.state,
@@ -165,7 +166,8 @@ class Decoder:
             told.columns.shape[1],
             self.hold,
             self.shape.slots,
-            checked_temperature(temperature),
+            temperatures.choice,
+            temperatures.scale,
             self.shape,
             task,
             self.tuning,
@@ -244,7 +246,7 @@ def sample_wavenet(
     *,
     streams: Tensor,
     seed: int = 0,
-    temperature: float = 1.0,
+    temperature: Temperature = 1.0,
     prime: Tensor | None = None,
     progress: Callable[[int], object] | None = None,
     weights: Precision = "bf16",

@@ -154,7 +154,13 @@ def pick(params: tl.tensor, channel: tl.tensor, channels: tl.constexpr) -> tl.te
 
 @triton.jit
 def draw(
-    params: tl.tensor, stretch: Stretch, stream: tl.tensor, time: tl.tensor, temperature: tl.tensor, shape: tl.constexpr
+    params: tl.tensor,
+    stretch: Stretch,
+    stream: tl.tensor,
+    time: tl.tensor,
+    temperature: tl.tensor,
+    scale: tl.tensor,
+    shape: tl.constexpr,
 ) -> tl.tensor:
     """What each stream hears next, (tile,) float32: as in `distributions.py`, from the words of `philox.py`."""
     high = (stream >> 32).to(tl.int32)
@@ -175,7 +181,7 @@ def draw(
             standard = tl.sqrt(-2.0 * tl.log(unit(b))) * tl.cos(6.283185307179586 * unit(c))
         else:
             standard = tl.log(unit(b) / (1.0 - unit(b)))
-        x = pick(params, location, shape.out) + tl.exp(log_scale) * temperature * standard
+        x = pick(params, location, shape.out) + tl.exp(log_scale) * scale * standard
         x = tl.minimum(tl.maximum(x, -1.0), 1.0)
         if shape.level > 0.0:
             x = tl.minimum((x * (1.0 / shape.level) + TO_EVEN - TO_EVEN) * shape.level, 1.0 - shape.level)
@@ -194,6 +200,7 @@ def decode(
     hold: int,
     slots: int,
     temperature: float,
+    scale: float,
     shape: tl.constexpr,
     task: tl.constexpr,
     tuning: tl.constexpr,
@@ -226,7 +233,7 @@ def decode(
         if task.forced:
             following = tl.load(stretch.given + row * T + t, mask=alive, other=0.0)
         else:
-            following = draw(params, stretch, stream, time + t, temperature, shape)
+            following = draw(params, stretch, stream, time + t, temperature, scale, shape)
             tl.store(stretch.drawn + row * T + t, following, mask=alive)
         last = tl.where(alive, following, last)
         tl.debug_barrier()  # what this sample put into the rings, the next one reads in other threads

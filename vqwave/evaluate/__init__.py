@@ -12,7 +12,7 @@ from vqwave.data import Corpus
 from vqwave.errors import BadInput, Note, nearest
 from vqwave.evaluate.material import Material, Settings, Stage, Undefined, silent
 from vqwave.evaluate.measures import ALIASES, MEASURES, WITHOUT_VOICE, defaults
-from vqwave.evaluate.result import Figure, Matrix, Result, Row
+from vqwave.evaluate.result import Figure, Matrix, Result, Row, written
 from vqwave.evaluate.table import markdown_table, text_table
 
 __all__ = ["Figure", "Matrix", "Result", "Row", "Settings", "chosen", "evaluate", "markdown_table", "text_table"]
@@ -74,6 +74,8 @@ def _about(model: str | Path, student: str | Path | None, material: Material) ->
     """What was measured, on what, how."""
     codec, settings = material.codec, material.settings
     sampling = settings.sampling
+    drawn = written(sampling.temperatures(codec.temperatures))
+    other = material.student and written(sampling.temperatures(material.student.temperatures))
     return {
         "model": _named(model),
         "student": None if student is None else _named(student),
@@ -83,7 +85,8 @@ def _about(model: str | Path, student: str | Path | None, material: Material) ->
         "utterances": len(material.rows),
         "seconds": round(sum(map(len, material.waves)) / material.rate, 2),
         "sample_rate": material.rate,
-        "temperature": sampling.temperature,
+        "temperature": drawn,
+        **({"student_temperature": other} if other not in (None, drawn) else {}),
         "seed": sampling.seed,
         "resamples": settings.resamples,
     }

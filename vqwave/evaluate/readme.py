@@ -86,7 +86,7 @@ def section(evaluations: Sequence[Written]) -> str:
         beside = f" and `{found.student}`" if found.student else ""
         about = (
             f"**`{found.model}`**{beside}, {found.corpus}, {found.split} split: {found.utterances:,} utterances, "
-            f"{found.seconds:,.0f} s, temperature {found.temperature:g}."
+            f"{found.seconds:,.0f} s, {found.drawn}."
         )
         parts += [about, "", markdown_table(shown, {"model": NAMES.get(found.kind, found.kind)}), ""]
         notes = [f"{row.measure}: {row.note}." for row in shown if row.note]

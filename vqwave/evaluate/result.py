@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from vqwave.decode.sampling import Temperatures
 from vqwave.metrics.bootstrap import Estimate
 
 COLUMNS = ("ceiling", "mu-law", "griffin-lim", "frames", "model", "student", "floor")
@@ -80,11 +81,32 @@ class Written:
     model: str = ""
     kind: str = ""
     seconds: float = 0.0
-    temperature: float = 1.0
+    temperature: float | dict[str, float] = 1.0  # of all parts, or of each
+    student_temperature: float | dict[str, float] | None = None  # where it is another
     student: str | None = None
     matrices: list[Matrix] = field(default_factory=list)
     tracks: list[Track] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def drawn(self) -> str:
+        """The temperature in words."""
+        text = f"temperature {_read(self.temperature)}"
+        if self.student_temperature is None:
+            return text
+        return f"{text}, of the student {_read(self.student_temperature)}"
+
+
+def written(temperatures: Temperatures) -> float | dict[str, float]:
+    """A number where the parts have the same."""
+    return temperatures.choice if len(set(temperatures)) == 1 else temperatures._asdict()
+
+
+def _read(temperature: float | dict[str, float]) -> Temperatures:
+    """The inverse of `written`."""
+    if isinstance(temperature, dict):
+        return Temperatures(**temperature)
+    return Temperatures(temperature, temperature, temperature)
 
 
 def nothing(result: Result) -> None:

@@ -131,9 +131,15 @@ class Student(nn.Module):
     ) -> Condition | None:
         return self.conditioner(frames, labels, mask)
 
-    def noise(self, u: Tensor, temperature: float = 1.0) -> Tensor:
-        """u (4, B, T) uniforms -> z (B, T). A temperature below 1 narrows z, which also changes what later flows hear."""
-        return checked_temperature(temperature) * self.base.standard_sample(u)
+    def noise(self, u: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+        """u (4, B, T) uniforms -> z (B, T). A temperature below 1 narrows z, and with it the input of later flows.
+
+        temperature: a number, or positive factors (B or 1, T).
+        """
+        z = self.base.standard_sample(u)
+        if isinstance(temperature, Tensor):
+            return temperature.to(z) * z
+        return checked_temperature(temperature) * z
 
     def distribution(self, flowed: Flowed) -> Mixture:
         """p(x_t | z_{<t}): one component of the base family."""

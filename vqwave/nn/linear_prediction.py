@@ -204,6 +204,10 @@ class LinearPredictor(nn.Module):
         """What `analyse` made (B, frame_channels, F) -> (B, channels, F n)."""
         return packed.unflatten(1, (self.channels, -1)).transpose(2, 3).flatten(2)
 
+    def voiced(self, columns: Tensor) -> Tensor | None:
+        """columns (B, channels, n) -> which are of voiced frames, (B, n); None: without pitch taps it is not known."""
+        return columns[:, self.order] > 0 if self.pitch_taps else None
+
     def silent(self, like: Tensor) -> PredictorState:
         """Before the first sample, for like (B, ...)."""
         B = len(like)

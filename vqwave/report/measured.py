@@ -109,7 +109,7 @@ def _about(run: Run, found: Written) -> str:
     beside = f" and its student {found.student}" if found.student else ""
     return (
         f"{run.name}{beside}: {found.utterances:,} utterances ({found.seconds:,.0f} s) of {found.corpus}, split {found.split}, "
-        f"temperature {found.temperature:g}."
+        f"{found.drawn}."
     )
 
 
