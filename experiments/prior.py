@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from vqwave.checkpoint import ModelCard
 from vqwave.code_corpus import CodeCorpus
 from vqwave.codec import Codec
 from vqwave.config import option, spec
@@ -71,6 +72,11 @@ class PriorExperiment(Experiment[Config]):
         model.codec.load_state_dict(self.source.model.state_dict())
         return model
 
+    def card(self, model: Prior, step: int, seconds: float) -> ModelCard:
+        """As every card, and with the codec's temperatures: its decoder is this model's."""
+        card, own = super().card(model, step, seconds), self.source.card.about.get("temperature")
+        return card if own is None else replace(card, about=card.about | {"temperature": own})
+
     def trained(self, model: Prior) -> nn.Module:
         return model.network
 
@@ -112,8 +118,7 @@ class PriorExperiment(Experiment[Config]):
         found, nats = self.total(sums), torch.tensor(2.0).log().item()
         end = (found["whole"] - found["bits"] - found["pitch"]) / nats / found["utterances"]
         bits = {name: found[name] / nats / found["codes"] for name in ("bits", "others", "untold")}
-        if not self.comparable(network)[1]:
-            bits["others"] = None
+        bits["others"] = bits["others"] if self.comparable(network)[1] else None
         if network.order.pitch is not None:
             bits["pitch"] = found["pitch"] / nats / found["pitch_codes"]
         section = counts.section(self.corpus.sample_rate / self.hop)
@@ -128,18 +133,15 @@ class PriorExperiment(Experiment[Config]):
         """Bits a code beside what they would be without a network, and the bit rates that follow."""
         baselines, rate = self.code_baselines, codes["books"] * self.corpus.sample_rate / self.hop
         pitches, melody = self.pitch_baselines, self.source.model.melody
-        slow = 0.0
-        if melody is not None:
-            slow = melody.codec.books * self.corpus.sample_rate / melody.codec.hop
+        slow = 0.0 if melody is None else melody.codec.books * self.corpus.sample_rate / melody.codec.hop
         rates = {
             "nominal": codes["bit_rate"] + slow * pitches.get("uniform", 0.0),
             **{k: rate * value + slow * pitches.get(k, 0.0) for k, value in baselines.items()},
             "prior": rate * bits["bits"] + slow * bits.get("pitch", 0.0),
         }
         nll = {"unit": "bits per code", "model": bits["bits"], "baselines": baselines, "shuffled labels": bits["others"]}
-        untold_bits = bits["untold"] if untold else None
         scalars = {"bits": bits["bits"], "bits_shuffled_labels": bits["others"], "bits_end": end}
-        scalars = likelihood.measured(scalars | {"bits_untold": untold_bits})
+        scalars = likelihood.measured(scalars | {"bits_untold": bits["untold"] if untold else None})
         beside = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
         headline = (
             f"{bits['bits']:.3f} bits per code on held-out speech ({beside}): {rates['prior']:.0f} of {rates['nominal']:.0f} bit/s"

@@ -19,6 +19,7 @@ from vqwave.codec import Codec
 from vqwave.codes import from_bytes, to_bytes
 from vqwave.data import Corpus, prepare
 from vqwave.data.tracks import stored_pitch
+from vqwave.decode.sampling import Temperatures
 from vqwave.errors import BadInput
 from vqwave.info import describe
 from vqwave.loop import main
@@ -33,6 +34,7 @@ from vqwave.nn.wavenet import StackSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = StackSpec(layers=2, residual=4, gate=4, skip=4, hidden=4)
+OWN = {"choice": 0.9, "scale": 0.8, "voiced": 0.6}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def codec(tmp_path: Path) -> Path:
     model.melody.voices.copy_(torch.tensor([[0.25, 0.125], [0.5, 0.25]]))
     about = {"steps": 0, "seconds": 0.0, "corpus": "none", "seed": 0, "parameters": {"total": 1}}
     about |= {"receptive_field": 1, "hop": 160, "bit_rate": 179.0, "level_db": -23.0}
-    card = ModelCard(sample_rate=8000, labels=labels, spec=spec, about=about | {"speaks": False})
+    card = ModelCard(sample_rate=8000, labels=labels, spec=spec, about=about | {"speaks": False, "temperature": OWN})
     save_trained(tmp_path / "codec", model, card)
     return tmp_path / "codec"
 
@@ -128,6 +130,7 @@ def test_a_run(experiment: ModuleType, codec: Path, corpus: Path, tmp_path: Path
         50 * bits["bits"] + 12.5 * bits["bits_pitch"]
     )
     model = Codec.load(tmp_path / "run")
+    assert model.temperatures == Temperatures(**OWN)
     assert load_trained(tmp_path / "run").model.network.order.pitch.ratio == 4
     it = model.prior.draw(0.5, labels={"speaker": "a"})[0]
     assert (it.pitch.mean, it.pitch.codes.shape) == (0.25, (1, 7))

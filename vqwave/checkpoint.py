@@ -179,6 +179,17 @@ def save_trained(folder: Path, model: Model, card: ModelCard) -> None:
         (temporary / "config.json").write_text(json.dumps(tree, indent=1))
 
 
+def update_card(folder: Path, about: Mapping[str, Any]) -> None:
+    """Set entries of a card's `about`, atomically. Raises BadInput where it cannot be written."""
+    path = folder / "config.json"
+    tree = json.loads(path.read_text())
+    tree["about"] |= about
+    try:
+        write_text(path, json.dumps(tree, indent=1))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
+
+
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
     """An empty folder beside `final` that takes its place once it is filled; after an error nothing of it is left."""

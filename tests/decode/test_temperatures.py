@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from vqwave.cli import parser
+from vqwave.cli.arguments import sampling_of
 from vqwave.decode import backends, reference
 from vqwave.decode.engines import build_engine
 from vqwave.decode.philox import uniforms
@@ -134,6 +136,26 @@ def test_a_card_that_cannot_be_read_is_named(card: object) -> None:
 def test_each_part_is_checked_by_name(part: str) -> None:
     with pytest.raises(BadInput, match=part.replace("_", " ")):
         Sampling(**{part: -0.1})
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["decode", "m", "in.vqw"],
+        ["convert", "m", "in.wav", "--speaker", "a"],
+        ["generate", "m", "--out", "x.wav"],
+        ["speak", "m", "--frames", "mel=x.npy", "--out", "x.wav"],
+        ["evaluate", "m"],
+    ],
+)
+def test_every_command_that_decodes_has_the_options(command: list[str]) -> None:
+    def asked(*flags: str) -> Sampling:
+        return sampling_of(parser().parse_args([*command, *flags]))
+
+    assert asked() == Sampling()
+    assert asked("--temperature", "0.8").temperatures(APART) == (0.8, 0.8, 0.8)
+    flags = ("--scale-temperature", "0.5", "--voiced-temperature", "0.4")
+    assert asked(*flags).temperatures(APART) == (0.9, 0.5, 0.4)
 
 
 # ------------------------------------------------------------------ heads

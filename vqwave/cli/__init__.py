@@ -13,10 +13,10 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from vqwave.cli import bench, code, corpora, evaluate, export, generate, look, sweep
+from vqwave.cli import bench, code, corpora, evaluate, export, generate, look, sweep, tune
 from vqwave.errors import BadInput, Note
 
-COMMANDS = (corpora, code, generate, look, bench, sweep, evaluate, export)
+COMMANDS = (corpora, code, generate, look, bench, sweep, evaluate, tune, export)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

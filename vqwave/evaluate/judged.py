@@ -53,7 +53,7 @@ def of(places: Sequence[int], columns: Columns) -> Columns:
 def words(material: Material, result: Result) -> None:
     """WER and CER of reconstructions."""
     _ = material.panel.recogniser  # raises where there is none, before anything is made
-    places = _with_text(material)
+    places = with_text(material)
     material.need(bool(places), "no utterance that was read whole has a text")
     texts = [material.corpus.utterances[material.rows[i]].text for i in places]
     material.panel.words(result, of(places, copies(material)), texts)
@@ -61,7 +61,7 @@ def words(material: Material, result: Result) -> None:
 
 def similarity(material: Material, result: Result) -> None:
     """Similarity of reconstructions to their speakers' voices; floor: recordings, another voice."""
-    voices, speakers = _voices(material), material.label("speaker")
+    voices, speakers = speaker_voices(material), material.label("speaker")
     places = [i for i, name in enumerate(speakers) if name in voices]
     material.need(bool(places), "no speaker of the split has training recordings")
     columns, others = copies(material), []
@@ -111,7 +111,7 @@ def _conversions(material: Material) -> dict[str, Callable[[], Sequence[Wave]]]:
 
 def _converted_words(material: Material, result: Result) -> None:
     _ = material.panel.recogniser
-    whole, sources = set(_with_text(material)), [i for i, _ in material.pairs]
+    whole, sources = set(with_text(material)), [i for i, _ in material.pairs]
     places = [n for n, i in enumerate(sources) if i in whole]
     material.need(bool(places), "no utterance that was read whole has a text")
     kept = [sources[n] for n in places]
@@ -124,7 +124,7 @@ def _converted_words(material: Material, result: Result) -> None:
 
 def _converted_voices(material: Material, result: Result) -> None:
     """Ceiling: recordings, as if converted from the other voice; floor: not converted."""
-    voices, speakers = _voices(material), material.label("speaker")
+    voices, speakers = speaker_voices(material), material.label("speaker")
     places = [n for n, (i, _) in enumerate(material.pairs) if speakers[i] in voices]
     material.need(bool(places), "no speaker of the split has training recordings")
     sources = [material.pairs[n][0] for n in places]
@@ -187,7 +187,7 @@ def _converted_naturalness(material: Material, result: Result) -> None:
     )
 
 
-def _with_text(material: Material) -> list[int]:
+def with_text(material: Material) -> list[int]:
     """Places of the utterances that have a text and were not cut."""
     utterances = [material.corpus.utterances[row] for row in material.rows]
     return [
@@ -197,7 +197,7 @@ def _with_text(material: Material) -> list[int]:
     ]
 
 
-def _voices(material: Material) -> dict[str, Embedding]:
+def speaker_voices(material: Material) -> dict[str, Embedding]:
     """The voice of each measured speaker and target that has training recordings."""
     return {
         name: voice_of(material.panel.voices("training", waves))

@@ -1,0 +1,263 @@
+"""`vqwave tune`: the search, the score's terms, the card; judges are made up here."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+import vqwave
+from vqwave.audio import Wave, to_int16
+from vqwave.checkpoint import ModelCard, save_trained, update_card
+from vqwave.cli import main
+from vqwave.data import Corpus
+from vqwave.decode.sampling import Sampling, Temperatures
+from vqwave.distributions import Gaussian, Head, MixtureOfLogistics, MuLaw
+from vqwave.errors import BadInput, Note
+from vqwave.evaluate import Settings, evaluate, panel, tuning
+from vqwave.evaluate.material import Material
+from vqwave.evaluate.result import Written
+from vqwave.features import LogMelSpec
+from vqwave.info import describe
+from vqwave.metrics.recognition import Recogniser
+from vqwave.models import StudentSpec, VQVAESpec, WaveNetSpec
+from vqwave.nn.condition import ConditionerSpec
+from vqwave.nn.encoders import FrameEncoderSpec
+from vqwave.nn.linear_prediction import LinearPredictorSpec
+from vqwave.nn.quantize import EMAQuantizerSpec
+from vqwave.nn.wavenet import StackSpec
+
+RATE = 8000
+FEATURES = LogMelSpec(bands=16, fmax=4000.0)
+STACK = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)
+CONDITIONER = ConditionerSpec(channels=4, labels=("speaker",))
+SPEC = VQVAESpec(
+    encoder=FrameEncoderSpec(features=FEATURES, channels=8, dim=4),
+    quantizer=EMAQuantizerSpec(size=8),
+    decoder=WaveNetSpec(
+        head=MixtureOfLogistics(components=2), network=STACK, conditioner=CONDITIONER
+    ),
+)
+LABELS = {"speaker": ["high", "low"]}
+
+
+def buzz(pitch: float, seconds: float) -> Wave:
+    t = np.arange(round(RATE * seconds)) / RATE
+    tones = [np.cos(2 * np.pi * pitch * k * t) / k for k in range(1, 12)]
+    return (0.05 * sum(tones)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """corpus/ of two voices, and model/, untrained."""
+    root, lines, waves, offset = tmp_path_factory.mktemp("tune"), [], [], 0
+    for speaker, pitch in (("high", 210), ("low", 95)):
+        for take in range(4):
+            wave = buzz(pitch * (1 + 0.1 * take), 0.4)
+            row = {"id": f"{speaker}/{take}", "shard": 0, "offset": offset, "frames": len(wave)}
+            row |= {"speaker": speaker, "labels": {"speaker": speaker}, "text": f"take {take}"}
+            lines.append(json.dumps(row | {"split": "valid" if take > 1 else "train"}))
+            offset += len(wave)
+            waves.append(wave)
+    folder = root / "corpus"
+    folder.mkdir()
+    (folder / "index.jsonl").write_text("\n".join(lines))
+    (folder / "shard-00000.i16").write_bytes(to_int16(np.concatenate(waves)).tobytes())
+    header = {"format": 1, "name": "buzz", "sample_rate": RATE, "splits": {}, "level_db": -23.0}
+    (folder / "corpus.json").write_text(json.dumps(header | {"labels": LABELS, "source": "made up"}))
+    about = {"steps": 1, "seconds": 1.0, "corpus": "buzz", "seed": 0, "hop": 160, "bit_rate": 150.0}
+    about |= {"parameters": {"total": 1}, "receptive_field": 1}
+    card = ModelCard(sample_rate=RATE, labels=LABELS, spec=SPEC, about=about)
+    torch.manual_seed(0)
+    save_trained(root / "model", card.build(), card)
+    return root
+
+
+@pytest.fixture
+def material(place: Path) -> Material:
+    settings = Settings(split="valid", seconds=60.0)
+    return Material(Corpus.open(place / "corpus"), vqwave.load(place / "model"), None, settings)
+
+
+def bowl(best: Temperatures) -> tuning.Judge:
+    """A score whose parts do not depend on one another."""
+    return lambda at: {part: (a - b) ** 2 for part, a, b in zip(best._fields, at, best, strict=True)}
+
+
+@pytest.mark.parametrize("best", [(0.8, 0.6, 0.4), (1.0, 1.0, 1.0), (0.7, 0.5, 0.9)])
+def test_the_search_finds_the_best_of_the_grid(best: tuple[float, float, float]) -> None:
+    trials = tuning.search(bowl(Temperatures(*best)), ("choice", "scale", "voiced"))
+    assert trials[0].temperatures == best
+    assert trials[0].score == 0
+    assert [t.score for t in trials] == sorted(t.score for t in trials)
+    assert len({t.temperatures for t in trials}) == len(trials) <= 35  # of 168 in the whole grid
+
+
+def test_parts_that_do_not_matter_are_tied_and_not_searched() -> None:
+    for parts in (("scale",), ("choice",), ("choice", "scale"), ("scale", "voiced")):
+        for trial in tuning.search(bowl(Temperatures(0.7, 0.6, 0.5)), parts):
+            assert tuning.tied(trial.temperatures, parts) == trial.temperatures
+    assert tuning.tied(Temperatures(0.1, 0.2, 0.3), ("scale",)) == (0.2, 0.2, 0.2)
+    assert tuning.tied(Temperatures(0.1, 0.2, 0.3), ("choice",)) == (0.1, 0.1, 0.1)
+    assert tuning.tied(Temperatures(0.1, 0.2, 0.3), ("choice", "scale")) == (0.1, 0.2, 0.2)
+
+
+def test_what_has_no_score_is_never_the_best() -> None:
+    def judge(at: Temperatures) -> dict[str, float]:
+        return {"a": math.nan if at.choice < 0.9 else at.choice}
+
+    trials = tuning.search(judge, ("choice",))
+    assert trials[0].temperatures == (0.9, 0.9, 0.9)
+    assert trials[-1].score == math.inf
+
+
+def test_of_equal_scores_the_first_stands() -> None:
+    trials = tuning.search(lambda at: {"a": 1.0}, ("choice", "scale", "voiced"))
+    assert trials[0].temperatures == (tuning.EQUAL[0],) * 3
+
+
+@pytest.mark.parametrize(
+    ("head", "taps", "parts"),
+    [
+        (MuLaw(), 0, ("choice",)),
+        (Gaussian(), 0, ("scale",)),
+        (Gaussian(), 3, ("scale", "voiced")),
+        (MixtureOfLogistics(), 0, ("choice", "scale")),
+        (MixtureOfLogistics(), 1, ("choice", "scale", "voiced")),
+    ],
+)
+def test_which_parts_matter(head: Head, taps: int, parts: tuple[str, ...]) -> None:
+    predictor = LinearPredictorSpec(order=4) if taps else None
+    settings = {"conditioner": CONDITIONER, "predictor": predictor, "pitch_taps": taps}
+    frames = (16, 80, FEATURES.build(RATE))
+    net = WaveNetSpec(head=head, network=STACK, **settings).build(RATE, LABELS, *frames)
+    assert tuning.parts_of(net) == parts
+    flows = StudentSpec(flows=(1,), network=replace(STACK, skip=0), **settings)
+    scales = ("scale", "voiced") if taps else ("scale",)
+    assert tuning.parts_of(flows.build(RATE, LABELS, *frames)) == scales
+
+
+def test_recordings_have_no_distance_from_themselves(material: Material) -> None:
+    judge = tuning._by_sound(material)
+    perfect = judge(material.waves)
+    assert perfect == pytest.approx(dict.fromkeys(perfect, 0.0), abs=1e-6)
+    rng = np.random.default_rng(0)
+    noise = [rng.normal(0, 0.05, len(w)).astype(np.float32) for w in material.waves]
+    assert all(value > 0.1 for value in judge(noise).values())
+    silence = judge([np.zeros_like(w) for w in material.waves])
+    assert silence["1 - F0 correlation"] == 1.0
+    assert silence["voicing error"] > 0.5
+
+
+class Level:
+    """A voice is its level."""
+
+    def embed(self, wave: Wave, sample_rate: int) -> np.ndarray:
+        return np.array([1.0, 0.0]) if np.abs(wave).max() > 0.01 else np.array([0.0, 1.0])
+
+
+def test_judges_that_are_there_are_asked(
+    material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts are take {2,3} of two voices; `take 2` is understood: 2 of 8 words are wrong."""
+    monkeypatch.setattr(panel, "recogniser", lambda name: Recogniser("one", lambda w, rate: "take 2"))
+    monkeypatch.setattr(panel, "speaker_encoder", Level)
+    monkeypatch.setattr(panel, "dnsmos", lambda: lambda wave, rate: 3.0)
+    pytest.importorskip("jiwer")
+    judge = tuning.judge_of(material)
+    terms = judge([0 * material.waves[0], *material.waves[1:]])
+    expected = {"WER": 0.25, "1 - similarity": 0.25, "(5 - MOS) / 5": 0.4}
+    assert terms == pytest.approx(expected)
+
+
+def test_a_judge_that_is_missing_is_named(
+    material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panel, "dnsmos", lambda: "no DNSMOS here")
+    monkeypatch.setattr(panel, "recogniser", lambda name: Recogniser("one", lambda w, rate: ""))
+    monkeypatch.setattr(panel, "speaker_encoder", Level)
+    with pytest.warns(Note, match="no DNSMOS here; temperatures are chosen by spectra"):
+        judge = tuning.judge_of(material)
+    assert "LSD / 10 dB" in judge(material.waves)
+
+
+def test_the_command_writes_the_best_into_the_card(
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By a judge of quiet, which wants as little noise as there is; nothing else of the card changes."""
+    model = tmp_path / "model"
+    shutil.copytree(place / "model", model)
+    before = json.loads((model / "config.json").read_text())
+    monkeypatch.setattr(
+        tuning, "judge_of", lambda _: lambda waves: {"rms": float(np.mean([w.std() for w in waves]))}
+    )
+    command = ["tune", str(model), "--data", str(place / "corpus"), "--limit", "2"]
+    command += ["--seconds", "0.05", "--backend", "reference", "--quiet"]
+    main(command)
+    assert json.loads((model / "config.json").read_text()) == before
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.split() == ["choice", "scale", "voiced", "score", "rms"]
+    best = dict(zip(Temperatures._fields, map(float, lines[0].split()[:3]), strict=True))
+    assert best["scale"] == best["voiced"] == 0.5  # the least that is tried
+    main([*command, "--write"])
+    after = json.loads((model / "config.json").read_text())
+    assert after == before | {"about": before["about"] | {"temperature": best}}
+    assert [path.name for path in model.iterdir() if path.name.startswith(".")] == []
+    assert vqwave.load(model).temperatures == Temperatures(**best)
+    assert describe(str(model))["temperature"] == str(Temperatures(**best))
+
+
+@pytest.mark.filterwarnings("ignore::vqwave.errors.Note")  # of a few utterances
+def test_an_evaluation_says_by_which_temperatures(place: Path, tmp_path: Path) -> None:
+    """Those of the model's card, and the student's where they are others; one number where all parts have it."""
+    own = {"choice": 0.9, "scale": 0.8, "voiced": 0.6}
+    for name, temperature in (("cold", own), ("even", dict.fromkeys(own, 0.7))):
+        shutil.copytree(place / "model", tmp_path / name)
+        update_card(tmp_path / name, {"temperature": temperature})
+    settings = Settings(split="valid", only=("codes",), seconds=0.1)
+
+    def about(model: str, student: str | None = None, **sampling: float) -> Written:
+        found = evaluate(
+            tmp_path / model,
+            place / "corpus",
+            replace(settings, sampling=Sampling(**sampling)),
+            student=student and tmp_path / student,
+        )
+        return TypeAdapter(Written).validate_python(json.loads(json.dumps(found.tree())))
+
+    assert about("cold").temperature == own
+    assert about("even").temperature == 0.7
+    assert about("cold", temperature=0.5).drawn == "temperature 0.5"
+    words = "temperature 0.7, of the student 0.9 (choice), 0.8 (scale), 0.6 (voiced)"
+    assert about("even", "cold").drawn == words
+    assert about("even", "even").student_temperature is None
+
+
+def test_a_model_that_makes_no_copies_is_refused(place: Path, tmp_path: Path) -> None:
+    spec = WaveNetSpec(network=STACK, conditioner=CONDITIONER)
+    card = ModelCard(sample_rate=RATE, labels=LABELS, spec=spec, about={"corpus": "buzz"})
+    save_trained(tmp_path / "babble", card.build(), card)
+    settings = Settings(split="valid")
+    it = Material(Corpus.open(place / "corpus"), vqwave.load(tmp_path / "babble"), None, settings)
+    with pytest.raises(tuning.Undefined, match="no copies"):
+        tuning.tune(it, lambda waves: {"a": 0.0})
+    with pytest.raises(BadInput, match="--limit 0"):
+        main_of(tmp_path / "babble", place / "corpus", "--limit", "0")
+
+
+def main_of(model: Path, corpus: Path, *flags: str) -> None:
+    """The command, without its handling of errors."""
+    from vqwave.cli import parser
+
+    arguments = parser().parse_args(["tune", str(model), "--data", str(corpus), *flags])
+    arguments.command(arguments)

@@ -1,0 +1,66 @@
+"""tune: which temperatures suit a model best."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vqwave.cli.arguments import Add
+from vqwave.errors import BadInput
+
+
+def add(add: Add) -> None:
+    about = "Choose a model's temperatures by its copies of held-out recordings; the best is its own default."
+    tune = add("tune", tune_model, about)
+    tune.add_argument("model", help="run folder, model folder or name")
+    tune.add_argument(
+        "--data", type=Path, required=True, metavar="CORPUS", help="folder that `vqwave prepare` wrote"
+    )
+    tune.add_argument("--split", default="valid", help="train, valid or test (default %(default)s)")
+    tune.add_argument("--write", action="store_true", help="put the best into the model's card")
+    spread = "utterances at most, spread over the split (default %(default)s)"
+    tune.add_argument("--limit", type=int, default=24, metavar="N", help=spread)
+    tune.add_argument("--seconds", type=float, help="longer utterances are cut (default: none is)")
+    tune.add_argument("--whisper", default="tiny.en", metavar="NAME", help="recogniser, as of evaluate")
+    tune.add_argument("--seed", type=int, default=0, help="of all trials (default %(default)s)")
+    backends = "auto, or one of the decoders (see docs/decoding.md)"
+    tune.add_argument("--backend", default="auto", help=backends)
+    tune.add_argument("--precision", default="float32", help="of the numba back-end (default %(default)s)")
+    tune.add_argument("--device", default="cpu", help="cpu or cuda (default %(default)s)")
+
+
+def tune_model(arguments: argparse.Namespace) -> None:
+    from vqwave.checkpoint import find_model, update_card
+    from vqwave.cli.evaluate import WHOLE, bars
+    from vqwave.codec import Codec
+    from vqwave.data import Corpus
+    from vqwave.decode.sampling import Sampling
+    from vqwave.evaluate.material import Material, Settings
+    from vqwave.evaluate.stages import Undefined
+    from vqwave.evaluate.tuning import judge_of, table, tune
+
+    for name in ("limit", "seconds"):
+        if (value := getattr(arguments, name)) is not None and not value > 0:
+            raise BadInput(f"--{name} {value}: expected a number above 0")
+    settings = Settings(
+        split=arguments.split,
+        limit=arguments.limit,
+        seconds=arguments.seconds or WHOLE,
+        whisper=arguments.whisper,
+        sampling=Sampling(
+            seed=arguments.seed, backend=arguments.backend, precision=arguments.precision
+        ),
+    )
+    folder, codec = find_model(arguments.model), Codec.load(arguments.model, arguments.device)
+    material = Material(
+        Corpus.open(arguments.data), codec, None, settings, bars(arguments.quiet)
+    )
+    try:
+        trials = tune(material, judge_of(material))
+    except Undefined as error:
+        raise BadInput(f"{arguments.model}: {error}") from None
+    print(table(trials))
+    best = trials[0].temperatures
+    if arguments.write:
+        update_card(folder, {"temperature": best._asdict()})
+        print(f"{folder / 'config.json'}: temperature {best}")
