@@ -16,7 +16,7 @@ from vqwave.decode import backends, reference
 from vqwave.decode import triton_backend as fast
 from vqwave.decode.engines import build_engine
 from vqwave.decode.philox import uniforms
-from vqwave.decode.sampling import Sampling
+from vqwave.decode.sampling import Sampling, Temperatures
 from vqwave.decode.triton_tuning import interpreted
 from vqwave.distributions import (
     Gaussian,
@@ -81,12 +81,14 @@ def exact_params(net: WaveNet, x: Tensor, told: Condition | None) -> Tensor:
     return exact.stack(exact.heard(shifted), exact.stack.project(told))
 
 
-def steady_draws(net: WaveNet, x: Tensor, told: Condition | None, u: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def steady_draws(
+    net: WaveNet, x: Tensor, told: Condition | None, u: Tensor, temperature: float = 1.0, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """What the uniforms u (4, B, T) draw from the exact law after the past of x (B, T), and which of these draws are steady.
 
     A draw is steady if its class or component stays the same when u[0] moves by what rounding may do to a cumulative probability.
     """
-    distribution, u = net.head(exact_params(net, x, told), temperature), u.double()
+    distribution, u = net.head(exact_params(net, x, told), temperature, scale), u.double()
     moved = [distribution.sample(torch.cat([u[:1] + shift, u[1:]])) for shift in (-1e-4, 1e-4)]
     return distribution.sample(u), moved[0] == moved[1]
 
@@ -121,9 +123,10 @@ def test_parameters_and_draws_are_those_of_the_parallel_pass(head: Head) -> None
     """From the same past, the same uniforms draw the same value: teacher-forced, so that no rounding can add up."""
     net = wavenet(head)
     told, streams = condition(net, 16), torch.arange(16) * 3 + 2 + 2**33
-    x = fast.sample_wavenet(net, told, SAMPLES, streams=streams, seed=2**40 + 7, temperature=0.7, weights="float32")
+    settings = {"seed": 2**40 + 7, "temperature": Temperatures(0.7, 0.4, 0.1), "weights": "float32"}
+    x = fast.sample_wavenet(net, told, SAMPLES, streams=streams, **settings)
     assert_scores_agree(net, x, told)
-    again, steady = steady_draws(net, x, told, uniforms(2**40 + 7, streams, 0, SAMPLES), 0.7)
+    again, steady = steady_draws(net, x, told, uniforms(2**40 + 7, streams, 0, SAMPLES), 0.7, 0.4)
     assert steady.float().mean() > 0.9
     if isinstance(head, MuLaw | LinearBins):
         assert torch.equal(head.encode(again)[steady], head.encode(x.cpu())[steady])
