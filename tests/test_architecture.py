@@ -28,7 +28,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ),
     ("data", "nn"),
     ("models", "losses"),
-    ("decode", "codes", "encoding", "pitch_encoding", "entropy", "prior", "metrics"),
+    ("decode", "codes", "encoding", "pitch_encoding", "stream_encoding", "entropy", "prior", "metrics"),
     (
         "checkpoint",
         "identity",

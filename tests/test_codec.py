@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vqwave.checkpoint import ModelCard, save_trained
-from vqwave.codec import Codec, join
+from vqwave.codec import Codec
 from vqwave.codes import Coded, load_codes, save_codes
 from vqwave.decode.backends import sample
 from vqwave.decode.sampling import Sampling
@@ -21,7 +21,7 @@ from vqwave.distributions import Gaussian, Head, MixtureOfLogistics, MuLaw
 from vqwave.errors import BadInput
 from vqwave.features import LogMelSpec
 from vqwave.models import Model, ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
-from vqwave.nn.condition import Condition, ConditionerSpec
+from vqwave.nn.condition import Condition, ConditionerSpec, join
 from vqwave.nn.encoders import WaveformEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.wavenet import StackSpec

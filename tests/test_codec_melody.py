@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 import soundfile
 import torch
 
+from vqwave import audio
 from vqwave import codec as codec_module
-from vqwave.checkpoint import ModelCard
+from vqwave.checkpoint import ModelCard, save_trained
+from vqwave.cli import main
 from vqwave.codec import Codec
 from vqwave.codes import load_codes, save_codes
 from vqwave.decode.sampling import Sampling
@@ -79,9 +82,9 @@ def test_codes_cover_the_recording_and_survive_a_file(codec: Codec, tmp_path: Pa
 
 def test_a_known_voice_is_normalised_by_its_own_range(codec: Codec) -> None:
     known, unknown = codec.encode(buzz(), speaker="high"), codec.encode(buzz())
-    assert known.pitch.mean == pytest.approx(VOICES[1][0] + math.log(100))
+    assert known.pitch.mean == pytest.approx(VOICES[1][0])
     assert known.pitch.deviation == pytest.approx(VOICES[1][1])
-    assert unknown.pitch.mean == pytest.approx(math.log(170), abs=0.1)  # the recording's own: 140 to 210 Hz
+    assert unknown.pitch.mean == pytest.approx(math.log(1.7), abs=0.1)  # its own: 140 to 210 Hz
 
 
 def test_a_conversion_lands_in_the_range_of_its_target(codec: Codec) -> None:
@@ -95,7 +98,7 @@ def test_a_conversion_lands_in_the_range_of_its_target(codec: Codec) -> None:
 def test_codes_of_an_unknown_voice_keep_their_own_range(codec: Codec) -> None:
     coded = codec.encode(buzz())
     mean, deviation = codec.given.range_of({}, coded.pitch)[VOICE][0].tolist()
-    assert (mean + math.log(100), deviation) == pytest.approx((coded.pitch.mean, coded.pitch.deviation))
+    assert (mean, deviation) == pytest.approx((coded.pitch.mean, coded.pitch.deviation))
 
 
 def test_semitones_move_what_is_decoded(codec: Codec) -> None:
@@ -132,5 +135,36 @@ def test_refusals(codec: Codec) -> None:
         codec.decode(replace(coded, pitch=replace(coded.pitch, size=6)))
     with pytest.raises(BadInput, match="shift_semitones: 60, expected at most 48"):
         codec.decode(coded, shift_semitones=60)
-    with pytest.raises(BadInput, match="codes the melody of whole recordings"):
-        codec.encode_stream()
+    spec = replace(SPEC, melody=None, decoder=replace(SPEC.decoder, pitch_taps=0))
+    card = ModelCard(sample_rate=RATE, labels={"speaker": ["low"]}, spec=spec, about={})
+    plain = Codec(card.build().eval(), card)
+    with pytest.raises(BadInput, match="shift_semitones: 1, expected 0: this model has no codes"):
+        plain.convert(buzz(0.3), speaker="low", shift_semitones=1)
+    with pytest.raises(BadInput, match="shift_semitones: of shape"):
+        codec.decode(coded, shift_semitones=[1, 2])
+
+
+def test_a_pipe_keeps_the_range_of_a_voice_that_has_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a speaker, F0 is that of the codes' header, moved, from a pipe as from a file."""
+    unnamed = ConditionerSpec(channels=6, labels=())
+    decoder = WaveNetSpec(network=SPEC.decoder.network, conditioner=unnamed)
+    spec = replace(SPEC, readout=None, hears="latents", decoder=decoder)
+    torch.manual_seed(0)
+    card = ModelCard(sample_rate=RATE, labels={"speaker": ["low", "high"]}, spec=spec, about={})
+    save_trained(tmp_path / "model", card.build(), card)
+    it = Codec.load(tmp_path / "model")
+    coded, sampling = it.encode(buzz(0.1)), Sampling(backend="reference")
+    save_codes(coded, tmp_path / "a.vqw")
+    for shift in (0.0, 3.0):
+        out, given = io.BytesIO(), io.BytesIO((tmp_path / "a.vqw").read_bytes())
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(given))
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(out))
+        options = ["--stream", "--raw", "--quiet", "--backend", "reference"]
+        moved = ["--shift-semitones", str(shift)]
+        main(["decode", str(tmp_path / "model"), "-", *options, *moved])
+        expected = it.decode(coded, shift_semitones=shift, sampling=sampling)
+        assert out.getvalue() == audio.to_int16(expected.numpy()).tobytes()
+    other = replace(coded, pitch=replace(coded.pitch, mean=coded.pitch.mean + 0.3))
+    assert not torch.equal(it.decode(other, sampling=sampling), it.decode(coded, sampling=sampling))

@@ -14,22 +14,21 @@ from vqwave import inputs
 from vqwave.audio import read
 from vqwave.checkpoint import Loaded, ModelCard, load_trained
 from vqwave.codes import Coded, Header, PitchFormat
-from vqwave.decode.backends import sample_as
 from vqwave.decode.conditions import code_condition
 from vqwave.decode.sampling import Sampling, temperatures_of
 from vqwave.decode.stream import Stream, StreamState
-from vqwave.decode.tile import Task, alone, decode_each
+from vqwave.decode.tile import Task, decode_each, decode_together
 from vqwave.decoder_inputs import DecoderInputs, Given, Labels, Vectors
 from vqwave.encoding import SOON, CodecNames, SpeechStream, encode_blocks, encode_recording, prepare
 from vqwave.errors import BadInput
 from vqwave.metrics import likelihood
 from vqwave.models import VQVAE, Classifier, Model, PitchCodec, Prior, Student, WaveNet
-from vqwave.nn.condition import join
 from vqwave.nn.finite import check_finite
 from vqwave.pipes import Recording
-from vqwave.pitch_encoding import check_pitch, encode_melody, f0_of, voice_of
+from vqwave.pitch_encoding import Range, check_pitch, encode_melody, f0_of, voice_of
 from vqwave.pitch_tracking import F0
 from vqwave.prior import CodePrior
+from vqwave.stream_encoding import BlockStream, with_melody
 from vqwave.torch_defaults import inference, own_defaults
 
 Progress = Callable[[int], object]
@@ -88,10 +87,13 @@ class Codec:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def header(self, speaker: str | None = None, samples: int = 0) -> Header:
-        """What a file says of this model's codes of so many samples."""
+    def header(
+        self, speaker: str | None = None, samples: int = 0, pitch: PitchFormat | None = None
+    ) -> Header:
+        """What a file says of this model's codes of so many samples; `pitch`: of one with melody."""
         q, hop, n = self._vqvae.quantizer, self.model.hop, -(-samples // self.model.hop)
-        return Header(self.sample_rate, hop, samples, q.size, self.fingerprint, q.books, n, speaker)
+        facts = (self.sample_rate, hop, samples, q.size, self.fingerprint, q.books, n, speaker)
+        return Header(*facts, pitch=pitch)
 
     @property
     def fingerprint(self) -> str:
@@ -126,12 +128,11 @@ class Codec:
 
     def _coded(self, codes: Tensor, samples: int, speaker: str | None, f0: F0 | None) -> Coded:
         """f0: of a model with melody. A speaker's that it does not know is normalised by the recording's own range."""
-        header, melody = self.header(speaker, samples), self._vqvae.melody
+        melody = self._vqvae.melody
         if melody is None:
-            return header.with_codes(codes)
-        known = self.speakers.index(speaker) if speaker in self.speakers else None
-        pitch = encode_melody(melody, f0, voice_of(melody, f0, known))
-        return replace(header, pitch=pitch.format).with_codes(codes, pitch.codes)
+            return self.header(speaker, samples).with_codes(codes)
+        pitch = encode_melody(melody, f0, voice_of(melody, f0, self._known(speaker)))
+        return self.header(speaker, samples, pitch.format).with_codes(codes, pitch.codes)
 
     @inference()
     def codes_of(self, wave: Tensor) -> Tensor:
@@ -147,15 +148,32 @@ class Codec:
         codes, n, f0 = encode_recording(self._vqvae, recording, self.sample_rate, self.level_db)
         return self._coded(codes, n, speaker, f0)
 
-    def encode_stream(self, sample_rate: int | None = None, *, level: float | None = None, seconds: float = SOON) -> SpeechStream:
-        """To encode a recording as it comes: see `encoding.SpeechStream`.
+    def encode_stream(
+        self,
+        sample_rate: int | None = None,
+        *,
+        level: float | None = None,
+        seconds: float = SOON,
+        speaker: str | None = None,
+        pitch_range: Range | None = None,
+    ) -> SpeechStream | BlockStream:
+        """To encode a recording as it comes: see `encoding.SpeechStream`, whose `push` gives codes.
 
-        `level`: its RMS level in dBFS, if known; else it is taken from the first second. `seconds`: how much is encoded at once.
+        `level`: its RMS level in dBFS, if known; else it is taken from the first second.
+        `seconds`: how much is encoded at once. Raises BadInput.
+
+        With melody: see `stream_encoding.BlockStream`, whose `push` gives a `CodeBlock` of codes
+        and pitch codes. The voice is normalised by `pitch_range`, its mean F0 in Hz and deviation
+        in semitones; else by the range of `speaker`, if the model knows that one; else by the range
+        of the first voiced second.
         """
-        if self._vqvae.melody is not None:
-            raise BadInput("this model codes the melody of whole recordings, expected one without melody, or encode_file")
-        source = self.sample_rate if sample_rate is None else sample_rate
-        return SpeechStream(self._vqvae, (source, self.sample_rate), self.level_db, level, seconds)
+        rates = (self.sample_rate if sample_rate is None else sample_rate, self.sample_rate)
+        speech = SpeechStream(self._vqvae, rates, self.level_db, level, seconds)
+        return with_melody(speech, self._known(speaker), pitch_range)
+
+    def _known(self, speaker: str | None) -> int | None:
+        """The number of a speaker, None of one that the model does not know."""
+        return self.speakers.index(speaker) if speaker in self.speakers else None
 
     @own_defaults()
     def stream(
@@ -216,7 +234,7 @@ class Codec:
         beside = {"speakers": speakers, "labels": labels or nothing, "vectors": vectors or nothing}
         each = zip(coded, *inputs.one_each(len(coded), beside), strict=True)
         tasks = [task for told in each if (task := self.task(*told, shift_semitones)).samples]
-        waves = iter(self._run(tasks, [0] * len(tasks), sampling, progress))
+        waves = iter(decode_together(self.decoder, tasks, [0] * len(tasks), sampling.resolved(self.temperatures), progress))
         return [next(waves) if item.samples else torch.zeros(0) for item in coded]
 
     def convert(
@@ -245,6 +263,7 @@ class Codec:
         prime: Tensor | np.ndarray | None = None,
         prime_rate: int | None = None,
         vectors: Vectors | None = None,
+        shift_semitones: float = 0.0,
         sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> list[Tensor]:
@@ -252,14 +271,17 @@ class Codec:
 
         A prior needs no `seconds` (see `CodePrior.draw`, which has more settings).
         `prime`, a recording at `prime_rate`, is gone on from: each waveform is the recording and then `seconds` more.
+        `shift_semitones`: of a prior of codes with melody, by how much that is moved.
         """
         decoder, count = self.decoder, inputs.whole(count, "count", 1)
+        settings = {"shift_semitones": self.given.shift(shift_semitones), "sampling": sampling}
         if self.prior is not None:
             if prime is not None:
                 raise BadInput("this model speaks from codes that it draws; it cannot go on from a recording")
             drawn = self.prior.draw(seconds, labels=labels, count=count, seed=sampling.seed)
             each, given = [labels or {}] * count, None if vectors is None else [vectors] * count
-            return self.decode_many(drawn, [None] * count, labels=each, vectors=given, sampling=sampling, progress=progress)
+            settings |= {"labels": each, "vectors": given, "progress": progress}
+            return self.decode_many(drawn, [None] * count, **settings)
         if isinstance(self.model, VQVAE):
             raise BadInput("this model speaks from codes; to babble it needs a prior over them, or use a plain WaveNet")
         if decoder.frontend is not None:
@@ -267,7 +289,8 @@ class Codec:
         samples = inputs.samples_of(seconds, self.sample_rate)
         condition = decoder.condition(None, self.given.attributes(labels, vectors))
         heard = None if prime is None else self.prepare(prime, prime_rate).expand(count, -1)
-        drawn = self._run([Task(condition, samples)] * count, range(count), sampling, progress, prime=heard)
+        tasks = [Task(condition, samples)] * count
+        drawn = decode_together(decoder, tasks, range(count), sampling.resolved(self.temperatures), progress, prime=heard)
         return drawn if heard is None else [torch.cat([heard[0].cpu(), wave]) for wave in drawn]
 
     @inference()
@@ -290,7 +313,7 @@ class Codec:
         told = self.given.attributes(labels, vectors) | self.given.frames(frames, len(x))
         padded = torch.nn.functional.pad(x, (0, -len(x) % decoder.hop))
         task = Task(decoder.condition(decoder.frontend(padded[None], told), told), len(x))
-        return self._run([task], [0], sampling, progress)[0]
+        return decode_together(self.decoder, [task], [0], sampling.resolved(self.temperatures), progress)[0]
 
     @inference()
     def speak(
@@ -316,7 +339,7 @@ class Codec:
         samples = min(lengths) if seconds is None else inputs.samples_of(seconds, self.sample_rate)
         told = self.given.attributes(labels, vectors) | self.given.frames(frames, samples)
         task = Task(decoder.condition(decoder.frontend(None, told), told), samples)
-        return self._run([task], [0], sampling, progress)[0]
+        return decode_together(self.decoder, [task], [0], sampling.resolved(self.temperatures), progress)[0]
 
     @inference()
     def score(
@@ -386,33 +409,6 @@ class Codec:
         if coded.sizes != (own := self.header().sizes):
             raise BadInput(f"codes: {coded.sizes}, expected {own}")
         check_pitch(self._vqvae.melody, coded.pitch)
-
-    def _run(
-        self,
-        tasks: Sequence[Task],
-        streams: Sequence[int],
-        sampling: Sampling,
-        progress: Progress | None,
-        *,
-        prime: Tensor | None = None,
-    ) -> list[Tensor]:
-        """All tasks in one batch; each condition was made alone, so that no utterance hears its neighbours' padding."""
-        if not tasks:
-            return []
-        sampling = sampling.resolved(self.temperatures)
-        if isinstance(self.decoder, Student) and self.device.type == "cpu" and prime is None:  # a pass fills the machine as it is
-            pairs = zip(tasks, streams, strict=True)
-            return [alone(self.decoder, task, sampling, stream=stream, progress=progress) for task, stream in pairs]
-        waves = sample_as(
-            sampling,
-            self.decoder,
-            join([task.condition for task in tasks]),
-            max(task.samples for task in tasks),
-            streams=torch.tensor(list(streams)),
-            prime=prime,
-            progress=progress,
-        )
-        return [wave[: task.samples].float().cpu() for wave, task in zip(waves, tasks, strict=True)]
 
 
 def load(name: str | Path, device: str = "cpu") -> Codec:

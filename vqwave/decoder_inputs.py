@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,13 +14,12 @@ from vqwave.checkpoint import ModelCard
 from vqwave.codes import PitchCodes, PitchFormat
 from vqwave.errors import BadInput, nearest
 from vqwave.models import VQVAE, Student, WaveNet
-from vqwave.models.melody import VOICE
+from vqwave.models.melody import VOICE, Melody
 from vqwave.models.pitch import SEMITONE
 
 Labels = Mapping[str, str | None]
 Vectors = Mapping[str, Tensor | np.ndarray | Sequence[float]]  # given vectors by name, such as a speaker embedding
 Given = Mapping[str, Any]  # frames by name: arrays (C, F), or phones as [[first sample, label], ...]
-HUNDRED = math.log(100.0)  # pitch within models is ln(F0 / 100 Hz), in files ln F0
 FURTHEST = 48.0  # semitones
 
 
@@ -74,6 +72,26 @@ class DecoderInputs:
                 found[track.name] = torch.from_numpy(value)[None].to(self._device)
         return found
 
+    @property
+    def _melody(self) -> Melody | None:
+        return self.model.melody if isinstance(self.model, VQVAE) else None
+
+    def shift(self, semitones: object) -> float:
+        """By how much a melody is moved.
+
+        Raises BadInput unless it is a number within bounds, 0 for a model without melody.
+        """
+        found = inputs.floats(semitones, "shift_semitones")
+        if found.size != 1:
+            raise BadInput(f"shift_semitones: of shape {found.shape}, expected a number")
+        shift = float(found.item())
+        if shift and self._melody is None:
+            wanted = "expected 0: this model has no codes of a melody"
+            raise BadInput(f"shift_semitones: {shift:g}, {wanted}")
+        if abs(shift) > FURTHEST:
+            raise BadInput(f"shift_semitones: {shift:g}, expected at most {FURTHEST:g} up or down")
+        return shift
+
     def range_of(
         self, attributes: Mapping[str, Tensor], codes: PitchCodes | PitchFormat | None, shift_semitones: float = 0.0
     ) -> dict[str, Tensor]:
@@ -81,18 +99,13 @@ class DecoderInputs:
 
         shift_semitones: up (above 0) or down from there. Raises BadInput for a shift of a model without melody.
         """
-        melody = self.model.melody if isinstance(self.model, VQVAE) else None
-        shift = float(inputs.floats(shift_semitones, "shift_semitones"))
+        melody, shift = self._melody, self.shift(shift_semitones)
         if melody is None:
-            if shift:
-                raise BadInput(f"shift_semitones: {shift:g}, expected 0: this model has no codes of a melody")
             return {}
-        if abs(shift) > FURTHEST:
-            raise BadInput(f"shift_semitones: {shift:g}, expected at most {FURTHEST:g} up or down")
         if "speaker" in attributes:
             mean, deviation = (float(each[0]) for each in melody.voice(attributes))
         elif codes is not None:
-            mean, deviation = codes.mean - HUNDRED, codes.deviation
+            mean, deviation = codes.mean, codes.deviation
         else:
             raise BadInput("voice: neither a speaker nor codes with the pitch of their voice, expected one of them")
         return {VOICE: torch.tensor([[mean + shift * SEMITONE, deviation]], device=self._device)}

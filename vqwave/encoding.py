@@ -292,15 +292,25 @@ class SpeechStream:
 
         Raises BadInput.
         """
-        samples = inputs.mono(wave)
-        if not np.isfinite(samples).all():
-            raise BadInput("a sample that is NaN or infinite, expected audio")
-        return self.blocks.push(self.level.push(self.resampler.push(samples)))
+        return self.blocks.push(self.prepare(wave))
 
     def flush(self) -> Tensor:
         """The last codes. Raises BadInput where there was no sound."""
-        rest = self.level.push(self.resampler.flush())
-        return torch.cat([self.blocks.push(np.concatenate([rest, self.level.flush()])), self.blocks.flush()], 1)
+        return torch.cat([self.blocks.push(self.rest()), self.blocks.flush()], 1)
+
+    def prepare(self, wave: Wave) -> Wave:
+        """One channel's samples (n,), see `inputs` -> (m,) at the model's rate and level.
+
+        Raises BadInput.
+        """
+        samples = inputs.mono(wave)
+        if not np.isfinite(samples).all():
+            raise BadInput("a sample that is NaN or infinite, expected audio")
+        return self.level.push(self.resampler.push(samples))
+
+    def rest(self) -> Wave:
+        """The last of what `prepare` gives. Raises BadInput where there was no sound."""
+        return np.concatenate([self.level.push(self.resampler.flush()), self.level.flush()])
 
 
 class CodecNames:

@@ -229,7 +229,7 @@ def _condition(student: Student, coder: VQVAE | None, given: dict[str, Tensor]) 
 
 
 class HearingGraph(Graph):
-    """wave -> codes."""
+    """wave -> codes; of a model with melody those of the content alone."""
 
     output, names = "codes", ("wave",)
     tolerance = 0.02  # share of codes: a latent between two codes may fall to either
@@ -242,7 +242,8 @@ class HearingGraph(Graph):
             for name, child in list(parent.named_children()):
                 if isinstance(child, MelBands):
                     setattr(parent, name, RealMelBands(child))
-        codec = fingerprint(model.encoder, model.quantizer)
+        melody = [] if model.melody is None else [model.melody.codec]
+        codec = fingerprint(model.encoder, model.quantizer, *melody)
         self.facts = {"hop": self.hop, "size": model.quantizer.size, "books": model.quantizer.books, "codec": codec}
 
     def forward(self, wave: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from vqwave.codes import Header, load_header
 from vqwave.data import Corpus
 from vqwave.data.corpus import is_corpus
 from vqwave.models import VQVAE
+from vqwave.models.melody import Melody
 
 
 def describe(what: str) -> dict[str, str]:
@@ -75,7 +76,7 @@ def _of_model(name: str) -> dict[str, str]:
         rows["temperature"] = str(codec.temperatures)
     if isinstance(codec.model, VQVAE):
         rate = f"{card.sample_rate / about['hop']:g} frames a second, {about['bit_rate']:g} bit/s"
-        rows["codes"] = f"{rate}, codec {codec.fingerprint}"
+        rows["codes"] = f"{rate}{_shares(codec)}, codec {codec.fingerprint}"
     if codec.prior is not None:
         rows["prior"] = f"{codec.prior.fingerprint}, hears {', '.join(codec.prior.labels) or 'no labels'}"
         if codec.prior.network.order.pitch is not None:
@@ -84,12 +85,31 @@ def _of_model(name: str) -> dict[str, str]:
         pitch = codec.model.melody.codec
         rate = card.sample_rate / pitch.hop
         rows["pitch codes"] = f"{pitch.books} x {pitch.size}, {rate:g} a second"
+        rows["F0 of voices"] = _ranges(codec.model.melody, card.labels.get("speaker", ()))
     unheard = about.get("unheard", {})
     for label, values in card.labels.items():
         rows[label] = _shortened([value for value in values if value not in unheard.get(label, ())])
         if label in unheard:
             rows[f"{label}, unheard"] = f"{_shortened(unheard[label])} (no training recordings: not to be spoken as)"
     return rows
+
+
+def _shares(codec: Codec) -> str:
+    """Of a bit rate, what codes and pitch codes have of it."""
+    melody = codec.model.melody
+    if melody is None:
+        return ""
+    pitch = codec.sample_rate * melody.codec.bits_per_frame / melody.codec.hop
+    return f" ({codec.model.bit_rate(codec.sample_rate) - pitch:.0f} and {pitch:.0f} of pitch)"
+
+
+def _ranges(melody: Melody, speakers: Sequence[str]) -> str:
+    """Each voice's F0, from a deviation below the mean to one above."""
+    ranges = []
+    for name, (mean, deviation) in zip(speakers, melody.voices.tolist(), strict=True):
+        low, high = (100 * math.exp(mean + sign * deviation) for sign in (-1, 1))
+        ranges.append(f"{name} {low:.0f} to {high:.0f} Hz")
+    return _shortened(ranges)
 
 
 def _shortened(values: Sequence[str], most: int = 100) -> str:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vqwave import inputs
 from vqwave.codes import PitchCodes, PitchFormat
 from vqwave.data.voices import UNVOICED, VoicePitch
 from vqwave.errors import BadInput
 from vqwave.models.melody import VOICE, Melody
-from vqwave.pitch_tracking import F0, contour, track
+from vqwave.models.pitch import SEMITONE
+from vqwave.pitch_tracking import F0, HIGHEST, LOWEST, contour, track
 
-HUNDRED = math.log(100.0)  # pitch within models is ln(F0 / 100 Hz), in files ln F0
+WIDEST = 24.0  # semitones, of a given deviation
+Range = tuple[float, float]  # mean F0 in Hz (that of its logarithm), deviation in semitones
 
 
 def f0_of(melody: Melody, wave: NDArray, sample_rate: int) -> F0:
@@ -23,9 +28,12 @@ def f0_of(melody: Melody, wave: NDArray, sample_rate: int) -> F0:
 
 def voice_of(melody: Melody, f0: F0, speaker: int | None = None) -> VoicePitch:
     """What a melody is normalised by: the voice of a speaker that the model knows, by number, else the recording's own."""
-    if speaker is not None:
-        return VoicePitch(*melody.voices[speaker].tolist())
-    return VoicePitch.of(f0) or UNVOICED
+    return (VoicePitch.of(f0) or UNVOICED) if speaker is None else known_voice(melody, speaker)
+
+
+def known_voice(melody: Melody, speaker: int) -> VoicePitch:
+    """The range of a speaker that the model knows, by number."""
+    return VoicePitch(*melody.voices[speaker].tolist())
 
 
 @torch.inference_mode()
@@ -40,7 +48,7 @@ def encode_melody(melody: Melody, f0: F0, voice: VoicePitch) -> PitchCodes:
 def format_of(melody: Melody, voice: VoicePitch) -> PitchFormat:
     """What a file says of pitch codes in this voice."""
     codec = melody.codec
-    return PitchFormat(codec.hop, codec.size, codec.books, voice.mean + HUNDRED, voice.deviation)
+    return PitchFormat(codec.hop, codec.size, codec.books, voice.mean, voice.deviation)
 
 
 def check_pitch(melody: Melody | None, pitch: PitchCodes | PitchFormat | None) -> None:
@@ -57,3 +65,18 @@ def check_pitch(melody: Melody | None, pitch: PitchCodes | PitchFormat | None) -
     if (found.books, found.size, found.hop) != own:
         given = f"{found.books} books of {found.size} codes, hop {found.hop}"
         raise BadInput(f"pitch codes: {given}, expected {own[0]} of {own[1]}, hop {own[2]}")
+
+
+def given_range(pitch_range: Sequence[float]) -> VoicePitch:
+    """(mean in Hz, deviation in semitones) of a voice's F0 -> its statistics. Raises BadInput."""
+    values = np.atleast_1d(inputs.floats(pitch_range, "pitch_range"))
+    if values.shape != (2,):
+        raise BadInput(f"pitch_range: {pitch_range!r}, expected two numbers: Hz and semitones")
+    mean, deviation = values.tolist()
+    if not LOWEST <= mean <= HIGHEST:
+        expected = f"expected a voice's, {LOWEST:g} to {HIGHEST:g}"
+        raise BadInput(f"pitch_range: a mean F0 of {mean:g} Hz, {expected}")
+    if not 0 < deviation <= WIDEST:
+        expected = f"expected a number above 0 and at most {WIDEST:g}"
+        raise BadInput(f"pitch_range: a deviation of {deviation:g} semitones, {expected}")
+    return VoicePitch(math.log(mean / 100), deviation * SEMITONE)

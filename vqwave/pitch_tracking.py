@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from swift_f0 import PitchResult, SwiftF0
 
 RATE, GRID, CONTEXT = 16000, 256, 2815  # Hz; samples from frame to frame; samples to either side that a frame depends on
+DELAY = 0.12  # seconds, at the most, that resampling from 8 kHz or more holds samples back
+AHEAD = 10  # network frames after its own that must have come before one is known
 FILTER = 140  # samples at the lower rate, to either side, that resampling depends on
 LOWEST, HIGHEST = 50.0, 600.0  # Hz, of speech
 RANGE = 46.875, 2093.75  # Hz, that the network knows
@@ -118,6 +120,12 @@ class PitchStream:
         self._resampler, self._stream = _resampler(sample_rate), _network().stream(lowest, highest)
         self._hz, self._confidence = np.zeros(0), np.zeros(0)  # of network frames from `_first` on
         self._first = self.samples = self.frame = 0
+
+    @property
+    def latency(self) -> float:
+        """Seconds that frames stay behind the samples that were pushed, at the most."""
+        resampling = 0.0 if self._resampler is None else DELAY * max(1.0, 8000 / self.sample_rate)
+        return resampling + (AHEAD + 2) * GRID / RATE + self.hop / self.sample_rate
 
     def push(self, wave: Wave) -> F0:
         """Samples (n,), any n -> F0 in Hz (m,) of the next frames, 0 where unvoiced."""

@@ -24,11 +24,23 @@ class Add(Protocol):
     def __call__(self, name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser: ...
 
 
-def voice(command: argparse.ArgumentParser, *, required: bool = False, out: str | None = None) -> None:
-    """The options of everything that speaks; `out`: what it writes, where it need not be given."""
+def voice(
+    command: argparse.ArgumentParser,
+    *,
+    required: bool = False,
+    out: str | None = None,
+    melody: bool = True,
+) -> None:
+    """The options of everything that speaks.
+
+    `out`: what it writes, where it need not be given; `melody`: whether it decodes codes.
+    """
     command.add_argument("--out", type=Path, required=out is None, help=out or "audio file: .wav or .flac")
     told(command, required=required)
     command.add_argument("--seed", type=int, default=0, help="the same seed, the same audio (default %(default)s)")
+    if melody:
+        moved = "move the melody up, or down if below 0 (a model with pitch codes; default %(default)g)"
+        command.add_argument("--shift-semitones", type=float, default=0.0, metavar="N", help=moved)
     temperatures(command)
     command.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest classes of this mass (categorical heads)")
     command.add_argument("--guidance", type=float, default=1.0, help="above 1: hear the condition more (a model with dropout)")
@@ -81,6 +93,11 @@ def pairs(flag: str, pairs: Sequence[str]) -> dict[str, str]:
         if "=" not in pair:
             raise BadInput(f"{flag} {pair}: expected NAME=VALUE")
     return dict(pair.split("=", 1) for pair in pairs)
+
+
+def shift_of(arguments: argparse.Namespace, model: Codec) -> float:
+    """Semitones. Raises BadInput outside bounds, and for a model without melody."""
+    return model.given.shift(arguments.shift_semitones)
 
 
 def sampling_of(arguments: argparse.Namespace) -> Sampling:

@@ -15,6 +15,7 @@ from vqwave.cli.arguments import (
     note_rate,
     sampling_of,
     say_written,
+    shift_of,
     vectors_of,
     voice,
     writable,
@@ -41,6 +42,12 @@ def add(add: Add) -> None:
     encode.add_argument("--prior", metavar="RUN", help="entropy-code the codes with this prior; decoding needs it again")
     encode.add_argument(
         "--level", type=float, metavar="DB", help="of a pipe: its RMS level in dBFS (default: that of its first second)"
+    )
+    encode.add_argument(
+        "--pitch-range",
+        metavar="HZ,SEMITONES",
+        help="of a pipe, for a model with pitch codes: mean and deviation of the voice's F0 "
+        "(default: those of --speaker, if the model knows it; else of the first voiced second)",
     )
     encode.add_argument("--block", type=float, default=0.16, help="of a pipe: seconds encoded at once (default %(default)s)")
     overwrite(encode)
@@ -76,6 +83,8 @@ def encode_file(arguments: argparse.Namespace) -> None:
         arguments.out = arguments.out or DASH
         encode_pipe(arguments, model)
         return
+    if arguments.pitch_range is not None:
+        raise BadInput("--pitch-range: is for a pipe, expected - to encode")
     prior = None if arguments.prior is None else _prior(arguments.prior)
     if arguments.input.is_dir():
         encode_folder(arguments, model, prior)
@@ -137,6 +146,7 @@ def decode_file(arguments: argparse.Namespace) -> None:
         raise BadInput("--out: not given, expected an audio file or a folder (or --stream)")
     model = Codec.load(arguments.model)
     prior = model.prior if arguments.prior is None else _prior(arguments.prior)
+    shift_of(arguments, model)
     if arguments.stream or arguments.input == DASH:
         arguments.out = arguments.out or DASH
         if arguments.out != DASH:
@@ -180,10 +190,11 @@ def decode_folder(
     total = sum(samples for _, samples in works)
     account = Account(arguments, [work for work, _ in works], total / model.sample_rate, "s of audio")
     vectors, sampling = vectors_of(arguments), sampling_of(arguments)
+    told = (arguments.speaker, labels, vectors, arguments.shift_semitones)
 
     def tasks() -> Iterator[tuple[Work, Task]]:
         for work, _ in works:
-            step = lambda work=work: model.task(load(work.source), arguments.speaker, labels, vectors)  # noqa: E731
+            step = lambda work=work: model.task(load(work.source), *told)  # noqa: E731
             if (task := account.attempt(work, step)) is not None:
                 yield work, task
 
@@ -199,7 +210,7 @@ def convert_file(arguments: argparse.Namespace) -> None:
     from vqwave.sound_files import SUFFIXES
 
     model = Codec.load(arguments.model)
-    labels = labels_of(arguments, model)
+    labels, _ = labels_of(arguments, model), shift_of(arguments, model)
     model.given.attributes(labels)
     if arguments.input.is_dir():
         works = share(arguments, SUFFIXES, ".wav")
@@ -232,6 +243,7 @@ def speak_codes(arguments: argparse.Namespace, model: Codec, coded: Coded, out: 
             arguments.speaker,
             labels=labels,
             vectors=vectors_of(arguments),
+            shift_semitones=arguments.shift_semitones,
             sampling=sampling_of(arguments),
             progress=progress,
         )

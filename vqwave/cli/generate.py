@@ -17,6 +17,7 @@ from vqwave.cli.arguments import (
     pairs,
     sampling_of,
     say_written,
+    shift_of,
     told,
     vectors_of,
     voice,
@@ -44,7 +45,7 @@ def add(add: Add) -> None:
         "--frames", action="append", required=True, default=[], metavar="NAME=FILE", help="mel=x.npy (C, F); phones=x.json"
     )
     speak.add_argument("--seconds", type=float, help="length (default: that of the frames; needed for phones alone)")
-    voice(speak)
+    voice(speak, melody=False)
 
     score = add("score", score_file, "Bits a sample that a recording costs under a model.")
     score.add_argument("model", help="run folder, model folder or name")
@@ -57,7 +58,7 @@ def generate_file(arguments: argparse.Namespace) -> None:
     from vqwave.codec import Codec
 
     model, out = Codec.load(arguments.model), audio_out(arguments.out)
-    labels = labels_of(arguments, model)
+    labels, _ = labels_of(arguments, model), shift_of(arguments, model)
     if model.prior is not None and arguments.prime is None:
         speak_codes(arguments, model, _drawn_codes(arguments, model, labels), out, labels)
         return
@@ -70,6 +71,7 @@ def generate_file(arguments: argparse.Namespace) -> None:
             prime=prime,
             prime_rate=rate,
             vectors=vectors_of(arguments),
+            shift_semitones=arguments.shift_semitones,
             sampling=sampling_of(arguments),
             progress=progress,
         )[0]

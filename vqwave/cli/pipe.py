@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -14,8 +14,13 @@ from vqwave.cli.arguments import labels_of, named, sampling_of, vectors_of
 from vqwave.errors import BadInput
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vqwave.codec import Codec
-    from vqwave.codes import Coder
+    from vqwave.codes import CodeBlock, Coder, CodeWriter
+    from vqwave.encoding import SpeechStream
+    from vqwave.pipes import WavReader
+    from vqwave.stream_encoding import BlockStream
 
 DASH = Path("-")
 PIECE = 25  # frames of a whole file that are decoded before what they gave is written
@@ -56,22 +61,76 @@ def target(path: Path) -> Iterator[BinaryIO]:
 
 def encode_pipe(arguments: argparse.Namespace, model: Codec) -> None:
     """WAV from standard input -> a streamed .vqw."""
-    from vqwave.codes import CodeWriter
     from vqwave.pipes import WavReader
 
     if arguments.prior is not None:
         raise BadInput("--prior: entropy coding needs the whole utterance, expected a file and not a pipe")
     with source(arguments.input) as (file, name):
         reader = WavReader(file, name)
-        stream = model.encode_stream(reader.sample_rate, level=arguments.level, seconds=arguments.block)
+        stream = model.encode_stream(
+            reader.sample_rate,
+            level=arguments.level,
+            seconds=arguments.block,
+            speaker=arguments.speaker,
+            pitch_range=_pitch_range(arguments.pitch_range),
+        )
         if not arguments.quiet:
-            print(f"note: codes come {1000 * stream.latency:.0f} ms after their sound", file=sys.stderr)
+            after = f"note: codes come {1000 * stream.latency:.0f} ms after their sound"
+            print(after + _first(stream), file=sys.stderr)
         with target(arguments.out) as out:
-            writer = CodeWriter(out, model.header(arguments.speaker))
-            for wave in reader:
-                writer.write(named(name, lambda x=wave: stream.push(x)))
-            writer.write(named(name, stream.flush))
+            writer = _writer(out, model, stream, arguments.speaker)
+            for block in _blocks(stream, reader, name):
+                writer = writer or _writer(out, model, stream, arguments.speaker)
+                if writer is not None:
+                    writer.write(block.codes, block.pitch)
             writer.finish(stream.samples)
+
+
+def _first(stream: SpeechStream | BlockStream) -> str:
+    """What must be known before the first codes."""
+    from vqwave.encoding import SpeechStream
+
+    if isinstance(stream, SpeechStream) or stream.pitch is not None:
+        return ""
+    return ", the first once the range of the voice is known"
+
+
+def _pitch_range(text: str | None) -> tuple[float, ...] | None:
+    """HZ,SEMITONES."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(f"--pitch-range {text}: expected HZ,SEMITONES, such as 120,3") from None
+
+
+def _writer(
+    out: BinaryIO, model: Codec, stream: SpeechStream | BlockStream, speaker: str | None
+) -> CodeWriter | None:
+    """Writes the header at once; None before the range of the voice is known, and so any code."""
+    from vqwave.codes import CodeWriter
+    from vqwave.encoding import SpeechStream
+
+    if isinstance(stream, SpeechStream):
+        return CodeWriter(out, model.header(speaker))
+    pitch = stream.pitch
+    return None if pitch is None else CodeWriter(out, model.header(speaker, pitch=pitch))
+
+
+def _blocks(
+    stream: SpeechStream | BlockStream, reader: WavReader, name: str
+) -> Iterator[CodeBlock]:
+    """The codes of a recording, as they are known."""
+    from vqwave.codes import CodeBlock
+
+    def block(step: Callable[[], Tensor | CodeBlock]) -> CodeBlock:
+        found = named(name, step)
+        return found if isinstance(found, CodeBlock) else CodeBlock(found)
+
+    for wave in reader:
+        yield block(lambda x=wave: stream.push(x))
+    yield block(stream.flush)
 
 
 def decode_pipe(arguments: argparse.Namespace, model: Codec, coder: Coder | None) -> None:
@@ -88,6 +147,8 @@ def decode_pipe(arguments: argparse.Namespace, model: Codec, coder: Coder | None
             labels=labels_of(arguments, model),
             vectors=vectors_of(arguments),
             sampling=sampling_of(arguments),
+            pitch=reader.header.pitch,
+            shift_semitones=arguments.shift_semitones,
         )
         if not arguments.quiet:
             print(f"note: sound comes {1000 * stream.latency / model.sample_rate:.0f} ms after its codes", file=sys.stderr)

@@ -7,13 +7,12 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-import torch
 from torch import Tensor
 
 from vqwave import inputs
 from vqwave.codes.coded import Coder, Header
 from vqwave.codes.layout import STREAMED, Source, facts, from_bytes, number, parts_of
-from vqwave.codes.pitch import CodeBlock
+from vqwave.codes.pitch import CodeBlock, InStep
 from vqwave.errors import BadInput
 
 
@@ -58,8 +57,7 @@ class CodeWriter:
         """header: its samples and frames are not yet known."""
         self.file, self.header, self.crc, self.frame = file, header, 0, 0
         books = 0 if header.pitch is None else header.pitch.books
-        self.codes = torch.zeros(header.books, 0, dtype=torch.int64)  # without their pitch code
-        self.pitch = torch.zeros(books, 0, dtype=torch.int64)  # without their frames
+        self.in_step = InStep(header.books, books, header.ratio)
         self._put(facts(header, streamed=True))
 
     def write(self, codes: Tensor, pitch: Tensor | None = None) -> None:
@@ -71,25 +69,16 @@ class CodeWriter:
         if melody is None:
             self._block(CodeBlock(codes, pitch))
             return
-        self.codes = torch.cat([self.codes, codes], 1)
         if pitch is not None:
             pitch = inputs.codes(pitch, melody.books, melody.size, "pitch codes")
-            self.pitch = torch.cat([self.pitch, pitch], 1)
-        ratio = self.header.ratio
-        covered = (-(-self.frame // ratio) + self.pitch.shape[1]) * ratio - self.frame
-        whole = CodeBlock(self.codes[:, :covered], self.pitch, self.frame, ratio)
-        for block in whole.split(max(1, whole.codes.shape[1])):
-            self._block(block)
-            self.pitch = self.pitch[:, block.pitch.shape[1] :]
-        self.codes = self.codes[:, covered:]
+        self._block(self.in_step.push(codes, pitch))
 
     def finish(self, samples: int) -> None:
         """The end: how many samples the codes stand for.
 
         Raises BadInput if some codes still wait, or are not those of so many samples.
         """
-        if self.codes.shape[1] or self.pitch.shape[1]:
-            waiting = f"{self.codes.shape[1]} frames and {self.pitch.shape[1]} pitch codes"
+        if waiting := self.in_step.left_over:
             wanted = f"expected a pitch code for {self.header.ratio} frames"
             raise BadInput(f"{waiting} are left over, {wanted}")
         inputs.fits(samples, self.frame, self.header.hop)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from vqwave.errors import BadInput
@@ -99,3 +100,35 @@ class CodeBlock:
             pitch = None if self.pitch is None else self.pitch[:, taken : taken + due]
             yield CodeBlock(codes, pitch, place, self.ratio)
             place, taken = end, taken + due
+
+
+class InStep:
+    """Codes and pitch codes that come at their own pace -> blocks of both.
+
+    A frame comes once the pitch code that covers it is there, a pitch code with its first frame.
+    """
+
+    def __init__(self, books: int, pitch_books: int, ratio: int) -> None:
+        """books: Q, of the codes and of the pitch codes; ratio: frames that a pitch code covers."""
+        self.ratio, self.frame = ratio, 0
+        self.codes = torch.zeros(books, 0, dtype=torch.int64)  # without their pitch code
+        self.pitch = torch.zeros(pitch_books, 0, dtype=torch.int64)  # without their frames
+
+    def push(self, codes: Tensor, pitch: Tensor | None = None) -> CodeBlock:
+        """Further codes (Q, n) and pitch codes (Q_p, m) -> all that is whole now."""
+        self.codes = torch.cat([self.codes, codes], 1)
+        if pitch is not None:
+            self.pitch = torch.cat([self.pitch, pitch], 1)
+        covered = (-(-self.frame // self.ratio) + self.pitch.shape[1]) * self.ratio - self.frame
+        frames = min(covered, self.codes.shape[1])
+        due = pitch_due(self.frame, self.frame + frames, self.ratio)
+        block = CodeBlock(self.codes[:, :frames], self.pitch[:, :due], self.frame, self.ratio)
+        self.codes, self.pitch = self.codes[:, frames:], self.pitch[:, due:]
+        self.frame += frames
+        return block
+
+    @property
+    def left_over(self) -> str:
+        """What still waits for the other; nothing if all has come out."""
+        frames, pitch = self.codes.shape[1], self.pitch.shape[1]
+        return f"{frames} frames and {pitch} pitch codes" if frames or pitch else ""

@@ -5,7 +5,7 @@ A stream's samples depend on nothing but itself, so the tile may be filled in an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,7 @@ from vqwave.decode.precision import numbers
 from vqwave.decode.sampling import Sampling
 from vqwave.models.student import Student
 from vqwave.models.wavenet import WaveNet
-from vqwave.nn.condition import Condition
+from vqwave.nn.condition import Condition, join
 
 ROUND, LEAST = 2048, 256  # samples between looks at who is done: at the most, and at the least, however little one has left
 SLOTS = 32  # a thread
@@ -75,6 +75,37 @@ def alone(
     streams = torch.tensor([stream])
     wave = sample_as(sampling, decoder, task.condition, task.samples, streams=streams, progress=progress)
     return wave[0].float().cpu()
+
+
+def decode_together(
+    decoder: WaveNet | Student,
+    tasks: Sequence[Task],
+    streams: Sequence[int],
+    sampling: Sampling,
+    progress: Callable[[int], object] | None = None,
+    *,
+    prime: Tensor | None = None,
+) -> list[Tensor]:
+    """All tasks in one batch, (T,) each. No condition depends on its neighbours' padding.
+
+    streams: of each one's random numbers; prime: (B, T') that every waveform goes on from.
+    """
+    if not tasks:
+        return []
+    on_cpu = next(decoder.parameters()).device.type == "cpu"
+    if isinstance(decoder, Student) and on_cpu and prime is None:  # a pass fills the machine
+        pairs = zip(tasks, streams, strict=True)
+        return [alone(decoder, task, sampling, stream=n, progress=progress) for task, n in pairs]
+    waves = sample_as(
+        sampling,
+        decoder,
+        join([task.condition for task in tasks]),
+        max(task.samples for task in tasks),
+        streams=torch.tensor(list(streams)),
+        prime=prime,
+        progress=progress,
+    )
+    return [wave[: task.samples].float().cpu() for wave, task in zip(waves, tasks, strict=True)]
 
 
 class Tile:

@@ -87,6 +87,7 @@ def _predicted(material: Material, places: Sequence[int], voices: Sequence[int])
             coded = material.coded[place]
             labels = material.labels_of(voice, material.rows[place])
             conditions = codec.given.attributes(labels, material.vectors_of(codec, voice))
+            conditions |= codec.given.range_of(conditions, coded.pitch)
             codes = coded.codes[None].to(codec.device)
             melody = None if coded.pitch is None else coded.pitch.codes[None].to(codec.device)
             pitch = model.pitch(melody, conditions, codes.shape[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,33 +24,80 @@ SHOWN = 96  # codes of the map that are shown
 PAPER = "49.3 % of 41 phones from 128 codes at 25 Hz, on another corpus: van den Oord et al., 2017, sec. 4.3"
 
 
+@dataclass(frozen=True)
+class Use:
+    """How often each code of a stream is used, by utterance.
+
+    sums (N, Q K + 1): counts, and then frames.
+    """
+
+    key: str
+    name: str
+    sums: NDArray[np.float64]
+    books: int
+    size: int
+
+    @classmethod
+    def of(cls, key: str, name: str, codes: Sequence[Tensor], size: int) -> Use:
+        """codes: (Q, F) of each utterance."""
+        counts = [[np.bincount(book, minlength=size) for book in each.numpy()] for each in codes]
+        frames = np.array([[each.shape[1]] for each in codes], np.float64)
+        sums = np.concatenate([np.reshape(counts, (len(codes), -1)), frames], 1)
+        return cls(key, name, sums, codes[0].shape[0], size)
+
+    def entropies(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sums over drawn utterances (R, Q K + 1) -> bits a frame of each book (R, Q)."""
+        drawn = sums[:, :-1].reshape(-1, self.books, self.size)
+        p = drawn / drawn.sum(-1, keepdims=True)
+        return -(p * np.log2(np.where(p > 0, p, 1.0))).sum(-1)
+
+    def bits(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(R, Q K + 1) -> (R,): what all of their codes take."""
+        return self.entropies(sums).sum(1) * sums[:, -1]
+
+    def report(self, result: Result, resamples: int) -> None:
+        """Perplexity, and how many codes are never used."""
+        spread = bootstrap(
+            self.sums,
+            lambda sums: (2 ** self.entropies(sums)).mean(1),
+            resamples=resamples,
+            centred=True,
+        )
+        figures = {
+            "ceiling": Figure(float(self.size), what="even use"),
+            "model": Figure.of(spread),
+            "floor": Figure(1.0, what="one code"),
+        }
+        mean = ", mean of the books" if self.books > 1 else ""
+        title = f"{self.name} perplexity{mean}"
+        result.add(f"{self.key}.perplexity", title, "codes", "higher", figures)
+        dead = {"model": Figure(float((self.sums[:, :-1].sum(0) == 0).sum()))}
+        prefix = "pitch " if self.key != "codes" else ""
+        title = f"{prefix}codes never used, of {self.books * self.size:,}"
+        result.add(f"{self.key}.dead", title, "codes", "lower", dead)
+
+
 def codes(material: Material, result: Result) -> None:
     """Perplexity, dead codes, nominal and empirical bit rate (N / D x entropy, as ZeroSpeech counts it)."""
     material.need(material.has_codes, "the model has no codes")
     coded = material.coded
-    books, size = coded[0].codes.shape[0], coded[0].size
-    counts = np.stack([[np.bincount(book, minlength=size) for book in item.codes.numpy()] for item in coded])  # (N, Q, K)
-    seconds, frames = np.array([item.seconds for item in coded]), np.array([item.codes.shape[1] for item in coded])
-    resamples = material.settings.resamples
+    streams = [Use.of("codes", "codebook", [item.codes for item in coded], coded[0].size)]
+    if coded[0].pitch is not None:
+        pitch = [item.pitch.codes for item in coded]
+        streams.append(Use.of("codes.pitch", "pitch codebook", pitch, coded[0].pitch.size))
+    seconds, resamples = np.array([item.seconds for item in coded]), material.settings.resamples
+    for use in streams:
+        use.report(result, resamples)
+    ends = np.cumsum([use.sums.shape[1] for use in streams])
 
-    def entropies(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        drawn = sums[:, : books * size].reshape(-1, books, size)
-        p = drawn / drawn.sum(-1, keepdims=True)
-        return -(p * np.log2(np.where(p > 0, p, 1.0))).sum(-1)  # (R, Q)
+    def rates(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        parts = np.split(sums, ends, 1)  # of each stream; seconds
+        bits = sum(use.bits(part) for use, part in zip(streams, parts[:-1], strict=True))
+        return bits / parts[-1][:, 0]
 
-    flat = np.concatenate([counts.reshape(len(coded), -1), frames[:, None], seconds[:, None]], 1).astype(np.float64)
-    spread = bootstrap(flat, lambda sums: (2 ** entropies(sums)).mean(1), resamples=resamples, centred=True)
-    rate = bootstrap(flat, lambda sums: entropies(sums).sum(1) * sums[:, -2] / sums[:, -1], resamples=resamples, centred=True)
+    flat = np.concatenate([*(use.sums for use in streams), seconds[:, None]], 1)
+    rate = bootstrap(flat, rates, resamples=resamples, centred=True)
     nominal = material.codec.model.bit_rate(material.rate)
-    result.add(
-        "codes.perplexity",
-        "codebook perplexity" + (", mean of the books" if books > 1 else ""),
-        "codes",
-        "higher",
-        {"ceiling": Figure(float(size), what="even use"), "model": Figure.of(spread), "floor": Figure(1.0, what="one code")},
-    )
-    dead = int((counts.sum(0) == 0).sum())
-    result.add("codes.dead", f"codes never used, of {books * size:,}", "codes", "lower", {"model": Figure(float(dead))})
     raw = Figure(16.0 * material.rate, what="16-bit samples")
     result.add("codes.nominal_rate", "bit rate, nominal", "bit/s", "lower", {"model": Figure(nominal), "floor": raw})
     result.add("codes.entropy_rate", "bit rate, empirical (entropy)", "bit/s", "lower", {"model": Figure.of(rate), "floor": raw})

@@ -22,6 +22,7 @@ from vqwave.metrics import likelihood
 from vqwave.metrics.bootstrap import bootstrap, mean
 from vqwave.metrics.code_likelihood import baselines
 from vqwave.models import WaveNet
+from vqwave.models.melody import VOICE
 from vqwave.models.wavenet import WaveNetState
 from vqwave.nn.causal import shift_right
 from vqwave.nn.condition import Condition
@@ -172,18 +173,36 @@ def _condition(material: Material, places: Sequence[int], batch: Batch, variant:
         for name in decoder.conditioner.vector_sizes:
             labels[name] = torch.stack([torch.from_numpy(material.corpus.vectors[name][material.rows[i]]) for i in others])
     if material.has_codes:
-        frames = batch.wave.shape[1] // material.codec.model.hop
-        heard = [material.coded[i].codes for i in (others if variant == "shuffled codes" else places)]
-        if variant == "shuffled codes":
-            heard = [codes.repeat(1, -(-frames // codes.shape[1]))[:, :frames] for codes in heard]
-        codes = torch.stack([F.pad(codes, (0, frames - codes.shape[1])) for codes in heard])
-        return material.codec.model.condition(codes.to(batch.wave.device), labels, mask)
+        model, whole = material.codec.model, variant == "shuffled codes"
+        frames = batch.wave.shape[1] // model.hop
+        coded = [material.coded[i] for i in (others if whole else places)]
+        codes = _filled([item.codes for item in coded], frames, repeat=whole).to(batch.wave.device)
+        pitch = None
+        if model.melody is not None:
+            voices = others if variant == "shuffled speakers" else places
+            labels[VOICE] = torch.cat([_voice(material, i) for i in voices])
+            melodies = [item.pitch.codes for item in coded]
+            pitch = _filled(melodies, -(-frames // coded[0].ratio), repeat=whole).to(codes.device)
+        return model.condition(codes, labels, mask, pitch)
     if decoder.frontend is None:
         return decoder.condition(None, labels)
     frames = decoder.frontend(batch.wave, labels, mask)
     if variant == "shuffled frames":
         frames = _frames_of(material, others, frames.shape[-1])
     return decoder.condition(frames, labels, mask)
+
+
+def _filled(codes: Sequence[Tensor], frames: int, *, repeat: bool) -> Tensor:
+    """Codes (Q, F') of each utterance, zeros after them or repeated: (B, Q, frames)."""
+    if repeat:
+        codes = [it.repeat(1, -(-frames // it.shape[1]))[:, :frames] for it in codes]
+    return torch.stack([F.pad(it, (0, frames - it.shape[1])) for it in codes])
+
+
+def _voice(material: Material, place: int) -> Tensor:
+    """The range (1, 2) that the melody of an utterance is decoded in."""
+    pitch = material.coded[place].pitch
+    return material.codec.given.range_of(_ids(material, place), pitch)[VOICE]
 
 
 def _frames_of(material: Material, places: Sequence[int], count: int) -> Tensor:
