@@ -35,6 +35,7 @@ from vqwave.losses import negative_log_likelihood
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
+from vqwave.threads import denormals_flushed
 
 STEPS, MICRO, LR, BETAS, EPS, WARMUP, FINAL = 12, 2, 0.01, (0.8, 0.95), 1e-4, 3, 0.25
 CLIP, DECAY = 0.15, 0.5  # both are reached: see `test_the_steps_reach_every_bound`
@@ -45,6 +46,12 @@ SMALL = WaveNetSpec(
     conditioner=ConditionerSpec(channels=4),
 )
 Weights = dict[str, Tensor]
+DENORMAL = 1e-39
+
+
+def computed(value: float) -> bool:
+    """Whether this thread's float32 has the value, or zero for it."""
+    return bool((torch.full((64,), 2 * value) / 2).any())
 
 
 @spec
@@ -60,6 +67,7 @@ class Small(Experiment[Config]):
     loss_names = ("nll", "level")
     modes: tuple[bool, bool] = (False, True)  # training mode of losses, of evaluation
     evaluated: tuple[Weights, ...] = ()
+    denormals: tuple[bool, bool] = (True, True)  # whether they are computed with: forward, backward
 
     @property
     def model_spec(self) -> WaveNetSpec:
@@ -74,7 +82,13 @@ class Small(Experiment[Config]):
 
     def losses(self, batch: Batch) -> Outcome:
         self.modes = (self.network.training, self.modes[1])
-        return Outcome(losses_of(self.network, batch))
+        self.denormals = (computed(DENORMAL), self.denormals[1])
+        losses = losses_of(self.network, batch)
+        losses["level"].register_hook(self.during_backward)
+        return Outcome(losses)
+
+    def during_backward(self, gradient: Tensor) -> None:
+        self.denormals = (self.denormals[0], computed(DENORMAL))
 
     def evaluate(self, model: WaveNet) -> Evaluation:
         self.modes = (self.modes[0], model.training)
@@ -239,6 +253,19 @@ def test_the_log_says_rate_and_norm_of_each_step(trained: Trained) -> None:
 
 def test_losses_are_taken_in_training_mode_and_evaluation_is_not(trained: Trained) -> None:
     assert trained.experiment.modes == (True, False)
+
+
+def test_denormals_are_zero_in_a_step_and_afterwards_as_before(trained: Trained) -> None:
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this processor has no mode for denormals")
+    assert trained.experiment.denormals == (False, False)
+    assert computed(DENORMAL)
+    with denormals_flushed():
+        assert not computed(DENORMAL)
+        with denormals_flushed():
+            pass
+        assert not computed(DENORMAL)
+    assert computed(DENORMAL)
 
 
 def test_a_schedule_ends_at_its_final_share(trained: Trained) -> None:

@@ -41,6 +41,7 @@ from vqwave.nn.quantize import VectorQuantizer
 from vqwave.nn.ranks import Elsewhere, Peers, by_main, gather_objects, lost, sum_over_ranks
 from vqwave.nn.wavenet import Stack
 from vqwave.stopping import LOST, Interrupted, Stop, stopped_line
+from vqwave.threads import denormals_flushed
 from vqwave.torch_defaults import own_defaults
 from vqwave.tracking import Phases, SampleSheet, Tracker, own_folder
 from vqwave.watching import About, Watch
@@ -99,8 +100,9 @@ class Loop:
         self.step = 0
         self.peers: Peers | None = None
         self.stop = stop or Stop()
-        self.held = ExitStack()  # signals and the run folder, until the end
+        self.held = ExitStack()  # signals, the run folder and the processor's mode, until the end
         self.held.enter_context(self.stop.listening())
+        self.held.enter_context(denormals_flushed())
         try:
             with self._stoppable(), self._together():
                 self._begin(fresh, quiet)

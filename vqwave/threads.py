@@ -1,4 +1,4 @@
-"""How many threads torch's products may take."""
+"""How many threads torch's products may take, and what they do with numbers too small to matter."""
 
 from __future__ import annotations
 
@@ -17,3 +17,22 @@ def limited_to(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """float32 below 1.2e-38 counts as zero, and afterwards as before; nothing where the processor has no such mode.
+
+    The gradients of saturated gates and of far mixture components are that small, and a processor takes a
+    hundred times as long for each: the backward pass of a trained WaveNet falls to a fifth of its speed.
+    The mode is the calling thread's; threads that torch starts later inherit it.
+    """
+    smallest = torch.tensor(torch.finfo(torch.float32).tiny, device="cpu")
+    flushed = not (smallest / 2).item()
+    if not flushed:
+        torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        if not flushed:
+            torch.set_flush_denormal(False)
