@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from vqwave import config as settings
-from vqwave.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint, save_trained
+from vqwave.inference.model_folder import save_trained
+from vqwave.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -23,9 +23,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from vqwave.codec import Codec
 from vqwave.config import build, spec
 from vqwave.data import Corpus
+from vqwave.inference.speech_model import Codec
 from vqwave.metrics.probes import Probe, probe_accuracy
 from vqwave.nn.quantize import QuantizerSpec
 

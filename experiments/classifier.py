@@ -12,9 +12,9 @@ import torch.nn.functional as F
 
 from vqwave.config import option, spec
 from vqwave.data import Batch
-from vqwave.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
-from vqwave.loop import main
 from vqwave.models import Classifier, ClassifierSpec
+from vqwave.training.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.training.trainer import main
 
 
 @spec

@@ -13,21 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vqwave.checkpoint import Loaded
 from vqwave.config import option, spec
 from vqwave.data import Batch
-from vqwave.data.tracks import Track, carried, stored_pitch
-from vqwave.decode.philox import uniforms
+from vqwave.data.frame_tracks import Track, carried, stored_pitch
+from vqwave.distributed.collectives import mean_over_ranks
 from vqwave.distributions import Distribution
 from vqwave.errors import BadInput
-from vqwave.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
-from vqwave.loop import main
+from vqwave.inference.model_folder import Loaded
 from vqwave.losses import DistillationLosses, DistillationSpec, Distilled, Divergence, FixedQuantiles
 from vqwave.models import VQVAE, Model, ModelSpec, Student, StudentSpec, VQVAESpec, WaveNet, WaveNetSpec, decoder_of
-from vqwave.nn import draws
 from vqwave.nn.flows import Flowed
-from vqwave.nn.ranks import mean_over_ranks
-from vqwave.tracking import SampleSheet
+from vqwave.rng import keyed
+from vqwave.rng.philox import uniforms
+from vqwave.training.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.training.tracking import SampleSheet
+from vqwave.training.trainer import main
 
 
 @spec
@@ -128,7 +128,7 @@ class DistillExperiment(Experiment[Config]):
 
     def losses(self, batch: Batch) -> Outcome:
         frames = self.frames(batch)
-        u = draws.uniforms(len(batch), 4, batch.wave.shape[1], like=self.device).transpose(0, 1).clamp(1e-6, 1 - 1e-6)
+        u = keyed.uniforms(len(batch), 4, batch.wave.shape[1], like=self.device).transpose(0, 1).clamp(1e-6, 1 - 1e-6)
         student = decoder_of(self.model)
         flowed = self.network(student.noise(u), batch.labels, frames, batch.frame_mask(self.hop))
         divergence = self.config.kl.of(student.distribution(flowed))

@@ -15,16 +15,16 @@ from torch import nn
 
 from vqwave.config import option, spec
 from vqwave.data import Batch
-from vqwave.data.tracks import Track, carried
+from vqwave.data.frame_tracks import Track, carried
 from vqwave.decode.sampling import Sampling
+from vqwave.distributed.collectives import masked_mean
 from vqwave.distributions import Gaussian, Logistic
-from vqwave.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
-from vqwave.loop import main
 from vqwave.metrics import likelihood
 from vqwave.models import Density, Student, StudentSpec
 from vqwave.nn.frontend import AnyFrontend, build_frontend
-from vqwave.nn.ranks import masked_mean
-from vqwave.tracking import SampleSheet
+from vqwave.training.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.training.tracking import SampleSheet
+from vqwave.training.trainer import main
 
 HEADS = {"gaussian": Gaussian(), "logistic": Logistic()}
 

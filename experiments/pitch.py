@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqwave.checkpoint import ModelCard
 from vqwave.config import option, spec
 from vqwave.data import Batch
-from vqwave.data.tracks import PITCH, PitchTrack, Track
+from vqwave.data.frame_tracks import PITCH, PitchTrack, Track
 from vqwave.data.voices import pitch_of, voice_pitches
 from vqwave.errors import BadInput
-from vqwave.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
-from vqwave.loop import main
+from vqwave.inference.model_folder import ModelCard
 from vqwave.metrics import codebook
-from vqwave.metrics.pitch import PARTS, f0_correlation, f0_error, voicing_error
+from vqwave.metrics.f0 import PARTS, f0_correlation, f0_error, voicing_error
 from vqwave.models import Model, PitchCodec, PitchCodecSpec, denormalise, normalise
 from vqwave.nn.quantize import frame_mask
+from vqwave.training.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.training.trainer import main
 
 
 @spec
@@ -114,7 +114,7 @@ class PitchExperiment(Experiment[Config]):
         return Evaluation(headline, scalars, {"pitch": total, "codes": section})
 
     def _sums(self, batch: Batch, found: Tensor, mask: Tensor) -> Tensor:
-        """The sums (PARTS,) of a batch, as `vqwave.metrics.pitch` has them; ln F0 less the voice's mean."""
+        """The sums (PARTS,) of a batch, as `vqwave.metrics.f0` has them; ln F0 less the voice's mean."""
         (a, heard), (b, said) = (x.double().unbind(1) for x in (batch.labels[PITCH], found))
         both = mask & (heard > 0) & (said > 0)
         mean = self._of(batch)[0].double()[:, None].expand_as(a)[both]

@@ -14,19 +14,19 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from vqwave.checkpoint import ModelCard
-from vqwave.code_corpus import CodeCorpus
-from vqwave.codec import Codec
 from vqwave.config import option, spec
 from vqwave.data import Batch
+from vqwave.distributed.collectives import masked_mean, rank, world_size
 from vqwave.errors import BadInput
-from vqwave.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
-from vqwave.loop import main
+from vqwave.inference.model_folder import ModelCard
+from vqwave.inference.speech_model import Codec
 from vqwave.metrics import code_likelihood, likelihood
 from vqwave.metrics.codebook import CodeCounts
 from vqwave.models import VQVAE, Prior, PriorSpec
-from vqwave.nn.ranks import masked_mean, rank, world_size
-from vqwave.tracking import SampleSheet
+from vqwave.training.code_dataset import CodeCorpus
+from vqwave.training.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.training.tracking import SampleSheet
+from vqwave.training.trainer import main
 
 
 @spec

@@ -16,18 +16,18 @@ from torch import nn
 
 from vqwave.config import option, spec
 from vqwave.data import Batch
-from vqwave.data.tracks import Track, stored_pitch
+from vqwave.data.frame_tracks import Track, stored_pitch
 from vqwave.data.voices import voices_of
 from vqwave.distributions import Distribution
 from vqwave.errors import BadInput
-from vqwave.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
-from vqwave.loop import main
 from vqwave.losses import negative_log_likelihood
 from vqwave.metrics import likelihood
 from vqwave.metrics.autoencoder import Autoencoding
 from vqwave.models import VQVAE, PitchCodec, VQVAESpec
-from vqwave.nn.slices import sliced
-from vqwave.tracking import SampleSheet
+from vqwave.nn.random_segments import sliced
+from vqwave.training.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.training.tracking import SampleSheet
+from vqwave.training.trainer import main
 
 
 @spec

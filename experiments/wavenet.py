@@ -14,15 +14,15 @@ from pydantic import Field
 
 from vqwave.config import option, spec
 from vqwave.data import Batch
-from vqwave.data.tracks import Track, carried
+from vqwave.data.frame_tracks import Track, carried
 from vqwave.decode.sampling import Sampling
-from vqwave.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
-from vqwave.loop import main
 from vqwave.losses import negative_log_likelihood
 from vqwave.metrics import likelihood
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.frontend import AnyFrontend, build_frontend
-from vqwave.tracking import SampleSheet
+from vqwave.training.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.training.tracking import SampleSheet
+from vqwave.training.trainer import main
 
 
 @spec

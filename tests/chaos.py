@@ -35,8 +35,8 @@ from random import Random
 
 from chaos_scenarios import COMMON, DAMAGE, SCENARIOS, STEPS, Scenario, make_corpus, result
 
-import vqwave.checkpoint
-from vqwave.loop import main as train
+import vqwave.training.checkpoint
+from vqwave.training.trainer import main as train
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 600.0  # seconds that an attempt may take on a busy machine
@@ -202,7 +202,7 @@ def die_within_a_save(call: int) -> Callable[[], None]:
             return stand_in
 
         for name in ("save_model", "save_file", "file_digest", "_flush", "replace_folder", "_prune"):
-            setattr(vqwave.checkpoint, name, dying(getattr(vqwave.checkpoint, name)))
+            setattr(vqwave.training.checkpoint, name, dying(getattr(vqwave.training.checkpoint, name)))
         os.replace = dying(os.replace)
 
     return arm

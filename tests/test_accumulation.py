@@ -18,12 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from vqwave import audio
-from vqwave.checkpoint import ModelCard, save_trained
 from vqwave.data import Batch, Corpus, prepare
 from vqwave.distributions import MixtureOfLogistics
-from vqwave.experiment import DataSpec, Experiment, OptimSpec, Outcome, TrainSpec
 from vqwave.features import LogMelSpec
-from vqwave.loop import Loop
+from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.losses import PowerSpec, STFTSpec
 from vqwave.models import (
     ClassifierSpec,
@@ -34,14 +32,16 @@ from vqwave.models import (
     WaveNetSpec,
 )
 from vqwave.models.wavenet import PastDropoutSpec
-from vqwave.nn import draws
-from vqwave.nn.adversary import AdversarySpec
-from vqwave.nn.codebook import Book
+from vqwave.nn.auxiliary.adversarial_classifier import AdversarySpec
+from vqwave.nn.auxiliary.spectral_decoder import ReadoutSpec
 from vqwave.nn.condition import ConditionDropoutSpec, ConditionerSpec
 from vqwave.nn.encoders import WaveformEncoderSpec
 from vqwave.nn.quantize import GradientQuantizerSpec
-from vqwave.nn.readout import ReadoutSpec
+from vqwave.nn.quantize.codebook import Book
 from vqwave.nn.wavenet import ContextSpec, StackSpec
+from vqwave.rng import keyed
+from vqwave.training.experiment import DataSpec, Experiment, OptimSpec, Outcome, TrainSpec
+from vqwave.training.trainer import Loop
 
 STEPS, BATCH = 3, 4
 NETWORK = StackSpec(layers=4, cycle=2, residual=4, gate=4, skip=4, hidden=4)
@@ -96,7 +96,7 @@ def numbers_by_shape(monkeypatch: pytest.MonkeyPatch) -> None:
         numbers = draw(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         return numbers.repeat(items, *[1] * len(shape))
 
-    monkeypatch.setattr(draws, "_each", same)
+    monkeypatch.setattr(keyed, "_each", same)
 
 
 def in_float64(kind: type[Experiment]) -> type[Experiment]:

@@ -15,28 +15,19 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-import vqwave.checkpoint
-from vqwave.checkpoint import (
-    Checkpoint,
-    ModelCard,
-    find_model,
-    load_trained,
-    newest_checkpoint,
-    parameter_counts,
-    save_checkpoint,
-    save_trained,
-    sweep,
-    writing,
-)
+import vqwave.training.checkpoint
+from vqwave.atomic_files import sweep, writing
 from vqwave.distributions import Gaussian, MuLaw
 from vqwave.errors import BadInput
 from vqwave.features import LogMelSpec
+from vqwave.inference.model_folder import ModelCard, find_model, load_trained, parameter_counts, save_trained
 from vqwave.models import Model, ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
+from vqwave.nn.auxiliary.spectral_decoder import ReadoutSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec, WaveformEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.readout import ReadoutSpec
 from vqwave.nn.wavenet import StackSpec
+from vqwave.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 
 LABELS = {"speaker": ["a", "b"], "gender": ["f", "m"]}
 SIZES = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=8)
@@ -288,7 +279,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(
 ) -> None:
     three(tmp_path / "checkpoints")
     before = sorted(path.name for path in tmp_path.rglob("*"))
-    monkeypatch.setattr(vqwave.checkpoint, failing, full)
+    monkeypatch.setattr(vqwave.training.checkpoint, failing, full)
     said = r"step 300 cannot be written \(No space left on device\); step-00000200 is kept: make room"
     with pytest.raises(BadInput, match=said), writing(tmp_path, "step 300"):
         save_checkpoint(tmp_path / "checkpoints", 300, state_of(nn.Linear(3, 2), step=300))

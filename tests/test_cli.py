@@ -14,10 +14,10 @@ import torch
 
 import vqwave
 from vqwave import audio
-from vqwave.checkpoint import ModelCard, save_trained
 from vqwave.cli import main
 from vqwave.distributions import MixtureOfLogistics, MuLaw
 from vqwave.features import LogMelSpec
+from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.models import ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.checkpoint import ModelCard, save_trained
-from vqwave.codec import Codec
 from vqwave.codes import Coded, load_codes, save_codes
-from vqwave.decode.backends import sample
+from vqwave.decode.backend import sample
 from vqwave.decode.sampling import Sampling
 from vqwave.distributions import Gaussian, Head, MixtureOfLogistics, MuLaw
 from vqwave.errors import BadInput
 from vqwave.features import LogMelSpec
+from vqwave.inference.model_folder import ModelCard, save_trained
+from vqwave.inference.speech_model import Codec
 from vqwave.models import Model, ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import Condition, ConditionerSpec, join
 from vqwave.nn.encoders import WaveformEncoderSpec

@@ -13,22 +13,22 @@ import soundfile
 import torch
 
 from vqwave import audio
-from vqwave import codec as codec_module
-from vqwave.checkpoint import ModelCard, save_trained
 from vqwave.cli import main
-from vqwave.codec import Codec
 from vqwave.codes import load_codes, save_codes
 from vqwave.decode.sampling import Sampling
 from vqwave.errors import BadInput
 from vqwave.features import LogMelSpec
+from vqwave.inference import speech_model as codec_module
+from vqwave.inference.model_folder import ModelCard, save_trained
+from vqwave.inference.speech_model import Codec
 from vqwave.models import VQVAESpec, WaveNetSpec
 from vqwave.models.melody import VOICE
 from vqwave.models.pitch import PitchCodecSpec
+from vqwave.nn.auxiliary.spectral_decoder import ReadoutSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.linear_prediction import LinearPredictorSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.readout import ReadoutSpec
 from vqwave.nn.wavenet import StackSpec
 
 RATE = 8000

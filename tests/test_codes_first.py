@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from vqwave import audio
-from vqwave.checkpoint import load_trained
-from vqwave.codec import Codec
 from vqwave.data import Batch, prepare
 from vqwave.errors import BadInput
-from vqwave.evaluate import Settings, evaluate
-from vqwave.loop import main
+from vqwave.evaluation import Settings, evaluate
+from vqwave.inference.model_folder import load_trained
+from vqwave.inference.speech_model import Codec
+from vqwave.training.trainer import main
 
 ROOT = Path(__file__).resolve().parents[1]
 CODES = [

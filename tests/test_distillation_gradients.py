@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from vqwave import audio
-from vqwave.checkpoint import ModelCard, save_trained
 from vqwave.data import Batch, Corpus, prepare
 from vqwave.distributions import Gaussian, GaussianMixture, LogisticMixture, Mixture
-from vqwave.experiment import DataSpec, OptimSpec, TrainSpec
-from vqwave.loop import Loop
+from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.losses import ClosedGaussian, ContrastiveSpec, FixedQuantiles, PowerSpec, STFTSpec
 from vqwave.models import StudentSpec, WaveNetSpec
-from vqwave.nn import draws
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
+from vqwave.rng import keyed
+from vqwave.training.experiment import DataSpec, OptimSpec, TrainSpec
+from vqwave.training.trainer import Loop
 
 F64 = torch.float64
 NETWORK = StackSpec(layers=2, cycle=2, kernel=2, residual=6, gate=6, skip=6, hidden=6)
@@ -91,7 +91,7 @@ def test_a_gradient_is_the_slope_of_its_loss(
     ) -> Tensor:
         return draw((items, *shape), generator=torch.Generator().manual_seed(0), dtype=F64)
 
-    monkeypatch.setattr(draws, "_each", given)
+    monkeypatch.setattr(keyed, "_each", given)
     experiment = loop.experiment
     experiment.teacher.double()
     parameters = [p for p in loop.model.double().parameters() if p.requires_grad]

@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 
 from vqwave import audio
-from vqwave.checkpoint import ModelCard, save_trained
 from vqwave.data import Corpus, prepare
 from vqwave.distributions import Distribution, LogisticMixture, MixtureOfLogistics
 from vqwave.errors import BadInput
-from vqwave.experiment import DataSpec, OptimSpec, TrainSpec
-from vqwave.loop import Loop
+from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.losses import (
     AdversarialSpec,
     Adversary,
@@ -40,6 +38,8 @@ from vqwave.models import Classifier, ClassifierSpec, StudentSpec, WaveNetSpec
 from vqwave.models.discriminator import DiscriminatorSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
+from vqwave.training.experiment import DataSpec, OptimSpec, TrainSpec
+from vqwave.training.trainer import Loop
 
 F64 = torch.float64
 NETWORK = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)

@@ -13,13 +13,14 @@ import pytest
 import soundfile
 import torch
 
-from vqwave.checkpoint import ModelCard, save_trained
 from vqwave.cli import main
 from vqwave.codes import Coded, from_bytes, load_codes, load_header, save_codes, seal, to_bytes
-from vqwave.codes.layout import header_of
-from vqwave.decode.codes import sample_codes
-from vqwave.entropy import PRECISION, compress, decompress, frequencies
+from vqwave.codes.file_format import header_of
+from vqwave.decode.code_sampling import sample_codes
 from vqwave.errors import BadInput
+from vqwave.inference.code_prior import CodePrior
+from vqwave.inference.entropy_coding import PRECISION, compress, decompress, frequencies
+from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.models.prior import CodeNetwork, PriorSpec
 from vqwave.models.vqvae import VQVAESpec
 from vqwave.models.wavenet import WaveNetSpec
@@ -27,7 +28,6 @@ from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.wavenet import Stack, StackSpec
-from vqwave.prior import CodePrior
 
 SPEAKERS = ["ann", "bob"]
 

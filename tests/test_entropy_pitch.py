@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from vqwave.codes import Coded, Header, PitchCodes, from_bytes, seal, to_bytes
-from vqwave.codes.layout import header_of
+from vqwave.codes.file_format import header_of
 from vqwave.data.voices import UNVOICED, VoicePitch
 from vqwave.errors import BadInput
+from vqwave.inference.code_prior import CodePrior
 from vqwave.models.prior import CodeNetwork, CodeStream
 from vqwave.models.symbols import PitchBooks, SymbolOrder
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import Stack, StackSpec
-from vqwave.prior import CodePrior
 
 VOICES = {"ann": VoicePitch(0.5, 0.25), "bob": VoicePitch(0.0, 0.125)}
 

@@ -15,19 +15,19 @@ import torch
 
 import vqwave
 from vqwave.audio import to_int16
-from vqwave.checkpoint import ModelCard, save_trained
 from vqwave.cli import main
 from vqwave.data import Corpus
 from vqwave.distributions import MixtureOfLogistics
 from vqwave.errors import BadInput
-from vqwave.evaluate import Settings, chosen, evaluate
-from vqwave.evaluate.listening import conversion
-from vqwave.evaluate.material import Material
-from vqwave.evaluate.readme import BEGIN, END, put, read_written, section
-from vqwave.evaluate.result import Figure, Result, confusion
-from vqwave.evaluate.table import text_table
+from vqwave.evaluation import Settings, chosen, evaluate
+from vqwave.evaluation.context import Material
+from vqwave.evaluation.readme_table import BEGIN, END, put, read_written, section
+from vqwave.evaluation.recognition import conversion
+from vqwave.evaluation.result import Figure, Result, confusion
+from vqwave.evaluation.table import text_table
 from vqwave.features import LogMelSpec
-from vqwave.metrics import judge
+from vqwave.inference.model_folder import ModelCard, save_trained
+from vqwave.metrics import recognizer
 from vqwave.models import ModelSpec, PriorSpec, StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
@@ -107,15 +107,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A judge of few steps, voices of few seconds, short babble."""
-    small = replace(judge.DEFAULT, steps=120, batch=12, channels=16)
-    monkeypatch.setattr("vqwave.evaluate.material.DEFAULT", small)
-    real = judge.judge_of
+    small = replace(recognizer.DEFAULT, steps=120, batch=12, channels=16)
+    monkeypatch.setattr("vqwave.evaluation.context.DEFAULT", small)
+    real = recognizer.judge_of
     monkeypatch.setattr(
-        "vqwave.evaluate.material.judge_of", lambda corpus, keep, progress: real(corpus, small, keep=keep, progress=progress)
+        "vqwave.evaluation.context.judge_of", lambda corpus, keep, progress: real(corpus, small, keep=keep, progress=progress)
     )
-    monkeypatch.setattr("vqwave.evaluate.material.TARGET_SECONDS", 1.0)
-    monkeypatch.setattr("vqwave.evaluate.listening.BABBLE_SECONDS", 0.2)
-    monkeypatch.setattr("vqwave.evaluate.listening.LONGEST_WORD", 0.2)
+    monkeypatch.setattr("vqwave.evaluation.context.TARGET_SECONDS", 1.0)
+    monkeypatch.setattr("vqwave.evaluation.recognition.BABBLE_SECONDS", 0.2)
+    monkeypatch.setattr("vqwave.evaluation.recognition.LONGEST_WORD", 0.2)
 
 
 def figures(result: Result) -> dict[str, dict[str, Figure]]:
@@ -268,7 +268,7 @@ def test_frames_are_shuffled_in_batches_of_any_size(
     saved(tmp_path / "vocoder", vocoder)
     rises = []
     for samples in (1 << 17, 1):
-        monkeypatch.setattr("vqwave.evaluate.likelihoods.SAMPLES", samples)
+        monkeypatch.setattr("vqwave.evaluation.likelihood.SAMPLES", samples)
         result = evaluate(tmp_path / "vocoder", place / "corpus", replace(QUICK, only=("nll",)))
         rises.append(figures(result)["nll.shuffled_frames"]["model"].value)
     assert rises[0] == pytest.approx(rises[1], abs=1e-5)

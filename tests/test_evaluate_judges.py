@@ -12,23 +12,23 @@ import torch
 
 import vqwave
 from vqwave.audio import Wave, to_int16, write
-from vqwave.checkpoint import ModelCard, save_trained
 from vqwave.cli import main
 from vqwave.distributions import MixtureOfLogistics
 from vqwave.errors import BadInput, Note
-from vqwave.evaluate import Settings, evaluate, panel
-from vqwave.evaluate.baselines import own_frames, true_frames
-from vqwave.evaluate.folders import evaluate_folders, pairs, read_transcripts
-from vqwave.evaluate.material import Material
-from vqwave.evaluate.panel import Measure, Panel, clustered, losses, ratio
-from vqwave.evaluate.result import Figure, Result
+from vqwave.evaluation import Settings, evaluate, panel
+from vqwave.evaluation.baselines import own_frames, true_frames
+from vqwave.evaluation.context import Material
+from vqwave.evaluation.folders import evaluate_folders, pairs, read_transcripts
+from vqwave.evaluation.panel import Measure, Panel, clustered, losses, ratio
+from vqwave.evaluation.result import Figure, Result
 from vqwave.features import LogMelSpec
+from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.metrics.recognition import Recogniser
 from vqwave.models import VQVAESpec, WaveNetSpec
+from vqwave.nn.auxiliary.spectral_decoder import ReadoutSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.readout import ReadoutSpec
 from vqwave.nn.wavenet import StackSpec
 
 RATE = 8000
@@ -105,7 +105,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(panel, "recogniser", lambda weights: constant)
     monkeypatch.setattr(panel, "speaker_encoder", PitchEncoder)
     monkeypatch.setattr(panel, "dnsmos", lambda: lambda wave, rate: float(np.abs(wave).max()))
-    monkeypatch.setattr("vqwave.evaluate.material.TARGET_SECONDS", 0.5)
+    monkeypatch.setattr("vqwave.evaluation.context.TARGET_SECONDS", 0.5)
 
 
 def figures(result: Result) -> dict[str, dict[str, Figure]]:
@@ -168,7 +168,7 @@ def test_conversions_beside_a_perfect_converter(
 
 
 def test_only_some_speakers(place: Path) -> None:
-    codec, corpus = vqwave.load(place / "vqvae"), vqwave.evaluate.Corpus.open(place / "corpus")
+    codec, corpus = vqwave.load(place / "vqvae"), vqwave.evaluation.Corpus.open(place / "corpus")
     material = Material(corpus, codec, None, replace(SETTINGS, speakers=("low",)))
     assert set(material.label("speaker")) == {"low"}
     assert material.targets == ["low"]
@@ -179,7 +179,7 @@ def test_only_some_speakers(place: Path) -> None:
 
 def test_own_frames_are_the_readouts(place: Path) -> None:
     """Where every predicted frame is the same loud one, Griffin-Lim has that frame."""
-    codec, corpus = vqwave.load(place / "vqvae"), vqwave.evaluate.Corpus.open(place / "corpus")
+    codec, corpus = vqwave.load(place / "vqvae"), vqwave.evaluation.Corpus.open(place / "corpus")
     torch.nn.init.zeros_(codec.model.readout.out.weight)
     torch.nn.init.zeros_(codec.model.readout.out.bias)
     codec.model.readout.frontend.standardise.mean.fill_(-1.5)
@@ -253,7 +253,7 @@ def test_utterances_whose_words_count_are_whole(
 ) -> None:
     taken = []
     monkeypatch.setattr(
-        "vqwave.evaluate.evaluate",
+        "vqwave.evaluation.evaluate",
         lambda model, data, settings, **_: taken.append(settings) or Result(),
     )
     main(["evaluate", "x", "--data", "y", "--metrics", names])

@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 from vqwave import cli, export, load
-from vqwave.checkpoint import ModelCard, load_trained, save_trained
 from vqwave.distributions import Gaussian
 from vqwave.errors import BadInput
 from vqwave.features import LogMelSpec
+from vqwave.inference.model_folder import ModelCard, load_trained, save_trained
 from vqwave.models import ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.models.melody import Melody
 from vqwave.models.pitch import PitchCodecSpec
+from vqwave.nn.auxiliary.spectral_decoder import ReadoutSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import EncoderSpec, FrameEncoderSpec, WaveformEncoderSpec
 from vqwave.nn.linear_prediction import LinearPredictorSpec
 from vqwave.nn.quantize import EMAQuantizerSpec, FSQuantizerSpec, ProductQuantizerSpec, ResidualQuantizerSpec, TwoLevelQuantizerSpec
-from vqwave.nn.quantize.interface import Quantizer
-from vqwave.nn.readout import ReadoutSpec
+from vqwave.nn.quantize.base import Quantizer
 from vqwave.nn.wavenet import ContextSpec, StackSpec
 
 LABELS = {"speaker": ["a", "b", "c"], "gender": ["f", "m"]}

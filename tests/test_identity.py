@@ -15,19 +15,20 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from vqwave import audio, identity
-from vqwave.claiming import claim
+from vqwave import audio
 from vqwave.config import option, spec
 from vqwave.data import Batch, Corpus, prepare
-from vqwave.data.tracks import FrameFile, PitchTrack
+from vqwave.data.frame_tracks import FrameFile, PitchTrack
 from vqwave.distributions import MuLaw
 from vqwave.errors import BadInput
-from vqwave.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, Outcome, TrainSpec
-from vqwave.loop import Interrupted, Loop
 from vqwave.losses import negative_log_likelihood
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
+from vqwave.training import identity
+from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, Outcome, TrainSpec
+from vqwave.training.run_folder import claim
+from vqwave.training.trainer import Interrupted, Loop
 
 ROOT, HOP = Path(__file__).resolve().parents[1], 80
 TINY = WaveNetSpec(

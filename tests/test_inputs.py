@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from vqwave import audio, inputs
-from vqwave.checkpoint import ModelCard
-from vqwave.codec import Codec
 from vqwave.codes import Coded, CodeWriter, Header, load_codes, save_codes
 from vqwave.codes.pitch import PitchCodes
-from vqwave.data.tracks import FrameFile
+from vqwave.data.frame_tracks import FrameFile
 from vqwave.distributions import Gaussian
 from vqwave.errors import BadInput
 from vqwave.features import LogMelSpec
+from vqwave.inference.model_folder import ModelCard
+from vqwave.inference.speech_model import Codec
 from vqwave.models import ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import WaveformEncoderSpec

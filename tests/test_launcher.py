@@ -8,11 +8,11 @@ import pytest
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
+from vqwave.distributed.collectives import Elsewhere
 from vqwave.errors import BadInput
-from vqwave.experiment import Evaluation, Experiment, ExperimentSpec, Outcome, TrainSpec
-from vqwave.launcher import check_launcher
-from vqwave.loop import Loop, main
-from vqwave.nn.ranks import Elsewhere
+from vqwave.training.experiment import Evaluation, Experiment, ExperimentSpec, Outcome, TrainSpec
+from vqwave.training.launcher import check_launcher
+from vqwave.training.trainer import Loop, main
 
 PLAIN, HALF = TrainSpec(), TrainSpec(precision="bf16")
 COMPILED, MICRO = TrainSpec(compile=True), TrainSpec(accumulate=2)

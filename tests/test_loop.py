@@ -18,17 +18,17 @@ import pytest
 import torch
 
 from vqwave import audio
-from vqwave.checkpoint import newest_checkpoint
 from vqwave.config import option, spec
 from vqwave.data import Batch, prepare
 from vqwave.distributions import MuLaw
 from vqwave.errors import BadInput
-from vqwave.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, Outcome, TrainSpec
-from vqwave.loop import Interrupted, Loop
 from vqwave.losses import negative_log_likelihood
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
+from vqwave.training.checkpoint import newest_checkpoint
+from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, Outcome, TrainSpec
+from vqwave.training.trainer import Interrupted, Loop
 
 TINY = WaveNetSpec(
     head=MuLaw(classes=16),
@@ -221,7 +221,7 @@ def test_an_unknown_loss_and_an_odd_batch_are_refused(corpus: Path, tmp_path: Pa
 
 
 def test_one_process_trains_in_a_run_folder(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vqwave.checkpoint.PATIENCE", 0.3)
+    monkeypatch.setattr("vqwave.training.checkpoint.PATIENCE", 0.3)
     settings, run = config(corpus, tmp_path / "run"), tmp_path / "run"
     hold = f"import fcntl, os; fcntl.flock(os.open({str(run)!r}, os.O_RDONLY), fcntl.LOCK_EX); print('held', flush=True); input()"
     run.mkdir()

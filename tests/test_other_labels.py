@@ -12,10 +12,10 @@ import torch
 from vqwave import audio
 from vqwave.data import prepare
 from vqwave.data.segments import collate, read_crop
-from vqwave.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, Outcome
 from vqwave.metrics import likelihood
 from vqwave.models import WaveNetSpec
 from vqwave.nn.wavenet import StackSpec
+from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, Outcome
 
 GENDER = {"a": "F", "b": "M", "c": "F", "d": "M"}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vqwave.tracking import phases
-from vqwave.tracking.phases import PHASES, Phases
+from vqwave.training.tracking import phases
+from vqwave.training.tracking.phases import PHASES, Phases
 
 
 def test_phases_are_means_of_steps_and_begin_again(monkeypatch: pytest.MonkeyPatch) -> None:

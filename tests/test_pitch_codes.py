@@ -32,10 +32,10 @@ from vqwave.codes import (
     to_bytes,
     unpack_digits,
 )
-from vqwave.codes.layout import header_of, number
+from vqwave.codes.file_format import header_of, number
 from vqwave.codes.packing import digit_bytes
 from vqwave.errors import BadInput
-from vqwave.info import describe
+from vqwave.inference.description import describe
 
 
 def codes_of(size: int, books: int, frames: int) -> Tensor:

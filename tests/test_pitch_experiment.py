@@ -13,14 +13,14 @@ import pytest
 import soundfile
 
 from vqwave import pitch_tracking
-from vqwave.checkpoint import load_trained
-from vqwave.codec import Codec
 from vqwave.config import parse
 from vqwave.data import Corpus, prepare
 from vqwave.data.voices import LEAST_DEVIATION, UNVOICED, VoicePitch, pitch_of, voice_pitches
 from vqwave.errors import BadInput
-from vqwave.loop import Loop
+from vqwave.inference.model_folder import load_trained
+from vqwave.inference.speech_model import Codec
 from vqwave.models import PitchCodec
+from vqwave.training.trainer import Loop
 
 ROOT = Path(__file__).parents[1]
 RATE, SPEAKERS = 8000, {"high": 220.0, "low": 110.0, "mute": 0.0}

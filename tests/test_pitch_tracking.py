@@ -16,7 +16,7 @@ import torch
 from vqwave import audio, pitch_tracking
 from vqwave.config import build
 from vqwave.data import Corpus, Segments, prepare
-from vqwave.data.tracks import PITCH, PitchTrack, carried
+from vqwave.data.frame_tracks import PITCH, PitchTrack, carried
 from vqwave.errors import BadInput
 from vqwave.features import Pitch, PitchSpec
 from vqwave.models import WaveNetSpec

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import vqwave
-from vqwave.checkpoint import SHIPPED
 from vqwave.cli import main
 from vqwave.codes import Coded
 from vqwave.decode.sampling import Sampling
-from vqwave.threads import limited_to
+from vqwave.distributed.threads import limited_to
+from vqwave.inference.model_folder import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = sorted(folder.name for folder in SHIPPED.iterdir() if (folder / "config.json").exists()) if SHIPPED.exists() else []
@@ -79,8 +79,8 @@ def test_bits_do_not_depend_on_the_number_of_threads(name: str) -> None:
 def test_narrow_numbers_cost_a_trained_model_little(precision: str, bound: float) -> None:
     """KL from float32 in nats a sample, teacher-forced on a word that the model itself says; by draws from the exact law."""
     pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vqwave[fast]'")
-    from vqwave.decode.numba_backend import score_wavenet
-    from vqwave.decode.precision import missing
+    from vqwave.decode.cpu.precision import missing
+    from vqwave.decode.cpu.wavenet.decoder import score_wavenet
 
     if missing(precision):
         pytest.skip(missing(precision))

@@ -13,16 +13,14 @@ import pytest
 import torch
 
 from vqwave import audio
-from vqwave.checkpoint import ModelCard, load_trained, save_trained
-from vqwave.code_corpus import CodeCorpus
-from vqwave.codec import Codec
 from vqwave.codes import from_bytes, to_bytes
 from vqwave.data import Corpus, prepare
-from vqwave.data.tracks import stored_pitch
+from vqwave.data.frame_tracks import stored_pitch
 from vqwave.decode.sampling import Temperatures
 from vqwave.errors import BadInput
-from vqwave.info import describe
-from vqwave.loop import main
+from vqwave.inference.description import describe
+from vqwave.inference.model_folder import ModelCard, load_trained, save_trained
+from vqwave.inference.speech_model import Codec
 from vqwave.models.pitch import PitchCodecSpec
 from vqwave.models.prior import PriorSpec
 from vqwave.models.vqvae import VQVAESpec
@@ -31,6 +29,8 @@ from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
+from vqwave.training.code_dataset import CodeCorpus
+from vqwave.training.trainer import main
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = StackSpec(layers=2, residual=4, gate=4, skip=4, hidden=4)

@@ -20,18 +20,18 @@ from safetensors.torch import load_file
 from vqwave import audio
 from vqwave.config import option, spec
 from vqwave.data import Batch, prepare
+from vqwave.distributed.collectives import Elsewhere, by_main, gather_objects, rank, tensors_of_main
 from vqwave.errors import BadInput
-from vqwave.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, Outcome, TrainSpec
-from vqwave.loop import Interrupted, Loop
 from vqwave.losses import negative_log_likelihood
 from vqwave.models import VQVAE, VQVAESpec, WaveNetSpec
 from vqwave.models.wavenet import PastDropoutSpec
-from vqwave.nn import draws
 from vqwave.nn.condition import ConditionDropoutSpec, ConditionerSpec
 from vqwave.nn.encoders import WaveformEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec, ResidualQuantizerSpec
-from vqwave.nn.ranks import Elsewhere, by_main, gather_objects, rank, tensors_of_main
 from vqwave.nn.wavenet import StackSpec
+from vqwave.rng import keyed
+from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, Outcome, TrainSpec
+from vqwave.training.trainer import Interrupted, Loop
 
 PATIENCE = 240.0  # seconds that a process may take
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
@@ -206,8 +206,8 @@ def test_draws_do_not_depend_on_how_items_lie_on_processes() -> None:
     def work(items: int) -> list[list[float]]:
         PartialState(cpu=True)
         torch.manual_seed(3)
-        first = draws.uniforms(items, 3, like=CPU)
-        return torch.cat([first, draws.normals(items, 2, like=torch.empty((), dtype=torch.float64)).float()], 1).tolist()
+        first = keyed.uniforms(items, 3, like=CPU)
+        return torch.cat([first, keyed.normals(items, 2, like=torch.empty((), dtype=torch.float64)).float()], 1).tolist()
 
     found = in_two(lambda number: work(2))
     (one,) = in_two(lambda number: work(4), 1).values()

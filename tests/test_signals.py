@@ -23,18 +23,19 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from vqwave import audio, stopping
-from vqwave.checkpoint import ModelCard
+from vqwave import audio
 from vqwave.config import option, spec
 from vqwave.data import Batch, prepare
 from vqwave.distributions import MuLaw
-from vqwave.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, Outcome, TrainSpec
-from vqwave.loop import Interrupted, Loop, main
+from vqwave.inference.model_folder import ModelCard
 from vqwave.losses import negative_log_likelihood
 from vqwave.models import Model, WaveNet, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
-from vqwave.tracking import SampleSheet
+from vqwave.training import signals
+from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, Outcome, TrainSpec
+from vqwave.training.tracking import SampleSheet
+from vqwave.training.trainer import Interrupted, Loop, main
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 STEPS = 6
@@ -231,7 +232,7 @@ def test_a_signal_before_a_run_goes_on_leaves_it_as_it_is(
             os.kill(os.getpid(), signal.SIGTERM)
 
         if moment == "resuming":
-            patch.setattr("vqwave.loop.of_main", state)
+            patch.setattr("vqwave.training.trainer.of_main", state)
         status, text = train(corpus, run, struck(signal.SIGTERM, moment))
     assert line(text) == f"stopped before it was resumed, step-00000003 is kept in {run}: run the same command to go on"
     assert status == 143
@@ -249,7 +250,7 @@ def test_a_second_signal_ends_a_step_at_once(
     first, second = twice("step 1")
     status, text = train(corpus, run, lambda moment: (first(moment), second(moment)))
     assert line(text) == f"stopped at step 2 of 6, all saved in {run}: run the same command to go on"
-    monkeypatch.setattr(stopping, "AGAIN", -1.0)  # however soon
+    monkeypatch.setattr(signals, "AGAIN", -1.0)  # however soon
     run = tmp_path / "another"
     status, text = train(corpus, run, lambda moment: (first(moment), second(moment)))
     assert line(text) == "stopped at step 1 of 6, before its first checkpoint: run the same command to begin again"

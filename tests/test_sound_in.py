@@ -17,18 +17,19 @@ import soundfile
 import torch
 
 from vqwave import audio
-from vqwave.checkpoint import ModelCard
+from vqwave.audio.sound_files import SUFFIXES, WHY_FOREIGN, WHY_NAME, refused_files, sound_files
+from vqwave.audio.streaming import Recording, WavReader
 from vqwave.cli.folder import Account, share
-from vqwave.codec import Codec
 from vqwave.data import Corpus, prepare
-from vqwave.encoding import Level, encode_recording
-from vqwave.encoding import prepare as prepared
 from vqwave.errors import BadInput
+from vqwave.inference.chunked_encoding import encode_recording
+from vqwave.inference.chunked_encoding import prepare as prepared
+from vqwave.inference.model_folder import ModelCard
+from vqwave.inference.speech_model import Codec
+from vqwave.inference.stream_encoding import Level
 from vqwave.models import VQVAESpec, WaveNetSpec
 from vqwave.nn.encoders import WaveformEncoderSpec
 from vqwave.nn.wavenet import StackSpec
-from vqwave.pipes import Recording, WavReader
-from vqwave.sound_files import SUFFIXES, WHY_FOREIGN, WHY_NAME, refused_files, sound_files
 
 RATE = 8000
 CANCEL = "channels cancel each other"

@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.checkpoint import ModelCard
-from vqwave.codec import Codec
 from vqwave.codes import Coded
-from vqwave.decode.conditions import CodeConditions, Reach, code_condition
+from vqwave.decode.batching import Task, decode_each
 from vqwave.decode.sampling import Sampling
-from vqwave.decode.stream import Stream, StreamState
-from vqwave.decode.tile import Task, decode_each
+from vqwave.decode.streaming.conditions import CodeConditions, Reach, code_condition
+from vqwave.decode.streaming.stream import Stream, StreamState
 from vqwave.distributions import Gaussian, MixtureOfLogistics, MuLaw
 from vqwave.errors import BadInput
+from vqwave.inference.model_folder import ModelCard
+from vqwave.inference.speech_model import Codec
 from vqwave.models import StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionDropoutSpec, ConditionerSpec
 from vqwave.nn.encoders import WaveformEncoderSpec

@@ -18,19 +18,19 @@ import torch
 
 import vqwave
 from vqwave import audio
-from vqwave.checkpoint import ModelCard, save_trained
+from vqwave.audio.streaming import WavReader, WavWriter
 from vqwave.cli import main
 from vqwave.codes import load_codes, save_codes
 from vqwave.decode.sampling import Sampling
 from vqwave.distributions import MixtureOfLogistics
 from vqwave.errors import BadInput
 from vqwave.features import LogMelSpec
+from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.models import ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
-from vqwave.pipes import WavReader, WavWriter
 
 RATE = 8000
 STACK = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)

@@ -11,18 +11,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave import audio, encoding
-from vqwave.checkpoint import ModelCard
-from vqwave.codec import Codec
-from vqwave.encoding import Blocks, Level, heard
+from vqwave import audio
+from vqwave.audio.streaming import Resampler
 from vqwave.errors import BadInput
 from vqwave.features import LogMelSpec, MFCCSpec, PitchSpec
+from vqwave.inference import chunked_encoding
+from vqwave.inference.chunked_encoding import Blocks, heard
+from vqwave.inference.model_folder import ModelCard
+from vqwave.inference.speech_model import Codec
+from vqwave.inference.stream_encoding import Level
 from vqwave.models import VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import BatchNormEncoderSpec, FrameEncoderSpec, WaveformEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec, TwoLevelQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
-from vqwave.pipes import Resampler
 
 RATE = 8000
 SMALL = {"channels": 8, "dim": 4}
@@ -106,7 +108,7 @@ def test_chunks_do_not_show(encoder: object, clear_frames: Callable[..., Tensor]
     assert whole.unique().numel() > 4
     stream = lambda seconds: it.encode_stream(level=-23.0, seconds=seconds)  # noqa: E731
     for sizes in ([4803], [1, 500, 0, 2000, 2302], [160] * 30 + [3]):
-        it_stream = stream(encoding.BLOCK)
+        it_stream = stream(chunked_encoding.BLOCK)
         parts = [it_stream.push(piece) for piece in np.split(wave.numpy(), np.cumsum(sizes)[:-1])]
         assert torch.equal(torch.cat([*parts, it_stream.flush()], 1), whole)
         assert it_stream.samples == 4803
@@ -133,7 +135,7 @@ def test_a_long_recording_is_encoded_in_blocks(monkeypatch: pytest.MonkeyPatch) 
     )
     it.model.double()  # other blocks round otherwise
     whole = it.codes_of(wave)
-    monkeypatch.setattr(encoding, "BLOCK", 0.1)
+    monkeypatch.setattr(chunked_encoding, "BLOCK", 0.1)
     assert Blocks(it.model, 25).frames == 28  # whole stretches
     assert torch.equal(it.codes_of(wave), whole)
 
@@ -148,8 +150,8 @@ def test_a_file_that_is_read_in_pieces(
     it, path = codec(ENCODERS["frames"]), tmp_path / "a.wav"
     audio.write(path, 0.3 * speech(3 * rate).numpy() + 0.05, rate)
     whole = it.encode_file(path)
-    monkeypatch.setattr("vqwave.codec.LONG", 0.5)
-    monkeypatch.setattr("vqwave.pipes.HELD", 1000)
+    monkeypatch.setattr("vqwave.inference.speech_model.LONG", 0.5)
+    monkeypatch.setattr("vqwave.audio.streaming.HELD", 1000)
     pieces = it.encode_file(path, "theo")
     assert (pieces.samples, pieces.speaker) == (whole.samples, "theo")
     wave = it.prepare(*audio.read(path))

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from vqwave.checkpoint import ModelCard
-from vqwave.codec import Codec
 from vqwave.codes import CodeBlock, Header, PitchFormat, pitch_due
 from vqwave.codes.pitch import InStep
 from vqwave.data.voices import UNVOICED, VoicePitch
 from vqwave.errors import BadInput
 from vqwave.features import LogMelSpec
+from vqwave.inference.melody_stream import BlockStream, PitchCodeStream
+from vqwave.inference.model_folder import ModelCard
+from vqwave.inference.pitch_encoding import encode_melody
+from vqwave.inference.speech_model import Codec
 from vqwave.models import VQVAESpec, WaveNetSpec
 from vqwave.models.melody import Melody
 from vqwave.models.pitch import SEMITONE, PitchCodecSpec
@@ -23,9 +25,7 @@ from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
-from vqwave.pitch_encoding import encode_melody
 from vqwave.pitch_tracking import contour, track
-from vqwave.stream_encoding import BlockStream, PitchCodeStream
 
 RATE = 8000
 VOICES = {"low": (0.2, 0.1), "high": (0.9, 0.2)}

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from vqwave.checkpoint import ModelCard
-from vqwave.codec import Codec
 from vqwave.decode.sampling import Sampling
 from vqwave.distributions import MixtureOfLogistics
+from vqwave.inference.model_folder import ModelCard
+from vqwave.inference.speech_model import Codec
 from vqwave.models import StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import WaveformEncoderSpec

@@ -19,22 +19,22 @@ import pytest
 import torch
 
 from vqwave import audio
-from vqwave.checkpoint import ModelCard, save_trained
-from vqwave.codec import Codec
 from vqwave.config import option, spec
 from vqwave.data import Batch, prepare
 from vqwave.decode.sampling import Sampling
 from vqwave.distributions import Gaussian
 from vqwave.errors import BadInput, Note
-from vqwave.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
-from vqwave.loop import main
+from vqwave.inference.model_folder import ModelCard, save_trained
+from vqwave.inference.speech_model import Codec
 from vqwave.losses import negative_log_likelihood
 from vqwave.models import PriorSpec, StudentSpec, VQVAESpec, WaveNet, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import WaveformEncoderSpec
 from vqwave.nn.quantize import FSQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
-from vqwave.tracking import Tracker, boards
+from vqwave.training.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.training.tracking import Tracker, boards
+from vqwave.training.trainer import main
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE = 8000
@@ -191,7 +191,7 @@ def test_a_training_in_a_thread_is_the_same(corpus: Path, tmp_path: Path) -> Non
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """`decode.compiled`, which has not looked for its folder yet."""
-    compiled = pytest.importorskip("vqwave.decode.compiled", exc_type=ImportError)
+    compiled = pytest.importorskip("vqwave.decode.cpu.jit", exc_type=ImportError)
     for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     for cached in (compiled.folder, compiled._say_uncached):

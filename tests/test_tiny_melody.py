@@ -16,19 +16,19 @@ from torch import Tensor
 
 import vqwave
 from vqwave import audio
-from vqwave.checkpoint import load_trained
 from vqwave.cli import main as command
-from vqwave.codec import Codec
 from vqwave.codes import Coded, load_codes, save_codes
 from vqwave.data import Corpus, prepare
 from vqwave.decode.sampling import Sampling
-from vqwave.evaluate import Settings, evaluate
+from vqwave.evaluation import Settings, evaluate
 from vqwave.export import export_onnx
-from vqwave.info import describe
-from vqwave.loop import main
-from vqwave.metrics import judge
+from vqwave.inference.description import describe
+from vqwave.inference.model_folder import load_trained
+from vqwave.inference.speech_model import Codec
+from vqwave.metrics import recognizer
 from vqwave.models.pitch import SEMITONE
 from vqwave.report import write_report
+from vqwave.training.trainer import main
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE = 8000
@@ -253,13 +253,13 @@ def test_what_is_said_of_the_model(chain: Chain) -> None:
 
 def test_a_model_with_melody_is_measured(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every measure that needs no judge from elsewhere; the student's sound, since it is made fast."""
-    small = replace(judge.DEFAULT, steps=4, batch=4, channels=8, members=1)
-    real = judge.judge_of
+    small = replace(recognizer.DEFAULT, steps=4, batch=4, channels=8, members=1)
+    real = recognizer.judge_of
     monkeypatch.setattr(
-        "vqwave.evaluate.material.judge_of",
+        "vqwave.evaluation.context.judge_of",
         lambda corpus, keep, progress: real(corpus, small, keep=keep, progress=progress),
     )
-    monkeypatch.setattr("vqwave.evaluate.material.TARGET_SECONDS", 0.1)
+    monkeypatch.setattr("vqwave.evaluation.context.TARGET_SECONDS", 0.1)
     quick = Settings(resamples=10, seconds=0.3, targets=2, pairs=4, takes=1)
     plain = evaluate(
         chain.run("model"), chain.corpus, replace(quick, only=("nll", "codes", "map", "abx"))

@@ -18,8 +18,8 @@ import torch
 
 from vqwave import audio
 from vqwave.errors import BadInput
-from vqwave.tracking import SampleSheet, Tracker, own_folder
-from vqwave.tracking.tracker import spectrogram
+from vqwave.training.tracking import SampleSheet, Tracker, own_folder
+from vqwave.training.tracking.tracker import spectrogram
 
 CONFIG = {"run": "runs/x", "optim": {"lr": 3e-4, "betas": (0.9, 0.999)}, "train": {"tracker": "none"}, "model": None}
 MAIN = SimpleNamespace(is_main_process=True)

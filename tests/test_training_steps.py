@@ -20,8 +20,13 @@ from torch import Tensor
 from vqwave import audio
 from vqwave.config import option, spec
 from vqwave.data import Batch, prepare
+from vqwave.distributed.threads import denormals_flushed
 from vqwave.distributions import MuLaw
-from vqwave.experiment import (
+from vqwave.losses import negative_log_likelihood
+from vqwave.models import WaveNet, WaveNetSpec
+from vqwave.nn.condition import ConditionerSpec
+from vqwave.nn.wavenet import StackSpec
+from vqwave.training.experiment import (
     DataSpec,
     Evaluation,
     Experiment,
@@ -30,12 +35,7 @@ from vqwave.experiment import (
     Outcome,
     TrainSpec,
 )
-from vqwave.loop import Loop
-from vqwave.losses import negative_log_likelihood
-from vqwave.models import WaveNet, WaveNetSpec
-from vqwave.nn.condition import ConditionerSpec
-from vqwave.nn.wavenet import StackSpec
-from vqwave.threads import denormals_flushed
+from vqwave.training.trainer import Loop
 
 STEPS, MICRO, LR, BETAS, EPS, WARMUP, FINAL = 12, 2, 0.01, (0.8, 0.95), 1e-4, 3, 0.25
 CLIP, DECAY = 0.15, 0.5  # both are reached: see `test_the_steps_reach_every_bound`

@@ -15,17 +15,17 @@ from pydantic import TypeAdapter
 
 import vqwave
 from vqwave.audio import Wave, to_int16
-from vqwave.checkpoint import ModelCard, save_trained, update_card
 from vqwave.cli import main
 from vqwave.data import Corpus
 from vqwave.decode.sampling import Sampling, Temperatures
 from vqwave.distributions import Gaussian, Head, MixtureOfLogistics, MuLaw
 from vqwave.errors import BadInput, Note
-from vqwave.evaluate import Settings, evaluate, panel, tuning
-from vqwave.evaluate.material import Material
-from vqwave.evaluate.result import Written
+from vqwave.evaluation import Settings, evaluate, panel, temperature_tuning
+from vqwave.evaluation.context import Material
+from vqwave.evaluation.result import Written
 from vqwave.features import LogMelSpec
-from vqwave.info import describe
+from vqwave.inference.description import describe
+from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.metrics.recognition import Recogniser
 from vqwave.models import StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
@@ -33,6 +33,7 @@ from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.linear_prediction import LinearPredictorSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
+from vqwave.training.checkpoint import update_card
 
 RATE = 8000
 FEATURES = LogMelSpec(bands=16, fmax=4000.0)
@@ -86,14 +87,14 @@ def material(place: Path) -> Material:
     return Material(Corpus.open(place / "corpus"), vqwave.load(place / "model"), None, settings)
 
 
-def bowl(best: Temperatures) -> tuning.Judge:
+def bowl(best: Temperatures) -> temperature_tuning.Judge:
     """A score whose parts do not depend on one another."""
     return lambda at: {part: (a - b) ** 2 for part, a, b in zip(best._fields, at, best, strict=True)}
 
 
 @pytest.mark.parametrize("best", [(0.8, 0.6, 0.4), (1.0, 1.0, 1.0), (0.7, 0.5, 0.9)])
 def test_the_search_finds_the_best_of_the_grid(best: tuple[float, float, float]) -> None:
-    trials = tuning.search(bowl(Temperatures(*best)), ("choice", "scale", "voiced"))
+    trials = temperature_tuning.search(bowl(Temperatures(*best)), ("choice", "scale", "voiced"))
     assert trials[0].temperatures == best
     assert trials[0].score == 0
     assert [t.score for t in trials] == sorted(t.score for t in trials)
@@ -102,25 +103,25 @@ def test_the_search_finds_the_best_of_the_grid(best: tuple[float, float, float])
 
 def test_parts_that_do_not_matter_are_tied_and_not_searched() -> None:
     for parts in (("scale",), ("choice",), ("choice", "scale"), ("scale", "voiced")):
-        for trial in tuning.search(bowl(Temperatures(0.7, 0.6, 0.5)), parts):
-            assert tuning.tied(trial.temperatures, parts) == trial.temperatures
-    assert tuning.tied(Temperatures(0.1, 0.2, 0.3), ("scale",)) == (0.2, 0.2, 0.2)
-    assert tuning.tied(Temperatures(0.1, 0.2, 0.3), ("choice",)) == (0.1, 0.1, 0.1)
-    assert tuning.tied(Temperatures(0.1, 0.2, 0.3), ("choice", "scale")) == (0.1, 0.2, 0.2)
+        for trial in temperature_tuning.search(bowl(Temperatures(0.7, 0.6, 0.5)), parts):
+            assert temperature_tuning.tied(trial.temperatures, parts) == trial.temperatures
+    assert temperature_tuning.tied(Temperatures(0.1, 0.2, 0.3), ("scale",)) == (0.2, 0.2, 0.2)
+    assert temperature_tuning.tied(Temperatures(0.1, 0.2, 0.3), ("choice",)) == (0.1, 0.1, 0.1)
+    assert temperature_tuning.tied(Temperatures(0.1, 0.2, 0.3), ("choice", "scale")) == (0.1, 0.2, 0.2)
 
 
 def test_what_has_no_score_is_never_the_best() -> None:
     def judge(at: Temperatures) -> dict[str, float]:
         return {"a": math.nan if at.choice < 0.9 else at.choice}
 
-    trials = tuning.search(judge, ("choice",))
+    trials = temperature_tuning.search(judge, ("choice",))
     assert trials[0].temperatures == (0.9, 0.9, 0.9)
     assert trials[-1].score == math.inf
 
 
 def test_of_equal_scores_the_first_stands() -> None:
-    trials = tuning.search(lambda at: {"a": 1.0}, ("choice", "scale", "voiced"))
-    assert trials[0].temperatures == (tuning.EQUAL[0],) * 3
+    trials = temperature_tuning.search(lambda at: {"a": 1.0}, ("choice", "scale", "voiced"))
+    assert trials[0].temperatures == (temperature_tuning.EQUAL[0],) * 3
 
 
 @pytest.mark.parametrize(
@@ -138,14 +139,14 @@ def test_which_parts_matter(head: Head, taps: int, parts: tuple[str, ...]) -> No
     settings = {"conditioner": CONDITIONER, "predictor": predictor, "pitch_taps": taps}
     frames = (16, 80, FEATURES.build(RATE))
     net = WaveNetSpec(head=head, network=STACK, **settings).build(RATE, LABELS, *frames)
-    assert tuning.parts_of(net) == parts
+    assert temperature_tuning.parts_of(net) == parts
     flows = StudentSpec(flows=(1,), network=replace(STACK, skip=0), **settings)
     scales = ("scale", "voiced") if taps else ("scale",)
-    assert tuning.parts_of(flows.build(RATE, LABELS, *frames)) == scales
+    assert temperature_tuning.parts_of(flows.build(RATE, LABELS, *frames)) == scales
 
 
 def test_recordings_have_no_distance_from_themselves(material: Material) -> None:
-    judge = tuning._by_sound(material)
+    judge = temperature_tuning._by_sound(material)
     perfect = judge(material.waves)
     assert perfect == pytest.approx(dict.fromkeys(perfect, 0.0), abs=1e-6)
     rng = np.random.default_rng(0)
@@ -171,7 +172,7 @@ def test_judges_that_are_there_are_asked(
     monkeypatch.setattr(panel, "speaker_encoder", Level)
     monkeypatch.setattr(panel, "dnsmos", lambda: lambda wave, rate: 3.0)
     pytest.importorskip("jiwer")
-    judge = tuning.judge_of(material)
+    judge = temperature_tuning.judge_of(material)
     terms = judge([0 * material.waves[0], *material.waves[1:]])
     expected = {"WER": 0.25, "1 - similarity": 0.25, "(5 - MOS) / 5": 0.4}
     assert terms == pytest.approx(expected)
@@ -184,7 +185,7 @@ def test_a_judge_that_is_missing_is_named(
     monkeypatch.setattr(panel, "recogniser", lambda name: Recogniser("one", lambda w, rate: ""))
     monkeypatch.setattr(panel, "speaker_encoder", Level)
     with pytest.warns(Note, match="no DNSMOS here; temperatures are chosen by spectra"):
-        judge = tuning.judge_of(material)
+        judge = temperature_tuning.judge_of(material)
     assert "LSD / 10 dB" in judge(material.waves)
 
 
@@ -199,7 +200,7 @@ def test_the_command_writes_the_best_into_the_card(
     shutil.copytree(place / "model", model)
     before = json.loads((model / "config.json").read_text())
     monkeypatch.setattr(
-        tuning, "judge_of", lambda _: lambda waves: {"rms": float(np.mean([w.std() for w in waves]))}
+        temperature_tuning, "judge_of", lambda _: lambda waves: {"rms": float(np.mean([w.std() for w in waves]))}
     )
     command = ["tune", str(model), "--data", str(place / "corpus"), "--limit", "2"]
     command += ["--seconds", "0.05", "--backend", "reference", "--quiet"]
@@ -249,8 +250,8 @@ def test_a_model_that_makes_no_copies_is_refused(place: Path, tmp_path: Path) ->
     save_trained(tmp_path / "babble", card.build(), card)
     settings = Settings(split="valid")
     it = Material(Corpus.open(place / "corpus"), vqwave.load(tmp_path / "babble"), None, settings)
-    with pytest.raises(tuning.Undefined, match="no copies"):
-        tuning.tune(it, lambda waves: {"a": 0.0})
+    with pytest.raises(temperature_tuning.Undefined, match="no copies"):
+        temperature_tuning.tune(it, lambda waves: {"a": 0.0})
     with pytest.raises(BadInput, match="--limit 0"):
         main_of(tmp_path / "babble", place / "corpus", "--limit", "0")
 

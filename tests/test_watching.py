@@ -16,9 +16,7 @@ from vqwave.audio import write
 from vqwave.data import Batch, prepare
 from vqwave.distributions import MixtureOfLogistics
 from vqwave.errors import BadInput
-from vqwave.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, Outcome, TrainSpec
 from vqwave.features import LogMelSpec
-from vqwave.loop import Loop
 from vqwave.losses import negative_log_likelihood
 from vqwave.metrics import codebook
 from vqwave.models import VQVAE, VQVAESpec, WaveNetSpec
@@ -26,7 +24,9 @@ from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
-from vqwave.watching import RULES, About, Watch
+from vqwave.training.diagnostics import RULES, About, Watch
+from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, Outcome, TrainSpec
+from vqwave.training.trainer import Loop
 
 CODES = About(codes=256, code_bits=0.05)
 ROOT = Path(__file__).parents[1]

@@ -9,11 +9,11 @@ __version__ = "0.1.0"
 
 _PLACES = {  # public name -> the room that defines it; imported when first asked for, so that `import vqwave` is quick
     "BadInput": "vqwave.errors",
-    "Codec": "vqwave.codec",
+    "Codec": "vqwave.inference.speech_model",
     "Coded": "vqwave.codes",
     "Corpus": "vqwave.data",
     "Sampling": "vqwave.decode.sampling",
-    "load": "vqwave.codec",
+    "load": "vqwave.inference.speech_model",
     "load_codes": "vqwave.codes",
     "prepare": "vqwave.data",
     "read": "vqwave.audio",

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from vqwave.bench import decode_cuda
-from vqwave.decode.philox import uniforms
 from vqwave.distributions import MuLaw
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.models.wavenet import WaveNetState
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
+from vqwave.rng.philox import uniforms
 
 
 def wavenet() -> WaveNet:

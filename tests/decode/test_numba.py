@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.decode import backends, reference
-from vqwave.decode.philox import uniforms
+from vqwave.decode import backend, reference
 from vqwave.decode.plan import Plan
 from vqwave.distributions import (
     Gaussian,
@@ -26,9 +25,10 @@ from vqwave.errors import BadInput
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
+from vqwave.rng.philox import uniforms
 
 pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vqwave[fast]'")
-from vqwave.decode import numba_backend as fast
+from vqwave.decode.cpu.wavenet import decoder as fast
 
 HEADS = [
     MuLaw(),
@@ -278,22 +278,22 @@ def test_weights_are_packed_once_without_loss() -> None:
 
 def test_the_door_takes_the_kernels_and_says_why_not() -> None:
     net = wavenet()
-    assert backends.choose(net) == backends.Choice("numba")
-    assert backends.choose(net, "reference").backend == "reference"
-    nucleus = backends.choose(net, top_p=0.9)
+    assert backend.choose(net) == backend.Choice("numba")
+    assert backend.choose(net, "reference").backend == "reference"
+    nucleus = backend.choose(net, top_p=0.9)
     assert nucleus.backend == "reference"
     assert "top_p" in nucleus.reason
-    exact = backends.choose(net.double())
+    exact = backend.choose(net.double())
     assert exact.backend == "reference"
     assert "float64" in exact.reason
     with pytest.raises(BadInput, match="float64"):
-        backends.choose(net.double(), "numba")
+        backend.choose(net.double(), "numba")
     with pytest.raises(BadInput, match="did you mean numba"):
-        backends.choose(net, "numbar")
+        backend.choose(net, "numbar")
 
 
 def test_the_door_decodes_the_same_by_either() -> None:
     net = wavenet()
     told, streams = condition(net, 1), torch.tensor([4])
-    both = [backends.sample(net, told, 500, streams=streams, backend=name) for name in ("numba", "reference")]
+    both = [backend.sample(net, told, 500, streams=streams, backend=name) for name in ("numba", "reference")]
     assert_same_up_to_an_edge(net, told, *both, streams)

@@ -13,21 +13,22 @@ import torch
 from torch import Tensor
 
 from vqwave.config import build as build_spec
-from vqwave.decode import backends
-from vqwave.decode.philox import uniforms
-from vqwave.decode.precision import missing
+from vqwave.decode import backend
+from vqwave.decode.batching import Task, decode_each
+from vqwave.decode.cpu.precision import missing
 from vqwave.decode.sampling import Sampling
-from vqwave.decode.tile import Task, decode_each
 from vqwave.distributions import Gaussian, Head, Logistic, MixtureOfGaussians, MixtureOfLogistics
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.linear_prediction import LinearPredictorSpec
 from vqwave.nn.wavenet import StackSpec
+from vqwave.rng.philox import uniforms
 
 pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vqwave[fast]'")
-from vqwave.decode import duet, numba_backend
-from vqwave.decode.compiled import sources
-from vqwave.decode.engines import NumbaEngine
+from vqwave.decode.cpu.jit import sources
+from vqwave.decode.cpu.wavenet import decoder as wavenet_decoder
+from vqwave.decode.cpu.wavenet import two_core
+from vqwave.decode.streaming.engines import NumbaEngine
 
 PRECISIONS = ["float32", "bf16", "bf16-dot", "int8"]
 HEADS = [
@@ -98,11 +99,11 @@ def exact_parameters(net: WaveNet, x: Tensor, held: Condition) -> Tensor:
 def assert_scores_agree(net: WaveNet, streams: int) -> None:
     held = condition(net, streams)
     numbers = torch.arange(streams)
-    x = numba_backend.sample_wavenet(net, held, T + 30, streams=numbers, temperature=0.8, threads=1)
+    x = wavenet_decoder.sample_wavenet(net, held, T + 30, streams=numbers, temperature=0.8, threads=1)
     expected = exact_parameters(net, x, held)
     assert expected.std() > 1e-2
     assert x.std() > 1e-3
-    scored = numba_backend.score_wavenet(net, x, held, threads=1)
+    scored = wavenet_decoder.score_wavenet(net, x, held, threads=1)
     torch.testing.assert_close(scored.double(), expected, rtol=0, atol=1e-4)
 
 
@@ -111,16 +112,16 @@ def decoder(
     streams: int,
     precision: str = "float32",
     threads: int = 1,
-) -> numba_backend.Decoder:
+) -> wavenet_decoder.Decoder:
     reason = missing(precision)
     if reason:
         pytest.skip(reason)
     held = rows(condition(net, 11), list(range(streams)))
     settings = {"weights": precision, "threads": threads}
-    return numba_backend.Decoder(net, held, torch.arange(streams), **settings)
+    return wavenet_decoder.Decoder(net, held, torch.arange(streams), **settings)
 
 
-def drawn(built: numba_backend.Decoder, *counts: int) -> Tensor:
+def drawn(built: wavenet_decoder.Decoder, *counts: int) -> Tensor:
     return torch.cat([chunk for count in counts for chunk in built.draw(count, seed=9)], 1)
 
 
@@ -150,7 +151,7 @@ def test_the_draws_are_the_references(head: Head) -> None:
     net, streams = wavenet(head), torch.tensor([5, 2])
     held = condition(net, 2)
     settings = {"streams": streams, "seed": 7, "temperature": 0.7, "threads": 1}
-    x = numba_backend.sample_wavenet(net, held, 600, **settings)
+    x = wavenet_decoder.sample_wavenet(net, held, 600, **settings)
     law, u = head(exact_parameters(net, x, held), 0.7), uniforms(7, streams, 0, 600).double()
     drawn = [law.sample(torch.cat([u[:1] + shift, u[1:]])) for shift in (-1e-4, 0.0, 1e-4)]
     steady = drawn[0] == drawn[2]
@@ -200,10 +201,10 @@ def test_one_stream_has_the_bits_of_the_batch(taps: int, precision: str) -> None
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_two_cores_have_the_bits_of_one(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duet.Pace, "choose", lambda _pace: "together")
+    monkeypatch.setattr(two_core.Pace, "choose", lambda _pace: "together")
     net = wavenet()
     alone = drawn(decoder(net, 1, precision), T)
-    monkeypatch.setattr(numba_backend, "cores", lambda: 2)
+    monkeypatch.setattr(wavenet_decoder, "cores", lambda: 2)
     pair = decoder(net, 1, precision, threads=2)
     assert torch.equal(drawn(pair, 200, T - 200), alone)
     assert pair.groups[0].duet.pace.together is not None
@@ -215,7 +216,7 @@ def test_bits_do_not_depend_on_batch_order_or_threads() -> None:
 
     def draw(chosen: list[int], threads: int = 1) -> Tensor:
         own, numbers = rows(held, chosen), streams[chosen]
-        return numba_backend.sample_wavenet(net, own, 250, streams=numbers, threads=threads)
+        return wavenet_decoder.sample_wavenet(net, own, 250, streams=numbers, threads=threads)
 
     whole = draw(list(range(11)))
     assert torch.equal(draw(list(range(11)), threads=2), whole)
@@ -228,9 +229,9 @@ def test_given_samples_come_first() -> None:
     """Drawn on after them as in one go; and it is they that decide."""
     net = wavenet()
     held, streams = condition(net, 2), torch.arange(2)
-    whole = numba_backend.sample_wavenet(net, held, 200, streams=streams)
+    whole = wavenet_decoder.sample_wavenet(net, held, 200, streams=streams)
     for n in (0, 1, 77):
-        on = numba_backend.sample_wavenet(net, held, 200 - n, streams=streams, prime=whole[:, :n])
+        on = wavenet_decoder.sample_wavenet(net, held, 200 - n, streams=streams, prime=whole[:, :n])
         assert torch.equal(on, whole[:, n:])
 
 
@@ -239,7 +240,7 @@ def test_a_stream_in_stretches_saved_and_restored_has_the_bits_of_the_whole() ->
     net = wavenet(interpolation=2)
     held, sampling = rows(condition(net, 11), [0]), Sampling(seed=4, temperature=0.9)
     settings = {"streams": torch.tensor([0]), "seed": 4, "temperature": 0.9, "backend": "numba"}
-    whole = backends.sample(net, held, T, **settings)[0]
+    whole = backend.sample(net, held, T, **settings)[0]
     engine, parts = NumbaEngine(net, sampling, 0), []
     for a, b in pairwise([0, 1, 2, 6, FRAMES]):
         columns = held.features[..., a * HOP // held.hold : b * HOP // held.hold]
@@ -256,18 +257,18 @@ def test_a_slot_that_is_taken_again_starts_from_silence() -> None:
     done = dict(decode_each(net, iter(tasks.items()), sampling, slots=2))
     for i, task in tasks.items():
         settings = {"streams": torch.tensor([0]), "backend": "numba"}
-        expected = backends.sample(net, task.condition, task.samples, **settings)[0]
+        expected = backend.sample(net, task.condition, task.samples, **settings)[0]
         assert torch.equal(done[i], expected)
 
 
 def test_the_kernels_are_taken() -> None:
-    assert backends.choose(wavenet()) == backends.Choice("numba")
+    assert backend.choose(wavenet()) == backend.Choice("numba")
 
 
 def test_a_plain_stream_keeps_what_it_kept() -> None:
     """So that a stream that was saved before there were predictors can be restored."""
     spec = WaveNetSpec(network=NETWORK, conditioner=ConditionerSpec(labels=()))
-    plain = numba_backend.Decoder(spec.build(RATE, {}).eval(), None, torch.arange(2))
+    plain = wavenet_decoder.Decoder(spec.build(RATE, {}).eval(), None, torch.arange(2))
     assert set(plain.arrays()) == {"rings", "heard", "time", "streams"}
     predicting = set(decoder(wavenet(), 1).arrays())
     assert predicting == {"rings", "heard", "time", "streams", "samples", "residuals", "prediction"}
@@ -275,5 +276,5 @@ def test_a_plain_stream_keeps_what_it_kept() -> None:
 
 @pytest.mark.parametrize("name", ["kernels.py", "solo.py", "pipeline.py"])
 def test_compiled_kernels_are_made_anew_where_the_prediction_changes(name: str) -> None:
-    file = Path(numba_backend.__file__).with_name(name)
+    file = Path(wavenet_decoder.__file__).with_name(name)
     assert file.with_name("prediction.py") in sources(file)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.decode.precision import missing, numbers
-from vqwave.decode.processor import has
+from vqwave.decode.cpu.precision import missing, numbers
+from vqwave.decode.cpu.processor import has
 from vqwave.decode.sampling import Temperatures
 from vqwave.distributions import MixtureOfLogistics, MuLaw
 from vqwave.errors import BadInput
@@ -24,8 +24,9 @@ pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vq
 from numba.core.runtime import rtsys
 from numba.core.runtime._nrt_python import memsys_disable_stats, memsys_enable_stats
 
-from vqwave.decode import duet, numba_backend, pipeline
-from vqwave.decode.signals import APART, signals, wait_for
+from vqwave.decode.cpu.wavenet import decoder as wavenet_decoder
+from vqwave.decode.cpu.wavenet import two_core, two_core_kernel
+from vqwave.decode.cpu.wavenet.atomic_flags import APART, signals, wait_for
 
 PRECISIONS = ["float32", "bf16", "bf16-dot", "int8"]
 DEEP = StackSpec(layers=9, cycle=5, kernel=2, residual=32, gate=16, skip=48, hidden=32)
@@ -59,11 +60,11 @@ def able(precision: str) -> None:
         pytest.skip(reason)
 
 
-def decoder(net: WaveNet, precision: str, threads: int, streams: int = 1) -> numba_backend.Decoder:
-    return numba_backend.Decoder(net, condition(net, streams), torch.arange(streams), weights=precision, threads=threads)
+def decoder(net: WaveNet, precision: str, threads: int, streams: int = 1) -> wavenet_decoder.Decoder:
+    return wavenet_decoder.Decoder(net, condition(net, streams), torch.arange(streams), weights=precision, threads=threads)
 
 
-def drawn(built: numba_backend.Decoder, *counts: int) -> Tensor:
+def drawn(built: wavenet_decoder.Decoder, *counts: int) -> Tensor:
     return torch.cat([chunk for count in counts for chunk in built.draw(count, seed=9)], 1)
 
 
@@ -75,7 +76,7 @@ def test_the_solo_kernel_has_the_bits_of_the_batch(shape: StackSpec, precision: 
     everyone = condition(net, 11)
     together = drawn(decoder(net, precision, 1, streams=11), 300)
     first = Condition(everyone.features[:1], everyone.hold)
-    alone = numba_backend.Decoder(net, first, torch.arange(1), weights=precision, threads=1)
+    alone = wavenet_decoder.Decoder(net, first, torch.arange(1), weights=precision, threads=1)
     assert alone.groups[0].ahead is not None
     assert torch.equal(drawn(alone, 300), together[:1])
     assert together[0].std() > 1e-3
@@ -97,10 +98,10 @@ def test_two_cores_have_the_bits_of_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     able(precision)
-    monkeypatch.setattr(duet.Pace, "choose", lambda _pace: "together")
+    monkeypatch.setattr(two_core.Pace, "choose", lambda _pace: "together")
     net = wavenet(head=head)
     alone = drawn(decoder(net, precision, 1), 400)
-    monkeypatch.setattr(numba_backend, "cores", lambda: 2)
+    monkeypatch.setattr(wavenet_decoder, "cores", lambda: 2)
     pair = decoder(net, precision, 2)
     assert pair.groups[0].duet is not None
     assert torch.equal(drawn(pair, 250, 150), alone)
@@ -111,9 +112,9 @@ def test_a_second_thread_that_never_runs_is_not_waited_for(monkeypatch: pytest.M
     """It is kept busy elsewhere: the first gives up, draws what it had begun, and goes on alone with the same bits."""
     net = wavenet()
     expected = drawn(decoder(net, "float32", 1), 200)
-    monkeypatch.setattr(numba_backend, "cores", lambda: 2)
+    monkeypatch.setattr(wavenet_decoder, "cores", lambda: 2)
     pair, done = decoder(net, "float32", 2), threading.Event()
-    blocker = duet._second().submit(done.wait)
+    blocker = two_core._second().submit(done.wait)
     try:
         assert torch.equal(drawn(pair, 200), expected)
     finally:
@@ -132,22 +133,22 @@ def test_a_follower_without_a_leader_returns() -> None:
     built = decoder(wavenet(), "float32", 1)
     group = built.groups[0]
     nothing, heard, params = np.zeros((1, 0), np.float32), np.zeros((1, 4), np.float32), np.zeros((1, 0, 1), np.float32)
-    flags = signals(pipeline.SIGNALS)
+    flags = signals(two_core_kernel.SIGNALS)
     draws = (group.streams, np.uint64(0), Temperatures(), nothing, heard, params)
     network = (group.plan, group.state, group.buffers, built._told(group, 4))
-    assert pipeline.follow(*network, flags, 0, 4, *draws) == 0
+    assert two_core_kernel.follow(*network, flags, 0, 4, *draws) == 0
     assert group.state.time[0] == 0
 
 
 def test_the_pace_takes_the_faster_way_and_asks_again() -> None:
-    pace = duet.Pace()
+    pace = two_core.Pace()
     assert pace.choose() == "together"
     pace.together = 2.0
     assert pace.choose() == "alone"
     pace.alone = 1.0
     ways = [pace.choose() for _ in range(70)]
     tried = [i for i, way in enumerate(ways) if way == "together"]
-    assert [b - a - 1 for a, b in pairwise([-1, *tried])] == [1, 0, 2, 0, 4, 0, 8, 0, duet.AGAIN, 0, duet.AGAIN, 0, duet.AGAIN, 0]
+    assert [b - a - 1 for a, b in pairwise([-1, *tried])] == [1, 0, 2, 0, 4, 0, 8, 0, two_core.AGAIN, 0, two_core.AGAIN, 0, two_core.AGAIN, 0]
     pace.together = 0.5
     assert [pace.choose() for _ in range(6)] == ["together", "alone", "alone", "together", "together", "alone"]
 
@@ -158,7 +159,7 @@ def test_narrow_numbers_cost_little(precision: str, bound: float) -> None:
     able(precision)
     net = wavenet()
     x = drawn(decoder(net, "float32", 1), 600)
-    exact, coarse = (numba_backend.score_wavenet(net, x, condition(net), weights=each) for each in ("float32", precision))
+    exact, coarse = (wavenet_decoder.score_wavenet(net, x, condition(net), weights=each) for each in ("float32", precision))
     assert not torch.equal(exact, coarse)
     exact, coarse = exact.double().log_softmax(1), coarse.double().log_softmax(1)
     assert (exact.exp() * (exact - coarse)).sum(1).mean() < bound

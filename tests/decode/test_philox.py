@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from vqwave.decode.philox import philox, uniforms
 from vqwave.decode.sampling import Sampling
 from vqwave.errors import BadInput
+from vqwave.rng.philox import philox, uniforms
 
 # Random123's known answers (Salmon et al., 2011): counter, key -> words.
 ANSWERS = [
@@ -53,7 +53,7 @@ def test_draws_of_small_seeds_and_streams_stay_what_they_were() -> None:
 @pytest.mark.parametrize("seed", [0, 7 + (1 << 33), 2**64 - 1])
 def test_the_kernels_have_the_same_uniforms(seed: int, stream: int) -> None:
     pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vqwave[fast]'")
-    from vqwave.decode.draws import uniforms as compiled
+    from vqwave.decode.cpu.head_sampling import uniforms as compiled
 
     time = (1 << 32) + 7
     expected = uniforms(seed, torch.tensor([stream]), time, 1)[:3, 0, 0].double()
@@ -101,7 +101,7 @@ def test_uniforms_are_uniform_and_never_zero_or_one() -> None:
 
 def test_the_extreme_words_stay_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     for word in (0, 2**32 - 1):
-        monkeypatch.setattr("vqwave.decode.philox.philox", lambda counter, seed, word=word: np.full_like(counter, word))
+        monkeypatch.setattr("vqwave.rng.philox.philox", lambda counter, seed, word=word: np.full_like(counter, word))
         u = uniforms(0, torch.tensor([0]), 0, 1)
         assert u.dtype == torch.float32
         assert ((u > 0) & (u < 1)).all()

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from vqwave.decode import reference
-from vqwave.decode.backends import sample
-from vqwave.decode.philox import uniforms
+from vqwave.decode.backend import sample
 from vqwave.decode.reference import sample_student, sample_wavenet
 from vqwave.distributions import Gaussian, Head, LinearBins, MixtureOfGaussians, MixtureOfLogistics, MuLaw
 from vqwave.errors import BadInput
 from vqwave.models import Student, StudentSpec, WaveNet, WaveNetSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
+from vqwave.rng.philox import uniforms
 
 F64 = torch.float64
 HEADS = [MuLaw(), LinearBins(classes=64), MixtureOfLogistics(components=3), MixtureOfGaussians(components=2), Gaussian()]

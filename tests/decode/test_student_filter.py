@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.decode import backends
-from vqwave.decode.engines import build_engine
-from vqwave.decode.precision import missing
+from vqwave.decode import backend
+from vqwave.decode.cpu.precision import missing
 from vqwave.decode.sampling import Sampling
+from vqwave.decode.streaming.engines import build_engine
 from vqwave.features import LogMelSpec
 from vqwave.models import Student, StudentSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
@@ -21,7 +21,7 @@ from vqwave.nn.linear_prediction import LinearPredictorSpec
 from vqwave.nn.wavenet import StackSpec
 
 pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vqwave[fast]'")
-from vqwave.decode import student_numba as fast
+from vqwave.decode.cpu.flow import decoder as fast
 
 RATE, HOP, BANDS, ORDER, STREAMS = 8000, 48, 12, 6, 3
 MEL = LogMelSpec(bands=BANDS, window_ms=12.0, hop_ms=6.0)
@@ -97,10 +97,10 @@ def test_every_shape_passes_as_in_torch(settings: dict, frames: int) -> None:
 
 def test_the_kernels_are_taken_and_draw_what_the_reference_does() -> None:
     student = build(initial_scale=0.3)
-    assert backends.choose(student) == backends.Choice("numba")
+    assert backend.choose(student) == backend.Choice("numba")
     condition, streams = condition_of(student), torch.tensor([5, 2, 9])
     both = [
-        backends.sample(student, condition, 900, streams=streams, seed=9, temperature=0.8, backend=name)
+        backend.sample(student, condition, 900, streams=streams, seed=9, temperature=0.8, backend=name)
         for name in ("numba", "reference")
     ]
     torch.testing.assert_close(*both, rtol=0, atol=1e-4)

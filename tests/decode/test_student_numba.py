@@ -13,18 +13,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.decode import backends, reference
-from vqwave.decode.philox import uniforms
-from vqwave.decode.precision import missing
-from vqwave.decode.student_plan import plan_flows, unsupported_student
+from vqwave.decode import backend, reference
+from vqwave.decode.cpu.flow.plan import plan_flows, unsupported_student
+from vqwave.decode.cpu.precision import missing
 from vqwave.errors import BadInput
 from vqwave.models import Student, StudentSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.wavenet import ContextSpec, StackSpec
+from vqwave.rng.philox import uniforms
 
 pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vqwave[fast]'")
-from vqwave.decode import student_numba as fast
-from vqwave.decode.student_kernels import noise
+from vqwave.decode.cpu.flow import decoder as fast
+from vqwave.decode.cpu.flow.kernel import noise
 
 HOP, FRAMES = 48, 5
 NARROWED = ["bf16", "bf16-dot"] if missing("bf16-dot") is None else ["bf16"]
@@ -118,7 +118,7 @@ def test_the_draws_are_the_references(settings: dict) -> None:
     student = build(**settings)
     told, streams = condition(student, 2), torch.tensor([5, 2])
     both = [
-        backends.sample(student, told, 900, streams=streams, seed=9, temperature=0.8, backend=name)
+        backend.sample(student, told, 900, streams=streams, seed=9, temperature=0.8, backend=name)
         for name in ("numba", "reference")
     ]
     torch.testing.assert_close(*both, rtol=0, atol=1e-4)
@@ -130,7 +130,7 @@ def test_temperature_zero_is_the_flow_of_no_noise() -> None:
     student = build(network=ODD)
     told = condition(student, 1)
     both = [
-        backends.sample(student, told, 400, streams=torch.arange(1), seed=9, temperature=0.0, backend=name)
+        backend.sample(student, told, 400, streams=torch.arange(1), seed=9, temperature=0.0, backend=name)
         for name in ("numba", "reference")
     ]
     expected = exact(student, torch.zeros(1, 400), told).clamp(-1, 1)
@@ -278,19 +278,19 @@ def test_weights_are_packed_once_without_loss() -> None:
 
 def test_the_door_takes_the_kernels_and_says_why_not() -> None:
     student = build(network=ODD)
-    assert backends.choose(student) == backends.choose(student, "numba") == backends.Choice("numba")
-    assert backends.choose(student, "reference") == backends.Choice("reference")
+    assert backend.choose(student) == backend.choose(student, "numba") == backend.Choice("numba")
+    assert backend.choose(student, "reference") == backend.Choice("reference")
     masked = build(network=ODD, direction="maf")
     longer = build(network=StackSpec(**{**vars(ODD), "context": ContextSpec(layers=1)}))
     for odd, word in ((masked, "maf"), (longer, "context"), (build(network=ODD).double(), "float64")):
-        choice = backends.choose(odd)
+        choice = backend.choose(odd)
         assert choice.backend == "reference"
         assert word in choice.reason
         assert word in unsupported_student(odd)
         with pytest.raises(BadInput, match=word):
-            backends.choose(odd, "numba")
+            backend.choose(odd, "numba")
     told = condition(masked, 1)
-    drawn = backends.sample(masked, told, 30, streams=torch.arange(1))
+    drawn = backend.sample(masked, told, 30, streams=torch.arange(1))
     assert torch.equal(drawn, reference.sample_student(masked, told, 30, streams=torch.arange(1)))
 
 

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from vqwave.cli import parser
 from vqwave.cli.arguments import sampling_of
-from vqwave.decode import backends, reference
-from vqwave.decode.engines import build_engine
-from vqwave.decode.philox import uniforms
+from vqwave.decode import reference
+from vqwave.decode.batching import Task, decode_each
 from vqwave.decode.sampling import Sampling, Temperatures, temperatures_of
-from vqwave.decode.tile import Task, decode_each
+from vqwave.decode.streaming.engines import build_engine
 from vqwave.distributions import (
     Gaussian,
     Head,
@@ -32,6 +31,7 @@ from vqwave.models import Student, StudentSpec, WaveNet, WaveNetSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.linear_prediction import LinearPredictorSpec
 from vqwave.nn.wavenet import StackSpec
+from vqwave.rng.philox import uniforms
 
 NUMBA = pytest.mark.skipif(
     importlib.util.find_spec("numba") is None, reason="numba is not installed"
@@ -224,11 +224,11 @@ def test_voiced_samples_have_a_scale_of_their_own(head: Head) -> None:
 @pytest.mark.parametrize("head", HEADS)
 def test_the_kernels_draw_as_the_reference_does(head: Head) -> None:
     """From the same past, but for components on an edge."""
-    from vqwave.decode import numba_backend
+    from vqwave.decode.cpu.wavenet import decoder as wavenet_decoder
 
     net, streams = wavenet(head), torch.tensor([4, 2])
     held, settings = condition(net), {"streams": streams, "seed": 5}
-    x = numba_backend.sample_wavenet(net, held, T, **settings, temperature=APART, threads=1)
+    x = wavenet_decoder.sample_wavenet(net, held, T, **settings, temperature=APART, threads=1)
     last = torch.nn.functional.pad(x.double(), (1, 0))[:, :-1]
     exact, doubled = net.double(), Condition(held.features.double(), held.hold)
     with torch.no_grad():
@@ -245,8 +245,8 @@ def test_the_kernels_draw_as_the_reference_does(head: Head) -> None:
 @pytest.mark.parametrize("net", [wavenet(), wavenet(MuLaw(classes=32)), wavenet(taps=0), student()])
 def test_equal_temperatures_are_one_number(net: WaveNet | Student, backend: str) -> None:
     held, settings = condition(net), {"streams": torch.arange(2), "seed": 3, "backend": backend}
-    alone = backends.sample(net, held, T, **settings, temperature=0.7)
-    three = backends.sample(net, held, T, **settings, temperature=Temperatures(0.7, 0.7, 0.7))
+    alone = backend.sample(net, held, T, **settings, temperature=0.7)
+    three = backend.sample(net, held, T, **settings, temperature=Temperatures(0.7, 0.7, 0.7))
     assert torch.equal(three, alone)
     assert alone.std() > 1e-3
 
@@ -256,7 +256,7 @@ def test_equal_temperatures_are_one_number(net: WaveNet | Student, backend: str)
 def test_where_voicing_is_not_known_the_scale_holds(net: WaveNet | Student, backend: str) -> None:
     held, settings = condition(net), {"streams": torch.arange(2), "seed": 3, "backend": backend}
     drawn = [
-        backends.sample(net, held, T, **settings, temperature=Temperatures(0.9, scale, voiced))
+        backend.sample(net, held, T, **settings, temperature=Temperatures(0.9, scale, voiced))
         for scale, voiced in ((0.6, 0.6), (0.6, 0.1), (0.3, 0.6))
     ]
     assert torch.equal(drawn[0], drawn[1])
@@ -269,7 +269,7 @@ def test_temperature_0_of_every_part_does_not_depend_on_the_seed(backend: str) -
     held, likeliest = condition(net), Temperatures(0.0, 0.0, 0.0)
     settings = {"streams": torch.arange(2), "backend": backend}
     first, other = (
-        backends.sample(net, held, 80, **settings, seed=seed, temperature=likeliest)
+        backend.sample(net, held, 80, **settings, seed=seed, temperature=likeliest)
         for seed in (1, 2)
     )
     assert torch.equal(first, other)
@@ -277,17 +277,18 @@ def test_temperature_0_of_every_part_does_not_depend_on_the_seed(backend: str) -
 
 @NUMBA
 def test_streams_batches_and_two_cores_have_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vqwave.decode import duet, numba_backend
+    from vqwave.decode.cpu.wavenet import decoder as wavenet_decoder
+    from vqwave.decode.cpu.wavenet import two_core
 
     net, streams = wavenet(), torch.arange(3)
     held = condition(net, 3)
     settings = {"seed": 9, "temperature": APART}
-    whole = numba_backend.sample_wavenet(net, held, T, streams=streams, threads=1, **settings)
-    monkeypatch.setattr(duet.Pace, "choose", lambda _pace: "together")
-    monkeypatch.setattr(numba_backend, "cores", lambda: 2)
+    whole = wavenet_decoder.sample_wavenet(net, held, T, streams=streams, threads=1, **settings)
+    monkeypatch.setattr(two_core.Pace, "choose", lambda _pace: "together")
+    monkeypatch.setattr(wavenet_decoder, "cores", lambda: 2)
     for row in range(3):
         for threads in (1, 2):
-            built = numba_backend.Decoder(net, one(held, row), streams[[row]], threads=threads)
+            built = wavenet_decoder.Decoder(net, one(held, row), streams[[row]], threads=threads)
             parts = [part for n in (1, 90, T - 91) for part in built.draw(n, **settings)]
             assert torch.equal(torch.cat(parts, 1)[0], whole[row])
 
@@ -301,7 +302,7 @@ def test_a_tile_draws_each_as_alone(backend: str) -> None:
     done = dict(decode_each(net, iter(tasks.items()), sampling, slots=2))
     settings = {"streams": torch.tensor([0]), "seed": 4, "backend": backend}
     for row, task in tasks.items():
-        alone = backends.sample(net, task.condition, task.samples, temperature=APART, **settings)[0]
+        alone = backend.sample(net, task.condition, task.samples, temperature=APART, **settings)[0]
         assert torch.equal(done[row], alone)
 
 
@@ -314,7 +315,7 @@ def test_a_stream_in_stretches_draws_as_the_whole(
     held = one(condition(net), 0)
     sampling = Sampling(4, 0.9, backend=backend, scale_temperature=0.6, voiced_temperature=0.2)
     settings = {"streams": torch.tensor([0]), "seed": 4, "backend": backend}
-    whole = backends.sample(net, held, T, temperature=APART, **settings)[0]
+    whole = backend.sample(net, held, T, temperature=APART, **settings)[0]
     engine, parts = build_engine(net, sampling), []
     stretches = [(n, n + 1) for n in range(FRAMES)]
     if backend == "numba":  # a student's reference has blocks of one length
@@ -341,17 +342,17 @@ def test_a_students_noise_is_narrowed_by_voicing(monkeypatch: pytest.MonkeyPatch
 @NUMBA
 def test_the_kernels_narrow_a_students_noise_by_voicing(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the reference does, and with the same bits in tiles, in stretches and alone."""
-    from vqwave.decode import student_numba
+    from vqwave.decode.cpu.flow import decoder as flow_decoder
 
     net, streams = student(), torch.tensor([4, 2])
     held, settings = condition(net), {"streams": streams, "seed": 5, "temperature": APART}
-    found = student_numba.sample_student(net, held, T, **settings)
+    found = flow_decoder.sample_student(net, held, T, **settings)
     expected = reference.sample_student(net, held, T, **settings)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     assert expected.std() > 1e-3
-    monkeypatch.setattr(student_numba, "tile_columns", lambda plans: 48)
+    monkeypatch.setattr(flow_decoder, "tile_columns", lambda plans: 48)
     for row in range(2):
-        built = student_numba.StudentDecoder(net, one(held, row), streams[[row]], threads=1)
+        built = flow_decoder.StudentDecoder(net, one(held, row), streams[[row]], threads=1)
         parts = [part for n in (1, 90, T - 91) for part in built.draw(n, 5, APART)]
         assert torch.equal(torch.cat(parts, 1)[0], found[row])
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vqwave.decode import backends
+from vqwave.decode import backend
+from vqwave.decode.cuda.tuning import Task, shared
 from vqwave.decode.plan import Plan
-from vqwave.decode.triton_tuning import Task, shared
 from vqwave.distributions import Head, MixtureOfLogistics, MuLaw
 from vqwave.errors import BadInput
 from vqwave.models import WaveNet, WaveNetSpec
@@ -24,8 +24,8 @@ from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
 
 pytest.importorskip("triton", reason="the CUDA kernel needs triton: pip install 'vqwave[cuda]'")
-from vqwave.decode import triton_backend as fast
-from vqwave.decode.triton_pack import pack
+from vqwave.decode.cuda import decoder as fast
+from vqwave.decode.cuda.packing import pack
 
 LAWS = Path(__file__).with_name("triton_laws.py")
 KB = 1024
@@ -164,9 +164,9 @@ def test_packing_loses_nothing() -> None:
 
 def test_the_door_does_without_a_device() -> None:
     net = wavenet(network=StackSpec(layers=1, cycle=1, residual=16, gate=16, skip=16, hidden=16))
-    assert backends.choose(net).backend != "triton"
+    assert backend.choose(net).backend != "triton"
     with pytest.raises(BadInput, match="CUDA device"):
-        backends.choose(net, "triton")
+        backend.choose(net, "triton")
 
 
 @pytest.mark.gpu

@@ -12,12 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.decode import backends, reference
-from vqwave.decode import triton_backend as fast
-from vqwave.decode.engines import build_engine
-from vqwave.decode.philox import uniforms
+from vqwave.decode import backend, reference
+from vqwave.decode.cuda import decoder as fast
+from vqwave.decode.cuda.tuning import interpreted
 from vqwave.decode.sampling import Sampling, Temperatures
-from vqwave.decode.triton_tuning import interpreted
+from vqwave.decode.streaming.engines import build_engine
 from vqwave.distributions import (
     Gaussian,
     Head,
@@ -31,6 +30,7 @@ from vqwave.errors import BadInput
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.wavenet import ContextSpec, StackSpec
+from vqwave.rng.philox import uniforms
 
 DEVICE = "cpu" if interpreted() else "cuda"
 SAMPLES = 16 if interpreted() else 600
@@ -302,17 +302,17 @@ def test_what_cannot_fit_is_named() -> None:
 
 def test_the_door_takes_the_kernel_and_says_why_not() -> None:
     net = wavenet()
-    assert backends.choose(net, "triton") == backends.Choice("triton")
-    assert "top_p" in str(backends.choose(net, "triton", top_p=0.9).reason)
+    assert backend.choose(net, "triton") == backend.Choice("triton")
+    assert "top_p" in str(backend.choose(net, "triton", top_p=0.9).reason)
     longer = wavenet(network=dataclasses.replace(SMALL, context=ContextSpec(stride=4, layers=1, residual=4, channels=4)))
     with pytest.raises(BadInput, match="context"):
-        backends.choose(longer, "triton")
+        backend.choose(longer, "triton")
     with pytest.raises(BadInput, match="float64"):
-        backends.choose(net.double(), "triton")
+        backend.choose(net.double(), "triton")
 
 
 def test_the_door_decodes_with_it() -> None:
     net = wavenet()
     told, streams = condition(net, 1), torch.tensor([4])
-    through = backends.sample(net, told, 9, streams=streams, backend="triton")
+    through = backend.sample(net, told, 9, streams=streams, backend="triton")
     assert torch.equal(through, fast.sample_wavenet(net, told, 9, streams=streams))

@@ -12,9 +12,9 @@ import torch
 
 from vqwave.audio import to_int16
 from vqwave.data import Corpus
+from vqwave.distributed.threads import limited_to
 from vqwave.metrics.augment import disturbed, placed
-from vqwave.metrics.judge import DEFAULT, judge_of
-from vqwave.threads import limited_to
+from vqwave.metrics.recognizer import DEFAULT, judge_of
 
 QUICK = replace(DEFAULT, members=2, channels=24, steps=120, batch=16)
 RATE = 8000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vqwave.metrics.mapping import CodeMap, frame_labels
+from vqwave.metrics.code_to_label import CodeMap, frame_labels
 
 
 def test_a_code_stands_for_what_it_goes_with_most() -> None:

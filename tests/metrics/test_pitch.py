@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vqwave.audio import Wave
-from vqwave.metrics.pitch import f0_correlation, f0_error, melody_sums, tracker, voicing_error
+from vqwave.metrics.f0 import f0_correlation, f0_error, melody_sums, tracker, voicing_error
 
 pytest.importorskip("parselmouth", reason="F0 is Praat's: pip install 'vqwave[metrics]'")
 RATE = 8000

@@ -34,7 +34,9 @@ from vqwave.models import (
 )
 from vqwave.models.discriminator import DiscriminatorSpec
 from vqwave.models.wavenet import PastDropoutSpec
-from vqwave.nn.adversary import AdversarySpec
+from vqwave.nn.auxiliary.adversarial_classifier import AdversarySpec
+from vqwave.nn.auxiliary.conversion_classifier import ListenerSpec
+from vqwave.nn.auxiliary.spectral_decoder import ReadoutSpec
 from vqwave.nn.condition import ConditionDropoutSpec, ConditionerSpec
 from vqwave.nn.encoders import (
     BatchNormEncoderSpec,
@@ -42,7 +44,6 @@ from vqwave.nn.encoders import (
     WaveformEncoderSpec,
 )
 from vqwave.nn.linear_prediction import LinearPredictorSpec
-from vqwave.nn.listener import ListenerSpec
 from vqwave.nn.quantize import (
     EMAQuantizerSpec,
     EntropySpec,
@@ -53,7 +54,6 @@ from vqwave.nn.quantize import (
     ResidualQuantizerSpec,
     TwoLevelQuantizerSpec,
 )
-from vqwave.nn.readout import ReadoutSpec
 from vqwave.nn.wavenet import ContextSpec, StackSpec, one_by_one
 
 RATE, B, T = 8000, 3, 96

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.decode.codes import sample_codes
+from vqwave.decode.code_sampling import sample_codes
 from vqwave.errors import BadInput
 from vqwave.models.prior import CodeNetwork, CodeStream
 from vqwave.models.symbols import PitchBooks, SymbolOrder

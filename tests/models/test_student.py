@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.decode.philox import uniforms
 from vqwave.distributions import GaussianMixture, LogisticMixture
 from vqwave.features import LogMelSpec
 from vqwave.models import Student, StudentSpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
+from vqwave.rng.philox import uniforms
 
 F64 = torch.float64
 VOCABULARY = {"speaker": ["a", "b", "c"]}

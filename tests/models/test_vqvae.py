@@ -14,11 +14,11 @@ from vqwave.errors import BadInput
 from vqwave.features import LogMelSpec
 from vqwave.losses import negative_log_likelihood
 from vqwave.models import VQVAE, StudentSpec, VQVAESpec, WaveNetSpec
+from vqwave.nn.auxiliary.conversion_classifier import ListenerSpec
+from vqwave.nn.auxiliary.spectral_decoder import ReadoutSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec, WaveformEncoderSpec
-from vqwave.nn.listener import ListenerSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.readout import ReadoutSpec
 from vqwave.nn.wavenet import StackSpec
 
 VOCABULARY = {"speaker": ["a", "b", "c"]}

@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.data.tracks import PITCH
-from vqwave.decode.conditions import CodeConditions, code_condition
+from vqwave.data.frame_tracks import PITCH
 from vqwave.decode.sampling import Sampling
-from vqwave.decode.stream import Stream
+from vqwave.decode.streaming.conditions import CodeConditions, code_condition
+from vqwave.decode.streaming.stream import Stream
 from vqwave.errors import BadInput
 from vqwave.features import LogMelSpec
 from vqwave.models import VQVAE, VQVAESpec, WaveNetSpec
 from vqwave.models.melody import VOICE
 from vqwave.models.pitch import PitchCodecSpec
+from vqwave.nn.auxiliary.spectral_decoder import ReadoutSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.linear_prediction import LinearPredictorSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.readout import ReadoutSpec
 from vqwave.nn.wavenet import StackSpec
 
 RATE, HOP = 8000, 160  # latents at 50 Hz, pitch at 100 Hz, pitch codes at 12.5 Hz

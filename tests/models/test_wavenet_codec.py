@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.checkpoint import ModelCard
-from vqwave.codec import Codec
 from vqwave.decode.sampling import Sampling
 from vqwave.distributions import MuLaw
 from vqwave.errors import BadInput
+from vqwave.inference.model_folder import ModelCard
+from vqwave.inference.speech_model import Codec
 from vqwave.metrics import likelihood
 from vqwave.models import WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec

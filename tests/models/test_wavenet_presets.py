@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from vqwave.config import parse
-from vqwave.experiment import bit_rate
+from vqwave.training.experiment import bit_rate
 
 ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY = {"text": ["0", "1"], "speaker": ["a", "b"], "gender": ["f", "m"], "phones": ["_", "a", "z"]}

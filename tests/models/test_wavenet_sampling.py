@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.decode.backends import sample
+from vqwave.decode.backend import sample
 from vqwave.decode.reference import Guided
 from vqwave.distributions import Categorical, Gaussian, Head, LinearBins, MuLaw
 from vqwave.errors import BadInput

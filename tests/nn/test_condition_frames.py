@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vqwave.data import Corpus, Segments
-from vqwave.data.tracks import SLACK, FrameFile, PhoneTrack
+from vqwave.data.frame_tracks import SLACK, FrameFile, PhoneTrack
 from vqwave.errors import BadInput
 from vqwave.features import LogMelSpec
 from vqwave.nn.frontend import ConcatSpec, FilesSpec, PhonesSpec, build_frontend

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from vqwave.errors import BadInput
 from vqwave.features import LogMelSpec, MFCCSpec
+from vqwave.nn.auxiliary.spectral_decoder import ReadoutSpec
 from vqwave.nn.encoders import FrameEncoderSpec, StridedConv1d, WaveformEncoder, WaveformEncoderSpec
 from vqwave.nn.frontend import Frontend
-from vqwave.nn.readout import ReadoutSpec
-from vqwave.nn.standardise import Standardise
-from vqwave.nn.warp import MelWarp
+from vqwave.nn.standardize import Standardise
+from vqwave.nn.vtlp import MelWarp
 
 F64 = torch.float64
 RATE = 8000

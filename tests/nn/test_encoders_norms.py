@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vqwave.errors import BadInput
-from vqwave.nn.adversary import Adversary, AdversarySpec, ReverseGradient
+from vqwave.nn.auxiliary.adversarial_classifier import Adversary, AdversarySpec, ReverseGradient
 from vqwave.nn.encoders import (
     BatchNormEncoderSpec,
     EncoderSpec,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.nn import gated
+from vqwave.nn import fused_stack
 from vqwave.nn.condition import Condition
 from vqwave.nn.wavenet import ContextSpec, Stack, StackSpec, StackState, one_by_one
 
@@ -72,14 +72,14 @@ def test_one_condition_for_all_clips_gets_the_gradient_of_all() -> None:
 def test_threads_that_take_whole_clips_find_the_same_and_the_same_again(
     spec: StackSpec, clips: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gated, "WORTH_A_THREAD", 1)
+    monkeypatch.setattr(fused_stack, "WORTH_A_THREAD", 1)
     stack, x, features = build(spec, 5), torch.randn(clips, spec.residual, T, dtype=F64), torch.randn(clips, 5, 4, dtype=F64)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         expected, gradients = derivatives(stack, x, features, 4, whole=True)
         torch.set_num_threads(2)
-        assert gated.Groups.of(x).workers == 2
+        assert fused_stack.Groups.of(x).workers == 2
         found, others = derivatives(stack, x, features, 4, whole=True)
         again, once_more = derivatives(stack, x, features, 4, whole=True)
         with torch.inference_mode():

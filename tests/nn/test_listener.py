@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vqwave.errors import BadInput
-from vqwave.nn.listener import Listener, ListenerSpec
+from vqwave.nn.auxiliary.conversion_classifier import Listener, ListenerSpec
 
 F64 = torch.float64
 VOCABULARY = {"speaker": ["a", "b", "c"], "text": ["yes", "no"]}

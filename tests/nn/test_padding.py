@@ -14,7 +14,9 @@ from vqwave.features import LogMelSpec, MFCCSpec, PitchSpec
 from vqwave.losses.perceptual import style_loss
 from vqwave.models import ClassifierSpec, StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.models.discriminator import DiscriminatorSpec
-from vqwave.nn.adversary import AdversarySpec
+from vqwave.nn.auxiliary.adversarial_classifier import AdversarySpec
+from vqwave.nn.auxiliary.conversion_classifier import ListenerSpec
+from vqwave.nn.auxiliary.spectral_decoder import ReadoutSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import (
     BatchNormEncoderSpec,
@@ -22,9 +24,7 @@ from vqwave.nn.encoders import (
     FrameEncoderSpec,
     WaveformEncoderSpec,
 )
-from vqwave.nn.listener import ListenerSpec
 from vqwave.nn.quantize import GradientQuantizerSpec, TwoLevelQuantizerSpec, frame_mask
-from vqwave.nn.readout import ReadoutSpec
 from vqwave.nn.wavenet import StackSpec
 
 F64 = torch.float64

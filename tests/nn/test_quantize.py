@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.nn.codebook import Codebook, k_means, nearest_codes
 from vqwave.nn.quantize import EMAQuantizerSpec, TimeJitter, VectorQuantizer, frame_mask, perplexity, straight_through
-from vqwave.nn.quantize.entropy import EntropySpec, assignment_entropy
+from vqwave.nn.quantize.codebook import Codebook, k_means, nearest_codes
+from vqwave.nn.quantize.entropy_loss import EntropySpec, assignment_entropy
 
 K, D = 8, 4
 
@@ -73,7 +73,7 @@ def test_the_start_places_consistent_codes() -> None:
 
 def test_a_start_on_a_part_of_the_batch_is_as_consistent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pitfall 1: sizes count the whole batch though k-means saw a tenth of it; the codes still lie on the data."""
-    monkeypatch.setattr("vqwave.nn.codebook.START_VECTORS", 4)
+    monkeypatch.setattr("vqwave.nn.quantize.codebook.START_VECTORS", 4)
     vq, flat = quantizer(), latents(B=8, F=40).transpose(1, 2).flatten(0, 1)
     vq.codebook.start(flat)
     assert vq.codebook.sizes.sum().item() == pytest.approx(320, rel=1e-5)

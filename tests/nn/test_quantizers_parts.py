@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from vqwave.errors import BadInput
-from vqwave.nn.codebook import GradientCodebook, nearest_codes
 from vqwave.nn.quantize import (
     EMAQuantizerSpec,
     EntropySpec,
@@ -23,7 +22,8 @@ from vqwave.nn.quantize import (
     rotation,
     straight_through,
 )
-from vqwave.nn.quantize.entropy import assignment_entropy
+from vqwave.nn.quantize.codebook import GradientCodebook, nearest_codes
+from vqwave.nn.quantize.entropy_loss import assignment_entropy
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:

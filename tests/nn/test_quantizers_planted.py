@@ -12,9 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.nn import codebook
-from vqwave.nn.codebook import Book, Codebook
-from vqwave.nn.quantize import Quantized, Quantizer, ResidualQuantizer, TimeJitter, VectorQuantizer, interface, vector
+from vqwave.nn.quantize import Quantized, Quantizer, ResidualQuantizer, TimeJitter, VectorQuantizer, base, codebook, vq
+from vqwave.nn.quantize.codebook import Book, Codebook
 from vqwave.nn.quantize.estimators import ESTIMATORS
 
 
@@ -77,7 +76,7 @@ def draws_of_one_rank(patch: Patch) -> None:
 
 def autocast_left_on(patch: Patch) -> None:
     patch.setattr(Quantizer, "forward", lambda self, z, mask=None: self._quantize(z, mask))
-    patch.setattr(vector, "nearest_codes", lambda x, e: torch.addmm(e.square().sum(1), x, e.t(), alpha=-2).argmin(1))
+    patch.setattr(vq, "nearest_codes", lambda x, e: torch.addmm(e.square().sum(1), x, e.t(), alpha=-2).argmin(1))
 
 
 def the_usual_straight_through(patch: Patch) -> None:
@@ -110,7 +109,7 @@ def evaluation_that_learns(patch: Patch) -> None:
 
 
 def a_recomputation_that_learns(patch: Patch) -> None:
-    patch.setattr(vector, "recomputing", lambda: False)
+    patch.setattr(vq, "recomputing", lambda: False)
 
 
 def a_state_without_sizes(patch: Patch) -> None:
@@ -129,7 +128,7 @@ def straight_through_at_every_stage(patch: Patch) -> None:
         for stage in self.stages:
             parts.append(stage(left, mask))
             left, total = left - parts[-1].z, total + parts[-1].z
-        return Quantized(total, torch.cat([p.codes for p in parts], 1), interface.mean_losses(parts), {})
+        return Quantized(total, torch.cat([p.codes for p in parts], 1), base.mean_losses(parts), {})
 
     patch.setattr(ResidualQuantizer, "_quantize", per_stage)
 
@@ -195,5 +194,5 @@ def test_a_mistake_between_ranks_is_found(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_the_defaults_are_the_paper() -> None:
     """Pitfall 14."""
-    for kind in (vector.EMAQuantizerSpec(), vector.GradientQuantizerSpec()):
+    for kind in (vq.EMAQuantizerSpec(), vq.GradientQuantizerSpec()):
         assert (kind.estimator, kind.cosine, kind.code_dim, kind.entropy) == ("straight_through", False, None, None)

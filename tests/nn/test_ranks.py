@@ -14,6 +14,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vqwave.distributed.collectives import gather_over_ranks, masked_mean, sum_over_ranks, world_size
 from vqwave.nn.quantize import (
     EMAQuantizerSpec,
     EntropySpec,
@@ -23,7 +24,6 @@ from vqwave.nn.quantize import (
     Quantizer,
     ResidualQuantizerSpec,
 )
-from vqwave.nn.ranks import gather_over_ranks, masked_mean, sum_over_ranks, world_size
 
 WORLD, D, F, K, STEPS = 2, 4, 12, 6, 6
 PATIENCE = 60.0  # seconds that a process may take

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from vqwave.data import Batch
-from vqwave.nn.slices import sliced
+from vqwave.nn.random_segments import sliced
 
 HOP, CLIPS, RATIO = 4, 6, 2
 

@@ -5,7 +5,7 @@ A step of B streams must read the weights and multiply each of them B times, so 
     max(bytes of weights / bytes a second, B x weights / multiply-adds a second) .
 
 Both rates are measured right beside each timing, on the same threads, so that a busy machine slows both: the share is the median of
-5 such pairs. One stream reads the weights of most past taps once in eight samples (`decode/solo.py`), which the floor does not
+5 such pairs. One stream reads the weights of most past taps once in eight samples (`decode/cpu/wavenet/single_stream.py`), which the floor does not
 count. P is a paper-sized network (30 layers of 64, skip 256, mu-law), S a small one (20 layers of 32), both with random weights.
 """
 
@@ -24,12 +24,12 @@ import torch
 from vqwave.bench import decode_cuda
 from vqwave.bench.table import REPEATS, Row
 from vqwave.decode import reference
+from vqwave.distributed.threads import limited_to
 from vqwave.distributions import Head, MixtureOfLogistics, MuLaw
 from vqwave.errors import BadInput
 from vqwave.models.wavenet import WaveNet, WaveNetSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
-from vqwave.threads import limited_to
 
 PEER = "r9y9"
 NETWORKS: dict[str, tuple[Head, StackSpec]] = {
@@ -70,8 +70,8 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
 
 
 def known_precisions() -> list[str]:
+    from vqwave.decode.cpu.precision import missing
     from vqwave.decode.plan import PRECISIONS
-    from vqwave.decode.precision import missing
 
     return [precision for precision in PRECISIONS if missing(precision) is None]
 
@@ -131,10 +131,10 @@ def eager_speed(net: WaveNet, seconds: float) -> float:
 
 def measure(net: WaveNet, streams: int, threads: int, precision: str, seconds: float) -> tuple[float, float]:
     """Samples a second, summed over streams, and the share of the floor: medians."""
-    from vqwave.decode import numba_backend
+    from vqwave.decode.cpu.wavenet import decoder as wavenet_decoder
 
     speeds, shares, samples = [], [], 64
-    decoder = numba_backend.Decoder(net, told(net, streams, HOP), torch.arange(streams), weights=precision, threads=threads)
+    decoder = wavenet_decoder.Decoder(net, told(net, streams, HOP), torch.arange(streams), weights=precision, threads=threads)
     for turn in range(-3, REPEATS):  # compile; settle how one stream runs; find how many samples take that long
         bound = floor(decoder.plan, streams, threads, precision)
         start = time.perf_counter()

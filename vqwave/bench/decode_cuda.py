@@ -8,12 +8,12 @@ from statistics import median
 import torch
 
 from vqwave.bench.table import REPEATS, Row
-from vqwave.decode import triton_tuning
-from vqwave.decode.philox import uniforms
+from vqwave.decode.cuda import tuning
 from vqwave.decode.plan import Precision
 from vqwave.models.wavenet import WaveNet, WaveNetState
 from vqwave.nn.condition import Condition
 from vqwave.nn.wavenet import StackState
+from vqwave.rng.philox import uniforms
 
 PRECISIONS: tuple[Precision, ...] = ("bf16", "float32")
 STREAMS = (1, 16, 256, 2048)
@@ -32,7 +32,7 @@ def rows(name: str, wavenet: WaveNet, condition: Condition | None, sample_rate: 
     wavenet = wavenet.cuda()
     if condition is not None:
         condition = Condition(condition.features.cuda(), condition.hold)
-    if triton_tuning.unsupported(wavenet) is not None:
+    if tuning.unsupported(wavenet) is not None:
         return
     for streams in STREAMS:
         graph = Replayed(wavenet, condition, streams)
@@ -59,9 +59,10 @@ def row(
 
 def kernel_seconds(wavenet: WaveNet, condition: Condition | None, streams: int, weights: Precision) -> tuple[float, float]:
     """Seconds that the kernel takes for a sample of all streams, and those that fetching the weights for it takes."""
-    from vqwave.decode import triton_backend, triton_kernel  # an optional extra
+    from vqwave.decode.cuda import decoder as cuda_decoder  # an optional extra
+    from vqwave.decode.cuda import kernel as cuda_kernel
 
-    decoder = triton_backend.Decoder(wavenet, condition, torch.arange(streams), weights=weights)
+    decoder = cuda_decoder.Decoder(wavenet, condition, torch.arange(streams), weights=weights)
     taken = seconds(lambda: list(decoder.draw(SAMPLES))) / SAMPLES
     programs = -(-streams // decoder.tuning.tile)
     packed = decoder.weights
@@ -69,8 +70,8 @@ def kernel_seconds(wavenet: WaveNet, condition: Condition | None, streams: int, 
     numbers = torch.cat([matrix.flatten() for matrix in matrices]).view(torch.int32)
     numbers = numbers[: len(numbers) // FETCHED * FETCHED]
     sums = torch.zeros(programs, dtype=torch.int32, device=numbers.device)
-    fetch = triton_kernel.fetch[(programs,)]
-    floor = seconds(lambda: fetch(numbers, sums, len(numbers), SAMPLES, FETCHED, num_warps=triton_tuning.WARPS)) / SAMPLES
+    fetch = cuda_kernel.fetch[(programs,)]
+    floor = seconds(lambda: fetch(numbers, sums, len(numbers), SAMPLES, FETCHED, num_warps=tuning.WARPS)) / SAMPLES
     return taken, floor
 
 

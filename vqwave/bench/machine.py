@@ -13,11 +13,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from vqwave.decode.compiled import kernel
+from vqwave.decode.cpu.jit import kernel
+from vqwave.decode.cpu.microkernels import BFLOAT
+from vqwave.decode.cpu.processor import has
+from vqwave.decode.cpu.simd import LANES, Args, Context, Generated, Signature, Typing, array_of, call
 from vqwave.decode.plan import aligned
-from vqwave.decode.processor import has
-from vqwave.decode.tiles import BFLOAT
-from vqwave.decode.vector import LANES, Args, Context, Generated, Signature, Typing, array_of, call
 
 FLOAT32, DOT, QUADS = 0, 1, 2  # multiply-adds of float32, of bfloat16 pairs, of int8 quadruples
 A_LANE = {FLOAT32: 1, DOT: 2, QUADS: 4}  # multiply-adds of one lane of one instruction

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from vqwave.bench.table import Row, taking_turns
-from vqwave.nn.codebook import nearest_codes
 from vqwave.nn.quantize import EMAQuantizerSpec, VectorQuantizer
+from vqwave.nn.quantize.codebook import nearest_codes
 
 DIM, CODES, DECAY, BETA, EPSILON = 64, 512, 0.99, 0.25, 1e-5
 OURS, PLAIN, OTHER = "vqwave", "plain torch", "vector-quantize-pytorch"

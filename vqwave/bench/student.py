@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from vqwave.bench.table import REPEATS, Row, seconds
-from vqwave.decode.precision import missing
+from vqwave.decode.cpu.precision import missing
+from vqwave.distributed.threads import limited_to
 from vqwave.errors import BadInput
 from vqwave.export import SpeakingGraph, open_session, run_session, trace
 from vqwave.models.student import Student, StudentSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
-from vqwave.threads import limited_to
 
 RATE, HOP, CONDITION = 16000, 160, 64
 PAPER = StudentSpec(
@@ -107,8 +107,8 @@ def contestants(
 
 def kernels(student: Student, condition: Condition, samples: int, threads: int, weights: str) -> Work:
     """Decoding an utterance from its noise on, with weights that are packed already."""
-    from vqwave.decode.student_numba import StudentDecoder
-    from vqwave.decode.student_plan import plan_flows
+    from vqwave.decode.cpu.flow.decoder import StudentDecoder
+    from vqwave.decode.cpu.flow.plan import plan_flows
 
     plans = plan_flows(student, weights)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from vqwave.errors import BadInput
 
 if TYPE_CHECKING:
-    from vqwave.codec import Codec
     from vqwave.decode.sampling import Sampling
+    from vqwave.inference.speech_model import Codec
 
 
 T = TypeVar("T")

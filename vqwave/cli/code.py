@@ -25,10 +25,10 @@ from vqwave.cli.pipe import DASH, decode_pipe, encode_pipe, target
 from vqwave.errors import BadInput
 
 if TYPE_CHECKING:
-    from vqwave.codec import Codec
     from vqwave.codes import Coded
-    from vqwave.decode.tile import Task
-    from vqwave.prior import CodePrior
+    from vqwave.decode.batching import Task
+    from vqwave.inference.code_prior import CodePrior
+    from vqwave.inference.speech_model import Codec
 
 
 def add(add: Add) -> None:
@@ -74,7 +74,7 @@ def overwrite(command: argparse.ArgumentParser) -> None:
 
 def encode_file(arguments: argparse.Namespace) -> None:
     from vqwave import audio, codes
-    from vqwave.codec import Codec
+    from vqwave.inference.speech_model import Codec
 
     if arguments.out is None and arguments.input != DASH:
         raise BadInput("--out: not given, expected a .vqw file, a folder or -")
@@ -112,7 +112,7 @@ def named_once(path: Path, work: Callable[[], Coded]) -> Coded:
 
 def encode_folder(arguments: argparse.Namespace, model: Codec, prior: CodePrior | None) -> None:
     from vqwave import codes
-    from vqwave.sound_files import SUFFIXES
+    from vqwave.audio.sound_files import SUFFIXES
 
     works = share(arguments, SUFFIXES, ".vqw")
     account = Account(arguments, works, len(works), "files")
@@ -128,7 +128,7 @@ def encode_folder(arguments: argparse.Namespace, model: Codec, prior: CodePrior 
 
 
 def _prior(name: str) -> CodePrior:
-    from vqwave.codec import Codec
+    from vqwave.inference.speech_model import Codec
 
     codec = Codec.load(name)
     if codec.prior is None:
@@ -138,7 +138,7 @@ def _prior(name: str) -> CodePrior:
 
 def decode_file(arguments: argparse.Namespace) -> None:
     from vqwave import codes
-    from vqwave.codec import Codec
+    from vqwave.inference.speech_model import Codec
 
     if arguments.raw and not arguments.stream:
         raise BadInput("--raw: is for a stream, expected --stream, too")
@@ -206,8 +206,8 @@ def decode_folder(
 
 def convert_file(arguments: argparse.Namespace) -> None:
     from vqwave import audio
-    from vqwave.codec import Codec
-    from vqwave.sound_files import SUFFIXES
+    from vqwave.audio.sound_files import SUFFIXES
+    from vqwave.inference.speech_model import Codec
 
     model = Codec.load(arguments.model)
     labels, _ = labels_of(arguments, model), shift_of(arguments, model)
@@ -225,7 +225,7 @@ def convert_file(arguments: argparse.Namespace) -> None:
 
 def _samples_of(path: Path, sample_rate: int) -> int:
     """About how many there are at this rate; 0 for what cannot be read, which is named when its turn comes."""
-    from vqwave.pipes import Recording
+    from vqwave.audio.streaming import Recording
 
     try:
         return round(Recording.open(path).seconds * sample_rate)

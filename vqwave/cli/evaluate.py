@@ -14,8 +14,8 @@ from vqwave.cli.arguments import Add, temperatures, writable
 from vqwave.errors import BadInput
 
 if TYPE_CHECKING:
-    from vqwave.evaluate.material import Advance, Stage
-    from vqwave.evaluate.result import Result
+    from vqwave.evaluation.context import Advance, Stage
+    from vqwave.evaluation.result import Result
 
 WHOLE = 3600.0  # seconds: longer than any utterance
 
@@ -72,7 +72,7 @@ def add(add: Add) -> None:
 
 
 def write_results(arguments: argparse.Namespace) -> None:
-    from vqwave.evaluate.readme import put, read_written, section
+    from vqwave.evaluation.readme_table import put, read_written, section
 
     text = section([read_written(path) for path in arguments.found])
     if arguments.readme is not None:
@@ -96,8 +96,8 @@ def evaluate_anything(arguments: argparse.Namespace) -> None:
 
 
 def evaluate_copies(arguments: argparse.Namespace) -> None:
-    from vqwave.evaluate.folders import evaluate_folders
-    from vqwave.evaluate.table import text_table
+    from vqwave.evaluation.folders import evaluate_folders
+    from vqwave.evaluation.table import text_table
 
     found = evaluate_folders(
         arguments.recordings,
@@ -118,8 +118,8 @@ def parts_of(names: str) -> tuple[str, ...]:
 
 def seconds_of(arguments: argparse.Namespace) -> float:
     """After how many seconds utterances are cut; those whose words are measured are whole."""
-    from vqwave.evaluate import Settings, chosen
-    from vqwave.evaluate.measures import BY_PANEL
+    from vqwave.evaluation import Settings, chosen
+    from vqwave.evaluation.registry import BY_PANEL
 
     if arguments.seconds is not None:
         return arguments.seconds
@@ -129,8 +129,8 @@ def seconds_of(arguments: argparse.Namespace) -> float:
 
 def written_to(path: Path | None) -> Result:
     """A result that is written to a file with each figure, so that none is lost on interruption."""
-    from vqwave.checkpoint import write_text
-    from vqwave.evaluate.result import Result
+    from vqwave.atomic_files import write_text
+    from vqwave.evaluation.result import Result
 
     if path is None:
         return Result()
@@ -140,7 +140,7 @@ def written_to(path: Path | None) -> Result:
 
 def evaluate_model(arguments: argparse.Namespace) -> None:
     from vqwave.cli.arguments import sampling_of
-    from vqwave.evaluate import Settings, evaluate, text_table
+    from vqwave.evaluation import Settings, evaluate, text_table
 
     for name in ("limit", "seconds", "targets", "pairs", "takes", "batch", "resamples"):
         if (value := getattr(arguments, name)) is not None and not value > 0:

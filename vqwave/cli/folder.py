@@ -9,8 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqwave.errors import BadInput
-from vqwave.sound_files import (
+from vqwave.audio.sound_files import (
     SUFFIXES,
     WHY_NAME,
     has_utf8_name,
@@ -18,6 +17,7 @@ from vqwave.sound_files import (
     shown,
     visible_files,
 )
+from vqwave.errors import BadInput
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from vqwave.cli.code import speak_codes
 from vqwave.errors import BadInput
 
 if TYPE_CHECKING:
-    from vqwave.codec import Codec
     from vqwave.codes import Coded
+    from vqwave.inference.speech_model import Codec
 
 
 def add(add: Add) -> None:
@@ -55,7 +55,7 @@ def add(add: Add) -> None:
 
 def generate_file(arguments: argparse.Namespace) -> None:
     from vqwave import audio
-    from vqwave.codec import Codec
+    from vqwave.inference.speech_model import Codec
 
     model, out = Codec.load(arguments.model), audio_out(arguments.out)
     labels, _ = labels_of(arguments, model), shift_of(arguments, model)
@@ -93,7 +93,7 @@ def _drawn_codes(arguments: argparse.Namespace, model: Codec, labels: dict[str, 
 
 def speak_file(arguments: argparse.Namespace) -> None:
     from vqwave import audio
-    from vqwave.codec import Codec
+    from vqwave.inference.speech_model import Codec
 
     model, out = Codec.load(arguments.model), audio_out(arguments.out)
     frames = {name: _frames(Path(path)) for name, path in pairs("--frames", arguments.frames).items()}
@@ -123,7 +123,7 @@ def _frames(path: Path) -> object:
 
 def score_file(arguments: argparse.Namespace) -> None:
     from vqwave import audio
-    from vqwave.codec import Codec
+    from vqwave.inference.speech_model import Codec
 
     model = Codec.load(arguments.model)
     wave, rate = audio.read(arguments.input)

@@ -25,7 +25,7 @@ def add(add: Add) -> None:
 
 
 def show_info(arguments: argparse.Namespace) -> None:
-    from vqwave.info import describe
+    from vqwave.inference.description import describe
 
     rows = describe(arguments.what)
     width = max(map(len, rows))

@@ -16,11 +16,11 @@ from vqwave.errors import BadInput
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vqwave.codec import Codec
+    from vqwave.audio.streaming import WavReader
     from vqwave.codes import CodeBlock, Coder, CodeWriter
-    from vqwave.encoding import SpeechStream
-    from vqwave.pipes import WavReader
-    from vqwave.stream_encoding import BlockStream
+    from vqwave.inference.melody_stream import BlockStream
+    from vqwave.inference.speech_model import Codec
+    from vqwave.inference.stream_encoding import SpeechStream
 
 DASH = Path("-")
 PIECE = 25  # frames of a whole file that are decoded before what they gave is written
@@ -61,7 +61,7 @@ def target(path: Path) -> Iterator[BinaryIO]:
 
 def encode_pipe(arguments: argparse.Namespace, model: Codec) -> None:
     """WAV from standard input -> a streamed .vqw."""
-    from vqwave.pipes import WavReader
+    from vqwave.audio.streaming import WavReader
 
     if arguments.prior is not None:
         raise BadInput("--prior: entropy coding needs the whole utterance, expected a file and not a pipe")
@@ -88,7 +88,7 @@ def encode_pipe(arguments: argparse.Namespace, model: Codec) -> None:
 
 def _first(stream: SpeechStream | BlockStream) -> str:
     """What must be known before the first codes."""
-    from vqwave.encoding import SpeechStream
+    from vqwave.inference.stream_encoding import SpeechStream
 
     if isinstance(stream, SpeechStream) or stream.pitch is not None:
         return ""
@@ -110,7 +110,7 @@ def _writer(
 ) -> CodeWriter | None:
     """Writes the header at once; None before the range of the voice is known, and so any code."""
     from vqwave.codes import CodeWriter
-    from vqwave.encoding import SpeechStream
+    from vqwave.inference.stream_encoding import SpeechStream
 
     if isinstance(stream, SpeechStream):
         return CodeWriter(out, model.header(speaker))
@@ -135,8 +135,8 @@ def _blocks(
 
 def decode_pipe(arguments: argparse.Namespace, model: Codec, coder: Coder | None) -> None:
     """A .vqw as it comes -> WAV, or raw samples, as they are known."""
+    from vqwave.audio.streaming import WavWriter
     from vqwave.codes import CodeReader
-    from vqwave.pipes import WavWriter
 
     with source(arguments.input) as (file, name):
         reader = CodeReader(file, name, coder)

@@ -30,14 +30,15 @@ def add(add: Add) -> None:
 
 
 def tune_model(arguments: argparse.Namespace) -> None:
-    from vqwave.checkpoint import find_model, update_card
     from vqwave.cli.evaluate import WHOLE, bars
-    from vqwave.codec import Codec
     from vqwave.data import Corpus
     from vqwave.decode.sampling import Sampling
-    from vqwave.evaluate.material import Material, Settings
-    from vqwave.evaluate.stages import Undefined
-    from vqwave.evaluate.tuning import judge_of, table, tune
+    from vqwave.evaluation.context import Material, Settings
+    from vqwave.evaluation.stages import Undefined
+    from vqwave.evaluation.temperature_tuning import judge_of, table, tune
+    from vqwave.inference.model_folder import find_model
+    from vqwave.inference.speech_model import Codec
+    from vqwave.training.checkpoint import update_card
 
     for name in ("limit", "seconds"):
         if (value := getattr(arguments, name)) is not None and not value > 0:

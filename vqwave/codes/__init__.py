@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from vqwave.codes.coded import Coded, Coder, Header, fingerprint, join
+from vqwave.codes.file_format import MAGIC, VERSION_1, VERSION_3, from_bytes, seal, to_bytes
 from vqwave.codes.files import load_codes, load_header, save_codes
-from vqwave.codes.layout import MAGIC, VERSION_1, VERSION_3, from_bytes, seal, to_bytes
 from vqwave.codes.packing import pack, pack_digits, unpack, unpack_digits
-from vqwave.codes.pipe import CodeReader, CodeWriter
 from vqwave.codes.pitch import CodeBlock, PitchCodes, PitchFormat, pitch_due
+from vqwave.codes.stream_format import CodeReader, CodeWriter
+from vqwave.codes.types import Coded, Coder, Header, fingerprint, join
 
 __all__ = [
     "MAGIC",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vqwave.codes.coded import Coded, Coder, Header
-from vqwave.codes.layout import from_bytes, header_of, to_bytes
+from vqwave.codes.file_format import from_bytes, header_of, to_bytes
+from vqwave.codes.types import Coded, Coder, Header
 from vqwave.errors import BadInput
 
 

@@ -18,11 +18,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
+from vqwave.config.coerce import settle
+from vqwave.config.error_messages import validate
 from vqwave.config.help import help_text
-from vqwave.config.layers import dotted_keys, load, merge, split
-from vqwave.config.problems import validate
-from vqwave.config.settle import settle
 from vqwave.config.specs import Tree, differences, dump, option, spec, to_tree
+from vqwave.config.yaml_layers import dotted_keys, load, merge, split
 
 __all__ = ["Request", "build", "differences", "dump", "help_text", "option", "parse", "spec", "to_tree"]
 

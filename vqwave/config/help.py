@@ -9,8 +9,8 @@ import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vqwave.config.layers import FLAGS
 from vqwave.config.specs import MISSING, Hint, Tree, arms, defaults, hints, kind_of, specs, to_tree
+from vqwave.config.yaml_layers import FLAGS
 
 WIDEST = (44, 22, 24)  # columns key, type, default: a wider cell pushes its line, not the table
 

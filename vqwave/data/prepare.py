@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vqwave import audio, pitch_tracking
+from vqwave.audio.sound_files import refused_files
 from vqwave.data.corpus import FORMAT, HEADER, INDEX, PITCH, REJECTED, Utterance, is_corpus, shard_name
 from vqwave.data.demo import render_demo
 from vqwave.data.manifest import Phones, Recording, Rejected
@@ -30,7 +31,6 @@ from vqwave.data.recipes import RECIPES, Recipe
 from vqwave.data.splits import assign_splits
 from vqwave.data.summary import Summary, summarise
 from vqwave.errors import BadInput, nearest
-from vqwave.sound_files import refused_files
 
 SHARD_SAMPLES = 2**29  # 1 GiB
 SHORTEST_SECONDS = 0.01

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqwave.data.adapters import lhotse, webdataset
+from vqwave.audio.sound_files import sound_files
+from vqwave.data.external_formats import lhotse, webdataset
 from vqwave.data.manifest import SPLITS, Recording, Rejected, find_manifest, read_lines, read_manifest
 from vqwave.errors import BadInput
-from vqwave.sound_files import sound_files
 
 Rows = Iterator[Recording | Rejected]
 

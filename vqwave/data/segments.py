@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vqwave.data.corpus import Corpus
+from vqwave.data.frame_tracks import Track
 from vqwave.data.sampler import StepSampler, counter_key
-from vqwave.data.tracks import Track
 from vqwave.errors import BadInput
 
 

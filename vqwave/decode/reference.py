@@ -7,14 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vqwave.decode.philox import uniforms
 from vqwave.decode.sampling import Temperature, Temperatures, checked_temperatures
+from vqwave.distributed.threads import limited_to
 from vqwave.distributions import Distribution, Scale
 from vqwave.models.student import Student
 from vqwave.models.wavenet import Projected, WaveNet, WaveNetState
 from vqwave.nn.condition import Condition
 from vqwave.nn.linear_prediction import LinearPredictor
-from vqwave.threads import limited_to
+from vqwave.rng.philox import uniforms
 
 BLOCK = 4096  # samples whose uniforms are drawn at once
 BLOCK_OF_STUDENT = 512  # samples of a student's pass, at the least: whole frames of them

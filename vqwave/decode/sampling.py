@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from vqwave.decode.philox import checked_seed
 from vqwave.distributions import checked_temperature
 from vqwave.errors import BadInput
+from vqwave.rng.philox import checked_seed
 
 
 class Temperatures(NamedTuple):

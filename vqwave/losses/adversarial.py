@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor
 
 from vqwave.config import option, spec
+from vqwave.distributed.collectives import masked_mean, sum_over_ranks, world_size
 from vqwave.models.discriminator import Discriminator, DiscriminatorSpec
-from vqwave.nn.ranks import masked_mean, sum_over_ranks, world_size
 
 
 def adversarial_loss(score: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -22,10 +22,10 @@ from pydantic import Field
 from torch import Tensor
 
 from vqwave.config import option, spec
+from vqwave.distributed.collectives import masked_mean
 from vqwave.distributions import Distribution, Gaussian, GaussianMixture, Head, Mixture
 from vqwave.errors import BadInput
-from vqwave.nn.draws import uniforms
-from vqwave.nn.ranks import masked_mean
+from vqwave.rng.keyed import uniforms
 
 Divergence = Callable[[Distribution], Tensor]
 """The KL of one student from a teacher, nats a time step, (B, T). Two teachers are compared with the same draws."""

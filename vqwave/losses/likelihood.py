@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from vqwave.distributed.collectives import masked_mean
 from vqwave.distributions import Distribution
-from vqwave.nn.ranks import masked_mean
 
 
 def negative_log_likelihood(distribution: Distribution, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vqwave.distributed.collectives import sum_over_ranks
 from vqwave.nn.quantize import perplexity
-from vqwave.nn.ranks import sum_over_ranks
 
 
 class CodeCounts:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vqwave.distributed.threads import limited_to
 from vqwave.features import LogMel, MelBands
-from vqwave.threads import limited_to
 
 ITERATIONS, MOMENTUM = 60, 0.99
 UPDATES = 100  # of magnitudes towards the mel frames

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from vqwave.threads import limited_to
+from vqwave.distributed.threads import limited_to
 
 
 @dataclass(frozen=True)

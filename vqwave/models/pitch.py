@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
+from vqwave.distributed.collectives import masked_mean
 from vqwave.models.wavenet import Vocabulary
 from vqwave.nn.encoders import ResidualBlock, StridedConv1d
 from vqwave.nn.masks import masked
@@ -25,7 +26,6 @@ from vqwave.nn.quantize import (
     Quantizer,
     ResidualQuantizerSpec,
 )
-from vqwave.nn.ranks import masked_mean
 from vqwave.nn.repeat import repeated
 from vqwave.pitch_tracking import ten_milliseconds
 

@@ -16,9 +16,9 @@ from vqwave.errors import BadInput
 from vqwave.models.symbols import PitchBooks, SymbolOrder
 from vqwave.models.vqvae import VQVAE, VQVAESpec
 from vqwave.models.wavenet import Vocabulary
-from vqwave.nn import draws
 from vqwave.nn.condition import Condition, Conditioner, ConditionerSpec
 from vqwave.nn.wavenet import Stack, StackSpec, StackState
+from vqwave.rng import keyed
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
@@ -213,7 +213,7 @@ class CodeNetwork(nn.Module):
             untold = torch.full((count,), self.conditioner.embeddings[name].num_embeddings - 1, device=device)
             heard[name] = labels.get(name, untold)
             if self.training and self.untold:
-                heard[name] = torch.where(draws.uniforms(count, like=device) < self.untold, untold, heard[name])
+                heard[name] = torch.where(keyed.uniforms(count, like=device) < self.untold, untold, heard[name])
         return heard
 
     def with_end(self, codes: Tensor, lengths: Tensor, pitch: Tensor | None = None) -> Ended:
@@ -252,7 +252,7 @@ class Blank(nn.Module):
         """x (B, n, R) -> (B, n, R)."""
         if not self.training or self.p == 0:
             return x
-        kept = draws.uniforms(*x.shape[:2], 1, like=x.device) >= self.p
+        kept = keyed.uniforms(*x.shape[:2], 1, like=x.device) >= self.p
         return torch.where(kept, x / (1 - self.p) if self.p < 1 else x, 0.0)
 
     def extra_repr(self) -> str:

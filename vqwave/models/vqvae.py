@@ -12,21 +12,21 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
-from vqwave.data.tracks import PITCH
+from vqwave.data.frame_tracks import PITCH
+from vqwave.distributed.collectives import masked_mean
 from vqwave.distributions import Distribution
 from vqwave.errors import BadInput
 from vqwave.models.melody import Melody
 from vqwave.models.pitch import PitchCodecSpec
 from vqwave.models.student import Student, StudentSpec
 from vqwave.models.wavenet import Vocabulary, WaveNet, WaveNetSpec
-from vqwave.nn import draws
-from vqwave.nn.adversary import Adversary, AdversarySpec, Verdict
+from vqwave.nn.auxiliary.adversarial_classifier import Adversary, AdversarySpec, Verdict
+from vqwave.nn.auxiliary.conversion_classifier import Hearing, Listener, ListenerSpec
+from vqwave.nn.auxiliary.spectral_decoder import Readout, ReadoutSpec
 from vqwave.nn.condition import Condition
 from vqwave.nn.encoders import Encoder, EncoderSpec, FrameEncoderSpec
-from vqwave.nn.listener import Hearing, Listener, ListenerSpec
 from vqwave.nn.quantize import EMAQuantizerSpec, Quantized, Quantizer, QuantizerSpec, TimeJitter, frame_mask
-from vqwave.nn.ranks import masked_mean
-from vqwave.nn.readout import Readout, ReadoutSpec
+from vqwave.rng import keyed
 
 CODES = ("encoder", "quantizer", "readout", "melody")  # the parts that make codes of speech, and say what they mean
 DecoderSpec = Annotated[WaveNetSpec | StudentSpec, Field(discriminator="kind")]
@@ -296,7 +296,7 @@ class VQVAE(nn.Module):
         if predictor is not None:
             kept += predictor.frame_channels
         own, rest = frames.tensor_split([frames.shape[1] - kept], 1)
-        return torch.cat([draws.noisy(own, self.noise), rest], 1)
+        return torch.cat([keyed.noisy(own, self.noise), rest], 1)
 
     def decoder_frames(
         self, x: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None = None

@@ -14,12 +14,12 @@ from vqwave.config import option, spec
 from vqwave.distributions import Distribution, Head, MixtureOfLogistics
 from vqwave.errors import BadInput
 from vqwave.features import LogMel
-from vqwave.nn import draws
 from vqwave.nn.causal import shift_right
 from vqwave.nn.condition import Condition, Conditioner, ConditionerSpec
 from vqwave.nn.frontend import AnyFrontend, FrameSpec, PredictorFrontend, build_frontend, spectrum_of
 from vqwave.nn.linear_prediction import LinearPredictor, LinearPredictorSpec, PredictorState
 from vqwave.nn.wavenet import Stack, StackSpec, StackState
+from vqwave.rng import keyed
 
 Vocabulary = Mapping[str, Sequence[str]]  # label column -> its values; an index into the values is what networks hear
 
@@ -82,9 +82,9 @@ class PastDropout(nn.Module):
             return past
         B, T, spec = len(past), past.shape[-1], self.spec
         if spec.noise:
-            past = past + spec.noise * draws.normals(*past.shape, like=past)
+            past = past + spec.noise * keyed.normals(*past.shape, like=past)
         if spec.drop:
-            runs = draws.uniforms(B, -(-T // spec.span) + 1, like=past.device) < spec.drop
+            runs = keyed.uniforms(B, -(-T // spec.span) + 1, like=past.device) < spec.drop
             first = int(torch.randint(spec.span, ()))  # the grid of runs starts anywhere
             dropped = runs.repeat_interleave(spec.span, 1)[:, first : first + T]
             past = past.masked_fill(dropped if past.ndim == 2 else dropped[:, None], 0.0)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.errors import BadInput
-from vqwave.nn import draws
 from vqwave.nn.masks import masked
 from vqwave.nn.repeat import repeated
+from vqwave.rng import keyed
 
 if TYPE_CHECKING:
     from vqwave.nn.linear_prediction import LinearPredictor
@@ -105,7 +105,7 @@ class ConditionDropout(nn.Module):
         if not (self.training and self.active and len(self.nothing)):
             return list(parts.values())
         first = next(iter(parts.values()))
-        whole, *alone = draws.uniforms(len(first), 1 + len(parts), 1, 1, like=first.device).unbind(1)
+        whole, *alone = keyed.uniforms(len(first), 1 + len(parts), 1, 1, like=first.device).unbind(1)
         heard = []
         for (name, part), u in zip(parts.items(), alone, strict=True):
             dropped = (whole < self.whole) | (u < self.rates[name])

@@ -16,13 +16,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
+from vqwave.distributed.collectives import moments_over_ranks
 from vqwave.errors import BadInput, under
 from vqwave.features import FeatureSpec, LogMelSpec
 from vqwave.nn.frontend import Frontend
 from vqwave.nn.masks import masked, stretched
 from vqwave.nn.quantize import frame_mask
-from vqwave.nn.ranks import moments_over_ranks
-from vqwave.nn.warp import MelWarp
+from vqwave.nn.vtlp import MelWarp
 
 
 @spec

@@ -11,12 +11,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
-from vqwave.data.tracks import PHONES, PITCH, FrameFile, PhoneTrack, PitchTrack, Track
+from vqwave.data.frame_tracks import PHONES, PITCH, FrameFile, PhoneTrack, PitchTrack, Track
 from vqwave.errors import BadInput, under
 from vqwave.features import MFCC, LogMel, LogMelSpec, MFCCSpec, Pitch, PitchSpec, samples_of
 from vqwave.nn.linear_prediction import LinearPredictor
 from vqwave.nn.masks import stretched
-from vqwave.nn.standardise import Standardise
+from vqwave.nn.standardize import Standardise
 
 Told = Mapping[str, Tensor]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vqwave.config import option, spec
 from vqwave.nn.causal import CausalConv1d, dilation_cycle, receptive_field
 from vqwave.nn.condition import Condition
-from vqwave.nn.gated import GatedLayers, Shape, Weights, pointwise
+from vqwave.nn.fused_stack import GatedLayers, Shape, Weights, pointwise
 
 _one_by_one = ContextVar("one by one", default=False)
 

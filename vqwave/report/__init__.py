@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from vqwave.checkpoint import write_text
+from vqwave.atomic_files import write_text
 from vqwave.errors import BadInput
 from vqwave.report.figures import require_matplotlib
 from vqwave.report.page import page

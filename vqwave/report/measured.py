@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from vqwave.evaluate.result import Figure, Matrix, Row, Written
+from vqwave.evaluation.result import Figure, Matrix, Row, Written
 from vqwave.report.figures import Line, chart, data_uri, number, strip
 from vqwave.report.run import Run
 

@@ -12,7 +12,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from vqwave.errors import BadInput
-from vqwave.evaluate.result import Written
+from vqwave.evaluation.result import Written
 
 T = TypeVar("T")
 EXPECTED = "expected a run folder (config.yaml, metrics.jsonl, evaluation.json, samples/)"

@@ -19,11 +19,11 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from vqwave.checkpoint import write_text
+from vqwave.atomic_files import write_text
 from vqwave.config import differences
 from vqwave.errors import BadInput, nearest
 from vqwave.sweep.plan import Plan
-from vqwave.tracking import flatten
+from vqwave.training.tracking import flatten
 
 GIVE_UP = 3  # first trials that all fail: then the sweep itself is wrong
 STATE, ROWS = "sweep.json", "trials.jsonl"

@@ -6,15 +6,15 @@ from typing import Annotated
 
 from pydantic import Field
 
+from vqwave.nn.quantize.base import Quantized, Quantizer, frame_mask, perplexity
 from vqwave.nn.quantize.composed import ProductQuantizer, ProductQuantizerSpec, ResidualQuantizer, ResidualQuantizerSpec
-from vqwave.nn.quantize.entropy import EntropySpec
+from vqwave.nn.quantize.entropy_loss import EntropySpec
 from vqwave.nn.quantize.estimators import rotation, straight_through
-from vqwave.nn.quantize.interface import Quantized, Quantizer, frame_mask, perplexity
+from vqwave.nn.quantize.fsq import FSQuantizer, FSQuantizerSpec
+from vqwave.nn.quantize.hierarchical import TwoLevelQuantizer, TwoLevelQuantizerSpec
 from vqwave.nn.quantize.jitter import TimeJitter
 from vqwave.nn.quantize.projected import Projected
-from vqwave.nn.quantize.scalar import FSQuantizer, FSQuantizerSpec
-from vqwave.nn.quantize.two_level import TwoLevelQuantizer, TwoLevelQuantizerSpec
-from vqwave.nn.quantize.vector import EMAQuantizerSpec, GradientQuantizerSpec, VectorQuantizer
+from vqwave.nn.quantize.vq import EMAQuantizerSpec, GradientQuantizerSpec, VectorQuantizer
 
 QuantizerSpec = Annotated[
     EMAQuantizerSpec

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.errors import BadInput
-from vqwave.nn import draws
+from vqwave.nn.quantize.base import Quantized, Quantizer, joint_metrics, mean_losses
 from vqwave.nn.quantize.estimators import ESTIMATORS, EstimatorName
-from vqwave.nn.quantize.interface import Quantized, Quantizer, joint_metrics, mean_losses
+from vqwave.nn.quantize.fsq import FSQuantizerSpec
 from vqwave.nn.quantize.projected import projected
-from vqwave.nn.quantize.scalar import FSQuantizerSpec
-from vqwave.nn.quantize.vector import EMAQuantizerSpec, GradientQuantizerSpec, VectorQuantizer
+from vqwave.nn.quantize.vq import EMAQuantizerSpec, GradientQuantizerSpec, VectorQuantizer
+from vqwave.rng import keyed
 
 VectorSpec = Annotated[EMAQuantizerSpec | GradientQuantizerSpec, Field(discriminator="kind")]
 
@@ -103,7 +103,7 @@ class ResidualQuantizer(Quantizer):
 
     def draw_depths(self, items: int, device: torch.device) -> Tensor:
         """(items,) how many stages each training item uses, 1 .. Q."""
-        depth, dropped = draws.uniforms(items, 2, like=device).unbind(1)
+        depth, dropped = keyed.uniforms(items, 2, like=device).unbind(1)
         return torch.where(dropped < self.dropout, 1 + (depth * self.books).long(), self.books)
 
     def _quantize(self, z: Tensor, mask: Tensor | None) -> Quantized:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vqwave.nn import draws
+from vqwave.rng import keyed
 
 
 class TimeJitter(nn.Module):
@@ -26,7 +26,7 @@ class TimeJitter(nn.Module):
         if not self.training or self.p == 0:
             return z
         B, D, F_ = z.shape
-        u = draws.uniforms(B, F_, like=z.device)
+        u = keyed.uniforms(B, F_, like=z.device)
         offset = (u < self.p).long() - 2 * (u < self.p / 2).long()  # -1, +1 or 0
         own = torch.arange(F_, device=z.device).expand(B, F_)
         index = (own + offset).clamp(0, F_ - 1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vqwave.errors import BadInput
-from vqwave.nn.quantize.interface import Quantized, Quantizer
+from vqwave.nn.quantize.base import Quantized, Quantizer
 
 
 class Projected(Quantizer):

@@ -1,0 +1,169 @@
+"""Files and folders that appear whole or not at all, and who may write in a run folder."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+from safetensors import SafetensorError
+
+from vqwave.errors import BadInput
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}  # what a disk may answer
+PATIENCE = 6.0  # seconds that a run folder's other process is waited for
+LEFT = re.compile(r"\..+\.(\d+|old)")  # names under which a killed process was writing
+
+
+@contextmanager
+def writing(run: Path, what: str) -> Iterator[None]:
+    """Raises BadInput, a line, where the disk does not take what is written into a run folder within."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise BadInput(f"{run}: {what} cannot be written ({error.strerror}); {_kept(run)}") from error
+    except SafetensorError as error:  # its text ends in "(os error 28)"
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None or int(number[1]) not in FULL:
+            raise
+        raise BadInput(f"{run}: {what} cannot be written ({os.strerror(int(number[1]))}); {_kept(run)}") from error
+
+
+
+def newest_name(run: Path) -> str | None:
+    """The name of a run's newest checkpoint, whole or not."""
+    return max((path.name for path in (run / "checkpoints").glob("step-*")), default=None)
+
+
+
+def _kept(run: Path) -> str:
+    newest = newest_name(run)
+    kept = "there is no checkpoint yet" if newest is None else f"{newest} is kept"
+    return f"{kept}: make room and run the same command to go on"
+
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Raises BadInput while another process is within for the same run folder, which is made if need be.
+
+    What a process holds ends with it; one that was killed may live on for moments in its children, which are waited for. Where a
+    file system knows no locks, or there is no `fcntl`, nothing is held.
+    """
+    if run.exists() and not run.is_dir():
+        raise BadInput(f"{run}: a file, expected a run folder")
+    run.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    folder, until = os.open(run, os.O_RDONLY), time.monotonic() + PATIENCE  # the folder itself: nothing is left in it
+    try:
+        while True:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise BadInput(f"{run}: another process trains there, expected to be alone") from None
+                time.sleep(0.2)
+            except OSError:  # no locks here
+                break
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_UN)  # for children, too, that have the descriptor
+        os.close(folder)
+
+
+
+def empty(folder: Path) -> None:
+    """Remove all in a folder; what says that it is a run goes last, so that a killed removal can be done again."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.yaml"):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+
+def is_left(path: Path) -> bool:
+    """Whether a killed process was writing under this name."""
+    return LEFT.fullmatch(path.name) is not None
+
+
+
+def sweep(run: Path) -> None:
+    """Remove what killed processes left half-written in a run folder. No other process may be writing there."""
+    for place in (run, run / "checkpoints"):
+        for path in place.iterdir() if place.is_dir() else ():
+            if is_left(path):
+                final = path.with_name(path.name[1:].rpartition(".")[0])
+                if path.suffix == ".old" and not final.exists():  # killed between the two renames
+                    os.replace(path, final)
+                    continue
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Put a finished folder in place of an older one; a kill in between leaves the older one under a name of its own."""
+    retired = final.with_name(f".{final.name}.old")
+    shutil.rmtree(retired, ignore_errors=True)
+    if final.exists():
+        os.replace(final, retired)
+    os.replace(temporary, final)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    os.replace(temporary, path)
+
+
+
+@contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """An empty folder beside `final` that takes its place once it is filled; after an error nothing of it is left."""
+    temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    replace_folder(temporary, final)
+
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+
+def _flush(path: Path) -> None:
+    """To the disk itself: a file's content, or a folder's names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+

@@ -1,0 +1,252 @@
+"""Sound in and out: files, sample rates, levels, mu-law.
+
+Waveforms are float32 arrays (T,) in [-1, 1], mono, with their sample rate beside them. Level is RMS in dBFS: a
+full-scale square wave has 0 dBFS, a full-scale sine -3 dBFS. What counts as silent, and which
+channels cannot be averaged, is decided here for everything that takes sound: preparing, encoding,
+converting, streams.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vqwave import inputs
+from vqwave.audio.sound_files import FOREIGN, WHY_FOREIGN, refuse_name
+from vqwave.errors import BadInput
+
+Wave = NDArray[np.float32]
+
+SILENCE_DB = -70.0  # dBFS, without DC: a recording below this is silent
+CANCELLED_DB = 15.0  # how far the mean of channels may lie below them
+PIECE = 1 << 16  # samples whose channels are averaged at once
+OPEN_ENDED = 0x7FFFF000  # a program that streams a WAV and cannot know its length writes a size from here on, or 0
+
+
+def read(path: str | Path, start: int = 0, frames: int | None = None) -> tuple[Wave, int]:
+    """The samples (T,) of a sound file in [-1, 1] and its sample rate in Hz; several channels are averaged.
+
+    `start` and `frames` cut a stretch out, in samples of the file. Raises `BadInput` that names the file where it is
+    missing, unreadable, empty, not audio, truncated, shorter than the stretch, holds NaN or infinity,
+    or channels that cancel each other.
+    """
+    path = Path(path)
+    refuse_name(path)
+    if not path.is_file():
+        raise BadInput(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, expected a sound file")
+    if path.stat().st_size == 0:
+        raise BadInput(f"{path}: empty file (0 bytes), expected a sound file")
+    try:
+        _refuse_truncated_riff(path)
+        with soundfile.SoundFile(path) as file:
+            wave = _read_open(file, path, start, frames)
+            rate = int(file.samplerate)
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        reason = str(error).rsplit(":", 1)[-1].strip().rstrip(".")
+        foreign = path.suffix.lower() in FOREIGN
+        why = WHY_FOREIGN if foreign else f"not readable as sound ({reason})"
+        raise BadInput(f"{path}: {why}") from error
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be opened ({error.strerror})") from error
+    if not np.isfinite(wave).all():
+        raise BadInput(f"{path}: {int((~np.isfinite(wave)).sum())} samples are NaN or infinite")
+    return wave, rate
+
+
+def _read_open(file: soundfile.SoundFile, path: Path, start: int, frames: int | None) -> Wave:
+    if file.frames == 0:
+        raise BadInput(f"{path}: holds no samples")
+    wanted = file.frames - start if frames is None else frames
+    if start < 0 or wanted <= 0 or start + wanted > file.frames:
+        raise BadInput(f"{path}: holds {file.frames} samples, asked for {wanted} from sample {start} on")
+    before = start
+    if file.seekable():  # GSM 6.10 is not
+        file.seek(start)
+        before = 0
+    channels = file.read(before + wanted, dtype="float32", always_2d=True)[before:]  # (T, channels)
+    if len(channels) < wanted:
+        raise BadInput(f"{path}: truncated, {start + len(channels)} of {file.frames} samples could be read")
+    try:
+        return downmix(channels)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+
+
+class Downmix:
+    """Channels -> their mean, piece by piece; and whether they cancel each other in it.
+
+    Of two channels of which one is inverted, as a wrongly wired microphone gives them, the mean is
+    what they differ in: next to nothing, which a level would bring up to that of speech.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sums = self._squares = np.zeros(1)  # of each channel, and of their mean
+
+    def push(self, channels: NDArray[np.float32]) -> Wave:
+        """(n, C) -> (n,)."""
+        if channels.shape[1] == 1:
+            return channels[:, 0]
+        mean = channels.mean(1, dtype=np.float32)
+        both = np.concatenate([channels, mean[:, None]], 1).astype(np.float64)  # (n, C + 1)
+        self.count += len(both)
+        self._sums, self._squares = self._sums + both.sum(0), self._squares + np.square(both).sum(0)
+        return mean
+
+    def check(self) -> None:
+        """Raises BadInput where their mean lies `CANCELLED_DB` or more below the channels, DC aside."""
+        if not self.count:
+            return
+        *powers, mean = self._squares / self.count - np.square(self._sums / self.count)
+        power = float(np.mean(powers))
+        if power > 10 ** (SILENCE_DB / 10) and mean < power * 10 ** (-CANCELLED_DB / 10):
+            below = 10 * math.log10(power / mean) if mean > 0 else math.inf
+            left = f"lies {below:.0f} dB below them" if math.isfinite(below) else "is zero"
+            raise BadInput(
+                f"its channels cancel each other (their mean {left}), expected one of them alone"
+            )
+
+
+def downmix(channels: NDArray[np.float32]) -> Wave:
+    """(T, C) -> (T,), the mean of the channels. Raises BadInput for channels that cancel each other."""
+    if channels.shape[1] == 1:
+        return channels[:, 0].copy()
+    mix = Downmix()
+    starts = range(0, max(1, len(channels)), PIECE)
+    wave = np.concatenate([mix.push(channels[start : start + PIECE]) for start in starts])
+    mix.check()
+    return wave
+
+
+def _refuse_truncated_riff(path: Path) -> None:
+    """libsndfile quietly shortens a WAV whose data chunk runs past the end of the file; this says so instead."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(12)
+        if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            return
+        while len(chunk := file.read(8)) == 8:
+            name, length = chunk[:4], struct.unpack("<I", chunk[4:])[0]
+            if name == b"data":
+                left = size - file.tell()
+                if left < length < OPEN_ENDED:
+                    raise BadInput(f"{path}: truncated, {left} of {length} bytes of samples are there")
+                return
+            file.seek(length + length % 2, os.SEEK_CUR)
+
+
+def rate_of(path: str | Path) -> int | None:
+    """The sample rate in Hz that a sound file declares, None where it cannot be opened."""
+    try:
+        return int(soundfile.info(str(path)).samplerate)
+    except (soundfile.SoundFileError, RuntimeError):
+        return None
+
+
+def write(path: str | Path, wave: Wave | Tensor, sample_rate: int) -> None:
+    """Write (T,) as 16-bit PCM, WAV or FLAC by suffix. The file appears whole or not at all.
+
+    Floating-point samples are clipped to [-1, 1]; int16 samples are written as they are (`inputs`).
+    """
+    path = Path(path)
+    kind = {".wav": "WAV", ".flac": "FLAC"}.get(path.suffix.lower())
+    if kind is None:
+        raise BadInput(f"{path}: cannot write {path.suffix or 'a file without suffix'!r}, expected .wav or .flac")
+    samples = inputs.mono(wave, str(path))
+    rate = inputs.sample_rate(sample_rate, f"{path}: sample_rate")
+    if not np.isfinite(samples).all():
+        raise BadInput(f"{path}: refusing to write NaN or infinite samples")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        soundfile.write(partial, to_int16(samples), rate, format=kind, subtype="PCM_16")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def to_int16(wave: NDArray[np.floating]) -> NDArray[np.int16]:
+    """Round x in [-1, 1] to the nearest k / 32768 and return k; what lies outside is clipped."""
+    return np.clip(np.rint(np.asarray(wave, np.float64) * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def from_int16(samples: NDArray[np.int16]) -> Wave:
+    """k -> k / 32768, the inverse of `to_int16`."""
+    return samples.astype(np.float32) / np.float32(32768.0)
+
+
+def resample(wave: Wave, source_rate: int, target_rate: int) -> Wave:
+    """(T,) -> (round(T * target_rate / source_rate),), by soxr at its quality HQ.
+
+    Rates in Hz. Raises `BadInput` for rates that are not above zero.
+    """
+    wave = np.asarray(wave, np.float32)
+    if source_rate == target_rate:
+        return wave
+    if min(source_rate, target_rate) <= 0:
+        raise BadInput(f"cannot resample from {source_rate} Hz to {target_rate} Hz: rates must be above zero")
+    out = soxr.resample(wave, source_rate, target_rate, quality="HQ")
+    frames = round(len(wave) * target_rate / source_rate)
+    return np.pad(out[:frames], (0, max(frames - len(out), 0))).astype(np.float32, copy=False)
+
+
+def remove_dc(wave: Wave) -> Wave:
+    """Subtract the mean (summed in float64)."""
+    return (wave - np.mean(wave, dtype=np.float64)).astype(np.float32)
+
+
+def level_db(wave: Wave) -> float:
+    """RMS level in dBFS; -inf for silence and for no samples at all."""
+    power = float(np.mean(np.square(wave, dtype=np.float64))) if len(wave) else 0.0
+    return 10.0 * math.log10(power) if power > 0.0 else -math.inf
+
+
+def silence_in(wave: Wave) -> str | None:
+    """Why a recording (T,) without DC whose level is below `SILENCE_DB` is refused; None for sound."""
+    level = level_db(wave)
+    if level >= SILENCE_DB:
+        return None
+    if not math.isfinite(level):
+        return "silent"
+    return f"silent ({level:.0f} dBFS, sound begins at {SILENCE_DB:.0f})"
+
+
+def normalise_level(wave: Wave, rms_db: float = -23.0, peak_db: float = -0.5) -> Wave:
+    """Scale to an RMS level of `rms_db` dBFS, or to less where the peak would pass `peak_db`. Silence stays."""
+    peak = float(np.abs(wave).max(initial=0.0))
+    if peak == 0.0:
+        return wave
+    gain_db = min(rms_db - level_db(wave), peak_db - 20.0 * math.log10(peak))
+    return (wave * 10.0 ** (gain_db / 20.0)).astype(np.float32)
+
+
+def mu_law_encode(x: Tensor, classes: int = 256) -> Tensor:
+    r"""x in [-1, 1], any shape -> codes int64 in [0, classes), silence at classes // 2.
+
+    .. math:: f(x) = sign(x) \ln(1 + \mu |x|) / \ln(1 + \mu), \quad code = \lfloor (f + 1) / 2 \cdot \mu + 1/2 \rfloor
+
+    with mu = classes - 1. Reference: van den Oord et al., 2016 (WaveNet), sec. 2.2. arXiv:1609.03499
+    """
+    mu = classes - 1
+    compressed = x.sign() * torch.log1p(mu * x.abs().clamp(max=1.0)) / math.log1p(mu)
+    return ((compressed + 1) / 2 * mu + 0.5).floor().long()
+
+
+def mu_law_decode(codes: Tensor, classes: int = 256) -> Tensor:
+    """Codes in [0, classes), any shape -> x in [-1, 1]; the centre of each code, so encoding gives it back.
+
+    float32, or float64 for codes that are float64 (fractions of a code are fine: cell edges lie halfway between codes).
+    """
+    mu = classes - 1
+    compressed = 2 * (codes if codes.dtype == torch.float64 else codes.float()) / mu - 1
+    x = compressed.sign() * torch.expm1(compressed.abs() * math.log1p(mu)) / mu
+    return x.clamp(-1.0, 1.0)  # float32 rounding can pass 1 by an ulp

@@ -1,0 +1,122 @@
+"""The last check of a tree, and what is wrong with it in one line."""
+
+from __future__ import annotations
+
+import functools
+import json
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from vqwave.config.help import every_key
+from vqwave.config.specs import Tree, at, hints, kind_of, specs, steps, variant
+from vqwave.config.yaml_layers import FLAGS
+from vqwave.errors import BadInput, nearest
+
+T = TypeVar("T")
+
+EXPECTED = {  # by the first word of pydantic's error types
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "string": "text",
+    "path": "a path",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "named values",
+    "dataclass": "a group of settings",
+    "none": "null",
+}
+
+
+@functools.cache
+def _adapter(cls: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(cls)
+
+
+def validate(cls: type[T], tree: Tree, sources: Mapping[str, str]) -> T:
+    """The config of a settled tree. `sources` names the file that a dotted key came from. Raises BadInput."""
+    try:
+        return _adapter(cls).validate_json(json.dumps(tree, default=str), strict=True)
+    except ValidationError as error:
+        problems: dict[str, list[str]] = {}
+        for detail in error.errors(include_url=False):
+            key = _dotted(tree, detail["loc"])
+            key += ".kind" if detail["type"].startswith("union_tag") else ""
+            problems.setdefault(key, []).append(_problem(cls, tree, key, typing.cast("dict[str, Any]", detail)))
+        key, found = next(iter(problems.items()))
+        source = next((sources[part] for part in _prefixes(key) if part in sources), "")
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        line = f"{key}: {_join(found)}" if key else _join(found)
+        raise BadInput(line + (f" (in {source})" if source else "") + more) from None
+
+
+def _join(problems: list[str]) -> str:
+    """One line for one key: a union has a problem for each alternative that did not fit."""
+    start, tail = "expected ", ", found "
+    if len(problems) == 1 or not all(line.startswith(start) and tail in line for line in problems):
+        return problems[0]
+    words = dict.fromkeys(line[len(start) : line.rindex(tail)] for line in problems)
+    return start + " or ".join(words) + problems[0][problems[0].rindex(tail) :]
+
+
+def _prefixes(key: str) -> Iterator[str]:
+    while key:
+        yield key
+        key = key[: max(key.rfind("."), key.rfind("["), 0)]
+
+
+def _dotted(tree: Tree, location: Sequence[int | str]) -> str:
+    """The key that pydantic means: its location without the names of variants and alternatives."""
+    key, here, tagged = "", tree, False
+    for place, part in enumerate(location):
+        if isinstance(here, dict) and not tagged and part == here.get("kind") and place + 1 < len(location):
+            tagged = True
+        elif isinstance(here, dict):
+            key, here, tagged = f"{key}.{part}" if key else str(part), here.get(str(part)), False
+        elif isinstance(here, list) and isinstance(part, int):
+            key, here, tagged = f"{key}[{part}]", here[part] if part < len(here) else None, False
+    return key
+
+
+def _problem(cls: type, tree: Tree, key: str, detail: dict[str, Any]) -> str:
+    error, context, found = detail["type"], detail.get("ctx", {}), detail["input"]
+    word = EXPECTED.get(error.split("_")[0])
+    if error in ("unexpected_keyword_argument", "extra_forbidden"):
+        return _unknown(cls, tree, key)
+    if error.startswith("union_tag"):
+        known = [str(kind_of(each)) for each in specs(at(cls, tree, key.rpartition(".")[0]))]
+        name = found.get("kind") if isinstance(found, dict) else None
+        return f"unknown kind {name!r}; expected {' or '.join(known)}{nearest(str(name), known, 1)}"
+    if error == "missing":
+        return "found no value, and it has no default"
+    if error == "value_error":
+        return str(context["error"])
+    if error == "literal_error":
+        return f"expected {context['expected']}, found {found!r}"
+    if error == "too_long":
+        return f"expected {context['max_length']} values, found {context['actual_length']}"
+    return f"expected {word}, found {found!r}" if word else f"{detail['msg'].replace('Input ', '')}, found {found!r}"
+
+
+def _unknown(cls: type, tree: Tree, key: str) -> str:
+    if f"--{key}" in FLAGS:
+        return f"a flag takes no value; did you mean --{key}?"
+    parent, _, last = key.rpartition(".")
+    beside = specs(at(cls, tree, parent))
+    here = tree
+    for step in steps(parent):
+        here = here[step]
+    chosen = variant(beside, here.get("kind"))
+    if last in (retired := getattr(chosen, "retired", {})):
+        return f"is a setting no more: {retired[last]}; expected without it"
+    elsewhere = [str(kind_of(each)) for each in beside if last in hints(each)]
+    if elsewhere:
+        return f"unknown key here; it belongs to {parent}.kind={' or '.join(elsewhere)}"
+    siblings = [f"{parent}.{name}" if parent else name for name in hints(chosen)] if chosen else []
+    known = list(every_key(cls))
+    same = [name for name in known if name.rpartition(".")[2] == last]
+    hint = nearest(key, siblings, 1) or (f"; did you mean {same[0]}?" if same else nearest(key, known, 1))
+    return f"unknown key{hint}"

@@ -1,0 +1,65 @@
+"""Drawing codes from a prior."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from vqwave.distributions import checked_temperature
+from vqwave.models.prior import CodeNetwork, CodeStream
+from vqwave.rng.philox import uniforms
+
+
+@torch.inference_mode()
+def sample_codes(
+    network: CodeNetwork,
+    labels: Mapping[str, Tensor],
+    frames: int,
+    *,
+    streams: Tensor,
+    stop: bool = True,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Codes (Q, F_i) and pitch codes (Q_p, ceil(F_i / ratio)), or None, of each of `streams` (B,).
+
+    With `stop`, an utterance ends where it draws END, or after `frames` frames; else a new one begins there, until `frames`
+    frames are full. A stream's codes depend on (seed, its number, labels) alone. Give `network.exact()`, in float64.
+    labels: name -> (B,). Where an utterance follows another, the first is filled up to whole pitch
+    codes with its last frame.
+    """
+    stream = CodeStream(network, labels, len(streams))
+    order, most = network.order, network.order.count(frames)
+    last = torch.full((len(streams),), network.end)
+    drawn: list[list[int]] = [[] for _ in streams]
+    running = torch.full((len(streams),), frames > 0)
+    time = 0
+    while running.any():
+        u = uniforms(seed, streams, time, 1)[0, :, 0]
+        last = choose(stream.next(last), u, temperature, top_p)
+        for i in running.nonzero().flatten().tolist():
+            if last[i] != network.end:
+                drawn[i].append(int(last[i]))
+            elif not stop:
+                missing = -order.frames(len(drawn[i])) % order.ratio
+                drawn[i] += drawn[i][-network.books :] * missing
+            running[i] = len(drawn[i]) < most and not (stop and last[i] == network.end)
+        time += 1
+    return [order.unflatten(torch.tensor(codes[:most], dtype=torch.int64)) for codes in drawn]
+
+
+def choose(log_p: Tensor, u: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
+    """Inverse CDF: ln p (B, K) and uniforms u (B,) -> classes (B,).
+
+    `top_p` below 1 keeps the likeliest classes that hold this mass together. Holtzman et al., 2020, sec. 3.1. arXiv:1904.09751
+    """
+    p = (log_p / checked_temperature(temperature)).softmax(1)
+    if top_p < 1:
+        falling, order = p.sort(1, descending=True)
+        heavier = falling.cumsum(1) - falling  # mass of the classes before
+        p = torch.zeros_like(p).scatter(1, order, falling * (heavier < top_p))
+    cdf = p.cumsum(1)
+    return (cdf <= u[:, None].to(cdf) * cdf[:, -1:]).sum(1).clamp(max=p.shape[1] - 1)

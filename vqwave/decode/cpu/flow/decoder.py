@@ -1,0 +1,360 @@
+"""The student on the CPU: torch in, torch out; tiles of time go through the flows' layers, in one thread or as a wavefront.
+
+A column hears only what came before it, and its bits depend on nothing else (see `vector.py`): neither on the tiles, nor on
+the chunks that a stream is asked for in, nor on threads or on the other streams.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import cycle, pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vqwave.decode.cpu.flow.kernel import (
+    Integers,
+    Memory,
+    Room,
+    enter,
+    leave,
+    noise,
+    pass_layers,
+    project,
+    scale,
+    whole_rows,
+)
+from vqwave.decode.cpu.flow.plan import FlowPlan, plan_flows
+from vqwave.decode.cpu.flow.synthesis_filter import FilterStream
+from vqwave.decode.cpu.matmul import Floats
+from vqwave.decode.cpu.simd import LANES
+from vqwave.decode.plan import Precision, aligned
+from vqwave.decode.sampling import Temperature, Temperatures, checked_temperatures
+from vqwave.distributions import GaussianMixture
+from vqwave.models.student import Student
+from vqwave.nn.condition import Condition
+from vqwave.rng.philox import checked_seed
+
+ACTIVATIONS = 61440  # numbers that a layer of a tile yields: with its weights and its past they stay in the second-level cache
+GROUP = 16  # streams under way at once: each remembers some megabytes
+PIECE = 10  # layers that one thread passes a tile through before another may go on with it
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Layers first .. last - 1 of a flow: what one thread does to a tile at a time."""
+
+    flow: int
+    first: int
+    last: int
+
+
+@dataclass
+class Tile:
+    """A stretch of one stream on its way through the flows, first noise, last audio; and within a flow, its columns."""
+
+    wave: Floats  # (n,)
+    count: int = 0  # columns of the flow that it is in
+    first: int = 0  # its first sample, counted from the beginning of the block whose parameters were known before
+    x: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (rows, R)
+    told: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (columns of the condition, L 2G)
+    columns: Integers = field(default_factory=lambda: np.zeros(0, np.int64))  # (rows,) where in it
+
+
+@dataclass
+class Told:
+    """The condition of one stream: columns from column `first` on, each held for `hold` samples, the last for ever."""
+
+    features: Floats  # (F, width): H condition channels, and with a predictor its own
+    first: int
+    hold: int
+
+
+class FlowStream:
+    """One flow of one stream under way: what `AffineFlow` and its `FlowState` do, cut into stages."""
+
+    def __init__(self, plan: FlowPlan, columns: int, pieces: int) -> None:
+        """columns: the most of a tile, but for its first, of which blocks that begin at an offset make one more."""
+        self.plan = plan
+        self.memory = Memory.silent(plan, columns + 1)
+        shape = (whole_rows(columns + 1), len(plan.heard_bias))
+        self.x = cycle([aligned(shape, np.float32) for _ in range(pieces)])  # as many tiles may be under way in this flow
+        self.last = np.zeros(plan.fold, np.float32)  # the last whole block
+        self.partial = np.zeros(-plan.offset % plan.fold, np.float32)  # of the block that is not yet whole
+        self.open = False  # whether that block's parameters are known, or being found
+        self.known = np.zeros((2, LANES), np.float32)  # its locations and scales
+        self.blocks = 0  # columns heard
+
+    def begin(self, tile: Tile, told: Told) -> None:
+        """The blocks that the tile completes become columns of residual channels, and each is told its part of the condition."""
+        fold, joined = self.plan.fold, np.concatenate([self.partial, tile.wave])
+        whole, touched = len(joined) // fold * fold, -(-len(joined) // fold)
+        heard = joined if self.open else np.concatenate([self.last, joined])
+        tile.count = touched - self.open
+        tile.first = len(self.partial) + (0 if self.open else fold)
+        if whole:
+            self.last = joined[whole - fold : whole]
+        self.partial, self.open = joined[whole:], whole < len(joined)
+        rows = whole_rows(tile.count)
+        blocks = np.zeros((rows, fold), np.float32)
+        blocks.reshape(-1)[: tile.count * fold] = heard[: tile.count * fold]
+        tile.x = next(self.x)[:rows]
+        enter(self.plan, blocks, tile.x)
+        self._tell(tile, told, rows)
+        self.blocks += tile.count
+
+    def _tell(self, tile: Tile, told: Told, rows: int) -> None:
+        hold = max(1, told.hold // self.plan.fold)
+        wanted = (self.blocks + np.arange(rows)) // hold - told.first
+        columns = wanted.clip(0, len(told.features) - 1)
+        first, last = (int(columns[0]), int(columns[max(0, tile.count - 1)])) if rows else (0, 0)
+        tile.told = np.empty((last + 1 - first, len(self.plan.dilated_bias)), np.float32)
+        project(self.plan, np.ascontiguousarray(told.features[first : last + 1]), tile.told)
+        tile.columns = (columns.clip(first, last) - first) * tile.told.shape[1]
+
+    def end(self, tile: Tile, room: Room) -> None:
+        """x -> locations and scales -> the samples after this flow."""
+        room.locations[0], room.scales[0] = self.known
+        leave(self.plan, room, tile.x)
+        wave = np.empty_like(tile.wave)
+        scale(self.plan, room, tile.first, tile.wave, wave)
+        self.known[:] = room.locations[tile.count], room.scales[tile.count]
+        tile.wave = wave
+
+    def arrays(self) -> dict[str, NDArray]:
+        """All that it remembers, of one size whatever came: each layer's span, as far as it is heard again."""
+        memory, spans = self.memory, self._spans()
+        ends = memory.begins + memory.used + spans
+        pasts = [memory.windows[end - span : end] for end, span in zip(ends, spans, strict=True)]
+        facts = np.array([self.blocks, self.open], np.int64)
+        own = {"last": self.last, "partial": self.partial, "known": self.known, "facts": facts}
+        return {"pasts": np.concatenate(pasts)} | {name: array.copy() for name, array in own.items()}
+
+    def restore(self, arrays: Mapping[str, NDArray]) -> None:
+        """The inverse of `arrays`."""
+        spans = self._spans()
+        bounds = np.cumsum(spans)[:-1]
+        for begin, past in zip(self.memory.begins, np.split(arrays["pasts"], bounds), strict=True):
+            self.memory.windows[begin : begin + len(past)] = past
+        self.memory.used[:] = 0
+        self.last, self.partial, self.known = (np.array(arrays[name]) for name in ("last", "partial", "known"))
+        self.blocks, self.open = int(arrays["facts"][0]), bool(arrays["facts"][1])
+
+    def _spans(self) -> Integers:
+        return (self.plan.kernel - 1) * self.plan.dilations
+
+
+class StudentDecoder:
+    """Streams of one student under way: each call carries on where the last one stopped."""
+
+    def __init__(
+        self,
+        student: Student,
+        condition: Condition | None,
+        streams: Tensor,
+        *,
+        weights: Precision = "float32",
+        threads: int | None = None,
+        plans: Sequence[FlowPlan] | None = None,
+    ) -> None:
+        """streams (B,) number the utterances; condition of B utterances, or of one for all; threads None: torch's number.
+
+        plans: what `plan_flows` made of the student, where several decoders share it.
+        """
+        self.plans = list(plans or plan_flows(student, weights))
+        self.gaussian = student.base is GaussianMixture
+        self.threads = threads or torch.get_num_threads()
+        self.columns = tile_columns(self.plans)
+        self.stages = stages(self.plans, self.threads > 1)
+        self.hold = condition.hold if condition is not None else 1
+        self.streams = streams.cpu().numpy().astype(np.int64).copy()
+        self.times = np.zeros(len(streams), np.int64)
+        self.channels = student.conditioner.channels
+        self.order = 0 if student.predictor is None else student.predictor.order
+        self.pitch_taps = 0 if student.predictor is None else student.predictor.pitch_taps
+        self.flows = [self._silent() for _ in streams]
+        self.filters = [FilterStream(self.order) for _ in streams]
+        self.tell(_features(condition, len(streams), self.plans[0]), np.zeros(len(streams), np.int64))
+        self._rooms = threading.local()
+
+    def _silent(self) -> list[FlowStream]:
+        """A stream before its first sample."""
+        pieces = Counter(stage.flow for stage in self.stages)
+        return [FlowStream(plan, self.columns, pieces[i]) for i, plan in enumerate(self.plans)]
+
+    @property
+    def ahead(self) -> int:
+        """Samples by which blocks that begin at an offset hear the condition early (nn/flows.py): 0 without a stagger."""
+        return max(-plan.offset % plan.fold for plan in self.plans)
+
+    def tell(self, features: Floats, first: Integers) -> None:
+        """Columns (B, F, width) from now on, numbered from `first` (B,) on; earlier ones go."""
+        self.told = [Told(row, int(number), self.hold) for row, number in zip(features, first, strict=True)]
+
+    def restart(self, row: int, stream: int) -> None:
+        """Row `row` becomes utterance number `stream`, before its first sample; the other rows do not notice."""
+        self.flows[row], self.filters[row] = self._silent(), FilterStream(self.order)
+        self.streams[row], self.times[row] = stream, 0
+
+    def arrays(self) -> dict[str, NDArray]:
+        """All that the streams remember, by name: what `restore` goes on from."""
+        parts = {place: part.arrays() for place, part in self._parts().items()}
+        found = {f"{place}.{name}": array for place, arrays in parts.items() for name, array in arrays.items()}
+        return {"streams": self.streams.copy(), "times": self.times.copy()} | found
+
+    def restore(self, arrays: Mapping[str, NDArray]) -> None:
+        """The inverse of `arrays`, for as many streams of the same student in the same precision."""
+        self.streams[:], self.times[:] = arrays["streams"], arrays["times"]
+        for place, part in self._parts().items():
+            prefix = f"{place}."
+            part.restore({name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)})
+
+    def _parts(self) -> dict[str, FlowStream | FilterStream]:
+        """Flows and, with a predictor, synthesis filters of all streams."""
+        flows = {f"{b}.{i}": flow for b, row in enumerate(self.flows) for i, flow in enumerate(row)}
+        filters = {f"{b}.filter": each for b, each in enumerate(self.filters)}
+        return flows | filters if self.order else flows
+
+    def draw(self, count: int, seed: int = 0, temperature: Temperature = 1.0) -> Iterator[Tensor]:
+        """The next `count` samples, in chunks: waveforms (B, n) float32 in [-1, 1]."""
+        word, temperatures = np.uint64(checked_seed(seed)), checked_temperatures(temperature)
+
+        def source(b: int, first: int, n: int) -> Floats:
+            z, scales = np.empty(n, np.float32), self._scales(b, first, n, temperatures)
+            noise(word, int(self.streams[b]), int(self.times[b]) + first, self.gaussian, scales, z)
+            return z
+
+        for chunk in self._sweep(count, source):
+            yield chunk.clamp_(-1.0, 1.0)
+
+    def _scales(
+        self, b: int, first: int, count: int, temperatures: Temperatures
+    ) -> NDArray[np.float64]:
+        """The factors on the noise of stream b, `count` samples from its next but `first` on."""
+        scales = np.full(count, temperatures.scale)
+        if self.pitch_taps:
+            told, time = self.told[b], self.times[b] + first + np.arange(count)
+            column = np.minimum(time // told.hold - told.first, len(told.features) - 1)
+            scales[told.features[column, self.channels + self.order] > 0] = temperatures.voiced
+        return scales
+
+    def transform(self, z: Tensor) -> Tensor:
+        """As `Student.transform`: given noise z (B, n) -> x (B, n), not clamped."""
+        given = z.detach().float().cpu().numpy()
+        chunks = list(self._sweep(given.shape[1], lambda b, first, n: np.ascontiguousarray(given[b, first : first + n])))
+        return torch.cat(chunks, 1) if chunks else torch.zeros(given.shape)
+
+    def _sweep(self, count: int, source: Callable[[int, int, int], Floats]) -> Iterator[Tensor]:
+        """A wavefront: of all (stage, tile) those of one sum are independent, and each needs only those of the sum before."""
+        step = self.columns * self.plans[0].fold
+        firsts, tiles = range(0, count, step), {}
+        with self._pool() as run:
+            for diagonal in range(len(firsts) + len(self.stages) - 1 if count else 0):
+                if diagonal < len(firsts):
+                    first = firsts[diagonal]
+                    tiles[diagonal] = [Tile(source(b, first, min(step, count - first))) for b in range(len(self.streams))]
+                jobs = [
+                    (b, stage, tile)
+                    for depth, stage in enumerate(self.stages)
+                    for b, tile in enumerate(tiles.get(diagonal - depth, []))
+                ]
+                run(self._advance, jobs)
+                if diagonal - len(self.stages) + 1 >= 0:
+                    yield torch.from_numpy(np.stack([tile.wave for tile in tiles.pop(diagonal - len(self.stages) + 1)]))
+        self.times += count
+
+    def _advance(self, job: tuple[int, Stage, Tile]) -> None:
+        """One stage of one tile; those before it in its flow and those of the tile before are done."""
+        b, stage, tile = job
+        flow, room = self.flows[b][stage.flow], self._room(stage.flow)
+        if stage.first == 0:
+            flow.begin(tile, self.told[b])
+        pass_layers(flow.plan, flow.memory, room, tile.told, tile.columns, tile.x, tile.count, stage.first, stage.last)
+        if stage.last == len(flow.plan.dilations):
+            flow.end(tile, room)
+            if self.order and stage is self.stages[-1]:
+                self._filter(b, tile)
+
+    def _filter(self, b: int, tile: Tile) -> None:
+        """The residual that the flows made -> the waveform."""
+        told = self.told[b]
+        coefficients = told.features[:, self.channels : self.channels + self.order]
+        tile.wave = self.filters[b].pass_on(tile.wave, coefficients, told.hold, told.first)
+
+    def _room(self, flow: int) -> Room:
+        """This thread's scratch."""
+        rooms = self._rooms.__dict__
+        if flow not in rooms:
+            rooms[flow] = Room.of(self.plans[flow], self.columns + 1)
+        return rooms[flow]
+
+    @contextmanager
+    def _pool(self) -> Iterator[Callable[[Callable[[tuple], None], list[tuple]], object]]:
+        """A way to run a function over jobs: here, or in threads."""
+        if self.threads == 1:
+            yield lambda function, jobs: [function(job) for job in jobs]
+            return
+        with ThreadPoolExecutor(self.threads) as pool:
+            yield lambda function, jobs: list(pool.map(function, jobs))
+
+
+def sample_student(
+    student: Student,
+    condition: Condition | None,
+    samples: int,
+    *,
+    streams: Tensor,
+    seed: int = 0,
+    temperature: Temperature = 1.0,
+    progress: Callable[[int], object] | None = None,
+    weights: Precision = "float32",
+    threads: int | None = None,
+) -> Tensor:
+    """What `reference.sample_student` draws, up to float rounding: (B, samples) float32."""
+    plans, waves = plan_flows(student, weights), [torch.zeros(0, samples)]
+    for first in range(0, len(streams), GROUP):
+        rows = slice(first, first + GROUP)
+        part = condition
+        if condition is not None and len(condition.features) > 1:
+            part = Condition(condition.features[rows], condition.hold)
+        decoder = StudentDecoder(student, part, streams[rows], threads=threads, plans=plans)
+        drawn = [torch.zeros(len(streams[rows]), 0)]
+        for chunk in decoder.draw(samples, seed, temperature):
+            drawn.append(chunk)
+            if progress is not None and first + GROUP >= len(streams):
+                progress(chunk.shape[1])
+        waves.append(torch.cat(drawn, 1))
+    return torch.cat(waves)
+
+
+def stages(plans: Sequence[FlowPlan], cut: bool) -> list[Stage]:
+    """The flows, or pieces of at most `PIECE` layers of them, so that several threads find work of one size."""
+    found = []
+    for flow, plan in enumerate(plans):
+        layers = len(plan.dilations)
+        pieces = -(-layers // PIECE) if cut else 1
+        bounds = [layers * i // pieces for i in range(pieces + 1)]
+        found += [Stage(flow, *pair) for pair in pairwise(bounds)]
+    return found
+
+
+def tile_columns(plans: Sequence[FlowPlan]) -> int:
+    """Columns of a tile: a multiple of `ROWS`, few enough that a layer stays in the second-level cache."""
+    widest = max(len(plan.heard_bias) for plan in plans)
+    return max(48, min(1920, ACTIVATIONS // widest)) // 48 * 48
+
+
+def _features(condition: Condition | None, streams: int, plan: FlowPlan) -> Floats:
+    """(B, F, width); one column of no channels where the flows hear nothing."""
+    channels = plan.projection.shape[0]
+    if condition is None or not channels:
+        return np.zeros((streams, 1, channels), np.float32)
+    features = condition.features.detach().float().cpu().transpose(1, 2).numpy()
+    return np.broadcast_to(features, (streams, *features.shape[1:]))

@@ -1,0 +1,62 @@
+r"""A student's synthesis filter: what `nn.synthesis_filter` solves over time, a sample after another.
+
+.. math:: x_t = e_t + \sum_{k=1}^{P} a_k(t)\, x_{t-k}
+
+A sample is one chain of fused multiply-adds from e_t on, k ascending, in float32 whatever the precision of the flows'
+weights. So its bits depend on no tile, chunk or thread, and on no other stream. Samples are filtered unclipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqwave.decode.cpu.jit import kernel
+from vqwave.decode.cpu.matmul import Floats
+from vqwave.decode.cpu.simd import fused_scalar
+
+
+@kernel
+def synthesise(coefficients: Floats, hold: int, start: int, x: Floats) -> None:
+    """x (P + n): P samples, and n residuals which become samples; the first is sample `start` of column 0.
+
+    coefficients (F, P): each column holds for `hold` samples, the last one for ever.
+    """
+    columns, order = coefficients.shape
+    for t in range(order, len(x)):
+        column = min((start + t - order) // hold, columns - 1)
+        sample = x[t]
+        for k in range(order):
+            sample = fused_scalar(coefficients[column, k], x[t - 1 - k], sample)
+        x[t] = sample
+
+
+class FilterStream:
+    """The synthesis filter of one stream under way."""
+
+    def __init__(self, order: int) -> None:
+        self.past = np.zeros(order, np.float32)  # the last samples, oldest first
+        self.time = 0
+
+    def pass_on(self, residual: Floats, coefficients: Floats, hold: int, first: int) -> Floats:
+        """The next residuals (n,) -> samples (n,).
+
+        coefficients (F, P): columns from number `first` on, each held for `hold` samples, the last for ever.
+        """
+        order, last = len(self.past), len(coefficients) - 1
+        begin, end = (min(t // hold - first, last) for t in (self.time, self.time + len(residual)))
+        start = self.time - (first + begin) * hold
+        x = np.concatenate([self.past, residual])
+        synthesise(np.ascontiguousarray(coefficients[begin : end + 1]), hold, start, x)
+        self.past, self.time = x[len(x) - order :], self.time + len(residual)
+        return x[order:]
+
+    def arrays(self) -> dict[str, NDArray]:
+        """All that it remembers, by name."""
+        return {"past": self.past.copy(), "time": np.array(self.time)}
+
+    def restore(self, arrays: Mapping[str, NDArray]) -> None:
+        """The inverse of `arrays`."""
+        self.past, self.time = np.array(arrays["past"]), int(arrays["time"])

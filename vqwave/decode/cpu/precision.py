@@ -1,0 +1,43 @@
+"""Which precisions the kernels can compute in on this processor; it needs no numba to say so."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+
+from vqwave.decode.plan import PRECISIONS, Precision
+from vqwave.errors import BadInput, Note, nearest
+
+BF16, VNNI = ("avx512bf16", "AVX-512 BF16"), ("avx512vnni", "AVX-512 VNNI")
+NEEDS = {"bf16-dot": (BF16,), "int8": (BF16, VNNI)}
+"""What LLVM calls the instructions that a precision needs, and what people call them."""
+
+
+def missing(precision: Precision) -> str | None:
+    """Why this processor cannot compute so, or None where it can."""
+    if precision not in NEEDS or importlib.util.find_spec("llvmlite") is None:
+        return None
+    from vqwave.decode.cpu.processor import has
+
+    for feature, name in NEEDS[precision]:
+        if not has(feature):
+            return f"precision {precision!r} needs {name}, which this processor does not have"
+    return None
+
+
+def numbers(precision: str) -> Precision:
+    """What is asked for -> what this processor can do: "auto" is the fastest that rounds floats alone; what is missing gives way
+    to bf16, with a note.
+
+    Raises BadInput for an unknown name.
+    """
+    known = ("auto", *PRECISIONS)
+    if precision not in known:
+        raise BadInput(f"precision {precision!r}: expected one of {', '.join(known)}{nearest(precision, known)}")
+    if precision == "auto":
+        return "bf16" if missing("bf16-dot") else "bf16-dot"
+    reason = missing(precision)
+    if reason:
+        warnings.warn(f"{reason}: bf16 instead", Note, stacklevel=2)
+        return "bf16"
+    return precision

@@ -1,0 +1,1 @@
+"""The sample loop of a WaveNet."""

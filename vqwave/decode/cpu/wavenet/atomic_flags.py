@@ -1,0 +1,71 @@
+"""How two threads tell each other how far they are: a number that one of them writes, and the other waits for."""
+
+from __future__ import annotations
+
+import platform
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from vqwave.decode.cpu.jit import kernel
+from vqwave.decode.cpu.simd import Args, Context, Generated, Signature, Typing, array_of, call
+from vqwave.decode.cpu.wavenet.state import Integers
+from vqwave.decode.plan import aligned
+
+APART = 16  # numbers between two signals, so that none shares a cache line, or its neighbour, with another
+PATIENCE = 1 << 22  # looks at a signal before a thread gives up: a tenth of a second or more
+
+
+def signals(count: int) -> Integers:
+    """Zeros; signal i stands at i APART."""
+    return aligned((count * APART,), np.int64)
+
+
+@intrinsic
+def seen(_typing: Typing, array: types.Array, _index: types.Integer) -> Generated:
+    """array[index], and with it all that was written before it was announced."""
+
+    def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
+        pointer = builder.gep(array_of(context, builder, signature.args[0], args[0]).data, [args[1]])
+        return builder.load_atomic(pointer, "acquire", 8)
+
+    return types.int64(array, types.intp), generate
+
+
+@intrinsic
+def announce(_typing: Typing, array: types.Array, _index: types.Integer, _value: types.Integer) -> Generated:
+    """array[index] = value, and with it all that was written before."""
+
+    def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
+        pointer = builder.gep(array_of(context, builder, signature.args[0], args[0]).data, [args[1]])
+        builder.store_atomic(args[2], pointer, "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.int64), generate
+
+
+@intrinsic
+def rest(_typing: Typing) -> Generated:
+    """A hint to the processor that this thread waits."""
+
+    def generate(context: Context, builder: ir.IRBuilder, _signature: Signature, _args: Args) -> ir.Value:
+        if platform.machine().lower() in ("x86_64", "amd64", "i686"):
+            call(builder, "llvm.x86.sse2.pause", result=ir.VoidType())
+        elif platform.machine().lower() in ("arm64", "aarch64"):
+            call(builder, "llvm.aarch64.hint", ir.Constant(ir.IntType(32), 1), result=ir.VoidType())
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@kernel
+def wait_for(array: Integers, signal: int, least: int, patience: int) -> int:
+    """The signal, once it is at least `least`; or what it is when patience runs out."""
+    found = seen(array, signal * APART)
+    while found < least and patience > 0:
+        rest()
+        patience -= 1
+        found = seen(array, signal * APART)
+    return found

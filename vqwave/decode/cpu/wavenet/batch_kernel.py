@@ -1,0 +1,266 @@
+"""The sample loop of many streams: every layer of each, one sample after another, with nothing allocated and no lock held."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from vqwave.decode.cpu.head_sampling import draw
+from vqwave.decode.cpu.jit import inlined, kernel
+from vqwave.decode.cpu.matmul import Floats, Numbers, clear, convert, copy, fill_rows, gate, product, rectify
+from vqwave.decode.cpu.microkernels import put
+from vqwave.decode.cpu.simd import LANES, add, broadcast, fused, load, load_whole
+from vqwave.decode.cpu.wavenet.prediction import add_prediction, shift_locations, voiced
+from vqwave.decode.cpu.wavenet.state import Integers, State, span
+from vqwave.decode.plan import CATEGORICAL, Plan, aligned
+from vqwave.decode.sampling import Temperatures
+
+
+class Buffers(NamedTuple):
+    """Room for the activations of one sample of B streams. Operands are what products read, in the plan's kind of number."""
+
+    taps: Numbers  # (B, L k R) operand: what each layer hears, oldest first
+    units: Numbers  # (B, L G), of the plan's kind of unit
+    read: Numbers  # (B, S or R) operand: what the output layers read
+    hidden_read: Numbers  # (B, H) operand
+    present: Floats  # (B, R) residual channels
+    activation: Floats  # (B, 2G)
+    inner: Floats  # (B, R) sums of whole numbers
+    skip: Floats  # (B, S)
+    hidden: Floats  # (B, H)
+    out: Floats  # (B, C)
+    scratch: Floats  # (C,)
+    column: Integers  # (B,) which column of the condition each stream is in
+
+    @staticmethod
+    def of(plan: Plan, streams: int) -> Buffers:
+        residual, (layers, activation) = plan.heard.shape[1], plan.dilated_bias.shape
+        skip, hidden, out = len(plan.skip_bias), len(plan.hidden_bias), len(plan.out_bias)
+        operand, unit = plan.operand.dtype.type, plan.units.dtype.type
+        return Buffers(
+            aligned((streams, layers * plan.kernel * residual), operand),
+            aligned((streams, layers * activation // 2), unit),
+            *[aligned((streams, width), operand) for width in (skip or residual, hidden)],
+            *[aligned((streams, width), np.float32) for width in (residual, activation, residual, skip, hidden, out)],
+            aligned((out,), np.float32),
+            np.zeros(streams, np.int64),
+        )
+
+
+class Told(NamedTuple):
+    """What B streams are told over a stretch of time: columns that begin at `first` and hold; the last one for ever."""
+
+    columns: Floats  # (B, n, L 2G): projected, with the bias of the dilated convolution
+    first: Integers  # (B,) number of the first column
+    hold: int  # samples a column
+    predictors: Floats  # (B, n, P, with pitch taps P + 1): see `prediction.py`; (B, n, 0) without
+
+
+@kernel
+def project(plan: Plan, features: Floats, columns: Floats) -> None:
+    """features (N, condition channels) -> columns (N, L 2G): every layer's projection plus its bias."""
+    layers, depth, width = plan.projection.shape
+    fill_rows(plan.dilated_bias, columns)
+    for layer in range(layers):
+        product(plan.projection, layer * depth * width, depth, width, features, 0, columns, layer * width)
+
+
+@inlined
+def listen(plan: Plan, state: State, told: Told, column: Integers, present: Floats) -> None:
+    """The last sample of each stream -> what enters the first layer, present (B, R).
+
+    column (B,): see `locate`.
+    """
+    width = plan.heard.shape[1]
+    bias = plan.heard.size - width
+    for b in range(present.shape[0]):
+        if plan.head.family == CATEGORICAL:
+            copy(plan.heard, np.int64(state.heard[b]) * width, present, b * width, width)
+        else:
+            amplitude = broadcast(state.heard[b])
+            for i in range(0, width, LANES):
+                entered = fused(load(plan.heard, i), amplitude, load(plan.heard, bias + i))
+                put(present, b * width + i, entered)
+            if plan.predictor.order > 0:
+                add_prediction(plan, state, told.predictors, b, column[b], present)
+
+
+@kernel
+def recall(plan: Plan, state: State, taps: Numbers) -> None:
+    """Every layer's past taps, from the rings; all at once, so that one wait for memory is the wait for all."""
+    slots, width = state.rings.shape[1], state.rings.shape[2]
+    for b in range(taps.shape[0]):
+        ring, at = b * slots * width, b * taps.shape[1]
+        for dilation in plan.dilations:
+            length = span(plan.kernel, dilation)
+            past = state.time[b] % length
+            for _ in range(plan.kernel - 1):
+                copy(state.rings, ring + past * width, taps, at, width)
+                at += width
+                past += dilation
+                past -= length if past >= length else 0
+            at += width
+            ring += length * width
+
+
+@kernel
+def remember(plan: Plan, state: State, taps: Numbers) -> None:
+    """Every layer's present, the last of its taps, into its ring, where the oldest stood."""
+    slots, width = state.rings.shape[1], state.rings.shape[2]
+    for b in range(taps.shape[0]):
+        ring, at = b * slots * width, b * taps.shape[1] + (plan.kernel - 1) * width
+        for dilation in plan.dilations:
+            length = span(plan.kernel, dilation)
+            copy(taps, at, state.rings, ring + state.time[b] % length * width, width)
+            at += plan.kernel * width
+            ring += length * width
+
+
+@inlined
+def locate(told: Told, state: State, column: Integers) -> None:
+    """Which column of the condition holds at each stream's time."""
+    for b in range(len(column)):
+        column[b] = min(state.time[b] // told.hold - told.first[b], told.columns.shape[1] - 1)
+
+
+@kernel
+def words(plan: Plan, numbers: int) -> int:
+    """That so many weights of units take."""
+    return numbers // 2 if plan.residual_scale.shape[0] > 0 else numbers
+
+
+@inlined
+def pass_on(plan: Plan, buffers: Buffers, layer: int, at: int) -> None:
+    """The next layer's input: the present one plus the residual of this layer's units, whose weights begin at `at`."""
+    (B, R), G = buffers.present.shape, plan.dilated_bias.shape[1] // 2
+    if plan.residual_scale.shape[0] == 0:
+        for b in range(B):
+            for i in range(0, R, LANES):
+                put(buffers.present, b * R + i, add(load(buffers.present, b * R + i), load(plan.residual_bias, layer * R + i)))
+        product(plan.weights, at, G, R, buffers.units, layer * G, buffers.present, 0)
+        return
+    for b in range(B):
+        copy(plan.residual_bias, layer * R, buffers.inner, b * R, R)
+    product(plan.weights, at, G, R, buffers.units, layer * G, buffers.inner, 0)
+    for b in range(B):
+        for i in range(0, R, LANES):
+            begun = add(load(buffers.present, b * R + i), load(plan.residual_scale, (2 * layer + 1) * R + i))
+            residual = fused(load_whole(buffers.inner, b * R + i), load(plan.residual_scale, 2 * layer * R + i), begun)
+            put(buffers.present, b * R + i, residual)
+
+
+@inlined
+def settle_skips(plan: Plan, buffers: Buffers) -> None:
+    """Sums of whole numbers, once they are complete, become skips."""
+    if plan.skip_scale.shape[0] > 0:
+        B, S = buffers.skip.shape
+        for b in range(B):
+            for i in range(0, S, LANES):
+                total = load_whole(buffers.skip, b * S + i)
+                put(buffers.skip, b * S + i, fused(total, load(plan.skip_scale, i), load(plan.skip_scale, S + i)))
+
+
+@kernel
+def step(plan: Plan, state: State, buffers: Buffers, told: Told) -> None:
+    """One sample of every stream: from the last sample heard to the head's parameters, in buffers.out."""
+    layers, width = plan.dilated_bias.shape
+    R, G, S = plan.heard.shape[1], width // 2, plan.skip_bias.shape[0]
+    B, taps, at = buffers.out.shape[0], plan.kernel * R, 0  # width of a layer's taps; place in the weights
+    row = told.columns.shape[2]
+    recall(plan, state, buffers.taps)
+    locate(told, state, buffers.column)
+    listen(plan, state, told, buffers.column, buffers.present)
+    for layer in range(layers):
+        for b in range(B):
+            convert(buffers.present, b * R, buffers.taps, (b * layers + layer + 1) * taps - R, R)
+        clear(buffers.activation, 0, buffers.activation.size)
+        product(plan.weights, at, taps, width, buffers.taps, layer * taps, buffers.activation, 0)
+        at += taps * width
+        for b in range(B):
+            heard = (b * told.columns.shape[1] + buffers.column[b]) * row + layer * width
+            gate(buffers.activation, b * width, told.columns, heard, buffers.units, (b * layers + layer) * G, G)
+        if layer < layers - 1 or S == 0:
+            pass_on(plan, buffers, layer, at)
+            at += words(plan, G * R)
+    remember(plan, state, buffers.taps)
+    if S > 0:
+        fill_rows(plan.skip_bias, buffers.skip)
+        product(plan.weights, at, layers * G, S, buffers.units, 0, buffers.skip, 0)
+        settle_skips(plan, buffers)
+        at += words(plan, layers * G * S)
+    answer(plan, buffers, at)
+
+
+@inlined
+def answer(plan: Plan, buffers: Buffers, at: int) -> None:
+    """The output layers, whose weights begin at `at`: ReLU - 1x1 - ReLU - 1x1, from the skips or else the last residual."""
+    H, C = plan.hidden_bias.shape[0], plan.out_bias.shape[0]
+    if buffers.skip.shape[1] > 0:
+        rectify(buffers.skip, buffers.read)
+    else:
+        rectify(buffers.present, buffers.read)
+    fill_rows(plan.hidden_bias, buffers.hidden)
+    depth = buffers.read.shape[1]
+    product(plan.weights, at, depth, H, buffers.read, 0, buffers.hidden, 0)
+    rectify(buffers.hidden, buffers.hidden_read)
+    fill_rows(plan.out_bias, buffers.out)
+    product(plan.weights, at + depth * H, H, C, buffers.hidden_read, 0, buffers.out, 0)
+
+
+@kernel
+def decode(
+    plan: Plan,
+    state: State,
+    buffers: Buffers,
+    told: Told,
+    streams: Integers,
+    seed: np.uint64,
+    temperatures: Temperatures,
+    given: Floats,
+    heard: Floats,
+    params: Floats,
+) -> None:
+    """Moves B streams on by the T samples of heard (B, T), which it fills with class numbers or amplitudes.
+
+    While t < given.shape[1], sample t is given (B, n); then it is drawn. While t < params.shape[1], the head's parameters go
+    to params (B, n, C).
+    """
+    B, T = heard.shape
+    for t in range(T):
+        step(plan, state, buffers, told)
+        for b in range(B):
+            settle(plan, state, buffers, told, b, t, streams, seed, temperatures, given, heard, params)
+
+
+@inlined
+def settle(
+    plan: Plan,
+    state: State,
+    buffers: Buffers,
+    told: Told,
+    b: int,
+    t: int,
+    streams: Integers,
+    seed: np.uint64,
+    temperatures: Temperatures,
+    given: Floats,
+    heard: Floats,
+    params: Floats,
+) -> None:
+    """Sample t of stream b is given or drawn, and heard; see `decode`."""
+    if plan.predictor.order > 0:
+        shift_locations(plan, state.prediction[b, 0], buffers.out, b)
+    if t < params.shape[1]:
+        for c in range(params.shape[2]):
+            params[b, t, c] = buffers.out[b, c]
+    if t < given.shape[1]:
+        x = np.float64(given[b, t])
+    else:
+        periodic = voiced(plan, told.predictors, b, buffers.column[b])
+        scale = temperatures.voiced if periodic else temperatures.scale
+        choice, now = temperatures.choice, state.time[b]
+        x = draw(plan.head, buffers.out, b, buffers.scratch, choice, scale, seed, streams[b], now)
+    heard[b, t] = x
+    state.heard[b] = x
+    state.time[b] += 1

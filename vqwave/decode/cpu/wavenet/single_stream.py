@@ -1,0 +1,152 @@
+"""The sample loop of one stream: weights stream through once a sample, and those of past taps once in eight.
+
+A layer of dilation d knows its past taps d samples ahead. So their products are made for up to eight samples at a time, for
+which the weights are read once; each layer at another time, so that no sample waits for all. An output stays one chain of
+multiply-adds: past taps from zero, then the present, as `kernels.step` has them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from vqwave.decode.cpu.jit import inlined, kernel
+from vqwave.decode.cpu.matmul import Floats, Numbers, clear, convert, copy, fill_rows, gate, multiply, row_product
+from vqwave.decode.cpu.microkernels import place
+from vqwave.decode.cpu.wavenet.batch_kernel import Buffers, Told, answer, listen, locate, pass_on, settle, settle_skips, words
+from vqwave.decode.cpu.wavenet.state import Integers, State, span
+from vqwave.decode.plan import Plan, aligned
+from vqwave.decode.sampling import Temperatures
+
+AHEAD = 8  # samples
+
+
+class Foresight(NamedTuple):
+    """The sums over past taps of samples to come. Nothing that outlives a call: `foresee_all` makes it anew."""
+
+    sums: Floats  # (L AHEAD, 2G)
+    past: Numbers  # (AHEAD, (k - 1) R) operand
+    slot: Integers  # (L,) where in its ring, which begins at `ring`, a layer puts its present
+    ring: Integers  # (L,)
+
+    @staticmethod
+    def of(plan: Plan) -> Foresight:
+        (layers, width), residual = plan.dilated_bias.shape, plan.heard.shape[1]
+        spans = [span(plan.kernel, int(d)) for d in plan.dilations]
+        return Foresight(
+            aligned((layers * AHEAD, width), np.float32),
+            aligned((AHEAD, (plan.kernel - 1) * residual), plan.operand.dtype.type),
+            np.zeros(layers, np.int64),
+            np.concatenate([[0], np.cumsum(spans[:-1])]).astype(np.int64),
+        )
+
+
+@inlined
+def reach(dilation: int) -> int:
+    """Samples for which a layer's past taps are made together: the largest power of two up to AHEAD that all of them allow."""
+    if dilation >= 8:
+        return 8
+    return 4 if dilation >= 4 else max(min(dilation, 2), 1)
+
+
+@inlined
+def foresee(plan: Plan, state: State, ahead: Foresight, layer: int, at: int, time: int, count: int) -> None:
+    """Sums over the past taps of a layer for `count` samples from `time` on, whose weights begin at `at`."""
+    R, width, dilation = plan.heard.shape[1], plan.dilated_bias.shape[1], plan.dilations[layer]
+    length, depth = span(plan.kernel, dilation), (plan.kernel - 1) * R
+    for i in range(count):
+        past = (time + i) % length
+        for tap in range(plan.kernel - 1):
+            copy(state.rings, (ahead.ring[layer] + past) * R, ahead.past, i * depth + tap * R, R)
+            past += dilation
+            past -= length if past >= length else 0
+    y = (layer * AHEAD + (time + layer) % reach(dilation)) * width
+    clear(ahead.sums, y, count * width)
+    weights, x, sums = place(plan.weights, at), place(ahead.past, 0), place(ahead.sums, y)
+    multiply(weights, depth, width, count, x, depth, sums, width)
+
+
+@inlined
+def foresee_due(plan: Plan, state: State, ahead: Foresight, time: int) -> None:
+    """The layers whose turn comes with the sample at `time`."""
+    G, R, at = plan.dilated_bias.shape[1] // 2, plan.heard.shape[1], 0
+    for layer in range(len(plan.dilations)):
+        count = reach(plan.dilations[layer])
+        if (time + layer) % count == 0:
+            foresee(plan, state, ahead, layer, at, time, count)
+        at += plan.kernel * R * 2 * G + words(plan, G * R)
+
+
+@kernel
+def foresee_all(plan: Plan, state: State, ahead: Foresight) -> None:
+    """What an earlier call foresaw, and where in the rings each layer stands."""
+    G, R, at, time = plan.dilated_bias.shape[1] // 2, plan.heard.shape[1], 0, state.time[0]
+    for layer in range(len(plan.dilations)):
+        count = reach(plan.dilations[layer])
+        foresee(plan, state, ahead, layer, at, time, count - (time + layer) % count)
+        ahead.slot[layer] = time % span(plan.kernel, plan.dilations[layer])
+        at += plan.kernel * R * 2 * G + words(plan, G * R)
+
+
+@inlined
+def residual_at(plan: Plan, layer: int) -> int:
+    """Where the weights of a layer's residual begin."""
+    R, width = plan.heard.shape[1], plan.dilated_bias.shape[1]
+    return layer * (plan.kernel * R * width + words(plan, width // 2 * R)) + plan.kernel * R * width
+
+
+@kernel
+def advance(plan: Plan, state: State, buffers: Buffers, told: Told, ahead: Foresight, layer: int, time: int) -> None:
+    """One layer, from its input in buffers.present to its units."""
+    width, R = plan.dilated_bias.shape[1], plan.heard.shape[1]
+    G, dilation = width // 2, plan.dilations[layer]
+    at = residual_at(plan, layer) - R * width  # of the present tap
+    slot, sums = ahead.slot[layer], (layer * AHEAD + (time + layer) % reach(dilation)) * width
+    x = (ahead.ring[layer] + slot) * R
+    convert(buffers.present, 0, state.rings, x, R)
+    ahead.slot[layer] = slot + 1 if slot + 1 < span(plan.kernel, dilation) else 0
+    row_product(plan.weights, at, R, width, state.rings, x, ahead.sums, sums)
+    heard = buffers.column[0] * told.columns.shape[2] + layer * width
+    gate(ahead.sums, sums, told.columns, heard, buffers.units, layer * G, G)
+
+
+@kernel
+def skips_at(plan: Plan) -> int:
+    """Where the weights of the skips begin."""
+    layers, width = plan.dilated_bias.shape
+    R, last = plan.heard.shape[1], 1 if plan.skip_bias.shape[0] > 0 else 0
+    return layers * plan.kernel * R * width + (layers - last) * words(plan, (width // 2) * R)
+
+
+@kernel
+def decode_one(
+    plan: Plan,
+    state: State,
+    buffers: Buffers,
+    told: Told,
+    ahead: Foresight,
+    streams: Integers,
+    seed: np.uint64,
+    temperatures: Temperatures,
+    given: Floats,
+    heard: Floats,
+    params: Floats,
+) -> None:
+    """`kernels.decode` for one stream, bit for bit."""
+    (layers, width), S, at = plan.dilated_bias.shape, plan.skip_bias.shape[0], skips_at(plan)
+    foresee_all(plan, state, ahead)
+    for t in range(heard.shape[1]):
+        locate(told, state, buffers.column)
+        listen(plan, state, told, buffers.column, buffers.present)
+        for layer in range(layers):
+            advance(plan, state, buffers, told, ahead, layer, state.time[0])
+            if layer < layers - 1 or S == 0:
+                pass_on(plan, buffers, layer, residual_at(plan, layer))
+        if S > 0:
+            fill_rows(plan.skip_bias, buffers.skip)
+            row_product(plan.weights, at, layers * (width // 2), S, buffers.units, 0, buffers.skip, 0)
+            settle_skips(plan, buffers)
+        answer(plan, buffers, at + words(plan, layers * (width // 2) * S))
+        settle(plan, state, buffers, told, 0, t, streams, seed, temperatures, given, heard, params)
+        foresee_due(plan, state, ahead, state.time[0])

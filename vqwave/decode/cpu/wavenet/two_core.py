@@ -1,0 +1,144 @@
+"""Whether one stream runs on one core or on two: as measured, from stretch to stretch. The bits are the same."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+
+from vqwave.decode.cpu.matmul import Floats
+from vqwave.decode.cpu.wavenet.atomic_flags import signals
+from vqwave.decode.cpu.wavenet.batch_kernel import Buffers, Told
+from vqwave.decode.cpu.wavenet.single_stream import Foresight, decode_one
+from vqwave.decode.cpu.wavenet.state import Integers, State
+from vqwave.decode.cpu.wavenet.two_core_kernel import SIGNALS, follow, lead
+from vqwave.decode.plan import Plan
+from vqwave.decode.sampling import Temperatures
+
+TRIAL = 512  # samples by which a way is judged: to begin with two threads takes as long as some dozens
+TRIALS = 2  # in a row: a thread that wakes late spoils one
+AGAIN = 12  # stretches, at the most, after which the slower way is tried again
+SHORTEST = 48  # samples worth a second thread
+
+_busy = threading.Lock()
+
+
+@cache
+def _second() -> ThreadPoolExecutor:
+    """The second thread, one for the process: it idles while there is nothing to follow."""
+    return ThreadPoolExecutor(1, thread_name_prefix="vqwave")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A stretch of one stream: arrays of one row, as `kernels.decode` takes them."""
+
+    plan: Plan
+    state: State
+    buffers: Buffers
+    told: Told
+    ahead: Foresight
+    streams: Integers
+    seed: np.uint64
+    temperatures: Temperatures
+    given: Floats
+    heard: Floats
+    params: Floats
+
+    @property
+    def samples(self) -> int:
+        return self.heard.shape[1]
+
+    def part(self, start: int, stop: int) -> Task:
+        """Samples `start` to `stop` of it."""
+        cut = slice(start, stop)
+        given, heard, params = self.given[:, cut], self.heard[:, cut], self.params[:, cut]
+        about = (self.plan, self.state, self.buffers, self.told, self.ahead, self.streams, self.seed, self.temperatures)
+        return Task(*about, given, heard, params)
+
+
+def run_alone(task: Task) -> None:
+    draws = (task.streams, task.seed, task.temperatures, task.given, task.heard, task.params)
+    decode_one(task.plan, task.state, task.buffers, task.told, task.ahead, *draws)
+
+
+def run_together(task: Task) -> None:
+    """On two threads; whatever the second one leaves undone is done here."""
+    flags, layers = signals(SIGNALS), (task.plan, task.state, task.buffers, task.told)
+    draws = (task.streams, task.seed, task.temperatures, task.given, task.heard, task.params)
+    second = _second().submit(follow, *layers, flags, 0, task.samples, *draws)
+    led = lead(*layers, task.ahead, flags, task.samples)
+    drawn = 0 if second.cancel() else second.result()
+    if drawn < led:
+        follow(*layers, flags, drawn, led, *draws)
+    if led < task.samples:
+        run_alone(task.part(led, task.samples))
+
+
+@dataclass
+class Pace:
+    """Seconds a sample of either way, as last measured, and when the slower one is tried again.
+
+    One trial says little: a thread wakes slowly, a neighbour takes a core for a moment. So the slower way is tried again soon,
+    and later and later as long as it stays the slower one.
+    """
+
+    alone: float | None = None
+    together: float | None = None
+    quicker: str = ""
+    since: int = 0  # stretches since the slower way's last trial
+    wait: int = 1  # stretches until its next
+    trials: int = 0  # of those in a row
+
+    def choose(self) -> str:
+        """Which way is next: one that was never tried, the slower one now and then, else the faster."""
+        if self.together is None or self.alone is None:
+            return "together" if self.together is None else "alone"
+        quicker, slower = ("together", "alone") if self.together < self.alone else ("alone", "together")
+        if quicker != self.quicker:
+            self.quicker, self.since, self.wait, self.trials = quicker, 0, 1, 0
+        if self.since < self.wait:
+            self.since += 1
+            return quicker
+        self.trials += 1
+        if self.trials == TRIALS:
+            self.since, self.wait, self.trials = 0, min(2 * self.wait, AGAIN), 0
+        return slower
+
+
+@dataclass
+class Duet:
+    """One stream on up to two cores."""
+
+    pace: Pace = field(default_factory=Pace)
+
+    def run(self, task: Task) -> None:
+        done = 0
+        while done < task.samples:
+            left = task.samples - done
+            if left < SHORTEST or not _busy.acquire(blocking=False):
+                run_alone(task.part(done, task.samples))
+                return
+            try:
+                done += self._stretch(task, done, left)
+            finally:
+                _busy.release()
+
+    def _stretch(self, task: Task, done: int, left: int) -> int:
+        way = self.pace.choose()
+        quicker = self.pace.alone is not None and getattr(self.pace, way) == min(self.pace.alone, self.pace.together)
+        samples = left if quicker else min(left, TRIAL)
+        began = time.perf_counter()
+        (run_together if way == "together" else run_alone)(task.part(done, done + samples))
+        setattr(self.pace, way, (time.perf_counter() - began) / samples)
+        return samples
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

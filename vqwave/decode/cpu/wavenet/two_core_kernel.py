@@ -1,0 +1,77 @@
+"""One stream on two cores: the layers on one of them, skips, output and drawing on the other.
+
+The first announces each layer's units as soon as they are there; the second adds up their skips close behind it, draws, and
+announces the sample. While it draws, the first works ahead (`solo.py`). Both do what `solo.decode_one` does, in its order, so
+that the bits are the same. Neither waits for ever: see `lead` and `follow`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vqwave.decode.cpu.jit import kernel
+from vqwave.decode.cpu.matmul import Floats, fill_rows, row_product
+from vqwave.decode.cpu.wavenet.atomic_flags import APART, PATIENCE, announce, wait_for
+from vqwave.decode.cpu.wavenet.batch_kernel import Buffers, Told, answer, listen, locate, pass_on, settle, settle_skips, words
+from vqwave.decode.cpu.wavenet.single_stream import Foresight, advance, foresee_all, foresee_due, residual_at, skips_at
+from vqwave.decode.cpu.wavenet.state import Integers, State
+from vqwave.decode.plan import Plan
+from vqwave.decode.sampling import Temperatures
+
+UNITS, DRAWN = 0, 1  # signals: layers whose units are there, samples drawn
+SIGNALS = 2
+
+
+@kernel
+def lead(plan: Plan, state: State, buffers: Buffers, told: Told, ahead: Foresight, signals: Integers, count: int) -> int:
+    """The layers of `count` samples. Returns for how many it ran: fewer where a sample was not drawn in time."""
+    layers, start = len(plan.dilations), state.time[0]
+    foresee_all(plan, state, ahead)
+    for t in range(count):
+        if wait_for(signals, DRAWN, t, PATIENCE) < t:
+            return t
+        locate(told, state, buffers.column)
+        listen(plan, state, told, buffers.column, buffers.present)
+        for layer in range(layers):
+            advance(plan, state, buffers, told, ahead, layer, start + t)
+            announce(signals, UNITS * APART, t * layers + layer + 1)
+            if layer < layers - 1:
+                pass_on(plan, buffers, layer, residual_at(plan, layer))
+        foresee_due(plan, state, ahead, start + t + 1)
+    return count
+
+
+@kernel
+def follow(
+    plan: Plan,
+    state: State,
+    buffers: Buffers,
+    told: Told,
+    signals: Integers,
+    first: int,
+    count: int,
+    streams: Integers,
+    seed: np.uint64,
+    temperatures: Temperatures,
+    given: Floats,
+    heard: Floats,
+    params: Floats,
+) -> int:
+    """Skips, output and the draw of samples `first` to `count`. Returns the number of the first that it did not draw."""
+    layers, G, S, at = len(plan.dilations), plan.dilated_bias.shape[1] // 2, plan.skip_bias.shape[0], skips_at(plan)
+    for t in range(first, count):
+        fill_rows(plan.skip_bias, buffers.skip)
+        done = 0
+        while done < layers:
+            there = wait_for(signals, UNITS, t * layers + done + 1, PATIENCE) - t * layers
+            if there <= 0:
+                return t
+            there = max(min(there, layers), done)
+            here = at + words(plan, done * G * S)
+            row_product(plan.weights, here, (there - done) * G, S, buffers.units, done * G, buffers.skip, 0)
+            done = there
+        settle_skips(plan, buffers)
+        answer(plan, buffers, at + words(plan, layers * G * S))
+        settle(plan, state, buffers, told, 0, t, streams, seed, temperatures, given, heard, params)
+        announce(signals, DRAWN * APART, t + 1)
+    return count

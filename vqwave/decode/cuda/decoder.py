@@ -1,0 +1,281 @@
+"""The CUDA back-end's face: torch in, torch out. Its tests also run it on the CPU, with TRITON_INTERPRET=1, slowly.
+
+A stream's samples depend neither on its batch nor on how its time is cut; on another device than the reference's they agree
+with it up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from triton.compiler import CompiledKernel
+
+from vqwave.decode.cuda import kernel as cuda_kernel
+from vqwave.decode.cuda.kernel import State, Stretch, Told
+from vqwave.decode.cuda.packing import pack
+from vqwave.decode.cuda.tuning import TILE, WARPS, Task, shared_limit, too_wide, tune
+from vqwave.decode.plan import Precision
+from vqwave.decode.sampling import Temperature, checked_temperatures
+from vqwave.errors import BadInput
+from vqwave.models.wavenet import WaveNet
+from vqwave.nn.condition import Condition
+from vqwave.rng.philox import checked_seed
+
+CHUNK = 8192  # samples of a launch at most, between looks at Ctrl-C and progress
+ROOM = 1 << 28  # bytes of projected conditions, or of parameters to keep, that one launch may need
+BLOCK = 32  # outputs of one program of the projection
+
+
+class Decoder:
+    """Streams of one network under way, in device memory: each call carries on where the last one stopped."""
+
+    def __init__(
+        self,
+        wavenet: WaveNet,
+        condition: Condition | None,
+        streams: Tensor,
+        *,
+        weights: Precision = "bf16",
+        tile: int = TILE,
+        limit: int | None = None,
+    ) -> None:
+        """streams (B,) number the utterances; condition of B utterances, or of one for all. Raises BadInput for what cannot fit.
+
+        `limit`: bytes of shared memory that a program may take, by default what the device has.
+        """
+        self.wavenet, self.device = wavenet, next(wavenet.parameters()).device
+        self.weights, self.shape = pack(wavenet, weights, self.device)
+        limit = limit or shared_limit(self.device)
+        self.tuning = tune(self.shape, weights, limit, tile)
+        if self.tuning is None:
+            raise BadInput(f"backend 'triton': {too_wide(self.shape, limit)}")
+        self.projection = self.weights.projection
+        self.hold = condition.hold if condition is not None else 1
+        self.features = self._features(condition, len(streams))  # (B, F, H)
+        self.first = torch.zeros(len(streams), dtype=torch.int64, device=self.device)
+        self.streams = streams.to(self.device, torch.int64).clone()
+        self.state = self._silent(len(streams))
+
+    def tell(self, features: Tensor, first: Tensor) -> None:
+        """From now on the streams are told columns (B, F, H), numbered from `first` (B,) on; those told before are forgotten."""
+        self.features = self._padded(torch.as_tensor(features))
+        self.first = torch.as_tensor(first).to(self.device, torch.int64)
+
+    def restart(self, row: int, stream: int) -> None:
+        """Row `row` becomes utterance number `stream`, before its first sample; the other rows do not notice."""
+        self.streams[row] = stream
+        self.state.rings[row], self.state.time[row], self.state.heard[row] = 0.0, 0, self._silence()
+
+    def hear(self, x: Tensor, *, keep: bool = False) -> Tensor:
+        """Go over given samples x (B, n) -> the head's parameters at each of them (B, C, n), or nothing unless `keep`."""
+        channels = self.wavenet.head.channels
+        parts = [torch.zeros(len(x), 0, channels, device=self.device)]
+        for stretch in self._advance(x.shape[1], self._as_heard(x), Task(forced=True, keep=keep)):
+            parts += [stretch.params[..., :channels]] * keep
+        return torch.cat(parts, 1).transpose(1, 2)
+
+    def draw(self, count: int, seed: int = 0, temperature: Temperature = 1.0, lengths: Tensor | None = None) -> Iterator[Tensor]:
+        """The next `count` samples, in chunks: waveforms (B, n) float32, on the network's device.
+
+        A stream of which `lengths` (B,) says less than `count` stops there, costs no more memory traffic, and is 0 from then on.
+        """
+        left = torch.full((len(self.streams),), count) if lengths is None else lengths
+        for stretch in self._advance(count, None, Task(forced=False, keep=False), seed, temperature, left):
+            wave = self._as_wave(stretch.drawn)
+            yield wave * (torch.arange(wave.shape[1], device=self.device) < stretch.left[:, None])
+
+    def arrays(self) -> dict[str, NDArray]:
+        """A copy of all that the streams remember, by name; rings of bfloat16 as 16-bit words."""
+        rings = self.state.rings
+        words = rings.view(torch.int16) if rings.dtype == torch.bfloat16 else rings
+        return {name: np.array(x.cpu().numpy()) for name, x in self.state._replace(rings=words)._asdict().items()}
+
+    def restore(self, arrays: Mapping[str, NDArray]) -> None:
+        """Goes on where the decoder of the same network and streams stood that gave these arrays. Raises BadInput for others."""
+        given = {name: torch.from_numpy(np.array(arrays[name])) for name in State._fields if name in arrays}
+        rings = self.state.rings
+        if "rings" in given and rings.dtype == torch.bfloat16 and given["rings"].dtype == torch.int16:
+            given["rings"] = given["rings"].view(torch.bfloat16)
+        for name, own in self.state._asdict().items():
+            if name not in given or (given[name].shape, given[name].dtype) != (own.shape, own.dtype):
+                raise BadInput(f"{name}: this state was saved by another decoder, expected one of this network and back-end")
+        for name, own in self.state._asdict().items():
+            own.copy_(given[name])
+
+    def _advance(
+        self,
+        count: int,
+        given: Tensor | None,
+        task: Task,
+        seed: int = 0,
+        temperature: Temperature = 1.0,
+        left: Tensor | None = None,
+    ) -> Iterator[Stretch]:
+        """`given` (B, count) to hear, or None to draw; a launch for each piece that fits into `ROOM`."""
+        step, B = self._steps(keep=task.keep), len(self.streams)
+        left = torch.full((B,), count) if left is None else left
+        signed = checked_seed(seed) - (1 << 64) * (seed >> 63)  # the same 64 bits
+        for first in range(0, count, step):
+            n = min(step, count - first)
+            stretch = Stretch(
+                left=(left.to(self.device) - first).clamp(0, n).int(),
+                streams=self.streams,
+                seed=torch.tensor([signed], device=self.device),
+                given=torch.zeros(1, device=self.device) if given is None else given[:, first : first + n].contiguous(),
+                drawn=torch.zeros((B, n) if given is None else 1, device=self.device),
+                params=torch.zeros((B, n, self.shape.out) if task.keep else 1, device=self.device),
+            )
+            if B:
+                with self._current():
+                    self._launch(n, stretch, task, temperature)
+            yield stretch
+
+    def compile(self, task: Task) -> CompiledKernel:
+        """Compiles the kernel for a task, ahead of its first launch, and gives what Triton made."""
+        B, width = len(self.streams), len(self.weights.dilated_bias)
+        empty = torch.zeros(1, device=self.device)
+        told = Told(torch.zeros(B, 1, width, device=self.device, dtype=self.weights.dilated.dtype), self.state.time.int())
+        stretch = Stretch(self.state.time.int(), self.streams, self.streams[:1], empty, empty, empty)
+        return cuda_kernel.decode.warmup(*self._arguments(1, told, stretch, task, 1.0), grid=(1,), num_warps=WARPS)
+
+    def _launch(self, n: int, stretch: Stretch, task: Task, temperature: Temperature) -> None:
+        programs = -(-len(self.streams) // self.tuning.tile)
+        arguments = self._arguments(n, self._told(n), stretch, task, temperature)
+        cuda_kernel.decode[(programs,)](*arguments, num_warps=WARPS)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # a Ctrl-C ends with this stretch; one launch's gap is nothing beside it
+
+    def _current(self) -> AbstractContextManager:
+        """Triton launches on the current device: makes that the network's."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+
+    def _arguments(self, n: int, told: Told, stretch: Stretch, task: Task, temperature: Temperature) -> tuple:
+        temperatures = checked_temperatures(temperature)
+        return (
+            self.weights,
+            self.state,
+            told,
+            stretch,
+            len(self.streams),
+            n,
+            told.columns.shape[1],
+            self.hold,
+            self.shape.slots,
+            temperatures.choice,
+            temperatures.scale,
+            self.shape,
+            task,
+            self.tuning,
+        )
+
+    def _told(self, count: int) -> Told:
+        """The condition of the next `count` samples, projected for every layer."""
+        columns, device = self.features.shape[1], self.device
+        first = (self.state.time // self.hold - self.first).clamp(0, columns - 1)  # (B,)
+        wanted = min((count - 1) // self.hold + 2, columns)
+        index = (first[:, None] + torch.arange(wanted, device=device)).clamp(max=columns - 1)
+        features = self.features.gather(1, index[..., None].expand(-1, -1, self.features.shape[2])).contiguous()
+        place = (self.state.time - (self.first + first) * self.hold).clamp(0, 1 << 30)
+        B, n, depth = features.shape
+        width = len(self.weights.dilated_bias)
+        projected = torch.empty(B, n, width, device=device, dtype=self.weights.dilated.dtype)
+        cuda_kernel.project[(-(-B * n // TILE), width // BLOCK)](
+            features,
+            self.projection,
+            self.weights.dilated_bias,
+            projected,
+            B * n,
+            width,
+            depth,
+            TILE,
+            BLOCK,
+        )
+        return Told(projected, place.int())
+
+    def _features(self, condition: Condition | None, streams: int) -> Tensor:
+        """(B, F, H); one column of zeros where the network hears nothing."""
+        if condition is None or self.wavenet.stack.projection is None:
+            return torch.zeros(streams, 1, len(self.projection), device=self.device)
+        features = self._padded(condition.features.transpose(1, 2))
+        return features.expand(streams, -1, -1)
+
+    def _padded(self, features: Tensor) -> Tensor:
+        """features (B, F, H) on the device, their channels padded as the projection's are."""
+        missing = len(self.projection) - features.shape[2]
+        return torch.nn.functional.pad(features.detach().to(self.device, torch.float32), (0, missing))
+
+    def _silent(self, streams: int) -> State:
+        """Before the first sample: zeros in all rings; the network hears silence first."""
+        slots, device = self.shape.slots, self.device
+        return State(
+            rings=torch.zeros(streams, slots, self.shape.residual, device=device, dtype=self.weights.dilated.dtype),
+            heard=torch.full((streams,), self._silence(), device=device),
+            time=torch.zeros(streams, dtype=torch.int64, device=device),
+        )
+
+    def _silence(self) -> float:
+        return float(self._as_heard(torch.zeros(1))[0])
+
+    def _steps(self, *, keep: bool) -> int:
+        """Samples that one launch may take."""
+        B = max(len(self.streams), 1)
+        column = B * len(self.weights.dilated_bias) * self.weights.dilated.element_size()
+        steps = max(ROOM // column - 2, 1) * self.hold
+        if keep:
+            steps = min(steps, max(ROOM // (4 * B * self.shape.out), 1))
+        return min(steps, CHUNK)
+
+    def _as_heard(self, x: Tensor) -> Tensor:
+        """Waveforms -> what the network hears of them."""
+        x = x.detach().to(self.device, torch.float32)
+        return x if self.wavenet.head.continuous else self.wavenet.head.encode(x).float()
+
+    def _as_wave(self, heard: Tensor) -> Tensor:
+        return heard if self.wavenet.head.continuous else self.wavenet.head.decode(heard.long()).float()
+
+
+def sample_wavenet(
+    wavenet: WaveNet,
+    condition: Condition | None,
+    samples: int,
+    *,
+    streams: Tensor,
+    seed: int = 0,
+    temperature: Temperature = 1.0,
+    prime: Tensor | None = None,
+    progress: Callable[[int], object] | None = None,
+    weights: Precision = "bf16",
+    lengths: Tensor | None = None,
+    tile: int = TILE,
+) -> Tensor:
+    """What `reference.sample_wavenet` draws, up to the rounding of the weights' type: (B, samples) float32.
+
+    `lengths` (B,): a stream is over after so many samples, and 0 from there on. Raises BadInput for widths that do not fit.
+    """
+    decoder = Decoder(wavenet, condition, streams, weights=weights, tile=tile)
+    if prime is not None:
+        decoder.hear(prime)
+    drawn = [torch.zeros(len(streams), 0, device=decoder.device)]
+    for chunk in decoder.draw(samples, seed, temperature, lengths):
+        drawn.append(chunk)
+        if progress is not None:
+            progress(chunk.shape[1])
+    return torch.cat(drawn, 1)
+
+
+def score_wavenet(
+    wavenet: WaveNet,
+    x: Tensor,
+    condition: Condition | None,
+    *,
+    weights: Precision = "bf16",
+    tile: int = TILE,
+) -> Tensor:
+    """Teacher-forced, with the very kernel that samples: x (B, T) -> the head's parameters (B, C, T), for `wavenet.head`."""
+    decoder = Decoder(wavenet, condition, torch.arange(len(x)), weights=weights, tile=tile)
+    return decoder.hear(x, keep=True)

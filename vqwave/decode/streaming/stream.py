@@ -1,0 +1,226 @@
+"""Decoding as a stream: codes in as they come, samples out as soon as they can be known.
+
+What comes out is what decoding the whole gives, bit for bit, however the codes are cut: columns are made in windows of their own
+(`conditions.py`), engines draw in stretches that do not depend on what was pushed when (`engines.py`), and random numbers are
+keyed on a sample's time. Memory does not grow. A stream can be copied, saved and gone on with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from torch import Tensor
+
+from vqwave import inputs
+from vqwave.decode.sampling import Sampling
+from vqwave.decode.streaming.conditions import CodeConditions
+from vqwave.decode.streaming.engines import Arrays, build_engine
+from vqwave.distributed.torch_defaults import inference, own_defaults
+from vqwave.errors import BadInput
+from vqwave.models.vqvae import VQVAE
+
+FORMAT = 1
+COUNTS = ("first", "frame", "pitch_code")  # of `conditions.Pending`
+Wave = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """All that a stream remembers: plain facts (JSON) and arrays by name."""
+
+    header: dict[str, Any]
+    arrays: Arrays
+
+    def save(self, path: str | Path) -> None:
+        """As safetensors, the header among its metadata; whole or not at all."""
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            temporary.write_bytes(save(self.arrays, {"stream": json.dumps(self.header)}))
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> StreamState:
+        """Raises BadInput for what is no saved stream."""
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                header = json.loads((file.metadata() or {})["stream"])
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise BadInput(f"{path}: cannot be read ({error}), expected a saved stream") from None
+        if header.get("format") != FORMAT:
+            raise BadInput(f"{path}: a stream of format {header.get('format')}, expected {FORMAT}")
+        return cls(header, arrays)
+
+
+class Stream:
+    """One utterance being decoded: `push` codes, take samples; `flush` at the end.
+
+    >>> decoder = model.stream(speaker="theo", seed=0)          # doctest: +SKIP
+    >>> for codes in pieces:                                    # doctest: +SKIP
+    ...     play(decoder.push(codes))
+    >>> play(decoder.flush())                                   # doctest: +SKIP
+    """
+
+    def __init__(self, model: VQVAE, told: Mapping[str, Tensor], sampling: Sampling, sample_rate: int) -> None:
+        """told: labels and vectors (1, ...) that the decoder hears."""
+        self.model, self.told, self.sampling, self.sample_rate = model, dict(told), sampling, sample_rate
+        self.engine = build_engine(model.decoder, sampling)
+        self.conditions = CodeConditions(model, told)
+        self.columns = torch.zeros(0)  # (1, H, n) that were made and are still to be heard
+        self.first = 0  # the number of the first of them
+        self.pushed = self.sent = 0  # frames, samples
+        self.over = False
+
+    @property
+    def latency(self) -> int:
+        """How many samples what has come out stays behind the codes that went in, at the most."""
+        hop, hold, block = self.model.hop, self.conditions.conditioner.hold, self.engine.block
+        step, ahead = math.gcd(hop, block), -(-self.engine.ahead // hold) * hold
+        melody = self.model.melody
+        later = 0 if melody is None else melody.reach * melody.codec.hop
+        return later + (self.conditions.wait + self.conditions.block - 1) * hop + (block + ahead - 1) // step * step
+
+    @inference()
+    def push(
+        self,
+        codes: Tensor | NDArray[np.integer],
+        pitch: Tensor | NDArray[np.integer] | None = None,
+    ) -> Wave:
+        """Codes (Q, n), any n -> the samples that are known now, float32. Raises BadInput for codes that are none.
+
+        pitch: of a model with melody, the pitch codes (Q_p, m) that begin among these frames, or some of these later on.
+        """
+        if self.over:
+            raise BadInput("push: this stream is over, expected a new one")
+        codes = inputs.codes(codes, self.model.quantizer.books, self.model.quantizer.size, "push")
+        pitch = None if pitch is None else self._checked_pitch(pitch)
+        self.pushed += codes.shape[1]
+        self._keep(self.conditions.push(codes, pitch))
+        wave = self._draw(None)
+        self.sent += len(wave)
+        return wave
+
+    @inference()
+    def flush(self, samples: int | None = None) -> Wave:
+        """The last samples, and the end. `samples`: how many the utterance has in all; without, its last frame is whole.
+
+        Raises BadInput for a number that does not fit the frames.
+        """
+        hop = self.model.hop
+        if self.over:
+            raise BadInput("flush: this stream is over, expected a new one")
+        total = self.pushed * hop if samples is None else samples
+        inputs.fits(total, self.pushed, hop, "flush")
+        self._keep(self.conditions.flush())
+        wave = self._draw(total)[: total - self.sent]
+        self.sent, self.over = total, True
+        return wave
+
+    def copy(self, seed: int | None = None) -> Stream:
+        """A stream that goes on from here on its own; with another `seed`, otherwise."""
+        return self.resumed(self.model, self.state(), self.sample_rate, seed)
+
+    def state(self) -> StreamState:
+        """All that it remembers; see `Stream.resumed`."""
+        pending = self.conditions.pending
+        arrays = {f"engine.{name}": value for name, value in self.engine.arrays().items()}
+        arrays |= {f"told.{name}": value.cpu().numpy() for name, value in self.told.items()}
+        arrays |= {name: getattr(pending, name).cpu().numpy() for name in self._pending}
+        arrays["columns"] = self.columns.cpu().numpy()
+        header = {
+            "format": FORMAT,
+            "model": model_name(self.model),
+            "engine": self.engine.name,
+            "sampling": asdict(self.sampling),
+            "counts": {"pushed": self.pushed, "sent": self.sent, "column": self.first},
+            "pending": {name: getattr(pending, name) for name in COUNTS},
+            "over": self.over,
+        }
+        return StreamState(header, {name: np.array(value) for name, value in arrays.items()})
+
+    def save(self, path: str | Path) -> None:
+        """Write `state()`: safetensors with a JSON header."""
+        self.state().save(path)
+
+    @classmethod
+    @own_defaults()
+    def resumed(cls, model: VQVAE, state: StreamState, sample_rate: int, seed: int | None = None) -> Stream:
+        """Go on where `state` was taken. Raises BadInput for the state of another model, or of an engine that is not here."""
+        header, arrays = state.header, state.arrays
+        if header["model"] != model_name(model):
+            raise BadInput(f"this stream is of model {header['model']}, expected {model_name(model)}")
+        device = next(model.parameters()).device
+        told = {n.removeprefix("told."): torch.from_numpy(np.array(v)).to(device) for n, v in arrays.items() if n[:5] == "told."}
+        sampling = Sampling(**header["sampling"])
+        it = cls(model, told, sampling if seed is None else replace(sampling, seed=seed), sample_rate)
+        if header["engine"] != it.engine.name:
+            raise BadInput(f"this stream was decoded by {header['engine']}, found {it.engine.name}: their states differ")
+        it.engine.restore({n.removeprefix("engine."): v for n, v in arrays.items() if n.startswith("engine.")})
+        pending, counts = it.conditions.pending, header["counts"]
+        for name in it._pending:
+            setattr(pending, name, torch.from_numpy(np.array(arrays[name])).to(device))
+        it.columns = torch.from_numpy(np.array(arrays["columns"])).to(device)
+        for name in COUNTS:
+            setattr(pending, name, header["pending"].get(name, 0))
+        it.pushed, it.sent, it.first, it.over = counts["pushed"], counts["sent"], counts["column"], header["over"]
+        return it
+
+    def __repr__(self) -> str:
+        seconds = self.sent / self.sample_rate
+        return f"Stream({self.engine.name}, {seconds:.2f} s sent, latency {1000 * self.latency / self.sample_rate:.0f} ms)"
+
+    @property
+    def _pending(self) -> tuple[str, ...]:
+        """The tensors of `conditions.pending` that a state holds."""
+        return ("codes", "z") if self.model.melody is None else ("codes", "z", "pitch_codes", "pitch")
+
+    def _checked_pitch(self, pitch: Tensor | NDArray[np.integer]) -> Tensor:
+        melody = self.model.melody
+        if melody is None:
+            raise BadInput("push: pitch codes for a model without melody, expected none")
+        return inputs.codes(pitch, melody.codec.books, melody.codec.size, "push: pitch codes")
+
+    def _keep(self, columns: Tensor) -> None:
+        self.columns = torch.cat([self.columns, columns], -1) if self.columns.numel() else columns
+
+    def _draw(self, total: int | None) -> Wave:
+        """As many blocks as can be drawn; where the utterance is known to have `total` samples, all that is left."""
+        hold, hop, parts, at = self.conditions.conditioner.hold, self.model.decoder.hop, [], 0
+        there, end = self.columns.shape[-1], None if total is None else -(-total // hop) * hop
+        while at < there:
+            left = self.engine.block if end is None else end - (self.first + at) * hold
+            count = min(self.engine.block, left)
+            heard = -(-(count + self.engine.ahead) // hold)  # columns
+            if count <= 0 or (end is None and at + heard > there):
+                break
+            parts.append(self.engine.draw(self.columns[..., at : at + heard].contiguous(), self.first + at, count))
+            at += count // hold
+        self.columns, self.first = self.columns[..., at:].clone(), self.first + at
+        return torch.cat(parts).float().cpu().numpy() if parts else np.zeros(0, np.float32)
+
+
+def model_name(model: VQVAE) -> str:
+    """16 hexadecimal digits that name what a stream's state depends on: the codebook and the decoder."""
+    digest = hashlib.sha256()
+    for part in (model.quantizer, model.melody, model.decoder):
+        if part is None:
+            continue
+        for name, tensor in sorted(part.state_dict().items()):
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Several processes and threads: collectives, and how many threads torch takes."""

@@ -1,0 +1,98 @@
+"""How good a model is, on held-out recordings: every measure beside its ceiling and its floor, with intervals."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from vqwave.data import Corpus
+from vqwave.errors import BadInput, Note, nearest
+from vqwave.evaluation.context import Material, Settings, Stage, Undefined, silent
+from vqwave.evaluation.registry import ALIASES, MEASURES, WITHOUT_VOICE, defaults
+from vqwave.evaluation.result import Figure, Matrix, Result, Row, written
+from vqwave.evaluation.table import markdown_table, text_table
+from vqwave.inference.model_folder import find_model
+from vqwave.inference.speech_model import Codec
+
+__all__ = ["Figure", "Matrix", "Result", "Row", "Settings", "chosen", "evaluate", "markdown_table", "text_table"]
+
+FEW = 10  # utterances, below which a note says that figures say little
+
+
+def chosen(only: Sequence[str]) -> tuple[str, ...]:
+    """Names of measures (some have second names) as they are called here. Raises `BadInput` with the nearest names."""
+    names = [ALIASES.get(name, name) for name in only]
+    for name in names:
+        if name not in MEASURES:
+            known = [*MEASURES, *ALIASES]
+            raise BadInput(f"measure {name!r}: expected of {', '.join(MEASURES)}{nearest(name, known)}")
+    return tuple(dict.fromkeys(names))
+
+
+def evaluate(
+    model: str | Path,
+    corpus: str | Path,
+    settings: Settings,
+    *,
+    student: str | Path | None = None,
+    device: str = "cpu",
+    stage: Stage = silent,
+    result: Result | None = None,
+) -> Result:
+    """Measure a model (and its student) on a split of a prepared corpus.
+
+    Without `settings.only`, all that makes sense for the kind of model. What a model or corpus does not allow is in
+    `Result.skipped`, with the reason. `result`: into which figures are put as they come.
+    Raises `BadInput` for a model, a corpus or names that cannot be used.
+    """
+    names = chosen(settings.only)
+    recordings, codec = Corpus.open(corpus), Codec.load(model, device)
+    other = None if student is None else Codec.load(student, device)
+    names = names or defaults(codec)
+    material = Material(recordings, codec, other, settings, stage, any_voice=WITHOUT_VOICE.issuperset(names))
+    result = Result() if result is None else result
+    result.about = _about(model, student, material)
+    if len(material.rows) < FEW:
+        text = f"{len(material.rows)} utterances in the split {settings.split} of {corpus}: too few to say much"
+        warnings.warn(text, Note, stacklevel=2)
+    result.pending = list(names)
+    for name in names:
+        if name not in WITHOUT_VOICE and not codec.card.about.get("speaks", True):
+            result.skipped[name] = "the model has codes alone, its decoder was not trained"
+        else:
+            try:
+                MEASURES[name](material, result)
+            except Undefined as error:
+                result.skipped[name] = str(error)
+        result.pending.remove(name)
+        result.changed(result)
+    return result
+
+
+def _about(model: str | Path, student: str | Path | None, material: Material) -> dict[str, object]:
+    """What was measured, on what, how."""
+    codec, settings = material.codec, material.settings
+    sampling = settings.sampling
+    drawn = written(sampling.temperatures(codec.temperatures))
+    other = material.student and written(sampling.temperatures(material.student.temperatures))
+    return {
+        "model": _named(model),
+        "student": None if student is None else _named(student),
+        "kind": codec.card.kind,
+        "corpus": material.corpus.name,
+        "split": settings.split,
+        "utterances": len(material.rows),
+        "seconds": round(sum(map(len, material.waves)) / material.rate, 2),
+        "sample_rate": material.rate,
+        "temperature": drawn,
+        **({"student_temperature": other} if other not in (None, drawn) else {}),
+        "seed": sampling.seed,
+        "resamples": settings.resamples,
+    }
+
+
+def _named(model: str | Path) -> str:
+    """A run's or a shipped model's name, without the path to it."""
+    folder = find_model(model).resolve()
+    return folder.parent.name if folder.name == "model" else folder.name

@@ -1,0 +1,183 @@
+"""What the codes are like: how they are used, what they tell of phones, words and speakers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vqwave.data import Corpus
+from vqwave.evaluation.context import Material
+from vqwave.evaluation.result import Figure, Matrix, Result
+from vqwave.features import MFCCSpec
+from vqwave.metrics.bootstrap import bootstrap, ratio
+from vqwave.metrics.code_to_label import CodeMap, frame_labels
+from vqwave.nn.quantize.codebook import k_means, nearest_codes
+
+FITTED = 1500  # training utterances that a map is fitted on
+CLUSTERED = 20_000  # frames that cepstra are clustered on
+SHOWN = 96  # codes of the map that are shown
+PAPER = "49.3 % of 41 phones from 128 codes at 25 Hz, on another corpus: van den Oord et al., 2017, sec. 4.3"
+
+
+@dataclass(frozen=True)
+class Use:
+    """How often each code of a stream is used, by utterance.
+
+    sums (N, Q K + 1): counts, and then frames.
+    """
+
+    key: str
+    name: str
+    sums: NDArray[np.float64]
+    books: int
+    size: int
+
+    @classmethod
+    def of(cls, key: str, name: str, codes: Sequence[Tensor], size: int) -> Use:
+        """codes: (Q, F) of each utterance."""
+        counts = [[np.bincount(book, minlength=size) for book in each.numpy()] for each in codes]
+        frames = np.array([[each.shape[1]] for each in codes], np.float64)
+        sums = np.concatenate([np.reshape(counts, (len(codes), -1)), frames], 1)
+        return cls(key, name, sums, codes[0].shape[0], size)
+
+    def entropies(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sums over drawn utterances (R, Q K + 1) -> bits a frame of each book (R, Q)."""
+        drawn = sums[:, :-1].reshape(-1, self.books, self.size)
+        p = drawn / drawn.sum(-1, keepdims=True)
+        return -(p * np.log2(np.where(p > 0, p, 1.0))).sum(-1)
+
+    def bits(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(R, Q K + 1) -> (R,): what all of their codes take."""
+        return self.entropies(sums).sum(1) * sums[:, -1]
+
+    def report(self, result: Result, resamples: int) -> None:
+        """Perplexity, and how many codes are never used."""
+        spread = bootstrap(
+            self.sums,
+            lambda sums: (2 ** self.entropies(sums)).mean(1),
+            resamples=resamples,
+            centred=True,
+        )
+        figures = {
+            "ceiling": Figure(float(self.size), what="even use"),
+            "model": Figure.of(spread),
+            "floor": Figure(1.0, what="one code"),
+        }
+        mean = ", mean of the books" if self.books > 1 else ""
+        title = f"{self.name} perplexity{mean}"
+        result.add(f"{self.key}.perplexity", title, "codes", "higher", figures)
+        dead = {"model": Figure(float((self.sums[:, :-1].sum(0) == 0).sum()))}
+        prefix = "pitch " if self.key != "codes" else ""
+        title = f"{prefix}codes never used, of {self.books * self.size:,}"
+        result.add(f"{self.key}.dead", title, "codes", "lower", dead)
+
+
+def codes(material: Material, result: Result) -> None:
+    """Perplexity, dead codes, nominal and empirical bit rate (N / D x entropy, as ZeroSpeech counts it)."""
+    material.need(material.has_codes, "the model has no codes")
+    coded = material.coded
+    streams = [Use.of("codes", "codebook", [item.codes for item in coded], coded[0].size)]
+    if coded[0].pitch is not None:
+        pitch = [item.pitch.codes for item in coded]
+        streams.append(Use.of("codes.pitch", "pitch codebook", pitch, coded[0].pitch.size))
+    seconds, resamples = np.array([item.seconds for item in coded]), material.settings.resamples
+    for use in streams:
+        use.report(result, resamples)
+    ends = np.cumsum([use.sums.shape[1] for use in streams])
+
+    def rates(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        parts = np.split(sums, ends, 1)  # of each stream; seconds
+        bits = sum(use.bits(part) for use, part in zip(streams, parts[:-1], strict=True))
+        return bits / parts[-1][:, 0]
+
+    flat = np.concatenate([*(use.sums for use in streams), seconds[:, None]], 1)
+    rate = bootstrap(flat, rates, resamples=resamples, centred=True)
+    nominal = material.codec.model.bit_rate(material.rate)
+    raw = Figure(16.0 * material.rate, what="16-bit samples")
+    result.add("codes.nominal_rate", "bit rate, nominal", "bit/s", "lower", {"model": Figure(nominal), "floor": raw})
+    result.add("codes.entropy_rate", "bit rate, empirical (entropy)", "bit/s", "lower", {"model": Figure.of(rate), "floor": raw})
+
+
+def mapping(material: Material, result: Result) -> None:
+    """Each code stands for the phone (or word) it goes with most in training: how many held-out frames that names rightly."""
+    material.need(material.has_codes, "the model has no codes")
+    corpus = material.corpus
+    aligned = all(u.phones for u in corpus.utterances)
+    material.need(aligned or "text" in corpus.labels, "the corpus has neither aligned phones nor few words that are said again")
+    kind = "phones" if aligned else "words"
+    train = corpus.of("train")[:: max(1, len(corpus.of("train")) // FITTED)]
+    codes_train = []
+    with material.stage("encoding training recordings", len(train), "utterances") as advance:
+        for row in train:
+            codes_train.append(material.codec.codes_of(torch.from_numpy(_read(material, row))).numpy())
+            advance(1)
+    hop = material.codec.model.hop
+    truth_train = [_truth(corpus, row, c.shape[1], hop) for row, c in zip(train, codes_train, strict=True)]
+    fitted = CodeMap.fit(codes_train, truth_train)
+    test = [item.codes.numpy() for item in material.coded]
+    truth = [_truth(corpus, row, c.shape[1], hop) for row, c in zip(material.rows, test, strict=True)]
+    figures = {
+        "ceiling": _accuracy(
+            material, _clustered(material, train, truth_train, len(fitted.kinds)), truth, "as many clusters of MFCC"
+        ),
+        "model": _accuracy(material, [fitted.read(c) for c in test], truth),
+        "floor": _accuracy(material, [[fitted.commonest] * len(row) for row in truth], truth, f"always {fitted.commonest!r}"),
+    }
+    title = f"codes to {kind}: frames named rightly, of {len(fitted.labels)} {kind}"
+    result.add("map.accuracy", title, "%", "higher", figures, f"the paper's: {PAPER}" if aligned else "")
+    result.matrices.append(_map_matrix(fitted, kind))
+
+
+def _read(material: Material, row: int) -> NDArray[np.float32]:
+    return material.corpus.read(row, 0, round(material.settings.seconds * material.rate))
+
+
+def _truth(corpus: Corpus, row: int, frames: int, hop: int) -> list[str]:
+    u = corpus.utterances[row]
+    return frame_labels(u.phones, frames, hop) if u.phones else [u.labels["text"]] * frames
+
+
+def _accuracy(material: Material, said: Sequence[Sequence[str]], truth: Sequence[Sequence[str]], what: str = "") -> Figure:
+    sums = [[sum(a == b for a, b in zip(x, y, strict=True)), len(y)] for x, y in zip(said, truth, strict=True)]
+    return Figure.of(bootstrap(np.array(sums, np.float64), ratio, resamples=material.settings.resamples), what, 100)
+
+
+def _clustered(material: Material, train: Sequence[int], truth: Sequence[Sequence[str]], size: int) -> list[list[str]]:
+    """The same map from k-means clusters of the recordings' cepstra, as many as codes in use, at the codes' frame rate."""
+    hop = material.codec.model.hop
+    mfcc = MFCCSpec(hop_ms=1000 * hop / material.rate, window_ms=max(25.0, 1000 * hop / material.rate)).build(material.rate)
+
+    def frames(row: int) -> Tensor:
+        wave = torch.from_numpy(_read(material, row))
+        return mfcc(torch.nn.functional.pad(wave, (0, -len(wave) % hop))[None])[0].T  # (F, C)
+
+    with material.stage("clustering cepstra", len(train), "utterances") as advance:
+        heard = []
+        for row in train:
+            heard.append(frames(row))
+            advance(1)
+    every = torch.cat(heard)
+    centre, spread = every.mean(0), every.std(0).clamp_min(1e-6)
+    chosen = every[torch.randperm(len(every), generator=torch.Generator().manual_seed(0))[:CLUSTERED]]
+    centres, _ = k_means((chosen - centre) / spread, size)
+
+    def clusters(x: Tensor) -> NDArray[np.int64]:
+        return nearest_codes((x - centre) / spread, centres)[None].numpy()
+
+    fitted = CodeMap.fit([clusters(x) for x in heard], truth)
+    return [fitted.read(clusters(frames(row))) for row in material.rows]
+
+
+def _map_matrix(fitted: CodeMap, kind: str) -> Matrix:
+    """Share of each code's training frames by label, in percent: the most used codes, those of one label side by side."""
+    used = np.argsort(-fitted.counts.sum(0))[:SHOWN]
+    share = 100 * fitted.counts[:, used] / fitted.counts[:, used].sum(0)
+    order = np.lexsort((-share.max(0), share.argmax(0)))
+    names = ["/".join(map(str, kind_)) for kind_ in fitted.kinds[used][order].tolist()]
+    values = [[round(float(cell), 1) for cell in row] for row in share[:, order]]
+    return Matrix("map", f"codes and {kind}", kind, "codes", fitted.labels, names, values, "% of a code's frames")

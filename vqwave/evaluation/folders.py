@@ -1,0 +1,283 @@
+"""Two folders without a model: recordings, and copies of them by anything, paired by file name."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vqwave.audio import Wave, mu_law_decode, mu_law_encode, read, resample
+from vqwave.audio.sound_files import SUFFIXES, refused_files, sound_files
+from vqwave.data.manifest import find_manifest, read_lines, read_manifest, read_table
+from vqwave.errors import BadInput, Note, nearest
+from vqwave.evaluation.baselines import again, usual_frames
+from vqwave.evaluation.panel import MELODY, Columns, Panel
+from vqwave.evaluation.result import Result
+from vqwave.evaluation.stages import Stage, Undefined, silent
+from vqwave.metrics.f0 import contour_sums, speaker_centres
+from vqwave.metrics.recognition import WHISPER
+from vqwave.metrics.speaker_similarity import Embedding, voice_of
+
+MEASURES = ("wer", "similarity", "mos", "pitch")
+MANIFESTS = ("manifest.csv", "manifest.jsonl")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What is known of a recording: its text and its speaker, empty where unknown."""
+
+    text: str = ""
+    speaker: str = ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A recording and its copy; `name` is the place of both below their folders, without suffix."""
+
+    name: str
+    recording: Path
+    copy: Path
+    said: Said = Said()
+
+
+def pairs(recordings: Path, copies: Path, transcripts: Path | None = None) -> list[Pair]:
+    """Copies with their recordings: of the same place below the folder, else the same file name.
+
+    Suffixes may differ. Texts and speakers are those of `transcripts` (see `read_transcripts`) or
+    of a manifest in the folder of recordings. Recordings without a copy are left out. Raises
+    `BadInput` for a copy without a recording, for file names that occur twice, and for folders
+    without sound files.
+    """
+    there, made = _sounds(recordings), _sounds(copies)
+    known = read_transcripts(transcripts) if transcripts is not None else _manifest_of(recordings)
+    stems: dict[str, list[str]] = {}
+    for name in there:
+        stems.setdefault(Path(name).name, []).append(name)
+    found = []
+    for name, copy in made.items():
+        choices = [name] if name in there else stems.get(Path(name).name, [])
+        if len(choices) != 1:
+            what = (
+                "no recording of this name" if not choices else f"recordings {', '.join(choices)}"
+            )
+            raise BadInput(f"{copy}: {what} in {recordings}, expected one{nearest(name, there)}")
+        own = choices[0]
+        said = known.get(own) or known.get(Path(own).name) or Said()
+        found.append(Pair(own, there[own], copy, said))
+    if len({pair.name for pair in found}) < len(found):
+        raise BadInput(f"{copies}: several copies of one recording, expected one each")
+    if missing := len(there) - len(found):
+        warnings.warn(
+            f"{missing} of {len(there)} recordings have no copy in {copies}", Note, stacklevel=2
+        )
+    return sorted(found, key=lambda pair: pair.name)
+
+
+def _sounds(folder: Path) -> dict[str, Path]:
+    """The sound files below a folder by their places in it, without suffix."""
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder, expected one of sound files")
+    found: dict[str, Path] = {}
+    for path in sound_files(folder):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise BadInput(f"{found[name]} and {path}: one name, expected one sound file of each")
+        found[name] = path
+    for path, reason in refused_files(folder):
+        warnings.warn(f"{path}: {reason}", Note, stacklevel=2)
+    if not found:
+        raise BadInput(f"{folder}: no sound files in it, expected {', '.join(sorted(SUFFIXES))}")
+    return found
+
+
+def _manifest_of(folder: Path) -> dict[str, Said]:
+    if not any((folder / name).is_file() for name in MANIFESTS):
+        return {}
+    path = find_manifest(folder)
+    return _by_name(
+        (str(r.path.relative_to(folder)), r.text, r.speaker)
+        for r in read_manifest(path)
+        if not r.start
+    )
+
+
+def read_transcripts(path: Path) -> dict[str, Said]:
+    """Texts (and speakers) by place without suffix, and by file name where that is unique.
+
+    A .csv has the columns path and text, and may have speaker; a .jsonl is a manifest; any other
+    text file has a name and its text on each line, as LibriSpeech's .trans.txt. Raises `BadInput`.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file, expected transcripts")
+    if path.suffix.lower() == ".jsonl":
+        rows = (
+            (str(r.path.relative_to(path.parent)), r.text, r.speaker) for r in read_manifest(path)
+        )
+        return _by_name(rows)
+    if path.suffix.lower() == ".csv":
+        return _by_name(_csv(path))
+    lines = (line.strip().partition(" ") for line in read_lines(path) if line.strip())
+    return _by_name((name, text.strip(), "") for name, _, text in lines)
+
+
+def _csv(path: Path) -> Iterable[tuple[str, str, str]]:
+    for number, row in read_table(path):
+        if not row.get("path") or "text" not in row:
+            raise BadInput(
+                f"{path}, line {number}: expected the columns path and text, found {', '.join(row)}"
+            )
+        yield row["path"], row["text"], row.get("speaker", "")
+
+
+def _by_name(rows: Iterable[tuple[str, str, str]]) -> dict[str, Said]:
+    found: dict[str, Said] = {}
+    short: dict[str, list[Said]] = {}
+    for name, text, speaker in rows:
+        place = Path(name)
+        place = place.with_suffix("") if place.suffix.lower() in SUFFIXES else place
+        said = Said(text, speaker)
+        found[place.as_posix()] = said
+        short.setdefault(place.name, []).append(said)
+    return {name: said[0] for name, said in short.items() if len(said) == 1} | found
+
+
+@dataclass
+class Folders:
+    """Pairs at one sample rate, that of the first recording, in Hz; each is read once."""
+
+    pairs: Sequence[Pair]
+    stage: Stage = silent
+
+    @cached_property
+    def sample_rate(self) -> int:
+        return read(self.pairs[0].recording)[1]
+
+    @cached_property
+    def recordings(self) -> list[Wave]:
+        return self._read("recordings", [pair.recording for pair in self.pairs])
+
+    @cached_property
+    def copies(self) -> list[Wave]:
+        return self._read("copies", [pair.copy for pair in self.pairs])
+
+    @cached_property
+    def mu_law(self) -> list[Wave]:
+        return [
+            mu_law_decode(mu_law_encode(torch.from_numpy(wave))).numpy() for wave in self.recordings
+        ]
+
+    @cached_property
+    def griffin_lim(self) -> list[Wave]:
+        features = usual_frames(self.sample_rate)
+        with self.stage("Griffin-Lim of true frames", len(self.pairs), "utterances") as advance:
+            return again(self.recordings, features, advance)
+
+    def columns(self, kept: Sequence[int] | None = None) -> Columns:
+        """By name, those of the pairs `kept`."""
+        names = {
+            "ceiling": "recordings",
+            "mu-law": "mu_law",
+            "griffin-lim": "griffin_lim",
+            "model": "copies",
+        }
+        places = range(len(self.pairs)) if kept is None else kept
+        return {
+            column: lambda name=name: [getattr(self, name)[i] for i in places]
+            for column, name in names.items()
+        }
+
+    def _read(self, name: str, paths: Sequence[Path]) -> list[Wave]:
+        waves = []
+        with self.stage(f"reading {name}", len(paths), "files") as advance:
+            for path in paths:
+                wave, rate = read(path)
+                waves.append(resample(wave, rate, self.sample_rate))
+                advance(1)
+        return waves
+
+
+def evaluate_folders(
+    recordings: Path,
+    copies: Path,
+    *,
+    transcripts: Path | None = None,
+    only: Sequence[str] = (),
+    resamples: int = 1000,
+    whisper: str = WHISPER,
+    stage: Stage = silent,
+    result: Result | None = None,
+) -> Result:
+    """Copies beside their recordings, by the judges `only` (default: `MEASURES`), or `BadInput`."""
+    for name in only:
+        if name not in MEASURES:
+            raise BadInput(
+                f"measure {name!r}: expected of {', '.join(MEASURES)}, which need no model"
+            )
+    folders = Folders(pairs(recordings, copies, transcripts), stage)
+    result = Result() if result is None else result
+    seconds = sum(map(len, folders.recordings)) / folders.sample_rate
+    result.about = {
+        "model": copies.name,
+        "kind": "copies",
+        "corpus": recordings.name,
+        "split": "all",
+        "utterances": len(folders.pairs),
+        "seconds": round(seconds, 2),
+        "sample_rate": folders.sample_rate,
+        "resamples": resamples,
+    }
+    panel = Panel(folders.sample_rate, resamples, stage, whisper)
+    result.pending = list(only or MEASURES)
+    for name in list(result.pending):
+        try:
+            TAKEN[name](folders, panel, result)
+        except Undefined as error:
+            result.skipped[name] = str(error)
+        result.pending.remove(name)
+        result.changed(result)
+    return result
+
+
+def _words(folders: Folders, panel: Panel, result: Result) -> None:
+    kept = [i for i, pair in enumerate(folders.pairs) if pair.said.text]
+    if not kept:
+        raise Undefined(
+            "there are no texts: expected --transcripts, or a manifest beside the recordings"
+        )
+    panel.words(result, folders.columns(kept), [folders.pairs[i].said.text for i in kept])
+
+
+def _similarity(folders: Folders, panel: Panel, result: Result) -> None:
+    """To the speaker's other recordings; to the recording itself where there are none."""
+    own = panel.voices("ceiling", folders.recordings)
+    speakers = [pair.said.speaker for pair in folders.pairs]
+    others: list[list[Embedding]] = [
+        [own[j] for j, other in enumerate(speakers) if other and other == speaker and i != j]
+        for i, speaker in enumerate(speakers)
+    ]
+    voices = [voice_of(these) if these else own[i] for i, these in enumerate(others)]
+    panel.similarity(result, folders.columns(), voices)
+
+
+def _naturalness(folders: Folders, panel: Panel, result: Result) -> None:
+    panel.naturalness(result, folders.columns())
+
+
+def _melody(folders: Folders, panel: Panel, result: Result) -> None:
+    recorded = panel.contours("recordings", folders.recordings)
+    centres = speaker_centres(recorded, [pair.said.speaker or pair.name for pair in folders.pairs])
+
+    def sums(column: str, waves: Sequence[Wave]) -> np.ndarray:
+        made = panel.contours(column, waves)
+        return np.stack([contour_sums(*each) for each in zip(recorded, made, centres, strict=True)])
+
+    columns = {name: make for name, make in folders.columns().items() if name != "ceiling"}
+    panel.table(result, columns, MELODY, sums)
+
+
+TAKEN: Mapping = {"wer": _words, "similarity": _similarity, "mos": _naturalness, "pitch": _melody}

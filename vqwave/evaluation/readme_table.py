@@ -1,0 +1,108 @@
+"""The table of results in a README: made from what evaluations have written, put between two markers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from vqwave.atomic_files import write_text
+from vqwave.errors import BadInput
+from vqwave.evaluation.result import Written
+from vqwave.evaluation.table import markdown_table
+
+BEGIN, END = "<!-- results: `make results` writes what stands here -->", "<!-- end of results -->"
+NAMES = {"vqvae": "VQ-VAE (AR)", "prior": "prior", "wavenet": "WaveNet"}
+SHOWN = (  # the rows of the table, in this order; the JSON has all
+    "nll.bits",
+    "nll.shuffled_codes",
+    "nll.shuffled_speakers",
+    "codes.nominal_rate",
+    "codes.entropy_rate",
+    "codes.perplexity",
+    "codes.dead",
+    "words.reconstruction",
+    "speakers.reconstruction",
+    "speakers.babble",
+    "conversion.content",
+    "conversion.target",
+    "conversion.source",
+    "wer.words",
+    "wer.characters",
+    "similarity.voice",
+    "mos.overall",
+    "converted.words",
+    "converted.target",
+    "converted.source",
+    "converted.nearer",
+    "converted.f0",
+    "converted.mos",
+    "spectral.mcd",
+    "spectral.lsd",
+    "pitch.f0_error",
+    "pitch.correlation",
+    "pitch.voicing",
+    "perceptual.pesq",
+    "perceptual.stoi",
+    "abx.z_e.within",
+    "abx.z_e.across",
+    "abx.codes.within",
+    "abx.codes.across",
+    "map.accuracy",
+    "probes.words.codes.linear",
+    "probes.words.codes.network",
+    "probes.speakers.codes.linear",
+    "probes.speakers.codes.network",
+    "prior.bits",
+    "prior.rate",
+    "say.text",
+    "say.speaker",
+    "say.both",
+)
+
+
+def read_written(path: Path) -> Written:
+    """Raises `BadInput` that names the file, and the key where one does not fit."""
+    try:
+        return TypeAdapter(Written).validate_python(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}, expected what `vqwave evaluate --out` writes") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}, expected an evaluation") from None
+    except ValueError as error:
+        raise BadInput(f"{path}: not JSON ({error}), expected an evaluation") from None
+
+
+def section(evaluations: Sequence[Written]) -> str:
+    """Markdown: for each evaluation a line of what it is, its table, and what could not be measured."""
+    parts = []
+    for found in evaluations:
+        rows = {row.key: row for row in found.rows}
+        shown = [rows[key] for key in SHOWN if key in rows]
+        shown += [row for row in found.rows if row.key.startswith("conversion.gender_")]
+        beside = f" and `{found.student}`" if found.student else ""
+        about = (
+            f"**`{found.model}`**{beside}, {found.corpus}, {found.split} split: {found.utterances:,} utterances, "
+            f"{found.seconds:,.0f} s, {found.drawn}."
+        )
+        parts += [about, "", markdown_table(shown, {"model": NAMES.get(found.kind, found.kind)}), ""]
+        notes = [f"{row.measure}: {row.note}." for row in shown if row.note]
+        notes += [f"Not measured: {name} ({why})." for name, why in found.skipped.items()]
+        parts += [" ".join(dict.fromkeys(notes)), ""] if notes else []
+    return "\n".join(parts).rstrip()
+
+
+def put(readme: Path, text: str) -> None:
+    """Replace what stands between the markers, whole or not at all. Raises `BadInput` for a file without them."""
+    try:
+        whole = readme.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{readme}: {error.strerror}, expected a text file with the line {BEGIN}") from None
+    before, begin, rest = whole.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise BadInput(f"{readme}: expected the lines {BEGIN} and {END} around the place of the table")
+    write_text(readme, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")

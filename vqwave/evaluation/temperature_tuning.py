@@ -1,0 +1,189 @@
+"""Which temperatures suit a model best, by its copies of held-out recordings: coordinate descent on a small grid.
+
+The score of a trial is a sum of terms, lower is better. By judges trained elsewhere (extra
+`judges`): WER + (1 - similarity to the speaker's voice) + (5 - DNSMOS) / 5. Where one of them is
+missing: log-spectral distance / 10 dB + voicing error + (1 - F0 correlation), by SwiftF0.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vqwave import pitch_tracking
+from vqwave.audio import Wave
+from vqwave.decode.sampling import Sampling, Temperatures
+from vqwave.errors import Note
+from vqwave.evaluation.context import Material
+from vqwave.evaluation.judged import speaker_voices, with_text
+from vqwave.evaluation.stages import Undefined
+from vqwave.metrics import f0, recognition
+from vqwave.metrics.spectral import log_spectral_distance
+from vqwave.models import Student, WaveNet
+
+Terms = Mapping[str, float]
+Judge = Callable[[Sequence[Wave]], Terms]
+"""Copies of the measured recordings, in their order -> the terms of their score."""
+
+EQUAL = (0.6, 0.7, 0.8, 0.9, 1.0)  # one number for all parts, from which the descent begins
+GRID = {
+    "choice": (0.7, 0.8, 0.9, 1.0),
+    "scale": (0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+    "voiced": (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+}
+ROUNDS = 2  # over all parts, at the most
+STEP = 0.01  # seconds from frame to frame of F0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Temperatures and the terms of their score."""
+
+    temperatures: Temperatures
+    terms: Terms
+
+    @property
+    def score(self) -> float:
+        """The sum of the terms; infinite where one is not defined."""
+        total = sum(self.terms.values())
+        return math.inf if math.isnan(total) else total
+
+
+def parts_of(decoder: WaveNet | Student) -> tuple[str, ...]:
+    """The temperatures that matter to a decoder."""
+    predictor = decoder.conditioner.predictor
+    scales = ("scale", "voiced") if predictor is not None and predictor.pitch_taps else ("scale",)
+    if isinstance(decoder, Student):
+        return scales
+    if not decoder.head.continuous:
+        return ("choice",)
+    return scales if decoder.head.components == 1 else ("choice", *scales)
+
+
+def tied(temperatures: Temperatures, parts: Sequence[str]) -> Temperatures:
+    """With what does not matter as what does."""
+    choice, scale, voiced = temperatures
+    scale = scale if "scale" in parts else choice
+    choice = choice if "choice" in parts else scale
+    return Temperatures(choice, scale, voiced if "voiced" in parts else scale)
+
+
+def search(judge: Callable[[Temperatures], Terms], parts: Sequence[str]) -> list[Trial]:
+    """All trials, the best one first: equal temperatures, then each part in turn, its neighbours fixed.
+
+    Of equal scores the one that was tried first stands.
+    """
+    trials: dict[Temperatures, Trial] = {}
+
+    def best_of(candidates: Iterable[Temperatures]) -> Temperatures:
+        candidates = list(candidates)
+        for each in candidates:
+            if each not in trials:
+                trials[each] = Trial(each, judge(each))
+        return min(candidates, key=lambda each: trials[each].score)
+
+    best = best_of(Temperatures(value, value, value) for value in EQUAL)
+    for _ in range(ROUNDS):
+        before = best
+        for part in parts:
+            others = (tied(best._replace(**{part: value}), parts) for value in GRID[part])
+            best = best_of([best, *others])
+        if best == before:
+            break
+    return [trials.pop(best), *sorted(trials.values(), key=lambda trial: trial.score)]
+
+
+def tune(material: Material, judge: Judge) -> list[Trial]:
+    """`search` by the model's own copies of the recordings, each trial by the same random numbers."""
+    material.need(material.copies, "the model makes no copies: it takes neither codes nor frames")
+    _ = material.waves, material.coded if material.has_codes else None  # made once for all trials
+
+    def judged(temperatures: Temperatures) -> Terms:
+        choice, scale, voiced = temperatures
+        return judge(_drawn(material, {"temperature": choice, "scale_temperature": scale, "voiced_temperature": voiced}))
+
+    return search(judged, parts_of(material.codec.decoder))
+
+
+def _drawn(material: Material, temperatures: Mapping[str, float]) -> list[Wave]:
+    """The model's copies by other temperatures, which are not kept."""
+    other = copy.copy(material)
+    sampling: Sampling = replace(material.settings.sampling, **temperatures)
+    other.settings, other._made = replace(material.settings, sampling=sampling), {}
+    return other.reconstructed("model")
+
+
+def judge_of(material: Material) -> Judge:
+    """Judges trained elsewhere, where all are there and can judge; else, with a `Note`, spectra and melody."""
+    try:
+        return _by_listeners(material)
+    except Undefined as error:
+        note = f"{error}; temperatures are chosen by spectra and melody"
+        warnings.warn(note, Note, stacklevel=2)
+        return _by_sound(material)
+
+
+def _by_listeners(material: Material) -> Judge:
+    panel, speakers = material.panel, material.label("speaker")
+    _ = panel.recogniser, panel.encoder, panel.dnsmos  # raise where they are missing
+    places = with_text(material)
+    material.need(bool(places), "no utterance that was read whole has a text")
+    texts = [material.corpus.utterances[material.rows[i]].text for i in places]
+    voices = speaker_voices(material)
+    known = [i for i, name in enumerate(speakers) if name in voices]
+    material.need(bool(known), "no speaker of the split has training recordings")
+
+    def judge(waves: Sequence[Wave]) -> Terms:
+        sums = recognition.error_sums(texts, panel.said("model", [waves[i] for i in places]))
+        embedded = panel.voices("model", [waves[i] for i in known])
+        wanted = [voices[speakers[i]] for i in known]
+        similarity = np.mean([a @ b for a, b in zip(embedded, wanted, strict=True)])
+        return {
+            "WER": float(recognition.word_error_rate(sums.sum(0, keepdims=True))[0]),
+            "1 - similarity": 1 - float(similarity),
+            "(5 - MOS) / 5": (5 - float(np.mean(panel.scores("model", waves)))) / 5,
+        }
+
+    return judge
+
+
+def _by_sound(material: Material) -> Judge:
+    rate, recordings = material.rate, material.waves
+
+    def contour(wave: Wave) -> f0.Contour:
+        f0 = pitch_tracking.track(wave, rate, round(STEP * rate)).astype(np.float64)
+        return np.log(np.where(f0 > 0, f0, 100.0) / 100.0), f0 > 0
+
+    contours = [contour(wave) for wave in recordings]
+    centres = f0.speaker_centres(contours, material.label("speaker"))
+
+    def judge(waves: Sequence[Wave]) -> Terms:
+        pairs = list(zip(recordings, waves, strict=True))
+        distance = np.mean([log_spectral_distance(a, b, rate) for a, b in pairs])
+        melodies = zip(contours, map(contour, waves), centres, strict=True)
+        sums = np.sum([f0.contour_sums(*each) for each in melodies], 0, keepdims=True)
+        with np.errstate(invalid="ignore"):
+            correlation = np.nan_to_num(f0.f0_correlation(sums)[0])  # none without voiced frames
+        return {
+            "LSD / 10 dB": float(distance) / 10,
+            "voicing error": float(f0.voicing_error(sums)[0]),
+            "1 - F0 correlation": 1 - float(correlation),
+        }
+
+    return judge
+
+
+def table(trials: Sequence[Trial]) -> str:
+    """One line a trial, the best first."""
+    names = list(trials[0].terms)
+    lines = ["choice  scale  voiced  score  " + "  ".join(names)]
+    for trial in trials:
+        numbers = "  ".join(f"{trial.terms[name]:{len(name)}.3f}" for name in names)
+        choice, scale, voiced = trial.temperatures
+        lines.append(f"{choice:6g}  {scale:5g}  {voiced:6g}  {trial.score:.3f}  {numbers}")
+    return "\n".join(lines)

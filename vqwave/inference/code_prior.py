@@ -1,0 +1,180 @@
+"""A trained prior as people use it: label names in, codes out; and codes in as few bits as it gives them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from vqwave import inputs
+from vqwave.codes import CodeBlock, Coded, Header, PitchCodes, fingerprint
+from vqwave.data.voices import UNVOICED, VoicePitch
+from vqwave.decode.code_sampling import sample_codes
+from vqwave.distributed.torch_defaults import inference, own_defaults
+from vqwave.distributions import checked_temperature
+from vqwave.errors import BadInput
+from vqwave.inference.entropy_coding import compress, decompress
+from vqwave.models.prior import CodeNetwork, Prior
+from vqwave.models.symbols import PitchBooks
+from vqwave.models.wavenet import Vocabulary
+
+LONGEST = 30.0  # seconds after which an utterance that does not end is cut
+
+
+@dataclass(frozen=True)
+class CodePrior:
+    """A network over codes (`CodeNetwork.exact()`), the names of its labels, and what its codes are: fingerprint, rate, hop."""
+
+    network: CodeNetwork
+    labels: dict[str, list[str]]
+    codec: str
+    sample_rate: int
+    hop: int
+    older: tuple[str, ...] = ()
+    """What older files call the codec."""
+    voices: Mapping[str, VoicePitch] = field(default_factory=dict)
+    """Of a codec with pitch codes: what those of each speaker are normalised with."""
+
+    @classmethod
+    def of(
+        cls,
+        model: Prior,
+        codec: str,
+        sample_rate: int,
+        labels: Vocabulary,
+        older: tuple[str, ...] = (),
+    ) -> CodePrior:
+        known = {name: list(labels[name]) for name in model.network.conditioner.labels}
+        voices, melody = {}, model.codec.melody
+        if melody is not None:
+            rows = zip(labels.get("speaker", ()), melody.voices.tolist(), strict=True)
+            voices = {name: VoicePitch(*row) for name, row in rows}
+        return cls(model.network.exact(), known, codec, sample_rate, model.hop, older, voices)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the probabilities: what one prior has coded, only the same one reads."""
+        return fingerprint(self.network, about=repr((self.network.stack.spec, sorted(self.labels.items()))))
+
+    def ids(self, labels: Mapping[str, str | None]) -> dict[str, Tensor]:
+        """Label names -> ids (1,); what is not given is not told. Raises BadInput with the nearest names."""
+        given = {name: labels[name] for name in self.labels if labels.get(name) is not None}
+        known = self.labels
+        ids = {n: inputs.place_of(value, known[n], n, "this prior") for n, value in given.items()}
+        return {name: torch.tensor([number]) for name, number in ids.items()}
+
+    @own_defaults()
+    def draw(
+        self,
+        seconds: float | None = None,
+        *,
+        labels: Mapping[str, str | None] | None = None,
+        count: int = 1,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        longest: float = LONGEST,
+    ) -> list[Coded]:
+        """Codes of `count` utterances that end by themselves, given labels, which may be left out; cut after `longest` seconds.
+
+        With `seconds`, utterance follows utterance until so much is full. Raises BadInput.
+        """
+        checked_temperature(temperature, "code temperature")
+        if not 0 < top_p <= 1:
+            raise BadInput(f"code top-p {top_p}: expected a number above 0 and at most 1")
+        labels, count = inputs.by_name(labels, "labels"), inputs.whole(count, "count", 1)
+        length = inputs.seconds(longest if seconds is None else seconds)
+        drawn = sample_codes(
+            self.network,
+            {name: ids.expand(count) for name, ids in self.ids(labels).items()},
+            max(1, round(length * self.sample_rate / self.hop)),
+            streams=torch.arange(count),
+            stop=seconds is None,
+            seed=seed,
+            temperature=temperature,
+            top_p=top_p,
+        )
+        return [self._coded(codes, pitch, labels.get("speaker")) for codes, pitch in drawn]
+
+    def _coded(self, codes: Tensor, pitch: Tensor | None, speaker: str | None) -> Coded:
+        """Codes that were drawn, with the statistics of the speaker's voice beside pitch codes."""
+        melody, order = None, self.network.order
+        if pitch is not None:
+            voice = self._voice(speaker)
+            hop, size = self.hop * order.ratio, order.pitch.size
+            melody = PitchCodes(pitch, hop, size, voice.mean, voice.deviation)
+        facts = (codes.shape[1] * self.hop, order.size, self.codec, speaker)
+        return Coded(codes, self.sample_rate, self.hop, *facts, melody)
+
+    def _voice(self, speaker: str | None) -> VoicePitch:
+        """A speaker's; of one without, the mean over the known."""
+        if speaker in self.voices:
+            return self.voices[speaker]
+        known = list(self.voices.values()) or [UNVOICED]
+        return VoicePitch(
+            sum(voice.mean for voice in known) / len(known),
+            sum(voice.deviation for voice in known) / len(known),
+        )
+
+    @own_defaults()
+    def encode(self, coded: Coded) -> bytes:
+        """The codes as bytes, given the speaker that is noted beside them. Raises BadInput for another codec's codes."""
+        coded = Coded.checked(coded)
+        self._check(Header.of(coded))
+        labels = self._heard(coded.speaker)
+        return compress(self.network, coded.codes, labels, coded.block.pitch)
+
+    @own_defaults()
+    def decode(self, data: bytes, header: Header) -> CodeBlock:
+        """The inverse."""
+        self._check(header)
+        labels = self._heard(header.speaker)
+        return CodeBlock(*decompress(self.network, data, header.frames, labels), 0, header.ratio)
+
+    @inference()
+    def bits(self, coded: Coded) -> float:
+        """What the codes cost under the prior, whose length is known: the least that `encode` could take."""
+        return sum(self.stream_bits(coded))
+
+    @inference()
+    def stream_bits(self, coded: Coded) -> tuple[float, float]:
+        """`bits` of the codes, and of the pitch codes; 0 where there are none."""
+        coded = Coded.checked(coded)
+        order, frames = self.network.order, coded.codes.shape[1]
+        pitch = None if coded.pitch is None else coded.pitch.codes[None]
+        symbols = order.merge(coded.codes[None], pitch)
+        log_p = self.network(symbols, self._heard(coded.speaker), ends=False)
+        log_p, log_p_pitch = order.split(log_p)
+        content = -float(log_p[..., :frames].sum()) / math.log(2.0)
+        return content, 0.0 if log_p_pitch is None else -float(log_p_pitch.sum()) / math.log(2.0)
+
+    def _heard(self, speaker: str | None) -> dict[str, Tensor]:
+        """A speaker whom the prior does not know is not told."""
+        return self.ids({"speaker": speaker}) if speaker in self.labels.get("speaker", []) else {}
+
+    def _check(self, header: Header) -> None:
+        if header.fingerprint not in (self.codec, *self.older):
+            known = f"the prior knows those of {self.codec}"
+            raise BadInput(f"the codes are of codec {header.fingerprint}, {known}")
+        order, pitch = self.network.order, header.pitch
+        if (header.books, header.size) != (order.books, order.size):
+            known = f"the prior knows {order.books} of {order.size}"
+            raise BadInput(f"{header.books} books of {header.size} codes, {known}")
+        found = None if pitch is None else PitchBooks(pitch.books, pitch.size, header.ratio)
+        if found != order.pitch:
+            raise BadInput(f"{_said(found)}, the prior knows {_said(order.pitch)}")
+
+
+def _said(pitch: PitchBooks | None) -> str:
+    """In words.
+
+    >>> _said(PitchBooks(1, 20, 4))
+    '1 books of 20 pitch codes, one for 4 frames'
+    """
+    if pitch is None:
+        return "no pitch codes"
+    return f"{pitch.books} books of {pitch.size} pitch codes, one for {pitch.ratio} frames"

@@ -1,0 +1,116 @@
+"""What a model, a `.vqw` file or a prepared corpus is, in a few rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from vqwave.codes import Header, load_header
+from vqwave.data import Corpus
+from vqwave.data.corpus import is_corpus
+from vqwave.inference.speech_model import Codec
+from vqwave.models import VQVAE
+from vqwave.models.melody import Melody
+
+
+def describe(what: str) -> dict[str, str]:
+    """A run or model folder, the name of a shipped model, a `.vqw` file or a corpus folder -> its rows by name. Raises BadInput."""
+    path = Path(what)
+    if path.suffix == ".vqw":
+        return _of_codes(path)
+    return _of_corpus(path) if is_corpus(path) else _of_model(what)
+
+
+def _of_codes(path: Path) -> dict[str, str]:
+    header = load_header(path)
+    rows = {
+        "file": str(path),
+        "length": f"{header.seconds:.3f} s, {header.samples:,} samples at {header.sample_rate:,} Hz",
+        "codes": f"{header.books} x {header.frames} frames of {header.size} codes, hop {header.hop}",
+        "bit rate": f"{header.bit_rate:.0f} bit/s ({path.stat().st_size:,} bytes in all)",
+        "speaker": header.speaker or "not noted",
+        "codec": header.fingerprint,
+    }
+    if header.pitch is not None:
+        rows["pitch"] = _of_pitch(header)
+    if header.prior is not None:
+        rows["prior"] = f"{header.prior}, needed to decode; {header.packed_bits / max(header.seconds, 1e-9):.0f} bit/s without"
+    return rows
+
+
+def _of_pitch(header: Header) -> str:
+    pitch, bits = header.pitch, header.pitch_bits / max(header.seconds, 1e-9)
+    count = -(-header.frames // header.ratio)
+    codes = f"{pitch.books} x {count} of {pitch.size} codes, hop {pitch.hop}"
+    middle, spread = 100 * math.exp(pitch.mean), 12 * pitch.deviation / math.log(2)
+    voice = f"F0 about {middle:.0f} Hz, {spread:.1f} semitones"
+    return f"{codes}; {voice}, {bits:.0f} bit/s" + (" without the prior" if header.prior else "")
+
+
+def _of_corpus(path: Path) -> dict[str, str]:
+    corpus = Corpus.open(path)
+    return {
+        "corpus": f"{corpus.name} in {path}",
+        "sample rate": f"{corpus.sample_rate:,} Hz",
+        "speech": f"{corpus.seconds() / 60:.1f} minutes in {len(corpus.utterances):,} utterances",
+        "splits": ", ".join(f"{name} {count:,}" for name, count in corpus.splits.items()),
+        **{name: _shortened(values) for name, values in corpus.labels.items()},
+    }
+
+
+def _of_model(name: str) -> dict[str, str]:
+    codec = Codec.load(name)
+    card, about = codec.card, codec.card.about
+    whole = getattr(card.spec, "codec", card.spec)  # a prior's card holds its codec's
+    decoder = f", decoder {whole.decoder.kind}" if isinstance(codec.model, VQVAE) else ""
+    decoder += "" if about.get("speaks", True) else " (not trained: codes alone)"
+    rows = {
+        "model": f"{card.kind} in {name}{decoder}",
+        "trained": f"{about['steps']:,} steps in {about['seconds'] / 60:.1f} min on {about['corpus']}, seed {about['seed']}",
+        "sample rate": f"{card.sample_rate:,} Hz",
+        "parameters": ", ".join(f"{part} {count:,}" for part, count in about["parameters"].items()),
+        "receptive field": f"{about['receptive_field']:,} samples, {1000 * about['receptive_field'] / card.sample_rate:.1f} ms",
+    }
+    if "temperature" in about:
+        rows["temperature"] = str(codec.temperatures)
+    if isinstance(codec.model, VQVAE):
+        rate = f"{card.sample_rate / about['hop']:g} frames a second, {about['bit_rate']:g} bit/s"
+        rows["codes"] = f"{rate}{_shares(codec)}, codec {codec.fingerprint}"
+    if codec.prior is not None:
+        rows["prior"] = f"{codec.prior.fingerprint}, hears {', '.join(codec.prior.labels) or 'no labels'}"
+        if codec.prior.network.order.pitch is not None:
+            rows["prior"] += "; models codes and pitch codes jointly"
+    if isinstance(codec.model, VQVAE) and codec.model.melody is not None:
+        pitch = codec.model.melody.codec
+        rate = card.sample_rate / pitch.hop
+        rows["pitch codes"] = f"{pitch.books} x {pitch.size}, {rate:g} a second"
+        rows["F0 of voices"] = _ranges(codec.model.melody, card.labels.get("speaker", ()))
+    unheard = about.get("unheard", {})
+    for label, values in card.labels.items():
+        rows[label] = _shortened([value for value in values if value not in unheard.get(label, ())])
+        if label in unheard:
+            rows[f"{label}, unheard"] = f"{_shortened(unheard[label])} (no training recordings: not to be spoken as)"
+    return rows
+
+
+def _shares(codec: Codec) -> str:
+    """Of a bit rate, what codes and pitch codes have of it."""
+    melody = codec.model.melody
+    if melody is None:
+        return ""
+    pitch = codec.sample_rate * melody.codec.bits_per_frame / melody.codec.hop
+    return f" ({codec.model.bit_rate(codec.sample_rate) - pitch:.0f} and {pitch:.0f} of pitch)"
+
+
+def _ranges(melody: Melody, speakers: Sequence[str]) -> str:
+    """Each voice's F0, from a deviation below the mean to one above."""
+    ranges = []
+    for name, (mean, deviation) in zip(speakers, melody.voices.tolist(), strict=True):
+        low, high = (100 * math.exp(mean + sign * deviation) for sign in (-1, 1))
+        ranges.append(f"{name} {low:.0f} to {high:.0f} Hz")
+    return _shortened(ranges)
+
+
+def _shortened(values: Sequence[str], most: int = 100) -> str:
+    return f"{len(values)}: " + ", ".join(values[:most]) + (", ..." if len(values) > most else "")

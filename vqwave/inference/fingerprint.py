@@ -1,0 +1,55 @@
+"""What a codec is called: a fingerprint of its weights and settings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, is_dataclass
+
+from vqwave.codes import fingerprint
+from vqwave.config import to_tree
+
+
+class CodecNames:
+    """What a codec is called: its fingerprint, taken once, and again if its weights change; and what older files call it."""
+
+    def __init__(self, model: object, encoder: object, sample_rate: int) -> None:
+        """encoder: its settings."""
+        self.model = model
+        self.about = json.dumps({"rate": sample_rate, "encoder": _changed(encoder)}, sort_keys=True)
+        self._key: tuple = ()
+        self._names = ("", "")
+
+    @property
+    def name(self) -> str:
+        """Of the weights and of the encoder's settings: features that differ in their window alone have the same weights."""
+        return self._found()[0]
+
+    @property
+    def older(self) -> tuple[str, ...]:
+        """Of the weights alone, as files of version 1 have it."""
+        return self._found()[1:]
+
+    def _found(self) -> tuple[str, str]:
+        melody = self.model.melody
+        parts = (self.model.encoder, self.model.quantizer, *([] if melody is None else [melody.codec]))
+        key = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for part in parts for t in part.state_dict().values())
+        if key != self._key:
+            self._key, self._names = key, (fingerprint(*parts, about=self.about), fingerprint(*parts))
+        return self._names
+
+
+
+def _changed(settings: object) -> object:
+    """Settings that are not at their defaults, and every kind: later versions may add settings that change nothing."""
+    if not is_dataclass(settings):
+        return to_tree(settings)
+    plain = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    default = {f.name: f.default for f in fields(settings)}
+    found: dict[str, object] = {}
+    for name, value in plain.items():
+        if is_dataclass(value):
+            found[name] = _changed(value)
+        elif name == "kind" or value != default[name]:
+            found[name] = to_tree(value)
+    return found
+

@@ -1,0 +1,1 @@
+"""Networks around a VQ-VAE that only training, or the decoder's frames, need."""

@@ -1,0 +1,92 @@
+"""A classifier that hears conversions: for words that survive another voice, and for a voice that is reached.
+
+What the readout says in a voice that never said it has no recording to be compared with. A listener that learns from recordings who
+speaks, and what is said where the corpus tells, can judge it all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from vqwave.config import option, spec
+from vqwave.errors import BadInput
+from vqwave.rng import keyed
+
+
+@spec
+class ListenerSpec:
+    """Which labels it names, and its size."""
+
+    labels: tuple[str, ...] = option(("speaker",), "label columns that it names: the voice, and what is said if the corpus tells")
+    channels: Annotated[int, Field(ge=1)] = option(128, "channels of its convolutions")
+    noise: Annotated[float, Field(ge=0)] = option(0.3, "most noise that training adds to what it hears, in standard deviations")
+
+    def build(self, channels: int, ratio: int, vocabulary: Mapping[str, Sequence[str]]) -> Listener:
+        """channels, ratio: of the readout's frames, and how many of them a latent has. Raises BadInput for an unknown label."""
+        for name in self.labels:
+            if name not in vocabulary:
+                known = ", ".join(vocabulary) or "none"
+                raise BadInput(f"listener.labels: {name!r}, expected label columns of the corpus: {known}")
+        return Listener(self, channels, ratio, {name: len(vocabulary[name]) for name in self.labels})
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """listening: cross-entropy of recordings, which trains the listener; conversion: of conversions, which trains all else.
+
+    Both in nats an utterance, summed over the labels, scalars. accuracy: share of conversions heard as they should be.
+    """
+
+    listening: Tensor
+    conversion: Tensor
+    accuracy: Tensor
+
+
+class Listener(nn.Module):
+    """Three convolutions over spectral frames at the rate of the latents; mean and maximum over the valid ones name the labels.
+
+    The auxiliary classifier of ACVAE-VC, which is trained on recordings and listens to what the decoder makes for other labels.
+    Kameoka et al., 2018. arXiv:1808.05092
+    """
+
+    def __init__(self, spec: ListenerSpec, channels: int, ratio: int, sizes: Mapping[str, int]) -> None:
+        super().__init__()
+        self.noise = spec.noise
+        self.first = nn.Conv1d(channels, spec.channels, 2 * ratio + 1, stride=ratio, padding=ratio)
+        self.second = nn.Conv1d(spec.channels, spec.channels, 5, padding="same")
+        self.third = nn.Conv1d(spec.channels, spec.channels, 5, padding="same")
+        self.out = nn.ModuleDict({name: nn.Linear(2 * spec.channels, size) for name, size in sizes.items()})
+
+    def forward(self, frames: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Standardised frames (B, C, ratio F), mask (B, F) of latents -> logits (B, values) of each label."""
+        frames = keyed.noisy(frames, self.noise) if self.training else frames
+        weight = torch.ones_like(frames[:, :1, :: self.first.stride[0]]) if mask is None else mask[:, None].to(frames.dtype)
+        x = self.first(frames * weight.repeat_interleave(self.first.stride[0], -1))
+        for layer in (self.second, self.third):
+            x = layer(F.relu(x) * weight)
+        x = F.relu(x) * weight
+        heard = torch.cat([x.sum(-1) / weight.sum(-1).clamp(min=1.0), x.amax(-1)], 1)
+        return {name: layer(heard) for name, layer in self.out.items()}
+
+    def judge(
+        self,
+        recorded: Tensor,
+        labels: Mapping[str, Tensor],
+        converted: Tensor,
+        asked: Mapping[str, Tensor],
+        mask: Tensor | None = None,
+    ) -> Hearing:
+        """Frames of recordings and of their conversions (B, C, ratio F), what both should be heard as: name -> (B,)."""
+        listening = sum(F.cross_entropy(logits, labels[name]) for name, logits in self(recorded.detach(), mask).items())
+        fixed = {name: parameter.detach() for name, parameter in self.named_parameters()}
+        heard = torch.func.functional_call(self, fixed, (converted, mask))
+        conversion = sum(F.cross_entropy(logits, asked[name]) for name, logits in heard.items())
+        right = torch.stack([logits.argmax(1) == asked[name] for name, logits in heard.items()]).all(0)
+        return Hearing(listening, conversion, right.float().mean())

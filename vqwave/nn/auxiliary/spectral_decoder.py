@@ -1,0 +1,125 @@
+"""A direct reading of the spectrum from the quantized latents: an auxiliary target that makes the codes carry content early.
+
+A WaveNet decoder can do without its codes for thousands of steps, and a codebook that nothing asks for collapses meanwhile.
+The readout asks at once: from z_q and the labels it predicts the log-spectral frames of the clip. It works at frame rate, so that
+codes can be trained with it alone in minutes (no loss `nll`), before any decoder. A decoder may hear its frames (`model.hears`): it
+then begins with a spectrum in the voice it is asked for, and has only the waveform to find, as a vocoder. If it hears nothing else,
+what latents still know of the voice they came from cannot reach it.
+(Training the codes against a cheap target before or beside the decoder: see the sheet of remedies in docs/method.md.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import torch.nn.functional as F
+from einops import rearrange
+from pydantic import Field
+from torch import Tensor, nn
+
+from vqwave.config import option, spec
+from vqwave.distributed.collectives import masked_mean
+from vqwave.errors import BadInput, under
+from vqwave.features import FeatureSpec, LogMel, LogMelSpec
+from vqwave.nn.condition import label_sizes
+from vqwave.nn.frontend import Frontend
+from vqwave.nn.masks import masked, stretched
+
+
+@spec
+class ReadoutSpec:
+    """Spectral target and size of the readout."""
+
+    features: FeatureSpec = option(LogMelSpec(), "what is predicted, standardised")
+    channels: Annotated[int, Field(ge=1)] = option(256, "channels of its convolutions")
+    blocks: Annotated[int, Field(ge=0)] = option(0, "residual convolutions beyond the first two")
+
+    def build(
+        self,
+        dim: int,
+        hop: int,
+        sample_rate: int,
+        vocabulary: Mapping[str, Sequence[str]],
+        labels: Sequence[str],
+        pitch_hop: int = 0,
+    ) -> Readout:
+        """dim, hop: of the latents; labels: the columns that condition the decoder, so that codes need not carry them.
+
+        pitch_hop: samples a frame of the pitch that it is conditioned on, too; 0 for none.
+        """
+        with under("readout.features"):
+            frontend = Frontend(self.features.build(sample_rate))
+        if hop % frontend.hop:
+            raise BadInput(f"readout.features.hop_ms: {frontend.hop} samples, expected a divisor of the encoder's hop {hop}")
+        sizes, pitch = label_sizes(labels, vocabulary), hop // pitch_hop if pitch_hop else 0
+        return Readout(frontend, dim, hop // frontend.hop, self.channels, self.blocks, sizes, pitch)
+
+
+class Readout(nn.Module):
+    """Convolutions from latents to the spectral frames of the same clip."""
+
+    def __init__(
+        self,
+        frontend: Frontend,
+        dim: int,
+        ratio: int,
+        channels: int,
+        blocks: int,
+        label_sizes: Mapping[str, int],
+        pitch_frames: int = 0,
+    ) -> None:
+        """pitch_frames: frames of pitch a latent; 0 for a readout without."""
+        super().__init__()
+        self.frontend = frontend
+        self.ratio = ratio
+        self.embeddings = nn.ModuleDict({name: nn.Embedding(size, channels) for name, size in label_sizes.items()})
+        self.first = nn.Conv1d(dim, channels, 5, padding="same")
+        self.pitch_frames = pitch_frames
+        self.pitch = nn.Conv1d(2 * pitch_frames, channels, 5, padding="same") if pitch_frames else None
+        self.second = nn.Conv1d(channels, channels, 5, padding="same")
+        self.blocks = nn.ModuleList(nn.Conv1d(channels, channels, 5, padding="same") for _ in range(blocks))
+        self.out = nn.Conv1d(channels, ratio * frontend.channels, 1)
+
+    @property
+    def spectrum(self) -> LogMel | None:
+        """The features that are predicted, if they are log-mel."""
+        return self.frontend.features if isinstance(self.frontend.features, LogMel) else None
+
+    def log_mel(self, predicted: Tensor) -> Tensor:
+        """`forward`'s frames (B, M, F) as log-mel, no longer standardised."""
+        return self.frontend.standardise.inverse(predicted)
+
+    @property
+    def reach(self) -> int:
+        """Latents before and after its own that a frame is made of."""
+        return sum(layer.kernel_size[0] // 2 for layer in (self.first, self.second, *self.blocks))
+
+    def forward(
+        self,
+        z: Tensor,
+        labels: Mapping[str, Tensor],
+        mask: Tensor | None = None,
+        pitch: Tensor | None = None,
+    ) -> Tensor:
+        """z (B, D, F), labels name -> (B,) -> standardised spectral frames (B, channels, ratio * F).
+
+        mask (B, F) of z: with it the real frames are those of each utterance alone. pitch (B, 2, pitch_frames F).
+        """
+        x = self.first(masked(z, mask))
+        if self.pitch is not None:
+            columns = rearrange(pitch, "b c (f n) -> b (c n) f", n=self.pitch_frames)
+            x = x + self.pitch(masked(columns, mask))
+        for name, embedding in self.embeddings.items():
+            x = x + embedding(labels[name])[..., None]
+        x = F.relu(x)
+        for block in (self.second, *self.blocks):
+            x = masked(x, mask)
+            x = x + F.relu(block(x))
+        x = self.out(x)
+        return x.unflatten(1, (-1, self.ratio)).permute(0, 1, 3, 2).flatten(2)
+
+    def loss(self, predicted: Tensor, wave: Tensor, mask: Tensor | None) -> Tensor:
+        """Mean absolute error of `forward`'s frames in standard deviations, over the valid ones. wave (B, T), mask (B, F) of z."""
+        error = (predicted - self.frontend(wave, mask=mask)).abs().mean(1)  # (B, ratio * F)
+        return masked_mean(error, None if mask is None else stretched(mask, error.shape[-1]))

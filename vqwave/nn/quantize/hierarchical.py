@@ -1,0 +1,116 @@
+"""Two levels: a slow code for stretches of frames above a fast one for each frame."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from vqwave.config import option, spec
+from vqwave.errors import BadInput
+from vqwave.features import held
+from vqwave.nn.quantize.base import Quantized, Quantizer, joint_metrics, mean_losses
+from vqwave.nn.quantize.composed import ProductQuantizerSpec, ResidualQuantizerSpec
+from vqwave.nn.quantize.fsq import FSQuantizerSpec
+from vqwave.nn.quantize.vq import EMAQuantizerSpec, GradientQuantizerSpec
+from vqwave.nn.repeat import repeated
+
+LevelSpec = Annotated[
+    EMAQuantizerSpec | GradientQuantizerSpec | FSQuantizerSpec | ProductQuantizerSpec | ResidualQuantizerSpec,
+    Field(discriminator="kind"),
+]
+
+
+@spec
+class TwoLevelQuantizerSpec:
+    """A slow code above a fast one that is conditioned on it. Razavi et al., 2019 (VQ-VAE-2). arXiv:1906.00446"""
+
+    kind: Literal["two_level"] = "two_level"
+    ratio: Annotated[int, Field(ge=2)] = option(4, "frames that share a top code")
+    top: LevelSpec = option(EMAQuantizerSpec(), "the slow level")
+    bottom: LevelSpec = option(EMAQuantizerSpec(), "the fast level, of as many codes K a book as the slow one")
+
+    def build(self, dim: int) -> TwoLevelQuantizer:
+        """Raises BadInput for levels whose books differ in size."""
+        top, bottom = self.top.build(dim), self.bottom.build(dim)
+        if top.size != bottom.size:
+            raise BadInput(f"model.quantizer.bottom: books of {bottom.size} codes, expected {top.size} as in model.quantizer.top")
+        return TwoLevelQuantizer(top, bottom, dim, self.ratio)
+
+
+class TwoLevelQuantizer(Quantizer):
+    r"""The top level quantizes `ratio` frames as one; the bottom level each frame, knowing the top's code; both are decoded.
+
+    .. math:: t = Q_t(\text{down}(z)),\quad b = Q_b(W_b [z, \text{held}\,t]),\quad \hat z = W [\text{held}\,t, b]
+
+    down is a convolution whose windows do not overlap, the W are 1x1. They start as a residual quantizer, t of the frames'
+    mean and b of what it leaves, and learn to divide the work. Frames that a top code lacks, beyond the end or masked, repeat
+    the last real one: a recording has the same codes alone and padded in a masked batch.
+
+    The codes (B, Q_top + Q_bottom, F) are at the fast rate, the top ones held: decoding takes the first of each stretch, so
+    codes may only be cut at multiples of `ratio`. `bits_per_frame` counts a top code once; a packed `.vqw` file repeats it,
+    and entropy coding with a prior, which sees the codes before, hardly pays for repeats.
+
+    Reference: Razavi et al., 2019, sec. 3.1. arXiv:1906.00446
+    """
+
+    def __init__(self, top: Quantizer, bottom: Quantizer, dim: int, ratio: int) -> None:
+        super().__init__()
+        self.top, self.bottom, self.ratio = top, bottom, ratio
+        self.books, self.size = top.books + bottom.books, top.size
+        self.down = nn.Conv1d(dim, dim, ratio, ratio, bias=False)
+        self.to_bottom, self.out = (nn.Conv1d(2 * dim, dim, 1, bias=False) for _ in range(2))
+        same = torch.eye(dim)
+        with torch.no_grad():
+            self.down.weight.copy_(same[..., None] / ratio)
+            self.to_bottom.weight.copy_(torch.cat([same, -same], 1)[..., None])
+            self.out.weight.copy_(torch.cat([same, same], 1)[..., None])
+
+    @property
+    def bits_per_frame(self) -> float:
+        """Nominal, of a frame of the bottom level: a top code counts once for its `ratio` frames."""
+        return self.top.bits_per_frame / self.ratio + self.bottom.bits_per_frame
+
+    def _quantize(self, z: Tensor, mask: Tensor | None) -> Quantized:
+        frames = z.shape[-1]
+        top = self.top(self._slow(z, mask), None if mask is None else self._slow_mask(mask))
+        held = self._held(top.z, frames)
+        bottom = self.bottom(self.to_bottom(torch.cat([z, held], 1)), mask)
+        codes = torch.cat([self._held(top.codes, frames), bottom.codes], 1)
+        parts = (top, bottom)
+        return Quantized(self.out(torch.cat([held, bottom.z], 1)), codes, mean_losses(parts), joint_metrics(parts))
+
+    def _encode(self, z: Tensor) -> Tensor:
+        frames = z.shape[-1]
+        slow = self.top.encode(self._slow(z, None))
+        held = self._held(self.top.decode(slow), frames)
+        return torch.cat([self._held(slow, frames), self.bottom.encode(self.to_bottom(torch.cat([z, held], 1)))], 1)
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        slow, fast = codes.split([self.top.books, self.bottom.books], 1)
+        held = self._held(self.top.decode(slow[..., :: self.ratio]), codes.shape[-1])
+        return self.out(torch.cat([held, self.bottom.decode(fast)], 1))
+
+    def _slow(self, z: Tensor, mask: Tensor | None) -> Tensor:
+        """z (B, D, F), mask (B, F) -> (B, D, ceil(F / ratio)), of real frames only."""
+        z = held(z, mask)
+        return self.down(torch.cat([z, z[..., -1:].expand(-1, -1, self._missing(z))], -1))
+
+    def _slow_mask(self, mask: Tensor) -> Tensor:
+        """(B, F) -> (B, ceil(F / ratio)): a top frame is real if any of its frames is."""
+        return F.pad(mask, (0, self._missing(mask))).unflatten(1, (-1, self.ratio)).any(-1)
+
+    def _held(self, x: Tensor, frames: int) -> Tensor:
+        """(B, C, ceil(F / ratio)) -> (B, C, F)."""
+        return repeated(x, self.ratio)[..., :frames]
+
+    def _missing(self, x: Tensor) -> int:
+        """Frames that (..., F) lacks to a multiple of `ratio`."""
+        return math.ceil(x.shape[-1] / self.ratio) * self.ratio - x.shape[-1]
+
+    def extra_repr(self) -> str:
+        return f"ratio={self.ratio}"

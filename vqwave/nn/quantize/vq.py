@@ -1,0 +1,141 @@
+"""Vector quantizers: one book of code vectors, which follow their latents by averages or learn by a loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from vqwave.config import option, spec
+from vqwave.distributed.collectives import masked_mean, sum_over_ranks
+from vqwave.nn.quantize.base import Quantized, Quantizer, recomputing, usage
+from vqwave.nn.quantize.codebook import Book, Codebook, GradientCodebook, nearest_codes
+from vqwave.nn.quantize.entropy_loss import EntropySpec, assignment_entropy
+from vqwave.nn.quantize.estimators import ESTIMATORS, EstimatorName
+from vqwave.nn.quantize.projected import projected
+
+
+@spec
+class BookSpec(ABC):
+    """What both kinds of codebooks have."""
+
+    size: Annotated[int, Field(ge=1, le=65536)] = option(512, "codes K")
+    decay: Annotated[float, Field(ge=0, lt=1)] = option(0.99, "of the moving averages")
+    restart: Annotated[float, Field(ge=0, lt=1)] = option(0.03, "codes below this part of their fair share are restarted; 0: none")
+    start_after: Annotated[int, Field(ge=0)] = option(
+        0, "training steps that pass the latents through before k-means places the codes on them"
+    )
+    cosine: bool = option(
+        False, "latents and codes on the sphere of radius sqrt(D): the nearest code is that of the largest cosine"
+    )
+    estimator: EstimatorName = option(
+        "straight_through", "gradient through the code: straight_through as in the paper, or rotation"
+    )
+    code_dim: Annotated[int, Field(ge=1)] | None = option(
+        None, "dimensions in which it is quantized, learned orthonormal directions; none: all D"
+    )
+    entropy: EntropySpec | None = option(None, "adds the loss `entropy`, which needs a weight")
+
+    def build(self, dim: int) -> Quantizer:
+        """Raises BadInput if there are more code dimensions than `dim`."""
+        return projected(dim, self.code_dim, self.unprojected)
+
+    def unprojected(self, dim: int) -> VectorQuantizer:
+        """Of latents that have the codes' dimension."""
+        return VectorQuantizer(self.codebook(dim), self.estimator, self.start_after, self.entropy)
+
+    @abstractmethod
+    def codebook(self, dim: int) -> Book:
+        """The book of codes of `dim` dimensions."""
+
+
+@spec
+class EMAQuantizerSpec(BookSpec):
+    """One codebook that follows its vectors by moving averages. van den Oord et al., 2017, appendix A.1"""
+
+    kind: Literal["ema"] = "ema"
+
+    def codebook(self, dim: int) -> Book:
+        return Codebook(self.size, dim, decay=self.decay, restart=self.restart, cosine=self.cosine)
+
+
+@spec
+class GradientQuantizerSpec(BookSpec):
+    """One codebook that learns by the loss `codebook`. van den Oord et al., 2017, eq. 3"""
+
+    kind: Literal["gradient"] = "gradient"
+    rate: Annotated[float, Field(gt=0)] = option(1.0, "learning rate of the codes, times that of the network")
+
+    def codebook(self, dim: int) -> Book:
+        return GradientCodebook(self.size, dim, decay=self.decay, restart=self.restart, cosine=self.cosine, rate=self.rate)
+
+
+class VectorQuantizer(Quantizer):
+    r"""Each latent vector -> its nearest code.
+
+    .. math:: L = |sg(z) - e|^2 + \beta |z - sg(e)|^2
+
+    The first term is the loss ``codebook`` of a codebook that learns by gradients (moving averages replace it), the second
+    the loss ``commitment``; both are averaged over frames and over the D channels.
+
+    Reference: van den Oord et al., 2017, sec. 3.2. arXiv:1711.00937
+    """
+
+    books = 1
+    waited: Tensor
+
+    def __init__(self, codebook: Book, estimator: EstimatorName, start_after: int, entropy: EntropySpec | None) -> None:
+        super().__init__()
+        self.codebook = codebook
+        self.size, self.dim = codebook.size, codebook.dim
+        self.estimator, self.start_after, self.entropy = estimator, start_after, entropy
+        self.calls_a_step = 1  # more where gradients accumulate: whoever trains it says so
+        self.register_buffer("waited", torch.tensor(0))
+
+    def _quantize(self, z: Tensor, mask: Tensor | None) -> Quantized:
+        z = self.codebook.placed(z, 1)
+        vectors = z.transpose(1, 2)  # (B, F, D)
+        real = vectors.flatten(0, 1) if mask is None else vectors[mask]
+        again = recomputing()
+        if self.training and not self.codebook.started:
+            if self.waited - int(again) < self.start_after * self.calls_a_step:
+                self.waited += int(not again)
+                return Quantized(z, self._encode(z), self._idle_losses(z), {})
+            self.codebook.start(real.detach())
+        codes = self.codebook.codes
+        found = nearest_codes(vectors.detach().flatten(0, 1), codes).view(vectors.shape[:2])  # (B, F)
+        q = F.embedding(found, codes).transpose(1, 2).contiguous()
+        losses = {"commitment": masked_mean(F.mse_loss(z, q.detach(), reduction="none").mean(1), mask)}
+        if self.codebook.by_loss:
+            losses["codebook"] = masked_mean(F.mse_loss(q, z.detach(), reduction="none").mean(1), mask)
+        if self.entropy is not None:
+            losses["entropy"] = assignment_entropy(real, codes, self.entropy)
+        index = found.flatten() if mask is None else found[mask]
+        metrics = usage(sum_over_ranks(torch.bincount(index, minlength=self.size)))
+        if self.training and not again:
+            self.codebook.update(real.detach(), index)
+        return Quantized(ESTIMATORS[self.estimator](z, q), found[:, None], losses, metrics)
+
+    def _idle_losses(self, z: Tensor) -> dict[str, Tensor]:
+        """Zero, with a gradient of zero for all that will learn: under DDP no parameter may be left out."""
+        nothing = 0.0 * (z.sum() + self.codebook.codes.sum())
+        return {"commitment": nothing} | ({"codebook": nothing} if self.codebook.by_loss else {}) | self._idle_entropy(nothing)
+
+    def _idle_entropy(self, nothing: Tensor) -> dict[str, Tensor]:
+        return {} if self.entropy is None else {"entropy": nothing}
+
+    def _encode(self, z: Tensor) -> Tensor:
+        B, _, F_ = z.shape
+        codes = self.codebook.codes
+        vectors = self.codebook.placed(z, 1).transpose(1, 2).flatten(0, 1).to(codes.dtype)
+        return nearest_codes(vectors, codes).view(B, 1, F_)
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        return F.embedding(codes[:, 0], self.codebook.codes).transpose(1, 2)
+
+    def extra_repr(self) -> str:
+        return f"estimator={self.estimator}, start_after={self.start_after}"

@@ -1,0 +1,154 @@
+"""Checkpoints: all that a resume needs, written whole, read with a digest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vqwave.atomic_files import _flush, file_digest, new_folder, write_text
+from vqwave.distributed.collectives import by_main, tensors_of_main
+from vqwave.errors import BadInput
+
+STEP = "step-{:08d}"
+NEEDED = {"network.safetensors", "average.safetensors", "optimizer.safetensors", "progress.json"}  # of a checkpoint
+
+
+def update_card(folder: Path, about: Mapping[str, Any]) -> None:
+    """Set entries of a card's `about`, atomically. Raises BadInput where it cannot be written."""
+    path = folder / "config.json"
+    tree = json.loads(path.read_text())
+    tree["about"] |= about
+    try:
+        write_text(path, json.dumps(tree, indent=1))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
+
+
+
+@dataclass
+class Checkpoint:
+    """All that a resume needs: tensors by part, and plain numbers. No pickles."""
+
+    network: dict[str, Tensor]
+    average: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    progress: dict[str, Any] = field(default_factory=dict)
+    beside: dict[str, Tensor] = field(default_factory=dict)
+
+
+
+def flatten_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state dict as tensors `index/name` and plain numbers."""
+    tensors, plain = {}, {}
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            (tensors if isinstance(value, Tensor) else plain)[f"{index}/{name}"] = value
+    groups = [{k: v for k, v in group.items() if not isinstance(v, Tensor)} for group in state["param_groups"]]
+    return tensors, {"state": plain, "param_groups": groups}
+
+
+
+def unflatten_optimizer(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten_optimizer`."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in [*tensors.items(), *plain["state"].items()]:
+        index, name = key.split("/", 1)
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": plain["param_groups"]}
+
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+
+def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int = 2) -> Path:
+    """Write `folder/step-N` under a temporary name, checksummed and flushed, rename it into place, then prune older ones."""
+    final = folder / STEP.format(step)
+    tensors, plain = flatten_optimizer(checkpoint.optimizer)
+    with new_folder(final) as temporary:
+        save_file(_contiguous(checkpoint.network), temporary / "network.safetensors")
+        save_file(_contiguous(checkpoint.average), temporary / "average.safetensors")
+        save_file(_contiguous(tensors), temporary / "optimizer.safetensors")
+        save_file(_contiguous(checkpoint.beside), temporary / "beside.safetensors")
+        (temporary / "progress.json").write_text(json.dumps({"optimizer": plain, **checkpoint.progress}))
+        files = sorted(temporary.iterdir())
+        (temporary / "SHA256.json").write_text(json.dumps({file.name: file_digest(file) for file in files}))
+        for file in temporary.iterdir():
+            _flush(file)
+    _flush(folder)
+    _prune(folder, final, keep)
+    return final
+
+
+
+def _prune(folder: Path, newest: Path, keep: int) -> None:
+    """Leave `newest` and the keep - 1 before it; what is later was passed over as damaged, and is of an abandoned future."""
+    steps = sorted(folder.glob("step-*"))
+    older = [path for path in steps if path.name < newest.name]
+    for path in [*older[: len(older) - (keep - 1)], *(path for path in steps if path.name > newest.name)]:
+        shutil.rmtree(path)
+
+
+
+def _read_checkpoint(folder: Path) -> Checkpoint:
+    """Raises OSError, ValueError or SafetensorError where the checkpoint is not whole."""
+    digests = json.loads((folder / "SHA256.json").read_text())
+    if not isinstance(digests, dict) or not digests.keys() >= NEEDED:
+        raise ValueError("SHA256.json does not name all its files")
+    for name, digest in digests.items():
+        if file_digest(folder / name) != digest:
+            raise ValueError(f"{name} is damaged")
+    progress = json.loads((folder / "progress.json").read_text())
+    optimizer = unflatten_optimizer(load_file(folder / "optimizer.safetensors"), progress.pop("optimizer"))
+    network, average = load_file(folder / "network.safetensors"), load_file(folder / "average.safetensors")
+    beside = folder / "beside.safetensors"
+    return Checkpoint(network, average, optimizer, progress, load_file(beside) if beside.exists() else {})
+
+
+
+def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint of a run, and a line for each damaged one that was passed over."""
+    notes = []
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            return _read_checkpoint(path), notes
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            notes.append(f"{path}: not whole ({error}); falling back to the one before")
+    return None, notes
+
+
+
+def of_main(checkpoint: Checkpoint | None, device: torch.device) -> Checkpoint | None:
+    """The main process' checkpoint on every process, which need not see its disk; all must call."""
+    moments, plain = flatten_optimizer(checkpoint.optimizer) if checkpoint else ({}, {})
+    told = by_main(lambda: None if checkpoint is None else (plain, checkpoint.progress))
+    if told is None:
+        return None
+    parts = (
+        {}
+        if checkpoint is None
+        else {"network": checkpoint.network, "average": checkpoint.average, "moments": moments, "beside": checkpoint.beside}
+    )
+    flat = {f"{part}:{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
+    found: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "moments": {}, "beside": {}}
+    for key, value in tensors_of_main(flat, device).items():
+        part, name = key.split(":", 1)
+        found[part][name] = value
+    optimizer = unflatten_optimizer(found.pop("moments"), told[0])
+    return Checkpoint(**found, optimizer=optimizer, progress=told[1])
+

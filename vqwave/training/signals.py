@@ -1,0 +1,96 @@
+"""How a training ends before its end: signals, which all processes heed after the same step, and a process that is lost."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from vqwave.atomic_files import newest_name
+from vqwave.distributed.collectives import largest_over_ranks
+from vqwave.training.checkpoint import STEP
+
+LOST = 1  # the exit status where a process of several is gone
+AGAIN = 1.0  # seconds after which a second signal is one: a launcher passes on what its process group has had already
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop, or another process is gone. Exit status `status`.
+
+    `abrupt`: without the agreement of the other processes, which this one must not wait for as it ends.
+    """
+
+    def __init__(self, message: str, status: int, *, abrupt: bool = False) -> None:
+        super().__init__(message)
+        self.status, self.abrupt = status, abrupt
+
+
+def stopped_line(run: Path, step: int, steps: int) -> str:
+    """Where a run was stopped at once, what is kept of it, and how it goes on."""
+    newest = newest_name(run)
+    if newest is None:
+        where = f"at step {step} of {steps}, before its first checkpoint" if step else "before the first step, nothing was begun"
+        return f"stopped {where}: run the same command to begin again"
+    if newest == STEP.format(step):
+        return f"stopped at step {step} of {steps}, all saved in {run}: run the same command to go on"
+    where = f"at step {step} of {steps}" if step else "before it was resumed"
+    return f"stopped {where}, {newest} is kept in {run}: run the same command to go on"
+
+
+class Stop:
+    """Whether the run shall end: `signal`, the number of the first one that this process got.
+
+    While it listens, Ctrl-C and SIGTERM raise KeyboardInterrupt at once; within `noting` the first of them is noted only.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._asked, self._noting = 0.0, False
+
+    def agreed(self, device: torch.device) -> int:
+        """The signal that some process got, 0 if none did; every process must call."""
+        return int(largest_over_ranks(torch.tensor(self.signal, device=device)))
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Signals come here within.
+
+        Within a thread, as `wandb.agent(function=...)` starts one, this does nothing: Python gives signals to the main
+        thread alone.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """A signal within waits for `agreed`, or else for the end."""
+        self._noting = True
+        try:
+            yield
+        finally:
+            self._noting = False
+        if self.signal:
+            raise KeyboardInterrupt
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.signal and now - self._asked <= AGAIN:
+            return
+        first = not self.signal
+        if first:
+            self.signal, self._asked = number, now
+        if not (first and self._noting):
+            raise KeyboardInterrupt

@@ -1,0 +1,53 @@
+"""The recordings that a run leaves to be heard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vqwave.atomic_files import new_folder
+from vqwave.audio import Wave, level_db, write
+from vqwave.distributed.collectives import gather_objects, rank
+
+
+class SampleSheet:
+    """`samples/`: recordings that a run made, and `index.json` which says what each one is. Put in place as a whole.
+
+    Every rank adds its own; `close`, which all must call, has the main process write all of them.
+    """
+
+    def __init__(self, folder: Path, sample_rate: int, step: int) -> None:
+        self.folder, self.sample_rate, self.step = folder, sample_rate, step
+        self.rows: list[dict[str, Any]] = []
+        self._waves: list[tuple[Wave, dict[str, Any]]] = []
+
+    def add(self, utterance: str, kind: str, wave: Tensor, *, speaker: str | None, text: str, target: str | None = None) -> None:
+        """wave (T,) of one kind: original, reconstruction, conversion (to `target`), student, generation."""
+        samples = wave.cpu().numpy()
+        stem = utterance.replace("/", "_")
+        name = ".".join(part for part in (stem, kind, target) if part) + ".wav"
+        row = {
+            "utterance": utterance,
+            "speaker": speaker,
+            "text": text,
+            "kind": kind,
+            "target": target,
+            "path": name,
+            "seconds": len(samples) / self.sample_rate,
+            "level_db": level_db(samples),
+        }
+        self._waves.append((samples, row))
+
+    def close(self) -> None:
+        waves = [item for share in gather_objects(self._waves) for item in share]
+        self.rows = [row for _, row in waves]
+        if rank() > 0:
+            return
+        with new_folder(self.folder) as folder:
+            for samples, row in waves:
+                write(folder / row["path"], samples, self.sample_rate)
+            index = {"step": self.step, "sample_rate": self.sample_rate, "rows": self.rows}
+            (folder / "index.json").write_text(json.dumps(index, indent=1))
