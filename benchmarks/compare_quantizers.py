@@ -25,7 +25,7 @@ from torch import Tensor
 
 from vqwave.config import build, spec
 from vqwave.data import Corpus
-from vqwave.inference.speech_model import Codec
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.metrics.probes import Probe, probe_accuracy
 from vqwave.nn.quantize import QuantizerSpec
 
@@ -99,7 +99,7 @@ def train(run: Path, quantizer: str, config: Path, steps: int, seed: int) -> Non
 
 
 @torch.inference_mode()
-def embedded(codec: Codec, corpus: Corpus, splits: tuple[str, ...]) -> tuple[list[Tensor], dict[str, Tensor]]:
+def embedded(codec: SpeechModel, corpus: Corpus, splits: tuple[str, ...]) -> tuple[list[Tensor], dict[str, Tensor]]:
     """The embedded codes (D, F) of all utterances of some splits, and their labels."""
     rows = [row for split in splits for row in corpus.of(split)]
     codes = [codec.model.quantizer.decode(codec.encode(corpus.read(row)).codes[None])[0] for row in rows]
@@ -112,7 +112,7 @@ def measure(run: Path, corpus: Corpus) -> Result:
     """Reads the run's own evaluation, and probes its codes: trained on the train split, tested on valid and test."""
     evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     about = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))["about"]
-    codec = Codec.load(run)
+    codec = SpeechModel.load(run)
     codes, labels = embedded(codec, corpus, ("train",))
     test_codes, test_labels = embedded(codec, corpus, ("valid", "test"))
     probes = {name: probe_accuracy(codes, labels[name], test_codes, test_labels[name]) for name in labels}

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 import vqwave
-from vqwave.codes import Coded
+from vqwave.codes import CodeSequence
 from vqwave.decode.sampling import Sampling
 
 REPEATS = 5
@@ -34,8 +34,8 @@ def main() -> None:
     torch.set_num_threads(1)
     teacher, student = vqwave.load("fsdd"), vqwave.load("fsdd-student")
     noise = 0.07 * torch.randn(teacher.sample_rate, generator=torch.Generator().manual_seed(0))
-    second: Coded = teacher.encode(noise.numpy(), teacher.sample_rate)
-    short: Coded = teacher.encode(noise[:1600].numpy(), teacher.sample_rate)
+    second: CodeSequence = teacher.encode(noise.numpy(), teacher.sample_rate)
+    short: CodeSequence = teacher.encode(noise[:1600].numpy(), teacher.sample_rate)
     ways = {
         "teacher, reference loop": lambda: teacher.decode(short, "theo", sampling=LOOP),
         "teacher, kernels": lambda: teacher.decode(second, "theo"),

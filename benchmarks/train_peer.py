@@ -26,7 +26,7 @@ from vqwave.bench.table import Row, show, taking_turns, write
 from vqwave.distributions import MuLaw
 from vqwave.models import WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
-from vqwave.nn.wavenet import StackSpec, one_by_one
+from vqwave.nn.wavenet import StackSpec, force_layerwise
 
 LAYERS, CYCLE, RESIDUAL, GATE, SKIP, CLASSES = 30, 10, 64, 64, 256, 256
 RATE = 16000
@@ -96,8 +96,8 @@ def products(kernel: int) -> int:
 
 
 def ours(kernel: int) -> nn.Module:
-    network = StackSpec(layers=LAYERS, cycle=CYCLE, kernel=kernel, residual=RESIDUAL, gate=GATE, skip=SKIP, hidden=SKIP)
-    return WaveNetSpec(head=MuLaw(), network=network, conditioner=ConditionerSpec(labels=())).build(RATE, {})
+    network = StackSpec(layers=LAYERS, dilation_cycle=CYCLE, kernel_size=kernel, residual_channels=RESIDUAL, gate_channels=GATE, skip_channels=SKIP, hidden_channels=SKIP)
+    return WaveNetSpec(head=MuLaw(), network=network, conditioner=ConditionerSpec(categorical=())).build(RATE, {})
 
 
 def peer(checkout: Path, kernel: int) -> nn.Module:
@@ -127,7 +127,7 @@ def passing(network: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], obje
 
 def plain(work: Callable[[], object]) -> Callable[[], object]:
     def one() -> None:
-        with one_by_one():
+        with force_layerwise():
             work()
 
     return one

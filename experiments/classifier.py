@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from vqwave.config import option, spec
 from vqwave.data import Batch
 from vqwave.models import Classifier, ClassifierSpec
-from vqwave.training.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.training.experiment import Evaluation, Experiment, ExperimentSpec, StepOutput
 from vqwave.training.trainer import main
 
 
@@ -43,12 +43,12 @@ class ClassifierExperiment(Experiment[Config]):
     def build(self) -> Classifier:
         return self.model_spec.build(self.corpus.sample_rate, self.corpus.labels)
 
-    def losses(self, batch: Batch) -> Outcome:
+    def losses(self, batch: Batch) -> StepOutput:
         scores = self.network(batch.wave, batch.mask)
         costs = [F.cross_entropy(logits, batch.labels[name]) for name, logits in scores.items()]
         right = {name: (logits.argmax(1) == batch.labels[name]).float().mean() for name, logits in scores.items()}
         metrics = {f"accuracy_{name}": value for name, value in right.items()}
-        return Outcome({"cross_entropy": torch.stack(costs).sum()}, metrics)
+        return StepOutput({"cross_entropy": torch.stack(costs).sum()}, metrics)
 
     def evaluate(self, model: Classifier) -> Evaluation:
         """Accuracy on held-out clips beside that of always naming the commonest value of the training recordings."""

@@ -18,14 +18,14 @@ from vqwave.data import Batch
 from vqwave.data.frame_tracks import Track, carried, stored_pitch
 from vqwave.distributed.collectives import mean_over_ranks
 from vqwave.distributions import Distribution
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import Loaded
 from vqwave.losses import DistillationLosses, DistillationSpec, Distilled, Divergence, FixedQuantiles
 from vqwave.models import VQVAE, Model, ModelSpec, Student, StudentSpec, VQVAESpec, WaveNet, WaveNetSpec, decoder_of
-from vqwave.nn.flows import Flowed
+from vqwave.nn.flows import FlowOutput
 from vqwave.rng import keyed
 from vqwave.rng.philox import uniforms
-from vqwave.training.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.training.experiment import Count, Evaluation, Experiment, ExperimentSpec, StepOutput
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.trainer import main
 
@@ -38,10 +38,10 @@ class Config(ExperimentSpec, DistillationSpec):
     model: StudentSpec = option(StudentSpec(), "the flows; conditioner and features are the teacher's")
     losses: dict[str, float] = option(
         {"kl": 1.0, "power": 4.0},
-        "weights: kl, spread, contrastive (-0.3), power, log_spectral, stft, perceptual, adversarial; 0 is not computed",
+        "weights: kl, log_scale_regularizer, contrastive (-0.3), power, log_spectral, stft, perceptual, adversarial; 0 is not computed",
     )
     train_conditioner: bool = option(False, "let the student change its copy of the teacher's conditioner")
-    shown: Count = option(4, "utterances in samples/")
+    num_samples: Count = option(4, "utterances in samples/")
 
 
 class DistillExperiment(Experiment[Config]):
@@ -61,18 +61,18 @@ class DistillExperiment(Experiment[Config]):
         decoder, name = decoder_of(self.teacher), self.config.teacher
         if not isinstance(decoder, WaveNet) or not loaded.card.about.get("speaks", True):
             found = {Student: "itself a student", WaveNet: "codes alone"}.get(type(decoder), f"a {loaded.card.kind}")
-            raise BadInput(f"teacher: {name} is {found}, expected a WaveNet or a VQ-VAE with a trained WaveNet decoder")
+            raise UserInputError(f"teacher: {name} is {found}, expected a WaveNet or a VQ-VAE with a trained WaveNet decoder")
         if not decoder.head.continuous:
-            raise BadInput(f"teacher: {name} has a {decoder.head.kind} head, expected a continuous one, e.g. mixture_of_logistics")
-        if self.config.model.direction != "iaf":
-            raise BadInput("model.direction: maf, expected iaf (experiments/flow.py trains maf)")
-        self.check_fits("teacher", loaded, decoder.conditioner.labels)
+            raise UserInputError(f"teacher: {name} has a {decoder.head.kind} head, expected a continuous one, e.g. mixture_of_logistics")
+        if self.config.model.flow_type != "iaf":
+            raise UserInputError("model.flow_type: maf, expected iaf (experiments/flow.py trains maf)")
+        self.check_compatible("teacher", loaded, decoder.conditioner.labels)
         self.config.kl.check(self.config.model.base, decoder.head)
 
-    def beside(self) -> dict[str, Tensor]:
+    def extra_state(self) -> dict[str, Tensor]:
         return self.terms.state()
 
-    def restore(self, beside: Mapping[str, Tensor]) -> None:
+    def load_extra_state(self, beside: Mapping[str, Tensor]) -> None:
         self.terms.load_state(beside)
 
     @property
@@ -81,7 +81,7 @@ class DistillExperiment(Experiment[Config]):
         whole = self.teacher_card.spec
         decoder: WaveNetSpec = whole.decoder if isinstance(whole, VQVAESpec) else whole
         student = self.config.model.of(decoder)
-        return whole.speaking_by(student) if isinstance(whole, VQVAESpec) else student
+        return whole.with_decoder(student) if isinstance(whole, VQVAESpec) else student
 
     @property
     def hop(self) -> int:
@@ -97,7 +97,7 @@ class DistillExperiment(Experiment[Config]):
     def build(self) -> Model:
         model = self.model_spec.build(self.corpus.sample_rate, self.teacher_card.labels)
         if isinstance(model, VQVAE):
-            model.take_codes(self.teacher)
+            model.load_frozen_codec(self.teacher)
         for name in ("conditioner", "frontend"):
             mine, theirs = getattr(decoder_of(model), name), getattr(decoder_of(self.teacher), name)
             if mine is not None:
@@ -112,31 +112,31 @@ class DistillExperiment(Experiment[Config]):
         if not self.config.losses.get("perceptual"):
             return None
         loaded = self.load_source("perceptual.classifier", self.config.perceptual.classifier)
-        self.check_fits("perceptual.classifier", loaded)
+        self.check_compatible("perceptual.classifier", loaded)
         return loaded.model.requires_grad_(False)
 
-    def trained(self, model: Model) -> nn.Module:
+    def trainable(self, model: Model) -> nn.Module:
         return decoder_of(model)
 
     @torch.no_grad()
     def frames(self, batch: Batch) -> Tensor | None:
         """What the decoders hear of the clips: quantized latents or spectral frames (B, D, F), or nothing."""
         if isinstance(self.teacher, VQVAE):
-            return self.teacher.decoder_frames(batch.wave, batch.labels, batch.lengths)
+            return self.teacher.features_of_recordings(batch.wave, batch.labels, batch.lengths)
         frontend, mask = self.teacher.frontend, batch.frame_mask(self.hop)
         return None if frontend is None else frontend(batch.wave, batch.labels, mask)
 
-    def losses(self, batch: Batch) -> Outcome:
+    def losses(self, batch: Batch) -> StepOutput:
         frames = self.frames(batch)
         u = keyed.uniforms(len(batch), 4, batch.wave.shape[1], like=self.device).transpose(0, 1).clamp(1e-6, 1 - 1e-6)
         student = decoder_of(self.model)
-        flowed = self.network(student.noise(u), batch.labels, frames, batch.frame_mask(self.hop))
+        flowed = self.network(student.decoder_input_noise(u), batch.labels, frames, batch.frame_mask(self.hop))
         divergence = self.config.kl.of(student.distribution(flowed))
         self.terms.step = self.step
         losses = self.terms(self._compare(student, flowed, divergence, batch, frames))
-        return Outcome(losses, {"level_db": 10 * mean_over_ranks(flowed.x.detach().square().mean()).log10()})
+        return StepOutput(losses, {"level_db": 10 * mean_over_ranks(flowed.x.detach().square().mean()).log10()})
 
-    def _compare(self, student: Student, flowed: Flowed, kl: Divergence, batch: Batch, frames: Tensor | None) -> Distilled:
+    def _compare(self, student: Student, flowed: FlowOutput, kl: Divergence, batch: Batch, frames: Tensor | None) -> Distilled:
         """Student, teacher and recordings side by side. What the teacher hears is neither rounded, clipped nor detached."""
         decoder = decoder_of(self.teacher)
 
@@ -145,7 +145,7 @@ class DistillExperiment(Experiment[Config]):
             return decoder.predict(flowed.x, decoder.condition(frames, labels, mask))
 
         def contrast() -> Distribution:
-            return teacher(*self.config.contrastive.wrong(frames, batch.labels, self.other_labels(batch)))
+            return teacher(*self.config.contrastive.wrong(frames, batch.labels, self.mismatched_labels(batch)))
 
         heard, mask = teacher(frames, batch.labels), batch.mask
         return Distilled(flowed.x * mask, batch.wave, mask, student.distribution(flowed), heard, kl, contrast)
@@ -157,7 +157,7 @@ class DistillExperiment(Experiment[Config]):
         for number, batch in enumerate(self.valid_batches()):
             frames, (B, T) = self.frames(batch), batch.wave.shape
             u = uniforms(self.config.seed, torch.arange(B) + B * number, 0, T).to(self.device)
-            flowed = student(student.noise(u), batch.labels, frames, batch.frame_mask(self.hop))
+            flowed = student(student.decoder_input_noise(u), batch.labels, frames, batch.frame_mask(self.hop))
             fixed = FixedQuantiles(((torch.arange(16, device=self.device).view(-1, 1, 1) + u[3]) / 16).clamp(1e-6, 1 - 1e-6))
             side = self._compare(student, flowed, fixed.of(student.distribution(flowed)), batch, frames)
             values = {"kl": side.kl, "power": power.power(side.x, side.y), "log_spectral": power.log_spectral(side.x, side.y)}
@@ -174,21 +174,21 @@ class DistillExperiment(Experiment[Config]):
 
     def samples(self, model: Model, sheet: SampleSheet) -> None:
         codec = self.codec(model)
-        for row in self.shown_rows(self.config.shown):
+        for row in self.shown_rows(self.config.num_samples):
             utterance, wave = self.corpus.utterances[row], torch.from_numpy(self.corpus.read(row))
             vectors = self.vectors(decoder_of(model), row)
             about: Mapping[str, Any] = {"speaker": utterance.speaker, "text": utterance.text or ""}
             sheet.add(utterance.id, "original", wave, **about)
             if isinstance(model, VQVAE):
-                drawn = codec.decode(codec.encode(wave), utterance.speaker, labels=utterance.labels, vectors=vectors)
+                drawn = codec.decode(codec.encode(wave), utterance.speaker, labels=utterance.labels, embeddings=vectors)
             elif model.frontend is not None:
-                drawn = codec.resynthesise(wave, labels=utterance.labels, vectors=vectors, frames=self.frames_of(row))
+                drawn = codec.reconstruct(wave, labels=utterance.labels, embeddings=vectors, features=self.frames_of(row))
             else:
-                drawn = codec.generate(len(wave) / codec.sample_rate, labels=utterance.labels, vectors=vectors)[0]
+                drawn = codec.generate(len(wave) / codec.sample_rate, labels=utterance.labels, embeddings=vectors)[0]
             sheet.add(utterance.id, "student", drawn, **about)
 
     def next_steps(self) -> list[str]:
-        run, speaker = self.config.run, self.a_voice
+        run, speaker = self.config.run, self.example_speaker
         decode = f"vqwave decode {run} in.vqw --speaker {speaker} --out out.wav"
         babble = f"vqwave generate {run} --speaker {speaker} --seconds 3 --out babble.wav"
         speak = decode if isinstance(self.teacher, VQVAE) else babble

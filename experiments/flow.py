@@ -22,7 +22,7 @@ from vqwave.distributions import Gaussian, Logistic
 from vqwave.metrics import likelihood
 from vqwave.models import Density, Student, StudentSpec
 from vqwave.nn.frontend import AnyFrontend, build_frontend
-from vqwave.training.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.training.experiment import Count, Evaluation, Experiment, ExperimentSpec, StepOutput
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.trainer import main
 
@@ -33,10 +33,10 @@ HEADS = {"gaussian": Gaussian(), "logistic": Logistic()}
 class Config(ExperimentSpec):
     """Settings of `experiments/flow.py`."""
 
-    model: StudentSpec = option(StudentSpec(direction="maf"), "the flows; in the direction maf the density takes one pass")
+    model: StudentSpec = option(StudentSpec(flow_type="maf"), "the flows; in the direction maf the density takes one pass")
     losses: dict[str, float] = option({"nll": 1.0}, "weights: nll")
-    shown: Count = option(2, "utterances (or babbles) in samples/")
-    shown_seconds: Annotated[float, Field(gt=0)] = option(0.3, "length of a babble; a maf draws one block after another")
+    num_samples: Count = option(2, "utterances (or babbles) in samples/")
+    sample_seconds: Annotated[float, Field(gt=0)] = option(0.3, "length of a babble; a maf draws one block after another")
 
 
 class FlowExperiment(Experiment[Config]):
@@ -65,23 +65,23 @@ class FlowExperiment(Experiment[Config]):
     def build(self) -> Student:
         return self.model_spec.build(self.corpus.sample_rate, self.corpus.vocabulary)
 
-    def start(self, model: Student) -> None:
+    def fit_statistics(self, model: Student) -> None:
         if model.frontend is not None:
             model.frontend.fit(self.training_waves(), self.training_frames())
 
-    def trained(self, model: Student) -> nn.Module:
+    def trainable(self, model: Student) -> nn.Module:
         return Density(model)
 
-    def losses(self, batch: Batch) -> Outcome:
+    def losses(self, batch: Batch) -> StepOutput:
         log_p = self.network(batch.wave, batch.labels, None, batch.frame_mask(self.hop))
-        return Outcome({"nll": masked_mean(-log_p, batch.mask)})
+        return StepOutput({"nll": masked_mean(-log_p, batch.mask)})
 
     def evaluate(self, model: Student) -> Evaluation:
         """Bits a held-out sample costs at 16 bit, with the true labels and with somebody else's."""
         density, head = Density(model), HEADS[self.config.model.base]
         sums = {name: torch.zeros((), dtype=torch.float64) for name in ("bits", "shuffled", "samples")}
         for batch in self.valid_batches():
-            for name, labels in (("bits", batch.labels), ("shuffled", self.other_labels(batch))):
+            for name, labels in (("bits", batch.labels), ("shuffled", self.mismatched_labels(batch))):
                 cost = -density(batch.wave, labels, None, batch.frame_mask(model.hop))
                 sums[name] += likelihood.bits_of(head, cost)[batch.mask].sum().cpu()
             sums["samples"] += batch.mask.sum().cpu()
@@ -96,13 +96,13 @@ class FlowExperiment(Experiment[Config]):
 
     def samples(self, model: Student, sheet: SampleSheet) -> None:
         codec = self.codec(model)
-        for row in self.shown_rows(self.config.shown):
+        for row in self.shown_rows(self.config.num_samples):
             utterance, wave = self.corpus.utterances[row], torch.from_numpy(self.corpus.read(row))
             told = {"labels": utterance.labels, "vectors": self.vectors(model, row)}
             if model.frontend is None:
-                drawn, kind = codec.generate(self.config.shown_seconds, sampling=Sampling(seed=row), **told)[0], "generation"
+                drawn, kind = codec.generate(self.config.sample_seconds, sampling=Sampling(seed=row), **told)[0], "generation"
             else:
-                drawn, kind = codec.resynthesise(wave, frames=self.frames_of(row), **told), "reconstruction"
+                drawn, kind = codec.reconstruct(wave, features=self.frames_of(row), **told), "reconstruction"
             sheet.add(utterance.id, kind, drawn, speaker=utterance.speaker, text=utterance.text or "")
 
 

@@ -17,13 +17,13 @@ from vqwave.config import option, spec
 from vqwave.data import Batch
 from vqwave.data.frame_tracks import PITCH, PitchTrack, Track
 from vqwave.data.voices import pitch_of, voice_pitches
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import ModelCard
 from vqwave.metrics import codebook
 from vqwave.metrics.f0 import PARTS, f0_correlation, f0_error, voicing_error
 from vqwave.models import Model, PitchCodec, PitchCodecSpec, denormalise, normalise
 from vqwave.nn.quantize import frame_mask
-from vqwave.training.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.training.experiment import Evaluation, Experiment, ExperimentSpec, StepOutput
 from vqwave.training.trainer import main
 
 
@@ -49,7 +49,7 @@ class PitchExperiment(Experiment[Config]):
         super().__init__(config)
         self.voices = voice_pitches(self.corpus)
         if not self.voices:
-            raise BadInput(f"data.corpus: {config.data.corpus} has no voiced training recordings")
+            raise UserInputError(f"data.corpus: {config.data.corpus} has no voiced training recordings")
 
     @property
     def model_spec(self) -> PitchCodecSpec:
@@ -85,10 +85,10 @@ class PitchExperiment(Experiment[Config]):
         """Mean and deviation (B,) of a batch."""
         return self._statistics.to(batch.index.device)[batch.index].unbind(1)
 
-    def losses(self, batch: Batch) -> Outcome:
+    def losses(self, batch: Batch) -> StepOutput:
         contour, lengths, mask = self._contour(batch)
         out = self.network(contour, lengths)
-        return Outcome(out.losses(contour, mask), out.quantized.metrics)
+        return StepOutput(out.losses(contour, mask), out.quantized.metrics)
 
     def evaluate(self, model: PitchCodec) -> Evaluation:
         """F0 error, correlation (less the voice's mean) and voicing error of decoded codes; codebook use."""

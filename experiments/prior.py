@@ -17,14 +17,14 @@ from torch import nn
 from vqwave.config import option, spec
 from vqwave.data import Batch
 from vqwave.distributed.collectives import masked_mean, rank, world_size
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import ModelCard
-from vqwave.inference.speech_model import Codec
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.metrics import code_likelihood, likelihood
 from vqwave.metrics.codebook import CodeCounts
 from vqwave.models import VQVAE, Prior, PriorSpec
 from vqwave.training.code_dataset import CodeCorpus
-from vqwave.training.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.training.experiment import Count, Evaluation, Experiment, ExperimentSpec, StepOutput
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.trainer import main
 
@@ -36,8 +36,8 @@ class Config(ExperimentSpec):
     codec: Path = option(Path("runs/vqvae-demo"), "run or model folder of a VQ-VAE, or of its student")
     model: PriorSpec = option(PriorSpec(), "the network over codes; its codec is the one above")
     losses: dict[str, float] = option({"nll": 1.0}, "weights: nll (nats a code)")
-    shown: Count = option(4, "utterances in samples/")
-    shown_seconds: Annotated[float, Field(gt=0)] = option(2.0, "after which they are cut, if they have not ended")
+    num_samples: Count = option(4, "utterances in samples/")
+    sample_seconds: Annotated[float, Field(gt=0)] = option(2.0, "after which they are cut, if they have not ended")
 
 
 class PriorExperiment(Experiment[Config]):
@@ -50,16 +50,16 @@ class PriorExperiment(Experiment[Config]):
         super().__init__(config)
         loaded = self.load_source("codec", config.codec)
         if not isinstance(loaded.model, VQVAE):
-            raise BadInput(f"codec: {config.codec} is a {loaded.card.kind}, expected a vqvae or its student")
-        self.check_fits("codec", loaded, loaded.model.decoder.conditioner.labels)
-        self.source = Codec(loaded.model, loaded.card)
+            raise UserInputError(f"codec: {config.codec} is a {loaded.card.kind}, expected a vqvae or its student")
+        self.check_compatible("codec", loaded, loaded.model.decoder.conditioner.labels)
+        self.source = SpeechModel(loaded.model, loaded.card)
 
     @property
     def model_spec(self) -> PriorSpec:
         return replace(self.config.model, codec=self.source.card.spec)
 
     @property
-    def decodes(self) -> bool:
+    def trains_decoder(self) -> bool:
         """Whether its codes can be heard."""
         return self.source.card.about.get("speaks", True)
 
@@ -77,20 +77,20 @@ class PriorExperiment(Experiment[Config]):
         card, own = super().card(model, step, seconds), self.source.card.about.get("temperature")
         return card if own is None else replace(card, about=card.about | {"temperature": own})
 
-    def trained(self, model: Prior) -> nn.Module:
+    def trainable(self, model: Prior) -> nn.Module:
         return model.network
 
-    def start(self, model: Prior) -> None:
+    def fit_statistics(self, model: Prior) -> None:
         self.source.model.to(self.device)
         self.coded = CodeCorpus(self.source, self.corpus)
 
-    def losses(self, batch: Batch) -> Outcome:
+    def losses(self, batch: Batch) -> StepOutput:
         """The batch only says which utterances: pieces of their codes are drawn here, by the step's own seed."""
-        frames = self.samples_of(self.config.data.clip) // self.hop
+        frames = self.samples_of(self.config.data.clip_seconds) // self.hop
         piece = self.coded.pieces(self.model.network, batch.index.tolist(), frames).to(self.device)
         log_p = self.network(piece.symbols, piece.labels, piece.mask, piece.before)
         nll = -masked_mean(log_p, piece.mask)
-        return Outcome({"nll": nll}, {"bits": nll.detach() / torch.tensor(2.0).log()})
+        return StepOutput({"nll": nll}, {"bits": nll.detach() / torch.tensor(2.0).log()})
 
     def evaluate(self, model: Prior) -> Evaluation:
         """Bits a code given the utterance's length, as `.vqw` pays: with the true labels, with others, with none."""
@@ -102,7 +102,7 @@ class PriorExperiment(Experiment[Config]):
             batch = batch.to(self.device)
             real = batch.mask & (batch.symbols < network.end)
             symbols, (codes, pitch) = torch.where(real, batch.symbols, 0), network.order.split(real)
-            heard = {"bits": batch.labels, "others": self.other_labels(batch)} | ({"untold": {}} if network.untold else {})
+            heard = {"bits": batch.labels, "others": self.mismatched_labels(batch)} | ({"untold": {}} if network.label_dropout else {})
             for name, labels in heard.items():
                 log_p = network(batch.symbols, labels, real, ends=False)
                 log_p, log_p_pitch = network.order.split(log_p)
@@ -122,7 +122,7 @@ class PriorExperiment(Experiment[Config]):
         if network.order.pitch is not None:
             bits["pitch"] = found["pitch"] / nats / found["pitch_codes"]
         section = counts.section(self.corpus.sample_rate / self.hop)
-        return self.summary(bits, end, section, network.untold > 0)
+        return self.summary(bits, end, section, network.label_dropout > 0)
 
     def valid_rows(self) -> list[int]:
         """Whole validation utterances, at most `data.valid_clips`, evenly spread."""
@@ -169,28 +169,28 @@ class PriorExperiment(Experiment[Config]):
         return code_likelihood.baselines(train, test, melody.codec.size)
 
     def samples(self, model: Prior, sheet: SampleSheet) -> None:
-        codec, rows = self.codec(model), self.shown_rows(self.config.shown)
-        if not rows or not self.decodes:
+        codec, rows = self.codec(model), self.shown_rows(self.config.num_samples)
+        if not rows or not self.trains_decoder:
             return
         told = [self.corpus.utterances[row] for row in rows]
         drawn = [
-            codec.prior.draw(labels=utterance.labels, seed=row, longest=self.config.shown_seconds)[0]
+            codec.prior.draw(labels=utterance.labels, seed=row, longest=self.config.sample_seconds)[0]
             for utterance, row in zip(told, rows, strict=True)
         ]
         waves = codec.decode_many(
             drawn,
             [utterance.speaker for utterance in told],
             labels=[utterance.labels for utterance in told],
-            vectors=[self.vectors(codec.decoder, row) for row in rows],
+            embeddings=[self.vectors(codec.decoder, row) for row in rows],
         )
         for utterance, wave in zip(told, waves, strict=True):
             said = f"{utterance.text} as " if "text" in model.network.conditioner.labels else ""
             sheet.add(f"{said}{utterance.speaker}", "generation", wave, speaker=utterance.speaker, text=utterance.text or "")
 
     def next_steps(self) -> list[str]:
-        run, speaker = self.config.run, self.a_voice
+        run, speaker = self.config.run, self.example_speaker
         return [
-            *([f"vqwave generate {run} --speaker {speaker} --out drawn.wav"] if self.decodes else []),
+            *([f"vqwave generate {run} --speaker {speaker} --out drawn.wav"] if self.trains_decoder else []),
             f"vqwave encode {run} in.wav --speaker {speaker} --prior {run} --out in.vqw",
             *super().next_steps(),
         ]

@@ -19,13 +19,13 @@ from vqwave.data import Batch
 from vqwave.data.frame_tracks import Track, stored_pitch
 from vqwave.data.voices import voices_of
 from vqwave.distributions import Distribution
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.losses import negative_log_likelihood
 from vqwave.metrics import likelihood
 from vqwave.metrics.autoencoder import Autoencoding
 from vqwave.models import VQVAE, PitchCodec, VQVAESpec
 from vqwave.nn.random_segments import sliced
-from vqwave.training.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.training.experiment import Count, Evaluation, Experiment, ExperimentSpec, StepOutput
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.trainer import main
 
@@ -37,17 +37,17 @@ class Config(ExperimentSpec):
     model: VQVAESpec = option(VQVAESpec(), "encoder, quantizer, decoder")
     losses: dict[str, float] = option(
         {"nll": 1.0, "commitment": 0.25, "codebook": 1.0},
-        "weights: nll, commitment, codebook (of a gradient codebook), entropy (with quantizer.entropy), spectral and cycle "
-        "(with readout), adversary (with adversary), listening and conversion (with listener)",
+        "weights: nll, commitment, codebook (of a gradient codebook), entropy (with quantizer.entropy), spectral and cycle_consistency "
+        "(with readout), domain_adversarial (with adversarial_classifier), auxiliary_classification and conversion_classification (with conversion_classifier)",
     )
-    codes: Path | None = option(None, "run whose encoder, quantizer and readout are taken as they are: only the decoder is trained")
-    slice: Annotated[float, Field(gt=0)] | None = option(
+    frozen_codec: Path | None = option(None, "run whose encoder, quantizer and readout are taken as they are: only the decoder is trained")
+    decoder_segment_seconds: Annotated[float, Field(gt=0)] | None = option(
         None, "with codes: seconds of each clip, anywhere in it, that the decoder is trained on; codes are those of the whole clip"
     )
     pitch: Path | None = option(
         None, "run of experiments/pitch.py whose codec of the melody is taken as it is, a second stream of codes"
     )
-    shown: Count = option(4, "utterances in samples/")
+    num_samples: Count = option(4, "utterances in samples/")
 
 
 class VQVAEExperiment(Experiment[Config]):
@@ -55,26 +55,31 @@ class VQVAEExperiment(Experiment[Config]):
 
     name = "vqvae"
     config_class = Config
-    loss_names = ("nll", "commitment", "codebook", "entropy", "spectral", "cycle", "adversary", "listening", "conversion")
+    loss_names = ("nll", "commitment", "codebook", "entropy", "spectral",
+        "cycle_consistency",
+        "domain_adversarial",
+        "auxiliary_classification",
+        "conversion_classification",
+    )
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.given = None if config.codes is None else self.load_source("codes", config.codes)
+        self.given = None if config.frozen_codec is None else self.load_source("codes", config.frozen_codec)
         if self.given is not None:
             if not isinstance(self.given.model, VQVAE):
-                raise BadInput(f"codes: {config.codes} is a {self.given.card.kind}, expected a vqvae")
-            self.check_fits("codes", self.given, config.model.decoder.conditioner.labels)
+                raise UserInputError(f"codes: {config.frozen_codec} is a {self.given.card.kind}, expected a vqvae")
+            self.check_compatible("codes", self.given, config.model.decoder.conditioner.categorical)
         self.melody = None if config.pitch is None else self.load_source("pitch", config.pitch)
         if self.melody is not None and (self.given is not None or not isinstance(self.melody.model, PitchCodec)):
-            raise BadInput(f"pitch: {config.pitch}, expected a run of experiments/pitch.py, and no run of codes, which has its own")
-        if config.slice is not None and (self.given is None or config.slice > config.data.clip):
-            raise BadInput(f"slice: {config.slice:g} s, expected at most data.clip, and a run of codes")
+            raise UserInputError(f"pitch: {config.pitch}, expected a run of experiments/pitch.py, and no run of codes, which has its own")
+        if config.decoder_segment_seconds is not None and (self.given is None or config.decoder_segment_seconds > config.data.clip_seconds):
+            raise UserInputError(f"slice: {config.decoder_segment_seconds:g} s, expected at most data.clip_seconds, and a run of codes")
 
     @property
     def model_spec(self) -> VQVAESpec:
         """With the parts of the runs that codes are taken from, if they are."""
         if self.given is not None:
-            return self.config.model.decoding(self.given.card.spec)
+            return self.config.model.with_frozen_codec(self.given.card.spec)
         return self.config.model if self.melody is None else replace(self.config.model, melody=self.melody.card.spec)
 
     @property
@@ -82,7 +87,7 @@ class VQVAEExperiment(Experiment[Config]):
         return () if self.model_spec.melody is None else (stored_pitch(self.corpus),)
 
     @property
-    def decodes(self) -> bool:
+    def trains_decoder(self) -> bool:
         """Without the loss `nll` the decoder is left alone: codes are trained with the readout, many times faster."""
         return bool(self.config.losses.get("nll"))
 
@@ -94,55 +99,57 @@ class VQVAEExperiment(Experiment[Config]):
         taken = dict.fromkeys(self.loss_names[3:], "no `codes`, whose parts are taken as they are")
         for name, need in (self.model_spec.needs if self.given is None else taken).items():
             if self.config.losses.get(name):
-                raise BadInput(f"losses.{name}: expected {need}")
-        if self.config.losses.get("conversion") and not self.config.losses.get("listening"):
-            raise BadInput("losses.conversion: expected a weight of losses.listening, too, by which the listener learns")
+                raise UserInputError(f"losses.{name}: expected {need}")
+        if self.config.losses.get("conversion_classification") and not self.config.losses.get(
+            "auxiliary_classification"
+        ):
+            raise UserInputError("losses.conversion_classification: expected a weight of losses.auxiliary_classification, too, by which the listener learns")
         model = self.model_spec.build(self.corpus.sample_rate, self.corpus.labels)
-        model.decoder.requires_grad_(self.decodes)
+        model.decoder.requires_grad_(self.trains_decoder)
         if self.given is not None:
-            model.take_codes(self.given.model)
+            model.load_frozen_codec(self.given.model)
         elif self.melody is not None:
             model.melody.take(self.melody.model, voices_of(self.corpus))
         return model
 
-    def trained(self, model: VQVAE) -> nn.Module:
+    def trainable(self, model: VQVAE) -> nn.Module:
         return model if self.given is None else model.decoder
 
-    def start(self, model: VQVAE) -> None:
+    def fit_statistics(self, model: VQVAE) -> None:
         if self.given is not None:
             return
         waves = self.training_waves()
         model.encoder.fit(waves)
-        if model.readout is not None:
-            model.readout.frontend.fit(waves)
+        if model.spectral_decoder is not None:
+            model.spectral_decoder.frontend.fit(waves)
 
-    def losses(self, batch: Batch) -> Outcome:
+    def losses(self, batch: Batch) -> StepOutput:
         if self.given is not None:
             with torch.no_grad():  # codes are not trained
-                frames = self.model.taught(self.model.decoder_frames(batch.wave, batch.labels, batch.lengths))
-            if self.config.slice is not None:
-                batch, frames = sliced(batch, frames, self.config.slice * self.corpus.sample_rate, self.model.hop)
+                frames = self.model.add_decoder_noise(self.model.features_of_recordings(batch.wave, batch.labels, batch.lengths))
+            if self.config.decoder_segment_seconds is not None:
+                batch, frames = sliced(batch, frames, self.config.decoder_segment_seconds * self.corpus.sample_rate, self.model.hop)
             out = self.network(batch.wave, batch.labels, frames, batch.frame_mask(self.model.hop))
             return self._likelihood(out, batch)
-        cyclic = bool(self.config.losses.get("cycle"))
-        others = self.another_voice(batch) if cyclic or self.model.listener else None
-        out = self.network(batch.wave, batch.labels, batch.lengths, decode=self.decodes, others=others, cyclic=cyclic)
-        nll = Outcome({}) if out.distribution is None else self._likelihood(out.distribution, batch)
-        return Outcome(nll.losses | out.losses, nll.metrics | out.metrics)
+        cyclic = bool(self.config.losses.get("cycle_consistency"))
+        others = self.sample_target_voice(batch) if cyclic or self.model.conversion_classifier else None
+        out = self.network(batch.wave, batch.labels, batch.lengths, decode=self.trains_decoder, others=others, cyclic=cyclic)
+        nll = StepOutput({}) if out.distribution is None else self._likelihood(out.distribution, batch)
+        return StepOutput(nll.losses | out.losses, nll.metrics | out.metrics)
 
-    def _likelihood(self, distribution: Distribution, batch: Batch) -> Outcome:
+    def _likelihood(self, distribution: Distribution, batch: Batch) -> StepOutput:
         nll = negative_log_likelihood(distribution, batch.wave, batch.mask)
-        return Outcome({"nll": nll}, {"bits": likelihood.bits_of(self.config.model.decoder.head, nll.detach())})
+        return StepOutput({"nll": nll}, {"bits": likelihood.bits_of(self.config.model.decoder.head, nll.detach())})
 
     def evaluate(self, model: VQVAE) -> Evaluation:
         """Bits with the true codes and labels, with another clip's codes, with another speaker's label; codebook use."""
         found, rate = Autoencoding(model, self.corpus.labels.get("speaker", []), self.device), self.corpus.sample_rate
         for batch in self.valid_batches():
-            target = None if model.listener is None else self.another_voice(batch, drawn=False)
-            found.add(batch, target, self.other_labels(batch) if self.decodes else None)
+            target = None if model.conversion_classifier is None else self.sample_target_voice(batch, drawn=False)
+            found.add(batch, target, self.mismatched_labels(batch) if self.trains_decoder else None)
         total, section = self.total(found.sums), found.codes(rate)
         scalars = found.scalars(total, rate, self.comparable(model.decoder))
-        if not self.decodes:
+        if not self.trains_decoder:
             headline = f"{scalars.get('spectral', 0):.3f} standard deviations off in the frames at {section['bit_rate']:g} bit/s"
             return Evaluation(headline, scalars, {"codes": section})
         bits, head = scalars["bits"], model.decoder.head
@@ -154,15 +161,15 @@ class VQVAEExperiment(Experiment[Config]):
         return Evaluation(headline, scalars, {"nll": nll, "codes": section})
 
     def samples(self, model: VQVAE, sheet: SampleSheet) -> None:
-        codec, pairs = self.codec(model), self.shown_pairs(self.config.shown)
-        if not self.decodes or not pairs:
+        codec, pairs = self.codec(model), self.shown_pairs(self.config.num_samples)
+        if not self.trains_decoder or not pairs:
             return
         rows, voices = [row for row, _ in pairs], [row for row, _ in pairs] + [other for _, other in pairs]
         coded = [codec.encode(self.corpus.read(row), speaker=self.corpus.utterances[row].speaker) for row in rows]
         speakers, targets = ([self.corpus.utterances[row].speaker for row in column] for column in zip(*pairs, strict=True))
         labels = [self.corpus.utterances[row].labels for row in voices]
         vectors = [self.vectors(model.decoder, row) for row in voices]
-        drawn = codec.decode_many(coded * 2, speakers + targets, labels=labels, vectors=vectors)
+        drawn = codec.decode_many(coded * 2, speakers + targets, labels=labels, embeddings=vectors)
         for i, row in enumerate(rows):
             utterance = self.corpus.utterances[row]
             about = {"speaker": utterance.speaker, "text": utterance.text or ""}
@@ -172,10 +179,10 @@ class VQVAEExperiment(Experiment[Config]):
                 sheet.add(utterance.id, "conversion", drawn[len(rows) + i], target=targets[i], **about)
 
     def next_steps(self) -> list[str]:
-        if not self.decodes:
-            return [self.follow("vqvae", "codes"), *super().next_steps()]
-        convert = f"vqwave convert {self.config.run} in.wav --speaker {self.a_voice} --out out.wav"
-        return [convert, self.follow("distill", "teacher"), *super().next_steps()]
+        if not self.trains_decoder:
+            return [self.next_command("vqvae", "codes"), *super().next_steps()]
+        convert = f"vqwave convert {self.config.run} in.wav --speaker {self.example_speaker} --out out.wav"
+        return [convert, self.next_command("distill", "teacher"), *super().next_steps()]
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from vqwave.losses import negative_log_likelihood
 from vqwave.metrics import likelihood
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.frontend import AnyFrontend, build_frontend
-from vqwave.training.experiment import Count, Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.training.experiment import Count, Evaluation, Experiment, ExperimentSpec, StepOutput
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.trainer import main
 
@@ -31,8 +31,8 @@ class Config(ExperimentSpec):
 
     model: WaveNetSpec = option(WaveNetSpec(), "the WaveNet")
     losses: dict[str, float] = option({"nll": 1.0}, "weights: nll")
-    shown: Count = option(4, "utterances (or babbles) in samples/")
-    shown_seconds: Annotated[float, Field(gt=0)] = option(1.0, "length of a babble")
+    num_samples: Count = option(4, "utterances (or babbles) in samples/")
+    sample_seconds: Annotated[float, Field(gt=0)] = option(1.0, "length of a babble")
 
 
 class WaveNetExperiment(Experiment[Config]):
@@ -61,14 +61,14 @@ class WaveNetExperiment(Experiment[Config]):
     def build(self) -> WaveNet:
         return self.model_spec.build(self.corpus.sample_rate, self.corpus.vocabulary)
 
-    def start(self, model: WaveNet) -> None:
+    def fit_statistics(self, model: WaveNet) -> None:
         if model.frontend is not None:
             model.frontend.fit(self.training_waves(), self.training_frames())
 
-    def losses(self, batch: Batch) -> Outcome:
+    def losses(self, batch: Batch) -> StepOutput:
         distribution = self.network(batch.wave, batch.labels, None, batch.frame_mask(self.hop))
         nll = negative_log_likelihood(distribution, batch.wave, batch.mask)
-        return Outcome({"nll": nll}, {"bits": likelihood.bits_of(self.config.model.head, nll.detach())})
+        return StepOutput({"nll": nll}, {"bits": likelihood.bits_of(self.config.model.head, nll.detach())})
 
     def evaluate(self, model: WaveNet) -> Evaluation:
         """Bits with the true condition, with another speaker's labels, with another clip's frames."""
@@ -83,7 +83,7 @@ class WaveNetExperiment(Experiment[Config]):
             others = None if frames is None else frames.roll(1, 0)
             for name, labels, heard in (
                 ("bits", batch.labels, frames),
-                ("shuffled", self.other_labels(batch), frames),
+                ("shuffled", self.mismatched_labels(batch), frames),
                 ("frames", batch.labels, others),
             ):
                 distribution = model(batch.wave, labels, heard, mask)
@@ -103,22 +103,22 @@ class WaveNetExperiment(Experiment[Config]):
 
     def samples(self, model: WaveNet, sheet: SampleSheet) -> None:
         codec = self.codec(model)
-        for row in self.shown_rows(self.config.shown):
+        for row in self.shown_rows(self.config.num_samples):
             utterance, wave = self.corpus.utterances[row], torch.from_numpy(self.corpus.read(row))
             vectors = self.vectors(model, row)
             about = {"speaker": utterance.speaker, "text": utterance.text or ""}
             if model.frontend is None:
                 drawn = codec.generate(
-                    self.config.shown_seconds, labels=utterance.labels, vectors=vectors, sampling=Sampling(seed=row)
+                    self.config.sample_seconds, labels=utterance.labels, embeddings=vectors, sampling=Sampling(seed=row)
                 )[0]
                 sheet.add(f"babble as {utterance.speaker}", "generation", drawn, **about)
             else:
-                drawn = codec.resynthesise(wave, labels=utterance.labels, vectors=vectors, frames=self.frames_of(row))
+                drawn = codec.reconstruct(wave, labels=utterance.labels, embeddings=vectors, features=self.frames_of(row))
                 sheet.add(utterance.id, "original", wave, **about)
                 sheet.add(utterance.id, "reconstruction", drawn, **about)
 
     def next_steps(self) -> list[str]:
-        speak = f"vqwave generate {self.config.run} --speaker {self.a_voice} --seconds 3 --out babble.wav"
+        speak = f"vqwave generate {self.config.run} --speaker {self.example_speaker} --seconds 3 --out babble.wav"
         return ([] if self.config.model.features else [speak]) + super().next_steps()
 
 

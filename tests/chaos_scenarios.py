@@ -16,12 +16,12 @@ from vqwave.data import prepare
 STEPS = 24  # optimizer steps of a run
 COMMON = (
     f"train.steps={STEPS} train.log_every=2 train.valid_every=7 train.save_every=5 train.threads=1 "
-    "train.patience=9 data.valid_clips=4 data.batch=4 data.clip=0.06 data.valid_clip=0.06 optim.warmup=3 shown=1"
+    "train.dist_timeout_minutes=9 data.valid_clips=4 data.batch=4 data.clip_seconds=0.06 data.valid_clip_seconds=0.06 optim.warmup=3 shown=1"
 ).split()
 STACK = "network={layers: 3, cycle: 3, residual: 8, gate: 8, skip: 8, hidden: 8}"
 DECODER = STACK.replace("network", "model.decoder.network")
-BOOK = ["model.quantizer.size=8", "model.quantizer.start_after=3", "model.quantizer.restart=0.3", "model.jitter=0.2"]
-VQVAE = [DECODER, "model.encoder.channels=8", "model.readout.channels=8"]
+BOOK = ["model.quantizer.codebook_size=8", "model.quantizer.kmeans_after_steps=3", "model.quantizer.dead_code_threshold=0.3", "model.time_jitter=0.2"]
+VQVAE = [DECODER, "model.encoder.channels=8", "model.spectral_decoder.channels=8"]
 STUDENT = ["model.flows=[3, 3]", "model.network={layers: 3, cycle: 3, residual: 8, gate: 8, hidden: 8}"]
 
 
@@ -44,16 +44,16 @@ SCENARIOS = (
         "wavenet, dropout and noise, 2 workers",
         "wavenet",
         1,
-        [f"model.{STACK}", "model.past.drop=0.2", "model.past.noise=0.01", "model.conditioner.dropout.whole=0.2", "data.workers=2"],
+        [f"model.{STACK}", "model.input_dropout.prob=0.2", "model.input_dropout.noise_std=0.01", "model.conditioner.dropout.all=0.2", "data.workers=2"],
         4,
         ("a byte altered",),
     ),
-    Scenario("wavenet, bf16, accumulation", "wavenet", 1, [f"model.{STACK}", "train.precision=bf16", "train.accumulate=2"], 4),
+    Scenario("wavenet, bf16, accumulation", "wavenet", 1, [f"model.{STACK}", "train.precision=bf16", "train.grad_accumulation=2"], 4),
     Scenario(
-        "wavenet, 2 processes", "wavenet", 2, [f"model.{STACK}", "model.past.drop=0.2"], 4, ("a file missing",), full_disk=True
+        "wavenet, 2 processes", "wavenet", 2, [f"model.{STACK}", "model.input_dropout.prob=0.2"], 4, ("a file missing",), full_disk=True
     ),
     Scenario(
-        "vqvae, bf16, accumulation, 2 processes", "vqvae", 2, [*VQVAE, *BOOK, "train.precision=bf16", "train.accumulate=2"], 4
+        "vqvae, bf16, accumulation, 2 processes", "vqvae", 2, [*VQVAE, *BOOK, "train.precision=bf16", "train.grad_accumulation=2"], 4
     ),
     Scenario(
         "vqvae, residual stages with dropout, 2 processes",
@@ -75,14 +75,14 @@ SCENARIOS = (
         "prior, dropout",
         "prior",
         1,
-        ["codec={teacher}", "model.conditioner.labels=[speaker]", f"model.{STACK}", "model.dropout=0.2", "model.untold=0.2"],
+        ["codec={teacher}", "model.conditioner.categorical=[speaker]", f"model.{STACK}", "model.token_dropout=0.2", "model.label_dropout=0.2"],
         3,
     ),
     Scenario(
         "prior, 2 processes",
         "prior",
         2,
-        ["codec={teacher}", "model.conditioner.labels=[speaker]", f"model.{STACK}", "model.dropout=0.2"],
+        ["codec={teacher}", "model.conditioner.categorical=[speaker]", f"model.{STACK}", "model.token_dropout=0.2"],
         3,
     ),
 )

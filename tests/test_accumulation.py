@@ -31,36 +31,36 @@ from vqwave.models import (
     VQVAESpec,
     WaveNetSpec,
 )
-from vqwave.models.wavenet import PastDropoutSpec
-from vqwave.nn.auxiliary.adversarial_classifier import AdversarySpec
-from vqwave.nn.auxiliary.spectral_decoder import ReadoutSpec
+from vqwave.models.wavenet import InputDropoutSpec
+from vqwave.nn.auxiliary.adversarial_classifier import AdversarialClassifierSpec
+from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoderSpec
 from vqwave.nn.condition import ConditionDropoutSpec, ConditionerSpec
 from vqwave.nn.encoders import WaveformEncoderSpec
 from vqwave.nn.quantize import GradientQuantizerSpec
-from vqwave.nn.quantize.codebook import Book
+from vqwave.nn.quantize.codebook import Codebook
 from vqwave.nn.wavenet import ContextSpec, StackSpec
 from vqwave.rng import keyed
-from vqwave.training.experiment import DataSpec, Experiment, OptimSpec, Outcome, TrainSpec
-from vqwave.training.trainer import Loop
+from vqwave.training.experiment import DataSpec, Experiment, OptimSpec, StepOutput, TrainSpec
+from vqwave.training.trainer import Trainer
 
 STEPS, BATCH = 3, 4
-NETWORK = StackSpec(layers=4, cycle=2, residual=4, gate=4, skip=4, hidden=4)
+NETWORK = StackSpec(layers=4, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
 TEACHER = WaveNetSpec(
     head=MixtureOfLogistics(components=2),
-    network=replace(NETWORK, context=ContextSpec(stride=8, layers=2, residual=4, channels=4)),
-    conditioner=ConditionerSpec(channels=4, dropout=ConditionDropoutSpec(whole=0.3)),
-    past=PastDropoutSpec(noise=0.02),
+    network=replace(NETWORK, context=ContextSpec(stride=8, layers=2, residual_channels=4, channels=4)),
+    conditioner=ConditionerSpec(channels=4, dropout=ConditionDropoutSpec(all=0.3)),
+    input_dropout=InputDropoutSpec(noise_std=0.02),
 )
 CODES = VQVAESpec(
-    encoder=WaveformEncoderSpec(strides=(4, 4), channels=4, blocks=1, dim=4),
-    quantizer=GradientQuantizerSpec(size=4, restart=0.0),
+    encoder=WaveformEncoderSpec(strides=(4, 4), channels=4, blocks=1, latent_dim=4),
+    quantizer=GradientQuantizerSpec(codebook_size=4, dead_code_threshold=0.0),
     decoder=replace(TEACHER, network=NETWORK),
-    readout=ReadoutSpec(features=LogMelSpec(bands=4, window_ms=4.0, hop_ms=2.0), channels=4),
-    adversary=AdversarySpec(channels=4),
-    hears="both",
-    noise=0.1,
+    spectral_decoder=SpectralDecoderSpec(features=LogMelSpec(bands=4, window_ms=4.0, hop_ms=2.0), channels=4),
+    adversarial_classifier=AdversarialClassifierSpec(channels=4),
+    decoder_input="both",
+    decoder_input_noise=0.1,
 )
-STUDENT = StudentSpec(flows=(2, 2), network=replace(NETWORK, skip=0, kernel=3), fold=2)
+STUDENT = StudentSpec(flows=(2, 2), network=replace(NETWORK, skip_channels=0, kernel_size=3), squeeze=2)
 PRIOR = PriorSpec(network=NETWORK, conditioner=ConditionerSpec(channels=4))
 LOSSES = {"nll": 1.0, "commitment": 0.25, "codebook": 1.0, "spectral": 0.5, "adversary": 0.1}
 
@@ -106,7 +106,7 @@ def in_float64(kind: type[Experiment]) -> type[Experiment]:
         def build(self) -> nn.Module:
             model = super().build().double()
             for book in model.modules():
-                if isinstance(book, Book):
+                if isinstance(book, Codebook):
                     book.started.fill_(True)
             if hasattr(self, "teacher"):
                 self.teacher.double()
@@ -115,7 +115,7 @@ def in_float64(kind: type[Experiment]) -> type[Experiment]:
         def training_waves(self, count: int = 200) -> list[Tensor]:
             return [wave.double() for wave in super().training_waves(count)]
 
-        def losses(self, batch: Batch) -> Outcome:
+        def losses(self, batch: Batch) -> StepOutput:
             return super().losses(replace(batch, wave=batch.wave.double()))
 
     return Exact
@@ -136,7 +136,7 @@ EXPERIMENTS = {  # the script, its class, its settings
         },
     ),
     "prior": ("prior", "PriorExperiment", {"model": PRIOR}),
-    "flow": ("flow", "FlowExperiment", {"model": replace(STUDENT, direction="maf")}),
+    "flow": ("flow", "FlowExperiment", {"model": replace(STUDENT, flow_type="maf")}),
     "classifier": (
         "classifier",
         "ClassifierExperiment",
@@ -153,12 +153,12 @@ def moves(
     _, kind, settings = EXPERIMENTS[name]
     config = script.Config(
         run=run,
-        data=DataSpec(corpus=folder / "corpus", clip=0.03, batch=BATCH, valid_clips=2),
-        optim=OptimSpec(lr=1e-2, eps=1.0, warmup=2, clip=0.01),
-        train=TrainSpec(steps=STEPS, accumulate=accumulate, threads=1),
+        data=DataSpec(corpus=folder / "corpus", clip_seconds=0.03, batch=BATCH, valid_clips=2),
+        optim=OptimSpec(lr=1e-2, eps=1.0, warmup=2, max_grad_norm=0.01),
+        train=TrainSpec(steps=STEPS, grad_accumulation=accumulate, threads=1),
         **settings | {key: folder / place for key, place in PATHS.get(name, {}).items()},
     )
-    loop = Loop(in_float64(getattr(script, kind))(config), quiet=True)
+    loop = Trainer(in_float64(getattr(script, kind))(config), quiet=True)
     start, batches = deepcopy(loop.network).state_dict(), loop.batches()
     for _ in range(STEPS):
         loop._optimize(batches)

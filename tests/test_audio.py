@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from vqwave import audio
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 
 def tone(hertz: float, rate: int, seconds: float = 0.5, amplitude: float = 0.5) -> audio.Wave:
@@ -64,7 +64,7 @@ def test_written_is_read_exactly(tmp_path: Path, suffix: str) -> None:
 def test_nothing_is_left_of_a_write_that_fails(tmp_path: Path) -> None:
     wrong = (tmp_path / "x.mp3", tone(100, 8000)), (tmp_path / "x.wav", np.zeros((2, 5), np.float32))
     for path, wave in (*wrong, (tmp_path / "y.wav", np.full(5, np.nan, np.float32))):
-        with pytest.raises(BadInput, match=path.name):
+        with pytest.raises(UserInputError, match=path.name):
             audio.write(path, wave, 8000)
     assert list(tmp_path.iterdir()) == []
 

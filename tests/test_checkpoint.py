@@ -18,11 +18,11 @@ from torch import Tensor, nn
 import vqwave.training.checkpoint
 from vqwave.atomic_files import sweep, writing
 from vqwave.distributions import Gaussian, MuLaw
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec
 from vqwave.inference.model_folder import ModelCard, find_model, load_trained, parameter_counts, save_trained
 from vqwave.models import Model, ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
-from vqwave.nn.auxiliary.spectral_decoder import ReadoutSpec
+from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoderSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec, WaveformEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
@@ -30,24 +30,24 @@ from vqwave.nn.wavenet import StackSpec
 from vqwave.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 
 LABELS = {"speaker": ["a", "b"], "gender": ["f", "m"]}
-SIZES = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=8)
+SIZES = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=8)
 MEL = LogMelSpec(bands=6, window_ms=8.0, hop_ms=1.0, fmin=200.0, fmax=4000.0)
-CONDITIONER = ConditionerSpec(channels=4, labels=("speaker", "gender"))
+CONDITIONER = ConditionerSpec(channels=4, categorical=("speaker", "gender"))
 WAVENET = WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=CONDITIONER)
 STUDENT = StudentSpec(flows=(1, 2), network=SIZES, conditioner=CONDITIONER)
-QUANTIZER = EMAQuantizerSpec(size=5)
+QUANTIZER = EMAQuantizerSpec(codebook_size=5)
 SPECS: dict[str, ModelSpec] = {
     "wavenet": WAVENET,
-    "mu-law wavenet": WaveNetSpec(head=MuLaw(classes=16), network=SIZES, conditioner=ConditionerSpec(labels=())),
+    "mu-law wavenet": WaveNetSpec(head=MuLaw(classes=16), network=SIZES, conditioner=ConditionerSpec(categorical=())),
     "vocoder": WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=CONDITIONER, features=MEL),
     "vqvae": VQVAESpec(
-        encoder=FrameEncoderSpec(features=MEL, channels=6, dim=3),
+        encoder=FrameEncoderSpec(features=MEL, channels=6, latent_dim=3),
         quantizer=QUANTIZER,
         decoder=WAVENET,
-        readout=ReadoutSpec(features=MEL, channels=4),
+        spectral_decoder=SpectralDecoderSpec(features=MEL, channels=4),
     ),
     "vqvae of a student": VQVAESpec(
-        encoder=WaveformEncoderSpec(strides=(4, 2), channels=6, blocks=1, dim=3), quantizer=QUANTIZER, decoder=STUDENT
+        encoder=WaveformEncoderSpec(strides=(4, 2), channels=6, blocks=1, latent_dim=3), quantizer=QUANTIZER, decoder=STUDENT
     ),
     "student": STUDENT,
 }
@@ -140,21 +140,21 @@ def as_mu_law(tree: dict) -> dict:
 def test_a_damaged_model_is_one_line(damage: str, tmp_path: Path) -> None:
     save_trained(tmp_path / "model", *trained("wavenet"))
     DAMAGE[damage](tmp_path / "model")
-    with pytest.raises(BadInput, match=r"^[^\n]{10,}$") as caught:
+    with pytest.raises(UserInputError, match=r"^[^\n]{10,}$") as caught:
         load_trained(tmp_path)
-    assert type(caught.value) is BadInput
+    assert type(caught.value) is UserInputError
 
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "config.json"])
 def test_a_folder_without_a_model_is_named(missing: str, tmp_path: Path) -> None:
     save_trained(tmp_path / "model", *trained("wavenet"))
     (tmp_path / "model" / missing).unlink()
-    with pytest.raises(BadInput, match=str(tmp_path)):
+    with pytest.raises(UserInputError, match=str(tmp_path)):
         find_model(tmp_path)
     (tmp_path / "config.yaml").touch()
-    with pytest.raises(BadInput, match="saved no model yet"):
+    with pytest.raises(UserInputError, match="saved no model yet"):
         find_model(tmp_path)
-    with pytest.raises(BadInput, match="no such model"):
+    with pytest.raises(UserInputError, match="no such model"):
         find_model(tmp_path / "nothing")
 
 
@@ -281,14 +281,14 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(
     before = sorted(path.name for path in tmp_path.rglob("*"))
     monkeypatch.setattr(vqwave.training.checkpoint, failing, full)
     said = r"step 300 cannot be written \(No space left on device\); step-00000200 is kept: make room"
-    with pytest.raises(BadInput, match=said), writing(tmp_path, "step 300"):
+    with pytest.raises(UserInputError, match=said), writing(tmp_path, "step 300"):
         save_checkpoint(tmp_path / "checkpoints", 300, state_of(nn.Linear(3, 2), step=300))
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
 def test_a_full_disk_is_known_from_what_safetensors_says(tmp_path: Path) -> None:
     said = r"the model cannot be written \(No space left on device\); there is no checkpoint yet"
-    with pytest.raises(BadInput, match=said), writing(tmp_path, "the model"):
+    with pytest.raises(UserInputError, match=said), writing(tmp_path, "the model"):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     with pytest.raises(SafetensorError), writing(tmp_path, "the model"):
         raise SafetensorError("Error while deserializing header")

@@ -25,14 +25,14 @@ from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
 
 LABELS = {"speaker": ["george", "jackson", "theo"]}
-STACK = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)
+STACK = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
 WAVENET = WaveNetSpec(head=MixtureOfLogistics(components=2), network=STACK, conditioner=ConditionerSpec(channels=4))
 VQVAE = VQVAESpec(
-    encoder=FrameEncoderSpec(features=LogMelSpec(bands=8, fmax=4000), channels=8, dim=4),
-    quantizer=EMAQuantizerSpec(size=8),
+    encoder=FrameEncoderSpec(features=LogMelSpec(bands=8, fmax=4000), channels=8, latent_dim=4),
+    quantizer=EMAQuantizerSpec(codebook_size=8),
     decoder=WAVENET,
 )
-STUDENT = replace(VQVAE, decoder=StudentSpec(flows=(2,), network=replace(STACK, skip=0), conditioner=ConditionerSpec(channels=4)))
+STUDENT = replace(VQVAE, decoder=StudentSpec(flows=(2,), network=replace(STACK, skip_channels=0), conditioner=ConditionerSpec(channels=4)))
 
 
 def saved(folder: Path, spec: ModelSpec, weights: dict[str, torch.Tensor] | None = None) -> Path:
@@ -197,7 +197,7 @@ def test_bad_codes(place: Path, failing: Failing, tmp_path: Path) -> None:
     out = tmp_path / "out.wav"
     assert "truncated or damaged" in failing("decode", place / "vqvae", tmp_path / "cut.vqw", "--out", out)
     assert "not a .vqw file" in failing("decode", place / "vqvae", tmp_path / "text.vqw", "--out", out)
-    saved(tmp_path / "other", replace(VQVAE, jitter=0.5), {"encoder.out.bias": torch.ones(4)})
+    saved(tmp_path / "other", replace(VQVAE, time_jitter=0.5), {"encoder.out.bias": torch.ones(4)})
     assert "these codes are of codec" in failing("decode", tmp_path / "other", place / "codes.vqw", "--out", out)
     assert not out.exists()
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.codes import Coded, load_codes, save_codes
+from vqwave.codes import CodeSequence, load_codes, save_codes
 from vqwave.decode.backend import sample
 from vqwave.decode.sampling import Sampling
 from vqwave.distributions import Gaussian, Head, MixtureOfLogistics, MuLaw
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec
 from vqwave.inference.model_folder import ModelCard, save_trained
-from vqwave.inference.speech_model import Codec
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.models import Model, ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import Condition, ConditionerSpec, join
 from vqwave.nn.encoders import WaveformEncoderSpec
@@ -27,22 +27,22 @@ from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
 
 LABELS = {"speaker": ["george", "jackson", "lucas", "theo"]}
-SIZES = StackSpec(layers=3, cycle=3, residual=8, gate=8, skip=8, hidden=12)
+SIZES = StackSpec(layers=3, dilation_cycle=3, residual_channels=8, gate_channels=8, skip_channels=8, hidden_channels=12)
 CONDITIONER = ConditionerSpec(channels=6)
 RATE, HOP = 8000, 16
 
 
-def codec(spec: ModelSpec, model: Model | None = None) -> Codec:
+def codec(spec: ModelSpec, model: Model | None = None) -> SpeechModel:
     card = ModelCard(sample_rate=RATE, labels=LABELS, spec=spec, about={"corpus": "x"})
-    return Codec((model or card.build()).eval(), card)
+    return SpeechModel((model or card.build()).eval(), card)
 
 
-def teacher(head: Head) -> Codec:
+def teacher(head: Head) -> SpeechModel:
     """A VQ-VAE whose codebook lies on its latents, and whose decoder hears its condition."""
     torch.manual_seed(0)
     spec = VQVAESpec(
-        encoder=WaveformEncoderSpec(strides=(4, 4), channels=8, blocks=1, dim=4),
-        quantizer=EMAQuantizerSpec(size=16, restart=0.0),
+        encoder=WaveformEncoderSpec(strides=(4, 4), channels=8, blocks=1, latent_dim=4),
+        quantizer=EMAQuantizerSpec(codebook_size=16, dead_code_threshold=0.0),
         decoder=WaveNetSpec(head=head, network=SIZES, conditioner=CONDITIONER),
     )
     it = codec(spec)
@@ -54,7 +54,7 @@ def teacher(head: Head) -> Codec:
     return it
 
 
-def student_of(it: Codec) -> Codec:
+def student_of(it: SpeechModel) -> SpeechModel:
     """As distillation builds it: the same encoder, codebook and conditioner, flows in the decoder's place."""
     spec = replace(it.card.spec, decoder=StudentSpec(flows=(1, 2), network=SIZES, conditioner=CONDITIONER))
     model = spec.build(RATE, LABELS)
@@ -81,7 +81,7 @@ BOTH = pytest.mark.parametrize("it", [VQ, FAST], ids=["teacher", "student"])
 
 @BOTH
 @pytest.mark.parametrize("T", [2, HOP - 1, HOP, HOP + 1, 237])
-def test_what_comes_out_is_as_long_as_what_went_in(it: Codec, T: int) -> None:
+def test_what_comes_out_is_as_long_as_what_went_in(it: SpeechModel, T: int) -> None:
     coded = it.encode(speech(T), speaker="theo")
     assert coded.codes.shape == (1, -(-T // HOP))
     assert (coded.samples, coded.sample_rate, coded.hop, coded.size) == (T, RATE, HOP, 16)
@@ -108,7 +108,7 @@ def test_level_dc_and_channels_do_not_matter(clear_frames: Callable[..., Tensor]
 
 
 @BOTH
-def test_each_of_many_comes_out_as_it_would_alone(it: Codec) -> None:
+def test_each_of_many_comes_out_as_it_would_alone(it: SpeechModel) -> None:
     """Other lengths, other voices, other orders beside it change nothing."""
     waves = [speech(T, T) for T in (150, 40, 97, 16)]
     coded, voices = [it.encode(wave) for wave in waves], ["theo", "lucas", "lucas", "george"]
@@ -121,7 +121,7 @@ def test_each_of_many_comes_out_as_it_would_alone(it: Codec) -> None:
 
 
 @BOTH
-def test_what_is_padded_behind_an_utterance_is_not_in_its_codes(it: Codec) -> None:
+def test_what_is_padded_behind_an_utterance_is_not_in_its_codes(it: SpeechModel) -> None:
     """Encoding is per recording: neither the length of its last frame nor a neighbour shows in the others."""
     wave = speech(10 * HOP)
     whole, part = it.model.encode(wave[None]), it.model.encode(torch.cat([wave, torch.zeros(5 * HOP)])[None])
@@ -129,7 +129,7 @@ def test_what_is_padded_behind_an_utterance_is_not_in_its_codes(it: Codec) -> No
 
 
 @BOTH
-def test_a_seed_and_a_voice_decide(it: Codec) -> None:
+def test_a_seed_and_a_voice_decide(it: SpeechModel) -> None:
     coded = it.encode(speech(120), speaker="theo")
     plain = it.decode(coded, sampling=Sampling(seed=1))
     assert torch.equal(it.decode(coded, sampling=Sampling(seed=1)), plain)
@@ -154,9 +154,9 @@ def test_teacher_and_student_read_each_others_codes() -> None:
 def test_foreign_codes_are_refused() -> None:
     other = deepcopy(VQ)
     other.model.quantizer.codebook.sums[0, 0] += 1e-3
-    with pytest.raises(BadInput, match=VQ.fingerprint):
+    with pytest.raises(UserInputError, match=VQ.fingerprint):
         other.decode(VQ.encode(speech(100)), "theo")
-    with pytest.raises(BadInput, match="expected"):
+    with pytest.raises(UserInputError, match="expected"):
         VQ.decode_many([VQ.encode(speech(50)), other.encode(speech(50))], ["theo", "theo"])
 
 
@@ -173,32 +173,32 @@ def test_weights_that_are_not_finite_are_refused_at_loading_and_in_use(tmp_path:
             lambda it=it, coded=coded: it.decode(coded),
             lambda it=it, coded=coded: list(it.decode_each([(0, it.task(coded, None))])),
             lambda it=it: it.stream("theo"),
-            lambda it=it: it.score(speech(100), labels={"speaker": "theo"}),
+            lambda it=it: it.log_likelihood(speech(100), labels={"speaker": "theo"}),
         )
         for use in uses:
-            with pytest.raises(BadInput, match=rf"this vqvae: .*{name}.*NaN or infinite"):
+            with pytest.raises(UserInputError, match=rf"this vqvae: .*{name}.*NaN or infinite"):
                 use()
         save_trained(tmp_path / part, it.model, it.card)
-        with pytest.raises(BadInput, match=rf"{part}: .*{name}.*NaN or infinite"):
-            Codec.load(tmp_path / part)
+        with pytest.raises(UserInputError, match=rf"{part}: .*{name}.*NaN or infinite"):
+            SpeechModel.load(tmp_path / part)
     broken = babbler()
     with torch.no_grad():
         next(broken.model.parameters())[0] = torch.inf
-    with pytest.raises(BadInput, match=r"this WaveNet: .*NaN or infinite"):
+    with pytest.raises(UserInputError, match=r"this WaveNet: .*NaN or infinite"):
         broken.generate(0.01)
-    with pytest.raises(BadInput, match=r"this wavenet: .*NaN or infinite"):
-        broken.score(speech(100))
-    with pytest.raises(BadInput, match=r"this WaveNet: .*NaN or infinite"):
+    with pytest.raises(UserInputError, match=r"this wavenet: .*NaN or infinite"):
+        broken.log_likelihood(speech(100))
+    with pytest.raises(UserInputError, match=r"this WaveNet: .*NaN or infinite"):
         sample(broken.model, None, 3, streams=torch.arange(1))
 
 
 def test_an_unknown_voice_lists_the_nearest() -> None:
     coded = VQ.encode(speech(100))
-    with pytest.raises(BadInput, match=r"speaker 'jakson'.*did you mean jackson"):
+    with pytest.raises(UserInputError, match=r"speaker 'jakson'.*did you mean jackson"):
         VQ.decode(coded, "jakson")
-    with pytest.raises(BadInput, match="expected one of george, jackson, lucas, theo"):
+    with pytest.raises(UserInputError, match="expected one of george, jackson, lucas, theo"):
         VQ.decode(coded, "zzz")
-    with pytest.raises(BadInput, match="speaker: not given"):
+    with pytest.raises(UserInputError, match="speaker: not given"):
         VQ.decode(coded)
 
 
@@ -208,18 +208,18 @@ def test_an_unknown_voice_lists_the_nearest() -> None:
     ids=["empty", "silent", "nan", "infinite"],
 )
 def test_what_is_no_recording_is_named(wave: np.ndarray) -> None:
-    with pytest.raises(BadInput, match=r"the recording is (empty or not finite|silent)"):
+    with pytest.raises(UserInputError, match=r"the recording is (empty or not finite|silent)"):
         VQ.encode(wave)
 
 
 @pytest.mark.parametrize("wave", [np.full(800, 0.25, np.float32), np.array([0.3], np.float32)], ids=["dc", "one sample"])
 def test_a_recording_without_sound_is_named(wave: np.ndarray) -> None:
-    with pytest.raises(BadInput, match=r"the recording is (empty or not finite|silent)"):
+    with pytest.raises(UserInputError, match=r"the recording is (empty or not finite|silent)"):
         VQ.encode(wave)
 
 
 def test_too_short_a_recording_for_the_models_rate_is_named() -> None:
-    with pytest.raises(BadInput):
+    with pytest.raises(UserInputError):
         VQ.encode(speech(2), 96_000)
 
 
@@ -235,15 +235,15 @@ def test_over_the_disk(tmp_path: Path) -> None:
     coded = VQ.encode(speech(100), speaker="theo")
     save_trained(tmp_path / "run" / "model", VQ.model, VQ.card)
     save_codes(coded, tmp_path / "a.vqw")
-    loaded: Coded = load_codes(tmp_path / "a.vqw")
-    again = Codec.load(tmp_path / "run")
+    loaded: CodeSequence = load_codes(tmp_path / "a.vqw")
+    again = SpeechModel.load(tmp_path / "run")
     assert again.speakers == LABELS["speaker"]
     assert torch.equal(again.decode(loaded, sampling=Sampling(seed=7)), VQ.decode(coded, sampling=Sampling(seed=7)))
 
 
-def babbler(*labels: str, features: LogMelSpec | None = None) -> Codec:
+def babbler(*labels: str, features: LogMelSpec | None = None) -> SpeechModel:
     torch.manual_seed(0)
-    conditioner = ConditionerSpec(channels=4, labels=labels)
+    conditioner = ConditionerSpec(channels=4, categorical=labels)
     return codec(WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=conditioner, features=features))
 
 
@@ -256,24 +256,24 @@ def test_babble() -> None:
     torch.testing.assert_close(alone, first, rtol=0, atol=1e-6)
     assert babbler().generate(0.01)[0].shape == (80,)
     for seconds in (0.0, -1.0, float("nan")):
-        with pytest.raises(BadInput, match="above 0"):
+        with pytest.raises(UserInputError, match="above 0"):
             it.generate(seconds, labels={"speaker": "theo"})
 
 
 def test_a_vocoder_copies_a_recording() -> None:
     it = babbler("speaker", features=LogMelSpec(bands=6, window_ms=8.0, hop_ms=2.0, fmin=200.0, fmax=4000.0))
-    assert it.resynthesise(speech(101), labels={"speaker": "theo"}).shape == (101,)
-    with pytest.raises(BadInput, match="vocoder"):
+    assert it.reconstruct(speech(101), labels={"speaker": "theo"}).shape == (101,)
+    with pytest.raises(UserInputError, match="vocoder"):
         it.generate(0.01, labels={"speaker": "theo"})
 
 
 def test_what_a_model_cannot_do_is_named() -> None:
-    with pytest.raises(BadInput, match="without codes"):
+    with pytest.raises(UserInputError, match="without codes"):
         babbler("speaker").encode(speech(100))
-    with pytest.raises(BadInput, match="speaks from codes"):
+    with pytest.raises(UserInputError, match="speaks from codes"):
         VQ.generate(1.0)
-    with pytest.raises(BadInput, match="front end"):
-        VQ.resynthesise(speech(100))
+    with pytest.raises(UserInputError, match="front end"):
+        VQ.reconstruct(speech(100))
 
 
 def test_a_mu_law_teacher_decodes_too() -> None:

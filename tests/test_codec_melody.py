@@ -16,15 +16,15 @@ from vqwave import audio
 from vqwave.cli import main
 from vqwave.codes import load_codes, save_codes
 from vqwave.decode.sampling import Sampling
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec
 from vqwave.inference import speech_model as codec_module
 from vqwave.inference.model_folder import ModelCard, save_trained
-from vqwave.inference.speech_model import Codec
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.models import VQVAESpec, WaveNetSpec
 from vqwave.models.melody import VOICE
 from vqwave.models.pitch import PitchCodecSpec
-from vqwave.nn.auxiliary.spectral_decoder import ReadoutSpec
+from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoderSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.linear_prediction import LinearPredictorSpec
@@ -35,13 +35,13 @@ RATE = 8000
 VOICES = [(0.2, 0.1), (0.9, 0.2)]
 MEL = LogMelSpec(bands=16)
 SPEC = VQVAESpec(
-    encoder=FrameEncoderSpec(features=MEL, channels=12, dim=6),
-    quantizer=EMAQuantizerSpec(size=8),
-    melody=PitchCodecSpec(channels=8, dim=4, quantizer=EMAQuantizerSpec(size=5)),
-    readout=ReadoutSpec(features=MEL, channels=12),
-    hears="frames",
+    encoder=FrameEncoderSpec(features=MEL, channels=12, latent_dim=6),
+    quantizer=EMAQuantizerSpec(codebook_size=8),
+    melody=PitchCodecSpec(channels=8, latent_dim=4, quantizer=EMAQuantizerSpec(codebook_size=5)),
+    spectral_decoder=SpectralDecoderSpec(features=MEL, channels=12),
+    decoder_input="frames",
     decoder=WaveNetSpec(
-        network=StackSpec(layers=2, cycle=2, residual=8, gate=8, skip=8, hidden=8),
+        network=StackSpec(layers=2, dilation_cycle=2, residual_channels=8, gate_channels=8, skip_channels=8, hidden_channels=8),
         conditioner=ConditionerSpec(channels=6),
         predictor=LinearPredictorSpec(order=4),
         pitch_taps=3,
@@ -50,7 +50,7 @@ SPEC = VQVAESpec(
 
 
 @pytest.fixture(scope="module")
-def codec() -> Codec:
+def codec() -> SpeechModel:
     torch.manual_seed(0)
     labels = {"speaker": ["low", "high"]}
     model = SPEC.build(RATE, labels)
@@ -58,7 +58,7 @@ def codec() -> Codec:
         if hasattr(part, "started"):
             part.started.fill_(True)
     model.melody.voices.copy_(torch.tensor(VOICES))
-    return Codec(model.eval(), ModelCard(sample_rate=RATE, labels=labels, spec=SPEC, about={}))
+    return SpeechModel(model.eval(), ModelCard(sample_rate=RATE, labels=labels, spec=SPEC, about={}))
 
 
 def buzz(seconds: float = 1.0, f0: float = 140.0) -> np.ndarray:
@@ -68,7 +68,7 @@ def buzz(seconds: float = 1.0, f0: float = 140.0) -> np.ndarray:
     return 0.1 * sum(np.cos(k * phase) / k for k in range(1, 13)).astype(np.float32)
 
 
-def test_codes_cover_the_recording_and_survive_a_file(codec: Codec, tmp_path: Path) -> None:
+def test_codes_cover_the_recording_and_survive_a_file(codec: SpeechModel, tmp_path: Path) -> None:
     coded = codec.encode(buzz(), speaker="low")
     assert coded.codes.shape == (1, 50)
     assert coded.pitch.codes.shape == (1, 13)
@@ -80,14 +80,14 @@ def test_codes_cover_the_recording_and_survive_a_file(codec: Codec, tmp_path: Pa
     assert torch.equal(own, kept)
 
 
-def test_a_known_voice_is_normalised_by_its_own_range(codec: Codec) -> None:
+def test_a_known_voice_is_normalised_by_its_own_range(codec: SpeechModel) -> None:
     known, unknown = codec.encode(buzz(), speaker="high"), codec.encode(buzz())
     assert known.pitch.mean == pytest.approx(VOICES[1][0])
     assert known.pitch.deviation == pytest.approx(VOICES[1][1])
     assert unknown.pitch.mean == pytest.approx(math.log(1.7), abs=0.1)  # its own: 140 to 210 Hz
 
 
-def test_a_conversion_lands_in_the_range_of_its_target(codec: Codec) -> None:
+def test_a_conversion_lands_in_the_range_of_its_target(codec: SpeechModel) -> None:
     """The range that the decoder is given: the target's, moved by the semitones that are asked for."""
     coded = codec.encode(buzz(), speaker="low")
     voice = codec.given.voice("high", {}, None)
@@ -95,13 +95,13 @@ def test_a_conversion_lands_in_the_range_of_its_target(codec: Codec) -> None:
     assert given == pytest.approx([VOICES[1][0] + math.log(2) / 4, VOICES[1][1]])
 
 
-def test_codes_of_an_unknown_voice_keep_their_own_range(codec: Codec) -> None:
+def test_codes_of_an_unknown_voice_keep_their_own_range(codec: SpeechModel) -> None:
     coded = codec.encode(buzz())
     mean, deviation = codec.given.range_of({}, coded.pitch)[VOICE][0].tolist()
     assert (mean, deviation) == pytest.approx((coded.pitch.mean, coded.pitch.deviation))
 
 
-def test_semitones_move_what_is_decoded(codec: Codec) -> None:
+def test_semitones_move_what_is_decoded(codec: SpeechModel) -> None:
     coded, sampling = codec.encode(buzz(0.1), speaker="low"), Sampling(backend="reference")
     plain, moved = (codec.decode(coded, sampling=sampling, shift_semitones=k) for k in (0, 5))
     assert not torch.equal(plain, moved)
@@ -109,7 +109,7 @@ def test_semitones_move_what_is_decoded(codec: Codec) -> None:
     assert len(converted) == len(plain)
 
 
-def test_a_stream_is_what_decode_gives(codec: Codec) -> None:
+def test_a_stream_is_what_decode_gives(codec: SpeechModel) -> None:
     coded, sampling = codec.encode(buzz(0.2), speaker="high"), Sampling(backend="reference")
     stream = codec.stream("high", sampling=sampling, shift_semitones=2)
     parts = [stream.push(block.codes, block.pitch) for block in coded.block.split(3)]
@@ -118,7 +118,7 @@ def test_a_stream_is_what_decode_gives(codec: Codec) -> None:
     assert torch.equal(torch.from_numpy(np.concatenate(parts)), whole)
 
 
-def test_a_long_file_is_encoded_piece_by_piece(codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_file_is_encoded_piece_by_piece(codec: SpeechModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     soundfile.write(tmp_path / "a.wav", buzz(2.0), RATE, subtype="FLOAT")
     whole = codec.encode_file(tmp_path / "a.wav", "low")
     monkeypatch.setattr(codec_module, "LONG", 0.5)
@@ -127,20 +127,20 @@ def test_a_long_file_is_encoded_piece_by_piece(codec: Codec, tmp_path: Path, mon
     assert (pieces.pitch.codes == whole.pitch.codes).float().mean() > 0.9  # F0 is that of the whole up to rounding
 
 
-def test_refusals(codec: Codec) -> None:
+def test_refusals(codec: SpeechModel) -> None:
     coded = codec.encode(buzz(0.1), speaker="low")
-    with pytest.raises(BadInput, match="these codes have no pitch codes, expected some"):
+    with pytest.raises(UserInputError, match="these codes have no pitch codes, expected some"):
         codec.decode(replace(coded, pitch=None))
-    with pytest.raises(BadInput, match="pitch codes: 1 books of 6 codes, hop 640, expected 1 of 5, hop 640"):
+    with pytest.raises(UserInputError, match="pitch codes: 1 books of 6 codes, hop 640, expected 1 of 5, hop 640"):
         codec.decode(replace(coded, pitch=replace(coded.pitch, size=6)))
-    with pytest.raises(BadInput, match="shift_semitones: 60, expected at most 48"):
+    with pytest.raises(UserInputError, match="shift_semitones: 60, expected at most 48"):
         codec.decode(coded, shift_semitones=60)
     spec = replace(SPEC, melody=None, decoder=replace(SPEC.decoder, pitch_taps=0))
     card = ModelCard(sample_rate=RATE, labels={"speaker": ["low"]}, spec=spec, about={})
-    plain = Codec(card.build().eval(), card)
-    with pytest.raises(BadInput, match="shift_semitones: 1, expected 0: this model has no codes"):
+    plain = SpeechModel(card.build().eval(), card)
+    with pytest.raises(UserInputError, match="shift_semitones: 1, expected 0: this model has no codes"):
         plain.convert(buzz(0.3), speaker="low", shift_semitones=1)
-    with pytest.raises(BadInput, match="shift_semitones: of shape"):
+    with pytest.raises(UserInputError, match="shift_semitones: of shape"):
         codec.decode(coded, shift_semitones=[1, 2])
 
 
@@ -148,13 +148,13 @@ def test_a_pipe_keeps_the_range_of_a_voice_that_has_no_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a speaker, F0 is that of the codes' header, moved, from a pipe as from a file."""
-    unnamed = ConditionerSpec(channels=6, labels=())
+    unnamed = ConditionerSpec(channels=6, categorical=())
     decoder = WaveNetSpec(network=SPEC.decoder.network, conditioner=unnamed)
-    spec = replace(SPEC, readout=None, hears="latents", decoder=decoder)
+    spec = replace(SPEC, spectral_decoder=None, decoder_input="latents", decoder=decoder)
     torch.manual_seed(0)
     card = ModelCard(sample_rate=RATE, labels={"speaker": ["low", "high"]}, spec=spec, about={})
     save_trained(tmp_path / "model", card.build(), card)
-    it = Codec.load(tmp_path / "model")
+    it = SpeechModel.load(tmp_path / "model")
     coded, sampling = it.encode(buzz(0.1)), Sampling(backend="reference")
     save_codes(coded, tmp_path / "a.vqw")
     for shift in (0.0, 3.0):

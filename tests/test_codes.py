@@ -16,8 +16,8 @@ from torch import Tensor
 
 from vqwave.codes import (
     VERSION_1,
-    Coded,
     CodeReader,
+    CodeSequence,
     CodeWriter,
     Header,
     from_bytes,
@@ -27,17 +27,17 @@ from vqwave.codes import (
     to_bytes,
     unpack,
 )
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 
-def coded(size: int = 256, books: int = 1, frames: int = 9, speaker: str | None = "theo") -> Coded:
+def coded(size: int = 256, books: int = 1, frames: int = 9, speaker: str | None = "theo") -> CodeSequence:
     codes = torch.randint(size, (books, frames), generator=torch.Generator().manual_seed(size + frames))
     if codes.numel():
         codes.view(-1)[-1] = size - 1
-    return Coded(codes, sample_rate=8000, hop=160, samples=160 * frames, size=size, fingerprint="0123abcd", speaker=speaker)
+    return CodeSequence(codes, sample_rate=8000, hop=160, samples=160 * frames, size=size, fingerprint="0123abcd", speaker=speaker)
 
 
-def assert_same(a: Coded, b: Coded) -> None:
+def assert_same(a: CodeSequence, b: CodeSequence) -> None:
     assert {k: v for k, v in vars(a).items() if k != "codes"} == {k: v for k, v in vars(b).items() if k != "codes"}
     assert a.codes.dtype == b.codes.dtype == torch.int64
     assert torch.equal(a.codes, b.codes)
@@ -91,14 +91,14 @@ def test_every_changed_byte_is_noticed() -> None:
         for flip in (0x01, 0x80, 0xFF):
             damaged = bytearray(data)
             damaged[place] ^= flip
-            with pytest.raises(BadInput, match=r"^seven\.vqw: [^\n]+$"):
+            with pytest.raises(UserInputError, match=r"^seven\.vqw: [^\n]+$"):
                 from_bytes(bytes(damaged), "seven.vqw")
 
 
 def test_every_truncation_and_extension_is_noticed() -> None:
     data = to_bytes(coded())
     for damaged in [data[:n] for n in range(len(data))] + [data[n:] for n in range(1, len(data))] + [data + b"\0", data + data]:
-        with pytest.raises(BadInput, match=r"^seven\.vqw: [^\n]+$"):
+        with pytest.raises(UserInputError, match=r"^seven\.vqw: [^\n]+$"):
             from_bytes(damaged, "seven.vqw")
 
 
@@ -128,36 +128,36 @@ def forge(codes: Tensor, **header: object) -> bytes:
 def test_a_header_that_does_not_fit_its_codes_is_refused(header: dict[str, object]) -> None:
     codes = torch.tensor([[1, 200]])
     assert torch.equal(from_bytes(forge(codes), "x").codes, codes)
-    with pytest.raises(BadInput, match=r"^x: [^\n]+$"):
+    with pytest.raises(UserInputError, match=r"^x: [^\n]+$"):
         from_bytes(forge(codes, **header), "x")
 
 
 def test_a_header_that_is_no_mapping_is_refused() -> None:
     for text in (b"[1]", b"7", b"\xff\xfe", b"{"):
         body = VERSION_1 + struct.pack("<I", len(text)) + text
-        with pytest.raises(BadInput, match="header cannot be read"):
+        with pytest.raises(UserInputError, match="header cannot be read"):
             from_bytes(body + struct.pack("<I", zlib.crc32(body)), "x")
 
 
 def test_other_versions_and_other_files_are_named() -> None:
     data = to_bytes(coded())
-    with pytest.raises(BadInput, match="version 4, expected 1 to 3"):
+    with pytest.raises(UserInputError, match="version 4, expected 1 to 3"):
         from_bytes(data[:3] + b"\x04" + data[4:], "x.vqw")
-    with pytest.raises(BadInput, match=r"not a \.vqw file"):
+    with pytest.raises(UserInputError, match=r"not a \.vqw file"):
         from_bytes(b"RIFF....WAVE", "x.vqw")
 
 
 def test_paths_that_do_not_work_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.vqw", tmp_path):
-        with pytest.raises(BadInput, match=str(path)):
+        with pytest.raises(UserInputError, match=str(path)):
             load_codes(path)
     for path in (tmp_path / "none" / "a.vqw", tmp_path):
-        with pytest.raises(BadInput, match=str(path)):
+        with pytest.raises(UserInputError, match=str(path)):
             save_codes(coded(), path)
     assert list(tmp_path.iterdir()) == []
 
 
-def streamed(it: Coded, sizes: list[int]) -> bytes:
+def streamed(it: CodeSequence, sizes: list[int]) -> bytes:
     """The same codes as a stream, in blocks of these numbers of frames."""
     file = io.BytesIO()
     writer = CodeWriter(file, Header.of(it))
@@ -185,10 +185,10 @@ def test_every_changed_byte_of_a_stream_is_noticed() -> None:
         for flip in (0x01, 0x04, 0x80, 0xFF):
             damaged = bytearray(data)
             damaged[place] ^= flip
-            with pytest.raises(BadInput, match=r"^seven\.vqw: [^\n]+$"):
+            with pytest.raises(UserInputError, match=r"^seven\.vqw: [^\n]+$"):
                 list(CodeReader(io.BytesIO(bytes(damaged)), "seven.vqw"))
     for damaged in [data[:n] for n in range(len(data))] + [data + b"\0"]:
-        with pytest.raises(BadInput):
+        with pytest.raises(UserInputError):
             from_bytes(damaged, "seven.vqw")
 
 
@@ -199,7 +199,7 @@ def test_blocks_of_a_stream_can_neither_be_left_out_nor_exchanged() -> None:
     blocks = [data[head + i * size : head + (i + 1) * size] for i in range(3)]
     assert data == data[:head] + b"".join(blocks) + data[head + 3 * size :]
     for order in ([0, 2], [1, 0, 2], [0, 1, 1, 2]):
-        with pytest.raises(BadInput, match="truncated or damaged"):
+        with pytest.raises(UserInputError, match="truncated or damaged"):
             from_bytes(data[:head] + b"".join(blocks[i] for i in order) + data[head + 3 * size :], "x")
 
 
@@ -213,7 +213,7 @@ def test_a_block_goes_out_as_soon_as_it_is_written() -> None:
             writer.write(codes)
             assert torch.equal(next(blocks).codes, codes)
         target.close()
-        with pytest.raises(BadInput, match="truncated"):
+        with pytest.raises(UserInputError, match="truncated"):
             next(blocks)
 
 
@@ -222,5 +222,5 @@ def test_whole_files_of_both_versions_come_through_a_pipe() -> None:
         reader = CodeReader(io.BytesIO(data), "x")
         assert torch.equal(next(iter(reader)).codes, from_bytes(data, "x").codes)
         assert reader.header.samples == from_bytes(data, "x").samples
-    with pytest.raises(BadInput, match="empty"):
+    with pytest.raises(UserInputError, match="empty"):
         CodeReader(io.BytesIO(b""), "x")

@@ -13,23 +13,23 @@ import torch
 
 from vqwave import audio
 from vqwave.data import Batch, prepare
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.evaluation import Settings, evaluate
 from vqwave.inference.model_folder import load_trained
-from vqwave.inference.speech_model import Codec
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.training.trainer import main
 
 ROOT = Path(__file__).resolve().parents[1]
 CODES = [
-    "model.encoder.kind=frames",
+    "model.encoder.kind=spectral",
     "model.encoder.channels=8",
-    "model.encoder.dim=4",
+    "model.encoder.latent_dim=4",
     "model.encoder.features={kind: log_mel, bands: 8, fmin: 100, fmax: 4000}",
-    "model.quantizer.size=8",
-    "model.readout={channels: 8, features: {kind: log_mel, bands: 8, fmin: 100, fmax: 4000}}",
+    "model.quantizer.codebook_size=8",
+    "model.spectral_decoder={channels: 8, features: {kind: log_mel, bands: 8, fmin: 100, fmax: 4000}}",
     "losses={nll: 0.0, spectral: 1.0, commitment: 0.25}",
 ]
-DECODER = ["model.hears=both", "model.decoder.network={layers: 2, cycle: 2, residual: 4, gate: 4, skip: 4, hidden: 4}", "shown=1"]
+DECODER = ["model.decoder_input=both", "model.decoder.network={layers: 2, cycle: 2, residual: 4, gate: 4, skip: 4, hidden: 4}", "shown=1"]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def experiment(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def train(experiment: ModuleType, run: Path, corpus: Path, *settings: str) -> None:
-    sizes = [f"run={run}", f"data.corpus={corpus}", "data.clip=0.4", "data.batch=2", "data.valid_clip=0.4", "train.steps=2"]
+    sizes = [f"run={run}", f"data.corpus={corpus}", "data.clip_seconds=0.4", "data.batch=2", "data.valid_clip_seconds=0.4", "train.steps=2"]
     main(experiment.VQVAEExperiment, [*sizes, *settings, "--quiet"])
 
 
@@ -67,10 +67,10 @@ def test_the_decoder_is_trained_on_the_codes_of_another_run(experiment: ModuleTy
     for part in ("encoder", "quantizer", "readout"):
         theirs = getattr(codes.model, part).state_dict()
         assert all(torch.equal(value, theirs[name]) for name, value in getattr(whole.model, part).state_dict().items())
-    coded = Codec.load(tmp_path / "codes").encode(np.sin(np.arange(1600, dtype=np.float32)))
-    assert len(Codec.load(tmp_path / "whole").decode(coded, "a")) == 1600
-    with pytest.raises(BadInput, match="this model has codes alone"):
-        Codec.load(tmp_path / "codes").decode(coded, "a")
+    coded = SpeechModel.load(tmp_path / "codes").encode(np.sin(np.arange(1600, dtype=np.float32)))
+    assert len(SpeechModel.load(tmp_path / "whole").decode(coded, "a")) == 1600
+    with pytest.raises(UserInputError, match="this model has codes alone"):
+        SpeechModel.load(tmp_path / "codes").decode(coded, "a")
     untrained = whole.card.spec.build(8000, whole.card.labels).decoder.state_dict()
     assert any(not torch.equal(value, untrained[name]) for name, value in whole.model.decoder.state_dict().items())
 
@@ -94,12 +94,12 @@ def test_a_decoder_of_slices_hears_the_frames_of_whole_clips(
             800,
             800 * frames.shape[-1] // (batch.wave.shape[1] // model.hop),
         )
-        assert torch.equal(frames, model.frames(model.quantizer.decode(model.encode(batch.wave, batch.lengths)), batch.labels))
+        assert torch.equal(frames, model.decoder_features(model.quantizer.decode(model.encode(batch.wave, batch.lengths)), batch.labels))
     assert len(seen) == 2
     for wrong in (["slice=0.1"], [*settings, "slice=0.5"]):
         with pytest.raises(SystemExit):
             train(experiment, tmp_path / "wrong", corpus, *wrong)
-        assert "expected at most data.clip, and a run of codes" in capsys.readouterr().err
+        assert "expected at most data.clip_seconds, and a run of codes" in capsys.readouterr().err
 
 
 def test_codes_come_from_a_vqvae(experiment: ModuleType, corpus: Path, tmp_path: Path) -> None:
@@ -114,9 +114,9 @@ def test_a_cycle_needs_an_encoder_that_hears_the_readout(
 ) -> None:
     cycle = "losses={nll: 0.0, spectral: 1.0, commitment: 0.25, cycle: 1.0}"
     with pytest.raises(SystemExit) as stop:
-        train(experiment, tmp_path / "no", corpus, *CODES, cycle, "model.readout.features.bands=9")
+        train(experiment, tmp_path / "no", corpus, *CODES, cycle, "model.spectral_decoder.features.bands=9")
     assert stop.value.code == 2
-    assert "losses.cycle: expected a readout" in capsys.readouterr().err
+    assert "losses.cycle_consistency: expected a readout" in capsys.readouterr().err
     train(experiment, tmp_path / "run", corpus, *CODES, cycle, "train.log_every=1")
     assert '"train/cycle"' in (tmp_path / "run" / "metrics.jsonl").read_text()
 
@@ -124,7 +124,7 @@ def test_a_cycle_needs_an_encoder_that_hears_the_readout(
 def test_codes_that_are_taken_have_no_losses_of_their_own(
     experiment: ModuleType, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    listener = ["model.listener.channels=8", "losses={nll: 0.0, spectral: 1.0, commitment: 0.25, listening: 0.1}"]
+    listener = ["model.conversion_classifier.channels=8", "losses={nll: 0.0, spectral: 1.0, commitment: 0.25, listening: 0.1}"]
     train(experiment, tmp_path / "codes", corpus, *CODES, *listener, "train.log_every=1")  # it may listen without a say
     rows = (tmp_path / "codes" / "metrics.jsonl").read_text()
     assert '"train/listening"' in rows
@@ -133,7 +133,7 @@ def test_codes_that_are_taken_have_no_losses_of_their_own(
         train(experiment, tmp_path / "no", corpus, f"codes={tmp_path / 'codes'}", *DECODER, "losses={nll: 1.0, spectral: 1.0}")
     assert "losses.spectral: expected no `codes`" in capsys.readouterr().err
     train(experiment, tmp_path / "whole", corpus, f"codes={tmp_path / 'codes'}", *DECODER, *listener[:1])
-    assert load_trained(tmp_path / "whole").card.spec.listener is None
+    assert load_trained(tmp_path / "whole").card.spec.conversion_classifier is None
     found = evaluate(tmp_path / "codes", corpus, Settings(split="valid", only=("nll", "codes")))
     assert "codes alone" in found.skipped["nll"]
     assert {row.group for row in found.rows} == {"codes"}

@@ -48,7 +48,7 @@ def distilled(
 ) -> tuple[FlowStack, float, float]:
     """Flows trained for some seconds, their KL in nats a sample and its standard error, away from the silent start."""
     torch.manual_seed(0)
-    networks = [StackSpec(layers=n, cycle=10, kernel=2, residual=16, gate=16, skip=0, hidden=16) for n in layers]
+    networks = [StackSpec(layers=n, dilation_cycle=10, kernel_size=2, residual_channels=16, gate_channels=16, skip_channels=0, hidden_channels=16) for n in layers]
     flows, steps = FlowStack(networks, 0, SCALE, fold=fold, stagger=stagger), 140
     optimizer = torch.optim.Adam(flows.parameters(), betas=(0.9, 0.98))
     for step in range(steps):
@@ -66,7 +66,7 @@ def distilled(
     ("family", "kl", "exact"),
     [
         (GaussianMixture, ClosedGaussian(), ClosedGaussian()),
-        (LogisticMixture, RandomisedQuantiles(draws=4), GaussLegendre(nodes=128)),
+        (LogisticMixture, RandomisedQuantiles(num_samples=4), GaussLegendre(nodes=128)),
     ],
 )
 def test_a_flow_that_hears_enough_becomes_the_teacher(family: type[Mixture], kl: KL, exact: KL) -> None:

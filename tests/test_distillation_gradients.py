@@ -23,10 +23,10 @@ from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
 from vqwave.rng import keyed
 from vqwave.training.experiment import DataSpec, OptimSpec, TrainSpec
-from vqwave.training.trainer import Loop
+from vqwave.training.trainer import Trainer
 
 F64 = torch.float64
-NETWORK = StackSpec(layers=2, cycle=2, kernel=2, residual=6, gate=6, skip=6, hidden=6)
+NETWORK = StackSpec(layers=2, dilation_cycle=2, kernel_size=2, residual_channels=6, gate_channels=6, skip_channels=6, hidden_channels=6)
 LOSSES = {
     "kl": 1.0,
     "spread": 1.0,
@@ -57,14 +57,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def loop(experiment_script: Callable[[str], ModuleType], folder: Path, tmp_path: Path) -> Loop:
+def loop(experiment_script: Callable[[str], ModuleType], folder: Path, tmp_path: Path) -> Trainer:
     """A distillation that has not begun: of a normal teacher into a normal student."""
     script = experiment_script("distill")
     config = script.Config(
         run=tmp_path / "run",
         teacher=folder / "teacher",
-        data=DataSpec(corpus=folder / "corpus", clip=0.03, batch=4, valid_clip=0.03, valid_clips=2),
-        model=StudentSpec(flows=(2, 2), network=replace(NETWORK, skip=0), base="gaussian"),
+        data=DataSpec(corpus=folder / "corpus", clip_seconds=0.03, batch=4, valid_clip_seconds=0.03, valid_clips=2),
+        model=StudentSpec(flows=(2, 2), network=replace(NETWORK, skip_channels=0), base="gaussian"),
         losses=LOSSES,
         contrastive=ContrastiveSpec(other="labels"),
         power=PowerSpec(fft=64, hop=16),
@@ -72,14 +72,14 @@ def loop(experiment_script: Callable[[str], ModuleType], folder: Path, tmp_path:
         optim=OptimSpec(),
         train=TrainSpec(steps=1, threads=1),
     )
-    loop = Loop(script.DistillExperiment(config), quiet=True)
+    loop = Trainer(script.DistillExperiment(config), quiet=True)
     loop.held.close()
     return loop
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_gradient_is_the_slope_of_its_loss(
-    loop: Loop, name: str, monkeypatch: pytest.MonkeyPatch
+    loop: Trainer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By central differences along the gradient, for fixed noise: no path is detached.
 
@@ -127,7 +127,7 @@ def test_the_kl_by_fixed_quantiles_is_the_integral(family: type[Mixture]) -> Non
 
 
 def test_the_evaluation_of_a_student_gives_its_kl(
-    loop: Loop, experiment_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+    loop: Trainer, experiment_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between normals, the KL by the evaluation's 16 quantiles is near that in closed form."""
     with torch.inference_mode():

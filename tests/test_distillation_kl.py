@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vqwave.distributions import Gaussian, GaussianMixture, Logistic, LogisticMixture, Mixture, MixtureOfGaussians
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.losses import ClosedGaussian, ContrastiveSpec, GaussLegendre, IndependentDraws, RandomisedQuantiles, spread
 
 SCALE, T, F64 = 0.05, 600, torch.float64
@@ -65,9 +65,9 @@ def test_drawn_estimators_are_unbiased_and_within_the_table(
 
 @pytest.mark.parametrize("kind", [IndependentDraws, RandomisedQuantiles])
 def test_two_teachers_are_compared_with_the_same_draws(kind: type[IndependentDraws]) -> None:
-    divergence = kind(draws=3).of(student())
+    divergence = kind(num_samples=3).of(student())
     torch.testing.assert_close(divergence(teacher(0.3)), divergence(teacher(0.3)), rtol=0, atol=0)
-    assert not torch.equal(kind(draws=3).of(student())(teacher(0.3)), divergence(teacher(0.3)))
+    assert not torch.equal(kind(num_samples=3).of(student())(teacher(0.3)), divergence(teacher(0.3)))
 
 
 @pytest.mark.parametrize(("q", "p"), [((0.02, 0.04), (-0.03, 0.07)), ((0.0, 0.3), (0.0, 0.01)), ((0.1, 0.002), (0.1, 0.002))])
@@ -76,7 +76,7 @@ def test_closed_gaussian_is_torchs(q: tuple[float, float], p: tuple[float, float
     found = ClosedGaussian().of(student(GaussianMixture, *q))(student(GaussianMixture, *p))
     assert found.mean().item() == pytest.approx(expected, rel=1e-6, abs=1e-12)
     torch.testing.assert_close(
-        RandomisedQuantiles(draws=1).of(student(GaussianMixture, *q))(student(GaussianMixture, *p)).shape, found.shape
+        RandomisedQuantiles(num_samples=1).of(student(GaussianMixture, *q))(student(GaussianMixture, *p)).shape, found.shape
     )
 
 
@@ -100,12 +100,12 @@ def test_the_regularised_kl_of_clarinet() -> None:
 def test_what_the_closed_form_refuses() -> None:
     ClosedGaussian().check("gaussian", Gaussian())
     for base, head in (("logistic", Gaussian()), ("gaussian", Logistic()), ("gaussian", MixtureOfGaussians())):
-        with pytest.raises(BadInput, match=f"gaussian, with a {base} student of a {head.kind} teacher"):
+        with pytest.raises(UserInputError, match=f"gaussian, with a {base} student of a {head.kind} teacher"):
             ClosedGaussian().check(base, head)
     for wrong in (teacher(1.0), student(LogisticMixture)):
-        with pytest.raises(BadInput, match="LogisticMixture, expected one normal"):
+        with pytest.raises(UserInputError, match="LogisticMixture, expected one normal"):
             ClosedGaussian().of(student(GaussianMixture))(wrong)
-    with pytest.raises(BadInput, match="several components"):
+    with pytest.raises(UserInputError, match="several components"):
         spread(student(), teacher(1.0))
 
 
@@ -116,7 +116,7 @@ def test_contrast_takes_another_clip_or_another_speaker() -> None:
         assert torch.equal(wrong, frames.roll(1, 0) if moved else frames)
         assert heard is voice
     for few in (None, frames[:1]):
-        with pytest.raises(BadInput, match=r"contrastive\.other"):
+        with pytest.raises(UserInputError, match=r"contrastive\.other"):
             ContrastiveSpec().wrong(few, labels, others)
     assert ContrastiveSpec(other="labels").wrong(None, labels, others) == (None, others)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from vqwave import audio
 from vqwave.data import Corpus, prepare
 from vqwave.distributions import Distribution, LogisticMixture, MixtureOfLogistics
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.losses import (
     AdversarialSpec,
@@ -39,10 +39,10 @@ from vqwave.models.discriminator import DiscriminatorSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
 from vqwave.training.experiment import DataSpec, OptimSpec, TrainSpec
-from vqwave.training.trainer import Loop
+from vqwave.training.trainer import Trainer
 
 F64 = torch.float64
-NETWORK = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)
+NETWORK = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
 
 
 def waves(B: int = 2, T: int = 4096) -> Tensor:
@@ -176,7 +176,7 @@ def distilled() -> Distilled:
         raise AssertionError("a second teacher was asked for")
 
     student = LogisticMixture(zero, zero, zero - 3)
-    divergence = RandomisedQuantiles(draws=2).of(student)
+    divergence = RandomisedQuantiles(num_samples=2).of(student)
     return Distilled(x, x.flip(1), torch.ones(2, 4096, dtype=torch.bool), student, student, divergence, contrast)
 
 
@@ -185,7 +185,7 @@ def test_only_losses_with_a_weight_are_computed() -> None:
         DistillationSpec(), {"kl": 1.0, "stft": 0.5, "contrastive": 0.0, "perceptual": 0.0, "adversarial": 0.0}
     )
     assert set(losses(distilled())) == {"kl", "stft"}
-    assert losses.adversary is None
+    assert losses.domain_adversarial is None
     with pytest.raises(AssertionError, match="second teacher"):
         DistillationLosses(DistillationSpec(), {"contrastive": -0.3})(distilled())
 
@@ -228,13 +228,13 @@ def config(script: ModuleType, folders: tuple[Path, Path], run: Path) -> object:
     return script.Config(
         run=run,
         teacher=folders[1],
-        data=DataSpec(corpus=folders[0], clip=0.03, batch=4, valid_clip=0.03, valid_clips=2),
-        model=StudentSpec(flows=(2, 2), network=NETWORK, fold=2, stagger=True),
+        data=DataSpec(corpus=folders[0], clip_seconds=0.03, batch=4, valid_clip_seconds=0.03, valid_clips=2),
+        model=StudentSpec(flows=(2, 2), network=NETWORK, squeeze=2, stagger_blocks=True),
         losses={"kl": 1.0, "contrastive": -0.3, "adversarial": 4.0},
         contrastive=ContrastiveSpec(other="labels"),
         adversarial=ADVERSARY,
         optim=OptimSpec(lr=1e-2, warmup=2),
-        train=TrainSpec(steps=8, accumulate=2, log_every=4, valid_every=8, save_every=4, threads=1),
+        train=TrainSpec(steps=8, grad_accumulation=2, log_every=4, valid_every=8, save_every=4, threads=1),
         shown=1,
     )
 
@@ -242,14 +242,14 @@ def config(script: ModuleType, folders: tuple[Path, Path], run: Path) -> object:
 def test_a_killed_run_with_a_discriminator_resumes_bit_for_bit(
     script: ModuleType, folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    Loop(script.DistillExperiment(config(script, folders, tmp_path / "whole")), quiet=True).run()
-    loop = Loop(script.DistillExperiment(config(script, folders, tmp_path / "broken")), quiet=True)
+    Trainer(script.DistillExperiment(config(script, folders, tmp_path / "whole")), quiet=True).run()
+    loop = Trainer(script.DistillExperiment(config(script, folders, tmp_path / "broken")), quiet=True)
     batches = loop.batches()
     for _ in range(4):
         loop._optimize(batches)
     loop._save()
     loop.held.close()  # as a killed process leaves the folder
-    Loop(script.DistillExperiment(config(script, folders, tmp_path / "broken")), quiet=True).run()
+    Trainer(script.DistillExperiment(config(script, folders, tmp_path / "broken")), quiet=True).run()
     ends = [tmp_path / run / "checkpoints" / "step-00000008" for run in ("whole", "broken")]
     for name in ("network", "average", "optimizer", "beside"):
         first, second = ((end / f"{name}.safetensors").read_bytes() for end in ends)
@@ -260,10 +260,10 @@ def test_a_killed_run_with_a_discriminator_resumes_bit_for_bit(
 def test_what_distillation_refuses(script: ModuleType, folders: tuple[Path, Path], tmp_path: Path) -> None:
     good = config(script, folders, tmp_path)
     for changed, complaint in (
-        ({"model": replace(good.model, direction="maf")}, "model.direction: maf, expected iaf"),
+        ({"model": replace(good.model, flow_type="maf")}, "model.flow_type: maf, expected iaf"),
         ({"kl": ClosedGaussian()}, "kl.kind: gaussian"),
         ({"losses": {"perceptual": 1.0}, "perceptual": replace(good.perceptual, classifier=folders[1])}, "is no classifier"),
         ({"contrastive": ContrastiveSpec(other="frames")}, "contrastive.other: frames, with a teacher that hears none"),
     ):
-        with pytest.raises(BadInput, match=complaint):
-            Loop(script.DistillExperiment(replace(good, run=tmp_path / complaint[:5], **changed)), quiet=True).run()
+        with pytest.raises(UserInputError, match=complaint):
+            Trainer(script.DistillExperiment(replace(good, run=tmp_path / complaint[:5], **changed)), quiet=True).run()

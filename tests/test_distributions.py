@@ -24,7 +24,7 @@ from vqwave.distributions import (
     MuLaw,
     bits_per_sample,
 )
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 HEADS = [
     MuLaw(),
@@ -32,7 +32,7 @@ HEADS = [
     LinearBins(classes=100),
     MixtureOfLogistics(),
     MixtureOfLogistics(components=1),
-    MixtureOfLogistics(components=3, levels=8),
+    MixtureOfLogistics(components=3, sample_bits=8),
     MixtureOfGaussians(components=3),
     Gaussian(),
     Logistic(),
@@ -92,7 +92,7 @@ def test_the_usual_edge_test_would_not_sum_to_one(location: float, scale: float,
 
 @pytest.mark.parametrize("levels_", [8, 16])
 def test_a_mixture_on_a_grid_sums_to_one(levels_: int) -> None:
-    head = MixtureOfLogistics(levels=levels_)
+    head = MixtureOfLogistics(sample_bits=levels_)
     assert head(params(head)).log_prob(levels(levels_)).exp().sum().item() == pytest.approx(1, abs=2e-8)
 
 
@@ -214,7 +214,7 @@ def test_temperature_zero_takes_the_likeliest(head: Head) -> None:
     else:
         assert torch.equal(head.encode(found), best)
     for cold in (-0.1, math.nan, math.inf):
-        with pytest.raises(BadInput, match="temperature"):
+        with pytest.raises(UserInputError, match="temperature"):
             head(raw, cold)
 
 

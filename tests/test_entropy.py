@@ -14,10 +14,10 @@ import soundfile
 import torch
 
 from vqwave.cli import main
-from vqwave.codes import Coded, from_bytes, load_codes, load_header, save_codes, seal, to_bytes
+from vqwave.codes import CodeSequence, from_bytes, load_codes, load_header, save_codes, seal, to_bytes
 from vqwave.codes.file_format import header_of
 from vqwave.decode.code_sampling import sample_codes
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.inference.code_prior import CodePrior
 from vqwave.inference.entropy_coding import PRECISION, compress, decompress, frequencies
 from vqwave.inference.model_folder import ModelCard, save_trained
@@ -35,17 +35,17 @@ SPEAKERS = ["ann", "bob"]
 def prior(books: int = 1, size: int = 40, *, seed: int = 0) -> CodePrior:
     """A prior of random weights that is sure of what it says: few bits a code."""
     torch.manual_seed(seed)
-    stack = Stack(StackSpec(layers=4, cycle=4, residual=12, gate=12, skip=12, hidden=16), size + 1, 6)
+    stack = Stack(StackSpec(layers=4, dilation_cycle=4, residual_channels=12, gate_channels=12, skip_channels=12, hidden_channels=16), size + 1, 6)
     conditioner = ConditionerSpec(channels=6).build(0, 1, {"speaker": [*SPEAKERS, "untold"]})
     heard, place = torch.nn.Embedding(books * (size + 1), 12), torch.nn.Embedding(books, 12)
     stack.out.weight.data.mul_(12)
     conditioner.embeddings["speaker"].weight.data.mul_(4)
-    network = CodeNetwork(heard, place, stack, conditioner, untold=0.1)
+    network = CodeNetwork(heard, place, stack, conditioner, label_dropout=0.1)
     return CodePrior(network.exact(), {"speaker": SPEAKERS}, codec="c0dec", sample_rate=8000, hop=160)
 
 
-def coded(codes: torch.Tensor, size: int = 40, speaker: str | None = None) -> Coded:
-    return Coded(codes, 8000, 160, 160 * codes.shape[1], size, "c0dec", speaker)
+def coded(codes: torch.Tensor, size: int = 40, speaker: str | None = None) -> CodeSequence:
+    return CodeSequence(codes, 8000, 160, 160 * codes.shape[1], size, "c0dec", speaker)
 
 
 @pytest.fixture(autouse=True)
@@ -110,17 +110,17 @@ def test_what_was_coded_with_one_prior_is_refused_by_another() -> None:
     coder, codes = prior(), torch.randint(40, (1, 30))
     data = to_bytes(coded(codes), coder)
     with pytest.raises(
-        BadInput, match=rf"x\.vqw: is entropy-coded with prior {coder.fingerprint}, expected that prior: --prior RUN"
+        UserInputError, match=rf"x\.vqw: is entropy-coded with prior {coder.fingerprint}, expected that prior: --prior RUN"
     ):
         from_bytes(data, "x.vqw")
     other = prior(seed=1)
-    with pytest.raises(BadInput, match=rf"with prior {coder.fingerprint}, found prior {other.fingerprint}"):
+    with pytest.raises(UserInputError, match=rf"with prior {coder.fingerprint}, found prior {other.fingerprint}"):
         from_bytes(data, "x.vqw", other)
     assert prior().fingerprint == coder.fingerprint
     assert replace(coder, labels={"speaker": SPEAKERS[::-1]}).fingerprint != coder.fingerprint
-    with pytest.raises(BadInput, match="of codec c0dec, the prior knows those of another"):
+    with pytest.raises(UserInputError, match="of codec c0dec, the prior knows those of another"):
         to_bytes(coded(codes), replace(coder, codec="another"))
-    with pytest.raises(BadInput, match="1 books of 41 codes, the prior knows 1 of 40"):
+    with pytest.raises(UserInputError, match="1 books of 41 codes, the prior knows 1 of 40"):
         to_bytes(coded(codes, 41), coder)
 
 
@@ -136,16 +136,16 @@ def test_damage_is_refused() -> None:
     for place in range(0, len(data), 3):
         damaged = bytearray(data)
         damaged[place] ^= 0x10
-        with pytest.raises(BadInput, match=r"^x\.vqw: [^\n]+$"):
+        with pytest.raises(UserInputError, match=r"^x\.vqw: [^\n]+$"):
             from_bytes(bytes(damaged), "x.vqw", coder)
     forged = bytearray(data[:-4])
     forged[-6] ^= 0x10
-    with pytest.raises(BadInput, match=r"x\.vqw: its codes do not match their checksum"):
+    with pytest.raises(UserInputError, match=r"x\.vqw: its codes do not match their checksum"):
         from_bytes(bytes(forged) + struct.pack("<I", zlib.crc32(forged)), "x.vqw", coder)
     header = header_of(data, "x.vqw")
     payload = data[-4 - header.payload : -4]
     for change in ({"frames": 10**9}, {"prior": "3"}, {"check": 0}, {"samples": 1}, {"hop": 1}):
-        with pytest.raises(BadInput, match=r"^x\.vqw: [^\n]+$"):
+        with pytest.raises(UserInputError, match=r"^x\.vqw: [^\n]+$"):
             from_bytes(seal(replace(header, **change), payload), "x.vqw", coder)
 
 
@@ -171,20 +171,20 @@ def test_many_books_read_back_frame_by_frame() -> None:
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "constriction", None)
-    with pytest.raises(BadInput, match=r"pip install 'vqwave\[code\]'"):
+    with pytest.raises(UserInputError, match=r"pip install 'vqwave\[code\]'"):
         to_bytes(coded(torch.randint(40, (1, 3))), prior())
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A prior's model folder with random weights, and a recording beside it."""
-    small = StackSpec(layers=2, residual=4, gate=4, skip=4, hidden=4)
+    small = StackSpec(layers=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
     codec = VQVAESpec(
         encoder=FrameEncoderSpec(channels=8),
-        quantizer=EMAQuantizerSpec(size=16),
+        quantizer=EMAQuantizerSpec(codebook_size=16),
         decoder=WaveNetSpec(network=small, conditioner=ConditionerSpec(channels=4)),
     )
-    spec = PriorSpec(network=small, conditioner=ConditionerSpec(channels=4, labels=("speaker", "text")), codec=codec)
+    spec = PriorSpec(network=small, conditioner=ConditionerSpec(channels=4, categorical=("speaker", "text")), codec=codec)
     labels = {"speaker": SPEAKERS, "text": ["yes", "no"]}
     torch.manual_seed(0)
     built = spec.build(8000, labels)

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vqwave.codes import Coded, Header, PitchCodes, from_bytes, seal, to_bytes
+from vqwave.codes import CodeSequence, Header, PitchCodes, from_bytes, seal, to_bytes
 from vqwave.codes.file_format import header_of
 from vqwave.data.voices import UNVOICED, VoicePitch
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.inference.code_prior import CodePrior
 from vqwave.models.prior import CodeNetwork, CodeStream
 from vqwave.models.symbols import PitchBooks, SymbolOrder
@@ -30,23 +30,23 @@ def _constriction() -> None:
 def prior(order: SymbolOrder, *, seed: int = 0) -> CodePrior:
     """A prior of random weights that is sure of what it gives: few bits a code."""
     torch.manual_seed(seed)
-    spec = StackSpec(layers=4, cycle=4, residual=12, gate=12, skip=12, hidden=16)
+    spec = StackSpec(layers=4, dilation_cycle=4, residual_channels=12, gate_channels=12, skip_channels=12, hidden_channels=16)
     stack = Stack(spec, order.outputs, 6)
     conditioner = ConditionerSpec(channels=6).build(0, 1, {"speaker": [*VOICES, "untold"]})
     heard = torch.nn.Embedding(sum(order.sizes) + len(order.sizes), 12)
     place = torch.nn.Embedding(order.slots, 12)
     stack.out.weight.data.mul_(12)
-    network = CodeNetwork(heard, place, stack, conditioner, pitch=order.pitch, untold=0.1)
+    network = CodeNetwork(heard, place, stack, conditioner, pitch=order.pitch, label_dropout=0.1)
     return CodePrior(network.exact(), {"speaker": [*VOICES]}, "c0dec", 8000, 160, voices=VOICES)
 
 
-def coded(order: SymbolOrder, frames: int, speaker: str | None = None) -> Coded:
+def coded(order: SymbolOrder, frames: int, speaker: str | None = None) -> CodeSequence:
     generator, pitch = torch.Generator().manual_seed(frames), order.pitch
     codes = torch.randint(order.size, (order.books, frames), generator=generator)
     slow = (pitch.books, -(-frames // pitch.ratio))
     melody = torch.randint(pitch.size, slow, generator=generator)
     pitch_codes = PitchCodes(melody, 160 * pitch.ratio, pitch.size, 0.5, 0.2)
-    return Coded(codes, 8000, 160, 160 * frames, order.size, "c0dec", speaker, pitch_codes)
+    return CodeSequence(codes, 8000, 160, 160 * frames, order.size, "c0dec", speaker, pitch_codes)
 
 
 ORDER = SymbolOrder(1, 40, PitchBooks(1, 20, 4))
@@ -107,19 +107,19 @@ def test_draws_are_codes_of_the_speaker_s_range() -> None:
 def test_codes_of_another_kind_are_refused() -> None:
     coder, it = prior(ORDER), coded(ORDER, 13)
     with pytest.raises(
-        BadInput,
+        UserInputError,
         match=r"^no pitch codes, the prior knows 1 books of 20 pitch codes, one for 4 frames$",
     ):
         to_bytes(replace(it, pitch=None), coder)
     with pytest.raises(
-        BadInput,
+        UserInputError,
         match=r"^1 books of 20 pitch codes, one for 4 frames, the prior knows no pitch codes$",
     ):
         to_bytes(it, prior(SymbolOrder(1, 40)))
     other = SymbolOrder(1, 40, PitchBooks(1, 20, 2))
-    with pytest.raises(BadInput, match=r"one for 4 frames, the prior knows .* one for 2 frames"):
+    with pytest.raises(UserInputError, match=r"one for 4 frames, the prior knows .* one for 2 frames"):
         to_bytes(it, prior(other))
-    with pytest.raises(BadInput, match=f"with prior {coder.fingerprint}, expected that prior"):
+    with pytest.raises(UserInputError, match=f"with prior {coder.fingerprint}, expected that prior"):
         from_bytes(to_bytes(it, coder), "x")
     assert prior(other).fingerprint != coder.fingerprint
 
@@ -129,12 +129,12 @@ def test_damage_is_refused_in_a_line() -> None:
     data = to_bytes(it, coder)
     for place in range(0, len(data), 3):
         damaged = data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :]
-        with pytest.raises(BadInput, match=r"^x\.vqw: [^\n]+$"):
+        with pytest.raises(UserInputError, match=r"^x\.vqw: [^\n]+$"):
             from_bytes(damaged, "x.vqw", coder)
     header = header_of(data, "x")
     for payload in (b"", b"\xff" * 12, b"\x12\x34" * 9):
-        with pytest.raises(BadInput, match=r"^x: its (codes do not match|bytes are no codes)"):
+        with pytest.raises(UserInputError, match=r"^x: its (codes do not match|bytes are no codes)"):
             from_bytes(seal(header, payload), "x", coder)
     wrong = replace(header, check=zlib.crc32(b"else"))
-    with pytest.raises(BadInput, match=r"^x: its codes do not match their checksum"):
+    with pytest.raises(UserInputError, match=r"^x: its codes do not match their checksum"):
         from_bytes(seal(wrong, coder.encode(it)), "x", coder)

@@ -18,12 +18,12 @@ from vqwave.audio import to_int16
 from vqwave.cli import main
 from vqwave.data import Corpus
 from vqwave.distributions import MixtureOfLogistics
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.evaluation import Settings, chosen, evaluate
-from vqwave.evaluation.context import Material
+from vqwave.evaluation.context import EvaluationContext
 from vqwave.evaluation.readme_table import BEGIN, END, put, read_written, section
 from vqwave.evaluation.recognition import conversion
-from vqwave.evaluation.result import Figure, Result, confusion
+from vqwave.evaluation.result import MetricValue, Result, confusion
 from vqwave.evaluation.table import text_table
 from vqwave.features import LogMelSpec
 from vqwave.inference.model_folder import ModelCard, save_trained
@@ -36,15 +36,15 @@ from vqwave.nn.wavenet import StackSpec
 
 RATE = 8000
 SPEAKERS, TEXTS = ["high", "low", "middle"], ["down", "up"]
-STACK = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)
+STACK = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
 WAVENET = WaveNetSpec(head=MixtureOfLogistics(components=2), network=STACK, conditioner=ConditionerSpec(channels=4))
 VQVAE = VQVAESpec(
-    encoder=FrameEncoderSpec(features=LogMelSpec(bands=8, fmax=4000), channels=8, dim=4),
-    quantizer=EMAQuantizerSpec(size=8),
+    encoder=FrameEncoderSpec(features=LogMelSpec(bands=8, fmax=4000), channels=8, latent_dim=4),
+    quantizer=EMAQuantizerSpec(codebook_size=8),
     decoder=WAVENET,
 )
-STUDENT = replace(VQVAE, decoder=StudentSpec(flows=(2,), network=replace(STACK, skip=0), conditioner=ConditionerSpec(channels=4)))
-PRIOR = PriorSpec(network=STACK, conditioner=ConditionerSpec(channels=4, labels=("speaker", "text")), codec=VQVAE)
+STUDENT = replace(VQVAE, decoder=StudentSpec(flows=(2,), network=replace(STACK, skip_channels=0), conditioner=ConditionerSpec(channels=4)))
+PRIOR = PriorSpec(network=STACK, conditioner=ConditionerSpec(channels=4, categorical=("speaker", "text")), codec=VQVAE)
 QUICK = Settings(split="test", batch=64, resamples=50, takes=1)
 
 
@@ -109,7 +109,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A judge of few steps, voices of few seconds, short babble."""
     small = replace(recognizer.DEFAULT, steps=120, batch=12, channels=16)
     monkeypatch.setattr("vqwave.evaluation.context.DEFAULT", small)
-    real = recognizer.judge_of
+    real = recognizer.recognizer_of
     monkeypatch.setattr(
         "vqwave.evaluation.context.judge_of", lambda corpus, keep, progress: real(corpus, small, keep=keep, progress=progress)
     )
@@ -118,7 +118,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vqwave.evaluation.recognition.LONGEST_WORD", 0.2)
 
 
-def figures(result: Result) -> dict[str, dict[str, Figure]]:
+def figures(result: Result) -> dict[str, dict[str, MetricValue]]:
     return {row.key: row.figures for row in result.rows}
 
 
@@ -179,15 +179,15 @@ def test_the_likelihood_is_the_codecs(place: Path) -> None:
 
 def test_a_limit_is_spread_and_the_same_every_time(place: Path) -> None:
     corpus, codec = Corpus.open(place / "corpus"), vqwave.load(place / "vqvae")
-    first, second = (Material(corpus, codec, None, replace(QUICK, limit=5)) for _ in range(2))
+    first, second = (EvaluationContext(corpus, codec, None, replace(QUICK, limit=5)) for _ in range(2))
     assert first.rows == second.rows
     assert len(set(first.rows)) == 5
     assert len({corpus.utterances[row].speaker for row in first.rows}) > 1
-    assert all(len(wave) <= 1600 for wave in Material(corpus, codec, None, replace(QUICK, seconds=0.2)).waves)
+    assert all(len(wave) <= 1600 for wave in EvaluationContext(corpus, codec, None, replace(QUICK, seconds=0.2)).waves)
 
 
 def test_others_are_of_another_speaker_and_word(place: Path) -> None:
-    material = Material(Corpus.open(place / "corpus"), vqwave.load(place / "vqvae"), None, QUICK)
+    material = EvaluationContext(Corpus.open(place / "corpus"), vqwave.load(place / "vqvae"), None, QUICK)
     for own, other in enumerate(material.others()):
         assert material.label("speaker")[own] != material.label("speaker")[other]
         assert material.label("text")[own] != material.label("text")[other]
@@ -196,7 +196,7 @@ def test_others_are_of_another_speaker_and_word(place: Path) -> None:
 def test_conversion_counts_a_perfect_converter_as_one(place: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recordings of the target saying the same word stand for conversions: what the judge hears of recordings is reached."""
     corpus = Corpus.open(place / "corpus")
-    material = Material(corpus, vqwave.load(place / "vqvae"), None, replace(QUICK, keep=kept))
+    material = EvaluationContext(corpus, vqwave.load(place / "vqvae"), None, replace(QUICK, keep=kept))
 
     def perfect(system: str, name: str, coded: list, voices: list[int], texts: list[int] | None = None) -> list[np.ndarray]:
         assert texts is not None
@@ -277,7 +277,7 @@ def test_frames_are_shuffled_in_batches_of_any_size(
 
 def test_names_of_measures() -> None:
     assert chosen(("digits", "words", "mcd")) == ("words", "spectral")
-    with pytest.raises(BadInput, match="did you mean"):
+    with pytest.raises(UserInputError, match="did you mean"):
         chosen(("speakrs",))
 
 
@@ -325,9 +325,9 @@ def test_the_readme_gets_its_table(place: Path, tmp_path: Path) -> None:
     assert section([read_written(out)]) in text
     bare = tmp_path / "bare.md"
     bare.write_text("nothing")
-    with pytest.raises(BadInput, match="expected the lines"):
+    with pytest.raises(UserInputError, match="expected the lines"):
         put(bare, "x")
     assert bare.read_text() == "nothing"
     out.write_text("{}")
-    with pytest.raises(BadInput, match="expected an evaluation"):
+    with pytest.raises(UserInputError, match="expected an evaluation"):
         read_written(out)

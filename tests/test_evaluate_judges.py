@@ -14,18 +14,18 @@ import vqwave
 from vqwave.audio import Wave, to_int16, write
 from vqwave.cli import main
 from vqwave.distributions import MixtureOfLogistics
-from vqwave.errors import BadInput, Note
+from vqwave.errors import Note, UserInputError
 from vqwave.evaluation import Settings, evaluate, panel
 from vqwave.evaluation.baselines import own_frames, true_frames
-from vqwave.evaluation.context import Material
+from vqwave.evaluation.context import EvaluationContext
 from vqwave.evaluation.folders import evaluate_folders, pairs, read_transcripts
 from vqwave.evaluation.panel import Measure, Panel, clustered, losses, ratio
-from vqwave.evaluation.result import Figure, Result
+from vqwave.evaluation.result import MetricValue, Result
 from vqwave.features import LogMelSpec
 from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.metrics.recognition import Recogniser
 from vqwave.models import VQVAESpec, WaveNetSpec
-from vqwave.nn.auxiliary.spectral_decoder import ReadoutSpec
+from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoderSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
@@ -34,16 +34,16 @@ from vqwave.nn.wavenet import StackSpec
 RATE = 8000
 PITCHES = {"high": 210, "low": 95}
 FEATURES = LogMelSpec(bands=16, fmax=4000.0)
-STACK = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)
+STACK = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
 SPEC = VQVAESpec(
-    encoder=FrameEncoderSpec(features=FEATURES, channels=8, dim=4),
-    quantizer=EMAQuantizerSpec(size=8),
-    readout=ReadoutSpec(features=FEATURES, channels=8),
-    hears="frames",
+    encoder=FrameEncoderSpec(features=FEATURES, channels=8, latent_dim=4),
+    quantizer=EMAQuantizerSpec(codebook_size=8),
+    spectral_decoder=SpectralDecoderSpec(features=FEATURES, channels=8),
+    decoder_input="frames",
     decoder=WaveNetSpec(
         head=MixtureOfLogistics(components=2),
         network=STACK,
-        conditioner=ConditionerSpec(channels=4, labels=("speaker",)),
+        conditioner=ConditionerSpec(channels=4, categorical=("speaker",)),
     ),
 )
 SETTINGS = Settings(seconds=60.0, resamples=20)
@@ -108,7 +108,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vqwave.evaluation.context.TARGET_SECONDS", 0.5)
 
 
-def figures(result: Result) -> dict[str, dict[str, Figure]]:
+def figures(result: Result) -> dict[str, dict[str, MetricValue]]:
     return {row.key: row.figures for row in result.rows}
 
 
@@ -148,10 +148,10 @@ def test_conversions_beside_a_perfect_converter(
     pytest.importorskip("parselmouth", reason="F0 is Praat's: pip install 'vqwave[metrics]'")
     recordings = {name: buzz(pitch, 0.3) for name, pitch in PITCHES.items()}
 
-    def decoded(self: Material, system: str, name: str, coded: list, *_: object) -> list[Wave]:
+    def decoded(self: EvaluationContext, system: str, name: str, coded: list, *_: object) -> list[Wave]:
         return [recordings[item.speaker].copy() for item in coded]
 
-    monkeypatch.setattr(Material, "_decoded", decoded)
+    monkeypatch.setattr(EvaluationContext, "_decoded", decoded)
     with pytest.warns(Note):
         found = figures(
             evaluate(place / "vqvae", place / "corpus", replace(SETTINGS, only=("converted",)))
@@ -169,12 +169,12 @@ def test_conversions_beside_a_perfect_converter(
 
 def test_only_some_speakers(place: Path) -> None:
     codec, corpus = vqwave.load(place / "vqvae"), vqwave.evaluation.Corpus.open(place / "corpus")
-    material = Material(corpus, codec, None, replace(SETTINGS, speakers=("low",)))
+    material = EvaluationContext(corpus, codec, None, replace(SETTINGS, speakers=("low",)))
     assert set(material.label("speaker")) == {"low"}
     assert material.targets == ["low"]
     assert material.pairs == []
-    with pytest.raises(BadInput, match=r"no speaker 'lwo'.*low"):
-        Material(corpus, codec, None, replace(SETTINGS, speakers=("lwo",)))
+    with pytest.raises(UserInputError, match=r"no speaker 'lwo'.*low"):
+        EvaluationContext(corpus, codec, None, replace(SETTINGS, speakers=("lwo",)))
 
 
 def test_own_frames_are_the_readouts(place: Path) -> None:
@@ -183,7 +183,7 @@ def test_own_frames_are_the_readouts(place: Path) -> None:
     torch.nn.init.zeros_(codec.model.readout.out.weight)
     torch.nn.init.zeros_(codec.model.readout.out.bias)
     codec.model.readout.frontend.standardise.mean.fill_(-1.5)
-    material = Material(corpus, codec, None, SETTINGS)
+    material = EvaluationContext(corpus, codec, None, SETTINGS)
     waves = own_frames(material)
     assert [len(wave) for wave in waves] == [len(wave) for wave in material.waves]
     features = codec.model.readout.frontend.features
@@ -197,13 +197,13 @@ def test_own_frames_are_the_readouts(place: Path) -> None:
 def test_a_decoder_that_loses_to_its_own_frames_says_so() -> None:
     better = Measure("x.y", "score", "%", "higher", ratio)
     worse = replace(better, better="lower")
-    row = {"frames": Figure(2.0), "model": Figure(1.0), "student": Figure(3.0)}
+    row = {"frames": MetricValue(2.0), "model": MetricValue(1.0), "student": MetricValue(3.0)}
     assert losses(better, row) == [
         "the model's decoder loses to Griffin-Lim of its own frames, 1 against 2 %"
     ]
     assert len(losses(worse, row)) == 1
     assert "student" in losses(worse, row)[0]
-    assert not losses(better, {"model": Figure(1.0)})
+    assert not losses(better, {"model": MetricValue(1.0)})
     result, judges = Result(), Panel(RATE, resamples=0)
     columns = {"frames": lambda: [np.ones(1)], "model": lambda: [np.zeros(1)]}
     with pytest.warns(Note, match="score: the model's decoder loses"):
@@ -231,10 +231,10 @@ def test_what_was_measured_is_kept_when_it_is_stopped(
     """Stopped as the model decodes: columns before it are on disk, missing ones named."""
     out = tmp_path / "metrics.json"
 
-    def stopped(self: Material, system: str) -> list[Wave]:
+    def stopped(self: EvaluationContext, system: str) -> list[Wave]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Material, "reconstructed", stopped)
+    monkeypatch.setattr(EvaluationContext, "reconstructed", stopped)
     command = ["evaluate", str(place / "vqvae"), "--data", str(place / "corpus"), "--quiet"]
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         main([*command, "--metrics", "codes,wer,mos", "--out", str(out)])
@@ -325,11 +325,11 @@ def test_pairs_by_name(folders: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.warns(Note, match="1 of 4 recordings have no copy"):
         assert len(pairs(recordings, copies)) == 3
     write(copies / "9.wav", buzz(100, 0.1), RATE)
-    with pytest.raises(BadInput, match=r"9\.wav: no recording of this name"):
+    with pytest.raises(UserInputError, match=r"9\.wav: no recording of this name"):
         pairs(recordings, copies)
     write(recordings / "low/0.flac", buzz(100, 0.1), RATE)
     (copies / "9.wav").unlink()
-    with pytest.raises(BadInput, match=r"0\.wav: recordings high/0, low/0"):
+    with pytest.raises(UserInputError, match=r"0\.wav: recordings high/0, low/0"):
         pairs(recordings, copies)
 
 
@@ -339,7 +339,7 @@ def test_transcripts_of_each_kind(tmp_path: Path) -> None:
     assert read_transcripts(table)["a/b"] == read_transcripts(table)["b"]
     assert read_transcripts(table)["b"].speaker == "me"
     table.write_text("file,words\na,b\n")
-    with pytest.raises(BadInput, match="line 2: expected the columns path and text"):
+    with pytest.raises(UserInputError, match="line 2: expected the columns path and text"):
         read_transcripts(table)
     lines = tmp_path / "19-198.trans.txt"
     lines.write_text("19-198-0000 NORTHANGER ABBEY\n")

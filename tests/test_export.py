@@ -14,34 +14,40 @@ from torch import Tensor
 
 from vqwave import cli, export, load
 from vqwave.distributions import Gaussian
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec
 from vqwave.inference.model_folder import ModelCard, load_trained, save_trained
 from vqwave.models import ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.models.melody import Melody
 from vqwave.models.pitch import PitchCodecSpec
-from vqwave.nn.auxiliary.spectral_decoder import ReadoutSpec
+from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoderSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import EncoderSpec, FrameEncoderSpec, WaveformEncoderSpec
 from vqwave.nn.linear_prediction import LinearPredictorSpec
-from vqwave.nn.quantize import EMAQuantizerSpec, FSQuantizerSpec, ProductQuantizerSpec, ResidualQuantizerSpec, TwoLevelQuantizerSpec
+from vqwave.nn.quantize import (
+    EMAQuantizerSpec,
+    FSQuantizerSpec,
+    HierarchicalQuantizerSpec,
+    ProductQuantizerSpec,
+    ResidualQuantizerSpec,
+)
 from vqwave.nn.quantize.base import Quantizer
 from vqwave.nn.wavenet import ContextSpec, StackSpec
 
 LABELS = {"speaker": ["a", "b", "c"], "gender": ["f", "m"]}
-SIZES = StackSpec(layers=1, cycle=3, kernel=3, residual=8, gate=6, skip=0, hidden=7)
+SIZES = StackSpec(layers=1, dilation_cycle=3, kernel_size=3, residual_channels=8, gate_channels=6, skip_channels=0, hidden_channels=7)
 MEL = LogMelSpec(bands=6, window_ms=8.0, hop_ms=1.0, fmin=200.0, fmax=4000.0)
-HEARS = ConditionerSpec(channels=4, labels=("speaker", "gender"), vectors={"face": 3})
+HEARS = ConditionerSpec(channels=4, categorical=("speaker", "gender"), embeddings={"face": 3})
 STUDENT = StudentSpec(flows=(2, 4), network=SIZES, conditioner=HEARS, initial_scale=0.5)
-ENCODER = FrameEncoderSpec(features=MEL, channels=6, dim=4)
-QUANTIZER = EMAQuantizerSpec(size=5)
+ENCODER = FrameEncoderSpec(features=MEL, channels=6, latent_dim=4)
+QUANTIZER = EMAQuantizerSpec(codebook_size=5)
 
 
 def of(student: StudentSpec = STUDENT, quantizer: object = QUANTIZER, encoder: EncoderSpec = ENCODER) -> VQVAESpec:
     return VQVAESpec(encoder=encoder, quantizer=quantizer, decoder=student)
 
 
-HEARD = ReadoutSpec(features=MEL, channels=6)
+HEARD = SpectralDecoderSpec(features=MEL, channels=6)
 
 
 def changed(**settings: object) -> StudentSpec:
@@ -49,8 +55,8 @@ def changed(**settings: object) -> StudentSpec:
 
 
 SLOW_MEL = LogMelSpec(bands=6, window_ms=20.0, hop_ms=10.0)  # a frame for each of pitch
-SLOW_ENCODER = FrameEncoderSpec(features=SLOW_MEL, channels=6, dim=4)
-MELODY = PitchCodecSpec(ratio=4, channels=8, dim=4, quantizer=QUANTIZER)
+SLOW_ENCODER = FrameEncoderSpec(features=SLOW_MEL, channels=6, latent_dim=4)
+MELODY = PitchCodecSpec(ratio=4, channels=8, latent_dim=4, quantizer=QUANTIZER)
 
 
 def predicted(features: LogMelSpec, hears: str = "frames", **settings: object) -> VQVAESpec:
@@ -59,8 +65,8 @@ def predicted(features: LogMelSpec, hears: str = "frames", **settings: object) -
         encoder=ENCODER,
         quantizer=QUANTIZER,
         decoder=changed(**{"predictor": LinearPredictorSpec(order=4), "initial_scale": 0.1} | settings),
-        readout=ReadoutSpec(features=features, channels=6),
-        hears=hears,
+        spectral_decoder=SpectralDecoderSpec(features=features, channels=6),
+        decoder_input=hears,
     )
 
 
@@ -68,12 +74,12 @@ DECODERS: dict[str, ModelSpec] = {
     "plain": of(),
     "gaussian, folded, staggered": of(changed(base="gaussian", fold=4, stagger=True, flows=(1, 2, 3))),
     "folded": of(changed(fold=2)),
-    "upsampled": of(changed(conditioner=ConditionerSpec(channels=4, labels=(), upsample=(2, 4)))),
-    "frames heard": VQVAESpec(encoder=ENCODER, quantizer=QUANTIZER, decoder=STUDENT, readout=HEARD, hears="frames"),
-    "both heard": VQVAESpec(encoder=ENCODER, quantizer=QUANTIZER, decoder=STUDENT, readout=HEARD, hears="both"),
+    "upsampled": of(changed(conditioner=ConditionerSpec(channels=4, categorical=(), upsample=(2, 4)))),
+    "frames heard": VQVAESpec(encoder=ENCODER, quantizer=QUANTIZER, decoder=STUDENT, spectral_decoder=HEARD, decoder_input="frames"),
+    "both heard": VQVAESpec(encoder=ENCODER, quantizer=QUANTIZER, decoder=STUDENT, spectral_decoder=HEARD, decoder_input="both"),
     "fsq": of(quantizer=FSQuantizerSpec()),
-    "residual": of(quantizer=ResidualQuantizerSpec(inner=QUANTIZER)),
-    "product": of(quantizer=ProductQuantizerSpec(inner=QUANTIZER)),
+    "residual": of(quantizer=ResidualQuantizerSpec(quantizer=QUANTIZER)),
+    "product": of(quantizer=ProductQuantizerSpec(quantizer=QUANTIZER)),
     "vocoder": changed(features=MEL, location_unit=0.25),
     "labels alone": changed(fold=2, stagger=True),
     "prediction": predicted(MEL, fold=2, stagger=True),
@@ -83,16 +89,16 @@ DECODERS: dict[str, ModelSpec] = {
         conditioner=ConditionerSpec(channels=4, upsample=(2,)),
         predictor=LinearPredictorSpec(order=2, interpolation=4),
     ),
-    "two levels": of(quantizer=TwoLevelQuantizerSpec(ratio=2)),
+    "two levels": of(quantizer=HierarchicalQuantizerSpec(downsample=2)),
     "vocoder with prediction": changed(features=MEL, predictor=LinearPredictorSpec(order=5)),
     "melody": replace(of(encoder=SLOW_ENCODER), melody=MELODY),
     "melody and prediction": replace(
-        predicted(SLOW_MEL, conditioner=ConditionerSpec(channels=4, labels=()), pitch_taps=3),
+        predicted(SLOW_MEL, conditioner=ConditionerSpec(channels=4, categorical=()), pitch_taps=3),
         encoder=SLOW_ENCODER,
         melody=MELODY,
     ),
 }
-WAVENET = WaveNetSpec(head=Gaussian(), network=StackSpec(layers=2, residual=4, gate=4, skip=4, hidden=4), conditioner=HEARS)
+WAVENET = WaveNetSpec(head=Gaussian(), network=StackSpec(layers=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4), conditioner=HEARS)
 
 
 @pytest.fixture
@@ -150,7 +156,7 @@ def test_a_decoder_says_the_same_at_every_length(kind: str, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("runtime")
-@pytest.mark.parametrize("encoder", [ENCODER, WaveformEncoderSpec(strides=(4, 2), channels=6, blocks=1, dim=4)])
+@pytest.mark.parametrize("encoder", [ENCODER, WaveformEncoderSpec(strides=(4, 2), channels=6, blocks=1, latent_dim=4)])
 @pytest.mark.parametrize("quantizer", [QUANTIZER, FSQuantizerSpec()])
 def test_an_encoder_finds_the_same_codes(
     encoder: EncoderSpec,
@@ -194,7 +200,7 @@ def test_a_graph_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.Mo
         return whole(*arguments, **settings) + 0.01
 
     monkeypatch.setattr(export, "one_pass", louder)
-    with pytest.raises(BadInput, match="away from PyTorch"):
+    with pytest.raises(UserInputError, match="away from PyTorch"):
         export.export_onnx(model, out)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -211,7 +217,7 @@ def test_what_is_no_single_pass_is_refused_in_a_line(tmp_path: Path) -> None:
         ]
     ):
         model = saved(tmp_path / str(i), spec)
-        with pytest.raises(BadInput, match=words):
+        with pytest.raises(UserInputError, match=words):
             export.export_onnx(model, tmp_path / "out.onnx", part)
     assert not (tmp_path / "out.onnx").exists()
 
@@ -234,13 +240,13 @@ def test_what_packages_raise_becomes_a_line(
 
     model = saved(tmp_path / "model", DECODERS["plain"])
     monkeypatch.setattr(place, fail)
-    with pytest.raises(BadInput, match=rf"model: .*{words} \(of rank 3\)$"):
+    with pytest.raises(UserInputError, match=rf"model: .*{words} \(of rank 3\)$"):
         export.export_onnx(model, tmp_path / "student.onnx")
 
 
 @pytest.mark.usefixtures("runtime")
 def test_without_speakers_a_melody_is_decoded_in_a_given_range(tmp_path: Path) -> None:
-    spec = replace(DECODERS["melody"], decoder=changed(conditioner=ConditionerSpec(channels=4, labels=())))
+    spec = replace(DECODERS["melody"], decoder=changed(conditioner=ConditionerSpec(channels=4, categorical=())))
     coder = load_trained(saved(tmp_path / "model", spec)).model
     graph = export.SpeakingGraph(coder.decoder, coder, {}).eval()
     assert graph.names == ("codes", "pitch_codes", "noise", "voice_pitch")
@@ -256,7 +262,7 @@ def test_without_speakers_a_melody_is_decoded_in_a_given_range(tmp_path: Path) -
 def test_without_the_packages_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object())
-    with pytest.raises(BadInput, match=r"onnxruntime is not installed: pip install 'vqwave\[export\]'"):
+    with pytest.raises(UserInputError, match=r"onnxruntime is not installed: pip install 'vqwave\[export\]'"):
         export.export_onnx(tmp_path, tmp_path / "out.onnx")
 
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import FeatureSpec, LogMelSpec, MFCCSpec, deltas, hz_to_mel, mel_filters, mel_to_hz
 
 RATE = 8000
@@ -155,11 +155,11 @@ def test_fmax_is_limited_to_half_the_rate() -> None:
     ],
 )
 def test_impossible_settings_are_named(spec: FeatureSpec, rate: int, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(UserInputError, match=message):
         spec.build(rate)
 
 
 @pytest.mark.parametrize("shape", [(1, 801), (800,), (1, 0)])
 def test_wrong_lengths_are_named(shape: tuple[int, ...]) -> None:
-    with pytest.raises(BadInput, match=r"expected .* multiple of 80 samples"):
+    with pytest.raises(UserInputError, match=r"expected .* multiple of 80 samples"):
         LogMelSpec().build(RATE)(torch.zeros(shape))

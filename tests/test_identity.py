@@ -20,21 +20,21 @@ from vqwave.config import option, spec
 from vqwave.data import Batch, Corpus, prepare
 from vqwave.data.frame_tracks import FrameFile, PitchTrack
 from vqwave.distributions import MuLaw
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.losses import negative_log_likelihood
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
 from vqwave.training import identity
-from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, Outcome, TrainSpec
+from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, StepOutput, TrainSpec
 from vqwave.training.run_folder import claim
-from vqwave.training.trainer import Interrupted, Loop
+from vqwave.training.trainer import Interrupted, Trainer
 
 ROOT, HOP = Path(__file__).resolve().parents[1], 80
 TINY = WaveNetSpec(
     head=MuLaw(classes=16),
-    network=StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4),
-    conditioner=ConditionerSpec(channels=4, labels=("speaker",)),
+    network=StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4),
+    conditioner=ConditionerSpec(channels=4, categorical=("speaker",)),
 )
 
 
@@ -67,8 +67,8 @@ class Tiny(Experiment[Config]):
     def build(self) -> WaveNet:
         return TINY.build(self.corpus.sample_rate, self.corpus.labels)
 
-    def losses(self, batch: Batch) -> Outcome:
-        return Outcome({"nll": negative_log_likelihood(self.network(batch.wave, batch.labels), batch.wave, batch.mask)})
+    def losses(self, batch: Batch) -> StepOutput:
+        return StepOutput({"nll": negative_log_likelihood(self.network(batch.wave, batch.labels), batch.wave, batch.mask)})
 
     def evaluate(self, model: WaveNet) -> Evaluation:
         return Evaluation("a number", {"clips": float(len(list(self.valid_batches())))})
@@ -113,7 +113,7 @@ def config(corpus: Path, run: Path, steps: int = 4, source: Path | None = None) 
     return Config(
         run=run,
         source=source,
-        data=DataSpec(corpus=corpus, clip=0.02, batch=2, valid_clip=0.02, valid_clips=2),
+        data=DataSpec(corpus=corpus, clip_seconds=0.02, batch=2, valid_clip_seconds=0.02, valid_clips=2),
         optim=OptimSpec(lr=1e-2, warmup=2),
         train=TrainSpec(steps=steps, log_every=1, valid_every=2, save_every=2, threads=1),
     )
@@ -121,7 +121,7 @@ def config(corpus: Path, run: Path, steps: int = 4, source: Path | None = None) 
 
 def begin(settings: Config) -> None:
     """A run that is stopped after its first step."""
-    loop = Loop(Tiny(settings), quiet=True)
+    loop = Trainer(Tiny(settings), quiet=True)
     loop.stop.signal = 15
     with pytest.raises(Interrupted):
         loop.run()
@@ -204,7 +204,7 @@ def test_another_corpus_is_refused_before_anything_is_touched(corpus: Path, tmp_
     (run / ".metrics.jsonl.1").touch()  # what a killed process left, and a resumed run sweeps away
     before = contents(run)
     change(corpus)
-    with ExitStack() as held, pytest.raises(BadInput, match=said) as found:
+    with ExitStack() as held, pytest.raises(UserInputError, match=said) as found:
         claim(Tiny(replace(settings, train=replace(settings.train, steps=5))), held, fresh=False)
     assert str(found.value).startswith(f"{run}: data.corpus {corpus} is not what this run was begun with: ")
     assert str(found.value).endswith("; bring that back, choose another run=..., or --fresh")
@@ -219,11 +219,11 @@ def test_another_corpus_is_refused_before_anything_is_touched(corpus: Path, tmp_
 def test_the_same_corpus_prepared_again_is_the_same(corpus: Path, tmp_path: Path) -> None:
     """With vectors that the run does not know beside it, and bit for bit."""
     settings = config(corpus, tmp_path / "run")
-    Loop(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
+    Trainer(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
     begin(settings)
     prepared_anew(corpus)
     np.save(corpus / "vectors" / "another.npy", np.zeros((24, 3)))
-    Loop(Tiny(settings), quiet=True).run()
+    Trainer(Tiny(settings), quiet=True).run()
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
     copied = shutil.copytree(corpus, tmp_path / "elsewhere")
     assert identity.of_corpus(Corpus.open(copied)).parts == identity.of_corpus(Corpus.open(corpus)).parts
@@ -255,34 +255,34 @@ def test_a_corpus_of_an_older_release_has_no_digests(corpus: Path, tmp_path: Pat
     prepared_anew(corpus)
     if when == "resumed":
         without_digests(corpus)
-    Loop(Tiny(settings), quiet=True).run()
+    Trainer(Tiny(settings), quiet=True).run()
     with_another_shard(corpus)
-    with pytest.raises(BadInput, match="begun with: other excerpts; bring"):
-        Loop(Tiny(settings), quiet=True)
+    with pytest.raises(UserInputError, match="begun with: other excerpts; bring"):
+        Trainer(Tiny(settings), quiet=True)
 
 
 def test_a_run_of_an_older_release_goes_on_with_a_note(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings, run = config(corpus, tmp_path / "run"), tmp_path / "run"
-    Loop(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
+    Trainer(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
     begin(settings)
     (run / "identity.json").unlink()
     assert "note" not in capsys.readouterr().err
-    Loop(Tiny(settings), quiet=True).run()
+    Trainer(Tiny(settings), quiet=True).run()
     assert f"note: {run}: begun by an older release, without identity.json; whether data.corpus" in capsys.readouterr().err
     assert weights(run) == weights(tmp_path / "whole")
     prepared_anew(corpus, ("bob", "ann"))
-    with pytest.raises(BadInput, match="is not what this run was begun with"):
-        Loop(Tiny(settings), quiet=True)
+    with pytest.raises(UserInputError, match="is not what this run was begun with"):
+        Trainer(Tiny(settings), quiet=True)
 
 
 def test_an_older_run_with_a_speaker_more_is_refused_in_a_line(corpus: Path, tmp_path: Path) -> None:
     begin(config(corpus, tmp_path / "run"))
     (tmp_path / "run" / "identity.json").unlink()
     prepared_anew(corpus, ("ann", "bob", "cid"))
-    with pytest.raises(BadInput, match=r"its checkpoint is of another model than these settings build .*size mismatch") as found:
-        Loop(Tiny(config(corpus, tmp_path / "run")), quiet=True)
+    with pytest.raises(UserInputError, match=r"its checkpoint is of another model than these settings build .*size mismatch") as found:
+        Trainer(Tiny(config(corpus, tmp_path / "run")), quiet=True)
     assert "\n" not in str(found.value)
 
 
@@ -290,31 +290,31 @@ def test_a_damaged_identity_is_named(corpus: Path, tmp_path: Path) -> None:
     begin(config(corpus, tmp_path / "run"))
     for text in ("{", "[]", '{"data.corpus": 1}'):
         (tmp_path / "run" / "identity.json").write_text(text)
-        with pytest.raises(BadInput, match=r"identity\.json: damaged"):
-            Loop(Tiny(config(corpus, tmp_path / "run")), quiet=True)
+        with pytest.raises(UserInputError, match=r"identity\.json: damaged"):
+            Trainer(Tiny(config(corpus, tmp_path / "run")), quiet=True)
 
 
 def test_another_source_model_is_refused(corpus: Path, tmp_path: Path) -> None:
     """Its weights, or its settings; what a card says about its training may change."""
-    Loop(Tiny(config(corpus, tmp_path / "teacher")), quiet=True).run()
+    Trainer(Tiny(config(corpus, tmp_path / "teacher")), quiet=True).run()
     settings = config(corpus, tmp_path / "run", source=tmp_path / "teacher")
     begin(settings)
     card, file = tmp_path / "teacher" / "model" / "config.json", tmp_path / "teacher" / "model" / "model.safetensors"
     tree = json.loads(card.read_text())
     tree["about"]["seconds"] += 1
     card.write_text(json.dumps(tree))
-    Loop(Tiny(settings), quiet=True).run()
+    Trainer(Tiny(settings), quiet=True).run()
     tree["spec"]["head"]["classes"] = 16
     tree["labels"]["speaker"].reverse()
     card.write_text(json.dumps(tree))
     said = rf"source {re.escape(str(tmp_path / 'teacher'))} is not what this run was begun with: other settings; bring"
-    with pytest.raises(BadInput, match=said):
-        Loop(Tiny(settings), quiet=True)
+    with pytest.raises(UserInputError, match=said):
+        Trainer(Tiny(settings), quiet=True)
     tree["labels"]["speaker"].reverse()
     card.write_text(json.dumps(tree))
     save_file({name: value + 1 for name, value in load_file(file).items()}, file)
-    with pytest.raises(BadInput, match=r"is not what this run was begun with: other weights; bring"):
-        Loop(Tiny(settings), quiet=True)
+    with pytest.raises(UserInputError, match=r"is not what this run was begun with: other weights; bring"):
+        Trainer(Tiny(settings), quiet=True)
 
 
 def test_no_experiment_loads_a_model_past_its_identity() -> None:
@@ -330,22 +330,22 @@ def test_no_experiment_loads_a_model_past_its_identity() -> None:
 def test_more_steps_are_said_where_the_run_goes_on(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     begin(config(corpus, run))
-    Loop(Tiny(config(corpus, run)))
+    Trainer(Tiny(config(corpus, run)))
     assert f"resuming {run} at step 1\n" in capsys.readouterr().err
     more = config(corpus, run, steps=8)
     said = [more.optim.lr_at(1, steps) for steps in (8, 4)]
     assert said[0] == said[1]  # in the warm-up
-    Loop(Tiny(more))
+    Trainer(Tiny(more))
     assert f"resuming {run} at step 1 of 8, 4 before\n" in capsys.readouterr().err
-    Loop(Tiny(config(corpus, run)), quiet=True).run()
+    Trainer(Tiny(config(corpus, run)), quiet=True).run()
     capsys.readouterr()
     for _ in range(2):  # the checkpoint says, and not the settings that a killed resume has written
-        Loop(Tiny(more))
+        Trainer(Tiny(more))
         lr = [f"{more.optim.lr_at(4, steps):.4g}" for steps in (8, 4)]
         line = f"resuming {run} at step 4 of 8, 4 before: the learning rate of the next step is {lr[0]}, {lr[1]} before\n"
         assert line in capsys.readouterr().err
         assert lr[0] != lr[1]
     flat = replace(more, run=tmp_path / "flat", optim=replace(more.optim, schedule="constant"))
     begin(flat)
-    Loop(Tiny(replace(flat, train=replace(flat.train, steps=9))))
+    Trainer(Tiny(replace(flat, train=replace(flat.train, steps=9))))
     assert f"resuming {flat.run} at step 1 of 9, 8 before\n" in capsys.readouterr().err

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from vqwave import audio, inputs
-from vqwave.codes import Coded, CodeWriter, Header, load_codes, save_codes
+from vqwave.codes import CodeSequence, CodeWriter, Header, load_codes, save_codes
 from vqwave.codes.pitch import PitchCodes
 from vqwave.data.frame_tracks import FrameFile
 from vqwave.distributions import Gaussian
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec
 from vqwave.inference.model_folder import ModelCard
-from vqwave.inference.speech_model import Codec
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.models import ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import WaveformEncoderSpec
@@ -31,20 +31,20 @@ from vqwave.nn.wavenet import StackSpec
 
 RATE, HOP, SIZE, T = 8000, 16, 16, 237
 LABELS = {"speaker": ["ann", "bob"]}
-SIZES = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)
+SIZES = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
 TOLD = ConditionerSpec(channels=4)
 MEL = LogMelSpec(bands=6, window_ms=8.0, hop_ms=2.0, fmin=200.0, fmax=4000.0)
-ENCODER = WaveformEncoderSpec(strides=(4, 4), channels=4, blocks=1, dim=4)
+ENCODER = WaveformEncoderSpec(strides=(4, 4), channels=4, blocks=1, latent_dim=4)
 
 
-def codec(spec: ModelSpec) -> Codec:
+def codec(spec: ModelSpec) -> SpeechModel:
     torch.manual_seed(0)
     card = ModelCard(sample_rate=RATE, labels=LABELS, spec=spec, about={})
-    return Codec(card.build().eval(), card)
+    return SpeechModel(card.build().eval(), card)
 
 
-def coder_with(decoder: WaveNetSpec | StudentSpec) -> Codec:
-    it = codec(VQVAESpec(encoder=ENCODER, quantizer=EMAQuantizerSpec(size=SIZE), decoder=decoder))
+def coder_with(decoder: WaveNetSpec | StudentSpec) -> SpeechModel:
+    it = codec(VQVAESpec(encoder=ENCODER, quantizer=EMAQuantizerSpec(codebook_size=SIZE), decoder=decoder))
     it.model.quantizer.train()(it.model.encoder(speech(4000)[None]).detach())
     it.model.eval()
     return it
@@ -69,10 +69,10 @@ TAKES: dict[str, Callable[..., object]] = {
     "prepare": SPEAKS.prepare,
     "encode": lambda wave, rate=None: SPEAKS.encode(wave, rate).codes,
     "convert": lambda wave, rate=None: SPEAKS.convert(wave, rate, speaker="bob"),
-    "score": lambda wave, rate=None: SCORES.score(wave, rate, labels=ANN).bits,
-    "resynthesise": lambda wave, rate=None: VOCODER.resynthesise(wave, rate, labels=ANN),
+    "score": lambda wave, rate=None: SCORES.log_likelihood(wave, rate, labels=ANN).bits,
+    "resynthesise": lambda wave, rate=None: VOCODER.reconstruct(wave, rate, labels=ANN),
     "generate": lambda wave, rate=None: BABBLER.generate(
-        0.01, labels=ANN, prime=wave, prime_rate=rate
+        0.01, labels=ANN, prompt=wave, prompt_rate=rate
     )[0],
 }
 """Every method that takes a recording and its rate."""
@@ -132,7 +132,7 @@ NO_WAVE: dict[str, tuple[Any, str]] = {
 @ENTRIES
 @pytest.mark.parametrize(("wave", "said"), NO_WAVE.values(), ids=NO_WAVE)
 def test_what_is_no_recording_is_refused_in_a_line(take: Callable, wave: object, said: str) -> None:
-    with pytest.raises(BadInput, match=rf"^wave: {said}[^\n]*$"):
+    with pytest.raises(UserInputError, match=rf"^wave: {said}[^\n]*$"):
         take(wave)
 
 
@@ -142,7 +142,7 @@ RATES = [0, -8000, 8000.5, float("nan"), float("inf"), "8000", True, [8000], 1j]
 @ENTRIES
 @pytest.mark.parametrize("rate", RATES, ids=repr)
 def test_a_rate_that_is_none_is_refused(take: Callable, rate: object) -> None:
-    with pytest.raises(BadInput, match=r"^sample_rate: .*, expected whole Hz above 0"):
+    with pytest.raises(UserInputError, match=r"^sample_rate: .*, expected whole Hz above 0"):
         take(WAVE, rate)
 
 
@@ -174,20 +174,20 @@ def test_a_stream_of_speech_takes_what_a_whole_recording_is() -> None:
 
     for name, wave in ALIKE.items():
         if "2" in name:
-            with pytest.raises(BadInput, match="two channels, expected one"):
+            with pytest.raises(UserInputError, match="two channels, expected one"):
                 pushed(wave)
         else:
             assert torch.equal(pushed(wave), pushed(WAVE)), name
     assert torch.equal(pushed(PCM), pushed(PCM.float() / 32768))
     assert torch.equal(pushed(WAVE.bfloat16()), pushed(WAVE.bfloat16().float()))
     for rate in RATES:
-        with pytest.raises(BadInput, match="sample_rate: "):
+        with pytest.raises(UserInputError, match="sample_rate: "):
             pushed(WAVE, rate)
     for wrong in (PCM.int(), WAVE.expand(3, -1)):
-        with pytest.raises(BadInput, match=r"^wave: "):
+        with pytest.raises(UserInputError, match=r"^wave: "):
             pushed(wrong)
     for settings in ({"seconds": 0.0}, {"seconds": float("nan")}, {"level": float("inf")}):
-        with pytest.raises(BadInput, match=next(iter(settings))):
+        with pytest.raises(UserInputError, match=next(iter(settings))):
             SPEAKS.encode_stream(**settings)
 
 
@@ -195,7 +195,7 @@ def test_a_corpus_recording_is_one_channel() -> None:
     prepared = SPEAKS.prepare(WAVE)
     assert torch.equal(SPEAKS.codes_of(prepared), CODED.codes)
     assert torch.equal(SPEAKS.codes_of(prepared.numpy()[None]), CODED.codes)
-    with pytest.raises(BadInput, match=r"^wave: shape \(3, 237\)"):
+    with pytest.raises(UserInputError, match=r"^wave: shape \(3, 237\)"):
         SPEAKS.codes_of(prepared.expand(3, -1))
 
 
@@ -209,10 +209,10 @@ def test_write_stores_what_it_was_given(tmp_path: Path) -> None:
     audio.write(path, WAVE.bfloat16(), np.int64(RATE))
     path.unlink()
     for wave in (PCM.int(), torch.stack([WAVE, WAVE]), WAVE.expand(4, -1), WAVE * torch.nan):
-        with pytest.raises(BadInput, match=r"a\.wav: "):
+        with pytest.raises(UserInputError, match=r"a\.wav: "):
             audio.write(path, wave, RATE)
     for rate in RATES:
-        with pytest.raises(BadInput, match=r"a\.wav: sample_rate: .*, expected whole Hz"):
+        with pytest.raises(UserInputError, match=r"a\.wav: sample_rate: .*, expected whole Hz"):
             audio.write(path, WAVE, rate)
     assert list(tmp_path.iterdir()) == []
 
@@ -246,7 +246,7 @@ def test_codes_that_cannot_be_are_refused(changes: dict, said: str, tmp_path: Pa
         lambda: save_codes(wrong, tmp_path / "a.vqw"),
     ]
     for use in uses:
-        with pytest.raises(BadInput, match=rf"^[^\n]*{said}[^\n]*$"):
+        with pytest.raises(UserInputError, match=rf"^[^\n]*{said}[^\n]*$"):
             use()
     assert list(tmp_path.iterdir()) == []
 
@@ -259,9 +259,9 @@ def test_codes_of_other_sizes_than_the_models_are_refused() -> None:
         replace(CODED, sample_rate=16000),
     ]
     for coded in wrong:
-        with pytest.raises(BadInput, match=r"expected 1 books of 16 codes, hop 16 at 8000 Hz"):
+        with pytest.raises(UserInputError, match=r"expected 1 books of 16 codes, hop 16 at 8000 Hz"):
             SPEAKS.decode(coded, "bob")
-        with pytest.raises(BadInput, match=r"expected 1 books of 16 codes, hop 16 at 8000 Hz"):
+        with pytest.raises(UserInputError, match=r"expected 1 books of 16 codes, hop 16 at 8000 Hz"):
             SPEAKS.check(Header.of(coded))
 
 
@@ -279,20 +279,20 @@ def test_what_is_not_coded_at_all_is_refused(tmp_path: Path) -> None:
     for wrong in (CODES, CODES.numpy(), None, "a.vqw"):
         uses = (lambda x=wrong: SPEAKS.decode(x), lambda x=wrong: save_codes(x, tmp_path / "a"))
         for use in uses:
-            with pytest.raises(BadInput, match=r"^codes: a \w+, expected a Coded"):
+            with pytest.raises(UserInputError, match=r"^codes: a \w+, expected a Coded"):
                 use()
     for count, beside in ((1, {}), (2, {"labels": [{}]}), (2, {"vectors": [{}] * 3})):
-        with pytest.raises(BadInput, match="expected one for each of the 2 utterances"):
+        with pytest.raises(UserInputError, match="expected one for each of the 2 utterances"):
             SPEAKS.decode_many([CODED, CODED], ["bob"] * count, **beside)
 
 
 def test_a_stream_of_codes_is_checked_as_it_is_written() -> None:
     writer = CodeWriter(io.BytesIO(), Header.of(CODED))
     for wrong in (CODES + SIZE, CODES - SIZE, CODES.float(), CODES.expand(2, -1)):
-        with pytest.raises(BadInput, match=r"^codes: "):
+        with pytest.raises(UserInputError, match=r"^codes: "):
             writer.write(wrong)
     writer.write(CODES)
-    with pytest.raises(BadInput, match="500 samples in 15 frames of 16"):
+    with pytest.raises(UserInputError, match="500 samples in 15 frames of 16"):
         writer.finish(500)
     writer.finish(T)
 
@@ -311,24 +311,24 @@ def test_pitch_codes_are_checked_like_the_others(tmp_path: Path) -> None:
             lambda x=codes, it=writer: it.write(CODES, x),
         )
         for use in uses:
-            with pytest.raises(BadInput, match=r"^pitch codes: "):
+            with pytest.raises(UserInputError, match=r"^pitch codes: "):
                 use()
     assert [path.name for path in tmp_path.iterdir()] == ["a.vqw"]
 
 
 def test_lengths_and_counts() -> None:
     for seconds in (0, -1.0, float("nan"), float("inf"), "long", None):
-        with pytest.raises(BadInput, match=r"^seconds .*: expected a number above 0"):
+        with pytest.raises(UserInputError, match=r"^seconds .*: expected a number above 0"):
             BABBLER.generate(seconds, labels=ANN)
     for count in (0, -1, 1.5, "2"):
-        with pytest.raises(BadInput, match=r"^count: .*, expected a whole number, at least 1"):
+        with pytest.raises(UserInputError, match=r"^count: .*, expected a whole number, at least 1"):
             BABBLER.generate(0.01, labels=ANN, count=count)
     assert len(BABBLER.generate(1e-9, labels=ANN)[0]) == 1
     for labels in ("ann", ["ann"]):
-        with pytest.raises(BadInput, match=r"labels: a .*, expected a dictionary"):
+        with pytest.raises(UserInputError, match=r"labels: a .*, expected a dictionary"):
             BABBLER.generate(0.01, labels=labels)
-    with pytest.raises(BadInput, match="frames: a Tensor, expected a dictionary"):
-        VOCODER.speak(WAVE, 0.1, labels=ANN)
+    with pytest.raises(UserInputError, match="frames: a Tensor, expected a dictionary"):
+        VOCODER.synthesize(WAVE, 0.1, labels=ANN)
 
 
 def test_frames_and_vectors_of_any_kind() -> None:
@@ -336,13 +336,13 @@ def test_frames_and_vectors_of_any_kind() -> None:
     leaf = frames.clone().requires_grad_()
     for given in (frames, frames.bfloat16(), frames.int(), frames.tolist(), leaf):
         assert np.array_equal(track.given(given, 20, RATE, {}), frames.numpy())
-    with pytest.raises(BadInput, match="frames 'mel': holds NaN or infinity"):
+    with pytest.raises(UserInputError, match="frames 'mel': holds NaN or infinity"):
         track.given(frames * torch.nan, 20, RATE, {})
-    spec = ConditionerSpec(channels=4, labels=(), vectors={"voice": 3})
+    spec = ConditionerSpec(channels=4, categorical=(), embeddings={"voice": 3})
     it = codec(WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=spec))
     for vector in ([1, 2, 3], np.array([1.0, 2, 3]), torch.tensor([1.0, 2, 3]).bfloat16()):
         assert it.given.attributes({}, {"voice": vector})["voice"].tolist() == [[1, 2, 3]]
-    with pytest.raises(BadInput, match="vector 'voice': holds NaN or infinity"):
+    with pytest.raises(UserInputError, match="vector 'voice': holds NaN or infinity"):
         it.given.attributes({}, {"voice": [1.0, float("nan"), 0.0]})
 
 
@@ -351,11 +351,11 @@ def test_a_file_whose_length_does_not_fit_is_refused(tmp_path: Path) -> None:
     from vqwave.codes import from_bytes, pack, seal
 
     header = replace(Header.of(CODED), samples=500)
-    with pytest.raises(BadInput, match=r"^x: .*15 frames of 16 do not fit 500 samples"):
+    with pytest.raises(UserInputError, match=r"^x: .*15 frames of 16 do not fit 500 samples"):
         from_bytes(seal(header, pack(CODES, CODED.bits_per_code)), "x")
 
 
 def test_codes_are_as_they_were() -> None:
-    assert isinstance(CODED, Coded)
-    assert Coded.checked(CODED).codes.dtype == torch.int64
-    assert torch.equal(Coded.checked(CODED).codes, CODED.codes)
+    assert isinstance(CODED, CodeSequence)
+    assert CodeSequence.checked(CODED).codes.dtype == torch.int64
+    assert torch.equal(CodeSequence.checked(CODED).codes, CODED.codes)

@@ -9,21 +9,21 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
 from vqwave.distributed.collectives import Elsewhere
-from vqwave.errors import BadInput
-from vqwave.training.experiment import Evaluation, Experiment, ExperimentSpec, Outcome, TrainSpec
+from vqwave.errors import UserInputError
+from vqwave.training.experiment import Evaluation, Experiment, ExperimentSpec, StepOutput, TrainSpec
 from vqwave.training.launcher import check_launcher
-from vqwave.training.trainer import Loop, main
+from vqwave.training.trainer import Trainer, main
 
 PLAIN, HALF = TrainSpec(), TrainSpec(precision="bf16")
-COMPILED, MICRO = TrainSpec(compile=True), TrainSpec(accumulate=2)
+COMPILED, MICRO = TrainSpec(compile=True), TrainSpec(grad_accumulation=2)
 REFUSED = [
     (PLAIN, "ACCELERATE_MIXED_PRECISION", "fp16", "expected no: use train.precision, here no"),
     (PLAIN, "ACCELERATE_MIXED_PRECISION", "bf16", "expected no: use train.precision, here no"),
     (HALF, "ACCELERATE_MIXED_PRECISION", "fp8", "expected bf16: use train.precision, here bf16"),
-    (PLAIN, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "expected 1: use train.accumulate"),
-    (MICRO, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1", "expected 2: use train.accumulate"),
+    (PLAIN, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "expected 1: use train.grad_accumulation"),
+    (MICRO, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1", "expected 2: use train.grad_accumulation"),
     (PLAIN, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "auto", "expected 1"),
-    (PLAIN, "ACCELERATE_GRADIENT_CLIPPING", "0.5", "expected none: use optim.clip"),
+    (PLAIN, "ACCELERATE_GRADIENT_CLIPPING", "0.5", "expected none: use optim.max_grad_norm"),
     (PLAIN, "ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "expected no: use train.compile, here false"),
     (COMPILED, "ACCELERATE_DYNAMO_BACKEND", "EAGER", "expected inductor: use train.compile"),
     (COMPILED, "ACCELERATE_DYNAMO_MODE", "max-autotune", "expected default: use train.compile"),
@@ -64,7 +64,7 @@ class Unbuilt(Experiment[ExperimentSpec]):
     def build(self) -> None:
         raise AssertionError("built")
 
-    def losses(self, batch: object) -> Outcome:
+    def losses(self, batch: object) -> StepOutput:
         raise AssertionError("trained")
 
     def evaluate(self, model: object) -> Evaluation:
@@ -84,9 +84,9 @@ def test_another_training_is_refused_before_anything_is_written(
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(
-        BadInput, match=f"{name}: {value}, from `accelerate launch`.*{said}"
+        UserInputError, match=f"{name}: {value}, from `accelerate launch`.*{said}"
     ) as error:
-        Loop(Unbuilt(ExperimentSpec(run=tmp_path / "run", train=train)), quiet=True)
+        Trainer(Unbuilt(ExperimentSpec(run=tmp_path / "run", train=train)), quiet=True)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
@@ -127,13 +127,13 @@ def test_a_config_file_of_accelerate(tmp_path: Path) -> None:
     common = "compute_environment: LOCAL_MACHINE\nnum_processes: 1\nuse_cpu: true\n"
     half.write_text(common + "distributed_type: 'NO'\nmixed_precision: fp16\n")
     plain.write_text(common + "distributed_type: 'NO'\nmixed_precision: 'no'\n")
-    with pytest.raises(BadInput, match="ACCELERATE_MIXED_PRECISION: fp16"):
+    with pytest.raises(UserInputError, match="ACCELERATE_MIXED_PRECISION: fp16"):
         check_launcher(PLAIN, launched("--config_file", str(half)))
     check_launcher(PLAIN, launched("--config_file", str(half), "--mixed_precision", "no"))
     for train in (PLAIN, HALF, MICRO, COMPILED):
         check_launcher(train, launched("--config_file", str(plain)))
     check_launcher(HALF, launched("--config_file", str(plain), "--mixed_precision", "bf16"))
-    with pytest.raises(BadInput, match="ACCELERATE_MIXED_PRECISION: bf16"):
+    with pytest.raises(UserInputError, match="ACCELERATE_MIXED_PRECISION: bf16"):
         check_launcher(PLAIN, launched("--config_file", str(plain), "--mixed_precision", "bf16"))
-    with pytest.raises(BadInput, match="ACCELERATE_DYNAMO_BACKEND: INDUCTOR"):
+    with pytest.raises(UserInputError, match="ACCELERATE_DYNAMO_BACKEND: INDUCTOR"):
         check_launcher(PLAIN, launched("--config_file", str(plain), "--dynamo_backend", "inductor"))

@@ -21,18 +21,18 @@ from vqwave import audio
 from vqwave.config import option, spec
 from vqwave.data import Batch, prepare
 from vqwave.distributions import MuLaw
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.losses import negative_log_likelihood
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
 from vqwave.training.checkpoint import newest_checkpoint
-from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, Outcome, TrainSpec
-from vqwave.training.trainer import Interrupted, Loop
+from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, StepOutput, TrainSpec
+from vqwave.training.trainer import Interrupted, Trainer
 
 TINY = WaveNetSpec(
     head=MuLaw(classes=16),
-    network=StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4),
+    network=StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4),
     conditioner=ConditionerSpec(channels=4),
 )
 
@@ -62,14 +62,14 @@ class Tiny(Experiment[Config]):
     def build(self) -> WaveNet:
         return TINY.build(self.corpus.sample_rate, self.corpus.labels)
 
-    def losses(self, batch: Batch) -> Outcome:
+    def losses(self, batch: Batch) -> StepOutput:
         self.seen += 1
         self.at.get(self.seen, lambda: None)()
         if self.seen == self.die_at:
             raise KeyboardInterrupt
         wave = batch.wave + 0.01 * torch.randn_like(batch.wave)
         nll = negative_log_likelihood(self.network(wave, batch.labels), wave, batch.mask)
-        return Outcome({"nll": nll * (float("nan") if self.seen == self.poison_at else 1.0)})
+        return StepOutput({"nll": nll * (float("nan") if self.seen == self.poison_at else 1.0)})
 
     def evaluate(self, model: WaveNet) -> Evaluation:
         nll = [negative_log_likelihood(model(b.wave, b.labels), b.wave, b.mask) for b in self.valid_batches()]
@@ -91,9 +91,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(corpus: Path, run: Path) -> Config:
     return Config(
         run=run,
-        data=DataSpec(corpus=corpus, clip=0.02, batch=4, valid_clip=0.02, valid_clips=2),
+        data=DataSpec(corpus=corpus, clip_seconds=0.02, batch=4, valid_clip_seconds=0.02, valid_clips=2),
         optim=OptimSpec(lr=1e-2, warmup=2),
-        train=TrainSpec(steps=12, accumulate=2, log_every=4, valid_every=6, save_every=3, threads=1),
+        train=TrainSpec(steps=12, grad_accumulation=2, log_every=4, valid_every=6, save_every=3, threads=1),
     )
 
 
@@ -110,19 +110,19 @@ def same(a: Path, b: Path) -> bool:
 
 
 def test_a_killed_run_resumes_bit_for_bit(corpus: Path, tmp_path: Path) -> None:
-    Loop(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
+    Trainer(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
     broken = Tiny(config(corpus, tmp_path / "broken"))
     broken.die_at = 17  # the first micro-batch of step 9; the last checkpoint is of step 6 or 9
     with pytest.raises(KeyboardInterrupt):
-        Loop(broken, quiet=True).run()
-    Loop(Tiny(config(corpus, tmp_path / "broken")), quiet=True).run()
+        Trainer(broken, quiet=True).run()
+    Trainer(Tiny(config(corpus, tmp_path / "broken")), quiet=True).run()
     assert same(tmp_path / "whole", tmp_path / "broken")
     assert rows(tmp_path / "whole") == rows(tmp_path / "broken")
 
 
 def test_a_damaged_checkpoint_is_passed_over(corpus: Path, tmp_path: Path) -> None:
-    Loop(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
-    Loop(Tiny(config(corpus, tmp_path / "hurt")), quiet=True).run()
+    Trainer(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
+    Trainer(Tiny(config(corpus, tmp_path / "hurt")), quiet=True).run()
     newest = sorted((tmp_path / "hurt" / "checkpoints").glob("step-*"))[-1]
     weights = newest / "network.safetensors"
     weights.write_bytes(weights.read_bytes()[:-3] + b"abc")
@@ -130,43 +130,43 @@ def test_a_damaged_checkpoint_is_passed_over(corpus: Path, tmp_path: Path) -> No
     assert checkpoint is not None
     assert checkpoint.progress["step"] == 9
     assert "network.safetensors is damaged" in notes[0]
-    Loop(Tiny(config(corpus, tmp_path / "hurt")), quiet=True).run()
+    Trainer(Tiny(config(corpus, tmp_path / "hurt")), quiet=True).run()
     assert same(tmp_path / "whole", tmp_path / "hurt")
 
 
 def test_other_settings_are_refused_by_name(corpus: Path, tmp_path: Path) -> None:
     settings = config(corpus, tmp_path / "run")
-    Loop(Tiny(settings), quiet=True).run()
-    with pytest.raises(BadInput, match=r"optim\.lr, optim\.warmup"):
-        Loop(Tiny(replace(settings, optim=OptimSpec(lr=1e-3, warmup=3))), quiet=True)
-    Loop(Tiny(replace(settings, optim=OptimSpec(lr=1e-3))), quiet=True, fresh=True).run()
+    Trainer(Tiny(settings), quiet=True).run()
+    with pytest.raises(UserInputError, match=r"optim\.lr, optim\.warmup"):
+        Trainer(Tiny(replace(settings, optim=OptimSpec(lr=1e-3, warmup=3))), quiet=True)
+    Trainer(Tiny(replace(settings, optim=OptimSpec(lr=1e-3))), quiet=True, fresh=True).run()
 
 
 def test_nan_stops_with_step_files_and_checkpoint(corpus: Path, tmp_path: Path) -> None:
     experiment = Tiny(config(corpus, tmp_path / "run"))
     experiment.poison_at = 15
-    with pytest.raises(BadInput, match=r"step 7: the loss nll is not finite; clips of .*; last good checkpoint: step-00000006"):
-        Loop(experiment, quiet=True).run()
+    with pytest.raises(UserInputError, match=r"step 7: the loss nll is not finite; clips of .*; last good checkpoint: step-00000006"):
+        Trainer(experiment, quiet=True).run()
     assert not any("NaN" in line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
 
 
 def test_a_signal_saves_and_says_how_to_go_on(corpus: Path, tmp_path: Path) -> None:
-    loop = Loop(Tiny(config(corpus, tmp_path / "run")), quiet=True)
+    loop = Trainer(Tiny(config(corpus, tmp_path / "run")), quiet=True)
     loop.stop.signal = 15
     with pytest.raises(Interrupted, match=r"stopped at step 1 of 12, all saved in .*: run the same command to go on"):
         loop.run()
-    Loop(Tiny(config(corpus, tmp_path / "run")), quiet=True).run()
-    Loop(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
+    Trainer(Tiny(config(corpus, tmp_path / "run")), quiet=True).run()
+    Trainer(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
     assert same(tmp_path / "whole", tmp_path / "run")
 
 
 def test_a_run_that_is_over_stays_as_it_is(corpus: Path, tmp_path: Path) -> None:
     """Killed after its last checkpoint, or run once more: evaluated again, with no row of the log twice."""
     run = tmp_path / "run"
-    Loop(Tiny(config(corpus, run)), quiet=True).run()
+    Trainer(Tiny(config(corpus, run)), quiet=True).run()
     before, weights = rows(run), (run / "model" / "model.safetensors").read_bytes()
     shutil.rmtree(run / "samples")
-    Loop(Tiny(config(corpus, run)), quiet=True).run()
+    Trainer(Tiny(config(corpus, run)), quiet=True).run()
     assert rows(run) == before
     assert (run / "samples" / "index.json").exists()
     assert (run / "model" / "model.safetensors").read_bytes() == weights
@@ -174,9 +174,9 @@ def test_a_run_that_is_over_stays_as_it_is(corpus: Path, tmp_path: Path) -> None
 
 def test_a_checkpoint_of_an_older_release_is_resumed(corpus: Path, tmp_path: Path) -> None:
     """Sums for the log were of the main process alone, and the log's length was not kept."""
-    Loop(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
+    Trainer(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
     run = tmp_path / "run"
-    loop = Loop(Tiny(config(corpus, run)), quiet=True)
+    loop = Trainer(Tiny(config(corpus, run)), quiet=True)
     loop.stop.signal = 15
     with pytest.raises(Interrupted):
         loop.run()
@@ -188,7 +188,7 @@ def test_a_checkpoint_of_an_older_release_is_resumed(corpus: Path, tmp_path: Pat
     digests = json.loads((step / "SHA256.json").read_text())
     digests["progress.json"] = hashlib.sha256((step / "progress.json").read_bytes()).hexdigest()
     (step / "SHA256.json").write_text(json.dumps(digests))
-    Loop(Tiny(config(corpus, run)), quiet=True).run()
+    Trainer(Tiny(config(corpus, run)), quiet=True).run()
     assert same(tmp_path / "whole", run)
     assert rows(tmp_path / "whole") == rows(run)
 
@@ -199,24 +199,24 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(corpus: Path, tmp_path: Pat
     experiment = Tiny(config(corpus, run))
     experiment.at = {13: lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))}  # in step 6, whose save is due at 9
     try:
-        with pytest.raises(BadInput, match=r"cannot be written \(File too large\); step-00000006 is kept: make room and run the"):
-            Loop(experiment, quiet=True).run()
+        with pytest.raises(UserInputError, match=r"cannot be written \(File too large\); step-00000006 is kept: make room and run the"):
+            Trainer(experiment, quiet=True).run()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(run.rglob(".*"))
-    Loop(Tiny(config(corpus, run)), quiet=True).run()
-    Loop(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
+    Trainer(Tiny(config(corpus, run)), quiet=True).run()
+    Trainer(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
     assert same(tmp_path / "whole", run)
     assert rows(tmp_path / "whole") == rows(run)
 
 
 def test_an_unknown_loss_and_an_odd_batch_are_refused(corpus: Path, tmp_path: Path) -> None:
     settings = config(corpus, tmp_path / "run")
-    with pytest.raises(BadInput, match=r"losses\.nlll: no such loss, expected of nll; did you mean nll"):
-        Loop(Tiny(replace(settings, losses={"nlll": 1.0})), quiet=True)
+    with pytest.raises(UserInputError, match=r"losses\.nlll: no such loss, expected of nll; did you mean nll"):
+        Trainer(Tiny(replace(settings, losses={"nlll": 1.0})), quiet=True)
     assert not settings.run.exists()
-    with pytest.raises(BadInput, match="expected a multiple of 2"):
-        Loop(Tiny(replace(settings, run=tmp_path / "odd", data=replace(settings.data, batch=3))), quiet=True)
+    with pytest.raises(UserInputError, match="expected a multiple of 2"):
+        Trainer(Tiny(replace(settings, run=tmp_path / "odd", data=replace(settings.data, batch=3))), quiet=True)
     assert not (tmp_path / "odd").exists()
 
 
@@ -228,10 +228,10 @@ def test_one_process_trains_in_a_run_folder(corpus: Path, tmp_path: Path, monkey
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
         for fresh in (False, True):
-            with pytest.raises(BadInput, match="run: another process trains there"):
-                Loop(Tiny(settings), fresh=fresh, quiet=True)
+            with pytest.raises(UserInputError, match="run: another process trains there"):
+                Trainer(Tiny(settings), fresh=fresh, quiet=True)
         other.communicate(b"\n")
-    Loop(Tiny(settings), quiet=True).run()
+    Trainer(Tiny(settings), quiet=True).run()
     (tmp_path / "file").touch()
-    with pytest.raises(BadInput, match="file: a file, expected a run folder"):
-        Loop(Tiny(config(corpus, tmp_path / "file")), quiet=True)
+    with pytest.raises(UserInputError, match="file: a file, expected a run folder"):
+        Trainer(Tiny(config(corpus, tmp_path / "file")), quiet=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import vqwave
-from vqwave.codes import Coded, CodeWriter, Header, from_bytes, to_bytes
+from vqwave.codes import CodeSequence, CodeWriter, Header, from_bytes, to_bytes
 
 SEVEN = [
     115,
@@ -47,8 +47,8 @@ STREAMED = (
 WITH_PRIOR = f"5651570203{FACTS}e01c171190f552e8ca581b67be1001aafda6f47468c59e55dd38f338152fac3a"
 
 
-def seven(samples: int = 3680) -> Coded:
-    return Coded(torch.tensor([SEVEN]), 8000, 160, samples, 256, "702be3deefada056", "theo")
+def seven(samples: int = 3680) -> CodeSequence:
+    return CodeSequence(torch.tensor([SEVEN]), 8000, 160, samples, 256, "702be3deefada056", "theo")
 
 
 def test_version_1() -> None:

@@ -15,7 +15,7 @@ from vqwave.data.segments import collate, read_crop
 from vqwave.metrics import likelihood
 from vqwave.models import WaveNetSpec
 from vqwave.nn.wavenet import StackSpec
-from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, StepOutput
 
 GENDER = {"a": "F", "b": "M", "c": "F", "d": "M"}
 
@@ -29,8 +29,8 @@ class Labelled(Experiment[ExperimentSpec]):
     def build(self) -> torch.nn.Module:
         return torch.nn.Linear(1, 1)
 
-    def losses(self, batch: object) -> Outcome:
-        return Outcome({})
+    def losses(self, batch: object) -> StepOutput:
+        return StepOutput({})
 
     def evaluate(self, model: object) -> Evaluation:
         return Evaluation("", {})
@@ -67,7 +67,7 @@ def test_others_have_training_recordings(tmp_path: Path, name: str) -> None:
 def test_nobody_else(tmp_path: Path) -> None:
     it = experiment(tmp_path, "a")
     batch = collate([read_crop(it.corpus, row, 0, 800) for row in range(3)])
-    for others in (it.other_labels(batch), it.another_voice(batch)):
+    for others in (it.mismatched_labels(batch), it.sample_target_voice(batch)):
         assert torch.equal(others["speaker"], batch.labels["speaker"])
 
 
@@ -78,7 +78,7 @@ def test_another_voice_has_its_own_labels_and_says_the_same(tmp_path: Path) -> N
     assert {"speaker", "gender", "text"} == set(it.corpus.labels)
     torch.manual_seed(0)
     for step in range(10):
-        voice = it.another_voice(batch, drawn=step > 0)
+        voice = it.sample_target_voice(batch, drawn=step > 0)
         assert torch.equal(voice["text"], batch.labels["text"])
         for speaker, gender in zip(voice["speaker"].tolist(), voice["gender"].tolist(), strict=True):
             assert it.corpus.labels["gender"][gender] == GENDER[it.corpus.labels["speaker"][speaker]]
@@ -93,7 +93,7 @@ def test_costs_with_nobody_else_are_not_measured(
 ) -> None:
     """One clip has no other's codes, one speaker no other label: the model would be compared with itself."""
     it = experiment(tmp_path, trained)
-    it.config = replace(it.config, data=replace(it.config.data, valid_clips=clips, valid_clip=0.05))
+    it.config = replace(it.config, data=replace(it.config.data, valid_clips=clips, valid_clip_seconds=0.05))
     decoder = WaveNetSpec(network=StackSpec(layers=1)).build(8000, it.corpus.labels)
     total = {"bits": 20.0, "codes": 30.0, "speakers": 40.0, "samples": 10.0}
     costs = likelihood.costs(total, it.comparable(decoder), "codes", "speakers")

@@ -16,8 +16,8 @@ from torch import Tensor
 from vqwave.codes import (
     VERSION_3,
     CodeBlock,
-    Coded,
     CodeReader,
+    CodeSequence,
     CodeWriter,
     Header,
     PitchCodes,
@@ -34,7 +34,7 @@ from vqwave.codes import (
 )
 from vqwave.codes.file_format import header_of, number
 from vqwave.codes.packing import digit_bytes
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.inference.description import describe
 
 
@@ -56,14 +56,14 @@ def coded(
     pitch_size: int = 20,
     pitch_books: int = 1,
     samples: int | None = None,
-) -> Coded:
+) -> CodeSequence:
     codes = codes_of(pitch_size, pitch_books, -(-frames // ratio))
     pitch = PitchCodes(codes, 160 * ratio, pitch_size, mean=0.4101, deviation=0.2)
     samples = 160 * frames if samples is None else samples
-    return Coded(codes_of(size, books, frames), 8000, 160, samples, size, "0123abcd", "theo", pitch)
+    return CodeSequence(codes_of(size, books, frames), 8000, 160, samples, size, "0123abcd", "theo", pitch)
 
 
-def assert_same(a: Coded, b: Coded) -> None:
+def assert_same(a: CodeSequence, b: CodeSequence) -> None:
     assert Header.of(a) == Header.of(b)
     assert a.codes.dtype == a.pitch.codes.dtype == torch.int64
     assert torch.equal(a.codes, b.codes)
@@ -117,13 +117,13 @@ def test_digits(count: int, size: int) -> None:
 
 def test_digits_refuse_what_they_cannot_hold() -> None:
     for codes in ([[20]], [[0, -1]]):
-        with pytest.raises(BadInput, match="expected codes from 0 to 19"):
+        with pytest.raises(UserInputError, match="expected codes from 0 to 19"):
             pack_digits(torch.tensor(codes), 20)
-    with pytest.raises(BadInput, match="no 3 codes below 20"):
+    with pytest.raises(UserInputError, match="no 3 codes below 20"):
         unpack_digits(b"\xff\xff", 1, 3, 20)
 
 
-def streamed(it: Coded, sizes: list[int], pitches: list[int] | None = None) -> bytes:
+def streamed(it: CodeSequence, sizes: list[int], pitches: list[int] | None = None) -> bytes:
     """As a stream, in blocks of so many frames, pitch codes just in time or in these numbers."""
     file, first, place = io.BytesIO(), 0, 0
     writer = CodeWriter(file, Header.of(it))
@@ -167,7 +167,7 @@ def test_a_stream_whose_pitch_codes_do_not_fit_its_frames_is_not_finished() -> N
     for codes, pitch in ((13, 3), (12, 4)):
         writer, it = CodeWriter(io.BytesIO(), Header.of(coded())), coded()
         writer.write(it.codes[:, :codes], it.pitch.codes[:, :pitch])
-        with pytest.raises(BadInput, match="left over, expected a pitch code for 4 frames"):
+        with pytest.raises(UserInputError, match="left over, expected a pitch code for 4 frames"):
             writer.finish(it.samples)
 
 
@@ -178,7 +178,7 @@ def test_every_changed_byte_and_every_truncation_is_noticed() -> None:
             for flip in (0x01, 0x04, 0x80, 0xFF):
                 damaged.append(data[:place] + bytes([data[place] ^ flip]) + data[place + 1 :])
         for broken in damaged:
-            with pytest.raises(BadInput, match=r"^seven\.vqw: [^\n]+$"):
+            with pytest.raises(UserInputError, match=r"^seven\.vqw: [^\n]+$"):
                 from_bytes(broken, "seven.vqw")
 
 
@@ -219,19 +219,19 @@ def forge(**changed: object) -> bytes:
 )
 def test_facts_that_do_not_fit_are_refused_in_a_line(changed: dict[str, object]) -> None:
     assert from_bytes(forge(), "x").pitch.codes.tolist() == [[0, 0, 0, 0]]
-    with pytest.raises(BadInput, match=r"^x: [^\n]{10,160}$"):
+    with pytest.raises(UserInputError, match=r"^x: [^\n]{10,160}$"):
         from_bytes(forge(**changed), "x")
 
 
 def test_codes_that_do_not_fit_one_another_are_refused() -> None:
     it = coded()
-    with pytest.raises(BadInput, match="pitch codes: 3 for 13 frames, expected 4: one for 4"):
+    with pytest.raises(UserInputError, match="pitch codes: 3 for 13 frames, expected 4: one for 4"):
         replace(it, pitch=replace(it.pitch, codes=it.pitch.codes[:, :3]))
-    with pytest.raises(BadInput, match="hop 600, expected a multiple of the frames' 160"):
+    with pytest.raises(UserInputError, match="hop 600, expected a multiple of the frames' 160"):
         replace(it, pitch=replace(it.pitch, hop=600))
-    with pytest.raises(BadInput, match="mean nan, expected that of ln"):
+    with pytest.raises(UserInputError, match="mean nan, expected that of ln"):
         replace(it.pitch, mean=math.nan)
-    with pytest.raises(BadInput, match="the header says otherwise"):
+    with pytest.raises(UserInputError, match="the header says otherwise"):
         Header.of(it).pack(CodeBlock(it.codes))
 
 
@@ -247,11 +247,11 @@ def test_cutting_and_joining() -> None:
     assert_same(join(parts), it)
     assert_same(it.cut(4, 9), from_bytes(to_bytes(it.cut(4, 9)), "x"))
     for first, last in ((2, 6), (4, 14), (8, 4)):
-        with pytest.raises(BadInput, match="the first a multiple of 4"):
+        with pytest.raises(UserInputError, match="the first a multiple of 4"):
             it.cut(first, last)
-    with pytest.raises(BadInput, match="expected whole frames and pitch codes"):
+    with pytest.raises(UserInputError, match="expected whole frames and pitch codes"):
         join([it.cut(0, 3), it.cut(4, 8)])
-    with pytest.raises(BadInput, match="expected the same, to be joined"):
+    with pytest.raises(UserInputError, match="expected the same, to be joined"):
         join([it.cut(0, 4), it.cut(4, 8).as_speaker("ann")])
     plain = replace(it, pitch=None)
     assert torch.equal(join([plain.cut(0, 3), plain.cut(3, 13)]).codes, it.codes)

@@ -16,11 +16,11 @@ from vqwave import pitch_tracking
 from vqwave.config import parse
 from vqwave.data import Corpus, prepare
 from vqwave.data.voices import LEAST_DEVIATION, UNVOICED, VoicePitch, pitch_of, voice_pitches
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import load_trained
-from vqwave.inference.speech_model import Codec
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.models import PitchCodec
-from vqwave.training.trainer import Loop
+from vqwave.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 RATE, SPEAKERS = 8000, {"high": 220.0, "low": 110.0, "mute": 0.0}
@@ -77,7 +77,7 @@ def test_a_training_leaves_codec_and_voices(corpus: Corpus, tmp_path: Path) -> N
     overrides = [f"data.corpus={corpus.folder}", f"run={tmp_path / 'run'}", "train.steps=12", "train.threads=1"]
     arguments = ["--config", str(ROOT / "configs" / "pitch" / "tiny.yaml"), *overrides]
     config = parse(module.Config, arguments).config
-    loop = Loop(module.PitchExperiment(config), quiet=True)
+    loop = Trainer(module.PitchExperiment(config), quiet=True)
     loop.run()
     loaded = load_trained(tmp_path / "run")
     assert isinstance(loaded.model, PitchCodec)
@@ -85,8 +85,8 @@ def test_a_training_leaves_codec_and_voices(corpus: Corpus, tmp_path: Path) -> N
     assert pitch["hop"] == pitch_tracking.ten_milliseconds(RATE) == loaded.model.hop // loaded.model.ratio
     assert pitch["voices"] == {name: [v.mean, v.deviation] for name, v in voices.items()}
     assert loaded.card.about["bit_rate"] == pytest.approx(12.5 * np.log2(loaded.model.size))
-    with pytest.raises(BadInput, match="a pitch codec, which makes no speech"):
-        Codec.load(tmp_path / "run")
+    with pytest.raises(UserInputError, match="a pitch codec, which makes no speech"):
+        SpeechModel.load(tmp_path / "run")
 
 
 def test_figures_are_those_of_the_decoded_melody(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,5 +116,5 @@ def test_a_corpus_without_voiced_frames_is_refused(corpus: Corpus, tmp_path: Pat
     size = (tmp_path / "pitch.f32").stat().st_size
     (tmp_path / "pitch.f32").write_bytes(bytes(size))
     config = module.Config()
-    with pytest.raises(BadInput, match="has no voiced training recordings"):
+    with pytest.raises(UserInputError, match="has no voiced training recordings"):
         module.PitchExperiment(replace(config, data=replace(config.data, corpus=tmp_path)))

@@ -17,7 +17,7 @@ from vqwave import audio, pitch_tracking
 from vqwave.config import build
 from vqwave.data import Corpus, Segments, prepare
 from vqwave.data.frame_tracks import PITCH, PitchTrack, carried
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import Pitch, PitchSpec
 from vqwave.models import WaveNetSpec
 from vqwave.nn.frontend import ConcatSpec, PhonesSpec, build_frontend
@@ -131,16 +131,16 @@ def test_the_tracker_is_imported_by_its_first_use() -> None:
 
 def test_a_threshold_is_a_setting_no_more() -> None:
     """Neither alone nor among several features; a misspelt key in a list has its line, too."""
-    with pytest.raises(BadInput, match=r"^features\.threshold: is a setting no more: the tracker is SwiftF0"):
+    with pytest.raises(UserInputError, match=r"^features\.threshold: is a setting no more: the tracker is SwiftF0"):
         build(WaveNetSpec, {"features": {"kind": "pitch", "threshold": 0.15}})
     parts = [{"kind": "log_mel"}, {"kind": "pitch", "threshold": 0.15}]
-    with pytest.raises(BadInput, match=r"^features\.parts\[1\]\.threshold: is a setting no more"):
+    with pytest.raises(UserInputError, match=r"^features\.parts\[1\]\.threshold: is a setting no more"):
         build(WaveNetSpec, {"features": {"kind": "concat", "parts": parts}})
     parts = [{"kind": "log_mel"}, {"kind": "pitch", "hop_m": 10}]
-    with pytest.raises(BadInput, match=r"^features\.parts\[1\]\.hop_m: unknown key; did you mean .*hop_ms"):
+    with pytest.raises(UserInputError, match=r"^features\.parts\[1\]\.hop_m: unknown key; did you mean .*hop_ms"):
         build(WaveNetSpec, {"features": {"kind": "concat", "parts": parts}})
     for limits in ({"fmin": 40.0}, {"fmin": 300.0, "fmax": 200.0}, {"fmax": 4000.0}):
-        with pytest.raises(BadInput, match="expected fmin < fmax between"):
+        with pytest.raises(UserInputError, match="expected fmin < fmax between"):
             PitchSpec(**limits).build(8000)
 
 
@@ -208,10 +208,10 @@ def test_a_corpus_without_f0_says_how_to_get_it(toy: Toy, tmp_path: Path) -> Non
     for path in toy.corpus.folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "pitch.f32").write_bytes(b"\0" * 8)
-    with pytest.raises(BadInput, match=r"pitch\.f32: 8 bytes, the index expects \d+; prepare"):
+    with pytest.raises(UserInputError, match=r"pitch\.f32: 8 bytes, the index expects \d+; prepare"):
         Corpus.open(tmp_path)
     (tmp_path / "corpus.json").write_text(header[: header.index(',\n "pitch"')] + "}")
-    with pytest.raises(BadInput, match=r"prepared before F0 was stored; prepare it again with `vqwave prepare"):
+    with pytest.raises(UserInputError, match=r"prepared before F0 was stored; prepare it again with `vqwave prepare"):
         carried(Corpus.open(tmp_path), [PitchTrack(80, 50.0, 600.0)])
 
 

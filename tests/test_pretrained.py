@@ -11,7 +11,7 @@ import torch
 
 import vqwave
 from vqwave.cli import main
-from vqwave.codes import Coded
+from vqwave.codes import CodeSequence
 from vqwave.decode.sampling import Sampling
 from vqwave.distributed.threads import limited_to
 from vqwave.inference.model_folder import SHIPPED
@@ -65,7 +65,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(name: str) -> None:
     model = vqwave.load(name)
     hop = model.card.about["hop"]
     codes = torch.randint(model.model.quantizer.size, (1, 12), generator=torch.Generator().manual_seed(0))
-    coded = Coded(codes, model.sample_rate, hop, 12 * hop, model.model.quantizer.size, model.fingerprint, model.speakers[0])
+    coded = CodeSequence(codes, model.sample_rate, hop, 12 * hop, model.model.quantizer.size, model.fingerprint, model.speakers[0])
     conditions, waves = [], []
     for threads in (1, 2):
         with limited_to(threads):

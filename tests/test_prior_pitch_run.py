@@ -17,10 +17,10 @@ from vqwave.codes import from_bytes, to_bytes
 from vqwave.data import Corpus, prepare
 from vqwave.data.frame_tracks import stored_pitch
 from vqwave.decode.sampling import Temperatures
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.inference.description import describe
 from vqwave.inference.model_folder import ModelCard, load_trained, save_trained
-from vqwave.inference.speech_model import Codec
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.models.pitch import PitchCodecSpec
 from vqwave.models.prior import PriorSpec
 from vqwave.models.vqvae import VQVAESpec
@@ -33,7 +33,7 @@ from vqwave.training.code_dataset import CodeCorpus
 from vqwave.training.trainer import main
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = StackSpec(layers=2, residual=4, gate=4, skip=4, hidden=4)
+SMALL = StackSpec(layers=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
 OWN = {"choice": 0.9, "scale": 0.8, "voiced": 0.6}
 
 
@@ -59,8 +59,8 @@ def codec(tmp_path: Path) -> Path:
     """A model folder of codes alone: 50 frames and 12.5 pitch codes a second."""
     spec = VQVAESpec(
         encoder=FrameEncoderSpec(channels=8),
-        quantizer=EMAQuantizerSpec(size=8),
-        melody=PitchCodecSpec(channels=8, dim=4, quantizer=EMAQuantizerSpec(size=5)),
+        quantizer=EMAQuantizerSpec(codebook_size=8),
+        melody=PitchCodecSpec(channels=8, latent_dim=4, quantizer=EMAQuantizerSpec(codebook_size=5)),
         decoder=WaveNetSpec(network=SMALL, conditioner=ConditionerSpec(channels=4)),
     )
     labels = {"speaker": ["a", "b"]}
@@ -86,7 +86,7 @@ def experiment(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_pieces_are_of_whole_pitch_codes(codec: Path, corpus: Path) -> None:
-    model, data = Codec.load(codec), Corpus.open(corpus)
+    model, data = SpeechModel.load(codec), Corpus.open(corpus)
     coded = CodeCorpus(model, data)
     conditioner = ConditionerSpec(channels=4)
     spec = PriorSpec(network=SMALL, conditioner=conditioner, codec=model.card.spec)
@@ -115,7 +115,7 @@ def test_a_run(experiment: ModuleType, codec: Path, corpus: Path, tmp_path: Path
         f"run={tmp_path / 'run'}",
         f"codec={codec}",
         f"data.corpus={corpus}",
-        "data.clip=0.4",
+        "data.clip_seconds=0.4",
     ]
     settings += [
         "data.batch=4",
@@ -129,7 +129,7 @@ def test_a_run(experiment: ModuleType, codec: Path, corpus: Path, tmp_path: Path
     assert evaluation["bit_rate"]["prior"] == pytest.approx(
         50 * bits["bits"] + 12.5 * bits["bits_pitch"]
     )
-    model = Codec.load(tmp_path / "run")
+    model = SpeechModel.load(tmp_path / "run")
     assert model.temperatures == Temperatures(**OWN)
     assert load_trained(tmp_path / "run").model.network.order.pitch.ratio == 4
     it = model.prior.draw(0.5, labels={"speaker": "a"})[0]
@@ -143,7 +143,7 @@ def test_a_run(experiment: ModuleType, codec: Path, corpus: Path, tmp_path: Path
 
 def test_pitch_codes_are_those_of_the_stored_f0(codec: Path, corpus: Path) -> None:
     """Normalised by the speaker's voice, one for 80 ms begun, whatever the recording's length."""
-    model, data = Codec.load(codec), Corpus.open(corpus)
+    model, data = SpeechModel.load(codec), Corpus.open(corpus)
     coded, melody = CodeCorpus(model, data), model.model.melody
     for row in data.of("train"):
         (codes,), (pitch,) = coded.of([row]), coded.pitch_of([row])
@@ -152,5 +152,5 @@ def test_pitch_codes_are_those_of_the_stored_f0(codec: Path, corpus: Path) -> No
         speaker = torch.tensor([data.label_ids(row)["speaker"]])
         assert torch.equal(melody.encode(contour, {"speaker": speaker})[0], pitch)
     model.model.melody.codec.hop *= 2
-    with pytest.raises(BadInput, match="F0 each 80 samples, expected each 160"):
+    with pytest.raises(UserInputError, match="F0 each 80 samples, expected each 160"):
         CodeCorpus(model, data)

@@ -21,31 +21,31 @@ from vqwave import audio
 from vqwave.config import option, spec
 from vqwave.data import Batch, prepare
 from vqwave.distributed.collectives import Elsewhere, by_main, gather_objects, rank, tensors_of_main
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.losses import negative_log_likelihood
 from vqwave.models import VQVAE, VQVAESpec, WaveNetSpec
-from vqwave.models.wavenet import PastDropoutSpec
+from vqwave.models.wavenet import InputDropoutSpec
 from vqwave.nn.condition import ConditionDropoutSpec, ConditionerSpec
 from vqwave.nn.encoders import WaveformEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec, ResidualQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
 from vqwave.rng import keyed
-from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, Outcome, TrainSpec
-from vqwave.training.trainer import Interrupted, Loop
+from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, StepOutput, TrainSpec
+from vqwave.training.trainer import Interrupted, Trainer
 
 PATIENCE = 240.0  # seconds that a process may take
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 CPU = torch.device("cpu")
 
 SMALL = VQVAESpec(
-    encoder=WaveformEncoderSpec(strides=(4, 4), channels=4, blocks=1, dim=4),
-    quantizer=ResidualQuantizerSpec(stages=2, dropout=0.5, inner=EMAQuantizerSpec(size=4, start_after=2)),
+    encoder=WaveformEncoderSpec(strides=(4, 4), channels=4, blocks=1, latent_dim=4),
+    quantizer=ResidualQuantizerSpec(num_quantizers=2, quantizer_dropout=0.5, quantizer=EMAQuantizerSpec(codebook_size=4, kmeans_after_steps=2)),
     decoder=WaveNetSpec(
-        network=StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4),
-        conditioner=ConditionerSpec(channels=4, dropout=ConditionDropoutSpec(whole=0.3)),
-        past=PastDropoutSpec(drop=0.3, span=4, noise=0.02),
+        network=StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4),
+        conditioner=ConditionerSpec(channels=4, dropout=ConditionDropoutSpec(all=0.3)),
+        input_dropout=InputDropoutSpec(prob=0.3, span=4, noise_std=0.02),
     ),
-    jitter=0.3,
+    time_jitter=0.3,
 )
 
 
@@ -73,10 +73,10 @@ class Small(Experiment[Config]):
     def build(self) -> VQVAE:
         return SMALL.build(self.corpus.sample_rate, self.corpus.labels)
 
-    def losses(self, batch: Batch) -> Outcome:
+    def losses(self, batch: Batch) -> StepOutput:
         self.at.pop(self.step, lambda: None)()
         out = self.network(batch.wave, batch.labels, batch.lengths)
-        return Outcome({"nll": negative_log_likelihood(out.distribution, batch.wave, batch.mask), **out.quantized.losses})
+        return StepOutput({"nll": negative_log_likelihood(out.distribution, batch.wave, batch.mask), **out.quantized.losses})
 
     def evaluate(self, model: VQVAE) -> Evaluation:
         return Evaluation("a number", {"clips": float(len(list(self.valid_batches())))})
@@ -99,7 +99,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(corpus: Path, run: Path, **train: int | float) -> Config:
     return Config(
         run=run,
-        data=DataSpec(corpus=corpus, clip=0.04, batch=4, valid_clip=0.04, valid_clips=2),
+        data=DataSpec(corpus=corpus, clip_seconds=0.04, batch=4, valid_clip_seconds=0.04, valid_clips=2),
         optim=OptimSpec(lr=3e-3, warmup=2),
         train=TrainSpec(**{"steps": 10, "log_every": 1, "valid_every": 100, "save_every": 4, "threads": 1, **train}),
     )
@@ -116,7 +116,7 @@ def _process(number: int, world: int, port: int, work: Callable[[int], object], 
     os.environ |= {name: str(value) for name, value in numbers.items()} | {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
     try:
         told.put((number, work(number)))
-    except (BadInput, Interrupted) as error:
+    except (UserInputError, Interrupted) as error:
         told.put((number, f"{type(error).__name__}: {error}"))
     told.close()
     told.join_thread()
@@ -149,7 +149,7 @@ def in_two(work: Callable[[int], object], world: int = 2) -> dict[int, Any]:
 def trained(settings: Config, at: dict[int, Callable[[], object]] | None = None) -> None:
     experiment = Small(settings)
     experiment.at = at or {}
-    Loop(experiment, quiet=True).run()
+    Trainer(experiment, quiet=True).run()
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -218,14 +218,14 @@ def test_draws_do_not_depend_on_how_items_lie_on_processes() -> None:
 
 def test_what_the_main_process_does_all_learn() -> None:
     def refuse() -> None:
-        raise BadInput("no")
+        raise UserInputError("no")
 
     def work(number: int) -> tuple[object, ...]:
         PartialState(cpu=True)
         told = by_main(lambda: {"rank": rank()})
         try:
             by_main(refuse)
-        except BadInput as error:
+        except UserInputError as error:
             told = (told, type(error) is Elsewhere, str(error))
         given = {"a": torch.arange(3), "b": torch.tensor(True)} if number == 0 else {}
         return told, {name: value.tolist() for name, value in tensors_of_main(given, CPU).items()}, gather_objects(number)

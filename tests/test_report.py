@@ -17,7 +17,7 @@ import pytest
 import soundfile
 
 from vqwave.audio import Wave, level_db, write
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.report import listen, write_report
 from vqwave.report.figures import Line, chart
 from vqwave.report.numbers import mutual_information
@@ -347,7 +347,7 @@ def test_a_page_is_replaced_whole(vqvae: Path, tmp_path: Path) -> None:
     before = out.read_bytes()
     broken = make_vqvae(tmp_path / "broken")
     (broken / "samples" / "1.wav").write_text("no sound")
-    with pytest.raises(BadInput, match=r"1\.wav"):
+    with pytest.raises(UserInputError, match=r"1\.wav"):
         write_report([broken], out)
     assert out.read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"page.html", "broken"}
@@ -385,24 +385,24 @@ def damage(run: Path, file: str, text: str) -> None:
 def test_damage_is_named(file: str, text: str, message: str, tmp_path: Path) -> None:
     run = make_vqvae(tmp_path / "run")
     damage(run, file, text)
-    with pytest.raises(BadInput, match=message) as caught:
+    with pytest.raises(UserInputError, match=message) as caught:
         write_report([run], tmp_path / "page.html")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "page.html").exists()
 
 
 def test_what_is_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"nowhere: no such folder, expected a run folder \(config\.yaml"):
+    with pytest.raises(UserInputError, match=r"nowhere: no such folder, expected a run folder \(config\.yaml"):
         write_report([tmp_path / "nowhere"], tmp_path / "page.html")
-    with pytest.raises(BadInput, match=r"no config\.yaml in it, expected a run folder"):
+    with pytest.raises(UserInputError, match=r"no config\.yaml in it, expected a run folder"):
         write_report([tmp_path], tmp_path / "page.html")
-    with pytest.raises(BadInput, match="no run folder given"):
+    with pytest.raises(UserInputError, match="no run folder given"):
         write_report([], tmp_path / "page.html")
 
 
 def test_missing_matplotlib_names_the_extra(vqvae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(BadInput, match=r"pip install 'vqwave\[report\]'"):
+    with pytest.raises(UserInputError, match=r"pip install 'vqwave\[report\]'"):
         write_report([vqvae], tmp_path / "page.html")
 
 

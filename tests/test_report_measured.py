@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.report import write_report
 from vqwave.report.measured import findings
 from vqwave.report.run import read_run
@@ -177,5 +177,5 @@ def test_a_run_without_it_has_no_such_section(tmp_path: Path) -> None:
 )
 def test_damage_is_named(change: dict[str, Any], complaint: str, tmp_path: Path) -> None:
     folder = run(tmp_path / "a", found(None, 90) | change)
-    with pytest.raises(BadInput, match=complaint):
+    with pytest.raises(UserInputError, match=complaint):
         read_run(folder)

@@ -33,15 +33,15 @@ from vqwave.models import Model, WaveNet, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
 from vqwave.training import signals
-from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, Outcome, TrainSpec
+from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, StepOutput, TrainSpec
 from vqwave.training.tracking import SampleSheet
-from vqwave.training.trainer import Interrupted, Loop, main
+from vqwave.training.trainer import Interrupted, Trainer, main
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 STEPS = 6
 TINY = WaveNetSpec(
     head=MuLaw(classes=16),
-    network=StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4),
+    network=StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4),
     conditioner=ConditionerSpec(channels=4),
 )
 
@@ -71,13 +71,13 @@ class Tiny(Experiment[Config]):
         self.at("building")
         return TINY.build(self.corpus.sample_rate, self.corpus.labels)
 
-    def start(self, model: WaveNet) -> None:
+    def fit_statistics(self, model: WaveNet) -> None:
         self.at("statistics")
 
-    def losses(self, batch: Batch) -> Outcome:
+    def losses(self, batch: Batch) -> StepOutput:
         self.at(f"step {self.step}")
         wave = batch.wave + 0.01 * torch.randn_like(batch.wave)
-        return Outcome({"nll": negative_log_likelihood(self.network(wave, batch.labels), wave, batch.mask)})
+        return StepOutput({"nll": negative_log_likelihood(self.network(wave, batch.labels), wave, batch.mask)})
 
     def evaluate(self, model: WaveNet) -> Evaluation:
         self.at(f"validation {self.step + 1}")
@@ -114,7 +114,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def forked(corpus: Path, run: Path, at: Callable[[str], object], log: Path, rank: int = 0, world: int = 1, port: int = 0) -> int:
     """The id of a process that does what `experiments/tiny.py` would; `at` is called at each moment of it."""
-    argv = [f"run={run}", f"data.corpus={corpus}", "data.clip=0.02", "data.batch=2", "data.valid_clip=0.02", "data.valid_clips=2"]
+    argv = [f"run={run}", f"data.corpus={corpus}", "data.clip_seconds=0.02", "data.batch=2", "data.valid_clip_seconds=0.02", "data.valid_clips=2"]
     every = f"train.steps={STEPS} train.log_every=1 train.valid_every=2 train.save_every=4 train.threads=1 optim.warmup=2".split()
     sys.stdout.flush()
     pid = os.fork()
@@ -228,7 +228,7 @@ def test_a_signal_before_a_run_goes_on_leaves_it_as_it_is(
     kept = (run / "checkpoints" / "step-00000003" / "network.safetensors").read_bytes()
     with monkeypatch.context() as patch:
 
-        def state(loop: Loop, checkpoint: object) -> None:
+        def state(loop: Trainer, checkpoint: object) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
         if moment == "resuming":
@@ -267,7 +267,7 @@ def test_a_second_signal_ends_a_step_at_once(
 
 
 def settings(corpus: Path, run: Path) -> Config:
-    data = DataSpec(corpus=corpus, clip=0.02, batch=2, valid_clip=0.02, valid_clips=2)
+    data = DataSpec(corpus=corpus, clip_seconds=0.02, batch=2, valid_clip_seconds=0.02, valid_clips=2)
     return Config(run=run, data=data, train=TrainSpec(steps=2, threads=1))
 
 
@@ -277,7 +277,7 @@ def test_a_loop_without_its_command_listens_too(corpus: Path, tmp_path: Path, mo
     for moment, said in (("building", "nothing was begun"), ("samples", "stopped at step 2 of 2, all saved")):
         monkeypatch.setattr(Tiny, "at", staticmethod(struck(signal.SIGINT, moment)))
         with pytest.raises(Interrupted, match=said) as found:
-            Loop(Tiny(settings(corpus, tmp_path / moment)), quiet=True).run()
+            Trainer(Tiny(settings(corpus, tmp_path / moment)), quiet=True).run()
         assert found.value.status == 130
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
@@ -285,7 +285,7 @@ def test_a_loop_without_its_command_listens_too(corpus: Path, tmp_path: Path, mo
 def test_a_thread_that_is_not_the_main_one_trains(corpus: Path, tmp_path: Path) -> None:
     """Where signals cannot be asked for."""
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(lambda: Loop(Tiny(settings(corpus, tmp_path / "run")), quiet=True).run()).result()
+        pool.submit(lambda: Trainer(Tiny(settings(corpus, tmp_path / "run")), quiet=True).run()).result()
     assert (tmp_path / "run" / "samples" / "index.json").exists()
 
 

@@ -21,11 +21,11 @@ from vqwave.audio.sound_files import SUFFIXES, WHY_FOREIGN, WHY_NAME, refused_fi
 from vqwave.audio.streaming import Recording, WavReader
 from vqwave.cli.folder import Account, share
 from vqwave.data import Corpus, prepare
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.inference.chunked_encoding import encode_recording
 from vqwave.inference.chunked_encoding import prepare as prepared
 from vqwave.inference.model_folder import ModelCard
-from vqwave.inference.speech_model import Codec
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.inference.stream_encoding import Level
 from vqwave.models import VQVAESpec, WaveNetSpec
 from vqwave.nn.encoders import WaveformEncoderSpec
@@ -67,7 +67,7 @@ def wav(samples: audio.Wave, before: bytes = b"") -> bytes:
 
 
 def model() -> torch.nn.Module:
-    encoder = WaveformEncoderSpec(strides=(8, 10), channels=4, blocks=0, dim=4)
+    encoder = WaveformEncoderSpec(strides=(8, 10), channels=4, blocks=0, latent_dim=4)
     return VQVAESpec(encoder=encoder, decoder=WaveNetSpec(network=StackSpec(layers=1))).build(
         RATE, {"speaker": ["a"]}
     )
@@ -78,13 +78,13 @@ def test_channels_that_cancel_each_other_are_refused_everywhere(tmp_path: Path) 
     path.parent.mkdir(parents=True)
     soundfile.write(path, antiphase(), RATE, subtype="FLOAT")
     soundfile.write(path.with_name("good.wav"), noise(), RATE)
-    with pytest.raises(BadInput, match=rf"wrong\.wav: its {CANCEL} \(their mean lies 2\d dB below"):
+    with pytest.raises(UserInputError, match=rf"wrong\.wav: its {CANCEL} \(their mean lies 2\d dB below"):
         audio.read(path)
-    with pytest.raises(BadInput, match=rf"wrong\.wav: its {CANCEL}"):
+    with pytest.raises(UserInputError, match=rf"wrong\.wav: its {CANCEL}"):
         encode_recording(model(), Recording.open(path), RATE, -23.0)
-    with pytest.raises(BadInput, match=CANCEL):
+    with pytest.raises(UserInputError, match=CANCEL):
         prepared(antiphase().T, RATE, RATE, -23.0)
-    with pytest.raises(BadInput, match=f"pipe: its {CANCEL}"):
+    with pytest.raises(UserInputError, match=f"pipe: its {CANCEL}"):
         list(WavReader(io.BytesIO(wav(antiphase())), "pipe"))
     summary = prepare("folder", tmp_path / "in", tmp_path / "out", quiet=True)
     assert [(row.path.name, CANCEL in row.reason) for row in summary.rejected] == [
@@ -96,7 +96,7 @@ def test_a_pipe_is_refused_after_its_first_second() -> None:
     """Before an hour of it has become codes."""
     taken: list[int] = []
     reader = WavReader(io.BytesIO(wav(antiphase(20 * RATE))), "pipe")
-    with pytest.raises(BadInput, match=CANCEL):
+    with pytest.raises(UserInputError, match=CANCEL):
         taken.extend(map(len, reader))
     assert sum(taken) < RATE
 
@@ -118,9 +118,9 @@ def test_silence_is_one_rule(tmp_path: Path) -> None:
     soundfile.write(path, quiet(), RATE, subtype="FLOAT")
     soundfile.write(path.with_name("good.wav"), noise(), RATE)
     for rate in (RATE, 2 * RATE):
-        with pytest.raises(BadInput, match=r"silent \(-80 dBFS, sound begins at -70\)"):
+        with pytest.raises(UserInputError, match=r"silent \(-80 dBFS, sound begins at -70\)"):
             prepared(quiet(), rate, RATE, -23.0)
-    with pytest.raises(BadInput, match=r"quiet\.wav: silent"):
+    with pytest.raises(UserInputError, match=r"quiet\.wav: silent"):
         encode_recording(model(), Recording.open(path), RATE, -23.0)
     summary = prepare("folder", tmp_path / "in", tmp_path / "out", quiet=True)
     assert [(row.path.name, row.reason[:7]) for row in summary.rejected] == [
@@ -128,7 +128,7 @@ def test_silence_is_one_rule(tmp_path: Path) -> None:
     ]
     level = Level(-23.0, RATE)
     level.push(quiet())
-    with pytest.raises(BadInput, match="silent"):
+    with pytest.raises(UserInputError, match="silent"):
         level.flush()
     assert len(prepared(10 * quiet(), RATE, RATE, -23.0)) == 2 * RATE
 
@@ -137,7 +137,7 @@ def test_what_resampling_leaves_of_a_sound_may_be_silence(tmp_path: Path) -> Non
     """A whistle above the model's band: its remains are not brought up to the level of speech."""
     whistle = (0.1 * np.sin(2 * np.pi * 7000 * np.arange(2 * RATE) / (2 * RATE))).astype(np.float32)
     whistle *= np.hanning(len(whistle)).astype(np.float32)
-    with pytest.raises(BadInput, match="silent"):
+    with pytest.raises(UserInputError, match="silent"):
         prepared(whistle, 2 * RATE, RATE, -23.0)
     (tmp_path / "in" / "ann").mkdir(parents=True)
     soundfile.write(tmp_path / "in" / "ann" / "whistle.wav", whistle, 2 * RATE, subtype="FLOAT")
@@ -166,7 +166,7 @@ def test_codecs_inside_a_wav_are_read_from_any_sample(tmp_path: Path, subtype: s
     assert np.corrcoef(whole[:4000], noise(0, 4000))[0, 1] > 0.5
     assert np.array_equal(audio.read(path, 777, 100)[0], whole[777:877])
     assert np.array_equal(np.concatenate(list(Recording.open(path).pieces())), whole)
-    with pytest.raises(BadInput, match="asked for 100 from sample"):
+    with pytest.raises(UserInputError, match="asked for 100 from sample"):
         audio.read(path, len(whole) - 50, 100)
 
 
@@ -177,7 +177,7 @@ def test_a_chunk_of_any_length_may_come_before_the_samples_of_a_pipe(size: int) 
     )
     found = np.concatenate(list(WavReader(io.BytesIO(wav(noise(), picture)), "pipe")))
     assert np.array_equal(found, noise())
-    with pytest.raises(BadInput, match="pipe: truncated before its samples"):
+    with pytest.raises(UserInputError, match="pipe: truncated before its samples"):
         WavReader(io.BytesIO(wav(noise(), picture)[: 30 + size]), "pipe")
 
 
@@ -221,7 +221,7 @@ def test_one_walker_for_prepare_encode_and_convert(
     account = Account(arguments(folder, tmp_path / "codes"), works, len(works), "files")
     done = [work for work in account.over(works) if account.attempt(work, lambda: True)]
     assert len(done) == 4
-    with pytest.raises(BadInput, match="1 of 5 files could not be used"):
+    with pytest.raises(UserInputError, match="1 of 5 files could not be used"):
         account.close()
     assert "1.m4a: is in a format that is not read" in capsys.readouterr().err
 
@@ -231,11 +231,11 @@ def test_a_folder_of_other_formats_alone_says_so(tmp_path: Path) -> None:
     for name in ("x.m4a", "y.AAC"):
         (tmp_path / "in" / "ann" / name).write_bytes(b"\0" * 64)
         with pytest.raises(
-            BadInput, match=f"{name}: is in a format that is not read, expected .wav or .flac"
+            UserInputError, match=f"{name}: is in a format that is not read, expected .wav or .flac"
         ):
             audio.read(tmp_path / "in" / "ann" / name)
     with pytest.raises(
-        BadInput,
+        UserInputError,
         match=r"no recordings found \(2 files do not belong; the first, .*x\.m4a: is in a format",
     ):
         prepare("folder", tmp_path / "in", tmp_path / "out", quiet=True)
@@ -250,7 +250,7 @@ def test_names_that_are_not_utf8_are_listed(
     soundfile.write(home / "good.wav", noise(), RATE)
     bad = os.fsencode(home) + b"/caf\xe9.wav"
     Path(os.fsdecode(bad)).write_bytes((home / "good.wav").read_bytes())
-    with pytest.raises(BadInput, match=r"caf\\xe9\.wav: its name is not UTF-8"):
+    with pytest.raises(UserInputError, match=r"caf\\xe9\.wav: its name is not UTF-8"):
         audio.read(os.fsdecode(bad))
     summary = prepare("folder", tmp_path / "in", tmp_path / "out", quiet=True)
     assert [(row.path.name, row.reason) for row in summary.rejected] == [(r"caf\xe9.wav", WHY_NAME)]
@@ -274,7 +274,7 @@ def test_names_and_texts_are_composed(tmp_path: Path) -> None:
     assert (row.speaker, row.id, row.text) == (composed, f"{composed}/été", "où")
     spec, labels = WaveNetSpec(network=StackSpec(layers=1)), {"speaker": ["Ann", composed]}
     card = ModelCard(sample_rate=RATE, labels=labels, spec=spec, about={})
-    assert Codec(card.build(), card).given.label_ids({"speaker": apart})["speaker"].tolist() == [1]
+    assert SpeechModel(card.build(), card).given.label_ids({"speaker": apart})["speaker"].tolist() == [1]
     table = tmp_path / "m.jsonl"
     table.write_text(
         json.dumps({"path": f"in/{apart}/été.wav", "speaker": apart, "accent": apart}) + "\n"

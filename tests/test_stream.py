@@ -12,24 +12,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.codes import Coded
-from vqwave.decode.batching import Task, decode_each
+from vqwave.codes import CodeSequence
+from vqwave.decode.batching import DecodeRequest, decode_each
 from vqwave.decode.sampling import Sampling
 from vqwave.decode.streaming.conditions import CodeConditions, Reach, code_condition
 from vqwave.decode.streaming.stream import Stream, StreamState
 from vqwave.distributions import Gaussian, MixtureOfLogistics, MuLaw
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import ModelCard
-from vqwave.inference.speech_model import Codec
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.models import StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionDropoutSpec, ConditionerSpec
 from vqwave.nn.encoders import WaveformEncoderSpec
-from vqwave.nn.quantize import EMAQuantizerSpec, ResidualQuantizerSpec, TwoLevelQuantizerSpec
+from vqwave.nn.quantize import EMAQuantizerSpec, HierarchicalQuantizerSpec, ResidualQuantizerSpec
 from vqwave.nn.wavenet import ContextSpec, StackSpec
 
 LABELS = {"speaker": ["george", "lucas", "theo"]}
 RATE, FRAMES = 8000, 9
-SIZES = StackSpec(layers=4, cycle=3, residual=8, gate=8, skip=8, hidden=12)
+SIZES = StackSpec(layers=4, dilation_cycle=3, residual_channels=8, gate_channels=8, skip_channels=8, hidden_channels=12)
 FAST = importlib.util.find_spec("numba") is not None
 NUMBA = pytest.mark.skipif(not FAST, reason="numba is not installed")
 
@@ -38,28 +38,28 @@ def codec(
     decoder: WaveNetSpec | StudentSpec,
     *,
     strides: tuple[int, ...] = (4, 4),
-    quantizer: object = EMAQuantizerSpec(size=16),
+    quantizer: object = EMAQuantizerSpec(codebook_size=16),
     double: bool = False,
     **conditioner: object,
-) -> Codec:
+) -> SpeechModel:
     torch.manual_seed(0)
     decoder = replace(decoder, conditioner=ConditionerSpec(channels=6, **conditioner))
-    spec = VQVAESpec(encoder=WaveformEncoderSpec(strides=strides, channels=8, dim=4), quantizer=quantizer, decoder=decoder)
+    spec = VQVAESpec(encoder=WaveformEncoderSpec(strides=strides, channels=8, latent_dim=4), quantizer=quantizer, decoder=decoder)
     model = spec.build(RATE, LABELS).eval()
     for name, parameter in model.named_parameters():
         if "projection" in name:
             parameter.data.mul_(4.0)
     card = ModelCard(sample_rate=RATE, labels=LABELS, spec=spec, about={"corpus": "x"})
-    return Codec(model.double() if double else model, card)
+    return SpeechModel(model.double() if double else model, card)
 
 
-def codes_for(it: Codec, frames: int = FRAMES, seed: int = 1) -> Tensor:
+def codes_for(it: SpeechModel, frames: int = FRAMES, seed: int = 1) -> Tensor:
     quantizer, generator = it.model.quantizer, torch.Generator().manual_seed(seed)
     return torch.randint(quantizer.size, (quantizer.books, frames), generator=generator)
 
 
-def coded(it: Codec, codes: Tensor, samples: int) -> Coded:
-    return Coded(codes, RATE, it.model.hop, samples, it.model.quantizer.size, it.fingerprint, "theo")
+def coded(it: SpeechModel, codes: Tensor, samples: int) -> CodeSequence:
+    return CodeSequence(codes, RATE, it.model.hop, samples, it.model.quantizer.size, it.fingerprint, "theo")
 
 
 def played(stream: Stream, codes: Tensor, cuts: list[int], samples: int | None = None) -> np.ndarray:
@@ -75,18 +75,18 @@ def played(stream: Stream, codes: Tensor, cuts: list[int], samples: int | None =
 CUTS = {"each": [1] * FRAMES, "some": [2, 0, 4, 3]}
 WAVENETS = {
     "mixture": WaveNetSpec(head=MixtureOfLogistics(components=2), network=SIZES),
-    "mu_law": WaveNetSpec(head=MuLaw(), network=replace(SIZES, kernel=3, skip=0)),
+    "mu_law": WaveNetSpec(head=MuLaw(), network=replace(SIZES, kernel_size=3, skip_channels=0)),
     "context": WaveNetSpec(head=Gaussian(), network=replace(SIZES, context=ContextSpec(stride=8, layers=2))),
 }
 STUDENTS = {
-    "plain": StudentSpec(flows=(2, 3), network=replace(SIZES, skip=0)),
-    "staggered": StudentSpec(flows=(2, 3), network=replace(SIZES, skip=0), fold=4, stagger=True, base="gaussian"),
-    "maf": StudentSpec(flows=(2,), network=replace(SIZES, skip=0), fold=2, direction="maf"),
+    "plain": StudentSpec(flows=(2, 3), network=replace(SIZES, skip_channels=0)),
+    "staggered": StudentSpec(flows=(2, 3), network=replace(SIZES, skip_channels=0), squeeze=4, stagger_blocks=True, base="gaussian"),
+    "maf": StudentSpec(flows=(2,), network=replace(SIZES, skip_channels=0), squeeze=2, flow_type="maf"),
 }
 CONDITIONERS = {"held": {}, "upsampled": {"kernel": 5, "upsample": (2, 2)}, "alone": {"kernel": 1}}
 
 
-def assert_streams(it: Codec, backend: str, samples: int) -> None:
+def assert_streams(it: SpeechModel, backend: str, samples: int) -> None:
     """Whole and in every way of cutting: the same bits."""
     sampling, codes = Sampling(seed=3, backend=backend, temperature=0.9), codes_for(it)
     whole = it.decode(coded(it, codes, samples), sampling=sampling).numpy()
@@ -123,7 +123,7 @@ def test_numba_streams_the_bits_of_the_whole(decoder: WaveNetSpec | StudentSpec,
     assert_streams(codec(decoder, **told), "numba", FRAMES * 16 - 5)
 
 
-@pytest.mark.parametrize("quantizer", [TwoLevelQuantizerSpec(ratio=4), ResidualQuantizerSpec(stages=2)])
+@pytest.mark.parametrize("quantizer", [HierarchicalQuantizerSpec(downsample=4), ResidualQuantizerSpec(num_quantizers=2)])
 def test_codes_of_several_books(quantizer: object) -> None:
     it = codec(WAVENETS["mixture"], quantizer=quantizer)
     assert_streams(it, "reference", FRAMES * 16)
@@ -133,7 +133,7 @@ def test_codes_of_several_books(quantizer: object) -> None:
 
 
 def test_guidance_and_top_p_stream_too() -> None:
-    it = codec(WAVENETS["mu_law"], dropout=ConditionDropoutSpec(whole=0.1))
+    it = codec(WAVENETS["mu_law"], dropout=ConditionDropoutSpec(all=0.1))
     it.decoder.conditioner.dropout.nothing["frames"].data.normal_()
     sampling, codes = Sampling(seed=1, top_p=0.8, guidance=2.0), codes_for(it)
     whole = it.decode(coded(it, codes, 16 * FRAMES), sampling=sampling).numpy()
@@ -148,7 +148,7 @@ def test_the_reach_of_a_conditioner(kernel: int, upsample: tuple[int, ...]) -> N
     model, told = it.model, {"speaker": torch.tensor([1])}
     z = torch.randn(1, 4, 15, dtype=torch.float64, requires_grad=True)
     columns = model.hop // model.decoder.conditioner.hold
-    model.decoder.condition(model.frames(z, told), told).features[..., 7 * columns : 8 * columns].sum().backward()
+    model.decoder.condition(model.decoder_features(z, told), told).features[..., 7 * columns : 8 * columns].sum().backward()
     heard = z.grad.abs().sum((0, 1)).nonzero().flatten()
     reach = Reach.of(model)
     assert (reach.before, reach.after) == (7 - int(heard[0]), int(heard[-1]) - 7)
@@ -185,12 +185,12 @@ def test_a_stream_is_copied_saved_and_gone_on_with(name: str, backend: str, tmp_
         branch, twin = stream.copy(seed=6), stream.copy()
         stream.save(tmp_path / "a.safetensors")
         assert np.array_equal(np.concatenate([start, played(stream, rest, [FRAMES - at])]), whole)
-        resumed = it.resume(tmp_path / "a.safetensors")
+        resumed = it.resume_stream(tmp_path / "a.safetensors")
         for other in (twin, resumed):
             other.push(rest[:, :2])
             state = other.state()
             assert state.header["counts"]["pushed"] == at + 2
-            again = it.resume(state)
+            again = it.resume_stream(state)
             assert np.array_equal(whole[again.sent :], np.concatenate([again.push(rest[:, 2:]), again.flush()]))
         other = np.concatenate([start, played(branch, rest, [FRAMES - at])])
         assert np.array_equal(other[: len(start)], whole[: len(start)])
@@ -201,33 +201,33 @@ def test_a_stream_is_copied_saved_and_gone_on_with(name: str, backend: str, tmp_
 def test_what_cannot_be_gone_on_with_is_named(tmp_path: Path) -> None:
     it, other = codec(WAVENETS["mixture"]), codec(WAVENETS["mu_law"])
     stream = it.stream("theo", sampling=Sampling(backend="reference"))
-    with pytest.raises(BadInput, match="of model"):
-        other.resume(stream.state())
+    with pytest.raises(UserInputError, match="of model"):
+        other.resume_stream(stream.state())
     (tmp_path / "text").write_text("hello")
     for path in (tmp_path / "text", tmp_path / "none"):
-        with pytest.raises(BadInput, match=str(path)):
-            it.resume(path)
+        with pytest.raises(UserInputError, match=str(path)):
+            it.resume_stream(path)
     state = stream.state()
     StreamState({**state.header, "format": 9}, state.arrays).save(tmp_path / "new")
-    with pytest.raises(BadInput, match="format 9, expected 1"):
-        it.resume(tmp_path / "new")
+    with pytest.raises(UserInputError, match="format 9, expected 1"):
+        it.resume_stream(tmp_path / "new")
 
 
 def test_what_is_no_code_is_named() -> None:
     stream = codec(WAVENETS["mixture"]).stream("theo")
     for wrong in (torch.zeros(2, 3, dtype=torch.int64), torch.zeros(1, 3), torch.tensor([[16]]), torch.tensor([[-1]])):
-        with pytest.raises(BadInput, match="push: "):
+        with pytest.raises(UserInputError, match="push: "):
             stream.push(wrong)
     sent = len(stream.push(np.zeros((1, 3), np.int16)))
     for samples in (32, 49, -1):
-        with pytest.raises(BadInput, match=f"{samples} samples in 3 frames of 16"):
+        with pytest.raises(UserInputError, match=f"{samples} samples in 3 frames of 16"):
             stream.flush(samples)
     assert sent + len(stream.flush(33)) == 33
-    with pytest.raises(BadInput, match="is over"):
+    with pytest.raises(UserInputError, match="is over"):
         stream.push(np.zeros((1, 1), np.int64))
-    with pytest.raises(BadInput, match="is over"):
+    with pytest.raises(UserInputError, match="is over"):
         stream.flush()
-    with pytest.raises(BadInput, match="did you mean theo"):
+    with pytest.raises(UserInputError, match="did you mean theo"):
         codec(WAVENETS["mixture"]).stream("thea")
 
 
@@ -264,7 +264,7 @@ def test_a_tile_is_refilled_before_it_runs_empty() -> None:
     """At no time are fewer slots in use than there are utterances left, or slots."""
     it, taken = codec(WAVENETS["mixture"]), []
 
-    def tasks() -> Iterator[tuple[int, Task]]:
+    def tasks() -> Iterator[tuple[int, DecodeRequest]]:
         for i, frames in enumerate([90, 20, 20, 20, 20]):
             taken.append(i)
             yield i, it.task(coded(it, codes_for(it, frames), frames * 16), None)
@@ -279,15 +279,15 @@ def test_without_kernels_utterances_come_one_after_another() -> None:
     done = list(it.decode_each(((i, it.task(item, None)) for i, item in enumerate(items)), sampling))
     assert [key for key, _ in done] == [0, 1]
     assert all(torch.equal(wave, it.decode(item, sampling=sampling)) for (_, wave), item in zip(done, items, strict=True))
-    with pytest.raises(BadInput, match="temperature"):
+    with pytest.raises(UserInputError, match="temperature"):
         list(it.decode_each([(0, it.task(items[0], None))], replace(sampling, temperature=-1.0)))
 
 
 OWN = {"choice": 0.9, "scale": 0.5, "voiced": 0.5}
 
 
-def with_card(it: Codec, temperature: dict[str, float]) -> Codec:
-    return Codec(it.model, replace(it.card, about=it.card.about | {"temperature": temperature}))
+def with_card(it: SpeechModel, temperature: dict[str, float]) -> SpeechModel:
+    return SpeechModel(it.model, replace(it.card, about=it.card.about | {"temperature": temperature}))
 
 
 def test_what_is_not_given_is_the_cards() -> None:
@@ -313,7 +313,7 @@ def test_a_saved_stream_keeps_its_temperatures(tmp_path: Path) -> None:
     stream.push(codes[:, :4])
     stream.save(tmp_path / "state")
     rest = played(stream, codes[:, 4:], [5])
-    assert np.array_equal(played(plain.resume(tmp_path / "state"), codes[:, 4:], [5]), rest)
+    assert np.array_equal(played(plain.resume_stream(tmp_path / "state"), codes[:, 4:], [5]), rest)
 
     sampling = {"seed": 2, "top_p": 1.0, "guidance": 1.0, "backend": "reference", "precision": "float32"}
     for temperature in (0.9, 1.0):
@@ -322,4 +322,4 @@ def test_a_saved_stream_keeps_its_temperatures(tmp_path: Path) -> None:
         state = stream.state()
         old = StreamState({**state.header, "sampling": sampling | {"temperature": temperature}}, state.arrays)
         rest = played(stream, codes[:, 4:], [5])
-        assert np.array_equal(played(it.resume(old), codes[:, 4:], [5]), rest)
+        assert np.array_equal(played(it.resume_stream(old), codes[:, 4:], [5]), rest)

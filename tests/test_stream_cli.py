@@ -23,7 +23,7 @@ from vqwave.cli import main
 from vqwave.codes import load_codes, save_codes
 from vqwave.decode.sampling import Sampling
 from vqwave.distributions import MixtureOfLogistics
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec
 from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.models import ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
@@ -33,14 +33,14 @@ from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
 
 RATE = 8000
-STACK = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)
+STACK = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
 CONDITIONER = ConditionerSpec(channels=4)
 VQVAE = VQVAESpec(
-    encoder=FrameEncoderSpec(features=LogMelSpec(bands=8, fmax=4000), channels=8, dim=4),
-    quantizer=EMAQuantizerSpec(size=8),
+    encoder=FrameEncoderSpec(features=LogMelSpec(bands=8, fmax=4000), channels=8, latent_dim=4),
+    quantizer=EMAQuantizerSpec(codebook_size=8),
     decoder=WaveNetSpec(head=MixtureOfLogistics(components=2), network=STACK, conditioner=CONDITIONER),
 )
-STUDENT = replace(VQVAE, decoder=StudentSpec(flows=(2,), network=replace(STACK, skip=0), conditioner=CONDITIONER))
+STUDENT = replace(VQVAE, decoder=StudentSpec(flows=(2,), network=replace(STACK, skip_channels=0), conditioner=CONDITIONER))
 PLAIN = ("--backend", "reference", "--quiet")
 
 
@@ -263,7 +263,7 @@ def test_wavs_of_every_kind_come_through() -> None:
                 assert np.allclose(found, expected, atol=1e-6)
                 assert found.dtype == np.float32
     for bad in (wav(7, 8, 1, b"x"), wav(1, 16, 0, b""), b"RIFF\0\0\0\0WAVEdata\0\0\0\0"):
-        with pytest.raises(BadInput, match=r"^x: "):
+        with pytest.raises(UserInputError, match=r"^x: "):
             list(WavReader(io.BytesIO(bad), "x"))
 
 

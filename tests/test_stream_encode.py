@@ -13,17 +13,17 @@ from torch import Tensor
 
 from vqwave import audio
 from vqwave.audio.streaming import Resampler
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec, MFCCSpec, PitchSpec
 from vqwave.inference import chunked_encoding
 from vqwave.inference.chunked_encoding import Blocks, heard
 from vqwave.inference.model_folder import ModelCard
-from vqwave.inference.speech_model import Codec
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.inference.stream_encoding import Level
 from vqwave.models import VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import BatchNormEncoderSpec, FrameEncoderSpec, WaveformEncoderSpec
-from vqwave.nn.quantize import EMAQuantizerSpec, TwoLevelQuantizerSpec
+from vqwave.nn.quantize import EMAQuantizerSpec, HierarchicalQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
 
 RATE = 8000
@@ -38,12 +38,12 @@ ENCODERS = {
 }
 
 
-def codec(encoder: object, quantizer: object = EMAQuantizerSpec(size=32)) -> Codec:
+def codec(encoder: object, quantizer: object = EMAQuantizerSpec(codebook_size=32)) -> SpeechModel:
     torch.manual_seed(0)
-    network = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)
-    decoder = WaveNetSpec(network=network, conditioner=ConditionerSpec(channels=4, labels=()))
+    network = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
+    decoder = WaveNetSpec(network=network, conditioner=ConditionerSpec(channels=4, categorical=()))
     spec = VQVAESpec(encoder=encoder, quantizer=quantizer, decoder=decoder)
-    it = Codec(spec.build(RATE, {}).eval(), ModelCard(sample_rate=RATE, labels={}, spec=spec, about={}))
+    it = SpeechModel(spec.build(RATE, {}).eval(), ModelCard(sample_rate=RATE, labels={}, spec=spec, about={}))
     for book in it.model.quantizer.modules():
         if hasattr(book, "sums"):
             z = it.model.encoder(speech(4800)[None])[0].t()
@@ -130,7 +130,7 @@ def test_chunks_do_not_show(encoder: object, clear_frames: Callable[..., Tensor]
 
 def test_a_long_recording_is_encoded_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     it, wave = (
-        codec(ENCODERS["frames"], TwoLevelQuantizerSpec(ratio=4, top=EMAQuantizerSpec(size=8), bottom=EMAQuantizerSpec(size=8))),
+        codec(ENCODERS["frames"], HierarchicalQuantizerSpec(downsample=4, top=EMAQuantizerSpec(codebook_size=8), bottom=EMAQuantizerSpec(codebook_size=8))),
         speech(9000),
     )
     it.model.double()  # other blocks round otherwise
@@ -160,14 +160,14 @@ def test_a_file_that_is_read_in_pieces(
     assert clear.float().mean() > 0.9
     assert torch.equal(pieces.codes[clear], whole.codes[clear])
     audio.write(path, np.full(rate, 0.2, np.float32), rate)
-    with pytest.raises(BadInput, match="silent"):
+    with pytest.raises(UserInputError, match="silent"):
         it.encode_file(path)
 
 
 def test_who_normalises_over_the_utterance_cannot_stream() -> None:
     it = codec(replace(ENCODERS["frames"], instance_norm=True))
     assert it.encode(speech(1000)).codes.shape == (1, 32)
-    with pytest.raises(BadInput, match="instance_norm"):
+    with pytest.raises(UserInputError, match="instance_norm"):
         it.encode_stream()
 
 
@@ -200,7 +200,7 @@ def test_the_level_is_taken_from_the_first_second() -> None:
         level = Level(-23.0, 8000)
         for piece in nothing:
             assert not level.push(piece).any()
-        with pytest.raises(BadInput, match="empty or silent"):
+        with pytest.raises(UserInputError, match="empty or silent"):
             level.flush()
 
 
@@ -228,7 +228,7 @@ def test_names_of_a_codec_follow_its_weights_and_settings() -> None:
     assert (other.fingerprint != name, other._names.older) == (True, older)
     coded = it.encode(speech(800))
     it.check(replace(coded, fingerprint=older[0]))  # as older files have it
-    with pytest.raises(BadInput, match="these codes are of codec"):
+    with pytest.raises(UserInputError, match="these codes are of codec"):
         it.check(replace(coded, fingerprint="another"))
     with torch.no_grad():
         it.model.encoder.out.bias[0] += 1

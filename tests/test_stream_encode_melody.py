@@ -12,12 +12,12 @@ import torch
 from vqwave.codes import CodeBlock, Header, PitchFormat, pitch_due
 from vqwave.codes.pitch import InStep
 from vqwave.data.voices import UNVOICED, VoicePitch
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec
 from vqwave.inference.melody_stream import BlockStream, PitchCodeStream
 from vqwave.inference.model_folder import ModelCard
 from vqwave.inference.pitch_encoding import encode_melody
-from vqwave.inference.speech_model import Codec
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.models import VQVAESpec, WaveNetSpec
 from vqwave.models.melody import Melody
 from vqwave.models.pitch import SEMITONE, PitchCodecSpec
@@ -29,21 +29,21 @@ from vqwave.pitch_tracking import contour, track
 
 RATE = 8000
 VOICES = {"low": (0.2, 0.1), "high": (0.9, 0.2)}
-STACK = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)
+STACK = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
 
 
-def build(melody: PitchCodecSpec | None) -> Codec:
+def build(melody: PitchCodecSpec | None) -> SpeechModel:
     """Random weights; the codes of the melody are spread over its latents, so that all are taken."""
     features = LogMelSpec(bands=8, fmax=4000)
     spec = VQVAESpec(
-        encoder=FrameEncoderSpec(features=features, channels=8, dim=4),
-        quantizer=EMAQuantizerSpec(size=8),
+        encoder=FrameEncoderSpec(features=features, channels=8, latent_dim=4),
+        quantizer=EMAQuantizerSpec(codebook_size=8),
         melody=melody,
         decoder=WaveNetSpec(network=STACK, conditioner=ConditionerSpec(channels=4)),
     )
     torch.manual_seed(0)
     labels = {"speaker": list(VOICES)}
-    it = Codec(
+    it = SpeechModel(
         spec.build(RATE, labels).eval(),
         ModelCard(sample_rate=RATE, labels=labels, spec=spec, about={}),
     )
@@ -63,12 +63,12 @@ def spread(melody: Melody) -> None:
 
 
 @pytest.fixture(scope="module")
-def codec() -> Codec:
-    return build(PitchCodecSpec(channels=8, dim=4, quantizer=EMAQuantizerSpec(size=6)))
+def codec() -> SpeechModel:
+    return build(PitchCodecSpec(channels=8, latent_dim=4, quantizer=EMAQuantizerSpec(codebook_size=6)))
 
 
 @pytest.fixture(scope="module")
-def melody(codec: Codec) -> Melody:
+def melody(codec: SpeechModel) -> Melody:
     return codec.model.melody
 
 
@@ -105,7 +105,7 @@ CHUNKS = {"one": [10**6], "ticks": [80], "any": [1, 700, 0, 3000, 161]}
     [{}, {"speaker": "low"}, {"pitch_range": (150.0, 2.5)}],
     ids=["taken", "speaker", "range"],
 )
-def test_chunks_do_not_show(codec: Codec, given: dict[str, object]) -> None:
+def test_chunks_do_not_show(codec: SpeechModel, given: dict[str, object]) -> None:
     """Codes, pitch codes and the range are the same bits, however the samples came; blocks are consecutive, both kinds in step."""
     wave, found = voice(2.53), {}
     for name, sizes in CHUNKS.items():
@@ -163,7 +163,7 @@ def test_windows_have_the_latents_of_the_whole(melody: Melody) -> None:
         it.float()
 
 
-def test_codes_of_a_known_range_are_those_of_the_whole(codec: Codec) -> None:
+def test_codes_of_a_known_range_are_those_of_the_whole(codec: SpeechModel) -> None:
     """Normalised alike, a stream has the codes of the recording; F0 itself is that of the whole up to rounding."""
     wave = voice(2.5)
     whole = codec.encode(wave, speaker="low")
@@ -220,7 +220,7 @@ def test_the_range_of_a_whisper_is_known_after_four_seconds(melody: Melody) -> N
         assert sizes != [80] or 5.0 <= after < 5.5
 
 
-def test_codes_come_in_time(codec: Codec) -> None:
+def test_codes_come_in_time(codec: SpeechModel) -> None:
     """No later than the latency says; and what is kept does not grow."""
     wave, stream = voice(6.0), codec.encode_stream(level=-23.0, pitch_range=(140.0, 3.0))
     codes, came, behind, kept = 0, 0, 0, []
@@ -234,7 +234,7 @@ def test_codes_come_in_time(codec: Codec) -> None:
     assert max(kept[240:]) <= max(kept[:240])
 
 
-def test_no_code_comes_before_the_range(codec: Codec) -> None:
+def test_no_code_comes_before_the_range(codec: SpeechModel) -> None:
     stream = codec.encode_stream(level=-23.0)
     assert stream.pitch is None
     for piece in np.split(voice(3.0, silence=0.5), range(400, 28000, 400)):
@@ -245,7 +245,7 @@ def test_no_code_comes_before_the_range(codec: Codec) -> None:
     assert Header.of(codec.encode(voice(1.0))).sizes == codec.header(pitch=stream.pitch).sizes
 
 
-def test_a_range_that_is_given_or_known(codec: Codec) -> None:
+def test_a_range_that_is_given_or_known(codec: SpeechModel) -> None:
     """Given before known; a speaker whom the model does not know is no range."""
     given = codec.encode_stream(speaker="low", pitch_range=(200, 4)).pitch
     assert (given.mean, given.deviation) == pytest.approx((math.log(2.0), 4 * SEMITONE))
@@ -269,24 +269,24 @@ def test_a_range_that_is_given_or_known(codec: Codec) -> None:
         ("low", "pitch_range: str, expected numbers"),
     ],
 )
-def test_a_range_that_is_none(codec: Codec, wrong: object, said: str) -> None:
-    with pytest.raises(BadInput, match=f"^{said}"):
+def test_a_range_that_is_none(codec: SpeechModel, wrong: object, said: str) -> None:
+    with pytest.raises(UserInputError, match=f"^{said}"):
         codec.encode_stream(pitch_range=wrong)
 
 
 def test_a_model_without_melody_takes_no_range() -> None:
     it = build(None)
     with pytest.raises(
-        BadInput, match="pitch_range: given, expected none: this model has no codes of a melody"
+        UserInputError, match="pitch_range: given, expected none: this model has no codes of a melody"
     ):
         it.encode_stream(pitch_range=(120.0, 3.0))
     assert it.encode_stream(speaker="low").push(voice(0.5)).shape[0] == 1
 
 
-def test_silence_is_refused(codec: Codec) -> None:
+def test_silence_is_refused(codec: SpeechModel) -> None:
     stream = codec.encode_stream()
     stream.push(np.zeros(RATE, np.float32))
-    with pytest.raises(BadInput, match="empty or silent"):
+    with pytest.raises(UserInputError, match="empty or silent"):
         stream.flush()
 
 

@@ -12,7 +12,7 @@ import torch
 from vqwave.decode.sampling import Sampling
 from vqwave.distributions import MixtureOfLogistics
 from vqwave.inference.model_folder import ModelCard
-from vqwave.inference.speech_model import Codec
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.models import StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import WaveformEncoderSpec
@@ -21,7 +21,7 @@ from vqwave.nn.wavenet import StackSpec
 
 RATE, MINUTES, PIECE = 8000, 10, 25  # PIECE: frames that are pushed together
 STATUS = Path("/proc/self/statm")
-NETWORK = StackSpec(layers=2, cycle=2, residual=16, gate=16, skip=16, hidden=16)
+NETWORK = StackSpec(layers=2, dilation_cycle=2, residual_channels=16, gate_channels=16, skip_channels=16, hidden_channels=16)
 DECODERS = {
     "wavenet": WaveNetSpec(head=MixtureOfLogistics(components=1), network=NETWORK),
     "student": StudentSpec(flows=(2, 2), network=NETWORK),
@@ -40,11 +40,11 @@ def test_ten_minutes_take_no_more_memory_than_one(name: str) -> None:
     torch.manual_seed(0)
     decoder = DECODERS[name]
     spec = VQVAESpec(
-        encoder=WaveformEncoderSpec(strides=(8, 8, 10), channels=8, dim=4),
-        quantizer=EMAQuantizerSpec(size=16),
-        decoder=type(decoder)(**{**vars(decoder), "conditioner": ConditionerSpec(channels=8, labels=())}),
+        encoder=WaveformEncoderSpec(strides=(8, 8, 10), channels=8, latent_dim=4),
+        quantizer=EMAQuantizerSpec(codebook_size=16),
+        decoder=type(decoder)(**{**vars(decoder), "conditioner": ConditionerSpec(channels=8, categorical=())}),
     )
-    it = Codec(spec.build(RATE, {}).eval(), ModelCard(sample_rate=RATE, labels={}, spec=spec, about={}))
+    it = SpeechModel(spec.build(RATE, {}).eval(), ModelCard(sample_rate=RATE, labels={}, spec=spec, about={}))
     stream = it.stream(sampling=Sampling(backend="numba"))
     sizes, memory, kept = [], [], []
     pushes = MINUTES * 60 * RATE // (PIECE * it.model.hop)

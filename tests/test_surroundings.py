@@ -23,16 +23,16 @@ from vqwave.config import option, spec
 from vqwave.data import Batch, prepare
 from vqwave.decode.sampling import Sampling
 from vqwave.distributions import Gaussian
-from vqwave.errors import BadInput, Note
+from vqwave.errors import Note, UserInputError
 from vqwave.inference.model_folder import ModelCard, save_trained
-from vqwave.inference.speech_model import Codec
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.losses import negative_log_likelihood
 from vqwave.models import PriorSpec, StudentSpec, VQVAESpec, WaveNet, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import WaveformEncoderSpec
 from vqwave.nn.quantize import FSQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
-from vqwave.training.experiment import Evaluation, Experiment, ExperimentSpec, Outcome
+from vqwave.training.experiment import Evaluation, Experiment, ExperimentSpec, StepOutput
 from vqwave.training.tracking import Tracker, boards
 from vqwave.training.trainer import main
 
@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RATE = 8000
 LABELS = {"speaker": ["ann", "bob"]}
 ANN = {"speaker": "ann"}
-SIZES = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)
+SIZES = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
 TOLD = ConditionerSpec(channels=4)
 TEACHER = WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=TOLD)
 STUDENT = StudentSpec(flows=(2,), network=SIZES, conditioner=TOLD)
@@ -69,10 +69,10 @@ class Tiny(Experiment[Config]):
     def build(self) -> WaveNet:
         return TEACHER.build(self.corpus.sample_rate, self.corpus.labels)
 
-    def losses(self, batch: Batch) -> Outcome:
+    def losses(self, batch: Batch) -> StepOutput:
         wave = batch.wave + 0.01 * torch.randn_like(batch.wave)
         predicted = self.network(wave, batch.labels)
-        return Outcome({"nll": negative_log_likelihood(predicted, wave, batch.mask)})
+        return StepOutput({"nll": negative_log_likelihood(predicted, wave, batch.mask)})
 
     def evaluate(self, model: WaveNet) -> Evaluation:
         return Evaluation("a number", {"clips": float(len(list(self.valid_batches())))})
@@ -124,7 +124,7 @@ def all_that_a_model_does(folder: Path) -> list[np.ndarray]:
     wave = (0.1 * np.sin(2 * np.pi * (200 * t + 700 * t**2))).astype(np.float32)
     found = []
     for name in ("teacher", "student"):
-        model = Codec.load(folder / name)
+        model = SpeechModel.load(folder / name)
         coded = model.encode(wave, speaker="ann")
         found += [coded.codes, model.decode(coded, sampling=PLAIN)]
         pieces = model.encode_stream(12000)
@@ -133,8 +133,8 @@ def all_that_a_model_does(folder: Path) -> list[np.ndarray]:
         found += [stream.push(coded.codes[:, :9]), stream.copy().flush()]
         tasks = [("a", model.task(coded, "bob"))]
         found += [wave for _, wave in model.decode_each(tasks, PLAIN)]
-    found.append(np.array(Codec.load(folder / "teacher").score(wave, labels=ANN).bits))
-    prior = Codec.load(folder / "prior")
+    found.append(np.array(SpeechModel.load(folder / "teacher").log_likelihood(wave, labels=ANN).bits))
+    prior = SpeechModel.load(folder / "prior")
     found += prior.generate(0.02, labels=ANN, sampling=PLAIN)
     found.append(np.array(prior.prior.bits(prior.prior.draw(0.1)[0])))
     return [np.asarray(array) for array in found]
@@ -142,7 +142,7 @@ def all_that_a_model_does(folder: Path) -> list[np.ndarray]:
 
 def save_models(folder: Path) -> None:
     torch.manual_seed(0)
-    encoder = WaveformEncoderSpec(strides=(4, 4), channels=4, blocks=1, dim=4)
+    encoder = WaveformEncoderSpec(strides=(4, 4), channels=4, blocks=1, latent_dim=4)
     quantizer = FSQuantizerSpec(levels=(5, 3))
     specs = {
         "teacher": VQVAESpec(encoder=encoder, quantizer=quantizer, decoder=TEACHER),
@@ -388,5 +388,5 @@ def test_what_wandb_cannot_do_is_a_line(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(wandb, "init", fail)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    with pytest.raises(BadInput, match=r"^train.tracker: wandb cannot open a run \(the server is"):
+    with pytest.raises(UserInputError, match=r"^train.tracker: wandb cannot open a run \(the server is"):
         boards.WandbBoard(tmp_path, "x", {})

@@ -21,7 +21,7 @@ from scipy import stats
 
 from vqwave.cli import main
 from vqwave.config import parse
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.sweep import Plan, Stopped, Sweep, read
 from vqwave.sweep.space import draw, grid, read_parameters
 
@@ -143,17 +143,17 @@ def test_a_grid_is_every_combination_and_nests() -> None:
     ],
 )
 def test_a_bad_file_is_told_in_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(BadInput, match=message) as error:
+    with pytest.raises(UserInputError, match=message) as error:
         plan_of(tmp_path, **changes)
     assert "\n" not in str(error.value)
     assert "sweep.yaml" in str(error.value)
 
 
 def test_grids_of_ranges_and_endless_draws_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"x: a grid takes values.*found uniform"):
+    with pytest.raises(UserInputError, match=r"x: a grid takes values.*found uniform"):
         plan_of(tmp_path, parameters={"x": {"min": 0.0, "max": 1.0}}).trials(None, 0)
     random = plan_of(tmp_path, method="random")
-    with pytest.raises(BadInput, match="--count"):
+    with pytest.raises(UserInputError, match="--count"):
         random.trials(None, 0)
     assert len(plan_of(tmp_path, method="random", run_cap=3).trials(None, 0)) == 3
     assert plan_of(tmp_path, early_terminate={"type": "hyperband"}).notes[0].startswith("early_terminate needs wandb's server")
@@ -195,20 +195,20 @@ def test_maximize_and_more_trials_later(tmp_path: Path) -> None:
 
 def test_another_sweep_in_the_folder_is_refused(tmp_path: Path) -> None:
     Sweep(plan_of(tmp_path), tmp_path / "out", count=1, quiet=True).run()
-    with pytest.raises(BadInput, match=r"other sweep\.parameters\.x\.values, seed"):
+    with pytest.raises(UserInputError, match=r"other sweep\.parameters\.x\.values, seed"):
         Sweep(plan_of(tmp_path, parameters={"x": {"values": [1]}}), tmp_path / "out", seed=1, quiet=True).run()
-    with pytest.raises(BadInput, match="not empty and holds no sweep"):
+    with pytest.raises(UserInputError, match="not empty and holds no sweep"):
         Sweep(plan_of(tmp_path), tmp_path, quiet=True).run()
 
 
 def test_a_sweep_whose_trials_all_fail_stops(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, parameters={"x": {"value": 13.0}}, method="random", run_cap=9)
-    with pytest.raises(BadInput, match="the first 3 trials all failed, the last: x: 13 is unlucky"):
+    with pytest.raises(UserInputError, match="the first 3 trials all failed, the last: x: 13 is unlucky"):
         Sweep(plan, tmp_path / "out", quiet=True).run()
     (tmp_path / "program.py").write_text(PROGRAM.replace("x == 13.0", "False"))  # mended: the same command goes on
     assert [row.metric for row in Sweep(plan, tmp_path / "out", quiet=True).run()] == [121.0] * 9
     wrong = plan_of(tmp_path, metric={"name": "valid/bit"})
-    with pytest.raises(BadInput, match=r"no metric valid/bit in .*; did you mean valid/bits"):
+    with pytest.raises(UserInputError, match=r"no metric valid/bit in .*; did you mean valid/bits"):
         Sweep(wrong, tmp_path / "other", quiet=True).run()
 
 
@@ -254,7 +254,7 @@ def test_a_signal_ends_the_trial_and_says_how_to_go_on(tmp_path: Path, number: i
 def test_two_sweeps_at_once_are_refused(tmp_path: Path) -> None:
     plan, out = plan_of(tmp_path), tmp_path / "out"
     sweep = Sweep(plan, out, quiet=True)
-    with sweep._claimed(), pytest.raises(BadInput, match="another `vqwave sweep` is at work"):
+    with sweep._claimed(), pytest.raises(UserInputError, match="another `vqwave sweep` is at work"):
         sweep.run()
     assert len(sweep.run()) == 4
 

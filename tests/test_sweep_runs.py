@@ -22,10 +22,10 @@ from vqwave.sweep import Plan, read
 
 ROOT = Path(__file__).parents[1]
 STACK = "{layers: 2, cycle: 2, residual: 4, gate: 4, skip: 4, hidden: 4}"
-SHORT = ["data.clip=0.1", "data.batch=2", "data.valid_clip=0.1", "data.valid_clips=2", "shown=1", "train.threads=1"]
+SHORT = ["data.clip_seconds=0.1", "data.batch=2", "data.valid_clip_seconds=0.1", "data.valid_clips=2", "shown=1", "train.threads=1"]
 TINY = {
-    "wavenet": ["model.network.layers=2", "model.network.cycle=2", "shown_seconds=0.02"],
-    "vqvae": [f"model.decoder.network={STACK}", "model.encoder.channels=8", "model.readout=null", "losses.spectral=0"],
+    "wavenet": ["model.network.layers=2", "model.network.dilation_cycle=2", "shown_seconds=0.02"],
+    "vqvae": [f"model.decoder.network={STACK}", "model.encoder.channels=8", "model.spectral_decoder=null", "losses.spectral=0"],
     "distill": ["model.flows=[2]", "model.network={cycle: 2, residual: 4, gate: 4, hidden: 4}", "losses.power=0"],
 }
 
@@ -114,7 +114,7 @@ def test_every_rank_reads_its_values_from_its_arguments(tmp_path: Path) -> None:
     first, second = (json.loads((tmp_path / rank).read_text()) for rank in ("0", "1"))
     assert first == second
     assert first["optim"]["lr"] == values["optim.lr"]
-    assert first["model"]["network"]["residual"] == values["model.network.residual"]
+    assert first["model"]["network"]["residual"] == values["model.network.residual_channels"]
 
 
 def trials_of(out: Path) -> list[dict[str, Any]]:

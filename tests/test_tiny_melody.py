@@ -17,14 +17,14 @@ from torch import Tensor
 import vqwave
 from vqwave import audio
 from vqwave.cli import main as command
-from vqwave.codes import Coded, load_codes, save_codes
+from vqwave.codes import CodeSequence, load_codes, save_codes
 from vqwave.data import Corpus, prepare
 from vqwave.decode.sampling import Sampling
 from vqwave.evaluation import Settings, evaluate
 from vqwave.export import export_onnx
 from vqwave.inference.description import describe
 from vqwave.inference.model_folder import load_trained
-from vqwave.inference.speech_model import Codec
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.metrics import recognizer
 from vqwave.models.pitch import SEMITONE
 from vqwave.report import write_report
@@ -36,9 +36,9 @@ SPEAKERS = {"high": 210.0, "low": 100.0, "mid": 145.0}
 WORDS = {"fall": -0.35, "rise": 0.35}  # how ln F0 goes
 STEPS = ["train.log_every=10", "train.threads=1"]
 SMALL = [
-    "data.clip=0.24",
+    "data.clip_seconds=0.24",
     "data.batch=2",
-    "data.valid_clip=0.24",
+    "data.valid_clip_seconds=0.24",
     "data.valid_clips=4",
     "shown=0",
     *STEPS,
@@ -106,7 +106,7 @@ def chain(
         "pitch",
         "train.steps=120",
         "train.valid_every=120",
-        "data.clip=0.4",
+        "data.clip_seconds=0.4",
         *STEPS,
     )
     train(
@@ -139,12 +139,12 @@ def chain(
 
 
 @pytest.fixture(scope="module")
-def model(chain: Chain) -> Codec:
-    return Codec.load(chain.run("model"))
+def model(chain: Chain) -> SpeechModel:
+    return SpeechModel.load(chain.run("model"))
 
 
 @pytest.fixture(scope="module")
-def said(chain: Chain, model: Codec) -> dict[str, Coded]:
+def said(chain: Chain, model: SpeechModel) -> dict[str, CodeSequence]:
     """A word of each contour, of the speaker mid."""
     corpus = Corpus.open(chain.corpus)
     rows = {
@@ -155,7 +155,7 @@ def said(chain: Chain, model: Codec) -> dict[str, Coded]:
     return {text: model.encode(corpus.read(row), speaker="mid") for text, row in rows.items()}
 
 
-def conditioned(model: Codec, coded: Coded, speaker: str, shift: float = 0.0) -> Tensor:
+def conditioned(model: SpeechModel, coded: CodeSequence, speaker: str, shift: float = 0.0) -> Tensor:
     """ln F0 (F,) that the decoder is conditioned on, NaN where unvoiced; which is what `decode` makes its condition of."""
     told = model.given.voice(speaker, {}, None)
     told |= model.given.range_of(told, coded.pitch, shift)
@@ -167,12 +167,12 @@ def conditioned(model: Codec, coded: Coded, speaker: str, shift: float = 0.0) ->
     return torch.where(pitch[1] > 0, pitch[0], torch.nan)
 
 
-def with_pitch(coded: Coded, codes: Tensor) -> Coded:
+def with_pitch(coded: CodeSequence, codes: Tensor) -> CodeSequence:
     return replace(coded, pitch=replace(coded.pitch, codes=codes))
 
 
 @torch.inference_mode()
-def test_semitones_move_the_median_f0(model: Codec, said: dict[str, Coded]) -> None:
+def test_semitones_move_the_median_f0(model: SpeechModel, said: dict[str, CodeSequence]) -> None:
     plain = conditioned(model, said["rise"], "mid").nanmedian()
     for semitones in (-5.0, 0.5, 12.0):
         moved = conditioned(model, said["rise"], "mid", semitones).nanmedian()
@@ -181,7 +181,7 @@ def test_semitones_move_the_median_f0(model: Codec, said: dict[str, Coded]) -> N
 
 @torch.inference_mode()
 def test_a_conversion_lands_in_the_range_of_its_target(
-    model: Codec, said: dict[str, Coded]
+    model: SpeechModel, said: dict[str, CodeSequence]
 ) -> None:
     """Above and below the mean as much, in the target's deviations, as in the source's."""
     voices = dict(zip(model.speakers, model.model.melody.voices.tolist(), strict=True))
@@ -198,7 +198,7 @@ def test_a_conversion_lands_in_the_range_of_its_target(
 
 @torch.inference_mode()
 def test_the_contour_of_another_utterance_goes_with_its_own(
-    model: Codec, said: dict[str, Coded]
+    model: SpeechModel, said: dict[str, CodeSequence]
 ) -> None:
     """Content of a falling word and the melody of a rising one rise, and are conditioned on just what that one is."""
     own = {text: conditioned(model, coded, "mid") for text, coded in said.items()}
@@ -210,7 +210,7 @@ def test_the_contour_of_another_utterance_goes_with_its_own(
 
 
 @torch.inference_mode()
-def test_flattened_codes_take_the_melody_away(model: Codec, said: dict[str, Coded]) -> None:
+def test_flattened_codes_take_the_melody_away(model: SpeechModel, said: dict[str, CodeSequence]) -> None:
     """One code throughout is one F0, beyond what the ends change; the words' own codes are not."""
     codes = said["rise"].pitch.codes
     melody, flats = model.model.melody, []
@@ -254,7 +254,7 @@ def test_what_is_said_of_the_model(chain: Chain) -> None:
 def test_a_model_with_melody_is_measured(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every measure that needs no judge from elsewhere; the student's sound, since it is made fast."""
     small = replace(recognizer.DEFAULT, steps=4, batch=4, channels=8, members=1)
-    real = recognizer.judge_of
+    real = recognizer.recognizer_of
     monkeypatch.setattr(
         "vqwave.evaluation.context.judge_of",
         lambda corpus, keep, progress: real(corpus, small, keep=keep, progress=progress),
@@ -472,7 +472,7 @@ def test_speech_and_melody_through_a_pipe(
     assert load_codes(tmp_path / "given.vqw").pitch.mean == pytest.approx(math.log(2))
 
 
-def test_the_card_keeps_the_ranges(chain: Chain, model: Codec) -> None:
+def test_the_card_keeps_the_ranges(chain: Chain, model: SpeechModel) -> None:
     """A student has those of its teacher, bit for bit, and its codes."""
     theirs = load_trained(chain.run("student")).model.melody
     assert torch.equal(theirs.voices, model.model.melody.voices)

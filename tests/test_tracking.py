@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from vqwave import audio
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.training.tracking import SampleSheet, Tracker, own_folder
 from vqwave.training.tracking.tracker import spectrogram
 
@@ -249,7 +249,7 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
 
 def test_a_missing_tensorboard_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    with pytest.raises(BadInput, match=r"train\.tracker: tensorboard is not installed; pip install"):
+    with pytest.raises(UserInputError, match=r"train\.tracker: tensorboard is not installed; pip install"):
         tracker(tmp_path / "run", "tensorboard")
 
 

@@ -32,17 +32,17 @@ from vqwave.training.experiment import (
     Experiment,
     ExperimentSpec,
     OptimSpec,
-    Outcome,
+    StepOutput,
     TrainSpec,
 )
-from vqwave.training.trainer import Loop
+from vqwave.training.trainer import Trainer
 
 STEPS, MICRO, LR, BETAS, EPS, WARMUP, FINAL = 12, 2, 0.01, (0.8, 0.95), 1e-4, 3, 0.25
 CLIP, DECAY = 0.15, 0.5  # both are reached: see `test_the_steps_reach_every_bound`
 WEIGHTS = {"nll": 0.5, "level": 3.0}
 SMALL = WaveNetSpec(
     head=MuLaw(classes=8),
-    network=StackSpec(layers=3, cycle=2, residual=4, gate=4, skip=4, hidden=4),
+    network=StackSpec(layers=3, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4),
     conditioner=ConditionerSpec(channels=4),
 )
 Weights = dict[str, Tensor]
@@ -80,12 +80,12 @@ class Small(Experiment[Config]):
     def build(self) -> WaveNet:
         return SMALL.build(self.corpus.sample_rate, self.corpus.labels).double()
 
-    def losses(self, batch: Batch) -> Outcome:
+    def losses(self, batch: Batch) -> StepOutput:
         self.modes = (self.network.training, self.modes[1])
         self.denormals = (computed(DENORMAL), self.denormals[1])
         losses = losses_of(self.network, batch)
         losses["level"].register_hook(self.during_backward)
-        return Outcome(losses)
+        return StepOutput(losses)
 
     def during_backward(self, gradient: Tensor) -> None:
         self.denormals = (self.denormals[0], computed(DENORMAL))
@@ -165,7 +165,7 @@ class Trained:
 
     run: Path
     experiment: Small
-    loop: Loop
+    loop: Trainer
     written: Written
 
 
@@ -179,18 +179,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
             audio.write(root / "in" / speaker / f"{take}.wav", wave, 8000)
     prepare("folder", root / "in", root / "corpus", quiet=True)
     optim = OptimSpec(
-        lr=LR, betas=BETAS, eps=EPS, warmup=WARMUP, final=FINAL, clip=CLIP, average=DECAY
+        lr=LR, betas=BETAS, eps=EPS, warmup=WARMUP, final_lr_ratio=FINAL, max_grad_norm=CLIP, ema_decay=DECAY
     )
     config = Config(
         run=root / "run",
-        data=DataSpec(corpus=root / "corpus", clip=0.02, batch=4, valid_clip=0.02, valid_clips=2),
+        data=DataSpec(corpus=root / "corpus", clip_seconds=0.02, batch=4, valid_clip_seconds=0.02, valid_clips=2),
         optim=optim,
         train=TrainSpec(
-            steps=STEPS, accumulate=MICRO, log_every=1, valid_every=5, save_every=4, threads=1
+            steps=STEPS, grad_accumulation=MICRO, log_every=1, valid_every=5, save_every=4, threads=1
         ),
     )
     experiment = Small(config)
-    loop = Loop(experiment, quiet=True)
+    loop = Trainer(experiment, quiet=True)
     model = experiment.build()
     model.load_state_dict(loop.model.state_dict())
     iterator = loop.batches()

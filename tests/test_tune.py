@@ -19,10 +19,10 @@ from vqwave.cli import main
 from vqwave.data import Corpus
 from vqwave.decode.sampling import Sampling, Temperatures
 from vqwave.distributions import Gaussian, Head, MixtureOfLogistics, MuLaw
-from vqwave.errors import BadInput, Note
+from vqwave.errors import Note, UserInputError
 from vqwave.evaluation import Settings, evaluate, panel, temperature_tuning
-from vqwave.evaluation.context import Material
-from vqwave.evaluation.result import Written
+from vqwave.evaluation.context import EvaluationContext
+from vqwave.evaluation.result import EvaluationReport
 from vqwave.features import LogMelSpec
 from vqwave.inference.description import describe
 from vqwave.inference.model_folder import ModelCard, save_trained
@@ -37,11 +37,11 @@ from vqwave.training.checkpoint import update_card
 
 RATE = 8000
 FEATURES = LogMelSpec(bands=16, fmax=4000.0)
-STACK = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)
-CONDITIONER = ConditionerSpec(channels=4, labels=("speaker",))
+STACK = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
+CONDITIONER = ConditionerSpec(channels=4, categorical=("speaker",))
 SPEC = VQVAESpec(
-    encoder=FrameEncoderSpec(features=FEATURES, channels=8, dim=4),
-    quantizer=EMAQuantizerSpec(size=8),
+    encoder=FrameEncoderSpec(features=FEATURES, channels=8, latent_dim=4),
+    quantizer=EMAQuantizerSpec(codebook_size=8),
     decoder=WaveNetSpec(
         head=MixtureOfLogistics(components=2), network=STACK, conditioner=CONDITIONER
     ),
@@ -82,9 +82,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def material(place: Path) -> Material:
+def material(place: Path) -> EvaluationContext:
     settings = Settings(split="valid", seconds=60.0)
-    return Material(Corpus.open(place / "corpus"), vqwave.load(place / "model"), None, settings)
+    return EvaluationContext(Corpus.open(place / "corpus"), vqwave.load(place / "model"), None, settings)
 
 
 def bowl(best: Temperatures) -> temperature_tuning.Judge:
@@ -140,12 +140,12 @@ def test_which_parts_matter(head: Head, taps: int, parts: tuple[str, ...]) -> No
     frames = (16, 80, FEATURES.build(RATE))
     net = WaveNetSpec(head=head, network=STACK, **settings).build(RATE, LABELS, *frames)
     assert temperature_tuning.parts_of(net) == parts
-    flows = StudentSpec(flows=(1,), network=replace(STACK, skip=0), **settings)
+    flows = StudentSpec(flows=(1,), network=replace(STACK, skip_channels=0), **settings)
     scales = ("scale", "voiced") if taps else ("scale",)
     assert temperature_tuning.parts_of(flows.build(RATE, LABELS, *frames)) == scales
 
 
-def test_recordings_have_no_distance_from_themselves(material: Material) -> None:
+def test_recordings_have_no_distance_from_themselves(material: EvaluationContext) -> None:
     judge = temperature_tuning._by_sound(material)
     perfect = judge(material.waves)
     assert perfect == pytest.approx(dict.fromkeys(perfect, 0.0), abs=1e-6)
@@ -165,7 +165,7 @@ class Level:
 
 
 def test_judges_that_are_there_are_asked(
-    material: Material, monkeypatch: pytest.MonkeyPatch
+    material: EvaluationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Texts are take {2,3} of two voices; `take 2` is understood: 2 of 8 words are wrong."""
     monkeypatch.setattr(panel, "recogniser", lambda name: Recogniser("one", lambda w, rate: "take 2"))
@@ -179,7 +179,7 @@ def test_judges_that_are_there_are_asked(
 
 
 def test_a_judge_that_is_missing_is_named(
-    material: Material, monkeypatch: pytest.MonkeyPatch
+    material: EvaluationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(panel, "dnsmos", lambda: "no DNSMOS here")
     monkeypatch.setattr(panel, "recogniser", lambda name: Recogniser("one", lambda w, rate: ""))
@@ -227,14 +227,14 @@ def test_an_evaluation_says_by_which_temperatures(place: Path, tmp_path: Path) -
         update_card(tmp_path / name, {"temperature": temperature})
     settings = Settings(split="valid", only=("codes",), seconds=0.1)
 
-    def about(model: str, student: str | None = None, **sampling: float) -> Written:
+    def about(model: str, student: str | None = None, **sampling: float) -> EvaluationReport:
         found = evaluate(
             tmp_path / model,
             place / "corpus",
             replace(settings, sampling=Sampling(**sampling)),
             student=student and tmp_path / student,
         )
-        return TypeAdapter(Written).validate_python(json.loads(json.dumps(found.tree())))
+        return TypeAdapter(EvaluationReport).validate_python(json.loads(json.dumps(found.tree())))
 
     assert about("cold").temperature == own
     assert about("even").temperature == 0.7
@@ -249,10 +249,10 @@ def test_a_model_that_makes_no_copies_is_refused(place: Path, tmp_path: Path) ->
     card = ModelCard(sample_rate=RATE, labels=LABELS, spec=spec, about={"corpus": "buzz"})
     save_trained(tmp_path / "babble", card.build(), card)
     settings = Settings(split="valid")
-    it = Material(Corpus.open(place / "corpus"), vqwave.load(tmp_path / "babble"), None, settings)
-    with pytest.raises(temperature_tuning.Undefined, match="no copies"):
+    it = EvaluationContext(Corpus.open(place / "corpus"), vqwave.load(tmp_path / "babble"), None, settings)
+    with pytest.raises(temperature_tuning.NotApplicable, match="no copies"):
         temperature_tuning.tune(it, lambda waves: {"a": 0.0})
-    with pytest.raises(BadInput, match="--limit 0"):
+    with pytest.raises(UserInputError, match="--limit 0"):
         main_of(tmp_path / "babble", place / "corpus", "--limit", "0")
 
 

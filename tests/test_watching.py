@@ -15,7 +15,7 @@ import torch
 from vqwave.audio import write
 from vqwave.data import Batch, prepare
 from vqwave.distributions import MixtureOfLogistics
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec
 from vqwave.losses import negative_log_likelihood
 from vqwave.metrics import codebook
@@ -24,9 +24,9 @@ from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
-from vqwave.training.diagnostics import RULES, About, Watch
-from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, Outcome, TrainSpec
-from vqwave.training.trainer import Loop
+from vqwave.training.diagnostics import RULES, About, Monitor
+from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, StepOutput, TrainSpec
+from vqwave.training.trainer import Trainer
 
 CODES = About(codes=256, code_bits=0.05)
 ROOT = Path(__file__).parents[1]
@@ -35,7 +35,7 @@ Rows = Iterable[Mapping[str, float]]
 
 def told(folder: Path, rows: Rows, about: About = CODES) -> list[tuple[int, str]]:
     """(step, rule) of what a watch says to these rows, 10 steps apart."""
-    watch = Watch(folder, about)
+    watch = Monitor(folder, about)
     found = [finding for k, row in enumerate(rows, 1) for finding in watch.see(10 * k, row)]
     assert all("try " in finding.text and "\n" not in finding.text for finding in found)
     return [(finding.step, finding.rule) for finding in found]
@@ -94,16 +94,16 @@ def test_a_student_leaves_the_level_and_the_scale(tmp_path: Path) -> None:
 
 def test_a_resumed_run_repeats_nothing(tmp_path: Path) -> None:
     rows = [{"step": 10 * k, "seconds": 1.0, "train/gradient_norm": value} for k, value in enumerate((1, 2, 1, 2, 1, 50), 1)]
-    first = Watch(tmp_path, CODES)
+    first = Monitor(tmp_path, CODES)
     assert [f.rule for row in rows for f in first.see(row["step"], {"train/gradient_norm": row["train/gradient_norm"]})]
     noted = [json.loads(line) for line in (tmp_path / "findings.jsonl").read_text().splitlines()]
     assert [(row["step"], row["rule"]) for row in noted] == [(60, "exploding_gradients")]
     for kept in (rows, rows[:4]):  # killed after the row, or back to a checkpoint before it
-        again = Watch(tmp_path, CODES)
+        again = Monitor(tmp_path, CODES)
         again.resume(kept)
         assert [f for k in range(3) for f in again.see(100 + k, {"train/gradient_norm": 90.0 * 10**k})] == []
     assert len((tmp_path / "findings.jsonl").read_text().splitlines()) == 1
-    other = Watch(tmp_path, CODES)
+    other = Monitor(tmp_path, CODES)
     other.resume(rows)
     assert [f.rule for values in bits(0.0, 0.0) for f in other.see(200, values)] == ["ignored_codes"]
 
@@ -114,15 +114,15 @@ def test_sound_runs_are_left_in_peace(run: str, tmp_path: Path) -> None:
     if not path.exists():
         pytest.skip(f"{path} is not here")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    watch = Watch(tmp_path, CODES if "vqvae" in run else About())
+    watch = Monitor(tmp_path, CODES if "vqvae" in run else About())
     values = [{k: v for k, v in row.items() if k not in ("step", "seconds")} for row in rows]
     assert [f.text for row, v in zip(rows, values, strict=True) for f in watch.see(row["step"], v)] == []
 
 
-STACK = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)
+STACK = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
 MODEL = VQVAESpec(
-    encoder=FrameEncoderSpec(features=LogMelSpec(bands=8, fmax=4000), channels=8, dim=4),
-    quantizer=EMAQuantizerSpec(size=16, start_after=2, restart=0.0),
+    encoder=FrameEncoderSpec(features=LogMelSpec(bands=8, fmax=4000), channels=8, latent_dim=4),
+    quantizer=EMAQuantizerSpec(codebook_size=16, kmeans_after_steps=2, dead_code_threshold=0.0),
     decoder=WaveNetSpec(head=MixtureOfLogistics(components=2), network=STACK, conditioner=ConditionerSpec(channels=4)),
 )
 
@@ -145,15 +145,15 @@ class Collapsing(Experiment[ExperimentSpec]):
     def build(self) -> VQVAE:
         return MODEL.build(self.corpus.sample_rate, self.corpus.labels)
 
-    def start(self, model: VQVAE) -> None:
+    def fit_statistics(self, model: VQVAE) -> None:
         model.encoder.fit(self.training_waves())
 
-    def losses(self, batch: Batch) -> Outcome:
+    def losses(self, batch: Batch) -> StepOutput:
         if self.step >= 8 and not self.sound:
             with torch.no_grad():
                 self.model.encoder.out.weight.zero_()
         out = self.network(batch.wave, batch.labels, batch.lengths)
-        return Outcome({"nll": negative_log_likelihood(out.distribution, batch.wave, batch.mask)}, out.quantized.metrics)
+        return StepOutput({"nll": negative_log_likelihood(out.distribution, batch.wave, batch.mask)}, out.quantized.metrics)
 
     def evaluate(self, model: VQVAE) -> Evaluation:
         counts, cost = codebook.CodeCounts(1, 16, []), {"bits": 0.0, "bits_shuffled_codes": 0.0}
@@ -183,12 +183,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_with_a_collapsed_codebook_says_so_once(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = ExperimentSpec(
         run=tmp_path / "run",
-        data=DataSpec(corpus=corpus, clip=0.1, batch=4, valid_clip=0.1, valid_clips=4),
-        optim=OptimSpec(lr=1e-3, warmup=1, average=0.5),
+        data=DataSpec(corpus=corpus, clip_seconds=0.1, batch=4, valid_clip_seconds=0.1, valid_clips=4),
+        optim=OptimSpec(lr=1e-3, warmup=1, ema_decay=0.5),
         train=TrainSpec(steps=20, log_every=2, valid_every=5, save_every=10, threads=1),
         losses={"nll": 1.0},
     )
-    Loop(Collapsing(config), quiet=True).run()
+    Trainer(Collapsing(config), quiet=True).run()
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("watch: ")]
     assert len(lines) == len({line.split(":")[2] for line in lines})
     assert sum("the codebook collapses: perplexity 1.0 in training" in line for line in lines) == 1
@@ -198,12 +198,12 @@ def test_a_run_with_a_collapsed_codebook_says_so_once(corpus: Path, tmp_path: Pa
     assert all(row["step"] > 8 for row in found)
 
     longer = replace(config, train=replace(config.train, steps=26))
-    Loop(Collapsing(longer), quiet=True).run()  # resumed: nothing is said again
+    Trainer(Collapsing(longer), quiet=True).run()  # resumed: nothing is said again
     assert "watch: " not in capsys.readouterr().err
 
     experiment = Collapsing(replace(config, run=tmp_path / "sound"))
     experiment.sound = True
-    Loop(experiment, quiet=True).run()
+    Trainer(experiment, quiet=True).run()
     assert "codebook" not in capsys.readouterr().err
 
 
@@ -212,23 +212,23 @@ class Rootless(Collapsing):
 
     sound = True
 
-    def losses(self, batch: Batch) -> Outcome:
+    def losses(self, batch: Batch) -> StepOutput:
         outcome = super().losses(batch)
         weight = next(self.model.decoder.parameters())
         nothing = (weight - weight).square().sum().sqrt() if self.step >= 4 else 0.0
-        return Outcome({"nll": outcome.losses["nll"] + nothing}, outcome.metrics)
+        return StepOutput({"nll": outcome.losses["nll"] + nothing}, outcome.metrics)
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(corpus: Path, tmp_path: Path) -> None:
     config = ExperimentSpec(
         run=tmp_path / "run",
-        data=DataSpec(corpus=corpus, clip=0.1, batch=2, valid_clip=0.1, valid_clips=2),
+        data=DataSpec(corpus=corpus, clip_seconds=0.1, batch=2, valid_clip_seconds=0.1, valid_clips=2),
         train=TrainSpec(steps=9, save_every=3, threads=1),
         losses={"nll": 1.0},
     )
-    loop = Loop(Rootless(config), quiet=True)
+    loop = Trainer(Rootless(config), quiet=True)
     with pytest.raises(
-        BadInput, match=r"step 4: the gradient norm is not finite; clips of .*/.*; last good checkpoint: step-00000003"
+        UserInputError, match=r"step 4: the gradient norm is not finite; clips of .*/.*; last good checkpoint: step-00000003"
     ):
         loop.run()
     assert all(bool(p.isfinite().all()) for p in loop.model.parameters())

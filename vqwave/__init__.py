@@ -8,11 +8,11 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PLACES = {  # public name -> the room that defines it; imported when first asked for, so that `import vqwave` is quick
-    "BadInput": "vqwave.errors",
-    "Codec": "vqwave.inference.speech_model",
-    "Coded": "vqwave.codes",
+    "CodeSequence": "vqwave.codes",
     "Corpus": "vqwave.data",
     "Sampling": "vqwave.decode.sampling",
+    "SpeechModel": "vqwave.inference.speech_model",
+    "UserInputError": "vqwave.errors",
     "load": "vqwave.inference.speech_model",
     "load_codes": "vqwave.codes",
     "prepare": "vqwave.data",
@@ -20,7 +20,7 @@ _PLACES = {  # public name -> the room that defines it; imported when first aske
     "save_codes": "vqwave.codes",
     "write": "vqwave.audio",
 }
-__all__ = ["BadInput", "Codec", "Coded", "Corpus", "Sampling", "load", "load_codes", "prepare", "read", "save_codes", "write"]
+__all__ = ["CodeSequence", "Corpus", "Sampling", "SpeechModel", "UserInputError", "load", "load_codes", "prepare", "read", "save_codes", "write"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name

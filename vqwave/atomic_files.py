@@ -18,7 +18,7 @@ except ImportError:  # Windows
     fcntl = None
 from safetensors import SafetensorError
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}  # what a disk may answer
 PATIENCE = 6.0  # seconds that a run folder's other process is waited for
@@ -33,12 +33,12 @@ def writing(run: Path, what: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise BadInput(f"{run}: {what} cannot be written ({error.strerror}); {_kept(run)}") from error
+        raise UserInputError(f"{run}: {what} cannot be written ({error.strerror}); {_kept(run)}") from error
     except SafetensorError as error:  # its text ends in "(os error 28)"
         number = re.search(r"os error (\d+)", str(error))
         if number is None or int(number[1]) not in FULL:
             raise
-        raise BadInput(f"{run}: {what} cannot be written ({os.strerror(int(number[1]))}); {_kept(run)}") from error
+        raise UserInputError(f"{run}: {what} cannot be written ({os.strerror(int(number[1]))}); {_kept(run)}") from error
 
 
 
@@ -63,7 +63,7 @@ def alone(run: Path) -> Iterator[None]:
     file system knows no locks, or there is no `fcntl`, nothing is held.
     """
     if run.exists() and not run.is_dir():
-        raise BadInput(f"{run}: a file, expected a run folder")
+        raise UserInputError(f"{run}: a file, expected a run folder")
     run.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
         yield
@@ -76,7 +76,7 @@ def alone(run: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > until:
-                    raise BadInput(f"{run}: another process trains there, expected to be alone") from None
+                    raise UserInputError(f"{run}: another process trains there, expected to be alone") from None
                 time.sleep(0.2)
             except OSError:  # no locks here
                 break

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from vqwave.audio import mu_law_decode, mu_law_encode
 from vqwave.config import option, spec
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 COLDEST = 1e-30  # its scales vanish beside any amplitude, its quotients of logits are still finite in float32
 Scale = float | Tensor | None  # a temperature, or factors (B or 1, T) above 0; None: as that of the choice
@@ -43,7 +43,7 @@ def checked_temperature(temperature: float, name: str = "temperature") -> float:
     a temperature below 0 or not finite.
     """
     if not 0 <= temperature < math.inf:
-        raise BadInput(f"{name} {temperature}: expected a number of 0 (the likeliest) or above")
+        raise UserInputError(f"{name} {temperature}: expected a number of 0 (the likeliest) or above")
     return max(float(temperature), COLDEST)
 
 
@@ -318,7 +318,7 @@ class LocationScale(ABC):
     components: Annotated[int, Field(ge=1)] = option(1, "mixture components")
     min_log_scale: float = option(-7.0, "floor of the log-scale, applied before likelihood and sampling alike")
     initial_log_scale: float = option(-3.0, "log-scale that an untrained network starts from: near the data's spread")
-    location_unit: Annotated[float, Field(gt=0)] = option(
+    location_scale: Annotated[float, Field(gt=0)] = option(
         1.0, "amplitude that 1 stands for in the network's locations: 0.05, near the data's spread, keeps Adam's steps small there"
     )
     continuous: ClassVar[bool] = True
@@ -339,7 +339,7 @@ class LocationScale(ABC):
 
     def units(self) -> Tensor:
         """What 1 stands for in each channel of a network's last layer, (channels,)."""
-        location, one = torch.full((self.components,), self.location_unit), torch.ones(self.components)
+        location, one = torch.full((self.components,), self.location_scale), torch.ones(self.components)
         return torch.cat([one, location, one][self.components == 1 :])
 
     def shifted(self, params: Tensor, location: Tensor) -> Tensor:
@@ -374,14 +374,14 @@ class MixtureOfLogistics(LocationScale):
 
     kind: Literal["mixture_of_logistics"] = "mixture_of_logistics"
     components: Annotated[int, Field(ge=1)] = option(10, "mixture components")
-    levels: Annotated[int, Field(ge=8, le=16)] = option(16, "bits of the level grid that samples are rounded to, 8 to 16")
+    sample_bits: Annotated[int, Field(ge=8, le=16)] = option(16, "bits of the level grid that samples are rounded to, 8 to 16")
 
     @property
     def bits(self) -> float:
-        return float(self.levels)
+        return float(self.sample_bits)
 
     def mixture(self, logits: Tensor, location: Tensor, log_scale: Tensor) -> Mixture:
-        return DiscretisedLogisticMixture(logits, location, log_scale, bits=self.levels)
+        return DiscretisedLogisticMixture(logits, location, log_scale, bits=self.sample_bits)
 
 
 @spec

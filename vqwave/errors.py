@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
-class BadInput(ValueError):
+class UserInputError(ValueError):
     """A file, key or name that cannot be used. The message is one line: the culprit, what was found, what is expected."""
 
 
@@ -24,8 +24,8 @@ def under(name: str) -> Iterator[None]:
     """Puts the name of a setting before what is wrong with the settings below it."""
     try:
         yield
-    except BadInput as error:
-        raise BadInput(f"{name}: {error}") from None
+    except UserInputError as error:
+        raise UserInputError(f"{name}: {error}") from None
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

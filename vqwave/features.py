@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqwave.config import option, spec
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.pitch_tracking import HIGHEST, LOWEST, RANGE, contour, track
 
 MelScale = Literal["slaney", "htk"]
@@ -52,7 +52,7 @@ def mel_filters(
     scale (TensorFlow's). Raises `BadInput` where the limits cross or a band is too narrow to hold an FFT bin.
     """
     if not 0 <= fmin < fmax <= sample_rate / 2:
-        raise BadInput(f"mel bands from {fmin:g} to {fmax:g} Hz: expected 0 <= fmin < fmax <= {sample_rate / 2:g} Hz")
+        raise UserInputError(f"mel bands from {fmin:g} to {fmax:g} Hz: expected 0 <= fmin < fmax <= {sample_rate / 2:g} Hz")
     limits = hz_to_mel(torch.tensor([fmin, fmax], dtype=torch.float64), scale)
     steps = torch.linspace(0, 1, bands + 2, dtype=torch.float64)
     edges = mel_to_hz(limits[0] + steps * (limits[1] - limits[0]), scale)
@@ -61,7 +61,7 @@ def mel_filters(
     filters = torch.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)).clamp_min(0)
     empty = int((filters.amax(1) == 0).sum())
     if empty:
-        raise BadInput(
+        raise UserInputError(
             f"{bands} mel bands at {sample_rate} Hz: {empty} hold no bin of a {fft}-point FFT; "
             "expected fewer bands or a longer window"
         )
@@ -131,7 +131,7 @@ class MelBands(nn.Module):
         """wave (B, T) -> (B, M, T / hop). Raises `BadInput` unless T is a positive multiple of the hop."""
         if wave.ndim != 2 or wave.size(1) == 0 or wave.size(1) % self.hop:
             found = f"waveform of shape {tuple(wave.shape)}"
-            raise BadInput(f"{found}: expected (batch, samples) with a multiple of {self.hop} samples")
+            raise UserInputError(f"{found}: expected (batch, samples) with a multiple of {self.hop} samples")
         with torch.autocast(wave.device.type, enabled=False):
             magnitude = self.spectrum(wave.to(torch.promote_types(wave.dtype, torch.float32))).abs()
             bands = magnitude if self.power == 1 else magnitude.square()
@@ -209,7 +209,7 @@ def samples_of(name: str, milliseconds: float, sample_rate: int) -> int:
         near = sorted({max(1, math.floor(exact)), math.floor(exact) + 1})
         fits = " or ".join(f"{1000 * count / sample_rate:.6g}" for count in near)
         found = f"{milliseconds:g} ms is {exact:g} samples at {sample_rate} Hz"
-        raise BadInput(f"{name}: {found}; expected whole samples, such as {fits}")
+        raise UserInputError(f"{name}: {found}; expected whole samples, such as {fits}")
     return round(exact)
 
 
@@ -268,7 +268,7 @@ class MFCCSpec:
         """The module at this sample rate in Hz. Raises `BadInput` for a hop that is no whole number of samples."""
         if self.coefficients > self.bands:
             found = f"{self.coefficients} cepstra of {self.bands} mel bands"
-            raise BadInput(f"coefficients: {found}; expected at most {self.bands}")
+            raise UserInputError(f"coefficients: {found}; expected at most {self.bands}")
         return MFCC(_mel_bands(self, sample_rate, power=2), self.coefficients, self.deltas, self.floor)
 
 
@@ -298,7 +298,7 @@ class Pitch(nn.Module):
         """
         if wave.ndim != 2 or wave.size(1) == 0 or wave.size(1) % self.hop:
             found = f"waveform of shape {tuple(wave.shape)}"
-            raise BadInput(f"{found}: expected (batch, samples) with a multiple of {self.hop} samples")
+            raise UserInputError(f"{found}: expected (batch, samples) with a multiple of {self.hop} samples")
         rows = wave.detach().float().cpu().numpy()
         count = wave.size(1) // self.hop
         real = [count] * len(rows) if mask is None else mask.sum(1).tolist()
@@ -326,7 +326,7 @@ class PitchSpec:
         """The module at this sample rate in Hz. Raises `BadInput` where the limits cross, or lie outside the tracker's."""
         if not RANGE[0] <= self.fmin < 1.05 * self.fmin < self.fmax <= RANGE[1]:
             expected = f"expected fmin < fmax between {RANGE[0]} and {RANGE[1]} Hz"
-            raise BadInput(f"pitch from {self.fmin:g} to {self.fmax:g} Hz: {expected}")
+            raise UserInputError(f"pitch from {self.fmin:g} to {self.fmax:g} Hz: {expected}")
         return Pitch(sample_rate, samples_of("hop_ms", self.hop_ms, sample_rate), self.fmin, self.fmax)
 
 
@@ -336,7 +336,7 @@ FeatureSpec = Annotated[LogMelSpec | MFCCSpec | PitchSpec, Field(discriminator="
 def _mel_bands(features: LogMelSpec | MFCCSpec, sample_rate: int, power: Literal[1, 2]) -> MelBands:
     if features.window_ms < features.hop_ms:
         found = f"{features.window_ms:g} is shorter than hop_ms {features.hop_ms:g}"
-        raise BadInput(f"window_ms: {found}; expected at least the hop, or samples would be left out")
+        raise UserInputError(f"window_ms: {found}; expected at least the hop, or samples would be left out")
     return MelBands(
         sample_rate=sample_rate,
         window=max(2, round(features.window_ms * sample_rate / 1000)),

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqwave.errors import BadInput, nearest
+from vqwave.errors import UserInputError, nearest
 
 PCM = np.float32(32768.0)  # full scale of int16
 STEREO = 2  # channels, at most
@@ -43,18 +43,18 @@ def array(values: object, name: str) -> NDArray[Any]:
         return np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [""])[0]
-        raise BadInput(f"{name}: no array of numbers ({reason})") from None
+        raise UserInputError(f"{name}: no array of numbers ({reason})") from None
 
 
 def floats(values: object, name: str) -> NDArray[np.float32]:
     """Numbers of any kind and shape -> float32. NaN and infinity are refused."""
     found = array(values, name)
     if found.dtype.kind not in "fiu":
-        raise BadInput(f"{name}: {_kind(values, found)}, expected numbers")
+        raise UserInputError(f"{name}: {_kind(values, found)}, expected numbers")
     with np.errstate(over="ignore"):
         found = found.astype(np.float32)
     if not np.isfinite(found).all():
-        raise BadInput(f"{name}: holds NaN or infinity, expected finite numbers")
+        raise UserInputError(f"{name}: holds NaN or infinity, expected finite numbers")
     return found
 
 
@@ -68,7 +68,7 @@ def waveform(wave: object, name: str = "wave") -> NDArray[np.float32]:
             samples = samples.astype(np.float32, copy=False)
     else:
         found = _kind(wave, samples)
-        raise BadInput(
+        raise UserInputError(
             f"{name}: {found}, expected floating-point samples in [-1, 1], or int16 PCM"
         )
     shape = samples.shape
@@ -81,7 +81,7 @@ def waveform(wave: object, name: str = "wave") -> NDArray[np.float32]:
     channels = [axis for axis, length in enumerate(samples.shape) if length == STEREO]
     if samples.ndim == 2 and len(channels) == 1:
         return np.moveaxis(samples, channels[0], 0)
-    raise BadInput(
+    raise UserInputError(
         f"{name}: shape {shape}, expected (T,), or (T, C) or (C, T) with one or two channels; "
         "of a batch, give one recording at a time"
     )
@@ -91,7 +91,7 @@ def mono(wave: object, name: str = "wave") -> NDArray[np.float32]:
     """A recording, by the rules above, which must have one channel -> float32 (T,)."""
     samples = waveform(wave, name)
     if samples.ndim > 1:
-        raise BadInput(f"{name}: two channels, expected one: take their mean, or one of them")
+        raise UserInputError(f"{name}: two channels, expected one: take their mean, or one of them")
     return samples
 
 
@@ -104,7 +104,7 @@ def whole(value: object, name: str, least: int) -> int:
         if isinstance(found, bool | np.bool_) or (number := operator.index(found)) < least:
             raise TypeError
     except (TypeError, ValueError, RuntimeError):
-        raise BadInput(f"{name}: {value!r}, expected a whole number, at least {least}") from None
+        raise UserInputError(f"{name}: {value!r}, expected a whole number, at least {least}") from None
     return number
 
 
@@ -112,8 +112,8 @@ def sample_rate(value: object, name: str = "sample_rate") -> int:
     """Hz."""
     try:
         return whole(value, name, 1)
-    except BadInput:
-        raise BadInput(f"{name}: {value!r}, expected whole Hz above 0, such as 16000") from None
+    except UserInputError:
+        raise UserInputError(f"{name}: {value!r}, expected whole Hz above 0, such as 16000") from None
 
 
 def seconds(value: object, name: str = "seconds") -> float:
@@ -123,7 +123,7 @@ def seconds(value: object, name: str = "seconds") -> float:
             return number
     except (TypeError, ValueError, RuntimeError):
         pass
-    raise BadInput(f"{name} {value}: expected a number above 0")
+    raise UserInputError(f"{name} {value}: expected a number above 0")
 
 
 def samples_of(value: object, rate: int) -> int:
@@ -141,12 +141,12 @@ def codes(values: object, books: int | None, size: int, name: str = "codes") -> 
     if found.dtype.kind not in "iu" or not fitting:
         expected = f"whole numbers ({'Q' if books is None else books}, F)"
         kind = _kind(values, found)
-        raise BadInput(f"{name}: {kind} of shape {found.shape}, expected {expected}")
+        raise UserInputError(f"{name}: {kind} of shape {found.shape}, expected {expected}")
     wrong = np.argwhere((found < 0) | (found >= size))
     if len(wrong):
         book, frame = wrong[0]
         place = f"book {book}, frame {frame}"
-        raise BadInput(f"{name}: code {found[book, frame]} ({place}), expected 0 to {size - 1}")
+        raise UserInputError(f"{name}: code {found[book, frame]} ({place}), expected 0 to {size - 1}")
     return torch.from_numpy(found.astype(np.int64))
 
 
@@ -155,7 +155,7 @@ def fits(samples: int, frames: int, hop: int, name: str = "codes") -> None:
     if samples < 0 or not 0 <= frames * hop - samples < hop:
         expected = f"{(frames - 1) * hop + 1} to {frames * hop}" if frames else "none"
         found = f"{samples} samples in {frames} frames of {hop}"
-        raise BadInput(f"{name}: {found}, expected {expected}")
+        raise UserInputError(f"{name}: {found}, expected {expected}")
 
 
 def one_each(count: int, values: Mapping[str, Sequence[Any]]) -> list[Sequence[Any]]:
@@ -163,7 +163,7 @@ def one_each(count: int, values: Mapping[str, Sequence[Any]]) -> list[Sequence[A
     for name, entries in values.items():
         if len(entries) != count:
             found = f"{name}: {len(entries)}"
-            raise BadInput(f"{found}, expected one for each of the {count} utterances")
+            raise UserInputError(f"{found}, expected one for each of the {count} utterances")
     return list(values.values())
 
 
@@ -172,7 +172,7 @@ def by_name(values: object, name: str) -> Mapping[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, Mapping):
-        raise BadInput(f"{name}: a {type(values).__name__}, expected a dictionary by name")
+        raise UserInputError(f"{name}: a {type(values).__name__}, expected a dictionary by name")
     return values
 
 
@@ -184,13 +184,13 @@ def place_of(value: object, known: Sequence[str], name: str, knower: str = "this
     more = ", ..." if len(known) > SHOWN else ""
     expected = f"expected one of {', '.join(known[:SHOWN])}{more}"
     if value is None:
-        raise BadInput(f"{name}: not given, {expected}")
+        raise UserInputError(f"{name}: not given, {expected}")
     if value not in known and isinstance(value, str):
         value = unicodedata.normalize("NFC", value)
     if value not in known:
         hint = nearest(value, known) if isinstance(value, str) else ""
         found = f"{name} {value!r}: not among the {len(known)} {knower} knows"
-        raise BadInput(found + (hint or f", {expected}"))
+        raise UserInputError(found + (hint or f", {expected}"))
     return known.index(value)
 
 

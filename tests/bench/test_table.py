@@ -10,7 +10,7 @@ import pytest
 from vqwave import cli
 from vqwave.bench import table
 from vqwave.bench.table import Row
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 ROWS = [
     Row("decode", "P", "numba float32", 1, 2, 31000.4, "samples/s", 1.94, 0.86, 30.2),
@@ -30,7 +30,7 @@ def test_rows_are_written_with_all_keys_and_nulls(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "out.json").mkdir()
-    with pytest.raises(BadInput, match=r"out\.json"):
+    with pytest.raises(UserInputError, match=r"out\.json"):
         table.write(tmp_path / "out.json", ROWS)
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
 

@@ -10,13 +10,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vqwave.bench import train
-from vqwave.nn.wavenet import StackSpec, one_by_one
+from vqwave.nn.wavenet import StackSpec, force_layerwise
 
 TINY = replace(
     train.SIZES["small"],
-    teacher=StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4),
+    teacher=StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4),
     flows=(1, 2),
-    flow=StackSpec(cycle=2, kernel=2, residual=4, gate=4, skip=0, hidden=4),
+    flow=StackSpec(dilation_cycle=2, kernel_size=2, residual_channels=4, gate_channels=4, skip_channels=0, hidden_channels=4),
     samples=320,
 )
 
@@ -49,9 +49,9 @@ def test_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_products_are_counted_layer_by_layer() -> None:
     """Within `one_by_one` the counter sees what the layers must multiply at least; at once, it sees only what is around them."""
     step = train.optimized(*train.teacher(TINY, torch.device("cpu")), torch.device("cpu"), "no")
-    with FlopCounterMode(display=False) as counter, one_by_one():
+    with FlopCounterMode(display=False) as counter, force_layerwise():
         step()
     spec, samples = TINY.teacher, TINY.clips * TINY.samples
-    layers = spec.layers * (spec.kernel * spec.residual * 2 * spec.gate + spec.gate * spec.skip)
-    forward = layers + (spec.layers - 1) * spec.gate * spec.residual + spec.skip * spec.hidden + spec.hidden * 256
+    layers = spec.layers * (spec.kernel_size * spec.residual_channels * 2 * spec.gate_channels + spec.gate_channels * spec.skip_channels)
+    forward = layers + (spec.layers - 1) * spec.gate_channels * spec.residual_channels + spec.skip_channels * spec.hidden_channels + spec.hidden_channels * 256
     assert counter.get_total_flops() == pytest.approx(6 * forward * samples, rel=0.05)

@@ -16,7 +16,7 @@ import soundfile
 from vqwave import audio
 from vqwave.data import RECIPES, Corpus, prepare
 from vqwave.data.manifest import Recording, Rejected
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 RATE = 8000
 
@@ -119,7 +119,7 @@ def test_what_shards_hold_that_cannot_be_used_is_told(tmp_path: Path) -> None:
         ("3.tar", "not a whole, plain"),
     } <= reasons
     assert sum(reason.startswith("0/torn: ") for _, reason in reasons) == 1
-    with pytest.raises(BadInput, match="no recordings found"):
+    with pytest.raises(UserInputError, match="no recordings found"):
         prepare("webdataset", tmp_path / "in" / "3.tar", tmp_path / "other", quiet=True)
 
 
@@ -206,7 +206,7 @@ def test_cuts(tmp_path: Path) -> None:
 )
 def test_a_broken_manifest_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "cuts.jsonl.gz").write_bytes(content)
-    with pytest.raises(BadInput, match=r"cuts\.jsonl\.gz"):
+    with pytest.raises(UserInputError, match=r"cuts\.jsonl\.gz"):
         prepare("lhotse", tmp_path, tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()
 

@@ -12,7 +12,7 @@ import soundfile
 
 from vqwave import audio
 from vqwave.data import Corpus, prepare
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 RATE = 8000
 
@@ -86,7 +86,7 @@ ONLY_PREPARE = ("silent.wav", "constant.wav", "short.wav")
 def test_read_names_file_and_reason(tmp_path: Path, name: str) -> None:
     make, reason = BAD[name]
     make(tmp_path / name)
-    with pytest.raises(BadInput) as error:
+    with pytest.raises(UserInputError) as error:
         audio.read(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
     assert reason in str(error.value)
@@ -94,12 +94,12 @@ def test_read_names_file_and_reason(tmp_path: Path, name: str) -> None:
 
 
 def test_read_names_what_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no such file"):
+    with pytest.raises(UserInputError, match="no such file"):
         audio.read(tmp_path / "missing.wav")
-    with pytest.raises(BadInput, match="is a folder"):
+    with pytest.raises(UserInputError, match="is a folder"):
         audio.read(tmp_path)
     soundfile.write(tmp_path / "x.wav", speech(), RATE)
-    with pytest.raises(BadInput, match="holds 4000 samples, asked for 100 from sample 3950"):
+    with pytest.raises(UserInputError, match="holds 4000 samples, asked for 100 from sample 3950"):
         audio.read(tmp_path / "x.wav", start=3950, frames=100)
 
 
@@ -134,6 +134,6 @@ def test_prepare_lists_bad_files_and_keeps_the_good(tmp_path: Path) -> None:
 def test_a_corpus_of_bad_files_alone_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in" / "ann").mkdir(parents=True)
     silent(tmp_path / "in" / "ann" / "x.wav")
-    with pytest.raises(BadInput, match=r"none of 1 recordings can be used.*x\.wav: silent"):
+    with pytest.raises(UserInputError, match=r"none of 1 recordings can be used.*x\.wav: silent"):
         prepare("folder", tmp_path / "in", tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()

@@ -12,7 +12,7 @@ from vqwave import audio
 from vqwave.data import Corpus, demo, prepare
 from vqwave.data.espeak import tidy_phones
 from vqwave.data.manifest import Phones, read_manifest
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 needs_espeak = pytest.mark.skipif(
     importlib.util.find_spec("espeakng_loader") is None,
@@ -94,7 +94,7 @@ def test_prepare_demo_scales_phones(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_missing_engine_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BadInput, match=r"pip install 'vqwave\[demo\]'"):
+    with pytest.raises(UserInputError, match=r"pip install 'vqwave\[demo\]'"):
         prepare("demo", None, tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()
 
@@ -102,5 +102,5 @@ def test_a_missing_engine_is_named_with_its_extra(tmp_path: Path, monkeypatch: p
 @needs_espeak
 def test_an_engine_that_fails_is_reported(tmp_path: Path) -> None:
     nobody = demo.Voice("nobody", "no-such-voice", "female", 160, 50)
-    with pytest.raises(BadInput, match=r"after 0 of 2 texts.*no voice 'no-such-voice'"):
+    with pytest.raises(UserInputError, match=r"after 0 of 2 texts.*no voice 'no-such-voice'"):
         demo.render_demo(tmp_path, (nobody,), TEXTS, quiet=True)

@@ -20,7 +20,7 @@ from vqwave.data import Corpus, prepare
 from vqwave.data.corpus import PITCH, shard_name
 from vqwave.data.manifest import Recording
 from vqwave.data.prepare import Prepared, ShardWriter
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 
 def noise(seed: int, frames: int, gain: float = 0.1) -> np.ndarray:
@@ -121,7 +121,7 @@ def test_what_is_no_corpus_is_never_overwritten(source: Path, tmp_path: Path) ->
     precious.mkdir()
     (precious / "thesis.tex").write_text("years of work")
     for out in (precious, precious / "thesis.tex", source):
-        with pytest.raises(BadInput, match="exists and is no prepared corpus"):
+        with pytest.raises(UserInputError, match="exists and is no prepared corpus"):
             prepare("manifest", source, out, quiet=True)
     assert (precious / "thesis.tex").read_text() == "years of work"
     (tmp_path / "empty").mkdir()
@@ -130,13 +130,13 @@ def test_what_is_no_corpus_is_never_overwritten(source: Path, tmp_path: Path) ->
 
 
 def test_bad_requests_say_what_is_expected(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"no recipe 'librispech'.*did you mean librispeech"):
+    with pytest.raises(UserInputError, match=r"no recipe 'librispech'.*did you mean librispeech"):
         prepare("librispech", source, tmp_path / "out", quiet=True)
-    with pytest.raises(BadInput, match="takes no source"):
+    with pytest.raises(UserInputError, match="takes no source"):
         prepare("demo", source, tmp_path / "out", quiet=True)
-    with pytest.raises(BadInput, match="sample rate 0"):
+    with pytest.raises(UserInputError, match="sample rate 0"):
         prepare("manifest", source, tmp_path / "out", sample_rate=0, quiet=True)
-    with pytest.raises(BadInput, match="level 3"):
+    with pytest.raises(UserInputError, match="level 3"):
         prepare("manifest", source, tmp_path / "out", level_db=3.0, quiet=True)
 
 
@@ -192,22 +192,22 @@ def test_opening_reads_no_shard(source: Path, tmp_path: Path, monkeypatch: pytes
 def test_damaged_corpora_are_named(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for folder in (tmp_path / "missing", source):
-        with pytest.raises(BadInput, match="vqwave prepare"):
+        with pytest.raises(UserInputError, match="vqwave prepare"):
             Corpus.open(folder)
     prepare("manifest", source, out, quiet=True)
     corpus = Corpus.open(out)
     there = r"there are train \(1\), valid \(1\), test \(1\); did you mean valid"
-    with pytest.raises(BadInput, match=f"no split 'validation', {there}"):
+    with pytest.raises(UserInputError, match=f"no split 'validation', {there}"):
         corpus.of("validation")
-    with pytest.raises(BadInput, match="no speaker 'anne' among 2; did you mean ann"):
+    with pytest.raises(UserInputError, match="no speaker 'anne' among 2; did you mean ann"):
         corpus.label_id("speaker", "anne")
-    with pytest.raises(BadInput, match="no label 'accent', there are speaker, gender"):
+    with pytest.raises(UserInputError, match="no label 'accent', there are speaker, gender"):
         corpus.label_id("accent", "x")
     os.truncate(out / shard_name(0), 100)
-    with pytest.raises(BadInput, match="100 bytes, the index expects"):
+    with pytest.raises(UserInputError, match="100 bytes, the index expects"):
         Corpus.open(out)
     (out / "index.jsonl").write_text('{"id": 3}\n')
-    with pytest.raises(BadInput, match="damaged corpus"):
+    with pytest.raises(UserInputError, match="damaged corpus"):
         Corpus.open(out)
 
 
@@ -221,7 +221,7 @@ def test_what_a_killed_preparation_left_is_cleared(source: Path, tmp_path: Path)
     (tmp_path / ".out.1.partial").mkdir()
     (tmp_path / f".out2.{gone.pid}.partial").mkdir()
     (tmp_path / "none.csv").write_text("path,speaker\nno.wav,ann\n")
-    with pytest.raises(BadInput, match="none of 1 recordings"):
+    with pytest.raises(UserInputError, match="none of 1 recordings"):
         prepare("manifest", tmp_path / "none.csv", out, sample_rate=8000, quiet=True)
     left = sorted(path.name for path in tmp_path.iterdir() if "out" in path.name)
     assert left == [".out.1.partial", f".out2.{gone.pid}.partial", "out"]
@@ -260,6 +260,6 @@ def test_several_sources_become_one_corpus(tmp_path: Path) -> None:
     assert [u.speaker for u in corpus.utterances] == ["one", "two"] == corpus.speakers
     assert corpus.source == "one + two"
     assert "all" in summary.table()
-    with pytest.raises(BadInput, match=r"one, .*one: 1 ids occur twice, the first is 'one/a', expected it once"):
+    with pytest.raises(UserInputError, match=r"one, .*one: 1 ids occur twice, the first is 'one/a', expected it once"):
         prepare("folder", [tmp_path / "one", tmp_path / "one"], tmp_path / "twice", quiet=True)
     assert not (tmp_path / "twice").exists()

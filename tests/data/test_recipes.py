@@ -11,7 +11,7 @@ import soundfile
 from vqwave.data import RECIPES, prepare
 from vqwave.data.manifest import Recording, Rejected, read_manifest, write_manifest
 from vqwave.data.splits import assign_splits
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 
 def put(path: Path, rate: int = 8000, frames: int = 1600) -> Path:
@@ -184,7 +184,7 @@ def test_a_manifest_comes_back_as_written(tmp_path: Path) -> None:
 def test_a_bad_manifest_is_named_with_its_line(tmp_path: Path, name: str, text: str, message: str) -> None:
     put(tmp_path / "a.wav")
     (tmp_path / name).write_text(text)
-    with pytest.raises(BadInput, match=message) as error:
+    with pytest.raises(UserInputError, match=message) as error:
         prepare("manifest", tmp_path / name, tmp_path / "out", quiet=True)
     assert name in str(error.value)
     assert not (tmp_path / "out").exists()
@@ -195,6 +195,6 @@ def test_a_folder_without_the_layout_is_refused(tmp_path: Path, kind: str) -> No
     (tmp_path / "in").mkdir()
     cases = ((tmp_path / "missing", "no such"), (tmp_path / "in", "expected|holds no"), (None, "needs a source"))
     for source, message in cases:
-        with pytest.raises(BadInput, match=message):
+        with pytest.raises(UserInputError, match=message):
             prepare(kind, source, tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vqwave.data import Batch, Corpus, Segments, StepSampler, evaluation_batches, evaluation_crops, training_batches
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 FRAMES = [50, 250, 1000, 100, 70]
 CROP = 100
@@ -156,9 +156,9 @@ def test_a_late_step_costs_no_more_than_an_early_one() -> None:
 
 
 def test_bad_batches_are_refused() -> None:
-    with pytest.raises(BadInput, match="batch of 3 over 2 processes"):
+    with pytest.raises(UserInputError, match="batch of 3 over 2 processes"):
         StepSampler(10, 3, world=2)
-    with pytest.raises(BadInput, match="0 segments"):
+    with pytest.raises(UserInputError, match="0 segments"):
         StepSampler(0, 3)
 
 
@@ -185,5 +185,5 @@ def test_chosen_speakers_alone_fill_the_splits(corpus: Corpus) -> None:
     assert chosen.labels == corpus.labels
     assert len(Segments(chosen, "train", 100)) < len(Segments(corpus, "train", 100))
     assert corpus.only([]).of("train") == corpus.of("train")
-    with pytest.raises(BadInput, match="no speaker 'nobody'"):
+    with pytest.raises(UserInputError, match="no speaker 'nobody'"):
         corpus.only(["nobody"])

@@ -21,7 +21,7 @@ from vqwave.distributions import (
     MixtureOfLogistics,
     MuLaw,
 )
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
@@ -35,24 +35,24 @@ HEADS = [
     MuLaw(classes=100),
     LinearBins(classes=300),
     MixtureOfLogistics(components=3),
-    MixtureOfLogistics(components=1, levels=10),
-    MixtureOfGaussians(components=2, location_unit=0.1),
+    MixtureOfLogistics(components=1, sample_bits=10),
+    MixtureOfGaussians(components=2, location_scale=0.1),
     Gaussian(),
     Logistic(),
 ]
-SMALL = StackSpec(layers=6, cycle=3, kernel=2, residual=16, gate=16, skip=32, hidden=48)
-ODD = StackSpec(layers=5, cycle=4, kernel=3, residual=24, gate=20, skip=40, hidden=17)
+SMALL = StackSpec(layers=6, dilation_cycle=3, kernel_size=2, residual_channels=16, gate_channels=16, skip_channels=32, hidden_channels=48)
+ODD = StackSpec(layers=5, dilation_cycle=4, kernel_size=3, residual_channels=24, gate_channels=20, skip_channels=40, hidden_channels=17)
 STACKS = [
     SMALL,
     ODD,
-    dataclasses.replace(SMALL, kernel=1),
-    dataclasses.replace(SMALL, kernel=4, skip=0),
-    StackSpec(layers=3, cycle=3, kernel=2, residual=144, gate=80, skip=272, hidden=256),
+    dataclasses.replace(SMALL, kernel_size=1),
+    dataclasses.replace(SMALL, kernel_size=4, skip_channels=0),
+    StackSpec(layers=3, dilation_cycle=3, kernel_size=2, residual_channels=144, gate_channels=80, skip_channels=272, hidden_channels=256),
 ]
 CONDITIONERS = [
     ConditionerSpec(channels=12),
     ConditionerSpec(channels=16, upsample=(4, 5)),
-    ConditionerSpec(channels=5, upsample=(2, 3), labels=()),
+    ConditionerSpec(channels=5, upsample=(2, 3), categorical=()),
 ]
 FRAMES, HOP = 5, 60
 
@@ -81,7 +81,7 @@ def condition(net: WaveNet, streams: int, frames: int = 4) -> Condition:
 
 
 def rows(whole: Condition, chosen: list[int]) -> Condition:
-    return Condition(whole.features[chosen], whole.hold)
+    return Condition(whole.features[chosen], whole.repeat)
 
 
 @torch.no_grad()
@@ -89,8 +89,8 @@ def exact_params(net: WaveNet, x: Tensor, told: Condition | None) -> Tensor:
     """The head's parameters of the parallel pass, in float64."""
     exact = copy.deepcopy(net).double()
     shifted = torch.nn.functional.pad(x.double(), (1, 0))[:, :-1]
-    told = None if told is None else Condition(told.features.double(), told.hold)
-    return exact.stack(exact.heard(shifted), exact.stack.project(told)) * exact.units
+    told = None if told is None else Condition(told.features.double(), told.repeat)
+    return exact.stack(exact.input_embedding(shifted), exact.stack.project(told)) * exact.units
 
 
 def steady_draws(net: WaveNet, x: Tensor, told: Condition | None, u: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -148,7 +148,7 @@ def test_conditions_at_every_rate_hold_their_last_column(conditioner: Conditione
 
 
 def test_a_network_that_hears_nothing() -> None:
-    net = wavenet(conditioner=ConditionerSpec(labels=()), frames=0)
+    net = wavenet(conditioner=ConditionerSpec(categorical=()), frames=0)
     assert net.condition(None, {}) is None
     assert_scores_agree(net, None, 2)
 
@@ -165,7 +165,7 @@ def test_the_draws_are_the_references(head: Head, temperature: float) -> None:
     if isinstance(head, MuLaw | LinearBins):
         assert torch.equal(head.encode(again)[steady], head.encode(x)[steady])
     else:
-        level = 2.0 / 2**head.levels if isinstance(head, MixtureOfLogistics) else 0.0
+        level = 2.0 / 2**head.sample_bits if isinstance(head, MixtureOfLogistics) else 0.0
         assert (again - x)[steady].abs().max() < 1.01 * level + 1e-4
     assert x.std() > 1e-3
 
@@ -182,7 +182,7 @@ def test_temperature_zero_takes_the_likeliest_whatever_the_seed(head: Head) -> N
     expected = head(params, 0.0).sample(torch.full((4, 2, 300), 0.5).double())
     room = 2.0 / 2**16 if isinstance(head, MixtureOfLogistics) else 0.0
     assert (x - expected)[clear].abs().max() <= room + 1e-4
-    with pytest.raises(BadInput, match="temperature -1"):
+    with pytest.raises(UserInputError, match="temperature -1"):
         fast.sample_wavenet(net, told, 3, streams=streams, temperature=-1.0)
 
 
@@ -222,7 +222,7 @@ def test_bits_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fast.sample_wavenet(net, told, 400, streams=streams, threads=1)
     decoder = fast.Decoder(net, told, streams, threads=1)
     monkeypatch.setattr(fast, "CHUNK", 3 * 29)
-    pieces = [chunk for count in (1, 150, 7, 0, 242) for chunk in decoder.draw(count)]
+    pieces = [chunk for count in (1, 150, 7, 0, 242) for chunk in decoder.sample(count)]
     assert len(pieces) > 12
     assert torch.equal(torch.cat(pieces, 1), whole)
 
@@ -259,7 +259,7 @@ def test_memory_does_not_grow_with_time() -> None:
     """What a stream remembers is of one size from the first sample on."""
     decoder = fast.Decoder(wavenet(), condition(wavenet(), 1), torch.arange(1))
     before = {name: array.shape for name, array in decoder.groups[0].state._asdict().items()}
-    for chunk in decoder.draw(20000):
+    for chunk in decoder.sample(20000):
         assert chunk.shape[1] <= fast.CHUNK
     assert {name: array.shape for name, array in decoder.groups[0].state._asdict().items()} == before
     assert decoder.groups[0].state.time.tolist() == [20000]
@@ -286,9 +286,9 @@ def test_the_door_takes_the_kernels_and_says_why_not() -> None:
     exact = backend.choose(net.double())
     assert exact.backend == "reference"
     assert "float64" in exact.reason
-    with pytest.raises(BadInput, match="float64"):
+    with pytest.raises(UserInputError, match="float64"):
         backend.choose(net.double(), "numba")
-    with pytest.raises(BadInput, match="did you mean numba"):
+    with pytest.raises(UserInputError, match="did you mean numba"):
         backend.choose(net, "numbar")
 
 

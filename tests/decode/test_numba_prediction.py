@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vqwave.config import build as build_spec
 from vqwave.decode import backend
-from vqwave.decode.batching import Task, decode_each
+from vqwave.decode.batching import DecodeRequest, decode_each
 from vqwave.decode.cpu.precision import missing
 from vqwave.decode.sampling import Sampling
 from vqwave.distributions import Gaussian, Head, Logistic, MixtureOfGaussians, MixtureOfLogistics
@@ -33,12 +33,12 @@ from vqwave.decode.streaming.engines import NumbaEngine
 PRECISIONS = ["float32", "bf16", "bf16-dot", "int8"]
 HEADS = [
     MixtureOfLogistics(components=3),
-    MixtureOfLogistics(components=1, levels=10),
-    MixtureOfGaussians(components=2, location_unit=0.1),
+    MixtureOfLogistics(components=1, sample_bits=10),
+    MixtureOfGaussians(components=2, location_scale=0.1),
     Gaussian(),
     Logistic(),
 ]
-NETWORK = StackSpec(layers=6, cycle=3, kernel=2, residual=24, gate=16, skip=32, hidden=16)
+NETWORK = StackSpec(layers=6, dilation_cycle=3, kernel_size=2, residual_channels=24, gate_channels=16, skip_channels=32, hidden_channels=16)
 RATE, HOP, BANDS, FRAMES = 8000, 40, 12, 9
 T = FRAMES * HOP
 
@@ -66,7 +66,7 @@ def wavenet(
     with torch.no_grad():
         net.stack.out.weight.mul_(4.0)
         net.stack.projection.weight.mul_(4.0)
-        net.heard.conv.weight.mul_(0.2)
+        net.input_embedding.conv.weight.mul_(0.2)
     return net.eval()
 
 
@@ -84,7 +84,7 @@ def condition(net: WaveNet, streams: int) -> Condition:
 
 
 def rows(whole: Condition, chosen: list[int]) -> Condition:
-    return Condition(whole.features[chosen], whole.hold)
+    return Condition(whole.features[chosen], whole.repeat)
 
 
 @torch.no_grad()
@@ -92,7 +92,7 @@ def exact_parameters(net: WaveNet, x: Tensor, held: Condition) -> Tensor:
     """The parallel pass in float64."""
     exact = copy.deepcopy(net).double()
     last = torch.nn.functional.pad(x.double(), (1, 0))[:, :-1]
-    projected = exact.project(Condition(held.features.double(), held.hold))
+    projected = exact.project(Condition(held.features.double(), held.repeat))
     return exact.parameters_after(last, projected, None)
 
 
@@ -122,7 +122,7 @@ def decoder(
 
 
 def drawn(built: wavenet_decoder.Decoder, *counts: int) -> Tensor:
-    return torch.cat([chunk for count in counts for chunk in built.draw(count, seed=9)], 1)
+    return torch.cat([chunk for count in counts for chunk in built.sample(count, seed=9)], 1)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -155,7 +155,7 @@ def test_the_draws_are_the_references(head: Head) -> None:
     law, u = head(exact_parameters(net, x, held), 0.7), uniforms(7, streams, 0, 600).double()
     drawn = [law.sample(torch.cat([u[:1] + shift, u[1:]])) for shift in (-1e-4, 0.0, 1e-4)]
     steady = drawn[0] == drawn[2]
-    level = 2.0 / 2**head.levels if isinstance(head, MixtureOfLogistics) else 0.0
+    level = 2.0 / 2**head.sample_bits if isinstance(head, MixtureOfLogistics) else 0.0
     assert steady.float().mean() > 0.9
     assert (drawn[1] - x)[steady].abs().max() < 1.01 * level + 1e-4
 
@@ -176,7 +176,7 @@ def test_a_prediction_is_one_chain_of_fused_multiply_adds(precision: str) -> Non
         net.stack.out.weight.zero_()
         net.stack.out.bias.zero_()
     x = (0.5 * torch.randn(2, 90, generator=torch.Generator().manual_seed(5))).clamp(-1, 1)
-    found = decoder(net, 2, precision).hear(x, keep=True)[:, 0].numpy()
+    found = decoder(net, 2, precision).prefill(x, keep=True)[:, 0].numpy()
     held = condition(net, 11)
     columns = net.conditioner.split(held)[1].samples().numpy()
     past = np.pad(x.numpy(), ((0, 0), (5, 0)))
@@ -201,7 +201,7 @@ def test_one_stream_has_the_bits_of_the_batch(taps: int, precision: str) -> None
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_two_cores_have_the_bits_of_one(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(two_core.Pace, "choose", lambda _pace: "together")
+    monkeypatch.setattr(two_core.ThreadPolicy, "choose", lambda _pace: "together")
     net = wavenet()
     alone = drawn(decoder(net, 1, precision), T)
     monkeypatch.setattr(wavenet_decoder, "cores", lambda: 2)
@@ -243,17 +243,17 @@ def test_a_stream_in_stretches_saved_and_restored_has_the_bits_of_the_whole() ->
     whole = backend.sample(net, held, T, **settings)[0]
     engine, parts = NumbaEngine(net, sampling, 0), []
     for a, b in pairwise([0, 1, 2, 6, FRAMES]):
-        columns = held.features[..., a * HOP // held.hold : b * HOP // held.hold]
-        parts.append(engine.draw(columns, a * HOP // held.hold, (b - a) * HOP))
-        arrays, engine = engine.arrays(), NumbaEngine(net, sampling, 0)
-        engine.restore(arrays)
+        columns = held.features[..., a * HOP // held.repeat : b * HOP // held.repeat]
+        parts.append(engine.sample(columns, a * HOP // held.repeat, (b - a) * HOP))
+        arrays, engine = engine.state_dict(), NumbaEngine(net, sampling, 0)
+        engine.load_state_dict(arrays)
     assert torch.equal(torch.cat(parts), whole)
 
 
 def test_a_slot_that_is_taken_again_starts_from_silence() -> None:
     net, sampling = wavenet(), Sampling(backend="numba")
     held = condition(net, 4)
-    tasks = {i: Task(rows(held, [i]), 300 + 7 * i) for i in range(4)}
+    tasks = {i: DecodeRequest(rows(held, [i]), 300 + 7 * i) for i in range(4)}
     done = dict(decode_each(net, iter(tasks.items()), sampling, slots=2))
     for i, task in tasks.items():
         settings = {"streams": torch.tensor([0]), "backend": "numba"}
@@ -267,10 +267,10 @@ def test_the_kernels_are_taken() -> None:
 
 def test_a_plain_stream_keeps_what_it_kept() -> None:
     """So that a stream that was saved before there were predictors can be restored."""
-    spec = WaveNetSpec(network=NETWORK, conditioner=ConditionerSpec(labels=()))
+    spec = WaveNetSpec(network=NETWORK, conditioner=ConditionerSpec(categorical=()))
     plain = wavenet_decoder.Decoder(spec.build(RATE, {}).eval(), None, torch.arange(2))
-    assert set(plain.arrays()) == {"rings", "heard", "time", "streams"}
-    predicting = set(decoder(wavenet(), 1).arrays())
+    assert set(plain.state_dict()) == {"rings", "heard", "time", "streams"}
+    predicting = set(decoder(wavenet(), 1).state_dict())
     assert predicting == {"rings", "heard", "time", "streams", "samples", "residuals", "prediction"}
 
 

@@ -15,7 +15,7 @@ from vqwave.decode.cpu.precision import missing, numbers
 from vqwave.decode.cpu.processor import has
 from vqwave.decode.sampling import Temperatures
 from vqwave.distributions import MixtureOfLogistics, MuLaw
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
@@ -29,19 +29,19 @@ from vqwave.decode.cpu.wavenet import two_core, two_core_kernel
 from vqwave.decode.cpu.wavenet.atomic_flags import APART, signals, wait_for
 
 PRECISIONS = ["float32", "bf16", "bf16-dot", "int8"]
-DEEP = StackSpec(layers=9, cycle=5, kernel=2, residual=32, gate=16, skip=48, hidden=32)
+DEEP = StackSpec(layers=9, dilation_cycle=5, kernel_size=2, residual_channels=32, gate_channels=16, skip_channels=48, hidden_channels=32)
 SHAPES = [
     DEEP,
-    dataclasses.replace(DEEP, kernel=3, residual=24, gate=20),
-    dataclasses.replace(DEEP, kernel=1),
-    dataclasses.replace(DEEP, kernel=3, skip=0),
+    dataclasses.replace(DEEP, kernel_size=3, residual_channels=24, gate_channels=20),
+    dataclasses.replace(DEEP, kernel_size=1),
+    dataclasses.replace(DEEP, kernel_size=3, skip_channels=0),
 ]
 HOP = 40
 
 
 def wavenet(shape: StackSpec = DEEP, head: MuLaw | MixtureOfLogistics = MuLaw()) -> WaveNet:  # noqa: B008
     torch.manual_seed(3)
-    spec = WaveNetSpec(head=head, network=shape, conditioner=ConditionerSpec(channels=12, labels=()))
+    spec = WaveNetSpec(head=head, network=shape, conditioner=ConditionerSpec(channels=12, categorical=()))
     net = spec.build(8000, {}, 5, HOP)
     with torch.no_grad():
         net.stack.out.weight.mul_(4.0)
@@ -65,7 +65,7 @@ def decoder(net: WaveNet, precision: str, threads: int, streams: int = 1) -> wav
 
 
 def drawn(built: wavenet_decoder.Decoder, *counts: int) -> Tensor:
-    return torch.cat([chunk for count in counts for chunk in built.draw(count, seed=9)], 1)
+    return torch.cat([chunk for count in counts for chunk in built.sample(count, seed=9)], 1)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -75,7 +75,7 @@ def test_the_solo_kernel_has_the_bits_of_the_batch(shape: StackSpec, precision: 
     net = wavenet(shape)
     everyone = condition(net, 11)
     together = drawn(decoder(net, precision, 1, streams=11), 300)
-    first = Condition(everyone.features[:1], everyone.hold)
+    first = Condition(everyone.features[:1], everyone.repeat)
     alone = wavenet_decoder.Decoder(net, first, torch.arange(1), weights=precision, threads=1)
     assert alone.groups[0].ahead is not None
     assert torch.equal(drawn(alone, 300), together[:1])
@@ -98,7 +98,7 @@ def test_two_cores_have_the_bits_of_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     able(precision)
-    monkeypatch.setattr(two_core.Pace, "choose", lambda _pace: "together")
+    monkeypatch.setattr(two_core.ThreadPolicy, "choose", lambda _pace: "together")
     net = wavenet(head=head)
     alone = drawn(decoder(net, precision, 1), 400)
     monkeypatch.setattr(wavenet_decoder, "cores", lambda: 2)
@@ -136,12 +136,12 @@ def test_a_follower_without_a_leader_returns() -> None:
     flags = signals(two_core_kernel.SIGNALS)
     draws = (group.streams, np.uint64(0), Temperatures(), nothing, heard, params)
     network = (group.plan, group.state, group.buffers, built._told(group, 4))
-    assert two_core_kernel.follow(*network, flags, 0, 4, *draws) == 0
+    assert two_core_kernel.consume(*network, flags, 0, 4, *draws) == 0
     assert group.state.time[0] == 0
 
 
 def test_the_pace_takes_the_faster_way_and_asks_again() -> None:
-    pace = two_core.Pace()
+    pace = two_core.ThreadPolicy()
     assert pace.choose() == "together"
     pace.together = 2.0
     assert pace.choose() == "alone"
@@ -168,9 +168,9 @@ def test_narrow_numbers_cost_little(precision: str, bound: float) -> None:
 @pytest.mark.parametrize("streams", [1, 3])
 def test_a_stream_takes_no_memory(streams: int) -> None:
     """The kernels allocate nothing, as numba counts it, and what is remembered stays of one size."""
-    tiny = StackSpec(layers=3, cycle=3, kernel=2, residual=16, gate=16, skip=16, hidden=16)
+    tiny = StackSpec(layers=3, dilation_cycle=3, kernel_size=2, residual_channels=16, gate_channels=16, skip_channels=16, hidden_channels=16)
     built = decoder(wavenet(tiny), "float32", 1, streams)
-    chunks = built.draw(50_000)
+    chunks = built.sample(50_000)
     next(chunks)
     shapes = [array.shape for array in built.groups[0].state]
     memsys_enable_stats()
@@ -186,7 +186,7 @@ def test_a_stream_takes_no_memory(streams: int) -> None:
 def test_names_of_precisions() -> None:
     assert numbers("float32") == "float32"
     assert numbers("auto") in ("bf16", "bf16-dot")
-    with pytest.raises(BadInput, match="did you mean bf16-dot"):
+    with pytest.raises(UserInputError, match="did you mean bf16-dot"):
         numbers("bf16dot")
 
 

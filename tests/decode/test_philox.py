@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vqwave.decode.sampling import Sampling
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.rng.philox import philox, uniforms
 
 # Random123's known answers (Salmon et al., 2011): counter, key -> words.
@@ -62,9 +62,9 @@ def test_the_kernels_have_the_same_uniforms(seed: int, stream: int) -> None:
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_a_seed_has_64_bits(seed: int) -> None:
-    with pytest.raises(BadInput, match=f"seed {seed}: expected 0 to"):
+    with pytest.raises(UserInputError, match=f"seed {seed}: expected 0 to"):
         uniforms(seed, torch.tensor([0]), 0, 1)
-    with pytest.raises(BadInput, match=f"seed {seed}: expected 0 to"):
+    with pytest.raises(UserInputError, match=f"seed {seed}: expected 0 to"):
         Sampling(seed=seed)
 
 

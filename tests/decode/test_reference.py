@@ -10,7 +10,7 @@ from vqwave.decode import reference
 from vqwave.decode.backend import sample
 from vqwave.decode.reference import sample_student, sample_wavenet
 from vqwave.distributions import Gaussian, Head, LinearBins, MixtureOfGaussians, MixtureOfLogistics, MuLaw
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models import Student, StudentSpec, WaveNet, WaveNetSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
@@ -19,7 +19,7 @@ from vqwave.rng.philox import uniforms
 F64 = torch.float64
 HEADS = [MuLaw(), LinearBins(classes=64), MixtureOfLogistics(components=3), MixtureOfGaussians(components=2), Gaussian()]
 CONDITIONER = ConditionerSpec(channels=4, upsample=(2,))
-NETWORK = StackSpec(layers=4, cycle=2, kernel=3, residual=6, gate=5, skip=8, hidden=16)
+NETWORK = StackSpec(layers=4, dilation_cycle=2, kernel_size=3, residual_channels=6, gate_channels=5, skip_channels=8, hidden_channels=16)
 T = 50
 STREAMS = torch.tensor([3, 8, 5])
 
@@ -126,5 +126,5 @@ def test_the_door_opens_on_the_reference(decoder: WaveNet | Student) -> None:
     ("settings", "message"), [({"backend": "refrence"}, "did you mean reference"), ({"temperature": -0.5}, "or above")]
 )
 def test_the_door_names_what_it_does_not_know(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(UserInputError, match=message):
         sample(student(), None, 3, streams=STREAMS, **settings)

@@ -25,7 +25,7 @@ from vqwave.decode.cpu.flow import decoder as fast
 
 RATE, HOP, BANDS, ORDER, STREAMS = 8000, 48, 12, 6, 3
 MEL = LogMelSpec(bands=BANDS, window_ms=12.0, hop_ms=6.0)
-STACK = StackSpec(layers=1, cycle=3, kernel=2, residual=24, gate=20, skip=0, hidden=17)
+STACK = StackSpec(layers=1, dilation_cycle=3, kernel_size=2, residual_channels=24, gate_channels=20, skip_channels=0, hidden_channels=17)
 NARROWED = ["bf16", "bf16-dot"] if missing("bf16-dot") is None else ["bf16"]
 SHAPES: list[dict] = [
     {},
@@ -65,7 +65,7 @@ def condition_of(student: Student, frames: int = 20, streams: int = STREAMS) -> 
 
 
 def rows(whole: Condition, chosen: Sequence[int]) -> Condition:
-    return Condition(whole.features[list(chosen)], whole.hold)
+    return Condition(whole.features[list(chosen)], whole.repeat)
 
 
 def decoder_of(student: Student, condition: Condition, streams: Tensor, **settings: object) -> fast.StudentDecoder:
@@ -75,7 +75,7 @@ def decoder_of(student: Student, condition: Condition, streams: Tensor, **settin
 @torch.no_grad()
 def exact(student: Student, z: Tensor, condition: Condition) -> Tensor:
     """The one pass, in float64."""
-    condition = Condition(condition.features.double(), condition.hold)
+    condition = Condition(condition.features.double(), condition.repeat)
     return copy.deepcopy(student).double().transform(z.double(), condition).x
 
 
@@ -91,7 +91,7 @@ def test_every_shape_passes_as_in_torch(settings: dict, frames: int) -> None:
     torch.testing.assert_close(x.double(), expected, rtol=0, atol=1e-4)
     unfiltered = condition.features.clone()
     unfiltered[:, student.conditioner.channels :] = 0.0
-    plain = exact(student, z, Condition(unfiltered, condition.hold))
+    plain = exact(student, z, Condition(unfiltered, condition.repeat))
     assert (plain - expected).abs().max() > 1e-2  # the filter matters
 
 
@@ -128,7 +128,7 @@ def test_bits_do_not_depend_on_batch_order_threads_tiles_or_chunks(
     assert torch.equal(draw([2, 0]), whole[[2, 0]])
     assert torch.equal(draw([1], threads=2)[0], whole[1])
     decoder = decoder_of(student, condition, streams, weights=weights)
-    pieces = [chunk for count in (1, 2, 150, 7, 0, 3, 737) for chunk in decoder.draw(count, seed=1)]
+    pieces = [chunk for count in (1, 2, 150, 7, 0, 3, 737) for chunk in decoder.sample(count, seed=1)]
     assert torch.equal(torch.cat(pieces, 1), whole)
     monkeypatch.setattr(fast, "ACTIVATIONS", 1)
     monkeypatch.setattr(fast, "PIECE", 2)
@@ -139,25 +139,25 @@ def test_bits_do_not_depend_on_batch_order_threads_tiles_or_chunks(
 def test_a_stream_can_be_left_and_gone_on_with() -> None:
     student, streams = build(), torch.arange(STREAMS)
     condition = condition_of(student)
-    whole = torch.cat(list(decoder_of(student, condition, streams).draw(700)), 1)
+    whole = torch.cat(list(decoder_of(student, condition, streams).sample(700)), 1)
     first, other = (decoder_of(student, condition, streams) for _ in range(2))
-    before = torch.cat(list(first.draw(333)), 1)
-    kept = first.arrays()
-    list(other.draw(41, seed=7))
-    list(first.draw(5))  # what was taken out does not move on
-    other.restore(kept)
-    assert torch.equal(torch.cat([before, *other.draw(367)], 1), whole)
+    before = torch.cat(list(first.sample(333)), 1)
+    kept = first.state_dict()
+    list(other.sample(41, seed=7))
+    list(first.sample(5))  # what was taken out does not move on
+    other.load_state_dict(kept)
+    assert torch.equal(torch.cat([before, *other.sample(367)], 1), whole)
 
 
 def test_a_row_can_be_given_to_another_utterance() -> None:
     student = build()
     condition = condition_of(student, streams=2)
     decoder = decoder_of(student, condition, torch.tensor([3, 8]))
-    first = torch.cat(list(decoder.draw(100)), 1)
+    first = torch.cat(list(decoder.sample(100)), 1)
     decoder.restart(0, 9)
     features = condition.features[[1, 1]].transpose(1, 2)
-    decoder.tell(np.ascontiguousarray(features.numpy()), np.zeros(2, np.int64))
-    then = torch.cat(list(decoder.draw(100)), 1)
+    decoder.set_condition(np.ascontiguousarray(features.numpy()), np.zeros(2, np.int64))
+    then = torch.cat(list(decoder.sample(100)), 1)
     part = rows(condition, [1])
     alone = fast.sample_student(student, part, 100, streams=torch.tensor([9]), threads=1)
     assert torch.equal(then[0], alone[0])
@@ -170,13 +170,13 @@ def test_an_engine_is_conditioned_piece_by_piece(settings: dict) -> None:
     """Only on the columns of the next samples, which begin at a column of their own."""
     student = build(**settings)
     condition = condition_of(student, streams=1)
-    columns, hold = condition.features, condition.hold
+    columns, hold = condition.features, condition.repeat
     total = columns.shape[-1] * hold
     whole = fast.sample_student(student, condition, total, streams=torch.tensor([4]), seed=6)
     engine, parts = build_engine(student, Sampling(backend="numba", seed=6), stream=4), []
     for first in range(0, total, HOP):
         low, high = first // hold, -(-(first + HOP + engine.ahead) // hold)
-        parts.append(engine.draw(columns[..., low:high].contiguous(), low, HOP))
+        parts.append(engine.sample(columns[..., low:high].contiguous(), low, HOP))
     assert torch.equal(torch.cat(parts), whole[0])
 
 
@@ -186,6 +186,6 @@ def test_a_student_without_a_predictor_keeps_its_arrays() -> None:
         RATE, {"speaker": ["a"]}, BANDS, HOP
     )
     silence = Condition(torch.zeros(1, 4, 1), HOP)
-    arrays = decoder_of(student, silence, torch.arange(1)).arrays()
+    arrays = decoder_of(student, silence, torch.arange(1)).state_dict()
     flow = {f"0.0.{name}" for name in ("pasts", "last", "partial", "known", "facts")}
     assert arrays.keys() == {"streams", "times"} | flow

@@ -16,7 +16,7 @@ from torch import Tensor
 from vqwave.decode import backend, reference
 from vqwave.decode.cpu.flow.plan import plan_flows, unsupported_student
 from vqwave.decode.cpu.precision import missing
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models import Student, StudentSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.wavenet import ContextSpec, StackSpec
@@ -28,9 +28,9 @@ from vqwave.decode.cpu.flow.kernel import noise
 
 HOP, FRAMES = 48, 5
 NARROWED = ["bf16", "bf16-dot"] if missing("bf16-dot") is None else ["bf16"]
-EVEN = StackSpec(layers=1, cycle=4, kernel=3, residual=64, gate=64, skip=0, hidden=64)
-ODD = StackSpec(layers=1, cycle=3, kernel=2, residual=24, gate=20, skip=0, hidden=17)
-WIDE = StackSpec(layers=1, cycle=2, kernel=2, residual=144, gate=80, skip=0, hidden=33)
+EVEN = StackSpec(layers=1, dilation_cycle=4, kernel_size=3, residual_channels=64, gate_channels=64, skip_channels=0, hidden_channels=64)
+ODD = StackSpec(layers=1, dilation_cycle=3, kernel_size=2, residual_channels=24, gate_channels=20, skip_channels=0, hidden_channels=17)
+WIDE = StackSpec(layers=1, dilation_cycle=2, kernel_size=2, residual_channels=144, gate_channels=80, skip_channels=0, hidden_channels=33)
 SHAPES: list[dict] = [
     {"network": EVEN},
     {"network": ODD},
@@ -69,13 +69,13 @@ def white(streams: int, samples: int) -> Tensor:
 
 
 def rows(whole: Condition, chosen: Sequence[int]) -> Condition:
-    return Condition(whole.features[list(chosen)], whole.hold)
+    return Condition(whole.features[list(chosen)], whole.repeat)
 
 
 @torch.no_grad()
 def exact(student: Student, z: Tensor, told: Condition | None) -> Tensor:
     """The one pass, in float64."""
-    told = None if told is None else Condition(told.features.double(), told.hold)
+    told = None if told is None else Condition(told.features.double(), told.repeat)
     return copy.deepcopy(student).double().transform(z.double(), told).x
 
 
@@ -88,14 +88,14 @@ def test_every_shape_passes_as_in_torch(settings: dict, frames: int) -> None:
     assert expected.std() > 0.1
     found = fast.StudentDecoder(student, told, torch.arange(2), threads=1).transform(z)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
-    altered = Condition(torch.cat([told.features[..., :9], 2 * told.features[..., 9:]], -1), told.hold)
+    altered = Condition(torch.cat([told.features[..., :9], 2 * told.features[..., 9:]], -1), told.repeat)
     assert (exact(student, z, altered) - expected).abs().max() > 1e-2  # what it is told matters
 
 
 def test_a_student_that_hears_only_labels_or_nothing() -> None:
     labelled = build(frames=0, network=ODD)
     told = labelled.condition(None, {"speaker": torch.arange(2)})
-    alone = build(frames=0, network=ODD, conditioner=ConditionerSpec(labels=()))
+    alone = build(frames=0, network=ODD, conditioner=ConditionerSpec(categorical=()))
     for student, heard in ((labelled, told), (alone, None)):
         z = white(2, 700)
         found = fast.StudentDecoder(student, heard, torch.arange(2), threads=1).transform(z)
@@ -160,7 +160,7 @@ def test_bits_do_not_depend_on_batch_order_threads_tiles_or_chunks(
     assert torch.equal(draw([3, 0, 4]), whole[[3, 0, 4]])
     assert torch.equal(draw([2], threads=3)[0], whole[2])
     decoder = fast.StudentDecoder(student, told, streams, weights=weights, threads=1)
-    pieces = [chunk for count in (1, 2, 150, 7, 0, 3, 737) for chunk in decoder.draw(count, seed=1)]
+    pieces = [chunk for count in (1, 2, 150, 7, 0, 3, 737) for chunk in decoder.sample(count, seed=1)]
     assert torch.equal(torch.cat(pieces, 1), whole)
     monkeypatch.setattr(fast, "ACTIVATIONS", 1)
     monkeypatch.setattr(fast, "PIECE", 2)
@@ -191,16 +191,16 @@ def test_a_stream_can_be_left_and_gone_on_with(weights: str) -> None:
         return fast.StudentDecoder(student, told, streams, weights=weights, threads=1)
 
     first = decoder()
-    before = torch.cat(list(first.draw(333, seed=4)), 1)
-    kept = first.arrays()
-    on = torch.cat(list(first.draw(500, seed=4)), 1)
+    before = torch.cat(list(first.sample(333, seed=4)), 1)
+    kept = first.state_dict()
+    on = torch.cat(list(first.sample(500, seed=4)), 1)
     other = decoder()
-    list(other.draw(41, seed=7))
-    other.restore(kept)
-    assert torch.equal(torch.cat(list(other.draw(500, seed=4)), 1), on)
+    list(other.sample(41, seed=7))
+    other.load_state_dict(kept)
+    assert torch.equal(torch.cat(list(other.sample(500, seed=4)), 1), on)
     branch = decoder()
-    branch.restore(kept)
-    assert not torch.equal(torch.cat(list(branch.draw(500, seed=5)), 1), on)
+    branch.load_state_dict(kept)
+    assert not torch.equal(torch.cat(list(branch.sample(500, seed=5)), 1), on)
     whole = fast.sample_student(student, told, 833, streams=streams, seed=4, weights=weights, threads=1)
     assert torch.equal(torch.cat([before, on], 1), whole)
 
@@ -209,10 +209,10 @@ def test_a_row_can_be_given_to_another_utterance() -> None:
     student = build(**SMALL)
     told, streams = condition(student, 2), torch.tensor([3, 8])
     decoder = fast.StudentDecoder(student, told, streams, threads=1)
-    first = torch.cat(list(decoder.draw(200)), 1)
+    first = torch.cat(list(decoder.sample(200)), 1)
     decoder.restart(0, 9)
-    decoder.tell(np.ascontiguousarray(told.features[[1, 1]].transpose(1, 2).numpy()), np.zeros(2, np.int64))
-    then = torch.cat(list(decoder.draw(200)), 1)
+    decoder.set_condition(np.ascontiguousarray(told.features[[1, 1]].transpose(1, 2).numpy()), np.zeros(2, np.int64))
+    then = torch.cat(list(decoder.sample(200)), 1)
     alone = fast.sample_student(student, rows(told, [1]), 400, streams=torch.tensor([9]), threads=1)
     assert torch.equal(then[0], alone[0, :200])
     undisturbed = fast.sample_student(student, rows(told, [1]), 400, streams=torch.tensor([8]), threads=1)
@@ -224,15 +224,15 @@ def test_the_condition_may_come_in_pieces(settings: dict) -> None:
     """Only the columns of the next samples are told, and of those that staggered blocks hear early."""
     student = build(**settings)
     told = condition(student, 1)
-    total = told.features.shape[-1] * told.hold
+    total = told.features.shape[-1] * told.repeat
     whole = fast.sample_student(student, told, total, streams=torch.arange(1), threads=1)
     decoder, parts = fast.StudentDecoder(student, told, torch.arange(1), threads=1), []
     assert (decoder.ahead > 0) == bool(settings.get("stagger"))
     for first in range(0, total, HOP):
-        low, high = first // told.hold, -(-(first + HOP + decoder.ahead) // told.hold)
+        low, high = first // told.repeat, -(-(first + HOP + decoder.ahead) // told.repeat)
         window = told.features[..., low:high].transpose(1, 2).contiguous().numpy()
-        decoder.tell(window, np.array([low]))
-        parts += list(decoder.draw(HOP))
+        decoder.set_condition(window, np.array([low]))
+        parts += list(decoder.sample(HOP))
     assert torch.equal(torch.cat(parts, 1), whole)
 
 
@@ -243,12 +243,12 @@ def test_memory_does_not_grow_with_time() -> None:
     def held() -> dict[str, int]:
         flows = decoder.flows[0]
         return {f"{i}": flow.memory.windows.nbytes for i, flow in enumerate(flows)} | {
-            name: array.nbytes for name, array in decoder.arrays().items()
+            name: array.nbytes for name, array in decoder.state_dict().items()
         }
 
     before = held()
     for _ in range(6):
-        for chunk in decoder.draw(20_000):
+        for chunk in decoder.sample(20_000):
             assert chunk.shape[1] <= decoder.columns
     assert held() == before
     assert decoder.times.tolist() == [120_000]
@@ -287,7 +287,7 @@ def test_the_door_takes_the_kernels_and_says_why_not() -> None:
         assert choice.backend == "reference"
         assert word in choice.reason
         assert word in unsupported_student(odd)
-        with pytest.raises(BadInput, match=word):
+        with pytest.raises(UserInputError, match=word):
             backend.choose(odd, "numba")
     told = condition(masked, 1)
     drawn = backend.sample(masked, told, 30, streams=torch.arange(1))

@@ -14,7 +14,7 @@ from torch import Tensor
 from vqwave.cli import parser
 from vqwave.cli.arguments import sampling_of
 from vqwave.decode import reference
-from vqwave.decode.batching import Task, decode_each
+from vqwave.decode.batching import DecodeRequest, decode_each
 from vqwave.decode.sampling import Sampling, Temperatures, temperatures_of
 from vqwave.decode.streaming.engines import build_engine
 from vqwave.distributions import (
@@ -25,7 +25,7 @@ from vqwave.distributions import (
     MixtureOfLogistics,
     MuLaw,
 )
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec
 from vqwave.models import Student, StudentSpec, WaveNet, WaveNetSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
@@ -40,7 +40,7 @@ BACKENDS = ["reference", pytest.param("numba", marks=NUMBA)]
 RATE, HOP, BANDS, FRAMES, ORDER = 8000, 40, 12, 6, 8
 T = FRAMES * HOP
 MEL = LogMelSpec(bands=BANDS, window_ms=10.0, hop_ms=5.0)
-NETWORK = StackSpec(layers=4, cycle=2, kernel=2, residual=8, gate=8, skip=8, hidden=8)
+NETWORK = StackSpec(layers=4, dilation_cycle=2, kernel_size=2, residual_channels=8, gate_channels=8, skip_channels=8, hidden_channels=8)
 HEADS = [MixtureOfLogistics(components=3), MixtureOfGaussians(components=2), Gaussian(), Logistic()]
 VOICED = torch.tensor([0, 1, 1, 0, 1, 0]) > 0
 APART = Temperatures(0.9, 0.6, 0.2)
@@ -59,7 +59,7 @@ def wavenet(head: Head = HEADS[0], taps: int = 3) -> WaveNet:
     with torch.no_grad():
         net.stack.out.weight.mul_(4.0)
         if head.continuous:
-            net.heard.conv.weight.mul_(0.2)
+            net.input_embedding.conv.weight.mul_(0.2)
     return net
 
 
@@ -67,7 +67,7 @@ def student(taps: int = 3) -> Student:
     torch.manual_seed(0)
     spec = StudentSpec(
         flows=(2, 2),
-        network=replace(NETWORK, layers=2, skip=0),
+        network=replace(NETWORK, layers=2, skip_channels=0),
         conditioner=ConditionerSpec(channels=4),
         predictor=LinearPredictorSpec(order=ORDER) if taps else None,
         pitch_taps=taps,
@@ -94,7 +94,7 @@ def factors(temperatures: Temperatures, streams: int = 2) -> Tensor:
 
 
 def one(held: Condition, row: int) -> Condition:
-    return Condition(held.features[[row]], held.hold)
+    return Condition(held.features[[row]], held.repeat)
 
 
 # ------------------------------------------------------------------ which numbers hold
@@ -128,13 +128,13 @@ def test_a_card_without_a_temperature_has_1() -> None:
     "card", [0.9, {"chioce": 0.9}, {"choice": "hot"}, {"scale": -0.1}, {"voiced": float("nan")}]
 )
 def test_a_card_that_cannot_be_read_is_named(card: object) -> None:
-    with pytest.raises(BadInput, match="temperature"):
+    with pytest.raises(UserInputError, match="temperature"):
         temperatures_of({"temperature": card})
 
 
 @pytest.mark.parametrize("part", ["temperature", "scale_temperature", "voiced_temperature"])
 def test_each_part_is_checked_by_name(part: str) -> None:
-    with pytest.raises(BadInput, match=part.replace("_", " ")):
+    with pytest.raises(UserInputError, match=part.replace("_", " ")):
         Sampling(**{part: -0.1})
 
 
@@ -208,14 +208,14 @@ def test_voiced_samples_have_a_scale_of_their_own(head: Head) -> None:
     """Every sample is that of its law, whose scale is `voiced` or `scale`, by given uniforms."""
     net, streams = wavenet(head).double(), torch.tensor([4, 2])
     held = condition(wavenet(head))
-    held = Condition(held.features.double(), held.hold)
+    held = Condition(held.features.double(), held.repeat)
     x = reference.sample_wavenet(net, held, T, streams=streams, seed=5, temperature=APART)
     last = torch.nn.functional.pad(x, (1, 0))[:, :-1]
     with torch.no_grad():
         params = net.parameters_after(last, net.project(held), None)
     law = head(params, APART.choice, factors(APART))
     expected = law.sample(uniforms(5, streams, 0, T).double())
-    level = 2.0 / 2**head.levels if isinstance(head, MixtureOfLogistics) else 0.0
+    level = 2.0 / 2**head.sample_bits if isinstance(head, MixtureOfLogistics) else 0.0
     assert (x - expected).abs().max() <= 1.01 * level + 1e-8
     assert (x - expected).abs().mean() < 1e-6
 
@@ -230,13 +230,13 @@ def test_the_kernels_draw_as_the_reference_does(head: Head) -> None:
     held, settings = condition(net), {"streams": streams, "seed": 5}
     x = wavenet_decoder.sample_wavenet(net, held, T, **settings, temperature=APART, threads=1)
     last = torch.nn.functional.pad(x.double(), (1, 0))[:, :-1]
-    exact, doubled = net.double(), Condition(held.features.double(), held.hold)
+    exact, doubled = net.double(), Condition(held.features.double(), held.repeat)
     with torch.no_grad():
         params = exact.parameters_after(last, exact.project(doubled), None)
     law, u = head(params, APART.choice, factors(APART)), uniforms(5, streams, 0, T).double()
     low, middle, high = (law.sample(torch.cat([u[:1] + a, u[1:]])) for a in (-1e-4, 0.0, 1e-4))
     steady = low == high
-    level = 2.0 / 2**head.levels if isinstance(head, MixtureOfLogistics) else 0.0
+    level = 2.0 / 2**head.sample_bits if isinstance(head, MixtureOfLogistics) else 0.0
     assert steady.float().mean() > 0.9
     assert (x - middle)[steady].abs().max() < 1.01 * level + 1e-4
 
@@ -284,12 +284,12 @@ def test_streams_batches_and_two_cores_have_the_same_bits(monkeypatch: pytest.Mo
     held = condition(net, 3)
     settings = {"seed": 9, "temperature": APART}
     whole = wavenet_decoder.sample_wavenet(net, held, T, streams=streams, threads=1, **settings)
-    monkeypatch.setattr(two_core.Pace, "choose", lambda _pace: "together")
+    monkeypatch.setattr(two_core.ThreadPolicy, "choose", lambda _pace: "together")
     monkeypatch.setattr(wavenet_decoder, "cores", lambda: 2)
     for row in range(3):
         for threads in (1, 2):
             built = wavenet_decoder.Decoder(net, one(held, row), streams[[row]], threads=threads)
-            parts = [part for n in (1, 90, T - 91) for part in built.draw(n, **settings)]
+            parts = [part for n in (1, 90, T - 91) for part in built.sample(n, **settings)]
             assert torch.equal(torch.cat(parts, 1)[0], whole[row])
 
 
@@ -298,7 +298,7 @@ def test_a_tile_draws_each_as_alone(backend: str) -> None:
     net = wavenet()
     held = condition(net, 3)
     sampling = Sampling(4, 0.9, backend=backend, scale_temperature=0.6, voiced_temperature=0.2)
-    tasks = {row: Task(one(held, row), T - 7 * row) for row in range(3)}
+    tasks = {row: DecodeRequest(one(held, row), T - 7 * row) for row in range(3)}
     done = dict(decode_each(net, iter(tasks.items()), sampling, slots=2))
     settings = {"streams": torch.tensor([0]), "seed": 4, "backend": backend}
     for row, task in tasks.items():
@@ -322,7 +322,7 @@ def test_a_stream_in_stretches_draws_as_the_whole(
         stretches = [(0, 1), (1, 2), (2, 5), (5, FRAMES)]
     for first, last in stretches:
         columns = held.features[..., first:last]
-        parts.append(engine.draw(columns, first, (last - first) * HOP))
+        parts.append(engine.sample(columns, first, (last - first) * HOP))
     assert torch.equal(torch.cat(parts), whole)
 
 
@@ -331,7 +331,7 @@ def test_a_students_noise_is_narrowed_by_voicing(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(reference, "BLOCK_OF_STUDENT", 2 * HOP)
     net, streams = student().double(), torch.tensor([4, 2])
     held = condition(student())
-    held = Condition(held.features.double(), held.hold)
+    held = Condition(held.features.double(), held.repeat)
     x = reference.sample_student(net, held, T, streams=streams, seed=5, temperature=APART)
     z = factors(APART) * net.noise(uniforms(5, streams, 0, T).double())
     with torch.no_grad():
@@ -353,7 +353,7 @@ def test_the_kernels_narrow_a_students_noise_by_voicing(monkeypatch: pytest.Monk
     monkeypatch.setattr(flow_decoder, "tile_columns", lambda plans: 48)
     for row in range(2):
         built = flow_decoder.StudentDecoder(net, one(held, row), streams[[row]], threads=1)
-        parts = [part for n in (1, 90, T - 91) for part in built.draw(n, 5, APART)]
+        parts = [part for n in (1, 90, T - 91) for part in built.sample(n, 5, APART)]
         assert torch.equal(torch.cat(parts, 1)[0], found[row])
 
 

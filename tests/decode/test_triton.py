@@ -18,7 +18,7 @@ from vqwave.decode import backend
 from vqwave.decode.cuda.tuning import Task, shared
 from vqwave.decode.plan import Plan
 from vqwave.distributions import Head, MixtureOfLogistics, MuLaw
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
@@ -118,9 +118,9 @@ slow = pytest.mark.slow
         (90, "bf16", MuLaw(), DRAW, PAPER, 0),
         pytest.param(90, "bf16", MuLaw(), SCORE, PAPER, 0, marks=slow),
         pytest.param(90, "bf16", MixtureOfLogistics(), DRAW, PAPER, 0, marks=slow),
-        pytest.param(90, "bf16", MuLaw(), DRAW, StackSpec(kernel=3), 0, marks=slow),
+        pytest.param(90, "bf16", MuLaw(), DRAW, StackSpec(kernel_size=3), 0, marks=slow),
         pytest.param(90, "float32", MuLaw(), DRAW, PAPER, 512, marks=slow),  # three products for one: some registers spill
-        pytest.param(80, "bf16", MuLaw(), DRAW, StackSpec(residual=128, gate=128), 512, marks=slow),
+        pytest.param(80, "bf16", MuLaw(), DRAW, StackSpec(residual_channels=128, gate_channels=128), 512, marks=slow),
     ],
 )
 def test_a_paper_sized_kernel_fits_the_chip(
@@ -149,7 +149,7 @@ def test_a_paper_sized_kernel_fits_the_chip(
 
 def test_packing_loses_nothing() -> None:
     """Every weight of the plan is there once, beside zeros; filter and gate of a channel are neighbours."""
-    net = wavenet(network=StackSpec(layers=2, cycle=2, kernel=3, residual=20, gate=24, skip=40, hidden=24))
+    net = wavenet(network=StackSpec(layers=2, dilation_cycle=2, kernel_size=3, residual_channels=20, gate_channels=24, skip_channels=40, hidden_channels=24))
     weights, shape = pack(net, "float32", torch.device("cpu"))
     assert (shape.residual, shape.gate, shape.skip, shape.hidden, shape.out) == (32, 32, 64, 32, 256)
     matrices = (weights.dilated, weights.residual, weights.skip, weights.hidden, weights.out)
@@ -163,9 +163,9 @@ def test_packing_loses_nothing() -> None:
 
 
 def test_the_door_does_without_a_device() -> None:
-    net = wavenet(network=StackSpec(layers=1, cycle=1, residual=16, gate=16, skip=16, hidden=16))
+    net = wavenet(network=StackSpec(layers=1, dilation_cycle=1, residual_channels=16, gate_channels=16, skip_channels=16, hidden_channels=16))
     assert backend.choose(net).backend != "triton"
-    with pytest.raises(BadInput, match="CUDA device"):
+    with pytest.raises(UserInputError, match="CUDA device"):
         backend.choose(net, "triton")
 
 
@@ -181,7 +181,7 @@ def test_the_device_decodes_faster_than_real_time(streams: int) -> None:
     for _ in range(4):  # the first one compiles
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begin.record()
-        drawn = sum(chunk.shape[1] for chunk in decoder.draw(1600))
+        drawn = sum(chunk.shape[1] for chunk in decoder.sample(1600))
         end.record()
         end.synchronize()
         seconds.append(begin.elapsed_time(end) / 1000 / drawn)

@@ -26,7 +26,7 @@ from vqwave.distributions import (
     MixtureOfLogistics,
     MuLaw,
 )
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.wavenet import ContextSpec, StackSpec
@@ -35,8 +35,8 @@ from vqwave.rng.philox import uniforms
 DEVICE = "cpu" if interpreted() else "cuda"
 SAMPLES = 16 if interpreted() else 600
 FRAMES, HOP = 5, 10
-SMALL = StackSpec(layers=3, cycle=2, kernel=2, residual=16, gate=16, skip=32, hidden=48)
-ODD = StackSpec(layers=4, cycle=3, kernel=3, residual=24, gate=20, skip=40, hidden=17)
+SMALL = StackSpec(layers=3, dilation_cycle=2, kernel_size=2, residual_channels=16, gate_channels=16, skip_channels=32, hidden_channels=48)
+ODD = StackSpec(layers=4, dilation_cycle=3, kernel_size=3, residual_channels=24, gate_channels=20, skip_channels=40, hidden_channels=17)
 PLAIN = ConditionerSpec(channels=12)
 slow = pytest.mark.slow
 
@@ -69,7 +69,7 @@ def condition(net: WaveNet, streams: int, frames: int = 2) -> Condition:
 
 
 def rows(whole: Condition, chosen: list[int]) -> Condition:
-    return Condition(whole.features[chosen], whole.hold)
+    return Condition(whole.features[chosen], whole.repeat)
 
 
 @torch.no_grad()
@@ -77,8 +77,8 @@ def exact_params(net: WaveNet, x: Tensor, told: Condition | None) -> Tensor:
     """The head's parameters of the parallel pass, in float64, on the CPU."""
     exact = copy.deepcopy(net).cpu().double()
     shifted = torch.nn.functional.pad(x.cpu().double(), (1, 0))[:, :-1]
-    told = None if told is None else Condition(told.features.cpu().double(), told.hold)
-    return exact.stack(exact.heard(shifted), exact.stack.project(told))
+    told = None if told is None else Condition(told.features.cpu().double(), told.repeat)
+    return exact.stack(exact.input_embedding(shifted), exact.stack.project(told))
 
 
 def steady_draws(
@@ -113,7 +113,7 @@ def sound(streams: int) -> Tensor:
         MixtureOfLogistics(components=3),
         pytest.param(MuLaw(classes=100), marks=slow),
         pytest.param(LinearBins(classes=300), marks=slow),
-        pytest.param(MixtureOfLogistics(components=1, levels=10), marks=slow),
+        pytest.param(MixtureOfLogistics(components=1, sample_bits=10), marks=slow),
         pytest.param(MixtureOfGaussians(components=2), marks=slow),
         pytest.param(Gaussian(), marks=slow),
         pytest.param(Logistic(), marks=slow),
@@ -131,7 +131,7 @@ def test_parameters_and_draws_are_those_of_the_parallel_pass(head: Head) -> None
     if isinstance(head, MuLaw | LinearBins):
         assert torch.equal(head.encode(again)[steady], head.encode(x.cpu())[steady])
     else:
-        level = 2.0 / 2**head.levels if isinstance(head, MixtureOfLogistics) else 0.0
+        level = 2.0 / 2**head.sample_bits if isinstance(head, MixtureOfLogistics) else 0.0
         assert (again - x.cpu())[steady].abs().max() < 1.01 * level + 1e-4
     assert x.std() > 1e-3
 
@@ -140,9 +140,9 @@ def test_parameters_and_draws_are_those_of_the_parallel_pass(head: Head) -> None
     "network",
     [
         ODD,
-        dataclasses.replace(SMALL, kernel=4, skip=0),
-        pytest.param(dataclasses.replace(SMALL, kernel=1), marks=slow),
-        pytest.param(StackSpec(layers=2, cycle=2, kernel=2, residual=72, gate=80, skip=136, hidden=96), marks=slow),
+        dataclasses.replace(SMALL, kernel_size=4, skip_channels=0),
+        pytest.param(dataclasses.replace(SMALL, kernel_size=1), marks=slow),
+        pytest.param(StackSpec(layers=2, dilation_cycle=2, kernel_size=2, residual_channels=72, gate_channels=80, skip_channels=136, hidden_channels=96), marks=slow),
     ],
 )
 def test_every_shape(network: StackSpec) -> None:
@@ -155,7 +155,7 @@ def test_every_shape(network: StackSpec) -> None:
     [
         (ConditionerSpec(channels=16, upsample=(5, 2)), 2),
         pytest.param(PLAIN, 9, marks=slow),
-        pytest.param(ConditionerSpec(channels=5, upsample=(2,), labels=()), 3, marks=slow),
+        pytest.param(ConditionerSpec(channels=5, upsample=(2,), categorical=()), 3, marks=slow),
     ],
 )
 def test_conditions_at_every_rate_hold_their_last_column(conditioner: ConditionerSpec, frames: int) -> None:
@@ -167,9 +167,9 @@ def test_conditions_at_every_rate_hold_their_last_column(conditioner: Conditione
 def test_one_condition_for_all_and_none_at_all() -> None:
     net = wavenet()
     one, x = condition(net, 1), sound(3)
-    every = Condition(one.features.expand(3, -1, -1), one.hold)
+    every = Condition(one.features.expand(3, -1, -1), one.repeat)
     assert torch.equal(fast.score_wavenet(net, x, one), fast.score_wavenet(net, x, every))
-    deaf = wavenet(conditioner=ConditionerSpec(labels=()), frames=0)
+    deaf = wavenet(conditioner=ConditionerSpec(categorical=()), frames=0)
     assert deaf.condition(None, {}) is None
     assert_scores_agree(deaf, x, None)
 
@@ -202,7 +202,7 @@ def test_bits_do_not_depend_on_batch_order_or_chunks(weights: str, monkeypatch: 
     assert not torch.equal(whole[0], whole[2])
     monkeypatch.setattr(fast, "CHUNK", 5)
     decoder = fast.Decoder(net, told, streams, weights=weights)
-    pieces = [chunk for count in (1, 0, 6, n - 7) for chunk in decoder.draw(count, 1)]
+    pieces = [chunk for count in (1, 0, 6, n - 7) for chunk in decoder.sample(count, 1)]
     assert len(pieces) >= 4
     assert torch.equal(torch.cat(pieces, 1), whole)
 
@@ -234,8 +234,8 @@ def test_a_stream_that_pauses_carries_on() -> None:
     told, streams = condition(net, 2), torch.arange(2)
     whole = fast.sample_wavenet(net, told, 12, streams=streams)
     decoder = fast.Decoder(net, told, streams)
-    first = torch.cat(list(decoder.draw(8, lengths=torch.tensor([8, 3]))), 1)
-    second = torch.cat(list(decoder.draw(9, lengths=torch.tensor([4, 9]))), 1)
+    first = torch.cat(list(decoder.sample(8, lengths=torch.tensor([8, 3]))), 1)
+    second = torch.cat(list(decoder.sample(9, lengths=torch.tensor([4, 9]))), 1)
     assert decoder.state.time.tolist() == [12, 12]
     assert torch.equal(torch.cat([first[0], second[0, :4]]), whole[0])
     assert torch.equal(torch.cat([first[1, :3], second[1]]), whole[1])
@@ -246,10 +246,10 @@ def test_a_slot_takes_another_stream() -> None:
     told = condition(net, 3)
     whole = fast.sample_wavenet(net, told, 10, streams=torch.arange(3))
     decoder = fast.Decoder(net, rows(told, [0, 1]), torch.arange(2))
-    before = torch.cat(list(decoder.draw(6)), 1)
+    before = torch.cat(list(decoder.sample(6)), 1)
     decoder.restart(1, 2)
-    decoder.tell(told.features[[0, 2]].transpose(1, 2), torch.zeros(2))
-    after = torch.cat(list(decoder.draw(4)), 1)
+    decoder.set_condition(told.features[[0, 2]].transpose(1, 2), torch.zeros(2))
+    after = torch.cat(list(decoder.sample(4)), 1)
     assert torch.equal(torch.cat([before[0], after[0]]), whole[0])
     assert torch.equal(before[1], whole[1, :6])
     assert torch.equal(after[1], whole[2, :4])
@@ -260,13 +260,13 @@ def test_a_stream_can_be_taken_out_and_gone_on_with(weights: str) -> None:
     net = wavenet()
     told, streams = condition(net, 2), torch.arange(2)
     decoder = fast.Decoder(net, told, streams, weights=weights)
-    next(decoder.draw(5))
-    arrays, following = decoder.arrays(), next(decoder.draw(4))
+    next(decoder.sample(5))
+    arrays, following = decoder.state_dict(), next(decoder.sample(4))
     another = fast.Decoder(net, told, streams, weights=weights)
-    another.restore(arrays)
-    assert torch.equal(next(another.draw(4)), following)
-    with pytest.raises(BadInput, match="another decoder"):
-        fast.Decoder(net, rows(told, [0]), streams[:1], weights=weights).restore(arrays)
+    another.load_state_dict(arrays)
+    assert torch.equal(next(another.sample(4)), following)
+    with pytest.raises(UserInputError, match="another decoder"):
+        fast.Decoder(net, rows(told, [0]), streams[:1], weights=weights).load_state_dict(arrays)
 
 
 def test_a_streaming_engine_draws_the_same() -> None:
@@ -275,9 +275,9 @@ def test_a_streaming_engine_draws_the_same() -> None:
     engine = build_engine(net, Sampling(seed=3, backend="triton"))
     assert engine.name == "triton"
     pieces = [
-        engine.draw(told.features[..., :1], 0, 4),
-        engine.draw(told.features, 0, 7),
-        engine.draw(told.features[..., 1:], 1, 3),
+        engine.sample(told.features[..., :1], 0, 4),
+        engine.sample(told.features, 0, 7),
+        engine.sample(told.features[..., 1:], 1, 3),
     ]
     whole = fast.sample_wavenet(net, told, 14, streams=torch.arange(1), seed=3)
     assert torch.equal(torch.cat(pieces), whole[0])
@@ -295,8 +295,8 @@ def test_a_prime_is_heard_first() -> None:
 
 
 def test_what_cannot_fit_is_named() -> None:
-    net = wavenet(network=StackSpec(layers=1, cycle=1, kernel=2, residual=512, gate=512, skip=16, hidden=16))
-    with pytest.raises(BadInput, match=r"residual 512.*shared memory"):
+    net = wavenet(network=StackSpec(layers=1, dilation_cycle=1, kernel_size=2, residual_channels=512, gate_channels=512, skip_channels=16, hidden_channels=16))
+    with pytest.raises(UserInputError, match=r"residual 512.*shared memory"):
         fast.sample_wavenet(net, condition(net, 1), 1, streams=torch.arange(1))
 
 
@@ -304,10 +304,10 @@ def test_the_door_takes_the_kernel_and_says_why_not() -> None:
     net = wavenet()
     assert backend.choose(net, "triton") == backend.Choice("triton")
     assert "top_p" in str(backend.choose(net, "triton", top_p=0.9).reason)
-    longer = wavenet(network=dataclasses.replace(SMALL, context=ContextSpec(stride=4, layers=1, residual=4, channels=4)))
-    with pytest.raises(BadInput, match="context"):
+    longer = wavenet(network=dataclasses.replace(SMALL, context=ContextSpec(stride=4, layers=1, residual_channels=4, channels=4)))
+    with pytest.raises(UserInputError, match="context"):
         backend.choose(longer, "triton")
-    with pytest.raises(BadInput, match="float64"):
+    with pytest.raises(UserInputError, match="float64"):
         backend.choose(net.double(), "triton")
 
 

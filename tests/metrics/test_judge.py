@@ -14,7 +14,7 @@ from vqwave.audio import to_int16
 from vqwave.data import Corpus
 from vqwave.distributed.threads import limited_to
 from vqwave.metrics.augment import disturbed, placed
-from vqwave.metrics.recognizer import DEFAULT, judge_of
+from vqwave.metrics.recognizer import DEFAULT, recognizer_of
 
 QUICK = replace(DEFAULT, members=2, channels=24, steps=120, batch=16)
 RATE = 8000
@@ -61,7 +61,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 def test_it_hears_words_and_speakers_through_noise_and_is_kept(corpus: Corpus, tmp_path: Path) -> None:
     torch.manual_seed(3)
     before, steps = torch.get_rng_state(), []
-    judge = judge_of(corpus, QUICK, keep=tmp_path / "judges", progress=steps.append)
+    judge = recognizer_of(corpus, QUICK, keep=tmp_path / "judges", progress=steps.append)
     assert steps == list(range(1, 2 * 120 + 1))
     assert torch.equal(torch.get_rng_state(), before)
     rows = corpus.of("test")
@@ -72,7 +72,7 @@ def test_it_hears_words_and_speakers_through_noise_and_is_kept(corpus: Corpus, t
         for name, found in heard.items():
             said = [corpus.label_ids(row)[name] for row in rows]
             assert np.mean(found == np.array(said)) >= 0.75, name  # all, for each of six seeds; half by chance
-    again = judge_of(corpus, QUICK, keep=tmp_path / "judges", progress=steps.append)
+    again = recognizer_of(corpus, QUICK, keep=tmp_path / "judges", progress=steps.append)
     assert len(steps) == 2 * 120  # read, not trained
     assert np.array_equal(again.hear(waves)["text"], judge.hear(waves)["text"])
     assert len(list((tmp_path / "judges").iterdir())) == 1
@@ -81,13 +81,13 @@ def test_it_hears_words_and_speakers_through_noise_and_is_kept(corpus: Corpus, t
 def test_its_name_follows_the_recordings_and_the_settings(corpus: Corpus, tmp_path: Path) -> None:
     keep, tiny = tmp_path / "judges", replace(QUICK, steps=2)
     for spec in (tiny, tiny, replace(tiny, seed=1)):
-        judge_of(corpus, spec, keep=keep)
+        recognizer_of(corpus, spec, keep=keep)
     assert len(list(keep.iterdir())) == 2
     shard = corpus.folder / "shard-00000.i16"
     whole = shard.read_bytes()
     try:
         shard.write_bytes(whole[:-2] + b"\1\0")
-        judge_of(corpus, tiny, keep=keep)
+        recognizer_of(corpus, tiny, keep=keep)
     finally:
         shard.write_bytes(whole)
     assert len(list(keep.iterdir())) == 3
@@ -95,17 +95,17 @@ def test_its_name_follows_the_recordings_and_the_settings(corpus: Corpus, tmp_pa
 
 def test_a_damaged_one_is_trained_again(corpus: Corpus, tmp_path: Path) -> None:
     tiny = replace(QUICK, steps=2)
-    judge_of(corpus, tiny, keep=tmp_path)
+    recognizer_of(corpus, tiny, keep=tmp_path)
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
     path.write_bytes(whole[:100])
-    judge_of(corpus, tiny, keep=tmp_path)
+    recognizer_of(corpus, tiny, keep=tmp_path)
     assert path.read_bytes() == whole
 
 
 def test_a_corpus_without_repeated_texts_has_a_judge_of_speakers_alone(tmp_path: Path) -> None:
     corpus = Corpus.open(write_corpus(tmp_path / "corpus", texts=False))
-    judge = judge_of(corpus, replace(QUICK, steps=2))
+    judge = recognizer_of(corpus, replace(QUICK, steps=2))
     long = np.concatenate([corpus.read(row) for row in corpus.of("train")])
     heard = judge.hear([long, long[:50]])
     assert list(heard) == ["speaker"]
@@ -114,7 +114,7 @@ def test_a_corpus_without_repeated_texts_has_a_judge_of_speakers_alone(tmp_path:
 
 
 def test_it_does_not_hear_level(corpus: Corpus) -> None:
-    judge, wave = judge_of(corpus, replace(QUICK, steps=2)), corpus.read(0)
+    judge, wave = recognizer_of(corpus, replace(QUICK, steps=2)), corpus.read(0)
     loud, soft = judge.hear([wave])["text"], judge.hear([(0.01 * wave).astype(np.float32)])["text"]
     assert np.allclose(loud, soft, atol=1e-3)
 
@@ -142,7 +142,7 @@ def test_it_does_not_hang_on_the_number_of_threads(corpus: Corpus) -> None:
     heard = []
     for threads in (1, 2):
         with limited_to(threads):
-            judge = judge_of(corpus, replace(QUICK, steps=20))
+            judge = recognizer_of(corpus, replace(QUICK, steps=20))
             assert torch.get_num_threads() == threads
         heard.append(judge.members.state_dict())
     assert all(torch.equal(heard[0][name], heard[1][name]) for name in heard[0])
@@ -150,8 +150,8 @@ def test_it_does_not_hang_on_the_number_of_threads(corpus: Corpus) -> None:
 
 def test_its_members_differ_and_say_their_mean(corpus: Corpus) -> None:
     spec = replace(QUICK, steps=20)
-    both = judge_of(corpus, spec)
-    alone = [judge_of(corpus, replace(spec, members=1, seed=seed)) for seed in (0, 1)]
+    both = recognizer_of(corpus, spec)
+    alone = [recognizer_of(corpus, replace(spec, members=1, seed=seed)) for seed in (0, 1)]
     waves = [corpus.read(row) for row in corpus.of("test")]
     one, two = (judge.hear(waves)["text"] for judge in alone)
     assert np.abs(one - two).max() > 1e-3

@@ -11,7 +11,7 @@ import torch
 from vqwave.distributions import Gaussian, Head, LinearBins, LogisticMixture, MixtureOfLogistics, MuLaw
 from vqwave.metrics import likelihood
 
-HEADS = [MuLaw(), MuLaw(classes=160), LinearBins(classes=200), MixtureOfLogistics(), MixtureOfLogistics(levels=8), Gaussian()]
+HEADS = [MuLaw(), MuLaw(classes=160), LinearBins(classes=200), MixtureOfLogistics(), MixtureOfLogistics(sample_bits=8), Gaussian()]
 SCALE = 0.01
 
 
@@ -125,5 +125,5 @@ def test_a_uniform_head_costs_the_uniform_baseline(head: Head) -> None:
 
 def test_units_are_named() -> None:
     assert likelihood.unit(MixtureOfLogistics()) == likelihood.unit(Gaussian()) == "bits per 16-bit sample"
-    assert likelihood.unit(MixtureOfLogistics(levels=8)) == "bits per 8-bit sample"
+    assert likelihood.unit(MixtureOfLogistics(sample_bits=8)) == "bits per 8-bit sample"
     assert likelihood.unit(MuLaw(classes=64)) == "bits per sample of 64 classes"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.metrics import recognition
 from vqwave.metrics.recognition import character_error_rate, error_sums, word_error_rate
 from vqwave.metrics.transcripts import cardinal, normalise, ordinal, year
@@ -65,12 +65,12 @@ def test_rates_are_of_the_corpus_not_means_of_utterances() -> None:
 
 def test_a_reference_without_a_word_is_refused() -> None:
     pytest.importorskip("jiwer")
-    with pytest.raises(BadInput, match="holds no word"):
+    with pytest.raises(UserInputError, match="holds no word"):
         error_sums(["?!"], ["x"])
 
 
 def test_weights_are_looked_for_in_a_folder_first(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"holds no model\.bin"):
+    with pytest.raises(UserInputError, match=r"holds no model\.bin"):
         recognition.whisper_folder(str(tmp_path))
     (tmp_path / "model.bin").write_bytes(b"x")
     assert recognition.whisper_folder(str(tmp_path)) == tmp_path
@@ -78,7 +78,7 @@ def test_weights_are_looked_for_in_a_folder_first(tmp_path: Path) -> None:
 
 def test_an_unknown_name_of_weights_is_refused() -> None:
     pytest.importorskip("faster_whisper")
-    with pytest.raises(BadInput, match=r"'tiny\.fr': .*tiny\.en"):
+    with pytest.raises(UserInputError, match=r"'tiny\.fr': .*tiny\.en"):
         recognition.whisper_folder("tiny.fr")
 
 

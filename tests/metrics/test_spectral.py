@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vqwave.audio import Wave
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import mel_filters
 from vqwave.metrics import log_spectral_distance, mel_cepstral_distortion, multi_resolution_stft
 from vqwave.metrics.spectral import mel_cepstra, warped_distance
@@ -139,11 +139,11 @@ def test_any_sample_rate(rate: int) -> None:
 
 
 def test_lengths_are_checked() -> None:
-    with pytest.raises(BadInput, match="waveforms of 10 and 9 samples"):
+    with pytest.raises(UserInputError, match="waveforms of 10 and 9 samples"):
         log_spectral_distance(noise(0, 10), noise(0, 9), RATE)
-    with pytest.raises(BadInput, match="waveforms of 10 and 9 samples"):
+    with pytest.raises(UserInputError, match="waveforms of 10 and 9 samples"):
         multi_resolution_stft(noise(0, 10), noise(0, 9))
-    with pytest.raises(BadInput, match="expected \\(samples,\\), at least one"):
+    with pytest.raises(UserInputError, match="expected \\(samples,\\), at least one"):
         mel_cepstral_distortion(noise(0, 10), noise(0, 0), RATE)
-    with pytest.raises(BadInput, match="reference waveform is silent"):
+    with pytest.raises(UserInputError, match="reference waveform is silent"):
         multi_resolution_stft(np.zeros(10, np.float32), noise(0, 10))

@@ -33,10 +33,10 @@ from vqwave.models import (
     WaveNetSpec,
 )
 from vqwave.models.discriminator import DiscriminatorSpec
-from vqwave.models.wavenet import PastDropoutSpec
-from vqwave.nn.auxiliary.adversarial_classifier import AdversarySpec
-from vqwave.nn.auxiliary.conversion_classifier import ListenerSpec
-from vqwave.nn.auxiliary.spectral_decoder import ReadoutSpec
+from vqwave.models.wavenet import InputDropoutSpec
+from vqwave.nn.auxiliary.adversarial_classifier import AdversarialClassifierSpec
+from vqwave.nn.auxiliary.conversion_classifier import ConversionClassifierSpec
+from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoderSpec
 from vqwave.nn.condition import ConditionDropoutSpec, ConditionerSpec
 from vqwave.nn.encoders import (
     BatchNormEncoderSpec,
@@ -49,19 +49,19 @@ from vqwave.nn.quantize import (
     EntropySpec,
     FSQuantizerSpec,
     GradientQuantizerSpec,
+    HierarchicalQuantizerSpec,
     ProductQuantizerSpec,
     QuantizerSpec,
     ResidualQuantizerSpec,
-    TwoLevelQuantizerSpec,
 )
-from vqwave.nn.wavenet import ContextSpec, StackSpec, one_by_one
+from vqwave.nn.wavenet import ContextSpec, StackSpec, force_layerwise
 
 RATE, B, T = 8000, 3, 96
 VOCABULARY = {"speaker": ["a", "b", "c"], "text": ["no", "yes"]}
 LABELS = {"speaker": torch.tensor([0, 2, 1]), "text": torch.tensor([1, 0, 1])}
 MEL = LogMelSpec(bands=6, window_ms=4.0, hop_ms=1.0, fmin=200.0, fmax=4000.0)  # hop 8
 CONDITIONER = ConditionerSpec(channels=4)
-WAVEFORM = WaveformEncoderSpec(strides=(4, 4), channels=4, blocks=1, dim=4)
+WAVEFORM = WaveformEncoderSpec(strides=(4, 4), channels=4, blocks=1, latent_dim=4)
 HEADS = {
     "mu-law": MuLaw(classes=16),
     "linear": LinearBins(classes=32),
@@ -70,18 +70,18 @@ HEADS = {
     "gaussian": Gaussian(),
     "logistic": Logistic(),
 }
-CONTEXT = ContextSpec(stride=8, layers=2, residual=4, channels=3)
-DROPOUT = ConditionDropoutSpec(whole=0.3, labels=0.2, frames=0.2)
+CONTEXT = ContextSpec(stride=8, layers=2, residual_channels=4, channels=3)
+DROPOUT = ConditionDropoutSpec(all=0.3, labels=0.2, frames=0.2)
 QUANTIZERS: Mapping[str, QuantizerSpec] = {
-    "averages": EMAQuantizerSpec(size=4, entropy=EntropySpec()),
+    "averages": EMAQuantizerSpec(codebook_size=4, entropy=EntropySpec()),
     "gradient": GradientQuantizerSpec(
-        size=4, cosine=True, estimator="rotation", entropy=EntropySpec()
+        codebook_size=4, l2_normalize=True, gradient_estimator="rotation", entropy=EntropySpec()
     ),
-    "code dimensions": GradientQuantizerSpec(size=4, code_dim=2),
-    "residual": ResidualQuantizerSpec(stages=2, dropout=0.5, inner=GradientQuantizerSpec(size=4)),
-    "product": ProductQuantizerSpec(inner=GradientQuantizerSpec(size=4)),
+    "code dimensions": GradientQuantizerSpec(codebook_size=4, codebook_dim=2),
+    "residual": ResidualQuantizerSpec(num_quantizers=2, quantizer_dropout=0.5, quantizer=GradientQuantizerSpec(codebook_size=4)),
+    "product": ProductQuantizerSpec(quantizer=GradientQuantizerSpec(codebook_size=4)),
     "fsq": FSQuantizerSpec(levels=(4, 3)),
-    "two levels": TwoLevelQuantizerSpec(ratio=2),
+    "two levels": HierarchicalQuantizerSpec(downsample=2),
 }
 Loss = Callable[[], Tensor]
 Built = tuple[nn.Module, Loss]
@@ -102,7 +102,7 @@ def wavenet(*, checkpointing: bool = False, **settings: object) -> Built:
     model = spec.build(RATE, VOCABULARY)
     model.stack.checkpointing = checkpointing
     labels = LABELS | {
-        name: torch.randn(B, size) for name, size in spec.conditioner.vectors.items()
+        name: torch.randn(B, size) for name, size in spec.conditioner.embeddings.items()
     }
     return model, lambda: negative_log_likelihood(model(wave(), labels), wave())
 
@@ -124,7 +124,7 @@ def layered() -> Built:
     model, loss = wavenet()
 
     def one_layer_after_another() -> Tensor:
-        with one_by_one():
+        with force_layerwise():
             return loss()
 
     return model, one_layer_after_another
@@ -146,8 +146,8 @@ def vqvae(**settings: object) -> Built:
 
 
 def frames_vqvae(**settings: object) -> Built:
-    encoder = FrameEncoderSpec(features=MEL, stride=2, channels=6, dim=4)
-    readout = ReadoutSpec(features=MEL, channels=6, blocks=2)
+    encoder = FrameEncoderSpec(features=MEL, stride=2, channels=6, latent_dim=4)
+    readout = SpectralDecoderSpec(features=MEL, channels=6, blocks=2)
     return vqvae(encoder=encoder, readout=readout, **settings)
 
 
@@ -176,9 +176,9 @@ def density(**settings: object) -> Built:
 
 def prior(quantizer: QuantizerSpec) -> Built:
     codec = VQVAESpec(
-        encoder=FrameEncoderSpec(features=MEL, channels=4, dim=4), quantizer=quantizer
+        encoder=FrameEncoderSpec(features=MEL, channels=4, latent_dim=4), quantizer=quantizer
     )
-    conditioner = ConditionerSpec(channels=4, labels=("speaker", "text"))
+    conditioner = ConditionerSpec(channels=4, categorical=("speaker", "text"))
     model = (
         PriorSpec(network=network(), conditioner=conditioner, codec=codec)
         .build(RATE, VOCABULARY)
@@ -215,12 +215,12 @@ MODELS: dict[str, Callable[[], Built]] = {
     "wavenet, one layer": lambda: wavenet(network=network(layers=1)),
     "wavenet, no skips": lambda: wavenet(network=network(skip=0)),
     "wavenet, context": lambda: wavenet(network=network(context=CONTEXT)),
-    "wavenet, unconditional": lambda: wavenet(conditioner=ConditionerSpec(channels=4, labels=())),
+    "wavenet, unconditional": lambda: wavenet(conditioner=ConditionerSpec(channels=4, categorical=())),
     "wavenet, two labels": lambda: wavenet(
-        conditioner=ConditionerSpec(channels=4, labels=("speaker", "text"))
+        conditioner=ConditionerSpec(channels=4, categorical=("speaker", "text"))
     ),
     "wavenet, vectors": lambda: wavenet(
-        conditioner=ConditionerSpec(channels=4, vectors={"voice": 3})
+        conditioner=ConditionerSpec(channels=4, embeddings={"voice": 3})
     ),
     "wavenet, frames": lambda: wavenet(
         features=MEL, conditioner=ConditionerSpec(channels=4, dropout=DROPOUT)
@@ -230,7 +230,7 @@ MODELS: dict[str, Callable[[], Built]] = {
     ),
     "wavenet, predictor": lambda: wavenet(features=MEL, predictor=LinearPredictorSpec(order=3)),
     "wavenet, pitch taps": pitch_taps,
-    "wavenet, past dropout": lambda: wavenet(past=PastDropoutSpec(drop=0.2, span=2, noise=0.01)),
+    "wavenet, past dropout": lambda: wavenet(past=InputDropoutSpec(prob=0.2, span=2, noise_std=0.01)),
     "wavenet, checkpointing": lambda: wavenet(checkpointing=True),
     "wavenet, layer by layer": layered,
     **{
@@ -238,14 +238,14 @@ MODELS: dict[str, Callable[[], Built]] = {
         for name, quantizer in QUANTIZERS.items()
     },
     "vqvae, batch norm": lambda: vqvae(
-        encoder=BatchNormEncoderSpec(features=MEL, channels=4, dim=4)
+        encoder=BatchNormEncoderSpec(features=MEL, channels=4, latent_dim=4)
     ),
     "vqvae, readout": frames_vqvae,
     "vqvae, readout alone": lambda: frames_vqvae(hears="frames", noise=0.1),
     "vqvae, latents and readout": lambda: frames_vqvae(hears="both"),
-    "vqvae, adversary": lambda: frames_vqvae(adversary=AdversarySpec(channels=5)),
+    "vqvae, adversary": lambda: frames_vqvae(adversary=AdversarialClassifierSpec(channels=5)),
     "vqvae, listener": lambda: frames_vqvae(
-        listener=ListenerSpec(labels=("speaker", "text"), channels=5)
+        listener=ConversionClassifierSpec(labels=("speaker", "text"), channels=5)
     ),
     "student": student,
     "student, gaussian": lambda: student(base="gaussian"),

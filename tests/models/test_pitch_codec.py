@@ -28,8 +28,8 @@ def pitch(B: int = 2, frames: int = 120, seed: int = 0) -> Tensor:
 def codec(ratio: int = 8, **quantizer: int) -> PitchCodec:
     """In float64, its codes among the latents of melodies."""
     torch.manual_seed(0)
-    books = EMAQuantizerSpec(size=16) if not quantizer else ResidualQuantizerSpec(**quantizer)
-    model = PitchCodecSpec(ratio=ratio, channels=8, dim=4, quantizer=books).build(16000, {}).double()
+    books = EMAQuantizerSpec(codebook_size=16) if not quantizer else ResidualQuantizerSpec(**quantizer)
+    model = PitchCodecSpec(ratio=ratio, channels=8, latent_dim=4, quantizer=books).build(16000, {}).double()
     model.train()(normalise(pitch(8), 0.4, 0.2))
     return model.eval()
 
@@ -113,7 +113,7 @@ def test_a_batch_has_the_codes_of_each_alone() -> None:
 
 
 def test_decoding_is_what_training_sees() -> None:
-    for model in (codec(), codec(stages=2, inner=EMAQuantizerSpec(size=4))):
+    for model in (codec(), codec(stages=2, inner=EMAQuantizerSpec(codebook_size=4))):
         contour = normalise(pitch(), MEAN, DEVIATION)
         codes = model.encode(contour)
         assert codes.shape == (2, model.books, 15)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vqwave.decode.code_sampling import choose, sample_codes
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models.prior import CodeNetwork, CodeStream, PriorSpec
 from vqwave.models.vqvae import VQVAESpec
 from vqwave.models.wavenet import WaveNetSpec
@@ -32,11 +32,11 @@ def network(
 ) -> CodeNetwork:
     """Random weights, float64, in evaluation mode."""
     torch.manual_seed(books * 100 + size)
-    stack = StackSpec(layers=layers, cycle=3, kernel=kernel, residual=8, gate=8, skip=8, hidden=12)
+    stack = StackSpec(layers=layers, dilation_cycle=3, kernel_size=kernel, residual_channels=8, gate_channels=8, skip_channels=8, hidden_channels=12)
     known = {name: [*values, "untold"] for name, values in LABELS.items()}
-    conditioner = ConditionerSpec(channels=6, labels=("speaker", "text")).build(0, 1, known)
+    conditioner = ConditionerSpec(channels=6, categorical=("speaker", "text")).build(0, 1, known)
     heard, place = torch.nn.Embedding(books * (size + 1), 8), torch.nn.Embedding(books, 8)
-    net = CodeNetwork(heard, place, Stack(stack, size + 1, 6), conditioner, untold=untold, dropout=dropout)
+    net = CodeNetwork(heard, place, Stack(stack, size + 1, 6), conditioner, label_dropout=untold, token_dropout=dropout)
     for p in net.stack.parameters():
         p.data.mul_(1.5)
     return net.double().eval()
@@ -191,7 +191,7 @@ def test_labels_are_heard_told_or_not() -> None:
     costs = [net(codes, labels).sum().item() for labels in found]
     assert len({round(cost, 9) for cost in costs}) == len(costs)
     strict = network(untold=0.0)
-    with pytest.raises(BadInput, match="text: not given"):
+    with pytest.raises(UserInputError, match="text: not given"):
         strict(codes, {"speaker": torch.tensor([0])})
     torch.manual_seed(0)
     ids = net.train().told(told(torch.zeros(5000).long(), torch.zeros(5000).long()), 5000)
@@ -228,12 +228,12 @@ def test_temperature_and_top_p() -> None:
 def test_the_spec_builds_codec_and_network() -> None:
     codec = VQVAESpec(
         encoder=FrameEncoderSpec(channels=16),
-        quantizer=EMAQuantizerSpec(size=12),
+        quantizer=EMAQuantizerSpec(codebook_size=12),
         decoder=WaveNetSpec(
-            network=StackSpec(layers=2, residual=4, gate=4, skip=4, hidden=4), conditioner=ConditionerSpec(channels=4)
+            network=StackSpec(layers=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4), conditioner=ConditionerSpec(channels=4)
         ),
     )
-    spec = PriorSpec(network=StackSpec(layers=3, residual=4, gate=4, skip=4, hidden=4), codec=codec)
+    spec = PriorSpec(network=StackSpec(layers=3, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4), codec=codec)
     model = spec.build(8000, LABELS)
     assert (model.network.books, model.network.size) == (1, 12)
     assert model.receptive_field == model.network.stack.receptive_field * model.hop

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vqwave.decode.code_sampling import sample_codes
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models.prior import CodeNetwork, CodeStream
 from vqwave.models.symbols import PitchBooks, SymbolOrder
 from vqwave.nn.condition import ConditionerSpec
@@ -25,12 +25,12 @@ ORDERS = [
 def network(order: SymbolOrder, *, untold: float = 0.3, seed: int = 0) -> CodeNetwork:
     """Random weights, float64, in evaluation mode."""
     torch.manual_seed(seed)
-    stack = StackSpec(layers=4, cycle=3, residual=8, gate=8, skip=8, hidden=12)
+    stack = StackSpec(layers=4, dilation_cycle=3, residual_channels=8, gate_channels=8, skip_channels=8, hidden_channels=12)
     conditioner = ConditionerSpec(channels=6).build(0, 1, {"speaker": ["ann", "untold"]})
     heard = torch.nn.Embedding(sum(order.sizes) + len(order.sizes), 8)
     place = torch.nn.Embedding(order.slots, 8)
     built = Stack(stack, order.outputs, 6)
-    net = CodeNetwork(heard, place, built, conditioner, pitch=order.pitch, untold=untold)
+    net = CodeNetwork(heard, place, built, conditioner, pitch=order.pitch, label_dropout=untold)
     for p in net.stack.parameters():
         p.data.mul_(1.5)
     return net.double().eval()
@@ -196,7 +196,7 @@ def test_gradients_reach_every_parameter() -> None:
     torch.manual_seed(0)
     labels = {"speaker": torch.zeros(64, dtype=torch.int64)}
     (-net(ended.symbols, labels, ended.mask)).sum().backward()
-    ends = {order.size, len(net.heard.weight) - 1}  # END stands after the last book alone
+    ends = {order.size, len(net.input_embedding.weight) - 1}  # END stands after the last book alone
     for name, p in net.named_parameters():
         rows = p.grad.flatten(1).abs().sum(1) if p.ndim > 1 else p.grad.abs()
         silent = ends if name == "heard.weight" else set()
@@ -206,10 +206,10 @@ def test_gradients_reach_every_parameter() -> None:
 def test_codes_must_be_as_the_prior_models_them() -> None:
     codes, pitch = codes_of(ORDERS[0], 1, 4)
     with pytest.raises(
-        BadInput, match="codes without pitch codes, unlike those that this prior models"
+        UserInputError, match="codes without pitch codes, unlike those that this prior models"
     ):
         network(ORDERS[0]).with_end(codes, torch.tensor([4]))
-    with pytest.raises(BadInput, match="codes with pitch codes, unlike those"):
+    with pytest.raises(UserInputError, match="codes with pitch codes, unlike those"):
         network(SymbolOrder(1, 5)).with_end(codes, torch.tensor([4]), pitch)
 
 
@@ -220,7 +220,7 @@ def test_without_pitch_the_law_is_the_old_one_bit_for_bit(books: int) -> None:
     symbols = codes.transpose(1, 2).flatten(1)
     last = torch.cat([torch.full((3, 1), 5), symbols[:, :-1]], 1)
     book = torch.arange(books).repeat(3, 6)
-    heard = net.heard((book - 1) % books * 6 + last) + net.place(book)
+    heard = net.input_embedding((book - 1) % books * 6 + last) + net.place(book)
     logits = net.stack(heard.transpose(1, 2), net.project({}, 3))
     logits[:, 5] = torch.where((book == 0) & (last != 5), logits[:, 5], -torch.inf)
     expected = logits.log_softmax(1).gather(1, symbols[:, None]).view(3, 6, books).transpose(1, 2)

@@ -23,7 +23,7 @@ CONDITIONER = ConditionerSpec(channels=4)
 
 def build(base: str = "logistic", flows: tuple[int, ...] = (2, 3), hop: int = 6, **settings: object) -> Student:
     torch.manual_seed(0)
-    network = StackSpec(layers=1, cycle=2, kernel=3, residual=8, gate=4, skip=7, hidden=8)
+    network = StackSpec(layers=1, dilation_cycle=2, kernel_size=3, residual_channels=8, gate_channels=4, skip_channels=7, hidden_channels=8)
     spec = StudentSpec(**{"flows": flows, "network": network, "base": base, "conditioner": CONDITIONER} | settings)
     return spec.build(8000, VOCABULARY, 3 if hop else 0, hop or 1).double()
 
@@ -83,12 +83,12 @@ def test_gradient_reaches_every_parameter() -> None:
 
 def test_it_hears_the_condition_that_its_teacher_hears() -> None:
     student = build()
-    sizes = StackSpec(layers=1, cycle=1, residual=2, gate=2, skip=2, hidden=2)
+    sizes = StackSpec(layers=1, dilation_cycle=1, residual_channels=2, gate_channels=2, skip_channels=2, hidden_channels=2)
     teacher = WaveNetSpec(network=sizes, conditioner=CONDITIONER).build(8000, VOCABULARY, 3, 6).double()
     student.conditioner.load_state_dict(teacher.conditioner.state_dict())
     heard, told = student.condition(frames(4), LABELS), teacher.condition(frames(4), LABELS)
     assert torch.equal(heard.features, told.features)
-    assert heard.hold == told.hold == student.hop == 6
+    assert heard.repeat == told.repeat == student.hop == 6
 
 
 def test_labels_and_frames_change_what_it_says() -> None:
@@ -101,7 +101,7 @@ def test_labels_and_frames_change_what_it_says() -> None:
 
 
 def test_it_may_hear_nothing() -> None:
-    student = build(hop=0, conditioner=ConditionerSpec(channels=4, labels=()))
+    student = build(hop=0, conditioner=ConditionerSpec(channels=4, categorical=()))
     assert student.condition(None, {}) is None
     assert student(student.noise(draws(10)), {}).x.shape == (2, 10)
 

@@ -9,13 +9,13 @@ import torch
 
 from vqwave.decode.reference import sample_student
 from vqwave.distributions import GaussianMixture
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models import Student, StudentSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
 
 F64 = torch.float64
-NETWORK = StackSpec(layers=2, cycle=2, kernel=2, residual=4, gate=4, skip=0, hidden=4)
+NETWORK = StackSpec(layers=2, dilation_cycle=2, kernel_size=2, residual_channels=4, gate_channels=4, skip_channels=0, hidden_channels=4)
 KINDS = [(base, direction, fold) for base in ("logistic", "gaussian") for direction in ("iaf", "maf") for fold in (1, 2)]
 
 
@@ -25,9 +25,9 @@ def student(base: str = "logistic", direction: str = "iaf", fold: int = 1, *, st
         flows=(2, 1),
         network=NETWORK,
         base=base,
-        direction=direction,
-        fold=fold,
-        stagger=stagger,
+        flow_type=direction,
+        squeeze=fold,
+        stagger_blocks=stagger,
         initial_scale=scale,
         conditioner=ConditionerSpec(channels=3),
     )
@@ -105,7 +105,7 @@ def test_a_folded_student_decodes_any_number_of_samples(samples: int) -> None:
 
 
 def test_blocks_must_tile_a_condition_column() -> None:
-    spec = StudentSpec(flows=(1,), network=NETWORK, fold=4)
+    spec = StudentSpec(flows=(1,), network=NETWORK, squeeze=4)
     spec.build(8000, {"speaker": ["a"]}, frame_channels=3, hop=8)
-    with pytest.raises(BadInput, match=r"model.fold: 4, expected a divisor of the 6 samples"):
+    with pytest.raises(UserInputError, match=r"model.squeeze: 4, expected a divisor of the 6 samples"):
         spec.build(8000, {"speaker": ["a"]}, frame_channels=3, hop=6)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.decode.reference import Flowing, sample_student
-from vqwave.errors import BadInput
+from vqwave.decode.reference import FlowStream, sample_student
+from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec
 from vqwave.models import Student, StudentSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
@@ -26,10 +26,10 @@ def student(base: str = "logistic", flow_type: str = "iaf", fold: int = 1, upsam
     torch.manual_seed(0)
     spec = StudentSpec(
         flows=(2, 2),
-        network=StackSpec(layers=2, cycle=2, kernel=2, residual=6, gate=6, skip=0, hidden=6),
+        network=StackSpec(layers=2, dilation_cycle=2, kernel_size=2, residual_channels=6, gate_channels=6, skip_channels=0, hidden_channels=6),
         base=base,
-        fold=fold,
-        direction=flow_type,
+        squeeze=fold,
+        flow_type=flow_type,
         conditioner=ConditionerSpec(channels=4, upsample=upsample),
         predictor=LinearPredictorSpec(order=ORDER),
         pitch_taps=3,
@@ -69,7 +69,7 @@ def test_the_density_is_that_of_a_change_of_variables(base: str) -> None:
     """ln p(x) = ln p(z) - ln |det dx / dz|, by autograd."""
     model, z = student(base), noise(HOP + 5)[:1]
     condition = condition_of(model, 2)
-    condition = Condition(condition.features[:1], condition.hold)
+    condition = Condition(condition.features[:1], condition.repeat)
     x = model.transform(z, condition).x
     jacobian = torch.autograd.functional.jacobian(lambda z: model.transform(z[None], condition).x[0], z[0])
     zero = torch.zeros_like(z)[:, None]
@@ -110,11 +110,11 @@ def test_a_prediction_of_zeros_is_the_plain_student() -> None:
     features = condition.features.clone()
     features[:, 4:] = 0.0
     plain = model.flows(z, model.conditioner.split(condition)[0])
-    torch.testing.assert_close(model.transform(z, Condition(features, condition.hold)).x, plain.x, rtol=0, atol=1e-12)
+    torch.testing.assert_close(model.transform(z, Condition(features, condition.repeat)).x, plain.x, rtol=0, atol=1e-12)
 
 
 def test_an_order_beyond_a_column_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"predictor\.order: 4 past samples, a condition column holds for 2"):
+    with pytest.raises(UserInputError, match=r"predictor\.order: 4 past samples, a condition column holds for 2"):
         student(upsample=(4, 5))
 
 
@@ -122,10 +122,10 @@ def test_decoding_in_blocks_is_one_pass() -> None:
     """What `sample_student` draws block by block, in float32 as decoders do, is one pass of the same noise."""
     model = student().float()
     condition = condition_of(student(), 30)
-    condition = Condition(condition.features.float(), condition.hold)
+    condition = Condition(condition.features.float(), condition.repeat)
     wave = sample_student(model, condition, 30 * HOP, streams=torch.arange(2), seed=4)
-    flowing, parts = Flowing(model, torch.arange(2)), []
+    flowing, parts = FlowStream(model, torch.arange(2)), []
     for _ in range(2):
-        parts.append(flowing.draw(flowing.block, condition, 4, 1.0))
+        parts.append(flowing.sample(flowing.block, condition, 4, 1.0))
     assert torch.equal(torch.cat(parts, 1), wave[:, : 2 * flowing.block])
     assert math.isfinite(float(wave.abs().max()))

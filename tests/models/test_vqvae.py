@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from vqwave.distributions import Gaussian, MixtureOfLogistics, MuLaw
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec
 from vqwave.losses import negative_log_likelihood
 from vqwave.models import VQVAE, StudentSpec, VQVAESpec, WaveNetSpec
-from vqwave.nn.auxiliary.conversion_classifier import ListenerSpec
-from vqwave.nn.auxiliary.spectral_decoder import ReadoutSpec
+from vqwave.nn.auxiliary.conversion_classifier import ConversionClassifierSpec
+from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoderSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec, WaveformEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
@@ -25,10 +25,10 @@ VOCABULARY = {"speaker": ["a", "b", "c"]}
 LABELS = {"speaker": torch.tensor([0, 2])}
 MEL = LogMelSpec(bands=8, window_ms=5.0, hop_ms=1.0, fmin=200.0, fmax=4000.0)  # hop 8
 ENCODERS = {
-    "waveform": WaveformEncoderSpec(strides=(4, 4), channels=8, blocks=1, dim=4),
-    "frames": FrameEncoderSpec(features=MEL, stride=2, channels=8, dim=4),
+    "waveform": WaveformEncoderSpec(strides=(4, 4), channels=8, blocks=1, latent_dim=4),
+    "frames": FrameEncoderSpec(features=MEL, stride=2, channels=8, latent_dim=4),
 }
-SIZES = StackSpec(layers=3, cycle=3, residual=6, gate=5, skip=8, hidden=12)
+SIZES = StackSpec(layers=3, dilation_cycle=3, residual_channels=6, gate_channels=5, skip_channels=8, hidden_channels=12)
 
 
 def build(
@@ -36,7 +36,7 @@ def build(
 ) -> VQVAE:
     torch.manual_seed(0)
     decoder = WaveNetSpec(head=head, network=SIZES, conditioner=ConditionerSpec(channels=4))
-    quantizer = EMAQuantizerSpec(size=6, restart=0.0)
+    quantizer = EMAQuantizerSpec(codebook_size=6, dead_code_threshold=0.0)
     return VQVAESpec(**{"encoder": ENCODERS[encoder], "quantizer": quantizer, "decoder": decoder} | settings).build(
         8000, vocabulary
     )
@@ -72,61 +72,61 @@ def test_what_is_trained_is_what_decodes_from_codes(encoder: str, head: object) 
 
 def test_a_decoder_may_hear_the_readout() -> None:
     """In training and from codes it hears latents and predicted frames, at the frames' rate, in the voice that is asked for."""
-    readout = ReadoutSpec(features=MEL, channels=8, blocks=1)
+    readout = SpectralDecoderSpec(features=MEL, channels=8, blocks=1)
     model, alone = (start(build("frames", readout=readout, hears=hears)).eval() for hears in ("both", "frames"))
     x = wave()
     codes = model.encode(x)
     z = model.quantizer.decode(codes)
-    frames = model.frames(z, LABELS)
+    frames = model.decoder_features(z, LABELS)
     assert frames.shape == (2, 4 + 8, 24)  # latents and bands, two frames a latent
     assert torch.equal(frames[:, :4, ::2], z)
     assert torch.equal(frames[:, :4, 1::2], z)
-    assert torch.equal(frames[:, 4:], model.readout(z, LABELS))
+    assert torch.equal(frames[:, 4:], model.spectral_decoder(z, LABELS))
     out, over_codes = model(x, LABELS), model.decoder.predict(x, model.condition(codes, LABELS))
     assert torch.equal(out.distribution.log_prob(x), over_codes.log_prob(x))
-    assert torch.equal(alone.frames(z, LABELS), alone.readout(z, LABELS))
-    with pytest.raises(BadInput, match="expected a readout"):
+    assert torch.equal(alone.decoder_features(z, LABELS), alone.spectral_decoder(z, LABELS))
+    with pytest.raises(UserInputError, match="expected a readout"):
         build("frames", hears="frames")
-    other = model.frames(z, {"speaker": torch.tensor([1, 2])})
+    other = model.decoder_features(z, {"speaker": torch.tensor([1, 2])})
     assert (other - frames)[0].abs().max() > 0
     assert (other - frames)[1].abs().max() == 0
 
 
 def test_a_cycle_is_the_distance_of_a_conversions_latents() -> None:
     """What the readout says in another voice, encoded again, against the latents it was made of; frames of padding do not count."""
-    model = start(build("frames", readout=ReadoutSpec(features=MEL, channels=8), jitter=0.0)).double()
+    model = start(build("frames", readout=SpectralDecoderSpec(features=MEL, channels=8), jitter=0.0)).double()
     x, others, lengths = wave().double(), {"speaker": torch.tensor([1, 1])}, torch.tensor([192, 80])
     out = model(x, LABELS, lengths, decode=False, others=others, cyclic=True)
     z = out.quantized.z
     parts = [(z[:1], others["speaker"][:1]), (z[1:, :, :5], others["speaker"][1:])]
-    alone = [(part, model.readout(part, {"speaker": voice})) for part, voice in parts]
+    alone = [(part, model.spectral_decoder(part, {"speaker": voice})) for part, voice in parts]
     errors = [(model.encoder.read(frames) - part).square().mean(1)[0] for part, frames in alone]
     errors = torch.cat(errors)
     torch.testing.assert_close(out.cycle, errors.mean(), rtol=0, atol=1e-12)
     assert model(x, LABELS, decode=False).cycle is None
-    (gradient,) = torch.autograd.grad(model.cycle(z, model.readout(z.detach(), others)), model.encoder.out.bias)
+    (gradient,) = torch.autograd.grad(model.cycle(z, model.spectral_decoder(z.detach(), others)), model.encoder.out.bias)
     (through,) = torch.autograd.grad(
-        (model.encoder.read(model.readout(z.detach(), others)) - z.detach()).square().mean(), model.encoder.out.bias
+        (model.encoder.read(model.spectral_decoder(z.detach(), others)) - z.detach()).square().mean(), model.encoder.out.bias
     )
     torch.testing.assert_close(gradient, through)  # the latents that it is to come back to are given
 
 
 def test_the_listener_hears_conversions() -> None:
     vocabulary, words = VOCABULARY | {"text": ["yes", "no"]}, {"text": torch.tensor([1, 0])}
-    listener = ListenerSpec(labels=("speaker", "text"), channels=8)
-    parts = {"readout": ReadoutSpec(features=MEL, channels=8), "listener": listener, "jitter": 0.0}
+    listener = ConversionClassifierSpec(labels=("speaker", "text"), channels=8)
+    parts = {"readout": SpectralDecoderSpec(features=MEL, channels=8), "listener": listener, "jitter": 0.0}
     model = start(build("frames", vocabulary=vocabulary, **parts)).double().eval()
     x, others = wave().double(), {"speaker": torch.tensor([1, 1]), **words}
     out = model(x, LABELS | words, decode=False, others=others)
-    converted = model.readout(out.quantized.z, others)
-    expected = model.listener.judge(model.readout.frontend(x), LABELS | words, converted, others)
+    converted = model.spectral_decoder(out.quantized.z, others)
+    expected = model.conversion_classifier.judge(model.spectral_decoder.frontend(x), LABELS | words, converted, others)
     torch.testing.assert_close(out.hearing.conversion, expected.conversion)
     assert {"listening", "conversion"} < set(out.losses)
     assert out.cycle is None
     assert model(x, LABELS | words, decode=False).hearing is None
-    speaking = VQVAESpec(**parts, encoder=ENCODERS["frames"]).speaking_by(StudentSpec())  # what only training needs is left behind
-    assert (speaking.listener, speaking.readout, speaking.decoder) == (None, None, StudentSpec())
-    with pytest.raises(BadInput, match="listener: expected a readout"):
+    speaking = VQVAESpec(**parts, encoder=ENCODERS["frames"]).with_decoder(StudentSpec())  # what only training needs is left behind
+    assert (speaking.conversion_classifier, speaking.spectral_decoder, speaking.decoder) == (None, None, StudentSpec())
+    with pytest.raises(UserInputError, match="listener: expected a readout"):
         build("frames", vocabulary=vocabulary, **parts | {"readout": None})
 
 
@@ -134,25 +134,25 @@ def test_noise_is_for_what_a_decoder_in_training_hears() -> None:
     model = build("frames", noise=0.5)
     frames = torch.randn(2, 4, 3000)
     torch.manual_seed(0)
-    added = model.train().taught(frames) - frames
+    added = model.train().add_decoder_noise(frames) - frames
     levels = added.std((1, 2))
     assert levels[0] != levels[1]
     assert levels.min() > 0
     assert levels.max() < 0.5 * 1.05
     model.train().decoder.eval()
-    assert torch.equal(model.taught(frames), frames)
+    assert torch.equal(model.add_decoder_noise(frames), frames)
 
 
 def test_only_an_encoder_of_the_readouts_features_hears_it() -> None:
-    spec = VQVAESpec(encoder=ENCODERS["frames"], readout=ReadoutSpec(features=MEL))
+    spec = VQVAESpec(encoder=ENCODERS["frames"], spectral_decoder=SpectralDecoderSpec(features=MEL))
     assert "cycle" not in spec.needs
-    assert "cycle" in replace(spec, readout=None).needs
-    assert "cycle" in replace(spec, readout=ReadoutSpec()).needs
+    assert "cycle" in replace(spec, spectral_decoder=None).needs
+    assert "cycle" in replace(spec, spectral_decoder=SpectralDecoderSpec()).needs
     assert "cycle" in replace(spec, encoder=ENCODERS["waveform"]).needs
 
 
 def test_without_its_decoder_a_pass_costs_no_decoder() -> None:
-    model = start(build("frames", readout=ReadoutSpec(features=MEL, channels=8)))
+    model = start(build("frames", readout=SpectralDecoderSpec(features=MEL, channels=8)))
     model.decoder.forward = None  # a call would fail
     out = model(wave(), LABELS, decode=False)
     assert out.distribution is None
@@ -162,7 +162,7 @@ def test_without_its_decoder_a_pass_costs_no_decoder() -> None:
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_gradient_reaches_every_parameter(encoder: str) -> None:
     """The encoder hears of the likelihood through the straight-through alone; the codebook has no gradient at all."""
-    model = start(build(encoder, readout=ReadoutSpec(features=MEL, channels=8)))
+    model = start(build(encoder, readout=SpectralDecoderSpec(features=MEL, channels=8)))
     x = wave(40)
     out = model(x, LABELS)
     nll = negative_log_likelihood(out.distribution, x)
@@ -200,7 +200,7 @@ def test_padding_moves_no_code() -> None:
 def test_jitter_reaches_the_decoder_and_not_the_codes() -> None:
     model = start(build(jitter=0.9))
     x, still = wave(), deepcopy(model)
-    still.jitter.p = 0.0
+    still.time_jitter.p = 0.0
     jittered, plain = model(x, LABELS), still(x, LABELS)
     assert torch.equal(jittered.quantized.codes, plain.quantized.codes)
     assert torch.equal(jittered.quantized.z, plain.quantized.z)
@@ -211,7 +211,7 @@ def test_jitter_reaches_the_decoder_and_not_the_codes() -> None:
 def test_jitter_of_a_padded_utterance_takes_no_padding() -> None:
     model = start(build(jitter=0.9))
     taken = []
-    model.jitter.register_forward_pre_hook(lambda module, arguments: taken.append(arguments[1]))
+    model.time_jitter.register_forward_pre_hook(lambda module, arguments: taken.append(arguments[1]))
     model(wave(), LABELS, torch.tensor([192, 33]))
     assert taken[0].sum(1).tolist() == [12, 3]
 
@@ -237,5 +237,5 @@ def test_hop_and_receptive_field_are_those_of_its_parts() -> None:
 
 
 def test_a_decoder_with_frames_of_its_own_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"decoder\.features: log_mel"):
+    with pytest.raises(UserInputError, match=r"decoder\.features: log_mel"):
         build(decoder=WaveNetSpec(features=MEL))

@@ -12,12 +12,12 @@ from vqwave.data.frame_tracks import PITCH
 from vqwave.decode.sampling import Sampling
 from vqwave.decode.streaming.conditions import CodeConditions, code_condition
 from vqwave.decode.streaming.stream import Stream
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec
 from vqwave.models import VQVAE, VQVAESpec, WaveNetSpec
 from vqwave.models.melody import VOICE
 from vqwave.models.pitch import PitchCodecSpec
-from vqwave.nn.auxiliary.spectral_decoder import ReadoutSpec
+from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoderSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.linear_prediction import LinearPredictorSpec
@@ -32,14 +32,14 @@ VOICES = [(0.2, 0.1), (0.9, 0.3)]
 def build(hears: str = "frames", *, taps: int = 3, noise: float = 0.0) -> VQVAE:
     torch.manual_seed(0)
     spec = VQVAESpec(
-        encoder=FrameEncoderSpec(features=MEL, channels=12, dim=6),
-        quantizer=EMAQuantizerSpec(size=8),
-        melody=PitchCodecSpec(channels=8, dim=4, quantizer=EMAQuantizerSpec(size=5)),
-        readout=ReadoutSpec(features=MEL, channels=12),
-        hears=hears,
-        noise=noise,
+        encoder=FrameEncoderSpec(features=MEL, channels=12, latent_dim=6),
+        quantizer=EMAQuantizerSpec(codebook_size=8),
+        melody=PitchCodecSpec(channels=8, latent_dim=4, quantizer=EMAQuantizerSpec(codebook_size=5)),
+        spectral_decoder=SpectralDecoderSpec(features=MEL, channels=12),
+        decoder_input=hears,
+        decoder_input_noise=noise,
         decoder=WaveNetSpec(
-            network=StackSpec(layers=2, cycle=2, residual=8, gate=8, skip=8, hidden=8),
+            network=StackSpec(layers=2, dilation_cycle=2, residual_channels=8, gate_channels=8, skip_channels=8, hidden_channels=8),
             conditioner=ConditionerSpec(channels=6),
             predictor=LinearPredictorSpec(order=4) if hears != "latents" else None,
             pitch_taps=taps if hears != "latents" else 0,
@@ -105,20 +105,20 @@ def test_a_batch_of_unequal_clips_equals_each_alone() -> None:
     model, x = build().double(), wave(16).double()
     lengths, labels = torch.tensor([16 * HOP, 9 * HOP - 30]), LABELS | {PITCH: pitch(32).double()}
     x[1, lengths[1] :] = 0
-    together = model.decoder_frames(x, labels, lengths)
+    together = model.features_of_recordings(x, labels, lengths)
     for i, n in enumerate((16, 9)):
         own = {"speaker": LABELS["speaker"][i : i + 1], PITCH: labels[PITCH][i : i + 1, :, : 2 * n]}
         if i == 1:
             own[PITCH][..., 2 * n - 1 :] = 0
-        alone = model.decoder_frames(x[i : i + 1, : n * HOP], own, lengths[i : i + 1])
+        alone = model.features_of_recordings(x[i : i + 1, : n * HOP], own, lengths[i : i + 1])
         torch.testing.assert_close(together[i : i + 1, :, : 2 * n], alone, rtol=0, atol=1e-9)
 
 
 def test_noise_leaves_pitch_and_predictor_alone() -> None:
     model, x = build(noise=0.5), wave(16)
-    frames = model.decoder_frames(x, LABELS | {PITCH: pitch(32)})
-    noised = model.train().taught(frames)
-    bands = model.readout.frontend.channels
+    frames = model.features_of_recordings(x, LABELS | {PITCH: pitch(32)})
+    noised = model.train().add_decoder_noise(frames)
+    bands = model.spectral_decoder.frontend.channels
     assert (noised[:, :bands] != frames[:, :bands]).all()
     assert torch.equal(noised[:, bands:], frames[:, bands:])
 
@@ -159,14 +159,14 @@ def test_a_stream_is_the_whole_and_can_be_saved() -> None:
 
 def test_refusals() -> None:
     model = build()
-    with pytest.raises(BadInput, match="these codes have no pitch codes"):
+    with pytest.raises(UserInputError, match="these codes have no pitch codes"):
         model.condition(model.encode(wave(8)), LABELS)
     stream = Stream(model, {"speaker": torch.tensor([0])}, Sampling(), RATE)
-    with pytest.raises(BadInput, match=r"pitch codes: code 5 .*, expected 0 to 4"):
+    with pytest.raises(UserInputError, match=r"pitch codes: code 5 .*, expected 0 to 4"):
         stream.push(torch.zeros(1, 4, dtype=torch.int64), torch.tensor([[5]]))
     stream.push(torch.zeros(1, 8, dtype=torch.int64), torch.tensor([[0]]))
-    with pytest.raises(BadInput, match="pitch codes: they end at frame 4 of 8"):
+    with pytest.raises(UserInputError, match="pitch codes: they end at frame 4 of 8"):
         stream.flush()
     spec = VQVAESpec(encoder=FrameEncoderSpec(features=MEL, stride=3), melody=PitchCodecSpec())
-    with pytest.raises(BadInput, match=r"model\.melody: frames of 80 samples, a code of 640, expected the 240 of a latent"):
+    with pytest.raises(UserInputError, match=r"model\.melody: frames of 80 samples, a code of 640, expected the 240 of a latent"):
         spec.build(RATE, {"speaker": ["a"]})

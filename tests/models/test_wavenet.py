@@ -50,7 +50,7 @@ def build(head: Head, kernel: int = 2, heard: str = "labels and frames", reach: 
     spec = WaveNetSpec(
         head=head,
         network=StackSpec(**{"layers": 4, "cycle": 2, "kernel": kernel, "residual": 6, "gate": 5, "skip": 8, "hidden": 16} | sizes),
-        conditioner=ConditionerSpec(channels=4, labels=labels, upsample=upsample, kernel=reach),
+        conditioner=ConditionerSpec(channels=4, categorical=labels, upsample=upsample, kernel=reach),
     )
     return spec.build(8000, VOCABULARY, 3 if hop else 0, hop or 1).double()
 
@@ -160,8 +160,8 @@ def test_a_vocoder_hears_the_frames_of_its_own_wave() -> None:
     features = LogMelSpec(bands=6, window_ms=8.0, hop_ms=1.0, fmin=200.0, fmax=4000.0)
     spec = WaveNetSpec(
         head=Gaussian(),
-        network=StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=8),
-        conditioner=ConditionerSpec(channels=3, labels=()),
+        network=StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=8),
+        conditioner=ConditionerSpec(channels=3, categorical=()),
         features=features,
     )
     vocoder = spec.build(8000, {}).double()
@@ -176,7 +176,7 @@ def test_a_vocoder_hears_the_frames_of_its_own_wave() -> None:
 def test_a_unit_of_locations_changes_the_step_and_not_the_law(components: int) -> None:
     """Weights of the location's rows divided by the unit: the same distribution, in one pass and step by step."""
     plain, scaled = (
-        build(MixtureOfLogistics(components=components, location_unit=unit), heard="nothing").double() for unit in (1.0, 0.25)
+        build(MixtureOfLogistics(components=components, location_scale=unit), heard="nothing").double() for unit in (1.0, 0.25)
     )
     scaled.load_state_dict(plain.state_dict())
     with torch.no_grad():

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from vqwave.decode.sampling import Sampling
 from vqwave.distributions import MuLaw
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import ModelCard
-from vqwave.inference.speech_model import Codec
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.metrics import likelihood
 from vqwave.models import WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
@@ -21,16 +21,16 @@ from vqwave.nn.wavenet import StackSpec
 LABELS = {"speaker": ["a", "b"], "phones": ["_", "o", "z"]}
 
 
-def codec(**settings: object) -> Codec:
+def codec(**settings: object) -> SpeechModel:
     torch.manual_seed(0)
     conditioner = settings.pop("conditioner", ConditionerSpec(channels=4))
-    network = StackSpec(layers=4, cycle=4, residual=6, gate=6, skip=8, hidden=8)
+    network = StackSpec(layers=4, dilation_cycle=4, residual_channels=6, gate_channels=6, skip_channels=8, hidden_channels=8)
     spec = WaveNetSpec(head=MuLaw(classes=32), network=network, conditioner=conditioner, **settings)
     model = spec.build(8000, LABELS).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return Codec(model, ModelCard(sample_rate=8000, labels=LABELS, spec=spec, about={"level_db": -23.0}))
+    return SpeechModel(model, ModelCard(sample_rate=8000, labels=LABELS, spec=spec, about={"level_db": -23.0}))
 
 
 def recording(samples: int = 700) -> Tensor:
@@ -40,18 +40,18 @@ def recording(samples: int = 700) -> Tensor:
 
 def test_a_recording_is_gone_on_from() -> None:
     it, wave = codec(), recording()
-    whole = it.generate(0.01, labels={"speaker": "b"}, prime=wave, sampling=Sampling(backend="reference"), count=2)
+    whole = it.generate(0.01, labels={"speaker": "b"}, prompt=wave, sampling=Sampling(backend="reference"), count=2)
     assert [len(x) for x in whole] == [780, 780]
     assert torch.equal(whole[0][:700], it.prepare(wave))
     assert not torch.equal(whole[0][700:], whole[1][700:])
-    other = it.generate(0.01, labels={"speaker": "b"}, prime=-wave, sampling=Sampling(backend="reference"))[0]
+    other = it.generate(0.01, labels={"speaker": "b"}, prompt=-wave, sampling=Sampling(backend="reference"))[0]
     assert not torch.equal(whole[0][700:], other[700:]), "what is heard first must matter"
 
 
 @pytest.mark.parametrize("samples", [3, 700, 16385])
 def test_a_score_is_the_mean_cost_of_the_parallel_pass(samples: int) -> None:
     it, wave = codec(), recording(samples)
-    score, x = it.score(wave, labels={"speaker": "a"}), it.prepare(wave)[None]
+    score, x = it.log_likelihood(wave, labels={"speaker": "a"}), it.prepare(wave)[None]
     with torch.no_grad():
         expected = likelihood.bits(it.model.head, it.model(x, {"speaker": torch.tensor([0])}), x).mean()
     assert score.samples == samples
@@ -60,42 +60,42 @@ def test_a_score_is_the_mean_cost_of_the_parallel_pass(samples: int) -> None:
 
 
 def test_a_voice_is_a_vector() -> None:
-    it = codec(conditioner=ConditionerSpec(channels=4, labels=(), vectors={"voice": 3}))
+    it = codec(conditioner=ConditionerSpec(channels=4, categorical=(), embeddings={"voice": 3}))
     drawn = [
-        it.generate(0.01, vectors={"voice": v}, sampling=Sampling(backend="reference"))[0]
+        it.generate(0.01, embeddings={"voice": v}, sampling=Sampling(backend="reference"))[0]
         for v in ([9.0, 0, 0], np.array([0, 9.0, 0]))
     ]
     assert not torch.equal(*drawn)
-    with pytest.raises(BadInput, match="'voice' is not given"):
+    with pytest.raises(UserInputError, match="'voice' is not given"):
         it.generate(0.01)
-    with pytest.raises(BadInput, match="did you mean voice"):
-        it.generate(0.01, vectors={"voise": [1.0, 2.0, 3.0]})
+    with pytest.raises(UserInputError, match="did you mean voice"):
+        it.generate(0.01, embeddings={"voise": [1.0, 2.0, 3.0]})
 
 
 def test_speech_from_given_frames_is_as_long_as_they_are() -> None:
     it = codec(features=FilesSpec(channels=3, hop_ms=10))
     mel = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-    drawn = [it.speak({"mel": m}, labels={"speaker": "a"}, sampling=Sampling(backend="reference")) for m in (mel, 5 - mel)]
+    drawn = [it.synthesize({"mel": m}, labels={"speaker": "a"}, sampling=Sampling(backend="reference")) for m in (mel, 5 - mel)]
     assert len(drawn[0]) == 320
     assert not torch.equal(*drawn)
-    with pytest.raises(BadInput, match=r"\(2, 4\), expected \(3, F\)"):
-        it.speak({"mel": mel[:2]}, labels={"speaker": "a"})
+    with pytest.raises(UserInputError, match=r"\(2, 4\), expected \(3, F\)"):
+        it.synthesize({"mel": mel[:2]}, labels={"speaker": "a"})
 
 
 def test_speech_from_phones_needs_a_length() -> None:
     it = codec(features=PhonesSpec(hop_ms=10))
     phones = [[0, "_"], [100, "z"], [300, "o"]]
-    assert len(it.speak({"phones": phones}, 0.05, labels={"speaker": "a"}, sampling=Sampling(backend="reference"))) == 400
-    with pytest.raises(BadInput, match="seconds"):
-        it.speak({"phones": phones}, labels={"speaker": "a"})
-    with pytest.raises(BadInput, match="phone 'x'"):
-        it.speak({"phones": [[0, "x"]]}, 0.05, labels={"speaker": "a"})
+    assert len(it.synthesize({"phones": phones}, 0.05, labels={"speaker": "a"}, sampling=Sampling(backend="reference"))) == 400
+    with pytest.raises(UserInputError, match="seconds"):
+        it.synthesize({"phones": phones}, labels={"speaker": "a"})
+    with pytest.raises(UserInputError, match="phone 'x'"):
+        it.synthesize({"phones": [[0, "x"]]}, 0.05, labels={"speaker": "a"})
 
 
 def test_a_model_that_hears_a_recording_cannot_speak_without() -> None:
     it = codec(features=ConcatSpec(parts=(LogMelSpec(bands=8, fmax=4000), PhonesSpec(hop_ms=10))))
-    with pytest.raises(BadInput, match="recording"):
-        it.speak({"phones": [[0, "z"]]}, 0.05, labels={"speaker": "a"})
+    with pytest.raises(UserInputError, match="recording"):
+        it.synthesize({"phones": [[0, "z"]]}, 0.05, labels={"speaker": "a"})
     wave = recording()
-    copy = it.resynthesise(wave, labels={"speaker": "a"}, frames={"phones": [[0, "z"]]}, sampling=Sampling(backend="reference"))
+    copy = it.reconstruct(wave, labels={"speaker": "a"}, features={"phones": [[0, "z"]]}, sampling=Sampling(backend="reference"))
     assert copy.shape == wave.shape

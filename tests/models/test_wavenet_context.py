@@ -17,8 +17,8 @@ F64 = torch.float64
 
 def build(context: ContextSpec | None, labels: tuple[str, ...] = (), layers: int = 3, kernel: int = 2) -> WaveNet:
     torch.manual_seed(0)
-    network = StackSpec(layers=layers, cycle=2, kernel=kernel, residual=5, gate=4, skip=6, hidden=6, context=context)
-    spec = WaveNetSpec(head=Gaussian(), network=network, conditioner=ConditionerSpec(channels=3, labels=labels))
+    network = StackSpec(layers=layers, dilation_cycle=2, kernel_size=kernel, residual_channels=5, gate_channels=4, skip_channels=6, hidden_channels=6, context=context)
+    spec = WaveNetSpec(head=Gaussian(), network=network, conditioner=ConditionerSpec(channels=3, categorical=labels))
     return spec.build(8000, {"speaker": ["a", "b"]}).double().eval()
 
 
@@ -27,9 +27,9 @@ def wave(T: int, B: int = 2) -> Tensor:
 
 
 CONTEXTS = [
-    ContextSpec(stride=4, layers=2, residual=5, channels=3),
-    ContextSpec(stride=3, layers=1, kernel=3, residual=4, channels=2),
-    ContextSpec(stride=7, layers=1, kernel=1, residual=4, channels=2),
+    ContextSpec(stride=4, layers=2, residual_channels=5, channels=3),
+    ContextSpec(stride=3, layers=1, kernel_size=3, residual_channels=4, channels=2),
+    ContextSpec(stride=7, layers=1, kernel_size=1, residual_channels=4, channels=2),
 ]
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from vqwave.config import build as build_spec
 from vqwave.distributions import Gaussian, Head, Logistic, MixtureOfGaussians, MixtureOfLogistics, MuLaw
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models import WaveNet, WaveNetSpec
-from vqwave.models.wavenet import PastDropoutSpec, WaveNetState
+from vqwave.models.wavenet import InputDropoutSpec, WaveNetState
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.linear_prediction import LinearPredictorSpec
 from vqwave.nn.wavenet import StackSpec
@@ -29,7 +29,7 @@ def build(head: Head = HEADS[0], *, taps: int = 0, order: int = 4, interpolation
     base = build_spec(WaveNetSpec, tree)
     spec = WaveNetSpec(
         head=head,
-        network=StackSpec(layers=4, cycle=2, kernel=2, residual=6, gate=5, skip=8, hidden=16),
+        network=StackSpec(layers=4, dilation_cycle=2, kernel_size=2, residual_channels=6, gate_channels=5, skip_channels=8, hidden_channels=16),
         conditioner=conditioner,
         features=base.features,
         predictor=base.predictor,
@@ -45,7 +45,7 @@ def with_pitch(interpolation: int = 1) -> WaveNet:
     torch.manual_seed(0)
     spec = WaveNetSpec(
         head=MixtureOfLogistics(components=2),
-        network=StackSpec(layers=4, cycle=2, kernel=2, residual=6, gate=5, skip=8, hidden=16),
+        network=StackSpec(layers=4, dilation_cycle=2, kernel_size=2, residual_channels=6, gate_channels=5, skip_channels=8, hidden_channels=16),
         conditioner=ConditionerSpec(channels=4),
         predictor=LinearPredictorSpec(order=4, interpolation=interpolation),
         pitch_taps=3,
@@ -79,12 +79,12 @@ def test_a_predictor_of_zeros_is_the_plain_model(head: Head) -> None:
     frames = net.frontend(x, LABELS)
     frames[:, BANDS:] = 0.0
     with torch.no_grad():
-        net.heard.conv.weight[:, 1] = 0.0  # the residual, which is the last sample itself
+        net.input_embedding.conv.weight[:, 1] = 0.0  # the residual, which is the last sample itself
     features = build_spec(WaveNetSpec, {"features": MEL}).features
     spec = WaveNetSpec(head=head, network=net.stack.spec, conditioner=ConditionerSpec(channels=4), features=features)
     plain = spec.build(RATE, {"speaker": ["a", "b"]}).double()
     weights = {name.replace("frontend.frames.", "frontend."): value for name, value in net.state_dict().items()}
-    plain.load_state_dict(weights | {"heard.conv.weight": net.heard.conv.weight[:, :1]})
+    plain.load_state_dict(weights | {"heard.conv.weight": net.input_embedding.conv.weight[:, :1]})
     found = parameters_of(net.predict(x, net.condition(frames, LABELS)))
     torch.testing.assert_close(found, parameters_of(plain(x, LABELS)), rtol=0, atol=1e-12)
 
@@ -143,7 +143,7 @@ def test_the_pitch_taps_reach_one_period_back() -> None:
 
 def test_mass_sums_to_one() -> None:
     """Of the discretised head, over all levels of one sample."""
-    net = build(MixtureOfLogistics(components=3, levels=8, location_unit=0.01))
+    net = build(MixtureOfLogistics(components=3, sample_bits=8, location_scale=0.01))
     x = wave(2 * HOP)
     condition = net.condition(net.frontend(x, LABELS), LABELS)
     levels, total, t = torch.arange(-128, 128, dtype=F64) / 128, 0.0, 50
@@ -163,9 +163,9 @@ def test_gradient_reaches_the_waveform_through_the_prediction() -> None:
 
 def test_dropout_of_the_past_leaves_the_prediction() -> None:
     """With all of the past silenced but for a vanishing share, the inputs are nearly all zero and the prediction is not."""
-    net, x = build(past=PastDropoutSpec(drop=0.999, span=4)).train(), wave(6 * HOP)
+    net, x = build(past=InputDropoutSpec(prob=0.999, span=4)).train(), wave(6 * HOP)
     seen: list[Tensor] = []
-    net.heard.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    net.input_embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     net(x, LABELS)
     inputs, location = seen[0][:, :-1], seen[0][:, -1]
     assert (inputs == 0).double().mean() > 0.9
@@ -175,14 +175,14 @@ def test_dropout_of_the_past_leaves_the_prediction() -> None:
 def test_streams_of_a_batch_are_independent() -> None:
     net, T = with_pitch(), 6 * HOP
     condition, x = condition_of(net, T), wave(T)
-    alone = net.predict(x[1:], Condition(condition.features[1:], condition.hold))
+    alone = net.predict(x[1:], Condition(condition.features[1:], condition.repeat))
     torch.testing.assert_close(parameters_of(net.predict(x, condition))[1:], parameters_of(alone), rtol=0, atol=1e-12)
 
 
 def test_refusals() -> None:
-    with pytest.raises(BadInput, match="predictor: the head is mu_law, expected a continuous one"):
+    with pytest.raises(UserInputError, match="predictor: the head is mu_law, expected a continuous one"):
         build(MuLaw())
-    with pytest.raises(BadInput, match="predictor: no log-mel frames condition this decoder"):
+    with pytest.raises(UserInputError, match="predictor: no log-mel frames condition this decoder"):
         WaveNetSpec(predictor=LinearPredictorSpec()).build(RATE, {"speaker": ["a"]})
-    with pytest.raises(BadInput, match="pitch_taps: 3 without a predictor"):
+    with pytest.raises(UserInputError, match="pitch_taps: 3 without a predictor"):
         WaveNetSpec(pitch_taps=3).build(RATE, {"speaker": ["a"]})

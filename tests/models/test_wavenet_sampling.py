@@ -9,9 +9,9 @@ from torch import Tensor
 from vqwave.decode.backend import sample
 from vqwave.decode.reference import Guided
 from vqwave.distributions import Categorical, Gaussian, Head, LinearBins, MuLaw
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models import WaveNet, WaveNetSpec
-from vqwave.models.wavenet import PastDropout, PastDropoutSpec, WaveNetState
+from vqwave.models.wavenet import InputDropout, InputDropoutSpec, WaveNetState
 from vqwave.nn.condition import ConditionDropoutSpec, ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
 
@@ -21,8 +21,8 @@ LABELS = {"speaker": torch.tensor([0, 2])}
 
 def build(head: Head, whole: float = 0.1) -> WaveNet:
     torch.manual_seed(0)
-    conditioner = ConditionerSpec(channels=4, dropout=ConditionDropoutSpec(whole=whole))
-    network = StackSpec(layers=4, cycle=4, residual=6, gate=6, skip=8, hidden=8)
+    conditioner = ConditionerSpec(channels=4, dropout=ConditionDropoutSpec(all=whole))
+    network = StackSpec(layers=4, dilation_cycle=4, residual_channels=6, gate_channels=6, skip_channels=8, hidden_channels=8)
     wavenet = WaveNetSpec(head=head, network=network, conditioner=conditioner).build(8000, {"speaker": ["a", "b", "c"]}).double()
     with torch.no_grad():
         for parameter in wavenet.parameters():
@@ -38,7 +38,7 @@ def wave(T: int) -> Tensor:
 def test_guidance_is_the_normalised_power_product(weight: float) -> None:
     """ln p_w = w ln p(x | h) + (1 - w) ln p(x) - ln Z, in every class and step, and with the cached past of each half."""
     wavenet, x, T = build(LinearBins(classes=12)), wave(9), 9
-    told, nothing = wavenet.condition(None, LABELS), wavenet.conditioner.nothing()
+    told, nothing = wavenet.condition(None, LABELS), wavenet.conditioner.null_condition()
     logs = [wavenet.predict(x, c).logits.log_softmax(1) for c in (told, nothing)]
     expected = (weight * logs[0] + (1 - weight) * logs[1]).log_softmax(1)
     law, state = Guided(wavenet, told, weight), WaveNetState()
@@ -53,13 +53,13 @@ def test_weight_one_is_the_model_itself() -> None:
     wavenet = build(Gaussian(), whole=0.0)
     condition = wavenet.condition(None, LABELS)
     assert Guided(wavenet, condition, 1.0).copies == 1
-    with pytest.raises(BadInput, match="guidance"):
+    with pytest.raises(UserInputError, match="guidance"):
         sample(wavenet, condition, 4, streams=torch.tensor([0, 1]), guidance=2.0)
 
 
 def test_a_location_scale_head_is_extrapolated_in_its_parameters() -> None:
     wavenet, x = build(Gaussian()), wave(6)
-    told, nothing = wavenet.condition(None, LABELS), wavenet.conditioner.nothing()
+    told, nothing = wavenet.condition(None, LABELS), wavenet.conditioner.null_condition()
     p, q = wavenet.predict(x, told), wavenet.predict(x, nothing)
     before = torch.cat([torch.zeros(2, 1, dtype=F64), x[:, :-1]], 1)
     found = Guided(wavenet, told, 2.5)(before, WaveNetState())
@@ -100,7 +100,7 @@ def test_top_p_draws_from_the_nucleus_alone() -> None:
 
 @pytest.mark.parametrize(("top_p", "found"), [(0.5, "gaussian"), (0.0, "above 0"), (1.5, "at most 1")])
 def test_top_p_is_refused_where_it_makes_no_sense(top_p: float, found: str) -> None:
-    with pytest.raises(BadInput, match=found):
+    with pytest.raises(UserInputError, match=found):
         sample(build(Gaussian()), None, 4, streams=torch.tensor([0]), top_p=top_p)
 
 
@@ -116,7 +116,7 @@ def test_priming_goes_on_where_the_recording_ends() -> None:
 @pytest.mark.parametrize("span", [1, 7])
 def test_the_past_has_as_many_holes_as_asked_and_as_long(span: int) -> None:
     torch.manual_seed(0)
-    past = PastDropout(PastDropoutSpec(drop=0.3, span=span)).train()
+    past = InputDropout(InputDropoutSpec(prob=0.3, span=span)).train()
     x = torch.ones(200, 700)
     heard = past(x)
     assert set(heard.unique().tolist()) == {0.0, 1.0}
@@ -128,14 +128,14 @@ def test_the_past_has_as_many_holes_as_asked_and_as_long(span: int) -> None:
 
 def test_a_past_is_whole_outside_training_and_by_default() -> None:
     x = wave(50)
-    assert torch.equal(PastDropout(PastDropoutSpec(drop=0.5, noise=0.1)).eval()(x), x)
-    assert torch.equal(PastDropout(PastDropoutSpec()).train()(x), x)
-    assert not torch.equal(PastDropout(PastDropoutSpec(noise=0.1)).train()(x), x)
+    assert torch.equal(InputDropout(InputDropoutSpec(prob=0.5, noise_std=0.1)).eval()(x), x)
+    assert torch.equal(InputDropout(InputDropoutSpec()).train()(x), x)
+    assert not torch.equal(InputDropout(InputDropoutSpec(noise_std=0.1)).train()(x), x)
 
 
 def test_the_wavenet_hears_the_holes_in_training() -> None:
     """With everything silenced but the condition, no prediction depends on the waveform."""
-    spec = WaveNetSpec(head=Gaussian(), network=StackSpec(layers=3, cycle=3), past=PastDropoutSpec(drop=0.999999))
+    spec = WaveNetSpec(head=Gaussian(), network=StackSpec(layers=3, dilation_cycle=3), input_dropout=InputDropoutSpec(prob=0.999999))
     wavenet = spec.build(8000, {"speaker": ["a", "b", "c"]}).double().train()
     first, second = (wavenet(x, LABELS).location for x in (wave(20), -wave(20)))
     assert torch.equal(first, second)

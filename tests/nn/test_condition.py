@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.nn.condition import Condition, Conditioner, ConditionerSpec
 
 F64 = torch.float64
@@ -118,7 +118,7 @@ def test_projecting_columns_is_projecting_samples() -> None:
 
 
 def test_bad_settings_are_named() -> None:
-    with pytest.raises(BadInput, match=r"conditioner\.upsample.*12.*hop 10"):
+    with pytest.raises(UserInputError, match=r"conditioner\.upsample.*12.*hop 10"):
         build(4, 10, upsample=(3, 4))
-    with pytest.raises(BadInput, match=r"'dialect'.*speaker, gender"):
+    with pytest.raises(UserInputError, match=r"'dialect'.*speaker, gender"):
         build(0, 1, labels=("dialect",))

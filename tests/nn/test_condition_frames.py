@@ -11,7 +11,7 @@ import torch
 
 from vqwave.data import Corpus, Segments
 from vqwave.data.frame_tracks import SLACK, FrameFile, PhoneTrack
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec
 from vqwave.nn.frontend import ConcatSpec, FilesSpec, PhonesSpec, build_frontend
 
@@ -99,7 +99,7 @@ def test_somebodys_own_phones_read_as_the_corpus_reads_them(corpus: Corpus) -> N
     track = PhoneTrack(HOP, 1)
     mine = track.given(PHONES, LENGTHS[0], RATE, corpus.vocabulary)
     assert np.array_equal(mine, track.read(corpus, 0, 0, 25))
-    with pytest.raises(BadInput, match="phone 'x'"):
+    with pytest.raises(UserInputError, match="phone 'x'"):
         track.given([[0, "x"]], 100, RATE, corpus.vocabulary)
 
 
@@ -107,10 +107,10 @@ def test_a_file_may_be_a_frame_short_but_not_ten(corpus: Corpus) -> None:
     track = FrameFile("mel", HOP, 3)
     assert track.read(corpus, 1, 0, 21)[0, -2:].tolist() == [119.0, 119.0]  # 20 stored for 21: the last one holds
     np.save(corpus.folder / "frames" / "mel" / "u1.npy", np.zeros((3, 11)))
-    with pytest.raises(BadInput, match=r"u1\.npy: 11 frames 'mel', expected 21"):
+    with pytest.raises(UserInputError, match=r"u1\.npy: 11 frames 'mel', expected 21"):
         track.read(corpus, 1, 0, 5)
     np.save(corpus.folder / "frames" / "mel" / "u1.npy", np.zeros((4, 21)))
-    with pytest.raises(BadInput, match=r"\(4, 21\), expected \(3, F\)"):
+    with pytest.raises(UserInputError, match=r"\(4, 21\), expected \(3, F\)"):
         track.read(corpus, 1, 0, 5)
 
 
@@ -119,12 +119,12 @@ def test_frames_at_another_rate_are_refused(corpus: Corpus, times: int) -> None:
     """A file with more frames than its recording has would be cut, and each frame would lie beside other speech."""
     track, path = FrameFile("mel", HOP, 3), corpus.folder / "frames" / "mel" / "u0.npy"
     np.save(path, np.zeros((3, 25 * times)))
-    with pytest.raises(BadInput, match=rf"u0\.npy: {25 * times} frames 'mel', expected 25: one each 80 samples"):
+    with pytest.raises(UserInputError, match=rf"u0\.npy: {25 * times} frames 'mel', expected 25: one each 80 samples"):
         Segments(corpus, "train", 400, tracks=(track,))[0, 0]
-    with pytest.raises(BadInput, match=f"{25 * times} frames 'mel', expected 25"):
+    with pytest.raises(UserInputError, match=f"{25 * times} frames 'mel', expected 25"):
         track.given(np.zeros((3, 25 * times)), LENGTHS[0], RATE, {})
     assert track.given(np.zeros((3, 25 + SLACK)), LENGTHS[0], RATE, {}).shape == (3, 25)
-    with pytest.raises(BadInput, match="frames 'mel', expected 25"):
+    with pytest.raises(UserInputError, match="frames 'mel', expected 25"):
         track.given(np.zeros((3, 25 + SLACK + 1)), LENGTHS[0], RATE, {})
 
 
@@ -134,12 +134,12 @@ def test_frames_and_vectors_that_are_not_finite_are_refused_by_file(corpus: Corp
     track, frames, vectors = FrameFile("mel", HOP, 3), np.zeros((3, 25)), np.zeros((2, 4))
     frames[1, 20] = vectors[1, 2] = wrong
     np.save(corpus.folder / "frames" / "mel" / "u0.npy", frames)
-    with pytest.raises(BadInput, match=r"frames/mel/u0\.npy: 1 of 75 numbers are not finite"):
+    with pytest.raises(UserInputError, match=r"frames/mel/u0\.npy: 1 of 75 numbers are not finite"):
         track.read(corpus, 0, 0, 5)  # wherever in the file it is
-    with pytest.raises(BadInput, match="frames 'mel': holds NaN or infinity"):
+    with pytest.raises(UserInputError, match="frames 'mel': holds NaN or infinity"):
         track.given(frames, LENGTHS[0], RATE, {})
     np.save(corpus.folder / "vectors" / "voice.npy", vectors)
-    with pytest.raises(BadInput, match=r"vectors/voice\.npy: 1 of 8 numbers are not finite"):
+    with pytest.raises(UserInputError, match=r"vectors/voice\.npy: 1 of 8 numbers are not finite"):
         Corpus.open(corpus.folder)
 
 
@@ -154,11 +154,11 @@ def test_parts_stand_side_by_side_each_standardised_alone(corpus: Corpus) -> Non
     alone = [part(wave, {name: frames[None] for name, frames in told.items()}) for part in frontend.parts]
     assert torch.equal(out, torch.cat(alone, 1))
     torch.testing.assert_close(out[0, :11].mean(1), torch.zeros(11), atol=1e-4, rtol=0)
-    with pytest.raises(BadInput, match="expected parts of one hop"):
+    with pytest.raises(UserInputError, match="expected parts of one hop"):
         build_frontend(ConcatSpec(parts=(LogMelSpec(), PhonesSpec())), RATE, corpus.vocabulary)
 
 
 @pytest.mark.parametrize("kind", [FilesSpec(hop_ms=10), PhonesSpec(hop_ms=10)])
 def test_frames_that_are_not_given_are_named(corpus: Corpus, kind: FilesSpec | PhonesSpec) -> None:
-    with pytest.raises(BadInput, match="not given"):
+    with pytest.raises(UserInputError, match="not given"):
         build_frontend(kind, RATE, corpus.vocabulary)(torch.zeros(1, 800), {})

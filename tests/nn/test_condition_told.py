@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.nn.condition import ConditionDropoutSpec, Conditioner, ConditionerSpec
 
 F64 = torch.float64
@@ -33,7 +33,7 @@ def test_a_vector_alone_is_a_condition() -> None:
 
 @pytest.mark.parametrize(("told", "found"), [({}, "'voice' is not given"), ({"voice": torch.zeros(2, 4)}, "4 numbers")])
 def test_a_vector_that_does_not_fit_is_named(told: dict[str, torch.Tensor], found: str) -> None:
-    with pytest.raises(BadInput, match=found):
+    with pytest.raises(UserInputError, match=found):
         build(labels=(), vectors={"voice": 3})(None, told)
 
 
@@ -59,7 +59,7 @@ def mark(conditioner: Conditioner) -> None:
 @pytest.mark.parametrize(("whole", "labels", "frames"), [(0.2, 0.0, 0.0), (0.1, 0.3, 0.0), (0.0, 0.0, 0.4), (0.1, 0.2, 0.3)])
 def test_parts_are_dropped_as_often_as_asked(whole: float, labels: float, frames: float) -> None:
     """Of 4,000 utterances, each of the four outcomes within five standard deviations of its probability."""
-    conditioner = build(4, dropout=ConditionDropoutSpec(whole=whole, labels=labels, frames=frames)).train()
+    conditioner = build(4, dropout=ConditionDropoutSpec(all=whole, labels=labels, frames=frames)).train()
     mark(conditioner)
     B = 4000
     heard = conditioner(torch.zeros(B, 4, 3, dtype=F64), {"speaker": torch.zeros(B, dtype=torch.long)}).features
@@ -76,15 +76,15 @@ def test_parts_are_dropped_as_often_as_asked(whole: float, labels: float, frames
 
 
 def test_nothing_is_what_a_wholly_dropped_utterance_hears() -> None:
-    conditioner = build(4, dropout=ConditionDropoutSpec(whole=1.0)).train()
+    conditioner = build(4, dropout=ConditionDropoutSpec(all=1.0)).train()
     mark(conditioner)
     heard = conditioner(torch.randn(2, 4, 3, dtype=F64), TOLD).features
-    assert torch.equal(heard, conditioner.nothing().features.expand_as(heard))
+    assert torch.equal(heard, conditioner.null_condition().features.expand_as(heard))
     assert not torch.equal(conditioner.eval()(torch.randn(2, 4, 3, dtype=F64), TOLD).features, heard)
 
 
 def test_gradient_reaches_nothing_and_something() -> None:
-    conditioner = build(4, vectors={"voice": 3}, dropout=ConditionDropoutSpec(whole=0.5)).train()
+    conditioner = build(4, vectors={"voice": 3}, dropout=ConditionDropoutSpec(all=0.5)).train()
     told = {"speaker": torch.arange(64) % 3, "voice": torch.ones(64, 3)}
     conditioner(torch.randn(64, 4, 3, dtype=F64), told).features.square().sum().backward()
     touched = {name: float(p.grad.abs().sum()) for name, p in conditioner.named_parameters() if "nothing" not in name}
@@ -94,5 +94,5 @@ def test_gradient_reaches_nothing_and_something() -> None:
 
 @pytest.mark.parametrize("dropout", [ConditionDropoutSpec(), ConditionDropoutSpec(labels=0.5, frames=0.5)])
 def test_guidance_needs_whole_dropout(dropout: ConditionDropoutSpec) -> None:
-    with pytest.raises(BadInput, match=r"dropout\.whole"):
-        build(4, dropout=dropout).nothing()
+    with pytest.raises(UserInputError, match=r"dropout\.whole"):
+        build(4, dropout=dropout).null_condition()

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec, MFCCSpec
-from vqwave.nn.auxiliary.spectral_decoder import ReadoutSpec
+from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoderSpec
 from vqwave.nn.encoders import FrameEncoderSpec, StridedConv1d, WaveformEncoder, WaveformEncoderSpec
 from vqwave.nn.frontend import Frontend
-from vqwave.nn.standardize import Standardise
-from vqwave.nn.vtlp import MelWarp
+from vqwave.nn.standardize import Standardize
+from vqwave.nn.vtlp import VocalTractLengthPerturbation
 
 F64 = torch.float64
 RATE = 8000
@@ -24,7 +24,7 @@ MEL = LogMelSpec(bands=12, window_ms=10.0, hop_ms=2.5, fmin=100.0, fmax=4000.0) 
 
 def waveform_encoder(*strides: int, blocks: int = 0) -> WaveformEncoder:
     torch.manual_seed(0)
-    return WaveformEncoderSpec(strides=strides, channels=16, blocks=blocks, dim=8).build(RATE).double()
+    return WaveformEncoderSpec(strides=strides, channels=16, blocks=blocks, latent_dim=8).build(RATE).double()
 
 
 def waves(T: int, B: int = 4) -> Tensor:
@@ -79,7 +79,7 @@ def test_padding_reaches_only_frames_near_it(make: Callable[[], WaveformEncoder]
 
 def frame_encoder(stride: int = 2, features: LogMelSpec | MFCCSpec = MEL) -> WaveformEncoder:
     torch.manual_seed(0)
-    return FrameEncoderSpec(features=features, stride=stride, channels=16, dim=8).build(RATE).double()
+    return FrameEncoderSpec(features=features, stride=stride, channels=16, latent_dim=8).build(RATE).double()
 
 
 @pytest.mark.parametrize("features", [MEL, MFCCSpec(coefficients=5, bands=12, window_ms=10.0, hop_ms=2.5)])
@@ -88,7 +88,7 @@ def test_frame_encoder_lengths(features: LogMelSpec | MFCCSpec, stride: int) -> 
     encoder = frame_encoder(stride, features)
     assert encoder.hop == 20 * stride
     assert encoder(waves(7 * encoder.hop)).shape == (4, 8, 7)
-    with pytest.raises(BadInput, match="multiple of 20"):
+    with pytest.raises(UserInputError, match="multiple of 20"):
         encoder(waves(7 * encoder.hop + 1))
 
 
@@ -119,7 +119,7 @@ def test_statistics_standardise_and_travel() -> None:
 
 
 def test_a_constant_channel_is_not_blown_up() -> None:
-    standardise = Standardise(2)
+    standardise = Standardize(2)
     standardise.fit(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
     assert standardise(torch.tensor([[[1.0], [5.01]]])).abs().max() < 20
 
@@ -127,7 +127,7 @@ def test_a_constant_channel_is_not_blown_up() -> None:
 def test_readout_frames_lie_at_their_latents() -> None:
     """Latent f speaks for spectral frames ratio f .. ratio f + ratio - 1, give or take its convolutions' reach."""
     torch.manual_seed(0)
-    readout = ReadoutSpec(features=MEL, channels=16).build(3, 60, RATE, {"speaker": ["a", "b"]}, ["speaker"]).double()
+    readout = SpectralDecoderSpec(features=MEL, channels=16).build(3, 60, RATE, {"speaker": ["a", "b"]}, ["speaker"]).double()
     labels, z = {"speaker": torch.tensor([1, 0])}, torch.randn(2, 3, 21, dtype=F64)
     other = z.clone()
     other[..., 10] += 1.0
@@ -139,7 +139,7 @@ def test_readout_frames_lie_at_their_latents() -> None:
 
 def test_readout_loss_does_not_see_padding() -> None:
     torch.manual_seed(0)
-    readout = ReadoutSpec(features=MEL, channels=8).build(3, 60, RATE, {}, [])
+    readout = SpectralDecoderSpec(features=MEL, channels=8).build(3, 60, RATE, {}, [])
     z, wave, mask = torch.randn(2, 3, 10), 0.1 * torch.randn(2, 600), torch.arange(10) < torch.tensor([[10], [6]])
     before = readout.loss(readout(z, {}), wave, mask)
     wave[1, 420:] = 0.5  # farther from frame 5 than a window
@@ -148,14 +148,14 @@ def test_readout_loss_does_not_see_padding() -> None:
 
 
 def test_readout_needs_a_hop_that_divides() -> None:
-    with pytest.raises(BadInput, match="divisor of the encoder's hop 50"):
-        ReadoutSpec(features=MEL).build(3, 50, RATE, {}, [])
+    with pytest.raises(UserInputError, match="divisor of the encoder's hop 50"):
+        SpectralDecoderSpec(features=MEL).build(3, 50, RATE, {}, [])
 
 
 def test_a_warp_stretches_the_mel_axis_of_each_utterance_by_its_own_factor() -> None:
     """Frames that rise with the band show the factor: a band's place times it, up to the top band."""
     torch.manual_seed(0)
-    warp, place = MelWarp(0.2), torch.arange(40, dtype=F64)
+    warp, place = VocalTractLengthPerturbation(0.2), torch.arange(40, dtype=F64)
     x = place[:, None].expand(64, 40, 3)
     out = warp.train()(x)
     factors = out[:, 1, :1]
@@ -166,8 +166,8 @@ def test_a_warp_stretches_the_mel_axis_of_each_utterance_by_its_own_factor() -> 
 
 
 def test_only_training_warps_and_only_what_has_a_mel_axis() -> None:
-    encoder, x = FrameEncoderSpec(features=MEL, channels=16, dim=8, warp=0.2).build(RATE).double(), waves(800)
+    encoder, x = FrameEncoderSpec(features=MEL, channels=16, latent_dim=8, vtlp=0.2).build(RATE).double(), waves(800)
     assert not torch.equal(encoder.train()(x), encoder(x))
     assert torch.equal(encoder.eval()(x), encoder(x))
-    with pytest.raises(BadInput, match=r"encoder.warp: 0.2 of mfcc, expected features of kind log_mel"):
-        FrameEncoderSpec(features=MFCCSpec(), warp=0.2).build(RATE)
+    with pytest.raises(UserInputError, match=r"encoder.warp: 0.2 of mfcc, expected features of kind log_mel"):
+        FrameEncoderSpec(features=MFCCSpec(), vtlp=0.2).build(RATE)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vqwave.errors import BadInput
-from vqwave.nn.auxiliary.adversarial_classifier import Adversary, AdversarySpec, ReverseGradient
+from vqwave.errors import UserInputError
+from vqwave.nn.auxiliary.adversarial_classifier import AdversarialClassifier, AdversarialClassifierSpec, ReverseGradient
 from vqwave.nn.encoders import (
     BatchNormEncoderSpec,
     EncoderSpec,
@@ -84,10 +84,10 @@ def test_instance_norm_forgets_gain_and_offset_of_each_channel() -> None:
 
 
 ENCODERS = [
-    BatchNormEncoderSpec(channels=6, dim=4),
-    BatchNormEncoderSpec(channels=6, dim=4, instance_norm=True),
-    FrameEncoderSpec(channels=6, dim=4, instance_norm=True),
-    WaveformEncoderSpec(strides=(4, 4, 10), channels=6, dim=4, instance_norm=True),
+    BatchNormEncoderSpec(channels=6, latent_dim=4),
+    BatchNormEncoderSpec(channels=6, latent_dim=4, instance_norm=True),
+    FrameEncoderSpec(channels=6, latent_dim=4, instance_norm=True),
+    WaveformEncoderSpec(strides=(4, 4, 10), channels=6, latent_dim=4, instance_norm=True),
 ]
 
 
@@ -125,9 +125,9 @@ def test_the_gradient_is_reversed_and_nothing_else() -> None:
     assert torch.equal(torch.autograd.grad((y * torch.arange(3)).sum(), x)[0], -torch.arange(3, dtype=F64))
 
 
-def adversary() -> Adversary:
+def adversary() -> AdversarialClassifier:
     torch.manual_seed(0)
-    return AdversarySpec(channels=8).build(5, {"speaker": ["a", "b", "c"]}).double()
+    return AdversarialClassifierSpec(channels=8).build(5, {"speaker": ["a", "b", "c"]}).double()
 
 
 def test_the_classifier_learns_while_the_latents_unlearn() -> None:
@@ -147,5 +147,5 @@ def test_the_classifier_hears_no_padding() -> None:
     x = latents()
     a, b = (judge(z, labels, mask).loss for z in (x, torch.where(mask[:, None], x, 7.0)))
     torch.testing.assert_close(a, b)
-    with pytest.raises(BadInput, match=r"adversary\.label"):
-        AdversarySpec(label="accent").build(5, {"speaker": ["a"]})
+    with pytest.raises(UserInputError, match=r"adversary\.label"):
+        AdversarialClassifierSpec(label="accent").build(5, {"speaker": ["a"]})

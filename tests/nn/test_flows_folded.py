@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vqwave.nn.condition import Condition
 from vqwave.nn.flows import FlowStack
-from vqwave.nn.wavenet import StackSpec, one_by_one
+from vqwave.nn.wavenet import StackSpec, force_layerwise
 
 F64 = torch.float64
 FOLDS = [2, 4, 8]
@@ -17,7 +17,7 @@ FOLDS = [2, 4, 8]
 
 def stack(fold: int, *, stagger: bool = False, layers: tuple[int, ...] = (1, 2), condition: int = 0) -> FlowStack:
     torch.manual_seed(0)
-    networks = [StackSpec(layers=n, cycle=2, kernel=2, residual=8, gate=8, skip=0, hidden=16) for n in layers]
+    networks = [StackSpec(layers=n, dilation_cycle=2, kernel_size=2, residual_channels=8, gate_channels=8, skip_channels=0, hidden_channels=16) for n in layers]
     flows = FlowStack(networks, condition, 0.5, fold=fold, stagger=stagger).double()
     with torch.no_grad():
         for flow in flows.flows:
@@ -89,7 +89,7 @@ def test_staggered_blocks_keep_strict_causality_and_hear_inside_the_block(fold: 
 def test_the_cost_is_counted_and_falls_with_the_fold(fold: int) -> None:
     T = 512
     flows = stack(fold, layers=(4, 4))
-    with FlopCounterMode(display=False) as counter, one_by_one():  # it does not see products in place
+    with FlopCounterMode(display=False) as counter, force_layerwise():  # it does not see products in place
         flows(noise(T))
     assert counter.get_total_flops() / 2 / T == pytest.approx(flows.macs_per_sample)
     assert flows.macs_per_sample < 1.6 * stack(1, layers=(4, 4)).macs_per_sample / fold

@@ -10,18 +10,18 @@ from torch import Tensor
 
 from vqwave.nn import fused_stack
 from vqwave.nn.condition import Condition
-from vqwave.nn.wavenet import ContextSpec, Stack, StackSpec, StackState, one_by_one
+from vqwave.nn.wavenet import ContextSpec, Stack, StackSpec, StackState, force_layerwise
 
 F64 = torch.float64
 STACKS = {
-    "skips": StackSpec(layers=6, cycle=3, kernel=2, residual=3, gate=4, skip=8, hidden=16),
-    "no skips": StackSpec(layers=4, cycle=2, kernel=3, residual=8, gate=3, skip=0, hidden=16),
-    "one tap": StackSpec(layers=2, cycle=1, kernel=1, residual=2, gate=2, skip=8, hidden=16),
-    "one layer": StackSpec(layers=1, cycle=1, kernel=2, residual=2, gate=2, skip=8, hidden=16),
-    "one layer, no skips": StackSpec(layers=1, cycle=1, kernel=2, residual=4, gate=2, skip=0, hidden=16),
-    "farther than the clip": StackSpec(layers=8, cycle=8, kernel=3, residual=3, gate=4, skip=8, hidden=16),
+    "skips": StackSpec(layers=6, dilation_cycle=3, kernel_size=2, residual_channels=3, gate_channels=4, skip_channels=8, hidden_channels=16),
+    "no skips": StackSpec(layers=4, dilation_cycle=2, kernel_size=3, residual_channels=8, gate_channels=3, skip_channels=0, hidden_channels=16),
+    "one tap": StackSpec(layers=2, dilation_cycle=1, kernel_size=1, residual_channels=2, gate_channels=2, skip_channels=8, hidden_channels=16),
+    "one layer": StackSpec(layers=1, dilation_cycle=1, kernel_size=2, residual_channels=2, gate_channels=2, skip_channels=8, hidden_channels=16),
+    "one layer, no skips": StackSpec(layers=1, dilation_cycle=1, kernel_size=2, residual_channels=4, gate_channels=2, skip_channels=0, hidden_channels=16),
+    "farther than the clip": StackSpec(layers=8, dilation_cycle=8, kernel_size=3, residual_channels=3, gate_channels=4, skip_channels=8, hidden_channels=16),
     "context": StackSpec(
-        layers=3, cycle=3, residual=3, gate=4, skip=8, context=ContextSpec(stride=4, layers=2, residual=5, channels=3)
+        layers=3, dilation_cycle=3, residual_channels=3, gate_channels=4, skip_channels=8, context=ContextSpec(stride=4, layers=2, residual_channels=5, channels=3)
     ),
 }
 T = 29
@@ -49,7 +49,7 @@ def derivatives(stack: Stack, x: Tensor, features: Tensor | None, hold: int, *, 
 def test_all_at_once_is_one_after_another(spec: StackSpec, columns: int, hold: int) -> None:
     """Float64: without a condition, with one column, with columns that run out (the last one holds), with more than are heard."""
     stack = build(spec, 5 if columns else 0)
-    x = torch.randn(2, spec.residual, T, dtype=F64)
+    x = torch.randn(2, spec.residual_channels, T, dtype=F64)
     features = torch.randn(2, 5, columns, dtype=F64) if columns else None
     expected, expected_gradients = derivatives(stack, x, features, hold, whole=False)
     found, gradients = derivatives(stack, x, features, hold, whole=True)
@@ -60,7 +60,7 @@ def test_all_at_once_is_one_after_another(spec: StackSpec, columns: int, hold: i
 
 def test_one_condition_for_all_clips_gets_the_gradient_of_all() -> None:
     spec = STACKS["skips"]
-    stack, x = build(spec, 5), torch.randn(3, spec.residual, T, dtype=F64)
+    stack, x = build(spec, 5), torch.randn(3, spec.residual_channels, T, dtype=F64)
     features = torch.randn(1, 5, 4, dtype=F64)
     _, expected = derivatives(stack, x, features, 4, whole=False)
     _, found = derivatives(stack, x, features, 4, whole=True)
@@ -73,7 +73,7 @@ def test_threads_that_take_whole_clips_find_the_same_and_the_same_again(
     spec: StackSpec, clips: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fused_stack, "WORTH_A_THREAD", 1)
-    stack, x, features = build(spec, 5), torch.randn(clips, spec.residual, T, dtype=F64), torch.randn(clips, 5, 4, dtype=F64)
+    stack, x, features = build(spec, 5), torch.randn(clips, spec.residual_channels, T, dtype=F64), torch.randn(clips, 5, 4, dtype=F64)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -93,7 +93,7 @@ def test_threads_that_take_whole_clips_find_the_same_and_the_same_again(
 
 @pytest.mark.parametrize("spec", STACKS.values(), ids=STACKS)
 def test_checkpointing_gives_the_same_bit_for_bit_and_keeps_less(spec: StackSpec) -> None:
-    stack, x, features = build(spec, 5), torch.randn(2, spec.residual, T, dtype=F64), torch.randn(2, 5, 4, dtype=F64)
+    stack, x, features = build(spec, 5), torch.randn(2, spec.residual_channels, T, dtype=F64), torch.randn(2, 5, 4, dtype=F64)
     kept, results = [], []
     for stack.checkpointing in (False, True):
         with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
@@ -102,12 +102,12 @@ def test_checkpointing_gives_the_same_bit_for_bit_and_keeps_less(spec: StackSpec
         kept.append(-1)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     between = kept.index(-1)
-    assert sum(kept[:between]) - sum(kept[between + 1 : -1]) >= spec.layers * 2 * 2 * spec.gate * T
+    assert sum(kept[:between]) - sum(kept[between + 1 : -1]) >= spec.layers * 2 * 2 * spec.gate_channels * T
 
 
 @pytest.mark.parametrize("spec", [STACKS["skips"], STACKS["no skips"]])
 def test_a_frozen_stack_passes_the_same_gradients_on(spec: StackSpec) -> None:
-    stack, x = build(spec, 5), torch.randn(2, spec.residual, T, dtype=F64)
+    stack, x = build(spec, 5), torch.randn(2, spec.residual_channels, T, dtype=F64)
     features = torch.randn(2, 5, 4, dtype=F64, requires_grad=True)
 
     def gradients() -> tuple[Tensor, ...]:
@@ -122,9 +122,9 @@ def test_a_frozen_stack_passes_the_same_gradients_on(spec: StackSpec) -> None:
 
 def test_float32_is_as_near_to_the_truth_as_the_layers_one_by_one() -> None:
     """At a working size, against float64: the error may be at most twice that of the plain definition."""
-    spec = StackSpec(layers=20, cycle=10, residual=32, gate=32, skip=64, hidden=64)
+    spec = StackSpec(layers=20, dilation_cycle=10, residual_channels=32, gate_channels=32, skip_channels=64, hidden_channels=64)
     truth, single = build(spec, 5), build(spec, 5, torch.float32)
-    x, features = torch.randn(1, spec.residual, 400, dtype=F64), torch.randn(1, 5, 10, dtype=F64)
+    x, features = torch.randn(1, spec.residual_channels, 400, dtype=F64), torch.randn(1, 5, 10, dtype=F64)
     expected, expected_gradients = derivatives(truth, x, features, 40, whole=False)
 
     def errors(whole: bool) -> tuple[float, float]:
@@ -139,9 +139,9 @@ def test_float32_is_as_near_to_the_truth_as_the_layers_one_by_one() -> None:
 
 def test_it_takes_the_same_dtype_road_under_autocast() -> None:
     """bfloat16 products: near to float32, closer or as close as the plain layers are, and with gradients in float32."""
-    spec = StackSpec(layers=10, cycle=5, residual=32, gate=32, skip=64, hidden=64)
+    spec = StackSpec(layers=10, dilation_cycle=5, residual_channels=32, gate_channels=32, skip_channels=64, hidden_channels=64)
     stack = build(spec, 5, torch.float32)
-    x, features = torch.randn(2, spec.residual, 300), torch.randn(2, 5, 5)
+    x, features = torch.randn(2, spec.residual_channels, 300), torch.randn(2, 5, 5)
     exact, exact_gradients = derivatives(stack, x, features, 60, whole=False)
 
     def errors(whole: bool) -> tuple[float, float]:
@@ -170,7 +170,7 @@ def test_a_second_derivative_is_refused_at_once_and_there_layer_by_layer() -> No
     (first,) = torch.autograd.grad(stack(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.square().sum().backward()
-    with one_by_one():
+    with force_layerwise():
         (first,) = torch.autograd.grad(stack(x).square().sum(), x, create_graph=True)
     assert torch.autograd.grad(first.square().sum(), x)[0].abs().max() > 0
 
@@ -180,6 +180,6 @@ def test_a_condition_that_began_earlier_is_heard_from_there() -> None:
     spec = replace(STACKS["skips"], layers=2)
     stack, x = build(spec, 5), torch.randn(1, 3, T, dtype=F64)
     told = stack.project(Condition(torch.randn(1, 5, 9, dtype=F64), 4))
-    early = Condition(told.features, told.hold, -3)
+    early = Condition(told.features, told.repeat, -3)
     torch.testing.assert_close(stack(x, early), stack(x, early, StackState()))
     assert not torch.allclose(stack(x, early), stack(x, told))

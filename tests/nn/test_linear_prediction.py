@@ -11,7 +11,7 @@ from scipy.linalg import solve_toeplitz
 from scipy.signal import lfilter
 from torch import Tensor
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec
 from vqwave.nn.condition import Condition
 from vqwave.nn.linear_prediction import LinearPredictor, LinearPredictorSpec, levinson
@@ -146,7 +146,7 @@ def test_analysis_stays_in_float64() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(BadInput, match="pitch_taps: 2, expected 0 or an odd number"):
+    with pytest.raises(UserInputError, match="pitch_taps: 2, expected 0 or an odd number"):
         predictor(2)
-    with pytest.raises(BadInput, match="carry no pitch"):
+    with pytest.raises(UserInputError, match="carry no pitch"):
         predictor(3).analyse(random(1, 32, 2))

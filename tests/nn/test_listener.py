@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vqwave.errors import BadInput
-from vqwave.nn.auxiliary.conversion_classifier import Listener, ListenerSpec
+from vqwave.errors import UserInputError
+from vqwave.nn.auxiliary.conversion_classifier import ConversionClassifier, ConversionClassifierSpec
 
 F64 = torch.float64
 VOCABULARY = {"speaker": ["a", "b", "c"], "text": ["yes", "no"]}
@@ -15,9 +15,9 @@ ASKED = LABELS | {"speaker": torch.tensor([1, 2, 0, 2])}
 MASK = torch.arange(7) < torch.tensor([[7], [4], [5], [1]])
 
 
-def listener(ratio: int = 2, noise: float = 0.0) -> Listener:
+def listener(ratio: int = 2, noise: float = 0.0) -> ConversionClassifier:
     torch.manual_seed(0)
-    return ListenerSpec(labels=("speaker", "text"), channels=8, noise=noise).build(5, ratio, VOCABULARY).double()
+    return ConversionClassifierSpec(labels=("speaker", "text"), channels=8, noise=noise).build(5, ratio, VOCABULARY).double()
 
 
 def frames(ratio: int = 2) -> torch.Tensor:
@@ -72,5 +72,5 @@ def test_noise_is_for_training() -> None:
 
 
 def test_an_unknown_label_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"listener\.labels: 'accent', expected label columns of the corpus: speaker, text"):
-        ListenerSpec(labels=("speaker", "accent")).build(5, 2, VOCABULARY)
+    with pytest.raises(UserInputError, match=r"listener\.labels: 'accent', expected label columns of the corpus: speaker, text"):
+        ConversionClassifierSpec(labels=("speaker", "accent")).build(5, 2, VOCABULARY)

@@ -14,9 +14,9 @@ from vqwave.features import LogMelSpec, MFCCSpec, PitchSpec
 from vqwave.losses.perceptual import style_loss
 from vqwave.models import ClassifierSpec, StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.models.discriminator import DiscriminatorSpec
-from vqwave.nn.auxiliary.adversarial_classifier import AdversarySpec
-from vqwave.nn.auxiliary.conversion_classifier import ListenerSpec
-from vqwave.nn.auxiliary.spectral_decoder import ReadoutSpec
+from vqwave.nn.auxiliary.adversarial_classifier import AdversarialClassifierSpec
+from vqwave.nn.auxiliary.conversion_classifier import ConversionClassifierSpec
+from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoderSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import (
     BatchNormEncoderSpec,
@@ -24,7 +24,7 @@ from vqwave.nn.encoders import (
     FrameEncoderSpec,
     WaveformEncoderSpec,
 )
-from vqwave.nn.quantize import GradientQuantizerSpec, TwoLevelQuantizerSpec, frame_mask
+from vqwave.nn.quantize import GradientQuantizerSpec, HierarchicalQuantizerSpec, frame_mask
 from vqwave.nn.wavenet import StackSpec
 
 F64 = torch.float64
@@ -35,7 +35,7 @@ PITCH = PitchSpec(hop_ms=2.5, fmin=100.0, fmax=400.0)
 LENGTHS = torch.tensor([720, 375, 81, 721])  # whole frames, a part of one, a sample of one
 VOCABULARY = {"speaker": ["a", "b", "c"]}
 LABELS = {"speaker": torch.tensor([0, 2, 1, 0])}
-SIZES = StackSpec(layers=3, cycle=3, residual=6, gate=5, skip=8, hidden=12)
+SIZES = StackSpec(layers=3, dilation_cycle=3, residual_channels=6, gate_channels=5, skip_channels=8, hidden_channels=12)
 
 
 def clips(hop: int) -> Tensor:
@@ -69,13 +69,13 @@ def same(batch: Tensor, single: Tensor, i: int) -> None:
 
 
 ENCODERS: Mapping[str, EncoderSpec] = {
-    "frames": FrameEncoderSpec(features=MEL, stride=2, channels=16, dim=8),
-    "frames, stride 3": FrameEncoderSpec(features=MEL, stride=3, channels=16, dim=8),
-    "frames of mfcc": FrameEncoderSpec(features=MFCC, stride=2, channels=16, dim=8),
-    "frames of pitch": FrameEncoderSpec(features=PITCH, stride=1, channels=16, dim=8),
-    "batch_norm": BatchNormEncoderSpec(features=MEL, stride=2, channels=16, dim=8),
-    "batch_norm of mfcc": BatchNormEncoderSpec(features=MFCC, stride=2, channels=16, dim=8),
-    "waveform": WaveformEncoderSpec(strides=(4, 5, 2), channels=16, blocks=2, dim=8),
+    "frames": FrameEncoderSpec(features=MEL, stride=2, channels=16, latent_dim=8),
+    "frames, stride 3": FrameEncoderSpec(features=MEL, stride=3, channels=16, latent_dim=8),
+    "frames of mfcc": FrameEncoderSpec(features=MFCC, stride=2, channels=16, latent_dim=8),
+    "frames of pitch": FrameEncoderSpec(features=PITCH, stride=1, channels=16, latent_dim=8),
+    "batch_norm": BatchNormEncoderSpec(features=MEL, stride=2, channels=16, latent_dim=8),
+    "batch_norm of mfcc": BatchNormEncoderSpec(features=MFCC, stride=2, channels=16, latent_dim=8),
+    "waveform": WaveformEncoderSpec(strides=(4, 5, 2), channels=16, blocks=2, latent_dim=8),
 }
 NORMED = {f"{name}, normed": replace(spec, instance_norm=True) for name, spec in ENCODERS.items()}
 
@@ -103,7 +103,7 @@ def test_training_latents_are_those_of_use_where_nothing_is_random(spec: Encoder
 
 @pytest.mark.parametrize("features", [MEL, MFCC])
 def test_readout_frames_and_loss_are_those_of_each_clip_alone(features: LogMelSpec) -> None:
-    spec = ReadoutSpec(features=features, channels=16, blocks=2)
+    spec = SpectralDecoderSpec(features=features, channels=16, blocks=2)
     readout = randomised(spec.build(8, 60, RATE, VOCABULARY, ["speaker"]))
     x = clips(60)
     mask = frame_mask(LENGTHS, 60, x.shape[1] // 60)
@@ -138,11 +138,11 @@ def test_conditions_are_those_of_each_clip_alone(upsample: tuple[int, ...]) -> N
 def test_a_vqvae_is_trained_on_what_use_decodes(encoder: str, hears: str) -> None:
     """Codes, and the distribution of every sample, of a padded batch as of each clip encoded and decoded alone."""
     spec = ENCODERS[encoder]
-    readout = ReadoutSpec(features=LogMelSpec(bands=12, window_ms=10.0, hop_ms=2.5, fmin=100.0), channels=8)
+    readout = SpectralDecoderSpec(features=LogMelSpec(bands=12, window_ms=10.0, hop_ms=2.5, fmin=100.0), channels=8)
     decoder = WaveNetSpec(network=SIZES, conditioner=ConditionerSpec(channels=4, upsample=(2,)))
-    levels = GradientQuantizerSpec(size=6)
-    parts = {"quantizer": TwoLevelQuantizerSpec(ratio=3, top=levels, bottom=levels), "readout": readout}
-    model = VQVAESpec(encoder=spec, decoder=decoder, hears=hears, **parts).build(RATE, VOCABULARY)
+    levels = GradientQuantizerSpec(codebook_size=6)
+    parts = {"quantizer": HierarchicalQuantizerSpec(downsample=3, top=levels, bottom=levels), "readout": readout}
+    model = VQVAESpec(encoder=spec, decoder=decoder, decoder_input=hears, **parts).build(RATE, VOCABULARY)
     model = randomised(model)
     x = clips(model.hop)
     out = model(x, LABELS, LENGTHS)
@@ -178,8 +178,8 @@ def test_a_vocoder_is_trained_on_what_use_decodes(features: LogMelSpec) -> None:
 def test_classifiers_do_not_see_padding() -> None:
     """Adversary, listener, the classifier of raw audio and its loss, the discriminator: each clip as alone."""
     one = {i: {"speaker": LABELS["speaker"][i : i + 1]} for i in range(len(LENGTHS))}
-    adversary = randomised(AdversarySpec(channels=8).build(8, VOCABULARY))
-    listener = randomised(ListenerSpec(channels=8).build(12, 3, VOCABULARY))
+    adversary = randomised(AdversarialClassifierSpec(channels=8).build(8, VOCABULARY))
+    listener = randomised(ConversionClassifierSpec(channels=8).build(12, 3, VOCABULARY))
     classifier = randomised(ClassifierSpec(layers=4, cycle=4, channels=8).build(RATE, VOCABULARY))
     discriminator = randomised(DiscriminatorSpec(layers=5, channels=8).build())
     x = clips(60)

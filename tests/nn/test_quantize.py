@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from vqwave.nn.quantize import EMAQuantizerSpec, TimeJitter, VectorQuantizer, frame_mask, perplexity, straight_through
-from vqwave.nn.quantize.codebook import Codebook, k_means, nearest_codes
+from vqwave.nn.quantize.codebook import EMACodebook, k_means, nearest_codes
 from vqwave.nn.quantize.entropy_loss import EntropySpec, assignment_entropy
 
 K, D = 8, 4
 
 
 def quantizer(size: int = K, dim: int = D, **settings: float) -> VectorQuantizer:
-    return EMAQuantizerSpec(size=size, **{"restart": 0.0, "decay": 0.9} | settings).build(dim)
+    return EMAQuantizerSpec(codebook_size=size, **{"restart": 0.0, "decay": 0.9} | settings).build(dim)
 
 
 def latents(step: int = 0, B: int = 3, F: int = 20, spread: float = 1.0) -> Tensor:
@@ -84,7 +84,7 @@ def test_a_start_on_a_part_of_the_batch_is_as_consistent(monkeypatch: pytest.Mon
 
 def test_unused_codes_stay_where_they_are() -> None:
     """Pitfall 1: sums and sizes shrink together from the first step, so no code jumps or fades."""
-    book = Codebook(K, D, decay=0.9, restart=0.0)
+    book = EMACodebook(K, D, decay=0.9, restart=0.0)
     before = book.codes.clone()
     for _ in range(40):
         book.update(torch.full((50, D), 2.0), torch.zeros(50, dtype=torch.int64))
@@ -94,7 +94,7 @@ def test_unused_codes_stay_where_they_are() -> None:
 
 def test_smoothing_is_never_written_back() -> None:
     """Pitfall 2: the sizes follow their recursion exactly, however large the smoothing."""
-    book = Codebook(K, D, decay=0.9, restart=0.0, epsilon=0.5)
+    book = EMACodebook(K, D, decay=0.9, restart=0.0, epsilon=0.5)
     sizes = book.sizes.clone()
     for step in range(5):
         index = torch.randint(3, (30,), generator=torch.Generator().manual_seed(step))
@@ -116,7 +116,7 @@ def test_codes_converge_to_the_cluster_means() -> None:
 
 def test_a_restarted_code_is_moved_with_its_sum_and_size() -> None:
     """Pitfall 3: it lands on a vector of the batch, at a fair share, and stays there."""
-    book = Codebook(K, D, decay=0.9, restart=0.2)
+    book = EMACodebook(K, D, decay=0.9, restart=0.2)
     book.sums[5], book.sizes[5] = 1e-3, 1e-3
     x = torch.randn(60, D, generator=torch.Generator().manual_seed(1)) + 8.0
     index = torch.arange(60) % 5
@@ -131,7 +131,7 @@ def test_a_restarted_code_is_moved_with_its_sum_and_size() -> None:
 
 @pytest.mark.parametrize("repeat", [1, 10])
 def test_the_restart_threshold_does_not_depend_on_the_batch_size(repeat: int) -> None:
-    book = Codebook(4, D, decay=0.0, restart=0.5)
+    book = EMACodebook(4, D, decay=0.0, restart=0.5)
     use = torch.tensor([0] * 50 + [1] * 30 + [2] * 15 + [3] * 5)  # a fair share is 25: only code 3 is below half of it
     x = centres()[use].repeat(repeat, 1)
     book.update(x, use.repeat(repeat))
@@ -142,7 +142,7 @@ def test_restarts_fill_a_bad_start() -> None:
     """Pitfall 16: codes that start far from the data; without restarts nearly all of them stay dead."""
     used = {}
     for restart in (0.0, 0.1):
-        book = Codebook(K, D, decay=0.8, restart=restart)
+        book = EMACodebook(K, D, decay=0.8, restart=restart)
         for step in range(60):
             x = latents(step).transpose(1, 2).flatten(0, 1) + 20.0
             book.update(x, nearest_codes(x, book.codes))

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.nn.quantize import (
     EMAQuantizerSpec,
     EntropySpec,
     FSQuantizer,
     FSQuantizerSpec,
     GradientQuantizerSpec,
+    HierarchicalQuantizer,
+    HierarchicalQuantizerSpec,
     ProductQuantizerSpec,
     ResidualQuantizerSpec,
-    TwoLevelQuantizer,
-    TwoLevelQuantizerSpec,
     rotation,
     straight_through,
 )
@@ -153,8 +153,8 @@ def test_the_estimator_is_what_the_config_says() -> None:
     w = randn(2, 4, 9, seed=3).float()
     for name, rule in (("straight_through", straight_through), ("rotation", rotation)):
         for spec in (
-            EMAQuantizerSpec(size=8, estimator=name),
-            ResidualQuantizerSpec(inner=EMAQuantizerSpec(size=8, estimator=name)),
+            EMAQuantizerSpec(codebook_size=8, gradient_estimator=name),
+            ResidualQuantizerSpec(quantizer=EMAQuantizerSpec(codebook_size=8, gradient_estimator=name)),
         ):
             vq = spec.build(4).eval()
             out = vq(z)
@@ -168,7 +168,7 @@ def test_the_estimator_is_what_the_config_says() -> None:
 
 def test_codebook_and_commitment_are_two_losses_with_their_own_gradients() -> None:
     """REFERENCE 6.1: |sg(z) - e|^2 moves the codes alone, |z - sg(e)|^2 the latents alone; neither takes the output's."""
-    vq = GradientQuantizerSpec(size=8).build(4).double().eval()
+    vq = GradientQuantizerSpec(codebook_size=8).build(4).double().eval()
     z = randn(2, 4, 9).requires_grad_()
     out = vq(z)
     codes, n = out.codes[:, 0].flatten(), 2 * 4 * 9
@@ -185,7 +185,7 @@ def test_codebook_and_commitment_are_two_losses_with_their_own_gradients() -> No
 def test_codes_of_a_rate_move_that_much_faster() -> None:
     moved = {}
     for rate in (1.0, 10.0):
-        vq = GradientQuantizerSpec(size=8, rate=rate).build(4).eval()
+        vq = GradientQuantizerSpec(codebook_size=8, lr_scale=rate).build(4).eval()
         before, optimizer = vq.codebook.codes.detach().clone(), torch.optim.Adam(vq.parameters(), lr=1e-3)
         vq(randn(2, 4, 200).float()).losses["codebook"].backward()
         optimizer.step()
@@ -208,7 +208,7 @@ def test_a_restarted_gradient_code_lands_on_a_vector() -> None:
 
 
 def test_cosine_is_the_largest_cosine_on_a_sphere_of_unit_power() -> None:
-    vq = EMAQuantizerSpec(size=32, cosine=True).build(4).eval()
+    vq = EMAQuantizerSpec(codebook_size=32, l2_normalize=True).build(4).eval()
     vq.codebook.sums *= torch.rand(32, 1) * 9 + 0.1  # lengths that would mislead a distance
     z = 5 * randn(3, 4, 50).float()
     cosine = torch.einsum("bdf,kd->bfk", z / z.norm(dim=1, keepdim=True), vq.codebook.sums / vq.codebook.sums.norm(dim=1)[:, None])
@@ -223,8 +223,8 @@ def test_cosine_is_the_largest_cosine_on_a_sphere_of_unit_power() -> None:
 
 def residual(stages: int = 3, dropout: float = 0.0, **settings: float) -> torch.nn.Module:
     torch.manual_seed(0)
-    inner = EMAQuantizerSpec(size=8, **{"restart": 0.0} | settings)
-    return ResidualQuantizerSpec(stages=stages, dropout=dropout, inner=inner).build(4)
+    inner = EMAQuantizerSpec(codebook_size=8, **{"restart": 0.0} | settings)
+    return ResidualQuantizerSpec(num_quantizers=stages, quantizer_dropout=dropout, quantizer=inner).build(4)
 
 
 def test_residual_stages_quantize_what_is_left() -> None:
@@ -281,7 +281,7 @@ def test_dropout_hides_items_from_later_stages(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_product_groups_are_alone() -> None:
-    vq = ProductQuantizerSpec(groups=2, inner=EMAQuantizerSpec(size=8)).build(6).eval()
+    vq = ProductQuantizerSpec(groups=2, quantizer=EMAQuantizerSpec(codebook_size=8)).build(6).eval()
     z, other = randn(2, 6, 9).float(), randn(2, 6, 9, seed=1).float()
     out = vq(z)
     mixed = vq(torch.cat([z[:, :3], other[:, 3:]], 1))
@@ -294,10 +294,10 @@ def test_product_groups_are_alone() -> None:
 # --- two levels
 
 
-def two_level(ratio: int = 4) -> TwoLevelQuantizer:
+def two_level(ratio: int = 4) -> HierarchicalQuantizer:
     """Three books of 16 codes, with weights as after some training."""
-    level = EMAQuantizerSpec(size=16)
-    vq = TwoLevelQuantizerSpec(ratio=ratio, top=ResidualQuantizerSpec(inner=level), bottom=level).build(6)
+    level = EMAQuantizerSpec(codebook_size=16)
+    vq = HierarchicalQuantizerSpec(downsample=ratio, top=ResidualQuantizerSpec(quantizer=level), bottom=level).build(6)
     with torch.no_grad():
         for i, layer in enumerate((vq.down, vq.to_bottom, vq.out)):
             layer.weight += 0.2 * randn(*layer.weight.shape, seed=i)
@@ -338,15 +338,15 @@ def test_two_levels_of_a_padded_item_are_those_of_it_alone() -> None:
 
 def test_two_levels_start_as_residual_stages() -> None:
     """The mean of its frames above, what it leaves below."""
-    level = EMAQuantizerSpec(size=16)
-    vq = TwoLevelQuantizerSpec(top=level, bottom=level).build(6).eval()
+    level = EMAQuantizerSpec(codebook_size=16)
+    vq = HierarchicalQuantizerSpec(top=level, bottom=level).build(6).eval()
     z = randn(2, 6, 24).float()
     top = vq.top(z.unflatten(-1, (6, 4)).mean(-1)).z.repeat_interleave(4, -1)
     torch.testing.assert_close(vq(z).z, top + vq.bottom(z - top).z)
 
 
 def test_a_loss_that_one_level_has_is_not_lost() -> None:
-    vq = TwoLevelQuantizerSpec(top=FSQuantizerSpec(levels=(4, 4)), bottom=EMAQuantizerSpec(size=16)).build(6).eval()
+    vq = HierarchicalQuantizerSpec(top=FSQuantizerSpec(levels=(4, 4)), bottom=EMAQuantizerSpec(codebook_size=16)).build(6).eval()
     z = randn(2, 6, 24).float()
     held = vq.top(vq._slow(z, None)).z.repeat_interleave(4, -1)
     torch.testing.assert_close(vq(z).losses, vq.bottom(z - held).losses)
@@ -364,7 +364,7 @@ def test_both_levels_learn_from_what_is_decoded() -> None:
 
 
 def test_projection_keeps_what_lies_in_its_directions() -> None:
-    vq = EMAQuantizerSpec(size=8, code_dim=3).build(7).double()
+    vq = EMAQuantizerSpec(codebook_size=8, codebook_dim=3).build(7).double()
     w = vq.directions
     torch.testing.assert_close(w.t() @ w, torch.eye(3, dtype=torch.float64))
     z = randn(2, 7, 9)
@@ -374,7 +374,7 @@ def test_projection_keeps_what_lies_in_its_directions() -> None:
 
 def test_projection_is_smooth_in_its_weight() -> None:
     """QR alone flips the sign of a direction where the first entry of a column changes sign."""
-    vq = EMAQuantizerSpec(size=8, code_dim=2).build(5).double()
+    vq = EMAQuantizerSpec(codebook_size=8, codebook_dim=2).build(5).double()
     with torch.no_grad():
         vq.weight[0, 0] = 1e-6
         before = vq.directions
@@ -410,12 +410,12 @@ def test_entropy_spreads_the_latents() -> None:
     ("spec", "said"),
     [
         (ProductQuantizerSpec(groups=5), "groups: 5, expected a divisor of the 6"),
-        (EMAQuantizerSpec(code_dim=7), "7 code dimensions, expected 1 to 6"),
+        (EMAQuantizerSpec(codebook_dim=7), "7 code dimensions, expected 1 to 6"),
         (FSQuantizerSpec(levels=(2,) * 8), "8 code dimensions, expected 1 to 6"),
-        (ResidualQuantizerSpec(inner=EMAQuantizerSpec(cosine=True)), "cosine: true, expected false"),
-        (TwoLevelQuantizerSpec(bottom=EMAQuantizerSpec(size=8)), "bottom: books of 8 codes, expected 512"),
+        (ResidualQuantizerSpec(quantizer=EMAQuantizerSpec(l2_normalize=True)), "cosine: true, expected false"),
+        (HierarchicalQuantizerSpec(bottom=EMAQuantizerSpec(codebook_size=8)), "bottom: books of 8 codes, expected 512"),
     ],
 )
 def test_what_cannot_be_built_says_why(spec: EMAQuantizerSpec, said: str) -> None:
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(UserInputError, match=said):
         spec.build(6)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vqwave.nn.quantize import Quantized, Quantizer, ResidualQuantizer, TimeJitter, VectorQuantizer, base, codebook, vq
-from vqwave.nn.quantize.codebook import Book, Codebook
+from vqwave.nn.quantize.codebook import Codebook, EMACodebook
 from vqwave.nn.quantize.estimators import ESTIMATORS
 
 
@@ -32,38 +32,38 @@ quantize = VectorQuantizer._quantize
 
 
 def sums_that_are_not_scaled(patch: Patch) -> None:
-    patch.setattr(Codebook, "_put", lambda self, where, vectors: self.sums.__setitem__(where, vectors))
+    patch.setattr(EMACodebook, "_put", lambda self, where, vectors: self.sums.__setitem__(where, vectors))
 
 
 def counts_that_start_at_zero(patch: Patch) -> None:
-    start = Codebook.__init__
-    patch.setattr(Codebook, "__init__", lambda self, *sizes, **settings: (start(self, *sizes, **settings), self.sizes.zero_())[0])
+    start = EMACodebook.__init__
+    patch.setattr(EMACodebook, "__init__", lambda self, *sizes, **settings: (start(self, *sizes, **settings), self.sizes.zero_())[0])
 
 
 def smoothing_written_back(patch: Patch) -> None:
-    smoothed = Book._smoothed
-    patch.setattr(Book, "_smoothed", lambda self: self.sizes.copy_(smoothed(self)))
+    smoothed = Codebook._smoothed
+    patch.setattr(Codebook, "_smoothed", lambda self: self.sizes.copy_(smoothed(self)))
 
 
 def a_restart_that_forgets_the_size(patch: Patch) -> None:
-    restart = Book._restart
+    restart = Codebook._restart
 
-    def forgetful(self: Book, dead: Tensor, x: Tensor, fair_share: Tensor) -> None:
+    def forgetful(self: Codebook, dead: Tensor, x: Tensor, fair_share: Tensor) -> None:
         before = self.sizes.clone()
         restart(self, dead, x, fair_share)
         self.sizes.copy_(before)
 
-    patch.setattr(Book, "_restart", forgetful)
+    patch.setattr(Codebook, "_restart", forgetful)
 
 
 def an_absolute_restart_threshold(patch: Patch) -> None:
-    update = Book.update
+    update = Codebook.update
 
-    def absolute(self: Book, x: Tensor, index: Tensor) -> None:
+    def absolute(self: Codebook, x: Tensor, index: Tensor) -> None:
         self.restart = 10.0 * self.size / float(self.sizes.lerp(torch.bincount(index).to(self.sizes), 1 - self.decay).sum())
         update(self, x, index)
 
-    patch.setattr(Book, "update", absolute)
+    patch.setattr(Codebook, "update", absolute)
 
 
 def statistics_of_one_rank(patch: Patch) -> None:
@@ -113,13 +113,13 @@ def a_recomputation_that_learns(patch: Patch) -> None:
 
 
 def a_state_without_sizes(patch: Patch) -> None:
-    start = Book.__init__
+    start = Codebook.__init__
 
-    def lossy(self: Book, size: int, dim: int, **settings: float) -> None:
+    def lossy(self: Codebook, size: int, dim: int, **settings: float) -> None:
         start(self, size, dim, **settings)
         self._non_persistent_buffers_set.add("sizes")
 
-    patch.setattr(Book, "__init__", lossy)
+    patch.setattr(Codebook, "__init__", lossy)
 
 
 def straight_through_at_every_stage(patch: Patch) -> None:
@@ -195,4 +195,4 @@ def test_a_mistake_between_ranks_is_found(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_the_defaults_are_the_paper() -> None:
     """Pitfall 14."""
     for kind in (vq.EMAQuantizerSpec(), vq.GradientQuantizerSpec()):
-        assert (kind.estimator, kind.cosine, kind.code_dim, kind.entropy) == ("straight_through", False, None, None)
+        assert (kind.gradient_estimator, kind.l2_normalize, kind.codebook_dim, kind.entropy) == ("straight_through", False, None, None)

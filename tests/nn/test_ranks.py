@@ -69,18 +69,18 @@ def train(vq: Quantizer, rows: slice) -> Results:
 def quantizers() -> dict[str, Quantizer]:
     """Built before any process group is up: who is there is asked when it matters."""
     torch.manual_seed(0)
-    plain = EMAQuantizerSpec(size=K, decay=0.8, restart=0.0)
-    gradient = GradientQuantizerSpec(size=K, decay=0.8, restart=0.0)
+    plain = EMAQuantizerSpec(codebook_size=K, decay=0.8, dead_code_threshold=0.0)
+    gradient = GradientQuantizerSpec(codebook_size=K, decay=0.8, dead_code_threshold=0.0)
     specs = {
         "ema": plain,
-        "ema restart": replace(plain, restart=0.7),
-        "ema projected": replace(plain, code_dim=2, entropy=EntropySpec()),
+        "ema restart": replace(plain, dead_code_threshold=0.7),
+        "ema projected": replace(plain, codebook_dim=2, entropy=EntropySpec()),
         "gradient": gradient,
-        "gradient restart": replace(gradient, restart=0.7),
-        "gradient cosine": replace(gradient, cosine=True, entropy=EntropySpec(temperature=4.0)),
-        "residual": ResidualQuantizerSpec(stages=3, inner=plain),
-        "residual restart": ResidualQuantizerSpec(stages=2, dropout=0.5, inner=replace(plain, restart=0.7)),
-        "product": ProductQuantizerSpec(groups=2, inner=plain),
+        "gradient restart": replace(gradient, dead_code_threshold=0.7),
+        "gradient cosine": replace(gradient, l2_normalize=True, entropy=EntropySpec(temperature=4.0)),
+        "residual": ResidualQuantizerSpec(num_quantizers=3, quantizer=plain),
+        "residual restart": ResidualQuantizerSpec(num_quantizers=2, quantizer_dropout=0.5, quantizer=replace(plain, dead_code_threshold=0.7)),
+        "product": ProductQuantizerSpec(groups=2, quantizer=plain),
         "fsq": FSQuantizerSpec(levels=(3, 2)),
     }
     return {name: spec.build(D) for name, spec in specs.items()}

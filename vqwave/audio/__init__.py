@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vqwave import inputs
 from vqwave.audio.sound_files import FOREIGN, WHY_FOREIGN, refuse_name
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 Wave = NDArray[np.float32]
 
@@ -42,9 +42,9 @@ def read(path: str | Path, start: int = 0, frames: int | None = None) -> tuple[W
     path = Path(path)
     refuse_name(path)
     if not path.is_file():
-        raise BadInput(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, expected a sound file")
+        raise UserInputError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, expected a sound file")
     if path.stat().st_size == 0:
-        raise BadInput(f"{path}: empty file (0 bytes), expected a sound file")
+        raise UserInputError(f"{path}: empty file (0 bytes), expected a sound file")
     try:
         _refuse_truncated_riff(path)
         with soundfile.SoundFile(path) as file:
@@ -54,31 +54,31 @@ def read(path: str | Path, start: int = 0, frames: int | None = None) -> tuple[W
         reason = str(error).rsplit(":", 1)[-1].strip().rstrip(".")
         foreign = path.suffix.lower() in FOREIGN
         why = WHY_FOREIGN if foreign else f"not readable as sound ({reason})"
-        raise BadInput(f"{path}: {why}") from error
+        raise UserInputError(f"{path}: {why}") from error
     except OSError as error:
-        raise BadInput(f"{path}: cannot be opened ({error.strerror})") from error
+        raise UserInputError(f"{path}: cannot be opened ({error.strerror})") from error
     if not np.isfinite(wave).all():
-        raise BadInput(f"{path}: {int((~np.isfinite(wave)).sum())} samples are NaN or infinite")
+        raise UserInputError(f"{path}: {int((~np.isfinite(wave)).sum())} samples are NaN or infinite")
     return wave, rate
 
 
 def _read_open(file: soundfile.SoundFile, path: Path, start: int, frames: int | None) -> Wave:
     if file.frames == 0:
-        raise BadInput(f"{path}: holds no samples")
+        raise UserInputError(f"{path}: holds no samples")
     wanted = file.frames - start if frames is None else frames
     if start < 0 or wanted <= 0 or start + wanted > file.frames:
-        raise BadInput(f"{path}: holds {file.frames} samples, asked for {wanted} from sample {start} on")
+        raise UserInputError(f"{path}: holds {file.frames} samples, asked for {wanted} from sample {start} on")
     before = start
     if file.seekable():  # GSM 6.10 is not
         file.seek(start)
         before = 0
     channels = file.read(before + wanted, dtype="float32", always_2d=True)[before:]  # (T, channels)
     if len(channels) < wanted:
-        raise BadInput(f"{path}: truncated, {start + len(channels)} of {file.frames} samples could be read")
+        raise UserInputError(f"{path}: truncated, {start + len(channels)} of {file.frames} samples could be read")
     try:
         return downmix(channels)
-    except BadInput as error:
-        raise BadInput(f"{path}: {error}") from None
+    except UserInputError as error:
+        raise UserInputError(f"{path}: {error}") from None
 
 
 class Downmix:
@@ -111,7 +111,7 @@ class Downmix:
         if power > 10 ** (SILENCE_DB / 10) and mean < power * 10 ** (-CANCELLED_DB / 10):
             below = 10 * math.log10(power / mean) if mean > 0 else math.inf
             left = f"lies {below:.0f} dB below them" if math.isfinite(below) else "is zero"
-            raise BadInput(
+            raise UserInputError(
                 f"its channels cancel each other (their mean {left}), expected one of them alone"
             )
 
@@ -139,7 +139,7 @@ def _refuse_truncated_riff(path: Path) -> None:
             if name == b"data":
                 left = size - file.tell()
                 if left < length < OPEN_ENDED:
-                    raise BadInput(f"{path}: truncated, {left} of {length} bytes of samples are there")
+                    raise UserInputError(f"{path}: truncated, {left} of {length} bytes of samples are there")
                 return
             file.seek(length + length % 2, os.SEEK_CUR)
 
@@ -160,11 +160,11 @@ def write(path: str | Path, wave: Wave | Tensor, sample_rate: int) -> None:
     path = Path(path)
     kind = {".wav": "WAV", ".flac": "FLAC"}.get(path.suffix.lower())
     if kind is None:
-        raise BadInput(f"{path}: cannot write {path.suffix or 'a file without suffix'!r}, expected .wav or .flac")
+        raise UserInputError(f"{path}: cannot write {path.suffix or 'a file without suffix'!r}, expected .wav or .flac")
     samples = inputs.mono(wave, str(path))
     rate = inputs.sample_rate(sample_rate, f"{path}: sample_rate")
     if not np.isfinite(samples).all():
-        raise BadInput(f"{path}: refusing to write NaN or infinite samples")
+        raise UserInputError(f"{path}: refusing to write NaN or infinite samples")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -193,7 +193,7 @@ def resample(wave: Wave, source_rate: int, target_rate: int) -> Wave:
     if source_rate == target_rate:
         return wave
     if min(source_rate, target_rate) <= 0:
-        raise BadInput(f"cannot resample from {source_rate} Hz to {target_rate} Hz: rates must be above zero")
+        raise UserInputError(f"cannot resample from {source_rate} Hz to {target_rate} Hz: rates must be above zero")
     out = soxr.resample(wave, source_rate, target_rate, quality="HQ")
     frames = round(len(wave) * target_rate / source_rate)
     return np.pad(out[:frames], (0, max(frames - len(out), 0))).astype(np.float32, copy=False)

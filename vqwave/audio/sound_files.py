@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 SUFFIXES = frozenset(
     {".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64"}
@@ -57,7 +57,7 @@ def shown(path: Path) -> str:
 def refuse_name(path: Path) -> None:
     """Raises BadInput for a path that is not UTF-8."""
     if not has_utf8_name(path):
-        raise BadInput(f"{shown(path)}: {WHY_NAME}")
+        raise UserInputError(f"{shown(path)}: {WHY_NAME}")
 
 
 def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:

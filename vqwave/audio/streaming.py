@@ -15,7 +15,7 @@ import soxr
 from numpy.typing import NDArray
 
 from vqwave.audio import Downmix, read, to_int16
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 Wave = NDArray[np.float32]
 PIECE = 0.01  # seconds that are resampled at once
@@ -48,15 +48,15 @@ class Recording:
             count = 0
             for block in file.blocks(HELD, frames=file.frames, dtype="float32", always_2d=True):
                 if not np.isfinite(block).all():
-                    raise BadInput(f"{self.path}: samples are NaN or infinite")
+                    raise UserInputError(f"{self.path}: samples are NaN or infinite")
                 count += len(block)
                 yield mix.push(block)
             if count < file.frames:
-                raise BadInput(f"{self.path}: truncated, {count} of {file.frames} samples could be read")
+                raise UserInputError(f"{self.path}: truncated, {count} of {file.frames} samples could be read")
         try:
             mix.check()
-        except BadInput as error:
-            raise BadInput(f"{self.path}: {error}") from None
+        except UserInputError as error:
+            raise UserInputError(f"{self.path}: {error}") from None
 
 
 class Resampler:
@@ -65,7 +65,7 @@ class Resampler:
     def __init__(self, source: int, target: int) -> None:
         """Hz. Raises BadInput for rates that are not above zero."""
         if min(source, target) <= 0:
-            raise BadInput(f"cannot resample from {source} Hz to {target} Hz: rates must be above zero")
+            raise UserInputError(f"cannot resample from {source} Hz to {target} Hz: rates must be above zero")
         self.source, self.target = source, target
         step = source // math.gcd(source, target)
         self.piece = max(1, round(PIECE * source / step)) * step
@@ -117,7 +117,7 @@ class WavReader:
         self.file, self.name, self.mix = file, name, Downmix()
         head = self._take(12, f"{name}: empty, expected a WAV")
         if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-            raise BadInput(f"{name}: not a WAV, expected one (through a pipe no other kind of sound can be read)")
+            raise UserInputError(f"{name}: not a WAV, expected one (through a pipe no other kind of sound can be read)")
         self.kind = 0
         while (chunk := self._take(8, f"{name}: truncated before its samples"))[:4] != b"data":
             length = struct.unpack("<I", chunk[4:])[0]
@@ -130,19 +130,19 @@ class WavReader:
                 part = self._take(min(length, HELD), f"{name}: truncated before its samples")
                 length -= len(part)
         if not self.kind:
-            raise BadInput(f"{name}: its samples come before their format, expected a WAV")
+            raise UserInputError(f"{name}: its samples come before their format, expected a WAV")
         length = struct.unpack("<I", chunk[4:])[0]
         self.left = None if length == 0 or length >= 0x7FFFF000 else length
 
     def _format(self, content: bytes) -> None:
         if len(content) < 16:
-            raise BadInput(f"{self.name}: a format of {len(content)} bytes, expected a WAV")
+            raise UserInputError(f"{self.name}: a format of {len(content)} bytes, expected a WAV")
         self.kind, self.channels, self.sample_rate, _, _, self.bits = struct.unpack("<HHIIHH", content[:16])
         if self.kind == EXTENSIBLE and len(content) >= 26:
             (self.kind,) = struct.unpack("<H", content[24:26])
         if (self.kind, self.bits) not in ((INTEGER, 16), (INTEGER, 24), (INTEGER, 32), (FLOAT, 32)) or self.channels < 1:
             found = f"{self.channels} channels of {self.bits} bits, kind {self.kind}"
-            raise BadInput(f"{self.name}: {found}, expected 16, 24 or 32 bits, or float")
+            raise UserInputError(f"{self.name}: {found}, expected 16, 24 or 32 bits, or float")
 
     def __iter__(self) -> Iterator[Wave]:
         """About a fiftieth of a second at a time."""
@@ -154,7 +154,7 @@ class WavReader:
             if self.left is not None:
                 self.left -= len(data)
                 if len(data) < wanted:
-                    raise BadInput(f"{self.name}: truncated, {self.left} bytes of samples are missing")
+                    raise UserInputError(f"{self.name}: truncated, {self.left} bytes of samples are missing")
             data = data[: len(data) // width * width]
             if data:
                 before, wave = self.mix.count, self._samples(data)
@@ -168,8 +168,8 @@ class WavReader:
     def _refuse_cancelled(self) -> None:
         try:
             self.mix.check()
-        except BadInput as error:
-            raise BadInput(f"{self.name}: {error}") from None
+        except UserInputError as error:
+            raise UserInputError(f"{self.name}: {error}") from None
 
     def _samples(self, data: bytes) -> Wave:
         if self.kind == FLOAT:
@@ -185,7 +185,7 @@ class WavReader:
     def _take(self, count: int, otherwise: str) -> bytes:
         data = self._read(count)
         if len(data) < count:
-            raise BadInput(otherwise if not data else f"{self.name}: truncated before its samples")
+            raise UserInputError(otherwise if not data else f"{self.name}: truncated before its samples")
         return data
 
     def _read(self, count: int) -> bytes:

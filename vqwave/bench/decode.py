@@ -26,18 +26,18 @@ from vqwave.bench.table import REPEATS, Row
 from vqwave.decode import reference
 from vqwave.distributed.threads import limited_to
 from vqwave.distributions import Head, MixtureOfLogistics, MuLaw
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models.wavenet import WaveNet, WaveNetSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
 
 PEER = "r9y9"
 NETWORKS: dict[str, tuple[Head, StackSpec]] = {
-    "P": (MuLaw(), StackSpec(layers=30, cycle=10, kernel=2, residual=64, gate=64, skip=256, hidden=256)),
-    "S": (MuLaw(), StackSpec(layers=20, cycle=10, kernel=2, residual=32, gate=32, skip=64, hidden=64)),
+    "P": (MuLaw(), StackSpec(layers=30, dilation_cycle=10, kernel_size=2, residual_channels=64, gate_channels=64, skip_channels=256, hidden_channels=256)),
+    "S": (MuLaw(), StackSpec(layers=20, dilation_cycle=10, kernel_size=2, residual_channels=32, gate_channels=32, skip_channels=64, hidden_channels=64)),
     PEER: (
         MixtureOfLogistics(components=10),
-        StackSpec(layers=24, cycle=6, kernel=3, residual=128, gate=128, skip=128, hidden=128),
+        StackSpec(layers=24, dilation_cycle=6, kernel_size=3, residual_channels=128, gate_channels=128, skip_channels=128, hidden_channels=128),
     ),
 }
 HOP, RATE, CONDITION = 256, 16000, 80
@@ -57,9 +57,9 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
     try:
         import numba  # noqa: F401
     except ModuleNotFoundError:
-        raise BadInput("numba is not installed, expected it for this suite: pip install 'vqwave[fast]'") from None
+        raise UserInputError("numba is not installed, expected it for this suite: pip install 'vqwave[fast]'") from None
     if arguments.peer is not None and not (arguments.peer / "wavenet_vocoder" / "wavenet.py").is_file():
-        raise BadInput(f"--peer {arguments.peer}: no wavenet_vocoder/wavenet.py, expected a checkout of r9y9/wavenet_vocoder")
+        raise UserInputError(f"--peer {arguments.peer}: no wavenet_vocoder/wavenet.py, expected a checkout of r9y9/wavenet_vocoder")
     precisions = arguments.precisions or known_precisions()
     yield from floors(arguments.threads)
     for name in arguments.networks:
@@ -108,7 +108,7 @@ def network(name: str) -> WaveNet:
     """With random weights."""
     torch.manual_seed(0)
     head, stack = NETWORKS[name]
-    spec = WaveNetSpec(head=head, network=stack, conditioner=ConditionerSpec(channels=CONDITION, labels=()))
+    spec = WaveNetSpec(head=head, network=stack, conditioner=ConditionerSpec(channels=CONDITION, categorical=()))
     return spec.build(RATE, {}, frame_channels=CONDITION, hop=HOP).eval()
 
 
@@ -138,7 +138,7 @@ def measure(net: WaveNet, streams: int, threads: int, precision: str, seconds: f
     for turn in range(-3, REPEATS):  # compile; settle how one stream runs; find how many samples take that long
         bound = floor(decoder.plan, streams, threads, precision)
         start = time.perf_counter()
-        for _ in decoder.draw(samples):
+        for _ in decoder.sample(samples):
             pass
         speed = streams * samples / (time.perf_counter() - start)
         if turn == -3:

@@ -31,7 +31,7 @@ def rows(name: str, wavenet: WaveNet, condition: Condition | None, sample_rate: 
         return
     wavenet = wavenet.cuda()
     if condition is not None:
-        condition = Condition(condition.features.cuda(), condition.hold)
+        condition = Condition(condition.features.cuda(), condition.repeat)
     if tuning.unsupported(wavenet) is not None:
         return
     for streams in STREAMS:
@@ -63,7 +63,7 @@ def kernel_seconds(wavenet: WaveNet, condition: Condition | None, streams: int, 
     from vqwave.decode.cuda import kernel as cuda_kernel
 
     decoder = cuda_decoder.Decoder(wavenet, condition, torch.arange(streams), weights=weights)
-    taken = seconds(lambda: list(decoder.draw(SAMPLES))) / SAMPLES
+    taken = seconds(lambda: list(decoder.sample(SAMPLES))) / SAMPLES
     programs = -(-streams // decoder.tuning.tile)
     packed = decoder.weights
     matrices = (packed.dilated, packed.residual, packed.skip, packed.hidden, packed.out)

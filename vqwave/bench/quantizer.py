@@ -71,7 +71,7 @@ def compare(vectors: int, duration: float) -> Iterator[Row]:
     frames = min(256, vectors)
     z = torch.randn(vectors // frames, DIM, frames, requires_grad=True)
     gradient = torch.randn_like(z)
-    ours = EMAQuantizerSpec(size=CODES, decay=DECAY, restart=0.0).build(DIM)
+    ours = EMAQuantizerSpec(codebook_size=CODES, decay=DECAY, dead_code_threshold=0.0).build(DIM)
     ours.codebook.started.fill_(True)
     flat, codes = z.detach().transpose(1, 2).flatten(0, 1), ours.codebook.codes.clone()
     contestants = {OURS: our(ours, z, gradient), PLAIN: plain(PlainVQ(codes, ours.codebook.sizes), z, gradient)}

@@ -22,7 +22,7 @@ from torch import Tensor
 from vqwave.bench.table import REPEATS, Row, seconds
 from vqwave.decode.cpu.precision import missing
 from vqwave.distributed.threads import limited_to
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.export import SpeakingGraph, open_session, run_session, trace
 from vqwave.models.student import Student, StudentSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
@@ -31,14 +31,14 @@ from vqwave.nn.wavenet import StackSpec
 RATE, HOP, CONDITION = 16000, 160, 64
 PAPER = StudentSpec(
     flows=(10, 10, 10, 30),
-    network=StackSpec(layers=10, kernel=3, residual=64, gate=64, skip=0, hidden=64),
-    conditioner=ConditionerSpec(channels=CONDITION, labels=()),
+    network=StackSpec(layers=10, kernel_size=3, residual_channels=64, gate_channels=64, skip_channels=0, hidden_channels=64),
+    conditioner=ConditionerSpec(channels=CONDITION, categorical=()),
 )
-SMALL = StackSpec(layers=10, kernel=2, residual=32, gate=32, skip=0, hidden=32)
+SMALL = StackSpec(layers=10, kernel_size=2, residual_channels=32, gate_channels=32, skip_channels=0, hidden_channels=32)
 NETWORKS: dict[str, StudentSpec] = {
     "paper": PAPER,
     "small": StudentSpec(**{**vars(PAPER), "flows": (10, 10, 10, 10), "network": SMALL}),
-    "folded": StudentSpec(**{**vars(PAPER), "fold": 4, "stagger": True}),
+    "folded": StudentSpec(**{**vars(PAPER), "squeeze": 4, "stagger_blocks": True}),
 }
 EAGER = "torch"
 
@@ -53,9 +53,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 def rows(arguments: argparse.Namespace) -> Iterator[Row]:
     """Raises BadInput where numba is not installed, or for samples that are no whole frames."""
     if importlib.util.find_spec("numba") is None:
-        raise BadInput("numba is not installed, expected it for this suite: pip install 'vqwave[fast]'")
+        raise UserInputError("numba is not installed, expected it for this suite: pip install 'vqwave[fast]'")
     if arguments.samples < HOP or arguments.samples % HOP:
-        raise BadInput(f"--samples {arguments.samples}: expected a multiple of {HOP}")
+        raise UserInputError(f"--samples {arguments.samples}: expected a multiple of {HOP}")
     for name in arguments.networks:
         for threads in arguments.threads:
             yield from network_rows(name, threads, arguments.samples, compiled=arguments.compile)
@@ -114,7 +114,7 @@ def kernels(student: Student, condition: Condition, samples: int, threads: int, 
 
     def work() -> None:
         decoder = StudentDecoder(student, condition, torch.arange(1), threads=threads, plans=plans)
-        for _ in decoder.draw(samples):
+        for _ in decoder.sample(samples):
             pass
 
     return work

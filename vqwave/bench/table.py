@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 REPEATS = 5
 
@@ -104,7 +104,7 @@ def write(path: Path, rows: Sequence[Row]) -> None:
         os.replace(other, path)
     except OSError as error:
         other.unlink(missing_ok=True)
-        raise BadInput(f"{path}: {error.strerror}, expected a file that can be written") from None
+        raise UserInputError(f"{path}: {error.strerror}, expected a file that can be written") from None
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -25,7 +25,7 @@ from vqwave.models import VQVAESpec, WaveNetSpec
 from vqwave.models.student import StudentSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
-from vqwave.nn.wavenet import StackSpec, one_by_one
+from vqwave.nn.wavenet import StackSpec, force_layerwise
 
 PRODUCT = 1024  # rows and columns of the product that the peak is measured with
 
@@ -45,18 +45,18 @@ class Case:
 
 SIZES: dict[str, Case] = {
     "small": Case(
-        StackSpec(layers=20, cycle=10, residual=32, gate=32, skip=64, hidden=64),
+        StackSpec(layers=20, dilation_cycle=10, residual_channels=32, gate_channels=32, skip_channels=64, hidden_channels=64),
         (10, 10, 10, 10),
-        StackSpec(cycle=10, kernel=2, residual=32, gate=32, skip=0, hidden=32),
+        StackSpec(dilation_cycle=10, kernel_size=2, residual_channels=32, gate_channels=32, skip_channels=0, hidden_channels=32),
         MixtureOfLogistics(components=5),
         clips=4,
         samples=2560,
         rate=8000,
     ),
     "paper": Case(
-        StackSpec(layers=30, cycle=10, residual=64, gate=64, skip=256, hidden=256),
+        StackSpec(layers=30, dilation_cycle=10, residual_channels=64, gate_channels=64, skip_channels=256, hidden_channels=256),
         (10, 10, 10, 30),
-        StackSpec(cycle=10, kernel=3, residual=64, gate=64, skip=0, hidden=64),
+        StackSpec(dilation_cycle=10, kernel_size=3, residual_channels=64, gate_channels=64, skip_channels=0, hidden_channels=64),
         MixtureOfLogistics(),
         clips=2,
         samples=7680,
@@ -88,7 +88,7 @@ Loss = Callable[[], Tensor]
 
 
 def measure(name: str, case: Case, step: Step, arguments: argparse.Namespace, device: torch.device) -> Iterator[Row]:
-    with FlopCounterMode(display=False) as counter, one_by_one():
+    with FlopCounterMode(display=False) as counter, force_layerwise():
         step()
     factors = [torch.randn(PRODUCT, PRODUCT, device=device, dtype=DTYPES[arguments.precision]) for _ in range(2)]
     works = {"step": waited(step, device), "product": waited(lambda: torch.mm(*factors), device)}
@@ -110,7 +110,7 @@ DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
 
 def plain(step: Step) -> Step:
     def work() -> None:
-        with one_by_one():
+        with force_layerwise():
             step()
 
     return work
@@ -147,7 +147,7 @@ def optimized(trained: nn.Module, loss: Loss, device: torch.device, precision: s
 
 def teacher(case: Case, device: torch.device) -> tuple[nn.Module, Loss]:
     """A mu-law WaveNet by speaker: the network of van den Oord et al., 2016."""
-    spec = WaveNetSpec(head=MuLaw(), network=case.teacher, conditioner=ConditionerSpec(labels=("speaker",)))
+    spec = WaveNetSpec(head=MuLaw(), network=case.teacher, conditioner=ConditionerSpec(categorical=("speaker",)))
     net = spec.build(case.rate, SPEAKERS).to(device)
     wave, labels = audio(case, device)
     return net, lambda: negative_log_likelihood(net(wave, labels), wave)
@@ -155,7 +155,7 @@ def teacher(case: Case, device: torch.device) -> tuple[nn.Module, Loss]:
 
 def vqvae(case: Case, device: torch.device) -> tuple[nn.Module, Loss]:
     """Frames, 256 codes, a mixture of logistics."""
-    decoder = WaveNetSpec(head=case.head, network=case.teacher, conditioner=ConditionerSpec(labels=("speaker",)))
+    decoder = WaveNetSpec(head=case.head, network=case.teacher, conditioner=ConditionerSpec(categorical=("speaker",)))
     net = VQVAESpec(encoder=FrameEncoderSpec(channels=192), decoder=decoder).build(case.rate, SPEAKERS).to(device)
     wave, labels = audio(case, device)
 
@@ -168,7 +168,7 @@ def vqvae(case: Case, device: torch.device) -> tuple[nn.Module, Loss]:
 
 def distillation(case: Case, device: torch.device) -> tuple[nn.Module, Loss]:
     """The flows, and the KL by the teacher that hears what they draw: gradients pass through the teacher, not into it."""
-    conditioner = ConditionerSpec(labels=("speaker",))
+    conditioner = ConditionerSpec(categorical=("speaker",))
     heard = WaveNetSpec(head=case.head, network=case.teacher, conditioner=conditioner).build(case.rate, SPEAKERS).to(device)
     heard.requires_grad_(False)
     spec = StudentSpec(flows=case.flows, network=case.flow, conditioner=conditioner)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from vqwave.cli import bench, code, corpora, evaluate, export, generate, look, sweep, tune
-from vqwave.errors import BadInput, Note
+from vqwave.errors import Note, UserInputError
 
 COMMANDS = (corpora, code, generate, look, bench, sweep, evaluate, tune, export)
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with notes(quiet=arguments.quiet):
             arguments.command(arguments)
-    except BadInput as error:
+    except UserInputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 if TYPE_CHECKING:
     from vqwave.decode.sampling import Sampling
-    from vqwave.inference.speech_model import Codec
+    from vqwave.inference.speech_model import SpeechModel
 
 
 T = TypeVar("T")
@@ -67,13 +67,13 @@ def told(command: argparse.ArgumentParser, *, required: bool = False) -> None:
     command.add_argument("--vector", action="append", default=[], metavar="NAME=FILE.npy", help="a vector the model hears")
 
 
-def labels_of(arguments: argparse.Namespace, model: Codec) -> dict[str, str]:
+def labels_of(arguments: argparse.Namespace, model: SpeechModel) -> dict[str, str]:
     """What is said of an utterance beside its codes. Raises BadInput for a label that the model does not hear."""
     given = pairs("--label", arguments.label)
-    heard = [*(model.prior.labels if model.prior else ()), *model.decoder.conditioner.labels]
+    heard = [*(model.prior.labels if model.prior else ()), *model.decoder.conditioner.categorical]
     for name in given:
         if name not in heard:
-            raise BadInput(f"--label {name}: not heard by this model, expected {', '.join(dict.fromkeys(heard)) or 'none'}")
+            raise UserInputError(f"--label {name}: not heard by this model, expected {', '.join(dict.fromkeys(heard)) or 'none'}")
     given |= {"speaker": arguments.speaker} if arguments.speaker else {}
     for name, value in given.items():
         if value in model.card.about.get("unheard", {}).get(name, ()) and not arguments.quiet:
@@ -91,11 +91,11 @@ def pairs(flag: str, pairs: Sequence[str]) -> dict[str, str]:
     """NAME=VALUE, each."""
     for pair in pairs:
         if "=" not in pair:
-            raise BadInput(f"{flag} {pair}: expected NAME=VALUE")
+            raise UserInputError(f"{flag} {pair}: expected NAME=VALUE")
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def shift_of(arguments: argparse.Namespace, model: Codec) -> float:
+def shift_of(arguments: argparse.Namespace, model: SpeechModel) -> float:
     """Semitones. Raises BadInput outside bounds, and for a model without melody."""
     return model.given.shift(arguments.shift_semitones)
 
@@ -118,25 +118,25 @@ def sampling_of(arguments: argparse.Namespace) -> Sampling:
 def audio_out(path: Path | None, source: Path | None = None) -> Path:
     """Refuse an impossible output before any work is done; see `writable`."""
     if path is None:
-        raise BadInput("--out: not given, expected an audio file (or a folder, for a folder)")
+        raise UserInputError("--out: not given, expected an audio file (or a folder, for a folder)")
     if path.suffix.lower() not in (".wav", ".flac"):
-        raise BadInput(f"{path}: expected a file name that ends in .wav or .flac")
+        raise UserInputError(f"{path}: expected a file name that ends in .wav or .flac")
     return writable(path, source)
 
 
 def writable(path: Path, source: Path | None = None) -> Path:
     """A file that may be written: not a folder, not what is read, `source`."""
     if path.is_dir():
-        raise BadInput(f"{path}: is a folder, expected the name of a file to write")
+        raise UserInputError(f"{path}: is a folder, expected the name of a file to write")
     if source is not None and path.resolve() == source.resolve():
-        raise BadInput(f"{path}: is what is read, expected another file to write")
+        raise UserInputError(f"{path}: is what is read, expected another file to write")
     return within(path)
 
 
 def within(path: Path) -> Path:
     """A file or folder whose place is there."""
     if not path.parent.is_dir():
-        raise BadInput(f"{path.parent}: no such folder, to write {path.name} into")
+        raise UserInputError(f"{path.parent}: no such folder, to write {path.name} into")
     return path
 
 
@@ -170,8 +170,8 @@ def named(path: Path | str, work: Callable[[], T]) -> T:
     """Put the file's name before what is wrong with its content."""
     try:
         return work()
-    except BadInput as error:
-        raise BadInput(f"{path}: {error}") from None
+    except UserInputError as error:
+        raise UserInputError(f"{path}: {error}") from None
 
 
 def say_written(path: Path, wave: object, sample_rate: int) -> None:

@@ -22,13 +22,13 @@ from vqwave.cli.arguments import (
 )
 from vqwave.cli.folder import Account, Work, share
 from vqwave.cli.pipe import DASH, decode_pipe, encode_pipe, target
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 if TYPE_CHECKING:
-    from vqwave.codes import Coded
-    from vqwave.decode.batching import Task
+    from vqwave.codes import CodeSequence
+    from vqwave.decode.batching import DecodeRequest
     from vqwave.inference.code_prior import CodePrior
-    from vqwave.inference.speech_model import Codec
+    from vqwave.inference.speech_model import SpeechModel
 
 
 def add(add: Add) -> None:
@@ -74,17 +74,17 @@ def overwrite(command: argparse.ArgumentParser) -> None:
 
 def encode_file(arguments: argparse.Namespace) -> None:
     from vqwave import audio, codes
-    from vqwave.inference.speech_model import Codec
+    from vqwave.inference.speech_model import SpeechModel
 
     if arguments.out is None and arguments.input != DASH:
-        raise BadInput("--out: not given, expected a .vqw file, a folder or -")
-    model = Codec.load(arguments.model)
+        raise UserInputError("--out: not given, expected a .vqw file, a folder or -")
+    model = SpeechModel.load(arguments.model)
     if arguments.input == DASH:
         arguments.out = arguments.out or DASH
         encode_pipe(arguments, model)
         return
     if arguments.pitch_range is not None:
-        raise BadInput("--pitch-range: is for a pipe, expected - to encode")
+        raise UserInputError("--pitch-range: is for a pipe, expected - to encode")
     prior = None if arguments.prior is None else _prior(arguments.prior)
     if arguments.input.is_dir():
         encode_folder(arguments, model, prior)
@@ -102,15 +102,15 @@ def encode_file(arguments: argparse.Namespace) -> None:
     print(f"{out}: {coded.seconds:.2f} s in {coded.codes.shape[1]} frames, {stored.bit_rate:.0f} bit/s{packed}")
 
 
-def named_once(path: Path, work: Callable[[], Coded]) -> Coded:
+def named_once(path: Path, work: Callable[[], CodeSequence]) -> CodeSequence:
     """As `named`, where what is wrong may name the file already."""
     try:
         return work()
-    except BadInput as error:
-        raise error if str(path) in str(error) else BadInput(f"{path}: {error}") from None
+    except UserInputError as error:
+        raise error if str(path) in str(error) else UserInputError(f"{path}: {error}") from None
 
 
-def encode_folder(arguments: argparse.Namespace, model: Codec, prior: CodePrior | None) -> None:
+def encode_folder(arguments: argparse.Namespace, model: SpeechModel, prior: CodePrior | None) -> None:
     from vqwave import codes
     from vqwave.audio.sound_files import SUFFIXES
 
@@ -128,23 +128,23 @@ def encode_folder(arguments: argparse.Namespace, model: Codec, prior: CodePrior 
 
 
 def _prior(name: str) -> CodePrior:
-    from vqwave.inference.speech_model import Codec
+    from vqwave.inference.speech_model import SpeechModel
 
-    codec = Codec.load(name)
+    codec = SpeechModel.load(name)
     if codec.prior is None:
-        raise BadInput(f"--prior {name}: is a {codec.card.kind}, expected a prior over codes")
+        raise UserInputError(f"--prior {name}: is a {codec.card.kind}, expected a prior over codes")
     return codec.prior
 
 
 def decode_file(arguments: argparse.Namespace) -> None:
     from vqwave import codes
-    from vqwave.inference.speech_model import Codec
+    from vqwave.inference.speech_model import SpeechModel
 
     if arguments.raw and not arguments.stream:
-        raise BadInput("--raw: is for a stream, expected --stream, too")
+        raise UserInputError("--raw: is for a stream, expected --stream, too")
     if arguments.out is None and not arguments.stream:
-        raise BadInput("--out: not given, expected an audio file or a folder (or --stream)")
-    model = Codec.load(arguments.model)
+        raise UserInputError("--out: not given, expected an audio file or a folder (or --stream)")
+    model = SpeechModel.load(arguments.model)
     prior = model.prior if arguments.prior is None else _prior(arguments.prior)
     shift_of(arguments, model)
     if arguments.stream or arguments.input == DASH:
@@ -171,7 +171,7 @@ def _longest_first(arguments: argparse.Namespace, works: list[Work]) -> list[tup
     def samples(work: Work) -> int:
         try:
             return load_header(work.source).samples
-        except BadInput:
+        except UserInputError:
             return 0
 
     return sorted(((work, samples(work)) for work in works), key=lambda pair: -pair[1])
@@ -179,9 +179,9 @@ def _longest_first(arguments: argparse.Namespace, works: list[Work]) -> list[tup
 
 def decode_folder(
     arguments: argparse.Namespace,
-    model: Codec,
+    model: SpeechModel,
     works: list[tuple[Work, int]],
-    load: Callable[[Path], Coded],
+    load: Callable[[Path], CodeSequence],
     labels: dict[str, str],
 ) -> None:
     """Through one tile of streams: a file that is done makes room for the next."""
@@ -192,7 +192,7 @@ def decode_folder(
     vectors, sampling = vectors_of(arguments), sampling_of(arguments)
     told = (arguments.speaker, labels, vectors, arguments.shift_semitones)
 
-    def tasks() -> Iterator[tuple[Work, Task]]:
+    def tasks() -> Iterator[tuple[Work, DecodeRequest]]:
         for work, _ in works:
             step = lambda work=work: model.task(load(work.source), *told)  # noqa: E731
             if (task := account.attempt(work, step)) is not None:
@@ -207,9 +207,9 @@ def decode_folder(
 def convert_file(arguments: argparse.Namespace) -> None:
     from vqwave import audio
     from vqwave.audio.sound_files import SUFFIXES
-    from vqwave.inference.speech_model import Codec
+    from vqwave.inference.speech_model import SpeechModel
 
-    model = Codec.load(arguments.model)
+    model = SpeechModel.load(arguments.model)
     labels, _ = labels_of(arguments, model), shift_of(arguments, model)
     model.given.attributes(labels)
     if arguments.input.is_dir():
@@ -229,11 +229,11 @@ def _samples_of(path: Path, sample_rate: int) -> int:
 
     try:
         return round(Recording.open(path).seconds * sample_rate)
-    except BadInput:
+    except UserInputError:
         return 0
 
 
-def speak_codes(arguments: argparse.Namespace, model: Codec, coded: Coded, out: Path, labels: dict[str, str]) -> None:
+def speak_codes(arguments: argparse.Namespace, model: SpeechModel, coded: CodeSequence, out: Path, labels: dict[str, str]) -> None:
     """Decode codes as asked, and write what was said."""
     from vqwave import audio
 
@@ -242,7 +242,7 @@ def speak_codes(arguments: argparse.Namespace, model: Codec, coded: Coded, out: 
             coded,
             arguments.speaker,
             labels=labels,
-            vectors=vectors_of(arguments),
+            embeddings=vectors_of(arguments),
             shift_semitones=arguments.shift_semitones,
             sampling=sampling_of(arguments),
             progress=progress,

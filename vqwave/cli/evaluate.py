@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vqwave.cli.arguments import Add, temperatures, writable
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 if TYPE_CHECKING:
     from vqwave.evaluation.context import Advance, Stage
@@ -84,14 +84,14 @@ def evaluate_anything(arguments: argparse.Namespace) -> None:
     """A model on a corpus, or copies beside their recordings."""
     folders = arguments.recordings is not None or arguments.copies is not None
     if folders and (arguments.model is not None or arguments.data is not None):
-        raise BadInput("--recordings and --copies: need no model and no --data, expected either")
+        raise UserInputError("--recordings and --copies: need no model and no --data, expected either")
     if folders and (arguments.recordings is None or arguments.copies is None):
         missing = "--copies" if arguments.copies is None else "--recordings"
-        raise BadInput(f"{missing}: not given, expected both --recordings and --copies")
+        raise UserInputError(f"{missing}: not given, expected both --recordings and --copies")
     if not folders and (arguments.model is None or arguments.data is None):
         missing = "MODEL" if arguments.model is None else "--data"
         expected = "MODEL and --data, or --recordings and --copies"
-        raise BadInput(f"{missing}: not given, expected {expected}")
+        raise UserInputError(f"{missing}: not given, expected {expected}")
     (evaluate_copies if folders else evaluate_model)(arguments)
 
 
@@ -144,7 +144,7 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
 
     for name in ("limit", "seconds", "targets", "pairs", "takes", "batch", "resamples"):
         if (value := getattr(arguments, name)) is not None and not value > 0:
-            raise BadInput(f"--{name} {value}: expected a number above 0")
+            raise UserInputError(f"--{name} {value}: expected a number above 0")
     settings = Settings(
         split=arguments.split,
         only=parts_of(arguments.only),

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from vqwave.cli.arguments import Add, within, writable
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 
 def add(add: Add) -> None:
@@ -24,14 +24,14 @@ def export_model(arguments: argparse.Namespace) -> None:
     out = (within if arguments.format == "safetensors" else writable)(arguments.out)
     if arguments.format == "safetensors":
         if arguments.part is not None:
-            raise BadInput(f"--part {arguments.part}: a model folder is whole, expected it with --format onnx")
+            raise UserInputError(f"--part {arguments.part}: a model folder is whole, expected it with --format onnx")
         loaded = export.export_folder(arguments.model, out, half=arguments.half)
         print(f"{out}: a {loaded.card.kind} for vqwave.load, {sum(f.stat().st_size for f in out.iterdir()):,} bytes")
         return
     if arguments.half:
-        raise BadInput("--half: a graph computes in 32 bits, expected it with --format safetensors")
+        raise UserInputError("--half: a graph computes in 32 bits, expected it with --format safetensors")
     if out.suffix != ".onnx":
-        raise BadInput(f"{out}: expected a file name that ends in .onnx")
+        raise UserInputError(f"{out}: expected a file name that ends in .onnx")
     checked = export.export_onnx(arguments.model, out, arguments.part or "decoder")
     shapes = ", ".join(f"{name} {tuple(shape)}" for name, shape in checked.inputs.items()).replace("'", "")
     print(f"{out}: {checked.part}, {out.stat().st_size:,} bytes; {shapes}")

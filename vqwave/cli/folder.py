@@ -17,7 +17,7 @@ from vqwave.audio.sound_files import (
     shown,
     visible_files,
 )
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,21 @@ def share(arguments: argparse.Namespace, suffixes: Collection[str], suffix: str)
     """
     source, out = arguments.input, arguments.out
     if out is None:
-        raise BadInput(f"{source}: a folder, expected --out FOLDER, too")
+        raise UserInputError(f"{source}: a folder, expected --out FOLDER, too")
     if out.exists() and not out.is_dir():
-        raise BadInput(f"{out}: a file, expected a folder for what is made of the files in {source}")
+        raise UserInputError(f"{out}: a file, expected a folder for what is made of the files in {source}")
     files = visible_files(source, suffixes)
     refused = [Work(path, out / path.name, why) for path, why in _refused(source, suffixes)]
     if not files and not refused:
-        raise BadInput(f"{source}: no files in it end in {', '.join(sorted(suffixes))}")
+        raise UserInputError(f"{source}: no files in it end in {', '.join(sorted(suffixes))}")
     good = (path for path in files if has_utf8_name(path))
     works = [Work(path, out / path.relative_to(source).with_suffix(suffix)) for path in good]
     places: dict[Path, Path] = {}
     for work in works:
         if (other := places.setdefault(work.target, work.source)) != work.source:
-            raise BadInput(f"{other} and {work.source} would both become {work.target}")
+            raise UserInputError(f"{other} and {work.source} would both become {work.target}")
         if work.target.resolve() == work.source.resolve():
-            raise BadInput(f"{out}: is what is read, expected another folder to write into")
+            raise UserInputError(f"{out}: is what is read, expected another folder to write into")
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     mine = [*works, *refused][rank::ranks]
     there = {work for work in mine if not work.refused and work.target.exists()}
@@ -85,9 +85,9 @@ class Account:
         """Do it; where the file is at fault, say so and go on: None."""
         try:
             if work.refused:
-                raise BadInput(work.refused)
+                raise UserInputError(work.refused)
             return step()
-        except BadInput as error:
+        except UserInputError as error:
             text = str(error)
             self.bar.clear()
             print(f"error: {text if str(work.source) in text else f'{work.source}: {text}'}", file=sys.stderr)
@@ -104,5 +104,5 @@ class Account:
         """Raises BadInput where a file failed."""
         self.bar.close()
         if self.failed:
-            raise BadInput(f"{self.failed} of {self.count} files could not be used; the others are in {self.out}")
+            raise UserInputError(f"{self.failed} of {self.count} files could not be used; the others are in {self.out}")
         print(f"{self.out}: {self.count} files")

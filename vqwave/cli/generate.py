@@ -23,11 +23,11 @@ from vqwave.cli.arguments import (
     voice,
 )
 from vqwave.cli.code import speak_codes
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 if TYPE_CHECKING:
-    from vqwave.codes import Coded
-    from vqwave.inference.speech_model import Codec
+    from vqwave.codes import CodeSequence
+    from vqwave.inference.speech_model import SpeechModel
 
 
 def add(add: Add) -> None:
@@ -55,9 +55,9 @@ def add(add: Add) -> None:
 
 def generate_file(arguments: argparse.Namespace) -> None:
     from vqwave import audio
-    from vqwave.inference.speech_model import Codec
+    from vqwave.inference.speech_model import SpeechModel
 
-    model, out = Codec.load(arguments.model), audio_out(arguments.out)
+    model, out = SpeechModel.load(arguments.model), audio_out(arguments.out)
     labels, _ = labels_of(arguments, model), shift_of(arguments, model)
     if model.prior is not None and arguments.prime is None:
         speak_codes(arguments, model, _drawn_codes(arguments, model, labels), out, labels)
@@ -68,9 +68,9 @@ def generate_file(arguments: argparse.Namespace) -> None:
         wave = model.generate(
             seconds,
             labels=labels,
-            prime=prime,
-            prime_rate=rate,
-            vectors=vectors_of(arguments),
+            prompt=prime,
+            prompt_rate=rate,
+            embeddings=vectors_of(arguments),
             shift_semitones=arguments.shift_semitones,
             sampling=sampling_of(arguments),
             progress=progress,
@@ -79,7 +79,7 @@ def generate_file(arguments: argparse.Namespace) -> None:
     say_written(out, wave, model.sample_rate)
 
 
-def _drawn_codes(arguments: argparse.Namespace, model: Codec, labels: dict[str, str]) -> Coded:
+def _drawn_codes(arguments: argparse.Namespace, model: SpeechModel, labels: dict[str, str]) -> CodeSequence:
     """Codes from the model's prior."""
     model.given.attributes(labels)
     return model.prior.draw(
@@ -93,15 +93,15 @@ def _drawn_codes(arguments: argparse.Namespace, model: Codec, labels: dict[str, 
 
 def speak_file(arguments: argparse.Namespace) -> None:
     from vqwave import audio
-    from vqwave.inference.speech_model import Codec
+    from vqwave.inference.speech_model import SpeechModel
 
-    model, out = Codec.load(arguments.model), audio_out(arguments.out)
+    model, out = SpeechModel.load(arguments.model), audio_out(arguments.out)
     frames = {name: _frames(Path(path)) for name, path in pairs("--frames", arguments.frames).items()}
-    wave = model.speak(
+    wave = model.synthesize(
         frames,
         arguments.seconds,
         labels=labels_of(arguments, model),
-        vectors=vectors_of(arguments),
+        embeddings=vectors_of(arguments),
         sampling=sampling_of(arguments),
     )
     audio.write(out, wave, model.sample_rate)
@@ -118,16 +118,16 @@ def _frames(path: Path) -> object:
         phones = json.loads(path.read_text(encoding="utf-8"))
         return [[int(start), str(label)] for start, label in phones]
     except (OSError, ValueError, TypeError) as error:
-        raise BadInput(f"{path}: {error}; expected [[first sample, label], ...]") from None
+        raise UserInputError(f"{path}: {error}; expected [[first sample, label], ...]") from None
 
 
 def score_file(arguments: argparse.Namespace) -> None:
     from vqwave import audio
-    from vqwave.inference.speech_model import Codec
+    from vqwave.inference.speech_model import SpeechModel
 
-    model = Codec.load(arguments.model)
+    model = SpeechModel.load(arguments.model)
     wave, rate = audio.read(arguments.input)
     note_rate(arguments, rate, model.sample_rate)
     labels, vectors = labels_of(arguments, model), vectors_of(arguments)
-    score = named(arguments.input, lambda: model.score(wave, rate, labels=labels, vectors=vectors))
+    score = named(arguments.input, lambda: model.log_likelihood(wave, rate, labels=labels, embeddings=vectors))
     print(f"{arguments.input}: {score.bits:.4f} {score.unit}, {score.samples:,} samples")

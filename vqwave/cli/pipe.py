@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from vqwave.cli.arguments import labels_of, named, sampling_of, vectors_of
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vqwave.audio.streaming import WavReader
     from vqwave.codes import CodeBlock, Coder, CodeWriter
     from vqwave.inference.melody_stream import BlockStream
-    from vqwave.inference.speech_model import Codec
+    from vqwave.inference.speech_model import SpeechModel
     from vqwave.inference.stream_encoding import SpeechStream
 
 DASH = Path("-")
@@ -36,7 +36,7 @@ def source(path: Path) -> Iterator[tuple[BinaryIO, str]]:
         with path.open("rb") as file:
             yield file, str(path)
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror.lower()}") from None
+        raise UserInputError(f"{path}: {error.strerror.lower()}") from None
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def target(path: Path) -> Iterator[BinaryIO]:
             sys.stdout.buffer.flush()
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise BadInput("standard output: its reader is gone") from None
+            raise UserInputError("standard output: its reader is gone") from None
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -59,12 +59,12 @@ def target(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def encode_pipe(arguments: argparse.Namespace, model: Codec) -> None:
+def encode_pipe(arguments: argparse.Namespace, model: SpeechModel) -> None:
     """WAV from standard input -> a streamed .vqw."""
     from vqwave.audio.streaming import WavReader
 
     if arguments.prior is not None:
-        raise BadInput("--prior: entropy coding needs the whole utterance, expected a file and not a pipe")
+        raise UserInputError("--prior: entropy coding needs the whole utterance, expected a file and not a pipe")
     with source(arguments.input) as (file, name):
         reader = WavReader(file, name)
         stream = model.encode_stream(
@@ -102,11 +102,11 @@ def _pitch_range(text: str | None) -> tuple[float, ...] | None:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise BadInput(f"--pitch-range {text}: expected HZ,SEMITONES, such as 120,3") from None
+        raise UserInputError(f"--pitch-range {text}: expected HZ,SEMITONES, such as 120,3") from None
 
 
 def _writer(
-    out: BinaryIO, model: Codec, stream: SpeechStream | BlockStream, speaker: str | None
+    out: BinaryIO, model: SpeechModel, stream: SpeechStream | BlockStream, speaker: str | None
 ) -> CodeWriter | None:
     """Writes the header at once; None before the range of the voice is known, and so any code."""
     from vqwave.codes import CodeWriter
@@ -133,7 +133,7 @@ def _blocks(
     yield block(stream.flush)
 
 
-def decode_pipe(arguments: argparse.Namespace, model: Codec, coder: Coder | None) -> None:
+def decode_pipe(arguments: argparse.Namespace, model: SpeechModel, coder: Coder | None) -> None:
     """A .vqw as it comes -> WAV, or raw samples, as they are known."""
     from vqwave.audio.streaming import WavWriter
     from vqwave.codes import CodeReader
@@ -143,9 +143,9 @@ def decode_pipe(arguments: argparse.Namespace, model: Codec, coder: Coder | None
         speaker = arguments.speaker or reader.header.speaker
         model.check(reader.header)
         stream = model.stream(
-            speaker if "speaker" in model.decoder.conditioner.labels else arguments.speaker,
+            speaker if "speaker" in model.decoder.conditioner.categorical else arguments.speaker,
             labels=labels_of(arguments, model),
-            vectors=vectors_of(arguments),
+            embeddings=vectors_of(arguments),
             sampling=sampling_of(arguments),
             pitch=reader.header.pitch,
             shift_semitones=arguments.shift_semitones,

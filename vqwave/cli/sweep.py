@@ -24,14 +24,14 @@ def add(add: Add) -> None:
 def run_sweep(arguments: argparse.Namespace) -> None:
     import shlex
 
-    from vqwave.errors import BadInput
+    from vqwave.errors import UserInputError
     from vqwave.sweep import Stopped, Sweep, read
 
     if arguments.count is not None and arguments.count < 1:
-        raise BadInput(f"--count {arguments.count}: expected 1 or more")
+        raise UserInputError(f"--count {arguments.count}: expected 1 or more")
     for word in arguments.set:
         if "=" not in word:
-            raise BadInput(f"--set {word}: expected key=value")
+            raise UserInputError(f"--set {word}: expected key=value")
     plan = read(arguments.file)
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)

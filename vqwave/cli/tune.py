@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from vqwave.cli.arguments import Add
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 
 def add(add: Add) -> None:
@@ -33,16 +33,16 @@ def tune_model(arguments: argparse.Namespace) -> None:
     from vqwave.cli.evaluate import WHOLE, bars
     from vqwave.data import Corpus
     from vqwave.decode.sampling import Sampling
-    from vqwave.evaluation.context import Material, Settings
-    from vqwave.evaluation.stages import Undefined
+    from vqwave.evaluation.context import EvaluationContext, Settings
+    from vqwave.evaluation.stages import NotApplicable
     from vqwave.evaluation.temperature_tuning import judge_of, table, tune
     from vqwave.inference.model_folder import find_model
-    from vqwave.inference.speech_model import Codec
+    from vqwave.inference.speech_model import SpeechModel
     from vqwave.training.checkpoint import update_card
 
     for name in ("limit", "seconds"):
         if (value := getattr(arguments, name)) is not None and not value > 0:
-            raise BadInput(f"--{name} {value}: expected a number above 0")
+            raise UserInputError(f"--{name} {value}: expected a number above 0")
     settings = Settings(
         split=arguments.split,
         limit=arguments.limit,
@@ -52,14 +52,14 @@ def tune_model(arguments: argparse.Namespace) -> None:
             seed=arguments.seed, backend=arguments.backend, precision=arguments.precision
         ),
     )
-    folder, codec = find_model(arguments.model), Codec.load(arguments.model, arguments.device)
-    material = Material(
+    folder, codec = find_model(arguments.model), SpeechModel.load(arguments.model, arguments.device)
+    material = EvaluationContext(
         Corpus.open(arguments.data), codec, None, settings, bars(arguments.quiet)
     )
     try:
         trials = tune(material, judge_of(material))
-    except Undefined as error:
-        raise BadInput(f"{arguments.model}: {error}") from None
+    except NotApplicable as error:
+        raise UserInputError(f"{arguments.model}: {error}") from None
     print(table(trials))
     best = trials[0].temperatures
     if arguments.write:

@@ -7,7 +7,7 @@ from vqwave.codes.files import load_codes, load_header, save_codes
 from vqwave.codes.packing import pack, pack_digits, unpack, unpack_digits
 from vqwave.codes.pitch import CodeBlock, PitchCodes, PitchFormat, pitch_due
 from vqwave.codes.stream_format import CodeReader, CodeWriter
-from vqwave.codes.types import Coded, Coder, Header, fingerprint, join
+from vqwave.codes.types import Coder, CodeSequence, Header, fingerprint, join
 
 __all__ = [
     "MAGIC",
@@ -16,7 +16,7 @@ __all__ = [
     "CodeBlock",
     "CodeReader",
     "CodeWriter",
-    "Coded",
+    "CodeSequence",
     "Coder",
     "Header",
     "PitchCodes",

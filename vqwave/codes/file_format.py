@@ -33,8 +33,8 @@ from typing import BinaryIO
 import torch
 
 from vqwave.codes.pitch import CodeBlock, PitchFormat
-from vqwave.codes.types import Coded, Coder, Header
-from vqwave.errors import BadInput
+from vqwave.codes.types import Coder, CodeSequence, Header
+from vqwave.errors import UserInputError
 
 MAGIC = b"VQW\x02"
 VERSION_3 = b"VQW\x03"  # with pitch codes
@@ -47,9 +47,9 @@ MOST_RATIO, MOST_CODES, MOST_BOOKS = 1 << 12, 1 << 16, 1 << 8  # of pitch codes
 TRUNCATED = "the checksum does not match: the file is truncated or damaged"
 
 
-def to_bytes(coded: Coded, coder: Coder | None = None) -> bytes:
+def to_bytes(coded: CodeSequence, coder: Coder | None = None) -> bytes:
     """A whole file: the codes packed, or entropy-coded by `coder`. Raises BadInput."""
-    coded = Coded.checked(coded)
+    coded = CodeSequence.checked(coded)
     header = Header.of(coded)
     packed = header.pack(coded.block)
     if coder is None:
@@ -115,7 +115,7 @@ class Source:
         if self.seen is not None:
             self.seen += data
         if len(data) < count:
-            raise BadInput(f"{self.name}: {TRUNCATED if self.seen is None or self.seen else 'empty, expected a .vqw file'}")
+            raise UserInputError(f"{self.name}: {TRUNCATED if self.seen is None or self.seen else 'empty, expected a .vqw file'}")
         self.crc = zlib.crc32(data, self.crc)
         return bytes(data)
 
@@ -126,45 +126,45 @@ class Source:
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return value
-        raise BadInput(f"{self.name}: {TRUNCATED}")
+        raise UserInputError(f"{self.name}: {TRUNCATED}")
 
     def text(self) -> str:
         length = self.number()
         if length > LONGEST_NAME:
-            raise BadInput(f"{self.name}: its header cannot be read (a name of {length} bytes)")
+            raise UserInputError(f"{self.name}: its header cannot be read (a name of {length} bytes)")
         data = self.take(length // 2)
         try:
             return data.hex() if length % 2 else data.decode()
         except UnicodeDecodeError as error:
-            raise BadInput(f"{self.name}: its header cannot be read ({error})") from None
+            raise UserInputError(f"{self.name}: its header cannot be read ({error})") from None
 
     def check(self) -> None:
         """Raises BadInput unless the next four bytes are the CRC of all before."""
         expected = self.crc
         if struct.unpack("<I", self.take(4))[0] != expected:
-            raise BadInput(f"{self.name}: {TRUNCATED}")
+            raise UserInputError(f"{self.name}: {TRUNCATED}")
         self.crc = expected
 
     def version(self) -> int:
         """Raises BadInput for another file or version."""
         magic = self.take(4)
         if magic[:3] != MAGIC[:3]:
-            raise BadInput(f"{self.name}: not a .vqw file")
+            raise UserInputError(f"{self.name}: not a .vqw file")
         if magic not in (VERSION_1, MAGIC, VERSION_3):
             wanted = f"expected {VERSION_1[3]} to {VERSION_3[3]}"
-            raise BadInput(f"{self.name}: .vqw version {magic[3]}, {wanted}")
+            raise UserInputError(f"{self.name}: .vqw version {magic[3]}, {wanted}")
         return magic[3]
 
     def facts(self, version: int) -> tuple[Header, int]:
         """What `facts` writes after the version: a header whose samples and frames are not yet known, and the flags."""
         (flags,) = self.take(1)
         if flags > SPEAKER | PRIOR | STREAMED:
-            raise BadInput(f"{self.name}: {TRUNCATED}")
+            raise UserInputError(f"{self.name}: {TRUNCATED}")
         rate, hop, size, books = (self.number() for _ in range(4))
         codec = self.text()
         speaker = self.text() if flags & SPEAKER else None
         if min(rate, hop, size, books) < 1:
-            raise BadInput(f"{self.name}: its header cannot be read ({books} books of {size} codes, hop {hop} at {rate} Hz)")
+            raise UserInputError(f"{self.name}: its header cannot be read ({books} books of {size} codes, hop {hop} at {rate} Hz)")
         pitch = self.pitch(hop) if version == VERSION_3[3] else None
         return Header(rate, hop, 0, size, codec, books, 0, speaker, pitch=pitch), flags
 
@@ -175,13 +175,13 @@ class Source:
         fits = 1 <= ratio <= MOST_RATIO and 1 <= size <= MOST_CODES and 1 <= books <= MOST_BOOKS
         try:
             if not fits:
-                raise BadInput(f"{books} books of {size} pitch codes, one for {ratio} frames")
+                raise UserInputError(f"{books} books of {size} pitch codes, one for {ratio} frames")
             return PitchFormat(ratio * hop, size, books, mean, deviation)
-        except BadInput as error:
-            raise BadInput(f"{self.name}: its header cannot be read ({error})") from None
+        except UserInputError as error:
+            raise UserInputError(f"{self.name}: its header cannot be read ({error})") from None
 
 
-def from_bytes(data: bytes, name: str, coder: Coder | None = None) -> Coded:
+def from_bytes(data: bytes, name: str, coder: Coder | None = None) -> CodeSequence:
     """Raises BadInput, with `name` in its line, for anything but a whole `.vqw` file, or if it needs another `coder`."""
     header, payload = _parse(data, name)
     if isinstance(payload, CodeBlock):
@@ -197,8 +197,8 @@ def unpacked(data: bytes, header: Header, name: str, frames: int) -> CodeBlock:
     """The last `frames` of the header's frames. Raises BadInput for codes that no book has."""
     try:
         return header.unpack(data, frames, header.frames - frames)
-    except BadInput as error:
-        raise BadInput(f"{name}: {error}") from None
+    except UserInputError as error:
+        raise UserInputError(f"{name}: {error}") from None
 
 
 def _parse(data: bytes, name: str) -> tuple[Header, bytes | CodeBlock]:
@@ -208,7 +208,7 @@ def _parse(data: bytes, name: str) -> tuple[Header, bytes | CodeBlock]:
     if version > 1 and len(data) > 4 and data[4] & STREAMED:
         return _parse_stream(source, version)
     if len(data) < 12 or struct.unpack("<I", data[-4:])[0] != zlib.crc32(data[:-4]):
-        raise BadInput(f"{name}: {TRUNCATED}")
+        raise UserInputError(f"{name}: {TRUNCATED}")
     if version == 1:
         return _parse_version_1(data, name)
     header, flags = source.facts(version)
@@ -229,7 +229,7 @@ def _fitting(header: Header, name: str) -> Header:
         found = f"{header.books} x {header.frames} codes"
     else:
         return header
-    raise BadInput(f"{name}: its header cannot be read ({found})")
+    raise UserInputError(f"{name}: its header cannot be read ({found})")
 
 
 def _parse_version_1(data: bytes, name: str) -> tuple[Header, bytes]:
@@ -237,10 +237,10 @@ def _parse_version_1(data: bytes, name: str) -> tuple[Header, bytes]:
         (length,) = struct.unpack("<I", data[4:8])
         payload = data[8 + length : -4]
         return _fitting(Header(**json.loads(data[8 : 8 + length]), payload=len(payload)), name), payload
-    except BadInput:
+    except UserInputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{name}: its header cannot be read ({error})") from None
+        raise UserInputError(f"{name}: its header cannot be read ({error})") from None
 
 
 def _parse_stream(source: Source, version: int) -> tuple[Header, CodeBlock]:
@@ -251,7 +251,7 @@ def _parse_stream(source: Source, version: int) -> tuple[Header, CodeBlock]:
         parts.append(part.block)
         header = part.header
     if source.file.read(1):
-        raise BadInput(f"{source.name}: more follows after its end, expected one stream of codes")
+        raise UserInputError(f"{source.name}: more follows after its end, expected one stream of codes")
     pitch = None if header.pitch is None else torch.cat([block.pitch for block in parts], 1)
     return header, CodeBlock(torch.cat([block.codes for block in parts], 1), pitch, 0, header.ratio)
 
@@ -268,7 +268,7 @@ def parts_of(source: Source, header: Header) -> Iterator[Part]:
     """What follows the facts of a stream. Raises BadInput."""
     while count := source.number():
         if count > LONGEST_BLOCK:
-            raise BadInput(f"{source.name}: a block of {count} frames, expected at most {LONGEST_BLOCK}")
+            raise UserInputError(f"{source.name}: a block of {count} frames, expected at most {LONGEST_BLOCK}")
         payload = header.packed_bytes(count, header.frames)
         data = source.take(payload)
         source.check()
@@ -277,7 +277,7 @@ def parts_of(source: Source, header: Header) -> Iterator[Part]:
     samples = source.number()
     source.check()
     if samples + header.frames and not (header.frames - 1) * header.hop < samples <= header.frames * header.hop:
-        raise BadInput(f"{source.name}: {samples} samples do not fit {header.frames} frames of {header.hop}")
+        raise UserInputError(f"{source.name}: {samples} samples do not fit {header.frames} frames of {header.hop}")
     yield Part(header.unpack(b"", 0, header.frames), replace(header, samples=samples))
 
 
@@ -288,18 +288,18 @@ def header_of(data: bytes, name: str) -> Header:
 
 def _decoded(payload: bytes, header: Header, name: str, coder: Coder | None) -> CodeBlock:
     if coder is None:
-        raise BadInput(f"{name}: is entropy-coded with prior {header.prior}, expected that prior: --prior RUN")
+        raise UserInputError(f"{name}: is entropy-coded with prior {header.prior}, expected that prior: --prior RUN")
     if coder.fingerprint != header.prior:
-        raise BadInput(f"{name}: is entropy-coded with prior {header.prior}, found prior {coder.fingerprint}")
+        raise UserInputError(f"{name}: is entropy-coded with prior {header.prior}, found prior {coder.fingerprint}")
     try:
         block = coder.decode(payload, header)
-    except BadInput as error:
-        raise BadInput(f"{name}: {error}") from None
+    except UserInputError as error:
+        raise UserInputError(f"{name}: {error}") from None
     try:
         header.check_codes(block)
         same = zlib.crc32(header.pack(block)) == header.check
-    except BadInput:  # symbols that are no codes: the decoder has lost its way
+    except UserInputError:  # symbols that are no codes: the decoder has lost its way
         same = False
     if not same:
-        raise BadInput(f"{name}: its codes do not match their checksum: this machine computes the prior's probabilities otherwise")
+        raise UserInputError(f"{name}: its codes do not match their checksum: this machine computes the prior's probabilities otherwise")
     return block

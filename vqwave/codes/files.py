@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 from vqwave.codes.file_format import from_bytes, header_of, to_bytes
-from vqwave.codes.types import Coded, Coder, Header
-from vqwave.errors import BadInput
+from vqwave.codes.types import Coder, CodeSequence, Header
+from vqwave.errors import UserInputError
 
 
-def save_codes(coded: Coded, path: str | Path, coder: Coder | None = None) -> None:
+def save_codes(coded: CodeSequence, path: str | Path, coder: Coder | None = None) -> None:
     """Write a `.vqw` file, whole or not at all; `coder`, a prior, takes fewer bits, and is needed to read it again."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -20,10 +20,10 @@ def save_codes(coded: Coded, path: str | Path, coder: Coder | None = None) -> No
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
+        raise UserInputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def load_codes(path: str | Path, coder: Coder | None = None) -> Coded:
+def load_codes(path: str | Path, coder: Coder | None = None) -> CodeSequence:
     """Read a `.vqw` file. Raises BadInput for a missing, truncated, damaged or foreign file, or if it needs another prior."""
     return from_bytes(_read(path), str(path), coder)
 
@@ -37,4 +37,4 @@ def _read(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror.lower()}, expected a .vqw file") from None
+        raise UserInputError(f"{path}: {error.strerror.lower()}, expected a .vqw file") from None

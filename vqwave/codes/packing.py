@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 DIGITS = 1024  # codes that make one number: the fill of its last byte costs about a thousandth
 
@@ -50,7 +50,7 @@ def pack_digits(codes: Tensor, size: int) -> bytes:
     """
     digits, base, data = codes.t().reshape(-1).tolist(), max(size, 2), bytearray()
     if digits and not 0 <= min(digits) <= max(digits) < size:
-        raise BadInput(f"codes {min(digits)} to {max(digits)}, expected codes from 0 to {size - 1}")
+        raise UserInputError(f"codes {min(digits)} to {max(digits)}, expected codes from 0 to {size - 1}")
     for first in range(0, len(digits), DIGITS):
         block, value = digits[first : first + DIGITS], 0
         for digit in reversed(block):
@@ -71,7 +71,7 @@ def unpack_digits(data: bytes, books: int, frames: int, size: int) -> Tensor:
             value, digit = divmod(value, base)
             digits.append(digit)
         if value:
-            raise BadInput(f"a number that is no {block} codes below {size}")
+            raise UserInputError(f"a number that is no {block} codes below {size}")
     return torch.tensor(digits, dtype=torch.int64).view(frames, books).t().contiguous()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 FARTHEST = 7.0  # from ln 100 Hz, of a mean: 0.09 Hz and 110 kHz are no voices
 
@@ -44,15 +44,15 @@ class PitchFormat:
             value, least = getattr(self, name), -FARTHEST if name == "mean" else 0.0
             if not math.isfinite(value) or not least <= value <= FARTHEST:
                 wanted = f"that of ln(F0 / 100 Hz), {least:g} to {FARTHEST:g}"
-                raise BadInput(f"pitch codes: {name} {value}, expected {wanted}")
+                raise UserInputError(f"pitch codes: {name} {value}, expected {wanted}")
             object.__setattr__(self, name, float(np.float32(value)))
         if min(self.hop, self.size, self.books) < 1:
-            raise BadInput(f"pitch codes: {self.books} books of {self.size} codes, hop {self.hop}")
+            raise UserInputError(f"pitch codes: {self.books} books of {self.size} codes, hop {self.hop}")
 
     def ratio(self, hop: int) -> int:
         """Frames of `hop` samples that a pitch code covers. Raises BadInput unless whole."""
         if self.hop % hop:
-            raise BadInput(f"pitch codes: hop {self.hop}, expected a multiple of the frames' {hop}")
+            raise UserInputError(f"pitch codes: hop {self.hop}, expected a multiple of the frames' {hop}")
         return self.hop // hop
 
     def with_codes(self, codes: Tensor) -> PitchCodes:

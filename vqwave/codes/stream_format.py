@@ -13,7 +13,7 @@ from vqwave import inputs
 from vqwave.codes.file_format import STREAMED, Source, facts, from_bytes, number, parts_of
 from vqwave.codes.pitch import CodeBlock, InStep
 from vqwave.codes.types import Coder, Header
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 
 class CodeReader:
@@ -80,7 +80,7 @@ class CodeWriter:
         """
         if waiting := self.in_step.left_over:
             wanted = f"expected a pitch code for {self.header.ratio} frames"
-            raise BadInput(f"{waiting} are left over, {wanted}")
+            raise UserInputError(f"{waiting} are left over, {wanted}")
         inputs.fits(samples, self.frame, self.header.hop)
         self._put(number(0) + number(samples))
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from vqwave import inputs
 from vqwave.codes.packing import digit_bits, digit_bytes, pack, pack_digits, unpack, unpack_digits
 from vqwave.codes.pitch import CodeBlock, PitchCodes, PitchFormat, pitch_due
-from vqwave.errors import BadInput
+from vqwave.config.renamed import old_parameter
+from vqwave.errors import UserInputError
 
 
 class Sized:
@@ -41,7 +42,7 @@ class Sized:
 
 
 @dataclass(frozen=True)
-class Coded(Sized):
+class CodeSequence(Sized):
     """Speech as codes (Q, F) int64, with all that decoding needs to know.
 
     `pitch`: of a codec that codes the melody apart. Raises BadInput unless it covers the frames.
@@ -63,7 +64,7 @@ class Coded(Sized):
         due = pitch_due(0, frames, self.ratio)
         if found != due:
             wanted = f"expected {due}: one for {self.ratio}"
-            raise BadInput(f"pitch codes: {found} for {frames} frames, {wanted}")
+            raise UserInputError(f"pitch codes: {found} for {frames} frames, {wanted}")
 
     @property
     def ratio(self) -> int:
@@ -85,22 +86,22 @@ class Coded(Sized):
     def books(self) -> int:
         return self.codes.shape[0]
 
-    def as_speaker(self, speaker: str | None) -> Coded:
+    def as_speaker(self, speaker: str | None) -> CodeSequence:
         return replace(self, speaker=speaker)
 
     @classmethod
-    def checked(cls, coded: object) -> Coded:
+    def checked(cls, coded: object) -> CodeSequence:
         """The same, its codes int64 on the CPU.
 
         Raises BadInput for codes that do not fit what is said of them.
         """
         if not isinstance(coded, cls):
             found = type(coded).__name__
-            raise BadInput(f"codes: a {found}, expected a Coded, as `encode` gives it")
+            raise UserInputError(f"codes: a {found}, expected a Coded, as `encode` gives it")
         least = {"sample_rate": 1, "hop": 1, "size": 1, "samples": 0}
         sizes = {name: inputs.whole(getattr(coded, name), name, low) for name, low in least.items()}
         if not isinstance(coded.speaker, str | None):
-            raise BadInput(f"speaker: {coded.speaker!r}, expected a name")
+            raise UserInputError(f"speaker: {coded.speaker!r}, expected a name")
         codes, pitch = inputs.codes(coded.codes, None, sizes["size"]), coded.pitch
         inputs.fits(sizes["samples"], codes.shape[1], sizes["hop"])
         if pitch is not None:
@@ -108,12 +109,12 @@ class Coded(Sized):
             pitch = replace(pitch, codes=melody)
         return replace(coded, codes=codes, pitch=pitch, **sizes)
 
-    def cut(self, first: int, last: int) -> Coded:
+    def cut(self, first: int, last: int) -> CodeSequence:
         """Frames first .. last - 1. Raises BadInput where `first` lies within a pitch code."""
         frames = self.codes.shape[1]
         if not 0 <= first <= last <= frames or first % self.ratio:
             start = f", the first a multiple of {self.ratio}" if self.ratio > 1 else ""
-            raise BadInput(f"frames {first} to {last}: expected frames from 0 to {frames}{start}")
+            raise UserInputError(f"frames {first} to {last}: expected frames from 0 to {frames}{start}")
         pitch = self.pitch
         if pitch is not None:
             span = slice(first // self.ratio, -(-last // self.ratio))
@@ -122,7 +123,7 @@ class Coded(Sized):
         return replace(self, codes=self.codes[:, first:last], samples=samples, pitch=pitch)
 
 
-def join(parts: Sequence[Coded]) -> Coded:
+def join(parts: Sequence[CodeSequence]) -> CodeSequence:
     """Codes one after another: the inverse of cutting at whole pitch codes.
 
     Raises BadInput where parts are of different codecs or voices, or where one but the last ends
@@ -131,12 +132,12 @@ def join(parts: Sequence[Coded]) -> Coded:
     first, formats = parts[0], {replace(Header.of(part), frames=0, samples=0) for part in parts}
     if len(formats) > 1:
         different = "codes of different codecs, speakers or pitch statistics"
-        raise BadInput(f"{different}: expected the same, to be joined")
+        raise UserInputError(f"{different}: expected the same, to be joined")
     for part in parts[:-1]:
         frames = part.codes.shape[1]
         if part.samples != frames * part.hop or frames % part.ratio:
             wanted = "expected whole frames and pitch codes"
-            raise BadInput(f"{frames} frames for {part.samples} samples: {wanted}")
+            raise UserInputError(f"{frames} frames for {part.samples} samples: {wanted}")
     pitch = first.pitch
     if pitch is not None:
         pitch = replace(pitch, codes=torch.cat([part.pitch.codes for part in parts], 1))
@@ -187,14 +188,14 @@ class Header(Sized):
         return (self.packed_bits if self.prior is None else 8 * self.payload) / max(self.seconds, 1e-9)
 
     @classmethod
-    def of(cls, coded: Coded) -> Header:
+    def of(cls, coded: CodeSequence) -> Header:
         facts = {name: value for name, value in vars(coded).items() if name != "codes"}
         facts["pitch"] = None if coded.pitch is None else coded.pitch.format
         return cls(**facts, books=coded.codes.shape[0], frames=coded.codes.shape[1])
 
-    def with_codes(self, codes: Tensor, pitch: Tensor | None = None) -> Coded:
+    def with_codes(self, codes: Tensor, pitch: Tensor | None = None) -> CodeSequence:
         """codes (Q, F) and, where the header knows of them, pitch codes (Q_p, F_p)."""
-        return Coded(
+        return CodeSequence(
             codes,
             self.sample_rate,
             self.hop,
@@ -216,7 +217,7 @@ class Header(Sized):
         """A block's pitch codes, then its codes. Raises BadInput unless both or none have them."""
         if (self.pitch is None) != (block.pitch is None):
             found = "without" if block.pitch is None else "with"
-            raise BadInput(f"codes {found} pitch codes, the header says otherwise")
+            raise UserInputError(f"codes {found} pitch codes, the header says otherwise")
         if self.pitch is None:
             return pack(block.codes, self.bits_per_code)
         return pack_digits(block.pitch, self.pitch.size) + pack_digits(block.codes, self.size)
@@ -242,7 +243,7 @@ class Header(Sized):
             streams.append((block.pitch, self.pitch.size, "pitch code"))
         for codes, size, name in streams:
             if codes.numel() and int(codes.max()) >= size:
-                raise BadInput(f"holds {name} {int(codes.max())}, expected {name}s below {size}")
+                raise UserInputError(f"holds {name} {int(codes.max())}, expected {name}s below {size}")
 
     def _pitch_count(self, first: int, last: int) -> int:
         return self.pitch.books * pitch_due(first, last, self.ratio)
@@ -254,7 +255,7 @@ class Coder(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def encode(self, coded: Coded) -> bytes: ...
+    def encode(self, coded: CodeSequence) -> bytes: ...
 
     def decode(self, data: bytes, header: Header) -> CodeBlock: ...
 
@@ -263,6 +264,7 @@ def fingerprint(*modules: nn.Module, about: str = "") -> str:
     """16 hexadecimal digits that name the modules' weights: what one codec or prior has coded, only the same one reads."""
     digest = hashlib.sha256(about.encode())
     for module in modules:
-        for name, tensor in sorted(module.state_dict().items()):
+        older = {old_parameter(name): tensor for name, tensor in module.state_dict().items()}
+        for name, tensor in sorted(older.items()):
             digest.update(name.encode() + np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
     return digest.hexdigest()[:16]

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from vqwave.config.help import every_key
+from vqwave.config.renamed import KINDS, new_key
 from vqwave.config.specs import Tree, at, hints, kind_of, specs, steps, variant
 from vqwave.config.yaml_layers import FLAGS
-from vqwave.errors import BadInput, nearest
+from vqwave.errors import UserInputError, nearest
 
 T = TypeVar("T")
 
@@ -50,7 +51,7 @@ def validate(cls: type[T], tree: Tree, sources: Mapping[str, str]) -> T:
         source = next((sources[part] for part in _prefixes(key) if part in sources), "")
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         line = f"{key}: {_join(found)}" if key else _join(found)
-        raise BadInput(line + (f" (in {source})" if source else "") + more) from None
+        raise UserInputError(line + (f" (in {source})" if source else "") + more) from None
 
 
 def _join(problems: list[str]) -> str:
@@ -89,6 +90,8 @@ def _problem(cls: type, tree: Tree, key: str, detail: dict[str, Any]) -> str:
     if error.startswith("union_tag"):
         known = [str(kind_of(each)) for each in specs(at(cls, tree, key.rpartition(".")[0]))]
         name = found.get("kind") if isinstance(found, dict) else None
+        if KINDS.get(str(name)) in known:
+            return f"kind {name!r} is called {KINDS[str(name)]!r} now"
         return f"unknown kind {name!r}; expected {' or '.join(known)}{nearest(str(name), known, 1)}"
     if error == "missing":
         return "found no value, and it has no default"
@@ -112,6 +115,9 @@ def _unknown(cls: type, tree: Tree, key: str) -> str:
     chosen = variant(beside, here.get("kind"))
     if last in (retired := getattr(chosen, "retired", {})):
         return f"is a setting no more: {retired[last]}; expected without it"
+    renamed = None if chosen is None else new_key(chosen, last)
+    if renamed is not None:
+        return f"is called {f'{parent}.{renamed}' if parent else renamed} now"
     elsewhere = [str(kind_of(each)) for each in beside if last in hints(each)]
     if elsewhere:
         return f"unknown key here; it belongs to {parent}.kind={' or '.join(elsewhere)}"

@@ -15,7 +15,7 @@ from typing import ClassVar
 import yaml
 
 from vqwave.config.specs import Tree
-from vqwave.errors import BadInput, nearest
+from vqwave.errors import UserInputError, nearest
 
 FLAGS = {
     "--dry-run": "print the resolved settings and what they build, then stop",
@@ -62,19 +62,19 @@ def load(file: Path) -> dict[str, Tree]:
         tree = yaml.load(file.read_text(encoding="utf-8"), _Loader)
         json.dumps(tree)
     except FileNotFoundError:
-        raise BadInput(f"{file}: no such file; expected a YAML file with settings") from None
+        raise UserInputError(f"{file}: no such file; expected a YAML file with settings") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "a character that YAML does not allow"
-        raise BadInput(f"{file}{f', line {mark.line + 1}' if mark else ''}: not valid YAML: {problem}") from None
+        raise UserInputError(f"{file}{f', line {mark.line + 1}' if mark else ''}: not valid YAML: {problem}") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise BadInput(f"{file}: cannot be read: {reason}; expected a YAML file with settings") from None
+        raise UserInputError(f"{file}: cannot be read: {reason}; expected a YAML file with settings") from None
     except (TypeError, ValueError, RecursionError):
-        raise BadInput(f"{file}: found a tag or a loop of anchors; expected plain settings (key: value)") from None
+        raise UserInputError(f"{file}: found a tag or a loop of anchors; expected plain settings (key: value)") from None
     if tree is not None and not isinstance(tree, dict):
         found = "a list" if isinstance(tree, list) else repr(str(tree)[:40])
-        raise BadInput(f"{file}: expected settings (key: value), found {found}")
+        raise UserInputError(f"{file}: expected settings (key: value), found {found}")
     return tree or {}
 
 
@@ -100,9 +100,9 @@ def split(argv: Sequence[str]) -> CommandLine:
         name = key.removeprefix("--")
         if not all(name.split(".")) or not (equals or key.startswith("--")):
             flag = f"; did you mean --{name}?" if f"--{name}" in FLAGS else ""
-            raise BadInput(f"{word}: expected key=value, --key=value or --config FILE{flag}")
+            raise UserInputError(f"{word}: expected key=value, --key=value or --config FILE{flag}")
         if not equals and (not words or words[0].startswith("--")):
-            raise BadInput(f"{word}: found no value; expected {word}=VALUE{nearest(word, FLAGS, 1)}")
+            raise UserInputError(f"{word}: found no value; expected {word}=VALUE{nearest(word, FLAGS, 1)}")
         text = text if equals else words.pop(0)
         if name == "config":
             line.files.append(Path(text))

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from vqwave.audio import Wave, from_int16
 from vqwave.data.manifest import Phones
-from vqwave.errors import BadInput, nearest
+from vqwave.errors import UserInputError, nearest
 
 FORMAT = 1
 HEADER = "corpus.json"
@@ -112,16 +112,16 @@ class Corpus:
         folder = Path(folder)
         if not is_corpus(folder):
             found = "is no prepared corpus" if folder.is_dir() else "no such folder"
-            raise BadInput(f"{folder}: {found}; make one with `vqwave prepare KIND SOURCE --out {folder}`")
+            raise UserInputError(f"{folder}: {found}; make one with `vqwave prepare KIND SOURCE --out {folder}`")
         try:
             header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
             if header["format"] != FORMAT:
-                raise BadInput(f"{folder / HEADER}: format {header['format']}, expected {FORMAT}; prepare it again")
+                raise UserInputError(f"{folder / HEADER}: format {header['format']}, expected {FORMAT}; prepare it again")
             with (folder / INDEX).open(encoding="utf-8") as file:
                 utterances = [_utterance(json.loads(line)) for line in file]
             corpus = cls(folder, *_with_text(header, utterances))
         except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise BadInput(f"{folder}: damaged corpus ({error!r}); prepare it again") from error
+            raise UserInputError(f"{folder}: damaged corpus ({error!r}); prepare it again") from error
         corpus._check_shards()
         corpus._check_pitch()
         return corpus
@@ -147,7 +147,7 @@ class Corpus:
         rows = [i for i, u in enumerate(self.utterances) if u.split == split and self._takes(u)]
         if not rows:
             there = ", ".join(f"{name} ({n})" for name, n in self.splits.items())
-            raise BadInput(f"{self.folder}: no split {split!r}, there are {there}{nearest(split, self.splits)}")
+            raise UserInputError(f"{self.folder}: no split {split!r}, there are {there}{nearest(split, self.splits)}")
         return rows
 
     def only(self, speakers: Sequence[str]) -> Corpus:
@@ -164,10 +164,10 @@ class Corpus:
     def label_id(self, label: str, value: str) -> int:
         """The id of a label's value, such as ("speaker", "theo"). Raises `BadInput` with the nearest names."""
         if label not in self._ids:
-            raise BadInput(f"{self.folder}: no label {label!r}, there are {', '.join(self.labels)}")
+            raise UserInputError(f"{self.folder}: no label {label!r}, there are {', '.join(self.labels)}")
         if value not in self._ids[label]:
             known = self.labels[label]
-            raise BadInput(f"{self.folder}: no {label} {value!r} among {len(known)}{nearest(value, known)}")
+            raise UserInputError(f"{self.folder}: no {label} {value!r} among {len(known)}{nearest(value, known)}")
         return self._ids[label][value]
 
     def label_ids(self, i: int) -> dict[str, int]:
@@ -187,7 +187,7 @@ class Corpus:
         utterance = self.utterances[i]
         stop = utterance.frames if frames is None else min(start + frames, utterance.frames)
         if not 0 <= start <= stop:
-            raise BadInput(f"utterance {utterance.id!r} has {utterance.frames} samples, asked for [{start}, {stop})")
+            raise UserInputError(f"utterance {utterance.id!r} has {utterance.frames} samples, asked for [{start}, {stop})")
         shard, first, last = self._shard(utterance.shard), utterance.offset + start, utterance.offset + stop
         samples = from_int16(shard[first:last])
         _let_go(shard)
@@ -200,7 +200,7 @@ class Corpus:
         """
         if self.pitch is None:
             again = f"`vqwave prepare KIND SOURCE --out {self.folder}`"
-            raise BadInput(f"{self.folder}: prepared before F0 was stored; prepare it again with {again}")
+            raise UserInputError(f"{self.folder}: prepared before F0 was stored; prepare it again with {again}")
         if self._f0 is None:
             self._f0 = np.memmap(self.folder / PITCH, dtype="<f4", mode="r")
         return np.array(self._f0[self._f0_starts[i] : self._f0_starts[i + 1]], np.float32)
@@ -217,7 +217,7 @@ class Corpus:
         path, expected = self.folder / PITCH, 4 * int(self._f0_starts[-1])
         size = path.stat().st_size if path.is_file() else 0
         if size < expected:
-            raise BadInput(f"{path}: {size} bytes, the index expects {expected}; prepare the corpus again")
+            raise UserInputError(f"{path}: {size} bytes, the index expects {expected}; prepare the corpus again")
 
     def _shard(self, shard: int) -> NDArray[np.int16]:
         if shard not in self._maps:
@@ -232,7 +232,7 @@ class Corpus:
             path = self.folder / shard_name(shard)
             size = path.stat().st_size if path.is_file() else 0
             if size < 2 * end:
-                raise BadInput(f"{path}: {size} bytes, the index expects {2 * end}; prepare the corpus again")
+                raise UserInputError(f"{path}: {size} bytes, the index expects {2 * end}; prepare the corpus again")
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the maps: a data-loading process opens its own instead of being sent the samples."""
@@ -258,7 +258,7 @@ def _vectors(folder: Path, count: int) -> dict[str, NDArray[np.float32]]:
     vectors = {path.stem: read_array(path) for path in sorted((folder / "vectors").glob("*.npy"))}
     for name, rows in vectors.items():
         if rows.ndim != 2 or len(rows) != count:
-            raise BadInput(f"{folder / 'vectors' / name}.npy: shape {rows.shape}, expected ({count}, V): a row an utterance")
+            raise UserInputError(f"{folder / 'vectors' / name}.npy: shape {rows.shape}, expected ({count}, V): a row an utterance")
     return vectors
 
 
@@ -268,10 +268,10 @@ def read_array(path: Path) -> NDArray[np.float32]:
         with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, and is refused below
             array = np.load(path, allow_pickle=False).astype(np.float32)
     except (OSError, ValueError, EOFError) as error:
-        raise BadInput(f"{path}: no array of numbers ({error}), expected what numpy.save writes") from error
+        raise UserInputError(f"{path}: no array of numbers ({error}), expected what numpy.save writes") from error
     wrong = array.size - int(np.isfinite(array).sum())
     if wrong:
-        raise BadInput(f"{path}: {wrong:,} of {array.size:,} numbers are not finite, expected all of them to be")
+        raise UserInputError(f"{path}: {wrong:,} of {array.size:,} numbers are not finite, expected all of them to be")
     return array
 
 

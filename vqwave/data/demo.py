@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from vqwave.data.manifest import Recording, write_manifest
 from vqwave.data.sampler import counter_key
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def render_demo(
     Bit for bit the same every time. Raises `BadInput` where espeak-ng is not installed or does not start.
     """
     if importlib.util.find_spec("espeakng_loader") is None:
-        raise BadInput("the demo corpus needs espeak-ng, which is not installed: pip install 'vqwave[demo]'")
+        raise UserInputError("the demo corpus needs espeak-ng, which is not installed: pip install 'vqwave[demo]'")
     plan = [(voice, line) for voice in voices for line in (lines() if texts is None else texts)]
     requests = [_request(folder, voice, line) for voice, line in plan]
     for path in {Path(str(request["path"])).parent for request in requests}:
@@ -157,5 +157,5 @@ def _speak(requests: Sequence[dict[str, str | int]], quiet: bool) -> dict[str, t
         last = (complaints.read().strip().splitlines() or ["no message"])[-1]
     if process.returncode != 0 or len(phones) != len(requests):
         done = f"{len(phones)} of {len(requests)} texts"
-        raise BadInput(f"espeak-ng stopped with status {process.returncode} after {done}: {last}")
+        raise UserInputError(f"espeak-ng stopped with status {process.returncode} after {done}: {last}")
     return phones

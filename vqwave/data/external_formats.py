@@ -13,7 +13,7 @@ from typing import Any
 
 from vqwave.audio.sound_files import FOREIGN, SUFFIXES, WHY_FOREIGN
 from vqwave.data.manifest import SPLITS, Phones, Recording, Rejected
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 Rows = Iterator[Recording | Rejected]
 SPEAKER = ("speaker", "speaker_id", "spk", "spk_id")
@@ -168,10 +168,10 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             for number, line in enumerate(file, 1):
                 row = json.loads(line)
                 if not isinstance(row, dict) or "id" not in row:
-                    raise BadInput(f"{path}, line {number}: expected an object with an id, as lhotse writes it")
+                    raise UserInputError(f"{path}, line {number}: expected an object with an id, as lhotse writes it")
                 yield row
     except (json.JSONDecodeError, UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-        raise BadInput(f"{path}: not a whole manifest of lhotse ({error})") from None
+        raise UserInputError(f"{path}: not a whole manifest of lhotse ({error})") from None
 
 
 def _cuts(path: Path, source: Path) -> Rows:

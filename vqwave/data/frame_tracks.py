@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vqwave import inputs
 from vqwave.data.corpus import Corpus, read_array
 from vqwave.data.manifest import Phones
-from vqwave.errors import BadInput, nearest
+from vqwave.errors import UserInputError, nearest
 from vqwave.pitch_tracking import contour
 
 Frames = NDArray[np.float32]
@@ -44,18 +44,18 @@ class FrameFile:
         path = self.path(corpus, row)
         try:
             return self.fitted(read_array(path), -(-corpus.utterances[row].frames // self.hop))
-        except BadInput as error:
-            raise BadInput(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+        except UserInputError as error:
+            raise UserInputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
 
     def fitted(self, frames: Frames, count: int) -> Frames:
         """Exactly `count` frames: at most `SLACK` are cut off, or the last one is held for as many. Raises `BadInput`."""
         if frames.ndim != 2 or len(frames) != self.channels:
-            raise BadInput(f"frames {self.name!r} of shape {frames.shape}, expected ({self.channels}, F)")
+            raise UserInputError(f"frames {self.name!r} of shape {frames.shape}, expected ({self.channels}, F)")
         if not np.isfinite(frames).all():
-            raise BadInput(f"frames {self.name!r}: not all of their numbers are finite")
+            raise UserInputError(f"frames {self.name!r}: not all of their numbers are finite")
         short = count - frames.shape[1]
         if abs(short) > SLACK:
-            raise BadInput(f"{frames.shape[1]} frames {self.name!r}, expected {count}: one each {self.hop} samples")
+            raise UserInputError(f"{frames.shape[1]} frames {self.name!r}, expected {count}: one each {self.hop} samples")
         return np.pad(frames, ((0, 0), (0, max(0, short))), mode="edge")[:, :count].astype(np.float32)
 
     def read(self, corpus: Corpus, row: int, start: int, count: int) -> Frames:
@@ -86,7 +86,7 @@ class PhoneTrack:
         """((first sample, label), ...) of an utterance. Raises `BadInput` where it has none."""
         utterance = corpus.utterances[row]
         if not utterance.phones:
-            raise BadInput(f"{corpus.folder}: utterance {utterance.id!r} has no phones, expected [[first sample, label], ...]")
+            raise UserInputError(f"{corpus.folder}: utterance {utterance.id!r} has no phones, expected [[first sample, label], ...]")
         return utterance.phones
 
     def read(self, corpus: Corpus, row: int, start: int, count: int) -> Frames:
@@ -103,7 +103,7 @@ class PhoneTrack:
         known = vocabulary.get(PHONES, ())
         for _, label in value:
             if label not in known:
-                raise BadInput(f"phone {label!r}: not among the {len(known)} that this model knows{nearest(label, known)}")
+                raise UserInputError(f"phone {label!r}: not among the {len(known)} that this model knows{nearest(label, known)}")
         return self._frames(value, known, samples, sample_rate, 0, -(-samples // self.hop))
 
     def _frames(

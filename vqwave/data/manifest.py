@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from vqwave.errors import BadInput, nearest
+from vqwave.errors import UserInputError, nearest
 
 COLUMNS = ("path", "start", "frames", "sample_rate", "speaker", "text", "split", "id", "phones")
 MEASUREMENTS = frozenset({"take", "duration", "duration_s", "seconds", "minutes", "utterances"})
@@ -79,8 +79,8 @@ def find_manifest(source: Path) -> Path:
         if (source / name).is_file():
             return source / name
     if not source.is_dir():
-        raise BadInput(f"{source}: no such file or folder, expected a manifest (.csv or .jsonl)")
-    raise BadInput(f"{source}: holds no manifest.csv and no manifest.jsonl")
+        raise UserInputError(f"{source}: no such file or folder, expected a manifest (.csv or .jsonl)")
+    raise UserInputError(f"{source}: holds no manifest.csv and no manifest.jsonl")
 
 
 def read_manifest(path: Path) -> Iterator[Recording]:
@@ -91,7 +91,7 @@ def read_manifest(path: Path) -> Iterator[Recording]:
         where = f"{path}, line {line}"
         for column in ("path", "speaker"):
             if row.get(column) in (None, ""):
-                raise BadInput(f"{where}: no {column!r}, found the columns {', '.join(row)}{nearest(column, row)}")
+                raise UserInputError(f"{where}: no {column!r}, found the columns {', '.join(row)}{nearest(column, row)}")
         yield _recording(row, about.get(str(row["speaker"]), {}), path.parent, where)
 
 
@@ -110,7 +110,7 @@ def read_lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 text") from error
+        raise UserInputError(f"{path}: not UTF-8 text") from error
 
 
 def read_table(path: Path, delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
@@ -121,7 +121,7 @@ def read_table(path: Path, delimiter: str = ",") -> Iterator[tuple[int, dict[str
             for row in reader:
                 yield reader.line_num, {(k or "").strip(): v.strip() for k, v in row.items() if isinstance(v, str)}
     except (UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{path}: not a UTF-8 table ({error})") from error
+        raise UserInputError(f"{path}: not a UTF-8 table ({error})") from error
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -135,9 +135,9 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise BadInput(f"{path}, line {number}: not JSON ({error.msg}), expected one object a line") from error
+            raise UserInputError(f"{path}, line {number}: not JSON ({error.msg}), expected one object a line") from error
         if not isinstance(row, dict):
-            raise BadInput(f"{path}, line {number}: found {type(row).__name__}, expected one object a line")
+            raise UserInputError(f"{path}, line {number}: found {type(row).__name__}, expected one object a line")
         yield number, row
 
 
@@ -156,7 +156,7 @@ def _labels(row: Mapping[str, Any]) -> dict[str, str]:
 def _recording(row: Mapping[str, Any], about: dict[str, str], folder: Path, where: str) -> Recording:
     split = str(row.get("split") or "").lower()
     if split not in SPLITS:
-        raise BadInput(f"{where}: split {split!r}, expected train, valid or test{nearest(split, SPLITS)}")
+        raise UserInputError(f"{where}: split {split!r}, expected train, valid or test{nearest(split, SPLITS)}")
     start = _whole(row, "start", where) or 0
     path = str(row["path"])
     return Recording(
@@ -180,9 +180,9 @@ def _whole(row: Mapping[str, Any], column: str, where: str) -> int | None:
     try:
         number = int(str(value))
     except ValueError:
-        raise BadInput(f"{where}: {column} is {value!r}, expected a whole number") from None
+        raise UserInputError(f"{where}: {column} is {value!r}, expected a whole number") from None
     if number < 0:
-        raise BadInput(f"{where}: {column} is {number}, expected no negative number")
+        raise UserInputError(f"{where}: {column} is {number}, expected no negative number")
     return number
 
 
@@ -192,4 +192,4 @@ def _phones(value: object, where: str) -> Phones:
     try:
         return tuple((int(start), str(label)) for start, label in value)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
-        raise BadInput(f"{where}: phones are not a list of [first sample, label]") from None
+        raise UserInputError(f"{where}: phones are not a list of [first sample, label]") from None

@@ -30,7 +30,7 @@ from vqwave.data.manifest import Phones, Recording, Rejected
 from vqwave.data.recipes import RECIPES, Recipe
 from vqwave.data.splits import assign_splits
 from vqwave.data.summary import Summary, summarise
-from vqwave.errors import BadInput, nearest
+from vqwave.errors import UserInputError, nearest
 
 SHARD_SAMPLES = 2**29  # 1 GiB
 SHORTEST_SECONDS = 0.01
@@ -78,13 +78,13 @@ def prepare(
     given = [] if source is None else [source] if isinstance(source, str | Path) else list(source)
     sources = [Path(each) for each in given]
     if recipe.needs_source and not sources:
-        raise BadInput(f"prepare {kind} needs a source: {recipe.layout}")
+        raise UserInputError(f"prepare {kind} needs a source: {recipe.layout}")
     if not recipe.needs_source and sources:
-        raise BadInput(f"prepare {kind} takes no source, found {sources[0]}")
+        raise UserInputError(f"prepare {kind} takes no source, found {sources[0]}")
     if sample_rate is not None and not 1000 <= sample_rate <= 192000:
-        raise BadInput(f"sample rate {sample_rate}, expected 1000 to 192000 Hz")
+        raise UserInputError(f"sample rate {sample_rate}, expected 1000 to 192000 Hz")
     if not -60.0 <= level_db <= 0.0:
-        raise BadInput(f"level {level_db} dBFS, expected -60 to 0")
+        raise UserInputError(f"level {level_db} dBFS, expected -60 to 0")
     _refuse_out(out)
     if not sources:
         with tempfile.TemporaryDirectory(prefix="vqwave-demo-") as folder:
@@ -95,7 +95,7 @@ def prepare(
 
 def _recipe(kind: str) -> Recipe:
     if kind not in RECIPES:
-        raise BadInput(f"no recipe {kind!r}, there are {', '.join(RECIPES)}{nearest(kind, RECIPES)}")
+        raise UserInputError(f"no recipe {kind!r}, there are {', '.join(RECIPES)}{nearest(kind, RECIPES)}")
     return RECIPES[kind]
 
 
@@ -103,7 +103,7 @@ def _refuse_out(out: Path) -> None:
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir() or (any(out.iterdir()) and not is_corpus(out)):
-        raise BadInput(f"{out}: exists and is no prepared corpus; name another --out, it would be overwritten")
+        raise UserInputError(f"{out}: exists and is no prepared corpus; name another --out, it would be overwritten")
 
 
 def _prepare(
@@ -128,7 +128,7 @@ def _prepare(
                     kept.append(result.recording)
         if not utterances:
             first = f"{rejected[0].path}: {rejected[0].reason}"
-            raise BadInput(f"{source}: none of {len(recordings)} recordings can be used; the first is {first}")
+            raise UserInputError(f"{source}: none of {len(recordings)} recordings can be used; the first is {first}")
         splits = (recording.split for recording in assign_splits(kept))
         utterances = [replace(u, split=split) for u, split in zip(utterances, splits, strict=True)]
         utterances = _complete_labels(utterances)
@@ -150,15 +150,15 @@ def _of_sources(recipe: Recipe, sources: Sequence[Path]) -> tuple[list[Recording
     twice = [name for name, n in Counter(r.id for r in recordings).items() if n > 1]
     if twice:
         where = ", ".join(map(str, sources))
-        raise BadInput(f"{where}: {len(twice)} ids occur twice, the first is {twice[0]!r}, expected it once")
+        raise UserInputError(f"{where}: {len(twice)} ids occur twice, the first is {twice[0]!r}, expected it once")
     return recordings, rejected
 
 
 def _recordings(recipe: Recipe, source: Path) -> tuple[list[Recording], list[Rejected]]:
     if not source.exists():
-        raise BadInput(f"{source}: no such file or folder, expected {recipe.layout}")
+        raise UserInputError(f"{source}: no such file or folder, expected {recipe.layout}")
     if not source.is_dir() and not recipe.takes_file:
-        raise BadInput(f"{source}: is a file, expected a folder with {recipe.layout}")
+        raise UserInputError(f"{source}: is a file, expected a folder with {recipe.layout}")
     rows = list(recipe.rows(source))
     recordings = [_composed(row) for row in rows if isinstance(row, Recording)]
     rejected = [row for row in rows if isinstance(row, Rejected)]
@@ -167,7 +167,7 @@ def _recordings(recipe: Recipe, source: Path) -> tuple[list[Recording], list[Rej
     if not recordings:
         first = f"; the first, {rejected[0].path}: {rejected[0].reason}" if rejected else ""
         found = f"no recordings found ({len(rejected)} files do not belong{first})"
-        raise BadInput(f"{source}: {found}, expected {recipe.layout}")
+        raise UserInputError(f"{source}: {found}, expected {recipe.layout}")
     return recordings, rejected
 
 
@@ -194,7 +194,7 @@ def _common_rate(recordings: Sequence[Recording], source: str) -> int:
         with recording.sound() as path:
             rates.update([rate] if (rate := audio.rate_of(path)) else [])
     if not rates:
-        raise BadInput(f"{source}: none of {len(recordings)} files opens as sound, the first is {recordings[0].path}")
+        raise UserInputError(f"{source}: none of {len(recordings)} files opens as sound, the first is {recordings[0].path}")
     return min(rates, key=lambda rate: (-rates[rate], rate))
 
 
@@ -204,7 +204,7 @@ def bring_to(recording: Recording, target: Target) -> Prepared | Rejected:
     with recording.sound() as path:
         try:
             wave, rate = audio.read(path, recording.start, recording.frames)
-        except BadInput as error:
+        except UserInputError as error:
             return Rejected(recording.path, about + str(error).removeprefix(f"{path}: "))
     if recording.sample_rate not in (None, rate):
         return Rejected(recording.path, f"{about}is at {rate} Hz, the manifest says {recording.sample_rate}")

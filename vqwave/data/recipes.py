@@ -15,7 +15,7 @@ from pathlib import Path
 from vqwave.audio.sound_files import sound_files
 from vqwave.data.external_formats import lhotse, webdataset
 from vqwave.data.manifest import SPLITS, Recording, Rejected, find_manifest, read_lines, read_manifest
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 Rows = Iterator[Recording | Rejected]
 
@@ -120,7 +120,7 @@ def vctk(source: Path) -> Rows:
     places = (source / name for name in ("wav48_silence_trimmed", "wav48"))
     audio = next((place for place in places if place.is_dir()), None)
     if audio is None:
-        raise BadInput(f"{source}: no wav48 and no wav48_silence_trimmed folder, expected the VCTK corpus")
+        raise UserInputError(f"{source}: no wav48 and no wav48_silence_trimmed folder, expected the VCTK corpus")
     about = _vctk_speakers(source / "speaker-info.txt")
     for path in sound_files(audio):
         if path.stem.endswith("_mic2"):
@@ -148,7 +148,7 @@ def ljspeech(source: Path) -> Rows:
     """metadata.csv (id|text|normalised text) and wavs/: one speaker."""
     table = source / "metadata.csv"
     if not table.is_file():
-        raise BadInput(f"{source}: no metadata.csv, expected the LJ Speech folder with metadata.csv and wavs/")
+        raise UserInputError(f"{source}: no metadata.csv, expected the LJ Speech folder with metadata.csv and wavs/")
     named = set()
     for line in read_lines(table):
         fields = line.split("|")
@@ -167,7 +167,7 @@ def zerospeech2019(source: Path) -> Rows:
     roots = [source / name for name in ("english", "surprise") if (source / name).is_dir()] or [source]
     for root in roots:
         if not (root / "train").is_dir():
-            raise BadInput(f"{root}: no train folder, expected train/voice, train/unit, train/parallel and test")
+            raise UserInputError(f"{root}: no train folder, expected train/voice, train/unit, train/parallel and test")
         for path in sound_files(root):
             part = path.relative_to(root).parts
             if part[0] not in ("train", "test") or (part[0] == "train" and len(part) < 3):

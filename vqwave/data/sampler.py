@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import Sampler
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 
 def counter_key(*parts: int | str) -> int:
@@ -37,9 +37,9 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         start_step: int = 0,
     ) -> None:
         if length <= 0:
-            raise BadInput(f"a sampler over {length} segments, expected at least one")
+            raise UserInputError(f"a sampler over {length} segments, expected at least one")
         if batch <= 0 or batch % world:
-            raise BadInput(f"a batch of {batch} over {world} processes, expected a multiple of {world}")
+            raise UserInputError(f"a batch of {batch} over {world} processes, expected a multiple of {world}")
         self.length = length
         self.batch = batch
         self.seed = seed

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from vqwave.data.corpus import Corpus
 from vqwave.data.frame_tracks import Track
 from vqwave.data.sampler import StepSampler, counter_key
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Segments(Dataset[Crop]):
         tracks: Sequence[Track] = (),
     ) -> None:
         if frames <= 0:
-            raise BadInput(f"crops of {frames} samples, expected at least one")
+            raise UserInputError(f"crops of {frames} samples, expected at least one")
         self.corpus = corpus
         self.frames = frames
         self.seed = seed

@@ -17,7 +17,7 @@ from vqwave.decode.cuda import tuning
 from vqwave.decode.plan import Precision, unsupported
 from vqwave.decode.reference import sample_student, sample_wavenet
 from vqwave.decode.sampling import Sampling, Temperature, checked_temperatures
-from vqwave.errors import BadInput, Note, nearest
+from vqwave.errors import Note, UserInputError, nearest
 from vqwave.models.student import Student
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
@@ -46,7 +46,7 @@ def take(decoder: WaveNet | Student, backend: str = "auto", *, top_p: float = 1.
 def choose(decoder: WaveNet | Student, backend: str = "auto", *, top_p: float = 1.0, guidance: float = 1.0) -> Choice:
     """`auto` takes the fastest that can decode this. Raises BadInput for an unknown back-end, or one that cannot."""
     if backend not in BACKENDS:
-        raise BadInput(f"backend {backend!r}: expected one of {', '.join(BACKENDS)}{nearest(backend, BACKENDS)}")
+        raise UserInputError(f"backend {backend!r}: expected one of {', '.join(BACKENDS)}{nearest(backend, BACKENDS)}")
     if backend == "reference":
         return Choice("reference")
     if top_p < 1 or guidance != 1:
@@ -60,7 +60,7 @@ def choose(decoder: WaveNet | Student, backend: str = "auto", *, top_p: float = 
     if reason is None:
         return Choice("numba")
     if backend == "numba":
-        raise BadInput(f"backend 'numba': {reason}")
+        raise UserInputError(f"backend 'numba': {reason}")
     return Choice("reference", reason)
 
 
@@ -77,7 +77,7 @@ def _choose_triton(decoder: WaveNet | Student, backend: str) -> Choice:
     if reason is None:
         return Choice("triton")
     if backend == "triton":
-        raise BadInput(f"backend 'triton': {reason}")
+        raise UserInputError(f"backend 'triton': {reason}")
     return Choice("reference", reason)
 
 
@@ -113,14 +113,14 @@ def sample(
     taken = take(decoder, backend, top_p=top_p, guidance=guidance)
     temperature = checked_temperatures(temperature)
     if not 0 < top_p <= 1:
-        raise BadInput(f"top_p {top_p}: expected a number above 0, at most 1")
+        raise UserInputError(f"top_p {top_p}: expected a number above 0, at most 1")
     if isinstance(decoder, Student):
         if top_p != 1 or guidance != 1 or prime is not None:
-            raise BadInput("top_p, guidance, prime: this decoder is a student, which knows none of them, expected its teacher")
+            raise UserInputError("top_p, guidance, prime: this decoder is a student, which knows none of them, expected its teacher")
         draw = sample_student if taken == "reference" else _fused(weights, progress)
         return draw(decoder, condition, samples, streams=streams, seed=seed, temperature=temperature)
     if top_p < 1 and decoder.head.continuous:
-        raise BadInput(f"top_p: this model has a {decoder.head.kind} head, expected a categorical one; use temperature")
+        raise UserInputError(f"top_p: this model has a {decoder.head.kind} head, expected a categorical one; use temperature")
     if taken in KERNELS:
         kernels = importlib.import_module(KERNELS[taken])  # an optional extra, whose import takes a moment
         kind = {"weights": weights} if taken == "numba" else {}

@@ -25,7 +25,7 @@ SLOTS = 32  # a thread
 
 
 @dataclass(frozen=True)
-class Task:
+class DecodeRequest:
     """One utterance to decode: what the decoder is told, and how many samples to make."""
 
     condition: Condition | None
@@ -45,7 +45,7 @@ class Slot:
 
 def decode_each(
     decoder: WaveNet | Student,
-    tasks: Iterable[tuple[Hashable, Task]],
+    tasks: Iterable[tuple[Hashable, DecodeRequest]],
     sampling: Sampling,
     *,
     slots: int | None = None,
@@ -57,15 +57,15 @@ def decode_each(
     """
     taken = take(decoder, sampling.backend, top_p=sampling.top_p, guidance=sampling.guidance)
     if taken == "numba" and isinstance(decoder, WaveNet):
-        yield from Tile(decoder, sampling, slots or SLOTS * torch.get_num_threads(), progress).run(iter(tasks))
+        yield from ContinuousBatcher(decoder, sampling, slots or SLOTS * torch.get_num_threads(), progress).run(iter(tasks))
         return
     for key, task in tasks:
-        yield key, alone(decoder, task, sampling, progress=progress)
+        yield key, decode_one(decoder, task, sampling, progress=progress)
 
 
-def alone(
+def decode_one(
     decoder: WaveNet | Student,
-    task: Task,
+    task: DecodeRequest,
     sampling: Sampling,
     *,
     stream: int = 0,
@@ -79,7 +79,7 @@ def alone(
 
 def decode_together(
     decoder: WaveNet | Student,
-    tasks: Sequence[Task],
+    tasks: Sequence[DecodeRequest],
     streams: Sequence[int],
     sampling: Sampling,
     progress: Callable[[int], object] | None = None,
@@ -95,7 +95,7 @@ def decode_together(
     on_cpu = next(decoder.parameters()).device.type == "cpu"
     if isinstance(decoder, Student) and on_cpu and prime is None:  # a pass fills the machine
         pairs = zip(tasks, streams, strict=True)
-        return [alone(decoder, task, sampling, stream=n, progress=progress) for task, n in pairs]
+        return [decode_one(decoder, task, sampling, stream=n, progress=progress) for task, n in pairs]
     waves = sample_as(
         sampling,
         decoder,
@@ -108,7 +108,7 @@ def decode_together(
     return [wave[: task.samples].float().cpu() for wave, task in zip(waves, tasks, strict=True)]
 
 
-class Tile:
+class ContinuousBatcher:
     """Slots that the kernels advance together. All utterances are stream 0: they differ by what they are told."""
 
     def __init__(self, wavenet: WaveNet, sampling: Sampling, slots: int, progress: Callable[[int], object] | None) -> None:
@@ -117,7 +117,7 @@ class Tile:
         self.rows: list[Slot | None] = []
         self.decoder = None
 
-    def run(self, tasks: Iterator[tuple[Hashable, Task]]) -> Iterator[tuple[Hashable, Tensor]]:
+    def run(self, tasks: Iterator[tuple[Hashable, DecodeRequest]]) -> Iterator[tuple[Hashable, Tensor]]:
         self.rows = [slot for _ in range(self.slots) if (slot := self._next(tasks)) is not None]
         self.decoder = self._build(len(self.rows)) if self.rows else None
         while any(self.rows):
@@ -130,7 +130,7 @@ class Tile:
                         self.decoder.restart(row, 0)
             self._close_ranks()
 
-    def _next(self, tasks: Iterator[tuple[Hashable, Task]]) -> Slot | None:
+    def _next(self, tasks: Iterator[tuple[Hashable, DecodeRequest]]) -> Slot | None:
         for key, task in tasks:
             columns = np.zeros((1, self.channels), np.float32)
             if task.condition is not None:

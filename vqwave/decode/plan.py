@@ -111,17 +111,17 @@ class Plan(NamedTuple):
         """
         stack, spec = wavenet.stack, wavenet.stack.spec
         layers, whole = list(stack.layers), weights == "int8"
-        gate, residual = padded(spec.gate), padded(spec.residual)
+        gate, residual = padded(spec.gate_channels), padded(spec.residual_channels)
         matrices: list[Tensor | Whole] = []
         residuals = Sums(residual)
         for layer in layers:
-            matrices.append(_matrix(_halves(layer.dilated.weight, spec.gate)))
+            matrices.append(_matrix(_halves(layer.dilated.weight, spec.gate_channels)))
             if layer.residual is not None:
                 matrices.append(residuals.add(_matrix(layer.residual.weight), layer.residual.bias, whole=whole))
             else:
                 residuals.add(torch.zeros(gate, residual), torch.zeros(residual), whole=whole)
-        skips = Sums(padded(spec.skip))
-        if spec.skip:
+        skips = Sums(padded(spec.skip_channels))
+        if spec.skip_channels:
             heard = torch.cat([_matrix(layer.skip.weight) for layer in layers])
             matrices.append(skips.add(heard, torch.stack([layer.skip.bias for layer in layers]).sum(0), whole=whole))
         out_weight, out_bias = wavenet.last_layer()
@@ -137,14 +137,14 @@ class Plan(NamedTuple):
             heard=_array(_pad(_heard(wavenet), -1)),
             residual_bias=_array(torch.stack(residuals.begin)),
             residual_scale=residuals.scale,
-            skip_bias=_array(torch.cat(skips.begin)) if spec.skip else np.zeros(0, np.float32),
+            skip_bias=_array(torch.cat(skips.begin)) if spec.skip_channels else np.zeros(0, np.float32),
             skip_scale=skips.scale,
             hidden_bias=_array(_pad(stack.hidden.bias, -1)),
             out_bias=_array(out_bias),
             projection=_array(_projections(wavenet, 2 * gate)),
-            dilated_bias=_array(torch.stack([_halves(layer.dilated.bias, spec.gate) for layer in layers])),
+            dilated_bias=_array(torch.stack([_halves(layer.dilated.bias, spec.gate_channels) for layer in layers])),
             dilations=np.array(spec.dilations, np.int64),
-            kernel=spec.kernel,
+            kernel=spec.kernel_size,
             head=_head(wavenet),
             predictor=PredictorPlan.of(wavenet.predictor),
         )
@@ -154,8 +154,8 @@ def unsupported(wavenet: WaveNet) -> str | None:
     """Why the plan cannot carry this network, or None where it can."""
     if type(wavenet.head) not in FAMILIES:
         return f"head {wavenet.head.kind!r} has no sampling kernel"
-    if not isinstance(wavenet.heard, ClassInput | ScalarInput):
-        return f"input {type(wavenet.heard).__name__} has no kernel"
+    if not isinstance(wavenet.input_embedding, ClassInput | ScalarInput):
+        return f"input {type(wavenet.input_embedding).__name__} has no kernel"
     if wavenet.stack.context is not None:
         return "its context stack (network.context) has no kernel"
     parameter = next(wavenet.parameters())
@@ -269,9 +269,9 @@ def _words(matrix: Tensor | Whole) -> Tensor:
 
 
 def _heard(wavenet: WaveNet) -> Tensor:
-    if isinstance(wavenet.heard, ClassInput):
-        return wavenet.heard.embedding.weight
-    conv = wavenet.heard.conv
+    if isinstance(wavenet.input_embedding, ClassInput):
+        return wavenet.input_embedding.embedding.weight
+    conv = wavenet.input_embedding.conv
     return torch.cat([conv.weight[..., 0].T, conv.bias[None]])  # (inputs + 1, R)
 
 
@@ -280,8 +280,8 @@ def _projections(wavenet: WaveNet, width: int) -> Tensor:
     stack, spec = wavenet.stack, wavenet.stack.spec
     if stack.projection is None:
         return torch.zeros(spec.layers, 0, width)
-    per_layer = stack.projection.weight[..., 0].unflatten(0, (spec.layers, 2 * spec.gate))
-    return torch.stack([_halves(weight, spec.gate).T for weight in per_layer])
+    per_layer = stack.projection.weight[..., 0].unflatten(0, (spec.layers, 2 * spec.gate_channels))
+    return torch.stack([_halves(weight, spec.gate_channels).T for weight in per_layer])
 
 
 def _head(wavenet: WaveNet) -> HeadPlan:
@@ -289,5 +289,5 @@ def _head(wavenet: WaveNet) -> HeadPlan:
     family = FAMILIES[type(head)]
     if not isinstance(head, LocationScale):
         return HeadPlan(family, head.channels, head.channels, 0.0, 0.0)
-    level = 2.0 / 2**head.levels if isinstance(head, MixtureOfLogistics) else 0.0
+    level = 2.0 / 2**head.sample_bits if isinstance(head, MixtureOfLogistics) else 0.0
     return HeadPlan(family, head.components, head.channels, head.min_log_scale, level)

@@ -41,19 +41,19 @@ def sample_wavenet(
     not on what else is in the batch. `prime` (B, n) is heard first and is not part of the result. `top_p` below 1 keeps the
     fewest classes that hold that mass (categorical heads alone); `guidance` w: see `Guided`.
     """
-    loop = Loop(wavenet, condition, streams, guidance)
+    loop = SampleLoop(wavenet, condition, streams, guidance)
     if prime is not None and prime.shape[1]:
-        loop.hear(prime)
+        loop.prefill(prime)
     drawn = [loop.last[:, :0]]
     for first in range(0, samples, BLOCK):
         count = min(BLOCK, samples - first)
-        drawn.append(loop.draw(count, seed, temperature, top_p))
+        drawn.append(loop.sample(count, seed, temperature, top_p))
         if progress is not None:
             progress(count)
     return torch.cat(drawn, 1)
 
 
-class Loop:
+class SampleLoop:
     """Streams of one WaveNet under way: each call carries on where the last one stopped."""
 
     def __init__(self, wavenet: WaveNet, condition: Condition | None, streams: Tensor, guidance: float = 1.0) -> None:
@@ -61,13 +61,13 @@ class Loop:
         self.law, self.state, self.streams = Guided(wavenet, condition, guidance), WaveNetState(), streams
         self.last = torch.zeros(len(streams), 1, device=parameter.device, dtype=parameter.dtype)  # silence
 
-    def hear(self, x: Tensor) -> None:
+    def prefill(self, x: Tensor) -> None:
         """Go over given samples x (B, n)."""
         heard = torch.cat([self.last, x.to(self.last)], 1)
         self.law(heard[:, :-1], self.state)
         self.last = heard[:, -1:]
 
-    def draw(self, count: int, seed: int, temperature: Temperature, top_p: float) -> Tensor:
+    def sample(self, count: int, seed: int, temperature: Temperature, top_p: float) -> Tensor:
         """The next samples (B, count)."""
         temperatures = checked_temperatures(temperature)
         scales = self.law.scales(temperatures, self.state.time, count)
@@ -94,20 +94,20 @@ class Guided:
     def __init__(self, wavenet: WaveNet, condition: Condition | None, weight: float) -> None:
         self.wavenet, self.weight = wavenet, weight
         self.copies = 1 if weight == 1 else 2  # one batch of both, so that each half keeps its own past
-        self.tell(condition)
+        self.set_condition(condition)
 
-    def tell(self, condition: Condition | None) -> None:
+    def set_condition(self, condition: Condition | None) -> None:
         """What the samples from now on hear. Columns are projected one by one: torch may round otherwise for another number."""
         if self.copies == 2:
-            nothing, told = self.wavenet.conditioner.nothing().features, condition.features.clone()
+            nothing, told = self.wavenet.conditioner.null_condition().features, condition.features.clone()
             told[:, : nothing.shape[1]] = nothing  # a predictor stays what it is
-            condition = Condition(torch.cat([condition.features, told]), condition.hold, condition.origin)
+            condition = Condition(torch.cat([condition.features, told]), condition.repeat, condition.offset)
         network, predictor = self.wavenet.conditioner.split(condition)
         if network is None or self.wavenet.stack.projection is None:
             self.projected = Projected(None, predictor)
             return
         columns = [self.wavenet.stack.projection(column.contiguous()) for column in network.features.split(1, -1)]
-        self.projected = Projected(Condition(torch.cat(columns, -1), condition.hold, condition.origin), predictor)
+        self.projected = Projected(Condition(torch.cat(columns, -1), condition.repeat, condition.offset), predictor)
 
     def scales(self, temperatures: Temperatures, start: int, count: int) -> float | Tensor:
         """See `scales`."""
@@ -160,14 +160,14 @@ def sample_student(
     The one pass goes block by block, each as long as the last: its activations stay in the cache, and torch, which may round
     otherwise for another length, gives the same bits for the same blocks, of a whole utterance or of a stream.
     """
-    flowing, end = Flowing(student, streams), -(-samples // student.hop) * student.hop
+    flowing, end = FlowStream(student, streams), -(-samples // student.hop) * student.hop
     parts = [torch.zeros(len(streams), 0).to(next(student.parameters()))]
     for first in range(0, end, flowing.block):
-        parts.append(flowing.draw(min(flowing.block, end - first), condition, seed, temperature))
+        parts.append(flowing.sample(min(flowing.block, end - first), condition, seed, temperature))
     return torch.cat(parts, 1)[:, :samples]
 
 
-class Flowing:
+class FlowStream:
     """Streams of one student under way, block by block."""
 
     def __init__(self, student: Student, streams: Tensor) -> None:
@@ -178,7 +178,7 @@ class Flowing:
         self.ahead = max(-flow.offset % flow.fold for flow in flows)  # samples that blocks hear their condition early
         self.block = -(-BLOCK_OF_STUDENT // student.hop) * student.hop  # samples
 
-    def draw(
+    def sample(
         self, count: int, condition: Condition | None, seed: int, temperature: Temperature
     ) -> Tensor:
         """The next samples (B, count); the condition holds at least the columns of these samples and of `ahead` more."""
@@ -194,7 +194,7 @@ class Flowing:
         """The columns that these samples hear, and no others, which would cost their projection."""
         if condition.features.shape[-1] == 1:
             return condition
-        before = condition.origin // self.hold
+        before = condition.offset // self.hold
         first, last = self.time // self.hold, (self.time + count - 1 + self.ahead) // self.hold
         features = condition.features[..., first - before : last - before + 1].contiguous()
         return Condition(features, self.hold, first * self.hold)

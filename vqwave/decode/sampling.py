@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from vqwave.distributions import checked_temperature
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.rng.philox import checked_seed
 
 
@@ -48,9 +48,9 @@ def temperatures_of(about: Mapping[str, object]) -> Temperatures:
     given = about.get("temperature", {})
     names = Temperatures._fields
     if not isinstance(given, Mapping) or not set(given) <= set(names):
-        raise BadInput(f"the model's card: temperature {given}: expected numbers by name: {', '.join(names)}")
+        raise UserInputError(f"the model's card: temperature {given}: expected numbers by name: {', '.join(names)}")
     if not all(isinstance(value, int | float) for value in given.values()):
-        raise BadInput(f"the model's card: temperature {dict(given)}: expected numbers")
+        raise UserInputError(f"the model's card: temperature {dict(given)}: expected numbers")
     found = Temperatures(**given)
     checked_temperatures(found)
     return found

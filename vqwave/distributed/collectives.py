@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 T = TypeVar("T")
 LOST = re.compile(r"closed by peer|reset by peer|broken pipe|timed? ?out|gloo|nccl|socket|recvbytes|remote process", re.IGNORECASE)
@@ -94,7 +94,7 @@ def gather_objects(item: T) -> list[T]:
     return found
 
 
-class Elsewhere(BadInput):
+class Elsewhere(UserInputError):
     """Another process found that the input is bad, and says so."""
 
 
@@ -106,11 +106,11 @@ def by_main(work: Callable[[], T]) -> T:
     if world_size() == 1:
         return work()
     told: list[tuple[T | None, str | None]] = [(None, None)]
-    error: BadInput | None = None
+    error: UserInputError | None = None
     if rank() == 0:
         try:
             told = [(work(), None)]
-        except BadInput as found:
+        except UserInputError as found:
             error, told = found, [(None, str(found))]
     dist.broadcast_object_list(told)
     if error is not None:

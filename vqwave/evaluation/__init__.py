@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vqwave.data import Corpus
-from vqwave.errors import BadInput, Note, nearest
-from vqwave.evaluation.context import Material, Settings, Stage, Undefined, silent
+from vqwave.errors import Note, UserInputError, nearest
+from vqwave.evaluation.context import EvaluationContext, NotApplicable, Settings, Stage, silent
 from vqwave.evaluation.registry import ALIASES, MEASURES, WITHOUT_VOICE, defaults
-from vqwave.evaluation.result import Figure, Matrix, Result, Row, written
+from vqwave.evaluation.result import Matrix, MetricValue, Result, Row, written
 from vqwave.evaluation.table import markdown_table, text_table
 from vqwave.inference.model_folder import find_model
-from vqwave.inference.speech_model import Codec
+from vqwave.inference.speech_model import SpeechModel
 
-__all__ = ["Figure", "Matrix", "Result", "Row", "Settings", "chosen", "evaluate", "markdown_table", "text_table"]
+__all__ = ["MetricValue", "Matrix", "Result", "Row", "Settings", "chosen", "evaluate", "markdown_table", "text_table"]
 
 FEW = 10  # utterances, below which a note says that figures say little
 
@@ -26,7 +26,7 @@ def chosen(only: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in MEASURES:
             known = [*MEASURES, *ALIASES]
-            raise BadInput(f"measure {name!r}: expected of {', '.join(MEASURES)}{nearest(name, known)}")
+            raise UserInputError(f"measure {name!r}: expected of {', '.join(MEASURES)}{nearest(name, known)}")
     return tuple(dict.fromkeys(names))
 
 
@@ -47,10 +47,10 @@ def evaluate(
     Raises `BadInput` for a model, a corpus or names that cannot be used.
     """
     names = chosen(settings.only)
-    recordings, codec = Corpus.open(corpus), Codec.load(model, device)
-    other = None if student is None else Codec.load(student, device)
+    recordings, codec = Corpus.open(corpus), SpeechModel.load(model, device)
+    other = None if student is None else SpeechModel.load(student, device)
     names = names or defaults(codec)
-    material = Material(recordings, codec, other, settings, stage, any_voice=WITHOUT_VOICE.issuperset(names))
+    material = EvaluationContext(recordings, codec, other, settings, stage, any_voice=WITHOUT_VOICE.issuperset(names))
     result = Result() if result is None else result
     result.about = _about(model, student, material)
     if len(material.rows) < FEW:
@@ -63,14 +63,14 @@ def evaluate(
         else:
             try:
                 MEASURES[name](material, result)
-            except Undefined as error:
+            except NotApplicable as error:
                 result.skipped[name] = str(error)
         result.pending.remove(name)
         result.changed(result)
     return result
 
 
-def _about(model: str | Path, student: str | Path | None, material: Material) -> dict[str, object]:
+def _about(model: str | Path, student: str | Path | None, material: EvaluationContext) -> dict[str, object]:
     """What was measured, on what, how."""
     codec, settings = material.codec, material.settings
     sampling = settings.sampling

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from vqwave.audio import Wave
-from vqwave.evaluation.context import Material
+from vqwave.evaluation.context import EvaluationContext
 from vqwave.evaluation.stages import Advance
 from vqwave.features import LogMel, LogMelSpec
 from vqwave.metrics.griffin_lim import griffin_lim
@@ -28,7 +28,7 @@ def usual_frames(sample_rate: int) -> LogMel:
     )
 
 
-def frontend_of(material: Material) -> Frontend | None:
+def frontend_of(material: EvaluationContext) -> Frontend | None:
     """The front end of the decoder's log-mel frames, a readout's or a vocoder's, or None."""
     model = material.codec.model
     readout = getattr(model, "readout", None)
@@ -46,7 +46,7 @@ def again(waves: Sequence[Wave], features: LogMel, advance: Advance) -> list[Wav
     return made
 
 
-def true_frames(material: Material) -> list[Wave]:
+def true_frames(material: EvaluationContext) -> list[Wave]:
     """Griffin-Lim of the recordings' frames, of the kind that the decoder is conditioned on."""
 
     def make() -> list[Wave]:
@@ -60,7 +60,7 @@ def true_frames(material: Material) -> list[Wave]:
     return material.once("griffin-lim", "true frames", make)
 
 
-def own_frames(material: Material) -> list[Wave]:
+def own_frames(material: EvaluationContext) -> list[Wave]:
     """Griffin-Lim of the decoder's own frames; a vocoder's are the true ones."""
     if not material.has_codes:
         return true_frames(material)
@@ -71,14 +71,14 @@ def own_frames(material: Material) -> list[Wave]:
     )
 
 
-def converted_frames(material: Material) -> list[Wave]:
+def converted_frames(material: EvaluationContext) -> list[Wave]:
     """The same of conversions, in the order of `Material.pairs`."""
     places, voices = [i for i, _ in material.pairs], material.pair_rows
     return material.once("griffin-lim", "conversions", lambda: _predicted(material, places, voices))
 
 
 @torch.inference_mode()
-def _predicted(material: Material, places: Sequence[int], voices: Sequence[int]) -> list[Wave]:
+def _predicted(material: EvaluationContext, places: Sequence[int], voices: Sequence[int]) -> list[Wave]:
     """Griffin-Lim of predicted frames: codes of utterances `places`, voices of rows `voices`."""
     codec, made = material.codec, []
     model = codec.model
@@ -91,8 +91,8 @@ def _predicted(material: Material, places: Sequence[int], voices: Sequence[int])
             codes = coded.codes[None].to(codec.device)
             melody = None if coded.pitch is None else coded.pitch.codes[None].to(codec.device)
             pitch = model.pitch(melody, conditions, codes.shape[-1])
-            predicted = model.readout(model.quantizer.decode(codes), conditions, pitch=pitch)
-            waves = griffin_lim(model.readout.log_mel(predicted), model.readout.spectrum)
+            predicted = model.spectral_decoder(model.quantizer.decode(codes), conditions, pitch=pitch)
+            waves = griffin_lim(model.spectral_decoder.log_mel(predicted), model.spectral_decoder.spectrum)
             made.append(waves[0, : coded.samples].cpu().numpy())
             advance(1)
     return made

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqwave.data import Corpus
-from vqwave.evaluation.context import Material
-from vqwave.evaluation.result import Figure, Matrix, Result
+from vqwave.evaluation.context import EvaluationContext
+from vqwave.evaluation.result import Matrix, MetricValue, Result
 from vqwave.features import MFCCSpec
 from vqwave.metrics.bootstrap import bootstrap, ratio
 from vqwave.metrics.code_to_label import CodeMap, frame_labels
@@ -64,20 +64,20 @@ class Use:
             centred=True,
         )
         figures = {
-            "ceiling": Figure(float(self.size), what="even use"),
-            "model": Figure.of(spread),
-            "floor": Figure(1.0, what="one code"),
+            "ceiling": MetricValue(float(self.size), what="even use"),
+            "model": MetricValue.of(spread),
+            "floor": MetricValue(1.0, what="one code"),
         }
         mean = ", mean of the books" if self.books > 1 else ""
         title = f"{self.name} perplexity{mean}"
         result.add(f"{self.key}.perplexity", title, "codes", "higher", figures)
-        dead = {"model": Figure(float((self.sums[:, :-1].sum(0) == 0).sum()))}
+        dead = {"model": MetricValue(float((self.sums[:, :-1].sum(0) == 0).sum()))}
         prefix = "pitch " if self.key != "codes" else ""
         title = f"{prefix}codes never used, of {self.books * self.size:,}"
         result.add(f"{self.key}.dead", title, "codes", "lower", dead)
 
 
-def codes(material: Material, result: Result) -> None:
+def codes(material: EvaluationContext, result: Result) -> None:
     """Perplexity, dead codes, nominal and empirical bit rate (N / D x entropy, as ZeroSpeech counts it)."""
     material.need(material.has_codes, "the model has no codes")
     coded = material.coded
@@ -98,12 +98,12 @@ def codes(material: Material, result: Result) -> None:
     flat = np.concatenate([*(use.sums for use in streams), seconds[:, None]], 1)
     rate = bootstrap(flat, rates, resamples=resamples, centred=True)
     nominal = material.codec.model.bit_rate(material.rate)
-    raw = Figure(16.0 * material.rate, what="16-bit samples")
-    result.add("codes.nominal_rate", "bit rate, nominal", "bit/s", "lower", {"model": Figure(nominal), "floor": raw})
-    result.add("codes.entropy_rate", "bit rate, empirical (entropy)", "bit/s", "lower", {"model": Figure.of(rate), "floor": raw})
+    raw = MetricValue(16.0 * material.rate, what="16-bit samples")
+    result.add("codes.nominal_rate", "bit rate, nominal", "bit/s", "lower", {"model": MetricValue(nominal), "floor": raw})
+    result.add("codes.entropy_rate", "bit rate, empirical (entropy)", "bit/s", "lower", {"model": MetricValue.of(rate), "floor": raw})
 
 
-def mapping(material: Material, result: Result) -> None:
+def mapping(material: EvaluationContext, result: Result) -> None:
     """Each code stands for the phone (or word) it goes with most in training: how many held-out frames that names rightly."""
     material.need(material.has_codes, "the model has no codes")
     corpus = material.corpus
@@ -133,7 +133,7 @@ def mapping(material: Material, result: Result) -> None:
     result.matrices.append(_map_matrix(fitted, kind))
 
 
-def _read(material: Material, row: int) -> NDArray[np.float32]:
+def _read(material: EvaluationContext, row: int) -> NDArray[np.float32]:
     return material.corpus.read(row, 0, round(material.settings.seconds * material.rate))
 
 
@@ -142,12 +142,12 @@ def _truth(corpus: Corpus, row: int, frames: int, hop: int) -> list[str]:
     return frame_labels(u.phones, frames, hop) if u.phones else [u.labels["text"]] * frames
 
 
-def _accuracy(material: Material, said: Sequence[Sequence[str]], truth: Sequence[Sequence[str]], what: str = "") -> Figure:
+def _accuracy(material: EvaluationContext, said: Sequence[Sequence[str]], truth: Sequence[Sequence[str]], what: str = "") -> MetricValue:
     sums = [[sum(a == b for a, b in zip(x, y, strict=True)), len(y)] for x, y in zip(said, truth, strict=True)]
-    return Figure.of(bootstrap(np.array(sums, np.float64), ratio, resamples=material.settings.resamples), what, 100)
+    return MetricValue.of(bootstrap(np.array(sums, np.float64), ratio, resamples=material.settings.resamples), what, 100)
 
 
-def _clustered(material: Material, train: Sequence[int], truth: Sequence[Sequence[str]], size: int) -> list[list[str]]:
+def _clustered(material: EvaluationContext, train: Sequence[int], truth: Sequence[Sequence[str]], size: int) -> list[list[str]]:
     """The same map from k-means clusters of the recordings' cepstra, as many as codes in use, at the codes' frame rate."""
     hop = material.codec.model.hop
     mfcc = MFCCSpec(hop_ms=1000 * hop / material.rate, window_ms=max(25.0, 1000 * hop / material.rate)).build(material.rate)

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from vqwave.audio import Wave, mu_law_decode, mu_law_encode
-from vqwave.codes import Coded
+from vqwave.codes import CodeSequence
 from vqwave.data import Corpus
 from vqwave.data.frame_tracks import carried
 from vqwave.decode.sampling import Sampling
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.evaluation.panel import Panel
-from vqwave.evaluation.stages import Stage, Undefined, silent
-from vqwave.inference.speech_model import Codec
+from vqwave.evaluation.stages import NotApplicable, Stage, silent
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.metrics.recognition import WHISPER
-from vqwave.metrics.recognizer import DEFAULT, Judge, judge_of
+from vqwave.metrics.recognizer import DEFAULT, Recognizer, recognizer_of
 from vqwave.models import VQVAE, Student
 
 ONE = "needs two utterances, and one is measured"
@@ -58,14 +58,14 @@ class Conversion:
     wave: Wave
 
 
-class Material:
+class EvaluationContext:
     """Utterances of a split that the model knows the speakers of, and speech made from them, as float32 arrays (T,)."""
 
     def __init__(
         self,
         corpus: Corpus,
-        codec: Codec,
-        student: Codec | None,
+        codec: SpeechModel,
+        student: SpeechModel | None,
         settings: Settings,
         stage: Stage = silent,
         *,
@@ -76,14 +76,14 @@ class Material:
         self.rate = corpus.sample_rate
         for name, system in self.systems.items():
             if system.sample_rate != self.rate:
-                raise BadInput(f"{name}: is for {system.sample_rate} Hz, {corpus.folder} is at {self.rate} Hz")
+                raise UserInputError(f"{name}: is for {system.sample_rate} Hz, {corpus.folder} is at {self.rate} Hz")
         if student is not None and _codes_of(student) != _codes_of(codec):
-            raise BadInput("student: has other codes than the model, expected one that was distilled from it")
+            raise UserInputError("student: has other codes than the model, expected one that was distilled from it")
         self.rows = self._rows(() if any_voice else codec.decoder.conditioner.labels)
         self._made: dict[tuple[str, str], list[Wave]] = {}
 
     @property
-    def systems(self) -> dict[str, Codec]:
+    def systems(self) -> dict[str, SpeechModel]:
         """The model and, where given, its student; a model whose own decoder is a student counts as the model."""
         return {"model": self.codec} | ({"student": self.student} if self.student else {})
 
@@ -116,7 +116,7 @@ class Material:
     def need(self, there: bool, why: str) -> None:
         """Raises `Undefined` unless `there`."""
         if not there:
-            raise Undefined(why)
+            raise NotApplicable(why)
 
     def _rows(self, heard: Sequence[str]) -> list[int]:
         """Spread evenly over the split: a random order, cut, in the order of the corpus. heard: labels that must be known."""
@@ -132,9 +132,9 @@ class Material:
         if not rows and self.settings.speakers:
             names = ", ".join(self.settings.speakers)
             split = f"{self.corpus.folder}: no utterance of split {self.settings.split!r}"
-            raise BadInput(f"{split} by {names} that the model knows")
+            raise UserInputError(f"{split} by {names} that the model knows")
         if not rows:
-            raise BadInput(
+            raise UserInputError(
                 f"{self.corpus.folder}: no utterance of split {self.settings.split!r} has {', '.join(heard)} the model knows"
             )
         if self.settings.limit is not None and self.settings.limit < len(rows):
@@ -160,7 +160,7 @@ class Material:
         return [self.corpus.utterances[row].labels[name] for row in self.rows]
 
     @cached_property
-    def judge(self) -> Judge:
+    def judge(self) -> Recognizer:
         steps, done = DEFAULT.members * DEFAULT.steps, 0
         with self.stage("training a judge on recordings", steps, "steps") as advance:
 
@@ -169,7 +169,7 @@ class Material:
                 advance(step - done)
                 done = step
 
-            return judge_of(self.corpus, keep=self.settings.keep, progress=progress)
+            return recognizer_of(self.corpus, keep=self.settings.keep, progress=progress)
 
     @cached_property
     def panel(self) -> Panel:
@@ -178,7 +178,7 @@ class Material:
         return Panel(self.rate, settings.resamples, self.stage, settings.whisper)
 
     @cached_property
-    def coded(self) -> list[Coded]:
+    def coded(self) -> list[CodeSequence]:
         """The codes of each utterance."""
         found = []
         with self.stage("encoding", len(self.rows), "utterances") as advance:
@@ -293,7 +293,7 @@ class Material:
         return [Conversion(i, target, wave) for (i, target), wave in made]
 
     def _decoded(
-        self, system: str, name: str, coded: Sequence[Coded], voices: Sequence[int], texts: Sequence[int] | None = None
+        self, system: str, name: str, coded: Sequence[CodeSequence], voices: Sequence[int], texts: Sequence[int] | None = None
     ) -> list[Wave]:
         """Codes -> waveforms, in the voices (and with all other labels) of rows; the text is that of the rows `texts`."""
         if (system, name) in self._made:
@@ -309,7 +309,7 @@ class Material:
                 vectors = [self.vectors_of(codec, voices[i]) for i in chunk]
                 items = [coded[i] if self.hears_speakers else coded[i].as_speaker(None) for i in chunk]
                 waves = codec.decode_many(
-                    items, [None] * len(chunk), labels=labels, vectors=vectors, sampling=self.settings.sampling
+                    items, [None] * len(chunk), labels=labels, embeddings=vectors, sampling=self.settings.sampling
                 )
                 made |= {i: wave.numpy() for i, wave in zip(chunk, waves, strict=True)}
                 advance(sum(coded[i].samples for i in chunk) / self.rate)
@@ -323,12 +323,12 @@ class Material:
             labels["text"] = self.corpus.utterances[text].labels["text"]
         return labels
 
-    def vectors_of(self, codec: Codec, row: int) -> dict[str, object]:
+    def vectors_of(self, codec: SpeechModel, row: int) -> dict[str, object]:
         """The vectors of a row that a system takes."""
         sizes = codec.decoder.conditioner.vector_sizes
         missing = [name for name in sizes if name not in self.corpus.vectors]
         if missing:
-            raise BadInput(f"{self.corpus.folder}: no vectors/{missing[0]}.npy, which the model hears")
+            raise UserInputError(f"{self.corpus.folder}: no vectors/{missing[0]}.npy, which the model hears")
         return {name: self.corpus.vectors[name][row] for name in sizes}
 
     def _resynthesised(self, system: str) -> list[Wave]:
@@ -338,11 +338,11 @@ class Material:
         with self.stage(f"{system}: copies", sum(map(len, self.waves)) / self.rate, "s of speech") as advance:
             for row, wave in zip(self.rows, self.waves, strict=True):
                 frames = {track.name: track.stored(self.corpus, row) for track in tracks}
-                copy = codec.resynthesise(
+                copy = codec.reconstruct(
                     wave,
                     labels=self.corpus.utterances[row].labels,
-                    vectors=self.vectors_of(codec, row),
-                    frames=frames,
+                    embeddings=self.vectors_of(codec, row),
+                    features=frames,
                     sampling=self.settings.sampling,
                 )
                 made.append(copy.numpy())
@@ -355,6 +355,6 @@ def _repeated(codes: Tensor, frames: int) -> Tensor:
     return codes.repeat(1, -(-frames // max(1, codes.shape[1])))[:, :frames]
 
 
-def _codes_of(codec: Codec) -> str | None:
+def _codes_of(codec: SpeechModel) -> str | None:
     """What names a codec's codes, None for a model without."""
     return codec.fingerprint if isinstance(codec.model, VQVAE) else None

@@ -14,11 +14,11 @@ import torch
 from vqwave.audio import Wave, mu_law_decode, mu_law_encode, read, resample
 from vqwave.audio.sound_files import SUFFIXES, refused_files, sound_files
 from vqwave.data.manifest import find_manifest, read_lines, read_manifest, read_table
-from vqwave.errors import BadInput, Note, nearest
+from vqwave.errors import Note, UserInputError, nearest
 from vqwave.evaluation.baselines import again, usual_frames
 from vqwave.evaluation.panel import MELODY, Columns, Panel
 from vqwave.evaluation.result import Result
-from vqwave.evaluation.stages import Stage, Undefined, silent
+from vqwave.evaluation.stages import NotApplicable, Stage, silent
 from vqwave.metrics.f0 import contour_sums, speaker_centres
 from vqwave.metrics.recognition import WHISPER
 from vqwave.metrics.speaker_similarity import Embedding, voice_of
@@ -65,12 +65,12 @@ def pairs(recordings: Path, copies: Path, transcripts: Path | None = None) -> li
             what = (
                 "no recording of this name" if not choices else f"recordings {', '.join(choices)}"
             )
-            raise BadInput(f"{copy}: {what} in {recordings}, expected one{nearest(name, there)}")
+            raise UserInputError(f"{copy}: {what} in {recordings}, expected one{nearest(name, there)}")
         own = choices[0]
         said = known.get(own) or known.get(Path(own).name) or Said()
         found.append(Pair(own, there[own], copy, said))
     if len({pair.name for pair in found}) < len(found):
-        raise BadInput(f"{copies}: several copies of one recording, expected one each")
+        raise UserInputError(f"{copies}: several copies of one recording, expected one each")
     if missing := len(there) - len(found):
         warnings.warn(
             f"{missing} of {len(there)} recordings have no copy in {copies}", Note, stacklevel=2
@@ -81,17 +81,17 @@ def pairs(recordings: Path, copies: Path, transcripts: Path | None = None) -> li
 def _sounds(folder: Path) -> dict[str, Path]:
     """The sound files below a folder by their places in it, without suffix."""
     if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder, expected one of sound files")
+        raise UserInputError(f"{folder}: no such folder, expected one of sound files")
     found: dict[str, Path] = {}
     for path in sound_files(folder):
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
-            raise BadInput(f"{found[name]} and {path}: one name, expected one sound file of each")
+            raise UserInputError(f"{found[name]} and {path}: one name, expected one sound file of each")
         found[name] = path
     for path, reason in refused_files(folder):
         warnings.warn(f"{path}: {reason}", Note, stacklevel=2)
     if not found:
-        raise BadInput(f"{folder}: no sound files in it, expected {', '.join(sorted(SUFFIXES))}")
+        raise UserInputError(f"{folder}: no sound files in it, expected {', '.join(sorted(SUFFIXES))}")
     return found
 
 
@@ -113,7 +113,7 @@ def read_transcripts(path: Path) -> dict[str, Said]:
     text file has a name and its text on each line, as LibriSpeech's .trans.txt. Raises `BadInput`.
     """
     if not path.is_file():
-        raise BadInput(f"{path}: no such file, expected transcripts")
+        raise UserInputError(f"{path}: no such file, expected transcripts")
     if path.suffix.lower() == ".jsonl":
         rows = (
             (str(r.path.relative_to(path.parent)), r.text, r.speaker) for r in read_manifest(path)
@@ -128,7 +128,7 @@ def read_transcripts(path: Path) -> dict[str, Said]:
 def _csv(path: Path) -> Iterable[tuple[str, str, str]]:
     for number, row in read_table(path):
         if not row.get("path") or "text" not in row:
-            raise BadInput(
+            raise UserInputError(
                 f"{path}, line {number}: expected the columns path and text, found {', '.join(row)}"
             )
         yield row["path"], row["text"], row.get("speaker", "")
@@ -215,7 +215,7 @@ def evaluate_folders(
     """Copies beside their recordings, by the judges `only` (default: `MEASURES`), or `BadInput`."""
     for name in only:
         if name not in MEASURES:
-            raise BadInput(
+            raise UserInputError(
                 f"measure {name!r}: expected of {', '.join(MEASURES)}, which need no model"
             )
     folders = Folders(pairs(recordings, copies, transcripts), stage)
@@ -236,7 +236,7 @@ def evaluate_folders(
     for name in list(result.pending):
         try:
             TAKEN[name](folders, panel, result)
-        except Undefined as error:
+        except NotApplicable as error:
             result.skipped[name] = str(error)
         result.pending.remove(name)
         result.changed(result)
@@ -246,7 +246,7 @@ def evaluate_folders(
 def _words(folders: Folders, panel: Panel, result: Result) -> None:
     kept = [i for i, pair in enumerate(folders.pairs) if pair.said.text]
     if not kept:
-        raise Undefined(
+        raise NotApplicable(
             "there are no texts: expected --transcripts, or a manifest beside the recordings"
         )
     panel.words(result, folders.columns(kept), [folders.pairs[i].said.text for i in kept])

@@ -11,10 +11,10 @@ import numpy as np
 
 from vqwave.audio import Wave
 from vqwave.evaluation.baselines import converted_frames, frontend_of, own_frames, true_frames
-from vqwave.evaluation.context import Material
+from vqwave.evaluation.context import EvaluationContext
 from vqwave.evaluation.panel import BY_ENCODER, Columns, Measure, Values
 from vqwave.evaluation.result import Result
-from vqwave.evaluation.stages import Undefined
+from vqwave.evaluation.stages import NotApplicable
 from vqwave.metrics.bootstrap import ratio
 from vqwave.metrics.f0 import Contour
 from vqwave.metrics.speaker_similarity import Embedding, voice_of
@@ -22,7 +22,7 @@ from vqwave.metrics.speaker_similarity import Embedding, voice_of
 SEMITONE = np.log(2) / 12
 
 
-def copies(material: Material) -> dict[str, Callable[[], Sequence[Wave]]]:
+def copies(material: EvaluationContext) -> dict[str, Callable[[], Sequence[Wave]]]:
     """Columns: recordings, copies of them, Griffin-Lim of frames, what the model makes of each."""
     material.need(material.copies, "the model makes no copies: it takes neither codes nor frames")
     columns: dict[str, Callable[[], Sequence[Wave]]] = {
@@ -50,7 +50,7 @@ def of(places: Sequence[int], columns: Columns) -> Columns:
     return {name: some(make) for name, make in columns.items()}
 
 
-def words(material: Material, result: Result) -> None:
+def words(material: EvaluationContext, result: Result) -> None:
     """WER and CER of reconstructions."""
     _ = material.panel.recogniser  # raises where there is none, before anything is made
     places = with_text(material)
@@ -59,7 +59,7 @@ def words(material: Material, result: Result) -> None:
     material.panel.words(result, of(places, copies(material)), texts)
 
 
-def similarity(material: Material, result: Result) -> None:
+def similarity(material: EvaluationContext, result: Result) -> None:
     """Similarity of reconstructions to their speakers' voices; floor: recordings, another voice."""
     voices, speakers = speaker_voices(material), material.label("speaker")
     places = [i for i, name in enumerate(speakers) if name in voices]
@@ -74,13 +74,13 @@ def similarity(material: Material, result: Result) -> None:
     )
 
 
-def naturalness(material: Material, result: Result) -> None:
+def naturalness(material: EvaluationContext, result: Result) -> None:
     """DNSMOS of reconstructions."""
     _ = material.panel.dnsmos
     material.panel.naturalness(result, copies(material))
 
 
-def converted(material: Material, result: Result) -> None:
+def converted(material: EvaluationContext, result: Result) -> None:
     """Conversions: WER, similarity to target and source, the nearer one, median F0, DNSMOS."""
     material.need(material.has_codes, "the model has no codes to keep while the voice changes")
     material.need(material.hears_speakers, "the model is not conditioned on a speaker")
@@ -93,11 +93,11 @@ def converted(material: Material, result: Result) -> None:
     ):
         try:
             step(material, result)
-        except Undefined as error:
+        except NotApplicable as error:
             result.skipped[f"conversions: {name}"] = str(error)
 
 
-def _conversions(material: Material) -> dict[str, Callable[[], Sequence[Wave]]]:
+def _conversions(material: EvaluationContext) -> dict[str, Callable[[], Sequence[Wave]]]:
     """Columns of one waveform a conversion; the ceiling's are the recordings converted."""
     recordings = [i for i, _ in material.pairs]
     columns = dict(of(recordings, {"ceiling": lambda: material.waves}))
@@ -109,7 +109,7 @@ def _conversions(material: Material) -> dict[str, Callable[[], Sequence[Wave]]]:
     }
 
 
-def _converted_words(material: Material, result: Result) -> None:
+def _converted_words(material: EvaluationContext, result: Result) -> None:
     _ = material.panel.recogniser
     whole, sources = set(with_text(material)), [i for i, _ in material.pairs]
     places = [n for n, i in enumerate(sources) if i in whole]
@@ -122,7 +122,7 @@ def _converted_words(material: Material, result: Result) -> None:
     )
 
 
-def _converted_voices(material: Material, result: Result) -> None:
+def _converted_voices(material: EvaluationContext, result: Result) -> None:
     """Ceiling: recordings, as if converted from the other voice; floor: not converted."""
     voices, speakers = speaker_voices(material), material.label("speaker")
     places = [n for n, (i, _) in enumerate(material.pairs) if speakers[i] in voices]
@@ -154,7 +154,7 @@ def _converted_voices(material: Material, result: Result) -> None:
     material.panel.table(result, columns, measures, sums, note=BY_ENCODER, clusters=sources)
 
 
-def _converted_pitch(material: Material, result: Result) -> None:
+def _converted_pitch(material: EvaluationContext, result: Result) -> None:
     """How far the median F0 of each conversion lies from that of the target's recordings."""
     panel, speakers = material.panel, material.label("speaker")
     heights = {
@@ -178,7 +178,7 @@ def _converted_pitch(material: Material, result: Result) -> None:
     panel.table(result, columns, (measure,), sums, clusters=sources)
 
 
-def _converted_naturalness(material: Material, result: Result) -> None:
+def _converted_naturalness(material: EvaluationContext, result: Result) -> None:
     _ = material.panel.dnsmos
     sources = [i for i, _ in material.pairs]
     columns = _conversions(material)
@@ -187,7 +187,7 @@ def _converted_naturalness(material: Material, result: Result) -> None:
     )
 
 
-def with_text(material: Material) -> list[int]:
+def with_text(material: EvaluationContext) -> list[int]:
     """Places of the utterances that have a text and were not cut."""
     utterances = [material.corpus.utterances[row] for row in material.rows]
     return [
@@ -197,7 +197,7 @@ def with_text(material: Material) -> list[int]:
     ]
 
 
-def speaker_voices(material: Material) -> dict[str, Embedding]:
+def speaker_voices(material: EvaluationContext) -> dict[str, Embedding]:
     """The voice of each measured speaker and target that has training recordings."""
     return {
         name: voice_of(material.panel.voices("training", waves))

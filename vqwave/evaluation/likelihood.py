@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqwave.codes import Coded
+from vqwave.codes import CodeSequence
 from vqwave.data import Batch, collate
 from vqwave.data.corpus import Utterance
 from vqwave.data.frame_tracks import carried
 from vqwave.data.segments import read_crop
-from vqwave.evaluation.context import ONE, Material
-from vqwave.evaluation.result import Figure, Result
+from vqwave.evaluation.context import ONE, EvaluationContext
+from vqwave.evaluation.result import MetricValue, Result
 from vqwave.metrics import likelihood
 from vqwave.metrics.bootstrap import bootstrap, mean
 from vqwave.metrics.code_likelihood import baselines
@@ -32,7 +32,7 @@ CHUNK = 1 << 14  # samples of each utterance that are computed at once
 TRAINED = 200  # training recordings that the baselines are fitted on
 
 
-def nll(material: Material, result: Result) -> None:
+def nll(material: EvaluationContext, result: Result) -> None:
     """Bits a sample of whole held-out utterances; with the codes (or frames) of others; with the labels of others."""
     material.need(material.scores, "the model's decoder is a student, which gives no likelihood of recordings")
     decoder = material.codec.decoder
@@ -58,17 +58,17 @@ def nll(material: Material, result: Result) -> None:
     rate = mean(costs["model"] / lengths, lengths, resamples=resamples)
     train = [material.corpus.read(row, 0, 20_000) for row in _spread(material.corpus.of("train"), TRAINED)]
     beside = likelihood.baselines(decoder.head, train, list(material.waves))
-    floor = Figure(beside["linear predictor"], what="linear predictor")
+    floor = MetricValue(beside["linear predictor"], what="linear predictor")
     note = f"{unit}; the marginal histogram costs {beside['marginal histogram']:.2f}, no model at all {beside['uniform']:g}"
-    result.add("nll.bits", "held-out likelihood", unit, "lower", {"model": Figure.of(rate), "floor": floor}, note)
+    result.add("nll.bits", "held-out likelihood", unit, "lower", {"model": MetricValue.of(rate), "floor": floor}, note)
     for name in variants[1:]:
         sums = np.stack([costs[name] - costs["model"], lengths], 1)
         rise = bootstrap(sums, lambda drawn: drawn[:, 0] / drawn[:, 1], resamples=resamples)
-        figures = {"model": Figure.of(rise), "floor": Figure(0.0, what="does not listen")}
+        figures = {"model": MetricValue.of(rise), "floor": MetricValue(0.0, what="does not listen")}
         result.add(f"nll.{name.replace(' ', '_')}", f"rise of its cost under {name}", "bits per sample", "higher", figures)
 
 
-def _shuffled(material: Material) -> list[str]:
+def _shuffled(material: EvaluationContext) -> list[str]:
     """What of a decoder's condition can be another utterance's."""
     conditioner, found = material.codec.decoder.conditioner, []
     if material.copies:
@@ -78,18 +78,18 @@ def _shuffled(material: Material) -> list[str]:
     return found
 
 
-def _other_voices(material: Material) -> bool:
+def _other_voices(material: EvaluationContext) -> bool:
     """Whether another utterance has other labels, or a vector of its own."""
     conditioner = material.codec.decoder.conditioner
     labels = {tuple(u.labels[name] for name in conditioner.labels) for u in _utterances(material)}
     return bool(conditioner.vector_sizes) or len(labels) > 1
 
 
-def _utterances(material: Material) -> list[Utterance]:
+def _utterances(material: EvaluationContext) -> list[Utterance]:
     return [material.corpus.utterances[row] for row in material.rows]
 
 
-def prior(material: Material, result: Result) -> None:
+def prior(material: EvaluationContext, result: Result) -> None:
     """Bits a code under the prior, beside unigrams and bigrams of training codes, and the bit rate that it packs codes to."""
     network = material.codec.prior
     material.need(network is not None, "the model is no prior")
@@ -103,25 +103,25 @@ def prior(material: Material, result: Result) -> None:
     others = baselines(train, [item.codes for item in coded], coded[0].size)
     resamples = material.settings.resamples
     note = ", ".join(f"{name} {value:.2f}" for name, value in others.items())
-    floor = Figure(others["unigram"], what="unigram")
+    floor = MetricValue(others["unigram"], what="unigram")
     cost = mean(bits / codes, codes, resamples=resamples)
-    result.add("prior.bits", "bits a code under the prior", "bits", "lower", {"model": Figure.of(cost), "floor": floor}, note)
+    result.add("prior.bits", "bits a code under the prior", "bits", "lower", {"model": MetricValue.of(cost), "floor": floor}, note)
     if coded[0].pitch is not None:
         _pitch_prior(coded, melody, resamples, result)
     rate = mean((bits + melody) / seconds, seconds, resamples=resamples)
     nominal = material.codec.model.bit_rate(material.rate)
-    figures = {"model": Figure.of(rate), "floor": Figure(nominal, what="codes packed without a prior")}
+    figures = {"model": MetricValue.of(rate), "floor": MetricValue(nominal, what="codes packed without a prior")}
     result.add("prior.rate", "bit rate under the prior", "bit/s", "lower", figures)
 
 
 def _pitch_prior(
-    coded: Sequence[Coded], bits: NDArray[np.float64], resamples: int, result: Result
+    coded: Sequence[CodeSequence], bits: NDArray[np.float64], resamples: int, result: Result
 ) -> None:
     """Bits a pitch code under the prior, beside log2 K."""
     codes = np.array([item.pitch.codes.numel() for item in coded], np.float64)
     figures = {
-        "model": Figure.of(mean(bits / codes, codes, resamples=resamples)),
-        "floor": Figure(math.log2(coded[0].pitch.size), what="uniform"),
+        "model": MetricValue.of(mean(bits / codes, codes, resamples=resamples)),
+        "floor": MetricValue(math.log2(coded[0].pitch.size), what="uniform"),
     }
     title = "bits a pitch code under the prior"
     result.add("prior.pitch_bits", title, "bits", "lower", figures)
@@ -131,7 +131,7 @@ def _spread(rows: Sequence[int], most: int) -> list[int]:
     return list(rows[:: max(1, len(rows) // most)][:most])
 
 
-def _batches(material: Material) -> Iterator[list[int]]:
+def _batches(material: EvaluationContext) -> Iterator[list[int]]:
     """Places of utterances, shortest first, at most SAMPLES samples a batch with its padding."""
     order = sorted(range(len(material.waves)), key=lambda i: len(material.waves[i]))
     part: list[int] = []
@@ -144,7 +144,7 @@ def _batches(material: Material) -> Iterator[list[int]]:
         yield part
 
 
-def _batch(material: Material, places: Sequence[int]) -> Batch:
+def _batch(material: EvaluationContext, places: Sequence[int]) -> Batch:
     """Whole utterances, padded to one length that is a multiple of the hop, with all that the decoder may hear."""
     model, decoder = material.codec.model, material.codec.decoder
     tracks = () if decoder.frontend is None else carried(material.corpus, decoder.frontend.tracks)
@@ -157,13 +157,13 @@ def _batch(material: Material, places: Sequence[int]) -> Batch:
     return Batch(wave, lengths, labels, batch.index).to(material.codec.device)
 
 
-def _ids(material: Material, place: int) -> dict[str, Tensor]:
+def _ids(material: EvaluationContext, place: int) -> dict[str, Tensor]:
     """The ids that the model gives to an utterance's labels, which are not the corpus' where it was trained on another."""
     return material.codec.given.label_ids(material.corpus.utterances[material.rows[place]].labels)
 
 
 @torch.inference_mode()
-def _condition(material: Material, places: Sequence[int], batch: Batch, variant: str) -> Condition | None:
+def _condition(material: EvaluationContext, places: Sequence[int], batch: Batch, variant: str) -> Condition | None:
     decoder, labels = material.codec.decoder, dict(batch.labels)
     mask = batch.frame_mask(material.codec.model.hop)
     others = [] if variant == "model" else [material.others()[i] for i in places]
@@ -199,13 +199,13 @@ def _filled(codes: Sequence[Tensor], frames: int, *, repeat: bool) -> Tensor:
     return torch.stack([F.pad(it, (0, frames - it.shape[1])) for it in codes])
 
 
-def _voice(material: Material, place: int) -> Tensor:
+def _voice(material: EvaluationContext, place: int) -> Tensor:
     """The range (1, 2) that the melody of an utterance is decoded in."""
     pitch = material.coded[place].pitch
     return material.codec.given.range_of(_ids(material, place), pitch)[VOICE]
 
 
-def _frames_of(material: Material, places: Sequence[int], count: int) -> Tensor:
+def _frames_of(material: EvaluationContext, places: Sequence[int], count: int) -> Tensor:
     """The decoder's frames of utterances, repeated or cut to `count`: (B, C, count)."""
     decoder, batch = material.codec.decoder, _batch(material, places)
     mask = batch.frame_mask(decoder.hop)

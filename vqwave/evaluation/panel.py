@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from vqwave.audio import Wave
 from vqwave.errors import Note
-from vqwave.evaluation.result import Better, Figure, Result
-from vqwave.evaluation.stages import Stage, Undefined, silent
+from vqwave.evaluation.result import Better, MetricValue, Result
+from vqwave.evaluation.stages import NotApplicable, Stage, silent
 from vqwave.metrics import f0, recognition
 from vqwave.metrics.bootstrap import bootstrap, ratio
 from vqwave.metrics.naturalness import Scorer, dnsmos
@@ -204,13 +204,13 @@ class Panel:
         `clusters`: of each waveform; those of one are drawn together. `what`: of what a column's
         figures are.
         """
-        figures: dict[str, dict[str, Figure | None]] = {measure.key: {} for measure in measures}
+        figures: dict[str, dict[str, MetricValue | None]] = {measure.key: {} for measure in measures}
         for column, make in columns.items():
             total = clustered(sums(column, make()), clusters)
             for measure in measures:
                 row = figures[measure.key]
                 estimate = bootstrap(total, measure.figure, resamples=self.resamples)
-                row[column] = Figure.of(estimate, what.get(column, ""), measure.scale)
+                row[column] = MetricValue.of(estimate, what.get(column, ""), measure.scale)
                 worse = losses(measure, row)
                 notes = "; ".join(filter(None, [note, *worse]))
                 result.add(measure.key, measure.title, measure.unit, measure.better, row, notes)
@@ -224,7 +224,7 @@ class Panel:
                 warnings.warn(text, Note, stacklevel=3)
 
 
-def losses(measure: Measure, figures: Mapping[str, Figure | None]) -> list[str]:
+def losses(measure: Measure, figures: Mapping[str, MetricValue | None]) -> list[str]:
     """A line for each decoder that is worse than Griffin-Lim of its own frames."""
     beside = figures.get("frames")
     if beside is None or beside.value is None:
@@ -257,5 +257,5 @@ def with_ones(values: Sequence[float] | Values) -> Values:
 def _there(found: T | str) -> T:
     """What is there, or `Undefined` with the reason why it is not."""
     if isinstance(found, str):
-        raise Undefined(found)
+        raise NotApplicable(found)
     return found

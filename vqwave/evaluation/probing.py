@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vqwave.audio import Wave
-from vqwave.evaluation.context import Material
-from vqwave.evaluation.result import Figure, Result
+from vqwave.evaluation.context import EvaluationContext
+from vqwave.evaluation.result import MetricValue, Result
 from vqwave.metrics.abx import ABX, token_distances
 from vqwave.metrics.abx import abx as abx_errors
 from vqwave.metrics.bootstrap import Estimate, mean
@@ -25,7 +25,7 @@ PROBED = 1500  # training utterances of a probe
 NAMES = {"text": "words", "speaker": "speakers"}
 
 
-def abx(material: Material, result: Result) -> None:
+def abx(material: EvaluationContext, result: Result) -> None:
     """ABX within and across speakers, on z_e and on the codes' vectors: of aligned phones, else of whole words."""
     material.need(material.has_codes, "the model has no codes")
     corpus = material.corpus
@@ -50,15 +50,15 @@ def abx(material: Material, result: Result) -> None:
                 result.skipped[f"ABX {side} speakers"] = "no triple: too few utterances of one word by one speaker"
                 continue
             figures = {
-                "ceiling": Figure.of(beside, "MFCC of the recordings", 100) if beside else None,
-                "model": Figure.of(error, scale=100),
-                "floor": Figure(50.0, what="chance"),
+                "ceiling": MetricValue.of(beside, "MFCC of the recordings", 100) if beside else None,
+                "model": MetricValue.of(error, scale=100),
+                "floor": MetricValue(50.0, what="chance"),
             }
             measure = f"ABX error of {kind} {title}, {side} speakers"
             result.add(f"abx.{name}.{side}", measure, "%", "lower", figures)
 
 
-def _tokens(material: Material, aligned: bool) -> list[tuple[int, str, tuple[float, float]]]:
+def _tokens(material: EvaluationContext, aligned: bool) -> list[tuple[int, str, tuple[float, float]]]:
     """(utterance, label, its stretch in seconds); a fixed random choice where there are more than enough."""
     found = []
     for i, (row, wave) in enumerate(zip(material.rows, material.waves, strict=True)):
@@ -88,28 +88,28 @@ def _cut(frames: np.ndarray, stretch: tuple[float, float], seconds: float) -> np
     return frames[inside if len(inside) else [nearest]]
 
 
-def _latents(material: Material, i: int) -> np.ndarray:
+def _latents(material: EvaluationContext, i: int) -> np.ndarray:
     """z_e (F, D)."""
     model, wave = material.codec.model, torch.from_numpy(material.waves[i]).to(material.codec.device)
     with torch.inference_mode():
         return model.encoder(F.pad(wave, (0, -len(wave) % model.hop))[None])[0].T.double().cpu().numpy()
 
 
-def _quantized(material: Material, i: int) -> np.ndarray:
+def _quantized(material: EvaluationContext, i: int) -> np.ndarray:
     """The codes' vectors (F, D)."""
     return _embedded(material, material.coded[i].codes).T.double().numpy()
 
 
-def _cepstra(material: Material, i: int) -> np.ndarray:
+def _cepstra(material: EvaluationContext, i: int) -> np.ndarray:
     return cepstra([material.waves[i]], material.rate)[0].T.double().numpy()
 
 
-def _embedded(material: Material, codes: Tensor) -> Tensor:
+def _embedded(material: EvaluationContext, codes: Tensor) -> Tensor:
     with torch.inference_mode():
         return material.codec.model.quantizer.decode(codes[None].to(material.codec.device))[0].cpu()
 
 
-def probes(material: Material, result: Result) -> None:
+def probes(material: EvaluationContext, result: Result) -> None:
     """Words and speakers, by a linear probe and a small network on codes, and by a linear probe on audio."""
     rows = material.corpus.of("train")
     rows = [rows[i] for i in torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:PROBED].tolist()]
@@ -124,7 +124,7 @@ def probes(material: Material, result: Result) -> None:
         _probe(material, result, label, rows, spectra, vectors)
 
 
-def _training_vectors(material: Material, heard: Sequence[Wave]) -> list[Tensor]:
+def _training_vectors(material: EvaluationContext, heard: Sequence[Wave]) -> list[Tensor]:
     found = []
     with material.stage("encoding training recordings", len(heard), "utterances") as advance:
         for wave in heard:
@@ -134,7 +134,7 @@ def _training_vectors(material: Material, heard: Sequence[Wave]) -> list[Tensor]
 
 
 def _probe(
-    material: Material, result: Result, label: str, rows: Sequence[int], spectra: Sequence[Tensor], vectors: Sequence[Tensor]
+    material: EvaluationContext, result: Result, label: str, rows: Sequence[int], spectra: Sequence[Tensor], vectors: Sequence[Tensor]
 ) -> None:
     values, name = material.corpus.labels[label], NAMES[label]
     train = torch.tensor([values.index(material.corpus.utterances[row].labels[label]) for row in rows])
@@ -144,14 +144,14 @@ def _probe(
         result.skipped[f"probes of {name}"] = f"no {label} of the split is in the training recordings"
         return
     test = torch.tensor([values.index(material.label(label)[i]) for i in places])
-    floor = Figure(100 * float((test == torch.bincount(train).argmax()).float().mean()), count=len(test), what="chance")
+    floor = MetricValue(100 * float((test == torch.bincount(train).argmax()).float().mean()), count=len(test), what="chance")
 
     def linear(fitted_on: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], np.ndarray]:
         probe = LinearProbe(time_statistics(fitted_on), train, len(values))
         return lambda frames: probe.named(time_statistics(frames)) == test.numpy()
 
     on_audio = linear(spectra)
-    audio: dict[str, Figure | None] = {"floor": floor}
+    audio: dict[str, MetricValue | None] = {"floor": floor}
     sources = {"ceiling": material.waves, "mu-law": material.mu_law}
     if material.copies:
         sources |= {system: material.reconstructed(system) for system in material.systems}
@@ -180,6 +180,6 @@ def _probe(
         result.add(f"probes.{name}.codes.{kind}", f"{name}, {what} on codes", "%", better, figures)
 
 
-def _rate(material: Material, right: np.ndarray, column: str, what: str = "recordings") -> Figure:
+def _rate(material: EvaluationContext, right: np.ndarray, column: str, what: str = "recordings") -> MetricValue:
     estimate = mean(right.astype(np.float64), resamples=material.settings.resamples)
-    return Figure.of(estimate, what if column == "ceiling" else "", 100)
+    return MetricValue.of(estimate, what if column == "ceiling" else "", 100)

@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from vqwave.atomic_files import write_text
-from vqwave.errors import BadInput
-from vqwave.evaluation.result import Written
+from vqwave.errors import UserInputError
+from vqwave.evaluation.result import EvaluationReport
 from vqwave.evaluation.table import markdown_table
 
 BEGIN, END = "<!-- results: `make results` writes what stands here -->", "<!-- end of results -->"
@@ -63,20 +63,20 @@ SHOWN = (  # the rows of the table, in this order; the JSON has all
 )
 
 
-def read_written(path: Path) -> Written:
+def read_written(path: Path) -> EvaluationReport:
     """Raises `BadInput` that names the file, and the key where one does not fit."""
     try:
-        return TypeAdapter(Written).validate_python(json.loads(path.read_text(encoding="utf-8")))
+        return TypeAdapter(EvaluationReport).validate_python(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}, expected what `vqwave evaluate --out` writes") from None
+        raise UserInputError(f"{path}: {error.strerror}, expected what `vqwave evaluate --out` writes") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}, expected an evaluation") from None
+        raise UserInputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}, expected an evaluation") from None
     except ValueError as error:
-        raise BadInput(f"{path}: not JSON ({error}), expected an evaluation") from None
+        raise UserInputError(f"{path}: not JSON ({error}), expected an evaluation") from None
 
 
-def section(evaluations: Sequence[Written]) -> str:
+def section(evaluations: Sequence[EvaluationReport]) -> str:
     """Markdown: for each evaluation a line of what it is, its table, and what could not be measured."""
     parts = []
     for found in evaluations:
@@ -100,9 +100,9 @@ def put(readme: Path, text: str) -> None:
     try:
         whole = readme.read_text(encoding="utf-8")
     except OSError as error:
-        raise BadInput(f"{readme}: {error.strerror}, expected a text file with the line {BEGIN}") from None
+        raise UserInputError(f"{readme}: {error.strerror}, expected a text file with the line {BEGIN}") from None
     before, begin, rest = whole.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise BadInput(f"{readme}: expected the lines {BEGIN} and {END} around the place of the table")
+        raise UserInputError(f"{readme}: expected the lines {BEGIN} and {END} around the place of the table")
     write_text(readme, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")

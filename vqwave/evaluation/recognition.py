@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqwave.audio import Wave
-from vqwave.evaluation.context import Conversion, Material, Undefined
-from vqwave.evaluation.result import Figure, Matrix, Result, confusion
+from vqwave.evaluation.context import Conversion, EvaluationContext, NotApplicable
+from vqwave.evaluation.result import Matrix, MetricValue, Result, confusion
 from vqwave.metrics.bootstrap import mean
 
 NAMES = {"text": "words", "speaker": "speakers"}
@@ -17,7 +17,7 @@ LONGEST_WORD = 3.0  # seconds after which a prior's word is cut
 BABBLE_SECONDS, BABBLES = 3.0, 4  # of what a WaveNet says of its own accord, for each speaker
 
 
-def recognised(material: Material, result: Result, label: str) -> None:
+def recognised(material: EvaluationContext, result: Result, label: str) -> None:
     """How often the judge hears the right word (or speaker) in recordings, in copies, and in what the model makes of them."""
     name, known = _judged(material, label)
     if not material.copies:
@@ -25,7 +25,7 @@ def recognised(material: Material, result: Result, label: str) -> None:
         return
     rows = _known_rows(material, label)
     said = _places(material, label, rows)
-    figures: dict[str, Figure | None] = {"floor": _chance(material, label, said)}
+    figures: dict[str, MetricValue | None] = {"floor": _chance(material, label, said)}
     sources = {"ceiling": material.waves, "mu-law": material.mu_law}
     sources |= {system: material.reconstructed(system) for system in material.systems}
     for column, waves in sources.items():
@@ -37,17 +37,17 @@ def recognised(material: Material, result: Result, label: str) -> None:
     result.add(f"{name}.reconstruction", f"{name} recognised in reconstructions", "%", "higher", figures)
 
 
-def words(material: Material, result: Result) -> None:
+def words(material: EvaluationContext, result: Result) -> None:
     """Words that are heard in reconstructions."""
     recognised(material, result, "text")
 
 
-def speakers(material: Material, result: Result) -> None:
+def speakers(material: EvaluationContext, result: Result) -> None:
     """Speakers that are heard in reconstructions, or in what a WaveNet babbles."""
     recognised(material, result, "speaker")
 
 
-def conversion(material: Material, result: Result) -> None:
+def conversion(material: EvaluationContext, result: Result) -> None:
     """Content kept, target reached, source gone: over all conversions, and as matrices by source and target speaker."""
     material.need(material.has_codes, "the model has no codes to keep while the voice changes")
     material.need(material.hears_speakers, "the model hears no speaker")
@@ -59,9 +59,9 @@ def conversion(material: Material, result: Result) -> None:
     real = material.judge.named(material.waves)
     own = np.array([material.corpus.utterances[row].speaker in trained for row in material.rows])
     ceiling = mean(real["speaker"][own] == said[own], resamples=material.settings.resamples)
-    rates: dict[str, dict[str, Figure | None]] = {
+    rates: dict[str, dict[str, MetricValue | None]] = {
         "content": {"ceiling": None, "floor": None},
-        "target": {"ceiling": Figure.of(ceiling, "recordings", 100), "floor": _chance(material, "speaker", said[own])},
+        "target": {"ceiling": MetricValue.of(ceiling, "recordings", 100), "floor": _chance(material, "speaker", said[own])},
         "source": {"floor": _rate(material, real["speaker"][own] == said[own], "recordings, not converted")},
     }
     others = 1 - (real["speaker"][own] == said[own])
@@ -72,7 +72,7 @@ def conversion(material: Material, result: Result) -> None:
             "ceiling": _rate(material, real["text"] == texts, "recordings"),
             "floor": _chance(material, "text", texts),
         }
-    genders: dict[tuple[str, str], dict[str, Figure | None]] = {}
+    genders: dict[tuple[str, str], dict[str, MetricValue | None]] = {}
     for system in material.systems:
         made = material.converted(system)
         heard = material.judge.named([item.wave for item in made])
@@ -101,13 +101,13 @@ def conversion(material: Material, result: Result) -> None:
         result.add(f"conversion.gender_{from_}_{to}", title, "%", "higher", beside | figures)
 
 
-def say(material: Material, result: Result) -> None:
+def say(material: EvaluationContext, result: Result) -> None:
     """`say WORD as SPEAKER` from the prior, over all pairs: heard as that word, as that speaker, as both."""
     prior = material.codec.prior
     if prior is None:
-        raise Undefined("the model is no prior")
+        raise NotApplicable("the model is no prior")
     if "text" not in prior.labels or "speaker" not in prior.labels or "text" not in material.judge.values:
-        raise Undefined("the prior hears no speaker and text, or the corpus has no few words that are said again and again")
+        raise NotApplicable("the prior hears no speaker and text, or the corpus has no few words that are said again and again")
     values = {name: prior.labels[name] for name in ("text", "speaker")}
     pairs = [(text, speaker) for text in values["text"] for speaker in values["speaker"]]
     waves = _said(material, pairs)
@@ -128,7 +128,7 @@ def say(material: Material, result: Result) -> None:
         figures = {
             "ceiling": _rate(material, true[name], "recordings"),
             "model": _rate(material, right[name]),
-            "floor": Figure(chance[name], what="chance"),
+            "floor": MetricValue(chance[name], what="chance"),
         }
         result.add(f"say.{name}", f"say D as S, all {len(pairs)} pairs: {title} recognised", "%", "higher", figures)
         rates = right[name].reshape(material.settings.takes, len(values["text"]), len(values["speaker"])).mean(0)
@@ -137,7 +137,7 @@ def say(material: Material, result: Result) -> None:
         result.matrices.append(Matrix(f"say.{name}", title, "text", "speaker", values["text"], values["speaker"], cells, "%"))
 
 
-def _said(material: Material, pairs: Sequence[tuple[str, str]]) -> list[Wave]:
+def _said(material: EvaluationContext, pairs: Sequence[tuple[str, str]]) -> list[Wave]:
     """The prior's words, `takes` of each pair; the codes of all are drawn before any is decoded."""
     codec, settings = material.codec, material.settings
     drawn, labels = [], []
@@ -165,7 +165,7 @@ def _said(material: Material, pairs: Sequence[tuple[str, str]]) -> list[Wave]:
     return waves
 
 
-def _babbled(material: Material, result: Result, label: str) -> None:
+def _babbled(material: EvaluationContext, result: Result, label: str) -> None:
     """The speaker that is heard in what a WaveNet without codes or frames says of its own accord."""
     material.need(label == "speaker", "the model says no given words")
     material.need(material.hears_speakers, "the model hears no speaker")
@@ -185,48 +185,48 @@ def _babbled(material: Material, result: Result, label: str) -> None:
     figures = {
         "ceiling": _rate(material, real, "recordings"),
         "model": _rate(material, heard == np.array(said)),
-        "floor": Figure(100 / len(names), what="chance"),
+        "floor": MetricValue(100 / len(names), what="chance"),
     }
     result.add("speakers.babble", "speakers recognised in babble", "%", "higher", figures)
     result.matrices.append(confusion("speakers.model", "speakers: babble", ("told", "heard"), known, said, heard.tolist()))
 
 
-def _judged(material: Material, label: str) -> tuple[str, list[str]]:
+def _judged(material: EvaluationContext, label: str) -> tuple[str, list[str]]:
     """How the label's measure is called, and its values. Raises `Undefined` where no judge can be trained on it."""
     if len(material.corpus.labels.get(label, [])) < 2:
         words = "the corpus has no few words that are said again and again, expected for a judge of words"
-        raise Undefined(words if label == "text" else f"the corpus has no two values of {label}")
+        raise NotApplicable(words if label == "text" else f"the corpus has no two values of {label}")
     return NAMES[label], material.corpus.labels[label]
 
 
-def _known_rows(material: Material, label: str) -> list[int]:
+def _known_rows(material: EvaluationContext, label: str) -> list[int]:
     """Places of the utterances whose label is also in the training recordings."""
     trained = {material.corpus.utterances[row].labels[label] for row in material.corpus.of("train")}
     rows = [i for i, value in enumerate(material.label(label)) if value in trained]
     if not rows:
-        raise Undefined(f"no {label} of the split is in the training recordings")
+        raise NotApplicable(f"no {label} of the split is in the training recordings")
     return rows
 
 
-def _places(material: Material, label: str, rows: Sequence[int]) -> NDArray[np.int64]:
+def _places(material: EvaluationContext, label: str, rows: Sequence[int]) -> NDArray[np.int64]:
     values, found = material.corpus.labels[label], material.label(label)
     return np.array([values.index(found[i]) for i in rows])
 
 
-def _chance(material: Material, label: str, said: NDArray[np.int64]) -> Figure:
+def _chance(material: EvaluationContext, label: str, said: NDArray[np.int64]) -> MetricValue:
     """Always saying what is commonest in training."""
     values = material.corpus.labels[label]
     counts = np.zeros(len(values))
     for row in material.corpus.of("train"):
         counts[values.index(material.corpus.utterances[row].labels[label])] += 1
-    return Figure(100 * float((said == counts.argmax()).mean()), count=len(said), what="chance")
+    return MetricValue(100 * float((said == counts.argmax()).mean()), count=len(said), what="chance")
 
 
-def _rate(material: Material, right: NDArray[np.generic], what: str = "") -> Figure:
-    return Figure.of(mean(right.astype(np.float64), resamples=material.settings.resamples), what, 100)
+def _rate(material: EvaluationContext, right: NDArray[np.generic], what: str = "") -> MetricValue:
+    return MetricValue.of(mean(right.astype(np.float64), resamples=material.settings.resamples), what, 100)
 
 
-def _clustered(material: Material, right: NDArray[np.bool_], made: Sequence[Conversion]) -> Figure:
+def _clustered(material: EvaluationContext, right: NDArray[np.bool_], made: Sequence[Conversion]) -> MetricValue:
     """A rate over conversions; its interval draws utterances, since conversions of one utterance are alike."""
     sources = sorted({c.source for c in made})
     place = {source: i for i, source in enumerate(sources)}
@@ -234,10 +234,10 @@ def _clustered(material: Material, right: NDArray[np.bool_], made: Sequence[Conv
     for value, item in zip(right, made, strict=True):
         sums[place[item.source]] += (float(value), 1.0)
     share = sums[:, 0] / sums[:, 1]
-    return Figure.of(mean(share, sums[:, 1], resamples=material.settings.resamples), scale=100)
+    return MetricValue.of(mean(share, sums[:, 1], resamples=material.settings.resamples), scale=100)
 
 
-def _by_pair(material: Material, key: str, part: str, system: str, made: Sequence[Conversion], right: NDArray[np.bool_]) -> Matrix:
+def _by_pair(material: EvaluationContext, key: str, part: str, system: str, made: Sequence[Conversion], right: NDArray[np.bool_]) -> Matrix:
     """Rates in percent by source (rows) and target speaker (columns)."""
     titles = {"content": "words kept", "target": "target reached", "source": "source recognised"}
     speakers = material.label("speaker")
@@ -250,15 +250,15 @@ def _by_pair(material: Material, key: str, part: str, system: str, made: Sequenc
 
 
 def _by_gender(
-    material: Material, result: Result, system: str, made: Sequence[Conversion], reached: NDArray[np.bool_]
-) -> dict[tuple[str, str], Figure]:
+    material: EvaluationContext, result: Result, system: str, made: Sequence[Conversion], reached: NDArray[np.bool_]
+) -> dict[tuple[str, str], MetricValue]:
     """Target reached by gender of source and target, where the corpus tells genders apart: from one to the other, and a matrix."""
     if len(material.corpus.labels.get("gender", [])) < 2:
         return {}
     gender = {u.speaker: u.labels["gender"] for u in material.corpus.utterances}
     names, speakers = material.corpus.labels["gender"], material.label("speaker")
     pairs = [(gender[speakers[item.source]], gender[item.target]) for item in made]
-    figures: dict[tuple[str, str], Figure] = {}
+    figures: dict[tuple[str, str], MetricValue] = {}
     for pair in sorted(set(pairs)):
         there = np.array([p == pair for p in pairs])
         kept = [item for item, use in zip(made, there, strict=True) if use]

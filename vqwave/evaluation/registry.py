@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vqwave.evaluation import codes, judged, likelihood, probing, recognition, signal
-from vqwave.evaluation.context import Material
+from vqwave.evaluation.context import EvaluationContext
 from vqwave.evaluation.result import Result
-from vqwave.inference.speech_model import Codec
+from vqwave.inference.speech_model import SpeechModel
 
-Measure = Callable[[Material, Result], None]
+Measure = Callable[[EvaluationContext, Result], None]
 
 MEASURES: dict[str, Measure] = {
     "nll": likelihood.nll,
@@ -51,7 +51,7 @@ PRIORS = ("prior", "say")
 BY_PANEL = ("wer", "similarity", "mos", "converted")  # of whole utterances; by name only
 
 
-def defaults(codec: Codec) -> list[str]:
+def defaults(codec: SpeechModel) -> list[str]:
     """What is measured where nothing is asked for by name: of a prior, only what it adds to its codec."""
     others = [name for name in MEASURES if name not in (*PRIORS, *BY_PANEL)]
     return list(PRIORS) if codec.prior is not None else others

@@ -15,7 +15,7 @@ Better = Literal["higher", "lower", ""]
 
 
 @dataclass(frozen=True)
-class Figure:
+class MetricValue:
     """One figure: its value (null as written where it is not finite), its 95 % interval and number of utterances, and of what."""
 
     value: float | None
@@ -25,7 +25,7 @@ class Figure:
     what: str = ""
 
     @classmethod
-    def of(cls, estimate: Estimate, what: str = "", scale: float = 1.0) -> Figure:
+    def of(cls, estimate: Estimate, what: str = "", scale: float = 1.0) -> MetricValue:
         low, high = (estimate.low * scale, estimate.high * scale)
         return cls(estimate.value * scale, low, high, estimate.count, what)
 
@@ -39,7 +39,7 @@ class Row:
     measure: str
     unit: str
     better: Better
-    figures: dict[str, Figure]
+    figures: dict[str, MetricValue]
     note: str = ""
 
 
@@ -71,7 +71,7 @@ class Track:
 
 
 @dataclass(frozen=True)
-class Written:
+class EvaluationReport:
     """`metrics.json`, as `vqwave evaluate` writes it and the README's table and the page read it."""
 
     corpus: str
@@ -131,7 +131,7 @@ class Result:
         measure: str,
         unit: str,
         better: Better,
-        figures: dict[str, Figure | None],
+        figures: dict[str, MetricValue | None],
         note: str = "",
     ) -> None:
         """A row, in place of one of the same key; columns that are None are left out.

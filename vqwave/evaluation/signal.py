@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from vqwave.audio import Wave
 from vqwave.evaluation import panel as judges
-from vqwave.evaluation.context import ONE, Material
+from vqwave.evaluation.context import ONE, EvaluationContext
 from vqwave.evaluation.judged import copies
-from vqwave.evaluation.result import Figure, Result, Track
+from vqwave.evaluation.result import MetricValue, Result, Track
 from vqwave.metrics.bootstrap import mean
 from vqwave.metrics.f0 import STEP, contour_sums, speaker_centres
 from vqwave.metrics.perceptual import Measure, defined, pesq_measure, stoi_measure
@@ -21,7 +21,7 @@ Values = NDArray[np.float64]
 TRACKS = 4  # utterances whose pitch is shown
 
 
-def _copies(material: Material, result: Result) -> dict[str, list[Wave]]:
+def _copies(material: EvaluationContext, result: Result) -> dict[str, list[Wave]]:
     """What is held against the recordings, by column. 16-bit copies are the recordings themselves, as a corpus holds them.
 
     The floor needs a second utterance; a single one has none, as is said in the result.
@@ -31,7 +31,7 @@ def _copies(material: Material, result: Result) -> dict[str, list[Wave]]:
     return copies | ({"floor": material.shuffled("model")} if _has_floor(material, result) else {})
 
 
-def _has_floor(material: Material, result: Result) -> bool:
+def _has_floor(material: EvaluationContext, result: Result) -> bool:
     """Whether codes can be shuffled; where there is no second utterance, the result says so."""
     if material.has_codes and not material.several:
         result.skipped[f"floor ({WHAT['floor']})"] = ONE
@@ -42,8 +42,8 @@ WHAT = {"ceiling": "8-bit mu-law copy", "floor": "decoded from shuffled codes"}
 
 
 def _compared(
-    material: Material, result: Result, measure: Callable[[Wave, Wave], float]
-) -> dict[str, Figure | None]:
+    material: EvaluationContext, result: Result, measure: Callable[[Wave, Wave], float]
+) -> dict[str, MetricValue | None]:
     found = {}
     for column, waves in _copies(material, result).items():
         with material.stage(f"{column}: comparing", len(waves), "utterances") as advance:
@@ -51,11 +51,11 @@ def _compared(
             for recording, copy in zip(material.waves, waves, strict=True):
                 values.append(measure(recording, copy))
                 advance(1)
-        found[column] = Figure.of(mean(np.array(values), resamples=material.settings.resamples), WHAT.get(column, ""))
+        found[column] = MetricValue.of(mean(np.array(values), resamples=material.settings.resamples), WHAT.get(column, ""))
     return found
 
 
-def spectral(material: Material, result: Result) -> None:
+def spectral(material: EvaluationContext, result: Result) -> None:
     """Mel-cepstral distortion after time warping, and log-spectral distance frame by frame."""
     rate = material.rate
     figures = _compared(material, result, lambda a, b: mel_cepstral_distortion(a, b, rate))
@@ -64,7 +64,7 @@ def spectral(material: Material, result: Result) -> None:
     result.add("spectral.lsd", "log-spectral distance", "dB", "lower", figures)
 
 
-def pitch(material: Material, result: Result) -> None:
+def pitch(material: EvaluationContext, result: Result) -> None:
     """F0 error, correlation and voicing error, frame by frame; some utterances' pitch tracks."""
     panel = material.panel
     _ = panel.contour  # raises where there is none, before anything is made
@@ -90,7 +90,7 @@ def pitch(material: Material, result: Result) -> None:
         result.tracks.append(Track(material.corpus.utterances[material.rows[i]].id, STEP, curves))
 
 
-def perceptual(material: Material, result: Result) -> None:
+def perceptual(material: EvaluationContext, result: Result) -> None:
     """PESQ and STOI, where the rate, the length and what is installed allow."""
     for key, name, measure in (
         ("perceptual.pesq", f"PESQ ({'narrow' if material.rate == 8000 else 'wide'} band)", pesq_measure(material.rate)),
@@ -102,15 +102,15 @@ def perceptual(material: Material, result: Result) -> None:
             _perceived(material, result, key, name, measure)
 
 
-def _perceived(material: Material, result: Result, key: str, name: str, measure: Measure) -> None:
-    figures: dict[str, Figure | None] = {}
+def _perceived(material: EvaluationContext, result: Result, key: str, name: str, measure: Measure) -> None:
+    figures: dict[str, MetricValue | None] = {}
     counts = []
     for column, waves in _copies(material, result).items():
         values = defined(measure, material.rate, material.waves, waves)
         there = values[np.isfinite(values)]
         counts.append(len(there))
         if len(there):
-            figures[column] = Figure.of(mean(there, resamples=material.settings.resamples), WHAT.get(column, ""))
+            figures[column] = MetricValue.of(mean(there, resamples=material.settings.resamples), WHAT.get(column, ""))
     if not figures:
         result.skipped[name] = "not defined for any utterance: all are shorter than 0.4 s, or no speech was found in them"
         return

@@ -9,7 +9,7 @@ Advance = Callable[[float], object]
 Stage = Callable[[str, float, str], AbstractContextManager[Advance]]
 
 
-class Undefined(Exception):
+class NotApplicable(Exception):
     """A measure that this model or corpus does not allow, and why."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from vqwave.evaluation.result import COLUMNS, Figure, Result, Row
+from vqwave.evaluation.result import COLUMNS, MetricValue, Result, Row
 
 HEADINGS = {
     "mu-law": "8-bit mu-law",
@@ -14,7 +14,7 @@ HEADINGS = {
 }
 
 
-def digits(figure: Figure | None) -> str:
+def digits(figure: MetricValue | None) -> str:
     """A figure in about three significant digits, with its interval.
 
     >>> digits(Figure(93.333, 88.21, 97.5)), digits(Figure(4.6021)), digits(None)

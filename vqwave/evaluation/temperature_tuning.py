@@ -19,9 +19,9 @@ from vqwave import pitch_tracking
 from vqwave.audio import Wave
 from vqwave.decode.sampling import Sampling, Temperatures
 from vqwave.errors import Note
-from vqwave.evaluation.context import Material
+from vqwave.evaluation.context import EvaluationContext
 from vqwave.evaluation.judged import speaker_voices, with_text
-from vqwave.evaluation.stages import Undefined
+from vqwave.evaluation.stages import NotApplicable
 from vqwave.metrics import f0, recognition
 from vqwave.metrics.spectral import log_spectral_distance
 from vqwave.models import Student, WaveNet
@@ -98,7 +98,7 @@ def search(judge: Callable[[Temperatures], Terms], parts: Sequence[str]) -> list
     return [trials.pop(best), *sorted(trials.values(), key=lambda trial: trial.score)]
 
 
-def tune(material: Material, judge: Judge) -> list[Trial]:
+def tune(material: EvaluationContext, judge: Judge) -> list[Trial]:
     """`search` by the model's own copies of the recordings, each trial by the same random numbers."""
     material.need(material.copies, "the model makes no copies: it takes neither codes nor frames")
     _ = material.waves, material.coded if material.has_codes else None  # made once for all trials
@@ -110,7 +110,7 @@ def tune(material: Material, judge: Judge) -> list[Trial]:
     return search(judged, parts_of(material.codec.decoder))
 
 
-def _drawn(material: Material, temperatures: Mapping[str, float]) -> list[Wave]:
+def _drawn(material: EvaluationContext, temperatures: Mapping[str, float]) -> list[Wave]:
     """The model's copies by other temperatures, which are not kept."""
     other = copy.copy(material)
     sampling: Sampling = replace(material.settings.sampling, **temperatures)
@@ -118,17 +118,17 @@ def _drawn(material: Material, temperatures: Mapping[str, float]) -> list[Wave]:
     return other.reconstructed("model")
 
 
-def judge_of(material: Material) -> Judge:
+def judge_of(material: EvaluationContext) -> Judge:
     """Judges trained elsewhere, where all are there and can judge; else, with a `Note`, spectra and melody."""
     try:
         return _by_listeners(material)
-    except Undefined as error:
+    except NotApplicable as error:
         note = f"{error}; temperatures are chosen by spectra and melody"
         warnings.warn(note, Note, stacklevel=2)
         return _by_sound(material)
 
 
-def _by_listeners(material: Material) -> Judge:
+def _by_listeners(material: EvaluationContext) -> Judge:
     panel, speakers = material.panel, material.label("speaker")
     _ = panel.recogniser, panel.encoder, panel.dnsmos  # raise where they are missing
     places = with_text(material)
@@ -152,7 +152,7 @@ def _by_listeners(material: Material) -> Judge:
     return judge
 
 
-def _by_sound(material: Material) -> Judge:
+def _by_sound(material: EvaluationContext) -> Judge:
     rate, recordings = material.rate, material.waves
 
     def contour(wave: Wave) -> f0.Contour:

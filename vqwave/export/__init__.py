@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from vqwave.atomic_files import write_text
 from vqwave.codes import fingerprint
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.export.flow_graph import RealSpectralPredictor, one_pass, synthesise
 from vqwave.features import MelBands
 from vqwave.inference.model_folder import Loaded, load_trained, save_trained
@@ -72,7 +72,7 @@ def export_onnx(name: str | Path, out: Path, part: Part = "decoder") -> Checked:
     """
     for package in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
-            raise BadInput(f"{package} is not installed: pip install 'vqwave[export]'")
+            raise UserInputError(f"{package} is not installed: pip install 'vqwave[export]'")
     loaded = load_trained(name)
     graph = encoder_of(loaded, name) if part == "encoder" else decoder_of(loaded, name)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
@@ -83,10 +83,10 @@ def export_onnx(name: str | Path, out: Path, part: Part = "decoder") -> Checked:
             found = {frames: _difference(temporary, graph, batch, frames) for batch, frames in CHECKED}
         checked = Checked(out, part, inputs, found)
         if not checked.largest <= graph.tolerance:
-            raise BadInput(f"{name}: its graph is {checked.largest:.2g} away from PyTorch, expected at most {graph.tolerance:g}")
+            raise UserInputError(f"{name}: its graph is {checked.largest:.2g} away from PyTorch, expected at most {graph.tolerance:g}")
         os.replace(temporary, out)
     except OSError as error:
-        raise BadInput(f"{out}: cannot be written ({error.strerror})") from None
+        raise UserInputError(f"{out}: cannot be written ({error.strerror})") from None
     finally:
         temporary.unlink(missing_ok=True)
     return checked
@@ -98,7 +98,7 @@ def export_folder(name: str | Path, out: Path, *, half: bool = False) -> Loaded:
     half: weights in 16 bits, half the bytes. They are rounded, so that a few codes differ: it is a codec of its own.
     """
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise BadInput(f"{out}: there already, expected a new or empty folder")
+        raise UserInputError(f"{out}: there already, expected a new or empty folder")
     loaded = load_trained(name)
     save_trained(out, copy.deepcopy(loaded.model).half() if half else loaded.model, loaded.card)
     write_text(out / "README.md", model_page(loaded))
@@ -176,7 +176,7 @@ class SpeakingGraph(Graph):
         for flow in student.flows.flows:
             x = one_pass(flow, x, condition, still=student.conditioner.frames is None)
         if columns is not None:
-            x = synthesise(x, columns.features[:, : student.predictor.order], columns.hold)
+            x = synthesise(x, columns.features[:, : student.predictor.order], columns.repeat)
         return x.clamp(-1.0, 1.0)
 
     def truth(self, *inputs: Tensor) -> Tensor:
@@ -223,7 +223,7 @@ def _condition(student: Student, coder: VQVAE | None, given: dict[str, Tensor]) 
     if coder is not None:
         codes = given["codes"]
         pitch = coder.pitch(given.get("pitch_codes"), given, codes.shape[-1])
-        frames = coder.frames(coder.quantizer.decode(codes), given, pitch=pitch)
+        frames = coder.decoder_features(coder.quantizer.decode(codes), given, pitch=pitch)
     elif isinstance(student.frontend, PredictorFrontend):
         frames = student.frontend.extended(frames)
     return student.condition(frames, given)
@@ -245,7 +245,7 @@ class HearingGraph(Graph):
                     setattr(parent, name, RealMelBands(child))
         melody = [] if model.melody is None else [model.melody.codec]
         codec = fingerprint(model.encoder, model.quantizer, *melody)
-        self.facts = {"hop": self.hop, "size": model.quantizer.size, "books": model.quantizer.books, "codec": codec}
+        self.facts = {"hop": self.hop, "size": model.quantizer.codebook_size, "books": model.quantizer.books, "codec": codec}
 
     def forward(self, wave: Tensor) -> Tensor:
         return self.model.encode(wave)
@@ -284,14 +284,14 @@ def decoder_of(loaded: Loaded, name: str | Path) -> SpeakingGraph:
     """The graph of a model's decoder. Raises BadInput for one that is no student."""
     model = loaded.model.codec if isinstance(loaded.model, Prior) else loaded.model
     if isinstance(model, Classifier | PitchCodec):
-        raise BadInput(f"{name}: a {loaded.card.kind.replace('_', ' ')}, expected a model that speaks")
+        raise UserInputError(f"{name}: a {loaded.card.kind.replace('_', ' ')}, expected a model that speaks")
     decoder = model.decoder if isinstance(model, VQVAE) else model
     if not isinstance(decoder, Student):
-        raise BadInput(f"{name}: its decoder is a WaveNet, whose loop over samples is no graph; expected a student (distill it)")
+        raise UserInputError(f"{name}: its decoder is a WaveNet, whose loop over samples is no graph; expected a student (distill it)")
     if any(isinstance(flow, MaskedFlow) for flow in decoder.flows.flows):
-        raise BadInput(f"{name}: its flows are masked (direction maf), whose loop over samples is no graph; expected iaf")
+        raise UserInputError(f"{name}: its flows are masked (direction maf), whose loop over samples is no graph; expected iaf")
     if any(flow.stack.context is not None or flow.stack.spec.skip for flow in decoder.flows.flows):
-        raise BadInput(f"{name}: its flows have a context stack, which has no graph; expected flows without")
+        raise UserInputError(f"{name}: its flows have a context stack, which has no graph; expected flows without")
     return SpeakingGraph(decoder, model if isinstance(model, VQVAE) else None, loaded.card.labels).eval()
 
 
@@ -299,7 +299,7 @@ def encoder_of(loaded: Loaded, name: str | Path) -> HearingGraph:
     """The graph of a model's encoder and quantizer. Raises BadInput for a model without."""
     model = loaded.model.codec if isinstance(loaded.model, Prior) else loaded.model
     if not isinstance(model, VQVAE):
-        raise BadInput(f"{name}: a {loaded.card.kind} without an encoder, expected a vqvae (or its student)")
+        raise UserInputError(f"{name}: a {loaded.card.kind} without an encoder, expected a vqvae (or its student)")
     return HearingGraph(model).eval()
 
 
@@ -328,11 +328,11 @@ def _in_a_line(problem: str) -> Iterator[None]:
     """What the exporter and onnxruntime raise is of any kind: as BadInput, but for files that cannot be written."""
     try:
         yield
-    except (BadInput, OSError):
+    except (UserInputError, OSError):
         raise
     except Exception as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"{problem} ({first})") from None
+        raise UserInputError(f"{problem} ({first})") from None
 
 
 def _describe(path: Path, facts: dict[str, object]) -> dict[str, list[int | str]]:
@@ -354,7 +354,7 @@ def _difference(path: Path, graph: Graph, batch: int, frames: int) -> float:
     inputs = graph.example(batch, frames)
     expected, found = graph.truth(*inputs), run_onnx(path, graph.names, inputs)
     if found.shape != expected.shape:
-        raise BadInput(f"the graph made {tuple(found.shape)} of {frames} frames, expected {tuple(expected.shape)}")
+        raise UserInputError(f"the graph made {tuple(found.shape)} of {frames} frames, expected {tuple(expected.shape)}")
     if not expected.is_floating_point():
         return float((found != expected).float().mean())
     return float((found - expected).abs().max())

@@ -31,7 +31,7 @@ def one_pass(flow: AffineFlow, z: Tensor, condition: Condition | None, *, still:
     folded = F.pad(z, (fold + before, -(before or fold))).unflatten(-1, (-1, fold)).transpose(1, 2)  # (B, n, blocks)
     x = flow.input(folded)
     told = None if condition is None else fold_condition(condition, fold).project(flow.stack.projection)
-    width = 2 * flow.stack.spec.gate
+    width = 2 * flow.stack.spec.gate_channels
     for i, layer in enumerate(flow.stack.layers):
         conv = layer.dilated
         a = F.conv1d(F.pad(x, (conv.span, 0)), conv.weight, conv.bias, dilation=conv.dilation)
@@ -50,8 +50,8 @@ def one_pass(flow: AffineFlow, z: Tensor, condition: Condition | None, *, still:
 def _told(a: Tensor, told: Condition, *, late: bool) -> Tensor:
     """`Condition.add_to` of columns that tile a; `late`: it has one block more, which hears the last column."""
     if not late:
-        return (a.unflatten(-1, (-1, told.hold)) + told.features[..., None]).flatten(-2)
-    held = told.features[..., None].expand(-1, -1, -1, told.hold).flatten(-2)
+        return (a.unflatten(-1, (-1, told.repeat)) + told.features[..., None]).flatten(-2)
+    held = told.features[..., None].expand(-1, -1, -1, told.repeat).flatten(-2)
     return a + torch.cat([held, told.features[..., -1:]], -1)
 
 

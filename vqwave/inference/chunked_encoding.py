@@ -19,7 +19,7 @@ from vqwave import inputs, pitch_tracking
 from vqwave.audio import SILENCE_DB, downmix, normalise_level, remove_dc, resample, silence_in
 from vqwave.audio.streaming import Recording, Resampler
 from vqwave.distributed.torch_defaults import inference
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import MFCC, LogMel, Pitch
 from vqwave.models.vqvae import VQVAE
 from vqwave.nn.encoders import BatchNormEncoder, Encoder, FrameEncoder, WaveformEncoder
@@ -94,7 +94,7 @@ def prepare(wave: Tensor | NDArray, source: int, target: int, level: float) -> W
     samples, source = inputs.waveform(wave), inputs.sample_rate(source)
     samples = downmix(samples.T) if samples.ndim == 2 else samples
     if not len(samples) or not np.isfinite(samples).all():
-        raise BadInput("the recording is empty or not finite, expected audio")
+        raise UserInputError("the recording is empty or not finite, expected audio")
     samples = _refuse_silence(remove_dc(samples))
     return normalise_level(_refuse_silence(resample(samples, source, target)), level)
 
@@ -103,7 +103,7 @@ def prepare(wave: Tensor | NDArray, source: int, target: int, level: float) -> W
 def _refuse_silence(wave: Wave) -> Wave:
     """(T,) without DC, as it is. Raises BadInput where it is silent, by the rule of `audio`."""
     if (silence := silence_in(wave)) is not None:
-        raise BadInput(f"the recording is {silence}, expected audio")
+        raise UserInputError(f"the recording is {silence}, expected audio")
     return wave
 
 
@@ -115,7 +115,7 @@ class Blocks:
         """frames: how many are encoded at once; codes of a two-level codebook come in whole stretches."""
         span, hop = heard(model.encoder), model.hop
         if span is None:
-            raise BadInput(
+            raise UserInputError(
                 "this model normalises over the whole utterance (encoder.instance_norm), expected one without, to stream"
             )
         ratio = getattr(model.quantizer, "ratio", 1)
@@ -195,7 +195,7 @@ def encode_recording(
         squares += float(np.square(y, dtype=np.float64).sum())
         peak, count = max(peak, float(np.abs(y).max(initial=0.0))), count + len(y)
     if silent or squares / max(1, count) < threshold:
-        raise BadInput(f"{recording.path}: silent (below {SILENCE_DB:.0f} dBFS), expected audio")
+        raise UserInputError(f"{recording.path}: silent (below {SILENCE_DB:.0f} dBFS), expected audio")
     gain = 10 ** (min(target - 10 * math.log10(squares / count), PEAK - 20 * math.log10(peak)) / 20)
     blocks = Blocks(model, math.ceil(BLOCK * rate / model.hop))
     stream = None if model.melody is None else pitch_tracking.PitchStream(rate, model.melody.hop)

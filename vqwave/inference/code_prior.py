@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from vqwave import inputs
-from vqwave.codes import CodeBlock, Coded, Header, PitchCodes, fingerprint
+from vqwave.codes import CodeBlock, CodeSequence, Header, PitchCodes, fingerprint
 from vqwave.data.voices import UNVOICED, VoicePitch
 from vqwave.decode.code_sampling import sample_codes
 from vqwave.distributed.torch_defaults import inference, own_defaults
 from vqwave.distributions import checked_temperature
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.inference.entropy_coding import compress, decompress
 from vqwave.models.prior import CodeNetwork, Prior
 from vqwave.models.symbols import PitchBooks
@@ -78,14 +78,14 @@ class CodePrior:
         temperature: float = 1.0,
         top_p: float = 1.0,
         longest: float = LONGEST,
-    ) -> list[Coded]:
+    ) -> list[CodeSequence]:
         """Codes of `count` utterances that end by themselves, given labels, which may be left out; cut after `longest` seconds.
 
         With `seconds`, utterance follows utterance until so much is full. Raises BadInput.
         """
         checked_temperature(temperature, "code temperature")
         if not 0 < top_p <= 1:
-            raise BadInput(f"code top-p {top_p}: expected a number above 0 and at most 1")
+            raise UserInputError(f"code top-p {top_p}: expected a number above 0 and at most 1")
         labels, count = inputs.by_name(labels, "labels"), inputs.whole(count, "count", 1)
         length = inputs.seconds(longest if seconds is None else seconds)
         drawn = sample_codes(
@@ -100,7 +100,7 @@ class CodePrior:
         )
         return [self._coded(codes, pitch, labels.get("speaker")) for codes, pitch in drawn]
 
-    def _coded(self, codes: Tensor, pitch: Tensor | None, speaker: str | None) -> Coded:
+    def _coded(self, codes: Tensor, pitch: Tensor | None, speaker: str | None) -> CodeSequence:
         """Codes that were drawn, with the statistics of the speaker's voice beside pitch codes."""
         melody, order = None, self.network.order
         if pitch is not None:
@@ -108,7 +108,7 @@ class CodePrior:
             hop, size = self.hop * order.ratio, order.pitch.size
             melody = PitchCodes(pitch, hop, size, voice.mean, voice.deviation)
         facts = (codes.shape[1] * self.hop, order.size, self.codec, speaker)
-        return Coded(codes, self.sample_rate, self.hop, *facts, melody)
+        return CodeSequence(codes, self.sample_rate, self.hop, *facts, melody)
 
     def _voice(self, speaker: str | None) -> VoicePitch:
         """A speaker's; of one without, the mean over the known."""
@@ -121,9 +121,9 @@ class CodePrior:
         )
 
     @own_defaults()
-    def encode(self, coded: Coded) -> bytes:
+    def encode(self, coded: CodeSequence) -> bytes:
         """The codes as bytes, given the speaker that is noted beside them. Raises BadInput for another codec's codes."""
-        coded = Coded.checked(coded)
+        coded = CodeSequence.checked(coded)
         self._check(Header.of(coded))
         labels = self._heard(coded.speaker)
         return compress(self.network, coded.codes, labels, coded.block.pitch)
@@ -136,14 +136,14 @@ class CodePrior:
         return CodeBlock(*decompress(self.network, data, header.frames, labels), 0, header.ratio)
 
     @inference()
-    def bits(self, coded: Coded) -> float:
+    def bits(self, coded: CodeSequence) -> float:
         """What the codes cost under the prior, whose length is known: the least that `encode` could take."""
         return sum(self.stream_bits(coded))
 
     @inference()
-    def stream_bits(self, coded: Coded) -> tuple[float, float]:
+    def stream_bits(self, coded: CodeSequence) -> tuple[float, float]:
         """`bits` of the codes, and of the pitch codes; 0 where there are none."""
-        coded = Coded.checked(coded)
+        coded = CodeSequence.checked(coded)
         order, frames = self.network.order, coded.codes.shape[1]
         pitch = None if coded.pitch is None else coded.pitch.codes[None]
         symbols = order.merge(coded.codes[None], pitch)
@@ -159,14 +159,14 @@ class CodePrior:
     def _check(self, header: Header) -> None:
         if header.fingerprint not in (self.codec, *self.older):
             known = f"the prior knows those of {self.codec}"
-            raise BadInput(f"the codes are of codec {header.fingerprint}, {known}")
+            raise UserInputError(f"the codes are of codec {header.fingerprint}, {known}")
         order, pitch = self.network.order, header.pitch
         if (header.books, header.size) != (order.books, order.size):
             known = f"the prior knows {order.books} of {order.size}"
-            raise BadInput(f"{header.books} books of {header.size} codes, {known}")
+            raise UserInputError(f"{header.books} books of {header.size} codes, {known}")
         found = None if pitch is None else PitchBooks(pitch.books, pitch.size, header.ratio)
         if found != order.pitch:
-            raise BadInput(f"{_said(found)}, the prior knows {_said(order.pitch)}")
+            raise UserInputError(f"{_said(found)}, the prior knows {_said(order.pitch)}")
 
 
 def _said(pitch: PitchBooks | None) -> str:

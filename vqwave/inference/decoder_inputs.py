@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vqwave import inputs
 from vqwave.codes import PitchCodes, PitchFormat
-from vqwave.errors import BadInput, nearest
+from vqwave.errors import UserInputError, nearest
 from vqwave.inference.model_folder import ModelCard
 from vqwave.models import VQVAE, Student, WaveNet
 from vqwave.models.melody import VOICE, Melody
@@ -37,12 +37,12 @@ class DecoderInputs:
     def attributes(self, labels: Labels | None, vectors: Vectors | None = None) -> dict[str, Tensor]:
         """Label names -> ids (1,) and vector names -> (1, V), of those that condition the decoder. Raises BadInput."""
         if not self.card.about.get("speaks", True):
-            raise BadInput("this model has codes alone, expected one with a trained decoder (codes=RUN of experiments/vqvae.py)")
+            raise UserInputError("this model has codes alone, expected one with a trained decoder (codes=RUN of experiments/vqvae.py)")
         sizes = self.decoder.conditioner.vector_sizes
         given = inputs.by_name(vectors, "vectors")
         for name in given:
             if name not in sizes:
-                raise BadInput(f"vector {name!r}: this model takes {', '.join(sizes) or 'none'}{nearest(name, sizes)}")
+                raise UserInputError(f"vector {name!r}: this model takes {', '.join(sizes) or 'none'}{nearest(name, sizes)}")
         rows = {name: inputs.floats(value, f"vector {name!r}") for name, value in given.items()}
         found = {name: torch.from_numpy(x).reshape(1, -1).to(self._device) for name, x in rows.items()}
         return self.label_ids(inputs.by_name(labels, "labels")) | found
@@ -56,7 +56,7 @@ class DecoderInputs:
     def voice(self, speaker: str | None, labels: Labels, vectors: Vectors | None) -> dict[str, Tensor]:
         """The same, with the speaker apart. Raises BadInput."""
         if speaker is not None and "speaker" not in self.decoder.conditioner.labels:
-            raise BadInput(f"speaker {speaker!r}: this model takes no speaker, it has one voice")
+            raise UserInputError(f"speaker {speaker!r}: this model takes no speaker, it has one voice")
         return self.attributes(labels if speaker is None else {**labels, "speaker": speaker}, vectors)
 
     def frames(self, frames: Given | None, samples: int) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ class DecoderInputs:
         known = [track.name for track in self.decoder.frontend.tracks]
         for name in frames:
             if name not in known:
-                raise BadInput(f"frames {name!r}: this model takes {', '.join(known) or 'none but its own'}{nearest(name, known)}")
+                raise UserInputError(f"frames {name!r}: this model takes {', '.join(known) or 'none but its own'}{nearest(name, known)}")
         for track in self.decoder.frontend.tracks:
             if track.name in frames:
                 value = track.given(frames[track.name], samples, self.card.sample_rate, self.card.labels)
@@ -83,13 +83,13 @@ class DecoderInputs:
         """
         found = inputs.floats(semitones, "shift_semitones")
         if found.size != 1:
-            raise BadInput(f"shift_semitones: of shape {found.shape}, expected a number")
+            raise UserInputError(f"shift_semitones: of shape {found.shape}, expected a number")
         shift = float(found.item())
         if shift and self._melody is None:
             wanted = "expected 0: this model has no codes of a melody"
-            raise BadInput(f"shift_semitones: {shift:g}, {wanted}")
+            raise UserInputError(f"shift_semitones: {shift:g}, {wanted}")
         if abs(shift) > FURTHEST:
-            raise BadInput(f"shift_semitones: {shift:g}, expected at most {FURTHEST:g} up or down")
+            raise UserInputError(f"shift_semitones: {shift:g}, expected at most {FURTHEST:g} up or down")
         return shift
 
     def range_of(
@@ -107,5 +107,5 @@ class DecoderInputs:
         elif codes is not None:
             mean, deviation = codes.mean, codes.deviation
         else:
-            raise BadInput("voice: neither a speaker nor codes with the pitch of their voice, expected one of them")
+            raise UserInputError("voice: neither a speaker nor codes with the pitch of their voice, expected one of them")
         return {VOICE: torch.tensor([[mean + shift * SEMITONE, deviation]], device=self._device)}

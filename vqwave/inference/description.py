@@ -9,7 +9,7 @@ from pathlib import Path
 from vqwave.codes import Header, load_header
 from vqwave.data import Corpus
 from vqwave.data.corpus import is_corpus
-from vqwave.inference.speech_model import Codec
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.models import VQVAE
 from vqwave.models.melody import Melody
 
@@ -60,7 +60,7 @@ def _of_corpus(path: Path) -> dict[str, str]:
 
 
 def _of_model(name: str) -> dict[str, str]:
-    codec = Codec.load(name)
+    codec = SpeechModel.load(name)
     card, about = codec.card, codec.card.about
     whole = getattr(card.spec, "codec", card.spec)  # a prior's card holds its codec's
     decoder = f", decoder {whole.decoder.kind}" if isinstance(codec.model, VQVAE) else ""
@@ -94,7 +94,7 @@ def _of_model(name: str) -> dict[str, str]:
     return rows
 
 
-def _shares(codec: Codec) -> str:
+def _shares(codec: SpeechModel) -> str:
     """Of a bit rate, what codes and pitch codes have of it."""
     melody = codec.model.melody
     if melody is None:

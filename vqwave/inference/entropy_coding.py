@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models.prior import CodeNetwork, CodeStream
 
 PRECISION = 20  # bits: frequencies sum to 2^20
@@ -69,7 +69,7 @@ def decompress(
         try:
             last = torch.tensor([decoder.decode(table)])
         except AssertionError:
-            raise BadInput("its bytes are no codes of this prior, expected a whole file") from None
+            raise UserInputError("its bytes are no codes of this prior, expected a whole file") from None
         codes.append(last)
     flat = torch.cat(codes) if codes else torch.zeros(0, dtype=torch.int64)
     return network.order.unflatten(flat)
@@ -84,4 +84,4 @@ def _constriction() -> ModuleType:
     try:
         return importlib.import_module("constriction")
     except ImportError:
-        raise BadInput("entropy coding needs the package constriction: pip install 'vqwave[code]'") from None
+        raise UserInputError("entropy coding needs the package constriction: pip install 'vqwave[code]'") from None

@@ -7,9 +7,10 @@ from dataclasses import fields, is_dataclass
 
 from vqwave.codes import fingerprint
 from vqwave.config import to_tree
+from vqwave.config.renamed import OLD_KINDS, old_key
 
 
-class CodecNames:
+class CodecFingerprint:
     """What a codec is called: its fingerprint, taken once, and again if its weights change; and what older files call it."""
 
     def __init__(self, model: object, encoder: object, sample_rate: int) -> None:
@@ -40,16 +41,20 @@ class CodecNames:
 
 
 def _changed(settings: object) -> object:
-    """Settings that are not at their defaults, and every kind: later versions may add settings that change nothing."""
+    """Settings that are not at their defaults, and every kind, by their names of format 1.
+
+    Later versions may add settings that change nothing, and rename those there are: fingerprints stay.
+    """
     if not is_dataclass(settings):
         return to_tree(settings)
     plain = {f.name: getattr(settings, f.name) for f in fields(settings)}
     default = {f.name: f.default for f in fields(settings)}
     found: dict[str, object] = {}
     for name, value in plain.items():
+        older = old_key(type(settings), name)
         if is_dataclass(value):
-            found[name] = _changed(value)
+            found[older] = _changed(value)
         elif name == "kind" or value != default[name]:
-            found[name] = to_tree(value)
+            found[older] = OLD_KINDS.get(value, value) if name == "kind" else to_tree(value)
     return found
 

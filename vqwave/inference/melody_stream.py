@@ -19,7 +19,7 @@ from vqwave.codes import CodeBlock, PitchFormat
 from vqwave.codes.pitch import InStep
 from vqwave.data.voices import UNVOICED, VoicePitch
 from vqwave.distributed.torch_defaults import inference
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.inference.pitch_encoding import Range, encode_melody, format_of, given_range, known_voice
 from vqwave.inference.stream_encoding import SpeechStream
 from vqwave.models.melody import Melody
@@ -182,7 +182,7 @@ def with_melody(
     )
     if melody is None:
         if voice is not None:
-            raise BadInput("pitch_range: given, expected none: this model has no codes of a melody")
+            raise UserInputError("pitch_range: given, expected none: this model has no codes of a melody")
         return speech
     if voice is None and speaker is not None:
         voice = known_voice(melody, speaker)

@@ -13,12 +13,13 @@ except ImportError:  # Windows
     fcntl = None
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, save_model
 
 from vqwave.atomic_files import new_folder
 from vqwave.config import build, spec, to_tree
+from vqwave.config.renamed import migrated, new_parameter
 from vqwave.distributed.torch_defaults import own_defaults
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models import Model, ModelSpec
 from vqwave.nn.finite import check_finite
 
@@ -29,7 +30,7 @@ SHIPPED = Path(__file__).parents[1] / "pretrained"
 class ModelCard:
     """`model/config.json`: everything but the weights."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     sample_rate: int
     labels: dict[str, list[str]]
     spec: ModelSpec
@@ -72,10 +73,10 @@ def find_model(name: str | Path) -> Path:
             return folder
     if path.exists():
         hint = "a run that has saved no model yet" if (path / "config.yaml").exists() else "no model in it"
-        raise BadInput(f"{name}: {hint}, expected a run folder, or a folder with config.json and model.safetensors")
+        raise UserInputError(f"{name}: {hint}, expected a run folder, or a folder with config.json and model.safetensors")
     shipped = sorted(p.name for p in SHIPPED.glob("*")) if SHIPPED.exists() else []
     known = f", or one of {', '.join(shipped)}" if shipped else ""
-    raise BadInput(f"{name}: no such model, expected a run folder or a model folder{known}")
+    raise UserInputError(f"{name}: no such model, expected a run folder or a model folder{known}")
 
 
 
@@ -86,22 +87,24 @@ def load_trained(name: str | Path, device: str | torch.device = "cpu") -> Loaded
     Raises BadInput for a folder that cannot be read, and for weights that are not finite.
     """
     if str(device).startswith("cuda") and not torch.cuda.is_available():
-        raise BadInput(f"device {device}: there is none here, expected cpu")
+        raise UserInputError(f"device {device}: there is none here, expected cpu")
     folder = find_model(name)
     try:
         tree = json.loads((folder / "config.json").read_text())
         if not isinstance(tree, dict):
-            raise BadInput(f"{folder / 'config.json'}: a {type(tree).__name__}, expected the settings of a model")
+            raise UserInputError(f"{folder / 'config.json'}: a {type(tree).__name__}, expected the settings of a model")
         tree.pop("kind", None)
-        card = build(ModelCard, tree)
+        older = tree.get("format") == 1
+        card = build(ModelCard, migrated(ModelCard, tree) | {"format": 2} if older else tree)
         model = card.build()
-        load_model(model, str(folder / "model.safetensors"), device=str(device))
+        weights = load_file(folder / "model.safetensors", device=str(device))
+        model.load_state_dict({new_parameter(name) if older else name: w for name, w in weights.items()})
         check_finite(model, folder)
-    except BadInput:
+    except UserInputError:
         raise
     except (SafetensorError, RuntimeError, ValueError) as error:
         reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
-        raise BadInput(f"{folder}: the model cannot be read ({reason})") from None
+        raise UserInputError(f"{folder}: the model cannot be read ({reason})") from None
     return Loaded(model.to(device).eval(), card, folder)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vqwave import inputs
 from vqwave.codes import PitchCodes, PitchFormat
 from vqwave.data.voices import UNVOICED, VoicePitch
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models.melody import VOICE, Melody
 from vqwave.models.pitch import SEMITONE
 from vqwave.pitch_tracking import F0, HIGHEST, LOWEST, contour, track
@@ -55,28 +55,28 @@ def check_pitch(melody: Melody | None, pitch: PitchCodes | PitchFormat | None) -
     """Raises BadInput unless a model's codes have the pitch codes that it decodes, or none where it decodes none."""
     if melody is None:
         if pitch is not None:
-            raise BadInput("these codes have pitch codes, expected none: this model codes no melody")
+            raise UserInputError("these codes have pitch codes, expected none: this model codes no melody")
         return
     if pitch is None:
-        raise BadInput("these codes have no pitch codes, expected some: this model decodes a melody")
+        raise UserInputError("these codes have no pitch codes, expected some: this model decodes a melody")
     found = pitch if isinstance(pitch, PitchFormat) else pitch.format
     codec = melody.codec
     own = (codec.books, codec.size, codec.hop)
     if (found.books, found.size, found.hop) != own:
         given = f"{found.books} books of {found.size} codes, hop {found.hop}"
-        raise BadInput(f"pitch codes: {given}, expected {own[0]} of {own[1]}, hop {own[2]}")
+        raise UserInputError(f"pitch codes: {given}, expected {own[0]} of {own[1]}, hop {own[2]}")
 
 
 def given_range(pitch_range: Sequence[float]) -> VoicePitch:
     """(mean in Hz, deviation in semitones) of a voice's F0 -> its statistics. Raises BadInput."""
     values = np.atleast_1d(inputs.floats(pitch_range, "pitch_range"))
     if values.shape != (2,):
-        raise BadInput(f"pitch_range: {pitch_range!r}, expected two numbers: Hz and semitones")
+        raise UserInputError(f"pitch_range: {pitch_range!r}, expected two numbers: Hz and semitones")
     mean, deviation = values.tolist()
     if not LOWEST <= mean <= HIGHEST:
         expected = f"expected a voice's, {LOWEST:g} to {HIGHEST:g}"
-        raise BadInput(f"pitch_range: a mean F0 of {mean:g} Hz, {expected}")
+        raise UserInputError(f"pitch_range: a mean F0 of {mean:g} Hz, {expected}")
     if not 0 < deviation <= WIDEST:
         expected = f"expected a number above 0 and at most {WIDEST:g}"
-        raise BadInput(f"pitch_range: a deviation of {deviation:g} semitones, {expected}")
+        raise UserInputError(f"pitch_range: a deviation of {deviation:g} semitones, {expected}")
     return VoicePitch(math.log(mean / 100), deviation * SEMITONE)

@@ -13,17 +13,17 @@ from torch import Tensor
 from vqwave import inputs
 from vqwave.audio import read
 from vqwave.audio.streaming import Recording
-from vqwave.codes import Coded, Header, PitchFormat
-from vqwave.decode.batching import Task, decode_each, decode_together
+from vqwave.codes import CodeSequence, Header, PitchFormat
+from vqwave.decode.batching import DecodeRequest, decode_each, decode_together
 from vqwave.decode.sampling import Sampling, temperatures_of
 from vqwave.decode.streaming.conditions import code_condition
 from vqwave.decode.streaming.stream import Stream, StreamState
 from vqwave.distributed.torch_defaults import inference, own_defaults
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.inference.chunked_encoding import encode_blocks, encode_recording, prepare
 from vqwave.inference.code_prior import CodePrior
 from vqwave.inference.decoder_inputs import DecoderInputs, Given, Labels, Vectors
-from vqwave.inference.fingerprint import CodecNames
+from vqwave.inference.fingerprint import CodecFingerprint
 from vqwave.inference.melody_stream import BlockStream, with_melody
 from vqwave.inference.model_folder import Loaded, ModelCard, load_trained
 from vqwave.inference.pitch_encoding import Range, check_pitch, encode_melody, f0_of, voice_of
@@ -38,7 +38,7 @@ DEFAULT = Sampling()
 LONG = 300.0  # seconds of a recording that are held in memory
 
 
-class Codec:
+class SpeechModel:
     """Encode, decode, convert, generate. Waveforms are float32 tensors (T,) in [-1, 1] at `sample_rate`.
 
     What may be given as a recording, a rate or codes is said in `inputs`; else it is a BadInput.
@@ -56,20 +56,20 @@ class Codec:
         self.level_db: float = card.about.get("level_db", -23.0)
         self.temperatures = temperatures_of(card.about)  # where none are given
         self.given = DecoderInputs(self.model, card)
-        self._names = CodecNames(self.model, getattr(getattr(card.spec, "codec", card.spec), "encoder", None), card.sample_rate)
+        self._names = CodecFingerprint(self.model, getattr(getattr(card.spec, "codec", card.spec), "encoder", None), card.sample_rate)
         self.prior = None
         if isinstance(model, Prior):
             self.prior = CodePrior.of(model, self.fingerprint, card.sample_rate, card.labels, older=self._names.older)
 
     @classmethod
     @own_defaults()
-    def load(cls, name: str | Path, device: str = "cpu") -> Codec:
+    def load(cls, name: str | Path, device: str = "cpu") -> SpeechModel:
         """A run folder, a model folder, or the name of a shipped model. Raises BadInput."""
         loaded: Loaded = load_trained(name, device)
         if isinstance(loaded.model, Classifier):
-            raise BadInput(f"{name}: a classifier, which does not speak; expected a WaveNet, a VQ-VAE, a student or a prior")
+            raise UserInputError(f"{name}: a classifier, which does not speak; expected a WaveNet, a VQ-VAE, a student or a prior")
         if isinstance(loaded.model, PitchCodec):
-            raise BadInput(f"{name}: a pitch codec, which makes no speech; expected a WaveNet, a VQ-VAE, a student or a prior")
+            raise UserInputError(f"{name}: a pitch codec, which makes no speech; expected a WaveNet, a VQ-VAE, a student or a prior")
         return cls(loaded.model, loaded.card)
 
     def __repr__(self) -> str:
@@ -106,7 +106,7 @@ class Codec:
     @property
     def _vqvae(self) -> VQVAE:
         if not isinstance(self.model, VQVAE):
-            raise BadInput(f"this model is a {self.card.kind} without codes, expected a vqvae (or its student)")
+            raise UserInputError(f"this model is a {self.card.kind} without codes, expected a vqvae (or its student)")
         return check_finite(self.model, f"this {self.card.kind}")
 
     def prepare(self, wave: Tensor | np.ndarray, sample_rate: int | None = None) -> Tensor:
@@ -116,19 +116,19 @@ class Codec:
         return torch.from_numpy(x).to(self.device)
 
     @inference()
-    def encode(self, wave: Tensor | np.ndarray, sample_rate: int | None = None, speaker: str | None = None) -> Coded:
+    def encode(self, wave: Tensor | np.ndarray, sample_rate: int | None = None, speaker: str | None = None) -> CodeSequence:
         """A recording, at the model's rate or `sample_rate` -> codes (Q, F), `speaker` noted."""
         return self.encode_prepared(self.prepare(wave, sample_rate), speaker)
 
     @inference()
-    def encode_prepared(self, wave: Tensor, speaker: str | None = None) -> Coded:
+    def encode_prepared(self, wave: Tensor, speaker: str | None = None) -> CodeSequence:
         """The same of a recording (T,) that is prepared already, as a corpus holds it."""
         melody, f0 = self._vqvae.melody, None
         if melody is not None:
             f0 = f0_of(melody, inputs.mono(wave), self.sample_rate)
         return self._coded(self.codes_of(wave), len(wave), speaker, f0)
 
-    def _coded(self, codes: Tensor, samples: int, speaker: str | None, f0: F0 | None) -> Coded:
+    def _coded(self, codes: Tensor, samples: int, speaker: str | None, f0: F0 | None) -> CodeSequence:
         """f0: of a model with melody. A speaker's that it does not know is normalised by the recording's own range."""
         melody = self._vqvae.melody
         if melody is None:
@@ -142,7 +142,7 @@ class Codec:
         x = torch.from_numpy(inputs.mono(wave)).to(self.device)
         return encode_blocks(self._vqvae, x, self.sample_rate)
 
-    def encode_file(self, path: str | Path, speaker: str | None = None) -> Coded:
+    def encode_file(self, path: str | Path, speaker: str | None = None) -> CodeSequence:
         """As `encode`, of a sound file; one of more than a few minutes is read in pieces, so that memory does not grow with it."""
         recording = Recording.open(path)
         if recording.seconds <= LONG:
@@ -184,7 +184,7 @@ class Codec:
         *,
         seed: int | None = None,
         labels: Mapping[str, str] | None = None,
-        vectors: Vectors | None = None,
+        embeddings: Vectors | None = None,
         sampling: Sampling = DEFAULT,
         pitch: PitchFormat | None = None,
         shift_semitones: float = 0.0,
@@ -194,46 +194,46 @@ class Codec:
         pitch: what a file says of its pitch codes, where no speaker is given.
         """
         sampling = (sampling if seed is None else replace(sampling, seed=seed)).resolved(self.temperatures)
-        told = self.given.voice(speaker, labels or {}, vectors)
+        told = self.given.voice(speaker, labels or {}, embeddings)
         told |= self.given.range_of(told, pitch, shift_semitones)
         return Stream(self._vqvae, told, sampling, self.sample_rate)
 
-    def resume(self, state: StreamState | str | Path, seed: int | None = None) -> Stream:
+    def resume_stream(self, state: StreamState | str | Path, seed: int | None = None) -> Stream:
         """Go on with a stream that was saved; with another `seed`, otherwise. Raises BadInput for one of another model."""
         state = state if isinstance(state, StreamState) else StreamState.load(state)
         return Stream.resumed(self._vqvae, state, self.sample_rate, seed)
 
     def decode(
         self,
-        coded: Coded,
+        coded: CodeSequence,
         speaker: str | None = None,
         *,
         labels: Mapping[str, str] | None = None,
-        vectors: Vectors | None = None,
+        embeddings: Vectors | None = None,
         shift_semitones: float = 0.0,
         sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> Tensor:
         """Codes -> waveform (T,), in the voice of `speaker` (or of the one noted beside them), the melody moved."""
-        also, given, shift = [labels or {}], [vectors or {}], shift_semitones
+        also, given, shift = [labels or {}], [embeddings or {}], shift_semitones
         settings = {"shift_semitones": shift, "sampling": sampling, "progress": progress}
-        return self.decode_many([coded], [speaker], labels=also, vectors=given, **settings)[0]
+        return self.decode_many([coded], [speaker], labels=also, embeddings=given, **settings)[0]
 
     @inference()
     def decode_many(
         self,
-        coded: Sequence[Coded],
+        coded: Sequence[CodeSequence],
         speakers: Sequence[str | None],
         *,
         labels: Sequence[Mapping[str, str]] | None = None,
-        vectors: Sequence[Vectors] | None = None,
+        embeddings: Sequence[Vectors] | None = None,
         shift_semitones: float = 0.0,
         sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> list[Tensor]:
         """As `decode` for several utterances at once, with labels and vectors of each; each comes out as it would alone."""
         nothing = [{}] * len(coded)
-        beside = {"speakers": speakers, "labels": labels or nothing, "vectors": vectors or nothing}
+        beside = {"speakers": speakers, "labels": labels or nothing, "vectors": embeddings or nothing}
         each = zip(coded, *inputs.one_each(len(coded), beside), strict=True)
         tasks = [task for told in each if (task := self.task(*told, shift_semitones)).samples]
         waves = iter(decode_together(self.decoder, tasks, [0] * len(tasks), sampling.resolved(self.temperatures), progress))
@@ -246,14 +246,14 @@ class Codec:
         *,
         speaker: str,
         labels: Mapping[str, str] | None = None,
-        vectors: Vectors | None = None,
+        embeddings: Vectors | None = None,
         shift_semitones: float = 0.0,
         sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> Tensor:
         """A recording, as `encode` takes it -> the same words and melody in the voice and the range of `speaker`."""
         settings = {"shift_semitones": shift_semitones, "sampling": sampling, "progress": progress}
-        return self.decode(self.encode(wave, sample_rate), speaker, labels=labels, vectors=vectors, **settings)
+        return self.decode(self.encode(wave, sample_rate), speaker, labels=labels, embeddings=embeddings, **settings)
 
     @inference()
     def generate(
@@ -262,9 +262,9 @@ class Codec:
         *,
         labels: Mapping[str, str | None] | None = None,
         count: int = 1,
-        prime: Tensor | np.ndarray | None = None,
-        prime_rate: int | None = None,
-        vectors: Vectors | None = None,
+        prompt: Tensor | np.ndarray | None = None,
+        prompt_rate: int | None = None,
+        embeddings: Vectors | None = None,
         shift_semitones: float = 0.0,
         sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
@@ -278,53 +278,53 @@ class Codec:
         decoder, count = self.decoder, inputs.whole(count, "count", 1)
         settings = {"shift_semitones": self.given.shift(shift_semitones), "sampling": sampling}
         if self.prior is not None:
-            if prime is not None:
-                raise BadInput("this model speaks from codes that it draws; it cannot go on from a recording")
+            if prompt is not None:
+                raise UserInputError("this model speaks from codes that it draws; it cannot go on from a recording")
             drawn = self.prior.draw(seconds, labels=labels, count=count, seed=sampling.seed)
-            each, given = [labels or {}] * count, None if vectors is None else [vectors] * count
+            each, given = [labels or {}] * count, None if embeddings is None else [embeddings] * count
             settings |= {"labels": each, "vectors": given, "progress": progress}
             return self.decode_many(drawn, [None] * count, **settings)
         if isinstance(self.model, VQVAE):
-            raise BadInput("this model speaks from codes; to babble it needs a prior over them, or use a plain WaveNet")
+            raise UserInputError("this model speaks from codes; to babble it needs a prior over them, or use a plain WaveNet")
         if decoder.frontend is not None:
-            raise BadInput("this model is a vocoder: it speaks from spectral frames, expected a WaveNet without features")
+            raise UserInputError("this model is a vocoder: it speaks from spectral frames, expected a WaveNet without features")
         samples = inputs.samples_of(seconds, self.sample_rate)
-        condition = decoder.condition(None, self.given.attributes(labels, vectors))
-        heard = None if prime is None else self.prepare(prime, prime_rate).expand(count, -1)
-        tasks = [Task(condition, samples)] * count
+        condition = decoder.condition(None, self.given.attributes(labels, embeddings))
+        heard = None if prompt is None else self.prepare(prompt, prompt_rate).expand(count, -1)
+        tasks = [DecodeRequest(condition, samples)] * count
         drawn = decode_together(decoder, tasks, range(count), sampling.resolved(self.temperatures), progress, prime=heard)
         return drawn if heard is None else [torch.cat([heard[0].cpu(), wave]) for wave in drawn]
 
     @inference()
-    def resynthesise(
+    def reconstruct(
         self,
         wave: Tensor | np.ndarray,
         sample_rate: int | None = None,
         *,
         labels: Mapping[str, str | None] | None = None,
-        vectors: Vectors | None = None,
-        frames: Given | None = None,
+        embeddings: Vectors | None = None,
+        features: Given | None = None,
         sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> Tensor:
         """A vocoder's copy of a recording (T,), from its spectral frames (and given `frames`, see `speak`) alone."""
         decoder = self.decoder
         if decoder.frontend is None:
-            raise BadInput("this model has no spectral front end, expected a vocoder")
+            raise UserInputError("this model has no spectral front end, expected a vocoder")
         x = self.prepare(wave, sample_rate)
-        told = self.given.attributes(labels, vectors) | self.given.frames(frames, len(x))
+        told = self.given.attributes(labels, embeddings) | self.given.frames(features, len(x))
         padded = torch.nn.functional.pad(x, (0, -len(x) % decoder.hop))
-        task = Task(decoder.condition(decoder.frontend(padded[None], told), told), len(x))
+        task = DecodeRequest(decoder.condition(decoder.frontend(padded[None], told), told), len(x))
         return decode_together(self.decoder, [task], [0], sampling.resolved(self.temperatures), progress)[0]
 
     @inference()
-    def speak(
+    def synthesize(
         self,
-        frames: Given,
+        features: Given,
         seconds: float | None = None,
         *,
         labels: Mapping[str, str | None] | None = None,
-        vectors: Vectors | None = None,
+        embeddings: Vectors | None = None,
         sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> Tensor:
@@ -332,26 +332,26 @@ class Codec:
 
         `seconds` may be left out where arrays say how long it is. Raises BadInput for a model that hears a recording.
         """
-        decoder, frames = self.decoder, inputs.by_name(frames, "frames")
+        decoder, features = self.decoder, inputs.by_name(features, "frames")
         if decoder.frontend is None:
-            raise BadInput("this model hears no frames, expected a vocoder of given frames (features.kind files or phones)")
-        lengths = [n for track in decoder.frontend.tracks if (n := track.samples_of(frames.get(track.name))) is not None]
+            raise UserInputError("this model hears no frames, expected a vocoder of given frames (features.kind files or phones)")
+        lengths = [n for track in decoder.frontend.tracks if (n := track.samples_of(features.get(track.name))) is not None]
         if seconds is None and not lengths:
-            raise BadInput("seconds: not given, expected the length of the speech")
+            raise UserInputError("seconds: not given, expected the length of the speech")
         samples = min(lengths) if seconds is None else inputs.samples_of(seconds, self.sample_rate)
-        told = self.given.attributes(labels, vectors) | self.given.frames(frames, samples)
-        task = Task(decoder.condition(decoder.frontend(None, told), told), samples)
+        told = self.given.attributes(labels, embeddings) | self.given.frames(features, samples)
+        task = DecodeRequest(decoder.condition(decoder.frontend(None, told), told), samples)
         return decode_together(self.decoder, [task], [0], sampling.resolved(self.temperatures), progress)[0]
 
     @inference()
-    def score(
+    def log_likelihood(
         self,
         wave: Tensor | np.ndarray,
         sample_rate: int | None = None,
         *,
         labels: Mapping[str, str | None] | None = None,
-        vectors: Vectors | None = None,
-        frames: Given | None = None,
+        embeddings: Vectors | None = None,
+        features: Given | None = None,
     ) -> likelihood.Score:
         """What a recording costs under the model, brought to the model's rate and level first.
 
@@ -359,13 +359,13 @@ class Codec:
         """
         decoder = self.decoder
         if not isinstance(decoder, WaveNet):
-            raise BadInput("this model's decoder is a student, which scores no recording; expected a WaveNet")
+            raise UserInputError("this model's decoder is a student, which scores no recording; expected a WaveNet")
         check_finite(self.model, f"this {self.card.kind}")
-        x, told = self.prepare(wave, sample_rate)[None], self.given.attributes(labels, vectors)
-        told |= self.given.frames(frames, x.shape[1]) if frames else {}
+        x, told = self.prepare(wave, sample_rate)[None], self.given.attributes(labels, embeddings)
+        told |= self.given.frames(features, x.shape[1]) if features else {}
         if isinstance(self.model, VQVAE):
             coded = self.encode_prepared(x[0], (labels or {}).get("speaker"))
-            condition = self.task(coded, None, labels, vectors).condition
+            condition = self.task(coded, None, labels, embeddings).condition
         else:
             padded = torch.nn.functional.pad(x, (0, -x.shape[1] % self.model.hop))
             condition = decoder.condition(None if decoder.frontend is None else decoder.frontend(padded, told), told)
@@ -374,26 +374,26 @@ class Codec:
     @inference()
     def task(
         self,
-        coded: Coded,
+        coded: CodeSequence,
         speaker: str | None,
         labels: Labels | None = None,
-        vectors: Vectors | None = None,
+        embeddings: Vectors | None = None,
         shift_semitones: float = 0.0,
-    ) -> Task:
+    ) -> DecodeRequest:
         """What decoding these codes asks of the decoder. Raises BadInput. As a stream has it; on a GPU, all frames at once."""
-        coded = Coded.checked(coded)
+        coded = CodeSequence.checked(coded)
         self.check(coded)
         labels = {"speaker": coded.speaker, **inputs.by_name(labels, "labels")}
-        model, told = self._vqvae, self.given.voice(speaker, labels, vectors)
+        model, told = self._vqvae, self.given.voice(speaker, labels, embeddings)
         told |= self.given.range_of(told, coded.pitch, shift_semitones)
         pitch = None if coded.pitch is None else coded.pitch.codes.to(self.device)
         if self.device.type != "cpu":
             codes = coded.codes[None].to(self.device)
-            return Task(model.condition(codes, told, pitch_codes=None if pitch is None else pitch[None]), coded.samples)
-        return Task(code_condition(model, coded.codes, told, pitch), coded.samples)
+            return DecodeRequest(model.condition(codes, told, pitch_codes=None if pitch is None else pitch[None]), coded.samples)
+        return DecodeRequest(code_condition(model, coded.codes, told, pitch), coded.samples)
 
     def decode_each(
-        self, tasks: Iterable[tuple[Hashable, Task]], sampling: Sampling = DEFAULT, progress: Progress | None = None
+        self, tasks: Iterable[tuple[Hashable, DecodeRequest]], sampling: Sampling = DEFAULT, progress: Progress | None = None
     ) -> Iterator[tuple[Hashable, Tensor]]:
         """Any number of utterances, by key, each as it would come out alone: see `decode.tile.decode_each`."""
         each = decode_each(self.decoder, tasks, sampling.resolved(self.temperatures), progress=progress)
@@ -404,15 +404,15 @@ class Codec:
                 return
             yield done
 
-    def check(self, coded: Coded | Header) -> None:
+    def check(self, coded: CodeSequence | Header) -> None:
         """Raises BadInput for another codec's codes, or codes of other sizes than its own."""
         if coded.fingerprint != self.fingerprint and coded.fingerprint not in self._names.older:
-            raise BadInput(f"these codes are of codec {coded.fingerprint}, expected {self.fingerprint}: encode with this model")
+            raise UserInputError(f"these codes are of codec {coded.fingerprint}, expected {self.fingerprint}: encode with this model")
         if coded.sizes != (own := self.header().sizes):
-            raise BadInput(f"codes: {coded.sizes}, expected {own}")
+            raise UserInputError(f"codes: {coded.sizes}, expected {own}")
         check_pitch(self._vqvae.melody, coded.pitch)
 
 
-def load(name: str | Path, device: str = "cpu") -> Codec:
+def load(name: str | Path, device: str = "cpu") -> SpeechModel:
     """`vqwave.load`: a run folder, a model folder, or the name of a shipped model. Raises BadInput."""
-    return Codec.load(name, device)
+    return SpeechModel.load(name, device)

@@ -11,7 +11,7 @@ from torch import Tensor
 from vqwave import inputs
 from vqwave.audio import normalise_level, silence_in
 from vqwave.audio.streaming import Resampler
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.inference.chunked_encoding import SILENCE, Blocks, Wave
 from vqwave.models.vqvae import VQVAE
 
@@ -52,7 +52,7 @@ class Level:
         """Raises BadInput where there was no sound."""
         rest = self._settle() if self.gain is None and self.waiting else np.zeros(0, np.float32)
         if self.gain is None:
-            raise BadInput("the recording is empty or silent, expected audio")
+            raise UserInputError("the recording is empty or silent, expected audio")
         return rest
 
     def _settle(self) -> Wave:
@@ -75,7 +75,7 @@ class SpeechStream:
         """rates: of the input and of the model; target and known: see `Level`; seconds: encoded at once."""
         source, rate = inputs.sample_rate(rates[0]), rates[1]
         if known is not None and not math.isfinite(known):
-            raise BadInput(f"level: {known}, expected dBFS, such as -23")
+            raise UserInputError(f"level: {known}, expected dBFS, such as -23")
         seconds = inputs.seconds(seconds)
         self.level = Level(target, round(SETTLE * rate), known)
         self.resampler = Resampler(source, rate)
@@ -110,7 +110,7 @@ class SpeechStream:
         """
         samples = inputs.mono(wave)
         if not np.isfinite(samples).all():
-            raise BadInput("a sample that is NaN or infinite, expected audio")
+            raise UserInputError("a sample that is NaN or infinite, expected audio")
         return self.level.push(self.resampler.push(samples))
 
     def rest(self) -> Wave:

@@ -24,7 +24,7 @@ from torch import Tensor
 from vqwave.config import option, spec
 from vqwave.distributed.collectives import masked_mean
 from vqwave.distributions import Distribution, Gaussian, GaussianMixture, Head, Mixture
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.rng.keyed import uniforms
 
 Divergence = Callable[[Distribution], Tensor]
@@ -100,21 +100,21 @@ class RandomisedQuantiles(Quadrature):
     """Equidistant quantiles, shifted by one random number a time step: unbiased, error near 1 / N."""
 
     kind: Literal["quantiles"] = "quantiles"
-    draws: Annotated[int, Field(ge=1)] = option(8, "quantiles a time step")
+    num_samples: Annotated[int, Field(ge=1)] = option(8, "quantiles a time step")
 
     def nodes_like(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        return randomised_quantiles(self.draws, x.shape, device=x.device, dtype=x.dtype), None
+        return randomised_quantiles(self.num_samples, x.shape, device=x.device, dtype=x.dtype), None
 
 
 @spec
 class IndependentDraws(Quadrature):
     r"""Independent draws of x_t, as in the paper: unbiased, error near :math:`1 / \sqrt{N}`."""
 
-    kind: Literal["independent"] = "independent"
-    draws: Annotated[int, Field(ge=1)] = option(100, "draws a time step")
+    kind: Literal["monte_carlo"] = "monte_carlo"
+    num_samples: Annotated[int, Field(ge=1)] = option(100, "draws a time step")
 
     def nodes_like(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        return uniforms(len(x), self.draws, *x.shape[1:], like=x).transpose(0, 1).clamp(1e-6, 1 - 1e-6), None
+        return uniforms(len(x), self.num_samples, *x.shape[1:], like=x).transpose(0, 1).clamp(1e-6, 1 - 1e-6), None
 
 
 @spec
@@ -146,7 +146,7 @@ class ClosedGaussian:
     def check(self, base: str, head: Head) -> None:
         """Raises BadInput unless student and teacher are normal."""
         if base != "gaussian" or not isinstance(head, Gaussian):
-            raise BadInput(f"kl.kind: gaussian, with a {base} student of a {head.kind} teacher, expected gaussian and gaussian")
+            raise UserInputError(f"kl.kind: gaussian, with a {base} student of a {head.kind} teacher, expected gaussian and gaussian")
 
     def of(self, student: Mixture) -> Divergence:
         """Raises BadInput if a distribution is not one normal."""
@@ -177,7 +177,7 @@ KL = Annotated[RandomisedQuantiles | IndependentDraws | GaussLegendre | ClosedGa
 def one_normal(distribution: Distribution) -> tuple[Tensor, Tensor]:
     """Location and log-scale, each (B, T). Raises BadInput for anything but one normal."""
     if not isinstance(distribution, GaussianMixture) or distribution.location.shape[1] != 1:
-        raise BadInput(f"kl.kind: gaussian, with a {type(distribution).__name__}, expected one normal a sample")
+        raise UserInputError(f"kl.kind: gaussian, with a {type(distribution).__name__}, expected one normal a sample")
     return distribution.location[:, 0], distribution.log_scale[:, 0]
 
 
@@ -188,7 +188,7 @@ def spread(student: Mixture, teacher: Distribution, mask: Tensor | None = None) 
     KL's. Raises BadInput for a teacher of several components. Ping et al., 2019, eq. 8. arXiv:1807.07281
     """
     if not isinstance(teacher, Mixture) or teacher.log_scale.shape[1] != 1:
-        raise BadInput("losses.spread: the teacher has several components, expected a gaussian or logistic head")
+        raise UserInputError("losses.log_scale_regularizer: the teacher has several components, expected a gaussian or logistic head")
     return masked_mean((teacher.log_scale[:, 0] - student.log_scale[:, 0]).square(), mask)
 
 
@@ -219,7 +219,7 @@ class ContrastiveSpec:
             return frames, other_labels
         if frames is None or len(frames) < 2:
             found = "a teacher that hears none" if frames is None else "one clip a process"
-            raise BadInput(f"contrastive.other: {self.other}, with {found}, expected two clips or more with frames, or labels")
+            raise UserInputError(f"contrastive.other: {self.other}, with {found}, expected two clips or more with frames, or labels")
         return frames.roll(1, 0), labels if self.other == "frames" else other_labels
 
     def loss(self, divergence: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vqwave.config import option, spec
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.losses.adversarial import AdversarialSpec
 from vqwave.losses.distillation import KL, ContrastiveSpec, Distilled, RandomisedQuantiles, spread
 from vqwave.losses.perceptual import style_loss
@@ -42,17 +42,17 @@ class DistillationLosses:
     `adversary` is there if `adversarial` has a weight.
     """
 
-    names = ("kl", "spread", "contrastive", "power", "log_spectral", "stft", "perceptual", "adversarial")
+    names = ("kl", "log_scale_regularizer", "contrastive", "power", "log_spectral", "stft", "perceptual", "adversarial")
 
     def __init__(self, settings: DistillationSpec, weights: Mapping[str, float], classifier: Model | None = None) -> None:
         if classifier is not None and not isinstance(classifier, Classifier):
-            raise BadInput(f"perceptual.classifier: {settings.perceptual.classifier} is no classifier, expected one")
+            raise UserInputError(f"perceptual.classifier: {settings.perceptual.classifier} is no classifier, expected one")
         self.classifier = classifier
         self.adversary = settings.adversarial.build() if weights.get("adversarial") else None
         self.step = 0
         terms: dict[str, Callable[[Distilled], Tensor]] = {
             "kl": lambda d: d.kl,
-            "spread": lambda d: spread(d.student, d.teacher, d.mask),
+            "log_scale_regularizer": lambda d: spread(d.student, d.teacher, d.mask),
             "contrastive": lambda d: settings.contrastive.loss(d.divergence(d.contrast()), d.mask),
             "power": lambda d: settings.power.power(d.x, d.y),
             "log_spectral": lambda d: settings.power.log_spectral(d.x, d.y),

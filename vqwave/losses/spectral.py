@@ -57,10 +57,10 @@ class PowerSpec:
     fft: Annotated[int, Field(ge=1)] = option(512, "window, samples")
     hop: Annotated[int, Field(ge=1)] = option(128, "samples between windows")
     exponent: Annotated[float, Field(gt=0)] = option(1.0, "of the magnitudes: 1 or 2")
-    by_frame: bool = option(True, "frame with frame (ClariNet); false: averaged over time (Parallel WaveNet)")
+    per_frame: bool = option(True, "frame with frame (ClariNet); false: averaged over time (Parallel WaveNet)")
 
     def power(self, x: Tensor, y: Tensor) -> Tensor:
-        return power_loss(x, y, fft=self.fft, hop=self.hop, exponent=self.exponent, by_frame=self.by_frame)
+        return power_loss(x, y, fft=self.fft, hop=self.hop, exponent=self.exponent, by_frame=self.per_frame)
 
     def log_spectral(self, x: Tensor, y: Tensor) -> Tensor:
         return log_spectral_loss(x, y, fft=self.fft, hop=self.hop)

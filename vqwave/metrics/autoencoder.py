@@ -22,7 +22,7 @@ class Autoencoding:
         names = ("bits", "codes", "speakers", "samples", "spectral", "conversion", "clips")
         self.model, self.device = model, device
         self.sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in names}
-        self.counts = codebook.CodeCounts(model.quantizer.books, model.quantizer.size, speakers)
+        self.counts = codebook.CodeCounts(model.quantizer.books, model.quantizer.codebook_size, speakers)
 
     def add(self, batch: Batch, target: Labels | None, others: Labels | None) -> None:
         """target: labels of voices to convert to, for a model with a listener; others: wrong labels, to measure bits."""
@@ -32,13 +32,13 @@ class Autoencoding:
         sums["samples"] += batch.mask.sum()
         sums["clips"] += len(batch)
         self.counts.add(codes, mask, labels.get("speaker"))
-        if model.readout is not None:
+        if model.spectral_decoder is not None:
             predicted = self._readout(codes, melody, labels, mask)
-            sums["spectral"] += len(batch) * model.readout.loss(predicted, batch.wave, mask)
+            sums["spectral"] += len(batch) * model.spectral_decoder.loss(predicted, batch.wave, mask)
         if target is not None:
-            recorded = model.readout.frontend(batch.wave, mask=mask)
+            recorded = model.spectral_decoder.frontend(batch.wave, mask=mask)
             converted = self._readout(codes, melody, target, mask)
-            judged = model.listener.judge(recorded, labels, converted, target, mask)
+            judged = model.conversion_classifier.judge(recorded, labels, converted, target, mask)
             sums["conversion"] += len(batch) * judged.accuracy
         if others is not None:
             sums["bits"] += self._bits(batch, codes, melody, labels)
@@ -49,7 +49,7 @@ class Autoencoding:
     def _readout(self, codes: Tensor, melody: Tensor | None, labels: Labels, mask: Tensor) -> Tensor:
         model = self.model
         pitch = model.pitch(melody, labels, codes.shape[-1], mask)
-        return model.readout(model.quantizer.decode(codes), labels, mask, pitch)
+        return model.spectral_decoder(model.quantizer.decode(codes), labels, mask, pitch)
 
     def _bits(self, batch: Batch, codes: Tensor, melody: Tensor | None, labels: Labels) -> Tensor:
         """Bits of a batch, summed over its valid samples, given codes and labels."""
@@ -64,9 +64,9 @@ class Autoencoding:
         """total: the sums over all ranks; comparable: see `likelihood.costs`."""
         section, found = self.codes(sample_rate), {}
         found |= {"perplexity": section["perplexity"], "codes_used": section["used"]}
-        if self.model.readout is not None:
+        if self.model.spectral_decoder is not None:
             found["spectral"] = total["spectral"] / total["clips"]
-        if self.model.listener is not None:
+        if self.model.conversion_classifier is not None:
             found["conversion_accuracy"] = total["conversion"] / total["clips"]
         if total["bits"]:
             names = ("bits", "bits_shuffled_codes", "bits_shuffled_speakers")

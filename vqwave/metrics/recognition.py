@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from vqwave.audio import Wave, resample
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.metrics.transcripts import normalise
 
 RATE = 16000
@@ -81,14 +81,14 @@ def whisper_folder(weights: str) -> Path | str:
     given = Path(weights)
     if given.is_dir():
         if not (given / WEIGHTS).is_file():
-            raise BadInput(f"{given}: holds no {WEIGHTS}, expected Whisper in CTranslate2's format")
+            raise UserInputError(f"{given}: holds no {WEIGHTS}, expected Whisper in CTranslate2's format")
         return given
     from faster_whisper.utils import available_models, download_model
     from huggingface_hub.errors import HfHubHTTPError
 
     if weights not in available_models() and len(given.parts) != 2:
         known = ", ".join(available_models())
-        raise BadInput(
+        raise UserInputError(
             f"{weights!r}: no such folder or Whisper model, expected a folder or one of {known}"
         )
     reason = ""
@@ -130,7 +130,7 @@ def error_sums(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorSum
         map(normalise, references), map(normalise, hypotheses), strict=True
     ):
         if not reference:
-            raise BadInput("a reference transcript holds no word, expected one")
+            raise UserInputError("a reference transcript holds no word, expected one")
         row: list[int] = []
         for found in (
             jiwer.process_words(reference, hypothesis),

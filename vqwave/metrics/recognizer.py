@@ -37,7 +37,7 @@ RANGE_DB = 55.0  # below the loudest band of an utterance nothing is heard
 
 
 @dataclass(frozen=True)
-class JudgeSpec:
+class RecognizerSpec:
     """The judge's size and training; part of the name under which its weights are kept."""
 
     version: int = 2
@@ -52,16 +52,16 @@ class JudgeSpec:
     seed: int = 0  # of the first member; the others count on
 
 
-DEFAULT = JudgeSpec()
+DEFAULT = RecognizerSpec()
 
 
-class JudgeNetwork(nn.Module):
+class RecognizerNetwork(nn.Module):
     """Four convolutions over log-mel frames, mean and maximum over time, one linear layer a label."""
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, spec: JudgeSpec, sizes: Mapping[str, int]) -> None:
+    def __init__(self, spec: RecognizerSpec, sizes: Mapping[str, int]) -> None:
         super().__init__()
         C = spec.channels
         self.register_buffer("mean", torch.zeros(spec.bands, 1))
@@ -91,7 +91,7 @@ class JudgeNetwork(nn.Module):
         self.deviation.copy_(log.std((0, 2))[:, None].clamp_min(1e-3))
 
 
-class Judge:
+class Recognizer:
     """Says which of `values` ({"text": [...], "speaker": [...]}) is heard in waveforms (T,) at `sample_rate`."""
 
     def __init__(self, members: nn.ModuleList, values: dict[str, list[str]], sample_rate: int, frames: int, bands: int) -> None:
@@ -149,13 +149,13 @@ def powers(mel: MelBands, wave: Wave) -> Tensor:
     return mel(F.pad(x, (0, -len(x) % mel.hop if len(x) else mel.hop))[None])[0]
 
 
-def judge_of(
+def recognizer_of(
     corpus: Corpus,
-    spec: JudgeSpec = DEFAULT,
+    spec: RecognizerSpec = DEFAULT,
     *,
     keep: Path | None = None,
     progress: Callable[[int], object] | None = None,
-) -> Judge:
+) -> Recognizer:
     """The judge of a corpus: trained (one to three minutes a member), or read from `keep`, a folder where trained ones are kept.
 
     Kept weights bear the hash of the recordings, the labels and the settings in their name. `progress` is called with the
@@ -165,8 +165,8 @@ def judge_of(
     values = {name: corpus.labels[name] for name in JUDGED if len(corpus.labels.get(name, [])) > 1}
     frames, sizes = _frames(corpus), {name: len(known) for name, known in values.items()}
     with torch.random.fork_rng(devices=[]):
-        members = nn.ModuleList(JudgeNetwork(spec, sizes) for _ in range(spec.members))
-    judge = Judge(members, values, corpus.sample_rate, frames, spec.bands)
+        members = nn.ModuleList(RecognizerNetwork(spec, sizes) for _ in range(spec.members))
+    judge = Recognizer(members, values, corpus.sample_rate, frames, spec.bands)
     path = None if keep is None else keep / f"judge-{_key(corpus, spec, values)}.safetensors"
     if not values or (path is not None and _restored(members, path)):
         return judge
@@ -185,7 +185,7 @@ def _frames(corpus: Corpus) -> int:
     return 4 * round(25 * longest)
 
 
-def _key(corpus: Corpus, spec: JudgeSpec, values: Mapping[str, Sequence[str]]) -> str:
+def _key(corpus: Corpus, spec: RecognizerSpec, values: Mapping[str, Sequence[str]]) -> str:
     digest = hashlib.sha256(repr((sorted(asdict(spec).items()), sorted(values.items()))).encode())
     shards = sorted({shard_name(u.shard) for u in corpus.utterances})
     for name in (HEADER, INDEX, *shards):
@@ -218,7 +218,7 @@ def _train(
     corpus: Corpus,
     values: Mapping[str, Sequence[str]],
     frames: int,
-    spec: JudgeSpec,
+    spec: RecognizerSpec,
     progress: Callable[[int], object] | None,
 ) -> None:
     """Each member by itself, on the training split, on one thread."""
@@ -237,11 +237,11 @@ def _learn(
     clean: list[Tensor],
     labels: Mapping[str, Tensor],
     frames: int,
-    spec: JudgeSpec,
+    spec: RecognizerSpec,
     stepped: Callable[[], object],
 ) -> None:
     """One-cycle Adam on disturbed windows of the recordings; windows are drawn by length, speakers as they come."""
-    assert isinstance(network, JudgeNetwork)
+    assert isinstance(network, RecognizerNetwork)
     for module in network.modules():
         if isinstance(module, nn.Conv1d | nn.Linear | nn.BatchNorm1d):
             module.reset_parameters()

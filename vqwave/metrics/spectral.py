@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from vqwave.audio import Wave
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import MFCCSpec
 
 DB = 10 / math.log(10)  # a natural logarithm of power, in dB
@@ -113,7 +113,7 @@ def multi_resolution_stft(a: Wave, b: Wave) -> float:
     """
     _require_same_length(a, b)
     if not np.any(a):
-        raise BadInput("the reference waveform is silent; expected a signal to compare with")
+        raise UserInputError("the reference waveform is silent; expected a signal to compare with")
     distance = 0.0
     for fft, hop, window in RESOLUTIONS:
         p, q = (_power(wave, fft, hop, window).clamp_min(1e-7).sqrt() for wave in (a, b))
@@ -137,11 +137,11 @@ def _power(wave: Wave, fft: int, hop: int, window: int) -> Tensor:
 
 def _require_samples(wave: Wave) -> None:
     if wave.ndim != 1 or len(wave) == 0:
-        raise BadInput(f"waveform of shape {wave.shape}: expected (samples,), at least one")
+        raise UserInputError(f"waveform of shape {wave.shape}: expected (samples,), at least one")
 
 
 def _require_same_length(a: Wave, b: Wave) -> None:
     _require_samples(a)
     _require_samples(b)
     if len(a) != len(b):
-        raise BadInput(f"waveforms of {len(a)} and {len(b)} samples: expected the same length, sample by sample")
+        raise UserInputError(f"waveforms of {len(a)} and {len(b)} samples: expected the same length, sample by sample")

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
-from vqwave.errors import BadInput, nearest
+from vqwave.errors import UserInputError, nearest
 from vqwave.models.wavenet import Vocabulary
 from vqwave.nn.causal import dilation_cycle, receptive_field
 
@@ -33,7 +33,7 @@ class ClassifierSpec:
         """vocabulary: label column -> its values. Raises BadInput for a label that is not in it."""
         for name in self.labels:
             if name not in vocabulary:
-                raise BadInput(f"model.labels: {name!r}, expected of {', '.join(vocabulary)}{nearest(name, list(vocabulary))}")
+                raise UserInputError(f"model.labels: {name!r}, expected of {', '.join(vocabulary)}{nearest(name, list(vocabulary))}")
         return Classifier(self, {name: len(vocabulary[name]) for name in self.labels})
 
 

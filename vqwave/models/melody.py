@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models.pitch import PitchCodec, PitchCodecSpec, denormalise, normalise
 from vqwave.models.wavenet import Vocabulary
 
@@ -63,7 +63,7 @@ class Melody(nn.Module):
         if VOICE in labels:
             return labels[VOICE].to(self.voices).unbind(-1)
         if "speaker" not in labels:
-            raise BadInput("voice: neither a speaker nor the mean and deviation of its pitch is given")
+            raise UserInputError("voice: neither a speaker nor the mean and deviation of its pitch is given")
         return self.voices[labels["speaker"]].unbind(-1)
 
     @torch.no_grad()

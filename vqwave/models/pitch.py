@@ -78,16 +78,16 @@ class PitchCodecSpec:
     kind: Literal["pitch_codec"] = "pitch_codec"
     ratio: Annotated[int, Field(ge=1)] = option(8, "contour frames (100 a second) to a code: 8 gives 12.5 Hz")
     channels: Annotated[int, Field(ge=1)] = option(128, "channels of the convolutions")
-    dim: Annotated[int, Field(ge=1)] = option(16, "latent channels D")
-    quantizer: Books = option(EMAQuantizerSpec(size=20), "latents -> codes")
+    latent_dim: Annotated[int, Field(ge=1)] = option(16, "latent channels D")
+    quantizer: Books = option(EMAQuantizerSpec(codebook_size=20), "latents -> codes")
 
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> PitchCodec:
         """vocabulary is not used: a codec of melodies knows of no voice."""
         strides = _prime_factors(self.ratio)
-        encoder = PitchEncoder(self.channels, self.dim, strides)
-        decoder = PitchDecoder(self.channels, self.dim, strides)
+        encoder = PitchEncoder(self.channels, self.latent_dim, strides)
+        decoder = PitchDecoder(self.channels, self.latent_dim, strides)
         hop = ten_milliseconds(sample_rate) * self.ratio
-        return PitchCodec(encoder, self.quantizer.build(self.dim), decoder, hop)
+        return PitchCodec(encoder, self.quantizer.build(self.latent_dim), decoder, hop)
 
 
 def _prime_factors(number: int) -> tuple[int, ...]:

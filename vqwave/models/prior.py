@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models.symbols import PitchBooks, SymbolOrder
 from vqwave.models.vqvae import VQVAE, VQVAESpec
 from vqwave.models.wavenet import Vocabulary
@@ -28,10 +28,10 @@ class PriorSpec:
     """The network over codes, and the codec that they are of."""
 
     kind: Literal["prior"] = "prior"
-    network: StackSpec = option(StackSpec(layers=12, cycle=6, skip=128, hidden=128), "sizes of the stack over codes")
+    network: StackSpec = option(StackSpec(layers=12, dilation_cycle=6, skip_channels=128, hidden_channels=128), "sizes of the stack over codes")
     conditioner: ConditionerSpec = option(ConditionerSpec(), "labels that the prior hears, e.g. [speaker, text]")
-    untold: Probability = option(0.1, "how often training leaves out each label, so that codes can be drawn without it")
-    dropout: Probability = option(0.1, "how often training leaves out each heard code, against learning by heart")
+    label_dropout: Probability = option(0.1, "how often training leaves out each label, so that codes can be drawn without it")
+    token_dropout: Probability = option(0.1, "how often training leaves out each heard code, against learning by heart")
     codec: VQVAESpec = option(VQVAESpec(), "taken from the codec's own run")
 
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> Prior:
@@ -39,8 +39,8 @@ class PriorSpec:
         order = symbol_order(codec)
         known = {name: [*values, "untold"] for name, values in vocabulary.items()}  # the last id stands for "not said"
         conditioner = self.conditioner.build(0, 1, known)
-        heard = nn.Embedding(sum(order.sizes) + len(order.sizes), self.network.residual)
-        place = nn.Embedding(order.slots, self.network.residual)
+        heard = nn.Embedding(sum(order.sizes) + len(order.sizes), self.network.residual_channels)
+        place = nn.Embedding(order.slots, self.network.residual_channels)
         stack = self.network.build(order.outputs, conditioner.channels)
         network = CodeNetwork(
             heard,
@@ -48,8 +48,8 @@ class PriorSpec:
             stack,
             conditioner,
             pitch=order.pitch,
-            untold=self.untold,
-            dropout=self.dropout,
+            label_dropout=self.label_dropout,
+            token_dropout=self.token_dropout,
         )
         return Prior(network, codec)
 
@@ -95,26 +95,26 @@ class CodeNetwork(nn.Module):
 
     def __init__(
         self,
-        heard: nn.Embedding,
+        input_embedding: nn.Embedding,
         place: nn.Embedding,
         stack: Stack,
         conditioner: Conditioner,
         *,
         pitch: PitchBooks | None = None,
-        untold: float = 0.0,
-        dropout: float = 0.0,
+        label_dropout: float = 0.0,
+        token_dropout: float = 0.0,
     ) -> None:
         """heard: all books' embeddings, END's after each book's codes; place: those of the slots."""
         super().__init__()
-        books, rows = place.num_embeddings, heard.num_embeddings
+        books, rows = place.num_embeddings, input_embedding.num_embeddings
         if pitch is not None:
             books = (books - pitch.books) // pitch.ratio
             rows -= pitch.books * (pitch.size + 1)
         self.order = SymbolOrder(books, rows // books - 1, pitch)
-        self.untold = untold
-        self.heard = heard
+        self.label_dropout = label_dropout
+        self.input_embedding = input_embedding
         self.place = place
-        self.blank = Blank(dropout)
+        self.blank = Blank(token_dropout)
         self.stack = stack
         self.conditioner = conditioner
         self._tabulate()
@@ -180,7 +180,7 @@ class CodeNetwork(nn.Module):
         """last (B, n), the symbols before those in `slot` (B, n) -> ln p of these (B, END + 1, n)."""
         previous, book = self.slot_book[(slot - 1) % self.order.slots], self.slot_book[slot]
         row = self.book_row[previous] + last.minimum(self.book_size[previous])  # END follows codes
-        heard = self.blank(self.heard(row)) + self.place(slot)  # (B, n, R)
+        heard = self.blank(self.input_embedding(row)) + self.place(slot)  # (B, n, R)
         logits = self.stack(heard.transpose(1, 2), projected, state)
         logits = self._of_books(logits if logits.dtype == torch.float64 else logits.float(), book)
         may_end = self.frame_start[slot] & (last != self.end) & ends
@@ -208,12 +208,12 @@ class CodeNetwork(nn.Module):
         """The labels with "untold" for those that are missing, and, in training, for some of the others."""
         heard, device = dict(labels), self.place.weight.device
         for name in self.conditioner.labels:
-            if name not in labels and not self.untold:
-                raise BadInput(f"{name}: not given, and this prior was trained with model.untold = 0")
+            if name not in labels and not self.label_dropout:
+                raise UserInputError(f"{name}: not given, and this prior was trained with model.label_dropout = 0")
             untold = torch.full((count,), self.conditioner.embeddings[name].num_embeddings - 1, device=device)
             heard[name] = labels.get(name, untold)
-            if self.training and self.untold:
-                heard[name] = torch.where(keyed.uniforms(count, like=device) < self.untold, untold, heard[name])
+            if self.training and self.label_dropout:
+                heard[name] = torch.where(keyed.uniforms(count, like=device) < self.label_dropout, untold, heard[name])
         return heard
 
     def with_end(self, codes: Tensor, lengths: Tensor, pitch: Tensor | None = None) -> Ended:
@@ -238,7 +238,7 @@ class CodeNetwork(nn.Module):
 
     def extra_repr(self) -> str:
         pitch = "" if self.order.pitch is None else f", pitch={self.order.pitch}"
-        return f"books={self.books}, size={self.size}{pitch}, untold={self.untold}"
+        return f"books={self.books}, size={self.size}{pitch}, untold={self.label_dropout}"
 
 
 class Blank(nn.Module):

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.distributions import GaussianMixture, LogisticMixture, Mixture, checked_temperature
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import LogMel
 from vqwave.models.wavenet import Vocabulary, WaveNetSpec
 from vqwave.nn.condition import Condition, Conditioner, ConditionerSpec
-from vqwave.nn.flows import AffineFlow, Flowed, FlowStack, FlowState, MaskedFlow
+from vqwave.nn.flows import AffineFlow, FlowOutput, FlowStack, FlowState, MaskedFlow
 from vqwave.nn.frontend import AnyFrontend, FrameSpec, PredictorFrontend, build_frontend, spectrum_of
 from vqwave.nn.linear_prediction import LinearPredictor, LinearPredictorSpec
 from vqwave.nn.synthesis_filter import synthesise
@@ -32,15 +32,15 @@ class StudentSpec:
 
     kind: Literal["student"] = "student"
     flows: tuple[Annotated[int, Field(ge=1)], ...] = option((10, 10, 10, 30), "layers of each flow")
-    network: StackSpec = option(StackSpec(layers=10, kernel=3, skip=0, hidden=64), "sizes of each flow's stack")
+    network: StackSpec = option(StackSpec(layers=10, kernel_size=3, skip_channels=0, hidden_channels=64), "sizes of each flow's stack")
     base: Literal["logistic", "gaussian"] = option("logistic", "noise: logistic (Parallel WaveNet) or gaussian (ClariNet)")
     initial_scale: Annotated[float, Field(gt=0)] = option(
         0.05, "total scale of an untrained student: near the data's standard deviation"
     )
-    location_unit: Annotated[float, Field(gt=0)] = option(1.0, "what 1 stands for in the flows' locations: see the heads' option")
-    fold: Literal[1, 2, 4, 8] = option(1, "samples a block of folded time: the cost of a sample falls as many times")
-    stagger: bool = option(False, "blocks of successive flows begin at different samples, so that neighbours are heard, too")
-    direction: Literal["iaf", "maf"] = option("iaf", "one pass from noise to audio (iaf), or from audio to its density (maf)")
+    location_scale: Annotated[float, Field(gt=0)] = option(1.0, "what 1 stands for in the flows' locations: see the heads' option")
+    squeeze: Literal[1, 2, 4, 8] = option(1, "samples a block of folded time: the cost of a sample falls as many times")
+    stagger_blocks: bool = option(False, "blocks of successive flows begin at different samples, so that neighbours are heard, too")
+    flow_type: Literal["iaf", "maf"] = option("iaf", "one pass from noise to audio (iaf), or from audio to its density (maf)")
     conditioner: ConditionerSpec = option(ConditionerSpec(), "taken from the teacher")
     features: FrameSpec | None = option(None, "taken from the teacher")
     predictor: LinearPredictorSpec | None = option(None, "taken from the teacher")
@@ -62,19 +62,19 @@ class StudentSpec:
         if predictor is not None and frontend is not None:
             frontend = PredictorFrontend(frontend, predictor)
         conditioner = self.conditioner.build(frame_channels, hop, vocabulary, predictor)
-        if frame_channels and conditioner.hold % self.fold:
-            raise BadInput(f"model.fold: {self.fold}, expected a divisor of the {conditioner.hold} samples of a condition column")
+        if frame_channels and conditioner.hold % self.squeeze:
+            raise UserInputError(f"model.squeeze: {self.squeeze}, expected a divisor of the {conditioner.hold} samples of a condition column")
         if predictor is not None and conditioner.hold < predictor.order:
             found = f"{predictor.order} past samples, a condition column holds for {conditioner.hold}"
-            raise BadInput(f"predictor.order: {found}, expected at most as many")
+            raise UserInputError(f"predictor.order: {found}, expected at most as many")
         flows = FlowStack(
-            [replace(self.network, layers=layers, skip=0) for layers in self.flows],
+            [replace(self.network, layers=layers, skip_channels=0) for layers in self.flows],
             conditioner.channels,
             self.initial_scale,
-            fold=self.fold,
-            stagger=self.stagger,
-            unit=self.location_unit,
-            flow=DIRECTIONS[self.direction],
+            fold=self.squeeze,
+            stagger=self.stagger_blocks,
+            unit=self.location_scale,
+            flow=DIRECTIONS[self.flow_type],
         )
         return Student(flows, conditioner, frontend, BASES[self.base])
 
@@ -87,7 +87,7 @@ class StudentSpec:
         if self.predictor is None:
             return None
         if spectrum is None:
-            raise BadInput("predictor: no log-mel frames condition this decoder, from which it is made; expected some")
+            raise UserInputError("predictor: no log-mel frames condition this decoder, from which it is made; expected some")
         return self.predictor.build(spectrum, sample_rate, self.pitch_taps)
 
 
@@ -141,7 +141,7 @@ class Student(nn.Module):
             return temperature.to(z) * z
         return checked_temperature(temperature) * z
 
-    def distribution(self, flowed: Flowed) -> Mixture:
+    def distribution(self, flowed: FlowOutput) -> Mixture:
         """p(x_t | z_{<t}): one component of the base family."""
         location, log_scale = flowed.location[:, None], flowed.log_scale[:, None]
         return self.base(torch.zeros_like(location), location, log_scale)
@@ -154,7 +154,7 @@ class Student(nn.Module):
         """Before the first sample."""
         return StudentState([FlowState() for _ in self.flows.flows])
 
-    def transform(self, z: Tensor, condition: Condition | None, state: StudentState | None = None) -> Flowed:
+    def transform(self, z: Tensor, condition: Condition | None, state: StudentState | None = None) -> FlowOutput:
         """z (B, T) -> x and the totals, each (B, T); a state, if given, is read and moved on in place."""
         network, columns = self.conditioner.split(condition)
         flowed = self.flows(z, network, None if state is None else state.flows)
@@ -165,7 +165,7 @@ class Student(nn.Module):
         self._remember(state, x)
         return replace(flowed, x=x, location=flowed.location + (x - flowed.x))
 
-    def inverse(self, x: Tensor, condition: Condition | None, state: StudentState | None = None) -> Flowed:
+    def inverse(self, x: Tensor, condition: Condition | None, state: StudentState | None = None) -> FlowOutput:
         """x (B, T) -> the noise z that makes it, and the totals: exact; one block after another (iaf), or in one pass (maf)."""
         network, columns = self.conditioner.split(condition)
         flows = None if state is None else state.flows
@@ -203,7 +203,7 @@ class Student(nn.Module):
         labels: Mapping[str, Tensor],
         frames: Tensor | None = None,
         mask: Tensor | None = None,
-    ) -> Flowed:
+    ) -> FlowOutput:
         """z (B, T), labels name -> (B,), frames (B, D, F) and their mask -> x and the totals, each (B, T)."""
         return self.transform(z, self.condition(frames, labels, mask))
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class SymbolOrder:
         """
         if (pitch is None) != (self.pitch is None):
             found = "without" if pitch is None else "with"
-            raise BadInput(f"codes {found} pitch codes, unlike those that this prior models")
+            raise UserInputError(f"codes {found} pitch codes, unlike those that this prior models")
         if pitch is None:
             return codes
         B, Q, frames = codes.shape

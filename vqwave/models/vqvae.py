@@ -15,20 +15,20 @@ from vqwave.config import option, spec
 from vqwave.data.frame_tracks import PITCH
 from vqwave.distributed.collectives import masked_mean
 from vqwave.distributions import Distribution
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models.melody import Melody
 from vqwave.models.pitch import PitchCodecSpec
 from vqwave.models.student import Student, StudentSpec
 from vqwave.models.wavenet import Vocabulary, WaveNet, WaveNetSpec
-from vqwave.nn.auxiliary.adversarial_classifier import Adversary, AdversarySpec, Verdict
-from vqwave.nn.auxiliary.conversion_classifier import Hearing, Listener, ListenerSpec
-from vqwave.nn.auxiliary.spectral_decoder import Readout, ReadoutSpec
+from vqwave.nn.auxiliary.adversarial_classifier import AdversarialClassifier, AdversarialClassifierSpec, AdversarialOutput
+from vqwave.nn.auxiliary.conversion_classifier import ConversionClassifier, ConversionClassifierSpec, ConversionOutput
+from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoder, SpectralDecoderSpec
 from vqwave.nn.condition import Condition
 from vqwave.nn.encoders import Encoder, EncoderSpec, FrameEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec, Quantized, Quantizer, QuantizerSpec, TimeJitter, frame_mask
 from vqwave.rng import keyed
 
-CODES = ("encoder", "quantizer", "readout", "melody")  # the parts that make codes of speech, and say what they mean
+CODES = ("encoder", "quantizer", "spectral_decoder", "melody")  # the parts that make codes of speech, and say what they mean
 DecoderSpec = Annotated[WaveNetSpec | StudentSpec, Field(discriminator="kind")]
 
 
@@ -39,20 +39,20 @@ class VQVAESpec:
     kind: Literal["vqvae"] = "vqvae"
     encoder: EncoderSpec = option(FrameEncoderSpec(), "waveform -> latents")
     quantizer: QuantizerSpec = option(EMAQuantizerSpec(), "latents -> codes")
-    jitter: Annotated[float, Field(ge=0, le=1)] = option(0.12, "probability that training takes a neighbouring frame instead")
+    time_jitter: Annotated[float, Field(ge=0, le=1)] = option(0.12, "probability that training takes a neighbouring frame instead")
     decoder: DecoderSpec = option(WaveNetSpec(), "codes -> waveform")
     melody: PitchCodecSpec | None = option(
         None, "codec of the melody, a second and slower stream of codes (setting `pitch`); none as in the paper"
     )
-    hears: Literal["latents", "frames", "both"] = option(
+    decoder_input: Literal["latents", "spectrogram", "both"] = option(
         "latents", "what the decoder hears of the codes: their latents, the frames that the readout makes of them, or both"
     )
-    noise: Annotated[float, Field(ge=0)] = option(
+    decoder_input_noise: Annotated[float, Field(ge=0)] = option(
         0.0, "most noise that training adds to what the decoder hears, standard deviations: it then takes the voice from its labels"
     )
-    readout: ReadoutSpec | None = option(None, "auxiliary spectral target of the codes (loss `spectral`); none as in the paper")
-    adversary: AdversarySpec | None = option(None, "classifier that the codes are to fool (loss `adversary`); none as in the paper")
-    listener: ListenerSpec | None = option(
+    spectral_decoder: SpectralDecoderSpec | None = option(None, "auxiliary spectral target of the codes (loss `spectral`); none as in the paper")
+    adversarial_classifier: AdversarialClassifierSpec | None = option(None, "classifier that the codes are to fool (loss `adversary`); none as in the paper")
+    conversion_classifier: ConversionClassifierSpec | None = option(
         None, "classifier that hears the readout's conversions (losses `listening` and `conversion`); none as in the paper"
     )
 
@@ -61,69 +61,69 @@ class VQVAESpec:
         """The losses that this model cannot give, each with what it would need."""
         cyclic = (  # the encoder can hear what the readout says: see `VQVAE.cycle`
             isinstance(self.encoder, FrameEncoderSpec)
-            and self.readout is not None
-            and self.readout.features == self.encoder.features
+            and self.spectral_decoder is not None
+            and self.spectral_decoder.features == self.encoder.features
         )
         found = {
-            "spectral": (self.readout is not None, "model.readout"),
-            "adversary": (self.adversary is not None, "model.adversary"),
+            "spectral": (self.spectral_decoder is not None, "model.spectral_decoder"),
+            "domain_adversarial": (self.adversarial_classifier is not None, "model.adversarial_classifier"),
             "entropy": (_with_entropy(self.quantizer), "a quantizer with entropy"),
-            "listening": (self.listener is not None, "model.listener"),
-            "conversion": (self.listener is not None, "model.listener"),
-            "cycle": (cyclic, "a readout, and an encoder of kind frames that has the readout's features"),
+            "auxiliary_classification": (self.conversion_classifier is not None, "model.conversion_classifier"),
+            "conversion_classification": (self.conversion_classifier is not None, "model.conversion_classifier"),
+            "cycle_consistency": (cyclic, "a readout, and an encoder of kind spectral that has the readout's features"),
         }
         return {name: need for name, (there, need) in found.items() if not there}
 
-    def speaking_by(self, decoder: DecoderSpec) -> VQVAESpec:
+    def with_decoder(self, decoder: DecoderSpec) -> VQVAESpec:
         """The same codes with another decoder, and without the parts that only training needs."""
-        readout = None if self.hears == "latents" else self.readout
-        return replace(self, decoder=decoder, readout=readout, adversary=None, listener=None, noise=0.0)
+        spectral_decoder = None if self.decoder_input == "latents" else self.spectral_decoder
+        return replace(self, decoder=decoder, spectral_decoder=spectral_decoder, adversarial_classifier=None, conversion_classifier=None, decoder_input_noise=0.0)
 
-    def decoding(self, codes: VQVAESpec) -> VQVAESpec:
+    def with_frozen_codec(self, codes: VQVAESpec) -> VQVAESpec:
         """This decoder for the codes of another model, which are trained no more."""
-        return replace(self, **{name: getattr(codes, name) for name in CODES}, adversary=None, listener=None)
+        return replace(self, **{name: getattr(codes, name) for name in CODES}, adversarial_classifier=None, conversion_classifier=None)
 
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> VQVAE:
         """Raises BadInput for a decoder that has spectral frames of its own: it would not hear the codes."""
         if self.decoder.features is not None:
-            raise BadInput(f"decoder.features: {self.decoder.features.kind}, expected none: it hears the codes")
+            raise UserInputError(f"decoder.features: {self.decoder.features.kind}, expected none: it hears the codes")
         encoder = self.encoder.build(sample_rate)
-        quantizer = self.quantizer.build(encoder.dim)
+        quantizer = self.quantizer.build(encoder.latent_dim)
         melody = None if self.melody is None else Melody.of(self.melody, sample_rate, vocabulary)
-        readout, channels, hop = None, encoder.dim, encoder.hop
-        if self.readout is not None:
-            labels = self.decoder.conditioner.labels
+        readout, channels, hop = None, encoder.latent_dim, encoder.hop
+        if self.spectral_decoder is not None:
+            labels = self.decoder.conditioner.categorical
             pitch_hop = 0 if melody is None else melody.hop
-            readout = self.readout.build(encoder.dim, encoder.hop, sample_rate, vocabulary, labels, pitch_hop)
-        if self.hears != "latents":
+            readout = self.spectral_decoder.build(encoder.latent_dim, encoder.hop, sample_rate, vocabulary, labels, pitch_hop)
+        if self.decoder_input != "latents":
             if readout is None:
-                raise BadInput(f"hears: {self.hears}, expected a readout, whose frames they are")
-            channels, hop = readout.frontend.channels + channels * (self.hears == "both"), readout.frontend.hop
+                raise UserInputError(f"hears: {self.decoder_input}, expected a readout, whose frames they are")
+            channels, hop = readout.frontend.channels + channels * (self.decoder_input == "both"), readout.frontend.hop
         if melody is not None:
             if hop % melody.hop or melody.codec.hop % encoder.hop:
                 found = f"frames of {melody.hop} samples, a code of {melody.codec.hop}"
                 wanted = f"{encoder.hop} of a latent and {hop} of the decoder's frames to lie between them, evenly"
-                raise BadInput(f"model.melody: {found}, expected the {wanted}")
+                raise UserInputError(f"model.melody: {found}, expected the {wanted}")
             channels += 2 * (hop // melody.hop)
-        spectrum = None if self.hears == "latents" else readout.spectrum
+        spectrum = None if self.decoder_input == "latents" else readout.spectrum
         decoder = self.decoder.build(sample_rate, vocabulary, channels, hop, spectrum)
-        adversary = None if self.adversary is None else self.adversary.build(encoder.dim, vocabulary)
+        adversary = None if self.adversarial_classifier is None else self.adversarial_classifier.build(encoder.latent_dim, vocabulary)
         listener = None
-        if self.listener is not None:
+        if self.conversion_classifier is not None:
             if readout is None:
-                raise BadInput("listener: expected a readout, too, which it hears")
-            listener = self.listener.build(readout.frontend.channels, readout.ratio, vocabulary)
+                raise UserInputError("listener: expected a readout, too, which it hears")
+            listener = self.conversion_classifier.build(readout.frontend.channels, readout.ratio, vocabulary)
         return VQVAE(
             encoder,
             quantizer,
-            TimeJitter(self.jitter),
+            TimeJitter(self.time_jitter),
             decoder,
             readout,
             adversary,
             listener,
             melody=melody,
-            hears=self.hears,
-            noise=self.noise,
+            decoder_input=self.decoder_input,
+            decoder_input_noise=self.decoder_input_noise,
         )
 
 
@@ -140,25 +140,25 @@ class Reconstruction:
     distribution: Distribution | None
     quantized: Quantized
     spectral: Tensor | None = None
-    verdict: Verdict | None = None
-    hearing: Hearing | None = None
+    adversarial: AdversarialOutput | None = None
+    conversion: ConversionOutput | None = None
     cycle: Tensor | None = None
 
     @property
     def losses(self) -> dict[str, Tensor]:
         """By name: the quantizer's, the readout's, the adversary's, the listener's and the cycle's, of those that there are."""
-        found = {"spectral": self.spectral, "cycle": self.cycle}
-        if self.verdict is not None:
-            found["adversary"] = self.verdict.loss
-        if self.hearing is not None:
-            found |= {"listening": self.hearing.listening, "conversion": self.hearing.conversion}
+        found = {"spectral": self.spectral, "cycle_consistency": self.cycle}
+        if self.adversarial is not None:
+            found["domain_adversarial"] = self.adversarial.loss
+        if self.conversion is not None:
+            found |= {"auxiliary_classification": self.conversion.listening, "conversion_classification": self.conversion.conversion}
         return self.quantized.losses | {name: loss for name, loss in found.items() if loss is not None}
 
     @property
     def metrics(self) -> dict[str, Tensor]:
         """The quantizer's; how often the adversary names the label, and how often a conversion is heard as it should be."""
-        adversary = {} if self.verdict is None else {"adversary_accuracy": self.verdict.accuracy}
-        listener = {} if self.hearing is None else {"conversion_accuracy": self.hearing.accuracy}
+        adversary = {} if self.adversarial is None else {"adversary_accuracy": self.adversarial.accuracy}
+        listener = {} if self.conversion is None else {"conversion_accuracy": self.conversion.accuracy}
         return self.quantized.metrics | adversary | listener
 
 
@@ -169,27 +169,27 @@ class VQVAE(nn.Module):
         self,
         encoder: Encoder,
         quantizer: Quantizer,
-        jitter: TimeJitter,
+        time_jitter: TimeJitter,
         decoder: WaveNet | Student,
-        readout: Readout | None = None,
-        adversary: Adversary | None = None,
-        listener: Listener | None = None,
+        spectral_decoder: SpectralDecoder | None = None,
+        adversarial_classifier: AdversarialClassifier | None = None,
+        conversion_classifier: ConversionClassifier | None = None,
         *,
         melody: Melody | None = None,
-        hears: Literal["latents", "frames", "both"] = "latents",
-        noise: float = 0.0,
+        decoder_input: Literal["latents", "spectrogram", "both"] = "latents",
+        decoder_input_noise: float = 0.0,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.quantizer = quantizer
-        self.jitter = jitter
+        self.time_jitter = time_jitter
         self.decoder = decoder
-        self.readout = readout
-        self.adversary = adversary
-        self.listener = listener
+        self.spectral_decoder = spectral_decoder
+        self.adversarial_classifier = adversarial_classifier
+        self.conversion_classifier = conversion_classifier
         self.melody = melody
-        self.hears = hears
-        self.noise = noise
+        self.decoder_input = decoder_input
+        self.decoder_input_noise = decoder_input_noise
 
     @property
     def hop(self) -> int:
@@ -205,7 +205,7 @@ class VQVAE(nn.Module):
         z = self.encoder(x, lengths)
         return self.quantizer.encode(z, self._mask(lengths, z))
 
-    def take_codes(self, other: VQVAE) -> None:
+    def load_frozen_codec(self, other: VQVAE) -> None:
         """The encoder, quantizer and readout of another model, as they are and to stay so."""
         for name in CODES:
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -225,7 +225,7 @@ class VQVAE(nn.Module):
         pitch_codes (B, Q_p, F_p): of a model with melody.
         """
         pitch = self.pitch(pitch_codes, labels, codes.shape[-1], mask)
-        frames = self.frames(self.quantizer.decode(codes), labels, mask=mask, pitch=pitch)
+        frames = self.decoder_features(self.quantizer.decode(codes), labels, mask=mask, pitch=pitch)
         return self.decoder.condition(frames, labels, mask)
 
     def encode_pitch(self, labels: Mapping[str, Tensor], lengths: Tensor | None = None) -> Tensor | None:
@@ -255,11 +255,11 @@ class VQVAE(nn.Module):
         if self.melody is None:
             return None
         if pitch_codes is None:
-            raise BadInput("these codes have no pitch codes, expected some: this model decodes a melody")
+            raise UserInputError("these codes have no pitch codes, expected some: this model decodes a melody")
         real = None if mask is None else mask[:, :: self.melody.codec.hop // self.hop]
         return self.melody.decode(pitch_codes, labels, frames * self.hop // self.melody.hop, real)
 
-    def frames(
+    def decoder_features(
         self,
         z: Tensor,
         labels: Mapping[str, Tensor],
@@ -272,23 +272,23 @@ class VQVAE(nn.Module):
         Channels: latents, the readout's frames, pitch, a predictor's columns; of those that there are. predicted: the
         readout's frames, if at hand.
         """
-        parts, spectral = [z], self.hears != "latents"
+        parts, spectral = [z], self.decoder_input != "latents"
         if spectral:
-            predicted = self.readout(z, labels, mask, pitch) if predicted is None else predicted
+            predicted = self.spectral_decoder(z, labels, mask, pitch) if predicted is None else predicted
             parts = [predicted]
-        if self.hears == "both":
-            parts = [z[..., None].expand(-1, -1, -1, self.readout.ratio).flatten(-2), predicted]
+        if self.decoder_input == "both":
+            parts = [z[..., None].expand(-1, -1, -1, self.spectral_decoder.ratio).flatten(-2), predicted]
         if pitch is not None:
             folded = self.decoder.hop // self.melody.hop
             parts.append(rearrange(pitch, "b c (f n) -> b (c n) f", n=folded))
         predictor = self.decoder.conditioner.predictor
         if predictor is not None:
-            parts.append(predictor.analyse(self.readout.log_mel(predicted), pitch))
+            parts.append(predictor.analyse(self.spectral_decoder.log_mel(predicted), pitch))
         return torch.cat(parts, 1)
 
-    def taught(self, frames: Tensor) -> Tensor:
+    def add_decoder_noise(self, frames: Tensor) -> Tensor:
         """Frames (B, D', F') as they condition the decoder in training: with noise; pitch and a predictor's columns stay."""
-        if not self.decoder.training or not self.noise:
+        if not self.decoder.training or not self.decoder_input_noise:
             return frames
         predictor, kept = self.decoder.conditioner.predictor, 0
         if self.melody is not None:
@@ -296,9 +296,9 @@ class VQVAE(nn.Module):
         if predictor is not None:
             kept += predictor.frame_channels
         own, rest = frames.tensor_split([frames.shape[1] - kept], 1)
-        return torch.cat([keyed.noisy(own, self.noise), rest], 1)
+        return torch.cat([keyed.noisy(own, self.decoder_input_noise), rest], 1)
 
-    def decoder_frames(
+    def features_of_recordings(
         self, x: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None = None
     ) -> Tensor:
         """Recordings x (B, T), of which lengths (B,) samples are real -> what conditions the decoder of their codes."""
@@ -306,7 +306,7 @@ class VQVAE(nn.Module):
         if lengths is not None:
             mask = frame_mask(lengths, self.hop, codes.shape[-1])
         pitch = self.pitch(self.encode_pitch(labels, lengths), labels, codes.shape[-1], mask)
-        return self.frames(self.quantizer.decode(codes), labels, mask=mask, pitch=pitch)
+        return self.decoder_features(self.quantizer.decode(codes), labels, mask=mask, pitch=pitch)
 
     def cycle(self, z: Tensor, converted: Tensor, lengths: Tensor | None = None) -> Tensor:
         """How far the latents of a conversion are from those it was made of: mean squared error over valid frames, scalar.
@@ -341,22 +341,22 @@ class VQVAE(nn.Module):
         z = self.encoder(x, lengths)
         mask = self._mask(lengths, z)
         quantized = self.quantizer(z, mask)
-        heard = self.jitter(quantized.z, mask)
+        heard = self.time_jitter(quantized.z, mask)
         melody = self.encode_pitch(labels, lengths)
         pitch = self.pitch(melody, labels, z.shape[-1], mask)
-        predicted = None if self.readout is None else self.readout(heard, labels, mask, pitch)
-        spectral = None if self.readout is None else self.readout.loss(predicted, x, mask)
-        verdict = None if self.adversary is None else self.adversary(quantized.z, labels, mask)
+        predicted = None if self.spectral_decoder is None else self.spectral_decoder(heard, labels, mask, pitch)
+        spectral = None if self.spectral_decoder is None else self.spectral_decoder.loss(predicted, x, mask)
+        verdict = None if self.adversarial_classifier is None else self.adversarial_classifier(quantized.z, labels, mask)
         distribution = None
         if decode:
-            frames = self.taught(self.frames(heard, labels, predicted, pitch=pitch))
+            frames = self.add_decoder_noise(self.decoder_features(heard, labels, predicted, pitch=pitch))
             distribution = self.decoder(x, labels, frames, mask)
         hearing = cycle = None
         if others is not None:
             theirs = self.pitch(melody, others, z.shape[-1], mask)
-            converted = self.readout(heard, others, mask, theirs)
-            if self.listener is not None:
-                recorded = self.readout.frontend(x, mask=mask)
-                hearing = self.listener.judge(recorded, labels, converted, others, mask)
+            converted = self.spectral_decoder(heard, others, mask, theirs)
+            if self.conversion_classifier is not None:
+                recorded = self.spectral_decoder.frontend(x, mask=mask)
+                hearing = self.conversion_classifier.judge(recorded, labels, converted, others, mask)
             cycle = self.cycle(quantized.z, converted, lengths) if cyclic else None
         return Reconstruction(distribution, quantized, spectral, verdict, hearing, cycle)

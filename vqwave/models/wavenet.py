@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.distributions import Distribution, Head, MixtureOfLogistics
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import LogMel
 from vqwave.nn.causal import shift_right
 from vqwave.nn.condition import Condition, Conditioner, ConditionerSpec
@@ -57,22 +57,22 @@ class ScalarInput(nn.Module):
 
 
 @spec
-class PastDropoutSpec:
+class InputDropoutSpec:
     """What training takes from the past that the WaveNet hears, so that it listens to its condition. Off by default."""
 
-    drop: Annotated[float, Field(ge=0, lt=1)] = option(0.0, "share of the past samples that are silenced")
+    prob: Annotated[float, Field(ge=0, lt=1)] = option(0.0, "share of the past samples that are silenced")
     span: Annotated[int, Field(ge=1)] = option(1, "samples silenced together: single ones are easily guessed from their neighbours")
-    noise: Annotated[float, Field(ge=0)] = option(0.0, "standard deviation of noise added to the past (speech itself: about 0.07)")
+    noise_std: Annotated[float, Field(ge=0)] = option(0.0, "standard deviation of noise added to the past (speech itself: about 0.07)")
 
 
-class PastDropout(nn.Module):
+class InputDropout(nn.Module):
     """Silences runs of the heard past and adds noise to it, in training only; what is predicted stays as it is.
 
     A decoder that can do without its codes never learns them. Silencing its history is the word dropout of Bowman et al.,
     2016, sec. 3.1. arXiv:1511.06349
     """
 
-    def __init__(self, spec: PastDropoutSpec) -> None:
+    def __init__(self, spec: InputDropoutSpec) -> None:
         super().__init__()
         self.spec = spec
 
@@ -81,17 +81,17 @@ class PastDropout(nn.Module):
         if not self.training:
             return past
         B, T, spec = len(past), past.shape[-1], self.spec
-        if spec.noise:
-            past = past + spec.noise * keyed.normals(*past.shape, like=past)
-        if spec.drop:
-            runs = keyed.uniforms(B, -(-T // spec.span) + 1, like=past.device) < spec.drop
+        if spec.noise_std:
+            past = past + spec.noise_std * keyed.normals(*past.shape, like=past)
+        if spec.prob:
+            runs = keyed.uniforms(B, -(-T // spec.span) + 1, like=past.device) < spec.prob
             first = int(torch.randint(spec.span, ()))  # the grid of runs starts anywhere
             dropped = runs.repeat_interleave(spec.span, 1)[:, first : first + T]
             past = past.masked_fill(dropped if past.ndim == 2 else dropped[:, None], 0.0)
         return past
 
     def extra_repr(self) -> str:
-        return f"drop={self.spec.drop}, span={self.spec.span}, noise={self.spec.noise}"
+        return f"drop={self.spec.prob}, span={self.spec.span}, noise={self.spec.noise_std}"
 
 
 @spec
@@ -103,7 +103,7 @@ class WaveNetSpec:
     network: StackSpec = option(StackSpec(), "sizes of the stack")
     conditioner: ConditionerSpec = option(ConditionerSpec(), "labels and upsampling")
     features: FrameSpec | None = option(None, "frames to condition on (a vocoder, a voice for phones); none inside a VQ-VAE")
-    past: PastDropoutSpec = option(PastDropoutSpec(), "dropout of the heard past, against a decoder that ignores its codes")
+    input_dropout: InputDropoutSpec = option(InputDropoutSpec(), "dropout of the heard past, against a decoder that ignores its codes")
     predictor: LinearPredictorSpec | None = option(
         None, "linear prediction from the spectral frames that condition it: continuous heads; none as in the paper"
     )
@@ -131,20 +131,20 @@ class WaveNetSpec:
         if predictor is not None and frontend is not None:
             frontend = PredictorFrontend(frontend, predictor)
         conditioner = self.conditioner.build(frame_channels, hop, vocabulary, predictor)
-        residual, inputs = self.network.residual, 1 if predictor is None else 1 + predictor.input_channels
+        residual, inputs = self.network.residual_channels, 1 if predictor is None else 1 + predictor.input_channels
         heard = ScalarInput(residual, inputs) if self.head.continuous else ClassInput(self.head, residual)
         stack = self.network.build(self.head.channels, conditioner.channels)
-        return WaveNet(self.head, heard, stack, conditioner, frontend, PastDropout(self.past))
+        return WaveNet(self.head, heard, stack, conditioner, frontend, InputDropout(self.input_dropout))
 
     def _predictor(self, spectrum: LogMel | None, sample_rate: int) -> LinearPredictor | None:
         if self.predictor is None:
             if self.pitch_taps:
-                raise BadInput(f"pitch_taps: {self.pitch_taps} without a predictor, whose residuals they read; expected 0")
+                raise UserInputError(f"pitch_taps: {self.pitch_taps} without a predictor, whose residuals they read; expected 0")
             return None
         if not self.head.continuous:
-            raise BadInput(f"predictor: the head is {self.head.kind}, expected a continuous one, e.g. mixture_of_logistics")
+            raise UserInputError(f"predictor: the head is {self.head.kind}, expected a continuous one, e.g. mixture_of_logistics")
         if spectrum is None:
-            raise BadInput("predictor: no log-mel frames condition this decoder, from which it is made; expected some")
+            raise UserInputError("predictor: no log-mel frames condition this decoder, from which it is made; expected some")
         return self.predictor.build(spectrum, sample_rate, self.pitch_taps)
 
 
@@ -175,19 +175,19 @@ class WaveNet(nn.Module):
     def __init__(
         self,
         head: Head,
-        heard: ClassInput | ScalarInput,
+        input_embedding: ClassInput | ScalarInput,
         stack: Stack,
         conditioner: Conditioner,
         frontend: AnyFrontend | None,
-        past: PastDropout | None = None,
+        input_dropout: InputDropout | None = None,
     ) -> None:
         super().__init__()
         self.head = head
-        self.heard = heard
+        self.input_embedding = input_embedding
         self.stack = stack
         self.conditioner = conditioner
         self.frontend = frontend
-        self.past = past or PastDropout(PastDropoutSpec())
+        self.input_dropout = input_dropout or InputDropout(InputDropoutSpec())
         self.register_buffer("units", head.units()[:, None], persistent=False)
         with torch.no_grad():
             self.stack.out.bias.copy_(head.initial_bias() / self.units[:, 0])
@@ -238,14 +238,14 @@ class WaveNet(nn.Module):
         """
         stack = None if state is None else state.stack
         if self.predictor is None:
-            return self.stack(self.heard(self.past(last)), projected.stack, stack) * self.units
+            return self.stack(self.input_embedding(self.input_dropout(last)), projected.stack, stack) * self.units
         start, past = (0, None) if state is None else (state.time, state.predictor)
         past = self.predictor.silent(last) if past is None else past
         predicted = self.predictor(last, projected.predictor.at(start, last.shape[1]), past)
         if state is not None:
             state.predictor = past
-        inputs = self.past(torch.cat([last[:, None], predicted.inputs], 1))
-        out = self.stack(self.heard(torch.cat([inputs, predicted.location[:, None]], 1)), projected.stack, stack)
+        inputs = self.input_dropout(torch.cat([last[:, None], predicted.inputs], 1))
+        out = self.stack(self.input_embedding(torch.cat([inputs, predicted.location[:, None]], 1)), projected.stack, stack)
         return self.head.shifted(out * self.units, predicted.location)
 
     def last_layer(self) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.nn.masks import masked
 from vqwave.nn.repeat import repeated
 from vqwave.rng import keyed
@@ -31,37 +31,37 @@ class Condition:
     """
 
     features: Tensor
-    hold: int
-    origin: int = 0  # the sample that the first column starts with
+    repeat: int
+    offset: int = 0  # the sample that the first column starts with
 
     def project(self, layer: nn.Module) -> Condition:
-        return Condition(layer(self.features), self.hold, self.origin)
+        return Condition(layer(self.features), self.repeat, self.offset)
 
     def channels(self, first: int, count: int) -> Condition:
-        return Condition(self.features[:, first : first + count], self.hold, self.origin)
+        return Condition(self.features[:, first : first + count], self.repeat, self.offset)
 
     def add_to(self, a: Tensor, start: int = 0) -> Tensor:
         """a (B, H, T), whose first sample is sample `start` of the utterance -> a plus the held features."""
-        T, F_, start = a.shape[-1], self.features.shape[-1], start - self.origin
+        T, F_, start = a.shape[-1], self.features.shape[-1], start - self.offset
         if F_ == 1:
             return a + self.features
-        column = start // self.hold
-        if (start + T - 1) // self.hold == column:
+        column = start // self.repeat
+        if (start + T - 1) // self.repeat == column:
             return a + self.features[..., min(column, F_ - 1), None]
-        if start % self.hold == 0 and T % self.hold == 0 and column + T // self.hold <= F_:
-            held = self.features[..., column : column + T // self.hold, None]  # (B, H, F, 1)
-            return (a.unflatten(-1, (-1, self.hold)) + held).flatten(-2)
-        columns = (start + torch.arange(T, device=a.device)) // self.hold
+        if start % self.repeat == 0 and T % self.repeat == 0 and column + T // self.repeat <= F_:
+            held = self.features[..., column : column + T // self.repeat, None]  # (B, H, F, 1)
+            return (a.unflatten(-1, (-1, self.repeat)) + held).flatten(-2)
+        columns = (start + torch.arange(T, device=a.device)) // self.repeat
         return a + self.features[..., columns.clamp(max=F_ - 1)]
 
     def at(self, start: int, count: int) -> Tensor:
         """The held features of `count` samples from sample `start` of the utterance on, (B, H, count)."""
-        at = torch.arange(start - self.origin, start - self.origin + count, device=self.features.device)
-        return self.features[..., (at // self.hold).clamp(max=self.features.shape[-1] - 1)]
+        at = torch.arange(start - self.offset, start - self.offset + count, device=self.features.device)
+        return self.features[..., (at // self.repeat).clamp(max=self.features.shape[-1] - 1)]
 
     def samples(self) -> Tensor:
         """The condition at audio rate, (B, H, F * hold): for tests and for people."""
-        return self.features.repeat_interleave(self.hold, -1)
+        return self.features.repeat_interleave(self.repeat, -1)
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -71,7 +71,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 class ConditionDropoutSpec:
     """How often training replaces what an utterance is told by a learned 'nothing' (zero at first)."""
 
-    whole: Probability = option(0.0, "labels and frames together: what guidance at sampling needs, usually 0.1")
+    all: Probability = option(0.0, "labels and frames together: what guidance at sampling needs, usually 0.1")
     labels: Probability = option(0.0, "labels and vectors alone")
     frames: Probability = option(0.0, "frames alone")
 
@@ -95,9 +95,9 @@ class ConditionDropout(nn.Module):
     def __init__(self, spec: ConditionDropoutSpec, channels: int, parts: Sequence[str]) -> None:
         super().__init__()
         self.active = True
-        self.whole = spec.whole
+        self.whole = spec.all
         self.rates = {name: rate for name, rate in (("labels", spec.labels), ("frames", spec.frames)) if name in parts}
-        dropped = [name for name, rate in self.rates.items() if rate or spec.whole]
+        dropped = [name for name, rate in self.rates.items() if rate or spec.all]
         self.nothing = nn.ParameterDict({name: nn.Parameter(torch.zeros(channels, 1)) for name in dropped})
 
     def forward(self, parts: Mapping[str, Tensor]) -> list[Tensor]:
@@ -121,8 +121,8 @@ class ConditionerSpec:
     """Labels, given vectors and frame features -> `channels` condition channels."""
 
     channels: Annotated[int, Field(ge=1)] = option(64, "condition channels H that every layer hears")
-    labels: tuple[str, ...] = option(("speaker",), "label columns of the corpus to condition on, e.g. [speaker, gender]")
-    vectors: dict[str, int] = option({}, "given vectors and their sizes, e.g. {speaker_vector: 256}: CORPUS/vectors/NAME.npy")
+    categorical: tuple[str, ...] = option(("speaker",), "label columns of the corpus to condition on, e.g. [speaker, gender]")
+    embeddings: dict[str, int] = option({}, "given vectors and their sizes, e.g. {speaker_vector: 256}: CORPUS/vectors/NAME.npy")
     kernel: Annotated[int, Field(ge=1)] = option(3, "frames that the first convolution over frame features sees (odd)")
     upsample: tuple[Annotated[int, Field(ge=1)], ...] = option((), "strides of learned upsampling; what is left of the hop is held")
     dropout: ConditionDropoutSpec = option(ConditionDropoutSpec(), "condition dropout, for guidance at sampling")
@@ -135,7 +135,7 @@ class ConditionerSpec:
         predictor: LinearPredictor | None = None,
     ) -> Conditioner:
         """frame_channels 0: labels only. vocabulary: label column -> its values. Raises BadInput for an unknown label."""
-        return Conditioner(self, frame_channels, hop, label_sizes(self.labels, vocabulary), predictor)
+        return Conditioner(self, frame_channels, hop, label_sizes(self.categorical, vocabulary), predictor)
 
 
 def label_sizes(labels: Sequence[str], vocabulary: Mapping[str, Sequence[str]]) -> dict[str, int]:
@@ -143,7 +143,7 @@ def label_sizes(labels: Sequence[str], vocabulary: Mapping[str, Sequence[str]]) 
     for name in labels:
         if name not in vocabulary:
             known = ", ".join(vocabulary) or "none"
-            raise BadInput(f"conditioner.labels: {name!r}, expected label columns of the corpus: {known}")
+            raise UserInputError(f"conditioner.labels: {name!r}, expected label columns of the corpus: {known}")
     return {name: len(vocabulary[name]) for name in labels}
 
 
@@ -171,8 +171,8 @@ class Conditioner(nn.Module):
         super().__init__()
         upsampling = math.prod(spec.upsample) if frame_channels else 1
         if hop % upsampling:
-            raise BadInput(f"conditioner.upsample: {spec.upsample} multiplies to {upsampling}, which does not divide the hop {hop}")
-        told = {"labels": bool(label_sizes or spec.vectors), "frames": bool(frame_channels)}
+            raise UserInputError(f"conditioner.upsample: {spec.upsample} multiplies to {upsampling}, which does not divide the hop {hop}")
+        told = {"labels": bool(label_sizes or spec.embeddings), "frames": bool(frame_channels)}
         self.channels = spec.channels if any(told.values()) else 0
         self.predictor = predictor
         self.hop = hop
@@ -181,12 +181,12 @@ class Conditioner(nn.Module):
             self.parts = math.lcm(upsampling, predictor.analysis.interpolation)
             if hop % self.parts:
                 found = f"{self.parts} columns a frame of {hop} samples"
-                raise BadInput(f"predictor.interpolation, conditioner.upsample: {found}, expected a divisor of the hop")
+                raise UserInputError(f"predictor.interpolation, conditioner.upsample: {found}, expected a divisor of the hop")
         self.hold = hop // self.parts
         self.labels = tuple(label_sizes)
-        self.vector_sizes = dict(spec.vectors)
+        self.vector_sizes = dict(spec.embeddings)
         self.embeddings = nn.ModuleDict({name: nn.Embedding(size, spec.channels) for name, size in label_sizes.items()})
-        self.vectors = nn.ModuleDict({name: nn.Linear(size, spec.channels, bias=False) for name, size in spec.vectors.items()})
+        self.vectors = nn.ModuleDict({name: nn.Linear(size, spec.channels, bias=False) for name, size in spec.embeddings.items()})
         self.frames = nn.Conv1d(frame_channels, spec.channels, spec.kernel, padding="same") if frame_channels else None
         self.upsample = nn.ModuleList(
             nn.ConvTranspose1d(spec.channels, spec.channels, 2 * s, s, padding=s - s // 2, output_padding=s % 2)
@@ -252,21 +252,21 @@ class Conditioner(nn.Module):
         heard += [layer(self._vector(labels, name)) for name, layer in self.vectors.items()]
         return _sum(heard)[..., None] if heard else None
 
-    def nothing(self) -> Condition:
+    def null_condition(self) -> Condition:
         """What an utterance hears whose whole condition was dropped, (1, H, 1): guidance moves away from it.
 
         Raises BadInput for a model that was trained without.
         """
         if not (self.dropout.whole and len(self.dropout.nothing)):
-            raise BadInput("guidance: this model never heard 'nothing', expected one trained with conditioner.dropout.whole > 0")
+            raise UserInputError("guidance: this model never heard 'nothing', expected one trained with conditioner.dropout.whole > 0")
         return Condition(_sum(list(self.dropout.nothing.values()))[None], self.hold)
 
     def _vector(self, labels: Mapping[str, Tensor], name: str) -> Tensor:
         size = self.vector_sizes[name]
         if name not in labels:
-            raise BadInput(f"vector {name!r} is not given, expected {size} numbers an utterance (CORPUS/vectors/{name}.npy)")
+            raise UserInputError(f"vector {name!r} is not given, expected {size} numbers an utterance (CORPUS/vectors/{name}.npy)")
         if labels[name].shape[-1] != size:
-            raise BadInput(f"vector {name!r}: {labels[name].shape[-1]} numbers an utterance, expected {size}")
+            raise UserInputError(f"vector {name!r}: {labels[name].shape[-1]} numbers an utterance, expected {size}")
         return labels[name].to(self.vectors[name].weight.dtype)
 
     def extra_repr(self) -> str:
@@ -286,4 +286,4 @@ def join(conditions: Sequence[Condition | None]) -> Condition | None:
         return None
     most = max(c.features.shape[-1] for c in conditions)
     padded = [F.pad(c.features, (0, most - c.features.shape[-1]), mode="replicate") for c in conditions]
-    return Condition(torch.cat(padded), conditions[0].hold)
+    return Condition(torch.cat(padded), conditions[0].repeat)

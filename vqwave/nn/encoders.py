@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.distributed.collectives import moments_over_ranks
-from vqwave.errors import BadInput, under
+from vqwave.errors import UserInputError, under
 from vqwave.features import FeatureSpec, LogMelSpec
 from vqwave.nn.frontend import Frontend
 from vqwave.nn.masks import masked, stretched
 from vqwave.nn.quantize import frame_mask
-from vqwave.nn.vtlp import MelWarp
+from vqwave.nn.vtlp import VocalTractLengthPerturbation
 
 
 @spec
@@ -35,7 +35,7 @@ class WaveformEncoderSpec:
     )
     channels: Annotated[int, Field(ge=1)] = option(256, "channels of the convolutions")
     blocks: Annotated[int, Field(ge=0)] = option(2, "residual blocks at frame rate, after the strides")
-    dim: Annotated[int, Field(ge=1)] = option(64, "latent channels D")
+    latent_dim: Annotated[int, Field(ge=1)] = option(64, "latent channels D")
     instance_norm: bool = option(False, "take each utterance's mean and spread out of every channel: against speaker leakage")
 
     def build(self, sample_rate: int) -> WaveformEncoder:
@@ -126,14 +126,14 @@ class WaveformEncoder(nn.Module):
 
     def __init__(self, spec: WaveformEncoderSpec) -> None:
         super().__init__()
-        self.hop, self.dim = math.prod(spec.strides), spec.dim
+        self.hop, self.latent_dim = math.prod(spec.strides), spec.latent_dim
         widths = [1, *[spec.channels] * len(spec.strides)]
         self.strided = nn.ModuleList(
             StridedConv1d(a, b, stride) for a, b, stride in zip(widths, widths[1:], spec.strides, strict=False)
         )
         self.blocks = nn.ModuleList(ResidualBlock(spec.channels, 3) for _ in range(spec.blocks))
         self.norm = InstanceNorm() if spec.instance_norm else None
-        self.out = nn.Conv1d(spec.channels, spec.dim, 1)
+        self.out = nn.Conv1d(spec.channels, spec.latent_dim, 1)
 
     def fit(self, waves: list[Tensor]) -> None:
         """A waveform encoder needs no statistics."""
@@ -152,20 +152,20 @@ class WaveformEncoder(nn.Module):
 class FrameEncoderSpec:
     """Convolutions over spectral frames. Chorowski et al., 2019, sec. III-A. arXiv:1901.08810"""
 
-    kind: Literal["frames"] = "frames"
+    kind: Literal["spectral"] = "spectral"
     features: FeatureSpec = option(LogMelSpec(), "what the encoder hears: log_mel or mfcc")
     stride: Annotated[int, Field(ge=1)] = option(2, "frames to a latent: 2 takes 100 Hz to 50 Hz")
     channels: Annotated[int, Field(ge=1)] = option(768, "channels of the convolutions")
-    dim: Annotated[int, Field(ge=1)] = option(64, "latent channels D")
+    latent_dim: Annotated[int, Field(ge=1)] = option(64, "latent channels D")
     instance_norm: bool = option(False, "take each utterance's mean and spread out of every channel: against speaker leakage")
-    warp: Annotated[float, Field(ge=0, lt=1)] = option(
+    vtlp: Annotated[float, Field(ge=0, lt=1)] = option(
         0.0, "spread of the factor by which training stretches each utterance's mel axis: against speaker leakage"
     )
 
     def build(self, sample_rate: int) -> FrameEncoder:
         """Raises BadInput for a warp of features that have no mel axis."""
-        if self.warp and not isinstance(self.features, LogMelSpec):
-            raise BadInput(f"encoder.warp: {self.warp:g} of {self.features.kind}, expected features of kind log_mel")
+        if self.vtlp and not isinstance(self.features, LogMelSpec):
+            raise UserInputError(f"encoder.warp: {self.vtlp:g} of {self.features.kind}, expected features of kind log_mel")
         return FrameEncoder(self, sample_rate)
 
 
@@ -180,14 +180,14 @@ class FrameEncoder(nn.Module):
         with under("encoder.features"):
             self.frontend = Frontend(spec.features.build(sample_rate))
         self.stride = spec.stride
-        self.hop, self.dim = self.frontend.hop * spec.stride, spec.dim
-        self.warp = MelWarp(spec.warp)
+        self.hop, self.latent_dim = self.frontend.hop * spec.stride, spec.latent_dim
+        self.warp = VocalTractLengthPerturbation(spec.vtlp)
         self.first = nn.Conv1d(self.frontend.channels, spec.channels, 3, padding="same")
         self.second = ResidualBlock(spec.channels, 3)
         self.strided = StridedConv1d(spec.channels, spec.channels, spec.stride)
         self.blocks = nn.ModuleList(ResidualBlock(spec.channels, kernel) for kernel in (3, 3, 1, 1, 1, 1))
         self.norm = InstanceNorm() if spec.instance_norm else None
-        self.out = nn.Conv1d(spec.channels, spec.dim, 1)
+        self.out = nn.Conv1d(spec.channels, spec.latent_dim, 1)
 
     def fit(self, waves: list[Tensor]) -> None:
         """Take the features' statistics from whole recordings (T,)."""
@@ -219,7 +219,7 @@ class BatchNormEncoderSpec:
     features: FeatureSpec = option(LogMelSpec(), "what the encoder hears")
     stride: Annotated[int, Field(ge=1)] = option(2, "frames to a latent: 2 takes 100 Hz to 50 Hz")
     channels: Annotated[int, Field(ge=1)] = option(768, "channels of the convolutions")
-    dim: Annotated[int, Field(ge=1)] = option(64, "latent channels D")
+    latent_dim: Annotated[int, Field(ge=1)] = option(64, "latent channels D")
     instance_norm: bool = option(False, "take each utterance's mean and spread out of every channel: against speaker leakage")
 
     def build(self, sample_rate: int) -> BatchNormEncoder:
@@ -233,12 +233,12 @@ class BatchNormEncoder(nn.Module):
         super().__init__()
         with under("encoder.features"):
             self.frontend = Frontend(spec.features.build(sample_rate))
-        self.hop, self.dim, C = self.frontend.hop * spec.stride, spec.dim, spec.channels
+        self.hop, self.latent_dim, C = self.frontend.hop * spec.stride, spec.latent_dim, spec.channels
         around = [nn.Conv1d(a, C, 3, padding="same", bias=False) for a in (self.frontend.channels, C, C, C)]
         self.convolutions = nn.ModuleList([*around[:2], StridedConv1d(C, C, spec.stride), *around[2:]])
         self.norms = nn.ModuleList(MaskedBatchNorm(C) for _ in self.convolutions)
         self.norm = InstanceNorm() if spec.instance_norm else None
-        self.out = nn.Conv1d(C, spec.dim, 1)
+        self.out = nn.Conv1d(C, spec.latent_dim, 1)
 
     def fit(self, waves: list[Tensor]) -> None:
         """Take the features' statistics from whole recordings (T,)."""

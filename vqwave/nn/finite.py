@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -24,5 +24,5 @@ def check_finite(module: AnyModule, what: object) -> AnyModule:
     for name, value in module.state_dict().items():
         if not value.isfinite().all():
             count = int((~value.isfinite()).sum())
-            raise BadInput(f"{what}: {count} of {value.numel()} values of {name} are NaN or infinite, expected finite weights")
+            raise UserInputError(f"{what}: {count} of {value.numel()} values of {name} are NaN or infinite, expected finite weights")
     return module

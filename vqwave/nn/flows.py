@@ -39,7 +39,7 @@ from vqwave.nn.wavenet import StackSpec, StackState
 
 
 @dataclass(frozen=True)
-class Flowed:
+class FlowOutput:
     """x = z * exp(log_scale) + location, each (B, T); log_scale.sum is the log-determinant of the Jacobian dx / dz."""
 
     x: Tensor
@@ -85,18 +85,18 @@ class AffineFlow(nn.Module):
         units = torch.tensor([unit, 1.0]).repeat_interleave(fold)
         self.register_buffer("units", units[:, None], persistent=False)
         self.fold, self.offset = fold, offset % fold
-        self.input = nn.Conv1d(fold, network.residual, 1)
+        self.input = nn.Conv1d(fold, network.residual_channels, 1)
         self.stack = network.build(2 * fold, condition_channels)
         with torch.no_grad():  # start near the identity, scaled
             self.stack.out.weight.mul_(0.1)
             self.stack.out.bias.copy_(torch.tensor([0.0, initial_log_scale]).repeat_interleave(fold))
 
-    def forward(self, z: Tensor, condition: Condition | None = None, state: FlowState | None = None) -> Flowed:
+    def forward(self, z: Tensor, condition: Condition | None = None, state: FlowState | None = None) -> FlowOutput:
         """z (B, T) -> x (B, T) in one pass; a state, if given, is read and moved on in place."""
         location, log_scale = self.parallel(z, condition, state)
-        return Flowed(z * log_scale.exp() + location, location, log_scale, z)
+        return FlowOutput(z * log_scale.exp() + location, location, log_scale, z)
 
-    def inverse(self, x: Tensor, condition: Condition | None = None, state: FlowState | None = None) -> Flowed:
+    def inverse(self, x: Tensor, condition: Condition | None = None, state: FlowState | None = None) -> FlowOutput:
         """x (B, T) -> z (B, T), one block after another: each block's location and scale need the z found before it."""
         return self.sequential(x, condition, state, solve_for_z)
 
@@ -120,8 +120,8 @@ class AffineFlow(nn.Module):
         given: Tensor,
         condition: Condition | None,
         state: FlowState | None,
-        solve: Callable[[Tensor, Tensor, Tensor], Flowed],
-    ) -> Flowed:
+        solve: Callable[[Tensor, Tensor, Tensor], FlowOutput],
+    ) -> FlowOutput:
         """One block after another, where what is heard is what `solve(given, location, log_scale)` finds."""
         state, parts, start = self._begin(state, given), [], 0
         while start < given.shape[-1]:
@@ -133,9 +133,9 @@ class AffineFlow(nn.Module):
             self._advance(state, torch.cat([state.partial, self.heard(parts[-1])], -1), state.ready)
             start += count
         names = ("x", "location", "log_scale", "z")
-        return Flowed(*(torch.cat([getattr(part, name) for part in parts], -1) if parts else given for name in names))
+        return FlowOutput(*(torch.cat([getattr(part, name) for part in parts], -1) if parts else given for name in names))
 
-    def heard(self, flowed: Flowed) -> Tensor:
+    def heard(self, flowed: FlowOutput) -> Tensor:
         """The side that locations and scales are functions of."""
         return flowed.z
 
@@ -179,30 +179,30 @@ class MaskedFlow(AffineFlow):
     Gaussian head. Papamakarios et al., 2017, sec. 3. arXiv:1705.07057
     """
 
-    def forward(self, z: Tensor, condition: Condition | None = None, state: FlowState | None = None) -> Flowed:
+    def forward(self, z: Tensor, condition: Condition | None = None, state: FlowState | None = None) -> FlowOutput:
         """z (B, T) -> x (B, T), one block after another."""
         return self.sequential(z, condition, state, solve_for_x)
 
-    def inverse(self, x: Tensor, condition: Condition | None = None, state: FlowState | None = None) -> Flowed:
+    def inverse(self, x: Tensor, condition: Condition | None = None, state: FlowState | None = None) -> FlowOutput:
         """x (B, T) -> z (B, T) in one pass."""
         location, log_scale = self.parallel(x, condition, state)
         return solve_for_z(x, location, log_scale)
 
-    def heard(self, flowed: Flowed) -> Tensor:
+    def heard(self, flowed: FlowOutput) -> Tensor:
         return flowed.x
 
 
-def solve_for_x(z: Tensor, location: Tensor, log_scale: Tensor) -> Flowed:
-    return Flowed(z * log_scale.exp() + location, location, log_scale, z)
+def solve_for_x(z: Tensor, location: Tensor, log_scale: Tensor) -> FlowOutput:
+    return FlowOutput(z * log_scale.exp() + location, location, log_scale, z)
 
 
-def solve_for_z(x: Tensor, location: Tensor, log_scale: Tensor) -> Flowed:
-    return Flowed(x, location, log_scale, (x - location) * (-log_scale).exp())
+def solve_for_z(x: Tensor, location: Tensor, log_scale: Tensor) -> FlowOutput:
+    return FlowOutput(x, location, log_scale, (x - location) * (-log_scale).exp())
 
 
 def fold_condition(condition: Condition, fold: int) -> Condition:
     """The condition of blocks: a column holds for `hold / fold` of them. Blocks that begin at an offset hear it that much early."""
-    return Condition(condition.features, max(1, condition.hold // fold), condition.origin // fold)
+    return Condition(condition.features, max(1, condition.repeat // fold), condition.offset // fold)
 
 
 class FlowStack(nn.Module):
@@ -247,7 +247,7 @@ class FlowStack(nn.Module):
         """Multiply-adds of one sample: the weights of all convolutions at audio rate, shared by the samples of a block."""
         return sum(weights(flow) / flow.fold for flow in self.flows)
 
-    def forward(self, z: Tensor, condition: Condition | None = None, states: Sequence[FlowState] | None = None) -> Flowed:
+    def forward(self, z: Tensor, condition: Condition | None = None, states: Sequence[FlowState] | None = None) -> FlowOutput:
         """z (B, T) -> x and the totals of all flows, each (B, T)."""
         steps, x = [], z
         for flow, state in zip(self.flows, states or [None] * len(self.flows), strict=True):
@@ -255,7 +255,7 @@ class FlowStack(nn.Module):
             x = steps[-1].x
         return together(steps)
 
-    def inverse(self, x: Tensor, condition: Condition | None = None, states: Sequence[FlowState] | None = None) -> Flowed:
+    def inverse(self, x: Tensor, condition: Condition | None = None, states: Sequence[FlowState] | None = None) -> FlowOutput:
         """x (B, T) -> z and the totals of all flows, each (B, T): exact. Sequential in an IAF, one pass in an MAF."""
         steps, z = [], x
         for flow, state in zip(reversed(self.flows), reversed(states or [None] * len(self.flows)), strict=True):
@@ -264,13 +264,13 @@ class FlowStack(nn.Module):
         return together(steps[::-1])
 
 
-def together(steps: Sequence[Flowed]) -> Flowed:
+def together(steps: Sequence[FlowOutput]) -> FlowOutput:
     """The totals of flows in the order from z to x."""
     location, log_scale = steps[0].location, steps[0].log_scale
     for step in steps[1:]:
         location = location * step.log_scale.exp() + step.location
         log_scale = log_scale + step.log_scale
-    return Flowed(steps[-1].x, location, log_scale, steps[0].z)
+    return FlowOutput(steps[-1].x, location, log_scale, steps[0].z)
 
 
 def weights(flow: AffineFlow) -> int:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.data.frame_tracks import PHONES, PITCH, FrameFile, PhoneTrack, PitchTrack, Track
-from vqwave.errors import BadInput, under
+from vqwave.errors import UserInputError, under
 from vqwave.features import MFCC, LogMel, LogMelSpec, MFCCSpec, Pitch, PitchSpec, samples_of
 from vqwave.nn.linear_prediction import LinearPredictor
 from vqwave.nn.masks import stretched
-from vqwave.nn.standardize import Standardise
+from vqwave.nn.standardize import Standardize
 
 Told = Mapping[str, Tensor]
 
@@ -29,7 +29,7 @@ class Frontend(nn.Module):
     def __init__(self, features: LogMel | MFCC | Pitch) -> None:
         super().__init__()
         self.features = features
-        self.standardise = Standardise(features.channels)
+        self.standardise = Standardize(features.channels)
         self.channels, self.hop = features.channels, features.hop
 
     def forward(
@@ -37,7 +37,7 @@ class Frontend(nn.Module):
     ) -> Tensor:
         """mask: the real frames of each clip (B, F), or of coarser ones. Raises BadInput where there is no waveform."""
         if wave is None:
-            raise BadInput("this model hears features of a recording, expected one (it cannot speak from given frames alone)")
+            raise UserInputError("this model hears features of a recording, expected one (it cannot speak from given frames alone)")
         real = None if mask is None else stretched(mask, wave.shape[-1] // self.hop)
         return self.standardise(self.features(wave, real))
 
@@ -76,7 +76,7 @@ class FilesFrontend(nn.Module):
     def __init__(self, track: FrameFile) -> None:
         super().__init__()
         self.tracks = (track,)
-        self.standardise = Standardise(track.channels)
+        self.standardise = Standardize(track.channels)
         self.channels, self.hop = track.channels, track.hop
 
     def forward(
@@ -124,7 +124,7 @@ class ConcatFrontend(nn.Module):
         self.parts = nn.ModuleList(parts)
         hops = {part.hop for part in parts}
         if len(hops) != 1:
-            raise BadInput(f"features.parts: hops of {', '.join(map(str, sorted(hops)))} samples, expected parts of one hop")
+            raise UserInputError(f"features.parts: hops of {', '.join(map(str, sorted(hops)))} samples, expected parts of one hop")
         self.hop, self.channels = hops.pop(), sum(part.channels for part in parts)
         self.tracks = tuple(track for part in parts for track in part.tracks)
 
@@ -207,7 +207,7 @@ class PhonesSpec:
     def frontend(self, sample_rate: int, vocabulary: Vocabulary) -> PhonesFrontend:
         """Raises BadInput for a corpus without phones."""
         if not vocabulary.get(PHONES):
-            raise BadInput("features.kind: phones, but no utterance of the corpus has any; expected `phones` in its manifest")
+            raise UserInputError("features.kind: phones, but no utterance of the corpus has any; expected `phones` in its manifest")
         return PhonesFrontend(PhoneTrack(samples_of("hop_ms", self.hop_ms, sample_rate), self.neighbours), len(vocabulary[PHONES]))
 
 
@@ -241,5 +241,5 @@ def build_frontend(
 
 def _given(told: Told | None, name: str) -> Tensor:
     if told is None or name not in told:
-        raise BadInput(f"frames {name!r} are not given, expected them beside the recording")
+        raise UserInputError(f"frames {name!r} are not given, expected them beside the recording")
     return told[name]

@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import LogMel
 from vqwave.nn.repeat import repeated
 
@@ -51,7 +51,7 @@ class LinearPredictorSpec:
     def build(self, features: LogMel, sample_rate: int, pitch_taps: int) -> LinearPredictor:
         """features: the log-mel that the frames are. pitch_taps: 0, or an odd number. Raises BadInput otherwise."""
         if pitch_taps and pitch_taps % 2 == 0:
-            raise BadInput(f"pitch_taps: {pitch_taps}, expected 0 or an odd number: as many before the period as after it")
+            raise UserInputError(f"pitch_taps: {pitch_taps}, expected 0 or an odd number: as many before the period as after it")
         analysis = SpectralPredictor(self, features, sample_rate)
         return LinearPredictor(analysis, sample_rate, pitch_taps)
 
@@ -188,7 +188,7 @@ class LinearPredictor(nn.Module):
         if not self.pitch_taps:
             return self._packed(coefficients)
         if pitch is None:
-            raise BadInput("pitch_taps: the decoder's frames carry no pitch, expected features of kind pitch or pitch codes")
+            raise UserInputError("pitch_taps: the decoder's frames carry no pitch, expected features of kind pitch or pitch codes")
         log_f0, voicing = pitch.double().unbind(1)
         period = (self.sample_rate / (100.0 * (log_f0 / voicing.clamp_min(0.5)).exp())).round()
         period = torch.where(voicing >= 0.5, period.clamp(self.shortest, self.longest), 0.0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Standardise(nn.Module):
+class Standardize(nn.Module):
     """(x - mean) / std a channel; the identity until `fit`. The statistics are buffers: saved, never trained."""
 
     mean: Tensor

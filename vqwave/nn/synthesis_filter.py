@@ -31,7 +31,7 @@ def synthesise(
     """
     with torch.autocast(residual.device.type, enabled=False):
         B, n = residual.shape
-        hold = columns.hold
+        hold = columns.repeat
         if hold < order:
             raise ValueError(f"columns of {hold} samples, expected at least the order {order}")
         past = residual.new_zeros(B, order) if past is None else past
@@ -56,7 +56,7 @@ def synthesise(
 def _of_columns(columns: Condition, first: int, count: int) -> Tensor:
     """Columns number first .. first + count - 1, (B, C, count), the last one held."""
     at = torch.arange(first, first + count, device=columns.features.device)
-    at = at - columns.origin // columns.hold
+    at = at - columns.offset // columns.repeat
     return columns.features[..., at.clamp(max=columns.features.shape[-1] - 1)]
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from vqwave.rng import keyed
 
 
-class MelWarp(nn.Module):
+class VocalTractLengthPerturbation(nn.Module):
     """Stretch the mel axis of each utterance by a factor drawn from 1 - spread to 1 + spread, in training alone.
 
     Each item of a batch sounds as if spoken through a longer or a shorter vocal tract, while what is to be predicted stays as

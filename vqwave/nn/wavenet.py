@@ -23,7 +23,7 @@ _one_by_one = ContextVar("one by one", default=False)
 
 
 @contextmanager
-def one_by_one() -> Iterator[None]:
+def force_layerwise() -> Iterator[None]:
     """Inside, stacks take whole clips layer by layer, too: for second derivatives, to count or to compare."""
     token = _one_by_one.set(True)
     try:
@@ -33,7 +33,7 @@ def one_by_one() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Layered:
+class LayerOutput:
     """residual (B, R, T), None after the last layer of a stack with skips; skip (B, S, T), None without; past: its state."""
 
     residual: Tensor | None
@@ -64,7 +64,7 @@ class GatedLayer(nn.Module):
         past: Tensor | None = None,
         start: int = 0,
         context: Condition | None = None,
-    ) -> Layered:
+    ) -> LayerOutput:
         """x (B, R, T) from sample `start` on, condition and context (B, 2G, F), past (B, R, (k - 1) d) or None for silence."""
         a, past = self.dilated(x, past)
         if condition is not None:
@@ -73,7 +73,7 @@ class GatedLayer(nn.Module):
             a = context.add_to(a, start)
         filtered, gate = a.chunk(2, 1)
         z = filtered.tanh() * gate.sigmoid()  # (B, G, T)
-        return Layered(
+        return LayerOutput(
             None if self.residual is None else x + self.residual(z),
             None if self.skip is None else self.skip(z),
             past,
@@ -104,8 +104,8 @@ class ContextSpec:
 
     stride: Annotated[int, Field(ge=2)] = option(64, "samples that one column of the context stands for")
     layers: Annotated[int, Field(ge=1)] = option(6, "gated layers, dilation doubled in each")
-    kernel: Annotated[int, Field(ge=1)] = option(2, "taps of each dilated convolution")
-    residual: Annotated[int, Field(ge=1)] = option(32, "residual and gate channels")
+    kernel_size: Annotated[int, Field(ge=1)] = option(2, "taps of each dilated convolution")
+    residual_channels: Annotated[int, Field(ge=1)] = option(32, "residual and gate channels")
     channels: Annotated[int, Field(ge=1)] = option(32, "channels that condition the main stack")
 
     def build(self, heard: int) -> ContextStack:
@@ -118,26 +118,26 @@ class StackSpec:
     """Sizes of a WaveNet stack."""
 
     layers: Annotated[int, Field(ge=1)] = option(30, "gated layers")
-    cycle: Annotated[int, Field(ge=1)] = option(10, "layers after which the dilation starts again from 1")
-    kernel: Annotated[int, Field(ge=1)] = option(2, "taps of each dilated convolution")
-    residual: Annotated[int, Field(ge=1)] = option(64, "residual channels")
-    gate: Annotated[int, Field(ge=1)] = option(64, "channels of the gated unit (filter and gate have this many each)")
-    skip: Annotated[int, Field(ge=0)] = option(256, "skip channels; 0 reads the last residual instead, as the student's flows do")
-    hidden: Annotated[int, Field(ge=1)] = option(256, "channels between the two output convolutions")
+    dilation_cycle: Annotated[int, Field(ge=1)] = option(10, "layers after which the dilation starts again from 1")
+    kernel_size: Annotated[int, Field(ge=1)] = option(2, "taps of each dilated convolution")
+    residual_channels: Annotated[int, Field(ge=1)] = option(64, "residual channels")
+    gate_channels: Annotated[int, Field(ge=1)] = option(64, "channels of the gated unit (filter and gate have this many each)")
+    skip_channels: Annotated[int, Field(ge=0)] = option(256, "skip channels; 0 reads the last residual instead, as the student's flows do")
+    hidden_channels: Annotated[int, Field(ge=1)] = option(256, "channels between the two output convolutions")
     context: ContextSpec | None = option(None, "a second stack over a longer past, which conditions this one")
 
     @property
     def dilations(self) -> list[int]:
-        return dilation_cycle(self.layers, self.cycle)
+        return dilation_cycle(self.layers, self.dilation_cycle)
 
     @property
     def receptive_field(self) -> int:
         """Samples that one output sees at most; with a context this depends on its place in the context's block."""
-        own = receptive_field(self.kernel, self.dilations)
+        own = receptive_field(self.kernel_size, self.dilations)
         if self.context is None:
             return own
-        columns = receptive_field(self.context.kernel, dilation_cycle(self.context.layers, self.context.layers))
-        below = (self.kernel - 1) * sum(self.dilations[1:])  # the first layer's gate hears the context this much earlier
+        columns = receptive_field(self.context.kernel_size, dilation_cycle(self.context.layers, self.context.layers))
+        below = (self.kernel_size - 1) * sum(self.dilations[1:])  # the first layer's gate hears the context this much earlier
         return max(own, below + (columns + 1) * self.context.stride)
 
     def build(self, out_channels: int, condition_channels: int) -> Stack:
@@ -152,16 +152,16 @@ class Stack(nn.Module):
         self.spec = spec
         self.checkpointing = False  # whether the backward pass computes the gates again instead of finding them kept
         self.layers = nn.ModuleList(
-            GatedLayer(spec.residual, spec.gate, spec.skip, spec.kernel, d, last=i == spec.layers - 1)
+            GatedLayer(spec.residual_channels, spec.gate_channels, spec.skip_channels, spec.kernel_size, d, last=i == spec.layers - 1)
             for i, d in enumerate(spec.dilations)
         )
-        self.projection = nn.Conv1d(condition_channels, spec.layers * 2 * spec.gate, 1, bias=False) if condition_channels else None
-        self.context = None if spec.context is None else spec.context.build(spec.residual)
+        self.projection = nn.Conv1d(condition_channels, spec.layers * 2 * spec.gate_channels, 1, bias=False) if condition_channels else None
+        self.context = None if spec.context is None else spec.context.build(spec.residual_channels)
         self.context_projection = (
-            None if spec.context is None else nn.Conv1d(spec.context.channels, spec.layers * 2 * spec.gate, 1, bias=False)
+            None if spec.context is None else nn.Conv1d(spec.context.channels, spec.layers * 2 * spec.gate_channels, 1, bias=False)
         )
-        self.hidden = nn.Conv1d(spec.skip or spec.residual, spec.hidden, 1)
-        self.out = nn.Conv1d(spec.hidden, out_channels, 1)
+        self.hidden = nn.Conv1d(spec.skip_channels or spec.residual_channels, spec.hidden_channels, 1)
+        self.out = nn.Conv1d(spec.hidden_channels, out_channels, 1)
 
     @property
     def receptive_field(self) -> int:
@@ -184,12 +184,12 @@ class Stack(nn.Module):
         return self.out(F.relu(self.hidden(heard)))
 
     def _can_be_whole(self, projected: Condition | None) -> bool:
-        return not torch.compiler.is_compiling() and not _one_by_one.get() and (projected is None or projected.origin == 0)
+        return not torch.compiler.is_compiling() and not _one_by_one.get() and (projected is None or projected.offset == 0)
 
     def _chunk(self, x: Tensor, projected: Condition | None, state: StackState) -> Tensor:
         """The layers' sum of skips (B, S, T), or the last residual, one layer after another."""
         pasts = state.pasts or [None] * len(self.layers)
-        width, skip, residual = 2 * self.spec.gate, None, x
+        width, skip, residual = 2 * self.spec.gate_channels, None, x
         context = None if self.context is None else self.context(x, state).project(self.context_projection)
         for i, layer in enumerate(self.layers):
             local = None if projected is None else projected.channels(i * width, width)
@@ -204,7 +204,7 @@ class Stack(nn.Module):
     def _whole(self, x: Tensor, projected: Condition | None) -> Tensor:
         """The same of a clip that begins with silence, all layers at once."""
         spec, device = self.spec, x.device.type
-        filter_and_gate = torch.tensor([-2.0, 1.0]).to(x).repeat_interleave(spec.gate)[:, None]
+        filter_and_gate = torch.tensor([-2.0, 1.0]).to(x).repeat_interleave(spec.gate_channels)[:, None]
         bias = torch.stack([layer.dilated.bias for layer in self.layers])[..., None]  # (L, 2G, 1)
         conditions = [] if projected is None else [projected]
         if self.context is not None:
@@ -216,15 +216,15 @@ class Stack(nn.Module):
         nothing = bias.new_zeros(0)
         weights = Weights(
             torch.stack([layer.dilated.weight for layer in self.layers]).permute(0, 3, 1, 2) * filter_and_gate,
-            torch.stack([m.weight[..., 0] for m in residuals]) if residuals else bias.new_zeros(0, spec.residual, spec.gate),
-            torch.stack([m.bias for m in residuals]) if residuals else bias.new_zeros(0, spec.residual),
+            torch.stack([m.weight[..., 0] for m in residuals]) if residuals else bias.new_zeros(0, spec.residual_channels, spec.gate_channels),
+            torch.stack([m.bias for m in residuals]) if residuals else bias.new_zeros(0, spec.residual_channels),
             torch.cat([m.weight[..., 0] for m in skips], 1) if skips else nothing,
             # one by one: the sum of a stack hands every bias the same gradient memory
             reduce(torch.add, [m.bias for m in skips]) if skips else nothing,
             tuple(features * filter_and_gate for features in told),
         )
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        shape = Shape(spec.dilations, [c.hold for c in conditions] or [1], dtype, self.checkpointing)
+        shape = Shape(spec.dilations, [c.repeat for c in conditions] or [1], dtype, self.checkpointing)
         return GatedLayers.apply(shape, x.to(bias.dtype), *weights.flat())
 
     def extra_repr(self) -> str:
@@ -243,10 +243,10 @@ class ContextStack(nn.Module):
     def __init__(self, spec: ContextSpec, heard: int) -> None:
         super().__init__()
         self.stride = spec.stride
-        self.blocks = nn.Conv1d(heard, spec.residual, spec.stride, spec.stride)
-        width = spec.residual
+        self.blocks = nn.Conv1d(heard, spec.residual_channels, spec.stride, spec.stride)
+        width = spec.residual_channels
         sizes = StackSpec(
-            layers=spec.layers, cycle=spec.layers, kernel=spec.kernel, residual=width, gate=width, skip=width, hidden=width
+            layers=spec.layers, dilation_cycle=spec.layers, kernel_size=spec.kernel_size, residual_channels=width, gate_channels=width, skip_channels=width, hidden_channels=width
         )
         self.stack = sizes.build(spec.channels, 0)
 

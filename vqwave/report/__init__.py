@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vqwave.atomic_files import write_text
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.report.figures import require_matplotlib
 from vqwave.report.page import page
 from vqwave.report.run import read_run
@@ -24,7 +24,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     matplotlib (the extra `report`) is not installed.
     """
     if not runs:
-        raise BadInput("no run folder given, expected at least one")
+        raise UserInputError("no run folder given, expected at least one")
     require_matplotlib()
     folders = {folder.resolve(): folder for folder in map(Path, runs)}
     html = page([read_run(folder) for folder in folders.values()])

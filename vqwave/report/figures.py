@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from vqwave.audio import Wave
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 Values = NDArray[np.float64]
 
@@ -38,7 +38,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise BadInput("matplotlib is not installed, expected for reports: pip install 'vqwave[report]'") from None
+        raise UserInputError("matplotlib is not installed, expected for reports: pip install 'vqwave[report]'") from None
 
 
 def number(value: float) -> str:

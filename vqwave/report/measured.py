@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from vqwave.evaluation.result import Figure, Matrix, Row, Written
+from vqwave.evaluation.result import EvaluationReport, Matrix, MetricValue, Row
 from vqwave.report.figures import Line, chart, data_uri, number, strip
 from vqwave.report.run import Run
 
@@ -90,7 +90,7 @@ def findings(runs: Sequence[Run]) -> Findings | None:
     there = [(index, run, run.found) for index, run in enumerate(runs) if run.found]
     if not there:
         return None
-    groups: dict[str, list[tuple[Run, Written]]] = {}
+    groups: dict[str, list[tuple[Run, EvaluationReport]]] = {}
     for _, run, found in there:
         groups.setdefault(f"{found.corpus}, {found.split}: {found.utterances} utterances", []).append((run, found))
     tables = [table for name, group in groups.items() for table in _tables(name, group, len(groups) > 1)]
@@ -105,7 +105,7 @@ def findings(runs: Sequence[Run]) -> Findings | None:
     )
 
 
-def _about(run: Run, found: Written) -> str:
+def _about(run: Run, found: EvaluationReport) -> str:
     beside = f" and its student {found.student}" if found.student else ""
     return (
         f"{run.name}{beside}: {found.utterances:,} utterances ({found.seconds:,.0f} s) of {found.corpus}, split {found.split}, "
@@ -113,9 +113,9 @@ def _about(run: Run, found: Written) -> str:
     )
 
 
-def _tables(name: str, group: Sequence[tuple[Run, Written]], several: bool) -> list[Measured]:
+def _tables(name: str, group: Sequence[tuple[Run, EvaluationReport]], several: bool) -> list[Measured]:
     """A table a theme; a column for the ceiling, for copies, for each model and student, for the floor."""
-    sources: list[tuple[str, Written | None, str]] = [("ceiling", None, "ceiling")]
+    sources: list[tuple[str, EvaluationReport | None, str]] = [("ceiling", None, "ceiling")]
     sources += [(HEADINGS[column], None, column) for column in ("mu-law", "griffin-lim")]
     for run, found in group:
         sources.append((f"Griffin-Lim, {run.name}'s frames", found, "frames"))
@@ -140,7 +140,7 @@ def _tables(name: str, group: Sequence[tuple[Run, Written]], several: bool) -> l
     return tables
 
 
-def _cell(key: str, sources: Sequence[Written], column: str) -> Cell:
+def _cell(key: str, sources: Sequence[EvaluationReport], column: str) -> Cell:
     """The first figure of a column among evaluations."""
     for found in sources:
         for row in found.rows:
@@ -149,7 +149,7 @@ def _cell(key: str, sources: Sequence[Written], column: str) -> Cell:
     return Cell()
 
 
-def _written(figure: Figure) -> Cell:
+def _written(figure: MetricValue) -> Cell:
     if figure.value is None:
         return Cell("n/a", "", figure.what)
     interval = ""
@@ -176,7 +176,7 @@ def _heat(run: Run, colour: int, matrix: Matrix) -> Heat:
     return Heat(f"{run.name}: {matrix.title}", matrix.unit, corner, colour, matrix.columns, rows, strips)
 
 
-def _melodies(run: Run, found: Written, colour: int) -> list[Melody]:
+def _melodies(run: Run, found: EvaluationReport, colour: int) -> list[Melody]:
     """A chart of each track: the recording as a level line, copies in the run's colours; unvoiced stretches are gaps."""
     melodies = []
     for track in found.tracks:

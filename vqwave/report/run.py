@@ -11,8 +11,8 @@ from typing import TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from vqwave.errors import BadInput
-from vqwave.evaluation.result import Written
+from vqwave.errors import UserInputError
+from vqwave.evaluation.result import EvaluationReport
 
 T = TypeVar("T")
 EXPECTED = "expected a run folder (config.yaml, metrics.jsonl, evaluation.json, samples/)"
@@ -121,7 +121,7 @@ class Run:
     evaluation: Evaluation | None
     clips: list[Clip]
     clips_step: int | None
-    found: Written | None = None
+    found: EvaluationReport | None = None
 
     @property
     def name(self) -> str:
@@ -136,17 +136,17 @@ class Run:
 def read_run(folder: Path) -> Run:
     """Read a run folder. Raises `BadInput` that names the file (and line or key) which is missing or cannot be used."""
     if not folder.is_dir():
-        raise BadInput(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}, {EXPECTED}")
+        raise UserInputError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}, {EXPECTED}")
     config = folder / "config.yaml"
     if not config.is_file():
-        raise BadInput(f"{folder}: no config.yaml in it, {EXPECTED}")
+        raise UserInputError(f"{folder}: no config.yaml in it, {EXPECTED}")
     settings = _text(config)
     try:
         tree = yaml.safe_load(settings)
     except yaml.YAMLError as error:
-        raise BadInput(f"{config}: not YAML ({' '.join(str(error).split())})") from None
+        raise UserInputError(f"{config}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(tree, dict):
-        raise BadInput(f"{config}: holds {type(tree).__name__}, expected settings by name")
+        raise UserInputError(f"{config}: holds {type(tree).__name__}, expected settings by name")
     rows = _metrics(folder / "metrics.jsonl")
     index = _samples(folder / "samples" / "index.json")
     return Run(
@@ -173,14 +173,14 @@ def checked(kind: type[T], tree: object, source: str) -> T:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         found = "" if first["type"] == "missing" else f", found {str(first['input'])[:60]!r}"
-        raise BadInput(f"{source}: {f'{key}: ' if key else ''}{first['msg']}{found}") from None
+        raise UserInputError(f"{source}: {f'{key}: ' if key else ''}{first['msg']}{found}") from None
 
 
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise BadInput(f"{path}: not a text file in UTF-8") from None
+        raise UserInputError(f"{path}: not a text file in UTF-8") from None
 
 
 def _json(path: Path) -> dict[str, object] | None:
@@ -189,7 +189,7 @@ def _json(path: Path) -> dict[str, object] | None:
     try:
         return checked(dict[str, object], json.loads(_text(path)), str(path))
     except json.JSONDecodeError as error:
-        raise BadInput(f"{path}: not JSON ({error})") from None
+        raise UserInputError(f"{path}: not JSON ({error})") from None
 
 
 def _metrics(path: Path) -> list[dict[str, float]]:
@@ -201,9 +201,9 @@ def _metrics(path: Path) -> list[dict[str, float]]:
         except json.JSONDecodeError as error:
             if number == len(lines):
                 break  # a run that is being written, or was killed, may leave half a line behind
-            raise BadInput(f"{path}: line {number} is not JSON ({error})") from None
+            raise UserInputError(f"{path}: line {number} is not JSON ({error})") from None
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            raise BadInput(f"{path}: line {number} has no whole number as step")
+            raise UserInputError(f"{path}: line {number} has no whole number as step")
         rows.append({key: value for key, value in row.items() if isinstance(value, int | float)})
     return rows
 
@@ -224,9 +224,9 @@ def _samples(path: Path) -> SampleIndex:
     index = checked(SampleIndex, tree, str(path))
     for clip in index.rows:
         if Path(clip.path).name != clip.path:
-            raise BadInput(f"{path}: path {clip.path!r}, expected the name of a file in {path.parent}")
+            raise UserInputError(f"{path}: path {clip.path!r}, expected the name of a file in {path.parent}")
         if not (path.parent / clip.path).is_file():
-            raise BadInput(f"{path.parent / clip.path}: no such file, but {path.name} lists it")
+            raise UserInputError(f"{path.parent / clip.path}: no such file, but {path.name} lists it")
     return index
 
 
@@ -235,9 +235,9 @@ def _card(path: Path) -> Card | None:
     return None if tree is None else checked(Card, tree, str(path))
 
 
-def _found(path: Path) -> Written | None:
+def _found(path: Path) -> EvaluationReport | None:
     tree = _json(path)
-    return None if tree is None else checked(Written, tree, str(path))
+    return None if tree is None else checked(EvaluationReport, tree, str(path))
 
 
 def _evaluation(path: Path) -> Evaluation | None:

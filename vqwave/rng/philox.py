@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -16,7 +16,7 @@ _HALF = np.uint64(32)
 def checked_seed(seed: int) -> int:
     """The seed itself, which has 64 bits. Raises BadInput for one that has more, or is negative."""
     if not 0 <= seed < 2**64:
-        raise BadInput(f"seed {seed}: expected 0 to 2^64 - 1")
+        raise UserInputError(f"seed {seed}: expected 0 to 2^64 - 1")
     return int(seed)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from vqwave.errors import BadInput, nearest
+from vqwave.errors import UserInputError, nearest
 from vqwave.sweep.space import Parameter, draw, grid, read_parameters
 
 KEYS = {"program", "method", "metric", "parameters", "command", "name", "description", "project", "entity", "run_cap"}
@@ -41,7 +41,7 @@ class Plan:
         if self.method == "grid":
             return grid(self.parameters)[:count]
         if count is None:
-            raise BadInput(f"{self.file}: method random has no end; expected --count N, or run_cap in the file")
+            raise UserInputError(f"{self.file}: method random has no end; expected --count N, or run_cap in the file")
         return [draw(self.parameters, seed, trial) for trial in range(count)]
 
     def words(self, values: dict[str, Any]) -> list[str]:
@@ -59,7 +59,7 @@ class Plan:
         for part in self.command:
             if part.startswith("${") and part.endswith("}") and not MACRO.search(part):
                 if part[2:-1] not in words:
-                    raise BadInput(f"{self.file}: command: {part}, expected {', '.join(f'${{{name}}}' for name in words)}")
+                    raise UserInputError(f"{self.file}: command: {part}, expected {', '.join(f'${{{name}}}' for name in words)}")
                 found += words[part[2:-1]]
             else:
                 found.append(MACRO.sub(lambda match: os.environ.get(match[1], match[1]), part))
@@ -74,23 +74,23 @@ def read(file: Path) -> Plan:
         notes.append("early_terminate needs wandb's server: left out, every trial runs to its end")
     for key in tree:
         if key not in KEYS:
-            raise BadInput(f"{file}: {key}: no such key of a sweep{nearest(str(key), KEYS)}")
+            raise UserInputError(f"{file}: {key}: no such key of a sweep{nearest(str(key), KEYS)}")
     for key in ("program", "method", "metric", "parameters"):
         if key not in tree:
-            raise BadInput(f"{file}: no {key}, expected program, method, metric and parameters")
+            raise UserInputError(f"{file}: no {key}, expected program, method, metric and parameters")
     method = tree["method"]
     if method == "bayes":
-        raise BadInput(f"{file}: method bayes needs wandb's server (wandb sweep {file}); expected grid or random here")
+        raise UserInputError(f"{file}: method bayes needs wandb's server (wandb sweep {file}); expected grid or random here")
     if method not in ("grid", "random"):
-        raise BadInput(f"{file}: method {method!r}, expected grid or random")
+        raise UserInputError(f"{file}: method {method!r}, expected grid or random")
     try:
         parameters = read_parameters(tree["parameters"])
-    except BadInput as error:
-        raise BadInput(f"{file}: {error}") from None
+    except UserInputError as error:
+        raise UserInputError(f"{file}: {error}") from None
     name, minimize = _metric(file, tree["metric"])
     cap = tree.get("run_cap")
     if cap is not None and (not isinstance(cap, int) or cap < 1):
-        raise BadInput(f"{file}: run_cap: {cap!r}, expected a whole number from 1 on")
+        raise UserInputError(f"{file}: run_cap: {cap!r}, expected a whole number from 1 on")
     command = _command(file, tree.get("command", COMMAND))
     return Plan(file, str(tree["program"]), method, name, minimize, parameters, command, cap, tree, notes)
 
@@ -100,31 +100,31 @@ def _load(file: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BadInput(f"{file}: no such file, expected a sweep in YAML") from None
+        raise UserInputError(f"{file}: no such file, expected a sweep in YAML") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{file}: cannot be read ({error})") from None
+        raise UserInputError(f"{file}: cannot be read ({error})") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise BadInput(f"{file}{line}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
+        raise UserInputError(f"{file}{line}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
     if not isinstance(tree, dict):
-        raise BadInput(f"{file}: found {type(tree).__name__}, expected program, method, metric and parameters")
+        raise UserInputError(f"{file}: found {type(tree).__name__}, expected program, method, metric and parameters")
     return tree
 
 
 def _metric(file: Path, tree: object) -> tuple[str, bool]:
     if not isinstance(tree, dict) or not isinstance(tree.get("name"), str):
-        raise BadInput(f"{file}: metric: expected {{name: valid/bits, goal: minimize}}")
+        raise UserInputError(f"{file}: metric: expected {{name: valid/bits, goal: minimize}}")
     goal = tree.get("goal", "minimize")
     if goal not in ("minimize", "maximize"):
-        raise BadInput(f"{file}: metric.goal: {goal!r}, expected minimize or maximize")
+        raise UserInputError(f"{file}: metric.goal: {goal!r}, expected minimize or maximize")
     return tree["name"], goal == "minimize"
 
 
 def _command(file: Path, parts: object) -> list[str]:
     if not isinstance(parts, list) or not parts:
-        raise BadInput(f"{file}: command: expected a list of words, such as {COMMAND}")
+        raise UserInputError(f"{file}: command: expected a list of words, such as {COMMAND}")
     words: Sequence[str] = [str(part) for part in parts]
     if not any(word.startswith("${args") for word in words):
-        raise BadInput(f"{file}: command: holds no ${{args}}, ${{args_no_hyphens}} or ${{args_no_equals}}")
+        raise UserInputError(f"{file}: command: holds no ${{args}}, ${{args_no_hyphens}} or ${{args_no_equals}}")
     return list(words)

@@ -10,7 +10,7 @@ from statistics import NormalDist
 from typing import Any
 
 from vqwave.data import counter_key
-from vqwave.errors import BadInput, nearest
+from vqwave.errors import UserInputError, nearest
 
 Settings = Mapping[str, Any]
 MOST_GRID = 100_000  # trials of a grid, above which a range was surely not meant so
@@ -81,7 +81,7 @@ class Parameter:
             return list(range(s["min"], s["max"] + 1))
         if self.distribution == "q_uniform":
             return [s["min"] + k * s["q"] for k in range(math.ceil((s["max"] - s["min"]) / s["q"] - 1e-9))]
-        raise BadInput(f"parameters.{self.name}: a grid takes values, int_uniform or q_uniform, found {self.distribution}")
+        raise UserInputError(f"parameters.{self.name}: a grid takes values, int_uniform or q_uniform, found {self.distribution}")
 
     def draw(self, u: float) -> Any:  # noqa: ANN401 - whatever the file lists
         """The value at quantile u in (0, 1)."""
@@ -102,12 +102,12 @@ class Parameter:
 def read_parameters(tree: object, where: str = "parameters", above: tuple[str, ...] = ()) -> list[Parameter]:
     """The parameters of a sweep file, sorted by name as wandb does. Raises BadInput naming the one that is wrong."""
     if not isinstance(tree, dict) or not tree:
-        raise BadInput(f"{where}: expected names with value, values, or min and max")
+        raise UserInputError(f"{where}: expected names with value, values, or min and max")
     found = []
     for name, entry in sorted((str(name), entry) for name, entry in tree.items()):
         here = f"{where}.{name}"
         if not isinstance(entry, dict):
-            raise BadInput(f"{here}: found {entry!r}, expected value, values, or min and max")
+            raise UserInputError(f"{here}: found {entry!r}, expected value, values, or min and max")
         if set(entry) == {"parameters"}:
             found += read_parameters(entry["parameters"], here, (*above, name))
         else:
@@ -118,21 +118,21 @@ def read_parameters(tree: object, where: str = "parameters", above: tuple[str, .
 def _parameter(path: tuple[str, ...], entry: dict[str, Any], here: str) -> Parameter:
     name = str(entry.pop("distribution", None) or _implied(entry, here))
     if name not in EVERY and name not in CHOICES:
-        raise BadInput(f"{here}.distribution: no distribution {name!r}{nearest(name, [*CHOICES, *EVERY])}")
+        raise UserInputError(f"{here}.distribution: no distribution {name!r}{nearest(name, [*CHOICES, *EVERY])}")
     known = CHOICES.get(name) or set(EVERY[name].settings)
     for key in entry:
         if key not in known:
-            raise BadInput(f"{here}.{key}: {name} has no such setting, expected {', '.join(sorted(known))}")
+            raise UserInputError(f"{here}.{key}: {name} has no such setting, expected {', '.join(sorted(known))}")
     if name in CHOICES:
         _check_choices(name, entry, here)
         return Parameter(path, name, entry)
     filled = {key: entry.get(key, default) for key, default in EVERY[name].settings.items()}
     for key, value in filled.items():
         if value is None:
-            raise BadInput(f"{here}: {name} needs {key}")
+            raise UserInputError(f"{here}: {name} needs {key}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             hint = " (YAML wants a dot in 1.0e-4)" if isinstance(value, str) else ""
-            raise BadInput(f"{here}.{key}: found {value!r}, expected a number{hint}")
+            raise UserInputError(f"{here}.{key}: found {value!r}, expected a number{hint}")
     _check_range(name, filled, here)
     return Parameter(path, name, filled)
 
@@ -147,39 +147,39 @@ def _implied(entry: Settings, here: str) -> str:
         return "constant"
     if {"min", "max"} <= set(entry):
         return "int_uniform" if isinstance(entry["min"], int) and isinstance(entry["max"], int) else "uniform"
-    raise BadInput(f"{here}: found {', '.join(map(str, entry)) or 'nothing'}, expected value, values, or min and max")
+    raise UserInputError(f"{here}: found {', '.join(map(str, entry)) or 'nothing'}, expected value, values, or min and max")
 
 
 def _check_choices(name: str, entry: Settings, here: str) -> None:
     for key in CHOICES[name]:
         if key not in entry:
-            raise BadInput(f"{here}: {name} needs {key}")
+            raise UserInputError(f"{here}: {name} needs {key}")
     values = entry.get("values", [None])
     if not isinstance(values, list) or not values:
-        raise BadInput(f"{here}.values: expected a list of at least one value")
+        raise UserInputError(f"{here}.values: expected a list of at least one value")
     shares = entry.get("probabilities", [1.0 / len(values)] * len(values))
     fits = isinstance(shares, list) and len(shares) == len(values)
     if not fits or not all(isinstance(p, int | float) and p >= 0 for p in shares) or abs(sum(shares) - 1) > 1e-6:
-        raise BadInput(f"{here}.probabilities: expected one of zero or more for each of {len(values)} values, summing to 1")
+        raise UserInputError(f"{here}.probabilities: expected one of zero or more for each of {len(values)} values, summing to 1")
 
 
 def _check_range(name: str, s: Settings, here: str) -> None:
     if "min" in s and s["min"] >= s["max"]:
-        raise BadInput(f"{here}: min {s['min']} is not below max {s['max']}")
+        raise UserInputError(f"{here}: min {s['min']} is not below max {s['max']}")
     if name.endswith("_values") and s["min"] <= 0:
-        raise BadInput(f"{here}.min: {s['min']}, expected above zero for {name}")
+        raise UserInputError(f"{here}.min: {s['min']}, expected above zero for {name}")
     if name == "int_uniform" and not (isinstance(s["min"], int) and isinstance(s["max"], int)):
-        raise BadInput(f"{here}: int_uniform needs whole numbers, found {s['min']} and {s['max']}")
+        raise UserInputError(f"{here}: int_uniform needs whole numbers, found {s['min']} and {s['max']}")
     for key in ("q", "sigma", "a", "b"):
         if key in s and s[key] <= 0:
-            raise BadInput(f"{here}.{key}: {s[key]}, expected above zero")
+            raise UserInputError(f"{here}.{key}: {s[key]}, expected above zero")
 
 
 def grid(parameters: list[Parameter]) -> list[dict[str, Any]]:
     """Every combination, the last name varying fastest. Raises BadInput for a parameter without a list of values."""
     choices = [parameter.choices() for parameter in parameters]
     if math.prod(map(len, choices)) > MOST_GRID:
-        raise BadInput(f"parameters: a grid of {math.prod(map(len, choices)):,} trials, expected at most {MOST_GRID:,}")
+        raise UserInputError(f"parameters: a grid of {math.prod(map(len, choices)):,} trials, expected at most {MOST_GRID:,}")
     return [_nested(zip(parameters, values, strict=True)) for values in itertools.product(*choices)]
 
 

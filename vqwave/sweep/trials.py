@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from vqwave.atomic_files import write_text
 from vqwave.config import differences
-from vqwave.errors import BadInput, nearest
+from vqwave.errors import UserInputError, nearest
 from vqwave.sweep.plan import Plan
 from vqwave.training.tracking import flatten
 
@@ -74,7 +74,7 @@ class Sweep:
                 rows = self.rows()
                 if number == len(rows) == GIVE_UP and all(row.metric is None for row in rows.values()):
                     (self.out / ROWS).unlink()  # they are tried again by the next command: nothing is learnt from them
-                    raise BadInput(f"{self.out}: the first {number} trials all failed, the last: {rows[number].reason}")
+                    raise UserInputError(f"{self.out}: the first {number} trials all failed, the last: {rows[number].reason}")
         rows = self.rows()
         return [rows[number] for number in range(1, len(wanted) + 1)]
 
@@ -107,15 +107,15 @@ class Sweep:
             old = json.loads(path.read_text())
             changed = [key for key in differences(old, state) if not key.startswith(("sweep.description", "sweep.run_cap"))]
             if changed:
-                raise BadInput(f"{self.out}: holds another sweep (other {', '.join(changed)}); choose another --out")
+                raise UserInputError(f"{self.out}: holds another sweep (other {', '.join(changed)}); choose another --out")
         elif self.out.exists() and any(self.out.iterdir()):
-            raise BadInput(f"{self.out}: not empty and holds no sweep; choose another --out")
+            raise UserInputError(f"{self.out}: not empty and holds no sweep; choose another --out")
         self.out.mkdir(parents=True, exist_ok=True)
         with (self.out / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise BadInput(f"{self.out}: another `vqwave sweep` is at work here") from None
+                raise UserInputError(f"{self.out}: another `vqwave sweep` is at work here") from None
             if not path.exists():
                 write_text(path, json.dumps(state, indent=1))
             yield
@@ -157,7 +157,7 @@ class Sweep:
                     start_new_session=True,
                 )
             except OSError as error:
-                raise BadInput(f"{command[0]}: cannot be run ({error.strerror})") from None
+                raise UserInputError(f"{command[0]}: cannot be run ({error.strerror})") from None
         try:
             return process.wait()
         except Stopped as stop:

@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vqwave.atomic_files import _flush, file_digest, new_folder, write_text
+from vqwave.config.renamed import new_parameter
 from vqwave.distributed.collectives import by_main, tensors_of_main
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 STEP = "step-{:08d}"
 NEEDED = {"network.safetensors", "average.safetensors", "optimizer.safetensors", "progress.json"}  # of a checkpoint
@@ -34,7 +35,7 @@ def update_card(folder: Path, about: Mapping[str, Any]) -> None:
     try:
         write_text(path, json.dumps(tree, indent=1))
     except OSError as error:
-        raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
+        raise UserInputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 
@@ -115,7 +116,10 @@ def _read_checkpoint(folder: Path) -> Checkpoint:
             raise ValueError(f"{name} is damaged")
     progress = json.loads((folder / "progress.json").read_text())
     optimizer = unflatten_optimizer(load_file(folder / "optimizer.safetensors"), progress.pop("optimizer"))
-    network, average = load_file(folder / "network.safetensors"), load_file(folder / "average.safetensors")
+    network, average = (
+        {new_parameter(name): tensor for name, tensor in load_file(folder / f"{part}.safetensors").items()}
+        for part in ("network", "average")
+    )
     beside = folder / "beside.safetensors"
     return Checkpoint(network, average, optimizer, progress, load_file(beside) if beside.exists() else {})
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from vqwave.data import Corpus
 from vqwave.data.frame_tracks import PITCH, stored_pitch
 from vqwave.distributed.collectives import gather_objects, rank, world_size
-from vqwave.errors import BadInput
-from vqwave.inference.speech_model import Codec
+from vqwave.errors import UserInputError
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.models.prior import CodeNetwork
 from vqwave.rng import keyed
 
@@ -41,18 +41,18 @@ class CodeCorpus:
     """The codes of every utterance of some splits, by row; each rank encodes its share of them."""
 
     def __init__(
-        self, codec: Codec, corpus: Corpus, splits: Sequence[str] = ("train", "valid")
+        self, codec: SpeechModel, corpus: Corpus, splits: Sequence[str] = ("train", "valid")
     ) -> None:
         """Raises BadInput for a codec with pitch codes whose F0 the corpus does not store."""
         self.corpus, melody = corpus, codec.model.melody
         if melody is not None and stored_pitch(corpus).hop != melody.hop:
             found = f"F0 each {stored_pitch(corpus).hop} samples"
-            raise BadInput(f"corpus {corpus.name}: {found}, expected each {melody.hop}")
+            raise UserInputError(f"corpus {corpus.name}: {found}, expected each {melody.hop}")
         rows = [row for split in splits for row in corpus.of(split)]
         mine = {row: self._encoded(codec, row) for row in rows[rank() :: world_size()]}
         self._codes = {row: codes for share in gather_objects(mine) for row, codes in share.items()}
 
-    def _encoded(self, codec: Codec, row: int) -> tuple[Tensor, Tensor | None]:
+    def _encoded(self, codec: SpeechModel, row: int) -> tuple[Tensor, Tensor | None]:
         """Codes and pitch codes, of which a model without melody has none."""
         wave, melody = torch.from_numpy(self.corpus.read(row)), codec.model.melody
         codes = codec.codes_of(wave).int()

@@ -34,7 +34,7 @@ class About:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnostic:
     """A row of `findings.jsonl`."""
 
     step: int
@@ -48,7 +48,7 @@ def exploding_gradients(series: Series, about: About) -> str | None:
     before = norms[-1 - NORMS[1] : -1]
     if not norms or (math.isfinite(norms[-1]) and len(before) < NORMS[0]):
         return None
-    advice = "try a smaller optim.lr, a longer optim.warmup, or a smaller optim.clip"
+    advice = "try a smaller optim.lr, a longer optim.warmup, or a smaller optim.max_grad_norm"
     if not math.isfinite(norms[-1]):
         return f"the gradient norm is {norms[-1]}: {advice}"
     usual = median(before)
@@ -62,7 +62,7 @@ def collapsing_codebook(series: Series, about: About) -> str | None:
     train = [value for _, value in series.get("train/perplexity", ())]
     if not train or about.codes is None:  # the codebook has not started yet
         return None
-    advice = "try a higher model.quantizer.restart, a later start_after, a smaller optim.lr, or model.quantizer.kind=fsq"
+    advice = "try a higher model.quantizer.dead_code_threshold, a later start_after, a smaller optim.lr, or model.quantizer.kind=fsq"
     best = max(train)
     if len(train) > 2 and max(train[-2:]) < FALLEN * best:
         return f"the codebook collapses: perplexity {train[-1]:.1f} in training, after {best:.1f}; {advice}"
@@ -85,8 +85,8 @@ def ignored_codes(series: Series, about: About) -> str | None:
         return None
     return (
         f"the decoder ignores its codes: another clip's codes cost {gaps[-1]:+.4f} bits a sample, of {about.code_bits:.4f} that "
-        "they carry; try more steps, a decoder of a smaller receptive field, losses.spectral (with model.readout), or a later "
-        "model.quantizer.start_after"
+        "they carry; try more steps, a decoder of a smaller receptive field, losses.spectral (with model.spectral_decoder), or a later "
+        "model.quantizer.kmeans_after_steps"
     )
 
 
@@ -110,7 +110,7 @@ def student_scale(series: Series, about: About) -> str | None:
     if len(ours) < 2 or len(theirs) < 2:
         return None
     levels, above = [value for _, value in ours[-2:]], theirs[-1][1] + LEVEL_DB
-    advice = "try more kl.draws, losses.spread (of a Gaussian student), a smaller optim.lr, or another model.initial_scale"
+    advice = "try more kl.num_samples, losses.log_scale_regularizer (of a Gaussian student), a smaller optim.lr, or another model.initial_scale"
     if min(levels) > above or not math.isfinite(levels[-1]):
         return f"the student's scale is {levels[-1]:.1f} dB, above the recordings' level of {theirs[-1][1]:.1f} dB: {advice}"
     if max(levels) < SCALE_DB:
@@ -123,7 +123,7 @@ RULES: dict[str, Callable[[Series, About], str | None]] = {
 }
 
 
-class Watch:
+class Monitor:
     """Applies the rules to each row that a run logs. `run` is the run folder; the main process alone may call."""
 
     def __init__(self, run: Path, about: About) -> None:
@@ -141,14 +141,14 @@ class Watch:
             except json.JSONDecodeError:
                 continue
 
-    def see(self, step: int, values: Mapping[str, float]) -> list[Finding]:
+    def see(self, step: int, values: Mapping[str, float]) -> list[Diagnostic]:
         """The troubles that these numbers show for the first time; noted in `findings.jsonl`."""
         self._add(step, values)
         found = []
         for name, rule in RULES.items():
             text = None if name in self.told else rule(self.series, self.about)
             if text:
-                found.append(Finding(step, name, f"step {step}: {text}"))
+                found.append(Diagnostic(step, name, f"step {step}: {text}"))
         for finding in found:
             self.told.add(finding.rule)
             with self.path.open("a") as file:

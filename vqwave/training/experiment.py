@@ -18,18 +18,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
+from vqwave.config.renamed import LOSSES
 from vqwave.data import Batch, Corpus, collate, evaluation_crops
 from vqwave.data.frame_tracks import Track
 from vqwave.data.segments import read_crop
 from vqwave.distributed.collectives import rank, sum_over_ranks, world_size
 from vqwave.distributions import Head
-from vqwave.errors import BadInput, nearest
+from vqwave.errors import UserInputError, nearest
 from vqwave.inference.model_folder import Loaded, ModelCard, load_trained, parameter_counts
-from vqwave.inference.speech_model import Codec
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.metrics import likelihood
 from vqwave.models import VQVAE, Model, Prior, Student, WaveNet
 from vqwave.models.prior import CodeNetwork
-from vqwave.nn.quantize.codebook import Book
+from vqwave.nn.quantize.codebook import Codebook
 from vqwave.rng import keyed
 from vqwave.training.identity import Identity, of_corpus, of_model
 from vqwave.training.tracking import SampleSheet
@@ -45,10 +46,10 @@ class DataSpec:
 
     corpus: Path = option(Path("data/demo"), "folder that `vqwave prepare` wrote")
     speakers: tuple[str, ...] = option((), "those whose recordings are taken, of a corpus of more; none: all")
-    clip: Annotated[float, Field(gt=0)] = option(0.5, "seconds of a training clip (rounded to whole frames)")
+    clip_seconds: Annotated[float, Field(gt=0)] = option(0.5, "seconds of a training clip (rounded to whole frames)")
     batch: Positive = option(8, "clips of one optimizer step, over all processes and accumulation steps")
     workers: Count = option(0, "processes a rank that read clips ahead; 0 reads in the training process")
-    valid_clip: Annotated[float, Field(gt=0)] = option(1.0, "seconds of a validation clip")
+    valid_clip_seconds: Annotated[float, Field(gt=0)] = option(1.0, "seconds of a validation clip")
     valid_clips: Positive = option(64, "validation clips, spread evenly over the split")
 
 
@@ -61,9 +62,9 @@ class OptimSpec:
     eps: Annotated[float, Field(gt=0)] = option(1e-8, "Adam's")
     schedule: Literal["constant", "cosine"] = option("cosine", "after the warm-up; cosine falls to `final` x lr")
     warmup: Count = option(100, "steps of linear warm-up")
-    final: Annotated[float, Field(ge=0, le=1)] = option(0.05, "share of lr at the end of the cosine")
-    clip: Annotated[float, Field(gt=0)] = option(1.0, "largest gradient norm")
-    average: Annotated[float, Field(ge=0, lt=1)] = option(
+    final_lr_ratio: Annotated[float, Field(ge=0, le=1)] = option(0.05, "share of lr at the end of the cosine")
+    max_grad_norm: Annotated[float, Field(gt=0)] = option(1.0, "largest gradient norm")
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = option(
         0.999, "decay of the averaged weights, which validation and inference use"
     )
 
@@ -73,11 +74,11 @@ class OptimSpec:
         if self.schedule == "constant":
             return self.lr * warm
         progress = min(1.0, max(0, step - self.warmup) / max(1, steps - self.warmup))
-        return self.lr * warm * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress)))
+        return self.lr * warm * (self.final_lr_ratio + (1 - self.final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def average_at(self, step: int) -> float:
         """The averaging decay after optimizer step `step` (from 0): young runs forget their start sooner."""
-        return min(self.average, (1 + step) / (10 + step))
+        return min(self.ema_decay, (1 + step) / (10 + step))
 
 
 @spec
@@ -85,16 +86,16 @@ class TrainSpec:
     """How long, how precise, how often what is written."""
 
     steps: Positive = option(10000, "optimizer steps")
-    accumulate: Positive = option(1, "micro-batches an optimizer step")
-    precision: Literal["no", "bf16"] = option("no", "bf16: autocast of the networks; likelihoods stay in float32")
+    grad_accumulation: Positive = option(1, "micro-batches an optimizer step")
+    precision: Literal["fp32", "bf16"] = option("fp32", "bf16: autocast of the networks; likelihoods stay in float32")
     compile: bool = option(False, "torch.compile of the trained network; the first steps take minutes")
-    checkpointing: bool = option(False, "compute gates again in the backward pass: a third of the layers' memory, more time")
+    activation_checkpointing: bool = option(False, "compute gates again in the backward pass: a third of the layers' memory, more time")
     log_every: Positive = option(50, "steps")
     valid_every: Positive = option(500, "steps")
     save_every: Positive = option(500, "steps")
-    keep: Positive = option(2, "checkpoints kept")
+    keep_checkpoints: Positive = option(2, "checkpoints kept")
     threads: Count = option(0, "torch threads a process; 0 shares the cores among the processes of this host")
-    patience: Annotated[float, Field(gt=0)] = option(10.0, "minutes that processes wait for one another before the run ends")
+    dist_timeout_minutes: Annotated[float, Field(gt=0)] = option(10.0, "minutes that processes wait for one another before the run ends")
     tracker: Literal["none", "wandb", "tensorboard"] = option("none", "shows the numbers of metrics.jsonl elsewhere, too")
 
 
@@ -114,7 +115,7 @@ C = TypeVar("C", bound=ExperimentSpec)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepOutput:
     """Of one micro-batch: unweighted losses that the config weights, and numbers only to be logged."""
 
     losses: dict[str, Tensor]
@@ -156,7 +157,7 @@ class Experiment(ABC, Generic[C]):
         """The network to train, on the CPU; called with the seed set."""
 
     @abstractmethod
-    def losses(self, batch: Batch) -> Outcome: ...
+    def losses(self, batch: Batch) -> StepOutput: ...
 
     @abstractmethod
     def evaluate(self, model: Model) -> Evaluation:
@@ -167,13 +168,13 @@ class Experiment(ABC, Generic[C]):
 
     def ready(self) -> bool:
         """Whether validation says anything yet: codes that have not been placed among the latents would be noise."""
-        return all(bool(book.started) for book in self.model.modules() if isinstance(book, Book))
+        return all(bool(book.started) for book in self.model.modules() if isinstance(book, Codebook))
 
-    def trained(self, model: Model) -> nn.Module:
+    def trainable(self, model: Model) -> nn.Module:
         """The part of the model that is trained: it alone is prepared, and put into training mode."""
         return model
 
-    def start(self, model: Model) -> None:
+    def fit_statistics(self, model: Model) -> None:
         """Statistics of the corpus that the model needs before its first step."""
 
     def load_source(self, setting: str, path: Path) -> Loaded:
@@ -186,11 +187,11 @@ class Experiment(ABC, Generic[C]):
         models = {setting: of_model(path) for setting, path in self.sources.items()}
         return {"data.corpus": of_corpus(self.corpus, self.tracks), **models}
 
-    def beside(self) -> dict[str, Tensor]:
+    def extra_state(self) -> dict[str, Tensor]:
         """What the experiment trains or keeps beside the model, for its checkpoints: flat tensors."""
         return {}
 
-    def restore(self, beside: Mapping[str, Tensor]) -> None:
+    def load_extra_state(self, beside: Mapping[str, Tensor]) -> None:
         """The inverse of `beside`."""
 
     def next_steps(self) -> list[str]:
@@ -198,16 +199,16 @@ class Experiment(ABC, Generic[C]):
         return [f"vqwave report {self.config.run}"]
 
     @property
-    def decodes(self) -> bool:
+    def trains_decoder(self) -> bool:
         """Whether what makes waveforms is trained, too; else codes alone."""
         return True
 
     @property
-    def a_voice(self) -> str:
+    def example_speaker(self) -> str:
         """A speaker of the corpus, as a shell takes it."""
         return shlex.quote(self.corpus.speakers[0])
 
-    def follow(self, experiment: str, key: str) -> str:
+    def next_command(self, experiment: str, key: str) -> str:
         """The command that trains on this run, `key`, with its corpus, in a run folder beside it."""
         run = self.config.run
         return f"accelerate launch experiments/{experiment}.py {key}={run} data.corpus={self.config.data.corpus} run={run}-next"
@@ -217,14 +218,14 @@ class Experiment(ABC, Generic[C]):
     def hop(self) -> int:
         """Clips are cut to a multiple of this."""
 
-    def check_fits(self, key: str, loaded: Loaded, labels: Sequence[str] = ()) -> None:
+    def check_compatible(self, key: str, loaded: Loaded, labels: Sequence[str] = ()) -> None:
         """Raises BadInput for a trained model, the setting `key`, of another rate or other names of `labels` than the corpus."""
         card, corpus, name = loaded.card, self.config.data.corpus, loaded.folder
         if card.sample_rate != self.corpus.sample_rate:
-            raise BadInput(f"{key}: {name} is for {card.sample_rate} Hz, {corpus} is at {self.corpus.sample_rate} Hz")
+            raise UserInputError(f"{key}: {name} is for {card.sample_rate} Hz, {corpus} is at {self.corpus.sample_rate} Hz")
         for label in labels:
             if self.corpus.labels.get(label) != card.labels[label]:
-                raise BadInput(f"{key}: {name} knows other {label} names than {corpus}, expected its own corpus")
+                raise UserInputError(f"{key}: {name} knows other {label} names than {corpus}, expected its own corpus")
 
     @property
     def tracks(self) -> Sequence[Track]:
@@ -238,7 +239,7 @@ class Experiment(ABC, Generic[C]):
     def valid_crops(self) -> list[tuple[int, int]]:
         """(row, start) of the validation clips, the same every time, mixed so that a clip's neighbour is any other clip."""
         data = self.config.data
-        crops = evaluation_crops(self.corpus, "valid", self.samples_of(data.valid_clip), data.valid_clips)
+        crops = evaluation_crops(self.corpus, "valid", self.samples_of(data.valid_clip_seconds), data.valid_clips)
         return [crops[i] for i in torch.randperm(len(crops), generator=torch.Generator().manual_seed(0)).tolist()]
 
     def valid_batches(self, most: int = 16) -> Iterator[Batch]:
@@ -246,9 +247,9 @@ class Experiment(ABC, Generic[C]):
 
         Raises BadInput where there are fewer clips than ranks.
         """
-        crops, frames, world = self.valid_crops(), self.samples_of(self.config.data.valid_clip), world_size()
+        crops, frames, world = self.valid_crops(), self.samples_of(self.config.data.valid_clip_seconds), world_size()
         if len(crops) < world:
-            raise BadInput(f"data.valid_clips: {len(crops)} clips of {self.config.data.corpus}, expected one a process: {world}")
+            raise UserInputError(f"data.valid_clips: {len(crops)} clips of {self.config.data.corpus}, expected one a process: {world}")
         mine = crops[rank() :: world][: len(crops) // world]
         for part in np.array_split(np.arange(len(mine)), -(-len(mine) // most)):
             clips = [read_crop(self.corpus, row, start, frames, self.tracks) for row, start in (mine[i] for i in part)]
@@ -260,7 +261,7 @@ class Experiment(ABC, Generic[C]):
         rows = [self.corpus.label_ids(row) for row in self.corpus.of("train")]
         return {name: sorted({ids[name] for ids in rows}) for name in self.corpus.labels}
 
-    def other_labels(self, batch: Batch) -> dict[str, Tensor]:
+    def mismatched_labels(self, batch: Batch) -> dict[str, Tensor]:
         """Labels of somebody else of whom there are training recordings: unchanged where there is nobody else.
 
         Among n of them each moves on by 1 .. n - 1 places, by the clip's row. A given vector is that of the clip before it in the
@@ -280,7 +281,7 @@ class Experiment(ABC, Generic[C]):
         named = any(len(self._trained.get(name, ())) > 1 for name in conditioner.labels)
         return pairs, named or (pairs and bool(conditioner.vector_sizes))
 
-    def another_voice(self, batch: Batch, *, drawn: bool = True) -> dict[str, Tensor]:
+    def sample_target_voice(self, batch: Batch, *, drawn: bool = True) -> dict[str, Tensor]:
         """Labels and vectors of each clip in another voice: those of a training recording of another speaker, but `text`.
 
         Speaker and recording are drawn, evenly; if not `drawn`, by the clip's row. A corpus' only speaker stays."""
@@ -351,7 +352,7 @@ class Experiment(ABC, Generic[C]):
     def baselines(self, head: Head) -> dict[str, float]:
         """Bits a validation sample costs without a network; computed once a run."""
         if not hasattr(self, "_baselines"):
-            frames = self.samples_of(self.config.data.valid_clip)
+            frames = self.samples_of(self.config.data.valid_clip_seconds)
             test = [self.corpus.read(row, start, frames) for row, start in self.valid_crops()]
             waves = self.training_waves()
             train = [wave[: BASELINE_SAMPLES // len(waves)].numpy() for wave in waves]
@@ -367,7 +368,7 @@ class Experiment(ABC, Generic[C]):
             "receptive_field": model.receptive_field,
             "hop": model.hop,
             "bit_rate": bit_rate(model, self.corpus.sample_rate),
-            "speaks": self.decodes,
+            "speaks": self.trains_decoder,
             "level_db": self.corpus.level_db,
             "steps": step,
             "seconds": round(seconds, 1),
@@ -385,12 +386,14 @@ class Experiment(ABC, Generic[C]):
     def _check_losses(self) -> None:
         """Raises BadInput for a weight whose loss the experiment does not have."""
         for name in self.config.losses:
+            if LOSSES.get(name) in self.loss_names:
+                raise UserInputError(f"losses.{name}: is called losses.{LOSSES[name]} now")
             if name not in self.loss_names:
                 hint = nearest(name, self.loss_names)
-                raise BadInput(f"losses.{name}: no such loss, expected of {', '.join(self.loss_names)}{hint}")
+                raise UserInputError(f"losses.{name}: no such loss, expected of {', '.join(self.loss_names)}{hint}")
 
-    def codec(self, model: Model) -> Codec:
-        return Codec(model, self.card(model, 0, 0.0))
+    def codec(self, model: Model) -> SpeechModel:
+        return SpeechModel(model, self.card(model, 0, 0.0))
 
     def describe(self) -> str:
         """What a dry run prints beneath the settings."""
@@ -400,7 +403,7 @@ class Experiment(ABC, Generic[C]):
         lines = [
             f"parameters: {counts}",
             f"receptive field: {model.receptive_field:,} samples, {1000 * model.receptive_field / rate:.1f} ms at {rate:,} Hz",
-            f"clip: {self.samples_of(self.config.data.clip):,} samples, {self.samples_of(self.config.data.clip) / rate:.3f} s",
+            f"clip: {self.samples_of(self.config.data.clip_seconds):,} samples, {self.samples_of(self.config.data.clip_seconds) / rate:.3f} s",
         ]
         bits = bit_rate(model, rate)
         if bits is not None:

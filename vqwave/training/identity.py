@@ -18,7 +18,7 @@ import numpy as np
 from vqwave.atomic_files import file_digest, write_text
 from vqwave.data import Corpus
 from vqwave.data.frame_tracks import PhoneTrack, Track
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import find_model
 
 FILE = "identity.json"
@@ -91,10 +91,10 @@ def check(run: Path, now: Identity) -> str | None:
         kept = json.loads((run / FILE).read_text(encoding="utf-8"))
         changes = {setting: list(_changes(kept[setting], now[setting].parts)) for setting in sorted(kept.keys() & now.keys())}
     except (ValueError, AttributeError, TypeError, IndexError) as error:
-        raise BadInput(f"{run / FILE}: damaged ({error}); expected what the run was begun with, choose another run=...") from None
+        raise UserInputError(f"{run / FILE}: damaged ({error}); expected what the run was begun with, choose another run=...") from None
     for setting, changed in changes.items():
         if changed:
-            raise BadInput(
+            raise UserInputError(
                 f"{run}: {setting} {now[setting].path} is not what this run was begun with: {'; '.join(changed)}; "
                 "bring that back, choose another run=..., or --fresh"
             )

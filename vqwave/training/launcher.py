@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vqwave.distributed.collectives import Elsewhere
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.training.experiment import TrainSpec
 
 OFF = ("false", "0", "f", "n", "no", "off")
@@ -39,11 +39,11 @@ def rules(train: TrainSpec) -> dict[str, Rule]:
     backends = ("inductor", "no") if train.compile else ("no",)
     return {
         "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": Rule(
-            (str(train.accumulate),), f"train.accumulate, here {train.accumulate}"
+            (str(train.grad_accumulation),), f"train.grad_accumulation, here {train.grad_accumulation}"
         ),
-        "ACCELERATE_GRADIENT_CLIPPING": Rule(("none", *OFF), "optim.clip"),
+        "ACCELERATE_GRADIENT_CLIPPING": Rule(("none", *OFF), "optim.max_grad_norm"),
         "ACCELERATE_MIXED_PRECISION": Rule(
-            (train.precision, "no"), f"train.precision, here {train.precision}"
+            ("no" if train.precision == "fp32" else train.precision, "no"), f"train.precision, here {train.precision}"
         ),
         "ACCELERATE_DYNAMO_BACKEND": Rule(
             backends, f"train.compile, here {str(train.compile).lower()}"
@@ -65,7 +65,7 @@ def check_launcher(train: TrainSpec, environment: Mapping[str, str] = os.environ
     for name, rule in rules(train).items():
         value = environment.get(name, "").lower()
         if value and value not in rule.allowed:
-            error = BadInput if environment.get("LOCAL_RANK", "0") == "0" else Elsewhere
+            error = UserInputError if environment.get("LOCAL_RANK", "0") == "0" else Elsewhere
             raise error(
                 f"{name}: {environment[name]}, from `accelerate launch`, its config file or the "
                 f"environment, expected {rule.allowed[0]}: use {rule.instead}"

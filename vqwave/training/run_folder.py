@@ -11,14 +11,14 @@ import yaml
 
 from vqwave import config as settings
 from vqwave.atomic_files import alone, empty, is_left, sweep, write_text, writing
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.training import identity
 from vqwave.training.experiment import Experiment, ExperimentSpec
 from vqwave.training.tracking import check_board
 
 FREE = (
     *(f"train.{name}" for name in ("steps", "log_every", "valid_every", "save_every", "keep", "threads", "tracker", "patience")),
-    "train.checkpointing",
+    "train.activation_checkpointing",
     "data.workers",
 )
 """Settings that a resumed run may change."""
@@ -41,14 +41,14 @@ def claim(experiment: Experiment[Any], held: ExitStack, *, fresh: bool) -> int:
             before = _settings_of(experiment, run)
             changed = [key for key in settings.differences(before, tree) if key not in FREE]
             if changed:
-                raise BadInput(f"{run}: holds a run with another {', '.join(changed)}; choose another run=..., or --fresh")
+                raise UserInputError(f"{run}: holds a run with another {', '.join(changed)}; choose another run=..., or --fresh")
             note = identity.check(run, now)
             if note is not None and any((run / "checkpoints").glob("step-*")):
                 print(f"note: {note}", file=sys.stderr)
             steps = before["train"]["steps"]
             sweep(run)
         elif run.exists() and any(not is_left(path) for path in run.iterdir()):
-            raise BadInput(f"{run}: not empty and not a run folder, expected a new one")
+            raise UserInputError(f"{run}: not empty and not a run folder, expected a new one")
         write_text(run / "config.yaml", f"experiment: {experiment.name}\n" + settings.dump(config))
         identity.write(run, now)
     return steps
@@ -59,7 +59,7 @@ def _settings_of(experiment: Experiment[Any], run: Path) -> dict[str, Any]:
     tree = yaml.safe_load((run / "config.yaml").read_text())
     name = tree.pop("experiment", None)
     if name != experiment.name:
-        raise BadInput(f"{run}: holds a run of experiment {name}, expected {experiment.name}; choose another run=...")
+        raise UserInputError(f"{run}: holds a run of experiment {name}, expected {experiment.name}; choose another run=...")
     return {"experiment": name, **settings.to_tree(settings.build(type(experiment.config), tree))}
 
 

@@ -43,7 +43,7 @@ def stopped_line(run: Path, step: int, steps: int) -> str:
     return f"stopped {where}, {newest} is kept in {run}: run the same command to go on"
 
 
-class Stop:
+class StopSignal:
     """Whether the run shall end: `signal`, the number of the first one that this process got.
 
     While it listens, Ctrl-C and SIGTERM raise KeyboardInterrupt at once; within `noting` the first of them is noted only.

@@ -27,17 +27,17 @@ from vqwave.data import Batch, Segments, counter_key, training_batches
 from vqwave.distributed.collectives import Elsewhere, Peers, by_main, gather_objects, lost, sum_over_ranks
 from vqwave.distributed.threads import denormals_flushed
 from vqwave.distributed.torch_defaults import own_defaults
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import save_trained
 from vqwave.models import Model
 from vqwave.nn.quantize import VectorQuantizer
 from vqwave.nn.wavenet import Stack
 from vqwave.training.checkpoint import Checkpoint, newest_checkpoint, of_main, save_checkpoint
-from vqwave.training.diagnostics import About, Watch
-from vqwave.training.experiment import Evaluation, Experiment, Outcome
+from vqwave.training.diagnostics import About, Monitor
+from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.launcher import check_launcher
 from vqwave.training.run_folder import FREE, claim, resume_line
-from vqwave.training.signals import LOST, Interrupted, Stop, stopped_line
+from vqwave.training.signals import LOST, Interrupted, StopSignal, stopped_line
 from vqwave.training.tracking import Phases, SampleSheet, Tracker, own_folder
 
 
@@ -45,12 +45,12 @@ from vqwave.training.tracking import Phases, SampleSheet, Tracker, own_folder
 def main(experiment: type[Experiment], argv: Sequence[str] | None = None) -> None:
     """What `experiments/*.py` run. Exit status 0; 2 with one line for bad input; 130 after Ctrl-C, 143 after SIGTERM, 1 if a
     process of several is lost."""
-    stop = Stop()
+    stop = StopSignal()
     with stop.listening():
         _main(experiment, sys.argv[1:] if argv is None else argv, stop)
 
 
-def _main(experiment: type[Experiment], argv: Sequence[str], stop: Stop) -> None:
+def _main(experiment: type[Experiment], argv: Sequence[str], stop: StopSignal) -> None:
     running = False
     try:
         request = settings.parse(
@@ -66,14 +66,14 @@ def _main(experiment: type[Experiment], argv: Sequence[str], stop: Stop) -> None
             return
         chosen = experiment(config)
         running = True
-        Loop(chosen, fresh=request.fresh, quiet=request.quiet, stop=stop).run()
+        Trainer(chosen, fresh=request.fresh, quiet=request.quiet, stop=stop).run()
     except KeyboardInterrupt:  # before the loop was there to say more, or once more while it ended
         if os.environ.get("LOCAL_RANK", "0") == "0":
             where = "at once: run the same command to go on" if running else "before anything was begun: run the same command again"
             print(f"stopped {where}", file=sys.stderr)
         raise SystemExit(128 + (stop.signal or signal.SIGINT)) from None
-    except (BadInput, Interrupted) as error:
-        status = 2 if isinstance(error, BadInput) else error.status
+    except (UserInputError, Interrupted) as error:
+        status = 2 if isinstance(error, UserInputError) else error.status
         alike = not running or status not in (2, LOST)  # all processes of this host say the same: the first one does
         if not isinstance(error, Elsewhere) and str(error) and (os.environ.get("LOCAL_RANK", "0") == "0" or not alike):
             print(f"error: {error}" if status in (2, LOST) else error, file=sys.stderr)
@@ -84,16 +84,16 @@ def _main(experiment: type[Experiment], argv: Sequence[str], stop: Stop) -> None
         raise SystemExit(status) from None
 
 
-class Loop:
+class Trainer:
     """Trains one experiment. `state()` lists all that a resume needs; to resume, run the same command again."""
 
     def __init__(
-        self, experiment: Experiment, *, fresh: bool = False, quiet: bool = False, stop: Stop | None = None
+        self, experiment: Experiment, *, fresh: bool = False, quiet: bool = False, stop: StopSignal | None = None
     ) -> None:
         self.experiment, self.config = experiment, experiment.config
         self.step = 0
         self.peers: Peers | None = None
-        self.stop = stop or Stop()
+        self.stop = stop or StopSignal()
         self.held = ExitStack()  # signals, the run folder and the processor's mode, until the end
         self.held.enter_context(self.stop.listening())
         self.held.enter_context(denormals_flushed())
@@ -109,12 +109,12 @@ class Loop:
         check_launcher(train)
         self.accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
-            mixed_precision=train.precision,
+            mixed_precision="no" if train.precision == "fp32" else train.precision,
             dynamo_backend="inductor" if train.compile else "no",
-            gradient_accumulation_steps=train.accumulate,
+            gradient_accumulation_steps=train.grad_accumulation,
             kwargs_handlers=[
                 DistributedDataParallelKwargs(broadcast_buffers=False),
-                InitProcessGroupKwargs(timeout=timedelta(minutes=train.patience)),
+                InitProcessGroupKwargs(timeout=timedelta(minutes=train.dist_timeout_minutes)),
             ],
         )
         self.peers = Peers()
@@ -128,12 +128,12 @@ class Loop:
         model = experiment.build()
         # After what may refuse the settings, since --fresh takes a run away.
         before = by_main(lambda: claim(experiment, self.held, fresh=fresh))
-        experiment.start(model)
+        experiment.fit_statistics(model)
         for part in model.modules():
             if isinstance(part, VectorQuantizer):
-                part.calls_a_step = train.accumulate
+                part.calls_a_step = train.grad_accumulation
             if isinstance(part, Stack):
-                part.checkpointing = train.checkpointing
+                part.checkpointing = train.activation_checkpointing
         self.model: Model = model.to(experiment.device).eval()
         experiment.model = self.model
         self.averaged = deepcopy(self.model).eval().requires_grad_(False)
@@ -142,17 +142,17 @@ class Loop:
         self.optimizer = torch.optim.Adam(trained, optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
         with warnings.catch_warnings():  # newer releases of accelerate rename a setting that older ones need
             warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
-            self.network, self.optimizer = self.accelerator.prepare(experiment.trained(self.model), self.optimizer)
+            self.network, self.optimizer = self.accelerator.prepare(experiment.trainable(self.model), self.optimizer)
         experiment.network = self.network
         self.seconds, self.running, self.phases = 0.0, {}, Phases(experiment.device)
         self.tracker = Tracker(self.accelerator, self.config.run, train.tracker, settings.to_tree(self.config))
-        self.watch = Watch(self.config.run, self._about())
+        self.watch = Monitor(self.config.run, self._about())
         self._resume(before)
 
     def _check_batch(self) -> None:
         batch, parts = self.config.data.batch, self.config.train.accumulate * self.accelerator.num_processes
         if batch % parts:
-            raise BadInput(f"data.batch: {batch}, expected a multiple of {parts} (accumulation x processes)")
+            raise UserInputError(f"data.batch: {batch}, expected a multiple of {parts} (accumulation x processes)")
 
     @property
     def checkpoints(self) -> Path:
@@ -164,7 +164,7 @@ class Loop:
         progress = {"step": self.step, "seconds": self.seconds, "running": gather_objects(self.running), "rows": rows}
         progress["steps"] = self.config.train.steps
         average = {name: p.detach() for name, p in self.averaged.named_parameters()}
-        return Checkpoint(self.model.state_dict(), average, self.optimizer.state_dict(), progress, self.experiment.beside())
+        return Checkpoint(self.model.state_dict(), average, self.optimizer.state_dict(), progress, self.experiment.extra_state())
 
     def _resume(self, before: int) -> None:
         """From the newest whole checkpoint, if there is one; `before`: `train.steps` of the settings that are there."""
@@ -180,9 +180,9 @@ class Loop:
             self.model.load_state_dict(checkpoint.network)
         except RuntimeError as error:  # a run without identity.json, of another corpus
             reason = " ".join(str(error).split())[:200]
-            raise BadInput(f"{self.config.run}: its checkpoint is of another model than these settings build ({reason})") from None
+            raise UserInputError(f"{self.config.run}: its checkpoint is of another model than these settings build ({reason})") from None
         self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.experiment.restore(checkpoint.beside)
+        self.experiment.load_extra_state(checkpoint.beside)
         for name, p in self.averaged.named_parameters():
             p.copy_(checkpoint.average[name])
         self.step, self.seconds = checkpoint.progress["step"], checkpoint.progress["seconds"]
@@ -204,10 +204,10 @@ class Loop:
     def batches(self) -> Iterator[Batch]:
         """This rank's micro-batches from the current step on."""
         data, train = self.config.data, self.config.train
-        micro, world = data.batch // train.accumulate, self.accelerator.num_processes
-        frames, tracks = self.experiment.samples_of(data.clip), self.experiment.tracks
+        micro, world = data.batch // train.grad_accumulation, self.accelerator.num_processes
+        frames, tracks = self.experiment.samples_of(data.clip_seconds), self.experiment.tracks
         segments = Segments(self.experiment.corpus, "train", frames, self.config.seed, tracks)
-        rank, start = self.accelerator.process_index, self.step * train.accumulate
+        rank, start = self.accelerator.process_index, self.step * train.grad_accumulation
         return iter(training_batches(segments, micro, rank=rank, world=world, start_step=start, workers=data.workers))
 
     def run(self) -> None:
@@ -304,21 +304,21 @@ class Loop:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
 
-    def _check_finite(self, total: Tensor, outcome: Outcome, batch: Batch) -> None:
+    def _check_finite(self, total: Tensor, outcome: StepOutput, batch: Batch) -> None:
         if torch.isfinite(total):
             return
         names = [name for name, value in outcome.losses.items() if not torch.isfinite(value)]
         raise self._not_finite(f"loss {', '.join(names)}", batch)
 
-    def _not_finite(self, what: str, batch: Batch) -> BadInput:
+    def _not_finite(self, what: str, batch: Batch) -> UserInputError:
         files = ", ".join(self.experiment.corpus.utterances[int(i)].id for i in batch.index)
         last = max((path.name for path in self.checkpoints.glob("step-*")), default="none yet")
-        return BadInput(
+        return UserInputError(
             f"step {self.step}: the {what} is not finite; clips of {files}; "
-            f"last good checkpoint: {last}; try a smaller optim.lr or optim.clip"
+            f"last good checkpoint: {last}; try a smaller optim.lr or optim.max_grad_norm"
         )
 
-    def _count(self, outcome: Outcome, total: Tensor) -> None:
+    def _count(self, outcome: StepOutput, total: Tensor) -> None:
         """Running sums since the last log row; a log row shows their means."""
         values = {"total": total, **outcome.losses, **outcome.metrics}
         for name, value in values.items():

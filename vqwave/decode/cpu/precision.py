@@ -6,7 +6,7 @@ import importlib.util
 import warnings
 
 from vqwave.decode.plan import PRECISIONS, Precision
-from vqwave.errors import BadInput, Note, nearest
+from vqwave.errors import Note, UserInputError, nearest
 
 BF16, VNNI = ("avx512bf16", "AVX-512 BF16"), ("avx512vnni", "AVX-512 VNNI")
 NEEDS = {"bf16-dot": (BF16,), "int8": (BF16, VNNI)}
@@ -33,7 +33,7 @@ def numbers(precision: str) -> Precision:
     """
     known = ("auto", *PRECISIONS)
     if precision not in known:
-        raise BadInput(f"precision {precision!r}: expected one of {', '.join(known)}{nearest(precision, known)}")
+        raise UserInputError(f"precision {precision!r}: expected one of {', '.join(known)}{nearest(precision, known)}")
     if precision == "auto":
         return "bf16" if missing("bf16-dot") else "bf16-dot"
     reason = missing(precision)

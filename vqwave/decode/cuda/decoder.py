@@ -16,12 +16,12 @@ from torch import Tensor
 from triton.compiler import CompiledKernel
 
 from vqwave.decode.cuda import kernel as cuda_kernel
-from vqwave.decode.cuda.kernel import State, Stretch, Told
+from vqwave.decode.cuda.kernel import ChunkIO, ConditionWindow, State
 from vqwave.decode.cuda.packing import pack
 from vqwave.decode.cuda.tuning import TILE, WARPS, Task, shared_limit, too_wide, tune
 from vqwave.decode.plan import Precision
 from vqwave.decode.sampling import Temperature, checked_temperatures
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
 from vqwave.rng.philox import checked_seed
@@ -53,15 +53,15 @@ class Decoder:
         limit = limit or shared_limit(self.device)
         self.tuning = tune(self.shape, weights, limit, tile)
         if self.tuning is None:
-            raise BadInput(f"backend 'triton': {too_wide(self.shape, limit)}")
+            raise UserInputError(f"backend 'triton': {too_wide(self.shape, limit)}")
         self.projection = self.weights.projection
-        self.hold = condition.hold if condition is not None else 1
+        self.hold = condition.repeat if condition is not None else 1
         self.features = self._features(condition, len(streams))  # (B, F, H)
         self.first = torch.zeros(len(streams), dtype=torch.int64, device=self.device)
         self.streams = streams.to(self.device, torch.int64).clone()
         self.state = self._silent(len(streams))
 
-    def tell(self, features: Tensor, first: Tensor) -> None:
+    def set_condition(self, features: Tensor, first: Tensor) -> None:
         """From now on the streams are told columns (B, F, H), numbered from `first` (B,) on; those told before are forgotten."""
         self.features = self._padded(torch.as_tensor(features))
         self.first = torch.as_tensor(first).to(self.device, torch.int64)
@@ -71,7 +71,7 @@ class Decoder:
         self.streams[row] = stream
         self.state.rings[row], self.state.time[row], self.state.heard[row] = 0.0, 0, self._silence()
 
-    def hear(self, x: Tensor, *, keep: bool = False) -> Tensor:
+    def prefill(self, x: Tensor, *, keep: bool = False) -> Tensor:
         """Go over given samples x (B, n) -> the head's parameters at each of them (B, C, n), or nothing unless `keep`."""
         channels = self.wavenet.head.channels
         parts = [torch.zeros(len(x), 0, channels, device=self.device)]
@@ -79,7 +79,7 @@ class Decoder:
             parts += [stretch.params[..., :channels]] * keep
         return torch.cat(parts, 1).transpose(1, 2)
 
-    def draw(self, count: int, seed: int = 0, temperature: Temperature = 1.0, lengths: Tensor | None = None) -> Iterator[Tensor]:
+    def sample(self, count: int, seed: int = 0, temperature: Temperature = 1.0, lengths: Tensor | None = None) -> Iterator[Tensor]:
         """The next `count` samples, in chunks: waveforms (B, n) float32, on the network's device.
 
         A stream of which `lengths` (B,) says less than `count` stops there, costs no more memory traffic, and is 0 from then on.
@@ -89,13 +89,13 @@ class Decoder:
             wave = self._as_wave(stretch.drawn)
             yield wave * (torch.arange(wave.shape[1], device=self.device) < stretch.left[:, None])
 
-    def arrays(self) -> dict[str, NDArray]:
+    def state_dict(self) -> dict[str, NDArray]:
         """A copy of all that the streams remember, by name; rings of bfloat16 as 16-bit words."""
         rings = self.state.rings
         words = rings.view(torch.int16) if rings.dtype == torch.bfloat16 else rings
         return {name: np.array(x.cpu().numpy()) for name, x in self.state._replace(rings=words)._asdict().items()}
 
-    def restore(self, arrays: Mapping[str, NDArray]) -> None:
+    def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
         """Goes on where the decoder of the same network and streams stood that gave these arrays. Raises BadInput for others."""
         given = {name: torch.from_numpy(np.array(arrays[name])) for name in State._fields if name in arrays}
         rings = self.state.rings
@@ -103,7 +103,7 @@ class Decoder:
             given["rings"] = given["rings"].view(torch.bfloat16)
         for name, own in self.state._asdict().items():
             if name not in given or (given[name].shape, given[name].dtype) != (own.shape, own.dtype):
-                raise BadInput(f"{name}: this state was saved by another decoder, expected one of this network and back-end")
+                raise UserInputError(f"{name}: this state was saved by another decoder, expected one of this network and back-end")
         for name, own in self.state._asdict().items():
             own.copy_(given[name])
 
@@ -115,14 +115,14 @@ class Decoder:
         seed: int = 0,
         temperature: Temperature = 1.0,
         left: Tensor | None = None,
-    ) -> Iterator[Stretch]:
+    ) -> Iterator[ChunkIO]:
         """`given` (B, count) to hear, or None to draw; a launch for each piece that fits into `ROOM`."""
         step, B = self._steps(keep=task.keep), len(self.streams)
         left = torch.full((B,), count) if left is None else left
         signed = checked_seed(seed) - (1 << 64) * (seed >> 63)  # the same 64 bits
         for first in range(0, count, step):
             n = min(step, count - first)
-            stretch = Stretch(
+            stretch = ChunkIO(
                 left=(left.to(self.device) - first).clamp(0, n).int(),
                 streams=self.streams,
                 seed=torch.tensor([signed], device=self.device),
@@ -139,11 +139,11 @@ class Decoder:
         """Compiles the kernel for a task, ahead of its first launch, and gives what Triton made."""
         B, width = len(self.streams), len(self.weights.dilated_bias)
         empty = torch.zeros(1, device=self.device)
-        told = Told(torch.zeros(B, 1, width, device=self.device, dtype=self.weights.dilated.dtype), self.state.time.int())
-        stretch = Stretch(self.state.time.int(), self.streams, self.streams[:1], empty, empty, empty)
+        told = ConditionWindow(torch.zeros(B, 1, width, device=self.device, dtype=self.weights.dilated.dtype), self.state.time.int())
+        stretch = ChunkIO(self.state.time.int(), self.streams, self.streams[:1], empty, empty, empty)
         return cuda_kernel.decode.warmup(*self._arguments(1, told, stretch, task, 1.0), grid=(1,), num_warps=WARPS)
 
-    def _launch(self, n: int, stretch: Stretch, task: Task, temperature: Temperature) -> None:
+    def _launch(self, n: int, stretch: ChunkIO, task: Task, temperature: Temperature) -> None:
         programs = -(-len(self.streams) // self.tuning.tile)
         arguments = self._arguments(n, self._told(n), stretch, task, temperature)
         cuda_kernel.decode[(programs,)](*arguments, num_warps=WARPS)
@@ -154,7 +154,7 @@ class Decoder:
         """Triton launches on the current device: makes that the network's."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
-    def _arguments(self, n: int, told: Told, stretch: Stretch, task: Task, temperature: Temperature) -> tuple:
+    def _arguments(self, n: int, told: ConditionWindow, stretch: ChunkIO, task: Task, temperature: Temperature) -> tuple:
         temperatures = checked_temperatures(temperature)
         return (
             self.weights,
@@ -173,7 +173,7 @@ class Decoder:
             self.tuning,
         )
 
-    def _told(self, count: int) -> Told:
+    def _told(self, count: int) -> ConditionWindow:
         """The condition of the next `count` samples, projected for every layer."""
         columns, device = self.features.shape[1], self.device
         first = (self.state.time // self.hold - self.first).clamp(0, columns - 1)  # (B,)
@@ -195,7 +195,7 @@ class Decoder:
             TILE,
             BLOCK,
         )
-        return Told(projected, place.int())
+        return ConditionWindow(projected, place.int())
 
     def _features(self, condition: Condition | None, streams: int) -> Tensor:
         """(B, F, H); one column of zeros where the network hears nothing."""
@@ -259,9 +259,9 @@ def sample_wavenet(
     """
     decoder = Decoder(wavenet, condition, streams, weights=weights, tile=tile)
     if prime is not None:
-        decoder.hear(prime)
+        decoder.prefill(prime)
     drawn = [torch.zeros(len(streams), 0, device=decoder.device)]
-    for chunk in decoder.draw(samples, seed, temperature, lengths):
+    for chunk in decoder.sample(samples, seed, temperature, lengths):
         drawn.append(chunk)
         if progress is not None:
             progress(chunk.shape[1])
@@ -278,4 +278,4 @@ def score_wavenet(
 ) -> Tensor:
     """Teacher-forced, with the very kernel that samples: x (B, T) -> the head's parameters (B, C, T), for `wavenet.head`."""
     decoder = Decoder(wavenet, condition, torch.arange(len(x)), weights=weights, tile=tile)
-    return decoder.hear(x, keep=True)
+    return decoder.prefill(x, keep=True)

@@ -29,14 +29,14 @@ class State(NamedTuple):
     time: Tensor  # (B,) int64, samples heard
 
 
-class Told(NamedTuple):
+class ConditionWindow(NamedTuple):
     """What B streams are told over a stretch of time."""
 
     columns: Tensor  # (B, N, L 2G) float32, projected, with the bias of the dilated convolution; the last one holds for ever
     place: Tensor  # (B,) int32, how many samples ago each stream's first column began
 
 
-class Stretch(NamedTuple):
+class ChunkIO(NamedTuple):
     """What goes in and comes out over T samples."""
 
     left: Tensor  # (B,) int32, samples that each stream still takes, of T
@@ -64,7 +64,7 @@ def matrix(start: tl.tensor, rows: tl.constexpr, columns: tl.constexpr) -> tl.te
 
 
 @triton.jit
-def listen(weights: Weights, last: tl.tensor, shape: tl.constexpr) -> tl.tensor:
+def embed_input(weights: Weights, last: tl.tensor, shape: tl.constexpr) -> tl.tensor:
     """last (tile,) class numbers or amplitudes -> the residual channels that enter the first layer, (tile, R)."""
     r = tl.arange(0, shape.residual)
     if shape.family == CATEGORICAL:
@@ -155,7 +155,7 @@ def pick(params: tl.tensor, channel: tl.tensor, channels: tl.constexpr) -> tl.te
 @triton.jit
 def draw(
     params: tl.tensor,
-    stretch: Stretch,
+    stretch: ChunkIO,
     stream: tl.tensor,
     time: tl.tensor,
     temperature: tl.tensor,
@@ -192,8 +192,8 @@ def draw(
 def decode(
     weights: Weights,
     state: State,
-    told: Told,
-    stretch: Stretch,
+    told: ConditionWindow,
+    stretch: ChunkIO,
     B: int,
     T: int,
     N: int,
@@ -217,7 +217,7 @@ def decode(
     rings = state.rings + (row * slots * shape.residual)[:, None]
     for t in range(T):
         alive = t < left
-        x = listen(weights, last, shape)
+        x = embed_input(weights, last, shape)
         at = row * N + tl.minimum((place + t) // hold, N - 1)
         column = told.columns + (at * (shape.layers * 2 * shape.gate))[:, None]
         skip = tl.full((tuning.tile, shape.read), 0.0, tl.float32) + tl.load(weights.skip_bias + tl.arange(0, shape.read))[None, :]

@@ -41,17 +41,17 @@ class Shape:
 
     @staticmethod
     def of(spec: StackSpec, head: HeadPlan) -> Shape:
-        residual, skip = power_of_two(spec.residual), power_of_two(spec.skip) if spec.skip else 0
+        residual, skip = power_of_two(spec.residual_channels), power_of_two(spec.skip_channels) if spec.skip_channels else 0
         return Shape(
             layers=spec.layers,
-            cycle=min(spec.cycle, spec.layers),
-            kernel=spec.kernel,
-            span=1 << (spec.kernel - 1).bit_length(),
+            cycle=min(spec.dilation_cycle, spec.layers),
+            kernel=spec.kernel_size,
+            span=1 << (spec.kernel_size - 1).bit_length(),
             residual=residual,
-            gate=power_of_two(spec.gate),
+            gate=power_of_two(spec.gate_channels),
             skip=skip,
             read=skip or residual,
-            hidden=power_of_two(spec.hidden),
+            hidden=power_of_two(spec.hidden_channels),
             out=power_of_two(head.channels),
             family=head.family,
             choices=head.choices,

@@ -53,8 +53,8 @@ def unsupported(wavenet: WaveNet) -> str | None:
         return f"its parameters are on {parameter.device}, the kernel runs on a CUDA device"
     if type(wavenet.head) not in FAMILIES:
         return f"head {wavenet.head.kind!r} has no sampling kernel"
-    if not isinstance(wavenet.heard, ClassInput | ScalarInput):
-        return f"input {type(wavenet.heard).__name__} has no kernel"
+    if not isinstance(wavenet.input_embedding, ClassInput | ScalarInput):
+        return f"input {type(wavenet.input_embedding).__name__} has no kernel"
     if wavenet.predictor is not None:
         return "its linear predictor has no CUDA kernel"
     if wavenet.stack.context is not None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vqwave.distributed.threads import limited_to
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models.vqvae import VQVAE
 from vqwave.nn.condition import Condition
 
@@ -33,8 +33,8 @@ class Reach:
     def of(cls, model: VQVAE) -> Reach:
         """Of the readout that is heard, if any, the convolution over frames, and the transposed ones (kernel 2 s, stride s)."""
         conditioner, ratio, around = model.decoder.conditioner, 1, 0
-        if model.hears != "latents":
-            ratio, around = model.readout.ratio, model.readout.reach
+        if model.decoder_input != "latents":
+            ratio, around = model.spectral_decoder.ratio, model.spectral_decoder.reach
         strides = [layer.stride[0] for layer in conditioner.upsample]
         first, last = 0, ratio * conditioner.upsampling - 1  # columns of frame 0, before any is repeated
         for stride in reversed(strides):
@@ -45,7 +45,7 @@ class Reach:
 
 
 @dataclass
-class Pending:
+class PendingFrames:
     """What is kept of the frames that came: latents z (1, D, n) from frame `first` on, and which frame's turn it is.
 
     With melody: pitch (1, 2, n') from frame `first` on, too, and pitch codes (Q_p, m), of which `pitch_code` is the first
@@ -68,7 +68,7 @@ class CodeConditions:
         """told: labels and vectors of the utterance, as `Conditioner` takes them."""
         self.model, self.told, self.quantizer, self.conditioner = model, told, model.quantizer, model.decoder.conditioner
         self.reach = Reach.of(model)
-        self.block = 1 if model.hears == "latents" else BLOCK
+        self.block = 1 if model.decoder_input == "latents" else BLOCK
         self.wait = max(1, self.reach.after)  # frames; one at the least: the last of an utterance may be cut short
         self.columns = model.hop // self.conditioner.hold  # a frame
         self.ratio = getattr(model.quantizer, "ratio", 1)
@@ -76,9 +76,9 @@ class CodeConditions:
         weight, self.melody = self.conditioner.frames.weight, model.melody
         books = 0 if self.melody is None else self.melody.codec.books
         self.pitch_frames = 0 if self.melody is None else model.hop // self.melody.hop  # of a frame
-        self.pending = Pending(
+        self.pending = PendingFrames(
             torch.zeros(self.quantizer.books, 0, dtype=torch.int64, device=weight.device),
-            weight.new_zeros(1, model.encoder.dim, 0),
+            weight.new_zeros(1, model.encoder.latent_dim, 0),
             torch.zeros(books, 0, dtype=torch.int64, device=weight.device),
             weight.new_zeros(1, 2, 0),
         )
@@ -102,7 +102,7 @@ class CodeConditions:
         end = self.pending.first + self.pending.z.shape[-1]
         if self._known < end:
             found = f"pitch codes: they end at frame {self._known} of {end}"
-            raise BadInput(f"{found}, expected one each {self.melody.codec.hop} samples")
+            raise UserInputError(f"{found}, expected one each {self.melody.codec.hop} samples")
         return self._emit(end, end)
 
     @property
@@ -158,7 +158,7 @@ class CodeConditions:
 
     def _columns(self, window: Tensor, pitch: Tensor | None, place: int, count: int) -> Tensor:
         """Those of `count` frames, from number `place` of their window on: `Conditioner.forward` without dropout."""
-        x = self.conditioner.columns(self.model.frames(window, self.told, pitch=pitch), self.labels)
+        x = self.conditioner.columns(self.model.decoder_features(window, self.told, pitch=pitch), self.labels)
         return x[..., place * self.columns : (place + count) * self.columns]
 
 

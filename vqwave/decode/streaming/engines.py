@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vqwave.decode.backend import take
 from vqwave.decode.cpu.precision import numbers
-from vqwave.decode.reference import Flowing, Loop
+from vqwave.decode.reference import FlowStream, SampleLoop
 from vqwave.decode.sampling import Sampling
 from vqwave.models.student import Student
 from vqwave.models.wavenet import WaveNet, WaveNetState
@@ -44,15 +44,15 @@ class Engine(Protocol):
     ahead: int
     """Samples whose columns must be known beyond those that are drawn."""
 
-    def draw(self, columns: Tensor, first: int, count: int) -> Tensor:
+    def sample(self, columns: Tensor, first: int, count: int) -> Tensor:
         """Columns (1, H, n), numbered from `first` on, of the next `count` samples (and of those ahead) -> samples (count,)."""
         ...
 
-    def arrays(self) -> Arrays:
+    def state_dict(self) -> Arrays:
         """All that it remembers."""
         ...
 
-    def restore(self, arrays: Mapping[str, NDArray]) -> None:
+    def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
         """The inverse of `arrays`."""
         ...
 
@@ -78,20 +78,20 @@ class ReferenceEngine:
         self.sampling, self.block, self.hold = sampling, wavenet.hop, wavenet.conditioner.hold
         weight = next(wavenet.parameters())
         silence = Condition(weight.new_zeros(1, wavenet.conditioner.width, 1), self.hold)
-        self.loop = Loop(wavenet, silence, torch.tensor([stream]), sampling.guidance)
+        self.loop = SampleLoop(wavenet, silence, torch.tensor([stream]), sampling.guidance)
 
-    def draw(self, columns: Tensor, first: int, count: int) -> Tensor:
-        self.loop.law.tell(Condition(columns, self.hold, first * self.hold))
-        return self.loop.draw(count, self.sampling.seed, self.sampling.temperatures(), self.sampling.top_p)[0]
+    def sample(self, columns: Tensor, first: int, count: int) -> Tensor:
+        self.loop.law.set_condition(Condition(columns, self.hold, first * self.hold))
+        return self.loop.sample(count, self.sampling.seed, self.sampling.temperatures(), self.sampling.top_p)[0]
 
-    def arrays(self) -> Arrays:
+    def state_dict(self) -> Arrays:
         state = self.loop.state
         found = {"last": _array(self.loop.last)} | dict(_stack_arrays("stack", state.stack))
         if state.predictor is not None:
             found |= {f"predictor.{name}": _array(value) for name, value in vars(state.predictor).items()}
         return found
 
-    def restore(self, arrays: Mapping[str, NDArray]) -> None:
+    def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
         tensor = _reader(arrays, self.loop.last)
         self.loop.last = tensor("last")
         predictor = None
@@ -111,15 +111,15 @@ class NumbaEngine:
         self.decoder = numba_decoder(decoder, silence, torch.tensor([stream]), sampling.precision)
         self.ahead = self.decoder.ahead if isinstance(decoder, Student) else 0
 
-    def draw(self, columns: Tensor, first: int, count: int) -> Tensor:
-        self.decoder.tell(np.ascontiguousarray(columns.float().transpose(1, 2).numpy()), np.array([first]))
-        return torch.cat(list(self.decoder.draw(count, self.sampling.seed, self.sampling.temperatures())), 1)[0]
+    def sample(self, columns: Tensor, first: int, count: int) -> Tensor:
+        self.decoder.set_condition(np.ascontiguousarray(columns.float().transpose(1, 2).numpy()), np.array([first]))
+        return torch.cat(list(self.decoder.sample(count, self.sampling.seed, self.sampling.temperatures())), 1)[0]
 
-    def arrays(self) -> Arrays:
-        return self.decoder.arrays()
+    def state_dict(self) -> Arrays:
+        return self.decoder.state_dict()
 
-    def restore(self, arrays: Mapping[str, NDArray]) -> None:
-        self.decoder.restore(arrays)
+    def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
+        self.decoder.load_state_dict(arrays)
 
 
 class TritonEngine:
@@ -134,15 +134,15 @@ class TritonEngine:
         silence = Condition(torch.zeros(1, wavenet.conditioner.width, 1), wavenet.conditioner.hold)
         self.decoder = Decoder(wavenet, silence, torch.tensor([stream]))
 
-    def draw(self, columns: Tensor, first: int, count: int) -> Tensor:
-        self.decoder.tell(columns.transpose(1, 2), torch.tensor([first]))
-        return torch.cat(list(self.decoder.draw(count, self.sampling.seed, self.sampling.temperatures())), 1)[0]
+    def sample(self, columns: Tensor, first: int, count: int) -> Tensor:
+        self.decoder.set_condition(columns.transpose(1, 2), torch.tensor([first]))
+        return torch.cat(list(self.decoder.sample(count, self.sampling.seed, self.sampling.temperatures())), 1)[0]
 
-    def arrays(self) -> Arrays:
-        return self.decoder.arrays()
+    def state_dict(self) -> Arrays:
+        return self.decoder.state_dict()
 
-    def restore(self, arrays: Mapping[str, NDArray]) -> None:
-        self.decoder.restore(arrays)
+    def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
+        self.decoder.load_state_dict(arrays)
 
 
 def numba_decoder(decoder: WaveNet | Student, condition: Condition, streams: Tensor, precision: str) -> NumbaDecoder:
@@ -164,14 +164,14 @@ class StudentEngine:
 
     def __init__(self, student: Student, sampling: Sampling, stream: int) -> None:
         self.sampling, self.hold = sampling, student.conditioner.hold
-        self.flowing = Flowing(student, torch.tensor([stream]))
+        self.flowing = FlowStream(student, torch.tensor([stream]))
         self.block, self.ahead = self.flowing.block, self.flowing.ahead
 
-    def draw(self, columns: Tensor, first: int, count: int) -> Tensor:
+    def sample(self, columns: Tensor, first: int, count: int) -> Tensor:
         condition = Condition(columns, self.hold, first * self.hold)
-        return self.flowing.draw(count, condition, self.sampling.seed, self.sampling.temperatures())[0]
+        return self.flowing.sample(count, condition, self.sampling.seed, self.sampling.temperatures())[0]
 
-    def arrays(self) -> Arrays:
+    def state_dict(self) -> Arrays:
         found: Arrays = {"time": np.array(self.flowing.time)}
         student = self.flowing.state
         if student.samples is not None:
@@ -183,7 +183,7 @@ class StudentEngine:
             found |= dict(_stack_arrays(f"{i}.stack", state.stack))
         return found
 
-    def restore(self, arrays: Mapping[str, NDArray]) -> None:
+    def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
         tensor = _reader(arrays, next(self.flowing.student.parameters()))
         self.flowing.time = int(arrays["time"])
         student = self.flowing.state

@@ -24,11 +24,12 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from vqwave import inputs
+from vqwave.config.renamed import old_parameter
 from vqwave.decode.sampling import Sampling
 from vqwave.decode.streaming.conditions import CodeConditions
 from vqwave.decode.streaming.engines import Arrays, build_engine
 from vqwave.distributed.torch_defaults import inference, own_defaults
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.models.vqvae import VQVAE
 
 FORMAT = 1
@@ -52,7 +53,7 @@ class StreamState:
             os.replace(temporary, path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
+            raise UserInputError(f"{path}: cannot be written ({error.strerror})") from None
 
     @classmethod
     def load(cls, path: str | Path) -> StreamState:
@@ -62,9 +63,9 @@ class StreamState:
                 header = json.loads((file.metadata() or {})["stream"])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise BadInput(f"{path}: cannot be read ({error}), expected a saved stream") from None
+            raise UserInputError(f"{path}: cannot be read ({error}), expected a saved stream") from None
         if header.get("format") != FORMAT:
-            raise BadInput(f"{path}: a stream of format {header.get('format')}, expected {FORMAT}")
+            raise UserInputError(f"{path}: a stream of format {header.get('format')}, expected {FORMAT}")
         return cls(header, arrays)
 
 
@@ -107,7 +108,7 @@ class Stream:
         pitch: of a model with melody, the pitch codes (Q_p, m) that begin among these frames, or some of these later on.
         """
         if self.over:
-            raise BadInput("push: this stream is over, expected a new one")
+            raise UserInputError("push: this stream is over, expected a new one")
         codes = inputs.codes(codes, self.model.quantizer.books, self.model.quantizer.size, "push")
         pitch = None if pitch is None else self._checked_pitch(pitch)
         self.pushed += codes.shape[1]
@@ -124,7 +125,7 @@ class Stream:
         """
         hop = self.model.hop
         if self.over:
-            raise BadInput("flush: this stream is over, expected a new one")
+            raise UserInputError("flush: this stream is over, expected a new one")
         total = self.pushed * hop if samples is None else samples
         inputs.fits(total, self.pushed, hop, "flush")
         self._keep(self.conditions.flush())
@@ -139,7 +140,7 @@ class Stream:
     def state(self) -> StreamState:
         """All that it remembers; see `Stream.resumed`."""
         pending = self.conditions.pending
-        arrays = {f"engine.{name}": value for name, value in self.engine.arrays().items()}
+        arrays = {f"engine.{name}": value for name, value in self.engine.state_dict().items()}
         arrays |= {f"told.{name}": value.cpu().numpy() for name, value in self.told.items()}
         arrays |= {name: getattr(pending, name).cpu().numpy() for name in self._pending}
         arrays["columns"] = self.columns.cpu().numpy()
@@ -164,14 +165,14 @@ class Stream:
         """Go on where `state` was taken. Raises BadInput for the state of another model, or of an engine that is not here."""
         header, arrays = state.header, state.arrays
         if header["model"] != model_name(model):
-            raise BadInput(f"this stream is of model {header['model']}, expected {model_name(model)}")
+            raise UserInputError(f"this stream is of model {header['model']}, expected {model_name(model)}")
         device = next(model.parameters()).device
         told = {n.removeprefix("told."): torch.from_numpy(np.array(v)).to(device) for n, v in arrays.items() if n[:5] == "told."}
         sampling = Sampling(**header["sampling"])
         it = cls(model, told, sampling if seed is None else replace(sampling, seed=seed), sample_rate)
         if header["engine"] != it.engine.name:
-            raise BadInput(f"this stream was decoded by {header['engine']}, found {it.engine.name}: their states differ")
-        it.engine.restore({n.removeprefix("engine."): v for n, v in arrays.items() if n.startswith("engine.")})
+            raise UserInputError(f"this stream was decoded by {header['engine']}, found {it.engine.name}: their states differ")
+        it.engine.load_state_dict({n.removeprefix("engine."): v for n, v in arrays.items() if n.startswith("engine.")})
         pending, counts = it.conditions.pending, header["counts"]
         for name in it._pending:
             setattr(pending, name, torch.from_numpy(np.array(arrays[name])).to(device))
@@ -193,7 +194,7 @@ class Stream:
     def _checked_pitch(self, pitch: Tensor | NDArray[np.integer]) -> Tensor:
         melody = self.model.melody
         if melody is None:
-            raise BadInput("push: pitch codes for a model without melody, expected none")
+            raise UserInputError("push: pitch codes for a model without melody, expected none")
         return inputs.codes(pitch, melody.codec.books, melody.codec.size, "push: pitch codes")
 
     def _keep(self, columns: Tensor) -> None:
@@ -209,7 +210,7 @@ class Stream:
             heard = -(-(count + self.engine.ahead) // hold)  # columns
             if count <= 0 or (end is None and at + heard > there):
                 break
-            parts.append(self.engine.draw(self.columns[..., at : at + heard].contiguous(), self.first + at, count))
+            parts.append(self.engine.sample(self.columns[..., at : at + heard].contiguous(), self.first + at, count))
             at += count // hold
         self.columns, self.first = self.columns[..., at:].clone(), self.first + at
         return torch.cat(parts).float().cpu().numpy() if parts else np.zeros(0, np.float32)
@@ -221,6 +222,6 @@ def model_name(model: VQVAE) -> str:
     for part in (model.quantizer, model.melody, model.decoder):
         if part is None:
             continue
-        for name, tensor in sorted(part.state_dict().items()):
+        for name, tensor in sorted((old_parameter(name), tensor) for name, tensor in part.state_dict().items()):
             digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

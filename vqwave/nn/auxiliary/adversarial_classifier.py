@@ -12,21 +12,21 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 
 @spec
-class AdversarySpec:
+class AdversarialClassifierSpec:
     """Which label the codes must not tell."""
 
     label: str = option("speaker", "label column that the codes are to hide")
     channels: Annotated[int, Field(ge=1)] = option(128, "channels of the classifier")
 
-    def build(self, dim: int, vocabulary: Mapping[str, Sequence[str]]) -> Adversary:
+    def build(self, dim: int, vocabulary: Mapping[str, Sequence[str]]) -> AdversarialClassifier:
         """Raises BadInput for an unknown label."""
         if self.label not in vocabulary:
-            raise BadInput(f"adversary.label: {self.label!r}, expected a label column of the corpus: {', '.join(vocabulary)}")
-        return Adversary(self, dim, len(vocabulary[self.label]))
+            raise UserInputError(f"adversary.label: {self.label!r}, expected a label column of the corpus: {', '.join(vocabulary)}")
+        return AdversarialClassifier(self, dim, len(vocabulary[self.label]))
 
 
 class ReverseGradient(torch.autograd.Function):
@@ -42,35 +42,35 @@ class ReverseGradient(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AdversarialOutput:
     """loss: cross-entropy, nats an utterance, scalar; accuracy of the classifier, scalar."""
 
     loss: Tensor
     accuracy: Tensor
 
 
-class Adversary(nn.Module):
+class AdversarialClassifier(nn.Module):
     """Two convolutions over the latents; the mean over valid frames names the label, and the encoder gets the reversed gradient.
 
     One backward pass trains the classifier to find the speaker and the encoder to hide it. Used for voice conversion by
     Chou et al., 2018, sec. 2. arXiv:1804.02812
     """
 
-    def __init__(self, spec: AdversarySpec, dim: int, classes: int) -> None:
+    def __init__(self, spec: AdversarialClassifierSpec, dim: int, classes: int) -> None:
         super().__init__()
         self.label, self.classes = spec.label, classes
         self.first = nn.Conv1d(dim, spec.channels, 5, padding="same")
         self.second = nn.Conv1d(spec.channels, spec.channels, 5, padding="same")
         self.out = nn.Linear(spec.channels, classes)
 
-    def forward(self, z: Tensor, labels: Mapping[str, Tensor], mask: Tensor | None = None) -> Verdict:
+    def forward(self, z: Tensor, labels: Mapping[str, Tensor], mask: Tensor | None = None) -> AdversarialOutput:
         """z (B, D, F), labels name -> (B,), mask (B, F)."""
         weight = torch.ones_like(z[:, :1]) if mask is None else mask[:, None].to(z.dtype)
         x = F.relu(self.first(ReverseGradient.apply(z) * weight))
         x = F.relu(self.second(x * weight)) * weight
         logits = self.out(x.sum(-1) / weight.sum(-1).clamp(min=1.0))
         wanted = labels[self.label]
-        return Verdict(F.cross_entropy(logits, wanted), (logits.argmax(1) == wanted).float().mean())
+        return AdversarialOutput(F.cross_entropy(logits, wanted), (logits.argmax(1) == wanted).float().mean())
 
     def extra_repr(self) -> str:
         return f"label={self.label}, classes={self.classes}"

@@ -16,29 +16,29 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.rng import keyed
 
 
 @spec
-class ListenerSpec:
+class ConversionClassifierSpec:
     """Which labels it names, and its size."""
 
     labels: tuple[str, ...] = option(("speaker",), "label columns that it names: the voice, and what is said if the corpus tells")
     channels: Annotated[int, Field(ge=1)] = option(128, "channels of its convolutions")
     noise: Annotated[float, Field(ge=0)] = option(0.3, "most noise that training adds to what it hears, in standard deviations")
 
-    def build(self, channels: int, ratio: int, vocabulary: Mapping[str, Sequence[str]]) -> Listener:
+    def build(self, channels: int, ratio: int, vocabulary: Mapping[str, Sequence[str]]) -> ConversionClassifier:
         """channels, ratio: of the readout's frames, and how many of them a latent has. Raises BadInput for an unknown label."""
         for name in self.labels:
             if name not in vocabulary:
                 known = ", ".join(vocabulary) or "none"
-                raise BadInput(f"listener.labels: {name!r}, expected label columns of the corpus: {known}")
-        return Listener(self, channels, ratio, {name: len(vocabulary[name]) for name in self.labels})
+                raise UserInputError(f"listener.labels: {name!r}, expected label columns of the corpus: {known}")
+        return ConversionClassifier(self, channels, ratio, {name: len(vocabulary[name]) for name in self.labels})
 
 
 @dataclass(frozen=True)
-class Hearing:
+class ConversionOutput:
     """listening: cross-entropy of recordings, which trains the listener; conversion: of conversions, which trains all else.
 
     Both in nats an utterance, summed over the labels, scalars. accuracy: share of conversions heard as they should be.
@@ -49,14 +49,14 @@ class Hearing:
     accuracy: Tensor
 
 
-class Listener(nn.Module):
+class ConversionClassifier(nn.Module):
     """Three convolutions over spectral frames at the rate of the latents; mean and maximum over the valid ones name the labels.
 
     The auxiliary classifier of ACVAE-VC, which is trained on recordings and listens to what the decoder makes for other labels.
     Kameoka et al., 2018. arXiv:1808.05092
     """
 
-    def __init__(self, spec: ListenerSpec, channels: int, ratio: int, sizes: Mapping[str, int]) -> None:
+    def __init__(self, spec: ConversionClassifierSpec, channels: int, ratio: int, sizes: Mapping[str, int]) -> None:
         super().__init__()
         self.noise = spec.noise
         self.first = nn.Conv1d(channels, spec.channels, 2 * ratio + 1, stride=ratio, padding=ratio)
@@ -82,11 +82,11 @@ class Listener(nn.Module):
         converted: Tensor,
         asked: Mapping[str, Tensor],
         mask: Tensor | None = None,
-    ) -> Hearing:
+    ) -> ConversionOutput:
         """Frames of recordings and of their conversions (B, C, ratio F), what both should be heard as: name -> (B,)."""
         listening = sum(F.cross_entropy(logits, labels[name]) for name, logits in self(recorded.detach(), mask).items())
         fixed = {name: parameter.detach() for name, parameter in self.named_parameters()}
         heard = torch.func.functional_call(self, fixed, (converted, mask))
         conversion = sum(F.cross_entropy(logits, asked[name]) for name, logits in heard.items())
         right = torch.stack([logits.argmax(1) == asked[name] for name, logits in heard.items()]).all(0)
-        return Hearing(listening, conversion, right.float().mean())
+        return ConversionOutput(listening, conversion, right.float().mean())

@@ -2,7 +2,7 @@
 
 A WaveNet decoder can do without its codes for thousands of steps, and a codebook that nothing asks for collapses meanwhile.
 The readout asks at once: from z_q and the labels it predicts the log-spectral frames of the clip. It works at frame rate, so that
-codes can be trained with it alone in minutes (no loss `nll`), before any decoder. A decoder may hear its frames (`model.hears`): it
+codes can be trained with it alone in minutes (no loss `nll`), before any decoder. A decoder may hear its frames (`model.decoder_input`): it
 then begins with a spectrum in the voice it is asked for, and has only the waveform to find, as a vocoder. If it hears nothing else,
 what latents still know of the voice they came from cannot reach it.
 (Training the codes against a cheap target before or beside the decoder: see the sheet of remedies in docs/method.md.)
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.distributed.collectives import masked_mean
-from vqwave.errors import BadInput, under
+from vqwave.errors import UserInputError, under
 from vqwave.features import FeatureSpec, LogMel, LogMelSpec
 from vqwave.nn.condition import label_sizes
 from vqwave.nn.frontend import Frontend
@@ -28,7 +28,7 @@ from vqwave.nn.masks import masked, stretched
 
 
 @spec
-class ReadoutSpec:
+class SpectralDecoderSpec:
     """Spectral target and size of the readout."""
 
     features: FeatureSpec = option(LogMelSpec(), "what is predicted, standardised")
@@ -43,7 +43,7 @@ class ReadoutSpec:
         vocabulary: Mapping[str, Sequence[str]],
         labels: Sequence[str],
         pitch_hop: int = 0,
-    ) -> Readout:
+    ) -> SpectralDecoder:
         """dim, hop: of the latents; labels: the columns that condition the decoder, so that codes need not carry them.
 
         pitch_hop: samples a frame of the pitch that it is conditioned on, too; 0 for none.
@@ -51,12 +51,12 @@ class ReadoutSpec:
         with under("readout.features"):
             frontend = Frontend(self.features.build(sample_rate))
         if hop % frontend.hop:
-            raise BadInput(f"readout.features.hop_ms: {frontend.hop} samples, expected a divisor of the encoder's hop {hop}")
+            raise UserInputError(f"readout.features.hop_ms: {frontend.hop} samples, expected a divisor of the encoder's hop {hop}")
         sizes, pitch = label_sizes(labels, vocabulary), hop // pitch_hop if pitch_hop else 0
-        return Readout(frontend, dim, hop // frontend.hop, self.channels, self.blocks, sizes, pitch)
+        return SpectralDecoder(frontend, dim, hop // frontend.hop, self.channels, self.blocks, sizes, pitch)
 
 
-class Readout(nn.Module):
+class SpectralDecoder(nn.Module):
     """Convolutions from latents to the spectral frames of the same clip."""
 
     def __init__(

@@ -11,7 +11,7 @@ from vqwave.nn.quantize.composed import ProductQuantizer, ProductQuantizerSpec, 
 from vqwave.nn.quantize.entropy_loss import EntropySpec
 from vqwave.nn.quantize.estimators import rotation, straight_through
 from vqwave.nn.quantize.fsq import FSQuantizer, FSQuantizerSpec
-from vqwave.nn.quantize.hierarchical import TwoLevelQuantizer, TwoLevelQuantizerSpec
+from vqwave.nn.quantize.hierarchical import HierarchicalQuantizer, HierarchicalQuantizerSpec
 from vqwave.nn.quantize.jitter import TimeJitter
 from vqwave.nn.quantize.projected import Projected
 from vqwave.nn.quantize.vq import EMAQuantizerSpec, GradientQuantizerSpec, VectorQuantizer
@@ -22,7 +22,7 @@ QuantizerSpec = Annotated[
     | FSQuantizerSpec
     | ProductQuantizerSpec
     | ResidualQuantizerSpec
-    | TwoLevelQuantizerSpec,
+    | HierarchicalQuantizerSpec,
     Field(discriminator="kind"),
 ]
 
@@ -41,8 +41,8 @@ __all__ = [
     "ResidualQuantizer",
     "ResidualQuantizerSpec",
     "TimeJitter",
-    "TwoLevelQuantizer",
-    "TwoLevelQuantizerSpec",
+    "HierarchicalQuantizer",
+    "HierarchicalQuantizerSpec",
     "VectorQuantizer",
     "frame_mask",
     "perplexity",

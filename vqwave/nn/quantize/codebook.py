@@ -57,7 +57,7 @@ def k_means(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(centres + middle).to(x), torch.from_numpy(counts).to(x)
 
 
-class Book(nn.Module, ABC):
+class Codebook(nn.Module, ABC):
     """K codes of dimension D, started by k-means, restarted when dead.
 
     `sizes` counts the vectors of a step that fall to each code, as a moving average. A code used less than `restart` times its
@@ -143,7 +143,7 @@ class Book(nn.Module, ABC):
         return f"size={self.size}, dim={self.dim}, decay={self.decay}, restart={self.restart}, cosine={self.cosine}"
 
 
-class Codebook(Book):
+class EMACodebook(Codebook):
     r"""Codes that follow the vectors assigned to them.
 
     .. math:: N_i \leftarrow \gamma N_i + (1-\gamma) n_i,\quad m_i \leftarrow \gamma m_i + (1-\gamma) \sum z,\quad e_i = m_i / N_i
@@ -178,7 +178,7 @@ class Codebook(Book):
         self.sizes.lerp_(batch[:, self.dim], 1 - self.decay)
 
 
-class GradientCodebook(Book):
+class GradientCodebook(Codebook):
     """Codes that are parameters, with `rate` times the network's learning rate: Adam's step does not depend on a loss's weight.
 
     References: van den Oord et al., 2017, eq. 3. arXiv:1711.00937; a rate of 10: Łańcucki et al., 2020. arXiv:2005.08520

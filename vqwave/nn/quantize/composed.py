@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.nn.quantize.base import Quantized, Quantizer, joint_metrics, mean_losses
 from vqwave.nn.quantize.estimators import ESTIMATORS, EstimatorName
 from vqwave.nn.quantize.fsq import FSQuantizerSpec
@@ -26,19 +26,19 @@ class ResidualQuantizerSpec:
     """Stages, each of which quantizes what the ones before left. Zeghidour et al., 2021 (SoundStream). arXiv:2107.03312"""
 
     kind: Literal["residual"] = "residual"
-    stages: Annotated[int, Field(ge=1)] = option(2, "books Q")
-    dropout: Annotated[float, Field(ge=0, le=1)] = option(0.0, "share of training items that use 1 .. Q stages, drawn uniformly")
-    inner: VectorSpec = option(EMAQuantizerSpec(size=16), "each stage; its estimator and code_dim act once, on the sum")
+    num_quantizers: Annotated[int, Field(ge=1)] = option(2, "books Q")
+    quantizer_dropout: Annotated[float, Field(ge=0, le=1)] = option(0.0, "share of training items that use 1 .. Q stages, drawn uniformly")
+    quantizer: VectorSpec = option(EMAQuantizerSpec(codebook_size=16), "each stage; its estimator and code_dim act once, on the sum")
 
     def build(self, dim: int) -> Quantizer:
         """Raises BadInput for cosine stages, and if there are more code dimensions than `dim`."""
-        if self.inner.cosine:
-            raise BadInput("model.quantizer.inner.cosine: true, expected false in residual stages: a residual has a length")
-        return projected(dim, self.inner.code_dim, self._unprojected)
+        if self.quantizer.l2_normalize:
+            raise UserInputError("model.quantizer.quantizer.l2_normalize: true, expected false in residual stages: a residual has a length")
+        return projected(dim, self.quantizer.codebook_dim, self._unprojected)
 
     def _unprojected(self, dim: int) -> ResidualQuantizer:
-        stages = [self.inner.unprojected(dim) for _ in range(self.stages)]
-        return ResidualQuantizer(stages, self.inner.estimator, self.dropout)
+        stages = [self.quantizer.unprojected(dim) for _ in range(self.num_quantizers)]
+        return ResidualQuantizer(stages, self.quantizer.gradient_estimator, self.quantizer_dropout)
 
 
 @spec
@@ -47,15 +47,15 @@ class ProductQuantizerSpec:
 
     kind: Literal["product"] = "product"
     groups: Annotated[int, Field(ge=1)] = option(2, "parts of the D channels")
-    inner: Annotated[
+    quantizer: Annotated[
         EMAQuantizerSpec | GradientQuantizerSpec | FSQuantizerSpec | ResidualQuantizerSpec, Field(discriminator="kind")
-    ] = option(EMAQuantizerSpec(size=16), "each group")
+    ] = option(EMAQuantizerSpec(codebook_size=16), "each group")
 
     def build(self, dim: int) -> ProductQuantizer:
         """Raises BadInput for channels that do not divide into the groups."""
         if dim % self.groups:
-            raise BadInput(f"model.quantizer.groups: {self.groups}, expected a divisor of the {dim} latent channels")
-        return ProductQuantizer([self.inner.build(dim // self.groups) for _ in range(self.groups)])
+            raise UserInputError(f"model.quantizer.groups: {self.groups}, expected a divisor of the {dim} latent channels")
+        return ProductQuantizer([self.quantizer.build(dim // self.groups) for _ in range(self.groups)])
 
 
 class ProductQuantizer(Quantizer):

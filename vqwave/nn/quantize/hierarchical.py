@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.features import held
 from vqwave.nn.quantize.base import Quantized, Quantizer, joint_metrics, mean_losses
 from vqwave.nn.quantize.composed import ProductQuantizerSpec, ResidualQuantizerSpec
@@ -26,23 +26,23 @@ LevelSpec = Annotated[
 
 
 @spec
-class TwoLevelQuantizerSpec:
+class HierarchicalQuantizerSpec:
     """A slow code above a fast one that is conditioned on it. Razavi et al., 2019 (VQ-VAE-2). arXiv:1906.00446"""
 
-    kind: Literal["two_level"] = "two_level"
-    ratio: Annotated[int, Field(ge=2)] = option(4, "frames that share a top code")
+    kind: Literal["hierarchical"] = "hierarchical"
+    downsample: Annotated[int, Field(ge=2)] = option(4, "frames that share a top code")
     top: LevelSpec = option(EMAQuantizerSpec(), "the slow level")
     bottom: LevelSpec = option(EMAQuantizerSpec(), "the fast level, of as many codes K a book as the slow one")
 
-    def build(self, dim: int) -> TwoLevelQuantizer:
+    def build(self, dim: int) -> HierarchicalQuantizer:
         """Raises BadInput for levels whose books differ in size."""
         top, bottom = self.top.build(dim), self.bottom.build(dim)
         if top.size != bottom.size:
-            raise BadInput(f"model.quantizer.bottom: books of {bottom.size} codes, expected {top.size} as in model.quantizer.top")
-        return TwoLevelQuantizer(top, bottom, dim, self.ratio)
+            raise UserInputError(f"model.quantizer.bottom: books of {bottom.size} codes, expected {top.size} as in model.quantizer.top")
+        return HierarchicalQuantizer(top, bottom, dim, self.downsample)
 
 
-class TwoLevelQuantizer(Quantizer):
+class HierarchicalQuantizer(Quantizer):
     r"""The top level quantizes `ratio` frames as one; the bottom level each frame, knowing the top's code; both are decoded.
 
     .. math:: t = Q_t(\text{down}(z)),\quad b = Q_b(W_b [z, \text{held}\,t]),\quad \hat z = W [\text{held}\,t, b]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 from vqwave.nn.quantize.base import Quantized, Quantizer
 
 
@@ -52,5 +52,5 @@ def projected(dim: int, code_dim: int | None, build: Callable[[int], Quantizer])
     if code_dim is None:
         return build(dim)
     if not 1 <= code_dim <= dim:
-        raise BadInput(f"model.quantizer: {code_dim} code dimensions, expected 1 to {dim}, the latents'")
+        raise UserInputError(f"model.quantizer: {code_dim} code dimensions, expected 1 to {dim}, the latents'")
     return Projected(build(code_dim), dim, code_dim)

@@ -13,7 +13,7 @@ from torch import Tensor
 from vqwave.config import option, spec
 from vqwave.distributed.collectives import masked_mean, sum_over_ranks
 from vqwave.nn.quantize.base import Quantized, Quantizer, recomputing, usage
-from vqwave.nn.quantize.codebook import Book, Codebook, GradientCodebook, nearest_codes
+from vqwave.nn.quantize.codebook import Codebook, EMACodebook, GradientCodebook, nearest_codes
 from vqwave.nn.quantize.entropy_loss import EntropySpec, assignment_entropy
 from vqwave.nn.quantize.estimators import ESTIMATORS, EstimatorName
 from vqwave.nn.quantize.projected import projected
@@ -23,33 +23,33 @@ from vqwave.nn.quantize.projected import projected
 class BookSpec(ABC):
     """What both kinds of codebooks have."""
 
-    size: Annotated[int, Field(ge=1, le=65536)] = option(512, "codes K")
+    codebook_size: Annotated[int, Field(ge=1, le=65536)] = option(512, "codes K")
     decay: Annotated[float, Field(ge=0, lt=1)] = option(0.99, "of the moving averages")
-    restart: Annotated[float, Field(ge=0, lt=1)] = option(0.03, "codes below this part of their fair share are restarted; 0: none")
-    start_after: Annotated[int, Field(ge=0)] = option(
+    dead_code_threshold: Annotated[float, Field(ge=0, lt=1)] = option(0.03, "codes below this part of their fair share are restarted; 0: none")
+    kmeans_after_steps: Annotated[int, Field(ge=0)] = option(
         0, "training steps that pass the latents through before k-means places the codes on them"
     )
-    cosine: bool = option(
+    l2_normalize: bool = option(
         False, "latents and codes on the sphere of radius sqrt(D): the nearest code is that of the largest cosine"
     )
-    estimator: EstimatorName = option(
+    gradient_estimator: EstimatorName = option(
         "straight_through", "gradient through the code: straight_through as in the paper, or rotation"
     )
-    code_dim: Annotated[int, Field(ge=1)] | None = option(
+    codebook_dim: Annotated[int, Field(ge=1)] | None = option(
         None, "dimensions in which it is quantized, learned orthonormal directions; none: all D"
     )
     entropy: EntropySpec | None = option(None, "adds the loss `entropy`, which needs a weight")
 
     def build(self, dim: int) -> Quantizer:
         """Raises BadInput if there are more code dimensions than `dim`."""
-        return projected(dim, self.code_dim, self.unprojected)
+        return projected(dim, self.codebook_dim, self.unprojected)
 
     def unprojected(self, dim: int) -> VectorQuantizer:
         """Of latents that have the codes' dimension."""
-        return VectorQuantizer(self.codebook(dim), self.estimator, self.start_after, self.entropy)
+        return VectorQuantizer(self.codebook(dim), self.gradient_estimator, self.kmeans_after_steps, self.entropy)
 
     @abstractmethod
-    def codebook(self, dim: int) -> Book:
+    def codebook(self, dim: int) -> Codebook:
         """The book of codes of `dim` dimensions."""
 
 
@@ -59,8 +59,8 @@ class EMAQuantizerSpec(BookSpec):
 
     kind: Literal["ema"] = "ema"
 
-    def codebook(self, dim: int) -> Book:
-        return Codebook(self.size, dim, decay=self.decay, restart=self.restart, cosine=self.cosine)
+    def codebook(self, dim: int) -> Codebook:
+        return EMACodebook(self.codebook_size, dim, decay=self.decay, restart=self.dead_code_threshold, cosine=self.l2_normalize)
 
 
 @spec
@@ -68,10 +68,10 @@ class GradientQuantizerSpec(BookSpec):
     """One codebook that learns by the loss `codebook`. van den Oord et al., 2017, eq. 3"""
 
     kind: Literal["gradient"] = "gradient"
-    rate: Annotated[float, Field(gt=0)] = option(1.0, "learning rate of the codes, times that of the network")
+    lr_scale: Annotated[float, Field(gt=0)] = option(1.0, "learning rate of the codes, times that of the network")
 
-    def codebook(self, dim: int) -> Book:
-        return GradientCodebook(self.size, dim, decay=self.decay, restart=self.restart, cosine=self.cosine, rate=self.rate)
+    def codebook(self, dim: int) -> Codebook:
+        return GradientCodebook(self.codebook_size, dim, decay=self.decay, restart=self.dead_code_threshold, cosine=self.l2_normalize, rate=self.lr_scale)
 
 
 class VectorQuantizer(Quantizer):
@@ -88,7 +88,7 @@ class VectorQuantizer(Quantizer):
     books = 1
     waited: Tensor
 
-    def __init__(self, codebook: Book, estimator: EstimatorName, start_after: int, entropy: EntropySpec | None) -> None:
+    def __init__(self, codebook: Codebook, estimator: EstimatorName, start_after: int, entropy: EntropySpec | None) -> None:
         super().__init__()
         self.codebook = codebook
         self.size, self.dim = codebook.size, codebook.dim

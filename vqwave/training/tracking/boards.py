@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from vqwave.audio import Wave
-from vqwave.errors import BadInput
+from vqwave.errors import UserInputError
 
 BARS = 512  # that wandb draws at most
 
@@ -45,7 +45,7 @@ def check_board(kind: str) -> None:
             importlib.import_module("torch.utils.tensorboard")
         except ImportError:
             what = "tensorboard is not installed"
-            raise BadInput(f"train.tracker: {what}; pip install 'vqwave[track]'") from None
+            raise UserInputError(f"train.tracker: {what}; pip install 'vqwave[track]'") from None
     elif kind == "wandb":
         wandb_mode()
 
@@ -63,7 +63,7 @@ def wandb_mode() -> str | None:
         return mode
     if mode == "online":
         what = "WANDB_MODE is online, and wandb has no login"
-        raise BadInput(f"train.tracker: {what}; expected WANDB_API_KEY, or `wandb login` first")
+        raise UserInputError(f"train.tracker: {what}; expected WANDB_API_KEY, or `wandb login` first")
     return "offline"
 
 
@@ -79,7 +79,7 @@ def _wandb_settings() -> Any:  # noqa: ANN401 - wandb's
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         way = "expected HOME to be a folder, or another tracker"
-        raise BadInput(f"train.tracker: wandb cannot start ({reason}); {way}") from None
+        raise UserInputError(f"train.tracker: wandb cannot start ({reason}); {way}") from None
 
 
 def _has_login(settings: Any) -> bool:  # noqa: ANN401 - wandb's
@@ -137,7 +137,7 @@ class WandbBoard:
         except (self.wandb.errors.Error, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             way = "WANDB_MODE=offline does without"
-            raise BadInput(f"train.tracker: wandb cannot open a run ({reason}); {way}") from None
+            raise UserInputError(f"train.tracker: wandb cannot open a run ({reason}); {way}") from None
         if self.mode == "offline" and not os.environ.get("WANDB_MODE"):
             place = Path(run.dir).parent
             print(

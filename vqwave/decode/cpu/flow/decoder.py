@@ -22,7 +22,7 @@ from torch import Tensor
 from vqwave.decode.cpu.flow.kernel import (
     Integers,
     Memory,
-    Room,
+    Scratch,
     enter,
     leave,
     noise,
@@ -69,7 +69,7 @@ class Tile:
 
 
 @dataclass
-class Told:
+class ConditionWindow:
     """The condition of one stream: columns from column `first` on, each held for `hold` samples, the last for ever."""
 
     features: Floats  # (F, width): H condition channels, and with a predictor its own
@@ -92,7 +92,7 @@ class FlowStream:
         self.known = np.zeros((2, LANES), np.float32)  # its locations and scales
         self.blocks = 0  # columns heard
 
-    def begin(self, tile: Tile, told: Told) -> None:
+    def begin(self, tile: Tile, told: ConditionWindow) -> None:
         """The blocks that the tile completes become columns of residual channels, and each is told its part of the condition."""
         fold, joined = self.plan.fold, np.concatenate([self.partial, tile.wave])
         whole, touched = len(joined) // fold * fold, -(-len(joined) // fold)
@@ -110,7 +110,7 @@ class FlowStream:
         self._tell(tile, told, rows)
         self.blocks += tile.count
 
-    def _tell(self, tile: Tile, told: Told, rows: int) -> None:
+    def _tell(self, tile: Tile, told: ConditionWindow, rows: int) -> None:
         hold = max(1, told.hold // self.plan.fold)
         wanted = (self.blocks + np.arange(rows)) // hold - told.first
         columns = wanted.clip(0, len(told.features) - 1)
@@ -119,7 +119,7 @@ class FlowStream:
         project(self.plan, np.ascontiguousarray(told.features[first : last + 1]), tile.told)
         tile.columns = (columns.clip(first, last) - first) * tile.told.shape[1]
 
-    def end(self, tile: Tile, room: Room) -> None:
+    def end(self, tile: Tile, room: Scratch) -> None:
         """x -> locations and scales -> the samples after this flow."""
         room.locations[0], room.scales[0] = self.known
         leave(self.plan, room, tile.x)
@@ -173,7 +173,7 @@ class StudentDecoder:
         self.threads = threads or torch.get_num_threads()
         self.columns = tile_columns(self.plans)
         self.stages = stages(self.plans, self.threads > 1)
-        self.hold = condition.hold if condition is not None else 1
+        self.hold = condition.repeat if condition is not None else 1
         self.streams = streams.cpu().numpy().astype(np.int64).copy()
         self.times = np.zeros(len(streams), np.int64)
         self.channels = student.conditioner.channels
@@ -181,7 +181,7 @@ class StudentDecoder:
         self.pitch_taps = 0 if student.predictor is None else student.predictor.pitch_taps
         self.flows = [self._silent() for _ in streams]
         self.filters = [FilterStream(self.order) for _ in streams]
-        self.tell(_features(condition, len(streams), self.plans[0]), np.zeros(len(streams), np.int64))
+        self.set_condition(_features(condition, len(streams), self.plans[0]), np.zeros(len(streams), np.int64))
         self._rooms = threading.local()
 
     def _silent(self) -> list[FlowStream]:
@@ -194,22 +194,22 @@ class StudentDecoder:
         """Samples by which blocks that begin at an offset hear the condition early (nn/flows.py): 0 without a stagger."""
         return max(-plan.offset % plan.fold for plan in self.plans)
 
-    def tell(self, features: Floats, first: Integers) -> None:
+    def set_condition(self, features: Floats, first: Integers) -> None:
         """Columns (B, F, width) from now on, numbered from `first` (B,) on; earlier ones go."""
-        self.told = [Told(row, int(number), self.hold) for row, number in zip(features, first, strict=True)]
+        self.told = [ConditionWindow(row, int(number), self.hold) for row, number in zip(features, first, strict=True)]
 
     def restart(self, row: int, stream: int) -> None:
         """Row `row` becomes utterance number `stream`, before its first sample; the other rows do not notice."""
         self.flows[row], self.filters[row] = self._silent(), FilterStream(self.order)
         self.streams[row], self.times[row] = stream, 0
 
-    def arrays(self) -> dict[str, NDArray]:
+    def state_dict(self) -> dict[str, NDArray]:
         """All that the streams remember, by name: what `restore` goes on from."""
         parts = {place: part.arrays() for place, part in self._parts().items()}
         found = {f"{place}.{name}": array for place, arrays in parts.items() for name, array in arrays.items()}
         return {"streams": self.streams.copy(), "times": self.times.copy()} | found
 
-    def restore(self, arrays: Mapping[str, NDArray]) -> None:
+    def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
         """The inverse of `arrays`, for as many streams of the same student in the same precision."""
         self.streams[:], self.times[:] = arrays["streams"], arrays["times"]
         for place, part in self._parts().items():
@@ -222,7 +222,7 @@ class StudentDecoder:
         filters = {f"{b}.filter": each for b, each in enumerate(self.filters)}
         return flows | filters if self.order else flows
 
-    def draw(self, count: int, seed: int = 0, temperature: Temperature = 1.0) -> Iterator[Tensor]:
+    def sample(self, count: int, seed: int = 0, temperature: Temperature = 1.0) -> Iterator[Tensor]:
         """The next `count` samples, in chunks: waveforms (B, n) float32 in [-1, 1]."""
         word, temperatures = np.uint64(checked_seed(seed)), checked_temperatures(temperature)
 
@@ -288,11 +288,11 @@ class StudentDecoder:
         coefficients = told.features[:, self.channels : self.channels + self.order]
         tile.wave = self.filters[b].pass_on(tile.wave, coefficients, told.hold, told.first)
 
-    def _room(self, flow: int) -> Room:
+    def _room(self, flow: int) -> Scratch:
         """This thread's scratch."""
         rooms = self._rooms.__dict__
         if flow not in rooms:
-            rooms[flow] = Room.of(self.plans[flow], self.columns + 1)
+            rooms[flow] = Scratch.of(self.plans[flow], self.columns + 1)
         return rooms[flow]
 
     @contextmanager
@@ -323,10 +323,10 @@ def sample_student(
         rows = slice(first, first + GROUP)
         part = condition
         if condition is not None and len(condition.features) > 1:
-            part = Condition(condition.features[rows], condition.hold)
+            part = Condition(condition.features[rows], condition.repeat)
         decoder = StudentDecoder(student, part, streams[rows], threads=threads, plans=plans)
         drawn = [torch.zeros(len(streams[rows]), 0)]
-        for chunk in decoder.draw(samples, seed, temperature):
+        for chunk in decoder.sample(samples, seed, temperature):
             drawn.append(chunk)
             if progress is not None and first + GROUP >= len(streams):
                 progress(chunk.shape[1])

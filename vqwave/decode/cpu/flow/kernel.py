@@ -41,7 +41,7 @@ class Memory(NamedTuple):
         return Memory(windows, begins[:-1].astype(np.int64), np.zeros(len(spans), np.int64))
 
 
-class Room(NamedTuple):
+class Scratch(NamedTuple):
     """Scratch for the activations of a tile in one thread."""
 
     units: Matrix  # (rows, G)
@@ -51,9 +51,9 @@ class Room(NamedTuple):
     scales: Floats  # (1 + rows, 16): its n scales, from lane n on
 
     @staticmethod
-    def of(plan: FlowPlan, columns: int) -> Room:
+    def of(plan: FlowPlan, columns: int) -> Scratch:
         kind = plan.dilated.dtype.type
-        return Room(
+        return Scratch(
             aligned((whole_rows(columns), plan.gate), kind),
             aligned((ROWS, len(plan.heard_bias)), kind),
             aligned((ROWS, len(plan.hidden_bias)), np.float32),
@@ -127,7 +127,7 @@ def append(memory: Memory, layer: int, span: int, x: Floats, bias: Floats, count
 def gate_rows(
     plan: FlowPlan,
     memory: Memory,
-    room: Room,
+    room: Scratch,
     layer: int,
     oldest: int,
     told: Floats,
@@ -154,7 +154,7 @@ def gate_rows(
 def pass_layers(
     plan: FlowPlan,
     memory: Memory,
-    room: Room,
+    room: Scratch,
     told: Floats,
     columns: Integers,
     x: Floats,
@@ -173,7 +173,7 @@ def pass_layers(
 
 
 @kernel
-def leave(plan: FlowPlan, room: Room, x: Floats) -> None:
+def leave(plan: FlowPlan, room: Scratch, x: Floats) -> None:
     """x (rows, R) after the last layer -> the room's locations and scales, all but those of row 0."""
     floor, shift, factor = broadcast(np.float32(plan.floor)), np.float32(0.0), np.float32(1.0)
     for row in range(0, len(x), ROWS):
@@ -189,7 +189,7 @@ def leave(plan: FlowPlan, room: Room, x: Floats) -> None:
 
 
 @kernel
-def scale(plan: FlowPlan, room: Room, first: int, z: Floats, x: Floats) -> None:
+def scale(plan: FlowPlan, room: Scratch, first: int, z: Floats, x: Floats) -> None:
     """x = z s + mu, for samples (count,) of which the first is sample `first` of the room's blocks."""
     for i in range(len(z)):
         row, lane = divmod(first + i, plan.fold)

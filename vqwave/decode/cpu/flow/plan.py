@@ -57,7 +57,7 @@ def unsupported_student(student: Student) -> str | None:
         return "a masked flow (direction maf) decodes one block after another, which has no kernel"
     if any(flow.stack.context is not None for flow in flows):
         return "its context stack (network.context) has no kernel"
-    if any(flow.stack.spec.skip for flow in flows):
+    if any(flow.stack.spec.skip_channels for flow in flows):
         return "a flow with skips has no kernel"
     if any(2 * flow.fold > WIDTH for flow in flows):
         return f"blocks of {flows[0].fold} samples have no kernel, expected at most {WIDTH // 2}"
@@ -79,20 +79,20 @@ def _plan(flow: AffineFlow, weights: Precision) -> FlowPlan:
         return _pack(torch.stack(parts), weights)
 
     return FlowPlan(
-        dilated=matrix([_taps(_interleaved(layer.dilated.weight, spec.gate)) for layer in layers]),
+        dilated=matrix([_taps(_interleaved(layer.dilated.weight, spec.gate_channels)) for layer in layers]),
         residual=matrix([_taps(_pad(layer.residual.weight, 0)) for layer in layers]),
         hidden=matrix([_taps(_pad(stack.hidden.weight, 0))]),
         heard=_floats(_pad(flow.input.weight, 0)[..., 0].T).reshape(-1),
         out=_floats(_taps(_pad(out_weight, 0))).reshape(-1),
         projection=_floats(_projection(flow)),
-        dilated_bias=_floats(torch.cat([_interleaved(layer.dilated.bias, spec.gate) for layer in layers])),
+        dilated_bias=_floats(torch.cat([_interleaved(layer.dilated.bias, spec.gate_channels) for layer in layers])),
         residual_bias=_floats(torch.stack([_pad(layer.residual.bias, 0) for layer in layers])),
         hidden_bias=_floats(_pad(stack.hidden.bias, 0)),
         heard_bias=_floats(_pad(flow.input.bias, 0)),
         out_bias=_floats(_pad(out_bias, 0)),
         dilations=np.array(spec.dilations, np.int64),
-        kernel=spec.kernel,
-        gate=padded(spec.gate),
+        kernel=spec.kernel_size,
+        gate=padded(spec.gate_channels),
         fold=flow.fold,
         offset=flow.offset,
         floor=flow.MIN_LOG_SCALE,
@@ -123,9 +123,9 @@ def _projection(flow: AffineFlow) -> Tensor:
     """(condition channels, L 2G); no condition channels where the flow hears none."""
     stack, spec = flow.stack, flow.stack.spec
     if stack.projection is None:
-        return torch.zeros(0, spec.layers * 2 * padded(spec.gate))
-    per_layer = stack.projection.weight[..., 0].unflatten(0, (spec.layers, 2 * spec.gate))
-    return torch.cat([_interleaved(weight, spec.gate) for weight in per_layer]).T
+        return torch.zeros(0, spec.layers * 2 * padded(spec.gate_channels))
+    per_layer = stack.projection.weight[..., 0].unflatten(0, (spec.layers, 2 * spec.gate_channels))
+    return torch.cat([_interleaved(weight, spec.gate_channels) for weight in per_layer]).T
 
 
 def _floats(x: Tensor) -> Floats:

@@ -24,7 +24,7 @@ def signals(count: int) -> Integers:
 
 
 @intrinsic
-def seen(_typing: Typing, array: types.Array, _index: types.Integer) -> Generated:
+def load_acquire(_typing: Typing, array: types.Array, _index: types.Integer) -> Generated:
     """array[index], and with it all that was written before it was announced."""
 
     def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
@@ -35,7 +35,7 @@ def seen(_typing: Typing, array: types.Array, _index: types.Integer) -> Generate
 
 
 @intrinsic
-def announce(_typing: Typing, array: types.Array, _index: types.Integer, _value: types.Integer) -> Generated:
+def store_release(_typing: Typing, array: types.Array, _index: types.Integer, _value: types.Integer) -> Generated:
     """array[index] = value, and with it all that was written before."""
 
     def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
@@ -63,9 +63,9 @@ def rest(_typing: Typing) -> Generated:
 @kernel
 def wait_for(array: Integers, signal: int, least: int, patience: int) -> int:
     """The signal, once it is at least `least`; or what it is when patience runs out."""
-    found = seen(array, signal * APART)
+    found = load_acquire(array, signal * APART)
     while found < least and patience > 0:
         rest()
         patience -= 1
-        found = seen(array, signal * APART)
+        found = load_acquire(array, signal * APART)
     return found

@@ -48,7 +48,7 @@ class Buffers(NamedTuple):
         )
 
 
-class Told(NamedTuple):
+class ConditionWindow(NamedTuple):
     """What B streams are told over a stretch of time: columns that begin at `first` and hold; the last one for ever."""
 
     columns: Floats  # (B, n, L 2G): projected, with the bias of the dilated convolution
@@ -67,7 +67,7 @@ def project(plan: Plan, features: Floats, columns: Floats) -> None:
 
 
 @inlined
-def listen(plan: Plan, state: State, told: Told, column: Integers, present: Floats) -> None:
+def embed_input(plan: Plan, state: State, told: ConditionWindow, column: Integers, present: Floats) -> None:
     """The last sample of each stream -> what enters the first layer, present (B, R).
 
     column (B,): see `locate`.
@@ -87,7 +87,7 @@ def listen(plan: Plan, state: State, told: Told, column: Integers, present: Floa
 
 
 @kernel
-def recall(plan: Plan, state: State, taps: Numbers) -> None:
+def gather_taps(plan: Plan, state: State, taps: Numbers) -> None:
     """Every layer's past taps, from the rings; all at once, so that one wait for memory is the wait for all."""
     slots, width = state.rings.shape[1], state.rings.shape[2]
     for b in range(taps.shape[0]):
@@ -105,7 +105,7 @@ def recall(plan: Plan, state: State, taps: Numbers) -> None:
 
 
 @kernel
-def remember(plan: Plan, state: State, taps: Numbers) -> None:
+def push_taps(plan: Plan, state: State, taps: Numbers) -> None:
     """Every layer's present, the last of its taps, into its ring, where the oldest stood."""
     slots, width = state.rings.shape[1], state.rings.shape[2]
     for b in range(taps.shape[0]):
@@ -118,7 +118,7 @@ def remember(plan: Plan, state: State, taps: Numbers) -> None:
 
 
 @inlined
-def locate(told: Told, state: State, column: Integers) -> None:
+def select_column(told: ConditionWindow, state: State, column: Integers) -> None:
     """Which column of the condition holds at each stream's time."""
     for b in range(len(column)):
         column[b] = min(state.time[b] // told.hold - told.first[b], told.columns.shape[1] - 1)
@@ -131,7 +131,7 @@ def words(plan: Plan, numbers: int) -> int:
 
 
 @inlined
-def pass_on(plan: Plan, buffers: Buffers, layer: int, at: int) -> None:
+def add_residual(plan: Plan, buffers: Buffers, layer: int, at: int) -> None:
     """The next layer's input: the present one plus the residual of this layer's units, whose weights begin at `at`."""
     (B, R), G = buffers.present.shape, plan.dilated_bias.shape[1] // 2
     if plan.residual_scale.shape[0] == 0:
@@ -151,7 +151,7 @@ def pass_on(plan: Plan, buffers: Buffers, layer: int, at: int) -> None:
 
 
 @inlined
-def settle_skips(plan: Plan, buffers: Buffers) -> None:
+def dequantize_skips(plan: Plan, buffers: Buffers) -> None:
     """Sums of whole numbers, once they are complete, become skips."""
     if plan.skip_scale.shape[0] > 0:
         B, S = buffers.skip.shape
@@ -162,15 +162,15 @@ def settle_skips(plan: Plan, buffers: Buffers) -> None:
 
 
 @kernel
-def step(plan: Plan, state: State, buffers: Buffers, told: Told) -> None:
+def step(plan: Plan, state: State, buffers: Buffers, told: ConditionWindow) -> None:
     """One sample of every stream: from the last sample heard to the head's parameters, in buffers.out."""
     layers, width = plan.dilated_bias.shape
     R, G, S = plan.heard.shape[1], width // 2, plan.skip_bias.shape[0]
     B, taps, at = buffers.out.shape[0], plan.kernel * R, 0  # width of a layer's taps; place in the weights
     row = told.columns.shape[2]
-    recall(plan, state, buffers.taps)
-    locate(told, state, buffers.column)
-    listen(plan, state, told, buffers.column, buffers.present)
+    gather_taps(plan, state, buffers.taps)
+    select_column(told, state, buffers.column)
+    embed_input(plan, state, told, buffers.column, buffers.present)
     for layer in range(layers):
         for b in range(B):
             convert(buffers.present, b * R, buffers.taps, (b * layers + layer + 1) * taps - R, R)
@@ -181,19 +181,19 @@ def step(plan: Plan, state: State, buffers: Buffers, told: Told) -> None:
             heard = (b * told.columns.shape[1] + buffers.column[b]) * row + layer * width
             gate(buffers.activation, b * width, told.columns, heard, buffers.units, (b * layers + layer) * G, G)
         if layer < layers - 1 or S == 0:
-            pass_on(plan, buffers, layer, at)
+            add_residual(plan, buffers, layer, at)
             at += words(plan, G * R)
-    remember(plan, state, buffers.taps)
+    push_taps(plan, state, buffers.taps)
     if S > 0:
         fill_rows(plan.skip_bias, buffers.skip)
         product(plan.weights, at, layers * G, S, buffers.units, 0, buffers.skip, 0)
-        settle_skips(plan, buffers)
+        dequantize_skips(plan, buffers)
         at += words(plan, layers * G * S)
-    answer(plan, buffers, at)
+    output_layers(plan, buffers, at)
 
 
 @inlined
-def answer(plan: Plan, buffers: Buffers, at: int) -> None:
+def output_layers(plan: Plan, buffers: Buffers, at: int) -> None:
     """The output layers, whose weights begin at `at`: ReLU - 1x1 - ReLU - 1x1, from the skips or else the last residual."""
     H, C = plan.hidden_bias.shape[0], plan.out_bias.shape[0]
     if buffers.skip.shape[1] > 0:
@@ -213,7 +213,7 @@ def decode(
     plan: Plan,
     state: State,
     buffers: Buffers,
-    told: Told,
+    told: ConditionWindow,
     streams: Integers,
     seed: np.uint64,
     temperatures: Temperatures,
@@ -230,15 +230,15 @@ def decode(
     for t in range(T):
         step(plan, state, buffers, told)
         for b in range(B):
-            settle(plan, state, buffers, told, b, t, streams, seed, temperatures, given, heard, params)
+            commit_sample(plan, state, buffers, told, b, t, streams, seed, temperatures, given, heard, params)
 
 
 @inlined
-def settle(
+def commit_sample(
     plan: Plan,
     state: State,
     buffers: Buffers,
-    told: Told,
+    told: ConditionWindow,
     b: int,
     t: int,
     streams: Integers,

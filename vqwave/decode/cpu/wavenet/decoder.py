@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqwave.decode.cpu.matmul import Floats
-from vqwave.decode.cpu.wavenet.batch_kernel import Buffers, Told, decode, project
-from vqwave.decode.cpu.wavenet.single_stream import Foresight
+from vqwave.decode.cpu.wavenet.batch_kernel import Buffers, ConditionWindow, decode, project
+from vqwave.decode.cpu.wavenet.single_stream import PastTapCache
 from vqwave.decode.cpu.wavenet.state import Integers, State
-from vqwave.decode.cpu.wavenet.two_core import Duet, Task, cores, run_alone
+from vqwave.decode.cpu.wavenet.two_core import ChunkTask, TwoCoreDecoder, cores, run_alone
 from vqwave.decode.plan import Plan, Precision, aligned
 from vqwave.decode.sampling import Temperature, checked_temperatures
 from vqwave.models.wavenet import WaveNet
@@ -40,12 +40,12 @@ class Group:
     state: State
     plan: Plan
     buffers: Buffers
-    ahead: Foresight | None  # of a group of one
-    duet: Duet | None  # of a stream that may run on two cores
+    ahead: PastTapCache | None  # of a group of one
+    duet: TwoCoreDecoder | None  # of a stream that may run on two cores
 
 
 @dataclass(frozen=True)
-class Stretch:
+class ChunkIO:
     """What a stretch of time yields: heard (B, n) class numbers or amplitudes, params (B, n, C) or (B, 0, C)."""
 
     heard: Floats
@@ -69,7 +69,7 @@ class Decoder:
         self.plan = Plan.of(wavenet, weights)
         several = Plan.of(wavenet, weights, widened=True) if weights == "bf16" and len(streams) > 1 else self.plan
         self.threads = threads or torch.get_num_threads()
-        self.hold = condition.hold if condition is not None else 1
+        self.hold = condition.repeat if condition is not None else 1
         self.features = self._features(condition, len(streams))  # (B, F, width)
         self.first = np.zeros(len(streams), np.int64)  # (B,) number of the first of these columns in each stream
         numbers = streams.cpu().numpy().astype(np.int64)
@@ -81,14 +81,14 @@ class Decoder:
                 State.silent(self.plan, silence, count),
                 self.plan if count == 1 else several,
                 Buffers.of(self.plan, count),
-                Foresight.of(self.plan) if count == 1 else None,
-                Duet() if len(streams) == 1 and self.threads > 1 and cores() > 1 and len(self.plan.skip_bias) else None,
+                PastTapCache.of(self.plan) if count == 1 else None,
+                TwoCoreDecoder() if len(streams) == 1 and self.threads > 1 and cores() > 1 and len(self.plan.skip_bias) else None,
             )
             for rows in _shares(len(streams), self.threads)
             for count in [rows.stop - rows.start]
         ]
 
-    def tell(self, features: Floats, first: Integers) -> None:
+    def set_condition(self, features: Floats, first: Integers) -> None:
         """Columns (B, F, width) from now on, numbered from `first` (B,) on; earlier ones go."""
         self.features, self.first = features, first
 
@@ -100,18 +100,18 @@ class Decoder:
                 group.streams[b] = stream
                 group.state.clear(b, self._as_heard(torch.zeros(1))[0])
 
-    def arrays(self) -> dict[str, NDArray]:
+    def state_dict(self) -> dict[str, NDArray]:
         """All that the streams remember, by name: what `restore` goes on from."""
         parts = [_kept(group) for group in self.groups]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def restore(self, arrays: Mapping[str, NDArray]) -> None:
+    def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
         """The inverse of `arrays`, for as many streams of the same network in the same precision."""
         for group in self.groups:
             for name, array in _kept(group).items():
                 array[...] = arrays[name][group.rows]
 
-    def hear(self, x: Tensor, *, keep: bool = False) -> Tensor:
+    def prefill(self, x: Tensor, *, keep: bool = False) -> Tensor:
         """Go over given samples x (B, n) -> the head's parameters at each of them (B, C, n), or nothing unless `keep`."""
         given = self._as_heard(x)
         wanted = given.shape[1] if keep else 0
@@ -120,25 +120,25 @@ class Decoder:
             return torch.zeros(len(given), self.plan.head.channels, 0)
         return torch.from_numpy(np.concatenate(parts, 1)).transpose(1, 2)
 
-    def draw(self, count: int, seed: int = 0, temperature: Temperature = 1.0) -> Iterator[Tensor]:
+    def sample(self, count: int, seed: int = 0, temperature: Temperature = 1.0) -> Iterator[Tensor]:
         """The next `count` samples, in chunks: waveforms (B, n) float32."""
         nothing = np.zeros((len(self.features), 0), np.float32)
         for stretch in self._advance(count, nothing, 0, seed, temperature):
             yield self._as_wave(stretch.heard)
 
-    def _advance(self, count: int, given: Floats, wanted: int, seed: int, temperature: Temperature) -> Iterator[Stretch]:
+    def _advance(self, count: int, given: Floats, wanted: int, seed: int, temperature: Temperature) -> Iterator[ChunkIO]:
         """`given` (B, count) to hear, or (B, 0) to draw; parameters of the first `wanted` samples."""
         step = max(1, CHUNK // max((len(g.streams) for g in self.groups), default=1))
         with self._pool() as run:
             for first in range(0, count, step):
                 n = min(step, count - first)
                 params = np.zeros((len(given), max(0, min(n, wanted - first)), self.plan.head.channels), np.float32)
-                stretch = Stretch(np.zeros((len(given), n), np.float32), params)
+                stretch = ChunkIO(np.zeros((len(given), n), np.float32), params)
                 heard = given[:, first : first + n]
                 run(lambda g, h=heard, s=stretch: self._run(g, h, s, seed, temperature), self.groups)
                 yield stretch
 
-    def _run(self, group: Group, given: Floats, stretch: Stretch, seed: int, temperature: Temperature) -> None:
+    def _run(self, group: Group, given: Floats, stretch: ChunkIO, seed: int, temperature: Temperature) -> None:
         """Advance one group; its rows of the arrays are copied, since kernels want whole arrays."""
         heard = np.zeros_like(stretch.heard[group.rows])
         params = np.zeros_like(stretch.params[group.rows])
@@ -149,11 +149,11 @@ class Decoder:
         if group.ahead is None:
             decode(*network, *draws, *arrays)
         else:
-            task = Task(*network, group.ahead, *draws, *arrays)
+            task = ChunkTask(*network, group.ahead, *draws, *arrays)
             run_alone(task) if group.duet is None else group.duet.run(task)
         stretch.heard[group.rows], stretch.params[group.rows] = heard, params
 
-    def _told(self, group: Group, count: int) -> Told:
+    def _told(self, group: Group, count: int) -> ConditionWindow:
         """The condition of the next `count` samples of a group, projected for every layer."""
         columns, rows = self.features.shape[1], np.arange(group.rows.start, group.rows.stop)
         wanted = min((count - 1) // self.hold + 2, columns)
@@ -164,7 +164,7 @@ class Decoder:
         projected = aligned((B * n, self.plan.dilated_bias.size), np.float32)
         project(self.plan, features.reshape(B * n, width), projected)
         predictors = np.ascontiguousarray(features[..., self.plan.projection.shape[1] :])
-        return Told(projected.reshape(B, n, -1), self.first[rows] + first, self.hold, predictors)
+        return ConditionWindow(projected.reshape(B, n, -1), self.first[rows] + first, self.hold, predictors)
 
     def _features(self, condition: Condition | None, streams: int) -> Floats:
         """(B, F, width); one column of no channels for a network without a condition."""
@@ -208,9 +208,9 @@ def sample_wavenet(
     """What `reference.sample_wavenet` draws, up to float rounding: (B, samples) float32."""
     decoder = Decoder(wavenet, condition, streams, weights=weights, threads=threads)
     if prime is not None:
-        decoder.hear(prime)
+        decoder.prefill(prime)
     drawn = [torch.zeros(len(streams), 0)]
-    for chunk in decoder.draw(samples, seed, temperature):
+    for chunk in decoder.sample(samples, seed, temperature):
         drawn.append(chunk)
         if progress is not None:
             progress(chunk.shape[1])
@@ -227,7 +227,7 @@ def score_wavenet(
 ) -> Tensor:
     """Teacher-forced, with the very kernels that sample: x (B, T) -> the head's parameters (B, C, T), for `wavenet.head`."""
     decoder = Decoder(wavenet, condition, torch.arange(len(x)), weights=weights, threads=threads)
-    return decoder.hear(x, keep=True)
+    return decoder.prefill(x, keep=True)
 
 
 def _kept(group: Group) -> dict[str, NDArray]:

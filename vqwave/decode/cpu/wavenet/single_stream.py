@@ -14,7 +14,17 @@ import numpy as np
 from vqwave.decode.cpu.jit import inlined, kernel
 from vqwave.decode.cpu.matmul import Floats, Numbers, clear, convert, copy, fill_rows, gate, multiply, row_product
 from vqwave.decode.cpu.microkernels import place
-from vqwave.decode.cpu.wavenet.batch_kernel import Buffers, Told, answer, listen, locate, pass_on, settle, settle_skips, words
+from vqwave.decode.cpu.wavenet.batch_kernel import (
+    Buffers,
+    ConditionWindow,
+    add_residual,
+    commit_sample,
+    dequantize_skips,
+    embed_input,
+    output_layers,
+    select_column,
+    words,
+)
 from vqwave.decode.cpu.wavenet.state import Integers, State, span
 from vqwave.decode.plan import Plan, aligned
 from vqwave.decode.sampling import Temperatures
@@ -22,7 +32,7 @@ from vqwave.decode.sampling import Temperatures
 AHEAD = 8  # samples
 
 
-class Foresight(NamedTuple):
+class PastTapCache(NamedTuple):
     """The sums over past taps of samples to come. Nothing that outlives a call: `foresee_all` makes it anew."""
 
     sums: Floats  # (L AHEAD, 2G)
@@ -31,10 +41,10 @@ class Foresight(NamedTuple):
     ring: Integers  # (L,)
 
     @staticmethod
-    def of(plan: Plan) -> Foresight:
+    def of(plan: Plan) -> PastTapCache:
         (layers, width), residual = plan.dilated_bias.shape, plan.heard.shape[1]
         spans = [span(plan.kernel, int(d)) for d in plan.dilations]
-        return Foresight(
+        return PastTapCache(
             aligned((layers * AHEAD, width), np.float32),
             aligned((AHEAD, (plan.kernel - 1) * residual), plan.operand.dtype.type),
             np.zeros(layers, np.int64),
@@ -51,7 +61,7 @@ def reach(dilation: int) -> int:
 
 
 @inlined
-def foresee(plan: Plan, state: State, ahead: Foresight, layer: int, at: int, time: int, count: int) -> None:
+def precompute(plan: Plan, state: State, ahead: PastTapCache, layer: int, at: int, time: int, count: int) -> None:
     """Sums over the past taps of a layer for `count` samples from `time` on, whose weights begin at `at`."""
     R, width, dilation = plan.heard.shape[1], plan.dilated_bias.shape[1], plan.dilations[layer]
     length, depth = span(plan.kernel, dilation), (plan.kernel - 1) * R
@@ -68,23 +78,23 @@ def foresee(plan: Plan, state: State, ahead: Foresight, layer: int, at: int, tim
 
 
 @inlined
-def foresee_due(plan: Plan, state: State, ahead: Foresight, time: int) -> None:
+def precompute_due(plan: Plan, state: State, ahead: PastTapCache, time: int) -> None:
     """The layers whose turn comes with the sample at `time`."""
     G, R, at = plan.dilated_bias.shape[1] // 2, plan.heard.shape[1], 0
     for layer in range(len(plan.dilations)):
         count = reach(plan.dilations[layer])
         if (time + layer) % count == 0:
-            foresee(plan, state, ahead, layer, at, time, count)
+            precompute(plan, state, ahead, layer, at, time, count)
         at += plan.kernel * R * 2 * G + words(plan, G * R)
 
 
 @kernel
-def foresee_all(plan: Plan, state: State, ahead: Foresight) -> None:
+def precompute_all(plan: Plan, state: State, ahead: PastTapCache) -> None:
     """What an earlier call foresaw, and where in the rings each layer stands."""
     G, R, at, time = plan.dilated_bias.shape[1] // 2, plan.heard.shape[1], 0, state.time[0]
     for layer in range(len(plan.dilations)):
         count = reach(plan.dilations[layer])
-        foresee(plan, state, ahead, layer, at, time, count - (time + layer) % count)
+        precompute(plan, state, ahead, layer, at, time, count - (time + layer) % count)
         ahead.slot[layer] = time % span(plan.kernel, plan.dilations[layer])
         at += plan.kernel * R * 2 * G + words(plan, G * R)
 
@@ -97,7 +107,7 @@ def residual_at(plan: Plan, layer: int) -> int:
 
 
 @kernel
-def advance(plan: Plan, state: State, buffers: Buffers, told: Told, ahead: Foresight, layer: int, time: int) -> None:
+def run_layer(plan: Plan, state: State, buffers: Buffers, told: ConditionWindow, ahead: PastTapCache, layer: int, time: int) -> None:
     """One layer, from its input in buffers.present to its units."""
     width, R = plan.dilated_bias.shape[1], plan.heard.shape[1]
     G, dilation = width // 2, plan.dilations[layer]
@@ -124,8 +134,8 @@ def decode_one(
     plan: Plan,
     state: State,
     buffers: Buffers,
-    told: Told,
-    ahead: Foresight,
+    told: ConditionWindow,
+    ahead: PastTapCache,
     streams: Integers,
     seed: np.uint64,
     temperatures: Temperatures,
@@ -135,18 +145,18 @@ def decode_one(
 ) -> None:
     """`kernels.decode` for one stream, bit for bit."""
     (layers, width), S, at = plan.dilated_bias.shape, plan.skip_bias.shape[0], skips_at(plan)
-    foresee_all(plan, state, ahead)
+    precompute_all(plan, state, ahead)
     for t in range(heard.shape[1]):
-        locate(told, state, buffers.column)
-        listen(plan, state, told, buffers.column, buffers.present)
+        select_column(told, state, buffers.column)
+        embed_input(plan, state, told, buffers.column, buffers.present)
         for layer in range(layers):
-            advance(plan, state, buffers, told, ahead, layer, state.time[0])
+            run_layer(plan, state, buffers, told, ahead, layer, state.time[0])
             if layer < layers - 1 or S == 0:
-                pass_on(plan, buffers, layer, residual_at(plan, layer))
+                add_residual(plan, buffers, layer, residual_at(plan, layer))
         if S > 0:
             fill_rows(plan.skip_bias, buffers.skip)
             row_product(plan.weights, at, layers * (width // 2), S, buffers.units, 0, buffers.skip, 0)
-            settle_skips(plan, buffers)
-        answer(plan, buffers, at + words(plan, layers * (width // 2) * S))
-        settle(plan, state, buffers, told, 0, t, streams, seed, temperatures, given, heard, params)
-        foresee_due(plan, state, ahead, state.time[0])
+            dequantize_skips(plan, buffers)
+        output_layers(plan, buffers, at + words(plan, layers * (width // 2) * S))
+        commit_sample(plan, state, buffers, told, 0, t, streams, seed, temperatures, given, heard, params)
+        precompute_due(plan, state, ahead, state.time[0])

@@ -13,10 +13,10 @@ import numpy as np
 
 from vqwave.decode.cpu.matmul import Floats
 from vqwave.decode.cpu.wavenet.atomic_flags import signals
-from vqwave.decode.cpu.wavenet.batch_kernel import Buffers, Told
-from vqwave.decode.cpu.wavenet.single_stream import Foresight, decode_one
+from vqwave.decode.cpu.wavenet.batch_kernel import Buffers, ConditionWindow
+from vqwave.decode.cpu.wavenet.single_stream import PastTapCache, decode_one
 from vqwave.decode.cpu.wavenet.state import Integers, State
-from vqwave.decode.cpu.wavenet.two_core_kernel import SIGNALS, follow, lead
+from vqwave.decode.cpu.wavenet.two_core_kernel import SIGNALS, consume, produce
 from vqwave.decode.plan import Plan
 from vqwave.decode.sampling import Temperatures
 
@@ -35,14 +35,14 @@ def _second() -> ThreadPoolExecutor:
 
 
 @dataclass(frozen=True)
-class Task:
+class ChunkTask:
     """A stretch of one stream: arrays of one row, as `kernels.decode` takes them."""
 
     plan: Plan
     state: State
     buffers: Buffers
-    told: Told
-    ahead: Foresight
+    told: ConditionWindow
+    ahead: PastTapCache
     streams: Integers
     seed: np.uint64
     temperatures: Temperatures
@@ -54,34 +54,34 @@ class Task:
     def samples(self) -> int:
         return self.heard.shape[1]
 
-    def part(self, start: int, stop: int) -> Task:
+    def part(self, start: int, stop: int) -> ChunkTask:
         """Samples `start` to `stop` of it."""
         cut = slice(start, stop)
         given, heard, params = self.given[:, cut], self.heard[:, cut], self.params[:, cut]
         about = (self.plan, self.state, self.buffers, self.told, self.ahead, self.streams, self.seed, self.temperatures)
-        return Task(*about, given, heard, params)
+        return ChunkTask(*about, given, heard, params)
 
 
-def run_alone(task: Task) -> None:
+def run_alone(task: ChunkTask) -> None:
     draws = (task.streams, task.seed, task.temperatures, task.given, task.heard, task.params)
     decode_one(task.plan, task.state, task.buffers, task.told, task.ahead, *draws)
 
 
-def run_together(task: Task) -> None:
+def run_together(task: ChunkTask) -> None:
     """On two threads; whatever the second one leaves undone is done here."""
     flags, layers = signals(SIGNALS), (task.plan, task.state, task.buffers, task.told)
     draws = (task.streams, task.seed, task.temperatures, task.given, task.heard, task.params)
-    second = _second().submit(follow, *layers, flags, 0, task.samples, *draws)
-    led = lead(*layers, task.ahead, flags, task.samples)
+    second = _second().submit(consume, *layers, flags, 0, task.samples, *draws)
+    led = produce(*layers, task.ahead, flags, task.samples)
     drawn = 0 if second.cancel() else second.result()
     if drawn < led:
-        follow(*layers, flags, drawn, led, *draws)
+        consume(*layers, flags, drawn, led, *draws)
     if led < task.samples:
         run_alone(task.part(led, task.samples))
 
 
 @dataclass
-class Pace:
+class ThreadPolicy:
     """Seconds a sample of either way, as last measured, and when the slower one is tried again.
 
     One trial says little: a thread wakes slowly, a neighbour takes a core for a moment. So the slower way is tried again soon,
@@ -112,12 +112,12 @@ class Pace:
 
 
 @dataclass
-class Duet:
+class TwoCoreDecoder:
     """One stream on up to two cores."""
 
-    pace: Pace = field(default_factory=Pace)
+    pace: ThreadPolicy = field(default_factory=ThreadPolicy)
 
-    def run(self, task: Task) -> None:
+    def run(self, task: ChunkTask) -> None:
         done = 0
         while done < task.samples:
             left = task.samples - done
@@ -129,7 +129,7 @@ class Duet:
             finally:
                 _busy.release()
 
-    def _stretch(self, task: Task, done: int, left: int) -> int:
+    def _stretch(self, task: ChunkTask, done: int, left: int) -> int:
         way = self.pace.choose()
         quicker = self.pace.alone is not None and getattr(self.pace, way) == min(self.pace.alone, self.pace.together)
         samples = left if quicker else min(left, TRIAL)

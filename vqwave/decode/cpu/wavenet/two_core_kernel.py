@@ -11,9 +11,19 @@ import numpy as np
 
 from vqwave.decode.cpu.jit import kernel
 from vqwave.decode.cpu.matmul import Floats, fill_rows, row_product
-from vqwave.decode.cpu.wavenet.atomic_flags import APART, PATIENCE, announce, wait_for
-from vqwave.decode.cpu.wavenet.batch_kernel import Buffers, Told, answer, listen, locate, pass_on, settle, settle_skips, words
-from vqwave.decode.cpu.wavenet.single_stream import Foresight, advance, foresee_all, foresee_due, residual_at, skips_at
+from vqwave.decode.cpu.wavenet.atomic_flags import APART, PATIENCE, store_release, wait_for
+from vqwave.decode.cpu.wavenet.batch_kernel import (
+    Buffers,
+    ConditionWindow,
+    add_residual,
+    commit_sample,
+    dequantize_skips,
+    embed_input,
+    output_layers,
+    select_column,
+    words,
+)
+from vqwave.decode.cpu.wavenet.single_stream import PastTapCache, precompute_all, precompute_due, residual_at, run_layer, skips_at
 from vqwave.decode.cpu.wavenet.state import Integers, State
 from vqwave.decode.plan import Plan
 from vqwave.decode.sampling import Temperatures
@@ -23,30 +33,30 @@ SIGNALS = 2
 
 
 @kernel
-def lead(plan: Plan, state: State, buffers: Buffers, told: Told, ahead: Foresight, signals: Integers, count: int) -> int:
+def produce(plan: Plan, state: State, buffers: Buffers, told: ConditionWindow, ahead: PastTapCache, signals: Integers, count: int) -> int:
     """The layers of `count` samples. Returns for how many it ran: fewer where a sample was not drawn in time."""
     layers, start = len(plan.dilations), state.time[0]
-    foresee_all(plan, state, ahead)
+    precompute_all(plan, state, ahead)
     for t in range(count):
         if wait_for(signals, DRAWN, t, PATIENCE) < t:
             return t
-        locate(told, state, buffers.column)
-        listen(plan, state, told, buffers.column, buffers.present)
+        select_column(told, state, buffers.column)
+        embed_input(plan, state, told, buffers.column, buffers.present)
         for layer in range(layers):
-            advance(plan, state, buffers, told, ahead, layer, start + t)
-            announce(signals, UNITS * APART, t * layers + layer + 1)
+            run_layer(plan, state, buffers, told, ahead, layer, start + t)
+            store_release(signals, UNITS * APART, t * layers + layer + 1)
             if layer < layers - 1:
-                pass_on(plan, buffers, layer, residual_at(plan, layer))
-        foresee_due(plan, state, ahead, start + t + 1)
+                add_residual(plan, buffers, layer, residual_at(plan, layer))
+        precompute_due(plan, state, ahead, start + t + 1)
     return count
 
 
 @kernel
-def follow(
+def consume(
     plan: Plan,
     state: State,
     buffers: Buffers,
-    told: Told,
+    told: ConditionWindow,
     signals: Integers,
     first: int,
     count: int,
@@ -70,8 +80,8 @@ def follow(
             here = at + words(plan, done * G * S)
             row_product(plan.weights, here, (there - done) * G, S, buffers.units, done * G, buffers.skip, 0)
             done = there
-        settle_skips(plan, buffers)
-        answer(plan, buffers, at + words(plan, layers * G * S))
-        settle(plan, state, buffers, told, 0, t, streams, seed, temperatures, given, heard, params)
-        announce(signals, DRAWN * APART, t + 1)
+        dequantize_skips(plan, buffers)
+        output_layers(plan, buffers, at + words(plan, layers * G * S))
+        commit_sample(plan, state, buffers, told, 0, t, streams, seed, temperatures, given, heard, params)
+        store_release(signals, DRAWN * APART, t + 1)
     return count
