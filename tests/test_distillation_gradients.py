@@ -29,7 +29,7 @@ F64 = torch.float64
 NETWORK = StackSpec(layers=2, dilation_cycle=2, kernel_size=2, residual_channels=6, gate_channels=6, skip_channels=6, hidden_channels=6)
 LOSSES = {
     "kl": 1.0,
-    "spread": 1.0,
+    "log_scale_regularizer": 1.0,
     "contrastive": -0.3,
     "power": 4.0,
     "log_spectral": 1.0,

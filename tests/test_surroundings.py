@@ -92,7 +92,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(corpus: Path, run: Path, *more: str) -> list[str]:
-    data = {"corpus": corpus, "clip": 0.02, "batch": 2, "valid_clip": 0.02, "valid_clips": 2}
+    data = {"corpus": corpus, "clip_seconds": 0.02, "batch": 2, "valid_clip_seconds": 0.02, "valid_clips": 2}
     train = {"steps": 3, "log_every": 1, "threads": 1}
     given = [f"data.{name}={value}" for name, value in data.items()]
     given += [f"train.{name}={value}" for name, value in train.items()]

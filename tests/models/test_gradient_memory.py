@@ -88,7 +88,7 @@ Built = tuple[nn.Module, Loss]
 
 
 def network(**settings: object) -> StackSpec:
-    sizes = {"layers": 3, "cycle": 2, "residual": 4, "gate": 4, "skip": 5, "hidden": 6}
+    sizes = {"layers": 3, "dilation_cycle": 2, "residual_channels": 4, "gate_channels": 4, "skip_channels": 5, "hidden_channels": 6}
     return StackSpec(**sizes | settings)
 
 
@@ -136,7 +136,7 @@ def vqvae(**settings: object) -> Built:
     spec = VQVAESpec(**parts | settings)
     model = spec.build(RATE, VOCABULARY)
     others = {"speaker": LABELS["speaker"].roll(1), "text": LABELS["text"]}
-    cyclic = "cycle" not in spec.needs
+    cyclic = "cycle_consistency" not in spec.needs
 
     def loss() -> Tensor:
         out = model(wave(), LABELS, others=others if cyclic else None, cyclic=cyclic)
@@ -148,11 +148,11 @@ def vqvae(**settings: object) -> Built:
 def frames_vqvae(**settings: object) -> Built:
     encoder = FrameEncoderSpec(features=MEL, stride=2, channels=6, latent_dim=4)
     readout = SpectralDecoderSpec(features=MEL, channels=6, blocks=2)
-    return vqvae(encoder=encoder, readout=readout, **settings)
+    return vqvae(encoder=encoder, spectral_decoder=readout, **settings)
 
 
 def student(**settings: object) -> Built:
-    sizes = network(kernel=3, skip=0, residual=8, hidden=8)
+    sizes = network(kernel_size=3, skip_channels=0, residual_channels=8, hidden_channels=8)
     spec = StudentSpec(**{"flows": (2, 3), "network": sizes, "conditioner": CONDITIONER} | settings)
     model = spec.build(RATE, VOCABULARY)
     teacher, _ = wavenet()
@@ -169,7 +169,7 @@ def student(**settings: object) -> Built:
 
 
 def density(**settings: object) -> Built:
-    model, _ = student(direction="maf", **settings)
+    model, _ = student(flow_type="maf", **settings)
     whole = Density(model)
     return whole, lambda: -whole(wave(), LABELS).mean()
 
@@ -211,9 +211,9 @@ def discriminator() -> Built:
 
 MODELS: dict[str, Callable[[], Built]] = {
     **{f"wavenet, {name}": lambda head=head: wavenet(head=head) for name, head in HEADS.items()},
-    "wavenet, three taps": lambda: wavenet(network=network(kernel=3)),
+    "wavenet, three taps": lambda: wavenet(network=network(kernel_size=3)),
     "wavenet, one layer": lambda: wavenet(network=network(layers=1)),
-    "wavenet, no skips": lambda: wavenet(network=network(skip=0)),
+    "wavenet, no skips": lambda: wavenet(network=network(skip_channels=0)),
     "wavenet, context": lambda: wavenet(network=network(context=CONTEXT)),
     "wavenet, unconditional": lambda: wavenet(conditioner=ConditionerSpec(channels=4, categorical=())),
     "wavenet, two labels": lambda: wavenet(
@@ -230,7 +230,7 @@ MODELS: dict[str, Callable[[], Built]] = {
     ),
     "wavenet, predictor": lambda: wavenet(features=MEL, predictor=LinearPredictorSpec(order=3)),
     "wavenet, pitch taps": pitch_taps,
-    "wavenet, past dropout": lambda: wavenet(past=InputDropoutSpec(prob=0.2, span=2, noise_std=0.01)),
+    "wavenet, past dropout": lambda: wavenet(input_dropout=InputDropoutSpec(prob=0.2, span=2, noise_std=0.01)),
     "wavenet, checkpointing": lambda: wavenet(checkpointing=True),
     "wavenet, layer by layer": layered,
     **{
@@ -241,17 +241,17 @@ MODELS: dict[str, Callable[[], Built]] = {
         encoder=BatchNormEncoderSpec(features=MEL, channels=4, latent_dim=4)
     ),
     "vqvae, readout": frames_vqvae,
-    "vqvae, readout alone": lambda: frames_vqvae(hears="frames", noise=0.1),
-    "vqvae, latents and readout": lambda: frames_vqvae(hears="both"),
-    "vqvae, adversary": lambda: frames_vqvae(adversary=AdversarialClassifierSpec(channels=5)),
+    "vqvae, readout alone": lambda: frames_vqvae(decoder_input="spectrogram", decoder_input_noise=0.1),
+    "vqvae, latents and readout": lambda: frames_vqvae(decoder_input="both"),
+    "vqvae, adversary": lambda: frames_vqvae(adversarial_classifier=AdversarialClassifierSpec(channels=5)),
     "vqvae, listener": lambda: frames_vqvae(
-        listener=ConversionClassifierSpec(labels=("speaker", "text"), channels=5)
+        conversion_classifier=ConversionClassifierSpec(labels=("speaker", "text"), channels=5)
     ),
     "student": student,
     "student, gaussian": lambda: student(base="gaussian"),
-    "student, folded": lambda: student(fold=2, stagger=True),
+    "student, folded": lambda: student(squeeze=2, stagger_blocks=True),
     "density": density,
-    "density, folded": lambda: density(fold=2, stagger=True),
+    "density, folded": lambda: density(squeeze=2, stagger_blocks=True),
     "prior, one book": lambda: prior(QUANTIZERS["averages"]),
     "prior, books": lambda: prior(QUANTIZERS["residual"]),
     "classifier": classifier,

@@ -113,7 +113,7 @@ def test_a_batch_has_the_codes_of_each_alone() -> None:
 
 
 def test_decoding_is_what_training_sees() -> None:
-    for model in (codec(), codec(stages=2, inner=EMAQuantizerSpec(codebook_size=4))):
+    for model in (codec(), codec(num_quantizers=2, quantizer=EMAQuantizerSpec(codebook_size=4))):
         contour = normalise(pitch(), MEAN, DEVIATION)
         codes = model.encode(contour)
         assert codes.shape == (2, model.books, 15)

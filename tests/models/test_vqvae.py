@@ -73,7 +73,7 @@ def test_what_is_trained_is_what_decodes_from_codes(encoder: str, head: object) 
 def test_a_decoder_may_hear_the_readout() -> None:
     """In training and from codes it hears latents and predicted frames, at the frames' rate, in the voice that is asked for."""
     readout = SpectralDecoderSpec(features=MEL, channels=8, blocks=1)
-    model, alone = (start(build("frames", readout=readout, hears=hears)).eval() for hears in ("both", "frames"))
+    model, alone = (start(build("frames", spectral_decoder=readout, decoder_input=hears)).eval() for hears in ("both", "spectrogram"))
     x = wave()
     codes = model.encode(x)
     z = model.quantizer.decode(codes)
@@ -86,7 +86,7 @@ def test_a_decoder_may_hear_the_readout() -> None:
     assert torch.equal(out.distribution.log_prob(x), over_codes.log_prob(x))
     assert torch.equal(alone.decoder_features(z, LABELS), alone.spectral_decoder(z, LABELS))
     with pytest.raises(UserInputError, match="expected a readout"):
-        build("frames", hears="frames")
+        build("frames", decoder_input="spectrogram")
     other = model.decoder_features(z, {"speaker": torch.tensor([1, 2])})
     assert (other - frames)[0].abs().max() > 0
     assert (other - frames)[1].abs().max() == 0
@@ -94,7 +94,7 @@ def test_a_decoder_may_hear_the_readout() -> None:
 
 def test_a_cycle_is_the_distance_of_a_conversions_latents() -> None:
     """What the readout says in another voice, encoded again, against the latents it was made of; frames of padding do not count."""
-    model = start(build("frames", readout=SpectralDecoderSpec(features=MEL, channels=8), jitter=0.0)).double()
+    model = start(build("frames", spectral_decoder=SpectralDecoderSpec(features=MEL, channels=8), time_jitter=0.0)).double()
     x, others, lengths = wave().double(), {"speaker": torch.tensor([1, 1])}, torch.tensor([192, 80])
     out = model(x, LABELS, lengths, decode=False, others=others, cyclic=True)
     z = out.quantized.z
@@ -114,24 +114,24 @@ def test_a_cycle_is_the_distance_of_a_conversions_latents() -> None:
 def test_the_listener_hears_conversions() -> None:
     vocabulary, words = VOCABULARY | {"text": ["yes", "no"]}, {"text": torch.tensor([1, 0])}
     listener = ConversionClassifierSpec(labels=("speaker", "text"), channels=8)
-    parts = {"readout": SpectralDecoderSpec(features=MEL, channels=8), "listener": listener, "jitter": 0.0}
+    parts = {"spectral_decoder": SpectralDecoderSpec(features=MEL, channels=8), "conversion_classifier": listener, "time_jitter": 0.0}
     model = start(build("frames", vocabulary=vocabulary, **parts)).double().eval()
     x, others = wave().double(), {"speaker": torch.tensor([1, 1]), **words}
     out = model(x, LABELS | words, decode=False, others=others)
     converted = model.spectral_decoder(out.quantized.z, others)
     expected = model.conversion_classifier.judge(model.spectral_decoder.frontend(x), LABELS | words, converted, others)
     torch.testing.assert_close(out.hearing.conversion, expected.conversion)
-    assert {"listening", "conversion"} < set(out.losses)
+    assert {"auxiliary_classification", "conversion_classification"} < set(out.losses)
     assert out.cycle is None
     assert model(x, LABELS | words, decode=False).hearing is None
     speaking = VQVAESpec(**parts, encoder=ENCODERS["frames"]).with_decoder(StudentSpec())  # what only training needs is left behind
     assert (speaking.conversion_classifier, speaking.spectral_decoder, speaking.decoder) == (None, None, StudentSpec())
     with pytest.raises(UserInputError, match="listener: expected a readout"):
-        build("frames", vocabulary=vocabulary, **parts | {"readout": None})
+        build("frames", vocabulary=vocabulary, **parts | {"spectral_decoder": None})
 
 
 def test_noise_is_for_what_a_decoder_in_training_hears() -> None:
-    model = build("frames", noise=0.5)
+    model = build("frames", decoder_input_noise=0.5)
     frames = torch.randn(2, 4, 3000)
     torch.manual_seed(0)
     added = model.train().add_decoder_noise(frames) - frames
@@ -145,14 +145,14 @@ def test_noise_is_for_what_a_decoder_in_training_hears() -> None:
 
 def test_only_an_encoder_of_the_readouts_features_hears_it() -> None:
     spec = VQVAESpec(encoder=ENCODERS["frames"], spectral_decoder=SpectralDecoderSpec(features=MEL))
-    assert "cycle" not in spec.needs
-    assert "cycle" in replace(spec, spectral_decoder=None).needs
-    assert "cycle" in replace(spec, spectral_decoder=SpectralDecoderSpec()).needs
-    assert "cycle" in replace(spec, encoder=ENCODERS["waveform"]).needs
+    assert "cycle_consistency" not in spec.needs
+    assert "cycle_consistency" in replace(spec, spectral_decoder=None).needs
+    assert "cycle_consistency" in replace(spec, spectral_decoder=SpectralDecoderSpec()).needs
+    assert "cycle_consistency" in replace(spec, encoder=ENCODERS["waveform"]).needs
 
 
 def test_without_its_decoder_a_pass_costs_no_decoder() -> None:
-    model = start(build("frames", readout=SpectralDecoderSpec(features=MEL, channels=8)))
+    model = start(build("frames", spectral_decoder=SpectralDecoderSpec(features=MEL, channels=8)))
     model.decoder.forward = None  # a call would fail
     out = model(wave(), LABELS, decode=False)
     assert out.distribution is None
@@ -162,7 +162,7 @@ def test_without_its_decoder_a_pass_costs_no_decoder() -> None:
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_gradient_reaches_every_parameter(encoder: str) -> None:
     """The encoder hears of the likelihood through the straight-through alone; the codebook has no gradient at all."""
-    model = start(build(encoder, readout=SpectralDecoderSpec(features=MEL, channels=8)))
+    model = start(build(encoder, spectral_decoder=SpectralDecoderSpec(features=MEL, channels=8)))
     x = wave(40)
     out = model(x, LABELS)
     nll = negative_log_likelihood(out.distribution, x)
@@ -184,7 +184,7 @@ def test_codes_matter_to_the_decoder() -> None:
 
 def test_padding_moves_no_code() -> None:
     """What lies past an utterance's last frame changes no code, no loss, no statistic: it is as if the clip ended there."""
-    first = start(build("waveform", jitter=0.0))
+    first = start(build("waveform", time_jitter=0.0))
     second = deepcopy(first)
     x, lengths = wave(20), torch.tensor([320, 120])  # 20 and 8 frames of 16
     spoilt = x.clone()
@@ -198,7 +198,7 @@ def test_padding_moves_no_code() -> None:
 
 
 def test_jitter_reaches_the_decoder_and_not_the_codes() -> None:
-    model = start(build(jitter=0.9))
+    model = start(build(time_jitter=0.9))
     x, still = wave(), deepcopy(model)
     still.time_jitter.p = 0.0
     jittered, plain = model(x, LABELS), still(x, LABELS)
@@ -209,7 +209,7 @@ def test_jitter_reaches_the_decoder_and_not_the_codes() -> None:
 
 
 def test_jitter_of_a_padded_utterance_takes_no_padding() -> None:
-    model = start(build(jitter=0.9))
+    model = start(build(time_jitter=0.9))
     taken = []
     model.time_jitter.register_forward_pre_hook(lambda module, arguments: taken.append(arguments[1]))
     model(wave(), LABELS, torch.tensor([192, 33]))

@@ -49,7 +49,7 @@ def build(head: Head, kernel: int = 2, heard: str = "labels and frames", reach: 
     labels, upsample, hop = CONDITIONERS[heard]
     spec = WaveNetSpec(
         head=head,
-        network=StackSpec(**{"layers": 4, "cycle": 2, "kernel": kernel, "residual": 6, "gate": 5, "skip": 8, "hidden": 16} | sizes),
+        network=StackSpec(**{"layers": 4, "dilation_cycle": 2, "kernel_size": kernel, "residual_channels": 6, "gate_channels": 5, "skip_channels": 8, "hidden_channels": 16} | sizes),
         conditioner=ConditionerSpec(channels=4, categorical=labels, upsample=upsample, kernel=reach),
     )
     return spec.build(8000, VOCABULARY, 3 if hop else 0, hop or 1).double()
@@ -93,7 +93,7 @@ def test_cached_steps_give_the_parallel_logits(head: Head, kernel: int, heard: s
 @pytest.mark.parametrize(("layers", "cycle"), [(3, 3), (6, 3), (4, 2)])
 def test_a_prediction_hears_exactly_its_receptive_field(kernel: int, layers: int, cycle: int) -> None:
     """x_t's distribution hears x_{t-1} .. x_{t-R}, all of them, and neither x_t nor anything beyond."""
-    wavenet = build(Gaussian(), kernel, "nothing", layers=layers, cycle=cycle)
+    wavenet = build(Gaussian(), kernel, "nothing", layers=layers, dilation_cycle=cycle)
     R = 1 + (kernel - 1) * sum(2 ** (i % cycle) for i in range(layers))
     assert wavenet.receptive_field == R
     T = R + 5
@@ -137,7 +137,7 @@ def test_a_frame_is_heard_from_its_first_sample_on() -> None:
 
     It ends to matter one sample before the receptive field does: the condition enters behind the first convolution.
     """
-    wavenet = build(Gaussian(), 2, "frames", reach=1, layers=3, cycle=3)
+    wavenet = build(Gaussian(), 2, "frames", reach=1, layers=3, dilation_cycle=3)
     given, x = frames(wavenet, 6), wave(36)
     other = given.clone()
     other[..., 2] += 1.0
@@ -196,7 +196,7 @@ def test_a_unit_of_locations_changes_the_step_and_not_the_law(components: int) -
 @pytest.mark.parametrize("head", HEADS)
 def test_an_untrained_network_starts_near_its_heads_start(head: Head) -> None:
     """No head starts with a cost far from what its own initial bias costs on speech-like samples."""
-    wavenet, x = build(head, heard="nothing", residual=32, gate=32, skip=32), 0.2 * wave(200).detach()
+    wavenet, x = build(head, heard="nothing", residual_channels=32, gate_channels=32, skip_channels=32), 0.2 * wave(200).detach()
     start = head(head.initial_bias().double().view(1, -1, 1).expand(2, -1, 200)).log_prob(x).mean()
     assert abs(wavenet(x, {}).log_prob(x).mean() - start) < 1.0
 

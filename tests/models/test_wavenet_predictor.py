@@ -163,7 +163,7 @@ def test_gradient_reaches_the_waveform_through_the_prediction() -> None:
 
 def test_dropout_of_the_past_leaves_the_prediction() -> None:
     """With all of the past silenced but for a vanishing share, the inputs are nearly all zero and the prediction is not."""
-    net, x = build(past=InputDropoutSpec(prob=0.999, span=4)).train(), wave(6 * HOP)
+    net, x = build(input_dropout=InputDropoutSpec(prob=0.999, span=4)).train(), wave(6 * HOP)
     seen: list[Tensor] = []
     net.input_embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     net(x, LABELS)

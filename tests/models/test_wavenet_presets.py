@@ -43,7 +43,7 @@ def built(path: str) -> tuple[Any, torch.nn.Module]:
     model, codes = config.model, getattr(config, "codes", None)
     if codes is not None:  # parts of the run that another preset makes
         first = next(built(other)[0] for other in PRESETS if other.endswith("-codes") and built(other)[0].run == codes)
-        model = replace(model, encoder=first.model.encoder, quantizer=first.model.quantizer, spectral_decoder=first.model.readout)
+        model = replace(model, encoder=first.model.encoder, quantizer=first.model.quantizer, spectral_decoder=first.model.spectral_decoder)
     return config, model.build(RATES.get(name, 8000), VOCABULARY)
 
 
@@ -51,7 +51,7 @@ def built(path: str) -> tuple[Any, torch.nn.Module]:
 def test_a_preset_builds(path: str) -> None:
     """Strict keys; clips of at least a frame."""
     config, model = built(path)
-    assert config.data.clip * RATES.get(path.split("/")[1], 8000) >= model.hop
+    assert config.data.clip_seconds * RATES.get(path.split("/")[1], 8000) >= model.hop
     assert sum(p.numel() for p in model.parameters()) > 1000
 
 

@@ -17,7 +17,7 @@ VOCABULARY = {"speaker": ["a", "b", "c"], "gender": ["f", "m"]}
 
 def build(frames: int, hop: int, **settings: object) -> Conditioner:
     torch.manual_seed(0)
-    return ConditionerSpec(**{"channels": 6, "labels": ()} | settings).build(frames, hop, VOCABULARY).double()
+    return ConditionerSpec(**{"channels": 6, "categorical": ()} | settings).build(frames, hop, VOCABULARY).double()
 
 
 def frames(F: int, seed: int = 0) -> Tensor:
@@ -34,7 +34,7 @@ def test_nothing_to_hear() -> None:
 
 
 def test_labels_alone_add_up() -> None:
-    conditioner = build(0, 1, labels=("speaker", "gender"))
+    conditioner = build(0, 1, categorical=("speaker", "gender"))
     condition = conditioner(None, LABELS)
     speaker, gender = conditioner.embeddings["speaker"].weight, conditioner.embeddings["gender"].weight
     torch.testing.assert_close(condition.features[..., 0], speaker[[0, 2]] + gender[[1, 0]])
@@ -42,14 +42,14 @@ def test_labels_alone_add_up() -> None:
 
 
 def test_labels_shift_the_frames_by_a_constant() -> None:
-    conditioner = build(4, 5, labels=("speaker",))
+    conditioner = build(4, 5, categorical=("speaker",))
     total, local = conditioner(frames(7), LABELS), conditioner.frames(frames(7))
     expected = conditioner.embeddings["speaker"].weight[[0, 2]][..., None].expand(2, 6, 7)
     torch.testing.assert_close(total.features - local, expected)
 
 
 def test_upsampling_without_frames_is_nothing() -> None:
-    conditioner = build(0, 1, labels=("speaker",), upsample=(2, 2))
+    conditioner = build(0, 1, categorical=("speaker",), upsample=(2, 2))
     assert conditioner.hold == 1
     assert conditioner(None, LABELS).samples().shape == (2, 6, 1)
 
@@ -58,7 +58,7 @@ def test_upsampling_without_frames_is_nothing() -> None:
 def test_a_frame_is_hop_samples(hop: int, upsample: tuple[int, ...]) -> None:
     conditioner = build(4, hop, upsample=upsample)
     condition = conditioner(frames(7), {})
-    assert condition.hold == hop // math.prod(upsample)
+    assert condition.repeat == hop // math.prod(upsample)
     assert condition.samples().shape == (2, 6, 7 * hop)
 
 
@@ -94,7 +94,7 @@ def test_two_upsamplings_are_centred() -> None:
 
 
 def test_gradient_reaches_every_parameter() -> None:
-    conditioner = build(4, 6, labels=("speaker", "gender"), upsample=(2, 3))
+    conditioner = build(4, 6, categorical=("speaker", "gender"), upsample=(2, 3))
     conditioner(frames(5), LABELS).features.square().sum().backward()
     assert [name for name, p in conditioner.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
 
@@ -121,4 +121,4 @@ def test_bad_settings_are_named() -> None:
     with pytest.raises(UserInputError, match=r"conditioner\.upsample.*12.*hop 10"):
         build(4, 10, upsample=(3, 4))
     with pytest.raises(UserInputError, match=r"'dialect'.*speaker, gender"):
-        build(0, 1, labels=("dialect",))
+        build(0, 1, categorical=("dialect",))

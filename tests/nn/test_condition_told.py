@@ -15,17 +15,17 @@ TOLD = {"speaker": torch.tensor([0, 2]), "voice": torch.tensor([[1.0, 0.0, 2.0],
 
 def build(frames: int = 0, **settings: object) -> Conditioner:
     torch.manual_seed(0)
-    return ConditionerSpec(**{"channels": 6, "labels": ("speaker",)} | settings).build(frames, 5, VOCABULARY).double()
+    return ConditionerSpec(**{"channels": 6, "categorical": ("speaker",)} | settings).build(frames, 5, VOCABULARY).double()
 
 
 def test_a_vector_is_projected_and_added() -> None:
-    conditioner = build(vectors={"voice": 3})
+    conditioner = build(embeddings={"voice": 3})
     expected = conditioner.embeddings["speaker"].weight[[0, 2]] + TOLD["voice"].double() @ conditioner.vectors["voice"].weight.T
     torch.testing.assert_close(conditioner(None, TOLD).features[..., 0], expected)
 
 
 def test_a_vector_alone_is_a_condition() -> None:
-    conditioner = build(labels=(), vectors={"voice": 3})
+    conditioner = build(categorical=(), embeddings={"voice": 3})
     assert conditioner.channels == 6
     heard = conditioner(None, {"voice": torch.zeros(2, 3)}).features
     assert torch.equal(heard, torch.zeros_like(heard)), "a zero vector must say nothing"
@@ -34,7 +34,7 @@ def test_a_vector_alone_is_a_condition() -> None:
 @pytest.mark.parametrize(("told", "found"), [({}, "'voice' is not given"), ({"voice": torch.zeros(2, 4)}, "4 numbers")])
 def test_a_vector_that_does_not_fit_is_named(told: dict[str, torch.Tensor], found: str) -> None:
     with pytest.raises(UserInputError, match=found):
-        build(labels=(), vectors={"voice": 3})(None, told)
+        build(categorical=(), embeddings={"voice": 3})(None, told)
 
 
 def test_no_dropout_adds_no_parameters_and_never_acts() -> None:
@@ -84,7 +84,7 @@ def test_nothing_is_what_a_wholly_dropped_utterance_hears() -> None:
 
 
 def test_gradient_reaches_nothing_and_something() -> None:
-    conditioner = build(4, vectors={"voice": 3}, dropout=ConditionDropoutSpec(all=0.5)).train()
+    conditioner = build(4, embeddings={"voice": 3}, dropout=ConditionDropoutSpec(all=0.5)).train()
     told = {"speaker": torch.arange(64) % 3, "voice": torch.ones(64, 3)}
     conditioner(torch.randn(64, 4, 3, dtype=F64), told).features.square().sum().backward()
     touched = {name: float(p.grad.abs().sum()) for name, p in conditioner.named_parameters() if "nothing" not in name}

@@ -141,7 +141,7 @@ def test_a_vqvae_is_trained_on_what_use_decodes(encoder: str, hears: str) -> Non
     readout = SpectralDecoderSpec(features=LogMelSpec(bands=12, window_ms=10.0, hop_ms=2.5, fmin=100.0), channels=8)
     decoder = WaveNetSpec(network=SIZES, conditioner=ConditionerSpec(channels=4, upsample=(2,)))
     levels = GradientQuantizerSpec(codebook_size=6)
-    parts = {"quantizer": HierarchicalQuantizerSpec(downsample=3, top=levels, bottom=levels), "readout": readout}
+    parts = {"quantizer": HierarchicalQuantizerSpec(downsample=3, top=levels, bottom=levels), "spectral_decoder": readout}
     model = VQVAESpec(encoder=spec, decoder=decoder, decoder_input=hears, **parts).build(RATE, VOCABULARY)
     model = randomised(model)
     x = clips(model.hop)

@@ -16,7 +16,7 @@ K, D = 8, 4
 
 
 def quantizer(size: int = K, dim: int = D, **settings: float) -> VectorQuantizer:
-    return EMAQuantizerSpec(codebook_size=size, **{"restart": 0.0, "decay": 0.9} | settings).build(dim)
+    return EMAQuantizerSpec(codebook_size=size, **{"dead_code_threshold": 0.0, "decay": 0.9} | settings).build(dim)
 
 
 def latents(step: int = 0, B: int = 3, F: int = 20, spread: float = 1.0) -> Tensor:
@@ -198,7 +198,7 @@ def test_commitment_pulls_the_latents_alone() -> None:
 @pytest.mark.parametrize("restart", [0.0, 0.9])
 def test_padding_enters_nothing(restart: float) -> None:
     """Pitfall 9: k-means start, averages, restarts, perplexity, commitment: bit for bit the same with garbage in it."""
-    first, second = quantizer(restart=restart), quantizer(restart=restart)
+    first, second = quantizer(dead_code_threshold=restart), quantizer(dead_code_threshold=restart)
     for step in range(6):
         mask = torch.arange(20) < torch.tensor([[20], [9], [step]])
         z = latents(step)
@@ -207,13 +207,13 @@ def test_padding_enters_nothing(restart: float) -> None:
         assert equal(state(first), state(second))
         assert equal(one.losses | one.metrics, two.losses | two.metrics)
         assert torch.equal(one.codes[:, 0][mask], two.codes[:, 0][mask])
-    third = quantizer(restart=restart)
+    third = quantizer(dead_code_threshold=restart)
     third(torch.where(torch.arange(20) < 10, latents(0), 1e3))
     assert not equal(state(third), state(first))
 
 
 def test_a_wholly_masked_batch_changes_no_code() -> None:
-    vq = quantizer(restart=0.5)
+    vq = quantizer(dead_code_threshold=0.5)
     nothing = torch.zeros(3, 20, dtype=torch.bool)
     out = vq(latents(), nothing)
     assert not vq.codebook.started
@@ -227,7 +227,7 @@ def test_a_wholly_masked_batch_changes_no_code() -> None:
 @pytest.mark.parametrize("steps", [0, 3])
 def test_evaluation_changes_nothing(steps: int) -> None:
     """Pitfall 10, before and after the start."""
-    vq = quantizer(restart=0.9, start_after=1)
+    vq = quantizer(dead_code_threshold=0.9, kmeans_after_steps=1)
     for step in range(steps):
         vq(latents(step))
     before = state(vq)
@@ -297,10 +297,10 @@ def test_k_means_does_not_hang_on_the_distance_from_the_origin() -> None:
 @pytest.mark.parametrize("steps", [1, 4])
 def test_a_saved_state_goes_on_bit_for_bit(steps: int) -> None:
     """Pitfall 11: sums, sizes, start and the counters of draws and of waiting are all of the state."""
-    vq = quantizer(restart=0.9, start_after=2)
+    vq = quantizer(dead_code_threshold=0.9, kmeans_after_steps=2)
     for step in range(steps):
         vq(latents(step))
-    other = quantizer(restart=0.9, start_after=2)
+    other = quantizer(dead_code_threshold=0.9, kmeans_after_steps=2)
     other.load_state_dict(state(vq))
     for step in range(steps, steps + 4):
         assert torch.equal(vq(latents(step)).z, other(latents(step)).z)
@@ -308,7 +308,7 @@ def test_a_saved_state_goes_on_bit_for_bit(steps: int) -> None:
 
 
 def test_waiting_passes_the_latents_through() -> None:
-    vq = quantizer(start_after=2)
+    vq = quantizer(kmeans_after_steps=2)
     for step in range(2):
         z = latents(step).requires_grad_()
         assert torch.equal(vq(z).z, z)

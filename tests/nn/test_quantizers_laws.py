@@ -15,33 +15,33 @@ from vqwave.nn.quantize import FSQuantizer, Projected, Quantizer, QuantizerSpec
 
 D, K = 6, 16
 CASES: dict[str, dict[str, Any]] = {
-    "ema": {"kind": "ema", "size": K},
-    "ema cosine": {"kind": "ema", "size": K, "cosine": True},
-    "ema rotation": {"kind": "ema", "size": K, "estimator": "rotation"},
-    "ema entropy": {"kind": "ema", "size": K, "entropy": {}},
-    "ema projected": {"kind": "ema", "size": K, "code_dim": 3},
-    "gradient": {"kind": "gradient", "size": K},
-    "gradient cosine": {"kind": "gradient", "size": K, "cosine": True, "rate": 10.0},
-    "gradient projected, rotation": {"kind": "gradient", "size": K, "code_dim": 2, "estimator": "rotation"},
+    "ema": {"kind": "ema", "codebook_size": K},
+    "ema cosine": {"kind": "ema", "codebook_size": K, "l2_normalize": True},
+    "ema rotation": {"kind": "ema", "codebook_size": K, "gradient_estimator": "rotation"},
+    "ema entropy": {"kind": "ema", "codebook_size": K, "entropy": {}},
+    "ema projected": {"kind": "ema", "codebook_size": K, "codebook_dim": 3},
+    "gradient": {"kind": "gradient", "codebook_size": K},
+    "gradient cosine": {"kind": "gradient", "codebook_size": K, "l2_normalize": True, "lr_scale": 10.0},
+    "gradient projected, rotation": {"kind": "gradient", "codebook_size": K, "codebook_dim": 2, "gradient_estimator": "rotation"},
     "fsq": {"kind": "fsq", "levels": [4, 2, 2]},
     "fsq, all dimensions": {"kind": "fsq", "levels": [3, 2, 2, 4, 5, 2]},
-    "product": {"kind": "product", "groups": 3, "inner": {"kind": "ema", "size": K}},
-    "product of fsq": {"kind": "product", "groups": 2, "inner": {"kind": "fsq", "levels": [4, 4]}},
-    "product of residual": {"kind": "product", "groups": 2, "inner": {"kind": "residual", "inner": {"kind": "ema", "size": K}}},
-    "residual": {"kind": "residual", "stages": 3, "inner": {"kind": "ema", "size": K}},
-    "residual dropout": {"kind": "residual", "stages": 3, "dropout": 0.7, "inner": {"kind": "ema", "size": K}},
-    "residual gradient": {"kind": "residual", "stages": 2, "inner": {"kind": "gradient", "size": K}},
+    "product": {"kind": "product", "groups": 3, "quantizer": {"kind": "ema", "codebook_size": K}},
+    "product of fsq": {"kind": "product", "groups": 2, "quantizer": {"kind": "fsq", "levels": [4, 4]}},
+    "product of residual": {"kind": "product", "groups": 2, "quantizer": {"kind": "residual", "quantizer": {"kind": "ema", "codebook_size": K}}},
+    "residual": {"kind": "residual", "num_quantizers": 3, "quantizer": {"kind": "ema", "codebook_size": K}},
+    "residual dropout": {"kind": "residual", "num_quantizers": 3, "quantizer_dropout": 0.7, "quantizer": {"kind": "ema", "codebook_size": K}},
+    "residual gradient": {"kind": "residual", "num_quantizers": 2, "quantizer": {"kind": "gradient", "codebook_size": K}},
     "residual projected": {
         "kind": "residual",
-        "stages": 2,
-        "inner": {"kind": "ema", "size": K, "code_dim": 4, "estimator": "rotation"},
+        "num_quantizers": 2,
+        "quantizer": {"kind": "ema", "codebook_size": K, "codebook_dim": 4, "gradient_estimator": "rotation"},
     },
-    "two-level": {"kind": "two_level", "top": {"kind": "ema", "size": K}, "bottom": {"kind": "ema", "size": K}},
+    "two-level": {"kind": "hierarchical", "top": {"kind": "ema", "codebook_size": K}, "bottom": {"kind": "ema", "codebook_size": K}},
     "two-level, mixed": {
-        "kind": "two_level",
-        "ratio": 5,
-        "top": {"kind": "residual", "inner": {"kind": "gradient", "size": K}},
-        "bottom": {"kind": "ema", "size": K, "estimator": "rotation"},
+        "kind": "hierarchical",
+        "downsample": 5,
+        "top": {"kind": "residual", "quantizer": {"kind": "gradient", "codebook_size": K}},
+        "bottom": {"kind": "ema", "codebook_size": K, "gradient_estimator": "rotation"},
     },
 }
 everyone = pytest.mark.parametrize("case", CASES)
@@ -56,7 +56,7 @@ class Holder:
 
 def innermost(tree: dict[str, Any]) -> list[dict[str, Any]]:
     """The specs of single books."""
-    parts = [tree[name] for name in ("inner", "top", "bottom") if name in tree]
+    parts = [tree[name] for name in ("quantizer", "top", "bottom") if name in tree]
     return [book for part in parts for book in innermost(part)] if parts else [tree]
 
 
@@ -186,7 +186,7 @@ def test_codes_do_not_depend_on_autocast(case: str, dtype: torch.dtype) -> None:
 @everyone
 def test_evaluation_changes_nothing(case: str) -> None:
     """Pitfall 10, before and after the start."""
-    for vq in (quantizer(case, restart=0.9, start_after=2).eval(), trained(case, restart=0.9)):
+    for vq in (quantizer(case, dead_code_threshold=0.9, kmeans_after_steps=2).eval(), trained(case, dead_code_threshold=0.9)):
         before = state(vq)
         vq(latents(9))
         assert equal(state(vq), before)
@@ -200,7 +200,7 @@ def total(vq: Quantizer, z: Tensor) -> Tensor:
 @everyone
 def test_a_checkpointed_forward_learns_once(case: str) -> None:
     """Pitfall 10: activation checkpointing runs the forward again in the backward pass."""
-    plain, twice = (quantizer(case, start_after=1, restart=0.3) for _ in range(2))
+    plain, twice = (quantizer(case, kmeans_after_steps=1, dead_code_threshold=0.3) for _ in range(2))
     for step in range(4):
         torch.manual_seed(step)
         plain(latents(step))
@@ -215,7 +215,7 @@ def test_a_checkpointed_forward_learns_once(case: str) -> None:
 @everyone
 def test_padding_enters_nothing(case: str) -> None:
     """Pitfall 9: start, averages, restarts, losses, gradients, metrics are the same whatever the padding holds."""
-    first, second = quantizer(case, restart=0.7), quantizer(case, restart=0.7)
+    first, second = quantizer(case, dead_code_threshold=0.7), quantizer(case, dead_code_threshold=0.7)
     for step in range(4):
         mask = torch.arange(24) < torch.tensor([[24], [9], [step], [20], [0]])
         z = latents(step).requires_grad_()
@@ -236,7 +236,7 @@ def test_padding_enters_nothing(case: str) -> None:
 
 @everyone
 def test_a_wholly_masked_batch_is_harmless(case: str) -> None:
-    vq, nothing = quantizer(case, restart=0.5), torch.zeros(5, 24, dtype=torch.bool)
+    vq, nothing = quantizer(case, dead_code_threshold=0.5), torch.zeros(5, 24, dtype=torch.bool)
     assert all(loss.item() == 0 for loss in vq(latents(), nothing).losses.values())
     vq(latents(1))
     before = vq.eval().decode(every_code(vq))
@@ -260,7 +260,7 @@ def test_quantize_first_update_after(case: str) -> None:
 @everyone
 def test_waiting_passes_on_what_will_be_quantized(case: str) -> None:
     """`start_after` lets the encoder find its latents first, in every stage and group alike; FSQ has nothing to wait for."""
-    vq = quantizer(case, start_after=2)
+    vq = quantizer(case, kmeans_after_steps=2)
     books = [module for module in vq.modules() if hasattr(module, "start_after")]
     for step in range(2):
         z = latents(step)
@@ -277,7 +277,7 @@ def test_waiting_passes_on_what_will_be_quantized(case: str) -> None:
 @everyone
 def test_a_saved_state_goes_on_bit_for_bit(case: str) -> None:
     """Pitfall 11."""
-    vq, other = (quantizer(case, restart=0.9, start_after=1) for _ in range(2))
+    vq, other = (quantizer(case, dead_code_threshold=0.9, kmeans_after_steps=1) for _ in range(2))
     for step in range(3):
         vq(latents(step))
     other.load_state_dict(state(vq))
@@ -292,7 +292,7 @@ def test_a_saved_state_goes_on_bit_for_bit(case: str) -> None:
 @everyone
 def test_everything_learns(case: str) -> None:
     """Some steps on latents of twelve places: the error falls, and every parameter has a gradient."""
-    vq = quantizer(case, decay=0.8, restart=0.0)
+    vq = quantizer(case, decay=0.8, dead_code_threshold=0.0)
     optimizer = torch.optim.Adam([*vq.parameters(), torch.nn.Parameter(torch.zeros(1))], lr=0.03)
     start = latents()
     first = (trained(case, steps=0)(start).z - start).square().mean()

@@ -223,7 +223,7 @@ def test_cosine_is_the_largest_cosine_on_a_sphere_of_unit_power() -> None:
 
 def residual(stages: int = 3, dropout: float = 0.0, **settings: float) -> torch.nn.Module:
     torch.manual_seed(0)
-    inner = EMAQuantizerSpec(codebook_size=8, **{"restart": 0.0} | settings)
+    inner = EMAQuantizerSpec(codebook_size=8, **{"dead_code_threshold": 0.0} | settings)
     return ResidualQuantizerSpec(num_quantizers=stages, quantizer_dropout=dropout, quantizer=inner).build(4)
 
 
@@ -412,7 +412,7 @@ def test_entropy_spreads_the_latents() -> None:
         (ProductQuantizerSpec(groups=5), "groups: 5, expected a divisor of the 6"),
         (EMAQuantizerSpec(codebook_dim=7), "7 code dimensions, expected 1 to 6"),
         (FSQuantizerSpec(levels=(2,) * 8), "8 code dimensions, expected 1 to 6"),
-        (ResidualQuantizerSpec(quantizer=EMAQuantizerSpec(l2_normalize=True)), "cosine: true, expected false"),
+        (ResidualQuantizerSpec(quantizer=EMAQuantizerSpec(l2_normalize=True)), "l2_normalize: true, expected false"),
         (HierarchicalQuantizerSpec(bottom=EMAQuantizerSpec(codebook_size=8)), "bottom: books of 8 codes, expected 512"),
     ],
 )

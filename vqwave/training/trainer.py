@@ -287,7 +287,7 @@ class Trainer:
                     accelerator.backward(total)
                 with self.phases.of("optimizer"):
                     if accelerator.sync_gradients:
-                        norm = accelerator.clip_grad_norm_(self.network.parameters(), config.optim.clip)
+                        norm = accelerator.clip_grad_norm_(self.network.parameters(), config.optim.max_grad_norm)
                         if not torch.isfinite(norm):  # a step on it would spoil the weights
                             raise self._not_finite("gradient norm", batch)
                         outcome.metrics["gradient_norm"] = norm
