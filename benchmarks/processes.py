@@ -20,10 +20,26 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
-    "wavenet": ["shown_seconds=0.05", "model.input_dropout.prob=0.2", "model.input_dropout.noise_std=0.01", "model.conditioner.dropout.all=0.1"],
-    "vqvae": ["model.time_jitter=0.2", "model.quantizer.kmeans_after_steps=5", "optim.lr=2e-4"],  # at 2e-3 any rounding grows by itself
+    "wavenet": [
+        "shown_seconds=0.05",
+        "model.input_dropout.prob=0.2",
+        "model.input_dropout.noise_std=0.01",
+        "model.conditioner.dropout.all=0.1",
+    ],
+    "vqvae": [
+        "model.time_jitter=0.2",
+        "model.quantizer.kmeans_after_steps=5",
+        "optim.lr=2e-4",
+    ],  # at 2e-3 any rounding grows by itself
 }
-COMMON = ["data.batch=4", "data.clip_seconds=0.1", "data.valid_clip_seconds=0.1", "data.valid_clips=4", "train.log_every=1", "train.threads=1"]
+COMMON = [
+    "data.batch=4",
+    "data.clip_seconds=0.1",
+    "data.valid_clip_seconds=0.1",
+    "data.valid_clips=4",
+    "train.log_every=1",
+    "train.threads=1",
+]
 COMMON += ["train.valid_every=1000", "train.save_every=1000", "shown=1"]
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--mixed_precision", "no", "--dynamo_backend", "no"]
 

@@ -96,7 +96,15 @@ def products(kernel: int) -> int:
 
 
 def ours(kernel: int) -> nn.Module:
-    network = StackSpec(layers=LAYERS, dilation_cycle=CYCLE, kernel_size=kernel, residual_channels=RESIDUAL, gate_channels=GATE, skip_channels=SKIP, hidden_channels=SKIP)
+    network = StackSpec(
+        layers=LAYERS,
+        dilation_cycle=CYCLE,
+        kernel_size=kernel,
+        residual_channels=RESIDUAL,
+        gate_channels=GATE,
+        skip_channels=SKIP,
+        hidden_channels=SKIP,
+    )
     return WaveNetSpec(head=MuLaw(), network=network, conditioner=ConditionerSpec(categorical=())).build(RATE, {})
 
 

@@ -102,7 +102,9 @@ class PriorExperiment(Experiment[Config]):
             batch = batch.to(self.device)
             real = batch.mask & (batch.symbols < network.end)
             symbols, (codes, pitch) = torch.where(real, batch.symbols, 0), network.order.split(real)
-            heard = {"bits": batch.labels, "others": self.mismatched_labels(batch)} | ({"untold": {}} if network.label_dropout else {})
+            heard = {"bits": batch.labels, "others": self.mismatched_labels(batch)} | (
+                {"untold": {}} if network.label_dropout else {}
+            )
             for name, labels in heard.items():
                 log_p = network(batch.symbols, labels, real, ends=False)
                 log_p, log_p_pitch = network.order.split(log_p)

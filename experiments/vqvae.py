@@ -40,7 +40,9 @@ class Config(ExperimentSpec):
         "weights: nll, commitment, codebook (of a gradient codebook), entropy (with quantizer.entropy), spectral and cycle_consistency "
         "(with readout), domain_adversarial (with adversarial_classifier), auxiliary_classification and conversion_classification (with conversion_classifier)",
     )
-    frozen_codec: Path | None = option(None, "run whose encoder, quantizer and readout are taken as they are: only the decoder is trained")
+    frozen_codec: Path | None = option(
+        None, "run whose encoder, quantizer and readout are taken as they are: only the decoder is trained"
+    )
     decoder_segment_seconds: Annotated[float, Field(gt=0)] | None = option(
         None, "with codes: seconds of each clip, anywhere in it, that the decoder is trained on; codes are those of the whole clip"
     )
@@ -55,7 +57,12 @@ class VQVAEExperiment(Experiment[Config]):
 
     name = "vqvae"
     config_class = Config
-    loss_names = ("nll", "commitment", "codebook", "entropy", "spectral",
+    loss_names = (
+        "nll",
+        "commitment",
+        "codebook",
+        "entropy",
+        "spectral",
         "cycle_consistency",
         "domain_adversarial",
         "auxiliary_classification",
@@ -71,9 +78,15 @@ class VQVAEExperiment(Experiment[Config]):
             self.check_compatible("codes", self.given, config.model.decoder.conditioner.categorical)
         self.melody = None if config.pitch is None else self.load_source("pitch", config.pitch)
         if self.melody is not None and (self.given is not None or not isinstance(self.melody.model, PitchCodec)):
-            raise UserInputError(f"pitch: {config.pitch}, expected a run of experiments/pitch.py, and no run of codes, which has its own")
-        if config.decoder_segment_seconds is not None and (self.given is None or config.decoder_segment_seconds > config.data.clip_seconds):
-            raise UserInputError(f"slice: {config.decoder_segment_seconds:g} s, expected at most data.clip_seconds, and a run of codes")
+            raise UserInputError(
+                f"pitch: {config.pitch}, expected a run of experiments/pitch.py, and no run of codes, which has its own"
+            )
+        if config.decoder_segment_seconds is not None and (
+            self.given is None or config.decoder_segment_seconds > config.data.clip_seconds
+        ):
+            raise UserInputError(
+                f"slice: {config.decoder_segment_seconds:g} s, expected at most data.clip_seconds, and a run of codes"
+            )
 
     @property
     def model_spec(self) -> VQVAESpec:
@@ -100,10 +113,10 @@ class VQVAEExperiment(Experiment[Config]):
         for name, need in (self.model_spec.needs if self.given is None else taken).items():
             if self.config.losses.get(name):
                 raise UserInputError(f"losses.{name}: expected {need}")
-        if self.config.losses.get("conversion_classification") and not self.config.losses.get(
-            "auxiliary_classification"
-        ):
-            raise UserInputError("losses.conversion_classification: expected a weight of losses.auxiliary_classification, too, by which the listener learns")
+        if self.config.losses.get("conversion_classification") and not self.config.losses.get("auxiliary_classification"):
+            raise UserInputError(
+                "losses.conversion_classification: expected a weight of losses.auxiliary_classification, too, by which the listener learns"
+            )
         model = self.model_spec.build(self.corpus.sample_rate, self.corpus.labels)
         model.decoder.requires_grad_(self.trains_decoder)
         if self.given is not None:

@@ -20,7 +20,12 @@ COMMON = (
 ).split()
 STACK = "network={layers: 3, cycle: 3, residual: 8, gate: 8, skip: 8, hidden: 8}"
 DECODER = STACK.replace("network", "model.decoder.network")
-BOOK = ["model.quantizer.codebook_size=8", "model.quantizer.kmeans_after_steps=3", "model.quantizer.dead_code_threshold=0.3", "model.time_jitter=0.2"]
+BOOK = [
+    "model.quantizer.codebook_size=8",
+    "model.quantizer.kmeans_after_steps=3",
+    "model.quantizer.dead_code_threshold=0.3",
+    "model.time_jitter=0.2",
+]
 VQVAE = [DECODER, "model.encoder.channels=8", "model.spectral_decoder.channels=8"]
 STUDENT = ["model.flows=[3, 3]", "model.network={layers: 3, cycle: 3, residual: 8, gate: 8, hidden: 8}"]
 
@@ -44,16 +49,34 @@ SCENARIOS = (
         "wavenet, dropout and noise, 2 workers",
         "wavenet",
         1,
-        [f"model.{STACK}", "model.input_dropout.prob=0.2", "model.input_dropout.noise_std=0.01", "model.conditioner.dropout.all=0.2", "data.workers=2"],
+        [
+            f"model.{STACK}",
+            "model.input_dropout.prob=0.2",
+            "model.input_dropout.noise_std=0.01",
+            "model.conditioner.dropout.all=0.2",
+            "data.workers=2",
+        ],
         4,
         ("a byte altered",),
     ),
-    Scenario("wavenet, bf16, accumulation", "wavenet", 1, [f"model.{STACK}", "train.precision=bf16", "train.grad_accumulation=2"], 4),
     Scenario(
-        "wavenet, 2 processes", "wavenet", 2, [f"model.{STACK}", "model.input_dropout.prob=0.2"], 4, ("a file missing",), full_disk=True
+        "wavenet, bf16, accumulation", "wavenet", 1, [f"model.{STACK}", "train.precision=bf16", "train.grad_accumulation=2"], 4
     ),
     Scenario(
-        "vqvae, bf16, accumulation, 2 processes", "vqvae", 2, [*VQVAE, *BOOK, "train.precision=bf16", "train.grad_accumulation=2"], 4
+        "wavenet, 2 processes",
+        "wavenet",
+        2,
+        [f"model.{STACK}", "model.input_dropout.prob=0.2"],
+        4,
+        ("a file missing",),
+        full_disk=True,
+    ),
+    Scenario(
+        "vqvae, bf16, accumulation, 2 processes",
+        "vqvae",
+        2,
+        [*VQVAE, *BOOK, "train.precision=bf16", "train.grad_accumulation=2"],
+        4,
     ),
     Scenario(
         "vqvae, residual stages with dropout, 2 processes",
@@ -75,7 +98,13 @@ SCENARIOS = (
         "prior, dropout",
         "prior",
         1,
-        ["codec={teacher}", "model.conditioner.categorical=[speaker]", f"model.{STACK}", "model.token_dropout=0.2", "model.label_dropout=0.2"],
+        [
+            "codec={teacher}",
+            "model.conditioner.categorical=[speaker]",
+            f"model.{STACK}",
+            "model.token_dropout=0.2",
+            "model.label_dropout=0.2",
+        ],
         3,
     ),
     Scenario(

@@ -32,7 +32,9 @@ VQVAE = VQVAESpec(
     quantizer=EMAQuantizerSpec(codebook_size=8),
     decoder=WAVENET,
 )
-STUDENT = replace(VQVAE, decoder=StudentSpec(flows=(2,), network=replace(STACK, skip_channels=0), conditioner=ConditionerSpec(channels=4)))
+STUDENT = replace(
+    VQVAE, decoder=StudentSpec(flows=(2,), network=replace(STACK, skip_channels=0), conditioner=ConditionerSpec(channels=4))
+)
 
 
 def saved(folder: Path, spec: ModelSpec, weights: dict[str, torch.Tensor] | None = None) -> Path:

@@ -29,7 +29,11 @@ CODES = [
     "model.spectral_decoder={channels: 8, features: {kind: log_mel, bands: 8, fmin: 100, fmax: 4000}}",
     "losses={nll: 0.0, spectral: 1.0, commitment: 0.25}",
 ]
-DECODER = ["model.decoder_input=both", "model.decoder.network={layers: 2, cycle: 2, residual: 4, gate: 4, skip: 4, hidden: 4}", "shown=1"]
+DECODER = [
+    "model.decoder_input=both",
+    "model.decoder.network={layers: 2, cycle: 2, residual: 4, gate: 4, skip: 4, hidden: 4}",
+    "shown=1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +59,14 @@ def experiment(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def train(experiment: ModuleType, run: Path, corpus: Path, *settings: str) -> None:
-    sizes = [f"run={run}", f"data.corpus={corpus}", "data.clip_seconds=0.4", "data.batch=2", "data.valid_clip_seconds=0.4", "train.steps=2"]
+    sizes = [
+        f"run={run}",
+        f"data.corpus={corpus}",
+        "data.clip_seconds=0.4",
+        "data.batch=2",
+        "data.valid_clip_seconds=0.4",
+        "train.steps=2",
+    ]
     main(experiment.VQVAEExperiment, [*sizes, *settings, "--quiet"])
 
 
@@ -94,7 +105,9 @@ def test_a_decoder_of_slices_hears_the_frames_of_whole_clips(
             800,
             800 * frames.shape[-1] // (batch.wave.shape[1] // model.hop),
         )
-        assert torch.equal(frames, model.decoder_features(model.quantizer.decode(model.encode(batch.wave, batch.lengths)), batch.labels))
+        assert torch.equal(
+            frames, model.decoder_features(model.quantizer.decode(model.encode(batch.wave, batch.lengths)), batch.labels)
+        )
     assert len(seen) == 2
     for wrong in (["slice=0.1"], [*settings, "slice=0.5"]):
         with pytest.raises(SystemExit):

@@ -32,7 +32,7 @@ class Fsq:
 class Residual:
     kind: Literal["residual"] = "residual"
     depth: int = 4
-    inner: Annotated[Ema | Fsq, Field(discriminator="kind")] = Fsq(levels=(3, 3))
+    quantizer: Annotated[Ema | Fsq, Field(discriminator="kind")] = Fsq(levels=(3, 3))
 
 
 Quantizer = Annotated[Ema | Fsq | Residual, Field(discriminator="kind")]
@@ -52,7 +52,7 @@ class Optim:
     lr: float = option(3e-4, "peak learning rate")
     betas: tuple[float, float] = (0.9, 0.95)
     steps: Annotated[int, Field(gt=0)] = 100
-    clip: float | None = 1.0
+    max_grad_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
         if self.betas[0] > self.betas[1]:
@@ -121,8 +121,8 @@ def test_a_value_may_be_negative_or_hold_an_equals_sign() -> None:
         ("optim.lr=1e-05", Config(optim=Optim(lr=1e-5))),
         ("optim.lr=3e-4", Config(optim=Optim(lr=3e-4))),
         ("optim.lr=1", Config(optim=Optim(lr=1.0))),
-        ("optim.max_grad_norm=.inf", Config(optim=Optim(clip=float("inf")))),
-        ("optim.max_grad_norm=None", Config(optim=Optim(clip=None))),
+        ("optim.max_grad_norm=.inf", Config(optim=Optim(max_grad_norm=float("inf")))),
+        ("optim.max_grad_norm=None", Config(optim=Optim(max_grad_norm=None))),
         ("optim.betas=[0, 1e-1]", Config(optim=Optim(betas=(0.0, 0.1)))),
         ("tags=['a', 'b c']", Config(tags=["a", "b c"])),
         ("tags=[1, no, None]", Config(tags=["1", "no", "None"])),
@@ -151,13 +151,13 @@ precision: no
 seed: null
 average: true
 tags: [3, on]
-optim: {lr: 3e-4, clip: 1e3, betas: [0.5, 0.75]}
+optim: {lr: 3e-4, max_grad_norm: 1e3, betas: [0.5, 0.75]}
 losses:
   spectral: 1
 model: # an empty section changes nothing
 """
     losses = {"nll": 1.0, "commitment": 0.25, "spectral": 1.0}
-    optim = Optim(lr=3e-4, clip=1000.0, betas=(0.5, 0.75))
+    optim = Optim(lr=3e-4, max_grad_norm=1000.0, betas=(0.5, 0.75))
     expected = Config(run="2024-01-01", seed=None, average=True, tags=["3", "on"], optim=optim, losses=losses)
     assert config("--config", written(tmp_path, text)) == expected
 
@@ -188,10 +188,10 @@ def test_the_same_kind_keeps_the_part(tmp_path: Path) -> None:
 
 def test_kinds_inside_kinds() -> None:
     assert config("model.quantizer.kind=residual").model.quantizer == Residual()
-    inner = config("model.quantizer.kind=residual", "model.quantizer.quantizer.levels=[5]").model.quantizer
-    assert inner == Residual(inner=Fsq(levels=(5,)))
+    inside = config("model.quantizer.kind=residual", "model.quantizer.quantizer.levels=[5]").model.quantizer
+    assert inside == Residual(quantizer=Fsq(levels=(5,)))
     other = config("model.quantizer.kind=residual", "model.quantizer.quantizer.kind=ema").model.quantizer
-    assert other == Residual(inner=Ema())
+    assert other == Residual(quantizer=Ema())
 
 
 def test_an_optional_part_can_be_chosen_and_left_out(tmp_path: Path) -> None:
@@ -288,8 +288,8 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 RESOLVED = [
     Config(),
     Config(run="3e-4", seed=None, tags=["no", "1", "", "~", "ä: b"], losses={"nll": 1e-5, "commitment": 0.0, "on": 3e20}),
-    Config(model=Model(quantizer=Residual(inner=Ema(decay=1e-7)), prior=Fsq(levels=())), size=3),
-    Config(optim=Optim(lr=3e-4, betas=(0.1, 1e22), clip=float("inf"))),
+    Config(model=Model(quantizer=Residual(quantizer=Ema(decay=1e-7)), prior=Fsq(levels=())), size=3),
+    Config(optim=Optim(lr=3e-4, betas=(0.1, 1e22), max_grad_norm=float("inf"))),
     Student(teacher=Path("runs/a b"), quantizer=Fsq(levels=(2, 2))),
 ]
 
@@ -350,7 +350,7 @@ def test_help_lists_every_key_of_every_kind(capsys: pytest.CaptureFixture[str]) 
     assert rows["model.quantizer.levels"] == "[int, ...] [8, 5, 5, 5]"
     assert rows["model.quantizer.quantizer.levels"] == "[int, ...] [3, 3]"
     assert rows["model.prior"] == "settings|null null"
-    for variant in (Ema(), Fsq(), Residual(), Residual(inner=Ema())):
+    for variant in (Ema(), Fsq(), Residual(), Residual(quantizer=Ema())):
         tree = to_tree(Config(model=Model(quantizer=variant, prior=Ema()), losses={}))
         assert set(leaves(tree)) <= set(rows)
     assert "model.quantizer (kind=ema, the default): Moving averages." in text

@@ -48,7 +48,12 @@ def distilled(
 ) -> tuple[FlowStack, float, float]:
     """Flows trained for some seconds, their KL in nats a sample and its standard error, away from the silent start."""
     torch.manual_seed(0)
-    networks = [StackSpec(layers=n, dilation_cycle=10, kernel_size=2, residual_channels=16, gate_channels=16, skip_channels=0, hidden_channels=16) for n in layers]
+    networks = [
+        StackSpec(
+            layers=n, dilation_cycle=10, kernel_size=2, residual_channels=16, gate_channels=16, skip_channels=0, hidden_channels=16
+        )
+        for n in layers
+    ]
     flows, steps = FlowStack(networks, 0, SCALE, fold=fold, stagger=stagger), 140
     optimizer = torch.optim.Adam(flows.parameters(), betas=(0.9, 0.98))
     for step in range(steps):

@@ -35,7 +35,11 @@ SPEAKERS = ["ann", "bob"]
 def prior(books: int = 1, size: int = 40, *, seed: int = 0) -> CodePrior:
     """A prior of random weights that is sure of what it says: few bits a code."""
     torch.manual_seed(seed)
-    stack = Stack(StackSpec(layers=4, dilation_cycle=4, residual_channels=12, gate_channels=12, skip_channels=12, hidden_channels=16), size + 1, 6)
+    stack = Stack(
+        StackSpec(layers=4, dilation_cycle=4, residual_channels=12, gate_channels=12, skip_channels=12, hidden_channels=16),
+        size + 1,
+        6,
+    )
     conditioner = ConditionerSpec(channels=6).build(0, 1, {"speaker": [*SPEAKERS, "untold"]})
     heard, place = torch.nn.Embedding(books * (size + 1), 12), torch.nn.Embedding(books, 12)
     stack.out.weight.data.mul_(12)

@@ -43,7 +43,9 @@ VQVAE = VQVAESpec(
     quantizer=EMAQuantizerSpec(codebook_size=8),
     decoder=WAVENET,
 )
-STUDENT = replace(VQVAE, decoder=StudentSpec(flows=(2,), network=replace(STACK, skip_channels=0), conditioner=ConditionerSpec(channels=4)))
+STUDENT = replace(
+    VQVAE, decoder=StudentSpec(flows=(2,), network=replace(STACK, skip_channels=0), conditioner=ConditionerSpec(channels=4))
+)
 PRIOR = PriorSpec(network=STACK, conditioner=ConditionerSpec(channels=4, categorical=("speaker", "text")), codec=VQVAE)
 QUICK = Settings(split="test", batch=64, resamples=50, takes=1)
 
@@ -260,9 +262,7 @@ def test_one_speaker_has_no_other_label(place: Path, tmp_path: Path) -> None:
     assert "of two speakers" in result.skipped["cost under shuffled speakers"]
 
 
-def test_frames_are_shuffled_in_batches_of_any_size(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frames_are_shuffled_in_batches_of_any_size(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An utterance that is alone in its batch gets another's frames, too."""
     vocoder = replace(WAVENET, features=LogMelSpec(bands=8, fmax=4000))
     saved(tmp_path / "vocoder", vocoder)

@@ -35,7 +35,9 @@ from vqwave.nn.quantize.base import Quantizer
 from vqwave.nn.wavenet import ContextSpec, StackSpec
 
 LABELS = {"speaker": ["a", "b", "c"], "gender": ["f", "m"]}
-SIZES = StackSpec(layers=1, dilation_cycle=3, kernel_size=3, residual_channels=8, gate_channels=6, skip_channels=0, hidden_channels=7)
+SIZES = StackSpec(
+    layers=1, dilation_cycle=3, kernel_size=3, residual_channels=8, gate_channels=6, skip_channels=0, hidden_channels=7
+)
 MEL = LogMelSpec(bands=6, window_ms=8.0, hop_ms=1.0, fmin=200.0, fmax=4000.0)
 HEARS = ConditionerSpec(channels=4, categorical=("speaker", "gender"), embeddings={"face": 3})
 STUDENT = StudentSpec(flows=(2, 4), network=SIZES, conditioner=HEARS, initial_scale=0.5)
@@ -75,7 +77,9 @@ DECODERS: dict[str, ModelSpec] = {
     "gaussian, folded, staggered": of(changed(base="gaussian", fold=4, stagger=True, flows=(1, 2, 3))),
     "folded": of(changed(fold=2)),
     "upsampled": of(changed(conditioner=ConditionerSpec(channels=4, categorical=(), upsample=(2, 4)))),
-    "frames heard": VQVAESpec(encoder=ENCODER, quantizer=QUANTIZER, decoder=STUDENT, spectral_decoder=HEARD, decoder_input="frames"),
+    "frames heard": VQVAESpec(
+        encoder=ENCODER, quantizer=QUANTIZER, decoder=STUDENT, spectral_decoder=HEARD, decoder_input="frames"
+    ),
     "both heard": VQVAESpec(encoder=ENCODER, quantizer=QUANTIZER, decoder=STUDENT, spectral_decoder=HEARD, decoder_input="both"),
     "fsq": of(quantizer=FSQuantizerSpec()),
     "residual": of(quantizer=ResidualQuantizerSpec(quantizer=QUANTIZER)),
@@ -98,7 +102,11 @@ DECODERS: dict[str, ModelSpec] = {
         melody=MELODY,
     ),
 }
-WAVENET = WaveNetSpec(head=Gaussian(), network=StackSpec(layers=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4), conditioner=HEARS)
+WAVENET = WaveNetSpec(
+    head=Gaussian(),
+    network=StackSpec(layers=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4),
+    conditioner=HEARS,
+)
 
 
 @pytest.fixture

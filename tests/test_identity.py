@@ -261,9 +261,7 @@ def test_a_corpus_of_an_older_release_has_no_digests(corpus: Path, tmp_path: Pat
         Trainer(Tiny(settings), quiet=True)
 
 
-def test_a_run_of_an_older_release_goes_on_with_a_note(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_of_an_older_release_goes_on_with_a_note(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings, run = config(corpus, tmp_path / "run"), tmp_path / "run"
     Trainer(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
     begin(settings)
@@ -281,7 +279,9 @@ def test_an_older_run_with_a_speaker_more_is_refused_in_a_line(corpus: Path, tmp
     begin(config(corpus, tmp_path / "run"))
     (tmp_path / "run" / "identity.json").unlink()
     prepared_anew(corpus, ("ann", "bob", "cid"))
-    with pytest.raises(UserInputError, match=r"its checkpoint is of another model than these settings build .*size mismatch") as found:
+    with pytest.raises(
+        UserInputError, match=r"its checkpoint is of another model than these settings build .*size mismatch"
+    ) as found:
         Trainer(Tiny(config(corpus, tmp_path / "run")), quiet=True)
     assert "\n" not in str(found.value)
 

@@ -145,7 +145,9 @@ def test_other_settings_are_refused_by_name(corpus: Path, tmp_path: Path) -> Non
 def test_nan_stops_with_step_files_and_checkpoint(corpus: Path, tmp_path: Path) -> None:
     experiment = Tiny(config(corpus, tmp_path / "run"))
     experiment.poison_at = 15
-    with pytest.raises(UserInputError, match=r"step 7: the loss nll is not finite; clips of .*; last good checkpoint: step-00000006"):
+    with pytest.raises(
+        UserInputError, match=r"step 7: the loss nll is not finite; clips of .*; last good checkpoint: step-00000006"
+    ):
         Trainer(experiment, quiet=True).run()
     assert not any("NaN" in line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
 
@@ -199,7 +201,9 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(corpus: Path, tmp_path: Pat
     experiment = Tiny(config(corpus, run))
     experiment.at = {13: lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))}  # in step 6, whose save is due at 9
     try:
-        with pytest.raises(UserInputError, match=r"cannot be written \(File too large\); step-00000006 is kept: make room and run the"):
+        with pytest.raises(
+            UserInputError, match=r"cannot be written \(File too large\); step-00000006 is kept: make room and run the"
+        ):
             Trainer(experiment, quiet=True).run()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -39,7 +39,9 @@ CPU = torch.device("cpu")
 
 SMALL = VQVAESpec(
     encoder=WaveformEncoderSpec(strides=(4, 4), channels=4, blocks=1, latent_dim=4),
-    quantizer=ResidualQuantizerSpec(num_quantizers=2, quantizer_dropout=0.5, quantizer=EMAQuantizerSpec(codebook_size=4, kmeans_after_steps=2)),
+    quantizer=ResidualQuantizerSpec(
+        num_quantizers=2, quantizer_dropout=0.5, quantizer=EMAQuantizerSpec(codebook_size=4, kmeans_after_steps=2)
+    ),
     decoder=WaveNetSpec(
         network=StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4),
         conditioner=ConditionerSpec(channels=4, dropout=ConditionDropoutSpec(all=0.3)),

@@ -114,7 +114,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def forked(corpus: Path, run: Path, at: Callable[[str], object], log: Path, rank: int = 0, world: int = 1, port: int = 0) -> int:
     """The id of a process that does what `experiments/tiny.py` would; `at` is called at each moment of it."""
-    argv = [f"run={run}", f"data.corpus={corpus}", "data.clip_seconds=0.02", "data.batch=2", "data.valid_clip_seconds=0.02", "data.valid_clips=2"]
+    argv = [
+        f"run={run}",
+        f"data.corpus={corpus}",
+        "data.clip_seconds=0.02",
+        "data.batch=2",
+        "data.valid_clip_seconds=0.02",
+        "data.valid_clips=2",
+    ]
     every = f"train.steps={STEPS} train.log_every=1 train.valid_every=2 train.save_every=4 train.threads=1 optim.warmup=2".split()
     sys.stdout.flush()
     pid = os.fork()

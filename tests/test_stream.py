@@ -80,7 +80,9 @@ WAVENETS = {
 }
 STUDENTS = {
     "plain": StudentSpec(flows=(2, 3), network=replace(SIZES, skip_channels=0)),
-    "staggered": StudentSpec(flows=(2, 3), network=replace(SIZES, skip_channels=0), squeeze=4, stagger_blocks=True, base="gaussian"),
+    "staggered": StudentSpec(
+        flows=(2, 3), network=replace(SIZES, skip_channels=0), squeeze=4, stagger_blocks=True, base="gaussian"
+    ),
     "maf": StudentSpec(flows=(2,), network=replace(SIZES, skip_channels=0), squeeze=2, flow_type="maf"),
 }
 CONDITIONERS = {"held": {}, "upsampled": {"kernel": 5, "upsample": (2, 2)}, "alone": {"kernel": 1}}

@@ -130,7 +130,12 @@ def test_chunks_do_not_show(encoder: object, clear_frames: Callable[..., Tensor]
 
 def test_a_long_recording_is_encoded_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     it, wave = (
-        codec(ENCODERS["frames"], HierarchicalQuantizerSpec(downsample=4, top=EMAQuantizerSpec(codebook_size=8), bottom=EMAQuantizerSpec(codebook_size=8))),
+        codec(
+            ENCODERS["frames"],
+            HierarchicalQuantizerSpec(
+                downsample=4, top=EMAQuantizerSpec(codebook_size=8), bottom=EMAQuantizerSpec(codebook_size=8)
+            ),
+        ),
         speech(9000),
     )
     it.model.double()  # other blocks round otherwise

@@ -20,7 +20,19 @@ _PLACES = {  # public name -> the room that defines it; imported when first aske
     "save_codes": "vqwave.codes",
     "write": "vqwave.audio",
 }
-__all__ = ["CodeSequence", "Corpus", "Sampling", "SpeechModel", "UserInputError", "load", "load_codes", "prepare", "read", "save_codes", "write"]
+__all__ = [
+    "CodeSequence",
+    "Corpus",
+    "Sampling",
+    "SpeechModel",
+    "UserInputError",
+    "load",
+    "load_codes",
+    "prepare",
+    "read",
+    "save_codes",
+    "write",
+]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name

@@ -52,6 +52,13 @@ def test_the_products_are_counted_layer_by_layer() -> None:
     with FlopCounterMode(display=False) as counter, force_layerwise():
         step()
     spec, samples = TINY.teacher, TINY.clips * TINY.samples
-    layers = spec.layers * (spec.kernel_size * spec.residual_channels * 2 * spec.gate_channels + spec.gate_channels * spec.skip_channels)
-    forward = layers + (spec.layers - 1) * spec.gate_channels * spec.residual_channels + spec.skip_channels * spec.hidden_channels + spec.hidden_channels * 256
+    layers = spec.layers * (
+        spec.kernel_size * spec.residual_channels * 2 * spec.gate_channels + spec.gate_channels * spec.skip_channels
+    )
+    forward = (
+        layers
+        + (spec.layers - 1) * spec.gate_channels * spec.residual_channels
+        + spec.skip_channels * spec.hidden_channels
+        + spec.hidden_channels * 256
+    )
     assert counter.get_total_flops() == pytest.approx(6 * forward * samples, rel=0.05)

@@ -40,14 +40,20 @@ HEADS = [
     Gaussian(),
     Logistic(),
 ]
-SMALL = StackSpec(layers=6, dilation_cycle=3, kernel_size=2, residual_channels=16, gate_channels=16, skip_channels=32, hidden_channels=48)
-ODD = StackSpec(layers=5, dilation_cycle=4, kernel_size=3, residual_channels=24, gate_channels=20, skip_channels=40, hidden_channels=17)
+SMALL = StackSpec(
+    layers=6, dilation_cycle=3, kernel_size=2, residual_channels=16, gate_channels=16, skip_channels=32, hidden_channels=48
+)
+ODD = StackSpec(
+    layers=5, dilation_cycle=4, kernel_size=3, residual_channels=24, gate_channels=20, skip_channels=40, hidden_channels=17
+)
 STACKS = [
     SMALL,
     ODD,
     dataclasses.replace(SMALL, kernel_size=1),
     dataclasses.replace(SMALL, kernel_size=4, skip_channels=0),
-    StackSpec(layers=3, dilation_cycle=3, kernel_size=2, residual_channels=144, gate_channels=80, skip_channels=272, hidden_channels=256),
+    StackSpec(
+        layers=3, dilation_cycle=3, kernel_size=2, residual_channels=144, gate_channels=80, skip_channels=272, hidden_channels=256
+    ),
 ]
 CONDITIONERS = [
     ConditionerSpec(channels=12),
@@ -190,9 +196,7 @@ def test_thousands_of_drawn_classes_are_the_references() -> None:
     net = wavenet()
     told, streams = condition(net, 2), torch.arange(2)
     drawn = fast.sample_wavenet(net, told, 3000, streams=streams, seed=3, threads=1)
-    assert_same_up_to_an_edge(
-        net, told, drawn, reference.sample_wavenet(net, told, 3000, streams=streams, seed=3), streams, seed=3
-    )
+    assert_same_up_to_an_edge(net, told, drawn, reference.sample_wavenet(net, told, 3000, streams=streams, seed=3), streams, seed=3)
     assert len(drawn.unique()) > 50
 
 

@@ -38,7 +38,9 @@ HEADS = [
     Gaussian(),
     Logistic(),
 ]
-NETWORK = StackSpec(layers=6, dilation_cycle=3, kernel_size=2, residual_channels=24, gate_channels=16, skip_channels=32, hidden_channels=16)
+NETWORK = StackSpec(
+    layers=6, dilation_cycle=3, kernel_size=2, residual_channels=24, gate_channels=16, skip_channels=32, hidden_channels=16
+)
 RATE, HOP, BANDS, FRAMES = 8000, 40, 12, 9
 T = FRAMES * HOP
 

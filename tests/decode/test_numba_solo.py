@@ -29,7 +29,9 @@ from vqwave.decode.cpu.wavenet import two_core, two_core_kernel
 from vqwave.decode.cpu.wavenet.atomic_flags import APART, signals, wait_for
 
 PRECISIONS = ["float32", "bf16", "bf16-dot", "int8"]
-DEEP = StackSpec(layers=9, dilation_cycle=5, kernel_size=2, residual_channels=32, gate_channels=16, skip_channels=48, hidden_channels=32)
+DEEP = StackSpec(
+    layers=9, dilation_cycle=5, kernel_size=2, residual_channels=32, gate_channels=16, skip_channels=48, hidden_channels=32
+)
 SHAPES = [
     DEEP,
     dataclasses.replace(DEEP, kernel_size=3, residual_channels=24, gate_channels=20),
@@ -148,7 +150,22 @@ def test_the_pace_takes_the_faster_way_and_asks_again() -> None:
     pace.alone = 1.0
     ways = [pace.choose() for _ in range(70)]
     tried = [i for i, way in enumerate(ways) if way == "together"]
-    assert [b - a - 1 for a, b in pairwise([-1, *tried])] == [1, 0, 2, 0, 4, 0, 8, 0, two_core.AGAIN, 0, two_core.AGAIN, 0, two_core.AGAIN, 0]
+    assert [b - a - 1 for a, b in pairwise([-1, *tried])] == [
+        1,
+        0,
+        2,
+        0,
+        4,
+        0,
+        8,
+        0,
+        two_core.AGAIN,
+        0,
+        two_core.AGAIN,
+        0,
+        two_core.AGAIN,
+        0,
+    ]
     pace.together = 0.5
     assert [pace.choose() for _ in range(6)] == ["together", "alone", "alone", "together", "together", "alone"]
 
@@ -168,7 +185,9 @@ def test_narrow_numbers_cost_little(precision: str, bound: float) -> None:
 @pytest.mark.parametrize("streams", [1, 3])
 def test_a_stream_takes_no_memory(streams: int) -> None:
     """The kernels allocate nothing, as numba counts it, and what is remembered stays of one size."""
-    tiny = StackSpec(layers=3, dilation_cycle=3, kernel_size=2, residual_channels=16, gate_channels=16, skip_channels=16, hidden_channels=16)
+    tiny = StackSpec(
+        layers=3, dilation_cycle=3, kernel_size=2, residual_channels=16, gate_channels=16, skip_channels=16, hidden_channels=16
+    )
     built = decoder(wavenet(tiny), "float32", 1, streams)
     chunks = built.sample(50_000)
     next(chunks)

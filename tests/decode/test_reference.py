@@ -19,7 +19,9 @@ from vqwave.rng.philox import uniforms
 F64 = torch.float64
 HEADS = [MuLaw(), LinearBins(classes=64), MixtureOfLogistics(components=3), MixtureOfGaussians(components=2), Gaussian()]
 CONDITIONER = ConditionerSpec(channels=4, upsample=(2,))
-NETWORK = StackSpec(layers=4, dilation_cycle=2, kernel_size=3, residual_channels=6, gate_channels=5, skip_channels=8, hidden_channels=16)
+NETWORK = StackSpec(
+    layers=4, dilation_cycle=2, kernel_size=3, residual_channels=6, gate_channels=5, skip_channels=8, hidden_channels=16
+)
 T = 50
 STREAMS = torch.tensor([3, 8, 5])
 

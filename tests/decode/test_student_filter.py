@@ -25,7 +25,9 @@ from vqwave.decode.cpu.flow import decoder as fast
 
 RATE, HOP, BANDS, ORDER, STREAMS = 8000, 48, 12, 6, 3
 MEL = LogMelSpec(bands=BANDS, window_ms=12.0, hop_ms=6.0)
-STACK = StackSpec(layers=1, dilation_cycle=3, kernel_size=2, residual_channels=24, gate_channels=20, skip_channels=0, hidden_channels=17)
+STACK = StackSpec(
+    layers=1, dilation_cycle=3, kernel_size=2, residual_channels=24, gate_channels=20, skip_channels=0, hidden_channels=17
+)
 NARROWED = ["bf16", "bf16-dot"] if missing("bf16-dot") is None else ["bf16"]
 SHAPES: list[dict] = [
     {},
@@ -119,9 +121,7 @@ def test_bits_do_not_depend_on_batch_order_threads_tiles_or_chunks(
     def draw(chosen: Sequence[int] = range(STREAMS), threads: int = 1) -> Tensor:
         chosen = list(chosen)
         part = rows(condition, chosen)
-        return fast.sample_student(
-            student, part, 900, streams=streams[chosen], seed=1, weights=weights, threads=threads
-        )
+        return fast.sample_student(student, part, 900, streams=streams[chosen], seed=1, weights=weights, threads=threads)
 
     whole = draw()
     assert torch.equal(draw(threads=2), whole)

@@ -28,9 +28,15 @@ from vqwave.decode.cpu.flow.kernel import noise
 
 HOP, FRAMES = 48, 5
 NARROWED = ["bf16", "bf16-dot"] if missing("bf16-dot") is None else ["bf16"]
-EVEN = StackSpec(layers=1, dilation_cycle=4, kernel_size=3, residual_channels=64, gate_channels=64, skip_channels=0, hidden_channels=64)
-ODD = StackSpec(layers=1, dilation_cycle=3, kernel_size=2, residual_channels=24, gate_channels=20, skip_channels=0, hidden_channels=17)
-WIDE = StackSpec(layers=1, dilation_cycle=2, kernel_size=2, residual_channels=144, gate_channels=80, skip_channels=0, hidden_channels=33)
+EVEN = StackSpec(
+    layers=1, dilation_cycle=4, kernel_size=3, residual_channels=64, gate_channels=64, skip_channels=0, hidden_channels=64
+)
+ODD = StackSpec(
+    layers=1, dilation_cycle=3, kernel_size=2, residual_channels=24, gate_channels=20, skip_channels=0, hidden_channels=17
+)
+WIDE = StackSpec(
+    layers=1, dilation_cycle=2, kernel_size=2, residual_channels=144, gate_channels=80, skip_channels=0, hidden_channels=33
+)
 SHAPES: list[dict] = [
     {"network": EVEN},
     {"network": ODD},

@@ -149,7 +149,11 @@ def test_a_paper_sized_kernel_fits_the_chip(
 
 def test_packing_loses_nothing() -> None:
     """Every weight of the plan is there once, beside zeros; filter and gate of a channel are neighbours."""
-    net = wavenet(network=StackSpec(layers=2, dilation_cycle=2, kernel_size=3, residual_channels=20, gate_channels=24, skip_channels=40, hidden_channels=24))
+    net = wavenet(
+        network=StackSpec(
+            layers=2, dilation_cycle=2, kernel_size=3, residual_channels=20, gate_channels=24, skip_channels=40, hidden_channels=24
+        )
+    )
     weights, shape = pack(net, "float32", torch.device("cpu"))
     assert (shape.residual, shape.gate, shape.skip, shape.hidden, shape.out) == (32, 32, 64, 32, 256)
     matrices = (weights.dilated, weights.residual, weights.skip, weights.hidden, weights.out)
@@ -163,7 +167,9 @@ def test_packing_loses_nothing() -> None:
 
 
 def test_the_door_does_without_a_device() -> None:
-    net = wavenet(network=StackSpec(layers=1, dilation_cycle=1, residual_channels=16, gate_channels=16, skip_channels=16, hidden_channels=16))
+    net = wavenet(
+        network=StackSpec(layers=1, dilation_cycle=1, residual_channels=16, gate_channels=16, skip_channels=16, hidden_channels=16)
+    )
     assert backend.choose(net).backend != "triton"
     with pytest.raises(UserInputError, match="CUDA device"):
         backend.choose(net, "triton")

@@ -35,8 +35,12 @@ from vqwave.rng.philox import uniforms
 DEVICE = "cpu" if interpreted() else "cuda"
 SAMPLES = 16 if interpreted() else 600
 FRAMES, HOP = 5, 10
-SMALL = StackSpec(layers=3, dilation_cycle=2, kernel_size=2, residual_channels=16, gate_channels=16, skip_channels=32, hidden_channels=48)
-ODD = StackSpec(layers=4, dilation_cycle=3, kernel_size=3, residual_channels=24, gate_channels=20, skip_channels=40, hidden_channels=17)
+SMALL = StackSpec(
+    layers=3, dilation_cycle=2, kernel_size=2, residual_channels=16, gate_channels=16, skip_channels=32, hidden_channels=48
+)
+ODD = StackSpec(
+    layers=4, dilation_cycle=3, kernel_size=3, residual_channels=24, gate_channels=20, skip_channels=40, hidden_channels=17
+)
 PLAIN = ConditionerSpec(channels=12)
 slow = pytest.mark.slow
 
@@ -142,7 +146,18 @@ def test_parameters_and_draws_are_those_of_the_parallel_pass(head: Head) -> None
         ODD,
         dataclasses.replace(SMALL, kernel_size=4, skip_channels=0),
         pytest.param(dataclasses.replace(SMALL, kernel_size=1), marks=slow),
-        pytest.param(StackSpec(layers=2, dilation_cycle=2, kernel_size=2, residual_channels=72, gate_channels=80, skip_channels=136, hidden_channels=96), marks=slow),
+        pytest.param(
+            StackSpec(
+                layers=2,
+                dilation_cycle=2,
+                kernel_size=2,
+                residual_channels=72,
+                gate_channels=80,
+                skip_channels=136,
+                hidden_channels=96,
+            ),
+            marks=slow,
+        ),
     ],
 )
 def test_every_shape(network: StackSpec) -> None:
@@ -295,7 +310,17 @@ def test_a_prime_is_heard_first() -> None:
 
 
 def test_what_cannot_fit_is_named() -> None:
-    net = wavenet(network=StackSpec(layers=1, dilation_cycle=1, kernel_size=2, residual_channels=512, gate_channels=512, skip_channels=16, hidden_channels=16))
+    net = wavenet(
+        network=StackSpec(
+            layers=1,
+            dilation_cycle=1,
+            kernel_size=2,
+            residual_channels=512,
+            gate_channels=512,
+            skip_channels=16,
+            hidden_channels=16,
+        )
+    )
     with pytest.raises(UserInputError, match=r"residual 512.*shared memory"):
         fast.sample_wavenet(net, condition(net, 1), 1, streams=torch.arange(1))
 

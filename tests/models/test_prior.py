@@ -32,7 +32,15 @@ def network(
 ) -> CodeNetwork:
     """Random weights, float64, in evaluation mode."""
     torch.manual_seed(books * 100 + size)
-    stack = StackSpec(layers=layers, dilation_cycle=3, kernel_size=kernel, residual_channels=8, gate_channels=8, skip_channels=8, hidden_channels=12)
+    stack = StackSpec(
+        layers=layers,
+        dilation_cycle=3,
+        kernel_size=kernel,
+        residual_channels=8,
+        gate_channels=8,
+        skip_channels=8,
+        hidden_channels=12,
+    )
     known = {name: [*values, "untold"] for name, values in LABELS.items()}
     conditioner = ConditionerSpec(channels=6, categorical=("speaker", "text")).build(0, 1, known)
     heard, place = torch.nn.Embedding(books * (size + 1), 8), torch.nn.Embedding(books, 8)
@@ -230,10 +238,13 @@ def test_the_spec_builds_codec_and_network() -> None:
         encoder=FrameEncoderSpec(channels=16),
         quantizer=EMAQuantizerSpec(codebook_size=12),
         decoder=WaveNetSpec(
-            network=StackSpec(layers=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4), conditioner=ConditionerSpec(channels=4)
+            network=StackSpec(layers=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4),
+            conditioner=ConditionerSpec(channels=4),
         ),
     )
-    spec = PriorSpec(network=StackSpec(layers=3, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4), codec=codec)
+    spec = PriorSpec(
+        network=StackSpec(layers=3, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4), codec=codec
+    )
     model = spec.build(8000, LABELS)
     assert (model.network.books, model.network.size) == (1, 12)
     assert model.receptive_field == model.network.stack.receptive_field * model.hop

@@ -23,7 +23,9 @@ CONDITIONER = ConditionerSpec(channels=4)
 
 def build(base: str = "logistic", flows: tuple[int, ...] = (2, 3), hop: int = 6, **settings: object) -> Student:
     torch.manual_seed(0)
-    network = StackSpec(layers=1, dilation_cycle=2, kernel_size=3, residual_channels=8, gate_channels=4, skip_channels=7, hidden_channels=8)
+    network = StackSpec(
+        layers=1, dilation_cycle=2, kernel_size=3, residual_channels=8, gate_channels=4, skip_channels=7, hidden_channels=8
+    )
     spec = StudentSpec(**{"flows": flows, "network": network, "base": base, "conditioner": CONDITIONER} | settings)
     return spec.build(8000, VOCABULARY, 3 if hop else 0, hop or 1).double()
 

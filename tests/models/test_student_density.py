@@ -15,7 +15,9 @@ from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
 
 F64 = torch.float64
-NETWORK = StackSpec(layers=2, dilation_cycle=2, kernel_size=2, residual_channels=4, gate_channels=4, skip_channels=0, hidden_channels=4)
+NETWORK = StackSpec(
+    layers=2, dilation_cycle=2, kernel_size=2, residual_channels=4, gate_channels=4, skip_channels=0, hidden_channels=4
+)
 KINDS = [(base, direction, fold) for base in ("logistic", "gaussian") for direction in ("iaf", "maf") for fold in (1, 2)]
 
 

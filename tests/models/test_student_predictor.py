@@ -26,7 +26,9 @@ def student(base: str = "logistic", flow_type: str = "iaf", fold: int = 1, upsam
     torch.manual_seed(0)
     spec = StudentSpec(
         flows=(2, 2),
-        network=StackSpec(layers=2, dilation_cycle=2, kernel_size=2, residual_channels=6, gate_channels=6, skip_channels=0, hidden_channels=6),
+        network=StackSpec(
+            layers=2, dilation_cycle=2, kernel_size=2, residual_channels=6, gate_channels=6, skip_channels=0, hidden_channels=6
+        ),
         base=base,
         squeeze=fold,
         flow_type=flow_type,

@@ -17,7 +17,16 @@ F64 = torch.float64
 
 def build(context: ContextSpec | None, labels: tuple[str, ...] = (), layers: int = 3, kernel: int = 2) -> WaveNet:
     torch.manual_seed(0)
-    network = StackSpec(layers=layers, dilation_cycle=2, kernel_size=kernel, residual_channels=5, gate_channels=4, skip_channels=6, hidden_channels=6, context=context)
+    network = StackSpec(
+        layers=layers,
+        dilation_cycle=2,
+        kernel_size=kernel,
+        residual_channels=5,
+        gate_channels=4,
+        skip_channels=6,
+        hidden_channels=6,
+        context=context,
+    )
     spec = WaveNetSpec(head=Gaussian(), network=network, conditioner=ConditionerSpec(channels=3, categorical=labels))
     return spec.build(8000, {"speaker": ["a", "b"]}).double().eval()
 

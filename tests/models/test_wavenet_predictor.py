@@ -29,7 +29,9 @@ def build(head: Head = HEADS[0], *, taps: int = 0, order: int = 4, interpolation
     base = build_spec(WaveNetSpec, tree)
     spec = WaveNetSpec(
         head=head,
-        network=StackSpec(layers=4, dilation_cycle=2, kernel_size=2, residual_channels=6, gate_channels=5, skip_channels=8, hidden_channels=16),
+        network=StackSpec(
+            layers=4, dilation_cycle=2, kernel_size=2, residual_channels=6, gate_channels=5, skip_channels=8, hidden_channels=16
+        ),
         conditioner=conditioner,
         features=base.features,
         predictor=base.predictor,
@@ -45,7 +47,9 @@ def with_pitch(interpolation: int = 1) -> WaveNet:
     torch.manual_seed(0)
     spec = WaveNetSpec(
         head=MixtureOfLogistics(components=2),
-        network=StackSpec(layers=4, dilation_cycle=2, kernel_size=2, residual_channels=6, gate_channels=5, skip_channels=8, hidden_channels=16),
+        network=StackSpec(
+            layers=4, dilation_cycle=2, kernel_size=2, residual_channels=6, gate_channels=5, skip_channels=8, hidden_channels=16
+        ),
         conditioner=ConditionerSpec(channels=4),
         predictor=LinearPredictorSpec(order=4, interpolation=interpolation),
         pitch_taps=3,

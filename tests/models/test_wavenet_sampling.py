@@ -135,7 +135,9 @@ def test_a_past_is_whole_outside_training_and_by_default() -> None:
 
 def test_the_wavenet_hears_the_holes_in_training() -> None:
     """With everything silenced but the condition, no prediction depends on the waveform."""
-    spec = WaveNetSpec(head=Gaussian(), network=StackSpec(layers=3, dilation_cycle=3), input_dropout=InputDropoutSpec(prob=0.999999))
+    spec = WaveNetSpec(
+        head=Gaussian(), network=StackSpec(layers=3, dilation_cycle=3), input_dropout=InputDropoutSpec(prob=0.999999)
+    )
     wavenet = spec.build(8000, {"speaker": ["a", "b", "c"]}).double().train()
     first, second = (wavenet(x, LABELS).location for x in (wave(20), -wave(20)))
     assert torch.equal(first, second)

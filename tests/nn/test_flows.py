@@ -16,7 +16,15 @@ F64 = torch.float64
 
 
 def network(layers: int, kernel: int = 2) -> StackSpec:
-    return StackSpec(layers=layers, dilation_cycle=3, kernel_size=kernel, residual_channels=4, gate_channels=4, skip_channels=0, hidden_channels=4)
+    return StackSpec(
+        layers=layers,
+        dilation_cycle=3,
+        kernel_size=kernel,
+        residual_channels=4,
+        gate_channels=4,
+        skip_channels=0,
+        hidden_channels=4,
+    )
 
 
 def stack(*layers: int, kernel: int = 2, condition: int = 0, scale: float = 0.5) -> FlowStack:
@@ -137,7 +145,9 @@ def test_flow_arithmetic_stays_in_float32_under_autocast() -> None:
 @pytest.mark.parametrize("fold", [1, 2])
 def test_a_unit_of_locations_changes_the_step_and_not_the_flow(fold: int) -> None:
     """Weights of the location's rows divided by the unit: the same samples and totals."""
-    network = StackSpec(layers=3, dilation_cycle=3, kernel_size=2, residual_channels=6, gate_channels=6, skip_channels=0, hidden_channels=6)
+    network = StackSpec(
+        layers=3, dilation_cycle=3, kernel_size=2, residual_channels=6, gate_channels=6, skip_channels=0, hidden_channels=6
+    )
     plain, scaled = (FlowStack([network] * 2, 0, 0.1, fold=fold, unit=unit).double() for unit in (1.0, 0.25))
     scaled.load_state_dict(plain.state_dict())
     z = torch.randn(2, 40, dtype=torch.float64)

@@ -17,7 +17,12 @@ FOLDS = [2, 4, 8]
 
 def stack(fold: int, *, stagger: bool = False, layers: tuple[int, ...] = (1, 2), condition: int = 0) -> FlowStack:
     torch.manual_seed(0)
-    networks = [StackSpec(layers=n, dilation_cycle=2, kernel_size=2, residual_channels=8, gate_channels=8, skip_channels=0, hidden_channels=16) for n in layers]
+    networks = [
+        StackSpec(
+            layers=n, dilation_cycle=2, kernel_size=2, residual_channels=8, gate_channels=8, skip_channels=0, hidden_channels=16
+        )
+        for n in layers
+    ]
     flows = FlowStack(networks, condition, 0.5, fold=fold, stagger=stagger).double()
     with torch.no_grad():
         for flow in flows.flows:

@@ -17,7 +17,9 @@ DIRECTIONS = [AffineFlow, MaskedFlow]
 def stack(flow: type[AffineFlow], fold: int = 1, *, stagger: bool = False, flows: int = 2) -> FlowStack:
     """Random flows whose outputs really vary, float64, conditioned on three channels."""
     torch.manual_seed(0)
-    network = StackSpec(layers=2, dilation_cycle=2, kernel_size=2, residual_channels=4, gate_channels=4, skip_channels=0, hidden_channels=4)
+    network = StackSpec(
+        layers=2, dilation_cycle=2, kernel_size=2, residual_channels=4, gate_channels=4, skip_channels=0, hidden_channels=4
+    )
     stacked = FlowStack([network] * flows, 3, 0.5, fold=fold, stagger=stagger, flow=flow).double()
     with torch.no_grad():
         for each in stacked.flows:

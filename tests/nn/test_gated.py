@@ -14,14 +14,31 @@ from vqwave.nn.wavenet import ContextSpec, Stack, StackSpec, StackState, force_l
 
 F64 = torch.float64
 STACKS = {
-    "skips": StackSpec(layers=6, dilation_cycle=3, kernel_size=2, residual_channels=3, gate_channels=4, skip_channels=8, hidden_channels=16),
-    "no skips": StackSpec(layers=4, dilation_cycle=2, kernel_size=3, residual_channels=8, gate_channels=3, skip_channels=0, hidden_channels=16),
-    "one tap": StackSpec(layers=2, dilation_cycle=1, kernel_size=1, residual_channels=2, gate_channels=2, skip_channels=8, hidden_channels=16),
-    "one layer": StackSpec(layers=1, dilation_cycle=1, kernel_size=2, residual_channels=2, gate_channels=2, skip_channels=8, hidden_channels=16),
-    "one layer, no skips": StackSpec(layers=1, dilation_cycle=1, kernel_size=2, residual_channels=4, gate_channels=2, skip_channels=0, hidden_channels=16),
-    "farther than the clip": StackSpec(layers=8, dilation_cycle=8, kernel_size=3, residual_channels=3, gate_channels=4, skip_channels=8, hidden_channels=16),
+    "skips": StackSpec(
+        layers=6, dilation_cycle=3, kernel_size=2, residual_channels=3, gate_channels=4, skip_channels=8, hidden_channels=16
+    ),
+    "no skips": StackSpec(
+        layers=4, dilation_cycle=2, kernel_size=3, residual_channels=8, gate_channels=3, skip_channels=0, hidden_channels=16
+    ),
+    "one tap": StackSpec(
+        layers=2, dilation_cycle=1, kernel_size=1, residual_channels=2, gate_channels=2, skip_channels=8, hidden_channels=16
+    ),
+    "one layer": StackSpec(
+        layers=1, dilation_cycle=1, kernel_size=2, residual_channels=2, gate_channels=2, skip_channels=8, hidden_channels=16
+    ),
+    "one layer, no skips": StackSpec(
+        layers=1, dilation_cycle=1, kernel_size=2, residual_channels=4, gate_channels=2, skip_channels=0, hidden_channels=16
+    ),
+    "farther than the clip": StackSpec(
+        layers=8, dilation_cycle=8, kernel_size=3, residual_channels=3, gate_channels=4, skip_channels=8, hidden_channels=16
+    ),
     "context": StackSpec(
-        layers=3, dilation_cycle=3, residual_channels=3, gate_channels=4, skip_channels=8, context=ContextSpec(stride=4, layers=2, residual_channels=5, channels=3)
+        layers=3,
+        dilation_cycle=3,
+        residual_channels=3,
+        gate_channels=4,
+        skip_channels=8,
+        context=ContextSpec(stride=4, layers=2, residual_channels=5, channels=3),
     ),
 }
 T = 29
@@ -73,7 +90,11 @@ def test_threads_that_take_whole_clips_find_the_same_and_the_same_again(
     spec: StackSpec, clips: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fused_stack, "WORTH_A_THREAD", 1)
-    stack, x, features = build(spec, 5), torch.randn(clips, spec.residual_channels, T, dtype=F64), torch.randn(clips, 5, 4, dtype=F64)
+    stack, x, features = (
+        build(spec, 5),
+        torch.randn(clips, spec.residual_channels, T, dtype=F64),
+        torch.randn(clips, 5, 4, dtype=F64),
+    )
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)

@@ -37,7 +37,9 @@ def sums_that_are_not_scaled(patch: Patch) -> None:
 
 def counts_that_start_at_zero(patch: Patch) -> None:
     start = EMACodebook.__init__
-    patch.setattr(EMACodebook, "__init__", lambda self, *sizes, **settings: (start(self, *sizes, **settings), self.sizes.zero_())[0])
+    patch.setattr(
+        EMACodebook, "__init__", lambda self, *sizes, **settings: (start(self, *sizes, **settings), self.sizes.zero_())[0]
+    )
 
 
 def smoothing_written_back(patch: Patch) -> None:
@@ -195,4 +197,9 @@ def test_a_mistake_between_ranks_is_found(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_the_defaults_are_the_paper() -> None:
     """Pitfall 14."""
     for kind in (vq.EMAQuantizerSpec(), vq.GradientQuantizerSpec()):
-        assert (kind.gradient_estimator, kind.l2_normalize, kind.codebook_dim, kind.entropy) == ("straight_through", False, None, None)
+        assert (kind.gradient_estimator, kind.l2_normalize, kind.codebook_dim, kind.entropy) == (
+            "straight_through",
+            False,
+            None,
+            None,
+        )

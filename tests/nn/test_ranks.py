@@ -79,7 +79,9 @@ def quantizers() -> dict[str, Quantizer]:
         "gradient restart": replace(gradient, dead_code_threshold=0.7),
         "gradient cosine": replace(gradient, l2_normalize=True, entropy=EntropySpec(temperature=4.0)),
         "residual": ResidualQuantizerSpec(num_quantizers=3, quantizer=plain),
-        "residual restart": ResidualQuantizerSpec(num_quantizers=2, quantizer_dropout=0.5, quantizer=replace(plain, dead_code_threshold=0.7)),
+        "residual restart": ResidualQuantizerSpec(
+            num_quantizers=2, quantizer_dropout=0.5, quantizer=replace(plain, dead_code_threshold=0.7)
+        ),
         "product": ProductQuantizerSpec(groups=2, quantizer=plain),
         "fsq": FSQuantizerSpec(levels=(3, 2)),
     }

@@ -33,11 +33,41 @@ from vqwave.nn.wavenet import StackSpec
 
 PEER = "r9y9"
 NETWORKS: dict[str, tuple[Head, StackSpec]] = {
-    "P": (MuLaw(), StackSpec(layers=30, dilation_cycle=10, kernel_size=2, residual_channels=64, gate_channels=64, skip_channels=256, hidden_channels=256)),
-    "S": (MuLaw(), StackSpec(layers=20, dilation_cycle=10, kernel_size=2, residual_channels=32, gate_channels=32, skip_channels=64, hidden_channels=64)),
+    "P": (
+        MuLaw(),
+        StackSpec(
+            layers=30,
+            dilation_cycle=10,
+            kernel_size=2,
+            residual_channels=64,
+            gate_channels=64,
+            skip_channels=256,
+            hidden_channels=256,
+        ),
+    ),
+    "S": (
+        MuLaw(),
+        StackSpec(
+            layers=20,
+            dilation_cycle=10,
+            kernel_size=2,
+            residual_channels=32,
+            gate_channels=32,
+            skip_channels=64,
+            hidden_channels=64,
+        ),
+    ),
     PEER: (
         MixtureOfLogistics(components=10),
-        StackSpec(layers=24, dilation_cycle=6, kernel_size=3, residual_channels=128, gate_channels=128, skip_channels=128, hidden_channels=128),
+        StackSpec(
+            layers=24,
+            dilation_cycle=6,
+            kernel_size=3,
+            residual_channels=128,
+            gate_channels=128,
+            skip_channels=128,
+            hidden_channels=128,
+        ),
     ),
 }
 HOP, RATE, CONDITION = 256, 16000, 80

@@ -301,5 +301,7 @@ def _decoded(payload: bytes, header: Header, name: str, coder: Coder | None) -> 
     except UserInputError:  # symbols that are no codes: the decoder has lost its way
         same = False
     if not same:
-        raise UserInputError(f"{name}: its codes do not match their checksum: this machine computes the prior's probabilities otherwise")
+        raise UserInputError(
+            f"{name}: its codes do not match their checksum: this machine computes the prior's probabilities otherwise"
+        )
     return block

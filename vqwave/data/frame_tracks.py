@@ -86,7 +86,9 @@ class PhoneTrack:
         """((first sample, label), ...) of an utterance. Raises `BadInput` where it has none."""
         utterance = corpus.utterances[row]
         if not utterance.phones:
-            raise UserInputError(f"{corpus.folder}: utterance {utterance.id!r} has no phones, expected [[first sample, label], ...]")
+            raise UserInputError(
+                f"{corpus.folder}: utterance {utterance.id!r} has no phones, expected [[first sample, label], ...]"
+            )
         return utterance.phones
 
     def read(self, corpus: Corpus, row: int, start: int, count: int) -> Frames:

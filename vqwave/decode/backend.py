@@ -116,7 +116,9 @@ def sample(
         raise UserInputError(f"top_p {top_p}: expected a number above 0, at most 1")
     if isinstance(decoder, Student):
         if top_p != 1 or guidance != 1 or prime is not None:
-            raise UserInputError("top_p, guidance, prime: this decoder is a student, which knows none of them, expected its teacher")
+            raise UserInputError(
+                "top_p, guidance, prime: this decoder is a student, which knows none of them, expected its teacher"
+            )
         draw = sample_student if taken == "reference" else _fused(weights, progress)
         return draw(decoder, condition, samples, streams=streams, seed=seed, temperature=temperature)
     if top_p < 1 and decoder.head.continuous:

@@ -15,7 +15,7 @@ from vqwave.evaluation.table import markdown_table, text_table
 from vqwave.inference.model_folder import find_model
 from vqwave.inference.speech_model import SpeechModel
 
-__all__ = ["MetricValue", "Matrix", "Result", "Row", "Settings", "chosen", "evaluate", "markdown_table", "text_table"]
+__all__ = ["Matrix", "MetricValue", "Result", "Row", "Settings", "chosen", "evaluate", "markdown_table", "text_table"]
 
 FEW = 10  # utterances, below which a note says that figures say little
 

@@ -100,7 +100,9 @@ def codes(material: EvaluationContext, result: Result) -> None:
     nominal = material.codec.model.bit_rate(material.rate)
     raw = MetricValue(16.0 * material.rate, what="16-bit samples")
     result.add("codes.nominal_rate", "bit rate, nominal", "bit/s", "lower", {"model": MetricValue(nominal), "floor": raw})
-    result.add("codes.entropy_rate", "bit rate, empirical (entropy)", "bit/s", "lower", {"model": MetricValue.of(rate), "floor": raw})
+    result.add(
+        "codes.entropy_rate", "bit rate, empirical (entropy)", "bit/s", "lower", {"model": MetricValue.of(rate), "floor": raw}
+    )
 
 
 def mapping(material: EvaluationContext, result: Result) -> None:
@@ -142,7 +144,9 @@ def _truth(corpus: Corpus, row: int, frames: int, hop: int) -> list[str]:
     return frame_labels(u.phones, frames, hop) if u.phones else [u.labels["text"]] * frames
 
 
-def _accuracy(material: EvaluationContext, said: Sequence[Sequence[str]], truth: Sequence[Sequence[str]], what: str = "") -> MetricValue:
+def _accuracy(
+    material: EvaluationContext, said: Sequence[Sequence[str]], truth: Sequence[Sequence[str]], what: str = ""
+) -> MetricValue:
     sums = [[sum(a == b for a, b in zip(x, y, strict=True)), len(y)] for x, y in zip(said, truth, strict=True)]
     return MetricValue.of(bootstrap(np.array(sums, np.float64), ratio, resamples=material.settings.resamples), what, 100)
 

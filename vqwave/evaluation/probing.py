@@ -134,7 +134,12 @@ def _training_vectors(material: EvaluationContext, heard: Sequence[Wave]) -> lis
 
 
 def _probe(
-    material: EvaluationContext, result: Result, label: str, rows: Sequence[int], spectra: Sequence[Tensor], vectors: Sequence[Tensor]
+    material: EvaluationContext,
+    result: Result,
+    label: str,
+    rows: Sequence[int],
+    spectra: Sequence[Tensor],
+    vectors: Sequence[Tensor],
 ) -> None:
     values, name = material.corpus.labels[label], NAMES[label]
     train = torch.tensor([values.index(material.corpus.utterances[row].labels[label]) for row in rows])

@@ -237,7 +237,9 @@ def _clustered(material: EvaluationContext, right: NDArray[np.bool_], made: Sequ
     return MetricValue.of(mean(share, sums[:, 1], resamples=material.settings.resamples), scale=100)
 
 
-def _by_pair(material: EvaluationContext, key: str, part: str, system: str, made: Sequence[Conversion], right: NDArray[np.bool_]) -> Matrix:
+def _by_pair(
+    material: EvaluationContext, key: str, part: str, system: str, made: Sequence[Conversion], right: NDArray[np.bool_]
+) -> Matrix:
     """Rates in percent by source (rows) and target speaker (columns)."""
     titles = {"content": "words kept", "target": "target reached", "source": "source recognised"}
     speakers = material.label("speaker")

@@ -83,7 +83,9 @@ def export_onnx(name: str | Path, out: Path, part: Part = "decoder") -> Checked:
             found = {frames: _difference(temporary, graph, batch, frames) for batch, frames in CHECKED}
         checked = Checked(out, part, inputs, found)
         if not checked.largest <= graph.tolerance:
-            raise UserInputError(f"{name}: its graph is {checked.largest:.2g} away from PyTorch, expected at most {graph.tolerance:g}")
+            raise UserInputError(
+                f"{name}: its graph is {checked.largest:.2g} away from PyTorch, expected at most {graph.tolerance:g}"
+            )
         os.replace(temporary, out)
     except OSError as error:
         raise UserInputError(f"{out}: cannot be written ({error.strerror})") from None
@@ -287,7 +289,9 @@ def decoder_of(loaded: Loaded, name: str | Path) -> SpeakingGraph:
         raise UserInputError(f"{name}: a {loaded.card.kind.replace('_', ' ')}, expected a model that speaks")
     decoder = model.decoder if isinstance(model, VQVAE) else model
     if not isinstance(decoder, Student):
-        raise UserInputError(f"{name}: its decoder is a WaveNet, whose loop over samples is no graph; expected a student (distill it)")
+        raise UserInputError(
+            f"{name}: its decoder is a WaveNet, whose loop over samples is no graph; expected a student (distill it)"
+        )
     if any(isinstance(flow, MaskedFlow) for flow in decoder.flows.flows):
         raise UserInputError(f"{name}: its flows are masked (direction maf), whose loop over samples is no graph; expected iaf")
     if any(flow.stack.context is not None or flow.stack.spec.skip for flow in decoder.flows.flows):

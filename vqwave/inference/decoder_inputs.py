@@ -37,7 +37,9 @@ class DecoderInputs:
     def attributes(self, labels: Labels | None, vectors: Vectors | None = None) -> dict[str, Tensor]:
         """Label names -> ids (1,) and vector names -> (1, V), of those that condition the decoder. Raises BadInput."""
         if not self.card.about.get("speaks", True):
-            raise UserInputError("this model has codes alone, expected one with a trained decoder (codes=RUN of experiments/vqvae.py)")
+            raise UserInputError(
+                "this model has codes alone, expected one with a trained decoder (codes=RUN of experiments/vqvae.py)"
+            )
         sizes = self.decoder.conditioner.vector_sizes
         given = inputs.by_name(vectors, "vectors")
         for name in given:
@@ -65,7 +67,9 @@ class DecoderInputs:
         known = [track.name for track in self.decoder.frontend.tracks]
         for name in frames:
             if name not in known:
-                raise UserInputError(f"frames {name!r}: this model takes {', '.join(known) or 'none but its own'}{nearest(name, known)}")
+                raise UserInputError(
+                    f"frames {name!r}: this model takes {', '.join(known) or 'none but its own'}{nearest(name, known)}"
+                )
         for track in self.decoder.frontend.tracks:
             if track.name in frames:
                 value = track.given(frames[track.name], samples, self.card.sample_rate, self.card.labels)

@@ -56,7 +56,9 @@ class SpeechModel:
         self.level_db: float = card.about.get("level_db", -23.0)
         self.temperatures = temperatures_of(card.about)  # where none are given
         self.given = DecoderInputs(self.model, card)
-        self._names = CodecFingerprint(self.model, getattr(getattr(card.spec, "codec", card.spec), "encoder", None), card.sample_rate)
+        self._names = CodecFingerprint(
+            self.model, getattr(getattr(card.spec, "codec", card.spec), "encoder", None), card.sample_rate
+        )
         self.prior = None
         if isinstance(model, Prior):
             self.prior = CodePrior.of(model, self.fingerprint, card.sample_rate, card.labels, older=self._names.older)
@@ -69,7 +71,9 @@ class SpeechModel:
         if isinstance(loaded.model, Classifier):
             raise UserInputError(f"{name}: a classifier, which does not speak; expected a WaveNet, a VQ-VAE, a student or a prior")
         if isinstance(loaded.model, PitchCodec):
-            raise UserInputError(f"{name}: a pitch codec, which makes no speech; expected a WaveNet, a VQ-VAE, a student or a prior")
+            raise UserInputError(
+                f"{name}: a pitch codec, which makes no speech; expected a WaveNet, a VQ-VAE, a student or a prior"
+            )
         return cls(loaded.model, loaded.card)
 
     def __repr__(self) -> str:
@@ -89,9 +93,7 @@ class SpeechModel:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def header(
-        self, speaker: str | None = None, samples: int = 0, pitch: PitchFormat | None = None
-    ) -> Header:
+    def header(self, speaker: str | None = None, samples: int = 0, pitch: PitchFormat | None = None) -> Header:
         """What a file says of this model's codes of so many samples; `pitch`: of one with melody."""
         q, hop, n = self._vqvae.quantizer, self.model.hop, -(-samples // self.model.hop)
         facts = (self.sample_rate, hop, samples, q.size, self.fingerprint, q.books, n, speaker)
@@ -407,7 +409,9 @@ class SpeechModel:
     def check(self, coded: CodeSequence | Header) -> None:
         """Raises BadInput for another codec's codes, or codes of other sizes than its own."""
         if coded.fingerprint != self.fingerprint and coded.fingerprint not in self._names.older:
-            raise UserInputError(f"these codes are of codec {coded.fingerprint}, expected {self.fingerprint}: encode with this model")
+            raise UserInputError(
+                f"these codes are of codec {coded.fingerprint}, expected {self.fingerprint}: encode with this model"
+            )
         if coded.sizes != (own := self.header().sizes):
             raise UserInputError(f"codes: {coded.sizes}, expected {own}")
         check_pitch(self._vqvae.melody, coded.pitch)

@@ -146,7 +146,9 @@ class ClosedGaussian:
     def check(self, base: str, head: Head) -> None:
         """Raises BadInput unless student and teacher are normal."""
         if base != "gaussian" or not isinstance(head, Gaussian):
-            raise UserInputError(f"kl.kind: gaussian, with a {base} student of a {head.kind} teacher, expected gaussian and gaussian")
+            raise UserInputError(
+                f"kl.kind: gaussian, with a {base} student of a {head.kind} teacher, expected gaussian and gaussian"
+            )
 
     def of(self, student: Mixture) -> Divergence:
         """Raises BadInput if a distribution is not one normal."""
@@ -188,7 +190,9 @@ def spread(student: Mixture, teacher: Distribution, mask: Tensor | None = None) 
     KL's. Raises BadInput for a teacher of several components. Ping et al., 2019, eq. 8. arXiv:1807.07281
     """
     if not isinstance(teacher, Mixture) or teacher.log_scale.shape[1] != 1:
-        raise UserInputError("losses.log_scale_regularizer: the teacher has several components, expected a gaussian or logistic head")
+        raise UserInputError(
+            "losses.log_scale_regularizer: the teacher has several components, expected a gaussian or logistic head"
+        )
     return masked_mean((teacher.log_scale[:, 0] - student.log_scale[:, 0]).square(), mask)
 
 
@@ -219,7 +223,9 @@ class ContrastiveSpec:
             return frames, other_labels
         if frames is None or len(frames) < 2:
             found = "a teacher that hears none" if frames is None else "one clip a process"
-            raise UserInputError(f"contrastive.other: {self.other}, with {found}, expected two clips or more with frames, or labels")
+            raise UserInputError(
+                f"contrastive.other: {self.other}, with {found}, expected two clips or more with frames, or labels"
+            )
         return frames.roll(1, 0), labels if self.other == "frames" else other_labels
 
     def loss(self, divergence: Tensor, mask: Tensor | None = None) -> Tensor:

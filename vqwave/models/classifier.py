@@ -33,7 +33,9 @@ class ClassifierSpec:
         """vocabulary: label column -> its values. Raises BadInput for a label that is not in it."""
         for name in self.labels:
             if name not in vocabulary:
-                raise UserInputError(f"model.labels: {name!r}, expected of {', '.join(vocabulary)}{nearest(name, list(vocabulary))}")
+                raise UserInputError(
+                    f"model.labels: {name!r}, expected of {', '.join(vocabulary)}{nearest(name, list(vocabulary))}"
+                )
         return Classifier(self, {name: len(vocabulary[name]) for name in self.labels})
 
 

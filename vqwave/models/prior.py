@@ -28,7 +28,9 @@ class PriorSpec:
     """The network over codes, and the codec that they are of."""
 
     kind: Literal["prior"] = "prior"
-    network: StackSpec = option(StackSpec(layers=12, dilation_cycle=6, skip_channels=128, hidden_channels=128), "sizes of the stack over codes")
+    network: StackSpec = option(
+        StackSpec(layers=12, dilation_cycle=6, skip_channels=128, hidden_channels=128), "sizes of the stack over codes"
+    )
     conditioner: ConditionerSpec = option(ConditionerSpec(), "labels that the prior hears, e.g. [speaker, text]")
     label_dropout: Probability = option(0.1, "how often training leaves out each label, so that codes can be drawn without it")
     token_dropout: Probability = option(0.1, "how often training leaves out each heard code, against learning by heart")
@@ -282,9 +284,7 @@ class CodeStream:
         self.slot = torch.where(starts, 0, (self.slot + 1) % self.network.order.slots)
         self.state.pasts = [past * ~starts[:, None, None] for past in self.state.pasts]
         slot = self.slot[:, None]
-        log_p = self.network.log_probs(
-            last[:, None], slot, self.projected, self.state, ends=self.ends
-        )
+        log_p = self.network.log_probs(last[:, None], slot, self.projected, self.state, ends=self.ends)
         return log_p[..., 0]
 
 

@@ -32,7 +32,9 @@ class StudentSpec:
 
     kind: Literal["student"] = "student"
     flows: tuple[Annotated[int, Field(ge=1)], ...] = option((10, 10, 10, 30), "layers of each flow")
-    network: StackSpec = option(StackSpec(layers=10, kernel_size=3, skip_channels=0, hidden_channels=64), "sizes of each flow's stack")
+    network: StackSpec = option(
+        StackSpec(layers=10, kernel_size=3, skip_channels=0, hidden_channels=64), "sizes of each flow's stack"
+    )
     base: Literal["logistic", "gaussian"] = option("logistic", "noise: logistic (Parallel WaveNet) or gaussian (ClariNet)")
     initial_scale: Annotated[float, Field(gt=0)] = option(
         0.05, "total scale of an untrained student: near the data's standard deviation"
@@ -63,7 +65,9 @@ class StudentSpec:
             frontend = PredictorFrontend(frontend, predictor)
         conditioner = self.conditioner.build(frame_channels, hop, vocabulary, predictor)
         if frame_channels and conditioner.hold % self.squeeze:
-            raise UserInputError(f"model.squeeze: {self.squeeze}, expected a divisor of the {conditioner.hold} samples of a condition column")
+            raise UserInputError(
+                f"model.squeeze: {self.squeeze}, expected a divisor of the {conditioner.hold} samples of a condition column"
+            )
         if predictor is not None and conditioner.hold < predictor.order:
             found = f"{predictor.order} past samples, a condition column holds for {conditioner.hold}"
             raise UserInputError(f"predictor.order: {found}, expected at most as many")
@@ -126,9 +130,7 @@ class Student(nn.Module):
         """Past noise that one sample hears."""
         return self.flows.receptive_field
 
-    def condition(
-        self, frames: Tensor | None, labels: Mapping[str, Tensor], mask: Tensor | None = None
-    ) -> Condition | None:
+    def condition(self, frames: Tensor | None, labels: Mapping[str, Tensor], mask: Tensor | None = None) -> Condition | None:
         return self.conditioner(frames, labels, mask)
 
     def noise(self, u: Tensor, temperature: float | Tensor = 1.0) -> Tensor:

@@ -50,8 +50,12 @@ class VQVAESpec:
     decoder_input_noise: Annotated[float, Field(ge=0)] = option(
         0.0, "most noise that training adds to what the decoder hears, standard deviations: it then takes the voice from its labels"
     )
-    spectral_decoder: SpectralDecoderSpec | None = option(None, "auxiliary spectral target of the codes (loss `spectral`); none as in the paper")
-    adversarial_classifier: AdversarialClassifierSpec | None = option(None, "classifier that the codes are to fool (loss `adversary`); none as in the paper")
+    spectral_decoder: SpectralDecoderSpec | None = option(
+        None, "auxiliary spectral target of the codes (loss `spectral`); none as in the paper"
+    )
+    adversarial_classifier: AdversarialClassifierSpec | None = option(
+        None, "classifier that the codes are to fool (loss `adversary`); none as in the paper"
+    )
     conversion_classifier: ConversionClassifierSpec | None = option(
         None, "classifier that hears the readout's conversions (losses `listening` and `conversion`); none as in the paper"
     )
@@ -77,11 +81,20 @@ class VQVAESpec:
     def with_decoder(self, decoder: DecoderSpec) -> VQVAESpec:
         """The same codes with another decoder, and without the parts that only training needs."""
         spectral_decoder = None if self.decoder_input == "latents" else self.spectral_decoder
-        return replace(self, decoder=decoder, spectral_decoder=spectral_decoder, adversarial_classifier=None, conversion_classifier=None, decoder_input_noise=0.0)
+        return replace(
+            self,
+            decoder=decoder,
+            spectral_decoder=spectral_decoder,
+            adversarial_classifier=None,
+            conversion_classifier=None,
+            decoder_input_noise=0.0,
+        )
 
     def with_frozen_codec(self, codes: VQVAESpec) -> VQVAESpec:
         """This decoder for the codes of another model, which are trained no more."""
-        return replace(self, **{name: getattr(codes, name) for name in CODES}, adversarial_classifier=None, conversion_classifier=None)
+        return replace(
+            self, **{name: getattr(codes, name) for name in CODES}, adversarial_classifier=None, conversion_classifier=None
+        )
 
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> VQVAE:
         """Raises BadInput for a decoder that has spectral frames of its own: it would not hear the codes."""
@@ -107,7 +120,9 @@ class VQVAESpec:
             channels += 2 * (hop // melody.hop)
         spectrum = None if self.decoder_input == "latents" else readout.spectrum
         decoder = self.decoder.build(sample_rate, vocabulary, channels, hop, spectrum)
-        adversary = None if self.adversarial_classifier is None else self.adversarial_classifier.build(encoder.latent_dim, vocabulary)
+        adversary = (
+            None if self.adversarial_classifier is None else self.adversarial_classifier.build(encoder.latent_dim, vocabulary)
+        )
         listener = None
         if self.conversion_classifier is not None:
             if readout is None:
@@ -151,7 +166,10 @@ class Reconstruction:
         if self.adversarial is not None:
             found["domain_adversarial"] = self.adversarial.loss
         if self.conversion is not None:
-            found |= {"auxiliary_classification": self.conversion.listening, "conversion_classification": self.conversion.conversion}
+            found |= {
+                "auxiliary_classification": self.conversion.listening,
+                "conversion_classification": self.conversion.conversion,
+            }
         return self.quantized.losses | {name: loss for name, loss in found.items() if loss is not None}
 
     @property
@@ -298,9 +316,7 @@ class VQVAE(nn.Module):
         own, rest = frames.tensor_split([frames.shape[1] - kept], 1)
         return torch.cat([keyed.noisy(own, self.decoder_input_noise), rest], 1)
 
-    def features_of_recordings(
-        self, x: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None = None
-    ) -> Tensor:
+    def features_of_recordings(self, x: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None = None) -> Tensor:
         """Recordings x (B, T), of which lengths (B,) samples are real -> what conditions the decoder of their codes."""
         codes, mask = self.encode(x, lengths), None
         if lengths is not None:

@@ -62,7 +62,9 @@ class InputDropoutSpec:
 
     prob: Annotated[float, Field(ge=0, lt=1)] = option(0.0, "share of the past samples that are silenced")
     span: Annotated[int, Field(ge=1)] = option(1, "samples silenced together: single ones are easily guessed from their neighbours")
-    noise_std: Annotated[float, Field(ge=0)] = option(0.0, "standard deviation of noise added to the past (speech itself: about 0.07)")
+    noise_std: Annotated[float, Field(ge=0)] = option(
+        0.0, "standard deviation of noise added to the past (speech itself: about 0.07)"
+    )
 
 
 class InputDropout(nn.Module):
@@ -103,7 +105,9 @@ class WaveNetSpec:
     network: StackSpec = option(StackSpec(), "sizes of the stack")
     conditioner: ConditionerSpec = option(ConditionerSpec(), "labels and upsampling")
     features: FrameSpec | None = option(None, "frames to condition on (a vocoder, a voice for phones); none inside a VQ-VAE")
-    input_dropout: InputDropoutSpec = option(InputDropoutSpec(), "dropout of the heard past, against a decoder that ignores its codes")
+    input_dropout: InputDropoutSpec = option(
+        InputDropoutSpec(), "dropout of the heard past, against a decoder that ignores its codes"
+    )
     predictor: LinearPredictorSpec | None = option(
         None, "linear prediction from the spectral frames that condition it: continuous heads; none as in the paper"
     )
@@ -202,9 +206,7 @@ class WaveNet(nn.Module):
         """Past samples that one prediction sees."""
         return self.stack.receptive_field
 
-    def condition(
-        self, frames: Tensor | None, labels: Mapping[str, Tensor], mask: Tensor | None = None
-    ) -> Condition | None:
+    def condition(self, frames: Tensor | None, labels: Mapping[str, Tensor], mask: Tensor | None = None) -> Condition | None:
         """frames (B, D, F) or None, labels name -> (B,), mask of the real frames -> the condition, at frame rate."""
         return self.conditioner(frames, labels, mask)
 

@@ -171,7 +171,9 @@ class Conditioner(nn.Module):
         super().__init__()
         upsampling = math.prod(spec.upsample) if frame_channels else 1
         if hop % upsampling:
-            raise UserInputError(f"conditioner.upsample: {spec.upsample} multiplies to {upsampling}, which does not divide the hop {hop}")
+            raise UserInputError(
+                f"conditioner.upsample: {spec.upsample} multiplies to {upsampling}, which does not divide the hop {hop}"
+            )
         told = {"labels": bool(label_sizes or spec.embeddings), "frames": bool(frame_channels)}
         self.channels = spec.channels if any(told.values()) else 0
         self.predictor = predictor
@@ -194,9 +196,7 @@ class Conditioner(nn.Module):
         )
         self.dropout = spec.dropout.build(spec.channels, [name for name, there in told.items() if there])
 
-    def forward(
-        self, frames: Tensor | None, labels: Mapping[str, Tensor], mask: Tensor | None = None
-    ) -> Condition | None:
+    def forward(self, frames: Tensor | None, labels: Mapping[str, Tensor], mask: Tensor | None = None) -> Condition | None:
         """frames (B, D, F) or None, labels name -> (B,) int64 or, for vectors, (B, V) -> Condition, or None: nothing to hear.
 
         mask: which frames are real, (B, F) or of coarser ones that tile them; nothing of the others enters those.
@@ -218,9 +218,7 @@ class Conditioner(nn.Module):
         x = x if attributes is None else attributes + x
         return x if predictors is None else torch.cat([x, predictors], 1)
 
-    def _of_frames(
-        self, frames: Tensor, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    def _of_frames(self, frames: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """What of a condition comes from frames (B, D, F), (B, H, n), and the predictor's columns."""
         predictors = None
         if self.predictor is not None:
@@ -258,7 +256,9 @@ class Conditioner(nn.Module):
         Raises BadInput for a model that was trained without.
         """
         if not (self.dropout.whole and len(self.dropout.nothing)):
-            raise UserInputError("guidance: this model never heard 'nothing', expected one trained with conditioner.dropout.whole > 0")
+            raise UserInputError(
+                "guidance: this model never heard 'nothing', expected one trained with conditioner.dropout.whole > 0"
+            )
         return Condition(_sum(list(self.dropout.nothing.values()))[None], self.hold)
 
     def _vector(self, labels: Mapping[str, Tensor], name: str) -> Tensor:

@@ -24,5 +24,7 @@ def check_finite(module: AnyModule, what: object) -> AnyModule:
     for name, value in module.state_dict().items():
         if not value.isfinite().all():
             count = int((~value.isfinite()).sum())
-            raise UserInputError(f"{what}: {count} of {value.numel()} values of {name} are NaN or infinite, expected finite weights")
+            raise UserInputError(
+                f"{what}: {count} of {value.numel()} values of {name} are NaN or infinite, expected finite weights"
+            )
     return module

@@ -122,7 +122,9 @@ class StackSpec:
     kernel_size: Annotated[int, Field(ge=1)] = option(2, "taps of each dilated convolution")
     residual_channels: Annotated[int, Field(ge=1)] = option(64, "residual channels")
     gate_channels: Annotated[int, Field(ge=1)] = option(64, "channels of the gated unit (filter and gate have this many each)")
-    skip_channels: Annotated[int, Field(ge=0)] = option(256, "skip channels; 0 reads the last residual instead, as the student's flows do")
+    skip_channels: Annotated[int, Field(ge=0)] = option(
+        256, "skip channels; 0 reads the last residual instead, as the student's flows do"
+    )
     hidden_channels: Annotated[int, Field(ge=1)] = option(256, "channels between the two output convolutions")
     context: ContextSpec | None = option(None, "a second stack over a longer past, which conditions this one")
 
@@ -152,10 +154,14 @@ class Stack(nn.Module):
         self.spec = spec
         self.checkpointing = False  # whether the backward pass computes the gates again instead of finding them kept
         self.layers = nn.ModuleList(
-            GatedLayer(spec.residual_channels, spec.gate_channels, spec.skip_channels, spec.kernel_size, d, last=i == spec.layers - 1)
+            GatedLayer(
+                spec.residual_channels, spec.gate_channels, spec.skip_channels, spec.kernel_size, d, last=i == spec.layers - 1
+            )
             for i, d in enumerate(spec.dilations)
         )
-        self.projection = nn.Conv1d(condition_channels, spec.layers * 2 * spec.gate_channels, 1, bias=False) if condition_channels else None
+        self.projection = (
+            nn.Conv1d(condition_channels, spec.layers * 2 * spec.gate_channels, 1, bias=False) if condition_channels else None
+        )
         self.context = None if spec.context is None else spec.context.build(spec.residual_channels)
         self.context_projection = (
             None if spec.context is None else nn.Conv1d(spec.context.channels, spec.layers * 2 * spec.gate_channels, 1, bias=False)
@@ -216,7 +222,9 @@ class Stack(nn.Module):
         nothing = bias.new_zeros(0)
         weights = Weights(
             torch.stack([layer.dilated.weight for layer in self.layers]).permute(0, 3, 1, 2) * filter_and_gate,
-            torch.stack([m.weight[..., 0] for m in residuals]) if residuals else bias.new_zeros(0, spec.residual_channels, spec.gate_channels),
+            torch.stack([m.weight[..., 0] for m in residuals])
+            if residuals
+            else bias.new_zeros(0, spec.residual_channels, spec.gate_channels),
             torch.stack([m.bias for m in residuals]) if residuals else bias.new_zeros(0, spec.residual_channels),
             torch.cat([m.weight[..., 0] for m in skips], 1) if skips else nothing,
             # one by one: the sum of a stack hands every bias the same gradient memory
@@ -246,7 +254,13 @@ class ContextStack(nn.Module):
         self.blocks = nn.Conv1d(heard, spec.residual_channels, spec.stride, spec.stride)
         width = spec.residual_channels
         sizes = StackSpec(
-            layers=spec.layers, dilation_cycle=spec.layers, kernel_size=spec.kernel_size, residual_channels=width, gate_channels=width, skip_channels=width, hidden_channels=width
+            layers=spec.layers,
+            dilation_cycle=spec.layers,
+            kernel_size=spec.kernel_size,
+            residual_channels=width,
+            gate_channels=width,
+            skip_channels=width,
+            hidden_channels=width,
         )
         self.stack = sizes.build(spec.channels, 0)
 

@@ -62,7 +62,9 @@ def collapsing_codebook(series: Series, about: About) -> str | None:
     train = [value for _, value in series.get("train/perplexity", ())]
     if not train or about.codes is None:  # the codebook has not started yet
         return None
-    advice = "try a higher model.quantizer.dead_code_threshold, a later start_after, a smaller optim.lr, or model.quantizer.kind=fsq"
+    advice = (
+        "try a higher model.quantizer.dead_code_threshold, a later start_after, a smaller optim.lr, or model.quantizer.kind=fsq"
+    )
     best = max(train)
     if len(train) > 2 and max(train[-2:]) < FALLEN * best:
         return f"the codebook collapses: perplexity {train[-1]:.1f} in training, after {best:.1f}; {advice}"

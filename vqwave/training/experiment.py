@@ -89,13 +89,17 @@ class TrainSpec:
     grad_accumulation: Positive = option(1, "micro-batches an optimizer step")
     precision: Literal["fp32", "bf16"] = option("fp32", "bf16: autocast of the networks; likelihoods stay in float32")
     compile: bool = option(False, "torch.compile of the trained network; the first steps take minutes")
-    activation_checkpointing: bool = option(False, "compute gates again in the backward pass: a third of the layers' memory, more time")
+    activation_checkpointing: bool = option(
+        False, "compute gates again in the backward pass: a third of the layers' memory, more time"
+    )
     log_every: Positive = option(50, "steps")
     valid_every: Positive = option(500, "steps")
     save_every: Positive = option(500, "steps")
     keep_checkpoints: Positive = option(2, "checkpoints kept")
     threads: Count = option(0, "torch threads a process; 0 shares the cores among the processes of this host")
-    dist_timeout_minutes: Annotated[float, Field(gt=0)] = option(10.0, "minutes that processes wait for one another before the run ends")
+    dist_timeout_minutes: Annotated[float, Field(gt=0)] = option(
+        10.0, "minutes that processes wait for one another before the run ends"
+    )
     tracker: Literal["none", "wandb", "tensorboard"] = option("none", "shows the numbers of metrics.jsonl elsewhere, too")
 
 
@@ -249,7 +253,9 @@ class Experiment(ABC, Generic[C]):
         """
         crops, frames, world = self.valid_crops(), self.samples_of(self.config.data.valid_clip_seconds), world_size()
         if len(crops) < world:
-            raise UserInputError(f"data.valid_clips: {len(crops)} clips of {self.config.data.corpus}, expected one a process: {world}")
+            raise UserInputError(
+                f"data.valid_clips: {len(crops)} clips of {self.config.data.corpus}, expected one a process: {world}"
+            )
         mine = crops[rank() :: world][: len(crops) // world]
         for part in np.array_split(np.arange(len(mine)), -(-len(mine) // most)):
             clips = [read_crop(self.corpus, row, start, frames, self.tracks) for row, start in (mine[i] for i in part)]

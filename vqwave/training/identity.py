@@ -91,7 +91,9 @@ def check(run: Path, now: Identity) -> str | None:
         kept = json.loads((run / FILE).read_text(encoding="utf-8"))
         changes = {setting: list(_changes(kept[setting], now[setting].parts)) for setting in sorted(kept.keys() & now.keys())}
     except (ValueError, AttributeError, TypeError, IndexError) as error:
-        raise UserInputError(f"{run / FILE}: damaged ({error}); expected what the run was begun with, choose another run=...") from None
+        raise UserInputError(
+            f"{run / FILE}: damaged ({error}); expected what the run was begun with, choose another run=..."
+        ) from None
     for setting, changed in changes.items():
         if changed:
             raise UserInputError(

@@ -87,9 +87,7 @@ def _main(experiment: type[Experiment], argv: Sequence[str], stop: StopSignal) -
 class Trainer:
     """Trains one experiment. `state()` lists all that a resume needs; to resume, run the same command again."""
 
-    def __init__(
-        self, experiment: Experiment, *, fresh: bool = False, quiet: bool = False, stop: StopSignal | None = None
-    ) -> None:
+    def __init__(self, experiment: Experiment, *, fresh: bool = False, quiet: bool = False, stop: StopSignal | None = None) -> None:
         self.experiment, self.config = experiment, experiment.config
         self.step = 0
         self.peers: Peers | None = None
@@ -150,7 +148,7 @@ class Trainer:
         self._resume(before)
 
     def _check_batch(self) -> None:
-        batch, parts = self.config.data.batch, self.config.train.accumulate * self.accelerator.num_processes
+        batch, parts = self.config.data.batch, self.config.train.grad_accumulation * self.accelerator.num_processes
         if batch % parts:
             raise UserInputError(f"data.batch: {batch}, expected a multiple of {parts} (accumulation x processes)")
 
@@ -180,7 +178,9 @@ class Trainer:
             self.model.load_state_dict(checkpoint.network)
         except RuntimeError as error:  # a run without identity.json, of another corpus
             reason = " ".join(str(error).split())[:200]
-            raise UserInputError(f"{self.config.run}: its checkpoint is of another model than these settings build ({reason})") from None
+            raise UserInputError(
+                f"{self.config.run}: its checkpoint is of another model than these settings build ({reason})"
+            ) from None
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.experiment.load_extra_state(checkpoint.beside)
         for name, p in self.averaged.named_parameters():
@@ -271,7 +271,7 @@ class Trainer:
             group["lr"] = lr
         self.network.train()
         self.experiment.step = self.step
-        for micro in range(config.train.accumulate):
+        for micro in range(config.train.grad_accumulation):
             with self.phases.of("data"):
                 batch = next(batches).to(accelerator.device, non_blocking=True)
             torch.manual_seed(counter_key("step", config.seed, self.step, micro))  # alike on all ranks: see rng/keyed.py
@@ -372,7 +372,7 @@ class Trainer:
             with writing(self.config.run, f"step {self.step}"):
                 card = self.experiment.card(self.model, self.step, self.seconds)
                 save_trained(self.config.run / "model", self.evaluated_model(), card)
-                save_checkpoint(self.checkpoints, self.step, state, self.config.train.keep)
+                save_checkpoint(self.checkpoints, self.step, state, self.config.train.keep_checkpoints)
 
         by_main(write)
 

@@ -139,7 +139,9 @@ class Decoder:
         """Compiles the kernel for a task, ahead of its first launch, and gives what Triton made."""
         B, width = len(self.streams), len(self.weights.dilated_bias)
         empty = torch.zeros(1, device=self.device)
-        told = ConditionWindow(torch.zeros(B, 1, width, device=self.device, dtype=self.weights.dilated.dtype), self.state.time.int())
+        told = ConditionWindow(
+            torch.zeros(B, 1, width, device=self.device, dtype=self.weights.dilated.dtype), self.state.time.int()
+        )
         stretch = ChunkIO(self.state.time.int(), self.streams, self.streams[:1], empty, empty, empty)
         return cuda_kernel.decode.warmup(*self._arguments(1, told, stretch, task, 1.0), grid=(1,), num_warps=WARPS)
 

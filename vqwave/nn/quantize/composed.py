@@ -27,13 +27,19 @@ class ResidualQuantizerSpec:
 
     kind: Literal["residual"] = "residual"
     num_quantizers: Annotated[int, Field(ge=1)] = option(2, "books Q")
-    quantizer_dropout: Annotated[float, Field(ge=0, le=1)] = option(0.0, "share of training items that use 1 .. Q stages, drawn uniformly")
-    quantizer: VectorSpec = option(EMAQuantizerSpec(codebook_size=16), "each stage; its estimator and code_dim act once, on the sum")
+    quantizer_dropout: Annotated[float, Field(ge=0, le=1)] = option(
+        0.0, "share of training items that use 1 .. Q stages, drawn uniformly"
+    )
+    quantizer: VectorSpec = option(
+        EMAQuantizerSpec(codebook_size=16), "each stage; its estimator and code_dim act once, on the sum"
+    )
 
     def build(self, dim: int) -> Quantizer:
         """Raises BadInput for cosine stages, and if there are more code dimensions than `dim`."""
         if self.quantizer.l2_normalize:
-            raise UserInputError("model.quantizer.quantizer.l2_normalize: true, expected false in residual stages: a residual has a length")
+            raise UserInputError(
+                "model.quantizer.quantizer.l2_normalize: true, expected false in residual stages: a residual has a length"
+            )
         return projected(dim, self.quantizer.codebook_dim, self._unprojected)
 
     def _unprojected(self, dim: int) -> ResidualQuantizer:

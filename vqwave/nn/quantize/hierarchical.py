@@ -38,7 +38,9 @@ class HierarchicalQuantizerSpec:
         """Raises BadInput for levels whose books differ in size."""
         top, bottom = self.top.build(dim), self.bottom.build(dim)
         if top.size != bottom.size:
-            raise UserInputError(f"model.quantizer.bottom: books of {bottom.size} codes, expected {top.size} as in model.quantizer.top")
+            raise UserInputError(
+                f"model.quantizer.bottom: books of {bottom.size} codes, expected {top.size} as in model.quantizer.top"
+            )
         return HierarchicalQuantizer(top, bottom, dim, self.downsample)
 
 

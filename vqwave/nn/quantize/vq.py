@@ -25,7 +25,9 @@ class BookSpec(ABC):
 
     codebook_size: Annotated[int, Field(ge=1, le=65536)] = option(512, "codes K")
     decay: Annotated[float, Field(ge=0, lt=1)] = option(0.99, "of the moving averages")
-    dead_code_threshold: Annotated[float, Field(ge=0, lt=1)] = option(0.03, "codes below this part of their fair share are restarted; 0: none")
+    dead_code_threshold: Annotated[float, Field(ge=0, lt=1)] = option(
+        0.03, "codes below this part of their fair share are restarted; 0: none"
+    )
     kmeans_after_steps: Annotated[int, Field(ge=0)] = option(
         0, "training steps that pass the latents through before k-means places the codes on them"
     )
@@ -71,7 +73,14 @@ class GradientQuantizerSpec(BookSpec):
     lr_scale: Annotated[float, Field(gt=0)] = option(1.0, "learning rate of the codes, times that of the network")
 
     def codebook(self, dim: int) -> Codebook:
-        return GradientCodebook(self.codebook_size, dim, decay=self.decay, restart=self.dead_code_threshold, cosine=self.l2_normalize, rate=self.lr_scale)
+        return GradientCodebook(
+            self.codebook_size,
+            dim,
+            decay=self.decay,
+            restart=self.dead_code_threshold,
+            cosine=self.l2_normalize,
+            rate=self.lr_scale,
+        )
 
 
 class VectorQuantizer(Quantizer):

@@ -107,7 +107,9 @@ def residual_at(plan: Plan, layer: int) -> int:
 
 
 @kernel
-def run_layer(plan: Plan, state: State, buffers: Buffers, told: ConditionWindow, ahead: PastTapCache, layer: int, time: int) -> None:
+def run_layer(
+    plan: Plan, state: State, buffers: Buffers, told: ConditionWindow, ahead: PastTapCache, layer: int, time: int
+) -> None:
     """One layer, from its input in buffers.present to its units."""
     width, R = plan.dilated_bias.shape[1], plan.heard.shape[1]
     G, dilation = width // 2, plan.dilations[layer]

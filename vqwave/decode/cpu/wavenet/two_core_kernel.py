@@ -33,7 +33,9 @@ SIGNALS = 2
 
 
 @kernel
-def produce(plan: Plan, state: State, buffers: Buffers, told: ConditionWindow, ahead: PastTapCache, signals: Integers, count: int) -> int:
+def produce(
+    plan: Plan, state: State, buffers: Buffers, told: ConditionWindow, ahead: PastTapCache, signals: Integers, count: int
+) -> int:
     """The layers of `count` samples. Returns for how many it ran: fewer where a sample was not drawn in time."""
     layers, start = len(plan.dilations), state.time[0]
     precompute_all(plan, state, ahead)
