@@ -38,7 +38,8 @@ class Config(ExperimentSpec, DistillationSpec):
     model: StudentSpec = option(StudentSpec(), "the flows; conditioner and features are the teacher's")
     losses: dict[str, float] = option(
         {"kl": 1.0, "power": 4.0},
-        "weights: kl, log_scale_regularizer, contrastive (-0.3), power, log_spectral, stft, perceptual, adversarial; 0 is not computed",
+        "weights: kl, log_scale_regularizer, contrastive (-0.3), power, log_spectral, stft, perceptual, adversarial; "
+        "0 is not computed",
     )
     train_conditioner: bool = option(False, "let the student change its copy of the teacher's conditioner")
     num_samples: Count = option(4, "utterances in samples/")
@@ -132,7 +133,7 @@ class DistillExperiment(Experiment[Config]):
         frames = self.frames(batch)
         u = keyed.uniforms(len(batch), 4, batch.wave.shape[1], like=self.device).transpose(0, 1).clamp(1e-6, 1 - 1e-6)
         student = decoder_of(self.model)
-        flowed = self.network(student.decoder_input_noise(u), batch.labels, frames, batch.frame_mask(self.hop))
+        flowed = self.network(student.noise(u), batch.labels, frames, batch.frame_mask(self.hop))
         divergence = self.config.kl.of(student.distribution(flowed))
         self.terms.step = self.step
         losses = self.terms(self._compare(student, flowed, divergence, batch, frames))
@@ -159,7 +160,7 @@ class DistillExperiment(Experiment[Config]):
         for number, batch in enumerate(self.valid_batches()):
             frames, (B, T) = self.frames(batch), batch.wave.shape
             u = uniforms(self.config.seed, torch.arange(B) + B * number, 0, T).to(self.device)
-            flowed = student(student.decoder_input_noise(u), batch.labels, frames, batch.frame_mask(self.hop))
+            flowed = student(student.noise(u), batch.labels, frames, batch.frame_mask(self.hop))
             fixed = FixedQuantiles(((torch.arange(16, device=self.device).view(-1, 1, 1) + u[3]) / 16).clamp(1e-6, 1 - 1e-6))
             side = self._compare(student, flowed, fixed.of(student.distribution(flowed)), batch, frames)
             values = {"kl": side.kl, "power": power.power(side.x, side.y), "log_spectral": power.log_spectral(side.x, side.y)}

@@ -37,8 +37,9 @@ class Config(ExperimentSpec):
     model: VQVAESpec = option(VQVAESpec(), "encoder, quantizer, decoder")
     losses: dict[str, float] = option(
         {"nll": 1.0, "commitment": 0.25, "codebook": 1.0},
-        "weights: nll, commitment, codebook (of a gradient codebook), entropy (with quantizer.entropy), spectral and cycle_consistency "
-        "(with readout), domain_adversarial (with adversarial_classifier), auxiliary_classification and conversion_classification (with conversion_classifier)",
+        "weights: nll, commitment, codebook (of a gradient codebook), entropy (with quantizer.entropy), "
+        "spectral and cycle_consistency (with spectral_decoder), domain_adversarial (with adversarial_classifier), "
+        "auxiliary_classification and conversion_classification (with conversion_classifier)",
     )
     frozen_codec: Path | None = option(
         None, "run whose encoder, quantizer and readout are taken as they are: only the decoder is trained"
@@ -115,7 +116,8 @@ class VQVAEExperiment(Experiment[Config]):
                 raise UserInputError(f"losses.{name}: expected {need}")
         if self.config.losses.get("conversion_classification") and not self.config.losses.get("auxiliary_classification"):
             raise UserInputError(
-                "losses.conversion_classification: expected a weight of losses.auxiliary_classification, too, by which the listener learns"
+                "losses.conversion_classification: expected a weight of losses.auxiliary_classification, too, "
+                "by which the conversion classifier learns"
             )
         model = self.model_spec.build(self.corpus.sample_rate, self.corpus.labels)
         model.decoder.requires_grad_(self.trains_decoder)

@@ -16,7 +16,8 @@ from vqwave.data import prepare
 STEPS = 24  # optimizer steps of a run
 COMMON = (
     f"train.steps={STEPS} train.log_every=2 train.valid_every=7 train.save_every=5 train.threads=1 "
-    "train.dist_timeout_minutes=9 data.valid_clips=4 data.batch=4 data.clip_seconds=0.06 data.valid_clip_seconds=0.06 optim.warmup=3 shown=1"
+    "train.dist_timeout_minutes=9 data.valid_clips=4 data.batch=4 data.clip_seconds=0.06 data.valid_clip_seconds=0.06 "
+    "optim.warmup=3 num_samples=1"
 ).split()
 STACK = "network={layers: 3, cycle: 3, residual: 8, gate: 8, skip: 8, hidden: 8}"
 DECODER = STACK.replace("network", "model.decoder.network")

@@ -156,8 +156,8 @@ class ContinuousBatcher:
                 first[row] = slot.time // self.hold
                 wanted = (first[row] + np.arange(columns.shape[1])).clip(max=len(slot.columns) - 1)
                 columns[row] = slot.columns[wanted]
-        self.decoder.tell(columns, first)
-        drawn = torch.cat(list(self.decoder.draw(count, self.sampling.seed, self.sampling.temperatures())), 1)
+        self.decoder.set_condition(columns, first)
+        drawn = torch.cat(list(self.decoder.sample(count, self.sampling.seed, self.sampling.temperatures())), 1)
         for row, slot in enumerate(self.rows):
             if slot is not None:
                 slot.parts.append(drawn[row].clone())
@@ -170,6 +170,6 @@ class ContinuousBatcher:
         live = [row for row, slot in enumerate(self.rows) if slot is not None]
         if not live or 2 * len(live) > len(self.rows):
             return
-        arrays, self.decoder = self.decoder.arrays(), self._build(len(live))
-        self.decoder.restore({name: array[live] for name, array in arrays.items()})
+        arrays, self.decoder = self.decoder.state_dict(), self._build(len(live))
+        self.decoder.load_state_dict({name: array[live] for name, array in arrays.items()})
         self.rows = [self.rows[row] for row in live]

@@ -31,7 +31,7 @@ def usual_frames(sample_rate: int) -> LogMel:
 def frontend_of(material: EvaluationContext) -> Frontend | None:
     """The front end of the decoder's log-mel frames, a readout's or a vocoder's, or None."""
     model = material.codec.model
-    readout = getattr(model, "readout", None)
+    readout = getattr(model, "spectral_decoder", None)
     frontend = material.codec.decoder.frontend if readout is None else readout.frontend
     return frontend if isinstance(getattr(frontend, "features", None), LogMel) else None
 

@@ -257,7 +257,7 @@ class Conditioner(nn.Module):
         """
         if not (self.dropout.whole and len(self.dropout.nothing)):
             raise UserInputError(
-                "guidance: this model never heard 'nothing', expected one trained with conditioner.dropout.whole > 0"
+                "guidance: this model never heard 'nothing', expected one trained with conditioner.dropout.all > 0"
             )
         return Condition(_sum(list(self.dropout.nothing.values()))[None], self.hold)
 

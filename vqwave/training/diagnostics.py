@@ -87,8 +87,8 @@ def ignored_codes(series: Series, about: About) -> str | None:
         return None
     return (
         f"the decoder ignores its codes: another clip's codes cost {gaps[-1]:+.4f} bits a sample, of {about.code_bits:.4f} that "
-        "they carry; try more steps, a decoder of a smaller receptive field, losses.spectral (with model.spectral_decoder), or a later "
-        "model.quantizer.kmeans_after_steps"
+        "they carry; try more steps, a decoder of a smaller receptive field, losses.spectral (with model.spectral_decoder), "
+        "or a later model.quantizer.kmeans_after_steps"
     )
 
 
@@ -112,7 +112,10 @@ def student_scale(series: Series, about: About) -> str | None:
     if len(ours) < 2 or len(theirs) < 2:
         return None
     levels, above = [value for _, value in ours[-2:]], theirs[-1][1] + LEVEL_DB
-    advice = "try more kl.num_samples, losses.log_scale_regularizer (of a Gaussian student), a smaller optim.lr, or another model.initial_scale"
+    advice = (
+        "try more kl.num_samples, losses.log_scale_regularizer (of a Gaussian student), a smaller optim.lr, "
+        "or another model.initial_scale"
+    )
     if min(levels) > above or not math.isfinite(levels[-1]):
         return f"the student's scale is {levels[-1]:.1f} dB, above the recordings' level of {theirs[-1][1]:.1f} dB: {advice}"
     if max(levels) < SCALE_DB:

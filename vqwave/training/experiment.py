@@ -60,7 +60,7 @@ class OptimSpec:
     lr: Annotated[float, Field(ge=0)] = option(4e-4, "peak learning rate")
     betas: tuple[float, float] = option((0.9, 0.999), "Adam's")
     eps: Annotated[float, Field(gt=0)] = option(1e-8, "Adam's")
-    schedule: Literal["constant", "cosine"] = option("cosine", "after the warm-up; cosine falls to `final` x lr")
+    schedule: Literal["constant", "cosine"] = option("cosine", "after the warm-up; cosine falls to `final_lr_ratio` x lr")
     warmup: Count = option(100, "steps of linear warm-up")
     final_lr_ratio: Annotated[float, Field(ge=0, le=1)] = option(0.05, "share of lr at the end of the cosine")
     max_grad_norm: Annotated[float, Field(gt=0)] = option(1.0, "largest gradient norm")
@@ -405,11 +405,12 @@ class Experiment(ABC, Generic[C]):
         """What a dry run prints beneath the settings."""
         model = self.build()
         rate = self.corpus.sample_rate
+        clip = self.samples_of(self.config.data.clip_seconds)
         counts = ", ".join(f"{name} {count:,}" for name, count in parameter_counts(model).items())
         lines = [
             f"parameters: {counts}",
             f"receptive field: {model.receptive_field:,} samples, {1000 * model.receptive_field / rate:.1f} ms at {rate:,} Hz",
-            f"clip: {self.samples_of(self.config.data.clip_seconds):,} samples, {self.samples_of(self.config.data.clip_seconds) / rate:.3f} s",
+            f"clip: {clip:,} samples, {clip / rate:.3f} s",
         ]
         bits = bit_rate(model, rate)
         if bits is not None:
