@@ -88,7 +88,7 @@ def test_a_predictor_of_zeros_is_the_plain_model(head: Head) -> None:
     spec = WaveNetSpec(head=head, network=net.stack.spec, conditioner=ConditionerSpec(channels=4), features=features)
     plain = spec.build(RATE, {"speaker": ["a", "b"]}).double()
     weights = {name.replace("frontend.frames.", "frontend."): value for name, value in net.state_dict().items()}
-    plain.load_state_dict(weights | {"heard.conv.weight": net.input_embedding.conv.weight[:, :1]})
+    plain.load_state_dict(weights | {"input_embedding.conv.weight": net.input_embedding.conv.weight[:, :1]})
     found = parameters_of(net.predict(x, net.condition(frames, LABELS)))
     torch.testing.assert_close(found, parameters_of(plain(x, LABELS)), rtol=0, atol=1e-12)
 

@@ -40,7 +40,7 @@ def built(path: str) -> tuple[Any, torch.nn.Module]:
     """The config and the model of configs/PATH.yaml."""
     kind, name = path.split("/")
     config = parse(CONFIGS[kind], ["--config", str(ROOT / "configs" / f"{path}.yaml")]).config
-    model, codes = config.model, getattr(config, "codes", None)
+    model, codes = config.model, getattr(config, "frozen_codec", None)
     if codes is not None:  # parts of the run that another preset makes
         first = next(built(other)[0] for other in PRESETS if other.endswith("-codes") and built(other)[0].run == codes)
         model = replace(model, encoder=first.model.encoder, quantizer=first.model.quantizer, spectral_decoder=first.model.spectral_decoder)
