@@ -120,10 +120,10 @@ def test_the_listener_hears_conversions() -> None:
     out = model(x, LABELS | words, decode=False, others=others)
     converted = model.spectral_decoder(out.quantized.z, others)
     expected = model.conversion_classifier.judge(model.spectral_decoder.frontend(x), LABELS | words, converted, others)
-    torch.testing.assert_close(out.hearing.conversion, expected.conversion)
+    torch.testing.assert_close(out.conversion.conversion, expected.conversion)
     assert {"auxiliary_classification", "conversion_classification"} < set(out.losses)
     assert out.cycle is None
-    assert model(x, LABELS | words, decode=False).hearing is None
+    assert model(x, LABELS | words, decode=False).conversion is None
     speaking = VQVAESpec(**parts, encoder=ENCODERS["frames"]).with_decoder(StudentSpec())  # what only training needs is left behind
     assert (speaking.conversion_classifier, speaking.spectral_decoder, speaking.decoder) == (None, None, StudentSpec())
     with pytest.raises(UserInputError, match="listener: expected a readout"):
