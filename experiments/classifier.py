@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from vqwave.config import option, spec
 from vqwave.data import Batch
 from vqwave.models import Classifier, ClassifierSpec
-from vqwave.training.experiment import Evaluation, Experiment, ExperimentSpec, StepOutput
+from vqwave.training.experiment import Evaluation, Experiment, StepOutput
+from vqwave.training.settings import ExperimentSpec
 from vqwave.training.trainer import main
 
 

@@ -25,7 +25,8 @@ from vqwave.models import VQVAE, Model, ModelSpec, Student, StudentSpec, VQVAESp
 from vqwave.nn.flows import FlowOutput
 from vqwave.rng import keyed
 from vqwave.rng.philox import uniforms
-from vqwave.training.experiment import Count, Evaluation, Experiment, ExperimentSpec, StepOutput
+from vqwave.training.experiment import Evaluation, Experiment, StepOutput
+from vqwave.training.settings import Count, ExperimentSpec
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.trainer import main
 

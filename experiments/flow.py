@@ -22,7 +22,8 @@ from vqwave.distributions import Gaussian, Logistic
 from vqwave.metrics import likelihood
 from vqwave.models import Density, Student, StudentSpec
 from vqwave.nn.frontend import AnyFrontend, build_frontend
-from vqwave.training.experiment import Count, Evaluation, Experiment, ExperimentSpec, StepOutput
+from vqwave.training.experiment import Evaluation, Experiment, StepOutput
+from vqwave.training.settings import Count, ExperimentSpec
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.trainer import main
 

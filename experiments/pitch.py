@@ -23,7 +23,8 @@ from vqwave.metrics import codebook
 from vqwave.metrics.f0 import PARTS, f0_correlation, f0_error, voicing_error
 from vqwave.models import Model, PitchCodec, PitchCodecSpec, denormalise, normalise
 from vqwave.nn.quantize import frame_mask
-from vqwave.training.experiment import Evaluation, Experiment, ExperimentSpec, StepOutput
+from vqwave.training.experiment import Evaluation, Experiment, StepOutput
+from vqwave.training.settings import ExperimentSpec
 from vqwave.training.trainer import main
 
 

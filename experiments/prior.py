@@ -24,7 +24,8 @@ from vqwave.metrics import code_likelihood, likelihood
 from vqwave.metrics.codebook import CodeCounts
 from vqwave.models import VQVAE, Prior, PriorSpec
 from vqwave.training.code_dataset import CodeCorpus
-from vqwave.training.experiment import Count, Evaluation, Experiment, ExperimentSpec, StepOutput
+from vqwave.training.experiment import Evaluation, Experiment, StepOutput
+from vqwave.training.settings import Count, ExperimentSpec
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.trainer import main
 

@@ -25,7 +25,8 @@ from vqwave.metrics import likelihood
 from vqwave.metrics.autoencoder import Autoencoding
 from vqwave.models import VQVAE, PitchCodec, VQVAESpec
 from vqwave.nn.random_segments import sliced
-from vqwave.training.experiment import Count, Evaluation, Experiment, ExperimentSpec, StepOutput
+from vqwave.training.experiment import Evaluation, Experiment, StepOutput
+from vqwave.training.settings import Count, ExperimentSpec
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.trainer import main
 

@@ -20,7 +20,8 @@ from vqwave.losses import negative_log_likelihood
 from vqwave.metrics import likelihood
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.frontend import AnyFrontend, build_frontend
-from vqwave.training.experiment import Count, Evaluation, Experiment, ExperimentSpec, StepOutput
+from vqwave.training.experiment import Evaluation, Experiment, StepOutput
+from vqwave.training.settings import Count, ExperimentSpec
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.trainer import main
 

@@ -40,7 +40,8 @@ from vqwave.nn.quantize import GradientQuantizerSpec
 from vqwave.nn.quantize.codebook import Codebook
 from vqwave.nn.wavenet import ContextSpec, StackSpec
 from vqwave.rng import keyed
-from vqwave.training.experiment import DataSpec, Experiment, OptimSpec, StepOutput, TrainSpec
+from vqwave.training.experiment import Experiment, StepOutput
+from vqwave.training.settings import DataSpec, OptimSpec, TrainSpec
 from vqwave.training.trainer import Trainer
 
 STEPS, BATCH = 3, 4

@@ -22,7 +22,7 @@ from vqwave.models import StudentSpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
 from vqwave.rng import keyed
-from vqwave.training.experiment import DataSpec, OptimSpec, TrainSpec
+from vqwave.training.settings import DataSpec, OptimSpec, TrainSpec
 from vqwave.training.trainer import Trainer
 
 F64 = torch.float64

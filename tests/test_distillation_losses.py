@@ -38,7 +38,7 @@ from vqwave.models import Classifier, ClassifierSpec, StudentSpec, WaveNetSpec
 from vqwave.models.discriminator import DiscriminatorSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
-from vqwave.training.experiment import DataSpec, OptimSpec, TrainSpec
+from vqwave.training.settings import DataSpec, OptimSpec, TrainSpec
 from vqwave.training.trainer import Trainer
 
 F64 = torch.float64

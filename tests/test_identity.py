@@ -26,8 +26,9 @@ from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
 from vqwave.training import identity
-from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, StepOutput, TrainSpec
+from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.run_folder import claim
+from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainSpec
 from vqwave.training.trainer import Interrupted, Trainer
 
 ROOT, HOP = Path(__file__).resolve().parents[1], 80

@@ -10,8 +10,9 @@ from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
 from vqwave.distributed.collectives import Elsewhere
 from vqwave.errors import UserInputError
-from vqwave.training.experiment import Evaluation, Experiment, ExperimentSpec, StepOutput, TrainSpec
+from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.launcher import check_launcher
+from vqwave.training.settings import ExperimentSpec, TrainSpec
 from vqwave.training.trainer import Trainer, main
 
 PLAIN, HALF = TrainSpec(), TrainSpec(precision="bf16")

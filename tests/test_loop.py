@@ -27,7 +27,8 @@ from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
 from vqwave.training.checkpoint import newest_checkpoint
-from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, StepOutput, TrainSpec
+from vqwave.training.experiment import Evaluation, Experiment, StepOutput
+from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainSpec
 from vqwave.training.trainer import Interrupted, Trainer
 
 TINY = WaveNetSpec(

@@ -15,7 +15,8 @@ from vqwave.data.segments import collate, read_crop
 from vqwave.metrics import likelihood
 from vqwave.models import WaveNetSpec
 from vqwave.nn.wavenet import StackSpec
-from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, StepOutput
+from vqwave.training.experiment import Evaluation, Experiment, StepOutput
+from vqwave.training.settings import DataSpec, ExperimentSpec
 
 GENDER = {"a": "F", "b": "M", "c": "F", "d": "M"}
 

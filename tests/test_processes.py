@@ -30,7 +30,8 @@ from vqwave.nn.encoders import WaveformEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec, ResidualQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
 from vqwave.rng import keyed
-from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, StepOutput, TrainSpec
+from vqwave.training.experiment import Evaluation, Experiment, StepOutput
+from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainSpec
 from vqwave.training.trainer import Interrupted, Trainer
 
 PATIENCE = 240.0  # seconds that a process may take

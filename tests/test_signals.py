@@ -33,7 +33,8 @@ from vqwave.models import Model, WaveNet, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
 from vqwave.training import signals
-from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, StepOutput, TrainSpec
+from vqwave.training.experiment import Evaluation, Experiment, StepOutput
+from vqwave.training.settings import DataSpec, ExperimentSpec, TrainSpec
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.trainer import Interrupted, Trainer, main
 

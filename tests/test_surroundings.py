@@ -32,7 +32,8 @@ from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import WaveformEncoderSpec
 from vqwave.nn.quantize import FSQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
-from vqwave.training.experiment import Evaluation, Experiment, ExperimentSpec, StepOutput
+from vqwave.training.experiment import Evaluation, Experiment, StepOutput
+from vqwave.training.settings import ExperimentSpec
 from vqwave.training.tracking import Tracker, boards
 from vqwave.training.trainer import main
 

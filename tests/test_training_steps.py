@@ -26,15 +26,8 @@ from vqwave.losses import negative_log_likelihood
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
-from vqwave.training.experiment import (
-    DataSpec,
-    Evaluation,
-    Experiment,
-    ExperimentSpec,
-    OptimSpec,
-    StepOutput,
-    TrainSpec,
-)
+from vqwave.training.experiment import Evaluation, Experiment, StepOutput
+from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainSpec
 from vqwave.training.trainer import Trainer
 
 STEPS, MICRO, LR, BETAS, EPS, WARMUP, FINAL = 12, 2, 0.01, (0.8, 0.95), 1e-4, 3, 0.25

@@ -25,7 +25,8 @@ from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
 from vqwave.training.diagnostics import RULES, About, Monitor
-from vqwave.training.experiment import DataSpec, Evaluation, Experiment, ExperimentSpec, OptimSpec, StepOutput, TrainSpec
+from vqwave.training.experiment import Evaluation, Experiment, StepOutput
+from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainSpec
 from vqwave.training.trainer import Trainer
 
 CODES = About(codes=256, code_bits=0.05)

@@ -6,7 +6,8 @@ A step of B streams must read the weights and multiply each of them B times, so 
 
 Both rates are measured right beside each timing, on the same threads, so that a busy machine slows both: the share is the median of
 5 such pairs. One stream reads the weights of most past taps once in eight samples
-(`decode/cpu/wavenet/single_stream.py`), which the floor does not count. P is a paper-sized network (30 layers of 64, skip 256, mu-law), S a small one (20 layers of 32), both with random weights.
+(`decode/cpu/wavenet/single_stream.py`), which the floor does not count. P is a paper-sized network (30 layers of 64, skip 256,
+mu-law), S a small one (20 layers of 32), both with random weights.
 """
 
 from __future__ import annotations

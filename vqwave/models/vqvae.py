@@ -144,7 +144,7 @@ class VQVAESpec:
 
 def _with_entropy(quantizer: QuantizerSpec) -> bool:
     """Whether a quantizer, or one that it is made of, has the loss `entropy`."""
-    inner = (getattr(quantizer, name) for name in ("inner", "top", "bottom") if hasattr(quantizer, name))
+    inner = (getattr(quantizer, name) for name in ("quantizer", "top", "bottom") if hasattr(quantizer, name))
     return getattr(quantizer, "entropy", None) is not None or any(map(_with_entropy, inner))
 
 

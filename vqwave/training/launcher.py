@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from vqwave.distributed.collectives import Elsewhere
 from vqwave.errors import UserInputError
-from vqwave.training.experiment import TrainSpec
+from vqwave.training.settings import TrainSpec
 
 OFF = ("false", "0", "f", "n", "no", "off")
 DYNAMO = ("FULLGRAPH", "DYNAMIC", "REGIONAL_COMPILATION")

@@ -13,7 +13,8 @@ from vqwave import config as settings
 from vqwave.atomic_files import alone, empty, is_left, sweep, write_text, writing
 from vqwave.errors import UserInputError
 from vqwave.training import identity
-from vqwave.training.experiment import Experiment, ExperimentSpec
+from vqwave.training.experiment import Experiment
+from vqwave.training.settings import ExperimentSpec
 from vqwave.training.tracking import check_board
 
 FREE = (

@@ -3,8 +3,8 @@
 A WaveNet decoder can do without its codes for thousands of steps, and a codebook that nothing asks for collapses meanwhile.
 The readout asks at once: from z_q and the labels it predicts the log-spectral frames of the clip. It works at frame rate, so that
 codes can be trained with it alone in minutes (no loss `nll`), before any decoder. A decoder may hear its frames
-(`model.decoder_input`): it then begins with a spectrum in the voice it is asked for, and has only the waveform to find, as a vocoder. If it hears nothing else,
-what latents still know of the voice they came from cannot reach it.
+(`model.decoder_input`): it then begins with a spectrum in the voice it is asked for, and has only the waveform to find, as a
+vocoder. If it hears nothing else, what latents still know of the voice they came from cannot reach it.
 (Training the codes against a cheap target before or beside the decoder: see the sheet of remedies in docs/method.md.)
 """
 
