@@ -34,11 +34,11 @@ BEGIN, END = "<!-- comparison: benchmarks/compare_quantizers.py -->", "<!-- end 
 WAIT = 200
 """Steps before k-means places the codes, in all that have codes to place."""
 QUANTIZERS: dict[str, str] = {
-    "ema": f"{{kind: ema, size: 256, start_after: {WAIT}}}",
-    "gradient": f"{{kind: gradient, size: 256, start_after: {WAIT}}}",
-    "ema, rotation": f"{{kind: ema, size: 256, start_after: {WAIT}, estimator: rotation}}",
-    "product 2 x 16": f"{{kind: product, groups: 2, inner: {{kind: ema, size: 16, start_after: {WAIT}}}}}",
-    "residual 2 x 16": f"{{kind: residual, stages: 2, inner: {{kind: ema, size: 16, start_after: {WAIT}}}}}",
+    "ema": f"{{kind: ema, codebook_size: 256, kmeans_after_steps: {WAIT}}}",
+    "gradient": f"{{kind: gradient, codebook_size: 256, kmeans_after_steps: {WAIT}}}",
+    "ema, rotation": f"{{kind: ema, codebook_size: 256, kmeans_after_steps: {WAIT}, gradient_estimator: rotation}}",
+    "product 2 x 16": f"{{kind: product, groups: 2, quantizer: {{kind: ema, codebook_size: 16, kmeans_after_steps: {WAIT}}}}}",
+    "residual 2 x 16": f"{{kind: residual, num_quantizers: 2, quantizer: {{kind: ema, codebook_size: 16, kmeans_after_steps: {WAIT}}}}}",
     "fsq 4 x 4 x 4 x 4": "{kind: fsq, levels: [4, 4, 4, 4]}",
 }
 

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
     "wavenet": [
-        "shown_seconds=0.05",
+        "sample_seconds=0.05",
         "model.input_dropout.prob=0.2",
         "model.input_dropout.noise_std=0.01",
         "model.conditioner.dropout.all=0.1",
@@ -40,7 +40,7 @@ COMMON = [
     "train.log_every=1",
     "train.threads=1",
 ]
-COMMON += ["train.valid_every=1000", "train.save_every=1000", "shown=1"]
+COMMON += ["train.valid_every=1000", "train.save_every=1000", "num_samples=1"]
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--mixed_precision", "no", "--dynamo_backend", "no"]
 
 

@@ -39,8 +39,7 @@ class Config(ExperimentSpec, DistillationSpec):
     model: StudentSpec = option(StudentSpec(), "the flows; conditioner and features are the teacher's")
     losses: dict[str, float] = option(
         {"kl": 1.0, "power": 4.0},
-        "weights: kl, log_scale_regularizer, contrastive (-0.3), power, log_spectral, stft, perceptual, adversarial; "
-        "0 is not computed",
+        "weights: kl, log_scale_regularizer, contrastive (-0.3), power, log_spectral, stft, perceptual, adversarial",
     )
     train_conditioner: bool = option(False, "let the student change its copy of the teacher's conditioner")
     num_samples: Count = option(4, "utterances in samples/")
@@ -65,9 +64,8 @@ class DistillExperiment(Experiment[Config]):
             found = {Student: "itself a student", WaveNet: "codes alone"}.get(type(decoder), f"a {loaded.card.kind}")
             raise UserInputError(f"teacher: {name} is {found}, expected a WaveNet or a VQ-VAE with a trained WaveNet decoder")
         if not decoder.head.continuous:
-            raise UserInputError(
-                f"teacher: {name} has a {decoder.head.kind} head, expected a continuous one, e.g. mixture_of_logistics"
-            )
+            kind = decoder.head.kind
+            raise UserInputError(f"teacher: {name} has a {kind} head, expected a continuous one, e.g. mixture_of_logistics")
         if self.config.model.flow_type != "iaf":
             raise UserInputError("model.flow_type: maf, expected iaf (experiments/flow.py trains maf)")
         self.check_compatible("teacher", loaded, decoder.conditioner.labels)
@@ -76,8 +74,8 @@ class DistillExperiment(Experiment[Config]):
     def extra_state(self) -> dict[str, Tensor]:
         return self.terms.state()
 
-    def load_extra_state(self, beside: Mapping[str, Tensor]) -> None:
-        self.terms.load_state(beside)
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        self.terms.load_state(state)
 
     @property
     def model_spec(self) -> ModelSpec:

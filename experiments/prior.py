@@ -103,10 +103,9 @@ class PriorExperiment(Experiment[Config]):
             batch = batch.to(self.device)
             real = batch.mask & (batch.symbols < network.end)
             symbols, (codes, pitch) = torch.where(real, batch.symbols, 0), network.order.split(real)
-            heard = {"bits": batch.labels, "others": self.mismatched_labels(batch)} | (
-                {"untold": {}} if network.label_dropout else {}
-            )
-            for name, labels in heard.items():
+            conditions = {"bits": batch.labels, "others": self.mismatched_labels(batch)}
+            conditions |= {"untold": {}} if network.label_dropout else {}
+            for name, labels in conditions.items():
                 log_p = network(batch.symbols, labels, real, ends=False)
                 log_p, log_p_pitch = network.order.split(log_p)
                 sums[name] -= log_p.sum(dtype=torch.float64).cpu()
@@ -176,10 +175,8 @@ class PriorExperiment(Experiment[Config]):
         if not rows or not self.trains_decoder:
             return
         told = [self.corpus.utterances[row] for row in rows]
-        drawn = [
-            codec.prior.draw(labels=utterance.labels, seed=row, longest=self.config.sample_seconds)[0]
-            for utterance, row in zip(told, rows, strict=True)
-        ]
+        longest = self.config.sample_seconds
+        drawn = [codec.prior.draw(labels=u.labels, seed=row, longest=longest)[0] for u, row in zip(told, rows, strict=True)]
         waves = codec.decode_many(
             drawn,
             [utterance.speaker for utterance in told],

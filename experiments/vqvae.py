@@ -43,10 +43,10 @@ class Config(ExperimentSpec):
         "auxiliary_classification and conversion_classification (with conversion_classifier)",
     )
     frozen_codec: Path | None = option(
-        None, "run whose encoder, quantizer and readout are taken as they are: only the decoder is trained"
+        None, "run whose encoder, quantizer and spectral decoder are taken as they are: only the decoder is trained"
     )
     decoder_segment_seconds: Annotated[float, Field(gt=0)] | None = option(
-        None, "with codes: seconds of each clip, anywhere in it, that the decoder is trained on; codes are those of the whole clip"
+        None, "with frozen_codec: seconds of each clip, anywhere, that the decoder is trained on; codes are those of the whole clip"
     )
     pitch: Path | None = option(
         None, "run of experiments/pitch.py whose codec of the melody is taken as it is, a second stream of codes"
@@ -73,22 +73,19 @@ class VQVAEExperiment(Experiment[Config]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.given = None if config.frozen_codec is None else self.load_source("codes", config.frozen_codec)
+        self.given = None if config.frozen_codec is None else self.load_source("frozen_codec", config.frozen_codec)
         if self.given is not None:
             if not isinstance(self.given.model, VQVAE):
-                raise UserInputError(f"codes: {config.frozen_codec} is a {self.given.card.kind}, expected a vqvae")
-            self.check_compatible("codes", self.given, config.model.decoder.conditioner.categorical)
+                raise UserInputError(f"frozen_codec: {config.frozen_codec} is a {self.given.card.kind}, expected a vqvae")
+            self.check_compatible("frozen_codec", self.given, config.model.decoder.conditioner.categorical)
         self.melody = None if config.pitch is None else self.load_source("pitch", config.pitch)
         if self.melody is not None and (self.given is not None or not isinstance(self.melody.model, PitchCodec)):
             raise UserInputError(
-                f"pitch: {config.pitch}, expected a run of experiments/pitch.py, and no run of codes, which has its own"
+                f"pitch: {config.pitch}, expected a run of experiments/pitch.py, and no frozen_codec, which has its own"
             )
-        if config.decoder_segment_seconds is not None and (
-            self.given is None or config.decoder_segment_seconds > config.data.clip_seconds
-        ):
-            raise UserInputError(
-                f"slice: {config.decoder_segment_seconds:g} s, expected at most data.clip_seconds, and a run of codes"
-            )
+        segment = config.decoder_segment_seconds
+        if segment is not None and (self.given is None or segment > config.data.clip_seconds):
+            raise UserInputError(f"decoder_segment_seconds: {segment:g} s, expected at most data.clip_seconds, and frozen_codec")
 
     @property
     def model_spec(self) -> VQVAESpec:
@@ -103,7 +100,7 @@ class VQVAEExperiment(Experiment[Config]):
 
     @property
     def trains_decoder(self) -> bool:
-        """Without the loss `nll` the decoder is left alone: codes are trained with the readout, many times faster."""
+        """Without the loss `nll` the decoder is left alone: codes are trained with the spectral decoder, many times faster."""
         return bool(self.config.losses.get("nll"))
 
     @property
@@ -111,7 +108,7 @@ class VQVAEExperiment(Experiment[Config]):
         return self.model_spec.encoder.build(self.corpus.sample_rate).hop
 
     def build(self) -> VQVAE:
-        taken = dict.fromkeys(self.loss_names[3:], "no `codes`, whose parts are taken as they are")
+        taken = dict.fromkeys(self.loss_names[3:], "no `frozen_codec`, whose parts are taken as they are")
         for name, need in (self.model_spec.needs if self.given is None else taken).items():
             if self.config.losses.get(name):
                 raise UserInputError(f"losses.{name}: expected {need}")

@@ -88,7 +88,7 @@ def test_the_card_is_readable_by_anyone(tmp_path: Path) -> None:
     model, card = trained("vqvae")
     save_trained(tmp_path / "model", model, card)
     tree = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert {"format": 1, "kind": "vqvae", "sample_rate": 8000, "labels": LABELS}.items() <= tree.items()
+    assert {"format": 2, "kind": "vqvae", "sample_rate": 8000, "labels": LABELS}.items() <= tree.items()
     assert tree["spec"]["decoder"]["head"]["kind"] == "gaussian"
 
 
@@ -127,7 +127,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "an unknown setting": lambda model: rewrite(model / "config.json", lambda tree: tree | {"extra": 1}),
     "an unknown kind": lambda model: rewrite(model / "config.json", lambda tree: tree | {"spec": {"kind": "gan"}}),
     "a label without values": lambda model: rewrite(model / "config.json", lambda tree: tree | {"labels": {}}),
-    "a newer format": lambda model: rewrite(model / "config.json", lambda tree: tree | {"format": 2}),
+    "a newer format": lambda model: rewrite(model / "config.json", lambda tree: tree | {"format": 3}),
 }
 
 
@@ -266,7 +266,7 @@ def test_parameter_counts_add_up() -> None:
     model, _ = trained("vqvae")
     counts = parameter_counts(model)
     assert counts["total"] == sum(p.numel() for p in model.parameters()) == sum(counts.values()) - counts["total"]
-    assert {"encoder", "decoder", "readout", "total"} == set(counts)
+    assert {"encoder", "decoder", "spectral_decoder", "total"} == set(counts)
 
 
 def full(*arguments: object, **settings: object) -> None:

@@ -246,5 +246,5 @@ def test_a_student_is_no_teacher_and_a_wrong_key_is_named(place: Path, tmp_path:
 
 
 def test_a_model_says_what_it_is(place: Path) -> None:
-    assert repr(vqwave.load(place / "vqvae")) == "Codec(vqvae, 8000 Hz, 150 bit/s, 3 speakers, decoder WaveNet)"
+    assert repr(vqwave.load(place / "vqvae")) == "SpeechModel(vqvae, 8000 Hz, 150 bit/s, 3 speakers, decoder WaveNet)"
     assert "decoder Student" in repr(vqwave.load(place / "student"))

@@ -18,7 +18,7 @@ from vqwave.codes import load_codes, save_codes
 from vqwave.decode.sampling import Sampling
 from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec
-from vqwave.inference import speech_model as codec_module
+from vqwave.inference import speech_encoder
 from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.inference.speech_model import SpeechModel
 from vqwave.models import VQVAESpec, WaveNetSpec
@@ -121,7 +121,7 @@ def test_a_stream_is_what_decode_gives(codec: SpeechModel) -> None:
 def test_a_long_file_is_encoded_piece_by_piece(codec: SpeechModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     soundfile.write(tmp_path / "a.wav", buzz(2.0), RATE, subtype="FLOAT")
     whole = codec.encode_file(tmp_path / "a.wav", "low")
-    monkeypatch.setattr(codec_module, "LONG", 0.5)
+    monkeypatch.setattr(speech_encoder, "LONG", 0.5)
     pieces = codec.encode_file(tmp_path / "a.wav", "low")
     assert pieces.pitch.codes.shape == whole.pitch.codes.shape
     assert (pieces.pitch.codes == whole.pitch.codes).float().mean() > 0.9  # F0 is that of the whole up to rounding

@@ -112,7 +112,7 @@ def test_a_decoder_of_slices_hears_the_frames_of_whole_clips(
     for wrong in (["slice=0.1"], [*settings, "slice=0.5"]):
         with pytest.raises(SystemExit):
             train(experiment, tmp_path / "wrong", corpus, *wrong)
-        assert "expected at most data.clip_seconds, and a run of codes" in capsys.readouterr().err
+        assert "expected at most data.clip_seconds, and frozen_codec" in capsys.readouterr().err
 
 
 def test_codes_come_from_a_vqvae(experiment: ModuleType, corpus: Path, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_codes_that_are_taken_have_no_losses_of_their_own(
     assert '"valid/conversion_accuracy"' in rows
     with pytest.raises(SystemExit):
         train(experiment, tmp_path / "no", corpus, f"codes={tmp_path / 'codes'}", *DECODER, "losses={nll: 1.0, spectral: 1.0}")
-    assert "losses.spectral: expected no `codes`" in capsys.readouterr().err
+    assert "losses.spectral: expected no `frozen_codec`" in capsys.readouterr().err
     train(experiment, tmp_path / "whole", corpus, f"codes={tmp_path / 'codes'}", *DECODER, *listener[:1])
     assert load_trained(tmp_path / "whole").card.spec.conversion_classifier is None
     found = evaluate(tmp_path / "codes", corpus, Settings(split="valid", only=("nll", "codes")))

@@ -324,7 +324,7 @@ def test_no_experiment_loads_a_model_past_its_identity() -> None:
     assert not any("load_trained" in text for text in texts)
     named = {name for text in texts for name in re.findall(r'load_source\("([\w.]+)"', text)}
     paths = {name for text in texts for name in re.findall(r"^    (\w+): Path\b", text, re.MULTILINE)}
-    assert paths >= {"codes", "codec", "teacher"}
+    assert paths >= {"frozen_codec", "codec", "teacher"}
     assert named == paths | {"perceptual.classifier"}
 
 

@@ -18,8 +18,8 @@ from vqwave.training.trainer import Trainer, main
 PLAIN, HALF = TrainSpec(), TrainSpec(precision="bf16")
 COMPILED, MICRO = TrainSpec(compile=True), TrainSpec(grad_accumulation=2)
 REFUSED = [
-    (PLAIN, "ACCELERATE_MIXED_PRECISION", "fp16", "expected no: use train.precision, here no"),
-    (PLAIN, "ACCELERATE_MIXED_PRECISION", "bf16", "expected no: use train.precision, here no"),
+    (PLAIN, "ACCELERATE_MIXED_PRECISION", "fp16", "expected no: use train.precision, here fp32"),
+    (PLAIN, "ACCELERATE_MIXED_PRECISION", "bf16", "expected no: use train.precision, here fp32"),
     (HALF, "ACCELERATE_MIXED_PRECISION", "fp8", "expected bf16: use train.precision, here bf16"),
     (PLAIN, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "expected 1: use train.grad_accumulation"),
     (MICRO, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1", "expected 2: use train.grad_accumulation"),

@@ -155,7 +155,7 @@ def test_a_file_that_is_read_in_pieces(
     it, path = codec(ENCODERS["frames"]), tmp_path / "a.wav"
     audio.write(path, 0.3 * speech(3 * rate).numpy() + 0.05, rate)
     whole = it.encode_file(path)
-    monkeypatch.setattr("vqwave.inference.speech_model.LONG", 0.5)
+    monkeypatch.setattr("vqwave.inference.speech_encoder.LONG", 0.5)
     monkeypatch.setattr("vqwave.audio.streaming.HELD", 1000)
     pieces = it.encode_file(path, "theo")
     assert (pieces.samples, pieces.speaker) == (whole.samples, "theo")

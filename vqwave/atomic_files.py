@@ -27,7 +27,7 @@ LEFT = re.compile(r"\..+\.(\d+|old)")  # names under which a killed process was 
 
 @contextmanager
 def writing(run: Path, what: str) -> Iterator[None]:
-    """Raises BadInput, a line, where the disk does not take what is written into a run folder within."""
+    """Raises UserInputError, a line, where the disk does not take what is written into a run folder within."""
     try:
         yield
     except OSError as error:
@@ -57,7 +57,7 @@ def _kept(run: Path) -> str:
 
 @contextmanager
 def alone(run: Path) -> Iterator[None]:
-    """Raises BadInput while another process is within for the same run folder, which is made if need be.
+    """Raises UserInputError while another process is within for the same run folder, which is made if need be.
 
     What a process holds ends with it; one that was killed may live on for moments in its children, which are waited for. Where a
     file system knows no locks, or there is no `fcntl`, nothing is held.

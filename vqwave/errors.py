@@ -1,6 +1,6 @@
 """What a person is told when an input cannot be used.
 
-The one room below all others: every level may raise `BadInput`; `cli.py` and `experiment.py` turn it into one line on
+The one room below all others: every level may raise `UserInputError`; `cli.py` and `experiment.py` turn it into one line on
 standard error and exit status 2.
 """
 

@@ -49,7 +49,7 @@ def mel_filters(
     """Triangular filters (M, fft // 2 + 1), float64, from FFT bins to mel bands between `fmin` and `fmax` Hz.
 
     "slaney" gives filters of equal area on Slaney's scale (librosa's default), "htk" gives filters of peak one on HTK's
-    scale (TensorFlow's). Raises `BadInput` where the limits cross or a band is too narrow to hold an FFT bin.
+    scale (TensorFlow's). Raises `UserInputError` where the limits cross or a band is too narrow to hold an FFT bin.
     """
     if not 0 <= fmin < fmax <= sample_rate / 2:
         raise UserInputError(f"mel bands from {fmin:g} to {fmax:g} Hz: expected 0 <= fmin < fmax <= {sample_rate / 2:g} Hz")
@@ -128,7 +128,7 @@ class MelBands(nn.Module):
         )
 
     def forward(self, wave: Tensor) -> Tensor:
-        """wave (B, T) -> (B, M, T / hop). Raises `BadInput` unless T is a positive multiple of the hop."""
+        """wave (B, T) -> (B, M, T / hop). Raises `UserInputError` unless T is a positive multiple of the hop."""
         if wave.ndim != 2 or wave.size(1) == 0 or wave.size(1) % self.hop:
             found = f"waveform of shape {tuple(wave.shape)}"
             raise UserInputError(f"{found}: expected (batch, samples) with a multiple of {self.hop} samples")
@@ -162,7 +162,7 @@ class LogMel(nn.Module):
     def forward(self, wave: Tensor, mask: Tensor | None = None) -> Tensor:
         """wave (B, T) in [-1, 1] -> (B, M, T / hop); each frame is of its own samples, so that `mask` changes nothing.
 
-        Raises `BadInput` unless T is a positive multiple of the hop.
+        Raises `UserInputError` unless T is a positive multiple of the hop.
         """
         return self.mel(wave).clamp_min(self.floor).log()
 
@@ -192,7 +192,7 @@ class MFCC(nn.Module):
         """wave (B, T) in [-1, 1] -> (B, coefficients (1 + orders), T / hop): cepstra, slopes, slopes of slopes.
 
         mask (B, T / hop): true up to each utterance's end; slopes are of real frames alone.
-        Raises `BadInput` unless T is a positive multiple of the hop.
+        Raises `UserInputError` unless T is a positive multiple of the hop.
         """
         with torch.autocast(wave.device.type, enabled=False):
             log_power = self.mel(wave).clamp_min(self.floor).log()
@@ -203,7 +203,7 @@ class MFCC(nn.Module):
 
 
 def samples_of(name: str, milliseconds: float, sample_rate: int) -> int:
-    """A length in ms as whole samples. Raises `BadInput`, naming the nearest lengths that fit, where it is not one."""
+    """A length in ms as whole samples. Raises `UserInputError`, naming the nearest lengths that fit, where it is not one."""
     exact = milliseconds * sample_rate / 1000
     if exact < 1 or abs(exact - round(exact)) > 0.01:
         near = sorted({max(1, math.floor(exact)), math.floor(exact) + 1})
@@ -240,7 +240,7 @@ class LogMelSpec:
         return cls(bands=80, window_ms=50.0, hop_ms=12.5, fmin=125.0, fmax=7600.0, scale="htk", floor=0.01)
 
     def build(self, sample_rate: int) -> LogMel:
-        """The module at this sample rate in Hz. Raises `BadInput` for a hop that is no whole number of samples."""
+        """The module at this sample rate in Hz. Raises `UserInputError` for a hop that is no whole number of samples."""
         return LogMel(_mel_bands(self, sample_rate, power=1), self.floor)
 
 
@@ -265,7 +265,7 @@ class MFCCSpec:
     floor: Annotated[float, Field(gt=0)] = option(1e-10, "smallest power before the logarithm")
 
     def build(self, sample_rate: int) -> MFCC:
-        """The module at this sample rate in Hz. Raises `BadInput` for a hop that is no whole number of samples."""
+        """The module at this sample rate in Hz. Raises `UserInputError` for a hop that is no whole number of samples."""
         if self.coefficients > self.bands:
             found = f"{self.coefficients} cepstra of {self.bands} mel bands"
             raise UserInputError(f"coefficients: {found}; expected at most {self.bands}")
@@ -294,7 +294,7 @@ class Pitch(nn.Module):
 
         mask (B, T / hop): true up to each utterance's end, where tracking ends, too: to its network,
         silence after the end is not the same as nothing.
-        Raises `BadInput` unless T is a positive multiple of the hop.
+        Raises `UserInputError` unless T is a positive multiple of the hop.
         """
         if wave.ndim != 2 or wave.size(1) == 0 or wave.size(1) % self.hop:
             found = f"waveform of shape {tuple(wave.shape)}"
@@ -323,7 +323,7 @@ class PitchSpec:
     fmax: Annotated[float, Field(gt=0)] = option(HIGHEST, "highest F0, Hz; at most 2093.75")
 
     def build(self, sample_rate: int) -> Pitch:
-        """The module at this sample rate in Hz. Raises `BadInput` where the limits cross, or lie outside the tracker's."""
+        """The module at this sample rate in Hz. Raises `UserInputError` where the limits cross, or lie outside the tracker's."""
         if not RANGE[0] <= self.fmin < 1.05 * self.fmin < self.fmax <= RANGE[1]:
             expected = f"expected fmin < fmax between {RANGE[0]} and {RANGE[1]} Hz"
             raise UserInputError(f"pitch from {self.fmin:g} to {self.fmax:g} Hz: {expected}")

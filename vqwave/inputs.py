@@ -1,6 +1,6 @@
 """What the Python API takes: one check of waveforms, rates, codes and lengths for all methods.
 
-Each function gives back what the rest of the package computes with, or raises `BadInput` with one
+Each function gives back what the rest of the package computes with, or raises `UserInputError` with one
 line that names the argument, what was given and what is expected.
 
 The rules. A waveform is an array or tensor of floating-point samples in [-1, 1]; int16 is 16-bit

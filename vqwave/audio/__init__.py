@@ -35,7 +35,7 @@ OPEN_ENDED = 0x7FFFF000  # a program that streams a WAV and cannot know its leng
 def read(path: str | Path, start: int = 0, frames: int | None = None) -> tuple[Wave, int]:
     """The samples (T,) of a sound file in [-1, 1] and its sample rate in Hz; several channels are averaged.
 
-    `start` and `frames` cut a stretch out, in samples of the file. Raises `BadInput` that names the file where it is
+    `start` and `frames` cut a stretch out, in samples of the file. Raises `UserInputError` that names the file where it is
     missing, unreadable, empty, not audio, truncated, shorter than the stretch, holds NaN or infinity,
     or channels that cancel each other.
     """
@@ -103,7 +103,7 @@ class Downmix:
         return mean
 
     def check(self) -> None:
-        """Raises BadInput where their mean lies `CANCELLED_DB` or more below the channels, DC aside."""
+        """Raises UserInputError where their mean lies `CANCELLED_DB` or more below the channels, DC aside."""
         if not self.count:
             return
         *powers, mean = self._squares / self.count - np.square(self._sums / self.count)
@@ -117,7 +117,7 @@ class Downmix:
 
 
 def downmix(channels: NDArray[np.float32]) -> Wave:
-    """(T, C) -> (T,), the mean of the channels. Raises BadInput for channels that cancel each other."""
+    """(T, C) -> (T,), the mean of the channels. Raises UserInputError for channels that cancel each other."""
     if channels.shape[1] == 1:
         return channels[:, 0].copy()
     mix = Downmix()
@@ -187,7 +187,7 @@ def from_int16(samples: NDArray[np.int16]) -> Wave:
 def resample(wave: Wave, source_rate: int, target_rate: int) -> Wave:
     """(T,) -> (round(T * target_rate / source_rate),), by soxr at its quality HQ.
 
-    Rates in Hz. Raises `BadInput` for rates that are not above zero.
+    Rates in Hz. Raises `UserInputError` for rates that are not above zero.
     """
     wave = np.asarray(wave, np.float32)
     if source_rate == target_rate:

@@ -55,7 +55,7 @@ def shown(path: Path) -> str:
 
 
 def refuse_name(path: Path) -> None:
-    """Raises BadInput for a path that is not UTF-8."""
+    """Raises UserInputError for a path that is not UTF-8."""
     if not has_utf8_name(path):
         raise UserInputError(f"{shown(path)}: {WHY_NAME}")
 

@@ -34,14 +34,14 @@ class Recording:
 
     @classmethod
     def open(cls, path: str | Path) -> Recording:
-        """Raises BadInput for what `audio.read` refuses, but for what lies beyond its first sample."""
+        """Raises UserInputError for what `audio.read` refuses, but for what lies beyond its first sample."""
         _, rate = read(path, 0, 1)
         return cls(Path(path), rate, soundfile.info(str(path)).frames / rate)
 
     def pieces(self) -> Iterator[Wave]:
         """Samples (n,), a few seconds at a time, channels averaged.
 
-        Raises BadInput for NaN, for a truncated file and, at the end, for channels that cancel.
+        Raises UserInputError for NaN, for a truncated file and, at the end, for channels that cancel.
         """
         mix = Downmix()
         with soundfile.SoundFile(self.path) as file:
@@ -63,7 +63,7 @@ class Resampler:
     """Samples at one rate -> at another, chunk by chunk; the chunks do not show."""
 
     def __init__(self, source: int, target: int) -> None:
-        """Hz. Raises BadInput for rates that are not above zero."""
+        """Hz. Raises UserInputError for rates that are not above zero."""
         if min(source, target) <= 0:
             raise UserInputError(f"cannot resample from {source} Hz to {target} Hz: rates must be above zero")
         self.source, self.target = source, target
@@ -109,7 +109,7 @@ class WavReader:
     """A WAV as it comes through a pipe: `sample_rate`, then, iterated over, samples (n,) in [-1, 1], channels averaged.
 
     16, 24 or 32 bits, or float. A header whose length is not known yet (0, or the largest) is read to the end of the pipe. Raises
-    BadInput for what is no WAV, for one that ends before its length, and for channels that cancel
+    UserInputError for what is no WAV, for one that ends before its length, and for channels that cancel
     each other in the first second or in all.
     """
 

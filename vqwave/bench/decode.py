@@ -84,7 +84,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def rows(arguments: argparse.Namespace) -> Iterator[Row]:
-    """Raises BadInput where numba is not installed, or for a folder that is no such checkout."""
+    """Raises UserInputError where numba is not installed, or for a folder that is no such checkout."""
     try:
         import numba  # noqa: F401
     except ModuleNotFoundError:

@@ -51,7 +51,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def rows(arguments: argparse.Namespace) -> Iterator[Row]:
-    """Raises BadInput where numba is not installed, or for samples that are no whole frames."""
+    """Raises UserInputError where numba is not installed, or for samples that are no whole frames."""
     if importlib.util.find_spec("numba") is None:
         raise UserInputError("numba is not installed, expected it for this suite: pip install 'vqwave[fast]'")
     if arguments.samples < HOP or arguments.samples % HOP:

@@ -97,7 +97,7 @@ def machine() -> str:
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
-    """A list of rows as JSON, put in place in one go. Raises BadInput where it cannot be written."""
+    """A list of rows as JSON, put in place in one go. Raises UserInputError where it cannot be written."""
     other = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         other.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")

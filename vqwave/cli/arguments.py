@@ -68,7 +68,7 @@ def told(command: argparse.ArgumentParser, *, required: bool = False) -> None:
 
 
 def labels_of(arguments: argparse.Namespace, model: SpeechModel) -> dict[str, str]:
-    """What is said of an utterance beside its codes. Raises BadInput for a label that the model does not hear."""
+    """What is said of an utterance beside its codes. Raises UserInputError for a label that the model does not hear."""
     given = pairs("--label", arguments.label)
     heard = [*(model.prior.labels if model.prior else ()), *model.decoder.conditioner.categorical]
     for name in given:
@@ -96,7 +96,7 @@ def pairs(flag: str, pairs: Sequence[str]) -> dict[str, str]:
 
 
 def shift_of(arguments: argparse.Namespace, model: SpeechModel) -> float:
-    """Semitones. Raises BadInput outside bounds, and for a model without melody."""
+    """Semitones. Raises UserInputError outside bounds, and for a model without melody."""
     return model.given.shift(arguments.shift_semitones)
 
 

@@ -33,7 +33,7 @@ def share(arguments: argparse.Namespace, suffixes: Collection[str], suffix: str)
     """What there is to do for this process: every WORLD_SIZE-th file of the folder, and of those the ones not yet there.
 
     `accelerate launch` and torchrun set RANK and WORLD_SIZE. Files keep their places below the folder, under another suffix.
-    Raises BadInput for a folder without such files, for two files that would become one, and for one that would become itself.
+    Raises UserInputError for a folder without such files, for two files that would become one, and for one that would become itself.
     """
     source, out = arguments.input, arguments.out
     if out is None:
@@ -71,7 +71,7 @@ def _refused(source: Path, suffixes: Collection[str]) -> list[tuple[Path, str]]:
 
 
 class Account:
-    """A bar over all, the files that failed, and the end: one line if all went well, BadInput if not."""
+    """A bar over all, the files that failed, and the end: one line if all went well, UserInputError if not."""
 
     def __init__(self, arguments: argparse.Namespace, works: Sequence[Work], total: float, unit: str) -> None:
         """total: of the bar, in `unit`."""
@@ -101,7 +101,7 @@ class Account:
             self.bar.update(1)
 
     def close(self) -> None:
-        """Raises BadInput where a file failed."""
+        """Raises UserInputError where a file failed."""
         self.bar.close()
         if self.failed:
             raise UserInputError(f"{self.failed} of {self.count} files could not be used; the others are in {self.out}")

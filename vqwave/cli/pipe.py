@@ -41,7 +41,7 @@ def source(path: Path) -> Iterator[tuple[BinaryIO, str]]:
 
 @contextmanager
 def target(path: Path) -> Iterator[BinaryIO]:
-    """A file, whole or not at all, or standard output for `-`. Raises BadInput where nobody reads that any more."""
+    """A file, whole or not at all, or standard output for `-`. Raises UserInputError where nobody reads that any more."""
     if path == DASH:
         try:
             yield sys.stdout.buffer

@@ -48,7 +48,7 @@ TRUNCATED = "the checksum does not match: the file is truncated or damaged"
 
 
 def to_bytes(coded: CodeSequence, coder: Coder | None = None) -> bytes:
-    """A whole file: the codes packed, or entropy-coded by `coder`. Raises BadInput."""
+    """A whole file: the codes packed, or entropy-coded by `coder`. Raises UserInputError."""
     coded = CodeSequence.checked(coded)
     header = Header.of(coded)
     packed = header.pack(coded.block)
@@ -108,7 +108,7 @@ class Source:
         self.seen: bytearray | None = bytearray()  # all that was read, for those who must go back to it
 
     def take(self, count: int) -> bytes:
-        """Raises BadInput where there are fewer."""
+        """Raises UserInputError where there are fewer."""
         data = bytearray()
         while len(data) < count and (more := self.file.read(min(count - len(data), PIECE))):
             data += more
@@ -139,14 +139,14 @@ class Source:
             raise UserInputError(f"{self.name}: its header cannot be read ({error})") from None
 
     def check(self) -> None:
-        """Raises BadInput unless the next four bytes are the CRC of all before."""
+        """Raises UserInputError unless the next four bytes are the CRC of all before."""
         expected = self.crc
         if struct.unpack("<I", self.take(4))[0] != expected:
             raise UserInputError(f"{self.name}: {TRUNCATED}")
         self.crc = expected
 
     def version(self) -> int:
-        """Raises BadInput for another file or version."""
+        """Raises UserInputError for another file or version."""
         magic = self.take(4)
         if magic[:3] != MAGIC[:3]:
             raise UserInputError(f"{self.name}: not a .vqw file")
@@ -169,7 +169,7 @@ class Source:
         return Header(rate, hop, 0, size, codec, books, 0, speaker, pitch=pitch), flags
 
     def pitch(self, hop: int) -> PitchFormat:
-        """What is said of pitch codes, for frames of `hop` samples. Raises BadInput."""
+        """What is said of pitch codes, for frames of `hop` samples. Raises UserInputError."""
         ratio, size, books = (self.number() for _ in range(3))
         mean, deviation = struct.unpack("<ff", self.take(8))
         fits = 1 <= ratio <= MOST_RATIO and 1 <= size <= MOST_CODES and 1 <= books <= MOST_BOOKS
@@ -182,7 +182,7 @@ class Source:
 
 
 def from_bytes(data: bytes, name: str, coder: Coder | None = None) -> CodeSequence:
-    """Raises BadInput, with `name` in its line, for anything but a whole `.vqw` file, or if it needs another `coder`."""
+    """Raises UserInputError, with `name` in its line, for anything but a whole `.vqw` file, or if it needs another `coder`."""
     header, payload = _parse(data, name)
     if isinstance(payload, CodeBlock):
         block = payload
@@ -194,7 +194,7 @@ def from_bytes(data: bytes, name: str, coder: Coder | None = None) -> CodeSequen
 
 
 def unpacked(data: bytes, header: Header, name: str, frames: int) -> CodeBlock:
-    """The last `frames` of the header's frames. Raises BadInput for codes that no book has."""
+    """The last `frames` of the header's frames. Raises UserInputError for codes that no book has."""
     try:
         return header.unpack(data, frames, header.frames - frames)
     except UserInputError as error:
@@ -220,7 +220,7 @@ def _parse(data: bytes, name: str) -> tuple[Header, bytes | CodeBlock]:
 
 
 def _fitting(header: Header, name: str) -> Header:
-    """Raises BadInput for a header that does not fit its codes."""
+    """Raises UserInputError for a header that does not fit its codes."""
     if header.prior is None and header.payload != header.packed_bytes(header.frames):
         found = f"{header.books} x {header.frames} codes do not fit its {header.payload} bytes of codes"
     elif header.samples < 0 or not 0 <= header.frames * header.hop - header.samples < header.hop:
@@ -265,7 +265,7 @@ class Part:
 
 
 def parts_of(source: Source, header: Header) -> Iterator[Part]:
-    """What follows the facts of a stream. Raises BadInput."""
+    """What follows the facts of a stream. Raises UserInputError."""
     while count := source.number():
         if count > LONGEST_BLOCK:
             raise UserInputError(f"{source.name}: a block of {count} frames, expected at most {LONGEST_BLOCK}")

@@ -24,7 +24,7 @@ def save_codes(coded: CodeSequence, path: str | Path, coder: Coder | None = None
 
 
 def load_codes(path: str | Path, coder: Coder | None = None) -> CodeSequence:
-    """Read a `.vqw` file. Raises BadInput for a missing, truncated, damaged or foreign file, or if it needs another prior."""
+    """Read a `.vqw` file. Raises UserInputError for a missing, truncated, damaged or foreign file, or if it needs another prior."""
     return from_bytes(_read(path), str(path), coder)
 
 

@@ -46,7 +46,7 @@ def pack_digits(codes: Tensor, size: int) -> bytes:
     """codes (Q, F) below `size` -> bytes: frame by frame, each 1,024 codes one number in base K.
 
     Little-endian, the first code the lowest digit: for K = 2^b the bytes are those of `pack`.
-    Raises BadInput for other codes. `unpack_digits` is the inverse.
+    Raises UserInputError for other codes. `unpack_digits` is the inverse.
     """
     digits, base, data = codes.t().reshape(-1).tolist(), max(size, 2), bytearray()
     if digits and not 0 <= min(digits) <= max(digits) < size:
@@ -60,7 +60,7 @@ def pack_digits(codes: Tensor, size: int) -> bytes:
 
 
 def unpack_digits(data: bytes, books: int, frames: int, size: int) -> Tensor:
-    """bytes -> codes (Q, F) int64. Raises BadInput for what `pack_digits` does not write."""
+    """bytes -> codes (Q, F) int64. Raises UserInputError for what `pack_digits` does not write."""
     digits: list[int] = []
     base, count, place = max(size, 2), books * frames, 0
     while len(digits) < count:

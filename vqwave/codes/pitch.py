@@ -30,7 +30,7 @@ class PitchFormat:
 
     `mean` and `deviation` of ln(F0 / 100 Hz) are those that the contour was normalised with: with
     them a voice that the model does not know is decoded in its own range. Kept as float32, as in a
-    file. Raises BadInput outside bounds.
+    file. Raises UserInputError outside bounds.
     """
 
     hop: int
@@ -50,7 +50,7 @@ class PitchFormat:
             raise UserInputError(f"pitch codes: {self.books} books of {self.size} codes, hop {self.hop}")
 
     def ratio(self, hop: int) -> int:
-        """Frames of `hop` samples that a pitch code covers. Raises BadInput unless whole."""
+        """Frames of `hop` samples that a pitch code covers. Raises UserInputError unless whole."""
         if self.hop % hop:
             raise UserInputError(f"pitch codes: hop {self.hop}, expected a multiple of the frames' {hop}")
         return self.hop // hop

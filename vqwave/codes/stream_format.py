@@ -20,7 +20,7 @@ class CodeReader:
     """Codes as they come through a pipe: first `header`, then, iterated over, blocks.
 
     At the end, `header.samples` is known. A pitch code comes in the block of the first frame that
-    it covers. A whole file, of any version, comes as one block, once it is there. Raises BadInput
+    it covers. A whole file, of any version, comes as one block, once it is there. Raises UserInputError
     as `from_bytes` does.
     """
 
@@ -63,7 +63,7 @@ class CodeWriter:
     def write(self, codes: Tensor, pitch: Tensor | None = None) -> None:
         """Further codes (Q, n), and further pitch codes (Q_p, m) where the header knows of them.
 
-        Raises BadInput for codes that the books do not have.
+        Raises UserInputError for codes that the books do not have.
         """
         codes, melody = inputs.codes(codes, self.header.books, self.header.size), self.header.pitch
         if melody is None:
@@ -76,7 +76,7 @@ class CodeWriter:
     def finish(self, samples: int) -> None:
         """The end: how many samples the codes stand for.
 
-        Raises BadInput if some codes still wait, or are not those of so many samples.
+        Raises UserInputError if some codes still wait, or are not those of so many samples.
         """
         if waiting := self.in_step.left_over:
             wanted = f"expected a pitch code for {self.header.ratio} frames"

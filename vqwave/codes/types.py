@@ -45,7 +45,7 @@ class Sized:
 class CodeSequence(Sized):
     """Speech as codes (Q, F) int64, with all that decoding needs to know.
 
-    `pitch`: of a codec that codes the melody apart. Raises BadInput unless it covers the frames.
+    `pitch`: of a codec that codes the melody apart. Raises UserInputError unless it covers the frames.
     """
 
     codes: Tensor
@@ -93,7 +93,7 @@ class CodeSequence(Sized):
     def checked(cls, coded: object) -> CodeSequence:
         """The same, its codes int64 on the CPU.
 
-        Raises BadInput for codes that do not fit what is said of them.
+        Raises UserInputError for codes that do not fit what is said of them.
         """
         if not isinstance(coded, cls):
             found = type(coded).__name__
@@ -110,7 +110,7 @@ class CodeSequence(Sized):
         return replace(coded, codes=codes, pitch=pitch, **sizes)
 
     def cut(self, first: int, last: int) -> CodeSequence:
-        """Frames first .. last - 1. Raises BadInput where `first` lies within a pitch code."""
+        """Frames first .. last - 1. Raises UserInputError where `first` lies within a pitch code."""
         frames = self.codes.shape[1]
         if not 0 <= first <= last <= frames or first % self.ratio:
             start = f", the first a multiple of {self.ratio}" if self.ratio > 1 else ""
@@ -126,7 +126,7 @@ class CodeSequence(Sized):
 def join(parts: Sequence[CodeSequence]) -> CodeSequence:
     """Codes one after another: the inverse of cutting at whole pitch codes.
 
-    Raises BadInput where parts are of different codecs or voices, or where one but the last ends
+    Raises UserInputError where parts are of different codecs or voices, or where one but the last ends
     within a frame or a pitch code.
     """
     first, formats = parts[0], {replace(Header.of(part), frames=0, samples=0) for part in parts}
@@ -214,7 +214,7 @@ class Header(Sized):
         return pitch + digit_bytes(self.books * frames, self.size)
 
     def pack(self, block: CodeBlock) -> bytes:
-        """A block's pitch codes, then its codes. Raises BadInput unless both or none have them."""
+        """A block's pitch codes, then its codes. Raises UserInputError unless both or none have them."""
         if (self.pitch is None) != (block.pitch is None):
             found = "without" if block.pitch is None else "with"
             raise UserInputError(f"codes {found} pitch codes, the header says otherwise")
@@ -223,7 +223,7 @@ class Header(Sized):
         return pack_digits(block.pitch, self.pitch.size) + pack_digits(block.codes, self.size)
 
     def unpack(self, data: bytes, frames: int, first: int = 0) -> CodeBlock:
-        """The inverse. Raises BadInput for codes that the books do not have."""
+        """The inverse. Raises UserInputError for codes that the books do not have."""
         if self.pitch is None:
             block = CodeBlock(unpack(data, self.books, frames, self.bits_per_code), None, first)
             self.check_codes(block)
@@ -237,7 +237,7 @@ class Header(Sized):
         return block
 
     def check_codes(self, block: CodeBlock) -> None:
-        """Raises BadInput for codes that the books do not have."""
+        """Raises UserInputError for codes that the books do not have."""
         streams = [(block.codes, self.size, "code")]
         if self.pitch is not None:
             streams.append((block.pitch, self.pitch.size, "pitch code"))

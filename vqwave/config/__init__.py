@@ -42,7 +42,7 @@ class Request(Generic[T]):
 def parse(cls: type[T], argv: Sequence[str], *, program: str = "", description: str = "") -> Request[T]:
     """Reads `argv` (without the program's name) into a config of type `cls`.
 
-    `--help` prints every setting and leaves with status 0. Raises BadInput: one line with the key, what was found, what
+    `--help` prints every setting and leaves with status 0. Raises UserInputError: one line with the key, what was found, what
     is expected, and the YAML file where that is the culprit.
 
     >>> @spec
@@ -70,7 +70,7 @@ def parse(cls: type[T], argv: Sequence[str], *, program: str = "", description: 
 
 
 def build(cls: type[T], tree: Mapping[str, Tree]) -> T:
-    """The config of a plain tree, such as the one in a run folder; what is absent takes its default. Raises BadInput.
+    """The config of a plain tree, such as the one in a run folder; what is absent takes its default. Raises UserInputError.
 
     >>> @spec
     ... class Train:

@@ -38,7 +38,7 @@ def _adapter(cls: type[T]) -> TypeAdapter[T]:
 
 
 def validate(cls: type[T], tree: Tree, sources: Mapping[str, str]) -> T:
-    """The config of a settled tree. `sources` names the file that a dotted key came from. Raises BadInput."""
+    """The config of a settled tree. `sources` names the file that a dotted key came from. Raises UserInputError."""
     try:
         return _adapter(cls).validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:

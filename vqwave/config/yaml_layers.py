@@ -57,7 +57,7 @@ def read_flow(text: str) -> Tree:
 
 
 def load(file: Path) -> dict[str, Tree]:
-    """The settings in a YAML file. Raises BadInput naming the file, and the line where there is one."""
+    """The settings in a YAML file. Raises UserInputError naming the file, and the line where there is one."""
     try:
         tree = yaml.load(file.read_text(encoding="utf-8"), _Loader)
         json.dumps(tree)
@@ -88,7 +88,7 @@ class CommandLine:
 
 
 def split(argv: Sequence[str]) -> CommandLine:
-    """Reads flags, `--config FILE`, `a.b=1`, `--a.b=1` and `--a.b 1`. Raises BadInput for any other word."""
+    """Reads flags, `--config FILE`, `a.b=1`, `--a.b=1` and `--a.b 1`. Raises UserInputError for any other word."""
     words = list(argv)
     line = CommandLine(files=[], flags=set(), overrides={})
     while words:

@@ -108,7 +108,7 @@ class Corpus:
 
     @classmethod
     def open(cls, folder: str | Path) -> Corpus:
-        """Open a folder that `vqwave prepare` wrote; `BadInput` says what is wrong with any other."""
+        """Open a folder that `vqwave prepare` wrote; `UserInputError` says what is wrong with any other."""
         folder = Path(folder)
         if not is_corpus(folder):
             found = "is no prepared corpus" if folder.is_dir() else "no such folder"
@@ -143,7 +143,7 @@ class Corpus:
         return dict(Counter(u.split for u in self.utterances))
 
     def of(self, split: str) -> list[int]:
-        """The places in `utterances` of a split's rows. Raises `BadInput` that names the splits there are."""
+        """The places in `utterances` of a split's rows. Raises `UserInputError` that names the splits there are."""
         rows = [i for i, u in enumerate(self.utterances) if u.split == split and self._takes(u)]
         if not rows:
             there = ", ".join(f"{name} ({n})" for name, n in self.splits.items())
@@ -151,7 +151,7 @@ class Corpus:
         return rows
 
     def only(self, speakers: Sequence[str]) -> Corpus:
-        """The same corpus and labels, but splits hold these speakers alone; none named: all. Raises `BadInput`."""
+        """The same corpus and labels, but splits hold these speakers alone; none named: all. Raises `UserInputError`."""
         for name in speakers:
             self.label_id("speaker", name)
         chosen = copy(self)
@@ -162,7 +162,7 @@ class Corpus:
         return not self._chosen or utterance.speaker in self._chosen
 
     def label_id(self, label: str, value: str) -> int:
-        """The id of a label's value, such as ("speaker", "theo"). Raises `BadInput` with the nearest names."""
+        """The id of a label's value, such as ("speaker", "theo"). Raises `UserInputError` with the nearest names."""
         if label not in self._ids:
             raise UserInputError(f"{self.folder}: no label {label!r}, there are {', '.join(self.labels)}")
         if value not in self._ids[label]:
@@ -196,7 +196,7 @@ class Corpus:
     def f0(self, i: int) -> NDArray[np.float32]:
         """F0 of utterance `i` in Hz, 0 where unvoiced, a frame each `pitch.hop` samples: (ceil(frames / hop),).
 
-        Raises `BadInput` for a corpus that an earlier version prepared, without F0.
+        Raises `UserInputError` for a corpus that an earlier version prepared, without F0.
         """
         if self.pitch is None:
             again = f"`vqwave prepare KIND SOURCE --out {self.folder}`"
@@ -254,7 +254,7 @@ def _let_go(shard: NDArray[np.int16]) -> None:
 
 
 def _vectors(folder: Path, count: int) -> dict[str, NDArray[np.float32]]:
-    """The arrays (N, V) of `folder`/vectors. Raises `BadInput` for one that does not have a row an utterance."""
+    """The arrays (N, V) of `folder`/vectors. Raises `UserInputError` for one that does not have a row an utterance."""
     vectors = {path.stem: read_array(path) for path in sorted((folder / "vectors").glob("*.npy"))}
     for name, rows in vectors.items():
         if rows.ndim != 2 or len(rows) != count:
@@ -263,7 +263,7 @@ def _vectors(folder: Path, count: int) -> dict[str, NDArray[np.float32]]:
 
 
 def read_array(path: Path) -> NDArray[np.float32]:
-    """The array in a .npy file, as float32. Raises `BadInput` for anything else, and where a number is not finite."""
+    """The array in a .npy file, as float32. Raises `UserInputError` for anything else, and where a number is not finite."""
     try:
         with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, and is refused below
             array = np.load(path, allow_pickle=False).astype(np.float32)

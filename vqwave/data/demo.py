@@ -105,7 +105,7 @@ def render_demo(
 ) -> None:
     """Speak `texts` (None: all of `lines()`) with each voice into `folder`: wav files and a manifest.jsonl with phones.
 
-    Bit for bit the same every time. Raises `BadInput` where espeak-ng is not installed or does not start.
+    Bit for bit the same every time. Raises `UserInputError` where espeak-ng is not installed or does not start.
     """
     if importlib.util.find_spec("espeakng_loader") is None:
         raise UserInputError("the demo corpus needs espeak-ng, which is not installed: pip install 'vqwave[demo]'")

@@ -39,7 +39,7 @@ class FrameFile:
         return corpus.folder / "frames" / self.name / f"{corpus.utterances[row].id}.npy"
 
     def stored(self, corpus: Corpus, row: int) -> Frames:
-        """The whole utterance's frames. Raises `BadInput` that names the file where their number or kind is another, or they are
+        """The whole utterance's frames. Raises `UserInputError` that names the file where their number or kind is another, or they are
         not finite."""
         path = self.path(corpus, row)
         try:
@@ -48,7 +48,7 @@ class FrameFile:
             raise UserInputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
 
     def fitted(self, frames: Frames, count: int) -> Frames:
-        """Exactly `count` frames: at most `SLACK` are cut off, or the last one is held for as many. Raises `BadInput`."""
+        """Exactly `count` frames: at most `SLACK` are cut off, or the last one is held for as many. Raises `UserInputError`."""
         if frames.ndim != 2 or len(frames) != self.channels:
             raise UserInputError(f"frames {self.name!r} of shape {frames.shape}, expected ({self.channels}, F)")
         if not np.isfinite(frames).all():
@@ -69,7 +69,7 @@ class FrameFile:
         return None if value is None else np.shape(value)[-1] * self.hop
 
     def given(self, value: Frames, samples: int, sample_rate: int, vocabulary: Mapping[str, Sequence[str]]) -> Frames:
-        """(channels, F) of somebody's own, for `samples` samples -> as `read` yields. Raises `BadInput`."""
+        """(channels, F) of somebody's own, for `samples` samples -> as `read` yields. Raises `UserInputError`."""
         frames = inputs.floats(value, f"frames {self.name!r}")
         return self.fitted(frames, -(-samples // self.hop))
 
@@ -83,7 +83,7 @@ class PhoneTrack:
     name: str = PHONES
 
     def stored(self, corpus: Corpus, row: int) -> Phones:
-        """((first sample, label), ...) of an utterance. Raises `BadInput` where it has none."""
+        """((first sample, label), ...) of an utterance. Raises `UserInputError` where it has none."""
         utterance = corpus.utterances[row]
         if not utterance.phones:
             raise UserInputError(
@@ -101,7 +101,7 @@ class PhoneTrack:
         return None
 
     def given(self, value: Sequence[Any], samples: int, sample_rate: int, vocabulary: Mapping[str, Sequence[str]]) -> Frames:
-        """[[first sample, label], ...] of somebody's own, for `samples` samples -> as `read` yields. Raises `BadInput`."""
+        """[[first sample, label], ...] of somebody's own, for `samples` samples -> as `read` yields. Raises `UserInputError`."""
         known = vocabulary.get(PHONES, ())
         for _, label in value:
             if label not in known:
@@ -132,7 +132,7 @@ class PitchTrack:
     name: str = PITCH
 
     def fits(self, corpus: Corpus) -> bool:
-        """Whether the corpus has F0 of this hop and range. Raises `BadInput` for a corpus without any."""
+        """Whether the corpus has F0 of this hop and range. Raises `UserInputError` for a corpus without any."""
         if corpus.pitch is None:
             corpus.f0(0)
         return (self.hop, self.lowest, self.highest) == astuple(corpus.pitch)
@@ -159,7 +159,7 @@ Track = FrameFile | PhoneTrack | PitchTrack
 
 
 def stored_pitch(corpus: Corpus) -> PitchTrack:
-    """The F0 that a corpus has. Raises `BadInput` for one without."""
+    """The F0 that a corpus has. Raises `UserInputError` for one without."""
     if corpus.pitch is None:
         corpus.f0(0)
     return PitchTrack(*astuple(corpus.pitch))
@@ -168,6 +168,6 @@ def stored_pitch(corpus: Corpus) -> PitchTrack:
 def carried(corpus: Corpus, tracks: Sequence[Track]) -> tuple[Track, ...]:
     """The tracks that are read from a corpus: all but F0 of another hop or range, which the front end tracks itself.
 
-    Raises `BadInput` for a corpus without F0 where F0 is asked for.
+    Raises `UserInputError` for a corpus without F0 where F0 is asked for.
     """
     return tuple(track for track in tracks if not isinstance(track, PitchTrack) or track.fits(corpus))

@@ -84,7 +84,7 @@ def find_manifest(source: Path) -> Path:
 
 
 def read_manifest(path: Path) -> Iterator[Recording]:
-    """The recordings of a CSV or JSONL manifest in its order. Raises `BadInput` that names file and line."""
+    """The recordings of a CSV or JSONL manifest in its order. Raises `UserInputError` that names file and line."""
     about = _speaker_columns(path.with_name("speakers.csv"))
     rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _jsonl_rows(path)
     for line, row in rows:
@@ -106,7 +106,7 @@ def write_manifest(path: Path, recordings: Iterable[Recording]) -> None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file. Raises `BadInput` where it is none."""
+    """The lines of a UTF-8 text file. Raises `UserInputError` where it is none."""
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

@@ -72,7 +72,7 @@ def prepare(
     Every recording loses its DC, is resampled to `sample_rate` Hz (None: the recipe's own) and brought to an RMS level
     of `level_db` dBFS; its F0 is stored beside it, a frame each 10 ms. Files that cannot be used are left out and
     listed with their reason. `out` appears whole or not
-    at all, and replaces nothing but a prepared corpus. Raises `BadInput`.
+    at all, and replaces nothing but a prepared corpus. Raises `UserInputError`.
     """
     recipe, out = _recipe(kind), Path(out)
     given = [] if source is None else [source] if isinstance(source, str | Path) else list(source)
@@ -140,7 +140,7 @@ def _prepare(
 
 
 def _of_sources(recipe: Recipe, sources: Sequence[Path]) -> tuple[list[Recording], list[Rejected]]:
-    """The recordings of all sources, in their order. Raises `BadInput` where an id occurs twice."""
+    """The recordings of all sources, in their order. Raises `UserInputError` where an id occurs twice."""
     recordings: list[Recording] = []
     rejected: list[Rejected] = []
     for source in sources:

@@ -34,7 +34,7 @@ UNVOICED = VoicePitch(0.4, 0.2)
 
 
 def voice_pitches(corpus: Corpus, split: str = "train") -> dict[str, VoicePitch]:
-    """Each speaker's statistics over a split, those without voiced frames left out. Raises `BadInput` without stored F0."""
+    """Each speaker's statistics over a split, those without voiced frames left out. Raises `UserInputError` without stored F0."""
     by_speaker: defaultdict[str, list[F0]] = defaultdict(list)
     for row in corpus.of(split):
         by_speaker[corpus.utterances[row].speaker].append(corpus.f0(row))
@@ -50,7 +50,7 @@ def pitch_of(corpus: Corpus, row: int, voices: dict[str, VoicePitch]) -> VoicePi
 def voices_of(corpus: Corpus) -> list[tuple[float, float]]:
     """Mean and deviation of each speaker's ln(F0 / 100 Hz), in the order of the label's values.
 
-    Of training recordings, or of all where there is none of these. Raises `BadInput` without stored F0.
+    Of training recordings, or of all where there is none of these. Raises `UserInputError` without stored F0.
     """
     trained = voice_pitches(corpus)
     rows: defaultdict[str, list[F0]] = defaultdict(list)

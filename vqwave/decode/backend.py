@@ -44,7 +44,7 @@ def take(decoder: WaveNet | Student, backend: str = "auto", *, top_p: float = 1.
 
 
 def choose(decoder: WaveNet | Student, backend: str = "auto", *, top_p: float = 1.0, guidance: float = 1.0) -> Choice:
-    """`auto` takes the fastest that can decode this. Raises BadInput for an unknown back-end, or one that cannot."""
+    """`auto` takes the fastest that can decode this. Raises UserInputError for an unknown back-end, or one that cannot."""
     if backend not in BACKENDS:
         raise UserInputError(f"backend {backend!r}: expected one of {', '.join(BACKENDS)}{nearest(backend, BACKENDS)}")
     if backend == "reference":
@@ -103,7 +103,7 @@ def sample(
     precision: str = "float32",
     progress: Callable[[int], object] | None = None,
 ) -> Tensor:
-    """Waveforms (B, samples) from a condition of B utterances. Raises BadInput for what no back-end decodes.
+    """Waveforms (B, samples) from a condition of B utterances. Raises UserInputError for what no back-end decodes.
 
     temperature: of all parts, or of each. `top_p` and `guidance` (see `sample_wavenet`) are the reference decoder's alone: any
     back-end gives way to it. `precision` is the CPU kernels' (see `precision.py`); the others have their own.
@@ -116,9 +116,7 @@ def sample(
         raise UserInputError(f"top_p {top_p}: expected a number above 0, at most 1")
     if isinstance(decoder, Student):
         if top_p != 1 or guidance != 1 or prime is not None:
-            raise UserInputError(
-                "top_p, guidance, prime: this decoder is a student, which knows none of them, expected its teacher"
-            )
+            raise UserInputError("top_p, guidance, prompt: a student knows none of them, expected its teacher")
         draw = sample_student if taken == "reference" else _fused(weights, progress)
         return draw(decoder, condition, samples, streams=streams, seed=seed, temperature=temperature)
     if top_p < 1 and decoder.head.continuous:

@@ -51,7 +51,7 @@ def decode_each(
     slots: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Iterator[tuple[Hashable, Tensor]]:
-    """Tasks by key, taken as slots fall free -> waveforms (T,) by key, as they are done. Raises BadInput for wrong settings.
+    """Tasks by key, taken as slots fall free -> waveforms (T,) by key, as they are done. Raises UserInputError for wrong settings.
 
     Each comes out as it would alone, bit for bit. Only kernels have slots: the reference, and a student, take one after another.
     """

@@ -38,13 +38,13 @@ NAMES = ("temperature", "scale temperature", "voiced temperature")
 
 
 def checked_temperatures(given: Temperature) -> Temperatures:
-    """What samplers divide by and multiply with: see `checked_temperature`. Raises BadInput."""
+    """What samplers divide by and multiply with: see `checked_temperature`. Raises UserInputError."""
     parts = given if isinstance(given, Temperatures) else (given, given, given)
     return Temperatures(*(checked_temperature(*each) for each in zip(parts, NAMES, strict=True)))
 
 
 def temperatures_of(about: Mapping[str, object]) -> Temperatures:
-    """The default that a model's card has, 1 for all parts where it has none. Raises BadInput for another form."""
+    """The default that a model's card has, 1 for all parts where it has none. Raises UserInputError for another form."""
     given = about.get("temperature", {})
     names = Temperatures._fields
     if not isinstance(given, Mapping) or not set(given) <= set(names):
@@ -58,7 +58,7 @@ def temperatures_of(about: Mapping[str, object]) -> Temperatures:
 
 @dataclass(frozen=True)
 class Sampling:
-    """The same settings and seed give the same audio, alone or in a batch. Raises BadInput for numbers out of range.
+    """The same settings and seed give the same audio, alone or in a batch. Raises UserInputError for numbers out of range.
 
     Without any temperature the model's own holds, which its card has.
     """

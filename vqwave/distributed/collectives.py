@@ -101,7 +101,7 @@ class Elsewhere(UserInputError):
 def by_main(work: Callable[[], T]) -> T:
     """What `work` yields on the main process, where alone it is done; every process must call. Small, plain results only.
 
-    A BadInput there is raised everywhere: on the others as `Elsewhere`.
+    A UserInputError there is raised everywhere: on the others as `Elsewhere`.
     """
     if world_size() == 1:
         return work()

@@ -21,7 +21,7 @@ FEW = 10  # utterances, below which a note says that figures say little
 
 
 def chosen(only: Sequence[str]) -> tuple[str, ...]:
-    """Names of measures (some have second names) as they are called here. Raises `BadInput` with the nearest names."""
+    """Names of measures (some have second names) as they are called here. Raises `UserInputError` with the nearest names."""
     names = [ALIASES.get(name, name) for name in only]
     for name in names:
         if name not in MEASURES:
@@ -44,7 +44,7 @@ def evaluate(
 
     Without `settings.only`, all that makes sense for the kind of model. What a model or corpus does not allow is in
     `Result.skipped`, with the reason. `result`: into which figures are put as they come.
-    Raises `BadInput` for a model, a corpus or names that cannot be used.
+    Raises `UserInputError` for a model, a corpus or names that cannot be used.
     """
     names = chosen(settings.only)
     recordings, codec = Corpus.open(corpus), SpeechModel.load(model, device)

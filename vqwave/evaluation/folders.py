@@ -50,7 +50,7 @@ def pairs(recordings: Path, copies: Path, transcripts: Path | None = None) -> li
 
     Suffixes may differ. Texts and speakers are those of `transcripts` (see `read_transcripts`) or
     of a manifest in the folder of recordings. Recordings without a copy are left out. Raises
-    `BadInput` for a copy without a recording, for file names that occur twice, and for folders
+    `UserInputError` for a copy without a recording, for file names that occur twice, and for folders
     without sound files.
     """
     there, made = _sounds(recordings), _sounds(copies)
@@ -110,7 +110,7 @@ def read_transcripts(path: Path) -> dict[str, Said]:
     """Texts (and speakers) by place without suffix, and by file name where that is unique.
 
     A .csv has the columns path and text, and may have speaker; a .jsonl is a manifest; any other
-    text file has a name and its text on each line, as LibriSpeech's .trans.txt. Raises `BadInput`.
+    text file has a name and its text on each line, as LibriSpeech's .trans.txt. Raises `UserInputError`.
     """
     if not path.is_file():
         raise UserInputError(f"{path}: no such file, expected transcripts")
@@ -212,7 +212,7 @@ def evaluate_folders(
     stage: Stage = silent,
     result: Result | None = None,
 ) -> Result:
-    """Copies beside their recordings, by the judges `only` (default: `MEASURES`), or `BadInput`."""
+    """Copies beside their recordings, by the judges `only` (default: `MEASURES`), or `UserInputError`."""
     for name in only:
         if name not in MEASURES:
             raise UserInputError(

@@ -64,7 +64,7 @@ SHOWN = (  # the rows of the table, in this order; the JSON has all
 
 
 def read_written(path: Path) -> EvaluationReport:
-    """Raises `BadInput` that names the file, and the key where one does not fit."""
+    """Raises `UserInputError` that names the file, and the key where one does not fit."""
     try:
         return TypeAdapter(EvaluationReport).validate_python(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -96,7 +96,7 @@ def section(evaluations: Sequence[EvaluationReport]) -> str:
 
 
 def put(readme: Path, text: str) -> None:
-    """Replace what stands between the markers, whole or not at all. Raises `BadInput` for a file without them."""
+    """Replace what stands between the markers, whole or not at all. Raises `UserInputError` for a file without them."""
     try:
         whole = readme.read_text(encoding="utf-8")
     except OSError as error:

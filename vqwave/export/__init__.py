@@ -68,7 +68,7 @@ class Checked:
 def export_onnx(name: str | Path, out: Path, part: Part = "decoder") -> Checked:
     """Write one part of a model as an ONNX graph, once onnxruntime has found it equal to PyTorch at several lengths.
 
-    Raises BadInput for a part that is no single pass, a missing package, or a graph that differs.
+    Raises UserInputError for a part that is no single pass, a missing package, or a graph that differs.
     """
     for package in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
@@ -95,7 +95,7 @@ def export_onnx(name: str | Path, out: Path, part: Part = "decoder") -> Checked:
 
 
 def export_folder(name: str | Path, out: Path, *, half: bool = False) -> Loaded:
-    """A folder that `vqwave.load` reads: `model.safetensors`, `config.json`, and a card `README.md`. Raises BadInput.
+    """A folder that `vqwave.load` reads: `model.safetensors`, `config.json`, and a card `README.md`. Raises UserInputError.
 
     half: weights in 16 bits, half the bytes. They are rounded, so that a few codes differ: it is a codec of its own.
     """
@@ -283,7 +283,7 @@ class RealMelBands(nn.Module):
 
 
 def decoder_of(loaded: Loaded, name: str | Path) -> SpeakingGraph:
-    """The graph of a model's decoder. Raises BadInput for one that is no student."""
+    """The graph of a model's decoder. Raises UserInputError for one that is no student."""
     model = loaded.model.codec if isinstance(loaded.model, Prior) else loaded.model
     if isinstance(model, Classifier | PitchCodec):
         raise UserInputError(f"{name}: a {loaded.card.kind.replace('_', ' ')}, expected a model that speaks")
@@ -300,7 +300,7 @@ def decoder_of(loaded: Loaded, name: str | Path) -> SpeakingGraph:
 
 
 def encoder_of(loaded: Loaded, name: str | Path) -> HearingGraph:
-    """The graph of a model's encoder and quantizer. Raises BadInput for a model without."""
+    """The graph of a model's encoder and quantizer. Raises UserInputError for a model without."""
     model = loaded.model.codec if isinstance(loaded.model, Prior) else loaded.model
     if not isinstance(model, VQVAE):
         raise UserInputError(f"{name}: a {loaded.card.kind} without an encoder, expected a vqvae (or its student)")
@@ -311,7 +311,7 @@ def encoder_of(loaded: Loaded, name: str | Path) -> HearingGraph:
 def trace(graph: Graph, path: Path, name: str | Path) -> None:
     """TorchScript's exporter: torch.export reasons for minutes about the shapes of forty layers, a trace takes seconds.
 
-    Raises BadInput for a model with an operation that ONNX has not.
+    Raises UserInputError for a model with an operation that ONNX has not.
     """
     with warnings.catch_warnings(), _in_a_line(f"{name}: cannot become a graph"):
         warnings.simplefilter("ignore")  # that it is the older exporter; and that shapes become constants, which is checked
@@ -329,7 +329,7 @@ def trace(graph: Graph, path: Path, name: str | Path) -> None:
 
 @contextmanager
 def _in_a_line(problem: str) -> Iterator[None]:
-    """What the exporter and onnxruntime raise is of any kind: as BadInput, but for files that cannot be written."""
+    """What the exporter and onnxruntime raise is of any kind: as UserInputError, but for files that cannot be written."""
     try:
         yield
     except (UserInputError, OSError):

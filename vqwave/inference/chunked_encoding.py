@@ -89,7 +89,7 @@ def grid(encoder: Encoder) -> int:
 def prepare(wave: Tensor | NDArray, source: int, target: int, level: float) -> Wave:
     """A recording (see `inputs`) at `source` Hz -> (T,) at `target` Hz: mono, no DC, `level` dBFS.
 
-    Raises BadInput for silence.
+    Raises UserInputError for silence.
     """
     samples, source = inputs.waveform(wave), inputs.sample_rate(source)
     samples = downmix(samples.T) if samples.ndim == 2 else samples
@@ -101,7 +101,7 @@ def prepare(wave: Tensor | NDArray, source: int, target: int, level: float) -> W
 
 
 def _refuse_silence(wave: Wave) -> Wave:
-    """(T,) without DC, as it is. Raises BadInput where it is silent, by the rule of `audio`."""
+    """(T,) without DC, as it is. Raises UserInputError where it is silent, by the rule of `audio`."""
     if (silence := silence_in(wave)) is not None:
         raise UserInputError(f"the recording is {silence}, expected audio")
     return wave
@@ -109,7 +109,7 @@ def _refuse_silence(wave: Wave) -> Wave:
 
 
 class Blocks:
-    """Prepared samples in, codes out, block by block. Raises BadInput for an encoder that hears the whole utterance."""
+    """Prepared samples in, codes out, block by block. Raises UserInputError for an encoder that hears the whole utterance."""
 
     def __init__(self, model: VQVAE, frames: int) -> None:
         """frames: how many are encoded at once; codes of a two-level codebook come in whole stretches."""
@@ -181,7 +181,7 @@ def encode_recording(
 
     As prepared and encoded whole, up to rounding.
 
-    It is read for its mean, for its level and peak, and for its codes. Raises BadInput for silence.
+    It is read for its mean, for its level and peak, and for its codes. Raises UserInputError for silence.
     """
     count = max(1, round(recording.seconds * recording.sample_rate))
     total = power = 0.0

@@ -61,7 +61,7 @@ class CodePrior:
         return fingerprint(self.network, about=repr((self.network.stack.spec, sorted(self.labels.items()))))
 
     def ids(self, labels: Mapping[str, str | None]) -> dict[str, Tensor]:
-        """Label names -> ids (1,); what is not given is not told. Raises BadInput with the nearest names."""
+        """Label names -> ids (1,); what is not given is not told. Raises UserInputError with the nearest names."""
         given = {name: labels[name] for name in self.labels if labels.get(name) is not None}
         known = self.labels
         ids = {n: inputs.place_of(value, known[n], n, "this prior") for n, value in given.items()}
@@ -81,7 +81,7 @@ class CodePrior:
     ) -> list[CodeSequence]:
         """Codes of `count` utterances that end by themselves, given labels, which may be left out; cut after `longest` seconds.
 
-        With `seconds`, utterance follows utterance until so much is full. Raises BadInput.
+        With `seconds`, utterance follows utterance until so much is full. Raises UserInputError.
         """
         checked_temperature(temperature, "code temperature")
         if not 0 < top_p <= 1:
@@ -122,7 +122,7 @@ class CodePrior:
 
     @own_defaults()
     def encode(self, coded: CodeSequence) -> bytes:
-        """The codes as bytes, given the speaker that is noted beside them. Raises BadInput for another codec's codes."""
+        """The codes as bytes, given the speaker that is noted beside them. Raises UserInputError for another codec's codes."""
         coded = CodeSequence.checked(coded)
         self._check(Header.of(coded))
         labels = self._heard(coded.speaker)

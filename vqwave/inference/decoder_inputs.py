@@ -35,7 +35,7 @@ class DecoderInputs:
         return next(self.model.parameters()).device
 
     def attributes(self, labels: Labels | None, vectors: Vectors | None = None) -> dict[str, Tensor]:
-        """Label names -> ids (1,) and vector names -> (1, V), of those that condition the decoder. Raises BadInput."""
+        """Label names -> ids (1,) and vector names -> (1, V), of those that condition the decoder. Raises UserInputError."""
         if not self.card.about.get("speaks", True):
             raise UserInputError(
                 "this model has codes alone, expected one with a trained decoder (codes=RUN of experiments/vqvae.py)"
@@ -50,19 +50,19 @@ class DecoderInputs:
         return self.label_ids(inputs.by_name(labels, "labels")) | found
 
     def label_ids(self, labels: Labels) -> dict[str, Tensor]:
-        """Label names -> ids (1,), for the labels that condition the decoder. Raises BadInput with the nearest names."""
+        """Label names -> ids (1,), for the labels that condition the decoder. Raises UserInputError with the nearest names."""
         names = self.decoder.conditioner.labels
         ids = {name: inputs.place_of(labels.get(name), self.card.labels[name], name) for name in names}
         return {name: torch.tensor([number], device=self._device) for name, number in ids.items()}
 
     def voice(self, speaker: str | None, labels: Labels, vectors: Vectors | None) -> dict[str, Tensor]:
-        """The same, with the speaker apart. Raises BadInput."""
+        """The same, with the speaker apart. Raises UserInputError."""
         if speaker is not None and "speaker" not in self.decoder.conditioner.labels:
             raise UserInputError(f"speaker {speaker!r}: this model takes no speaker, it has one voice")
         return self.attributes(labels if speaker is None else {**labels, "speaker": speaker}, vectors)
 
     def frames(self, frames: Given | None, samples: int) -> dict[str, Tensor]:
-        """Given frames -> what the front end's tracks read, (1, C, F), for `samples` samples. Raises BadInput."""
+        """Given frames -> what the front end's tracks read, (1, C, F), for `samples` samples. Raises UserInputError."""
         frames, found = inputs.by_name(frames, "frames"), {}
         known = [track.name for track in self.decoder.frontend.tracks]
         for name in frames:
@@ -83,7 +83,7 @@ class DecoderInputs:
     def shift(self, semitones: object) -> float:
         """By how much a melody is moved.
 
-        Raises BadInput unless it is a number within bounds, 0 for a model without melody.
+        Raises UserInputError unless it is a number within bounds, 0 for a model without melody.
         """
         found = inputs.floats(semitones, "shift_semitones")
         if found.size != 1:
@@ -101,7 +101,7 @@ class DecoderInputs:
     ) -> dict[str, Tensor]:
         """The range that a melody is decoded in: the speaker's, or that of the codes where no speaker is given.
 
-        shift_semitones: up (above 0) or down from there. Raises BadInput for a shift of a model without melody.
+        shift_semitones: up (above 0) or down from there. Raises UserInputError for a shift of a model without melody.
         """
         melody, shift = self._melody, self.shift(shift_semitones)
         if melody is None:

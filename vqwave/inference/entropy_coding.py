@@ -58,7 +58,7 @@ def decompress(
 ) -> tuple[Tensor, Tensor | None]:
     """The inverse of `compress`: codes (Q, F) and pitch codes (Q_p, F_p) or None.
 
-    Bytes that `compress` did not write give codes that nobody encoded, or raise BadInput.
+    Bytes that `compress` did not write give codes that nobody encoded, or raise UserInputError.
     """
     coder, stream = _constriction().stream, CodeStream(network, labels, ends=False)
     whole = data + bytes(8 + -len(data) % 4)  # zeros at the end were left out

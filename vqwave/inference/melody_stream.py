@@ -154,14 +154,14 @@ class BlockStream:
     def push(self, wave: NDArray[np.float32]) -> CodeBlock:
         """One channel's samples (n,), see `inputs` -> the codes and pitch codes known now.
 
-        Raises BadInput.
+        Raises UserInputError.
         """
         prepared = self.speech.prepare(wave)
         codes, pitch = self.speech.blocks.push(prepared), self.pitch_codes.push(prepared)
         return self.in_step.push(codes, pitch)
 
     def flush(self) -> CodeBlock:
-        """The last codes. Raises BadInput where there was no sound."""
+        """The last codes. Raises UserInputError where there was no sound."""
         prepared = self.speech.rest()
         codes, pitch = self.speech.blocks, self.pitch_codes
         found = [torch.cat([it.push(prepared), it.flush()], 1) for it in (codes, pitch)]
@@ -174,7 +174,7 @@ def with_melody(
     """The same of a model without melody; else a stream of both kinds of codes.
 
     A voice is normalised by the given range; else by that of a speaker that the model knows, by
-    number; else see `PitchCodeStream`. Raises BadInput for a range that is none, or of a model without melody.
+    number; else see `PitchCodeStream`. Raises UserInputError for a range that is none, or of a model without melody.
     """
     voice, melody = (
         None if pitch_range is None else given_range(pitch_range),

@@ -84,7 +84,7 @@ def find_model(name: str | Path) -> Path:
 def load_trained(name: str | Path, device: str | torch.device = "cpu") -> Loaded:
     """Build the model and read its weights; nothing is unpickled. The model is in evaluation mode.
 
-    Raises BadInput for a folder that cannot be read, and for weights that are not finite.
+    Raises UserInputError for a folder that cannot be read, and for weights that are not finite.
     """
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise UserInputError(f"device {device}: there is none here, expected cpu")

@@ -52,7 +52,7 @@ def format_of(melody: Melody, voice: VoicePitch) -> PitchFormat:
 
 
 def check_pitch(melody: Melody | None, pitch: PitchCodes | PitchFormat | None) -> None:
-    """Raises BadInput unless a model's codes have the pitch codes that it decodes, or none where it decodes none."""
+    """Raises UserInputError unless a model's codes have the pitch codes that it decodes, or none where it decodes none."""
     if melody is None:
         if pitch is not None:
             raise UserInputError("these codes have pitch codes, expected none: this model codes no melody")
@@ -68,7 +68,7 @@ def check_pitch(melody: Melody | None, pitch: PitchCodes | PitchFormat | None) -
 
 
 def given_range(pitch_range: Sequence[float]) -> VoicePitch:
-    """(mean in Hz, deviation in semitones) of a voice's F0 -> its statistics. Raises BadInput."""
+    """(mean in Hz, deviation in semitones) of a voice's F0 -> its statistics. Raises UserInputError."""
     values = np.atleast_1d(inputs.floats(pitch_range, "pitch_range"))
     if values.shape != (2,):
         raise UserInputError(f"pitch_range: {pitch_range!r}, expected two numbers: Hz and semitones")

@@ -11,173 +11,32 @@ import torch
 from torch import Tensor
 
 from vqwave import inputs
-from vqwave.audio import read
-from vqwave.audio.streaming import Recording
-from vqwave.codes import CodeSequence, Header, PitchFormat
+from vqwave.codes import CodeSequence, PitchFormat
 from vqwave.decode.batching import DecodeRequest, decode_each, decode_together
-from vqwave.decode.sampling import Sampling, temperatures_of
+from vqwave.decode.sampling import Sampling
 from vqwave.decode.streaming.conditions import code_condition
 from vqwave.decode.streaming.stream import Stream, StreamState
 from vqwave.distributed.torch_defaults import inference, own_defaults
 from vqwave.errors import UserInputError
-from vqwave.inference.chunked_encoding import encode_blocks, encode_recording, prepare
-from vqwave.inference.code_prior import CodePrior
-from vqwave.inference.decoder_inputs import DecoderInputs, Given, Labels, Vectors
-from vqwave.inference.fingerprint import CodecFingerprint
-from vqwave.inference.melody_stream import BlockStream, with_melody
-from vqwave.inference.model_folder import Loaded, ModelCard, load_trained
-from vqwave.inference.pitch_encoding import Range, check_pitch, encode_melody, f0_of, voice_of
-from vqwave.inference.stream_encoding import SOON, SpeechStream
+from vqwave.inference.decoder_inputs import Given, Labels, Vectors
+from vqwave.inference.speech_encoder import SpeechEncoder
 from vqwave.metrics import likelihood
-from vqwave.models import VQVAE, Classifier, Model, PitchCodec, Prior, Student, WaveNet
+from vqwave.models import VQVAE, WaveNet
 from vqwave.nn.finite import check_finite
-from vqwave.pitch_tracking import F0
 
 Progress = Callable[[int], object]
 DEFAULT = Sampling()
-LONG = 300.0  # seconds of a recording that are held in memory
 
 
-class SpeechModel:
+class SpeechModel(SpeechEncoder):
     """Encode, decode, convert, generate. Waveforms are float32 tensors (T,) in [-1, 1] at `sample_rate`.
 
-    What may be given as a recording, a rate or codes is said in `inputs`; else it is a BadInput.
+    What may be given as a recording, a rate or codes is said in `inputs`; else it is a UserInputError.
 
-    >>> model = Codec.load("runs/vqvae-fsdd")                         # doctest: +SKIP
+    >>> model = SpeechModel.load("runs/vqvae-fsdd")                   # doctest: +SKIP
     >>> coded = model.encode(wave, 16000)                             # doctest: +SKIP
     >>> theo = model.decode(coded, speaker="theo")                    # doctest: +SKIP
     """
-
-    def __init__(self, model: Model, card: ModelCard) -> None:
-        self.model = model.codec if isinstance(model, Prior) else model
-        self.card = card
-        self.sample_rate = card.sample_rate
-        self.labels = card.labels
-        self.level_db: float = card.about.get("level_db", -23.0)
-        self.temperatures = temperatures_of(card.about)  # where none are given
-        self.given = DecoderInputs(self.model, card)
-        self._names = CodecFingerprint(
-            self.model, getattr(getattr(card.spec, "codec", card.spec), "encoder", None), card.sample_rate
-        )
-        self.prior = None
-        if isinstance(model, Prior):
-            self.prior = CodePrior.of(model, self.fingerprint, card.sample_rate, card.labels, older=self._names.older)
-
-    @classmethod
-    @own_defaults()
-    def load(cls, name: str | Path, device: str = "cpu") -> SpeechModel:
-        """A run folder, a model folder, or the name of a shipped model. Raises BadInput."""
-        loaded: Loaded = load_trained(name, device)
-        if isinstance(loaded.model, Classifier):
-            raise UserInputError(f"{name}: a classifier, which does not speak; expected a WaveNet, a VQ-VAE, a student or a prior")
-        if isinstance(loaded.model, PitchCodec):
-            raise UserInputError(
-                f"{name}: a pitch codec, which makes no speech; expected a WaveNet, a VQ-VAE, a student or a prior"
-            )
-        return cls(loaded.model, loaded.card)
-
-    def __repr__(self) -> str:
-        codes = f", {self.card.about['bit_rate']:g} bit/s" if self.card.about.get("bit_rate") else ""
-        voices = f", {len(self.speakers)} speakers" if "speaker" in self.decoder.conditioner.labels else ""
-        return f"Codec({self.card.kind}, {self.sample_rate} Hz{codes}{voices}, decoder {type(self.decoder).__name__})"
-
-    @property
-    def decoder(self) -> WaveNet | Student:
-        return self.model.decoder if isinstance(self.model, VQVAE) else self.model
-
-    @property
-    def speakers(self) -> list[str]:
-        return list(self.labels.get("speaker", []))
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    def header(self, speaker: str | None = None, samples: int = 0, pitch: PitchFormat | None = None) -> Header:
-        """What a file says of this model's codes of so many samples; `pitch`: of one with melody."""
-        q, hop, n = self._vqvae.quantizer, self.model.hop, -(-samples // self.model.hop)
-        facts = (self.sample_rate, hop, samples, q.size, self.fingerprint, q.books, n, speaker)
-        return Header(*facts, pitch=pitch)
-
-    @property
-    def fingerprint(self) -> str:
-        """Names the encoder and the codebook: a teacher and its student, which share them, read each other's codes."""
-        self._vqvae  # noqa: B018 - raises for a model without codes, or of weights that are not finite
-        return self._names.name
-
-    @property
-    def _vqvae(self) -> VQVAE:
-        if not isinstance(self.model, VQVAE):
-            raise UserInputError(f"this model is a {self.card.kind} without codes, expected a vqvae (or its student)")
-        return check_finite(self.model, f"this {self.card.kind}")
-
-    def prepare(self, wave: Tensor | np.ndarray, sample_rate: int | None = None) -> Tensor:
-        """A recording -> (T,) as the model was trained on: at its rate and level, mono, no DC."""
-        source = self.sample_rate if sample_rate is None else sample_rate
-        x = prepare(wave, source, self.sample_rate, self.level_db)
-        return torch.from_numpy(x).to(self.device)
-
-    @inference()
-    def encode(self, wave: Tensor | np.ndarray, sample_rate: int | None = None, speaker: str | None = None) -> CodeSequence:
-        """A recording, at the model's rate or `sample_rate` -> codes (Q, F), `speaker` noted."""
-        return self.encode_prepared(self.prepare(wave, sample_rate), speaker)
-
-    @inference()
-    def encode_prepared(self, wave: Tensor, speaker: str | None = None) -> CodeSequence:
-        """The same of a recording (T,) that is prepared already, as a corpus holds it."""
-        melody, f0 = self._vqvae.melody, None
-        if melody is not None:
-            f0 = f0_of(melody, inputs.mono(wave), self.sample_rate)
-        return self._coded(self.codes_of(wave), len(wave), speaker, f0)
-
-    def _coded(self, codes: Tensor, samples: int, speaker: str | None, f0: F0 | None) -> CodeSequence:
-        """f0: of a model with melody. A speaker's that it does not know is normalised by the recording's own range."""
-        melody = self._vqvae.melody
-        if melody is None:
-            return self.header(speaker, samples).with_codes(codes)
-        pitch = encode_melody(melody, f0, voice_of(melody, f0, self._known(speaker)))
-        return self.header(speaker, samples, pitch.format).with_codes(codes, pitch.codes)
-
-    @inference()
-    def codes_of(self, wave: Tensor) -> Tensor:
-        """A recording (T,) that is prepared already, as a corpus holds it -> its codes (Q, F) on the CPU; in blocks, if long."""
-        x = torch.from_numpy(inputs.mono(wave)).to(self.device)
-        return encode_blocks(self._vqvae, x, self.sample_rate)
-
-    def encode_file(self, path: str | Path, speaker: str | None = None) -> CodeSequence:
-        """As `encode`, of a sound file; one of more than a few minutes is read in pieces, so that memory does not grow with it."""
-        recording = Recording.open(path)
-        if recording.seconds <= LONG:
-            return self.encode(*read(path), speaker)
-        codes, n, f0 = encode_recording(self._vqvae, recording, self.sample_rate, self.level_db)
-        return self._coded(codes, n, speaker, f0)
-
-    def encode_stream(
-        self,
-        sample_rate: int | None = None,
-        *,
-        level: float | None = None,
-        seconds: float = SOON,
-        speaker: str | None = None,
-        pitch_range: Range | None = None,
-    ) -> SpeechStream | BlockStream:
-        """To encode a recording as it comes: see `encoding.SpeechStream`, whose `push` gives codes.
-
-        `level`: its RMS level in dBFS, if known; else it is taken from the first second.
-        `seconds`: how much is encoded at once. Raises BadInput.
-
-        With melody: see `stream_encoding.BlockStream`, whose `push` gives a `CodeBlock` of codes
-        and pitch codes. The voice is normalised by `pitch_range`, its mean F0 in Hz and deviation
-        in semitones; else by the range of `speaker`, if the model knows that one; else by the range
-        of the first voiced second.
-        """
-        rates = (self.sample_rate if sample_rate is None else sample_rate, self.sample_rate)
-        speech = SpeechStream(self._vqvae, rates, self.level_db, level, seconds)
-        return with_melody(speech, self._known(speaker), pitch_range)
-
-    def _known(self, speaker: str | None) -> int | None:
-        """The number of a speaker, None of one that the model does not know."""
-        return self.speakers.index(speaker) if speaker in self.speakers else None
 
     @own_defaults()
     def stream(
@@ -201,7 +60,7 @@ class SpeechModel:
         return Stream(self._vqvae, told, sampling, self.sample_rate)
 
     def resume_stream(self, state: StreamState | str | Path, seed: int | None = None) -> Stream:
-        """Go on with a stream that was saved; with another `seed`, otherwise. Raises BadInput for one of another model."""
+        """Go on with a stream that was saved; with another `seed`, otherwise. Raises UserInputError for one of another model."""
         state = state if isinstance(state, StreamState) else StreamState.load(state)
         return Stream.resumed(self._vqvae, state, self.sample_rate, seed)
 
@@ -332,7 +191,7 @@ class SpeechModel:
     ) -> Tensor:
         """Speech (T,) from given frames: arrays (C, F) by name, `phones` as [[first sample, label], ...].
 
-        `seconds` may be left out where arrays say how long it is. Raises BadInput for a model that hears a recording.
+        `seconds` may be left out where arrays say how long it is. Raises UserInputError for a model that hears a recording.
         """
         decoder, features = self.decoder, inputs.by_name(features, "frames")
         if decoder.frontend is None:
@@ -382,7 +241,7 @@ class SpeechModel:
         embeddings: Vectors | None = None,
         shift_semitones: float = 0.0,
     ) -> DecodeRequest:
-        """What decoding these codes asks of the decoder. Raises BadInput. As a stream has it; on a GPU, all frames at once."""
+        """What decoding these codes asks of the decoder. Raises UserInputError. As a stream has it; on a GPU, all frames at once."""
         coded = CodeSequence.checked(coded)
         self.check(coded)
         labels = {"speaker": coded.speaker, **inputs.by_name(labels, "labels")}
@@ -406,17 +265,7 @@ class SpeechModel:
                 return
             yield done
 
-    def check(self, coded: CodeSequence | Header) -> None:
-        """Raises BadInput for another codec's codes, or codes of other sizes than its own."""
-        if coded.fingerprint != self.fingerprint and coded.fingerprint not in self._names.older:
-            raise UserInputError(
-                f"these codes are of codec {coded.fingerprint}, expected {self.fingerprint}: encode with this model"
-            )
-        if coded.sizes != (own := self.header().sizes):
-            raise UserInputError(f"codes: {coded.sizes}, expected {own}")
-        check_pitch(self._vqvae.melody, coded.pitch)
-
 
 def load(name: str | Path, device: str = "cpu") -> SpeechModel:
-    """`vqwave.load`: a run folder, a model folder, or the name of a shipped model. Raises BadInput."""
+    """`vqwave.load`: a run folder, a model folder, or the name of a shipped model. Raises UserInputError."""
     return SpeechModel.load(name, device)

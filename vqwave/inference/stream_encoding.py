@@ -49,7 +49,7 @@ class Level:
         return np.concatenate([self._settle(), self.push(rest)])
 
     def flush(self) -> Wave:
-        """Raises BadInput where there was no sound."""
+        """Raises UserInputError where there was no sound."""
         rest = self._settle() if self.gain is None and self.waiting else np.zeros(0, np.float32)
         if self.gain is None:
             raise UserInputError("the recording is empty or silent, expected audio")
@@ -95,18 +95,18 @@ class SpeechStream:
     def push(self, wave: Wave) -> Tensor:
         """One channel's samples (n,), see `inputs` -> the codes (Q, m) that are known now.
 
-        Raises BadInput.
+        Raises UserInputError.
         """
         return self.blocks.push(self.prepare(wave))
 
     def flush(self) -> Tensor:
-        """The last codes. Raises BadInput where there was no sound."""
+        """The last codes. Raises UserInputError where there was no sound."""
         return torch.cat([self.blocks.push(self.rest()), self.blocks.flush()], 1)
 
     def prepare(self, wave: Wave) -> Wave:
         """One channel's samples (n,), see `inputs` -> (m,) at the model's rate and level.
 
-        Raises BadInput.
+        Raises UserInputError.
         """
         samples = inputs.mono(wave)
         if not np.isfinite(samples).all():
@@ -114,6 +114,6 @@ class SpeechStream:
         return self.level.push(self.resampler.push(samples))
 
     def rest(self) -> Wave:
-        """The last of what `prepare` gives. Raises BadInput where there was no sound."""
+        """The last of what `prepare` gives. Raises UserInputError where there was no sound."""
         return np.concatenate([self.level.push(self.resampler.flush()), self.level.flush()])
 

@@ -144,14 +144,14 @@ class ClosedGaussian:
     floor: float = option(-7.0, "clamp of both log-scales before the KL")
 
     def check(self, base: str, head: Head) -> None:
-        """Raises BadInput unless student and teacher are normal."""
+        """Raises UserInputError unless student and teacher are normal."""
         if base != "gaussian" or not isinstance(head, Gaussian):
             raise UserInputError(
                 f"kl.kind: gaussian, with a {base} student of a {head.kind} teacher, expected gaussian and gaussian"
             )
 
     def of(self, student: Mixture) -> Divergence:
-        """Raises BadInput if a distribution is not one normal."""
+        """Raises UserInputError if a distribution is not one normal."""
         location, log_scale = one_normal(student)
 
         def divergence(teacher: Distribution) -> Tensor:
@@ -177,7 +177,7 @@ KL = Annotated[RandomisedQuantiles | IndependentDraws | GaussLegendre | ClosedGa
 
 
 def one_normal(distribution: Distribution) -> tuple[Tensor, Tensor]:
-    """Location and log-scale, each (B, T). Raises BadInput for anything but one normal."""
+    """Location and log-scale, each (B, T). Raises UserInputError for anything but one normal."""
     if not isinstance(distribution, GaussianMixture) or distribution.location.shape[1] != 1:
         raise UserInputError(f"kl.kind: gaussian, with a {type(distribution).__name__}, expected one normal a sample")
     return distribution.location[:, 0], distribution.log_scale[:, 0]
@@ -187,7 +187,7 @@ def spread(student: Mixture, teacher: Distribution, mask: Tensor | None = None) 
     r"""Mean :math:`(\ln s_T - \ln s_S)^2` of one-component distributions, on unclamped log-scales; ClariNet weighs it with 4.
 
     It keeps the gradient sane while both are peaked, and is zero where the scales agree, so that the minimum stays the
-    KL's. Raises BadInput for a teacher of several components. Ping et al., 2019, eq. 8. arXiv:1807.07281
+    KL's. Raises UserInputError for a teacher of several components. Ping et al., 2019, eq. 8. arXiv:1807.07281
     """
     if not isinstance(teacher, Mixture) or teacher.log_scale.shape[1] != 1:
         raise UserInputError(
@@ -217,7 +217,7 @@ class ContrastiveSpec:
     ) -> tuple[Tensor | None, Mapping[str, Tensor]]:
         """frames (B, D, F) of the clip before in the batch, labels of somebody else, or both.
 
-        Raises BadInput where there is no other clip, or nothing to take from it.
+        Raises UserInputError where there is no other clip, or nothing to take from it.
         """
         if self.other == "labels":
             return frames, other_labels

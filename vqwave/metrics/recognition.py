@@ -53,7 +53,7 @@ def recogniser(weights: str = WHISPER) -> Recogniser | str:
 
     `weights`: a folder in CTranslate2's format, or a name of the hub such as "tiny.en". A name is
     looked up in the hub's local cache, then among installed packages that carry weights, and
-    downloaded last. Raises `BadInput` for a folder without weights.
+    downloaded last. Raises `UserInputError` for a folder without weights.
     """
     for package in ("faster_whisper", "jiwer"):
         if importlib.util.find_spec(package) is None:
@@ -77,7 +77,7 @@ def recogniser(weights: str = WHISPER) -> Recogniser | str:
 
 
 def whisper_folder(weights: str) -> Path | str:
-    """The folder with a Whisper model's weights, or why there is none. Raises `BadInput`."""
+    """The folder with a Whisper model's weights, or why there is none. Raises `UserInputError`."""
     given = Path(weights)
     if given.is_dir():
         if not (given / WEIGHTS).is_file():
@@ -121,7 +121,7 @@ def error_sums(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorSum
     """(N, 4): word edits, words, character edits, characters of each pair, after `normalise`.
 
     Sums of these over utterances give corpus rates: `word_error_rate`, `character_error_rate`.
-    Characters include the spaces between words. Raises `BadInput` for a reference without a word.
+    Characters include the spaces between words. Raises `UserInputError` for a reference without a word.
     """
     import jiwer
 

@@ -31,7 +31,7 @@ def log_spectral_distance(a: Wave, b: Wave, sample_rate: int) -> float:
     .. math:: \frac{1}{F} \sum_f \sqrt{\frac{1}{K} \sum_k (10 \log_{10} P_{fk} / Q_{fk})^2}
 
     Hann windows of 32 ms every 8 ms; powers are clipped 80 dB below a full-scale sine. Twice the level costs 6.02 dB.
-    Raises `BadInput` where a and b (T,) differ in length or are empty.
+    Raises `UserInputError` where a and b (T,) differ in length or are empty.
 
     Reference: Gray and Markel, 1976, "Distance measures for speech processing".
     """
@@ -49,7 +49,7 @@ def mel_cepstral_distortion(a: Wave, b: Wave, sample_rate: int) -> float:
     is averaged over the warping path. c_k are Fourier coefficients of the log mel power, so that the distance is the
     RMS difference in dB of the two smoothed spectra; c0, and with it gain, is left out. (Numbers from orthonormal or
     unscaled cosine transforms, or from other mel filters, are not comparable.) 40 mel bands, 25 ms windows each 10 ms.
-    Raises `BadInput` where a or b (T,) is empty.
+    Raises `UserInputError` where a or b (T,) is empty.
 
     Reference: Kubichek, 1993, "Mel-cepstral distance measure for objective speech quality assessment".
     """
@@ -107,7 +107,7 @@ def multi_resolution_stft(a: Wave, b: Wave) -> float:
 
     a (T,) is the reference: its norm divides the first term, so that only the second is symmetric. FFT, hop and window
     are in samples, whatever the rate; powers are clipped from below at 1e-7.
-    Raises `BadInput` where a and b differ in length or are empty, or where a is silent.
+    Raises `UserInputError` where a and b differ in length or are empty, or where a is silent.
 
     Reference: Yamamoto et al., 2020 (Parallel WaveGAN), eq. 3 to 6. arXiv:1910.11480
     """

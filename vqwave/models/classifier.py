@@ -30,7 +30,7 @@ class ClassifierSpec:
     stride: Positive = option(4, "samples a column")
 
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> Classifier:
-        """vocabulary: label column -> its values. Raises BadInput for a label that is not in it."""
+        """vocabulary: label column -> its values. Raises UserInputError for a label that is not in it."""
         for name in self.labels:
             if name not in vocabulary:
                 raise UserInputError(

@@ -59,7 +59,7 @@ class Melody(nn.Module):
         return frames + 2
 
     def voice(self, labels: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Mean and deviation, (B,) each. Raises BadInput where labels name neither voice nor speaker."""
+        """Mean and deviation, (B,) each. Raises UserInputError where labels name neither voice nor speaker."""
         if VOICE in labels:
             return labels[VOICE].to(self.voices).unbind(-1)
         if "speaker" not in labels:

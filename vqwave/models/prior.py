@@ -203,7 +203,7 @@ class CodeNetwork(nn.Module):
         return torch.where((book < self.books)[:, None], filled(content), filled(pitch))
 
     def project(self, labels: Mapping[str, Tensor], count: int) -> Condition | None:
-        """What every layer hears of the labels of `count` utterances. Raises BadInput for a missing label that must be told."""
+        """What every layer hears of the labels of `count` utterances. Raises UserInputError for a missing label that must be told."""
         return self.stack.project(self.conditioner(None, self.told(labels, count)))
 
     def told(self, labels: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
@@ -221,7 +221,7 @@ class CodeNetwork(nn.Module):
     def with_end(self, codes: Tensor, lengths: Tensor, pitch: Tensor | None = None) -> Ended:
         """codes (B, Q, F), of which lengths (B,) frames are real -> symbols, END after the last.
 
-        pitch (B, Q_p, ceil(F / ratio)): where the network models it. Raises BadInput otherwise.
+        pitch (B, Q_p, ceil(F / ratio)): where the network models it. Raises UserInputError otherwise.
         """
         order, frames = self.order, codes.shape[-1]
         groups = frames // order.ratio + 1

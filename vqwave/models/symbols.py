@@ -102,7 +102,7 @@ class SymbolOrder:
     def merge(self, codes: Tensor, pitch: Tensor | None = None) -> Tensor:
         """codes (B, Q, F), pitch (B, Q_p, ceil(F / ratio)) -> a grid (B, S, G), filled up with zeros.
 
-        Raises BadInput for pitch codes where the order has none, or the other way round.
+        Raises UserInputError for pitch codes where the order has none, or the other way round.
         """
         if (pitch is None) != (self.pitch is None):
             found = "without" if pitch is None else "with"

@@ -97,7 +97,7 @@ class VQVAESpec:
         )
 
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> VQVAE:
-        """Raises BadInput for a decoder that has spectral frames of its own: it would not hear the codes."""
+        """Raises UserInputError for a decoder that has spectral frames of its own: it would not hear the codes."""
         if self.decoder.features is not None:
             raise UserInputError(f"decoder.features: {self.decoder.features.kind}, expected none: it hears the codes")
         encoder = self.encoder.build(sample_rate)
@@ -268,7 +268,7 @@ class VQVAE(nn.Module):
 
         mask (B, frames) of the real latents.
 
-        Raises BadInput where a model with melody is given none.
+        Raises UserInputError where a model with melody is given none.
         """
         if self.melody is None:
             return None

@@ -126,7 +126,7 @@ class WaveNetSpec:
         """frame_channels and hop: of the frames that the caller will give (codes); ignored where `features` is set.
 
         spectrum: the log-mel that the caller's predictor columns are made of, which follow the frames' channels. Raises
-        BadInput for a predictor without one, and for one before a categorical head.
+        UserInputError for a predictor without one, and for one before a categorical head.
         """
         frontend = build_frontend(self.features, sample_rate, vocabulary) if self.features else None
         if frontend is not None:

@@ -134,12 +134,12 @@ class ConditionerSpec:
         vocabulary: Mapping[str, Sequence[str]],
         predictor: LinearPredictor | None = None,
     ) -> Conditioner:
-        """frame_channels 0: labels only. vocabulary: label column -> its values. Raises BadInput for an unknown label."""
+        """frame_channels 0: labels only. vocabulary: label column -> its values. Raises UserInputError for an unknown label."""
         return Conditioner(self, frame_channels, hop, label_sizes(self.categorical, vocabulary), predictor)
 
 
 def label_sizes(labels: Sequence[str], vocabulary: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """How many values each of the labels that are heard has. Raises BadInput for an unknown one."""
+    """How many values each of the labels that are heard has. Raises UserInputError for an unknown one."""
     for name in labels:
         if name not in vocabulary:
             known = ", ".join(vocabulary) or "none"
@@ -200,7 +200,7 @@ class Conditioner(nn.Module):
         """frames (B, D, F) or None, labels name -> (B,) int64 or, for vectors, (B, V) -> Condition, or None: nothing to hear.
 
         mask: which frames are real, (B, F) or of coarser ones that tile them; nothing of the others enters those.
-        Raises BadInput for a vector that is not given or has another size.
+        Raises UserInputError for a vector that is not given or has another size.
         """
         parts = {}
         attributes = self.attributes(labels)
@@ -253,7 +253,7 @@ class Conditioner(nn.Module):
     def null_condition(self) -> Condition:
         """What an utterance hears whose whole condition was dropped, (1, H, 1): guidance moves away from it.
 
-        Raises BadInput for a model that was trained without.
+        Raises UserInputError for a model that was trained without.
         """
         if not (self.dropout.whole and len(self.dropout.nothing)):
             raise UserInputError(

@@ -163,7 +163,7 @@ class FrameEncoderSpec:
     )
 
     def build(self, sample_rate: int) -> FrameEncoder:
-        """Raises BadInput for a warp of features that have no mel axis."""
+        """Raises UserInputError for a warp of features that have no mel axis."""
         if self.vtlp and not isinstance(self.features, LogMelSpec):
             raise UserInputError(f"encoder.vtlp: {self.vtlp:g} of {self.features.kind}, expected features of kind log_mel")
         return FrameEncoder(self, sample_rate)

@@ -35,7 +35,7 @@ class Frontend(nn.Module):
     def forward(
         self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """mask: the real frames of each clip (B, F), or of coarser ones. Raises BadInput where there is no waveform."""
+        """mask: the real frames of each clip (B, F), or of coarser ones. Raises UserInputError where there is no waveform."""
         if wave is None:
             raise UserInputError("this model hears features of a recording, expected one (it cannot speak from given frames alone)")
         real = None if mask is None else stretched(mask, wave.shape[-1] // self.hop)
@@ -57,7 +57,7 @@ class PitchFrontend(Frontend):
     def forward(
         self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """told["pitch"] (B, 2, F), or else wave (B, T) -> (B, 2, T / hop). Raises BadInput where there is neither."""
+        """told["pitch"] (B, 2, F), or else wave (B, T) -> (B, 2, T / hop). Raises UserInputError where there is neither."""
         if told is not None and PITCH in told:
             return self.standardise(told[PITCH].to(self.standardise.mean))
         return super().forward(wave, told, mask)
@@ -205,7 +205,7 @@ class PhonesSpec:
     neighbours: Annotated[int, Field(ge=0)] = option(1, "phones to either side that a frame names, too")
 
     def frontend(self, sample_rate: int, vocabulary: Vocabulary) -> PhonesFrontend:
-        """Raises BadInput for a corpus without phones."""
+        """Raises UserInputError for a corpus without phones."""
         if not vocabulary.get(PHONES):
             raise UserInputError("features.kind: phones, but no utterance of the corpus has any; expected `phones` in its manifest")
         return PhonesFrontend(PhoneTrack(samples_of("hop_ms", self.hop_ms, sample_rate), self.neighbours), len(vocabulary[PHONES]))

@@ -49,7 +49,7 @@ class LinearPredictorSpec:
     )
 
     def build(self, features: LogMel, sample_rate: int, pitch_taps: int) -> LinearPredictor:
-        """features: the log-mel that the frames are. pitch_taps: 0, or an odd number. Raises BadInput otherwise."""
+        """features: the log-mel that the frames are. pitch_taps: 0, or an odd number. Raises UserInputError otherwise."""
         if pitch_taps and pitch_taps % 2 == 0:
             raise UserInputError(f"pitch_taps: {pitch_taps}, expected 0 or an odd number: as many before the period as after it")
         analysis = SpectralPredictor(self, features, sample_rate)
@@ -182,7 +182,7 @@ class LinearPredictor(nn.Module):
     def analyse(self, log_mel: Tensor, pitch: Tensor | None = None) -> Tensor:
         """log_mel (B, M, F), pitch (B, 2, F) of v ln(F0 / 100 Hz) and v (voiced from 0.5 on) -> (B, frame_channels, F).
 
-        Raises BadInput where there are pitch taps and no pitch.
+        Raises UserInputError where there are pitch taps and no pitch.
         """
         coefficients = self.analysis(log_mel)
         if not self.pitch_taps:

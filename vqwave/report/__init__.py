@@ -20,7 +20,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     Runs that belong together (a VQ-VAE and its student) share the page: what they made of one utterance stands side by
     side. What a run has not written yet is left out. The page needs no other file and no network.
 
-    Raises `BadInput` that names the file, for a folder that is no run, for files in it that cannot be used, and where
+    Raises `UserInputError` that names the file, for a folder that is no run, for files in it that cannot be used, and where
     matplotlib (the extra `report`) is not installed.
     """
     if not runs:

@@ -34,7 +34,7 @@ class Line:
 
 
 def require_matplotlib() -> None:
-    """Raises `BadInput` that names the extra to install."""
+    """Raises `UserInputError` that names the extra to install."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:

@@ -87,7 +87,7 @@ class Sound:
 
 
 def listening(runs: Sequence[Run]) -> Listening | None:
-    """None where no run has samples. Raises `BadInput` for a sound that cannot be read."""
+    """None where no run has samples. Raises `UserInputError` for a sound that cannot be read."""
     clips = _by_utterance(runs)
     shown: list[Group] = []
     size = rate = 0

@@ -47,7 +47,7 @@ class Heading:
 
 
 def page(runs: Sequence[Run]) -> str:
-    """The HTML of one or several runs. Raises `BadInput` where their sounds cannot be read."""
+    """The HTML of one or several runs. Raises `UserInputError` where their sounds cannot be read."""
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,

@@ -134,7 +134,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder. Raises `BadInput` that names the file (and line or key) which is missing or cannot be used."""
+    """Read a run folder. Raises `UserInputError` that names the file (and line or key) which is missing or cannot be used."""
     if not folder.is_dir():
         raise UserInputError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}, {EXPECTED}")
     config = folder / "config.yaml"
@@ -166,7 +166,7 @@ def read_run(folder: Path) -> Run:
 
 
 def checked(kind: type[T], tree: object, source: str) -> T:
-    """`tree` as an instance of `kind`. Raises `BadInput` that names the source and the first key that does not fit."""
+    """`tree` as an instance of `kind`. Raises `UserInputError` that names the source and the first key that does not fit."""
     try:
         return TypeAdapter(kind).validate_python(tree)
     except ValidationError as error:

@@ -14,7 +14,7 @@ _HALF = np.uint64(32)
 
 
 def checked_seed(seed: int) -> int:
-    """The seed itself, which has 64 bits. Raises BadInput for one that has more, or is negative."""
+    """The seed itself, which has 64 bits. Raises UserInputError for one that has more, or is negative."""
     if not 0 <= seed < 2**64:
         raise UserInputError(f"seed {seed}: expected 0 to 2^64 - 1")
     return int(seed)
@@ -38,7 +38,7 @@ def uniforms(seed: int, streams: Tensor, start: int, count: int) -> Tensor:
     """The four uniforms of each stream (B,) at samples start .. start + count - 1 -> (4, B, count) float32 in (0, 1).
 
     The counter is (time, stream, time's high word, stream's high word). 23 bits a number, at the middle of their interval:
-    never 0, never 1. Raises BadInput for a seed out of range.
+    never 0, never 1. Raises UserInputError for a seed out of range.
     """
     time = np.arange(start, start + count, dtype=np.uint64)
     shape, numbers = (len(streams), count), streams.cpu().numpy().astype(np.uint64)[:, None]

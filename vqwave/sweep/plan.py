@@ -67,7 +67,7 @@ class Plan:
 
 
 def read(file: Path) -> Plan:
-    """Raises BadInput, naming the file and the key."""
+    """Raises UserInputError, naming the file and the key."""
     tree = _load(file)
     notes = []
     if tree.pop("early_terminate", None) is not None:

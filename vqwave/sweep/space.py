@@ -71,7 +71,7 @@ class Parameter:
         return ".".join(self.path)
 
     def choices(self) -> list[Any]:
-        """All values, for a grid. Raises BadInput where there are endlessly many."""
+        """All values, for a grid. Raises UserInputError where there are endlessly many."""
         s = self.settings
         if self.distribution == "constant":
             return [s["value"]]
@@ -100,7 +100,7 @@ class Parameter:
 
 
 def read_parameters(tree: object, where: str = "parameters", above: tuple[str, ...] = ()) -> list[Parameter]:
-    """The parameters of a sweep file, sorted by name as wandb does. Raises BadInput naming the one that is wrong."""
+    """The parameters of a sweep file, sorted by name as wandb does. Raises UserInputError naming the one that is wrong."""
     if not isinstance(tree, dict) or not tree:
         raise UserInputError(f"{where}: expected names with value, values, or min and max")
     found = []
@@ -176,7 +176,7 @@ def _check_range(name: str, s: Settings, here: str) -> None:
 
 
 def grid(parameters: list[Parameter]) -> list[dict[str, Any]]:
-    """Every combination, the last name varying fastest. Raises BadInput for a parameter without a list of values."""
+    """Every combination, the last name varying fastest. Raises UserInputError for a parameter without a list of values."""
     choices = [parameter.choices() for parameter in parameters]
     if math.prod(map(len, choices)) > MOST_GRID:
         raise UserInputError(f"parameters: a grid of {math.prod(map(len, choices)):,} trials, expected at most {MOST_GRID:,}")

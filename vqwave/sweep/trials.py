@@ -65,7 +65,7 @@ class Sweep:
     quiet: bool = False
 
     def run(self) -> list[Trial]:
-        """Every trial that is not finished yet -> all, in order. Raises BadInput, or Stopped after a signal."""
+        """Every trial that is not finished yet -> all, in order. Raises UserInputError, or Stopped after a signal."""
         wanted = self.plan.trials(self.count, self.seed)
         with self._claimed(), _signals():
             for number, values in enumerate(wanted, 1):

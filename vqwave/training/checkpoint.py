@@ -28,7 +28,7 @@ NEEDED = {"network.safetensors", "average.safetensors", "optimizer.safetensors",
 
 
 def update_card(folder: Path, about: Mapping[str, Any]) -> None:
-    """Set entries of a card's `about`, atomically. Raises BadInput where it cannot be written."""
+    """Set entries of a card's `about`, atomically. Raises UserInputError where it cannot be written."""
     path = folder / "config.json"
     tree = json.loads(path.read_text())
     tree["about"] |= about

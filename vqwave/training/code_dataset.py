@@ -43,7 +43,7 @@ class CodeCorpus:
     def __init__(
         self, codec: SpeechModel, corpus: Corpus, splits: Sequence[str] = ("train", "valid")
     ) -> None:
-        """Raises BadInput for a codec with pitch codes whose F0 the corpus does not store."""
+        """Raises UserInputError for a codec with pitch codes whose F0 the corpus does not store."""
         self.corpus, melody = corpus, codec.model.melody
         if melody is not None and stored_pitch(corpus).hop != melody.hop:
             found = f"F0 each {stored_pitch(corpus).hop} samples"

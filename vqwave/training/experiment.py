@@ -101,12 +101,12 @@ class Experiment(ABC, Generic[C]):
         """Statistics of the corpus that the model needs before its first step."""
 
     def load_source(self, setting: str, path: Path) -> Loaded:
-        """A trained model that a setting names; it becomes part of the run's identity. Raises BadInput."""
+        """A trained model that a setting names; it becomes part of the run's identity. Raises UserInputError."""
         self.sources[setting] = path
         return load_trained(path)
 
     def identity(self) -> Identity:
-        """What lies behind the paths of the settings, once the model is built. Raises BadInput."""
+        """What lies behind the paths of the settings, once the model is built. Raises UserInputError."""
         models = {setting: of_model(path) for setting, path in self.sources.items()}
         return {"data.corpus": of_corpus(self.corpus, self.tracks), **models}
 
@@ -142,7 +142,7 @@ class Experiment(ABC, Generic[C]):
         """Clips are cut to a multiple of this."""
 
     def check_compatible(self, key: str, loaded: Loaded, labels: Sequence[str] = ()) -> None:
-        """Raises BadInput for a trained model, the setting `key`, of another rate or other names of `labels` than the corpus."""
+        """Raises UserInputError for a trained model, the setting `key`, of another rate or other names of `labels` than the corpus."""
         card, corpus, name = loaded.card, self.config.data.corpus, loaded.folder
         if card.sample_rate != self.corpus.sample_rate:
             raise UserInputError(f"{key}: {name} is for {card.sample_rate} Hz, {corpus} is at {self.corpus.sample_rate} Hz")
@@ -168,7 +168,7 @@ class Experiment(ABC, Generic[C]):
     def valid_batches(self, most: int = 16) -> Iterator[Batch]:
         """This rank's share of the validation clips, as many on each rank, in batches of about equal size, at most `most`.
 
-        Raises BadInput where there are fewer clips than ranks.
+        Raises UserInputError where there are fewer clips than ranks.
         """
         crops, frames, world = self.valid_crops(), self.samples_of(self.config.data.valid_clip_seconds), world_size()
         if len(crops) < world:
@@ -309,7 +309,7 @@ class Experiment(ABC, Generic[C]):
         """The spec that rebuilds the network."""
 
     def _check_losses(self) -> None:
-        """Raises BadInput for a weight whose loss the experiment does not have."""
+        """Raises UserInputError for a weight whose loss the experiment does not have."""
         for name in self.config.losses:
             if LOSSES.get(name) in self.loss_names:
                 raise UserInputError(f"losses.{name}: is called losses.{LOSSES[name]} now")

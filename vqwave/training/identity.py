@@ -45,7 +45,7 @@ def of_corpus(corpus: Corpus, tracks: Sequence[Track] = ()) -> Source:
     """The rate, labels, index, vectors and samples of a corpus, and the frames of `tracks` that it stores.
 
     Not all samples and frames are read: the digests of the shards are those that `prepare` wrote, and of at most `EXCERPTS`
-    utterances, evenly spread, an excerpt and the frames are looked at. Raises BadInput for frames that cannot be used.
+    utterances, evenly spread, an excerpt and the frames are looked at. Raises UserInputError for frames that cannot be used.
     """
     rows, shown = corpus.utterances, _excerpts(corpus)
     parts = {
@@ -71,7 +71,7 @@ def of_corpus(corpus: Corpus, tracks: Sequence[Track] = ()) -> Source:
 
 
 def of_model(path: Path) -> Source:
-    """The weights of a trained model, and what they were saved with: its settings, rate and labels. Raises BadInput."""
+    """The weights of a trained model, and what they were saved with: its settings, rate and labels. Raises UserInputError."""
     folder = find_model(path)
     card = json.loads((folder / "config.json").read_text())
     card.pop("about", None)
@@ -81,7 +81,7 @@ def of_model(path: Path) -> Source:
 def check(run: Path, now: Identity) -> str | None:
     """Compare what a run began with -> a line to print where the run does not say, since an older release began it.
 
-    Raises BadInput that names the setting, its path, and what about it is another. Parts that the run does not know are not
+    Raises UserInputError that names the setting, its path, and what about it is another. Parts that the run does not know are not
     compared: a vector that is new to the corpus is one that the run was not trained on.
     """
     if not (run / FILE).exists():

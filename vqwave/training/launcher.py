@@ -58,7 +58,7 @@ def rules(train: TrainSpec) -> dict[str, Rule]:
 
 
 def check_launcher(train: TrainSpec, environment: Mapping[str, str] = os.environ) -> None:
-    """Raises BadInput for a variable of `accelerate launch` that asks for another training.
+    """Raises UserInputError for a variable of `accelerate launch` that asks for another training.
 
     All processes of a host have the same variables: the first one says so (else `Elsewhere`).
     """

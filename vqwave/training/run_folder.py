@@ -18,7 +18,8 @@ from vqwave.training.settings import ExperimentSpec
 from vqwave.training.tracking import check_board
 
 FREE = (
-    *(f"train.{name}" for name in ("steps", "log_every", "valid_every", "save_every", "keep", "threads", "tracker", "patience")),
+    *(f"train.{name}" for name in ("steps", "log_every", "valid_every", "save_every", "keep_checkpoints", "threads", "tracker")),
+    "train.dist_timeout_minutes",
     "train.activation_checkpointing",
     "data.workers",
 )
@@ -28,7 +29,7 @@ FREE = (
 def claim(experiment: Experiment[Any], held: ExitStack, *, fresh: bool) -> int:
     """Make the run folder, or check that the run in it is this one -> the optimizer steps that it was to make until now.
 
-    Until `held` closes no other process trains in it. Raises BadInput, before anything in the folder is touched, for a run of
+    Until `held` closes no other process trains in it. Raises UserInputError, before anything in the folder is touched, for a run of
     other settings or of a corpus or model that is not what it was.
     """
     check_board(experiment.config.train.tracker)

@@ -29,7 +29,7 @@ def numbers(precision: str) -> Precision:
     """What is asked for -> what this processor can do: "auto" is the fastest that rounds floats alone; what is missing gives way
     to bf16, with a note.
 
-    Raises BadInput for an unknown name.
+    Raises UserInputError for an unknown name.
     """
     known = ("auto", *PRECISIONS)
     if precision not in known:

@@ -96,7 +96,7 @@ class CodeConditions:
 
     @limited_to(1)
     def flush(self) -> Tensor:
-        """The columns of the last frames: nothing follows them. Raises BadInput where pitch codes are missing."""
+        """The columns of the last frames: nothing follows them. Raises UserInputError where pitch codes are missing."""
         if self.melody is not None:
             self._decode_pitch(last=True)
         end = self.pending.first + self.pending.z.shape[-1]

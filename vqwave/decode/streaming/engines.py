@@ -58,7 +58,7 @@ class Engine(Protocol):
 
 
 def build_engine(decoder: WaveNet | Student, sampling: Sampling, stream: int = 0) -> Engine:
-    """The fastest that decodes this as asked. Raises BadInput."""
+    """The fastest that decodes this as asked. Raises UserInputError."""
     taken = take(decoder, sampling.backend, top_p=sampling.top_p, guidance=sampling.guidance)
     if taken == "numba":
         return NumbaEngine(decoder, sampling, stream)
@@ -146,7 +146,7 @@ class TritonEngine:
 
 
 def numba_decoder(decoder: WaveNet | Student, condition: Condition, streams: Tensor, precision: str) -> NumbaDecoder:
-    """The CPU kernels' decoder of either kind. Raises BadInput for an unknown precision."""
+    """The CPU kernels' decoder of either kind. Raises UserInputError for an unknown precision."""
     weights = numbers(precision)
     if isinstance(decoder, Student):
         from vqwave.decode.cpu.flow.decoder import StudentDecoder  # an optional extra, whose import takes a moment

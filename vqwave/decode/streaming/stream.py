@@ -57,7 +57,7 @@ class StreamState:
 
     @classmethod
     def load(cls, path: str | Path) -> StreamState:
-        """Raises BadInput for what is no saved stream."""
+        """Raises UserInputError for what is no saved stream."""
         try:
             with safe_open(str(path), framework="numpy") as file:
                 header = json.loads((file.metadata() or {})["stream"])
@@ -103,7 +103,7 @@ class Stream:
         codes: Tensor | NDArray[np.integer],
         pitch: Tensor | NDArray[np.integer] | None = None,
     ) -> Wave:
-        """Codes (Q, n), any n -> the samples that are known now, float32. Raises BadInput for codes that are none.
+        """Codes (Q, n), any n -> the samples that are known now, float32. Raises UserInputError for codes that are none.
 
         pitch: of a model with melody, the pitch codes (Q_p, m) that begin among these frames, or some of these later on.
         """
@@ -121,7 +121,7 @@ class Stream:
     def flush(self, samples: int | None = None) -> Wave:
         """The last samples, and the end. `samples`: how many the utterance has in all; without, its last frame is whole.
 
-        Raises BadInput for a number that does not fit the frames.
+        Raises UserInputError for a number that does not fit the frames.
         """
         hop = self.model.hop
         if self.over:
@@ -162,7 +162,7 @@ class Stream:
     @classmethod
     @own_defaults()
     def resumed(cls, model: VQVAE, state: StreamState, sample_rate: int, seed: int | None = None) -> Stream:
-        """Go on where `state` was taken. Raises BadInput for the state of another model, or of an engine that is not here."""
+        """Go on where `state` was taken. Raises UserInputError for the state of another model, or of an engine that is not here."""
         header, arrays = state.header, state.arrays
         if header["model"] != model_name(model):
             raise UserInputError(f"this stream is of model {header['model']}, expected {model_name(model)}")

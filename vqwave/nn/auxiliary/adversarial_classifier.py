@@ -23,7 +23,7 @@ class AdversarialClassifierSpec:
     channels: Annotated[int, Field(ge=1)] = option(128, "channels of the classifier")
 
     def build(self, dim: int, vocabulary: Mapping[str, Sequence[str]]) -> AdversarialClassifier:
-        """Raises BadInput for an unknown label."""
+        """Raises UserInputError for an unknown label."""
         if self.label not in vocabulary:
             raise UserInputError(f"adversary.label: {self.label!r}, expected a label column of the corpus: {', '.join(vocabulary)}")
         return AdversarialClassifier(self, dim, len(vocabulary[self.label]))

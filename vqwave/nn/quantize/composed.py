@@ -35,7 +35,7 @@ class ResidualQuantizerSpec:
     )
 
     def build(self, dim: int) -> Quantizer:
-        """Raises BadInput for cosine stages, and if there are more code dimensions than `dim`."""
+        """Raises UserInputError for cosine stages, and if there are more code dimensions than `dim`."""
         if self.quantizer.l2_normalize:
             raise UserInputError(
                 "model.quantizer.quantizer.l2_normalize: true, expected false in residual stages: a residual has a length"
@@ -58,7 +58,7 @@ class ProductQuantizerSpec:
     ] = option(EMAQuantizerSpec(codebook_size=16), "each group")
 
     def build(self, dim: int) -> ProductQuantizer:
-        """Raises BadInput for channels that do not divide into the groups."""
+        """Raises UserInputError for channels that do not divide into the groups."""
         if dim % self.groups:
             raise UserInputError(f"model.quantizer.groups: {self.groups}, expected a divisor of the {dim} latent channels")
         return ProductQuantizer([self.quantizer.build(dim // self.groups) for _ in range(self.groups)])

@@ -31,7 +31,7 @@ class FSQuantizerSpec:
     )
 
     def build(self, dim: int) -> Quantizer:
-        """The latents are projected onto as many directions as there are levels. Raises BadInput for more than `dim`."""
+        """The latents are projected onto as many directions as there are levels. Raises UserInputError for more than `dim`."""
         dims = len(self.levels)
         return projected(dim, None if dim == dims else dims, lambda _: FSQuantizer(self.levels))
 

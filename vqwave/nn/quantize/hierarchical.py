@@ -35,7 +35,7 @@ class HierarchicalQuantizerSpec:
     bottom: LevelSpec = option(EMAQuantizerSpec(), "the fast level, of as many codes K a book as the slow one")
 
     def build(self, dim: int) -> HierarchicalQuantizer:
-        """Raises BadInput for levels whose books differ in size."""
+        """Raises UserInputError for levels whose books differ in size."""
         top, bottom = self.top.build(dim), self.bottom.build(dim)
         if top.size != bottom.size:
             raise UserInputError(

@@ -48,7 +48,7 @@ class Projected(Quantizer):
 
 
 def projected(dim: int, code_dim: int | None, build: Callable[[int], Quantizer]) -> Quantizer:
-    """`build(dim)`, or that of `code_dim` dimensions between a projection and its transpose. Raises BadInput."""
+    """`build(dim)`, or that of `code_dim` dimensions between a projection and its transpose. Raises UserInputError."""
     if code_dim is None:
         return build(dim)
     if not 1 <= code_dim <= dim:

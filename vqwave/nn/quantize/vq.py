@@ -43,7 +43,7 @@ class BookSpec(ABC):
     entropy: EntropySpec | None = option(None, "adds the loss `entropy`, which needs a weight")
 
     def build(self, dim: int) -> Quantizer:
-        """Raises BadInput if there are more code dimensions than `dim`."""
+        """Raises UserInputError if there are more code dimensions than `dim`."""
         return projected(dim, self.codebook_dim, self.unprojected)
 
     def unprojected(self, dim: int) -> VectorQuantizer:

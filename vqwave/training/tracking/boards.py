@@ -39,7 +39,7 @@ class Board(Protocol):
 
 
 def check_board(kind: str) -> None:
-    """Raises BadInput where a board cannot be opened; to be asked before anything is written."""
+    """Raises UserInputError where a board cannot be opened; to be asked before anything is written."""
     if kind == "tensorboard":
         try:
             importlib.import_module("torch.utils.tensorboard")
@@ -53,7 +53,7 @@ def check_board(kind: str) -> None:
 def wandb_mode() -> str | None:
     """The mode to open a run in: WANDB_MODE, else offline without a login, else None: as set.
 
-    Raises BadInput where WANDB_MODE is online without a login, or wandb does not start at all.
+    Raises UserInputError where WANDB_MODE is online without a login, or wandb does not start at all.
     """
     mode = os.environ.get("WANDB_MODE") or None
     if mode == "disabled" or open_run() is not None:
@@ -73,7 +73,7 @@ def open_run() -> Any | None:  # noqa: ANN401 - wandb's
 
 
 def _wandb_settings() -> Any:  # noqa: ANN401 - wandb's
-    """Raises BadInput where wandb cannot have any: without a home directory, say."""
+    """Raises UserInputError where wandb cannot have any: without a home directory, say."""
     try:
         return importlib.import_module("wandb").setup().settings
     except (OSError, RuntimeError, ValueError) as error:
