@@ -226,7 +226,7 @@ def test_an_unknown_loss_and_an_odd_batch_are_refused(corpus: Path, tmp_path: Pa
 
 
 def test_one_process_trains_in_a_run_folder(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vqwave.training.checkpoint.PATIENCE", 0.3)
+    monkeypatch.setattr("vqwave.atomic_files.PATIENCE", 0.3)
     settings, run = config(corpus, tmp_path / "run"), tmp_path / "run"
     hold = f"import fcntl, os; fcntl.flock(os.open({str(run)!r}, os.O_RDONLY), fcntl.LOCK_EX); print('held', flush=True); input()"
     run.mkdir()

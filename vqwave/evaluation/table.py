@@ -17,7 +17,7 @@ HEADINGS = {
 def digits(figure: MetricValue | None) -> str:
     """A figure in about three significant digits, with its interval.
 
-    >>> digits(Figure(93.333, 88.21, 97.5)), digits(Figure(4.6021)), digits(None)
+    >>> digits(MetricValue(93.333, 88.21, 97.5)), digits(MetricValue(4.6021)), digits(None)
     ('93.3 [88.2, 97.5]', '4.602', '')
     """
     if figure is None:

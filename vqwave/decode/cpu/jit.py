@@ -28,8 +28,8 @@ IMPORT = re.compile(r"^from vqwave\.(decode\.[\w.]+) import", re.MULTILINE)
 def sources(file: Path) -> frozenset[Path]:
     """The files that a kernel's file is made of: itself, what it imports from this room, and so on.
 
-    >>> sorted(path.name for path in sources(Path(__file__).parent / "vector.py"))
-    ['processor.py', 'vector.py']
+    >>> sorted(path.name for path in sources(Path(__file__).parent / "simd.py"))
+    ['processor.py', 'simd.py']
     """
     found: set[Path] = set()
     new = {file}

@@ -8,7 +8,7 @@
 | int8, ``[k / 4][j][4]`` | uint8 | a dot product of four (AVX-512 VNNI), in whole numbers whose bits the float32 sums hold |
 
 bfloat16 is held as uint16, int8 as two in a uint16. Positions are counted in what arrays hold, and an output is one chain over
-the inputs in ascending order: see `vector.py`. Whole numbers are exact in any order.
+the inputs in ascending order: see `simd.py`. Whole numbers are exact in any order.
 """
 
 from __future__ import annotations

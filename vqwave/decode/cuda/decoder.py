@@ -44,7 +44,7 @@ class Decoder:
         tile: int = TILE,
         limit: int | None = None,
     ) -> None:
-        """streams (B,) number the utterances; condition of B utterances, or of one for all. Raises UserInputError for what cannot fit.
+        """streams (B,) number the utterances; condition of B utterances, or of one for all. Raises UserInputError.
 
         `limit`: bytes of shared memory that a program may take, by default what the device has.
         """
@@ -96,7 +96,7 @@ class Decoder:
         return {name: np.array(x.cpu().numpy()) for name, x in self.state._replace(rings=words)._asdict().items()}
 
     def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
-        """Goes on where the decoder of the same network and streams stood that gave these arrays. Raises UserInputError for others."""
+        """Goes on where the decoder of the same network and streams stood that gave these arrays; others: UserInputError."""
         given = {name: torch.from_numpy(np.array(arrays[name])) for name in State._fields if name in arrays}
         rings = self.state.rings
         if "rings" in given and rings.dtype == torch.bfloat16 and given["rings"].dtype == torch.int16:

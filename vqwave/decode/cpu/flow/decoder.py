@@ -1,6 +1,6 @@
 """The student on the CPU: torch in, torch out; tiles of time go through the flows' layers, in one thread or as a wavefront.
 
-A column hears only what came before it, and its bits depend on nothing else (see `vector.py`): neither on the tiles, nor on
+A column hears only what came before it, and its bits depend on nothing else (see `simd.py`): neither on the tiles, nor on
 the chunks that a stream is asked for in, nor on threads or on the other streams.
 """
 

@@ -1,6 +1,6 @@
 """The student's own register tile: a layer's dilated convolution and its gate for a few columns, without leaving the registers.
 
-It follows the one rule of `vector.py` (an output is one chain of fused multiply-adds, ascending, begun at its bias), so that a
+It follows the one rule of `simd.py` (an output is one chain of fused multiply-adds, ascending, begun at its bias), so that a
 column's bits depend on nothing but the columns that it hears.
 """
 

@@ -1,6 +1,6 @@
 """The CPU back-end's face: torch in, torch out; threads over groups of streams, and time in chunks that can be interrupted.
 
-A stream's samples do not depend on its group, on the threads or on the chunks: see `vector.py`.
+A stream's samples do not depend on its group, on the threads or on the chunks: see `simd.py`.
 """
 
 from __future__ import annotations
