@@ -192,9 +192,11 @@ class DistillExperiment(Experiment[Config]):
     def next_steps(self) -> list[str]:
         run, speaker = self.config.run, self.example_speaker
         decode = f"vqwave decode {run} in.vqw --speaker {speaker} --out out.wav"
-        babble = f"vqwave generate {run} --speaker {speaker} --seconds 3 --out babble.wav"
-        speak = decode if isinstance(self.teacher, VQVAE) else babble
-        return [speak, f"vqwave report {self.config.teacher} {run} --out {run}/report.html"]
+        generate = f"vqwave generate {run} --speaker {speaker} --seconds 3 --out generated.wav"
+        return [
+            decode if isinstance(self.teacher, VQVAE) else generate,
+            f"vqwave report {self.config.teacher} {run} --out {run}/report.html",
+        ]
 
 
 if __name__ == "__main__":

@@ -42,9 +42,7 @@ class Config(ExperimentSpec):
         "spectral and cycle_consistency (with spectral_decoder), domain_adversarial (with adversarial_classifier), "
         "auxiliary_classification and conversion_classification (with conversion_classifier)",
     )
-    frozen_codec: Path | None = option(
-        None, "run whose encoder, quantizer and spectral decoder are taken as they are: only the decoder is trained"
-    )
+    frozen_codec: Path | None = option(None, "run whose encoder, quantizer and spectral decoder are kept; the decoder is trained")
     decoder_segment_seconds: Annotated[float, Field(gt=0)] | None = option(
         None, "with frozen_codec: seconds of each clip, anywhere, that the decoder is trained on; codes are those of the whole clip"
     )
@@ -193,7 +191,7 @@ class VQVAEExperiment(Experiment[Config]):
 
     def next_steps(self) -> list[str]:
         if not self.trains_decoder:
-            return [self.next_command("vqvae", "codes"), *super().next_steps()]
+            return [self.next_command("vqvae", "frozen_codec"), *super().next_steps()]
         convert = f"vqwave convert {self.config.run} in.wav --speaker {self.example_speaker} --out out.wav"
         return [convert, self.next_command("distill", "teacher"), *super().next_steps()]
 

@@ -120,7 +120,18 @@ def test_a_grid_does_not_shift_the_kl(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def network(**sizes: int) -> StackSpec:
-    return StackSpec(**{"layers": 4, "dilation_cycle": 2, "kernel_size": 2, "residual_channels": 5, "gate_channels": 4, "skip_channels": 6, "hidden_channels": 5} | sizes)
+    return StackSpec(
+        **{
+            "layers": 4,
+            "dilation_cycle": 2,
+            "kernel_size": 2,
+            "residual_channels": 5,
+            "gate_channels": 4,
+            "skip_channels": 6,
+            "hidden_channels": 5,
+        }
+        | sizes
+    )
 
 
 def pair() -> tuple[Student, WaveNet]:

@@ -39,8 +39,8 @@ def bits_per_sample(distribution: Distribution, x: Tensor, bits: int = 16) -> Te
 def checked_temperature(temperature: float, name: str = "temperature") -> float:
     """What a sampler divides by: 0 becomes `COLDEST`, which takes the likeliest class, or the likeliest component's location.
 
-    The same for every back-end, whose arithmetic has then no special case; exact ties are broken by the seed. Raises UserInputError for
-    a temperature below 0 or not finite.
+    The same for every back-end, whose arithmetic has then no special case; exact ties are broken by the seed. Raises UserInputError
+    for a temperature below 0 or not finite.
     """
     if not 0 <= temperature < math.inf:
         raise UserInputError(f"{name} {temperature}: expected a number of 0 (the likeliest) or above")

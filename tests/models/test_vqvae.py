@@ -73,7 +73,9 @@ def test_what_is_trained_is_what_decodes_from_codes(encoder: str, head: object) 
 def test_a_decoder_may_hear_the_readout() -> None:
     """In training and from codes it hears latents and predicted frames, at the frames' rate, in the voice that is asked for."""
     readout = SpectralDecoderSpec(features=MEL, channels=8, blocks=1)
-    model, alone = (start(build("frames", spectral_decoder=readout, decoder_input=hears)).eval() for hears in ("both", "spectrogram"))
+    model, alone = (
+        start(build("frames", spectral_decoder=readout, decoder_input=hears)).eval() for hears in ("both", "spectrogram")
+    )
     x = wave()
     codes = model.encode(x)
     z = model.quantizer.decode(codes)
@@ -114,7 +116,11 @@ def test_a_cycle_is_the_distance_of_a_conversions_latents() -> None:
 def test_the_listener_hears_conversions() -> None:
     vocabulary, words = VOCABULARY | {"text": ["yes", "no"]}, {"text": torch.tensor([1, 0])}
     listener = ConversionClassifierSpec(labels=("speaker", "text"), channels=8)
-    parts = {"spectral_decoder": SpectralDecoderSpec(features=MEL, channels=8), "conversion_classifier": listener, "time_jitter": 0.0}
+    parts = {
+        "spectral_decoder": SpectralDecoderSpec(features=MEL, channels=8),
+        "conversion_classifier": listener,
+        "time_jitter": 0.0,
+    }
     model = start(build("frames", vocabulary=vocabulary, **parts)).double().eval()
     x, others = wave().double(), {"speaker": torch.tensor([1, 1]), **words}
     out = model(x, LABELS | words, decode=False, others=others)

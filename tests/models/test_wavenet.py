@@ -49,7 +49,18 @@ def build(head: Head, kernel: int = 2, heard: str = "labels and frames", reach: 
     labels, upsample, hop = CONDITIONERS[heard]
     spec = WaveNetSpec(
         head=head,
-        network=StackSpec(**{"layers": 4, "dilation_cycle": 2, "kernel_size": kernel, "residual_channels": 6, "gate_channels": 5, "skip_channels": 8, "hidden_channels": 16} | sizes),
+        network=StackSpec(
+            **{
+                "layers": 4,
+                "dilation_cycle": 2,
+                "kernel_size": kernel,
+                "residual_channels": 6,
+                "gate_channels": 5,
+                "skip_channels": 8,
+                "hidden_channels": 16,
+            }
+            | sizes
+        ),
         conditioner=ConditionerSpec(channels=4, categorical=labels, upsample=upsample, kernel=reach),
     )
     return spec.build(8000, VOCABULARY, 3 if hop else 0, hop or 1).double()

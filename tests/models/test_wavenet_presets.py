@@ -43,7 +43,9 @@ def built(path: str) -> tuple[Any, torch.nn.Module]:
     model, codes = config.model, getattr(config, "frozen_codec", None)
     if codes is not None:  # parts of the run that another preset makes
         first = next(built(other)[0] for other in PRESETS if other.endswith("-codes") and built(other)[0].run == codes)
-        model = replace(model, encoder=first.model.encoder, quantizer=first.model.quantizer, spectral_decoder=first.model.spectral_decoder)
+        model = replace(
+            model, encoder=first.model.encoder, quantizer=first.model.quantizer, spectral_decoder=first.model.spectral_decoder
+        )
     return config, model.build(RATES.get(name, 8000), VOCABULARY)
 
 

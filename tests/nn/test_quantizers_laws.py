@@ -27,16 +27,29 @@ CASES: dict[str, dict[str, Any]] = {
     "fsq, all dimensions": {"kind": "fsq", "levels": [3, 2, 2, 4, 5, 2]},
     "product": {"kind": "product", "groups": 3, "quantizer": {"kind": "ema", "codebook_size": K}},
     "product of fsq": {"kind": "product", "groups": 2, "quantizer": {"kind": "fsq", "levels": [4, 4]}},
-    "product of residual": {"kind": "product", "groups": 2, "quantizer": {"kind": "residual", "quantizer": {"kind": "ema", "codebook_size": K}}},
+    "product of residual": {
+        "kind": "product",
+        "groups": 2,
+        "quantizer": {"kind": "residual", "quantizer": {"kind": "ema", "codebook_size": K}},
+    },
     "residual": {"kind": "residual", "num_quantizers": 3, "quantizer": {"kind": "ema", "codebook_size": K}},
-    "residual dropout": {"kind": "residual", "num_quantizers": 3, "quantizer_dropout": 0.7, "quantizer": {"kind": "ema", "codebook_size": K}},
+    "residual dropout": {
+        "kind": "residual",
+        "num_quantizers": 3,
+        "quantizer_dropout": 0.7,
+        "quantizer": {"kind": "ema", "codebook_size": K},
+    },
     "residual gradient": {"kind": "residual", "num_quantizers": 2, "quantizer": {"kind": "gradient", "codebook_size": K}},
     "residual projected": {
         "kind": "residual",
         "num_quantizers": 2,
         "quantizer": {"kind": "ema", "codebook_size": K, "codebook_dim": 4, "gradient_estimator": "rotation"},
     },
-    "two-level": {"kind": "hierarchical", "top": {"kind": "ema", "codebook_size": K}, "bottom": {"kind": "ema", "codebook_size": K}},
+    "two-level": {
+        "kind": "hierarchical",
+        "top": {"kind": "ema", "codebook_size": K},
+        "bottom": {"kind": "ema", "codebook_size": K},
+    },
     "two-level, mixed": {
         "kind": "hierarchical",
         "downsample": 5,

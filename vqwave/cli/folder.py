@@ -33,7 +33,7 @@ def share(arguments: argparse.Namespace, suffixes: Collection[str], suffix: str)
     """What there is to do for this process: every WORLD_SIZE-th file of the folder, and of those the ones not yet there.
 
     `accelerate launch` and torchrun set RANK and WORLD_SIZE. Files keep their places below the folder, under another suffix.
-    Raises UserInputError for a folder without such files, for two files that would become one, and for one that would become itself.
+    Raises UserInputError for a folder without such files, for two files that would become one, for one that would become itself.
     """
     source, out = arguments.input, arguments.out
     if out is None:

@@ -39,8 +39,8 @@ class FrameFile:
         return corpus.folder / "frames" / self.name / f"{corpus.utterances[row].id}.npy"
 
     def stored(self, corpus: Corpus, row: int) -> Frames:
-        """The whole utterance's frames. Raises `UserInputError` that names the file where their number or kind is another, or they are
-        not finite."""
+        """The whole utterance's frames. Raises `UserInputError` that names the file where their number or kind is another, or they
+        are not finite."""
         path = self.path(corpus, row)
         try:
             return self.fitted(read_array(path), -(-corpus.utterances[row].frames // self.hop))

@@ -15,7 +15,7 @@ from vqwave.models.melody import Melody
 
 
 def describe(what: str) -> dict[str, str]:
-    """A run or model folder, the name of a shipped model, a `.vqw` file or a corpus folder -> its rows by name. Raises UserInputError."""
+    """A run or model folder, a shipped model, a `.vqw` file or a corpus folder -> its rows by name. Raises UserInputError."""
     path = Path(what)
     if path.suffix == ".vqw":
         return _of_codes(path)

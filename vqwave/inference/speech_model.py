@@ -241,7 +241,7 @@ class SpeechModel(SpeechEncoder):
         embeddings: Vectors | None = None,
         shift_semitones: float = 0.0,
     ) -> DecodeRequest:
-        """What decoding these codes asks of the decoder. Raises UserInputError. As a stream has it; on a GPU, all frames at once."""
+        """How the decoder decodes these codes. Raises UserInputError. As a stream has it; on a GPU, all frames at once."""
         coded = CodeSequence.checked(coded)
         self.check(coded)
         labels = {"speaker": coded.speaker, **inputs.by_name(labels, "labels")}

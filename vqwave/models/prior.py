@@ -203,7 +203,7 @@ class CodeNetwork(nn.Module):
         return torch.where((book < self.books)[:, None], filled(content), filled(pitch))
 
     def project(self, labels: Mapping[str, Tensor], count: int) -> Condition | None:
-        """What every layer hears of the labels of `count` utterances. Raises UserInputError for a missing label that must be told."""
+        """What every layer hears of the labels of `count` utterances. Raises UserInputError for a missing label that it needs."""
         return self.stack.project(self.conditioner(None, self.told(labels, count)))
 
     def told(self, labels: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:

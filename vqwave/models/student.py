@@ -56,7 +56,7 @@ class StudentSpec:
         hop: int = 1,
         spectrum: LogMel | None = None,
     ) -> Student:
-        """As `WaveNetSpec.build`. Raises UserInputError for blocks that do not tile the samples that a condition column holds for."""
+        """As `WaveNetSpec.build`. Raises UserInputError for blocks that do not tile the samples of a condition column."""
         frontend = build_frontend(self.features, sample_rate, vocabulary) if self.features else None
         if frontend is not None:
             frame_channels, hop, spectrum = frontend.channels, frontend.hop, spectrum_of(frontend)

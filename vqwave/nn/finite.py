@@ -14,7 +14,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 @torch.no_grad()
 def check_finite(module: AnyModule, what: object) -> AnyModule:
-    """The module itself. Raises UserInputError, which begins with `what`, for a parameter or saved buffer with a NaN or an infinity.
+    """The module itself. Raises UserInputError, which begins with `what`, for a parameter or saved buffer with NaN or infinity.
 
     One norm over all of them costs a millisecond, so that every use of a model can ask.
     """

@@ -142,7 +142,7 @@ class Experiment(ABC, Generic[C]):
         """Clips are cut to a multiple of this."""
 
     def check_compatible(self, key: str, loaded: Loaded, labels: Sequence[str] = ()) -> None:
-        """Raises UserInputError for a trained model, the setting `key`, of another rate or other names of `labels` than the corpus."""
+        """Raises UserInputError for a model, the setting `key`, of another rate or other names of `labels` than the corpus."""
         card, corpus, name = loaded.card, self.config.data.corpus, loaded.folder
         if card.sample_rate != self.corpus.sample_rate:
             raise UserInputError(f"{key}: {name} is for {card.sample_rate} Hz, {corpus} is at {self.corpus.sample_rate} Hz")

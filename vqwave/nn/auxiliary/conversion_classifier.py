@@ -29,7 +29,7 @@ class ConversionClassifierSpec:
     noise: Annotated[float, Field(ge=0)] = option(0.3, "most noise that training adds to what it hears, in standard deviations")
 
     def build(self, channels: int, ratio: int, vocabulary: Mapping[str, Sequence[str]]) -> ConversionClassifier:
-        """channels, ratio: of the readout's frames, and how many of them a latent has. Raises UserInputError for an unknown label."""
+        """channels, ratio: of the readout's frames, how many a latent has. Raises UserInputError for an unknown label."""
         for name in self.labels:
             if name not in vocabulary:
                 known = ", ".join(vocabulary) or "none"
