@@ -58,7 +58,7 @@ def test_drawn_estimators_are_unbiased_and_within_the_table(
     torch.manual_seed(0)
     ratio = RATIOS[place]
     for draws, row in table.items():
-        error = kind(draws=draws).of(student())(teacher(ratio)) - truths[ratio]
+        error = kind(num_samples=draws).of(student())(teacher(ratio)) - truths[ratio]
         assert row[place] / 1.8 < error.std().item() < 1.8 * row[place]
         assert abs(error.mean().item()) < 4 * error.std().item() / math.sqrt(T)
 

@@ -235,7 +235,7 @@ def config(script: ModuleType, folders: tuple[Path, Path], run: Path) -> object:
         adversarial=ADVERSARY,
         optim=OptimSpec(lr=1e-2, warmup=2),
         train=TrainSpec(steps=8, grad_accumulation=2, log_every=4, valid_every=8, save_every=4, threads=1),
-        shown=1,
+        num_samples=1,
     )
 
 

@@ -70,7 +70,7 @@ TAKES: dict[str, Callable[..., object]] = {
     "encode": lambda wave, rate=None: SPEAKS.encode(wave, rate).codes,
     "convert": lambda wave, rate=None: SPEAKS.convert(wave, rate, speaker="bob"),
     "score": lambda wave, rate=None: SCORES.log_likelihood(wave, rate, labels=ANN).bits,
-    "resynthesise": lambda wave, rate=None: VOCODER.reconstruct(wave, rate, labels=ANN),
+    "reconstruct": lambda wave, rate=None: VOCODER.reconstruct(wave, rate, labels=ANN),
     "generate": lambda wave, rate=None: BABBLER.generate(
         0.01, labels=ANN, prompt=wave, prompt_rate=rate
     )[0],
@@ -279,9 +279,9 @@ def test_what_is_not_coded_at_all_is_refused(tmp_path: Path) -> None:
     for wrong in (CODES, CODES.numpy(), None, "a.vqw"):
         uses = (lambda x=wrong: SPEAKS.decode(x), lambda x=wrong: save_codes(x, tmp_path / "a"))
         for use in uses:
-            with pytest.raises(UserInputError, match=r"^codes: a \w+, expected a Coded"):
+            with pytest.raises(UserInputError, match=r"^codes: a \w+, expected a CodeSequence"):
                 use()
-    for count, beside in ((1, {}), (2, {"labels": [{}]}), (2, {"vectors": [{}] * 3})):
+    for count, beside in ((1, {}), (2, {"labels": [{}]}), (2, {"embeddings": [{}] * 3})):
         with pytest.raises(UserInputError, match="expected one for each of the 2 utterances"):
             SPEAKS.decode_many([CODED, CODED], ["bob"] * count, **beside)
 

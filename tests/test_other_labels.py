@@ -51,7 +51,7 @@ def experiment(folder: Path, trained: str) -> Labelled:
     return Labelled(ExperimentSpec(data=DataSpec(corpus=folder / "corpus")))
 
 
-@pytest.mark.parametrize("name", ["other_labels", "another_voice"])
+@pytest.mark.parametrize("name", ["mismatched_labels", "sample_target_voice"])
 def test_others_have_training_recordings(tmp_path: Path, name: str) -> None:
     it = experiment(tmp_path, "abc")
     batch = collate([read_crop(it.corpus, row, 0, 800) for row in range(12)])

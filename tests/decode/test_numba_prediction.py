@@ -276,7 +276,7 @@ def test_a_plain_stream_keeps_what_it_kept() -> None:
     assert predicting == {"rings", "heard", "time", "streams", "samples", "residuals", "prediction"}
 
 
-@pytest.mark.parametrize("name", ["kernels.py", "solo.py", "pipeline.py"])
+@pytest.mark.parametrize("name", ["batch_kernel.py", "single_stream.py", "two_core_kernel.py"])
 def test_compiled_kernels_are_made_anew_where_the_prediction_changes(name: str) -> None:
     file = Path(wavenet_decoder.__file__).with_name(name)
     assert file.with_name("prediction.py") in sources(file)

@@ -31,9 +31,9 @@ STACK = StackSpec(
 NARROWED = ["bf16", "bf16-dot"] if missing("bf16-dot") is None else ["bf16"]
 SHAPES: list[dict] = [
     {},
-    {"base": "gaussian", "fold": 4, "stagger": True, "pitch_taps": 0},
-    {"conditioner": ConditionerSpec(channels=12, upsample=(2, 2)), "fold": 2},
-    {"predictor": LinearPredictorSpec(order=ORDER, interpolation=8), "fold": 2, "stagger": True},
+    {"base": "gaussian", "squeeze": 4, "stagger_blocks": True, "pitch_taps": 0},
+    {"conditioner": ConditionerSpec(channels=12, upsample=(2, 2)), "squeeze": 2},
+    {"predictor": LinearPredictorSpec(order=ORDER, interpolation=8), "squeeze": 2, "stagger_blocks": True},
 ]
 
 

@@ -42,13 +42,13 @@ SHAPES: list[dict] = [
     {"network": ODD},
     {"network": WIDE, "flows": (3, 1)},
     {"network": ODD, "base": "gaussian", "flows": (4,)},
-    {"network": ODD, "fold": 2},
-    {"network": EVEN, "fold": 4, "stagger": True},
-    {"network": ODD, "fold": 8, "stagger": True, "flows": (2, 2, 2, 2, 2), "base": "gaussian"},
+    {"network": ODD, "squeeze": 2},
+    {"network": EVEN, "squeeze": 4, "stagger_blocks": True},
+    {"network": ODD, "squeeze": 8, "stagger_blocks": True, "flows": (2, 2, 2, 2, 2), "base": "gaussian"},
     {"network": ODD, "conditioner": ConditionerSpec(channels=6, upsample=(2, 3))},
     {"network": ODD, "conditioner": ConditionerSpec(channels=6, upsample=(6, 8))},
 ]
-SMALL = {"network": ODD, "fold": 4, "stagger": True, "flows": (2, 5)}
+SMALL = {"network": ODD, "squeeze": 4, "stagger_blocks": True, "flows": (2, 5)}
 
 
 def build(frames: int = FRAMES, **settings: object) -> Student:
@@ -233,7 +233,7 @@ def test_the_condition_may_come_in_pieces(settings: dict) -> None:
     total = told.features.shape[-1] * told.repeat
     whole = fast.sample_student(student, told, total, streams=torch.arange(1), threads=1)
     decoder, parts = fast.StudentDecoder(student, told, torch.arange(1), threads=1), []
-    assert (decoder.ahead > 0) == bool(settings.get("stagger"))
+    assert (decoder.ahead > 0) == bool(settings.get("stagger_blocks"))
     for first in range(0, total, HOP):
         low, high = first // told.repeat, -(-(first + HOP + decoder.ahead) // told.repeat)
         window = told.features[..., low:high].transpose(1, 2).contiguous().numpy()
@@ -286,7 +286,7 @@ def test_the_door_takes_the_kernels_and_says_why_not() -> None:
     student = build(network=ODD)
     assert backend.choose(student) == backend.choose(student, "numba") == backend.Choice("numba")
     assert backend.choose(student, "reference") == backend.Choice("reference")
-    masked = build(network=ODD, direction="maf")
+    masked = build(network=ODD, flow_type="maf")
     longer = build(network=StackSpec(**{**vars(ODD), "context": ContextSpec(layers=1)}))
     for odd, word in ((masked, "maf"), (longer, "context"), (build(network=ODD).double(), "float64")):
         choice = backend.choose(odd)

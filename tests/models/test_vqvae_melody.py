@@ -29,7 +29,7 @@ MEL = LogMelSpec(bands=16)
 VOICES = [(0.2, 0.1), (0.9, 0.3)]
 
 
-def build(hears: str = "frames", *, taps: int = 3, noise: float = 0.0) -> VQVAE:
+def build(hears: str = "spectrogram", *, taps: int = 3, noise: float = 0.0) -> VQVAE:
     torch.manual_seed(0)
     spec = VQVAESpec(
         encoder=FrameEncoderSpec(features=MEL, channels=12, latent_dim=6),
@@ -69,7 +69,7 @@ def wave(frames: int, B: int = 2) -> Tensor:
 LABELS = {"speaker": torch.tensor([0, 1])}
 
 
-@pytest.mark.parametrize("hears", ["latents", "frames", "both"])
+@pytest.mark.parametrize("hears", ["latents", "spectrogram", "both"])
 def test_the_melody_moves_what_is_predicted(hears: str) -> None:
     model, x = build(hears), wave(16)
     codes = model.encode(x)
@@ -123,7 +123,7 @@ def test_noise_leaves_pitch_and_predictor_alone() -> None:
     assert torch.equal(noised[:, bands:], frames[:, bands:])
 
 
-@pytest.mark.parametrize("hears", ["latents", "frames"])
+@pytest.mark.parametrize("hears", ["latents", "spectrogram"])
 @pytest.mark.parametrize("frames", [1, 3, 4, 17, 40])
 def test_columns_do_not_depend_on_how_codes_come(hears: str, frames: int) -> None:
     model, generator = build(hears), torch.Generator().manual_seed(5)

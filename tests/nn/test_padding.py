@@ -133,7 +133,7 @@ def test_conditions_are_those_of_each_clip_alone(upsample: tuple[int, ...]) -> N
             same(batch, conditioner(frames[i : i + 1, :, :count], told).features, i)
 
 
-@pytest.mark.parametrize("hears", ["latents", "frames", "both"])
+@pytest.mark.parametrize("hears", ["latents", "spectrogram", "both"])
 @pytest.mark.parametrize("encoder", ["frames", "frames of mfcc", "batch_norm", "waveform"])
 def test_a_vqvae_is_trained_on_what_use_decodes(encoder: str, hears: str) -> None:
     """Codes, and the distribution of every sample, of a padded batch as of each clip encoded and decoded alone."""
