@@ -38,7 +38,9 @@ QUANTIZERS: dict[str, str] = {
     "gradient": f"{{kind: gradient, codebook_size: 256, kmeans_after_steps: {WAIT}}}",
     "ema, rotation": f"{{kind: ema, codebook_size: 256, kmeans_after_steps: {WAIT}, gradient_estimator: rotation}}",
     "product 2 x 16": f"{{kind: product, groups: 2, quantizer: {{kind: ema, codebook_size: 16, kmeans_after_steps: {WAIT}}}}}",
-    "residual 2 x 16": f"{{kind: residual, num_quantizers: 2, quantizer: {{kind: ema, codebook_size: 16, kmeans_after_steps: {WAIT}}}}}",
+    "residual 2 x 16": (
+        f"{{kind: residual, num_quantizers: 2, quantizer: {{kind: ema, codebook_size: 16, kmeans_after_steps: {WAIT}}}}}"
+    ),
     "fsq 4 x 4 x 4 x 4": "{kind: fsq, levels: [4, 4, 4, 4]}",
 }
 

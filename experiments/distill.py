@@ -39,7 +39,7 @@ class Config(ExperimentSpec, DistillationSpec):
     model: StudentSpec = option(StudentSpec(), "the flows; conditioner and features are the teacher's")
     losses: dict[str, float] = option(
         {"kl": 1.0, "power": 4.0},
-        "weights: kl, log_scale_regularizer, contrastive (-0.3), power, log_spectral, stft, perceptual, adversarial",
+        "weights (0: off): kl, log_scale_regularizer, contrastive (-0.3), power, log_spectral, stft, perceptual, adversarial",
     )
     train_conditioner: bool = option(False, "let the student change its copy of the teacher's conditioner")
     num_samples: Count = option(4, "utterances in samples/")
@@ -64,8 +64,7 @@ class DistillExperiment(Experiment[Config]):
             found = {Student: "itself a student", WaveNet: "codes alone"}.get(type(decoder), f"a {loaded.card.kind}")
             raise UserInputError(f"teacher: {name} is {found}, expected a WaveNet or a VQ-VAE with a trained WaveNet decoder")
         if not decoder.head.continuous:
-            kind = decoder.head.kind
-            raise UserInputError(f"teacher: {name} has a {kind} head, expected a continuous one, e.g. mixture_of_logistics")
+            raise UserInputError(f"teacher: {name} has a {decoder.head.kind} head, expected a continuous one, as mixture_of_logistics")
         if self.config.model.flow_type != "iaf":
             raise UserInputError("model.flow_type: maf, expected iaf (experiments/flow.py trains maf)")
         self.check_compatible("teacher", loaded, decoder.conditioner.labels)
@@ -193,10 +192,8 @@ class DistillExperiment(Experiment[Config]):
         run, speaker = self.config.run, self.example_speaker
         decode = f"vqwave decode {run} in.vqw --speaker {speaker} --out out.wav"
         generate = f"vqwave generate {run} --speaker {speaker} --seconds 3 --out generated.wav"
-        return [
-            decode if isinstance(self.teacher, VQVAE) else generate,
-            f"vqwave report {self.config.teacher} {run} --out {run}/report.html",
-        ]
+        report = f"vqwave report {self.config.teacher} {run} --out {run}/report.html"
+        return [decode if isinstance(self.teacher, VQVAE) else generate, report]
 
 
 if __name__ == "__main__":

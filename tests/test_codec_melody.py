@@ -39,7 +39,7 @@ SPEC = VQVAESpec(
     quantizer=EMAQuantizerSpec(codebook_size=8),
     melody=PitchCodecSpec(channels=8, latent_dim=4, quantizer=EMAQuantizerSpec(codebook_size=5)),
     spectral_decoder=SpectralDecoderSpec(features=MEL, channels=12),
-    decoder_input="frames",
+    decoder_input="spectrogram",
     decoder=WaveNetSpec(
         network=StackSpec(layers=2, dilation_cycle=2, residual_channels=8, gate_channels=8, skip_channels=8, hidden_channels=8),
         conditioner=ConditionerSpec(channels=6),

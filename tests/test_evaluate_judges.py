@@ -39,7 +39,7 @@ SPEC = VQVAESpec(
     encoder=FrameEncoderSpec(features=FEATURES, channels=8, latent_dim=4),
     quantizer=EMAQuantizerSpec(codebook_size=8),
     spectral_decoder=SpectralDecoderSpec(features=FEATURES, channels=8),
-    decoder_input="frames",
+    decoder_input="spectrogram",
     decoder=WaveNetSpec(
         head=MixtureOfLogistics(components=2),
         network=STACK,

@@ -61,35 +61,35 @@ SLOW_ENCODER = FrameEncoderSpec(features=SLOW_MEL, channels=6, latent_dim=4)
 MELODY = PitchCodecSpec(ratio=4, channels=8, latent_dim=4, quantizer=QUANTIZER)
 
 
-def predicted(features: LogMelSpec, hears: str = "frames", **settings: object) -> VQVAESpec:
+def predicted(features: LogMelSpec, decoder_input: str = "spectrogram", **settings: object) -> VQVAESpec:
     """A student with a predictor, whose filter has a gain."""
     return VQVAESpec(
         encoder=ENCODER,
         quantizer=QUANTIZER,
         decoder=changed(**{"predictor": LinearPredictorSpec(order=4), "initial_scale": 0.1} | settings),
         spectral_decoder=SpectralDecoderSpec(features=features, channels=6),
-        decoder_input=hears,
+        decoder_input=decoder_input,
     )
 
 
 DECODERS: dict[str, ModelSpec] = {
     "plain": of(),
-    "gaussian, folded, staggered": of(changed(base="gaussian", fold=4, stagger=True, flows=(1, 2, 3))),
-    "folded": of(changed(fold=2)),
+    "gaussian, folded, staggered": of(changed(base="gaussian", squeeze=4, stagger_blocks=True, flows=(1, 2, 3))),
+    "folded": of(changed(squeeze=2)),
     "upsampled": of(changed(conditioner=ConditionerSpec(channels=4, categorical=(), upsample=(2, 4)))),
     "frames heard": VQVAESpec(
-        encoder=ENCODER, quantizer=QUANTIZER, decoder=STUDENT, spectral_decoder=HEARD, decoder_input="frames"
+        encoder=ENCODER, quantizer=QUANTIZER, decoder=STUDENT, spectral_decoder=HEARD, decoder_input="spectrogram"
     ),
     "both heard": VQVAESpec(encoder=ENCODER, quantizer=QUANTIZER, decoder=STUDENT, spectral_decoder=HEARD, decoder_input="both"),
     "fsq": of(quantizer=FSQuantizerSpec()),
     "residual": of(quantizer=ResidualQuantizerSpec(quantizer=QUANTIZER)),
     "product": of(quantizer=ProductQuantizerSpec(quantizer=QUANTIZER)),
-    "vocoder": changed(features=MEL, location_unit=0.25),
-    "labels alone": changed(fold=2, stagger=True),
-    "prediction": predicted(MEL, fold=2, stagger=True),
+    "vocoder": changed(features=MEL, location_scale=0.25),
+    "labels alone": changed(squeeze=2, stagger_blocks=True),
+    "prediction": predicted(MEL, squeeze=2, stagger_blocks=True),
     "interpolated prediction": predicted(
         MEL,
-        hears="both",
+        decoder_input="both",
         conditioner=ConditionerSpec(channels=4, upsample=(2,)),
         predictor=LinearPredictorSpec(order=2, interpolation=4),
     ),
@@ -220,7 +220,7 @@ def test_what_is_no_single_pass_is_refused_in_a_line(tmp_path: Path) -> None:
         [
             (of(WAVENET), "decoder", "WaveNet"),
             (WAVENET, "encoder", "without an encoder"),
-            (of(changed(direction="maf")), "decoder", "maf"),
+            (of(changed(flow_type="maf")), "decoder", "maf"),
             (of(changed(network=context)), "decoder", "context"),
         ]
     ):

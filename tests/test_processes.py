@@ -158,8 +158,8 @@ def trained(settings: Config, at: dict[int, Callable[[], object]] | None = None)
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_processes_follow_one(corpus: Path, tmp_path: Path, accumulate: int) -> None:
     """The same items, crops, draws, masked means and codebook, however the items lie on processes."""
-    assert in_two(lambda number: trained(config(corpus, tmp_path / "one", accumulate=accumulate)), 1) == {0: None}
-    found = in_two(lambda number: trained(config(corpus, tmp_path / "two", accumulate=accumulate)))
+    assert in_two(lambda number: trained(config(corpus, tmp_path / "one", grad_accumulation=accumulate)), 1) == {0: None}
+    found = in_two(lambda number: trained(config(corpus, tmp_path / "two", grad_accumulation=accumulate)))
     assert found == {0: None, 1: None}
     one, two = totals(tmp_path / "one"), totals(tmp_path / "two")
     assert len(one) == 10
@@ -180,7 +180,7 @@ def test_a_lost_rank_is_named_and_the_same_command_goes_on(corpus: Path, tmp_pat
     run = tmp_path / "run"
 
     def work(number: int) -> None:
-        trained(config(corpus, run, patience=1.0), {6: lambda: os.kill(os.getpid(), signal.SIGKILL)} if number == 1 else None)
+        trained(config(corpus, run, dist_timeout_minutes=1.0), {6: lambda: os.kill(os.getpid(), signal.SIGKILL)} if number == 1 else None)
 
     found = in_two(work)
     assert set(found) == {0}

@@ -223,7 +223,7 @@ def test_kernels_without_a_place_to_keep_them_are_compiled_and_it_is_said_once(
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             assert kernels.folder(Path(kernels.__file__)) is None
-            assert kernels.folder(Path(kernels.__file__).with_name("vector.py")) is None
+            assert kernels.folder(Path(kernels.__file__).with_name("simd.py")) is None
         assert all(item.category is Note for item in caught)
         return [str(item.message) for item in caught]
 
@@ -246,7 +246,7 @@ def test_kernels_without_a_place_to_keep_them_are_compiled_and_it_is_said_once(
     assert kernels.folder(Path(kernels.__file__)).is_relative_to(tmp_path / "cache")
 
 
-NETWORK = ("layers=2", "cycle=2", "residual=4", "gate=4", "skip=4", "hidden=4")
+NETWORK = ("layers=2", "dilation_cycle=2", "residual_channels=4", "gate_channels=4", "skip_channels=4", "hidden_channels=4")
 NOBODY = """
 import os, pwd, sys
 def unknown(number):

@@ -1,4 +1,4 @@
-"""Matrix products and the gate, out of `microkernels.py`'s tiles. Widths are multiples of 16; see `simd.py` for the order of sums."""
+"""Matrix products and the gate, out of `microkernels.py`'s tiles. Widths: multiples of 16; see `simd.py` for the order of sums."""
 
 from __future__ import annotations
 
