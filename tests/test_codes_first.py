@@ -32,7 +32,7 @@ CODES = [
 DECODER = [
     "model.decoder_input=both",
     "model.decoder.network={layers: 2, cycle: 2, residual: 4, gate: 4, skip: 4, hidden: 4}",
-    "shown=1",
+    "num_samples=1",
 ]
 
 

@@ -271,7 +271,7 @@ def train_elsewhere(
     """experiments/wavenet.py with wandb, in a process whose environment names no wandb."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     network = [f"model.network.{value}" for value in NETWORK]
-    command = settings(corpus, run, "train.tracker=wandb", "shown=0", *network)
+    command = settings(corpus, run, "train.tracker=wandb", "num_samples=0", *network)
     done = subprocess.run(
         [sys.executable, *before, str(ROOT / "experiments" / "wavenet.py"), *command],
         env=kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | given,

@@ -22,9 +22,9 @@ from vqwave.sweep import Plan, read
 
 ROOT = Path(__file__).parents[1]
 STACK = "{layers: 2, cycle: 2, residual: 4, gate: 4, skip: 4, hidden: 4}"
-SHORT = ["data.clip_seconds=0.1", "data.batch=2", "data.valid_clip_seconds=0.1", "data.valid_clips=2", "shown=1", "train.threads=1"]
+SHORT = ["data.clip_seconds=0.1", "data.batch=2", "data.valid_clip_seconds=0.1", "data.valid_clips=2", "num_samples=1", "train.threads=1"]
 TINY = {
-    "wavenet": ["model.network.layers=2", "model.network.dilation_cycle=2", "shown_seconds=0.02"],
+    "wavenet": ["model.network.layers=2", "model.network.dilation_cycle=2", "sample_seconds=0.02"],
     "vqvae": [f"model.decoder.network={STACK}", "model.encoder.channels=8", "model.spectral_decoder=null", "losses.spectral=0"],
     "distill": ["model.flows=[2]", "model.network={cycle: 2, residual: 4, gate: 4, hidden: 4}", "losses.power=0"],
 }

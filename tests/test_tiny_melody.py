@@ -40,7 +40,7 @@ SMALL = [
     "data.batch=2",
     "data.valid_clip_seconds=0.24",
     "data.valid_clips=4",
-    "shown=0",
+    "num_samples=0",
     *STEPS,
 ]
 PLAIN = Sampling(backend="reference")
@@ -123,8 +123,8 @@ def chain(
         "prior",
         codec,
         "train.steps=4",
-        "shown_seconds=0.04",
-        "shown=1",
+        "sample_seconds=0.04",
+        "num_samples=1",
         *STEPS,
     )
     train(

@@ -70,7 +70,7 @@ def told(command: argparse.ArgumentParser, *, required: bool = False) -> None:
 def labels_of(arguments: argparse.Namespace, model: SpeechModel) -> dict[str, str]:
     """What is said of an utterance beside its codes. Raises UserInputError for a label that the model does not hear."""
     given = pairs("--label", arguments.label)
-    heard = [*(model.prior.labels if model.prior else ()), *model.decoder.conditioner.categorical]
+    heard = [*(model.prior.labels if model.prior else ()), *model.decoder.conditioner.labels]
     for name in given:
         if name not in heard:
             raise UserInputError(f"--label {name}: not heard by this model, expected {', '.join(dict.fromkeys(heard)) or 'none'}")

@@ -143,7 +143,7 @@ def decode_pipe(arguments: argparse.Namespace, model: SpeechModel, coder: Coder 
         speaker = arguments.speaker or reader.header.speaker
         model.check(reader.header)
         stream = model.stream(
-            speaker if "speaker" in model.decoder.conditioner.categorical else arguments.speaker,
+            speaker if "speaker" in model.decoder.conditioner.labels else arguments.speaker,
             labels=labels_of(arguments, model),
             embeddings=vectors_of(arguments),
             sampling=sampling_of(arguments),

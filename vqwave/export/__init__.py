@@ -247,7 +247,7 @@ class HearingGraph(Graph):
                     setattr(parent, name, RealMelBands(child))
         melody = [] if model.melody is None else [model.melody.codec]
         codec = fingerprint(model.encoder, model.quantizer, *melody)
-        self.facts = {"hop": self.hop, "size": model.quantizer.codebook_size, "books": model.quantizer.books, "codec": codec}
+        self.facts = {"hop": self.hop, "size": model.quantizer.size, "books": model.quantizer.books, "codec": codec}
 
     def forward(self, wave: Tensor) -> Tensor:
         return self.model.encode(wave)

@@ -94,7 +94,7 @@ class SpeechModel(SpeechEncoder):
     ) -> list[Tensor]:
         """As `decode` for several utterances at once, with labels and vectors of each; each comes out as it would alone."""
         nothing = [{}] * len(coded)
-        beside = {"speakers": speakers, "labels": labels or nothing, "vectors": embeddings or nothing}
+        beside = {"speakers": speakers, "labels": labels or nothing, "embeddings": embeddings or nothing}
         each = zip(coded, *inputs.one_each(len(coded), beside), strict=True)
         tasks = [task for told in each if (task := self.task(*told, shift_semitones)).samples]
         waves = iter(decode_together(self.decoder, tasks, [0] * len(tasks), sampling.resolved(self.temperatures), progress))
@@ -143,7 +143,7 @@ class SpeechModel(SpeechEncoder):
                 raise UserInputError("this model speaks from codes that it draws; it cannot go on from a recording")
             drawn = self.prior.draw(seconds, labels=labels, count=count, seed=sampling.seed)
             each, given = [labels or {}] * count, None if embeddings is None else [embeddings] * count
-            settings |= {"labels": each, "vectors": given, "progress": progress}
+            settings |= {"labels": each, "embeddings": given, "progress": progress}
             return self.decode_many(drawn, [None] * count, **settings)
         if isinstance(self.model, VQVAE):
             raise UserInputError("this model speaks from codes; to babble it needs a prior over them, or use a plain WaveNet")

@@ -22,7 +22,7 @@ class Autoencoding:
         names = ("bits", "codes", "speakers", "samples", "spectral", "conversion", "clips")
         self.model, self.device = model, device
         self.sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in names}
-        self.counts = codebook.CodeCounts(model.quantizer.books, model.quantizer.codebook_size, speakers)
+        self.counts = codebook.CodeCounts(model.quantizer.books, model.quantizer.size, speakers)
 
     def add(self, batch: Batch, target: Labels | None, others: Labels | None) -> None:
         """target: labels of voices to convert to, for a model with a listener; others: wrong labels, to measure bits."""

@@ -143,7 +143,7 @@ def label_sizes(labels: Sequence[str], vocabulary: Mapping[str, Sequence[str]]) 
     for name in labels:
         if name not in vocabulary:
             known = ", ".join(vocabulary) or "none"
-            raise UserInputError(f"conditioner.labels: {name!r}, expected label columns of the corpus: {known}")
+            raise UserInputError(f"conditioner.categorical: {name!r}, expected label columns of the corpus: {known}")
     return {name: len(vocabulary[name]) for name in labels}
 
 
