@@ -180,7 +180,8 @@ def test_a_lost_rank_is_named_and_the_same_command_goes_on(corpus: Path, tmp_pat
     run = tmp_path / "run"
 
     def work(number: int) -> None:
-        trained(config(corpus, run, dist_timeout_minutes=1.0), {6: lambda: os.kill(os.getpid(), signal.SIGKILL)} if number == 1 else None)
+        actions = {6: lambda: os.kill(os.getpid(), signal.SIGKILL)} if number == 1 else None
+        trained(config(corpus, run, dist_timeout_minutes=1.0), actions)
 
     found = in_two(work)
     assert set(found) == {0}

@@ -169,5 +169,5 @@ def test_only_training_warps_and_only_what_has_a_mel_axis() -> None:
     encoder, x = FrameEncoderSpec(features=MEL, channels=16, latent_dim=8, vtlp=0.2).build(RATE).double(), waves(800)
     assert not torch.equal(encoder.train()(x), encoder(x))
     assert torch.equal(encoder.eval()(x), encoder(x))
-    with pytest.raises(UserInputError, match=r"encoder.warp: 0.2 of mfcc, expected features of kind log_mel"):
+    with pytest.raises(UserInputError, match=r"encoder.vtlp: 0.2 of mfcc, expected features of kind log_mel"):
         FrameEncoderSpec(features=MFCCSpec(), vtlp=0.2).build(RATE)
