@@ -64,7 +64,7 @@ class DistillExperiment(Experiment[Config]):
             found = {Student: "itself a student", WaveNet: "codes alone"}.get(type(decoder), f"a {loaded.card.kind}")
             raise UserInputError(f"teacher: {name} is {found}, expected a WaveNet or a VQ-VAE with a trained WaveNet decoder")
         if not decoder.head.continuous:
-            raise UserInputError(f"teacher: {name} has a {decoder.head.kind} head, expected a continuous one, e.g. mixture_of_logistics")
+            raise UserInputError(f"teacher: {name} has a {decoder.head.kind} head, expected e.g. mixture_of_logistics")
         if self.config.model.flow_type != "iaf":
             raise UserInputError("model.flow_type: maf, expected iaf (experiments/flow.py trains maf)")
         self.check_compatible("teacher", loaded, decoder.conditioner.labels)
