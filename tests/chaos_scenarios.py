@@ -19,7 +19,7 @@ COMMON = (
     "train.dist_timeout_minutes=9 data.valid_clips=4 data.batch=4 data.clip_seconds=0.06 data.valid_clip_seconds=0.06 "
     "optim.warmup=3 num_samples=1"
 ).split()
-STACK = "network={layers: 3, cycle: 3, residual: 8, gate: 8, skip: 8, hidden: 8}"
+STACK = "network={layers: 3, dilation_cycle: 3, residual_channels: 8, gate_channels: 8, skip_channels: 8, hidden_channels: 8}"
 DECODER = STACK.replace("network", "model.decoder.network")
 BOOK = [
     "model.quantizer.codebook_size=8",
@@ -28,7 +28,10 @@ BOOK = [
     "model.time_jitter=0.2",
 ]
 VQVAE = [DECODER, "model.encoder.channels=8", "model.spectral_decoder.channels=8"]
-STUDENT = ["model.flows=[3, 3]", "model.network={layers: 3, cycle: 3, residual: 8, gate: 8, hidden: 8}"]
+STUDENT = [
+    "model.flows=[3, 3]",
+    "model.network={layers: 3, dilation_cycle: 3, residual_channels: 8, gate_channels: 8, hidden_channels: 8}",
+]
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ SCENARIOS = (
         "vqvae, residual stages with dropout, 2 processes",
         "vqvae",
         2,
-        [*VQVAE, "model.quantizer={kind: residual, dropout: 0.5, inner: {size: 4, start_after: 3}}", "data.workers=1"],
+        [*VQVAE, "model.quantizer={kind: residual, quantizer_dropout: 0.5, quantizer: {codebook_size: 4, kmeans_after_steps: 3}}", "data.workers=1"],
         3,
     ),
     Scenario(

@@ -31,7 +31,7 @@ CODES = [
 ]
 DECODER = [
     "model.decoder_input=both",
-    "model.decoder.network={layers: 2, cycle: 2, residual: 4, gate: 4, skip: 4, hidden: 4}",
+    "model.decoder.network={layers: 2, dilation_cycle: 2, residual_channels: 4, gate_channels: 4, skip_channels: 4, hidden_channels: 4}",
     "num_samples=1",
 ]
 
@@ -72,10 +72,10 @@ def train(experiment: ModuleType, run: Path, corpus: Path, *settings: str) -> No
 
 def test_the_decoder_is_trained_on_the_codes_of_another_run(experiment: ModuleType, corpus: Path, tmp_path: Path) -> None:
     train(experiment, tmp_path / "codes", corpus, *CODES)
-    train(experiment, tmp_path / "whole", corpus, f"codes={tmp_path / 'codes'}", *DECODER)
+    train(experiment, tmp_path / "whole", corpus, f"frozen_codec={tmp_path / 'codes'}", *DECODER)
     codes, whole = load_trained(tmp_path / "codes"), load_trained(tmp_path / "whole")
     assert whole.card.spec.encoder == codes.card.spec.encoder
-    for part in ("encoder", "quantizer", "readout"):
+    for part in ("encoder", "quantizer", "spectral_decoder"):
         theirs = getattr(codes.model, part).state_dict()
         assert all(torch.equal(value, theirs[name]) for name, value in getattr(whole.model, part).state_dict().items())
     coded = SpeechModel.load(tmp_path / "codes").encode(np.sin(np.arange(1600, dtype=np.float32)))
@@ -90,7 +90,7 @@ def test_a_decoder_of_slices_hears_the_frames_of_whole_clips(
     experiment: ModuleType, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(experiment, tmp_path / "codes", corpus, *CODES)
-    settings = [f"codes={tmp_path / 'codes'}", *DECODER]
+    settings = [f"frozen_codec={tmp_path / 'codes'}", *DECODER]
     seen, real = [], experiment.sliced
 
     def spied(batch: Batch, frames: torch.Tensor, samples: float, hop: int) -> tuple[Batch, torch.Tensor]:
@@ -98,7 +98,7 @@ def test_a_decoder_of_slices_hears_the_frames_of_whole_clips(
         return seen[-1][2:]
 
     monkeypatch.setattr(experiment, "sliced", spied)
-    train(experiment, tmp_path / "run", corpus, *settings, "slice=0.1")
+    train(experiment, tmp_path / "run", corpus, *settings, "decoder_segment_seconds=0.1")
     model = load_trained(tmp_path / "run").model
     for batch, frames, part, heard in seen:
         assert (part.wave.shape[1], heard.shape[-1] * model.hop) == (
@@ -109,7 +109,7 @@ def test_a_decoder_of_slices_hears_the_frames_of_whole_clips(
             frames, model.decoder_features(model.quantizer.decode(model.encode(batch.wave, batch.lengths)), batch.labels)
         )
     assert len(seen) == 2
-    for wrong in (["slice=0.1"], [*settings, "slice=0.5"]):
+    for wrong in (["decoder_segment_seconds=0.1"], [*settings, "decoder_segment_seconds=0.5"]):
         with pytest.raises(SystemExit):
             train(experiment, tmp_path / "wrong", corpus, *wrong)
         assert "expected at most data.clip_seconds, and frozen_codec" in capsys.readouterr().err
@@ -117,7 +117,7 @@ def test_a_decoder_of_slices_hears_the_frames_of_whole_clips(
 
 def test_codes_come_from_a_vqvae(experiment: ModuleType, corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as stop:
-        train(experiment, tmp_path / "run", corpus, f"codes={tmp_path / 'nowhere'}")
+        train(experiment, tmp_path / "run", corpus, f"frozen_codec={tmp_path / 'nowhere'}")
     assert stop.value.code == 2
     assert not (tmp_path / "run").exists()
 
@@ -125,13 +125,13 @@ def test_codes_come_from_a_vqvae(experiment: ModuleType, corpus: Path, tmp_path:
 def test_a_cycle_needs_an_encoder_that_hears_the_readout(
     experiment: ModuleType, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cycle = "losses={nll: 0.0, spectral: 1.0, commitment: 0.25, cycle: 1.0}"
+    cycle = "losses={nll: 0.0, spectral: 1.0, commitment: 0.25, cycle_consistency: 1.0}"
     with pytest.raises(SystemExit) as stop:
         train(experiment, tmp_path / "no", corpus, *CODES, cycle, "model.spectral_decoder.features.bands=9")
     assert stop.value.code == 2
-    assert "losses.cycle_consistency: expected a readout" in capsys.readouterr().err
+    assert "losses.cycle_consistency: expected a spectral decoder" in capsys.readouterr().err
     train(experiment, tmp_path / "run", corpus, *CODES, cycle, "train.log_every=1")
-    assert '"train/cycle"' in (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert '"train/cycle_consistency"' in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
 def test_codes_that_are_taken_have_no_losses_of_their_own(
@@ -143,9 +143,9 @@ def test_codes_that_are_taken_have_no_losses_of_their_own(
     assert '"train/listening"' in rows
     assert '"valid/conversion_accuracy"' in rows
     with pytest.raises(SystemExit):
-        train(experiment, tmp_path / "no", corpus, f"codes={tmp_path / 'codes'}", *DECODER, "losses={nll: 1.0, spectral: 1.0}")
+        train(experiment, tmp_path / "no", corpus, f"frozen_codec={tmp_path / 'codes'}", *DECODER, "losses={nll: 1.0, spectral: 1.0}")
     assert "losses.spectral: expected no `frozen_codec`" in capsys.readouterr().err
-    train(experiment, tmp_path / "whole", corpus, f"codes={tmp_path / 'codes'}", *DECODER, *listener[:1])
+    train(experiment, tmp_path / "whole", corpus, f"frozen_codec={tmp_path / 'codes'}", *DECODER, *listener[:1])
     assert load_trained(tmp_path / "whole").card.spec.conversion_classifier is None
     found = evaluate(tmp_path / "codes", corpus, Settings(split="valid", only=("nll", "codes")))
     assert "codes alone" in found.skipped["nll"]

@@ -113,7 +113,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vqwave.evaluation.context.DEFAULT", small)
     real = recognizer.recognizer_of
     monkeypatch.setattr(
-        "vqwave.evaluation.context.judge_of", lambda corpus, keep, progress: real(corpus, small, keep=keep, progress=progress)
+        "vqwave.evaluation.context.recognizer_of", lambda corpus, keep, progress: real(corpus, small, keep=keep, progress=progress)
     )
     monkeypatch.setattr("vqwave.evaluation.context.TARGET_SECONDS", 1.0)
     monkeypatch.setattr("vqwave.evaluation.recognition.BABBLE_SECONDS", 0.2)

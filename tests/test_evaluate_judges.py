@@ -180,13 +180,13 @@ def test_only_some_speakers(place: Path) -> None:
 def test_own_frames_are_the_readouts(place: Path) -> None:
     """Where every predicted frame is the same loud one, Griffin-Lim has that frame."""
     codec, corpus = vqwave.load(place / "vqvae"), vqwave.evaluation.Corpus.open(place / "corpus")
-    torch.nn.init.zeros_(codec.model.readout.out.weight)
-    torch.nn.init.zeros_(codec.model.readout.out.bias)
-    codec.model.readout.frontend.standardise.mean.fill_(-1.5)
+    torch.nn.init.zeros_(codec.model.spectral_decoder.out.weight)
+    torch.nn.init.zeros_(codec.model.spectral_decoder.out.bias)
+    codec.model.spectral_decoder.frontend.standardise.mean.fill_(-1.5)
     material = EvaluationContext(corpus, codec, None, SETTINGS)
     waves = own_frames(material)
     assert [len(wave) for wave in waves] == [len(wave) for wave in material.waves]
-    features = codec.model.readout.frontend.features
+    features = codec.model.spectral_decoder.frontend.features
     frames = features(torch.from_numpy(waves[0])[None])[..., 2:-2]
     assert float((frames + 1.5).abs().mean()) < 0.3
     again = features(torch.from_numpy(true_frames(material)[0])[None])

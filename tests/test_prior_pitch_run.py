@@ -119,7 +119,7 @@ def test_a_run(experiment: ModuleType, codec: Path, corpus: Path, tmp_path: Path
     ]
     settings += [
         "data.batch=4",
-        "model.network={layers: 3, residual: 8, gate: 8, skip: 8, hidden: 8}",
+        "model.network={layers: 3, residual_channels: 8, gate_channels: 8, skip_channels: 8, hidden_channels: 8}",
     ]
     main(experiment.PriorExperiment, [*settings, "train.steps=3", "--quiet"])
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())

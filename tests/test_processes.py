@@ -166,7 +166,7 @@ def test_two_processes_follow_one(corpus: Path, tmp_path: Path, accumulate: int)
     assert two == pytest.approx(one, rel=1e-5)
     assert one[0] != pytest.approx(one[-1], rel=1e-4)
     weights = load_file(tmp_path / "two" / "checkpoints" / "step-00000010" / "network.safetensors")
-    assert weights["quantizer.stages.0.waited"] == 2 * accumulate  # start_after counts optimizer steps
+    assert weights["quantizer.stages.0.waited"] == 2 * accumulate  # kmeans_after_steps counts optimizer steps
 
 
 def test_validation_waits_for_the_codebook(corpus: Path, tmp_path: Path) -> None:

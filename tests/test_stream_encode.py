@@ -27,7 +27,7 @@ from vqwave.nn.quantize import EMAQuantizerSpec, HierarchicalQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
 
 RATE = 8000
-SMALL = {"channels": 8, "dim": 4}
+SMALL = {"channels": 8, "latent_dim": 4}
 MEL = LogMelSpec(bands=6, window_ms=8.0, hop_ms=2.0, fmin=200.0, fmax=4000.0)
 ENCODERS = {
     "waveform": WaveformEncoderSpec(strides=(2, 4, 3), blocks=2, **SMALL),

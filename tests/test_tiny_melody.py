@@ -256,7 +256,7 @@ def test_a_model_with_melody_is_measured(chain: Chain, monkeypatch: pytest.Monke
     small = replace(recognizer.DEFAULT, steps=4, batch=4, channels=8, members=1)
     real = recognizer.recognizer_of
     monkeypatch.setattr(
-        "vqwave.evaluation.context.judge_of",
+        "vqwave.evaluation.context.recognizer_of",
         lambda corpus, keep, progress: real(corpus, small, keep=keep, progress=progress),
     )
     monkeypatch.setattr("vqwave.evaluation.context.TARGET_SECONDS", 0.1)

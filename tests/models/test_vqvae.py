@@ -87,7 +87,7 @@ def test_a_decoder_may_hear_the_readout() -> None:
     out, over_codes = model(x, LABELS), model.decoder.predict(x, model.condition(codes, LABELS))
     assert torch.equal(out.distribution.log_prob(x), over_codes.log_prob(x))
     assert torch.equal(alone.decoder_features(z, LABELS), alone.spectral_decoder(z, LABELS))
-    with pytest.raises(UserInputError, match="expected a readout"):
+    with pytest.raises(UserInputError, match="expected a spectral decoder"):
         build("frames", decoder_input="spectrogram")
     other = model.decoder_features(z, {"speaker": torch.tensor([1, 2])})
     assert (other - frames)[0].abs().max() > 0
@@ -132,7 +132,7 @@ def test_the_listener_hears_conversions() -> None:
     assert model(x, LABELS | words, decode=False).conversion is None
     speaking = VQVAESpec(**parts, encoder=ENCODERS["frames"]).with_decoder(StudentSpec())  # what only training needs is left behind
     assert (speaking.conversion_classifier, speaking.spectral_decoder, speaking.decoder) == (None, None, StudentSpec())
-    with pytest.raises(UserInputError, match="listener: expected a readout"):
+    with pytest.raises(UserInputError, match="conversion_classifier: expected a spectral decoder"):
         build("frames", vocabulary=vocabulary, **parts | {"spectral_decoder": None})
 
 

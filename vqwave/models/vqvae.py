@@ -74,7 +74,7 @@ class VQVAESpec:
             "entropy": (_with_entropy(self.quantizer), "a quantizer with entropy"),
             "auxiliary_classification": (self.conversion_classifier is not None, "model.conversion_classifier"),
             "conversion_classification": (self.conversion_classifier is not None, "model.conversion_classifier"),
-            "cycle_consistency": (cyclic, "a readout, and an encoder of kind spectral that has the readout's features"),
+            "cycle_consistency": (cyclic, "a spectral decoder, and an encoder of kind spectral that has its features"),
         }
         return {name: need for name, (there, need) in found.items() if not there}
 
@@ -110,7 +110,7 @@ class VQVAESpec:
             readout = self.spectral_decoder.build(encoder.latent_dim, encoder.hop, sample_rate, vocabulary, labels, pitch_hop)
         if self.decoder_input != "latents":
             if readout is None:
-                raise UserInputError(f"hears: {self.decoder_input}, expected a readout, whose frames they are")
+                raise UserInputError(f"decoder_input: {self.decoder_input}, expected a spectral decoder, whose frames they are")
             channels, hop = readout.frontend.channels + channels * (self.decoder_input == "both"), readout.frontend.hop
         if melody is not None:
             if hop % melody.hop or melody.codec.hop % encoder.hop:
@@ -126,7 +126,7 @@ class VQVAESpec:
         listener = None
         if self.conversion_classifier is not None:
             if readout is None:
-                raise UserInputError("listener: expected a readout, too, which it hears")
+                raise UserInputError("conversion_classifier: expected a spectral decoder, too, which it is conditioned on")
             listener = self.conversion_classifier.build(readout.frontend.channels, readout.ratio, vocabulary)
         return VQVAE(
             encoder,

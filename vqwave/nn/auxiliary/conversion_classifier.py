@@ -33,7 +33,7 @@ class ConversionClassifierSpec:
         for name in self.labels:
             if name not in vocabulary:
                 known = ", ".join(vocabulary) or "none"
-                raise UserInputError(f"listener.labels: {name!r}, expected label columns of the corpus: {known}")
+                raise UserInputError(f"conversion_classifier.labels: {name!r}, expected label columns of the corpus: {known}")
         return ConversionClassifier(self, channels, ratio, {name: len(vocabulary[name]) for name in self.labels})
 
 
