@@ -99,7 +99,7 @@ class FlowExperiment(Experiment[Config]):
         codec = self.codec(model)
         for row in self.shown_rows(self.config.num_samples):
             utterance, wave = self.corpus.utterances[row], torch.from_numpy(self.corpus.read(row))
-            told = {"labels": utterance.labels, "vectors": self.vectors(model, row)}
+            told = {"labels": utterance.labels, "embeddings": self.vectors(model, row)}
             if model.frontend is None:
                 drawn, kind = codec.generate(self.config.sample_seconds, sampling=Sampling(seed=row), **told)[0], "generation"
             else:

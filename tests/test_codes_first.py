@@ -137,10 +137,10 @@ def test_a_cycle_needs_an_encoder_that_hears_the_readout(
 def test_codes_that_are_taken_have_no_losses_of_their_own(
     experiment: ModuleType, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    listener = ["model.conversion_classifier.channels=8", "losses={nll: 0.0, spectral: 1.0, commitment: 0.25, listening: 0.1}"]
+    listener = ["model.conversion_classifier.channels=8", "losses={nll: 0.0, spectral: 1.0, commitment: 0.25, auxiliary_classification: 0.1}"]
     train(experiment, tmp_path / "codes", corpus, *CODES, *listener, "train.log_every=1")  # it may listen without a say
     rows = (tmp_path / "codes" / "metrics.jsonl").read_text()
-    assert '"train/listening"' in rows
+    assert '"train/auxiliary_classification"' in rows
     assert '"valid/conversion_accuracy"' in rows
     with pytest.raises(SystemExit):
         train(experiment, tmp_path / "no", corpus, f"frozen_codec={tmp_path / 'codes'}", *DECODER, "losses={nll: 1.0, spectral: 1.0}")

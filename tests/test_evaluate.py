@@ -174,7 +174,7 @@ def test_the_likelihood_is_the_codecs(place: Path) -> None:
     bits = samples = 0.0
     for row in corpus.of("test"):
         wave, speaker = corpus.read(row), corpus.utterances[row].speaker
-        score = codec.score(wave, labels={"speaker": speaker})
+        score = codec.log_likelihood(wave, labels={"speaker": speaker})
         bits, samples = bits + score.bits * score.samples, samples + score.samples
     assert figures(result)["nll.bits"]["model"].value == pytest.approx(bits / samples, rel=1e-4)
 
