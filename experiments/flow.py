@@ -34,7 +34,7 @@ HEADS = {"gaussian": Gaussian(), "logistic": Logistic()}
 class Config(ExperimentSpec):
     """Settings of `experiments/flow.py`."""
 
-    model: StudentSpec = option(StudentSpec(flow_type="maf"), "the flows; in the direction maf the density takes one pass")
+    model: StudentSpec = option(StudentSpec(flow_type="maf"), "the flows; with flow_type maf the density takes one pass")
     losses: dict[str, float] = option({"nll": 1.0}, "weights: nll")
     num_samples: Count = option(2, "utterances (or babbles) in samples/")
     sample_seconds: Annotated[float, Field(gt=0)] = option(0.3, "length of a babble; a maf draws one block after another")

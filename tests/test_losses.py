@@ -140,7 +140,7 @@ def pair() -> tuple[Student, WaveNet]:
     vocabulary = {"speaker": ["a", "b"]}
     spec = WaveNetSpec(head=MixtureOfLogistics(components=2), network=network(), conditioner=ConditionerSpec(channels=3))
     wavenet = spec.build(8000, vocabulary, 2, 4).double().eval().requires_grad_(False)
-    flows = StudentSpec(flows=(2, 3), network=network(kernel=3), conditioner=spec.conditioner)
+    flows = StudentSpec(flows=(2, 3), network=network(kernel_size=3), conditioner=spec.conditioner)
     return flows.build(8000, vocabulary, 2, 4).double(), wavenet
 
 

@@ -147,5 +147,5 @@ def test_the_classifier_hears_no_padding() -> None:
     x = latents()
     a, b = (judge(z, labels, mask).loss for z in (x, torch.where(mask[:, None], x, 7.0)))
     torch.testing.assert_close(a, b)
-    with pytest.raises(UserInputError, match=r"adversary\.label"):
+    with pytest.raises(UserInputError, match=r"adversarial_classifier\.label"):
         AdversarialClassifierSpec(label="accent").build(5, {"speaker": ["a"]})

@@ -293,7 +293,7 @@ def decoder_of(loaded: Loaded, name: str | Path) -> SpeakingGraph:
             f"{name}: its decoder is a WaveNet, whose loop over samples is no graph; expected a student (distill it)"
         )
     if any(isinstance(flow, MaskedFlow) for flow in decoder.flows.flows):
-        raise UserInputError(f"{name}: its flows are masked (direction maf), whose loop over samples is no graph; expected iaf")
+        raise UserInputError(f"{name}: its flows are masked (flow_type maf), whose loop over samples is no graph; expected iaf")
     if any(flow.stack.context is not None or flow.stack.spec.skip_channels for flow in decoder.flows.flows):
         raise UserInputError(f"{name}: its flows have a context stack, which has no graph; expected flows without")
     return SpeakingGraph(decoder, model if isinstance(model, VQVAE) else None, loaded.card.labels).eval()

@@ -38,7 +38,7 @@ class DecoderInputs:
         """Label names -> ids (1,) and vector names -> (1, V), of those that condition the decoder. Raises UserInputError."""
         if not self.card.about.get("speaks", True):
             raise UserInputError(
-                "this model has codes alone, expected one with a trained decoder (codes=RUN of experiments/vqvae.py)"
+                "this model has codes alone, expected one with a trained decoder (frozen_codec=RUN of experiments/vqvae.py)"
             )
         sizes = self.decoder.conditioner.vector_sizes
         given = inputs.by_name(vectors, "vectors")

@@ -48,10 +48,10 @@ class SpectralDecoderSpec:
 
         pitch_hop: samples a frame of the pitch that it is conditioned on, too; 0 for none.
         """
-        with under("readout.features"):
+        with under("spectral_decoder.features"):
             frontend = Frontend(self.features.build(sample_rate))
         if hop % frontend.hop:
-            raise UserInputError(f"readout.features.hop_ms: {frontend.hop} samples, expected a divisor of the encoder's hop {hop}")
+            raise UserInputError(f"spectral_decoder.features.hop_ms: {frontend.hop} samples, expected a divisor of the encoder's hop {hop}")
         sizes, pitch = label_sizes(labels, vocabulary), hop // pitch_hop if pitch_hop else 0
         return SpectralDecoder(frontend, dim, hop // frontend.hop, self.channels, self.blocks, sizes, pitch)
 

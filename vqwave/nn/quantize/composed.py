@@ -31,7 +31,7 @@ class ResidualQuantizerSpec:
         0.0, "share of training items that use 1 .. Q stages, drawn uniformly"
     )
     quantizer: VectorSpec = option(
-        EMAQuantizerSpec(codebook_size=16), "each stage; its estimator and code_dim act once, on the sum"
+        EMAQuantizerSpec(codebook_size=16), "each stage; its gradient_estimator and codebook_dim act once, on the sum"
     )
 
     def build(self, dim: int) -> Quantizer:

@@ -54,7 +54,7 @@ def unsupported_student(student: Student) -> str | None:
     """Why the kernels cannot carry this student, or None where they can."""
     flows = list(student.flows.flows)
     if any(isinstance(flow, MaskedFlow) for flow in flows):
-        return "a masked flow (direction maf) decodes one block after another, which has no kernel"
+        return "a masked flow (flow_type maf) decodes one block after another, which has no kernel"
     if any(flow.stack.context is not None for flow in flows):
         return "its context stack (network.context) has no kernel"
     if any(flow.stack.spec.skip_channels for flow in flows):
