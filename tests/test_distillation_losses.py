@@ -185,7 +185,7 @@ def test_only_losses_with_a_weight_are_computed() -> None:
         DistillationSpec(), {"kl": 1.0, "stft": 0.5, "contrastive": 0.0, "perceptual": 0.0, "adversarial": 0.0}
     )
     assert set(losses(distilled())) == {"kl", "stft"}
-    assert losses.adversarial is None
+    assert losses.adversary is None
     with pytest.raises(AssertionError, match="second teacher"):
         DistillationLosses(DistillationSpec(), {"contrastive": -0.3})(distilled())
 
