@@ -72,5 +72,6 @@ def test_noise_is_for_training() -> None:
 
 
 def test_an_unknown_label_is_refused() -> None:
-    with pytest.raises(UserInputError, match=r"conversion_classifier\.labels: 'accent', expected label columns of the corpus: speaker, text"):
+    message = r"conversion_classifier\.labels: 'accent', expected label columns of the corpus: speaker, text"
+    with pytest.raises(UserInputError, match=message):
         ConversionClassifierSpec(labels=("speaker", "accent")).build(5, 2, VOCABULARY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 
 from vqwave.config.specs import Hint, Tree, arms, hints, specs, variant
 
@@ -109,6 +110,14 @@ def old_parameter(name: str) -> str:
     """The inverse of `new_parameter`: fingerprints of weights do not move by a renaming."""
     older = {new: old for old, new in PARAMETERS.items()}
     return ".".join(older.get(part, part) for part in name.split("."))
+
+
+def old_repr(settings: object) -> str:
+    """`repr` of settings by their names of format 1: names that were made of it do not move by a renaming either."""
+    if not is_dataclass(settings):
+        return repr(settings)
+    parts = (f"{old_key(type(settings), f.name)}={old_repr(getattr(settings, f.name))}" for f in fields(settings))
+    return f"{type(settings).__qualname__}({', '.join(parts)})"
 
 
 def old_key(cls: type, key: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vqwave import inputs
 from vqwave.codes import CodeBlock, CodeSequence, Header, PitchCodes, fingerprint
+from vqwave.config.renamed import old_repr
 from vqwave.data.voices import UNVOICED, VoicePitch
 from vqwave.decode.code_sampling import sample_codes
 from vqwave.distributed.torch_defaults import inference, own_defaults
@@ -58,7 +59,8 @@ class CodePrior:
     @cached_property
     def fingerprint(self) -> str:
         """Names the probabilities: what one prior has coded, only the same one reads."""
-        return fingerprint(self.network, about=repr((self.network.stack.spec, sorted(self.labels.items()))))
+        about = f"({old_repr(self.network.stack.spec)}, {sorted(self.labels.items())!r})"
+        return fingerprint(self.network, about=about)
 
     def ids(self, labels: Mapping[str, str | None]) -> dict[str, Tensor]:
         """Label names -> ids (1,); what is not given is not told. Raises UserInputError with the nearest names."""

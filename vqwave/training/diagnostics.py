@@ -63,7 +63,8 @@ def collapsing_codebook(series: Series, about: About) -> str | None:
     if not train or about.codes is None:  # the codebook has not started yet
         return None
     advice = (
-        "try a higher model.quantizer.dead_code_threshold, a later kmeans_after_steps, a smaller optim.lr, or model.quantizer.kind=fsq"
+        "try a higher model.quantizer.dead_code_threshold, a later kmeans_after_steps, a smaller optim.lr, "
+        "or model.quantizer.kind=fsq"
     )
     best = max(train)
     if len(train) > 2 and max(train[-2:]) < FALLEN * best:

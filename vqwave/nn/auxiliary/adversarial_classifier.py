@@ -25,7 +25,8 @@ class AdversarialClassifierSpec:
     def build(self, dim: int, vocabulary: Mapping[str, Sequence[str]]) -> AdversarialClassifier:
         """Raises UserInputError for an unknown label."""
         if self.label not in vocabulary:
-            raise UserInputError(f"adversarial_classifier.label: {self.label!r}, expected a label column of the corpus: {', '.join(vocabulary)}")
+            known = ", ".join(vocabulary)
+            raise UserInputError(f"adversarial_classifier.label: {self.label!r}, expected a label column of the corpus: {known}")
         return AdversarialClassifier(self, dim, len(vocabulary[self.label]))
 
 

@@ -51,7 +51,8 @@ class SpectralDecoderSpec:
         with under("spectral_decoder.features"):
             frontend = Frontend(self.features.build(sample_rate))
         if hop % frontend.hop:
-            raise UserInputError(f"spectral_decoder.features.hop_ms: {frontend.hop} samples, expected a divisor of the encoder's hop {hop}")
+            wanted = f"expected a divisor of the encoder's hop {hop}"
+            raise UserInputError(f"spectral_decoder.features.hop_ms: {frontend.hop} samples, {wanted}")
         sizes, pitch = label_sizes(labels, vocabulary), hop // pitch_hop if pitch_hop else 0
         return SpectralDecoder(frontend, dim, hop // frontend.hop, self.channels, self.blocks, sizes, pitch)
 
