@@ -31,7 +31,9 @@ CODES = [
 ]
 DECODER = [
     "model.decoder_input=both",
-    "model.decoder.network={layers: 2, dilation_cycle: 2, residual_channels: 4, gate_channels: 4, skip_channels: 4, hidden_channels: 4}",
+    "model.decoder.network={layers: 2, dilation_cycle: 2, residual_channels: 4, gate_channels: 4}",
+    "model.decoder.network.skip_channels=4",
+    "model.decoder.network.hidden_channels=4",
     "num_samples=1",
 ]
 
@@ -137,13 +139,15 @@ def test_a_cycle_needs_an_encoder_that_hears_the_readout(
 def test_codes_that_are_taken_have_no_losses_of_their_own(
     experiment: ModuleType, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    listener = ["model.conversion_classifier.channels=8", "losses={nll: 0.0, spectral: 1.0, commitment: 0.25, auxiliary_classification: 0.1}"]
+    losses = "losses={nll: 0.0, spectral: 1.0, commitment: 0.25, auxiliary_classification: 0.1}"
+    listener = ["model.conversion_classifier.channels=8", losses]
     train(experiment, tmp_path / "codes", corpus, *CODES, *listener, "train.log_every=1")  # it may listen without a say
     rows = (tmp_path / "codes" / "metrics.jsonl").read_text()
     assert '"train/auxiliary_classification"' in rows
     assert '"valid/conversion_accuracy"' in rows
+    settings = [f"frozen_codec={tmp_path / 'codes'}", *DECODER, "losses={nll: 1.0, spectral: 1.0}"]
     with pytest.raises(SystemExit):
-        train(experiment, tmp_path / "no", corpus, f"frozen_codec={tmp_path / 'codes'}", *DECODER, "losses={nll: 1.0, spectral: 1.0}")
+        train(experiment, tmp_path / "no", corpus, *settings)
     assert "losses.spectral: expected no `frozen_codec`" in capsys.readouterr().err
     train(experiment, tmp_path / "whole", corpus, f"frozen_codec={tmp_path / 'codes'}", *DECODER, *listener[:1])
     assert load_trained(tmp_path / "whole").card.spec.conversion_classifier is None

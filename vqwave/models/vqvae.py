@@ -57,7 +57,7 @@ class VQVAESpec:
         None, "classifier that the codes are to fool (loss `adversary`); none as in the paper"
     )
     conversion_classifier: ConversionClassifierSpec | None = option(
-        None, "classifier that hears the readout's conversions (losses `auxiliary_classification` and `conversion_classification`); none as in the paper"
+        None, "classifier of converted frames (losses `auxiliary_` and `conversion_classification`); none as in the paper"
     )
 
     @property
