@@ -97,7 +97,7 @@ class CodeSequence(Sized):
         """
         if not isinstance(coded, cls):
             found = type(coded).__name__
-            raise UserInputError(f"codes: a {found}, expected a Coded, as `encode` gives it")
+            raise UserInputError(f"codes: a {found}, expected a CodeSequence, as `encode` gives it")
         least = {"sample_rate": 1, "hop": 1, "size": 1, "samples": 0}
         sizes = {name: inputs.whole(getattr(coded, name), name, low) for name, low in least.items()}
         if not isinstance(coded.speaker, str | None):

@@ -72,7 +72,7 @@ def own_frames(material: EvaluationContext) -> list[Wave]:
 
 
 def converted_frames(material: EvaluationContext) -> list[Wave]:
-    """The same of conversions, in the order of `Material.pairs`."""
+    """The same of conversions, in the order of `EvaluationContext.pairs`."""
     places, voices = [i for i, _ in material.pairs], material.pair_rows
     return material.once("griffin-lim", "conversions", lambda: _predicted(material, places, voices))
 

@@ -52,7 +52,7 @@ class SpeechEncoder:
     @classmethod
     @own_defaults()
     def load(cls, name: str | Path, device: str = "cpu") -> Self:
-        """A run folder, a model folder, or the name of a shipped model. Raises BadInput."""
+        """A run folder, a model folder, or the name of a shipped model. Raises UserInputError."""
         loaded: Loaded = load_trained(name, device)
         if isinstance(loaded.model, Classifier):
             raise UserInputError(f"{name}: a classifier, which does not speak; expected a WaveNet, a VQ-VAE, a student or a prior")
@@ -150,7 +150,7 @@ class SpeechEncoder:
         """To encode a recording as it comes: see `encoding.SpeechStream`, whose `push` gives codes.
 
         `level`: its RMS level in dBFS, if known; else it is taken from the first second.
-        `seconds`: how much is encoded at once. Raises BadInput.
+        `seconds`: how much is encoded at once. Raises UserInputError.
 
         With melody: see `stream_encoding.BlockStream`, whose `push` gives a `CodeBlock` of codes
         and pitch codes. The voice is normalised by `pitch_range`, its mean F0 in Hz and deviation
@@ -166,7 +166,7 @@ class SpeechEncoder:
         return self.speakers.index(speaker) if speaker in self.speakers else None
 
     def check(self, coded: CodeSequence | Header) -> None:
-        """Raises BadInput for another codec's codes, or codes of other sizes than its own."""
+        """Raises UserInputError for another codec's codes, or codes of other sizes than its own."""
         if coded.fingerprint != self.fingerprint and coded.fingerprint not in self._names.older:
             raise UserInputError(
                 f"these codes are of codec {coded.fingerprint}, expected {self.fingerprint}: encode with this model"

@@ -133,7 +133,7 @@ class SpeechModel(SpeechEncoder):
         """Babble: `count` waveforms drawn from a WaveNet that hears no frames, only labels, or from a prior over codes.
 
         A prior needs no `seconds` (see `CodePrior.draw`, which has more settings).
-        `prime`, a recording at `prime_rate`, is gone on from: each waveform is the recording and then `seconds` more.
+        `prompt`, a recording at `prompt_rate`, is gone on from: each waveform is the recording and then `seconds` more.
         `shift_semitones`: of a prior of codes with melody, by how much that is moved.
         """
         decoder, count = self.decoder, inputs.whole(count, "count", 1)

@@ -23,7 +23,7 @@ class Level:
     """Samples as they come -> without DC and at the level that the model was trained at: both are taken from the first second.
 
     Silence before it passes as zeros: exact zeros, and seconds below the level at which sound
-    begins. What is shorter than that comes out as `Codec.prepare` makes it.
+    begins. What is shorter than that comes out as `SpeechModel.prepare` makes it.
     """
 
     def __init__(self, target: float, settle: int, known: float | None = None) -> None:

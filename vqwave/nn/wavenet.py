@@ -181,7 +181,7 @@ class Stack(nn.Module):
         """x (B, R, T), projected from `project` -> (B, out_channels, T). A state, if given, is read and moved on in place.
 
         Without a state x is a whole clip, which takes the fast road of `GatedLayers`: it has first derivatives only. Layer by
-        layer, as within `one_by_one`, there are all. Compilers and exporters are shown the layers one by one.
+        layer, as within `force_layerwise`, there are all. Compilers and exporters are shown the layers one by one.
         """
         if state is None and self._can_be_whole(projected):
             heard = F.relu(self._whole(x, projected))

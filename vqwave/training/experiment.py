@@ -267,7 +267,7 @@ class Experiment(ABC, Generic[C]):
         return track.read(self.corpus, row, 0, -(-self.corpus.utterances[row].frames // track.hop))
 
     def frames_of(self, row: int) -> dict[str, Any]:
-        """What the corpus gives of an utterance beside its waveform, as `Codec` takes it."""
+        """What the corpus gives of an utterance beside its waveform, as `SpeechModel` takes it."""
         return {track.name: track.stored(self.corpus, row) for track in self.tracks}
 
     def _training_rows(self, count: int) -> list[int]:

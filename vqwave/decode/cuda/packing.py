@@ -89,7 +89,7 @@ class Weights(NamedTuple):
 
 
 def pack(wavenet: WaveNet, weights: Precision, device: torch.device) -> tuple[Weights, Shape]:
-    """Packs a copy, by way of the plan that all back-ends share. Call `triton_tuning.unsupported` first."""
+    """Packs a copy, by way of the plan that all back-ends share. Call `tuning.unsupported` first."""
     plan = Plan.of(copy.deepcopy(wavenet).cpu())
     shape = Shape.of(wavenet.stack.spec, plan.head)
     matrices = {name: matrix.to(DTYPES[weights]) for name, matrix in _matrices(plan, shape).items()}

@@ -33,7 +33,7 @@ from vqwave.errors import UserInputError
 from vqwave.models.vqvae import VQVAE
 
 FORMAT = 1
-COUNTS = ("first", "frame", "pitch_code")  # of `conditions.Pending`
+COUNTS = ("first", "frame", "pitch_code")  # of `conditions.PendingFrames`
 Wave = NDArray[np.float32]
 
 

@@ -33,7 +33,7 @@ AHEAD = 8  # samples
 
 
 class PastTapCache(NamedTuple):
-    """The sums over past taps of samples to come. Nothing that outlives a call: `foresee_all` makes it anew."""
+    """The sums over past taps of samples to come. Nothing that outlives a call: `precompute_all` makes it anew."""
 
     sums: Floats  # (L AHEAD, 2G)
     past: Numbers  # (AHEAD, (k - 1) R) operand

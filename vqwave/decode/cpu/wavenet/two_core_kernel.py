@@ -1,7 +1,7 @@
 """One stream on two cores: the layers on one of them, skips, output and drawing on the other.
 
 The first announces each layer's units as soon as they are there; the second adds up their skips close behind it, draws, and
-announces the sample. While it draws, the first works ahead (`solo.py`). Both do what `solo.decode_one` does, in its order, so
+announces the sample. While it draws, the first works ahead (`single_stream.py`). Both do what `single_stream.decode_one` does, in its order, so
 that the bits are the same. Neither waits for ever: see `lead` and `follow`.
 """
 
