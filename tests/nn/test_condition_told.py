@@ -94,5 +94,5 @@ def test_gradient_reaches_nothing_and_something() -> None:
 
 @pytest.mark.parametrize("dropout", [ConditionDropoutSpec(), ConditionDropoutSpec(labels=0.5, frames=0.5)])
 def test_guidance_needs_whole_dropout(dropout: ConditionDropoutSpec) -> None:
-    with pytest.raises(UserInputError, match=r"dropout\.whole"):
+    with pytest.raises(UserInputError, match=r"dropout\.all"):
         build(4, dropout=dropout).null_condition()

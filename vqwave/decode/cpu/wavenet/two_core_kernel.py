@@ -1,8 +1,8 @@
 """One stream on two cores: the layers on one of them, skips, output and drawing on the other.
 
 The first announces each layer's units as soon as they are there; the second adds up their skips close behind it, draws, and
-announces the sample. While it draws, the first works ahead (`single_stream.py`). Both do what `single_stream.decode_one` does, in its order, so
-that the bits are the same. Neither waits for ever: see `lead` and `follow`.
+announces the sample. While it draws, the first works ahead (`single_stream.py`). Both do what `single_stream.decode_one` does, in
+its order, so that the bits are the same. Neither waits for ever: see `produce` and `consume`.
 """
 
 from __future__ import annotations
