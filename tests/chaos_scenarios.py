@@ -86,7 +86,11 @@ SCENARIOS = (
         "vqvae, residual stages with dropout, 2 processes",
         "vqvae",
         2,
-        [*VQVAE, "model.quantizer={kind: residual, quantizer_dropout: 0.5, quantizer: {codebook_size: 4, kmeans_after_steps: 3}}", "data.workers=1"],
+        [
+            *VQVAE,
+            "model.quantizer={kind: residual, quantizer_dropout: 0.5, quantizer: {codebook_size: 4, kmeans_after_steps: 3}}",
+            "data.workers=1",
+        ],
         3,
     ),
     Scenario(
