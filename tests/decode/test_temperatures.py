@@ -357,7 +357,7 @@ def test_guidance_knows_voicing(monkeypatch: pytest.MonkeyPatch) -> None:
     guided = reference.Guided(net, held, 1.0)
     plain = guided.scales(APART, 3, T - 3)
     assert torch.equal(plain, factors(APART)[:, 3:])
-    monkeypatch.setattr(net.conditioner, "nothing", lambda: Condition(torch.zeros(1, 6, 1), HOP))
+    monkeypatch.setattr(net.conditioner, "null_condition", lambda: Condition(torch.zeros(1, 6, 1), HOP))
     assert torch.equal(reference.Guided(net, held, 2.0).scales(APART, 3, T - 3), plain)
 
 
