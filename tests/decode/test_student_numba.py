@@ -302,8 +302,8 @@ def test_the_door_takes_the_kernels_and_says_why_not() -> None:
 
 NARROW = """
 import sys
-from vqwave.decode import vector
-vector.WIDE = False
+from vqwave.decode.cpu import simd
+simd.WIDE = False
 sys.path.insert(0, sys.argv[1])
 import test_student_numba as here, torch
 assert (here.fast.whole_rows(1)) == 3

@@ -14,6 +14,7 @@ from torch import Tensor
 from vqwave.cli import parser
 from vqwave.cli.arguments import sampling_of
 from vqwave.decode import reference
+from vqwave.decode.backend import sample
 from vqwave.decode.batching import DecodeRequest, decode_each
 from vqwave.decode.sampling import Sampling, Temperatures, temperatures_of
 from vqwave.decode.streaming.engines import build_engine
@@ -243,8 +244,8 @@ def test_the_kernels_draw_as_the_reference_does(head: Head) -> None:
 @pytest.mark.parametrize("net", [wavenet(), wavenet(MuLaw(classes=32)), wavenet(taps=0), student()])
 def test_equal_temperatures_are_one_number(net: WaveNet | Student, backend: str) -> None:
     held, settings = condition(net), {"streams": torch.arange(2), "seed": 3, "backend": backend}
-    alone = backend.sample(net, held, T, **settings, temperature=0.7)
-    three = backend.sample(net, held, T, **settings, temperature=Temperatures(0.7, 0.7, 0.7))
+    alone = sample(net, held, T, **settings, temperature=0.7)
+    three = sample(net, held, T, **settings, temperature=Temperatures(0.7, 0.7, 0.7))
     assert torch.equal(three, alone)
     assert alone.std() > 1e-3
 
@@ -254,7 +255,7 @@ def test_equal_temperatures_are_one_number(net: WaveNet | Student, backend: str)
 def test_where_voicing_is_not_known_the_scale_holds(net: WaveNet | Student, backend: str) -> None:
     held, settings = condition(net), {"streams": torch.arange(2), "seed": 3, "backend": backend}
     drawn = [
-        backend.sample(net, held, T, **settings, temperature=Temperatures(0.9, scale, voiced))
+        sample(net, held, T, **settings, temperature=Temperatures(0.9, scale, voiced))
         for scale, voiced in ((0.6, 0.6), (0.6, 0.1), (0.3, 0.6))
     ]
     assert torch.equal(drawn[0], drawn[1])
@@ -266,7 +267,7 @@ def test_temperature_0_of_every_part_does_not_depend_on_the_seed(backend: str) -
     net = wavenet()
     held, likeliest = condition(net), Temperatures(0.0, 0.0, 0.0)
     settings = {"streams": torch.arange(2), "backend": backend}
-    first, other = (backend.sample(net, held, 80, **settings, seed=seed, temperature=likeliest) for seed in (1, 2))
+    first, other = (sample(net, held, 80, **settings, seed=seed, temperature=likeliest) for seed in (1, 2))
     assert torch.equal(first, other)
 
 
@@ -297,7 +298,7 @@ def test_a_tile_draws_each_as_alone(backend: str) -> None:
     done = dict(decode_each(net, iter(tasks.items()), sampling, slots=2))
     settings = {"streams": torch.tensor([0]), "seed": 4, "backend": backend}
     for row, task in tasks.items():
-        alone = backend.sample(net, task.condition, task.samples, temperature=APART, **settings)[0]
+        alone = sample(net, task.condition, task.samples, temperature=APART, **settings)[0]
         assert torch.equal(done[row], alone)
 
 
@@ -308,7 +309,7 @@ def test_a_stream_in_stretches_draws_as_the_whole(net: WaveNet | Student, backen
     held = one(condition(net), 0)
     sampling = Sampling(4, 0.9, backend=backend, scale_temperature=0.6, voiced_temperature=0.2)
     settings = {"streams": torch.tensor([0]), "seed": 4, "backend": backend}
-    whole = backend.sample(net, held, T, temperature=APART, **settings)[0]
+    whole = sample(net, held, T, temperature=APART, **settings)[0]
     engine, parts = build_engine(net, sampling), []
     stretches = [(n, n + 1) for n in range(FRAMES)]
     if backend == "numba":  # a student's reference has blocks of one length
