@@ -22,11 +22,22 @@ from vqwave.sweep import Plan, read
 
 ROOT = Path(__file__).parents[1]
 STACK = "{layers: 2, dilation_cycle: 2, residual_channels: 4, gate_channels: 4, skip_channels: 4, hidden_channels: 4}"
-SHORT = ["data.clip_seconds=0.1", "data.batch=2", "data.valid_clip_seconds=0.1", "data.valid_clips=2", "num_samples=1", "train.threads=1"]
+SHORT = [
+    "data.clip_seconds=0.1",
+    "data.batch=2",
+    "data.valid_clip_seconds=0.1",
+    "data.valid_clips=2",
+    "num_samples=1",
+    "train.threads=1",
+]
 TINY = {
     "wavenet": ["model.network.layers=2", "model.network.dilation_cycle=2", "sample_seconds=0.02"],
     "vqvae": [f"model.decoder.network={STACK}", "model.encoder.channels=8", "model.spectral_decoder=null", "losses.spectral=0"],
-    "distill": ["model.flows=[2]", "model.network={dilation_cycle: 2, residual_channels: 4, gate_channels: 4, hidden_channels: 4}", "losses.power=0"],
+    "distill": [
+        "model.flows=[2]",
+        "model.network={dilation_cycle: 2, residual_channels: 4, gate_channels: 4, hidden_channels: 4}",
+        "losses.power=0",
+    ],
 }
 
 pytestmark = pytest.mark.slow

@@ -41,7 +41,7 @@ class DecoderInputs:
                 "this model has codes alone, expected one with a trained decoder (frozen_codec=RUN of experiments/vqvae.py)"
             )
         sizes = self.decoder.conditioner.vector_sizes
-        given = inputs.by_name(vectors, "vectors")
+        given = inputs.by_name(vectors, "embeddings")
         for name in given:
             if name not in sizes:
                 raise UserInputError(f"vector {name!r}: this model takes {', '.join(sizes) or 'none'}{nearest(name, sizes)}")

@@ -193,7 +193,7 @@ class SpeechModel(SpeechEncoder):
 
         `seconds` may be left out where arrays say how long it is. Raises UserInputError for a model that hears a recording.
         """
-        decoder, features = self.decoder, inputs.by_name(features, "frames")
+        decoder, features = self.decoder, inputs.by_name(features, "features")
         if decoder.frontend is None:
             raise UserInputError("this model hears no frames, expected a vocoder of given frames (features.kind files or phones)")
         lengths = [n for track in decoder.frontend.tracks if (n := track.samples_of(features.get(track.name))) is not None]
