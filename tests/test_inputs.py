@@ -327,7 +327,7 @@ def test_lengths_and_counts() -> None:
     for labels in ("ann", ["ann"]):
         with pytest.raises(UserInputError, match=r"labels: a .*, expected a dictionary"):
             BABBLER.generate(0.01, labels=labels)
-    with pytest.raises(UserInputError, match="frames: a Tensor, expected a dictionary"):
+    with pytest.raises(UserInputError, match="features: a Tensor, expected a dictionary"):
         VOCODER.synthesize(WAVE, 0.1, labels=ANN)
 
 

@@ -63,7 +63,7 @@ class DecoderInputs:
 
     def frames(self, frames: Given | None, samples: int) -> dict[str, Tensor]:
         """Given frames -> what the front end's tracks read, (1, C, F), for `samples` samples. Raises UserInputError."""
-        frames, found = inputs.by_name(frames, "frames"), {}
+        frames, found = inputs.by_name(frames, "features"), {}
         known = [track.name for track in self.decoder.frontend.tracks]
         for name in frames:
             if name not in known:
