@@ -14,8 +14,8 @@ from vqwave.cli.arguments import Add, temperatures, writable
 from vqwave.errors import UserInputError
 
 if TYPE_CHECKING:
-    from vqwave.evaluation.stages import Advance, Stage
     from vqwave.evaluation.result import Result
+    from vqwave.evaluation.stages import Advance, Stage
 
 WHOLE = 3600.0  # seconds: longer than any utterance
 
