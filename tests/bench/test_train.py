@@ -47,7 +47,7 @@ def test_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_products_are_counted_layer_by_layer() -> None:
-    """Within `force_layerwise` the counter sees what the layers must multiply at least; at once, it sees only what is around them."""
+    """Within `force_layerwise` the counter sees what the layers must multiply at least; at once, only what is around them."""
     step = train.optimized(*train.teacher(TINY, torch.device("cpu")), torch.device("cpu"), "no")
     with FlopCounterMode(display=False) as counter, force_layerwise():
         step()
