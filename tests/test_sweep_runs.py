@@ -125,7 +125,7 @@ def test_every_rank_reads_its_values_from_its_arguments(tmp_path: Path) -> None:
     first, second = (json.loads((tmp_path / rank).read_text()) for rank in ("0", "1"))
     assert first == second
     assert first["optim"]["lr"] == values["optim.lr"]
-    assert first["model"]["network"]["residual"] == values["model.network.residual_channels"]
+    assert first["model"]["network"]["residual_channels"] == values["model.network.residual_channels"]
 
 
 def trials_of(out: Path) -> list[dict[str, Any]]:
