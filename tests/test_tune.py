@@ -207,7 +207,10 @@ def test_the_command_writes_the_best_into_the_card(
     assert json.loads((model / "config.json").read_text()) == before
     first, *lines = capsys.readouterr().out.splitlines()
     assert first.split() == ["choice", "scale", "voiced", "score", "rms"]
-    best = dict(zip(Temperatures._fields, map(float, lines[0].split()[:3]), strict=True))
+    assert [line.split()[:3] for line in lines[: len(tuning.EQUAL)]] == [[f"{t:g}"] * 3 for t in tuning.EQUAL]
+    assert lines[-3:-1] == ["best:", first]
+    assert lines[-1] == min(lines[:-3], key=lambda line: float(line.split()[3]))
+    best = dict(zip(Temperatures._fields, map(float, lines[-1].split()[:3]), strict=True))
     assert best["scale"] == best["voiced"] == 0.5  # the least that is tried
     main([*command, "--write"])
     after = json.loads((model / "config.json").read_text())

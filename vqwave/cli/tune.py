@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vqwave.cli.arguments import Add
 from vqwave.errors import BadInput
+
+if TYPE_CHECKING:
+    from vqwave.evaluate.tuning import Trial
 
 
 def add(add: Add) -> None:
@@ -35,9 +39,9 @@ def tune_model(arguments: argparse.Namespace) -> None:
     from vqwave.codec import Codec
     from vqwave.data import Corpus
     from vqwave.decode.sampling import Sampling
+    from vqwave.evaluate import tuning
     from vqwave.evaluate.material import Material, Settings
     from vqwave.evaluate.stages import Undefined
-    from vqwave.evaluate.tuning import judge_of, table, tune
 
     for name in ("limit", "seconds"):
         if (value := getattr(arguments, name)) is not None and not value > 0:
@@ -56,11 +60,26 @@ def tune_model(arguments: argparse.Namespace) -> None:
         Corpus.open(arguments.data), codec, None, settings, bars(arguments.quiet)
     )
     try:
-        trials = tune(material, judge_of(material))
+        trials = tuning.tune(material, tuning.judge_of(material), _Printed())
     except Undefined as error:
         raise BadInput(f"{arguments.model}: {error}") from None
-    print(table(trials))
+    print(f"best:\n{tuning.table(trials[:1])}")
     best = trials[0].temperatures
     if arguments.write:
         update_card(folder, {"temperature": best._asdict()})
         print(f"{folder / 'config.json'}: temperature {best}")
+
+
+class _Printed:
+    """Prints each trial as it ends, the names of the columns before the first."""
+
+    def __init__(self) -> None:
+        self.first = True
+
+    def __call__(self, trial: Trial) -> None:
+        from vqwave.evaluate import tuning
+
+        if self.first:
+            print(tuning.heading(trial))
+        print(tuning.line(trial), flush=True)
+        self.first = False

@@ -73,10 +73,14 @@ def tied(temperatures: Temperatures, parts: Sequence[str]) -> Temperatures:
     return Temperatures(choice, scale, voiced if "voiced" in parts else scale)
 
 
-def search(judge: Callable[[Temperatures], Terms], parts: Sequence[str]) -> list[Trial]:
+def search(
+    judge: Callable[[Temperatures], Terms],
+    parts: Sequence[str],
+    report: Callable[[Trial], None] = lambda trial: None,
+) -> list[Trial]:
     """All trials, the best one first: equal temperatures, then each part in turn, its neighbours fixed.
 
-    Of equal scores the one that was tried first stands.
+    report: called with each trial as it ends. Of equal scores the one that was tried first stands.
     """
     trials: dict[Temperatures, Trial] = {}
 
@@ -85,6 +89,7 @@ def search(judge: Callable[[Temperatures], Terms], parts: Sequence[str]) -> list
         for each in candidates:
             if each not in trials:
                 trials[each] = Trial(each, judge(each))
+                report(trials[each])
         return min(candidates, key=lambda each: trials[each].score)
 
     best = best_of(Temperatures(value, value, value) for value in EQUAL)
@@ -98,7 +103,9 @@ def search(judge: Callable[[Temperatures], Terms], parts: Sequence[str]) -> list
     return [trials.pop(best), *sorted(trials.values(), key=lambda trial: trial.score)]
 
 
-def tune(material: Material, judge: Judge) -> list[Trial]:
+def tune(
+    material: Material, judge: Judge, report: Callable[[Trial], None] = lambda trial: None
+) -> list[Trial]:
     """`search` by the model's own copies of the recordings, each trial by the same random numbers."""
     material.need(material.copies, "the model makes no copies: it takes neither codes nor frames")
     _ = material.waves, material.coded if material.has_codes else None  # made once for all trials
@@ -107,7 +114,7 @@ def tune(material: Material, judge: Judge) -> list[Trial]:
         choice, scale, voiced = temperatures
         return judge(_drawn(material, {"temperature": choice, "scale_temperature": scale, "voiced_temperature": voiced}))
 
-    return search(judged, parts_of(material.codec.decoder))
+    return search(judged, parts_of(material.codec.decoder), report)
 
 
 def _drawn(material: Material, temperatures: Mapping[str, float]) -> list[Wave]:
@@ -180,10 +187,16 @@ def _by_sound(material: Material) -> Judge:
 
 def table(trials: Sequence[Trial]) -> str:
     """One line a trial, the best first."""
-    names = list(trials[0].terms)
-    lines = ["choice  scale  voiced  score  " + "  ".join(names)]
-    for trial in trials:
-        numbers = "  ".join(f"{trial.terms[name]:{len(name)}.3f}" for name in names)
-        choice, scale, voiced = trial.temperatures
-        lines.append(f"{choice:6g}  {scale:5g}  {voiced:6g}  {trial.score:.3f}  {numbers}")
-    return "\n".join(lines)
+    return "\n".join([heading(trials[0]), *map(line, trials)])
+
+
+def heading(trial: Trial) -> str:
+    """The names of a `line`'s columns."""
+    return "choice  scale  voiced  score  " + "  ".join(trial.terms)
+
+
+def line(trial: Trial) -> str:
+    """Temperatures, score and terms of one trial."""
+    numbers = "  ".join(f"{value:{len(name)}.3f}" for name, value in trial.terms.items())
+    choice, scale, voiced = trial.temperatures
+    return f"{choice:6g}  {scale:5g}  {voiced:6g}  {trial.score:.3f}  {numbers}"
