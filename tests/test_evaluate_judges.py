@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from buzz import RATE, Take, buzz, write_corpus
 
 import vqwave
-from vqwave.audio import Wave, to_int16, write
+from vqwave.audio import Wave, write
 from vqwave.checkpoint import ModelCard, save_trained
 from vqwave.cli import main
 from vqwave.distributions import MixtureOfLogistics
@@ -31,7 +32,6 @@ from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.readout import ReadoutSpec
 from vqwave.nn.wavenet import StackSpec
 
-RATE = 8000
 PITCHES = {"high": 210, "low": 95}
 FEATURES = LogMelSpec(bands=16, fmax=4000.0)
 STACK = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)
@@ -49,38 +49,17 @@ SPEC = VQVAESpec(
 SETTINGS = Settings(seconds=60.0, resamples=20)
 
 
-def buzz(pitch: float, seconds: float) -> Wave:
-    t = np.arange(round(RATE * seconds)) / RATE
-    tones = [np.cos(2 * np.pi * pitch * k * t) / k for k in range(1, 12)]
-    return (0.05 * sum(tones)).astype(np.float32)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """corpus/ of two voices, a text an utterance, and vqvae/, untrained, with a readout."""
     root = tmp_path_factory.mktemp("judges")
-    lines, waves, offset = [], [], 0
-    for speaker, pitch in PITCHES.items():
-        for take in range(5):
-            wave = buzz(pitch, 0.3)
-            row = {"id": f"{speaker}/{take}", "shard": 0, "offset": offset, "frames": len(wave)}
-            row |= {
-                "speaker": speaker,
-                "labels": {"speaker": speaker},
-                "text": f"take {speaker} {take}",
-            }
-            lines.append(json.dumps(row | {"split": "test" if take > 2 else "train"}))
-            offset += len(wave)
-            waves.append(wave)
-    folder = root / "corpus"
-    folder.mkdir()
-    (folder / "index.jsonl").write_text("\n".join(lines))
-    (folder / "shard-00000.i16").write_bytes(to_int16(np.concatenate(waves)).tobytes())
-    header = {"format": 1, "name": "buzz", "sample_rate": RATE, "splits": {}, "level_db": -23.0}
+    takes = [
+        Take(speaker, pitch, "test" if n > 2 else "train", f"take {speaker} {n}")
+        for speaker, pitch in PITCHES.items()
+        for n in range(5)
+    ]
     labels = {"speaker": list(PITCHES)}
-    (folder / "corpus.json").write_text(
-        json.dumps(header | {"labels": labels, "source": "made up"})
-    )
+    write_corpus(root / "corpus", takes, 0.3, labels["speaker"])
     about = {"steps": 1, "seconds": 1.0, "corpus": "buzz", "seed": 0, "hop": 160, "bit_rate": 150.0}
     card = ModelCard(sample_rate=RATE, labels=labels, spec=SPEC, about=about)
     torch.manual_seed(0)

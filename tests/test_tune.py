@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from buzz import RATE, Take, write_corpus
 from pydantic import TypeAdapter
 
 import vqwave
-from vqwave.audio import Wave, to_int16
+from vqwave.audio import Wave
 from vqwave.checkpoint import ModelCard, save_trained, update_card
 from vqwave.cli import main
 from vqwave.data import Corpus
@@ -34,7 +35,6 @@ from vqwave.nn.linear_prediction import LinearPredictorSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
 
-RATE = 8000
 FEATURES = LogMelSpec(bands=16, fmax=4000.0)
 STACK = StackSpec(layers=2, cycle=2, residual=4, gate=4, skip=4, hidden=4)
 CONDITIONER = ConditionerSpec(channels=4, labels=("speaker",))
@@ -48,30 +48,16 @@ SPEC = VQVAESpec(
 LABELS = {"speaker": ["high", "low"]}
 
 
-def buzz(pitch: float, seconds: float) -> Wave:
-    t = np.arange(round(RATE * seconds)) / RATE
-    tones = [np.cos(2 * np.pi * pitch * k * t) / k for k in range(1, 12)]
-    return (0.05 * sum(tones)).astype(np.float32)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """corpus/ of two voices, and model/, untrained."""
-    root, lines, waves, offset = tmp_path_factory.mktemp("tune"), [], [], 0
-    for speaker, pitch in (("high", 210), ("low", 95)):
-        for take in range(4):
-            wave = buzz(pitch * (1 + 0.1 * take), 0.4)
-            row = {"id": f"{speaker}/{take}", "shard": 0, "offset": offset, "frames": len(wave)}
-            row |= {"speaker": speaker, "labels": {"speaker": speaker}, "text": f"take {take}"}
-            lines.append(json.dumps(row | {"split": "valid" if take > 1 else "train"}))
-            offset += len(wave)
-            waves.append(wave)
-    folder = root / "corpus"
-    folder.mkdir()
-    (folder / "index.jsonl").write_text("\n".join(lines))
-    (folder / "shard-00000.i16").write_bytes(to_int16(np.concatenate(waves)).tobytes())
-    header = {"format": 1, "name": "buzz", "sample_rate": RATE, "splits": {}, "level_db": -23.0}
-    (folder / "corpus.json").write_text(json.dumps(header | {"labels": LABELS, "source": "made up"}))
+    root = tmp_path_factory.mktemp("tune")
+    takes = [
+        Take(speaker, pitch * (1 + 0.1 * n), "valid" if n > 1 else "train", f"take {n}")
+        for speaker, pitch in (("high", 210), ("low", 95))
+        for n in range(4)
+    ]
+    write_corpus(root / "corpus", takes, 0.4, LABELS["speaker"])
     about = {"steps": 1, "seconds": 1.0, "corpus": "buzz", "seed": 0, "hop": 160, "bit_rate": 150.0}
     about |= {"parameters": {"total": 1}, "receptive_field": 1}
     card = ModelCard(sample_rate=RATE, labels=LABELS, spec=SPEC, about=about)
