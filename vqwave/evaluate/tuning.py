@@ -2,7 +2,8 @@
 
 The score of a trial is a sum of terms, lower is better. By judges trained elsewhere (extra
 `judges`): WER + (1 - similarity to the speaker's voice) + (5 - DNSMOS) / 5. Where one of them is
-missing: log-spectral distance / 10 dB + voicing error + (1 - F0 correlation), by SwiftF0.
+missing: log-spectral distance / 10 dB. To either, for the melody: voicing error + (1 - F0
+correlation), by SwiftF0.
 """
 
 from __future__ import annotations
@@ -127,12 +128,14 @@ def _drawn(material: Material, temperatures: Mapping[str, float]) -> list[Wave]:
 
 def judge_of(material: Material) -> Judge:
     """Judges trained elsewhere, where all are there and can judge; else, with a `Note`, spectra and melody."""
+    melody = _by_melody(material)
     try:
-        return _by_listeners(material)
+        sound = _by_listeners(material)
     except Undefined as error:
         note = f"{error}; temperatures are chosen by spectra and melody"
         warnings.warn(note, Note, stacklevel=2)
-        return _by_sound(material)
+        sound = _by_spectra(material)
+    return lambda waves: {**sound(waves), **melody(waves)}
 
 
 def _by_listeners(material: Material) -> Judge:
@@ -159,25 +162,31 @@ def _by_listeners(material: Material) -> Judge:
     return judge
 
 
-def _by_sound(material: Material) -> Judge:
-    rate, recordings = material.rate, material.waves
+def _by_spectra(material: Material) -> Judge:
+    def judge(waves: Sequence[Wave]) -> Terms:
+        pairs = zip(material.waves, waves, strict=True)
+        distance = np.mean([log_spectral_distance(a, b, material.rate) for a, b in pairs])
+        return {"LSD / 10 dB": float(distance) / 10}
+
+    return judge
+
+
+def _by_melody(material: Material) -> Judge:
+    rate = material.rate
 
     def contour(wave: Wave) -> pitch.Contour:
         f0 = pitch_tracking.track(wave, rate, round(STEP * rate)).astype(np.float64)
         return np.log(np.where(f0 > 0, f0, 100.0) / 100.0), f0 > 0
 
-    contours = [contour(wave) for wave in recordings]
+    contours = [contour(wave) for wave in material.waves]
     centres = pitch.speaker_centres(contours, material.label("speaker"))
 
     def judge(waves: Sequence[Wave]) -> Terms:
-        pairs = list(zip(recordings, waves, strict=True))
-        distance = np.mean([log_spectral_distance(a, b, rate) for a, b in pairs])
         melodies = zip(contours, map(contour, waves), centres, strict=True)
         sums = np.sum([pitch.contour_sums(*each) for each in melodies], 0, keepdims=True)
         with np.errstate(invalid="ignore"):
             correlation = np.nan_to_num(pitch.f0_correlation(sums)[0])  # none without voiced frames
         return {
-            "LSD / 10 dB": float(distance) / 10,
             "voicing error": float(pitch.voicing_error(sums)[0]),
             "1 - F0 correlation": 1 - float(correlation),
         }
