@@ -43,6 +43,14 @@ SMALL = [
     "shown=0",
     *STEPS,
 ]
+PITCH = ["train.steps=120", "train.valid_every=120", "data.clip=0.4", *STEPS]
+PRIOR = ["train.steps=4", "shown_seconds=0.04", "shown=1", *STEPS]
+EXPERIMENTS = {
+    "pitch": "PitchExperiment",
+    "vqvae": "VQVAEExperiment",
+    "prior": "PriorExperiment",
+    "distill": "DistillExperiment",
+}
 PLAIN = Sampling(backend="reference")
 
 
@@ -87,54 +95,16 @@ def chain(
     (it.folder / "manifest.csv").write_text("\n".join(rows) + "\n")
     prepare("manifest", it.folder, it.corpus, quiet=True)
 
-    def train(name: str, config: str, run: str, *settings: str) -> None:
-        module = experiment_script(name)
-        classes = {"pitch": "PitchExperiment", "vqvae": "VQVAEExperiment"}
-        classes |= {"prior": "PriorExperiment", "distill": "DistillExperiment"}
-        arguments = [
-            "--config",
-            str(ROOT / "configs" / config),
-            f"run={it.run(run)}",
-            f"data.corpus={it.corpus}",
-        ]
-        main(getattr(module, classes[name]), [*arguments, *settings, "--quiet"])
-
-    codec = f"codec={it.run('model')}"
-    train(
-        "pitch",
-        "pitch/tiny.yaml",
-        "pitch",
-        "train.steps=120",
-        "train.valid_every=120",
-        "data.clip=0.4",
-        *STEPS,
-    )
-    train(
-        "vqvae",
-        "vqvae/tiny-melody.yaml",
-        "model",
-        f"pitch={it.run('pitch')}",
-        "train.steps=24",
-        *SMALL,
-    )
-    train(
-        "prior",
-        "prior/tiny.yaml",
-        "prior",
-        codec,
-        "train.steps=4",
-        "shown_seconds=0.04",
-        "shown=1",
-        *STEPS,
-    )
-    train(
-        "distill",
-        "distill/tiny.yaml",
-        "student",
-        f"teacher={it.run('model')}",
-        "train.steps=2",
-        *SMALL,
-    )
+    model = it.run("model")
+    for name, run, config, settings in (
+        ("pitch", "pitch", "pitch/tiny.yaml", PITCH),
+        ("vqvae", "model", "vqvae/tiny-melody.yaml", [f"pitch={it.run('pitch')}", "train.steps=24", *SMALL]),
+        ("prior", "prior", "prior/tiny.yaml", [f"codec={model}", *PRIOR]),
+        ("distill", "student", "distill/tiny.yaml", [f"teacher={model}", "train.steps=2", *SMALL]),
+    ):
+        arguments = ["--config", str(ROOT / "configs" / config), f"run={it.run(run)}"]
+        arguments += [f"data.corpus={it.corpus}", *settings, "--quiet"]
+        main(getattr(experiment_script(name), EXPERIMENTS[name]), arguments)
     return it
 
 
