@@ -156,6 +156,14 @@ def test_only_some_speakers(place: Path) -> None:
         Material(corpus, codec, None, replace(SETTINGS, speakers=("lwo",)))
 
 
+def test_voices_that_the_decoder_was_not_trained_on_are_not_measured(place: Path) -> None:
+    """Neither as sources nor as targets, although the corpus has training recordings of them."""
+    codec, corpus = vqwave.load(place / "vqvae"), vqwave.evaluate.Corpus.open(place / "corpus")
+    codec.card.about["unheard"] = {"speaker": ["high"]}
+    material = Material(corpus, codec, None, SETTINGS)
+    assert set(material.label("speaker")) == set(material.targets) == {"low"}
+
+
 def test_own_frames_are_the_readouts(place: Path) -> None:
     """Where every predicted frame is the same loud one, Griffin-Lim has that frame."""
     codec, corpus = vqwave.load(place / "vqvae"), vqwave.evaluate.Corpus.open(place / "corpus")
