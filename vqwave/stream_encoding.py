@@ -47,7 +47,7 @@ class PitchCodeStream:
         self.f0 = np.zeros(0, np.float32)  # of frames from `first` on
         self.first = self.code = self.came = 0  # frame, code, samples
         self.begin: int | None = None  # the sample of the first sound
-        self.needed, self.wait = round(SETTLE * 100), round(LATEST * sample_rate)
+        self.needed, self.wait = round(SETTLE * sample_rate / melody.hop), round(LATEST * sample_rate)
 
     @property
     def lag(self) -> int:
