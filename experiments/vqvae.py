@@ -47,6 +47,9 @@ class Config(ExperimentSpec):
     pitch: Path | None = option(
         None, "run of experiments/pitch.py whose codec of the melody is taken as it is, a second stream of codes"
     )
+    recorded_pitch: bool = option(
+        True, "with a melody: the decoder is trained on the recordings' own F0, not on the one decoded from its codes"
+    )
     shown: Count = option(4, "utterances in samples/")
 
 
@@ -117,16 +120,18 @@ class VQVAEExperiment(Experiment[Config]):
             model.readout.frontend.fit(waves)
 
     def losses(self, batch: Batch) -> Outcome:
+        own_pitch = {"recorded_pitch": self.config.recorded_pitch}
         if self.given is not None:
             with torch.no_grad():  # codes are not trained
-                frames = self.model.taught(self.model.decoder_frames(batch.wave, batch.labels, batch.lengths))
+                frames = self.model.decoder_frames(batch.wave, batch.labels, batch.lengths, **own_pitch)
+                frames = self.model.taught(frames)
             if self.config.slice is not None:
                 batch, frames = sliced(batch, frames, self.config.slice * self.corpus.sample_rate, self.model.hop)
             out = self.network(batch.wave, batch.labels, frames, batch.frame_mask(self.model.hop))
             return self._likelihood(out, batch)
         cyclic = bool(self.config.losses.get("cycle"))
         others = self.another_voice(batch) if cyclic or self.model.listener else None
-        out = self.network(batch.wave, batch.labels, batch.lengths, decode=self.decodes, others=others, cyclic=cyclic)
+        out = self.network(batch.wave, batch.labels, batch.lengths, decode=self.decodes, others=others, cyclic=cyclic, **own_pitch)
         nll = Outcome({}) if out.distribution is None else self._likelihood(out.distribution, batch)
         return Outcome(nll.losses | out.losses, nll.metrics | out.metrics)
 
