@@ -84,15 +84,22 @@ pesq: setup
 	@python -c 'import pesq' 2>/dev/null || python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[pesq]" \
 		|| echo "pesq could not be compiled here: its rows will be missing" >&2
 
+.PHONY: judges
+judges: setup
+	@python -c 'import faster_whisper, resemblyzer, speechmos' 2>/dev/null || python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[judges]" \
+		|| echo "the judges of words, voices and naturalness could not be installed here: their rows will be missing" >&2
+
 .PHONY: results
-results: setup pesq data/fsdd/corpus.json data/librispeech/corpus.json data/demo/corpus.json data/demo16/corpus.json ## measure the shipped models on the test splits: README's table
+results: setup pesq judges data/fsdd/corpus.json data/librispeech/corpus.json data/demo/corpus.json data/demo16/corpus.json ## measure the shipped models on the test splits: README's table
 	@mkdir -p runs/results
 	vqwave evaluate fsdd --student fsdd-student --data data/fsdd --split test --temperature 0.9 --out runs/results/fsdd.json
 	vqwave evaluate fsdd-prior --data data/fsdd --split test --temperature 0.9 --out runs/results/fsdd-prior.json
-	vqwave evaluate speech --student speech-student --data data/librispeech --split test --temperature 0.9 --pairs 100 --out runs/results/speech.json
+	vqwave evaluate speech --student speech-student --data data/librispeech --split test --speakers 19,26,27 \
+		--metrics wer,similarity,mos,pitch,codes --out runs/results/speech.json
+	vqwave evaluate speech --data data/librispeech --split test --speakers 19,26,27 --metrics converted --pairs 12 --out runs/results/speech-conversions.json
 	vqwave evaluate fsdd --data data/demo --split test --only map,abx --out runs/results/fsdd-phones.json
 	vqwave evaluate speech --data data/demo16 --split test --only map,abx --out runs/results/speech-phones.json
-	vqwave results $(foreach name,fsdd fsdd-prior speech fsdd-phones speech-phones,runs/results/$(name).json) --readme README.md
+	vqwave results $(foreach name,fsdd fsdd-prior speech speech-conversions fsdd-phones speech-phones,runs/results/$(name).json) --readme README.md
 
 .PHONY: tiny
 tiny: setup data/demo/corpus.json ## every command once, each training for some seconds

@@ -42,6 +42,7 @@ class Config(ExperimentSpec, DistillationSpec):
         "weights (0: off): kl, log_scale_regularizer, contrastive (-0.3), power, log_spectral, stft, perceptual, adversarial",
     )
     train_conditioner: bool = option(False, "let the student change its copy of the teacher's conditioner")
+    recorded_pitch: bool = option(True, "with a melody: trained on the recordings' own F0, not the one decoded from its codes")
     num_samples: Count = option(4, "utterances in samples/")
 
 
@@ -120,15 +121,15 @@ class DistillExperiment(Experiment[Config]):
         return decoder_of(model)
 
     @torch.no_grad()
-    def frames(self, batch: Batch) -> Tensor | None:
+    def frames(self, batch: Batch, recorded_pitch: bool = False) -> Tensor | None:
         """What the decoders hear of the clips: quantized latents or spectral frames (B, D, F), or nothing."""
         if isinstance(self.teacher, VQVAE):
-            return self.teacher.features_of_recordings(batch.wave, batch.labels, batch.lengths)
+            return self.teacher.features_of_recordings(batch.wave, batch.labels, batch.lengths, recorded_pitch=recorded_pitch)
         frontend, mask = self.teacher.frontend, batch.frame_mask(self.hop)
         return None if frontend is None else frontend(batch.wave, batch.labels, mask)
 
     def losses(self, batch: Batch) -> StepOutput:
-        frames = self.frames(batch)
+        frames = self.frames(batch, self.config.recorded_pitch)
         u = keyed.uniforms(len(batch), 4, batch.wave.shape[1], like=self.device).transpose(0, 1).clamp(1e-6, 1 - 1e-6)
         student = decoder_of(self.model)
         flowed = self.network(student.noise(u), batch.labels, frames, batch.frame_mask(self.hop))

@@ -49,6 +49,9 @@ class Config(ExperimentSpec):
     pitch: Path | None = option(
         None, "run of experiments/pitch.py whose codec of the melody is taken as it is, a second stream of codes"
     )
+    recorded_pitch: bool = option(
+        True, "with a melody: the decoder is trained on the recordings' own F0, not on the one decoded from its codes"
+    )
     num_samples: Count = option(4, "utterances in samples/")
 
 
@@ -135,16 +138,19 @@ class VQVAEExperiment(Experiment[Config]):
             model.spectral_decoder.frontend.fit(waves)
 
     def losses(self, batch: Batch) -> StepOutput:
+        own_pitch = {"recorded_pitch": self.config.recorded_pitch}
         if self.given is not None:
             with torch.no_grad():  # codes are not trained
-                frames = self.model.add_decoder_noise(self.model.features_of_recordings(batch.wave, batch.labels, batch.lengths))
+                frames = self.model.features_of_recordings(batch.wave, batch.labels, batch.lengths, **own_pitch)
+                frames = self.model.add_decoder_noise(frames)
             if self.config.decoder_segment_seconds is not None:
                 batch, frames = sliced(batch, frames, self.config.decoder_segment_seconds * self.corpus.sample_rate, self.model.hop)
             out = self.network(batch.wave, batch.labels, frames, batch.frame_mask(self.model.hop))
             return self._likelihood(out, batch)
         cyclic = bool(self.config.losses.get("cycle_consistency"))
         others = self.sample_target_voice(batch) if cyclic or self.model.conversion_classifier else None
-        out = self.network(batch.wave, batch.labels, batch.lengths, decode=self.trains_decoder, others=others, cyclic=cyclic)
+        settings = {"decode": self.trains_decoder, "others": others, "cyclic": cyclic, **own_pitch}
+        out = self.network(batch.wave, batch.labels, batch.lengths, **settings)
         nll = StepOutput({}) if out.distribution is None else self._likelihood(out.distribution, batch)
         return StepOutput(nll.losses | out.losses, nll.metrics | out.metrics)
 

@@ -91,9 +91,7 @@ def _untrained(folder: Path, spec: ModelSpec, corpus: Corpus) -> None:
 def numbers_by_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every item of every batch draws the same numbers, in float64."""
 
-    def same(
-        draw: Callable[..., Tensor], items: int, shape: tuple[int, ...], like: object
-    ) -> Tensor:
+    def same(draw: Callable[..., Tensor], items: int, shape: tuple[int, ...], like: object) -> Tensor:
         numbers = draw(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         return numbers.repeat(items, *[1] * len(shape))
 
@@ -147,9 +145,7 @@ EXPERIMENTS = {  # the script, its class, its settings
 PATHS = {"student": {"teacher": "teacher"}, "prior": {"codec": "codec"}}
 
 
-def moves(
-    script: ModuleType, name: str, folder: Path, run: Path, accumulate: int
-) -> dict[str, Tensor]:
+def moves(script: ModuleType, name: str, folder: Path, run: Path, accumulate: int) -> dict[str, Tensor]:
     """By how much the steps move each trained parameter."""
     _, kind, settings = EXPERIMENTS[name]
     config = script.Config(

@@ -48,7 +48,7 @@ OPTIONAL = {
     "wandb",  # always installed, but a second and more to import
 }
 VAGUE = {"utils", "helpers", "common", "misc", "util", "helper"}
-LONGEST_FILE, LONGEST_FUNCTION, LONGEST_EXPERIMENT = 420, 60, 200
+LONGEST_FILE, LONGEST_FUNCTION, LONGEST_EXPERIMENT = 420, 60, 220
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def test_a_sound_house_passes() -> None:
         ("vqwave/nn/flows.py", "\n" * 421, "421 lines"),
         ("vqwave/nn/flows.py", "def f():\n" + "    x = 1\n" * 60, "f has 61 lines"),
         ("experiments/distill.py", "from vqvae import Experiment", "never each other"),
-        ("experiments/distill.py", "\n" * 201, "at most 200"),
+        ("experiments/distill.py", "\n" * 221, "at most 220"),
     ],
 )
 def test_a_breach_is_found(path: str, source: str, complaint: str) -> None:

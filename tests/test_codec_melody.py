@@ -144,9 +144,7 @@ def test_refusals(codec: SpeechModel) -> None:
         codec.decode(coded, shift_semitones=[1, 2])
 
 
-def test_a_pipe_keeps_the_range_of_a_voice_that_has_no_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pipe_keeps_the_range_of_a_voice_that_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a speaker, F0 is that of the codes' header, moved, from a pipe as from a file."""
     unnamed = ConditionerSpec(channels=6, categorical=())
     decoder = WaveNetSpec(network=SPEC.decoder.network, conditioner=unnamed)

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from buzz import RATE, Take, buzz, write_corpus
 
 import vqwave
-from vqwave.audio import Wave, to_int16, write
+from vqwave.audio import Wave, write
 from vqwave.cli import main
 from vqwave.distributions import MixtureOfLogistics
 from vqwave.errors import Note, UserInputError
@@ -31,7 +32,6 @@ from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
 
-RATE = 8000
 PITCHES = {"high": 210, "low": 95}
 FEATURES = LogMelSpec(bands=16, fmax=4000.0)
 STACK = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
@@ -49,38 +49,17 @@ SPEC = VQVAESpec(
 SETTINGS = Settings(seconds=60.0, resamples=20)
 
 
-def buzz(pitch: float, seconds: float) -> Wave:
-    t = np.arange(round(RATE * seconds)) / RATE
-    tones = [np.cos(2 * np.pi * pitch * k * t) / k for k in range(1, 12)]
-    return (0.05 * sum(tones)).astype(np.float32)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """corpus/ of two voices, a text an utterance, and vqvae/, untrained, with a readout."""
     root = tmp_path_factory.mktemp("judges")
-    lines, waves, offset = [], [], 0
-    for speaker, pitch in PITCHES.items():
-        for take in range(5):
-            wave = buzz(pitch, 0.3)
-            row = {"id": f"{speaker}/{take}", "shard": 0, "offset": offset, "frames": len(wave)}
-            row |= {
-                "speaker": speaker,
-                "labels": {"speaker": speaker},
-                "text": f"take {speaker} {take}",
-            }
-            lines.append(json.dumps(row | {"split": "test" if take > 2 else "train"}))
-            offset += len(wave)
-            waves.append(wave)
-    folder = root / "corpus"
-    folder.mkdir()
-    (folder / "index.jsonl").write_text("\n".join(lines))
-    (folder / "shard-00000.i16").write_bytes(to_int16(np.concatenate(waves)).tobytes())
-    header = {"format": 1, "name": "buzz", "sample_rate": RATE, "splits": {}, "level_db": -23.0}
+    takes = [
+        Take(speaker, pitch, "test" if n > 2 else "train", f"take {speaker} {n}")
+        for speaker, pitch in PITCHES.items()
+        for n in range(5)
+    ]
     labels = {"speaker": list(PITCHES)}
-    (folder / "corpus.json").write_text(
-        json.dumps(header | {"labels": labels, "source": "made up"})
-    )
+    write_corpus(root / "corpus", takes, 0.3, labels["speaker"])
     about = {"steps": 1, "seconds": 1.0, "corpus": "buzz", "seed": 0, "hop": 160, "bit_rate": 150.0}
     card = ModelCard(sample_rate=RATE, labels=labels, spec=SPEC, about=about)
     torch.manual_seed(0)
@@ -126,9 +105,7 @@ def test_words_of_a_constant_recogniser(place: Path) -> None:
 
 def test_similarity_to_training_recordings(place: Path) -> None:
     with pytest.warns(Note):
-        row = figures(
-            evaluate(place / "vqvae", place / "corpus", replace(SETTINGS, only=("similarity",)))
-        )
+        row = figures(evaluate(place / "vqvae", place / "corpus", replace(SETTINGS, only=("similarity",))))
     ceiling, floor = (row["similarity.voice"][name] for name in ("ceiling", "floor"))
     assert (ceiling.value, floor.value) == (1.0, 0.0)
 
@@ -141,9 +118,7 @@ def test_cut_utterances_have_no_words(place: Path) -> None:
     assert set(figures(result)) == {"mos.overall"}
 
 
-def test_conversions_beside_a_perfect_converter(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_conversions_beside_a_perfect_converter(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is a recording of the target: it is nearer always, and its F0 is the target's."""
     pytest.importorskip("parselmouth", reason="F0 is Praat's: pip install 'vqwave[metrics]'")
     recordings = {name: buzz(pitch, 0.3) for name, pitch in PITCHES.items()}
@@ -153,9 +128,7 @@ def test_conversions_beside_a_perfect_converter(
 
     monkeypatch.setattr(EvaluationContext, "_decoded", decoded)
     with pytest.warns(Note):
-        found = figures(
-            evaluate(place / "vqvae", place / "corpus", replace(SETTINGS, only=("converted",)))
-        )
+        found = figures(evaluate(place / "vqvae", place / "corpus", replace(SETTINGS, only=("converted",))))
     assert found["converted.target"]["model"].value == 1
     assert found["converted.source"]["model"].value == 0
     assert found["converted.nearer"]["model"].value == 100
@@ -175,6 +148,14 @@ def test_only_some_speakers(place: Path) -> None:
     assert material.pairs == []
     with pytest.raises(UserInputError, match=r"no speaker 'lwo'.*low"):
         EvaluationContext(corpus, codec, None, replace(SETTINGS, speakers=("lwo",)))
+
+
+def test_voices_that_the_decoder_was_not_trained_on_are_not_measured(place: Path) -> None:
+    """Neither as sources nor as targets, although the corpus has training recordings of them."""
+    codec, corpus = vqwave.load(place / "vqvae"), vqwave.evaluation.Corpus.open(place / "corpus")
+    codec.card.about["unheard"] = {"speaker": ["high"]}
+    material = EvaluationContext(corpus, codec, None, SETTINGS)
+    assert set(material.label("speaker")) == set(material.targets) == {"low"}
 
 
 def test_own_frames_are_the_readouts(place: Path) -> None:
@@ -198,9 +179,7 @@ def test_a_decoder_that_loses_to_its_own_frames_says_so() -> None:
     better = Measure("x.y", "score", "%", "higher", ratio)
     worse = replace(better, better="lower")
     row = {"frames": MetricValue(2.0), "model": MetricValue(1.0), "student": MetricValue(3.0)}
-    assert losses(better, row) == [
-        "the model's decoder loses to Griffin-Lim of its own frames, 1 against 2 %"
-    ]
+    assert losses(better, row) == ["the model's decoder loses to Griffin-Lim of its own frames, 1 against 2 %"]
     assert len(losses(worse, row)) == 1
     assert "student" in losses(worse, row)[0]
     assert not losses(better, {"model": MetricValue(1.0)})
@@ -225,9 +204,7 @@ def test_clusters_are_summed() -> None:
     assert clustered(sums, [7, 7, 2]).tolist() == [[5, 1], [1, 2]]
 
 
-def test_what_was_measured_is_kept_when_it_is_stopped(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_measured_is_kept_when_it_is_stopped(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped as the model decodes: columns before it are on disk, missing ones named."""
     out = tmp_path / "metrics.json"
 
@@ -245,12 +222,8 @@ def test_what_was_measured_is_kept_when_it_is_stopped(
     assert tree["pending"] == ["wer", "mos"]
 
 
-@pytest.mark.parametrize(
-    ("names", "seconds"), [("wer", 3600.0), ("codes", 4.0), ("codes,dnsmos", 3600.0)]
-)
-def test_utterances_whose_words_count_are_whole(
-    names: str, seconds: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("names", "seconds"), [("wer", 3600.0), ("codes", 4.0), ("codes,dnsmos", 3600.0)])
+def test_utterances_whose_words_count_are_whole(names: str, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     monkeypatch.setattr(
         "vqwave.evaluation.evaluate",
@@ -284,15 +257,11 @@ def test_two_folders(folders: tuple[Path, Path]) -> None:
     assert set(rows["wer.words"]) == {"ceiling", "mu-law", "griffin-lim", "model"}
     assert rows["wer.words"]["model"].value == 0
     assert rows["similarity.voice"]["ceiling"].value == 1
-    assert rows["mos.overall"]["model"].value == pytest.approx(
-        rows["mos.overall"]["ceiling"].value, rel=0.2
-    )
+    assert rows["mos.overall"]["model"].value == pytest.approx(rows["mos.overall"]["ceiling"].value, rel=0.2)
     assert found.pending == []
 
 
-def test_the_command_on_two_folders(
-    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_on_two_folders(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recordings, copies = map(str, folders)
     command = ["evaluate", "--recordings", recordings, "--copies", copies, "--quiet"]
     main([*command, "--metrics", "mos", "--out", str(tmp_path / "x.json")])

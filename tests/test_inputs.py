@@ -71,9 +71,7 @@ TAKES: dict[str, Callable[..., object]] = {
     "convert": lambda wave, rate=None: SPEAKS.convert(wave, rate, speaker="bob"),
     "score": lambda wave, rate=None: SCORES.log_likelihood(wave, rate, labels=ANN).bits,
     "reconstruct": lambda wave, rate=None: VOCODER.reconstruct(wave, rate, labels=ANN),
-    "generate": lambda wave, rate=None: BABBLER.generate(
-        0.01, labels=ANN, prompt=wave, prompt_rate=rate
-    )[0],
+    "generate": lambda wave, rate=None: BABBLER.generate(0.01, labels=ANN, prompt=wave, prompt_rate=rate)[0],
 }
 """Every method that takes a recording and its rate."""
 ENTRIES = pytest.mark.parametrize("take", TAKES.values(), ids=TAKES)

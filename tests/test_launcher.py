@@ -72,9 +72,7 @@ class Unbuilt(Experiment[ExperimentSpec]):
         raise AssertionError("evaluated")
 
 
-@pytest.mark.parametrize(
-    ("train", "name", "value", "said"), REFUSED, ids=[f"{row[1]}={row[2]}" for row in REFUSED]
-)
+@pytest.mark.parametrize(("train", "name", "value", "said"), REFUSED, ids=[f"{row[1]}={row[2]}" for row in REFUSED])
 def test_another_training_is_refused_before_anything_is_written(
     train: TrainSpec,
     name: str,
@@ -84,24 +82,18 @@ def test_another_training_is_refused_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(
-        UserInputError, match=f"{name}: {value}, from `accelerate launch`.*{said}"
-    ) as error:
+    with pytest.raises(UserInputError, match=f"{name}: {value}, from `accelerate launch`.*{said}") as error:
         Trainer(Unbuilt(ExperimentSpec(run=tmp_path / "run", train=train)), quiet=True)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("train", "name", "value"), TAKEN, ids=[f"{row[1]}={row[2]}" for row in TAKEN]
-)
+@pytest.mark.parametrize(("train", "name", "value"), TAKEN, ids=[f"{row[1]}={row[2]}" for row in TAKEN])
 def test_what_says_the_same_is_taken(train: TrainSpec, name: str, value: str) -> None:
     check_launcher(train, {name: value})
 
 
-def test_one_process_of_a_host_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_process_of_a_host_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     said = []
     for rank in ("0", "1"):

@@ -39,9 +39,7 @@ from vqwave.inference.description import describe
 
 
 def codes_of(size: int, books: int, frames: int) -> Tensor:
-    codes = torch.randint(
-        size, (books, frames), generator=torch.Generator().manual_seed(size + frames)
-    )
+    codes = torch.randint(size, (books, frames), generator=torch.Generator().manual_seed(size + frames))
     if codes.numel():
         codes.view(-1)[-1] = size - 1
     return codes

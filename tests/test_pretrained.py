@@ -19,7 +19,7 @@ from vqwave.inference.model_folder import SHIPPED
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = sorted(folder.name for folder in SHIPPED.iterdir() if (folder / "config.json").exists()) if SHIPPED.exists() else []
 CODECS = [name for name in NAMES if not name.endswith("-prior")]
-BYTES = 6_000_000
+BYTES = 8_700_000
 CORPORA = {"fsdd": "data/fsdd", "speech": "data/librispeech"}
 
 

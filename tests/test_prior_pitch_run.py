@@ -76,9 +76,7 @@ def codec(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def experiment(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    found = importlib.util.spec_from_file_location(
-        "prior_experiment", ROOT / "experiments" / "prior.py"
-    )
+    found = importlib.util.spec_from_file_location("prior_experiment", ROOT / "experiments" / "prior.py")
     module = importlib.util.module_from_spec(found)
     monkeypatch.setitem(sys.modules, found.name, module)  # its dataclasses look themselves up
     found.loader.exec_module(module)
@@ -99,12 +97,8 @@ def test_pieces_are_of_whole_pitch_codes(codec: Path, corpus: Path) -> None:
         assert batch.symbols.shape == (len(rows), network.order.slots, 2)
         for grid, before, row in zip(batch.symbols, batch.before, rows, strict=True):
             codes, pitch = coded.of([row])[0], coded.pitch_of([row])[0]
-            whole = network.with_end(
-                codes[None], torch.tensor([codes.shape[1]]), pitch[None]
-            ).symbols[0]
-            starts = [
-                i for i in range(whole.shape[1] - 1) if torch.equal(whole[:, i : i + 2], grid)
-            ]
+            whole = network.with_end(codes[None], torch.tensor([codes.shape[1]]), pitch[None]).symbols[0]
+            starts = [i for i in range(whole.shape[1] - 1) if torch.equal(whole[:, i : i + 2], grid)]
             assert any((int(whole[-1, i - 1]) if i else network.end) == before for i in starts)
 
 
@@ -126,9 +120,7 @@ def test_a_run(experiment: ModuleType, codec: Path, corpus: Path, tmp_path: Path
     assert evaluation["pitch"]["baselines"]["uniform"] == pytest.approx(np.log2(5))
     assert evaluation["bit_rate"]["nominal"] == pytest.approx(50 * 3 + 12.5 * np.log2(5))
     bits = evaluation["prior"]
-    assert evaluation["bit_rate"]["prior"] == pytest.approx(
-        50 * bits["bits"] + 12.5 * bits["bits_pitch"]
-    )
+    assert evaluation["bit_rate"]["prior"] == pytest.approx(50 * bits["bits"] + 12.5 * bits["bits_pitch"])
     model = SpeechModel.load(tmp_path / "run")
     assert model.temperatures == Temperatures(**OWN)
     assert load_trained(tmp_path / "run").model.network.order.pitch.ratio == 4

@@ -155,9 +155,7 @@ def save_models(folder: Path) -> None:
         save_trained(folder / name, card.build(), card)
 
 
-def test_default_types_and_devices_change_nothing_of_a_model(
-    set_defaults: Callable[[], object], tmp_path: Path
-) -> None:
+def test_default_types_and_devices_change_nothing_of_a_model(set_defaults: Callable[[], object], tmp_path: Path) -> None:
     save_models(tmp_path)
     plain = all_that_a_model_does(tmp_path)
     set_defaults()
@@ -265,9 +263,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def train_elsewhere(
-    corpus: Path, run: Path, *before: str, **given: str
-) -> subprocess.CompletedProcess[str]:
+def train_elsewhere(corpus: Path, run: Path, *before: str, **given: str) -> subprocess.CompletedProcess[str]:
     """experiments/wavenet.py with wandb, in a process whose environment names no wandb."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     network = [f"model.network.{value}" for value in NETWORK]
@@ -359,9 +355,7 @@ def test_where_a_login_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("no_wandb_set")
-def test_a_run_of_wandb_that_is_open_is_taken_and_left_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_of_wandb_that_is_open_is_taken_and_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
     wandb = pytest.importorskip("wandb")
     run = wandb.init(mode="disabled", dir=tmp_path, config={"optim.lr": 1.0})

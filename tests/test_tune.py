@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from buzz import RATE, Take, write_corpus
 from pydantic import TypeAdapter
 
 import vqwave
-from vqwave.audio import Wave, to_int16
+from vqwave.audio import Wave
 from vqwave.cli import main
 from vqwave.data import Corpus
 from vqwave.decode.sampling import Sampling, Temperatures
@@ -35,44 +36,27 @@ from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
 from vqwave.training.checkpoint import update_card
 
-RATE = 8000
 FEATURES = LogMelSpec(bands=16, fmax=4000.0)
 STACK = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
 CONDITIONER = ConditionerSpec(channels=4, categorical=("speaker",))
 SPEC = VQVAESpec(
     encoder=FrameEncoderSpec(features=FEATURES, channels=8, latent_dim=4),
     quantizer=EMAQuantizerSpec(codebook_size=8),
-    decoder=WaveNetSpec(
-        head=MixtureOfLogistics(components=2), network=STACK, conditioner=CONDITIONER
-    ),
+    decoder=WaveNetSpec(head=MixtureOfLogistics(components=2), network=STACK, conditioner=CONDITIONER),
 )
 LABELS = {"speaker": ["high", "low"]}
-
-
-def buzz(pitch: float, seconds: float) -> Wave:
-    t = np.arange(round(RATE * seconds)) / RATE
-    tones = [np.cos(2 * np.pi * pitch * k * t) / k for k in range(1, 12)]
-    return (0.05 * sum(tones)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """corpus/ of two voices, and model/, untrained."""
-    root, lines, waves, offset = tmp_path_factory.mktemp("tune"), [], [], 0
-    for speaker, pitch in (("high", 210), ("low", 95)):
-        for take in range(4):
-            wave = buzz(pitch * (1 + 0.1 * take), 0.4)
-            row = {"id": f"{speaker}/{take}", "shard": 0, "offset": offset, "frames": len(wave)}
-            row |= {"speaker": speaker, "labels": {"speaker": speaker}, "text": f"take {take}"}
-            lines.append(json.dumps(row | {"split": "valid" if take > 1 else "train"}))
-            offset += len(wave)
-            waves.append(wave)
-    folder = root / "corpus"
-    folder.mkdir()
-    (folder / "index.jsonl").write_text("\n".join(lines))
-    (folder / "shard-00000.i16").write_bytes(to_int16(np.concatenate(waves)).tobytes())
-    header = {"format": 1, "name": "buzz", "sample_rate": RATE, "splits": {}, "level_db": -23.0}
-    (folder / "corpus.json").write_text(json.dumps(header | {"labels": LABELS, "source": "made up"}))
+    root = tmp_path_factory.mktemp("tune")
+    takes = [
+        Take(speaker, pitch * (1 + 0.1 * n), "valid" if n > 1 else "train", f"take {n}")
+        for speaker, pitch in (("high", 210), ("low", 95))
+        for n in range(4)
+    ]
+    write_corpus(root / "corpus", takes, 0.4, LABELS["speaker"])
     about = {"steps": 1, "seconds": 1.0, "corpus": "buzz", "seed": 0, "hop": 160, "bit_rate": 150.0}
     about |= {"parameters": {"total": 1}, "receptive_field": 1}
     card = ModelCard(sample_rate=RATE, labels=LABELS, spec=SPEC, about=about)
@@ -146,7 +130,11 @@ def test_which_parts_matter(head: Head, taps: int, parts: tuple[str, ...]) -> No
 
 
 def test_recordings_have_no_distance_from_themselves(material: EvaluationContext) -> None:
-    judge = temperature_tuning._by_sound(material)
+    spectra, melody = temperature_tuning._by_spectra(material), temperature_tuning._by_melody(material)
+
+    def judge(waves: list[Wave]) -> dict[str, float]:
+        return {**spectra(waves), **melody(waves)}
+
     perfect = judge(material.waves)
     assert perfect == pytest.approx(dict.fromkeys(perfect, 0.0), abs=1e-6)
     rng = np.random.default_rng(0)
@@ -164,9 +152,7 @@ class Level:
         return np.array([1.0, 0.0]) if np.abs(wave).max() > 0.01 else np.array([0.0, 1.0])
 
 
-def test_judges_that_are_there_are_asked(
-    material: EvaluationContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_judges_that_are_there_are_asked(material: EvaluationContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts are take {2,3} of two voices; `take 2` is understood: 2 of 8 words are wrong."""
     monkeypatch.setattr(panel, "recogniser", lambda name: Recogniser("one", lambda w, rate: "take 2"))
     monkeypatch.setattr(panel, "speaker_encoder", Level)
@@ -175,18 +161,17 @@ def test_judges_that_are_there_are_asked(
     judge = temperature_tuning.judge_of(material)
     terms = judge([0 * material.waves[0], *material.waves[1:]])
     expected = {"WER": 0.25, "1 - similarity": 0.25, "(5 - MOS) / 5": 0.4}
-    assert terms == pytest.approx(expected)
+    assert {name: terms[name] for name in expected} == pytest.approx(expected)
+    assert set(terms) - set(expected) == {"voicing error", "1 - F0 correlation"}
 
 
-def test_a_judge_that_is_missing_is_named(
-    material: EvaluationContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_judge_that_is_missing_is_named(material: EvaluationContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(panel, "dnsmos", lambda: "no DNSMOS here")
     monkeypatch.setattr(panel, "recogniser", lambda name: Recogniser("one", lambda w, rate: ""))
     monkeypatch.setattr(panel, "speaker_encoder", Level)
     with pytest.warns(Note, match="no DNSMOS here; temperatures are chosen by spectra"):
         judge = temperature_tuning.judge_of(material)
-    assert "LSD / 10 dB" in judge(material.waves)
+    assert set(judge(material.waves)) == {"LSD / 10 dB", "voicing error", "1 - F0 correlation"}
 
 
 def test_the_command_writes_the_best_into_the_card(
@@ -199,16 +184,19 @@ def test_the_command_writes_the_best_into_the_card(
     model = tmp_path / "model"
     shutil.copytree(place / "model", model)
     before = json.loads((model / "config.json").read_text())
-    monkeypatch.setattr(
-        temperature_tuning, "judge_of", lambda _: lambda waves: {"rms": float(np.mean([w.std() for w in waves]))}
-    )
+    monkeypatch.setattr(temperature_tuning, "judge_of", lambda _: lambda waves: {"rms": float(np.mean([w.std() for w in waves]))})
     command = ["tune", str(model), "--data", str(place / "corpus"), "--limit", "2"]
     command += ["--seconds", "0.05", "--backend", "reference", "--quiet"]
     main(command)
     assert json.loads((model / "config.json").read_text()) == before
     first, *lines = capsys.readouterr().out.splitlines()
     assert first.split() == ["choice", "scale", "voiced", "score", "rms"]
-    best = dict(zip(Temperatures._fields, map(float, lines[0].split()[:3]), strict=True))
+    assert [line.split()[:3] for line in lines[: len(temperature_tuning.EQUAL)]] == [
+        [f"{t:g}"] * 3 for t in temperature_tuning.EQUAL
+    ]
+    assert lines[-3:-1] == ["best:", first]
+    assert lines[-1] == min(lines[:-3], key=lambda line: float(line.split()[3]))
+    best = dict(zip(Temperatures._fields, map(float, lines[-1].split()[:3]), strict=True))
     assert best["scale"] == best["voiced"] == 0.5  # the least that is tried
     main([*command, "--write"])
     after = json.loads((model / "config.json").read_text())

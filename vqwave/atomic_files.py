@@ -41,18 +41,15 @@ def writing(run: Path, what: str) -> Iterator[None]:
         raise UserInputError(f"{run}: {what} cannot be written ({os.strerror(int(number[1]))}); {_kept(run)}") from error
 
 
-
 def newest_name(run: Path) -> str | None:
     """The name of a run's newest checkpoint, whole or not."""
     return max((path.name for path in (run / "checkpoints").glob("step-*")), default=None)
-
 
 
 def _kept(run: Path) -> str:
     newest = newest_name(run)
     kept = "there is no checkpoint yet" if newest is None else f"{newest} is kept"
     return f"{kept}: make room and run the same command to go on"
-
 
 
 @contextmanager
@@ -87,18 +84,15 @@ def alone(run: Path) -> Iterator[None]:
         os.close(folder)
 
 
-
 def empty(folder: Path) -> None:
     """Remove all in a folder; what says that it is a run goes last, so that a killed removal can be done again."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.yaml"):
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-
 def is_left(path: Path) -> bool:
     """Whether a killed process was writing under this name."""
     return LEFT.fullmatch(path.name) is not None
-
 
 
 def sweep(run: Path) -> None:
@@ -113,7 +107,6 @@ def sweep(run: Path) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-
 def replace_folder(temporary: Path, final: Path) -> None:
     """Put a finished folder in place of an older one; a kill in between leaves the older one under a name of its own."""
     retired = final.with_name(f".{final.name}.old")
@@ -122,7 +115,6 @@ def replace_folder(temporary: Path, final: Path) -> None:
         os.replace(final, retired)
     os.replace(temporary, final)
     shutil.rmtree(retired, ignore_errors=True)
-
 
 
 def write_text(path: Path, text: str) -> None:
@@ -134,7 +126,6 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
         raise
     os.replace(temporary, path)
-
 
 
 @contextmanager
@@ -151,12 +142,10 @@ def new_folder(final: Path) -> Iterator[Path]:
     replace_folder(temporary, final)
 
 
-
 def file_digest(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
 
 
 def _flush(path: Path) -> None:
@@ -166,4 +155,3 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-

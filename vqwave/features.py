@@ -146,9 +146,7 @@ class MelBands(nn.Module):
         """wave (B, T), T a multiple of the hop -> complex spectrum (B, fft // 2 + 1, T / hop)."""
         padded = F.pad(wave, (self.before, self.fft - self.hop - self.before))
         window = self.window.to(wave.dtype)
-        return torch.stft(
-            padded, self.fft, self.hop, window.numel(), window, center=False, return_complex=True
-        )
+        return torch.stft(padded, self.fft, self.hop, window.numel(), window, center=False, return_complex=True)
 
 
 class LogMel(nn.Module):

@@ -68,9 +68,7 @@ def waveform(wave: object, name: str = "wave") -> NDArray[np.float32]:
             samples = samples.astype(np.float32, copy=False)
     else:
         found = _kind(wave, samples)
-        raise UserInputError(
-            f"{name}: {found}, expected floating-point samples in [-1, 1], or int16 PCM"
-        )
+        raise UserInputError(f"{name}: {found}, expected floating-point samples in [-1, 1], or int16 PCM")
     shape = samples.shape
     while samples.ndim > 2 and len(samples) == 1:
         samples = samples[0]

@@ -144,8 +144,7 @@ def test_shards_hold_whole_utterances(tmp_path: Path) -> None:
     lengths = [60, 60, 30, 150, 20]
     with ShardWriter(tmp_path, size=100) as shards:
         made = [
-            Prepared(Recording(Path("x"), "ann", str(n)), np.full(n, n, np.int16), (), np.full(n, n, np.float32))
-            for n in lengths
+            Prepared(Recording(Path("x"), "ann", str(n)), np.full(n, n, np.int16), (), np.full(n, n, np.float32)) for n in lengths
         ]
         rows = [shards.add(prepared) for prepared in made]
     assert [(row.shard, row.offset) for row in rows] == [(0, 0), (1, 0), (1, 60), (2, 0), (3, 0)]

@@ -41,9 +41,7 @@ def test_a_voice_s_normalisation_inverts() -> None:
     voiced = melody[:, 1] > 0
     torch.testing.assert_close(contour[1, 0][voiced[1]], (melody[1, 0][voiced[1]] - 0.8) / 0.2)
     torch.testing.assert_close(denormalise(contour, MEAN, DEVIATION), melody, rtol=0, atol=1e-12)
-    torch.testing.assert_close(
-        denormalise(normalise(melody[0], 0.1, 0.3), 0.1, 0.3), melody[0], rtol=0, atol=1e-12
-    )
+    torch.testing.assert_close(denormalise(normalise(melody[0], 0.1, 0.3), 0.1, 0.3), melody[0], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("semitones", [-5.0, 0.5, 12.0])

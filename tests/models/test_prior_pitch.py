@@ -92,9 +92,7 @@ def test_a_book_has_mass_on_its_own_symbols_alone(order: SymbolOrder) -> None:
         assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    "order", [SymbolOrder(1, 2, PitchBooks(1, 3, 2)), SymbolOrder(1, 2, PitchBooks(2, 1, 1))]
-)
+@pytest.mark.parametrize("order", [SymbolOrder(1, 2, PitchBooks(1, 3, 2)), SymbolOrder(1, 2, PitchBooks(2, 1, 1))])
 def test_the_probabilities_of_all_utterances_sum_to_one(order: SymbolOrder) -> None:
     """All utterances of one and two frames, and all beginnings of three, whatever follows."""
     net, total = network(order), 0.0
@@ -205,9 +203,7 @@ def test_gradients_reach_every_parameter() -> None:
 
 def test_codes_must_be_as_the_prior_models_them() -> None:
     codes, pitch = codes_of(ORDERS[0], 1, 4)
-    with pytest.raises(
-        UserInputError, match="codes without pitch codes, unlike those that this prior models"
-    ):
+    with pytest.raises(UserInputError, match="codes without pitch codes, unlike those that this prior models"):
         network(ORDERS[0]).with_end(codes, torch.tensor([4]))
     with pytest.raises(UserInputError, match="codes with pitch codes, unlike those"):
         network(SymbolOrder(1, 5)).with_end(codes, torch.tensor([4]), pitch)

@@ -170,3 +170,28 @@ def test_refusals() -> None:
     spec = VQVAESpec(encoder=FrameEncoderSpec(features=MEL, stride=3), melody=PitchCodecSpec())
     with pytest.raises(UserInputError, match=r"model\.melody: frames of 80 samples, a code of 640, expected the 240 of a latent"):
         spec.build(RATE, {"speaker": ["a"]})
+
+
+def test_training_may_give_the_decoder_the_recorded_pitch() -> None:
+    """The frames and the codes stay; pitch channels and the periods of the pitch taps are the recording's."""
+    model, x, given = build(), wave(16), pitch(32)
+    labels = {**LABELS, PITCH: given}
+    decoded = model.decoder_frames(x, labels)
+    recorded = model.decoder_frames(x, labels, recorded_pitch=True)
+    mel = MEL.bands
+    torch.testing.assert_close(recorded[:, mel : mel + 2], given)
+    assert not torch.allclose(decoded[:, mel : mel + 2], given)
+    rest = [*range(mel), *range(mel + 2, mel + 2 + 4)]  # what is predicted of the spectrum, and its linear prediction
+    assert torch.equal(recorded[:, rest], decoded[:, rest])
+    voiced = given[:, 1] >= 0.5
+    period = (RATE / (100 * given[:, 0].exp())).round()
+    torch.testing.assert_close(recorded[:, -1], torch.where(voiced, period, 0.0))
+
+
+def test_a_training_step_gives_the_recorded_pitch_when_asked() -> None:
+    model, x, given = build(), wave(16), pitch(32)
+    labels = {**LABELS, PITCH: given}
+    plain, recorded = (model(x, labels, recorded_pitch=own).distribution.location for own in (False, True))
+    frames = model.decoder_frames(x, labels, recorded_pitch=True)
+    torch.testing.assert_close(recorded, model.decoder(x, LABELS, frames).location)
+    assert not torch.allclose(plain, recorded)

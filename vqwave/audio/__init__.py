@@ -111,9 +111,7 @@ class Downmix:
         if power > 10 ** (SILENCE_DB / 10) and mean < power * 10 ** (-CANCELLED_DB / 10):
             below = 10 * math.log10(power / mean) if mean > 0 else math.inf
             left = f"lies {below:.0f} dB below them" if math.isfinite(below) else "is zero"
-            raise UserInputError(
-                f"its channels cancel each other (their mean {left}), expected one of them alone"
-            )
+            raise UserInputError(f"its channels cancel each other (their mean {left}), expected one of them alone")
 
 
 def downmix(channels: NDArray[np.float32]) -> Wave:

@@ -8,9 +8,7 @@ from pathlib import Path
 
 from vqwave.errors import UserInputError
 
-SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64"}
-)
+SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64"})
 _AUDIO = {".m4a", ".m4b", ".aac", ".amr", ".wma", ".mka", ".ape", ".wv", ".ac3"}
 _VIDEO = {".mp4", ".mov", ".3gp", ".webm", ".mkv", ".avi"}
 FOREIGN = frozenset(_AUDIO | _VIDEO)  # hold sound, too, in formats that are not read

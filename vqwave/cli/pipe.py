@@ -105,9 +105,7 @@ def _pitch_range(text: str | None) -> tuple[float, ...] | None:
         raise UserInputError(f"--pitch-range {text}: expected HZ,SEMITONES, such as 120,3") from None
 
 
-def _writer(
-    out: BinaryIO, model: SpeechModel, stream: SpeechStream | BlockStream, speaker: str | None
-) -> CodeWriter | None:
+def _writer(out: BinaryIO, model: SpeechModel, stream: SpeechStream | BlockStream, speaker: str | None) -> CodeWriter | None:
     """Writes the header at once; None before the range of the voice is known, and so any code."""
     from vqwave.codes import CodeWriter
     from vqwave.inference.stream_encoding import SpeechStream
@@ -118,9 +116,7 @@ def _writer(
     return None if pitch is None else CodeWriter(out, model.header(speaker, pitch=pitch))
 
 
-def _blocks(
-    stream: SpeechStream | BlockStream, reader: WavReader, name: str
-) -> Iterator[CodeBlock]:
+def _blocks(stream: SpeechStream | BlockStream, reader: WavReader, name: str) -> Iterator[CodeBlock]:
     """The codes of a recording, as they are known."""
     from vqwave.codes import CodeBlock
 

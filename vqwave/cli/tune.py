@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vqwave.cli.arguments import Add
 from vqwave.errors import UserInputError
+
+if TYPE_CHECKING:
+    from vqwave.evaluation.temperature_tuning import Trial
 
 
 def add(add: Add) -> None:
     about = "Choose a model's temperatures by its copies of held-out recordings; the best is its own default."
     tune = add("tune", tune_model, about)
     tune.add_argument("model", help="run folder, model folder or name")
-    tune.add_argument(
-        "--data", type=Path, required=True, metavar="CORPUS", help="folder that `vqwave prepare` wrote"
-    )
+    tune.add_argument("--data", type=Path, required=True, metavar="CORPUS", help="folder that `vqwave prepare` wrote")
     tune.add_argument("--split", default="valid", help="train, valid or test (default %(default)s)")
     tune.add_argument("--write", action="store_true", help="put the best into the model's card")
     spread = "utterances at most, spread over the split (default %(default)s)"
@@ -33,9 +35,9 @@ def tune_model(arguments: argparse.Namespace) -> None:
     from vqwave.cli.evaluate import WHOLE, bars
     from vqwave.data import Corpus
     from vqwave.decode.sampling import Sampling
+    from vqwave.evaluation import temperature_tuning
     from vqwave.evaluation.context import EvaluationContext, Settings
     from vqwave.evaluation.stages import NotApplicable
-    from vqwave.evaluation.temperature_tuning import judge_of, table, tune
     from vqwave.inference.model_folder import find_model
     from vqwave.inference.speech_model import SpeechModel
     from vqwave.training.checkpoint import update_card
@@ -48,20 +50,31 @@ def tune_model(arguments: argparse.Namespace) -> None:
         limit=arguments.limit,
         seconds=arguments.seconds or WHOLE,
         whisper=arguments.whisper,
-        sampling=Sampling(
-            seed=arguments.seed, backend=arguments.backend, precision=arguments.precision
-        ),
+        sampling=Sampling(seed=arguments.seed, backend=arguments.backend, precision=arguments.precision),
     )
     folder, codec = find_model(arguments.model), SpeechModel.load(arguments.model, arguments.device)
-    material = EvaluationContext(
-        Corpus.open(arguments.data), codec, None, settings, bars(arguments.quiet)
-    )
+    material = EvaluationContext(Corpus.open(arguments.data), codec, None, settings, bars(arguments.quiet))
     try:
-        trials = tune(material, judge_of(material))
+        trials = temperature_tuning.tune(material, temperature_tuning.judge_of(material), _Printed())
     except NotApplicable as error:
         raise UserInputError(f"{arguments.model}: {error}") from None
-    print(table(trials))
+    print(f"best:\n{temperature_tuning.table(trials[:1])}")
     best = trials[0].temperatures
     if arguments.write:
         update_card(folder, {"temperature": best._asdict()})
         print(f"{folder / 'config.json'}: temperature {best}")
+
+
+class _Printed:
+    """Prints each trial as it ends, the names of the columns before the first."""
+
+    def __init__(self) -> None:
+        self.first = True
+
+    def __call__(self, trial: Trial) -> None:
+        from vqwave.evaluation import temperature_tuning
+
+        if self.first:
+            print(temperature_tuning.heading(trial))
+        print(temperature_tuning.line(trial), flush=True)
+        self.first = False

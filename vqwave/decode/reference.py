@@ -114,9 +114,7 @@ class Guided:
         found = scales(temperatures, self.wavenet.predictor, self.projected.predictor, start, count)
         return found[: len(found) // self.copies] if isinstance(found, Tensor) else found
 
-    def __call__(
-        self, last: Tensor, state: WaveNetState, temperature: float = 1.0, scale: Scale = None
-    ) -> Distribution:
+    def __call__(self, last: Tensor, state: WaveNetState, temperature: float = 1.0, scale: Scale = None) -> Distribution:
         """As `WaveNet.step`, with a scale of its own; the state is that of all copies."""
         out = self.wavenet.parameters_after(last.repeat(self.copies, 1), self.projected, state)
         if self.copies == 2:
@@ -178,9 +176,7 @@ class FlowStream:
         self.ahead = max(-flow.offset % flow.fold for flow in flows)  # samples that blocks hear their condition early
         self.block = -(-BLOCK_OF_STUDENT // student.hop) * student.hop  # samples
 
-    def sample(
-        self, count: int, condition: Condition | None, seed: int, temperature: Temperature
-    ) -> Tensor:
+    def sample(self, count: int, condition: Condition | None, seed: int, temperature: Temperature) -> Tensor:
         """The next samples (B, count); the condition holds at least the columns of these samples and of `ahead` more."""
         u = uniforms(seed, self.streams, self.time, count).to(next(self.student.parameters()))
         heard = None if condition is None else self._window(condition, count)

@@ -23,9 +23,7 @@ def usual_frames(sample_rate: int) -> LogMel:
     """64 mel bands (40 below 16 kHz) each 10 ms."""
     hop_ms = 1000 * round(sample_rate / 100) / sample_rate
     bands = 64 if sample_rate >= 16000 else 40
-    return LogMelSpec(bands=bands, hop_ms=hop_ms, fmax=min(7600.0, sample_rate / 2)).build(
-        sample_rate
-    )
+    return LogMelSpec(bands=bands, hop_ms=hop_ms, fmax=min(7600.0, sample_rate / 2)).build(sample_rate)
 
 
 def frontend_of(material: EvaluationContext) -> Frontend | None:
@@ -52,9 +50,7 @@ def true_frames(material: EvaluationContext) -> list[Wave]:
     def make() -> list[Wave]:
         frontend = frontend_of(material)
         features = usual_frames(material.rate) if frontend is None else frontend.features.cpu()
-        with material.stage(
-            "Griffin-Lim of true frames", len(material.rows), "utterances"
-        ) as advance:
+        with material.stage("Griffin-Lim of true frames", len(material.rows), "utterances") as advance:
             return again(material.waves, features, advance)
 
     return material.once("griffin-lim", "true frames", make)

@@ -120,7 +120,7 @@ class EvaluationContext:
 
     def _rows(self, heard: Sequence[str]) -> list[int]:
         """Spread evenly over the split: a random order, cut, in the order of the corpus. heard: labels that must be known."""
-        known = {name: set(self.codec.labels[name]) for name in heard}
+        known = {name: self._trained_values(name) for name in heard}
         for name in self.settings.speakers:
             self.corpus.label_id("speaker", name)
         rows = [
@@ -141,6 +141,10 @@ class EvaluationContext:
             order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: self.settings.limit]
             rows = sorted(rows[i] for i in order.tolist())
         return rows
+
+    def _trained_values(self, label: str) -> set[str]:
+        """Values of a label that the model has training recordings of: others it can name, and does not know."""
+        return set(self.codec.labels[label]) - set(self.codec.card.about.get("unheard", {}).get(label, ()))
 
     def _asked_for(self, speaker: str) -> bool:
         return not self.settings.speakers or speaker in self.settings.speakers
@@ -240,7 +244,7 @@ class EvaluationContext:
             u = self.corpus.utterances[row]
             seconds[u.speaker] = seconds.get(u.speaker, 0.0) + u.frames / self.rate
             gender[u.speaker] = u.labels.get("gender", "")
-        asked = filter(self._asked_for, self.codec.speakers)
+        asked = filter(self._asked_for, self._trained_values("speaker"))
         known = [name for name in asked if seconds.get(name, 0.0) >= TARGET_SECONDS]
         queues = {g: sorted((n for n in known if gender[n] == g), key=lambda n: -seconds[n]) for g in sorted(set(gender.values()))}
         ranked = sorted((place, g, name) for g, names in queues.items() for place, name in enumerate(names))

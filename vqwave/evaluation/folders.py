@@ -62,9 +62,7 @@ def pairs(recordings: Path, copies: Path, transcripts: Path | None = None) -> li
     for name, copy in made.items():
         choices = [name] if name in there else stems.get(Path(name).name, [])
         if len(choices) != 1:
-            what = (
-                "no recording of this name" if not choices else f"recordings {', '.join(choices)}"
-            )
+            what = "no recording of this name" if not choices else f"recordings {', '.join(choices)}"
             raise UserInputError(f"{copy}: {what} in {recordings}, expected one{nearest(name, there)}")
         own = choices[0]
         said = known.get(own) or known.get(Path(own).name) or Said()
@@ -72,9 +70,7 @@ def pairs(recordings: Path, copies: Path, transcripts: Path | None = None) -> li
     if len({pair.name for pair in found}) < len(found):
         raise UserInputError(f"{copies}: several copies of one recording, expected one each")
     if missing := len(there) - len(found):
-        warnings.warn(
-            f"{missing} of {len(there)} recordings have no copy in {copies}", Note, stacklevel=2
-        )
+        warnings.warn(f"{missing} of {len(there)} recordings have no copy in {copies}", Note, stacklevel=2)
     return sorted(found, key=lambda pair: pair.name)
 
 
@@ -99,11 +95,7 @@ def _manifest_of(folder: Path) -> dict[str, Said]:
     if not any((folder / name).is_file() for name in MANIFESTS):
         return {}
     path = find_manifest(folder)
-    return _by_name(
-        (str(r.path.relative_to(folder)), r.text, r.speaker)
-        for r in read_manifest(path)
-        if not r.start
-    )
+    return _by_name((str(r.path.relative_to(folder)), r.text, r.speaker) for r in read_manifest(path) if not r.start)
 
 
 def read_transcripts(path: Path) -> dict[str, Said]:
@@ -115,9 +107,7 @@ def read_transcripts(path: Path) -> dict[str, Said]:
     if not path.is_file():
         raise UserInputError(f"{path}: no such file, expected transcripts")
     if path.suffix.lower() == ".jsonl":
-        rows = (
-            (str(r.path.relative_to(path.parent)), r.text, r.speaker) for r in read_manifest(path)
-        )
+        rows = ((str(r.path.relative_to(path.parent)), r.text, r.speaker) for r in read_manifest(path))
         return _by_name(rows)
     if path.suffix.lower() == ".csv":
         return _by_name(_csv(path))
@@ -128,9 +118,7 @@ def read_transcripts(path: Path) -> dict[str, Said]:
 def _csv(path: Path) -> Iterable[tuple[str, str, str]]:
     for number, row in read_table(path):
         if not row.get("path") or "text" not in row:
-            raise UserInputError(
-                f"{path}, line {number}: expected the columns path and text, found {', '.join(row)}"
-            )
+            raise UserInputError(f"{path}, line {number}: expected the columns path and text, found {', '.join(row)}")
         yield row["path"], row["text"], row.get("speaker", "")
 
 
@@ -167,9 +155,7 @@ class Folders:
 
     @cached_property
     def mu_law(self) -> list[Wave]:
-        return [
-            mu_law_decode(mu_law_encode(torch.from_numpy(wave))).numpy() for wave in self.recordings
-        ]
+        return [mu_law_decode(mu_law_encode(torch.from_numpy(wave))).numpy() for wave in self.recordings]
 
     @cached_property
     def griffin_lim(self) -> list[Wave]:
@@ -186,10 +172,7 @@ class Folders:
             "model": "copies",
         }
         places = range(len(self.pairs)) if kept is None else kept
-        return {
-            column: lambda name=name: [getattr(self, name)[i] for i in places]
-            for column, name in names.items()
-        }
+        return {column: lambda name=name: [getattr(self, name)[i] for i in places] for column, name in names.items()}
 
     def _read(self, name: str, paths: Sequence[Path]) -> list[Wave]:
         waves = []
@@ -215,9 +198,7 @@ def evaluate_folders(
     """Copies beside their recordings, by the judges `only` (default: `MEASURES`), or `UserInputError`."""
     for name in only:
         if name not in MEASURES:
-            raise UserInputError(
-                f"measure {name!r}: expected of {', '.join(MEASURES)}, which need no model"
-            )
+            raise UserInputError(f"measure {name!r}: expected of {', '.join(MEASURES)}, which need no model")
     folders = Folders(pairs(recordings, copies, transcripts), stage)
     result = Result() if result is None else result
     seconds = sum(map(len, folders.recordings)) / folders.sample_rate
@@ -246,9 +227,7 @@ def evaluate_folders(
 def _words(folders: Folders, panel: Panel, result: Result) -> None:
     kept = [i for i, pair in enumerate(folders.pairs) if pair.said.text]
     if not kept:
-        raise NotApplicable(
-            "there are no texts: expected --transcripts, or a manifest beside the recordings"
-        )
+        raise NotApplicable("there are no texts: expected --transcripts, or a manifest beside the recordings")
     panel.words(result, folders.columns(kept), [folders.pairs[i].said.text for i in kept])
 
 
@@ -257,8 +236,7 @@ def _similarity(folders: Folders, panel: Panel, result: Result) -> None:
     own = panel.voices("ceiling", folders.recordings)
     speakers = [pair.said.speaker for pair in folders.pairs]
     others: list[list[Embedding]] = [
-        [own[j] for j, other in enumerate(speakers) if other and other == speaker and i != j]
-        for i, speaker in enumerate(speakers)
+        [own[j] for j, other in enumerate(speakers) if other and other == speaker and i != j] for i, speaker in enumerate(speakers)
     ]
     voices = [voice_of(these) if these else own[i] for i, these in enumerate(others)]
     panel.similarity(result, folders.columns(), voices)

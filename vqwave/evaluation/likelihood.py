@@ -114,9 +114,7 @@ def prior(material: EvaluationContext, result: Result) -> None:
     result.add("prior.rate", "bit rate under the prior", "bit/s", "lower", figures)
 
 
-def _pitch_prior(
-    coded: Sequence[CodeSequence], bits: NDArray[np.float64], resamples: int, result: Result
-) -> None:
+def _pitch_prior(coded: Sequence[CodeSequence], bits: NDArray[np.float64], resamples: int, result: Result) -> None:
     """Bits a pitch code under the prior, beside log2 K."""
     codes = np.array([item.pitch.codes.numel() for item in coded], np.float64)
     figures = {

@@ -28,9 +28,7 @@ from vqwave.metrics.speaker_similarity import Embedding, SpeakerEncoder, speaker
 T = TypeVar("T")
 Values = NDArray[np.float64]
 Columns = Mapping[str, Callable[[], Sequence[Wave]]]
-Sums = Callable[
-    [str, Sequence[Wave]], Values
-]  # a column's name and waveforms -> what each adds, (N, S)
+Sums = Callable[[str, Sequence[Wave]], Values]  # a column's name and waveforms -> what each adds, (N, S)
 WHAT = {
     "ceiling": "recordings",
     "mu-law": "8-bit mu-law copies",
@@ -95,9 +93,7 @@ class Panel:
     def voices(self, column: str, waves: Sequence[Wave]) -> list[Embedding]:
         """The embedding of each waveform, (256,)."""
         encoder = self.encoder
-        return self._each(
-            column, "voices", waves, lambda wave: encoder.embed(wave, self.sample_rate)
-        )
+        return self._each(column, "voices", waves, lambda wave: encoder.embed(wave, self.sample_rate))
 
     def scores(self, column: str, waves: Sequence[Wave]) -> list[float]:
         """DNSMOS of each waveform."""
@@ -108,9 +104,7 @@ class Panel:
         """F0 and voicing of each waveform."""
         return self._each(column, "pitch", waves, self.contour)
 
-    def _each(
-        self, column: str, kind: str, waves: Sequence[Wave], judge: Callable[[Wave], T]
-    ) -> list[T]:
+    def _each(self, column: str, kind: str, waves: Sequence[Wave], judge: Callable[[Wave], T]) -> list[T]:
         """What `judge` makes of each waveform, once for one that is judged again."""
         new = {id(wave): wave for wave in waves if (kind, id(wave)) not in self._judged}
         with self.stage(f"{column}: {kind}", len(new), "utterances") as advance:
@@ -154,15 +148,11 @@ class Panel:
     ) -> None:
         """Cosine of each waveform's embedding and its voice (`voices`; the floor's: `others`)."""
         _ = self.encoder
-        measure = Measure(
-            "similarity.voice", "similarity to the speaker's voice", "", "higher", ratio
-        )
+        measure = Measure("similarity.voice", "similarity to the speaker's voice", "", "higher", ratio)
 
         def sums(column: str, waves: Sequence[Wave]) -> Values:
             wanted = others if column == "floor" else voices
-            return with_ones(
-                [a @ b for a, b in zip(self.voices(column, waves), wanted, strict=True)]
-            )
+            return with_ones([a @ b for a, b in zip(self.voices(column, waves), wanted, strict=True)])
 
         self.table(result, columns, (measure,), sums, note=BY_ENCODER)
 
@@ -177,9 +167,7 @@ class Panel:
     ) -> None:
         """Mean DNSMOS."""
         _ = self.dnsmos
-        measure = Measure(
-            key, f"{title}predicted naturalness (DNSMOS, 1 to 5)", "", "higher", ratio
-        )
+        measure = Measure(key, f"{title}predicted naturalness (DNSMOS, 1 to 5)", "", "higher", ratio)
         self.table(
             result,
             columns,

@@ -41,9 +41,7 @@ def _has_floor(material: EvaluationContext, result: Result) -> bool:
 WHAT = {"ceiling": "8-bit mu-law copy", "floor": "decoded from shuffled codes"}
 
 
-def _compared(
-    material: EvaluationContext, result: Result, measure: Callable[[Wave, Wave], float]
-) -> dict[str, MetricValue | None]:
+def _compared(material: EvaluationContext, result: Result, measure: Callable[[Wave, Wave], float]) -> dict[str, MetricValue | None]:
     found = {}
     for column, waves in _copies(material, result).items():
         with material.stage(f"{column}: comparing", len(waves), "utterances") as advance:

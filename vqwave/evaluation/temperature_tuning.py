@@ -2,7 +2,8 @@
 
 The score of a trial is a sum of terms, lower is better. By judges trained elsewhere (extra
 `judges`): WER + (1 - similarity to the speaker's voice) + (5 - DNSMOS) / 5. Where one of them is
-missing: log-spectral distance / 10 dB + voicing error + (1 - F0 correlation), by SwiftF0.
+missing: log-spectral distance / 10 dB. To either, for the melody: voicing error + (1 - F0
+correlation), by SwiftF0.
 """
 
 from __future__ import annotations
@@ -73,10 +74,14 @@ def tied(temperatures: Temperatures, parts: Sequence[str]) -> Temperatures:
     return Temperatures(choice, scale, voiced if "voiced" in parts else scale)
 
 
-def search(judge: Callable[[Temperatures], Terms], parts: Sequence[str]) -> list[Trial]:
+def search(
+    judge: Callable[[Temperatures], Terms],
+    parts: Sequence[str],
+    report: Callable[[Trial], None] = lambda trial: None,
+) -> list[Trial]:
     """All trials, the best one first: equal temperatures, then each part in turn, its neighbours fixed.
 
-    Of equal scores the one that was tried first stands.
+    report: called with each trial as it ends. Of equal scores the one that was tried first stands.
     """
     trials: dict[Temperatures, Trial] = {}
 
@@ -85,6 +90,7 @@ def search(judge: Callable[[Temperatures], Terms], parts: Sequence[str]) -> list
         for each in candidates:
             if each not in trials:
                 trials[each] = Trial(each, judge(each))
+                report(trials[each])
         return min(candidates, key=lambda each: trials[each].score)
 
     best = best_of(Temperatures(value, value, value) for value in EQUAL)
@@ -98,7 +104,7 @@ def search(judge: Callable[[Temperatures], Terms], parts: Sequence[str]) -> list
     return [trials.pop(best), *sorted(trials.values(), key=lambda trial: trial.score)]
 
 
-def tune(material: EvaluationContext, judge: Judge) -> list[Trial]:
+def tune(material: EvaluationContext, judge: Judge, report: Callable[[Trial], None] = lambda trial: None) -> list[Trial]:
     """`search` by the model's own copies of the recordings, each trial by the same random numbers."""
     material.need(material.copies, "the model makes no copies: it takes neither codes nor frames")
     _ = material.waves, material.coded if material.has_codes else None  # made once for all trials
@@ -107,7 +113,7 @@ def tune(material: EvaluationContext, judge: Judge) -> list[Trial]:
         choice, scale, voiced = temperatures
         return judge(_drawn(material, {"temperature": choice, "scale_temperature": scale, "voiced_temperature": voiced}))
 
-    return search(judged, parts_of(material.codec.decoder))
+    return search(judged, parts_of(material.codec.decoder), report)
 
 
 def _drawn(material: EvaluationContext, temperatures: Mapping[str, float]) -> list[Wave]:
@@ -120,12 +126,14 @@ def _drawn(material: EvaluationContext, temperatures: Mapping[str, float]) -> li
 
 def judge_of(material: EvaluationContext) -> Judge:
     """Judges trained elsewhere, where all are there and can judge; else, with a `Note`, spectra and melody."""
+    melody = _by_melody(material)
     try:
-        return _by_listeners(material)
+        sound = _by_listeners(material)
     except NotApplicable as error:
         note = f"{error}; temperatures are chosen by spectra and melody"
         warnings.warn(note, Note, stacklevel=2)
-        return _by_sound(material)
+        sound = _by_spectra(material)
+    return lambda waves: {**sound(waves), **melody(waves)}
 
 
 def _by_listeners(material: EvaluationContext) -> Judge:
@@ -152,25 +160,31 @@ def _by_listeners(material: EvaluationContext) -> Judge:
     return judge
 
 
-def _by_sound(material: EvaluationContext) -> Judge:
-    rate, recordings = material.rate, material.waves
+def _by_spectra(material: EvaluationContext) -> Judge:
+    def judge(waves: Sequence[Wave]) -> Terms:
+        pairs = zip(material.waves, waves, strict=True)
+        distance = np.mean([log_spectral_distance(a, b, material.rate) for a, b in pairs])
+        return {"LSD / 10 dB": float(distance) / 10}
+
+    return judge
+
+
+def _by_melody(material: EvaluationContext) -> Judge:
+    rate = material.rate
 
     def contour(wave: Wave) -> f0.Contour:
         f0 = pitch_tracking.track(wave, rate, round(STEP * rate)).astype(np.float64)
         return np.log(np.where(f0 > 0, f0, 100.0) / 100.0), f0 > 0
 
-    contours = [contour(wave) for wave in recordings]
+    contours = [contour(wave) for wave in material.waves]
     centres = f0.speaker_centres(contours, material.label("speaker"))
 
     def judge(waves: Sequence[Wave]) -> Terms:
-        pairs = list(zip(recordings, waves, strict=True))
-        distance = np.mean([log_spectral_distance(a, b, rate) for a, b in pairs])
         melodies = zip(contours, map(contour, waves), centres, strict=True)
         sums = np.sum([f0.contour_sums(*each) for each in melodies], 0, keepdims=True)
         with np.errstate(invalid="ignore"):
             correlation = np.nan_to_num(f0.f0_correlation(sums)[0])  # none without voiced frames
         return {
-            "LSD / 10 dB": float(distance) / 10,
             "voicing error": float(f0.voicing_error(sums)[0]),
             "1 - F0 correlation": 1 - float(correlation),
         }
@@ -180,10 +194,16 @@ def _by_sound(material: EvaluationContext) -> Judge:
 
 def table(trials: Sequence[Trial]) -> str:
     """One line a trial, the best first."""
-    names = list(trials[0].terms)
-    lines = ["choice  scale  voiced  score  " + "  ".join(names)]
-    for trial in trials:
-        numbers = "  ".join(f"{trial.terms[name]:{len(name)}.3f}" for name in names)
-        choice, scale, voiced = trial.temperatures
-        lines.append(f"{choice:6g}  {scale:5g}  {voiced:6g}  {trial.score:.3f}  {numbers}")
-    return "\n".join(lines)
+    return "\n".join([heading(trials[0]), *map(line, trials)])
+
+
+def heading(trial: Trial) -> str:
+    """The names of a `line`'s columns."""
+    return "choice  scale  voiced  score  " + "  ".join(trial.terms)
+
+
+def line(trial: Trial) -> str:
+    """Temperatures, score and terms of one trial."""
+    numbers = "  ".join(f"{value:{len(name)}.3f}" for name, value in trial.terms.items())
+    choice, scale, voiced = trial.temperatures
+    return f"{choice:6g}  {scale:5g}  {voiced:6g}  {trial.score:.3f}  {numbers}"

@@ -56,7 +56,6 @@ class Span:
         return Span(it.first * hop - before, it.last * hop - before + size - 1)
 
 
-
 def heard(encoder: Encoder) -> Span | None:
     """Samples that frame 0 hears; None where a frame hears the whole utterance (instance normalisation)."""
     if encoder.norm is not None:
@@ -75,7 +74,6 @@ def heard(encoder: Encoder) -> Span | None:
     return span.framed(encoder.frontend.features)
 
 
-
 def grid(encoder: Encoder) -> int:
     """Frames after which a window may start anew: a pitch tracker has frames of its own, which must lie as in the whole."""
     features = None if isinstance(encoder, WaveformEncoder) else encoder.frontend.features
@@ -83,7 +81,6 @@ def grid(encoder: Encoder) -> int:
         return 1
     samples = pitch_tracking.grid(features.sample_rate)
     return math.lcm(samples, encoder.hop) // encoder.hop
-
 
 
 def prepare(wave: Tensor | NDArray, source: int, target: int, level: float) -> Wave:
@@ -99,13 +96,11 @@ def prepare(wave: Tensor | NDArray, source: int, target: int, level: float) -> W
     return normalise_level(_refuse_silence(resample(samples, source, target)), level)
 
 
-
 def _refuse_silence(wave: Wave) -> Wave:
     """(T,) without DC, as it is. Raises UserInputError where it is silent, by the rule of `audio`."""
     if (silence := silence_in(wave)) is not None:
         raise UserInputError(f"the recording is {silence}, expected audio")
     return wave
-
 
 
 class Blocks:
@@ -163,7 +158,6 @@ class Blocks:
         return max(0, self.frame - self.before) // self.grid * self.grid
 
 
-
 def encode_blocks(model: VQVAE, wave: Tensor, sample_rate: int) -> Tensor:
     """A prepared recording (T,) -> its codes (Q, F)."""
     if heard(model.encoder) is None:
@@ -173,10 +167,7 @@ def encode_blocks(model: VQVAE, wave: Tensor, sample_rate: int) -> Tensor:
     return torch.cat([blocks.push(wave.cpu().numpy()), blocks.flush()], 1)
 
 
-
-def encode_recording(
-    model: VQVAE, recording: Recording, rate: int, target: float
-) -> tuple[Tensor, int, pitch_tracking.F0 | None]:
+def encode_recording(model: VQVAE, recording: Recording, rate: int, target: float) -> tuple[Tensor, int, pitch_tracking.F0 | None]:
     """A sound file of any length -> its codes (Q, F), its samples at `rate`, and, for a model with melody, its F0.
 
     As prepared and encoded whole, up to rounding.
@@ -209,11 +200,9 @@ def encode_recording(
     return codes, blocks.samples, None if stream is None else np.concatenate([*f0, stream.flush()])
 
 
-
 def _centred(recording: Recording, mean: float, rate: int) -> Iterator[Wave]:
     """Pieces of it, without its mean, at another rate."""
     resampler = Resampler(recording.sample_rate, rate)
     for x in recording.pieces():
         yield resampler.push((x - mean).astype(np.float32))
     yield resampler.flush()
-

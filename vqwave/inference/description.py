@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from vqwave.codes import Header, load_header
@@ -85,7 +85,8 @@ def _of_model(name: str) -> dict[str, str]:
         pitch = codec.model.melody.codec
         rate = card.sample_rate / pitch.hop
         rows["pitch codes"] = f"{pitch.books} x {pitch.size}, {rate:g} a second"
-        rows["F0 of voices"] = _ranges(codec.model.melody, card.labels.get("speaker", ()))
+        untrained = set(about.get("unheard", {}).get("speaker", ()))
+        rows["F0 of voices"] = _ranges(codec.model.melody, card.labels.get("speaker", ()), untrained)
     unheard = about.get("unheard", {})
     for label, values in card.labels.items():
         rows[label] = _shortened([value for value in values if value not in unheard.get(label, ())])
@@ -103,10 +104,12 @@ def _shares(codec: SpeechModel) -> str:
     return f" ({codec.model.bit_rate(codec.sample_rate) - pitch:.0f} and {pitch:.0f} of pitch)"
 
 
-def _ranges(melody: Melody, speakers: Sequence[str]) -> str:
-    """Each voice's F0, from a deviation below the mean to one above."""
+def _ranges(melody: Melody, speakers: Sequence[str], untrained: Collection[str]) -> str:
+    """F0 of each voice that the decoder was trained on, from a deviation below the mean to one above."""
     ranges = []
     for name, (mean, deviation) in zip(speakers, melody.voices.tolist(), strict=True):
+        if name in untrained:
+            continue
         low, high = (100 * math.exp(mean + sign * deviation) for sign in (-1, 1))
         ranges.append(f"{name} {low:.0f} to {high:.0f} Hz")
     return _shortened(ranges)

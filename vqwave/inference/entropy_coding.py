@@ -37,9 +37,7 @@ def frequencies(log_p: Tensor) -> NDArray[np.int64]:
 
 
 @torch.inference_mode()
-def compress(
-    network: CodeNetwork, codes: Tensor, labels: Mapping[str, Tensor], pitch: Tensor | None = None
-) -> bytes:
+def compress(network: CodeNetwork, codes: Tensor, labels: Mapping[str, Tensor], pitch: Tensor | None = None) -> bytes:
     """codes (Q, F), and pitch codes (Q_p, F_p) if the network models them, of an utterance -> bytes.
 
     network: from `CodeNetwork.exact()`; labels name -> (1,).
@@ -53,9 +51,7 @@ def compress(
 
 
 @torch.inference_mode()
-def decompress(
-    network: CodeNetwork, data: bytes, frames: int, labels: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor | None]:
+def decompress(network: CodeNetwork, data: bytes, frames: int, labels: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
     """The inverse of `compress`: codes (Q, F) and pitch codes (Q_p, F_p) or None.
 
     Bytes that `compress` did not write give codes that nobody encoded, or raise UserInputError.

@@ -39,7 +39,6 @@ class CodecFingerprint:
         return self._names
 
 
-
 def _changed(settings: object) -> object:
     """Settings that are not at their defaults, and every kind, by their names of format 1.
 
@@ -57,4 +56,3 @@ def _changed(settings: object) -> object:
         elif name == "kind" or value != default[name]:
             found[older] = OLD_KINDS.get(value, value) if name == "kind" else to_tree(value)
     return found
-

@@ -47,7 +47,7 @@ class PitchCodeStream:
         self.f0 = np.zeros(0, np.float32)  # of frames from `first` on
         self.first = self.code = self.came = 0  # frame, code, samples
         self.begin: int | None = None  # the sample of the first sound
-        self.needed, self.wait = round(SETTLE * 100), round(LATEST * sample_rate)
+        self.needed, self.wait = round(SETTLE * sample_rate / melody.hop), round(LATEST * sample_rate)
 
     @property
     def lag(self) -> int:
@@ -168,9 +168,7 @@ class BlockStream:
         return self.in_step.push(*found)
 
 
-def with_melody(
-    speech: SpeechStream, speaker: int | None, pitch_range: Range | None
-) -> SpeechStream | BlockStream:
+def with_melody(speech: SpeechStream, speaker: int | None, pitch_range: Range | None) -> SpeechStream | BlockStream:
     """The same of a model without melody; else a stream of both kinds of codes.
 
     A voice is normalised by the given range; else by that of a speaker that the model knows, by

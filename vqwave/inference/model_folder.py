@@ -45,7 +45,6 @@ class ModelCard:
         return self.spec.build(self.sample_rate, self.labels)
 
 
-
 @dataclass(frozen=True)
 class Loaded:
     """A trained model and its card."""
@@ -55,14 +54,12 @@ class Loaded:
     folder: Path
 
 
-
 def save_trained(folder: Path, model: Model, card: ModelCard) -> None:
     """Write `model.safetensors` and `config.json` into `folder`, atomically."""
     with new_folder(folder) as temporary:
         save_model(model, str(temporary / "model.safetensors"))
         tree = {"kind": card.kind, **to_tree(card)}
         (temporary / "config.json").write_text(json.dumps(tree, indent=1))
-
 
 
 def find_model(name: str | Path) -> Path:
@@ -77,7 +74,6 @@ def find_model(name: str | Path) -> Path:
     shipped = sorted(p.name for p in SHIPPED.glob("*")) if SHIPPED.exists() else []
     known = f", or one of {', '.join(shipped)}" if shipped else ""
     raise UserInputError(f"{name}: no such model, expected a run folder or a model folder{known}")
-
 
 
 @own_defaults()
@@ -108,9 +104,7 @@ def load_trained(name: str | Path, device: str | torch.device = "cpu") -> Loaded
     return Loaded(model.to(device).eval(), card, folder)
 
 
-
 def parameter_counts(model: torch.nn.Module) -> dict[str, int]:
     """Parameters of each child, and their `total`."""
     counts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     return {name: count for name, count in counts.items() if count} | {"total": sum(p.numel() for p in model.parameters())}
-

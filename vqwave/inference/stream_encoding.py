@@ -67,7 +67,6 @@ class Level:
         return levelled
 
 
-
 class SpeechStream:
     """A recording being encoded as it comes: any rate, any chunks. `push` samples, take codes; `flush` at the end."""
 
@@ -116,4 +115,3 @@ class SpeechStream:
     def rest(self) -> Wave:
         """The last of what `prepare` gives. Raises UserInputError where there was no sound."""
         return np.concatenate([self.level.push(self.resampler.flush()), self.level.flush()])
-

@@ -58,9 +58,7 @@ class Autoencoding:
         bits = likelihood.bits(decoder.head, decoder.predict(batch.wave, condition), batch.wave)
         return bits[batch.mask].sum()
 
-    def scalars(
-        self, total: Mapping[str, float], sample_rate: int, comparable: tuple[bool, bool]
-    ) -> dict[str, float]:
+    def scalars(self, total: Mapping[str, float], sample_rate: int, comparable: tuple[bool, bool]) -> dict[str, float]:
         """total: the sums over all ranks; comparable: see `likelihood.costs`."""
         section, found = self.codes(sample_rate), {}
         found |= {"perplexity": section["perplexity"], "codes_used": section["used"]}

@@ -88,9 +88,7 @@ def whisper_folder(weights: str) -> Path | str:
 
     if weights not in available_models() and len(given.parts) != 2:
         known = ", ".join(available_models())
-        raise UserInputError(
-            f"{weights!r}: no such folder or Whisper model, expected a folder or one of {known}"
-        )
+        raise UserInputError(f"{weights!r}: no such folder or Whisper model, expected a folder or one of {known}")
     reason = ""
     for local in (True, False):
         try:
@@ -108,11 +106,7 @@ def _carried(name: str) -> Path | None:
         return None
     for distribution in importlib.metadata.distributions():
         for file in distribution.files or ():
-            if (
-                file.name == WEIGHTS
-                and file.hash is not None
-                and f"{file.hash.mode}={file.hash.value}" == CARRIED[name]
-            ):
+            if file.name == WEIGHTS and file.hash is not None and f"{file.hash.mode}={file.hash.value}" == CARRIED[name]:
                 return Path(str(file.locate())).parent
     return None
 
@@ -126,9 +120,7 @@ def error_sums(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorSum
     import jiwer
 
     rows = []
-    for reference, hypothesis in zip(
-        map(normalise, references), map(normalise, hypotheses), strict=True
-    ):
+    for reference, hypothesis in zip(map(normalise, references), map(normalise, hypotheses), strict=True):
         if not reference:
             raise UserInputError("a reference transcript holds no word, expected one")
         row: list[int] = []

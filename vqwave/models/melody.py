@@ -67,9 +67,7 @@ class Melody(nn.Module):
         return self.voices[labels["speaker"]].unbind(-1)
 
     @torch.no_grad()
-    def encode(
-        self, pitch: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None = None
-    ) -> Tensor:
+    def encode(self, pitch: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None = None) -> Tensor:
         """pitch (B, 2, F), of which lengths (B,) samples are real -> codes (B, Q, ceil(F / ratio))."""
         frames = None if lengths is None else (-(-lengths // self.hop)).clamp(max=pitch.shape[-1])
         return self.codec.encode(normalise(pitch, *self.voice(labels)), frames)

@@ -31,9 +31,7 @@ from vqwave.pitch_tracking import ten_milliseconds
 
 SEMITONE = math.log(2) / 12
 Statistic = Tensor | float
-Books = Annotated[
-    EMAQuantizerSpec | ProductQuantizerSpec | ResidualQuantizerSpec, Field(discriminator="kind")
-]
+Books = Annotated[EMAQuantizerSpec | ProductQuantizerSpec | ResidualQuantizerSpec, Field(discriminator="kind")]
 
 
 def normalise(pitch: Tensor, mean: Statistic, deviation: Statistic) -> Tensor:
@@ -51,9 +49,7 @@ def normalise(pitch: Tensor, mean: Statistic, deviation: Statistic) -> Tensor:
     return torch.stack([torch.where(voiced > 0, centred, 0.0), voiced], -2)
 
 
-def denormalise(
-    contour: Tensor, mean: Statistic, deviation: Statistic, shift_semitones: float = 0.0
-) -> Tensor:
+def denormalise(contour: Tensor, mean: Statistic, deviation: Statistic, shift_semitones: float = 0.0) -> Tensor:
     """The inverse of `normalise`, and what is made of a decoded contour in a voice: (B, 2, F) -> (B, 2, F).
 
     contour: normalised F0, and the probability of voicing, from 1/2 of which a frame is voiced. The result is
@@ -181,9 +177,7 @@ class PitchCodec(nn.Module):
     A code depends on `context` contour frames only, so that contours can be encoded chunk by chunk.
     """
 
-    def __init__(
-        self, encoder: PitchEncoder, quantizer: Quantizer, decoder: PitchDecoder, hop: int
-    ) -> None:
+    def __init__(self, encoder: PitchEncoder, quantizer: Quantizer, decoder: PitchDecoder, hop: int) -> None:
         super().__init__()
         self.encoder, self.quantizer, self.decoder, self.hop = encoder, quantizer, decoder, hop
         self.ratio = math.prod(decoder.strides)

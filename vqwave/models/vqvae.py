@@ -316,13 +316,39 @@ class VQVAE(nn.Module):
         own, rest = frames.tensor_split([frames.shape[1] - kept], 1)
         return torch.cat([keyed.noisy(own, self.decoder_input_noise), rest], 1)
 
-    def features_of_recordings(self, x: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None = None) -> Tensor:
-        """Recordings x (B, T), of which lengths (B,) samples are real -> what conditions the decoder of their codes."""
+    def features_of_recordings(
+        self,
+        x: Tensor,
+        labels: Mapping[str, Tensor],
+        lengths: Tensor | None = None,
+        *,
+        recorded_pitch: bool = False,
+    ) -> Tensor:
+        """Recordings x (B, T), of which lengths (B,) samples are real -> what conditions the decoder of their codes.
+
+        recorded_pitch: the decoder gets the recordings' own pitch, labels["pitch"] (B, 2, F'), in place of what is
+        decoded from its codes.
+        """
         codes, mask = self.encode(x, lengths), None
         if lengths is not None:
             mask = frame_mask(lengths, self.hop, codes.shape[-1])
         pitch = self.pitch(self.encode_pitch(labels, lengths), labels, codes.shape[-1], mask)
-        return self.decoder_features(self.quantizer.decode(codes), labels, mask=mask, pitch=pitch)
+        z = self.quantizer.decode(codes)
+        if not recorded_pitch or pitch is None:
+            return self.decoder_features(z, labels, mask=mask, pitch=pitch)
+        predicted = None if self.spectral_decoder is None else self.spectral_decoder(z, labels, mask, pitch)
+        return self.decoder_features(z, labels, predicted, mask, self.recorded_pitch(labels, pitch))
+
+    def recorded_pitch(self, labels: Mapping[str, Tensor], decoded: Tensor) -> Tensor:
+        """labels["pitch"] as long as what is decoded from its codes, (B, 2, F).
+
+        The decoded contour is off by a few samples of a period. A decoder trained on it finds no period where its pitch
+        taps look, and learns to leave them alone; one trained on the recordings' own learns to repeat the period that
+        it is given, and follows the decoded contour where there is no recording.
+        """
+        F = decoded.shape[-1]
+        given = labels[PITCH].to(decoded)[..., :F]
+        return nn.functional.pad(given, (0, F - given.shape[-1]))
 
     def cycle(self, z: Tensor, converted: Tensor, lengths: Tensor | None = None) -> Tensor:
         """How far the latents of a conversion are from those it was made of: mean squared error over valid frames, scalar.
@@ -348,11 +374,12 @@ class VQVAE(nn.Module):
         decode: bool = True,
         others: Mapping[str, Tensor] | None = None,
         cyclic: bool = False,
+        recorded_pitch: bool = False,
     ) -> Reconstruction:
         """x (B, T), T a multiple of hop, of which lengths (B,) samples are real.
 
         decode: run the decoder, which costs the most. others: labels of another voice to convert to, which the listener hears;
-        cyclic: encode these conversions again, see `cycle`.
+        cyclic: encode these conversions again, see `cycle`; recorded_pitch: see `features_of_recordings`.
         """
         z = self.encoder(x, lengths)
         mask = self._mask(lengths, z)
@@ -365,7 +392,8 @@ class VQVAE(nn.Module):
         verdict = None if self.adversarial_classifier is None else self.adversarial_classifier(quantized.z, labels, mask)
         distribution = None
         if decode:
-            frames = self.add_decoder_noise(self.decoder_features(heard, labels, predicted, pitch=pitch))
+            given_pitch = self.recorded_pitch(labels, pitch) if recorded_pitch and pitch is not None else pitch
+            frames = self.add_decoder_noise(self.decoder_features(heard, labels, predicted, pitch=given_pitch))
             distribution = self.decoder(x, labels, frames, mask)
         hearing = cycle = None
         if others is not None:

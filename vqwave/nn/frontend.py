@@ -32,9 +32,7 @@ class Frontend(nn.Module):
         self.standardise = Standardize(features.channels)
         self.channels, self.hop = features.channels, features.hop
 
-    def forward(
-        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None) -> Tensor:
         """mask: the real frames of each clip (B, F), or of coarser ones. Raises UserInputError where there is no waveform."""
         if wave is None:
             raise UserInputError("this model hears features of a recording, expected one (it cannot speak from given frames alone)")
@@ -54,9 +52,7 @@ class PitchFrontend(Frontend):
         super().__init__(features)
         self.tracks = (PitchTrack(features.hop, features.lowest, features.highest),)
 
-    def forward(
-        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None) -> Tensor:
         """told["pitch"] (B, 2, F), or else wave (B, T) -> (B, 2, T / hop). Raises UserInputError where there is neither."""
         if told is not None and PITCH in told:
             return self.standardise(told[PITCH].to(self.standardise.mean))
@@ -79,9 +75,7 @@ class FilesFrontend(nn.Module):
         self.standardise = Standardize(track.channels)
         self.channels, self.hop = track.channels, track.hop
 
-    def forward(
-        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None) -> Tensor:
         """told[name] (B, channels, F) -> the same, standardised."""
         return self.standardise(_given(told, self.tracks[0].name).to(self.standardise.mean))
 
@@ -103,9 +97,7 @@ class PhonesFrontend(nn.Module):
         self.channels = (2 * track.neighbours + 1) * phones + 2
         self.register_buffer("seat", torch.zeros(()), persistent=False)  # dtype and device of the network
 
-    def forward(
-        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None) -> Tensor:
         """told["phones"] (B, 2 neighbours + 3, F) -> (B, channels, F)."""
         frames = _given(told, PHONES)
         ids, place = frames[:, :-2].long(), frames[:, -2:]
@@ -128,9 +120,7 @@ class ConcatFrontend(nn.Module):
         self.hop, self.channels = hops.pop(), sum(part.channels for part in parts)
         self.tracks = tuple(track for part in parts for track in part.tracks)
 
-    def forward(
-        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None) -> Tensor:
         """-> (B, channels, F)."""
         return torch.cat([part(wave, told, mask) for part in self.parts], 1)
 
@@ -148,9 +138,7 @@ class PredictorFrontend(nn.Module):
         self.predictor = predictor
         self.channels, self.hop, self.tracks = frames.channels, frames.hop, frames.tracks
 
-    def forward(
-        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None) -> Tensor:
         """-> (B, channels + predictor.frame_channels, F): the frames as they are standardised, then the predictor's."""
         return self.extended(self.frames(wave, told, mask))
 

@@ -44,9 +44,7 @@ class LinearPredictorSpec:
     white_noise_db: Annotated[float, Field(le=-20)] = option(
         -40.0, "white noise added to the spectrum, dB below its power: bounds the prediction gain"
     )
-    interpolation: Literal[1, 2, 4, 8] = option(
-        1, "predictors a frame, made from linearly interpolated log spectra; 1: one, held"
-    )
+    interpolation: Literal[1, 2, 4, 8] = option(1, "predictors a frame, made from linearly interpolated log spectra; 1: one, held")
 
     def build(self, features: LogMel, sample_rate: int, pitch_taps: int) -> LinearPredictor:
         """features: the log-mel that the frames are. pitch_taps: 0, or an odd number. Raises UserInputError otherwise."""

@@ -21,9 +21,7 @@ from torch import Tensor
 from vqwave.nn.condition import Condition
 
 
-def synthesise(
-    residual: Tensor, columns: Condition, order: int, past: Tensor | None = None, start: int = 0
-) -> Tensor:
+def synthesise(residual: Tensor, columns: Condition, order: int, past: Tensor | None = None, start: int = 0) -> Tensor:
     """residual (B, n) of times start .. start + n - 1 -> the waveform there (B, n).
 
     columns: (B, >= order, F), of which the first `order` channels are the coefficients, held for at least `order` samples
@@ -44,9 +42,7 @@ def synthesise(
         if early:
             system, pull, padded = _begin_within(system, pull, padded, past, early)
             before = F.pad(past, (early, 0))[:, :order]
-        solved = torch.linalg.solve_triangular(
-            system, torch.cat([padded[..., None], pull], -1), upper=False, unitriangular=True
-        )
+        solved = torch.linalg.solve_triangular(system, torch.cat([padded[..., None], pull], -1), upper=False, unitriangular=True)
         alone, response = solved[..., 0], solved[..., 1:]  # (B, C, hold), (B, C, hold, P)
         states = column_states(response[:, :, -order:], alone[:, :, -order:], before)
         wave = alone + (response @ states[..., None])[..., 0]
@@ -70,9 +66,7 @@ def column_systems(coefficients: Tensor, hold: int) -> tuple[Tensor, Tensor]:
     return torch.eye(hold).to(taps) - taps[..., P:], taps[..., :P]
 
 
-def _begin_within(
-    system: Tensor, pull: Tensor, padded: Tensor, past: Tensor, early: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _begin_within(system: Tensor, pull: Tensor, padded: Tensor, past: Tensor, early: int) -> tuple[Tensor, Tensor, Tensor]:
     """Where a chunk begins within its first column, the samples of that column before it are given: the last of `past`."""
     known = min(early, past.shape[1])
     given = F.pad(past[:, past.shape[1] - known :], (early - known, 0))

@@ -38,7 +38,6 @@ def update_card(folder: Path, about: Mapping[str, Any]) -> None:
         raise UserInputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-
 @dataclass
 class Checkpoint:
     """All that a resume needs: tensors by part, and plain numbers. No pickles."""
@@ -48,7 +47,6 @@ class Checkpoint:
     optimizer: dict[str, Any]
     progress: dict[str, Any] = field(default_factory=dict)
     beside: dict[str, Tensor] = field(default_factory=dict)
-
 
 
 def flatten_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -61,7 +59,6 @@ def flatten_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict
     return tensors, {"state": plain, "param_groups": groups}
 
 
-
 def unflatten_optimizer(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `flatten_optimizer`."""
     state: dict[int, dict[str, Any]] = {}
@@ -71,10 +68,8 @@ def unflatten_optimizer(tensors: Mapping[str, Tensor], plain: Mapping[str, Any])
     return {"state": state, "param_groups": plain["param_groups"]}
 
 
-
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-
 
 
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int = 2) -> Path:
@@ -96,14 +91,12 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int =
     return final
 
 
-
 def _prune(folder: Path, newest: Path, keep: int) -> None:
     """Leave `newest` and the keep - 1 before it; what is later was passed over as damaged, and is of an abandoned future."""
     steps = sorted(folder.glob("step-*"))
     older = [path for path in steps if path.name < newest.name]
     for path in [*older[: len(older) - (keep - 1)], *(path for path in steps if path.name > newest.name)]:
         shutil.rmtree(path)
-
 
 
 def _read_checkpoint(folder: Path) -> Checkpoint:
@@ -124,7 +117,6 @@ def _read_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(network, average, optimizer, progress, load_file(beside) if beside.exists() else {})
 
 
-
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest whole checkpoint of a run, and a line for each damaged one that was passed over."""
     notes = []
@@ -134,7 +126,6 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             notes.append(f"{path}: not whole ({error}); falling back to the one before")
     return None, notes
-
 
 
 def of_main(checkpoint: Checkpoint | None, device: torch.device) -> Checkpoint | None:
@@ -155,4 +146,3 @@ def of_main(checkpoint: Checkpoint | None, device: torch.device) -> Checkpoint |
         found[part][name] = value
     optimizer = unflatten_optimizer(found.pop("moments"), told[0])
     return Checkpoint(**found, optimizer=optimizer, progress=told[1])
-

@@ -40,9 +40,7 @@ class CodeBatch:
 class CodeCorpus:
     """The codes of every utterance of some splits, by row; each rank encodes its share of them."""
 
-    def __init__(
-        self, codec: SpeechModel, corpus: Corpus, splits: Sequence[str] = ("train", "valid")
-    ) -> None:
+    def __init__(self, codec: SpeechModel, corpus: Corpus, splits: Sequence[str] = ("train", "valid")) -> None:
         """Raises UserInputError for a codec with pitch codes whose F0 the corpus does not store."""
         self.corpus, melody = corpus, codec.model.melody
         if melody is not None and stored_pitch(corpus).hop != melody.hop:
@@ -95,9 +93,7 @@ class CodeCorpus:
             groups = 1 + longest // network.order.ratio
             yield self._batch(network, chunk, [0] * len(chunk), groups)
 
-    def _batch(
-        self, network: CodeNetwork, rows: Sequence[int], starts: Sequence[int], groups: int
-    ) -> CodeBatch:
+    def _batch(self, network: CodeNetwork, rows: Sequence[int], starts: Sequence[int], groups: int) -> CodeBatch:
         """starts: the first group of each piece."""
         symbols, masks, before = [], [], []
         for codes, pitch, start in zip(self.of(rows), self.pitch_of(rows), starts, strict=True):

@@ -128,8 +128,8 @@ class Experiment(ABC, Generic[C]):
 
     @property
     def example_speaker(self) -> str:
-        """A speaker of the corpus, as a shell takes it."""
-        return shlex.quote(self.corpus.speakers[0])
+        """A speaker of whom there are training recordings, as a shell takes it."""
+        return shlex.quote(self.corpus.speakers[next(iter(self._trained.get("speaker", ())), 0)])
 
     def next_command(self, experiment: str, key: str) -> str:
         """The command that trains on this run, `key`, with its corpus, in a run folder beside it."""

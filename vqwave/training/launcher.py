@@ -45,9 +45,7 @@ def rules(train: TrainSpec) -> dict[str, Rule]:
         "ACCELERATE_MIXED_PRECISION": Rule(
             ("no" if train.precision == "fp32" else train.precision, "no"), f"train.precision, here {train.precision}"
         ),
-        "ACCELERATE_DYNAMO_BACKEND": Rule(
-            backends, f"train.compile, here {str(train.compile).lower()}"
-        ),
+        "ACCELERATE_DYNAMO_BACKEND": Rule(backends, f"train.compile, here {str(train.compile).lower()}"),
         "ACCELERATE_DYNAMO_MODE": Rule(("default",), "train.compile alone"),
         **{f"ACCELERATE_DYNAMO_USE_{name}": Rule(OFF, "train.compile alone") for name in DYNAMO},
         **{

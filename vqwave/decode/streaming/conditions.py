@@ -162,9 +162,7 @@ class CodeConditions:
         return x[..., place * self.columns : (place + count) * self.columns]
 
 
-def code_condition(
-    model: VQVAE, codes: Tensor, told: Mapping[str, Tensor], pitch_codes: Tensor | None = None
-) -> Condition:
+def code_condition(model: VQVAE, codes: Tensor, told: Mapping[str, Tensor], pitch_codes: Tensor | None = None) -> Condition:
     """A whole utterance's codes (Q, F) -> its condition: the bits that a stream makes of them, however it is cut."""
     conditions = CodeConditions(model, told)
     columns = torch.cat([conditions.push(codes, pitch_codes), conditions.flush()], -1)

@@ -141,8 +141,7 @@ class WandbBoard:
         if self.mode == "offline" and not os.environ.get("WANDB_MODE"):
             place = Path(run.dir).parent
             print(
-                "note: wandb has no login, the run is kept offline; to upload it: "
-                f"wandb login, then wandb sync {place}",
+                f"note: wandb has no login, the run is kept offline; to upload it: wandb login, then wandb sync {place}",
                 file=sys.stderr,
             )
         return run

@@ -234,9 +234,7 @@ class StudentDecoder:
         for chunk in self._sweep(count, source):
             yield chunk.clamp_(-1.0, 1.0)
 
-    def _scales(
-        self, b: int, first: int, count: int, temperatures: Temperatures
-    ) -> NDArray[np.float64]:
+    def _scales(self, b: int, first: int, count: int, temperatures: Temperatures) -> NDArray[np.float64]:
         """The factors on the noise of stream b, `count` samples from its next but `first` on."""
         scales = np.full(count, temperatures.scale)
         if self.pitch_taps:
