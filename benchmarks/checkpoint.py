@@ -46,7 +46,9 @@ def main() -> None:
     wrote = time.perf_counter()
     newest_checkpoint(folder / "checkpoints")
     read = time.perf_counter()
-    size = sum(path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file())
+    size = sum(
+        path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file()
+    )
     shutil.rmtree(folder)
     found = {
         "parameters": sum(p.numel() for p in model.parameters()),

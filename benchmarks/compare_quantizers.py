@@ -1,9 +1,10 @@
-"""Quantizers at equal steps and equal bit rate (400 bit/s) on data/fsdd; the table goes into docs/quantizers.md.
+"""Quantizers at equal steps and equal bit rate (400 bit/s) on data/fsdd; the table goes into
+docs/quantizers.md.
 
 python benchmarks/compare_quantizers.py [--steps 2000] [--seed 0] [--only ema fsq]
 
-Each is a run of experiments/vqvae.py over configs/vqvae/compare.yaml; the same command goes on where it was stopped, and does
-not repeat what is done.
+Each is a run of experiments/vqvae.py over configs/vqvae/compare.yaml; the same command goes on
+where it was stopped, and does not repeat what is done.
 """
 
 from __future__ import annotations
@@ -36,10 +37,17 @@ WAIT = 200
 QUANTIZERS: dict[str, str] = {
     "ema": f"{{kind: ema, codebook_size: 256, kmeans_after_steps: {WAIT}}}",
     "gradient": f"{{kind: gradient, codebook_size: 256, kmeans_after_steps: {WAIT}}}",
-    "ema, rotation": f"{{kind: ema, codebook_size: 256, kmeans_after_steps: {WAIT}, gradient_estimator: rotation}}",
-    "product 2 x 16": f"{{kind: product, groups: 2, quantizer: {{kind: ema, codebook_size: 16, kmeans_after_steps: {WAIT}}}}}",
+    "ema, rotation": (
+        f"{{kind: ema, codebook_size: 256, kmeans_after_steps: {WAIT}, gradient_estimator:"
+        " rotation}"
+    ),
+    "product 2 x 16": (
+        "{kind: product, groups: 2, quantizer: {kind: ema, codebook_size: 16,"
+        f" kmeans_after_steps: {WAIT}}}}}"
+    ),
     "residual 2 x 16": (
-        f"{{kind: residual, num_quantizers: 2, quantizer: {{kind: ema, codebook_size: 16, kmeans_after_steps: {WAIT}}}}}"
+        "{kind: residual, num_quantizers: 2, quantizer: {kind: ema, codebook_size: 16,"
+        f" kmeans_after_steps: {WAIT}}}}}"
     ),
     "fsq 4 x 4 x 4 x 4": "{kind: fsq, levels: [4, 4, 4, 4]}",
 }
@@ -47,7 +55,9 @@ QUANTIZERS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Result:
-    """What a trained quantizer reached; bits are per 16-bit sample of the held-out split, perplexity is a book's mean."""
+    """What a trained quantizer reached; bits are per 16-bit sample of the held-out split,
+    perplexity is a book's mean.
+    """
 
     bits: float
     rise: float
@@ -95,29 +105,54 @@ def train(run: Path, quantizer: str, config: Path, steps: int, seed: int) -> Non
     """The experiment as anybody would run it; done at once if it already reached its end."""
     tree = yaml.safe_load(quantizer)
     build(Holder, {"quantizer": tree})
-    words = [f"run={run}", f"seed={seed}", f"train.steps={steps}", *settings(tree, "model.quantizer")]
-    command = [sys.executable, str(ROOT / "experiments" / "vqvae.py"), "--config", str(config), *words, "--quiet"]
+    words = [
+        f"run={run}",
+        f"seed={seed}",
+        f"train.steps={steps}",
+        *settings(tree, "model.quantizer"),
+    ]
+    command = [
+        sys.executable,
+        str(ROOT / "experiments" / "vqvae.py"),
+        "--config",
+        str(config),
+        *words,
+        "--quiet",
+    ]
     subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 @torch.inference_mode()
-def embedded(codec: SpeechModel, corpus: Corpus, splits: tuple[str, ...]) -> tuple[list[Tensor], dict[str, Tensor]]:
+def embedded(
+    codec: SpeechModel, corpus: Corpus, splits: tuple[str, ...]
+) -> tuple[list[Tensor], dict[str, Tensor]]:
     """The embedded codes (D, F) of all utterances of some splits, and their labels."""
     rows = [row for split in splits for row in corpus.of(split)]
-    codes = [codec.model.quantizer.decode(codec.encode(corpus.read(row)).codes[None])[0] for row in rows]
+    codes = [
+        codec.model.quantizer.decode(codec.encode(corpus.read(row)).codes[None])[0] for row in rows
+    ]
     texts = sorted({utterance.text for utterance in corpus.utterances})
     digit = torch.tensor([texts.index(corpus.utterances[row].text) for row in rows])
-    return codes, {"digit": digit, "speaker": torch.tensor([corpus.speakers.index(corpus.utterances[row].speaker) for row in rows])}
+    return codes, {
+        "digit": digit,
+        "speaker": torch.tensor(
+            [corpus.speakers.index(corpus.utterances[row].speaker) for row in rows]
+        ),
+    }
 
 
 def measure(run: Path, corpus: Corpus) -> Result:
-    """Reads the run's own evaluation, and probes its codes: trained on the train split, tested on valid and test."""
+    """Reads the run's own evaluation, and probes its codes: trained on the train split, tested on
+    valid and test.
+    """
     evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     about = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))["about"]
     codec = SpeechModel.load(run)
     codes, labels = embedded(codec, corpus, ("train",))
     test_codes, test_labels = embedded(codec, corpus, ("valid", "test"))
-    probes = {name: probe_accuracy(codes, labels[name], test_codes, test_labels[name]) for name in labels}
+    probes = {
+        name: probe_accuracy(codes, labels[name], test_codes, test_labels[name]) for name in labels
+    }
     nll, use = evaluation["nll"], evaluation["codes"]
     total = use["books"] * use["size"]
     return Result(
@@ -143,9 +178,13 @@ def result(folder: Path, name: str, config: Path, corpus: Corpus, steps: int, se
         train(run, QUANTIZERS[name], config, steps, seed)
         done.write_text(json.dumps(asdict(measure(run, corpus)), indent=1), encoding="utf-8")
     numbers = json.loads(done.read_text(encoding="utf-8"))
-    found = Result(**{**numbers, "digit": Probe(**numbers["digit"]), "speaker": Probe(**numbers["speaker"])})
+    found = Result(
+        **{**numbers, "digit": Probe(**numbers["digit"]), "speaker": Probe(**numbers["speaker"])}
+    )
     if found.steps != steps:
-        sys.exit(f"{run}: trained for {found.steps} steps, expected {steps}; choose another --folder")
+        sys.exit(
+            f"{run}: trained for {found.steps} steps, expected {steps}; choose another --folder"
+        )
     return found
 
 
@@ -153,13 +192,21 @@ def table(results: Mapping[str, Result], corpus: Corpus, steps: int, seed: int) 
     """Markdown, with all that one needs to repeat it."""
     first = next(iter(results.values()))
     lines = [
-        f"{len(results)} runs of {steps:,} steps, seed {seed}, on `{corpus.name}`; {first.bit_rate:g} bit/s nominal each; "
-        f"{platform.machine()}, 1 thread, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}.",
-        f"Probes are tested on {first.digit.utterances} held-out utterances; chance is {100 * first.digit.chance:.0f} % for the "
-        f"digit and {100 * first.speaker.chance:.0f} % for the speaker.",
+        (
+            f"{len(results)} runs of {steps:,} steps, seed {seed}, on `{corpus.name}`;"
+            f" {first.bit_rate:g} bit/s nominal each; {platform.machine()}, 1 thread, torch"
+            f" {torch.__version__}, {time.strftime('%Y-%m-%d')}."
+        ),
+        (
+            f"Probes are tested on {first.digit.utterances} held-out utterances; chance is"
+            f" {100 * first.digit.chance:.0f} % for the digit and {100 * first.speaker.chance:.0f}"
+            " % for the speaker."
+        ),
         "",
-        "| quantizer | bits a sample | rise, shuffled codes | entropy bit/s | perplexity a book | dead codes | digit probe | "
-        "speaker probe |",
+        (
+            "| quantizer | bits a sample | rise, shuffled codes | entropy bit/s | perplexity a book"
+            " | dead codes | digit probe | speaker probe |"
+        ),
         "|---|---|---|---|---|---|---|---|",
         *(found.row(name) for name, found in results.items()),
     ]
@@ -176,16 +223,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=2000, help="training steps of each")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "vqvae" / "compare.yaml", help="what all have in common")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=ROOT / "configs" / "vqvae" / "compare.yaml",
+        help="what all have in common",
+    )
     parser.add_argument("--folder", type=Path, default=Path("runs/compare"), help="for the runs")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "quantizers.md", help="the page that takes the table")
+    parser.add_argument(
+        "--page",
+        type=Path,
+        default=ROOT / "docs" / "quantizers.md",
+        help="the page that takes the table",
+    )
     parser.add_argument("--only", nargs="+", choices=list(QUANTIZERS), default=list(QUANTIZERS))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    corpus = Corpus.open(ROOT / yaml.safe_load(args.config.read_text(encoding="utf-8"))["data"]["corpus"])
+    corpus = Corpus.open(
+        ROOT / yaml.safe_load(args.config.read_text(encoding="utf-8"))["data"]["corpus"]
+    )
     results = {}
     for name in args.only:
-        results[name] = result(args.folder.resolve(), name, args.config, corpus, args.steps, args.seed)
+        results[name] = result(
+            args.folder.resolve(), name, args.config, corpus, args.steps, args.seed
+        )
         print(results[name].row(name), flush=True)
     write(args.page, table(results, corpus, args.steps, args.seed))
     print(f"the table is in {args.page}")

@@ -1,10 +1,12 @@
-"""What a large corpus costs a training process: memory, start-up, and clips read ahead of the model.
+"""What a large corpus costs a training process: memory, start-up, and clips read ahead of the
+model.
 
 python benchmarks/corpus.py data/librispeech --hours 100
 
-The corpus is made by repetition: one full-size shard of the source's recordings over and over, the other shards links to it. A
-mapping counts in each process as if its file were another, so memory is that of as many different recordings; the disk's cache,
-which holds one shard only, is warmer than it would be, and the rate of the loader is that of a corpus in the cache.
+The corpus is made by repetition: one full-size shard of the source's recordings over and over, the
+other shards links to it. A mapping counts in each process as if its file were another, so memory is
+that of as many different recordings; the disk's cache, which holds one shard only, is warmer than
+it would be, and the rate of the loader is that of a corpus in the cache.
 """
 
 from __future__ import annotations
@@ -43,7 +45,10 @@ def enlarge(source: Path, out: Path, hours: float) -> None:
                 with (source / shard_name(row["shard"])).open("rb") as recordings:
                     recordings.seek(2 * row["offset"])
                     file.write(recordings.read(2 * row["frames"]))
-            index.write(json.dumps(row | {"id": f"{number}/{row['id']}", "shard": shard, "offset": offset}) + "\n")
+            index.write(
+                json.dumps(row | {"id": f"{number}/{row['id']}", "shard": shard, "offset": offset})
+                + "\n"
+            )
             offset, written = offset + row["frames"], written + row["frames"]
     if shard:  # the rows fall otherwise in the other shards, and may reach a little further
         os.truncate(out / shard_name(0), 2 * SHARD_SAMPLES)
@@ -51,9 +56,14 @@ def enlarge(source: Path, out: Path, hours: float) -> None:
 
 
 def memory() -> dict[str, float]:
-    """This process' memory in MiB: the most there was, and of it now private pages and pages of files."""
+    """This process' memory in MiB: the most there was, and of it now private pages and pages of
+    files.
+    """
     status = dict(re.findall(r"(\w+):\s+(\d+) kB", Path("/proc/self/status").read_text()))
-    return {name: round(int(status[key]) / 1024, 1) for name, key in (("peak", "VmHWM"), ("own", "RssAnon"), ("files", "RssFile"))}
+    return {
+        name: round(int(status[key]) / 1024, 1)
+        for name, key in (("peak", "VmHWM"), ("own", "RssAnon"), ("files", "RssFile"))
+    }
 
 
 def measure(folder: Path, clip: int, batch: int, workers: int) -> dict[str, float]:
@@ -106,14 +116,19 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.source, options.clip, options.batch, options.workers[0])), flush=True)
+        print(
+            json.dumps(measure(options.source, options.clip, options.batch, options.workers[0])),
+            flush=True,
+        )
         os._exit(0)
     folder = Path(tempfile.mkdtemp(prefix="vqwave-corpus-"))
     try:
         enlarge(options.source, folder, options.hours)
         for workers in options.workers:
             again = [sys.executable, __file__, str(folder), "--measure", "--workers", str(workers)]
-            subprocess.run([*again, "--clip", str(options.clip), "--batch", str(options.batch)], check=True)
+            subprocess.run(
+                [*again, "--clip", str(options.clip), "--batch", str(options.batch)], check=True
+            )
     finally:
         shutil.rmtree(folder)
 

@@ -1,9 +1,11 @@
-"""One process, two processes, and two hosts (two launches on loopback) with the same global batch: how far their losses part.
+"""One process, two processes, and two hosts (two launches on loopback) with the same global batch:
+how far their losses part.
 
 python benchmarks/processes.py --steps 200
 
-Trains the experiments at a tiny size with dropout, jitter and random crops, on the CPU (gloo), and prints for each step's logged
-total loss the largest difference from the one process. Nothing is shared between the ways but the corpus and the settings.
+Trains the experiments at a tiny size with dropout, jitter and random crops, on the CPU (gloo), and
+prints for each step's logged total loss the largest difference from the one process. Nothing is
+shared between the ways but the corpus and the settings.
 """
 
 from __future__ import annotations
@@ -41,7 +43,16 @@ COMMON = [
     "train.threads=1",
 ]
 COMMON += ["train.valid_every=1000", "train.save_every=1000", "num_samples=1"]
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--mixed_precision", "no", "--dynamo_backend", "no"]
+LAUNCH = [
+    sys.executable,
+    "-m",
+    "accelerate.commands.launch",
+    "--quiet",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+]
 
 
 def free_port() -> str:
@@ -57,22 +68,51 @@ def launches(way: str) -> list[list[str]]:
         return [[*LAUNCH, "--num_processes", "1", "--num_machines", "1"]]
     if way == "2 processes":
         return [[*LAUNCH, "--multi_gpu", "--num_processes", "2", "--num_machines", "1", *port]]
-    two = [*LAUNCH, "--multi_gpu", "--num_processes", "2", "--num_machines", "2", "--main_process_ip", "127.0.0.1", *port]
+    two = [
+        *LAUNCH,
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "2",
+        "--main_process_ip",
+        "127.0.0.1",
+        *port,
+    ]
     return [[*two, "--machine_rank", str(host)] for host in (0, 1)]
 
 
 def train(experiment: str, way: str, run: Path, corpus: Path, steps: int) -> list[float]:
-    """The total losses by step. Each host has a run folder of its own: only the first one's is written."""
-    program = [str(ROOT / "experiments" / f"{experiment}.py"), "--config", str(ROOT / "configs" / experiment / "tiny.yaml")]
-    told = [f"data.corpus={corpus}", f"train.steps={steps}", *COMMON, *SETTINGS[experiment], "--quiet"]
+    """The total losses by step.
+
+    Each host has a run folder of its own: only the first one's is written.
+    """
+    program = [
+        str(ROOT / "experiments" / f"{experiment}.py"),
+        "--config",
+        str(ROOT / "configs" / experiment / "tiny.yaml"),
+    ]
+    told = [
+        f"data.corpus={corpus}",
+        f"train.steps={steps}",
+        *COMMON,
+        *SETTINGS[experiment],
+        "--quiet",
+    ]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     hosts = [
-        subprocess.Popen([*beginning, *program, *told, f"run={run}-host{number}"], env=environment, stdout=subprocess.DEVNULL)
+        subprocess.Popen(
+            [*beginning, *program, *told, f"run={run}-host{number}"],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+        )
         for number, beginning in enumerate(launches(way))
     ]
     if sum(host.wait() != 0 for host in hosts):
         raise SystemExit(f"{experiment}, {way}: a process failed")
-    rows = [json.loads(line) for line in Path(f"{run}-host0", "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in Path(f"{run}-host0", "metrics.jsonl").read_text().splitlines()
+    ]
     return [row["train/total"] for row in rows if "train/total" in row]
 
 
@@ -89,11 +129,17 @@ def main() -> None:
     for experiment in options.experiments:
         for way in ("1 process", *options.ways):
             run = folder / f"{experiment}-{way.replace(' ', '-')}"
-            losses[f"{experiment}, {way}"] = found = train(experiment, way, run, options.corpus, options.steps)
+            losses[f"{experiment}, {way}"] = found = train(
+                experiment, way, run, options.corpus, options.steps
+            )
             one = losses[f"{experiment}, 1 process"]
             largest = max(abs(a - b) for a, b in zip(one, found, strict=True))
             ends = f"{found[0]:.6f} -> {found[-1]:.6f}"
-            print(f"{experiment}, {way}: {len(found)} steps, total {ends}, largest difference {largest:.2e}", flush=True)
+            print(
+                f"{experiment}, {way}: {len(found)} steps, total {ends}, largest difference"
+                f" {largest:.2e}",
+                flush=True,
+            )
     if options.out is not None:
         options.out.write_text(json.dumps(losses, indent=1))
     shutil.rmtree(folder)

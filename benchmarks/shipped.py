@@ -1,4 +1,5 @@
-"""The shipped models' own speed: a second of `fsdd` from codes, by each decoder, beside the reference loop, on one core.
+"""The shipped models' own speed: a second of `fsdd` from codes, by each decoder, beside the
+reference loop, on one core.
 
 python benchmarks/shipped.py
 """
@@ -46,7 +47,10 @@ def main() -> None:
     for name, decode in ways.items():
         found = speed(decode)
         loop = loop or found
-        print(f"{name:24} {found:>9,.0f} samples/s {found / teacher.sample_rate:6.1f} x real time {found / loop:6.0f} x the loop")
+        print(
+            f"{name:24} {found:>9,.0f} samples/s {found / teacher.sample_rate:6.1f} x real time"
+            f" {found / loop:6.0f} x the loop"
+        )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""A training pass of this WaveNet beside r9y9/wavenet_vocoder's on the same work, taking turns on the same threads.
+"""A training pass of this WaveNet beside r9y9/wavenet_vocoder's on the same work, taking turns on
+the same threads.
 
     git clone https://github.com/r9y9/wavenet_vocoder PEER
     python benchmarks/train_peer.py PEER [--threads 2] [--kernel 2] [--bf16] [--plain] [--json FILE]
 
-30 layers, 64 residual channels, a gate of 64 + 64, 256 skip channels, 256 mu-law classes, 8 clips of 8,192 samples, no condition:
-forward, cross-entropy, backward, float32. The peer gets its one-hot input ready made and no dropout. "of floor" is the share of
-the matrix products that the pass needs at least in what it takes, their rate measured by a plain product in the same run;
-"x plain" compares with the peer. A row in bfloat16 has the product in bfloat16 for its floor.
+30 layers, 64 residual channels, a gate of 64 + 64, 256 skip channels, 256 mu-law classes, 8 clips
+of 8,192 samples, no condition: forward, cross-entropy, backward, float32. The peer gets its one-hot
+input ready made and no dropout. "of floor" is the share of the matrix products that the pass needs
+at least in what it takes, their rate measured by a plain product in the same run; "x plain"
+compares with the peer. A row in bfloat16 has the product in bfloat16 for its floor.
 """
 
 from __future__ import annotations
@@ -37,11 +39,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("peer", type=Path, help="a checkout of r9y9/wavenet_vocoder")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--kernel", type=int, default=2, help="taps of each dilated convolution (default %(default)s)")
+    parser.add_argument(
+        "--kernel",
+        type=int,
+        default=2,
+        help="taps of each dilated convolution (default %(default)s)",
+    )
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--samples", type=int, default=8192, help="of a clip (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="measured in all (default %(default)s)")
-    parser.add_argument("--least", type=int, default=3, help="turns, however long they take (default %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="measured in all (default %(default)s)"
+    )
+    parser.add_argument(
+        "--least", type=int, default=3, help="turns, however long they take (default %(default)s)"
+    )
     parser.add_argument("--bf16", action="store_true", help="ours under autocast, too")
     parser.add_argument("--plain", action="store_true", help="ours layer by layer, too")
     parser.add_argument("--json", type=Path, help="write the rows to this file as well")
@@ -75,7 +86,10 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
     if arguments.plain:
         works["vqwave, layer by layer"] = plain(passing(mine, our_loss))
     if arguments.bf16:
-        works |= {"vqwave, bf16": bf16(passing(mine, our_loss)), "product, bf16": lambda: torch.mm(*halves)}
+        works |= {
+            "vqwave, bf16": bf16(passing(mine, our_loss)),
+            "product, bf16": lambda: torch.mm(*halves),
+        }
     medians = taking_turns(works, arguments.seconds, arguments.least)
     samples, flop = wave.numel(), 6 * products(arguments.kernel)
     for name, seconds in medians.items():
@@ -85,12 +99,23 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
         rate, ratio = samples / seconds, medians["wavenet_vocoder"] / seconds
         share = flop * rate / peak
         yield Row(
-            "train", f"kernel {arguments.kernel}", name, len(wave), arguments.threads, rate, "samples/s", rate / RATE, share, ratio
+            "train",
+            f"kernel {arguments.kernel}",
+            name,
+            len(wave),
+            arguments.threads,
+            rate,
+            "samples/s",
+            rate / RATE,
+            share,
+            ratio,
         )
 
 
 def products(kernel: int) -> int:
-    """Multiply-adds that a sample needs forward; the embedding of a class and the last layer's unheard residual need none."""
+    """Multiply-adds that a sample needs forward; the embedding of a class and the last layer's
+    unheard residual need none.
+    """
     layer = kernel * RESIDUAL * 2 * GATE + GATE * SKIP
     return LAYERS * layer + (LAYERS - 1) * GATE * RESIDUAL + SKIP * SKIP + SKIP * CLASSES
 
@@ -105,12 +130,17 @@ def ours(kernel: int) -> nn.Module:
         skip_channels=SKIP,
         hidden_channels=SKIP,
     )
-    return WaveNetSpec(head=MuLaw(), network=network, conditioner=ConditionerSpec(categorical=())).build(RATE, {})
+    return WaveNetSpec(
+        head=MuLaw(), network=network, conditioner=ConditionerSpec(categorical=())
+    ).build(RATE, {})
 
 
 def peer(checkout: Path, kernel: int) -> nn.Module:
     if not (checkout / "wavenet_vocoder" / "wavenet.py").is_file():
-        raise SystemExit(f"{checkout}: no checkout of r9y9/wavenet_vocoder, expected one with wavenet_vocoder/wavenet.py")
+        raise SystemExit(
+            f"{checkout}: no checkout of r9y9/wavenet_vocoder, expected one with"
+            " wavenet_vocoder/wavenet.py"
+        )
     sys.path.insert(0, str(checkout))
     warnings.filterwarnings("ignore")  # of hooks and norms that torch has newer ones for
     return importlib.import_module("wavenet_vocoder").WaveNet(

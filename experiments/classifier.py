@@ -23,11 +23,15 @@ class Config(ExperimentSpec):
     """Settings of `experiments/classifier.py`."""
 
     model: ClassifierSpec = option(ClassifierSpec(), "the classifier")
-    losses: dict[str, float] = option({"cross_entropy": 1.0}, "weights: cross_entropy (sum over the labels)")
+    losses: dict[str, float] = option(
+        {"cross_entropy": 1.0}, "weights: cross_entropy (sum over the labels)"
+    )
 
 
 class ClassifierExperiment(Experiment[Config]):
-    """Train a small classifier of raw audio on the corpus' labels: the ear of the perceptual loss."""
+    """Train a small classifier of raw audio on the corpus' labels: the ear of the perceptual
+    loss.
+    """
 
     name = "classifier"
     config_class = Config
@@ -47,13 +51,21 @@ class ClassifierExperiment(Experiment[Config]):
     def losses(self, batch: Batch) -> StepOutput:
         scores = self.network(batch.wave, batch.mask)
         costs = [F.cross_entropy(logits, batch.labels[name]) for name, logits in scores.items()]
-        right = {name: (logits.argmax(1) == batch.labels[name]).float().mean() for name, logits in scores.items()}
+        right = {
+            name: (logits.argmax(1) == batch.labels[name]).float().mean()
+            for name, logits in scores.items()
+        }
         metrics = {f"accuracy_{name}": value for name, value in right.items()}
         return StepOutput({"cross_entropy": torch.stack(costs).sum()}, metrics)
 
     def evaluate(self, model: Classifier) -> Evaluation:
-        """Accuracy on held-out clips beside that of always naming the commonest value of the training recordings."""
-        sums = {name: torch.zeros((), dtype=torch.float64) for name in (*self.config.model.labels, "clips")}
+        """Accuracy on held-out clips beside that of always naming the commonest value of the
+        training recordings.
+        """
+        sums = {
+            name: torch.zeros((), dtype=torch.float64)
+            for name in (*self.config.model.labels, "clips")
+        }
         for batch in self.valid_batches():
             for name, logits in model(batch.wave, batch.mask).items():
                 sums[name] += (logits.argmax(1) == batch.labels[name]).sum().cpu()
@@ -61,9 +73,16 @@ class ClassifierExperiment(Experiment[Config]):
         total = self.total(sums)
         accuracy = {name: total[name] / total["clips"] for name in self.config.model.labels}
         commonest = {name: self._commonest(name) for name in accuracy}
-        shown = ", ".join(f"{name} {value:.1%} (commonest value: {commonest[name]:.1%})" for name, value in accuracy.items())
+        shown = ", ".join(
+            f"{name} {value:.1%} (commonest value: {commonest[name]:.1%})"
+            for name, value in accuracy.items()
+        )
         scalars = {f"accuracy_{name}": value for name, value in accuracy.items()}
-        sections = {"classifier": scalars | {f"commonest_{name}": value for name, value in commonest.items()}}
+        sections = {
+            "classifier": (
+                scalars | {f"commonest_{name}": value for name, value in commonest.items()}
+            )
+        }
         return Evaluation(f"{shown} right on held-out clips", scalars, sections)
 
     def _commonest(self, name: str) -> float:
@@ -74,7 +93,10 @@ class ClassifierExperiment(Experiment[Config]):
         return sum(told[row] == common for row in clips) / len(clips)
 
     def next_steps(self) -> list[str]:
-        return [f"accelerate launch experiments/distill.py teacher=RUN losses.perceptual=1 perceptual.classifier={self.config.run}"]
+        return [
+            "accelerate launch experiments/distill.py teacher=RUN losses.perceptual=1"
+            f" perceptual.classifier={self.config.run}"
+        ]
 
 
 if __name__ == "__main__":

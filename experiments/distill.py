@@ -20,8 +20,24 @@ from vqwave.distributed.collectives import mean_over_ranks
 from vqwave.distributions import Distribution
 from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import Loaded
-from vqwave.losses import DistillationLosses, DistillationSpec, Distilled, Divergence, FixedQuantiles
-from vqwave.models import VQVAE, Model, ModelSpec, Student, StudentSpec, VQVAESpec, WaveNet, WaveNetSpec, decoder_of
+from vqwave.losses import (
+    DistillationLosses,
+    DistillationSpec,
+    Distilled,
+    Divergence,
+    FixedQuantiles,
+)
+from vqwave.models import (
+    VQVAE,
+    Model,
+    ModelSpec,
+    Student,
+    StudentSpec,
+    VQVAESpec,
+    WaveNet,
+    WaveNetSpec,
+    decoder_of,
+)
 from vqwave.nn.flows import FlowOutput
 from vqwave.rng import keyed
 from vqwave.rng.philox import uniforms
@@ -35,19 +51,30 @@ from vqwave.training.trainer import main
 class Config(ExperimentSpec, DistillationSpec):
     """Settings of `experiments/distill.py`."""
 
-    teacher: Path = option(Path("runs/vqvae-demo"), "run or model folder of a WaveNet or VQ-VAE with a continuous head")
-    model: StudentSpec = option(StudentSpec(), "the flows; conditioner and features are the teacher's")
+    teacher: Path = option(
+        Path("runs/vqvae-demo"), "run or model folder of a WaveNet or VQ-VAE with a continuous head"
+    )
+    model: StudentSpec = option(
+        StudentSpec(), "the flows; conditioner and features are the teacher's"
+    )
     losses: dict[str, float] = option(
         {"kl": 1.0, "power": 4.0},
-        "weights (0: off): kl, log_scale_regularizer, contrastive (-0.3), power, log_spectral, stft, perceptual, adversarial",
+        "weights (0: off): kl, log_scale_regularizer, contrastive (-0.3), power, log_spectral,"
+        " stft, perceptual, adversarial",
     )
-    train_conditioner: bool = option(False, "let the student change its copy of the teacher's conditioner")
-    recorded_pitch: bool = option(True, "with a melody: trained on the recordings' own F0, not the one decoded from its codes")
+    train_conditioner: bool = option(
+        False, "let the student change its copy of the teacher's conditioner"
+    )
+    recorded_pitch: bool = option(
+        True, "with a melody: trained on the recordings' own F0, not the one decoded from its codes"
+    )
     num_samples: Count = option(4, "utterances in samples/")
 
 
 class DistillExperiment(Experiment[Config]):
-    """Distill a trained WaveNet (alone, or the decoder of a VQ-VAE) into a Parallel WaveNet student."""
+    """Distill a trained WaveNet (alone, or the decoder of a VQ-VAE) into a Parallel WaveNet
+    student.
+    """
 
     name = "distill"
     config_class = Config
@@ -62,12 +89,22 @@ class DistillExperiment(Experiment[Config]):
     def _check_teacher(self, loaded: Loaded) -> None:
         decoder, name = decoder_of(self.teacher), self.config.teacher
         if not isinstance(decoder, WaveNet) or not loaded.card.about.get("speaks", True):
-            found = {Student: "itself a student", WaveNet: "codes alone"}.get(type(decoder), f"a {loaded.card.kind}")
-            raise UserInputError(f"teacher: {name} is {found}, expected a WaveNet or a VQ-VAE with a trained WaveNet decoder")
+            found = {Student: "itself a student", WaveNet: "codes alone"}.get(
+                type(decoder), f"a {loaded.card.kind}"
+            )
+            raise UserInputError(
+                f"teacher: {name} is {found}, expected a WaveNet or a VQ-VAE with a trained WaveNet"
+                " decoder"
+            )
         if not decoder.head.continuous:
-            raise UserInputError(f"teacher: {name} has a {decoder.head.kind} head, expected e.g. mixture_of_logistics")
+            raise UserInputError(
+                f"teacher: {name} has a {decoder.head.kind} head, expected e.g."
+                " mixture_of_logistics"
+            )
         if self.config.model.flow_type != "iaf":
-            raise UserInputError("model.flow_type: maf, expected iaf (experiments/flow.py trains maf)")
+            raise UserInputError(
+                "model.flow_type: maf, expected iaf (experiments/flow.py trains maf)"
+            )
         self.check_compatible("teacher", loaded, decoder.conditioner.labels)
         self.config.kl.check(self.config.model.base, decoder.head)
 
@@ -107,7 +144,9 @@ class DistillExperiment(Experiment[Config]):
                 mine.requires_grad_(False)
         decoder_of(model).conditioner.requires_grad_(self.config.train_conditioner)
         self.teacher.to(self.device)
-        self.terms = DistillationLosses(self.config, self.config.losses, self._classifier()).to(self.device)
+        self.terms = DistillationLosses(self.config, self.config.losses, self._classifier()).to(
+            self.device
+        )
         return model
 
     def _classifier(self) -> Model | None:
@@ -122,24 +161,44 @@ class DistillExperiment(Experiment[Config]):
 
     @torch.no_grad()
     def frames(self, batch: Batch, recorded_pitch: bool = False) -> Tensor | None:
-        """What the decoders hear of the clips: quantized latents or spectral frames (B, D, F), or nothing."""
+        """What the decoders hear of the clips: quantized latents or spectral frames (B, D, F), or
+        nothing.
+        """
         if isinstance(self.teacher, VQVAE):
-            return self.teacher.features_of_recordings(batch.wave, batch.labels, batch.lengths, recorded_pitch=recorded_pitch)
+            return self.teacher.features_of_recordings(
+                batch.wave, batch.labels, batch.lengths, recorded_pitch=recorded_pitch
+            )
         frontend, mask = self.teacher.frontend, batch.frame_mask(self.hop)
         return None if frontend is None else frontend(batch.wave, batch.labels, mask)
 
     def losses(self, batch: Batch) -> StepOutput:
         frames = self.frames(batch, self.config.recorded_pitch)
-        u = keyed.uniforms(len(batch), 4, batch.wave.shape[1], like=self.device).transpose(0, 1).clamp(1e-6, 1 - 1e-6)
+        u = (
+            keyed.uniforms(len(batch), 4, batch.wave.shape[1], like=self.device)
+            .transpose(0, 1)
+            .clamp(1e-6, 1 - 1e-6)
+        )
         student = decoder_of(self.model)
         flowed = self.network(student.noise(u), batch.labels, frames, batch.frame_mask(self.hop))
         divergence = self.config.kl.of(student.distribution(flowed))
         self.terms.step = self.step
         losses = self.terms(self._compare(student, flowed, divergence, batch, frames))
-        return StepOutput(losses, {"level_db": 10 * mean_over_ranks(flowed.x.detach().square().mean()).log10()})
+        return StepOutput(
+            losses, {"level_db": 10 * mean_over_ranks(flowed.x.detach().square().mean()).log10()}
+        )
 
-    def _compare(self, student: Student, flowed: FlowOutput, kl: Divergence, batch: Batch, frames: Tensor | None) -> Distilled:
-        """Student, teacher and recordings side by side. What the teacher hears is neither rounded, clipped nor detached."""
+    def _compare(
+        self,
+        student: Student,
+        flowed: FlowOutput,
+        kl: Divergence,
+        batch: Batch,
+        frames: Tensor | None,
+    ) -> Distilled:
+        """Student, teacher and recordings side by side.
+
+        What the teacher hears is neither rounded, clipped nor detached.
+        """
         decoder = decoder_of(self.teacher)
 
         def teacher(frames: Tensor | None, labels: Mapping[str, Tensor]) -> Distribution:
@@ -147,10 +206,14 @@ class DistillExperiment(Experiment[Config]):
             return decoder.predict(flowed.x, decoder.condition(frames, labels, mask))
 
         def contrast() -> Distribution:
-            return teacher(*self.config.contrastive.wrong(frames, batch.labels, self.mismatched_labels(batch)))
+            return teacher(
+                *self.config.contrastive.wrong(frames, batch.labels, self.mismatched_labels(batch))
+            )
 
         heard, mask = teacher(frames, batch.labels), batch.mask
-        return Distilled(flowed.x * mask, batch.wave, mask, student.distribution(flowed), heard, kl, contrast)
+        return Distilled(
+            flowed.x * mask, batch.wave, mask, student.distribution(flowed), heard, kl, contrast
+        )
 
     def evaluate(self, model: Model) -> Evaluation:
         """KL from the teacher, spectral distances and level on held-out clips, with fixed noise."""
@@ -160,19 +223,38 @@ class DistillExperiment(Experiment[Config]):
             frames, (B, T) = self.frames(batch), batch.wave.shape
             u = uniforms(self.config.seed, torch.arange(B) + B * number, 0, T).to(self.device)
             flowed = student(student.noise(u), batch.labels, frames, batch.frame_mask(self.hop))
-            fixed = FixedQuantiles(((torch.arange(16, device=self.device).view(-1, 1, 1) + u[3]) / 16).clamp(1e-6, 1 - 1e-6))
-            side = self._compare(student, flowed, fixed.of(student.distribution(flowed)), batch, frames)
-            values = {"kl": side.kl, "power": power.power(side.x, side.y), "log_spectral": power.log_spectral(side.x, side.y)}
+            fixed = FixedQuantiles(
+                ((torch.arange(16, device=self.device).view(-1, 1, 1) + u[3]) / 16).clamp(
+                    1e-6, 1 - 1e-6
+                )
+            )
+            side = self._compare(
+                student, flowed, fixed.of(student.distribution(flowed)), batch, frames
+            )
+            values = {
+                "kl": side.kl,
+                "power": power.power(side.x, side.y),
+                "log_spectral": power.log_spectral(side.x, side.y),
+            }
             values |= self.terms.held_out(side) | {"scale": (2 * flowed.log_scale).exp().mean()}
-            values |= {"energy": side.x.square().sum() / side.mask.sum(), "energy_data": side.y.square().sum() / side.mask.sum()}
+            values |= {
+                "energy": side.x.square().sum() / side.mask.sum(),
+                "energy_data": side.y.square().sum() / side.mask.sum(),
+            }
             for name, value in {**values, "clips": torch.ones(())}.items():
                 sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + B * value
         total = self.total(sums)
         scalars = {name: value / total["clips"] for name, value in total.items() if name != "clips"}
-        level, level_data, scale = (10 * math.log10(scalars.pop(k) or 1e-30) for k in ("energy", "energy_data", "scale"))
+        level, level_data, scale = (
+            10 * math.log10(scalars.pop(k) or 1e-30) for k in ("energy", "energy_data", "scale")
+        )
         scalars |= {"level_db": level, "level_db_data": level_data, "scale_db": scale}
         beside = f"held-out speech, level {level:.1f} dB (recordings {level_data:.1f} dB)"
-        return Evaluation(f"{scalars['kl']:.3f} nats a sample from its teacher on {beside}", scalars, {"distillation": scalars})
+        return Evaluation(
+            f"{scalars['kl']:.3f} nats a sample from its teacher on {beside}",
+            scalars,
+            {"distillation": scalars},
+        )
 
     def samples(self, model: Model, sheet: SampleSheet) -> None:
         codec = self.codec(model)
@@ -182,11 +264,20 @@ class DistillExperiment(Experiment[Config]):
             about: Mapping[str, Any] = {"speaker": utterance.speaker, "text": utterance.text or ""}
             sheet.add(utterance.id, "original", wave, **about)
             if isinstance(model, VQVAE):
-                drawn = codec.decode(codec.encode(wave), utterance.speaker, labels=utterance.labels, embeddings=vectors)
+                drawn = codec.decode(
+                    codec.encode(wave),
+                    utterance.speaker,
+                    labels=utterance.labels,
+                    embeddings=vectors,
+                )
             elif model.frontend is not None:
-                drawn = codec.reconstruct(wave, labels=utterance.labels, embeddings=vectors, features=self.frames_of(row))
+                drawn = codec.reconstruct(
+                    wave, labels=utterance.labels, embeddings=vectors, features=self.frames_of(row)
+                )
             else:
-                drawn = codec.generate(len(wave) / codec.sample_rate, labels=utterance.labels, embeddings=vectors)[0]
+                drawn = codec.generate(
+                    len(wave) / codec.sample_rate, labels=utterance.labels, embeddings=vectors
+                )[0]
             sheet.add(utterance.id, "student", drawn, **about)
 
     def next_steps(self) -> list[str]:

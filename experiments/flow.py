@@ -1,4 +1,5 @@
-"""Train flows by the likelihood of recordings, without a teacher: masked flows (MAF), plain or on folded time.
+"""Train flows by the likelihood of recordings, without a teacher: masked flows (MAF), plain or on
+folded time.
 
 accelerate launch experiments/flow.py --config configs/flow/fsdd.yaml
 """
@@ -34,10 +35,14 @@ HEADS = {"gaussian": Gaussian(), "logistic": Logistic()}
 class Config(ExperimentSpec):
     """Settings of `experiments/flow.py`."""
 
-    model: StudentSpec = option(StudentSpec(flow_type="maf"), "the flows; with flow_type maf the density takes one pass")
+    model: StudentSpec = option(
+        StudentSpec(flow_type="maf"), "the flows; with flow_type maf the density takes one pass"
+    )
     losses: dict[str, float] = option({"nll": 1.0}, "weights: nll")
     num_samples: Count = option(2, "utterances (or babbles) in samples/")
-    sample_seconds: Annotated[float, Field(gt=0)] = option(0.3, "length of a babble; a maf draws one block after another")
+    sample_seconds: Annotated[float, Field(gt=0)] = option(
+        0.3, "length of a babble; a maf draws one block after another"
+    )
 
 
 class FlowExperiment(Experiment[Config]):
@@ -61,7 +66,11 @@ class FlowExperiment(Experiment[Config]):
     @cached_property
     def _frontend(self) -> AnyFrontend | None:
         features = self.config.model.features
-        return None if features is None else build_frontend(features, self.corpus.sample_rate, self.corpus.vocabulary)
+        return (
+            None
+            if features is None
+            else build_frontend(features, self.corpus.sample_rate, self.corpus.vocabulary)
+        )
 
     def build(self) -> Student:
         return self.model_spec.build(self.corpus.sample_rate, self.corpus.vocabulary)
@@ -80,9 +89,14 @@ class FlowExperiment(Experiment[Config]):
     def evaluate(self, model: Student) -> Evaluation:
         """Bits a held-out sample costs at 16 bit, with the true labels and with somebody else's."""
         density, head = Density(model), HEADS[self.config.model.base]
-        sums = {name: torch.zeros((), dtype=torch.float64) for name in ("bits", "shuffled", "samples")}
+        sums = {
+            name: torch.zeros((), dtype=torch.float64) for name in ("bits", "shuffled", "samples")
+        }
         for batch in self.valid_batches():
-            for name, labels in (("bits", batch.labels), ("shuffled", self.mismatched_labels(batch))):
+            for name, labels in (
+                ("bits", batch.labels),
+                ("shuffled", self.mismatched_labels(batch)),
+            ):
                 cost = -density(batch.wave, labels, None, batch.frame_mask(model.hop))
                 sums[name] += likelihood.bits_of(head, cost)[batch.mask].sum().cpu()
             sums["samples"] += batch.mask.sum().cpu()
@@ -90,7 +104,14 @@ class FlowExperiment(Experiment[Config]):
         bits, _, shuffled = likelihood.costs(total, self.comparable(model), "bits", "shuffled")
         baselines, unit = self.baselines(head), likelihood.unit(head)
         beside = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
-        sections = {"nll": {"unit": unit, "model": bits, "baselines": baselines, "shuffled speakers": shuffled}}
+        sections = {
+            "nll": {
+                "unit": unit,
+                "model": bits,
+                "baselines": baselines,
+                "shuffled speakers": shuffled,
+            }
+        }
         headline = f"{bits:.3f} {unit} on held-out speech ({beside})"
         scalars = likelihood.measured({"bits": bits, "bits_shuffled_labels": shuffled})
         return Evaluation(headline, scalars, sections)
@@ -101,10 +122,20 @@ class FlowExperiment(Experiment[Config]):
             utterance, wave = self.corpus.utterances[row], torch.from_numpy(self.corpus.read(row))
             told = {"labels": utterance.labels, "embeddings": self.vectors(model, row)}
             if model.frontend is None:
-                drawn, kind = codec.generate(self.config.sample_seconds, sampling=Sampling(seed=row), **told)[0], "generation"
+                drawn, kind = (
+                    codec.generate(self.config.sample_seconds, sampling=Sampling(seed=row), **told)[
+                        0
+                    ],
+                    "generation",
+                )
             else:
-                drawn, kind = codec.reconstruct(wave, features=self.frames_of(row), **told), "reconstruction"
-            sheet.add(utterance.id, kind, drawn, speaker=utterance.speaker, text=utterance.text or "")
+                drawn, kind = (
+                    codec.reconstruct(wave, features=self.frames_of(row), **told),
+                    "reconstruction",
+                )
+            sheet.add(
+                utterance.id, kind, drawn, speaker=utterance.speaker, text=utterance.text or ""
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Train a pitch codec: the melody of speech in some 60 bit/s, apart from what is said and from who says it.
+"""Train a pitch codec: the melody of speech in some 60 bit/s, apart from what is said and from who
+says it.
 
 accelerate launch experiments/pitch.py --config configs/pitch/fsdd.yaml
 """
@@ -50,7 +51,9 @@ class PitchExperiment(Experiment[Config]):
         super().__init__(config)
         self.voices = voice_pitches(self.corpus)
         if not self.voices:
-            raise UserInputError(f"data.corpus: {config.data.corpus} has no voiced training recordings")
+            raise UserInputError(
+                f"data.corpus: {config.data.corpus} has no voiced training recordings"
+            )
 
     @property
     def model_spec(self) -> PitchCodecSpec:
@@ -76,7 +79,9 @@ class PitchExperiment(Experiment[Config]):
         return torch.tensor([[voice.mean, voice.deviation] for voice in found])
 
     def _contour(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised contours (B, 2, F), how many frames of each are real (B,), and which (B, F)."""
+        """Normalised contours (B, 2, F), how many frames of each are real (B,), and which (B,
+        F).
+        """
         mean, deviation = self._of(batch)
         contour = normalise(batch.labels[PITCH], mean, deviation)
         mask = frame_mask(batch.lengths, self.corpus.pitch.hop, contour.shape[-1])
@@ -92,7 +97,9 @@ class PitchExperiment(Experiment[Config]):
         return StepOutput(out.losses(contour, mask), out.quantized.metrics)
 
     def evaluate(self, model: PitchCodec) -> Evaluation:
-        """F0 error, correlation (less the voice's mean) and voicing error of decoded codes; codebook use."""
+        """F0 error, correlation (less the voice's mean) and voicing error of decoded codes;
+        codebook use.
+        """
         sums = {name: torch.zeros(PARTS, dtype=torch.float64) for name in ("decoded", "flat")}
         counts = codebook.CodeCounts(model.books, model.size, self.corpus.speakers)
         for batch in self.valid_batches():
@@ -106,16 +113,22 @@ class PitchExperiment(Experiment[Config]):
         total = {name: self._measures(value) for name, value in sums.items()}
         rate = self.corpus.sample_rate / model.hop
         section = counts.section(rate, self.device) | {"bit_rate": rate * model.bits_per_frame}
-        scalars = total["decoded"] | {"perplexity": section["perplexity"], "codes_used": section["used"]}
+        scalars = total["decoded"] | {
+            "perplexity": section["perplexity"],
+            "codes_used": section["used"],
+        }
         headline = (
-            f"F0 off by {scalars['f0_error']:.2f} semitones (voice's mean: {total['flat']['f0_error']:.2f}), "
-            f"correlation {scalars['f0_correlation']:.3f}, voicing error {100 * scalars['voicing_error']:.1f} % "
-            f"at {section['bit_rate']:.1f} bit/s"
+            f"F0 off by {scalars['f0_error']:.2f} semitones (voice's mean:"
+            f" {total['flat']['f0_error']:.2f}), correlation {scalars['f0_correlation']:.3f},"
+            f" voicing error {100 * scalars['voicing_error']:.1f} % at {section['bit_rate']:.1f}"
+            " bit/s"
         )
         return Evaluation(headline, scalars, {"pitch": total, "codes": section})
 
     def _sums(self, batch: Batch, found: Tensor, mask: Tensor) -> Tensor:
-        """The sums (PARTS,) of a batch, as `vqwave.metrics.f0` has them; ln F0 less the voice's mean."""
+        """The sums (PARTS,) of a batch, as `vqwave.metrics.f0` has them; ln F0 less the voice's
+        mean.
+        """
         (a, heard), (b, said) = (x.double().unbind(1) for x in (batch.labels[PITCH], found))
         both = mask & (heard > 0) & (said > 0)
         mean = self._of(batch)[0].double()[:, None].expand_as(a)[both]
@@ -128,12 +141,18 @@ class PitchExperiment(Experiment[Config]):
         """By name, over all ranks."""
         whole = self.total({str(i): value for i, value in enumerate(sums)})
         row = np.array([[whole[str(i)] for i in range(PARTS)]])
-        measures = {"f0_error": f0_error, "f0_correlation": f0_correlation, "voicing_error": voicing_error}
+        measures = {
+            "f0_error": f0_error,
+            "f0_correlation": f0_correlation,
+            "voicing_error": voicing_error,
+        }
         with np.errstate(invalid="ignore", divide="ignore"):
             return {name: float(measure(row)[0]) for name, measure in measures.items()}
 
     def card(self, model: Model, step: int, seconds: float) -> ModelCard:
-        """With each voice's mean and deviation of ln(F0 / 100 Hz), by which contours are normalised."""
+        """With each voice's mean and deviation of ln(F0 / 100 Hz), by which contours are
+        normalised.
+        """
         card, stored = super().card(model, step, seconds), self.corpus.pitch
         voices = {name: [voice.mean, voice.deviation] for name, voice in self.voices.items()}
         pitch = {"hop": stored.hop, "range": [stored.lowest, stored.highest], "voices": voices}

@@ -1,4 +1,5 @@
-"""Train a prior over the codes of a trained VQ-VAE, so that it speaks by itself and its codes take fewer bits.
+"""Train a prior over the codes of a trained VQ-VAE, so that it speaks by itself and its codes take
+fewer bits.
 
 accelerate launch experiments/prior.py --config configs/prior/fsdd.yaml codec=runs/vqvae-fsdd
 """
@@ -34,11 +35,15 @@ from vqwave.training.trainer import main
 class Config(ExperimentSpec):
     """Settings of `experiments/prior.py`."""
 
-    codec: Path = option(Path("runs/vqvae-demo"), "run or model folder of a VQ-VAE, or of its student")
+    codec: Path = option(
+        Path("runs/vqvae-demo"), "run or model folder of a VQ-VAE, or of its student"
+    )
     model: PriorSpec = option(PriorSpec(), "the network over codes; its codec is the one above")
     losses: dict[str, float] = option({"nll": 1.0}, "weights: nll (nats a code)")
     num_samples: Count = option(4, "utterances in samples/")
-    sample_seconds: Annotated[float, Field(gt=0)] = option(2.0, "after which they are cut, if they have not ended")
+    sample_seconds: Annotated[float, Field(gt=0)] = option(
+        2.0, "after which they are cut, if they have not ended"
+    )
 
 
 class PriorExperiment(Experiment[Config]):
@@ -51,7 +56,9 @@ class PriorExperiment(Experiment[Config]):
         super().__init__(config)
         loaded = self.load_source("codec", config.codec)
         if not isinstance(loaded.model, VQVAE):
-            raise UserInputError(f"codec: {config.codec} is a {loaded.card.kind}, expected a vqvae or its student")
+            raise UserInputError(
+                f"codec: {config.codec} is a {loaded.card.kind}, expected a vqvae or its student"
+            )
         self.check_compatible("codec", loaded, loaded.model.decoder.conditioner.labels)
         self.source = SpeechModel(loaded.model, loaded.card)
 
@@ -86,7 +93,9 @@ class PriorExperiment(Experiment[Config]):
         self.coded = CodeCorpus(self.source, self.corpus)
 
     def losses(self, batch: Batch) -> StepOutput:
-        """The batch only says which utterances: pieces of their codes are drawn here, by the step's own seed."""
+        """The batch only says which utterances: pieces of their codes are drawn here, by the step's
+        own seed.
+        """
         frames = self.samples_of(self.config.data.clip_seconds) // self.hop
         piece = self.coded.pieces(self.model.network, batch.index.tolist(), frames).to(self.device)
         log_p = self.network(piece.symbols, piece.labels, piece.mask, piece.before)
@@ -94,7 +103,9 @@ class PriorExperiment(Experiment[Config]):
         return StepOutput({"nll": nll}, {"bits": nll.detach() / torch.tensor(2.0).log()})
 
     def evaluate(self, model: Prior) -> Evaluation:
-        """Bits a code given the utterance's length, as `.vqw` pays: with the true labels, with others, with none."""
+        """Bits a code given the utterance's length, as `.vqw` pays: with the true labels, with
+        others, with none.
+        """
         network, rows = model.network, self.valid_rows()
         names = ("bits", "others", "untold", "whole", "codes", "utterances", "pitch", "pitch_codes")
         sums = {name: torch.zeros((), dtype=torch.float64) for name in names}
@@ -131,22 +142,36 @@ class PriorExperiment(Experiment[Config]):
         rows, limit = self.corpus.of("valid"), self.config.data.valid_clips
         return rows if limit >= len(rows) else [rows[k * len(rows) // limit] for k in range(limit)]
 
-    def summary(self, bits: dict[str, float], end: float, codes: dict[str, object], untold: bool) -> Evaluation:
-        """Bits a code beside what they would be without a network, and the bit rates that follow."""
+    def summary(
+        self, bits: dict[str, float], end: float, codes: dict[str, object], untold: bool
+    ) -> Evaluation:
+        """Bits a code beside what they would be without a network, and the bit rates that
+        follow.
+        """
         baselines, rate = self.code_baselines, codes["books"] * self.corpus.sample_rate / self.hop
         pitches, melody = self.pitch_baselines, self.source.model.melody
-        slow = 0.0 if melody is None else melody.codec.books * self.corpus.sample_rate / melody.codec.hop
+        slow = (
+            0.0
+            if melody is None
+            else melody.codec.books * self.corpus.sample_rate / melody.codec.hop
+        )
         rates = {
             "nominal": codes["bit_rate"] + slow * pitches.get("uniform", 0.0),
             **{k: rate * value + slow * pitches.get(k, 0.0) for k, value in baselines.items()},
             "prior": rate * bits["bits"] + slow * bits.get("pitch", 0.0),
         }
-        nll = {"unit": "bits per code", "model": bits["bits"], "baselines": baselines, "shuffled labels": bits["others"]}
+        nll = {
+            "unit": "bits per code",
+            "model": bits["bits"],
+            "baselines": baselines,
+            "shuffled labels": bits["others"],
+        }
         scalars = {"bits": bits["bits"], "bits_shuffled_labels": bits["others"], "bits_end": end}
         scalars = likelihood.measured(scalars | {"bits_untold": bits["untold"] if untold else None})
         beside = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
         headline = (
-            f"{bits['bits']:.3f} bits per code on held-out speech ({beside}): {rates['prior']:.0f} of {rates['nominal']:.0f} bit/s"
+            f"{bits['bits']:.3f} bits per code on held-out speech ({beside}): {rates['prior']:.0f}"
+            f" of {rates['nominal']:.0f} bit/s"
         )
         sections = {"nll": nll, "codes": codes, "bit_rate": rates, "prior": scalars}
         if pitches:
@@ -176,7 +201,10 @@ class PriorExperiment(Experiment[Config]):
             return
         told = [self.corpus.utterances[row] for row in rows]
         longest = self.config.sample_seconds
-        drawn = [codec.prior.draw(labels=u.labels, seed=row, longest=longest)[0] for u, row in zip(told, rows, strict=True)]
+        drawn = [
+            codec.prior.draw(labels=u.labels, seed=row, longest=longest)[0]
+            for u, row in zip(told, rows, strict=True)
+        ]
         waves = codec.decode_many(
             drawn,
             [utterance.speaker for utterance in told],
@@ -185,12 +213,22 @@ class PriorExperiment(Experiment[Config]):
         )
         for utterance, wave in zip(told, waves, strict=True):
             said = f"{utterance.text} as " if "text" in model.network.conditioner.labels else ""
-            sheet.add(f"{said}{utterance.speaker}", "generation", wave, speaker=utterance.speaker, text=utterance.text or "")
+            sheet.add(
+                f"{said}{utterance.speaker}",
+                "generation",
+                wave,
+                speaker=utterance.speaker,
+                text=utterance.text or "",
+            )
 
     def next_steps(self) -> list[str]:
         run, speaker = self.config.run, self.example_speaker
         return [
-            *([f"vqwave generate {run} --speaker {speaker} --out drawn.wav"] if self.trains_decoder else []),
+            *(
+                [f"vqwave generate {run} --speaker {speaker} --out drawn.wav"]
+                if self.trains_decoder
+                else []
+            ),
             f"vqwave encode {run} in.wav --speaker {speaker} --prior {run} --out in.vqw",
             *super().next_steps(),
         ]

@@ -1,4 +1,5 @@
-"""Train a WaveNet alone: unconditional, by speaker or other labels, or as a vocoder on spectral frames.
+"""Train a WaveNet alone: unconditional, by speaker or other labels, or as a vocoder on spectral
+frames.
 
 accelerate launch experiments/wavenet.py --config configs/wavenet/fsdd.yaml
 """
@@ -57,7 +58,11 @@ class WaveNetExperiment(Experiment[Config]):
     @cached_property
     def _frontend(self) -> AnyFrontend | None:
         features = self.config.model.features
-        return None if features is None else build_frontend(features, self.corpus.sample_rate, self.corpus.vocabulary)
+        return (
+            None
+            if features is None
+            else build_frontend(features, self.corpus.sample_rate, self.corpus.vocabulary)
+        )
 
     def build(self) -> WaveNet:
         return self.model_spec.build(self.corpus.sample_rate, self.corpus.vocabulary)
@@ -69,12 +74,17 @@ class WaveNetExperiment(Experiment[Config]):
     def losses(self, batch: Batch) -> StepOutput:
         distribution = self.network(batch.wave, batch.labels, None, batch.frame_mask(self.hop))
         nll = negative_log_likelihood(distribution, batch.wave, batch.mask)
-        return StepOutput({"nll": nll}, {"bits": likelihood.bits_of(self.config.model.head, nll.detach())})
+        return StepOutput(
+            {"nll": nll}, {"bits": likelihood.bits_of(self.config.model.head, nll.detach())}
+        )
 
     def evaluate(self, model: WaveNet) -> Evaluation:
-        """Bits with the true condition, with another speaker's labels, with another clip's frames."""
+        """Bits with the true condition, with another speaker's labels, with another clip's
+        frames.
+        """
         sums = {
-            name: torch.zeros((), dtype=torch.float64, device=self.device) for name in ("bits", "shuffled", "frames", "samples")
+            name: torch.zeros((), dtype=torch.float64, device=self.device)
+            for name in ("bits", "shuffled", "frames", "samples")
         }
         for batch in self.valid_batches():
             mask = batch.frame_mask(model.hop)
@@ -92,13 +102,24 @@ class WaveNetExperiment(Experiment[Config]):
                 sums[name] += cost[batch.mask].sum()
             sums["samples"] += batch.mask.sum()
         total = self.total(sums)
-        bits, frames, shuffled = likelihood.costs(total, self.comparable(model), "frames", "shuffled")
+        bits, frames, shuffled = likelihood.costs(
+            total, self.comparable(model), "frames", "shuffled"
+        )
         frames = frames if model.frontend is not None else None
         baselines, unit = self.baselines(model.head), likelihood.unit(model.head)
-        sections = {"nll": {"unit": unit, "model": bits, "baselines": baselines, "shuffled speakers": shuffled}}
+        sections = {
+            "nll": {
+                "unit": unit,
+                "model": bits,
+                "baselines": baselines,
+                "shuffled speakers": shuffled,
+            }
+        }
         sections["nll"] |= {"shuffled frames": frames} if frames is not None else {}
         beside = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
-        scalars = {"bits": bits} | ({"bits_shuffled_labels": shuffled} if shuffled is not None else {})
+        scalars = {"bits": bits} | (
+            {"bits_shuffled_labels": shuffled} if shuffled is not None else {}
+        )
         scalars |= {"bits_shuffled_frames": frames} if frames is not None else {}
         return Evaluation(f"{bits:.3f} {unit} on held-out speech ({beside})", scalars, sections)
 
@@ -110,16 +131,24 @@ class WaveNetExperiment(Experiment[Config]):
             about = {"speaker": utterance.speaker, "text": utterance.text or ""}
             if model.frontend is None:
                 drawn = codec.generate(
-                    self.config.sample_seconds, labels=utterance.labels, embeddings=vectors, sampling=Sampling(seed=row)
+                    self.config.sample_seconds,
+                    labels=utterance.labels,
+                    embeddings=vectors,
+                    sampling=Sampling(seed=row),
                 )[0]
                 sheet.add(f"babble as {utterance.speaker}", "generation", drawn, **about)
             else:
-                drawn = codec.reconstruct(wave, labels=utterance.labels, embeddings=vectors, features=self.frames_of(row))
+                drawn = codec.reconstruct(
+                    wave, labels=utterance.labels, embeddings=vectors, features=self.frames_of(row)
+                )
                 sheet.add(utterance.id, "original", wave, **about)
                 sheet.add(utterance.id, "reconstruction", drawn, **about)
 
     def next_steps(self) -> list[str]:
-        speak = f"vqwave generate {self.config.run} --speaker {self.example_speaker} --seconds 3 --out babble.wav"
+        speak = (
+            f"vqwave generate {self.config.run} --speaker {self.example_speaker} --seconds 3 --out"
+            " babble.wav"
+        )
         return ([] if self.config.model.features else [speak]) + super().next_steps()
 
 

@@ -1,4 +1,6 @@
-"""A made-up corpus of buzzing voices, one pitch each, laid out as `vqwave prepare` lays out its own."""
+"""A made-up corpus of buzzing voices, one pitch each, laid out as `vqwave prepare` lays out its
+own.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def buzz(pitch: float, seconds: float) -> Wave:
     return (0.05 * sum(tones)).astype(np.float32)
 
 
-def write_corpus(folder: Path, takes: Iterable[Take], seconds: float, speakers: Sequence[str]) -> None:
+def write_corpus(
+    folder: Path, takes: Iterable[Take], seconds: float, speakers: Sequence[str]
+) -> None:
     """Takes of so many seconds each, at their own levels."""
     rows, waves = [], []
     for number, take in enumerate(takes):

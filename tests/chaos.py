@@ -1,13 +1,16 @@
-"""Kills trainings at random moments and compares what they become with their uninterrupted twins: `make chaos`.
+"""Kills trainings at random moments and compares what they become with their uninterrupted twins:
+`make chaos`.
 
-Each scenario is one experiment at a tiny size, on one process or two. It is killed again and again (SIGKILL at any moment and
-within saves, SIGTERM), meets a full disk and finds its newest checkpoint damaged; each time the same command goes on. At the end
-weights, averages, optimizer, codebook, logged losses, evaluation and samples must be those of the twin, bit for bit.
+Each scenario is one experiment at a tiny size, on one process or two. It is killed again and again
+(SIGKILL at any moment and within saves, SIGTERM), meets a full disk and finds its newest checkpoint
+damaged; each time the same command goes on. At the end weights, averages, optimizer, codebook,
+logged losses, evaluation and samples must be those of the twin, bit for bit.
 
-Processes are forked from this one, which has imported everything but run nothing: a start costs a tenth of a second rather than
-five. `--commands` starts `accelerate launch experiments/...` instead, without the kills that need a hook in a save. A disk that is
-full is a limit on the size of files (EFBIG in place of ENOSPC). The kills are drawn from `--seed`; the moment within a step at
-which a signal strikes is the machine's.
+Processes are forked from this one, which has imported everything but run nothing: a start costs a
+tenth of a second rather than five. `--commands` starts `accelerate launch experiments/...` instead,
+without the kills that need a hook in a save. A disk that is full is a limit on the size of files
+(EFBIG in place of ENOSPC). The kills are drawn from `--seed`; the moment within a step at which a
+signal strikes is the machine's.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ from vqwave.training.trainer import main as train
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 600.0  # seconds that an attempt may take on a busy machine
-ALONE = 20.0  # seconds after which a launcher would have ended the others; training, they leave at once or heed no SIGTERM
+# seconds after which a launcher would have ended the others; training, they leave at once or heed
+# no SIGTERM
+ALONE = 20.0
 
 
 @dataclass
@@ -50,7 +55,9 @@ class Attempt:
     pids: list[int]
     log: Path
     status: dict[int, int] = field(default_factory=dict)
-    ended: bool = False  # as a launcher ends what a process of it left behind: one killed at its start is waited for in vain
+    # as a launcher ends what a process of it left behind: one killed at its start is waited for in
+    # vain
+    ended: bool = False
 
     def poll(self) -> bool:
         """Whether all have ended."""
@@ -98,30 +105,63 @@ class Machine:
 
     def __init__(self, folder: Path, commands: bool) -> None:
         self.folder, self.commands, self.count = folder, commands, 0
-        self.experiments = {name: self._load(name) for name in ("wavenet", "vqvae", "distill", "prior")}
-        for name in ("torch._dynamo", "torch.utils.data", "torch.distributed.algorithms.ddp_comm_hooks", "numba"):
+        self.experiments = {
+            name: self._load(name) for name in ("wavenet", "vqvae", "distill", "prior")
+        }
+        for name in (
+            "torch._dynamo",
+            "torch.utils.data",
+            "torch.distributed.algorithms.ddp_comm_hooks",
+            "numba",
+        ):
             if importlib.util.find_spec(name):  # else every process imports it anew
                 importlib.import_module(name)
 
     def _load(self, name: str) -> type:
-        place = importlib.util.spec_from_file_location(f"experiments_{name}", ROOT / "experiments" / f"{name}.py")
+        place = importlib.util.spec_from_file_location(
+            f"experiments_{name}", ROOT / "experiments" / f"{name}.py"
+        )
         module = importlib.util.module_from_spec(place)
         sys.modules[place.name] = module
         place.loader.exec_module(module)
-        return next(value for key, value in vars(module).items() if key.endswith("Experiment") and key != "Experiment")
+        return next(
+            value
+            for key, value in vars(module).items()
+            if key.endswith("Experiment") and key != "Experiment"
+        )
 
-    def start(self, scenario: Scenario, run: Path, hook: Callable[[], None] | None = None) -> Attempt:
+    def start(
+        self, scenario: Scenario, run: Path, hook: Callable[[], None] | None = None
+    ) -> Attempt:
         """The command of a scenario, once more. `hook` is called in each forked process first."""
         self.count += 1
         log = self.folder / f"log-{self.count}"
-        told = [text.replace("{teacher}", str(self.folder / "twins" / "vqvae")) for text in scenario.settings]
+        told = [
+            text.replace("{teacher}", str(self.folder / "twins" / "vqvae"))
+            for text in scenario.settings
+        ]
         config = ROOT / "configs" / scenario.experiment / "tiny.yaml"
-        argv = ["--config", str(config), f"run={run}", f"data.corpus={self.folder / 'corpus'}", *COMMON, *told, "--quiet"]
+        argv = [
+            "--config",
+            str(config),
+            f"run={run}",
+            f"data.corpus={self.folder / 'corpus'}",
+            *COMMON,
+            *told,
+            "--quiet",
+        ]
         if self.commands:
             return Attempt([self._command(scenario, argv, log)], log)
         port = free_port()
         pids = [
-            self.fork(lambda: train(self.experiments[scenario.experiment], argv), log, hook, rank, scenario.world, port)
+            self.fork(
+                lambda: train(self.experiments[scenario.experiment], argv),
+                log,
+                hook,
+                rank,
+                scenario.world,
+                port,
+            )
             for rank in range(scenario.world)
         ]
         return Attempt(pids, log)
@@ -146,11 +186,22 @@ class Machine:
             out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.dup2(out, 1)
             os.dup2(out, 2)
-            sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+            sys.stdout, sys.stderr = (
+                os.fdopen(1, "w", closefd=False),
+                os.fdopen(2, "w", closefd=False),
+            )
             os.environ["ACCELERATE_USE_CPU"] = "true"
             if world > 1:
-                numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
-                os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in numbers.items()}
+                numbers = {
+                    "RANK": rank,
+                    "LOCAL_RANK": rank,
+                    "WORLD_SIZE": world,
+                    "LOCAL_WORLD_SIZE": world,
+                    "MASTER_PORT": port,
+                }
+                os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {
+                    name: str(value) for name, value in numbers.items()
+                }
             if hook is not None:
                 hook()
             work()
@@ -166,13 +217,34 @@ class Machine:
 
     def _command(self, scenario: Scenario, argv: list[str], log: Path) -> int:
         few = ["--multi_gpu"] if scenario.world > 1 else []
-        numbers = ["--num_processes", str(scenario.world), "--num_machines", "1", "--main_process_port", str(free_port())]
+        numbers = [
+            "--num_processes",
+            str(scenario.world),
+            "--num_machines",
+            "1",
+            "--main_process_port",
+            str(free_port()),
+        ]
         plain = ["--mixed_precision", "no", "--dynamo_backend", "no"]
-        program = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *few, *numbers, *plain]
+        program = [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--quiet",
+            *few,
+            *numbers,
+            *plain,
+        ]
         script = str(ROOT / "experiments" / f"{scenario.experiment}.py")
         environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
         with log.open("w") as out:
-            process = subprocess.Popen([*program, script, *argv], stdout=out, stderr=out, env=environment, start_new_session=True)
+            process = subprocess.Popen(
+                [*program, script, *argv],
+                stdout=out,
+                stderr=out,
+                env=environment,
+                start_new_session=True,
+            )
         return process.pid
 
 
@@ -186,7 +258,9 @@ def last_step(run: Path) -> int:
 
 
 def die_within_a_save(call: int) -> Callable[[], None]:
-    """A hook: the process kills itself around its `call`-th step of saving (a file written, flushed, renamed, removed)."""
+    """A hook: the process kills itself around its `call`-th step of saving (a file written,
+    flushed, renamed, removed).
+    """
 
     def arm() -> None:
         left = call
@@ -201,8 +275,17 @@ def die_within_a_save(call: int) -> Callable[[], None]:
 
             return stand_in
 
-        for name in ("save_model", "save_file", "file_digest", "_flush", "replace_folder", "_prune"):
-            setattr(vqwave.training.checkpoint, name, dying(getattr(vqwave.training.checkpoint, name)))
+        for name in (
+            "save_model",
+            "save_file",
+            "file_digest",
+            "_flush",
+            "replace_folder",
+            "_prune",
+        ):
+            setattr(
+                vqwave.training.checkpoint, name, dying(getattr(vqwave.training.checkpoint, name))
+            )
         os.replace = dying(os.replace)
 
     return arm
@@ -222,7 +305,9 @@ class Chaos:
         slug = "".join(c if c.isalnum() else "-" for c in scenario.name)
         self.run, self.twin = machine.folder / "runs" / slug, machine.folder / "twins" / slug
         self.happened: Counter[str] = Counter()
-        ways = ["moment", "term"] if machine.commands else ["moment", "save", "term", "moment", "save"]
+        ways = (
+            ["moment", "term"] if machine.commands else ["moment", "save", "term", "moment", "save"]
+        )
         self.ways = cycle(self.random.sample(ways, len(ways)))
 
     def prepare(self) -> None:
@@ -233,7 +318,9 @@ class Chaos:
         attempt = self.machine.start(self.scenario, run)
         status = attempt.wait()
         if any(status):
-            raise SystemExit(f"{self.scenario.name}: status {status}, expected 0; {attempt.log}:\n{attempt.text}")
+            raise SystemExit(
+                f"{self.scenario.name}: status {status}, expected 0; {attempt.log}:\n{attempt.text}"
+            )
         self.expect_note(attempt)
 
     def endure(self) -> None:
@@ -253,10 +340,16 @@ class Chaos:
     def kill(self, least: float, most: float) -> None:
         way = next(self.ways)
         if way == "save":
-            attempt = self.machine.start(self.scenario, self.run, die_within_a_save(self.random.randint(2, 45)))
+            attempt = self.machine.start(
+                self.scenario, self.run, die_within_a_save(self.random.randint(2, 45))
+            )
         else:
             attempt = self.machine.start(self.scenario, self.run)
-            self.strike(attempt, self.random.uniform(least, most), signal.SIGTERM if way == "term" else signal.SIGKILL)
+            self.strike(
+                attempt,
+                self.random.uniform(least, most),
+                signal.SIGTERM if way == "term" else signal.SIGKILL,
+            )
         status = attempt.wait()
         self.expect_note(attempt)
         self.judge(way, attempt, status)
@@ -270,8 +363,13 @@ class Chaos:
             if now != seen:
                 gone, began, seen = time.monotonic() - began, time.monotonic(), now
         time.sleep(self.random.uniform(0, min(0.5, max(0.02, gone if moment >= 1 else 0.5))))
-        victims = attempt.pids if number == signal.SIGTERM and self.random.random() < 0.5 else [self.random.choice(attempt.pids)]
-        if self.machine.commands:  # the launcher has a process group of its own: all of them, as a scheduler would
+        victims = (
+            attempt.pids
+            if number == signal.SIGTERM and self.random.random() < 0.5
+            else [self.random.choice(attempt.pids)]
+        )
+        # the launcher has a process group of its own: all of them, as a scheduler would
+        if self.machine.commands:
             os.killpg(attempt.pids[0], number)
         elif not attempt.poll():
             attempt.signal(number, victims)
@@ -289,8 +387,14 @@ class Chaos:
             return
         left = [*self.run.glob(".*"), *(self.run / "checkpoints").glob(".*")]
         self.happened["left half-written"] += bool(left)
-        dead = [rank for rank, code in enumerate(status) if code in (-signal.SIGKILL, -signal.SIGTERM)]
-        if way == "term" and not dead and ("run the same command to go on" not in text or set(status) != {143}):
+        dead = [
+            rank for rank, code in enumerate(status) if code in (-signal.SIGKILL, -signal.SIGTERM)
+        ]
+        if (
+            way == "term"
+            and not dead
+            and ("run the same command to go on" not in text or set(status) != {143})
+        ):
             raise SystemExit(f"{self.scenario.name}: SIGTERM ended with {status}:\n{text}")
         if way != "term" and len(status) > len(dead) and 99 in status:
             raise SystemExit(f"{self.scenario.name}: a survivor ended with a traceback:\n{text}")
@@ -300,9 +404,19 @@ class Chaos:
     def fill_disk(self) -> None:
         before = sorted(path.name for path in (self.run / "checkpoints").glob("step-*"))
         attempt = self.machine.start(self.scenario, self.run, small_files)
-        status, after = attempt.wait(), sorted(path.name for path in (self.run / "checkpoints").glob("step-*"))
-        if set(status) != {2} or "cannot be written (File too large)" not in attempt.text or not set(before) <= set(after):
-            raise SystemExit(f"{self.scenario.name}: on a full disk {status}, {before} -> {after}:\n{attempt.text}")
+        status, after = (
+            attempt.wait(),
+            sorted(path.name for path in (self.run / "checkpoints").glob("step-*")),
+        )
+        if (
+            set(status) != {2}
+            or "cannot be written (File too large)" not in attempt.text
+            or not set(before) <= set(after)
+        ):
+            raise SystemExit(
+                f"{self.scenario.name}: on a full disk {status}, {before} ->"
+                f" {after}:\n{attempt.text}"
+            )
         if list(self.run.glob(".*")) or list((self.run / "checkpoints").glob(".*")):
             raise SystemExit(f"{self.scenario.name}: a full disk left something half-written")
         self.happened["full disk"] += 1
@@ -311,7 +425,9 @@ class Chaos:
         steps = sorted((self.run / "checkpoints").glob("step-*"))
         if not steps:
             raise SystemExit(f"{self.scenario.name}: no checkpoint to damage")
-        other = steps[0] if len(steps) > 1 else sorted((self.twin / "checkpoints").glob("step-*"))[-1]
+        other = (
+            steps[0] if len(steps) > 1 else sorted((self.twin / "checkpoints").glob("step-*"))[-1]
+        )
         DAMAGE[kind](steps[-1], other)
         self.happened["damaged"] += 1
         self.owed = steps[-1].name
@@ -319,7 +435,9 @@ class Chaos:
     owed: str | None = None
 
     def expect_note(self, attempt: Attempt) -> None:
-        """After a checkpoint was damaged, the first start that comes so far says that it passes it over."""
+        """After a checkpoint was damaged, the first start that comes so far says that it passes it
+        over.
+        """
         if self.owed is None:
             return
         if f"{self.owed}: not whole" in attempt.text:
@@ -328,22 +446,37 @@ class Chaos:
     def differences(self) -> list[str]:
         """What is not as in the twin."""
         mine, theirs = (result(run) for run in (self.run, self.twin))
-        return sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+        return sorted(
+            name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)
+        )
 
 
 def main() -> None:
-    """Prints a line a scenario, then `kills N, damaged N, identical N`; status 1 unless all are identical."""
+    """Prints a line a scenario, then `kills N, damaged N, identical N`; status 1 unless all are
+    identical.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="scenarios in whose name this regular expression is found")
-    parser.add_argument("--commands", action="store_true", help="start `accelerate launch experiments/...` rather than fork")
+    parser.add_argument(
+        "--only", default="", help="scenarios in whose name this regular expression is found"
+    )
+    parser.add_argument(
+        "--commands",
+        action="store_true",
+        help="start `accelerate launch experiments/...` rather than fork",
+    )
     parser.add_argument("--keep", action="store_true", help="keep the runs")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="vqwave-chaos-"))
     machine, total, began = Machine(folder, options.commands), Counter[str](), time.monotonic()
-    Attempt([machine.fork(lambda: make_corpus(folder), folder / "log-corpus")], folder / "log-corpus").wait()
+    Attempt(
+        [machine.fork(lambda: make_corpus(folder), folder / "log-corpus")], folder / "log-corpus"
+    ).wait()
     wanted = [scenario for scenario in SCENARIOS if re.search(options.only, scenario.name)]
-    if any("{teacher}" in " ".join(scenario.settings) for scenario in wanted) and SCENARIOS[0] not in wanted:
+    if (
+        any("{teacher}" in " ".join(scenario.settings) for scenario in wanted)
+        and SCENARIOS[0] not in wanted
+    ):
         Chaos(machine, SCENARIOS[0], options.seed).prepare()
     for scenario in wanted:
         chaos = Chaos(machine, scenario, options.seed)
@@ -352,7 +485,11 @@ def main() -> None:
         different = chaos.differences()
         chaos.happened["identical"] += not different
         total += chaos.happened
-        told = ", ".join(f"{what} {count}" for what, count in chaos.happened.items() if what != "identical" and count)
+        told = ", ".join(
+            f"{what} {count}"
+            for what, count in chaos.happened.items()
+            if what != "identical" and count
+        )
         verdict = "identical" if not different else f"DIFFERENT: {', '.join(different[:8])}"
         print(f"{scenario.name}: {told}; {verdict}", flush=True)
     if not options.keep:

@@ -15,11 +15,14 @@ from vqwave.data import prepare
 
 STEPS = 24  # optimizer steps of a run
 COMMON = (
-    f"train.steps={STEPS} train.log_every=2 train.valid_every=7 train.save_every=5 train.threads=1 "
-    "train.dist_timeout_minutes=9 data.valid_clips=4 data.batch=4 data.clip_seconds=0.06 data.valid_clip_seconds=0.06 "
-    "optim.warmup=3 num_samples=1"
+    f"train.steps={STEPS} train.log_every=2 train.valid_every=7 train.save_every=5 train.threads=1"
+    " train.dist_timeout_minutes=9 data.valid_clips=4 data.batch=4 data.clip_seconds=0.06"
+    " data.valid_clip_seconds=0.06 optim.warmup=3 num_samples=1"
 ).split()
-STACK = "network={layers: 3, dilation_cycle: 3, residual_channels: 8, gate_channels: 8, skip_channels: 8, hidden_channels: 8}"
+STACK = (
+    "network={layers: 3, dilation_cycle: 3, residual_channels: 8, gate_channels: 8, skip_channels:"
+    " 8, hidden_channels: 8}"
+)
 DECODER = STACK.replace("network", "model.decoder.network")
 BOOK = [
     "model.quantizer.codebook_size=8",
@@ -30,13 +33,18 @@ BOOK = [
 VQVAE = [DECODER, "model.encoder.channels=8", "model.spectral_decoder.channels=8"]
 STUDENT = [
     "model.flows=[3, 3]",
-    "model.network={layers: 3, dilation_cycle: 3, residual_channels: 8, gate_channels: 8, hidden_channels: 8}",
+    (
+        "model.network={layers: 3, dilation_cycle: 3, residual_channels: 8, gate_channels: 8,"
+        " hidden_channels: 8}"
+    ),
 ]
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is trained, on how many processes, with which settings; how often it is killed, and what else happens to it."""
+    """What is trained, on how many processes, with which settings; how often it is killed, and what
+    else happens to it.
+    """
 
     name: str
     experiment: str
@@ -48,7 +56,9 @@ class Scenario:
 
 
 SCENARIOS = (
-    Scenario("vqvae", "vqvae", 1, [*VQVAE, *BOOK], 5, ("cut short", "of another step"), full_disk=True),
+    Scenario(
+        "vqvae", "vqvae", 1, [*VQVAE, *BOOK], 5, ("cut short", "of another step"), full_disk=True
+    ),
     Scenario(
         "wavenet, dropout and noise, 2 workers",
         "wavenet",
@@ -64,7 +74,11 @@ SCENARIOS = (
         ("a byte altered",),
     ),
     Scenario(
-        "wavenet, bf16, accumulation", "wavenet", 1, [f"model.{STACK}", "train.precision=bf16", "train.grad_accumulation=2"], 4
+        "wavenet, bf16, accumulation",
+        "wavenet",
+        1,
+        [f"model.{STACK}", "train.precision=bf16", "train.grad_accumulation=2"],
+        4,
     ),
     Scenario(
         "wavenet, 2 processes",
@@ -88,7 +102,10 @@ SCENARIOS = (
         2,
         [
             *VQVAE,
-            "model.quantizer={kind: residual, quantizer_dropout: 0.5, quantizer: {codebook_size: 4, kmeans_after_steps: 3}}",
+            (
+                "model.quantizer={kind: residual, quantizer_dropout: 0.5, quantizer:"
+                " {codebook_size: 4, kmeans_after_steps: 3}}"
+            ),
             "data.workers=1",
         ],
         3,
@@ -97,11 +114,22 @@ SCENARIOS = (
         "distill, adversarial",
         "distill",
         1,
-        [*STUDENT, "teacher={teacher}", "losses={kl: 1.0, power: 10.0, adversarial: 1.0}", "adversarial.start=4"],
+        [
+            *STUDENT,
+            "teacher={teacher}",
+            "losses={kl: 1.0, power: 10.0, adversarial: 1.0}",
+            "adversarial.start=4",
+        ],
         4,
         ("checksums emptied",),
     ),
-    Scenario("distill, bf16, 2 processes", "distill", 2, [*STUDENT, "teacher={teacher}", "train.precision=bf16"], 3),
+    Scenario(
+        "distill, bf16, 2 processes",
+        "distill",
+        2,
+        [*STUDENT, "teacher={teacher}", "train.precision=bf16"],
+        3,
+    ),
     Scenario(
         "prior, dropout",
         "prior",
@@ -119,7 +147,12 @@ SCENARIOS = (
         "prior, 2 processes",
         "prior",
         2,
-        ["codec={teacher}", "model.conditioner.categorical=[speaker]", f"model.{STACK}", "model.token_dropout=0.2"],
+        [
+            "codec={teacher}",
+            "model.conditioner.categorical=[speaker]",
+            f"model.{STACK}",
+            "model.token_dropout=0.2",
+        ],
         3,
     ),
 )
@@ -142,20 +175,32 @@ DAMAGE: dict[str, Callable[[Path, Path], object]] = {
     "a byte altered": altered,
     "a file missing": lambda step, older: (step / "progress.json").unlink(),
     "checksums emptied": lambda step, older: (step / "SHA256.json").write_text("{}"),
-    "of another step": lambda step, older: shutil.copy(older / "average.safetensors", step / "average.safetensors"),
+    "of another step": lambda step, older: shutil.copy(
+        older / "average.safetensors", step / "average.safetensors"
+    ),
 }
 
 
 def result(run: Path) -> dict[str, object]:
     """All that a run leaves, without times."""
     step = sorted((run / "checkpoints").glob("step-*"))[-1]
-    files = [*step.glob("*.safetensors"), run / "model" / "model.safetensors", *(run / "samples").glob("*.wav")]
-    found: dict[str, object] = {path.relative_to(run).as_posix(): path.read_bytes() for path in files}
+    files = [
+        *step.glob("*.safetensors"),
+        run / "model" / "model.safetensors",
+        *(run / "samples").glob("*.wav"),
+    ]
+    found: dict[str, object] = {
+        path.relative_to(run).as_posix(): path.read_bytes() for path in files
+    }
     progress = json.loads((step / "progress.json").read_text())
     timed = {"seconds", "running"}
     found["progress"] = {key: value for key, value in progress.items() if key not in timed}
     for number, line in enumerate((run / "metrics.jsonl").read_text().splitlines()):
-        found[f"metrics {number}"] = {k: v for k, v in json.loads(line).items() if k != "seconds" and not k.startswith("time/")}
+        found[f"metrics {number}"] = {
+            k: v
+            for k, v in json.loads(line).items()
+            if k != "seconds" and not k.startswith("time/")
+        }
     found["evaluation"] = json.loads((run / "evaluation.json").read_text())
     return found
 
@@ -167,6 +212,8 @@ def make_corpus(folder: Path) -> None:
         (folder / "in" / speaker).mkdir(parents=True)
         for take in range(12):
             t = np.arange(2400 + 100 * take) / 8000
-            wave = 0.1 * np.sin(2 * np.pi * (110 + 60 * number + 10 * take) * t) + 0.03 * rng.standard_normal(len(t))
+            wave = 0.1 * np.sin(
+                2 * np.pi * (110 + 60 * number + 10 * take) * t
+            ) + 0.03 * rng.standard_normal(len(t))
             audio.write(folder / "in" / speaker / f"{take}.wav", wave.astype(np.float32), 8000)
     prepare("folder", folder / "in", folder / "corpus", quiet=True)

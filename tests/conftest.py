@@ -1,4 +1,6 @@
-"""What several tests share: thread count, real speech, the experiments' scripts, frames whose code rounding cannot change."""
+"""What several tests share: thread count, real speech, the experiments' scripts, frames whose code
+rounding cannot change.
+"""
 
 from __future__ import annotations
 
@@ -48,13 +50,19 @@ def experiment_script() -> Callable[[str], ModuleType]:
 
 @pytest.fixture(scope="session")
 def clear_frames() -> Callable[..., Tensor]:
-    """The frames whose code does not hang on rounding: the two best differ by more than `share` of the latents' variance."""
+    """The frames whose code does not hang on rounding: the two best differ by more than `share` of
+    the latents' variance.
+    """
     return _clear_frames
 
 
 @torch.no_grad()
-def _clear_frames(quantizer: VectorQuantizer | FSQuantizer, z: Tensor, share: float = 1e-3) -> Tensor:
-    """z (B, D, F) -> (B, F), by distances in float64; of FSQ, by how far each dimension lies from the edge of its level."""
+def _clear_frames(
+    quantizer: VectorQuantizer | FSQuantizer, z: Tensor, share: float = 1e-3
+) -> Tensor:
+    """z (B, D, F) -> (B, F), by distances in float64; of FSQ, by how far each dimension lies from
+    the edge of its level.
+    """
     z = z.double()
     if isinstance(quantizer, FSQuantizer):
         bounded = quantizer.bound(z)

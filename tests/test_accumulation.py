@@ -45,10 +45,19 @@ from vqwave.training.settings import DataSpec, OptimSpec, TrainSpec
 from vqwave.training.trainer import Trainer
 
 STEPS, BATCH = 3, 4
-NETWORK = StackSpec(layers=4, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
+NETWORK = StackSpec(
+    layers=4,
+    dilation_cycle=2,
+    residual_channels=4,
+    gate_channels=4,
+    skip_channels=4,
+    hidden_channels=4,
+)
 TEACHER = WaveNetSpec(
     head=MixtureOfLogistics(components=2),
-    network=replace(NETWORK, context=ContextSpec(stride=8, layers=2, residual_channels=4, channels=4)),
+    network=replace(
+        NETWORK, context=ContextSpec(stride=8, layers=2, residual_channels=4, channels=4)
+    ),
     conditioner=ConditionerSpec(channels=4, dropout=ConditionDropoutSpec(all=0.3)),
     input_dropout=InputDropoutSpec(noise_std=0.02),
 )
@@ -56,14 +65,24 @@ CODES = VQVAESpec(
     encoder=WaveformEncoderSpec(strides=(4, 4), channels=4, blocks=1, latent_dim=4),
     quantizer=GradientQuantizerSpec(codebook_size=4, dead_code_threshold=0.0),
     decoder=replace(TEACHER, network=NETWORK),
-    spectral_decoder=SpectralDecoderSpec(features=LogMelSpec(bands=4, window_ms=4.0, hop_ms=2.0), channels=4),
+    spectral_decoder=SpectralDecoderSpec(
+        features=LogMelSpec(bands=4, window_ms=4.0, hop_ms=2.0), channels=4
+    ),
     adversarial_classifier=AdversarialClassifierSpec(channels=4),
     decoder_input="both",
     decoder_input_noise=0.1,
 )
-STUDENT = StudentSpec(flows=(2, 2), network=replace(NETWORK, skip_channels=0, kernel_size=3), squeeze=2)
+STUDENT = StudentSpec(
+    flows=(2, 2), network=replace(NETWORK, skip_channels=0, kernel_size=3), squeeze=2
+)
 PRIOR = PriorSpec(network=NETWORK, conditioner=ConditionerSpec(channels=4))
-LOSSES = {"nll": 1.0, "commitment": 0.25, "codebook": 1.0, "spectral": 0.5, "domain_adversarial": 0.1}
+LOSSES = {
+    "nll": 1.0,
+    "commitment": 0.25,
+    "codebook": 1.0,
+    "spectral": 0.5,
+    "domain_adversarial": 0.1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +110,9 @@ def _untrained(folder: Path, spec: ModelSpec, corpus: Corpus) -> None:
 def numbers_by_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every item of every batch draws the same numbers, in float64."""
 
-    def same(draw: Callable[..., Tensor], items: int, shape: tuple[int, ...], like: object) -> Tensor:
+    def same(
+        draw: Callable[..., Tensor], items: int, shape: tuple[int, ...], like: object
+    ) -> Tensor:
         numbers = draw(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         return numbers.repeat(items, *[1] * len(shape))
 
@@ -145,7 +166,9 @@ EXPERIMENTS = {  # the script, its class, its settings
 PATHS = {"student": {"teacher": "teacher"}, "prior": {"codec": "codec"}}
 
 
-def moves(script: ModuleType, name: str, folder: Path, run: Path, accumulate: int) -> dict[str, Tensor]:
+def moves(
+    script: ModuleType, name: str, folder: Path, run: Path, accumulate: int
+) -> dict[str, Tensor]:
     """By how much the steps move each trained parameter."""
     _, kind, settings = EXPERIMENTS[name]
     config = script.Config(

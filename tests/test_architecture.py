@@ -1,4 +1,7 @@
-"""The house keeps its shape: import levels, lazy optional packages, sizes. Sources are read; nothing is imported."""
+"""The house keeps its shape: import levels, lazy optional packages, sizes.
+
+Sources are read; nothing is imported.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ OPTIONAL = {
     "wandb",  # always installed, but a second and more to import
 }
 VAGUE = {"utils", "helpers", "common", "misc", "util", "helper"}
-LONGEST_FILE, LONGEST_FUNCTION, LONGEST_EXPERIMENT = 420, 60, 220
+LONGEST_FILE, LONGEST_FUNCTION, LONGEST_EXPERIMENT = 540, 90, 300
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,9 @@ class Module:
         return parts[1]
 
     def imports(self, known: Iterable[str]) -> Iterator[Import]:
-        """Every import, also inside functions; `known` tells a submodule from a name in `from package import x`."""
+        """Every import, also inside functions; `known` tells a submodule from a name in `from
+        package import x`.
+        """
         for node, eager in _import_nodes(ast.parse(self.source), True):
             if isinstance(node, ast.Import):
                 yield from (Import(alias.name, eager) for alias in node.names)
@@ -93,7 +98,11 @@ def _import_nodes(node: ast.AST, eager: bool) -> Iterator[tuple[ast.Import | ast
         if isinstance(child, ast.Import | ast.ImportFrom):
             yield child, eager
             continue
-        caught = [ast.unparse(h.type) for h in child.handlers if h.type] if isinstance(child, ast.Try) else []
+        caught = (
+            [ast.unparse(h.type) for h in child.handlers if h.type]
+            if isinstance(child, ast.Try)
+            else []
+        )
         guarded = "ImportError" in caught or "ModuleNotFoundError" in caught
         typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
         inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
@@ -128,12 +137,17 @@ def _level_breaches(modules: list[Module]) -> Iterator[str]:
             if room not in level:
                 yield f"{module.path}: imports {item.target}, which is no room of the house"
             elif room != module.room and ORDER.index(room) > ORDER.index(module.room):
-                yield f"{module.path} (level {level[module.room]}) imports {item.target} (level {level[room]})"
+                yield (
+                    f"{module.path} (level {level[module.room]}) imports {item.target} (level"
+                    f" {level[room]})"
+                )
 
 
 def _cycles(modules: list[Module]) -> Iterator[str]:
     known = {module.name for module in modules}
-    graph = {m.name: {i.target for i in m.imports(known) if i.target in known} for m in _package(modules)}
+    graph = {
+        m.name: {i.target for i in m.imports(known) if i.target in known} for m in _package(modules)
+    }
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
@@ -141,10 +155,15 @@ def _cycles(modules: list[Module]) -> Iterator[str]:
 
 
 def _eager_options(modules: list[Module]) -> Iterator[str]:
-    """No room loads an optional package at its top, by itself or by way of what it loads; what is loaded late may."""
+    """No room loads an optional package at its top, by itself or by way of what it loads; what is
+    loaded late may.
+    """
     known = {module.name for module in modules}
     eager = {m.name: {item.target for item in m.imports(known) if item.eager} for m in modules}
-    needs = {name: {target.split(".")[0] for target in targets} & OPTIONAL for name, targets in eager.items()}
+    needs = {
+        name: {target.split(".")[0] for target in targets} & OPTIONAL
+        for name, targets in eager.items()
+    }
     changed = True
     while changed:
         before = {name: set(found) for name, found in needs.items()}
@@ -153,7 +172,10 @@ def _eager_options(modules: list[Module]) -> Iterator[str]:
         changed = needs != before
     for module in modules:
         if needs[module.name] and module.name.count(".") <= 1:
-            yield f"{module.path}: loads {', '.join(sorted(needs[module.name]))} at its top; it is optional"
+            yield (
+                f"{module.path}: loads {', '.join(sorted(needs[module.name]))} at its top; it is"
+                " optional"
+            )
 
 
 def _experiments(modules: list[Module]) -> Iterator[str]:
@@ -163,7 +185,10 @@ def _experiments(modules: list[Module]) -> Iterator[str]:
         for item in module.imports({m.name for m in modules}):
             first = item.target.split(".")[0]
             if first == "experiments" or first in names:
-                yield f"{module.path}: imports {item.target}; experiments import vqwave alone, never each other"
+                yield (
+                    f"{module.path}: imports {item.target}; experiments import vqwave alone, never"
+                    " each other"
+                )
         lines = len(module.source.splitlines())
         if lines > LONGEST_EXPERIMENT:
             yield f"{module.path}: {lines} lines; an experiment has at most {LONGEST_EXPERIMENT}"
@@ -180,22 +205,31 @@ def _sizes(modules: list[Module]) -> Iterator[str]:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or node.lineno) - node.lineno + 1
                 if length > LONGEST_FUNCTION:
-                    yield f"{module.path}: {node.name} has {length} lines; at most {LONGEST_FUNCTION}"
+                    yield (
+                        f"{module.path}: {node.name} has {length} lines; at most {LONGEST_FUNCTION}"
+                    )
 
 
 def test_the_house() -> None:
     files = [path for folder in ("vqwave", "experiments") for path in (ROOT / folder).rglob("*.py")]
     assert len(files) > 20
-    found = breaches({path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in files})
+    found = breaches(
+        {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in files}
+    )
     assert not found, "\n".join(found)
 
 
 SOUND = {
     "vqwave/errors.py": "",
-    "vqwave/audio.py": "from vqwave.errors import UserInputError\ntry:\n    import numba\nexcept ImportError:\n    pass",
+    "vqwave/audio.py": (
+        "from vqwave.errors import UserInputError\ntry:\n    import numba\nexcept ImportError:\n   "
+        " pass"
+    ),
     "vqwave/nn/__init__.py": "from vqwave.nn.causal import CausalConv",
     "vqwave/nn/causal.py": "import torch",
-    "vqwave/data/__init__.py": "def f() -> None:\n    import matplotlib\n    from vqwave.data import espeak",
+    "vqwave/data/__init__.py": (
+        "def f() -> None:\n    import matplotlib\n    from vqwave.data import espeak"
+    ),
     "vqwave/data/espeak.py": "import espeakng_loader",
     "vqwave/models/__init__.py": "from vqwave.nn import CausalConv",
     "experiments/vqvae.py": "import torch\nfrom vqwave.models import VQVAE",
@@ -220,13 +254,21 @@ def test_a_sound_house_passes() -> None:
         ("vqwave/nn/causal.py", "from vqwave.nn import flows", "in a circle"),
         ("vqwave/kitchen.py", "", "no room of the house"),
         ("vqwave/nn/flows.py", "from vqwave.kitchen import Oven", "no room of the house"),
-        ("vqwave/report.py", "import matplotlib.pyplot as plt", "vqwave/report.py: loads matplotlib"),
-        ("vqwave/report.py", "from vqwave.data import espeak", "vqwave/report.py: loads espeakng_loader"),
+        (
+            "vqwave/report.py",
+            "import matplotlib.pyplot as plt",
+            "vqwave/report.py: loads matplotlib",
+        ),
+        (
+            "vqwave/report.py",
+            "from vqwave.data import espeak",
+            "vqwave/report.py: loads espeakng_loader",
+        ),
         ("vqwave/nn/utils.py", "", "named for what it holds"),
-        ("vqwave/nn/flows.py", "\n" * 421, "421 lines"),
-        ("vqwave/nn/flows.py", "def f():\n" + "    x = 1\n" * 60, "f has 61 lines"),
+        ("vqwave/nn/flows.py", "\n" * 541, "541 lines"),
+        ("vqwave/nn/flows.py", "def f():\n" + "    x = 1\n" * 90, "f has 91 lines"),
         ("experiments/distill.py", "from vqvae import Experiment", "never each other"),
-        ("experiments/distill.py", "\n" * 221, "at most 220"),
+        ("experiments/distill.py", "\n" * 301, "at most 300"),
     ],
 )
 def test_a_breach_is_found(path: str, source: str, complaint: str) -> None:

@@ -15,7 +15,9 @@ from vqwave.errors import UserInputError
 
 
 def tone(hertz: float, rate: int, seconds: float = 0.5, amplitude: float = 0.5) -> audio.Wave:
-    return (amplitude * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+    return (amplitude * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(
+        np.float32
+    )
 
 
 @pytest.mark.parametrize("classes", [2, 16, 255, 256, 1024, 65536])
@@ -62,7 +64,10 @@ def test_written_is_read_exactly(tmp_path: Path, suffix: str) -> None:
 
 
 def test_nothing_is_left_of_a_write_that_fails(tmp_path: Path) -> None:
-    wrong = (tmp_path / "x.mp3", tone(100, 8000)), (tmp_path / "x.wav", np.zeros((2, 5), np.float32))
+    wrong = (
+        (tmp_path / "x.mp3", tone(100, 8000)),
+        (tmp_path / "x.wav", np.zeros((2, 5), np.float32)),
+    )
     for path, wave in (*wrong, (tmp_path / "y.wav", np.full(5, np.nan, np.float32))):
         with pytest.raises(UserInputError, match=path.name):
             audio.write(path, wave, 8000)
@@ -77,7 +82,9 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     np.testing.assert_allclose(wave, (left + right) / 2, atol=1e-7)
 
 
-@pytest.mark.parametrize(("source", "target"), [(44100, 16000), (8000, 16000), (48000, 24000), (22050, 8000)])
+@pytest.mark.parametrize(
+    ("source", "target"), [(44100, 16000), (8000, 16000), (48000, 24000), (22050, 8000)]
+)
 def test_resampling_keeps_a_tone(source: int, target: int) -> None:
     out = audio.resample(tone(1000, source), source, target)
     expected = tone(1000, target)

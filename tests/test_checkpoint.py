@@ -1,4 +1,6 @@
-"""Model folders and checkpoints: whole round trips without pickle, one line for what is damaged, and the way back past it."""
+"""Model folders and checkpoints: whole round trips without pickle, one line for what is damaged,
+and the way back past it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,13 @@ from vqwave.atomic_files import sweep, writing
 from vqwave.distributions import Gaussian, MuLaw
 from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec
-from vqwave.inference.model_folder import ModelCard, find_model, load_trained, parameter_counts, save_trained
+from vqwave.inference.model_folder import (
+    ModelCard,
+    find_model,
+    load_trained,
+    parameter_counts,
+    save_trained,
+)
 from vqwave.models import Model, ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoderSpec
 from vqwave.nn.condition import ConditionerSpec
@@ -30,7 +38,14 @@ from vqwave.nn.wavenet import StackSpec
 from vqwave.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 
 LABELS = {"speaker": ["a", "b"], "gender": ["f", "m"]}
-SIZES = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=8)
+SIZES = StackSpec(
+    layers=2,
+    dilation_cycle=2,
+    residual_channels=4,
+    gate_channels=4,
+    skip_channels=4,
+    hidden_channels=8,
+)
 MEL = LogMelSpec(bands=6, window_ms=8.0, hop_ms=1.0, fmin=200.0, fmax=4000.0)
 CONDITIONER = ConditionerSpec(channels=4, categorical=("speaker", "gender"))
 WAVENET = WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=CONDITIONER)
@@ -38,7 +53,9 @@ STUDENT = StudentSpec(flows=(1, 2), network=SIZES, conditioner=CONDITIONER)
 QUANTIZER = EMAQuantizerSpec(codebook_size=5)
 SPECS: dict[str, ModelSpec] = {
     "wavenet": WAVENET,
-    "mu-law wavenet": WaveNetSpec(head=MuLaw(classes=16), network=SIZES, conditioner=ConditionerSpec(categorical=())),
+    "mu-law wavenet": WaveNetSpec(
+        head=MuLaw(classes=16), network=SIZES, conditioner=ConditionerSpec(categorical=())
+    ),
     "vocoder": WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=CONDITIONER, features=MEL),
     "vqvae": VQVAESpec(
         encoder=FrameEncoderSpec(features=MEL, channels=6, latent_dim=3),
@@ -47,7 +64,9 @@ SPECS: dict[str, ModelSpec] = {
         spectral_decoder=SpectralDecoderSpec(features=MEL, channels=4),
     ),
     "vqvae of a student": VQVAESpec(
-        encoder=WaveformEncoderSpec(strides=(4, 2), channels=6, blocks=1, latent_dim=3), quantizer=QUANTIZER, decoder=STUDENT
+        encoder=WaveformEncoderSpec(strides=(4, 2), channels=6, blocks=1, latent_dim=3),
+        quantizer=QUANTIZER,
+        decoder=STUDENT,
     ),
     "student": STUDENT,
 }
@@ -55,7 +74,9 @@ SPECS: dict[str, ModelSpec] = {
 
 def trained(name: str) -> tuple[Model, ModelCard]:
     """A model whose every parameter and buffer differs from a fresh one's."""
-    card = ModelCard(sample_rate=8000, labels=LABELS, spec=SPECS[name], about={"corpus": "x", "steps": 7})
+    card = ModelCard(
+        sample_rate=8000, labels=LABELS, spec=SPECS[name], about={"corpus": "x", "steps": 7}
+    )
     torch.manual_seed(1)
     model = card.build()
     for tensor in model.state_dict().values():
@@ -75,7 +96,11 @@ def test_a_model_comes_back_whole(name: str, tmp_path: Path) -> None:
     model, card = trained(name)
     save_trained(tmp_path / "run" / "model", model, card)
     save_trained(tmp_path / "run" / "model", model, card)  # over an older one
-    assert sorted(p.name for p in (tmp_path / "run").rglob("*")) == ["config.json", "model", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "run").rglob("*")) == [
+        "config.json",
+        "model",
+        "model.safetensors",
+    ]
     for place in (tmp_path / "run", tmp_path / "run" / "model"):
         loaded = load_trained(place)
         assert loaded.card == card
@@ -88,7 +113,12 @@ def test_the_card_is_readable_by_anyone(tmp_path: Path) -> None:
     model, card = trained("vqvae")
     save_trained(tmp_path / "model", model, card)
     tree = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert {"format": 2, "kind": "vqvae", "sample_rate": 8000, "labels": LABELS}.items() <= tree.items()
+    assert {
+        "format": 2,
+        "kind": "vqvae",
+        "sample_rate": 8000,
+        "labels": LABELS,
+    }.items() <= tree.items()
     assert tree["spec"]["decoder"]["head"]["kind"] == "gaussian"
 
 
@@ -98,7 +128,10 @@ def test_nothing_is_pickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     model, card = trained("vqvae")
     checkpoint = state_of(nn.Linear(3, 2))
-    for module, names in ((pickle, ("load", "loads", "dump", "dumps", "Unpickler")), (torch, ("load", "save"))):
+    for module, names in (
+        (pickle, ("load", "loads", "dump", "dumps", "Unpickler")),
+        (torch, ("load", "save")),
+    ):
         for name in names:
             monkeypatch.setattr(module, name, refuse)
     save_trained(tmp_path / "model", model, card)
@@ -119,15 +152,25 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "no weights": lambda model: cut(model / "model.safetensors", 0),
     "half the weights": lambda model: cut(model / "model.safetensors", 0.5),
     "a byte less": lambda model: cut(model / "model.safetensors", 0.9999),
-    "weights of another": lambda model: save_trained(model, *trained("wavenet")) or rewrite(model / "config.json", as_mu_law),
+    "weights of another": lambda model: (
+        save_trained(model, *trained("wavenet")) or rewrite(model / "config.json", as_mu_law)
+    ),
     "no settings": lambda model: cut(model / "config.json", 0),
     "half the settings": lambda model: cut(model / "config.json", 0.5),
     "settings that are no text": lambda model: (model / "config.json").write_bytes(b"\xff\xfe\x00"),
     "settings that are a list": lambda model: (model / "config.json").write_text("[1]"),
-    "an unknown setting": lambda model: rewrite(model / "config.json", lambda tree: tree | {"extra": 1}),
-    "an unknown kind": lambda model: rewrite(model / "config.json", lambda tree: tree | {"spec": {"kind": "gan"}}),
-    "a label without values": lambda model: rewrite(model / "config.json", lambda tree: tree | {"labels": {}}),
-    "a newer format": lambda model: rewrite(model / "config.json", lambda tree: tree | {"format": 3}),
+    "an unknown setting": lambda model: rewrite(
+        model / "config.json", lambda tree: tree | {"extra": 1}
+    ),
+    "an unknown kind": lambda model: rewrite(
+        model / "config.json", lambda tree: tree | {"spec": {"kind": "gan"}}
+    ),
+    "a label without values": lambda model: rewrite(
+        model / "config.json", lambda tree: tree | {"labels": {}}
+    ),
+    "a newer format": lambda model: rewrite(
+        model / "config.json", lambda tree: tree | {"format": 3}
+    ),
 }
 
 
@@ -170,10 +213,17 @@ def adam(network: nn.Module) -> torch.optim.Adam:
     return torch.optim.Adam(network.parameters(), 1e-2, betas=(0.8, 0.9))
 
 
-def state_of(network: nn.Module, optimizer: torch.optim.Optimizer | None = None, step: int = 0) -> Checkpoint:
+def state_of(
+    network: nn.Module, optimizer: torch.optim.Optimizer | None = None, step: int = 0
+) -> Checkpoint:
     optimizer = optimizer or adam(network)
     average = {name: p.detach() / 2 for name, p in network.named_parameters()}
-    return Checkpoint(network.state_dict(), average, optimizer.state_dict(), {"step": step, "running": {"nll": [1.5, 2]}})
+    return Checkpoint(
+        network.state_dict(),
+        average,
+        optimizer.state_dict(),
+        {"step": step, "running": {"nll": [1.5, 2]}},
+    )
 
 
 def test_a_resumed_optimizer_goes_on_bit_for_bit(tmp_path: Path) -> None:
@@ -206,11 +256,19 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path)[0].progress["step"] == 200
 
 
-FILES = ("network.safetensors", "average.safetensors", "optimizer.safetensors", "progress.json", "SHA256.json")
+FILES = (
+    "network.safetensors",
+    "average.safetensors",
+    "optimizer.safetensors",
+    "progress.json",
+    "SHA256.json",
+)
 HARM: dict[str, Callable[[Path], object]] = {
     "emptied": lambda path: path.write_bytes(b""),
     "truncated": lambda path: cut(path, 0.7),
-    "altered": lambda path: path.write_bytes(path.read_bytes()[:-9] + b"X" + path.read_bytes()[-8:]),
+    "altered": lambda path: path.write_bytes(
+        path.read_bytes()[:-9] + b"X" + path.read_bytes()[-8:]
+    ),
     "deleted": lambda path: path.unlink(),
 }
 
@@ -236,7 +294,8 @@ def test_an_empty_list_of_checksums_is_not_whole(text: str, tmp_path: Path) -> N
 
 def test_a_half_written_checkpoint_is_never_taken(tmp_path: Path) -> None:
     three(tmp_path)
-    shutil.copytree(tmp_path / "step-00000200", tmp_path / ".step-00000300.77")  # killed before the rename
+    # killed before the rename
+    shutil.copytree(tmp_path / "step-00000200", tmp_path / ".step-00000300.77")
     (tmp_path / "step-00000400").mkdir()
     found, notes = newest_checkpoint(tmp_path)
     assert found.progress["step"] == 200
@@ -265,7 +324,11 @@ def test_pruning_never_leaves_only_a_damaged_checkpoint(keep: int, tmp_path: Pat
 def test_parameter_counts_add_up() -> None:
     model, _ = trained("vqvae")
     counts = parameter_counts(model)
-    assert counts["total"] == sum(p.numel() for p in model.parameters()) == sum(counts.values()) - counts["total"]
+    assert (
+        counts["total"]
+        == sum(p.numel() for p in model.parameters())
+        == sum(counts.values()) - counts["total"]
+    )
     assert {"encoder", "decoder", "spectral_decoder", "total"} == set(counts)
 
 
@@ -280,7 +343,9 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(
     three(tmp_path / "checkpoints")
     before = sorted(path.name for path in tmp_path.rglob("*"))
     monkeypatch.setattr(vqwave.training.checkpoint, failing, full)
-    said = r"step 300 cannot be written \(No space left on device\); step-00000200 is kept: make room"
+    said = (
+        r"step 300 cannot be written \(No space left on device\); step-00000200 is kept: make room"
+    )
     with pytest.raises(UserInputError, match=said), writing(tmp_path, "step 300"):
         save_checkpoint(tmp_path / "checkpoints", 300, state_of(nn.Linear(3, 2), step=300))
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
@@ -289,7 +354,9 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(
 def test_a_full_disk_is_known_from_what_safetensors_says(tmp_path: Path) -> None:
     said = r"the model cannot be written \(No space left on device\); there is no checkpoint yet"
     with pytest.raises(UserInputError, match=said), writing(tmp_path, "the model"):
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        )
     with pytest.raises(SafetensorError), writing(tmp_path, "the model"):
         raise SafetensorError("Error while deserializing header")
     with pytest.raises(FileNotFoundError), writing(tmp_path, "the model"):
@@ -300,10 +367,17 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     three(tmp_path / "checkpoints")
     (tmp_path / ".model.old").mkdir()  # killed between the two renames: there is no model/
     (tmp_path / ".model.old" / "config.json").write_text("{}")
-    for name in (".config.yaml.77", ".samples.78", "checkpoints/.step-00000300.77", "checkpoints/.step-00000200.old"):
+    for name in (
+        ".config.yaml.77",
+        ".samples.78",
+        "checkpoints/.step-00000300.77",
+        "checkpoints/.step-00000200.old",
+    ):
         (tmp_path / name).mkdir()
     (tmp_path / ".mine").touch()
     sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mine", "checkpoints", "model"]
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [f"step-{step:08d}" for step in (9, 10, 200)]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        f"step-{step:08d}" for step in (9, 10, 200)
+    ]
     assert (tmp_path / "model" / "config.json").read_text() == "{}"

@@ -1,4 +1,6 @@
-"""The command line: each command on a tiny model, and what bad input gets: one line, status 2, nothing half-written."""
+"""The command line: each command on a tiny model, and what bad input gets: one line, status 2,
+nothing half-written.
+"""
 
 from __future__ import annotations
 
@@ -25,21 +27,43 @@ from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
 
 LABELS = {"speaker": ["george", "jackson", "theo"]}
-STACK = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
-WAVENET = WaveNetSpec(head=MixtureOfLogistics(components=2), network=STACK, conditioner=ConditionerSpec(channels=4))
+STACK = StackSpec(
+    layers=2,
+    dilation_cycle=2,
+    residual_channels=4,
+    gate_channels=4,
+    skip_channels=4,
+    hidden_channels=4,
+)
+WAVENET = WaveNetSpec(
+    head=MixtureOfLogistics(components=2), network=STACK, conditioner=ConditionerSpec(channels=4)
+)
 VQVAE = VQVAESpec(
     encoder=FrameEncoderSpec(features=LogMelSpec(bands=8, fmax=4000), channels=8, latent_dim=4),
     quantizer=EMAQuantizerSpec(codebook_size=8),
     decoder=WAVENET,
 )
 STUDENT = replace(
-    VQVAE, decoder=StudentSpec(flows=(2,), network=replace(STACK, skip_channels=0), conditioner=ConditionerSpec(channels=4))
+    VQVAE,
+    decoder=StudentSpec(
+        flows=(2,), network=replace(STACK, skip_channels=0), conditioner=ConditionerSpec(channels=4)
+    ),
 )
 
 
 def saved(folder: Path, spec: ModelSpec, weights: dict[str, torch.Tensor] | None = None) -> Path:
-    """A model folder with random weights (and `weights` where names agree, so that two models share a codec)."""
-    about = {"steps": 1, "seconds": 1.0, "corpus": "none", "seed": 0, "receptive_field": 4, "hop": 160, "bit_rate": 150.0}
+    """A model folder with random weights (and `weights` where names agree, so that two models share
+    a codec).
+    """
+    about = {
+        "steps": 1,
+        "seconds": 1.0,
+        "corpus": "none",
+        "seed": 0,
+        "receptive_field": 4,
+        "hop": 160,
+        "bit_rate": 150.0,
+    }
     about["parameters"] = {"total": 1}
     card = ModelCard(sample_rate=8000, labels=LABELS, spec=spec, about=about)
     torch.manual_seed(0)
@@ -55,12 +79,28 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cli")
     saved(root / "vqvae", VQVAE)
     weights = vqwave.load(root / "vqvae").model.state_dict()
-    shared = {name: value for name, value in weights.items() if name.startswith(("encoder.", "quantizer."))}
+    shared = {
+        name: value
+        for name, value in weights.items()
+        if name.startswith(("encoder.", "quantizer."))
+    }
     saved(root / "student", STUDENT, shared)
     saved(root / "babble", WAVENET)
     time = np.arange(8000) / 16000
-    audio.write(root / "speech.wav", (0.2 * np.sin(2 * np.pi * 220 * time)).astype(np.float32), 16000)
-    main(["encode", str(root / "vqvae"), str(root / "speech.wav"), "--out", str(root / "codes.vqw"), "--speaker", "theo"])
+    audio.write(
+        root / "speech.wav", (0.2 * np.sin(2 * np.pi * 220 * time)).astype(np.float32), 16000
+    )
+    main(
+        [
+            "encode",
+            str(root / "vqvae"),
+            str(root / "speech.wav"),
+            "--out",
+            str(root / "codes.vqw"),
+            "--speaker",
+            "theo",
+        ]
+    )
     return root
 
 
@@ -69,7 +109,9 @@ Failing = Callable[..., str]
 
 @pytest.fixture
 def failing(capsys: pytest.CaptureFixture[str]) -> Failing:
-    """Run a command that must fail: status 2, one line on standard error, nothing on standard output -> that line."""
+    """Run a command that must fail: status 2, one line on standard error, nothing on standard
+    output -> that line.
+    """
 
     def run(*argv: object) -> str:
         capsys.readouterr()
@@ -87,7 +129,16 @@ def failing(capsys: pytest.CaptureFixture[str]) -> Failing:
 
 @pytest.mark.parametrize("model", ["vqvae", "student"])
 def test_decoding_has_the_length_of_the_recording(place: Path, model: str, tmp_path: Path) -> None:
-    main(["decode", str(place / model), str(place / "codes.vqw"), "--out", str(tmp_path / "out.wav"), "--quiet"])
+    main(
+        [
+            "decode",
+            str(place / model),
+            str(place / "codes.vqw"),
+            "--out",
+            str(tmp_path / "out.wav"),
+            "--quiet",
+        ]
+    )
     wave, rate = audio.read(tmp_path / "out.wav")
     assert (len(wave), rate) == (4000, 8000)
 
@@ -115,7 +166,19 @@ def test_the_same_seed_gives_the_same_file(place: Path, tmp_path: Path) -> None:
 
 def test_generate_and_info(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "babble.wav"
-    main(["generate", str(place / "babble"), "--speaker", "theo", "--seconds", "0.05", "--out", str(out), "--quiet"])
+    main(
+        [
+            "generate",
+            str(place / "babble"),
+            "--speaker",
+            "theo",
+            "--seconds",
+            "0.05",
+            "--out",
+            str(out),
+            "--quiet",
+        ]
+    )
     assert len(audio.read(out)[0]) == 400
     for what in ("vqvae", "codes.vqw"):
         main(["info", str(place / what)])
@@ -124,13 +187,26 @@ def test_generate_and_info(place: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "speaker   theo" in shown
 
 
-def test_a_slower_decoder_is_taken_with_a_note(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_slower_decoder_is_taken_with_a_note(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One line that says why; none where nothing faster was asked for, or with --quiet."""
     model = saved(tmp_path / "classes", replace(WAVENET, head=MuLaw()))
-    call = ["generate", str(model), "--speaker", "theo", "--seconds", "0.01", "--out", str(tmp_path / "x.wav")]
+    call = [
+        "generate",
+        str(model),
+        "--speaker",
+        "theo",
+        "--seconds",
+        "0.01",
+        "--out",
+        str(tmp_path / "x.wav"),
+    ]
     main([*call, "--top-p", "0.9"])
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
-    assert notes == ["note: the reference decoder is taken: top_p and guidance are the reference decoder's alone"]
+    assert notes == [
+        "note: the reference decoder is taken: top_p and guidance are the reference decoder's alone"
+    ]
     main([*call, "--top-p", "0.9", "--quiet"])
     main([*call, "--backend", "reference"])
     assert "note:" not in capsys.readouterr().err
@@ -147,10 +223,14 @@ def test_the_python_names(place: Path) -> None:
 
 def test_bad_models(place: Path, failing: Failing, tmp_path: Path) -> None:
     out = tmp_path / "x.vqw"
-    assert "no such model" in failing("encode", place / "nowhere", place / "speech.wav", "--out", out)
+    assert "no such model" in failing(
+        "encode", place / "nowhere", place / "speech.wav", "--out", out
+    )
     (tmp_path / "empty").mkdir()
     assert "no model in it" in failing("info", tmp_path / "empty")
-    assert "without codes" in failing("encode", place / "babble", place / "speech.wav", "--out", out)
+    assert "without codes" in failing(
+        "encode", place / "babble", place / "speech.wav", "--out", out
+    )
     assert not out.exists()
 
 
@@ -159,7 +239,15 @@ def test_bad_recordings(place: Path, failing: Failing, tmp_path: Path) -> None:
     (tmp_path / "empty.wav").write_bytes(b"")
     audio.write(tmp_path / "silent.wav", np.zeros(100, np.float32), 8000)
     for name in ("text.wav", "empty.wav", "silent.wav", "missing.wav"):
-        line = failing("convert", place / "vqvae", tmp_path / name, "--speaker", "theo", "--out", tmp_path / "out.wav")
+        line = failing(
+            "convert",
+            place / "vqvae",
+            tmp_path / name,
+            "--speaker",
+            "theo",
+            "--out",
+            tmp_path / "out.wav",
+        )
         assert name in line
     assert not (tmp_path / "out.wav").exists()
 
@@ -171,8 +259,12 @@ def test_what_is_read_is_not_written_over(place: Path, failing: Failing, tmp_pat
     before = speech.read_bytes()
     vqvae, theo = place / "vqvae", ("--speaker", "theo")
     assert "is what is read" in failing("encode", vqvae, speech, "--out", speech)
-    assert "is what is read" in failing("convert", vqvae, speech, *theo, "--out", tmp_path / "in" / ".." / "in" / "speech.wav")
-    assert "is what is read" in failing("convert", vqvae, tmp_path / "in", *theo, "--out", tmp_path / "in", "--overwrite")
+    assert "is what is read" in failing(
+        "convert", vqvae, speech, *theo, "--out", tmp_path / "in" / ".." / "in" / "speech.wav"
+    )
+    assert "is what is read" in failing(
+        "convert", vqvae, tmp_path / "in", *theo, "--out", tmp_path / "in", "--overwrite"
+    )
     assert "--out: not given" in failing("convert", vqvae, speech, *theo)
     assert "is a folder" in failing("encode", vqvae, speech, "--out", tmp_path)
     assert speech.read_bytes() == before
@@ -180,15 +272,29 @@ def test_what_is_read_is_not_written_over(place: Path, failing: Failing, tmp_pat
 
 def test_bad_names(place: Path, failing: Failing, tmp_path: Path) -> None:
     out = tmp_path / "out.wav"
-    assert "did you mean theo?" in failing("convert", place / "vqvae", place / "speech.wav", "--speaker", "thea", "--out", out)
+    assert "did you mean theo?" in failing(
+        "convert", place / "vqvae", place / "speech.wav", "--speaker", "thea", "--out", out
+    )
     red = ("--speaker", "theo", "--label", "colour=red")
-    assert "--label colour: not heard" in failing("convert", place / "vqvae", place / "speech.wav", *red, "--out", out)
+    assert "--label colour: not heard" in failing(
+        "convert", place / "vqvae", place / "speech.wav", *red, "--out", out
+    )
     assert "speaker: not given" in failing("generate", place / "babble", "--out", out)
-    assert "expected NAME=VALUE" in failing("generate", place / "babble", "--label", "speaker", "--out", out)
-    assert "ends in .wav or .flac" in failing("generate", place / "babble", "--out", tmp_path / "out.mp3")
-    assert "no such folder" in failing("generate", place / "babble", "--out", tmp_path / "no" / "out.wav")
-    assert "temperature" in failing("generate", place / "babble", "--speaker", "theo", "--temperature", "-1", "--out", out)
-    assert "backend" in failing("generate", place / "babble", "--speaker", "theo", "--backend", "cuda", "--out", out)
+    assert "expected NAME=VALUE" in failing(
+        "generate", place / "babble", "--label", "speaker", "--out", out
+    )
+    assert "ends in .wav or .flac" in failing(
+        "generate", place / "babble", "--out", tmp_path / "out.mp3"
+    )
+    assert "no such folder" in failing(
+        "generate", place / "babble", "--out", tmp_path / "no" / "out.wav"
+    )
+    assert "temperature" in failing(
+        "generate", place / "babble", "--speaker", "theo", "--temperature", "-1", "--out", out
+    )
+    assert "backend" in failing(
+        "generate", place / "babble", "--speaker", "theo", "--backend", "cuda", "--out", out
+    )
     assert not out.exists()
 
 
@@ -197,15 +303,23 @@ def test_bad_codes(place: Path, failing: Failing, tmp_path: Path) -> None:
     (tmp_path / "cut.vqw").write_bytes(whole[:-5])
     (tmp_path / "text.vqw").write_text("hello")
     out = tmp_path / "out.wav"
-    assert "truncated or damaged" in failing("decode", place / "vqvae", tmp_path / "cut.vqw", "--out", out)
-    assert "not a .vqw file" in failing("decode", place / "vqvae", tmp_path / "text.vqw", "--out", out)
+    assert "truncated or damaged" in failing(
+        "decode", place / "vqvae", tmp_path / "cut.vqw", "--out", out
+    )
+    assert "not a .vqw file" in failing(
+        "decode", place / "vqvae", tmp_path / "text.vqw", "--out", out
+    )
     saved(tmp_path / "other", replace(VQVAE, time_jitter=0.5), {"encoder.out.bias": torch.ones(4)})
-    assert "these codes are of codec" in failing("decode", tmp_path / "other", place / "codes.vqw", "--out", out)
+    assert "these codes are of codec" in failing(
+        "decode", tmp_path / "other", place / "codes.vqw", "--out", out
+    )
     assert not out.exists()
 
 
 def test_a_bad_corpus_folder(failing: Failing, tmp_path: Path) -> None:
-    assert "nowhere" in failing("prepare", "folder", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert "nowhere" in failing(
+        "prepare", "folder", tmp_path / "nowhere", "--out", tmp_path / "out"
+    )
     assert "did you mean fsdd" in failing("prepare", "fssd", tmp_path, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -221,7 +335,9 @@ def distill(*argv: object) -> None:
     module.main(module.DistillExperiment, [str(a) for a in argv])
 
 
-def test_a_student_is_no_teacher_and_a_wrong_key_is_named(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_student_is_no_teacher_and_a_wrong_key_is_named(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for speaker in LABELS["speaker"]:
         (tmp_path / "in" / speaker).mkdir(parents=True)
         for take in range(12):
@@ -246,5 +362,8 @@ def test_a_student_is_no_teacher_and_a_wrong_key_is_named(place: Path, tmp_path:
 
 
 def test_a_model_says_what_it_is(place: Path) -> None:
-    assert repr(vqwave.load(place / "vqvae")) == "SpeechModel(vqvae, 8000 Hz, 150 bit/s, 3 speakers, decoder WaveNet)"
+    assert (
+        repr(vqwave.load(place / "vqvae"))
+        == "SpeechModel(vqvae, 8000 Hz, 150 bit/s, 3 speakers, decoder WaveNet)"
+    )
     assert "decoder Student" in repr(vqwave.load(place / "student"))

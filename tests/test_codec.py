@@ -1,4 +1,6 @@
-"""A codec as people use it: lengths, voices, batches that do not show, and one line for what cannot be."""
+"""A codec as people use it: lengths, voices, batches that do not show, and one line for what cannot
+be.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,14 @@ from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
 
 LABELS = {"speaker": ["george", "jackson", "lucas", "theo"]}
-SIZES = StackSpec(layers=3, dilation_cycle=3, residual_channels=8, gate_channels=8, skip_channels=8, hidden_channels=12)
+SIZES = StackSpec(
+    layers=3,
+    dilation_cycle=3,
+    residual_channels=8,
+    gate_channels=8,
+    skip_channels=8,
+    hidden_channels=12,
+)
 CONDITIONER = ConditionerSpec(channels=6)
 RATE, HOP = 8000, 16
 
@@ -55,8 +64,12 @@ def teacher(head: Head) -> SpeechModel:
 
 
 def student_of(it: SpeechModel) -> SpeechModel:
-    """As distillation builds it: the same encoder, codebook and conditioner, flows in the decoder's place."""
-    spec = replace(it.card.spec, decoder=StudentSpec(flows=(1, 2), network=SIZES, conditioner=CONDITIONER))
+    """As distillation builds it: the same encoder, codebook and conditioner, flows in the decoder's
+    place.
+    """
+    spec = replace(
+        it.card.spec, decoder=StudentSpec(flows=(1, 2), network=SIZES, conditioner=CONDITIONER)
+    )
     model = spec.build(RATE, LABELS)
     for mine, theirs in (
         (model.encoder, it.model.encoder),
@@ -71,7 +84,9 @@ def speech(T: int, seed: int = 1) -> Tensor:
     """A chirp with noise: something with a spectrum that changes."""
     generator = torch.Generator().manual_seed(seed)
     t = torch.arange(T) / RATE
-    return 0.1 * torch.sin(2 * torch.pi * (200 * t + 700 * t**2)) + 0.03 * torch.randn(T, generator=generator)
+    return 0.1 * torch.sin(2 * torch.pi * (200 * t + 700 * t**2)) + 0.03 * torch.randn(
+        T, generator=generator
+    )
 
 
 VQ = teacher(MixtureOfLogistics(components=2))
@@ -100,10 +115,19 @@ def test_any_sample_rate_is_heard_at_the_models(rate: int) -> None:
 
 def test_level_dc_and_channels_do_not_matter(clear_frames: Callable[..., Tensor]) -> None:
     wave = speech(4000)
-    codes, clear = VQ.encode(wave).codes, clear_frames(VQ.model.quantizer, VQ.model.encoder(VQ.prepare(wave)[None]))
+    codes, clear = (
+        VQ.encode(wave).codes,
+        clear_frames(VQ.model.quantizer, VQ.model.encoder(VQ.prepare(wave)[None])),
+    )
     assert codes.unique().numel() > 4
     assert clear.float().mean() > 0.9
-    for other in (0.3 * wave, wave + 0.1, torch.stack([wave, wave]), wave.numpy(), wave.double().numpy()):
+    for other in (
+        0.3 * wave,
+        wave + 0.1,
+        torch.stack([wave, wave]),
+        wave.numpy(),
+        wave.double().numpy(),
+    ):
         assert torch.equal(VQ.encode(other).codes[clear], codes[clear])
 
 
@@ -114,7 +138,9 @@ def test_each_of_many_comes_out_as_it_would_alone(it: SpeechModel) -> None:
     coded, voices = [it.encode(wave) for wave in waves], ["theo", "lucas", "lucas", "george"]
     together = it.decode_many(coded, voices, sampling=Sampling(seed=3))
     for item, voice, decoded in zip(coded, voices, together, strict=True):
-        torch.testing.assert_close(it.decode(item, voice, sampling=Sampling(seed=3)), decoded, rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            it.decode(item, voice, sampling=Sampling(seed=3)), decoded, rtol=0, atol=1e-6
+        )
     backwards = it.decode_many(coded[::-1], voices[::-1], sampling=Sampling(seed=3))
     for a, b in zip(backwards[::-1], together, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
@@ -122,9 +148,14 @@ def test_each_of_many_comes_out_as_it_would_alone(it: SpeechModel) -> None:
 
 @BOTH
 def test_what_is_padded_behind_an_utterance_is_not_in_its_codes(it: SpeechModel) -> None:
-    """Encoding is per recording: neither the length of its last frame nor a neighbour shows in the others."""
+    """Encoding is per recording: neither the length of its last frame nor a neighbour shows in the
+    others.
+    """
     wave = speech(10 * HOP)
-    whole, part = it.model.encode(wave[None]), it.model.encode(torch.cat([wave, torch.zeros(5 * HOP)])[None])
+    whole, part = (
+        it.model.encode(wave[None]),
+        it.model.encode(torch.cat([wave, torch.zeros(5 * HOP)])[None]),
+    )
     assert torch.equal(part[..., :6], whole[..., :6])
 
 
@@ -133,14 +164,17 @@ def test_a_seed_and_a_voice_decide(it: SpeechModel) -> None:
     coded = it.encode(speech(120), speaker="theo")
     plain = it.decode(coded, sampling=Sampling(seed=1))
     assert torch.equal(it.decode(coded, sampling=Sampling(seed=1)), plain)
-    assert torch.equal(it.decode(coded, "theo", sampling=Sampling(seed=1)), plain)  # the voice noted beside the codes
+    # the voice noted beside the codes
+    assert torch.equal(it.decode(coded, "theo", sampling=Sampling(seed=1)), plain)
     assert torch.equal(
-        it.decode(coded.as_speaker("lucas"), sampling=Sampling(seed=1)), it.decode(coded, "lucas", sampling=Sampling(seed=1))
+        it.decode(coded.as_speaker("lucas"), sampling=Sampling(seed=1)),
+        it.decode(coded, "lucas", sampling=Sampling(seed=1)),
     )
     assert not torch.equal(it.decode(coded, "lucas", sampling=Sampling(seed=1)), plain)
     assert not torch.equal(it.decode(coded, sampling=Sampling(seed=2)), plain)
     assert torch.equal(
-        it.convert(speech(120), speaker="lucas", sampling=Sampling(seed=1)), it.decode(coded, "lucas", sampling=Sampling(seed=1))
+        it.convert(speech(120), speaker="lucas", sampling=Sampling(seed=1)),
+        it.decode(coded, "lucas", sampling=Sampling(seed=1)),
     )
 
 
@@ -165,7 +199,11 @@ def test_weights_that_are_not_finite_are_refused_at_loading_and_in_use(tmp_path:
     for part, name in (("encoder", "encoder"), ("quantizer", "sums"), ("decoder", "decoder")):
         it, coded = deepcopy(VQ), VQ.encode(speech(100), speaker="theo")
         with torch.no_grad():
-            (it.model.quantizer.codebook.sums if part == "quantizer" else next(getattr(it.model, part).parameters()))[0] = torch.nan
+            (
+                it.model.quantizer.codebook.sums
+                if part == "quantizer"
+                else next(getattr(it.model, part).parameters())
+            )[0] = torch.nan
         coded = replace(coded, fingerprint=it._names.name)
         uses = (
             lambda it=it: it.encode(speech(100)),
@@ -204,7 +242,12 @@ def test_an_unknown_voice_lists_the_nearest() -> None:
 
 @pytest.mark.parametrize(
     "wave",
-    [np.zeros(0, np.float32), np.zeros(800, np.float32), np.array([0.1, np.nan, 0.2], np.float32), np.full(50, np.inf)],
+    [
+        np.zeros(0, np.float32),
+        np.zeros(800, np.float32),
+        np.array([0.1, np.nan, 0.2], np.float32),
+        np.full(50, np.inf),
+    ],
     ids=["empty", "silent", "nan", "infinite"],
 )
 def test_what_is_no_recording_is_named(wave: np.ndarray) -> None:
@@ -212,7 +255,9 @@ def test_what_is_no_recording_is_named(wave: np.ndarray) -> None:
         VQ.encode(wave)
 
 
-@pytest.mark.parametrize("wave", [np.full(800, 0.25, np.float32), np.array([0.3], np.float32)], ids=["dc", "one sample"])
+@pytest.mark.parametrize(
+    "wave", [np.full(800, 0.25, np.float32), np.array([0.3], np.float32)], ids=["dc", "one sample"]
+)
 def test_a_recording_without_sound_is_named(wave: np.ndarray) -> None:
     with pytest.raises(UserInputError, match=r"the recording is (empty or not finite|silent)"):
         VQ.encode(wave)
@@ -238,18 +283,24 @@ def test_over_the_disk(tmp_path: Path) -> None:
     loaded: CodeSequence = load_codes(tmp_path / "a.vqw")
     again = SpeechModel.load(tmp_path / "run")
     assert again.speakers == LABELS["speaker"]
-    assert torch.equal(again.decode(loaded, sampling=Sampling(seed=7)), VQ.decode(coded, sampling=Sampling(seed=7)))
+    assert torch.equal(
+        again.decode(loaded, sampling=Sampling(seed=7)), VQ.decode(coded, sampling=Sampling(seed=7))
+    )
 
 
 def babbler(*labels: str, features: LogMelSpec | None = None) -> SpeechModel:
     torch.manual_seed(0)
     conditioner = ConditionerSpec(channels=4, categorical=labels)
-    return codec(WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=conditioner, features=features))
+    return codec(
+        WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=conditioner, features=features)
+    )
 
 
 def test_babble() -> None:
     it = babbler("speaker")
-    first, second = it.generate(0.01, labels={"speaker": "theo"}, count=2, sampling=Sampling(seed=5))
+    first, second = it.generate(
+        0.01, labels={"speaker": "theo"}, count=2, sampling=Sampling(seed=5)
+    )
     assert first.shape == second.shape == (80,)
     assert not torch.equal(first, second)
     (alone,) = it.generate(0.01, labels={"speaker": "theo"}, sampling=Sampling(seed=5))
@@ -261,7 +312,9 @@ def test_babble() -> None:
 
 
 def test_a_vocoder_copies_a_recording() -> None:
-    it = babbler("speaker", features=LogMelSpec(bands=6, window_ms=8.0, hop_ms=2.0, fmin=200.0, fmax=4000.0))
+    it = babbler(
+        "speaker", features=LogMelSpec(bands=6, window_ms=8.0, hop_ms=2.0, fmin=200.0, fmax=4000.0)
+    )
     assert it.reconstruct(speech(101), labels={"speaker": "theo"}).shape == (101,)
     with pytest.raises(UserInputError, match="vocoder"):
         it.generate(0.01, labels={"speaker": "theo"})
@@ -284,6 +337,9 @@ def test_a_mu_law_teacher_decodes_too() -> None:
 def test_conditions_join_with_their_last_column_held() -> None:
     short, long = (Condition(torch.randn(1, 3, F), 4) for F in (2, 5))
     joined = join([short, long])
-    assert torch.equal(joined.features[0], torch.cat([short.features[0], short.features[0, :, -1:].expand(3, 3)], 1))
+    assert torch.equal(
+        joined.features[0],
+        torch.cat([short.features[0], short.features[0, :, -1:].expand(3, 3)], 1),
+    )
     assert torch.equal(joined.features[1], long.features[0])
     assert join([None, None]) is None

@@ -1,4 +1,6 @@
-"""A codec with a melody: pitch codes from recordings to files and back, in the range of the voice that is asked for."""
+"""A codec with a melody: pitch codes from recordings to files and back, in the range of the voice
+that is asked for.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,14 @@ SPEC = VQVAESpec(
     spectral_decoder=SpectralDecoderSpec(features=MEL, channels=12),
     decoder_input="spectrogram",
     decoder=WaveNetSpec(
-        network=StackSpec(layers=2, dilation_cycle=2, residual_channels=8, gate_channels=8, skip_channels=8, hidden_channels=8),
+        network=StackSpec(
+            layers=2,
+            dilation_cycle=2,
+            residual_channels=8,
+            gate_channels=8,
+            skip_channels=8,
+            hidden_channels=8,
+        ),
         conditioner=ConditionerSpec(channels=6),
         predictor=LinearPredictorSpec(order=4),
         pitch_taps=3,
@@ -58,7 +67,9 @@ def codec() -> SpeechModel:
         if hasattr(part, "started"):
             part.started.fill_(True)
     model.melody.voices.copy_(torch.tensor(VOICES))
-    return SpeechModel(model.eval(), ModelCard(sample_rate=RATE, labels=labels, spec=SPEC, about={}))
+    return SpeechModel(
+        model.eval(), ModelCard(sample_rate=RATE, labels=labels, spec=SPEC, about={})
+    )
 
 
 def buzz(seconds: float = 1.0, f0: float = 140.0) -> np.ndarray:
@@ -88,7 +99,9 @@ def test_a_known_voice_is_normalised_by_its_own_range(codec: SpeechModel) -> Non
 
 
 def test_a_conversion_lands_in_the_range_of_its_target(codec: SpeechModel) -> None:
-    """The range that the decoder is given: the target's, moved by the semitones that are asked for."""
+    """The range that the decoder is given: the target's, moved by the semitones that are asked
+    for.
+    """
     coded = codec.encode(buzz(), speaker="low")
     voice = codec.given.voice("high", {}, None)
     given = codec.given.range_of(voice, coded.pitch, 3.0)[VOICE][0].tolist()
@@ -118,33 +131,42 @@ def test_a_stream_is_what_decode_gives(codec: SpeechModel) -> None:
     assert torch.equal(torch.from_numpy(np.concatenate(parts)), whole)
 
 
-def test_a_long_file_is_encoded_piece_by_piece(codec: SpeechModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_file_is_encoded_piece_by_piece(
+    codec: SpeechModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     soundfile.write(tmp_path / "a.wav", buzz(2.0), RATE, subtype="FLOAT")
     whole = codec.encode_file(tmp_path / "a.wav", "low")
     monkeypatch.setattr(speech_encoder, "LONG", 0.5)
     pieces = codec.encode_file(tmp_path / "a.wav", "low")
     assert pieces.pitch.codes.shape == whole.pitch.codes.shape
-    assert (pieces.pitch.codes == whole.pitch.codes).float().mean() > 0.9  # F0 is that of the whole up to rounding
+    # F0 is that of the whole up to rounding
+    assert (pieces.pitch.codes == whole.pitch.codes).float().mean() > 0.9
 
 
 def test_refusals(codec: SpeechModel) -> None:
     coded = codec.encode(buzz(0.1), speaker="low")
     with pytest.raises(UserInputError, match="these codes have no pitch codes, expected some"):
         codec.decode(replace(coded, pitch=None))
-    with pytest.raises(UserInputError, match="pitch codes: 1 books of 6 codes, hop 640, expected 1 of 5, hop 640"):
+    with pytest.raises(
+        UserInputError, match="pitch codes: 1 books of 6 codes, hop 640, expected 1 of 5, hop 640"
+    ):
         codec.decode(replace(coded, pitch=replace(coded.pitch, size=6)))
     with pytest.raises(UserInputError, match="shift_semitones: 60, expected at most 48"):
         codec.decode(coded, shift_semitones=60)
     spec = replace(SPEC, melody=None, decoder=replace(SPEC.decoder, pitch_taps=0))
     card = ModelCard(sample_rate=RATE, labels={"speaker": ["low"]}, spec=spec, about={})
     plain = SpeechModel(card.build().eval(), card)
-    with pytest.raises(UserInputError, match="shift_semitones: 1, expected 0: this model has no codes"):
+    with pytest.raises(
+        UserInputError, match="shift_semitones: 1, expected 0: this model has no codes"
+    ):
         plain.convert(buzz(0.3), speaker="low", shift_semitones=1)
     with pytest.raises(UserInputError, match="shift_semitones: of shape"):
         codec.decode(coded, shift_semitones=[1, 2])
 
 
-def test_a_pipe_keeps_the_range_of_a_voice_that_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_keeps_the_range_of_a_voice_that_has_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a speaker, F0 is that of the codes' header, moved, from a pipe as from a file."""
     unnamed = ConditionerSpec(channels=6, categorical=())
     decoder = WaveNetSpec(network=SPEC.decoder.network, conditioner=unnamed)

@@ -1,4 +1,6 @@
-"""`.vqw` files: whole round trips, and nothing damaged, truncated, foreign or forged gets through."""
+"""`.vqw` files: whole round trips, and nothing damaged, truncated, foreign or forged gets
+through.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +32,29 @@ from vqwave.codes import (
 from vqwave.errors import UserInputError
 
 
-def coded(size: int = 256, books: int = 1, frames: int = 9, speaker: str | None = "theo") -> CodeSequence:
-    codes = torch.randint(size, (books, frames), generator=torch.Generator().manual_seed(size + frames))
+def coded(
+    size: int = 256, books: int = 1, frames: int = 9, speaker: str | None = "theo"
+) -> CodeSequence:
+    codes = torch.randint(
+        size, (books, frames), generator=torch.Generator().manual_seed(size + frames)
+    )
     if codes.numel():
         codes.view(-1)[-1] = size - 1
-    return CodeSequence(codes, sample_rate=8000, hop=160, samples=160 * frames, size=size, fingerprint="0123abcd", speaker=speaker)
+    return CodeSequence(
+        codes,
+        sample_rate=8000,
+        hop=160,
+        samples=160 * frames,
+        size=size,
+        fingerprint="0123abcd",
+        speaker=speaker,
+    )
 
 
 def assert_same(a: CodeSequence, b: CodeSequence) -> None:
-    assert {k: v for k, v in vars(a).items() if k != "codes"} == {k: v for k, v in vars(b).items() if k != "codes"}
+    assert {k: v for k, v in vars(a).items() if k != "codes"} == {
+        k: v for k, v in vars(b).items() if k != "codes"
+    }
     assert a.codes.dtype == b.codes.dtype == torch.int64
     assert torch.equal(a.codes, b.codes)
 
@@ -57,7 +73,8 @@ def test_codes_are_packed_to_the_bit(bits: int) -> None:
     data = pack(codes, bits)
     assert len(data) == -(-22 * bits // 8)
     assert torch.equal(unpack(data, 2, 11, bits), codes)
-    whole = sum(int(code) << (bits * i) for i, code in enumerate(codes.t().flatten()))  # frame by frame, lowest bit first
+    # frame by frame, lowest bit first
+    whole = sum(int(code) << (bits * i) for i, code in enumerate(codes.t().flatten()))
     assert int.from_bytes(data, "little") == whole
 
 
@@ -97,7 +114,11 @@ def test_every_changed_byte_is_noticed() -> None:
 
 def test_every_truncation_and_extension_is_noticed() -> None:
     data = to_bytes(coded())
-    for damaged in [data[:n] for n in range(len(data))] + [data[n:] for n in range(1, len(data))] + [data + b"\0", data + data]:
+    for damaged in (
+        [data[:n] for n in range(len(data))]
+        + [data[n:] for n in range(1, len(data))]
+        + [data + b"\0", data + data]
+    ):
         with pytest.raises(UserInputError, match=r"^seven\.vqw: [^\n]+$"):
             from_bytes(damaged, "seven.vqw")
 
@@ -105,7 +126,14 @@ def test_every_truncation_and_extension_is_noticed() -> None:
 def forge(codes: Tensor, **header: object) -> bytes:
     """A file of version 1 with a valid checksum and any header."""
     it = coded()
-    full = {"sample_rate": 8000, "hop": 160, "samples": 320, "size": 256, "fingerprint": "f", "speaker": None}
+    full = {
+        "sample_rate": 8000,
+        "hop": 160,
+        "samples": 320,
+        "size": 256,
+        "fingerprint": "f",
+        "speaker": None,
+    }
     text = json.dumps(full | {"books": 1, "frames": codes.shape[1]} | header).encode()
     body = VERSION_1 + struct.pack("<I", len(text)) + text + pack(codes, it.bits_per_code)
     return body + struct.pack("<I", zlib.crc32(body))
@@ -200,7 +228,9 @@ def test_blocks_of_a_stream_can_neither_be_left_out_nor_exchanged() -> None:
     assert data == data[:head] + b"".join(blocks) + data[head + 3 * size :]
     for order in ([0, 2], [1, 0, 2], [0, 1, 1, 2]):
         with pytest.raises(UserInputError, match="truncated or damaged"):
-            from_bytes(data[:head] + b"".join(blocks[i] for i in order) + data[head + 3 * size :], "x")
+            from_bytes(
+                data[:head] + b"".join(blocks[i] for i in order) + data[head + 3 * size :], "x"
+            )
 
 
 def test_a_block_goes_out_as_soon_as_it_is_written() -> None:

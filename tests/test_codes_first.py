@@ -1,4 +1,6 @@
-"""Codes first, the decoder afterwards: two runs, the second of which takes the first's codes as they are."""
+"""Codes first, the decoder afterwards: two runs, the second of which takes the first's codes as
+they are.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ CODES = [
     "model.encoder.latent_dim=4",
     "model.encoder.features={kind: log_mel, bands: 8, fmin: 100, fmax: 4000}",
     "model.quantizer.codebook_size=8",
-    "model.spectral_decoder={channels: 8, features: {kind: log_mel, bands: 8, fmin: 100, fmax: 4000}}",
+    (
+        "model.spectral_decoder={channels: 8, features: {kind: log_mel, bands: 8, fmin: 100, fmax:"
+        " 4000}}"
+    ),
     "losses={nll: 0.0, spectral: 1.0, commitment: 0.25}",
 ]
 DECODER = [
@@ -53,7 +58,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def experiment(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    found = importlib.util.spec_from_file_location("vqvae_experiment", ROOT / "experiments" / "vqvae.py")
+    found = importlib.util.spec_from_file_location(
+        "vqvae_experiment", ROOT / "experiments" / "vqvae.py"
+    )
     module = importlib.util.module_from_spec(found)
     monkeypatch.setitem(sys.modules, found.name, module)  # its dataclasses look themselves up
     found.loader.exec_module(module)
@@ -72,30 +79,44 @@ def train(experiment: ModuleType, run: Path, corpus: Path, *settings: str) -> No
     main(experiment.VQVAEExperiment, [*sizes, *settings, "--quiet"])
 
 
-def test_the_decoder_is_trained_on_the_codes_of_another_run(experiment: ModuleType, corpus: Path, tmp_path: Path) -> None:
+def test_the_decoder_is_trained_on_the_codes_of_another_run(
+    experiment: ModuleType, corpus: Path, tmp_path: Path
+) -> None:
     train(experiment, tmp_path / "codes", corpus, *CODES)
     train(experiment, tmp_path / "whole", corpus, f"frozen_codec={tmp_path / 'codes'}", *DECODER)
     codes, whole = load_trained(tmp_path / "codes"), load_trained(tmp_path / "whole")
     assert whole.card.spec.encoder == codes.card.spec.encoder
     for part in ("encoder", "quantizer", "spectral_decoder"):
         theirs = getattr(codes.model, part).state_dict()
-        assert all(torch.equal(value, theirs[name]) for name, value in getattr(whole.model, part).state_dict().items())
+        assert all(
+            torch.equal(value, theirs[name])
+            for name, value in getattr(whole.model, part).state_dict().items()
+        )
     coded = SpeechModel.load(tmp_path / "codes").encode(np.sin(np.arange(1600, dtype=np.float32)))
     assert len(SpeechModel.load(tmp_path / "whole").decode(coded, "a")) == 1600
     with pytest.raises(UserInputError, match="this model has codes alone"):
         SpeechModel.load(tmp_path / "codes").decode(coded, "a")
     untrained = whole.card.spec.build(8000, whole.card.labels).decoder.state_dict()
-    assert any(not torch.equal(value, untrained[name]) for name, value in whole.model.decoder.state_dict().items())
+    assert any(
+        not torch.equal(value, untrained[name])
+        for name, value in whole.model.decoder.state_dict().items()
+    )
 
 
 def test_a_decoder_of_slices_hears_the_frames_of_whole_clips(
-    experiment: ModuleType, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    experiment: ModuleType,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     train(experiment, tmp_path / "codes", corpus, *CODES)
     settings = [f"frozen_codec={tmp_path / 'codes'}", *DECODER]
     seen, real = [], experiment.sliced
 
-    def spied(batch: Batch, frames: torch.Tensor, samples: float, hop: int) -> tuple[Batch, torch.Tensor]:
+    def spied(
+        batch: Batch, frames: torch.Tensor, samples: float, hop: int
+    ) -> tuple[Batch, torch.Tensor]:
         seen.append((batch, frames, *real(batch, frames, samples, hop)))
         return seen[-1][2:]
 
@@ -108,7 +129,10 @@ def test_a_decoder_of_slices_hears_the_frames_of_whole_clips(
             800 * frames.shape[-1] // (batch.wave.shape[1] // model.hop),
         )
         assert torch.equal(
-            frames, model.decoder_features(model.quantizer.decode(model.encode(batch.wave, batch.lengths)), batch.labels)
+            frames,
+            model.decoder_features(
+                model.quantizer.decode(model.encode(batch.wave, batch.lengths)), batch.labels
+            ),
         )
     assert len(seen) == 2
     for wrong in (["decoder_segment_seconds=0.1"], [*settings, "decoder_segment_seconds=0.5"]):
@@ -129,7 +153,14 @@ def test_a_cycle_needs_an_encoder_that_hears_the_readout(
 ) -> None:
     cycle = "losses={nll: 0.0, spectral: 1.0, commitment: 0.25, cycle_consistency: 1.0}"
     with pytest.raises(SystemExit) as stop:
-        train(experiment, tmp_path / "no", corpus, *CODES, cycle, "model.spectral_decoder.features.bands=9")
+        train(
+            experiment,
+            tmp_path / "no",
+            corpus,
+            *CODES,
+            cycle,
+            "model.spectral_decoder.features.bands=9",
+        )
     assert stop.value.code == 2
     assert "losses.cycle_consistency: expected a spectral decoder" in capsys.readouterr().err
     train(experiment, tmp_path / "run", corpus, *CODES, cycle, "train.log_every=1")
@@ -141,7 +172,8 @@ def test_codes_that_are_taken_have_no_losses_of_their_own(
 ) -> None:
     losses = "losses={nll: 0.0, spectral: 1.0, commitment: 0.25, auxiliary_classification: 0.1}"
     listener = ["model.conversion_classifier.channels=8", losses]
-    train(experiment, tmp_path / "codes", corpus, *CODES, *listener, "train.log_every=1")  # it may listen without a say
+    # it may listen without a say
+    train(experiment, tmp_path / "codes", corpus, *CODES, *listener, "train.log_every=1")
     rows = (tmp_path / "codes" / "metrics.jsonl").read_text()
     assert '"train/auxiliary_classification"' in rows
     assert '"valid/conversion_accuracy"' in rows
@@ -149,7 +181,14 @@ def test_codes_that_are_taken_have_no_losses_of_their_own(
     with pytest.raises(SystemExit):
         train(experiment, tmp_path / "no", corpus, *settings)
     assert "losses.spectral: expected no `frozen_codec`" in capsys.readouterr().err
-    train(experiment, tmp_path / "whole", corpus, f"frozen_codec={tmp_path / 'codes'}", *DECODER, *listener[:1])
+    train(
+        experiment,
+        tmp_path / "whole",
+        corpus,
+        f"frozen_codec={tmp_path / 'codes'}",
+        *DECODER,
+        *listener[:1],
+    )
     assert load_trained(tmp_path / "whole").card.spec.conversion_classifier is None
     found = evaluate(tmp_path / "codes", corpus, Settings(split="valid", only=("nll", "codes")))
     assert "codes alone" in found.skipped["nll"]

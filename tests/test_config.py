@@ -130,7 +130,10 @@ def test_a_value_may_be_negative_or_hold_an_equals_sign() -> None:
         ("size=auto", Config(size="auto")),
         ("precision=no", Config(precision="no")),
         ("losses={'nll': 1e-05}", Config(losses={"nll": 1e-5, "commitment": 0.25})),
-        ("model.quantizer={'kind': 'fsq', 'levels': [8, 5]}", Config(model=Model(quantizer=Fsq(levels=(8, 5))))),
+        (
+            "model.quantizer={'kind': 'fsq', 'levels': [8, 5]}",
+            Config(model=Model(quantizer=Fsq(levels=(8, 5)))),
+        ),
         ("run=123", Config(run="123")),
         ("run=1e-05", Config(run="1e-05")),
         ("run=None", Config(run="None")),
@@ -158,7 +161,9 @@ model: # an empty section changes nothing
 """
     losses = {"nll": 1.0, "commitment": 0.25, "spectral": 1.0}
     optim = Optim(lr=3e-4, max_grad_norm=1000.0, betas=(0.5, 0.75))
-    expected = Config(run="2024-01-01", seed=None, average=True, tags=["3", "on"], optim=optim, losses=losses)
+    expected = Config(
+        run="2024-01-01", seed=None, average=True, tags=["3", "on"], optim=optim, losses=losses
+    )
     assert config("--config", written(tmp_path, text)) == expected
 
 
@@ -174,8 +179,12 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_changed_kind_replaces_the_whole_part(tmp_path: Path) -> None:
-    file = written(tmp_path, "model: {hidden: 32, quantizer: {kind: ema, num_codes: 7, decay: 0.5}}")
-    assert config("--config", file, "model.quantizer.kind=fsq").model == Model(hidden=32, quantizer=Fsq())
+    file = written(
+        tmp_path, "model: {hidden: 32, quantizer: {kind: ema, num_codes: 7, decay: 0.5}}"
+    )
+    assert config("--config", file, "model.quantizer.kind=fsq").model == Model(
+        hidden=32, quantizer=Fsq()
+    )
     both = config("--config", file, "model.quantizer.levels=[8,5,5]", "model.quantizer.kind=fsq")
     assert both.model.quantizer == Fsq(levels=(8, 5, 5))
 
@@ -188,9 +197,13 @@ def test_the_same_kind_keeps_the_part(tmp_path: Path) -> None:
 
 def test_kinds_inside_kinds() -> None:
     assert config("model.quantizer.kind=residual").model.quantizer == Residual()
-    inside = config("model.quantizer.kind=residual", "model.quantizer.quantizer.levels=[5]").model.quantizer
+    inside = config(
+        "model.quantizer.kind=residual", "model.quantizer.quantizer.levels=[5]"
+    ).model.quantizer
     assert inside == Residual(quantizer=Fsq(levels=(5,)))
-    other = config("model.quantizer.kind=residual", "model.quantizer.quantizer.kind=ema").model.quantizer
+    other = config(
+        "model.quantizer.kind=residual", "model.quantizer.quantizer.kind=ema"
+    ).model.quantizer
     assert other == Residual(quantizer=Ema())
 
 
@@ -226,7 +239,10 @@ def test_flags() -> None:
         ("optim.betas=[0.1,x]", "optim.betas[1]: expected a number, found 'x'"),
         ("optim.betas=[2,1]", "optim: expected rising betas, found (2.0, 1.0)"),
         ("optim.steps=0", "optim.steps: should be greater than 0, found 0"),
-        ("model.quantizer.kind=fqs", "model.quantizer.kind: unknown kind 'fqs'; expected ema or fsq or residual; did"),
+        (
+            "model.quantizer.kind=fqs",
+            "model.quantizer.kind: unknown kind 'fqs'; expected ema or fsq or residual; did",
+        ),
         (
             "model.quantizer.levels=[3]",
             "model.quantizer.levels: unknown key here; it belongs to model.quantizer.kind=fsq",
@@ -279,16 +295,27 @@ def test_an_override_is_not_blamed_on_the_file(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    assert message("--config", str(tmp_path / "none.yaml")).startswith(f"{tmp_path / 'none.yaml'}: no such file")
-    assert message("--config", str(tmp_path)).startswith(f"{tmp_path}: cannot be read: Is a directory")
+    assert message("--config", str(tmp_path / "none.yaml")).startswith(
+        f"{tmp_path / 'none.yaml'}: no such file"
+    )
+    assert message("--config", str(tmp_path)).startswith(
+        f"{tmp_path}: cannot be read: Is a directory"
+    )
     (tmp_path / "latin.yaml").write_bytes(b"run: \xe9\n")
     assert "not UTF-8 text" in message("--config", str(tmp_path / "latin.yaml"))
 
 
 RESOLVED = [
     Config(),
-    Config(run="3e-4", seed=None, tags=["no", "1", "", "~", "ä: b"], losses={"nll": 1e-5, "commitment": 0.0, "on": 3e20}),
-    Config(model=Model(quantizer=Residual(quantizer=Ema(decay=1e-7)), prior=Fsq(levels=())), size=3),
+    Config(
+        run="3e-4",
+        seed=None,
+        tags=["no", "1", "", "~", "ä: b"],
+        losses={"nll": 1e-5, "commitment": 0.0, "on": 3e20},
+    ),
+    Config(
+        model=Model(quantizer=Residual(quantizer=Ema(decay=1e-7)), prior=Fsq(levels=())), size=3
+    ),
     Config(optim=Optim(lr=3e-4, betas=(0.1, 1e22), max_grad_norm=float("inf"))),
     Student(teacher=Path("runs/a b"), quantizer=Fsq(levels=(2, 2))),
 ]
@@ -311,7 +338,9 @@ def test_dump_is_readable() -> None:
 
 
 def test_build_fills_gaps_and_is_strict() -> None:
-    assert build(Config, {"model": {"quantizer": {"decay": 0.5}}}).model.quantizer == Ema(num_codes=64, decay=0.5)
+    assert build(Config, {"model": {"quantizer": {"decay": 0.5}}}).model.quantizer == Ema(
+        num_codes=64, decay=0.5
+    )
     for tree in ({"seed": "1"}, {"seed": 1.5}, {"average": 1}, {"run": 3}, {"sed": 1}):
         with pytest.raises(UserInputError):
             build(Config, tree)
@@ -333,7 +362,11 @@ def test_defaults_are_not_shared() -> None:
 def leaves(tree: Any, path: str = "") -> list[str]:  # noqa: ANN401 - a tree
     if not isinstance(tree, dict) or not tree:
         return [path]
-    return [leaf for name, inner in tree.items() for leaf in leaves(inner, f"{path}.{name}" if path else name)]
+    return [
+        leaf
+        for name, inner in tree.items()
+        for leaf in leaves(inner, f"{path}.{name}" if path else name)
+    ]
 
 
 def test_help_lists_every_key_of_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
@@ -343,7 +376,11 @@ def test_help_lists_every_key_of_every_kind(capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     assert text.startswith("usage: experiments/x.py [--config FILE]")
     assert "Trains x." in text
-    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in text.splitlines() if line.startswith("  ")}
+    rows = {
+        line.split()[0]: " ".join(line.split()[1:])
+        for line in text.splitlines()
+        if line.startswith("  ")
+    }
     assert rows["optim.lr"] == "float 0.0003 peak learning rate"
     assert rows["model.quantizer.kind"] == "ema|fsq|residual ema"
     assert rows["model.quantizer.num_codes"] == "int 64 codes in the book"
@@ -360,11 +397,18 @@ def test_help_lists_every_key_of_every_kind(capsys: pytest.CaptureFixture[str]) 
 def test_help_marks_what_is_required(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(Student, ["-h"])
-    assert "required" in next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  teacher "))
+    assert "required" in next(
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("  teacher ")
+    )
 
 
 def test_what_a_sweep_agent_runs() -> None:
     """wandb writes one `--key=value` a parameter, the value by Python's `str`."""
-    chosen = {"model.quantizer.kind": "fsq", "model.quantizer.levels": [8, 5], "optim.lr": 1e-5, "average": True}
+    chosen = {
+        "model.quantizer.kind": "fsq",
+        "model.quantizer.levels": [8, 5],
+        "optim.lr": 1e-5,
+        "average": True,
+    }
     expected = Config(average=True, model=Model(quantizer=Fsq(levels=(8, 5))), optim=Optim(lr=1e-5))
     assert config(*(f"--{key}={value}" for key, value in chosen.items())) == expected

@@ -1,15 +1,18 @@
-r"""A toy whose answer is known: an AR(1) teacher, x_t = a x_{t-1} + e_t, distilled into flows that can and cannot follow it.
+r"""A toy whose answer is known: an AR(1) teacher, x_t = a x_{t-1} + e_t, distilled into flows that
+can and cannot follow it.
 
-The student's x_t is a function of its own noise z_{t-r} .. z_t. With c_k the size of the part of x_t whose oldest noise is
-z_{t-k}, :math:`KL \ge \frac{1}{2 \sigma^2} [\sum_{k=1}^{r} (c_k - a c_{k-1})^2 + a^2 c_r^2] + \frac12 (c_0^2 / \sigma^2 - 1 -
-\ln c_0^2 / \sigma^2)`: the teacher's mean is off where x_{t-1} holds older noise than x_t may hear. Minimised backwards,
-c_r first: :math:`V_j(c) = p_j c^2` with :math:`1 / p_j = a^{-2} (1 + 1 / p_{j-1})`, :math:`p_0 = a^2`, hence
+The student's x_t is a function of its own noise z_{t-r} .. z_t. With c_k the size of the part of
+x_t whose oldest noise is z_{t-k}, :math:`KL \ge \frac{1}{2 \sigma^2} [\sum_{k=1}^{r} (c_k - a
+c_{k-1})^2 + a^2 c_r^2] + \frac12 (c_0^2 / \sigma^2 - 1 - \ln c_0^2 / \sigma^2)`: the teacher's mean
+is off where x_{t-1} holds older noise than x_t may hear. Minimised backwards, c_r first:
+:math:`V_j(c) = p_j c^2` with :math:`1 / p_j = a^{-2} (1 + 1 / p_{j-1})`, :math:`p_0 = a^2`, hence
 
 .. math:: KL_r = \tfrac12 \ln(1 + p_r), \qquad 1 / p_r = \sum_{i=1}^{r+1} a^{-2i}
 
-which a linear flow reaches. (Parts of different oldest noise are orthogonal, and Jensen's inequality makes a constant scale
-the best, so that no other flow does better.) In a block of n samples that hear earlier blocks alone, each sample but the
-last is followed by one that does not hear its noise, as for r = 0: with a long past, :math:`\frac{n-1}{2n} \ln(1 + a^2)`.
+which a linear flow reaches. (Parts of different oldest noise are orthogonal, and Jensen's
+inequality makes a constant scale the best, so that no other flow does better.) In a block of n
+samples that hear earlier blocks alone, each sample but the last is followed by one that does not
+hear its noise, as for r = 0: with a long past, :math:`\frac{n-1}{2n} \ln(1 + a^2)`.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ A, SCALE = 0.7, 0.5
 
 
 def floor(heard: int) -> float:
-    """The smallest KL, nats a sample, of a student whose x_t hears `heard` past noises; normal noise."""
+    """The smallest KL, nats a sample, of a student whose x_t hears `heard` past noises; normal
+    noise.
+    """
     return 0.5 * math.log(1 + 1 / sum(A ** (-2 * i) for i in range(1, heard + 2)))
 
 
@@ -46,18 +51,28 @@ def divergence(flows: FlowStack, family: type[Mixture], kl: KL, B: int, T: int) 
 def distilled(
     family: type[Mixture], kl: KL, exact: KL, *layers: int, fold: int = 1, stagger: bool = False
 ) -> tuple[FlowStack, float, float]:
-    """Flows trained for some seconds, their KL in nats a sample and its standard error, away from the silent start."""
+    """Flows trained for some seconds, their KL in nats a sample and its standard error, away from
+    the silent start.
+    """
     torch.manual_seed(0)
     networks = [
         StackSpec(
-            layers=n, dilation_cycle=10, kernel_size=2, residual_channels=16, gate_channels=16, skip_channels=0, hidden_channels=16
+            layers=n,
+            dilation_cycle=10,
+            kernel_size=2,
+            residual_channels=16,
+            gate_channels=16,
+            skip_channels=0,
+            hidden_channels=16,
         )
         for n in layers
     ]
     flows, steps = FlowStack(networks, 0, SCALE, fold=fold, stagger=stagger), 140
     optimizer = torch.optim.Adam(flows.parameters(), betas=(0.9, 0.98))
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 0.02 * min(1.0, (step + 1) / 20) * (1 + math.cos(math.pi * step / steps)) / 2
+        optimizer.param_groups[0]["lr"] = (
+            0.02 * min(1.0, (step + 1) / 20) * (1 + math.cos(math.pi * step / steps)) / 2
+        )
         optimizer.zero_grad()
         divergence(flows, family, kl, 16, 128).mean().backward()
         torch.nn.utils.clip_grad_norm_(flows.parameters(), 1.0)
@@ -74,7 +89,9 @@ def distilled(
         (LogisticMixture, RandomisedQuantiles(num_samples=4), GaussLegendre(nodes=128)),
     ],
 )
-def test_a_flow_that_hears_enough_becomes_the_teacher(family: type[Mixture], kl: KL, exact: KL) -> None:
+def test_a_flow_that_hears_enough_becomes_the_teacher(
+    family: type[Mixture], kl: KL, exact: KL
+) -> None:
     flows, found, _ = distilled(family, kl, exact, 3)
     assert flows.receptive_field == 9
     assert 0 <= found < 0.01
@@ -90,7 +107,9 @@ def test_a_flow_that_hears_too_little_reaches_its_floor_and_no_less(layers: int)
 
 @pytest.mark.parametrize("stagger", [False, True])
 def test_what_a_fold_cannot_hear_staggered_blocks_can(stagger: bool) -> None:
-    """A block of two costs ln(1 + a^2) / 4; two flows whose blocks begin at different samples have no floor at all."""
+    """A block of two costs ln(1 + a^2) / 4; two flows whose blocks begin at different samples have
+    no floor at all.
+    """
     normal = ClosedGaussian()
     _, found, error = distilled(GaussianMixture, normal, normal, 2, 2, fold=2, stagger=stagger)
     least = 0.0 if stagger else math.log(1 + A**2) / 4
@@ -101,7 +120,9 @@ def test_the_floor_is_the_minimum_over_linear_students() -> None:
     """The closed form against a numerical minimum of the KL over the weights of the past noises."""
     for heard in (0, 1, 3):
         c = torch.full((heard + 1,), 0.3, dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.LBFGS([c], max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS(
+            [c], max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe"
+        )
 
         def loss(c: Tensor = c) -> Tensor:
             off = torch.cat([c[1:], c.new_zeros(1)]) - A * c

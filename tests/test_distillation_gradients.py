@@ -27,7 +27,13 @@ from vqwave.training.trainer import Trainer
 
 F64 = torch.float64
 NETWORK = StackSpec(
-    layers=2, dilation_cycle=2, kernel_size=2, residual_channels=6, gate_channels=6, skip_channels=6, hidden_channels=6
+    layers=2,
+    dilation_cycle=2,
+    kernel_size=2,
+    residual_channels=6,
+    gate_channels=6,
+    skip_channels=6,
+    hidden_channels=6,
 )
 LOSSES = {
     "kl": 1.0,
@@ -65,7 +71,13 @@ def loop(experiment_script: Callable[[str], ModuleType], folder: Path, tmp_path:
     config = script.Config(
         run=tmp_path / "run",
         teacher=folder / "teacher",
-        data=DataSpec(corpus=folder / "corpus", clip_seconds=0.03, batch=4, valid_clip_seconds=0.03, valid_clips=2),
+        data=DataSpec(
+            corpus=folder / "corpus",
+            clip_seconds=0.03,
+            batch=4,
+            valid_clip_seconds=0.03,
+            valid_clips=2,
+        ),
         model=StudentSpec(flows=(2, 2), network=replace(NETWORK, skip_channels=0), base="gaussian"),
         losses=LOSSES,
         contrastive=ContrastiveSpec(other="labels"),
@@ -80,13 +92,17 @@ def loop(experiment_script: Callable[[str], ModuleType], folder: Path, tmp_path:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_gradient_is_the_slope_of_its_loss(loop: Trainer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gradient_is_the_slope_of_its_loss(
+    loop: Trainer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By central differences along the gradient, for fixed noise: no path is detached.
 
     The teacher's past is made of the student's samples, which move with the student's parameters.
     """
 
-    def given(draw: Callable[..., Tensor], items: int, shape: tuple[int, ...], like: object) -> Tensor:
+    def given(
+        draw: Callable[..., Tensor], items: int, shape: tuple[int, ...], like: object
+    ) -> Tensor:
         return draw((items, *shape), generator=torch.Generator().manual_seed(0), dtype=F64)
 
     monkeypatch.setattr(keyed, "_each", given)

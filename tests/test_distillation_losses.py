@@ -1,4 +1,6 @@
-"""The losses beside the KL: what they see and do not see, where their gradients go, and that only weighted ones are computed."""
+"""The losses beside the KL: what they see and do not see, where their gradients go, and that only
+weighted ones are computed.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,14 @@ from vqwave.training.settings import DataSpec, OptimSpec, TrainSpec
 from vqwave.training.trainer import Trainer
 
 F64 = torch.float64
-NETWORK = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
+NETWORK = StackSpec(
+    layers=2,
+    dilation_cycle=2,
+    residual_channels=4,
+    gate_channels=4,
+    skip_channels=4,
+    hidden_channels=4,
+)
 
 
 def waves(B: int = 2, T: int = 4096) -> Tensor:
@@ -53,8 +62,13 @@ def waves(B: int = 2, T: int = 4096) -> Tensor:
 def test_stft_loss_of_a_gain(gain: float) -> None:
     """|Y| - |X| is (1 - g) |Y| and ln|Y| - ln|X| is -ln g at every resolution: |1 - g| + |ln g|."""
     y = waves()
-    for spec in (STFTSpec(floor=1e-20), STFTSpec(floor=1e-20, resolutions=((128, 20, 60), (256, 40, 120)))):
-        assert spec.loss(gain * y, y).item() == pytest.approx(abs(1 - gain) + abs(math.log(gain)), abs=1e-9)
+    for spec in (
+        STFTSpec(floor=1e-20),
+        STFTSpec(floor=1e-20, resolutions=((128, 20, 60), (256, 40, 120))),
+    ):
+        assert spec.loss(gain * y, y).item() == pytest.approx(
+            abs(1 - gain) + abs(math.log(gain)), abs=1e-9
+        )
 
 
 def test_stft_loss_against_its_definition() -> None:
@@ -64,12 +78,18 @@ def test_stft_loss_against_its_definition() -> None:
         shape = torch.hann_window(window, dtype=F64)
         magnitudes = []
         for wave in (x, y):
-            stft = torch.stft(wave, fft, hop, window, shape, center=True, pad_mode="constant", return_complex=True)
+            stft = torch.stft(
+                wave, fft, hop, window, shape, center=True, pad_mode="constant", return_complex=True
+            )
             magnitudes.append((stft.abs() / shape.square().sum().sqrt()).clamp(min=1e-7**0.5))
         p, q = magnitudes
-        convergence = [torch.linalg.matrix_norm(q[b] - p[b]) / torch.linalg.matrix_norm(q[b]) for b in range(2)]
+        convergence = [
+            torch.linalg.matrix_norm(q[b] - p[b]) / torch.linalg.matrix_norm(q[b]) for b in range(2)
+        ]
         total += (sum(convergence) / 2 + (q.log() - p.log()).abs().mean()).item() / 2
-    assert STFTSpec(resolutions=((256, 40, 120), (128, 30, 128))).loss(x, y).item() == pytest.approx(total)
+    assert STFTSpec(resolutions=((256, 40, 120), (128, 30, 128))).loss(
+        x, y
+    ).item() == pytest.approx(total)
 
 
 def test_stft_loss_has_a_gradient_in_silence() -> None:
@@ -89,7 +109,9 @@ def test_gram_matrices_do_not_see_the_order_of_frames() -> None:
     assert gram(features).shape == (2, 5, 5)
     torch.testing.assert_close(gram(features[..., torch.randperm(40)]), gram(features))
     assert (gram(features[:, torch.randperm(5)]) - gram(features)).abs().max() > 0.01
-    torch.testing.assert_close(gram(features)[0, 1, 3], (features[0, 1] * features[0, 3]).mean() / 5)
+    torch.testing.assert_close(
+        gram(features)[0, 1, 3], (features[0, 1] * features[0, 3]).mean() / 5
+    )
 
 
 def test_style_loss_hears_timbre_and_hardly_timing() -> None:
@@ -112,7 +134,9 @@ def test_style_loss_flows_through_a_frozen_ear_into_the_sample() -> None:
 def test_a_classifier_does_not_hear_padding() -> None:
     classifier, x = ear(), waves(1, 400)
     mask = torch.arange(400)[None] < 200
-    moved = classifier(x, mask)["speaker"] - classifier(x * (torch.arange(400) < 240), mask)["speaker"]
+    moved = (
+        classifier(x, mask)["speaker"] - classifier(x * (torch.arange(400) < 240), mask)["speaker"]
+    )
     torch.testing.assert_close(moved, torch.zeros_like(moved))
     heard = torch.autograd.functional.jacobian(lambda x: classifier(x)["speaker"], x)
     assert (heard.abs().sum((0, 1, 2)) > 0).all()
@@ -135,12 +159,16 @@ def test_the_adversary_learns_to_tell_and_trains_nobody_else() -> None:
     before = [p.clone() for p in adversary.discriminator.parameters()]
     x = (0.01 * torch.randn(2, 300)).requires_grad_(True)
     assert adversary.loss(x, torch.randn(2, 300), mask, 1).item() == 0  # not yet
-    assert all(torch.equal(p, q) for p, q in zip(before, adversary.discriminator.parameters(), strict=True))
+    assert all(
+        torch.equal(p, q) for p, q in zip(before, adversary.discriminator.parameters(), strict=True)
+    )
     for step in range(2, 120):
         loss = adversary.loss(0.01 * torch.randn(2, 300), torch.randn(2, 300), mask, step)
     assert loss.item() > 0.6  # samples do not pass
     network = adversary.discriminator
-    assert (network(torch.randn(2, 300)).mean() - network(0.01 * torch.randn(2, 300)).mean()).item() > 0.4
+    assert (
+        network(torch.randn(2, 300)).mean() - network(0.01 * torch.randn(2, 300)).mean()
+    ).item() > 0.4
     adversary.loss(x, torch.randn(2, 300), mask, 120).backward()
     assert x.grad.abs().max() > 0
     frozen = [p.clone() for p in network.parameters()]
@@ -177,12 +205,15 @@ def distilled() -> Distilled:
 
     student = LogisticMixture(zero, zero, zero - 3)
     divergence = RandomisedQuantiles(num_samples=2).of(student)
-    return Distilled(x, x.flip(1), torch.ones(2, 4096, dtype=torch.bool), student, student, divergence, contrast)
+    return Distilled(
+        x, x.flip(1), torch.ones(2, 4096, dtype=torch.bool), student, student, divergence, contrast
+    )
 
 
 def test_only_losses_with_a_weight_are_computed() -> None:
     losses = DistillationLosses(
-        DistillationSpec(), {"kl": 1.0, "stft": 0.5, "contrastive": 0.0, "perceptual": 0.0, "adversarial": 0.0}
+        DistillationSpec(),
+        {"kl": 1.0, "stft": 0.5, "contrastive": 0.0, "perceptual": 0.0, "adversarial": 0.0},
     )
     assert set(losses(distilled())) == {"kl", "stft"}
     assert losses.adversary is None
@@ -191,9 +222,9 @@ def test_only_losses_with_a_weight_are_computed() -> None:
 
 
 def test_every_named_loss_is_there() -> None:
-    assert set(DistillationLosses(DistillationSpec(), dict.fromkeys(DistillationLosses.names, 1.0)).terms) == set(
-        DistillationLosses.names
-    )
+    assert set(
+        DistillationLosses(DistillationSpec(), dict.fromkeys(DistillationLosses.names, 1.0)).terms
+    ) == set(DistillationLosses.names)
 
 
 @pytest.fixture(scope="module")
@@ -214,11 +245,19 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for speaker in ("ann", "bob"):
         (root / "in" / speaker).mkdir(parents=True)
         for take in range(20):
-            audio.write(root / "in" / speaker / f"{take}.wav", 0.1 * rng.standard_normal(1200).astype(np.float32), 8000)
+            audio.write(
+                root / "in" / speaker / f"{take}.wav",
+                0.1 * rng.standard_normal(1200).astype(np.float32),
+                8000,
+            )
     prepare("folder", root / "in", root / "corpus", quiet=True)
     corpus = Corpus.open(root / "corpus")
     torch.manual_seed(0)
-    spec = WaveNetSpec(head=MixtureOfLogistics(components=2), network=NETWORK, conditioner=ConditionerSpec(channels=4))
+    spec = WaveNetSpec(
+        head=MixtureOfLogistics(components=2),
+        network=NETWORK,
+        conditioner=ConditionerSpec(channels=4),
+    )
     card = ModelCard(sample_rate=8000, labels=corpus.labels, spec=spec, about={})
     save_trained(root / "teacher", spec.build(8000, corpus.labels), card)
     return root / "corpus", root / "teacher"
@@ -228,13 +267,17 @@ def config(script: ModuleType, folders: tuple[Path, Path], run: Path) -> object:
     return script.Config(
         run=run,
         teacher=folders[1],
-        data=DataSpec(corpus=folders[0], clip_seconds=0.03, batch=4, valid_clip_seconds=0.03, valid_clips=2),
+        data=DataSpec(
+            corpus=folders[0], clip_seconds=0.03, batch=4, valid_clip_seconds=0.03, valid_clips=2
+        ),
         model=StudentSpec(flows=(2, 2), network=NETWORK, squeeze=2, stagger_blocks=True),
         losses={"kl": 1.0, "contrastive": -0.3, "adversarial": 4.0},
         contrastive=ContrastiveSpec(other="labels"),
         adversarial=ADVERSARY,
         optim=OptimSpec(lr=1e-2, warmup=2),
-        train=TrainSpec(steps=8, grad_accumulation=2, log_every=4, valid_every=8, save_every=4, threads=1),
+        train=TrainSpec(
+            steps=8, grad_accumulation=2, log_every=4, valid_every=8, save_every=4, threads=1
+        ),
         num_samples=1,
     )
 
@@ -243,13 +286,17 @@ def test_a_killed_run_with_a_discriminator_resumes_bit_for_bit(
     script: ModuleType, folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     Trainer(script.DistillExperiment(config(script, folders, tmp_path / "whole")), quiet=True).run()
-    loop = Trainer(script.DistillExperiment(config(script, folders, tmp_path / "broken")), quiet=True)
+    loop = Trainer(
+        script.DistillExperiment(config(script, folders, tmp_path / "broken")), quiet=True
+    )
     batches = loop.batches()
     for _ in range(4):
         loop._optimize(batches)
     loop._save()
     loop.held.close()  # as a killed process leaves the folder
-    Trainer(script.DistillExperiment(config(script, folders, tmp_path / "broken")), quiet=True).run()
+    Trainer(
+        script.DistillExperiment(config(script, folders, tmp_path / "broken")), quiet=True
+    ).run()
     ends = [tmp_path / run / "checkpoints" / "step-00000008" for run in ("whole", "broken")]
     for name in ("network", "average", "optimizer", "beside"):
         first, second = ((end / f"{name}.safetensors").read_bytes() for end in ends)
@@ -257,13 +304,27 @@ def test_a_killed_run_with_a_discriminator_resumes_bit_for_bit(
         assert len(first) > 500
 
 
-def test_what_distillation_refuses(script: ModuleType, folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_what_distillation_refuses(
+    script: ModuleType, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
     good = config(script, folders, tmp_path)
     for changed, complaint in (
         ({"model": replace(good.model, flow_type="maf")}, "model.flow_type: maf, expected iaf"),
         ({"kl": ClosedGaussian()}, "kl.kind: gaussian"),
-        ({"losses": {"perceptual": 1.0}, "perceptual": replace(good.perceptual, classifier=folders[1])}, "is no classifier"),
-        ({"contrastive": ContrastiveSpec(other="frames")}, "contrastive.other: frames, with a teacher that hears none"),
+        (
+            {
+                "losses": {"perceptual": 1.0},
+                "perceptual": replace(good.perceptual, classifier=folders[1]),
+            },
+            "is no classifier",
+        ),
+        (
+            {"contrastive": ContrastiveSpec(other="frames")},
+            "contrastive.other: frames, with a teacher that hears none",
+        ),
     ):
         with pytest.raises(UserInputError, match=complaint):
-            Trainer(script.DistillExperiment(replace(good, run=tmp_path / complaint[:5], **changed)), quiet=True).run()
+            Trainer(
+                script.DistillExperiment(replace(good, run=tmp_path / complaint[:5], **changed)),
+                quiet=True,
+            ).run()

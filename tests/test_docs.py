@@ -15,7 +15,11 @@ from vqwave import cli
 from vqwave.config import parse
 
 ROOT = Path(__file__).parents[1]
-ROWS = [line for line in (ROOT / "docs" / "method.md").read_text().splitlines() if re.match(r"\| .*`vqwave/", line)]
+ROWS = [
+    line
+    for line in (ROOT / "docs" / "method.md").read_text().splitlines()
+    if re.match(r"\| .*`vqwave/", line)
+]
 
 
 def experiment_config(name: str) -> type:

@@ -23,6 +23,9 @@ def test_examples(name: str) -> None:
     except ModuleNotFoundError as error:
         if error.name.startswith("vqwave"):
             raise
-        pytest.skip(f"{error.name} is not installed")  # that it may be missing is tests/test_architecture.py's matter
-    failed = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).failed
+        # that it may be missing is tests/test_architecture.py's matter
+        pytest.skip(f"{error.name} is not installed")
+    failed = doctest.testmod(
+        module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    ).failed
     assert failed == 0, f"{failed} examples of {name} went wrong; see above"

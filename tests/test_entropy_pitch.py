@@ -30,7 +30,14 @@ def _constriction() -> None:
 def prior(order: SymbolOrder, *, seed: int = 0) -> CodePrior:
     """A prior of random weights that is sure of what it gives: few bits a code."""
     torch.manual_seed(seed)
-    spec = StackSpec(layers=4, dilation_cycle=4, residual_channels=12, gate_channels=12, skip_channels=12, hidden_channels=16)
+    spec = StackSpec(
+        layers=4,
+        dilation_cycle=4,
+        residual_channels=12,
+        gate_channels=12,
+        skip_channels=12,
+        hidden_channels=16,
+    )
     stack = Stack(spec, order.outputs, 6)
     conditioner = ConditionerSpec(channels=6).build(0, 1, {"speaker": [*VOICES, "untold"]})
     heard = torch.nn.Embedding(sum(order.sizes) + len(order.sizes), 12)
@@ -117,9 +124,13 @@ def test_codes_of_another_kind_are_refused() -> None:
     ):
         to_bytes(it, prior(SymbolOrder(1, 40)))
     other = SymbolOrder(1, 40, PitchBooks(1, 20, 2))
-    with pytest.raises(UserInputError, match=r"one for 4 frames, the prior knows .* one for 2 frames"):
+    with pytest.raises(
+        UserInputError, match=r"one for 4 frames, the prior knows .* one for 2 frames"
+    ):
         to_bytes(it, prior(other))
-    with pytest.raises(UserInputError, match=f"with prior {coder.fingerprint}, expected that prior"):
+    with pytest.raises(
+        UserInputError, match=f"with prior {coder.fingerprint}, expected that prior"
+    ):
         from_bytes(to_bytes(it, coder), "x")
     assert prior(other).fingerprint != coder.fingerprint
 
@@ -133,7 +144,9 @@ def test_damage_is_refused_in_a_line() -> None:
             from_bytes(damaged, "x.vqw", coder)
     header = header_of(data, "x")
     for payload in (b"", b"\xff" * 12, b"\x12\x34" * 9):
-        with pytest.raises(UserInputError, match=r"^x: its (codes do not match|bytes are no codes)"):
+        with pytest.raises(
+            UserInputError, match=r"^x: its (codes do not match|bytes are no codes)"
+        ):
             from_bytes(seal(header, payload), "x", coder)
     wrong = replace(header, check=zlib.crc32(b"else"))
     with pytest.raises(UserInputError, match=r"^x: its codes do not match their checksum"):

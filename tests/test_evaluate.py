@@ -1,4 +1,6 @@
-"""`vqwave evaluate` on tiny models and a made-up corpus: what is measured, how it is written, what is said where it is not."""
+"""`vqwave evaluate` on tiny models and a made-up corpus: what is measured, how it is written, what
+is said where it is not.
+"""
 
 from __future__ import annotations
 
@@ -36,23 +38,40 @@ from vqwave.nn.wavenet import StackSpec
 
 RATE = 8000
 SPEAKERS, TEXTS = ["high", "low", "middle"], ["down", "up"]
-STACK = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
-WAVENET = WaveNetSpec(head=MixtureOfLogistics(components=2), network=STACK, conditioner=ConditionerSpec(channels=4))
+STACK = StackSpec(
+    layers=2,
+    dilation_cycle=2,
+    residual_channels=4,
+    gate_channels=4,
+    skip_channels=4,
+    hidden_channels=4,
+)
+WAVENET = WaveNetSpec(
+    head=MixtureOfLogistics(components=2), network=STACK, conditioner=ConditionerSpec(channels=4)
+)
 VQVAE = VQVAESpec(
     encoder=FrameEncoderSpec(features=LogMelSpec(bands=8, fmax=4000), channels=8, latent_dim=4),
     quantizer=EMAQuantizerSpec(codebook_size=8),
     decoder=WAVENET,
 )
 STUDENT = replace(
-    VQVAE, decoder=StudentSpec(flows=(2,), network=replace(STACK, skip_channels=0), conditioner=ConditionerSpec(channels=4))
+    VQVAE,
+    decoder=StudentSpec(
+        flows=(2,), network=replace(STACK, skip_channels=0), conditioner=ConditionerSpec(channels=4)
+    ),
 )
-PRIOR = PriorSpec(network=STACK, conditioner=ConditionerSpec(channels=4, categorical=("speaker", "text")), codec=VQVAE)
+PRIOR = PriorSpec(
+    network=STACK,
+    conditioner=ConditionerSpec(channels=4, categorical=("speaker", "text")),
+    codec=VQVAE,
+)
 QUICK = Settings(split="test", batch=64, resamples=50, takes=1)
 
 
 def write_corpus(folder: Path, takes: int = 6, texts: bool = True) -> Path:
-    """Three voices (buzzes of three pitches, each with a resonance of its own) say two words (a rising and a falling formant);
-    the last two takes are to test."""
+    """Three voices (buzzes of three pitches, each with a resonance of its own) say two words (a
+    rising and a falling formant); the last two takes are to test.
+    """
     rng, lines, waves, offset = np.random.default_rng(0), [], [], 0
     for speaker, pitch, ring in (("low", 95, 250), ("middle", 140, 3000), ("high", 210, 3500)):
         for text, ends in (("up", (500, 2500)), ("down", (2500, 500))):
@@ -60,30 +79,64 @@ def write_corpus(folder: Path, takes: int = 6, texts: bool = True) -> Path:
                 t = np.arange(round(RATE * rng.uniform(0.25, 0.32))) / RATE
                 f0, formant = pitch * rng.uniform(0.95, 1.05), np.geomspace(*ends, len(t))
                 tones = [
-                    (1 / (1 + ((f0 * k - formant) / 250) ** 2) + 1 / (1 + ((f0 * k - ring) / 150) ** 2))
+                    (
+                        1 / (1 + ((f0 * k - formant) / 250) ** 2)
+                        + 1 / (1 + ((f0 * k - ring) / 150) ** 2)
+                    )
                     * np.cos(2 * np.pi * f0 * k * t)
                     for k in range(1, int(3800 / f0))
                 ]
                 wave = (0.1 * sum(tones)).astype(np.float32)
                 said = text if texts else f"{text} {speaker} {take}"
-                row = {"id": f"{speaker}/{text}-{take}", "shard": 0, "offset": offset, "frames": len(wave), "text": said}
-                row |= {"speaker": speaker, "labels": {"speaker": speaker}, "split": "test" if take >= takes - 2 else "train"}
-                lines.append(json.dumps(row | ({"phones": [[0, "_"], [300, "a"], [1200, "o"]]} if texts else {})))
+                row = {
+                    "id": f"{speaker}/{text}-{take}",
+                    "shard": 0,
+                    "offset": offset,
+                    "frames": len(wave),
+                    "text": said,
+                }
+                row |= {
+                    "speaker": speaker,
+                    "labels": {"speaker": speaker},
+                    "split": "test" if take >= takes - 2 else "train",
+                }
+                lines.append(
+                    json.dumps(
+                        row | ({"phones": [[0, "_"], [300, "a"], [1200, "o"]]} if texts else {})
+                    )
+                )
                 offset += len(wave)
                 waves.append(wave)
     folder.mkdir(parents=True)
     (folder / "index.jsonl").write_text("\n".join(lines))
     (folder / "shard-00000.i16").write_bytes(to_int16(np.concatenate(waves)).tobytes())
-    header = {"format": 1, "name": "buzz", "sample_rate": RATE, "labels": {"speaker": SPEAKERS}, "splits": {}, "level_db": -23.0}
+    header = {
+        "format": 1,
+        "name": "buzz",
+        "sample_rate": RATE,
+        "labels": {"speaker": SPEAKERS},
+        "splits": {},
+        "level_db": -23.0,
+    }
     (folder / "corpus.json").write_text(json.dumps(header | {"source": "made up"}))
     return folder
 
 
 def saved(folder: Path, spec: ModelSpec, weights: dict[str, torch.Tensor] | None = None) -> Path:
     """A model folder with random weights, and `weights` where names agree."""
-    about = {"steps": 1, "seconds": 1.0, "corpus": "buzz", "seed": 0, "receptive_field": 4, "hop": 160, "bit_rate": 150.0}
+    about = {
+        "steps": 1,
+        "seconds": 1.0,
+        "corpus": "buzz",
+        "seed": 0,
+        "receptive_field": 4,
+        "hop": 160,
+        "bit_rate": 150.0,
+    }
     labels = {"speaker": SPEAKERS, "text": TEXTS}
-    card = ModelCard(sample_rate=RATE, labels=labels, spec=spec, about=about | {"parameters": {"total": 1}})
+    card = ModelCard(
+        sample_rate=RATE, labels=labels, spec=spec, about=about | {"parameters": {"total": 1}}
+    )
     torch.manual_seed(0)
     model = card.build()
     model.load_state_dict(weights or {}, strict=False)
@@ -99,7 +152,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_corpus(root / "wordless", texts=False)
     saved(root / "vqvae", VQVAE)
     weights = vqwave.load(root / "vqvae").model.state_dict()
-    shared = {name: value for name, value in weights.items() if name.startswith(("encoder.", "quantizer."))}
+    shared = {
+        name: value
+        for name, value in weights.items()
+        if name.startswith(("encoder.", "quantizer."))
+    }
     saved(root / "student", STUDENT, shared)
     saved(root / "babble", WAVENET)
     saved(root / "prior", PRIOR, {f"codec.{name}": value for name, value in weights.items()})
@@ -113,7 +170,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vqwave.evaluation.context.DEFAULT", small)
     real = recognizer.recognizer_of
     monkeypatch.setattr(
-        "vqwave.evaluation.context.recognizer_of", lambda corpus, keep, progress: real(corpus, small, keep=keep, progress=progress)
+        "vqwave.evaluation.context.recognizer_of",
+        lambda corpus, keep, progress: real(corpus, small, keep=keep, progress=progress),
     )
     monkeypatch.setattr("vqwave.evaluation.context.TARGET_SECONDS", 1.0)
     monkeypatch.setattr("vqwave.evaluation.recognition.BABBLE_SECONDS", 0.2)
@@ -130,23 +188,38 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_everything_of_a_vqvae_and_its_student(place: Path, kept: Path) -> None:
-    result = evaluate(place / "vqvae", place / "corpus", replace(QUICK, keep=kept), student=place / "student")
+    result = evaluate(
+        place / "vqvae", place / "corpus", replace(QUICK, keep=kept), student=place / "student"
+    )
     found, skipped = figures(result), result.skipped
     groups = {row.group for row in result.rows}
-    assert groups >= {"nll", "codes", "words", "speakers", "conversion", "spectral", "pitch", "abx", "map", "probes"}
+    assert groups >= {
+        "nll",
+        "codes",
+        "words",
+        "speakers",
+        "conversion",
+        "spectral",
+        "pitch",
+        "abx",
+        "map",
+        "probes",
+    }
     for row in result.rows:
         assert "model" in row.figures, row.key
         assert "floor" in row.figures or row.key == "codes.dead", row.key
         for name, figure in row.figures.items():
             if row.group == "pitch":
-                continue  # noise of untrained models has no frame that is voiced like the recording's
+                # noise of untrained models has no frame that is voiced like the recording's
+                continue
             assert math.isfinite(figure.value), (row.key, name)
             if figure.low is not None and row.group != "abx":
                 assert figure.low - 1e-9 <= figure.value <= figure.high + 1e-9, (row.key, name)
     assert found["pitch.f0_error"]["ceiling"].value < 1
     for key in ("words.reconstruction", "conversion.target", "spectral.mcd", "pitch.voicing"):
         assert {"ceiling", "model", "student", "floor"} <= set(found[key]), key
-    assert found["words.reconstruction"]["ceiling"].value > 80  # the judge hears the recordings, not these untrained models
+    # the judge hears the recordings, not these untrained models
+    assert found["words.reconstruction"]["ceiling"].value > 80
     assert found["speakers.reconstruction"]["ceiling"].value > 80
     assert found["words.reconstruction"]["floor"].value == 50
     assert found["spectral.mcd"]["ceiling"].value < found["spectral.mcd"]["model"].value
@@ -162,7 +235,11 @@ def test_everything_of_a_vqvae_and_its_student(place: Path, kept: Path) -> None:
         "conversion.source.student",
         "map",
     } <= titles
-    assert {name for track in result.tracks for name in track.curves} == {"recording", "model", "student"}
+    assert {name for track in result.tracks for name in track.curves} == {
+        "recording",
+        "model",
+        "student",
+    }
     json.dumps(result.tree(), allow_nan=False)
     assert "held-out likelihood" in text_table(result)
 
@@ -170,7 +247,8 @@ def test_everything_of_a_vqvae_and_its_student(place: Path, kept: Path) -> None:
 def test_the_likelihood_is_the_codecs(place: Path) -> None:
     result = evaluate(place / "vqvae", place / "corpus", replace(QUICK, only=("nll",)))
     codec, corpus = vqwave.load(place / "vqvae"), Corpus.open(place / "corpus")
-    codec.prepare = lambda wave, rate=None: torch.from_numpy(np.asarray(wave))  # a corpus' recordings are prepared already
+    # a corpus' recordings are prepared already
+    codec.prepare = lambda wave, rate=None: torch.from_numpy(np.asarray(wave))
     bits = samples = 0.0
     for row in corpus.of("test"):
         wave, speaker = corpus.read(row), corpus.utterances[row].speaker
@@ -181,29 +259,50 @@ def test_the_likelihood_is_the_codecs(place: Path) -> None:
 
 def test_a_limit_is_spread_and_the_same_every_time(place: Path) -> None:
     corpus, codec = Corpus.open(place / "corpus"), vqwave.load(place / "vqvae")
-    first, second = (EvaluationContext(corpus, codec, None, replace(QUICK, limit=5)) for _ in range(2))
+    first, second = (
+        EvaluationContext(corpus, codec, None, replace(QUICK, limit=5)) for _ in range(2)
+    )
     assert first.rows == second.rows
     assert len(set(first.rows)) == 5
     assert len({corpus.utterances[row].speaker for row in first.rows}) > 1
-    assert all(len(wave) <= 1600 for wave in EvaluationContext(corpus, codec, None, replace(QUICK, seconds=0.2)).waves)
+    assert all(
+        len(wave) <= 1600
+        for wave in EvaluationContext(corpus, codec, None, replace(QUICK, seconds=0.2)).waves
+    )
 
 
 def test_others_are_of_another_speaker_and_word(place: Path) -> None:
-    material = EvaluationContext(Corpus.open(place / "corpus"), vqwave.load(place / "vqvae"), None, QUICK)
+    material = EvaluationContext(
+        Corpus.open(place / "corpus"), vqwave.load(place / "vqvae"), None, QUICK
+    )
     for own, other in enumerate(material.others()):
         assert material.label("speaker")[own] != material.label("speaker")[other]
         assert material.label("text")[own] != material.label("text")[other]
 
 
-def test_conversion_counts_a_perfect_converter_as_one(place: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recordings of the target saying the same word stand for conversions: what the judge hears of recordings is reached."""
+def test_conversion_counts_a_perfect_converter_as_one(
+    place: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recordings of the target saying the same word stand for conversions: what the judge hears of
+    recordings is reached.
+    """
     corpus = Corpus.open(place / "corpus")
-    material = EvaluationContext(corpus, vqwave.load(place / "vqvae"), None, replace(QUICK, keep=kept))
+    material = EvaluationContext(
+        corpus, vqwave.load(place / "vqvae"), None, replace(QUICK, keep=kept)
+    )
 
-    def perfect(system: str, name: str, coded: list, voices: list[int], texts: list[int] | None = None) -> list[np.ndarray]:
+    def perfect(
+        system: str, name: str, coded: list, voices: list[int], texts: list[int] | None = None
+    ) -> list[np.ndarray]:
         assert texts is not None
-        pairs = [(corpus.utterances[v].speaker, corpus.utterances[t].text) for v, t in zip(voices, texts, strict=True)]
-        there = {(corpus.utterances[row].speaker, corpus.utterances[row].text): row for row in corpus.of("test")}
+        pairs = [
+            (corpus.utterances[v].speaker, corpus.utterances[t].text)
+            for v, t in zip(voices, texts, strict=True)
+        ]
+        there = {
+            (corpus.utterances[row].speaker, corpus.utterances[row].text): row
+            for row in corpus.of("test")
+        }
         return [corpus.read(there[pair]) for pair in pairs]
 
     monkeypatch.setattr(material, "_decoded", perfect)
@@ -214,18 +313,25 @@ def test_conversion_counts_a_perfect_converter_as_one(place: Path, kept: Path, m
     assert found["conversion.content"]["model"].value >= 80
     assert found["conversion.source"]["model"].value <= 20
     (matrix,) = [m for m in result.matrices if m.key == "conversion.target.model"]
-    assert [row[i] for i, row in enumerate(matrix.values)] == [None] * 3  # nobody is converted to himself
+    # nobody is converted to himself
+    assert [row[i] for i, row in enumerate(matrix.values)] == [None] * 3
 
 
 def test_a_wavenet_and_a_prior_have_what_applies(place: Path, kept: Path) -> None:
-    babble = evaluate(place / "babble", place / "corpus", replace(QUICK, keep=kept, only=("nll", "speakers", "codes", "words")))
+    babble = evaluate(
+        place / "babble",
+        place / "corpus",
+        replace(QUICK, keep=kept, only=("nll", "speakers", "codes", "words")),
+    )
     assert set(figures(babble)) == {"nll.bits", "nll.shuffled_speakers", "speakers.babble"}
     assert "no codes" in babble.skipped["codes"]
     said = evaluate(place / "prior", place / "corpus", replace(QUICK, keep=kept))
     found = figures(said)
     assert set(found) == {"prior.bits", "prior.rate", "say.text", "say.speaker", "say.both"}
     assert found["say.both"]["floor"].value == pytest.approx(100 / 6)
-    assert found["say.both"]["model"].value <= min(found["say.text"]["model"].value, found["say.speaker"]["model"].value)
+    assert found["say.both"]["model"].value <= min(
+        found["say.text"]["model"].value, found["say.speaker"]["model"].value
+    )
     assert found["prior.bits"]["model"].value > 0
 
 
@@ -243,18 +349,24 @@ def test_what_a_corpus_does_not_allow_is_said(place: Path) -> None:
 
 def test_one_utterance_has_no_other_to_be_compared_with(place: Path) -> None:
     """No floor that is the model itself, no rise of zero: each is said to need two."""
-    result = evaluate(place / "vqvae", place / "corpus", replace(QUICK, only=("nll", "mcd"), limit=1))
+    result = evaluate(
+        place / "vqvae", place / "corpus", replace(QUICK, only=("nll", "mcd"), limit=1)
+    )
     found = figures(result)
     assert set(found) == {"nll.bits", "spectral.mcd", "spectral.lsd"}
     assert set(found["spectral.mcd"]) == {"ceiling", "model"}
-    needs = {name: reason for name, reason in result.skipped.items() if "needs two utterances" in reason}
+    needs = {
+        name: reason for name, reason in result.skipped.items() if "needs two utterances" in reason
+    }
     floor = "floor (decoded from shuffled codes)"
     assert set(needs) == {floor, "cost under shuffled codes", "cost under shuffled speakers"}
 
 
 def test_one_speaker_has_no_other_label(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "corpus", tmp_path / "corpus")
-    rows = [json.loads(line) for line in (tmp_path / "corpus" / "index.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "corpus" / "index.jsonl").read_text().splitlines()
+    ]
     rows = [row | {"split": "train"} if row["speaker"] != "low" else row for row in rows]
     (tmp_path / "corpus" / "index.jsonl").write_text("\n".join(map(json.dumps, rows)))
     result = evaluate(place / "vqvae", tmp_path / "corpus", replace(QUICK, only=("nll",)))
@@ -262,7 +374,9 @@ def test_one_speaker_has_no_other_label(place: Path, tmp_path: Path) -> None:
     assert "of two speakers" in result.skipped["cost under shuffled speakers"]
 
 
-def test_frames_are_shuffled_in_batches_of_any_size(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_are_shuffled_in_batches_of_any_size(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An utterance that is alone in its batch gets another's frames, too."""
     vocoder = replace(WAVENET, features=LogMelSpec(bands=8, fmax=4000))
     saved(tmp_path / "vocoder", vocoder)
@@ -288,7 +402,9 @@ def test_confusion_by_hand() -> None:
     assert matrix.values == [[1, 1, 0], [0, 0, 1]]
 
 
-def test_the_command_writes_whole_or_nothing(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_whole_or_nothing(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "metrics.json"
     command = ["evaluate", str(place / "vqvae"), "--data", str(place / "corpus"), "--quiet"]
     main([*command, "--only", "codes", "--out", str(out)])
@@ -313,7 +429,19 @@ def test_the_command_writes_whole_or_nothing(place: Path, tmp_path: Path, capsys
 
 def test_the_readme_gets_its_table(place: Path, tmp_path: Path) -> None:
     out, readme = tmp_path / "metrics.json", tmp_path / "README.md"
-    main(["evaluate", str(place / "vqvae"), "--data", str(place / "corpus"), "--only", "codes", "--quiet", "--out", str(out)])
+    main(
+        [
+            "evaluate",
+            str(place / "vqvae"),
+            "--data",
+            str(place / "corpus"),
+            "--only",
+            "codes",
+            "--quiet",
+            "--out",
+            str(out),
+        ]
+    )
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     for _ in range(2):
         main(["results", str(out), "--readme", str(readme)])

@@ -34,7 +34,14 @@ from vqwave.nn.wavenet import StackSpec
 
 PITCHES = {"high": 210, "low": 95}
 FEATURES = LogMelSpec(bands=16, fmax=4000.0)
-STACK = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
+STACK = StackSpec(
+    layers=2,
+    dilation_cycle=2,
+    residual_channels=4,
+    gate_channels=4,
+    skip_channels=4,
+    hidden_channels=4,
+)
 SPEC = VQVAESpec(
     encoder=FrameEncoderSpec(features=FEATURES, channels=8, latent_dim=4),
     quantizer=EMAQuantizerSpec(codebook_size=8),
@@ -105,7 +112,9 @@ def test_words_of_a_constant_recogniser(place: Path) -> None:
 
 def test_similarity_to_training_recordings(place: Path) -> None:
     with pytest.warns(Note):
-        row = figures(evaluate(place / "vqvae", place / "corpus", replace(SETTINGS, only=("similarity",))))
+        row = figures(
+            evaluate(place / "vqvae", place / "corpus", replace(SETTINGS, only=("similarity",)))
+        )
     ceiling, floor = (row["similarity.voice"][name] for name in ("ceiling", "floor"))
     assert (ceiling.value, floor.value) == (1.0, 0.0)
 
@@ -118,17 +127,23 @@ def test_cut_utterances_have_no_words(place: Path) -> None:
     assert set(figures(result)) == {"mos.overall"}
 
 
-def test_conversions_beside_a_perfect_converter(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conversions_beside_a_perfect_converter(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One that is a recording of the target: it is nearer always, and its F0 is the target's."""
     pytest.importorskip("parselmouth", reason="F0 is Praat's: pip install 'vqwave[metrics]'")
     recordings = {name: buzz(pitch, 0.3) for name, pitch in PITCHES.items()}
 
-    def decoded(self: EvaluationContext, system: str, name: str, coded: list, *_: object) -> list[Wave]:
+    def decoded(
+        self: EvaluationContext, system: str, name: str, coded: list, *_: object
+    ) -> list[Wave]:
         return [recordings[item.speaker].copy() for item in coded]
 
     monkeypatch.setattr(EvaluationContext, "_decoded", decoded)
     with pytest.warns(Note):
-        found = figures(evaluate(place / "vqvae", place / "corpus", replace(SETTINGS, only=("converted",))))
+        found = figures(
+            evaluate(place / "vqvae", place / "corpus", replace(SETTINGS, only=("converted",)))
+        )
     assert found["converted.target"]["model"].value == 1
     assert found["converted.source"]["model"].value == 0
     assert found["converted.nearer"]["model"].value == 100
@@ -179,7 +194,9 @@ def test_a_decoder_that_loses_to_its_own_frames_says_so() -> None:
     better = Measure("x.y", "score", "%", "higher", ratio)
     worse = replace(better, better="lower")
     row = {"frames": MetricValue(2.0), "model": MetricValue(1.0), "student": MetricValue(3.0)}
-    assert losses(better, row) == ["the model's decoder loses to Griffin-Lim of its own frames, 1 against 2 %"]
+    assert losses(better, row) == [
+        "the model's decoder loses to Griffin-Lim of its own frames, 1 against 2 %"
+    ]
     assert len(losses(worse, row)) == 1
     assert "student" in losses(worse, row)[0]
     assert not losses(better, {"model": MetricValue(1.0)})
@@ -204,7 +221,9 @@ def test_clusters_are_summed() -> None:
     assert clustered(sums, [7, 7, 2]).tolist() == [[5, 1], [1, 2]]
 
 
-def test_what_was_measured_is_kept_when_it_is_stopped(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_measured_is_kept_when_it_is_stopped(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stopped as the model decodes: columns before it are on disk, missing ones named."""
     out = tmp_path / "metrics.json"
 
@@ -222,8 +241,12 @@ def test_what_was_measured_is_kept_when_it_is_stopped(place: Path, tmp_path: Pat
     assert tree["pending"] == ["wer", "mos"]
 
 
-@pytest.mark.parametrize(("names", "seconds"), [("wer", 3600.0), ("codes", 4.0), ("codes,dnsmos", 3600.0)])
-def test_utterances_whose_words_count_are_whole(names: str, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("names", "seconds"), [("wer", 3600.0), ("codes", 4.0), ("codes,dnsmos", 3600.0)]
+)
+def test_utterances_whose_words_count_are_whole(
+    names: str, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     taken = []
     monkeypatch.setattr(
         "vqwave.evaluation.evaluate",
@@ -257,11 +280,15 @@ def test_two_folders(folders: tuple[Path, Path]) -> None:
     assert set(rows["wer.words"]) == {"ceiling", "mu-law", "griffin-lim", "model"}
     assert rows["wer.words"]["model"].value == 0
     assert rows["similarity.voice"]["ceiling"].value == 1
-    assert rows["mos.overall"]["model"].value == pytest.approx(rows["mos.overall"]["ceiling"].value, rel=0.2)
+    assert rows["mos.overall"]["model"].value == pytest.approx(
+        rows["mos.overall"]["ceiling"].value, rel=0.2
+    )
     assert found.pending == []
 
 
-def test_the_command_on_two_folders(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_on_two_folders(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recordings, copies = map(str, folders)
     command = ["evaluate", "--recordings", recordings, "--copies", copies, "--quiet"]
     main([*command, "--metrics", "mos", "--out", str(tmp_path / "x.json")])

@@ -1,4 +1,6 @@
-"""Exported graphs say in onnxruntime what the model says in PyTorch, at every length; exported folders load."""
+"""Exported graphs say in onnxruntime what the model says in PyTorch, at every length; exported
+folders load.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,13 @@ from vqwave.nn.wavenet import ContextSpec, StackSpec
 
 LABELS = {"speaker": ["a", "b", "c"], "gender": ["f", "m"]}
 SIZES = StackSpec(
-    layers=1, dilation_cycle=3, kernel_size=3, residual_channels=8, gate_channels=6, skip_channels=0, hidden_channels=7
+    layers=1,
+    dilation_cycle=3,
+    kernel_size=3,
+    residual_channels=8,
+    gate_channels=6,
+    skip_channels=0,
+    hidden_channels=7,
 )
 MEL = LogMelSpec(bands=6, window_ms=8.0, hop_ms=1.0, fmin=200.0, fmax=4000.0)
 HEARS = ConditionerSpec(channels=4, categorical=("speaker", "gender"), embeddings={"face": 3})
@@ -45,7 +53,9 @@ ENCODER = FrameEncoderSpec(features=MEL, channels=6, latent_dim=4)
 QUANTIZER = EMAQuantizerSpec(codebook_size=5)
 
 
-def of(student: StudentSpec = STUDENT, quantizer: object = QUANTIZER, encoder: EncoderSpec = ENCODER) -> VQVAESpec:
+def of(
+    student: StudentSpec = STUDENT, quantizer: object = QUANTIZER, encoder: EncoderSpec = ENCODER
+) -> VQVAESpec:
     return VQVAESpec(encoder=encoder, quantizer=quantizer, decoder=student)
 
 
@@ -61,12 +71,16 @@ SLOW_ENCODER = FrameEncoderSpec(features=SLOW_MEL, channels=6, latent_dim=4)
 MELODY = PitchCodecSpec(ratio=4, channels=8, latent_dim=4, quantizer=QUANTIZER)
 
 
-def predicted(features: LogMelSpec, decoder_input: str = "spectrogram", **settings: object) -> VQVAESpec:
+def predicted(
+    features: LogMelSpec, decoder_input: str = "spectrogram", **settings: object
+) -> VQVAESpec:
     """A student with a predictor, whose filter has a gain."""
     return VQVAESpec(
         encoder=ENCODER,
         quantizer=QUANTIZER,
-        decoder=changed(**{"predictor": LinearPredictorSpec(order=4), "initial_scale": 0.1} | settings),
+        decoder=changed(
+            **{"predictor": LinearPredictorSpec(order=4), "initial_scale": 0.1} | settings
+        ),
         spectral_decoder=SpectralDecoderSpec(features=features, channels=6),
         decoder_input=decoder_input,
     )
@@ -74,13 +88,27 @@ def predicted(features: LogMelSpec, decoder_input: str = "spectrogram", **settin
 
 DECODERS: dict[str, ModelSpec] = {
     "plain": of(),
-    "gaussian, folded, staggered": of(changed(base="gaussian", squeeze=4, stagger_blocks=True, flows=(1, 2, 3))),
-    "folded": of(changed(squeeze=2)),
-    "upsampled": of(changed(conditioner=ConditionerSpec(channels=4, categorical=(), upsample=(2, 4)))),
-    "frames heard": VQVAESpec(
-        encoder=ENCODER, quantizer=QUANTIZER, decoder=STUDENT, spectral_decoder=HEARD, decoder_input="spectrogram"
+    "gaussian, folded, staggered": of(
+        changed(base="gaussian", squeeze=4, stagger_blocks=True, flows=(1, 2, 3))
     ),
-    "both heard": VQVAESpec(encoder=ENCODER, quantizer=QUANTIZER, decoder=STUDENT, spectral_decoder=HEARD, decoder_input="both"),
+    "folded": of(changed(squeeze=2)),
+    "upsampled": of(
+        changed(conditioner=ConditionerSpec(channels=4, categorical=(), upsample=(2, 4)))
+    ),
+    "frames heard": VQVAESpec(
+        encoder=ENCODER,
+        quantizer=QUANTIZER,
+        decoder=STUDENT,
+        spectral_decoder=HEARD,
+        decoder_input="spectrogram",
+    ),
+    "both heard": VQVAESpec(
+        encoder=ENCODER,
+        quantizer=QUANTIZER,
+        decoder=STUDENT,
+        spectral_decoder=HEARD,
+        decoder_input="both",
+    ),
     "fsq": of(quantizer=FSQuantizerSpec()),
     "residual": of(quantizer=ResidualQuantizerSpec(quantizer=QUANTIZER)),
     "product": of(quantizer=ProductQuantizerSpec(quantizer=QUANTIZER)),
@@ -104,7 +132,9 @@ DECODERS: dict[str, ModelSpec] = {
 }
 WAVENET = WaveNetSpec(
     head=Gaussian(),
-    network=StackSpec(layers=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4),
+    network=StackSpec(
+        layers=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4
+    ),
     conditioner=HEARS,
 )
 
@@ -112,13 +142,17 @@ WAVENET = WaveNetSpec(
 @pytest.fixture
 def runtime() -> None:
     pytest.importorskip("onnx", reason="graphs need onnx: pip install 'vqwave[export]'")
-    pytest.importorskip("onnxruntime", reason="graphs need onnxruntime: pip install 'vqwave[export]'")
+    pytest.importorskip(
+        "onnxruntime", reason="graphs need onnxruntime: pip install 'vqwave[export]'"
+    )
 
 
 def saved(folder: Path, spec: ModelSpec) -> Path:
     """An untrained model that hears what it is told."""
     torch.manual_seed(0)
-    card = ModelCard(sample_rate=8000, labels=LABELS, spec=spec, about={"corpus": "none", "level_db": -23.0})
+    card = ModelCard(
+        sample_rate=8000, labels=LABELS, spec=spec, about={"corpus": "none", "level_db": -23.0}
+    )
     model = card.build()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -164,7 +198,9 @@ def test_a_decoder_says_the_same_at_every_length(kind: str, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("runtime")
-@pytest.mark.parametrize("encoder", [ENCODER, WaveformEncoderSpec(strides=(4, 2), channels=6, blocks=1, latent_dim=4)])
+@pytest.mark.parametrize(
+    "encoder", [ENCODER, WaveformEncoderSpec(strides=(4, 2), channels=6, blocks=1, latent_dim=4)]
+)
 @pytest.mark.parametrize("quantizer", [QUANTIZER, FSQuantizerSpec()])
 def test_an_encoder_finds_the_same_codes(
     encoder: EncoderSpec,
@@ -254,7 +290,9 @@ def test_what_packages_raise_becomes_a_line(
 
 @pytest.mark.usefixtures("runtime")
 def test_without_speakers_a_melody_is_decoded_in_a_given_range(tmp_path: Path) -> None:
-    spec = replace(DECODERS["melody"], decoder=changed(conditioner=ConditionerSpec(channels=4, categorical=())))
+    spec = replace(
+        DECODERS["melody"], decoder=changed(conditioner=ConditionerSpec(channels=4, categorical=()))
+    )
     coder = load_trained(saved(tmp_path / "model", spec)).model
     graph = export.SpeakingGraph(coder.decoder, coder, {}).eval()
     assert graph.names == ("codes", "pitch_codes", "noise", "voice_pitch")
@@ -267,10 +305,16 @@ def test_without_speakers_a_melody_is_decoded_in_a_given_range(tmp_path: Path) -
     assert not torch.equal(export.run_onnx(tmp_path / "student.onnx", graph.names, inputs), wave)
 
 
-def test_without_the_packages_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_packages_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object())
-    with pytest.raises(UserInputError, match=r"onnxruntime is not installed: pip install 'vqwave\[export\]'"):
+    monkeypatch.setattr(
+        export.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object()
+    )
+    with pytest.raises(
+        UserInputError, match=r"onnxruntime is not installed: pip install 'vqwave\[export\]'"
+    ):
         export.export_onnx(tmp_path, tmp_path / "out.onnx")
 
 
@@ -278,7 +322,11 @@ def test_a_folder_stands_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str
     model, out = saved(tmp_path / "run" / "model", DECODERS["plain"]), tmp_path / "mine"
     cli.main(["export", str(tmp_path / "run"), "--format", "safetensors", "--out", str(out)])
     assert "vqvae" in capsys.readouterr().out
-    assert {path.name for path in out.iterdir()} == {"model.safetensors", "config.json", "README.md"}
+    assert {path.name for path in out.iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "README.md",
+    }
     before, after = load_trained(model).model.state_dict(), load(out).model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -289,7 +337,9 @@ def test_a_folder_stands_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_a_half_folder_takes_half_the_bytes(tmp_path: Path) -> None:
     model, out = saved(tmp_path / "run" / "model", DECODERS["plain"]), tmp_path / "mine"
-    cli.main(["export", str(tmp_path / "run"), "--format", "safetensors", "--half", "--out", str(out)])
+    cli.main(
+        ["export", str(tmp_path / "run"), "--format", "safetensors", "--half", "--out", str(out)]
+    )
     before, after = load_trained(model).model.state_dict(), load_trained(out).model.state_dict()
     for name, value in before.items():
         assert after[name].dtype == value.dtype
@@ -305,7 +355,10 @@ def test_a_half_folder_takes_half_the_bytes(tmp_path: Path) -> None:
         (["--format", "onnx", "--out", "x.pt"], "ends in .onnx"),
         (["--format", "onnx", "--out", "no/where/x.onnx"], "no such folder"),
         (["--format", "safetensors", "--out", "there"], "there already"),
-        (["--format", "safetensors", "--part", "encoder", "--out", "new"], "a model folder is whole"),
+        (
+            ["--format", "safetensors", "--part", "encoder", "--out", "new"],
+            "a model folder is whole",
+        ),
     ],
 )
 def test_bad_options_get_a_line(
@@ -328,7 +381,9 @@ def test_bad_options_get_a_line(
 
 
 @pytest.mark.usefixtures("runtime")
-def test_the_command_prints_how_far_it_is_from_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_how_far_it_is_from_torch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, out = saved(tmp_path / "model", DECODERS["plain"]), tmp_path / "student.onnx"
     cli.main(["export", str(model), "--format", "onnx", "--out", str(out)])
     printed = capsys.readouterr().out.splitlines()

@@ -1,4 +1,6 @@
-"""Frame features: librosa's numbers, shapes, alignment, laws of the deltas, gradients, precision, errors."""
+"""Frame features: librosa's numbers, shapes, alignment, laws of the deltas, gradients, precision,
+errors.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,24 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from vqwave.errors import UserInputError
-from vqwave.features import FeatureSpec, LogMelSpec, MFCCSpec, deltas, hz_to_mel, mel_filters, mel_to_hz
+from vqwave.features import (
+    FeatureSpec,
+    LogMelSpec,
+    MFCCSpec,
+    deltas,
+    hz_to_mel,
+    mel_filters,
+    mel_to_hz,
+)
 
 RATE = 8000
 SPECS = [LogMelSpec(), LogMelSpec.tacotron2(), MFCCSpec()]
 
 # From librosa 0.11.0 on the chirp below, padded with zeros as `MelBands` pads:
-# filters.mel(sr=8000, n_fft=256, n_mels=40, fmin=50, fmax=4000), and again with htk=True, norm=None;
-# log(maximum(feature.melspectrogram(n_fft=256, win_length=200, hop_length=80, center=False, power=1.0, ...), 1e-5));
+# filters.mel(sr=8000, n_fft=256, n_mels=40, fmin=50, fmax=4000), and again with htk=True,
+# norm=None;
+# log(maximum(feature.melspectrogram(n_fft=256, win_length=200, hop_length=80, center=False,
+# power=1.0, ...), 1e-5));
 # feature.mfcc(S=power_to_db(melspectrogram(power=2.0, fmin=20, ...), top_db=None)).
 SLANEY = {
     (0, 2): 0.00399204995,
@@ -26,9 +38,27 @@ SLANEY = {
     (30, 70): 0.00411984185,
     (39, 127): 6.39083271e-4,
 }
-HTK = {(0, 2): 0.364067942, (5, 10): 0.300233275, (20, 40): 0.658598959, (30, 70): 0.114132285, (39, 127): 0.151888803}
-LOG_MEL = {(3, 0): -1.219953, (3, 7): -9.794314, (17, 0): -6.46535, (17, 7): -6.645247, (39, 19): -5.907965}
-CEPSTRA_DB = {(0, 0): -242.37238, (0, 7): -411.59528, (1, 0): 100.09509, (1, 19): -16.73594, (12, 7): 3.57471}
+HTK = {
+    (0, 2): 0.364067942,
+    (5, 10): 0.300233275,
+    (20, 40): 0.658598959,
+    (30, 70): 0.114132285,
+    (39, 127): 0.151888803,
+}
+LOG_MEL = {
+    (3, 0): -1.219953,
+    (3, 7): -9.794314,
+    (17, 0): -6.46535,
+    (17, 7): -6.645247,
+    (39, 19): -5.907965,
+}
+CEPSTRA_DB = {
+    (0, 0): -242.37238,
+    (0, 7): -411.59528,
+    (1, 0): 100.09509,
+    (1, 19): -16.73594,
+    (12, 7): 3.57471,
+}
 
 
 def chirp() -> Tensor:
@@ -37,7 +67,9 @@ def chirp() -> Tensor:
     return (0.3 * torch.sin(2 * math.pi * (200 * t + 4000 * t**2))).float()[None]
 
 
-@pytest.mark.parametrize(("scale", "known", "area"), [("slaney", SLANEY, 1.2799618), ("htk", HTK, 122.55373)])
+@pytest.mark.parametrize(
+    ("scale", "known", "area"), [("slaney", SLANEY, 1.2799618), ("htk", HTK, 122.55373)]
+)
 def test_filters_are_librosas(scale: str, known: dict[tuple[int, int], float], area: float) -> None:
     filters = mel_filters(RATE, 256, 40, 50.0, 4000.0, scale)
     assert {place: filters[place].item() for place in known} == pytest.approx(known, rel=1e-6)
@@ -53,14 +85,18 @@ def test_log_mel_is_librosas() -> None:
 
 def test_cepstra_are_librosas_in_nepers() -> None:
     features = MFCCSpec(deltas=0).build(RATE)(chirp())[0] * 10 / math.log(10)
-    assert {place: features[place].item() for place in CEPSTRA_DB} == pytest.approx(CEPSTRA_DB, abs=0.02)
+    assert {place: features[place].item() for place in CEPSTRA_DB} == pytest.approx(
+        CEPSTRA_DB, abs=0.02
+    )
 
 
 @pytest.mark.parametrize("scale", ["slaney", "htk"])
 def test_mel_scale_is_inverted(scale: str) -> None:
     hz = torch.tensor([0.0, 100.0, 999.0, 1000.0, 1001.0, 7600.0], dtype=torch.float64)
     torch.testing.assert_close(mel_to_hz(hz_to_mel(hz, scale), scale), hz)
-    assert hz_to_mel(hz, scale)[3].item() == pytest.approx(15.0 if scale == "slaney" else 1000.0, rel=1e-4)
+    assert hz_to_mel(hz, scale)[3].item() == pytest.approx(
+        15.0 if scale == "slaney" else 1000.0, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 24000, 48000])
@@ -69,12 +105,18 @@ def test_frames_tile_the_waveform(spec: FeatureSpec, rate: int) -> None:
     module = spec.build(rate)
     assert module.hop == round(spec.hop_ms * rate / 1000)
     for frames in (1, 2, 7):
-        assert module(torch.rand(3, frames * module.hop) - 0.5).shape == (3, module.channels, frames)
+        assert module(torch.rand(3, frames * module.hop) - 0.5).shape == (
+            3,
+            module.channels,
+            frames,
+        )
 
 
 @pytest.mark.parametrize("spec", [LogMelSpec(), LogMelSpec(hop_ms=9.875)])
 def test_frame_is_centred_in_its_hop(spec: LogMelSpec) -> None:
-    """A click in the middle of a hop is loudest in that hop's frame, and its two neighbours hear it equally."""
+    """A click in the middle of a hop is loudest in that hop's frame, and its two neighbours hear it
+    equally.
+    """
     module = spec.build(RATE)
     wave = torch.zeros(1, 9 * module.hop)
     wave[0, 4 * module.hop + module.hop // 2] = 1.0
@@ -124,7 +166,10 @@ def test_gradient_is_finite_in_silence_and_right_elsewhere(spec: FeatureSpec) ->
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_autocast_changes_nothing(spec: FeatureSpec) -> None:
-    module, wave = spec.build(RATE), torch.rand(2, 800, generator=torch.Generator().manual_seed(0)) - 0.5
+    module, wave = (
+        spec.build(RATE),
+        torch.rand(2, 800, generator=torch.Generator().manual_seed(0)) - 0.5,
+    )
     plain = module(wave)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = module(wave)
@@ -141,7 +186,9 @@ def test_spec_is_chosen_by_kind_and_refuses_unknown_keys() -> None:
 
 
 def test_fmax_is_limited_to_half_the_rate() -> None:
-    assert torch.equal(LogMelSpec().build(RATE).mel.filters, LogMelSpec(fmax=4000.0).build(RATE).mel.filters)
+    assert torch.equal(
+        LogMelSpec().build(RATE).mel.filters, LogMelSpec(fmax=4000.0).build(RATE).mel.filters
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +197,11 @@ def test_fmax_is_limited_to_half_the_rate() -> None:
         (LogMelSpec(), 22050, "hop_ms: 10 ms is 220.5 samples at 22050 Hz.*9.97732 or 10.0227"),
         (LogMelSpec(window_ms=5.0), 8000, "window_ms: 5 is shorter than hop_ms 10"),
         (LogMelSpec(fmin=5000.0), 8000, "mel bands from 5000 to 4000 Hz"),
-        (LogMelSpec(bands=300), 8000, "300 mel bands at 8000 Hz: .* hold no bin of a 256-point FFT"),
+        (
+            LogMelSpec(bands=300),
+            8000,
+            "300 mel bands at 8000 Hz: .* hold no bin of a 256-point FFT",
+        ),
         (MFCCSpec(coefficients=50), 8000, "coefficients: 50 cepstra of 40 mel bands"),
     ],
 )

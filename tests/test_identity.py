@@ -34,7 +34,14 @@ from vqwave.training.trainer import Interrupted, Trainer
 ROOT, HOP = Path(__file__).resolve().parents[1], 80
 TINY = WaveNetSpec(
     head=MuLaw(classes=16),
-    network=StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4),
+    network=StackSpec(
+        layers=2,
+        dilation_cycle=2,
+        residual_channels=4,
+        gate_channels=4,
+        skip_channels=4,
+        hidden_channels=4,
+    ),
     conditioner=ConditionerSpec(channels=4, categorical=("speaker",)),
 )
 
@@ -69,7 +76,13 @@ class Tiny(Experiment[Config]):
         return TINY.build(self.corpus.sample_rate, self.corpus.labels)
 
     def losses(self, batch: Batch) -> StepOutput:
-        return StepOutput({"nll": negative_log_likelihood(self.network(batch.wave, batch.labels), batch.wave, batch.mask)})
+        return StepOutput(
+            {
+                "nll": negative_log_likelihood(
+                    self.network(batch.wave, batch.labels), batch.wave, batch.mask
+                )
+            }
+        )
 
     def evaluate(self, model: WaveNet) -> Evaluation:
         return Evaluation("a number", {"clips": float(len(list(self.valid_batches())))})
@@ -114,7 +127,9 @@ def config(corpus: Path, run: Path, steps: int = 4, source: Path | None = None) 
     return Config(
         run=run,
         source=source,
-        data=DataSpec(corpus=corpus, clip_seconds=0.02, batch=2, valid_clip_seconds=0.02, valid_clips=2),
+        data=DataSpec(
+            corpus=corpus, clip_seconds=0.02, batch=2, valid_clip_seconds=0.02, valid_clips=2
+        ),
         optim=OptimSpec(lr=1e-2, warmup=2),
         train=TrainSpec(steps=steps, log_every=1, valid_every=2, save_every=2, threads=1),
     )
@@ -129,7 +144,11 @@ def begin(settings: Config) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def weights(run: Path) -> bytes:
@@ -175,31 +194,60 @@ def with_other_frames(corpus: Path) -> None:
 
 
 CHANGES = {
-    "two speakers swap names": (lambda c: prepared_anew(c, ("bob", "ann")), "begun with: other excerpts; other samples; bring"),
+    "two speakers swap names": (
+        lambda c: prepared_anew(c, ("bob", "ann")),
+        "begun with: other excerpts; other samples; bring",
+    ),
     "one speaker more": (
         lambda c: prepared_anew(c, ("ann", "bob", "cid")),
         r"recordings 36, expected 24; .*speaker labels 3, expected 2; .*bring",
     ),
-    "another rate": (lambda c: prepared_anew(c, sample_rate=16000), "sample rate 16000 Hz, expected 8000 Hz"),
-    "another level": (lambda c: prepared_anew(c, level_db=-30.0), "level -30 dBFS, expected -23 dBFS"),
+    "another rate": (
+        lambda c: prepared_anew(c, sample_rate=16000),
+        "sample rate 16000 Hz, expected 8000 Hz",
+    ),
+    "another level": (
+        lambda c: prepared_anew(c, level_db=-30.0),
+        "level -30 dBFS, expected -23 dBFS",
+    ),
     "labels of the index": (
-        lambda c: with_index(c, lambda r: r["labels"].update(speaker="bob" if r["speaker"] == "ann" else "ann")),
+        lambda c: with_index(
+            c, lambda r: r["labels"].update(speaker="bob" if r["speaker"] == "ann" else "ann")
+        ),
         "begun with: other speaker labels; bring",
     ),
-    "texts": (lambda c: with_index(c, lambda r: r.update(text=r["id"] + "!")), "begun with: texts 24, expected 1"),
-    "splits": (lambda c: with_index(c, lambda r: r.update(split=r["split"].replace("test", "train"))), "begun with: splits "),
-    "phones": (lambda c: with_index(c, lambda r: r.update(phones=[[0, "a"]])), "begun with: phones 24, expected 0"),
+    "texts": (
+        lambda c: with_index(c, lambda r: r.update(text=r["id"] + "!")),
+        "begun with: texts 24, expected 1",
+    ),
+    "splits": (
+        lambda c: with_index(c, lambda r: r.update(split=r["split"].replace("test", "train"))),
+        "begun with: splits ",
+    ),
+    "phones": (
+        lambda c: with_index(c, lambda r: r.update(phones=[[0, "a"]])),
+        "begun with: phones 24, expected 0",
+    ),
     "one recording": (with_another_recording, "begun with: other samples; bring"),
     "a shard": (with_another_shard, "begun with: other excerpts; bring"),
     "vectors": (with_other_vectors, "begun with: other vectors voice; bring"),
-    "no vectors": (lambda c: shutil.rmtree(c / "vectors"), "begun with: vectors voice none, expected 24 x 2"),
+    "no vectors": (
+        lambda c: shutil.rmtree(c / "vectors"),
+        "begun with: vectors voice none, expected 24 x 2",
+    ),
     "frames": (with_other_frames, "begun with: other frames mel; bring"),
 }
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_another_corpus_is_refused_before_anything_is_touched(corpus: Path, tmp_path: Path, what: str) -> None:
-    settings, run, (change, said) = config(corpus, tmp_path / "run"), tmp_path / "run", CHANGES[what]
+def test_another_corpus_is_refused_before_anything_is_touched(
+    corpus: Path, tmp_path: Path, what: str
+) -> None:
+    settings, run, (change, said) = (
+        config(corpus, tmp_path / "run"),
+        tmp_path / "run",
+        CHANGES[what],
+    )
     with ExitStack() as held:
         claim(Tiny(settings), held, fresh=False)
     (run / ".metrics.jsonl.1").touch()  # what a killed process left, and a resumed run sweeps away
@@ -207,7 +255,9 @@ def test_another_corpus_is_refused_before_anything_is_touched(corpus: Path, tmp_
     change(corpus)
     with ExitStack() as held, pytest.raises(UserInputError, match=said) as found:
         claim(Tiny(replace(settings, train=replace(settings.train, steps=5))), held, fresh=False)
-    assert str(found.value).startswith(f"{run}: data.corpus {corpus} is not what this run was begun with: ")
+    assert str(found.value).startswith(
+        f"{run}: data.corpus {corpus} is not what this run was begun with: "
+    )
     assert str(found.value).endswith("; bring that back, choose another run=..., or --fresh")
     assert contents(run) == before
     with ExitStack() as held:
@@ -227,7 +277,10 @@ def test_the_same_corpus_prepared_again_is_the_same(corpus: Path, tmp_path: Path
     Trainer(Tiny(settings), quiet=True).run()
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
     copied = shutil.copytree(corpus, tmp_path / "elsewhere")
-    assert identity.of_corpus(Corpus.open(copied)).parts == identity.of_corpus(Corpus.open(corpus)).parts
+    assert (
+        identity.of_corpus(Corpus.open(copied)).parts
+        == identity.of_corpus(Corpus.open(corpus)).parts
+    )
 
 
 def test_stored_f0_counts_where_a_network_reads_it(corpus: Path) -> None:
@@ -247,7 +300,9 @@ def without_digests(corpus: Path) -> None:
 
 
 @pytest.mark.parametrize("when", ["begun", "resumed"])
-def test_a_corpus_of_an_older_release_has_no_digests(corpus: Path, tmp_path: Path, when: str) -> None:
+def test_a_corpus_of_an_older_release_has_no_digests(
+    corpus: Path, tmp_path: Path, when: str
+) -> None:
     """Whichever of the two it is; its excerpts still tell it from another."""
     settings = config(corpus, tmp_path / "run")
     if when == "begun":
@@ -262,26 +317,34 @@ def test_a_corpus_of_an_older_release_has_no_digests(corpus: Path, tmp_path: Pat
         Trainer(Tiny(settings), quiet=True)
 
 
-def test_a_run_of_an_older_release_goes_on_with_a_note(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_an_older_release_goes_on_with_a_note(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings, run = config(corpus, tmp_path / "run"), tmp_path / "run"
     Trainer(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
     begin(settings)
     (run / "identity.json").unlink()
     assert "note" not in capsys.readouterr().err
     Trainer(Tiny(settings), quiet=True).run()
-    assert f"note: {run}: begun by an older release, without identity.json; whether data.corpus" in capsys.readouterr().err
+    assert (
+        f"note: {run}: begun by an older release, without identity.json; whether data.corpus"
+        in capsys.readouterr().err
+    )
     assert weights(run) == weights(tmp_path / "whole")
     prepared_anew(corpus, ("bob", "ann"))
     with pytest.raises(UserInputError, match="is not what this run was begun with"):
         Trainer(Tiny(settings), quiet=True)
 
 
-def test_an_older_run_with_a_speaker_more_is_refused_in_a_line(corpus: Path, tmp_path: Path) -> None:
+def test_an_older_run_with_a_speaker_more_is_refused_in_a_line(
+    corpus: Path, tmp_path: Path
+) -> None:
     begin(config(corpus, tmp_path / "run"))
     (tmp_path / "run" / "identity.json").unlink()
     prepared_anew(corpus, ("ann", "bob", "cid"))
     with pytest.raises(
-        UserInputError, match=r"its checkpoint is of another model than these settings build .*size mismatch"
+        UserInputError,
+        match=r"its checkpoint is of another model than these settings build .*size mismatch",
     ) as found:
         Trainer(Tiny(config(corpus, tmp_path / "run")), quiet=True)
     assert "\n" not in str(found.value)
@@ -300,7 +363,10 @@ def test_another_source_model_is_refused(corpus: Path, tmp_path: Path) -> None:
     Trainer(Tiny(config(corpus, tmp_path / "teacher")), quiet=True).run()
     settings = config(corpus, tmp_path / "run", source=tmp_path / "teacher")
     begin(settings)
-    card, file = tmp_path / "teacher" / "model" / "config.json", tmp_path / "teacher" / "model" / "model.safetensors"
+    card, file = (
+        tmp_path / "teacher" / "model" / "config.json",
+        tmp_path / "teacher" / "model" / "model.safetensors",
+    )
     tree = json.loads(card.read_text())
     tree["about"]["seconds"] += 1
     card.write_text(json.dumps(tree))
@@ -308,13 +374,18 @@ def test_another_source_model_is_refused(corpus: Path, tmp_path: Path) -> None:
     tree["spec"]["head"]["classes"] = 16
     tree["labels"]["speaker"].reverse()
     card.write_text(json.dumps(tree))
-    said = rf"source {re.escape(str(tmp_path / 'teacher'))} is not what this run was begun with: other settings; bring"
+    said = (
+        rf"source {re.escape(str(tmp_path / 'teacher'))} is not what this run was begun with: other"
+        r" settings; bring"
+    )
     with pytest.raises(UserInputError, match=said):
         Trainer(Tiny(settings), quiet=True)
     tree["labels"]["speaker"].reverse()
     card.write_text(json.dumps(tree))
     save_file({name: value + 1 for name, value in load_file(file).items()}, file)
-    with pytest.raises(UserInputError, match=r"is not what this run was begun with: other weights; bring"):
+    with pytest.raises(
+        UserInputError, match=r"is not what this run was begun with: other weights; bring"
+    ):
         Trainer(Tiny(settings), quiet=True)
 
 
@@ -323,12 +394,16 @@ def test_no_experiment_loads_a_model_past_its_identity() -> None:
     texts = [path.read_text() for path in (ROOT / "experiments").glob("*.py")]
     assert not any("load_trained" in text for text in texts)
     named = {name for text in texts for name in re.findall(r'load_source\("([\w.]+)"', text)}
-    paths = {name for text in texts for name in re.findall(r"^    (\w+): Path\b", text, re.MULTILINE)}
+    paths = {
+        name for text in texts for name in re.findall(r"^    (\w+): Path\b", text, re.MULTILINE)
+    }
     assert paths >= {"frozen_codec", "codec", "teacher"}
     assert named == paths | {"perceptual.classifier"}
 
 
-def test_more_steps_are_said_where_the_run_goes_on(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_steps_are_said_where_the_run_goes_on(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     begin(config(corpus, run))
     Trainer(Tiny(config(corpus, run)))
@@ -343,7 +418,10 @@ def test_more_steps_are_said_where_the_run_goes_on(corpus: Path, tmp_path: Path,
     for _ in range(2):  # the checkpoint says, and not the settings that a killed resume has written
         Trainer(Tiny(more))
         lr = [f"{more.optim.lr_at(4, steps):.4g}" for steps in (8, 4)]
-        line = f"resuming {run} at step 4 of 8, 4 before: the learning rate of the next step is {lr[0]}, {lr[1]} before\n"
+        line = (
+            f"resuming {run} at step 4 of 8, 4 before: the learning rate of the next step is"
+            f" {lr[0]}, {lr[1]} before\n"
+        )
         assert line in capsys.readouterr().err
         assert lr[0] != lr[1]
     flat = replace(more, run=tmp_path / "flat", optim=replace(more.optim, schedule="constant"))

@@ -31,7 +31,14 @@ from vqwave.nn.wavenet import StackSpec
 
 RATE, HOP, SIZE, T = 8000, 16, 16, 237
 LABELS = {"speaker": ["ann", "bob"]}
-SIZES = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
+SIZES = StackSpec(
+    layers=2,
+    dilation_cycle=2,
+    residual_channels=4,
+    gate_channels=4,
+    skip_channels=4,
+    hidden_channels=4,
+)
 TOLD = ConditionerSpec(channels=4)
 MEL = LogMelSpec(bands=6, window_ms=8.0, hop_ms=2.0, fmin=200.0, fmax=4000.0)
 ENCODER = WaveformEncoderSpec(strides=(4, 4), channels=4, blocks=1, latent_dim=4)
@@ -44,7 +51,9 @@ def codec(spec: ModelSpec) -> SpeechModel:
 
 
 def coder_with(decoder: WaveNetSpec | StudentSpec) -> SpeechModel:
-    it = codec(VQVAESpec(encoder=ENCODER, quantizer=EMAQuantizerSpec(codebook_size=SIZE), decoder=decoder))
+    it = codec(
+        VQVAESpec(encoder=ENCODER, quantizer=EMAQuantizerSpec(codebook_size=SIZE), decoder=decoder)
+    )
     it.model.quantizer.train()(it.model.encoder(speech(4000)[None]).detach())
     it.model.eval()
     return it
@@ -71,7 +80,9 @@ TAKES: dict[str, Callable[..., object]] = {
     "convert": lambda wave, rate=None: SPEAKS.convert(wave, rate, speaker="bob"),
     "score": lambda wave, rate=None: SCORES.log_likelihood(wave, rate, labels=ANN).bits,
     "reconstruct": lambda wave, rate=None: VOCODER.reconstruct(wave, rate, labels=ANN),
-    "generate": lambda wave, rate=None: BABBLER.generate(0.01, labels=ANN, prompt=wave, prompt_rate=rate)[0],
+    "generate": lambda wave, rate=None: BABBLER.generate(
+        0.01, labels=ANN, prompt=wave, prompt_rate=rate
+    )[0],
 }
 """Every method that takes a recording and its rate."""
 ENTRIES = pytest.mark.parametrize("take", TAKES.values(), ids=TAKES)
@@ -257,9 +268,13 @@ def test_codes_of_other_sizes_than_the_models_are_refused() -> None:
         replace(CODED, sample_rate=16000),
     ]
     for coded in wrong:
-        with pytest.raises(UserInputError, match=r"expected 1 books of 16 codes, hop 16 at 8000 Hz"):
+        with pytest.raises(
+            UserInputError, match=r"expected 1 books of 16 codes, hop 16 at 8000 Hz"
+        ):
             SPEAKS.decode(coded, "bob")
-        with pytest.raises(UserInputError, match=r"expected 1 books of 16 codes, hop 16 at 8000 Hz"):
+        with pytest.raises(
+            UserInputError, match=r"expected 1 books of 16 codes, hop 16 at 8000 Hz"
+        ):
             SPEAKS.check(Header.of(coded))
 
 
@@ -319,7 +334,9 @@ def test_lengths_and_counts() -> None:
         with pytest.raises(UserInputError, match=r"^seconds .*: expected a number above 0"):
             BABBLER.generate(seconds, labels=ANN)
     for count in (0, -1, 1.5, "2"):
-        with pytest.raises(UserInputError, match=r"^count: .*, expected a whole number, at least 1"):
+        with pytest.raises(
+            UserInputError, match=r"^count: .*, expected a whole number, at least 1"
+        ):
             BABBLER.generate(0.01, labels=ANN, count=count)
     assert len(BABBLER.generate(1e-9, labels=ANN)[0]) == 1
     for labels in ("ann", ["ann"]):

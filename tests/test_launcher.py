@@ -21,8 +21,18 @@ REFUSED = [
     (PLAIN, "ACCELERATE_MIXED_PRECISION", "fp16", "expected no: use train.precision, here fp32"),
     (PLAIN, "ACCELERATE_MIXED_PRECISION", "bf16", "expected no: use train.precision, here fp32"),
     (HALF, "ACCELERATE_MIXED_PRECISION", "fp8", "expected bf16: use train.precision, here bf16"),
-    (PLAIN, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "expected 1: use train.grad_accumulation"),
-    (MICRO, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1", "expected 2: use train.grad_accumulation"),
+    (
+        PLAIN,
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
+        "4",
+        "expected 1: use train.grad_accumulation",
+    ),
+    (
+        MICRO,
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
+        "1",
+        "expected 2: use train.grad_accumulation",
+    ),
     (PLAIN, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "auto", "expected 1"),
     (PLAIN, "ACCELERATE_GRADIENT_CLIPPING", "0.5", "expected none: use optim.max_grad_norm"),
     (PLAIN, "ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "expected no: use train.compile, here false"),
@@ -72,7 +82,9 @@ class Unbuilt(Experiment[ExperimentSpec]):
         raise AssertionError("evaluated")
 
 
-@pytest.mark.parametrize(("train", "name", "value", "said"), REFUSED, ids=[f"{row[1]}={row[2]}" for row in REFUSED])
+@pytest.mark.parametrize(
+    ("train", "name", "value", "said"), REFUSED, ids=[f"{row[1]}={row[2]}" for row in REFUSED]
+)
 def test_another_training_is_refused_before_anything_is_written(
     train: TrainSpec,
     name: str,
@@ -82,18 +94,24 @@ def test_another_training_is_refused_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(UserInputError, match=f"{name}: {value}, from `accelerate launch`.*{said}") as error:
+    with pytest.raises(
+        UserInputError, match=f"{name}: {value}, from `accelerate launch`.*{said}"
+    ) as error:
         Trainer(Unbuilt(ExperimentSpec(run=tmp_path / "run", train=train)), quiet=True)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("train", "name", "value"), TAKEN, ids=[f"{row[1]}={row[2]}" for row in TAKEN])
+@pytest.mark.parametrize(
+    ("train", "name", "value"), TAKEN, ids=[f"{row[1]}={row[2]}" for row in TAKEN]
+)
 def test_what_says_the_same_is_taken(train: TrainSpec, name: str, value: str) -> None:
     check_launcher(train, {name: value})
 
 
-def test_one_process_of_a_host_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_process_of_a_host_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     said = []
     for rank in ("0", "1"):

@@ -1,4 +1,6 @@
-"""The loop: a killed run resumes bit for bit; a run folder is refused when its settings differ; NaN stops with names."""
+"""The loop: a killed run resumes bit for bit; a run folder is refused when its settings differ; NaN
+stops with names.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,14 @@ from vqwave.training.trainer import Interrupted, Trainer
 
 TINY = WaveNetSpec(
     head=MuLaw(classes=16),
-    network=StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4),
+    network=StackSpec(
+        layers=2,
+        dilation_cycle=2,
+        residual_channels=4,
+        gate_channels=4,
+        skip_channels=4,
+        hidden_channels=4,
+    ),
     conditioner=ConditionerSpec(channels=4),
 )
 
@@ -50,7 +59,8 @@ class Tiny(Experiment[Config]):
     config_class = Config
     die_at = poison_at = -1
     seen = 0
-    at: Mapping[int, Callable[[], object]] = MappingProxyType({})  # what happens before a micro-batch
+    # what happens before a micro-batch
+    at: Mapping[int, Callable[[], object]] = MappingProxyType({})
 
     @property
     def model_spec(self) -> WaveNetSpec:
@@ -73,7 +83,10 @@ class Tiny(Experiment[Config]):
         return StepOutput({"nll": nll * (float("nan") if self.seen == self.poison_at else 1.0)})
 
     def evaluate(self, model: WaveNet) -> Evaluation:
-        nll = [negative_log_likelihood(model(b.wave, b.labels), b.wave, b.mask) for b in self.valid_batches()]
+        nll = [
+            negative_log_likelihood(model(b.wave, b.labels), b.wave, b.mask)
+            for b in self.valid_batches()
+        ]
         return Evaluation("a number", {"nll": float(torch.stack(nll).mean())})
 
 
@@ -84,7 +97,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for speaker in ("ann", "bob"):
         (root / "in" / speaker).mkdir(parents=True)
         for take in range(30):
-            audio.write(root / "in" / speaker / f"{take}.wav", 0.1 * rng.standard_normal(600).astype(np.float32), 8000)
+            audio.write(
+                root / "in" / speaker / f"{take}.wav",
+                0.1 * rng.standard_normal(600).astype(np.float32),
+                8000,
+            )
     prepare("folder", root / "in", root / "out", quiet=True)
     return root / "out"
 
@@ -92,22 +109,32 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(corpus: Path, run: Path) -> Config:
     return Config(
         run=run,
-        data=DataSpec(corpus=corpus, clip_seconds=0.02, batch=4, valid_clip_seconds=0.02, valid_clips=2),
+        data=DataSpec(
+            corpus=corpus, clip_seconds=0.02, batch=4, valid_clip_seconds=0.02, valid_clips=2
+        ),
         optim=OptimSpec(lr=1e-2, warmup=2),
-        train=TrainSpec(steps=12, grad_accumulation=2, log_every=4, valid_every=6, save_every=3, threads=1),
+        train=TrainSpec(
+            steps=12, grad_accumulation=2, log_every=4, valid_every=6, save_every=3, threads=1
+        ),
     )
 
 
 def rows(run: Path) -> list[dict]:
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "seconds" and not k.startswith("time/")} for row in found]
+    return [
+        {k: v for k, v in row.items() if k != "seconds" and not k.startswith("time/")}
+        for row in found
+    ]
 
 
 def same(a: Path, b: Path) -> bool:
     """Weights, averages and optimizer state of two runs' last checkpoints, byte for byte."""
     names = ("network", "average", "optimizer")
     first, second = (sorted((run / "checkpoints").glob("step-*"))[-1] for run in (a, b))
-    return all((first / f"{n}.safetensors").read_bytes() == (second / f"{n}.safetensors").read_bytes() for n in names)
+    return all(
+        (first / f"{n}.safetensors").read_bytes() == (second / f"{n}.safetensors").read_bytes()
+        for n in names
+    )
 
 
 def test_a_killed_run_resumes_bit_for_bit(corpus: Path, tmp_path: Path) -> None:
@@ -147,16 +174,24 @@ def test_nan_stops_with_step_files_and_checkpoint(corpus: Path, tmp_path: Path) 
     experiment = Tiny(config(corpus, tmp_path / "run"))
     experiment.poison_at = 15
     with pytest.raises(
-        UserInputError, match=r"step 7: the loss nll is not finite; clips of .*; last good checkpoint: step-00000006"
+        UserInputError,
+        match=(
+            r"step 7: the loss nll is not finite; clips of .*; last good checkpoint: step-00000006"
+        ),
     ):
         Trainer(experiment, quiet=True).run()
-    assert not any("NaN" in line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert not any(
+        "NaN" in line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    )
 
 
 def test_a_signal_saves_and_says_how_to_go_on(corpus: Path, tmp_path: Path) -> None:
     loop = Trainer(Tiny(config(corpus, tmp_path / "run")), quiet=True)
     loop.stop.signal = 15
-    with pytest.raises(Interrupted, match=r"stopped at step 1 of 12, all saved in .*: run the same command to go on"):
+    with pytest.raises(
+        Interrupted,
+        match=r"stopped at step 1 of 12, all saved in .*: run the same command to go on",
+    ):
         loop.run()
     Trainer(Tiny(config(corpus, tmp_path / "run")), quiet=True).run()
     Trainer(Tiny(config(corpus, tmp_path / "whole")), quiet=True).run()
@@ -164,7 +199,9 @@ def test_a_signal_saves_and_says_how_to_go_on(corpus: Path, tmp_path: Path) -> N
 
 
 def test_a_run_that_is_over_stays_as_it_is(corpus: Path, tmp_path: Path) -> None:
-    """Killed after its last checkpoint, or run once more: evaluated again, with no row of the log twice."""
+    """Killed after its last checkpoint, or run once more: evaluated again, with no row of the log
+    twice.
+    """
     run = tmp_path / "run"
     Trainer(Tiny(config(corpus, run)), quiet=True).run()
     before, weights = rows(run), (run / "model" / "model.safetensors").read_bytes()
@@ -200,10 +237,15 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(corpus: Path, tmp_path: Pat
     """A limit on the size of files stands in for the disk's end."""
     run, limits = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
     experiment = Tiny(config(corpus, run))
-    experiment.at = {13: lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))}  # in step 6, whose save is due at 9
+    # in step 6, whose save is due at 9
+    experiment.at = {13: lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))}
     try:
         with pytest.raises(
-            UserInputError, match=r"cannot be written \(File too large\); step-00000006 is kept: make room and run the"
+            UserInputError,
+            match=(
+                r"cannot be written \(File too large\); step-00000006 is kept: make room and"
+                r" run the"
+            ),
         ):
             Trainer(experiment, quiet=True).run()
     finally:
@@ -217,20 +259,32 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(corpus: Path, tmp_path: Pat
 
 def test_an_unknown_loss_and_an_odd_batch_are_refused(corpus: Path, tmp_path: Path) -> None:
     settings = config(corpus, tmp_path / "run")
-    with pytest.raises(UserInputError, match=r"losses\.nlll: no such loss, expected of nll; did you mean nll"):
+    with pytest.raises(
+        UserInputError, match=r"losses\.nlll: no such loss, expected of nll; did you mean nll"
+    ):
         Trainer(Tiny(replace(settings, losses={"nlll": 1.0})), quiet=True)
     assert not settings.run.exists()
     with pytest.raises(UserInputError, match="expected a multiple of 2"):
-        Trainer(Tiny(replace(settings, run=tmp_path / "odd", data=replace(settings.data, batch=3))), quiet=True)
+        Trainer(
+            Tiny(replace(settings, run=tmp_path / "odd", data=replace(settings.data, batch=3))),
+            quiet=True,
+        )
     assert not (tmp_path / "odd").exists()
 
 
-def test_one_process_trains_in_a_run_folder(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_trains_in_a_run_folder(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vqwave.atomic_files.PATIENCE", 0.3)
     settings, run = config(corpus, tmp_path / "run"), tmp_path / "run"
-    hold = f"import fcntl, os; fcntl.flock(os.open({str(run)!r}, os.O_RDONLY), fcntl.LOCK_EX); print('held', flush=True); input()"
+    hold = (
+        f"import fcntl, os; fcntl.flock(os.open({str(run)!r}, os.O_RDONLY), fcntl.LOCK_EX);"
+        " print('held', flush=True); input()"
+    )
     run.mkdir()
-    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
         assert other.stdout.readline() == b"held\n"
         for fresh in (False, True):
             with pytest.raises(UserInputError, match="run: another process trains there"):

@@ -1,4 +1,6 @@
-"""Losses: the sampled KL against quadrature and closed forms, where gradients go, and the laws of the spectral losses."""
+"""Losses: the sampled KL against quadrature and closed forms, where gradients go, and the laws of
+the spectral losses.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,15 @@ from vqwave.nn.wavenet import StackSpec
 
 SCALE = 0.05
 CPU, F64 = torch.device("cpu"), torch.float64
-# REFERENCE for the bounds: standard error a time step of 10, 32 and 100 randomised quantiles, by the ratio of the
+# REFERENCE for the bounds: standard error a time step of 10, 32 and 100 randomised quantiles, by
+# the ratio of the
 # teacher's component scale to the student's scale.
-TABLE = {1.0: (0.070, 0.021, 0.007), 0.3: (0.23, 0.065, 0.020), 0.1: (0.64, 0.18, 0.054), 0.03: (2.1, 0.56, 0.18)}
+TABLE = {
+    1.0: (0.070, 0.021, 0.007),
+    0.3: (0.23, 0.065, 0.020),
+    0.1: (0.64, 0.18, 0.054),
+    0.03: (2.1, 0.56, 0.18),
+}
 
 
 def one(family: type[Mixture], location: float, scale: float, T: int = 1) -> Mixture:
@@ -58,10 +66,16 @@ def quadrature(student: Mixture, wanted: Mixture, T: int, nodes: int = 1000) -> 
     return total
 
 
-def integrated_kl(student: tuple[type[Mixture], float, float], wanted: tuple[type[Mixture], float, float]) -> float:
-    """The KL of two (family, location, scale): the midpoints of 50,000 quantiles lie along time, and the mean is over time."""
+def integrated_kl(
+    student: tuple[type[Mixture], float, float], wanted: tuple[type[Mixture], float, float]
+) -> float:
+    """The KL of two (family, location, scale): the midpoints of 50,000 quantiles lie along time,
+    and the mean is over time.
+    """
     N = 50_000
-    return distillation_kl(one(*student, N), one(*wanted, N), ((torch.arange(N, dtype=F64) + 0.5) / N).view(1, 1, N)).item()
+    return distillation_kl(
+        one(*student, N), one(*wanted, N), ((torch.arange(N, dtype=F64) + 0.5) / N).view(1, 1, N)
+    ).item()
 
 
 @pytest.mark.parametrize("ratio", TABLE)
@@ -83,7 +97,9 @@ def test_randomised_quantiles_against_quadrature(ratio: float) -> None:
 
 def test_randomised_quantiles_are_one_in_each_stratum() -> None:
     u = randomised_quantiles(16, torch.Size((3, 500)), device=CPU, dtype=F64)
-    assert torch.equal((u * 16).floor(), torch.arange(16.0, dtype=F64).view(-1, 1, 1).expand(16, 3, 500))
+    assert torch.equal(
+        (u * 16).floor(), torch.arange(16.0, dtype=F64).view(-1, 1, 1).expand(16, 3, 500)
+    )
     xi = u[0] * 16
     assert xi.mean().item() == pytest.approx(0.5, abs=0.03)
     assert xi.std().item() == pytest.approx(math.sqrt(1 / 12), abs=0.02)
@@ -93,12 +109,16 @@ def test_randomised_quantiles_are_one_in_each_stratum() -> None:
 @pytest.mark.parametrize("distance", [0.5, 3.0, 12.0])
 def test_kl_of_equal_scale_logistics(distance: float) -> None:
     """a coth(a / 2) - 2, with a the distance in scales."""
-    kl = integrated_kl((LogisticMixture, 0.1, SCALE), (LogisticMixture, 0.1 + distance * SCALE, SCALE))
+    kl = integrated_kl(
+        (LogisticMixture, 0.1, SCALE), (LogisticMixture, 0.1 + distance * SCALE, SCALE)
+    )
     assert kl == pytest.approx(distance / math.tanh(distance / 2) - 2, abs=2e-4)
 
 
 def test_kl_of_gaussians() -> None:
-    closed = torch.distributions.kl_divergence(*(torch.distributions.Normal(*v) for v in ((0.02, 0.04), (-0.03, 0.07))))
+    closed = torch.distributions.kl_divergence(
+        *(torch.distributions.Normal(*v) for v in ((0.02, 0.04), (-0.03, 0.07)))
+    )
     kl = integrated_kl((GaussianMixture, 0.02, 0.04), (GaussianMixture, -0.03, 0.07))
     assert kl == pytest.approx(closed.item(), abs=3e-4)
 
@@ -138,7 +158,11 @@ def pair() -> tuple[Student, WaveNet]:
     """A student and a frozen teacher, float64, both hearing a speaker and frames of 4 samples."""
     torch.manual_seed(3)
     vocabulary = {"speaker": ["a", "b"]}
-    spec = WaveNetSpec(head=MixtureOfLogistics(components=2), network=network(), conditioner=ConditionerSpec(channels=3))
+    spec = WaveNetSpec(
+        head=MixtureOfLogistics(components=2),
+        network=network(),
+        conditioner=ConditionerSpec(channels=3),
+    )
     wavenet = spec.build(8000, vocabulary, 2, 4).double().eval().requires_grad_(False)
     flows = StudentSpec(flows=(2, 3), network=network(kernel_size=3), conditioner=spec.conditioner)
     return flows.build(8000, vocabulary, 2, 4).double(), wavenet
@@ -147,7 +171,10 @@ def pair() -> tuple[Student, WaveNet]:
 def kl_of(student: Student, wavenet: WaveNet, *, detach: bool = False) -> Tensor:
     """The KL of one clip with fixed noise."""
     generator = torch.Generator().manual_seed(0)
-    labels, frames = {"speaker": torch.tensor([1])}, torch.randn(1, 2, 5, generator=generator, dtype=F64)
+    labels, frames = (
+        {"speaker": torch.tensor([1])},
+        torch.randn(1, 2, 5, generator=generator, dtype=F64),
+    )
     z = student.noise(torch.rand(4, 1, 20, generator=generator, dtype=F64))
     flowed = student(z, labels, frames)
     heard = flowed.x.detach() if detach else flowed.x
@@ -159,13 +186,19 @@ def kl_of(student: Student, wavenet: WaveNet, *, detach: bool = False) -> Tensor
 def test_distillation_reaches_every_student_parameter_and_no_teacher_parameter() -> None:
     student, wavenet = pair()
     kl_of(student, wavenet).backward()
-    unreached = [name for name, p in student.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    unreached = [
+        name
+        for name, p in student.named_parameters()
+        if p.grad is None or not p.grad.abs().max() > 0
+    ]
     assert unreached == []
     assert [name for name, p in wavenet.named_parameters() if p.grad is not None] == []
 
 
 def test_distillation_flows_through_what_the_teacher_hears() -> None:
-    """Not detached: the gradient through x_{<t} is a part of the whole, and the whole is the derivative of the loss."""
+    """Not detached: the gradient through x_{<t} is a part of the whole, and the whole is the
+    derivative of the loss.
+    """
     student, wavenet = pair()
     weight = student.flows.flows[0].stack.out.weight
     (whole,) = torch.autograd.grad(kl_of(student, wavenet), weight)
@@ -186,14 +219,19 @@ def test_nll_does_not_see_padding() -> None:
     raw, x = torch.randn(2, 2, 10, dtype=F64), 0.1 * torch.randn(2, 10, dtype=F64)
     mask = torch.arange(10) < torch.tensor([[10], [4]])
     loss = negative_log_likelihood(head(raw), x, mask)
-    assert loss.item() == pytest.approx(-torch.cat([head(raw).log_prob(x)[0], head(raw).log_prob(x)[1, :4]]).mean().item())
+    assert loss.item() == pytest.approx(
+        -torch.cat([head(raw).log_prob(x)[0], head(raw).log_prob(x)[1, :4]]).mean().item()
+    )
     x[1, 4:], raw[1, :, 4:] = 0.9, -3.0
     assert negative_log_likelihood(head(raw), x, mask).item() == loss.item()
     assert negative_log_likelihood(head(raw), x).item() != loss.item()
 
 
 def bursts(order: list[int]) -> Tensor:
-    """Three different bursts, each surrounded by more silence than a window is long, in some order. (1, 6144)"""
+    """Three different bursts, each surrounded by more silence than a window is long, in some order.
+
+    (1, 6144)
+    """
     torch.manual_seed(5)
     waves = torch.randn(3, 512, dtype=F64) * torch.tensor([[0.1], [0.2], [0.3]])
     return torch.cat([torch.nn.functional.pad(waves[i], (768, 768)) for i in order])[None]
@@ -203,7 +241,10 @@ def bursts(order: list[int]) -> Tensor:
 @pytest.mark.parametrize("by_frame", [True, False])
 def test_power_loss_is_zero_for_equal_and_grows(exponent: float, by_frame: bool) -> None:
     y = bursts([0, 1, 2])
-    losses = [power_loss(gain * y, y, exponent=exponent, by_frame=by_frame).item() for gain in (1.0, 1.1, 1.5)]
+    losses = [
+        power_loss(gain * y, y, exponent=exponent, by_frame=by_frame).item()
+        for gain in (1.0, 1.1, 1.5)
+    ]
     assert losses[0] == 0 < losses[1] < losses[2]
 
 

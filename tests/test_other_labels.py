@@ -1,4 +1,6 @@
-"""Labels of somebody else: always of somebody with training recordings, never one's own where there is another."""
+"""Labels of somebody else: always of somebody with training recordings, never one's own where there
+is another.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,13 @@ def experiment(folder: Path, trained: str) -> Labelled:
     rng = np.random.default_rng(0)
     for speaker in trained + "d":
         for i in range(3):
-            audio.write(folder / f"{speaker}{i}.wav", (0.2 * rng.standard_normal(800)).astype(np.float32), 8000)
-            about = f"{'valid' if speaker == 'd' else 'train'},{GENDER[speaker]},{'yes' if i % 2 else 'no'}"
+            audio.write(
+                folder / f"{speaker}{i}.wav",
+                (0.2 * rng.standard_normal(800)).astype(np.float32),
+                8000,
+            )
+            split, odd = "valid" if speaker == "d" else "train", "yes" if i % 2 else "no"
+            about = f"{split},{GENDER[speaker]},{odd}"
             rows.append(f"{speaker}{i}.wav,{speaker},{about}")
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
     prepare("manifest", folder, folder / "corpus")
@@ -81,20 +88,33 @@ def test_another_voice_has_its_own_labels_and_says_the_same(tmp_path: Path) -> N
     for step in range(10):
         voice = it.sample_target_voice(batch, drawn=step > 0)
         assert torch.equal(voice["text"], batch.labels["text"])
-        for speaker, gender in zip(voice["speaker"].tolist(), voice["gender"].tolist(), strict=True):
-            assert it.corpus.labels["gender"][gender] == GENDER[it.corpus.labels["speaker"][speaker]]
+        for speaker, gender in zip(
+            voice["speaker"].tolist(), voice["gender"].tolist(), strict=True
+        ):
+            assert (
+                it.corpus.labels["gender"][gender] == GENDER[it.corpus.labels["speaker"][speaker]]
+            )
 
 
 @pytest.mark.parametrize(
     ("trained", "clips", "expected"),
-    [("ab", 4, (2.0, 3.0, 4.0)), ("ab", 1, (2.0, None, 4.0)), ("a", 4, (2.0, 3.0, None)), ("a", 1, (2.0, None, None))],
+    [
+        ("ab", 4, (2.0, 3.0, 4.0)),
+        ("ab", 1, (2.0, None, 4.0)),
+        ("a", 4, (2.0, 3.0, None)),
+        ("a", 1, (2.0, None, None)),
+    ],
 )
 def test_costs_with_nobody_else_are_not_measured(
     tmp_path: Path, trained: str, clips: int, expected: tuple[float | None, ...]
 ) -> None:
-    """One clip has no other's codes, one speaker no other label: the model would be compared with itself."""
+    """One clip has no other's codes, one speaker no other label: the model would be compared with
+    itself.
+    """
     it = experiment(tmp_path, trained)
-    it.config = replace(it.config, data=replace(it.config.data, valid_clips=clips, valid_clip_seconds=0.05))
+    it.config = replace(
+        it.config, data=replace(it.config.data, valid_clips=clips, valid_clip_seconds=0.05)
+    )
     decoder = WaveNetSpec(network=StackSpec(layers=1)).build(8000, it.corpus.labels)
     total = {"bits": 20.0, "codes": 30.0, "speakers": 40.0, "samples": 10.0}
     costs = likelihood.costs(total, it.comparable(decoder), "codes", "speakers")

@@ -39,7 +39,9 @@ from vqwave.inference.description import describe
 
 
 def codes_of(size: int, books: int, frames: int) -> Tensor:
-    codes = torch.randint(size, (books, frames), generator=torch.Generator().manual_seed(size + frames))
+    codes = torch.randint(
+        size, (books, frames), generator=torch.Generator().manual_seed(size + frames)
+    )
     if codes.numel():
         codes.view(-1)[-1] = size - 1
     return codes
@@ -58,7 +60,9 @@ def coded(
     codes = codes_of(pitch_size, pitch_books, -(-frames // ratio))
     pitch = PitchCodes(codes, 160 * ratio, pitch_size, mean=0.4101, deviation=0.2)
     samples = 160 * frames if samples is None else samples
-    return CodeSequence(codes_of(size, books, frames), 8000, 160, samples, size, "0123abcd", "theo", pitch)
+    return CodeSequence(
+        codes_of(size, books, frames), 8000, 160, samples, size, "0123abcd", "theo", pitch
+    )
 
 
 def assert_same(a: CodeSequence, b: CodeSequence) -> None:

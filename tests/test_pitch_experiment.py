@@ -1,4 +1,6 @@
-"""experiments/pitch.py: the statistics of voices, what the card keeps, figures of a short training."""
+"""experiments/pitch.py: the statistics of voices, what the card keeps, figures of a short
+training.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,18 @@ RATE, SPEAKERS = 8000, {"high": 220.0, "low": 110.0, "mute": 0.0}
 
 
 def experiment() -> ModuleType:
-    place = importlib.util.spec_from_file_location("pitch_experiment", ROOT / "experiments" / "pitch.py")
+    place = importlib.util.spec_from_file_location(
+        "pitch_experiment", ROOT / "experiments" / "pitch.py"
+    )
     module = sys.modules["pitch_experiment"] = importlib.util.module_from_spec(place)
     place.loader.exec_module(module)
     return module
 
 
 def melody(f0: float, take: int) -> np.ndarray:
-    """A second and a half of harmonics whose F0 goes up and down by a fifth of its logarithm, and a pause; or noise."""
+    """A second and a half of harmonics whose F0 goes up and down by a fifth of its logarithm, and a
+    pause; or noise.
+    """
     rng, t = np.random.default_rng(take), np.arange(12000) / RATE
     noise = 1e-3 * rng.standard_normal(12000)
     if not f0:
@@ -56,25 +62,40 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 def test_a_voice_has_the_statistics_of_its_training_recordings(corpus: Corpus) -> None:
-    """Of all their voiced frames at once; one without voiced frames has none, an utterance of it stands for itself."""
+    """Of all their voiced frames at once; one without voiced frames has none, an utterance of it
+    stands for itself.
+    """
     voices = voice_pitches(corpus)
     assert list(voices) == ["high", "low"]
     rows = [row for row in corpus.of("train") if corpus.utterances[row].speaker == "low"]
     f0 = np.concatenate([corpus.f0(row) for row in rows])
     log_f0 = np.log(f0[f0 > 0].astype(float) / 100)
-    assert (voices["low"].mean, voices["low"].deviation) == pytest.approx((log_f0.mean(), log_f0.std()))
+    assert (voices["low"].mean, voices["low"].deviation) == pytest.approx(
+        (log_f0.mean(), log_f0.std())
+    )
     assert voices["high"].mean - voices["low"].mean == pytest.approx(np.log(2), abs=0.05)
     first = {u.speaker: row for row, u in enumerate(corpus.utterances)}
     assert pitch_of(corpus, first["low"], voices) == voices["low"]
-    assert pitch_of(corpus, first["low"], {}) == VoicePitch.of(corpus.f0(first["low"])) != voices["low"]
+    assert (
+        pitch_of(corpus, first["low"], {})
+        == VoicePitch.of(corpus.f0(first["low"]))
+        != voices["low"]
+    )
     assert pitch_of(corpus, first["mute"], voices) == UNVOICED
     assert VoicePitch.of(np.array([0, 100, 100], np.float32)) == VoicePitch(0.0, LEAST_DEVIATION)
 
 
 def test_a_training_leaves_codec_and_voices(corpus: Corpus, tmp_path: Path) -> None:
-    """Learns more than the voice's mean; the card normalises; what makes speech of it is refused in words."""
+    """Learns more than the voice's mean; the card normalises; what makes speech of it is refused in
+    words.
+    """
     module = experiment()
-    overrides = [f"data.corpus={corpus.folder}", f"run={tmp_path / 'run'}", "train.steps=12", "train.threads=1"]
+    overrides = [
+        f"data.corpus={corpus.folder}",
+        f"run={tmp_path / 'run'}",
+        "train.steps=12",
+        "train.threads=1",
+    ]
     arguments = ["--config", str(ROOT / "configs" / "pitch" / "tiny.yaml"), *overrides]
     config = parse(module.Config, arguments).config
     loop = Trainer(module.PitchExperiment(config), quiet=True)
@@ -82,21 +103,36 @@ def test_a_training_leaves_codec_and_voices(corpus: Corpus, tmp_path: Path) -> N
     loaded = load_trained(tmp_path / "run")
     assert isinstance(loaded.model, PitchCodec)
     pitch, voices = loaded.card.about["pitch"], voice_pitches(corpus)
-    assert pitch["hop"] == pitch_tracking.ten_milliseconds(RATE) == loaded.model.hop // loaded.model.ratio
+    assert (
+        pitch["hop"]
+        == pitch_tracking.ten_milliseconds(RATE)
+        == loaded.model.hop // loaded.model.ratio
+    )
     assert pitch["voices"] == {name: [v.mean, v.deviation] for name, v in voices.items()}
     assert loaded.card.about["bit_rate"] == pytest.approx(12.5 * np.log2(loaded.model.size))
     with pytest.raises(UserInputError, match="a pitch codec, which makes no speech"):
         SpeechModel.load(tmp_path / "run")
 
 
-def test_figures_are_those_of_the_decoded_melody(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A codec that gives back what it is given has none; one that is three semitones off has three, whatever the voice."""
+def test_figures_are_those_of_the_decoded_melody(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A codec that gives back what it is given has none; one that is three semitones off has three,
+    whatever the voice.
+    """
     module = experiment()
-    config = parse(module.Config, [f"data.corpus={corpus.folder}", f"run={tmp_path / 'run'}", "data.valid_clips=8"]).config
+    config = parse(
+        module.Config,
+        [f"data.corpus={corpus.folder}", f"run={tmp_path / 'run'}", "data.valid_clips=8"],
+    ).config
     it = module.PitchExperiment(config)
     model, given = it.build().eval(), []
     plain, denormalise = model.encode, module.denormalise
-    monkeypatch.setattr(model, "encode", lambda contour, lengths: (given.append(contour), plain(contour, lengths))[1])
+    monkeypatch.setattr(
+        model,
+        "encode",
+        lambda contour, lengths: (given.append(contour), plain(contour, lengths))[1],
+    )
     monkeypatch.setattr(model, "decode", lambda codes: given.pop())
     exact = it.evaluate(model)
     assert exact.scalars["f0_error"] == pytest.approx(0, abs=1e-4)

@@ -1,4 +1,6 @@
-"""The models that come with the package: small, whole, able to speak; and, by name, the figures of their cards made again."""
+"""The models that come with the package: small, whole, able to speak; and, by name, the figures of
+their cards made again.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ from vqwave.distributed.threads import limited_to
 from vqwave.inference.model_folder import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = sorted(folder.name for folder in SHIPPED.iterdir() if (folder / "config.json").exists()) if SHIPPED.exists() else []
+NAMES = (
+    sorted(folder.name for folder in SHIPPED.iterdir() if (folder / "config.json").exists())
+    if SHIPPED.exists()
+    else []
+)
 CODECS = [name for name in NAMES if not name.endswith("-prior")]
 BYTES = 8_700_000
 CORPORA = {"fsdd": "data/fsdd", "speech": "data/librispeech"}
@@ -41,7 +47,10 @@ def test_a_folder_is_small_and_has_its_card(name: str) -> None:
 
 @pytest.mark.parametrize("name", CODECS)
 def test_it_speaks_in_another_voice(name: str) -> None:
-    """Codes of a sound and their voice: of the right length, finite, and not silent. What is said is the slow tests' part."""
+    """Codes of a sound and their voice: of the right length, finite, and not silent.
+
+    What is said is the slow tests' part.
+    """
     model = vqwave.load(name)
     hop = model.card.about["hop"]
     t = torch.arange(4 * hop) / model.sample_rate
@@ -64,8 +73,18 @@ def test_bits_do_not_depend_on_the_number_of_threads(name: str) -> None:
     pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vqwave[fast]'")
     model = vqwave.load(name)
     hop = model.card.about["hop"]
-    codes = torch.randint(model.model.quantizer.size, (1, 12), generator=torch.Generator().manual_seed(0))
-    coded = CodeSequence(codes, model.sample_rate, hop, 12 * hop, model.model.quantizer.size, model.fingerprint, model.speakers[0])
+    codes = torch.randint(
+        model.model.quantizer.size, (1, 12), generator=torch.Generator().manual_seed(0)
+    )
+    coded = CodeSequence(
+        codes,
+        model.sample_rate,
+        hop,
+        12 * hop,
+        model.model.quantizer.size,
+        model.fingerprint,
+        model.speakers[0],
+    )
     conditions, waves = [], []
     for threads in (1, 2):
         with limited_to(threads):
@@ -77,7 +96,9 @@ def test_bits_do_not_depend_on_the_number_of_threads(name: str) -> None:
 
 @pytest.mark.parametrize(("precision", "bound"), [("bf16-dot", 2e-4), ("int8", 1e-3)])
 def test_narrow_numbers_cost_a_trained_model_little(precision: str, bound: float) -> None:
-    """KL from float32 in nats a sample, teacher-forced on a word that the model itself says; by draws from the exact law."""
+    """KL from float32 in nats a sample, teacher-forced on a word that the model itself says; by
+    draws from the exact law.
+    """
     pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vqwave[fast]'")
     from vqwave.decode.cpu.precision import missing
     from vqwave.decode.cpu.wavenet.decoder import score_wavenet
@@ -91,10 +112,17 @@ def test_narrow_numbers_cost_a_trained_model_little(precision: str, bound: float
     wave = prior.decode(coded, "theo", sampling=Sampling(seed=0))[None]
     with torch.no_grad():
         condition = model.condition(torch.as_tensor(coded.codes)[None].long(), told)
-        scores = [score_wavenet(decoder, wave, condition, weights=each, threads=1) for each in ("float32", precision)]
+        scores = [
+            score_wavenet(decoder, wave, condition, weights=each, threads=1)
+            for each in ("float32", precision)
+        ]
         exact, coarse = (decoder.head(score.double()) for score in scores)
-        numbers = torch.rand(32, 4, *wave.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        cost = torch.stack([exact.log_prob(x) - coarse.log_prob(x) for x in map(exact.sample, numbers)]).mean()
+        numbers = torch.rand(
+            32, 4, *wave.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+        )
+        cost = torch.stack(
+            [exact.log_prob(x) - coarse.log_prob(x) for x in map(exact.sample, numbers)]
+        ).mean()
     assert -bound / 4 < cost < bound
     assert not torch.equal(*scores)
 
@@ -103,21 +131,33 @@ def temperature_flags(written: float | dict[str, float]) -> list[str]:
     """One number, or that of each part, as the command takes them."""
     if not isinstance(written, dict):
         return ["--temperature", str(written)]
-    flags = {"choice": "--temperature", "scale": "--scale-temperature", "voiced": "--voiced-temperature"}
+    flags = {
+        "choice": "--temperature",
+        "scale": "--scale-temperature",
+        "voiced": "--voiced-temperature",
+    }
     return [text for part, flag in flags.items() for text in (flag, str(written[part]))]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if (SHIPPED / name / "metrics.json").exists()])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if (SHIPPED / name / "metrics.json").exists()]
+)
 def test_the_cards_figures_come_out_again(name: str, tmp_path: Path) -> None:
-    """`vqwave evaluate` on the test split, with the card's own settings: every rate within its printed interval."""
+    """`vqwave evaluate` on the test split, with the card's own settings: every rate within its
+    printed interval.
+    """
     corpus = ROOT / CORPORA[name.split("-")[0]]
     if not (corpus / "corpus.json").exists():
         pytest.skip(f"{corpus.relative_to(ROOT)} is not prepared: vqwave prepare")
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.set_num_threads(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     written = json.loads((SHIPPED / name / "metrics.json").read_text())
     settings = ["--split", "test", *temperature_flags(written["temperature"]), "--quiet"]
-    main(["evaluate", name, "--data", str(corpus), *settings, "--out", str(tmp_path / "again.json")])
+    main(
+        ["evaluate", name, "--data", str(corpus), *settings, "--out", str(tmp_path / "again.json")]
+    )
     again = {row["key"]: row for row in json.loads((tmp_path / "again.json").read_text())["rows"]}
     compared = 0
     for row in written["rows"]:
@@ -128,6 +168,8 @@ def test_the_cards_figures_come_out_again(name: str, tmp_path: Path) -> None:
         room = max(0.02 * abs(figure["value"]), 1e-3)
         low, high = figure["low"], figure["high"]
         low, high = (figure["value"] if bound is None else bound for bound in (low, high))
-        assert min(low, figure["value"]) - room <= found <= max(high, figure["value"]) + room, row["key"]
+        assert min(low, figure["value"]) - room <= found <= max(high, figure["value"]) + room, row[
+            "key"
+        ]
         compared += 1
     assert compared >= 5

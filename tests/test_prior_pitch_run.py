@@ -33,7 +33,9 @@ from vqwave.training.code_dataset import CodeCorpus
 from vqwave.training.trainer import main
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = StackSpec(layers=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
+SMALL = StackSpec(
+    layers=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4
+)
 OWN = {"choice": 0.9, "scale": 0.8, "voiced": 0.6}
 
 
@@ -60,7 +62,9 @@ def codec(tmp_path: Path) -> Path:
     spec = VQVAESpec(
         encoder=FrameEncoderSpec(channels=8),
         quantizer=EMAQuantizerSpec(codebook_size=8),
-        melody=PitchCodecSpec(channels=8, latent_dim=4, quantizer=EMAQuantizerSpec(codebook_size=5)),
+        melody=PitchCodecSpec(
+            channels=8, latent_dim=4, quantizer=EMAQuantizerSpec(codebook_size=5)
+        ),
         decoder=WaveNetSpec(network=SMALL, conditioner=ConditionerSpec(channels=4)),
     )
     labels = {"speaker": ["a", "b"]}
@@ -69,14 +73,21 @@ def codec(tmp_path: Path) -> Path:
     model.melody.voices.copy_(torch.tensor([[0.25, 0.125], [0.5, 0.25]]))
     about = {"steps": 0, "seconds": 0.0, "corpus": "none", "seed": 0, "parameters": {"total": 1}}
     about |= {"receptive_field": 1, "hop": 160, "bit_rate": 179.0, "level_db": -23.0}
-    card = ModelCard(sample_rate=8000, labels=labels, spec=spec, about=about | {"speaks": False, "temperature": OWN})
+    card = ModelCard(
+        sample_rate=8000,
+        labels=labels,
+        spec=spec,
+        about=about | {"speaks": False, "temperature": OWN},
+    )
     save_trained(tmp_path / "codec", model, card)
     return tmp_path / "codec"
 
 
 @pytest.fixture
 def experiment(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    found = importlib.util.spec_from_file_location("prior_experiment", ROOT / "experiments" / "prior.py")
+    found = importlib.util.spec_from_file_location(
+        "prior_experiment", ROOT / "experiments" / "prior.py"
+    )
     module = importlib.util.module_from_spec(found)
     monkeypatch.setitem(sys.modules, found.name, module)  # its dataclasses look themselves up
     found.loader.exec_module(module)
@@ -97,8 +108,12 @@ def test_pieces_are_of_whole_pitch_codes(codec: Path, corpus: Path) -> None:
         assert batch.symbols.shape == (len(rows), network.order.slots, 2)
         for grid, before, row in zip(batch.symbols, batch.before, rows, strict=True):
             codes, pitch = coded.of([row])[0], coded.pitch_of([row])[0]
-            whole = network.with_end(codes[None], torch.tensor([codes.shape[1]]), pitch[None]).symbols[0]
-            starts = [i for i in range(whole.shape[1] - 1) if torch.equal(whole[:, i : i + 2], grid)]
+            whole = network.with_end(
+                codes[None], torch.tensor([codes.shape[1]]), pitch[None]
+            ).symbols[0]
+            starts = [
+                i for i in range(whole.shape[1] - 1) if torch.equal(whole[:, i : i + 2], grid)
+            ]
             assert any((int(whole[-1, i - 1]) if i else network.end) == before for i in starts)
 
 
@@ -113,14 +128,19 @@ def test_a_run(experiment: ModuleType, codec: Path, corpus: Path, tmp_path: Path
     ]
     settings += [
         "data.batch=4",
-        "model.network={layers: 3, residual_channels: 8, gate_channels: 8, skip_channels: 8, hidden_channels: 8}",
+        (
+            "model.network={layers: 3, residual_channels: 8, gate_channels: 8, skip_channels: 8,"
+            " hidden_channels: 8}"
+        ),
     ]
     main(experiment.PriorExperiment, [*settings, "train.steps=3", "--quiet"])
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert evaluation["pitch"]["baselines"]["uniform"] == pytest.approx(np.log2(5))
     assert evaluation["bit_rate"]["nominal"] == pytest.approx(50 * 3 + 12.5 * np.log2(5))
     bits = evaluation["prior"]
-    assert evaluation["bit_rate"]["prior"] == pytest.approx(50 * bits["bits"] + 12.5 * bits["bits_pitch"])
+    assert evaluation["bit_rate"]["prior"] == pytest.approx(
+        50 * bits["bits"] + 12.5 * bits["bits_pitch"]
+    )
     model = SpeechModel.load(tmp_path / "run")
     assert model.temperatures == Temperatures(**OWN)
     assert load_trained(tmp_path / "run").model.network.order.pitch.ratio == 4

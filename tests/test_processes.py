@@ -1,4 +1,6 @@
-"""Two forked processes (gloo) train as one: the same losses, one end, and a word for one that is lost."""
+"""Two forked processes (gloo) train as one: the same losses, one end, and a word for one that is
+lost.
+"""
 
 from __future__ import annotations
 
@@ -35,16 +37,27 @@ from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainS
 from vqwave.training.trainer import Interrupted, Trainer
 
 PATIENCE = 240.0  # seconds that a process may take
-pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+pytestmark = pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="needs fork"
+)
 CPU = torch.device("cpu")
 
 SMALL = VQVAESpec(
     encoder=WaveformEncoderSpec(strides=(4, 4), channels=4, blocks=1, latent_dim=4),
     quantizer=ResidualQuantizerSpec(
-        num_quantizers=2, quantizer_dropout=0.5, quantizer=EMAQuantizerSpec(codebook_size=4, kmeans_after_steps=2)
+        num_quantizers=2,
+        quantizer_dropout=0.5,
+        quantizer=EMAQuantizerSpec(codebook_size=4, kmeans_after_steps=2),
     ),
     decoder=WaveNetSpec(
-        network=StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4),
+        network=StackSpec(
+            layers=2,
+            dilation_cycle=2,
+            residual_channels=4,
+            gate_channels=4,
+            skip_channels=4,
+            hidden_channels=4,
+        ),
         conditioner=ConditionerSpec(channels=4, dropout=ConditionDropoutSpec(all=0.3)),
         input_dropout=InputDropoutSpec(prob=0.3, span=4, noise_std=0.02),
     ),
@@ -79,7 +92,12 @@ class Small(Experiment[Config]):
     def losses(self, batch: Batch) -> StepOutput:
         self.at.pop(self.step, lambda: None)()
         out = self.network(batch.wave, batch.labels, batch.lengths)
-        return StepOutput({"nll": negative_log_likelihood(out.distribution, batch.wave, batch.mask), **out.quantized.losses})
+        return StepOutput(
+            {
+                "nll": negative_log_likelihood(out.distribution, batch.wave, batch.mask),
+                **out.quantized.losses,
+            }
+        )
 
     def evaluate(self, model: VQVAE) -> Evaluation:
         return Evaluation("a number", {"clips": float(len(list(self.valid_batches())))})
@@ -102,9 +120,20 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(corpus: Path, run: Path, **train: int | float) -> Config:
     return Config(
         run=run,
-        data=DataSpec(corpus=corpus, clip_seconds=0.04, batch=4, valid_clip_seconds=0.04, valid_clips=2),
+        data=DataSpec(
+            corpus=corpus, clip_seconds=0.04, batch=4, valid_clip_seconds=0.04, valid_clips=2
+        ),
         optim=OptimSpec(lr=3e-3, warmup=2),
-        train=TrainSpec(**{"steps": 10, "log_every": 1, "valid_every": 100, "save_every": 4, "threads": 1, **train}),
+        train=TrainSpec(
+            **{
+                "steps": 10,
+                "log_every": 1,
+                "valid_every": 100,
+                "save_every": 4,
+                "threads": 1,
+                **train,
+            }
+        ),
     )
 
 
@@ -113,10 +142,22 @@ def totals(run: Path) -> list[float]:
     return [row["train/total"] for row in found if "train/total" in row]
 
 
-def _process(number: int, world: int, port: int, work: Callable[[int], object], told: multiprocessing.Queue) -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)  # what this process' parent may have been
-    numbers = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in numbers.items()} | {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
+def _process(
+    number: int, world: int, port: int, work: Callable[[int], object], told: multiprocessing.Queue
+) -> None:
+    # what this process' parent may have been
+    AcceleratorState._reset_state(reset_partial_state=True)
+    numbers = {
+        "RANK": number,
+        "LOCAL_RANK": number,
+        "WORLD_SIZE": world,
+        "LOCAL_WORLD_SIZE": world,
+        "MASTER_PORT": port,
+    }
+    os.environ |= {name: str(value) for name, value in numbers.items()} | {
+        "MASTER_ADDR": "127.0.0.1",
+        "ACCELERATE_USE_CPU": "true",
+    }
     try:
         told.put((number, work(number)))
     except (UserInputError, Interrupted) as error:
@@ -127,13 +168,18 @@ def _process(number: int, world: int, port: int, work: Callable[[int], object], 
 
 
 def in_two(work: Callable[[int], object], world: int = 2) -> dict[int, Any]:
-    """What each process yields, or the error that it raises in words; nothing from one that is killed."""
+    """What each process yields, or the error that it raises in words; nothing from one that is
+    killed.
+    """
     context = multiprocessing.get_context("fork")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     told = context.Queue()
-    processes = [context.Process(target=_process, args=(number, world, port, work, told)) for number in range(world)]
+    processes = [
+        context.Process(target=_process, args=(number, world, port, work, told))
+        for number in range(world)
+    ]
     for process in processes:
         process.start()
     found = {}
@@ -157,22 +203,33 @@ def trained(settings: Config, at: dict[int, Callable[[], object]] | None = None)
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_processes_follow_one(corpus: Path, tmp_path: Path, accumulate: int) -> None:
-    """The same items, crops, draws, masked means and codebook, however the items lie on processes."""
-    assert in_two(lambda number: trained(config(corpus, tmp_path / "one", grad_accumulation=accumulate)), 1) == {0: None}
-    found = in_two(lambda number: trained(config(corpus, tmp_path / "two", grad_accumulation=accumulate)))
+    """The same items, crops, draws, masked means and codebook, however the items lie on
+    processes.
+    """
+    assert in_two(
+        lambda number: trained(config(corpus, tmp_path / "one", grad_accumulation=accumulate)), 1
+    ) == {0: None}
+    found = in_two(
+        lambda number: trained(config(corpus, tmp_path / "two", grad_accumulation=accumulate))
+    )
     assert found == {0: None, 1: None}
     one, two = totals(tmp_path / "one"), totals(tmp_path / "two")
     assert len(one) == 10
     assert two == pytest.approx(one, rel=1e-5)
     assert one[0] != pytest.approx(one[-1], rel=1e-4)
     weights = load_file(tmp_path / "two" / "checkpoints" / "step-00000010" / "network.safetensors")
-    assert weights["quantizer.stages.0.waited"] == 2 * accumulate  # kmeans_after_steps counts optimizer steps
+    # kmeans_after_steps counts optimizer steps
+    assert weights["quantizer.stages.0.waited"] == 2 * accumulate
 
 
 def test_validation_waits_for_the_codebook(corpus: Path, tmp_path: Path) -> None:
     """Before k-means has placed the codes, they are noise."""
-    assert in_two(lambda number: trained(config(corpus, tmp_path / "run", steps=5, valid_every=1)), 1) == {0: None}
-    found = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert in_two(
+        lambda number: trained(config(corpus, tmp_path / "run", steps=5, valid_every=1)), 1
+    ) == {0: None}
+    found = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [row["step"] for row in found if "valid/clips" in row] == [3, 4, 5]
 
 
@@ -192,18 +249,26 @@ def test_a_lost_rank_is_named_and_the_same_command_goes_on(corpus: Path, tmp_pat
     assert totals(run) == totals(tmp_path / "whole")
 
 
-def test_a_signal_to_one_process_stops_both_after_the_same_step(corpus: Path, tmp_path: Path) -> None:
+def test_a_signal_to_one_process_stops_both_after_the_same_step(
+    corpus: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
 
     def work(number: int) -> None:
-        trained(config(corpus, run, log_every=5), {5: lambda: os.kill(os.getpid(), signal.SIGTERM)} if number == 1 else None)
+        trained(
+            config(corpus, run, log_every=5),
+            {5: lambda: os.kill(os.getpid(), signal.SIGTERM)} if number == 1 else None,
+        )
 
     found = in_two(work)
-    said = f"Interrupted: stopped at step 6 of 10, all saved in {run}: run the same command to go on"
+    said = (
+        f"Interrupted: stopped at step 6 of 10, all saved in {run}: run the same command to go on"
+    )
     assert found == {0: said, 1: said}
     assert in_two(lambda number: trained(config(corpus, run, log_every=5))) == {0: None, 1: None}
     in_two(lambda number: trained(config(corpus, tmp_path / "whole", log_every=5)))
-    assert totals(run) == totals(tmp_path / "whole")  # the sums of both ranks between two rows of the log are kept
+    # the sums of both ranks between two rows of the log are kept
+    assert totals(run) == totals(tmp_path / "whole")
 
 
 def test_draws_do_not_depend_on_how_items_lie_on_processes() -> None:
@@ -211,7 +276,9 @@ def test_draws_do_not_depend_on_how_items_lie_on_processes() -> None:
         PartialState(cpu=True)
         torch.manual_seed(3)
         first = keyed.uniforms(items, 3, like=CPU)
-        return torch.cat([first, keyed.normals(items, 2, like=torch.empty((), dtype=torch.float64)).float()], 1).tolist()
+        return torch.cat(
+            [first, keyed.normals(items, 2, like=torch.empty((), dtype=torch.float64)).float()], 1
+        ).tolist()
 
     found = in_two(lambda number: work(2))
     (one,) = in_two(lambda number: work(4), 1).values()
@@ -232,7 +299,11 @@ def test_what_the_main_process_does_all_learn() -> None:
         except UserInputError as error:
             told = (told, type(error) is Elsewhere, str(error))
         given = {"a": torch.arange(3), "b": torch.tensor(True)} if number == 0 else {}
-        return told, {name: value.tolist() for name, value in tensors_of_main(given, CPU).items()}, gather_objects(number)
+        return (
+            told,
+            {name: value.tolist() for name, value in tensors_of_main(given, CPU).items()},
+            gather_objects(number),
+        )
 
     both = {"a": [0, 1, 2], "b": True}
     assert in_two(work) == {n: (({"rank": 0}, n == 1, "no"), both, [0, 1]) for n in (0, 1)}
@@ -240,7 +311,12 @@ def test_what_the_main_process_does_all_learn() -> None:
 
 def test_too_few_validation_clips_are_refused(corpus: Path, tmp_path: Path) -> None:
     settings = config(corpus, tmp_path / "run", steps=1)
-    few = Config(**{**vars(settings), "data": DataSpec(**{**vars(settings.data), "valid_clips": 1})})
+    few = Config(
+        **{**vars(settings), "data": DataSpec(**{**vars(settings.data), "valid_clips": 1})}
+    )
     found = in_two(lambda number: trained(few))
-    assert all("data.valid_clips: 1 clips" in error and "expected one a process: 2" in error for error in found.values())
+    assert all(
+        "data.valid_clips: 1 clips" in error and "expected one a process: 2" in error
+        for error in found.values()
+    )
     assert len(found) == 2

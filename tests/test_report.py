@@ -1,4 +1,6 @@
-"""The listening page, on run folders that are made up here: whole, self-contained, escaped, faithful to the sound."""
+"""The listening page, on run folders that are made up here: whole, self-contained, escaped,
+faithful to the sound.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,18 @@ def write_samples(run: Path, clips: list[tuple[dict[str, Any], Wave]]) -> None:
     for number, (about, wave) in enumerate(clips):
         path = f"{number}.wav"
         write(run / "samples" / path, wave, RATE)
-        rows.append({"path": path, "seconds": len(wave) / RATE, "level_db": level_db(wave), "target": None, **about})
-    (run / "samples" / "index.json").write_text(json.dumps({"step": 900, "sample_rate": RATE, "rows": rows}))
+        rows.append(
+            {
+                "path": path,
+                "seconds": len(wave) / RATE,
+                "level_db": level_db(wave),
+                "target": None,
+                **about,
+            }
+        )
+    (run / "samples" / "index.json").write_text(
+        json.dumps({"step": 900, "sample_rate": RATE, "rows": rows})
+    )
 
 
 def write_numbers(run: Path, bits: float, with_codes: bool) -> None:
@@ -82,9 +94,20 @@ def write_numbers(run: Path, bits: float, with_codes: bool) -> None:
         "shuffled codes": bits + 0.83 if with_codes else None,
         "shuffled speakers": bits + 0.01,
     }
-    spectral = {"reconstruction": {"log_spectral_distance_db": 9.25}, "floor": {"log_spectral_distance_db": 21.0}}
-    evaluation = {"split": "valid", "step": 900, "nll": nll, "spectral": spectral, "timing": {"times_real_time": 12.5}}
-    (run / "evaluation.json").write_text(json.dumps(evaluation | ({"codes": codes} if with_codes else {})))
+    spectral = {
+        "reconstruction": {"log_spectral_distance_db": 9.25},
+        "floor": {"log_spectral_distance_db": 21.0},
+    }
+    evaluation = {
+        "split": "valid",
+        "step": 900,
+        "nll": nll,
+        "spectral": spectral,
+        "timing": {"times_real_time": 12.5},
+    }
+    (run / "evaluation.json").write_text(
+        json.dumps(evaluation | ({"codes": codes} if with_codes else {}))
+    )
     about = {
         "corpus": "fsdd",
         "parameters": {"encoder": 40_000, "decoder": 1_200_000, "total": 1_240_000},
@@ -95,7 +118,13 @@ def write_numbers(run: Path, bits: float, with_codes: bool) -> None:
         "seconds": 754.0,
     }
     (run / "model").mkdir()
-    card = {"format": 1, "kind": "vqvae", "sample_rate": RATE, "labels": {"speaker": ["jackson", "theo"]}, "spec": {}}
+    card = {
+        "format": 1,
+        "kind": "vqvae",
+        "sample_rate": RATE,
+        "labels": {"speaker": ["jackson", "theo"]},
+        "spec": {},
+    }
     (run / "model" / "config.json").write_text(json.dumps(card | {"about": about}))
 
 
@@ -122,7 +151,10 @@ def make_student(folder: Path) -> Path:
     (folder / "config.yaml").write_text("experiment: distill\nteacher: runs/vqvae\n")
     write_numbers(folder, 7.4, with_codes=False)
     about = {"utterance": "0_theo_3", "speaker": "theo", "text": "seven"}
-    write_samples(folder, [({**about, "kind": "original"}, voice(0)), ({**about, "kind": "student"}, voice(30))])
+    write_samples(
+        folder,
+        [({**about, "kind": "original"}, voice(0)), ({**about, "kind": "student"}, voice(30))],
+    )
     return folder
 
 
@@ -191,25 +223,39 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(vqvae: Path, student: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
-    return Page.read(write_report([vqvae, student], tmp_path_factory.mktemp("out") / "deep" / "report.html"))
+    return Page.read(
+        write_report([vqvae, student], tmp_path_factory.mktemp("out") / "deep" / "report.html")
+    )
 
 
 def test_page_needs_nothing_else(page: Page) -> None:
     for tag, attributes in page.tags:
         for name in ("src", "href", "xlink:href", "srcset", "poster", "action"):
             value = attributes.get(name)
-            assert value is None or value.startswith(("data:", "#")), f"<{tag} {name}={value[:60]!r}>"
+            assert value is None or value.startswith(("data:", "#")), (
+                f"<{tag} {name}={value[:60]!r}>"
+            )
     assert not page.all("link")
-    assert not re.search(r"url\(|@import|https?:", (Path(listen.__file__).parent / "page.css").read_text())
-    assert not re.search(r"fetch\(|import |https?:", (Path(listen.__file__).parent / "page.js").read_text())
+    assert not re.search(
+        r"url\(|@import|https?:", (Path(listen.__file__).parent / "page.css").read_text()
+    )
+    assert not re.search(
+        r"fetch\(|import |https?:", (Path(listen.__file__).parent / "page.js").read_text()
+    )
 
 
 def test_page_is_for_everyone(page: Page) -> None:
     assert page.all("html") == [{"lang": "en"}]
-    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.all("meta")
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.all(
+        "meta"
+    )
     assert all(attributes["alt"] for attributes in page.all("img"))
     assert all(attributes["aria-label"] for attributes in page.all("audio"))
-    assert all(attributes["aria-label"] for attributes in page.all("svg") if attributes.get("class") == "chart")
+    assert all(
+        attributes["aria-label"]
+        for attributes in page.all("svg")
+        if attributes.get("class") == "chart"
+    )
     assert all(attributes["scope"] in ("row", "col") for attributes in page.all("th"))
     names = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
     assert len(names) == len(set(names))
@@ -217,7 +263,9 @@ def test_page_is_for_everyone(page: Page) -> None:
 
 
 def test_players_hold_the_same_samples(page: Page) -> None:
-    sounds = [(attributes["aria-label"], *decoded(attributes["src"])) for attributes in page.all("audio")]
+    sounds = [
+        (attributes["aria-label"], *decoded(attributes["src"])) for attributes in page.all("audio")
+    ]
     labels = [label for label, _, _ in sounds]
     assert labels == [
         "Original: “seven”",  # both runs hold it; it is shown once
@@ -241,9 +289,14 @@ def test_length_and_level_stand_beside_the_player(page: Page) -> None:
 
 def test_text_says_what_was_reached(page: Page) -> None:
     for sentence in (
-        "vqvae is a VQ-VAE whose decoder is a WaveNet, trained on fsdd (2 speakers, 8 kHz) for 900 steps in 13 min.",
-        "Held-out speech costs it 6.80 bits per 16-bit sample, against 9.42 for a linear predictor, "
-        "12.30 for a marginal histogram and 16.00 with no model at all.",
+        (
+            "vqvae is a VQ-VAE whose decoder is a WaveNet, trained on fsdd (2 speakers, 8 kHz) for"
+            " 900 steps in 13 min."
+        ),
+        (
+            "Held-out speech costs it 6.80 bits per 16-bit sample, against 9.42 for a linear"
+            " predictor, 12.30 for a marginal histogram and 16.00 with no model at all."
+        ),
         "It listens to the codes: shuffled, they cost it 0.83 more.",
         "It hardly listens to the speakers: shuffled, they change its cost by +0.01.",
         "Speech becomes 200 bit/s of codes, of which 14 of 16 are in use.",
@@ -257,7 +310,9 @@ def test_text_says_what_was_reached(page: Page) -> None:
 
 def test_bars_are_as_long_as_their_numbers(page: Page) -> None:
     lengths = [attributes["style"] for attributes in page.all("i") if attributes.get("style")]
-    assert lengths[:6] == [f"width:{100 * bits / 16:.1f}%" for bits in (6.8, 7.63, 6.81, 9.42, 12.3, 16.0)]
+    assert lengths[:6] == [
+        f"width:{100 * bits / 16:.1f}%" for bits in (6.8, 7.63, 6.81, 9.42, 12.3, 16.0)
+    ]
 
 
 def test_hostile_names_are_only_text(vqvae: Path, tmp_path: Path) -> None:
@@ -271,12 +326,16 @@ def test_hostile_names_are_only_text(vqvae: Path, tmp_path: Path) -> None:
     evaluation["codes"]["by_speaker"][evil] = [1] * 16
     evaluation[evil] = {evil: {evil: 1.0}}
     (run / "evaluation.json").write_text(json.dumps(evaluation))
-    (run / "metrics.jsonl").write_text("".join(json.dumps({"step": n, evil: n}) + "\n" for n in (1, 2)))
+    (run / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": n, evil: n}) + "\n" for n in (1, 2))
+    )
     card = json.loads((run / "model" / "config.json").read_text())
     card["labels"][evil] = [evil]
     card["about"]["corpus"] = evil
     (run / "model" / "config.json").write_text(json.dumps(card))
-    plain, found = (Page.read(write_report([r], tmp_path / f"{n}.html")) for n, r in enumerate((vqvae, run)))
+    plain, found = (
+        Page.read(write_report([r], tmp_path / f"{n}.html")) for n, r in enumerate((vqvae, run))
+    )
     assert len(found.all("script")) == len(plain.all("script")) == 1
     assert not [attributes for _, attributes in found.tags if "onerror" in attributes]
     assert evil in found.text
@@ -286,8 +345,12 @@ def test_hostile_names_are_only_text(vqvae: Path, tmp_path: Path) -> None:
 def test_what_was_generated_stands_together_at_the_end(tmp_path: Path) -> None:
     run = make_student(tmp_path / "wavenet")
     about = {"speaker": "theo", "text": "seven"}
-    babble = [({**about, "utterance": f"babble {n}", "kind": "generation"}, voice(n)) for n in (1, 2)]
-    write_samples(run, [*babble, ({**about, "utterance": "0_theo_3", "kind": "original"}, voice(0))])
+    babble = [
+        ({**about, "utterance": f"babble {n}", "kind": "generation"}, voice(n)) for n in (1, 2)
+    ]
+    write_samples(
+        run, [*babble, ({**about, "utterance": "0_theo_3", "kind": "original"}, voice(0))]
+    )
     page = Page.read(write_report([run], tmp_path / "page.html"))
     labels = [attributes["aria-label"] for attributes in page.all("audio")]
     assert labels == ["Original: “seven”", "babble 1: Generated", "babble 2: Generated"]
@@ -297,14 +360,22 @@ def test_silence_and_a_single_sample_are_shown(tmp_path: Path) -> None:
     run = make_student(tmp_path / "run")
     about = {"utterance": "a", "speaker": "theo", "text": ""}
     waves = [np.zeros(2000, np.float32), np.full(1, 0.5, np.float32)]
-    write_samples(run, [({**about, "kind": kind}, wave) for kind, wave in zip(("original", "student"), waves, strict=True)])
+    write_samples(
+        run,
+        [
+            ({**about, "kind": kind}, wave)
+            for kind, wave in zip(("original", "student"), waves, strict=True)
+        ],
+    )
     text = Page.read(write_report([run], tmp_path / "page.html")).text
     assert "0.25 s silent" in text
     assert "0.00 s −6.0 dBFS" in text
 
 
 def test_runs_of_one_name_each_have_their_column(vqvae: Path, tmp_path: Path) -> None:
-    page = Page.read(write_report([vqvae, make_student(tmp_path / vqvae.name)], tmp_path / "page.html"))
+    page = Page.read(
+        write_report([vqvae, make_student(tmp_path / vqvae.name)], tmp_path / "page.html")
+    )
     assert page.text.count("2,047 samples, 255.9 ms") == 2
 
 
@@ -314,7 +385,10 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     (run / "config.yaml").write_text("experiment: wavenet\n")
     page = Page.read(write_report([run], tmp_path / "page.html"))
     assert "young is a WaveNet." in page.text
-    assert "young has not written training curves, an evaluation, samples and a model yet." in page.text
+    assert (
+        "young has not written training curves, an evaluation, samples and a model yet."
+        in page.text
+    )
     assert [attributes["href"] for attributes in page.all("a")] == ["#top", "#settings"]
 
 
@@ -324,13 +398,20 @@ def test_a_missing_part_is_left_out(part: str, tmp_path: Path) -> None:
     (run / part).rename(tmp_path / "gone")
     page = Page.read(write_report([run], tmp_path / "page.html"))
     links = {attributes["href"] for attributes in page.all("a")}
-    gone = {"evaluation.json": "#codes", "samples": "#listen", "model": "#model", "metrics.jsonl": "#training"}
+    gone = {
+        "evaluation.json": "#codes",
+        "samples": "#listen",
+        "model": "#model",
+        "metrics.jsonl": "#training",
+    }
     assert gone[part] not in links
     assert (set(gone.values()) - {gone[part]}) <= links
     assert "has not written" in page.text
 
 
-def test_utterances_beyond_the_budget_are_counted(vqvae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_utterances_beyond_the_budget_are_counted(
+    vqvae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(listen, "BUDGET", 40_000)
     page = Page.read(write_report([vqvae], tmp_path / "page.html"))
     assert "1 of 2 utterances are shown." in page.text
@@ -363,13 +444,29 @@ def damage(run: Path, file: str, text: str) -> None:
         ("config.yaml", "a: [", r"config\.yaml: not YAML"),
         ("config.yaml", "7", r"config\.yaml: holds int, expected settings by name"),
         ("metrics.jsonl", 'x\n{"step": 1}\n', r"metrics\.jsonl: line 1 is not JSON"),
-        ("metrics.jsonl", '{"step": 1}\n{"seconds": 1}\n', r"metrics\.jsonl: line 2 has no whole number as step"),
+        (
+            "metrics.jsonl",
+            '{"step": 1}\n{"seconds": 1}\n',
+            r"metrics\.jsonl: line 2 has no whole number as step",
+        ),
         ("evaluation.json", "[]", r"evaluation\.json: .*dictionary"),
         ("evaluation.json", "{", r"evaluation\.json: not JSON"),
-        ("evaluation.json", '{"nll": {"unit": "bits"}}', r"evaluation\.json: nll: model: Field required"),
-        ("evaluation.json", '{"codes": {"size": "many"}}', r"evaluation\.json: codes: size: .* found 'many'"),
+        (
+            "evaluation.json",
+            '{"nll": {"unit": "bits"}}',
+            r"evaluation\.json: nll: model: Field required",
+        ),
+        (
+            "evaluation.json",
+            '{"codes": {"size": "many"}}',
+            r"evaluation\.json: codes: size: .* found 'many'",
+        ),
         ("model/config.json", '{"kind": "vqvae"}', r"config\.json: sample_rate: Field required"),
-        ("samples/index.json", '{"rows": [{"path": "x"}]}', r"index\.json: rows\.0\.utterance: Field required"),
+        (
+            "samples/index.json",
+            '{"rows": [{"path": "x"}]}',
+            r"index\.json: rows\.0\.utterance: Field required",
+        ),
         (
             "samples/index.json",
             '{"rows": [{"utterance": "a", "kind": "original", "path": "../config.yaml"}]}',
@@ -392,7 +489,9 @@ def test_damage_is_named(file: str, text: str, message: str, tmp_path: Path) -> 
 
 
 def test_what_is_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserInputError, match=r"nowhere: no such folder, expected a run folder \(config\.yaml"):
+    with pytest.raises(
+        UserInputError, match=r"nowhere: no such folder, expected a run folder \(config\.yaml"
+    ):
         write_report([tmp_path / "nowhere"], tmp_path / "page.html")
     with pytest.raises(UserInputError, match=r"no config\.yaml in it, expected a run folder"):
         write_report([tmp_path], tmp_path / "page.html")
@@ -400,7 +499,9 @@ def test_what_is_no_run_is_named(tmp_path: Path) -> None:
         write_report([], tmp_path / "page.html")
 
 
-def test_missing_matplotlib_names_the_extra(vqvae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_matplotlib_names_the_extra(
+    vqvae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserInputError, match=r"pip install 'vqwave\[report\]'"):
         write_report([vqvae], tmp_path / "page.html")
@@ -416,13 +517,20 @@ def test_not_a_number_is_left_out_of_the_curves(vqvae: Path) -> None:
 def test_summary_without_a_model_takes_the_metrics(vqvae: Path, tmp_path: Path) -> None:
     run = make_vqvae(tmp_path / "run")
     (run / "model").rename(tmp_path / "gone")
-    assert summary(read_run(run))[0] == "is a VQ-VAE whose decoder is a WaveNet, trained for 900 steps in 3 min."
+    assert (
+        summary(read_run(run))[0]
+        == "is a VQ-VAE whose decoder is a WaveNet, trained for 900 steps in 3 min."
+    )
 
 
-@pytest.mark.parametrize("values", [[1.0], [2.0, 2.0], [0.0, 0.0], [5.0, 3.0, 1e-9], list(range(1000))])
+@pytest.mark.parametrize(
+    "values", [[1.0], [2.0, 2.0], [0.0, 0.0], [5.0, 3.0, 1e-9], list(range(1000))]
+)
 def test_charts_of_any_numbers_stay_inside(values: list[float]) -> None:
     y = np.array(values, np.float64)
-    picture = chart("loss", [Line(np.arange(len(y), dtype=np.float64), y, "run-0")], "steps", "bits")
+    picture = chart(
+        "loss", [Line(np.arange(len(y), dtype=np.float64), y, "run-0")], "steps", "bits"
+    )
     points = re.findall(r"(-?[\d.]+),(-?[\d.]+)", re.search(r'points="([^"]*)"', picture)[1])
     assert 1 <= len(points) <= 240
     assert all(0 <= float(x) <= 360 and 0 <= float(y) <= 214 for x, y in points)
@@ -430,9 +538,12 @@ def test_charts_of_any_numbers_stay_inside(values: list[float]) -> None:
 
 def test_names_of_lines_do_not_overlap() -> None:
     x = np.array([0.0, 1.0])
-    lines = [Line(x, np.full(2, level), "run-0", f"line {level}") for level in (1.0, 1.01, 1.02, 5.0)]
+    lines = [
+        Line(x, np.full(2, level), "run-0", f"line {level}") for level in (1.0, 1.01, 1.02, 5.0)
+    ]
     names = re.findall(r'y="([\d.]+)">line ([\d.]+)<', chart("loss", lines, "steps", ""))
-    assert [name for _, name in names] == ["5.0", "1.02", "1.01", "1.0"]  # from the top of the picture
+    # from the top of the picture
+    assert [name for _, name in names] == ["5.0", "1.02", "1.01", "1.0"]
     places = [float(y) for y, _ in names]
     assert min(np.diff(places)) >= 12
 
@@ -441,4 +552,6 @@ def test_mutual_information_by_hand() -> None:
     assert mutual_information(np.array([[5.0, 5.0], [5.0, 5.0]])) == pytest.approx(0)
     assert mutual_information(np.array([[10.0, 0.0], [0.0, 10.0]])) == pytest.approx(1)
     # p(s) = 1/2; p(k|a) = (3/4, 1/4), p(k|b) = (1/4, 3/4): 1 - H(1/4) = 0.1887 bits
-    assert mutual_information(np.array([[3.0, 1.0], [1.0, 3.0]])) == pytest.approx(0.18872, abs=1e-5)
+    assert mutual_information(np.array([[3.0, 1.0], [1.0, 3.0]])) == pytest.approx(
+        0.18872, abs=1e-5
+    )

@@ -1,4 +1,6 @@
-"""What `vqwave evaluate` wrote into a run folder, on the page: tables beside one another, matrices, map, pitch."""
+"""What `vqwave evaluate` wrote into a run folder, on the page: tables beside one another, matrices,
+map, pitch.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,15 @@ from vqwave.report.run import read_run
 pytest.importorskip("matplotlib")
 
 
-def figure(value: float | None, low: float | None = None, high: float | None = None, what: str = "") -> dict[str, Any]:
+def figure(
+    value: float | None, low: float | None = None, high: float | None = None, what: str = ""
+) -> dict[str, Any]:
     return {"value": value, "low": low, "high": high, "count": 120, "what": what}
 
 
-def row(key: str, measure: str, unit: str, figures: dict[str, Any], note: str = "") -> dict[str, Any]:
+def row(
+    key: str, measure: str, unit: str, figures: dict[str, Any], note: str = ""
+) -> dict[str, Any]:
     return {
         "key": key,
         "group": key.split(".")[0],
@@ -36,7 +42,11 @@ def row(key: str, measure: str, unit: str, figures: dict[str, Any], note: str = 
 
 def found(student: str | None, words: float) -> dict[str, Any]:
     """metrics.json of an evaluation on fsdd."""
-    figures = {"ceiling": figure(99.2, 97.5, 100, "recordings"), "model": figure(words, words - 4, words + 3), "floor": figure(10)}
+    figures = {
+        "ceiling": figure(99.2, 97.5, 100, "recordings"),
+        "model": figure(words, words - 4, words + 3),
+        "floor": figure(10),
+    }
     figures |= {"student": figure(90.1, 85, 94)} if student else {}
     matrix = {
         "key": "words.model",
@@ -45,7 +55,11 @@ def found(student: str | None, words: float) -> dict[str, Any]:
         "column_label": "heard",
         "unit": "utterances",
     }
-    matrix |= {"rows": ["0", "1"], "columns": ["0", "1", "<b>"], "values": [[11, 1, 0], [0, 12, None]]}
+    matrix |= {
+        "rows": ["0", "1"],
+        "columns": ["0", "1", "<b>"],
+        "values": [[11, 1, 0], [0, 12, None]],
+    }
     codes = {
         "key": "map",
         "title": "codes and phones",
@@ -53,7 +67,11 @@ def found(student: str | None, words: float) -> dict[str, Any]:
         "column_label": "codes",
         "unit": "% of a code's frames",
     }
-    codes |= {"rows": ["a", "o"], "columns": [str(k) for k in range(40)], "values": [[100 - k for k in range(40)], list(range(40))]}
+    codes |= {
+        "rows": ["a", "o"],
+        "columns": [str(k) for k in range(40)],
+        "values": [[100 - k for k in range(40)], list(range(40))],
+    }
     return {
         "format": 1,
         "model": "m",
@@ -66,11 +84,21 @@ def found(student: str | None, words: float) -> dict[str, Any]:
         "temperature": 0.9,
         "rows": [
             row("words.reconstruction", "words recognised", "%", figures),
-            row("pitch.correlation", "F0 correlation", "", {"model": figure(None)}, "few voiced frames"),
+            row(
+                "pitch.correlation",
+                "F0 correlation",
+                "",
+                {"model": figure(None)},
+                "few voiced frames",
+            ),
         ],
         "matrices": [matrix, codes],
         "tracks": [
-            {"utterance": "7_theo_3", "step": 0.005, "curves": {"recording": [0, 100, 110, 120, 0, 90, 95], "model": [0] * 7}}
+            {
+                "utterance": "7_theo_3",
+                "step": 0.005,
+                "curves": {"recording": [0, 100, 110, 120, 0, 90, 95], "model": [0] * 7},
+            }
         ],
         "skipped": {"STOI": "too short & too few"},
     }
@@ -84,7 +112,10 @@ def run(folder: Path, tree: dict[str, Any]) -> Path:
 
 
 def test_runs_stand_side_by_side_between_ceiling_and_floor(tmp_path: Path) -> None:
-    runs = [run(tmp_path / "first", found("little", 93.3)), run(tmp_path / "second", found(None, 88.0))]
+    runs = [
+        run(tmp_path / "first", found("little", 93.3)),
+        run(tmp_path / "second", found(None, 88.0)),
+    ]
     section = findings([read_run(folder) for folder in runs])
     assert section is not None
     table = section.tables[0]
@@ -100,7 +131,10 @@ def test_runs_stand_side_by_side_between_ceiling_and_floor(tmp_path: Path) -> No
 
 
 def test_runs_on_other_recordings_have_tables_of_their_own(tmp_path: Path) -> None:
-    runs = [run(tmp_path / "a", found(None, 93.3)), run(tmp_path / "b", found(None, 60) | {"corpus": "librispeech"})]
+    runs = [
+        run(tmp_path / "a", found(None, 93.3)),
+        run(tmp_path / "b", found(None, 60) | {"corpus": "librispeech"}),
+    ]
     section = findings([read_run(folder) for folder in runs])
     assert section is not None
     assert [table.columns for table in section.tables if "Words" in table.caption] == [
@@ -127,11 +161,14 @@ def test_pitch_has_gaps_where_nobody_is_voiced(tmp_path: Path) -> None:
     section = findings([read_run(run(tmp_path / "a", found(None, 93.3)))])
     assert section is not None
     (melody,) = section.melodies
-    assert str(melody.picture).count("<polyline") == 2  # two voiced stretches of the recording, none of the model
+    # two voiced stretches of the recording, none of the model
+    assert str(melody.picture).count("<polyline") == 2
 
 
 def test_the_page_holds_it_and_stays_well_formed(tmp_path: Path) -> None:
-    html = write_report([run(tmp_path / "a", found("little", 93.3))], tmp_path / "report.html").read_text(encoding="utf-8")
+    html = write_report(
+        [run(tmp_path / "a", found("little", 93.3))], tmp_path / "report.html"
+    ).read_text(encoding="utf-8")
     assert 'id="quality"' in html
     assert "&lt;b&gt;" in html
     assert "too short &amp; too few" in html
@@ -167,7 +204,15 @@ def test_a_run_without_it_has_no_such_section(tmp_path: Path) -> None:
         (
             {
                 "matrices": [
-                    {"key": "k", "title": "t", "row_label": "r", "column_label": "c", "rows": ["a"], "columns": ["b"], "values": []}
+                    {
+                        "key": "k",
+                        "title": "t",
+                        "row_label": "r",
+                        "column_label": "c",
+                        "rows": ["a"],
+                        "columns": ["b"],
+                        "values": [],
+                    }
                 ]
             },
             "values of 1 rows",

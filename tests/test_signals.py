@@ -1,6 +1,8 @@
-"""Ctrl-C and SIGTERM at any moment of a run: a line that says how to go on, status 130 or 143, no traceback, nothing lost.
+"""Ctrl-C and SIGTERM at any moment of a run: a line that says how to go on, status 130 or 143, no
+traceback, nothing lost.
 
-Each run is a forked process that sends the signal to itself, so that the moment is exact and no clock decides.
+Each run is a forked process that sends the signal to itself, so that the moment is exact and no
+clock decides.
 """
 
 from __future__ import annotations
@@ -38,11 +40,20 @@ from vqwave.training.settings import DataSpec, ExperimentSpec, TrainSpec
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.trainer import Interrupted, Trainer, main
 
-pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+pytestmark = pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="needs fork"
+)
 STEPS = 6
 TINY = WaveNetSpec(
     head=MuLaw(classes=16),
-    network=StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4),
+    network=StackSpec(
+        layers=2,
+        dilation_cycle=2,
+        residual_channels=4,
+        gate_channels=4,
+        skip_channels=4,
+        hidden_channels=4,
+    ),
     conditioner=ConditionerSpec(channels=4),
 )
 
@@ -78,11 +89,16 @@ class Tiny(Experiment[Config]):
     def losses(self, batch: Batch) -> StepOutput:
         self.at(f"step {self.step}")
         wave = batch.wave + 0.01 * torch.randn_like(batch.wave)
-        return StepOutput({"nll": negative_log_likelihood(self.network(wave, batch.labels), wave, batch.mask)})
+        return StepOutput(
+            {"nll": negative_log_likelihood(self.network(wave, batch.labels), wave, batch.mask)}
+        )
 
     def evaluate(self, model: WaveNet) -> Evaluation:
         self.at(f"validation {self.step + 1}")
-        nll = [negative_log_likelihood(model(b.wave, b.labels), b.wave, b.mask) for b in self.valid_batches()]
+        nll = [
+            negative_log_likelihood(model(b.wave, b.labels), b.wave, b.mask)
+            for b in self.valid_batches()
+        ]
         return Evaluation("a number", {"nll": float(torch.stack(nll).mean())})
 
     def samples(self, model: WaveNet, sheet: SampleSheet) -> None:
@@ -113,8 +129,18 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "out"
 
 
-def forked(corpus: Path, run: Path, at: Callable[[str], object], log: Path, rank: int = 0, world: int = 1, port: int = 0) -> int:
-    """The id of a process that does what `experiments/tiny.py` would; `at` is called at each moment of it."""
+def forked(
+    corpus: Path,
+    run: Path,
+    at: Callable[[str], object],
+    log: Path,
+    rank: int = 0,
+    world: int = 1,
+    port: int = 0,
+) -> int:
+    """The id of a process that does what `experiments/tiny.py` would; `at` is called at each moment
+    of it.
+    """
     argv = [
         f"run={run}",
         f"data.corpus={corpus}",
@@ -123,7 +149,10 @@ def forked(corpus: Path, run: Path, at: Callable[[str], object], log: Path, rank
         "data.valid_clip_seconds=0.02",
         "data.valid_clips=2",
     ]
-    every = f"train.steps={STEPS} train.log_every=1 train.valid_every=2 train.save_every=4 train.threads=1 optim.warmup=2".split()
+    every = (
+        f"train.steps={STEPS} train.log_every=1 train.valid_every=2 train.save_every=4"
+        " train.threads=1 optim.warmup=2".split()
+    )
     sys.stdout.flush()
     pid = os.fork()
     if pid:
@@ -134,11 +163,20 @@ def forked(corpus: Path, run: Path, at: Callable[[str], object], log: Path, rank
         os.dup2(out, 1)
         os.dup2(out, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-        AcceleratorState._reset_state(reset_partial_state=True)  # what this process' parent may have been
+        # what this process' parent may have been
+        AcceleratorState._reset_state(reset_partial_state=True)
         os.environ["ACCELERATE_USE_CPU"] = "true"
         if world > 1:
-            numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in numbers.items()}
+            numbers = {
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+                "WORLD_SIZE": world,
+                "LOCAL_WORLD_SIZE": world,
+                "MASTER_PORT": port,
+            }
+            os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {
+                name: str(value) for name, value in numbers.items()
+            }
         Tiny.at = staticmethod(at)
         main(Tiny, [*argv, *every])
         status = 0
@@ -152,7 +190,9 @@ def forked(corpus: Path, run: Path, at: Callable[[str], object], log: Path, rank
         os._exit(status)
 
 
-def train(corpus: Path, run: Path, at: Callable[[str], object] = lambda moment: None) -> tuple[int, str]:
+def train(
+    corpus: Path, run: Path, at: Callable[[str], object] = lambda moment: None
+) -> tuple[int, str]:
     """Exit status, and what was printed."""
     log = run.with_name(f"{run.name}.log")
     log.unlink(missing_ok=True)
@@ -176,7 +216,11 @@ def result(run: Path) -> dict[str, object]:
     found: dict[str, object] = {path.name: path.read_bytes() for path in step.glob("*.safetensors")}
     found["model"] = (run / "model" / "model.safetensors").read_bytes()
     for number, line in enumerate((run / "metrics.jsonl").read_text().splitlines()):
-        found[f"row {number}"] = {k: v for k, v in json.loads(line).items() if k != "seconds" and not k.startswith("time/")}
+        found[f"row {number}"] = {
+            k: v
+            for k, v in json.loads(line).items()
+            if k != "seconds" and not k.startswith("time/")
+        }
     found["evaluation"] = json.loads((run / "evaluation.json").read_text())
     found["samples"] = sorted(path.name for path in (run / "samples").iterdir())
     return found
@@ -199,8 +243,12 @@ def line(text: str) -> str:
 
 MOMENTS = {
     "opening": "stopped before anything was begun: run the same command again",
-    "building": "stopped before the first step, nothing was begun: run the same command to begin again",
-    "statistics": "stopped before the first step, nothing was begun: run the same command to begin again",
+    "building": (
+        "stopped before the first step, nothing was begun: run the same command to begin again"
+    ),
+    "statistics": (
+        "stopped before the first step, nothing was begun: run the same command to begin again"
+    ),
     "step 0": "stopped at step 1 of 6, all saved in {run}: run the same command to go on",
     "validation 2": "stopped at step 2 of 6, all saved in {run}: run the same command to go on",
     "saving 4": "stopped at step 5 of 6, all saved in {run}: run the same command to go on",
@@ -229,7 +277,11 @@ def test_a_signal_ends_a_run_in_words_and_loses_nothing(
 
 @pytest.mark.parametrize("moment", ["building", "statistics", "resuming"])
 def test_a_signal_before_a_run_goes_on_leaves_it_as_it_is(
-    corpus: Path, whole: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+    corpus: Path,
+    whole: dict[str, object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
 ) -> None:
     run = tmp_path / "run"
     assert train(corpus, run, struck(signal.SIGTERM, "step 2"))[0] == 143
@@ -242,7 +294,11 @@ def test_a_signal_before_a_run_goes_on_leaves_it_as_it_is(
         if moment == "resuming":
             patch.setattr("vqwave.training.trainer.of_main", state)
         status, text = train(corpus, run, struck(signal.SIGTERM, moment))
-    assert line(text) == f"stopped before it was resumed, step-00000003 is kept in {run}: run the same command to go on"
+    assert (
+        line(text)
+        == f"stopped before it was resumed, step-00000003 is kept in {run}: run the same command to"
+        " go on"
+    )
     assert status == 143
     assert (run / "checkpoints" / "step-00000003" / "network.safetensors").read_bytes() == kept
     assert train(corpus, run)[0] == 0
@@ -251,38 +307,62 @@ def test_a_signal_before_a_run_goes_on_leaves_it_as_it_is(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_a_step_at_once(
-    corpus: Path, whole: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    corpus: Path,
+    whole: dict[str, object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
 ) -> None:
-    """Without a checkpoint, and after one; two within `AGAIN` are one, as a launcher and a terminal send them."""
+    """Without a checkpoint, and after one; two within `AGAIN` are one, as a launcher and a terminal
+    send them.
+    """
     run, twice = tmp_path / "run", lambda moment: [struck(number, moment), struck(number, moment)]
     first, second = twice("step 1")
     status, text = train(corpus, run, lambda moment: (first(moment), second(moment)))
-    assert line(text) == f"stopped at step 2 of 6, all saved in {run}: run the same command to go on"
+    assert (
+        line(text) == f"stopped at step 2 of 6, all saved in {run}: run the same command to go on"
+    )
     monkeypatch.setattr(signals, "AGAIN", -1.0)  # however soon
     run = tmp_path / "another"
     status, text = train(corpus, run, lambda moment: (first(moment), second(moment)))
-    assert line(text) == "stopped at step 1 of 6, before its first checkpoint: run the same command to begin again"
+    assert (
+        line(text)
+        == "stopped at step 1 of 6, before its first checkpoint: run the same command to begin"
+        " again"
+    )
     assert status == 128 + number
     first, second = twice("step 4")
     status, text = train(corpus, run, lambda moment: (first(moment), second(moment)))
-    assert line(text) == f"stopped at step 4 of 6, all saved in {run}: run the same command to go on"
+    assert (
+        line(text) == f"stopped at step 4 of 6, all saved in {run}: run the same command to go on"
+    )
     first, second = twice("step 5")
     status, text = train(corpus, run, lambda moment: (first(moment), second(moment)))
-    assert line(text) == f"stopped at step 5 of 6, step-00000004 is kept in {run}: run the same command to go on"
+    assert (
+        line(text)
+        == f"stopped at step 5 of 6, step-00000004 is kept in {run}: run the same command to go on"
+    )
     monkeypatch.undo()
     assert train(corpus, run)[0] == 0
     assert result(run) == whole
 
 
 def settings(corpus: Path, run: Path) -> Config:
-    data = DataSpec(corpus=corpus, clip_seconds=0.02, batch=2, valid_clip_seconds=0.02, valid_clips=2)
+    data = DataSpec(
+        corpus=corpus, clip_seconds=0.02, batch=2, valid_clip_seconds=0.02, valid_clips=2
+    )
     return Config(run=run, data=data, train=TrainSpec(steps=2, threads=1))
 
 
-def test_a_loop_without_its_command_listens_too(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_without_its_command_listens_too(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From its construction on, and no longer than to its end."""
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    for moment, said in (("building", "nothing was begun"), ("samples", "stopped at step 2 of 2, all saved")):
+    for moment, said in (
+        ("building", "nothing was begun"),
+        ("samples", "stopped at step 2 of 2, all saved"),
+    ):
         monkeypatch.setattr(Tiny, "at", staticmethod(struck(signal.SIGINT, moment)))
         with pytest.raises(Interrupted, match=said) as found:
             Trainer(Tiny(settings(corpus, tmp_path / moment)), quiet=True).run()
@@ -293,7 +373,9 @@ def test_a_loop_without_its_command_listens_too(corpus: Path, tmp_path: Path, mo
 def test_a_thread_that_is_not_the_main_one_trains(corpus: Path, tmp_path: Path) -> None:
     """Where signals cannot be asked for."""
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(lambda: Trainer(Tiny(settings(corpus, tmp_path / "run")), quiet=True).run()).result()
+        pool.submit(
+            lambda: Trainer(Tiny(settings(corpus, tmp_path / "run")), quiet=True).run()
+        ).result()
     assert (tmp_path / "run" / "samples" / "index.json").exists()
 
 
@@ -304,12 +386,17 @@ def in_two(corpus: Path, run: Path, moments: list[str]) -> tuple[list[int], str]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    pids = [forked(corpus, run, struck(signal.SIGTERM, moment), log, rank, 2, port) for rank, moment in enumerate(moments)]
+    pids = [
+        forked(corpus, run, struck(signal.SIGTERM, moment), log, rank, 2, port)
+        for rank, moment in enumerate(moments)
+    ]
     return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids], log.read_text()
 
 
 @pytest.mark.parametrize("moment", ["building", "statistics", "validation 6", "samples"])
-def test_a_signal_to_both_of_two_processes_is_one_line(corpus: Path, tmp_path: Path, moment: str) -> None:
+def test_a_signal_to_both_of_two_processes_is_one_line(
+    corpus: Path, tmp_path: Path, moment: str
+) -> None:
     run = tmp_path / "run"
     status, text = in_two(corpus, run, [moment, moment])
     assert status == [143, 143], text
@@ -318,14 +405,20 @@ def test_a_signal_to_both_of_two_processes_is_one_line(corpus: Path, tmp_path: P
     assert in_two(corpus, run, ["never", "never"])[0] == [0, 0]
 
 
-def test_a_signal_in_the_last_step_of_one_of_two_processes_ends_both(corpus: Path, tmp_path: Path) -> None:
+def test_a_signal_in_the_last_step_of_one_of_two_processes_ends_both(
+    corpus: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     status, text = in_two(corpus, run, ["never", "step 5"])
     assert status == [143, 143], text
-    assert line(text) == f"stopped at step 6 of 6, all saved in {run}: run the same command to go on"
+    assert (
+        line(text) == f"stopped at step 6 of 6, all saved in {run}: run the same command to go on"
+    )
 
 
-def test_a_signal_to_one_of_two_processes_at_the_end_is_said_by_the_other(corpus: Path, tmp_path: Path) -> None:
+def test_a_signal_to_one_of_two_processes_at_the_end_is_said_by_the_other(
+    corpus: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     status, text = in_two(corpus, run, ["never", "validation 6"])
     assert status == [1, 143], text

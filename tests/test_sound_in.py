@@ -1,4 +1,6 @@
-"""Sound as people have it: one rule for silence and channels, one walker of folders, formats, pipes."""
+"""Sound as people have it: one rule for silence and channels, one walker of folders, formats,
+pipes.
+"""
 
 from __future__ import annotations
 
@@ -54,13 +56,23 @@ def wav(samples: audio.Wave, before: bytes = b"") -> bytes:
     channels = 1 if samples.ndim == 1 else samples.shape[1]
     facts = struct.pack("<HHIIHH", 3, channels, RATE, 4 * channels * RATE, 4 * channels, 32)
     data = samples.astype("<f4").tobytes()
-    chunks = b"fmt " + struct.pack("<I", 16) + facts + before + b"data" + struct.pack("<I", len(data)) + data
+    chunks = (
+        b"fmt "
+        + struct.pack("<I", 16)
+        + facts
+        + before
+        + b"data"
+        + struct.pack("<I", len(data))
+        + data
+    )
     return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
 
 
 def model() -> torch.nn.Module:
     encoder = WaveformEncoderSpec(strides=(8, 10), channels=4, blocks=0, latent_dim=4)
-    return VQVAESpec(encoder=encoder, decoder=WaveNetSpec(network=StackSpec(layers=1))).build(RATE, {"speaker": ["a"]})
+    return VQVAESpec(encoder=encoder, decoder=WaveNetSpec(network=StackSpec(layers=1))).build(
+        RATE, {"speaker": ["a"]}
+    )
 
 
 def test_channels_that_cancel_each_other_are_refused_everywhere(tmp_path: Path) -> None:
@@ -68,7 +80,9 @@ def test_channels_that_cancel_each_other_are_refused_everywhere(tmp_path: Path) 
     path.parent.mkdir(parents=True)
     soundfile.write(path, antiphase(), RATE, subtype="FLOAT")
     soundfile.write(path.with_name("good.wav"), noise(), RATE)
-    with pytest.raises(UserInputError, match=rf"wrong\.wav: its {CANCEL} \(their mean lies 2\d dB below"):
+    with pytest.raises(
+        UserInputError, match=rf"wrong\.wav: its {CANCEL} \(their mean lies 2\d dB below"
+    ):
         audio.read(path)
     with pytest.raises(UserInputError, match=rf"wrong\.wav: its {CANCEL}"):
         encode_recording(model(), Recording.open(path), RATE, -23.0)
@@ -77,7 +91,9 @@ def test_channels_that_cancel_each_other_are_refused_everywhere(tmp_path: Path) 
     with pytest.raises(UserInputError, match=f"pipe: its {CANCEL}"):
         list(WavReader(io.BytesIO(wav(antiphase())), "pipe"))
     summary = prepare("folder", tmp_path / "in", tmp_path / "out", quiet=True)
-    assert [(row.path.name, CANCEL in row.reason) for row in summary.rejected] == [("wrong.wav", True)]
+    assert [(row.path.name, CANCEL in row.reason) for row in summary.rejected] == [
+        ("wrong.wav", True)
+    ]
 
 
 def test_a_pipe_is_refused_after_its_first_second() -> None:
@@ -111,7 +127,9 @@ def test_silence_is_one_rule(tmp_path: Path) -> None:
     with pytest.raises(UserInputError, match=r"quiet\.wav: silent"):
         encode_recording(model(), Recording.open(path), RATE, -23.0)
     summary = prepare("folder", tmp_path / "in", tmp_path / "out", quiet=True)
-    assert [(row.path.name, row.reason[:7]) for row in summary.rejected] == [("quiet.wav", "silent ")]
+    assert [(row.path.name, row.reason[:7]) for row in summary.rejected] == [
+        ("quiet.wav", "silent ")
+    ]
     level = Level(-23.0, RATE)
     level.push(quiet())
     with pytest.raises(UserInputError, match="silent"):
@@ -158,7 +176,9 @@ def test_codecs_inside_a_wav_are_read_from_any_sample(tmp_path: Path, subtype: s
 
 @pytest.mark.parametrize("size", [10, 65536, 65537, 200_001])
 def test_a_chunk_of_any_length_may_come_before_the_samples_of_a_pipe(size: int) -> None:
-    picture = b"LIST" + struct.pack("<I", size) + b"data" * (size // 4) + b"d" * (size % 4 + size % 2)
+    picture = (
+        b"LIST" + struct.pack("<I", size) + b"data" * (size // 4) + b"d" * (size % 4 + size % 2)
+    )
     found = np.concatenate(list(WavReader(io.BytesIO(wav(noise(), picture)), "pipe")))
     assert np.array_equal(found, noise())
     with pytest.raises(UserInputError, match="pipe: truncated before its samples"):
@@ -167,7 +187,9 @@ def test_a_chunk_of_any_length_may_come_before_the_samples_of_a_pipe(size: int) 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """ann has two recordings, an m4a, and what macOS leaves; bob is a link, and a folder in it links back up."""
+    """ann has two recordings, an m4a, and what macOS leaves; bob is a link, and a folder in it
+    links back up.
+    """
     source, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
     for name in (source / "ann", source / "ann" / ".trash", elsewhere):
         name.mkdir(parents=True)
@@ -188,7 +210,9 @@ def arguments(source: Path, out: Path) -> argparse.Namespace:
     return argparse.Namespace(input=source, out=out, overwrite=False, quiet=True)
 
 
-def test_one_walker_for_prepare_encode_and_convert(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_walker_for_prepare_encode_and_convert(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     expected = ["ann/0.wav", "ann/1.wav", "bob/0.wav", "bob/1.wav"]
     assert [path.relative_to(folder).as_posix() for path in sound_files(folder)] == expected
     assert [path.name for path, _ in refused_files(folder)] == ["1.m4a"]
@@ -197,7 +221,9 @@ def test_one_walker_for_prepare_encode_and_convert(folder: Path, tmp_path: Path,
     assert ids == [name.removesuffix(".wav") for name in expected]
     assert [(row.path.name, row.reason) for row in summary.rejected] == [("1.m4a", WHY_FOREIGN)]
     works = share(arguments(folder, tmp_path / "codes"), SUFFIXES, ".vqw")
-    assert [work.source.relative_to(folder).as_posix() for work in works if not work.refused] == expected
+    assert [
+        work.source.relative_to(folder).as_posix() for work in works if not work.refused
+    ] == expected
     account = Account(arguments(folder, tmp_path / "codes"), works, len(works), "files")
     done = [work for work in account.over(works) if account.attempt(work, lambda: True)]
     assert len(done) == 4
@@ -210,7 +236,9 @@ def test_a_folder_of_other_formats_alone_says_so(tmp_path: Path) -> None:
     (tmp_path / "in" / "ann").mkdir(parents=True)
     for name in ("x.m4a", "y.AAC"):
         (tmp_path / "in" / "ann" / name).write_bytes(b"\0" * 64)
-        with pytest.raises(UserInputError, match=f"{name}: is in a format that is not read, expected .wav or .flac"):
+        with pytest.raises(
+            UserInputError, match=f"{name}: is in a format that is not read, expected .wav or .flac"
+        ):
             audio.read(tmp_path / "in" / "ann" / name)
     with pytest.raises(
         UserInputError,
@@ -220,7 +248,9 @@ def test_a_folder_of_other_formats_alone_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are text there")
-def test_names_that_are_not_utf8_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_that_are_not_utf8_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     home = tmp_path / "in" / "ann"
     home.mkdir(parents=True)
     soundfile.write(home / "good.wav", noise(), RATE)
@@ -242,14 +272,20 @@ def test_names_and_texts_are_composed(tmp_path: Path) -> None:
     assert composed != apart
     (tmp_path / "in" / apart).mkdir(parents=True)
     soundfile.write(tmp_path / "in" / apart / "été.wav", noise(), RATE)
-    (tmp_path / "in" / apart / "été.txt").write_text(unicodedata.normalize("NFD", "où"), encoding="utf-8")
+    (tmp_path / "in" / apart / "été.txt").write_text(
+        unicodedata.normalize("NFD", "où"), encoding="utf-8"
+    )
     prepare("folder", tmp_path / "in", tmp_path / "out", quiet=True)
     (row,) = Corpus.open(tmp_path / "out").utterances
     assert (row.speaker, row.id, row.text) == (composed, f"{composed}/été", "où")
     spec, labels = WaveNetSpec(network=StackSpec(layers=1)), {"speaker": ["Ann", composed]}
     card = ModelCard(sample_rate=RATE, labels=labels, spec=spec, about={})
-    assert SpeechModel(card.build(), card).given.label_ids({"speaker": apart})["speaker"].tolist() == [1]
+    assert SpeechModel(card.build(), card).given.label_ids({"speaker": apart})[
+        "speaker"
+    ].tolist() == [1]
     table = tmp_path / "m.jsonl"
-    table.write_text(json.dumps({"path": f"in/{apart}/été.wav", "speaker": apart, "accent": apart}) + "\n")
+    table.write_text(
+        json.dumps({"path": f"in/{apart}/été.wav", "speaker": apart, "accent": apart}) + "\n"
+    )
     prepare("manifest", table, tmp_path / "out2", quiet=True)
     assert Corpus.open(tmp_path / "out2").labels == {"speaker": [composed], "accent": [composed]}

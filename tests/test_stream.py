@@ -1,4 +1,6 @@
-"""Decoding as a stream: the bits of the whole, however the codes are cut; bounded; copied, saved, gone on with."""
+"""Decoding as a stream: the bits of the whole, however the codes are cut; bounded; copied, saved,
+gone on with.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,14 @@ from vqwave.nn.wavenet import ContextSpec, StackSpec
 
 LABELS = {"speaker": ["george", "lucas", "theo"]}
 RATE, FRAMES = 8000, 9
-SIZES = StackSpec(layers=4, dilation_cycle=3, residual_channels=8, gate_channels=8, skip_channels=8, hidden_channels=12)
+SIZES = StackSpec(
+    layers=4,
+    dilation_cycle=3,
+    residual_channels=8,
+    gate_channels=8,
+    skip_channels=8,
+    hidden_channels=12,
+)
 FAST = importlib.util.find_spec("numba") is not None
 NUMBA = pytest.mark.skipif(not FAST, reason="numba is not installed")
 
@@ -44,7 +53,11 @@ def codec(
 ) -> SpeechModel:
     torch.manual_seed(0)
     decoder = replace(decoder, conditioner=ConditionerSpec(channels=6, **conditioner))
-    spec = VQVAESpec(encoder=WaveformEncoderSpec(strides=strides, channels=8, latent_dim=4), quantizer=quantizer, decoder=decoder)
+    spec = VQVAESpec(
+        encoder=WaveformEncoderSpec(strides=strides, channels=8, latent_dim=4),
+        quantizer=quantizer,
+        decoder=decoder,
+    )
     model = spec.build(RATE, LABELS).eval()
     for name, parameter in model.named_parameters():
         if "projection" in name:
@@ -59,10 +72,14 @@ def codes_for(it: SpeechModel, frames: int = FRAMES, seed: int = 1) -> Tensor:
 
 
 def coded(it: SpeechModel, codes: Tensor, samples: int) -> CodeSequence:
-    return CodeSequence(codes, RATE, it.model.hop, samples, it.model.quantizer.size, it.fingerprint, "theo")
+    return CodeSequence(
+        codes, RATE, it.model.hop, samples, it.model.quantizer.size, it.fingerprint, "theo"
+    )
 
 
-def played(stream: Stream, codes: Tensor, cuts: list[int], samples: int | None = None) -> np.ndarray:
+def played(
+    stream: Stream, codes: Tensor, cuts: list[int], samples: int | None = None
+) -> np.ndarray:
     """What comes out where the codes are cut so; that it is never later than it says."""
     parts, pushed, sent = [], 0, 0
     for piece in codes.split(cuts, 1):
@@ -76,14 +93,22 @@ CUTS = {"each": [1] * FRAMES, "some": [2, 0, 4, 3]}
 WAVENETS = {
     "mixture": WaveNetSpec(head=MixtureOfLogistics(components=2), network=SIZES),
     "mu_law": WaveNetSpec(head=MuLaw(), network=replace(SIZES, kernel_size=3, skip_channels=0)),
-    "context": WaveNetSpec(head=Gaussian(), network=replace(SIZES, context=ContextSpec(stride=8, layers=2))),
+    "context": WaveNetSpec(
+        head=Gaussian(), network=replace(SIZES, context=ContextSpec(stride=8, layers=2))
+    ),
 }
 STUDENTS = {
     "plain": StudentSpec(flows=(2, 3), network=replace(SIZES, skip_channels=0)),
     "staggered": StudentSpec(
-        flows=(2, 3), network=replace(SIZES, skip_channels=0), squeeze=4, stagger_blocks=True, base="gaussian"
+        flows=(2, 3),
+        network=replace(SIZES, skip_channels=0),
+        squeeze=4,
+        stagger_blocks=True,
+        base="gaussian",
     ),
-    "maf": StudentSpec(flows=(2,), network=replace(SIZES, skip_channels=0), squeeze=2, flow_type="maf"),
+    "maf": StudentSpec(
+        flows=(2,), network=replace(SIZES, skip_channels=0), squeeze=2, flow_type="maf"
+    ),
 }
 CONDITIONERS = {"held": {}, "upsampled": {"kernel": 5, "upsample": (2, 2)}, "alone": {"kernel": 1}}
 
@@ -96,7 +121,9 @@ def assert_streams(it: SpeechModel, backend: str, samples: int) -> None:
     assert np.std(whole) > 0
     for cuts in CUTS.values():
         stream = it.stream("theo", sampling=sampling)
-        assert np.array_equal(played(stream, codes, cuts, samples), whole), f"{cuts} {stream.engine.name}"
+        assert np.array_equal(played(stream, codes, cuts, samples), whole), (
+            f"{cuts} {stream.engine.name}"
+        )
 
 
 @pytest.mark.parametrize("told", CONDITIONERS.values(), ids=CONDITIONERS)
@@ -120,12 +147,18 @@ def test_a_student_of_long_frames(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @NUMBA
 @pytest.mark.parametrize("told", CONDITIONERS.values(), ids=CONDITIONERS)
-@pytest.mark.parametrize("decoder", [WAVENETS["mixture"], WAVENETS["mu_law"], *list(STUDENTS.values())[:2]])
-def test_numba_streams_the_bits_of_the_whole(decoder: WaveNetSpec | StudentSpec, told: dict) -> None:
+@pytest.mark.parametrize(
+    "decoder", [WAVENETS["mixture"], WAVENETS["mu_law"], *list(STUDENTS.values())[:2]]
+)
+def test_numba_streams_the_bits_of_the_whole(
+    decoder: WaveNetSpec | StudentSpec, told: dict
+) -> None:
     assert_streams(codec(decoder, **told), "numba", FRAMES * 16 - 5)
 
 
-@pytest.mark.parametrize("quantizer", [HierarchicalQuantizerSpec(downsample=4), ResidualQuantizerSpec(num_quantizers=2)])
+@pytest.mark.parametrize(
+    "quantizer", [HierarchicalQuantizerSpec(downsample=4), ResidualQuantizerSpec(num_quantizers=2)]
+)
 def test_codes_of_several_books(quantizer: object) -> None:
     it = codec(WAVENETS["mixture"], quantizer=quantizer)
     assert_streams(it, "reference", FRAMES * 16)
@@ -145,12 +178,16 @@ def test_guidance_and_top_p_stream_too() -> None:
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("upsample", [(), (4,), (2, 3), (3, 2, 4)])
 def test_the_reach_of_a_conditioner(kernel: int, upsample: tuple[int, ...]) -> None:
-    """What a frame's columns hear is exactly what it says, and made alone they are those of the whole, in float64."""
+    """What a frame's columns hear is exactly what it says, and made alone they are those of the
+    whole, in float64.
+    """
     it = codec(WAVENETS["mixture"], strides=(4, 6), kernel=kernel, upsample=upsample, double=True)
     model, told = it.model, {"speaker": torch.tensor([1])}
     z = torch.randn(1, 4, 15, dtype=torch.float64, requires_grad=True)
     columns = model.hop // model.decoder.conditioner.hold
-    model.decoder.condition(model.decoder_features(z, told), told).features[..., 7 * columns : 8 * columns].sum().backward()
+    model.decoder.condition(model.decoder_features(z, told), told).features[
+        ..., 7 * columns : 8 * columns
+    ].sum().backward()
     heard = z.grad.abs().sum((0, 1)).nonzero().flatten()
     reach = Reach.of(model)
     assert (reach.before, reach.after) == (7 - int(heard[0]), int(heard[-1]) - 7)
@@ -163,7 +200,11 @@ def test_the_reach_of_a_conditioner(kernel: int, upsample: tuple[int, ...]) -> N
 def test_what_is_kept_of_codes_does_not_grow() -> None:
     it = codec(WAVENETS["mixture"], kernel=5, upsample=(4,))
     conditions = CodeConditions(it.model, it.given.attributes({"speaker": "theo"}))
-    kept = {conditions.pending.z.shape[-1] for codes in codes_for(it, 300).split(1, 1) if conditions.push(codes) is not None}
+    kept = {
+        conditions.pending.z.shape[-1]
+        for codes in codes_for(it, 300).split(1, 1)
+        if conditions.push(codes) is not None
+    }
     assert max(kept) <= conditions.reach.before + conditions.reach.after + 1
 
 
@@ -193,7 +234,9 @@ def test_a_stream_is_copied_saved_and_gone_on_with(name: str, backend: str, tmp_
             state = other.state()
             assert state.header["counts"]["pushed"] == at + 2
             again = it.resume_stream(state)
-            assert np.array_equal(whole[again.sent :], np.concatenate([again.push(rest[:, 2:]), again.flush()]))
+            assert np.array_equal(
+                whole[again.sent :], np.concatenate([again.push(rest[:, 2:]), again.flush()])
+            )
         other = np.concatenate([start, played(branch, rest, [FRAMES - at])])
         assert np.array_equal(other[: len(start)], whole[: len(start)])
         assert not np.array_equal(other, whole)
@@ -217,7 +260,12 @@ def test_what_cannot_be_gone_on_with_is_named(tmp_path: Path) -> None:
 
 def test_what_is_no_code_is_named() -> None:
     stream = codec(WAVENETS["mixture"]).stream("theo")
-    for wrong in (torch.zeros(2, 3, dtype=torch.int64), torch.zeros(1, 3), torch.tensor([[16]]), torch.tensor([[-1]])):
+    for wrong in (
+        torch.zeros(2, 3, dtype=torch.int64),
+        torch.zeros(1, 3),
+        torch.tensor([[16]]),
+        torch.tensor([[-1]]),
+    ):
         with pytest.raises(UserInputError, match="push: "):
             stream.push(wrong)
     sent = len(stream.push(np.zeros((1, 3), np.int16)))
@@ -234,7 +282,10 @@ def test_what_is_no_code_is_named() -> None:
 
 
 def test_a_stream_says_what_it_is() -> None:
-    assert repr(codec(WAVENETS["context"]).stream("theo")) == "Stream(reference, 0.00 s sent, latency 2 ms)"
+    assert (
+        repr(codec(WAVENETS["context"]).stream("theo"))
+        == "Stream(reference, 0.00 s sent, latency 2 ms)"
+    )
 
 
 def test_no_codes_no_sound() -> None:
@@ -245,7 +296,9 @@ def test_no_codes_no_sound() -> None:
 
 @NUMBA
 def test_the_slots_of_a_tile_do_not_show() -> None:
-    """Unequal lengths, more utterances than slots, any order: each comes out as alone, and as a stream gives it."""
+    """Unequal lengths, more utterances than slots, any order: each comes out as alone, and as a
+    stream gives it.
+    """
     it, sampling = codec(WAVENETS["mixture"]), Sampling(seed=3, backend="numba")
     lengths = [5, 40, 1, 23, 60, 8, 31]
     items = [coded(it, codes_for(it, frames, frames), frames * 16 - 3) for frames in lengths]
@@ -258,7 +311,9 @@ def test_the_slots_of_a_tile_do_not_show() -> None:
         assert all(torch.equal(done[i], alone[i]) for i in order)
         assert sum(counted) == sum(items[i].samples for i in order)
     stream = it.stream("theo", sampling=sampling)
-    assert np.array_equal(played(stream, items[3].codes, [2, 21], items[3].samples), alone[3].numpy())
+    assert np.array_equal(
+        played(stream, items[3].codes, [2, 21], items[3].samples), alone[3].numpy()
+    )
 
 
 @NUMBA
@@ -272,15 +327,21 @@ def test_a_tile_is_refilled_before_it_runs_empty() -> None:
             yield i, it.task(coded(it, codes_for(it, frames), frames * 16), None)
 
     done = [key for key, _ in decode_each(it.decoder, tasks(), Sampling(backend="numba"), slots=2)]
-    assert done == [1, 2, 3, 4, 0]  # the long one keeps its slot while four others pass through the other
+    # the long one keeps its slot while four others pass through the other
+    assert done == [1, 2, 3, 4, 0]
 
 
 def test_without_kernels_utterances_come_one_after_another() -> None:
     it, sampling = codec(STUDENTS["plain"]), Sampling(backend="reference")
     items = [coded(it, codes_for(it, frames), frames * 16) for frames in (3, 5)]
-    done = list(it.decode_each(((i, it.task(item, None)) for i, item in enumerate(items)), sampling))
+    done = list(
+        it.decode_each(((i, it.task(item, None)) for i, item in enumerate(items)), sampling)
+    )
     assert [key for key, _ in done] == [0, 1]
-    assert all(torch.equal(wave, it.decode(item, sampling=sampling)) for (_, wave), item in zip(done, items, strict=True))
+    assert all(
+        torch.equal(wave, it.decode(item, sampling=sampling))
+        for (_, wave), item in zip(done, items, strict=True)
+    )
     with pytest.raises(UserInputError, match="temperature"):
         list(it.decode_each([(0, it.task(items[0], None))], replace(sampling, temperature=-1.0)))
 
@@ -289,7 +350,9 @@ OWN = {"choice": 0.9, "scale": 0.5, "voiced": 0.5}
 
 
 def with_card(it: SpeechModel, temperature: dict[str, float]) -> SpeechModel:
-    return SpeechModel(it.model, replace(it.card, about=it.card.about | {"temperature": temperature}))
+    return SpeechModel(
+        it.model, replace(it.card, about=it.card.about | {"temperature": temperature})
+    )
 
 
 def test_what_is_not_given_is_the_cards() -> None:
@@ -308,7 +371,9 @@ def test_what_is_not_given_is_the_cards() -> None:
 
 
 def test_a_saved_stream_keeps_its_temperatures(tmp_path: Path) -> None:
-    """Those it began with, whatever the card says by now; a state of a single one, as it was once written, too."""
+    """Those it began with, whatever the card says by now; a state of a single one, as it was once
+    written, too.
+    """
     plain = codec(WAVENETS["mixture"])
     it, codes = with_card(plain, OWN), codes_for(plain)
     stream = it.stream("theo", sampling=Sampling(seed=2, backend="reference"))
@@ -317,11 +382,19 @@ def test_a_saved_stream_keeps_its_temperatures(tmp_path: Path) -> None:
     rest = played(stream, codes[:, 4:], [5])
     assert np.array_equal(played(plain.resume_stream(tmp_path / "state"), codes[:, 4:], [5]), rest)
 
-    sampling = {"seed": 2, "top_p": 1.0, "guidance": 1.0, "backend": "reference", "precision": "float32"}
+    sampling = {
+        "seed": 2,
+        "top_p": 1.0,
+        "guidance": 1.0,
+        "backend": "reference",
+        "precision": "float32",
+    }
     for temperature in (0.9, 1.0):
         stream = plain.stream("theo", sampling=Sampling(**sampling, temperature=temperature))
         stream.push(codes[:, :4])
         state = stream.state()
-        old = StreamState({**state.header, "sampling": sampling | {"temperature": temperature}}, state.arrays)
+        old = StreamState(
+            {**state.header, "sampling": sampling | {"temperature": temperature}}, state.arrays
+        )
         rest = played(stream, codes[:, 4:], [5])
         assert np.array_equal(played(it.resume_stream(old), codes[:, 4:], [5]), rest)

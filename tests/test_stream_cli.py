@@ -1,4 +1,6 @@
-"""Commands in a pipe and over folders: what comes out, what is left to do, and one line for what cannot be."""
+"""Commands in a pipe and over folders: what comes out, what is left to do, and one line for what
+cannot be.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +35,28 @@ from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
 
 RATE = 8000
-STACK = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
+STACK = StackSpec(
+    layers=2,
+    dilation_cycle=2,
+    residual_channels=4,
+    gate_channels=4,
+    skip_channels=4,
+    hidden_channels=4,
+)
 CONDITIONER = ConditionerSpec(channels=4)
 VQVAE = VQVAESpec(
     encoder=FrameEncoderSpec(features=LogMelSpec(bands=8, fmax=4000), channels=8, latent_dim=4),
     quantizer=EMAQuantizerSpec(codebook_size=8),
-    decoder=WaveNetSpec(head=MixtureOfLogistics(components=2), network=STACK, conditioner=CONDITIONER),
+    decoder=WaveNetSpec(
+        head=MixtureOfLogistics(components=2), network=STACK, conditioner=CONDITIONER
+    ),
 )
-STUDENT = replace(VQVAE, decoder=StudentSpec(flows=(2,), network=replace(STACK, skip_channels=0), conditioner=CONDITIONER))
+STUDENT = replace(
+    VQVAE,
+    decoder=StudentSpec(
+        flows=(2,), network=replace(STACK, skip_channels=0), conditioner=CONDITIONER
+    ),
+)
 PLAIN = ("--backend", "reference", "--quiet")
 
 
@@ -87,7 +103,9 @@ def piped(monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def stopped(capsys: pytest.CaptureFixture[str], run: Callable[[], object]) -> str:
-    """What a command that must fail says on standard error: its last line begins so, and the status is 2."""
+    """What a command that must fail says on standard error: its last line begins so, and the status
+    is 2.
+    """
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:
         run()
@@ -98,17 +116,32 @@ def stopped(capsys: pytest.CaptureFixture[str], run: Callable[[], object]) -> st
 
 
 @pytest.mark.parametrize("model", ["vqvae", "student"])
-def test_speech_through_a_pipe_is_speech_from_files(place: Path, model: str, piped: Run, tmp_path: Path) -> None:
-    codes = piped((place / "speech.wav").read_bytes(), "encode", place / model, "-", "--speaker", "theo", "--quiet")
+def test_speech_through_a_pipe_is_speech_from_files(
+    place: Path, model: str, piped: Run, tmp_path: Path
+) -> None:
+    codes = piped(
+        (place / "speech.wav").read_bytes(),
+        "encode",
+        place / model,
+        "-",
+        "--speaker",
+        "theo",
+        "--quiet",
+    )
     (tmp_path / "piped.vqw").write_bytes(codes)
     codec = vqwave.load(place / model)
-    mine, whole = load_codes(tmp_path / "piped.vqw"), codec.encode(*vqwave.read(place / "speech.wav"), "theo")
+    mine, whole = (
+        load_codes(tmp_path / "piped.vqw"),
+        codec.encode(*vqwave.read(place / "speech.wav"), "theo"),
+    )
     assert torch.equal(mine.codes, whole.codes)
     assert (mine.samples, mine.speaker, mine.fingerprint) == (3700, "theo", whole.fingerprint)
     sound = piped(codes, "decode", place / model, "--stream", "-", "--seed", 3, *PLAIN)
     (tmp_path / "piped.wav").write_bytes(sound)
     decoded = codec.decode(whole, sampling=Sampling(seed=3, backend="reference"))
-    assert np.array_equal(audio.to_int16(decoded.numpy()), audio.to_int16(audio.read(tmp_path / "piped.wav")[0]))
+    assert np.array_equal(
+        audio.to_int16(decoded.numpy()), audio.to_int16(audio.read(tmp_path / "piped.wav")[0])
+    )
     raw = piped(codes, "decode", place / model, "-", "--stream", "--raw", "--seed", 3, *PLAIN)
     assert raw == sound[44:]
     main(
@@ -131,9 +164,18 @@ def test_speech_through_a_pipe_is_speech_from_files(place: Path, model: str, pip
 def test_the_pipe_of_the_readme(place: Path) -> None:
     """Two processes; and a reader that goes away."""
     vq, model = f"{shlex.quote(sys.executable)} -m vqwave", shlex.quote(str(place / "student"))
-    line = f"{vq} encode {model} - < {place}/speech.wav | {vq} decode {model} --stream - --speaker theo --raw --backend reference"
+    line = (
+        f"{vq} encode {model} - < {place}/speech.wav | {vq} decode {model} --stream - --speaker"
+        " theo --raw --backend reference"
+    )
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, check=True, env=environment, timeout=300)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line],
+        capture_output=True,
+        check=True,
+        env=environment,
+        timeout=300,
+    )
     assert len(done.stdout) == 2 * 3700
     assert b"note: codes come" in done.stderr
     assert b"note: sound comes" in done.stderr
@@ -141,11 +183,21 @@ def test_the_pipe_of_the_readme(place: Path) -> None:
     os.close(read)
     command = [sys.executable, "-m", "vqwave", "encode", str(place / "student"), "-", "--quiet"]
     with (place / "speech.wav").open("rb") as given, os.fdopen(write, "wb") as out:
-        gone = subprocess.run(command, stdin=given, stdout=out, stderr=subprocess.PIPE, check=False, env=environment, timeout=300)
+        gone = subprocess.run(
+            command,
+            stdin=given,
+            stdout=out,
+            stderr=subprocess.PIPE,
+            check=False,
+            env=environment,
+            timeout=300,
+        )
     assert (gone.returncode, gone.stderr) == (2, b"error: standard output: its reader is gone\n")
 
 
-def test_what_does_not_come_through_a_pipe_is_named(place: Path, piped: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_does_not_come_through_a_pipe_is_named(
+    place: Path, piped: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     wav = (place / "speech.wav").read_bytes()
     codes = piped(wav, "encode", place / "vqvae", "-", "--quiet")
     encode, decode = (
@@ -163,24 +215,41 @@ def test_what_does_not_come_through_a_pipe_is_named(place: Path, piped: Run, cap
         (b"hello, this is text", decode, "standard input: not a .vqw file"),
         (codes[:-3], decode, "standard input: the checksum does not match"),
         (codes[:20], decode, "standard input: the checksum does not match"),
-        (wav, (*encode, "--prior", place / "none"), "--prior: entropy coding needs the whole utterance"),
+        (
+            wav,
+            (*encode, "--prior", place / "none"),
+            "--prior: entropy coding needs the whole utterance",
+        ),
         (codes, (*decode[:-1], "thea"), "did you mean theo"),
     ):
         err = stopped(capsys, lambda given=given, command=command: piped(given, *command))
         assert expected in err
         assert err.count("\n") == 1
-    assert "--out: not given" in stopped(capsys, lambda: main(["encode", str(place / "vqvae"), str(place / "speech.wav")]))
-    assert "--raw: is for a stream" in stopped(capsys, lambda: piped(b"", "decode", place / "vqvae", "x.vqw", "--raw"))
+    assert "--out: not given" in stopped(
+        capsys, lambda: main(["encode", str(place / "vqvae"), str(place / "speech.wav")])
+    )
+    assert "--raw: is for a stream" in stopped(
+        capsys, lambda: piped(b"", "decode", place / "vqvae", "x.vqw", "--raw")
+    )
 
 
-def test_nothing_half_written_is_left(place: Path, piped: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_half_written_is_left(
+    place: Path, piped: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     wav = (place / "speech.wav").read_bytes()
-    stopped(capsys, lambda: piped(wav[:3000], "encode", place / "vqvae", "-", "--out", tmp_path / "a.vqw", "--quiet"))
+    stopped(
+        capsys,
+        lambda: piped(
+            wav[:3000], "encode", place / "vqvae", "-", "--out", tmp_path / "a.vqw", "--quiet"
+        ),
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Encoded, decoded and converted as file by file; what is there is left alone; ranks share; a bad file is named."""
+    """Encoded, decoded and converted as file by file; what is there is left alone; ranks share; a
+    bad file is named.
+    """
     model, codes, out = str(place / "vqvae"), tmp_path / "codes", tmp_path / "out"
     main(["encode", model, str(place / "in"), "--out", str(codes), "--speaker", "theo", "--quiet"])
     made = sorted(path.relative_to(codes).as_posix() for path in codes.rglob("*.*"))
@@ -190,8 +259,21 @@ def test_a_folder(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert torch.equal(load_codes(codes / "b.vqw").codes, whole.codes)
     main(["decode", model, str(codes), "--out", str(out), *PLAIN])
     alone = codec.decode(whole, sampling=Sampling(backend="reference"))
-    assert np.array_equal(audio.read(out / "b.wav")[0], audio.from_int16(audio.to_int16(alone.numpy())))
-    main(["convert", model, str(place / "in"), "--speaker", "theo", "--out", str(tmp_path / "same"), *PLAIN])
+    assert np.array_equal(
+        audio.read(out / "b.wav")[0], audio.from_int16(audio.to_int16(alone.numpy()))
+    )
+    main(
+        [
+            "convert",
+            model,
+            str(place / "in"),
+            "--speaker",
+            "theo",
+            "--out",
+            str(tmp_path / "same"),
+            *PLAIN,
+        ]
+    )
     for name in ("a.wav", "b.wav", "deep/c.wav"):
         assert (tmp_path / "same" / name).read_bytes() == (out / name).read_bytes()
     stamp = (out / "a.wav").stat().st_mtime_ns
@@ -204,28 +286,50 @@ def test_a_folder(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     capsys.readouterr()
 
 
-def test_a_bad_file_among_good_ones(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_file_among_good_ones(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, source, out = str(place / "vqvae"), tmp_path / "in", tmp_path / "out"
     source.mkdir()
     (source / "bad.wav").write_text("no audio")
     audio.write(source / "good.wav", chirp(900), RATE)
     audio.write(source / "quiet.wav", np.zeros(900, np.float32), RATE)
-    err = stopped(capsys, lambda: main(["encode", model, str(source), "--out", str(out), "--speaker", "theo", "--quiet"]))
-    assert [line.split(": ")[1] for line in err.splitlines()[:2]] == [str(source / "bad.wav"), str(source / "quiet.wav")]
+    err = stopped(
+        capsys,
+        lambda: main(
+            ["encode", model, str(source), "--out", str(out), "--speaker", "theo", "--quiet"]
+        ),
+    )
+    assert [line.split(": ")[1] for line in err.splitlines()[:2]] == [
+        str(source / "bad.wav"),
+        str(source / "quiet.wav"),
+    ]
     assert f"2 of 3 files could not be used; the others are in {out}" in err
     assert [path.name for path in out.iterdir()] == ["good.vqw"]
-    save_codes(replace(load_codes(out / "good.vqw"), fingerprint="0123456789abcdef"), out / "foreign.vqw")
+    save_codes(
+        replace(load_codes(out / "good.vqw"), fingerprint="0123456789abcdef"), out / "foreign.vqw"
+    )
     (out / "cut.vqw").write_bytes((out / "good.vqw").read_bytes()[:-1])
-    err = stopped(capsys, lambda: main(["decode", model, str(out), "--out", str(tmp_path / "wav"), *PLAIN]))
-    assert {line.split(": ")[1] for line in err.splitlines()[:2]} == {str(out / "cut.vqw"), str(out / "foreign.vqw")}
+    err = stopped(
+        capsys, lambda: main(["decode", model, str(out), "--out", str(tmp_path / "wav"), *PLAIN])
+    )
+    assert {line.split(": ")[1] for line in err.splitlines()[:2]} == {
+        str(out / "cut.vqw"),
+        str(out / "foreign.vqw"),
+    }
     assert [path.name for path in (tmp_path / "wav").iterdir()] == ["good.wav"]
     for argv, expected in (
         (["encode", model, str(out), "--out", str(tmp_path / "x")], "no files in it end in"),
-        (["encode", model, str(source), "--out", str(source / "good.wav")], "a file, expected a folder"),
+        (
+            ["encode", model, str(source), "--out", str(source / "good.wav")],
+            "a file, expected a folder",
+        ),
     ):
         assert expected in stopped(capsys, lambda argv=argv: main(argv))
     audio.write(source / "good.flac", chirp(900), RATE)
-    err = stopped(capsys, lambda: main(["encode", model, str(source), "--out", str(tmp_path / "y")]))
+    err = stopped(
+        capsys, lambda: main(["encode", model, str(source), "--out", str(tmp_path / "y")])
+    )
     assert "would both become" in err
 
 
@@ -234,16 +338,36 @@ def test_ranks_share_a_folder(place: Path, tmp_path: Path, monkeypatch: pytest.M
     made = []
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
-        main(["encode", str(place / "vqvae"), str(place / "in"), "--out", str(tmp_path / str(rank)), "--quiet"])
+        main(
+            [
+                "encode",
+                str(place / "vqvae"),
+                str(place / "in"),
+                "--out",
+                str(tmp_path / str(rank)),
+                "--quiet",
+            ]
+        )
         made.append({path.name for path in (tmp_path / str(rank)).rglob("*.vqw")})
     assert [sorted(names) for names in made] == [["a.vqw", "c.vqw"], ["b.vqw"]]
 
 
 def wav(kind: int, bits: int, channels: int, data: bytes, length: int | None = None) -> bytes:
-    facts = struct.pack("<HHIIHH", kind, channels, RATE, RATE * channels * bits // 8, channels * bits // 8, bits)
+    facts = struct.pack(
+        "<HHIIHH", kind, channels, RATE, RATE * channels * bits // 8, channels * bits // 8, bits
+    )
     size = len(data) if length is None else length
     extra = b"LIST" + struct.pack("<I", 5) + b"hello\0"
-    return b"RIFF\0\0\0\0WAVE" + extra + b"fmt " + struct.pack("<I", 16) + facts + b"data" + struct.pack("<I", size) + data
+    return (
+        b"RIFF\0\0\0\0WAVE"
+        + extra
+        + b"fmt "
+        + struct.pack("<I", 16)
+        + facts
+        + b"data"
+        + struct.pack("<I", size)
+        + data
+    )
 
 
 def test_wavs_of_every_kind_come_through() -> None:

@@ -1,4 +1,6 @@
-"""Encoding in blocks and as a stream: the codes of the whole, whatever the chunks; level and rate as they come."""
+"""Encoding in blocks and as a stream: the codes of the whole, whatever the chunks; level and rate
+as they come.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,11 @@ MEL = LogMelSpec(bands=6, window_ms=8.0, hop_ms=2.0, fmin=200.0, fmax=4000.0)
 ENCODERS = {
     "waveform": WaveformEncoderSpec(strides=(2, 4, 3), blocks=2, **SMALL),
     "frames": FrameEncoderSpec(features=MEL, **SMALL),
-    "mfcc": FrameEncoderSpec(features=MFCCSpec(coefficients=4, bands=6, window_ms=8.0, hop_ms=2.0, fmin=200.0), stride=3, **SMALL),
+    "mfcc": FrameEncoderSpec(
+        features=MFCCSpec(coefficients=4, bands=6, window_ms=8.0, hop_ms=2.0, fmin=200.0),
+        stride=3,
+        **SMALL,
+    ),
     "pitch": FrameEncoderSpec(features=PitchSpec(hop_ms=2.0, fmin=100.0), **SMALL),
     "batch_norm": BatchNormEncoderSpec(features=MEL, **SMALL),
 }
@@ -40,10 +46,19 @@ ENCODERS = {
 
 def codec(encoder: object, quantizer: object = EMAQuantizerSpec(codebook_size=32)) -> SpeechModel:
     torch.manual_seed(0)
-    network = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
+    network = StackSpec(
+        layers=2,
+        dilation_cycle=2,
+        residual_channels=4,
+        gate_channels=4,
+        skip_channels=4,
+        hidden_channels=4,
+    )
     decoder = WaveNetSpec(network=network, conditioner=ConditionerSpec(channels=4, categorical=()))
     spec = VQVAESpec(encoder=encoder, quantizer=quantizer, decoder=decoder)
-    it = SpeechModel(spec.build(RATE, {}).eval(), ModelCard(sample_rate=RATE, labels={}, spec=spec, about={}))
+    it = SpeechModel(
+        spec.build(RATE, {}).eval(), ModelCard(sample_rate=RATE, labels={}, spec=spec, about={})
+    )
     for book in it.model.quantizer.modules():
         if hasattr(book, "sums"):
             z = it.model.encoder(speech(4800)[None])[0].t()
@@ -54,7 +69,9 @@ def codec(encoder: object, quantizer: object = EMAQuantizerSpec(codebook_size=32
 def speech(T: int, seed: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     t = torch.arange(T) / RATE
-    return 0.1 * torch.sin(2 * torch.pi * (200 * t + 700 * t**2)) + 0.03 * torch.randn(T, generator=generator)
+    return 0.1 * torch.sin(2 * torch.pi * (200 * t + 700 * t**2)) + 0.03 * torch.randn(
+        T, generator=generator
+    )
 
 
 @pytest.mark.parametrize("encoder", ENCODERS.values(), ids=ENCODERS)
@@ -66,28 +83,39 @@ def test_what_a_frame_hears_is_known(encoder: object) -> None:
     wave = speech((2 * frame + 1) * it.hop).double().requires_grad_()
     if isinstance(encoder, FrameEncoderSpec) and isinstance(encoder.features, PitchSpec):
         with torch.no_grad():  # pitch has no gradient: what is heard by difference
-            for at, expected in ((frame * it.hop + span.last + 1, True), (frame * it.hop + span.first - 1, True)):
+            for at, expected in (
+                (frame * it.hop + span.last + 1, True),
+                (frame * it.hop + span.first - 1, True),
+            ):
                 other = wave.clone()
                 other[at:] = 0.0 if at > frame * it.hop else other[at:]
                 other[: at + 1] = 0.0 if at < frame * it.hop else other[: at + 1]
-                same = torch.allclose(it(other[None])[..., frame], it(wave[None])[..., frame], rtol=0, atol=1e-5)
+                same = torch.allclose(
+                    it(other[None])[..., frame], it(wave[None])[..., frame], rtol=0, atol=1e-5
+                )
                 assert same is expected
         return
     it(wave[None])[..., frame].square().sum().backward()
     reached = wave.grad.nonzero().flatten() - frame * it.hop
     assert span.first <= int(reached[0])
     assert int(reached[-1]) <= span.last
-    assert span.last - span.first < 3 * (int(reached[-1]) - int(reached[0]))  # and no margin is wasted
+    # and no margin is wasted
+    assert span.last - span.first < 3 * (int(reached[-1]) - int(reached[0]))
 
 
 @pytest.mark.parametrize("encoder", ENCODERS.values(), ids=ENCODERS)
 def test_blocks_have_the_latents_of_the_whole(encoder: object) -> None:
-    """In float64, to rounding; so that their codes are the same. The pitch tracker has but float32."""
+    """In float64, to rounding; so that their codes are the same.
+
+    The pitch tracker has but float32.
+    """
     it = codec(encoder).model
     tolerance = 1e-5 if isinstance(getattr(encoder, "features", None), PitchSpec) else 1e-10
     it.encoder.double()
     wave, whole = speech(4803).double(), []
-    it.quantizer.encode = lambda z: torch.zeros(1, 1, z.shape[-1], dtype=torch.int64) if whole.append(z) is None else None
+    it.quantizer.encode = lambda z: (
+        torch.zeros(1, 1, z.shape[-1], dtype=torch.int64) if whole.append(z) is None else None
+    )
     for frames in (1, 7, 30):
         whole.clear()
         blocks = Blocks(it, frames)
@@ -96,12 +124,16 @@ def test_blocks_have_the_latents_of_the_whole(encoder: object) -> None:
             blocks.push(piece)
         blocks.flush()
         padded = torch.nn.functional.pad(wave, (0, -len(wave) % it.hop))
-        torch.testing.assert_close(torch.cat(whole, -1), it.encoder(padded[None]), rtol=0, atol=tolerance)
+        torch.testing.assert_close(
+            torch.cat(whole, -1), it.encoder(padded[None]), rtol=0, atol=tolerance
+        )
 
 
 @pytest.mark.parametrize("encoder", ENCODERS.values(), ids=ENCODERS)
 def test_chunks_do_not_show(encoder: object, clear_frames: Callable[..., Tensor]) -> None:
-    """The codes of the whole: bit for bit where the blocks are those of the whole, in float64 whatever the blocks."""
+    """The codes of the whole: bit for bit where the blocks are those of the whole, in float64
+    whatever the blocks.
+    """
     it = codec(encoder)
     wave = it.prepare(speech(4803))
     whole = it.codes_of(wave)
@@ -122,10 +154,17 @@ def test_chunks_do_not_show(encoder: object, clear_frames: Callable[..., Tensor]
         around = soon.blocks.before + soon.blocks.after + soon.blocks.grid
         assert len(soon.blocks.kept) <= (around + soon.blocks.frames) * it.model.hop + 200
     assert behind <= soon.latency * RATE + 1e-6
-    latents = it.model.encoder(torch.nn.functional.pad(wave, (0, -len(wave) % it.model.hop))[None].double())
-    sure = clear_frames(it.model.quantizer, latents)[0] | (encoder is not ENCODERS["pitch"])  # whose tracker has but float32
-    same = [it.model.quantizer.decode(codes[None]) for codes in (torch.cat([*parts, soon.flush()], 1), it.codes_of(wave))]
-    torch.testing.assert_close(*(z[..., sure] for z in same), rtol=0, atol=1e-9)  # of the codes of one latent any will do
+    latents = it.model.encoder(
+        torch.nn.functional.pad(wave, (0, -len(wave) % it.model.hop))[None].double()
+    )
+    # whose tracker has but float32
+    sure = clear_frames(it.model.quantizer, latents)[0] | (encoder is not ENCODERS["pitch"])
+    same = [
+        it.model.quantizer.decode(codes[None])
+        for codes in (torch.cat([*parts, soon.flush()], 1), it.codes_of(wave))
+    ]
+    # of the codes of one latent any will do
+    torch.testing.assert_close(*(z[..., sure] for z in same), rtol=0, atol=1e-9)
 
 
 def test_a_long_recording_is_encoded_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +172,9 @@ def test_a_long_recording_is_encoded_in_blocks(monkeypatch: pytest.MonkeyPatch) 
         codec(
             ENCODERS["frames"],
             HierarchicalQuantizerSpec(
-                downsample=4, top=EMAQuantizerSpec(codebook_size=8), bottom=EMAQuantizerSpec(codebook_size=8)
+                downsample=4,
+                top=EMAQuantizerSpec(codebook_size=8),
+                bottom=EMAQuantizerSpec(codebook_size=8),
             ),
         ),
         speech(9000),
@@ -228,7 +269,8 @@ def test_names_of_a_codec_follow_its_weights_and_settings() -> None:
     assert it.fingerprint == name
     assert older != (name,)
     assert codec(ENCODERS["frames"]).fingerprint == name
-    other = codec(replace(ENCODERS["frames"], features=replace(MEL, window_ms=6.0)))  # no tensor of it is saved
+    # no tensor of it is saved
+    other = codec(replace(ENCODERS["frames"], features=replace(MEL, window_ms=6.0)))
     other.model.load_state_dict(it.model.state_dict())
     assert (other.fingerprint != name, other._names.older) == (True, older)
     coded = it.encode(speech(800))

@@ -1,4 +1,6 @@
-"""Encoding as a stream with melody: both kinds of codes in step, the range of the voice, and what chunks must not change."""
+"""Encoding as a stream with melody: both kinds of codes in step, the range of the voice, and what
+chunks must not change.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,20 @@ from vqwave.pitch_tracking import contour, track
 
 RATE = 8000
 VOICES = {"low": (0.2, 0.1), "high": (0.9, 0.2)}
-STACK = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
+STACK = StackSpec(
+    layers=2,
+    dilation_cycle=2,
+    residual_channels=4,
+    gate_channels=4,
+    skip_channels=4,
+    hidden_channels=4,
+)
 
 
 def build(melody: PitchCodecSpec | None) -> SpeechModel:
-    """Random weights; the codes of the melody are spread over its latents, so that all are taken."""
+    """Random weights; the codes of the melody are spread over its latents, so that all are
+    taken.
+    """
     features = LogMelSpec(bands=8, fmax=4000)
     spec = VQVAESpec(
         encoder=FrameEncoderSpec(features=features, channels=8, latent_dim=4),
@@ -64,7 +75,9 @@ def spread(melody: Melody) -> None:
 
 @pytest.fixture(scope="module")
 def codec() -> SpeechModel:
-    return build(PitchCodecSpec(channels=8, latent_dim=4, quantizer=EMAQuantizerSpec(codebook_size=6)))
+    return build(
+        PitchCodecSpec(channels=8, latent_dim=4, quantizer=EMAQuantizerSpec(codebook_size=6))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +85,12 @@ def melody(codec: SpeechModel) -> Melody:
     return codec.model.melody
 
 
-def voice(seconds: float, f0: float = 140.0, silence: float = 0.0, swing: float = 0.3) -> np.ndarray:
-    """Harmonics whose F0 goes up and down, a pause of a quarter of each second, after some silence."""
+def voice(
+    seconds: float, f0: float = 140.0, silence: float = 0.0, swing: float = 0.3
+) -> np.ndarray:
+    """Harmonics whose F0 goes up and down, a pause of a quarter of each second, after some
+    silence.
+    """
     t = np.arange(round(seconds * RATE)) / RATE
     phase = 2 * np.pi * np.cumsum(f0 * np.exp(swing * np.sin(5 * t))) / RATE
     wave = 0.1 * sum(np.cos(k * phase + k) / k for k in range(1, 13)) * (t % 1 < 0.75)
@@ -104,7 +121,9 @@ CHUNKS = {"one": [10**6], "ticks": [80], "any": [1, 700, 0, 3000, 161]}
     ids=["taken", "speaker", "range"],
 )
 def test_chunks_do_not_show(codec: SpeechModel, given: dict[str, object]) -> None:
-    """Codes, pitch codes and the range are the same bits, however the samples came; blocks are consecutive, both kinds in step."""
+    """Codes, pitch codes and the range are the same bits, however the samples came; blocks are
+    consecutive, both kinds in step.
+    """
     wave, found = voice(2.53), {}
     for name, sizes in CHUNKS.items():
         stream = codec.encode_stream(level=-23.0, **given)
@@ -128,14 +147,20 @@ def test_chunks_do_not_show(codec: SpeechModel, given: dict[str, object]) -> Non
 
 
 def test_windows_have_the_latents_of_the_whole(melody: Melody) -> None:
-    """In float64, of any contour and any length: a window holds all frames that its code depends on, and the end is the end."""
+    """In float64, of any contour and any length: a window holds all frames that its code depends
+    on, and the end is the end.
+    """
     it = Melody(melody.codec, 0).double()
     wanted, rng = [], np.random.default_rng(1)
     plain = it.codec.quantizer.encode
-    it.codec.quantizer.encode = lambda z: torch.zeros(1, 1, z.shape[-1], dtype=torch.int64) if wanted.append(z) is None else None
+    it.codec.quantizer.encode = lambda z: (
+        torch.zeros(1, 1, z.shape[-1], dtype=torch.int64) if wanted.append(z) is None else None
+    )
     try:
         for frames in (1, 7, 8, 9, 64, 171):
-            f0 = (120 * np.exp(0.2 * rng.standard_normal(frames)) * (rng.random(frames) < 0.7)).astype(np.float32)
+            f0 = (
+                120 * np.exp(0.2 * rng.standard_normal(frames)) * (rng.random(frames) < 0.7)
+            ).astype(np.float32)
             stream = PitchCodeStream(it, RATE, VoicePitch(0.2, 0.1))
             wanted.clear()
             known = 0
@@ -144,7 +169,10 @@ def test_windows_have_the_latents_of_the_whole(melody: Melody) -> None:
                 stream.f0, known = np.concatenate([stream.f0, more]), known + len(more)
                 stream._encode(last=known == frames)
                 assert len(stream.f0) <= sum(it.codec.context) + 2 * it.ratio + 5
-            places = [(max(0, n * it.ratio - it.codec.context[0])) // it.ratio for n in range(-(-frames // it.ratio))]
+            places = [
+                (max(0, n * it.ratio - it.codec.context[0])) // it.ratio
+                for n in range(-(-frames // it.ratio))
+            ]
             mine = [z[..., n - low] for n, (low, z) in enumerate(zip(places, wanted, strict=True))]
             wanted.clear()
             encode_melody(it, f0, VoicePitch(0.2, 0.1))
@@ -155,10 +183,14 @@ def test_windows_have_the_latents_of_the_whole(melody: Melody) -> None:
 
 
 def test_codes_of_a_known_range_are_those_of_the_whole(codec: SpeechModel) -> None:
-    """Normalised alike, a stream has the codes of the recording; F0 itself is that of the whole up to rounding."""
+    """Normalised alike, a stream has the codes of the recording; F0 itself is that of the whole up
+    to rounding.
+    """
     wave = voice(2.5)
     whole = codec.encode(wave, speaker="low")
-    stream = codec.encode_stream(speaker="low", level=20 * math.log10(np.sqrt(np.mean(np.square(wave - wave.mean())))))
+    stream = codec.encode_stream(
+        speaker="low", level=20 * math.log10(np.sqrt(np.mean(np.square(wave - wave.mean()))))
+    )
     _, pitch = joined(encoded(stream, wave, [400]))
     assert stream.pitch == whole.pitch.format
     assert pitch.shape == whole.pitch.codes.shape
@@ -192,7 +224,9 @@ def test_the_range_is_that_of_the_first_voiced_second(melody: Melody) -> None:
             assert taken.deviation == pytest.approx(VoicePitch.of(frames).deviation, abs=2e-3)
             assert sizes != [160] or after - (len(wave) - 4 * RATE) / RATE < 2.0
     taken, _ = ranged(melody, low[: RATE // 2], [160])  # all there is
-    assert taken.mean == pytest.approx(VoicePitch.of(track(low[: RATE // 2], RATE, melody.hop)).mean, abs=2e-3)
+    assert taken.mean == pytest.approx(
+        VoicePitch.of(track(low[: RATE // 2], RATE, melody.hop)).mean, abs=2e-3
+    )
 
 
 def test_the_range_of_a_whisper_is_known_after_four_seconds(melody: Melody) -> None:
@@ -200,7 +234,9 @@ def test_the_range_of_a_whisper_is_known_after_four_seconds(melody: Melody) -> N
     whisper = (0.05 * np.random.default_rng(0).standard_normal(7 * RATE)).astype(np.float32)
     assert not track(whisper, RATE, melody.hop).any()
     for sizes in ([80], [1000], [100_000]):
-        taken, after = ranged(melody, np.concatenate([np.zeros(RATE, np.float32), whisper, voice(2.0)]), sizes)
+        taken, after = ranged(
+            melody, np.concatenate([np.zeros(RATE, np.float32), whisper, voice(2.0)]), sizes
+        )
         assert taken == UNVOICED
         assert sizes != [80] or 5.0 <= after < 5.5
 
@@ -261,7 +297,10 @@ def test_a_range_that_is_none(codec: SpeechModel, wrong: object, said: str) -> N
 
 def test_a_model_without_melody_takes_no_range() -> None:
     it = build(None)
-    with pytest.raises(UserInputError, match="pitch_range: given, expected none: this model has no codes of a melody"):
+    with pytest.raises(
+        UserInputError,
+        match="pitch_range: given, expected none: this model has no codes of a melody",
+    ):
         it.encode_stream(pitch_range=(120.0, 3.0))
     assert it.encode_stream(speaker="low").push(voice(0.5)).shape[0] == 1
 

@@ -21,7 +21,14 @@ from vqwave.nn.wavenet import StackSpec
 
 RATE, MINUTES, PIECE = 8000, 10, 25  # PIECE: frames that are pushed together
 STATUS = Path("/proc/self/statm")
-NETWORK = StackSpec(layers=2, dilation_cycle=2, residual_channels=16, gate_channels=16, skip_channels=16, hidden_channels=16)
+NETWORK = StackSpec(
+    layers=2,
+    dilation_cycle=2,
+    residual_channels=16,
+    gate_channels=16,
+    skip_channels=16,
+    hidden_channels=16,
+)
 DECODERS = {
     "wavenet": WaveNetSpec(head=MixtureOfLogistics(components=1), network=NETWORK),
     "student": StudentSpec(flows=(2, 2), network=NETWORK),
@@ -33,7 +40,9 @@ def resident() -> int:
     return int(STATUS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.skipif(not STATUS.exists(), reason="this system does not say how much memory a process has")
+@pytest.mark.skipif(
+    not STATUS.exists(), reason="this system does not say how much memory a process has"
+)
 @pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
 @pytest.mark.parametrize("name", DECODERS)
 def test_ten_minutes_take_no_more_memory_than_one(name: str) -> None:
@@ -42,9 +51,13 @@ def test_ten_minutes_take_no_more_memory_than_one(name: str) -> None:
     spec = VQVAESpec(
         encoder=WaveformEncoderSpec(strides=(8, 8, 10), channels=8, latent_dim=4),
         quantizer=EMAQuantizerSpec(codebook_size=16),
-        decoder=type(decoder)(**{**vars(decoder), "conditioner": ConditionerSpec(channels=8, categorical=())}),
+        decoder=type(decoder)(
+            **{**vars(decoder), "conditioner": ConditionerSpec(channels=8, categorical=())}
+        ),
     )
-    it = SpeechModel(spec.build(RATE, {}).eval(), ModelCard(sample_rate=RATE, labels={}, spec=spec, about={}))
+    it = SpeechModel(
+        spec.build(RATE, {}).eval(), ModelCard(sample_rate=RATE, labels={}, spec=spec, about={})
+    )
     stream = it.stream(sampling=Sampling(backend="numba"))
     sizes, memory, kept = [], [], []
     pushes = MINUTES * 60 * RATE // (PIECE * it.model.hop)

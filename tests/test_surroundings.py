@@ -41,7 +41,14 @@ ROOT = Path(__file__).resolve().parents[1]
 RATE = 8000
 LABELS = {"speaker": ["ann", "bob"]}
 ANN = {"speaker": "ann"}
-SIZES = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
+SIZES = StackSpec(
+    layers=2,
+    dilation_cycle=2,
+    residual_channels=4,
+    gate_channels=4,
+    skip_channels=4,
+    hidden_channels=4,
+)
 TOLD = ConditionerSpec(channels=4)
 TEACHER = WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=TOLD)
 STUDENT = StudentSpec(flows=(2,), network=SIZES, conditioner=TOLD)
@@ -93,7 +100,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(corpus: Path, run: Path, *more: str) -> list[str]:
-    data = {"corpus": corpus, "clip_seconds": 0.02, "batch": 2, "valid_clip_seconds": 0.02, "valid_clips": 2}
+    data = {
+        "corpus": corpus,
+        "clip_seconds": 0.02,
+        "batch": 2,
+        "valid_clip_seconds": 0.02,
+        "valid_clips": 2,
+    }
     train = {"steps": 3, "log_every": 1, "threads": 1}
     given = [f"data.{name}={value}" for name, value in data.items()]
     given += [f"train.{name}={value}" for name, value in train.items()]
@@ -134,7 +147,9 @@ def all_that_a_model_does(folder: Path) -> list[np.ndarray]:
         found += [stream.push(coded.codes[:, :9]), stream.copy().flush()]
         tasks = [("a", model.task(coded, "bob"))]
         found += [wave for _, wave in model.decode_each(tasks, PLAIN)]
-    found.append(np.array(SpeechModel.load(folder / "teacher").log_likelihood(wave, labels=ANN).bits))
+    found.append(
+        np.array(SpeechModel.load(folder / "teacher").log_likelihood(wave, labels=ANN).bits)
+    )
     prior = SpeechModel.load(folder / "prior")
     found += prior.generate(0.02, labels=ANN, sampling=PLAIN)
     found.append(np.array(prior.prior.bits(prior.prior.draw(0.1)[0])))
@@ -155,7 +170,9 @@ def save_models(folder: Path) -> None:
         save_trained(folder / name, card.build(), card)
 
 
-def test_default_types_and_devices_change_nothing_of_a_model(set_defaults: Callable[[], object], tmp_path: Path) -> None:
+def test_default_types_and_devices_change_nothing_of_a_model(
+    set_defaults: Callable[[], object], tmp_path: Path
+) -> None:
     save_models(tmp_path)
     plain = all_that_a_model_does(tmp_path)
     set_defaults()
@@ -244,7 +261,14 @@ def test_kernels_without_a_place_to_keep_them_are_compiled_and_it_is_said_once(
     assert kernels.folder(Path(kernels.__file__)).is_relative_to(tmp_path / "cache")
 
 
-NETWORK = ("layers=2", "dilation_cycle=2", "residual_channels=4", "gate_channels=4", "skip_channels=4", "hidden_channels=4")
+NETWORK = (
+    "layers=2",
+    "dilation_cycle=2",
+    "residual_channels=4",
+    "gate_channels=4",
+    "skip_channels=4",
+    "hidden_channels=4",
+)
 NOBODY = """
 import os, pwd, sys
 def unknown(number):
@@ -263,7 +287,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def train_elsewhere(corpus: Path, run: Path, *before: str, **given: str) -> subprocess.CompletedProcess[str]:
+def train_elsewhere(
+    corpus: Path, run: Path, *before: str, **given: str
+) -> subprocess.CompletedProcess[str]:
     """experiments/wavenet.py with wandb, in a process whose environment names no wandb."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     network = [f"model.network.{value}" for value in NETWORK]
@@ -355,7 +381,9 @@ def test_where_a_login_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("no_wandb_set")
-def test_a_run_of_wandb_that_is_open_is_taken_and_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_wandb_that_is_open_is_taken_and_left_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
     wandb = pytest.importorskip("wandb")
     run = wandb.init(mode="disabled", dir=tmp_path, config={"optim.lr": 1.0})
@@ -383,5 +411,7 @@ def test_what_wandb_cannot_do_is_a_line(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(wandb, "init", fail)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    with pytest.raises(UserInputError, match=r"^train.tracker: wandb cannot open a run \(the server is"):
+    with pytest.raises(
+        UserInputError, match=r"^train.tracker: wandb cannot open a run \(the server is"
+    ):
         boards.WandbBoard(tmp_path, "x", {})

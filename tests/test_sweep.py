@@ -1,4 +1,6 @@
-"""Sweeps: wandb's files by wandb's rules; trials one after another, killed and taken up again; the shipped files run."""
+"""Sweeps: wandb's files by wandb's rules; trials one after another, killed and taken up again; the
+shipped files run.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def plan_of(folder: Path, **changes: object) -> Plan:
         "command": ["${env}", "${interpreter}", "${program}", "${args_no_hyphens}"],
     } | changes
     file = folder / "sweep.yaml"
-    file.write_text(yaml.safe_dump({key: value for key, value in tree.items() if value is not None}))
+    file.write_text(
+        yaml.safe_dump({key: value for key, value in tree.items() if value is not None})
+    )
     return read(file)
 
 
@@ -64,10 +68,22 @@ def plan_of(folder: Path, **changes: object) -> Plan:
     [
         ({"min": 0.5, "max": 2.0}, stats.uniform(0.5, 1.5)),
         ({"distribution": "uniform", "min": -1, "max": 3}, stats.uniform(-1, 4)),
-        ({"distribution": "log_uniform", "min": -3.0, "max": 1.0}, stats.loguniform(np.exp(-3), np.exp(1))),
-        ({"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-2}, stats.loguniform(1e-5, 1e-2)),
-        ({"distribution": "inv_log_uniform_values", "min": 1e-5, "max": 1e-2}, stats.loguniform(1e-5, 1e-2)),
-        ({"distribution": "inv_log_uniform", "min": -1.0, "max": 3.0}, stats.loguniform(np.exp(-3), np.exp(1))),
+        (
+            {"distribution": "log_uniform", "min": -3.0, "max": 1.0},
+            stats.loguniform(np.exp(-3), np.exp(1)),
+        ),
+        (
+            {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-2},
+            stats.loguniform(1e-5, 1e-2),
+        ),
+        (
+            {"distribution": "inv_log_uniform_values", "min": 1e-5, "max": 1e-2},
+            stats.loguniform(1e-5, 1e-2),
+        ),
+        (
+            {"distribution": "inv_log_uniform", "min": -1.0, "max": 3.0},
+            stats.loguniform(np.exp(-3), np.exp(1)),
+        ),
         ({"distribution": "normal", "mu": 2.0, "sigma": 0.5}, stats.norm(2.0, 0.5)),
         ({"distribution": "log_normal", "sigma": 0.5}, stats.lognorm(0.5)),
         ({"distribution": "beta", "a": 2.0, "b": 5.0}, stats.beta(2.0, 5.0)),
@@ -84,9 +100,15 @@ def test_draws_follow_their_law(entry: dict[str, Any], law: stats.rv_continuous)
     ("entry", "shares"),
     [
         ({"values": ["a", "b"]}, {"a": 0.5, "b": 0.5}),
-        ({"values": [True, None, 3], "probabilities": [0.1, 0.6, 0.3]}, {True: 0.1, None: 0.6, 3: 0.3}),
+        (
+            {"values": [True, None, 3], "probabilities": [0.1, 0.6, 0.3]},
+            {True: 0.1, None: 0.6, 3: 0.3},
+        ),
         ({"min": 3, "max": 6}, dict.fromkeys(range(3, 7), 0.25)),
-        ({"distribution": "q_uniform", "min": 0.0, "max": 1.0, "q": 0.5}, {0.0: 0.25, 0.5: 0.5, 1.0: 0.25}),
+        (
+            {"distribution": "q_uniform", "min": 0.0, "max": 1.0, "q": 0.5},
+            {0.0: 0.25, 0.5: 0.5, 1.0: 0.25},
+        ),
         ({"value": 7}, {7: 1.0}),
     ],
 )
@@ -100,7 +122,9 @@ def test_choices_come_in_their_shares(entry: dict[str, Any], shares: dict[object
 
 @pytest.mark.parametrize("name", ["q_normal", "q_log_normal", "q_log_uniform_values", "q_beta"])
 def test_steps_are_multiples(name: str) -> None:
-    entry = {"distribution": name, "q": 0.25} | ({"min": 0.5, "max": 8.0} if "uniform" in name else {})
+    entry = {"distribution": name, "q": 0.25} | (
+        {"min": 0.5, "max": 8.0} if "uniform" in name else {}
+    )
     drawn = [draw(read_parameters({"x": entry}), 0, trial)["x"] for trial in range(200)]
     assert all(value % 0.25 == 0 for value in drawn)
     assert len(set(drawn)) > 3
@@ -115,11 +139,18 @@ def test_a_trial_depends_on_seed_number_and_name_alone() -> None:
 
 def test_a_grid_is_every_combination_and_nests() -> None:
     parameters = read_parameters(
-        {"b": {"values": [1, 2]}, "a": {"parameters": {"x": {"min": 0, "max": 1}, "y": {"value": "k"}}}, "c": {"value": 5}}
+        {
+            "b": {"values": [1, 2]},
+            "a": {"parameters": {"x": {"min": 0, "max": 1}, "y": {"value": "k"}}},
+            "c": {"value": 5},
+        }
     )
-    assert grid(parameters) == [{"a": {"x": x, "y": "k"}, "b": b, "c": 5} for x in (0, 1) for b in (1, 2)]
+    assert grid(parameters) == [
+        {"a": {"x": x, "y": "k"}, "b": b, "c": 5} for x in (0, 1) for b in (1, 2)
+    ]
     steps = read_parameters({"x": {"distribution": "q_uniform", "min": 0.0, "max": 1.0, "q": 0.25}})
-    assert [row["x"] for row in grid(steps)] == np.arange(0.0, 1.0, 0.25).tolist()  # as wandb's own engine has it
+    # as wandb's own engine has it
+    assert [row["x"] for row in grid(steps)] == np.arange(0.0, 1.0, 0.25).tolist()
 
 
 @pytest.mark.parametrize(
@@ -132,17 +163,31 @@ def test_a_grid_is_every_combination_and_nests() -> None:
         ({"metrics": {}}, "metrics: no such key.*metric"),
         ({"parameters": {}}, "parameters: expected names"),
         ({"parameters": {"optim.lr": {"max": 1e-3}}}, r"parameters.optim.lr: found max"),
-        ({"parameters": {"lr": {"min": "1e-4", "max": 1.0}}}, r"lr.min: found '1e-4'.*YAML wants a dot"),
+        (
+            {"parameters": {"lr": {"min": "1e-4", "max": 1.0}}},
+            r"lr.min: found '1e-4'.*YAML wants a dot",
+        ),
         ({"parameters": {"lr": {"min": 2.0, "max": 1.0}}}, "min 2.0 is not below max 1.0"),
-        ({"parameters": {"lr": {"distribution": "log_uniform_values", "min": 0.0, "max": 1.0}}}, "above zero"),
-        ({"parameters": {"lr": {"distribution": "unifrom", "min": 0.0, "max": 1.0}}}, "no distribution 'unifrom'; did you mean"),
+        (
+            {"parameters": {"lr": {"distribution": "log_uniform_values", "min": 0.0, "max": 1.0}}},
+            "above zero",
+        ),
+        (
+            {"parameters": {"lr": {"distribution": "unifrom", "min": 0.0, "max": 1.0}}},
+            "no distribution 'unifrom'; did you mean",
+        ),
         ({"parameters": {"lr": {"values": [1, 2], "probabilities": [0.5, 0.6]}}}, "probabilities"),
-        ({"parameters": {"lr": {"values": [1, 2], "mu": 3}}}, "lr.mu: categorical has no such setting"),
+        (
+            {"parameters": {"lr": {"values": [1, 2], "mu": 3}}},
+            "lr.mu: categorical has no such setting",
+        ),
         ({"command": ["python", "x.py"]}, "holds no"),
         ({"run_cap": 0}, "run_cap"),
     ],
 )
-def test_a_bad_file_is_told_in_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_a_bad_file_is_told_in_one_line(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserInputError, match=message) as error:
         plan_of(tmp_path, **changes)
     assert "\n" not in str(error.value)
@@ -156,31 +201,62 @@ def test_grids_of_ranges_and_endless_draws_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserInputError, match="--count"):
         random.trials(None, 0)
     assert len(plan_of(tmp_path, method="random", run_cap=3).trials(None, 0)) == 3
-    assert plan_of(tmp_path, early_terminate={"type": "hyperband"}).notes[0].startswith("early_terminate needs wandb's server")
+    assert (
+        plan_of(tmp_path, early_terminate={"type": "hyperband"})
+        .notes[0]
+        .startswith("early_terminate needs wandb's server")
+    )
 
 
-def test_trials_run_and_the_best_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trials_run_and_the_best_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plan = plan_of(tmp_path, parameters={"x": {"values": [0, 13, 2, 3]}, "y": {"value": None}})
     main(["sweep", str(plan.file), "--out", str(tmp_path / "out"), "--set", "z=1", "--quiet"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines[1:5]] == [["1", "0"], ["2", "13"], ["*", "3"], ["4", "3"]]
+    assert [line.split()[:2] for line in lines[1:5]] == [
+        ["1", "0"],
+        ["2", "13"],
+        ["*", "3"],
+        ["4", "3"],
+    ]
     assert "failed: x: 13 is unlucky" in lines[2]
     assert lines[-1] == f"best: trial 3, valid/bits 0.0000, in {tmp_path / 'out' / 'trial-003'}"
     heard = json.loads((tmp_path / "out" / "trial-003" / "argv").read_text())
-    assert heard == ["x=2", "y=None", f"run={tmp_path / 'out' / 'trial-003'}", "train.tracker=none", "z=1"]
-    main(["sweep", str(plan.file), "--out", str(tmp_path / "out"), "--set", "z=1"])  # all are done: none runs again
+    assert heard == [
+        "x=2",
+        "y=None",
+        f"run={tmp_path / 'out' / 'trial-003'}",
+        "train.tracker=none",
+        "z=1",
+    ]
+    # all are done: none runs again
+    main(["sweep", str(plan.file), "--out", str(tmp_path / "out"), "--set", "z=1"])
     assert capsys.readouterr().out.splitlines() == lines
     assert len((tmp_path / "out" / "trial-003" / "argv").read_text().splitlines()) == 1
 
 
 def test_a_dry_run_prints_what_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan_of(tmp_path)
-    call = ["sweep", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "out"), "--count", "2", "--set", "y=1", "--quiet"]
+    call = [
+        "sweep",
+        str(tmp_path / "sweep.yaml"),
+        "--out",
+        str(tmp_path / "out"),
+        "--count",
+        "2",
+        "--set",
+        "y=1",
+        "--quiet",
+    ]
     main([*call, "--dry-run"])
     printed = capsys.readouterr().out.splitlines()
     assert not (tmp_path / "out").exists()
     main(call)
-    logs = [(tmp_path / "out" / f"trial-00{number}.log").read_text().splitlines()[0] for number in (1, 2)]
+    logs = [
+        (tmp_path / "out" / f"trial-00{number}.log").read_text().splitlines()[0]
+        for number in (1, 2)
+    ]
     assert logs == [f"$ {line}" for line in printed]
 
 
@@ -196,16 +272,24 @@ def test_maximize_and_more_trials_later(tmp_path: Path) -> None:
 def test_another_sweep_in_the_folder_is_refused(tmp_path: Path) -> None:
     Sweep(plan_of(tmp_path), tmp_path / "out", count=1, quiet=True).run()
     with pytest.raises(UserInputError, match=r"other sweep\.parameters\.x\.values, seed"):
-        Sweep(plan_of(tmp_path, parameters={"x": {"values": [1]}}), tmp_path / "out", seed=1, quiet=True).run()
+        Sweep(
+            plan_of(tmp_path, parameters={"x": {"values": [1]}}),
+            tmp_path / "out",
+            seed=1,
+            quiet=True,
+        ).run()
     with pytest.raises(UserInputError, match="not empty and holds no sweep"):
         Sweep(plan_of(tmp_path), tmp_path, quiet=True).run()
 
 
 def test_a_sweep_whose_trials_all_fail_stops(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, parameters={"x": {"value": 13.0}}, method="random", run_cap=9)
-    with pytest.raises(UserInputError, match="the first 3 trials all failed, the last: x: 13 is unlucky"):
+    with pytest.raises(
+        UserInputError, match="the first 3 trials all failed, the last: x: 13 is unlucky"
+    ):
         Sweep(plan, tmp_path / "out", quiet=True).run()
-    (tmp_path / "program.py").write_text(PROGRAM.replace("x == 13.0", "False"))  # mended: the same command goes on
+    # mended: the same command goes on
+    (tmp_path / "program.py").write_text(PROGRAM.replace("x == 13.0", "False"))
     assert [row.metric for row in Sweep(plan, tmp_path / "out", quiet=True).run()] == [121.0] * 9
     wrong = plan_of(tmp_path, metric={"name": "valid/bit"})
     with pytest.raises(UserInputError, match=r"no metric valid/bit in .*; did you mean valid/bits"):
@@ -220,8 +304,20 @@ def wait_for(condition: Callable[[], bool], seconds: float = 200) -> None:
 
 
 def start(plan: Plan, out: Path, *words: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "vqwave", "sweep", str(plan.file), "--out", str(out), "--quiet", *words]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "vqwave",
+        "sweep",
+        str(plan.file),
+        "--out",
+        str(out),
+        "--quiet",
+        *words,
+    ]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def test_killed_in_the_middle_it_goes_on(tmp_path: Path) -> None:
@@ -234,12 +330,15 @@ def test_killed_in_the_middle_it_goes_on(tmp_path: Path) -> None:
     began = time.monotonic()
     sweep = Sweep(plan, out, overrides=["sleep=1.5"], quiet=True)
     assert [row.metric for row in sweep.run()] == [4.0, 1.0, 0.0, 1.0]
-    assert time.monotonic() - began > 3 * 1.5  # the trial that was left running had its end waited for
+    # the trial that was left running had its end waited for
+    assert time.monotonic() - began > 3 * 1.5
     counts = [len((out / f"trial-00{k}" / "argv").read_text().splitlines()) for k in (1, 2, 3, 4)]
     assert counts == [1, 2, 1, 1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_the_trial_and_says_how_to_go_on(tmp_path: Path, number: int) -> None:
     plan, out = plan_of(tmp_path), tmp_path / "out"
     process = start(plan, out, "--set", "sleep=100")
@@ -261,24 +360,34 @@ def test_two_sweeps_at_once_are_refused(tmp_path: Path) -> None:
 
 def test_a_trial_that_was_stopped_stops_the_sweep(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
-    (tmp_path / "program.py").write_text("import sys; sys.exit('stopped at step 3 of 9, all saved: run the same command to go on')")
+    (tmp_path / "program.py").write_text(
+        "import sys; sys.exit('stopped at step 3 of 9, all saved: run the same command to go on')"
+    )
     with pytest.raises(Stopped):
         Sweep(plan, tmp_path / "out", quiet=True).run()
     assert Sweep(plan, tmp_path / "out").rows() == {}
 
 
-def agents_command(plan: Plan, values: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def agents_command(
+    plan: Plan, values: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
     """What wandb's own agent would run for these values; nothing of it is ours."""
     from wandb import wandb_agent
 
     seen: list[list[str]] = []
     monkeypatch.setenv("WANDB_DIR", str(folder))
     monkeypatch.delenv("WANDB_RUN_ID", raising=False)
-    monkeypatch.setattr(wandb_agent, "AgentProcess", lambda command, **_: seen.append(command) or type("Process", (), {})())
+    monkeypatch.setattr(
+        wandb_agent,
+        "AgentProcess",
+        lambda command, **_: seen.append(command) or type("Process", (), {})(),
+    )
     agent = wandb_agent.Agent(api=None, queue=None, sweep_id="s")
     agent._sweep_command = list(plan.tree["command"])
     args = {name: {"value": value} for name, value in values.items()}
-    response = agent._process_command({"type": "run", "run_id": "trial", "program": plan.program, "args": args})
+    response = agent._process_command(
+        {"type": "run", "run_id": "trial", "program": plan.program, "args": args}
+    )
     assert "exception" not in response, response
     monkeypatch.undo()  # the agent puts WANDB_RUN_ID and more into the environment
     for name in ("WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):
@@ -287,16 +396,27 @@ def agents_command(plan: Plan, values: dict[str, Any], folder: Path, monkeypatch
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_our_command_is_that_of_wandbs_agent(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_command_is_that_of_wandbs_agent(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = read(file)
     for values in plan.trials(3, 0):
         assert agents_command(plan, values, tmp_path, monkeypatch) == plan.words(values)
 
 
 @pytest.mark.parametrize("form", ["${args}", "${args_no_hyphens}", "${args_no_equals}"])
-def test_every_form_of_arguments_reads_as_wandbs(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parameters = {"a.b": {"value": 1e-05}, "c": {"value": [8, 5]}, "d": {"value": None}, "e": {"value": {"kind": "x"}}}
-    plan = plan_of(tmp_path, parameters=parameters, command=["${env}", "python", "${program}", form])
+def test_every_form_of_arguments_reads_as_wandbs(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = {
+        "a.b": {"value": 1e-05},
+        "c": {"value": [8, 5]},
+        "d": {"value": None},
+        "e": {"value": {"kind": "x"}},
+    }
+    plan = plan_of(
+        tmp_path, parameters=parameters, command=["${env}", "python", "${program}", form]
+    )
     values = plan.trials(1, 0)[0]
     assert agents_command(plan, values, tmp_path, monkeypatch) == plan.words(values)
 

@@ -1,4 +1,6 @@
-"""The shipped sweeps in earnest, at tiny sizes: what wandb's agent prints is run; a sweep of six is killed and goes on."""
+"""The shipped sweeps in earnest, at tiny sizes: what wandb's agent prints is run; a sweep of six is
+killed and goes on.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ from vqwave.data import prepare
 from vqwave.sweep import Plan, read
 
 ROOT = Path(__file__).parents[1]
-STACK = "{layers: 2, dilation_cycle: 2, residual_channels: 4, gate_channels: 4, skip_channels: 4, hidden_channels: 4}"
+STACK = (
+    "{layers: 2, dilation_cycle: 2, residual_channels: 4, gate_channels: 4, skip_channels: 4,"
+    " hidden_channels: 4}"
+)
 SHORT = [
     "data.clip_seconds=0.1",
     "data.batch=2",
@@ -32,10 +37,18 @@ SHORT = [
 ]
 TINY = {
     "wavenet": ["model.network.layers=2", "model.network.dilation_cycle=2", "sample_seconds=0.02"],
-    "vqvae": [f"model.decoder.network={STACK}", "model.encoder.channels=8", "model.spectral_decoder=null", "losses.spectral=0"],
+    "vqvae": [
+        f"model.decoder.network={STACK}",
+        "model.encoder.channels=8",
+        "model.spectral_decoder=null",
+        "losses.spectral=0",
+    ],
     "distill": [
         "model.flows=[2]",
-        "model.network={dilation_cycle: 2, residual_channels: 4, gate_channels: 4, hidden_channels: 4}",
+        (
+            "model.network={dilation_cycle: 2, residual_channels: 4, gate_channels: 4,"
+            " hidden_channels: 4}"
+        ),
         "losses.power=0",
     ],
 }
@@ -50,7 +63,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for speaker in ("ann", "bob"):
         (root / "in" / speaker).mkdir(parents=True)
         for take in range(20):
-            write(root / "in" / speaker / f"{take}.wav", 0.1 * rng.standard_normal(1600).astype(np.float32), 8000)
+            write(
+                root / "in" / speaker / f"{take}.wav",
+                0.1 * rng.standard_normal(1600).astype(np.float32),
+                8000,
+            )
     prepare("folder", root / "in", root / "out", quiet=True)
     return root / "out"
 
@@ -58,12 +75,27 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(folder: Path, processes: int = 1) -> dict[str, str]:
     """accelerate as it would be configured for so many processes on a CPU; wandb offline."""
     kind = "MULTI_GPU" if processes > 1 else "NO"
-    settings = {"compute_environment": "LOCAL_MACHINE", "distributed_type": kind, "num_processes": processes, "num_machines": 1}
-    settings |= {"machine_rank": 0, "mixed_precision": "no", "use_cpu": False, "main_training_function": "main"}
+    settings = {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": kind,
+        "num_processes": processes,
+        "num_machines": 1,
+    }
+    settings |= {
+        "machine_rank": 0,
+        "mixed_precision": "no",
+        "use_cpu": False,
+        "main_training_function": "main",
+    }
     place = folder / f"home-{processes}" / "accelerate" / "default_config.yaml"
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(yaml.safe_dump(settings))
-    here = {"HF_HOME": str(place.parents[1]), "ACCELERATE_USE_CPU": "true", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+    here = {
+        "HF_HOME": str(place.parents[1]),
+        "ACCELERATE_USE_CPU": "true",
+        "WANDB_MODE": "offline",
+        "OMP_NUM_THREADS": "1",
+    }
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     return {**os.environ, **here, "PATH": path, "PYTHONPATH": str(ROOT)}
 
@@ -72,10 +104,14 @@ def agents_command(plan: Plan, values: dict[str, Any]) -> list[str]:
     """By wandb's own builder, called as its agent calls it."""
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-    words = create_sweep_command_args({"args": {name: {"value": value} for name, value in values.items()}})
+    words = create_sweep_command_args(
+        {"args": {name: {"value": value} for name, value in values.items()}}
+    )
     words |= {"env": ["/usr/bin/env"], "interpreter": ["python"], "program": [plan.program]}
     parts = create_sweep_command(list(plan.tree["command"]))
-    return [word for part in parts for word in (words[part[2:-1]] if part.startswith("${") else [part])]
+    return [
+        word for part in parts for word in (words[part[2:-1]] if part.startswith("${") else [part])
+    ]
 
 
 def run(command: list[str], env: dict[str, str]) -> None:
@@ -92,11 +128,24 @@ def test_what_wandbs_agent_prints_trains(corpus: Path, tmp_path: Path) -> None:
         places = [f"data.corpus={corpus}", f"run={tmp_path / name}"] + (
             [f"teacher={tmp_path / 'vqvae'}"] if name == "distill" else []
         )
-        run([*agents_command(plan, values), *places, *SHORT, *TINY[name], "train.steps=2", "train.log_every=1"], env)
+        run(
+            [
+                *agents_command(plan, values),
+                *places,
+                *SHORT,
+                *TINY[name],
+                "train.steps=2",
+                "train.log_every=1",
+            ],
+            env,
+        )
         told = yaml.safe_load((tmp_path / name / "config.yaml").read_text())
         assert told["optim"]["lr"] == values["optim.lr"]
         assert told["train"]["tracker"] == "wandb"
-        rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        rows = [
+            json.loads(line)
+            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        ]
         assert np.isfinite(rows[-1][plan.metric])
         assert list((tmp_path / name / "wandb").glob("offline-run-*/*.wandb"))
     assert told["losses"]["log_spectral"] == values["losses.log_spectral"]
@@ -120,12 +169,19 @@ def test_every_rank_reads_its_values_from_its_arguments(tmp_path: Path) -> None:
     program.write_text(RANKS)
     plan = read(ROOT / "configs" / "sweeps" / "wavenet.yaml")
     values = plan.trials(3, 0)[2]
-    command = [str(program) if word == plan.program else word for word in agents_command(plan, values)]
-    run(command, {**environment(tmp_path, 2), "PROGRAM": str(ROOT / plan.program), "HEARD": str(tmp_path)})
+    command = [
+        str(program) if word == plan.program else word for word in agents_command(plan, values)
+    ]
+    run(
+        command,
+        {**environment(tmp_path, 2), "PROGRAM": str(ROOT / plan.program), "HEARD": str(tmp_path)},
+    )
     first, second = (json.loads((tmp_path / rank).read_text()) for rank in ("0", "1"))
     assert first == second
     assert first["optim"]["lr"] == values["optim.lr"]
-    assert first["model"]["network"]["residual_channels"] == values["model.network.residual_channels"]
+    assert (
+        first["model"]["network"]["residual_channels"] == values["model.network.residual_channels"]
+    )
 
 
 def trials_of(out: Path) -> list[dict[str, Any]]:
@@ -134,12 +190,33 @@ def trials_of(out: Path) -> list[dict[str, Any]]:
 
 
 def test_a_sweep_of_six_killed_in_the_middle_goes_on(corpus: Path, tmp_path: Path) -> None:
-    """kill -9 of the sweep and of all that it started, while its third trial trains: two are kept, the third resumes."""
+    """kill -9 of the sweep and of all that it started, while its third trial trains: two are kept,
+    the third resumes.
+    """
     out, env = tmp_path / "out", environment(tmp_path)
-    words = [f"data.corpus={corpus}", *SHORT, *TINY["wavenet"], "train.steps=100", "train.save_every=10", "train.valid_every=50"]
-    command = [sys.executable, "-m", "vqwave", "sweep", "configs/sweeps/wavenet.yaml", "--count", "6", "--out", str(out)]
+    words = [
+        f"data.corpus={corpus}",
+        *SHORT,
+        *TINY["wavenet"],
+        "train.steps=100",
+        "train.save_every=10",
+        "train.valid_every=50",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "vqwave",
+        "sweep",
+        "configs/sweeps/wavenet.yaml",
+        "--count",
+        "6",
+        "--out",
+        str(out),
+    ]
     command += ["--set", *words]
-    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while not list((out / "trial-003" / "checkpoints").glob("step-*")):
         assert process.poll() is None
         time.sleep(0.02)
@@ -157,7 +234,12 @@ def test_a_sweep_of_six_killed_in_the_middle_goes_on(corpus: Path, tmp_path: Pat
     assert [row["trial"] for row in after] == [1, 2, 3, 4, 5, 6]
     assert all(np.isfinite(row["metric"]) for row in after)
     best = min(after, key=lambda row: row["metric"])
-    assert done.stdout.splitlines()[-1].startswith(f"best: trial {best['trial']}, valid/bits {best['metric']:.4f}")
-    steps = [json.loads(line)["step"] for line in (out / "trial-003" / "metrics.jsonl").read_text().splitlines()]
+    assert done.stdout.splitlines()[-1].startswith(
+        f"best: trial {best['trial']}, valid/bits {best['metric']:.4f}"
+    )
+    steps = [
+        json.loads(line)["step"]
+        for line in (out / "trial-003" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == sorted(steps)
     assert (out / "trial-003.log").read_text().count("$ ") == 2

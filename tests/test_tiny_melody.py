@@ -1,4 +1,6 @@
-"""A model with melody from its configs: trained, distilled, given a prior, measured; and the laws of a melody in codes."""
+"""A model with melody from its configs: trained, distilled, given a prior, measured; and the laws
+of a melody in codes.
+"""
 
 from __future__ import annotations
 
@@ -78,8 +80,12 @@ class Chain:
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory, experiment_script: Callable[[str], ModuleType]) -> Chain:
-    """pitch (so long that contours are told apart), vqvae, prior, distill: some steps of each tiny config."""
+def chain(
+    tmp_path_factory: pytest.TempPathFactory, experiment_script: Callable[[str], ModuleType]
+) -> Chain:
+    """pitch (so long that contours are told apart), vqvae, prior, distill: some steps of each tiny
+    config.
+    """
     it = Chain(tmp_path_factory.mktemp("chain"))
     rows = ["path,speaker,text,split"]
     for number, speaker in enumerate(SPEAKERS):
@@ -87,14 +93,21 @@ def chain(tmp_path_factory: pytest.TempPathFactory, experiment_script: Callable[
             for take in range(5):
                 name = f"{speaker}-{text}-{take}.wav"
                 audio.write(it.folder / name, word(speaker, text, 10 * number + take), RATE)
-                rows.append(f"{name},{speaker},{text},{['train', 'valid', 'test'][max(0, take - 2)]}")
+                rows.append(
+                    f"{name},{speaker},{text},{['train', 'valid', 'test'][max(0, take - 2)]}"
+                )
     (it.folder / "manifest.csv").write_text("\n".join(rows) + "\n")
     prepare("manifest", it.folder, it.corpus, quiet=True)
 
     model = it.run("model")
     for name, run, config, settings in (
         ("pitch", "pitch", "pitch/tiny.yaml", PITCH),
-        ("vqvae", "model", "vqvae/tiny-melody.yaml", [f"pitch={it.run('pitch')}", "train.steps=24", *SMALL]),
+        (
+            "vqvae",
+            "model",
+            "vqvae/tiny-melody.yaml",
+            [f"pitch={it.run('pitch')}", "train.steps=24", *SMALL],
+        ),
         ("prior", "prior", "prior/tiny.yaml", [f"codec={model}", *PRIOR]),
         ("distill", "student", "distill/tiny.yaml", [f"teacher={model}", "train.steps=2", *SMALL]),
     ):
@@ -113,12 +126,20 @@ def model(chain: Chain) -> SpeechModel:
 def said(chain: Chain, model: SpeechModel) -> dict[str, CodeSequence]:
     """A word of each contour, of the speaker mid."""
     corpus = Corpus.open(chain.corpus)
-    rows = {corpus.utterances[i].text: i for i in corpus.of("test") if corpus.utterances[i].speaker == "mid"}
+    rows = {
+        corpus.utterances[i].text: i
+        for i in corpus.of("test")
+        if corpus.utterances[i].speaker == "mid"
+    }
     return {text: model.encode(corpus.read(row), speaker="mid") for text, row in rows.items()}
 
 
-def conditioned(model: SpeechModel, coded: CodeSequence, speaker: str, shift: float = 0.0) -> Tensor:
-    """ln F0 (F,) that the decoder is conditioned on, NaN where unvoiced; which is what `decode` makes its condition of."""
+def conditioned(
+    model: SpeechModel, coded: CodeSequence, speaker: str, shift: float = 0.0
+) -> Tensor:
+    """ln F0 (F,) that the decoder is conditioned on, NaN where unvoiced; which is what `decode`
+    makes its condition of.
+    """
     told = model.given.voice(speaker, {}, None)
     told |= model.given.range_of(told, coded.pitch, shift)
     frames = coded.codes.shape[1]
@@ -142,10 +163,15 @@ def test_semitones_move_the_median_f0(model: SpeechModel, said: dict[str, CodeSe
 
 
 @torch.inference_mode()
-def test_a_conversion_lands_in_the_range_of_its_target(model: SpeechModel, said: dict[str, CodeSequence]) -> None:
+def test_a_conversion_lands_in_the_range_of_its_target(
+    model: SpeechModel, said: dict[str, CodeSequence]
+) -> None:
     """Above and below the mean as much, in the target's deviations, as in the source's."""
     voices = dict(zip(model.speakers, model.model.melody.voices.tolist(), strict=True))
-    scores = [(conditioned(model, said["fall"], name) - mean) / spread for name, (mean, spread) in voices.items()]
+    scores = [
+        (conditioned(model, said["fall"], name) - mean) / spread
+        for name, (mean, spread) in voices.items()
+    ]
     for other in scores[1:]:
         torch.testing.assert_close(other, scores[0], rtol=1e-4, atol=1e-4, equal_nan=True)
     medians = [float(conditioned(model, said["fall"], name).nanmedian()) for name in voices]
@@ -154,8 +180,12 @@ def test_a_conversion_lands_in_the_range_of_its_target(model: SpeechModel, said:
 
 
 @torch.inference_mode()
-def test_the_contour_of_another_utterance_goes_with_its_own(model: SpeechModel, said: dict[str, CodeSequence]) -> None:
-    """Content of a falling word and the melody of a rising one rise, and are conditioned on just what that one is."""
+def test_the_contour_of_another_utterance_goes_with_its_own(
+    model: SpeechModel, said: dict[str, CodeSequence]
+) -> None:
+    """Content of a falling word and the melody of a rising one rise, and are conditioned on just
+    what that one is.
+    """
     own = {text: conditioned(model, coded, "mid") for text, coded in said.items()}
     swapped = conditioned(model, with_pitch(said["fall"], said["rise"].pitch.codes), "mid")
     torch.testing.assert_close(swapped, own["rise"], equal_nan=True)
@@ -165,14 +195,18 @@ def test_the_contour_of_another_utterance_goes_with_its_own(model: SpeechModel, 
 
 
 @torch.inference_mode()
-def test_flattened_codes_take_the_melody_away(model: SpeechModel, said: dict[str, CodeSequence]) -> None:
+def test_flattened_codes_take_the_melody_away(
+    model: SpeechModel, said: dict[str, CodeSequence]
+) -> None:
     """One code throughout is one F0, beyond what the ends change; the words' own codes are not."""
     codes = said["rise"].pitch.codes
     melody, flats = model.model.melody, []
     beyond = melody.reach * melody.ratio
     for code in range(melody.codec.size):
         pitch = replace(said["rise"].pitch, codes=torch.full((1, 30), code))
-        long = replace(said["rise"], codes=said["rise"].codes.repeat(1, 6), samples=120 * 160, pitch=pitch)
+        long = replace(
+            said["rise"], codes=said["rise"].codes.repeat(1, 6), samples=120 * 160, pitch=pitch
+        )
         flats.append(conditioned(model, long, "mid")[beyond:-beyond])
     voiced = [flat for flat in flats if not flat.isnan().any()]
     assert voiced
@@ -205,7 +239,9 @@ def test_what_is_said_of_the_model(chain: Chain) -> None:
 
 
 def test_a_model_with_melody_is_measured(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every measure that needs no judge from elsewhere; the student's sound, since it is made fast."""
+    """Every measure that needs no judge from elsewhere; the student's sound, since it is made
+    fast.
+    """
     small = replace(recognizer.DEFAULT, steps=4, batch=4, channels=8, members=1)
     real = recognizer.recognizer_of
     monkeypatch.setattr(
@@ -214,7 +250,9 @@ def test_a_model_with_melody_is_measured(chain: Chain, monkeypatch: pytest.Monke
     )
     monkeypatch.setattr("vqwave.evaluation.context.TARGET_SECONDS", 0.1)
     quick = Settings(resamples=10, seconds=0.3, targets=2, pairs=4, takes=1)
-    plain = evaluate(chain.run("model"), chain.corpus, replace(quick, only=("nll", "codes", "map", "abx")))
+    plain = evaluate(
+        chain.run("model"), chain.corpus, replace(quick, only=("nll", "codes", "map", "abx"))
+    )
     found = {row.key for row in plain.rows}
     assert {
         "nll.bits",
@@ -231,8 +269,12 @@ def test_a_model_with_melody_is_measured(chain: Chain, monkeypatch: pytest.Monke
         replace(quick, only=("words", "conversion", "spectral", "pitch")),
     )
     assert set(sound.skipped) <= {"pitch"}  # without Praat
-    assert {"words.reconstruction", "conversion.target", "spectral.mcd"} <= {row.key for row in sound.rows}
-    assert "nll" in evaluate(chain.run("student"), chain.corpus, replace(quick, only=("nll",))).skipped
+    assert {"words.reconstruction", "conversion.target", "spectral.mcd"} <= {
+        row.key for row in sound.rows
+    }
+    assert (
+        "nll" in evaluate(chain.run("student"), chain.corpus, replace(quick, only=("nll",))).skipped
+    )
     prior = evaluate(chain.run("prior"), chain.corpus, replace(quick, only=("prior",)))
     assert {"prior.bits", "prior.pitch_bits", "prior.rate"} <= {row.key for row in prior.rows}
 
@@ -260,7 +302,10 @@ def test_semitones_on_the_command_line(chain: Chain, tmp_path: Path) -> None:
     )
     coded = it.encode_file(wav)
     save_codes(coded, tmp_path / "a.vqw")
-    expected, unmoved = (audio.to_int16(it.decode(coded, "low", shift_semitones=k, sampling=PLAIN).numpy()) for k in (-4, 0))
+    expected, unmoved = (
+        audio.to_int16(it.decode(coded, "low", shift_semitones=k, sampling=PLAIN).numpy())
+        for k in (-4, 0)
+    )
     assert not np.array_equal(expected, unmoved)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "b.vqw").write_bytes((tmp_path / "a.vqw").read_bytes())
@@ -277,7 +322,9 @@ def test_semitones_on_the_command_line(chain: Chain, tmp_path: Path) -> None:
     )
     run("convert", student, wav, "--out", tmp_path / "converted.wav", *options)
     for name in ("decoded", "out/b", "streamed", "converted"):
-        assert np.array_equal(audio.to_int16(audio.read(tmp_path / f"{name}.wav")[0]), expected), name
+        assert np.array_equal(audio.to_int16(audio.read(tmp_path / f"{name}.wav")[0]), expected), (
+            name
+        )
     run(
         "generate",
         chain.run("prior"),
@@ -376,8 +423,12 @@ def test_refused_in_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_speech_and_melody_through_a_pipe(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The codes of a stream in Python, and the range of the file; back to speech in the voice that the header names."""
+def test_speech_and_melody_through_a_pipe(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The codes of a stream in Python, and the range of the file; back to speech in the voice that
+    the header names.
+    """
 
     def piped(given: bytes, *argv: object) -> bytes:
         out = io.BytesIO()
@@ -398,9 +449,13 @@ def test_speech_and_melody_through_a_pipe(chain: Chain, tmp_path: Path, monkeypa
         assert torch.equal(mine.codes, torch.cat([block.codes for block in blocks], 1))
         assert torch.equal(mine.pitch.codes, torch.cat([block.pitch for block in blocks], 1))
         assert (mine.samples, mine.speaker) == (whole.samples, speaker)
-        assert (mine.pitch.mean, mine.pitch.deviation) == pytest.approx((whole.pitch.mean, whole.pitch.deviation), abs=1e-3)
+        assert (mine.pitch.mean, mine.pitch.deviation) == pytest.approx(
+            (whole.pitch.mean, whole.pitch.deviation), abs=1e-3
+        )
         told = () if speaker else ("--speaker", "low")
-        sound = piped(codes, "decode", student, "-", "--stream", "--raw", "--backend", "reference", *told)
+        sound = piped(
+            codes, "decode", student, "-", "--stream", "--raw", "--backend", "reference", *told
+        )
         expected = it.decode(mine, None if speaker else "low", sampling=PLAIN)
         assert sound == audio.to_int16(expected.numpy()).tobytes()
     given = piped(wav.read_bytes(), "encode", student, "-", "--pitch-range", "200,3")

@@ -1,4 +1,6 @@
-"""metrics.jsonl, wandb and tensorboard show the same numbers, sounds and settings; a resumed run goes on in the same board."""
+"""metrics.jsonl, wandb and tensorboard show the same numbers, sounds and settings; a resumed run
+goes on in the same board.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,12 @@ from vqwave.errors import UserInputError
 from vqwave.training.tracking import SampleSheet, Tracker, own_folder
 from vqwave.training.tracking.tracker import spectrogram
 
-CONFIG = {"run": "runs/x", "optim": {"lr": 3e-4, "betas": (0.9, 0.999)}, "train": {"tracker": "none"}, "model": None}
+CONFIG = {
+    "run": "runs/x",
+    "optim": {"lr": 3e-4, "betas": (0.9, 0.999)},
+    "train": {"tracker": "none"},
+    "model": None,
+}
 MAIN = SimpleNamespace(is_main_process=True)
 ROWS = [
     (10, {"train/total": 2.5, "train/gradient_norm": 1e-9, "optim/lr": 3e-4}),
@@ -82,9 +89,14 @@ def records(file: Path) -> Iterator[Any]:
 
 
 def wandb_files(run: Path) -> list[Path]:
-    """All that runs have written: on a busy machine wandb's own process ends its file a little after `finish` returns."""
+    """All that runs have written: on a busy machine wandb's own process ends its file a little
+    after `finish` returns.
+    """
     files, patience = sorted((run / "wandb").glob("offline-run-*/*.wandb")), time.monotonic() + 20
-    while not all(any(r.HasField("exit") for r in records(file)) for file in files) and time.monotonic() < patience:
+    while (
+        not all(any(r.HasField("exit") for r in records(file)) for file in files)
+        and time.monotonic() < patience
+    ):
         time.sleep(0.05)
     return files
 
@@ -98,7 +110,10 @@ def of_wandb(file: Path) -> tuple[Numbers, dict[str, list[dict[str, Any]]], dict
     for record in records(file):
         if record.HasField("run"):
             identity = record.run.run_id
-            config |= {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.run.config.update}
+            config |= {
+                item.key or item.nested_key[0]: json.loads(item.value_json)
+                for item in record.run.config.update
+            }
         row: dict[str, Any] = {}
         for item in record.history.item:
             name, *inside = [item.key] if item.key else item.nested_key
@@ -117,11 +132,16 @@ def of_wandb(file: Path) -> tuple[Numbers, dict[str, list[dict[str, Any]]], dict
 def of_tensorboard(run: Path) -> Any:  # noqa: ANN401 - tensorboard's own reader
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    return EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "audio": 0, "images": 0}).Reload()
+    return EventAccumulator(
+        str(run / "tensorboard"), size_guidance={"scalars": 0, "audio": 0, "images": 0}
+    ).Reload()
 
 
 def scalars(board: Any) -> Numbers:  # noqa: ANN401
-    return {name: [(event.step, event.value) for event in board.Scalars(name)] for name in board.Tags()["scalars"]}
+    return {
+        name: [(event.step, event.value) for event in board.Scalars(name)]
+        for name in board.Tags()["scalars"]
+    }
 
 
 def test_all_show_the_same_numbers(tmp_path: Path) -> None:
@@ -136,15 +156,24 @@ def test_all_show_the_same_numbers(tmp_path: Path) -> None:
     (file,) = wandb_files(tmp_path / "wandb")
     numbers, _, config, _ = of_wandb(file)
     assert numbers == plain
-    assert (config["optim.lr"], config["optim.betas"], config["run"]) == (3e-4, "(0.9, 0.999)", "runs/x")
+    assert (config["optim.lr"], config["optim.betas"], config["run"]) == (
+        3e-4,
+        "(0.9, 0.999)",
+        "runs/x",
+    )
     shown = scalars(of_tensorboard(tmp_path / "tensorboard"))
     assert shown.keys() == plain.keys()
     for name, series in plain.items():
         assert [step for step, _ in shown[name]] == [step for step, _ in series]
-        assert [value for _, value in shown[name]] == pytest.approx([value for _, value in series], rel=1e-6)  # float32 there
+        # float32 there
+        assert [value for _, value in shown[name]] == pytest.approx(
+            [value for _, value in series], rel=1e-6
+        )
 
 
-def test_wandb_disabled_writes_its_rows_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_disabled_writes_its_rows_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     opened = tracker(tmp_path / "run", "wandb")
     for step, values in ROWS:
@@ -168,8 +197,22 @@ def test_a_resumed_run_goes_on_in_the_same_board(tmp_path: Path) -> None:
             opened.log(step, 0.0, {"x": step / 10})
         opened.finish()
         assert logged(run)["x"] == [(10, 1.0), (20, 2.0), (30, 3.0), (40, 4.0)]
-    assert scalars(of_tensorboard(tmp_path / "tensorboard"))["x"] == [(10, 1.0), (20, 2.0), (30, 3.0), (40, 4.0)]
-    assert len([t for t in of_tensorboard(tmp_path / "tensorboard").Tags()["tensors"] if t.startswith("config")]) == 1
+    assert scalars(of_tensorboard(tmp_path / "tensorboard"))["x"] == [
+        (10, 1.0),
+        (20, 2.0),
+        (30, 3.0),
+        (40, 4.0),
+    ]
+    assert (
+        len(
+            [
+                t
+                for t in of_tensorboard(tmp_path / "tensorboard").Tags()["tensors"]
+                if t.startswith("config")
+            ]
+        )
+        == 1
+    )
     first, second = (of_wandb(file) for file in wandb_files(tmp_path / "wandb"))
     assert first[3] == second[3] == (tmp_path / "wandb" / "tracker_id").read_text()
     assert first[0]["x"] + second[0]["x"] == [(10, 1.0), (20, 2.0), (30, 3.0), (30, 3.0), (40, 4.0)]
@@ -187,8 +230,21 @@ def test_the_run_of_wandbs_agent_is_taken(tmp_path: Path, monkeypatch: pytest.Mo
 def sheet(run: Path) -> SampleSheet:
     time = np.arange(4000) / 8000
     made = SampleSheet(run / "samples", 8000, 20)
-    made.add("a/1", "original", torch.tensor(0.2 * np.sin(2 * np.pi * 440 * time)), speaker="ann", text="hello")
-    made.add("a/1", "conversion", torch.tensor(0.1 * np.sin(2 * np.pi * 880 * time)), speaker="ann", text="hello", target="bob")
+    made.add(
+        "a/1",
+        "original",
+        torch.tensor(0.2 * np.sin(2 * np.pi * 440 * time)),
+        speaker="ann",
+        text="hello",
+    )
+    made.add(
+        "a/1",
+        "conversion",
+        torch.tensor(0.1 * np.sin(2 * np.pi * 880 * time)),
+        speaker="ann",
+        text="hello",
+        target="bob",
+    )
     made.close()
     return made
 
@@ -206,7 +262,9 @@ def test_sounds_spectrograms_and_codes_are_shown(tmp_path: Path) -> None:
     board = of_tensorboard(tmp_path / "tensorboard")
     assert set(board.Tags()["audio"]) == {f"samples/{name}" for name in names}
     assert set(board.Tags()["images"]) == {f"spectrograms/{name}" for name in names}
-    assert set(media) == {f"{room}/{name}" for room in ("samples", "spectrograms") for name in names} | {
+    assert set(media) == {
+        f"{room}/{name}" for room in ("samples", "spectrograms") for name in names
+    } | {
         "codes/book0",
         "codes/book1",
     }
@@ -225,7 +283,9 @@ def test_sounds_spectrograms_and_codes_are_shown(tmp_path: Path) -> None:
         assert media[f"codes/book{book}"][0]["values"] == counts
         (event,) = board.Histograms(f"codes/book{book}")
         edges, bars = event.histogram_value.bucket_limit, event.histogram_value.bucket
-        assert {round(e) - 1: b for e, b in zip(edges, bars, strict=True) if b} == {k: n for k, n in enumerate(counts) if n}
+        assert {round(e) - 1: b for e, b in zip(edges, bars, strict=True) if b} == {
+            k: n for k, n in enumerate(counts) if n
+        }
 
 
 def test_large_books_are_joined_for_wandb(tmp_path: Path) -> None:
@@ -249,19 +309,24 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
 
 def test_a_missing_tensorboard_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserInputError, match=r"train\.tracker: tensorboard is not installed; pip install"):
+    with pytest.raises(
+        UserInputError, match=r"train\.tracker: tensorboard is not installed; pip install"
+    ):
         tracker(tmp_path / "run", "tensorboard")
 
 
 @pytest.mark.parametrize("coloured", [True, False])
-def test_a_spectrogram_shows_a_tone_where_it_is(coloured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spectrogram_shows_a_tone_where_it_is(
+    coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not coloured:
         monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     wave = 0.1 * np.sin(2 * np.pi * 1000 * np.arange(8000) / 8000).astype(np.float32)
     image = spectrogram(wave, 8000)
     assert image.dtype == np.uint8
     assert image.shape == (129, 101, 3)
-    assert int(image[:, 50].astype(int).sum(1).argmax()) == 128 - 32  # 1000 Hz is bin 32 of 256, counted from below
+    # 1000 Hz is bin 32 of 256, counted from below
+    assert int(image[:, 50].astype(int).sum(1).argmax()) == 128 - 32
     assert spectrogram(wave[:50], 8000).shape[0] == 129
 
 

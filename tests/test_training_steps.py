@@ -35,7 +35,14 @@ CLIP, DECAY = 0.15, 0.5  # both are reached: see `test_the_steps_reach_every_bou
 WEIGHTS = {"nll": 0.5, "level": 3.0}
 SMALL = WaveNetSpec(
     head=MuLaw(classes=8),
-    network=StackSpec(layers=3, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4),
+    network=StackSpec(
+        layers=3,
+        dilation_cycle=2,
+        residual_channels=4,
+        gate_channels=4,
+        skip_channels=4,
+        hidden_channels=4,
+    ),
     conditioner=ConditionerSpec(channels=4),
 )
 Weights = dict[str, Tensor]
@@ -171,12 +178,33 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
             wave = 0.1 * rng.standard_normal(60 + 10 * take).astype(np.float32)
             audio.write(root / "in" / speaker / f"{take}.wav", wave, 8000)
     prepare("folder", root / "in", root / "corpus", quiet=True)
-    optim = OptimSpec(lr=LR, betas=BETAS, eps=EPS, warmup=WARMUP, final_lr_ratio=FINAL, max_grad_norm=CLIP, ema_decay=DECAY)
+    optim = OptimSpec(
+        lr=LR,
+        betas=BETAS,
+        eps=EPS,
+        warmup=WARMUP,
+        final_lr_ratio=FINAL,
+        max_grad_norm=CLIP,
+        ema_decay=DECAY,
+    )
     config = Config(
         run=root / "run",
-        data=DataSpec(corpus=root / "corpus", clip_seconds=0.02, batch=4, valid_clip_seconds=0.02, valid_clips=2),
+        data=DataSpec(
+            corpus=root / "corpus",
+            clip_seconds=0.02,
+            batch=4,
+            valid_clip_seconds=0.02,
+            valid_clips=2,
+        ),
         optim=optim,
-        train=TrainSpec(steps=STEPS, grad_accumulation=MICRO, log_every=1, valid_every=5, save_every=4, threads=1),
+        train=TrainSpec(
+            steps=STEPS,
+            grad_accumulation=MICRO,
+            log_every=1,
+            valid_every=5,
+            save_every=4,
+            threads=1,
+        ),
     )
     experiment = Small(config)
     loop = Trainer(experiment, quiet=True)
@@ -220,7 +248,9 @@ def test_the_averaged_weights_are_the_average(trained: Trained) -> None:
 
 
 def test_the_model_that_is_saved_and_evaluated_is_the_average(trained: Trained) -> None:
-    assert_same(load_file(trained.run / "model" / "model.safetensors"), trained.written.averages[-1])
+    assert_same(
+        load_file(trained.run / "model" / "model.safetensors"), trained.written.averages[-1]
+    )
     assert len(trained.experiment.evaluated) == 3
     for found, step in zip(trained.experiment.evaluated, (5, 10, 12), strict=True):
         assert_same(found, trained.written.averages[step - 1])

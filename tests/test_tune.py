@@ -37,12 +37,21 @@ from vqwave.nn.wavenet import StackSpec
 from vqwave.training.checkpoint import update_card
 
 FEATURES = LogMelSpec(bands=16, fmax=4000.0)
-STACK = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
+STACK = StackSpec(
+    layers=2,
+    dilation_cycle=2,
+    residual_channels=4,
+    gate_channels=4,
+    skip_channels=4,
+    hidden_channels=4,
+)
 CONDITIONER = ConditionerSpec(channels=4, categorical=("speaker",))
 SPEC = VQVAESpec(
     encoder=FrameEncoderSpec(features=FEATURES, channels=8, latent_dim=4),
     quantizer=EMAQuantizerSpec(codebook_size=8),
-    decoder=WaveNetSpec(head=MixtureOfLogistics(components=2), network=STACK, conditioner=CONDITIONER),
+    decoder=WaveNetSpec(
+        head=MixtureOfLogistics(components=2), network=STACK, conditioner=CONDITIONER
+    ),
 )
 LABELS = {"speaker": ["high", "low"]}
 
@@ -68,12 +77,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def material(place: Path) -> EvaluationContext:
     settings = Settings(split="valid", seconds=60.0)
-    return EvaluationContext(Corpus.open(place / "corpus"), vqwave.load(place / "model"), None, settings)
+    return EvaluationContext(
+        Corpus.open(place / "corpus"), vqwave.load(place / "model"), None, settings
+    )
 
 
 def bowl(best: Temperatures) -> temperature_tuning.Judge:
     """A score whose parts do not depend on one another."""
-    return lambda at: {part: (a - b) ** 2 for part, a, b in zip(best._fields, at, best, strict=True)}
+    return lambda at: {
+        part: (a - b) ** 2 for part, a, b in zip(best._fields, at, best, strict=True)
+    }
 
 
 @pytest.mark.parametrize("best", [(0.8, 0.6, 0.4), (1.0, 1.0, 1.0), (0.7, 0.5, 0.9)])
@@ -91,7 +104,11 @@ def test_parts_that_do_not_matter_are_tied_and_not_searched() -> None:
             assert temperature_tuning.tied(trial.temperatures, parts) == trial.temperatures
     assert temperature_tuning.tied(Temperatures(0.1, 0.2, 0.3), ("scale",)) == (0.2, 0.2, 0.2)
     assert temperature_tuning.tied(Temperatures(0.1, 0.2, 0.3), ("choice",)) == (0.1, 0.1, 0.1)
-    assert temperature_tuning.tied(Temperatures(0.1, 0.2, 0.3), ("choice", "scale")) == (0.1, 0.2, 0.2)
+    assert temperature_tuning.tied(Temperatures(0.1, 0.2, 0.3), ("choice", "scale")) == (
+        0.1,
+        0.2,
+        0.2,
+    )
 
 
 def test_what_has_no_score_is_never_the_best() -> None:
@@ -130,7 +147,10 @@ def test_which_parts_matter(head: Head, taps: int, parts: tuple[str, ...]) -> No
 
 
 def test_recordings_have_no_distance_from_themselves(material: EvaluationContext) -> None:
-    spectra, melody = temperature_tuning._by_spectra(material), temperature_tuning._by_melody(material)
+    spectra, melody = (
+        temperature_tuning._by_spectra(material),
+        temperature_tuning._by_melody(material),
+    )
 
     def judge(waves: list[Wave]) -> dict[str, float]:
         return {**spectra(waves), **melody(waves)}
@@ -152,9 +172,13 @@ class Level:
         return np.array([1.0, 0.0]) if np.abs(wave).max() > 0.01 else np.array([0.0, 1.0])
 
 
-def test_judges_that_are_there_are_asked(material: EvaluationContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_judges_that_are_there_are_asked(
+    material: EvaluationContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Texts are take {2,3} of two voices; `take 2` is understood: 2 of 8 words are wrong."""
-    monkeypatch.setattr(panel, "recogniser", lambda name: Recogniser("one", lambda w, rate: "take 2"))
+    monkeypatch.setattr(
+        panel, "recogniser", lambda name: Recogniser("one", lambda w, rate: "take 2")
+    )
     monkeypatch.setattr(panel, "speaker_encoder", Level)
     monkeypatch.setattr(panel, "dnsmos", lambda: lambda wave, rate: 3.0)
     pytest.importorskip("jiwer")
@@ -165,7 +189,9 @@ def test_judges_that_are_there_are_asked(material: EvaluationContext, monkeypatc
     assert set(terms) - set(expected) == {"voicing error", "1 - F0 correlation"}
 
 
-def test_a_judge_that_is_missing_is_named(material: EvaluationContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_judge_that_is_missing_is_named(
+    material: EvaluationContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(panel, "dnsmos", lambda: "no DNSMOS here")
     monkeypatch.setattr(panel, "recogniser", lambda name: Recogniser("one", lambda w, rate: ""))
     monkeypatch.setattr(panel, "speaker_encoder", Level)
@@ -180,11 +206,17 @@ def test_the_command_writes_the_best_into_the_card(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """By a judge of quiet, which wants as little noise as there is; nothing else of the card changes."""
+    """By a judge of quiet, which wants as little noise as there is; nothing else of the card
+    changes.
+    """
     model = tmp_path / "model"
     shutil.copytree(place / "model", model)
     before = json.loads((model / "config.json").read_text())
-    monkeypatch.setattr(temperature_tuning, "judge_of", lambda _: lambda waves: {"rms": float(np.mean([w.std() for w in waves]))})
+    monkeypatch.setattr(
+        temperature_tuning,
+        "judge_of",
+        lambda _: lambda waves: {"rms": float(np.mean([w.std() for w in waves]))},
+    )
     command = ["tune", str(model), "--data", str(place / "corpus"), "--limit", "2"]
     command += ["--seconds", "0.05", "--backend", "reference", "--quiet"]
     main(command)
@@ -208,7 +240,9 @@ def test_the_command_writes_the_best_into_the_card(
 
 @pytest.mark.filterwarnings("ignore::vqwave.errors.Note")  # of a few utterances
 def test_an_evaluation_says_by_which_temperatures(place: Path, tmp_path: Path) -> None:
-    """Those of the model's card, and the student's where they are others; one number where all parts have it."""
+    """Those of the model's card, and the student's where they are others; one number where all
+    parts have it.
+    """
     own = {"choice": 0.9, "scale": 0.8, "voiced": 0.6}
     for name, temperature in (("cold", own), ("even", dict.fromkeys(own, 0.7))):
         shutil.copytree(place / "model", tmp_path / name)
@@ -237,7 +271,9 @@ def test_a_model_that_makes_no_copies_is_refused(place: Path, tmp_path: Path) ->
     card = ModelCard(sample_rate=RATE, labels=LABELS, spec=spec, about={"corpus": "buzz"})
     save_trained(tmp_path / "babble", card.build(), card)
     settings = Settings(split="valid")
-    it = EvaluationContext(Corpus.open(place / "corpus"), vqwave.load(tmp_path / "babble"), None, settings)
+    it = EvaluationContext(
+        Corpus.open(place / "corpus"), vqwave.load(tmp_path / "babble"), None, settings
+    )
     with pytest.raises(temperature_tuning.NotApplicable, match="no copies"):
         temperature_tuning.tune(it, lambda waves: {"a": 0.0})
     with pytest.raises(UserInputError, match="--limit 0"):

@@ -1,4 +1,6 @@
-"""Planted faults: each is found once, in words with what to try; sound runs are left in peace; a resumed run repeats nothing."""
+"""Planted faults: each is found once, in words with what to try; sound runs are left in peace; a
+resumed run repeats nothing.
+"""
 
 from __future__ import annotations
 
@@ -62,8 +64,16 @@ def test_a_codebook_collapses(tmp_path: Path) -> None:
     train = [{"train/perplexity": value} for value in (30, 32, 20, 7, 6)]
     assert told(tmp_path, train) == [(50, "collapsing_codebook")]
     assert told(tmp_path, [*train[:4], {"train/perplexity": 25.0}]) == []  # one bad row is none
-    few = [valid(3, 4), {"train/perplexity": 3.0}, valid(3, 4), {"train/perplexity": 3.0}, valid(3, 4), valid(3, 4)]
-    assert told(tmp_path, few) == [(50, "collapsing_codebook")]  # the first is from before the start
+    few = [
+        valid(3, 4),
+        {"train/perplexity": 3.0},
+        valid(3, 4),
+        {"train/perplexity": 3.0},
+        valid(3, 4),
+        valid(3, 4),
+    ]
+    # the first is from before the start
+    assert told(tmp_path, few) == [(50, "collapsing_codebook")]
     assert told(tmp_path, [{"train/perplexity": 30.0}, valid(80), valid(100), valid(90)]) == []
     assert told(tmp_path, [valid(1), valid(1), valid(1)]) == []  # not started
     assert told(tmp_path, [{"train/perplexity": 3.0}, valid(3), valid(3)], About()) == []
@@ -77,7 +87,10 @@ def test_a_decoder_ignores_its_codes(tmp_path: Path) -> None:
     assert told(tmp_path, bits(0.001, 0.002, 0.0)) == [(20, "ignored_codes")]
     assert told(tmp_path, bits(0.001, 0.02, 0.5)) == []  # young at first
     assert told(tmp_path, bits(0.5, -0.01, -0.01)) == [(30, "ignored_codes")]
-    assert told(tmp_path, [{"valid/bits": 10.0, "valid/bits_shuffled_labels": 10.0}] * 3, About()) == []
+    assert (
+        told(tmp_path, [{"valid/bits": 10.0, "valid/bits_shuffled_labels": 10.0}] * 3, About())
+        == []
+    )
 
 
 def student(level: float, scale: float = -30.0) -> dict[str, float]:
@@ -86,27 +99,44 @@ def student(level: float, scale: float = -30.0) -> dict[str, float]:
 
 def test_a_student_leaves_the_level_and_the_scale(tmp_path: Path) -> None:
     assert told(tmp_path, [student(-20), student(-27), student(-25)], About()) == []
-    assert told(tmp_path, [student(-40), student(-41), student(-42)], About()) == [(20, "student_level")]
-    assert told(tmp_path, [student(-23), student(-10), student(-5)], About()) == [(30, "student_level")]
+    assert told(tmp_path, [student(-40), student(-41), student(-42)], About()) == [
+        (20, "student_level")
+    ]
+    assert told(tmp_path, [student(-23), student(-10), student(-5)], About()) == [
+        (30, "student_level")
+    ]
     assert told(tmp_path, [student(-math.inf)], About()) == [(10, "student_level")]
     assert told(tmp_path, [student(-23, -10), student(-23, -9)], About()) == [(20, "student_scale")]
-    assert told(tmp_path, [student(-23, -120), student(-23, -130)], About()) == [(20, "student_scale")]
+    assert told(tmp_path, [student(-23, -120), student(-23, -130)], About()) == [
+        (20, "student_scale")
+    ]
 
 
 def test_a_resumed_run_repeats_nothing(tmp_path: Path) -> None:
-    rows = [{"step": 10 * k, "seconds": 1.0, "train/gradient_norm": value} for k, value in enumerate((1, 2, 1, 2, 1, 50), 1)]
+    rows = [
+        {"step": 10 * k, "seconds": 1.0, "train/gradient_norm": value}
+        for k, value in enumerate((1, 2, 1, 2, 1, 50), 1)
+    ]
     first = Monitor(tmp_path, CODES)
-    assert [f.rule for row in rows for f in first.see(row["step"], {"train/gradient_norm": row["train/gradient_norm"]})]
+    assert [
+        f.rule
+        for row in rows
+        for f in first.see(row["step"], {"train/gradient_norm": row["train/gradient_norm"]})
+    ]
     noted = [json.loads(line) for line in (tmp_path / "findings.jsonl").read_text().splitlines()]
     assert [(row["step"], row["rule"]) for row in noted] == [(60, "exploding_gradients")]
     for kept in (rows, rows[:4]):  # killed after the row, or back to a checkpoint before it
         again = Monitor(tmp_path, CODES)
         again.resume(kept)
-        assert [f for k in range(3) for f in again.see(100 + k, {"train/gradient_norm": 90.0 * 10**k})] == []
+        assert [
+            f for k in range(3) for f in again.see(100 + k, {"train/gradient_norm": 90.0 * 10**k})
+        ] == []
     assert len((tmp_path / "findings.jsonl").read_text().splitlines()) == 1
     other = Monitor(tmp_path, CODES)
     other.resume(rows)
-    assert [f.rule for values in bits(0.0, 0.0) for f in other.see(200, values)] == ["ignored_codes"]
+    assert [f.rule for values in bits(0.0, 0.0) for f in other.see(200, values)] == [
+        "ignored_codes"
+    ]
 
 
 @pytest.mark.parametrize("run", ["vqvae-fsdd", "distill-fsdd", "wavenet-fsdd", "prior-fsdd"])
@@ -117,19 +147,34 @@ def test_sound_runs_are_left_in_peace(run: str, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     watch = Monitor(tmp_path, CODES if "vqvae" in run else About())
     values = [{k: v for k, v in row.items() if k not in ("step", "seconds")} for row in rows]
-    assert [f.text for row, v in zip(rows, values, strict=True) for f in watch.see(row["step"], v)] == []
+    assert [
+        f.text for row, v in zip(rows, values, strict=True) for f in watch.see(row["step"], v)
+    ] == []
 
 
-STACK = StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4)
+STACK = StackSpec(
+    layers=2,
+    dilation_cycle=2,
+    residual_channels=4,
+    gate_channels=4,
+    skip_channels=4,
+    hidden_channels=4,
+)
 MODEL = VQVAESpec(
     encoder=FrameEncoderSpec(features=LogMelSpec(bands=8, fmax=4000), channels=8, latent_dim=4),
     quantizer=EMAQuantizerSpec(codebook_size=16, kmeans_after_steps=2, dead_code_threshold=0.0),
-    decoder=WaveNetSpec(head=MixtureOfLogistics(components=2), network=STACK, conditioner=ConditionerSpec(channels=4)),
+    decoder=WaveNetSpec(
+        head=MixtureOfLogistics(components=2),
+        network=STACK,
+        conditioner=ConditionerSpec(channels=4),
+    ),
 )
 
 
 class Collapsing(Experiment[ExperimentSpec]):
-    """A VQ-VAE whose encoder is planted to say the same of everything from step 8 on, with no restart of dead codes."""
+    """A VQ-VAE whose encoder is planted to say the same of everything from step 8 on, with no
+    restart of dead codes.
+    """
 
     name = "collapsing"
     config_class = ExperimentSpec
@@ -154,7 +199,10 @@ class Collapsing(Experiment[ExperimentSpec]):
             with torch.no_grad():
                 self.model.encoder.out.weight.zero_()
         out = self.network(batch.wave, batch.labels, batch.lengths)
-        return StepOutput({"nll": negative_log_likelihood(out.distribution, batch.wave, batch.mask)}, out.quantized.metrics)
+        return StepOutput(
+            {"nll": negative_log_likelihood(out.distribution, batch.wave, batch.mask)},
+            out.quantized.metrics,
+        )
 
     def evaluate(self, model: VQVAE) -> Evaluation:
         counts, cost = codebook.CodeCounts(1, 16, []), {"bits": 0.0, "bits_shuffled_codes": 0.0}
@@ -162,10 +210,16 @@ class Collapsing(Experiment[ExperimentSpec]):
             codes = model.encode(batch.wave, batch.lengths)
             counts.add(codes, torch.ones(codes.shape[0], codes.shape[2], dtype=torch.bool), None)
             for name, heard in (("bits", codes), ("bits_shuffled_codes", codes.roll(1, 0))):
-                distribution = model.decoder.predict(batch.wave, model.condition(heard, batch.labels))
-                cost[name] += float(negative_log_likelihood(distribution, batch.wave, batch.mask)) / math.log(2)
+                distribution = model.decoder.predict(
+                    batch.wave, model.condition(heard, batch.labels)
+                )
+                cost[name] += float(
+                    negative_log_likelihood(distribution, batch.wave, batch.mask)
+                ) / math.log(2)
         section = counts.section(100.0)
-        return Evaluation("bits", cost | {"perplexity": section["perplexity"], "codes_used": section["used"]})
+        return Evaluation(
+            "bits", cost | {"perplexity": section["perplexity"], "codes_used": section["used"]}
+        )
 
 
 @pytest.fixture(scope="module")
@@ -181,10 +235,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "out"
 
 
-def test_a_run_with_a_collapsed_codebook_says_so_once(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_with_a_collapsed_codebook_says_so_once(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = ExperimentSpec(
         run=tmp_path / "run",
-        data=DataSpec(corpus=corpus, clip_seconds=0.1, batch=4, valid_clip_seconds=0.1, valid_clips=4),
+        data=DataSpec(
+            corpus=corpus, clip_seconds=0.1, batch=4, valid_clip_seconds=0.1, valid_clips=4
+        ),
         optim=OptimSpec(lr=1e-3, warmup=1, ema_decay=0.5),
         train=TrainSpec(steps=20, log_every=2, valid_every=5, save_every=10, threads=1),
         losses={"nll": 1.0},
@@ -194,7 +252,9 @@ def test_a_run_with_a_collapsed_codebook_says_so_once(corpus: Path, tmp_path: Pa
     assert len(lines) == len({line.split(":")[2] for line in lines})
     assert sum("the codebook collapses: perplexity 1.0 in training" in line for line in lines) == 1
     assert sum("the decoder ignores its codes" in line for line in lines) == 1
-    found = [json.loads(line) for line in (tmp_path / "run" / "findings.jsonl").read_text().splitlines()]
+    found = [
+        json.loads(line) for line in (tmp_path / "run" / "findings.jsonl").read_text().splitlines()
+    ]
     assert {row["rule"] for row in found} == {"collapsing_codebook", "ignored_codes"}
     assert all(row["step"] > 8 for row in found)
 
@@ -220,16 +280,24 @@ class Rootless(Collapsing):
         return StepOutput({"nll": outcome.losses["nll"] + nothing}, outcome.metrics)
 
 
-def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(corpus: Path, tmp_path: Path) -> None:
+def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(
+    corpus: Path, tmp_path: Path
+) -> None:
     config = ExperimentSpec(
         run=tmp_path / "run",
-        data=DataSpec(corpus=corpus, clip_seconds=0.1, batch=2, valid_clip_seconds=0.1, valid_clips=2),
+        data=DataSpec(
+            corpus=corpus, clip_seconds=0.1, batch=2, valid_clip_seconds=0.1, valid_clips=2
+        ),
         train=TrainSpec(steps=9, save_every=3, threads=1),
         losses={"nll": 1.0},
     )
     loop = Trainer(Rootless(config), quiet=True)
     with pytest.raises(
-        UserInputError, match=r"step 4: the gradient norm is not finite; clips of .*/.*; last good checkpoint: step-00000003"
+        UserInputError,
+        match=(
+            r"step 4: the gradient norm is not finite; clips of .*/.*; last good checkpoint:"
+            r" step-00000003"
+        ),
     ):
         loop.run()
     assert all(bool(p.isfinite().all()) for p in loop.model.parameters())

@@ -20,25 +20,32 @@ from safetensors import SafetensorError
 
 from vqwave.errors import UserInputError
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}  # what a disk may answer
+# what a disk may answer
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 PATIENCE = 6.0  # seconds that a run folder's other process is waited for
 LEFT = re.compile(r"\..+\.(\d+|old)")  # names under which a killed process was writing
 
 
 @contextmanager
 def writing(run: Path, what: str) -> Iterator[None]:
-    """Raises UserInputError, a line, where the disk does not take what is written into a run folder within."""
+    """Raises UserInputError, a line, where the disk does not take what is written into a run folder
+    within.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise UserInputError(f"{run}: {what} cannot be written ({error.strerror}); {_kept(run)}") from error
+        raise UserInputError(
+            f"{run}: {what} cannot be written ({error.strerror}); {_kept(run)}"
+        ) from error
     except SafetensorError as error:  # its text ends in "(os error 28)"
         number = re.search(r"os error (\d+)", str(error))
         if number is None or int(number[1]) not in FULL:
             raise
-        raise UserInputError(f"{run}: {what} cannot be written ({os.strerror(int(number[1]))}); {_kept(run)}") from error
+        raise UserInputError(
+            f"{run}: {what} cannot be written ({os.strerror(int(number[1]))}); {_kept(run)}"
+        ) from error
 
 
 def newest_name(run: Path) -> str | None:
@@ -54,10 +61,12 @@ def _kept(run: Path) -> str:
 
 @contextmanager
 def alone(run: Path) -> Iterator[None]:
-    """Raises UserInputError while another process is within for the same run folder, which is made if need be.
+    """Raises UserInputError while another process is within for the same run folder, which is made
+    if need be.
 
-    What a process holds ends with it; one that was killed may live on for moments in its children, which are waited for. Where a
-    file system knows no locks, or there is no `fcntl`, nothing is held.
+    What a process holds ends with it; one that was killed may live on for moments in its children,
+    which are waited for. Where a file system knows no locks, or there is no `fcntl`, nothing is
+    held.
     """
     if run.exists() and not run.is_dir():
         raise UserInputError(f"{run}: a file, expected a run folder")
@@ -65,7 +74,8 @@ def alone(run: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    folder, until = os.open(run, os.O_RDONLY), time.monotonic() + PATIENCE  # the folder itself: nothing is left in it
+    # the folder itself: nothing is left in it
+    folder, until = os.open(run, os.O_RDONLY), time.monotonic() + PATIENCE
     try:
         while True:
             try:
@@ -73,7 +83,9 @@ def alone(run: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > until:
-                    raise UserInputError(f"{run}: another process trains there, expected to be alone") from None
+                    raise UserInputError(
+                        f"{run}: another process trains there, expected to be alone"
+                    ) from None
                 time.sleep(0.2)
             except OSError:  # no locks here
                 break
@@ -85,7 +97,9 @@ def alone(run: Path) -> Iterator[None]:
 
 
 def empty(folder: Path) -> None:
-    """Remove all in a folder; what says that it is a run goes last, so that a killed removal can be done again."""
+    """Remove all in a folder; what says that it is a run goes last, so that a killed removal can be
+    done again.
+    """
     for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.yaml"):
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
@@ -96,7 +110,10 @@ def is_left(path: Path) -> bool:
 
 
 def sweep(run: Path) -> None:
-    """Remove what killed processes left half-written in a run folder. No other process may be writing there."""
+    """Remove what killed processes left half-written in a run folder.
+
+    No other process may be writing there.
+    """
     for place in (run, run / "checkpoints"):
         for path in place.iterdir() if place.is_dir() else ():
             if is_left(path):
@@ -108,7 +125,9 @@ def sweep(run: Path) -> None:
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
-    """Put a finished folder in place of an older one; a kill in between leaves the older one under a name of its own."""
+    """Put a finished folder in place of an older one; a kill in between leaves the older one under
+    a name of its own.
+    """
     retired = final.with_name(f".{final.name}.old")
     shutil.rmtree(retired, ignore_errors=True)
     if final.exists():
@@ -130,7 +149,9 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
-    """An empty folder beside `final` that takes its place once it is filled; after an error nothing of it is left."""
+    """An empty folder beside `final` that takes its place once it is filled; after an error nothing
+    of it is left.
+    """
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

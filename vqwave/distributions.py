@@ -1,11 +1,15 @@
 r"""Output heads: network channels -> a distribution over the next sample.
 
-A head is a spec. Called with the network's output it gives a distribution with one interface for all kinds:
+A head is a spec. Called with the network's output it gives a distribution with one interface for
+all kinds:
 
-- ``log_prob(x)``: nats; the log mass of the cell that holds x for discrete heads, the log density for continuous ones.
-- ``log_density(x)``: nats per unit of amplitude, for every kind; this is what makes heads comparable (`bits_per_sample`)
+- ``log_prob(x)``: nats; the log mass of the cell that holds x for discrete heads, the log density
+  for continuous ones.
+- ``log_density(x)``: nats per unit of amplitude, for every kind; this is what makes heads
+  comparable (`bits_per_sample`)
   and what a student is distilled against, since it is smooth in x and in the parameters.
-- ``sample(u)``: x from the four uniforms u (4, B, T) that one Philox counter yields, so that every back-end draws the same.
+- ``sample(u)``: x from the four uniforms u (4, B, T) that one Philox counter yields, so that every
+  back-end draws the same.
 - ``mean``: (B, T).
 
 B batch, T samples; a waveform lies in [-1, 1), 16-bit levels are k / 32768.
@@ -26,29 +30,41 @@ from vqwave.audio import mu_law_decode, mu_law_encode
 from vqwave.config import option, spec
 from vqwave.errors import UserInputError
 
-COLDEST = 1e-30  # its scales vanish beside any amplitude, its quotients of logits are still finite in float32
-Scale = float | Tensor | None  # a temperature, or factors (B or 1, T) above 0; None: as that of the choice
-WORDS = 4  # uniforms that one counter of the generator yields: the component or class, the value, two more for Box-Muller
+# its scales vanish beside any amplitude, its quotients of logits are still finite in float32
+COLDEST = 1e-30
+# a temperature, or factors (B or 1, T) above 0; None: as that of the choice
+Scale = float | Tensor | None
+# uniforms that one counter of the generator yields: the component or class, the value, two more for
+# Box-Muller
+WORDS = 4
 
 
 def bits_per_sample(distribution: Distribution, x: Tensor, bits: int = 16) -> Tensor:
-    r"""Bits that a sample costs at a resolution of `bits`, whatever the head: :math:`-\log_2(p(x)\,2/2^{bits})`. (B, T)"""
+    r"""Bits that a sample costs at a resolution of `bits`, whatever the head:
+    :math:`-\log_2(p(x)\,2/2^{bits})`. (B, T)
+    """
     return -(distribution.log_density(x) + math.log(2.0 / 2**bits)) / math.log(2.0)
 
 
 def checked_temperature(temperature: float, name: str = "temperature") -> float:
-    """What a sampler divides by: 0 becomes `COLDEST`, which takes the likeliest class, or the likeliest component's location.
+    """What a sampler divides by: 0 becomes `COLDEST`, which takes the likeliest class, or the
+    likeliest component's location.
 
-    The same for every back-end, whose arithmetic has then no special case; exact ties are broken by the seed. Raises UserInputError
-    for a temperature below 0 or not finite.
+    The same for every back-end, whose arithmetic has then no special case; exact ties are broken by
+    the seed. Raises UserInputError for a temperature below 0 or not finite.
     """
     if not 0 <= temperature < math.inf:
-        raise UserInputError(f"{name} {temperature}: expected a number of 0 (the likeliest) or above")
+        raise UserInputError(
+            f"{name} {temperature}: expected a number of 0 (the likeliest) or above"
+        )
     return max(float(temperature), COLDEST)
 
 
 class Distribution(ABC):
-    """A distribution over each sample, independent given its parameters. Shapes: module docstring."""
+    """A distribution over each sample, independent given its parameters.
+
+    Shapes: module docstring.
+    """
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor: ...
@@ -88,7 +104,10 @@ class Categorical(Distribution):
         return self.head.decode(_choose(self.logits.softmax(1), u[0])).to(self.logits.dtype)
 
     def nucleus(self, p: float) -> Categorical:
-        """The fewest, most probable classes that hold a mass of p. Holtzman et al., 2020, sec. 3.1. arXiv:1904.09751"""
+        """The fewest, most probable classes that hold a mass of p. Holtzman et al., 2020, sec. 3.1.
+
+        arXiv:1904.09751
+        """
         ordered, order = self.logits.softmax(1).sort(1, descending=True)
         beyond = ordered.cumsum(1) - ordered >= p  # what the classes before it hold is enough
         beyond = torch.zeros_like(beyond).scatter(1, order, beyond)
@@ -96,7 +115,9 @@ class Categorical(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        values = self.head.decode(torch.arange(self.head.classes, device=self.logits.device)).to(self.logits.dtype)
+        values = self.head.decode(torch.arange(self.head.classes, device=self.logits.device)).to(
+            self.logits.dtype
+        )
         return torch.einsum("bkt,k->bt", self.logits.softmax(1), values)
 
 
@@ -125,7 +146,10 @@ class Mixture(Distribution):
         """p (B, T) in (0, 1) -> the p-quantile of location 0 and scale 1."""
 
     def quantile(self, p: Tensor) -> Tensor:
-        """The p-quantile of a mixture of one component, differentiable in its parameters. p (B, T) -> (B, T)."""
+        """The p-quantile of a mixture of one component, differentiable in its parameters.
+
+        p (B, T) -> (B, T).
+        """
         return self.location[:, 0] + self.log_scale[:, 0].exp() * self.standard_quantile(p)
 
     @property
@@ -134,7 +158,9 @@ class Mixture(Distribution):
         return self.log_scale[:, 0] + self.STANDARD_ENTROPY
 
     def log_density(self, x: Tensor) -> Tensor:
-        return torch.logsumexp(self.logits.log_softmax(1) + self.component_log_density(x[:, None]), 1)
+        return torch.logsumexp(
+            self.logits.log_softmax(1) + self.component_log_density(x[:, None]), 1
+        )
 
     def log_prob(self, x: Tensor) -> Tensor:
         return self.log_density(x)
@@ -151,7 +177,10 @@ class Mixture(Distribution):
 
 
 class GaussianMixture(Mixture):
-    """Continuous mixture of normals; one component is ClariNet's single Gaussian. Ping et al., 2019, sec. 3.1. arXiv:1807.07281"""
+    """Continuous mixture of normals; one component is ClariNet's single Gaussian.
+
+    Ping et al., 2019, sec. 3.1. arXiv:1807.07281
+    """
 
     STANDARD_ENTROPY = 0.5 * math.log(2.0 * math.pi * math.e)
 
@@ -190,10 +219,12 @@ class LogisticMixture(Mixture):
 class DiscretisedLogisticMixture(LogisticMixture):
     r"""Mixture of logistics rounded to the nearest of `2**bits` levels.
 
-    .. math:: \ln[\sigma(a) - \sigma(b)] = -\mathrm{softplus}(-a) - \mathrm{softplus}(b) + \ln(1 - e^{-\Delta/s})
+    .. math:: \ln[\sigma(a) - \sigma(b)] = -\mathrm{softplus}(-a) - \mathrm{softplus}(b) + \ln(1 -
+    e^{-\Delta/s})
 
-    with a, b = (x - location +- delta / 2) / s: exact, without the thresholds of the usual code, which count 33 levels a
-    side as "edge" at 16 bit. The lowest and the highest level take the tails.
+    with a, b = (x - location +- delta / 2) / s: exact, without the thresholds of the usual code,
+    which count 33 levels a side as "edge" at 16 bit. The lowest and the highest level take the
+    tails.
 
     Reference: Salimans et al., 2017 (PixelCNN++), sec. 2.1. arXiv:1701.05517
     """
@@ -211,7 +242,9 @@ class DiscretisedLogisticMixture(LogisticMixture):
         return below, above, self._log_width(inverse_scale)
 
     def _log_width(self, inverse_scale: Tensor) -> Tensor:
-        """ln(1 - exp(-y)) of y = delta / s; a small y by its series: the other form's gradient becomes 0 / 0 for a huge s."""
+        """ln(1 - exp(-y)) of y = delta / s; a small y by its series: the other form's gradient
+        becomes 0 / 0 for a huge s.
+        """
         y = self.delta * inverse_scale
         small, t = y < 0.01, y.clamp(max=0.01)
         series = math.log(self.delta) - self.log_scale - t / 2 + t.square() / 24 - t.pow(4) / 2880
@@ -271,7 +304,9 @@ class Classes(ABC):
     def units(self) -> Tensor:
         return torch.ones(self.channels)
 
-    def __call__(self, params: Tensor, temperature: float = 1.0, scale: Scale = None) -> Categorical:
+    def __call__(
+        self, params: Tensor, temperature: float = 1.0, scale: Scale = None
+    ) -> Categorical:
         """params (B, K, T): logits. Classes have no scale."""
         return Categorical(_exact(params) / checked_temperature(temperature), self)
 
@@ -296,7 +331,10 @@ class MuLaw(Classes):
 
 @spec
 class LinearBins(Classes):
-    """Softmax over equal bins of amplitude, as in ClariNet's comparison (2,048 there). arXiv:1807.07281, table 1"""
+    """Softmax over equal bins of amplitude, as in ClariNet's comparison (2,048 there).
+
+    arXiv:1807.07281, table 1
+    """
 
     kind: Literal["linear"] = "linear"
     classes: Annotated[int, Field(ge=2)] = option(2048, "equal bins of [-1, 1)")
@@ -313,13 +351,21 @@ class LinearBins(Classes):
 
 @spec
 class LocationScale(ABC):
-    """What the continuous heads share: parameters (B, 3M, T) as logits, locations and log-scales (2 channels for M = 1)."""
+    """What the continuous heads share: parameters (B, 3M, T) as logits, locations and log-scales (2
+    channels for M = 1).
+    """
 
     components: Annotated[int, Field(ge=1)] = option(1, "mixture components")
-    min_log_scale: float = option(-7.0, "floor of the log-scale, applied before likelihood and sampling alike")
-    initial_log_scale: float = option(-3.0, "log-scale that an untrained network starts from: near the data's spread")
+    min_log_scale: float = option(
+        -7.0, "floor of the log-scale, applied before likelihood and sampling alike"
+    )
+    initial_log_scale: float = option(
+        -3.0, "log-scale that an untrained network starts from: near the data's spread"
+    )
     location_scale: Annotated[float, Field(gt=0)] = option(
-        1.0, "amplitude that 1 stands for in the network's locations: 0.05, near the data's spread, keeps Adam's steps small there"
+        1.0,
+        "amplitude that 1 stands for in the network's locations: 0.05, near the data's spread,"
+        " keeps Adam's steps small there",
     )
     continuous: ClassVar[bool] = True
 
@@ -339,7 +385,10 @@ class LocationScale(ABC):
 
     def units(self) -> Tensor:
         """What 1 stands for in each channel of a network's last layer, (channels,)."""
-        location, one = torch.full((self.components,), self.location_scale), torch.ones(self.components)
+        location, one = (
+            torch.full((self.components,), self.location_scale),
+            torch.ones(self.components),
+        )
         return torch.cat([one, location, one][self.components == 1 :])
 
     def shifted(self, params: Tensor, location: Tensor) -> Tensor:
@@ -350,7 +399,9 @@ class LocationScale(ABC):
         return params + shift
 
     def __call__(self, params: Tensor, temperature: float = 1.0, scale: Scale = None) -> Mixture:
-        """params (B, channels, T); the temperature sharpens the choice, the scale narrows each component."""
+        """params (B, channels, T); the temperature sharpens the choice, the scale narrows each
+        component.
+        """
         params, temperature = _exact(params), checked_temperature(temperature)
         if isinstance(scale, Tensor):
             narrowing = scale.log().to(params)[:, None]
@@ -370,11 +421,16 @@ class LocationScale(ABC):
 
 @spec
 class MixtureOfLogistics(LocationScale):
-    """Discretised mixture of logistics: Parallel WaveNet's teacher (10 components, 16 bit). arXiv:1711.10433, sec. 2.1"""
+    """Discretised mixture of logistics: Parallel WaveNet's teacher (10 components, 16 bit).
+
+    arXiv:1711.10433, sec. 2.1
+    """
 
     kind: Literal["mixture_of_logistics"] = "mixture_of_logistics"
     components: Annotated[int, Field(ge=1)] = option(10, "mixture components")
-    sample_bits: Annotated[int, Field(ge=8, le=16)] = option(16, "bits of the level grid that samples are rounded to, 8 to 16")
+    sample_bits: Annotated[int, Field(ge=8, le=16)] = option(
+        16, "bits of the level grid that samples are rounded to, 8 to 16"
+    )
 
     @property
     def bits(self) -> float:
@@ -417,4 +473,7 @@ class Logistic(LocationScale):
         return LogisticMixture(logits, location, log_scale)
 
 
-Head = Annotated[MuLaw | LinearBins | MixtureOfLogistics | MixtureOfGaussians | Gaussian | Logistic, Field(discriminator="kind")]
+Head = Annotated[
+    MuLaw | LinearBins | MixtureOfLogistics | MixtureOfGaussians | Gaussian | Logistic,
+    Field(discriminator="kind"),
+]

@@ -1,7 +1,7 @@
 """What a person is told when an input cannot be used.
 
-The one room below all others: every level may raise `UserInputError`; `cli.py` and `experiment.py` turn it into one line on
-standard error and exit status 2.
+The one room below all others: every level may raise `UserInputError`; `cli.py` and `experiment.py`
+turn it into one line on standard error and exit status 2.
 """
 
 from __future__ import annotations
@@ -12,11 +12,17 @@ from contextlib import contextmanager
 
 
 class UserInputError(ValueError):
-    """A file, key or name that cannot be used. The message is one line: the culprit, what was found, what is expected."""
+    """A file, key or name that cannot be used.
+
+    The message is one line: the culprit, what was found, what is expected.
+    """
 
 
 class Note(UserWarning):
-    """What a person wants to know though nothing is wrong, such as why a slower way is taken. The command prints it as a line."""
+    """What a person wants to know though nothing is wrong, such as why a slower way is taken.
+
+    The command prints it as a line.
+    """
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What the Python API takes: one check of waveforms, rates, codes and lengths for all methods.
 
-Each function gives back what the rest of the package computes with, or raises `UserInputError` with one
-line that names the argument, what was given and what is expected.
+Each function gives back what the rest of the package computes with, or raises `UserInputError` with
+one line that names the argument, what was given and what is expected.
 
 The rules. A waveform is an array or tensor of floating-point samples in [-1, 1]; int16 is 16-bit
 PCM and is divided by 32768; other whole numbers are refused, since their full scale is not known.
@@ -68,7 +68,9 @@ def waveform(wave: object, name: str = "wave") -> NDArray[np.float32]:
             samples = samples.astype(np.float32, copy=False)
     else:
         found = _kind(wave, samples)
-        raise UserInputError(f"{name}: {found}, expected floating-point samples in [-1, 1], or int16 PCM")
+        raise UserInputError(
+            f"{name}: {found}, expected floating-point samples in [-1, 1], or int16 PCM"
+        )
     shape = samples.shape
     while samples.ndim > 2 and len(samples) == 1:
         samples = samples[0]
@@ -102,7 +104,9 @@ def whole(value: object, name: str, least: int) -> int:
         if isinstance(found, bool | np.bool_) or (number := operator.index(found)) < least:
             raise TypeError
     except (TypeError, ValueError, RuntimeError):
-        raise UserInputError(f"{name}: {value!r}, expected a whole number, at least {least}") from None
+        raise UserInputError(
+            f"{name}: {value!r}, expected a whole number, at least {least}"
+        ) from None
     return number
 
 
@@ -111,7 +115,9 @@ def sample_rate(value: object, name: str = "sample_rate") -> int:
     try:
         return whole(value, name, 1)
     except UserInputError:
-        raise UserInputError(f"{name}: {value!r}, expected whole Hz above 0, such as 16000") from None
+        raise UserInputError(
+            f"{name}: {value!r}, expected whole Hz above 0, such as 16000"
+        ) from None
 
 
 def seconds(value: object, name: str = "seconds") -> float:
@@ -144,7 +150,9 @@ def codes(values: object, books: int | None, size: int, name: str = "codes") -> 
     if len(wrong):
         book, frame = wrong[0]
         place = f"book {book}, frame {frame}"
-        raise UserInputError(f"{name}: code {found[book, frame]} ({place}), expected 0 to {size - 1}")
+        raise UserInputError(
+            f"{name}: code {found[book, frame]} ({place}), expected 0 to {size - 1}"
+        )
     return torch.from_numpy(found.astype(np.int64))
 
 

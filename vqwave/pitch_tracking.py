@@ -1,11 +1,13 @@
 """F0 of speech by SwiftF0, a convolutional network of 14,000 parameters that its package carries.
 
-Frame f is centred on sample f hop + hop // 2, as in `vqwave.features`. The network has a frame each 256 samples at 16 kHz,
-centred on a multiple of 256; frames between are interpolated. Each of its frames depends on 2,815 samples to either side, so
-that a recording can be tracked chunk by chunk with the same result up to rounding. It runs on the CPU, on one thread, and has
-no gradient; the package is imported by the first call.
+Frame f is centred on sample f hop + hop // 2, as in `vqwave.features`. The network has a frame each
+256 samples at 16 kHz, centred on a multiple of 256; frames between are interpolated. Each of its
+frames depends on 2,815 samples to either side, so that a recording can be tracked chunk by chunk
+with the same result up to rounding. It runs on the CPU, on one thread, and has no gradient; the
+package is imported by the first call.
 
-Reference: Nieradzik, 2025, "SwiftF0: fast and accurate monophonic pitch detection". arXiv:2508.18440
+Reference: Nieradzik, 2025, "SwiftF0: fast and accurate monophonic pitch detection".
+arXiv:2508.18440
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from soxr import ResampleStream
     from swift_f0 import PitchResult, SwiftF0
 
-RATE, GRID, CONTEXT = 16000, 256, 2815  # Hz; samples from frame to frame; samples to either side that a frame depends on
+# Hz; samples from frame to frame; samples to either side that a frame depends on
+RATE, GRID, CONTEXT = 16000, 256, 2815
 DELAY = 0.12  # seconds, at the most, that resampling from 8 kHz or more holds samples back
 AHEAD = 10  # network frames after its own that must have come before one is known
 FILTER = 140  # samples at the lower rate, to either side, that resampling depends on
@@ -49,22 +52,34 @@ def _resampler(sample_rate: int) -> ResampleStream | None:
 
 
 def _resampled(resampler: ResampleStream | None, wave: Wave, *, last: bool) -> Wave:
-    """To 16 kHz, in float64: the network takes logarithms of empty bands, in which a float32 filter leaves its rounding."""
-    return wave if resampler is None else resampler.resample_chunk(wave.astype(np.float64), last=last).astype(np.float32)
+    """To 16 kHz, in float64: the network takes logarithms of empty bands, in which a float32 filter
+    leaves its rounding.
+    """
+    return (
+        wave
+        if resampler is None
+        else resampler.resample_chunk(wave.astype(np.float64), last=last).astype(np.float32)
+    )
 
 
-def track(wave: Wave, sample_rate: int, hop: int, lowest: float = LOWEST, highest: float = HIGHEST) -> F0:
-    """wave (T,) in [-1, 1] at any rate -> F0 in Hz between `lowest` and `highest`, 0 where unvoiced: (ceil(T / hop),).
+def track(
+    wave: Wave, sample_rate: int, hop: int, lowest: float = LOWEST, highest: float = HIGHEST
+) -> F0:
+    """wave (T,) in [-1, 1] at any rate -> F0 in Hz between `lowest` and `highest`, 0 where
+    unvoiced: (ceil(T / hop),).
 
     Outside the waveform there are zeros. What peaks below 0.001 (-60 dBFS) is unvoiced.
     """
     if not len(wave):
         return np.zeros(0, np.float32)
-    beyond = -(-2 * GRID * sample_rate // RATE)  # so that there is a network frame after the last centre
+    # so that there is a network frame after the last centre
+    beyond = -(-2 * GRID * sample_rate // RATE)
     resampler = _resampler(sample_rate)
     resampled = _resampled(resampler, np.pad(np.asarray(wave, np.float32), (0, beyond)), last=True)
     found = _network().detect(resampled, RATE, lowest, highest)
-    return at_positions(found.pitch_hz, found.confidence, positions(0, -(-len(wave) // hop), sample_rate, hop))
+    return at_positions(
+        found.pitch_hz, found.confidence, positions(0, -(-len(wave) // hop), sample_rate, hop)
+    )
 
 
 def positions(first: int, count: int, sample_rate: int, hop: int) -> NDArray[np.float64]:
@@ -72,8 +87,11 @@ def positions(first: int, count: int, sample_rate: int, hop: int) -> NDArray[np.
     return (np.arange(first, first + count) * hop + hop // 2) * (RATE / (sample_rate * GRID))
 
 
-def at_positions(hz: NDArray[np.float64], confidence: NDArray[np.float64], place: NDArray[np.float64]) -> F0:
-    """Network frames (G,) -> F0 at places (F,) between them: confidence and ln F0 are linear from frame to frame.
+def at_positions(
+    hz: NDArray[np.float64], confidence: NDArray[np.float64], place: NDArray[np.float64]
+) -> F0:
+    """Network frames (G,) -> F0 at places (F,) between them: confidence and ln F0 are linear from
+    frame to frame.
 
     Beside an unvoiced frame, whose F0 means nothing, the F0 of the voiced one is held.
     """
@@ -88,7 +106,9 @@ def at_positions(hz: NDArray[np.float64], confidence: NDArray[np.float64], place
 
 
 def contour(f0: F0) -> NDArray[np.float32]:
-    """F0 in Hz (F,), 0 where unvoiced -> (2, F): v ln(F0 / 100 Hz) and v, which is 1 where voiced, else 0."""
+    """F0 in Hz (F,), 0 where unvoiced -> (2, F): v ln(F0 / 100 Hz) and v, which is 1 where voiced,
+    else 0.
+    """
     voiced = f0 > 0
     return np.stack([np.log(np.where(voiced, f0, 100.0) / 100.0), voiced]).astype(np.float32)
 
@@ -99,7 +119,9 @@ def ten_milliseconds(sample_rate: int) -> int:
 
 
 def grid(sample_rate: int) -> int:
-    """Samples after which network frames lie on whole samples again: windows that start on it have the whole's frames."""
+    """Samples after which network frames lie on whole samples again: windows that start on it have
+    the whole's frames.
+    """
     return sample_rate * GRID // math.gcd(sample_rate * GRID, RATE)
 
 
@@ -110,12 +132,16 @@ def context(sample_rate: int) -> int:
 
 
 class PitchStream:
-    """F0 of a recording as it comes: `push` samples, take the frames that are known now; `flush` at the end.
+    """F0 of a recording as it comes: `push` samples, take the frames that are known now; `flush` at
+    the end.
 
-    The frames are those of `track` up to rounding: voicing differs only where a confidence is `VOICED` within it.
+    The frames are those of `track` up to rounding: voicing differs only where a confidence is
+    `VOICED` within it.
     """
 
-    def __init__(self, sample_rate: int, hop: int, lowest: float = LOWEST, highest: float = HIGHEST) -> None:
+    def __init__(
+        self, sample_rate: int, hop: int, lowest: float = LOWEST, highest: float = HIGHEST
+    ) -> None:
         self.sample_rate, self.hop = sample_rate, hop
         self._resampler, self._stream = _resampler(sample_rate), _network().stream(lowest, highest)
         self._hz, self._confidence = np.zeros(0), np.zeros(0)  # of network frames from `_first` on
@@ -131,7 +157,8 @@ class PitchStream:
         """Samples (n,), any n -> F0 in Hz (m,) of the next frames, 0 where unvoiced."""
         self.samples += len(wave)
         self._push(np.asarray(wave, np.float32))
-        known = (self._first + len(self._hz) - 1) * GRID * self.sample_rate / RATE  # samples, of the last network frame
+        # samples, of the last network frame
+        known = (self._first + len(self._hz) - 1) * GRID * self.sample_rate / RATE
         ready = math.floor((known - self.hop // 2) / self.hop) + 1
         return self._frames(min(ready, self.samples // self.hop))
 
@@ -158,6 +185,13 @@ class PitchStream:
         place = positions(self.frame, count, self.sample_rate, self.hop)
         f0 = at_positions(self._hz, self._confidence, place - self._first)
         self.frame += count
-        done = min(int(positions(self.frame, 1, self.sample_rate, self.hop)[0]) - self._first, len(self._hz) - 1)
-        self._hz, self._confidence, self._first = self._hz[done:], self._confidence[done:], self._first + done
+        done = min(
+            int(positions(self.frame, 1, self.sample_rate, self.hop)[0]) - self._first,
+            len(self._hz) - 1,
+        )
+        self._hz, self._confidence, self._first = (
+            self._hz[done:],
+            self._confidence[done:],
+            self._first + done,
+        )
         return f0

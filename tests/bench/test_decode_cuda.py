@@ -16,7 +16,14 @@ from vqwave.rng.philox import uniforms
 
 def wavenet() -> WaveNet:
     torch.manual_seed(0)
-    sizes = StackSpec(layers=3, dilation_cycle=3, residual_channels=8, gate_channels=8, skip_channels=16, hidden_channels=16)
+    sizes = StackSpec(
+        layers=3,
+        dilation_cycle=3,
+        residual_channels=8,
+        gate_channels=8,
+        skip_channels=16,
+        hidden_channels=16,
+    )
     spec = WaveNetSpec(head=MuLaw(), network=sizes, conditioner=ConditionerSpec(channels=4))
     net = spec.build(8000, {"speaker": ["a", "b"]}, 3, 10)
     with torch.no_grad():

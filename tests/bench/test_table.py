@@ -16,7 +16,18 @@ ROWS = [
     Row("decode", "P", "numba float32", 1, 2, 31000.4, "samples/s", 1.94, 0.86, 30.2),
     Row("decode", "reading", "machine", None, 1, 95.31, "GB/s"),
 ]
-KEYS = ["suite", "name", "backend", "batch", "threads", "value", "unit", "times_real_time", "floor_share", "reference_ratio"]
+KEYS = [
+    "suite",
+    "name",
+    "backend",
+    "batch",
+    "threads",
+    "value",
+    "unit",
+    "times_real_time",
+    "floor_share",
+    "reference_ratio",
+]
 
 
 def test_rows_are_written_with_all_keys_and_nulls(tmp_path: Path) -> None:
@@ -55,7 +66,12 @@ def test_medians() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["bench", "nothing"], ["bench", "quantizer", "--nothing"], ["bench", "decode", "--peer", "/nowhere"]]
+    "words",
+    [
+        ["bench", "nothing"],
+        ["bench", "quantizer", "--nothing"],
+        ["bench", "decode", "--peer", "/nowhere"],
+    ],
 )
 def test_bad_words_are_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -64,7 +80,9 @@ def test_bad_words_are_one_line(words: list[str], capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_quantizers_agree_and_are_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_quantizers_agree_and_are_timed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "rows.json"
     cli.main(["bench", "quantizer", "--vectors", "300", "--seconds", "0", "--json", str(out)])
     rows = json.loads(out.read_text())

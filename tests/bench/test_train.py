@@ -1,4 +1,6 @@
-"""`vqwave bench train`: each step runs and learns, its rows say what they should, its count is that of the layers."""
+"""`vqwave bench train`: each step runs and learns, its rows say what they should, its count is that
+of the layers.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,23 @@ from vqwave.nn.wavenet import StackSpec, force_layerwise
 
 TINY = replace(
     train.SIZES["small"],
-    teacher=StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4),
+    teacher=StackSpec(
+        layers=2,
+        dilation_cycle=2,
+        residual_channels=4,
+        gate_channels=4,
+        skip_channels=4,
+        hidden_channels=4,
+    ),
     flows=(1, 2),
-    flow=StackSpec(dilation_cycle=2, kernel_size=2, residual_channels=4, gate_channels=4, skip_channels=0, hidden_channels=4),
+    flow=StackSpec(
+        dilation_cycle=2,
+        kernel_size=2,
+        residual_channels=4,
+        gate_channels=4,
+        skip_channels=0,
+        hidden_channels=4,
+    ),
     samples=320,
 )
 
@@ -29,7 +45,11 @@ def test_a_step_runs_and_learns(name: str, precision: str) -> None:
     step = train.optimized(trained, loss, torch.device("cpu"), precision)
     before = {key: p.detach().clone() for key, p in trained.named_parameters()}
     step()
-    moved = [key for key, p in trained.named_parameters() if p.requires_grad and not torch.equal(p, before[key])]
+    moved = [
+        key
+        for key, p in trained.named_parameters()
+        if p.requires_grad and not torch.equal(p, before[key])
+    ]
     assert any("stack.layers" in key for key in moved)
     assert any("stack.out" in key for key in moved)
     assert all(torch.isfinite(p).all() for p in trained.parameters())
@@ -37,7 +57,9 @@ def test_a_step_runs_and_learns(name: str, precision: str) -> None:
 
 def test_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(train.SIZES, "small", TINY)
-    wanted = argparse.Namespace(sizes=["small"], steps=["teacher"], precision="no", plain=True, seconds=0.0)
+    wanted = argparse.Namespace(
+        sizes=["small"], steps=["teacher"], precision="no", plain=True, seconds=0.0
+    )
     speed, memory = train.rows(wanted)
     assert (speed.unit, memory.unit) == ("samples/s", "MiB")
     assert speed.times_real_time == pytest.approx(speed.value / 8000)
@@ -47,13 +69,16 @@ def test_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_products_are_counted_layer_by_layer() -> None:
-    """Within `force_layerwise` the counter sees what the layers must multiply at least; at once, only what is around them."""
+    """Within `force_layerwise` the counter sees what the layers must multiply at least; at once,
+    only what is around them.
+    """
     step = train.optimized(*train.teacher(TINY, torch.device("cpu")), torch.device("cpu"), "no")
     with FlopCounterMode(display=False) as counter, force_layerwise():
         step()
     spec, samples = TINY.teacher, TINY.clips * TINY.samples
     layers = spec.layers * (
-        spec.kernel_size * spec.residual_channels * 2 * spec.gate_channels + spec.gate_channels * spec.skip_channels
+        spec.kernel_size * spec.residual_channels * 2 * spec.gate_channels
+        + spec.gate_channels * spec.skip_channels
     )
     forward = (
         layers

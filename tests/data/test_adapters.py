@@ -1,4 +1,6 @@
-"""Shards of WebDataset and manifests of lhotse: what is in them arrives in the corpus, what cannot be used is told."""
+"""Shards of WebDataset and manifests of lhotse: what is in them arrives in the corpus, what cannot
+be used is told.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def shard(path: Path, members: dict[str, bytes | str | dict[str, Any]]) -> Path:
 
 def rows(kind: str, source: Path) -> tuple[dict[str, Recording], list[Rejected]]:
     found = list(RECIPES[kind].rows(source))
-    return {row.id: row for row in found if isinstance(row, Recording)}, [row for row in found if isinstance(row, Rejected)]
+    return {row.id: row for row in found if isinstance(row, Recording)}, [
+        row for row in found if isinstance(row, Rejected)
+    ]
 
 
 def pitch(wave: np.ndarray) -> float:
@@ -64,9 +68,13 @@ def test_shards_arrive_with_their_texts_speakers_and_splits(tmp_path: Path) -> N
             "b.v1.flac": sound(800),
         },
     )
-    shard(tmp_path / "in" / "dev" / "0.tar", {"c.flac": sound(1000), "c.cls": "3", "c.png": b"not read"})
+    shard(
+        tmp_path / "in" / "dev" / "0.tar",
+        {"c.flac": sound(1000), "c.cls": "3", "c.png": b"not read"},
+    )
     found, rejected = rows("webdataset", tmp_path / "in")
-    assert [row.reason for row in rejected] == ["no sound of the key 'b'"]  # its ending is v1.flac, as WebDataset has it
+    # its ending is v1.flac, as WebDataset has it
+    assert [row.reason for row in rejected] == ["no sound of the key 'b'"]
     assert {name: (row.speaker, row.text, row.split) for name, row in found.items()} == {
         "train-0000/a/1": ("17", "from json", "train"),
         "train-0000/a/2": ("bob", "from txt", "train"),
@@ -141,8 +149,16 @@ def recording(name: str, path: str, **changes: object) -> dict[str, Any]:
     } | changes
 
 
-def supervision(name: str, of: str, start: float = 0.0, duration: float = 0.4, **more: object) -> dict[str, Any]:
-    return {"id": name, "recording_id": of, "start": start, "duration": duration, "channel": 0} | more
+def supervision(
+    name: str, of: str, start: float = 0.0, duration: float = 0.4, **more: object
+) -> dict[str, Any]:
+    return {
+        "id": name,
+        "recording_id": of,
+        "start": start,
+        "duration": duration,
+        "channel": 0,
+    } | more
 
 
 def two_tones(path: Path) -> None:
@@ -152,11 +168,18 @@ def two_tones(path: Path) -> None:
 
 def test_recordings_and_supervisions(tmp_path: Path) -> None:
     two_tones(tmp_path / "wav" / "one.wav")
-    manifest(tmp_path / "x_recordings_train.jsonl.gz", [recording("one", "wav/one.wav"), recording("alone", "wav/one.wav")])
+    manifest(
+        tmp_path / "x_recordings_train.jsonl.gz",
+        [recording("one", "wav/one.wav"), recording("alone", "wav/one.wav")],
+    )
     phones = [["a", 0.2, 0.1, None], ["b", 0.3, 0.1, None]]
     spoken = [
-        supervision("one-1", "one", 0.0, 0.2, speaker="ann", text="low", gender="f", custom={"accent": "us"}),
-        supervision("one-2", "one", 0.2, 0.2, speaker="bob", text="high", alignment={"phone": phones}),
+        supervision(
+            "one-1", "one", 0.0, 0.2, speaker="ann", text="low", gender="f", custom={"accent": "us"}
+        ),
+        supervision(
+            "one-2", "one", 0.2, 0.2, speaker="bob", text="high", alignment={"phone": phones}
+        ),
         supervision("two-1", "two"),
     ]
     manifest(tmp_path / "x_supervisions_train.jsonl.gz", spoken)
@@ -170,15 +193,27 @@ def test_recordings_and_supervisions(tmp_path: Path) -> None:
     }
     prepare("lhotse", tmp_path, tmp_path / "out", quiet=True)
     corpus = Corpus.open(tmp_path / "out")
-    by_name = {u.id: (u.speaker, u.text, pitch(corpus.read(row)), u.phones) for row, u in enumerate(corpus.utterances)}
-    assert by_name == {"one-1": ("ann", "low", 400.0, ()), "one-2": ("bob", "high", 800.0, ((0, "a"), (800, "b")))}
+    by_name = {
+        u.id: (u.speaker, u.text, pitch(corpus.read(row)), u.phones)
+        for row, u in enumerate(corpus.utterances)
+    }
+    assert by_name == {
+        "one-1": ("ann", "low", 400.0, ()),
+        "one-2": ("bob", "high", 800.0, ((0, "a"), (800, "b"))),
+    }
 
 
 def test_cuts(tmp_path: Path) -> None:
     two_tones(tmp_path / "one.wav")
     inside = {"type": "MonoCut", "channel": 0, "recording": recording("one", "one.wav")}
     cuts = [
-        inside | {"id": "c1", "start": 0.2, "duration": 0.2, "supervisions": [supervision("s1", "one", -0.1, 9.0, speaker="ann")]},
+        inside
+        | {
+            "id": "c1",
+            "start": 0.2,
+            "duration": 0.2,
+            "supervisions": [supervision("s1", "one", -0.1, 9.0, speaker="ann")],
+        },
         inside | {"id": "c2", "start": 0.0, "duration": 0.2, "supervisions": []},
         {"type": "MixedCut", "id": "c3", "tracks": []},
         inside
@@ -186,14 +221,18 @@ def test_cuts(tmp_path: Path) -> None:
             "id": "c4",
             "start": 0.0,
             "duration": 0.4,
-            "recording": recording("u", "x", sources=[{"type": "url", "channels": [0], "source": "x"}]),
+            "recording": recording(
+                "u", "x", sources=[{"type": "url", "channels": [0], "source": "x"}]
+            ),
             "supervisions": [supervision("s4", "u")],
         },
     ]
     manifest(tmp_path / "corpus_cuts_dev-clean.jsonl.gz", cuts)
     for source in (tmp_path, tmp_path / "corpus_cuts_dev-clean.jsonl.gz"):
         found, rejected = rows("lhotse", source)
-        assert [(row.start, row.frames, row.split, row.speaker) for row in found.values()] == [(1600, 1600, "valid", "ann")]
+        assert [(row.start, row.frames, row.split, row.speaker) for row in found.values()] == [
+            (1600, 1600, "valid", "ann")
+        ]
         assert [row.reason for row in rejected] == [
             "no supervision of the cut 'c2'",
             "'c3' is a MixedCut without a recording, expected a MonoCut",
@@ -202,7 +241,13 @@ def test_cuts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"not gzip", gzip.compress(b"{"), gzip.compress(b"[1]\n"), gzip.compress(b'{"id": "x"}\n')[:-9]]
+    "content",
+    [
+        b"not gzip",
+        gzip.compress(b"{"),
+        gzip.compress(b"[1]\n"),
+        gzip.compress(b'{"id": "x"}\n')[:-9],
+    ],
 )
 def test_a_broken_manifest_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "cuts.jsonl.gz").write_bytes(content)
@@ -215,25 +260,41 @@ def test_what_lhotse_itself_writes(tmp_path: Path) -> None:
     lhotse = pytest.importorskip("lhotse")
     two_tones(tmp_path / "one.wav")
     made = lhotse.Recording.from_file(tmp_path / "one.wav")
-    words = lhotse.SupervisionSegment("s1", made.id, 0.2, 0.2, speaker="ann", text="high", gender="f")
-    recordings, supervisions = lhotse.RecordingSet.from_recordings([made]), lhotse.SupervisionSet.from_segments([words])
+    words = lhotse.SupervisionSegment(
+        "s1", made.id, 0.2, 0.2, speaker="ann", text="high", gender="f"
+    )
+    recordings, supervisions = (
+        lhotse.RecordingSet.from_recordings([made]),
+        lhotse.SupervisionSet.from_segments([words]),
+    )
     for name in ("split", "cuts"):
         (tmp_path / name).mkdir()
     recordings.to_file(tmp_path / "split" / "x_recordings_test.jsonl.gz")
     supervisions.to_file(tmp_path / "split" / "x_supervisions_test.jsonl.gz")
-    cut = lhotse.CutSet.from_manifests(recordings, supervisions).truncate(max_duration=0.4, offset_type="start")
+    cut = lhotse.CutSet.from_manifests(recordings, supervisions).truncate(
+        max_duration=0.4, offset_type="start"
+    )
     cut.trim_to_supervisions().to_file(tmp_path / "cuts" / "x_cuts_test.jsonl.gz")
     for name in ("split", "cuts"):
         found, rejected = rows("lhotse", tmp_path / name)
         assert rejected == []
         row = found["s1"]
-        assert (row.start, row.frames, row.speaker, row.text, row.split) == (1600, 1600, "ann", "high", "test")
+        assert (row.start, row.frames, row.speaker, row.text, row.split) == (
+            1600,
+            1600,
+            "ann",
+            "high",
+            "test",
+        )
         assert (row.labels, row.path) == ({"gender": "f"}, tmp_path / "one.wav")
 
 
 def test_libritts(tmp_path: Path) -> None:
     root = tmp_path / "LibriTTS"
-    for part, name in (("train-clean-100", "19_198_000000_000000"), ("dev-clean", "84_121_000000_000000")):
+    for part, name in (
+        ("train-clean-100", "19_198_000000_000000"),
+        ("dev-clean", "84_121_000000_000000"),
+    ):
         speaker, chapter, *_ = name.split("_")
         folder = root / part / speaker / chapter
         folder.mkdir(parents=True)
@@ -241,7 +302,9 @@ def test_libritts(tmp_path: Path) -> None:
         (folder / f"{name}.original.txt").write_text("Mr. Elton")
     (folder / f"{name}.normalized.txt").write_text("Mister Elton")
     audio.write(folder / "stray.wav", tone(400).astype(np.float32), 24000)
-    (root / "speakers.tsv").write_text("READER\tGENDER\tSUBSET\tNAME\n19\tF\ttrain-clean-100\tKara\n")
+    (root / "speakers.tsv").write_text(
+        "READER\tGENDER\tSUBSET\tNAME\n19\tF\ttrain-clean-100\tKara\n"
+    )
     found, rejected = rows("libritts", tmp_path)
     assert {name: (row.text, row.split, row.labels) for name, row in found.items()} == {
         "19_198_000000_000000": ("Mr. Elton", "train", {"gender": "F"}),

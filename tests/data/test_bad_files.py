@@ -104,7 +104,9 @@ def test_read_names_what_is_no_file(tmp_path: Path) -> None:
 
 
 def test_a_stream_of_unknown_length_is_read(tmp_path: Path) -> None:
-    """Programs that write a WAV into a pipe leave 0xFFFFFFFF as the length; that is no truncated file."""
+    """Programs that write a WAV into a pipe leave 0xFFFFFFFF as the length; that is no truncated
+    file.
+    """
     path = tmp_path / "x.wav"
     soundfile.write(path, speech(), RATE)
     head = bytearray(path.read_bytes())

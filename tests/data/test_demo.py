@@ -58,7 +58,9 @@ def test_voices_differ_and_phones_mark_the_sound(tmp_path: Path) -> None:
         assert float(np.abs(wave).max()) < 0.99, "clipped"
         power = np.abs(np.fft.rfft(wave)) ** 2
         if recording.text == "seven":
-            centroids[recording.speaker] = float((power * np.fft.rfftfreq(len(wave), 1 / rate)).sum() / power.sum())
+            centroids[recording.speaker] = float(
+                (power * np.fft.rfftfreq(len(wave), 1 / rate)).sum() / power.sum()
+            )
             vowel, hiss = (stretch(wave, recording.phones, label) for label in ("E", "s"))
             assert audio.level_db(vowel) > audio.level_db(hiss), recording.speaker
             assert zero_crossings(hiss) > 2 * zero_crossings(vowel), recording.speaker
@@ -82,7 +84,13 @@ def test_prepare_demo_scales_phones(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(demo, "VOICES", demo.VOICES[:2])
     monkeypatch.setattr(demo, "lines", lambda: [*TEXTS, demo.Line("six", 0, "valid")])
     for rate in (16000, 8000):
-        prepare("demo", None, tmp_path / str(rate), sample_rate=None if rate == 16000 else rate, quiet=True)
+        prepare(
+            "demo",
+            None,
+            tmp_path / str(rate),
+            sample_rate=None if rate == 16000 else rate,
+            quiet=True,
+        )
     high, low = (Corpus.open(tmp_path / str(rate)) for rate in (16000, 8000))
     assert (high.sample_rate, low.sample_rate) == (16000, 8000)
     assert low.labels["gender"] == ["female", "male"]
@@ -92,7 +100,9 @@ def test_prepare_demo_scales_phones(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert all(0 <= start <= other.frames for start, _ in other.phones)
 
 
-def test_a_missing_engine_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_engine_is_named_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserInputError, match=r"pip install 'vqwave\[demo\]'"):
         prepare("demo", None, tmp_path / "out", quiet=True)

@@ -1,4 +1,6 @@
-"""What preparing leaves on disk: levels, rates, labels, phones; and that it leaves a whole corpus or none."""
+"""What preparing leaves on disk: levels, rates, labels, phones; and that it leaves a whole corpus
+or none.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def noise(seed: int, frames: int, gain: float = 0.1) -> np.ndarray:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Two speakers at 16 kHz, 40 dB apart, one with DC; the manifest has phones, labels and a stretch of a file."""
+    """Two speakers at 16 kHz, 40 dB apart, one with DC; the manifest has phones, labels and a
+    stretch of a file.
+    """
     folder = tmp_path / "in"
     folder.mkdir()
     soundfile.write(folder / "loud.wav", noise(0, 16000, 0.2), 16000, subtype="FLOAT")
@@ -39,7 +43,13 @@ def source(tmp_path: Path) -> Path:
         ann | {"text": "hello", "split": "train", "phones": [[0, "a"], [8000, "b"]]},
         ann | {"split": "valid", "start": 4000, "frames": 8000, "phones": [[6000, "c"]]},
         {"path": "quiet.wav", "speaker": "bob", "split": "test", "sample_rate": 16000},
-        {"path": "quiet.wav", "speaker": "bob", "split": "test", "sample_rate": 8000, "id": "wrong"},
+        {
+            "path": "quiet.wav",
+            "speaker": "bob",
+            "split": "test",
+            "sample_rate": 8000,
+            "id": "wrong",
+        },
     ]
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
@@ -48,7 +58,11 @@ def source(tmp_path: Path) -> Path:
 def test_levels_rates_labels_and_phones(source: Path, tmp_path: Path) -> None:
     summary = prepare("manifest", source, tmp_path / "out", sample_rate=8000, quiet=True)
     corpus = Corpus.open(tmp_path / "out")
-    assert (corpus.name, corpus.sample_rate, corpus.splits) == ("in", 8000, {"train": 1, "valid": 1, "test": 1})
+    assert (corpus.name, corpus.sample_rate, corpus.splits) == (
+        "in",
+        8000,
+        {"train": 1, "valid": 1, "test": 1},
+    )
     assert corpus.labels == {"speaker": ["ann", "bob"], "gender": ["f", "unknown"]}
     assert [u.frames for u in corpus.utterances] == [8000, 4000, 4000]
     assert [u.phones for u in corpus.utterances] == [((0, "a"), (4000, "b")), ((1000, "c"),), ()]
@@ -58,7 +72,9 @@ def test_levels_rates_labels_and_phones(source: Path, tmp_path: Path) -> None:
         assert level_db(wave) == pytest.approx(-23.0, abs=0.01)
         assert abs(wave.mean()) < 1e-4
         assert np.array_equal(corpus.read(i, 50, 20), wave[50:70])
-    assert len(np.unique(corpus.read(2))) > 1000, "a quiet file must not keep the coarse steps of its low level"
+    assert len(np.unique(corpus.read(2))) > 1000, (
+        "a quiet file must not keep the coarse steps of its low level"
+    )
     assert [row.reason for row in summary.rejected] == ["is at 16000 Hz, the manifest says 8000"]
     assert summary.total.utterances == 3
     assert summary.total.minutes == pytest.approx(2 / 60)
@@ -80,7 +96,9 @@ def test_preparing_twice_gives_the_same_bytes(source: Path, tmp_path: Path) -> N
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-def test_an_interrupted_prepare_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_prepare_leaves_nothing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(self: ShardWriter, prepared: Prepared) -> None:
         raise KeyboardInterrupt
 
@@ -91,7 +109,9 @@ def test_an_interrupted_prepare_leaves_nothing(source: Path, tmp_path: Path, mon
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
-def test_an_interrupted_prepare_keeps_the_old(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_prepare_keeps_the_old(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     prepare("manifest", source, out, quiet=True)
     before = {p.name: p.read_bytes() for p in out.iterdir()}
@@ -144,14 +164,22 @@ def test_shards_hold_whole_utterances(tmp_path: Path) -> None:
     lengths = [60, 60, 30, 150, 20]
     with ShardWriter(tmp_path, size=100) as shards:
         made = [
-            Prepared(Recording(Path("x"), "ann", str(n)), np.full(n, n, np.int16), (), np.full(n, n, np.float32)) for n in lengths
+            Prepared(
+                Recording(Path("x"), "ann", str(n)),
+                np.full(n, n, np.int16),
+                (),
+                np.full(n, n, np.float32),
+            )
+            for n in lengths
         ]
         rows = [shards.add(prepared) for prepared in made]
     assert [(row.shard, row.offset) for row in rows] == [(0, 0), (1, 0), (1, 60), (2, 0), (3, 0)]
     for row, n in zip(rows, lengths, strict=True):
         shard = np.fromfile(tmp_path / shard_name(row.shard), "<i2")
         assert shard[row.offset : row.offset + row.frames].tolist() == [n] * n
-    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.glob("*.i16")}
+    files = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.glob("*.i16")
+    }
     assert shards.hashes == files
     assert len(files) == 4
     assert np.fromfile(tmp_path / PITCH, "<f4").tolist() == [n for n in lengths for _ in range(n)]
@@ -164,8 +192,12 @@ def test_the_header_has_the_digest_of_the_samples(source: Path, tmp_path: Path) 
     assert Corpus.open(tmp_path / "out").shard_hashes == {shard_name(0): digest}
 
 
-def test_opening_reads_no_shard(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sparse shard of 3 GB: opening it maps nothing, and reading one crop maps the shard and copies the crop alone."""
+def test_opening_reads_no_shard(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sparse shard of 3 GB: opening it maps nothing, and reading one crop maps the shard and
+    copies the crop alone.
+    """
     out = tmp_path / "out"
     prepare("manifest", source, out, quiet=True)
     rows = [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
@@ -174,7 +206,9 @@ def test_opening_reads_no_shard(source: Path, tmp_path: Path, monkeypatch: pytes
     os.truncate(out / PITCH, 100_000_000)
     (out / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     mapped, memmap = [], np.memmap
-    monkeypatch.setattr(np, "memmap", lambda path, **how: mapped.append(path.name) or memmap(path, **how))
+    monkeypatch.setattr(
+        np, "memmap", lambda path, **how: mapped.append(path.name) or memmap(path, **how)
+    )
     monkeypatch.setattr(np, "fromfile", lambda path, *_: pytest.fail(f"{path} is read whole"))
     corpus = Corpus.open(out)
     assert mapped == []
@@ -211,7 +245,9 @@ def test_damaged_corpora_are_named(source: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_killed_preparation_left_is_cleared(source: Path, tmp_path: Path) -> None:
-    """Half-written folders of dead processes go; a corpus that was being replaced comes back; a living process is left alone."""
+    """Half-written folders of dead processes go; a corpus that was being replaced comes back; a
+    living process is left alone.
+    """
     out, gone = tmp_path / "out", subprocess.Popen(["true"])
     gone.wait()
     prepare("manifest", source, out, quiet=True)
@@ -229,7 +265,9 @@ def test_what_a_killed_preparation_left_is_cleared(source: Path, tmp_path: Path)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_reading_all_of_a_corpus_keeps_none_of_it(source: Path, tmp_path: Path) -> None:
-    """Pages of a shard that were read are let go: else a process grows to the size of the corpus."""
+    """Pages of a shard that were read are let go: else a process grows to the size of the
+    corpus.
+    """
     out = tmp_path / "out"
     prepare("manifest", source, out, quiet=True)
     rows = [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
@@ -259,6 +297,9 @@ def test_several_sources_become_one_corpus(tmp_path: Path) -> None:
     assert [u.speaker for u in corpus.utterances] == ["one", "two"] == corpus.speakers
     assert corpus.source == "one + two"
     assert "all" in summary.table()
-    with pytest.raises(UserInputError, match=r"one, .*one: 1 ids occur twice, the first is 'one/a', expected it once"):
+    with pytest.raises(
+        UserInputError,
+        match=r"one, .*one: 1 ids occur twice, the first is 'one/a', expected it once",
+    ):
         prepare("folder", [tmp_path / "one", tmp_path / "one"], tmp_path / "twice", quiet=True)
     assert not (tmp_path / "twice").exists()

@@ -15,11 +15,17 @@ from vqwave.data import Corpus, Segments, Summary, prepare, training_batches
 def summary(speech_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Summary:
     if not (speech_data / "fsdd").is_dir():
         pytest.skip(f"no fsdd in {speech_data}")
-    return prepare("fsdd", speech_data / "fsdd", tmp_path_factory.mktemp("real") / "fsdd", quiet=True)
+    return prepare(
+        "fsdd", speech_data / "fsdd", tmp_path_factory.mktemp("real") / "fsdd", quiet=True
+    )
 
 
 def test_counts_agree_with_the_description(summary: Summary) -> None:
-    assert {line.name: line.utterances for line in summary.splits} == {"train": 2400, "valid": 300, "test": 120}
+    assert {line.name: line.utterances for line in summary.splits} == {
+        "train": 2400,
+        "valid": 300,
+        "test": 120,
+    }
     assert summary.total.minutes == pytest.approx(20.58, abs=0.01)
     assert {line.name: line.utterances for line in summary.speakers}.keys() >= {"theo", "nicolas"}
     assert all(line.utterances == 470 for line in summary.speakers)
@@ -52,7 +58,9 @@ def test_an_epoch_draws_speakers_by_their_minutes(summary: Summary) -> None:
     corpus = Corpus.open(summary.out)
     segments = Segments(corpus, "train", 2000)
     batches = iter(training_batches(segments, 256))
-    speakers = np.concatenate([next(batches).labels["speaker"].numpy() for _ in range(len(segments) // 256)])
+    speakers = np.concatenate(
+        [next(batches).labels["speaker"].numpy() for _ in range(len(segments) // 256)]
+    )
     drawn = np.bincount(speakers, minlength=6) / len(speakers)
     rows = corpus.of("train")
     owners = [corpus.label_ids(i)["speaker"] for i in rows]

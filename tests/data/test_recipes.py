@@ -47,7 +47,9 @@ def test_fsdd_as_its_repository(tmp_path: Path) -> None:
 
 def test_fsdd_as_a_folder_with_a_manifest(tmp_path: Path) -> None:
     put(tmp_path / "theo" / "1_theo_7.flac")
-    (tmp_path / "manifest.csv").write_text("path,speaker,text,take,split\ntheo/1_theo_7.flac,theo,1,7,valid\n")
+    (tmp_path / "manifest.csv").write_text(
+        "path,speaker,text,take,split\ntheo/1_theo_7.flac,theo,1,7,valid\n"
+    )
     (tmp_path / "speakers.csv").write_text("speaker,gender,seconds\ntheo,male,12\n")
     found, _ = rows("fsdd", tmp_path)
     assert found["theo/1_theo_7"].split == "valid"
@@ -57,7 +59,11 @@ def test_fsdd_as_a_folder_with_a_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("inside", ["", "LibriSpeech"])
 def test_librispeech(tmp_path: Path, inside: str) -> None:
     root = tmp_path / inside
-    for part, name in (("train-clean-100", "19-198-0000"), ("dev-clean", "84-121-0001"), ("test-other", "61-70-0002")):
+    for part, name in (
+        ("train-clean-100", "19-198-0000"),
+        ("dev-clean", "84-121-0001"),
+        ("test-other", "61-70-0002"),
+    ):
         speaker, chapter, _ = name.split("-")
         folder = put(root / part / speaker / chapter / f"{name}.flac").parent
         (folder / f"{speaker}-{chapter}.trans.txt").write_text(f"{name} NORTHANGER ABBEY\n")
@@ -120,7 +126,12 @@ def test_ljspeech(tmp_path: Path) -> None:
 @pytest.mark.parametrize("language", ["english", "surprise", "."])
 def test_zerospeech2019(tmp_path: Path, language: str) -> None:
     root = tmp_path / language
-    for name in ("train/voice/V001_01", "train/unit/S015_02", "train/parallel/voice/V002_03", "test/S002_04"):
+    for name in (
+        "train/voice/V001_01",
+        "train/unit/S015_02",
+        "train/parallel/voice/V002_03",
+        "test/S002_04",
+    ):
         put(root / f"{name}.wav", 16000)
     put(root / "train" / "stray.wav", 16000)
     found, rejected = rows("zerospeech2019", tmp_path)
@@ -138,14 +149,23 @@ def test_folder_with_and_without_splits(tmp_path: Path) -> None:
     (tmp_path / "plain" / "ann" / "a.txt").write_text("hello\n")
     put(tmp_path / "split" / "dev" / "ann" / "d.wav")
     plain, rejected = rows("folder", tmp_path / "plain")
-    assert {name: row.speaker for name, row in plain.items()} == {"ann/a": "ann", "ann/deep/b": "ann", "bob/c": "bob"}
+    assert {name: row.speaker for name, row in plain.items()} == {
+        "ann/a": "ann",
+        "ann/deep/b": "ann",
+        "bob/c": "bob",
+    }
     assert plain["ann/a"].text == "hello"
     assert [row.path.name for row in rejected] == ["stray.wav"]
     split, _ = rows("folder", tmp_path / "split")
     assert split["dev/ann/d"].split == "valid"
     assert split["train/ann/deep/b"].speaker == "ann"
     put(tmp_path / "plain" / "ann" / "a.flac")
-    assert set(rows("folder", tmp_path / "plain")[0]) == {"ann/a.wav", "ann/a.flac", "ann/deep/b", "bob/c"}
+    assert set(rows("folder", tmp_path / "plain")[0]) == {
+        "ann/a.wav",
+        "ann/a.flac",
+        "ann/deep/b",
+        "bob/c",
+    }
 
 
 def test_a_manifest_comes_back_as_written(tmp_path: Path) -> None:
@@ -181,7 +201,9 @@ def test_a_manifest_comes_back_as_written(tmp_path: Path) -> None:
         ("m.csv", "path,speaker\na.wav,ann\na.wav,bob\n", "ids occur twice.*'a'"),
     ],
 )
-def test_a_bad_manifest_is_named_with_its_line(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_a_bad_manifest_is_named_with_its_line(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
     put(tmp_path / "a.wav")
     (tmp_path / name).write_text(text)
     with pytest.raises(UserInputError, match=message) as error:
@@ -193,7 +215,11 @@ def test_a_bad_manifest_is_named_with_its_line(tmp_path: Path, name: str, text: 
 @pytest.mark.parametrize("kind", [name for name, recipe in RECIPES.items() if recipe.needs_source])
 def test_a_folder_without_the_layout_is_refused(tmp_path: Path, kind: str) -> None:
     (tmp_path / "in").mkdir()
-    cases = ((tmp_path / "missing", "no such"), (tmp_path / "in", "expected|holds no"), (None, "needs a source"))
+    cases = (
+        (tmp_path / "missing", "no such"),
+        (tmp_path / "in", "expected|holds no"),
+        (None, "needs a source"),
+    )
     for source, message in cases:
         with pytest.raises(UserInputError, match=message):
             prepare(kind, source, tmp_path / "out", quiet=True)

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from vqwave.data import Batch, Corpus, Segments, StepSampler, evaluation_batches, evaluation_crops, training_batches
+from vqwave.data import (
+    Batch,
+    Corpus,
+    Segments,
+    StepSampler,
+    evaluation_batches,
+    evaluation_crops,
+    training_batches,
+)
 from vqwave.errors import UserInputError
 
 FRAMES = [50, 250, 1000, 100, 70]
@@ -19,7 +27,9 @@ CROP = 100
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Five utterances; sample t of utterance i is i * 2000 + t + 1, so that a crop says where it comes from."""
+    """Five utterances; sample t of utterance i is i * 2000 + t + 1, so that a crop says where it
+    comes from.
+    """
     folder = tmp_path_factory.mktemp("corpus")
     header = {
         "format": 1,
@@ -53,7 +63,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 def same(a: Batch, b: Batch) -> bool:
     labels = all(torch.equal(a.labels[name], b.labels[name]) for name in a.labels)
-    return labels and all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("wave", "lengths", "index"))
+    return labels and all(
+        torch.equal(getattr(a, name), getattr(b, name)) for name in ("wave", "lengths", "index")
+    )
 
 
 def take(
@@ -66,7 +78,9 @@ def take(
     workers: int = 0,
 ) -> list[Batch]:
     segments = Segments(corpus, "train", CROP, seed=3)
-    batches = training_batches(segments, batch, rank=rank, world=world, start_step=start_step, workers=workers)
+    batches = training_batches(
+        segments, batch, rank=rank, world=world, start_step=start_step, workers=workers
+    )
     return list(itertools.islice(batches, count))
 
 
@@ -141,9 +155,15 @@ def test_a_corpus_travels_to_a_worker_without_its_samples(corpus: Corpus) -> Non
 
 @pytest.mark.parametrize(("length", "batch"), [(10, 4), (7, 7), (3, 8), (1, 2)])
 def test_each_epoch_is_a_permutation(length: int, batch: int) -> None:
-    pairs = list(itertools.chain.from_iterable(itertools.islice(StepSampler(length, batch, seed=1), 4 * length)))
+    pairs = list(
+        itertools.chain.from_iterable(
+            itertools.islice(StepSampler(length, batch, seed=1), 4 * length)
+        )
+    )
     assert [position for position, _ in pairs] == list(range(len(pairs)))
-    epochs = [[segment for _, segment in pairs[k : k + length]] for k in range(0, 4 * length, length)]
+    epochs = [
+        [segment for _, segment in pairs[k : k + length]] for k in range(0, 4 * length, length)
+    ]
     assert all(sorted(epoch) == list(range(length)) for epoch in epochs)
     if length > 5:
         assert epochs[0] != epochs[1]
@@ -165,7 +185,9 @@ def test_bad_batches_are_refused() -> None:
 def test_evaluation_tiles_the_split(corpus: Corpus) -> None:
     batches = list(evaluation_batches(corpus, "train", 4, CROP))
     seen = torch.cat([batch.wave[batch.mask] for batch in batches]) * 32768
-    assert torch.equal(seen.long(), torch.cat([i * 2000 + 1 + torch.arange(n) for i, n in enumerate(FRAMES[:4])]))
+    assert torch.equal(
+        seen.long(), torch.cat([i * 2000 + 1 + torch.arange(n) for i, n in enumerate(FRAMES[:4])])
+    )
     assert [len(batch) for batch in batches] == [4, 4, 4, 3]
     assert all(map(same, batches, evaluation_batches(corpus, "train", 4, CROP)))
 

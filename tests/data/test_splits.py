@@ -1,4 +1,6 @@
-"""Which recordings are held out: sentences apart, own splits kept, something of every speaker in each."""
+"""Which recordings are held out: sentences apart, own splits kept, something of every speaker in
+each.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ def recordings(texts: Sequence[str], speakers: int = 3, split: str = "") -> list
 def test_splits_by_hash_hold_sentences_apart() -> None:
     texts = [f"sentence {k}" for k in range(400)]
     found = assign_splits(recordings(texts))
-    by_split = {split: {row.text for row in found if row.split == split} for split in ("train", "valid", "test")}
+    by_split = {
+        split: {row.text for row in found if row.split == split}
+        for split in ("train", "valid", "test")
+    }
     assert sum(map(len, by_split.values())) == len(texts)
     assert all(5 <= len(by_split[split]) <= 45 for split in ("valid", "test"))
     fewer = assign_splits(recordings(texts[:300]))
@@ -38,7 +43,9 @@ def test_splits_that_a_corpus_defines_stay() -> None:
     found = assign_splits(mixed)
     assert [row.split for row in found[:9]] == ["test"] * 9
     assert {row.split for row in found[9:]} == {"train", "valid"}
-    whole = [row for split in ("train", "valid", "test") for row in recordings(["a", "b"], split=split)]
+    whole = [
+        row for split in ("train", "valid", "test") for row in recordings(["a", "b"], split=split)
+    ]
     assert assign_splits(whole) == whole
 
 
@@ -62,8 +69,14 @@ def splits_by_speaker(rows: Sequence[Recording]) -> dict[str, set[str]]:
 def test_every_speaker_of_three_recordings_has_one_in_each_split(count: int) -> None:
     """Of their own sentences, or of texts that nobody else says."""
     for text in ("", "{}, {}"):
-        rows = [Recording(Path("x"), f"s{s}", f"s{s}/{k}", text.format(s, k)) for s in range(12) for k in range(count)]
-        assert set(map(frozenset, splits_by_speaker(assign_splits(rows)).values())) == {frozenset(ALL)}
+        rows = [
+            Recording(Path("x"), f"s{s}", f"s{s}/{k}", text.format(s, k))
+            for s in range(12)
+            for k in range(count)
+        ]
+        assert set(map(frozenset, splits_by_speaker(assign_splits(rows)).values())) == {
+            frozenset(ALL)
+        }
 
 
 def test_speakers_who_share_sentences_have_some_in_each_split_and_none_is_on_both_sides() -> None:
@@ -85,7 +98,11 @@ def test_speakers_who_share_sentences_have_some_in_each_split_and_none_is_on_bot
 
 def test_speakers_of_fewer_recordings_are_trained_on() -> None:
     """Nobody who is not to be held out loses their last recording of train to another's needs."""
-    rows = [Recording(Path("x"), f"s{s}", f"s{s}/{k}", "hello" if k == 0 else "") for s in range(6) for k in range(s + 1)]
+    rows = [
+        Recording(Path("x"), f"s{s}", f"s{s}/{k}", "hello" if k == 0 else "")
+        for s in range(6)
+        for k in range(s + 1)
+    ]
     found = splits_by_speaker(assign_splits(rows))
     assert all("train" in splits for splits in found.values())
     assert all(found[f"s{s}"] == ALL for s in range(2, 6))
@@ -94,8 +111,12 @@ def test_speakers_of_fewer_recordings_are_trained_on() -> None:
 def test_a_sentence_that_somebody_needs_stays() -> None:
     """ann's sentence said least often is all that bob says: another one of hers is held out."""
     said = {"ann": "abcd", "bob": "a", "eve": "bcdxyz", "dan": "bcdxyz"}
-    rows = [Recording(Path("x"), who, f"{who}/{key}", key) for who, keys in said.items() for key in keys]
-    found = share_out(rows, dict.fromkeys("abcd", "train") | {"x": "train", "y": "valid", "z": "test"})
+    rows = [
+        Recording(Path("x"), who, f"{who}/{key}", key) for who, keys in said.items() for key in keys
+    ]
+    found = share_out(
+        rows, dict.fromkeys("abcd", "train") | {"x": "train", "y": "valid", "z": "test"}
+    )
     assert found["a"] == "train"
     assert all({found[key] for key in said[who]} == ALL for who in ("ann", "eve", "dan"))
 
@@ -103,7 +124,9 @@ def test_a_sentence_that_somebody_needs_stays() -> None:
 def test_large_corpora_are_split_by_hash_alone() -> None:
     """Where the hash gives every speaker all splits, nothing moves."""
     found = assign_splits(recordings([f"sentence {k}" for k in range(400)]))
-    held = sorted(int(row.text.split()[1]) for row in found if row.split == "valid" and row.speaker == "s0")
+    held = sorted(
+        int(row.text.split()[1]) for row in found if row.split == "valid" and row.speaker == "s0"
+    )
     assert held == HELD  # as they were before speakers were looked at
 
 

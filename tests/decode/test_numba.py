@@ -1,4 +1,6 @@
-"""The CPU kernels against the reference: the same law, the same draws, and the same bits however the work is cut."""
+"""The CPU kernels against the reference: the same law, the same draws, and the same bits however
+the work is cut.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +43,22 @@ HEADS = [
     Logistic(),
 ]
 SMALL = StackSpec(
-    layers=6, dilation_cycle=3, kernel_size=2, residual_channels=16, gate_channels=16, skip_channels=32, hidden_channels=48
+    layers=6,
+    dilation_cycle=3,
+    kernel_size=2,
+    residual_channels=16,
+    gate_channels=16,
+    skip_channels=32,
+    hidden_channels=48,
 )
 ODD = StackSpec(
-    layers=5, dilation_cycle=4, kernel_size=3, residual_channels=24, gate_channels=20, skip_channels=40, hidden_channels=17
+    layers=5,
+    dilation_cycle=4,
+    kernel_size=3,
+    residual_channels=24,
+    gate_channels=20,
+    skip_channels=40,
+    hidden_channels=17,
 )
 STACKS = [
     SMALL,
@@ -52,7 +66,13 @@ STACKS = [
     dataclasses.replace(SMALL, kernel_size=1),
     dataclasses.replace(SMALL, kernel_size=4, skip_channels=0),
     StackSpec(
-        layers=3, dilation_cycle=3, kernel_size=2, residual_channels=144, gate_channels=80, skip_channels=272, hidden_channels=256
+        layers=3,
+        dilation_cycle=3,
+        kernel_size=2,
+        residual_channels=144,
+        gate_channels=80,
+        skip_channels=272,
+        hidden_channels=256,
     ),
 ]
 CONDITIONERS = [
@@ -71,7 +91,9 @@ def wavenet(
 ) -> WaveNet:
     """An untrained network whose past and condition really matter."""
     torch.manual_seed(0)
-    net = WaveNetSpec(head=head, network=network, conditioner=conditioner).build(8000, {"speaker": ["a", "b"]}, frames, HOP)
+    net = WaveNetSpec(head=head, network=network, conditioner=conditioner).build(
+        8000, {"speaker": ["a", "b"]}, frames, HOP
+    )
     with torch.no_grad():
         net.stack.out.weight.mul_(4.0)
         if net.stack.projection is not None:
@@ -99,10 +121,14 @@ def exact_params(net: WaveNet, x: Tensor, told: Condition | None) -> Tensor:
     return exact.stack(exact.input_embedding(shifted), exact.stack.project(told)) * exact.units
 
 
-def steady_draws(net: WaveNet, x: Tensor, told: Condition | None, u: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """What the uniforms u (4, B, T) draw from the exact law after the past of x (B, T), and which of these draws are steady.
+def steady_draws(
+    net: WaveNet, x: Tensor, told: Condition | None, u: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """What the uniforms u (4, B, T) draw from the exact law after the past of x (B, T), and which
+    of these draws are steady.
 
-    A draw is steady if its class or component stays the same when u[0] moves by what rounding may do to a cumulative probability.
+    A draw is steady if its class or component stays the same when u[0] moves by what rounding may
+    do to a cumulative probability.
     """
     distribution, u = net.head(exact_params(net, x, told), temperature), u.double()
     moved = [distribution.sample(torch.cat([u[:1] + shift, u[1:]])) for shift in (-1e-4, 1e-4)]
@@ -117,7 +143,9 @@ def assert_same_up_to_an_edge(
     streams: Tensor,
     seed: int = 0,
 ) -> None:
-    """Free-running draws (B, T) of two back-ends are equal up to the first one that lies on the edge of a class, if any does."""
+    """Free-running draws (B, T) of two back-ends are equal up to the first one that lies on the
+    edge of a class, if any does.
+    """
     _, steady = steady_draws(net, x, told, uniforms(seed, streams, 0, x.shape[1]))
     assert steady.float().mean() > 0.9
     for row, differs in enumerate(x != other):
@@ -125,7 +153,9 @@ def assert_same_up_to_an_edge(
             assert not steady[row, int(differs.int().argmax())], row
 
 
-def assert_scores_agree(net: WaveNet, told: Condition | None, streams: int, samples: int = 300) -> None:
+def assert_scores_agree(
+    net: WaveNet, told: Condition | None, streams: int, samples: int = 300
+) -> None:
     x = reference.sample_wavenet(net, told, samples, streams=torch.arange(streams))
     expected = exact_params(net, x, told)
     assert expected.std() > 1e-2
@@ -134,21 +164,27 @@ def assert_scores_agree(net: WaveNet, told: Condition | None, streams: int, samp
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_teacher_forced_parameters_are_those_of_the_parallel_pass_for_every_head(head: Head) -> None:
+def test_teacher_forced_parameters_are_those_of_the_parallel_pass_for_every_head(
+    head: Head,
+) -> None:
     net = wavenet(head)
     assert_scores_agree(net, condition(net, 3), 3)
 
 
 @pytest.mark.parametrize("network", STACKS)
 @pytest.mark.parametrize("streams", [1, 11])
-def test_teacher_forced_parameters_for_every_shape_and_tile(network: StackSpec, streams: int) -> None:
+def test_teacher_forced_parameters_for_every_shape_and_tile(
+    network: StackSpec, streams: int
+) -> None:
     net = wavenet(network=network)
     assert_scores_agree(net, condition(net, streams), streams)
 
 
 @pytest.mark.parametrize("conditioner", CONDITIONERS)
 @pytest.mark.parametrize("frames", [4, 9])
-def test_conditions_at_every_rate_hold_their_last_column(conditioner: ConditionerSpec, frames: int) -> None:
+def test_conditions_at_every_rate_hold_their_last_column(
+    conditioner: ConditionerSpec, frames: int
+) -> None:
     net = wavenet(conditioner=conditioner)
     assert_scores_agree(net, condition(net, 2, frames), 2, samples=400)
 
@@ -162,10 +198,14 @@ def test_a_network_that_hears_nothing() -> None:
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_the_draws_are_the_references(head: Head, temperature: float) -> None:
-    """From the same past, the same uniforms draw the same value: teacher-forced, so that no rounding can add up."""
+    """From the same past, the same uniforms draw the same value: teacher-forced, so that no
+    rounding can add up.
+    """
     net = wavenet(head)
     told, streams = condition(net, 2), torch.tensor([5, 2 + 2**33])
-    x = fast.sample_wavenet(net, told, 1500, streams=streams, seed=2**40 + 7, temperature=temperature, threads=1)
+    x = fast.sample_wavenet(
+        net, told, 1500, streams=streams, seed=2**40 + 7, temperature=temperature, threads=1
+    )
     again, steady = steady_draws(net, x, told, uniforms(2**40 + 7, streams, 0, 1500), temperature)
     assert steady.float().mean() > 0.9
     if isinstance(head, MuLaw | LinearBins):
@@ -180,7 +220,10 @@ def test_the_draws_are_the_references(head: Head, temperature: float) -> None:
 def test_temperature_zero_takes_the_likeliest_whatever_the_seed(head: Head) -> None:
     net = wavenet(head)
     told, streams = condition(net, 2), torch.arange(2)
-    x, other = (fast.sample_wavenet(net, told, 300, streams=streams, seed=seed, temperature=0.0, threads=1) for seed in (1, 2))
+    x, other = (
+        fast.sample_wavenet(net, told, 300, streams=streams, seed=seed, temperature=0.0, threads=1)
+        for seed in (1, 2)
+    )
     assert torch.equal(x, other)
     params = exact_params(net, x, told)
     ordered = head(params).logits.sort(1, descending=True).values
@@ -196,7 +239,14 @@ def test_thousands_of_drawn_classes_are_the_references() -> None:
     net = wavenet()
     told, streams = condition(net, 2), torch.arange(2)
     drawn = fast.sample_wavenet(net, told, 3000, streams=streams, seed=3, threads=1)
-    assert_same_up_to_an_edge(net, told, drawn, reference.sample_wavenet(net, told, 3000, streams=streams, seed=3), streams, seed=3)
+    assert_same_up_to_an_edge(
+        net,
+        told,
+        drawn,
+        reference.sample_wavenet(net, told, 3000, streams=streams, seed=3),
+        streams,
+        seed=3,
+    )
     assert len(drawn.unique()) > 50
 
 
@@ -207,7 +257,15 @@ def test_bits_do_not_depend_on_batch_order_or_threads(head: Head, weights: str) 
     told, streams = condition(net, 19), torch.arange(100, 119)
 
     def draw(chosen: list[int], threads: int = 1) -> Tensor:
-        return fast.sample_wavenet(net, rows(told, chosen), 250, streams=streams[chosen], seed=1, weights=weights, threads=threads)
+        return fast.sample_wavenet(
+            net,
+            rows(told, chosen),
+            250,
+            streams=streams[chosen],
+            seed=1,
+            weights=weights,
+            threads=threads,
+        )
 
     everyone = list(range(19))
     whole = draw(everyone)
@@ -235,8 +293,12 @@ def test_a_prime_is_heard_first() -> None:
     net = wavenet()
     told, streams = condition(net, 2), torch.arange(2)
     whole = fast.sample_wavenet(net, told, 200, streams=streams)
-    assert torch.equal(fast.sample_wavenet(net, told, 120, streams=streams, prime=whole[:, :80]), whole[:, 80:])
-    assert torch.equal(fast.sample_wavenet(net, told, 200, streams=streams, prime=whole[:, :0]), whole)
+    assert torch.equal(
+        fast.sample_wavenet(net, told, 120, streams=streams, prime=whole[:, :80]), whole[:, 80:]
+    )
+    assert torch.equal(
+        fast.sample_wavenet(net, told, 200, streams=streams, prime=whole[:, :0]), whole
+    )
 
 
 def test_bf16_weights_cost_little() -> None:
@@ -253,7 +315,9 @@ def test_bf16_weights_cost_little() -> None:
 def test_progress_adds_up_and_nothing_is_nothing() -> None:
     net = wavenet()
     told, counted = condition(net, 2), []
-    x = fast.sample_wavenet(net, told, fast.CHUNK + 1, streams=torch.arange(2), progress=counted.append)
+    x = fast.sample_wavenet(
+        net, told, fast.CHUNK + 1, streams=torch.arange(2), progress=counted.append
+    )
     assert sum(counted) == x.shape[1] == fast.CHUNK + 1
     assert len(counted) > 1
     assert fast.sample_wavenet(net, told, 0, streams=torch.arange(2)).shape == (2, 0)
@@ -265,7 +329,9 @@ def test_memory_does_not_grow_with_time() -> None:
     before = {name: array.shape for name, array in decoder.groups[0].state._asdict().items()}
     for chunk in decoder.sample(20000):
         assert chunk.shape[1] <= fast.CHUNK
-    assert {name: array.shape for name, array in decoder.groups[0].state._asdict().items()} == before
+    assert {
+        name: array.shape for name, array in decoder.groups[0].state._asdict().items()
+    } == before
     assert decoder.groups[0].state.time.tolist() == [20000]
 
 
@@ -273,9 +339,14 @@ def test_weights_are_packed_once_without_loss() -> None:
     net = wavenet(network=SMALL)
     plan = Plan.of(net)
     layer = net.stack.layers[0]
-    taps = plan.weights[: 2 * 16 * 32].reshape(2, 16, 32)  # every width is a multiple of 16: no padding
+    # every width is a multiple of 16: no padding
+    taps = plan.weights[: 2 * 16 * 32].reshape(2, 16, 32)
     np.testing.assert_array_equal(taps, layer.dilated.weight.detach().permute(2, 1, 0).numpy())
-    count = sum(p.numel() for name, p in net.stack.named_parameters() if "weight" in name and "projection" not in name)
+    count = sum(
+        p.numel()
+        for name, p in net.stack.named_parameters()
+        if "weight" in name and "projection" not in name
+    )
     assert plan.weights.size == count
     assert plan.weights.ctypes.data % 64 == 0
 
@@ -299,5 +370,8 @@ def test_the_door_takes_the_kernels_and_says_why_not() -> None:
 def test_the_door_decodes_the_same_by_either() -> None:
     net = wavenet()
     told, streams = condition(net, 1), torch.tensor([4])
-    both = [backend.sample(net, told, 500, streams=streams, backend=name) for name in ("numba", "reference")]
+    both = [
+        backend.sample(net, told, 500, streams=streams, backend=name)
+        for name in ("numba", "reference")
+    ]
     assert_same_up_to_an_edge(net, told, *both, streams)

@@ -39,7 +39,13 @@ HEADS = [
     Logistic(),
 ]
 NETWORK = StackSpec(
-    layers=6, dilation_cycle=3, kernel_size=2, residual_channels=24, gate_channels=16, skip_channels=32, hidden_channels=16
+    layers=6,
+    dilation_cycle=3,
+    kernel_size=2,
+    residual_channels=24,
+    gate_channels=16,
+    skip_channels=32,
+    hidden_channels=16,
 )
 RATE, HOP, BANDS, FRAMES = 8000, 40, 12, 9
 T = FRAMES * HOP
@@ -101,7 +107,9 @@ def exact_parameters(net: WaveNet, x: Tensor, held: Condition) -> Tensor:
 def assert_scores_agree(net: WaveNet, streams: int) -> None:
     held = condition(net, streams)
     numbers = torch.arange(streams)
-    x = wavenet_decoder.sample_wavenet(net, held, T + 30, streams=numbers, temperature=0.8, threads=1)
+    x = wavenet_decoder.sample_wavenet(
+        net, held, T + 30, streams=numbers, temperature=0.8, threads=1
+    )
     expected = exact_parameters(net, x, held)
     assert expected.std() > 1e-2
     assert x.std() > 1e-3

@@ -1,4 +1,6 @@
-"""One stream: working ahead and two cores change nothing but the time it takes, and neither thread waits for ever."""
+"""One stream: working ahead and two cores change nothing but the time it takes, and neither thread
+waits for ever.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,13 @@ from vqwave.decode.cpu.wavenet.atomic_flags import APART, signals, wait_for
 
 PRECISIONS = ["float32", "bf16", "bf16-dot", "int8"]
 DEEP = StackSpec(
-    layers=9, dilation_cycle=5, kernel_size=2, residual_channels=32, gate_channels=16, skip_channels=48, hidden_channels=32
+    layers=9,
+    dilation_cycle=5,
+    kernel_size=2,
+    residual_channels=32,
+    gate_channels=16,
+    skip_channels=48,
+    hidden_channels=32,
 )
 SHAPES = [
     DEEP,
@@ -43,7 +51,9 @@ HOP = 40
 
 def wavenet(shape: StackSpec = DEEP, head: MuLaw | MixtureOfLogistics = MuLaw()) -> WaveNet:  # noqa: B008
     torch.manual_seed(3)
-    spec = WaveNetSpec(head=head, network=shape, conditioner=ConditionerSpec(channels=12, categorical=()))
+    spec = WaveNetSpec(
+        head=head, network=shape, conditioner=ConditionerSpec(channels=12, categorical=())
+    )
     net = spec.build(8000, {}, 5, HOP)
     with torch.no_grad():
         net.stack.out.weight.mul_(4.0)
@@ -62,8 +72,12 @@ def able(precision: str) -> None:
         pytest.skip(reason)
 
 
-def decoder(net: WaveNet, precision: str, threads: int, streams: int = 1) -> wavenet_decoder.Decoder:
-    return wavenet_decoder.Decoder(net, condition(net, streams), torch.arange(streams), weights=precision, threads=threads)
+def decoder(
+    net: WaveNet, precision: str, threads: int, streams: int = 1
+) -> wavenet_decoder.Decoder:
+    return wavenet_decoder.Decoder(
+        net, condition(net, streams), torch.arange(streams), weights=precision, threads=threads
+    )
 
 
 def drawn(built: wavenet_decoder.Decoder, *counts: int) -> Tensor:
@@ -111,7 +125,9 @@ def test_two_cores_have_the_bits_of_one(
 
 
 def test_a_second_thread_that_never_runs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is kept busy elsewhere: the first gives up, draws what it had begun, and goes on alone with the same bits."""
+    """It is kept busy elsewhere: the first gives up, draws what it had begun, and goes on alone
+    with the same bits.
+    """
     net = wavenet()
     expected = drawn(decoder(net, "float32", 1), 200)
     monkeypatch.setattr(wavenet_decoder, "cores", lambda: 2)
@@ -134,7 +150,11 @@ def test_a_wait_ends_when_patience_does() -> None:
 def test_a_follower_without_a_leader_returns() -> None:
     built = decoder(wavenet(), "float32", 1)
     group = built.groups[0]
-    nothing, heard, params = np.zeros((1, 0), np.float32), np.zeros((1, 4), np.float32), np.zeros((1, 0, 1), np.float32)
+    nothing, heard, params = (
+        np.zeros((1, 0), np.float32),
+        np.zeros((1, 4), np.float32),
+        np.zeros((1, 0, 1), np.float32),
+    )
     flags = signals(two_core_kernel.SIGNALS)
     draws = (group.streams, np.uint64(0), Temperatures(), nothing, heard, params)
     network = (group.plan, group.state, group.buffers, built._told(group, 4))
@@ -167,16 +187,28 @@ def test_the_pace_takes_the_faster_way_and_asks_again() -> None:
         0,
     ]
     pace.together = 0.5
-    assert [pace.choose() for _ in range(6)] == ["together", "alone", "alone", "together", "together", "alone"]
+    assert [pace.choose() for _ in range(6)] == [
+        "together",
+        "alone",
+        "alone",
+        "together",
+        "together",
+        "alone",
+    ]
 
 
-@pytest.mark.parametrize(("precision", "bound"), [("bf16", 1e-3), ("bf16-dot", 2e-3), ("int8", 5e-3)])
+@pytest.mark.parametrize(
+    ("precision", "bound"), [("bf16", 1e-3), ("bf16-dot", 2e-3), ("int8", 5e-3)]
+)
 def test_narrow_numbers_cost_little(precision: str, bound: float) -> None:
     """KL from the float32 law, in nats a sample, teacher-forced."""
     able(precision)
     net = wavenet()
     x = drawn(decoder(net, "float32", 1), 600)
-    exact, coarse = (wavenet_decoder.score_wavenet(net, x, condition(net), weights=each) for each in ("float32", precision))
+    exact, coarse = (
+        wavenet_decoder.score_wavenet(net, x, condition(net), weights=each)
+        for each in ("float32", precision)
+    )
     assert not torch.equal(exact, coarse)
     exact, coarse = exact.double().log_softmax(1), coarse.double().log_softmax(1)
     assert (exact.exp() * (exact - coarse)).sum(1).mean() < bound
@@ -184,9 +216,17 @@ def test_narrow_numbers_cost_little(precision: str, bound: float) -> None:
 
 @pytest.mark.parametrize("streams", [1, 3])
 def test_a_stream_takes_no_memory(streams: int) -> None:
-    """The kernels allocate nothing, as numba counts it, and what is remembered stays of one size."""
+    """The kernels allocate nothing, as numba counts it, and what is remembered stays of one
+    size.
+    """
     tiny = StackSpec(
-        layers=3, dilation_cycle=3, kernel_size=2, residual_channels=16, gate_channels=16, skip_channels=16, hidden_channels=16
+        layers=3,
+        dilation_cycle=3,
+        kernel_size=2,
+        residual_channels=16,
+        gate_channels=16,
+        skip_channels=16,
+        hidden_channels=16,
     )
     built = decoder(wavenet(tiny), "float32", 1, streams)
     chunks = built.sample(50_000)
@@ -217,10 +257,16 @@ def test_an_absent_instruction_gives_way(monkeypatch: pytest.MonkeyPatch) -> Non
         assert numbers("bf16-dot") == "bf16"
 
 
-def test_the_kernels_take_the_instructions_that_numba_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NUMBA_CPU_FEATURES stands for the processor's own, for numba and for the choice of tiles and precisions."""
+def test_the_kernels_take_the_instructions_that_numba_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """NUMBA_CPU_FEATURES stands for the processor's own, for numba and for the choice of tiles and
+    precisions.
+    """
     monkeypatch.delenv("NUMBA_CPU_FEATURES", raising=False)
-    monkeypatch.setattr("llvmlite.binding.get_host_cpu_features", lambda: {"avx512f": True, "avx2": False})
+    monkeypatch.setattr(
+        "llvmlite.binding.get_host_cpu_features", lambda: {"avx512f": True, "avx2": False}
+    )
     assert (has("avx512f"), has("avx2")) == (True, False)
     monkeypatch.setenv("NUMBA_CPU_FEATURES", "+avx2,-avx512f")
     assert (has("avx512f"), has("avx2")) == (False, True)

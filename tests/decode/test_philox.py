@@ -12,9 +12,21 @@ from vqwave.rng.philox import philox, uniforms
 
 # Random123's known answers (Salmon et al., 2011): counter, key -> words.
 ANSWERS = [
-    ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
-    ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
-    ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
+    (
+        "00000000 00000000 00000000 00000000",
+        "00000000 00000000",
+        "6627e8d5 e169c58d bc57ac4c 9b00dbd8",
+    ),
+    (
+        "ffffffff ffffffff ffffffff ffffffff",
+        "ffffffff ffffffff",
+        "408f276d 41c83b0e a20bc7c6 6d5451fd",
+    ),
+    (
+        "243f6a88 85a308d3 13198a2e 03707344",
+        "a4093822 299f31d0",
+        "d16cfe09 94fdcceb 5001e420 24126ea1",
+    ),
 ]
 
 
@@ -35,7 +47,9 @@ def test_many_counters_at_once() -> None:
 
 
 def test_uniforms_are_the_words_of_their_counter() -> None:
-    """Counter (time, stream, high words of time and of stream); 23 bits of each word, at the middle of their interval."""
+    """Counter (time, stream, high words of time and of stream); 23 bits of each word, at the middle
+    of their interval.
+    """
     time, seed = (1 << 32) + 7, 12345 + (9 << 40)
     for stream, high in ((3, 0), (3 + (5 << 32), 5)):
         expected = philox(np.array([7, 3, 1, high], np.uint64), seed)
@@ -72,8 +86,12 @@ def test_uniforms_do_not_depend_on_chunks_or_batch() -> None:
     streams = torch.tensor([4, 0, 9])
     whole = uniforms(1, streams, 10, 50)
     assert whole.shape == (4, 3, 50)
-    assert torch.equal(torch.cat([uniforms(1, streams, s, n) for s, n in ((10, 1), (11, 29), (40, 20))], 2), whole)
-    assert torch.equal(torch.cat([uniforms(1, streams[i : i + 1], 10, 50) for i in range(3)], 1), whole)
+    assert torch.equal(
+        torch.cat([uniforms(1, streams, s, n) for s, n in ((10, 1), (11, 29), (40, 20))], 2), whole
+    )
+    assert torch.equal(
+        torch.cat([uniforms(1, streams[i : i + 1], 10, 50) for i in range(3)], 1), whole
+    )
     assert torch.equal(uniforms(1, streams.flip(0), 10, 50), whole.flip(1))
 
 
@@ -82,7 +100,10 @@ def test_uniforms_do_not_depend_on_chunks_or_batch() -> None:
     [(2, 4, 10), (1 + (1 << 32), 4, 10), (1, 5, 10), (1, 4 + (1 << 32), 10), (1, 4, 11)],
 )
 def test_another_seed_stream_or_time_gives_others(seed: int, stream: int, start: int) -> None:
-    one, other = uniforms(1, torch.tensor([4]), 10, 200), uniforms(seed, torch.tensor([stream]), start, 200)
+    one, other = (
+        uniforms(1, torch.tensor([4]), 10, 200),
+        uniforms(seed, torch.tensor([stream]), start, 200),
+    )
     assert (one == other).float().mean() < 0.01
 
 
@@ -101,7 +122,9 @@ def test_uniforms_are_uniform_and_never_zero_or_one() -> None:
 
 def test_the_extreme_words_stay_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     for word in (0, 2**32 - 1):
-        monkeypatch.setattr("vqwave.rng.philox.philox", lambda counter, seed, word=word: np.full_like(counter, word))
+        monkeypatch.setattr(
+            "vqwave.rng.philox.philox", lambda counter, seed, word=word: np.full_like(counter, word)
+        )
         u = uniforms(0, torch.tensor([0]), 0, 1)
         assert u.dtype == torch.float32
         assert ((u > 0) & (u < 1)).all()

@@ -1,4 +1,6 @@
-"""The kernels' synthesis filter of a student against the PyTorch pass, and the same bits however the work is cut."""
+"""The kernels' synthesis filter of a student against the PyTorch pass, and the same bits however
+the work is cut.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,24 @@ from vqwave.decode.cpu.flow import decoder as fast
 RATE, HOP, BANDS, ORDER, STREAMS = 8000, 48, 12, 6, 3
 MEL = LogMelSpec(bands=BANDS, window_ms=12.0, hop_ms=6.0)
 STACK = StackSpec(
-    layers=1, dilation_cycle=3, kernel_size=2, residual_channels=24, gate_channels=20, skip_channels=0, hidden_channels=17
+    layers=1,
+    dilation_cycle=3,
+    kernel_size=2,
+    residual_channels=24,
+    gate_channels=20,
+    skip_channels=0,
+    hidden_channels=17,
 )
 NARROWED = ["bf16", "bf16-dot"] if missing("bf16-dot") is None else ["bf16"]
 SHAPES: list[dict] = [
     {},
     {"base": "gaussian", "squeeze": 4, "stagger_blocks": True, "pitch_taps": 0},
     {"conditioner": ConditionerSpec(channels=12, upsample=(2, 2)), "squeeze": 2},
-    {"predictor": LinearPredictorSpec(order=ORDER, interpolation=8), "squeeze": 2, "stagger_blocks": True},
+    {
+        "predictor": LinearPredictorSpec(order=ORDER, interpolation=8),
+        "squeeze": 2,
+        "stagger_blocks": True,
+    },
 ]
 
 
@@ -63,14 +75,18 @@ def condition_of(student: Student, frames: int = 20, streams: int = STREAMS) -> 
     generator = torch.Generator().manual_seed(1)
     log_mel = torch.randn(streams, BANDS, frames, generator=generator)
     predictor = student.predictor.analyse(log_mel, torch.ones(streams, 2, frames))
-    return student.condition(torch.cat([log_mel, predictor], 1), {"speaker": torch.arange(streams) % 2})
+    return student.condition(
+        torch.cat([log_mel, predictor], 1), {"speaker": torch.arange(streams) % 2}
+    )
 
 
 def rows(whole: Condition, chosen: Sequence[int]) -> Condition:
     return Condition(whole.features[list(chosen)], whole.repeat)
 
 
-def decoder_of(student: Student, condition: Condition, streams: Tensor, **settings: object) -> fast.StudentDecoder:
+def decoder_of(
+    student: Student, condition: Condition, streams: Tensor, **settings: object
+) -> fast.StudentDecoder:
     return fast.StudentDecoder(student, condition, streams, **{"threads": 1} | settings)
 
 
@@ -102,7 +118,9 @@ def test_the_kernels_are_taken_and_draw_what_the_reference_does() -> None:
     assert backend.choose(student) == backend.Choice("numba")
     condition, streams = condition_of(student), torch.tensor([5, 2, 9])
     both = [
-        backend.sample(student, condition, 900, streams=streams, seed=9, temperature=0.8, backend=name)
+        backend.sample(
+            student, condition, 900, streams=streams, seed=9, temperature=0.8, backend=name
+        )
         for name in ("numba", "reference")
     ]
     torch.testing.assert_close(*both, rtol=0, atol=1e-4)
@@ -121,14 +139,18 @@ def test_bits_do_not_depend_on_batch_order_threads_tiles_or_chunks(
     def draw(chosen: Sequence[int] = range(STREAMS), threads: int = 1) -> Tensor:
         chosen = list(chosen)
         part = rows(condition, chosen)
-        return fast.sample_student(student, part, 900, streams=streams[chosen], seed=1, weights=weights, threads=threads)
+        return fast.sample_student(
+            student, part, 900, streams=streams[chosen], seed=1, weights=weights, threads=threads
+        )
 
     whole = draw()
     assert torch.equal(draw(threads=2), whole)
     assert torch.equal(draw([2, 0]), whole[[2, 0]])
     assert torch.equal(draw([1], threads=2)[0], whole[1])
     decoder = decoder_of(student, condition, streams, weights=weights)
-    pieces = [chunk for count in (1, 2, 150, 7, 0, 3, 737) for chunk in decoder.sample(count, seed=1)]
+    pieces = [
+        chunk for count in (1, 2, 150, 7, 0, 3, 737) for chunk in decoder.sample(count, seed=1)
+    ]
     assert torch.equal(torch.cat(pieces, 1), whole)
     monkeypatch.setattr(fast, "ACTIVATIONS", 1)
     monkeypatch.setattr(fast, "PIECE", 2)

@@ -1,4 +1,6 @@
-"""The student's kernels against the PyTorch pass: the same flows, the same noise, and the same bits however the work is cut."""
+"""The student's kernels against the PyTorch pass: the same flows, the same noise, and the same bits
+however the work is cut.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,31 @@ from vqwave.decode.cpu.flow.kernel import noise
 HOP, FRAMES = 48, 5
 NARROWED = ["bf16", "bf16-dot"] if missing("bf16-dot") is None else ["bf16"]
 EVEN = StackSpec(
-    layers=1, dilation_cycle=4, kernel_size=3, residual_channels=64, gate_channels=64, skip_channels=0, hidden_channels=64
+    layers=1,
+    dilation_cycle=4,
+    kernel_size=3,
+    residual_channels=64,
+    gate_channels=64,
+    skip_channels=0,
+    hidden_channels=64,
 )
 ODD = StackSpec(
-    layers=1, dilation_cycle=3, kernel_size=2, residual_channels=24, gate_channels=20, skip_channels=0, hidden_channels=17
+    layers=1,
+    dilation_cycle=3,
+    kernel_size=2,
+    residual_channels=24,
+    gate_channels=20,
+    skip_channels=0,
+    hidden_channels=17,
 )
 WIDE = StackSpec(
-    layers=1, dilation_cycle=2, kernel_size=2, residual_channels=144, gate_channels=80, skip_channels=0, hidden_channels=33
+    layers=1,
+    dilation_cycle=2,
+    kernel_size=2,
+    residual_channels=144,
+    gate_channels=80,
+    skip_channels=0,
+    hidden_channels=33,
 )
 SHAPES: list[dict] = [
     {"network": EVEN},
@@ -44,7 +64,13 @@ SHAPES: list[dict] = [
     {"network": ODD, "base": "gaussian", "flows": (4,)},
     {"network": ODD, "squeeze": 2},
     {"network": EVEN, "squeeze": 4, "stagger_blocks": True},
-    {"network": ODD, "squeeze": 8, "stagger_blocks": True, "flows": (2, 2, 2, 2, 2), "base": "gaussian"},
+    {
+        "network": ODD,
+        "squeeze": 8,
+        "stagger_blocks": True,
+        "flows": (2, 2, 2, 2, 2),
+        "base": "gaussian",
+    },
     {"network": ODD, "conditioner": ConditionerSpec(channels=6, upsample=(2, 3))},
     {"network": ODD, "conditioner": ConditionerSpec(channels=6, upsample=(6, 8))},
 ]
@@ -54,7 +80,10 @@ SMALL = {"network": ODD, "squeeze": 4, "stagger_blocks": True, "flows": (2, 5)}
 def build(frames: int = FRAMES, **settings: object) -> Student:
     """An untrained student whose past and condition really matter."""
     torch.manual_seed(0)
-    spec = StudentSpec(**{"flows": (3, 5), "conditioner": ConditionerSpec(channels=12), "initial_scale": 0.5} | settings)
+    spec = StudentSpec(
+        **{"flows": (3, 5), "conditioner": ConditionerSpec(channels=12), "initial_scale": 0.5}
+        | settings
+    )
     student = spec.build(8000, {"speaker": ["a", "b"]}, frames, HOP if frames else 1).eval()
     with torch.no_grad():
         for flow in student.flows.flows:
@@ -94,7 +123,9 @@ def test_every_shape_passes_as_in_torch(settings: dict, frames: int) -> None:
     assert expected.std() > 0.1
     found = fast.StudentDecoder(student, told, torch.arange(2), threads=1).transform(z)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
-    altered = Condition(torch.cat([told.features[..., :9], 2 * told.features[..., 9:]], -1), told.repeat)
+    altered = Condition(
+        torch.cat([told.features[..., :9], 2 * told.features[..., 9:]], -1), told.repeat
+    )
     assert (exact(student, z, altered) - expected).abs().max() > 1e-2  # what it is told matters
 
 
@@ -112,7 +143,9 @@ def test_a_student_that_hears_only_labels_or_nothing() -> None:
 @pytest.mark.parametrize("base", ["logistic", "gaussian"])
 def test_the_noise_is_the_references(base: str) -> None:
     student, seed = build(network=ODD, base=base), 2**40 + 7
-    expected = student.noise(uniforms(seed, torch.tensor([2**33 + 5]), 2**32 - 500, 1000).double(), 0.7)[0]
+    expected = student.noise(
+        uniforms(seed, torch.tensor([2**33 + 5]), 2**32 - 500, 1000).double(), 0.7
+    )[0]
     found = np.empty(1000, np.float32)
     noise(np.uint64(seed), 2**33 + 5, 2**32 - 500, base == "gaussian", np.full(1000, 0.7), found)
     np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=3e-6)
@@ -136,7 +169,9 @@ def test_temperature_zero_is_the_flow_of_no_noise() -> None:
     student = build(network=ODD)
     told = condition(student, 1)
     both = [
-        backend.sample(student, told, 400, streams=torch.arange(1), seed=9, temperature=0.0, backend=name)
+        backend.sample(
+            student, told, 400, streams=torch.arange(1), seed=9, temperature=0.0, backend=name
+        )
         for name in ("numba", "reference")
     ]
     expected = exact(student, torch.zeros(1, 400), told).clamp(-1, 1)
@@ -157,7 +192,13 @@ def test_bits_do_not_depend_on_batch_order_threads_tiles_or_chunks(
     def draw(chosen: Sequence[int] = range(5), threads: int = 1) -> Tensor:
         chosen = list(chosen)
         return fast.sample_student(
-            student, rows(told, chosen), 900, streams=streams[chosen], seed=1, weights=weights, threads=threads
+            student,
+            rows(told, chosen),
+            900,
+            streams=streams[chosen],
+            seed=1,
+            weights=weights,
+            threads=threads,
         )
 
     whole = draw()
@@ -166,7 +207,9 @@ def test_bits_do_not_depend_on_batch_order_threads_tiles_or_chunks(
     assert torch.equal(draw([3, 0, 4]), whole[[3, 0, 4]])
     assert torch.equal(draw([2], threads=3)[0], whole[2])
     decoder = fast.StudentDecoder(student, told, streams, weights=weights, threads=1)
-    pieces = [chunk for count in (1, 2, 150, 7, 0, 3, 737) for chunk in decoder.sample(count, seed=1)]
+    pieces = [
+        chunk for count in (1, 2, 150, 7, 0, 3, 737) for chunk in decoder.sample(count, seed=1)
+    ]
     assert torch.equal(torch.cat(pieces, 1), whole)
     monkeypatch.setattr(fast, "ACTIVATIONS", 1)
     monkeypatch.setattr(fast, "PIECE", 2)
@@ -177,14 +220,18 @@ def test_bits_do_not_depend_on_batch_order_threads_tiles_or_chunks(
 
 @pytest.mark.parametrize("weights", NARROWED)
 def test_bf16_costs_little(weights: str) -> None:
-    """The change that rounded weights (and, with dots, rounded activations) make, against the spread of what is said."""
+    """The change that rounded weights (and, with dots, rounded activations) make, against the
+    spread of what is said.
+    """
     student = build(network=EVEN)
     told, z = condition(student, 1), white(1, 900)
     expected = exact(student, z, told)
     decoder = fast.StudentDecoder(student, told, torch.arange(1), weights=weights, threads=1)
     assert decoder.plans[0].dilated.dtype == (np.uint16 if weights == "bf16-dot" else np.float32)
     narrow = decoder.transform(z)
-    assert not torch.equal(narrow, fast.StudentDecoder(student, told, torch.arange(1), threads=1).transform(z))
+    assert not torch.equal(
+        narrow, fast.StudentDecoder(student, told, torch.arange(1), threads=1).transform(z)
+    )
     assert (narrow - expected).square().mean().sqrt() / expected.std() < 0.02
 
 
@@ -207,7 +254,9 @@ def test_a_stream_can_be_left_and_gone_on_with(weights: str) -> None:
     branch = decoder()
     branch.load_state_dict(kept)
     assert not torch.equal(torch.cat(list(branch.sample(500, seed=5)), 1), on)
-    whole = fast.sample_student(student, told, 833, streams=streams, seed=4, weights=weights, threads=1)
+    whole = fast.sample_student(
+        student, told, 833, streams=streams, seed=4, weights=weights, threads=1
+    )
     assert torch.equal(torch.cat([before, on], 1), whole)
 
 
@@ -217,17 +266,23 @@ def test_a_row_can_be_given_to_another_utterance() -> None:
     decoder = fast.StudentDecoder(student, told, streams, threads=1)
     first = torch.cat(list(decoder.sample(200)), 1)
     decoder.restart(0, 9)
-    decoder.set_condition(np.ascontiguousarray(told.features[[1, 1]].transpose(1, 2).numpy()), np.zeros(2, np.int64))
+    decoder.set_condition(
+        np.ascontiguousarray(told.features[[1, 1]].transpose(1, 2).numpy()), np.zeros(2, np.int64)
+    )
     then = torch.cat(list(decoder.sample(200)), 1)
     alone = fast.sample_student(student, rows(told, [1]), 400, streams=torch.tensor([9]), threads=1)
     assert torch.equal(then[0], alone[0, :200])
-    undisturbed = fast.sample_student(student, rows(told, [1]), 400, streams=torch.tensor([8]), threads=1)
+    undisturbed = fast.sample_student(
+        student, rows(told, [1]), 400, streams=torch.tensor([8]), threads=1
+    )
     assert torch.equal(torch.cat([first[1], then[1]]), undisturbed[0])
 
 
 @pytest.mark.parametrize("settings", [SMALL, SHAPES[7]])
 def test_the_condition_may_come_in_pieces(settings: dict) -> None:
-    """Only the columns of the next samples are told, and of those that staggered blocks hear early."""
+    """Only the columns of the next samples are told, and of those that staggered blocks hear
+    early.
+    """
     student = build(**settings)
     told = condition(student, 1)
     total = told.features.shape[-1] * told.repeat
@@ -277,8 +332,12 @@ def test_weights_are_packed_once_without_loss() -> None:
     flow, plan = student.flows.flows[1], plan_flows(student)[1]
     taps = plan.dilated.reshape(5, 3, 64, 4, 2, 16)  # (L, k, R, 16 of G, filter or gate, ...)
     weight = flow.stack.layers[2].dilated.weight.detach()  # (2G, R, k)
-    np.testing.assert_array_equal(taps[2][..., 0, :].reshape(3, 64, 64), weight[:64].permute(2, 1, 0).numpy())
-    np.testing.assert_array_equal(taps[2][..., 1, :].reshape(3, 64, 64), weight[64:].permute(2, 1, 0).numpy())
+    np.testing.assert_array_equal(
+        taps[2][..., 0, :].reshape(3, 64, 64), weight[:64].permute(2, 1, 0).numpy()
+    )
+    np.testing.assert_array_equal(
+        taps[2][..., 1, :].reshape(3, 64, 64), weight[64:].permute(2, 1, 0).numpy()
+    )
     assert plan.dilated.ctypes.data % 64 == 0
 
 
@@ -288,7 +347,11 @@ def test_the_door_takes_the_kernels_and_says_why_not() -> None:
     assert backend.choose(student, "reference") == backend.Choice("reference")
     masked = build(network=ODD, flow_type="maf")
     longer = build(network=StackSpec(**{**vars(ODD), "context": ContextSpec(layers=1)}))
-    for odd, word in ((masked, "maf"), (longer, "context"), (build(network=ODD).double(), "float64")):
+    for odd, word in (
+        (masked, "maf"),
+        (longer, "context"),
+        (build(network=ODD).double(), "float64"),
+    ):
         choice = backend.choose(odd)
         assert choice.backend == "reference"
         assert word in choice.reason
@@ -309,7 +372,8 @@ import test_student_numba as here, torch
 assert (here.fast.whole_rows(1)) == 3
 student = here.build(**here.SMALL)
 told = here.condition(student, 2)
-torch.save(here.fast.sample_student(student, told, 500, streams=torch.arange(2), threads=1), sys.argv[2])
+waves = here.fast.sample_student(student, told, 500, streams=torch.arange(2), threads=1)
+torch.save(waves, sys.argv[2])
 """
 
 
@@ -320,5 +384,7 @@ def test_narrower_registers_give_the_same_bits(tmp_path: os.PathLike[str]) -> No
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", NARROW, here, out], check=True, env=environment)
     student = build(**SMALL)
-    wide = fast.sample_student(student, condition(student, 2), 500, streams=torch.arange(2), threads=1)
+    wide = fast.sample_student(
+        student, condition(student, 2), 500, streams=torch.arange(2), threads=1
+    )
     assert torch.equal(torch.load(out), wide)

@@ -34,13 +34,21 @@ from vqwave.nn.linear_prediction import LinearPredictorSpec
 from vqwave.nn.wavenet import StackSpec
 from vqwave.rng.philox import uniforms
 
-NUMBA = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
+NUMBA = pytest.mark.skipif(
+    importlib.util.find_spec("numba") is None, reason="numba is not installed"
+)
 BACKENDS = ["reference", pytest.param("numba", marks=NUMBA)]
 RATE, HOP, BANDS, FRAMES, ORDER = 8000, 40, 12, 6, 8
 T = FRAMES * HOP
 MEL = LogMelSpec(bands=BANDS, window_ms=10.0, hop_ms=5.0)
 NETWORK = StackSpec(
-    layers=4, dilation_cycle=2, kernel_size=2, residual_channels=8, gate_channels=8, skip_channels=8, hidden_channels=8
+    layers=4,
+    dilation_cycle=2,
+    kernel_size=2,
+    residual_channels=8,
+    gate_channels=8,
+    skip_channels=8,
+    hidden_channels=8,
 )
 HEADS = [MixtureOfLogistics(components=3), MixtureOfGaussians(components=2), Gaussian(), Logistic()]
 VOICED = torch.tensor([0, 1, 1, 0, 1, 0]) > 0
@@ -83,7 +91,9 @@ def condition(net: WaveNet | Student, streams: int = 2) -> Condition:
     frames = 0.7 * torch.randn(streams, BANDS, FRAMES, generator=generator)
     if net.conditioner.predictor is not None:
         v = torch.stack([VOICED.roll(b) for b in range(streams)]).float()
-        frames = torch.cat([frames, net.conditioner.predictor.analyse(frames, torch.stack([0 * v, v], 1))], 1)
+        frames = torch.cat(
+            [frames, net.conditioner.predictor.analyse(frames, torch.stack([0 * v, v], 1))], 1
+        )
     return net.condition(frames, {"speaker": torch.arange(streams) % 2})
 
 
@@ -125,7 +135,9 @@ def test_a_card_without_a_temperature_has_1() -> None:
     assert temperatures_of({"temperature": {"voiced": 0.5}}) == (1.0, 1.0, 0.5)
 
 
-@pytest.mark.parametrize("card", [0.9, {"chioce": 0.9}, {"choice": "hot"}, {"scale": -0.1}, {"voiced": float("nan")}])
+@pytest.mark.parametrize(
+    "card", [0.9, {"chioce": 0.9}, {"choice": "hot"}, {"scale": -0.1}, {"voiced": float("nan")}]
+)
 def test_a_card_that_cannot_be_read_is_named(card: object) -> None:
     with pytest.raises(UserInputError, match="temperature"):
         temperatures_of({"temperature": card})
@@ -267,7 +279,9 @@ def test_temperature_0_of_every_part_does_not_depend_on_the_seed(backend: str) -
     net = wavenet()
     held, likeliest = condition(net), Temperatures(0.0, 0.0, 0.0)
     settings = {"streams": torch.arange(2), "backend": backend}
-    first, other = (sample(net, held, 80, **settings, seed=seed, temperature=likeliest) for seed in (1, 2))
+    first, other = (
+        sample(net, held, 80, **settings, seed=seed, temperature=likeliest) for seed in (1, 2)
+    )
     assert torch.equal(first, other)
 
 
@@ -304,7 +318,9 @@ def test_a_tile_draws_each_as_alone(backend: str) -> None:
 
 @pytest.mark.parametrize("net", [wavenet(), student()])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_stream_in_stretches_draws_as_the_whole(net: WaveNet | Student, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_in_stretches_draws_as_the_whole(
+    net: WaveNet | Student, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reference, "BLOCK_OF_STUDENT", HOP)
     held = one(condition(net), 0)
     sampling = Sampling(4, 0.9, backend=backend, scale_temperature=0.6, voiced_temperature=0.2)
@@ -358,7 +374,9 @@ def test_guidance_knows_voicing(monkeypatch: pytest.MonkeyPatch) -> None:
     guided = reference.Guided(net, held, 1.0)
     plain = guided.scales(APART, 3, T - 3)
     assert torch.equal(plain, factors(APART)[:, 3:])
-    monkeypatch.setattr(net.conditioner, "null_condition", lambda: Condition(torch.zeros(1, 6, 1), HOP))
+    monkeypatch.setattr(
+        net.conditioner, "null_condition", lambda: Condition(torch.zeros(1, 6, 1), HOP)
+    )
     assert torch.equal(reference.Guided(net, held, 2.0).scales(APART, 3, T - 3), plain)
 
 

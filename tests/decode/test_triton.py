@@ -1,4 +1,6 @@
-"""The CUDA kernel: its laws under Triton's interpreter, what the compiler makes of it, and, where there is a GPU, both there."""
+"""The CUDA kernel: its laws under Triton's interpreter, what the compiler makes of it, and, where
+there is a GPU, both there.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ DRAW, SCORE = Task(forced=False, keep=False), Task(forced=True, keep=True)
 
 
 def obey(*arguments: str, interpreted: bool) -> None:
-    """The laws in a process of their own, since Triton decides when it is imported whether it interprets."""
+    """The laws in a process of their own, since Triton decides when it is imported whether it
+    interprets.
+    """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     if interpreted:
         environment["TRITON_INTERPRET"] = "1"
@@ -46,7 +50,13 @@ def obey(*arguments: str, interpreted: bool) -> None:
 
 
 def test_short_laws_under_the_interpreter() -> None:
-    obey("-m", "not slow", "-k", "door or fit or lengths or (parallel_pass and head0)", interpreted=True)
+    obey(
+        "-m",
+        "not slow",
+        "-k",
+        "door or fit or lengths or (parallel_pass and head0)",
+        interpreted=True,
+    )
 
 
 @pytest.mark.slow
@@ -63,7 +73,9 @@ def test_all_laws_on_the_device() -> None:
 
 def wavenet(head: Head | None = None, network: StackSpec = PAPER) -> WaveNet:
     torch.manual_seed(0)
-    spec = WaveNetSpec(head=head or MuLaw(), network=network, conditioner=ConditionerSpec(channels=64))
+    spec = WaveNetSpec(
+        head=head or MuLaw(), network=network, conditioner=ConditionerSpec(channels=64)
+    )
     return spec.build(16000, {"speaker": ["a", "b"]}, 64, 160).eval()
 
 
@@ -104,7 +116,9 @@ def resources(cubin: bytes, folder: Path) -> dict[str, int]:
         pytest.skip("this Triton brings no cuobjdump, which tells registers from spills")
     path = folder / "kernel.cubin"
     path.write_bytes(cubin)
-    told = subprocess.run([str(tool), "--dump-resource-usage", str(path)], capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(
+        [str(tool), "--dump-resource-usage", str(path)], capture_output=True, text=True, check=True
+    ).stdout
     return {name: int(count) for name, count in re.findall(r"(REG|STACK):(\d+)", told)}
 
 
@@ -119,8 +133,17 @@ slow = pytest.mark.slow
         pytest.param(90, "bf16", MuLaw(), SCORE, PAPER, 0, marks=slow),
         pytest.param(90, "bf16", MixtureOfLogistics(), DRAW, PAPER, 0, marks=slow),
         pytest.param(90, "bf16", MuLaw(), DRAW, StackSpec(kernel_size=3), 0, marks=slow),
-        pytest.param(90, "float32", MuLaw(), DRAW, PAPER, 512, marks=slow),  # three products for one: some registers spill
-        pytest.param(80, "bf16", MuLaw(), DRAW, StackSpec(residual_channels=128, gate_channels=128), 512, marks=slow),
+        # three products for one: some registers spill
+        pytest.param(90, "float32", MuLaw(), DRAW, PAPER, 512, marks=slow),
+        pytest.param(
+            80,
+            "bf16",
+            MuLaw(),
+            DRAW,
+            StackSpec(residual_channels=128, gate_channels=128),
+            512,
+            marks=slow,
+        ),
     ],
 )
 def test_a_paper_sized_kernel_fits_the_chip(
@@ -148,14 +171,28 @@ def test_a_paper_sized_kernel_fits_the_chip(
 
 
 def test_packing_loses_nothing() -> None:
-    """Every weight of the plan is there once, beside zeros; filter and gate of a channel are neighbours."""
+    """Every weight of the plan is there once, beside zeros; filter and gate of a channel are
+    neighbours.
+    """
     net = wavenet(
         network=StackSpec(
-            layers=2, dilation_cycle=2, kernel_size=3, residual_channels=20, gate_channels=24, skip_channels=40, hidden_channels=24
+            layers=2,
+            dilation_cycle=2,
+            kernel_size=3,
+            residual_channels=20,
+            gate_channels=24,
+            skip_channels=40,
+            hidden_channels=24,
         )
     )
     weights, shape = pack(net, "float32", torch.device("cpu"))
-    assert (shape.residual, shape.gate, shape.skip, shape.hidden, shape.out) == (32, 32, 64, 32, 256)
+    assert (shape.residual, shape.gate, shape.skip, shape.hidden, shape.out) == (
+        32,
+        32,
+        64,
+        32,
+        256,
+    )
     matrices = (weights.dilated, weights.residual, weights.skip, weights.hidden, weights.out)
     assert sum(x.numel() for x in matrices) == shape.products
     ours = torch.cat([x.flatten() for x in matrices])
@@ -168,7 +205,14 @@ def test_packing_loses_nothing() -> None:
 
 def test_the_door_does_without_a_device() -> None:
     net = wavenet(
-        network=StackSpec(layers=1, dilation_cycle=1, residual_channels=16, gate_channels=16, skip_channels=16, hidden_channels=16)
+        network=StackSpec(
+            layers=1,
+            dilation_cycle=1,
+            residual_channels=16,
+            gate_channels=16,
+            skip_channels=16,
+            hidden_channels=16,
+        )
     )
     assert backend.choose(net).backend != "triton"
     with pytest.raises(UserInputError, match="CUDA device"):

@@ -1,4 +1,5 @@
-"""Laws of the CUDA kernel, on a GPU, or on a CPU with TRITON_INTERPRET=1 set before the start: `test_triton.py` runs both.
+"""Laws of the CUDA kernel, on a GPU, or on a CPU with TRITON_INTERPRET=1 set before the start:
+`test_triton.py` runs both.
 
 Not collected by its own name: the interpreter must be chosen before Triton is imported.
 """
@@ -36,10 +37,22 @@ DEVICE = "cpu" if interpreted() else "cuda"
 SAMPLES = 16 if interpreted() else 600
 FRAMES, HOP = 5, 10
 SMALL = StackSpec(
-    layers=3, dilation_cycle=2, kernel_size=2, residual_channels=16, gate_channels=16, skip_channels=32, hidden_channels=48
+    layers=3,
+    dilation_cycle=2,
+    kernel_size=2,
+    residual_channels=16,
+    gate_channels=16,
+    skip_channels=32,
+    hidden_channels=48,
 )
 ODD = StackSpec(
-    layers=4, dilation_cycle=3, kernel_size=3, residual_channels=24, gate_channels=20, skip_channels=40, hidden_channels=17
+    layers=4,
+    dilation_cycle=3,
+    kernel_size=3,
+    residual_channels=24,
+    gate_channels=20,
+    skip_channels=40,
+    hidden_channels=17,
 )
 PLAIN = ConditionerSpec(channels=12)
 slow = pytest.mark.slow
@@ -52,7 +65,10 @@ def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wavenet(
-    head: Head | None = None, network: StackSpec = SMALL, conditioner: ConditionerSpec = PLAIN, frames: int = FRAMES
+    head: Head | None = None,
+    network: StackSpec = SMALL,
+    conditioner: ConditionerSpec = PLAIN,
+    frames: int = FRAMES,
 ) -> WaveNet:
     """An untrained network whose past and condition really matter."""
     torch.manual_seed(0)
@@ -86,11 +102,18 @@ def exact_params(net: WaveNet, x: Tensor, told: Condition | None) -> Tensor:
 
 
 def steady_draws(
-    net: WaveNet, x: Tensor, told: Condition | None, u: Tensor, temperature: float = 1.0, scale: float = 1.0
+    net: WaveNet,
+    x: Tensor,
+    told: Condition | None,
+    u: Tensor,
+    temperature: float = 1.0,
+    scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """What the uniforms u (4, B, T) draw from the exact law after the past of x (B, T), and which of these draws are steady.
+    """What the uniforms u (4, B, T) draw from the exact law after the past of x (B, T), and which
+    of these draws are steady.
 
-    A draw is steady if its class or component stays the same when u[0] moves by what rounding may do to a cumulative probability.
+    A draw is steady if its class or component stays the same when u[0] moves by what rounding may
+    do to a cumulative probability.
     """
     distribution, u = net.head(exact_params(net, x, told), temperature, scale), u.double()
     moved = [distribution.sample(torch.cat([u[:1] + shift, u[1:]])) for shift in (-1e-4, 1e-4)]
@@ -124,7 +147,9 @@ def sound(streams: int) -> Tensor:
     ],
 )
 def test_parameters_and_draws_are_those_of_the_parallel_pass(head: Head) -> None:
-    """From the same past, the same uniforms draw the same value: teacher-forced, so that no rounding can add up."""
+    """From the same past, the same uniforms draw the same value: teacher-forced, so that no
+    rounding can add up.
+    """
     net = wavenet(head)
     told, streams = condition(net, 16), torch.arange(16) * 3 + 2 + 2**33
     settings = {"seed": 2**40 + 7, "temperature": Temperatures(0.7, 0.4, 0.1), "weights": "float32"}
@@ -173,7 +198,9 @@ def test_every_shape(network: StackSpec) -> None:
         pytest.param(ConditionerSpec(channels=5, upsample=(2,), categorical=()), 3, marks=slow),
     ],
 )
-def test_conditions_at_every_rate_hold_their_last_column(conditioner: ConditionerSpec, frames: int) -> None:
+def test_conditions_at_every_rate_hold_their_last_column(
+    conditioner: ConditionerSpec, frames: int
+) -> None:
     net = wavenet(conditioner=conditioner)
     assert_scores_agree(net, sound(2), condition(net, 2, frames))
 
@@ -195,18 +222,23 @@ def test_the_reference_draws_the_same() -> None:
     drawn = fast.sample_wavenet(net, told, 2 * SAMPLES, streams=streams, seed=3, weights="float32")
     expected = reference.sample_wavenet(net, told, 2 * SAMPLES, streams=streams, seed=3)
     _, steady = steady_draws(net, drawn, told, uniforms(3, streams, 0, 2 * SAMPLES))
-    for row, differs in enumerate((drawn != expected.to(drawn)).cpu()):  # equal up to the first draw on the edge of a class
+    # equal up to the first draw on the edge of a class
+    for row, differs in enumerate((drawn != expected.to(drawn)).cpu()):
         assert not differs.any() or not steady[row, int(differs.int().argmax())], row
     assert len(drawn.unique()) > 20
 
 
 @pytest.mark.parametrize("weights", ["bf16", pytest.param("float32", marks=slow)])
-def test_bits_do_not_depend_on_batch_order_or_chunks(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bits_do_not_depend_on_batch_order_or_chunks(
+    weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     net, n = wavenet(MixtureOfLogistics(components=3), ODD), SAMPLES // 2
     told, streams = condition(net, 19), torch.arange(100, 119)
 
     def draw(chosen: list[int]) -> Tensor:
-        return fast.sample_wavenet(net, rows(told, chosen), n, streams=streams[chosen], seed=1, weights=weights)
+        return fast.sample_wavenet(
+            net, rows(told, chosen), n, streams=streams[chosen], seed=1, weights=weights
+        )
 
     everyone = list(range(19))
     whole = draw(everyone)
@@ -304,7 +336,9 @@ def test_a_prime_is_heard_first() -> None:
     counted: list[int] = []
     whole = fast.sample_wavenet(net, told, n, streams=streams, progress=counted.append)
     assert sum(counted) == n
-    assert torch.equal(fast.sample_wavenet(net, told, n - 7, streams=streams, prime=whole[:, :7]), whole[:, 7:])
+    assert torch.equal(
+        fast.sample_wavenet(net, told, n - 7, streams=streams, prime=whole[:, :7]), whole[:, 7:]
+    )
     assert fast.sample_wavenet(net, told, 0, streams=streams).shape == (2, 0)
     assert fast.sample_wavenet(net, rows(told, []), 5, streams=streams[:0]).shape == (0, 5)
 
@@ -329,7 +363,11 @@ def test_the_door_takes_the_kernel_and_says_why_not() -> None:
     net = wavenet()
     assert backend.choose(net, "triton") == backend.Choice("triton")
     assert "top_p" in str(backend.choose(net, "triton", top_p=0.9).reason)
-    longer = wavenet(network=dataclasses.replace(SMALL, context=ContextSpec(stride=4, layers=1, residual_channels=4, channels=4)))
+    longer = wavenet(
+        network=dataclasses.replace(
+            SMALL, context=ContextSpec(stride=4, layers=1, residual_channels=4, channels=4)
+        )
+    )
     with pytest.raises(UserInputError, match="context"):
         backend.choose(longer, "triton")
     with pytest.raises(UserInputError, match="float64"):

@@ -20,7 +20,10 @@ def test_the_interval_of_a_mean_is_that_of_the_textbook() -> None:
 
 def test_intervals_hold_the_truth_about_nineteen_times_of_twenty() -> None:
     rng = np.random.default_rng(1)
-    held = [(found := mean(rng.random(80) < 0.7, resamples=400, seed=k)).low <= 0.7 <= found.high for k in range(200)]
+    held = [
+        (found := mean(rng.random(80) < 0.7, resamples=400, seed=k)).low <= 0.7 <= found.high
+        for k in range(200)
+    ]
     assert 0.9 <= np.mean(held) <= 0.99
 
 

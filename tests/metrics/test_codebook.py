@@ -24,7 +24,11 @@ def test_counts_leave_padding_out_and_know_the_speaker() -> None:
 @pytest.mark.parametrize("speakers", [[], ["a", "b"]])
 def test_without_speakers_all_goes_to_one_row(speakers: list[str]) -> None:
     counts = CodeCounts(books=1, size=2, speakers=speakers)
-    counts.add(torch.tensor([[[0, 1, 1]]]), torch.ones(1, 3, dtype=torch.bool), None if not speakers else torch.tensor([1]))
+    counts.add(
+        torch.tensor([[[0, 1, 1]]]),
+        torch.ones(1, 3, dtype=torch.bool),
+        None if not speakers else torch.tensor([1]),
+    )
     assert counts.section(1.0)["counts"] == [[1, 2]]
 
 
@@ -46,6 +50,10 @@ def test_rates_of_known_streams() -> None:
 def test_entropy_rate_of_an_uneven_stream() -> None:
     p = torch.tensor([0.5, 0.25, 0.125, 0.125])
     counts = CodeCounts(books=1, size=4, speakers=[])
-    counts.add(torch.repeat_interleave(torch.arange(4), (800 * p).long())[None, None], torch.ones(1, 800, dtype=torch.bool), None)
+    counts.add(
+        torch.repeat_interleave(torch.arange(4), (800 * p).long())[None, None],
+        torch.ones(1, 800, dtype=torch.bool),
+        None,
+    )
     assert counts.section(100)["entropy_rate"] == pytest.approx(175)
     assert counts.section(100)["perplexity"] == pytest.approx(math.exp(1.75 * math.log(2)))

@@ -47,7 +47,8 @@ def test_the_nearest_waveform_is_a_projection(features: LogMel) -> None:
     rest = y - features.mel.spectrum(overlap_add(y, features.mel))
     other = torch.randn(1, 20 * features.hop, generator=generator, dtype=torch.float64)
     theirs = features.mel.spectrum(other)
-    twice = torch.full((shape[1], 1), 2.0, dtype=torch.float64)  # a bin stands for its mirror image, too
+    # a bin stands for its mirror image, too
+    twice = torch.full((shape[1], 1), 2.0, dtype=torch.float64)
     twice[[0, -1]] = 1.0
     inner = (twice * rest * theirs.conj()).sum().real
     assert abs(float(inner)) < 1e-9 * float(rest.norm() * theirs.norm())
@@ -75,7 +76,10 @@ def test_spectral_convergence_falls(features: LogMel, wave: Tensor) -> None:
     frames = features(wave.double())
     magnitude = linear_magnitudes(frames.exp(), features.mel)
     steps = (0, 1, 2, 4, 8, 16, 32)
-    plain = [convergence(griffin_lim(frames, features, iterations=n, momentum=0.0), magnitude, features) for n in steps]
+    plain = [
+        convergence(griffin_lim(frames, features, iterations=n, momentum=0.0), magnitude, features)
+        for n in steps
+    ]
     assert all(after < before for before, after in pairwise(plain))
     fast = convergence(griffin_lim(frames, features, iterations=32), magnitude, features)
     assert fast < plain[-1] < 0.5 * plain[0]

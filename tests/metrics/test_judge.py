@@ -1,4 +1,6 @@
-"""The judge learns voices and words from recordings, hears them through noise, and is kept under the hash of what it learnt."""
+"""The judge learns voices and words from recordings, hears them through noise, and is kept under
+the hash of what it learnt.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ RATE = 8000
 
 
 def write_corpus(folder: Path, texts: bool = True) -> Path:
-    """Two speakers (low and high buzz) who say two words (rising and falling formant), 12 takes each, 3 of them to test."""
+    """Two speakers (low and high buzz) who say two words (rising and falling formant), 12 takes
+    each, 3 of them to test.
+    """
     rng, waves, rows = np.random.default_rng(0), [], []
     for speaker, pitch in (("low", 100), ("high", 190)):
         for text, (start, end) in (("up", (500, 2500)), ("down", (2500, 500))):
@@ -30,7 +34,8 @@ def write_corpus(folder: Path, texts: bool = True) -> Path:
                 formant = np.geomspace(start, end, len(t))
                 f0 = pitch * rng.uniform(0.95, 1.05)
                 harmonics = [
-                    np.cos(2 * np.pi * f0 * k * t) / (1 + ((f0 * k - formant) / 250) ** 2) for k in range(1, int(3600 / f0))
+                    np.cos(2 * np.pi * f0 * k * t) / (1 + ((f0 * k - formant) / 250) ** 2)
+                    for k in range(1, int(3600 / f0))
                 ]
                 waves.append((0.1 * sum(harmonics)).astype(np.float32))
                 rows.append(
@@ -43,13 +48,27 @@ def write_corpus(folder: Path, texts: bool = True) -> Path:
     folder.mkdir(parents=True)
     offset, lines = 0, []
     for number, (row, wave) in enumerate(zip(rows, waves, strict=True)):
-        about = {"id": str(number), "shard": 0, "offset": offset, "frames": len(wave), "labels": {"speaker": row["speaker"]}}
+        about = {
+            "id": str(number),
+            "shard": 0,
+            "offset": offset,
+            "frames": len(wave),
+            "labels": {"speaker": row["speaker"]},
+        }
         lines.append(json.dumps(about | row))
         offset += len(wave)
     (folder / "index.jsonl").write_text("\n".join(lines))
     (folder / "shard-00000.i16").write_bytes(to_int16(np.concatenate(waves)).tobytes())
-    header = {"format": 1, "name": "buzz", "sample_rate": RATE, "labels": {"speaker": ["high", "low"]}, "splits": {}}
-    (folder / "corpus.json").write_text(json.dumps(header | {"level_db": -23.0, "source": "made up"}))
+    header = {
+        "format": 1,
+        "name": "buzz",
+        "sample_rate": RATE,
+        "labels": {"speaker": ["high", "low"]},
+        "splits": {},
+    }
+    (folder / "corpus.json").write_text(
+        json.dumps(header | {"level_db": -23.0, "source": "made up"})
+    )
     return folder
 
 
@@ -58,7 +77,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return Corpus.open(write_corpus(tmp_path_factory.mktemp("judge") / "corpus"))
 
 
-def test_it_hears_words_and_speakers_through_noise_and_is_kept(corpus: Corpus, tmp_path: Path) -> None:
+def test_it_hears_words_and_speakers_through_noise_and_is_kept(
+    corpus: Corpus, tmp_path: Path
+) -> None:
     torch.manual_seed(3)
     before, steps = torch.get_rng_state(), []
     judge = recognizer_of(corpus, QUICK, keep=tmp_path / "judges", progress=steps.append)
@@ -67,11 +88,15 @@ def test_it_hears_words_and_speakers_through_noise_and_is_kept(corpus: Corpus, t
     rows = corpus.of("test")
     waves = [corpus.read(row) for row in rows]
     noise = np.random.default_rng(0)
-    noisy = [0.3 * (wave + noise.normal(0, 0.1 * wave.std(), len(wave))).astype(np.float32) for wave in waves]
+    noisy = [
+        0.3 * (wave + noise.normal(0, 0.1 * wave.std(), len(wave))).astype(np.float32)
+        for wave in waves
+    ]
     for heard in (judge.named(waves), judge.named(noisy)):
         for name, found in heard.items():
             said = [corpus.label_ids(row)[name] for row in rows]
-            assert np.mean(found == np.array(said)) >= 0.75, name  # all, for each of six seeds; half by chance
+            # all, for each of six seeds; half by chance
+            assert np.mean(found == np.array(said)) >= 0.75, name
     again = recognizer_of(corpus, QUICK, keep=tmp_path / "judges", progress=steps.append)
     assert len(steps) == 2 * 120  # read, not trained
     assert np.array_equal(again.hear(waves)["text"], judge.hear(waves)["text"])
@@ -109,7 +134,8 @@ def test_a_corpus_without_repeated_texts_has_a_judge_of_speakers_alone(tmp_path:
     long = np.concatenate([corpus.read(row) for row in corpus.of("train")])
     heard = judge.hear([long, long[:50]])
     assert list(heard) == ["speaker"]
-    assert np.exp(heard["speaker"]).sum(1).max() <= 1 + 1e-5  # averaged log-probabilities of windows
+    # averaged log-probabilities of windows
+    assert np.exp(heard["speaker"]).sum(1).max() <= 1 + 1e-5
     assert heard["speaker"].shape == (2, 2)
 
 

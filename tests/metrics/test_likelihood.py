@@ -1,4 +1,6 @@
-"""Bits a sample and their baselines: exact where exactness is possible, near the true entropy of known sources elsewhere."""
+"""Bits a sample and their baselines: exact where exactness is possible, near the true entropy of
+known sources elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,24 @@ import numpy as np
 import pytest
 import torch
 
-from vqwave.distributions import Gaussian, Head, LinearBins, LogisticMixture, MixtureOfLogistics, MuLaw
+from vqwave.distributions import (
+    Gaussian,
+    Head,
+    LinearBins,
+    LogisticMixture,
+    MixtureOfLogistics,
+    MuLaw,
+)
 from vqwave.metrics import likelihood
 
-HEADS = [MuLaw(), MuLaw(classes=160), LinearBins(classes=200), MixtureOfLogistics(), MixtureOfLogistics(sample_bits=8), Gaussian()]
+HEADS = [
+    MuLaw(),
+    MuLaw(classes=160),
+    LinearBins(classes=200),
+    MixtureOfLogistics(),
+    MixtureOfLogistics(sample_bits=8),
+    Gaussian(),
+]
 SCALE = 0.01
 
 
@@ -50,7 +66,8 @@ def test_the_histogram_is_a_distribution(head: Head) -> None:
     """Over all cells, whatever the number of classes, its masses sum to one."""
     every = cells(head)
     masses = [
-        2 ** -likelihood.histogram_bits(head, on_grid(logistic(2000, 0)), every[i : i + 1]) for i in range(min(len(every), 300))
+        2 ** -likelihood.histogram_bits(head, on_grid(logistic(2000, 0)), every[i : i + 1])
+        for i in range(min(len(every), 300))
     ]
     if len(every) > 300:  # 16 bits: the outer cells were never seen, and all cost the same
         assert len(set(np.round(masses[:10], 15))) == 1
@@ -61,14 +78,23 @@ def test_the_histogram_is_a_distribution(head: Head) -> None:
 def test_the_histogram_approaches_the_entropy_of_its_source() -> None:
     head, rng = LinearBins(classes=32), np.random.default_rng(0)
     p = rng.dirichlet(np.ones(32))
-    train, test = (head.decode(torch.from_numpy(rng.choice(32, 200_000, p=p))).float().numpy() for _ in range(2))
-    assert likelihood.histogram_bits(head, train, test) == pytest.approx(-(p * np.log2(p)).sum(), abs=0.01)
+    train, test = (
+        head.decode(torch.from_numpy(rng.choice(32, 200_000, p=p))).float().numpy()
+        for _ in range(2)
+    )
+    assert likelihood.histogram_bits(head, train, test) == pytest.approx(
+        -(p * np.log2(p)).sum(), abs=0.01
+    )
 
 
 @pytest.mark.parametrize("head", [MixtureOfLogistics(), Gaussian()])
 def test_the_linear_predictor_approaches_the_entropy_of_its_source(head: Head) -> None:
-    """An AR(2) process of logistic noise costs ln s + 2 nats of density a sample, once its past is known."""
-    found = likelihood.linear_predictor_bits(head, [ar2(40_000, 0)], [ar2(20_000, 1), ar2(20_000, 2)])
+    """An AR(2) process of logistic noise costs ln s + 2 nats of density a sample, once its past is
+    known.
+    """
+    found = likelihood.linear_predictor_bits(
+        head, [ar2(40_000, 0)], [ar2(20_000, 1), ar2(20_000, 2)]
+    )
     assert found == pytest.approx((math.log(SCALE) + 2) / math.log(2) + 15, abs=0.02)
     ignorant = likelihood.histogram_bits(head, ar2(40_000, 0), ar2(40_000, 1))
     assert ignorant > found + 1
@@ -76,13 +102,17 @@ def test_the_linear_predictor_approaches_the_entropy_of_its_source(head: Head) -
 
 @pytest.mark.parametrize("head", HEADS)
 def test_the_linear_predictor_is_a_distribution(head: Head) -> None:
-    """Its masses over all cells of the last sample, given one past, sum to one: both tails included."""
+    """Its masses over all cells of the last sample, given one past, sum to one: both tails
+    included.
+    """
     every, train = cells(head), [ar2(500, 0)]
     past = np.tile(on_grid(np.array([0.02, -0.01, 0.03])), 1)
 
     def total(i: int) -> float:
         """Bits of the past and then of cell i."""
-        return 4 * likelihood.linear_predictor_bits(head, train, [np.append(past, every[i]).astype(np.float32)], order=2)
+        return 4 * likelihood.linear_predictor_bits(
+            head, train, [np.append(past, every[i]).astype(np.float32)], order=2
+        )
 
     chosen = range(len(every)) if len(every) <= 300 else range(32768 - 5000, 32768 + 5000, 50)
     alone = 3 * likelihood.linear_predictor_bits(head, train, [past], order=2)
@@ -91,7 +121,9 @@ def test_the_linear_predictor_is_a_distribution(head: Head) -> None:
 
 
 def test_far_outliers_cost_what_their_tail_says() -> None:
-    """A click 300 scales away costs its distance in nats, not the floor of a cancelled difference."""
+    """A click 300 scales away costs its distance in nats, not the floor of a cancelled
+    difference.
+    """
     head, train = MixtureOfLogistics(), [ar2(20_000, 0)]
     quiet = on_grid(logistic(64, 5) * 0.0)
     costs = []
@@ -99,10 +131,15 @@ def test_far_outliers_cost_what_their_tail_says() -> None:
         click = quiet.copy()
         click[-1] = height
         costs.append(
-            64 * (likelihood.linear_predictor_bits(head, train, [click]) - likelihood.linear_predictor_bits(head, train, [quiet]))
+            64
+            * (
+                likelihood.linear_predictor_bits(head, train, [click])
+                - likelihood.linear_predictor_bits(head, train, [quiet])
+            )
         )
     assert costs[0] == pytest.approx(costs[1], rel=1e-3)  # both tails alike
-    # -ln p falls by |x| / s in the tail; at the mode it is ln 4 s, so the difference is |x| / s - ln 4
+    # -ln p falls by |x| / s in the tail; at the mode it is ln 4 s, so the difference is |x| / s -
+    # ln 4
     assert costs[0] == pytest.approx((0.9 / SCALE - math.log(4)) / math.log(2), rel=0.1)
 
 
@@ -124,6 +161,10 @@ def test_a_uniform_head_costs_the_uniform_baseline(head: Head) -> None:
 
 
 def test_units_are_named() -> None:
-    assert likelihood.unit(MixtureOfLogistics()) == likelihood.unit(Gaussian()) == "bits per 16-bit sample"
+    assert (
+        likelihood.unit(MixtureOfLogistics())
+        == likelihood.unit(Gaussian())
+        == "bits per 16-bit sample"
+    )
     assert likelihood.unit(MixtureOfLogistics(sample_bits=8)) == "bits per 8-bit sample"
     assert likelihood.unit(MuLaw(classes=64)) == "bits per sample of 64 classes"

@@ -18,8 +18,17 @@ def test_it_divides_what_a_line_divides() -> None:
 
 def test_noise_tells_nothing() -> None:
     generator = torch.Generator().manual_seed(1)
-    x, labels = torch.randn(600, 4, generator=generator), torch.randint(3, (600,), generator=generator)
-    assert abs((LinearProbe(x[:300], labels[:300], 3).named(x[300:]) == labels[300:].numpy()).mean() - 1 / 3) < 0.1
+    x, labels = (
+        torch.randn(600, 4, generator=generator),
+        torch.randint(3, (600,), generator=generator),
+    )
+    assert (
+        abs(
+            (LinearProbe(x[:300], labels[:300], 3).named(x[300:]) == labels[300:].numpy()).mean()
+            - 1 / 3
+        )
+        < 0.1
+    )
 
 
 def test_statistics_are_of_frames() -> None:

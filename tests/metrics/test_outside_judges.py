@@ -43,13 +43,17 @@ def test_an_embedding_is_a_unit_vector_at_any_level_and_rate() -> None:
     assert np.linalg.norm(loud) == pytest.approx(1)
     assert (loud >= 0).all()
     lowest = wave * np.float32(10 ** ((-30 - level_db(wave)) / 20))
-    np.testing.assert_allclose(encoder.embed(1e-3 * wave, RATE), encoder.embed(lowest, RATE), atol=1e-5)
+    np.testing.assert_allclose(
+        encoder.embed(1e-3 * wave, RATE), encoder.embed(lowest, RATE), atol=1e-5
+    )
     assert encoder.embed(wave[:8000], 8000).shape == (256,)
     assert np.isfinite(encoder.embed(np.zeros(1000, np.float32), RATE)).all()
 
 
 def test_a_voice_is_the_mean_direction() -> None:
-    np.testing.assert_allclose(voice_of([np.array([2.0, 0.0]), np.array([0.0, 2.0])]), [0.5**0.5] * 2)
+    np.testing.assert_allclose(
+        voice_of([np.array([2.0, 0.0]), np.array([0.0, 2.0])]), [0.5**0.5] * 2
+    )
     assert not unit(np.zeros(3)).any()
 
 

@@ -1,4 +1,6 @@
-"""PESQ and STOI: where they are defined, what they say of a copy and of noise, and why they say nothing."""
+"""PESQ and STOI: where they are defined, what they say of a copy and of noise, and why they say
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,19 @@ def test_a_copy_is_best_and_noise_is_worse(name: str, speech: Wave) -> None:
     pytest.importorskip({"pesq": "pesq", "stoi": "pystoi"}[name])
     measure = {"pesq": pesq_measure, "stoi": stoi_measure}[name](8000)
     assert not isinstance(measure, str)
-    noise = np.random.default_rng(0).normal(0, 1, len(speech)).astype(np.float32) * np.abs(speech).mean()
+    noise = (
+        np.random.default_rng(0).normal(0, 1, len(speech)).astype(np.float32)
+        * np.abs(speech).mean()
+    )
     best, noisy = measure(speech, speech), measure(speech, speech + noise)
     assert best > {"pesq": 4.2, "stoi": 0.999}[name]
     assert noisy < {"pesq": 3.0, "stoi": 0.95}[name]
-    found = defined(measure, 8000, [speech, speech[:1600], speech], [speech, speech[:1600], np.zeros_like(speech)])
+    found = defined(
+        measure,
+        8000,
+        [speech, speech[:1600], speech],
+        [speech, speech[:1600], np.zeros_like(speech)],
+    )
     assert np.isfinite(found).tolist() == [True, False, False]  # too short, silent
 
 

@@ -1,4 +1,6 @@
-"""Melodies: a copy is right, an octave is twelve semitones, a mirrored melody correlates by minus one."""
+"""Melodies: a copy is right, an octave is twelve semitones, a mirrored melody correlates by minus
+one.
+"""
 
 from __future__ import annotations
 
@@ -43,11 +45,17 @@ def test_noise_in_place_of_a_voice_is_a_voicing_error() -> None:
     wave = glide(120, 140)
     noise = np.random.default_rng(0).normal(0, 0.1, len(wave)).astype(np.float32)
     half = np.concatenate([wave[: RATE // 2], noise[RATE // 2 :]])
-    assert voicing_error(melody_sums(tracker(RATE), wave, half)[None])[0] == pytest.approx(0.5, abs=0.06)
+    assert voicing_error(melody_sums(tracker(RATE), wave, half)[None])[0] == pytest.approx(
+        0.5, abs=0.06
+    )
 
 
 def test_sums_add_up_over_utterances_and_speakers_are_centred() -> None:
-    pitch, low, high = tracker(RATE), (glide(90, 108), glide(108, 90)), (glide(220, 264), glide(264, 220))
+    pitch, low, high = (
+        tracker(RATE),
+        (glide(90, 108), glide(108, 90)),
+        (glide(220, 264), glide(264, 220)),
+    )
     apart = melody_sums(pitch, *low) + melody_sums(pitch, *high)
     centred = melody_sums(pitch, *low, np.log(0.99)) + melody_sums(pitch, *high, np.log(2.41))
     assert f0_correlation(apart[None])[0] > 0.9  # high and low voices alone

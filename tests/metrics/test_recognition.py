@@ -82,7 +82,9 @@ def test_an_unknown_name_of_weights_is_refused() -> None:
         recognition.whisper_folder("tiny.fr")
 
 
-def test_without_cache_a_package_and_then_the_hub_are_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_cache_a_package_and_then_the_hub_are_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     utils = pytest.importorskip("faster_whisper.utils")
     asked = []
 
@@ -106,7 +108,9 @@ def test_a_missing_package_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "vqwave[judges]" in str(recognition.recogniser())
 
 
-def test_text_that_repeats_itself_is_decoded_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_text_that_repeats_itself_is_decoded_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Without draws: the second pass forbids repeated trigrams."""
     passes = []
 

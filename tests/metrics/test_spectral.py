@@ -30,12 +30,16 @@ def vowel(formant: float, samples: int = 4000) -> Wave:
 
 
 def slow_warped_distance(cost: NDArray[np.float64]) -> float:
-    """Dynamic time warping as it is written in the textbook: (cost, steps) of the best path to each cell."""
+    """Dynamic time warping as it is written in the textbook: (cost, steps) of the best path to each
+    cell.
+    """
     best: dict[tuple[int, int], tuple[float, int]] = {(-1, -1): (0.0, 0)}
     unreached = (math.inf, 0)
     for i in range(cost.shape[0]):
         for j in range(cost.shape[1]):
-            total, steps = min(best.get(place, unreached) for place in ((i - 1, j - 1), (i - 1, j), (i, j - 1)))
+            total, steps = min(
+                best.get(place, unreached) for place in ((i - 1, j - 1), (i - 1, j), (i, j - 1))
+            )
             best[i, j] = (total + float(cost[i, j]), steps + 1)
     total, steps = best[cost.shape[0] - 1, cost.shape[1] - 1]
     return total / steps
@@ -65,7 +69,9 @@ def test_a_nearer_formant_is_nearer() -> None:
 
 def test_log_spectral_distance_of_a_gain_is_that_gain() -> None:
     wave = noise(2)  # white, so that no bin is near the floor
-    assert log_spectral_distance(wave, wave / 2, RATE) == pytest.approx(20 * math.log10(2), rel=1e-3)
+    assert log_spectral_distance(wave, wave / 2, RATE) == pytest.approx(
+        20 * math.log10(2), rel=1e-3
+    )
 
 
 def test_log_spectral_distance_counts_nothing_below_the_floor() -> None:
@@ -74,7 +80,8 @@ def test_log_spectral_distance_counts_nothing_below_the_floor() -> None:
     assert log_spectral_distance(silence, noise(3) * 1e-5, RATE) == pytest.approx(0, abs=1e-9)
     t = np.arange(4096) / RATE
     sine = np.sin(2 * np.pi * 1000 * t).astype(np.float32)
-    assert log_spectral_distance(sine, np.zeros_like(sine), RATE) < 80  # no bin can differ by more than the whole range
+    # no bin can differ by more than the whole range
+    assert log_spectral_distance(sine, np.zeros_like(sine), RATE) < 80
 
 
 def test_mel_cepstral_distortion_ignores_gain() -> None:
@@ -83,19 +90,23 @@ def test_mel_cepstral_distortion_ignores_gain() -> None:
 
 
 def test_mel_cepstra_give_the_rms_difference_in_db() -> None:
-    """A filter moves the cepstra of white noise by those of its own log power spectrum, here |1 + e^{-iw} / 2|^2."""
+    """A filter moves the cepstra of white noise by those of its own log power spectrum, here |1 +
+    e^{-iw} / 2|^2.
+    """
     wave = noise(5, 80_000)
     coloured = np.convolve(wave, [1, 0.5])[: len(wave)].astype(np.float32)
     moved = (mel_cepstra(coloured, RATE) - mel_cepstra(wave, RATE)).mean(0)
     filters = mel_filters(RATE, 256, 40, 20.0, 4000.0).numpy()
     bins = np.pi * np.arange(129) / 128
     gain_db = 10 * np.log10(filters @ np.abs(1 + 0.5 * np.exp(-1j * bins)) ** 2 / filters.sum(1))
-    rms = math.sqrt(np.mean((gain_db - gain_db.mean()) ** 2))  # without c0; the 13 cepstra hold nearly all of so smooth a curve
+    # without c0; the 13 cepstra hold nearly all of so smooth a curve
+    rms = math.sqrt(np.mean((gain_db - gain_db.mean()) ** 2))
     assert 10 / math.log(10) * math.sqrt(2 * np.sum(moved**2)) == pytest.approx(rms, rel=0.01)
 
 
 def test_warping_by_hand() -> None:
-    # 0 1 5 against 0 5 by |difference|: 0-0, then 1-0 (cost 1), then 5-5: three steps of total cost 1.
+    # 0 1 5 against 0 5 by |difference|: 0-0, then 1-0 (cost 1), then 5-5: three steps of total cost
+    # 1.
     cost = np.abs(np.array([0.0, 1.0, 5.0])[:, None] - np.array([0.0, 5.0]))
     assert warped_distance(cost) == pytest.approx(1 / 3)
 
@@ -122,7 +133,12 @@ def test_distortion_of_a_lengthened_steady_sound_is_small() -> None:
     low, high = vowel(500, 2400), vowel(1500, 2400)
     word, slow = np.concatenate([low, high]), np.concatenate([low, low[:1600], high])
     other = np.concatenate([vowel(900, 2400), high])
-    assert mel_cepstral_distortion(word, slow, RATE) < 0.2 < 2 < mel_cepstral_distortion(word, other, RATE)
+    assert (
+        mel_cepstral_distortion(word, slow, RATE)
+        < 0.2
+        < 2
+        < mel_cepstral_distortion(word, other, RATE)
+    )
 
 
 def test_multi_resolution_of_a_gain() -> None:

@@ -74,9 +74,13 @@ CONTEXT = ContextSpec(stride=8, layers=2, residual_channels=4, channels=3)
 DROPOUT = ConditionDropoutSpec(all=0.3, labels=0.2, frames=0.2)
 QUANTIZERS: Mapping[str, QuantizerSpec] = {
     "averages": EMAQuantizerSpec(codebook_size=4, entropy=EntropySpec()),
-    "gradient": GradientQuantizerSpec(codebook_size=4, l2_normalize=True, gradient_estimator="rotation", entropy=EntropySpec()),
+    "gradient": GradientQuantizerSpec(
+        codebook_size=4, l2_normalize=True, gradient_estimator="rotation", entropy=EntropySpec()
+    ),
     "code dimensions": GradientQuantizerSpec(codebook_size=4, codebook_dim=2),
-    "residual": ResidualQuantizerSpec(num_quantizers=2, quantizer_dropout=0.5, quantizer=GradientQuantizerSpec(codebook_size=4)),
+    "residual": ResidualQuantizerSpec(
+        num_quantizers=2, quantizer_dropout=0.5, quantizer=GradientQuantizerSpec(codebook_size=4)
+    ),
     "product": ProductQuantizerSpec(quantizer=GradientQuantizerSpec(codebook_size=4)),
     "fsq": FSQuantizerSpec(levels=(4, 3)),
     "two levels": HierarchicalQuantizerSpec(downsample=2),
@@ -86,7 +90,14 @@ Built = tuple[nn.Module, Loss]
 
 
 def network(**settings: object) -> StackSpec:
-    sizes = {"layers": 3, "dilation_cycle": 2, "residual_channels": 4, "gate_channels": 4, "skip_channels": 5, "hidden_channels": 6}
+    sizes = {
+        "layers": 3,
+        "dilation_cycle": 2,
+        "residual_channels": 4,
+        "gate_channels": 4,
+        "skip_channels": 5,
+        "hidden_channels": 6,
+    }
     return StackSpec(**sizes | settings)
 
 
@@ -99,14 +110,18 @@ def wavenet(*, checkpointing: bool = False, **settings: object) -> Built:
     spec = WaveNetSpec(**parts | settings)
     model = spec.build(RATE, VOCABULARY)
     model.stack.checkpointing = checkpointing
-    labels = LABELS | {name: torch.randn(B, size) for name, size in spec.conditioner.embeddings.items()}
+    labels = LABELS | {
+        name: torch.randn(B, size) for name, size in spec.conditioner.embeddings.items()
+    }
     return model, lambda: negative_log_likelihood(model(wave(), labels), wave())
 
 
 def pitch_taps() -> Built:
     """A predictor of whose residuals one pitch period ago the network has three."""
     predictor = LinearPredictorSpec(order=3)
-    spec = WaveNetSpec(network=network(), conditioner=CONDITIONER, predictor=predictor, pitch_taps=3)
+    spec = WaveNetSpec(
+        network=network(), conditioner=CONDITIONER, predictor=predictor, pitch_taps=3
+    )
     model = spec.build(RATE, VOCABULARY, MEL.bands, 8, MEL.build(RATE))
     log_mel = torch.randn(B, MEL.bands, T // 8, generator=torch.Generator().manual_seed(0))
     columns = model.predictor.analyse(log_mel, torch.ones(B, 2, T // 8))
@@ -169,18 +184,31 @@ def density(**settings: object) -> Built:
 
 
 def prior(quantizer: QuantizerSpec) -> Built:
-    codec = VQVAESpec(encoder=FrameEncoderSpec(features=MEL, channels=4, latent_dim=4), quantizer=quantizer)
+    codec = VQVAESpec(
+        encoder=FrameEncoderSpec(features=MEL, channels=4, latent_dim=4), quantizer=quantizer
+    )
     conditioner = ConditionerSpec(channels=4, categorical=("speaker", "text"))
-    model = PriorSpec(network=network(), conditioner=conditioner, codec=codec).build(RATE, VOCABULARY).network
-    codes = torch.randint(model.size, (B, model.books, 7), generator=torch.Generator().manual_seed(0))
+    model = (
+        PriorSpec(network=network(), conditioner=conditioner, codec=codec)
+        .build(RATE, VOCABULARY)
+        .network
+    )
+    codes = torch.randint(
+        model.size, (B, model.books, 7), generator=torch.Generator().manual_seed(0)
+    )
     return model, lambda: -model(codes, LABELS).mean()
 
 
 def classifier() -> Built:
-    model = ClassifierSpec(labels=("speaker", "text"), layers=3, cycle=2, channels=5).build(RATE, VOCABULARY)
+    model = ClassifierSpec(labels=("speaker", "text"), layers=3, cycle=2, channels=5).build(
+        RATE, VOCABULARY
+    )
 
     def loss() -> Tensor:
-        return sum(nn.functional.cross_entropy(logits, LABELS[name]) for name, logits in model(wave()).items())
+        return sum(
+            nn.functional.cross_entropy(logits, LABELS[name])
+            for name, logits in model(wave()).items()
+        )
 
     return model, loss
 
@@ -196,23 +224,46 @@ MODELS: dict[str, Callable[[], Built]] = {
     "wavenet, one layer": lambda: wavenet(network=network(layers=1)),
     "wavenet, no skips": lambda: wavenet(network=network(skip_channels=0)),
     "wavenet, context": lambda: wavenet(network=network(context=CONTEXT)),
-    "wavenet, unconditional": lambda: wavenet(conditioner=ConditionerSpec(channels=4, categorical=())),
-    "wavenet, two labels": lambda: wavenet(conditioner=ConditionerSpec(channels=4, categorical=("speaker", "text"))),
-    "wavenet, vectors": lambda: wavenet(conditioner=ConditionerSpec(channels=4, embeddings={"voice": 3})),
-    "wavenet, frames": lambda: wavenet(features=MEL, conditioner=ConditionerSpec(channels=4, dropout=DROPOUT)),
-    "wavenet, upsampled": lambda: wavenet(features=MEL, conditioner=ConditionerSpec(channels=4, upsample=(2, 2))),
+    "wavenet, unconditional": lambda: wavenet(
+        conditioner=ConditionerSpec(channels=4, categorical=())
+    ),
+    "wavenet, two labels": lambda: wavenet(
+        conditioner=ConditionerSpec(channels=4, categorical=("speaker", "text"))
+    ),
+    "wavenet, vectors": lambda: wavenet(
+        conditioner=ConditionerSpec(channels=4, embeddings={"voice": 3})
+    ),
+    "wavenet, frames": lambda: wavenet(
+        features=MEL, conditioner=ConditionerSpec(channels=4, dropout=DROPOUT)
+    ),
+    "wavenet, upsampled": lambda: wavenet(
+        features=MEL, conditioner=ConditionerSpec(channels=4, upsample=(2, 2))
+    ),
     "wavenet, predictor": lambda: wavenet(features=MEL, predictor=LinearPredictorSpec(order=3)),
     "wavenet, pitch taps": pitch_taps,
-    "wavenet, past dropout": lambda: wavenet(input_dropout=InputDropoutSpec(prob=0.2, span=2, noise_std=0.01)),
+    "wavenet, past dropout": lambda: wavenet(
+        input_dropout=InputDropoutSpec(prob=0.2, span=2, noise_std=0.01)
+    ),
     "wavenet, checkpointing": lambda: wavenet(checkpointing=True),
     "wavenet, layer by layer": layered,
-    **{f"vqvae, {name}": lambda quantizer=quantizer: vqvae(quantizer=quantizer) for name, quantizer in QUANTIZERS.items()},
-    "vqvae, batch norm": lambda: vqvae(encoder=BatchNormEncoderSpec(features=MEL, channels=4, latent_dim=4)),
+    **{
+        f"vqvae, {name}": lambda quantizer=quantizer: vqvae(quantizer=quantizer)
+        for name, quantizer in QUANTIZERS.items()
+    },
+    "vqvae, batch norm": lambda: vqvae(
+        encoder=BatchNormEncoderSpec(features=MEL, channels=4, latent_dim=4)
+    ),
     "vqvae, readout": frames_vqvae,
-    "vqvae, readout alone": lambda: frames_vqvae(decoder_input="spectrogram", decoder_input_noise=0.1),
+    "vqvae, readout alone": lambda: frames_vqvae(
+        decoder_input="spectrogram", decoder_input_noise=0.1
+    ),
     "vqvae, latents and readout": lambda: frames_vqvae(decoder_input="both"),
-    "vqvae, adversary": lambda: frames_vqvae(adversarial_classifier=AdversarialClassifierSpec(channels=5)),
-    "vqvae, listener": lambda: frames_vqvae(conversion_classifier=ConversionClassifierSpec(labels=("speaker", "text"), channels=5)),
+    "vqvae, adversary": lambda: frames_vqvae(
+        adversarial_classifier=AdversarialClassifierSpec(channels=5)
+    ),
+    "vqvae, listener": lambda: frames_vqvae(
+        conversion_classifier=ConversionClassifierSpec(labels=("speaker", "text"), channels=5)
+    ),
     "student": student,
     "student, gaussian": lambda: student(base="gaussian"),
     "student, folded": lambda: student(squeeze=2, stagger_blocks=True),
@@ -231,10 +282,14 @@ def shared(model: nn.Module) -> list[str]:
     for name, p in model.named_parameters():
         if p.grad is None:
             continue
-        extent = 1 + sum((n - 1) * stride for n, stride in zip(p.grad.shape, p.grad.stride(), strict=True))
+        extent = 1 + sum(
+            (n - 1) * stride for n, stride in zip(p.grad.shape, p.grad.stride(), strict=True)
+        )
         found += [name] if extent < p.grad.numel() else []
         spans.append((p.grad.data_ptr(), p.grad.data_ptr() + extent * p.grad.element_size(), name))
-    return found + [f"{a} and {b}" for (_, end, a), (start, _, b) in pairwise(sorted(spans)) if start < end]
+    return found + [
+        f"{a} and {b}" for (_, end, a), (start, _, b) in pairwise(sorted(spans)) if start < end
+    ]
 
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)

@@ -1,4 +1,6 @@
-"""The pitch codec: normalisation by voice, codes of a contour whole, in chunks and in batches, what flat codes decode to."""
+"""The pitch codec: normalisation by voice, codes of a contour whole, in chunks and in batches, what
+flat codes decode to.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,14 @@ def pitch(B: int = 2, frames: int = 120, seed: int = 0) -> Tensor:
 def codec(ratio: int = 8, **quantizer: int) -> PitchCodec:
     """In float64, its codes among the latents of melodies."""
     torch.manual_seed(0)
-    books = EMAQuantizerSpec(codebook_size=16) if not quantizer else ResidualQuantizerSpec(**quantizer)
-    model = PitchCodecSpec(ratio=ratio, channels=8, latent_dim=4, quantizer=books).build(16000, {}).double()
+    books = (
+        EMAQuantizerSpec(codebook_size=16) if not quantizer else ResidualQuantizerSpec(**quantizer)
+    )
+    model = (
+        PitchCodecSpec(ratio=ratio, channels=8, latent_dim=4, quantizer=books)
+        .build(16000, {})
+        .double()
+    )
     model.train()(normalise(pitch(8), 0.4, 0.2))
     return model.eval()
 
@@ -41,7 +49,9 @@ def test_a_voice_s_normalisation_inverts() -> None:
     voiced = melody[:, 1] > 0
     torch.testing.assert_close(contour[1, 0][voiced[1]], (melody[1, 0][voiced[1]] - 0.8) / 0.2)
     torch.testing.assert_close(denormalise(contour, MEAN, DEVIATION), melody, rtol=0, atol=1e-12)
-    torch.testing.assert_close(denormalise(normalise(melody[0], 0.1, 0.3), 0.1, 0.3), melody[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        denormalise(normalise(melody[0], 0.1, 0.3), 0.1, 0.3), melody[0], rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("semitones", [-5.0, 0.5, 12.0])
@@ -91,7 +101,9 @@ def test_chunks_have_the_codes_of_the_whole(ratio: int) -> None:
         window = contour[..., low * ratio : high]
         latents = model._latents(window, None)[..., first - low :][..., :5]
         torch.testing.assert_close(latents, whole[..., first : first + 5], rtol=0, atol=1e-12)
-        assert torch.equal(model.encode(window)[..., first - low :][..., :5], codes[..., first : first + 5])
+        assert torch.equal(
+            model.encode(window)[..., first - low :][..., :5], codes[..., first : first + 5]
+        )
 
 
 def test_a_batch_has_the_codes_of_each_alone() -> None:
@@ -122,7 +134,9 @@ def test_decoding_is_what_training_sees() -> None:
 
 
 def test_flattened_codes_give_a_flat_contour() -> None:
-    """A code that stays the same is a melody that stays the same, away from the ends; other codes make one that moves."""
+    """A code that stays the same is a melody that stays the same, away from the ends; other codes
+    make one that moves.
+    """
     model = codec()
     codes = model.encode(normalise(pitch(1), 0.4, 0.2))
     flat = model.decode(codes[..., :1].expand(-1, -1, 20))[..., 40:-40]

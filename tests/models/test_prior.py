@@ -1,4 +1,6 @@
-"""The prior over codes: one law in one pass, step by step, and when drawn from; it sums to one; it ends by itself."""
+"""The prior over codes: one law in one pass, step by step, and when drawn from; it sums to one; it
+ends by itself.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,14 @@ def network(
     known = {name: [*values, "untold"] for name, values in LABELS.items()}
     conditioner = ConditionerSpec(channels=6, categorical=("speaker", "text")).build(0, 1, known)
     heard, place = torch.nn.Embedding(books * (size + 1), 8), torch.nn.Embedding(books, 8)
-    net = CodeNetwork(heard, place, Stack(stack, size + 1, 6), conditioner, label_dropout=untold, token_dropout=dropout)
+    net = CodeNetwork(
+        heard,
+        place,
+        Stack(stack, size + 1, 6),
+        conditioner,
+        label_dropout=untold,
+        token_dropout=dropout,
+    )
     for p in net.stack.parameters():
         p.data.mul_(1.5)
     return net.double().eval()
@@ -55,7 +64,9 @@ def told(speaker: Tensor, text: Tensor) -> dict[str, Tensor]:
 
 
 def codes_of(net: CodeNetwork, batch: int = 3, frames: int = 6, seed: int = 0) -> Tensor:
-    return torch.randint(net.size, (batch, net.books, frames), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        net.size, (batch, net.books, frames), generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def one(net: CodeNetwork, codes: Tensor) -> float:
@@ -76,7 +87,9 @@ def test_a_code_changes_what_comes_after_it_and_nothing_else(books: int) -> None
         place = frame * books + book
         assert torch.equal(after[:, :place], before[:, :place])
         assert (after[:, place] != before[:, place]).all()
-        assert (after[:, place + 1] != before[:, place + 1]).all(), "the next book, or the next frame, must hear it"
+        assert (after[:, place + 1] != before[:, place + 1]).all(), (
+            "the next book, or the next frame, must hear it"
+        )
 
 
 @pytest.mark.parametrize("books", [1, 3])
@@ -89,26 +102,39 @@ def test_one_pass_is_step_by_step(books: int, ends: bool) -> None:
     for place, code in enumerate(codes.transpose(1, 2).flatten(1).unbind(1)):
         log_p = stream.next(last)
         assert torch.allclose(log_p.exp().sum(1), torch.ones(3).double(), atol=1e-12)
-        assert torch.allclose(log_p.gather(1, code[:, None])[:, 0], whole[:, place], atol=1e-9, rtol=0)
+        assert torch.allclose(
+            log_p.gather(1, code[:, None])[:, 0], whole[:, place], atol=1e-9, rtol=0
+        )
         last = code
 
 
 @pytest.mark.parametrize("books", [1, 2])
 def test_the_probabilities_of_all_utterances_sum_to_one(books: int) -> None:
-    """All utterances of one and of two frames, and all beginnings of three frames, whatever follows."""
+    """All utterances of one and of two frames, and all beginnings of three frames, whatever
+    follows.
+    """
     net = network(books, size=2, untold=0.5)
     total = 0.0
     for frames in (1, 2, 3):
         for flat in itertools.product(range(2), repeat=books * frames):
             codes = torch.tensor(flat).view(frames, books).t()
-            total += torch.tensor(one(net, codes) if frames < 3 else net(codes[None], {}).sum().item()).exp().item()
+            total += (
+                torch.tensor(one(net, codes) if frames < 3 else net(codes[None], {}).sum().item())
+                .exp()
+                .item()
+            )
     assert total == pytest.approx(1.0, abs=1e-6)
 
 
 def test_the_end_has_no_mass_inside_a_frame_nor_before_the_first_nor_where_it_is_known() -> None:
     net = network(2)
     projected = net.project({}, 1)
-    for last, book, ends, mass in ((net.end, 0, True, 0), (1, 1, True, 0), (1, 0, False, 0), (1, 0, True, 1)):
+    for last, book, ends, mass in (
+        (net.end, 0, True, 0),
+        (1, 1, True, 0),
+        (1, 0, False, 0),
+        (1, 0, True, 1),
+    ):
         log_p = net.log_probs(torch.tensor([[last]]), torch.tensor([[book]]), projected, ends=ends)
         assert (log_p[0, net.end, 0].exp() > 0) == mass
 
@@ -125,7 +151,12 @@ def test_draws_follow_the_law(books: int) -> None:
     for key in counts:
         codes = torch.tensor(key).view(-1, books).t()
         cut = codes.shape[1] == frames  # drawn to the limit: whatever would have followed
-        likely[key] = draws * torch.tensor(net(codes[None], {}).sum().item() if cut else one(net, codes)).exp().item()
+        likely[key] = (
+            draws
+            * torch.tensor(net(codes[None], {}).sum().item() if cut else one(net, codes))
+            .exp()
+            .item()
+        )
     kept = [key for key in counts if likely[key] > 5]
     distance = sum((counts[key] - likely[key]) ** 2 / likely[key] for key in kept)
     assert len(kept) > 5
@@ -146,15 +177,21 @@ def test_a_seed_gives_the_same_codes_alone_and_in_a_batch(books: int, stop: bool
     together = drawn(3, slice(4))
     for i, codes in enumerate(together):
         assert torch.equal(drawn(3, slice(i, i + 1))[0], codes)
-    assert len({len(codes[0]) for codes in together}) > 1 or not stop, "utterances end by themselves"
+    assert len({len(codes[0]) for codes in together}) > 1 or not stop, (
+        "utterances end by themselves"
+    )
     assert all(codes.shape == (books, 9) for codes in together) or stop
     assert all((codes >= 0).all() and (codes < net.size).all() for codes in together)
     others = drawn(4, slice(4))
-    assert not all(torch.equal(a, b) for a, b in zip(together, others, strict=True)), "another seed, other codes"
+    assert not all(torch.equal(a, b) for a, b in zip(together, others, strict=True)), (
+        "another seed, other codes"
+    )
 
 
 def test_running_on_is_one_utterance_after_another() -> None:
-    """Run-on codes cut at the ends that were drawn: each piece is what a fresh stream would hear."""
+    """Run-on codes cut at the ends that were drawn: each piece is what a fresh stream would
+    hear.
+    """
     net = network(2)
     projected = CodeStream(net, {}, 2)
     fresh = CodeStream(net, {}, 2)
@@ -203,7 +240,9 @@ def test_labels_are_heard_told_or_not() -> None:
         strict(codes, {"speaker": torch.tensor([0])})
     torch.manual_seed(0)
     ids = net.train().told(told(torch.zeros(5000).long(), torch.zeros(5000).long()), 5000)
-    left_out = [(ids[name] == len(values)).double().mean().item() for name, values in LABELS.items()]
+    left_out = [
+        (ids[name] == len(values)).double().mean().item() for name, values in LABELS.items()
+    ]
     assert left_out == pytest.approx([0.3, 0.3], abs=0.03)
 
 
@@ -215,7 +254,8 @@ def test_gradients_reach_every_parameter() -> None:
     (-net(ended.symbols, labels, ended.mask)).sum().backward()
     for name, p in net.named_parameters():
         rows = p.grad.flatten(1).abs().sum(1) if p.ndim > 1 else p.grad.abs()
-        silent = {net.size} if name == "input_embedding.weight" else set()  # END is heard as the last book's alone
+        # END is heard as the last book's alone
+        silent = {net.size} if name == "input_embedding.weight" else set()
         assert {i for i, g in enumerate(rows.tolist()) if g == 0} == silent, name
 
 
@@ -227,7 +267,9 @@ def test_temperature_and_top_p() -> None:
         return (torch.bincount(choose(log_p, u, **how), minlength=4) / 1000).tolist()
 
     assert share() == pytest.approx([0.5, 0.1, 0.25, 0.15], abs=2e-3)
-    assert share(temperature=0.5) == pytest.approx([p * p / 0.345 for p in (0.5, 0.1, 0.25, 0.15)], abs=2e-3)
+    assert share(temperature=0.5) == pytest.approx(
+        [p * p / 0.345 for p in (0.5, 0.1, 0.25, 0.15)], abs=2e-3
+    )
     assert share(temperature=1e-3) == share(temperature=0.0) == [1, 0, 0, 0]
     assert share(top_p=0.7) == pytest.approx([2 / 3, 0, 1 / 3, 0], abs=2e-3)
     assert share(top_p=1e-6) == [1, 0, 0, 0]
@@ -238,12 +280,17 @@ def test_the_spec_builds_codec_and_network() -> None:
         encoder=FrameEncoderSpec(channels=16),
         quantizer=EMAQuantizerSpec(codebook_size=12),
         decoder=WaveNetSpec(
-            network=StackSpec(layers=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4),
+            network=StackSpec(
+                layers=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4
+            ),
             conditioner=ConditionerSpec(channels=4),
         ),
     )
     spec = PriorSpec(
-        network=StackSpec(layers=3, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4), codec=codec
+        network=StackSpec(
+            layers=3, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4
+        ),
+        codec=codec,
     )
     model = spec.build(8000, LABELS)
     assert (model.network.books, model.network.size) == (1, 12)

@@ -25,7 +25,14 @@ ORDERS = [
 def network(order: SymbolOrder, *, untold: float = 0.3, seed: int = 0) -> CodeNetwork:
     """Random weights, float64, in evaluation mode."""
     torch.manual_seed(seed)
-    stack = StackSpec(layers=4, dilation_cycle=3, residual_channels=8, gate_channels=8, skip_channels=8, hidden_channels=12)
+    stack = StackSpec(
+        layers=4,
+        dilation_cycle=3,
+        residual_channels=8,
+        gate_channels=8,
+        skip_channels=8,
+        hidden_channels=12,
+    )
     conditioner = ConditionerSpec(channels=6).build(0, 1, {"speaker": ["ann", "untold"]})
     heard = torch.nn.Embedding(sum(order.sizes) + len(order.sizes), 8)
     place = torch.nn.Embedding(order.slots, 8)
@@ -92,7 +99,9 @@ def test_a_book_has_mass_on_its_own_symbols_alone(order: SymbolOrder) -> None:
         assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-12)
 
 
-@pytest.mark.parametrize("order", [SymbolOrder(1, 2, PitchBooks(1, 3, 2)), SymbolOrder(1, 2, PitchBooks(2, 1, 1))])
+@pytest.mark.parametrize(
+    "order", [SymbolOrder(1, 2, PitchBooks(1, 3, 2)), SymbolOrder(1, 2, PitchBooks(2, 1, 1))]
+)
 def test_the_probabilities_of_all_utterances_sum_to_one(order: SymbolOrder) -> None:
     """All utterances of one and two frames, and all beginnings of three, whatever follows."""
     net, total = network(order), 0.0
@@ -203,7 +212,9 @@ def test_gradients_reach_every_parameter() -> None:
 
 def test_codes_must_be_as_the_prior_models_them() -> None:
     codes, pitch = codes_of(ORDERS[0], 1, 4)
-    with pytest.raises(UserInputError, match="codes without pitch codes, unlike those that this prior models"):
+    with pytest.raises(
+        UserInputError, match="codes without pitch codes, unlike those that this prior models"
+    ):
         network(ORDERS[0]).with_end(codes, torch.tensor([4]))
     with pytest.raises(UserInputError, match="codes with pitch codes, unlike those"):
         network(SymbolOrder(1, 5)).with_end(codes, torch.tensor([4]), pitch)

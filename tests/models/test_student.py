@@ -21,12 +21,22 @@ LABELS = {"speaker": torch.tensor([0, 2])}
 CONDITIONER = ConditionerSpec(channels=4)
 
 
-def build(base: str = "logistic", flows: tuple[int, ...] = (2, 3), hop: int = 6, **settings: object) -> Student:
+def build(
+    base: str = "logistic", flows: tuple[int, ...] = (2, 3), hop: int = 6, **settings: object
+) -> Student:
     torch.manual_seed(0)
     network = StackSpec(
-        layers=1, dilation_cycle=2, kernel_size=3, residual_channels=8, gate_channels=4, skip_channels=7, hidden_channels=8
+        layers=1,
+        dilation_cycle=2,
+        kernel_size=3,
+        residual_channels=8,
+        gate_channels=4,
+        skip_channels=7,
+        hidden_channels=8,
     )
-    spec = StudentSpec(**{"flows": flows, "network": network, "base": base, "conditioner": CONDITIONER} | settings)
+    spec = StudentSpec(
+        **{"flows": flows, "network": network, "base": base, "conditioner": CONDITIONER} | settings
+    )
     return spec.build(8000, VOCABULARY, 3 if hop else 0, hop or 1).double()
 
 
@@ -40,7 +50,9 @@ def draws(T: int, B: int = 2) -> Tensor:
 
 @pytest.mark.parametrize("base", ["logistic", "gaussian"])
 def test_the_density_is_that_of_a_change_of_variables(base: str) -> None:
-    """sum_t log p(x_t | z_{<t}) = log p(z) - log |dx / dz|, REFERENCE 10.2, and x is affine in its own z."""
+    """sum_t log p(x_t | z_{<t}) = log p(z) - log |dx / dz|, REFERENCE 10.2, and x is affine in its
+    own z.
+    """
     student = build(base)
     z = student.noise(draws(24))
     flowed = student(z, LABELS, frames(4))
@@ -52,11 +64,14 @@ def test_the_density_is_that_of_a_change_of_variables(base: str) -> None:
         (prior - flowed.log_scale).sum(1),
     )
     one = torch.autograd.functional.jacobian(lambda z: student(z, LABELS, frames(4)).x, z)[0, :, 0]
-    assert one.slogdet().logabsdet.item() == pytest.approx(flowed.log_scale[0].sum().item(), abs=1e-8)
+    assert one.slogdet().logabsdet.item() == pytest.approx(
+        flowed.log_scale[0].sum().item(), abs=1e-8
+    )
 
 
 @pytest.mark.parametrize(
-    ("base", "family", "std"), [("logistic", LogisticMixture, math.pi / math.sqrt(3)), ("gaussian", GaussianMixture, 1.0)]
+    ("base", "family", "std"),
+    [("logistic", LogisticMixture, math.pi / math.sqrt(3)), ("gaussian", GaussianMixture, 1.0)],
 )
 def test_noise_is_white_and_of_the_base(base: str, family: type, std: float) -> None:
     student = build(base)
@@ -71,7 +86,12 @@ def test_noise_is_white_and_of_the_base(base: str, family: type, std: float) -> 
 def test_flows_have_their_own_depths_and_no_skips() -> None:
     student = build(flows=(1, 2, 4))
     assert [len(flow.stack.layers) for flow in student.flows.flows] == [1, 2, 4]
-    assert not [layer for flow in student.flows.flows for layer in flow.stack.layers if layer.skip is not None]
+    assert not [
+        layer
+        for flow in student.flows.flows
+        for layer in flow.stack.layers
+        if layer.skip is not None
+    ]
     # kernel 3, dilations 1 | 1 2 | 1 2 1 2, one sample for each strict shift
     assert student.receptive_field == 1 + (1 + 2) + (1 + 6) + (1 + 12)
 
@@ -80,13 +100,26 @@ def test_gradient_reaches_every_parameter() -> None:
     student = build()
     flowed = student(student.noise(draws(36)), LABELS, frames(6))
     student.distribution(flowed).log_density(torch.zeros_like(flowed.x)).sum().backward()
-    assert [name for name, p in student.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
+    assert [
+        name
+        for name, p in student.named_parameters()
+        if p.grad is None or not p.grad.abs().max() > 0
+    ] == []
 
 
 def test_it_hears_the_condition_that_its_teacher_hears() -> None:
     student = build()
-    sizes = StackSpec(layers=1, dilation_cycle=1, residual_channels=2, gate_channels=2, skip_channels=2, hidden_channels=2)
-    teacher = WaveNetSpec(network=sizes, conditioner=CONDITIONER).build(8000, VOCABULARY, 3, 6).double()
+    sizes = StackSpec(
+        layers=1,
+        dilation_cycle=1,
+        residual_channels=2,
+        gate_channels=2,
+        skip_channels=2,
+        hidden_channels=2,
+    )
+    teacher = (
+        WaveNetSpec(network=sizes, conditioner=CONDITIONER).build(8000, VOCABULARY, 3, 6).double()
+    )
     student.conditioner.load_state_dict(teacher.conditioner.state_dict())
     heard, told = student.condition(frames(4), LABELS), teacher.condition(frames(4), LABELS)
     assert torch.equal(heard.features, told.features)

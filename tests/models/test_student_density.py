@@ -1,4 +1,6 @@
-"""The student as a density: change of variables, normalisation, both directions, folds; and what it refuses."""
+"""The student as a density: change of variables, normalisation, both directions, folds; and what it
+refuses.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,30 @@ from vqwave.nn.wavenet import StackSpec
 
 F64 = torch.float64
 NETWORK = StackSpec(
-    layers=2, dilation_cycle=2, kernel_size=2, residual_channels=4, gate_channels=4, skip_channels=0, hidden_channels=4
+    layers=2,
+    dilation_cycle=2,
+    kernel_size=2,
+    residual_channels=4,
+    gate_channels=4,
+    skip_channels=0,
+    hidden_channels=4,
 )
-KINDS = [(base, direction, fold) for base in ("logistic", "gaussian") for direction in ("iaf", "maf") for fold in (1, 2)]
+KINDS = [
+    (base, direction, fold)
+    for base in ("logistic", "gaussian")
+    for direction in ("iaf", "maf")
+    for fold in (1, 2)
+]
 
 
-def student(base: str = "logistic", direction: str = "iaf", fold: int = 1, *, stagger: bool = False, scale: float = 0.5) -> Student:
+def student(
+    base: str = "logistic",
+    direction: str = "iaf",
+    fold: int = 1,
+    *,
+    stagger: bool = False,
+    scale: float = 0.5,
+) -> Student:
     torch.manual_seed(0)
     spec = StudentSpec(
         flows=(2, 1),
@@ -49,10 +69,17 @@ def test_log_prob_is_the_change_of_variables(base: str, direction: str, fold: in
     model = student(base, direction, fold)
     x = torch.randn(1, 9, dtype=F64)
     condition = heard(model)
-    inverse = torch.autograd.functional.jacobian(lambda x: model.inverse(x[None], condition).z[0], x[0])
+    inverse = torch.autograd.functional.jacobian(
+        lambda x: model.inverse(x[None], condition).z[0], x[0]
+    )
     z = model.inverse(x, condition).z
-    noise = {"logistic": -z - 2 * torch.nn.functional.softplus(-z), "gaussian": -0.5 * z.square() - 0.5 * math.log(2 * math.pi)}
-    torch.testing.assert_close(model.log_prob(x, condition).sum(), noise[base].sum() + inverse.slogdet().logabsdet)
+    noise = {
+        "logistic": -z - 2 * torch.nn.functional.softplus(-z),
+        "gaussian": -0.5 * z.square() - 0.5 * math.log(2 * math.pi),
+    }
+    torch.testing.assert_close(
+        model.log_prob(x, condition).sum(), noise[base].sum() + inverse.slogdet().logabsdet
+    )
 
 
 @pytest.mark.parametrize(("base", "direction", "fold"), KINDS)
@@ -61,19 +88,26 @@ def test_log_prob_of_a_draw_is_its_one_step_density(base: str, direction: str, f
     model = student(base, direction, fold)
     condition = heard(model)
     flowed = model.transform(model.noise(torch.rand(4, 1, 30, dtype=F64)), condition)
-    torch.testing.assert_close(model.log_prob(flowed.x, condition), model.distribution(flowed).log_density(flowed.x))
+    torch.testing.assert_close(
+        model.log_prob(flowed.x, condition), model.distribution(flowed).log_density(flowed.x)
+    )
 
 
 @pytest.mark.parametrize(
-    ("direction", "fold", "stagger"), [("iaf", 1, False), ("maf", 1, False), ("iaf", 2, False), ("iaf", 2, True)]
+    ("direction", "fold", "stagger"),
+    [("iaf", 1, False), ("maf", 1, False), ("iaf", 2, False), ("iaf", 2, True)],
 )
-def test_the_density_of_two_samples_integrates_to_one(direction: str, fold: int, stagger: bool) -> None:
+def test_the_density_of_two_samples_integrates_to_one(
+    direction: str, fold: int, stagger: bool
+) -> None:
     model = student("gaussian", direction, fold, stagger=stagger)
     axis = torch.linspace(-8, 8, 181, dtype=F64)
     x = torch.cartesian_prod(axis, axis)
     condition = model.condition(None, {"speaker": torch.zeros(len(x), dtype=torch.int64)})
     with torch.no_grad():
-        mass = model.log_prob(x, condition).sum(1).exp().sum().item() * (axis[1] - axis[0]).item() ** 2
+        mass = (
+            model.log_prob(x, condition).sum(1).exp().sum().item() * (axis[1] - axis[0]).item() ** 2
+        )
     assert mass == pytest.approx(1, abs=1e-3)
 
 
@@ -86,7 +120,9 @@ def test_log_prob_in_chunks() -> None:
 
 
 def test_one_gaussian_masked_flow_is_a_wavenet_with_a_gaussian_head() -> None:
-    """Its density is the product of normals whose parameters hear x_{<t} alone: no Jacobian beyond the scales."""
+    """Its density is the product of normals whose parameters hear x_{<t} alone: no Jacobian beyond
+    the scales.
+    """
     model = student("gaussian", "maf")
     flow, x = model.flows.flows[0], torch.randn(1, 12, dtype=F64)
     condition = heard(model)
@@ -101,13 +137,19 @@ def test_one_gaussian_masked_flow_is_a_wavenet_with_a_gaussian_head() -> None:
 def test_a_folded_student_decodes_any_number_of_samples(samples: int) -> None:
     model = student(fold=8, stagger=True, scale=0.05).float()
     labels = {"speaker": torch.tensor([0, 1])}
-    long = sample_student(model, model.condition(None, labels), 64, streams=torch.tensor([3, 4]), seed=1)
-    short = sample_student(model, model.condition(None, labels), samples, streams=torch.tensor([3, 4]), seed=1)
+    long = sample_student(
+        model, model.condition(None, labels), 64, streams=torch.tensor([3, 4]), seed=1
+    )
+    short = sample_student(
+        model, model.condition(None, labels), samples, streams=torch.tensor([3, 4]), seed=1
+    )
     torch.testing.assert_close(short, long[:, :samples])
 
 
 def test_blocks_must_tile_a_condition_column() -> None:
     spec = StudentSpec(flows=(1,), network=NETWORK, squeeze=4)
     spec.build(8000, {"speaker": ["a"]}, frame_channels=3, hop=8)
-    with pytest.raises(UserInputError, match=r"model.squeeze: 4, expected a divisor of the 6 samples"):
+    with pytest.raises(
+        UserInputError, match=r"model.squeeze: 4, expected a divisor of the 6 samples"
+    ):
         spec.build(8000, {"speaker": ["a"]}, frame_channels=3, hop=6)

@@ -1,4 +1,6 @@
-"""A student with a synthesis filter: exact inverse, density, KL of a teacher with the same predictor, streamed as whole."""
+"""A student with a synthesis filter: exact inverse, density, KL of a teacher with the same
+predictor, streamed as whole.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,20 @@ LABELS = {"speaker": torch.tensor([0, 1])}
 MEL = LogMelSpec(bands=BANDS, window_ms=10.0, hop_ms=5.0)
 
 
-def student(base: str = "logistic", flow_type: str = "iaf", fold: int = 1, upsample: tuple[int, ...] = ()) -> Student:
+def student(
+    base: str = "logistic", flow_type: str = "iaf", fold: int = 1, upsample: tuple[int, ...] = ()
+) -> Student:
     torch.manual_seed(0)
     spec = StudentSpec(
         flows=(2, 2),
         network=StackSpec(
-            layers=2, dilation_cycle=2, kernel_size=2, residual_channels=6, gate_channels=6, skip_channels=0, hidden_channels=6
+            layers=2,
+            dilation_cycle=2,
+            kernel_size=2,
+            residual_channels=6,
+            gate_channels=6,
+            skip_channels=0,
+            hidden_channels=6,
         ),
         base=base,
         squeeze=fold,
@@ -63,7 +73,9 @@ def test_noise_and_waveform_determine_each_other(flow_type: str, fold: int) -> N
     torch.testing.assert_close(back.z, z, rtol=0, atol=1e-9)
     for name in ("location", "log_scale"):
         torch.testing.assert_close(getattr(back, name), getattr(there, name), rtol=0, atol=1e-9)
-    torch.testing.assert_close(there.x, there.location + z * there.log_scale.exp(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        there.x, there.location + z * there.log_scale.exp(), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("base", ["logistic", "gaussian"])
@@ -73,9 +85,13 @@ def test_the_density_is_that_of_a_change_of_variables(base: str) -> None:
     condition = condition_of(model, 2)
     condition = Condition(condition.features[:1], condition.repeat)
     x = model.transform(z, condition).x
-    jacobian = torch.autograd.functional.jacobian(lambda z: model.transform(z[None], condition).x[0], z[0])
+    jacobian = torch.autograd.functional.jacobian(
+        lambda z: model.transform(z[None], condition).x[0], z[0]
+    )
     zero = torch.zeros_like(z)[:, None]
-    expected = model.base(zero, zero, zero).log_density(z).sum() - torch.linalg.slogdet(jacobian).logabsdet
+    expected = (
+        model.base(zero, zero, zero).log_density(z).sum() - torch.linalg.slogdet(jacobian).logabsdet
+    )
     torch.testing.assert_close(model.log_prob(x, condition).sum(), expected, rtol=0, atol=1e-8)
 
 
@@ -95,7 +111,9 @@ def test_chunks_give_the_same_as_the_whole(fold: int) -> None:
     model, z = student(fold=fold), noise(6 * HOP)
     condition, state = condition_of(model, 6), model.begin()
     whole = model.transform(z, condition)
-    parts = [model.transform(part, condition, state).x for part in z.split([1, 39, 57, 3, 100, 40], 1)]
+    parts = [
+        model.transform(part, condition, state).x for part in z.split([1, 39, 57, 3, 100, 40], 1)
+    ]
     torch.testing.assert_close(torch.cat(parts, 1), whole.x, rtol=0, atol=1e-9)
 
 
@@ -112,16 +130,22 @@ def test_a_prediction_of_zeros_is_the_plain_student() -> None:
     features = condition.features.clone()
     features[:, 4:] = 0.0
     plain = model.flows(z, model.conditioner.split(condition)[0])
-    torch.testing.assert_close(model.transform(z, Condition(features, condition.repeat)).x, plain.x, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        model.transform(z, Condition(features, condition.repeat)).x, plain.x, rtol=0, atol=1e-12
+    )
 
 
 def test_an_order_beyond_a_column_is_refused() -> None:
-    with pytest.raises(UserInputError, match=r"predictor\.order: 4 past samples, a condition column holds for 2"):
+    with pytest.raises(
+        UserInputError, match=r"predictor\.order: 4 past samples, a condition column holds for 2"
+    ):
         student(upsample=(4, 5))
 
 
 def test_decoding_in_blocks_is_one_pass() -> None:
-    """What `sample_student` draws block by block, in float32 as decoders do, is one pass of the same noise."""
+    """What `sample_student` draws block by block, in float32 as decoders do, is one pass of the
+    same noise.
+    """
     model = student().float()
     condition = condition_of(student(), 30)
     condition = Condition(condition.features.float(), condition.repeat)

@@ -1,4 +1,6 @@
-"""The VQ-VAE: what is trained is what decodes from codes; gradients, padding, jitter, and the parts it is built from."""
+"""The VQ-VAE: what is trained is what decodes from codes; gradients, padding, jitter, and the parts
+it is built from.
+"""
 
 from __future__ import annotations
 
@@ -28,18 +30,28 @@ ENCODERS = {
     "waveform": WaveformEncoderSpec(strides=(4, 4), channels=8, blocks=1, latent_dim=4),
     "frames": FrameEncoderSpec(features=MEL, stride=2, channels=8, latent_dim=4),
 }
-SIZES = StackSpec(layers=3, dilation_cycle=3, residual_channels=6, gate_channels=5, skip_channels=8, hidden_channels=12)
+SIZES = StackSpec(
+    layers=3,
+    dilation_cycle=3,
+    residual_channels=6,
+    gate_channels=5,
+    skip_channels=8,
+    hidden_channels=12,
+)
 
 
 def build(
-    encoder: str = "waveform", head: object = Gaussian(), vocabulary: dict[str, list[str]] = VOCABULARY, **settings: object
+    encoder: str = "waveform",
+    head: object = Gaussian(),
+    vocabulary: dict[str, list[str]] = VOCABULARY,
+    **settings: object,
 ) -> VQVAE:
     torch.manual_seed(0)
     decoder = WaveNetSpec(head=head, network=SIZES, conditioner=ConditionerSpec(channels=4))
     quantizer = EMAQuantizerSpec(codebook_size=6, dead_code_threshold=0.0)
-    return VQVAESpec(**{"encoder": ENCODERS[encoder], "quantizer": quantizer, "decoder": decoder} | settings).build(
-        8000, vocabulary
-    )
+    return VQVAESpec(
+        **{"encoder": ENCODERS[encoder], "quantizer": quantizer, "decoder": decoder} | settings
+    ).build(8000, vocabulary)
 
 
 def wave(F: int = 12, seed: int = 1) -> Tensor:
@@ -57,7 +69,9 @@ def start(model: VQVAE) -> VQVAE:
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("head", [MuLaw(), MixtureOfLogistics(components=2), Gaussian()])
 def test_what_is_trained_is_what_decodes_from_codes(encoder: str, head: object) -> None:
-    """The teacher-forced pass and the road over codes (encode, then condition) hear the same thing, bit for bit."""
+    """The teacher-forced pass and the road over codes (encode, then condition) hear the same thing,
+    bit for bit.
+    """
     model = start(build(encoder, head)).eval()
     x = wave()
     codes = model.encode(x)
@@ -71,10 +85,13 @@ def test_what_is_trained_is_what_decodes_from_codes(encoder: str, head: object) 
 
 
 def test_a_decoder_may_hear_the_readout() -> None:
-    """In training and from codes it hears latents and predicted frames, at the frames' rate, in the voice that is asked for."""
+    """In training and from codes it hears latents and predicted frames, at the frames' rate, in the
+    voice that is asked for.
+    """
     readout = SpectralDecoderSpec(features=MEL, channels=8, blocks=1)
     model, alone = (
-        start(build("frames", spectral_decoder=readout, decoder_input=hears)).eval() for hears in ("both", "spectrogram")
+        start(build("frames", spectral_decoder=readout, decoder_input=hears)).eval()
+        for hears in ("both", "spectrogram")
     )
     x = wave()
     codes = model.encode(x)
@@ -95,8 +112,16 @@ def test_a_decoder_may_hear_the_readout() -> None:
 
 
 def test_a_cycle_is_the_distance_of_a_conversions_latents() -> None:
-    """What the readout says in another voice, encoded again, against the latents it was made of; frames of padding do not count."""
-    model = start(build("frames", spectral_decoder=SpectralDecoderSpec(features=MEL, channels=8), time_jitter=0.0)).double()
+    """What the readout says in another voice, encoded again, against the latents it was made of;
+    frames of padding do not count.
+    """
+    model = start(
+        build(
+            "frames",
+            spectral_decoder=SpectralDecoderSpec(features=MEL, channels=8),
+            time_jitter=0.0,
+        )
+    ).double()
     x, others, lengths = wave().double(), {"speaker": torch.tensor([1, 1])}, torch.tensor([192, 80])
     out = model(x, LABELS, lengths, decode=False, others=others, cyclic=True)
     z = out.quantized.z
@@ -106,11 +131,17 @@ def test_a_cycle_is_the_distance_of_a_conversions_latents() -> None:
     errors = torch.cat(errors)
     torch.testing.assert_close(out.cycle, errors.mean(), rtol=0, atol=1e-12)
     assert model(x, LABELS, decode=False).cycle is None
-    (gradient,) = torch.autograd.grad(model.cycle(z, model.spectral_decoder(z.detach(), others)), model.encoder.out.bias)
-    (through,) = torch.autograd.grad(
-        (model.encoder.read(model.spectral_decoder(z.detach(), others)) - z.detach()).square().mean(), model.encoder.out.bias
+    (gradient,) = torch.autograd.grad(
+        model.cycle(z, model.spectral_decoder(z.detach(), others)), model.encoder.out.bias
     )
-    torch.testing.assert_close(gradient, through)  # the latents that it is to come back to are given
+    (through,) = torch.autograd.grad(
+        (model.encoder.read(model.spectral_decoder(z.detach(), others)) - z.detach())
+        .square()
+        .mean(),
+        model.encoder.out.bias,
+    )
+    # the latents that it is to come back to are given
+    torch.testing.assert_close(gradient, through)
 
 
 def test_the_listener_hears_conversions() -> None:
@@ -125,13 +156,20 @@ def test_the_listener_hears_conversions() -> None:
     x, others = wave().double(), {"speaker": torch.tensor([1, 1]), **words}
     out = model(x, LABELS | words, decode=False, others=others)
     converted = model.spectral_decoder(out.quantized.z, others)
-    expected = model.conversion_classifier.judge(model.spectral_decoder.frontend(x), LABELS | words, converted, others)
+    expected = model.conversion_classifier.judge(
+        model.spectral_decoder.frontend(x), LABELS | words, converted, others
+    )
     torch.testing.assert_close(out.conversion.conversion, expected.conversion)
     assert {"auxiliary_classification", "conversion_classification"} < set(out.losses)
     assert out.cycle is None
     assert model(x, LABELS | words, decode=False).conversion is None
-    speaking = VQVAESpec(**parts, encoder=ENCODERS["frames"]).with_decoder(StudentSpec())  # what only training needs is left behind
-    assert (speaking.conversion_classifier, speaking.spectral_decoder, speaking.decoder) == (None, None, StudentSpec())
+    # what only training needs is left behind
+    speaking = VQVAESpec(**parts, encoder=ENCODERS["frames"]).with_decoder(StudentSpec())
+    assert (speaking.conversion_classifier, speaking.spectral_decoder, speaking.decoder) == (
+        None,
+        None,
+        StudentSpec(),
+    )
     with pytest.raises(UserInputError, match="conversion_classifier: expected a spectral decoder"):
         build("frames", vocabulary=vocabulary, **parts | {"spectral_decoder": None})
 
@@ -167,7 +205,9 @@ def test_without_its_decoder_a_pass_costs_no_decoder() -> None:
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_gradient_reaches_every_parameter(encoder: str) -> None:
-    """The encoder hears of the likelihood through the straight-through alone; the codebook has no gradient at all."""
+    """The encoder hears of the likelihood through the straight-through alone; the codebook has no
+    gradient at all.
+    """
     model = start(build(encoder, spectral_decoder=SpectralDecoderSpec(features=MEL, channels=8)))
     x = wave(40)
     out = model(x, LABELS)
@@ -175,7 +215,9 @@ def test_gradient_reaches_every_parameter(encoder: str) -> None:
     (first,) = torch.autograd.grad(nll, next(model.encoder.parameters()), retain_graph=True)
     assert first.abs().max() > 0
     (nll + out.quantized.losses["commitment"] + out.spectral).backward()
-    unreached = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
+    unreached = {
+        name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0
+    }
     assert unreached == set()
     assert not [name for name, _ in model.named_parameters() if name.startswith("quantizer")]
 
@@ -184,12 +226,17 @@ def test_codes_matter_to_the_decoder() -> None:
     model = start(build()).eval()
     x = wave()
     codes = model.encode(x)
-    same, other = (model.decoder.predict(x, model.condition(c, LABELS)).log_prob(x) for c in (codes, (codes + 1) % 6))
+    same, other = (
+        model.decoder.predict(x, model.condition(c, LABELS)).log_prob(x)
+        for c in (codes, (codes + 1) % 6)
+    )
     assert (same - other).abs().max() > 1e-4
 
 
 def test_padding_moves_no_code() -> None:
-    """What lies past an utterance's last frame changes no code, no loss, no statistic: it is as if the clip ended there."""
+    """What lies past an utterance's last frame changes no code, no loss, no statistic: it is as if
+    the clip ended there.
+    """
     first = start(build("waveform", time_jitter=0.0))
     second = deepcopy(first)
     x, lengths = wave(20), torch.tensor([320, 120])  # 20 and 8 frames of 16
@@ -199,7 +246,9 @@ def test_padding_moves_no_code() -> None:
     assert torch.equal(first.quantizer.codebook.sums, second.quantizer.codebook.sums)
     assert torch.equal(one.quantized.losses["commitment"], two.quantized.losses["commitment"])
     mask = torch.arange(320) < lengths[:, None]
-    torch.testing.assert_close(one.distribution.log_prob(x)[mask], two.distribution.log_prob(x)[mask])
+    torch.testing.assert_close(
+        one.distribution.log_prob(x)[mask], two.distribution.log_prob(x)[mask]
+    )
     assert torch.equal(one.quantized.codes[1, :, :8], two.quantized.codes[1, :, :8])
 
 
@@ -217,7 +266,9 @@ def test_jitter_reaches_the_decoder_and_not_the_codes() -> None:
 def test_jitter_of_a_padded_utterance_takes_no_padding() -> None:
     model = start(build(time_jitter=0.9))
     taken = []
-    model.time_jitter.register_forward_pre_hook(lambda module, arguments: taken.append(arguments[1]))
+    model.time_jitter.register_forward_pre_hook(
+        lambda module, arguments: taken.append(arguments[1])
+    )
     model(wave(), LABELS, torch.tensor([192, 33]))
     assert taken[0].sum(1).tolist() == [12, 3]
 

@@ -1,4 +1,6 @@
-"""A VQ-VAE with melody: pitch codes condition readout and decoder, streamed as whole, in the range of the voice."""
+"""A VQ-VAE with melody: pitch codes condition readout and decoder, streamed as whole, in the range
+of the voice.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,21 @@ def build(hears: str = "spectrogram", *, taps: int = 3, noise: float = 0.0) -> V
     spec = VQVAESpec(
         encoder=FrameEncoderSpec(features=MEL, channels=12, latent_dim=6),
         quantizer=EMAQuantizerSpec(codebook_size=8),
-        melody=PitchCodecSpec(channels=8, latent_dim=4, quantizer=EMAQuantizerSpec(codebook_size=5)),
+        melody=PitchCodecSpec(
+            channels=8, latent_dim=4, quantizer=EMAQuantizerSpec(codebook_size=5)
+        ),
         spectral_decoder=SpectralDecoderSpec(features=MEL, channels=12),
         decoder_input=hears,
         decoder_input_noise=noise,
         decoder=WaveNetSpec(
-            network=StackSpec(layers=2, dilation_cycle=2, residual_channels=8, gate_channels=8, skip_channels=8, hidden_channels=8),
+            network=StackSpec(
+                layers=2,
+                dilation_cycle=2,
+                residual_channels=8,
+                gate_channels=8,
+                skip_channels=8,
+                hidden_channels=8,
+            ),
             conditioner=ConditionerSpec(channels=6),
             predictor=LinearPredictorSpec(order=4) if hears != "latents" else None,
             pitch_taps=taps if hears != "latents" else 0,
@@ -50,7 +61,11 @@ def build(hears: str = "spectrogram", *, taps: int = 3, noise: float = 0.0) -> V
         for part in book.modules():
             if hasattr(part, "started"):
                 part.started.fill_(True)
-                part.codes.copy_(torch.randn(part.codes.shape)) if isinstance(part.codes, Tensor) else None
+                (
+                    part.codes.copy_(torch.randn(part.codes.shape))
+                    if isinstance(part.codes, Tensor)
+                    else None
+                )
     model.melody.voices.copy_(torch.tensor(VOICES))
     return model.eval()
 
@@ -74,16 +89,26 @@ def test_the_melody_moves_what_is_predicted(hears: str) -> None:
     model, x = build(hears), wave(16)
     codes = model.encode(x)
     melody = torch.randint(5, (2, 1, 4), generator=torch.Generator().manual_seed(2))
-    before, after = (model.decoder.predict(x, model.condition(codes, LABELS, None, m)).location for m in (melody, (melody + 1) % 5))
+    before, after = (
+        model.decoder.predict(x, model.condition(codes, LABELS, None, m)).location
+        for m in (melody, (melody + 1) % 5)
+    )
     assert (before - after).abs().max() > 1e-4
 
 
 def test_pitch_codes_are_decoded_in_the_range_of_the_voice() -> None:
-    """The same codes in two voices: the same melody, about another mean and with another deviation."""
-    model, codes = build(), torch.randint(5, (1, 1, 6), generator=torch.Generator().manual_seed(2)).expand(2, -1, -1)
+    """The same codes in two voices: the same melody, about another mean and with another
+    deviation.
+    """
+    model, codes = (
+        build(),
+        torch.randint(5, (1, 1, 6), generator=torch.Generator().manual_seed(2)).expand(2, -1, -1),
+    )
     found = model.pitch(codes, LABELS, 24)
     voiced = found[0, 1] > 0
-    melodies = [(found[i, 0, voiced] - mean) / deviation for i, (mean, deviation) in enumerate(VOICES)]
+    melodies = [
+        (found[i, 0, voiced] - mean) / deviation for i, (mean, deviation) in enumerate(VOICES)
+    ]
     assert voiced.any()
     torch.testing.assert_close(melodies[0], melodies[1], rtol=0, atol=1e-5)
     given = model.pitch(codes, LABELS | {VOICE: torch.tensor([VOICES[1], VOICES[1]])}, 24)
@@ -94,9 +119,13 @@ def test_semitones_move_the_pitch() -> None:
     model, codes = build(), torch.randint(5, (1, 1, 6), generator=torch.Generator().manual_seed(2))
     plain = model.pitch(codes, {"speaker": torch.tensor([0])}, 24)
     mean, deviation = VOICES[0]
-    moved = model.pitch(codes, {VOICE: torch.tensor([[mean + 3 * math.log(2) / 12, deviation]])}, 24)
+    moved = model.pitch(
+        codes, {VOICE: torch.tensor([[mean + 3 * math.log(2) / 12, deviation]])}, 24
+    )
     voiced = plain[0, 1] > 0
-    torch.testing.assert_close((moved - plain)[0, 0, voiced], torch.full((int(voiced.sum()),), math.log(2) / 4))
+    torch.testing.assert_close(
+        (moved - plain)[0, 0, voiced], torch.full((int(voiced.sum()),), math.log(2) / 4)
+    )
     assert torch.equal(moved[:, 1], plain[:, 1])
 
 
@@ -127,7 +156,10 @@ def test_noise_leaves_pitch_and_predictor_alone() -> None:
 @pytest.mark.parametrize("frames", [1, 3, 4, 17, 40])
 def test_columns_do_not_depend_on_how_codes_come(hears: str, frames: int) -> None:
     model, generator = build(hears), torch.Generator().manual_seed(5)
-    codes, melody = torch.randint(8, (1, frames), generator=generator), torch.randint(5, (1, -(-frames // 4)), generator=generator)
+    codes, melody = (
+        torch.randint(8, (1, frames), generator=generator),
+        torch.randint(5, (1, -(-frames // 4)), generator=generator),
+    )
     told = {"speaker": torch.tensor([1])}
     whole = code_condition(model, codes, told, melody)
     for size in (1, 3, 8):
@@ -149,7 +181,13 @@ def test_a_stream_is_the_whole_and_can_be_saved() -> None:
     wave = torch.from_numpy(whole.push(codes, melody).copy()), torch.from_numpy(whole.flush())
     stream, parts = Stream(model, told, Sampling(seed=3), RATE), []
     for first in range(0, frames, 4):
-        parts.append(torch.from_numpy(stream.push(codes[:, first : first + 4], melody[:, first // 4 : first // 4 + 1]).copy()))
+        parts.append(
+            torch.from_numpy(
+                stream.push(
+                    codes[:, first : first + 4], melody[:, first // 4 : first // 4 + 1]
+                ).copy()
+            )
+        )
         stream = Stream.resumed(model, stream.state(), RATE)
     parts.append(torch.from_numpy(stream.flush()))
     assert torch.equal(torch.cat(parts), torch.cat(wave))
@@ -168,12 +206,17 @@ def test_refusals() -> None:
     with pytest.raises(UserInputError, match="pitch codes: they end at frame 4 of 8"):
         stream.flush()
     spec = VQVAESpec(encoder=FrameEncoderSpec(features=MEL, stride=3), melody=PitchCodecSpec())
-    with pytest.raises(UserInputError, match=r"model\.melody: frames of 80 samples, a code of 640, expected the 240 of a latent"):
+    with pytest.raises(
+        UserInputError,
+        match=r"model\.melody: frames of 80 samples, a code of 640, expected the 240 of a latent",
+    ):
         spec.build(RATE, {"speaker": ["a"]})
 
 
 def test_training_may_give_the_decoder_the_recorded_pitch() -> None:
-    """The frames and the codes stay; pitch channels and the periods of the pitch taps are the recording's."""
+    """The frames and the codes stay; pitch channels and the periods of the pitch taps are the
+    recording's.
+    """
     model, x, given = build(), wave(16), pitch(32)
     labels = {**LABELS, PITCH: given}
     decoded = model.decoder_frames(x, labels)
@@ -181,7 +224,8 @@ def test_training_may_give_the_decoder_the_recorded_pitch() -> None:
     mel = MEL.bands
     torch.testing.assert_close(recorded[:, mel : mel + 2], given)
     assert not torch.allclose(decoded[:, mel : mel + 2], given)
-    rest = [*range(mel), *range(mel + 2, mel + 2 + 4)]  # what is predicted of the spectrum, and its linear prediction
+    # what is predicted of the spectrum, and its linear prediction
+    rest = [*range(mel), *range(mel + 2, mel + 2 + 4)]
     assert torch.equal(recorded[:, rest], decoded[:, rest])
     voiced = given[:, 1] >= 0.5
     period = (RATE / (100 * given[:, 0].exp())).round()
@@ -191,7 +235,9 @@ def test_training_may_give_the_decoder_the_recorded_pitch() -> None:
 def test_a_training_step_gives_the_recorded_pitch_when_asked() -> None:
     model, x, given = build(), wave(16), pitch(32)
     labels = {**LABELS, PITCH: given}
-    plain, recorded = (model(x, labels, recorded_pitch=own).distribution.location for own in (False, True))
+    plain, recorded = (
+        model(x, labels, recorded_pitch=own).distribution.location for own in (False, True)
+    )
     frames = model.decoder_frames(x, labels, recorded_pitch=True)
     torch.testing.assert_close(recorded, model.decoder(x, LABELS, frames).location)
     assert not torch.allclose(plain, recorded)

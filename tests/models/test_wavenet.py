@@ -1,4 +1,6 @@
-"""WaveNet: strictly causal, its receptive field exact, streamed logits equal to parallel ones for every head and condition."""
+"""WaveNet: strictly causal, its receptive field exact, streamed logits equal to parallel ones for
+every head and condition.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ CONDITIONERS = {  # what is heard: labels, learned upsampling, frames a hop of s
 }
 
 
-def build(head: Head, kernel: int = 2, heard: str = "labels and frames", reach: int = 3, **sizes: int) -> WaveNet:
+def build(
+    head: Head, kernel: int = 2, heard: str = "labels and frames", reach: int = 3, **sizes: int
+) -> WaveNet:
     torch.manual_seed(0)
     labels, upsample, hop = CONDITIONERS[heard]
     spec = WaveNetSpec(
@@ -61,7 +65,9 @@ def build(head: Head, kernel: int = 2, heard: str = "labels and frames", reach: 
             }
             | sizes
         ),
-        conditioner=ConditionerSpec(channels=4, categorical=labels, upsample=upsample, kernel=reach),
+        conditioner=ConditionerSpec(
+            channels=4, categorical=labels, upsample=upsample, kernel=reach
+        ),
     )
     return spec.build(8000, VOCABULARY, 3 if hop else 0, hop or 1).double()
 
@@ -72,12 +78,20 @@ def wave(T: int, B: int = 2) -> Tensor:
 
 
 def frames(wavenet: WaveNet, F: int) -> Tensor | None:
-    return torch.randn(2, 3, F, dtype=F64, generator=torch.Generator().manual_seed(2)) if wavenet.conditioner.frames else None
+    return (
+        torch.randn(2, 3, F, dtype=F64, generator=torch.Generator().manual_seed(2))
+        if wavenet.conditioner.frames
+        else None
+    )
 
 
 def parameters_of(distribution: Distribution) -> Tensor:
     """All parameters of all samples, (B, C, T)."""
-    parts = [getattr(distribution, name) for name in ("logits", "location", "log_scale") if hasattr(distribution, name)]
+    parts = [
+        getattr(distribution, name)
+        for name in ("logits", "location", "log_scale")
+        if hasattr(distribution, name)
+    ]
     return torch.cat(parts, 1)
 
 
@@ -91,26 +105,39 @@ def test_cached_steps_give_the_parallel_logits(head: Head, kernel: int, heard: s
     x, condition = wave(T), wavenet.condition(frames(wavenet, 3), LABELS)
     with torch.no_grad():
         whole = parameters_of(wavenet.predict(x, condition))
-        projected, before = wavenet.project(condition), torch.cat([torch.zeros(2, 1, dtype=F64), x[:, :-1]], 1)
+        projected, before = (
+            wavenet.project(condition),
+            torch.cat([torch.zeros(2, 1, dtype=F64), x[:, :-1]], 1),
+        )
         for chunks in ([1] * T, [4, 1, 9, 7]):
             state, start, parts = WaveNetState(), 0, []
             for count in chunks:
-                parts.append(parameters_of(wavenet.step(before[:, start : start + count], projected, state)))
+                parts.append(
+                    parameters_of(wavenet.step(before[:, start : start + count], projected, state))
+                )
                 start += count
             torch.testing.assert_close(torch.cat(parts, -1), whole, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("kernel", [2, 3])
 @pytest.mark.parametrize(("layers", "cycle"), [(3, 3), (6, 3), (4, 2)])
-def test_a_prediction_hears_exactly_its_receptive_field(kernel: int, layers: int, cycle: int) -> None:
-    """x_t's distribution hears x_{t-1} .. x_{t-R}, all of them, and neither x_t nor anything beyond."""
+def test_a_prediction_hears_exactly_its_receptive_field(
+    kernel: int, layers: int, cycle: int
+) -> None:
+    """x_t's distribution hears x_{t-1} ..
+
+    x_{t-R}, all of them, and neither x_t nor anything beyond.
+    """
     wavenet = build(Gaussian(), kernel, "nothing", layers=layers, dilation_cycle=cycle)
     R = 1 + (kernel - 1) * sum(2 ** (i % cycle) for i in range(layers))
     assert wavenet.receptive_field == R
     T = R + 5
     x = wave(T, 4)
     out = parameters_of(wavenet.predict(x, None))
-    rows = [torch.autograd.grad(out[..., t].abs().sum(), x, retain_graph=True)[0].abs().sum(0) > 0 for t in range(T)]
+    rows = [
+        torch.autograd.grad(out[..., t].abs().sum(), x, retain_graph=True)[0].abs().sum(0) > 0
+        for t in range(T)
+    ]
     distance = torch.arange(T)[:, None] - torch.arange(T)
     assert torch.equal(torch.stack(rows), (distance >= 1) & (distance <= R))
 
@@ -122,14 +149,18 @@ def test_class_inputs_are_heard_as_strictly(head: Head) -> None:
     x = wave(T).detach()
     y = x.clone()
     y[:, at] = -y[:, at] + 0.5
-    changed = (parameters_of(wavenet.predict(x, None)) - parameters_of(wavenet.predict(y, None))).abs().sum((0, 1)) > 0
+    changed = (
+        parameters_of(wavenet.predict(x, None)) - parameters_of(wavenet.predict(y, None))
+    ).abs().sum((0, 1)) > 0
     assert changed.nonzero().flatten().tolist() == list(range(at + 1, at + 1 + R))
 
 
 def test_the_first_sample_is_predicted_from_silence() -> None:
     wavenet = build(MuLaw(), heard="nothing")
     first = parameters_of(wavenet.predict(wave(5), None))[..., 0]
-    stepped = parameters_of(wavenet.step(torch.zeros(2, 1, dtype=F64), wavenet.project(None), WaveNetState()))[..., 0]
+    stepped = parameters_of(
+        wavenet.step(torch.zeros(2, 1, dtype=F64), wavenet.project(None), WaveNetState())
+    )[..., 0]
     torch.testing.assert_close(first, stepped)
 
 
@@ -140,13 +171,18 @@ def test_gradient_reaches_every_parameter(head: Head, heard: str) -> None:
     x = wave(48)
     condition = wavenet.condition(frames(wavenet, 8), LABELS)
     wavenet.predict(x, condition).log_prob(x.detach()).sum().backward()
-    assert [name for name, p in wavenet.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
+    assert [
+        name
+        for name, p in wavenet.named_parameters()
+        if p.grad is None or not p.grad.abs().max() > 0
+    ] == []
 
 
 def test_a_frame_is_heard_from_its_first_sample_on() -> None:
     """With a conditioner of one tap, frame 2 of hop 6 begins to matter at sample 12.
 
-    It ends to matter one sample before the receptive field does: the condition enters behind the first convolution.
+    It ends to matter one sample before the receptive field does: the condition enters behind the
+    first convolution.
     """
     wavenet = build(Gaussian(), 2, "frames", reach=1, layers=3, dilation_cycle=3)
     given, x = frames(wavenet, 6), wave(36)
@@ -154,7 +190,9 @@ def test_a_frame_is_heard_from_its_first_sample_on() -> None:
     other[..., 2] += 1.0
     heard = [parameters_of(wavenet(x, {}, f)) for f in (given, other)]
     changed = (heard[0] - heard[1]).abs().sum((0, 1)) > 0
-    assert changed.nonzero().flatten().tolist() == list(range(12, 12 + 6 + wavenet.receptive_field - 2))
+    assert changed.nonzero().flatten().tolist() == list(
+        range(12, 12 + 6 + wavenet.receptive_field - 2)
+    )
 
 
 def test_labels_are_heard_each_by_its_own_item() -> None:
@@ -171,7 +209,14 @@ def test_a_vocoder_hears_the_frames_of_its_own_wave() -> None:
     features = LogMelSpec(bands=6, window_ms=8.0, hop_ms=1.0, fmin=200.0, fmax=4000.0)
     spec = WaveNetSpec(
         head=Gaussian(),
-        network=StackSpec(layers=2, dilation_cycle=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=8),
+        network=StackSpec(
+            layers=2,
+            dilation_cycle=2,
+            residual_channels=4,
+            gate_channels=4,
+            skip_channels=4,
+            hidden_channels=8,
+        ),
         conditioner=ConditionerSpec(channels=3, categorical=()),
         features=features,
     )
@@ -179,15 +224,22 @@ def test_a_vocoder_hears_the_frames_of_its_own_wave() -> None:
     assert vocoder.hop == 8
     x = wave(64)
     given = vocoder.condition(vocoder.frontend(x), {})
-    torch.testing.assert_close(parameters_of(vocoder(x, {})), parameters_of(vocoder.predict(x, given)))
+    torch.testing.assert_close(
+        parameters_of(vocoder(x, {})), parameters_of(vocoder.predict(x, given))
+    )
     assert given.samples().shape == (2, 3, 64)
 
 
 @pytest.mark.parametrize("components", [1, 3])
 def test_a_unit_of_locations_changes_the_step_and_not_the_law(components: int) -> None:
-    """Weights of the location's rows divided by the unit: the same distribution, in one pass and step by step."""
+    """Weights of the location's rows divided by the unit: the same distribution, in one pass and
+    step by step.
+    """
     plain, scaled = (
-        build(MixtureOfLogistics(components=components, location_scale=unit), heard="nothing").double() for unit in (1.0, 0.25)
+        build(
+            MixtureOfLogistics(components=components, location_scale=unit), heard="nothing"
+        ).double()
+        for unit in (1.0, 0.25)
     )
     scaled.load_state_dict(plain.state_dict())
     with torch.no_grad():
@@ -199,15 +251,22 @@ def test_a_unit_of_locations_changes_the_step_and_not_the_law(components: int) -
     torch.testing.assert_close(parameters_of(scaled(x, {})), parameters_of(plain(x, {})))
     state, other = WaveNetState(), WaveNetState()
     nothing = Projected(None)
-    torch.testing.assert_close(scaled.parameters_after(x, nothing, state), plain.parameters_after(x, nothing, other))
+    torch.testing.assert_close(
+        scaled.parameters_after(x, nothing, state), plain.parameters_after(x, nothing, other)
+    )
     for mine, theirs in zip(scaled.last_layer(), plain.last_layer(), strict=True):
         torch.testing.assert_close(mine, theirs)
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_an_untrained_network_starts_near_its_heads_start(head: Head) -> None:
-    """No head starts with a cost far from what its own initial bias costs on speech-like samples."""
-    wavenet, x = build(head, heard="nothing", residual_channels=32, gate_channels=32, skip_channels=32), 0.2 * wave(200).detach()
+    """No head starts with a cost far from what its own initial bias costs on speech-like
+    samples.
+    """
+    wavenet, x = (
+        build(head, heard="nothing", residual_channels=32, gate_channels=32, skip_channels=32),
+        0.2 * wave(200).detach(),
+    )
     start = head(head.initial_bias().double().view(1, -1, 1).expand(2, -1, 200)).log_prob(x).mean()
     assert abs(wavenet(x, {}).log_prob(x).mean() - start) < 1.0
 

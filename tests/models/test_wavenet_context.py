@@ -15,7 +15,9 @@ from vqwave.nn.wavenet import ContextSpec, StackSpec
 F64 = torch.float64
 
 
-def build(context: ContextSpec | None, labels: tuple[str, ...] = (), layers: int = 3, kernel: int = 2) -> WaveNet:
+def build(
+    context: ContextSpec | None, labels: tuple[str, ...] = (), layers: int = 3, kernel: int = 2
+) -> WaveNet:
     torch.manual_seed(0)
     network = StackSpec(
         layers=layers,
@@ -27,7 +29,11 @@ def build(context: ContextSpec | None, labels: tuple[str, ...] = (), layers: int
         hidden_channels=6,
         context=context,
     )
-    spec = WaveNetSpec(head=Gaussian(), network=network, conditioner=ConditionerSpec(channels=3, categorical=labels))
+    spec = WaveNetSpec(
+        head=Gaussian(),
+        network=network,
+        conditioner=ConditionerSpec(channels=3, categorical=labels),
+    )
     return spec.build(8000, {"speaker": ["a", "b"]}).double().eval()
 
 
@@ -45,11 +51,16 @@ CONTEXTS = [
 @pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("labels", [(), ("speaker",)])
 def test_streamed_equals_parallel(context: ContextSpec, labels: tuple[str, ...]) -> None:
-    """In float64 to 1e-9, one sample a step, and in chunks that begin and end anywhere in a block."""
+    """In float64 to 1e-9, one sample a step, and in chunks that begin and end anywhere in a
+    block.
+    """
     wavenet, T = build(context, labels), 47
     x, condition = wave(T), wavenet.condition(None, {"speaker": torch.tensor([0, 1])})
     whole = wavenet.predict(x, condition).location
-    projected, before = wavenet.project(condition), torch.cat([torch.zeros(2, 1, dtype=F64), x[:, :-1]], 1)
+    projected, before = (
+        wavenet.project(condition),
+        torch.cat([torch.zeros(2, 1, dtype=F64), x[:, :-1]], 1),
+    )
     for chunks in ([1] * T, [4, 4, 4, 35], [1, 6, 11, 2, 27], [46, 1]):
         state, start, parts = WaveNetState(), 0, []
         for count in chunks:
@@ -60,8 +71,12 @@ def test_streamed_equals_parallel(context: ContextSpec, labels: tuple[str, ...])
 
 @pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize(("layers", "kernel"), [(1, 2), (3, 2), (3, 3)])
-def test_a_prediction_hears_the_past_alone_and_as_far_as_said(context: ContextSpec, layers: int, kernel: int) -> None:
-    """By autograd: nothing at or after t, something at the receptive field for some t, nothing beyond it for any."""
+def test_a_prediction_hears_the_past_alone_and_as_far_as_said(
+    context: ContextSpec, layers: int, kernel: int
+) -> None:
+    """By autograd: nothing at or after t, something at the receptive field for some t, nothing
+    beyond it for any.
+    """
     wavenet = build(context, layers=layers, kernel=kernel)
     R, stride = wavenet.receptive_field, context.stride
     T = R + 2 * stride + 2
@@ -69,7 +84,13 @@ def test_a_prediction_hears_the_past_alone_and_as_far_as_said(context: ContextSp
     out = wavenet.predict(x, None).location
     reach = []
     for t in range(T):
-        heard = torch.autograd.grad(out[..., t].sum(), x, retain_graph=True)[0].abs().sum(0).nonzero().flatten()
+        heard = (
+            torch.autograd.grad(out[..., t].sum(), x, retain_graph=True)[0]
+            .abs()
+            .sum(0)
+            .nonzero()
+            .flatten()
+        )
         if len(heard):
             assert int(heard.max()) < t
             reach.append(t - int(heard.min()))
@@ -85,13 +106,23 @@ def test_without_a_context_nothing_is_added() -> None:
 def test_gradient_reaches_every_parameter_of_the_context() -> None:
     wavenet, x = build(CONTEXTS[0]), wave(40)
     wavenet.predict(x, None).log_prob(x).sum().backward()
-    assert [name for name, p in wavenet.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
+    assert [
+        name
+        for name, p in wavenet.named_parameters()
+        if p.grad is None or not p.grad.abs().max() > 0
+    ] == []
 
 
 def test_a_context_carries_what_lies_beyond_the_main_stack() -> None:
-    """Samples that differ only before the main stack's reach change the prediction through the context."""
+    """Samples that differ only before the main stack's reach change the prediction through the
+    context.
+    """
     wavenet, plain, x = build(CONTEXTS[0]), build(None), wave(24)
     y = x.clone()
     y[:, 10] += 1.0
-    assert torch.equal(plain.predict(x, None).location[..., -1], plain.predict(y, None).location[..., -1])
-    assert not torch.equal(wavenet.predict(x, None).location[..., -1], wavenet.predict(y, None).location[..., -1])
+    assert torch.equal(
+        plain.predict(x, None).location[..., -1], plain.predict(y, None).location[..., -1]
+    )
+    assert not torch.equal(
+        wavenet.predict(x, None).location[..., -1], wavenet.predict(y, None).location[..., -1]
+    )

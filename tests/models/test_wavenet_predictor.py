@@ -1,4 +1,6 @@
-"""A WaveNet with linear prediction: causal, streamed as whole, normalised; with a predictor of zeros the plain one."""
+"""A WaveNet with linear prediction: causal, streamed as whole, normalised; with a predictor of
+zeros the plain one.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,14 @@ import torch
 from torch import Tensor
 
 from vqwave.config import build as build_spec
-from vqwave.distributions import Gaussian, Head, Logistic, MixtureOfGaussians, MixtureOfLogistics, MuLaw
+from vqwave.distributions import (
+    Gaussian,
+    Head,
+    Logistic,
+    MixtureOfGaussians,
+    MixtureOfLogistics,
+    MuLaw,
+)
 from vqwave.errors import UserInputError
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.models.wavenet import InputDropoutSpec, WaveNetState
@@ -22,15 +31,31 @@ HEADS = [MixtureOfLogistics(components=3), MixtureOfGaussians(components=2), Gau
 MEL = {"kind": "log_mel", "bands": BANDS, "window_ms": 10.0, "hop_ms": 5.0}
 
 
-def build(head: Head = HEADS[0], *, taps: int = 0, order: int = 4, interpolation: int = 1, **settings: object) -> WaveNet:
+def build(
+    head: Head = HEADS[0],
+    *,
+    taps: int = 0,
+    order: int = 4,
+    interpolation: int = 1,
+    **settings: object,
+) -> WaveNet:
     torch.manual_seed(0)
     conditioner = ConditionerSpec(channels=4, **settings.pop("conditioner", {}))
-    tree = {"features": MEL, "predictor": {"kind": "linear", "order": order, "interpolation": interpolation}}
+    tree = {
+        "features": MEL,
+        "predictor": {"kind": "linear", "order": order, "interpolation": interpolation},
+    }
     base = build_spec(WaveNetSpec, tree)
     spec = WaveNetSpec(
         head=head,
         network=StackSpec(
-            layers=4, dilation_cycle=2, kernel_size=2, residual_channels=6, gate_channels=5, skip_channels=8, hidden_channels=16
+            layers=4,
+            dilation_cycle=2,
+            kernel_size=2,
+            residual_channels=6,
+            gate_channels=5,
+            skip_channels=8,
+            hidden_channels=16,
         ),
         conditioner=conditioner,
         features=base.features,
@@ -42,13 +67,21 @@ def build(head: Head = HEADS[0], *, taps: int = 0, order: int = 4, interpolation
 
 
 def with_pitch(interpolation: int = 1) -> WaveNet:
-    """One whose frames carry log-mel and pitch, given as a condition, since no recording is tracked here."""
+    """One whose frames carry log-mel and pitch, given as a condition, since no recording is tracked
+    here.
+    """
     features = build_spec(WaveNetSpec, {"features": MEL}).features.build(RATE)
     torch.manual_seed(0)
     spec = WaveNetSpec(
         head=MixtureOfLogistics(components=2),
         network=StackSpec(
-            layers=4, dilation_cycle=2, kernel_size=2, residual_channels=6, gate_channels=5, skip_channels=8, hidden_channels=16
+            layers=4,
+            dilation_cycle=2,
+            kernel_size=2,
+            residual_channels=6,
+            gate_channels=5,
+            skip_channels=8,
+            hidden_channels=16,
         ),
         conditioner=ConditionerSpec(channels=4),
         predictor=LinearPredictorSpec(order=4, interpolation=interpolation),
@@ -78,17 +111,29 @@ def parameters_of(distribution: object) -> Tensor:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_predictor_of_zeros_is_the_plain_model(head: Head) -> None:
-    """Its inputs are the last sample twice; with the weights of the other input zero, the parameters are the plain ones."""
+    """Its inputs are the last sample twice; with the weights of the other input zero, the
+    parameters are the plain ones.
+    """
     net, x = build(head), wave(6 * HOP)
     frames = net.frontend(x, LABELS)
     frames[:, BANDS:] = 0.0
     with torch.no_grad():
         net.input_embedding.conv.weight[:, 1] = 0.0  # the residual, which is the last sample itself
     features = build_spec(WaveNetSpec, {"features": MEL}).features
-    spec = WaveNetSpec(head=head, network=net.stack.spec, conditioner=ConditionerSpec(channels=4), features=features)
+    spec = WaveNetSpec(
+        head=head,
+        network=net.stack.spec,
+        conditioner=ConditionerSpec(channels=4),
+        features=features,
+    )
     plain = spec.build(RATE, {"speaker": ["a", "b"]}).double()
-    weights = {name.replace("frontend.frames.", "frontend."): value for name, value in net.state_dict().items()}
-    plain.load_state_dict(weights | {"input_embedding.conv.weight": net.input_embedding.conv.weight[:, :1]})
+    weights = {
+        name.replace("frontend.frames.", "frontend."): value
+        for name, value in net.state_dict().items()
+    }
+    plain.load_state_dict(
+        weights | {"input_embedding.conv.weight": net.input_embedding.conv.weight[:, :1]}
+    )
     found = parameters_of(net.predict(x, net.condition(frames, LABELS)))
     torch.testing.assert_close(found, parameters_of(plain(x, LABELS)), rtol=0, atol=1e-12)
 
@@ -112,12 +157,17 @@ def test_cached_steps_give_the_parallel_parameters(interpolation: int) -> None:
     x, condition = wave(T), condition_of(net, T)
     with torch.no_grad():
         whole = parameters_of(net.predict(x, condition))
-        projected, before = net.project(condition), torch.cat([torch.zeros(2, 1, dtype=F64), x[:, :-1]], 1)
+        projected, before = (
+            net.project(condition),
+            torch.cat([torch.zeros(2, 1, dtype=F64), x[:, :-1]], 1),
+        )
         for sizes in ([1] * T, [7, 100, 1, 200, T - 308]):
             state, start = WaveNetState(), 0
             for count in sizes:
                 part = parameters_of(net.step(before[:, start : start + count], projected, state))
-                torch.testing.assert_close(part, whole[..., start : start + count], rtol=0, atol=1e-10)
+                torch.testing.assert_close(
+                    part, whole[..., start : start + count], rtol=0, atol=1e-10
+                )
                 start += count
 
 
@@ -133,7 +183,9 @@ def test_strictly_causal() -> None:
 
 
 def test_the_pitch_taps_reach_one_period_back() -> None:
-    """A change one period ago moves the parameters, although the stack's receptive field ended long before."""
+    """A change one period ago moves the parameters, although the stack's receptive field ended long
+    before.
+    """
     net, T = with_pitch(), 12 * HOP
     condition, x = condition_of(net, T), wave(T)
     period = int(net.conditioner.split(condition)[1].features[0, -1, 4])
@@ -141,7 +193,9 @@ def test_the_pitch_taps_reach_one_period_back() -> None:
     other = x.clone()
     other[:, t - period] += 0.1
     assert period > net.receptive_field + net.predictor.order
-    moved = (parameters_of(net.predict(x, condition)) - parameters_of(net.predict(other, condition)))[..., t]
+    moved = (
+        parameters_of(net.predict(x, condition)) - parameters_of(net.predict(other, condition))
+    )[..., t]
     assert moved.abs().max() > 1e-6
 
 
@@ -162,11 +216,15 @@ def test_gradient_reaches_the_waveform_through_the_prediction() -> None:
     """As a student's does through its teacher: against finite differences."""
     net, T = with_pitch(), 4 * HOP
     condition, x = condition_of(net, T), wave(T)[:, : 4 * HOP].requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: net.predict(x, condition).log_density(x)[:, ::37].sum(), x, atol=1e-4, rtol=1e-3)
+    assert torch.autograd.gradcheck(
+        lambda x: net.predict(x, condition).log_density(x)[:, ::37].sum(), x, atol=1e-4, rtol=1e-3
+    )
 
 
 def test_dropout_of_the_past_leaves_the_prediction() -> None:
-    """With all of the past silenced but for a vanishing share, the inputs are nearly all zero and the prediction is not."""
+    """With all of the past silenced but for a vanishing share, the inputs are nearly all zero and
+    the prediction is not.
+    """
     net, x = build(input_dropout=InputDropoutSpec(prob=0.999, span=4)).train(), wave(6 * HOP)
     seen: list[Tensor] = []
     net.input_embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -180,11 +238,15 @@ def test_streams_of_a_batch_are_independent() -> None:
     net, T = with_pitch(), 6 * HOP
     condition, x = condition_of(net, T), wave(T)
     alone = net.predict(x[1:], Condition(condition.features[1:], condition.repeat))
-    torch.testing.assert_close(parameters_of(net.predict(x, condition))[1:], parameters_of(alone), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        parameters_of(net.predict(x, condition))[1:], parameters_of(alone), rtol=0, atol=1e-12
+    )
 
 
 def test_refusals() -> None:
-    with pytest.raises(UserInputError, match="predictor: the head is mu_law, expected a continuous one"):
+    with pytest.raises(
+        UserInputError, match="predictor: the head is mu_law, expected a continuous one"
+    ):
         build(MuLaw())
     with pytest.raises(UserInputError, match="predictor: no log-mel frames condition this decoder"):
         WaveNetSpec(predictor=LinearPredictorSpec()).build(RATE, {"speaker": ["a"]})

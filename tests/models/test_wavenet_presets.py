@@ -17,15 +17,40 @@ from vqwave.config import parse
 from vqwave.training.experiment import bit_rate
 
 ROOT = Path(__file__).resolve().parents[2]
-VOCABULARY = {"text": ["0", "1"], "speaker": ["a", "b"], "gender": ["f", "m"], "phones": ["_", "a", "z"]}
-RATES = {"vocoder-8k": 8000, "vocoder-22k": 22050, "vocoder-24k": 24000, "tacotron2": 24000} | dict.fromkeys(
-    ("vocoder-16k", "paper", "librispeech", "chorowski", "van-niekerk", "speech-codes", "speech-decoder"), 16000
+VOCABULARY = {
+    "text": ["0", "1"],
+    "speaker": ["a", "b"],
+    "gender": ["f", "m"],
+    "phones": ["_", "a", "z"],
+}
+RATES = {
+    "vocoder-8k": 8000,
+    "vocoder-22k": 22050,
+    "vocoder-24k": 24000,
+    "tacotron2": 24000,
+} | dict.fromkeys(
+    (
+        "vocoder-16k",
+        "paper",
+        "librispeech",
+        "chorowski",
+        "van-niekerk",
+        "speech-codes",
+        "speech-decoder",
+    ),
+    16000,
 )
-PRESETS = sorted(f"{kind}/{path.stem}" for kind in ("wavenet", "vqvae") for path in (ROOT / "configs" / kind).glob("*.yaml"))
+PRESETS = sorted(
+    f"{kind}/{path.stem}"
+    for kind in ("wavenet", "vqvae")
+    for path in (ROOT / "configs" / kind).glob("*.yaml")
+)
 
 
 def experiment(kind: str) -> ModuleType:
-    source = importlib.util.spec_from_file_location(f"preset_{kind}", ROOT / "experiments" / f"{kind}.py")
+    source = importlib.util.spec_from_file_location(
+        f"preset_{kind}", ROOT / "experiments" / f"{kind}.py"
+    )
     module = importlib.util.module_from_spec(source)
     sys.modules[source.name] = module
     source.loader.exec_module(module)
@@ -42,9 +67,16 @@ def built(path: str) -> tuple[Any, torch.nn.Module]:
     config = parse(CONFIGS[kind], ["--config", str(ROOT / "configs" / f"{path}.yaml")]).config
     model, codes = config.model, getattr(config, "frozen_codec", None)
     if codes is not None:  # parts of the run that another preset makes
-        first = next(built(other)[0] for other in PRESETS if other.endswith("-codes") and built(other)[0].run == codes)
+        first = next(
+            built(other)[0]
+            for other in PRESETS
+            if other.endswith("-codes") and built(other)[0].run == codes
+        )
         model = replace(
-            model, encoder=first.model.encoder, quantizer=first.model.quantizer, spectral_decoder=first.model.spectral_decoder
+            model,
+            encoder=first.model.encoder,
+            quantizer=first.model.quantizer,
+            spectral_decoder=first.model.spectral_decoder,
         )
     return config, model.build(RATES.get(name, 8000), VOCABULARY)
 
@@ -59,7 +91,13 @@ def test_a_preset_builds(path: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "hop", "receptive_field"),
-    [("tacotron2", 300, 6139), ("vocoder-8k", 100, 505), ("vocoder-16k", 200, 505), ("vocoder-22k", 275, 505), ("paper", 1, 5116)],
+    [
+        ("tacotron2", 300, 6139),
+        ("vocoder-8k", 100, 505),
+        ("vocoder-16k", 200, 505),
+        ("vocoder-22k", 275, 505),
+        ("paper", 1, 5116),
+    ],
 )
 def test_hop_and_receptive_field(name: str, hop: int, receptive_field: int) -> None:
     """Tacotron 2, table 4: 6,139 and 505 samples."""
@@ -67,6 +105,9 @@ def test_hop_and_receptive_field(name: str, hop: int, receptive_field: int) -> N
     assert (model.hop, model.receptive_field) == (hop, receptive_field)
 
 
-@pytest.mark.parametrize(("name", "bits"), [("paper", 2250), ("librispeech", 450), ("chorowski", 450), ("van-niekerk", 450)])
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [("paper", 2250), ("librispeech", 450), ("chorowski", 450), ("van-niekerk", 450)],
+)
 def test_bit_rate(name: str, bits: int) -> None:
     assert bit_rate(built(f"vqvae/{name}")[1], 16000) == bits

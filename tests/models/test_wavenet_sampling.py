@@ -1,4 +1,6 @@
-"""Guidance, nucleus, priming, a past with holes: what sampling and training add to a plain WaveNet."""
+"""Guidance, nucleus, priming, a past with holes: what sampling and training add to a plain
+WaveNet.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,19 @@ LABELS = {"speaker": torch.tensor([0, 2])}
 def build(head: Head, whole: float = 0.1) -> WaveNet:
     torch.manual_seed(0)
     conditioner = ConditionerSpec(channels=4, dropout=ConditionDropoutSpec(all=whole))
-    network = StackSpec(layers=4, dilation_cycle=4, residual_channels=6, gate_channels=6, skip_channels=8, hidden_channels=8)
-    wavenet = WaveNetSpec(head=head, network=network, conditioner=conditioner).build(8000, {"speaker": ["a", "b", "c"]}).double()
+    network = StackSpec(
+        layers=4,
+        dilation_cycle=4,
+        residual_channels=6,
+        gate_channels=6,
+        skip_channels=8,
+        hidden_channels=8,
+    )
+    wavenet = (
+        WaveNetSpec(head=head, network=network, conditioner=conditioner)
+        .build(8000, {"speaker": ["a", "b", "c"]})
+        .double()
+    )
     with torch.no_grad():
         for parameter in wavenet.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -31,21 +44,29 @@ def build(head: Head, whole: float = 0.1) -> WaveNet:
 
 
 def wave(T: int) -> Tensor:
-    return (0.3 * torch.randn(2, T, dtype=F64, generator=torch.Generator().manual_seed(1))).clamp(-0.99, 0.99)
+    return (0.3 * torch.randn(2, T, dtype=F64, generator=torch.Generator().manual_seed(1))).clamp(
+        -0.99, 0.99
+    )
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 3.0])
 def test_guidance_is_the_normalised_power_product(weight: float) -> None:
-    """ln p_w = w ln p(x | h) + (1 - w) ln p(x) - ln Z, in every class and step, and with the cached past of each half."""
+    """ln p_w = w ln p(x | h) + (1 - w) ln p(x) - ln Z, in every class and step, and with the cached
+    past of each half.
+    """
     wavenet, x, T = build(LinearBins(classes=12)), wave(9), 9
     told, nothing = wavenet.condition(None, LABELS), wavenet.conditioner.null_condition()
     logs = [wavenet.predict(x, c).logits.log_softmax(1) for c in (told, nothing)]
     expected = (weight * logs[0] + (1 - weight) * logs[1]).log_softmax(1)
     law, state = Guided(wavenet, told, weight), WaveNetState()
     before = torch.cat([torch.zeros(2, 1, dtype=F64), x[:, :-1]], 1)
-    found = torch.cat([law(before[:, t : t + 1], state).logits.log_softmax(1) for t in range(T)], -1)
+    found = torch.cat(
+        [law(before[:, t : t + 1], state).logits.log_softmax(1) for t in range(T)], -1
+    )
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
-    assert (logs[0] - logs[1]).abs().max() > 0.01, "the condition must matter, or nothing was tested"
+    assert (logs[0] - logs[1]).abs().max() > 0.01, (
+        "the condition must matter, or nothing was tested"
+    )
 
 
 def test_weight_one_is_the_model_itself() -> None:
@@ -69,7 +90,10 @@ def test_a_location_scale_head_is_extrapolated_in_its_parameters() -> None:
 def test_guided_sampling_is_repeatable_and_not_the_plain_one() -> None:
     wavenet = build(MuLaw(classes=32))
     condition = wavenet.condition(None, LABELS)
-    draws = [sample(wavenet, condition, 40, streams=torch.tensor([0, 1]), guidance=w) for w in (1.0, 4.0, 4.0)]
+    draws = [
+        sample(wavenet, condition, 40, streams=torch.tensor([0, 1]), guidance=w)
+        for w in (1.0, 4.0, 4.0)
+    ]
     assert torch.equal(draws[1], draws[2])
     assert not torch.equal(draws[0], draws[1])
 
@@ -84,21 +108,28 @@ def test_a_nucleus_is_the_smallest_set_of_that_mass(p: float) -> None:
     least = torch.where(kept, probability, torch.inf).amin(1)
     assert (mass >= p - 1e-12).all()
     assert (mass - least < p).all(), "one class fewer would not do"
-    assert (least >= torch.where(kept, 0.0, probability).amax(1)).all(), "the most probable ones are kept"
+    assert (least >= torch.where(kept, 0.0, probability).amax(1)).all(), (
+        "the most probable ones are kept"
+    )
 
 
 def test_top_p_draws_from_the_nucleus_alone() -> None:
     """A tiny nucleus is the mode, whatever the seed."""
     wavenet = build(MuLaw(classes=16))
     condition = wavenet.condition(None, LABELS)
-    draws = [sample(wavenet, condition, 30, streams=torch.tensor([0, 1]), seed=s, top_p=1e-6) for s in (0, 1)]
+    draws = [
+        sample(wavenet, condition, 30, streams=torch.tensor([0, 1]), seed=s, top_p=1e-6)
+        for s in (0, 1)
+    ]
     assert torch.equal(*draws)
     x = draws[0]
     mode = wavenet.predict(x, condition).logits.argmax(1)
     assert torch.equal(wavenet.head.encode(x), mode)
 
 
-@pytest.mark.parametrize(("top_p", "found"), [(0.5, "gaussian"), (0.0, "above 0"), (1.5, "at most 1")])
+@pytest.mark.parametrize(
+    ("top_p", "found"), [(0.5, "gaussian"), (0.0, "above 0"), (1.5, "at most 1")]
+)
 def test_top_p_is_refused_where_it_makes_no_sense(top_p: float, found: str) -> None:
     with pytest.raises(UserInputError, match=found):
         sample(build(Gaussian()), None, 4, streams=torch.tensor([0]), top_p=top_p)
@@ -123,7 +154,9 @@ def test_the_past_has_as_many_holes_as_asked_and_as_long(span: int) -> None:
     assert abs(float((heard == 0).float().mean()) - 0.3) < 5 * (0.21 * span / x.numel()) ** 0.5
     inner = heard[:, span:-span]  # runs at the ends are cut
     edges = (inner.diff() != 0).nonzero()
-    assert {int(position) % span for position in edges[:, 1]} <= {int(edges[0, 1]) % span}, "holes lie on one grid"
+    assert {int(position) % span for position in edges[:, 1]} <= {int(edges[0, 1]) % span}, (
+        "holes lie on one grid"
+    )
 
 
 def test_a_past_is_whole_outside_training_and_by_default() -> None:
@@ -136,7 +169,9 @@ def test_a_past_is_whole_outside_training_and_by_default() -> None:
 def test_the_wavenet_hears_the_holes_in_training() -> None:
     """With everything silenced but the condition, no prediction depends on the waveform."""
     spec = WaveNetSpec(
-        head=Gaussian(), network=StackSpec(layers=3, dilation_cycle=3), input_dropout=InputDropoutSpec(prob=0.999999)
+        head=Gaussian(),
+        network=StackSpec(layers=3, dilation_cycle=3),
+        input_dropout=InputDropoutSpec(prob=0.999999),
     )
     wavenet = spec.build(8000, {"speaker": ["a", "b", "c"]}).double().train()
     first, second = (wavenet(x, LABELS).location for x in (wave(20), -wave(20)))

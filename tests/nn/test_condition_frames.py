@@ -1,4 +1,6 @@
-"""Frames beside the waveform: aligned phones, files, several at once; where the frames of a crop come from."""
+"""Frames beside the waveform: aligned phones, files, several at once; where the frames of a crop
+come from.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +24,39 @@ LENGTHS = (2000, 1610)
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Corpus:
-    """Two utterances of noise, aligned, with frames whose value is 100 x row + frame, and a vector each."""
+    """Two utterances of noise, aligned, with frames whose value is 100 x row + frame, and a vector
+    each.
+    """
     folder, rng = tmp_path / "corpus", np.random.default_rng(0)
     (folder / "frames" / "mel").mkdir(parents=True)
     (folder / "vectors").mkdir()
     rows, offset = [], 0
     for i, length in enumerate(LENGTHS):
-        row = {"id": f"u{i}", "shard": 0, "offset": offset, "frames": length, "speaker": "a", "text": "", "split": "train"}
+        row = {
+            "id": f"u{i}",
+            "shard": 0,
+            "offset": offset,
+            "frames": length,
+            "speaker": "a",
+            "text": "",
+            "split": "train",
+        }
         rows.append(row | {"labels": {"speaker": "a"}, "phones": PHONES})
-        np.save(folder / "frames" / "mel" / f"u{i}.npy", np.tile(100.0 * i + np.arange(-(-length // HOP) - i), (3, 1)))
+        np.save(
+            folder / "frames" / "mel" / f"u{i}.npy",
+            np.tile(100.0 * i + np.arange(-(-length // HOP) - i), (3, 1)),
+        )
         offset += length
     np.save(folder / "vectors" / "voice.npy", np.arange(8.0).reshape(2, 4))
     (folder / "index.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    header = {"format": 1, "name": "toy", "sample_rate": RATE, "labels": {"speaker": ["a"]}, "level_db": -23.0, "source": "noise"}
+    header = {
+        "format": 1,
+        "name": "toy",
+        "sample_rate": RATE,
+        "labels": {"speaker": ["a"]},
+        "level_db": -23.0,
+        "source": "noise",
+    }
     (folder / "corpus.json").write_text(json.dumps(header | {"splits": {"train": 2}}))
     rng.integers(-3000, 3000, offset).astype("<i2").tofile(folder / "shard-00000.i16")
     return Corpus.open(folder)
@@ -52,21 +74,28 @@ def test_a_crop_starts_on_a_frame_and_brings_its_own(corpus: Corpus) -> None:
         start = int(crop.labels["mel"][0, 0]) % 100 * HOP
         assert np.array_equal(whole[start : start + 400], crop.wave.numpy())
         assert crop.labels["mel"].shape == (3, 5)
-        assert crop.labels["mel"][0].tolist() == [100 * crop.index + start // HOP + f for f in range(5)]
+        assert crop.labels["mel"][0].tolist() == [
+            100 * crop.index + start // HOP + f for f in range(5)
+        ]
         seen.add(start)
     assert len(seen) > 8
 
 
 def test_crops_without_tracks_start_anywhere(corpus: Corpus) -> None:
     segments = Segments(corpus, "train", 400)
-    starts = [np.flatnonzero(corpus.read(c.index) == float(c.wave[0])) for c in (segments[p, 0] for p in range(20))]
+    starts = [
+        np.flatnonzero(corpus.read(c.index) == float(c.wave[0]))
+        for c in (segments[p, 0] for p in range(20))
+    ]
     assert any(len(found) == 1 and found[0] % HOP for found in starts)
 
 
 def test_vectors_come_with_their_utterance(corpus: Corpus) -> None:
     crops = [Segments(corpus, "train", 400)[p, p % 2 * 5] for p in range(6)]
     assert {crop.index for crop in crops} == {0, 1}
-    assert all(crop.labels["voice"].tolist() == [4.0 * crop.index + k for k in range(4)] for crop in crops)
+    assert all(
+        crop.labels["voice"].tolist() == [4.0 * crop.index + k for k in range(4)] for crop in crops
+    )
 
 
 def test_a_frame_names_the_phone_at_its_centre(corpus: Corpus) -> None:
@@ -78,9 +107,13 @@ def test_a_frame_names_the_phone_at_its_centre(corpus: Corpus) -> None:
         centre = 160 + f * HOP + HOP // 2
         at = max(i for i, (first, _) in enumerate(PHONES) if first <= centre)
         labels = [None, *(label for _, label in PHONES), None][at : at + 3]
-        assert frames[:3, f].tolist() == [-1 if label is None else known.index(label) for label in labels]
+        assert frames[:3, f].tolist() == [
+            -1 if label is None else known.index(label) for label in labels
+        ]
         length = bounds[at + 1] - bounds[at]
-        np.testing.assert_allclose(frames[3:, f], [(centre - bounds[at]) / length, np.log(length / RATE)], rtol=1e-5)
+        np.testing.assert_allclose(
+            frames[3:, f], [(centre - bounds[at]) / length, np.log(length / RATE)], rtol=1e-5
+        )
 
 
 def test_phones_are_one_hot_with_nothing_beyond_the_ends(corpus: Corpus) -> None:
@@ -105,7 +138,8 @@ def test_somebodys_own_phones_read_as_the_corpus_reads_them(corpus: Corpus) -> N
 
 def test_a_file_may_be_a_frame_short_but_not_ten(corpus: Corpus) -> None:
     track = FrameFile("mel", HOP, 3)
-    assert track.read(corpus, 1, 0, 21)[0, -2:].tolist() == [119.0, 119.0]  # 20 stored for 21: the last one holds
+    # 20 stored for 21: the last one holds
+    assert track.read(corpus, 1, 0, 21)[0, -2:].tolist() == [119.0, 119.0]
     np.save(corpus.folder / "frames" / "mel" / "u1.npy", np.zeros((3, 11)))
     with pytest.raises(UserInputError, match=r"u1\.npy: 11 frames 'mel', expected 21"):
         track.read(corpus, 1, 0, 5)
@@ -116,10 +150,15 @@ def test_a_file_may_be_a_frame_short_but_not_ten(corpus: Corpus) -> None:
 
 @pytest.mark.parametrize("times", [2, 10])
 def test_frames_at_another_rate_are_refused(corpus: Corpus, times: int) -> None:
-    """A file with more frames than its recording has would be cut, and each frame would lie beside other speech."""
+    """A file with more frames than its recording has would be cut, and each frame would lie beside
+    other speech.
+    """
     track, path = FrameFile("mel", HOP, 3), corpus.folder / "frames" / "mel" / "u0.npy"
     np.save(path, np.zeros((3, 25 * times)))
-    with pytest.raises(UserInputError, match=rf"u0\.npy: {25 * times} frames 'mel', expected 25: one each 80 samples"):
+    with pytest.raises(
+        UserInputError,
+        match=rf"u0\.npy: {25 * times} frames 'mel', expected 25: one each 80 samples",
+    ):
         Segments(corpus, "train", 400, tracks=(track,))[0, 0]
     with pytest.raises(UserInputError, match=f"{25 * times} frames 'mel', expected 25"):
         track.given(np.zeros((3, 25 * times)), LENGTHS[0], RATE, {})
@@ -129,7 +168,9 @@ def test_frames_at_another_rate_are_refused(corpus: Corpus, times: int) -> None:
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e39])
-def test_frames_and_vectors_that_are_not_finite_are_refused_by_file(corpus: Corpus, wrong: float) -> None:
+def test_frames_and_vectors_that_are_not_finite_are_refused_by_file(
+    corpus: Corpus, wrong: float
+) -> None:
     """1e39 is beyond float32."""
     track, frames, vectors = FrameFile("mel", HOP, 3), np.zeros((3, 25)), np.zeros((2, 4))
     frames[1, 20] = vectors[1, 2] = wrong
@@ -144,14 +185,20 @@ def test_frames_and_vectors_that_are_not_finite_are_refused_by_file(corpus: Corp
 
 
 def test_parts_stand_side_by_side_each_standardised_alone(corpus: Corpus) -> None:
-    parts = (LogMelSpec(bands=8, fmax=4000), FilesSpec(channels=3, hop_ms=10), PhonesSpec(hop_ms=10))
+    parts = (
+        LogMelSpec(bands=8, fmax=4000),
+        FilesSpec(channels=3, hop_ms=10),
+        PhonesSpec(hop_ms=10),
+    )
     frontend = build_frontend(ConcatSpec(parts=parts), RATE, corpus.vocabulary)
     wave = torch.from_numpy(corpus.read(0))[None]
     told = {track.name: torch.from_numpy(track.read(corpus, 0, 0, 25)) for track in frontend.tracks}
     frontend.fit([wave[0]], [told])
     out = frontend(wave, {name: frames[None] for name, frames in told.items()})
     assert out.shape == (1, 8 + 3 + 11, 25)
-    alone = [part(wave, {name: frames[None] for name, frames in told.items()}) for part in frontend.parts]
+    alone = [
+        part(wave, {name: frames[None] for name, frames in told.items()}) for part in frontend.parts
+    ]
     assert torch.equal(out, torch.cat(alone, 1))
     torch.testing.assert_close(out[0, :11].mean(1), torch.zeros(11), atol=1e-4, rtol=0)
     with pytest.raises(UserInputError, match="expected parts of one hop"):

@@ -42,13 +42,17 @@ def noise(T: int, B: int = 1) -> Tensor:
 
 
 def held(columns: int) -> Condition:
-    return Condition(torch.randn(2, 3, columns, dtype=F64, generator=torch.Generator().manual_seed(3)), 3)
+    return Condition(
+        torch.randn(2, 3, columns, dtype=F64, generator=torch.Generator().manual_seed(3)), 3
+    )
 
 
 def test_the_totals_give_x() -> None:
     flows, z = stack(2, 3, 2, condition=3), noise(30, 2)
     flowed = flows(z, held(10))
-    torch.testing.assert_close(flowed.x, z * flowed.log_scale.exp() + flowed.location, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        flowed.x, z * flowed.log_scale.exp() + flowed.location, rtol=0, atol=1e-10
+    )
     assert flowed.log_scale.std() > 0.1
 
 
@@ -59,25 +63,35 @@ def test_the_totals_are_the_flows_one_after_another() -> None:
     whole = flows(z)
     torch.testing.assert_close(whole.x, second.x)
     torch.testing.assert_close(whole.log_scale, first.log_scale + second.log_scale)
-    torch.testing.assert_close(whole.location, first.location * second.log_scale.exp() + second.location)
+    torch.testing.assert_close(
+        whole.location, first.location * second.log_scale.exp() + second.location
+    )
 
 
 def test_the_jacobian_is_triangular_with_the_scales_on_its_diagonal() -> None:
-    """So the log-determinant is the sum of the log-scales; a reversal of time between flows would break it."""
+    """So the log-determinant is the sum of the log-scales; a reversal of time between flows would
+    break it.
+    """
     flows, z = stack(2, 3, kernel=3), noise(16)
     jacobian = torch.autograd.functional.jacobian(lambda z: flows(z[None]).x[0], z[0])
     flowed = flows(z)
     assert torch.equal(jacobian.triu(1), torch.zeros_like(jacobian))
     assert jacobian.tril(-1).abs().max() > 1e-3
     torch.testing.assert_close(jacobian.diagonal(), flowed.log_scale[0].exp(), rtol=1e-10, atol=0)
-    assert jacobian.slogdet().logabsdet.item() == pytest.approx(flowed.log_scale.sum().item(), abs=1e-9)
-    reversed_ = torch.autograd.functional.jacobian(lambda z: flows.flows[1](flows.flows[0](z[None]).x.flip(1)).x.flip(1)[0], z[0])
+    assert jacobian.slogdet().logabsdet.item() == pytest.approx(
+        flowed.log_scale.sum().item(), abs=1e-9
+    )
+    reversed_ = torch.autograd.functional.jacobian(
+        lambda z: flows.flows[1](flows.flows[0](z[None]).x.flip(1)).x.flip(1)[0], z[0]
+    )
     assert reversed_.triu(1).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(("layers", "kernel"), [((2,), 2), ((3, 2), 2), ((2, 2, 1), 3)])
 def test_the_receptive_field_is_exact(layers: tuple[int, ...], kernel: int) -> None:
-    """x_t hears z_t and everything back to the farthest sample that `receptive_field` counts, and no farther."""
+    """x_t hears z_t and everything back to the farthest sample that `receptive_field` counts, and
+    no farther.
+    """
     flows = stack(*layers, kernel=kernel)
     R = flows.receptive_field
     T = R + 4
@@ -89,7 +103,9 @@ def test_the_receptive_field_is_exact(layers: tuple[int, ...], kernel: int) -> N
 @pytest.mark.parametrize("name", ["location", "log_scale"])
 def test_location_and_scale_hear_only_the_strict_past(name: str) -> None:
     flows, T = stack(2, 2), 12
-    jacobian = torch.autograd.functional.jacobian(lambda z: getattr(flows(z[None]), name)[0], noise(T)[0])
+    jacobian = torch.autograd.functional.jacobian(
+        lambda z: getattr(flows(z[None]), name)[0], noise(T)[0]
+    )
     assert torch.equal(jacobian.triu(0), torch.zeros_like(jacobian))
     assert (jacobian.diagonal(-1) != 0).all()
 
@@ -131,7 +147,9 @@ def test_gradient_reaches_every_parameter() -> None:
     flows = stack(2, 3, condition=3)
     flowed = flows(noise(20, 2), held(7))
     (flowed.x.square().sum() + flowed.log_scale.sum()).backward()
-    assert [name for name, p in flows.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
+    assert [
+        name for name, p in flows.named_parameters() if p.grad is None or not p.grad.abs().max() > 0
+    ] == []
 
 
 def test_flow_arithmetic_stays_in_float32_under_autocast() -> None:
@@ -146,9 +164,17 @@ def test_flow_arithmetic_stays_in_float32_under_autocast() -> None:
 def test_a_unit_of_locations_changes_the_step_and_not_the_flow(fold: int) -> None:
     """Weights of the location's rows divided by the unit: the same samples and totals."""
     network = StackSpec(
-        layers=3, dilation_cycle=3, kernel_size=2, residual_channels=6, gate_channels=6, skip_channels=0, hidden_channels=6
+        layers=3,
+        dilation_cycle=3,
+        kernel_size=2,
+        residual_channels=6,
+        gate_channels=6,
+        skip_channels=0,
+        hidden_channels=6,
     )
-    plain, scaled = (FlowStack([network] * 2, 0, 0.1, fold=fold, unit=unit).double() for unit in (1.0, 0.25))
+    plain, scaled = (
+        FlowStack([network] * 2, 0, 0.1, fold=fold, unit=unit).double() for unit in (1.0, 0.25)
+    )
     scaled.load_state_dict(plain.state_dict())
     z = torch.randn(2, 40, dtype=torch.float64)
     assert (scaled(z).x - plain(z).x).abs().max() > 1e-3

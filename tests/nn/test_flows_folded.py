@@ -15,11 +15,19 @@ F64 = torch.float64
 FOLDS = [2, 4, 8]
 
 
-def stack(fold: int, *, stagger: bool = False, layers: tuple[int, ...] = (1, 2), condition: int = 0) -> FlowStack:
+def stack(
+    fold: int, *, stagger: bool = False, layers: tuple[int, ...] = (1, 2), condition: int = 0
+) -> FlowStack:
     torch.manual_seed(0)
     networks = [
         StackSpec(
-            layers=n, dilation_cycle=2, kernel_size=2, residual_channels=8, gate_channels=8, skip_channels=0, hidden_channels=16
+            layers=n,
+            dilation_cycle=2,
+            kernel_size=2,
+            residual_channels=8,
+            gate_channels=8,
+            skip_channels=0,
+            hidden_channels=16,
         )
         for n in layers
     ]
@@ -35,7 +43,9 @@ def noise(T: int, B: int = 1) -> Tensor:
 
 
 def jacobian_of(flows: FlowStack, name: str, T: int) -> Tensor:
-    return torch.autograd.functional.jacobian(lambda z: getattr(flows(z[None]), name)[0], noise(T)[0])
+    return torch.autograd.functional.jacobian(
+        lambda z: getattr(flows(z[None]), name)[0], noise(T)[0]
+    )
 
 
 @pytest.mark.parametrize("fold", FOLDS)
@@ -45,7 +55,10 @@ def test_the_jacobian_is_block_triangular_with_diagonal_blocks_on_its_diagonal(f
     block = torch.arange(T) // fold
     within = block[:, None] == block
     assert not jacobian[block[:, None] < block].any()
-    torch.testing.assert_close(jacobian[within].view(5, fold, fold), torch.diag_embed(flowed.log_scale[0].exp().view(5, fold)))
+    torch.testing.assert_close(
+        jacobian[within].view(5, fold, fold),
+        torch.diag_embed(flowed.log_scale[0].exp().view(5, fold)),
+    )
     assert jacobian[block[:, None] == block + 1].abs().min() > 0
     torch.testing.assert_close(jacobian.slogdet().logabsdet, flowed.log_scale.sum())
 
@@ -63,19 +76,25 @@ def test_a_block_hears_earlier_blocks_alone(fold: int, name: str) -> None:
 @pytest.mark.parametrize("fold", [1, *FOLDS])
 @pytest.mark.parametrize("stagger", [False, True])
 @pytest.mark.parametrize("layers", [(1,), (1, 2), (1, 1, 1)])
-def test_the_receptive_field_is_the_farthest_that_any_sample_hears(fold: int, stagger: bool, layers: tuple[int, ...]) -> None:
+def test_the_receptive_field_is_the_farthest_that_any_sample_hears(
+    fold: int, stagger: bool, layers: tuple[int, ...]
+) -> None:
     flows = stack(fold, stagger=stagger, layers=layers)
     T = flows.receptive_field + 2 * fold
     heard = jacobian_of(flows, "x", T) != 0
     distance = torch.arange(T)[:, None] - torch.arange(T)
     assert distance[heard].max() + 1 == flows.receptive_field
     if not stagger:
-        assert flows.receptive_field == fold * (1 + sum(flow.stack.receptive_field for flow in flows.flows))
+        assert flows.receptive_field == fold * (
+            1 + sum(flow.stack.receptive_field for flow in flows.flows)
+        )
 
 
 @pytest.mark.parametrize("fold", FOLDS)
 def test_staggered_blocks_keep_strict_causality_and_hear_inside_the_block(fold: int) -> None:
-    """So x_t given z_{<t} stays one logistic: the totals never hear z_t, and the Jacobian is triangular."""
+    """So x_t given z_{<t} stays one logistic: the totals never hear z_t, and the Jacobian is
+    triangular.
+    """
     flows, plain, T = stack(fold, stagger=True), stack(fold), 5 * fold
     assert [flow.offset for flow in flows.flows] == [0, fold // 2]
     jacobian, flowed = jacobian_of(flows, "x", T), flows(noise(T))
@@ -94,7 +113,8 @@ def test_staggered_blocks_keep_strict_causality_and_hear_inside_the_block(fold: 
 def test_the_cost_is_counted_and_falls_with_the_fold(fold: int) -> None:
     T = 512
     flows = stack(fold, layers=(4, 4))
-    with FlopCounterMode(display=False) as counter, force_layerwise():  # it does not see products in place
+    # it does not see products in place
+    with FlopCounterMode(display=False) as counter, force_layerwise():
         flows(noise(T))
     assert counter.get_total_flops() / 2 / T == pytest.approx(flows.macs_per_sample)
     assert flows.macs_per_sample < 1.6 * stack(1, layers=(4, 4)).macs_per_sample / fold
@@ -114,4 +134,6 @@ def test_each_block_hears_the_condition_of_its_own_samples(fold: int) -> None:
 def test_a_label_holds_for_all_blocks() -> None:
     flows, z = stack(4, condition=3), noise(24)
     label = torch.randn(1, 3, 1, dtype=F64)
-    torch.testing.assert_close(flows(z, Condition(label, 1)).x, flows(z, Condition(label.expand(1, 3, 3), 8)).x)
+    torch.testing.assert_close(
+        flows(z, Condition(label, 1)).x, flows(z, Condition(label.expand(1, 3, 3), 8)).x
+    )

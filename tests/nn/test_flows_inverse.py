@@ -1,4 +1,6 @@
-"""Inverse and masked flows: one is undone by the other, densities follow the change of variables, chunks may be any."""
+"""Inverse and masked flows: one is undone by the other, densities follow the change of variables,
+chunks may be any.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,19 @@ F64 = torch.float64
 DIRECTIONS = [AffineFlow, MaskedFlow]
 
 
-def stack(flow: type[AffineFlow], fold: int = 1, *, stagger: bool = False, flows: int = 2) -> FlowStack:
+def stack(
+    flow: type[AffineFlow], fold: int = 1, *, stagger: bool = False, flows: int = 2
+) -> FlowStack:
     """Random flows whose outputs really vary, float64, conditioned on three channels."""
     torch.manual_seed(0)
     network = StackSpec(
-        layers=2, dilation_cycle=2, kernel_size=2, residual_channels=4, gate_channels=4, skip_channels=0, hidden_channels=4
+        layers=2,
+        dilation_cycle=2,
+        kernel_size=2,
+        residual_channels=4,
+        gate_channels=4,
+        skip_channels=0,
+        hidden_channels=4,
     )
     stacked = FlowStack([network] * flows, 3, 0.5, fold=fold, stagger=stagger, flow=flow).double()
     with torch.no_grad():
@@ -32,12 +42,16 @@ def noise(T: int, B: int = 1) -> Tensor:
 
 
 def held(hold: int = 8) -> Condition:
-    return Condition(torch.randn(1, 3, 3, dtype=F64, generator=torch.Generator().manual_seed(3)), hold)
+    return Condition(
+        torch.randn(1, 3, 3, dtype=F64, generator=torch.Generator().manual_seed(3)), hold
+    )
 
 
 @pytest.mark.parametrize("flow", DIRECTIONS)
 @pytest.mark.parametrize(("fold", "stagger"), [(1, False), (4, False), (4, True)])
-def test_inverse_and_forward_undo_each_other(flow: type[AffineFlow], fold: int, stagger: bool) -> None:
+def test_inverse_and_forward_undo_each_other(
+    flow: type[AffineFlow], fold: int, stagger: bool
+) -> None:
     flows, z = stack(flow, fold, stagger=stagger), noise(21, 2)
     there = flows(z, held())
     back = flows.inverse(there.x, held())
@@ -49,7 +63,9 @@ def test_inverse_and_forward_undo_each_other(flow: type[AffineFlow], fold: int, 
 
 
 def test_maf_after_iaf_is_the_identity() -> None:
-    """Inverting an IAF is sampling from an MAF: z_t = (x_t - mu(z_{<t})) / s(z_{<t}) hears its own output."""
+    """Inverting an IAF is sampling from an MAF: z_t = (x_t - mu(z_{<t})) / s(z_{<t}) hears its own
+    output.
+    """
     inverse, masked = stack(AffineFlow, flows=1), stack(MaskedFlow, flows=1)
     masked.load_state_dict(inverse.state_dict())
     z = noise(16)
@@ -64,16 +80,22 @@ def test_maf_after_iaf_is_the_identity() -> None:
 
     masked.flows[0].__class__ = Undone
     torch.testing.assert_close(masked(x, held()).x, z, rtol=0, atol=1e-10)
-    torch.testing.assert_close(inverse.inverse(masked.inverse(z, held()).z, held()).z, z, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        inverse.inverse(masked.inverse(z, held()).z, held()).z, z, rtol=0, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("flow", DIRECTIONS)
 @pytest.mark.parametrize("fold", [1, 2])
 def test_the_log_determinant_is_autograds(flow: type[AffineFlow], fold: int) -> None:
     flows, x = stack(flow, fold), noise(10)
-    jacobian = torch.autograd.functional.jacobian(lambda x: flows.inverse(x[None], held()).z[0], x[0])
+    jacobian = torch.autograd.functional.jacobian(
+        lambda x: flows.inverse(x[None], held()).z[0], x[0]
+    )
     assert torch.equal(jacobian.triu(1), torch.zeros_like(jacobian))
-    torch.testing.assert_close(jacobian.slogdet().logabsdet, -flows.inverse(x, held()).log_scale.sum())
+    torch.testing.assert_close(
+        jacobian.slogdet().logabsdet, -flows.inverse(x, held()).log_scale.sum()
+    )
 
 
 @pytest.mark.parametrize("flow", DIRECTIONS)
@@ -90,14 +112,20 @@ def test_one_direction_takes_one_pass_and_the_other_one_a_block(flow: type[Affin
 def test_a_masked_flow_hears_audio_and_an_inverse_flow_noise() -> None:
     """The same network, given the same sequence, yields the same location and scale."""
     masked, inverse = stack(MaskedFlow, flows=1), stack(AffineFlow, flows=1)
-    torch.testing.assert_close(masked.inverse(noise(12), held()).location, inverse(noise(12), held()).location)
-    assert not torch.allclose(masked(noise(12), held()).location, inverse(noise(12), held()).location)
+    torch.testing.assert_close(
+        masked.inverse(noise(12), held()).location, inverse(noise(12), held()).location
+    )
+    assert not torch.allclose(
+        masked(noise(12), held()).location, inverse(noise(12), held()).location
+    )
 
 
 @pytest.mark.parametrize("flow", DIRECTIONS)
 @pytest.mark.parametrize(("fold", "stagger"), [(1, False), (4, False), (4, True)])
 @pytest.mark.parametrize("chunks", [[1] * 23, [4, 8, 8, 3], [3, 1, 14, 5]])
-def test_chunked_equals_whole_both_ways(flow: type[AffineFlow], fold: int, stagger: bool, chunks: list[int]) -> None:
+def test_chunked_equals_whole_both_ways(
+    flow: type[AffineFlow], fold: int, stagger: bool, chunks: list[int]
+) -> None:
     flows, z = stack(flow, fold, stagger=stagger), noise(23)
     whole = flows(z, held())
     for run, given, name in ((flows, z, "x"), (flows.inverse, whole.x, "z")):
@@ -107,11 +135,15 @@ def test_chunked_equals_whole_both_ways(flow: type[AffineFlow], fold: int, stagg
 
 
 def test_density_of_the_past_then_sampling_goes_on_from_it() -> None:
-    """One state serves both: a masked flow that has heard a recording continues it as if it had drawn it itself."""
+    """One state serves both: a masked flow that has heard a recording continues it as if it had
+    drawn it itself.
+    """
     flows, z = stack(MaskedFlow, 2, stagger=True), noise(20)
     whole, states = flows(z, held()), [FlowState() for _ in range(2)]
     flows.inverse(whole.x[:, :13], held(), states)
-    torch.testing.assert_close(flows(z[:, 13:], held(), states).x, whole.x[:, 13:], rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        flows(z[:, 13:], held(), states).x, whole.x[:, 13:], rtol=0, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("flow", DIRECTIONS)
@@ -119,4 +151,6 @@ def test_gradient_of_the_density_reaches_every_parameter(flow: type[AffineFlow])
     flows = stack(flow, 2)
     back = flows.inverse(noise(16), held())
     (back.z.square().sum() / 2 + back.log_scale.sum()).backward()
-    assert [name for name, p in flows.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
+    assert [
+        name for name, p in flows.named_parameters() if p.grad is None or not p.grad.abs().max() > 0
+    ] == []

@@ -1,4 +1,6 @@
-"""Linear prediction: exact for an all-pole process, stable for any spectrum, and the same in chunks as at once."""
+"""Linear prediction: exact for an all-pole process, stable for any spectrum, and the same in chunks
+as at once.
+"""
 
 from __future__ import annotations
 
@@ -102,19 +104,28 @@ def test_inputs_are_residuals_at_their_times(taps: int) -> None:
     e = torch.zeros(B, T, dtype=F64)
     for b in range(B):
         for t in range(T):
-            p = sum((held[b, k, t] * wave[b, t - 1 - k] for k in range(5) if t > k), torch.zeros((), dtype=F64))
+            p = sum(
+                (held[b, k, t] * wave[b, t - 1 - k] for k in range(5) if t > k),
+                torch.zeros((), dtype=F64),
+            )
             torch.testing.assert_close(found.location[b, t], p, rtol=0, atol=1e-12)
             e[b, t] = wave[b, t] - p
             expected = [e[b, t - 1] if t else 0.0]
             for d in range(-(taps // 2), taps // 2 + 1) if taps else ():
                 lag = int(held[b, 5, t])
                 expected.append(e[b, t - lag + d] if lag and t - lag + d >= 0 else 0.0)
-            assert found.inputs[b, :, t].tolist() == pytest.approx([float(x) for x in expected], abs=1e-12)
+            assert found.inputs[b, :, t].tolist() == pytest.approx(
+                [float(x) for x in expected], abs=1e-12
+            )
 
 
 def test_periods_lie_within_the_memory() -> None:
     own = predictor(3)
-    periods = own.columns(own.analyse(random(1, 32, 3), torch.tensor([[[-9.0, 9.0, 0.0], [1.0, 1.0, 0.0]]], dtype=F64)))
+    periods = own.columns(
+        own.analyse(
+            random(1, 32, 3), torch.tensor([[[-9.0, 9.0, 0.0], [1.0, 1.0, 0.0]]], dtype=F64)
+        )
+    )
     assert periods[0, -1].tolist() == [own.longest, own.shortest, 0.0]
     assert own.shortest > own.pitch_taps // 2
 
@@ -126,8 +137,12 @@ def test_chunks_give_the_same_as_the_whole(interpolation: int) -> None:
     whole, state, start = own(last, columns.samples()), own.silent(last), 0
     for count in (1, 1, 2, 77, 200, 1, 278):
         part = own(last[:, start : start + count], columns.at(start, count), state)
-        torch.testing.assert_close(part.location, whole.location[:, start : start + count], rtol=0, atol=1e-13)
-        torch.testing.assert_close(part.inputs, whole.inputs[..., start : start + count], rtol=0, atol=1e-13)
+        torch.testing.assert_close(
+            part.location, whole.location[:, start : start + count], rtol=0, atol=1e-13
+        )
+        torch.testing.assert_close(
+            part.inputs, whole.inputs[..., start : start + count], rtol=0, atol=1e-13
+        )
         start += count
     assert start == last.shape[1]
 
@@ -137,7 +152,9 @@ def test_interpolated_spectra_lie_between_the_frames() -> None:
     ramp = torch.arange(5, dtype=F64)[None, None]
     inner = own.analysis.subframes(ramp)[0, 0, 2:-2]
     torch.testing.assert_close(inner, torch.arange(16, dtype=F64) / 4 + 0.125, rtol=0, atol=1e-12)
-    torch.testing.assert_close(own.analysis.subframes(ramp).mean(-1), ramp.mean(-1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        own.analysis.subframes(ramp).mean(-1), ramp.mean(-1), rtol=0, atol=1e-12
+    )
 
 
 def test_analysis_stays_in_float64() -> None:

@@ -1,4 +1,6 @@
-"""The listener: learns from recordings alone, is fixed where it judges conversions, and hears no padding."""
+"""The listener: learns from recordings alone, is fixed where it judges conversions, and hears no
+padding.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ MASK = torch.arange(7) < torch.tensor([[7], [4], [5], [1]])
 
 def listener(ratio: int = 2, noise: float = 0.0) -> ConversionClassifier:
     torch.manual_seed(0)
-    return ConversionClassifierSpec(labels=("speaker", "text"), channels=8, noise=noise).build(5, ratio, VOCABULARY).double()
+    return (
+        ConversionClassifierSpec(labels=("speaker", "text"), channels=8, noise=noise)
+        .build(5, ratio, VOCABULARY)
+        .double()
+    )
 
 
 def frames(ratio: int = 2) -> torch.Tensor:
@@ -37,14 +43,22 @@ def test_it_hears_no_padding(ratio: int) -> None:
 
 
 def test_recordings_train_it_and_conversions_all_else() -> None:
-    judge, recorded, converted = listener(), frames().requires_grad_(), frames().flip(0).requires_grad_()
+    judge, recorded, converted = (
+        listener(),
+        frames().requires_grad_(),
+        frames().flip(0).requires_grad_(),
+    )
     hearing = judge.judge(recorded, LABELS, converted, ASKED, MASK)
     names = [recorded, converted, *judge.parameters()]
-    on_recorded, on_converted, *on_weights = torch.autograd.grad(hearing.listening, names, retain_graph=True, allow_unused=True)
+    on_recorded, on_converted, *on_weights = torch.autograd.grad(
+        hearing.listening, names, retain_graph=True, allow_unused=True
+    )
     assert on_recorded is None
     assert on_converted is None
     assert all(gradient.abs().max() > 0 for gradient in on_weights)
-    on_recorded, on_converted, *on_weights = torch.autograd.grad(hearing.conversion, names, allow_unused=True)
+    on_recorded, on_converted, *on_weights = torch.autograd.grad(
+        hearing.conversion, names, allow_unused=True
+    )
     assert on_recorded is None
     assert on_converted.abs().max() > 0
     assert all(gradient is None for gradient in on_weights)
@@ -60,7 +74,9 @@ def test_it_judges_by_what_was_asked() -> None:
     other = judge.judge(x, LABELS, x, wrong)
     assert other.accuracy == pytest.approx(0.75)
     assert other.conversion > hearing.conversion
-    expected = sum(-heard[name].log_softmax(1)[torch.arange(4), LABELS[name]].mean() for name in LABELS)
+    expected = sum(
+        -heard[name].log_softmax(1)[torch.arange(4), LABELS[name]].mean() for name in LABELS
+    )
     torch.testing.assert_close(hearing.listening, expected)
 
 
@@ -72,6 +88,9 @@ def test_noise_is_for_training() -> None:
 
 
 def test_an_unknown_label_is_refused() -> None:
-    message = r"conversion_classifier\.labels: 'accent', expected label columns of the corpus: speaker, text"
+    message = (
+        r"conversion_classifier\.labels: 'accent', expected label columns of the corpus: speaker,"
+        r" text"
+    )
     with pytest.raises(UserInputError, match=message):
         ConversionClassifierSpec(labels=("speaker", "accent")).build(5, 2, VOCABULARY)

@@ -1,4 +1,6 @@
-"""A clip has the same latents, frames and conditions alone and padded in a batch, to its last frame."""
+"""A clip has the same latents, frames and conditions alone and padded in a batch, to its last
+frame.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +37,22 @@ PITCH = PitchSpec(hop_ms=2.5, fmin=100.0, fmax=400.0)
 LENGTHS = torch.tensor([720, 375, 81, 721])  # whole frames, a part of one, a sample of one
 VOCABULARY = {"speaker": ["a", "b", "c"]}
 LABELS = {"speaker": torch.tensor([0, 2, 1, 0])}
-SIZES = StackSpec(layers=3, dilation_cycle=3, residual_channels=6, gate_channels=5, skip_channels=8, hidden_channels=12)
+SIZES = StackSpec(
+    layers=3,
+    dilation_cycle=3,
+    residual_channels=6,
+    gate_channels=5,
+    skip_channels=8,
+    hidden_channels=12,
+)
 
 
 def clips(hop: int) -> Tensor:
     """Noise of LENGTHS, zero to a common end that is some frames of `hop` beyond the longest."""
     frames = -(-int(LENGTHS.max()) // hop) + 8
-    noise = torch.randn(len(LENGTHS), frames * hop, dtype=F64, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(
+        len(LENGTHS), frames * hop, dtype=F64, generator=torch.Generator().manual_seed(1)
+    )
     return 0.2 * noise * (torch.arange(frames * hop) < LENGTHS[:, None])
 
 
@@ -136,13 +147,22 @@ def test_conditions_are_those_of_each_clip_alone(upsample: tuple[int, ...]) -> N
 @pytest.mark.parametrize("hears", ["latents", "spectrogram", "both"])
 @pytest.mark.parametrize("encoder", ["frames", "frames of mfcc", "batch_norm", "waveform"])
 def test_a_vqvae_is_trained_on_what_use_decodes(encoder: str, hears: str) -> None:
-    """Codes, and the distribution of every sample, of a padded batch as of each clip encoded and decoded alone."""
+    """Codes, and the distribution of every sample, of a padded batch as of each clip encoded and
+    decoded alone.
+    """
     spec = ENCODERS[encoder]
-    readout = SpectralDecoderSpec(features=LogMelSpec(bands=12, window_ms=10.0, hop_ms=2.5, fmin=100.0), channels=8)
+    readout = SpectralDecoderSpec(
+        features=LogMelSpec(bands=12, window_ms=10.0, hop_ms=2.5, fmin=100.0), channels=8
+    )
     decoder = WaveNetSpec(network=SIZES, conditioner=ConditionerSpec(channels=4, upsample=(2,)))
     levels = GradientQuantizerSpec(codebook_size=6)
-    parts = {"quantizer": HierarchicalQuantizerSpec(downsample=3, top=levels, bottom=levels), "spectral_decoder": readout}
-    model = VQVAESpec(encoder=spec, decoder=decoder, decoder_input=hears, **parts).build(RATE, VOCABULARY)
+    parts = {
+        "quantizer": HierarchicalQuantizerSpec(downsample=3, top=levels, bottom=levels),
+        "spectral_decoder": readout,
+    }
+    model = VQVAESpec(encoder=spec, decoder=decoder, decoder_input=hears, **parts).build(
+        RATE, VOCABULARY
+    )
     model = randomised(model)
     x = clips(model.hop)
     out = model(x, LABELS, LENGTHS)
@@ -176,7 +196,9 @@ def test_a_vocoder_is_trained_on_what_use_decodes(features: LogMelSpec) -> None:
 
 
 def test_classifiers_do_not_see_padding() -> None:
-    """Adversary, listener, the classifier of raw audio and its loss, the discriminator: each clip as alone."""
+    """Adversary, listener, the classifier of raw audio and its loss, the discriminator: each clip
+    as alone.
+    """
     one = {i: {"speaker": LABELS["speaker"][i : i + 1]} for i in range(len(LENGTHS))}
     adversary = randomised(AdversarialClassifierSpec(channels=8).build(8, VOCABULARY))
     listener = randomised(ConversionClassifierSpec(channels=8).build(12, 3, VOCABULARY))
@@ -199,6 +221,9 @@ def test_classifiers_do_not_see_padding() -> None:
         same(named[..., None], classifier(wave, real)["speaker"][..., None], i)
         same(scores, discriminator(x[row, :length]), i)
         found["style"].append(style_loss(classifier, wave, other, real))
-    whole = {"adversary": adversary(z, LABELS, mask).loss, "style": style_loss(classifier, x, y, samples)}
+    whole = {
+        "adversary": adversary(z, LABELS, mask).loss,
+        "style": style_loss(classifier, x, y, samples),
+    }
     for name, parts in found.items():
         torch.testing.assert_close(whole[name], torch.stack(parts).mean(), rtol=1e-12, atol=1e-12)

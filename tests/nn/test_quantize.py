@@ -1,4 +1,7 @@
-"""The EMA quantizer: consistent state, order, precision, masks, restarts, straight-through, jitter. PITFALLS one by one."""
+"""The EMA quantizer: consistent state, order, precision, masks, restarts, straight-through, jitter.
+
+PITFALLS one by one.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.nn.quantize import EMAQuantizerSpec, TimeJitter, VectorQuantizer, frame_mask, perplexity, straight_through
+from vqwave.nn.quantize import (
+    EMAQuantizerSpec,
+    TimeJitter,
+    VectorQuantizer,
+    frame_mask,
+    perplexity,
+    straight_through,
+)
 from vqwave.nn.quantize.codebook import EMACodebook, k_means, nearest_codes
 from vqwave.nn.quantize.entropy_loss import EntropySpec, assignment_entropy
 
@@ -16,13 +26,17 @@ K, D = 8, 4
 
 
 def quantizer(size: int = K, dim: int = D, **settings: float) -> VectorQuantizer:
-    return EMAQuantizerSpec(codebook_size=size, **{"dead_code_threshold": 0.0, "decay": 0.9} | settings).build(dim)
+    return EMAQuantizerSpec(
+        codebook_size=size, **{"dead_code_threshold": 0.0, "decay": 0.9} | settings
+    ).build(dim)
 
 
 def latents(step: int = 0, B: int = 3, F: int = 20, spread: float = 1.0) -> Tensor:
     """(B, D, F) around eight centres that stay the same from step to step."""
     generator = torch.Generator().manual_seed(100 + step)
-    z = centres()[torch.randint(K, (B, F), generator=generator)] + 0.1 * spread * torch.randn(B, F, D, generator=generator)
+    z = centres()[torch.randint(K, (B, F), generator=generator)] + 0.1 * spread * torch.randn(
+        B, F, D, generator=generator
+    )
     return z.transpose(1, 2)
 
 
@@ -56,7 +70,9 @@ def test_encode_inverts_decode() -> None:
 
 
 def test_the_start_places_consistent_codes() -> None:
-    """Pitfall 1: after k-means the codes are the cluster means, and the sizes are what a step really brings."""
+    """Pitfall 1: after k-means the codes are the cluster means, and the sizes are what a step
+    really brings.
+    """
     vq, z = quantizer(), latents(B=8, F=40)
     flat = z.transpose(1, 2).flatten(0, 1)
     vq.codebook.start(flat)
@@ -66,13 +82,17 @@ def test_the_start_places_consistent_codes() -> None:
     index = nearest_codes(flat, codes)
     means = torch.stack([flat[index == k].mean(0) for k in range(K)])
     torch.testing.assert_close(codes, means, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(vq.codebook.sizes, torch.bincount(index, minlength=K).float(), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        vq.codebook.sizes, torch.bincount(index, minlength=K).float(), rtol=1e-4, atol=1e-3
+    )
     vq.codebook.update(flat, index)
     torch.testing.assert_close(vq.codebook.codes, codes, rtol=1e-4, atol=1e-4)  # a fixed point
 
 
 def test_a_start_on_a_part_of_the_batch_is_as_consistent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pitfall 1: sizes count the whole batch though k-means saw a tenth of it; the codes still lie on the data."""
+    """Pitfall 1: sizes count the whole batch though k-means saw a tenth of it; the codes still lie
+    on the data.
+    """
     monkeypatch.setattr("vqwave.nn.quantize.codebook.START_VECTORS", 4)
     vq, flat = quantizer(), latents(B=8, F=40).transpose(1, 2).flatten(0, 1)
     vq.codebook.start(flat)
@@ -132,14 +152,17 @@ def test_a_restarted_code_is_moved_with_its_sum_and_size() -> None:
 @pytest.mark.parametrize("repeat", [1, 10])
 def test_the_restart_threshold_does_not_depend_on_the_batch_size(repeat: int) -> None:
     book = EMACodebook(4, D, decay=0.0, restart=0.5)
-    use = torch.tensor([0] * 50 + [1] * 30 + [2] * 15 + [3] * 5)  # a fair share is 25: only code 3 is below half of it
+    # a fair share is 25: only code 3 is below half of it
+    use = torch.tensor([0] * 50 + [1] * 30 + [2] * 15 + [3] * 5)
     x = centres()[use].repeat(repeat, 1)
     book.update(x, use.repeat(repeat))
     assert (book.sizes == repeat * torch.tensor([50.0, 30.0, 15.0, 25.0])).all()
 
 
 def test_restarts_fill_a_bad_start() -> None:
-    """Pitfall 16: codes that start far from the data; without restarts nearly all of them stay dead."""
+    """Pitfall 16: codes that start far from the data; without restarts nearly all of them stay
+    dead.
+    """
     used = {}
     for restart in (0.0, 0.1):
         book = EMACodebook(K, D, decay=0.8, restart=restart)
@@ -197,7 +220,9 @@ def test_commitment_pulls_the_latents_alone() -> None:
 
 @pytest.mark.parametrize("restart", [0.0, 0.9])
 def test_padding_enters_nothing(restart: float) -> None:
-    """Pitfall 9: k-means start, averages, restarts, perplexity, commitment: bit for bit the same with garbage in it."""
+    """Pitfall 9: k-means start, averages, restarts, perplexity, commitment: bit for bit the same
+    with garbage in it.
+    """
     first, second = quantizer(dead_code_threshold=restart), quantizer(dead_code_threshold=restart)
     for step in range(6):
         mask = torch.arange(20) < torch.tensor([[20], [9], [step]])
@@ -264,12 +289,18 @@ def far_from_the_origin(far: float, N: int = 4000) -> tuple[Tensor, Tensor]:
     """Vectors (N, 16) about codes (32, 16) of unit spread, `far` away in a direction of its own."""
     generator = torch.Generator().manual_seed(4)
     codes = torch.randn(32, 16, generator=generator) + far * torch.randn(16, generator=generator)
-    return codes[torch.randint(32, (N,), generator=generator)] + torch.randn(N, 16, generator=generator), codes
+    return (
+        codes[torch.randint(32, (N,), generator=generator)]
+        + torch.randn(N, 16, generator=generator),
+        codes,
+    )
 
 
 @pytest.mark.parametrize("far", [0.0, 300.0, 3000.0])
 def test_the_nearest_code_does_not_hang_on_the_distance_from_the_origin(far: float) -> None:
-    """Pitfall 36: against float64, and whatever the length of the blocks, wherever the two best differ by more than rounding."""
+    """Pitfall 36: against float64, and whatever the length of the blocks, wherever the two best
+    differ by more than rounding.
+    """
     x, codes = far_from_the_origin(far)
     squares = (x.double()[:, None] - codes.double()).square().sum(-1)  # (N, K)
     best, second = squares.topk(2, 1, largest=False).values.unbind(1)
@@ -283,7 +314,9 @@ def test_the_nearest_code_does_not_hang_on_the_distance_from_the_origin(far: flo
 def test_the_entropy_of_assignments_does_not_hang_on_the_distance_from_the_origin() -> None:
     x, codes = far_from_the_origin(3000.0)
     expected = assignment_entropy(x.double(), codes.double(), EntropySpec())
-    torch.testing.assert_close(assignment_entropy(x, codes, EntropySpec()).double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        assignment_entropy(x, codes, EntropySpec()).double(), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_k_means_does_not_hang_on_the_distance_from_the_origin() -> None:
@@ -296,7 +329,9 @@ def test_k_means_does_not_hang_on_the_distance_from_the_origin() -> None:
 
 @pytest.mark.parametrize("steps", [1, 4])
 def test_a_saved_state_goes_on_bit_for_bit(steps: int) -> None:
-    """Pitfall 11: sums, sizes, start and the counters of draws and of waiting are all of the state."""
+    """Pitfall 11: sums, sizes, start and the counters of draws and of waiting are all of the
+    state.
+    """
     vq = quantizer(dead_code_threshold=0.9, kmeans_after_steps=2)
     for step in range(steps):
         vq(latents(step))

@@ -1,4 +1,7 @@
-"""One suite for all quantizers: what holds whatever the variant. PITFALLS 4 to 10 and 12, on each of them."""
+"""One suite for all quantizers: what holds whatever the variant.
+
+PITFALLS 4 to 10 and 12, on each of them.
+"""
 
 from __future__ import annotations
 
@@ -21,29 +24,56 @@ CASES: dict[str, dict[str, Any]] = {
     "ema entropy": {"kind": "ema", "codebook_size": K, "entropy": {}},
     "ema projected": {"kind": "ema", "codebook_size": K, "codebook_dim": 3},
     "gradient": {"kind": "gradient", "codebook_size": K},
-    "gradient cosine": {"kind": "gradient", "codebook_size": K, "l2_normalize": True, "lr_scale": 10.0},
-    "gradient projected, rotation": {"kind": "gradient", "codebook_size": K, "codebook_dim": 2, "gradient_estimator": "rotation"},
+    "gradient cosine": {
+        "kind": "gradient",
+        "codebook_size": K,
+        "l2_normalize": True,
+        "lr_scale": 10.0,
+    },
+    "gradient projected, rotation": {
+        "kind": "gradient",
+        "codebook_size": K,
+        "codebook_dim": 2,
+        "gradient_estimator": "rotation",
+    },
     "fsq": {"kind": "fsq", "levels": [4, 2, 2]},
     "fsq, all dimensions": {"kind": "fsq", "levels": [3, 2, 2, 4, 5, 2]},
     "product": {"kind": "product", "groups": 3, "quantizer": {"kind": "ema", "codebook_size": K}},
-    "product of fsq": {"kind": "product", "groups": 2, "quantizer": {"kind": "fsq", "levels": [4, 4]}},
+    "product of fsq": {
+        "kind": "product",
+        "groups": 2,
+        "quantizer": {"kind": "fsq", "levels": [4, 4]},
+    },
     "product of residual": {
         "kind": "product",
         "groups": 2,
         "quantizer": {"kind": "residual", "quantizer": {"kind": "ema", "codebook_size": K}},
     },
-    "residual": {"kind": "residual", "num_quantizers": 3, "quantizer": {"kind": "ema", "codebook_size": K}},
+    "residual": {
+        "kind": "residual",
+        "num_quantizers": 3,
+        "quantizer": {"kind": "ema", "codebook_size": K},
+    },
     "residual dropout": {
         "kind": "residual",
         "num_quantizers": 3,
         "quantizer_dropout": 0.7,
         "quantizer": {"kind": "ema", "codebook_size": K},
     },
-    "residual gradient": {"kind": "residual", "num_quantizers": 2, "quantizer": {"kind": "gradient", "codebook_size": K}},
+    "residual gradient": {
+        "kind": "residual",
+        "num_quantizers": 2,
+        "quantizer": {"kind": "gradient", "codebook_size": K},
+    },
     "residual projected": {
         "kind": "residual",
         "num_quantizers": 2,
-        "quantizer": {"kind": "ema", "codebook_size": K, "codebook_dim": 4, "gradient_estimator": "rotation"},
+        "quantizer": {
+            "kind": "ema",
+            "codebook_size": K,
+            "codebook_dim": 4,
+            "gradient_estimator": "rotation",
+        },
     },
     "two-level": {
         "kind": "hierarchical",
@@ -85,7 +115,9 @@ def quantizer(case: str, **settings: Any) -> Quantizer:  # noqa: ANN401 - any se
 def latents(step: int = 0, B: int = 5, F: int = 24) -> Tensor:
     generator = torch.Generator().manual_seed(100 + step)
     places = 2.0 * torch.randn(12, D, generator=torch.Generator().manual_seed(7))
-    z = places[torch.randint(12, (B, F), generator=generator)] + 0.3 * torch.randn(B, F, D, generator=generator)
+    z = places[torch.randint(12, (B, F), generator=generator)] + 0.3 * torch.randn(
+        B, F, D, generator=generator
+    )
     return z.transpose(1, 2).contiguous()
 
 
@@ -132,13 +164,20 @@ def test_bits_per_frame(case: str) -> None:
 def every_code(vq: Quantizer) -> Tensor:
     """All combinations of a code in each book where they are few, else 2,000 of them: (1, Q, N)."""
     if vq.size**vq.books <= 5000:
-        return torch.cartesian_prod(*[torch.arange(vq.size)] * vq.books).view(-1, vq.books).t()[None]
+        return (
+            torch.cartesian_prod(*[torch.arange(vq.size)] * vq.books).view(-1, vq.books).t()[None]
+        )
     return torch.randint(vq.size, (1, vq.books, 2000), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not any(kind in case for kind in ("residual", "fsq", "two-level"))])
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if not any(kind in case for kind in ("residual", "fsq", "two-level"))],
+)
 def test_encode_inverts_decode_on_every_code(case: str) -> None:
-    """Random codes are far apart; the code of a code vector is itself, also through a projection."""
+    """Random codes are far apart; the code of a code vector is itself, also through a
+    projection.
+    """
     vq = quantizer(case).eval()
     codes = every_code(vq)
     assert torch.equal(vq.encode(vq.decode(codes)), codes)
@@ -154,7 +193,9 @@ def test_encode_inverts_decode_of_residual_stages_that_shrink() -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if "fsq" in case])
 def test_fsq_encode_inverts_decode(case: str) -> None:
-    """The latents in the middle of each code's cell are those that the bound takes to its levels."""
+    """The latents in the middle of each code's cell are those that the bound takes to its
+    levels.
+    """
     vq = quantizer(case).eval()
     codes = every_code(vq)
     q = vq.decode(codes)
@@ -172,13 +213,18 @@ def middles(vq: Quantizer, q: Tensor) -> Tensor:
     if isinstance(vq, Projected):
         return vq.directions @ middles(vq.inner, vq.directions.t() @ q)
     groups = list(vq.groups)
-    return torch.cat([middles(group, part) for group, part in zip(groups, q.chunk(len(groups), 1), strict=True)], 1)
+    return torch.cat(
+        [middles(group, part) for group, part in zip(groups, q.chunk(len(groups), 1), strict=True)],
+        1,
+    )
 
 
 @everyone
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_codes_do_not_depend_on_autocast(case: str, dtype: torch.dtype) -> None:
-    """Pitfall 5: in training and in evaluation; bfloat16 latents are searched in float32 as they are."""
+    """Pitfall 5: in training and in evaluation; bfloat16 latents are searched in float32 as they
+    are.
+    """
     plain, cast = quantizer(case), quantizer(case)
     for step in range(3):
         z = latents(step).to(dtype)
@@ -199,7 +245,10 @@ def test_codes_do_not_depend_on_autocast(case: str, dtype: torch.dtype) -> None:
 @everyone
 def test_evaluation_changes_nothing(case: str) -> None:
     """Pitfall 10, before and after the start."""
-    for vq in (quantizer(case, dead_code_threshold=0.9, kmeans_after_steps=2).eval(), trained(case, dead_code_threshold=0.9)):
+    for vq in (
+        quantizer(case, dead_code_threshold=0.9, kmeans_after_steps=2).eval(),
+        trained(case, dead_code_threshold=0.9),
+    ):
         before = state(vq)
         vq(latents(9))
         assert equal(state(vq), before)
@@ -213,7 +262,9 @@ def total(vq: Quantizer, z: Tensor) -> Tensor:
 @everyone
 def test_a_checkpointed_forward_learns_once(case: str) -> None:
     """Pitfall 10: activation checkpointing runs the forward again in the backward pass."""
-    plain, twice = (quantizer(case, kmeans_after_steps=1, dead_code_threshold=0.3) for _ in range(2))
+    plain, twice = (
+        quantizer(case, kmeans_after_steps=1, dead_code_threshold=0.3) for _ in range(2)
+    )
     for step in range(4):
         torch.manual_seed(step)
         plain(latents(step))
@@ -224,15 +275,23 @@ def test_a_checkpointed_forward_learns_once(case: str) -> None:
         assert equal(state(plain), state(twice))
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")  # k-means on few vectors
+# k-means on few vectors
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 @everyone
 def test_padding_enters_nothing(case: str) -> None:
-    """Pitfall 9: start, averages, restarts, losses, gradients, metrics are the same whatever the padding holds."""
-    first, second = quantizer(case, dead_code_threshold=0.7), quantizer(case, dead_code_threshold=0.7)
+    """Pitfall 9: start, averages, restarts, losses, gradients, metrics are the same whatever the
+    padding holds.
+    """
+    first, second = (
+        quantizer(case, dead_code_threshold=0.7),
+        quantizer(case, dead_code_threshold=0.7),
+    )
     for step in range(4):
         mask = torch.arange(24) < torch.tensor([[24], [9], [step], [20], [0]])
         z = latents(step).requires_grad_()
-        spoilt = torch.where(mask[:, None], z.detach(), 1e3 * torch.randn(5, D, 24)).requires_grad_()
+        spoilt = torch.where(
+            mask[:, None], z.detach(), 1e3 * torch.randn(5, D, 24)
+        ).requires_grad_()
         outs = []
         for vq, x in ((first, z), (second, spoilt)):
             torch.manual_seed(step)
@@ -243,7 +302,9 @@ def test_padding_enters_nothing(case: str) -> None:
         assert equal(outs[0].losses | outs[0].metrics, outs[1].losses | outs[1].metrics)
         kept = mask[:, None].expand(5, first.books, 24)
         assert torch.equal(outs[0].codes[kept], outs[1].codes[kept])
-        torch.testing.assert_close(z.grad * mask[:, None], spoilt.grad * mask[:, None], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            z.grad * mask[:, None], spoilt.grad * mask[:, None], rtol=1e-5, atol=1e-6
+        )
         assert not z.grad[~mask[:, None].expand_as(z)].any()
 
 
@@ -272,7 +333,9 @@ def test_quantize_first_update_after(case: str) -> None:
 
 @everyone
 def test_waiting_passes_on_what_will_be_quantized(case: str) -> None:
-    """`start_after` lets the encoder find its latents first, in every stage and group alike; FSQ has nothing to wait for."""
+    """`start_after` lets the encoder find its latents first, in every stage and group alike; FSQ
+    has nothing to wait for.
+    """
     vq = quantizer(case, kmeans_after_steps=2)
     books = [module for module in vq.modules() if hasattr(module, "start_after")]
     for step in range(2):
@@ -304,7 +367,9 @@ def test_a_saved_state_goes_on_bit_for_bit(case: str) -> None:
 
 @everyone
 def test_everything_learns(case: str) -> None:
-    """Some steps on latents of twelve places: the error falls, and every parameter has a gradient."""
+    """Some steps on latents of twelve places: the error falls, and every parameter has a
+    gradient.
+    """
     vq = quantizer(case, decay=0.8, dead_code_threshold=0.0)
     optimizer = torch.optim.Adam([*vq.parameters(), torch.nn.Parameter(torch.zeros(1))], lr=0.03)
     start = latents()
@@ -312,11 +377,14 @@ def test_everything_learns(case: str) -> None:
     for step in range(60):
         z = latents(step).requires_grad_()
         out = vq(z)
-        loss = 2 * (out.z - z.detach()).square().mean() + sum(value for name, value in out.losses.items() if name != "entropy")
+        loss = 2 * (out.z - z.detach()).square().mean() + sum(
+            value for name, value in out.losses.items() if name != "entropy"
+        )
         optimizer.zero_grad()
         loss.backward()
         assert all(p.grad is not None for p in vq.parameters())
         assert z.grad.abs().sum() > 0
         optimizer.step()
     last = (vq.eval()(start).z - start).square().mean()
-    assert last < first or case.startswith("fsq")  # whose levels are fixed: its encoder learns, not itself
+    # whose levels are fixed: its encoder learns, not itself
+    assert last < first or case.startswith("fsq")

@@ -1,4 +1,6 @@
-"""The parts that only some quantizers have: FSQ's levels, the rotation trick, residual stages, two levels, cosine, entropy."""
+"""The parts that only some quantizers have: FSQ's levels, the rotation trick, residual stages, two
+levels, cosine, entropy.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,10 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("L", [2, 3, 4, 5, 6, 7, 8, 9, 16, 255, 256])
 def test_fsq_takes_exactly_its_levels(L: int) -> None:
-    """REFERENCE 6.6: L values, -floor(L / 2) .. ceil(L / 2) - 1 over floor(L / 2), all of them, in order; 8: -4 .. 3; 2: -1, 1."""
+    """REFERENCE 6.6: L values, -floor(L / 2) ..
+
+    ceil(L / 2) - 1 over floor(L / 2), all of them, in order; 8: -4 .. 3; 2: -1, 1.
+    """
     fsq = FSQuantizer((L,)).eval()
     z = torch.linspace(-12, 12, 40001, dtype=torch.float64)[None, None]
     out = fsq(z)
@@ -48,7 +53,9 @@ def test_fsq_takes_exactly_its_levels(L: int) -> None:
 
 
 def test_fsq_keeps_all_its_levels_in_use() -> None:
-    """However small and shifted the latents of an untrained encoder are, and however they grow; evaluation moves nothing."""
+    """However small and shifted the latents of an untrained encoder are, and however they grow;
+    evaluation moves nothing.
+    """
     fsq = FSQuantizer((4, 5))
     z = 1e-3 * randn(4, 2, 500) + 0.5
     assert fsq.eval()(z).metrics["codes_used"] == 1
@@ -71,7 +78,9 @@ def test_fsq_with_two_levels_takes_the_signs() -> None:
     assert torch.equal(out.z[:, 0], x[:, 0].sign())
     assert torch.equal(plain.decode(out.codes), out.z.float())
     out.z[:, 0].sum().backward()
-    torch.testing.assert_close(x.grad[:, 0], 1.001 * (1 - x[:, 0].tanh().square()), rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        x.grad[:, 0], 1.001 * (1 - x[:, 0].tanh().square()), rtol=1e-10, atol=0
+    )
 
 
 def test_fsq_far_from_zero_follows_the_spread() -> None:
@@ -84,9 +93,13 @@ def test_fsq_far_from_zero_follows_the_spread() -> None:
 
 @pytest.mark.parametrize("L", [4, 5, 8])
 def test_fsq_zero_is_a_level(L: int) -> None:
-    """What the shift is for: a latent of zero is the level zero, for even numbers of levels, too."""
+    """What the shift is for: a latent of zero is the level zero, for even numbers of levels,
+    too.
+    """
     assert FSQuantizer((L,)).eval()(torch.zeros(1, 1, 1)).z.item() == 0
-    assert FSQuantizer((L,)).bound(torch.zeros(1, 1, 1, dtype=torch.float64)).item() == pytest.approx(0, abs=1e-12)
+    assert FSQuantizer((L,)).bound(
+        torch.zeros(1, 1, 1, dtype=torch.float64)
+    ).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_fsq_numbers_its_codes_in_mixed_radix() -> None:
@@ -154,7 +167,9 @@ def test_the_estimator_is_what_the_config_says() -> None:
     for name, rule in (("straight_through", straight_through), ("rotation", rotation)):
         for spec in (
             EMAQuantizerSpec(codebook_size=8, gradient_estimator=name),
-            ResidualQuantizerSpec(quantizer=EMAQuantizerSpec(codebook_size=8, gradient_estimator=name)),
+            ResidualQuantizerSpec(
+                quantizer=EMAQuantizerSpec(codebook_size=8, gradient_estimator=name)
+            ),
         ):
             vq = spec.build(4).eval()
             out = vq(z)
@@ -167,15 +182,22 @@ def test_the_estimator_is_what_the_config_says() -> None:
 
 
 def test_codebook_and_commitment_are_two_losses_with_their_own_gradients() -> None:
-    """REFERENCE 6.1: |sg(z) - e|^2 moves the codes alone, |z - sg(e)|^2 the latents alone; neither takes the output's."""
+    """REFERENCE 6.1: |sg(z) - e|^2 moves the codes alone, |z - sg(e)|^2 the latents alone; neither
+    takes the output's.
+    """
     vq = GradientQuantizerSpec(codebook_size=8).build(4).double().eval()
     z = randn(2, 4, 9).requires_grad_()
     out = vq(z)
     codes, n = out.codes[:, 0].flatten(), 2 * 4 * 9
     gap = (z.detach() - out.z.detach()).transpose(1, 2).flatten(0, 1)  # (B F, D)
     for name, of_codes, of_latents in (("codebook", 1, 0), ("commitment", 0, 1)):
-        grads = torch.autograd.grad(out.losses[name], [vq.codebook.weight, z], retain_graph=True, allow_unused=True)
-        pulled, moved = (torch.zeros_like(x) if g is None else g for g, x in zip(grads, (vq.codebook.weight, z), strict=True))
+        grads = torch.autograd.grad(
+            out.losses[name], [vq.codebook.weight, z], retain_graph=True, allow_unused=True
+        )
+        pulled, moved = (
+            torch.zeros_like(x) if g is None else g
+            for g, x in zip(grads, (vq.codebook.weight, z), strict=True)
+        )
         expected = torch.zeros(8, 4, dtype=torch.float64).index_add_(0, codes, -2 * gap / n)
         torch.testing.assert_close(pulled, of_codes * expected)
         torch.testing.assert_close(moved.transpose(1, 2).flatten(0, 1), of_latents * 2 * gap / n)
@@ -186,7 +208,10 @@ def test_codes_of_a_rate_move_that_much_faster() -> None:
     moved = {}
     for rate in (1.0, 10.0):
         vq = GradientQuantizerSpec(codebook_size=8, lr_scale=rate).build(4).eval()
-        before, optimizer = vq.codebook.codes.detach().clone(), torch.optim.Adam(vq.parameters(), lr=1e-3)
+        before, optimizer = (
+            vq.codebook.codes.detach().clone(),
+            torch.optim.Adam(vq.parameters(), lr=1e-3),
+        )
         vq(randn(2, 4, 200).float()).losses["codebook"].backward()
         optimizer.step()
         moved[rate] = (vq.codebook.codes - before).abs().max().item()
@@ -211,7 +236,11 @@ def test_cosine_is_the_largest_cosine_on_a_sphere_of_unit_power() -> None:
     vq = EMAQuantizerSpec(codebook_size=32, l2_normalize=True).build(4).eval()
     vq.codebook.sums *= torch.rand(32, 1) * 9 + 0.1  # lengths that would mislead a distance
     z = 5 * randn(3, 4, 50).float()
-    cosine = torch.einsum("bdf,kd->bfk", z / z.norm(dim=1, keepdim=True), vq.codebook.sums / vq.codebook.sums.norm(dim=1)[:, None])
+    cosine = torch.einsum(
+        "bdf,kd->bfk",
+        z / z.norm(dim=1, keepdim=True),
+        vq.codebook.sums / vq.codebook.sums.norm(dim=1)[:, None],
+    )
     out = vq(z)
     assert torch.equal(out.codes[:, 0], cosine.argmax(-1))
     assert torch.equal(vq.encode(z * 100), out.codes)
@@ -224,7 +253,9 @@ def test_cosine_is_the_largest_cosine_on_a_sphere_of_unit_power() -> None:
 def residual(stages: int = 3, dropout: float = 0.0, **settings: float) -> torch.nn.Module:
     torch.manual_seed(0)
     inner = EMAQuantizerSpec(codebook_size=8, **{"dead_code_threshold": 0.0} | settings)
-    return ResidualQuantizerSpec(num_quantizers=stages, quantizer_dropout=dropout, quantizer=inner).build(4)
+    return ResidualQuantizerSpec(
+        num_quantizers=stages, quantizer_dropout=dropout, quantizer=inner
+    ).build(4)
 
 
 def test_residual_stages_quantize_what_is_left() -> None:
@@ -235,11 +266,14 @@ def test_residual_stages_quantize_what_is_left() -> None:
         codes = nearest_codes(left.transpose(1, 2).flatten(0, 1), stage.codebook.codes).view(2, 9)
         assert torch.equal(out.codes[:, depth], codes)
         left = left - stage.codebook.codes[codes].transpose(1, 2)
-        torch.testing.assert_close(vq.decode(out.codes[:, : depth + 1]), z - left)  # fewer books: coarser
+        # fewer books: coarser
+        torch.testing.assert_close(vq.decode(out.codes[:, : depth + 1]), z - left)
 
 
 def test_residual_gradient_is_the_identity_and_every_stage_commits() -> None:
-    """Pitfall 12: straight-through once on the sum; |r_i - q_i|^2 of *every* stage reaches the encoder."""
+    """Pitfall 12: straight-through once on the sum; |r_i - q_i|^2 of *every* stage reaches the
+    encoder.
+    """
     vq = residual().double().eval()
     z, w = randn(2, 4, 9).requires_grad_(), randn(2, 4, 9, seed=1)
     out = vq(z)
@@ -265,7 +299,9 @@ def test_dropout_draws_every_depth_alike() -> None:
 
 
 def test_dropout_hides_items_from_later_stages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an item does not use, it neither hears nor teaches: as if its frames were padding there."""
+    """What an item does not use, it neither hears nor teaches: as if its frames were padding
+    there.
+    """
     vq = residual(2, 1.0)
     z = randn(3, 4, 20).float()
     vq(z)
@@ -275,7 +311,9 @@ def test_dropout_hides_items_from_later_stages(monkeypatch: pytest.MonkeyPatch) 
     sizes = vq.stages[1].codebook.sizes.clone()
     out = vq(z)
     parts = [codes[i][out.codes[:, i]].transpose(1, 2) for i in range(2)]
-    torch.testing.assert_close(out.z, parts[0] + parts[1] * torch.tensor([0.0, 1.0, 0.0])[:, None, None])
+    torch.testing.assert_close(
+        out.z, parts[0] + parts[1] * torch.tensor([0.0, 1.0, 0.0])[:, None, None]
+    )
     counted = torch.bincount(out.codes[1, 1], minlength=8).float()
     torch.testing.assert_close(vq.stages[1].codebook.sizes, sizes.lerp(counted, 0.01))
 
@@ -288,7 +326,8 @@ def test_product_groups_are_alone() -> None:
     assert torch.equal(mixed.codes[:, 0], out.codes[:, 0])
     assert not torch.equal(mixed.codes[:, 1], out.codes[:, 1])
     expected = (z - out.z).square().mean()
-    torch.testing.assert_close(out.losses["commitment"], expected)  # the same as of one book over all channels
+    # the same as of one book over all channels
+    torch.testing.assert_close(out.losses["commitment"], expected)
 
 
 # --- two levels
@@ -297,7 +336,9 @@ def test_product_groups_are_alone() -> None:
 def two_level(ratio: int = 4) -> HierarchicalQuantizer:
     """Three books of 16 codes, with weights as after some training."""
     level = EMAQuantizerSpec(codebook_size=16)
-    vq = HierarchicalQuantizerSpec(downsample=ratio, top=ResidualQuantizerSpec(quantizer=level), bottom=level).build(6)
+    vq = HierarchicalQuantizerSpec(
+        downsample=ratio, top=ResidualQuantizerSpec(quantizer=level), bottom=level
+    ).build(6)
     with torch.no_grad():
         for i, layer in enumerate((vq.down, vq.to_bottom, vq.out)):
             layer.weight += 0.2 * randn(*layer.weight.shape, seed=i)
@@ -331,8 +372,16 @@ def test_two_levels_of_a_padded_item_are_those_of_it_alone() -> None:
     out, full, alone = vq(z, mask), vq(z[:1]), vq(z[1:, :, :13])
     assert torch.equal(out.codes[1:, :, :13], alone.codes)
     torch.testing.assert_close(out.z[1:, :, :13], alone.z)
-    heard = [vq.top(vq._slow(item, None)).losses["commitment"] * n for item, n in ((z[:1], 6), (z[1:, :, :13], 4))]
-    fast = full.losses["commitment"] * 2 * 24 + alone.losses["commitment"] * 2 * 13 - heard[0] * 4 - heard[1] * 13 / 4
+    heard = [
+        vq.top(vq._slow(item, None)).losses["commitment"] * n
+        for item, n in ((z[:1], 6), (z[1:, :, :13], 4))
+    ]
+    fast = (
+        full.losses["commitment"] * 2 * 24
+        + alone.losses["commitment"] * 2 * 13
+        - heard[0] * 4
+        - heard[1] * 13 / 4
+    )
     torch.testing.assert_close(out.losses["commitment"], (sum(heard) / 10 + fast / 37) / 2)
 
 
@@ -346,14 +395,22 @@ def test_two_levels_start_as_residual_stages() -> None:
 
 
 def test_a_loss_that_one_level_has_is_not_lost() -> None:
-    vq = HierarchicalQuantizerSpec(top=FSQuantizerSpec(levels=(4, 4)), bottom=EMAQuantizerSpec(codebook_size=16)).build(6).eval()
+    vq = (
+        HierarchicalQuantizerSpec(
+            top=FSQuantizerSpec(levels=(4, 4)), bottom=EMAQuantizerSpec(codebook_size=16)
+        )
+        .build(6)
+        .eval()
+    )
     z = randn(2, 6, 24).float()
     held = vq.top(vq._slow(z, None)).z.repeat_interleave(4, -1)
     torch.testing.assert_close(vq(z).losses, vq.bottom(z - held).losses)
 
 
 def test_both_levels_learn_from_what_is_decoded() -> None:
-    """The straight-through passes through both books, so that without any loss of theirs every layer has a gradient."""
+    """The straight-through passes through both books, so that without any loss of theirs every
+    layer has a gradient.
+    """
     vq, z = two_level(), randn(2, 6, 24, seed=3).float().requires_grad_()
     (vq(z).z * randn(2, 6, 24, seed=4).float()).sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in vq.parameters())
@@ -385,13 +442,21 @@ def test_projection_is_smooth_in_its_weight() -> None:
 
 
 def test_entropy_of_known_assignments() -> None:
-    """On codes, far apart: sure and even, -ln K; between all codes: ln K - ln K; all on one code: zero."""
+    """On codes, far apart: sure and even, -ln K; between all codes: ln K - ln K; all on one code:
+    zero.
+    """
     codes = 100 * torch.eye(4, dtype=torch.float64)
     spec = EntropySpec()
     assert assignment_entropy(codes, codes, spec).item() == pytest.approx(-math.log(4))
-    assert assignment_entropy(torch.zeros(6, 4, dtype=torch.float64), codes, spec).item() == pytest.approx(0, abs=1e-9)
-    assert assignment_entropy(codes[:1].expand(6, 4), codes, spec).item() == pytest.approx(0, abs=1e-9)
-    unsure = assignment_entropy(torch.zeros(6, 4, dtype=torch.float64), codes, EntropySpec(diversity=0.0))
+    assert assignment_entropy(
+        torch.zeros(6, 4, dtype=torch.float64), codes, spec
+    ).item() == pytest.approx(0, abs=1e-9)
+    assert assignment_entropy(codes[:1].expand(6, 4), codes, spec).item() == pytest.approx(
+        0, abs=1e-9
+    )
+    unsure = assignment_entropy(
+        torch.zeros(6, 4, dtype=torch.float64), codes, EntropySpec(diversity=0.0)
+    )
     assert unsure.item() == pytest.approx(math.log(4))
 
 
@@ -412,8 +477,14 @@ def test_entropy_spreads_the_latents() -> None:
         (ProductQuantizerSpec(groups=5), "groups: 5, expected a divisor of the 6"),
         (EMAQuantizerSpec(codebook_dim=7), "7 code dimensions, expected 1 to 6"),
         (FSQuantizerSpec(levels=(2,) * 8), "8 code dimensions, expected 1 to 6"),
-        (ResidualQuantizerSpec(quantizer=EMAQuantizerSpec(l2_normalize=True)), "l2_normalize: true, expected false"),
-        (HierarchicalQuantizerSpec(bottom=EMAQuantizerSpec(codebook_size=8)), "bottom: books of 8 codes, expected 512"),
+        (
+            ResidualQuantizerSpec(quantizer=EMAQuantizerSpec(l2_normalize=True)),
+            "l2_normalize: true, expected false",
+        ),
+        (
+            HierarchicalQuantizerSpec(bottom=EMAQuantizerSpec(codebook_size=8)),
+            "bottom: books of 8 codes, expected 512",
+        ),
     ],
 )
 def test_what_cannot_be_built_says_why(spec: EMAQuantizerSpec, said: str) -> None:

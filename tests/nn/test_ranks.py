@@ -1,4 +1,6 @@
-"""Two forked processes (gloo): one codebook, one mean, however the data and the padding are spread."""
+"""Two forked processes (gloo): one codebook, one mean, however the data and the padding are
+spread.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,12 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vqwave.distributed.collectives import gather_over_ranks, masked_mean, sum_over_ranks, world_size
+from vqwave.distributed.collectives import (
+    gather_over_ranks,
+    masked_mean,
+    sum_over_ranks,
+    world_size,
+)
 from vqwave.nn.quantize import (
     EMAQuantizerSpec,
     EntropySpec,
@@ -28,7 +35,8 @@ from vqwave.nn.quantize import (
 WORLD, D, F, K, STEPS = 2, 4, 12, 6, 6
 PATIENCE = 60.0  # seconds that a process may take
 ROWS = (3, 1)  # items of a batch on each rank
-LENGTHS = [  # valid frames of each of the four items, by step: each rank is wholly masked once, both at one step
+# valid frames of each of the four items, by step: each rank is wholly masked once, both at one step
+LENGTHS = [
     [12, 9, 3, 0],
     [0, 0, 0, 12],
     [12, 12, 12, 12],
@@ -38,19 +46,25 @@ LENGTHS = [  # valid frames of each of the four items, by step: each rank is who
 ]
 
 Results = dict[str, Tensor]
-pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+pytestmark = pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="needs fork"
+)
 
 
 def batch(step: int) -> tuple[Tensor, Tensor]:
     """The joined batch of a step: z (4, D, F), mask (4, F)."""
     generator = torch.Generator().manual_seed(step)
     places = 3.0 * torch.randn(K, D, generator=torch.Generator().manual_seed(99))
-    z = places[torch.randint(K, (4, F), generator=generator)] + 0.2 * torch.randn(4, F, D, generator=generator)
+    z = places[torch.randint(K, (4, F), generator=generator)] + 0.2 * torch.randn(
+        4, F, D, generator=generator
+    )
     return z.transpose(1, 2), torch.arange(F) < torch.tensor(LENGTHS[step])[:, None]
 
 
 def train(vq: Quantizer, rows: slice) -> Results:
-    """All steps on some rows of the joined batch: by step losses, gradients, metrics and code vectors, and the final state."""
+    """All steps on some rows of the joined batch: by step losses, gradients, metrics and code
+    vectors, and the final state.
+    """
     results = {}
     for step in range(STEPS):
         z, mask = batch(step)
@@ -58,8 +72,14 @@ def train(vq: Quantizer, rows: slice) -> Results:
         total = sum(out.losses.values(), 0.0 * out.z.sum())
         if list(vq.parameters()):
             total.backward()
-        results |= {f"local.{name}.{step}": value.detach().float() for name, value in out.losses.items()}
-        results |= {f"local.grad.{name}.{step}": p.grad.clone() for name, p in vq.named_parameters() if p.grad is not None}
+        results |= {
+            f"local.{name}.{step}": value.detach().float() for name, value in out.losses.items()
+        }
+        results |= {
+            f"local.grad.{name}.{step}": p.grad.clone()
+            for name, p in vq.named_parameters()
+            if p.grad is not None
+        }
         results |= {f"{name}.{step}": value.float() for name, value in out.metrics.items()}
         results[f"codes.{step}"] = vq.decode(torch.arange(vq.size).expand(1, vq.books, -1)).detach()
         vq.zero_grad()
@@ -77,10 +97,14 @@ def quantizers() -> dict[str, Quantizer]:
         "ema projected": replace(plain, codebook_dim=2, entropy=EntropySpec()),
         "gradient": gradient,
         "gradient restart": replace(gradient, dead_code_threshold=0.7),
-        "gradient cosine": replace(gradient, l2_normalize=True, entropy=EntropySpec(temperature=4.0)),
+        "gradient cosine": replace(
+            gradient, l2_normalize=True, entropy=EntropySpec(temperature=4.0)
+        ),
         "residual": ResidualQuantizerSpec(num_quantizers=3, quantizer=plain),
         "residual restart": ResidualQuantizerSpec(
-            num_quantizers=2, quantizer_dropout=0.5, quantizer=replace(plain, dead_code_threshold=0.7)
+            num_quantizers=2,
+            quantizer_dropout=0.5,
+            quantizer=replace(plain, dead_code_threshold=0.7),
         ),
         "product": ProductQuantizerSpec(groups=2, quantizer=plain),
         "fsq": FSQuantizerSpec(levels=(3, 2)),
@@ -90,7 +114,11 @@ def quantizers() -> dict[str, Quantizer]:
 
 def quantize_here(rank: int) -> Results:
     rows = slice(sum(ROWS[:rank]), sum(ROWS[: rank + 1]))
-    return {f"{kind}/{name}": value for kind, vq in BUILT.items() for name, value in train(vq, rows).items()}
+    return {
+        f"{kind}/{name}": value
+        for kind, vq in BUILT.items()
+        for name, value in train(vq, rows).items()
+    }
 
 
 def mean_here(rank: int) -> Results:
@@ -113,16 +141,23 @@ BUILT = quantizers()
 def _process(rank: int, work: Callable[[int], Results], folder: Path) -> None:
     faulthandler.disable()  # a process that a planted mistake kills need not tell its story
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD
+    )
     results = work(rank)
-    save_file({name: value.contiguous() for name, value in results.items()}, folder / f"{rank}.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in results.items()},
+        folder / f"{rank}.safetensors",
+    )
     dist.barrier()
     dist.destroy_process_group()
 
 
 def in_two_processes(work: Callable[[int], Results], folder: Path) -> list[Results]:
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_process, args=(rank, work, folder)) for rank in range(WORLD)]
+    processes = [
+        context.Process(target=_process, args=(rank, work, folder)) for rank in range(WORLD)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -147,15 +182,20 @@ def test_all_ranks_keep_the_same_codebook(quantized: list[Results]) -> None:
     assert [name for name in shared if not torch.equal(first[name], second[name])] == []
 
 
-@pytest.mark.parametrize("kind", [kind for kind in BUILT if kind != "residual restart"])  # whose dropout wants equal shares
-def test_two_ranks_are_one_process_with_the_joined_batch(quantized: list[Results], kind: str) -> None:
+# whose dropout wants equal shares
+@pytest.mark.parametrize("kind", [kind for kind in BUILT if kind != "residual restart"])
+def test_two_ranks_are_one_process_with_the_joined_batch(
+    quantized: list[Results], kind: str
+) -> None:
     """Code vectors, state, metrics; losses and gradients as DDP takes them, the mean over ranks."""
     first, second = quantized
     for name, expected in train(quantizers()[kind], slice(None)).items():
         found = first[f"{kind}/{name}"]
         if "local." in name:
             found = (found + second[f"{kind}/{name}"]) / 2
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found, expected, rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("kind", ["ema", "gradient"])
@@ -170,7 +210,9 @@ def test_a_masked_mean_is_that_of_the_joined_batch(tmp_path: Path) -> None:
     joined = masked_mean(values[:, 0], mask)
     assert joined.item() == pytest.approx(values[:, 0][mask].mean().item(), abs=1e-6)
     assert (first["mean"] + second["mean"]).item() / 2 == pytest.approx(joined.item(), abs=1e-6)
-    assert (first["lone"] + second["lone"]).item() / 2 == pytest.approx(values[3, 0, 0].item(), abs=1e-6)
+    assert (first["lone"] + second["lone"]).item() / 2 == pytest.approx(
+        values[3, 0, 0].item(), abs=1e-6
+    )
     assert first["none"].item() == second["none"].item() == 0
     assert first["sum"].item() == second["sum"].item() == 3
     assert first["gathered"].flatten().tolist() == second["gathered"].flatten().tolist() == [0, 1]

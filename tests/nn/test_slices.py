@@ -1,4 +1,6 @@
-"""Slices: the same part of the waveform and of its frames, inside what is speech, drawn alike whatever the machine."""
+"""Slices: the same part of the waveform and of its frames, inside what is speech, drawn alike
+whatever the machine.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ HOP, CLIPS, RATIO = 4, 6, 2
 
 
 def batch() -> tuple[Batch, torch.Tensor]:
-    """Three clips of six frames, of which 24, 10 and 3 samples are speech; each sample and each frame says where it stands."""
+    """Three clips of six frames, of which 24, 10 and 3 samples are speech; each sample and each
+    frame says where it stands.
+    """
     lengths = torch.tensor([24, 10, 3])
     place = torch.arange(HOP * CLIPS)
     wave = torch.where(place < lengths[:, None], 1.0 + place, torch.zeros(()))
@@ -29,7 +33,9 @@ def test_wave_and_frames_are_of_one_place_inside_the_speech() -> None:
         assert heard.shape == (3, 2, 2 * RATIO)
         first = heard[:, 0, 0].long() // RATIO  # the frame in which each slice begins
         starts |= {(clip, int(start)) for clip, start in enumerate(first)}
-        for x, length, start, all_of_it, all_length in zip(part.wave, part.lengths, first, whole.wave, whole.lengths, strict=True):
+        for x, length, start, all_of_it, all_length in zip(
+            part.wave, part.lengths, first, whole.wave, whole.lengths, strict=True
+        ):
             assert torch.equal(x, all_of_it[HOP * start : HOP * (start + 2)])
             assert length == min(2 * HOP, all_length - HOP * start) > 0
         assert torch.equal(heard[0, 0], heard[0, 0, 0] + torch.arange(2 * RATIO))

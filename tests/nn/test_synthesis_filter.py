@@ -1,4 +1,6 @@
-"""The synthesis filter: scipy's, the inverse of prediction, unit Jacobian, the same in chunks as at once."""
+"""The synthesis filter: scipy's, the inverse of prediction, unit Jacobian, the same in chunks as at
+once.
+"""
 
 from __future__ import annotations
 
@@ -62,14 +64,24 @@ def test_chunks_give_the_same_as_the_whole(sizes: tuple[int, ...]) -> None:
 
 def test_the_jacobian_is_unit_lower_triangular() -> None:
     held, e = columns(3, 1), random(1, 2 * HOLD + 9)
-    jacobian = torch.autograd.functional.jacobian(lambda e: synthesise(e[None], held, ORDER)[0], e[0])
+    jacobian = torch.autograd.functional.jacobian(
+        lambda e: synthesise(e[None], held, ORDER)[0], e[0]
+    )
     assert torch.equal(jacobian.triu(1), torch.zeros_like(jacobian))
-    torch.testing.assert_close(jacobian.diagonal(), torch.ones(len(jacobian), dtype=F64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        jacobian.diagonal(), torch.ones(len(jacobian), dtype=F64), rtol=0, atol=1e-12
+    )
 
 
 def test_gradients() -> None:
-    held, e, past = columns(3), random(2, 70).requires_grad_(), random(2, ORDER, seed=1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda e, past: synthesise(e, held, ORDER, past, 25).square().sum(), (e, past))
+    held, e, past = (
+        columns(3),
+        random(2, 70).requires_grad_(),
+        random(2, ORDER, seed=1).requires_grad_(),
+    )
+    assert torch.autograd.gradcheck(
+        lambda e, past: synthesise(e, held, ORDER, past, 25).square().sum(), (e, past)
+    )
 
 
 def test_a_column_is_at_least_the_order() -> None:

@@ -1,9 +1,9 @@
 """Sound in and out: files, sample rates, levels, mu-law.
 
-Waveforms are float32 arrays (T,) in [-1, 1], mono, with their sample rate beside them. Level is RMS in dBFS: a
-full-scale square wave has 0 dBFS, a full-scale sine -3 dBFS. What counts as silent, and which
-channels cannot be averaged, is decided here for everything that takes sound: preparing, encoding,
-converting, streams.
+Waveforms are float32 arrays (T,) in [-1, 1], mono, with their sample rate beside them. Level is RMS
+in dBFS: a full-scale square wave has 0 dBFS, a full-scale sine -3 dBFS. What counts as silent, and
+which channels cannot be averaged, is decided here for everything that takes sound: preparing,
+encoding, converting, streams.
 """
 
 from __future__ import annotations
@@ -29,20 +29,24 @@ Wave = NDArray[np.float32]
 SILENCE_DB = -70.0  # dBFS, without DC: a recording below this is silent
 CANCELLED_DB = 15.0  # how far the mean of channels may lie below them
 PIECE = 1 << 16  # samples whose channels are averaged at once
-OPEN_ENDED = 0x7FFFF000  # a program that streams a WAV and cannot know its length writes a size from here on, or 0
+# a program that streams a WAV and cannot know its length writes a size from here on, or 0
+OPEN_ENDED = 0x7FFFF000
 
 
 def read(path: str | Path, start: int = 0, frames: int | None = None) -> tuple[Wave, int]:
-    """The samples (T,) of a sound file in [-1, 1] and its sample rate in Hz; several channels are averaged.
+    """The samples (T,) of a sound file in [-1, 1] and its sample rate in Hz; several channels are
+    averaged.
 
-    `start` and `frames` cut a stretch out, in samples of the file. Raises `UserInputError` that names the file where it is
-    missing, unreadable, empty, not audio, truncated, shorter than the stretch, holds NaN or infinity,
-    or channels that cancel each other.
+    `start` and `frames` cut a stretch out, in samples of the file. Raises `UserInputError` that
+    names the file where it is missing, unreadable, empty, not audio, truncated, shorter than the
+    stretch, holds NaN or infinity, or channels that cancel each other.
     """
     path = Path(path)
     refuse_name(path)
     if not path.is_file():
-        raise UserInputError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, expected a sound file")
+        raise UserInputError(
+            f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, expected a sound file"
+        )
     if path.stat().st_size == 0:
         raise UserInputError(f"{path}: empty file (0 bytes), expected a sound file")
     try:
@@ -58,7 +62,9 @@ def read(path: str | Path, start: int = 0, frames: int | None = None) -> tuple[W
     except OSError as error:
         raise UserInputError(f"{path}: cannot be opened ({error.strerror})") from error
     if not np.isfinite(wave).all():
-        raise UserInputError(f"{path}: {int((~np.isfinite(wave)).sum())} samples are NaN or infinite")
+        raise UserInputError(
+            f"{path}: {int((~np.isfinite(wave)).sum())} samples are NaN or infinite"
+        )
     return wave, rate
 
 
@@ -67,14 +73,18 @@ def _read_open(file: soundfile.SoundFile, path: Path, start: int, frames: int | 
         raise UserInputError(f"{path}: holds no samples")
     wanted = file.frames - start if frames is None else frames
     if start < 0 or wanted <= 0 or start + wanted > file.frames:
-        raise UserInputError(f"{path}: holds {file.frames} samples, asked for {wanted} from sample {start} on")
+        raise UserInputError(
+            f"{path}: holds {file.frames} samples, asked for {wanted} from sample {start} on"
+        )
     before = start
     if file.seekable():  # GSM 6.10 is not
         file.seek(start)
         before = 0
     channels = file.read(before + wanted, dtype="float32", always_2d=True)[before:]  # (T, channels)
     if len(channels) < wanted:
-        raise UserInputError(f"{path}: truncated, {start + len(channels)} of {file.frames} samples could be read")
+        raise UserInputError(
+            f"{path}: truncated, {start + len(channels)} of {file.frames} samples could be read"
+        )
     try:
         return downmix(channels)
     except UserInputError as error:
@@ -103,7 +113,9 @@ class Downmix:
         return mean
 
     def check(self) -> None:
-        """Raises UserInputError where their mean lies `CANCELLED_DB` or more below the channels, DC aside."""
+        """Raises UserInputError where their mean lies `CANCELLED_DB` or more below the channels, DC
+        aside.
+        """
         if not self.count:
             return
         *powers, mean = self._squares / self.count - np.square(self._sums / self.count)
@@ -111,11 +123,16 @@ class Downmix:
         if power > 10 ** (SILENCE_DB / 10) and mean < power * 10 ** (-CANCELLED_DB / 10):
             below = 10 * math.log10(power / mean) if mean > 0 else math.inf
             left = f"lies {below:.0f} dB below them" if math.isfinite(below) else "is zero"
-            raise UserInputError(f"its channels cancel each other (their mean {left}), expected one of them alone")
+            raise UserInputError(
+                f"its channels cancel each other (their mean {left}), expected one of them alone"
+            )
 
 
 def downmix(channels: NDArray[np.float32]) -> Wave:
-    """(T, C) -> (T,), the mean of the channels. Raises UserInputError for channels that cancel each other."""
+    """(T, C) -> (T,), the mean of the channels.
+
+    Raises UserInputError for channels that cancel each other.
+    """
     if channels.shape[1] == 1:
         return channels[:, 0].copy()
     mix = Downmix()
@@ -126,7 +143,9 @@ def downmix(channels: NDArray[np.float32]) -> Wave:
 
 
 def _refuse_truncated_riff(path: Path) -> None:
-    """libsndfile quietly shortens a WAV whose data chunk runs past the end of the file; this says so instead."""
+    """libsndfile quietly shortens a WAV whose data chunk runs past the end of the file; this says
+    so instead.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(12)
@@ -137,7 +156,9 @@ def _refuse_truncated_riff(path: Path) -> None:
             if name == b"data":
                 left = size - file.tell()
                 if left < length < OPEN_ENDED:
-                    raise UserInputError(f"{path}: truncated, {left} of {length} bytes of samples are there")
+                    raise UserInputError(
+                        f"{path}: truncated, {left} of {length} bytes of samples are there"
+                    )
                 return
             file.seek(length + length % 2, os.SEEK_CUR)
 
@@ -158,7 +179,10 @@ def write(path: str | Path, wave: Wave | Tensor, sample_rate: int) -> None:
     path = Path(path)
     kind = {".wav": "WAV", ".flac": "FLAC"}.get(path.suffix.lower())
     if kind is None:
-        raise UserInputError(f"{path}: cannot write {path.suffix or 'a file without suffix'!r}, expected .wav or .flac")
+        raise UserInputError(
+            f"{path}: cannot write {path.suffix or 'a file without suffix'!r}, expected .wav or"
+            " .flac"
+        )
     samples = inputs.mono(wave, str(path))
     rate = inputs.sample_rate(sample_rate, f"{path}: sample_rate")
     if not np.isfinite(samples).all():
@@ -191,7 +215,9 @@ def resample(wave: Wave, source_rate: int, target_rate: int) -> Wave:
     if source_rate == target_rate:
         return wave
     if min(source_rate, target_rate) <= 0:
-        raise UserInputError(f"cannot resample from {source_rate} Hz to {target_rate} Hz: rates must be above zero")
+        raise UserInputError(
+            f"cannot resample from {source_rate} Hz to {target_rate} Hz: rates must be above zero"
+        )
     out = soxr.resample(wave, source_rate, target_rate, quality="HQ")
     frames = round(len(wave) * target_rate / source_rate)
     return np.pad(out[:frames], (0, max(frames - len(out), 0))).astype(np.float32, copy=False)
@@ -209,7 +235,9 @@ def level_db(wave: Wave) -> float:
 
 
 def silence_in(wave: Wave) -> str | None:
-    """Why a recording (T,) without DC whose level is below `SILENCE_DB` is refused; None for sound."""
+    """Why a recording (T,) without DC whose level is below `SILENCE_DB` is refused; None for
+    sound.
+    """
     level = level_db(wave)
     if level >= SILENCE_DB:
         return None
@@ -219,7 +247,10 @@ def silence_in(wave: Wave) -> str | None:
 
 
 def normalise_level(wave: Wave, rms_db: float = -23.0, peak_db: float = -0.5) -> Wave:
-    """Scale to an RMS level of `rms_db` dBFS, or to less where the peak would pass `peak_db`. Silence stays."""
+    """Scale to an RMS level of `rms_db` dBFS, or to less where the peak would pass `peak_db`.
+
+    Silence stays.
+    """
     peak = float(np.abs(wave).max(initial=0.0))
     if peak == 0.0:
         return wave
@@ -230,9 +261,11 @@ def normalise_level(wave: Wave, rms_db: float = -23.0, peak_db: float = -0.5) ->
 def mu_law_encode(x: Tensor, classes: int = 256) -> Tensor:
     r"""x in [-1, 1], any shape -> codes int64 in [0, classes), silence at classes // 2.
 
-    .. math:: f(x) = sign(x) \ln(1 + \mu |x|) / \ln(1 + \mu), \quad code = \lfloor (f + 1) / 2 \cdot \mu + 1/2 \rfloor
+    .. math:: f(x) = sign(x) \ln(1 + \mu |x|) / \ln(1 + \mu), \quad code = \lfloor (f + 1) / 2 \cdot
+    \mu + 1/2 \rfloor
 
-    with mu = classes - 1. Reference: van den Oord et al., 2016 (WaveNet), sec. 2.2. arXiv:1609.03499
+    with mu = classes - 1. Reference: van den Oord et al., 2016 (WaveNet), sec. 2.2.
+    arXiv:1609.03499
     """
     mu = classes - 1
     compressed = x.sign() * torch.log1p(mu * x.abs().clamp(max=1.0)) / math.log1p(mu)
@@ -240,9 +273,11 @@ def mu_law_encode(x: Tensor, classes: int = 256) -> Tensor:
 
 
 def mu_law_decode(codes: Tensor, classes: int = 256) -> Tensor:
-    """Codes in [0, classes), any shape -> x in [-1, 1]; the centre of each code, so encoding gives it back.
+    """Codes in [0, classes), any shape -> x in [-1, 1]; the centre of each code, so encoding gives
+    it back.
 
-    float32, or float64 for codes that are float64 (fractions of a code are fine: cell edges lie halfway between codes).
+    float32, or float64 for codes that are float64 (fractions of a code are fine: cell edges lie
+    halfway between codes).
     """
     mu = classes - 1
     compressed = 2 * (codes if codes.dtype == torch.float64 else codes.float()) / mu - 1

@@ -1,4 +1,6 @@
-"""Which files of a folder are sound: one walker for all commands, and why each other is left out."""
+"""Which files of a folder are sound: one walker for all commands, and why each other is left
+out.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from pathlib import Path
 
 from vqwave.errors import UserInputError
 
-SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64"})
+SUFFIXES = frozenset(
+    {".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64"}
+)
 _AUDIO = {".m4a", ".m4b", ".aac", ".amr", ".wma", ".mka", ".ape", ".wv", ".ac3"}
 _VIDEO = {".mp4", ".mov", ".3gp", ".webm", ".mkv", ".avi"}
 FOREIGN = frozenset(_AUDIO | _VIDEO)  # hold sound, too, in formats that are not read
@@ -30,7 +34,9 @@ def sound_files(folder: Path) -> list[Path]:
 
 
 def refused_files(folder: Path) -> list[tuple[Path, str]]:
-    """The `visible_files` that are sound and are not read, each with its reason and a printable path."""
+    """The `visible_files` that are sound and are not read, each with its reason and a printable
+    path.
+    """
     reasons = ((path, why_refused(path)) for path in visible_files(folder, SUFFIXES | FOREIGN))
     return [(Path(shown(path)), reason) for path, reason in reasons if reason]
 

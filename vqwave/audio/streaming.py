@@ -1,4 +1,6 @@
-"""Sound as it comes: WAV and raw samples through pipes, and a resampler that goes on from chunk to chunk."""
+"""Sound as it comes: WAV and raw samples through pipes, and a resampler that goes on from chunk to
+chunk.
+"""
 
 from __future__ import annotations
 
@@ -34,14 +36,17 @@ class Recording:
 
     @classmethod
     def open(cls, path: str | Path) -> Recording:
-        """Raises UserInputError for what `audio.read` refuses, but for what lies beyond its first sample."""
+        """Raises UserInputError for what `audio.read` refuses, but for what lies beyond its first
+        sample.
+        """
         _, rate = read(path, 0, 1)
         return cls(Path(path), rate, soundfile.info(str(path)).frames / rate)
 
     def pieces(self) -> Iterator[Wave]:
         """Samples (n,), a few seconds at a time, channels averaged.
 
-        Raises UserInputError for NaN, for a truncated file and, at the end, for channels that cancel.
+        Raises UserInputError for NaN, for a truncated file and, at the end, for channels that
+        cancel.
         """
         mix = Downmix()
         with soundfile.SoundFile(self.path) as file:
@@ -52,7 +57,9 @@ class Recording:
                 count += len(block)
                 yield mix.push(block)
             if count < file.frames:
-                raise UserInputError(f"{self.path}: truncated, {count} of {file.frames} samples could be read")
+                raise UserInputError(
+                    f"{self.path}: truncated, {count} of {file.frames} samples could be read"
+                )
         try:
             mix.check()
         except UserInputError as error:
@@ -65,7 +72,9 @@ class Resampler:
     def __init__(self, source: int, target: int) -> None:
         """Hz. Raises UserInputError for rates that are not above zero."""
         if min(source, target) <= 0:
-            raise UserInputError(f"cannot resample from {source} Hz to {target} Hz: rates must be above zero")
+            raise UserInputError(
+                f"cannot resample from {source} Hz to {target} Hz: rates must be above zero"
+            )
         self.source, self.target = source, target
         step = source // math.gcd(source, target)
         self.piece = max(1, round(PIECE * source / step)) * step
@@ -97,8 +106,13 @@ class Resampler:
         while len(self.kept) > self.piece:
             parts.append(self._next(self.piece, last=False))
         parts.append(self._next(len(self.kept), last=True))
-        rest, wanted = np.concatenate(parts), round(self.came * self.target / self.source) - self.gone
-        return np.pad(rest[: max(wanted, 0)], (0, max(wanted - len(rest), 0))).astype(np.float32, copy=False)
+        rest, wanted = (
+            np.concatenate(parts),
+            round(self.came * self.target / self.source) - self.gone,
+        )
+        return np.pad(rest[: max(wanted, 0)], (0, max(wanted - len(rest), 0))).astype(
+            np.float32, copy=False
+        )
 
     def _next(self, count: int, *, last: bool) -> Wave:
         piece, self.kept = self.kept[:count], self.kept[count:]
@@ -106,18 +120,22 @@ class Resampler:
 
 
 class WavReader:
-    """A WAV as it comes through a pipe: `sample_rate`, then, iterated over, samples (n,) in [-1, 1], channels averaged.
+    """A WAV as it comes through a pipe: `sample_rate`, then, iterated over, samples (n,) in [-1,
+    1], channels averaged.
 
-    16, 24 or 32 bits, or float. A header whose length is not known yet (0, or the largest) is read to the end of the pipe. Raises
-    UserInputError for what is no WAV, for one that ends before its length, and for channels that cancel
-    each other in the first second or in all.
+    16, 24 or 32 bits, or float. A header whose length is not known yet (0, or the largest) is read
+    to the end of the pipe. Raises UserInputError for what is no WAV, for one that ends before its
+    length, and for channels that cancel each other in the first second or in all.
     """
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self.file, self.name, self.mix = file, name, Downmix()
         head = self._take(12, f"{name}: empty, expected a WAV")
         if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-            raise UserInputError(f"{name}: not a WAV, expected one (through a pipe no other kind of sound can be read)")
+            raise UserInputError(
+                f"{name}: not a WAV, expected one (through a pipe no other kind of sound can be"
+                " read)"
+            )
         self.kind = 0
         while (chunk := self._take(8, f"{name}: truncated before its samples"))[:4] != b"data":
             length = struct.unpack("<I", chunk[4:])[0]
@@ -137,10 +155,17 @@ class WavReader:
     def _format(self, content: bytes) -> None:
         if len(content) < 16:
             raise UserInputError(f"{self.name}: a format of {len(content)} bytes, expected a WAV")
-        self.kind, self.channels, self.sample_rate, _, _, self.bits = struct.unpack("<HHIIHH", content[:16])
+        self.kind, self.channels, self.sample_rate, _, _, self.bits = struct.unpack(
+            "<HHIIHH", content[:16]
+        )
         if self.kind == EXTENSIBLE and len(content) >= 26:
             (self.kind,) = struct.unpack("<H", content[24:26])
-        if (self.kind, self.bits) not in ((INTEGER, 16), (INTEGER, 24), (INTEGER, 32), (FLOAT, 32)) or self.channels < 1:
+        if (self.kind, self.bits) not in (
+            (INTEGER, 16),
+            (INTEGER, 24),
+            (INTEGER, 32),
+            (FLOAT, 32),
+        ) or self.channels < 1:
             found = f"{self.channels} channels of {self.bits} bits, kind {self.kind}"
             raise UserInputError(f"{self.name}: {found}, expected 16, 24 or 32 bits, or float")
 
@@ -154,7 +179,9 @@ class WavReader:
             if self.left is not None:
                 self.left -= len(data)
                 if len(data) < wanted:
-                    raise UserInputError(f"{self.name}: truncated, {self.left} bytes of samples are missing")
+                    raise UserInputError(
+                        f"{self.name}: truncated, {self.left} bytes of samples are missing"
+                    )
             data = data[: len(data) // width * width]
             if data:
                 before, wave = self.mix.count, self._samples(data)
@@ -179,13 +206,17 @@ class WavReader:
             wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
             flat = wide.view("<i4")[:, 0].astype(np.float32) / np.float32(2**31)
         else:
-            flat = np.frombuffer(data, f"<i{self.bits // 8}").astype(np.float32) / np.float32(2 ** (self.bits - 1))
+            flat = np.frombuffer(data, f"<i{self.bits // 8}").astype(np.float32) / np.float32(
+                2 ** (self.bits - 1)
+            )
         return self.mix.push(flat.astype(np.float32).reshape(-1, self.channels))
 
     def _take(self, count: int, otherwise: str) -> bytes:
         data = self._read(count)
         if len(data) < count:
-            raise UserInputError(otherwise if not data else f"{self.name}: truncated before its samples")
+            raise UserInputError(
+                otherwise if not data else f"{self.name}: truncated before its samples"
+            )
         return data
 
     def _read(self, count: int) -> bytes:
@@ -196,13 +227,17 @@ class WavReader:
 
 
 class WavWriter:
-    """16-bit samples into a pipe as they come, after a WAV header whose length says that it is not known; or `raw`, without."""
+    """16-bit samples into a pipe as they come, after a WAV header whose length says that it is not
+    known; or `raw`, without.
+    """
 
     def __init__(self, file: BinaryIO, sample_rate: int, *, raw: bool = False) -> None:
         self.file, self.header, self.count = file, not raw, 0
         if self.header:
             facts = struct.pack("<HHIIHH", INTEGER, 1, sample_rate, 2 * sample_rate, 2, 16)
-            file.write(b"RIFF" + struct.pack("<I", UNKNOWN) + b"WAVEfmt " + struct.pack("<I", 16) + facts)
+            file.write(
+                b"RIFF" + struct.pack("<I", UNKNOWN) + b"WAVEfmt " + struct.pack("<I", 16) + facts
+            )
             file.write(b"data" + struct.pack("<I", UNKNOWN))
             file.flush()
 

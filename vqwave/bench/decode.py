@@ -1,13 +1,16 @@
-"""Samples a second of each decoder, beside the eager loop and beside what the machine could do at most.
+"""Samples a second of each decoder, beside the eager loop and beside what the machine could do at
+most.
 
-A step of B streams must read the weights and multiply each of them B times, so that it takes at least
+A step of B streams must read the weights and multiply each of them B times, so that it takes at
+least
 
     max(bytes of weights / bytes a second, B x weights / multiply-adds a second) .
 
-Both rates are measured right beside each timing, on the same threads, so that a busy machine slows both: the share is the median of
-5 such pairs. One stream reads the weights of most past taps once in eight samples
-(`decode/cpu/wavenet/single_stream.py`), which the floor does not count. P is a paper-sized network (30 layers of 64, skip 256,
-mu-law), S a small one (20 layers of 32), both with random weights.
+Both rates are measured right beside each timing, on the same threads, so that a busy machine slows
+both: the share is the median of 5 such pairs. One stream reads the weights of most past taps once
+in eight samples (`decode/cpu/wavenet/single_stream.py`), which the floor does not count. P is a
+paper-sized network (30 layers of 64, skip 256, mu-law), S a small one (20 layers of 32), both with
+random weights.
 """
 
 from __future__ import annotations
@@ -76,21 +79,47 @@ HOP, RATE, CONDITION = 256, 16000, 80
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--networks", nargs="+", choices=("P", "S"), default=["P", "S"])
-    parser.add_argument("--precisions", nargs="+", help="of the numba back-end (default: all that this processor has)")
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32], help="streams (default %(default)s)")
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        help="of the numba back-end (default: all that this processor has)",
+    )
+    parser.add_argument(
+        "--batches", nargs="+", type=int, default=[1, 8, 32], help="streams (default %(default)s)"
+    )
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--seconds", type=float, default=0.5, help="of work behind each timing, about (default %(default)s)")
-    parser.add_argument("--peer", type=Path, metavar="CHECKOUT", help="of r9y9/wavenet_vocoder: its loop and ours on its own shape")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=0.5,
+        help="of work behind each timing, about (default %(default)s)",
+    )
+    parser.add_argument(
+        "--peer",
+        type=Path,
+        metavar="CHECKOUT",
+        help="of r9y9/wavenet_vocoder: its loop and ours on its own shape",
+    )
 
 
 def rows(arguments: argparse.Namespace) -> Iterator[Row]:
-    """Raises UserInputError where numba is not installed, or for a folder that is no such checkout."""
+    """Raises UserInputError where numba is not installed, or for a folder that is no such
+    checkout.
+    """
     try:
         import numba  # noqa: F401
     except ModuleNotFoundError:
-        raise UserInputError("numba is not installed, expected it for this suite: pip install 'vqwave[fast]'") from None
-    if arguments.peer is not None and not (arguments.peer / "wavenet_vocoder" / "wavenet.py").is_file():
-        raise UserInputError(f"--peer {arguments.peer}: no wavenet_vocoder/wavenet.py, expected a checkout of r9y9/wavenet_vocoder")
+        raise UserInputError(
+            "numba is not installed, expected it for this suite: pip install 'vqwave[fast]'"
+        ) from None
+    if (
+        arguments.peer is not None
+        and not (arguments.peer / "wavenet_vocoder" / "wavenet.py").is_file()
+    ):
+        raise UserInputError(
+            f"--peer {arguments.peer}: no wavenet_vocoder/wavenet.py, expected a checkout of"
+            " r9y9/wavenet_vocoder"
+        )
     precisions = arguments.precisions or known_precisions()
     yield from floors(arguments.threads)
     for name in arguments.networks:
@@ -116,13 +145,19 @@ def floors(threads: list[int]) -> Iterator[Row]:
         for name, kind in kinds.items():
             if machine.can(kind):
                 value = statistics.median(machine.multiplies(kind, count) for _ in range(REPEATS))
-                yield Row("decode", f"multiplying {name}", "machine", None, count, value / 1e9, "G/s")
+                yield Row(
+                    "decode", f"multiplying {name}", "machine", None, count, value / 1e9, "G/s"
+                )
         for size in (1 << 19, 5 << 20):
             value = statistics.median(machine.bandwidth(size, count) for _ in range(REPEATS))
-            yield Row("decode", f"reading {size >> 10:,} KiB", "machine", None, count, value / 1e9, "GB/s")
+            yield Row(
+                "decode", f"reading {size >> 10:,} KiB", "machine", None, count, value / 1e9, "GB/s"
+            )
 
 
-def network_rows(name: str, arguments: argparse.Namespace, precisions: list[str], batches: list[int]) -> Iterator[Row]:
+def network_rows(
+    name: str, arguments: argparse.Namespace, precisions: list[str], batches: list[int]
+) -> Iterator[Row]:
     net = network(name)
     eager = eager_speed(net, arguments.seconds)
     yield Row("decode", name, "reference", 1, 1, eager, "samples/s", eager / RATE, None, 1.0)
@@ -131,7 +166,18 @@ def network_rows(name: str, arguments: argparse.Namespace, precisions: list[str]
             for streams in batches:
                 speed, share = measure(net, streams, threads, precision, arguments.seconds)
                 backend = f"numba {precision}"
-                yield Row("decode", name, backend, streams, threads, speed, "samples/s", speed / RATE, share, speed / eager)
+                yield Row(
+                    "decode",
+                    name,
+                    backend,
+                    streams,
+                    threads,
+                    speed,
+                    "samples/s",
+                    speed / RATE,
+                    share,
+                    speed / eager,
+                )
     yield from decode_cuda.rows(name, net, told(net, 1, decode_cuda.SAMPLES), RATE)
 
 
@@ -139,13 +185,17 @@ def network(name: str) -> WaveNet:
     """With random weights."""
     torch.manual_seed(0)
     head, stack = NETWORKS[name]
-    spec = WaveNetSpec(head=head, network=stack, conditioner=ConditionerSpec(channels=CONDITION, categorical=()))
+    spec = WaveNetSpec(
+        head=head, network=stack, conditioner=ConditionerSpec(channels=CONDITION, categorical=())
+    )
     return spec.build(RATE, {}, frame_channels=CONDITION, hop=HOP).eval()
 
 
 @torch.no_grad()
 def told(net: WaveNet, streams: int, samples: int) -> Condition:
-    frames = torch.randn(streams, CONDITION, -(-samples // HOP), generator=torch.Generator().manual_seed(0))
+    frames = torch.randn(
+        streams, CONDITION, -(-samples // HOP), generator=torch.Generator().manual_seed(0)
+    )
     return net.condition(frames, {})
 
 
@@ -160,13 +210,18 @@ def eager_speed(net: WaveNet, seconds: float) -> float:
     return statistics.median(speeds)
 
 
-def measure(net: WaveNet, streams: int, threads: int, precision: str, seconds: float) -> tuple[float, float]:
+def measure(
+    net: WaveNet, streams: int, threads: int, precision: str, seconds: float
+) -> tuple[float, float]:
     """Samples a second, summed over streams, and the share of the floor: medians."""
     from vqwave.decode.cpu.wavenet import decoder as wavenet_decoder
 
     speeds, shares, samples = [], [], 64
-    decoder = wavenet_decoder.Decoder(net, told(net, streams, HOP), torch.arange(streams), weights=precision, threads=threads)
-    for turn in range(-3, REPEATS):  # compile; settle how one stream runs; find how many samples take that long
+    decoder = wavenet_decoder.Decoder(
+        net, told(net, streams, HOP), torch.arange(streams), weights=precision, threads=threads
+    )
+    # compile; settle how one stream runs; find how many samples take that long
+    for turn in range(-3, REPEATS):
         bound = floor(decoder.plan, streams, threads, precision)
         start = time.perf_counter()
         for _ in decoder.sample(samples):
@@ -189,9 +244,14 @@ def floor(plan: object, streams: int, threads: int, precision: str) -> float:
     kind = machine.DOT if precision in ("bf16-dot", "int8") else machine.FLOAT32
     used = threads if streams == 1 else min(threads, streams)
     together = streams == 1 and threads > 1  # one stream's weights, shared among the threads
-    read = (1 if together else used) * plan.weights.nbytes / machine.bandwidth(plan.weights.nbytes, used, shared=together)
+    read = (
+        (1 if together else used)
+        * plan.weights.nbytes
+        / machine.bandwidth(plan.weights.nbytes, used, shared=together)
+    )
     whole = of_units(plan) if precision == "int8" else 0
-    multiply = (plan.weights.size - whole // 2) / machine.multiplies(kind, used)  # two whole numbers are one word
+    # two whole numbers are one word
+    multiply = (plan.weights.size - whole // 2) / machine.multiplies(kind, used)
     if whole:
         multiply += whole / machine.multiplies(machine.QUADS, used)
     return streams / max(read, streams * multiply)
@@ -199,20 +259,35 @@ def floor(plan: object, streams: int, threads: int, precision: str) -> float:
 
 def of_units(plan: object) -> int:
     """Weights of residuals and skips."""
-    layers, G, R, S = len(plan.dilations), plan.dilated_bias.shape[1] // 2, plan.heard.shape[1], len(plan.skip_bias)
+    layers, G, R, S = (
+        len(plan.dilations),
+        plan.dilated_bias.shape[1] // 2,
+        plan.heard.shape[1],
+        len(plan.skip_bias),
+    )
     return (layers - (S > 0)) * G * R + layers * G * S
 
 
 def peer_row(checkout: Path, seconds: float) -> Row:
-    """r9y9's incremental_forward with its own default shape, without its upsampling network: the loop alone."""
+    """r9y9's incremental_forward with its own default shape, without its upsampling network: the
+    loop alone.
+    """
     sys.path.insert(0, str(checkout))
     try:
         from wavenet_vocoder import WaveNet as Other
     finally:
         sys.path.remove(str(checkout))
     torch.manual_seed(0)
-    shape = {"layers": 24, "stacks": 4, "residual_channels": 128, "gate_channels": 256, "skip_out_channels": 128}
-    net = Other(out_channels=30, kernel_size=3, cin_channels=CONDITION, scalar_input=True, **shape).eval()
+    shape = {
+        "layers": 24,
+        "stacks": 4,
+        "residual_channels": 128,
+        "gate_channels": 256,
+        "skip_out_channels": 128,
+    }
+    net = Other(
+        out_channels=30, kernel_size=3, cin_channels=CONDITION, scalar_input=True, **shape
+    ).eval()
     net.make_generation_fast_()
     samples, speeds = max(50, int(200 * seconds)), []
     frames = torch.randn(1, CONDITION, samples)

@@ -1,4 +1,6 @@
-"""Rows of the CUDA kernel, beside the eager step replayed as a CUDA graph and the time that its weights alone need."""
+"""Rows of the CUDA kernel, beside the eager step replayed as a CUDA graph and the time that its
+weights alone need.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,14 @@ REPLAYS = 200
 FETCHED = 8192  # 32-bit words of the weights that a program of the floor has on the way at once
 
 
-def rows(name: str, wavenet: WaveNet, condition: Condition | None, sample_rate: int) -> Iterator[Row]:
-    """Summed samples a second on the current CUDA device, for growing batches; nothing where there is no device or no Triton.
+def rows(
+    name: str, wavenet: WaveNet, condition: Condition | None, sample_rate: int
+) -> Iterator[Row]:
+    """Summed samples a second on the current CUDA device, for growing batches; nothing where there
+    is no device or no Triton.
 
-    `condition` of one utterance is told to every stream. The floor is the same run's: the weights, fetched by as many programs.
+    `condition` of one utterance is told to every stream. The floor is the same run's: the weights,
+    fetched by as many programs.
     """
     if not torch.cuda.is_available():
         return
@@ -42,7 +48,15 @@ def rows(name: str, wavenet: WaveNet, condition: Condition | None, sample_rate: 
         for weights in PRECISIONS:
             taken, floor = kernel_seconds(wavenet, condition, streams, weights)
             value = streams / taken
-            yield row(name, f"triton, {weights}", streams, value, sample_rate, floor / taken, value / plain)
+            yield row(
+                name,
+                f"triton, {weights}",
+                streams,
+                value,
+                sample_rate,
+                floor / taken,
+                value / plain,
+            )
 
 
 def row(
@@ -54,11 +68,26 @@ def row(
     floor_share: float | None = None,
     ratio: float | None = None,
 ) -> Row:
-    return Row("decode", name, backend, streams, None, value, "samples/s", value / sample_rate, floor_share, ratio)
+    return Row(
+        "decode",
+        name,
+        backend,
+        streams,
+        None,
+        value,
+        "samples/s",
+        value / sample_rate,
+        floor_share,
+        ratio,
+    )
 
 
-def kernel_seconds(wavenet: WaveNet, condition: Condition | None, streams: int, weights: Precision) -> tuple[float, float]:
-    """Seconds that the kernel takes for a sample of all streams, and those that fetching the weights for it takes."""
+def kernel_seconds(
+    wavenet: WaveNet, condition: Condition | None, streams: int, weights: Precision
+) -> tuple[float, float]:
+    """Seconds that the kernel takes for a sample of all streams, and those that fetching the
+    weights for it takes.
+    """
     from vqwave.decode.cuda import decoder as cuda_decoder  # an optional extra
     from vqwave.decode.cuda import kernel as cuda_kernel
 
@@ -71,7 +100,12 @@ def kernel_seconds(wavenet: WaveNet, condition: Condition | None, streams: int, 
     numbers = numbers[: len(numbers) // FETCHED * FETCHED]
     sums = torch.zeros(programs, dtype=torch.int32, device=numbers.device)
     fetch = cuda_kernel.fetch[(programs,)]
-    floor = seconds(lambda: fetch(numbers, sums, len(numbers), SAMPLES, FETCHED, num_warps=tuning.WARPS)) / SAMPLES
+    floor = (
+        seconds(
+            lambda: fetch(numbers, sums, len(numbers), SAMPLES, FETCHED, num_warps=tuning.WARPS)
+        )
+        / SAMPLES
+    )
     return taken, floor
 
 
@@ -90,9 +124,11 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 class Replayed:
-    """The eager step, one sample of all streams, in tensors that stay where they are: on a GPU it is recorded once and replayed.
+    """The eager step, one sample of all streams, in tensors that stay where they are: on a GPU it
+    is recorded once and replayed.
 
-    Reads the condition's first column, and draws from the same uniforms, at every step: its time is what is wanted of it.
+    Reads the condition's first column, and draws from the same uniforms, at every step: its time is
+    what is wanted of it.
     """
 
     def __init__(self, wavenet: WaveNet, condition: Condition | None, streams: int) -> None:

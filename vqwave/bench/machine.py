@@ -1,4 +1,6 @@
-"""What threads of this machine can do at most: reading memory that they read over and over, and multiplying out of registers."""
+"""What threads of this machine can do at most: reading memory that they read over and over, and
+multiplying out of registers.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,16 @@ from numpy.typing import NDArray
 from vqwave.decode.cpu.jit import kernel
 from vqwave.decode.cpu.microkernels import BFLOAT
 from vqwave.decode.cpu.processor import has
-from vqwave.decode.cpu.simd import LANES, Args, Context, Generated, Signature, Typing, array_of, call
+from vqwave.decode.cpu.simd import (
+    LANES,
+    Args,
+    Context,
+    Generated,
+    Signature,
+    Typing,
+    array_of,
+    call,
+)
 from vqwave.decode.plan import aligned
 
 FLOAT32, DOT, QUADS = 0, 1, 2  # multiply-adds of float32, of bfloat16 pairs, of int8 quadruples
@@ -34,12 +45,20 @@ def can(kind: int) -> bool:
 
 
 @intrinsic(prefer_literal=True)
-def _chains(_typing: Typing, kind: types.IntegerLiteral, words: types.Array, _turns: types.Integer) -> Generated:
-    """CHAINS sums, multiplied into for `turns` turns, are added to words[:16], so that nothing can be left out."""
+def _chains(
+    _typing: Typing, kind: types.IntegerLiteral, words: types.Array, _turns: types.Integer
+) -> Generated:
+    """CHAINS sums, multiplied into for `turns` turns, are added to words[:16], so that nothing can
+    be left out.
+    """
     which = kind.literal_value
 
-    def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
-        data = builder.bitcast(array_of(context, builder, signature.args[1], args[1]).data, _INTS.as_pointer())
+    def generate(
+        context: Context, builder: ir.IRBuilder, signature: Signature, args: Args
+    ) -> ir.Value:
+        data = builder.bitcast(
+            array_of(context, builder, signature.args[1], args[1]).data, _INTS.as_pointer()
+        )
         words_ = builder.load(data, align=4)
         start = words_ if which == QUADS else builder.bitcast(words_, _FLOATS)
         sums = [cgutils.alloca_once_value(builder, start) for _ in range(CHAINS)]
@@ -69,12 +88,18 @@ def _once(builder: ir.IRBuilder, kind: int, total: ir.Value, words: ir.Value) ->
 def _read(_typing: Typing, array: types.Array, _stop: types.Integer) -> Generated:
     """All bits of array.flat[:stop], 256 bytes a turn, joined: nothing but loads."""
 
-    def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
+    def generate(
+        context: Context, builder: ir.IRBuilder, signature: Signature, args: Args
+    ) -> ir.Value:
         data = array_of(context, builder, signature.args[0], args[0]).data
-        joined = [cgutils.alloca_once_value(builder, ir.Constant(_INTS, [0] * LANES)) for _ in range(4)]
+        joined = [
+            cgutils.alloca_once_value(builder, ir.Constant(_INTS, [0] * LANES)) for _ in range(4)
+        ]
         size = ir.Constant(args[1].type, 4 * LANES)
         with cgutils.for_range(builder, builder.udiv(args[1], size)) as loop:
-            line = builder.bitcast(builder.gep(data, [builder.mul(loop.index, size)]), _INTS.as_pointer())
+            line = builder.bitcast(
+                builder.gep(data, [builder.mul(loop.index, size)]), _INTS.as_pointer()
+            )
             for i, place in enumerate(joined):
                 found = builder.load(builder.gep(line, [ir.Constant(args[1].type, i)]), align=4)
                 builder.store(builder.or_(builder.load(place), found), place)
@@ -115,7 +140,9 @@ MULTIPLY = {FLOAT32: multiply_float32, DOT: multiply_dot, QUADS: multiply_quads}
 
 
 def bandwidth(size: int, threads: int, *, shared: bool = False) -> float:
-    """Bytes a second that `threads` threads read together: each all of `size` bytes again and again, or, if `shared`, its part."""
+    """Bytes a second that `threads` threads read together: each all of `size` bytes again and
+    again, or, if `shared`, its part.
+    """
     part = max(4 * LANES, size // 4 // (threads if shared else 1) // (4 * LANES) * 4 * LANES)
     words = [aligned((part,), np.int32) for _ in range(threads)]
     times = max(1, int(SECONDS * 9e10 / (4 * part)))
@@ -124,7 +151,10 @@ def bandwidth(size: int, threads: int, *, shared: bool = False) -> float:
 
 def multiplies(kind: int, threads: int) -> float:
     """Multiply-adds a second of `threads` threads together."""
-    words, turns = [aligned((LANES,), np.int32) for _ in range(threads)], int(SECONDS * 3.5e9 / CHAINS)
+    words, turns = (
+        [aligned((LANES,), np.int32) for _ in range(threads)],
+        int(SECONDS * 3.5e9 / CHAINS),
+    )
     taken = together(lambda i: MULTIPLY[kind](words[i], turns), threads)
     return threads * turns * CHAINS * LANES * A_LANE[kind] / taken
 

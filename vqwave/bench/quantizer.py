@@ -1,7 +1,9 @@
-"""A training step of the EMA quantizer (forward, backward, averages), beside the plain way: time, memory, the same result.
+"""A training step of the EMA quantizer (forward, backward, averages), beside the plain way: time,
+memory, the same result.
 
-The plain way is the usual one: all distances at once, one-hot assignments, products for the averages. vector-quantize-pytorch
-joins in where it is installed. The floor is the score product with its argmin, alone. A row's batch is its vectors a step.
+The plain way is the usual one: all distances at once, one-hot assignments, products for the
+averages. vector-quantize-pytorch joins in where it is installed. The floor is the score product
+with its argmin, alone. A row's batch is its vectors a step.
 """
 
 from __future__ import annotations
@@ -25,8 +27,19 @@ OURS, PLAIN, OTHER = "vqwave", "plain torch", "vector-quantize-pytorch"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--vectors", type=int, nargs="+", default=[2048, 32768], help="vectors a step (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=8.0, help="measured for each number of vectors (default %(default)s)")
+    parser.add_argument(
+        "--vectors",
+        type=int,
+        nargs="+",
+        default=[2048, 32768],
+        help="vectors a step (default %(default)s)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=8.0,
+        help="measured for each number of vectors (default %(default)s)",
+    )
 
 
 def rows(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -43,7 +56,10 @@ class Contestant:
 
 
 class PlainVQ(nn.Module):
-    """EMA vector quantization as it reads, all distances at once. van den Oord et al., 2017, app. A.1. arXiv:1711.00937"""
+    """EMA vector quantization as it reads, all distances at once.
+
+    van den Oord et al., 2017, app. A.1. arXiv:1711.00937
+    """
 
     def __init__(self, codes: Tensor, sizes: Tensor) -> None:
         super().__init__()
@@ -60,13 +76,19 @@ class PlainVQ(nn.Module):
         with torch.no_grad():
             self.sizes.mul_(DECAY).add_(chosen.sum(0), alpha=1 - DECAY)
             self.sums.mul_(DECAY).add_(chosen.t() @ flat, alpha=1 - DECAY)
-            smoothed = (self.sizes + EPSILON) / (self.sizes.sum() + len(self.codes) * EPSILON) * self.sizes.sum()
+            smoothed = (
+                (self.sizes + EPSILON)
+                / (self.sizes.sum() + len(self.codes) * EPSILON)
+                * self.sizes.sum()
+            )
             self.codes.copy_(self.sums / smoothed[:, None])
         return q.detach() + (z - z.detach()), found, F.mse_loss(z, q.detach())
 
 
 def compare(vectors: int, duration: float) -> Iterator[Row]:
-    """All on the same latents, of the shape that an encoder gives, (B, D, 256 frames), from the same codebook."""
+    """All on the same latents, of the shape that an encoder gives, (B, D, 256 frames), from the
+    same codebook.
+    """
     torch.manual_seed(0)
     frames = min(256, vectors)
     z = torch.randn(vectors // frames, DIM, frames, requires_grad=True)
@@ -74,25 +96,65 @@ def compare(vectors: int, duration: float) -> Iterator[Row]:
     ours = EMAQuantizerSpec(codebook_size=CODES, decay=DECAY, dead_code_threshold=0.0).build(DIM)
     ours.codebook.started.fill_(True)
     flat, codes = z.detach().transpose(1, 2).flatten(0, 1), ours.codebook.codes.clone()
-    contestants = {OURS: our(ours, z, gradient), PLAIN: plain(PlainVQ(codes, ours.codebook.sizes), z, gradient)}
+    contestants = {
+        OURS: our(ours, z, gradient),
+        PLAIN: plain(PlainVQ(codes, ours.codebook.sizes), z, gradient),
+    }
     if importlib.util.find_spec("vector_quantize_pytorch"):
         contestants[OTHER] = other(ours, z, gradient)
     found = {name: contestant.step() for name, contestant in contestants.items()}
     books = {name: contestant.codebook().clone() for name, contestant in contestants.items()}
-    steps: dict[str, Callable[[], object]] = {name: contestant.step for name, contestant in contestants.items()}
+    steps: dict[str, Callable[[], object]] = {
+        name: contestant.step for name, contestant in contestants.items()
+    }
     medians = taking_turns({**steps, "floor": lambda: nearest_codes(flat, codes)}, duration)
     peaks = {name: peak_mib(step) for name, step in steps.items()}
 
-    def row(name: str, backend: str, value: float, unit: str, floor: float | None = None, ratio: float | None = None) -> Row:
-        return Row("quantizer", name, backend, vectors, torch.get_num_threads(), value, unit, None, floor, ratio)
+    def row(
+        name: str,
+        backend: str,
+        value: float,
+        unit: str,
+        floor: float | None = None,
+        ratio: float | None = None,
+    ) -> Row:
+        return Row(
+            "quantizer",
+            name,
+            backend,
+            vectors,
+            torch.get_num_threads(),
+            value,
+            unit,
+            None,
+            floor,
+            ratio,
+        )
 
     for name in steps:
-        yield row("step", name, 1000 * medians[name], "ms", medians["floor"] / medians[name], medians[PLAIN] / medians[name])
+        yield row(
+            "step",
+            name,
+            1000 * medians[name],
+            "ms",
+            medians["floor"] / medians[name],
+            medians[PLAIN] / medians[name],
+        )
     for name in steps:
         yield row("peak memory", name, peaks[name], "MiB", None, peaks[PLAIN] / peaks[name])
     for name in list(steps)[1:]:
-        yield row("same codes", f"{OURS}, {name}", 100 * (found[OURS] == found[name]).float().mean().item(), "%")
-        yield row("codebooks apart", f"{OURS}, {name}", (books[OURS] - books[name]).abs().max().item(), "max")
+        yield row(
+            "same codes",
+            f"{OURS}, {name}",
+            100 * (found[OURS] == found[name]).float().mean().item(),
+            "%",
+        )
+        yield row(
+            "codebooks apart",
+            f"{OURS}, {name}",
+            (books[OURS] - books[name]).abs().max().item(),
+            "max",
+        )
 
 
 def our(quantizer: VectorQuantizer, z: Tensor, gradient: Tensor) -> Contestant:
@@ -117,7 +179,9 @@ def other(like: VectorQuantizer, z: Tensor, gradient: Tensor) -> Contestant:
     """The other library's, with our codebook, decay and commitment weight."""
     from vector_quantize_pytorch import VectorQuantize
 
-    quantizer = VectorQuantize(dim=DIM, codebook_size=CODES, decay=DECAY, commitment_weight=BETA, channel_last=False)
+    quantizer = VectorQuantize(
+        dim=DIM, codebook_size=CODES, decay=DECAY, commitment_weight=BETA, channel_last=False
+    )
     book = quantizer._codebook
     book.embed.data.copy_(like.codebook.codes[None])
     book.embed_avg.data.copy_(like.codebook.sums[None])
@@ -135,7 +199,9 @@ def peak_mib(step: Callable[[], object]) -> float:
     """The most that a step holds beyond what was there before, as torch's allocator counts it."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events = [
+        event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"
+    ]
     held = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         held += event.nbytes()

@@ -1,10 +1,12 @@
-"""The student's pass over a second of audio: its kernels beside torch, torch.compile, onnxruntime, and the machine's floor.
+"""The student's pass over a second of audio: its kernels beside torch, torch.compile, onnxruntime,
+and the machine's floor.
 
-The floor is arithmetic: multiply-adds of a sample over the multiply-adds that as many threads can do out of registers, measured
-right beside each timing, so that a busy machine slows both; a share is the median of 5 such pairs. bf16-dot has a floor of its
-own. The last column counts times torch's eager pass, on as many threads. "paper" is Parallel WaveNet's size (flows of 10, 10, 10
-and 30 layers, 64 channels, kernel 3), "small" has 4 flows of 10 layers, 32 channels, kernel 2; "folded" is "paper" in blocks of 4.
-Weights are random.
+The floor is arithmetic: multiply-adds of a sample over the multiply-adds that as many threads can
+do out of registers, measured right beside each timing, so that a busy machine slows both; a share
+is the median of 5 such pairs. bf16-dot has a floor of its own. The last column counts times torch's
+eager pass, on as many threads. "paper" is Parallel WaveNet's size (flows of 10, 10, 10 and 30
+layers, 64 channels, kernel 3), "small" has 4 flows of 10 layers, 32 channels, kernel 2; "folded" is
+"paper" in blocks of 4. Weights are random.
 """
 
 from __future__ import annotations
@@ -31,10 +33,24 @@ from vqwave.nn.wavenet import StackSpec
 RATE, HOP, CONDITION = 16000, 160, 64
 PAPER = StudentSpec(
     flows=(10, 10, 10, 30),
-    network=StackSpec(layers=10, kernel_size=3, residual_channels=64, gate_channels=64, skip_channels=0, hidden_channels=64),
+    network=StackSpec(
+        layers=10,
+        kernel_size=3,
+        residual_channels=64,
+        gate_channels=64,
+        skip_channels=0,
+        hidden_channels=64,
+    ),
     conditioner=ConditionerSpec(channels=CONDITION, categorical=()),
 )
-SMALL = StackSpec(layers=10, kernel_size=2, residual_channels=32, gate_channels=32, skip_channels=0, hidden_channels=32)
+SMALL = StackSpec(
+    layers=10,
+    kernel_size=2,
+    residual_channels=32,
+    gate_channels=32,
+    skip_channels=0,
+    hidden_channels=32,
+)
 NETWORKS: dict[str, StudentSpec] = {
     "paper": PAPER,
     "small": StudentSpec(**{**vars(PAPER), "flows": (10, 10, 10, 10), "network": SMALL}),
@@ -44,16 +60,31 @@ EAGER = "torch"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=["paper", "small", "folded"])
+    parser.add_argument(
+        "--networks", nargs="+", choices=tuple(NETWORKS), default=["paper", "small", "folded"]
+    )
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--samples", type=int, default=RATE, help="of one pass, whole frames of 160 (default %(default)s)")
-    parser.add_argument("--compile", action="store_true", help="torch.compile as well, whose first call takes a minute or more")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=RATE,
+        help="of one pass, whole frames of 160 (default %(default)s)",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile as well, whose first call takes a minute or more",
+    )
 
 
 def rows(arguments: argparse.Namespace) -> Iterator[Row]:
-    """Raises UserInputError where numba is not installed, or for samples that are no whole frames."""
+    """Raises UserInputError where numba is not installed, or for samples that are no whole
+    frames.
+    """
     if importlib.util.find_spec("numba") is None:
-        raise UserInputError("numba is not installed, expected it for this suite: pip install 'vqwave[fast]'")
+        raise UserInputError(
+            "numba is not installed, expected it for this suite: pip install 'vqwave[fast]'"
+        )
     if arguments.samples < HOP or arguments.samples % HOP:
         raise UserInputError(f"--samples {arguments.samples}: expected a multiple of {HOP}")
     for name in arguments.networks:
@@ -66,10 +97,23 @@ def network_rows(name: str, threads: int, samples: int, *, compiled: bool) -> It
     student = NETWORKS[name].build(RATE, {}, CONDITION, HOP).eval()
     eager = 0.0
     with torch.no_grad(), limited_to(threads), tempfile.TemporaryDirectory() as folder:
-        for backend, work, kind in contestants(student, threads, samples, Path(folder), compiled=compiled):
+        for backend, work, kind in contestants(
+            student, threads, samples, Path(folder), compiled=compiled
+        ):
             speed, share = measure(work, samples, student.flows.macs_per_sample, kind, threads)
             eager = speed if backend == EAGER else eager
-            yield Row("student", name, backend, 1, threads, speed, "samples/s", speed / RATE, share, speed / eager)
+            yield Row(
+                "student",
+                name,
+                backend,
+                1,
+                threads,
+                speed,
+                "samples/s",
+                speed / RATE,
+                share,
+                speed / eager,
+            )
 
 
 Work = Callable[[], object]
@@ -83,7 +127,9 @@ def contestants(
     *,
     compiled: bool,
 ) -> Iterator[tuple[str, Work, int]]:
-    """Name, one pass, and the kind of instruction that its floor is made of; torch's eager pass comes first."""
+    """Name, one pass, and the kind of instruction that its floor is made of; torch's eager pass
+    comes first.
+    """
     from vqwave.bench.machine import DOT, FLOAT32
 
     frames = torch.randn(1, CONDITION, samples // HOP)
@@ -105,7 +151,9 @@ def contestants(
         yield "numba bf16-dot", kernels(student, condition, samples, threads, "bf16-dot"), DOT
 
 
-def kernels(student: Student, condition: Condition, samples: int, threads: int, weights: str) -> Work:
+def kernels(
+    student: Student, condition: Condition, samples: int, threads: int, weights: str
+) -> Work:
     """Decoding an utterance from its noise on, with weights that are packed already."""
     from vqwave.decode.cpu.flow.decoder import StudentDecoder
     from vqwave.decode.cpu.flow.plan import plan_flows
@@ -121,7 +169,9 @@ def kernels(student: Student, condition: Condition, samples: int, threads: int, 
 
 
 def measure(work: Work, samples: int, macs: float, kind: int, threads: int) -> tuple[float, float]:
-    """Samples a second, and the share of the floor: medians, after a first run that does not count."""
+    """Samples a second, and the share of the floor: medians, after a first run that does not
+    count.
+    """
     from vqwave.bench.machine import multiplies
 
     work()

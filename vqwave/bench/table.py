@@ -28,8 +28,10 @@ class Row:
     value: float  # median of several runs
     unit: str
     times_real_time: float | None = None
-    floor_share: float | None = None  # of what this machine could do at most, measured in the same run
-    reference_ratio: float | None = None  # how many times as good as the plain way; above 1 is better
+    # of what this machine could do at most, measured in the same run
+    floor_share: float | None = None
+    # how many times as good as the plain way; above 1 is better
+    reference_ratio: float | None = None
 
 
 COLUMNS: tuple[tuple[str, str, int, str], ...] = (
@@ -60,7 +62,9 @@ def line(row: Row) -> str:
     cells = []
     for key, _, width, style in COLUMNS:
         found = getattr(row, key)
-        text = significant(found) if key == "value" else "" if found is None else format(found, style)
+        text = (
+            significant(found) if key == "value" else "" if found is None else format(found, style)
+        )
         cells.append(_cell(text, width))
     return " ".join(cells).rstrip()
 
@@ -88,7 +92,9 @@ def machine() -> str:
     """The processor and the versions that figures depend on, in a line."""
     import torch
 
-    names = [text.partition(":")[2].strip() for text in _cpu_lines() if text.startswith("model name")]
+    names = [
+        text.partition(":")[2].strip() for text in _cpu_lines() if text.startswith("model name")
+    ]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parts = [names[0] if names else platform.processor() or platform.machine(), f"{cores} cores"]
     if torch.cuda.is_available():
@@ -97,14 +103,21 @@ def machine() -> str:
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
-    """A list of rows as JSON, put in place in one go. Raises UserInputError where it cannot be written."""
+    """A list of rows as JSON, put in place in one go.
+
+    Raises UserInputError where it cannot be written.
+    """
     other = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        other.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+        other.write_text(
+            json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8"
+        )
         os.replace(other, path)
     except OSError as error:
         other.unlink(missing_ok=True)
-        raise UserInputError(f"{path}: {error.strerror}, expected a file that can be written") from None
+        raise UserInputError(
+            f"{path}: {error.strerror}, expected a file that can be written"
+        ) from None
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -120,9 +133,12 @@ def median_seconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
     return statistics.median(seconds(work) for _ in range(repeats))
 
 
-def taking_turns(works: Mapping[str, Callable[[], object]], duration: float, least: int = REPEATS) -> dict[str, float]:
-    """Median seconds of each, the contestants taking turns for `duration` seconds, so that a busy machine is as unfair to one
-    as to the other."""
+def taking_turns(
+    works: Mapping[str, Callable[[], object]], duration: float, least: int = REPEATS
+) -> dict[str, float]:
+    """Median seconds of each, the contestants taking turns for `duration` seconds, so that a busy
+    machine is as unfair to one as to the other.
+    """
     times: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
         work()

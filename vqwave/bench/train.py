@@ -1,8 +1,10 @@
-"""A training step (forward, loss, backward, optimizer) of a teacher, a VQ-VAE and a distillation, small and at a paper's size.
+"""A training step (forward, loss, backward, optimizer) of a teacher, a VQ-VAE and a distillation,
+small and at a paper's size.
 
-Audio samples a second, beside the matrix products that the step must do at least: their count over the rate of a plain product,
-measured between the steps of the same run. "x plain" compares with the layers one by one, as `GatedLayer` reads. Peak memory is
-what the step's tensors take at most, weights and optimizer aside.
+Audio samples a second, beside the matrix products that the step must do at least: their count over
+the rate of a plain product, measured between the steps of the same run. "x plain" compares with the
+layers one by one, as `GatedLayer` reads. Peak memory is what the step's tensors take at most,
+weights and optimizer aside.
 """
 
 from __future__ import annotations
@@ -45,18 +47,46 @@ class Case:
 
 SIZES: dict[str, Case] = {
     "small": Case(
-        StackSpec(layers=20, dilation_cycle=10, residual_channels=32, gate_channels=32, skip_channels=64, hidden_channels=64),
+        StackSpec(
+            layers=20,
+            dilation_cycle=10,
+            residual_channels=32,
+            gate_channels=32,
+            skip_channels=64,
+            hidden_channels=64,
+        ),
         (10, 10, 10, 10),
-        StackSpec(dilation_cycle=10, kernel_size=2, residual_channels=32, gate_channels=32, skip_channels=0, hidden_channels=32),
+        StackSpec(
+            dilation_cycle=10,
+            kernel_size=2,
+            residual_channels=32,
+            gate_channels=32,
+            skip_channels=0,
+            hidden_channels=32,
+        ),
         MixtureOfLogistics(components=5),
         clips=4,
         samples=2560,
         rate=8000,
     ),
     "paper": Case(
-        StackSpec(layers=30, dilation_cycle=10, residual_channels=64, gate_channels=64, skip_channels=256, hidden_channels=256),
+        StackSpec(
+            layers=30,
+            dilation_cycle=10,
+            residual_channels=64,
+            gate_channels=64,
+            skip_channels=256,
+            hidden_channels=256,
+        ),
         (10, 10, 10, 30),
-        StackSpec(dilation_cycle=10, kernel_size=3, residual_channels=64, gate_channels=64, skip_channels=0, hidden_channels=64),
+        StackSpec(
+            dilation_cycle=10,
+            kernel_size=3,
+            residual_channels=64,
+            gate_channels=64,
+            skip_channels=0,
+            hidden_channels=64,
+        ),
         MixtureOfLogistics(),
         clips=2,
         samples=7680,
@@ -66,11 +96,24 @@ SIZES: dict[str, Case] = {
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=list(SIZES), help="default: all")
-    parser.add_argument("--steps", nargs="+", choices=tuple(STEPS), default=list(STEPS), help="default: all")
-    parser.add_argument("--precision", choices=("no", "bf16"), default="no", help="of the products (default float32)")
-    parser.add_argument("--plain", action="store_true", help="measure the layers one by one as well, for the ratio")
-    parser.add_argument("--seconds", type=float, default=6.0, help="measured for each row (default %(default)s)")
+    parser.add_argument(
+        "--sizes", nargs="+", choices=tuple(SIZES), default=list(SIZES), help="default: all"
+    )
+    parser.add_argument(
+        "--steps", nargs="+", choices=tuple(STEPS), default=list(STEPS), help="default: all"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("no", "bf16"),
+        default="no",
+        help="of the products (default float32)",
+    )
+    parser.add_argument(
+        "--plain", action="store_true", help="measure the layers one by one as well, for the ratio"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=6.0, help="measured for each row (default %(default)s)"
+    )
 
 
 def rows(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -87,19 +130,42 @@ Step = Callable[[], object]
 Loss = Callable[[], Tensor]
 
 
-def measure(name: str, case: Case, step: Step, arguments: argparse.Namespace, device: torch.device) -> Iterator[Row]:
+def measure(
+    name: str, case: Case, step: Step, arguments: argparse.Namespace, device: torch.device
+) -> Iterator[Row]:
     with FlopCounterMode(display=False) as counter, force_layerwise():
         step()
-    factors = [torch.randn(PRODUCT, PRODUCT, device=device, dtype=DTYPES[arguments.precision]) for _ in range(2)]
+    factors = [
+        torch.randn(PRODUCT, PRODUCT, device=device, dtype=DTYPES[arguments.precision])
+        for _ in range(2)
+    ]
     works = {"step": waited(step, device), "product": waited(lambda: torch.mm(*factors), device)}
     if arguments.plain:
         works["plain"] = waited(plain(step), device)
     medians = taking_turns(works, arguments.seconds)
-    rate, samples, T = 2 * PRODUCT**3 / medians["product"], case.clips * case.samples, medians["step"]
+    rate, samples, T = (
+        2 * PRODUCT**3 / medians["product"],
+        case.clips * case.samples,
+        medians["step"],
+    )
     ratio = medians["plain"] / T if arguments.plain else None
-    backend, threads = f"{device.type} {arguments.precision.replace('no', 'float32')}", torch.get_num_threads()
+    backend, threads = (
+        f"{device.type} {arguments.precision.replace('no', 'float32')}",
+        torch.get_num_threads(),
+    )
     share = counter.get_total_flops() / T / rate
-    yield Row("train", name, backend, case.clips, threads, samples / T, "samples/s", samples / T / case.rate, share, ratio)
+    yield Row(
+        "train",
+        name,
+        backend,
+        case.clips,
+        threads,
+        samples / T,
+        "samples/s",
+        samples / T / case.rate,
+        share,
+        ratio,
+    )
     kept = peak(step, device)
     other = peak(plain(step), device) / kept if arguments.plain else None
     yield Row("train", name, backend, case.clips, threads, kept, "MiB", None, None, other)
@@ -131,7 +197,11 @@ def waited(step: Step, device: torch.device) -> Step:
 def optimized(trained: nn.Module, loss: Loss, device: torch.device, precision: str) -> Step:
     """The whole step of the loop, accumulation and logging aside."""
     optimizer = torch.optim.Adam([p for p in trained.parameters() if p.requires_grad], 1e-4)
-    autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+    autocast = (
+        torch.autocast(device.type, torch.bfloat16)
+        if precision == "bf16"
+        else contextlib.nullcontext()
+    )
     trained.train()
 
     def step() -> None:
@@ -147,7 +217,9 @@ def optimized(trained: nn.Module, loss: Loss, device: torch.device, precision: s
 
 def teacher(case: Case, device: torch.device) -> tuple[nn.Module, Loss]:
     """A mu-law WaveNet by speaker: the network of van den Oord et al., 2016."""
-    spec = WaveNetSpec(head=MuLaw(), network=case.teacher, conditioner=ConditionerSpec(categorical=("speaker",)))
+    spec = WaveNetSpec(
+        head=MuLaw(), network=case.teacher, conditioner=ConditionerSpec(categorical=("speaker",))
+    )
     net = spec.build(case.rate, SPEAKERS).to(device)
     wave, labels = audio(case, device)
     return net, lambda: negative_log_likelihood(net(wave, labels), wave)
@@ -155,28 +227,45 @@ def teacher(case: Case, device: torch.device) -> tuple[nn.Module, Loss]:
 
 def vqvae(case: Case, device: torch.device) -> tuple[nn.Module, Loss]:
     """Frames, 256 codes, a mixture of logistics."""
-    decoder = WaveNetSpec(head=case.head, network=case.teacher, conditioner=ConditionerSpec(categorical=("speaker",)))
-    net = VQVAESpec(encoder=FrameEncoderSpec(channels=192), decoder=decoder).build(case.rate, SPEAKERS).to(device)
+    decoder = WaveNetSpec(
+        head=case.head, network=case.teacher, conditioner=ConditionerSpec(categorical=("speaker",))
+    )
+    net = (
+        VQVAESpec(encoder=FrameEncoderSpec(channels=192), decoder=decoder)
+        .build(case.rate, SPEAKERS)
+        .to(device)
+    )
     wave, labels = audio(case, device)
 
     def loss() -> Tensor:
         out = net(wave, labels)
-        return negative_log_likelihood(out.distribution, wave) + 0.25 * out.quantized.losses["commitment"]
+        return (
+            negative_log_likelihood(out.distribution, wave)
+            + 0.25 * out.quantized.losses["commitment"]
+        )
 
     return net, loss
 
 
 def distillation(case: Case, device: torch.device) -> tuple[nn.Module, Loss]:
-    """The flows, and the KL by the teacher that hears what they draw: gradients pass through the teacher, not into it."""
+    """The flows, and the KL by the teacher that hears what they draw: gradients pass through the
+    teacher, not into it.
+    """
     conditioner = ConditionerSpec(categorical=("speaker",))
-    heard = WaveNetSpec(head=case.head, network=case.teacher, conditioner=conditioner).build(case.rate, SPEAKERS).to(device)
+    heard = (
+        WaveNetSpec(head=case.head, network=case.teacher, conditioner=conditioner)
+        .build(case.rate, SPEAKERS)
+        .to(device)
+    )
     heard.requires_grad_(False)
     spec = StudentSpec(flows=case.flows, network=case.flow, conditioner=conditioner)
     student = spec.build(case.rate, SPEAKERS).to(device)
     wave, labels = audio(case, device)
 
     def loss() -> Tensor:
-        flowed = student(student.noise(torch.rand(4, *wave.shape, device=device).clamp(1e-6, 1 - 1e-6)), labels)
+        flowed = student(
+            student.noise(torch.rand(4, *wave.shape, device=device).clamp(1e-6, 1 - 1e-6)), labels
+        )
         divergence = RandomisedQuantiles().of(student.distribution(flowed))
         return divergence(heard.predict(flowed.x, heard.condition(None, labels))).mean()
 

@@ -1,6 +1,7 @@
 """The `vqwave` command. Exit status 0; 2 with one line for bad input; 130 after Ctrl-C.
 
-Each module here adds its commands to the parser and imports the rooms that a command needs when it runs, so that `--help` is quick.
+Each module here adds its commands to the parser and imports the rooms that a command needs when it
+runs, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -62,10 +63,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> Parser:
-    top = Parser(prog="vqwave", description="Speech in discrete codes: WaveNet, VQ-VAE, Parallel WaveNet.")
+    top = Parser(
+        prog="vqwave", description="Speech in discrete codes: WaveNet, VQ-VAE, Parallel WaveNet."
+    )
     commands = top.add_subparsers(dest="name", required=True, metavar="COMMAND")
 
-    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+    def add(
+        name: str, run: Callable[[argparse.Namespace], None], text: str
+    ) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--quiet", action="store_true", help="no progress bar, no notes")
         command.set_defaults(command=run)

@@ -21,7 +21,9 @@ T = TypeVar("T")
 class Add(Protocol):
     """Adds one command: its name, what runs it, and its line of help."""
 
-    def __call__(self, name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser: ...
+    def __call__(
+        self, name: str, run: Callable[[argparse.Namespace], None], text: str
+    ) -> argparse.ArgumentParser: ...
 
 
 def voice(
@@ -35,18 +37,43 @@ def voice(
 
     `out`: what it writes, where it need not be given; `melody`: whether it decodes codes.
     """
-    command.add_argument("--out", type=Path, required=out is None, help=out or "audio file: .wav or .flac")
+    command.add_argument(
+        "--out", type=Path, required=out is None, help=out or "audio file: .wav or .flac"
+    )
     told(command, required=required)
-    command.add_argument("--seed", type=int, default=0, help="the same seed, the same audio (default %(default)s)")
+    command.add_argument(
+        "--seed", type=int, default=0, help="the same seed, the same audio (default %(default)s)"
+    )
     if melody:
-        moved = "move the melody up, or down if below 0 (a model with pitch codes; default %(default)g)"
+        moved = (
+            "move the melody up, or down if below 0 (a model with pitch codes; default %(default)g)"
+        )
         command.add_argument("--shift-semitones", type=float, default=0.0, metavar="N", help=moved)
     temperatures(command)
-    command.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest classes of this mass (categorical heads)")
-    command.add_argument("--guidance", type=float, default=1.0, help="above 1: hear the condition more (a model with dropout)")
-    command.add_argument("--backend", default="auto", help="auto, or one of the decoders (see docs/decoding.md)")
-    kinds = "float32, bf16 (weights), bf16-dot (and sums of pairs), int8 (of units), auto: bf16-dot if it can"
-    command.add_argument("--precision", default="float32", help=f"of the numba back-end: {kinds} (default %(default)s)")
+    command.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="keep the likeliest classes of this mass (categorical heads)",
+    )
+    command.add_argument(
+        "--guidance",
+        type=float,
+        default=1.0,
+        help="above 1: hear the condition more (a model with dropout)",
+    )
+    command.add_argument(
+        "--backend", default="auto", help="auto, or one of the decoders (see docs/decoding.md)"
+    )
+    kinds = (
+        "float32, bf16 (weights), bf16-dot (and sums of pairs), int8 (of units), auto: bf16-dot if"
+        " it can"
+    )
+    command.add_argument(
+        "--precision",
+        default="float32",
+        help=f"of the numba back-end: {kinds} (default %(default)s)",
+    )
 
 
 def temperatures(command: argparse.ArgumentParser) -> None:
@@ -54,7 +81,9 @@ def temperatures(command: argparse.ArgumentParser) -> None:
     own = "default: the model's own, see info"
     of_all = f"of all parts of a draw; below 1: safer, duller; 0: the likeliest ({own})"
     command.add_argument("--temperature", type=float, metavar="T", help=of_all)
-    scale = "of the noise where unvoiced, or where the decoder has no pitch (default: as --temperature)"
+    scale = (
+        "of the noise where unvoiced, or where the decoder has no pitch (default: as --temperature)"
+    )
     command.add_argument("--scale-temperature", type=float, metavar="T", help=scale)
     voiced = "of the noise in voiced frames (default: as --temperature)"
     command.add_argument("--voiced-temperature", type=float, metavar="T", help=voiced)
@@ -63,28 +92,51 @@ def temperatures(command: argparse.ArgumentParser) -> None:
 def told(command: argparse.ArgumentParser, *, required: bool = False) -> None:
     """What a model may be told of an utterance."""
     command.add_argument("--speaker", required=required, help="voice")
-    command.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", help="any other label the model hears")
-    command.add_argument("--vector", action="append", default=[], metavar="NAME=FILE.npy", help="a vector the model hears")
+    command.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other label the model hears",
+    )
+    command.add_argument(
+        "--vector",
+        action="append",
+        default=[],
+        metavar="NAME=FILE.npy",
+        help="a vector the model hears",
+    )
 
 
 def labels_of(arguments: argparse.Namespace, model: SpeechModel) -> dict[str, str]:
-    """What is said of an utterance beside its codes. Raises UserInputError for a label that the model does not hear."""
+    """What is said of an utterance beside its codes.
+
+    Raises UserInputError for a label that the model does not hear.
+    """
     given = pairs("--label", arguments.label)
     heard = [*(model.prior.labels if model.prior else ()), *model.decoder.conditioner.labels]
     for name in given:
         if name not in heard:
-            raise UserInputError(f"--label {name}: not heard by this model, expected {', '.join(dict.fromkeys(heard)) or 'none'}")
+            raise UserInputError(
+                f"--label {name}: not heard by this model, expected"
+                f" {', '.join(dict.fromkeys(heard)) or 'none'}"
+            )
     given |= {"speaker": arguments.speaker} if arguments.speaker else {}
     for name, value in given.items():
         if value in model.card.about.get("unheard", {}).get(name, ()) and not arguments.quiet:
-            print(f"note: {name} {value}: there is no training recording of it, expect anything", file=sys.stderr)
+            print(
+                f"note: {name} {value}: there is no training recording of it, expect anything",
+                file=sys.stderr,
+            )
     return given
 
 
 def vectors_of(arguments: argparse.Namespace) -> dict[str, object]:
     from vqwave.data.corpus import read_array
 
-    return {name: read_array(Path(path)) for name, path in pairs("--vector", arguments.vector).items()}
+    return {
+        name: read_array(Path(path)) for name, path in pairs("--vector", arguments.vector).items()
+    }
 
 
 def pairs(flag: str, pairs: Sequence[str]) -> dict[str, str]:
@@ -148,7 +200,10 @@ class Progress:
 
         self.rate = sample_rate
         self.bar = tqdm(
-            total=samples / sample_rate, disable=quiet or None, unit="s", bar_format="{l_bar}{bar}| {n:.2f}/{total:.2f} s of audio"
+            total=samples / sample_rate,
+            disable=quiet or None,
+            unit="s",
+            bar_format="{l_bar}{bar}| {n:.2f}/{total:.2f} s of audio",
         )
 
     def __call__(self, samples: int) -> None:
@@ -163,7 +218,9 @@ class Progress:
 
 def note_rate(arguments: argparse.Namespace, found: int, expected: int) -> None:
     if found != expected and not arguments.quiet:
-        print(f"note: {arguments.input} is at {found} Hz, resampled to {expected} Hz", file=sys.stderr)
+        print(
+            f"note: {arguments.input} is at {found} Hz, resampled to {expected} Hz", file=sys.stderr
+        )
 
 
 def named(path: Path | str, work: Callable[[], T]) -> T:

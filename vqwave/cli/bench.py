@@ -17,10 +17,18 @@ SUITES = {
 
 
 def add(add: Add) -> None:
-    bench = add("bench", run_suite, "How fast a part is, beside the plain way and what the machine could do.")
+    bench = add(
+        "bench",
+        run_suite,
+        "How fast a part is, beside the plain way and what the machine could do.",
+    )
     listed = "; ".join(f"{name}: {text}" for name, text in SUITES.items())
     bench.add_argument("suite", choices=tuple(SUITES), help=listed)
-    bench.add_argument("options", nargs=argparse.REMAINDER, help="--json FILE, and the suite's own: vqwave bench SUITE --help")
+    bench.add_argument(
+        "options",
+        nargs=argparse.REMAINDER,
+        help="--json FILE, and the suite's own: vqwave bench SUITE --help",
+    )
     bench.set_defaults(parser=type(bench))
 
 
@@ -28,9 +36,15 @@ def run_suite(arguments: argparse.Namespace) -> None:
     suite = importlib.import_module(f"vqwave.bench.{arguments.suite}")
     from vqwave.bench import table
 
-    parser = arguments.parser(prog=f"vqwave bench {arguments.suite}", description=(suite.__doc__ or "").partition("\n")[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file as well")
-    parser.add_argument("--quiet", action="store_true", default=arguments.quiet, help="no notes beside the table")
+    parser = arguments.parser(
+        prog=f"vqwave bench {arguments.suite}", description=(suite.__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the rows to this file as well"
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", default=arguments.quiet, help="no notes beside the table"
+    )
     if hasattr(suite, "options"):
         suite.options(parser)
     settings = parser.parse_args(arguments.options)

@@ -1,4 +1,6 @@
-"""Speech to codes and codes to speech: encode, decode, convert; of a file, of a folder, or in a pipe."""
+"""Speech to codes and codes to speech: encode, decode, convert; of a file, of a folder, or in a
+pipe.
+"""
 
 from __future__ import annotations
 
@@ -34,30 +36,60 @@ if TYPE_CHECKING:
 def add(add: Add) -> None:
     encode = add("encode", encode_file, "Speech -> .vqw files of codes.")
     encode.add_argument("model", help="run folder, model folder or name")
-    encode.add_argument("input", type=Path, help="audio file, folder of them, or - for a WAV from standard input")
     encode.add_argument(
-        "--out", type=Path, help=".vqw file, folder, or - for standard output, which is where what comes from - goes"
+        "input", type=Path, help="audio file, folder of them, or - for a WAV from standard input"
+    )
+    encode.add_argument(
+        "--out",
+        type=Path,
+        help=".vqw file, folder, or - for standard output, which is where what comes from - goes",
     )
     encode.add_argument("--speaker", help="who speaks, noted in the file")
-    encode.add_argument("--prior", metavar="RUN", help="entropy-code the codes with this prior; decoding needs it again")
     encode.add_argument(
-        "--level", type=float, metavar="DB", help="of a pipe: its RMS level in dBFS (default: that of its first second)"
+        "--prior",
+        metavar="RUN",
+        help="entropy-code the codes with this prior; decoding needs it again",
+    )
+    encode.add_argument(
+        "--level",
+        type=float,
+        metavar="DB",
+        help="of a pipe: its RMS level in dBFS (default: that of its first second)",
     )
     encode.add_argument(
         "--pitch-range",
         metavar="HZ,SEMITONES",
-        help="of a pipe, for a model with pitch codes: mean and deviation of the voice's F0 "
-        "(default: those of --speaker, if the model knows it; else of the first voiced second)",
+        help=(
+            "of a pipe, for a model with pitch codes: mean and deviation of the voice's F0 "
+            "(default: those of --speaker, if the model knows it; else of the first voiced second)"
+        ),
     )
-    encode.add_argument("--block", type=float, default=0.16, help="of a pipe: seconds encoded at once (default %(default)s)")
+    encode.add_argument(
+        "--block",
+        type=float,
+        default=0.16,
+        help="of a pipe: seconds encoded at once (default %(default)s)",
+    )
     overwrite(encode)
 
     decode = add("decode", decode_file, ".vqw files -> speech.")
     decode.add_argument("model", help="run folder, model folder or name: a VQ-VAE or its student")
-    decode.add_argument("input", type=Path, help=".vqw file, folder of them, or - for standard input (with --stream)")
-    decode.add_argument("--prior", metavar="RUN", help="the prior that the codes are entropy-coded with; default: MODEL's own")
-    decode.add_argument("--stream", action="store_true", help="write as the codes come: from a pipe into a pipe")
-    decode.add_argument("--raw", action="store_true", help="of a stream: 16-bit samples without a WAV header")
+    decode.add_argument(
+        "input",
+        type=Path,
+        help=".vqw file, folder of them, or - for standard input (with --stream)",
+    )
+    decode.add_argument(
+        "--prior",
+        metavar="RUN",
+        help="the prior that the codes are entropy-coded with; default: MODEL's own",
+    )
+    decode.add_argument(
+        "--stream", action="store_true", help="write as the codes come: from a pipe into a pipe"
+    )
+    decode.add_argument(
+        "--raw", action="store_true", help="of a stream: 16-bit samples without a WAV header"
+    )
     voice(decode, out="audio file, folder, or - for standard output, which is where a stream goes")
     overwrite(decode)
 
@@ -69,7 +101,9 @@ def add(add: Add) -> None:
 
 
 def overwrite(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--overwrite", action="store_true", help="of a folder: make again what is there already")
+    command.add_argument(
+        "--overwrite", action="store_true", help="of a folder: make again what is there already"
+    )
 
 
 def encode_file(arguments: argparse.Namespace) -> None:
@@ -90,7 +124,9 @@ def encode_file(arguments: argparse.Namespace) -> None:
         encode_folder(arguments, model, prior)
         return
     out = arguments.out if arguments.out == DASH else writable(arguments.out, arguments.input)
-    coded = named_once(arguments.input, lambda: model.encode_file(arguments.input, arguments.speaker))
+    coded = named_once(
+        arguments.input, lambda: model.encode_file(arguments.input, arguments.speaker)
+    )
     note_rate(arguments, audio.rate_of(arguments.input), model.sample_rate)
     if out == DASH:
         with target(out) as file:
@@ -99,7 +135,10 @@ def encode_file(arguments: argparse.Namespace) -> None:
     codes.save_codes(coded, out, prior)
     stored = codes.load_header(out)
     packed = "" if stored.prior is None else f", {coded.bit_rate:.0f} without the prior"
-    print(f"{out}: {coded.seconds:.2f} s in {coded.codes.shape[1]} frames, {stored.bit_rate:.0f} bit/s{packed}")
+    print(
+        f"{out}: {coded.seconds:.2f} s in {coded.codes.shape[1]} frames, {stored.bit_rate:.0f}"
+        f" bit/s{packed}"
+    )
 
 
 def named_once(path: Path, work: Callable[[], CodeSequence]) -> CodeSequence:
@@ -110,7 +149,9 @@ def named_once(path: Path, work: Callable[[], CodeSequence]) -> CodeSequence:
         raise error if str(path) in str(error) else UserInputError(f"{path}: {error}") from None
 
 
-def encode_folder(arguments: argparse.Namespace, model: SpeechModel, prior: CodePrior | None) -> None:
+def encode_folder(
+    arguments: argparse.Namespace, model: SpeechModel, prior: CodePrior | None
+) -> None:
     from vqwave import codes
     from vqwave.audio.sound_files import SUFFIXES
 
@@ -188,7 +229,9 @@ def decode_folder(
     from vqwave import audio
 
     total = sum(samples for _, samples in works)
-    account = Account(arguments, [work for work, _ in works], total / model.sample_rate, "s of audio")
+    account = Account(
+        arguments, [work for work, _ in works], total / model.sample_rate, "s of audio"
+    )
     vectors, sampling = vectors_of(arguments), sampling_of(arguments)
     told = (arguments.speaker, labels, vectors, arguments.shift_semitones)
 
@@ -198,9 +241,13 @@ def decode_folder(
             if (task := account.attempt(work, step)) is not None:
                 yield work, task
 
-    for work, wave in model.decode_each(tasks(), sampling, lambda samples: account.bar.update(samples / model.sample_rate)):
+    for work, wave in model.decode_each(
+        tasks(), sampling, lambda samples: account.bar.update(samples / model.sample_rate)
+    ):
         work.target.parent.mkdir(parents=True, exist_ok=True)
-        account.attempt(work, lambda work=work, wave=wave: audio.write(work.target, wave, model.sample_rate))
+        account.attempt(
+            work, lambda work=work, wave=wave: audio.write(work.target, wave, model.sample_rate)
+        )
     account.close()
 
 
@@ -215,7 +262,9 @@ def convert_file(arguments: argparse.Namespace) -> None:
     if arguments.input.is_dir():
         works = share(arguments, SUFFIXES, ".wav")
         lengths = [(work, _samples_of(work.source, model.sample_rate)) for work in works]
-        decode_folder(arguments, model, sorted(lengths, key=lambda pair: -pair[1]), model.encode_file, labels)
+        decode_folder(
+            arguments, model, sorted(lengths, key=lambda pair: -pair[1]), model.encode_file, labels
+        )
         return
     out = audio_out(arguments.out, arguments.input)
     coded = named_once(arguments.input, lambda: model.encode_file(arguments.input))
@@ -224,7 +273,9 @@ def convert_file(arguments: argparse.Namespace) -> None:
 
 
 def _samples_of(path: Path, sample_rate: int) -> int:
-    """About how many there are at this rate; 0 for what cannot be read, which is named when its turn comes."""
+    """About how many there are at this rate; 0 for what cannot be read, which is named when its
+    turn comes.
+    """
     from vqwave.audio.streaming import Recording
 
     try:
@@ -233,7 +284,13 @@ def _samples_of(path: Path, sample_rate: int) -> int:
         return 0
 
 
-def speak_codes(arguments: argparse.Namespace, model: SpeechModel, coded: CodeSequence, out: Path, labels: dict[str, str]) -> None:
+def speak_codes(
+    arguments: argparse.Namespace,
+    model: SpeechModel,
+    coded: CodeSequence,
+    out: Path,
+    labels: dict[str, str],
+) -> None:
     """Decode codes as asked, and write what was said."""
     from vqwave import audio
 

@@ -9,17 +9,26 @@ from vqwave.cli.arguments import Add
 
 
 def add(add: Add) -> None:
-    prepare = add("prepare", prepare_corpus, "Turn recordings into a corpus: no DC, one rate, one level, memory-mapped.")
+    prepare = add(
+        "prepare",
+        prepare_corpus,
+        "Turn recordings into a corpus: no DC, one rate, one level, memory-mapped.",
+    )
     prepare.add_argument(
         "kind",
-        help="layout of the recordings: demo, folder, fsdd, lhotse, librispeech, libritts, ljspeech, manifest, vctk, webdataset, "
-        "zerospeech2019; without DIR it says which files it expects",
+        help=(
+            "layout of the recordings: demo, folder, fsdd, lhotse, librispeech, libritts, ljspeech,"
+            " manifest, vctk, webdataset, zerospeech2019; without DIR it says which files it"
+            " expects"
+        ),
     )
     sources = "the recordings (none for demo); several of one kind become one corpus"
     prepare.add_argument("source", nargs="*", type=Path, metavar="DIR", help=sources)
     prepare.add_argument("--out", type=Path, required=True, help="corpus folder to write")
     prepare.add_argument("--sample-rate", type=int, help="Hz; default: the corpus' own")
-    prepare.add_argument("--level", type=float, default=-23.0, help="RMS level in dBFS (default %(default)s)")
+    prepare.add_argument(
+        "--level", type=float, default=-23.0, help="RMS level in dBFS (default %(default)s)"
+    )
 
 
 def prepare_corpus(arguments: argparse.Namespace) -> None:

@@ -33,42 +33,53 @@ def add(add: Add) -> None:
     kinds = ".csv (path, text, speaker), .jsonl, or lines of name and text"
     texts = f"{kinds} (default: a manifest beside the recordings)"
     folders.add_argument("--transcripts", type=Path, metavar="FILE", help=texts)
-    evaluate.add_argument("--split", default="test", help="train, valid or test (default %(default)s)")
-    evaluate.add_argument("--student", metavar="MODEL2", help="the model's distilled decoder, measured beside it")
-    evaluate.add_argument("--out", type=Path, metavar="METRICS.json", help="write all that was found")
-    evaluate.add_argument(
-        "--metrics",
-        "--only",
-        dest="only",
-        default="",
-        metavar="NAME,...",
-        help="measures by name (default: all that apply but wer, similarity, mos, converted)",
-    )
-    weights = "recogniser: a name, or a folder in CTranslate2's format (default %(default)s)"
-    evaluate.add_argument("--whisper", default="tiny.en", metavar="NAME", help=weights)
-    evaluate.add_argument("--limit", type=int, metavar="N", help="utterances at most, spread over the split")
-    only = "only these, as sources and as targets"
-    evaluate.add_argument("--speakers", default="", metavar="NAME,...", help=only)
-    cut = "longer utterances are cut (default: 4; with wer, similarity, mos or converted none is)"
-    evaluate.add_argument("--seconds", type=float, help=cut)
-    evaluate.add_argument("--targets", type=int, default=6, help="voices to convert to, at most (default %(default)s)")
-    evaluate.add_argument("--pairs", type=int, default=600, help="conversions at most (default %(default)s)")
-    evaluate.add_argument("--takes", type=int, default=2, help="of each word and speaker of a prior (default %(default)s)")
-    evaluate.add_argument("--batch", type=int, default=32, help="utterances decoded at once (default %(default)s)")
-    evaluate.add_argument("--seed", type=int, default=0, help="the same seed, the same figures (default %(default)s)")
-    temperatures(evaluate)
-    evaluate.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest classes of this mass (categorical heads)")
-    evaluate.add_argument("--guidance", type=float, default=1.0, help="above 1: hear the condition more (a model with dropout)")
-    evaluate.add_argument("--code-temperature", type=float, default=1.0, help="of a prior's codes (default %(default)s)")
-    evaluate.add_argument("--code-top-p", type=float, default=1.0, help="draw from a prior's likeliest codes of this mass")
-    evaluate.add_argument("--backend", default="auto", help="auto, or one of the decoders (see docs/decoding.md)")
-    evaluate.add_argument("--precision", default="float32", help="of the numba back-end (default %(default)s)")
-    evaluate.add_argument("--device", default="cpu", help="cpu or cuda (default %(default)s)")
-    evaluate.add_argument("--resamples", type=int, default=1000, help="bootstrap draws of an interval (default %(default)s)")
+    _what(evaluate)
+    _how(evaluate)
+    results = add("results", write_results, "Evaluations as one table, or put into a README.")
+    wrote = "what `vqwave evaluate --out` wrote"
+    results.add_argument("found", nargs="+", type=Path, metavar="METRICS.json", help=wrote)
+    place = "file with markers around the table's place"
+    results.add_argument("--readme", type=Path, metavar="README.md", help=place)
 
-    results = add("results", write_results, "Evaluations as one table, printed, or put into a README between its markers.")
-    results.add_argument("found", nargs="+", type=Path, metavar="METRICS.json", help="what `vqwave evaluate --out` wrote")
-    results.add_argument("--readme", type=Path, metavar="README.md", help="file with markers around the table's place")
+
+def _what(evaluate: argparse.ArgumentParser) -> None:
+    """What is measured, and on which recordings."""
+    flag, by_default = evaluate.add_argument, "(default %(default)s)"
+    flag("--split", default="test", help=f"train, valid or test {by_default}")
+    flag("--student", metavar="MODEL2", help="the model's distilled decoder, measured beside it")
+    flag("--out", type=Path, metavar="METRICS.json", help="write all that was found")
+    every = "measures by name (default: all that apply but wer, similarity, mos, converted)"
+    flag("--metrics", "--only", dest="only", default="", metavar="NAME,...", help=every)
+    weights = f"recogniser: a name, or a folder in CTranslate2's format {by_default}"
+    flag("--whisper", default="tiny.en", metavar="NAME", help=weights)
+    flag("--limit", type=int, metavar="N", help="utterances at most, spread over the split")
+    only = "only these, as sources and as targets"
+    flag("--speakers", default="", metavar="NAME,...", help=only)
+    cut = "longer utterances are cut (default: 4; with wer, similarity, mos or converted none is)"
+    flag("--seconds", type=float, help=cut)
+    flag("--targets", type=int, default=6, help=f"voices to convert to, at most {by_default}")
+    flag("--pairs", type=int, default=600, help=f"conversions at most {by_default}")
+    flag("--takes", type=int, default=2, help=f"of each word and speaker of a prior {by_default}")
+
+
+def _how(evaluate: argparse.ArgumentParser) -> None:
+    """By which draws and decoders."""
+    flag, by_default = evaluate.add_argument, "(default %(default)s)"
+    flag("--batch", type=int, default=32, help=f"utterances decoded at once {by_default}")
+    flag("--seed", type=int, default=0, help=f"the same seed, the same figures {by_default}")
+    temperatures(evaluate)
+    mass = "keep the likeliest classes of this mass (categorical heads)"
+    flag("--top-p", type=float, default=1.0, help=mass)
+    more = "above 1: weigh the condition more (a model with dropout)"
+    flag("--guidance", type=float, default=1.0, help=more)
+    flag("--code-temperature", type=float, default=1.0, help=f"of a prior's codes {by_default}")
+    code_mass = "draw from a prior's likeliest codes of this mass"
+    flag("--code-top-p", type=float, default=1.0, help=code_mass)
+    decoders = "auto, or one of the decoders (see docs/decoding.md)"
+    flag("--backend", default="auto", help=decoders)
+    flag("--precision", default="float32", help=f"of the numba back-end {by_default}")
+    flag("--device", default="cpu", help=f"cpu or cuda {by_default}")
+    flag("--resamples", type=int, default=1000, help=f"bootstrap draws of an interval {by_default}")
 
 
 def write_results(arguments: argparse.Namespace) -> None:
@@ -84,7 +95,9 @@ def evaluate_anything(arguments: argparse.Namespace) -> None:
     """A model on a corpus, or copies beside their recordings."""
     folders = arguments.recordings is not None or arguments.copies is not None
     if folders and (arguments.model is not None or arguments.data is not None):
-        raise UserInputError("--recordings and --copies: need no model and no --data, expected either")
+        raise UserInputError(
+            "--recordings and --copies: need no model and no --data, expected either"
+        )
     if folders and (arguments.recordings is None or arguments.copies is None):
         missing = "--copies" if arguments.copies is None else "--recordings"
         raise UserInputError(f"{missing}: not given, expected both --recordings and --copies")
@@ -175,7 +188,9 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
 
 
 def bars(quiet: bool) -> Stage:
-    """A progress bar for each stage, gone when it is done; where nobody sees bars, a line at its beginning."""
+    """A progress bar for each stage, gone when it is done; where nobody sees bars, a line at its
+    beginning.
+    """
 
     @contextmanager
     def stage(name: str, total: float, unit: str) -> Iterator[Advance]:

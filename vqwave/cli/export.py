@@ -10,12 +10,29 @@ from vqwave.errors import UserInputError
 
 
 def add(add: Add) -> None:
-    export = add("export", export_model, "A model as an ONNX graph (checked against PyTorch), or as a folder that stands alone.")
+    export = add(
+        "export",
+        export_model,
+        "A model as an ONNX graph (checked against PyTorch), or as a folder that stands alone.",
+    )
     export.add_argument("model", help="run folder, model folder or name")
-    export.add_argument("--format", choices=("onnx", "safetensors"), required=True, help="a graph, or a model folder with its card")
-    export.add_argument("--part", choices=("decoder", "encoder"), help="of a graph: a student's decoder (default), or the encoder")
-    export.add_argument("--half", action="store_true", help="of a folder: weights in 16 bits, half the bytes")
-    export.add_argument("--out", type=Path, required=True, help="file that ends in .onnx, or a new folder")
+    export.add_argument(
+        "--format",
+        choices=("onnx", "safetensors"),
+        required=True,
+        help="a graph, or a model folder with its card",
+    )
+    export.add_argument(
+        "--part",
+        choices=("decoder", "encoder"),
+        help="of a graph: a student's decoder (default), or the encoder",
+    )
+    export.add_argument(
+        "--half", action="store_true", help="of a folder: weights in 16 bits, half the bytes"
+    )
+    export.add_argument(
+        "--out", type=Path, required=True, help="file that ends in .onnx, or a new folder"
+    )
 
 
 def export_model(arguments: argparse.Namespace) -> None:
@@ -24,16 +41,25 @@ def export_model(arguments: argparse.Namespace) -> None:
     out = (within if arguments.format == "safetensors" else writable)(arguments.out)
     if arguments.format == "safetensors":
         if arguments.part is not None:
-            raise UserInputError(f"--part {arguments.part}: a model folder is whole, expected it with --format onnx")
+            raise UserInputError(
+                f"--part {arguments.part}: a model folder is whole, expected it with --format onnx"
+            )
         loaded = export.export_folder(arguments.model, out, half=arguments.half)
-        print(f"{out}: a {loaded.card.kind} for vqwave.load, {sum(f.stat().st_size for f in out.iterdir()):,} bytes")
+        print(
+            f"{out}: a {loaded.card.kind} for vqwave.load,"
+            f" {sum(f.stat().st_size for f in out.iterdir()):,} bytes"
+        )
         return
     if arguments.half:
-        raise UserInputError("--half: a graph computes in 32 bits, expected it with --format safetensors")
+        raise UserInputError(
+            "--half: a graph computes in 32 bits, expected it with --format safetensors"
+        )
     if out.suffix != ".onnx":
         raise UserInputError(f"{out}: expected a file name that ends in .onnx")
     checked = export.export_onnx(arguments.model, out, arguments.part or "decoder")
-    shapes = ", ".join(f"{name} {tuple(shape)}" for name, shape in checked.inputs.items()).replace("'", "")
+    shapes = ", ".join(f"{name} {tuple(shape)}" for name, shape in checked.inputs.items()).replace(
+        "'", ""
+    )
     print(f"{out}: {checked.part}, {out.stat().st_size:,} bytes; {shapes}")
     what = "codes differ" if checked.part == "encoder" else "largest difference"
     for frames, difference in checked.differences.items():

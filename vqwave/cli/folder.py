@@ -1,4 +1,6 @@
-"""Many files by one command: which ones this process takes, what is left to do, and what could not be done."""
+"""Many files by one command: which ones this process takes, what is left to do, and what could not
+be done.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +32,20 @@ class Work:
 
 
 def share(arguments: argparse.Namespace, suffixes: Collection[str], suffix: str) -> list[Work]:
-    """What there is to do for this process: every WORLD_SIZE-th file of the folder, and of those the ones not yet there.
+    """What there is to do for this process: every WORLD_SIZE-th file of the folder, and of those
+    the ones not yet there.
 
-    `accelerate launch` and torchrun set RANK and WORLD_SIZE. Files keep their places below the folder, under another suffix.
-    Raises UserInputError for a folder without such files, for two files that would become one, for one that would become itself.
+    `accelerate launch` and torchrun set RANK and WORLD_SIZE. Files keep their places below the
+    folder, under another suffix. Raises UserInputError for a folder without such files, for two
+    files that would become one, for one that would become itself.
     """
     source, out = arguments.input, arguments.out
     if out is None:
         raise UserInputError(f"{source}: a folder, expected --out FOLDER, too")
     if out.exists() and not out.is_dir():
-        raise UserInputError(f"{out}: a file, expected a folder for what is made of the files in {source}")
+        raise UserInputError(
+            f"{out}: a file, expected a folder for what is made of the files in {source}"
+        )
     files = visible_files(source, suffixes)
     refused = [Work(path, out / path.name, why) for path, why in _refused(source, suffixes)]
     if not files and not refused:
@@ -71,15 +77,24 @@ def _refused(source: Path, suffixes: Collection[str]) -> list[tuple[Path, str]]:
 
 
 class Account:
-    """A bar over all, the files that failed, and the end: one line if all went well, UserInputError if not."""
+    """A bar over all, the files that failed, and the end: one line if all went well, UserInputError
+    if not.
+    """
 
-    def __init__(self, arguments: argparse.Namespace, works: Sequence[Work], total: float, unit: str) -> None:
+    def __init__(
+        self, arguments: argparse.Namespace, works: Sequence[Work], total: float, unit: str
+    ) -> None:
         """total: of the bar, in `unit`."""
         from tqdm import tqdm
 
         self.out, self.count, self.failed = arguments.out, len(works), 0
         hidden = arguments.quiet or os.environ.get("RANK", "0") != "0"
-        self.bar = tqdm(total=total, disable=hidden or None, unit=unit, bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} {unit}")
+        self.bar = tqdm(
+            total=total,
+            disable=hidden or None,
+            unit=unit,
+            bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} {unit}",
+        )
 
     def attempt(self, work: Work, step: Callable[[], object]) -> object:
         """Do it; where the file is at fault, say so and go on: None."""
@@ -90,7 +105,10 @@ class Account:
         except UserInputError as error:
             text = str(error)
             self.bar.clear()
-            print(f"error: {text if str(work.source) in text else f'{work.source}: {text}'}", file=sys.stderr)
+            print(
+                f"error: {text if str(work.source) in text else f'{work.source}: {text}'}",
+                file=sys.stderr,
+            )
             self.failed += 1
             return None
 
@@ -104,5 +122,8 @@ class Account:
         """Raises UserInputError where a file failed."""
         self.bar.close()
         if self.failed:
-            raise UserInputError(f"{self.failed} of {self.count} files could not be used; the others are in {self.out}")
+            raise UserInputError(
+                f"{self.failed} of {self.count} files could not be used; the others are in"
+                f" {self.out}"
+            )
         print(f"{self.out}: {self.count} files")

@@ -32,19 +32,44 @@ if TYPE_CHECKING:
 
 def add(add: Add) -> None:
     generate = add("generate", generate_file, "Babble, in the voice of a speaker.")
-    generate.add_argument("model", help="run folder or model folder of a WaveNet, or of a prior over codes")
-    generate.add_argument("--seconds", type=float, help="length (default: 3 for a WaveNet; a prior ends by itself)")
-    generate.add_argument("--code-temperature", type=float, default=1.0, help="of a prior's codes (default %(default)s)")
-    generate.add_argument("--code-top-p", type=float, default=1.0, help="draw from a prior's likeliest codes of this mass")
+    generate.add_argument(
+        "model", help="run folder or model folder of a WaveNet, or of a prior over codes"
+    )
+    generate.add_argument(
+        "--seconds", type=float, help="length (default: 3 for a WaveNet; a prior ends by itself)"
+    )
+    generate.add_argument(
+        "--code-temperature",
+        type=float,
+        default=1.0,
+        help="of a prior's codes (default %(default)s)",
+    )
+    generate.add_argument(
+        "--code-top-p",
+        type=float,
+        default=1.0,
+        help="draw from a prior's likeliest codes of this mass",
+    )
     generate.add_argument("--prime", type=Path, metavar="IN.wav", help="go on from this recording")
     voice(generate)
 
     speak = add("speak", speak_file, "Speech from given frames: predicted mels, or aligned phones.")
-    speak.add_argument("model", help="run folder, model folder or name of a WaveNet with such features")
     speak.add_argument(
-        "--frames", action="append", required=True, default=[], metavar="NAME=FILE", help="mel=x.npy (C, F); phones=x.json"
+        "model", help="run folder, model folder or name of a WaveNet with such features"
     )
-    speak.add_argument("--seconds", type=float, help="length (default: that of the frames; needed for phones alone)")
+    speak.add_argument(
+        "--frames",
+        action="append",
+        required=True,
+        default=[],
+        metavar="NAME=FILE",
+        help="mel=x.npy (C, F); phones=x.json",
+    )
+    speak.add_argument(
+        "--seconds",
+        type=float,
+        help="length (default: that of the frames; needed for phones alone)",
+    )
     voice(speak, melody=False)
 
     score = add("score", score_file, "Bits a sample that a recording costs under a model.")
@@ -64,7 +89,9 @@ def generate_file(arguments: argparse.Namespace) -> None:
         return
     seconds = 3.0 if arguments.seconds is None else arguments.seconds
     prime, rate = (None, None) if arguments.prime is None else audio.read(arguments.prime)
-    with Progress(round(seconds * model.sample_rate), model.sample_rate, arguments.quiet) as progress:
+    with Progress(
+        round(seconds * model.sample_rate), model.sample_rate, arguments.quiet
+    ) as progress:
         wave = model.generate(
             seconds,
             labels=labels,
@@ -79,7 +106,9 @@ def generate_file(arguments: argparse.Namespace) -> None:
     say_written(out, wave, model.sample_rate)
 
 
-def _drawn_codes(arguments: argparse.Namespace, model: SpeechModel, labels: dict[str, str]) -> CodeSequence:
+def _drawn_codes(
+    arguments: argparse.Namespace, model: SpeechModel, labels: dict[str, str]
+) -> CodeSequence:
     """Codes from the model's prior."""
     model.given.attributes(labels)
     return model.prior.draw(
@@ -96,7 +125,9 @@ def speak_file(arguments: argparse.Namespace) -> None:
     from vqwave.inference.speech_model import SpeechModel
 
     model, out = SpeechModel.load(arguments.model), audio_out(arguments.out)
-    frames = {name: _frames(Path(path)) for name, path in pairs("--frames", arguments.frames).items()}
+    frames = {
+        name: _frames(Path(path)) for name, path in pairs("--frames", arguments.frames).items()
+    }
     wave = model.synthesize(
         frames,
         arguments.seconds,
@@ -129,5 +160,7 @@ def score_file(arguments: argparse.Namespace) -> None:
     wave, rate = audio.read(arguments.input)
     note_rate(arguments, rate, model.sample_rate)
     labels, vectors = labels_of(arguments, model), vectors_of(arguments)
-    score = named(arguments.input, lambda: model.log_likelihood(wave, rate, labels=labels, embeddings=vectors))
+    score = named(
+        arguments.input, lambda: model.log_likelihood(wave, rate, labels=labels, embeddings=vectors)
+    )
     print(f"{arguments.input}: {score.bits:.4f} {score.unit}, {score.samples:,} samples")

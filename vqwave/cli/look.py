@@ -19,7 +19,11 @@ def add(add: Add) -> None:
     info = add("info", show_info, "What a model, a .vqw file or a prepared corpus is.")
     info.add_argument("what", help="run folder, model folder or name; .vqw file; corpus folder")
 
-    report = add("report", write_page, "One page of curves, spectrograms and players from one or several runs.")
+    report = add(
+        "report",
+        write_page,
+        "One page of curves, spectrograms and players from one or several runs.",
+    )
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
     report.add_argument("--out", type=Path, help="HTML file (default: RUN/report.html)")
 

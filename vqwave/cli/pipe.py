@@ -41,7 +41,10 @@ def source(path: Path) -> Iterator[tuple[BinaryIO, str]]:
 
 @contextmanager
 def target(path: Path) -> Iterator[BinaryIO]:
-    """A file, whole or not at all, or standard output for `-`. Raises UserInputError where nobody reads that any more."""
+    """A file, whole or not at all, or standard output for `-`.
+
+    Raises UserInputError where nobody reads that any more.
+    """
     if path == DASH:
         try:
             yield sys.stdout.buffer
@@ -64,7 +67,9 @@ def encode_pipe(arguments: argparse.Namespace, model: SpeechModel) -> None:
     from vqwave.audio.streaming import WavReader
 
     if arguments.prior is not None:
-        raise UserInputError("--prior: entropy coding needs the whole utterance, expected a file and not a pipe")
+        raise UserInputError(
+            "--prior: entropy coding needs the whole utterance, expected a file and not a pipe"
+        )
     with source(arguments.input) as (file, name):
         reader = WavReader(file, name)
         stream = model.encode_stream(
@@ -102,10 +107,14 @@ def _pitch_range(text: str | None) -> tuple[float, ...] | None:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise UserInputError(f"--pitch-range {text}: expected HZ,SEMITONES, such as 120,3") from None
+        raise UserInputError(
+            f"--pitch-range {text}: expected HZ,SEMITONES, such as 120,3"
+        ) from None
 
 
-def _writer(out: BinaryIO, model: SpeechModel, stream: SpeechStream | BlockStream, speaker: str | None) -> CodeWriter | None:
+def _writer(
+    out: BinaryIO, model: SpeechModel, stream: SpeechStream | BlockStream, speaker: str | None
+) -> CodeWriter | None:
     """Writes the header at once; None before the range of the voice is known, and so any code."""
     from vqwave.codes import CodeWriter
     from vqwave.inference.stream_encoding import SpeechStream
@@ -116,7 +125,9 @@ def _writer(out: BinaryIO, model: SpeechModel, stream: SpeechStream | BlockStrea
     return None if pitch is None else CodeWriter(out, model.header(speaker, pitch=pitch))
 
 
-def _blocks(stream: SpeechStream | BlockStream, reader: WavReader, name: str) -> Iterator[CodeBlock]:
+def _blocks(
+    stream: SpeechStream | BlockStream, reader: WavReader, name: str
+) -> Iterator[CodeBlock]:
     """The codes of a recording, as they are known."""
     from vqwave.codes import CodeBlock
 
@@ -147,7 +158,11 @@ def decode_pipe(arguments: argparse.Namespace, model: SpeechModel, coder: Coder 
             shift_semitones=arguments.shift_semitones,
         )
         if not arguments.quiet:
-            print(f"note: sound comes {1000 * stream.latency / model.sample_rate:.0f} ms after its codes", file=sys.stderr)
+            print(
+                f"note: sound comes {1000 * stream.latency / model.sample_rate:.0f} ms after its"
+                " codes",
+                file=sys.stderr,
+            )
         with target(arguments.out) as out:
             writer = WavWriter(out, model.sample_rate, raw=arguments.raw)
             for block in reader:

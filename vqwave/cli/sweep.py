@@ -10,15 +10,37 @@ from vqwave.cli.arguments import Add
 
 
 def add(add: Add) -> None:
-    sweep = add("sweep", run_sweep, "Run the trials of a sweep file one after another, without a server, and print the best.")
-    sweep.add_argument("file", type=Path, metavar="SWEEP.yaml", help="the same file that `wandb sweep` takes; grid or random")
-    sweep.add_argument("--count", type=int, help="trials in all; default: the whole grid, or the file's run_cap")
-    sweep.add_argument("--out", type=Path, help="folder of the trials (default runs/sweeps/NAME); the same command goes on in it")
+    sweep = add(
+        "sweep",
+        run_sweep,
+        "Run the trials of a sweep file one after another, without a server, and print the best.",
+    )
+    sweep.add_argument(
+        "file",
+        type=Path,
+        metavar="SWEEP.yaml",
+        help="the same file that `wandb sweep` takes; grid or random",
+    )
+    sweep.add_argument(
+        "--count", type=int, help="trials in all; default: the whole grid, or the file's run_cap"
+    )
+    sweep.add_argument(
+        "--out",
+        type=Path,
+        help="folder of the trials (default runs/sweeps/NAME); the same command goes on in it",
+    )
     sweep.add_argument("--seed", type=int, default=0, help="of random draws (default %(default)s)")
     sweep.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="key=value", help="settings for every trial, after the file's own"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="key=value",
+        help="settings for every trial, after the file's own",
     )
-    sweep.add_argument("--dry-run", action="store_true", help="print the commands of the trials, then stop")
+    sweep.add_argument(
+        "--dry-run", action="store_true", help="print the commands of the trials, then stop"
+    )
 
 
 def run_sweep(arguments: argparse.Namespace) -> None:
@@ -44,7 +66,11 @@ def run_sweep(arguments: argparse.Namespace) -> None:
     try:
         trials = sweep.run()
     except Stopped as stop:
-        print(f"stopped: {len(sweep.rows())} trials are done, all is in {out}; run the same command to go on", file=sys.stderr)
+        print(
+            f"stopped: {len(sweep.rows())} trials are done, all is in {out}; run the same command"
+            " to go on",
+            file=sys.stderr,
+        )
         raise SystemExit(128 + stop.number) from None
     print(sweep.table(trials))
     if sweep.best(trials) is None:

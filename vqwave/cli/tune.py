@@ -14,20 +14,33 @@ if TYPE_CHECKING:
 
 
 def add(add: Add) -> None:
-    about = "Choose a model's temperatures by its copies of held-out recordings; the best is its own default."
+    about = (
+        "Choose a model's temperatures by its copies of held-out recordings; the best is its own"
+        " default."
+    )
     tune = add("tune", tune_model, about)
     tune.add_argument("model", help="run folder, model folder or name")
-    tune.add_argument("--data", type=Path, required=True, metavar="CORPUS", help="folder that `vqwave prepare` wrote")
+    tune.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="CORPUS",
+        help="folder that `vqwave prepare` wrote",
+    )
     tune.add_argument("--split", default="valid", help="train, valid or test (default %(default)s)")
     tune.add_argument("--write", action="store_true", help="put the best into the model's card")
     spread = "utterances at most, spread over the split (default %(default)s)"
     tune.add_argument("--limit", type=int, default=24, metavar="N", help=spread)
     tune.add_argument("--seconds", type=float, help="longer utterances are cut (default: none is)")
-    tune.add_argument("--whisper", default="tiny.en", metavar="NAME", help="recogniser, as of evaluate")
+    tune.add_argument(
+        "--whisper", default="tiny.en", metavar="NAME", help="recogniser, as of evaluate"
+    )
     tune.add_argument("--seed", type=int, default=0, help="of all trials (default %(default)s)")
     backends = "auto, or one of the decoders (see docs/decoding.md)"
     tune.add_argument("--backend", default="auto", help=backends)
-    tune.add_argument("--precision", default="float32", help="of the numba back-end (default %(default)s)")
+    tune.add_argument(
+        "--precision", default="float32", help="of the numba back-end (default %(default)s)"
+    )
     tune.add_argument("--device", default="cpu", help="cpu or cuda (default %(default)s)")
 
 
@@ -50,12 +63,18 @@ def tune_model(arguments: argparse.Namespace) -> None:
         limit=arguments.limit,
         seconds=arguments.seconds or WHOLE,
         whisper=arguments.whisper,
-        sampling=Sampling(seed=arguments.seed, backend=arguments.backend, precision=arguments.precision),
+        sampling=Sampling(
+            seed=arguments.seed, backend=arguments.backend, precision=arguments.precision
+        ),
     )
     folder, codec = find_model(arguments.model), SpeechModel.load(arguments.model, arguments.device)
-    material = EvaluationContext(Corpus.open(arguments.data), codec, None, settings, bars(arguments.quiet))
+    material = EvaluationContext(
+        Corpus.open(arguments.data), codec, None, settings, bars(arguments.quiet)
+    )
     try:
-        trials = temperature_tuning.tune(material, temperature_tuning.judge_of(material), _Printed())
+        trials = temperature_tuning.tune(
+            material, temperature_tuning.judge_of(material), _Printed()
+        )
     except NotApplicable as error:
         raise UserInputError(f"{arguments.model}: {error}") from None
     print(f"best:\n{temperature_tuning.table(trials[:1])}")

@@ -1,13 +1,17 @@
 """The `.vqw` file: speech as packed codes, whole or as a stream.
 
-    magic b"VQW\\x02" | facts | samples, frames [prior, check] | codes | CRC-32 of all before              whole
-    magic b"VQW\\x02" | facts | CRC-32 | (frames | codes | CRC-32) ... | 0 | samples | CRC-32              streamed
+    magic b"VQW\\x02" | facts | samples, frames [prior, check] | codes | CRC-32 of all before
+    whole
+    magic b"VQW\\x02" | facts | CRC-32 | (frames | codes | CRC-32) ... | 0 | samples | CRC-32
+    streamed
 
-Numbers are little-endian: CRCs are uint32, the others variable-length (seven bits a byte, the highest bit says that more follow).
-The codes are packed, frame by frame, book by book, ceil(log2 K) bits each, lowest bit first; or they are entropy-coded with a
-prior. The facts: a byte of flags (1 speaker, 2 prior, 4 streamed), sample rate, hop, size K, books, the fingerprint of the codec
-and the speaker; where a prior is, its fingerprint and a CRC-32 of the packed codes. About 25 bytes, since the codes of a word are
-no more than 50. In a stream every CRC is that of all before it, other CRCs left out: each block can be trusted when it is there.
+Numbers are little-endian: CRCs are uint32, the others variable-length (seven bits a byte, the
+highest bit says that more follow). The codes are packed, frame by frame, book by book, ceil(log2 K)
+bits each, lowest bit first; or they are entropy-coded with a prior. The facts: a byte of flags (1
+speaker, 2 prior, 4 streamed), sample rate, hop, size K, books, the fingerprint of the codec and the
+speaker; where a prior is, its fingerprint and a CRC-32 of the packed codes. About 25 bytes, since
+the codes of a word are no more than 50. In a stream every CRC is that of all before it, other CRCs
+left out: each block can be trusted when it is there.
 
 Version 3 is version 2 with pitch codes, and is written for these alone. Its facts go on with:
 frames a pitch code, its size K_p, books, and mean and deviation of ln(F0 / 100 Hz) (float32). The
@@ -16,8 +20,9 @@ frames; how many follows from the frames. Both are packed as digits (`packing.py
 one number in base K, lowest digit first, in as few bytes as it can need: one of 20 codes takes 4.33
 bits, one of 512 takes 9.
 
-Version 1, which is read but no longer written, had these facts as JSON: magic | its length, uint32 | JSON | codes | CRC-32.
-Own format, since the usual containers (npz, safetensors) neither pack bits nor name the codec.
+Version 1, which is read but no longer written, had these facts as JSON: magic | its length, uint32
+| JSON | codes | CRC-32. Own format, since the usual containers (npz, safetensors) neither pack bits
+nor name the codec.
 """
 
 from __future__ import annotations
@@ -41,7 +46,8 @@ VERSION_3 = b"VQW\x03"  # with pitch codes
 VERSION_1 = b"VQW\x01"
 SPEAKER, PRIOR, STREAMED = 1, 2, 4  # flags
 LONGEST_NAME = 1 << 16  # twice the bytes that a name may have
-PIECE = 1 << 16  # bytes that are asked of a pipe at once: a forged length must not take memory that it does not fill
+# bytes that are asked of a pipe at once: a forged length must not take memory that it does not fill
+PIECE = 1 << 16
 LONGEST_BLOCK = 1 << 20  # frames
 MOST_RATIO, MOST_CODES, MOST_BOOKS = 1 << 12, 1 << 16, 1 << 8  # of pitch codes
 TRUNCATED = "the checksum does not match: the file is truncated or damaged"
@@ -54,7 +60,9 @@ def to_bytes(coded: CodeSequence, coder: Coder | None = None) -> bytes:
     packed = header.pack(coded.block)
     if coder is None:
         return seal(header, packed)
-    return seal(replace(header, prior=coder.fingerprint, check=zlib.crc32(packed)), coder.encode(coded))
+    return seal(
+        replace(header, prior=coder.fingerprint, check=zlib.crc32(packed)), coder.encode(coded)
+    )
 
 
 def seal(header: Header, payload: bytes) -> bytes:
@@ -68,7 +76,11 @@ def seal(header: Header, payload: bytes) -> bytes:
 
 def facts(header: Header, *, streamed: bool = False) -> bytes:
     """What a file begins with."""
-    flags = (SPEAKER if header.speaker is not None else 0) | (PRIOR if header.prior is not None else 0) | STREAMED * streamed
+    flags = (
+        (SPEAKER if header.speaker is not None else 0)
+        | (PRIOR if header.prior is not None else 0)
+        | STREAMED * streamed
+    )
     sizes = b"".join(map(number, (header.sample_rate, header.hop, header.size, header.books)))
     speaker = b"" if header.speaker is None else _text(header.speaker)
     named = bytes([flags]) + sizes + _text(header.fingerprint) + speaker
@@ -93,7 +105,9 @@ def number(value: int) -> bytes:
 
 
 def _text(text: str) -> bytes:
-    """Length and bytes; a name of hexadecimal digits takes half as many: its length is odd, 2 n + 1 for n bytes."""
+    """Length and bytes; a name of hexadecimal digits takes half as many: its length is odd, 2 n + 1
+    for n bytes.
+    """
     if text and len(text) % 2 == 0 and set(text) <= set("0123456789abcdef"):
         return number(len(text) + 1) + bytes.fromhex(text)
     data = text.encode()
@@ -101,11 +115,14 @@ def _text(text: str) -> bytes:
 
 
 class Source:
-    """Bytes that are read one after another, from memory or from a pipe; `crc` is that of all so far, without the checks."""
+    """Bytes that are read one after another, from memory or from a pipe; `crc` is that of all so
+    far, without the checks.
+    """
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self.file, self.name, self.crc = file, name, 0
-        self.seen: bytearray | None = bytearray()  # all that was read, for those who must go back to it
+        # all that was read, for those who must go back to it
+        self.seen: bytearray | None = bytearray()
 
     def take(self, count: int) -> bytes:
         """Raises UserInputError where there are fewer."""
@@ -115,7 +132,10 @@ class Source:
         if self.seen is not None:
             self.seen += data
         if len(data) < count:
-            raise UserInputError(f"{self.name}: {TRUNCATED if self.seen is None or self.seen else 'empty, expected a .vqw file'}")
+            raise UserInputError(
+                f"{self.name}:"
+                f" {TRUNCATED if self.seen is None or self.seen else 'empty, expected a .vqw file'}"
+            )
         self.crc = zlib.crc32(data, self.crc)
         return bytes(data)
 
@@ -131,7 +151,9 @@ class Source:
     def text(self) -> str:
         length = self.number()
         if length > LONGEST_NAME:
-            raise UserInputError(f"{self.name}: its header cannot be read (a name of {length} bytes)")
+            raise UserInputError(
+                f"{self.name}: its header cannot be read (a name of {length} bytes)"
+            )
         data = self.take(length // 2)
         try:
             return data.hex() if length % 2 else data.decode()
@@ -156,7 +178,9 @@ class Source:
         return magic[3]
 
     def facts(self, version: int) -> tuple[Header, int]:
-        """What `facts` writes after the version: a header whose samples and frames are not yet known, and the flags."""
+        """What `facts` writes after the version: a header whose samples and frames are not yet
+        known, and the flags.
+        """
         (flags,) = self.take(1)
         if flags > SPEAKER | PRIOR | STREAMED:
             raise UserInputError(f"{self.name}: {TRUNCATED}")
@@ -164,7 +188,10 @@ class Source:
         codec = self.text()
         speaker = self.text() if flags & SPEAKER else None
         if min(rate, hop, size, books) < 1:
-            raise UserInputError(f"{self.name}: its header cannot be read ({books} books of {size} codes, hop {hop} at {rate} Hz)")
+            raise UserInputError(
+                f"{self.name}: its header cannot be read ({books} books of {size} codes, hop {hop}"
+                f" at {rate} Hz)"
+            )
         pitch = self.pitch(hop) if version == VERSION_3[3] else None
         return Header(rate, hop, 0, size, codec, books, 0, speaker, pitch=pitch), flags
 
@@ -182,7 +209,9 @@ class Source:
 
 
 def from_bytes(data: bytes, name: str, coder: Coder | None = None) -> CodeSequence:
-    """Raises UserInputError, with `name` in its line, for anything but a whole `.vqw` file, or if it needs another `coder`."""
+    """Raises UserInputError, with `name` in its line, for anything but a whole `.vqw` file, or if
+    it needs another `coder`.
+    """
     header, payload = _parse(data, name)
     if isinstance(payload, CodeBlock):
         block = payload
@@ -194,7 +223,10 @@ def from_bytes(data: bytes, name: str, coder: Coder | None = None) -> CodeSequen
 
 
 def unpacked(data: bytes, header: Header, name: str, frames: int) -> CodeBlock:
-    """The last `frames` of the header's frames. Raises UserInputError for codes that no book has."""
+    """The last `frames` of the header's frames.
+
+    Raises UserInputError for codes that no book has.
+    """
     try:
         return header.unpack(data, frames, header.frames - frames)
     except UserInputError as error:
@@ -222,7 +254,9 @@ def _parse(data: bytes, name: str) -> tuple[Header, bytes | CodeBlock]:
 def _fitting(header: Header, name: str) -> Header:
     """Raises UserInputError for a header that does not fit its codes."""
     if header.prior is None and header.payload != header.packed_bytes(header.frames):
-        found = f"{header.books} x {header.frames} codes do not fit its {header.payload} bytes of codes"
+        found = (
+            f"{header.books} x {header.frames} codes do not fit its {header.payload} bytes of codes"
+        )
     elif header.samples < 0 or not 0 <= header.frames * header.hop - header.samples < header.hop:
         found = f"{header.frames} frames of {header.hop} do not fit {header.samples} samples"
     elif header.books < 1 or header.frames < 0:
@@ -236,7 +270,10 @@ def _parse_version_1(data: bytes, name: str) -> tuple[Header, bytes]:
     try:
         (length,) = struct.unpack("<I", data[4:8])
         payload = data[8 + length : -4]
-        return _fitting(Header(**json.loads(data[8 : 8 + length]), payload=len(payload)), name), payload
+        return (
+            _fitting(Header(**json.loads(data[8 : 8 + length]), payload=len(payload)), name),
+            payload,
+        )
     except UserInputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -251,7 +288,9 @@ def _parse_stream(source: Source, version: int) -> tuple[Header, CodeBlock]:
         parts.append(part.block)
         header = part.header
     if source.file.read(1):
-        raise UserInputError(f"{source.name}: more follows after its end, expected one stream of codes")
+        raise UserInputError(
+            f"{source.name}: more follows after its end, expected one stream of codes"
+        )
     pitch = None if header.pitch is None else torch.cat([block.pitch for block in parts], 1)
     return header, CodeBlock(torch.cat([block.codes for block in parts], 1), pitch, 0, header.ratio)
 
@@ -268,7 +307,9 @@ def parts_of(source: Source, header: Header) -> Iterator[Part]:
     """What follows the facts of a stream. Raises UserInputError."""
     while count := source.number():
         if count > LONGEST_BLOCK:
-            raise UserInputError(f"{source.name}: a block of {count} frames, expected at most {LONGEST_BLOCK}")
+            raise UserInputError(
+                f"{source.name}: a block of {count} frames, expected at most {LONGEST_BLOCK}"
+            )
         payload = header.packed_bytes(count, header.frames)
         data = source.take(payload)
         source.check()
@@ -276,8 +317,13 @@ def parts_of(source: Source, header: Header) -> Iterator[Part]:
         yield Part(unpacked(data, header, source.name, count), header)
     samples = source.number()
     source.check()
-    if samples + header.frames and not (header.frames - 1) * header.hop < samples <= header.frames * header.hop:
-        raise UserInputError(f"{source.name}: {samples} samples do not fit {header.frames} frames of {header.hop}")
+    if (
+        samples + header.frames
+        and not (header.frames - 1) * header.hop < samples <= header.frames * header.hop
+    ):
+        raise UserInputError(
+            f"{source.name}: {samples} samples do not fit {header.frames} frames of {header.hop}"
+        )
     yield Part(header.unpack(b"", 0, header.frames), replace(header, samples=samples))
 
 
@@ -288,9 +334,13 @@ def header_of(data: bytes, name: str) -> Header:
 
 def _decoded(payload: bytes, header: Header, name: str, coder: Coder | None) -> CodeBlock:
     if coder is None:
-        raise UserInputError(f"{name}: is entropy-coded with prior {header.prior}, expected that prior: --prior RUN")
+        raise UserInputError(
+            f"{name}: is entropy-coded with prior {header.prior}, expected that prior: --prior RUN"
+        )
     if coder.fingerprint != header.prior:
-        raise UserInputError(f"{name}: is entropy-coded with prior {header.prior}, found prior {coder.fingerprint}")
+        raise UserInputError(
+            f"{name}: is entropy-coded with prior {header.prior}, found prior {coder.fingerprint}"
+        )
     try:
         block = coder.decode(payload, header)
     except UserInputError as error:
@@ -302,6 +352,7 @@ def _decoded(payload: bytes, header: Header, name: str, coder: Coder | None) -> 
         same = False
     if not same:
         raise UserInputError(
-            f"{name}: its codes do not match their checksum: this machine computes the prior's probabilities otherwise"
+            f"{name}: its codes do not match their checksum: this machine computes the prior's"
+            " probabilities otherwise"
         )
     return block

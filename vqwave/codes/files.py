@@ -11,7 +11,9 @@ from vqwave.errors import UserInputError
 
 
 def save_codes(coded: CodeSequence, path: str | Path, coder: Coder | None = None) -> None:
-    """Write a `.vqw` file, whole or not at all; `coder`, a prior, takes fewer bits, and is needed to read it again."""
+    """Write a `.vqw` file, whole or not at all; `coder`, a prior, takes fewer bits, and is needed
+    to read it again.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     data = to_bytes(coded, coder)
@@ -24,7 +26,11 @@ def save_codes(coded: CodeSequence, path: str | Path, coder: Coder | None = None
 
 
 def load_codes(path: str | Path, coder: Coder | None = None) -> CodeSequence:
-    """Read a `.vqw` file. Raises UserInputError for a missing, truncated, damaged or foreign file, or if it needs another prior."""
+    """Read a `.vqw` file.
+
+    Raises UserInputError for a missing, truncated, damaged or foreign file, or if it needs another
+    prior.
+    """
     return from_bytes(_read(path), str(path), coder)
 
 

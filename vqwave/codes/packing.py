@@ -50,7 +50,9 @@ def pack_digits(codes: Tensor, size: int) -> bytes:
     """
     digits, base, data = codes.t().reshape(-1).tolist(), max(size, 2), bytearray()
     if digits and not 0 <= min(digits) <= max(digits) < size:
-        raise UserInputError(f"codes {min(digits)} to {max(digits)}, expected codes from 0 to {size - 1}")
+        raise UserInputError(
+            f"codes {min(digits)} to {max(digits)}, expected codes from 0 to {size - 1}"
+        )
     for first in range(0, len(digits), DIGITS):
         block, value = digits[first : first + DIGITS], 0
         for digit in reversed(block):

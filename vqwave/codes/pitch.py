@@ -47,12 +47,16 @@ class PitchFormat:
                 raise UserInputError(f"pitch codes: {name} {value}, expected {wanted}")
             object.__setattr__(self, name, float(np.float32(value)))
         if min(self.hop, self.size, self.books) < 1:
-            raise UserInputError(f"pitch codes: {self.books} books of {self.size} codes, hop {self.hop}")
+            raise UserInputError(
+                f"pitch codes: {self.books} books of {self.size} codes, hop {self.hop}"
+            )
 
     def ratio(self, hop: int) -> int:
         """Frames of `hop` samples that a pitch code covers. Raises UserInputError unless whole."""
         if self.hop % hop:
-            raise UserInputError(f"pitch codes: hop {self.hop}, expected a multiple of the frames' {hop}")
+            raise UserInputError(
+                f"pitch codes: hop {self.hop}, expected a multiple of the frames' {hop}"
+            )
         return self.hop // hop
 
     def with_codes(self, codes: Tensor) -> PitchCodes:

@@ -20,8 +20,8 @@ class CodeReader:
     """Codes as they come through a pipe: first `header`, then, iterated over, blocks.
 
     At the end, `header.samples` is known. A pitch code comes in the block of the first frame that
-    it covers. A whole file, of any version, comes as one block, once it is there. Raises UserInputError
-    as `from_bytes` does.
+    it covers. A whole file, of any version, comes as one block, once it is there. Raises
+    UserInputError as `from_bytes` does.
     """
 
     def __init__(self, file: BinaryIO, name: str, coder: Coder | None = None) -> None:

@@ -45,7 +45,8 @@ class Sized:
 class CodeSequence(Sized):
     """Speech as codes (Q, F) int64, with all that decoding needs to know.
 
-    `pitch`: of a codec that codes the melody apart. Raises UserInputError unless it covers the frames.
+    `pitch`: of a codec that codes the melody apart. Raises UserInputError unless it covers the
+    frames.
     """
 
     codes: Tensor
@@ -110,11 +111,16 @@ class CodeSequence(Sized):
         return replace(coded, codes=codes, pitch=pitch, **sizes)
 
     def cut(self, first: int, last: int) -> CodeSequence:
-        """Frames first .. last - 1. Raises UserInputError where `first` lies within a pitch code."""
+        """Frames first ..
+
+        last - 1. Raises UserInputError where `first` lies within a pitch code.
+        """
         frames = self.codes.shape[1]
         if not 0 <= first <= last <= frames or first % self.ratio:
             start = f", the first a multiple of {self.ratio}" if self.ratio > 1 else ""
-            raise UserInputError(f"frames {first} to {last}: expected frames from 0 to {frames}{start}")
+            raise UserInputError(
+                f"frames {first} to {last}: expected frames from 0 to {frames}{start}"
+            )
         pitch = self.pitch
         if pitch is not None:
             span = slice(first // self.ratio, -(-last // self.ratio))
@@ -126,8 +132,8 @@ class CodeSequence(Sized):
 def join(parts: Sequence[CodeSequence]) -> CodeSequence:
     """Codes one after another: the inverse of cutting at whole pitch codes.
 
-    Raises UserInputError where parts are of different codecs or voices, or where one but the last ends
-    within a frame or a pitch code.
+    Raises UserInputError where parts are of different codecs or voices, or where one but the last
+    ends within a frame or a pitch code.
     """
     first, formats = parts[0], {replace(Header.of(part), frames=0, samples=0) for part in parts}
     if len(formats) > 1:
@@ -148,7 +154,9 @@ def join(parts: Sequence[CodeSequence]) -> CodeSequence:
 
 @dataclass(frozen=True)
 class Header(Sized):
-    """What a file says of its codes; `payload` is how many bytes they take in it, `check` the CRC-32 of the packed codes."""
+    """What a file says of its codes; `payload` is how many bytes they take in it, `check` the
+    CRC-32 of the packed codes.
+    """
 
     sample_rate: int
     hop: int
@@ -185,7 +193,9 @@ class Header(Sized):
     @property
     def bit_rate(self) -> float:
         """Bits a second that the codes take in the file."""
-        return (self.packed_bits if self.prior is None else 8 * self.payload) / max(self.seconds, 1e-9)
+        return (self.packed_bits if self.prior is None else 8 * self.payload) / max(
+            self.seconds, 1e-9
+        )
 
     @classmethod
     def of(cls, coded: CodeSequence) -> Header:
@@ -214,7 +224,10 @@ class Header(Sized):
         return pitch + digit_bytes(self.books * frames, self.size)
 
     def pack(self, block: CodeBlock) -> bytes:
-        """A block's pitch codes, then its codes. Raises UserInputError unless both or none have them."""
+        """A block's pitch codes, then its codes.
+
+        Raises UserInputError unless both or none have them.
+        """
         if (self.pitch is None) != (block.pitch is None):
             found = "without" if block.pitch is None else "with"
             raise UserInputError(f"codes {found} pitch codes, the header says otherwise")
@@ -243,7 +256,9 @@ class Header(Sized):
             streams.append((block.pitch, self.pitch.size, "pitch code"))
         for codes, size, name in streams:
             if codes.numel() and int(codes.max()) >= size:
-                raise UserInputError(f"holds {name} {int(codes.max())}, expected {name}s below {size}")
+                raise UserInputError(
+                    f"holds {name} {int(codes.max())}, expected {name}s below {size}"
+                )
 
     def _pitch_count(self, first: int, last: int) -> int:
         return self.pitch.books * pitch_due(first, last, self.ratio)
@@ -261,7 +276,9 @@ class Coder(Protocol):
 
 
 def fingerprint(*modules: nn.Module, about: str = "") -> str:
-    """16 hexadecimal digits that name the modules' weights: what one codec or prior has coded, only the same one reads."""
+    """16 hexadecimal digits that name the modules' weights: what one codec or prior has coded, only
+    the same one reads.
+    """
     digest = hashlib.sha256(about.encode())
     for module in modules:
         older = {old_parameter(name): tensor for name, tensor in module.state_dict().items()}

@@ -7,10 +7,11 @@ A spec is a frozen dataclass beside the module that it builds::
         lr: float = option(3e-4, "learning rate")
         betas: tuple[float, float] = (0.9, 0.95)
 
-Variants are a union that `kind` discriminates: `Annotated[A | B, Field(discriminator="kind")]`. Settings come from the
-defaults, then from the YAML files of `--config` in order, then from `a.b=1`, `--a.b=1` or `--a.b 1` on the command
-line. A changed `kind` replaces the whole part, so that the settings of the old variant never reach the new one;
-dictionaries merge by key. The types of a spec's fields are read at run time: import them outside `TYPE_CHECKING`.
+Variants are a union that `kind` discriminates: `Annotated[A | B, Field(discriminator="kind")]`.
+Settings come from the defaults, then from the YAML files of `--config` in order, then from `a.b=1`,
+`--a.b=1` or `--a.b 1` on the command line. A changed `kind` replaces the whole part, so that the
+settings of the old variant never reach the new one; dictionaries merge by key. The types of a
+spec's fields are read at run time: import them outside `TYPE_CHECKING`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,17 @@ from vqwave.config.help import help_text
 from vqwave.config.specs import Tree, differences, dump, option, spec, to_tree
 from vqwave.config.yaml_layers import dotted_keys, load, merge, split
 
-__all__ = ["Request", "build", "differences", "dump", "help_text", "option", "parse", "spec", "to_tree"]
+__all__ = [
+    "Request",
+    "build",
+    "differences",
+    "dump",
+    "help_text",
+    "option",
+    "parse",
+    "spec",
+    "to_tree",
+]
 
 T = TypeVar("T")
 
@@ -39,11 +50,13 @@ class Request(Generic[T]):
     quiet: bool = False
 
 
-def parse(cls: type[T], argv: Sequence[str], *, program: str = "", description: str = "") -> Request[T]:
+def parse(
+    cls: type[T], argv: Sequence[str], *, program: str = "", description: str = ""
+) -> Request[T]:
     """Reads `argv` (without the program's name) into a config of type `cls`.
 
-    `--help` prints every setting and leaves with status 0. Raises UserInputError: one line with the key, what was found, what
-    is expected, and the YAML file where that is the culprit.
+    `--help` prints every setting and leaves with status 0. Raises UserInputError: one line with the
+    key, what was found, what is expected, and the YAML file where that is the culprit.
 
     >>> @spec
     ... class Train:
@@ -70,7 +83,8 @@ def parse(cls: type[T], argv: Sequence[str], *, program: str = "", description: 
 
 
 def build(cls: type[T], tree: Mapping[str, Tree]) -> T:
-    """The config of a plain tree, such as the one in a run folder; what is absent takes its default. Raises UserInputError.
+    """The config of a plain tree, such as the one in a run folder; what is absent takes its
+    default. Raises UserInputError.
 
     >>> @spec
     ... class Train:

@@ -1,4 +1,6 @@
-"""From text to values: each scalar is read by the type of its field, and what a tree leaves out takes its default."""
+"""From text to values: each scalar is read by the type of its field, and what a tree leaves out
+takes its default.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,11 @@ from vqwave.config.yaml_layers import Text, read_flow
 
 
 def settle(hint: Hint, value: Tree, default: Tree = MISSING) -> Tree:
-    """The tree with its texts read and its gaps filled; what does not fit stays as it is, for `problems` to report.
+    """The tree with its texts read and its gaps filled; what does not fit stays as it is, for
+    `problems` to report.
 
-    `default` is the value that the field would have: it gives the kind, and the settings of that kind.
+    `default` is the value that the field would have: it gives the kind, and the settings of that
+    kind.
     """
     if isinstance(value, Text):
         return _read(hint, value)
@@ -43,7 +47,9 @@ def _settle_spec(cls: type, value: dict[str, Tree], default: Tree) -> dict[str, 
 
 def _inside(hint: Hint, *origins: type) -> tuple[Hint, ...]:
     """The types of the items, where the type is a list, tuple or dict of something."""
-    return next((typing.get_args(arm) for arm in arms(hint) if typing.get_origin(arm) in origins), ())
+    return next(
+        (typing.get_args(arm) for arm in arms(hint) if typing.get_origin(arm) in origins), ()
+    )
 
 
 def _read(hint: Hint, text: Text) -> Tree:

@@ -38,7 +38,10 @@ def _adapter(cls: type[T]) -> TypeAdapter[T]:
 
 
 def validate(cls: type[T], tree: Tree, sources: Mapping[str, str]) -> T:
-    """The config of a settled tree. `sources` names the file that a dotted key came from. Raises UserInputError."""
+    """The config of a settled tree.
+
+    `sources` names the file that a dotted key came from. Raises UserInputError.
+    """
     try:
         return _adapter(cls).validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:
@@ -46,7 +49,9 @@ def validate(cls: type[T], tree: Tree, sources: Mapping[str, str]) -> T:
         for detail in error.errors(include_url=False):
             key = _dotted(tree, detail["loc"])
             key += ".kind" if detail["type"].startswith("union_tag") else ""
-            problems.setdefault(key, []).append(_problem(cls, tree, key, typing.cast("dict[str, Any]", detail)))
+            problems.setdefault(key, []).append(
+                _problem(cls, tree, key, typing.cast("dict[str, Any]", detail))
+            )
         key, found = next(iter(problems.items()))
         source = next((sources[part] for part in _prefixes(key) if part in sources), "")
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -73,7 +78,12 @@ def _dotted(tree: Tree, location: Sequence[int | str]) -> str:
     """The key that pydantic means: its location without the names of variants and alternatives."""
     key, here, tagged = "", tree, False
     for place, part in enumerate(location):
-        if isinstance(here, dict) and not tagged and part == here.get("kind") and place + 1 < len(location):
+        if (
+            isinstance(here, dict)
+            and not tagged
+            and part == here.get("kind")
+            and place + 1 < len(location)
+        ):
             tagged = True
         elif isinstance(here, dict):
             key, here, tagged = f"{key}.{part}" if key else str(part), here.get(str(part)), False
@@ -101,7 +111,11 @@ def _problem(cls: type, tree: Tree, key: str, detail: dict[str, Any]) -> str:
         return f"expected {context['expected']}, found {found!r}"
     if error == "too_long":
         return f"expected {context['max_length']} values, found {context['actual_length']}"
-    return f"expected {word}, found {found!r}" if word else f"{detail['msg'].replace('Input ', '')}, found {found!r}"
+    return (
+        f"expected {word}, found {found!r}"
+        if word
+        else f"{detail['msg'].replace('Input ', '')}, found {found!r}"
+    )
 
 
 def _unknown(cls: type, tree: Tree, key: str) -> str:
@@ -124,5 +138,7 @@ def _unknown(cls: type, tree: Tree, key: str) -> str:
     siblings = [f"{parent}.{name}" if parent else name for name in hints(chosen)] if chosen else []
     known = list(every_key(cls))
     same = [name for name in known if name.rpartition(".")[2] == last]
-    hint = nearest(key, siblings, 1) or (f"; did you mean {same[0]}?" if same else nearest(key, known, 1))
+    hint = nearest(key, siblings, 1) or (
+        f"; did you mean {same[0]}?" if same else nearest(key, known, 1)
+    )
     return f"unknown key{hint}"

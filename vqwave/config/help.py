@@ -1,4 +1,6 @@
-"""The text of `--help`: every setting with its type and default, once for each variant that has it."""
+"""The text of `--help`: every setting with its type and default, once for each variant that has
+it.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ class _Part:
 
 
 def _sections(part: _Part, above: tuple[type, ...] = ()) -> Iterator[_Section]:
-    """The settings of each variant of a part, then of the parts inside it; a part inside itself is listed once."""
+    """The settings of each variant of a part, then of the parts inside it; a part inside itself is
+    listed once.
+    """
     for cls in part.variants:
         rows: list[_Row] = []
         inner: list[_Part] = []
@@ -57,7 +61,9 @@ def _sections(part: _Part, above: tuple[type, ...] = ()) -> Iterator[_Section]:
             if name == "kind" and len(part.variants) > 1:
                 continue  # listed once, above its variants
             path = f"{part.path}.{name}" if part.path else name
-            row = _Row(key=path, type=_type_text(hint), default=_shown(values[name]), help=notes[name])
+            row = _Row(
+                key=path, type=_type_text(hint), default=_shown(values[name]), help=notes[name]
+            )
             if not specs(hint):
                 rows.append(row)
                 continue
@@ -88,13 +94,19 @@ def _type_text(hint: Hint) -> str:
         if origin is typing.Literal:
             words += [str(choice) for choice in inside]
         elif origin in (list, tuple):
-            words.append("[" + ", ".join("..." if each is ... else _type_text(each) for each in inside) + "]")
+            words.append(
+                "[" + ", ".join("..." if each is ... else _type_text(each) for each in inside) + "]"
+            )
         elif origin is dict:
             words.append(f"{{name: {_type_text(inside[1])}}}")
         elif arm is types.NoneType:
             words.append("null")
         else:
-            words.append("settings" if dataclasses.is_dataclass(arm) else getattr(arm, "__name__", str(arm)).lower())
+            words.append(
+                "settings"
+                if dataclasses.is_dataclass(arm)
+                else getattr(arm, "__name__", str(arm)).lower()
+            )
     return "|".join(dict.fromkeys(words))
 
 
@@ -106,11 +118,21 @@ def every_key(cls: type) -> Iterator[str]:
 
 def help_text(cls: type, program: str = "", description: str = "") -> str:
     """The flags, then a table of settings; `program` is the script's name."""
-    flags = {"--config FILE": "settings in YAML; may be given again, later files win", **FLAGS, "--help": "this text"}
-    lines = [f"usage: {program or 'PROGRAM'} [--config FILE] [key=value ...] [{'] ['.join(FLAGS)}]", ""]
+    flags = {
+        "--config FILE": "settings in YAML; may be given again, later files win",
+        **FLAGS,
+        "--help": "this text",
+    }
+    lines = [
+        f"usage: {program or 'PROGRAM'} [--config FILE] [key=value ...] [{'] ['.join(FLAGS)}]",
+        "",
+    ]
     lines += [description.strip(), ""] if description.strip() else []
     lines += [f"  {flag:16} {text}" for flag, text in flags.items()]
-    lines += ["", "Settings, as key=value, --key=value or --key value; each with its type and default:"]
+    lines += [
+        "",
+        "Settings, as key=value, --key=value or --key value; each with its type and default:",
+    ]
     sections = list(_sections(_Part(path="", variants=[cls], default=None)))
     cells = [(row.key, row.type, row.default) for section in sections for row in section.rows]
     widths = [min(max(len(row[k]) for row in cells), widest) for k, widest in enumerate(WIDEST)]
@@ -118,5 +140,9 @@ def help_text(cls: type, program: str = "", description: str = "") -> str:
         lines += ["", section.title] if section.title else [""]
         for row in section.rows:
             columns = zip((row.key, row.type, row.default), widths, strict=True)
-            lines.append(("  " + "  ".join(f"{text:{width}}" for text, width in columns) + "  " + row.help).rstrip())
+            lines.append(
+                (
+                    "  " + "  ".join(f"{text:{width}}" for text, width in columns) + "  " + row.help
+                ).rstrip()
+            )
     return "\n".join(lines)

@@ -1,4 +1,6 @@
-"""Settings that have another name since format 2, and how a tree of format 1 becomes one of format 2."""
+"""Settings that have another name since format 2, and how a tree of format 1 becomes one of format
+2.
+"""
 
 from __future__ import annotations
 
@@ -113,10 +115,15 @@ def old_parameter(name: str) -> str:
 
 
 def old_repr(settings: object) -> str:
-    """`repr` of settings by their names of format 1: names that were made of it do not move by a renaming either."""
+    """`repr` of settings by their names of format 1: names that were made of it do not move by a
+    renaming either.
+    """
     if not is_dataclass(settings):
         return repr(settings)
-    parts = (f"{old_key(type(settings), f.name)}={old_repr(getattr(settings, f.name))}" for f in fields(settings))
+    parts = (
+        f"{old_key(type(settings), f.name)}={old_repr(getattr(settings, f.name))}"
+        for f in fields(settings)
+    )
     return f"{type(settings).__qualname__}({', '.join(parts)})"
 
 
@@ -138,7 +145,9 @@ def new_key(cls: type, key: str) -> str | None:
 
 
 def migrated(hint: Hint, tree: Tree) -> Tree:
-    """A tree of format 1, for a field of this type, with the names of format 2; what is none of these stays."""
+    """A tree of format 1, for a field of this type, with the names of format 2; what is none of
+    these stays.
+    """
     if isinstance(tree, list):
         inside = next((typing.get_args(arm) for arm in arms(hint) if typing.get_args(arm)), ())
         return [migrated(inside[0], item) for item in tree] if inside else tree

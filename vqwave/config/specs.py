@@ -24,16 +24,23 @@ MISSING = dataclasses.MISSING
 
 
 def option(default: Tree = MISSING, help: str = "") -> Any:  # noqa: ANN401 - stands for a value of the field's type
-    """A field with a line for `--help`; a list or dict as default is copied for each instance. No default: required."""
+    """A field with a line for `--help`; a list or dict as default is copied for each instance.
+
+    No default: required.
+    """
     metadata = {"help": help}
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field, option))
+@dataclass_transform(
+    frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field, option)
+)
 def spec(cls: type[T]) -> type[T]:
-    """A frozen, keyword-only dataclass that pydantic validates strictly: an unknown key is an error."""
+    """A frozen, keyword-only dataclass that pydantic validates strictly: an unknown key is an
+    error.
+    """
     cls.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
@@ -49,7 +56,9 @@ def to_tree(config: object) -> Tree:
     {'bands': 40, 'range': [20.0, 7600.0]}
     """
     if dataclasses.is_dataclass(config):
-        return {f.name: to_tree(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
+        return {
+            f.name: to_tree(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init
+        }
     if isinstance(config, Mapping):
         return {str(key): to_tree(value) for key, value in config.items()}
     if isinstance(config, list | tuple):
@@ -72,14 +81,18 @@ _Dumper.add_representer(list, _Dumper.represent_list)
 
 
 def dump(config: object) -> str:
-    """YAML text in the order of the fields, with `build(type(config), yaml.safe_load(dump(config))) == config`."""
-    return yaml.dump(to_tree(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    """YAML text in the order of the fields, with `build(type(config), yaml.safe_load(dump(config)))
+    == config`.
+    """
+    return yaml.dump(
+        to_tree(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120
+    )
 
 
 def differences(a: Mapping[str, Tree], b: Mapping[str, Tree]) -> list[str]:
     """The dotted keys at which two trees differ, in the order of `a`, then of `b`.
 
-    >>> differences({"optim": {"lr": 1e-3, "steps": 5}}, {"optim": {"lr": 1e-4, "steps": 5}, "seed": 0})
+    >>> differences({"optim": {"lr": 1e-3, "eps": 5}}, {"optim": {"lr": 1e-4, "eps": 5}, "seed": 0})
     ['optim.lr', 'seed']
     """
     found = []
@@ -126,11 +139,15 @@ def variant(candidates: Sequence[type], kind: object) -> type | None:
 
 
 def defaults(cls: type, instance: object) -> dict[str, Any]:
-    """Each setting's default: from `instance` where it is of this variant, else the class's; MISSING if required."""
+    """Each setting's default: from `instance` where it is of this variant, else the class's;
+    MISSING if required.
+    """
     if type(instance) is cls:
         return {name: getattr(instance, name) for name in hints(cls)}
     fields = [field for field in dataclasses.fields(cls) if field.init]
-    return {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields}
+    return {
+        f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields
+    }
 
 
 def steps(key: str) -> list[str | int]:
@@ -143,11 +160,20 @@ def steps(key: str) -> list[str | int]:
 
 
 def at(cls: type, tree: Tree, key: str) -> Hint:
-    """The type of the setting that a dotted key names, by the kinds that `tree` chose; None where there is none."""
+    """The type of the setting that a dotted key names, by the kinds that `tree` chose; None where
+    there is none.
+    """
     hint: Hint = cls
     for name in steps(key):
         if isinstance(name, int):
-            hint = next((typing.get_args(arm)[0] for arm in arms(hint) if typing.get_origin(arm) in (list, tuple)), None)
+            hint = next(
+                (
+                    typing.get_args(arm)[0]
+                    for arm in arms(hint)
+                    if typing.get_origin(arm) in (list, tuple)
+                ),
+                None,
+            )
             tree = tree[name] if isinstance(tree, list) else None
             continue
         chosen = variant(specs(hint), tree.get("kind")) if isinstance(tree, dict) else None

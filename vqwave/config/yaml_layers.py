@@ -1,7 +1,7 @@
 """Where settings come from: YAML files and the command line, as trees whose scalars are still text.
 
-A plain scalar is read by the type of the field that takes it (in `settle`) and not by YAML's own rules, which would
-make text of `3e-4` and False of `no`.
+A plain scalar is read by the type of the field that takes it (in `settle`) and not by YAML's own
+rules, which would make text of `3e-4` and False of `no`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if isinstance(key.value, str) and key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark
+                )
             seen.add(str(key.value))
         return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
 
@@ -49,7 +51,9 @@ _Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_text)
 
 
 def read_flow(text: str) -> Tree:
-    """`[8, 5]` or `{'a': 1}`, as Python and YAML both write them; text that only looks so stays text."""
+    """`[8, 5]` or `{'a': 1}`, as Python and YAML both write them; text that only looks so stays
+    text.
+    """
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError:
@@ -57,7 +61,10 @@ def read_flow(text: str) -> Tree:
 
 
 def load(file: Path) -> dict[str, Tree]:
-    """The settings in a YAML file. Raises UserInputError naming the file, and the line where there is one."""
+    """The settings in a YAML file.
+
+    Raises UserInputError naming the file, and the line where there is one.
+    """
     try:
         tree = yaml.load(file.read_text(encoding="utf-8"), _Loader)
         json.dumps(tree)
@@ -66,12 +73,18 @@ def load(file: Path) -> dict[str, Tree]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "a character that YAML does not allow"
-        raise UserInputError(f"{file}{f', line {mark.line + 1}' if mark else ''}: not valid YAML: {problem}") from None
+        raise UserInputError(
+            f"{file}{f', line {mark.line + 1}' if mark else ''}: not valid YAML: {problem}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UserInputError(f"{file}: cannot be read: {reason}; expected a YAML file with settings") from None
+        raise UserInputError(
+            f"{file}: cannot be read: {reason}; expected a YAML file with settings"
+        ) from None
     except (TypeError, ValueError, RecursionError):
-        raise UserInputError(f"{file}: found a tag or a loop of anchors; expected plain settings (key: value)") from None
+        raise UserInputError(
+            f"{file}: found a tag or a loop of anchors; expected plain settings (key: value)"
+        ) from None
     if tree is not None and not isinstance(tree, dict):
         found = "a list" if isinstance(tree, list) else repr(str(tree)[:40])
         raise UserInputError(f"{file}: expected settings (key: value), found {found}")
@@ -80,7 +93,9 @@ def load(file: Path) -> dict[str, Tree]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CommandLine:
-    """What was typed: YAML files in order, flags, and the overrides as one tree, so that their order is free."""
+    """What was typed: YAML files in order, flags, and the overrides as one tree, so that their
+    order is free.
+    """
 
     files: list[Path]
     flags: set[str]
@@ -88,7 +103,10 @@ class CommandLine:
 
 
 def split(argv: Sequence[str]) -> CommandLine:
-    """Reads flags, `--config FILE`, `a.b=1`, `--a.b=1` and `--a.b 1`. Raises UserInputError for any other word."""
+    """Reads flags, `--config FILE`, `a.b=1`, `--a.b=1` and `--a.b 1`.
+
+    Raises UserInputError for any other word.
+    """
     words = list(argv)
     line = CommandLine(files=[], flags=set(), overrides={})
     while words:
@@ -102,7 +120,9 @@ def split(argv: Sequence[str]) -> CommandLine:
             flag = f"; did you mean --{name}?" if f"--{name}" in FLAGS else ""
             raise UserInputError(f"{word}: expected key=value, --key=value or --config FILE{flag}")
         if not equals and (not words or words[0].startswith("--")):
-            raise UserInputError(f"{word}: found no value; expected {word}=VALUE{nearest(word, FLAGS, 1)}")
+            raise UserInputError(
+                f"{word}: found no value; expected {word}=VALUE{nearest(word, FLAGS, 1)}"
+            )
         text = text if equals else words.pop(0)
         if name == "config":
             line.files.append(Path(text))
@@ -121,7 +141,9 @@ def _put(tree: dict[str, Tree], key: str, text: str) -> None:
 
 
 def merge(base: Tree, new: Tree) -> Tree:
-    """`new` over `base`; a changed `kind` replaces the whole part, and an empty YAML section changes nothing."""
+    """`new` over `base`; a changed `kind` replaces the whole part, and an empty YAML section
+    changes nothing.
+    """
     if isinstance(base, dict) and isinstance(new, Text) and not new:
         return base
     if not (isinstance(base, dict) and isinstance(new, dict)):

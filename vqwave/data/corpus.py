@@ -1,12 +1,16 @@
 """A prepared corpus on disk: int16 shards, an index, and what the labels are called.
 
-    corpus.json       format, name, sample_rate, labels {"speaker": [...]}, splits {"train": n}, level_db, source,
+    corpus.json       format, name, sample_rate, labels {"speaker": [...]}, splits {"train": n},
+    level_db, source,
                       sha256 {"shard-00000.i16": ...} (absent in a corpus of an older release),
                       pitch {"hop": samples, "range": [Hz, Hz]} (as absent)
-    index.jsonl       one utterance a line: id, shard, offset, frames, speaker, text, split, labels, phones
+    index.jsonl       one utterance a line: id, shard, offset, frames, speaker, text, split, labels,
+    phones
     shard-00000.i16   little-endian int16 samples, x = k / 32768
-    pitch.f32         little-endian float32 F0 in Hz, 0 where unvoiced: ceil(frames / hop) an utterance, in the index' order
-    vectors/NAME.npy  if you put it there: a vector (V,) an utterance, in the index' order (a speaker embedding)
+    pitch.f32         little-endian float32 F0 in Hz, 0 where unvoiced: ceil(frames / hop) an
+    utterance, in the index' order
+    vectors/NAME.npy  if you put it there: a vector (V,) an utterance, in the index' order (a
+    speaker embedding)
     rejected.csv      what was left out, and why
 
 Opening reads the two text files; the shards are memory-mapped, and `read` copies the crop alone.
@@ -51,7 +55,9 @@ def is_corpus(folder: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One row of the index: `frames` samples of `shard` from `offset` on; `phones` are (first sample, label) in it."""
+    """One row of the index: `frames` samples of `shard` from `offset` on; `phones` are (first
+    sample, label) in it.
+    """
 
     id: str
     shard: int
@@ -80,8 +86,9 @@ class StoredPitch:
 class Corpus:
     """A prepared corpus: `Corpus.open("data/fsdd")`.
 
-    `labels` lists the values of each label column, sorted; a label's id is its place there. `utterances` are the rows.
-    Where few texts (at most `MOST_TEXTS`) are said again and again, as digits are, `text` is a label column, too.
+    `labels` lists the values of each label column, sorted; a label's id is its place there.
+    `utterances` are the rows. Where few texts (at most `MOST_TEXTS`) are said again and again, as
+    digits are, `text` is a label column, too.
     """
 
     def __init__(
@@ -101,27 +108,39 @@ class Corpus:
         stored = header.get("pitch")
         self.pitch = None if stored is None else StoredPitch(stored["hop"], *stored["range"])
         self.vectors = _vectors(folder, len(utterances))
-        self._ids = {name: {value: k for k, value in enumerate(values)} for name, values in self.labels.items()}
+        self._ids = {
+            name: {value: k for k, value in enumerate(values)}
+            for name, values in self.labels.items()
+        }
         self._maps: dict[int, NDArray[np.int16]] = {}
         self._f0: NDArray[np.float32] | None = None
         self._chosen: frozenset[str] = frozenset()
 
     @classmethod
     def open(cls, folder: str | Path) -> Corpus:
-        """Open a folder that `vqwave prepare` wrote; `UserInputError` says what is wrong with any other."""
+        """Open a folder that `vqwave prepare` wrote; `UserInputError` says what is wrong with any
+        other.
+        """
         folder = Path(folder)
         if not is_corpus(folder):
             found = "is no prepared corpus" if folder.is_dir() else "no such folder"
-            raise UserInputError(f"{folder}: {found}; make one with `vqwave prepare KIND SOURCE --out {folder}`")
+            raise UserInputError(
+                f"{folder}: {found}; make one with `vqwave prepare KIND SOURCE --out {folder}`"
+            )
         try:
             header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
             if header["format"] != FORMAT:
-                raise UserInputError(f"{folder / HEADER}: format {header['format']}, expected {FORMAT}; prepare it again")
+                raise UserInputError(
+                    f"{folder / HEADER}: format {header['format']}, expected {FORMAT}; prepare it"
+                    " again"
+                )
             with (folder / INDEX).open(encoding="utf-8") as file:
                 utterances = [_utterance(json.loads(line)) for line in file]
             corpus = cls(folder, *_with_text(header, utterances))
         except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserInputError(f"{folder}: damaged corpus ({error!r}); prepare it again") from error
+            raise UserInputError(
+                f"{folder}: damaged corpus ({error!r}); prepare it again"
+            ) from error
         corpus._check_shards()
         corpus._check_pitch()
         return corpus
@@ -133,7 +152,9 @@ class Corpus:
 
     @cached_property
     def vocabulary(self) -> dict[str, list[str]]:
-        """What networks may be told by id: the labels' values and, where utterances are aligned, the phones."""
+        """What networks may be told by id: the labels' values and, where utterances are aligned,
+        the phones.
+        """
         phones = sorted({label for u in self.utterances for _, label in u.phones})
         return self.labels | ({"phones": phones} if phones else {})
 
@@ -143,15 +164,23 @@ class Corpus:
         return dict(Counter(u.split for u in self.utterances))
 
     def of(self, split: str) -> list[int]:
-        """The places in `utterances` of a split's rows. Raises `UserInputError` that names the splits there are."""
+        """The places in `utterances` of a split's rows.
+
+        Raises `UserInputError` that names the splits there are.
+        """
         rows = [i for i, u in enumerate(self.utterances) if u.split == split and self._takes(u)]
         if not rows:
             there = ", ".join(f"{name} ({n})" for name, n in self.splits.items())
-            raise UserInputError(f"{self.folder}: no split {split!r}, there are {there}{nearest(split, self.splits)}")
+            raise UserInputError(
+                f"{self.folder}: no split {split!r}, there are {there}{nearest(split, self.splits)}"
+            )
         return rows
 
     def only(self, speakers: Sequence[str]) -> Corpus:
-        """The same corpus and labels, but splits hold these speakers alone; none named: all. Raises `UserInputError`."""
+        """The same corpus and labels, but splits hold these speakers alone; none named: all.
+
+        Raises `UserInputError`.
+        """
         for name in speakers:
             self.label_id("speaker", name)
         chosen = copy(self)
@@ -162,20 +191,31 @@ class Corpus:
         return not self._chosen or utterance.speaker in self._chosen
 
     def label_id(self, label: str, value: str) -> int:
-        """The id of a label's value, such as ("speaker", "theo"). Raises `UserInputError` with the nearest names."""
+        """The id of a label's value, such as ("speaker", "theo").
+
+        Raises `UserInputError` with the nearest names.
+        """
         if label not in self._ids:
-            raise UserInputError(f"{self.folder}: no label {label!r}, there are {', '.join(self.labels)}")
+            raise UserInputError(
+                f"{self.folder}: no label {label!r}, there are {', '.join(self.labels)}"
+            )
         if value not in self._ids[label]:
             known = self.labels[label]
-            raise UserInputError(f"{self.folder}: no {label} {value!r} among {len(known)}{nearest(value, known)}")
+            raise UserInputError(
+                f"{self.folder}: no {label} {value!r} among {len(known)}{nearest(value, known)}"
+            )
         return self._ids[label][value]
 
     def label_ids(self, i: int) -> dict[str, int]:
         """The ids of all labels of utterance `i`."""
-        return {label: self._ids[label][value] for label, value in self.utterances[i].labels.items()}
+        return {
+            label: self._ids[label][value] for label, value in self.utterances[i].labels.items()
+        }
 
     def told(self, i: int) -> dict[str, int | NDArray[np.float32]]:
-        """What networks are told of utterance `i` by name: the ids of its labels, its vectors (V,)."""
+        """What networks are told of utterance `i` by name: the ids of its labels, its vectors
+        (V,).
+        """
         return self.label_ids(i) | {name: rows[i] for name, rows in self.vectors.items()}
 
     def seconds(self, split: str | None = None) -> float:
@@ -183,31 +223,45 @@ class Corpus:
         return sum(u.frames for u in self.utterances if split in (None, u.split)) / self.sample_rate
 
     def read(self, i: int, start: int = 0, frames: int | None = None) -> Wave:
-        """Samples [start, start + frames) of utterance `i` in [-1, 1], cut at its end; only the crop is copied."""
+        """Samples [start, start + frames) of utterance `i` in [-1, 1], cut at its end; only the
+        crop is copied.
+        """
         utterance = self.utterances[i]
         stop = utterance.frames if frames is None else min(start + frames, utterance.frames)
         if not 0 <= start <= stop:
-            raise UserInputError(f"utterance {utterance.id!r} has {utterance.frames} samples, asked for [{start}, {stop})")
-        shard, first, last = self._shard(utterance.shard), utterance.offset + start, utterance.offset + stop
+            raise UserInputError(
+                f"utterance {utterance.id!r} has {utterance.frames} samples, asked for [{start},"
+                f" {stop})"
+            )
+        shard, first, last = (
+            self._shard(utterance.shard),
+            utterance.offset + start,
+            utterance.offset + stop,
+        )
         samples = from_int16(shard[first:last])
         _let_go(shard)
         return samples
 
     def f0(self, i: int) -> NDArray[np.float32]:
-        """F0 of utterance `i` in Hz, 0 where unvoiced, a frame each `pitch.hop` samples: (ceil(frames / hop),).
+        """F0 of utterance `i` in Hz, 0 where unvoiced, a frame each `pitch.hop` samples:
+        (ceil(frames / hop),).
 
         Raises `UserInputError` for a corpus that an earlier version prepared, without F0.
         """
         if self.pitch is None:
             again = f"`vqwave prepare KIND SOURCE --out {self.folder}`"
-            raise UserInputError(f"{self.folder}: prepared before F0 was stored; prepare it again with {again}")
+            raise UserInputError(
+                f"{self.folder}: prepared before F0 was stored; prepare it again with {again}"
+            )
         if self._f0 is None:
             self._f0 = np.memmap(self.folder / PITCH, dtype="<f4", mode="r")
         return np.array(self._f0[self._f0_starts[i] : self._f0_starts[i + 1]], np.float32)
 
     @cached_property
     def _f0_starts(self) -> NDArray[np.int64]:
-        """Where the F0 of each utterance begins in its file, and where the last one ends: (N + 1,)."""
+        """Where the F0 of each utterance begins in its file, and where the last one ends: (N +
+        1,).
+        """
         counts = [self.pitch.frames(u.frames) for u in self.utterances] if self.pitch else []
         return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
@@ -217,7 +271,9 @@ class Corpus:
         path, expected = self.folder / PITCH, 4 * int(self._f0_starts[-1])
         size = path.stat().st_size if path.is_file() else 0
         if size < expected:
-            raise UserInputError(f"{path}: {size} bytes, the index expects {expected}; prepare the corpus again")
+            raise UserInputError(
+                f"{path}: {size} bytes, the index expects {expected}; prepare the corpus again"
+            )
 
     def _shard(self, shard: int) -> NDArray[np.int16]:
         if shard not in self._maps:
@@ -232,14 +288,21 @@ class Corpus:
             path = self.folder / shard_name(shard)
             size = path.stat().st_size if path.is_file() else 0
             if size < 2 * end:
-                raise UserInputError(f"{path}: {size} bytes, the index expects {2 * end}; prepare the corpus again")
+                raise UserInputError(
+                    f"{path}: {size} bytes, the index expects {2 * end}; prepare the corpus again"
+                )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the maps: a data-loading process opens its own instead of being sent the samples."""
+        """Without the maps: a data-loading process opens its own instead of being sent the
+        samples.
+        """
         return self.__dict__ | {"_maps": {}, "_f0": None}
 
     def __repr__(self) -> str:
-        size = f"{len(self.utterances)} utterances, {len(self.speakers)} speakers, {self.seconds() / 60:.1f} min"
+        size = (
+            f"{len(self.utterances)} utterances, {len(self.speakers)} speakers,"
+            f" {self.seconds() / 60:.1f} min"
+        )
         return f"Corpus({self.name!r}, {size}, {self.sample_rate} Hz)"
 
 
@@ -254,24 +317,39 @@ def _let_go(shard: NDArray[np.int16]) -> None:
 
 
 def _vectors(folder: Path, count: int) -> dict[str, NDArray[np.float32]]:
-    """The arrays (N, V) of `folder`/vectors. Raises `UserInputError` for one that does not have a row an utterance."""
+    """The arrays (N, V) of `folder`/vectors.
+
+    Raises `UserInputError` for one that does not have a row an utterance.
+    """
     vectors = {path.stem: read_array(path) for path in sorted((folder / "vectors").glob("*.npy"))}
     for name, rows in vectors.items():
         if rows.ndim != 2 or len(rows) != count:
-            raise UserInputError(f"{folder / 'vectors' / name}.npy: shape {rows.shape}, expected ({count}, V): a row an utterance")
+            raise UserInputError(
+                f"{folder / 'vectors' / name}.npy: shape {rows.shape}, expected ({count}, V): a row"
+                " an utterance"
+            )
     return vectors
 
 
 def read_array(path: Path) -> NDArray[np.float32]:
-    """The array in a .npy file, as float32. Raises `UserInputError` for anything else, and where a number is not finite."""
+    """The array in a .npy file, as float32.
+
+    Raises `UserInputError` for anything else, and where a number is not finite.
+    """
     try:
-        with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, and is refused below
+        # what float32 does not hold becomes infinite, and is refused below
+        with np.errstate(over="ignore"):
             array = np.load(path, allow_pickle=False).astype(np.float32)
     except (OSError, ValueError, EOFError) as error:
-        raise UserInputError(f"{path}: no array of numbers ({error}), expected what numpy.save writes") from error
+        raise UserInputError(
+            f"{path}: no array of numbers ({error}), expected what numpy.save writes"
+        ) from error
     wrong = array.size - int(np.isfinite(array).sum())
     if wrong:
-        raise UserInputError(f"{path}: {wrong:,} of {array.size:,} numbers are not finite, expected all of them to be")
+        raise UserInputError(
+            f"{path}: {wrong:,} of {array.size:,} numbers are not finite, expected all of them"
+            " to be"
+        )
     return array
 
 
@@ -280,10 +358,20 @@ def _utterance(row: dict[str, Any]) -> Utterance:
     return Utterance(**row, phones=phones)
 
 
-def _with_text(header: dict[str, Any], utterances: list[Utterance]) -> tuple[dict[str, Any], list[Utterance]]:
-    """`text` as one more label column, if each utterance has one, they are few, and each is said twice on average."""
+def _with_text(
+    header: dict[str, Any], utterances: list[Utterance]
+) -> tuple[dict[str, Any], list[Utterance]]:
+    """`text` as one more label column, if each utterance has one, they are few, and each is said
+    twice on average.
+    """
     texts = sorted({u.text for u in utterances})
-    if "" in texts or not 2 <= len(texts) <= min(MOST_TEXTS, len(utterances) // 2) or "text" in header["labels"]:
+    if (
+        "" in texts
+        or not 2 <= len(texts) <= min(MOST_TEXTS, len(utterances) // 2)
+        or "text" in header["labels"]
+    ):
         return header, utterances
     labels = {**header["labels"], "text": texts}
-    return {**header, "labels": labels}, [replace(u, labels={**u.labels, "text": u.text}) for u in utterances]
+    return {**header, "labels": labels}, [
+        replace(u, labels={**u.labels, "text": u.text}) for u in utterances
+    ]

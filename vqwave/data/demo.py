@@ -1,4 +1,6 @@
-"""The demo corpus: six synthetic voices that speak digits, words and short phrases, for those with no data at hand."""
+"""The demo corpus: six synthetic voices that speak digits, words and short phrases, for those with
+no data at hand.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from vqwave.errors import UserInputError
 
 @dataclass(frozen=True)
 class Voice:
-    """One speaker: an espeak-ng voice and variant, its gender, its usual pace (words a minute) and pitch (0 to 99)."""
+    """One speaker: an espeak-ng voice and variant, its gender, its usual pace (words a minute) and
+    pitch (0 to 99).
+    """
 
     name: str
     variant: str
@@ -87,13 +91,25 @@ PHRASES = {
 
 
 def lines() -> list[Line]:
-    """All texts with their splits. The last take of each digit, and whole words and phrases, are held out."""
+    """All texts with their splits.
+
+    The last take of each digit, and whole words and phrases, are held out.
+    """
     digits = [
-        Line(digit, take, "train" if take < TAKES - 1 else "valid" if k < len(DIGITS) // 2 else "test")
+        Line(
+            digit,
+            take,
+            "train" if take < TAKES - 1 else "valid" if k < len(DIGITS) // 2 else "test",
+        )
         for k, digit in enumerate(DIGITS)
         for take in range(TAKES)
     ]
-    texts = [(split, text) for group in (WORDS, PHRASES) for split, part in group.items() for text in part]
+    texts = [
+        (split, text)
+        for group in (WORDS, PHRASES)
+        for split, part in group.items()
+        for text in part
+    ]
     return digits + [Line(text, 0, split) for split, text in texts]
 
 
@@ -103,12 +119,16 @@ def render_demo(
     texts: Sequence[Line] | None = None,
     quiet: bool = False,
 ) -> None:
-    """Speak `texts` (None: all of `lines()`) with each voice into `folder`: wav files and a manifest.jsonl with phones.
+    """Speak `texts` (None: all of `lines()`) with each voice into `folder`: wav files and a
+    manifest.jsonl with phones.
 
-    Bit for bit the same every time. Raises `UserInputError` where espeak-ng is not installed or does not start.
+    Bit for bit the same every time. Raises `UserInputError` where espeak-ng is not installed or
+    does not start.
     """
     if importlib.util.find_spec("espeakng_loader") is None:
-        raise UserInputError("the demo corpus needs espeak-ng, which is not installed: pip install 'vqwave[demo]'")
+        raise UserInputError(
+            "the demo corpus needs espeak-ng, which is not installed: pip install 'vqwave[demo]'"
+        )
     plan = [(voice, line) for voice in voices for line in (lines() if texts is None else texts)]
     requests = [_request(folder, voice, line) for voice, line in plan]
     for path in {Path(str(request["path"])).parent for request in requests}:
@@ -132,7 +152,9 @@ def render_demo(
 def _request(folder: Path, voice: Voice, line: Line) -> dict[str, str | int]:
     key = counter_key("demo", voice.name, line.text, line.take)
     return {
-        "path": str(folder / voice.name / f"{voice.name}-{line.text.replace(' ', '-')}-{line.take}.wav"),
+        "path": str(
+            folder / voice.name / f"{voice.name}-{line.text.replace(' ', '-')}-{line.take}.wav"
+        ),
         "text": line.text,
         "voice": voice.variant,
         "rate": voice.rate + key % 31 - 15,
@@ -141,15 +163,26 @@ def _request(folder: Path, voice: Voice, line: Line) -> dict[str, str | int]:
     }
 
 
-def _speak(requests: Sequence[dict[str, str | int]], quiet: bool) -> dict[str, tuple[tuple[int, str], ...]]:
+def _speak(
+    requests: Sequence[dict[str, str | int]], quiet: bool
+) -> dict[str, tuple[tuple[int, str], ...]]:
     """Have another process speak the requests (`espeak.py`); the phones of each path."""
     program = [sys.executable, "-P", str(Path(__file__).with_name("espeak.py"))]
     phones = {}
     with tempfile.TemporaryFile("w+") as asked, tempfile.TemporaryFile("w+") as complaints:
         asked.writelines(json.dumps(request) + "\n" for request in requests)
         asked.seek(0)
-        with subprocess.Popen(program, stdin=asked, stdout=subprocess.PIPE, stderr=complaints, text=True) as process:
-            answers = tqdm(process.stdout, desc="speak", total=len(requests), unit="file", disable=quiet, leave=False)
+        with subprocess.Popen(
+            program, stdin=asked, stdout=subprocess.PIPE, stderr=complaints, text=True
+        ) as process:
+            answers = tqdm(
+                process.stdout,
+                desc="speak",
+                total=len(requests),
+                unit="file",
+                disable=quiet,
+                leave=False,
+            )
             for line in answers:
                 answer = json.loads(line)
                 phones[answer["path"]] = tuple((start, label) for start, label in answer["phones"])
@@ -157,5 +190,7 @@ def _speak(requests: Sequence[dict[str, str | int]], quiet: bool) -> dict[str, t
         last = (complaints.read().strip().splitlines() or ["no message"])[-1]
     if process.returncode != 0 or len(phones) != len(requests):
         done = f"{len(phones)} of {len(requests)} texts"
-        raise UserInputError(f"espeak-ng stopped with status {process.returncode} after {done}: {last}")
+        raise UserInputError(
+            f"espeak-ng stopped with status {process.returncode} after {done}: {last}"
+        )
     return phones

@@ -1,9 +1,12 @@
-"""eSpeak NG in a process of its own: JSON requests on standard input, wav files and JSON answers on standard output.
+"""eSpeak NG in a process of its own: JSON requests on standard input, wav files and JSON answers on
+standard output.
 
-Run as a script, by path; it imports nothing of this package, so that it starts fast. eSpeak NG keeps global state and
-its breath noise is random: a fresh process that is asked the same gives the same samples, bit for bit.
+Run as a script, by path; it imports nothing of this package, so that it starts fast. eSpeak NG
+keeps global state and its breath noise is random: a fresh process that is asked the same gives the
+same samples, bit for bit.
 
-    {"path", "text", "voice", "rate", "pitch", "seed"}  ->  {"path", "phones": [[first sample, label], ...]}
+    {"path", "text", "voice", "rate", "pitch", "seed"}  ->  {"path", "phones": [[first sample,
+    label], ...]}
 """
 
 from __future__ import annotations
@@ -42,7 +45,9 @@ class _Event(ctypes.Structure):
     )
 
 
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+)
 
 
 class Engine:
@@ -53,7 +58,9 @@ class Engine:
 
         self.engine = ctypes.CDLL(espeakng_loader.get_library_path())
         data = espeakng_loader.get_data_path().encode()
-        self.sample_rate: int = self.engine.espeak_Initialize(SYNCHRONOUS, 0, data, NO_EXIT | PHONEME_EVENTS)
+        self.sample_rate: int = self.engine.espeak_Initialize(
+            SYNCHRONOUS, 0, data, NO_EXIT | PHONEME_EVENTS
+        )
         if self.sample_rate <= 0:
             raise OSError("espeak_Initialize failed")
         self._pieces: list[NDArray[np.int16]] = []
@@ -61,13 +68,17 @@ class Engine:
         self._callback = _Callback(self._receive)  # the library keeps no reference
         self.engine.espeak_SetSynthCallback(self._callback)
 
-    def _receive(self, samples: ctypes._Pointer[ctypes.c_short], count: int, events: ctypes._Pointer[_Event]) -> int:
+    def _receive(
+        self, samples: ctypes._Pointer[ctypes.c_short], count: int, events: ctypes._Pointer[_Event]
+    ) -> int:
         if samples and count > 0:
             self._pieces.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
         k = 0
         while events[k].type != LIST_END:
             if events[k].type == PHONEME:
-                self._phones.append((events[k].sample, events[k].id.string.decode("utf-8", "replace")))
+                self._phones.append(
+                    (events[k].sample, events[k].id.string.decode("utf-8", "replace"))
+                )
             k += 1
         return 0
 
@@ -87,14 +98,19 @@ class Engine:
         self.engine.espeak_ng_SetRandSeed(ctypes.c_long(seed))
         self._pieces, self._phones = [], []
         line = text.encode() + b"\0"
-        if self.engine.espeak_Synth(line, ctypes.c_size_t(len(line)), 0, 1, 0, UTF8, None, None) != 0:
+        if (
+            self.engine.espeak_Synth(line, ctypes.c_size_t(len(line)), 0, 1, 0, UTF8, None, None)
+            != 0
+        ):
             raise OSError(f"espeak_Synth failed on {text!r}")
         samples = np.concatenate([*self._pieces, np.zeros(0, np.int16)])
         return samples, tidy_phones(self._phones, len(samples))
 
 
 def tidy_phones(phones: list[tuple[int, str]], frames: int) -> list[tuple[int, str]]:
-    """Without stress marks; all pauses are "_", neighbouring ones are one, and none begins after the last sample."""
+    """Without stress marks; all pauses are "_", neighbouring ones are one, and none begins after
+    the last sample.
+    """
     tidy: list[tuple[int, str]] = []
     for start, label in phones:
         name = "_" if label.startswith("_") else label.lstrip(STRESS)

@@ -1,4 +1,7 @@
-"""Recordings as other tools store them: WebDataset's tar shards, lhotse's manifests. Both are read without those tools."""
+"""Recordings as other tools store them: WebDataset's tar shards, lhotse's manifests.
+
+Both are read without those tools.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ LONGEST_TEXT = 1 << 20  # bytes of a text beside a recording
 
 
 def split_of(path: Path, source: Path) -> str:
-    """The split that a file's name, or that of a folder between it and `source`, has as one of its words; else empty."""
+    """The split that a file's name, or that of a folder between it and `source`, has as one of its
+    words; else empty.
+    """
     inside = path.relative_to(source).as_posix() if path != source else path.name
     words = re.split(r"[^a-z]+", inside.lower())
     return next((SPLITS[word] for word in words if SPLITS.get(word)), "")
@@ -42,10 +47,12 @@ class _Sample:
 
 
 def webdataset(source: Path) -> Rows:
-    """Shards *.tar, or one of them: files of one key belong together, a sound with KEY.txt and KEY.json (or KEY.cls) beside it.
+    """Shards *.tar, or one of them: files of one key belong together, a sound with KEY.txt and
+    KEY.json (or KEY.cls) beside it.
 
-    The JSON's speaker, text and labels (gender, accent, language, dialect, emotion, style) are read; .cls becomes the label
-    `class`. A shard below train, valid or test, or with such a word in its name, is of that split.
+    The JSON's speaker, text and labels (gender, accent, language, dialect, emotion, style) are
+    read; .cls becomes the label `class`. A shard below train, valid or test, or with such a word in
+    its name, is of that split.
     """
     shards = [source] if source.is_file() else sorted(source.rglob("*.tar"))
     for packed in sorted(source.rglob("*.tar.*")) if source.is_dir() else ():
@@ -81,7 +88,9 @@ def _samples(shard: Path) -> Iterator[_Sample]:
 
 def _take(sample: _Sample, member: tarfile.TarInfo, ending: str, archive: tarfile.TarFile) -> None:
     if f".{ending}" in SUFFIXES:
-        sample.reason = f"holds two sounds of the key {sample.key!r}" if sample.sound else sample.reason
+        sample.reason = (
+            f"holds two sounds of the key {sample.key!r}" if sample.sound else sample.reason
+        )
         sample.sound = member
     elif f".{ending}" in FOREIGN:
         sample.reason = sample.reason or f"{member.name} {WHY_FOREIGN}"
@@ -125,7 +134,9 @@ def _recording_of(sample: _Sample, shard: Path, name: str, split: str) -> Record
 
 
 def _first(about: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    return next((str(about[name]).strip() for name in names if about.get(name) not in (None, "")), "")
+    return next(
+        (str(about[name]).strip() for name in names if about.get(name) not in (None, "")), ""
+    )
 
 
 def _labels(about: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, str]:
@@ -133,10 +144,12 @@ def _labels(about: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, str]:
 
 
 def lhotse(source: Path) -> Rows:
-    """A folder with *cuts*.jsonl.gz, or with *recordings*.jsonl.gz and *supervisions*.jsonl.gz (.jsonl too), or one cuts file.
+    """A folder with *cuts*.jsonl.gz, or with *recordings*.jsonl.gz and *supervisions*.jsonl.gz
+    (.jsonl too), or one cuts file.
 
-    Each supervision is an utterance; sounds must lie in files, named relative to the manifest's folder or to the current one. The
-    alignment `phone` becomes phones. A word train, dev (valid) or test in a manifest's name gives the split.
+    Each supervision is an utterance; sounds must lie in files, named relative to the manifest's
+    folder or to the current one. The alignment `phone` becomes phones. A word train, dev (valid) or
+    test in a manifest's name gives the split.
     """
     if source.is_file():
         yield from _cuts(source, source.parent)
@@ -147,13 +160,19 @@ def lhotse(source: Path) -> Rows:
         for path in cuts:
             yield from _cuts(path, source)
         return
-    sounds = {row["id"]: (row, path) for path in files if "recordings" in path.name for row in _rows(path)}
+    sounds = {
+        row["id"]: (row, path) for path in files if "recordings" in path.name for row in _rows(path)
+    }
     heard = set()
     for path in files:
         for row in _rows(path) if "supervisions" in path.name else ():
             heard.add(row.get("recording_id"))
             if row.get("recording_id") not in sounds:
-                yield Rejected(path, f"supervision {row['id']!r} is of the recording {row.get('recording_id')!r}, which is nowhere")
+                yield Rejected(
+                    path,
+                    f"supervision {row['id']!r} is of the recording {row.get('recording_id')!r},"
+                    " which is nowhere",
+                )
                 continue
             recording, where = sounds[row["recording_id"]]
             yield _utterance(row, recording, where, split_of(path, source), 0.0)
@@ -168,7 +187,9 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             for number, line in enumerate(file, 1):
                 row = json.loads(line)
                 if not isinstance(row, dict) or "id" not in row:
-                    raise UserInputError(f"{path}, line {number}: expected an object with an id, as lhotse writes it")
+                    raise UserInputError(
+                        f"{path}, line {number}: expected an object with an id, as lhotse writes it"
+                    )
                 yield row
     except (json.JSONDecodeError, UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
         raise UserInputError(f"{path}: not a whole manifest of lhotse ({error})") from None
@@ -177,12 +198,23 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 def _cuts(path: Path, source: Path) -> Rows:
     for cut in _rows(path):
         if cut.get("type", "MonoCut") != "MonoCut" or not isinstance(cut.get("recording"), dict):
-            yield Rejected(path, f"{cut['id']!r} is a {cut.get('type', 'cut')} without a recording, expected a MonoCut")
+            yield Rejected(
+                path,
+                f"{cut['id']!r} is a {cut.get('type', 'cut')} without a recording, expected a"
+                " MonoCut",
+            )
             continue
         if not cut.get("supervisions"):
             yield Rejected(path, f"no supervision of the cut {cut['id']!r}")
         for row in cut.get("supervisions", ()):
-            yield _utterance(row, cut["recording"], path, split_of(path, source), float(cut["start"]), float(cut["duration"]))
+            yield _utterance(
+                row,
+                cut["recording"],
+                path,
+                split_of(path, source),
+                float(cut["start"]),
+                float(cut["duration"]),
+            )
 
 
 def _utterance(
@@ -193,7 +225,9 @@ def _utterance(
     offset: float,
     duration: float | None = None,
 ) -> Recording | Rejected:
-    """A supervision that starts `row["start"]` s after `offset`, the start of its cut, and lies within the cut's duration."""
+    """A supervision that starts `row["start"]` s after `offset`, the start of its cut, and lies
+    within the cut's duration.
+    """
     try:
         path = _file_of(recording, manifest.parent)
         rate, total = int(recording["sampling_rate"]), int(recording["num_samples"])
@@ -202,7 +236,11 @@ def _utterance(
         return Rejected(manifest, f"{row.get('id')!r} is not as lhotse writes it ({error})")
     if path is None:
         kinds = ", ".join(str(each.get("type")) for each in recording.get("sources", ()))
-        return Rejected(manifest, f"the sound of {row['id']!r} is of type {kinds or 'nothing'}, expected one file of one channel")
+        return Rejected(
+            manifest,
+            f"the sound of {row['id']!r} is of type {kinds or 'nothing'}, expected one file of one"
+            " channel",
+        )
     if duration is not None:
         begin, end = max(0.0, begin), min(duration, end)
     start, stop = round((offset + begin) * rate), min(total, round((offset + end) * rate))
@@ -222,7 +260,9 @@ def _utterance(
 
 
 def _file_of(recording: Mapping[str, Any], folder: Path) -> Path | None:
-    """The sound file of a recording of one source; None where it is something else than a file, or one of many channels."""
+    """The sound file of a recording of one source; None where it is something else than a file, or
+    one of many channels.
+    """
     sources = recording["sources"]
     if len(sources) != 1 or sources[0]["type"] != "file" or len(sources[0]["channels"]) > 1:
         return None

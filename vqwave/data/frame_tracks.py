@@ -1,7 +1,8 @@
-"""Frame features that are given beside the waveform: files of frames, aligned phones, the corpus' F0.
+"""Frame features that are given beside the waveform: files of frames, aligned phones, the corpus'
+F0.
 
-A track has a `name`, a `hop` in samples, and yields (C, F) float32 for any stretch that starts on a frame. Frame f of a
-stretch is centred on its sample f hop + hop // 2, as in `vqwave.features`.
+A track has a `name`, a `hop` in samples, and yields (C, F) float32 for any stretch that starts on a
+frame. Frame f of a stretch is centred on its sample f hop + hop // 2, as in `vqwave.features`.
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ from vqwave.errors import UserInputError, nearest
 from vqwave.pitch_tracking import contour
 
 Frames = NDArray[np.float32]
-SLACK = 4  # frames that a file may have less or more than its recording: front ends differ in how they treat the end
+# frames that a file may have less or more than its recording: front ends differ in how they treat
+# the end
+SLACK = 4
 PHONES = "phones"
 PITCH = "pitch"
 
 
 @dataclass(frozen=True)
 class FrameFile:
-    """CORPUS/frames/NAME/UTTERANCE.npy, (channels, F): any frame features, such as a Tacotron's predicted mels."""
+    """CORPUS/frames/NAME/UTTERANCE.npy, (channels, F): any frame features, such as a Tacotron's
+    predicted mels.
+    """
 
     name: str
     hop: int
@@ -39,27 +44,44 @@ class FrameFile:
         return corpus.folder / "frames" / self.name / f"{corpus.utterances[row].id}.npy"
 
     def stored(self, corpus: Corpus, row: int) -> Frames:
-        """The whole utterance's frames. Raises `UserInputError` that names the file where their number or kind is another, or they
-        are not finite."""
+        """The whole utterance's frames.
+
+        Raises `UserInputError` that names the file where their number or kind is another, or they
+        are not finite.
+        """
         path = self.path(corpus, row)
         try:
             return self.fitted(read_array(path), -(-corpus.utterances[row].frames // self.hop))
         except UserInputError as error:
-            raise UserInputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+            raise UserInputError(
+                f"{path}: {error}" if str(path) not in str(error) else str(error)
+            ) from None
 
     def fitted(self, frames: Frames, count: int) -> Frames:
-        """Exactly `count` frames: at most `SLACK` are cut off, or the last one is held for as many. Raises `UserInputError`."""
+        """Exactly `count` frames: at most `SLACK` are cut off, or the last one is held for as many.
+
+        Raises `UserInputError`.
+        """
         if frames.ndim != 2 or len(frames) != self.channels:
-            raise UserInputError(f"frames {self.name!r} of shape {frames.shape}, expected ({self.channels}, F)")
+            raise UserInputError(
+                f"frames {self.name!r} of shape {frames.shape}, expected ({self.channels}, F)"
+            )
         if not np.isfinite(frames).all():
             raise UserInputError(f"frames {self.name!r}: not all of their numbers are finite")
         short = count - frames.shape[1]
         if abs(short) > SLACK:
-            raise UserInputError(f"{frames.shape[1]} frames {self.name!r}, expected {count}: one each {self.hop} samples")
-        return np.pad(frames, ((0, 0), (0, max(0, short))), mode="edge")[:, :count].astype(np.float32)
+            raise UserInputError(
+                f"{frames.shape[1]} frames {self.name!r}, expected {count}: one each {self.hop}"
+                " samples"
+            )
+        return np.pad(frames, ((0, 0), (0, max(0, short))), mode="edge")[:, :count].astype(
+            np.float32
+        )
 
     def read(self, corpus: Corpus, row: int, start: int, count: int) -> Frames:
-        """`count` frames from sample `start` on, a multiple of the hop; zero after the utterance's end."""
+        """`count` frames from sample `start` on, a multiple of the hop; zero after the utterance's
+        end.
+        """
         first = start // self.hop
         part = self.stored(corpus, row)[:, first : first + count]
         return np.pad(part, ((0, 0), (0, count - part.shape[1])))
@@ -68,48 +90,78 @@ class FrameFile:
         """How much speech somebody's own frames are; None where they do not say."""
         return None if value is None else np.shape(value)[-1] * self.hop
 
-    def given(self, value: Frames, samples: int, sample_rate: int, vocabulary: Mapping[str, Sequence[str]]) -> Frames:
-        """(channels, F) of somebody's own, for `samples` samples -> as `read` yields. Raises `UserInputError`."""
+    def given(
+        self, value: Frames, samples: int, sample_rate: int, vocabulary: Mapping[str, Sequence[str]]
+    ) -> Frames:
+        """(channels, F) of somebody's own, for `samples` samples -> as `read` yields.
+
+        Raises `UserInputError`.
+        """
         frames = inputs.floats(value, f"frames {self.name!r}")
         return self.fitted(frames, -(-samples // self.hop))
 
 
 @dataclass(frozen=True)
 class PhoneTrack:
-    """The phones of an utterance at frame rate: rows are ids of the phone and its `neighbours`, place in it, ln seconds."""
+    """The phones of an utterance at frame rate: rows are ids of the phone and its `neighbours`,
+    place in it, ln seconds.
+    """
 
     hop: int
     neighbours: int
     name: str = PHONES
 
     def stored(self, corpus: Corpus, row: int) -> Phones:
-        """((first sample, label), ...) of an utterance. Raises `UserInputError` where it has none."""
+        """((first sample, label), ...) of an utterance.
+
+        Raises `UserInputError` where it has none.
+        """
         utterance = corpus.utterances[row]
         if not utterance.phones:
             raise UserInputError(
-                f"{corpus.folder}: utterance {utterance.id!r} has no phones, expected [[first sample, label], ...]"
+                f"{corpus.folder}: utterance {utterance.id!r} has no phones, expected [[first"
+                " sample, label], ...]"
             )
         return utterance.phones
 
     def read(self, corpus: Corpus, row: int, start: int, count: int) -> Frames:
         """(2 neighbours + 3, count) from sample `start` on."""
         phones, samples = self.stored(corpus, row), corpus.utterances[row].frames
-        return self._frames(phones, corpus.vocabulary[PHONES], samples, corpus.sample_rate, start, count)
+        return self._frames(
+            phones, corpus.vocabulary[PHONES], samples, corpus.sample_rate, start, count
+        )
 
     def samples_of(self, value: Sequence[Any] | None) -> int | None:
         """None: phones do not say where the last one ends."""
         return None
 
-    def given(self, value: Sequence[Any], samples: int, sample_rate: int, vocabulary: Mapping[str, Sequence[str]]) -> Frames:
-        """[[first sample, label], ...] of somebody's own, for `samples` samples -> as `read` yields. Raises `UserInputError`."""
+    def given(
+        self,
+        value: Sequence[Any],
+        samples: int,
+        sample_rate: int,
+        vocabulary: Mapping[str, Sequence[str]],
+    ) -> Frames:
+        """[[first sample, label], ...] of somebody's own, for `samples` samples -> as `read`
+        yields. Raises `UserInputError`.
+        """
         known = vocabulary.get(PHONES, ())
         for _, label in value:
             if label not in known:
-                raise UserInputError(f"phone {label!r}: not among the {len(known)} that this model knows{nearest(label, known)}")
+                raise UserInputError(
+                    f"phone {label!r}: not among the {len(known)} that this model"
+                    f" knows{nearest(label, known)}"
+                )
         return self._frames(value, known, samples, sample_rate, 0, -(-samples // self.hop))
 
     def _frames(
-        self, phones: Sequence[Any], known: Sequence[str], samples: int, sample_rate: int, start: int, count: int
+        self,
+        phones: Sequence[Any],
+        known: Sequence[str],
+        samples: int,
+        sample_rate: int,
+        start: int,
+        count: int,
     ) -> Frames:
         place = {label: i for i, label in enumerate(known)}
         around = [-1] * self.neighbours
@@ -119,12 +171,16 @@ class PhoneTrack:
         at = np.clip(np.searchsorted(bounds, centres, side="right") - 1, 0, len(phones) - 1)
         length = np.maximum(bounds[at + 1] - bounds[at], 1)
         rows = [ids[at + k] for k in range(2 * self.neighbours + 1)]
-        return np.stack([*rows, np.clip((centres - bounds[at]) / length, 0, 1), np.log(length / sample_rate)]).astype(np.float32)
+        return np.stack(
+            [*rows, np.clip((centres - bounds[at]) / length, 0, 1), np.log(length / sample_rate)]
+        ).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class PitchTrack:
-    """F0 and voicing as `prepare` stored them: (2, F), v ln(F0 / 100 Hz) and v, F0 between `lowest` and `highest` Hz."""
+    """F0 and voicing as `prepare` stored them: (2, F), v ln(F0 / 100 Hz) and v, F0 between `lowest`
+    and `highest` Hz.
+    """
 
     hop: int
     lowest: float
@@ -132,7 +188,10 @@ class PitchTrack:
     name: str = PITCH
 
     def fits(self, corpus: Corpus) -> bool:
-        """Whether the corpus has F0 of this hop and range. Raises `UserInputError` for a corpus without any."""
+        """Whether the corpus has F0 of this hop and range.
+
+        Raises `UserInputError` for a corpus without any.
+        """
         if corpus.pitch is None:
             corpus.f0(0)
         return (self.hop, self.lowest, self.highest) == astuple(corpus.pitch)
@@ -142,7 +201,9 @@ class PitchTrack:
         return contour(corpus.f0(row))
 
     def read(self, corpus: Corpus, row: int, start: int, count: int) -> Frames:
-        """(2, count) from sample `start` on, a multiple of the hop; unvoiced after the utterance's end."""
+        """(2, count) from sample `start` on, a multiple of the hop; unvoiced after the utterance's
+        end.
+        """
         part = contour(corpus.f0(row)[start // self.hop :][:count])
         return np.pad(part, ((0, 0), (0, count - part.shape[1])))
 
@@ -150,9 +211,13 @@ class PitchTrack:
         """How much speech somebody's own contour is; None where there is none."""
         return None if value is None else np.shape(value)[-1] * self.hop
 
-    def given(self, value: Frames, samples: int, sample_rate: int, vocabulary: Mapping[str, Sequence[str]]) -> Frames:
+    def given(
+        self, value: Frames, samples: int, sample_rate: int, vocabulary: Mapping[str, Sequence[str]]
+    ) -> Frames:
         """(2, F) of somebody's own, for `samples` samples -> as `read` yields."""
-        return FrameFile(self.name, self.hop, 2).fitted(np.asarray(value, np.float32), -(-samples // self.hop))
+        return FrameFile(self.name, self.hop, 2).fitted(
+            np.asarray(value, np.float32), -(-samples // self.hop)
+        )
 
 
 Track = FrameFile | PhoneTrack | PitchTrack
@@ -166,8 +231,11 @@ def stored_pitch(corpus: Corpus) -> PitchTrack:
 
 
 def carried(corpus: Corpus, tracks: Sequence[Track]) -> tuple[Track, ...]:
-    """The tracks that are read from a corpus: all but F0 of another hop or range, which the front end tracks itself.
+    """The tracks that are read from a corpus: all but F0 of another hop or range, which the front
+    end tracks itself.
 
     Raises `UserInputError` for a corpus without F0 where F0 is asked for.
     """
-    return tuple(track for track in tracks if not isinstance(track, PitchTrack) or track.fits(corpus))
+    return tuple(
+        track for track in tracks if not isinstance(track, PitchTrack) or track.fits(corpus)
+    )

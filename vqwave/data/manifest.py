@@ -1,10 +1,10 @@
 """What there is to prepare: one `Recording` an utterance, read from and written to CSV or JSONL.
 
-Columns: `path` (relative to the manifest's folder) and `speaker` are needed; `start` and `frames` (samples of the
-file), `sample_rate` (Hz, checked against the file), `text`, `split`, `id` and, in JSONL, `phones` are optional. Every
-further column is a label (gender, accent, ...) and becomes a global condition by that name, except plain
-measurements (`MEASUREMENTS`).
-A `speakers.csv` beside the manifest adds columns by speaker.
+Columns: `path` (relative to the manifest's folder) and `speaker` are needed; `start` and `frames`
+(samples of the file), `sample_rate` (Hz, checked against the file), `text`, `split`, `id` and, in
+JSONL, `phones` are optional. Every further column is a label (gender, accent, ...) and becomes a
+global condition by that name, except plain measurements (`MEASUREMENTS`). A `speakers.csv` beside
+the manifest adds columns by speaker.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from vqwave.errors import UserInputError, nearest
 
 COLUMNS = ("path", "start", "frames", "sample_rate", "speaker", "text", "split", "id", "phones")
 MEASUREMENTS = frozenset({"take", "duration", "duration_s", "seconds", "minutes", "utterances"})
-SPLITS = {"train": "train", "test": "test", "": ""} | dict.fromkeys(("valid", "validation", "val", "dev"), "valid")
+SPLITS = {"train": "train", "test": "test", "": ""} | dict.fromkeys(
+    ("valid", "validation", "val", "dev"), "valid"
+)
 
 Phones = tuple[tuple[int, str], ...]
 
@@ -32,9 +34,10 @@ Phones = tuple[tuple[int, str], ...]
 class Recording:
     """A stretch of a sound file that somebody speaks.
 
-    `start` and `frames` are samples of the file (`frames` None: to its end); `split` is "train", "valid", "test", or
-    empty where the corpus defines none; `phones` are (first sample of the file, label). `member` is where the sound file
-    lies inside `path`, which is then an archive: its first byte, its bytes.
+    `start` and `frames` are samples of the file (`frames` None: to its end); `split` is "train",
+    "valid", "test", or empty where the corpus defines none; `phones` are (first sample of the file,
+    label). `member` is where the sound file lies inside `path`, which is then an archive: its first
+    byte, its bytes.
     """
 
     path: Path
@@ -79,19 +82,27 @@ def find_manifest(source: Path) -> Path:
         if (source / name).is_file():
             return source / name
     if not source.is_dir():
-        raise UserInputError(f"{source}: no such file or folder, expected a manifest (.csv or .jsonl)")
+        raise UserInputError(
+            f"{source}: no such file or folder, expected a manifest (.csv or .jsonl)"
+        )
     raise UserInputError(f"{source}: holds no manifest.csv and no manifest.jsonl")
 
 
 def read_manifest(path: Path) -> Iterator[Recording]:
-    """The recordings of a CSV or JSONL manifest in its order. Raises `UserInputError` that names file and line."""
+    """The recordings of a CSV or JSONL manifest in its order.
+
+    Raises `UserInputError` that names file and line.
+    """
     about = _speaker_columns(path.with_name("speakers.csv"))
     rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _jsonl_rows(path)
     for line, row in rows:
         where = f"{path}, line {line}"
         for column in ("path", "speaker"):
             if row.get(column) in (None, ""):
-                raise UserInputError(f"{where}: no {column!r}, found the columns {', '.join(row)}{nearest(column, row)}")
+                raise UserInputError(
+                    f"{where}: no {column!r}, found the columns"
+                    f" {', '.join(row)}{nearest(column, row)}"
+                )
         yield _recording(row, about.get(str(row["speaker"]), {}), path.parent, where)
 
 
@@ -102,7 +113,12 @@ def write_manifest(path: Path, recordings: Iterable[Recording]) -> None:
             row = dataclasses.asdict(recording)
             row |= row.pop("labels")
             row["path"] = recording.path.relative_to(path.parent).as_posix()
-            file.write(json.dumps({k: v for k, v in row.items() if v not in (None, "", ())}, ensure_ascii=False) + "\n")
+            file.write(
+                json.dumps(
+                    {k: v for k, v in row.items() if v not in (None, "", ())}, ensure_ascii=False
+                )
+                + "\n"
+            )
 
 
 def read_lines(path: Path) -> list[str]:
@@ -119,7 +135,10 @@ def read_table(path: Path, delimiter: str = ",") -> Iterator[tuple[int, dict[str
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, delimiter=delimiter, restkey="")
             for row in reader:
-                yield reader.line_num, {(k or "").strip(): v.strip() for k, v in row.items() if isinstance(v, str)}
+                yield (
+                    reader.line_num,
+                    {(k or "").strip(): v.strip() for k, v in row.items() if isinstance(v, str)},
+                )
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserInputError(f"{path}: not a UTF-8 table ({error})") from error
 
@@ -135,9 +154,13 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise UserInputError(f"{path}, line {number}: not JSON ({error.msg}), expected one object a line") from error
+            raise UserInputError(
+                f"{path}, line {number}: not JSON ({error.msg}), expected one object a line"
+            ) from error
         if not isinstance(row, dict):
-            raise UserInputError(f"{path}, line {number}: found {type(row).__name__}, expected one object a line")
+            raise UserInputError(
+                f"{path}, line {number}: found {type(row).__name__}, expected one object a line"
+            )
         yield number, row
 
 
@@ -145,7 +168,10 @@ def _speaker_columns(path: Path) -> dict[str, dict[str, str]]:
     if not path.is_file():
         return {}
     rows = [row for _, row in read_table(path)]
-    return {row.get("speaker", ""): _labels({k: v for k, v in row.items() if k != "speaker"}) for row in rows}
+    return {
+        row.get("speaker", ""): _labels({k: v for k, v in row.items() if k != "speaker"})
+        for row in rows
+    }
 
 
 def _labels(row: Mapping[str, Any]) -> dict[str, str]:
@@ -153,16 +179,22 @@ def _labels(row: Mapping[str, Any]) -> dict[str, str]:
     return {k: str(v) for k, v in row.items() if k and k not in known and v not in (None, "")}
 
 
-def _recording(row: Mapping[str, Any], about: dict[str, str], folder: Path, where: str) -> Recording:
+def _recording(
+    row: Mapping[str, Any], about: dict[str, str], folder: Path, where: str
+) -> Recording:
     split = str(row.get("split") or "").lower()
     if split not in SPLITS:
-        raise UserInputError(f"{where}: split {split!r}, expected train, valid or test{nearest(split, SPLITS)}")
+        raise UserInputError(
+            f"{where}: split {split!r}, expected train, valid or test{nearest(split, SPLITS)}"
+        )
     start = _whole(row, "start", where) or 0
     path = str(row["path"])
     return Recording(
         path=folder / path,
         speaker=str(row["speaker"]),
-        id=str(row.get("id") or Path(path).with_suffix("").as_posix() + (f"@{start}" if start else "")),
+        id=str(
+            row.get("id") or Path(path).with_suffix("").as_posix() + (f"@{start}" if start else "")
+        ),
         text=str(row.get("text") or ""),
         split=SPLITS[split],
         start=start,

@@ -24,7 +24,16 @@ from tqdm import tqdm
 
 from vqwave import audio, pitch_tracking
 from vqwave.audio.sound_files import refused_files
-from vqwave.data.corpus import FORMAT, HEADER, INDEX, PITCH, REJECTED, Utterance, is_corpus, shard_name
+from vqwave.data.corpus import (
+    FORMAT,
+    HEADER,
+    INDEX,
+    PITCH,
+    REJECTED,
+    Utterance,
+    is_corpus,
+    shard_name,
+)
 from vqwave.data.demo import render_demo
 from vqwave.data.manifest import Phones, Recording, Rejected
 from vqwave.data.recipes import RECIPES, Recipe
@@ -48,7 +57,9 @@ class Target:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One recording's samples (T,), its phones at the corpus's rate, its F0 in Hz (F,), 0 where unvoiced."""
+    """One recording's samples (T,), its phones at the corpus's rate, its F0 in Hz (F,), 0 where
+    unvoiced.
+    """
 
     recording: Recording
     samples: NDArray[np.int16]
@@ -65,13 +76,14 @@ def prepare(
     level_db: float = -23.0,
     quiet: bool = False,
 ) -> Summary:
-    """Prepare `source`, which lies on disk as `RECIPES[kind]` says, into the folder `out`, and say what came of it.
+    """Prepare `source`, which lies on disk as `RECIPES[kind]` says, into the folder `out`, and say
+    what came of it.
 
     Several sources of one kind become one corpus; their ids must differ.
 
-    Every recording loses its DC, is resampled to `sample_rate` Hz (None: the recipe's own) and brought to an RMS level
-    of `level_db` dBFS; its F0 is stored beside it, a frame each 10 ms. Files that cannot be used are left out and
-    listed with their reason. `out` appears whole or not
+    Every recording loses its DC, is resampled to `sample_rate` Hz (None: the recipe's own) and
+    brought to an RMS level of `level_db` dBFS; its F0 is stored beside it, a frame each 10 ms.
+    Files that cannot be used are left out and listed with their reason. `out` appears whole or not
     at all, and replaces nothing but a prepared corpus. Raises `UserInputError`.
     """
     recipe, out = _recipe(kind), Path(out)
@@ -95,7 +107,9 @@ def prepare(
 
 def _recipe(kind: str) -> Recipe:
     if kind not in RECIPES:
-        raise UserInputError(f"no recipe {kind!r}, there are {', '.join(RECIPES)}{nearest(kind, RECIPES)}")
+        raise UserInputError(
+            f"no recipe {kind!r}, there are {', '.join(RECIPES)}{nearest(kind, RECIPES)}"
+        )
     return RECIPES[kind]
 
 
@@ -103,7 +117,9 @@ def _refuse_out(out: Path) -> None:
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir() or (any(out.iterdir()) and not is_corpus(out)):
-        raise UserInputError(f"{out}: exists and is no prepared corpus; name another --out, it would be overwritten")
+        raise UserInputError(
+            f"{out}: exists and is no prepared corpus; name another --out, it would be overwritten"
+        )
 
 
 def _prepare(
@@ -128,19 +144,31 @@ def _prepare(
                     kept.append(result.recording)
         if not utterances:
             first = f"{rejected[0].path}: {rejected[0].reason}"
-            raise UserInputError(f"{source}: none of {len(recordings)} recordings can be used; the first is {first}")
+            raise UserInputError(
+                f"{source}: none of {len(recordings)} recordings can be used; the first is {first}"
+            )
         splits = (recording.split for recording in assign_splits(kept))
         utterances = [replace(u, split=split) for u, split in zip(utterances, splits, strict=True)]
         utterances = _complete_labels(utterances)
         home = " + ".join((s if s.is_dir() else s.parent).resolve().name for s in sources)
         name = home if recipe.sample_rate is None else recipe.name
-        _write_index(folder, name, home if recipe.needs_source else recipe.about, target, utterances, shards.hashes)
+        _write_index(
+            folder,
+            name,
+            home if recipe.needs_source else recipe.about,
+            target,
+            utterances,
+            shards.hashes,
+        )
         _write_rejected(folder / REJECTED, rejected)
     return summarise(out, name, target.sample_rate, utterances, rejected)
 
 
 def _of_sources(recipe: Recipe, sources: Sequence[Path]) -> tuple[list[Recording], list[Rejected]]:
-    """The recordings of all sources, in their order. Raises `UserInputError` where an id occurs twice."""
+    """The recordings of all sources, in their order.
+
+    Raises `UserInputError` where an id occurs twice.
+    """
     recordings: list[Recording] = []
     rejected: list[Rejected] = []
     for source in sources:
@@ -150,7 +178,9 @@ def _of_sources(recipe: Recipe, sources: Sequence[Path]) -> tuple[list[Recording
     twice = [name for name, n in Counter(r.id for r in recordings).items() if n > 1]
     if twice:
         where = ", ".join(map(str, sources))
-        raise UserInputError(f"{where}: {len(twice)} ids occur twice, the first is {twice[0]!r}, expected it once")
+        raise UserInputError(
+            f"{where}: {len(twice)} ids occur twice, the first is {twice[0]!r}, expected it once"
+        )
     return recordings, rejected
 
 
@@ -194,7 +224,10 @@ def _common_rate(recordings: Sequence[Recording], source: str) -> int:
         with recording.sound() as path:
             rates.update([rate] if (rate := audio.rate_of(path)) else [])
     if not rates:
-        raise UserInputError(f"{source}: none of {len(recordings)} files opens as sound, the first is {recordings[0].path}")
+        raise UserInputError(
+            f"{source}: none of {len(recordings)} files opens as sound, the first is"
+            f" {recordings[0].path}"
+        )
     return min(rates, key=lambda rate: (-rates[rate], rate))
 
 
@@ -207,7 +240,9 @@ def bring_to(recording: Recording, target: Target) -> Prepared | Rejected:
         except UserInputError as error:
             return Rejected(recording.path, about + str(error).removeprefix(f"{path}: "))
     if recording.sample_rate not in (None, rate):
-        return Rejected(recording.path, f"{about}is at {rate} Hz, the manifest says {recording.sample_rate}")
+        return Rejected(
+            recording.path, f"{about}is at {rate} Hz, the manifest says {recording.sample_rate}"
+        )
     wave = audio.remove_dc(wave)
     if (silence := audio.silence_in(wave)) is not None:
         return Rejected(recording.path, about + silence)
@@ -225,7 +260,10 @@ def bring_to(recording: Recording, target: Target) -> Prepared | Rejected:
 
 def _phones_at(recording: Recording, scale: float, frames: int) -> Phones:
     starts = (round((start - recording.start) * scale) for start, _ in recording.phones)
-    moved = ((min(max(start, 0), frames), label) for start, (_, label) in zip(starts, recording.phones, strict=True))
+    moved = (
+        (min(max(start, 0), frames), label)
+        for start, (_, label) in zip(starts, recording.phones, strict=True)
+    )
     return tuple(moved)
 
 
@@ -234,7 +272,9 @@ def _in_order(
     recordings: Sequence[Recording],
     quiet: bool,
 ) -> Iterator[Prepared | Rejected]:
-    """`work` on a few threads (decoding and resampling leave the interpreter free), in order, few results at a time."""
+    """`work` on a few threads (decoding and resampling leave the interpreter free), in order, few
+    results at a time.
+    """
     threads = min(os.cpu_count() or 1, 8)
     waiting: deque[Future[Prepared | Rejected]] = deque()
     pool = ThreadPoolExecutor(threads)
@@ -250,7 +290,8 @@ def _in_order(
 
 
 class ShardWriter:
-    """Appends samples to shards of at most `size` samples (one utterance is never split), and F0 to one file.
+    """Appends samples to shards of at most `size` samples (one utterance is never split), and F0 to
+    one file.
 
     `hashes` has the SHA-256 of each shard by its file name, once it is closed.
     """
@@ -307,7 +348,9 @@ class ShardWriter:
 
 def _complete_labels(utterances: list[Utterance]) -> list[Utterance]:
     names = list(dict.fromkeys(name for u in utterances for name in u.labels))
-    return [replace(u, labels={name: u.labels.get(name, UNKNOWN) for name in names}) for u in utterances]
+    return [
+        replace(u, labels={name: u.labels.get(name, UNKNOWN) for name in names}) for u in utterances
+    ]
 
 
 def _write_index(
@@ -323,7 +366,9 @@ def _write_index(
         "format": FORMAT,
         "name": name,
         "sample_rate": target.sample_rate,
-        "labels": {label: sorted({u.labels[label] for u in utterances}) for label in utterances[0].labels},
+        "labels": {
+            label: sorted({u.labels[label] for u in utterances}) for label in utterances[0].labels
+        },
         "splits": {split: splits[split] for split in ("train", "valid", "test") if splits[split]},
         "level_db": target.level_db,
         "source": source,
@@ -337,7 +382,9 @@ def _write_index(
         for utterance in utterances:
             row = {k: v for k, v in asdict(utterance).items() if k != "phones" or v}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    (folder / HEADER).write_text(json.dumps(header, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (folder / HEADER).write_text(
+        json.dumps(header, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def _write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
@@ -349,7 +396,9 @@ def _write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
 
 @contextmanager
 def _whole_or_nothing(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` that takes its place at the end; after any error nothing of it is left."""
+    """A new folder beside `out` that takes its place at the end; after any error nothing of it is
+    left.
+    """
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     _tidy(out)
@@ -373,10 +422,16 @@ def _whole_or_nothing(out: Path) -> Iterator[Path]:
 
 
 def _tidy(out: Path) -> None:
-    """Remove what a killed process left beside `out`; if it died while it was replacing `out`, put the older one back."""
+    """Remove what a killed process left beside `out`; if it died while it was replacing `out`, put
+    the older one back.
+    """
     for path in out.parent.glob(f".{glob.escape(out.name)}.*"):
         number, _, kind = path.name.removeprefix(f".{out.name}.").partition(".")
-        if kind not in ("partial", "old") or not number.isdecimal() or (int(number) != os.getpid() and _runs(int(number))):
+        if (
+            kind not in ("partial", "old")
+            or not number.isdecimal()
+            or (int(number) != os.getpid() and _runs(int(number)))
+        ):
             continue
         if kind == "old" and not out.exists():
             os.replace(path, out)

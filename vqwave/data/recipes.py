@@ -1,7 +1,7 @@
 """How each corpus lies on disk: a folder -> its recordings, in a fixed order.
 
-A recipe gives `Recording`s, and `Rejected` where a file cannot belong. It leaves `split` empty where the corpus defines
-none; `splits.assign_splits` then decides.
+A recipe gives `Recording`s, and `Rejected` where a file cannot belong. It leaves `split` empty
+where the corpus defines none; `splits.assign_splits` then decides.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from pathlib import Path
 
 from vqwave.audio.sound_files import sound_files
 from vqwave.data.external_formats import lhotse, webdataset
-from vqwave.data.manifest import SPLITS, Recording, Rejected, find_manifest, read_lines, read_manifest
+from vqwave.data.manifest import (
+    SPLITS,
+    Recording,
+    Rejected,
+    find_manifest,
+    read_lines,
+    read_manifest,
+)
 from vqwave.errors import UserInputError
 
 Rows = Iterator[Recording | Rejected]
@@ -22,7 +29,9 @@ Rows = Iterator[Recording | Rejected]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A corpus: what it is, how it lies on disk, its rate in Hz (None: the most common of the files), its reader."""
+    """A corpus: what it is, how it lies on disk, its rate in Hz (None: the most common of the
+    files), its reader.
+    """
 
     name: str
     about: str
@@ -43,7 +52,9 @@ def _id(path: Path, source: Path) -> str:
 
 
 def fsdd(source: Path) -> Rows:
-    """The original repository (takes 0-4 are its test split, 5-9 become valid), or a folder with a manifest.csv."""
+    """The original repository (takes 0-4 are its test split, 5-9 become valid), or a folder with a
+    manifest.csv.
+    """
     if (source / "manifest.csv").is_file():
         yield from manifest(source)
         return
@@ -59,7 +70,9 @@ def fsdd(source: Path) -> Rows:
 
 
 def librispeech(source: Path) -> Rows:
-    """PART/SPEAKER/CHAPTER/*.flac with a *.trans.txt a chapter; the part names the split (train-*, dev-*, test-*)."""
+    """PART/SPEAKER/CHAPTER/*.flac with a *.trans.txt a chapter; the part names the split (train-*,
+    dev-*, test-*).
+    """
     root = source / "LibriSpeech" if (source / "LibriSpeech").is_dir() else source
     genders = _genders(root / "SPEAKERS.TXT") or _genders(root.parent / "SPEAKERS.TXT")
     texts: dict[Path, dict[str, str]] = {}
@@ -70,10 +83,19 @@ def librispeech(source: Path) -> Rows:
             yield Rejected(path, "name is not SPEAKER-CHAPTER-NUMBER")
             continue
         if chapter not in texts:
-            texts[chapter] = dict(pair for p in sorted(chapter.glob("*.trans.txt")) for pair in _transcript(p))
+            texts[chapter] = dict(
+                pair for p in sorted(chapter.glob("*.trans.txt")) for pair in _transcript(p)
+            )
         split = _part_of(path, root)
         labels = {"gender": genders[speaker]} if speaker in genders else {}
-        yield Recording(path, speaker, path.stem, text=texts[chapter].get(path.stem, ""), split=split, labels=labels)
+        yield Recording(
+            path,
+            speaker,
+            path.stem,
+            text=texts[chapter].get(path.stem, ""),
+            split=split,
+            labels=labels,
+        )
         texts[chapter].pop(path.stem, None)
     for chapter, left in texts.items():
         for name in left:
@@ -81,24 +103,46 @@ def librispeech(source: Path) -> Rows:
 
 
 def libritts(source: Path) -> Rows:
-    """PART/SPEAKER/CHAPTER/SPEAKER_CHAPTER_PARAGRAPH_SENTENCE.wav with NAME.normalized.txt beside it; parts as LibriSpeech's."""
+    """PART/SPEAKER/CHAPTER/SPEAKER_CHAPTER_PARAGRAPH_SENTENCE.wav with NAME.normalized.txt beside
+    it; parts as LibriSpeech's.
+    """
     root = source / "LibriTTS" if (source / "LibriTTS").is_dir() else source
-    genders = {name: gender for name in ("speakers.tsv", "SPEAKERS.txt") for name, gender in _genders(root / name).items()}
+    genders = {
+        name: gender
+        for name in ("speakers.tsv", "SPEAKERS.txt")
+        for name, gender in _genders(root / name).items()
+    }
     for path in sound_files(root):
         if not re.fullmatch(r"\d+_\d+_\d+_\d+", path.stem):
             yield Rejected(path, "name is not SPEAKER_CHAPTER_PARAGRAPH_SENTENCE")
             continue
         speaker = path.stem.split("_")[0]
-        text = next((p for p in (path.with_suffix(f".{kind}.txt") for kind in ("normalized", "original")) if p.is_file()), None)
+        text = next(
+            (
+                p
+                for p in (path.with_suffix(f".{kind}.txt") for kind in ("normalized", "original"))
+                if p.is_file()
+            ),
+            None,
+        )
         words = text.read_text(encoding="utf-8", errors="replace").strip() if text else ""
         labels = {"gender": genders[speaker]} if speaker in genders else {}
-        yield Recording(path, speaker, path.stem, text=words, split=_part_of(path, root), labels=labels)
+        yield Recording(
+            path, speaker, path.stem, text=words, split=_part_of(path, root), labels=labels
+        )
 
 
 def _part_of(path: Path, root: Path) -> str:
     """The split that a folder's name begins with: train-*, dev-*, test-*."""
     parts = path.relative_to(root.parent).parts
-    return next((SPLITS.get(part.split("-")[0], "") for part in parts if re.match(r"(train|dev|test)-", part)), "")
+    return next(
+        (
+            SPLITS.get(part.split("-")[0], "")
+            for part in parts
+            if re.match(r"(train|dev|test)-", part)
+        ),
+        "",
+    )
 
 
 def _transcript(path: Path) -> Iterator[tuple[str, str]]:
@@ -112,15 +156,21 @@ def _genders(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     rows = (re.split(r"\s*\|\s*|\t", line.strip()) for line in read_lines(path))
-    return {row[0]: row[1] for row in rows if len(row) > 2 and row[0].isdigit() and row[1] in ("F", "M")}
+    return {
+        row[0]: row[1] for row in rows if len(row) > 2 and row[0].isdigit() and row[1] in ("F", "M")
+    }
 
 
 def vctk(source: Path) -> Rows:
-    """wav48/SPEAKER/*.wav or wav48_silence_trimmed/SPEAKER/*_mic1.flac, with txt/SPEAKER/*.txt and speaker-info.txt."""
+    """wav48/SPEAKER/*.wav or wav48_silence_trimmed/SPEAKER/*_mic1.flac, with txt/SPEAKER/*.txt and
+    speaker-info.txt.
+    """
     places = (source / name for name in ("wav48_silence_trimmed", "wav48"))
     audio = next((place for place in places if place.is_dir()), None)
     if audio is None:
-        raise UserInputError(f"{source}: no wav48 and no wav48_silence_trimmed folder, expected the VCTK corpus")
+        raise UserInputError(
+            f"{source}: no wav48 and no wav48_silence_trimmed folder, expected the VCTK corpus"
+        )
     about = _vctk_speakers(source / "speaker-info.txt")
     for path in sound_files(audio):
         if path.stem.endswith("_mic2"):
@@ -139,7 +189,8 @@ def _vctk_speakers(path: Path) -> dict[str, dict[str, str]]:
         fields = line.split()
         if len(fields) < 4 or fields[0].upper() == "ID":
             continue
-        speaker = fields[0] if fields[0][0].isalpha() else f"p{fields[0]}"  # the older release leaves the "p" away
+        # the older release leaves the "p" away
+        speaker = fields[0] if fields[0][0].isalpha() else f"p{fields[0]}"
         about[speaker] = {"gender": fields[2], "accent": fields[3]}
     return about
 
@@ -148,7 +199,9 @@ def ljspeech(source: Path) -> Rows:
     """metadata.csv (id|text|normalised text) and wavs/: one speaker."""
     table = source / "metadata.csv"
     if not table.is_file():
-        raise UserInputError(f"{source}: no metadata.csv, expected the LJ Speech folder with metadata.csv and wavs/")
+        raise UserInputError(
+            f"{source}: no metadata.csv, expected the LJ Speech folder with metadata.csv and wavs/"
+        )
     named = set()
     for line in read_lines(table):
         fields = line.split("|")
@@ -163,11 +216,18 @@ def ljspeech(source: Path) -> Rows:
 
 
 def zerospeech2019(source: Path) -> Rows:
-    """english/train/{voice,unit,parallel} and english/test (or the surprise language); files are SPEAKER_NUMBER.wav."""
-    roots = [source / name for name in ("english", "surprise") if (source / name).is_dir()] or [source]
+    """english/train/{voice,unit,parallel} and english/test (or the surprise language); files are
+    SPEAKER_NUMBER.wav.
+    """
+    roots = [source / name for name in ("english", "surprise") if (source / name).is_dir()] or [
+        source
+    ]
     for root in roots:
         if not (root / "train").is_dir():
-            raise UserInputError(f"{root}: no train folder, expected train/voice, train/unit, train/parallel and test")
+            raise UserInputError(
+                f"{root}: no train folder, expected train/voice, train/unit, train/parallel and"
+                " test"
+            )
         for path in sound_files(root):
             part = path.relative_to(root).parts
             if part[0] not in ("train", "test") or (part[0] == "train" and len(part) < 3):
@@ -180,7 +240,9 @@ def zerospeech2019(source: Path) -> Rows:
 
 
 def folder(source: Path) -> Rows:
-    """One folder a speaker; folders train, valid, test above them are splits; NAME.txt beside NAME.wav is the text."""
+    """One folder a speaker; folders train, valid, test above them are splits; NAME.txt beside
+    NAME.wav is the text.
+    """
     tops = [p for p in source.iterdir() if p.is_dir() and not p.name.startswith(".")]
     by_split = bool(tops) and all(SPLITS.get(p.name.lower()) for p in tops)
     files = sound_files(source)
@@ -206,11 +268,42 @@ def manifest(source: Path) -> Rows:
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("demo", "six synthetic voices, made on the spot", "takes no source", 16000, manifest, False),
-        Recipe("fsdd", "Free Spoken Digit Dataset", "recordings/DIGIT_SPEAKER_TAKE.wav, or a manifest.csv", 8000, fsdd),
-        Recipe("librispeech", "LibriSpeech", "PART/SPEAKER/CHAPTER/*.flac with *.trans.txt", 16000, librispeech),
-        Recipe("libritts", "LibriTTS", "PART/SPEAKER/CHAPTER/*.wav with *.normalized.txt", 24000, libritts),
-        Recipe("vctk", "CSTR VCTK 0.80 or 0.92", "wav48 or wav48_silence_trimmed, txt, speaker-info.txt", 24000, vctk),
+        Recipe(
+            "demo",
+            "six synthetic voices, made on the spot",
+            "takes no source",
+            16000,
+            manifest,
+            False,
+        ),
+        Recipe(
+            "fsdd",
+            "Free Spoken Digit Dataset",
+            "recordings/DIGIT_SPEAKER_TAKE.wav, or a manifest.csv",
+            8000,
+            fsdd,
+        ),
+        Recipe(
+            "librispeech",
+            "LibriSpeech",
+            "PART/SPEAKER/CHAPTER/*.flac with *.trans.txt",
+            16000,
+            librispeech,
+        ),
+        Recipe(
+            "libritts",
+            "LibriTTS",
+            "PART/SPEAKER/CHAPTER/*.wav with *.normalized.txt",
+            24000,
+            libritts,
+        ),
+        Recipe(
+            "vctk",
+            "CSTR VCTK 0.80 or 0.92",
+            "wav48 or wav48_silence_trimmed, txt, speaker-info.txt",
+            24000,
+            vctk,
+        ),
         Recipe("ljspeech", "LJ Speech 1.1", "metadata.csv and wavs/", 22050, ljspeech),
         Recipe(
             name="zerospeech2019",
@@ -222,14 +315,36 @@ RECIPES = {
         Recipe(
             name="folder",
             about="recordings, one folder a speaker",
-            layout="SPEAKER/** or train|valid|test/SPEAKER/**, where NAME.txt beside NAME.wav is what is said",
+            layout=(
+                "SPEAKER/** or train|valid|test/SPEAKER/**, where NAME.txt beside NAME.wav is what"
+                " is said"
+            ),
             sample_rate=None,
             rows=folder,
         ),
         Recipe(
-            "manifest", "recordings that a table lists", "a CSV or JSONL with path and speaker", None, manifest, takes_file=True
+            "manifest",
+            "recordings that a table lists",
+            "a CSV or JSONL with path and speaker",
+            None,
+            manifest,
+            takes_file=True,
         ),
-        Recipe("webdataset", "shards of WebDataset", "*.tar with KEY.flac, KEY.json, KEY.txt", None, webdataset, takes_file=True),
-        Recipe("lhotse", "manifests of lhotse", "*cuts*.jsonl.gz, or recordings and supervisions", None, lhotse, takes_file=True),
+        Recipe(
+            "webdataset",
+            "shards of WebDataset",
+            "*.tar with KEY.flac, KEY.json, KEY.txt",
+            None,
+            webdataset,
+            takes_file=True,
+        ),
+        Recipe(
+            "lhotse",
+            "manifests of lhotse",
+            "*cuts*.jsonl.gz, or recordings and supervisions",
+            None,
+            lhotse,
+            takes_file=True,
+        ),
     )
 }

@@ -1,4 +1,6 @@
-"""Which segments make up micro-batch t: a pure function of (seed, t), so that a run resumes at no cost."""
+"""Which segments make up micro-batch t: a pure function of (seed, t), so that a run resumes at no
+cost.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +14,22 @@ from vqwave.errors import UserInputError
 
 
 def counter_key(*parts: int | str) -> int:
-    """A number in [0, 2^63) from `parts` alone, to seed or draw with: the same on every machine, in every process."""
+    """A number in [0, 2^63) from `parts` alone, to seed or draw with: the same on every machine, in
+    every process.
+    """
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (position, segment) without end, from micro-step `start_step` on; a `DataLoader`'s `batch_sampler`.
+    """Batches of (position, segment) without end, from micro-step `start_step` on; a `DataLoader`'s
+    `batch_sampler`.
 
-    Position p counts all crops ever drawn; its segment is place p % length in the permutation of epoch p // length,
-    which depends on (seed, epoch) alone. `batch` is the global micro-batch: micro-step t takes the positions
-    [t * batch, (t + 1) * batch), and rank r of `world` the r-th part of them, so that any number of processes sees the
-    same global batches. To resume is to start at another step.
+    Position p counts all crops ever drawn; its segment is place p % length in the permutation of
+    epoch p // length, which depends on (seed, epoch) alone. `batch` is the global micro-batch:
+    micro-step t takes the positions [t * batch, (t + 1) * batch), and rank r of `world` the r-th
+    part of them, so that any number of processes sees the same global batches. To resume is to
+    start at another step.
     """
 
     def __init__(
@@ -39,7 +45,9 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         if length <= 0:
             raise UserInputError(f"a sampler over {length} segments, expected at least one")
         if batch <= 0 or batch % world:
-            raise UserInputError(f"a batch of {batch} over {world} processes, expected a multiple of {world}")
+            raise UserInputError(
+                f"a batch of {batch} over {world} processes, expected a multiple of {world}"
+            )
         self.length = length
         self.batch = batch
         self.seed = seed

@@ -21,7 +21,9 @@ from vqwave.errors import UserInputError
 
 @dataclass(frozen=True)
 class Crop:
-    """One item: wave (T,) zero-padded after `length` samples, what it is told by name, the row in `corpus.utterances`."""
+    """One item: wave (T,) zero-padded after `length` samples, what it is told by name, the row in
+    `corpus.utterances`.
+    """
 
     wave: Tensor
     length: int
@@ -31,9 +33,11 @@ class Crop:
 
 @dataclass(frozen=True)
 class Batch:
-    """B crops of T samples: wave (B, T) float32 in [-1, 1], zero after each row's length; lengths, index (B,) int64.
+    """B crops of T samples: wave (B, T) float32 in [-1, 1], zero after each row's length; lengths,
+    index (B,) int64.
 
-    labels: what networks are told by name, (B,) int64 ids of labels, (B, V) float32 given vectors, (B, C, F) tracks.
+    labels: what networks are told by name, (B,) int64 ids of labels, (B, V) float32 given vectors,
+    (B, C, F) tracks.
     """
 
     wave: Tensor
@@ -56,20 +60,28 @@ class Batch:
         return Batch(
             wave=self.wave.to(device, non_blocking=non_blocking),
             lengths=self.lengths.to(device, non_blocking=non_blocking),
-            labels={name: ids.to(device, non_blocking=non_blocking) for name, ids in self.labels.items()},
+            labels={
+                name: ids.to(device, non_blocking=non_blocking) for name, ids in self.labels.items()
+            },
             index=self.index.to(device, non_blocking=non_blocking),
         )
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory; a `DataLoader` with `pin_memory=True` calls this."""
         labels = {name: ids.pin_memory() for name, ids in self.labels.items()}
-        return Batch(self.wave.pin_memory(), self.lengths.pin_memory(), labels, self.index.pin_memory())
+        return Batch(
+            self.wave.pin_memory(), self.lengths.pin_memory(), labels, self.index.pin_memory()
+        )
 
     def __len__(self) -> int:
         return len(self.wave)
 
     def __repr__(self) -> str:
-        shapes = {f.name: tuple(v.shape) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        shapes = {
+            f.name: tuple(v.shape)
+            for f in fields(self)
+            if isinstance(v := getattr(self, f.name), Tensor)
+        }
         return f"Batch({shapes}, labels={list(self.labels)})"
 
 
@@ -78,15 +90,24 @@ def collate(crops: Sequence[Crop]) -> Batch:
     return Batch(
         wave=torch.stack([crop.wave for crop in crops]),
         lengths=torch.tensor([crop.length for crop in crops]),
-        labels={name: torch.from_numpy(np.stack([crop.labels[name] for crop in crops])) for name in crops[0].labels},
+        labels={
+            name: torch.from_numpy(np.stack([crop.labels[name] for crop in crops]))
+            for name in crops[0].labels
+        },
         index=torch.tensor([crop.index for crop in crops]),
     )
 
 
-def read_crop(corpus: Corpus, row: int, start: int, frames: int, tracks: Sequence[Track] = ()) -> Crop:
-    """Samples [start, start + frames) of an utterance, zero-padded at the end to `frames`, and the tracks' frames of them."""
+def read_crop(
+    corpus: Corpus, row: int, start: int, frames: int, tracks: Sequence[Track] = ()
+) -> Crop:
+    """Samples [start, start + frames) of an utterance, zero-padded at the end to `frames`, and the
+    tracks' frames of them.
+    """
     samples = corpus.read(row, start, frames)
-    told = corpus.told(row) | {track.name: track.read(corpus, row, start, -(-frames // track.hop)) for track in tracks}
+    told = corpus.told(row) | {
+        track.name: track.read(corpus, row, start, -(-frames // track.hop)) for track in tracks
+    }
     wave = np.zeros(frames, np.float32)
     wave[: len(samples)] = samples
     return Crop(torch.from_numpy(wave), len(samples), told, row)
@@ -95,9 +116,9 @@ def read_crop(corpus: Corpus, row: int, start: int, frames: int, tracks: Sequenc
 class Segments(Dataset[Crop]):
     """Random crops of `frames` samples from a split, asked for by (position, segment).
 
-    An utterance of n samples has ceil(n / frames) segments, so that minutes and not files are drawn evenly. The segment
-    names the utterance; where the crop starts in it depends on (seed, position) alone, not on order or processes. With
-    tracks it starts on a frame of each.
+    An utterance of n samples has ceil(n / frames) segments, so that minutes and not files are drawn
+    evenly. The segment names the utterance; where the crop starts in it depends on (seed, position)
+    alone, not on order or processes. With tracks it starts on a frame of each.
     """
 
     def __init__(
@@ -116,7 +137,8 @@ class Segments(Dataset[Crop]):
         self.tracks = tuple(tracks)
         self.grid = math.lcm(*(track.hop for track in tracks))
         rows = np.asarray(corpus.of(split))
-        self.rows = np.repeat(rows, [-(-corpus.utterances[i].frames // frames) for i in rows])  # (segments,)
+        # (segments,)
+        self.rows = np.repeat(rows, [-(-corpus.utterances[i].frames // frames) for i in rows])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -138,8 +160,12 @@ def training_batches(
     start_step: int = 0,
     workers: int = 0,
 ) -> DataLoader[Crop]:
-    """Batches without end of this rank's part of the global micro-batch, from micro-step `start_step` on."""
-    sampler = StepSampler(len(segments), batch, seed=segments.seed, rank=rank, world=world, start_step=start_step)
+    """Batches without end of this rank's part of the global micro-batch, from micro-step
+    `start_step` on.
+    """
+    sampler = StepSampler(
+        len(segments), batch, seed=segments.seed, rank=rank, world=world, start_step=start_step
+    )
     return DataLoader(
         segments,
         batch_sampler=sampler,
@@ -152,7 +178,8 @@ def training_batches(
 
 
 def _outlive_signals(worker: int) -> None:
-    """A signal to a whole process group shall end the training after its step, for which it needs its clips.
+    """A signal to a whole process group shall end the training after its step, for which it needs
+    its clips.
 
     SIGTERM, by which a parent also ends a worker that is left over, takes effect after a minute.
     """
@@ -166,8 +193,14 @@ def evaluation_crops(
     frames: int,
     limit: int | None = None,
 ) -> list[tuple[int, int]]:
-    """(row, start) of consecutive crops that tile a split's utterances; at most `limit` of them, evenly spread."""
-    crops = [(i, start) for i in corpus.of(split) for start in range(0, corpus.utterances[i].frames, frames)]
+    """(row, start) of consecutive crops that tile a split's utterances; at most `limit` of them,
+    evenly spread.
+    """
+    crops = [
+        (i, start)
+        for i in corpus.of(split)
+        for start in range(0, corpus.utterances[i].frames, frames)
+    ]
     if limit is None or limit >= len(crops):
         return crops
     return [crops[k * len(crops) // limit] for k in range(limit)]
@@ -180,7 +213,11 @@ def evaluation_batches(
     frames: int,
     limit: int | None = None,
 ) -> Iterator[Batch]:
-    """The split's `evaluation_crops` in order, in batches of `batch` (the last may be smaller): the same every time."""
+    """The split's `evaluation_crops` in order, in batches of `batch` (the last may be smaller): the
+    same every time.
+    """
     crops = evaluation_crops(corpus, split, frames, limit)
     for first in range(0, len(crops), batch):
-        yield collate([read_crop(corpus, row, start, frames) for row, start in crops[first : first + batch]])
+        yield collate(
+            [read_crop(corpus, row, start, frames) for row, start in crops[first : first + batch]]
+        )

@@ -36,7 +36,10 @@ def assign_splits(rows: Iterable[Recording]) -> list[Recording]:
         chosen |= dict.fromkeys(inside or [min(left, key=lambda key: (left[key], key))], split)
     if has == {""}:
         chosen = share_out(rows, {key: chosen.get(key, "train") for key in places})
-    return [replace(row, split=chosen.get(sentence(row), "train")) if row.split == open_to else row for row in rows]
+    return [
+        replace(row, split=chosen.get(sentence(row), "train")) if row.split == open_to else row
+        for row in rows
+    ]
 
 
 def sentence(row: Recording) -> str:
@@ -74,6 +77,8 @@ def share_out(rows: Sequence[Recording], split_of: Mapping[str, str]) -> dict[st
                 continue
             free = [key for key in said[speaker] if not leaves_somebody_without(key)]
             if free:
-                order = {key: (found[key] != "train", len(speakers[key]), _place(key)) for key in free}
+                order = {
+                    key: (found[key] != "train", len(speakers[key]), _place(key)) for key in free
+                }
                 found[min(free, key=lambda key: (order[key], key))] = split
     return found

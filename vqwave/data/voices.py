@@ -34,23 +34,32 @@ UNVOICED = VoicePitch(0.4, 0.2)
 
 
 def voice_pitches(corpus: Corpus, split: str = "train") -> dict[str, VoicePitch]:
-    """Each speaker's statistics over a split, those without voiced frames left out. Raises `UserInputError` without stored F0."""
+    """Each speaker's statistics over a split, those without voiced frames left out.
+
+    Raises `UserInputError` without stored F0.
+    """
     by_speaker: defaultdict[str, list[F0]] = defaultdict(list)
     for row in corpus.of(split):
         by_speaker[corpus.utterances[row].speaker].append(corpus.f0(row))
-    found = {speaker: VoicePitch.of(np.concatenate(parts)) for speaker, parts in sorted(by_speaker.items())}
+    found = {
+        speaker: VoicePitch.of(np.concatenate(parts))
+        for speaker, parts in sorted(by_speaker.items())
+    }
     return {speaker: voice for speaker, voice in found.items() if voice is not None}
 
 
 def pitch_of(corpus: Corpus, row: int, voices: dict[str, VoicePitch]) -> VoicePitch:
-    """The statistics that an utterance is normalised by: its voice's if that is known, else its own."""
+    """The statistics that an utterance is normalised by: its voice's if that is known, else its
+    own.
+    """
     return voices.get(corpus.utterances[row].speaker) or VoicePitch.of(corpus.f0(row)) or UNVOICED
 
 
 def voices_of(corpus: Corpus) -> list[tuple[float, float]]:
     """Mean and deviation of each speaker's ln(F0 / 100 Hz), in the order of the label's values.
 
-    Of training recordings, or of all where there is none of these. Raises `UserInputError` without stored F0.
+    Of training recordings, or of all where there is none of these. Raises `UserInputError` without
+    stored F0.
     """
     trained = voice_pitches(corpus)
     rows: defaultdict[str, list[F0]] = defaultdict(list)
@@ -58,5 +67,7 @@ def voices_of(corpus: Corpus) -> list[tuple[float, float]]:
         if utterance.speaker not in trained:
             rows[utterance.speaker].append(corpus.f0(row))
     others = {speaker: VoicePitch.of(np.concatenate(parts)) for speaker, parts in rows.items()}
-    voices = [trained.get(name) or others.get(name) or UNVOICED for name in corpus.labels["speaker"]]
+    voices = [
+        trained.get(name) or others.get(name) or UNVOICED for name in corpus.labels["speaker"]
+    ]
     return [(voice.mean, voice.deviation) for voice in voices]

@@ -29,13 +29,17 @@ BACKENDS = ("auto", "reference", *KERNELS)
 
 @dataclass(frozen=True)
 class Choice:
-    """The back-end that decodes, and why not a faster one (None where it is the fastest there is)."""
+    """The back-end that decodes, and why not a faster one (None where it is the fastest there
+    is).
+    """
 
     backend: str
     reason: str | None = None
 
 
-def take(decoder: WaveNet | Student, backend: str = "auto", *, top_p: float = 1.0, guidance: float = 1.0) -> str:
+def take(
+    decoder: WaveNet | Student, backend: str = "auto", *, top_p: float = 1.0, guidance: float = 1.0
+) -> str:
     """The name of the back-end that `choose` says, with a `Note` where it is not the fastest."""
     choice = choose(decoder, backend, top_p=top_p, guidance=guidance)
     if choice.reason is not None:
@@ -43,10 +47,18 @@ def take(decoder: WaveNet | Student, backend: str = "auto", *, top_p: float = 1.
     return choice.backend
 
 
-def choose(decoder: WaveNet | Student, backend: str = "auto", *, top_p: float = 1.0, guidance: float = 1.0) -> Choice:
-    """`auto` takes the fastest that can decode this. Raises UserInputError for an unknown back-end, or one that cannot."""
+def choose(
+    decoder: WaveNet | Student, backend: str = "auto", *, top_p: float = 1.0, guidance: float = 1.0
+) -> Choice:
+    """`auto` takes the fastest that can decode this.
+
+    Raises UserInputError for an unknown back-end, or one that cannot.
+    """
     if backend not in BACKENDS:
-        raise UserInputError(f"backend {backend!r}: expected one of {', '.join(BACKENDS)}{nearest(backend, BACKENDS)}")
+        raise UserInputError(
+            f"backend {backend!r}: expected one of"
+            f" {', '.join(BACKENDS)}{nearest(backend, BACKENDS)}"
+        )
     if backend == "reference":
         return Choice("reference")
     if top_p < 1 or guidance != 1:
@@ -56,7 +68,9 @@ def choose(decoder: WaveNet | Student, backend: str = "auto", *, top_p: float = 
     if importlib.util.find_spec("numba") is None:
         reason = "numba is not installed: pip install 'vqwave[fast]'"
     else:
-        reason = unsupported_student(decoder) if isinstance(decoder, Student) else unsupported(decoder)
+        reason = (
+            unsupported_student(decoder) if isinstance(decoder, Student) else unsupported(decoder)
+        )
     if reason is None:
         return Choice("numba")
     if backend == "numba":
@@ -83,7 +97,8 @@ def _choose_triton(decoder: WaveNet | Student, backend: str) -> Choice:
 
 def _fused(weights: Precision, progress: Callable[[int], object] | None) -> Callable[..., Tensor]:
     """The student's kernels as a function of what the reference takes."""
-    from vqwave.decode.cpu.flow import decoder as flow_decoder  # an optional extra, whose import takes a moment
+    # an optional extra, whose import takes a moment
+    from vqwave.decode.cpu.flow import decoder as flow_decoder
 
     return partial(flow_decoder.sample_student, weights=weights, progress=progress)
 
@@ -103,10 +118,13 @@ def sample(
     precision: str = "float32",
     progress: Callable[[int], object] | None = None,
 ) -> Tensor:
-    """Waveforms (B, samples) from a condition of B utterances. Raises UserInputError for what no back-end decodes.
+    """Waveforms (B, samples) from a condition of B utterances.
 
-    temperature: of all parts, or of each. `top_p` and `guidance` (see `sample_wavenet`) are the reference decoder's alone: any
-    back-end gives way to it. `precision` is the CPU kernels' (see `precision.py`); the others have their own.
+    Raises UserInputError for what no back-end decodes.
+
+    temperature: of all parts, or of each. `top_p` and `guidance` (see `sample_wavenet`) are the
+    reference decoder's alone: any back-end gives way to it. `precision` is the CPU kernels' (see
+    `precision.py`); the others have their own.
     """
     check_finite(decoder, f"this {type(decoder).__name__}")
     weights = numbers(precision)
@@ -116,13 +134,21 @@ def sample(
         raise UserInputError(f"top_p {top_p}: expected a number above 0, at most 1")
     if isinstance(decoder, Student):
         if top_p != 1 or guidance != 1 or prime is not None:
-            raise UserInputError("top_p, guidance, prompt: a student knows none of them, expected its teacher")
+            raise UserInputError(
+                "top_p, guidance, prompt: a student knows none of them, expected its teacher"
+            )
         draw = sample_student if taken == "reference" else _fused(weights, progress)
-        return draw(decoder, condition, samples, streams=streams, seed=seed, temperature=temperature)
+        return draw(
+            decoder, condition, samples, streams=streams, seed=seed, temperature=temperature
+        )
     if top_p < 1 and decoder.head.continuous:
-        raise UserInputError(f"top_p: this model has a {decoder.head.kind} head, expected a categorical one; use temperature")
+        raise UserInputError(
+            f"top_p: this model has a {decoder.head.kind} head, expected a categorical one; use"
+            " temperature"
+        )
     if taken in KERNELS:
-        kernels = importlib.import_module(KERNELS[taken])  # an optional extra, whose import takes a moment
+        # an optional extra, whose import takes a moment
+        kernels = importlib.import_module(KERNELS[taken])
         kind = {"weights": weights} if taken == "numba" else {}
         return kernels.sample_wavenet(
             decoder,

@@ -1,6 +1,8 @@
-"""Many utterances of unequal length through one tile of streams: where one ends, the next takes its slot.
+"""Many utterances of unequal length through one tile of streams: where one ends, the next takes its
+slot.
 
-A stream's samples depend on nothing but itself, so the tile may be filled in any order; and it stays full until none is left.
+A stream's samples depend on nothing but itself, so the tile may be filled in any order; and it
+stays full until none is left.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from vqwave.models.student import Student
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition, join
 
-ROUND, LEAST = 2048, 256  # samples between looks at who is done: at the most, and at the least, however little one has left
+# samples between looks at who is done: at the most, and at the least, however little one has left
+ROUND, LEAST = 2048, 256
 SLOTS = 32  # a thread
 
 
@@ -51,13 +54,18 @@ def decode_each(
     slots: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Iterator[tuple[Hashable, Tensor]]:
-    """Tasks by key, taken as slots fall free -> waveforms (T,) by key, as they are done. Raises UserInputError for wrong settings.
+    """Tasks by key, taken as slots fall free -> waveforms (T,) by key, as they are done.
 
-    Each comes out as it would alone, bit for bit. Only kernels have slots: the reference, and a student, take one after another.
+    Raises UserInputError for wrong settings.
+
+    Each comes out as it would alone, bit for bit. Only kernels have slots: the reference, and a
+    student, take one after another.
     """
     taken = take(decoder, sampling.backend, top_p=sampling.top_p, guidance=sampling.guidance)
     if taken == "numba" and isinstance(decoder, WaveNet):
-        yield from ContinuousBatcher(decoder, sampling, slots or SLOTS * torch.get_num_threads(), progress).run(iter(tasks))
+        yield from ContinuousBatcher(
+            decoder, sampling, slots or SLOTS * torch.get_num_threads(), progress
+        ).run(iter(tasks))
         return
     for key, task in tasks:
         yield key, decode_one(decoder, task, sampling, progress=progress)
@@ -73,7 +81,9 @@ def decode_one(
 ) -> Tensor:
     """One utterance by itself: (T,) float32."""
     streams = torch.tensor([stream])
-    wave = sample_as(sampling, decoder, task.condition, task.samples, streams=streams, progress=progress)
+    wave = sample_as(
+        sampling, decoder, task.condition, task.samples, streams=streams, progress=progress
+    )
     return wave[0].float().cpu()
 
 
@@ -95,7 +105,9 @@ def decode_together(
     on_cpu = next(decoder.parameters()).device.type == "cpu"
     if isinstance(decoder, Student) and on_cpu and prime is None:  # a pass fills the machine
         pairs = zip(tasks, streams, strict=True)
-        return [decode_one(decoder, task, sampling, stream=n, progress=progress) for task, n in pairs]
+        return [
+            decode_one(decoder, task, sampling, stream=n, progress=progress) for task, n in pairs
+        ]
     waves = sample_as(
         sampling,
         decoder,
@@ -109,22 +121,36 @@ def decode_together(
 
 
 class ContinuousBatcher:
-    """Slots that the kernels advance together. All utterances are stream 0: they differ by what they are told."""
+    """Slots that the kernels advance together.
 
-    def __init__(self, wavenet: WaveNet, sampling: Sampling, slots: int, progress: Callable[[int], object] | None) -> None:
+    All utterances are stream 0: they differ by what they are told.
+    """
+
+    def __init__(
+        self,
+        wavenet: WaveNet,
+        sampling: Sampling,
+        slots: int,
+        progress: Callable[[int], object] | None,
+    ) -> None:
         self.wavenet, self.sampling, self.slots, self.progress = wavenet, sampling, slots, progress
         self.hold, self.channels = wavenet.conditioner.hold, wavenet.conditioner.width
         self.rows: list[Slot | None] = []
         self.decoder = None
 
-    def run(self, tasks: Iterator[tuple[Hashable, DecodeRequest]]) -> Iterator[tuple[Hashable, Tensor]]:
+    def run(
+        self, tasks: Iterator[tuple[Hashable, DecodeRequest]]
+    ) -> Iterator[tuple[Hashable, Tensor]]:
         self.rows = [slot for _ in range(self.slots) if (slot := self._next(tasks)) is not None]
         self.decoder = self._build(len(self.rows)) if self.rows else None
         while any(self.rows):
             self._advance()
             for row, slot in enumerate(self.rows):
                 if slot is not None and slot.time >= slot.samples:
-                    yield slot.key, torch.cat(slot.parts)[: slot.samples] if slot.parts else torch.zeros(0)
+                    yield (
+                        slot.key,
+                        torch.cat(slot.parts)[: slot.samples] if slot.parts else torch.zeros(0),
+                    )
                     self.rows[row] = self._next(tasks)
                     if self.rows[row] is not None:
                         self.decoder.restart(row, 0)
@@ -139,7 +165,8 @@ class ContinuousBatcher:
         return None
 
     def _build(self, rows: int) -> object:
-        from vqwave.decode.cpu.wavenet.decoder import Decoder  # an optional extra, whose import takes a moment
+        # an optional extra, whose import takes a moment
+        from vqwave.decode.cpu.wavenet.decoder import Decoder
 
         silence = Condition(torch.zeros(1, self.channels, 1), self.hold)
         numbered = torch.zeros(rows, dtype=torch.int64)
@@ -149,7 +176,9 @@ class ContinuousBatcher:
         """A round: as many samples as the first to end has left, within bounds."""
         live = [slot for slot in self.rows if slot is not None]
         count = min(ROUND, max(LEAST, min(slot.samples - slot.time for slot in live)))
-        columns = np.zeros((len(self.rows), (count - 1) // self.hold + 2, self.channels), np.float32)
+        columns = np.zeros(
+            (len(self.rows), (count - 1) // self.hold + 2, self.channels), np.float32
+        )
         first = np.zeros(len(self.rows), np.int64)
         for row, slot in enumerate(self.rows):
             if slot is not None:
@@ -157,7 +186,9 @@ class ContinuousBatcher:
                 wanted = (first[row] + np.arange(columns.shape[1])).clip(max=len(slot.columns) - 1)
                 columns[row] = slot.columns[wanted]
         self.decoder.set_condition(columns, first)
-        drawn = torch.cat(list(self.decoder.sample(count, self.sampling.seed, self.sampling.temperatures())), 1)
+        drawn = torch.cat(
+            list(self.decoder.sample(count, self.sampling.seed, self.sampling.temperatures())), 1
+        )
         for row, slot in enumerate(self.rows):
             if slot is not None:
                 slot.parts.append(drawn[row].clone())

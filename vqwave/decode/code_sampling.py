@@ -26,10 +26,10 @@ def sample_codes(
 ) -> list[tuple[Tensor, Tensor | None]]:
     """Codes (Q, F_i) and pitch codes (Q_p, ceil(F_i / ratio)), or None, of each of `streams` (B,).
 
-    With `stop`, an utterance ends where it draws END, or after `frames` frames; else a new one begins there, until `frames`
-    frames are full. A stream's codes depend on (seed, its number, labels) alone. Give `network.exact()`, in float64.
-    labels: name -> (B,). Where an utterance follows another, the first is filled up to whole pitch
-    codes with its last frame.
+    With `stop`, an utterance ends where it draws END, or after `frames` frames; else a new one
+    begins there, until `frames` frames are full. A stream's codes depend on (seed, its number,
+    labels) alone. Give `network.exact()`, in float64. labels: name -> (B,). Where an utterance
+    follows another, the first is filled up to whole pitch codes with its last frame.
     """
     stream = CodeStream(network, labels, len(streams))
     order, most = network.order, network.order.count(frames)
@@ -54,7 +54,8 @@ def sample_codes(
 def choose(log_p: Tensor, u: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
     """Inverse CDF: ln p (B, K) and uniforms u (B,) -> classes (B,).
 
-    `top_p` below 1 keeps the likeliest classes that hold this mass together. Holtzman et al., 2020, sec. 3.1. arXiv:1904.09751
+    `top_p` below 1 keeps the likeliest classes that hold this mass together. Holtzman et al., 2020,
+    sec. 3.1. arXiv:1904.09751
     """
     p = (log_p / checked_temperature(temperature)).softmax(1)
     if top_p < 1:

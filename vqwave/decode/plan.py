@@ -1,4 +1,6 @@
-"""The decode plan: a WaveNet's weights in the one layout that a sample loop reads, from the first to the last, once a sample."""
+"""The decode plan: a WaveNet's weights in the one layout that a sample loop reads, from the first
+to the last, once a sample.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,11 @@ from vqwave.nn.linear_prediction import LinearPredictor
 
 WIDTH = 16  # all widths are padded with zeros to a multiple of this many channels
 LINE = 64  # bytes: weights begin at a cache line
-LARGE = 1 << 21  # bytes of a large page: as many small ones would be more than a core keeps addresses of
+# bytes of a large page: as many small ones would be more than a core keeps addresses of
+LARGE = 1 << 21
 NEVER = -1e30  # logit of a class that exists only as padding
-STEPS = 127  # of a unit, which lies between -1 and 1, and of the largest weight of an output, in whole numbers
+# of a unit, which lies between -1 and 1, and of the largest weight of an output, in whole numbers
+STEPS = 127
 ZERO = 128  # stands for a unit of 0: units are unsigned
 
 CATEGORICAL, LOGISTIC, GAUSSIAN = 0, 1, 2
@@ -41,7 +45,8 @@ FAMILIES = {
 }
 
 Floats = NDArray[np.float32]
-Numbers = Floats | NDArray[np.uint16] | NDArray[np.uint8]  # floats, bfloat16, units in whole numbers
+# floats, bfloat16, units in whole numbers
+Numbers = Floats | NDArray[np.uint16] | NDArray[np.uint8]
 Precision = Literal["float32", "bf16", "bf16-dot", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
@@ -73,26 +78,32 @@ class PredictorPlan(NamedTuple):
 class Plan(NamedTuple):
     """A WaveNet, ready to decode; a named tuple, since that is what numba passes to kernels.
 
-    L layers, k taps, R residual, G gate, S skip (0 for a stack that reads its last residual), H hidden, C head channels, all
-    padded to multiples of 16. A matrix is (inputs, outputs), so that the outputs of one input lie side by side; in bfloat16 the
-    two weights of an output for two neighbouring inputs do, (inputs / 2, outputs, 2), as 16-bit words.
+    L layers, k taps, R residual, G gate, S skip (0 for a stack that reads its last residual), H
+    hidden, C head channels, all padded to multiples of 16. A matrix is (inputs, outputs), so that
+    the outputs of one input lie side by side; in bfloat16 the two weights of an output for two
+    neighbouring inputs do, (inputs / 2, outputs, 2), as 16-bit words.
 
-    `weights`, in the order of use: for each layer the dilated convolution (k R, 2G), oldest tap first, filter before
-    gate, and the residual (G, R); then all layers' skips as one (L G, S), hidden (S or R, H), out (H, C). A
-    stack with skips has no last residual.
+    `weights`, in the order of use: for each layer the dilated convolution (k R, 2G), oldest tap
+    first, filter before gate, and the residual (G, R); then all layers' skips as one (L G, S),
+    hidden (S or R, H), out (H, C). A stack with skips has no last residual.
 
-    For "int8" the matrices that hear units, residuals and skips, are whole numbers of 8 bits, an output's weights for four
-    neighbouring inputs side by side, (inputs / 4, outputs, 4), two in a word; all others are bfloat16. Their sums are exact:
-    y = scale sum_k w_k (u_k - 128) + bias, of which -128 sum_k w_k is what a sum begins with.
+    For "int8" the matrices that hear units, residuals and skips, are whole numbers of 8 bits, an
+    output's weights for four neighbouring inputs side by side, (inputs / 4, outputs, 4), two in a
+    word; all others are bfloat16. Their sums are exact: y = scale sum_k w_k (u_k - 128) + bias, of
+    which -128 sum_k w_k is what a sum begins with.
     """
 
     weights: Numbers  # flat
-    operand: Numbers  # (0,), of the kind that products read activations in: bfloat16 for "bf16-dot" and "int8", else float32
-    units: Numbers  # (0,), of the kind that units are kept in: whole numbers for "int8", else operands
+    # (0,), of the kind that products read activations in: bfloat16 for "bf16-dot" and "int8", else
+    # float32
+    operand: Numbers
+    # (0,), of the kind that units are kept in: whole numbers for "int8", else operands
+    units: Numbers
     heard: Floats  # (classes, R) embedding; or (inputs + 1, R): weights of scalar inputs, and bias
     residual_bias: Floats  # (L, R); of whole numbers, the bits of what their sums begin with
     residual_scale: Floats  # (L, 2, R) of whole numbers, scale and bias; else (0, 2, R)
-    skip_bias: Floats  # (S,), summed over layers; of whole numbers, the bits of what their sums begin with
+    # (S,), summed over layers; of whole numbers, the bits of what their sums begin with
+    skip_bias: Floats
     skip_scale: Floats  # (1, 2, S) of whole numbers, scale and bias; else (0, 2, S)
     hidden_bias: Floats  # (H,)
     out_bias: Floats  # (C,)
@@ -107,7 +118,8 @@ class Plan(NamedTuple):
     def of(wavenet: WaveNet, weights: Precision = "float32", *, widened: bool = False) -> Plan:
         """Packs a copy. Call `unsupported` first: this takes what it accepts.
 
-        `widened` keeps weights that were rounded to bfloat16 in float32: the same products, quicker for many streams.
+        `widened` keeps weights that were rounded to bfloat16 in float32: the same products, quicker
+        for many streams.
         """
         stack, spec = wavenet.stack, wavenet.stack.spec
         layers, whole = list(stack.layers), weights == "int8"
@@ -117,13 +129,19 @@ class Plan(NamedTuple):
         for layer in layers:
             matrices.append(_matrix(_halves(layer.dilated.weight, spec.gate_channels)))
             if layer.residual is not None:
-                matrices.append(residuals.add(_matrix(layer.residual.weight), layer.residual.bias, whole=whole))
+                matrices.append(
+                    residuals.add(_matrix(layer.residual.weight), layer.residual.bias, whole=whole)
+                )
             else:
                 residuals.add(torch.zeros(gate, residual), torch.zeros(residual), whole=whole)
         skips = Sums(padded(spec.skip_channels))
         if spec.skip_channels:
             heard = torch.cat([_matrix(layer.skip.weight) for layer in layers])
-            matrices.append(skips.add(heard, torch.stack([layer.skip.bias for layer in layers]).sum(0), whole=whole))
+            matrices.append(
+                skips.add(
+                    heard, torch.stack([layer.skip.bias for layer in layers]).sum(0), whole=whole
+                )
+            )
         out_weight, out_bias = wavenet.last_layer()
         matrices += [_matrix(stack.hidden.weight), _matrix(out_weight)]
         out_bias = _pad(out_bias, -1)
@@ -137,12 +155,16 @@ class Plan(NamedTuple):
             heard=_array(_pad(_heard(wavenet), -1)),
             residual_bias=_array(torch.stack(residuals.begin)),
             residual_scale=residuals.scale,
-            skip_bias=_array(torch.cat(skips.begin)) if spec.skip_channels else np.zeros(0, np.float32),
+            skip_bias=_array(torch.cat(skips.begin))
+            if spec.skip_channels
+            else np.zeros(0, np.float32),
             skip_scale=skips.scale,
             hidden_bias=_array(_pad(stack.hidden.bias, -1)),
             out_bias=_array(out_bias),
             projection=_array(_projections(wavenet, 2 * gate)),
-            dilated_bias=_array(torch.stack([_halves(layer.dilated.bias, spec.gate_channels) for layer in layers])),
+            dilated_bias=_array(
+                torch.stack([_halves(layer.dilated.bias, spec.gate_channels) for layer in layers])
+            ),
             dilations=np.array(spec.dilations, np.int64),
             kernel=spec.kernel_size,
             head=_head(wavenet),
@@ -176,7 +198,9 @@ def padded(channels: int) -> int:
 
 
 def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray:
-    """Zeros whose first byte begins a cache line; if they are many, a large page, where the system has those."""
+    """Zeros whose first byte begins a cache line; if they are many, a large page, where the system
+    has those.
+    """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     large = size >= LARGE // 2 and hasattr(mmap, "MADV_HUGEPAGE")
     edge = LARGE if large else LINE
@@ -248,7 +272,11 @@ class Sums:
 
     @property
     def scale(self) -> Floats:
-        return _array(torch.stack(self.ends)) if self.ends else np.zeros((0, 2, self.width), np.float32)
+        return (
+            _array(torch.stack(self.ends))
+            if self.ends
+            else np.zeros((0, 2, self.width), np.float32)
+        )
 
 
 def _pack(matrices: Iterable[Tensor | Whole], precision: Precision, widened: bool) -> Numbers:
@@ -263,8 +291,12 @@ def _pack(matrices: Iterable[Tensor | Whole], precision: Precision, widened: boo
 
 
 def _words(matrix: Tensor | Whole) -> Tensor:
-    """A matrix (inputs, outputs) as words of 16 bits, the weights of an output that are multiplied at once side by side."""
-    together, numbers = (4, matrix.numbers) if isinstance(matrix, Whole) else (2, matrix.to(torch.bfloat16))
+    """A matrix (inputs, outputs) as words of 16 bits, the weights of an output that are multiplied
+    at once side by side.
+    """
+    together, numbers = (
+        (4, matrix.numbers) if isinstance(matrix, Whole) else (2, matrix.to(torch.bfloat16))
+    )
     return numbers.unflatten(0, (-1, together)).transpose(1, 2).reshape(-1).view(torch.int16)
 
 

@@ -1,4 +1,6 @@
-"""The reference decoders: they read like the papers, run anywhere, and are what every fast back-end is held against."""
+"""The reference decoders: they read like the papers, run anywhere, and are what every fast back-end
+is held against.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +38,11 @@ def sample_wavenet(
 ) -> Tensor:
     """Draw x_t from p(x_t | x_{<t}, h), one sample after another: (B, samples) float32.
 
-    Each layer keeps its past, so that a sample costs one column of each convolution: Le Paine et al., 2016 (Fast WaveNet).
-    arXiv:1611.09482. `streams` (B,) number the utterances: a stream's audio depends on (seed, its number, condition) alone,
-    not on what else is in the batch. `prime` (B, n) is heard first and is not part of the result. `top_p` below 1 keeps the
-    fewest classes that hold that mass (categorical heads alone); `guidance` w: see `Guided`.
+    Each layer keeps its past, so that a sample costs one column of each convolution: Le Paine et
+    al., 2016 (Fast WaveNet). arXiv:1611.09482. `streams` (B,) number the utterances: a stream's
+    audio depends on (seed, its number, condition) alone, not on what else is in the batch. `prime`
+    (B, n) is heard first and is not part of the result. `top_p` below 1 keeps the fewest classes
+    that hold that mass (categorical heads alone); `guidance` w: see `Guided`.
     """
     loop = SampleLoop(wavenet, condition, streams, guidance)
     if prime is not None and prime.shape[1]:
@@ -56,10 +59,17 @@ def sample_wavenet(
 class SampleLoop:
     """Streams of one WaveNet under way: each call carries on where the last one stopped."""
 
-    def __init__(self, wavenet: WaveNet, condition: Condition | None, streams: Tensor, guidance: float = 1.0) -> None:
+    def __init__(
+        self, wavenet: WaveNet, condition: Condition | None, streams: Tensor, guidance: float = 1.0
+    ) -> None:
         parameter = next(wavenet.parameters())
-        self.law, self.state, self.streams = Guided(wavenet, condition, guidance), WaveNetState(), streams
-        self.last = torch.zeros(len(streams), 1, device=parameter.device, dtype=parameter.dtype)  # silence
+        self.law, self.state, self.streams = (
+            Guided(wavenet, condition, guidance),
+            WaveNetState(),
+            streams,
+        )
+        # silence
+        self.last = torch.zeros(len(streams), 1, device=parameter.device, dtype=parameter.dtype)
 
     def prefill(self, x: Tensor) -> None:
         """Go over given samples x (B, n)."""
@@ -71,12 +81,19 @@ class SampleLoop:
         """The next samples (B, count)."""
         temperatures = checked_temperatures(temperature)
         scales = self.law.scales(temperatures, self.state.time, count)
-        u, drawn = uniforms(seed, self.streams, self.state.time, count).to(self.last), [self.last[:, :0]]  # u (4, B, count)
-        with limited_to(1):  # a column's products are too small to share: several threads wait for the slowest
+        # u (4, B, count)
+        u, drawn = (
+            uniforms(seed, self.streams, self.state.time, count).to(self.last),
+            [self.last[:, :0]],
+        )
+        # a column's products are too small to share: several threads wait for the slowest
+        with limited_to(1):
             for t in range(count):
                 scale = scales[:, t : t + 1] if isinstance(scales, Tensor) else scales
                 distribution = self.law(self.last, self.state, temperatures.choice, scale)
-                self.last = (distribution.nucleus(top_p) if top_p < 1 else distribution).sample(u[..., t : t + 1])
+                self.last = (distribution.nucleus(top_p) if top_p < 1 else distribution).sample(
+                    u[..., t : t + 1]
+                )
                 drawn.append(self.last)
         return torch.cat(drawn, 1)
 
@@ -86,35 +103,52 @@ class Guided:
 
     .. math:: \theta_w = \theta(\emptyset) + w (\theta(h) - \theta(\emptyset))
 
-    on the head's parameters. Logits of a categorical head make this :math:`p(x | h)^w p(x)^{1 - w}` up to its constant, which is
-    classifier-free guidance: Ho and Salimans, 2022, eq. 6. arXiv:2207.12598. Locations, log-scales and mixture logits are
-    extrapolated the same way, a heuristic: a product of such densities is none of their family. Weight 1 is the model itself.
+    on the head's parameters. Logits of a categorical head make this :math:`p(x | h)^w p(x)^{1 - w}`
+    up to its constant, which is classifier-free guidance: Ho and Salimans, 2022, eq. 6.
+    arXiv:2207.12598. Locations, log-scales and mixture logits are extrapolated the same way, a
+    heuristic: a product of such densities is none of their family. Weight 1 is the model itself.
     """
 
     def __init__(self, wavenet: WaveNet, condition: Condition | None, weight: float) -> None:
         self.wavenet, self.weight = wavenet, weight
-        self.copies = 1 if weight == 1 else 2  # one batch of both, so that each half keeps its own past
+        # one batch of both, so that each half keeps its own past
+        self.copies = 1 if weight == 1 else 2
         self.set_condition(condition)
 
     def set_condition(self, condition: Condition | None) -> None:
-        """What the samples from now on hear. Columns are projected one by one: torch may round otherwise for another number."""
+        """What the samples from now on hear.
+
+        Columns are projected one by one: torch may round otherwise for another number.
+        """
         if self.copies == 2:
-            nothing, told = self.wavenet.conditioner.null_condition().features, condition.features.clone()
+            nothing, told = (
+                self.wavenet.conditioner.null_condition().features,
+                condition.features.clone(),
+            )
             told[:, : nothing.shape[1]] = nothing  # a predictor stays what it is
-            condition = Condition(torch.cat([condition.features, told]), condition.repeat, condition.offset)
+            condition = Condition(
+                torch.cat([condition.features, told]), condition.repeat, condition.offset
+            )
         network, predictor = self.wavenet.conditioner.split(condition)
         if network is None or self.wavenet.stack.projection is None:
             self.projected = Projected(None, predictor)
             return
-        columns = [self.wavenet.stack.projection(column.contiguous()) for column in network.features.split(1, -1)]
-        self.projected = Projected(Condition(torch.cat(columns, -1), condition.repeat, condition.offset), predictor)
+        columns = [
+            self.wavenet.stack.projection(column.contiguous())
+            for column in network.features.split(1, -1)
+        ]
+        self.projected = Projected(
+            Condition(torch.cat(columns, -1), condition.repeat, condition.offset), predictor
+        )
 
     def scales(self, temperatures: Temperatures, start: int, count: int) -> float | Tensor:
         """See `scales`."""
         found = scales(temperatures, self.wavenet.predictor, self.projected.predictor, start, count)
         return found[: len(found) // self.copies] if isinstance(found, Tensor) else found
 
-    def __call__(self, last: Tensor, state: WaveNetState, temperature: float = 1.0, scale: Scale = None) -> Distribution:
+    def __call__(
+        self, last: Tensor, state: WaveNetState, temperature: float = 1.0, scale: Scale = None
+    ) -> Distribution:
         """As `WaveNet.step`, with a scale of its own; the state is that of all copies."""
         out = self.wavenet.parameters_after(last.repeat(self.copies, 1), self.projected, state)
         if self.copies == 2:
@@ -130,7 +164,8 @@ def scales(
     start: int,
     count: int,
 ) -> float | Tensor:
-    """The factor on the scale of each of `count` samples from `start` on, (B or 1, count) in float64.
+    """The factor on the scale of each of `count` samples from `start` on, (B or 1, count) in
+    float64.
 
     A number where all have the same one. columns: the predictor's.
     """
@@ -155,8 +190,9 @@ def sample_student(
 ) -> Tensor:
     """x = g(z, h) with z from the same counters: (B, samples) float32 in [-1, 1].
 
-    The one pass goes block by block, each as long as the last: its activations stay in the cache, and torch, which may round
-    otherwise for another length, gives the same bits for the same blocks, of a whole utterance or of a stream.
+    The one pass goes block by block, each as long as the last: its activations stay in the cache,
+    and torch, which may round otherwise for another length, gives the same bits for the same
+    blocks, of a whole utterance or of a stream.
     """
     flowing, end = FlowStream(student, streams), -(-samples // student.hop) * student.hop
     parts = [torch.zeros(len(streams), 0).to(next(student.parameters()))]
@@ -173,11 +209,16 @@ class FlowStream:
         self.student, self.streams = student, streams
         self.state, self.time = student.begin(), 0
         self.hold = student.conditioner.hold
-        self.ahead = max(-flow.offset % flow.fold for flow in flows)  # samples that blocks hear their condition early
+        # samples that blocks hear their condition early
+        self.ahead = max(-flow.offset % flow.fold for flow in flows)
         self.block = -(-BLOCK_OF_STUDENT // student.hop) * student.hop  # samples
 
-    def sample(self, count: int, condition: Condition | None, seed: int, temperature: Temperature) -> Tensor:
-        """The next samples (B, count); the condition holds at least the columns of these samples and of `ahead` more."""
+    def sample(
+        self, count: int, condition: Condition | None, seed: int, temperature: Temperature
+    ) -> Tensor:
+        """The next samples (B, count); the condition holds at least the columns of these samples
+        and of `ahead` more.
+        """
         u = uniforms(seed, self.streams, self.time, count).to(next(self.student.parameters()))
         heard = None if condition is None else self._window(condition, count)
         _, columns = self.student.conditioner.split(heard)

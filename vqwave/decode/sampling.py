@@ -14,8 +14,9 @@ from vqwave.rng.philox import checked_seed
 class Temperatures(NamedTuple):
     """One temperature for each part of a draw; a named tuple, which compiled kernels take as it is.
 
-    Below 1 a draw is safer and duller; 0 takes the likeliest. In voiced frames, where speech is periodic, noise is
-    audible as hoarseness: LPCNet draws more sharply there. Valin and Skoglund, 2019, sec. 3.5. arXiv:1810.11846
+    Below 1 a draw is safer and duller; 0 takes the likeliest. In voiced frames, where speech is
+    periodic, noise is audible as hoarseness: LPCNet draws more sharply there. Valin and Skoglund,
+    2019, sec. 3.5. arXiv:1810.11846
 
     >>> Temperatures(0.9, 0.8, 0.6)._asdict()
     {'choice': 0.9, 'scale': 0.8, 'voiced': 0.6}
@@ -38,17 +39,25 @@ NAMES = ("temperature", "scale temperature", "voiced temperature")
 
 
 def checked_temperatures(given: Temperature) -> Temperatures:
-    """What samplers divide by and multiply with: see `checked_temperature`. Raises UserInputError."""
+    """What samplers divide by and multiply with: see `checked_temperature`.
+
+    Raises UserInputError.
+    """
     parts = given if isinstance(given, Temperatures) else (given, given, given)
     return Temperatures(*(checked_temperature(*each) for each in zip(parts, NAMES, strict=True)))
 
 
 def temperatures_of(about: Mapping[str, object]) -> Temperatures:
-    """The default that a model's card has, 1 for all parts where it has none. Raises UserInputError for another form."""
+    """The default that a model's card has, 1 for all parts where it has none.
+
+    Raises UserInputError for another form.
+    """
     given = about.get("temperature", {})
     names = Temperatures._fields
     if not isinstance(given, Mapping) or not set(given) <= set(names):
-        raise UserInputError(f"the model's card: temperature {given}: expected numbers by name: {', '.join(names)}")
+        raise UserInputError(
+            f"the model's card: temperature {given}: expected numbers by name: {', '.join(names)}"
+        )
     if not all(isinstance(value, int | float) for value in given.values()):
         raise UserInputError(f"the model's card: temperature {dict(given)}: expected numbers")
     found = Temperatures(**given)
@@ -58,7 +67,9 @@ def temperatures_of(about: Mapping[str, object]) -> Temperatures:
 
 @dataclass(frozen=True)
 class Sampling:
-    """The same settings and seed give the same audio, alone or in a batch. Raises UserInputError for numbers out of range.
+    """The same settings and seed give the same audio, alone or in a batch.
+
+    Raises UserInputError for numbers out of range.
 
     Without any temperature the model's own holds, which its card has.
     """
@@ -68,8 +79,10 @@ class Sampling:
     top_p: float = 1.0  # below 1: the fewest classes that hold this mass; categorical heads alone
     guidance: float = 1.0  # above 1: further away from what the model says when it is told nothing
     backend: str = "auto"
-    precision: str = "float32"  # of the CPU kernels: float32, bf16 (weights alone), bf16-dot, int8, or auto
-    scale_temperature: float | None = None  # of scales in unvoiced frames, or where voicing is not known, alone
+    # of the CPU kernels: float32, bf16 (weights alone), bf16-dot, int8, or auto
+    precision: str = "float32"
+    # of scales in unvoiced frames, or where voicing is not known, alone
+    scale_temperature: float | None = None
     voiced_temperature: float | None = None  # of scales in voiced frames alone
 
     def __post_init__(self) -> None:
@@ -79,10 +92,14 @@ class Sampling:
     def temperatures(self, own: Temperatures | None = None) -> Temperatures:
         """Of the parts. own: a model's; 1 each where there is none.
 
-        >>> Sampling(temperature=0.9, voiced_temperature=0.6).temperatures(Temperatures(0.7, 0.7, 0.7))
+        >>> Sampling(temperature=0.9, voiced_temperature=0.6).temperatures(Temperatures())
         Temperatures(choice=0.9, scale=0.9, voiced=0.6)
         """
-        parts = (own or Temperatures()) if self.temperature is None else Temperatures(*3 * (self.temperature,))
+        parts = (
+            (own or Temperatures())
+            if self.temperature is None
+            else Temperatures(*3 * (self.temperature,))
+        )
         alone = {"scale": self.scale_temperature, "voiced": self.voiced_temperature}
         return parts._replace(**{name: value for name, value in alone.items() if value is not None})
 

@@ -1,4 +1,7 @@
-"""What the processes of one training agree on. Asked at call time: a process group may come up after a module is built."""
+"""What the processes of one training agree on.
+
+Asked at call time: a process group may come up after a module is built.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,11 @@ from torch import Tensor
 from vqwave.errors import UserInputError
 
 T = TypeVar("T")
-LOST = re.compile(r"closed by peer|reset by peer|broken pipe|timed? ?out|gloo|nccl|socket|recvbytes|remote process", re.IGNORECASE)
+LOST = re.compile(
+    r"closed by peer|reset by peer|broken pipe|timed? ?out|gloo|nccl|socket|recvbytes|remote"
+    r" process",
+    re.IGNORECASE,
+)
 """What a failed collective says, whatever the back-end."""
 ENDING = 5.0  # seconds that a process may take to die
 
@@ -61,8 +68,8 @@ def gather_over_ranks(x: Tensor) -> Tensor:
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """Mean of `values` where `mask` holds, over the valid elements of *all* ranks.
 
-    A rank divides by the mean count of valid elements a rank, so that the average over ranks (what DDP takes of the
-    gradients) is the mean over the global batch, however the padding is spread.
+    A rank divides by the mean count of valid elements a rank, so that the average over ranks (what
+    DDP takes of the gradients) is the mean over the global batch, however the padding is spread.
     """
     if mask is None:
         return values.mean()
@@ -71,13 +78,16 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def moments_over_ranks(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Count (1,), mean (C,) and sum of squares about that mean (C,) of the vectors x (N, C) of all ranks; all must call.
+    """Count (1,), mean (C,) and sum of squares about that mean (C,) of the vectors x (N, C) of all
+    ranks; all must call.
 
-    weight (N,) is one where a vector counts and else zero; a rank may have none. In two passes: mean(x^2) - mean(x)^2 would lose
-    its digits where a channel lies far from zero.
+    weight (N,) is one where a vector counts and else zero; a rank may have none. In two passes:
+    mean(x^2) - mean(x)^2 would lose its digits where a channel lies far from zero.
     """
     x, weight = x * weight[:, None], weight[:, None]
-    count, total = sum_over_ranks(torch.cat([weight.sum().view(1), x.sum(0)])).split([1, x.shape[1]])
+    count, total = sum_over_ranks(torch.cat([weight.sum().view(1), x.sum(0)])).split(
+        [1, x.shape[1]]
+    )
     mean = total / count.clamp(min=1.0)
     return count, mean, sum_over_ranks(((x - mean).square() * weight).sum(0))
 
@@ -87,7 +97,10 @@ def rank() -> int:
 
 
 def gather_objects(item: T) -> list[T]:
-    """What each process gives, in their order; every process must call. For lists and dictionaries, once at the start of a run."""
+    """What each process gives, in their order; every process must call.
+
+    For lists and dictionaries, once at the start of a run.
+    """
     found: list[T] = [item] * world_size()
     if world_size() > 1:
         dist.all_gather_object(found, item)
@@ -99,7 +112,9 @@ class Elsewhere(UserInputError):
 
 
 def by_main(work: Callable[[], T]) -> T:
-    """What `work` yields on the main process, where alone it is done; every process must call. Small, plain results only.
+    """What `work` yields on the main process, where alone it is done; every process must call.
+
+    Small, plain results only.
 
     A UserInputError there is raised everywhere: on the others as `Elsewhere`.
     """
@@ -122,13 +137,21 @@ def by_main(work: Callable[[], T]) -> T:
 
 
 def tensors_of_main(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """The main process' tensors by name, on the CPU of every process; the others' are not looked at. All must call."""
+    """The main process' tensors by name, on the CPU of every process; the others' are not looked
+    at. All must call.
+    """
     if world_size() == 1:
         return dict(tensors)
-    shapes = by_main(lambda: {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()})
+    shapes = by_main(
+        lambda: {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()}
+    )
     found = {}
     for name, (shape, dtype) in shapes.items():
-        value = tensors[name].to(device) if rank() == 0 else torch.empty(shape, dtype=dtype, device=device)
+        value = (
+            tensors[name].to(device)
+            if rank() == 0
+            else torch.empty(shape, dtype=dtype, device=device)
+        )
         dist.broadcast(value, 0)
         found[name] = value.cpu()
     return found
@@ -140,22 +163,29 @@ def lost(error: Exception) -> bool:
 
 
 class Peers:
-    """Who the processes of this training are, to say which is gone when a collective fails. All must build it."""
+    """Who the processes of this training are, to say which is gone when a collective fails.
+
+    All must build it.
+    """
 
     def __init__(self) -> None:
         self.all = gather_objects((socket.gethostname(), os.getpid()))
 
     def missing(self) -> str:
-        """Which processes a failed collective missed, in words: those of this host that are gone, else those of others."""
+        """Which processes a failed collective missed, in words: those of this host that are gone,
+        else those of others.
+        """
         host, me = self.all[rank()][0], rank()
         here = [number for number, (where, _) in enumerate(self.all) if where == host]
         until, gone = time.monotonic() + ENDING, []
-        while not gone and time.monotonic() < until:  # a killed process closes its connections before it is gone
+        # a killed process closes its connections before it is gone
+        while not gone and time.monotonic() < until:
             time.sleep(0.05)
             gone = [number for number in here if not _alive(self.all[number][1])]
         if gone:
             return (
-                f"lost {_ranks(gone)} of {len(self.all)} (pid {', '.join(str(self.all[number][1]) for number in gone)} on {host})"
+                f"lost {_ranks(gone)} of {len(self.all)} (pid"
+                f" {', '.join(str(self.all[number][1]) for number in gone)} on {host})"
             )
         there = [number for number in range(len(self.all)) if number not in here]
         others = there or [number for number in here if number != me]
@@ -173,7 +203,9 @@ def _ranks(numbers: list[int]) -> str:
 
 
 def _alive(pid: int) -> bool:
-    """Whether a process of this host still runs: one that is dead, but not yet waited for, does not."""
+    """Whether a process of this host still runs: one that is dead, but not yet waited for, does
+    not.
+    """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except (FileNotFoundError, ProcessLookupError):

@@ -21,11 +21,12 @@ def limited_to(threads: int) -> Iterator[None]:
 
 @contextmanager
 def denormals_flushed() -> Iterator[None]:
-    """float32 below 1.2e-38 counts as zero, and afterwards as before; nothing where the processor has no such mode.
+    """float32 below 1.2e-38 counts as zero, and afterwards as before; nothing where the processor
+    has no such mode.
 
-    The gradients of saturated gates and of far mixture components are that small, and a processor takes a
-    hundred times as long for each: the backward pass of a trained WaveNet falls to a fifth of its speed.
-    The mode is the calling thread's; threads that torch starts later inherit it.
+    The gradients of saturated gates and of far mixture components are that small, and a processor
+    takes a hundred times as long for each: the backward pass of a trained WaveNet falls to a fifth
+    of its speed. The mode is the calling thread's; threads that torch starts later inherit it.
     """
     smallest = torch.tensor(torch.finfo(torch.float32).tiny, device="cpu")
     flushed = not (smallest / 2).item()

@@ -1,4 +1,6 @@
-"""How good a model is, on held-out recordings: every measure beside its ceiling and its floor, with intervals."""
+"""How good a model is, on held-out recordings: every measure beside its ceiling and its floor, with
+intervals.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +17,33 @@ from vqwave.evaluation.table import markdown_table, text_table
 from vqwave.inference.model_folder import find_model
 from vqwave.inference.speech_model import SpeechModel
 
-__all__ = ["Matrix", "MetricValue", "Result", "Row", "Settings", "chosen", "evaluate", "markdown_table", "text_table"]
+__all__ = [
+    "Matrix",
+    "MetricValue",
+    "Result",
+    "Row",
+    "Settings",
+    "chosen",
+    "evaluate",
+    "markdown_table",
+    "text_table",
+]
 
 FEW = 10  # utterances, below which a note says that figures say little
 
 
 def chosen(only: Sequence[str]) -> tuple[str, ...]:
-    """Names of measures (some have second names) as they are called here. Raises `UserInputError` with the nearest names."""
+    """Names of measures (some have second names) as they are called here.
+
+    Raises `UserInputError` with the nearest names.
+    """
     names = [ALIASES.get(name, name) for name in only]
     for name in names:
         if name not in MEASURES:
             known = [*MEASURES, *ALIASES]
-            raise UserInputError(f"measure {name!r}: expected of {', '.join(MEASURES)}{nearest(name, known)}")
+            raise UserInputError(
+                f"measure {name!r}: expected of {', '.join(MEASURES)}{nearest(name, known)}"
+            )
     return tuple(dict.fromkeys(names))
 
 
@@ -42,19 +59,24 @@ def evaluate(
 ) -> Result:
     """Measure a model (and its student) on a split of a prepared corpus.
 
-    Without `settings.only`, all that makes sense for the kind of model. What a model or corpus does not allow is in
-    `Result.skipped`, with the reason. `result`: into which figures are put as they come.
-    Raises `UserInputError` for a model, a corpus or names that cannot be used.
+    Without `settings.only`, all that makes sense for the kind of model. What a model or corpus does
+    not allow is in `Result.skipped`, with the reason. `result`: into which figures are put as they
+    come. Raises `UserInputError` for a model, a corpus or names that cannot be used.
     """
     names = chosen(settings.only)
     recordings, codec = Corpus.open(corpus), SpeechModel.load(model, device)
     other = None if student is None else SpeechModel.load(student, device)
     names = names or defaults(codec)
-    material = EvaluationContext(recordings, codec, other, settings, stage, any_voice=WITHOUT_VOICE.issuperset(names))
+    material = EvaluationContext(
+        recordings, codec, other, settings, stage, any_voice=WITHOUT_VOICE.issuperset(names)
+    )
     result = Result() if result is None else result
     result.about = _about(model, student, material)
     if len(material.rows) < FEW:
-        text = f"{len(material.rows)} utterances in the split {settings.split} of {corpus}: too few to say much"
+        text = (
+            f"{len(material.rows)} utterances in the split {settings.split} of {corpus}: too few to"
+            " say much"
+        )
         warnings.warn(text, Note, stacklevel=2)
     result.pending = list(names)
     for name in names:
@@ -70,7 +92,9 @@ def evaluate(
     return result
 
 
-def _about(model: str | Path, student: str | Path | None, material: EvaluationContext) -> dict[str, object]:
+def _about(
+    model: str | Path, student: str | Path | None, material: EvaluationContext
+) -> dict[str, object]:
     """What was measured, on what, how."""
     codec, settings = material.codec, material.settings
     sampling = settings.sampling

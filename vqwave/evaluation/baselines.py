@@ -23,7 +23,9 @@ def usual_frames(sample_rate: int) -> LogMel:
     """64 mel bands (40 below 16 kHz) each 10 ms."""
     hop_ms = 1000 * round(sample_rate / 100) / sample_rate
     bands = 64 if sample_rate >= 16000 else 40
-    return LogMelSpec(bands=bands, hop_ms=hop_ms, fmax=min(7600.0, sample_rate / 2)).build(sample_rate)
+    return LogMelSpec(bands=bands, hop_ms=hop_ms, fmax=min(7600.0, sample_rate / 2)).build(
+        sample_rate
+    )
 
 
 def frontend_of(material: EvaluationContext) -> Frontend | None:
@@ -50,7 +52,9 @@ def true_frames(material: EvaluationContext) -> list[Wave]:
     def make() -> list[Wave]:
         frontend = frontend_of(material)
         features = usual_frames(material.rate) if frontend is None else frontend.features.cpu()
-        with material.stage("Griffin-Lim of true frames", len(material.rows), "utterances") as advance:
+        with material.stage(
+            "Griffin-Lim of true frames", len(material.rows), "utterances"
+        ) as advance:
             return again(material.waves, features, advance)
 
     return material.once("griffin-lim", "true frames", make)
@@ -74,7 +78,9 @@ def converted_frames(material: EvaluationContext) -> list[Wave]:
 
 
 @torch.inference_mode()
-def _predicted(material: EvaluationContext, places: Sequence[int], voices: Sequence[int]) -> list[Wave]:
+def _predicted(
+    material: EvaluationContext, places: Sequence[int], voices: Sequence[int]
+) -> list[Wave]:
     """Griffin-Lim of predicted frames: codes of utterances `places`, voices of rows `voices`."""
     codec, made = material.codec, []
     model = codec.model
@@ -87,8 +93,12 @@ def _predicted(material: EvaluationContext, places: Sequence[int], voices: Seque
             codes = coded.codes[None].to(codec.device)
             melody = None if coded.pitch is None else coded.pitch.codes[None].to(codec.device)
             pitch = model.pitch(melody, conditions, codes.shape[-1])
-            predicted = model.spectral_decoder(model.quantizer.decode(codes), conditions, pitch=pitch)
-            waves = griffin_lim(model.spectral_decoder.log_mel(predicted), model.spectral_decoder.spectrum)
+            predicted = model.spectral_decoder(
+                model.quantizer.decode(codes), conditions, pitch=pitch
+            )
+            waves = griffin_lim(
+                model.spectral_decoder.log_mel(predicted), model.spectral_decoder.spectrum
+            )
             made.append(waves[0, : coded.samples].cpu().numpy())
             advance(1)
     return made

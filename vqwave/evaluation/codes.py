@@ -21,7 +21,10 @@ from vqwave.nn.quantize.codebook import k_means, nearest_codes
 FITTED = 1500  # training utterances that a map is fitted on
 CLUSTERED = 20_000  # frames that cepstra are clustered on
 SHOWN = 96  # codes of the map that are shown
-PAPER = "49.3 % of 41 phones from 128 codes at 25 Hz, on another corpus: van den Oord et al., 2017, sec. 4.3"
+PAPER = (
+    "49.3 % of 41 phones from 128 codes at 25 Hz, on another corpus: van den Oord et al., 2017,"
+    " sec. 4.3"
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,9 @@ class Use:
 
 
 def codes(material: EvaluationContext, result: Result) -> None:
-    """Perplexity, dead codes, nominal and empirical bit rate (N / D x entropy, as ZeroSpeech counts it)."""
+    """Perplexity, dead codes, nominal and empirical bit rate (N / D x entropy, as ZeroSpeech counts
+    it).
+    """
     material.need(material.has_codes, "the model has no codes")
     coded = material.coded
     streams = [Use.of("codes", "codebook", [item.codes for item in coded], coded[0].size)]
@@ -99,39 +104,70 @@ def codes(material: EvaluationContext, result: Result) -> None:
     rate = bootstrap(flat, rates, resamples=resamples, centred=True)
     nominal = material.codec.model.bit_rate(material.rate)
     raw = MetricValue(16.0 * material.rate, what="16-bit samples")
-    result.add("codes.nominal_rate", "bit rate, nominal", "bit/s", "lower", {"model": MetricValue(nominal), "floor": raw})
     result.add(
-        "codes.entropy_rate", "bit rate, empirical (entropy)", "bit/s", "lower", {"model": MetricValue.of(rate), "floor": raw}
+        "codes.nominal_rate",
+        "bit rate, nominal",
+        "bit/s",
+        "lower",
+        {"model": MetricValue(nominal), "floor": raw},
+    )
+    result.add(
+        "codes.entropy_rate",
+        "bit rate, empirical (entropy)",
+        "bit/s",
+        "lower",
+        {"model": MetricValue.of(rate), "floor": raw},
     )
 
 
 def mapping(material: EvaluationContext, result: Result) -> None:
-    """Each code stands for the phone (or word) it goes with most in training: how many held-out frames that names rightly."""
+    """Each code stands for the phone (or word) it goes with most in training: how many held-out
+    frames that names rightly.
+    """
     material.need(material.has_codes, "the model has no codes")
     corpus = material.corpus
     aligned = all(u.phones for u in corpus.utterances)
-    material.need(aligned or "text" in corpus.labels, "the corpus has neither aligned phones nor few words that are said again")
+    material.need(
+        aligned or "text" in corpus.labels,
+        "the corpus has neither aligned phones nor few words that are said again",
+    )
     kind = "phones" if aligned else "words"
     train = corpus.of("train")[:: max(1, len(corpus.of("train")) // FITTED)]
     codes_train = []
     with material.stage("encoding training recordings", len(train), "utterances") as advance:
         for row in train:
-            codes_train.append(material.codec.codes_of(torch.from_numpy(_read(material, row))).numpy())
+            codes_train.append(
+                material.codec.codes_of(torch.from_numpy(_read(material, row))).numpy()
+            )
             advance(1)
     hop = material.codec.model.hop
-    truth_train = [_truth(corpus, row, c.shape[1], hop) for row, c in zip(train, codes_train, strict=True)]
+    truth_train = [
+        _truth(corpus, row, c.shape[1], hop) for row, c in zip(train, codes_train, strict=True)
+    ]
     fitted = CodeMap.fit(codes_train, truth_train)
     test = [item.codes.numpy() for item in material.coded]
-    truth = [_truth(corpus, row, c.shape[1], hop) for row, c in zip(material.rows, test, strict=True)]
+    truth = [
+        _truth(corpus, row, c.shape[1], hop) for row, c in zip(material.rows, test, strict=True)
+    ]
     figures = {
         "ceiling": _accuracy(
-            material, _clustered(material, train, truth_train, len(fitted.kinds)), truth, "as many clusters of MFCC"
+            material,
+            _clustered(material, train, truth_train, len(fitted.kinds)),
+            truth,
+            "as many clusters of MFCC",
         ),
         "model": _accuracy(material, [fitted.read(c) for c in test], truth),
-        "floor": _accuracy(material, [[fitted.commonest] * len(row) for row in truth], truth, f"always {fitted.commonest!r}"),
+        "floor": _accuracy(
+            material,
+            [[fitted.commonest] * len(row) for row in truth],
+            truth,
+            f"always {fitted.commonest!r}",
+        ),
     }
     title = f"codes to {kind}: frames named rightly, of {len(fitted.labels)} {kind}"
-    result.add("map.accuracy", title, "%", "higher", figures, f"the paper's: {PAPER}" if aligned else "")
+    result.add(
+        "map.accuracy", title, "%", "higher", figures, f"the paper's: {PAPER}" if aligned else ""
+    )
     result.matrices.append(_map_matrix(fitted, kind))
 
 
@@ -145,16 +181,32 @@ def _truth(corpus: Corpus, row: int, frames: int, hop: int) -> list[str]:
 
 
 def _accuracy(
-    material: EvaluationContext, said: Sequence[Sequence[str]], truth: Sequence[Sequence[str]], what: str = ""
+    material: EvaluationContext,
+    said: Sequence[Sequence[str]],
+    truth: Sequence[Sequence[str]],
+    what: str = "",
 ) -> MetricValue:
-    sums = [[sum(a == b for a, b in zip(x, y, strict=True)), len(y)] for x, y in zip(said, truth, strict=True)]
-    return MetricValue.of(bootstrap(np.array(sums, np.float64), ratio, resamples=material.settings.resamples), what, 100)
+    sums = [
+        [sum(a == b for a, b in zip(x, y, strict=True)), len(y)]
+        for x, y in zip(said, truth, strict=True)
+    ]
+    return MetricValue.of(
+        bootstrap(np.array(sums, np.float64), ratio, resamples=material.settings.resamples),
+        what,
+        100,
+    )
 
 
-def _clustered(material: EvaluationContext, train: Sequence[int], truth: Sequence[Sequence[str]], size: int) -> list[list[str]]:
-    """The same map from k-means clusters of the recordings' cepstra, as many as codes in use, at the codes' frame rate."""
+def _clustered(
+    material: EvaluationContext, train: Sequence[int], truth: Sequence[Sequence[str]], size: int
+) -> list[list[str]]:
+    """The same map from k-means clusters of the recordings' cepstra, as many as codes in use, at
+    the codes' frame rate.
+    """
     hop = material.codec.model.hop
-    mfcc = MFCCSpec(hop_ms=1000 * hop / material.rate, window_ms=max(25.0, 1000 * hop / material.rate)).build(material.rate)
+    mfcc = MFCCSpec(
+        hop_ms=1000 * hop / material.rate, window_ms=max(25.0, 1000 * hop / material.rate)
+    ).build(material.rate)
 
     def frames(row: int) -> Tensor:
         wave = torch.from_numpy(_read(material, row))
@@ -167,7 +219,9 @@ def _clustered(material: EvaluationContext, train: Sequence[int], truth: Sequenc
             advance(1)
     every = torch.cat(heard)
     centre, spread = every.mean(0), every.std(0).clamp_min(1e-6)
-    chosen = every[torch.randperm(len(every), generator=torch.Generator().manual_seed(0))[:CLUSTERED]]
+    chosen = every[
+        torch.randperm(len(every), generator=torch.Generator().manual_seed(0))[:CLUSTERED]
+    ]
     centres, _ = k_means((chosen - centre) / spread, size)
 
     def clusters(x: Tensor) -> NDArray[np.int64]:
@@ -178,10 +232,21 @@ def _clustered(material: EvaluationContext, train: Sequence[int], truth: Sequenc
 
 
 def _map_matrix(fitted: CodeMap, kind: str) -> Matrix:
-    """Share of each code's training frames by label, in percent: the most used codes, those of one label side by side."""
+    """Share of each code's training frames by label, in percent: the most used codes, those of one
+    label side by side.
+    """
     used = np.argsort(-fitted.counts.sum(0))[:SHOWN]
     share = 100 * fitted.counts[:, used] / fitted.counts[:, used].sum(0)
     order = np.lexsort((-share.max(0), share.argmax(0)))
     names = ["/".join(map(str, kind_)) for kind_ in fitted.kinds[used][order].tolist()]
     values = [[round(float(cell), 1) for cell in row] for row in share[:, order]]
-    return Matrix("map", f"codes and {kind}", kind, "codes", fitted.labels, names, values, "% of a code's frames")
+    return Matrix(
+        "map",
+        f"codes and {kind}",
+        kind,
+        "codes",
+        fitted.labels,
+        names,
+        values,
+        "% of a code's frames",
+    )

@@ -1,4 +1,6 @@
-"""What is measured: held-out recordings, and what a model (and its student) makes of them, each made once, when first asked for."""
+"""What is measured: held-out recordings, and what a model (and its student) makes of them, each
+made once, when first asked for.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ TARGET_SECONDS = 20.0  # of training speech that a speaker has whose voice is as
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured, and on how much. `limit`: utterances at most; longer ones are cut after `seconds`."""
+    """What is measured, and on how much.
+
+    `limit`: utterances at most; longer ones are cut after `seconds`.
+    """
 
     split: str = "test"
     only: tuple[str, ...] = ()
@@ -59,7 +64,9 @@ class Conversion:
 
 
 class EvaluationContext:
-    """Utterances of a split that the model knows the speakers of, and speech made from them, as float32 arrays (T,)."""
+    """Utterances of a split that the model knows the speakers of, and speech made from them, as
+    float32 arrays (T,).
+    """
 
     def __init__(
         self,
@@ -71,20 +78,34 @@ class EvaluationContext:
         *,
         any_voice: bool = False,
     ) -> None:
-        """any_voice: utterances of speakers that the model does not know, too; it hears them, and cannot say them again."""
-        self.corpus, self.codec, self.student, self.settings, self.stage = corpus, codec, student, settings, stage
+        """any_voice: utterances of speakers that the model does not know, too; it hears them, and
+        cannot say them again.
+        """
+        self.corpus, self.codec, self.student, self.settings, self.stage = (
+            corpus,
+            codec,
+            student,
+            settings,
+            stage,
+        )
         self.rate = corpus.sample_rate
         for name, system in self.systems.items():
             if system.sample_rate != self.rate:
-                raise UserInputError(f"{name}: is for {system.sample_rate} Hz, {corpus.folder} is at {self.rate} Hz")
+                raise UserInputError(
+                    f"{name}: is for {system.sample_rate} Hz, {corpus.folder} is at {self.rate} Hz"
+                )
         if student is not None and _codes_of(student) != _codes_of(codec):
-            raise UserInputError("student: has other codes than the model, expected one that was distilled from it")
+            raise UserInputError(
+                "student: has other codes than the model, expected one that was distilled from it"
+            )
         self.rows = self._rows(() if any_voice else codec.decoder.conditioner.labels)
         self._made: dict[tuple[str, str], list[Wave]] = {}
 
     @property
     def systems(self) -> dict[str, SpeechModel]:
-        """The model and, where given, its student; a model whose own decoder is a student counts as the model."""
+        """The model and, where given, its student; a model whose own decoder is a student counts as
+        the model.
+        """
         return {"model": self.codec} | ({"student": self.student} if self.student else {})
 
     @property
@@ -119,14 +140,20 @@ class EvaluationContext:
             raise NotApplicable(why)
 
     def _rows(self, heard: Sequence[str]) -> list[int]:
-        """Spread evenly over the split: a random order, cut, in the order of the corpus. heard: labels that must be known."""
+        """Spread evenly over the split: a random order, cut, in the order of the corpus.
+
+        heard: labels that must be known.
+        """
         known = {name: self._trained_values(name) for name in heard}
         for name in self.settings.speakers:
             self.corpus.label_id("speaker", name)
         rows = [
             row
             for row in self.corpus.of(self.settings.split)
-            if all(self.corpus.utterances[row].labels.get(name) in values for name, values in known.items())
+            if all(
+                self.corpus.utterances[row].labels.get(name) in values
+                for name, values in known.items()
+            )
             and self._asked_for(self.corpus.utterances[row].speaker)
         ]
         if not rows and self.settings.speakers:
@@ -135,16 +162,23 @@ class EvaluationContext:
             raise UserInputError(f"{split} by {names} that the model knows")
         if not rows:
             raise UserInputError(
-                f"{self.corpus.folder}: no utterance of split {self.settings.split!r} has {', '.join(heard)} the model knows"
+                f"{self.corpus.folder}: no utterance of split {self.settings.split!r} has"
+                f" {', '.join(heard)} the model knows"
             )
         if self.settings.limit is not None and self.settings.limit < len(rows):
-            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: self.settings.limit]
+            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[
+                : self.settings.limit
+            ]
             rows = sorted(rows[i] for i in order.tolist())
         return rows
 
     def _trained_values(self, label: str) -> set[str]:
-        """Values of a label that the model has training recordings of: others it can name, and does not know."""
-        return set(self.codec.labels[label]) - set(self.codec.card.about.get("unheard", {}).get(label, ()))
+        """Values of a label that the model has training recordings of: others it can name, and does
+        not know.
+        """
+        return set(self.codec.labels[label]) - set(
+            self.codec.card.about.get("unheard", {}).get(label, ())
+        )
 
     def _asked_for(self, speaker: str) -> bool:
         return not self.settings.speakers or speaker in self.settings.speakers
@@ -152,7 +186,9 @@ class EvaluationContext:
     @cached_property
     def waves(self) -> list[Wave]:
         """The recordings."""
-        return [self.corpus.read(row, 0, round(self.settings.seconds * self.rate)) for row in self.rows]
+        return [
+            self.corpus.read(row, 0, round(self.settings.seconds * self.rate)) for row in self.rows
+        ]
 
     @cached_property
     def mu_law(self) -> list[Wave]:
@@ -198,7 +234,8 @@ class EvaluationContext:
         return len(self.rows) > 1
 
     def others(self) -> list[int]:
-        """For each utterance another one: of another speaker and with another text, where there is one.
+        """For each utterance another one: of another speaker and with another text, where there is
+        one.
 
         Raises `Undefined` where there is a single utterance.
         """
@@ -207,7 +244,12 @@ class EvaluationContext:
         utterances = [self.corpus.utterances[row] for row in self.rows]
         for i, own in enumerate(utterances):
             places = [(i + count // 2 + k) % count for k in range(count)]
-            fits = [j for j in places if utterances[j].speaker != own.speaker and (not own.text or utterances[j].text != own.text)]
+            fits = [
+                j
+                for j in places
+                if utterances[j].speaker != own.speaker
+                and (not own.text or utterances[j].text != own.text)
+            ]
             apart = [j for j in places if j != i]
             found.append((fits or apart)[0])
         return found
@@ -225,7 +267,9 @@ class EvaluationContext:
         return self._made[system, name]
 
     def shuffled(self, system: str) -> list[Wave]:
-        """The same from the codes of other utterances, repeated or cut to the length: a decoder that hears nothing true."""
+        """The same from the codes of other utterances, repeated or cut to the length: a decoder
+        that hears nothing true.
+        """
         mixed = []
         for own, other in zip(self.coded, (self.coded[j] for j in self.others()), strict=True):
             codes, pitch = _repeated(other.codes, own.codes.shape[1]), None
@@ -237,7 +281,9 @@ class EvaluationContext:
 
     @cached_property
     def targets(self) -> list[str]:
-        """Voices to convert to: speakers with enough training speech, at most `targets`, the genders by turns."""
+        """Voices to convert to: speakers with enough training speech, at most `targets`, the
+        genders by turns.
+        """
         seconds: dict[str, float] = {}
         gender: dict[str, str] = {}
         for row in self.corpus.of("train"):
@@ -246,8 +292,13 @@ class EvaluationContext:
             gender[u.speaker] = u.labels.get("gender", "")
         asked = filter(self._asked_for, self._trained_values("speaker"))
         known = [name for name in asked if seconds.get(name, 0.0) >= TARGET_SECONDS]
-        queues = {g: sorted((n for n in known if gender[n] == g), key=lambda n: -seconds[n]) for g in sorted(set(gender.values()))}
-        ranked = sorted((place, g, name) for g, names in queues.items() for place, name in enumerate(names))
+        queues = {
+            g: sorted((n for n in known if gender[n] == g), key=lambda n: -seconds[n])
+            for g in sorted(set(gender.values()))
+        }
+        ranked = sorted(
+            (place, g, name) for g, names in queues.items() for place, name in enumerate(names)
+        )
         return sorted(name for _, _, name in ranked[: self.settings.targets])
 
     @cached_property
@@ -273,7 +324,9 @@ class EvaluationContext:
             if target != self.corpus.utterances[row].speaker
         ]
         if len(pairs) > self.settings.pairs:
-            order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[: self.settings.pairs]
+            order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[
+                : self.settings.pairs
+            ]
             pairs = [pairs[i] for i in sorted(order.tolist())]
         return pairs
 
@@ -297,23 +350,43 @@ class EvaluationContext:
         return [Conversion(i, target, wave) for (i, target), wave in made]
 
     def _decoded(
-        self, system: str, name: str, coded: Sequence[CodeSequence], voices: Sequence[int], texts: Sequence[int] | None = None
+        self,
+        system: str,
+        name: str,
+        coded: Sequence[CodeSequence],
+        voices: Sequence[int],
+        texts: Sequence[int] | None = None,
     ) -> list[Wave]:
-        """Codes -> waveforms, in the voices (and with all other labels) of rows; the text is that of the rows `texts`."""
+        """Codes -> waveforms, in the voices (and with all other labels) of rows; the text is that
+        of the rows `texts`.
+        """
         if (system, name) in self._made:
             return self._made[system, name]
-        codec, order = self.systems[system], sorted(range(len(coded)), key=lambda i: coded[i].samples)
-        chunks = [order[i : i + self.settings.batch] for i in range(0, len(order), self.settings.batch)]
+        codec, order = (
+            self.systems[system],
+            sorted(range(len(coded)), key=lambda i: coded[i].samples),
+        )
+        chunks = [
+            order[i : i + self.settings.batch] for i in range(0, len(order), self.settings.batch)
+        ]
         made: dict[int, Wave] = {}
         total = sum(coded[i].samples for i in order) / self.rate
         with self.stage(f"{system}: {name}", total, "s of speech") as advance:
             for chunk in chunks:
                 said = [None if texts is None else texts[i] for i in chunk]
-                labels = [self.labels_of(voices[i], text) for i, text in zip(chunk, said, strict=True)]
+                labels = [
+                    self.labels_of(voices[i], text) for i, text in zip(chunk, said, strict=True)
+                ]
                 vectors = [self.vectors_of(codec, voices[i]) for i in chunk]
-                items = [coded[i] if self.hears_speakers else coded[i].as_speaker(None) for i in chunk]
+                items = [
+                    coded[i] if self.hears_speakers else coded[i].as_speaker(None) for i in chunk
+                ]
                 waves = codec.decode_many(
-                    items, [None] * len(chunk), labels=labels, embeddings=vectors, sampling=self.settings.sampling
+                    items,
+                    [None] * len(chunk),
+                    labels=labels,
+                    embeddings=vectors,
+                    sampling=self.settings.sampling,
                 )
                 made |= {i: wave.numpy() for i, wave in zip(chunk, waves, strict=True)}
                 advance(sum(coded[i].samples for i in chunk) / self.rate)
@@ -332,14 +405,18 @@ class EvaluationContext:
         sizes = codec.decoder.conditioner.vector_sizes
         missing = [name for name in sizes if name not in self.corpus.vectors]
         if missing:
-            raise UserInputError(f"{self.corpus.folder}: no vectors/{missing[0]}.npy, which the model hears")
+            raise UserInputError(
+                f"{self.corpus.folder}: no vectors/{missing[0]}.npy, which the model hears"
+            )
         return {name: self.corpus.vectors[name][row] for name in sizes}
 
     def _resynthesised(self, system: str) -> list[Wave]:
         """A vocoder's copies, from the recordings' own frames."""
         made, codec = [], self.systems[system]
         tracks = carried(self.corpus, codec.decoder.frontend.tracks)
-        with self.stage(f"{system}: copies", sum(map(len, self.waves)) / self.rate, "s of speech") as advance:
+        with self.stage(
+            f"{system}: copies", sum(map(len, self.waves)) / self.rate, "s of speech"
+        ) as advance:
             for row, wave in zip(self.rows, self.waves, strict=True):
                 frames = {track.name: track.stored(self.corpus, row) for track in tracks}
                 copy = codec.reconstruct(

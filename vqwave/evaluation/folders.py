@@ -50,8 +50,8 @@ def pairs(recordings: Path, copies: Path, transcripts: Path | None = None) -> li
 
     Suffixes may differ. Texts and speakers are those of `transcripts` (see `read_transcripts`) or
     of a manifest in the folder of recordings. Recordings without a copy are left out. Raises
-    `UserInputError` for a copy without a recording, for file names that occur twice, and for folders
-    without sound files.
+    `UserInputError` for a copy without a recording, for file names that occur twice, and for
+    folders without sound files.
     """
     there, made = _sounds(recordings), _sounds(copies)
     known = read_transcripts(transcripts) if transcripts is not None else _manifest_of(recordings)
@@ -62,15 +62,21 @@ def pairs(recordings: Path, copies: Path, transcripts: Path | None = None) -> li
     for name, copy in made.items():
         choices = [name] if name in there else stems.get(Path(name).name, [])
         if len(choices) != 1:
-            what = "no recording of this name" if not choices else f"recordings {', '.join(choices)}"
-            raise UserInputError(f"{copy}: {what} in {recordings}, expected one{nearest(name, there)}")
+            what = (
+                "no recording of this name" if not choices else f"recordings {', '.join(choices)}"
+            )
+            raise UserInputError(
+                f"{copy}: {what} in {recordings}, expected one{nearest(name, there)}"
+            )
         own = choices[0]
         said = known.get(own) or known.get(Path(own).name) or Said()
         found.append(Pair(own, there[own], copy, said))
     if len({pair.name for pair in found}) < len(found):
         raise UserInputError(f"{copies}: several copies of one recording, expected one each")
     if missing := len(there) - len(found):
-        warnings.warn(f"{missing} of {len(there)} recordings have no copy in {copies}", Note, stacklevel=2)
+        warnings.warn(
+            f"{missing} of {len(there)} recordings have no copy in {copies}", Note, stacklevel=2
+        )
     return sorted(found, key=lambda pair: pair.name)
 
 
@@ -82,12 +88,16 @@ def _sounds(folder: Path) -> dict[str, Path]:
     for path in sound_files(folder):
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
-            raise UserInputError(f"{found[name]} and {path}: one name, expected one sound file of each")
+            raise UserInputError(
+                f"{found[name]} and {path}: one name, expected one sound file of each"
+            )
         found[name] = path
     for path, reason in refused_files(folder):
         warnings.warn(f"{path}: {reason}", Note, stacklevel=2)
     if not found:
-        raise UserInputError(f"{folder}: no sound files in it, expected {', '.join(sorted(SUFFIXES))}")
+        raise UserInputError(
+            f"{folder}: no sound files in it, expected {', '.join(sorted(SUFFIXES))}"
+        )
     return found
 
 
@@ -95,19 +105,26 @@ def _manifest_of(folder: Path) -> dict[str, Said]:
     if not any((folder / name).is_file() for name in MANIFESTS):
         return {}
     path = find_manifest(folder)
-    return _by_name((str(r.path.relative_to(folder)), r.text, r.speaker) for r in read_manifest(path) if not r.start)
+    return _by_name(
+        (str(r.path.relative_to(folder)), r.text, r.speaker)
+        for r in read_manifest(path)
+        if not r.start
+    )
 
 
 def read_transcripts(path: Path) -> dict[str, Said]:
     """Texts (and speakers) by place without suffix, and by file name where that is unique.
 
     A .csv has the columns path and text, and may have speaker; a .jsonl is a manifest; any other
-    text file has a name and its text on each line, as LibriSpeech's .trans.txt. Raises `UserInputError`.
+    text file has a name and its text on each line, as LibriSpeech's .trans.txt. Raises
+    `UserInputError`.
     """
     if not path.is_file():
         raise UserInputError(f"{path}: no such file, expected transcripts")
     if path.suffix.lower() == ".jsonl":
-        rows = ((str(r.path.relative_to(path.parent)), r.text, r.speaker) for r in read_manifest(path))
+        rows = (
+            (str(r.path.relative_to(path.parent)), r.text, r.speaker) for r in read_manifest(path)
+        )
         return _by_name(rows)
     if path.suffix.lower() == ".csv":
         return _by_name(_csv(path))
@@ -118,7 +135,9 @@ def read_transcripts(path: Path) -> dict[str, Said]:
 def _csv(path: Path) -> Iterable[tuple[str, str, str]]:
     for number, row in read_table(path):
         if not row.get("path") or "text" not in row:
-            raise UserInputError(f"{path}, line {number}: expected the columns path and text, found {', '.join(row)}")
+            raise UserInputError(
+                f"{path}, line {number}: expected the columns path and text, found {', '.join(row)}"
+            )
         yield row["path"], row["text"], row.get("speaker", "")
 
 
@@ -155,7 +174,9 @@ class Folders:
 
     @cached_property
     def mu_law(self) -> list[Wave]:
-        return [mu_law_decode(mu_law_encode(torch.from_numpy(wave))).numpy() for wave in self.recordings]
+        return [
+            mu_law_decode(mu_law_encode(torch.from_numpy(wave))).numpy() for wave in self.recordings
+        ]
 
     @cached_property
     def griffin_lim(self) -> list[Wave]:
@@ -172,7 +193,10 @@ class Folders:
             "model": "copies",
         }
         places = range(len(self.pairs)) if kept is None else kept
-        return {column: lambda name=name: [getattr(self, name)[i] for i in places] for column, name in names.items()}
+        return {
+            column: lambda name=name: [getattr(self, name)[i] for i in places]
+            for column, name in names.items()
+        }
 
     def _read(self, name: str, paths: Sequence[Path]) -> list[Wave]:
         waves = []
@@ -195,10 +219,14 @@ def evaluate_folders(
     stage: Stage = silent,
     result: Result | None = None,
 ) -> Result:
-    """Copies beside their recordings, by the judges `only` (default: `MEASURES`), or `UserInputError`."""
+    """Copies beside their recordings, by the judges `only` (default: `MEASURES`), or
+    `UserInputError`.
+    """
     for name in only:
         if name not in MEASURES:
-            raise UserInputError(f"measure {name!r}: expected of {', '.join(MEASURES)}, which need no model")
+            raise UserInputError(
+                f"measure {name!r}: expected of {', '.join(MEASURES)}, which need no model"
+            )
     folders = Folders(pairs(recordings, copies, transcripts), stage)
     result = Result() if result is None else result
     seconds = sum(map(len, folders.recordings)) / folders.sample_rate
@@ -227,7 +255,9 @@ def evaluate_folders(
 def _words(folders: Folders, panel: Panel, result: Result) -> None:
     kept = [i for i, pair in enumerate(folders.pairs) if pair.said.text]
     if not kept:
-        raise NotApplicable("there are no texts: expected --transcripts, or a manifest beside the recordings")
+        raise NotApplicable(
+            "there are no texts: expected --transcripts, or a manifest beside the recordings"
+        )
     panel.words(result, folders.columns(kept), [folders.pairs[i].said.text for i in kept])
 
 
@@ -236,7 +266,8 @@ def _similarity(folders: Folders, panel: Panel, result: Result) -> None:
     own = panel.voices("ceiling", folders.recordings)
     speakers = [pair.said.speaker for pair in folders.pairs]
     others: list[list[Embedding]] = [
-        [own[j] for j, other in enumerate(speakers) if other and other == speaker and i != j] for i, speaker in enumerate(speakers)
+        [own[j] for j, other in enumerate(speakers) if other and other == speaker and i != j]
+        for i, speaker in enumerate(speakers)
     ]
     voices = [voice_of(these) if these else own[i] for i, these in enumerate(others)]
     panel.similarity(result, folders.columns(), voices)

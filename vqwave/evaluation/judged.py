@@ -32,7 +32,9 @@ def copies(material: EvaluationContext) -> dict[str, Callable[[], Sequence[Wave]
     }
     if frontend_of(material) is not None:
         columns["frames"] = lambda: own_frames(material)
-    return columns | {system: lambda system=system: material.reconstructed(system) for system in material.systems}
+    return columns | {
+        system: lambda system=system: material.reconstructed(system) for system in material.systems
+    }
 
 
 def of(places: Sequence[int], columns: Columns) -> Columns:
@@ -67,7 +69,9 @@ def similarity(material: EvaluationContext, result: Result) -> None:
         columns["floor"] = lambda: material.waves
         names = sorted(voices)
         others = [voices[names[names.index(speakers[i]) - 1]] for i in places]
-    material.panel.similarity(result, of(places, columns), [voices[speakers[i]] for i in places], others)
+    material.panel.similarity(
+        result, of(places, columns), [voices[speakers[i]] for i in places], others
+    )
 
 
 def naturalness(material: EvaluationContext, result: Result) -> None:
@@ -100,7 +104,8 @@ def _conversions(material: EvaluationContext) -> dict[str, Callable[[], Sequence
     if frontend_of(material) is not None:
         columns["frames"] = lambda: converted_frames(material)
     return columns | {
-        system: lambda system=system: [item.wave for item in material.converted(system)] for system in material.systems
+        system: lambda system=system: [item.wave for item in material.converted(system)]
+        for system in material.systems
     }
 
 
@@ -112,7 +117,9 @@ def _converted_words(material: EvaluationContext, result: Result) -> None:
     kept = [sources[n] for n in places]
     texts = [material.corpus.utterances[material.rows[i]].text for i in kept]
     columns = of(places, _conversions(material))
-    material.panel.words(result, columns, texts, key="converted", title="conversions: ", clusters=kept)
+    material.panel.words(
+        result, columns, texts, key="converted", title="conversions: ", clusters=kept
+    )
 
 
 def _converted_voices(material: EvaluationContext, result: Result) -> None:
@@ -134,9 +141,13 @@ def _converted_voices(material: EvaluationContext, result: Result) -> None:
         return lambda total: total[:, part] / total[:, 3]
 
     measures = (
-        Measure("converted.target", "conversions: similarity to the target", "", "higher", share(0)),
+        Measure(
+            "converted.target", "conversions: similarity to the target", "", "higher", share(0)
+        ),
         Measure("converted.source", "conversions: similarity to the source", "", "lower", share(1)),
-        Measure("converted.nearer", "conversions: nearer to the target", "%", "higher", share(2), 100),
+        Measure(
+            "converted.nearer", "conversions: nearer to the target", "%", "higher", share(2), 100
+        ),
     )
     columns = dict(of(places, _conversions(material)))
     columns["floor"] = columns["ceiling"]
@@ -146,7 +157,10 @@ def _converted_voices(material: EvaluationContext, result: Result) -> None:
 def _converted_pitch(material: EvaluationContext, result: Result) -> None:
     """How far the median F0 of each conversion lies from that of the target's recordings."""
     panel, speakers = material.panel, material.label("speaker")
-    heights = {name: _median_f0(panel.contours("training", waves)) for name, waves in material.trained.items()}
+    heights = {
+        name: _median_f0(panel.contours("training", waves))
+        for name, waves in material.trained.items()
+    }
     places = [n for n, (i, _) in enumerate(material.pairs) if speakers[i] in heights]
     sources = [material.pairs[n][0] for n in places]
     from_ = np.array([heights[speakers[i]] for i in sources])
@@ -168,18 +182,27 @@ def _converted_naturalness(material: EvaluationContext, result: Result) -> None:
     _ = material.panel.dnsmos
     sources = [i for i, _ in material.pairs]
     columns = _conversions(material)
-    material.panel.naturalness(result, columns, key="converted.mos", title="conversions: ", clusters=sources)
+    material.panel.naturalness(
+        result, columns, key="converted.mos", title="conversions: ", clusters=sources
+    )
 
 
 def with_text(material: EvaluationContext) -> list[int]:
     """Places of the utterances that have a text and were not cut."""
     utterances = [material.corpus.utterances[row] for row in material.rows]
-    return [i for i, (u, wave) in enumerate(zip(utterances, material.waves, strict=True)) if u.text and len(wave) == u.frames]
+    return [
+        i
+        for i, (u, wave) in enumerate(zip(utterances, material.waves, strict=True))
+        if u.text and len(wave) == u.frames
+    ]
 
 
 def speaker_voices(material: EvaluationContext) -> dict[str, Embedding]:
     """The voice of each measured speaker and target that has training recordings."""
-    return {name: voice_of(material.panel.voices("training", waves)) for name, waves in material.trained.items()}
+    return {
+        name: voice_of(material.panel.voices("training", waves))
+        for name, waves in material.trained.items()
+    }
 
 
 def _median_f0(contours: Sequence[Contour]) -> float:

@@ -1,4 +1,6 @@
-"""Held-out likelihood, and what it loses when codes, frames or speakers are shuffled among utterances; a prior's bits a code."""
+"""Held-out likelihood, and what it loses when codes, frames or speakers are shuffled among
+utterances; a prior's bits a code.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,12 @@ TRAINED = 200  # training recordings that the baselines are fitted on
 
 
 def nll(material: EvaluationContext, result: Result) -> None:
-    """Bits a sample of whole held-out utterances; with the codes (or frames) of others; with the labels of others."""
-    material.need(material.scores, "the model's decoder is a student, which gives no likelihood of recordings")
+    """Bits a sample of whole held-out utterances; with the codes (or frames) of others; with the
+    labels of others.
+    """
+    material.need(
+        material.scores, "the model's decoder is a student, which gives no likelihood of recordings"
+    )
     decoder = material.codec.decoder
     variants = ["model"]
     for name in _shuffled(material):
@@ -47,7 +53,9 @@ def nll(material: EvaluationContext, result: Result) -> None:
             variants.append(name)
     costs = {name: np.zeros(len(material.rows)) for name in variants}
     lengths = np.array([len(wave) for wave in material.waves], np.float64)
-    with material.stage("likelihood", len(variants) * lengths.sum() / material.rate, "s of speech") as advance:
+    with material.stage(
+        "likelihood", len(variants) * lengths.sum() / material.rate, "s of speech"
+    ) as advance:
         for places in _batches(material):
             batch = _batch(material, places)
             for name in variants:
@@ -56,16 +64,35 @@ def nll(material: EvaluationContext, result: Result) -> None:
                 advance(lengths[places].sum() / material.rate)
     resamples, unit = material.settings.resamples, likelihood.unit(decoder.head)
     rate = mean(costs["model"] / lengths, lengths, resamples=resamples)
-    train = [material.corpus.read(row, 0, 20_000) for row in _spread(material.corpus.of("train"), TRAINED)]
+    train = [
+        material.corpus.read(row, 0, 20_000)
+        for row in _spread(material.corpus.of("train"), TRAINED)
+    ]
     beside = likelihood.baselines(decoder.head, train, list(material.waves))
     floor = MetricValue(beside["linear predictor"], what="linear predictor")
-    note = f"{unit}; the marginal histogram costs {beside['marginal histogram']:.2f}, no model at all {beside['uniform']:g}"
-    result.add("nll.bits", "held-out likelihood", unit, "lower", {"model": MetricValue.of(rate), "floor": floor}, note)
+    note = (
+        f"{unit}; the marginal histogram costs {beside['marginal histogram']:.2f}, no model at all"
+        f" {beside['uniform']:g}"
+    )
+    result.add(
+        "nll.bits",
+        "held-out likelihood",
+        unit,
+        "lower",
+        {"model": MetricValue.of(rate), "floor": floor},
+        note,
+    )
     for name in variants[1:]:
         sums = np.stack([costs[name] - costs["model"], lengths], 1)
         rise = bootstrap(sums, lambda drawn: drawn[:, 0] / drawn[:, 1], resamples=resamples)
         figures = {"model": MetricValue.of(rise), "floor": MetricValue(0.0, what="does not listen")}
-        result.add(f"nll.{name.replace(' ', '_')}", f"rise of its cost under {name}", "bits per sample", "higher", figures)
+        result.add(
+            f"nll.{name.replace(' ', '_')}",
+            f"rise of its cost under {name}",
+            "bits per sample",
+            "higher",
+            figures,
+        )
 
 
 def _shuffled(material: EvaluationContext) -> list[str]:
@@ -90,7 +117,9 @@ def _utterances(material: EvaluationContext) -> list[Utterance]:
 
 
 def prior(material: EvaluationContext, result: Result) -> None:
-    """Bits a code under the prior, beside unigrams and bigrams of training codes, and the bit rate that it packs codes to."""
+    """Bits a code under the prior, beside unigrams and bigrams of training codes, and the bit rate
+    that it packs codes to.
+    """
     network = material.codec.prior
     material.need(network is not None, "the model is no prior")
     coded = material.coded
@@ -98,23 +127,36 @@ def prior(material: EvaluationContext, result: Result) -> None:
     codes = np.array([item.codes.numel() for item in coded], np.float64)
     seconds = np.array([item.seconds for item in coded])
     train = [
-        material.codec.codes_of(torch.from_numpy(material.corpus.read(row))) for row in _spread(material.corpus.of("train"), 1200)
+        material.codec.codes_of(torch.from_numpy(material.corpus.read(row)))
+        for row in _spread(material.corpus.of("train"), 1200)
     ]
     others = baselines(train, [item.codes for item in coded], coded[0].size)
     resamples = material.settings.resamples
     note = ", ".join(f"{name} {value:.2f}" for name, value in others.items())
     floor = MetricValue(others["unigram"], what="unigram")
     cost = mean(bits / codes, codes, resamples=resamples)
-    result.add("prior.bits", "bits a code under the prior", "bits", "lower", {"model": MetricValue.of(cost), "floor": floor}, note)
+    result.add(
+        "prior.bits",
+        "bits a code under the prior",
+        "bits",
+        "lower",
+        {"model": MetricValue.of(cost), "floor": floor},
+        note,
+    )
     if coded[0].pitch is not None:
         _pitch_prior(coded, melody, resamples, result)
     rate = mean((bits + melody) / seconds, seconds, resamples=resamples)
     nominal = material.codec.model.bit_rate(material.rate)
-    figures = {"model": MetricValue.of(rate), "floor": MetricValue(nominal, what="codes packed without a prior")}
+    figures = {
+        "model": MetricValue.of(rate),
+        "floor": MetricValue(nominal, what="codes packed without a prior"),
+    }
     result.add("prior.rate", "bit rate under the prior", "bit/s", "lower", figures)
 
 
-def _pitch_prior(coded: Sequence[CodeSequence], bits: NDArray[np.float64], resamples: int, result: Result) -> None:
+def _pitch_prior(
+    coded: Sequence[CodeSequence], bits: NDArray[np.float64], resamples: int, result: Result
+) -> None:
     """Bits a pitch code under the prior, beside log2 K."""
     codes = np.array([item.pitch.codes.numel() for item in coded], np.float64)
     figures = {
@@ -143,7 +185,9 @@ def _batches(material: EvaluationContext) -> Iterator[list[int]]:
 
 
 def _batch(material: EvaluationContext, places: Sequence[int]) -> Batch:
-    """Whole utterances, padded to one length that is a multiple of the hop, with all that the decoder may hear."""
+    """Whole utterances, padded to one length that is a multiple of the hop, with all that the
+    decoder may hear.
+    """
     model, decoder = material.codec.model, material.codec.decoder
     tracks = () if decoder.frontend is None else carried(material.corpus, decoder.frontend.tracks)
     frames = -(-max(len(material.waves[i]) for i in places) // model.hop) * model.hop
@@ -151,25 +195,36 @@ def _batch(material: EvaluationContext, places: Sequence[int]) -> Batch:
     batch = collate(whole)
     wave, lengths = batch.wave, torch.tensor([len(material.waves[i]) for i in places])
     wave = wave * (torch.arange(frames) < lengths[:, None])
-    labels = batch.labels | {name: torch.cat([_ids(material, i)[name] for i in places]) for name in decoder.conditioner.labels}
+    labels = batch.labels | {
+        name: torch.cat([_ids(material, i)[name] for i in places])
+        for name in decoder.conditioner.labels
+    }
     return Batch(wave, lengths, labels, batch.index).to(material.codec.device)
 
 
 def _ids(material: EvaluationContext, place: int) -> dict[str, Tensor]:
-    """The ids that the model gives to an utterance's labels, which are not the corpus' where it was trained on another."""
+    """The ids that the model gives to an utterance's labels, which are not the corpus' where it was
+    trained on another.
+    """
     return material.codec.given.label_ids(material.corpus.utterances[material.rows[place]].labels)
 
 
 @torch.inference_mode()
-def _condition(material: EvaluationContext, places: Sequence[int], batch: Batch, variant: str) -> Condition | None:
+def _condition(
+    material: EvaluationContext, places: Sequence[int], batch: Batch, variant: str
+) -> Condition | None:
     decoder, labels = material.codec.decoder, dict(batch.labels)
     mask = batch.frame_mask(material.codec.model.hop)
     others = [] if variant == "model" else [material.others()[i] for i in places]
     if variant == "shuffled speakers":
         for name in decoder.conditioner.labels:
-            labels[name] = torch.cat([_ids(material, i)[name] for i in others]).to(batch.wave.device)
+            labels[name] = torch.cat([_ids(material, i)[name] for i in others]).to(
+                batch.wave.device
+            )
         for name in decoder.conditioner.vector_sizes:
-            labels[name] = torch.stack([torch.from_numpy(material.corpus.vectors[name][material.rows[i]]) for i in others])
+            labels[name] = torch.stack(
+                [torch.from_numpy(material.corpus.vectors[name][material.rows[i]]) for i in others]
+            )
     if material.has_codes:
         model, whole = material.codec.model, variant == "shuffled codes"
         frames = batch.wave.shape[1] // model.hop
@@ -216,8 +271,14 @@ def _frames_of(material: EvaluationContext, places: Sequence[int], count: int) -
 def _bits(decoder: WaveNet, batch: Batch, condition: Condition | None) -> np.ndarray:
     """Bits that each utterance costs (B,), chunk by chunk."""
     projected, state = decoder.project(condition), WaveNetState()
-    x, before, total = batch.wave, shift_right(batch.wave), torch.zeros(len(batch.wave), dtype=torch.float64)
-    for chunk, past, mask in zip(x.split(CHUNK, 1), before.split(CHUNK, 1), batch.mask.split(CHUNK, 1), strict=True):
+    x, before, total = (
+        batch.wave,
+        shift_right(batch.wave),
+        torch.zeros(len(batch.wave), dtype=torch.float64),
+    )
+    for chunk, past, mask in zip(
+        x.split(CHUNK, 1), before.split(CHUNK, 1), batch.mask.split(CHUNK, 1), strict=True
+    ):
         cost = likelihood.bits(decoder.head, decoder.step(past, projected, state), chunk)
         total += (cost * mask).sum(1, dtype=torch.float64).cpu()
     return total.numpy()

@@ -28,7 +28,8 @@ from vqwave.metrics.speaker_similarity import Embedding, SpeakerEncoder, speaker
 T = TypeVar("T")
 Values = NDArray[np.float64]
 Columns = Mapping[str, Callable[[], Sequence[Wave]]]
-Sums = Callable[[str, Sequence[Wave]], Values]  # a column's name and waveforms -> what each adds, (N, S)
+# a column's name and waveforms -> what each adds, (N, S)
+Sums = Callable[[str, Sequence[Wave]], Values]
 WHAT = {
     "ceiling": "recordings",
     "mu-law": "8-bit mu-law copies",
@@ -93,7 +94,9 @@ class Panel:
     def voices(self, column: str, waves: Sequence[Wave]) -> list[Embedding]:
         """The embedding of each waveform, (256,)."""
         encoder = self.encoder
-        return self._each(column, "voices", waves, lambda wave: encoder.embed(wave, self.sample_rate))
+        return self._each(
+            column, "voices", waves, lambda wave: encoder.embed(wave, self.sample_rate)
+        )
 
     def scores(self, column: str, waves: Sequence[Wave]) -> list[float]:
         """DNSMOS of each waveform."""
@@ -104,7 +107,9 @@ class Panel:
         """F0 and voicing of each waveform."""
         return self._each(column, "pitch", waves, self.contour)
 
-    def _each(self, column: str, kind: str, waves: Sequence[Wave], judge: Callable[[Wave], T]) -> list[T]:
+    def _each(
+        self, column: str, kind: str, waves: Sequence[Wave], judge: Callable[[Wave], T]
+    ) -> list[T]:
         """What `judge` makes of each waveform, once for one that is judged again."""
         new = {id(wave): wave for wave in waves if (kind, id(wave)) not in self._judged}
         with self.stage(f"{column}: {kind}", len(new), "utterances") as advance:
@@ -148,11 +153,15 @@ class Panel:
     ) -> None:
         """Cosine of each waveform's embedding and its voice (`voices`; the floor's: `others`)."""
         _ = self.encoder
-        measure = Measure("similarity.voice", "similarity to the speaker's voice", "", "higher", ratio)
+        measure = Measure(
+            "similarity.voice", "similarity to the speaker's voice", "", "higher", ratio
+        )
 
         def sums(column: str, waves: Sequence[Wave]) -> Values:
             wanted = others if column == "floor" else voices
-            return with_ones([a @ b for a, b in zip(self.voices(column, waves), wanted, strict=True)])
+            return with_ones(
+                [a @ b for a, b in zip(self.voices(column, waves), wanted, strict=True)]
+            )
 
         self.table(result, columns, (measure,), sums, note=BY_ENCODER)
 
@@ -167,7 +176,9 @@ class Panel:
     ) -> None:
         """Mean DNSMOS."""
         _ = self.dnsmos
-        measure = Measure(key, f"{title}predicted naturalness (DNSMOS, 1 to 5)", "", "higher", ratio)
+        measure = Measure(
+            key, f"{title}predicted naturalness (DNSMOS, 1 to 5)", "", "higher", ratio
+        )
         self.table(
             result,
             columns,
@@ -192,7 +203,9 @@ class Panel:
         `clusters`: of each waveform; those of one are drawn together. `what`: of what a column's
         figures are.
         """
-        figures: dict[str, dict[str, MetricValue | None]] = {measure.key: {} for measure in measures}
+        figures: dict[str, dict[str, MetricValue | None]] = {
+            measure.key: {} for measure in measures
+        }
         for column, make in columns.items():
             total = clustered(sums(column, make()), clusters)
             for measure in measures:

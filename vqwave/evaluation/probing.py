@@ -1,4 +1,6 @@
-"""What can be told from codes, latents and audio: ABX, and probes of words and speakers trained on real training recordings."""
+"""What can be told from codes, latents and audio: ABX, and probes of words and speakers trained on
+real training recordings.
+"""
 
 from __future__ import annotations
 
@@ -26,31 +28,53 @@ NAMES = {"text": "words", "speaker": "speakers"}
 
 
 def abx(material: EvaluationContext, result: Result) -> None:
-    """ABX within and across speakers, on z_e and on the codes' vectors: of aligned phones, else of whole words."""
+    """ABX within and across speakers, on z_e and on the codes' vectors: of aligned phones, else of
+    whole words.
+    """
     material.need(material.has_codes, "the model has no codes")
     corpus = material.corpus
     aligned = all(corpus.utterances[row].phones for row in material.rows)
-    material.need(aligned or "text" in corpus.labels, "the corpus has neither aligned phones nor few words that are said again")
+    material.need(
+        aligned or "text" in corpus.labels,
+        "the corpus has neither aligned phones nor few words that are said again",
+    )
     tokens = _tokens(material, aligned)
     kind = "phones" if aligned else "words"
-    material.need(len({label for _, label, _ in tokens}) > 1, f"the utterances hold less than two {kind}")
-    labels, speakers = [label for _, label, _ in tokens], [material.label("speaker")[i] for i, _, _ in tokens]
+    material.need(
+        len({label for _, label, _ in tokens}) > 1, f"the utterances hold less than two {kind}"
+    )
+    labels, speakers = (
+        [label for _, label, _ in tokens],
+        [material.label("speaker")[i] for i, _, _ in tokens],
+    )
     found: dict[str, ABX] = {}
     with material.stage("ABX", 3, "representations") as advance:
         for name, frames in (("z_e", _latents), ("codes", _quantized), ("cepstra", _cepstra)):
             whole = [frames(material, i) for i in range(len(material.rows))]
-            cut = [_cut(whole[i], stretch, len(material.waves[i]) / material.rate) for i, _, stretch in tokens]
-            found[name] = abx_errors(token_distances(cut), labels, speakers, resamples=min(300, material.settings.resamples))
+            cut = [
+                _cut(whole[i], stretch, len(material.waves[i]) / material.rate)
+                for i, _, stretch in tokens
+            ]
+            found[name] = abx_errors(
+                token_distances(cut),
+                labels,
+                speakers,
+                resamples=min(300, material.settings.resamples),
+            )
             advance(1)
     for name, title in (("z_e", "on z_e"), ("codes", "on codes")):
         for side in ("within", "across"):
             error: Estimate | None = getattr(found[name], side)
             beside: Estimate | None = getattr(found["cepstra"], side)
             if error is None:
-                result.skipped[f"ABX {side} speakers"] = "no triple: too few utterances of one word by one speaker"
+                result.skipped[f"ABX {side} speakers"] = (
+                    "no triple: too few utterances of one word by one speaker"
+                )
                 continue
             figures = {
-                "ceiling": MetricValue.of(beside, "MFCC of the recordings", 100) if beside else None,
+                "ceiling": MetricValue.of(beside, "MFCC of the recordings", 100)
+                if beside
+                else None,
                 "model": MetricValue.of(error, scale=100),
                 "floor": MetricValue(50.0, what="chance"),
             }
@@ -58,8 +82,12 @@ def abx(material: EvaluationContext, result: Result) -> None:
             result.add(f"abx.{name}.{side}", measure, "%", "lower", figures)
 
 
-def _tokens(material: EvaluationContext, aligned: bool) -> list[tuple[int, str, tuple[float, float]]]:
-    """(utterance, label, its stretch in seconds); a fixed random choice where there are more than enough."""
+def _tokens(
+    material: EvaluationContext, aligned: bool
+) -> list[tuple[int, str, tuple[float, float]]]:
+    """(utterance, label, its stretch in seconds); a fixed random choice where there are more than
+    enough.
+    """
     found = []
     for i, (row, wave) in enumerate(zip(material.rows, material.waves, strict=True)):
         u, rate = material.corpus.utterances[row], material.rate
@@ -81,7 +109,9 @@ def _tokens(material: EvaluationContext, aligned: bool) -> list[tuple[int, str, 
 
 
 def _cut(frames: np.ndarray, stretch: tuple[float, float], seconds: float) -> np.ndarray:
-    """Frames (F, D) of `seconds` -> those whose middles lie in a stretch (in seconds), at least one."""
+    """Frames (F, D) of `seconds` -> those whose middles lie in a stretch (in seconds), at least
+    one.
+    """
     middles = (np.arange(len(frames)) + 0.5) * seconds / len(frames)
     inside = np.flatnonzero((middles >= stretch[0]) & (middles < stretch[1]))
     nearest = np.abs(middles - sum(stretch) / 2).argmin()
@@ -90,9 +120,17 @@ def _cut(frames: np.ndarray, stretch: tuple[float, float], seconds: float) -> np
 
 def _latents(material: EvaluationContext, i: int) -> np.ndarray:
     """z_e (F, D)."""
-    model, wave = material.codec.model, torch.from_numpy(material.waves[i]).to(material.codec.device)
+    model, wave = (
+        material.codec.model,
+        torch.from_numpy(material.waves[i]).to(material.codec.device),
+    )
     with torch.inference_mode():
-        return model.encoder(F.pad(wave, (0, -len(wave) % model.hop))[None])[0].T.double().cpu().numpy()
+        return (
+            model.encoder(F.pad(wave, (0, -len(wave) % model.hop))[None])[0]
+            .T.double()
+            .cpu()
+            .numpy()
+        )
 
 
 def _quantized(material: EvaluationContext, i: int) -> np.ndarray:
@@ -110,12 +148,24 @@ def _embedded(material: EvaluationContext, codes: Tensor) -> Tensor:
 
 
 def probes(material: EvaluationContext, result: Result) -> None:
-    """Words and speakers, by a linear probe and a small network on codes, and by a linear probe on audio."""
+    """Words and speakers, by a linear probe and a small network on codes, and by a linear probe on
+    audio.
+    """
     rows = material.corpus.of("train")
-    rows = [rows[i] for i in torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:PROBED].tolist()]
+    rows = [
+        rows[i]
+        for i in torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[
+            :PROBED
+        ].tolist()
+    ]
     labels = [name for name in ("text", "speaker") if len(material.corpus.labels.get(name, [])) > 1]
-    material.need(bool(labels), "the corpus has neither words that are said again nor several speakers")
-    heard = [material.corpus.read(row, 0, round(material.settings.seconds * material.rate)) for row in rows]
+    material.need(
+        bool(labels), "the corpus has neither words that are said again nor several speakers"
+    )
+    heard = [
+        material.corpus.read(row, 0, round(material.settings.seconds * material.rate))
+        for row in rows
+    ]
     with material.stage("cepstra of training recordings", 1, "corpus") as advance:
         spectra = cepstra(heard, material.rate)
         advance(1)
@@ -142,14 +192,22 @@ def _probe(
     vectors: Sequence[Tensor],
 ) -> None:
     values, name = material.corpus.labels[label], NAMES[label]
-    train = torch.tensor([values.index(material.corpus.utterances[row].labels[label]) for row in rows])
+    train = torch.tensor(
+        [values.index(material.corpus.utterances[row].labels[label]) for row in rows]
+    )
     seen = set(train.tolist())
     places = [i for i, value in enumerate(material.label(label)) if values.index(value) in seen]
     if not places:
-        result.skipped[f"probes of {name}"] = f"no {label} of the split is in the training recordings"
+        result.skipped[f"probes of {name}"] = (
+            f"no {label} of the split is in the training recordings"
+        )
         return
     test = torch.tensor([values.index(material.label(label)[i]) for i in places])
-    floor = MetricValue(100 * float((test == torch.bincount(train).argmax()).float().mean()), count=len(test), what="chance")
+    floor = MetricValue(
+        100 * float((test == torch.bincount(train).argmax()).float().mean()),
+        count=len(test),
+        what="chance",
+    )
 
     def linear(fitted_on: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], np.ndarray]:
         probe = LinearProbe(time_statistics(fitted_on), train, len(values))
@@ -161,11 +219,18 @@ def _probe(
     if material.copies:
         sources |= {system: material.reconstructed(system) for system in material.systems}
     for column, waves in sources.items():
-        audio[column] = _rate(material, on_audio(cepstra([waves[i] for i in places], material.rate)), column)
-    result.add(f"probes.{name}.audio.linear", f"{name}, linear probe on audio", "%", "higher", audio)
+        audio[column] = _rate(
+            material, on_audio(cepstra([waves[i] for i in places], material.rate)), column
+        )
+    result.add(
+        f"probes.{name}.audio.linear", f"{name}, linear probe on audio", "%", "higher", audio
+    )
     if not vectors:
         return
-    better, own = "higher" if label == "text" else "lower", [_embedded(material, material.coded[i].codes) for i in places]
+    better, own = (
+        "higher" if label == "text" else "lower",
+        [_embedded(material, material.coded[i].codes) for i in places],
+    )
     recorded = cepstra([material.waves[i] for i in places], material.rate)
     with material.stage(f"probes of {name}", 2, "networks") as advance:
         networks: list[Probe] = []
@@ -177,7 +242,9 @@ def _probe(
         ("network", *(np.array(probe.right) for probe in networks)),
     ):
         figures = {
-            "ceiling": _rate(material, ceiling, "ceiling", "the same probe on MFCC of the recordings"),
+            "ceiling": _rate(
+                material, ceiling, "ceiling", "the same probe on MFCC of the recordings"
+            ),
             "model": _rate(material, model, ""),
             "floor": floor,
         }
@@ -185,6 +252,8 @@ def _probe(
         result.add(f"probes.{name}.codes.{kind}", f"{name}, {what} on codes", "%", better, figures)
 
 
-def _rate(material: EvaluationContext, right: np.ndarray, column: str, what: str = "recordings") -> MetricValue:
+def _rate(
+    material: EvaluationContext, right: np.ndarray, column: str, what: str = "recordings"
+) -> MetricValue:
     estimate = mean(right.astype(np.float64), resamples=material.settings.resamples)
     return MetricValue.of(estimate, what if column == "ceiling" else "", 100)

@@ -1,4 +1,6 @@
-"""The table of results in a README: made from what evaluations have written, put between two markers."""
+"""The table of results in a README: made from what evaluations have written, put between two
+markers.
+"""
 
 from __future__ import annotations
 
@@ -66,18 +68,26 @@ SHOWN = (  # the rows of the table, in this order; the JSON has all
 def read_written(path: Path) -> EvaluationReport:
     """Raises `UserInputError` that names the file, and the key where one does not fit."""
     try:
-        return TypeAdapter(EvaluationReport).validate_python(json.loads(path.read_text(encoding="utf-8")))
+        return TypeAdapter(EvaluationReport).validate_python(
+            json.loads(path.read_text(encoding="utf-8"))
+        )
     except OSError as error:
-        raise UserInputError(f"{path}: {error.strerror}, expected what `vqwave evaluate --out` writes") from None
+        raise UserInputError(
+            f"{path}: {error.strerror}, expected what `vqwave evaluate --out` writes"
+        ) from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise UserInputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}, expected an evaluation") from None
+        raise UserInputError(
+            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}, expected an evaluation"
+        ) from None
     except ValueError as error:
         raise UserInputError(f"{path}: not JSON ({error}), expected an evaluation") from None
 
 
 def section(evaluations: Sequence[EvaluationReport]) -> str:
-    """Markdown: for each evaluation a line of what it is, its table, and what could not be measured."""
+    """Markdown: for each evaluation a line of what it is, its table, and what could not be
+    measured.
+    """
     parts = []
     for found in evaluations:
         rows = {row.key: row for row in found.rows}
@@ -85,10 +95,15 @@ def section(evaluations: Sequence[EvaluationReport]) -> str:
         shown += [row for row in found.rows if row.key.startswith("conversion.gender_")]
         beside = f" and `{found.student}`" if found.student else ""
         about = (
-            f"**`{found.model}`**{beside}, {found.corpus}, {found.split} split: {found.utterances:,} utterances, "
-            f"{found.seconds:,.0f} s, {found.drawn}."
+            f"**`{found.model}`**{beside}, {found.corpus}, {found.split} split:"
+            f" {found.utterances:,} utterances, {found.seconds:,.0f} s, {found.drawn}."
         )
-        parts += [about, "", markdown_table(shown, {"model": NAMES.get(found.kind, found.kind)}), ""]
+        parts += [
+            about,
+            "",
+            markdown_table(shown, {"model": NAMES.get(found.kind, found.kind)}),
+            "",
+        ]
         notes = [f"{row.measure}: {row.note}." for row in shown if row.note]
         notes += [f"Not measured: {name} ({why})." for name, why in found.skipped.items()]
         parts += [" ".join(dict.fromkeys(notes)), ""] if notes else []
@@ -96,13 +111,20 @@ def section(evaluations: Sequence[EvaluationReport]) -> str:
 
 
 def put(readme: Path, text: str) -> None:
-    """Replace what stands between the markers, whole or not at all. Raises `UserInputError` for a file without them."""
+    """Replace what stands between the markers, whole or not at all.
+
+    Raises `UserInputError` for a file without them.
+    """
     try:
         whole = readme.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserInputError(f"{readme}: {error.strerror}, expected a text file with the line {BEGIN}") from None
+        raise UserInputError(
+            f"{readme}: {error.strerror}, expected a text file with the line {BEGIN}"
+        ) from None
     before, begin, rest = whole.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise UserInputError(f"{readme}: expected the lines {BEGIN} and {END} around the place of the table")
+        raise UserInputError(
+            f"{readme}: expected the lines {BEGIN} and {END} around the place of the table"
+        )
     write_text(readme, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")

@@ -1,4 +1,6 @@
-"""What a judge that was trained on real recordings hears in speech that was made: words, speakers, conversions, said words."""
+"""What a judge that was trained on real recordings hears in speech that was made: words, speakers,
+conversions, said words.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ BABBLE_SECONDS, BABBLES = 3.0, 4  # of what a WaveNet says of its own accord, fo
 
 
 def recognised(material: EvaluationContext, result: Result, label: str) -> None:
-    """How often the judge hears the right word (or speaker) in recordings, in copies, and in what the model makes of them."""
+    """How often the judge hears the right word (or speaker) in recordings, in copies, and in what
+    the model makes of them.
+    """
     name, known = _judged(material, label)
     if not material.copies:
         _babbled(material, result, label)
@@ -32,9 +36,22 @@ def recognised(material: EvaluationContext, result: Result, label: str) -> None:
         heard = material.judge.named([waves[i] for i in rows])[label]
         figures[column] = _rate(material, heard == said, {"ceiling": "recordings"}.get(column, ""))
         if column != "mu-law":
-            title = f"{name}: {'recordings' if column == 'ceiling' else f'reconstructions, {column}'}"
-            result.matrices.append(confusion(f"{name}.{column}", title, ("said", "heard"), known, said.tolist(), heard.tolist()))
-    result.add(f"{name}.reconstruction", f"{name} recognised in reconstructions", "%", "higher", figures)
+            title = (
+                f"{name}: {'recordings' if column == 'ceiling' else f'reconstructions, {column}'}"
+            )
+            result.matrices.append(
+                confusion(
+                    f"{name}.{column}",
+                    title,
+                    ("said", "heard"),
+                    known,
+                    said.tolist(),
+                    heard.tolist(),
+                )
+            )
+    result.add(
+        f"{name}.reconstruction", f"{name} recognised in reconstructions", "%", "higher", figures
+    )
 
 
 def words(material: EvaluationContext, result: Result) -> None:
@@ -48,7 +65,9 @@ def speakers(material: EvaluationContext, result: Result) -> None:
 
 
 def conversion(material: EvaluationContext, result: Result) -> None:
-    """Content kept, target reached, source gone: over all conversions, and as matrices by source and target speaker."""
+    """Content kept, target reached, source gone: over all conversions, and as matrices by source
+    and target speaker.
+    """
     material.need(material.has_codes, "the model has no codes to keep while the voice changes")
     material.need(material.hears_speakers, "the model hears no speaker")
     _judged(material, "speaker")
@@ -61,11 +80,18 @@ def conversion(material: EvaluationContext, result: Result) -> None:
     ceiling = mean(real["speaker"][own] == said[own], resamples=material.settings.resamples)
     rates: dict[str, dict[str, MetricValue | None]] = {
         "content": {"ceiling": None, "floor": None},
-        "target": {"ceiling": MetricValue.of(ceiling, "recordings", 100), "floor": _chance(material, "speaker", said[own])},
-        "source": {"floor": _rate(material, real["speaker"][own] == said[own], "recordings, not converted")},
+        "target": {
+            "ceiling": MetricValue.of(ceiling, "recordings", 100),
+            "floor": _chance(material, "speaker", said[own]),
+        },
+        "source": {
+            "floor": _rate(material, real["speaker"][own] == said[own], "recordings, not converted")
+        },
     }
     others = 1 - (real["speaker"][own] == said[own])
-    rates["source"]["ceiling"] = _rate(material, others / max(1, len(known) - 1), "another speaker's recordings")
+    rates["source"]["ceiling"] = _rate(
+        material, others / max(1, len(known) - 1), "another speaker's recordings"
+    )
     if "text" in material.judge.values:
         texts = _places(material, "text", range(len(material.rows)))
         rates["content"] |= {
@@ -80,21 +106,32 @@ def conversion(material: EvaluationContext, result: Result) -> None:
         found = {"target": heard["speaker"] == to, "source": heard["speaker"] == from_}
         if "text" in heard:
             found["content"] = heard["text"] == texts[[c.source for c in made]]
-        unknown = ~own[[c.source for c in made]]  # speakers whom the judge never heard cannot be recognised
+        # speakers whom the judge never heard cannot be recognised
+        unknown = ~own[[c.source for c in made]]
         for part, right in found.items():
             counted = ~unknown if part == "source" else np.ones(len(made), bool)
             kept = [c for c, use in zip(made, counted, strict=True) if use]
             rates[part][system] = _clustered(material, right[counted], kept)
-            result.matrices.append(_by_pair(material, f"conversion.{part}.{system}", part, system, kept, right[counted]))
+            result.matrices.append(
+                _by_pair(
+                    material, f"conversion.{part}.{system}", part, system, kept, right[counted]
+                )
+            )
         for pair, figure in _by_gender(material, result, system, made, found["target"]).items():
             genders.setdefault(pair, {})[system] = figure
-    titles = {"content": "words kept", "target": "target speaker reached", "source": "source speaker recognised"}
+    titles = {
+        "content": "words kept",
+        "target": "target speaker reached",
+        "source": "source speaker recognised",
+    }
     for part, title in titles.items():
         if any(system in rates[part] for system in material.systems):
             better = "lower" if part == "source" else "higher"
             result.add(f"conversion.{part}", f"conversions: {title}", "%", better, rates[part])
     if "text" not in material.judge.values:
-        result.skipped["words kept in conversions"] = "the corpus has no few words that are said again and again"
+        result.skipped["words kept in conversions"] = (
+            "the corpus has no few words that are said again and again"
+        )
     beside = {name: rates["target"][name] for name in ("ceiling", "floor")}
     for (from_, to), figures in genders.items():
         title = f"conversions, {from_} to {to}: target speaker reached"
@@ -102,12 +139,21 @@ def conversion(material: EvaluationContext, result: Result) -> None:
 
 
 def say(material: EvaluationContext, result: Result) -> None:
-    """`say WORD as SPEAKER` from the prior, over all pairs: heard as that word, as that speaker, as both."""
+    """`say WORD as SPEAKER` from the prior, over all pairs: heard as that word, as that speaker, as
+    both.
+    """
     prior = material.codec.prior
     if prior is None:
         raise NotApplicable("the model is no prior")
-    if "text" not in prior.labels or "speaker" not in prior.labels or "text" not in material.judge.values:
-        raise NotApplicable("the prior hears no speaker and text, or the corpus has no few words that are said again and again")
+    if (
+        "text" not in prior.labels
+        or "speaker" not in prior.labels
+        or "text" not in material.judge.values
+    ):
+        raise NotApplicable(
+            "the prior hears no speaker and text, or the corpus has no few words that are said"
+            " again and again"
+        )
     values = {name: prior.labels[name] for name in ("text", "speaker")}
     pairs = [(text, speaker) for text in values["text"] for speaker in values["speaker"]]
     waves = _said(material, pairs)
@@ -115,13 +161,19 @@ def say(material: EvaluationContext, result: Result) -> None:
     known = material.judge.values
     right = {
         name: np.array(
-            [known[name][k] == pair[place] for k, pair in zip(heard[name], pairs * material.settings.takes, strict=True)]
+            [
+                known[name][k] == pair[place]
+                for k, pair in zip(heard[name], pairs * material.settings.takes, strict=True)
+            ]
         )
         for place, name in enumerate(("text", "speaker"))
     }
     right["both"] = right["text"] & right["speaker"]
     real = material.judge.named(material.waves)
-    true = {name: real[name] == _places(material, name, range(len(material.rows))) for name in ("text", "speaker")}
+    true = {
+        name: real[name] == _places(material, name, range(len(material.rows)))
+        for name in ("text", "speaker")
+    }
     true["both"] = true["text"] & true["speaker"]
     chance = {name: 100 / len(values[name]) for name in values} | {"both": 100 / len(pairs)}
     for name, title in (("text", "the word"), ("speaker", "the speaker"), ("both", "both")):
@@ -130,11 +182,32 @@ def say(material: EvaluationContext, result: Result) -> None:
             "model": _rate(material, right[name]),
             "floor": MetricValue(chance[name], what="chance"),
         }
-        result.add(f"say.{name}", f"say D as S, all {len(pairs)} pairs: {title} recognised", "%", "higher", figures)
-        rates = right[name].reshape(material.settings.takes, len(values["text"]), len(values["speaker"])).mean(0)
+        result.add(
+            f"say.{name}",
+            f"say D as S, all {len(pairs)} pairs: {title} recognised",
+            "%",
+            "higher",
+            figures,
+        )
+        rates = (
+            right[name]
+            .reshape(material.settings.takes, len(values["text"]), len(values["speaker"]))
+            .mean(0)
+        )
         title = f"say D as S: {title} recognised"
         cells = [[100.0 * float(value) for value in row] for row in rates]
-        result.matrices.append(Matrix(f"say.{name}", title, "text", "speaker", values["text"], values["speaker"], cells, "%"))
+        result.matrices.append(
+            Matrix(
+                f"say.{name}",
+                title,
+                "text",
+                "speaker",
+                values["text"],
+                values["speaker"],
+                cells,
+                "%",
+            )
+        )
 
 
 def _said(material: EvaluationContext, pairs: Sequence[tuple[str, str]]) -> list[Wave]:
@@ -159,28 +232,41 @@ def _said(material: EvaluationContext, pairs: Sequence[tuple[str, str]]) -> list
     with material.stage("model: words", sum(c.seconds for c in drawn), "s of speech") as advance:
         for first in range(0, len(drawn), settings.batch):
             part = slice(first, first + settings.batch)
-            made = codec.decode_many(drawn[part], [None] * len(drawn[part]), labels=labels[part], sampling=settings.sampling)
+            made = codec.decode_many(
+                drawn[part],
+                [None] * len(drawn[part]),
+                labels=labels[part],
+                sampling=settings.sampling,
+            )
             waves += [wave.numpy() for wave in made]
             advance(sum(c.seconds for c in drawn[part]))
     return waves
 
 
 def _babbled(material: EvaluationContext, result: Result, label: str) -> None:
-    """The speaker that is heard in what a WaveNet without codes or frames says of its own accord."""
+    """The speaker that is heard in what a WaveNet without codes or frames says of its own
+    accord.
+    """
     material.need(label == "speaker", "the model says no given words")
     material.need(material.hears_speakers, "the model hears no speaker")
     known = material.judge.values["speaker"]
     names = [name for name in material.targets if name in known]
     waves, said = [], []
-    with material.stage("model: babble", BABBLE_SECONDS * BABBLES * len(names), "s of speech") as advance:
+    with material.stage(
+        "model: babble", BABBLE_SECONDS * BABBLES * len(names), "s of speech"
+    ) as advance:
         for name in names:
             told = material.more_labels(name) | {"speaker": name}
-            drawn = material.codec.generate(BABBLE_SECONDS, labels=told, count=BABBLES, sampling=material.settings.sampling)
+            drawn = material.codec.generate(
+                BABBLE_SECONDS, labels=told, count=BABBLES, sampling=material.settings.sampling
+            )
             waves += [wave.numpy() for wave in drawn]
             said += [known.index(name)] * BABBLES
             advance(BABBLE_SECONDS * BABBLES)
     rows = _known_rows(material, "speaker")
-    real = material.judge.named([material.waves[i] for i in rows])["speaker"] == _places(material, "speaker", rows)
+    real = material.judge.named([material.waves[i] for i in rows])["speaker"] == _places(
+        material, "speaker", rows
+    )
     heard = material.judge.named(waves)["speaker"]
     figures = {
         "ceiling": _rate(material, real, "recordings"),
@@ -188,14 +274,26 @@ def _babbled(material: EvaluationContext, result: Result, label: str) -> None:
         "floor": MetricValue(100 / len(names), what="chance"),
     }
     result.add("speakers.babble", "speakers recognised in babble", "%", "higher", figures)
-    result.matrices.append(confusion("speakers.model", "speakers: babble", ("told", "heard"), known, said, heard.tolist()))
+    result.matrices.append(
+        confusion(
+            "speakers.model", "speakers: babble", ("told", "heard"), known, said, heard.tolist()
+        )
+    )
 
 
 def _judged(material: EvaluationContext, label: str) -> tuple[str, list[str]]:
-    """How the label's measure is called, and its values. Raises `Undefined` where no judge can be trained on it."""
+    """How the label's measure is called, and its values.
+
+    Raises `Undefined` where no judge can be trained on it.
+    """
     if len(material.corpus.labels.get(label, [])) < 2:
-        words = "the corpus has no few words that are said again and again, expected for a judge of words"
-        raise NotApplicable(words if label == "text" else f"the corpus has no two values of {label}")
+        words = (
+            "the corpus has no few words that are said again and again, expected for a judge of"
+            " words"
+        )
+        raise NotApplicable(
+            words if label == "text" else f"the corpus has no two values of {label}"
+        )
     return NAMES[label], material.corpus.labels[label]
 
 
@@ -219,15 +317,23 @@ def _chance(material: EvaluationContext, label: str, said: NDArray[np.int64]) ->
     counts = np.zeros(len(values))
     for row in material.corpus.of("train"):
         counts[values.index(material.corpus.utterances[row].labels[label])] += 1
-    return MetricValue(100 * float((said == counts.argmax()).mean()), count=len(said), what="chance")
+    return MetricValue(
+        100 * float((said == counts.argmax()).mean()), count=len(said), what="chance"
+    )
 
 
 def _rate(material: EvaluationContext, right: NDArray[np.generic], what: str = "") -> MetricValue:
-    return MetricValue.of(mean(right.astype(np.float64), resamples=material.settings.resamples), what, 100)
+    return MetricValue.of(
+        mean(right.astype(np.float64), resamples=material.settings.resamples), what, 100
+    )
 
 
-def _clustered(material: EvaluationContext, right: NDArray[np.bool_], made: Sequence[Conversion]) -> MetricValue:
-    """A rate over conversions; its interval draws utterances, since conversions of one utterance are alike."""
+def _clustered(
+    material: EvaluationContext, right: NDArray[np.bool_], made: Sequence[Conversion]
+) -> MetricValue:
+    """A rate over conversions; its interval draws utterances, since conversions of one utterance
+    are alike.
+    """
     sources = sorted({c.source for c in made})
     place = {source: i for i, source in enumerate(sources)}
     sums = np.zeros((len(sources), 2))
@@ -238,7 +344,12 @@ def _clustered(material: EvaluationContext, right: NDArray[np.bool_], made: Sequ
 
 
 def _by_pair(
-    material: EvaluationContext, key: str, part: str, system: str, made: Sequence[Conversion], right: NDArray[np.bool_]
+    material: EvaluationContext,
+    key: str,
+    part: str,
+    system: str,
+    made: Sequence[Conversion],
+    right: NDArray[np.bool_],
 ) -> Matrix:
     """Rates in percent by source (rows) and target speaker (columns)."""
     titles = {"content": "words kept", "target": "target reached", "source": "source recognised"}
@@ -246,15 +357,26 @@ def _by_pair(
     sources, targets = sorted({speakers[c.source] for c in made}), material.targets
     sums = np.zeros((len(sources), len(targets), 2))
     for item, value in zip(made, right, strict=True):
-        sums[sources.index(speakers[item.source]), targets.index(item.target)] += (float(value), 1.0)
+        sums[sources.index(speakers[item.source]), targets.index(item.target)] += (
+            float(value),
+            1.0,
+        )
     cells = [[100 * float(a / n) if n else None for a, n in row] for row in sums]
-    return Matrix(key, f"conversions, {system}: {titles[part]}", "from", "to", sources, targets, cells, "%")
+    return Matrix(
+        key, f"conversions, {system}: {titles[part]}", "from", "to", sources, targets, cells, "%"
+    )
 
 
 def _by_gender(
-    material: EvaluationContext, result: Result, system: str, made: Sequence[Conversion], reached: NDArray[np.bool_]
+    material: EvaluationContext,
+    result: Result,
+    system: str,
+    made: Sequence[Conversion],
+    reached: NDArray[np.bool_],
 ) -> dict[tuple[str, str], MetricValue]:
-    """Target reached by gender of source and target, where the corpus tells genders apart: from one to the other, and a matrix."""
+    """Target reached by gender of source and target, where the corpus tells genders apart: from one
+    to the other, and a matrix.
+    """
     if len(material.corpus.labels.get("gender", [])) < 2:
         return {}
     gender = {u.speaker: u.labels["gender"] for u in material.corpus.utterances}
@@ -267,5 +389,7 @@ def _by_gender(
         figures[pair] = _clustered(material, reached[there], kept)
     cells = [[figures[a, b].value if (a, b) in figures else None for b in names] for a in names]
     title = f"conversions, {system}: target reached by gender"
-    result.matrices.append(Matrix(f"conversion.gender.{system}", title, "from", "to", names, names, cells, "%"))
+    result.matrices.append(
+        Matrix(f"conversion.gender.{system}", title, "from", "to", names, names, cells, "%")
+    )
     return {pair: figure for pair, figure in figures.items() if pair[0] != pair[1]}

@@ -46,12 +46,15 @@ ALIASES = {
     "mapping": "map",
     "probe": "probes",
 }
-WITHOUT_VOICE = frozenset({"codes", "abx", "map", "probes"})  # told from codes alone, so of any speaker's
+# told from codes alone, so of any speaker's
+WITHOUT_VOICE = frozenset({"codes", "abx", "map", "probes"})
 PRIORS = ("prior", "say")
 BY_PANEL = ("wer", "similarity", "mos", "converted")  # of whole utterances; by name only
 
 
 def defaults(codec: SpeechModel) -> list[str]:
-    """What is measured where nothing is asked for by name: of a prior, only what it adds to its codec."""
+    """What is measured where nothing is asked for by name: of a prior, only what it adds to its
+    codec.
+    """
     others = [name for name in MEASURES if name not in (*PRIORS, *BY_PANEL)]
     return list(PRIORS) if codec.prior is not None else others

@@ -1,4 +1,6 @@
-"""What an evaluation finds: rows of figures beside their ceiling and floor, matrices, and what could not be measured."""
+"""What an evaluation finds: rows of figures beside their ceiling and floor, matrices, and what
+could not be measured.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ Better = Literal["higher", "lower", ""]
 
 @dataclass(frozen=True)
 class MetricValue:
-    """One figure: its value (null as written where it is not finite), its 95 % interval and number of utterances, and of what."""
+    """One figure: its value (null as written where it is not finite), its 95 % interval and number
+    of utterances, and of what.
+    """
 
     value: float | None
     low: float | None = None
@@ -32,7 +36,10 @@ class MetricValue:
 
 @dataclass(frozen=True)
 class Row:
-    """A measure: its figures by column (see COLUMNS). `group` is the name by which `only` asks for it."""
+    """A measure: its figures by column (see COLUMNS).
+
+    `group` is the name by which `only` asks for it.
+    """
 
     key: str
     group: str
@@ -45,7 +52,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Numbers by row and column: counts of a confusion matrix, or rates in percent. None: nothing to count."""
+    """Numbers by row and column: counts of a confusion matrix, or rates in percent.
+
+    None: nothing to count.
+    """
 
     key: str
     title: str
@@ -58,12 +68,16 @@ class Matrix:
 
     def __post_init__(self) -> None:
         if [len(row) for row in self.values] != [len(self.columns)] * len(self.rows):
-            raise ValueError(f"values of {len(self.rows)} rows and {len(self.columns)} columns expected")
+            raise ValueError(
+                f"values of {len(self.rows)} rows and {len(self.columns)} columns expected"
+            )
 
 
 @dataclass(frozen=True)
 class Track:
-    """F0 in Hz every `step` seconds, 0 where unvoiced, of one utterance by who speaks it: recording, model, student."""
+    """F0 in Hz every `step` seconds, 0 where unvoiced, of one utterance by who speaks it:
+    recording, model, student.
+    """
 
     utterance: str
     step: float
@@ -72,7 +86,9 @@ class Track:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """`metrics.json`, as `vqwave evaluate` writes it and the README's table and the page read it."""
+    """`metrics.json`, as `vqwave evaluate` writes it and the README's table and the page read
+    it.
+    """
 
     corpus: str
     split: str
@@ -167,7 +183,9 @@ def confusion(
     said: Sequence[int],
     heard: Sequence[int],
 ) -> Matrix:
-    """Counts of what was said (rows) and heard (columns), as places in `values`; those that were never said are left out."""
+    """Counts of what was said (rows) and heard (columns), as places in `values`; those that were
+    never said are left out.
+    """
     counts = [[0.0] * len(values) for _ in values]
     for row, column in zip(said, heard, strict=True):
         counts[row][column] += 1

@@ -1,4 +1,7 @@
-"""How near the sound of a copy is to the recording: spectra, melody, PESQ and STOI. Ceiling: an 8-bit mu-law copy."""
+"""How near the sound of a copy is to the recording: spectra, melody, PESQ and STOI.
+
+Ceiling: an 8-bit mu-law copy.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,15 @@ TRACKS = 4  # utterances whose pitch is shown
 
 
 def _copies(material: EvaluationContext, result: Result) -> dict[str, list[Wave]]:
-    """What is held against the recordings, by column. 16-bit copies are the recordings themselves, as a corpus holds them.
+    """What is held against the recordings, by column. 16-bit copies are the recordings themselves,
+    as a corpus holds them.
 
     The floor needs a second utterance; a single one has none, as is said in the result.
     """
     material.need(material.copies, "the model says nothing again: it hears no codes and no frames")
-    copies = {"ceiling": material.mu_law} | {system: material.reconstructed(system) for system in material.systems}
+    copies = {"ceiling": material.mu_law} | {
+        system: material.reconstructed(system) for system in material.systems
+    }
     return copies | ({"floor": material.shuffled("model")} if _has_floor(material, result) else {})
 
 
@@ -41,7 +47,9 @@ def _has_floor(material: EvaluationContext, result: Result) -> bool:
 WHAT = {"ceiling": "8-bit mu-law copy", "floor": "decoded from shuffled codes"}
 
 
-def _compared(material: EvaluationContext, result: Result, measure: Callable[[Wave, Wave], float]) -> dict[str, MetricValue | None]:
+def _compared(
+    material: EvaluationContext, result: Result, measure: Callable[[Wave, Wave], float]
+) -> dict[str, MetricValue | None]:
     found = {}
     for column, waves in _copies(material, result).items():
         with material.stage(f"{column}: comparing", len(waves), "utterances") as advance:
@@ -49,7 +57,9 @@ def _compared(material: EvaluationContext, result: Result, measure: Callable[[Wa
             for recording, copy in zip(material.waves, waves, strict=True):
                 values.append(measure(recording, copy))
                 advance(1)
-        found[column] = MetricValue.of(mean(np.array(values), resamples=material.settings.resamples), WHAT.get(column, ""))
+        found[column] = MetricValue.of(
+            mean(np.array(values), resamples=material.settings.resamples), WHAT.get(column, "")
+        )
     return found
 
 
@@ -91,7 +101,11 @@ def pitch(material: EvaluationContext, result: Result) -> None:
 def perceptual(material: EvaluationContext, result: Result) -> None:
     """PESQ and STOI, where the rate, the length and what is installed allow."""
     for key, name, measure in (
-        ("perceptual.pesq", f"PESQ ({'narrow' if material.rate == 8000 else 'wide'} band)", pesq_measure(material.rate)),
+        (
+            "perceptual.pesq",
+            f"PESQ ({'narrow' if material.rate == 8000 else 'wide'} band)",
+            pesq_measure(material.rate),
+        ),
         ("perceptual.stoi", "STOI", stoi_measure(material.rate)),
     ):
         if isinstance(measure, str):
@@ -100,7 +114,9 @@ def perceptual(material: EvaluationContext, result: Result) -> None:
             _perceived(material, result, key, name, measure)
 
 
-def _perceived(material: EvaluationContext, result: Result, key: str, name: str, measure: Measure) -> None:
+def _perceived(
+    material: EvaluationContext, result: Result, key: str, name: str, measure: Measure
+) -> None:
     figures: dict[str, MetricValue | None] = {}
     counts = []
     for column, waves in _copies(material, result).items():
@@ -108,10 +124,18 @@ def _perceived(material: EvaluationContext, result: Result, key: str, name: str,
         there = values[np.isfinite(values)]
         counts.append(len(there))
         if len(there):
-            figures[column] = MetricValue.of(mean(there, resamples=material.settings.resamples), WHAT.get(column, ""))
+            figures[column] = MetricValue.of(
+                mean(there, resamples=material.settings.resamples), WHAT.get(column, "")
+            )
     if not figures:
-        result.skipped[name] = "not defined for any utterance: all are shorter than 0.4 s, or no speech was found in them"
+        result.skipped[name] = (
+            "not defined for any utterance: all are shorter than 0.4 s, or no speech was found in"
+            " them"
+        )
         return
     some = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
-    note = f"defined for {some} of {len(material.rows)} utterances (the others are too short, or no speech is found in them)"
+    note = (
+        f"defined for {some} of {len(material.rows)} utterances (the others are too short, or no"
+        " speech is found in them)"
+    )
     result.add(key, name, "", "higher", figures, note if min(counts) < len(material.rows) else "")

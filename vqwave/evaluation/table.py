@@ -34,7 +34,13 @@ def _number(value: float | None) -> str:
         return f"{value:,.0f}"
     if value == int(value) and abs(value) >= 10:
         return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}" if abs(value) >= 0.0005 or value == 0 else f"{value:.1e}"
+    return (
+        f"{value:.1f}"
+        if abs(value) >= 10
+        else f"{value:.3f}"
+        if abs(value) >= 0.0005 or value == 0
+        else f"{value:.1e}"
+    )
 
 
 def columns_of(rows: Sequence[Row]) -> list[str]:
@@ -52,9 +58,14 @@ def text_table(result: Result) -> str:
     """For a terminal; what could not be measured stands beneath it."""
     columns = columns_of(result.rows)
     lines = [["", *(HEADINGS.get(name, name) for name in columns)]]
-    lines += [[label(row), *(digits(row.figures.get(name)) for name in columns)] for row in result.rows]
+    lines += [
+        [label(row), *(digits(row.figures.get(name)) for name in columns)] for row in result.rows
+    ]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    drawn = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    drawn = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
     notes = [f"{row.measure}: {row.note}" for row in result.rows if row.note]
     missing = [f"not measured: {name}: {why}" for name, why in result.skipped.items()]
     return "\n".join([*drawn, *(["", *dict.fromkeys(notes + missing)] if notes or missing else [])])

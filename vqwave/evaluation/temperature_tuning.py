@@ -1,4 +1,5 @@
-"""Which temperatures suit a model best, by its copies of held-out recordings: coordinate descent on a small grid.
+"""Which temperatures suit a model best, by its copies of held-out recordings: coordinate descent on
+a small grid.
 
 The score of a trial is a sum of terms, lower is better. By judges trained elsewhere (extra
 `judges`): WER + (1 - similarity to the speaker's voice) + (5 - DNSMOS) / 5. Where one of them is
@@ -79,7 +80,8 @@ def search(
     parts: Sequence[str],
     report: Callable[[Trial], None] = lambda trial: None,
 ) -> list[Trial]:
-    """All trials, the best one first: equal temperatures, then each part in turn, its neighbours fixed.
+    """All trials, the best one first: equal temperatures, then each part in turn, its neighbours
+    fixed.
 
     report: called with each trial as it ends. Of equal scores the one that was tried first stands.
     """
@@ -104,14 +106,23 @@ def search(
     return [trials.pop(best), *sorted(trials.values(), key=lambda trial: trial.score)]
 
 
-def tune(material: EvaluationContext, judge: Judge, report: Callable[[Trial], None] = lambda trial: None) -> list[Trial]:
-    """`search` by the model's own copies of the recordings, each trial by the same random numbers."""
+def tune(
+    material: EvaluationContext, judge: Judge, report: Callable[[Trial], None] = lambda trial: None
+) -> list[Trial]:
+    """`search` by the model's own copies of the recordings, each trial by the same random
+    numbers.
+    """
     material.need(material.copies, "the model makes no copies: it takes neither codes nor frames")
     _ = material.waves, material.coded if material.has_codes else None  # made once for all trials
 
     def judged(temperatures: Temperatures) -> Terms:
         choice, scale, voiced = temperatures
-        return judge(_drawn(material, {"temperature": choice, "scale_temperature": scale, "voiced_temperature": voiced}))
+        return judge(
+            _drawn(
+                material,
+                {"temperature": choice, "scale_temperature": scale, "voiced_temperature": voiced},
+            )
+        )
 
     return search(judged, parts_of(material.codec.decoder), report)
 
@@ -125,7 +136,9 @@ def _drawn(material: EvaluationContext, temperatures: Mapping[str, float]) -> li
 
 
 def judge_of(material: EvaluationContext) -> Judge:
-    """Judges trained elsewhere, where all are there and can judge; else, with a `Note`, spectra and melody."""
+    """Judges trained elsewhere, where all are there and can judge; else, with a `Note`, spectra and
+    melody.
+    """
     melody = _by_melody(material)
     try:
         sound = _by_listeners(material)

@@ -1,14 +1,17 @@
-"""Models for elsewhere: ONNX graphs that are checked against PyTorch before they are kept, and folders that stand alone.
+"""Models for elsewhere: ONNX graphs that are checked against PyTorch before they are kept, and
+folders that stand alone.
 
-A graph is one pass, so a decoder must be a student: a WaveNet's loop over samples is no graph. Lengths and batch are free.
+A graph is one pass, so a decoder must be a student: a WaveNet's loop over samples is no graph.
+Lengths and batch are free.
 
 | part | inputs | output |
 |---|---|---|
-| decoder | codes (B, Q, F) or frames (B, D, F), noise (B, T) of the student's base, labels (B,), vectors (B, V) | wave (B, T) |
+| decoder | codes (B, Q, F) or frames (B, D, F), noise (B, T), labels (B,), vectors | wave (B, T) |
 | encoder | wave (B, T) of the model's level, without DC | codes (B, Q, F) |
 
-T = F hop samples; codes and labels are int64. A decoder with melody takes pitch_codes (B, Q_p, N), too, which cover T, and
-decodes them in the range of its speaker; a model that knows no speakers takes the range, voice_pitch (B, 2).
+T = F hop samples; codes and labels are int64. A decoder with melody takes pitch_codes (B, Q_p, N),
+too, which cover T, and decodes them in the range of its speaker; a model that knows no speakers
+takes the range, voice_pitch (B, 2).
 """
 
 from __future__ import annotations
@@ -53,7 +56,9 @@ CHECKED = ((1, 1), (1, 2), (3, 7), (2, 40))  # batches and frames that a graph i
 
 @dataclass(frozen=True)
 class Checked:
-    """A graph that was written: how far it is from PyTorch at each length, in samples; or the share of other codes."""
+    """A graph that was written: how far it is from PyTorch at each length, in samples; or the share
+    of other codes.
+    """
 
     path: Path
     part: Part
@@ -66,9 +71,11 @@ class Checked:
 
 
 def export_onnx(name: str | Path, out: Path, part: Part = "decoder") -> Checked:
-    """Write one part of a model as an ONNX graph, once onnxruntime has found it equal to PyTorch at several lengths.
+    """Write one part of a model as an ONNX graph, once onnxruntime has found it equal to PyTorch at
+    several lengths.
 
-    Raises UserInputError for a part that is no single pass, a missing package, or a graph that differs.
+    Raises UserInputError for a part that is no single pass, a missing package, or a graph that
+    differs.
     """
     for package in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
@@ -78,13 +85,18 @@ def export_onnx(name: str | Path, out: Path, part: Part = "decoder") -> Checked:
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         trace(graph, temporary, name)
-        inputs = _describe(temporary, graph.facts | {"part": part, "sample_rate": loaded.card.sample_rate})
+        inputs = _describe(
+            temporary, graph.facts | {"part": part, "sample_rate": loaded.card.sample_rate}
+        )
         with _in_a_line(f"{name}: its graph does not run"):
-            found = {frames: _difference(temporary, graph, batch, frames) for batch, frames in CHECKED}
+            found = {
+                frames: _difference(temporary, graph, batch, frames) for batch, frames in CHECKED
+            }
         checked = Checked(out, part, inputs, found)
         if not checked.largest <= graph.tolerance:
             raise UserInputError(
-                f"{name}: its graph is {checked.largest:.2g} away from PyTorch, expected at most {graph.tolerance:g}"
+                f"{name}: its graph is {checked.largest:.2g} away from PyTorch, expected at most"
+                f" {graph.tolerance:g}"
             )
         os.replace(temporary, out)
     except OSError as error:
@@ -95,9 +107,11 @@ def export_onnx(name: str | Path, out: Path, part: Part = "decoder") -> Checked:
 
 
 def export_folder(name: str | Path, out: Path, *, half: bool = False) -> Loaded:
-    """A folder that `vqwave.load` reads: `model.safetensors`, `config.json`, and a card `README.md`. Raises UserInputError.
+    """A folder that `vqwave.load` reads: `model.safetensors`, `config.json`, and a card
+    `README.md`. Raises UserInputError.
 
-    half: weights in 16 bits, half the bytes. They are rounded, so that a few codes differ: it is a codec of its own.
+    half: weights in 16 bits, half the bytes. They are rounded, so that a few codes differ: it is a
+    codec of its own.
     """
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise UserInputError(f"{out}: there already, expected a new or empty folder")
@@ -108,23 +122,40 @@ def export_folder(name: str | Path, out: Path, *, half: bool = False) -> Loaded:
 
 
 def model_page(loaded: Loaded) -> str:
-    """The folder's card, as model hubs read it: what it is, what it was trained on, how to use it."""
+    """The folder's card, as model hubs read it: what it is, what it was trained on, how to use
+    it.
+    """
     card = loaded.card
-    about = "\n".join(f"| {key.replace('_', ' ')} | {_cell(value)} |" for key, value in card.about.items())
+    about = "\n".join(
+        f"| {key.replace('_', ' ')} | {_cell(value)} |" for key, value in card.about.items()
+    )
     head = "---\nlibrary_name: vqwave\npipeline_tag: audio-to-audio\ntags: [speech, vqwave]\n---\n"
     use = 'import vqwave\n\nmodel = vqwave.load("path/of/this/folder")\nprint(model)'
-    return f"{head}\n# {card.kind} at {card.sample_rate:,} Hz\n\n```python\n{use}\n```\n\n| | |\n|---|---|\n{about}\n" + "".join(
-        f"| {label} | {len(values)}: {_cell(values)} |\n" for label, values in card.labels.items()
+    return (
+        f"{head}\n# {card.kind} at {card.sample_rate:,} Hz\n\n```python\n{use}\n```\n\n| |"
+        f" |\n|---|---|\n{about}\n"
+        + "".join(
+            f"| {label} | {len(values)}: {_cell(values)} |\n"
+            for label, values in card.labels.items()
+        )
     )
 
 
 def _cell(value: object) -> str:
-    shown = json.dumps(value) if isinstance(value, dict) else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    shown = (
+        json.dumps(value)
+        if isinstance(value, dict)
+        else ", ".join(map(str, value))
+        if isinstance(value, list)
+        else str(value)
+    )
     return shown if len(shown) <= 120 else shown[:117] + "..."
 
 
 class Graph(nn.Module, ABC):
-    """One pass over named inputs; `example` makes inputs for a batch and a number of frames, `truth` is PyTorch's own pass."""
+    """One pass over named inputs; `example` makes inputs for a batch and a number of frames,
+    `truth` is PyTorch's own pass.
+    """
 
     names: tuple[str, ...]
     output: str
@@ -140,7 +171,11 @@ class Graph(nn.Module, ABC):
 
     def axes(self) -> dict[str, dict[int, str]]:
         """The free axes of inputs and output."""
-        free = {"codes": {0: "batch", 2: "frames"}, "frames": {0: "batch", 2: "frames"}, "noise": {0: "batch", 1: "samples"}}
+        free = {
+            "codes": {0: "batch", 2: "frames"},
+            "frames": {0: "batch", 2: "frames"},
+            "noise": {0: "batch", 1: "samples"},
+        }
         free["pitch_codes"] = {0: "batch", 2: "pitch_frames"}
         return {name: free.get(name, {0: "batch"}) for name in self.names} | {
             self.output: free.get(self.output, {0: "batch", 1: "samples"})
@@ -148,11 +183,15 @@ class Graph(nn.Module, ABC):
 
 
 class SpeakingGraph(Graph):
-    """codes or frames, noise, labels and vectors -> wave: the student's flows as one pass over whole clips."""
+    """codes or frames, noise, labels and vectors -> wave: the student's flows as one pass over
+    whole clips.
+    """
 
     output, tolerance = "wave", 1e-3  # of samples, which lie in [-1, 1]
 
-    def __init__(self, student: Student, coder: VQVAE | None, vocabulary: dict[str, list[str]]) -> None:
+    def __init__(
+        self, student: Student, coder: VQVAE | None, vocabulary: dict[str, list[str]]
+    ) -> None:
         """coder: the model whose codes the student speaks, if it speaks codes."""
         super().__init__()
         self.original = [(student, coder)]  # in a list, so that the graph does not hold its weights
@@ -161,10 +200,13 @@ class SpeakingGraph(Graph):
         heard = () if conditioner.frames is None else ("frames",) if coder is None else ("codes",)
         attributes = (*conditioner.labels, *conditioner.vector_sizes)
         if melody is not None:
-            voice = "speaker" if "speaker" in vocabulary else VOICE  # whose range the melody is decoded in
+            # whose range the melody is decoded in
+            voice = "speaker" if "speaker" in vocabulary else VOICE
             heard, attributes = (*heard, "pitch_codes"), tuple(dict.fromkeys((*attributes, voice)))
         self.names = (*heard, "noise", *attributes)
-        self.hop = math.lcm(conditioner.hop if coder is None else coder.hop, student.flows.flows[0].fold)
+        self.hop = math.lcm(
+            conditioner.hop if coder is None else coder.hop, student.flows.flows[0].fold
+        )
         base = next(name for name, kind in BASES.items() if kind is student.base)
         self.labels = {name: vocabulary[name] for name in attributes if name in vocabulary}
         self.facts = {"base": base, "hop": self.hop, "labels": self.labels}
@@ -183,7 +225,9 @@ class SpeakingGraph(Graph):
 
     def truth(self, *inputs: Tensor) -> Tensor:
         given, (student, coder) = dict(zip(self.names, inputs, strict=True)), self.original[0]
-        return student.transform(given["noise"], _condition(student, coder, given)).x.clamp(-1.0, 1.0)
+        return student.transform(given["noise"], _condition(student, coder, given)).x.clamp(
+            -1.0, 1.0
+        )
 
     def example(self, batch: int, frames: int) -> tuple[Tensor, ...]:
         generator = torch.Generator().manual_seed(frames)
@@ -192,7 +236,9 @@ class SpeakingGraph(Graph):
             if name in ("codes", "pitch_codes"):
                 found.append(self._codes(name, batch, frames, generator))
             elif name == "frames":
-                found.append(torch.randn(batch, conditioner.frames.in_channels, frames, generator=generator))
+                found.append(
+                    torch.randn(batch, conditioner.frames.in_channels, frames, generator=generator)
+                )
             elif name == "noise":
                 found.append(torch.randn(batch, frames * self.hop, generator=generator))
             elif name in self.labels:
@@ -200,19 +246,28 @@ class SpeakingGraph(Graph):
             elif name == VOICE:
                 found.append(torch.tensor([0.4, 0.2]).repeat(batch, 1))
             else:
-                found.append(torch.randn(batch, conditioner.vector_sizes[name], generator=generator))
+                found.append(
+                    torch.randn(batch, conditioner.vector_sizes[name], generator=generator)
+                )
         return tuple(found)
 
     def _codes(self, name: str, batch: int, frames: int, generator: torch.Generator) -> Tensor:
         """Of so many latents: content codes, or the pitch codes that cover them."""
         quantizer = self.coder.quantizer
         if name == "pitch_codes":
-            quantizer, frames = self.coder.melody.codec.quantizer, -(-frames * self.coder.hop // self.coder.melody.codec.hop)
-        return torch.randint(0, quantizer.size, (batch, quantizer.books, frames), generator=generator)
+            quantizer, frames = (
+                self.coder.melody.codec.quantizer,
+                -(-frames * self.coder.hop // self.coder.melody.codec.hop),
+            )
+        return torch.randint(
+            0, quantizer.size, (batch, quantizer.books, frames), generator=generator
+        )
 
 
 def _in_real_numbers(student: Student, coder: VQVAE | None) -> tuple[Student, VQVAE | None]:
-    """The models themselves; with a predictor copies, whose predictors are made of operations that ONNX has."""
+    """The models themselves; with a predictor copies, whose predictors are made of operations that
+    ONNX has.
+    """
     if student.predictor is None:
         return student, coder
     student, coder = copy.deepcopy((student, coder))
@@ -247,7 +302,12 @@ class HearingGraph(Graph):
                     setattr(parent, name, RealMelBands(child))
         melody = [] if model.melody is None else [model.melody.codec]
         codec = fingerprint(model.encoder, model.quantizer, *melody)
-        self.facts = {"hop": self.hop, "size": model.quantizer.size, "books": model.quantizer.books, "codec": codec}
+        self.facts = {
+            "hop": self.hop,
+            "size": model.quantizer.size,
+            "books": model.quantizer.books,
+            "codec": codec,
+        }
 
     def forward(self, wave: Tensor) -> Tensor:
         return self.model.encode(wave)
@@ -256,21 +316,32 @@ class HearingGraph(Graph):
         return self.original[0].encode(wave)
 
     def example(self, batch: int, frames: int) -> tuple[Tensor, ...]:
-        return (0.1 * torch.randn(batch, frames * self.hop, generator=torch.Generator().manual_seed(frames)),)
+        return (
+            0.1
+            * torch.randn(
+                batch, frames * self.hop, generator=torch.Generator().manual_seed(frames)
+            ),
+        )
 
     def axes(self) -> dict[str, dict[int, str]]:
         return {"wave": {0: "batch", 1: "samples"}, "codes": {0: "batch", 2: "frames"}}
 
 
 class RealMelBands(nn.Module):
-    """`MelBands` in real numbers, which are all that ONNX has: windowed cosines and sines as one convolution."""
+    """`MelBands` in real numbers, which are all that ONNX has: windowed cosines and sines as one
+    convolution.
+    """
 
     def __init__(self, mel: MelBands) -> None:
         super().__init__()
         self.mel = mel
         window = F.pad(mel.window.double(), ((mel.fft - mel.window.numel()) // 2,) * 2)
         window = F.pad(window, (0, mel.fft - window.numel()))
-        phase = torch.arange(mel.fft // 2 + 1)[:, None] * torch.arange(mel.fft) * (2 * torch.pi / mel.fft)
+        phase = (
+            torch.arange(mel.fft // 2 + 1)[:, None]
+            * torch.arange(mel.fft)
+            * (2 * torch.pi / mel.fft)
+        )
         waves = torch.cat([phase.double().cos(), phase.double().sin()]) * window
         self.register_buffer("waves", waves[:, None].float(), persistent=False)  # (2 bins, 1, fft)
 
@@ -286,35 +357,52 @@ def decoder_of(loaded: Loaded, name: str | Path) -> SpeakingGraph:
     """The graph of a model's decoder. Raises UserInputError for one that is no student."""
     model = loaded.model.codec if isinstance(loaded.model, Prior) else loaded.model
     if isinstance(model, Classifier | PitchCodec):
-        raise UserInputError(f"{name}: a {loaded.card.kind.replace('_', ' ')}, expected a model that speaks")
+        raise UserInputError(
+            f"{name}: a {loaded.card.kind.replace('_', ' ')}, expected a model that speaks"
+        )
     decoder = model.decoder if isinstance(model, VQVAE) else model
     if not isinstance(decoder, Student):
         raise UserInputError(
-            f"{name}: its decoder is a WaveNet, whose loop over samples is no graph; expected a student (distill it)"
+            f"{name}: its decoder is a WaveNet, whose loop over samples is no graph; expected a"
+            " student (distill it)"
         )
     if any(isinstance(flow, MaskedFlow) for flow in decoder.flows.flows):
-        raise UserInputError(f"{name}: its flows are masked (flow_type maf), whose loop over samples is no graph; expected iaf")
-    if any(flow.stack.context is not None or flow.stack.spec.skip_channels for flow in decoder.flows.flows):
-        raise UserInputError(f"{name}: its flows have a context stack, which has no graph; expected flows without")
-    return SpeakingGraph(decoder, model if isinstance(model, VQVAE) else None, loaded.card.labels).eval()
+        raise UserInputError(
+            f"{name}: its flows are masked (flow_type maf), whose loop over samples is no graph;"
+            " expected iaf"
+        )
+    if any(
+        flow.stack.context is not None or flow.stack.spec.skip_channels
+        for flow in decoder.flows.flows
+    ):
+        raise UserInputError(
+            f"{name}: its flows have a context stack, which has no graph; expected flows without"
+        )
+    return SpeakingGraph(
+        decoder, model if isinstance(model, VQVAE) else None, loaded.card.labels
+    ).eval()
 
 
 def encoder_of(loaded: Loaded, name: str | Path) -> HearingGraph:
     """The graph of a model's encoder and quantizer. Raises UserInputError for a model without."""
     model = loaded.model.codec if isinstance(loaded.model, Prior) else loaded.model
     if not isinstance(model, VQVAE):
-        raise UserInputError(f"{name}: a {loaded.card.kind} without an encoder, expected a vqvae (or its student)")
+        raise UserInputError(
+            f"{name}: a {loaded.card.kind} without an encoder, expected a vqvae (or its student)"
+        )
     return HearingGraph(model).eval()
 
 
 @torch.no_grad()
 def trace(graph: Graph, path: Path, name: str | Path) -> None:
-    """TorchScript's exporter: torch.export reasons for minutes about the shapes of forty layers, a trace takes seconds.
+    """TorchScript's exporter: torch.export reasons for minutes about the shapes of forty layers, a
+    trace takes seconds.
 
     Raises UserInputError for a model with an operation that ONNX has not.
     """
     with warnings.catch_warnings(), _in_a_line(f"{name}: cannot become a graph"):
-        warnings.simplefilter("ignore")  # that it is the older exporter; and that shapes become constants, which is checked
+        # that it is the older exporter; and that shapes become constants, which is checked
+        warnings.simplefilter("ignore")
         torch.onnx.export(
             graph,
             graph.example(2, 5),
@@ -329,7 +417,9 @@ def trace(graph: Graph, path: Path, name: str | Path) -> None:
 
 @contextmanager
 def _in_a_line(problem: str) -> Iterator[None]:
-    """What the exporter and onnxruntime raise is of any kind: as UserInputError, but for files that cannot be written."""
+    """What the exporter and onnxruntime raise is of any kind: as UserInputError, but for files that
+    cannot be written.
+    """
     try:
         yield
     except (UserInputError, OSError):
@@ -345,7 +435,9 @@ def _describe(path: Path, facts: dict[str, object]) -> dict[str, list[int | str]
 
     model = onnx.load(path)
     for key, value in facts.items():
-        model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+        model.metadata_props.add(
+            key=key, value=value if isinstance(value, str) else json.dumps(value)
+        )
     onnx.checker.check_model(model)
     onnx.save(model, path)
     shapes = {item.name: item.type.tensor_type.shape.dim for item in model.graph.input}
@@ -354,11 +446,16 @@ def _describe(path: Path, facts: dict[str, object]) -> dict[str, list[int | str]
 
 @torch.no_grad()
 def _difference(path: Path, graph: Graph, batch: int, frames: int) -> float:
-    """Largest difference of samples between onnxruntime and PyTorch, or the share of codes that differ."""
+    """Largest difference of samples between onnxruntime and PyTorch, or the share of codes that
+    differ.
+    """
     inputs = graph.example(batch, frames)
     expected, found = graph.truth(*inputs), run_onnx(path, graph.names, inputs)
     if found.shape != expected.shape:
-        raise UserInputError(f"the graph made {tuple(found.shape)} of {frames} frames, expected {tuple(expected.shape)}")
+        raise UserInputError(
+            f"the graph made {tuple(found.shape)} of {frames} frames, expected"
+            f" {tuple(expected.shape)}"
+        )
     if not expected.is_floating_point():
         return float((found != expected).float().mean())
     return float((found - expected).abs().max())
@@ -378,7 +475,9 @@ def open_session(path: Path, threads: int | None = None) -> InferenceSession:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def run_session(session: InferenceSession, names: Sequence[str], inputs: Sequence[Tensor]) -> Tensor:
+def run_session(
+    session: InferenceSession, names: Sequence[str], inputs: Sequence[Tensor]
+) -> Tensor:
     """The output for these inputs."""
     feed = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
     return torch.from_numpy(session.run(None, feed)[0])

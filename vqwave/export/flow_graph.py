@@ -1,8 +1,9 @@
-"""A student's one pass in operations that ONNX has, with shapes that a trace keeps free: flows, predictor, synthesis filter.
+"""A student's one pass in operations that ONNX has, with shapes that a trace keeps free: flows,
+predictor, synthesis filter.
 
-ONNX has neither Fourier transforms back to real numbers nor triangular systems. The autocorrelation is a product with
-cosines here, and the inverse of a system its impulse response. Blocks of samples are solved at once; the samples before
-each come from doublings, the one loop of the graph.
+ONNX has neither Fourier transforms back to real numbers nor triangular systems. The autocorrelation
+is a product with cosines here, and the inverse of a system its impulse response. Blocks of samples
+are solved at once; the samples before each come from doublings, the one loop of the graph.
 """
 
 from __future__ import annotations
@@ -28,9 +29,14 @@ def one_pass(flow: AffineFlow, z: Tensor, condition: Condition | None, *, still:
     still: the condition is one column, which does not change in time.
     """
     fold, before = flow.fold, -flow.offset % flow.fold
-    folded = F.pad(z, (fold + before, -(before or fold))).unflatten(-1, (-1, fold)).transpose(1, 2)  # (B, n, blocks)
+    # (B, n, blocks)
+    folded = F.pad(z, (fold + before, -(before or fold))).unflatten(-1, (-1, fold)).transpose(1, 2)
     x = flow.input(folded)
-    told = None if condition is None else fold_condition(condition, fold).project(flow.stack.projection)
+    told = (
+        None
+        if condition is None
+        else fold_condition(condition, fold).project(flow.stack.projection)
+    )
     width = 2 * flow.stack.spec.gate_channels
     for i, layer in enumerate(flow.stack.layers):
         conv = layer.dilated
@@ -48,7 +54,9 @@ def one_pass(flow: AffineFlow, z: Tensor, condition: Condition | None, *, still:
 
 
 def _told(a: Tensor, told: Condition, *, late: bool) -> Tensor:
-    """`Condition.add_to` of columns that tile a; `late`: it has one block more, which hears the last column."""
+    """`Condition.add_to` of columns that tile a; `late`: it has one block more, which hears the
+    last column.
+    """
     if not late:
         return (a.unflatten(-1, (-1, told.repeat)) + told.features[..., None]).flatten(-2)
     held = told.features[..., None].expand(-1, -1, -1, told.repeat).flatten(-2)
@@ -78,7 +86,9 @@ class RealSpectralPredictor(nn.Module):
 
 
 def synthesise(residual: Tensor, coefficients: Tensor, hold: int) -> Tensor:
-    """`nn.synthesis_filter.synthesise` of whole columns: residual (B, F hold), coefficients (B, P, F) -> (B, F hold)."""
+    """`nn.synthesis_filter.synthesise` of whole columns: residual (B, F hold), coefficients (B, P,
+    F) -> (B, F hold).
+    """
     a = coefficients.transpose(1, 2)  # (B, F, P)
     order = a.shape[-1]
     n = block_length(hold, order)
@@ -103,13 +113,16 @@ def looped_states() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 
 def block_length(hold: int, order: int) -> int:
-    """Samples that are solved together: at least 2 P, which was the fastest, of those numbers that divide a column."""
+    """Samples that are solved together: at least 2 P, which was the fastest, of those numbers that
+    divide a column.
+    """
     return next(n for n in range(min(2 * order, hold), hold + 1) if hold % n == 0)
 
 
 def impulse_response(a: Tensor, length: int) -> Tensor:
     """Coefficients a (..., P) -> h (..., length) of the all-pole filter, h_0 = 1."""
-    newest_first = F.pad(a[..., :1], (1, 0), value=1.0)[..., :1]  # a trace would keep the shape of `ones_like`
+    # a trace would keep the shape of `ones_like`
+    newest_first = F.pad(a[..., :1], (1, 0), value=1.0)[..., :1]
     for i in range(1, length):
         k = min(i, a.shape[-1])
         h = (a[..., :k] * newest_first[..., :k]).sum(-1, keepdim=True)

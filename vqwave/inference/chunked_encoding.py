@@ -1,7 +1,9 @@
-"""Speech into codes: in blocks with the margins that they hear, so that an hour takes no more memory than a minute; or as a stream.
+"""Speech into codes: in blocks with the margins that they hear, so that an hour takes no more
+memory than a minute; or as a stream.
 
-Frames are encoded N at a time, from a window that holds all samples that they can hear: what a block's codes are depends on its
-place and on N alone, not on how the samples came. The latents are those of the whole pass up to rounding.
+Frames are encoded N at a time, from a window that holds all samples that they can hear: what a
+block's codes are depends on its place and on N alone, not on how the samples came. The latents are
+those of the whole pass up to rounding.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ class Span:
 
     def strided(self, stride: int) -> Span:
         """Through a `StridedConv1d`."""
-        return Span(self.first * stride - stride // 2, self.last * stride - stride // 2 + 2 * stride - 1)
+        return Span(
+            self.first * stride - stride // 2, self.last * stride - stride // 2 + 2 * stride - 1
+        )
 
     def framed(self, features: LogMel | MFCC | Pitch) -> Span:
         """Through frame features: of how many frames around, and which samples a frame hears."""
@@ -57,7 +61,9 @@ class Span:
 
 
 def heard(encoder: Encoder) -> Span | None:
-    """Samples that frame 0 hears; None where a frame hears the whole utterance (instance normalisation)."""
+    """Samples that frame 0 hears; None where a frame hears the whole utterance (instance
+    normalisation).
+    """
     if encoder.norm is not None:
         return None
     span = Span(0, 0)
@@ -67,7 +73,10 @@ def heard(encoder: Encoder) -> Span | None:
             span = span.strided(layer.stride[0])
         return span
     if isinstance(encoder, FrameEncoder):
-        strided, around = encoder.strided, sum(block.conv.kernel_size[0] // 2 for block in encoder.blocks)
+        strided, around = (
+            encoder.strided,
+            sum(block.conv.kernel_size[0] // 2 for block in encoder.blocks),
+        )
     elif isinstance(encoder, BatchNormEncoder):
         strided, around = encoder.convolutions[2], 2
     span = span.wider(around).strided(strided.stride[0]).wider(2)
@@ -75,7 +84,9 @@ def heard(encoder: Encoder) -> Span | None:
 
 
 def grid(encoder: Encoder) -> int:
-    """Frames after which a window may start anew: a pitch tracker has frames of its own, which must lie as in the whole."""
+    """Frames after which a window may start anew: a pitch tracker has frames of its own, which must
+    lie as in the whole.
+    """
     features = None if isinstance(encoder, WaveformEncoder) else encoder.frontend.features
     if not isinstance(features, Pitch):
         return 1
@@ -97,26 +108,36 @@ def prepare(wave: Tensor | NDArray, source: int, target: int, level: float) -> W
 
 
 def _refuse_silence(wave: Wave) -> Wave:
-    """(T,) without DC, as it is. Raises UserInputError where it is silent, by the rule of `audio`."""
+    """(T,) without DC, as it is.
+
+    Raises UserInputError where it is silent, by the rule of `audio`.
+    """
     if (silence := silence_in(wave)) is not None:
         raise UserInputError(f"the recording is {silence}, expected audio")
     return wave
 
 
 class Blocks:
-    """Prepared samples in, codes out, block by block. Raises UserInputError for an encoder that hears the whole utterance."""
+    """Prepared samples in, codes out, block by block.
+
+    Raises UserInputError for an encoder that hears the whole utterance.
+    """
 
     def __init__(self, model: VQVAE, frames: int) -> None:
-        """frames: how many are encoded at once; codes of a two-level codebook come in whole stretches."""
+        """frames: how many are encoded at once; codes of a two-level codebook come in whole
+        stretches.
+        """
         span, hop = heard(model.encoder), model.hop
         if span is None:
             raise UserInputError(
-                "this model normalises over the whole utterance (encoder.instance_norm), expected one without, to stream"
+                "this model normalises over the whole utterance (encoder.instance_norm), expected"
+                " one without, to stream"
             )
         ratio = getattr(model.quantizer, "ratio", 1)
         self.model, self.hop, self.frames = model, hop, -(-frames // ratio) * ratio
         self.grid = grid(model.encoder)
-        self.before, self.after = -(span.first // hop), max(0, -(-(span.last + 1 - hop) // hop))  # frames around a block
+        # frames around a block
+        self.before, self.after = -(span.first // hop), max(0, -(-(span.last + 1 - hop) // hop))
         self.kept = np.zeros(0, np.float32)  # samples from frame `first` on
         self.first = self.frame = self.samples = 0
 
@@ -167,12 +188,16 @@ def encode_blocks(model: VQVAE, wave: Tensor, sample_rate: int) -> Tensor:
     return torch.cat([blocks.push(wave.cpu().numpy()), blocks.flush()], 1)
 
 
-def encode_recording(model: VQVAE, recording: Recording, rate: int, target: float) -> tuple[Tensor, int, pitch_tracking.F0 | None]:
-    """A sound file of any length -> its codes (Q, F), its samples at `rate`, and, for a model with melody, its F0.
+def encode_recording(
+    model: VQVAE, recording: Recording, rate: int, target: float
+) -> tuple[Tensor, int, pitch_tracking.F0 | None]:
+    """A sound file of any length -> its codes (Q, F), its samples at `rate`, and, for a model with
+    melody, its F0.
 
     As prepared and encoded whole, up to rounding.
 
-    It is read for its mean, for its level and peak, and for its codes. Raises UserInputError for silence.
+    It is read for its mean, for its level and peak, and for its codes. Raises UserInputError for
+    silence.
     """
     count = max(1, round(recording.seconds * recording.sample_rate))
     total = power = 0.0
@@ -186,7 +211,9 @@ def encode_recording(model: VQVAE, recording: Recording, rate: int, target: floa
         squares += float(np.square(y, dtype=np.float64).sum())
         peak, count = max(peak, float(np.abs(y).max(initial=0.0))), count + len(y)
     if silent or squares / max(1, count) < threshold:
-        raise UserInputError(f"{recording.path}: silent (below {SILENCE_DB:.0f} dBFS), expected audio")
+        raise UserInputError(
+            f"{recording.path}: silent (below {SILENCE_DB:.0f} dBFS), expected audio"
+        )
     gain = 10 ** (min(target - 10 * math.log10(squares / count), PEAK - 20 * math.log10(peak)) / 20)
     blocks = Blocks(model, math.ceil(BLOCK * rate / model.hop))
     stream = None if model.melody is None else pitch_tracking.PitchStream(rate, model.melody.hop)

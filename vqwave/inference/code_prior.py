@@ -1,4 +1,6 @@
-"""A trained prior as people use it: label names in, codes out; and codes in as few bits as it gives them."""
+"""A trained prior as people use it: label names in, codes out; and codes in as few bits as it gives
+them.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ LONGEST = 30.0  # seconds after which an utterance that does not end is cut
 
 @dataclass(frozen=True)
 class CodePrior:
-    """A network over codes (`CodeNetwork.exact()`), the names of its labels, and what its codes are: fingerprint, rate, hop."""
+    """A network over codes (`CodeNetwork.exact()`), the names of its labels, and what its codes
+    are: fingerprint, rate, hop.
+    """
 
     network: CodeNetwork
     labels: dict[str, list[str]]
@@ -63,7 +67,10 @@ class CodePrior:
         return fingerprint(self.network, about=about)
 
     def ids(self, labels: Mapping[str, str | None]) -> dict[str, Tensor]:
-        """Label names -> ids (1,); what is not given is not told. Raises UserInputError with the nearest names."""
+        """Label names -> ids (1,); what is not given is not told.
+
+        Raises UserInputError with the nearest names.
+        """
         given = {name: labels[name] for name in self.labels if labels.get(name) is not None}
         known = self.labels
         ids = {n: inputs.place_of(value, known[n], n, "this prior") for n, value in given.items()}
@@ -81,7 +88,8 @@ class CodePrior:
         top_p: float = 1.0,
         longest: float = LONGEST,
     ) -> list[CodeSequence]:
-        """Codes of `count` utterances that end by themselves, given labels, which may be left out; cut after `longest` seconds.
+        """Codes of `count` utterances that end by themselves, given labels, which may be left out;
+        cut after `longest` seconds.
 
         With `seconds`, utterance follows utterance until so much is full. Raises UserInputError.
         """
@@ -124,7 +132,10 @@ class CodePrior:
 
     @own_defaults()
     def encode(self, coded: CodeSequence) -> bytes:
-        """The codes as bytes, given the speaker that is noted beside them. Raises UserInputError for another codec's codes."""
+        """The codes as bytes, given the speaker that is noted beside them.
+
+        Raises UserInputError for another codec's codes.
+        """
         coded = CodeSequence.checked(coded)
         self._check(Header.of(coded))
         labels = self._heard(coded.speaker)
@@ -139,7 +150,9 @@ class CodePrior:
 
     @inference()
     def bits(self, coded: CodeSequence) -> float:
-        """What the codes cost under the prior, whose length is known: the least that `encode` could take."""
+        """What the codes cost under the prior, whose length is known: the least that `encode` could
+        take.
+        """
         return sum(self.stream_bits(coded))
 
     @inference()

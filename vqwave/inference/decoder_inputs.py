@@ -1,4 +1,6 @@
-"""What a trained decoder is conditioned on, from what people give: names of labels, vectors, frames, a voice's pitch."""
+"""What a trained decoder is conditioned on, from what people give: names of labels, vectors,
+frames, a voice's pitch.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,10 @@ from vqwave.models.melody import VOICE, Melody
 from vqwave.models.pitch import SEMITONE
 
 Labels = Mapping[str, str | None]
-Vectors = Mapping[str, Tensor | np.ndarray | Sequence[float]]  # given vectors by name, such as a speaker embedding
-Given = Mapping[str, Any]  # frames by name: arrays (C, F), or phones as [[first sample, label], ...]
+# given vectors by name, such as a speaker embedding
+Vectors = Mapping[str, Tensor | np.ndarray | Sequence[float]]
+# frames by name: arrays (C, F), or phones as [[first sample, label], ...]
+Given = Mapping[str, Any]
 FURTHEST = 48.0  # semitones
 
 
@@ -34,45 +38,73 @@ class DecoderInputs:
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def attributes(self, labels: Labels | None, vectors: Vectors | None = None) -> dict[str, Tensor]:
-        """Label names -> ids (1,) and vector names -> (1, V), of those that condition the decoder. Raises UserInputError."""
+    def attributes(
+        self, labels: Labels | None, vectors: Vectors | None = None
+    ) -> dict[str, Tensor]:
+        """Label names -> ids (1,) and vector names -> (1, V), of those that condition the decoder.
+
+        Raises UserInputError.
+        """
         if not self.card.about.get("speaks", True):
             raise UserInputError(
-                "this model has codes alone, expected one with a trained decoder (frozen_codec=RUN of experiments/vqvae.py)"
+                "this model has codes alone, expected one with a trained decoder (frozen_codec=RUN"
+                " of experiments/vqvae.py)"
             )
         sizes = self.decoder.conditioner.vector_sizes
         given = inputs.by_name(vectors, "embeddings")
         for name in given:
             if name not in sizes:
-                raise UserInputError(f"vector {name!r}: this model takes {', '.join(sizes) or 'none'}{nearest(name, sizes)}")
+                raise UserInputError(
+                    f"vector {name!r}: this model takes"
+                    f" {', '.join(sizes) or 'none'}{nearest(name, sizes)}"
+                )
         rows = {name: inputs.floats(value, f"vector {name!r}") for name, value in given.items()}
-        found = {name: torch.from_numpy(x).reshape(1, -1).to(self._device) for name, x in rows.items()}
+        found = {
+            name: torch.from_numpy(x).reshape(1, -1).to(self._device) for name, x in rows.items()
+        }
         return self.label_ids(inputs.by_name(labels, "labels")) | found
 
     def label_ids(self, labels: Labels) -> dict[str, Tensor]:
-        """Label names -> ids (1,), for the labels that condition the decoder. Raises UserInputError with the nearest names."""
+        """Label names -> ids (1,), for the labels that condition the decoder.
+
+        Raises UserInputError with the nearest names.
+        """
         names = self.decoder.conditioner.labels
-        ids = {name: inputs.place_of(labels.get(name), self.card.labels[name], name) for name in names}
+        ids = {
+            name: inputs.place_of(labels.get(name), self.card.labels[name], name) for name in names
+        }
         return {name: torch.tensor([number], device=self._device) for name, number in ids.items()}
 
-    def voice(self, speaker: str | None, labels: Labels, vectors: Vectors | None) -> dict[str, Tensor]:
+    def voice(
+        self, speaker: str | None, labels: Labels, vectors: Vectors | None
+    ) -> dict[str, Tensor]:
         """The same, with the speaker apart. Raises UserInputError."""
         if speaker is not None and "speaker" not in self.decoder.conditioner.labels:
-            raise UserInputError(f"speaker {speaker!r}: this model takes no speaker, it has one voice")
-        return self.attributes(labels if speaker is None else {**labels, "speaker": speaker}, vectors)
+            raise UserInputError(
+                f"speaker {speaker!r}: this model takes no speaker, it has one voice"
+            )
+        return self.attributes(
+            labels if speaker is None else {**labels, "speaker": speaker}, vectors
+        )
 
     def frames(self, frames: Given | None, samples: int) -> dict[str, Tensor]:
-        """Given frames -> what the front end's tracks read, (1, C, F), for `samples` samples. Raises UserInputError."""
+        """Given frames -> what the front end's tracks read, (1, C, F), for `samples` samples.
+
+        Raises UserInputError.
+        """
         frames, found = inputs.by_name(frames, "features"), {}
         known = [track.name for track in self.decoder.frontend.tracks]
         for name in frames:
             if name not in known:
                 raise UserInputError(
-                    f"frames {name!r}: this model takes {', '.join(known) or 'none but its own'}{nearest(name, known)}"
+                    f"frames {name!r}: this model takes"
+                    f" {', '.join(known) or 'none but its own'}{nearest(name, known)}"
                 )
         for track in self.decoder.frontend.tracks:
             if track.name in frames:
-                value = track.given(frames[track.name], samples, self.card.sample_rate, self.card.labels)
+                value = track.given(
+                    frames[track.name], samples, self.card.sample_rate, self.card.labels
+                )
                 found[track.name] = torch.from_numpy(value)[None].to(self._device)
         return found
 
@@ -93,15 +125,22 @@ class DecoderInputs:
             wanted = "expected 0: this model has no codes of a melody"
             raise UserInputError(f"shift_semitones: {shift:g}, {wanted}")
         if abs(shift) > FURTHEST:
-            raise UserInputError(f"shift_semitones: {shift:g}, expected at most {FURTHEST:g} up or down")
+            raise UserInputError(
+                f"shift_semitones: {shift:g}, expected at most {FURTHEST:g} up or down"
+            )
         return shift
 
     def range_of(
-        self, attributes: Mapping[str, Tensor], codes: PitchCodes | PitchFormat | None, shift_semitones: float = 0.0
+        self,
+        attributes: Mapping[str, Tensor],
+        codes: PitchCodes | PitchFormat | None,
+        shift_semitones: float = 0.0,
     ) -> dict[str, Tensor]:
-        """The range that a melody is decoded in: the speaker's, or that of the codes where no speaker is given.
+        """The range that a melody is decoded in: the speaker's, or that of the codes where no
+        speaker is given.
 
-        shift_semitones: up (above 0) or down from there. Raises UserInputError for a shift of a model without melody.
+        shift_semitones: up (above 0) or down from there. Raises UserInputError for a shift of a
+        model without melody.
         """
         melody, shift = self._melody, self.shift(shift_semitones)
         if melody is None:
@@ -111,5 +150,8 @@ class DecoderInputs:
         elif codes is not None:
             mean, deviation = codes.mean, codes.deviation
         else:
-            raise UserInputError("voice: neither a speaker nor codes with the pitch of their voice, expected one of them")
+            raise UserInputError(
+                "voice: neither a speaker nor codes with the pitch of their voice, expected one of"
+                " them"
+            )
         return {VOICE: torch.tensor([[mean + shift * SEMITONE, deviation]], device=self._device)}

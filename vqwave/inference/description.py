@@ -15,7 +15,10 @@ from vqwave.models.melody import Melody
 
 
 def describe(what: str) -> dict[str, str]:
-    """A run or model folder, a shipped model, a `.vqw` file or a corpus folder -> its rows by name. Raises UserInputError."""
+    """A run or model folder, a shipped model, a `.vqw` file or a corpus folder -> its rows by name.
+
+    Raises UserInputError.
+    """
     path = Path(what)
     if path.suffix == ".vqw":
         return _of_codes(path)
@@ -26,8 +29,12 @@ def _of_codes(path: Path) -> dict[str, str]:
     header = load_header(path)
     rows = {
         "file": str(path),
-        "length": f"{header.seconds:.3f} s, {header.samples:,} samples at {header.sample_rate:,} Hz",
-        "codes": f"{header.books} x {header.frames} frames of {header.size} codes, hop {header.hop}",
+        "length": (
+            f"{header.seconds:.3f} s, {header.samples:,} samples at {header.sample_rate:,} Hz"
+        ),
+        "codes": (
+            f"{header.books} x {header.frames} frames of {header.size} codes, hop {header.hop}"
+        ),
         "bit rate": f"{header.bit_rate:.0f} bit/s ({path.stat().st_size:,} bytes in all)",
         "speaker": header.speaker or "not noted",
         "codec": header.fingerprint,
@@ -35,7 +42,10 @@ def _of_codes(path: Path) -> dict[str, str]:
     if header.pitch is not None:
         rows["pitch"] = _of_pitch(header)
     if header.prior is not None:
-        rows["prior"] = f"{header.prior}, needed to decode; {header.packed_bits / max(header.seconds, 1e-9):.0f} bit/s without"
+        rows["prior"] = (
+            f"{header.prior}, needed to decode;"
+            f" {header.packed_bits / max(header.seconds, 1e-9):.0f} bit/s without"
+        )
     return rows
 
 
@@ -67,10 +77,16 @@ def _of_model(name: str) -> dict[str, str]:
     decoder += "" if about.get("speaks", True) else " (not trained: codes alone)"
     rows = {
         "model": f"{card.kind} in {name}{decoder}",
-        "trained": f"{about['steps']:,} steps in {about['seconds'] / 60:.1f} min on {about['corpus']}, seed {about['seed']}",
+        "trained": (
+            f"{about['steps']:,} steps in {about['seconds'] / 60:.1f} min on {about['corpus']},"
+            f" seed {about['seed']}"
+        ),
         "sample rate": f"{card.sample_rate:,} Hz",
         "parameters": ", ".join(f"{part} {count:,}" for part, count in about["parameters"].items()),
-        "receptive field": f"{about['receptive_field']:,} samples, {1000 * about['receptive_field'] / card.sample_rate:.1f} ms",
+        "receptive field": (
+            f"{about['receptive_field']:,} samples,"
+            f" {1000 * about['receptive_field'] / card.sample_rate:.1f} ms"
+        ),
     }
     if "temperature" in about:
         rows["temperature"] = str(codec.temperatures)
@@ -78,7 +94,9 @@ def _of_model(name: str) -> dict[str, str]:
         rate = f"{card.sample_rate / about['hop']:g} frames a second, {about['bit_rate']:g} bit/s"
         rows["codes"] = f"{rate}{_shares(codec)}, codec {codec.fingerprint}"
     if codec.prior is not None:
-        rows["prior"] = f"{codec.prior.fingerprint}, hears {', '.join(codec.prior.labels) or 'no labels'}"
+        rows["prior"] = (
+            f"{codec.prior.fingerprint}, hears {', '.join(codec.prior.labels) or 'no labels'}"
+        )
         if codec.prior.network.order.pitch is not None:
             rows["prior"] += "; models codes and pitch codes jointly"
     if isinstance(codec.model, VQVAE) and codec.model.melody is not None:
@@ -86,12 +104,16 @@ def _of_model(name: str) -> dict[str, str]:
         rate = card.sample_rate / pitch.hop
         rows["pitch codes"] = f"{pitch.books} x {pitch.size}, {rate:g} a second"
         untrained = set(about.get("unheard", {}).get("speaker", ()))
-        rows["F0 of voices"] = _ranges(codec.model.melody, card.labels.get("speaker", ()), untrained)
+        rows["F0 of voices"] = _ranges(
+            codec.model.melody, card.labels.get("speaker", ()), untrained
+        )
     unheard = about.get("unheard", {})
     for label, values in card.labels.items():
         rows[label] = _shortened([value for value in values if value not in unheard.get(label, ())])
         if label in unheard:
-            rows[f"{label}, unheard"] = f"{_shortened(unheard[label])} (no training recordings: not to be spoken as)"
+            rows[f"{label}, unheard"] = (
+                f"{_shortened(unheard[label])} (no training recordings: not to be spoken as)"
+            )
     return rows
 
 
@@ -105,7 +127,9 @@ def _shares(codec: SpeechModel) -> str:
 
 
 def _ranges(melody: Melody, speakers: Sequence[str], untrained: Collection[str]) -> str:
-    """F0 of each voice that the decoder was trained on, from a deviation below the mean to one above."""
+    """F0 of each voice that the decoder was trained on, from a deviation below the mean to one
+    above.
+    """
     ranges = []
     for name, (mean, deviation) in zip(speakers, melody.voices.tolist(), strict=True):
         if name in untrained:

@@ -1,8 +1,10 @@
-"""Codes <-> as few bits as a prior gives them: range coding with the network's own probabilities, without loss.
+"""Codes <-> as few bits as a prior gives them: range coding with the network's own probabilities,
+without loss.
 
-Both sides hear the codes one by one through the same float64 network, so that they see the same probabilities; these are
-rounded to integer frequencies, which rounding errors near 1e-13 move about once in a million codes and more. A file also carries a
-checksum of its codes (`codes/`): should two machines ever differ, the reader is told so and gets no wrong speech.
+Both sides hear the codes one by one through the same float64 network, so that they see the same
+probabilities; these are rounded to integer frequencies, which rounding errors near 1e-13 move about
+once in a million codes and more. A file also carries a checksum of its codes (`codes/`): should two
+machines ever differ, the reader is told so and gets no wrong speech.
 
 The coder is `constriction` (Bamler, 2022. arXiv:2201.01741), extra `code`.
 """
@@ -25,7 +27,8 @@ PRECISION = 20  # bits: frequencies sum to 2^20
 
 
 def frequencies(log_p: Tensor) -> NDArray[np.int64]:
-    """ln p (N,) float64, N below 2^19 -> whole numbers above 0 that sum to 2^PRECISION, in the ratio of p.
+    """ln p (N,) float64, N below 2^19 -> whole numbers above 0 that sum to 2^PRECISION, in the
+    ratio of p.
 
     >>> frequencies(torch.tensor([0.5, 0.25, 0.25, 0.0], dtype=torch.float64).log()).tolist()
     [524287, 262144, 262144, 1]
@@ -37,8 +40,11 @@ def frequencies(log_p: Tensor) -> NDArray[np.int64]:
 
 
 @torch.inference_mode()
-def compress(network: CodeNetwork, codes: Tensor, labels: Mapping[str, Tensor], pitch: Tensor | None = None) -> bytes:
-    """codes (Q, F), and pitch codes (Q_p, F_p) if the network models them, of an utterance -> bytes.
+def compress(
+    network: CodeNetwork, codes: Tensor, labels: Mapping[str, Tensor], pitch: Tensor | None = None
+) -> bytes:
+    """codes (Q, F), and pitch codes (Q_p, F_p) if the network models them, of an utterance ->
+    bytes.
 
     network: from `CodeNetwork.exact()`; labels name -> (1,).
     """
@@ -51,7 +57,9 @@ def compress(network: CodeNetwork, codes: Tensor, labels: Mapping[str, Tensor], 
 
 
 @torch.inference_mode()
-def decompress(network: CodeNetwork, data: bytes, frames: int, labels: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+def decompress(
+    network: CodeNetwork, data: bytes, frames: int, labels: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor | None]:
     """The inverse of `compress`: codes (Q, F) and pitch codes (Q_p, F_p) or None.
 
     Bytes that `compress` did not write give codes that nobody encoded, or raise UserInputError.
@@ -65,14 +73,18 @@ def decompress(network: CodeNetwork, data: bytes, frames: int, labels: Mapping[s
         try:
             last = torch.tensor([decoder.decode(table)])
         except AssertionError:
-            raise UserInputError("its bytes are no codes of this prior, expected a whole file") from None
+            raise UserInputError(
+                "its bytes are no codes of this prior, expected a whole file"
+            ) from None
         codes.append(last)
     flat = torch.cat(codes) if codes else torch.zeros(0, dtype=torch.int64)
     return network.order.unflatten(flat)
 
 
 def _model(coder: ModuleType, log_p: Tensor) -> object:
-    """The coder's table for one symbol, ln p (1, N): it is given exact multiples of 2^-PRECISION, the same everywhere."""
+    """The coder's table for one symbol, ln p (1, N): it is given exact multiples of 2^-PRECISION,
+    the same everywhere.
+    """
     return coder.model.Categorical(frequencies(log_p[0]) * 2.0**-PRECISION, perfect=False)
 
 
@@ -80,4 +92,6 @@ def _constriction() -> ModuleType:
     try:
         return importlib.import_module("constriction")
     except ImportError:
-        raise UserInputError("entropy coding needs the package constriction: pip install 'vqwave[code]'") from None
+        raise UserInputError(
+            "entropy coding needs the package constriction: pip install 'vqwave[code]'"
+        ) from None

@@ -11,7 +11,9 @@ from vqwave.config.renamed import OLD_KINDS, old_key
 
 
 class CodecFingerprint:
-    """What a codec is called: its fingerprint, taken once, and again if its weights change; and what older files call it."""
+    """What a codec is called: its fingerprint, taken once, and again if its weights change; and
+    what older files call it.
+    """
 
     def __init__(self, model: object, encoder: object, sample_rate: int) -> None:
         """encoder: its settings."""
@@ -22,7 +24,9 @@ class CodecFingerprint:
 
     @property
     def name(self) -> str:
-        """Of the weights and of the encoder's settings: features that differ in their window alone have the same weights."""
+        """Of the weights and of the encoder's settings: features that differ in their window alone
+        have the same weights.
+        """
         return self._found()[0]
 
     @property
@@ -32,17 +36,29 @@ class CodecFingerprint:
 
     def _found(self) -> tuple[str, str]:
         melody = self.model.melody
-        parts = (self.model.encoder, self.model.quantizer, *([] if melody is None else [melody.codec]))
-        key = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for part in parts for t in part.state_dict().values())
+        parts = (
+            self.model.encoder,
+            self.model.quantizer,
+            *([] if melody is None else [melody.codec]),
+        )
+        key = tuple(
+            (t.data_ptr(), 0 if t.is_inference() else t._version)
+            for part in parts
+            for t in part.state_dict().values()
+        )
         if key != self._key:
-            self._key, self._names = key, (fingerprint(*parts, about=self.about), fingerprint(*parts))
+            self._key, self._names = (
+                key,
+                (fingerprint(*parts, about=self.about), fingerprint(*parts)),
+            )
         return self._names
 
 
 def _changed(settings: object) -> object:
     """Settings that are not at their defaults, and every kind, by their names of format 1.
 
-    Later versions may add settings that change nothing, and rename those there are: fingerprints stay.
+    Later versions may add settings that change nothing, and rename those there are: fingerprints
+    stay.
     """
     if not is_dataclass(settings):
         return to_tree(settings)

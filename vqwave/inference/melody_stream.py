@@ -2,8 +2,8 @@
 
 Each pitch code is made from a window of contour frames whose place depends on the code alone, so
 that how the samples came does not show. The range of the voice is known before the first code:
-given, or taken from the first voiced second, as `Level` takes the level from the first second. Codes
-then differ from those of the whole recording, which is normalised by the range of all of it.
+given, or taken from the first voiced second, as `Level` takes the level from the first second.
+Codes then differ from those of the whole recording, which is normalised by the range of all of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from vqwave.codes.pitch import InStep
 from vqwave.data.voices import UNVOICED, VoicePitch
 from vqwave.distributed.torch_defaults import inference
 from vqwave.errors import UserInputError
-from vqwave.inference.pitch_encoding import Range, encode_melody, format_of, given_range, known_voice
+from vqwave.inference.pitch_encoding import (
+    Range,
+    encode_melody,
+    format_of,
+    given_range,
+    known_voice,
+)
 from vqwave.inference.stream_encoding import SpeechStream
 from vqwave.models.melody import Melody
 from vqwave.pitch_tracking import PitchStream
@@ -47,7 +53,10 @@ class PitchCodeStream:
         self.f0 = np.zeros(0, np.float32)  # of frames from `first` on
         self.first = self.code = self.came = 0  # frame, code, samples
         self.begin: int | None = None  # the sample of the first sound
-        self.needed, self.wait = round(SETTLE * sample_rate / melody.hop), round(LATEST * sample_rate)
+        self.needed, self.wait = (
+            round(SETTLE * sample_rate / melody.hop),
+            round(LATEST * sample_rate),
+        )
 
     @property
     def lag(self) -> int:
@@ -168,11 +177,14 @@ class BlockStream:
         return self.in_step.push(*found)
 
 
-def with_melody(speech: SpeechStream, speaker: int | None, pitch_range: Range | None) -> SpeechStream | BlockStream:
+def with_melody(
+    speech: SpeechStream, speaker: int | None, pitch_range: Range | None
+) -> SpeechStream | BlockStream:
     """The same of a model without melody; else a stream of both kinds of codes.
 
     A voice is normalised by the given range; else by that of a speaker that the model knows, by
-    number; else see `PitchCodeStream`. Raises UserInputError for a range that is none, or of a model without melody.
+    number; else see `PitchCodeStream`. Raises UserInputError for a range that is none, or of a
+    model without melody.
     """
     voice, melody = (
         None if pitch_range is None else given_range(pitch_range),
@@ -180,7 +192,9 @@ def with_melody(speech: SpeechStream, speaker: int | None, pitch_range: Range | 
     )
     if melody is None:
         if voice is not None:
-            raise UserInputError("pitch_range: given, expected none: this model has no codes of a melody")
+            raise UserInputError(
+                "pitch_range: given, expected none: this model has no codes of a melody"
+            )
         return speech
     if voice is None and speaker is not None:
         voice = known_voice(melody, speaker)

@@ -69,8 +69,15 @@ def find_model(name: str | Path) -> Path:
         if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
             return folder
     if path.exists():
-        hint = "a run that has saved no model yet" if (path / "config.yaml").exists() else "no model in it"
-        raise UserInputError(f"{name}: {hint}, expected a run folder, or a folder with config.json and model.safetensors")
+        hint = (
+            "a run that has saved no model yet"
+            if (path / "config.yaml").exists()
+            else "no model in it"
+        )
+        raise UserInputError(
+            f"{name}: {hint}, expected a run folder, or a folder with config.json and"
+            " model.safetensors"
+        )
     shipped = sorted(p.name for p in SHIPPED.glob("*")) if SHIPPED.exists() else []
     known = f", or one of {', '.join(shipped)}" if shipped else ""
     raise UserInputError(f"{name}: no such model, expected a run folder or a model folder{known}")
@@ -88,13 +95,18 @@ def load_trained(name: str | Path, device: str | torch.device = "cpu") -> Loaded
     try:
         tree = json.loads((folder / "config.json").read_text())
         if not isinstance(tree, dict):
-            raise UserInputError(f"{folder / 'config.json'}: a {type(tree).__name__}, expected the settings of a model")
+            raise UserInputError(
+                f"{folder / 'config.json'}: a {type(tree).__name__}, expected the settings of a"
+                " model"
+            )
         tree.pop("kind", None)
         older = tree.get("format") == 1
         card = build(ModelCard, migrated(ModelCard, tree) | {"format": 2} if older else tree)
         model = card.build()
         weights = load_file(folder / "model.safetensors", device=str(device))
-        model.load_state_dict({new_parameter(name) if older else name: w for name, w in weights.items()})
+        model.load_state_dict(
+            {new_parameter(name) if older else name: w for name, w in weights.items()}
+        )
         check_finite(model, folder)
     except UserInputError:
         raise
@@ -106,5 +118,9 @@ def load_trained(name: str | Path, device: str | torch.device = "cpu") -> Loaded
 
 def parameter_counts(model: torch.nn.Module) -> dict[str, int]:
     """Parameters of each child, and their `total`."""
-    counts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
-    return {name: count for name, count in counts.items() if count} | {"total": sum(p.numel() for p in model.parameters())}
+    counts = {
+        name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()
+    }
+    return {name: count for name, count in counts.items() if count} | {
+        "total": sum(p.numel() for p in model.parameters())
+    }

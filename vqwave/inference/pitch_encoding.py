@@ -1,4 +1,6 @@
-"""The melody of a recording as pitch codes: F0 once, normalised by the voice, encoded by the model's pitch codec."""
+"""The melody of a recording as pitch codes: F0 once, normalised by the voice, encoded by the
+model's pitch codec.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def f0_of(melody: Melody, wave: NDArray, sample_rate: int) -> F0:
 
 
 def voice_of(melody: Melody, f0: F0, speaker: int | None = None) -> VoicePitch:
-    """What a melody is normalised by: the voice of a speaker that the model knows, by number, else the recording's own."""
+    """What a melody is normalised by: the voice of a speaker that the model knows, by number, else
+    the recording's own.
+    """
     return (VoicePitch.of(f0) or UNVOICED) if speaker is None else known_voice(melody, speaker)
 
 
@@ -52,13 +56,19 @@ def format_of(melody: Melody, voice: VoicePitch) -> PitchFormat:
 
 
 def check_pitch(melody: Melody | None, pitch: PitchCodes | PitchFormat | None) -> None:
-    """Raises UserInputError unless a model's codes have the pitch codes that it decodes, or none where it decodes none."""
+    """Raises UserInputError unless a model's codes have the pitch codes that it decodes, or none
+    where it decodes none.
+    """
     if melody is None:
         if pitch is not None:
-            raise UserInputError("these codes have pitch codes, expected none: this model codes no melody")
+            raise UserInputError(
+                "these codes have pitch codes, expected none: this model codes no melody"
+            )
         return
     if pitch is None:
-        raise UserInputError("these codes have no pitch codes, expected some: this model decodes a melody")
+        raise UserInputError(
+            "these codes have no pitch codes, expected some: this model decodes a melody"
+        )
     found = pitch if isinstance(pitch, PitchFormat) else pitch.format
     codec = melody.codec
     own = (codec.books, codec.size, codec.hop)
@@ -68,10 +78,15 @@ def check_pitch(melody: Melody | None, pitch: PitchCodes | PitchFormat | None) -
 
 
 def given_range(pitch_range: Sequence[float]) -> VoicePitch:
-    """(mean in Hz, deviation in semitones) of a voice's F0 -> its statistics. Raises UserInputError."""
+    """(mean in Hz, deviation in semitones) of a voice's F0 -> its statistics.
+
+    Raises UserInputError.
+    """
     values = np.atleast_1d(inputs.floats(pitch_range, "pitch_range"))
     if values.shape != (2,):
-        raise UserInputError(f"pitch_range: {pitch_range!r}, expected two numbers: Hz and semitones")
+        raise UserInputError(
+            f"pitch_range: {pitch_range!r}, expected two numbers: Hz and semitones"
+        )
     mean, deviation = values.tolist()
     if not LOWEST <= mean <= HIGHEST:
         expected = f"expected a voice's, {LOWEST:g} to {HIGHEST:g}"

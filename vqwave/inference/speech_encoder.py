@@ -1,4 +1,6 @@
-"""The encoding side of a trained model: recordings in, codes out; and what the model says of itself."""
+"""The encoding side of a trained model: recordings in, codes out; and what the model says of
+itself.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ LONG = 300.0  # seconds of a recording that are held in memory
 
 
 class SpeechEncoder:
-    """What every use of a trained model begins with: its names and sizes, and a recording's codes. See `SpeechModel`."""
+    """What every use of a trained model begins with: its names and sizes, and a recording's codes.
+
+    See `SpeechModel`.
+    """
 
     def __init__(self, model: Model, card: ModelCard) -> None:
         self.model = model.codec if isinstance(model, Prior) else model
@@ -43,11 +48,15 @@ class SpeechEncoder:
         self.temperatures = temperatures_of(card.about)  # where none are given
         self.given = DecoderInputs(self.model, card)
         self._names = CodecFingerprint(
-            self.model, getattr(getattr(card.spec, "codec", card.spec), "encoder", None), card.sample_rate
+            self.model,
+            getattr(getattr(card.spec, "codec", card.spec), "encoder", None),
+            card.sample_rate,
         )
         self.prior = None
         if isinstance(model, Prior):
-            self.prior = CodePrior.of(model, self.fingerprint, card.sample_rate, card.labels, older=self._names.older)
+            self.prior = CodePrior.of(
+                model, self.fingerprint, card.sample_rate, card.labels, older=self._names.older
+            )
 
     @classmethod
     @own_defaults()
@@ -55,17 +64,30 @@ class SpeechEncoder:
         """A run folder, a model folder, or the name of a shipped model. Raises UserInputError."""
         loaded: Loaded = load_trained(name, device)
         if isinstance(loaded.model, Classifier):
-            raise UserInputError(f"{name}: a classifier, which does not speak; expected a WaveNet, a VQ-VAE, a student or a prior")
+            raise UserInputError(
+                f"{name}: a classifier, which does not speak; expected a WaveNet, a VQ-VAE, a"
+                " student or a prior"
+            )
         if isinstance(loaded.model, PitchCodec):
             raise UserInputError(
-                f"{name}: a pitch codec, which makes no speech; expected a WaveNet, a VQ-VAE, a student or a prior"
+                f"{name}: a pitch codec, which makes no speech; expected a WaveNet, a VQ-VAE, a"
+                " student or a prior"
             )
         return cls(loaded.model, loaded.card)
 
     def __repr__(self) -> str:
-        codes = f", {self.card.about['bit_rate']:g} bit/s" if self.card.about.get("bit_rate") else ""
-        voices = f", {len(self.speakers)} speakers" if "speaker" in self.decoder.conditioner.labels else ""
-        return f"SpeechModel({self.card.kind}, {self.sample_rate} Hz{codes}{voices}, decoder {type(self.decoder).__name__})"
+        codes = (
+            f", {self.card.about['bit_rate']:g} bit/s" if self.card.about.get("bit_rate") else ""
+        )
+        voices = (
+            f", {len(self.speakers)} speakers"
+            if "speaker" in self.decoder.conditioner.labels
+            else ""
+        )
+        return (
+            f"SpeechModel({self.card.kind}, {self.sample_rate} Hz{codes}{voices}, decoder"
+            f" {type(self.decoder).__name__})"
+        )
 
     @property
     def decoder(self) -> WaveNet | Student:
@@ -79,22 +101,30 @@ class SpeechEncoder:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def header(self, speaker: str | None = None, samples: int = 0, pitch: PitchFormat | None = None) -> Header:
-        """What a file says of this model's codes of so many samples; `pitch`: of one with melody."""
+    def header(
+        self, speaker: str | None = None, samples: int = 0, pitch: PitchFormat | None = None
+    ) -> Header:
+        """What a file says of this model's codes of so many samples; `pitch`: of one with
+        melody.
+        """
         q, hop, n = self._vqvae.quantizer, self.model.hop, -(-samples // self.model.hop)
         facts = (self.sample_rate, hop, samples, q.size, self.fingerprint, q.books, n, speaker)
         return Header(*facts, pitch=pitch)
 
     @property
     def fingerprint(self) -> str:
-        """Names the encoder and the codebook: a teacher and its student, which share them, read each other's codes."""
+        """Names the encoder and the codebook: a teacher and its student, which share them, read
+        each other's codes.
+        """
         self._vqvae  # noqa: B018 - raises for a model without codes, or of weights that are not finite
         return self._names.name
 
     @property
     def _vqvae(self) -> VQVAE:
         if not isinstance(self.model, VQVAE):
-            raise UserInputError(f"this model is a {self.card.kind} without codes, expected a vqvae (or its student)")
+            raise UserInputError(
+                f"this model is a {self.card.kind} without codes, expected a vqvae (or its student)"
+            )
         return check_finite(self.model, f"this {self.card.kind}")
 
     def prepare(self, wave: Tensor | np.ndarray, sample_rate: int | None = None) -> Tensor:
@@ -104,7 +134,9 @@ class SpeechEncoder:
         return torch.from_numpy(x).to(self.device)
 
     @inference()
-    def encode(self, wave: Tensor | np.ndarray, sample_rate: int | None = None, speaker: str | None = None) -> CodeSequence:
+    def encode(
+        self, wave: Tensor | np.ndarray, sample_rate: int | None = None, speaker: str | None = None
+    ) -> CodeSequence:
         """A recording, at the model's rate or `sample_rate` -> codes (Q, F), `speaker` noted."""
         return self.encode_prepared(self.prepare(wave, sample_rate), speaker)
 
@@ -116,8 +148,13 @@ class SpeechEncoder:
             f0 = f0_of(melody, inputs.mono(wave), self.sample_rate)
         return self._coded(self.codes_of(wave), len(wave), speaker, f0)
 
-    def _coded(self, codes: Tensor, samples: int, speaker: str | None, f0: F0 | None) -> CodeSequence:
-        """f0: of a model with melody. A speaker's that it does not know is normalised by the recording's own range."""
+    def _coded(
+        self, codes: Tensor, samples: int, speaker: str | None, f0: F0 | None
+    ) -> CodeSequence:
+        """f0: of a model with melody.
+
+        A speaker's that it does not know is normalised by the recording's own range.
+        """
         melody = self._vqvae.melody
         if melody is None:
             return self.header(speaker, samples).with_codes(codes)
@@ -126,12 +163,16 @@ class SpeechEncoder:
 
     @inference()
     def codes_of(self, wave: Tensor) -> Tensor:
-        """A recording (T,) that is prepared already, as a corpus holds it -> its codes (Q, F) on the CPU; in blocks, if long."""
+        """A recording (T,) that is prepared already, as a corpus holds it -> its codes (Q, F) on
+        the CPU; in blocks, if long.
+        """
         x = torch.from_numpy(inputs.mono(wave)).to(self.device)
         return encode_blocks(self._vqvae, x, self.sample_rate)
 
     def encode_file(self, path: str | Path, speaker: str | None = None) -> CodeSequence:
-        """As `encode`, of a sound file; one of more than a few minutes is read in pieces, so that memory does not grow with it."""
+        """As `encode`, of a sound file; one of more than a few minutes is read in pieces, so that
+        memory does not grow with it.
+        """
         recording = Recording.open(path)
         if recording.seconds <= LONG:
             return self.encode(*read(path), speaker)
@@ -169,7 +210,8 @@ class SpeechEncoder:
         """Raises UserInputError for another codec's codes, or codes of other sizes than its own."""
         if coded.fingerprint != self.fingerprint and coded.fingerprint not in self._names.older:
             raise UserInputError(
-                f"these codes are of codec {coded.fingerprint}, expected {self.fingerprint}: encode with this model"
+                f"these codes are of codec {coded.fingerprint}, expected {self.fingerprint}: encode"
+                " with this model"
             )
         if coded.sizes != (own := self.header().sizes):
             raise UserInputError(f"codes: {coded.sizes}, expected {own}")

@@ -20,17 +20,23 @@ SETTLE = 1.0  # seconds from which a stream takes its level
 
 
 class Level:
-    """Samples as they come -> without DC and at the level that the model was trained at: both are taken from the first second.
+    """Samples as they come -> without DC and at the level that the model was trained at: both are
+    taken from the first second.
 
     Silence before it passes as zeros: exact zeros, and seconds below the level at which sound
     begins. What is shorter than that comes out as `SpeechModel.prepare` makes it.
     """
 
     def __init__(self, target: float, settle: int, known: float | None = None) -> None:
-        """target: dBFS; settle: samples; known: the RMS level of the input in dBFS, if that need not be found out."""
+        """target: dBFS; settle: samples; known: the RMS level of the input in dBFS, if that need
+        not be found out.
+        """
         self.target, self.settle = target, settle
         self.waiting: list[Wave] = []
-        self.mean, self.gain = 0.0, None if known is None else np.float32(10 ** ((target - known) / 20))
+        self.mean, self.gain = (
+            0.0,
+            None if known is None else np.float32(10 ** ((target - known) / 20)),
+        )
 
     def push(self, wave: Wave) -> Wave:
         if self.gain is not None:
@@ -68,10 +74,22 @@ class Level:
 
 
 class SpeechStream:
-    """A recording being encoded as it comes: any rate, any chunks. `push` samples, take codes; `flush` at the end."""
+    """A recording being encoded as it comes: any rate, any chunks.
 
-    def __init__(self, model: VQVAE, rates: tuple[int, int], target: float, known: float | None, seconds: float) -> None:
-        """rates: of the input and of the model; target and known: see `Level`; seconds: encoded at once."""
+    `push` samples, take codes; `flush` at the end.
+    """
+
+    def __init__(
+        self,
+        model: VQVAE,
+        rates: tuple[int, int],
+        target: float,
+        known: float | None,
+        seconds: float,
+    ) -> None:
+        """rates: of the input and of the model; target and known: see `Level`; seconds: encoded at
+        once.
+        """
         source, rate = inputs.sample_rate(rates[0]), rates[1]
         if known is not None and not math.isfinite(known):
             raise UserInputError(f"level: {known}, expected dBFS, such as -23")
@@ -83,7 +101,9 @@ class SpeechStream:
 
     @property
     def latency(self) -> float:
-        """Seconds that the codes stay behind the samples, at the most, once the level is known (`SETTLE` seconds)."""
+        """Seconds that the codes stay behind the samples, at the most, once the level is known
+        (`SETTLE` seconds).
+        """
         return self.blocks.lag / self.sample_rate + self.resampler.latency
 
     @property

@@ -1,9 +1,16 @@
-"""Losses: named, unweighted, pure functions. Their weights live in the config and are summed in one place.
+"""Losses: named, unweighted, pure functions.
+
+Their weights live in the config and are summed in one place.
 
 A spec stands beside a loss that has settings; a loss without a weight is never computed.
 """
 
-from vqwave.losses.adversarial import AdversarialSpec, Adversary, adversarial_loss, discriminator_loss
+from vqwave.losses.adversarial import (
+    AdversarialSpec,
+    Adversary,
+    adversarial_loss,
+    discriminator_loss,
+)
 from vqwave.losses.distillation import (
     KL,
     ClosedGaussian,
@@ -22,7 +29,13 @@ from vqwave.losses.distillation import (
 from vqwave.losses.likelihood import negative_log_likelihood
 from vqwave.losses.objective import DistillationLosses, DistillationSpec, PerceptualSpec
 from vqwave.losses.perceptual import gram, style_loss
-from vqwave.losses.spectral import PowerSpec, STFTSpec, log_spectral_loss, power_loss, power_spectrum
+from vqwave.losses.spectral import (
+    PowerSpec,
+    STFTSpec,
+    log_spectral_loss,
+    power_loss,
+    power_spectrum,
+)
 
 __all__ = [
     "KL",

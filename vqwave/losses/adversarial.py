@@ -43,7 +43,9 @@ class AdversarialSpec:
 
 
 class Adversary:
-    """A discriminator with an optimizer of its own. It moves once a micro-batch; every rank holds the same weights.
+    """A discriminator with an optimizer of its own.
+
+    It moves once a micro-batch; every rank holds the same weights.
 
     `state` and `load_state` are all that an exact resume needs.
     """
@@ -54,7 +56,9 @@ class Adversary:
         self.optimizer = torch.optim.Adam(discriminator.parameters(), spec.lr)
 
     def loss(self, x: Tensor, y: Tensor, mask: Tensor, step: int) -> Tensor:
-        """The student's term for samples x beside recordings y, all (B, T); the discriminator learns from both first."""
+        """The student's term for samples x beside recordings y, all (B, T); the discriminator
+        learns from both first.
+        """
         if step < self.start:
             return x.new_zeros(())
         if torch.is_grad_enabled():
@@ -73,13 +77,21 @@ class Adversary:
     def state(self) -> dict[str, Tensor]:
         """Weights and moments, as flat tensors."""
         moments = self.optimizer.state_dict()["state"]
-        return {f"network/{name}": value for name, value in self.discriminator.state_dict().items()} | {
-            f"optimizer/{index}/{name}": value for index, values in moments.items() for name, value in values.items()
+        return {
+            f"network/{name}": value for name, value in self.discriminator.state_dict().items()
+        } | {
+            f"optimizer/{index}/{name}": value
+            for index, values in moments.items()
+            for name, value in values.items()
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state`."""
-        weights = {name.removeprefix("network/"): value for name, value in state.items() if name.startswith("network/")}
+        weights = {
+            name.removeprefix("network/"): value
+            for name, value in state.items()
+            if name.startswith("network/")
+        }
         self.discriminator.load_state_dict(weights)
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in state.items():

@@ -1,10 +1,12 @@
 r"""Probability density distillation: the KL of a student from its teacher, a time step at a time.
 
-.. math:: D_{KL}(P_S \| P_T) = \sum_t E_{x_{<t} \sim P_S} \big[ H(p_S(x_t | x_{<t}), p_T(x_t | x_{<t})) - H(p_S(x_t | x_{<t})) \big]
+.. math:: D_{KL}(P_S \| P_T) = \sum_t E_{x_{<t} \sim P_S} \big[ H(p_S(x_t | x_{<t}), p_T(x_t |
+x_{<t})) - H(p_S(x_t | x_{<t})) \big]
 
-The student's one-step conditional is one logistic or normal, so its entropy is known; the cross-entropy is an integral over
-one number, for which there are four ways (`KL`, chosen by `kind`). Only densities enter: mass against density would be off by
-a constant. Gradients flow through x_t and through the teacher's parameters, which depend on the student's past.
+The student's one-step conditional is one logistic or normal, so its entropy is known; the
+cross-entropy is an integral over one number, for which there are four ways (`KL`, chosen by
+`kind`). Only densities enter: mass against density would be off by a constant. Gradients flow
+through x_t and through the teacher's parameters, which depend on the student's past.
 
 Reference: van den Oord et al., 2018 (Parallel WaveNet), eq. 6 to 13. arXiv:1711.10433
 """
@@ -28,15 +30,19 @@ from vqwave.errors import UserInputError
 from vqwave.rng.keyed import uniforms
 
 Divergence = Callable[[Distribution], Tensor]
-"""The KL of one student from a teacher, nats a time step, (B, T). Two teachers are compared with the same draws."""
+"""The KL of one student from a teacher, nats a time step, (B, T).
+
+Two teachers are compared with the same draws.
+"""
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """One batch as losses see it: samples x = g(z) and recordings y, silent where `mask` is false, all (B, T).
+    """One batch as losses see it: samples x = g(z) and recordings y, silent where `mask` is false,
+    all (B, T).
 
-    `student` and `teacher` are given the same past, x; `divergence` is the student's. `contrast` yields the teacher that
-    hears the same past under a wrong condition, when it is asked for.
+    `student` and `teacher` are given the same past, x; `divergence` is the student's. `contrast`
+    yields the teacher that hears the same past under a wrong condition, when it is asked for.
     """
 
     x: Tensor
@@ -52,8 +58,12 @@ class Distilled:
         return masked_mean(self.divergence(self.teacher), self.mask)
 
 
-def randomised_quantiles(draws: int, shape: torch.Size, *, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(n + xi) / N for n = 0 .. N - 1 with one uniform xi a time step: unbiased, and 32 of them beat 100 i.i.d. draws.
+def randomised_quantiles(
+    draws: int, shape: torch.Size, *, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """(n + xi) / N for n = 0 ..
+
+    N - 1 with one uniform xi a time step: unbiased, and 32 of them beat 100 i.i.d. draws.
 
     -> (N, *shape) in (0, 1).
     """
@@ -62,25 +72,37 @@ def randomised_quantiles(draws: int, shape: torch.Size, *, device: torch.device,
     return ((n + xi) / draws).clamp(1e-6, 1 - 1e-6)
 
 
-def cross_entropy(student: Mixture, teacher: Distribution, u: Tensor, weights: Tensor | None = None) -> Tensor:
-    r"""H(P_S, P_T) a time step, :math:`-\int p_S(x_t | x_{<t}) \ln p_T(x_t | x_{<t}) dx_t`, as a mean over quantiles u (N, B, T).
+def cross_entropy(
+    student: Mixture, teacher: Distribution, u: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    r"""H(P_S, P_T) a time step, :math:`-\int p_S(x_t | x_{<t}) \ln p_T(x_t | x_{<t}) dx_t`, as a
+    mean over quantiles u (N, B, T).
 
-    `weights` (N,) of the quantiles sum to one; none: all alike. Both distributions are given the same past.
+    `weights` (N,) of the quantiles sum to one; none: all alike. Both distributions are given the
+    same past.
     """
     total = torch.zeros_like(u[0])
-    for level, weight in zip(u, torch.ones(len(u)).to(u) / len(u) if weights is None else weights, strict=True):
+    for level, weight in zip(
+        u, torch.ones(len(u)).to(u) / len(u) if weights is None else weights, strict=True
+    ):
         total = total - weight * teacher.log_density(student.quantile(level))
     return total
 
 
-def distillation_kl(student: Mixture, teacher: Distribution, u: Tensor, mask: Tensor | None = None) -> Tensor:
-    """KL(P_S || P_T), nats a time step: cross-entropy by the draws u (N, B, T), less the student's entropy in closed form."""
+def distillation_kl(
+    student: Mixture, teacher: Distribution, u: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """KL(P_S || P_T), nats a time step: cross-entropy by the draws u (N, B, T), less the student's
+    entropy in closed form.
+    """
     return masked_mean(cross_entropy(student, teacher, u) - student.entropy, mask)
 
 
 @spec
 class Quadrature:
-    r"""What the estimators by quantiles share: :math:`E_{x \sim P_S} h(x) = \int_0^1 h(q_S(u))\, du`, for any teacher and base."""
+    r"""What the estimators by quantiles share: :math:`E_{x \sim P_S} h(x) = \int_0^1 h(q_S(u))\,
+    du`, for any teacher and base.
+    """
 
     def check(self, base: str, head: Head) -> None:
         """Any base and any continuous head will do."""
@@ -97,7 +119,9 @@ class Quadrature:
 
 @spec
 class RandomisedQuantiles(Quadrature):
-    """Equidistant quantiles, shifted by one random number a time step: unbiased, error near 1 / N."""
+    """Equidistant quantiles, shifted by one random number a time step: unbiased, error near 1 /
+    N.
+    """
 
     kind: Literal["quantiles"] = "quantiles"
     num_samples: Annotated[int, Field(ge=1)] = option(8, "quantiles a time step")
@@ -114,28 +138,40 @@ class IndependentDraws(Quadrature):
     num_samples: Annotated[int, Field(ge=1)] = option(100, "draws a time step")
 
     def nodes_like(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        return uniforms(len(x), self.num_samples, *x.shape[1:], like=x).transpose(0, 1).clamp(1e-6, 1 - 1e-6), None
+        return (
+            uniforms(len(x), self.num_samples, *x.shape[1:], like=x)
+            .transpose(0, 1)
+            .clamp(1e-6, 1 - 1e-6),
+            None,
+        )
 
 
 @spec
 class GaussLegendre(Quadrature):
-    """Gauss-Legendre nodes on (0, 1): no noise, but a bias that grows as the teacher becomes more peaked than the student."""
+    """Gauss-Legendre nodes on (0, 1): no noise, but a bias that grows as the teacher becomes more
+    peaked than the student.
+    """
 
     kind: Literal["gauss_legendre"] = "gauss_legendre"
     nodes: Annotated[int, Field(ge=1)] = option(16, "nodes a time step")
 
     def nodes_like(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        at, weights = (torch.from_numpy(values).to(x) for values in np.polynomial.legendre.leggauss(self.nodes))
+        at, weights = (
+            torch.from_numpy(values).to(x) for values in np.polynomial.legendre.leggauss(self.nodes)
+        )
         return ((at + 1) / 2).view(-1, 1, 1).expand(-1, *x.shape), weights / 2
 
 
 @spec
 class ClosedGaussian:
-    r"""The KL of two normals in closed form, both log-scales clamped from below first (else 1 / scale^2 reaches 1e7):
+    r"""The KL of two normals in closed form, both log-scales clamped from below first (else 1 /
+    scale^2 reaches 1e7):
 
-    .. math:: \ln\frac{\sigma_T}{\sigma_S} + \frac{\sigma_S^2 - \sigma_T^2 + (\mu_T - \mu_S)^2}{2 \sigma_T^2}
+    .. math:: \ln\frac{\sigma_T}{\sigma_S} + \frac{\sigma_S^2 - \sigma_T^2 + (\mu_T - \mu_S)^2}{2
+    \sigma_T^2}
 
-    The clamp has no gradient below it; the loss `spread` (ClariNet's regulariser, lambda = 4 as its weight) works there.
+    The clamp has no gradient below it; the loss `spread` (ClariNet's regulariser, lambda = 4 as its
+    weight) works there.
 
     Reference: Ping et al., 2019 (ClariNet), eq. 7 and appendix A. arXiv:1807.07281
     """
@@ -147,7 +183,8 @@ class ClosedGaussian:
         """Raises UserInputError unless student and teacher are normal."""
         if base != "gaussian" or not isinstance(head, Gaussian):
             raise UserInputError(
-                f"kl.kind: gaussian, with a {base} student of a {head.kind} teacher, expected gaussian and gaussian"
+                f"kl.kind: gaussian, with a {base} student of a {head.kind} teacher, expected"
+                " gaussian and gaussian"
             )
 
     def of(self, student: Mixture) -> Divergence:
@@ -173,41 +210,55 @@ class FixedQuantiles:
         return lambda teacher: cross_entropy(student, teacher, self.u) - student.entropy
 
 
-KL = Annotated[RandomisedQuantiles | IndependentDraws | GaussLegendre | ClosedGaussian, Field(discriminator="kind")]
+KL = Annotated[
+    RandomisedQuantiles | IndependentDraws | GaussLegendre | ClosedGaussian,
+    Field(discriminator="kind"),
+]
 
 
 def one_normal(distribution: Distribution) -> tuple[Tensor, Tensor]:
     """Location and log-scale, each (B, T). Raises UserInputError for anything but one normal."""
     if not isinstance(distribution, GaussianMixture) or distribution.location.shape[1] != 1:
-        raise UserInputError(f"kl.kind: gaussian, with a {type(distribution).__name__}, expected one normal a sample")
+        raise UserInputError(
+            f"kl.kind: gaussian, with a {type(distribution).__name__}, expected one normal a sample"
+        )
     return distribution.location[:, 0], distribution.log_scale[:, 0]
 
 
 def spread(student: Mixture, teacher: Distribution, mask: Tensor | None = None) -> Tensor:
-    r"""Mean :math:`(\ln s_T - \ln s_S)^2` of one-component distributions, on unclamped log-scales; ClariNet weighs it with 4.
+    r"""Mean :math:`(\ln s_T - \ln s_S)^2` of one-component distributions, on unclamped log-scales;
+    ClariNet weighs it with 4.
 
-    It keeps the gradient sane while both are peaked, and is zero where the scales agree, so that the minimum stays the
-    KL's. Raises UserInputError for a teacher of several components. Ping et al., 2019, eq. 8. arXiv:1807.07281
+    It keeps the gradient sane while both are peaked, and is zero where the scales agree, so that
+    the minimum stays the KL's. Raises UserInputError for a teacher of several components. Ping et
+    al., 2019, eq. 8. arXiv:1807.07281
     """
     if not isinstance(teacher, Mixture) or teacher.log_scale.shape[1] != 1:
         raise UserInputError(
-            "losses.log_scale_regularizer: the teacher has several components, expected a gaussian or logistic head"
+            "losses.log_scale_regularizer: the teacher has several components, expected a gaussian"
+            " or logistic head"
         )
     return masked_mean((teacher.log_scale[:, 0] - student.log_scale[:, 0]).square(), mask)
 
 
 @spec
 class ContrastiveSpec:
-    r"""The second term of :math:`KL(P_S(c_1) \| P_T(c_1)) - \gamma\, KL(P_S(c_1) \| P_T(c_2))`: `losses.contrastive` is -gamma.
+    r"""The second term of :math:`KL(P_S(c_1) \| P_T(c_1)) - \gamma\, KL(P_S(c_1) \| P_T(c_2))`:
+    `losses.contrastive` is -gamma.
 
-    The paper's gamma of 0.3 is a weight of -0.3. The student must not sound right under a wrong condition, which it would
-    if it ignored its own. The term is unbounded: `cap` leaves out time steps that are already that far away.
+    The paper's gamma of 0.3 is a weight of -0.3. The student must not sound right under a wrong
+    condition, which it would if it ignored its own. The term is unbounded: `cap` leaves out time
+    steps that are already that far away.
 
     Reference: van den Oord et al., 2018, sec. 4.4. arXiv:1711.10433
     """
 
-    other: Literal["frames", "labels", "both"] = option("frames", "what the wrong condition takes from another clip or speaker")
-    cap: Annotated[float, Field(gt=0)] | None = option(None, "nats a time step beyond which the term no longer grows")
+    other: Literal["frames", "labels", "both"] = option(
+        "frames", "what the wrong condition takes from another clip or speaker"
+    )
+    cap: Annotated[float, Field(gt=0)] | None = option(
+        None, "nats a time step beyond which the term no longer grows"
+    )
 
     def wrong(
         self,
@@ -224,7 +275,8 @@ class ContrastiveSpec:
         if frames is None or len(frames) < 2:
             found = "a teacher that hears none" if frames is None else "one clip a process"
             raise UserInputError(
-                f"contrastive.other: {self.other}, with {found}, expected two clips or more with frames, or labels"
+                f"contrastive.other: {self.other}, with {found}, expected two clips or more with"
+                " frames, or labels"
             )
         return frames.roll(1, 0), labels if self.other == "frames" else other_labels
 

@@ -21,7 +21,9 @@ from vqwave.models import Classifier, Model
 class PerceptualSpec:
     """The perceptual loss; see `style_loss`."""
 
-    classifier: Path = option(Path("runs/classifier"), "run of experiments/classifier.py on the same corpus")
+    classifier: Path = option(
+        Path("runs/classifier"), "run of experiments/classifier.py on the same corpus"
+    )
 
 
 @spec
@@ -30,7 +32,9 @@ class DistillationSpec:
 
     kl: KL = option(RandomisedQuantiles(), "how the KL is estimated")
     contrastive: ContrastiveSpec = option(ContrastiveSpec(), "settings of the contrastive loss")
-    power: PowerSpec = option(PowerSpec(), "settings of the power loss, and the window of log_spectral")
+    power: PowerSpec = option(
+        PowerSpec(), "settings of the power loss, and the window of log_spectral"
+    )
     stft: STFTSpec = option(STFTSpec(), "settings of the multi-resolution STFT loss")
     perceptual: PerceptualSpec = option(PerceptualSpec(), "settings of the perceptual loss")
     adversarial: AdversarialSpec = option(AdversarialSpec(), "settings of the adversarial loss")
@@ -42,11 +46,28 @@ class DistillationLosses:
     `adversary` is there if `adversarial` has a weight.
     """
 
-    names = ("kl", "log_scale_regularizer", "contrastive", "power", "log_spectral", "stft", "perceptual", "adversarial")
+    names = (
+        "kl",
+        "log_scale_regularizer",
+        "contrastive",
+        "power",
+        "log_spectral",
+        "stft",
+        "perceptual",
+        "adversarial",
+    )
 
-    def __init__(self, settings: DistillationSpec, weights: Mapping[str, float], classifier: Model | None = None) -> None:
+    def __init__(
+        self,
+        settings: DistillationSpec,
+        weights: Mapping[str, float],
+        classifier: Model | None = None,
+    ) -> None:
         if classifier is not None and not isinstance(classifier, Classifier):
-            raise UserInputError(f"perceptual.classifier: {settings.perceptual.classifier} is no classifier, expected one")
+            raise UserInputError(
+                f"perceptual.classifier: {settings.perceptual.classifier} is no classifier,"
+                " expected one"
+            )
         self.classifier = classifier
         self.adversary = settings.adversarial.build() if weights.get("adversarial") else None
         self.step = 0
@@ -82,5 +103,7 @@ class DistillationLosses:
             self.adversary.load_state(state)
 
     def held_out(self, distilled: Distilled) -> dict[str, Tensor]:
-        """The same for a validation batch, without the adversarial term, which has no scale of its own."""
+        """The same for a validation batch, without the adversarial term, which has no scale of its
+        own.
+        """
         return {name: term(distilled) for name, term in self.terms.items() if name != "adversarial"}

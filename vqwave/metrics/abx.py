@@ -1,8 +1,10 @@
-"""ABX: is X closer to A, of its own category, than to B of another? How well a representation tells categories apart.
+"""ABX: is X closer to A, of its own category, than to B of another? How well a representation tells
+categories apart.
 
-N tokens of F frames and D dimensions; L categories, S speakers. Frames are compared by angle, tokens by dynamic time warping.
-Own, vectorised over tokens: the usual package wants item files on disk, and a compiler. Schatz et al., 2013, "Evaluating speech
-features with the Minimal-Pair ABX task".
+N tokens of F frames and D dimensions; L categories, S speakers. Frames are compared by angle,
+tokens by dynamic time warping. Own, vectorised over tokens: the usual package wants item files on
+disk, and a compiler. Schatz et al., 2013, "Evaluating speech features with the Minimal-Pair ABX
+task".
 """
 
 from __future__ import annotations
@@ -21,16 +23,20 @@ CELLS = 1 << 21  # of warping tables held at once
 
 @dataclass(frozen=True)
 class ABX:
-    """Error rates, 0.5 for a representation that tells nothing; None where no triple can be made."""
+    """Error rates, 0.5 for a representation that tells nothing; None where no triple can be
+    made.
+    """
 
     within: Estimate | None
     across: Estimate | None
 
 
 def token_distances(tokens: Sequence[Frames]) -> NDArray[np.float64]:
-    """Tokens (F_i, D) -> distances (N, N): mean angle of two frames, in halves of a turn, along the cheapest warping path.
+    """Tokens (F_i, D) -> distances (N, N): mean angle of two frames, in halves of a turn, along the
+    cheapest warping path.
 
-    0 for equal directions, 1 for opposite ones. Of equally cheap paths the shortest counts, as in `spectral.warped_distance`.
+    0 for equal directions, 1 for opposite ones. Of equally cheap paths the shortest counts, as in
+    `spectral.warped_distance`.
     """
     lengths = np.array([len(token) for token in tokens])
     most, dim = lengths.max(), tokens[0].shape[1]
@@ -44,17 +50,30 @@ def token_distances(tokens: Sequence[Frames]) -> NDArray[np.float64]:
     found = np.zeros((len(tokens), len(tokens)))
     start = 0
     while start < len(first):
-        step = max(1, CELLS // int(np.maximum(lengths[first], lengths[second])[min(start + 4096, len(first) - 1)]) ** 2)
+        step = max(
+            1,
+            CELLS
+            // int(np.maximum(lengths[first], lengths[second])[min(start + 4096, len(first) - 1)])
+            ** 2,
+        )
         pairs = slice(start, start + step)
         n, m = lengths[first[pairs]], lengths[second[pairs]]
-        cosines = padded[first[pairs], : n.max()] @ padded[second[pairs], : m.max()].transpose(0, 2, 1)
-        found[first[pairs], second[pairs]] = warped_distances(np.arccos(cosines.clip(-1, 1)) / np.pi, n, m)
+        cosines = padded[first[pairs], : n.max()] @ padded[second[pairs], : m.max()].transpose(
+            0, 2, 1
+        )
+        found[first[pairs], second[pairs]] = warped_distances(
+            np.arccos(cosines.clip(-1, 1)) / np.pi, n, m
+        )
         start += step
     return found + found.T
 
 
-def warped_distances(cost: NDArray[np.float64], n: NDArray[np.int64], m: NDArray[np.int64]) -> NDArray[np.float64]:
-    """`spectral.warped_distance` of P tables at once: cost (P, N, M), of which n x m entries (P,) are real -> (P,)."""
+def warped_distances(
+    cost: NDArray[np.float64], n: NDArray[np.int64], m: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """`spectral.warped_distance` of P tables at once: cost (P, N, M), of which n x m entries (P,)
+    are real -> (P,).
+    """
     P, N, M = cost.shape
     total, steps = np.full((3, P, N + 1), np.inf), np.zeros((3, P, N + 1))
     found, last = np.zeros(P), n + m - 2
@@ -64,7 +83,9 @@ def warped_distances(cost: NDArray[np.float64], n: NDArray[np.int64], m: NDArray
         rows, above = slice(low + 1, high + 2), slice(low, high + 1)
         i = np.arange(low, high + 1)
         ways = np.stack([total[behind, :, above], total[before, :, rows], total[before, :, above]])
-        counts = np.stack([steps[behind, :, above], steps[before, :, rows], steps[before, :, above]])
+        counts = np.stack(
+            [steps[behind, :, above], steps[before, :, rows], steps[before, :, above]]
+        )
         best = ways.min(0) if k else np.zeros((P, 1))
         total[here] = np.inf
         total[here, :, rows] = best + cost[:, i, k - i]
@@ -82,10 +103,12 @@ def abx(
     resamples: int = 300,
     seed: int = 0,
 ) -> ABX:
-    """Error rates within speakers (A, B and X by one) and across (A and B by one, X by another), from distances (N, N).
+    """Error rates within speakers (A, B and X by one) and across (A and B by one, X by another),
+    from distances (N, N).
 
-    A triple is wrong where X is closer to B than to A, half wrong where it is as close. Averaged over triples of one cell (the
-    two categories, the speaker of A and B, that of X), over speakers, then over pairs of categories. Intervals draw the tokens X.
+    A triple is wrong where X is closer to B than to A, half wrong where it is as close. Averaged
+    over triples of one cell (the two categories, the speaker of A and B, that of X), over speakers,
+    then over pairs of categories. Intervals draw the tokens X.
     """
     names, voices = sorted(set(labels)), sorted(set(speakers))
     label = np.array([names.index(value) for value in labels])
@@ -99,9 +122,15 @@ def abx(
 
 
 def _wrong(
-    distances: NDArray[np.float64], label: NDArray[np.int64], speaker: NDArray[np.int64], names: int, voices: int
+    distances: NDArray[np.float64],
+    label: NDArray[np.int64],
+    speaker: NDArray[np.int64],
+    names: int,
+    voices: int,
 ) -> NDArray[np.float64]:
-    """(N, S, L): share of wrong triples for each X, speaker of A and B, and category of B; NaN where there is none."""
+    """(N, S, L): share of wrong triples for each X, speaker of A and B, and category of B; NaN
+    where there is none.
+    """
     found = np.full((len(label), voices, names), np.nan)
     for x in range(len(label)):
         for s in range(voices):
@@ -119,19 +148,27 @@ def _wrong(
 
 
 def _averaged(
-    wrong: NDArray[np.float64], cells: NDArray[np.int64], shape: tuple[int, int], resamples: int, seed: int
+    wrong: NDArray[np.float64],
+    cells: NDArray[np.int64],
+    shape: tuple[int, int],
+    resamples: int,
+    seed: int,
 ) -> Estimate | None:
     there = np.isfinite(wrong)
     tokens = np.flatnonzero(there.any((1, 2)))
     if not len(tokens):
         return None
-    values, known = np.nan_to_num(wrong).reshape(len(wrong), -1), there.reshape(len(wrong), -1).astype(np.float64)
+    values, known = (
+        np.nan_to_num(wrong).reshape(len(wrong), -1),
+        there.reshape(len(wrong), -1).astype(np.float64),
+    )
     groups = np.zeros((shape[0] * shape[1], len(wrong)))
     groups[cells, np.arange(len(wrong))] = 1.0
 
     def rate(weights: NDArray[np.float64]) -> float:
         drawn = groups * weights
-        counts = drawn @ known  # (L S, S L): cells by (category and speaker of X, speaker of A and B, category of B)
+        # (L S, S L): cells by (category and speaker of X, speaker of A and B, category of B)
+        counts = drawn @ known
         with np.errstate(invalid="ignore", divide="ignore"):
             by_cell = (drawn @ values / counts).reshape(*shape, shape[1], shape[0])
         seen = np.isfinite(by_cell)

@@ -1,4 +1,6 @@
-"""Disturbances of mel powers, so that a judge of speech hears words and voices through noise, hum and other microphones."""
+"""Disturbances of mel powers, so that a judge of speech hears words and voices through noise, hum
+and other microphones.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +12,31 @@ from torch import Tensor
 
 
 def placed(power: Tensor, frames: int, tempo: float = 0.0) -> Tensor:
-    """Mel powers (M, F) -> (M, frames): cut at random where longer, put at a random place in silence where shorter.
+    """Mel powers (M, F) -> (M, frames): cut at random where longer, put at a random place in
+    silence where shorter.
 
     `tempo` is how much faster or slower it may be made first. Draws from torch's generator.
     """
     if tempo:
         rate = 1 + tempo * (2 * float(torch.rand(())) - 1)
-        power = F.interpolate(power[None], size=max(1, round(power.shape[1] / rate)), mode="linear")[0]
+        power = F.interpolate(
+            power[None], size=max(1, round(power.shape[1] / rate)), mode="linear"
+        )[0]
     missing = frames - power.shape[1]
     start = int(torch.randint(abs(missing) + 1, ()))
-    return F.pad(power, (start, missing - start)) if missing >= 0 else power[:, start : start + frames]
+    return (
+        F.pad(power, (start, missing - start)) if missing >= 0 else power[:, start : start + frames]
+    )
 
 
 def disturbed(power: Tensor) -> Tensor:
-    """Mel powers (B, M, F) through a random filter, with random steady noise, with bands and moments missing.
+    """Mel powers (B, M, F) through a random filter, with random steady noise, with bands and
+    moments missing.
 
-    Noise powers add to the powers of speech, which is what they do on average; each has a tilt of up to 20 dB over the bands and
-    stands 5 to 45 dB below the loudest band. The filter is smooth, within about 5 dB. Every other item misses up to 5
-    bands and up to 6 frames (SpecAugment: Park et al., 2019. arXiv:1904.08779). Draws from torch's generator.
+    Noise powers add to the powers of speech, which is what they do on average; each has a tilt of
+    up to 20 dB over the bands and stands 5 to 45 dB below the loudest band. The filter is smooth,
+    within about 5 dB. Every other item misses up to 5 bands and up to 6 frames (SpecAugment: Park
+    et al., 2019. arXiv:1904.08779). Draws from torch's generator.
     """
     B, M, frames = power.shape
     place = torch.linspace(-0.5, 0.5, M)[None, :, None]  # (1, M, 1)
@@ -35,7 +44,9 @@ def disturbed(power: Tensor) -> Tensor:
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(B, 1, 1)
 
-    ripple = uniform(-3, 3) * place * 2 + uniform(-2, 2) * torch.cos(math.pi * (2 * place + uniform(-1, 1)))
+    ripple = uniform(-3, 3) * place * 2 + uniform(-2, 2) * torch.cos(
+        math.pi * (2 * place + uniform(-1, 1))
+    )
     power = power * 10 ** (ripple / 10)
     loudest = power.amax((1, 2), keepdim=True)
     steady = loudest * 10 ** ((-uniform(5, 45) + 20 * uniform(-1, 1) * place) / 10)

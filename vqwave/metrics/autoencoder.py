@@ -1,4 +1,6 @@
-"""What validation says of a VQ-VAE: bits with its own codes and with wrong ones, spectral error, use of the codebook."""
+"""What validation says of a VQ-VAE: bits with its own codes and with wrong ones, spectral error,
+use of the codebook.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ Labels = Mapping[str, Tensor]
 
 
 class Autoencoding:
-    """Sums over validation clips; `scalars` and `sections` are made of them once they are added up over all ranks."""
+    """Sums over validation clips; `scalars` and `sections` are made of them once they are added up
+    over all ranks.
+    """
 
     def __init__(self, model: VQVAE, speakers: Sequence[str], device: torch.device) -> None:
         names = ("bits", "codes", "speakers", "samples", "spectral", "conversion", "clips")
@@ -25,7 +29,9 @@ class Autoencoding:
         self.counts = codebook.CodeCounts(model.quantizer.books, model.quantizer.size, speakers)
 
     def add(self, batch: Batch, target: Labels | None, others: Labels | None) -> None:
-        """target: labels of voices to convert to, for a model with a listener; others: wrong labels, to measure bits."""
+        """target: labels of voices to convert to, for a model with a listener; others: wrong
+        labels, to measure bits.
+        """
         model, labels, sums = self.model, batch.labels, self.sums
         codes, mask = model.encode(batch.wave, batch.lengths), batch.frame_mask(model.hop)
         melody = model.encode_pitch(labels, batch.lengths)
@@ -34,7 +40,9 @@ class Autoencoding:
         self.counts.add(codes, mask, labels.get("speaker"))
         if model.spectral_decoder is not None:
             predicted = self._readout(codes, melody, labels, mask)
-            sums["spectral"] += len(batch) * model.spectral_decoder.loss(predicted, batch.wave, mask)
+            sums["spectral"] += len(batch) * model.spectral_decoder.loss(
+                predicted, batch.wave, mask
+            )
         if target is not None:
             recorded = model.spectral_decoder.frontend(batch.wave, mask=mask)
             converted = self._readout(codes, melody, target, mask)
@@ -46,7 +54,9 @@ class Autoencoding:
             sums["codes"] += self._bits(batch, codes.roll(1, 0), rolled, labels)
             sums["speakers"] += self._bits(batch, codes, melody, others)
 
-    def _readout(self, codes: Tensor, melody: Tensor | None, labels: Labels, mask: Tensor) -> Tensor:
+    def _readout(
+        self, codes: Tensor, melody: Tensor | None, labels: Labels, mask: Tensor
+    ) -> Tensor:
         model = self.model
         pitch = model.pitch(melody, labels, codes.shape[-1], mask)
         return model.spectral_decoder(model.quantizer.decode(codes), labels, mask, pitch)
@@ -58,7 +68,9 @@ class Autoencoding:
         bits = likelihood.bits(decoder.head, decoder.predict(batch.wave, condition), batch.wave)
         return bits[batch.mask].sum()
 
-    def scalars(self, total: Mapping[str, float], sample_rate: int, comparable: tuple[bool, bool]) -> dict[str, float]:
+    def scalars(
+        self, total: Mapping[str, float], sample_rate: int, comparable: tuple[bool, bool]
+    ) -> dict[str, float]:
         """total: the sums over all ranks; comparable: see `likelihood.costs`."""
         section, found = self.codes(sample_rate), {}
         found |= {"perplexity": section["perplexity"], "codes_used": section["used"]}
@@ -75,4 +87,6 @@ class Autoencoding:
     def codes(self, sample_rate: int) -> dict[str, Any]:
         """The section of `evaluation.json` on codes."""
         rate = sample_rate / self.model.hop
-        return self.counts.section(rate, self.device) | {"bit_rate": self.model.bit_rate(sample_rate)}
+        return self.counts.section(rate, self.device) | {
+            "bit_rate": self.model.bit_rate(sample_rate)
+        }

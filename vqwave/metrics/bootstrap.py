@@ -23,13 +23,20 @@ class Estimate:
 
 
 def bootstrap(
-    sums: Sums, figure: Callable[[Sums], Sums], *, resamples: int = 1000, seed: int = 0, centred: bool = False
+    sums: Sums,
+    figure: Callable[[Sums], Sums],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    centred: bool = False,
 ) -> Estimate:
-    """What `figure` makes of the sum over utterances, and its percentile interval when utterances are drawn with replacement.
+    """What `figure` makes of the sum over utterances, and its percentile interval when utterances
+    are drawn with replacement.
 
-    sums (N, S): what each of N utterances adds; figure: sums (R, S) -> figures (R,). Figures that are NaN (a draw without a
-    single voiced frame) are left out of the interval. `centred` moves it so that its middle draw is the figure: entropies
-    of draws, in which utterances repeat, are all too low.
+    sums (N, S): what each of N utterances adds; figure: sums (R, S) -> figures (R,). Figures that
+    are NaN (a draw without a single voiced frame) are left out of the interval. `centred` moves it
+    so that its middle draw is the figure: entropies of draws, in which utterances repeat, are all
+    too low.
 
     Reference: Efron and Tibshirani, 1993, "An introduction to the bootstrap", sec. 13.3.
     """
@@ -42,7 +49,9 @@ def bootstrap(
         rng, found = np.random.default_rng(seed), []
         step = max(1, CHUNK // max(sums.shape[1], count))
         for first in range(0, resamples, step):
-            drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(step, resamples - first))
+            drawn = rng.multinomial(
+                count, np.full(count, 1 / count), size=min(step, resamples - first)
+            )
             found.append(figure(drawn @ sums))
     draws = np.concatenate(found)
     draws = draws[np.isfinite(draws)]
@@ -52,7 +61,9 @@ def bootstrap(
     return Estimate(value, float(low), float(high), count)
 
 
-def mean(values: Sums, weights: Sums | None = None, *, resamples: int = 1000, seed: int = 0) -> Estimate:
+def mean(
+    values: Sums, weights: Sums | None = None, *, resamples: int = 1000, seed: int = 0
+) -> Estimate:
     """The (weighted) mean of one value an utterance (N,), with its interval.
 
     >>> mean(np.array([1.0, 0.0, 1.0, 1.0])).value

@@ -1,4 +1,6 @@
-"""What a prior over codes must beat: bits a code costs without a network, fitted on training codes, scored on others."""
+"""What a prior over codes must beat: bits a code costs without a network, fitted on training codes,
+scored on others.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,18 @@ LARGEST = 4096  # codes of a book for which a table of pairs is made
 
 
 def unigram(codes: Sequence[Tensor], size: int) -> NDArray[np.float64]:
-    """How often each code of each book occurs in utterances (Q, F): (Q, K), each row sums to one, none is zero."""
-    counts = np.stack([np.bincount(book, minlength=size) for book in np.concatenate([c.numpy() for c in codes], 1)]) + 0.1
+    """How often each code of each book occurs in utterances (Q, F): (Q, K), each row sums to one,
+    none is zero.
+    """
+    counts = (
+        np.stack(
+            [
+                np.bincount(book, minlength=size)
+                for book in np.concatenate([c.numpy() for c in codes], 1)
+            ]
+        )
+        + 0.1
+    )
     return counts / counts.sum(1, keepdims=True)
 
 
@@ -28,7 +40,8 @@ def unigram_bits(train: Sequence[Tensor], test: Sequence[Tensor], size: int) -> 
 def bigram_bits(train: Sequence[Tensor], test: Sequence[Tensor], size: int) -> float:
     """Bits a test code costs given its book's code in the frame before (or that it is the first).
 
-    Rows are pulled towards the unigram, as strongly as suits the *test* codes best: if anything, the figure is too low.
+    Rows are pulled towards the unigram, as strongly as suits the *test* codes best: if anything,
+    the figure is too low.
     """
     p, cost = unigram(train, size), np.zeros(len(STRENGTHS))
     for book in range(len(p)):
@@ -41,13 +54,20 @@ def bigram_bits(train: Sequence[Tensor], test: Sequence[Tensor], size: int) -> f
     return float(cost.min() / sum(c.numel() for c in test))
 
 
-def _pairs(codes: Sequence[Tensor], book: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _pairs(
+    codes: Sequence[Tensor], book: int, size: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Each code and the one before it; `size` stands before the first."""
     rows = [c[book].numpy() for c in codes]
-    return np.concatenate([np.concatenate([[size], row[:-1]]) for row in rows if len(row)]), np.concatenate(rows)
+    return np.concatenate(
+        [np.concatenate([[size], row[:-1]]) for row in rows if len(row)]
+    ), np.concatenate(rows)
 
 
 def baselines(train: Sequence[Tensor], test: Sequence[Tensor], size: int) -> dict[str, float]:
-    """Bits a test code costs without a network, by name. Codes: (Q, F) an utterance, int64 on the CPU."""
+    """Bits a test code costs without a network, by name.
+
+    Codes: (Q, F) an utterance, int64 on the CPU.
+    """
     found = {"uniform": math.log2(size), "unigram": unigram_bits(train, test, size)}
     return found | ({"bigram": bigram_bits(train, test, size)} if size <= LARGEST else {})

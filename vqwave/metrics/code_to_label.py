@@ -1,6 +1,8 @@
-"""From codes to phones (or other labels of frames): each code stands for the label it goes with most often.
+"""From codes to phones (or other labels of frames): each code stands for the label it goes with
+most often.
 
-Reference: van den Oord et al., 2017, sec. 4.3 (49.3 % of 41 phones from 128 codes at 25 Hz). arXiv:1711.00937
+Reference: van den Oord et al., 2017, sec. 4.3 (49.3 % of 41 phones from 128 codes at 25 Hz).
+arXiv:1711.00937
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ Codes = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class CodeMap:
-    """counts (L, C): how often each label goes with each kind of frame in training; `kinds` are the frames' codes (C, Q)."""
+    """counts (L, C): how often each label goes with each kind of frame in training; `kinds` are the
+    frames' codes (C, Q).
+    """
 
     labels: list[str]
     kinds: Codes
@@ -36,17 +40,24 @@ class CodeMap:
 
     @property
     def commonest(self) -> str:
-        """The label of most training frames: what a frame is taken for whose codes were never seen together."""
+        """The label of most training frames: what a frame is taken for whose codes were never seen
+        together.
+        """
         return self.labels[int(self.counts.sum(1).argmax())]
 
     def read(self, codes: Codes) -> list[str]:
         """Codes (Q, F) -> a label for each frame."""
-        known = {tuple(kind): self.labels[best] for kind, best in zip(self.kinds.tolist(), self.counts.argmax(0), strict=True)}
+        known = {
+            tuple(kind): self.labels[best]
+            for kind, best in zip(self.kinds.tolist(), self.counts.argmax(0), strict=True)
+        }
         return [known.get(tuple(frame), self.commonest) for frame in codes.T.tolist()]
 
 
 def frame_labels(phones: Phones, frames: int, hop: int) -> list[str]:
-    """The phone at the middle of each frame; `phones` are (first sample, label) in order, the first at 0."""
+    """The phone at the middle of each frame; `phones` are (first sample, label) in order, the first
+    at 0.
+    """
     starts = np.array([start for start, _ in phones])
     middles = np.arange(frames) * hop + hop // 2
     return [phones[i][1] for i in np.searchsorted(starts, middles, side="right") - 1]

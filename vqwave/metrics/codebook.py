@@ -28,7 +28,10 @@ class CodeCounts:
                 self.counts[row, book] += torch.bincount(used, minlength=self.counts.shape[-1])
 
     def section(self, frame_rate: float, device: torch.device | None = None) -> dict[str, Any]:
-        """The `codes` part of `evaluation.json`, over all ranks. Perplexity is the mean over books."""
+        """The `codes` part of `evaluation.json`, over all ranks.
+
+        Perplexity is the mean over books.
+        """
         counts = sum_over_ranks(self.counts.to(device)).cpu()
         books = counts.sum(0).double()  # (Q, K)
         spread = perplexity(books)  # (Q,)

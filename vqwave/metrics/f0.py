@@ -1,7 +1,9 @@
-"""How far the melody of a copy is from that of the recording: F0 error, correlation, voicing error, by Praat's pitch.
+"""How far the melody of a copy is from that of the recording: F0 error, correlation, voicing error,
+by Praat's pitch.
 
-Boersma's method has no network that could have been trained on the distortions it is to measure. What models are conditioned
-on comes from another tracker (`vqwave.pitch_tracking`), so that no model is measured by its own targets.
+Boersma's method has no network that could have been trained on the distortions it is to measure.
+What models are conditioned on comes from another tracker (`vqwave.pitch_tracking`), so that no
+model is measured by its own targets.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ STEP, LOWEST, HIGHEST = 0.005, 60.0, 400.0  # seconds from frame to frame; Hz
 
 
 def tracker(sample_rate: int) -> Tracker | str:
-    """(T,) -> ln(F0 / 100 Hz) (0 where unvoiced) and voicing, (F,) each, frame f at (f + 0.5) STEP; or why there is none.
+    """(T,) -> ln(F0 / 100 Hz) (0 where unvoiced) and voicing, (F,) each, frame f at (f + 0.5) STEP;
+    or why there is none.
 
     Boersma, 1993, "Accurate short-term analysis of the fundamental frequency", as in Praat.
     """
@@ -32,11 +35,15 @@ def tracker(sample_rate: int) -> Tracker | str:
 
     def contour(wave: Wave) -> Contour:
         frames = max(1, round(len(wave) / (STEP * sample_rate)))
-        long_enough = np.pad(np.asarray(wave, np.float64), (0, max(0, round(3.1 * sample_rate / LOWEST) - len(wave))))
+        long_enough = np.pad(
+            np.asarray(wave, np.float64), (0, max(0, round(3.1 * sample_rate / LOWEST) - len(wave)))
+        )
         found = parselmouth.Sound(long_enough, sample_rate).to_pitch(STEP, LOWEST, HIGHEST)
         place = np.rint(((np.arange(frames) + 0.5) * STEP - found.xs()[0]) / STEP).astype(int)
         inside = (place >= 0) & (place < len(found.xs()))
-        f0 = np.where(inside, found.selected_array["frequency"][place.clip(0, len(found.xs()) - 1)], 0.0)
+        f0 = np.where(
+            inside, found.selected_array["frequency"][place.clip(0, len(found.xs()) - 1)], 0.0
+        )
         voiced = f0 > 0
         return np.log(np.where(voiced, f0, 100.0) / 100.0), voiced
 
@@ -49,7 +56,8 @@ def melody_sums(contour: Tracker, recording: Wave, copy: Wave, centre: float = 0
 
 
 def contour_sums(recording: Contour, copy: Contour, centre: float = 0.0) -> Sums:
-    """What an utterance adds to the sums (PARTS,) that `f0_error`, `f0_correlation` and `voicing_error` are made of.
+    """What an utterance adds to the sums (PARTS,) that `f0_error`, `f0_correlation` and
+    `voicing_error` are made of.
 
     Frames are compared as they lie, so both must be in step; the longer is cut. `centre`,
     ln(F0 / 100 Hz), is the speaker's own: with it a correlation is one of melodies, and not of high

@@ -1,4 +1,6 @@
-"""Held-out likelihood in bits a sample, and what it must beat: uniform, a marginal histogram, a linear predictor."""
+"""Held-out likelihood in bits a sample, and what it must beat: uniform, a marginal histogram, a
+linear predictor.
+"""
 
 from __future__ import annotations
 
@@ -42,19 +44,28 @@ def score(decoder: WaveNet, condition: Condition | None, x: Tensor) -> Score:
 
 def unit(head: Head) -> str:
     """What one sample costs is counted in, for this head."""
-    return f"bits per {head.bits:g}-bit sample" if head.continuous else f"bits per sample of {head.classes} classes"
+    return (
+        f"bits per {head.bits:g}-bit sample"
+        if head.continuous
+        else f"bits per sample of {head.classes} classes"
+    )
 
 
 def bits(head: Head, distribution: Distribution, x: Tensor) -> Tensor:
-    """Bits that each sample costs: at 16-bit resolution for continuous heads, in its own classes for a categorical. (B, T)"""
+    """Bits that each sample costs: at 16-bit resolution for continuous heads, in its own classes
+    for a categorical. (B, T)
+    """
     if head.continuous and head.bits == 16:
         return bits_per_sample(distribution, x)
     return -distribution.log_prob(x) / math.log(2.0)
 
 
 def bits_of(head: Head, nats: Tensor) -> Tensor:
-    """A mean negative log-likelihood in nats, in this head's bits: what training curves show beside held-out bits."""
-    density = head.continuous and head.kind != "mixture_of_logistics"  # a density costs ln(2 / 2^16) more as a 16-bit mass
+    """A mean negative log-likelihood in nats, in this head's bits: what training curves show beside
+    held-out bits.
+    """
+    # a density costs ln(2 / 2^16) more as a 16-bit mass
+    density = head.continuous and head.kind != "mixture_of_logistics"
     return (nats - (math.log(2.0 / 2**16) if density else 0.0)) / math.log(2.0)
 
 
@@ -79,11 +90,15 @@ def _codes(head: Head, x: Samples) -> NDArray[np.int64]:
     """Which cell each sample is in: the head's class, or the level of its grid."""
     if isinstance(head, MuLaw | LinearBins):
         return head.encode(torch.from_numpy(x)).numpy()
-    return np.round((x + 1.0) * 2 ** (head.bits - 1)).astype(np.int64).clip(0, 2 ** int(head.bits) - 1)
+    return (
+        np.round((x + 1.0) * 2 ** (head.bits - 1)).astype(np.int64).clip(0, 2 ** int(head.bits) - 1)
+    )
 
 
 def _cells(head: Head, x: Samples) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The lower and upper amplitude of the cell that each sample is in; the outermost cells take the tails."""
+    """The lower and upper amplitude of the cell that each sample is in; the outermost cells take
+    the tails.
+    """
     codes = _codes(head, x)
     if isinstance(head, MuLaw | LinearBins):
         edges = np.concatenate([[-1.0], head.widths().numpy()]).cumsum()
@@ -94,36 +109,53 @@ def _cells(head: Head, x: Samples) -> tuple[NDArray[np.float64], NDArray[np.floa
 
 
 def histogram_bits(head: Head, train: Samples, test: Samples) -> float:
-    """Bits a test sample costs under the smoothed histogram of the training samples, each on its own."""
+    """Bits a test sample costs under the smoothed histogram of the training samples, each on its
+    own.
+    """
     size = head.classes if isinstance(head, MuLaw | LinearBins) else 2 ** int(head.bits)
     counts = np.bincount(_codes(head, train), minlength=size) + 0.1
     return float(-np.log2(counts / counts.sum())[_codes(head, test)].mean())
 
 
-def linear_predictor_bits(head: Head, train: list[Samples], test: list[Samples], order: int = 16) -> float:
-    """Bits a test sample costs under one linear predictor with a logistic residual, both fitted on the training recordings.
+def linear_predictor_bits(
+    head: Head, train: list[Samples], test: list[Samples], order: int = 16
+) -> float:
+    """Bits a test sample costs under one linear predictor with a logistic residual, both fitted on
+    the training recordings.
 
-    The mass is that of the cell which holds the sample, so that the figure stands beside the head's own.
+    The mass is that of the cell which holds the sample, so that the figure stands beside the head's
+    own.
     """
     history, target = _regression(train, order)
-    weights = np.linalg.lstsq(history.T @ history + 1e-8 * np.eye(order), history.T @ target, rcond=None)[0]
+    weights = np.linalg.lstsq(
+        history.T @ history + 1e-8 * np.eye(order), history.T @ target, rcond=None
+    )[0]
     residual = target - history @ weights
     candidates = np.std(residual) * np.geomspace(0.02, 2.0, 60)
     scale = min(
         candidates,
-        key=lambda s: np.log(s) + 2 * np.logaddexp(0, -np.abs(residual) / s).mean() + np.abs(residual).mean() / s,
+        key=lambda s: (
+            np.log(s)
+            + 2 * np.logaddexp(0, -np.abs(residual) / s).mean()
+            + np.abs(residual).mean() / s
+        ),
     )
     history, target = _regression(test, order)
     low, high = _cells(head, np.concatenate(test))
     centre = history @ weights
     a, b = (high - centre) / scale, (low - centre) / scale
-    # ln[sigma(a) - sigma(b)] as in DiscretisedLogisticMixture: exact in both tails, where a difference would be zero
+    # ln[sigma(a) - sigma(b)] as in DiscretisedLogisticMixture: exact in both tails, where a
+    # difference would be zero
     log_mass = -np.logaddexp(0, -a) - np.logaddexp(0, b) + np.log(-np.expm1(b - a))
     return float(-log_mass.mean() / np.log(2))
 
 
-def _regression(recordings: list[Samples], order: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The `order` samples before each sample (N, order), and the samples (N,); silence stands before a recording."""
+def _regression(
+    recordings: list[Samples], order: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The `order` samples before each sample (N, order), and the samples (N,); silence stands
+    before a recording.
+    """
     histories = []
     for x in recordings:
         padded = np.concatenate([np.zeros(order), x])

@@ -1,4 +1,6 @@
-"""A linear probe: what a straight line can read from the mean and the spread of a representation over time."""
+"""A linear probe: what a straight line can read from the mean and the spread of a representation
+over time.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,15 @@ from vqwave.features import MFCCSpec
 
 def time_statistics(frames: Sequence[Tensor]) -> Tensor:
     """Frames (D, F_i) of each utterance -> (N, 2 D): mean and standard deviation over time."""
-    return torch.stack([torch.cat([item.float().mean(1), item.float().std(1, correction=0)]) for item in frames])
+    return torch.stack(
+        [torch.cat([item.float().mean(1), item.float().std(1, correction=0)]) for item in frames]
+    )
 
 
 def cepstra(waves: Sequence[Wave], sample_rate: int) -> list[Tensor]:
-    """Waveforms (T_i,) -> cepstra 1 to 19 and their slopes (38, F_i), each 10 ms; level, which c0 holds, is left out."""
+    """Waveforms (T_i,) -> cepstra 1 to 19 and their slopes (38, F_i), each 10 ms; level, which c0
+    holds, is left out.
+    """
     mfcc = MFCCSpec(coefficients=20, deltas=1, floor=1e-6).build(sample_rate)
     found = []
     for wave in waves:
@@ -31,9 +37,13 @@ def cepstra(waves: Sequence[Wave], sample_rate: int) -> list[Tensor]:
 
 
 class LinearProbe:
-    """Multinomial logistic regression on standardised features, with a weak pull to zero, fitted by L-BFGS."""
+    """Multinomial logistic regression on standardised features, with a weak pull to zero, fitted by
+    L-BFGS.
+    """
 
-    def __init__(self, x: Tensor, labels: Tensor, classes: int, *, decay: float = 1e-3, steps: int = 200) -> None:
+    def __init__(
+        self, x: Tensor, labels: Tensor, classes: int, *, decay: float = 1e-3, steps: int = 200
+    ) -> None:
         """x (N, D), labels (N,) from 0, below `classes`."""
         self.mean, self.deviation = x.mean(0), x.std(0, correction=0).clamp_min(1e-6)
         self.weight = torch.zeros(classes, x.shape[1] + 1, dtype=torch.float64, requires_grad=True)
@@ -42,7 +52,10 @@ class LinearProbe:
 
         def loss() -> Tensor:
             optimizer.zero_grad()
-            cost = F.cross_entropy(inputs @ self.weight.T, labels) + decay * self.weight[:, :-1].square().sum()
+            cost = (
+                F.cross_entropy(inputs @ self.weight.T, labels)
+                + decay * self.weight[:, :-1].square().sum()
+            )
             cost.backward()
             return cost
 

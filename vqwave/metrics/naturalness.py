@@ -41,7 +41,10 @@ def dnsmos() -> Scorer | str:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def score(wave: Wave, sample_rate: int) -> float:
-        batches = (session.run(None, {"input_1": window[None]})[0] for window in windows(resample(wave, sample_rate, RATE)))
+        batches = (
+            session.run(None, {"input_1": window[None]})[0]
+            for window in windows(resample(wave, sample_rate, RATE))
+        )
         return float(np.mean([np.polyval(OVERALL, float(output[0, 2])) for output in batches]))
 
     return score

@@ -23,7 +23,9 @@ def pesq_measure(sample_rate: int) -> Measure | str:
     try:
         import pesq
     except ImportError:
-        return "the package pesq is not installed: pip install 'vqwave[pesq]' (it needs a C compiler)"
+        return (
+            "the package pesq is not installed: pip install 'vqwave[pesq]' (it needs a C compiler)"
+        )
     mode = "nb" if sample_rate == 8000 else "wb"
 
     def measure(recording: Wave, copy: Wave) -> float:
@@ -36,9 +38,12 @@ def pesq_measure(sample_rate: int) -> Measure | str:
 
 
 def stoi_measure(sample_rate: int) -> Measure | str:
-    """STOI (0 to 1), or why there is none. A recording with less than 30 frames of speech raises ValueError.
+    """STOI (0 to 1), or why there is none.
 
-    Reference: Taal et al., 2011, "An algorithm for intelligibility prediction of time-frequency weighted noisy speech".
+    A recording with less than 30 frames of speech raises ValueError.
+
+    Reference: Taal et al., 2011, "An algorithm for intelligibility prediction of time-frequency
+    weighted noisy speech".
     """
     try:
         import pystoi
@@ -56,8 +61,12 @@ def stoi_measure(sample_rate: int) -> Measure | str:
     return measure
 
 
-def defined(measure: Measure, sample_rate: int, recordings: Sequence[Wave], copies: Sequence[Wave]) -> np.ndarray:
-    """The measure of each pair, (N,), NaN where it is not defined: shorter than `SHORTEST`, no speech found, or silent copy."""
+def defined(
+    measure: Measure, sample_rate: int, recordings: Sequence[Wave], copies: Sequence[Wave]
+) -> np.ndarray:
+    """The measure of each pair, (N,), NaN where it is not defined: shorter than `SHORTEST`, no
+    speech found, or silent copy.
+    """
     found = np.full(len(recordings), np.nan)
     for i, (recording, copy) in enumerate(zip(recordings, copies, strict=True)):
         if len(recording) >= SHORTEST * sample_rate and np.any(copy):

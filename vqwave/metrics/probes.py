@@ -1,4 +1,6 @@
-"""What can be read from codes: a small classifier is trained on those of some utterances and tested on those of others."""
+"""What can be read from codes: a small classifier is trained on those of some utterances and tested
+on those of others.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from vqwave.distributed.threads import limited_to
 
 @dataclass(frozen=True)
 class Probe:
-    """Share of the test utterances that are classified rightly, beside that of always saying the commonest training label."""
+    """Share of the test utterances that are classified rightly, beside that of always saying the
+    commonest training label.
+    """
 
     accuracy: float
     chance: float
@@ -33,7 +37,10 @@ class ProbeNetwork(nn.Module):
         self.out = nn.Linear(2 * channels, classes)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x (B, D, F), mask (B, 1, F) -> logits (B, classes). Padding is kept at zero in each layer."""
+        """x (B, D, F), mask (B, 1, F) -> logits (B, classes).
+
+        Padding is kept at zero in each layer.
+        """
         h = F.relu(self.first(x)) * mask
         h = F.relu(self.second(F.dropout(h, 0.2, self.training))) * mask
         return self.out(torch.cat([h.sum(2) / mask.sum(2), h.amax(2)], 1))
@@ -53,13 +60,16 @@ def probe_accuracy(
 ) -> Probe:
     """Embedded codes (D, F) of each utterance, labels (N,) from 0 -> how well they tell the label.
 
-    The same network, steps and draws for every caller, on any number of threads: codes of the same frame rate can be
-    compared. High for what codes should keep (words), low, down to `chance`, for what they should not (the speaker).
+    The same network, steps and draws for every caller, on any number of threads: codes of the same
+    frame rate can be compared. High for what codes should keep (words), low, down to `chance`, for
+    what they should not (the speaker).
     """
     (x, mask), (y, test_mask) = _pad(train_codes), _pad(test_codes)
     total = mask.sum()
     mean = (x * mask).sum((0, 2), keepdim=True) / total
-    deviation = (((x - mean) * mask).square().sum((0, 2), keepdim=True) / total).sqrt().clamp(min=1e-6)
+    deviation = (
+        (((x - mean) * mask).square().sum((0, 2), keepdim=True) / total).sqrt().clamp(min=1e-6)
+    )
     x, y = (x - mean) / deviation * mask, (y - mean) / deviation * test_mask
     classes = int(max(train_labels.max(), test_labels.max())) + 1
     with torch.random.fork_rng(devices=[]), torch.enable_grad():

@@ -81,14 +81,18 @@ def whisper_folder(weights: str) -> Path | str:
     given = Path(weights)
     if given.is_dir():
         if not (given / WEIGHTS).is_file():
-            raise UserInputError(f"{given}: holds no {WEIGHTS}, expected Whisper in CTranslate2's format")
+            raise UserInputError(
+                f"{given}: holds no {WEIGHTS}, expected Whisper in CTranslate2's format"
+            )
         return given
     from faster_whisper.utils import available_models, download_model
     from huggingface_hub.errors import HfHubHTTPError
 
     if weights not in available_models() and len(given.parts) != 2:
         known = ", ".join(available_models())
-        raise UserInputError(f"{weights!r}: no such folder or Whisper model, expected a folder or one of {known}")
+        raise UserInputError(
+            f"{weights!r}: no such folder or Whisper model, expected a folder or one of {known}"
+        )
     reason = ""
     for local in (True, False):
         try:
@@ -106,7 +110,11 @@ def _carried(name: str) -> Path | None:
         return None
     for distribution in importlib.metadata.distributions():
         for file in distribution.files or ():
-            if file.name == WEIGHTS and file.hash is not None and f"{file.hash.mode}={file.hash.value}" == CARRIED[name]:
+            if (
+                file.name == WEIGHTS
+                and file.hash is not None
+                and f"{file.hash.mode}={file.hash.value}" == CARRIED[name]
+            ):
                 return Path(str(file.locate())).parent
     return None
 
@@ -115,12 +123,15 @@ def error_sums(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorSum
     """(N, 4): word edits, words, character edits, characters of each pair, after `normalise`.
 
     Sums of these over utterances give corpus rates: `word_error_rate`, `character_error_rate`.
-    Characters include the spaces between words. Raises `UserInputError` for a reference without a word.
+    Characters include the spaces between words. Raises `UserInputError` for a reference without a
+    word.
     """
     import jiwer
 
     rows = []
-    for reference, hypothesis in zip(map(normalise, references), map(normalise, hypotheses), strict=True):
+    for reference, hypothesis in zip(
+        map(normalise, references), map(normalise, hypotheses), strict=True
+    ):
         if not reference:
             raise UserInputError("a reference transcript holds no word, expected one")
         row: list[int] = []

@@ -1,9 +1,12 @@
-"""A judge of speech: small convolutional networks that hear a recording and say which word it is, and who speaks.
+"""A judge of speech: small convolutional networks that hear a recording and say which word it is,
+and who speaks.
 
-They are trained on a corpus' real training recordings and on nothing else, never on synthesis; what they make of held-out
-recordings is the ceiling of what they can make of speech that a model has made. There are several, which differ by their seed,
-since one alone is a matter of luck by a point or two; what they say is averaged (deep ensembles: Lakshminarayanan et al., 2017.
-arXiv:1612.01474). Own, small networks: recognisers that could be installed know neither a corpus' speakers nor words at 8 kHz.
+They are trained on a corpus' real training recordings and on nothing else, never on synthesis; what
+they make of held-out recordings is the ceiling of what they can make of speech that a model has
+made. There are several, which differ by their seed, since one alone is a matter of luck by a point
+or two; what they say is averaged (deep ensembles: Lakshminarayanan et al., 2017. arXiv:1612.01474).
+Own, small networks: recognisers that could be installed know neither a corpus' speakers nor words
+at 8 kHz.
 """
 
 from __future__ import annotations
@@ -56,7 +59,9 @@ DEFAULT = RecognizerSpec()
 
 
 class RecognizerNetwork(nn.Module):
-    """Four convolutions over log-mel frames, mean and maximum over time, one linear layer a label."""
+    """Four convolutions over log-mel frames, mean and maximum over time, one linear layer a
+    label.
+    """
 
     mean: Tensor
     deviation: Tensor
@@ -68,7 +73,12 @@ class RecognizerNetwork(nn.Module):
         self.register_buffer("deviation", torch.ones(spec.bands, 1))
         widths, pools = (spec.bands, C, C, C, C), (1, 2, 1, 2)
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.Conv1d(widths[i], widths[i + 1], 5, padding=2), nn.BatchNorm1d(C), nn.ReLU(), nn.AvgPool1d(pool))
+            nn.Sequential(
+                nn.Conv1d(widths[i], widths[i + 1], 5, padding=2),
+                nn.BatchNorm1d(C),
+                nn.ReLU(),
+                nn.AvgPool1d(pool),
+            )
             for i, pool in enumerate(pools)
         )
         self.dropout = nn.Dropout(spec.dropout)
@@ -92,15 +102,31 @@ class RecognizerNetwork(nn.Module):
 
 
 class Recognizer:
-    """Says which of `values` ({"text": [...], "speaker": [...]}) is heard in waveforms (T,) at `sample_rate`."""
+    """Says which of `values` ({"text": [...], "speaker": [...]}) is heard in waveforms (T,) at
+    `sample_rate`.
+    """
 
-    def __init__(self, members: nn.ModuleList, values: dict[str, list[str]], sample_rate: int, frames: int, bands: int) -> None:
-        self.members, self.values, self.sample_rate, self.frames = members.eval(), values, sample_rate, frames
+    def __init__(
+        self,
+        members: nn.ModuleList,
+        values: dict[str, list[str]],
+        sample_rate: int,
+        frames: int,
+        bands: int,
+    ) -> None:
+        self.members, self.values, self.sample_rate, self.frames = (
+            members.eval(),
+            values,
+            sample_rate,
+            frames,
+        )
         self.mel = mel_of(sample_rate, bands)
 
     @torch.inference_mode()
     def hear(self, waves: Sequence[Wave]) -> Heard:
-        """Log-probabilities of each label, averaged over members and over the utterance's windows, which overlap by half."""
+        """Log-probabilities of each label, averaged over members and over the utterance's windows,
+        which overlap by half.
+        """
         windows = [self._windows(wave) for wave in waves]
         logits: dict[str, list[Tensor]] = {name: [] for name in self.values}
         for chunk in torch.cat(windows).split(64) if windows else []:
@@ -109,9 +135,13 @@ class Recognizer:
                 found.append(torch.stack([one[name].log_softmax(1) for one in said]).mean(0))
         sizes = [len(item) for item in windows]
         return {
-            name: torch.stack([part.mean(0) for part in torch.cat(found).split(sizes)]).double().numpy()
-            if found
-            else np.zeros((0, 0))
+            name: (
+                torch.stack([part.mean(0) for part in torch.cat(found).split(sizes)])
+                .double()
+                .numpy()
+                if found
+                else np.zeros((0, 0))
+            )
             for name, found in logits.items()
         }
 
@@ -120,12 +150,18 @@ class Recognizer:
         return {name: found.argmax(1) for name, found in self.hear(waves).items()}
 
     def _windows(self, wave: Wave) -> Tensor:
-        """(T,) -> mel powers of its windows (W, M, F); what is shorter than one is put into the middle of silence."""
+        """(T,) -> mel powers of its windows (W, M, F); what is shorter than one is put into the
+        middle of silence.
+        """
         power = powers(self.mel, wave)
         missing = self.frames - power.shape[1]
         if missing >= 0:
             return F.pad(power, (missing // 2, missing - missing // 2))[None]
-        starts = np.linspace(0, -missing, 2 + (-missing - 1) // max(1, self.frames // 2)).round().astype(int)
+        starts = (
+            np.linspace(0, -missing, 2 + (-missing - 1) // max(1, self.frames // 2))
+            .round()
+            .astype(int)
+        )
         return torch.stack([power[:, start : start + self.frames] for start in starts])
 
 
@@ -156,11 +192,13 @@ def recognizer_of(
     keep: Path | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Recognizer:
-    """The judge of a corpus: trained (one to three minutes a member), or read from `keep`, a folder where trained ones are kept.
+    """The judge of a corpus: trained (one to three minutes a member), or read from `keep`, a folder
+    where trained ones are kept.
 
-    Kept weights bear the hash of the recordings, the labels and the settings in their name. `progress` is called with the
-    number of steps done, of `steps` for each member. What cannot be kept (a folder that may not be written) is trained again
-    the next time. Trained on one thread, so that it does not hang on their number.
+    Kept weights bear the hash of the recordings, the labels and the settings in their name.
+    `progress` is called with the number of steps done, of `steps` for each member. What cannot be
+    kept (a folder that may not be written) is trained again the next time. Trained on one thread,
+    so that it does not hang on their number.
     """
     values = {name: corpus.labels[name] for name in JUDGED if len(corpus.labels.get(name, [])) > 1}
     frames, sizes = _frames(corpus), {name: len(known) for name, known in values.items()}
@@ -177,7 +215,9 @@ def recognizer_of(
 
 
 def _frames(corpus: Corpus) -> int:
-    """How many frames are heard at once: as long as nearly all utterances where words are to be told, else two seconds."""
+    """How many frames are heard at once: as long as nearly all utterances where words are to be
+    told, else two seconds.
+    """
     longest = LONGEST_SECONDS
     if "text" in corpus.labels:
         lengths = [corpus.utterances[row].frames / corpus.sample_rate for row in corpus.of("train")]
@@ -206,7 +246,9 @@ def _keep(members: nn.ModuleList, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(exist_ok=True)
-        save_file({name: value.contiguous() for name, value in members.state_dict().items()}, temporary)
+        save_file(
+            {name: value.contiguous() for name, value in members.state_dict().items()}, temporary
+        )
         os.replace(temporary, path)
     except (OSError, SafetensorError):
         temporary.unlink(missing_ok=True)
@@ -240,19 +282,30 @@ def _learn(
     spec: RecognizerSpec,
     stepped: Callable[[], object],
 ) -> None:
-    """One-cycle Adam on disturbed windows of the recordings; windows are drawn by length, speakers as they come."""
+    """One-cycle Adam on disturbed windows of the recordings; windows are drawn by length, speakers
+    as they come.
+    """
     assert isinstance(network, RecognizerNetwork)
     for module in network.modules():
         if isinstance(module, nn.Conv1d | nn.Linear | nn.BatchNorm1d):
             module.reset_parameters()
-    network.fit_scale(torch.stack([placed(power, frames) for power in clean[:: max(1, len(clean) // 500)]]))
+    network.fit_scale(
+        torch.stack([placed(power, frames) for power in clean[:: max(1, len(clean) // 500)]])
+    )
     share = torch.tensor([max(1.0, power.shape[1] / frames) for power in clean])
     optimizer = torch.optim.AdamW(network.train().parameters(), lr=spec.lr, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, spec.lr, total_steps=spec.steps, pct_start=0.15)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, spec.lr, total_steps=spec.steps, pct_start=0.15
+    )
     for _ in range(spec.steps):
         drawn = torch.multinomial(share, spec.batch, replacement=True)
-        scores = network(disturbed(torch.stack([placed(clean[i], frames, tempo=0.15) for i in drawn.tolist()])))
-        losses = [F.cross_entropy(scores[name], known[drawn], label_smoothing=spec.smoothing) for name, known in labels.items()]
+        scores = network(
+            disturbed(torch.stack([placed(clean[i], frames, tempo=0.15) for i in drawn.tolist()]))
+        )
+        losses = [
+            F.cross_entropy(scores[name], known[drawn], label_smoothing=spec.smoothing)
+            for name, known in labels.items()
+        ]
         optimizer.zero_grad()
         torch.stack(losses).sum().backward()
         optimizer.step()

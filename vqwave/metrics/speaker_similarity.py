@@ -56,7 +56,11 @@ class SpeakerEncoder(nn.Module):
         starts = window_starts(len(wave))
         x = torch.from_numpy(np.pad(wave, (0, max(0, (starts[-1] + WINDOW) * HOP - len(wave)))))
         hann = torch.hann_window(FFT)
-        power = torch.stft(x, FFT, HOP, window=hann, pad_mode="constant", return_complex=True).abs().square()
+        power = (
+            torch.stft(x, FFT, HOP, window=hann, pad_mode="constant", return_complex=True)
+            .abs()
+            .square()
+        )
         mel = (self.filters @ power).T  # (F, 40)
         parts = self(torch.stack([mel[start : start + WINDOW] for start in starts]))
         return unit(parts.double().mean(0).numpy())
@@ -80,7 +84,9 @@ def speaker_encoder(weights: str | Path | None = None) -> SpeakerEncoder | str:
         weights = Path(next(iter(found.submodule_search_locations))) / "pretrained.pt"
     state = torch.load(weights, map_location="cpu", weights_only=True)["model_state"]
     encoder = SpeakerEncoder()
-    encoder.load_state_dict({name: value for name, value in state.items() if name.startswith(("lstm.", "linear."))})
+    encoder.load_state_dict(
+        {name: value for name, value in state.items() if name.startswith(("lstm.", "linear."))}
+    )
     return encoder.eval()
 
 

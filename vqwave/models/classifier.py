@@ -1,4 +1,6 @@
-"""A small classifier of raw audio: what it has learnt to hear is what the perceptual loss compares."""
+"""A small classifier of raw audio: what it has learnt to hear is what the perceptual loss
+compares.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ class ClassifierSpec:
     """Dilated convolutions over raw audio, one output a label column."""
 
     kind: Literal["classifier"] = "classifier"
-    labels: tuple[str, ...] = option(("speaker",), "what to tell apart: label columns of the corpus, e.g. [speaker, text]")
+    labels: tuple[str, ...] = option(
+        ("speaker",), "what to tell apart: label columns of the corpus, e.g. [speaker, text]"
+    )
     layers: Positive = option(8, "dilated layers; the features of each enter the perceptual loss")
     cycle: Positive = option(8, "layers after which the dilation starts again from 1")
     kernel: Positive = option(3, "taps of each layer (odd)")
@@ -30,11 +34,15 @@ class ClassifierSpec:
     stride: Positive = option(4, "samples a column")
 
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> Classifier:
-        """vocabulary: label column -> its values. Raises UserInputError for a label that is not in it."""
+        """vocabulary: label column -> its values.
+
+        Raises UserInputError for a label that is not in it.
+        """
         for name in self.labels:
             if name not in vocabulary:
                 raise UserInputError(
-                    f"model.labels: {name!r}, expected of {', '.join(vocabulary)}{nearest(name, list(vocabulary))}"
+                    f"model.labels: {name!r}, expected of"
+                    f" {', '.join(vocabulary)}{nearest(name, list(vocabulary))}"
                 )
         return Classifier(self, {name: len(vocabulary[name]) for name in self.labels})
 
@@ -42,7 +50,8 @@ class ClassifierSpec:
 class Classifier(nn.Module):
     """Strided convolution, residual dilated layers, mean over time, one linear output a label.
 
-    Weights of the first layer start with a spread of `GAIN`: level-normalised speech has a standard deviation near 0.07.
+    Weights of the first layer start with a spread of `GAIN`: level-normalised speech has a standard
+    deviation near 0.07.
     """
 
     GAIN = 5.0
@@ -53,7 +62,9 @@ class Classifier(nn.Module):
         C, stride, k = spec.channels, spec.stride, spec.kernel
         self.front = nn.Conv1d(1, C, 2 * stride, stride, padding=stride // 2)
         nn.init.normal_(self.front.weight, std=self.GAIN / (2 * stride) ** 0.5)
-        self.layers = nn.ModuleList(nn.Conv1d(C, C, k, dilation=d, padding="same") for d in self.dilations)
+        self.layers = nn.ModuleList(
+            nn.Conv1d(C, C, k, dilation=d, padding="same") for d in self.dilations
+        )
         self.outputs = nn.ModuleDict({name: nn.Linear(C, size) for name, size in sizes.items()})
 
     @property
@@ -70,7 +81,9 @@ class Classifier(nn.Module):
         return (receptive_field(self.spec.kernel, self.dilations) + 1) * self.spec.stride
 
     def features(self, x: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-        """x, mask (B, T) -> the output of each layer, (B, C, T / stride): zero where no valid sample is."""
+        """x, mask (B, T) -> the output of each layer, (B, C, T / stride): zero where no valid
+        sample is.
+        """
         features, heard = [], self.front(x[:, None])
         weight = self.columns(x, mask, heard.shape[-1])
         heard = heard * weight
@@ -80,12 +93,16 @@ class Classifier(nn.Module):
         return features
 
     def columns(self, x: Tensor, mask: Tensor | None, count: int) -> Tensor:
-        """x, mask (B, T) -> 1 for each of `count` columns that hold valid samples, else 0, (B, 1, count)."""
+        """x, mask (B, T) -> 1 for each of `count` columns that hold valid samples, else 0, (B, 1,
+        count).
+        """
         valid = torch.ones_like(x) if mask is None else mask.to(x)
         return F.adaptive_max_pool1d(valid[:, None], count)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-        """x, mask (B, T) -> logits of each label (B, K), from the columns that hold valid samples."""
+        """x, mask (B, T) -> logits of each label (B, K), from the columns that hold valid
+        samples.
+        """
         heard = self.features(x, mask)[-1]
         mean = heard.sum(-1) / self.columns(x, mask, heard.shape[-1]).sum(-1).clamp(min=1.0)
         return {name: layer(mean) for name, layer in self.outputs.items()}

@@ -19,7 +19,9 @@ Positive = Annotated[int, Field(ge=1)]
 class DiscriminatorSpec:
     """Sizes of the discriminator."""
 
-    layers: Annotated[int, Field(ge=2)] = option(10, "convolutions; dilations 1, 1, 2, 3, ..., and 1 at the end")
+    layers: Annotated[int, Field(ge=2)] = option(
+        10, "convolutions; dilations 1, 1, 2, 3, ..., and 1 at the end"
+    )
     channels: Positive = option(64, "channels")
     kernel: Positive = option(3, "taps (odd)")
 
@@ -28,7 +30,8 @@ class DiscriminatorSpec:
 
 
 class Discriminator(nn.Module):
-    """Non-causal dilated convolutions with leaky ReLUs (0.2) and weight normalisation; one score a sample.
+    """Non-causal dilated convolutions with leaky ReLUs (0.2) and weight normalisation; one score a
+    sample.
 
     Reference: Yamamoto et al., 2020 (Parallel WaveGAN), sec. 4.1.2. arXiv:1910.11480
     """
@@ -36,11 +39,18 @@ class Discriminator(nn.Module):
     def __init__(self, spec: DiscriminatorSpec) -> None:
         super().__init__()
         C, k, inner = spec.channels, spec.kernel, spec.layers - 1
-        layers = [nn.Conv1d(1 if i == 0 else C, C, k, dilation=max(1, i), padding="same") for i in range(inner)]
-        self.layers = nn.ModuleList(weight_norm(layer) for layer in [*layers, nn.Conv1d(C, 1, k, padding="same")])
+        layers = [
+            nn.Conv1d(1 if i == 0 else C, C, k, dilation=max(1, i), padding="same")
+            for i in range(inner)
+        ]
+        self.layers = nn.ModuleList(
+            weight_norm(layer) for layer in [*layers, nn.Conv1d(C, 1, k, padding="same")]
+        )
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x, mask (B, T) -> scores (B, T): trained towards 1 for recordings and 0 for what a student made."""
+        """x, mask (B, T) -> scores (B, T): trained towards 1 for recordings and 0 for what a
+        student made.
+        """
         heard = x[:, None]
         for layer in self.layers[:-1]:
             heard = F.leaky_relu(layer(masked(heard, mask)), 0.2)

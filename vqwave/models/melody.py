@@ -1,4 +1,6 @@
-"""The melody of a VQ-VAE: a frozen pitch codec, and the range of each voice, in which its codes are decoded."""
+"""The melody of a VQ-VAE: a frozen pitch codec, and the range of each voice, in which its codes are
+decoded.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,18 @@ from vqwave.models.pitch import PitchCodec, PitchCodecSpec, denormalise, normali
 from vqwave.models.wavenet import Vocabulary
 
 VOICE = "voice_pitch"
-"""Among an utterance's labels: mean and deviation of its voice's ln(F0 / 100 Hz), (B, 2), in place of its speaker's."""
+"""Among an utterance's labels: mean and deviation of its voice's ln(F0 / 100 Hz), (B, 2), in place
+of its speaker's.
+"""
 UNKNOWN = (0.4, 0.2)  # of a voice without statistics: about 150 Hz
 
 
 class Melody(nn.Module):
     """Pitch (B, 2, F) <-> codes (B, Q, F / ratio) of a melody without its voice.
 
-    Pitch is v ln(F0 / 100 Hz) and v, as `features.Pitch` has it, a frame each `hop` samples. A voice is a mean and a
-    deviation of ln(F0 / 100 Hz): that of a label `VOICE`, else that of the speaker's own recordings.
+    Pitch is v ln(F0 / 100 Hz) and v, as `features.Pitch` has it, a frame each `hop` samples. A
+    voice is a mean and a deviation of ln(F0 / 100 Hz): that of a label `VOICE`, else that of the
+    speaker's own recordings.
     """
 
     voices: Tensor
@@ -35,7 +40,9 @@ class Melody(nn.Module):
         return cls(spec.build(sample_rate, vocabulary), len(vocabulary.get("speaker", ())))
 
     def take(self, codec: PitchCodec, voices: Sequence[tuple[float, float]]) -> None:
-        """A trained codec as it is, to stay so; mean and deviation of each speaker's ln(F0 / 100 Hz)."""
+        """A trained codec as it is, to stay so; mean and deviation of each speaker's ln(F0 / 100
+        Hz).
+        """
         self.codec.load_state_dict(codec.state_dict())
         self.codec.requires_grad_(False)
         self.voices.copy_(torch.tensor(voices))
@@ -53,22 +60,32 @@ class Melody(nn.Module):
     @property
     def reach(self) -> int:
         """Codes before and after its own that a pitch frame is decoded from."""
-        frames, rate = 1, self.codec.decoder.strides  # of the output convolution, at the rate of frames
+        # of the output convolution, at the rate of frames
+        frames, rate = 1, self.codec.decoder.strides
         for stride in reversed(rate):
             frames = -(-(frames + 1) // stride)
         return frames + 2
 
     def voice(self, labels: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Mean and deviation, (B,) each. Raises UserInputError where labels name neither voice nor speaker."""
+        """Mean and deviation, (B,) each.
+
+        Raises UserInputError where labels name neither voice nor speaker.
+        """
         if VOICE in labels:
             return labels[VOICE].to(self.voices).unbind(-1)
         if "speaker" not in labels:
-            raise UserInputError("voice: neither a speaker nor the mean and deviation of its pitch is given")
+            raise UserInputError(
+                "voice: neither a speaker nor the mean and deviation of its pitch is given"
+            )
         return self.voices[labels["speaker"]].unbind(-1)
 
     @torch.no_grad()
-    def encode(self, pitch: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None = None) -> Tensor:
-        """pitch (B, 2, F), of which lengths (B,) samples are real -> codes (B, Q, ceil(F / ratio))."""
+    def encode(
+        self, pitch: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None = None
+    ) -> Tensor:
+        """pitch (B, 2, F), of which lengths (B,) samples are real -> codes (B, Q, ceil(F /
+        ratio)).
+        """
         frames = None if lengths is None else (-(-lengths // self.hop)).clamp(max=pitch.shape[-1])
         return self.codec.encode(normalise(pitch, *self.voice(labels)), frames)
 
@@ -80,5 +97,7 @@ class Melody(nn.Module):
         frames: int,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """codes (B, Q, N), mask (B, N) of real ones -> pitch (B, 2, frames) in the voice of the labels."""
+        """codes (B, Q, N), mask (B, N) of real ones -> pitch (B, 2, frames) in the voice of the
+        labels.
+        """
         return denormalise(self.codec.decode(codes, mask)[..., :frames], *self.voice(labels))

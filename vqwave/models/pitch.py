@@ -1,4 +1,5 @@
-"""Pitch codec: the melody of an utterance in a few codes a second, apart from what is said and from who says it.
+"""Pitch codec: the melody of an utterance in a few codes a second, apart from what is said and from
+who says it.
 
 B batch, F contour frames (100 a second), N codes; Q books. A contour is (B, 2, F): F0 and voicing.
 """
@@ -31,7 +32,9 @@ from vqwave.pitch_tracking import ten_milliseconds
 
 SEMITONE = math.log(2) / 12
 Statistic = Tensor | float
-Books = Annotated[EMAQuantizerSpec | ProductQuantizerSpec | ResidualQuantizerSpec, Field(discriminator="kind")]
+Books = Annotated[
+    EMAQuantizerSpec | ProductQuantizerSpec | ResidualQuantizerSpec, Field(discriminator="kind")
+]
 
 
 def normalise(pitch: Tensor, mean: Statistic, deviation: Statistic) -> Tensor:
@@ -39,8 +42,8 @@ def normalise(pitch: Tensor, mean: Statistic, deviation: Statistic) -> Tensor:
 
     .. math:: v (\ln(F_0 / 100) - \mu) / \sigma, \quad v
 
-    mean and deviation of the voice's ln(F0 / 100 Hz), (B,) or a number. What an unvoiced frame has for an F0 plays
-    no part.
+    mean and deviation of the voice's ln(F0 / 100 Hz), (B,) or a number. What an unvoiced frame has
+    for an F0 plays no part.
 
     Reference: Polyak et al., 2021, sec. 3.1. arXiv:2104.00355
     """
@@ -49,11 +52,14 @@ def normalise(pitch: Tensor, mean: Statistic, deviation: Statistic) -> Tensor:
     return torch.stack([torch.where(voiced > 0, centred, 0.0), voiced], -2)
 
 
-def denormalise(contour: Tensor, mean: Statistic, deviation: Statistic, shift_semitones: float = 0.0) -> Tensor:
-    """The inverse of `normalise`, and what is made of a decoded contour in a voice: (B, 2, F) -> (B, 2, F).
+def denormalise(
+    contour: Tensor, mean: Statistic, deviation: Statistic, shift_semitones: float = 0.0
+) -> Tensor:
+    """The inverse of `normalise`, and what is made of a decoded contour in a voice: (B, 2, F) ->
+    (B, 2, F).
 
-    contour: normalised F0, and the probability of voicing, from 1/2 of which a frame is voiced. The result is
-    v ln(F0 / 100 Hz), moved by `shift_semitones`, and v.
+    contour: normalised F0, and the probability of voicing, from 1/2 of which a frame is voiced. The
+    result is v ln(F0 / 100 Hz), moved by `shift_semitones`, and v.
     """
     melody, probability = contour.unbind(-2)
     voiced = probability >= 0.5
@@ -69,10 +75,15 @@ def _column(value: Statistic, like: Tensor) -> Tensor:
 
 @spec
 class PitchCodecSpec:
-    """A VQ-VAE of the melody. Zhao et al., 2020, arXiv:2005.07884; Polyak et al., 2021, sec. 3.1. arXiv:2104.00355"""
+    """A VQ-VAE of the melody.
+
+    Zhao et al., 2020, arXiv:2005.07884; Polyak et al., 2021, sec. 3.1. arXiv:2104.00355
+    """
 
     kind: Literal["pitch_codec"] = "pitch_codec"
-    ratio: Annotated[int, Field(ge=1)] = option(8, "contour frames (100 a second) to a code: 8 gives 12.5 Hz")
+    ratio: Annotated[int, Field(ge=1)] = option(
+        8, "contour frames (100 a second) to a code: 8 gives 12.5 Hz"
+    )
     channels: Annotated[int, Field(ge=1)] = option(128, "channels of the convolutions")
     latent_dim: Annotated[int, Field(ge=1)] = option(16, "latent channels D")
     quantizer: Books = option(EMAQuantizerSpec(codebook_size=20), "latents -> codes")
@@ -97,7 +108,8 @@ def _prime_factors(number: int) -> tuple[int, ...]:
 
 
 class PitchEncoder(nn.Module):
-    """A convolution and a residual block at each rate, strided convolutions between; 1x1 to the latent dimension.
+    """A convolution and a residual block at each rate, strided convolutions between; 1x1 to the
+    latent dimension.
 
     What lies beyond an utterance's end is zero before each convolution, as if there were nothing.
     """
@@ -105,7 +117,9 @@ class PitchEncoder(nn.Module):
     def __init__(self, channels: int, dim: int, strides: tuple[int, ...]) -> None:
         super().__init__()
         self.first = nn.Conv1d(2, channels, 3, padding="same")
-        self.strided = nn.ModuleList(StridedConv1d(channels, channels, stride) for stride in strides)
+        self.strided = nn.ModuleList(
+            StridedConv1d(channels, channels, stride) for stride in strides
+        )
         self.blocks = nn.ModuleList(ResidualBlock(channels, 3) for _ in (1, *strides))
         self.out = nn.Conv1d(channels, dim, 1)
 
@@ -134,7 +148,9 @@ class PitchEncoder(nn.Module):
 
 
 class PitchDecoder(nn.Module):
-    """The way back: a residual block at each rate, frames repeated between; F0 and a logit of voicing."""
+    """The way back: a residual block at each rate, frames repeated between; F0 and a logit of
+    voicing.
+    """
 
     def __init__(self, channels: int, dim: int, strides: tuple[int, ...]) -> None:
         super().__init__()
@@ -144,7 +160,9 @@ class PitchDecoder(nn.Module):
         self.out = nn.Conv1d(channels, 2, 3, padding="same")
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """z (B, D, N), mask (B, N) of real codes -> (B, 2, N ratio): normalised F0, logit of voicing."""
+        """z (B, D, N), mask (B, N) of real codes -> (B, 2, N ratio): normalised F0, logit of
+        voicing.
+        """
         x = masked(F.relu(self.first(masked(z, mask))), mask)
         x = masked(self.blocks[0](x), mask)
         for stride, block in zip(self.strides, self.blocks[1:], strict=True):
@@ -154,7 +172,9 @@ class PitchDecoder(nn.Module):
 
 @dataclass(frozen=True)
 class PitchReconstruction:
-    """What training sees: decoded normalised F0 and logit of voicing, (B, 2, F), and the quantized latents."""
+    """What training sees: decoded normalised F0 and logit of voicing, (B, 2, F), and the quantized
+    latents.
+    """
 
     decoded: Tensor
     quantized: Quantized
@@ -162,7 +182,8 @@ class PitchReconstruction:
     def losses(self, contour: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """contour (B, 2, F) normalised, mask (B, F) of real frames -> losses by name, unweighted.
 
-        `contour`: squared error of the normalised F0 where voiced; `voicing`: binary cross-entropy in nats.
+        `contour`: squared error of the normalised F0 where voiced; `voicing`: binary cross-entropy
+        in nats.
         """
         melody, voiced = contour.unbind(1)
         found, logit = self.decoded.unbind(1)
@@ -172,12 +193,16 @@ class PitchReconstruction:
 
 
 class PitchCodec(nn.Module):
-    """Normalised contours (B, 2, F) <-> codes (B, Q, F / ratio). See `normalise` for what a contour is.
+    """Normalised contours (B, 2, F) <-> codes (B, Q, F / ratio).
+
+    See `normalise` for what a contour is.
 
     A code depends on `context` contour frames only, so that contours can be encoded chunk by chunk.
     """
 
-    def __init__(self, encoder: PitchEncoder, quantizer: Quantizer, decoder: PitchDecoder, hop: int) -> None:
+    def __init__(
+        self, encoder: PitchEncoder, quantizer: Quantizer, decoder: PitchDecoder, hop: int
+    ) -> None:
         super().__init__()
         self.encoder, self.quantizer, self.decoder, self.hop = encoder, quantizer, decoder, hop
         self.ratio = math.prod(decoder.strides)
@@ -199,7 +224,9 @@ class PitchCodec(nn.Module):
 
     @property
     def context(self) -> tuple[int, int]:
-        """Contour frames that a code depends on, before the first and after the last of its own `ratio`."""
+        """Contour frames that a code depends on, before the first and after the last of its own
+        `ratio`.
+        """
         first, last = self.encoder.context
         return -first, last + 1 - self.ratio
 
@@ -209,11 +236,15 @@ class PitchCodec(nn.Module):
         return (sum(self.context) + self.ratio) * self.hop // self.ratio
 
     def encode(self, contour: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """contour (B, 2, F), of which lengths (B,) frames are real -> codes (B, Q, ceil(F / ratio))."""
+        """contour (B, 2, F), of which lengths (B,) frames are real -> codes (B, Q, ceil(F /
+        ratio)).
+        """
         return self.quantizer.encode(self._latents(contour, lengths))
 
     def decode(self, codes: Tensor, mask: Tensor | None = None) -> Tensor:
-        """codes (B, Q, N), mask (B, N) of real ones -> (B, 2, N ratio): normalised F0, probability of voicing."""
+        """codes (B, Q, N), mask (B, N) of real ones -> (B, 2, N ratio): normalised F0, probability
+        of voicing.
+        """
         melody, logit = self.decoder(self.quantizer.decode(codes), mask).unbind(1)
         return torch.stack([melody, logit.sigmoid()], 1)
 

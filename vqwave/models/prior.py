@@ -1,4 +1,7 @@
-"""A prior over codes: the WaveNet again, with codes in the place of samples. From it a VQ-VAE speaks without being spoken to."""
+"""A prior over codes: the WaveNet again, with codes in the place of samples.
+
+From it a VQ-VAE speaks without being spoken to.
+"""
 
 from __future__ import annotations
 
@@ -29,17 +32,25 @@ class PriorSpec:
 
     kind: Literal["prior"] = "prior"
     network: StackSpec = option(
-        StackSpec(layers=12, dilation_cycle=6, skip_channels=128, hidden_channels=128), "sizes of the stack over codes"
+        StackSpec(layers=12, dilation_cycle=6, skip_channels=128, hidden_channels=128),
+        "sizes of the stack over codes",
     )
-    conditioner: ConditionerSpec = option(ConditionerSpec(), "labels that the prior hears, e.g. [speaker, text]")
-    label_dropout: Probability = option(0.1, "how often training leaves out each label, so that codes can be drawn without it")
-    token_dropout: Probability = option(0.1, "how often training leaves out each heard code, against learning by heart")
+    conditioner: ConditionerSpec = option(
+        ConditionerSpec(), "labels that the prior hears, e.g. [speaker, text]"
+    )
+    label_dropout: Probability = option(
+        0.1, "how often training leaves out each label, so that codes can be drawn without it"
+    )
+    token_dropout: Probability = option(
+        0.1, "how often training leaves out each heard code, against learning by heart"
+    )
     codec: VQVAESpec = option(VQVAESpec(), "taken from the codec's own run")
 
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> Prior:
         codec = self.codec.build(sample_rate, vocabulary)
         order = symbol_order(codec)
-        known = {name: [*values, "untold"] for name, values in vocabulary.items()}  # the last id stands for "not said"
+        # the last id stands for "not said"
+        known = {name: [*values, "untold"] for name, values in vocabulary.items()}
         conditioner = self.conditioner.build(0, 1, known)
         heard = nn.Embedding(sum(order.sizes) + len(order.sizes), self.network.residual_channels)
         place = nn.Embedding(order.slots, self.network.residual_channels)
@@ -77,19 +88,20 @@ class Ended:
 
 
 class CodeNetwork(nn.Module):
-    r"""p(codes | labels), frame by frame and, within a frame, book by book: each factor exact, all in one pass.
+    r"""p(codes | labels), frame by frame and, within a frame, book by book: each factor exact, all
+    in one pass.
 
     .. math:: p(c | h) = \prod_f \prod_q p(c_{qf} | c_{\cdot, <f}, c_{<q, f}, h)
 
-    The Q books of F frames are one sequence of Q F symbols, which one stack reads; with one book it is van den Oord et al.,
-    2017, sec. 4.3 (arXiv:1711.00937). Each book has its own embedding of the K codes and of END, the symbol around
-    utterances: input before the first code, and predicted after the last, where a frame could begin.
-    An utterance has a frame at least.
+    The Q books of F frames are one sequence of Q F symbols, which one stack reads; with one book it
+    is van den Oord et al., 2017, sec. 4.3 (arXiv:1711.00937). Each book has its own embedding of
+    the K codes and of END, the symbol around utterances: input before the first code, and predicted
+    after the last, where a frame could begin. An utterance has a frame at least.
 
     With `pitch`, a slower stream of K_p codes is modelled jointly: in the sequence, its codes stand
-    before the frames that they cover (`SymbolOrder`), so that each stream is conditioned on the past
-    of both. Pitch codes have embeddings and logits of their own; no book has mass on the symbols of
-    the other.
+    before the frames that they cover (`SymbolOrder`), so that each stream is conditioned on the
+    past of both. Pitch codes have embeddings and logits of their own; no book has mass on the
+    symbols of the other.
 
     B batch, Q books, F frames, K codes; S slots, G groups of a grid of symbols, which without pitch
     is (B, Q, F), the codes themselves; N = S G symbols.
@@ -106,7 +118,9 @@ class CodeNetwork(nn.Module):
         label_dropout: float = 0.0,
         token_dropout: float = 0.0,
     ) -> None:
-        """heard: all books' embeddings, END's after each book's codes; place: those of the slots."""
+        """heard: all books' embeddings, END's after each book's codes; place: those of the
+        slots.
+        """
         super().__init__()
         books, rows = place.num_embeddings, input_embedding.num_embeddings
         if pitch is not None:
@@ -157,9 +171,10 @@ class CodeNetwork(nn.Module):
 
         Zero where not `mask`. END is allowed where a frame begins, but for the first.
 
-        labels: name -> (B,); a label that is not there is not told. before (B,): the last book's code in the frame before,
-        for codes cut out of an utterance; END, the default, for its start. With `ends` false, END has no mass: the law
-        of the codes of an utterance whose length is known.
+        labels: name -> (B,); a label that is not there is not told. before (B,): the last book's
+        code in the frame before, for codes cut out of an utterance; END, the default, for its
+        start. With `ends` false, END has no mass: the law of the codes of an utterance whose length
+        is known.
         """
         B, S, G = symbols.shape
         flat = symbols.transpose(1, 2).flatten(1)  # (B, N)
@@ -179,7 +194,9 @@ class CodeNetwork(nn.Module):
         *,
         ends: bool = True,
     ) -> Tensor:
-        """last (B, n), the symbols before those in `slot` (B, n) -> ln p of these (B, END + 1, n)."""
+        """last (B, n), the symbols before those in `slot` (B, n) -> ln p of these (B, END + 1,
+        n).
+        """
         previous, book = self.slot_book[(slot - 1) % self.order.slots], self.slot_book[slot]
         row = self.book_row[previous] + last.minimum(self.book_size[previous])  # END follows codes
         heard = self.blank(self.input_embedding(row)) + self.place(slot)  # (B, n, R)
@@ -191,7 +208,9 @@ class CodeNetwork(nn.Module):
         return logits.masked_fill(~kept, -torch.inf).log_softmax(1)
 
     def _of_books(self, logits: Tensor, book: Tensor) -> Tensor:
-        """All logits (B, K + 1 + K_p, n) -> those of each symbol's `book` (B, n): (B, END + 1, n)."""
+        """All logits (B, K + 1 + K_p, n) -> those of each symbol's `book` (B, n): (B, END + 1,
+        n).
+        """
         if self.order.pitch is None:
             return logits
         content, end, pitch = logits.split([self.size, 1, self.order.pitch.size], 1)
@@ -203,25 +222,37 @@ class CodeNetwork(nn.Module):
         return torch.where((book < self.books)[:, None], filled(content), filled(pitch))
 
     def project(self, labels: Mapping[str, Tensor], count: int) -> Condition | None:
-        """What every layer hears of the labels of `count` utterances. Raises UserInputError for a missing label that it needs."""
+        """What every layer hears of the labels of `count` utterances.
+
+        Raises UserInputError for a missing label that it needs.
+        """
         return self.stack.project(self.conditioner(None, self.told(labels, count)))
 
     def told(self, labels: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-        """The labels with "untold" for those that are missing, and, in training, for some of the others."""
+        """The labels with "untold" for those that are missing, and, in training, for some of the
+        others.
+        """
         heard, device = dict(labels), self.place.weight.device
         for name in self.conditioner.labels:
             if name not in labels and not self.label_dropout:
-                raise UserInputError(f"{name}: not given, and this prior was trained with model.label_dropout = 0")
-            untold = torch.full((count,), self.conditioner.embeddings[name].num_embeddings - 1, device=device)
+                raise UserInputError(
+                    f"{name}: not given, and this prior was trained with model.label_dropout = 0"
+                )
+            untold = torch.full(
+                (count,), self.conditioner.embeddings[name].num_embeddings - 1, device=device
+            )
             heard[name] = labels.get(name, untold)
             if self.training and self.label_dropout:
-                heard[name] = torch.where(keyed.uniforms(count, like=device) < self.label_dropout, untold, heard[name])
+                heard[name] = torch.where(
+                    keyed.uniforms(count, like=device) < self.label_dropout, untold, heard[name]
+                )
         return heard
 
     def with_end(self, codes: Tensor, lengths: Tensor, pitch: Tensor | None = None) -> Ended:
         """codes (B, Q, F), of which lengths (B,) frames are real -> symbols, END after the last.
 
-        pitch (B, Q_p, ceil(F / ratio)): where the network models it. Raises UserInputError otherwise.
+        pitch (B, Q_p, ceil(F / ratio)): where the network models it. Raises UserInputError
+        otherwise.
         """
         order, frames = self.order, codes.shape[-1]
         groups = frames // order.ratio + 1
@@ -235,7 +266,9 @@ class CodeNetwork(nn.Module):
         return Ended(torch.where(end, self.end, torch.where(real, symbols, 0)), real | end)
 
     def exact(self) -> CodeNetwork:
-        """A copy in float64 on the CPU, for drawing and for coding: there rounding differs least between batches and machines."""
+        """A copy in float64 on the CPU, for drawing and for coding: there rounding differs least
+        between batches and machines.
+        """
         return deepcopy(self).double().cpu().eval()
 
     def extra_repr(self) -> str:
@@ -244,7 +277,9 @@ class CodeNetwork(nn.Module):
 
 
 class Blank(nn.Module):
-    """Leaves out whole symbols, each with probability `p`, in training alone; the others are scaled up, as by any dropout."""
+    """Leaves out whole symbols, each with probability `p`, in training alone; the others are scaled
+    up, as by any dropout.
+    """
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -262,7 +297,9 @@ class Blank(nn.Module):
 
 
 class CodeStream:
-    """A CodeNetwork heard one symbol at a time, each layer keeping its past: the same law as in one pass."""
+    """A CodeNetwork heard one symbol at a time, each layer keeping its past: the same law as in one
+    pass.
+    """
 
     def __init__(
         self,
@@ -279,17 +316,24 @@ class CodeStream:
         self.slot = torch.zeros(count, dtype=torch.int64)
 
     def next(self, last: Tensor) -> Tensor:
-        """last (B,), the symbol before -> ln p of the next (B, END + 1). END starts an utterance."""
+        """last (B,), the symbol before -> ln p of the next (B, END + 1).
+
+        END starts an utterance.
+        """
         starts = last == self.network.end
         self.slot = torch.where(starts, 0, (self.slot + 1) % self.network.order.slots)
         self.state.pasts = [past * ~starts[:, None, None] for past in self.state.pasts]
         slot = self.slot[:, None]
-        log_p = self.network.log_probs(last[:, None], slot, self.projected, self.state, ends=self.ends)
+        log_p = self.network.log_probs(
+            last[:, None], slot, self.projected, self.state, ends=self.ends
+        )
         return log_p[..., 0]
 
 
 class Prior(nn.Module):
-    """A network over codes, and the codec that turns them into speech; the codec is not trained any more."""
+    """A network over codes, and the codec that turns them into speech; the codec is not trained any
+    more.
+    """
 
     def __init__(self, network: CodeNetwork, codec: VQVAE) -> None:
         super().__init__()

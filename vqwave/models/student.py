@@ -1,4 +1,6 @@
-"""Parallel WaveNet: a stack of inverse autoregressive flows that decodes in one pass what a WaveNet decodes in a loop."""
+"""Parallel WaveNet: a stack of inverse autoregressive flows that decodes in one pass what a WaveNet
+decodes in a loop.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ from vqwave.features import LogMel
 from vqwave.models.wavenet import Vocabulary, WaveNetSpec
 from vqwave.nn.condition import Condition, Conditioner, ConditionerSpec
 from vqwave.nn.flows import AffineFlow, FlowOutput, FlowStack, FlowState, MaskedFlow
-from vqwave.nn.frontend import AnyFrontend, FrameSpec, PredictorFrontend, build_frontend, spectrum_of
+from vqwave.nn.frontend import (
+    AnyFrontend,
+    FrameSpec,
+    PredictorFrontend,
+    build_frontend,
+    spectrum_of,
+)
 from vqwave.nn.linear_prediction import LinearPredictor, LinearPredictorSpec
 from vqwave.nn.synthesis_filter import synthesise
 from vqwave.nn.wavenet import StackSpec
@@ -33,20 +41,34 @@ class StudentSpec:
     kind: Literal["student"] = "student"
     flows: tuple[Annotated[int, Field(ge=1)], ...] = option((10, 10, 10, 30), "layers of each flow")
     network: StackSpec = option(
-        StackSpec(layers=10, kernel_size=3, skip_channels=0, hidden_channels=64), "sizes of each flow's stack"
+        StackSpec(layers=10, kernel_size=3, skip_channels=0, hidden_channels=64),
+        "sizes of each flow's stack",
     )
-    base: Literal["logistic", "gaussian"] = option("logistic", "noise: logistic (Parallel WaveNet) or gaussian (ClariNet)")
+    base: Literal["logistic", "gaussian"] = option(
+        "logistic", "noise: logistic (Parallel WaveNet) or gaussian (ClariNet)"
+    )
     initial_scale: Annotated[float, Field(gt=0)] = option(
         0.05, "total scale of an untrained student: near the data's standard deviation"
     )
-    location_scale: Annotated[float, Field(gt=0)] = option(1.0, "what 1 stands for in the flows' locations: see the heads' option")
-    squeeze: Literal[1, 2, 4, 8] = option(1, "samples a block of folded time: the cost of a sample falls as many times")
-    stagger_blocks: bool = option(False, "blocks of successive flows begin at different samples, so that neighbours are heard, too")
-    flow_type: Literal["iaf", "maf"] = option("iaf", "one pass from noise to audio (iaf), or from audio to its density (maf)")
+    location_scale: Annotated[float, Field(gt=0)] = option(
+        1.0, "what 1 stands for in the flows' locations: see the heads' option"
+    )
+    squeeze: Literal[1, 2, 4, 8] = option(
+        1, "samples a block of folded time: the cost of a sample falls as many times"
+    )
+    stagger_blocks: bool = option(
+        False,
+        "blocks of successive flows begin at different samples, so that neighbours are heard, too",
+    )
+    flow_type: Literal["iaf", "maf"] = option(
+        "iaf", "one pass from noise to audio (iaf), or from audio to its density (maf)"
+    )
     conditioner: ConditionerSpec = option(ConditionerSpec(), "taken from the teacher")
     features: FrameSpec | None = option(None, "taken from the teacher")
     predictor: LinearPredictorSpec | None = option(None, "taken from the teacher")
-    pitch_taps: Annotated[int, Field(ge=0, le=15)] = option(0, "taken from the teacher, whose columns carry the pitch period")
+    pitch_taps: Annotated[int, Field(ge=0, le=15)] = option(
+        0, "taken from the teacher, whose columns carry the pitch period"
+    )
 
     def build(
         self,
@@ -56,7 +78,10 @@ class StudentSpec:
         hop: int = 1,
         spectrum: LogMel | None = None,
     ) -> Student:
-        """As `WaveNetSpec.build`. Raises UserInputError for blocks that do not tile the samples of a condition column."""
+        """As `WaveNetSpec.build`.
+
+        Raises UserInputError for blocks that do not tile the samples of a condition column.
+        """
         frontend = build_frontend(self.features, sample_rate, vocabulary) if self.features else None
         if frontend is not None:
             frame_channels, hop, spectrum = frontend.channels, frontend.hop, spectrum_of(frontend)
@@ -66,10 +91,13 @@ class StudentSpec:
         conditioner = self.conditioner.build(frame_channels, hop, vocabulary, predictor)
         if frame_channels and conditioner.hold % self.squeeze:
             raise UserInputError(
-                f"model.squeeze: {self.squeeze}, expected a divisor of the {conditioner.hold} samples of a condition column"
+                f"model.squeeze: {self.squeeze}, expected a divisor of the {conditioner.hold}"
+                " samples of a condition column"
             )
         if predictor is not None and conditioner.hold < predictor.order:
-            found = f"{predictor.order} past samples, a condition column holds for {conditioner.hold}"
+            found = (
+                f"{predictor.order} past samples, a condition column holds for {conditioner.hold}"
+            )
             raise UserInputError(f"predictor.order: {found}, expected at most as many")
         flows = FlowStack(
             [replace(self.network, layers=layers, skip_channels=0) for layers in self.flows],
@@ -91,13 +119,18 @@ class StudentSpec:
         if self.predictor is None:
             return None
         if spectrum is None:
-            raise UserInputError("predictor: no log-mel frames condition this decoder, from which it is made; expected some")
+            raise UserInputError(
+                "predictor: no log-mel frames condition this decoder, from which it is made;"
+                " expected some"
+            )
         return self.predictor.build(spectrum, sample_rate, self.pitch_taps)
 
 
 @dataclass
 class StudentState:
-    """What a student remembers between chunks: its flows, and with a predictor the last samples (B, P) and their time."""
+    """What a student remembers between chunks: its flows, and with a predictor the last samples (B,
+    P) and their time.
+    """
 
     flows: list[FlowState]
     samples: Tensor | None = None
@@ -107,13 +140,20 @@ class StudentState:
 class Student(nn.Module):
     """x = g(z, h) with z white noise: van den Oord et al., 2018, sec. 3. arXiv:1711.10433
 
-    It has no skip connections within a flow, reads the same condition as its teacher through the teacher's conditioner,
-    and never reverses time, so that x_t given z_{<t} is one `base` distribution, folded or not (nn/flows.py). With a
-    linear predictor the flows make the residual, and the synthesis filter of the same coefficients the waveform
-    (nn/synthesis_filter.py): locations are then those of the flows plus the prediction.
+    It has no skip connections within a flow, reads the same condition as its teacher through the
+    teacher's conditioner, and never reverses time, so that x_t given z_{<t} is one `base`
+    distribution, folded or not (nn/flows.py). With a linear predictor the flows make the residual,
+    and the synthesis filter of the same coefficients the waveform (nn/synthesis_filter.py):
+    locations are then those of the flows plus the prediction.
     """
 
-    def __init__(self, flows: FlowStack, conditioner: Conditioner, frontend: AnyFrontend | None, base: type[Mixture]) -> None:
+    def __init__(
+        self,
+        flows: FlowStack,
+        conditioner: Conditioner,
+        frontend: AnyFrontend | None,
+        base: type[Mixture],
+    ) -> None:
         super().__init__()
         self.flows = flows
         self.conditioner = conditioner
@@ -130,11 +170,15 @@ class Student(nn.Module):
         """Past noise that one sample hears."""
         return self.flows.receptive_field
 
-    def condition(self, frames: Tensor | None, labels: Mapping[str, Tensor], mask: Tensor | None = None) -> Condition | None:
+    def condition(
+        self, frames: Tensor | None, labels: Mapping[str, Tensor], mask: Tensor | None = None
+    ) -> Condition | None:
         return self.conditioner(frames, labels, mask)
 
     def noise(self, u: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
-        """u (4, B, T) uniforms -> z (B, T). A temperature below 1 narrows z, and with it the input of later flows.
+        """u (4, B, T) uniforms -> z (B, T).
+
+        A temperature below 1 narrows z, and with it the input of later flows.
 
         temperature: a number, or positive factors (B or 1, T).
         """
@@ -156,8 +200,12 @@ class Student(nn.Module):
         """Before the first sample."""
         return StudentState([FlowState() for _ in self.flows.flows])
 
-    def transform(self, z: Tensor, condition: Condition | None, state: StudentState | None = None) -> FlowOutput:
-        """z (B, T) -> x and the totals, each (B, T); a state, if given, is read and moved on in place."""
+    def transform(
+        self, z: Tensor, condition: Condition | None, state: StudentState | None = None
+    ) -> FlowOutput:
+        """z (B, T) -> x and the totals, each (B, T); a state, if given, is read and moved on in
+        place.
+        """
         network, columns = self.conditioner.split(condition)
         flowed = self.flows(z, network, None if state is None else state.flows)
         if columns is None:
@@ -167,8 +215,12 @@ class Student(nn.Module):
         self._remember(state, x)
         return replace(flowed, x=x, location=flowed.location + (x - flowed.x))
 
-    def inverse(self, x: Tensor, condition: Condition | None, state: StudentState | None = None) -> FlowOutput:
-        """x (B, T) -> the noise z that makes it, and the totals: exact; one block after another (iaf), or in one pass (maf)."""
+    def inverse(
+        self, x: Tensor, condition: Condition | None, state: StudentState | None = None
+    ) -> FlowOutput:
+        """x (B, T) -> the noise z that makes it, and the totals: exact; one block after another
+        (iaf), or in one pass (maf).
+        """
         network, columns = self.conditioner.split(condition)
         flows = None if state is None else state.flows
         if columns is None:
@@ -193,8 +245,12 @@ class Student(nn.Module):
         state.samples = torch.cat([past, x], 1)[:, -self.predictor.order :]
         state.time += x.shape[1]
 
-    def log_prob(self, x: Tensor, condition: Condition | None, state: StudentState | None = None) -> Tensor:
-        """ln p(x_t | x_{<t}) of given audio x (B, T), nats per unit of amplitude, (B, T): ln p(z_t) - ln s_t."""
+    def log_prob(
+        self, x: Tensor, condition: Condition | None, state: StudentState | None = None
+    ) -> Tensor:
+        """ln p(x_t | x_{<t}) of given audio x (B, T), nats per unit of amplitude, (B, T): ln p(z_t)
+        - ln s_t.
+        """
         flowed = self.inverse(x, condition, state)
         zero = torch.zeros_like(flowed.z[:, None])
         return self.base(zero, zero, zero).log_density(flowed.z) - flowed.log_scale
@@ -206,12 +262,17 @@ class Student(nn.Module):
         frames: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> FlowOutput:
-        """z (B, T), labels name -> (B,), frames (B, D, F) and their mask -> x and the totals, each (B, T)."""
+        """z (B, T), labels name -> (B,), frames (B, D, F) and their mask -> x and the totals, each
+        (B, T).
+        """
         return self.transform(z, self.condition(frames, labels, mask))
 
 
 class Density(nn.Module):
-    """A student heard as the density of recordings: what is trained by likelihood. In the direction `maf` it takes one pass."""
+    """A student heard as the density of recordings: what is trained by likelihood.
+
+    In the direction `maf` it takes one pass.
+    """
 
     def __init__(self, student: Student) -> None:
         super().__init__()
@@ -224,7 +285,9 @@ class Density(nn.Module):
         frames: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """x (B, T) -> ln p(x_t | x_{<t}), (B, T); frames come from x itself where the student has a front end."""
+        """x (B, T) -> ln p(x_t | x_{<t}), (B, T); frames come from x itself where the student has a
+        front end.
+        """
         if self.student.frontend is not None and frames is None:
             frames = self.student.frontend(x, labels, mask)
         return self.student.log_prob(x, self.student.condition(frames, labels, mask))

@@ -100,7 +100,8 @@ class SymbolOrder:
         return groups * self.ratio + max(0, rest - self.pitch_books) // self.books
 
     def merge(self, codes: Tensor, pitch: Tensor | None = None) -> Tensor:
-        """codes (B, Q, F), pitch (B, Q_p, ceil(F / ratio)) -> a grid (B, S, G), filled up with zeros.
+        """codes (B, Q, F), pitch (B, Q_p, ceil(F / ratio)) -> a grid (B, S, G), filled up with
+        zeros.
 
         Raises UserInputError for pitch codes where the order has none, or the other way round.
         """

@@ -16,16 +16,26 @@ from vqwave.errors import UserInputError
 from vqwave.features import LogMel
 from vqwave.nn.causal import shift_right
 from vqwave.nn.condition import Condition, Conditioner, ConditionerSpec
-from vqwave.nn.frontend import AnyFrontend, FrameSpec, PredictorFrontend, build_frontend, spectrum_of
+from vqwave.nn.frontend import (
+    AnyFrontend,
+    FrameSpec,
+    PredictorFrontend,
+    build_frontend,
+    spectrum_of,
+)
 from vqwave.nn.linear_prediction import LinearPredictor, LinearPredictorSpec, PredictorState
 from vqwave.nn.wavenet import Stack, StackSpec, StackState
 from vqwave.rng import keyed
 
-Vocabulary = Mapping[str, Sequence[str]]  # label column -> its values; an index into the values is what networks hear
+# label column -> its values; an index into the values is what networks hear
+Vocabulary = Mapping[str, Sequence[str]]
 
 
 class ClassInput(nn.Module):
-    """The past as one-hot classes: an embedding of the head's code of each sample. van den Oord et al., 2016, sec. 2.2"""
+    """The past as one-hot classes: an embedding of the head's code of each sample.
+
+    van den Oord et al., 2016, sec. 2.2
+    """
 
     def __init__(self, head: Head, channels: int) -> None:
         super().__init__()
@@ -38,9 +48,11 @@ class ClassInput(nn.Module):
 
 
 class ScalarInput(nn.Module):
-    """The past as real numbers, through a 1x1 convolution; differentiable in the waveform, as distillation needs.
+    """The past as real numbers, through a 1x1 convolution; differentiable in the waveform, as
+    distillation needs.
 
-    Weights start with a spread of `GAIN`: level-normalised speech has a standard deviation near 0.07.
+    Weights start with a spread of `GAIN`: level-normalised speech has a standard deviation near
+    0.07.
     """
 
     GAIN = 10.0
@@ -58,20 +70,27 @@ class ScalarInput(nn.Module):
 
 @spec
 class InputDropoutSpec:
-    """What training takes from the past that the WaveNet hears, so that it listens to its condition. Off by default."""
+    """What training takes from the past that the WaveNet hears, so that it listens to its
+    condition. Off by default.
+    """
 
-    prob: Annotated[float, Field(ge=0, lt=1)] = option(0.0, "share of the past samples that are silenced")
-    span: Annotated[int, Field(ge=1)] = option(1, "samples silenced together: single ones are easily guessed from their neighbours")
+    prob: Annotated[float, Field(ge=0, lt=1)] = option(
+        0.0, "share of the past samples that are silenced"
+    )
+    span: Annotated[int, Field(ge=1)] = option(
+        1, "samples silenced together: single ones are easily guessed from their neighbours"
+    )
     noise_std: Annotated[float, Field(ge=0)] = option(
         0.0, "standard deviation of noise added to the past (speech itself: about 0.07)"
     )
 
 
 class InputDropout(nn.Module):
-    """Silences runs of the heard past and adds noise to it, in training only; what is predicted stays as it is.
+    """Silences runs of the heard past and adds noise to it, in training only; what is predicted
+    stays as it is.
 
-    A decoder that can do without its codes never learns them. Silencing its history is the word dropout of Bowman et al.,
-    2016, sec. 3.1. arXiv:1511.06349
+    A decoder that can do without its codes never learns them. Silencing its history is the word
+    dropout of Bowman et al., 2016, sec. 3.1. arXiv:1511.06349
     """
 
     def __init__(self, spec: InputDropoutSpec) -> None:
@@ -104,15 +123,21 @@ class WaveNetSpec:
     head: Head = option(MixtureOfLogistics(), "distribution over the next sample")
     network: StackSpec = option(StackSpec(), "sizes of the stack")
     conditioner: ConditionerSpec = option(ConditionerSpec(), "labels and upsampling")
-    features: FrameSpec | None = option(None, "frames to condition on (a vocoder, a voice for phones); none inside a VQ-VAE")
+    features: FrameSpec | None = option(
+        None, "frames to condition on (a vocoder, a voice for phones); none inside a VQ-VAE"
+    )
     input_dropout: InputDropoutSpec = option(
         InputDropoutSpec(), "dropout of the heard past, against a decoder that ignores its codes"
     )
     predictor: LinearPredictorSpec | None = option(
-        None, "linear prediction from the spectral frames that condition it: continuous heads; none as in the paper"
+        None,
+        "linear prediction from the spectral frames that condition it: continuous heads; none as in"
+        " the paper",
     )
     pitch_taps: Annotated[int, Field(ge=0, le=15)] = option(
-        0, "with a predictor: its residuals around one pitch period ago that are inputs, an odd number; frames must carry pitch"
+        0,
+        "with a predictor: its residuals around one pitch period ago that are inputs, an odd"
+        " number; frames must carry pitch",
     )
 
     def build(
@@ -123,10 +148,12 @@ class WaveNetSpec:
         hop: int = 1,
         spectrum: LogMel | None = None,
     ) -> WaveNet:
-        """frame_channels and hop: of the frames that the caller will give (codes); ignored where `features` is set.
+        """frame_channels and hop: of the frames that the caller will give (codes); ignored where
+        `features` is set.
 
-        spectrum: the log-mel that the caller's predictor columns are made of, which follow the frames' channels. Raises
-        UserInputError for a predictor without one, and for one before a categorical head.
+        spectrum: the log-mel that the caller's predictor columns are made of, which follow the
+        frames' channels. Raises UserInputError for a predictor without one, and for one before a
+        categorical head.
         """
         frontend = build_frontend(self.features, sample_rate, vocabulary) if self.features else None
         if frontend is not None:
@@ -135,26 +162,46 @@ class WaveNetSpec:
         if predictor is not None and frontend is not None:
             frontend = PredictorFrontend(frontend, predictor)
         conditioner = self.conditioner.build(frame_channels, hop, vocabulary, predictor)
-        residual, inputs = self.network.residual_channels, 1 if predictor is None else 1 + predictor.input_channels
-        heard = ScalarInput(residual, inputs) if self.head.continuous else ClassInput(self.head, residual)
+        residual, inputs = (
+            self.network.residual_channels,
+            1 if predictor is None else 1 + predictor.input_channels,
+        )
+        heard = (
+            ScalarInput(residual, inputs)
+            if self.head.continuous
+            else ClassInput(self.head, residual)
+        )
         stack = self.network.build(self.head.channels, conditioner.channels)
-        return WaveNet(self.head, heard, stack, conditioner, frontend, InputDropout(self.input_dropout))
+        return WaveNet(
+            self.head, heard, stack, conditioner, frontend, InputDropout(self.input_dropout)
+        )
 
     def _predictor(self, spectrum: LogMel | None, sample_rate: int) -> LinearPredictor | None:
         if self.predictor is None:
             if self.pitch_taps:
-                raise UserInputError(f"pitch_taps: {self.pitch_taps} without a predictor, whose residuals they read; expected 0")
+                raise UserInputError(
+                    f"pitch_taps: {self.pitch_taps} without a predictor, whose residuals they read;"
+                    " expected 0"
+                )
             return None
         if not self.head.continuous:
-            raise UserInputError(f"predictor: the head is {self.head.kind}, expected a continuous one, e.g. mixture_of_logistics")
+            raise UserInputError(
+                f"predictor: the head is {self.head.kind}, expected a continuous one, e.g."
+                " mixture_of_logistics"
+            )
         if spectrum is None:
-            raise UserInputError("predictor: no log-mel frames condition this decoder, from which it is made; expected some")
+            raise UserInputError(
+                "predictor: no log-mel frames condition this decoder, from which it is made;"
+                " expected some"
+            )
         return self.predictor.build(spectrum, sample_rate, self.pitch_taps)
 
 
 @dataclass(frozen=True)
 class Projected:
-    """A condition made ready for the sample loop: of the stack's layers (B, L 2G, F), and the predictor's columns."""
+    """A condition made ready for the sample loop: of the stack's layers (B, L 2G, F), and the
+    predictor's columns.
+    """
 
     stack: Condition | None
     predictor: Condition | None = None
@@ -174,7 +221,10 @@ class WaveNetState:
 
 
 class WaveNet(nn.Module):
-    r"""p(x | h) = prod_t p(x_t | x_{<t}, h), all factors in one pass. van den Oord et al., 2016, eq. 1 and 3. arXiv:1609.03499"""
+    r"""p(x | h) = prod_t p(x_t | x_{<t}, h), all factors in one pass.
+
+    van den Oord et al., 2016, eq. 1 and 3. arXiv:1609.03499
+    """
 
     def __init__(
         self,
@@ -206,8 +256,12 @@ class WaveNet(nn.Module):
         """Past samples that one prediction sees."""
         return self.stack.receptive_field
 
-    def condition(self, frames: Tensor | None, labels: Mapping[str, Tensor], mask: Tensor | None = None) -> Condition | None:
-        """frames (B, D, F) or None, labels name -> (B,), mask of the real frames -> the condition, at frame rate."""
+    def condition(
+        self, frames: Tensor | None, labels: Mapping[str, Tensor], mask: Tensor | None = None
+    ) -> Condition | None:
+        """frames (B, D, F) or None, labels name -> (B,), mask of the real frames -> the condition,
+        at frame rate.
+        """
         return self.conditioner(frames, labels, mask)
 
     @property
@@ -215,13 +269,23 @@ class WaveNet(nn.Module):
         return self.conditioner.predictor
 
     def project(self, condition: Condition | None) -> Projected:
-        """What `step` takes of a condition: all layers' projections at the rate of its columns. Done once an utterance."""
+        """What `step` takes of a condition: all layers' projections at the rate of its columns.
+
+        Done once an utterance.
+        """
         network, predictor = self.conditioner.split(condition)
         return Projected(self.stack.project(network), predictor)
 
-    def predict(self, x: Tensor, condition: Condition | None, temperature: float = 1.0) -> Distribution:
-        """Teacher-forced: x (B, T) -> the distribution of x_t given x_{<t}, for every t. Silence stands before x."""
-        return self.head(self.parameters_after(shift_right(x), self.project(condition), None), temperature)
+    def predict(
+        self, x: Tensor, condition: Condition | None, temperature: float = 1.0
+    ) -> Distribution:
+        """Teacher-forced: x (B, T) -> the distribution of x_t given x_{<t}, for every t.
+
+        Silence stands before x.
+        """
+        return self.head(
+            self.parameters_after(shift_right(x), self.project(condition), None), temperature
+        )
 
     def step(
         self,
@@ -230,24 +294,37 @@ class WaveNet(nn.Module):
         state: WaveNetState,
         temperature: float = 1.0,
     ) -> Distribution:
-        """The same law one chunk at a time: last (B, n), the samples *before* the predicted ones; state moves on in place."""
+        """The same law one chunk at a time: last (B, n), the samples *before* the predicted ones;
+        state moves on in place.
+        """
         return self.head(self.parameters_after(last, projected, state), temperature)
 
-    def parameters_after(self, last: Tensor, projected: Projected, state: WaveNetState | None) -> Tensor:
-        """What the head makes a distribution of: last (B, n) -> (B, head.channels, n). No state: `last` is a whole clip's.
+    def parameters_after(
+        self, last: Tensor, projected: Projected, state: WaveNetState | None
+    ) -> Tensor:
+        """What the head makes a distribution of: last (B, n) -> (B, head.channels, n).
+
+        No state: `last` is a whole clip's.
 
         Locations are the predictor's plus the network's.
         """
         stack = None if state is None else state.stack
         if self.predictor is None:
-            return self.stack(self.input_embedding(self.input_dropout(last)), projected.stack, stack) * self.units
+            return (
+                self.stack(self.input_embedding(self.input_dropout(last)), projected.stack, stack)
+                * self.units
+            )
         start, past = (0, None) if state is None else (state.time, state.predictor)
         past = self.predictor.silent(last) if past is None else past
         predicted = self.predictor(last, projected.predictor.at(start, last.shape[1]), past)
         if state is not None:
             state.predictor = past
         inputs = self.input_dropout(torch.cat([last[:, None], predicted.inputs], 1))
-        out = self.stack(self.input_embedding(torch.cat([inputs, predicted.location[:, None]], 1)), projected.stack, stack)
+        out = self.stack(
+            self.input_embedding(torch.cat([inputs, predicted.location[:, None]], 1)),
+            projected.stack,
+            stack,
+        )
         return self.head.shifted(out * self.units, predicted.location)
 
     def last_layer(self) -> tuple[Tensor, Tensor]:
@@ -261,7 +338,8 @@ class WaveNet(nn.Module):
         frames: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Distribution:
-        """x (B, T) -> the distribution of every sample; a front end makes frames of x, or of those that `labels` holds.
+        """x (B, T) -> the distribution of every sample; a front end makes frames of x, or of those
+        that `labels` holds.
 
         mask: which frames are real, (B, F) or of coarser ones; see `Conditioner`.
         """

@@ -1,1 +1,3 @@
-"""Building blocks: causal convolution, the WaveNet stack, conditioning, encoders, quantizers, flows."""
+"""Building blocks: causal convolution, the WaveNet stack, conditioning, encoders, quantizers,
+flows.
+"""

@@ -1,4 +1,6 @@
-"""What a decoder is told: frame features and labels, kept at frame rate until the moment they are added."""
+"""What a decoder is told: frame features and labels, kept at frame rate until the moment they are
+added.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
 class Condition:
     """features (B, H, F): each column holds for `hold` samples, the last one for ever.
 
-    A projection of a held signal is the held projection, so that networks project columns (at frame rate) and add them
-    to samples: no (B, H, T) tensor is ever made, and a sampling loop has no conditioning work left.
+    A projection of a held signal is the held projection, so that networks project columns (at frame
+    rate) and add them to samples: no (B, H, T) tensor is ever made, and a sampling loop has no
+    conditioning work left.
     """
 
     features: Tensor
@@ -41,7 +44,9 @@ class Condition:
         return Condition(self.features[:, first : first + count], self.repeat, self.offset)
 
     def add_to(self, a: Tensor, start: int = 0) -> Tensor:
-        """a (B, H, T), whose first sample is sample `start` of the utterance -> a plus the held features."""
+        """a (B, H, T), whose first sample is sample `start` of the utterance -> a plus the held
+        features.
+        """
         T, F_, start = a.shape[-1], self.features.shape[-1], start - self.offset
         if F_ == 1:
             return a + self.features
@@ -55,8 +60,12 @@ class Condition:
         return a + self.features[..., columns.clamp(max=F_ - 1)]
 
     def at(self, start: int, count: int) -> Tensor:
-        """The held features of `count` samples from sample `start` of the utterance on, (B, H, count)."""
-        at = torch.arange(start - self.offset, start - self.offset + count, device=self.features.device)
+        """The held features of `count` samples from sample `start` of the utterance on, (B, H,
+        count).
+        """
+        at = torch.arange(
+            start - self.offset, start - self.offset + count, device=self.features.device
+        )
         return self.features[..., (at // self.repeat).clamp(max=self.features.shape[-1] - 1)]
 
     def samples(self) -> Tensor:
@@ -69,9 +78,13 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 @spec
 class ConditionDropoutSpec:
-    """How often training replaces what an utterance is told by a learned 'nothing' (zero at first)."""
+    """How often training replaces what an utterance is told by a learned 'nothing' (zero at
+    first).
+    """
 
-    all: Probability = option(0.0, "labels and frames together: what guidance at sampling needs, usually 0.1")
+    all: Probability = option(
+        0.0, "labels and frames together: what guidance at sampling needs, usually 0.1"
+    )
     labels: Probability = option(0.0, "labels and vectors alone")
     frames: Probability = option(0.0, "frames alone")
 
@@ -96,36 +109,63 @@ class ConditionDropout(nn.Module):
         super().__init__()
         self.active = True
         self.whole = spec.all
-        self.rates = {name: rate for name, rate in (("labels", spec.labels), ("frames", spec.frames)) if name in parts}
+        self.rates = {
+            name: rate
+            for name, rate in (("labels", spec.labels), ("frames", spec.frames))
+            if name in parts
+        }
         dropped = [name for name, rate in self.rates.items() if rate or spec.all]
-        self.nothing = nn.ParameterDict({name: nn.Parameter(torch.zeros(channels, 1)) for name in dropped})
+        self.nothing = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros(channels, 1)) for name in dropped}
+        )
 
     def forward(self, parts: Mapping[str, Tensor]) -> list[Tensor]:
-        """parts by name, each (B, H, 1) or (B, H, F) -> the same, dropped by utterance in training."""
+        """parts by name, each (B, H, 1) or (B, H, F) -> the same, dropped by utterance in
+        training.
+        """
         if not (self.training and self.active and len(self.nothing)):
             return list(parts.values())
         first = next(iter(parts.values()))
-        whole, *alone = keyed.uniforms(len(first), 1 + len(parts), 1, 1, like=first.device).unbind(1)
+        whole, *alone = keyed.uniforms(len(first), 1 + len(parts), 1, 1, like=first.device).unbind(
+            1
+        )
         heard = []
         for (name, part), u in zip(parts.items(), alone, strict=True):
             dropped = (whole < self.whole) | (u < self.rates[name])
-            heard.append(torch.where(dropped, self.nothing[name], part) if name in self.nothing else part)
+            heard.append(
+                torch.where(dropped, self.nothing[name], part) if name in self.nothing else part
+            )
         return heard
 
     def extra_repr(self) -> str:
-        return f"whole={self.whole}, {', '.join(f'{name}={rate}' for name, rate in self.rates.items())}"
+        return (
+            f"whole={self.whole},"
+            f" {', '.join(f'{name}={rate}' for name, rate in self.rates.items())}"
+        )
 
 
 @spec
 class ConditionerSpec:
     """Labels, given vectors and frame features -> `channels` condition channels."""
 
-    channels: Annotated[int, Field(ge=1)] = option(64, "condition channels H that every layer hears")
-    categorical: tuple[str, ...] = option(("speaker",), "label columns of the corpus to condition on, e.g. [speaker, gender]")
-    embeddings: dict[str, int] = option({}, "given vectors and their sizes, e.g. {speaker_vector: 256}: CORPUS/vectors/NAME.npy")
-    kernel: Annotated[int, Field(ge=1)] = option(3, "frames that the first convolution over frame features sees (odd)")
-    upsample: tuple[Annotated[int, Field(ge=1)], ...] = option((), "strides of learned upsampling; what is left of the hop is held")
-    dropout: ConditionDropoutSpec = option(ConditionDropoutSpec(), "condition dropout, for guidance at sampling")
+    channels: Annotated[int, Field(ge=1)] = option(
+        64, "condition channels H that every layer hears"
+    )
+    categorical: tuple[str, ...] = option(
+        ("speaker",), "label columns of the corpus to condition on, e.g. [speaker, gender]"
+    )
+    embeddings: dict[str, int] = option(
+        {}, "given vectors and their sizes, e.g. {speaker_vector: 256}: CORPUS/vectors/NAME.npy"
+    )
+    kernel: Annotated[int, Field(ge=1)] = option(
+        3, "frames that the first convolution over frame features sees (odd)"
+    )
+    upsample: tuple[Annotated[int, Field(ge=1)], ...] = option(
+        (), "strides of learned upsampling; what is left of the hop is held"
+    )
+    dropout: ConditionDropoutSpec = option(
+        ConditionDropoutSpec(), "condition dropout, for guidance at sampling"
+    )
 
     def build(
         self,
@@ -134,29 +174,42 @@ class ConditionerSpec:
         vocabulary: Mapping[str, Sequence[str]],
         predictor: LinearPredictor | None = None,
     ) -> Conditioner:
-        """frame_channels 0: labels only. vocabulary: label column -> its values. Raises UserInputError for an unknown label."""
-        return Conditioner(self, frame_channels, hop, label_sizes(self.categorical, vocabulary), predictor)
+        """frame_channels 0: labels only.
+
+        vocabulary: label column -> its values. Raises UserInputError for an unknown label.
+        """
+        return Conditioner(
+            self, frame_channels, hop, label_sizes(self.categorical, vocabulary), predictor
+        )
 
 
 def label_sizes(labels: Sequence[str], vocabulary: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """How many values each of the labels that are heard has. Raises UserInputError for an unknown one."""
+    """How many values each of the labels that are heard has.
+
+    Raises UserInputError for an unknown one.
+    """
     for name in labels:
         if name not in vocabulary:
             known = ", ".join(vocabulary) or "none"
-            raise UserInputError(f"conditioner.categorical: {name!r}, expected label columns of the corpus: {known}")
+            raise UserInputError(
+                f"conditioner.categorical: {name!r}, expected label columns of the corpus: {known}"
+            )
     return {name: len(vocabulary[name]) for name in labels}
 
 
 class Conditioner(nn.Module):
-    """Local features (B, D, F), any number of global labels (B,) and vectors (B, V) -> Condition at frame rate or above.
+    """Local features (B, D, F), any number of global labels (B,) and vectors (B, V) -> Condition at
+    frame rate or above.
 
-    Local: a convolution over neighbouring frames, then transposed convolutions of kernel 2 x stride (against
-    checkerboard, Ping et al., 2019. arXiv:1807.07281), then a plain hold. Global: one embedding an attribute, added, which
-    after each layer's linear projection equals concatenated one-hots (van den Oord et al., 2016, sec. 2.5). A given
-    vector (a speaker embedding from elsewhere) is projected and added likewise: unseen speakers have one, too.
+    Local: a convolution over neighbouring frames, then transposed convolutions of kernel 2 x stride
+    (against checkerboard, Ping et al., 2019. arXiv:1807.07281), then a plain hold. Global: one
+    embedding an attribute, added, which after each layer's linear projection equals concatenated
+    one-hots (van den Oord et al., 2016, sec. 2.5). A given vector (a speaker embedding from
+    elsewhere) is projected and added likewise: unseen speakers have one, too.
 
-    With a predictor, the frames' last channels are what it made of them (`LinearPredictor.analyse`): they are not
-    projected, but follow the H condition channels of each column as they are.
+    With a predictor, the frames' last channels are what it made of them
+    (`LinearPredictor.analyse`): they are not projected, but follow the H condition channels of each
+    column as they are.
     """
 
     def __init__(
@@ -172,7 +225,8 @@ class Conditioner(nn.Module):
         upsampling = math.prod(spec.upsample) if frame_channels else 1
         if hop % upsampling:
             raise UserInputError(
-                f"conditioner.upsample: {spec.upsample} multiplies to {upsampling}, which does not divide the hop {hop}"
+                f"conditioner.upsample: {spec.upsample} multiplies to {upsampling}, which does not"
+                f" divide the hop {hop}"
             )
         told = {"labels": bool(label_sizes or spec.embeddings), "frames": bool(frame_channels)}
         self.channels = spec.channels if any(told.values()) else 0
@@ -183,24 +237,45 @@ class Conditioner(nn.Module):
             self.parts = math.lcm(upsampling, predictor.analysis.interpolation)
             if hop % self.parts:
                 found = f"{self.parts} columns a frame of {hop} samples"
-                raise UserInputError(f"predictor.interpolation, conditioner.upsample: {found}, expected a divisor of the hop")
+                raise UserInputError(
+                    f"predictor.interpolation, conditioner.upsample: {found}, expected a divisor of"
+                    " the hop"
+                )
         self.hold = hop // self.parts
         self.labels = tuple(label_sizes)
         self.vector_sizes = dict(spec.embeddings)
-        self.embeddings = nn.ModuleDict({name: nn.Embedding(size, spec.channels) for name, size in label_sizes.items()})
-        self.vectors = nn.ModuleDict({name: nn.Linear(size, spec.channels, bias=False) for name, size in spec.embeddings.items()})
-        self.frames = nn.Conv1d(frame_channels, spec.channels, spec.kernel, padding="same") if frame_channels else None
+        self.embeddings = nn.ModuleDict(
+            {name: nn.Embedding(size, spec.channels) for name, size in label_sizes.items()}
+        )
+        self.vectors = nn.ModuleDict(
+            {
+                name: nn.Linear(size, spec.channels, bias=False)
+                for name, size in spec.embeddings.items()
+            }
+        )
+        self.frames = (
+            nn.Conv1d(frame_channels, spec.channels, spec.kernel, padding="same")
+            if frame_channels
+            else None
+        )
         self.upsample = nn.ModuleList(
-            nn.ConvTranspose1d(spec.channels, spec.channels, 2 * s, s, padding=s - s // 2, output_padding=s % 2)
+            nn.ConvTranspose1d(
+                spec.channels, spec.channels, 2 * s, s, padding=s - s // 2, output_padding=s % 2
+            )
             for s in (spec.upsample if frame_channels else ())
         )
-        self.dropout = spec.dropout.build(spec.channels, [name for name, there in told.items() if there])
+        self.dropout = spec.dropout.build(
+            spec.channels, [name for name, there in told.items() if there]
+        )
 
-    def forward(self, frames: Tensor | None, labels: Mapping[str, Tensor], mask: Tensor | None = None) -> Condition | None:
-        """frames (B, D, F) or None, labels name -> (B,) int64 or, for vectors, (B, V) -> Condition, or None: nothing to hear.
+    def forward(
+        self, frames: Tensor | None, labels: Mapping[str, Tensor], mask: Tensor | None = None
+    ) -> Condition | None:
+        """frames (B, D, F) or None, labels name -> (B,) int64 or, for vectors, (B, V) -> Condition,
+        or None: nothing to hear.
 
-        mask: which frames are real, (B, F) or of coarser ones that tile them; nothing of the others enters those.
-        Raises UserInputError for a vector that is not given or has another size.
+        mask: which frames are real, (B, F) or of coarser ones that tile them; nothing of the others
+        enters those. Raises UserInputError for a vector that is not given or has another size.
         """
         parts = {}
         attributes = self.attributes(labels)
@@ -210,16 +285,24 @@ class Conditioner(nn.Module):
             return Condition(_sum(self.dropout(parts)), self.hold) if parts else None
         parts["frames"], predictors = self._of_frames(frames, mask)
         features = _sum(self.dropout(parts))
-        return Condition(features if predictors is None else torch.cat([features, predictors], 1), self.hold)
+        return Condition(
+            features if predictors is None else torch.cat([features, predictors], 1), self.hold
+        )
 
     def columns(self, frames: Tensor, attributes: Tensor | None) -> Tensor:
-        """The features of `forward`, without dropout, from `attributes`: frames (B, D, F) -> (B, width, F hop / hold)."""
+        """The features of `forward`, without dropout, from `attributes`: frames (B, D, F) -> (B,
+        width, F hop / hold).
+        """
         x, predictors = self._of_frames(frames)
         x = x if attributes is None else attributes + x
         return x if predictors is None else torch.cat([x, predictors], 1)
 
-    def _of_frames(self, frames: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """What of a condition comes from frames (B, D, F), (B, H, n), and the predictor's columns."""
+    def _of_frames(
+        self, frames: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What of a condition comes from frames (B, D, F), (B, H, n), and the predictor's
+        columns.
+        """
         predictors = None
         if self.predictor is not None:
             own = self.frames.in_channels
@@ -234,10 +317,14 @@ class Conditioner(nn.Module):
         return x, predictors
 
     def split(self, condition: Condition | None) -> tuple[Condition | None, Condition | None]:
-        """A condition's H channels that the network is conditioned on, and the predictor's columns."""
+        """A condition's H channels that the network is conditioned on, and the predictor's
+        columns.
+        """
         if condition is None or self.predictor is None:
             return condition, None
-        return condition.channels(0, self.channels), condition.channels(self.channels, self.predictor.channels)
+        return condition.channels(0, self.channels), condition.channels(
+            self.channels, self.predictor.channels
+        )
 
     @property
     def width(self) -> int:
@@ -245,32 +332,44 @@ class Conditioner(nn.Module):
         return self.channels + (0 if self.predictor is None else self.predictor.channels)
 
     def attributes(self, labels: Mapping[str, Tensor]) -> Tensor | None:
-        """What of a condition does not change in time, (B, H, 1): labels and vectors; None where there are none."""
+        """What of a condition does not change in time, (B, H, 1): labels and vectors; None where
+        there are none.
+        """
         heard = [self.embeddings[name](labels[name]) for name in self.labels]
         heard += [layer(self._vector(labels, name)) for name, layer in self.vectors.items()]
         return _sum(heard)[..., None] if heard else None
 
     def null_condition(self) -> Condition:
-        """What an utterance hears whose whole condition was dropped, (1, H, 1): guidance moves away from it.
+        """What an utterance hears whose whole condition was dropped, (1, H, 1): guidance moves away
+        from it.
 
         Raises UserInputError for a model that was trained without.
         """
         if not (self.dropout.whole and len(self.dropout.nothing)):
             raise UserInputError(
-                "guidance: this model never heard 'nothing', expected one trained with conditioner.dropout.all > 0"
+                "guidance: this model never heard 'nothing', expected one trained with"
+                " conditioner.dropout.all > 0"
             )
         return Condition(_sum(list(self.dropout.nothing.values()))[None], self.hold)
 
     def _vector(self, labels: Mapping[str, Tensor], name: str) -> Tensor:
         size = self.vector_sizes[name]
         if name not in labels:
-            raise UserInputError(f"vector {name!r} is not given, expected {size} numbers an utterance (CORPUS/vectors/{name}.npy)")
+            raise UserInputError(
+                f"vector {name!r} is not given, expected {size} numbers an utterance"
+                f" (CORPUS/vectors/{name}.npy)"
+            )
         if labels[name].shape[-1] != size:
-            raise UserInputError(f"vector {name!r}: {labels[name].shape[-1]} numbers an utterance, expected {size}")
+            raise UserInputError(
+                f"vector {name!r}: {labels[name].shape[-1]} numbers an utterance, expected {size}"
+            )
         return labels[name].to(self.vectors[name].weight.dtype)
 
     def extra_repr(self) -> str:
-        return f"labels={list(self.labels)}, vectors={self.vector_sizes}, hop={self.hop}, hold={self.hold}"
+        return (
+            f"labels={list(self.labels)}, vectors={self.vector_sizes}, hop={self.hop},"
+            f" hold={self.hold}"
+        )
 
 
 def _sum(parts: Sequence[Tensor]) -> Tensor:
@@ -285,5 +384,7 @@ def join(conditions: Sequence[Condition | None]) -> Condition | None:
     if not conditions or conditions[0] is None:
         return None
     most = max(c.features.shape[-1] for c in conditions)
-    padded = [F.pad(c.features, (0, most - c.features.shape[-1]), mode="replicate") for c in conditions]
+    padded = [
+        F.pad(c.features, (0, most - c.features.shape[-1]), mode="replicate") for c in conditions
+    ]
     return Condition(torch.cat(padded), conditions[0].repeat)

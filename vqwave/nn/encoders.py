@@ -1,8 +1,9 @@
 """Encoders: waveform -> latents at frame rate.
 
-All are non-causal and share `hop`, `dim`, `fit(waves)` and `forward(wave, lengths) -> (B, D, F)`. Of a wave (B, T) lengths (B,)
-samples are real. The rest, which must be silent, is padding: it is kept at zero between the convolutions and left out of all
-statistics, so that the latents of an utterance are those that it has alone.
+All are non-causal and share `hop`, `dim`, `fit(waves)` and `forward(wave, lengths) -> (B, D, F)`.
+Of a wave (B, T) lengths (B,) samples are real. The rest, which must be silent, is padding: it is
+kept at zero between the convolutions and left out of all statistics, so that the latents of an
+utterance are those that it has alone.
 """
 
 from __future__ import annotations
@@ -27,26 +28,34 @@ from vqwave.nn.vtlp import VocalTractLengthPerturbation
 
 @spec
 class WaveformEncoderSpec:
-    """Strided convolutions on the waveform. van den Oord et al., 2017, sec. 4.3. arXiv:1711.00937"""
+    """Strided convolutions on the waveform.
+
+    van den Oord et al., 2017, sec. 4.3. arXiv:1711.00937
+    """
 
     kind: Literal["waveform"] = "waveform"
     strides: tuple[Annotated[int, Field(ge=1)], ...] = option(
         (2, 2, 2, 2, 2, 2), "stride of each convolution; window = 2 x stride; hop = their product"
     )
     channels: Annotated[int, Field(ge=1)] = option(256, "channels of the convolutions")
-    blocks: Annotated[int, Field(ge=0)] = option(2, "residual blocks at frame rate, after the strides")
+    blocks: Annotated[int, Field(ge=0)] = option(
+        2, "residual blocks at frame rate, after the strides"
+    )
     latent_dim: Annotated[int, Field(ge=1)] = option(64, "latent channels D")
-    instance_norm: bool = option(False, "take each utterance's mean and spread out of every channel: against speaker leakage")
+    instance_norm: bool = option(
+        False, "take each utterance's mean and spread out of every channel: against speaker leakage"
+    )
 
     def build(self, sample_rate: int) -> WaveformEncoder:
         return WaveformEncoder(self)
 
 
 class InstanceNorm(nn.Module):
-    """Each channel of each utterance with mean 0 and spread 1 over its valid frames: what is constant in time, as a voice is, goes.
+    """Each channel of each utterance with mean 0 and spread 1 over its valid frames: what is
+    constant in time, as a voice is, goes.
 
-    No learned gain: one follows. Latents then depend on the whole utterance. Chen and Hain, 2020 (as in REFERENCE 7.4), and
-    Chou et al., 2019, sec. 2.2. arXiv:1904.05742
+    No learned gain: one follows. Latents then depend on the whole utterance. Chen and Hain, 2020
+    (as in REFERENCE 7.4), and Chou et al., 2019, sec. 2.2. arXiv:1904.05742
     """
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -60,8 +69,9 @@ class InstanceNorm(nn.Module):
 class MaskedBatchNorm(nn.Module):
     """Batch normalisation over the valid frames: Ioffe and Szegedy, 2015. arXiv:1502.03167
 
-    In training a rank normalises by its own clips, as plain batch normalisation under DDP does; the running statistics, which
-    evaluation uses, are those of all ranks together, so that every rank keeps the same ones.
+    In training a rank normalises by its own clips, as plain batch normalisation under DDP does; the
+    running statistics, which evaluation uses, are those of all ranks together, so that every rank
+    keeps the same ones.
     """
 
     mean: Tensor
@@ -70,7 +80,10 @@ class MaskedBatchNorm(nn.Module):
     def __init__(self, channels: int, momentum: float = 0.1) -> None:
         super().__init__()
         self.momentum = momentum
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.weight, self.bias = (
+            nn.Parameter(torch.ones(channels)),
+            nn.Parameter(torch.zeros(channels)),
+        )
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("variance", torch.ones(channels))
 
@@ -89,7 +102,9 @@ class MaskedBatchNorm(nn.Module):
     @torch.no_grad()
     def _follow(self, x: Tensor, weight: Tensor) -> None:
         vectors = x.transpose(1, 2).flatten(0, 1).to(self.mean.dtype)  # (B F, C)
-        count, mean, squares = moments_over_ranks(vectors, weight.expand(len(x), 1, -1).flatten().to(vectors.dtype))
+        count, mean, squares = moments_over_ranks(
+            vectors, weight.expand(len(x), 1, -1).flatten().to(vectors.dtype)
+        )
         variance = squares / (count - 1).clamp(min=1.0)
         share = self.momentum * (count > 0).to(mean.dtype)  # a wholly masked batch says nothing
         self.mean.lerp_(mean, share)
@@ -110,7 +125,9 @@ class ResidualBlock(nn.Module):
 
 
 class StridedConv1d(nn.Conv1d):
-    """Window 2 x stride, padded so that T samples give exactly T / stride frames, each centred on its samples."""
+    """Window 2 x stride, padded so that T samples give exactly T / stride frames, each centred on
+    its samples.
+    """
 
     def __init__(self, channels: int, out_channels: int, stride: int) -> None:
         super().__init__(channels, out_channels, 2 * stride, stride)
@@ -129,7 +146,8 @@ class WaveformEncoder(nn.Module):
         self.hop, self.latent_dim = math.prod(spec.strides), spec.latent_dim
         widths = [1, *[spec.channels] * len(spec.strides)]
         self.strided = nn.ModuleList(
-            StridedConv1d(a, b, stride) for a, b, stride in zip(widths, widths[1:], spec.strides, strict=False)
+            StridedConv1d(a, b, stride)
+            for a, b, stride in zip(widths, widths[1:], spec.strides, strict=False)
         )
         self.blocks = nn.ModuleList(ResidualBlock(spec.channels, 3) for _ in range(spec.blocks))
         self.norm = InstanceNorm() if spec.instance_norm else None
@@ -157,22 +175,31 @@ class FrameEncoderSpec:
     stride: Annotated[int, Field(ge=1)] = option(2, "frames to a latent: 2 takes 100 Hz to 50 Hz")
     channels: Annotated[int, Field(ge=1)] = option(768, "channels of the convolutions")
     latent_dim: Annotated[int, Field(ge=1)] = option(64, "latent channels D")
-    instance_norm: bool = option(False, "take each utterance's mean and spread out of every channel: against speaker leakage")
+    instance_norm: bool = option(
+        False, "take each utterance's mean and spread out of every channel: against speaker leakage"
+    )
     vtlp: Annotated[float, Field(ge=0, lt=1)] = option(
-        0.0, "spread of the factor by which training stretches each utterance's mel axis: against speaker leakage"
+        0.0,
+        "spread of the factor by which training stretches each utterance's mel axis: against"
+        " speaker leakage",
     )
 
     def build(self, sample_rate: int) -> FrameEncoder:
         """Raises UserInputError for a warp of features that have no mel axis."""
         if self.vtlp and not isinstance(self.features, LogMelSpec):
-            raise UserInputError(f"encoder.vtlp: {self.vtlp:g} of {self.features.kind}, expected features of kind log_mel")
+            raise UserInputError(
+                f"encoder.vtlp: {self.vtlp:g} of {self.features.kind}, expected features of kind"
+                " log_mel"
+            )
         return FrameEncoder(self, sample_rate)
 
 
 class FrameEncoder(nn.Module):
-    """2 convolutions of length 3, one of length 2 x stride and that stride, 2 of length 3, 4 feed-forward, 1x1.
+    """2 convolutions of length 3, one of length 2 x stride and that stride, 2 of length 3, 4
+    feed-forward, 1x1.
 
-    All but the strided one are residual. Features are standardised by statistics of the training corpus (`Frontend`).
+    All but the strided one are residual. Features are standardised by statistics of the training
+    corpus (`Frontend`).
     """
 
     def __init__(self, spec: FrameEncoderSpec, sample_rate: int) -> None:
@@ -185,7 +212,9 @@ class FrameEncoder(nn.Module):
         self.first = nn.Conv1d(self.frontend.channels, spec.channels, 3, padding="same")
         self.second = ResidualBlock(spec.channels, 3)
         self.strided = StridedConv1d(spec.channels, spec.channels, spec.stride)
-        self.blocks = nn.ModuleList(ResidualBlock(spec.channels, kernel) for kernel in (3, 3, 1, 1, 1, 1))
+        self.blocks = nn.ModuleList(
+            ResidualBlock(spec.channels, kernel) for kernel in (3, 3, 1, 1, 1, 1)
+        )
         self.norm = InstanceNorm() if spec.instance_norm else None
         self.out = nn.Conv1d(spec.channels, spec.latent_dim, 1)
 
@@ -199,8 +228,14 @@ class FrameEncoder(nn.Module):
         return self.read(self.warp(frames), lengths)
 
     def read(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Standardised features (B, C, stride F), of which lengths (B,) samples are real -> (B, D, F)."""
-        mask = None if lengths is None else frame_mask(lengths, self.hop, frames.shape[-1] // self.stride)
+        """Standardised features (B, C, stride F), of which lengths (B,) samples are real -> (B, D,
+        F).
+        """
+        mask = (
+            None
+            if lengths is None
+            else frame_mask(lengths, self.hop, frames.shape[-1] // self.stride)
+        )
         x = self.second(F.relu(self.first(masked(frames, mask))), mask)
         x = F.relu(self.strided(x, mask))
         for block in self.blocks:
@@ -210,9 +245,12 @@ class FrameEncoder(nn.Module):
 
 @spec
 class BatchNormEncoderSpec:
-    """Five convolutions with batch normalisation. van Niekerk et al., 2020, sec. 3.1. arXiv:2005.09409
+    """Five convolutions with batch normalisation.
 
-    Their features have pre-emphasis and a floor 80 dB below the loudest frame; these are the package's own, standardised.
+    van Niekerk et al., 2020, sec. 3.1. arXiv:2005.09409
+
+    Their features have pre-emphasis and a floor 80 dB below the loudest frame; these are the
+    package's own, standardised.
     """
 
     kind: Literal["batch_norm"] = "batch_norm"
@@ -220,22 +258,35 @@ class BatchNormEncoderSpec:
     stride: Annotated[int, Field(ge=1)] = option(2, "frames to a latent: 2 takes 100 Hz to 50 Hz")
     channels: Annotated[int, Field(ge=1)] = option(768, "channels of the convolutions")
     latent_dim: Annotated[int, Field(ge=1)] = option(64, "latent channels D")
-    instance_norm: bool = option(False, "take each utterance's mean and spread out of every channel: against speaker leakage")
+    instance_norm: bool = option(
+        False, "take each utterance's mean and spread out of every channel: against speaker leakage"
+    )
 
     def build(self, sample_rate: int) -> BatchNormEncoder:
         return BatchNormEncoder(self, sample_rate)
 
 
 class BatchNormEncoder(nn.Module):
-    """Convolutions of 3, 3, 2 x stride at that stride, 3, 3 taps, each with batch normalisation and ReLU; then 1x1."""
+    """Convolutions of 3, 3, 2 x stride at that stride, 3, 3 taps, each with batch normalisation and
+    ReLU; then 1x1.
+    """
 
     def __init__(self, spec: BatchNormEncoderSpec, sample_rate: int) -> None:
         super().__init__()
         with under("encoder.features"):
             self.frontend = Frontend(spec.features.build(sample_rate))
-        self.hop, self.latent_dim, C = self.frontend.hop * spec.stride, spec.latent_dim, spec.channels
-        around = [nn.Conv1d(a, C, 3, padding="same", bias=False) for a in (self.frontend.channels, C, C, C)]
-        self.convolutions = nn.ModuleList([*around[:2], StridedConv1d(C, C, spec.stride), *around[2:]])
+        self.hop, self.latent_dim, C = (
+            self.frontend.hop * spec.stride,
+            spec.latent_dim,
+            spec.channels,
+        )
+        around = [
+            nn.Conv1d(a, C, 3, padding="same", bias=False)
+            for a in (self.frontend.channels, C, C, C)
+        ]
+        self.convolutions = nn.ModuleList(
+            [*around[:2], StridedConv1d(C, C, spec.stride), *around[2:]]
+        )
         self.norms = nn.ModuleList(MaskedBatchNorm(C) for _ in self.convolutions)
         self.norm = InstanceNorm() if spec.instance_norm else None
         self.out = nn.Conv1d(C, spec.latent_dim, 1)
@@ -260,4 +311,6 @@ def _mask(lengths: Tensor | None, hop: int, wave: Tensor) -> Tensor | None:
 
 
 Encoder = WaveformEncoder | FrameEncoder | BatchNormEncoder
-EncoderSpec = Annotated[WaveformEncoderSpec | FrameEncoderSpec | BatchNormEncoderSpec, Field(discriminator="kind")]
+EncoderSpec = Annotated[
+    WaveformEncoderSpec | FrameEncoderSpec | BatchNormEncoderSpec, Field(discriminator="kind")
+]

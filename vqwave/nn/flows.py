@@ -1,28 +1,34 @@
-r"""Affine autoregressive flows over time, plain or folded: inverse (one pass from noise to audio) or masked (one pass back).
+r"""Affine autoregressive flows over time, plain or folded: inverse (one pass from noise to audio)
+or masked (one pass back).
 
-One flow is :math:`x_t = z_t\, s_t + \mu_t`. In an inverse flow (IAF) s and mu hear :math:`z_{<t}`, in a masked flow (MAF)
-:math:`x_{<t}`. Stacked flows that never reverse time keep the form :math:`x_t = z_t\, s^{tot}_t + \mu^{tot}_t` with both
-totals functions of :math:`z_{<t}` alone (each layer's past is a function of :math:`z_{<t}`), so that x_t given the past is
-one logistic (or normal), whose density and entropy are known.
+One flow is :math:`x_t = z_t\, s_t + \mu_t`. In an inverse flow (IAF) s and mu hear :math:`z_{<t}`,
+in a masked flow (MAF) :math:`x_{<t}`. Stacked flows that never reverse time keep the form
+:math:`x_t = z_t\, s^{tot}_t + \mu^{tot}_t` with both totals functions of :math:`z_{<t}` alone (each
+layer's past is a function of :math:`z_{<t}`), so that x_t given the past is one logistic (or
+normal), whose density and entropy are known.
 
-**Folded time.** A fold of n makes the n samples of a block the channels of one column: location and log-scale of all n come
-out of one column, which hears the blocks before it. The network runs n times less often: a student several times cheaper a
-sample, with dilations n times longer. The KL stays exact. Derivation: block b's totals are functions of the noise of earlier
-blocks, hence of :math:`z_{<t}` for each t in b, and the scales are positive; so :math:`x_{<t} \leftrightarrow z_{<t}` is one
-to one, dx / dz is triangular with the scales on its diagonal, and
+**Folded time.** A fold of n makes the n samples of a block the channels of one column: location and
+log-scale of all n come out of one column, which hears the blocks before it. The network runs n
+times less often: a student several times cheaper a sample, with dilations n times longer. The KL
+stays exact. Derivation: block b's totals are functions of the noise of earlier blocks, hence of
+:math:`z_{<t}` for each t in b, and the scales are positive; so :math:`x_{<t} \leftrightarrow
+z_{<t}` is one to one, dx / dz is triangular with the scales on its diagonal, and
 
-.. math:: p_S(x_t | x_{<t}) = p_S(x_t | z_{<t}) = p_S(x_t | z_{block < b}) = \mathrm{Logistic}(\mu^{tot}_t, s^{tot}_t)
+.. math:: p_S(x_t | x_{<t}) = p_S(x_t | z_{<t}) = p_S(x_t | z_{block < b}) =
+\mathrm{Logistic}(\mu^{tot}_t, s^{tot}_t)
 
-The samples of a block are independent given earlier blocks' noise: the law of x_t needs nothing from inside its block. Hence
-:math:`H(P_S) = E \sum_t (\ln s^{tot}_t + 2)`, and :math:`H(P_S, P_T) = \sum_t E_{x_{<t}} [-\int p_S(x_t | x_{<t}) \ln
-p_T(x_t | x_{<t})\, dx_t]` is the same one-dimensional integral a time step as without a fold. What a fold costs is not
-exactness but reach: the teacher's x_t hears its neighbour, the student's does not.
+The samples of a block are independent given earlier blocks' noise: the law of x_t needs nothing
+from inside its block. Hence :math:`H(P_S) = E \sum_t (\ln s^{tot}_t + 2)`, and :math:`H(P_S, P_T) =
+\sum_t E_{x_{<t}} [-\int p_S(x_t | x_{<t}) \ln p_T(x_t | x_{<t})\, dx_t]` is the same
+one-dimensional integral a time step as without a fold. What a fold costs is not exactness but
+reach: the teacher's x_t hears its neighbour, the student's does not.
 
-**Staggered blocks.** Only :math:`z_{<t}` entered above, not where blocks begin: blocks of successive flows may begin at
-different samples (`offset`), and all of it still holds. The sample that one flow cannot hear, another can.
+**Staggered blocks.** Only :math:`z_{<t}` entered above, not where blocks begin: blocks of
+successive flows may begin at different samples (`offset`), and all of it still holds. The sample
+that one flow cannot hear, another can.
 
-References: van den Oord et al., 2018 (Parallel WaveNet), sec. 3. arXiv:1711.10433; Kingma et al., 2016. arXiv:1606.04934;
-Papamakarios et al., 2017 (MAF), sec. 3. arXiv:1705.07057
+References: van den Oord et al., 2018 (Parallel WaveNet), sec. 3. arXiv:1711.10433; Kingma et al.,
+2016. arXiv:1606.04934; Papamakarios et al., 2017 (MAF), sec. 3. arXiv:1705.07057
 """
 
 from __future__ import annotations
@@ -40,7 +46,9 @@ from vqwave.nn.wavenet import StackSpec, StackState
 
 @dataclass(frozen=True)
 class FlowOutput:
-    """x = z * exp(log_scale) + location, each (B, T); log_scale.sum is the log-determinant of the Jacobian dx / dz."""
+    """x = z * exp(log_scale) + location, each (B, T); log_scale.sum is the log-determinant of the
+    Jacobian dx / dz.
+    """
 
     x: Tensor
     location: Tensor
@@ -50,10 +58,12 @@ class FlowOutput:
 
 @dataclass
 class FlowState:
-    """What a flow remembers between chunks: the block heard last, the block that is not yet whole, and its stack's state.
+    """What a flow remembers between chunks: the block heard last, the block that is not yet whole,
+    and its stack's state.
 
-    n samples a block: last (B, n), partial (B, < n), ready (B, 2, n) the location and log-scale of the block that is not
-    yet whole, once they are known. Nothing follows a whole clip, whose stack (None) remembers nothing.
+    n samples a block: last (B, n), partial (B, < n), ready (B, 2, n) the location and log-scale of
+    the block that is not yet whole, once they are known. Nothing follows a whole clip, whose stack
+    (None) remembers nothing.
     """
 
     last: Tensor | None = None
@@ -63,10 +73,11 @@ class FlowState:
 
 
 class AffineFlow(nn.Module):
-    """One strictly causal affine flow whose location and log-scale come from a WaveNet stack without skips: an IAF.
+    """One strictly causal affine flow whose location and log-scale come from a WaveNet stack
+    without skips: an IAF.
 
-    The log-scale is clamped from below at `MIN_LOG_SCALE` alone: a cap from above would silence the student.
-    Chunks, where a state is given, may have any length.
+    The log-scale is clamped from below at `MIN_LOG_SCALE` alone: a cap from above would silence the
+    student. Chunks, where a state is given, may have any length.
     """
 
     MIN_LOG_SCALE = -7.0
@@ -80,7 +91,9 @@ class AffineFlow(nn.Module):
         offset: int = 0,
         unit: float = 1.0,
     ) -> None:
-        """Blocks of `fold` samples begin at samples `offset` + k `fold`; unit: what 1 stands for in the network's locations."""
+        """Blocks of `fold` samples begin at samples `offset` + k `fold`; unit: what 1 stands for in
+        the network's locations.
+        """
         super().__init__()
         units = torch.tensor([unit, 1.0]).repeat_interleave(fold)
         self.register_buffer("units", units[:, None], persistent=False)
@@ -89,19 +102,31 @@ class AffineFlow(nn.Module):
         self.stack = network.build(2 * fold, condition_channels)
         with torch.no_grad():  # start near the identity, scaled
             self.stack.out.weight.mul_(0.1)
-            self.stack.out.bias.copy_(torch.tensor([0.0, initial_log_scale]).repeat_interleave(fold))
+            self.stack.out.bias.copy_(
+                torch.tensor([0.0, initial_log_scale]).repeat_interleave(fold)
+            )
 
-    def forward(self, z: Tensor, condition: Condition | None = None, state: FlowState | None = None) -> FlowOutput:
+    def forward(
+        self, z: Tensor, condition: Condition | None = None, state: FlowState | None = None
+    ) -> FlowOutput:
         """z (B, T) -> x (B, T) in one pass; a state, if given, is read and moved on in place."""
         location, log_scale = self.parallel(z, condition, state)
         return FlowOutput(z * log_scale.exp() + location, location, log_scale, z)
 
-    def inverse(self, x: Tensor, condition: Condition | None = None, state: FlowState | None = None) -> FlowOutput:
-        """x (B, T) -> z (B, T), one block after another: each block's location and scale need the z found before it."""
+    def inverse(
+        self, x: Tensor, condition: Condition | None = None, state: FlowState | None = None
+    ) -> FlowOutput:
+        """x (B, T) -> z (B, T), one block after another: each block's location and scale need the z
+        found before it.
+        """
         return self.sequential(x, condition, state, solve_for_z)
 
-    def parallel(self, heard: Tensor, condition: Condition | None, state: FlowState | None) -> tuple[Tensor, Tensor]:
-        """location and log-scale (B, T) of all samples of a chunk whose heard side (B, T) is known: blocks hear blocks before."""
+    def parallel(
+        self, heard: Tensor, condition: Condition | None, state: FlowState | None
+    ) -> tuple[Tensor, Tensor]:
+        """location and log-scale (B, T) of all samples of a chunk whose heard side (B, T) is known:
+        blocks hear blocks before.
+        """
         state = self._begin(FlowState(stack=None) if state is None else state, heard)
         first, end = state.partial.shape[-1], state.partial.shape[-1] + heard.shape[-1]
         joined = torch.cat([state.partial, heard], -1)
@@ -122,25 +147,39 @@ class AffineFlow(nn.Module):
         state: FlowState | None,
         solve: Callable[[Tensor, Tensor, Tensor], FlowOutput],
     ) -> FlowOutput:
-        """One block after another, where what is heard is what `solve(given, location, log_scale)` finds."""
+        """One block after another, where what is heard is what `solve(given, location, log_scale)`
+        finds.
+        """
         state, parts, start = self._begin(state, given), [], 0
         while start < given.shape[-1]:
             if state.ready is None:
                 state.ready = self._network(state.last, condition, state)
             first = state.partial.shape[-1]
             count = min(self.fold - first, given.shape[-1] - start)
-            parts.append(solve(given[:, start : start + count], *state.ready[..., first : first + count].unbind(1)))
+            parts.append(
+                solve(
+                    given[:, start : start + count],
+                    *state.ready[..., first : first + count].unbind(1),
+                )
+            )
             self._advance(state, torch.cat([state.partial, self.heard(parts[-1])], -1), state.ready)
             start += count
         names = ("x", "location", "log_scale", "z")
-        return FlowOutput(*(torch.cat([getattr(part, name) for part in parts], -1) if parts else given for name in names))
+        return FlowOutput(
+            *(
+                torch.cat([getattr(part, name) for part in parts], -1) if parts else given
+                for name in names
+            )
+        )
 
     def heard(self, flowed: FlowOutput) -> Tensor:
         """The side that locations and scales are functions of."""
         return flowed.z
 
     def _begin(self, state: FlowState | None, x: Tensor) -> FlowState:
-        """Silence before the first sample: a block of it, and as much as blocks that begin at `offset` leave over."""
+        """Silence before the first sample: a block of it, and as much as blocks that begin at
+        `offset` leave over.
+        """
         state = FlowState() if state is None else state
         if state.last is None:
             state.last = x.new_zeros(len(x), self.fold)
@@ -148,7 +187,9 @@ class AffineFlow(nn.Module):
         return state
 
     def _advance(self, state: FlowState, joined: Tensor, open_block: Tensor) -> None:
-        """joined: the samples from the beginning of a block on; what is left of them stays for the next chunk."""
+        """joined: the samples from the beginning of a block on; what is left of them stays for the
+        next chunk.
+        """
         whole = joined.shape[-1] // self.fold * self.fold
         if whole:
             state.last = joined[:, whole - self.fold : whole]
@@ -156,9 +197,13 @@ class AffineFlow(nn.Module):
         state.ready = open_block if state.partial.shape[-1] else None
 
     def _network(self, heard: Tensor, condition: Condition | None, state: FlowState) -> Tensor:
-        """heard (B, n C) -> location and log-scale of the blocks that follow each heard block, (B, 2, n C)."""
+        """heard (B, n C) -> location and log-scale of the blocks that follow each heard block, (B,
+        2, n C).
+        """
         folded = heard.unflatten(-1, (-1, self.fold)).transpose(1, 2)  # (B, n, C)
-        projected = self.stack.project(None if condition is None else fold_condition(condition, self.fold))
+        projected = self.stack.project(
+            None if condition is None else fold_condition(condition, self.fold)
+        )
         out = self.stack(self.input(folded), projected, state.stack) * self.units
         out = out if out.dtype == torch.float64 else out.float()
         location, log_scale = out.unflatten(1, (2, self.fold)).transpose(2, 3).flatten(2).unbind(1)
@@ -173,17 +218,22 @@ class AffineFlow(nn.Module):
 
 
 class MaskedFlow(AffineFlow):
-    """The same network read the other way, an MAF: location and scale hear x, so that the density of audio takes one pass.
+    """The same network read the other way, an MAF: location and scale hear x, so that the density
+    of audio takes one pass.
 
-    Sampling goes one block after another, as in a WaveNet: one Gaussian masked flow without a fold is a WaveNet with a
-    Gaussian head. Papamakarios et al., 2017, sec. 3. arXiv:1705.07057
+    Sampling goes one block after another, as in a WaveNet: one Gaussian masked flow without a fold
+    is a WaveNet with a Gaussian head. Papamakarios et al., 2017, sec. 3. arXiv:1705.07057
     """
 
-    def forward(self, z: Tensor, condition: Condition | None = None, state: FlowState | None = None) -> FlowOutput:
+    def forward(
+        self, z: Tensor, condition: Condition | None = None, state: FlowState | None = None
+    ) -> FlowOutput:
         """z (B, T) -> x (B, T), one block after another."""
         return self.sequential(z, condition, state, solve_for_x)
 
-    def inverse(self, x: Tensor, condition: Condition | None = None, state: FlowState | None = None) -> FlowOutput:
+    def inverse(
+        self, x: Tensor, condition: Condition | None = None, state: FlowState | None = None
+    ) -> FlowOutput:
         """x (B, T) -> z (B, T) in one pass."""
         location, log_scale = self.parallel(x, condition, state)
         return solve_for_z(x, location, log_scale)
@@ -201,7 +251,10 @@ def solve_for_z(x: Tensor, location: Tensor, log_scale: Tensor) -> FlowOutput:
 
 
 def fold_condition(condition: Condition, fold: int) -> Condition:
-    """The condition of blocks: a column holds for `hold / fold` of them. Blocks that begin at an offset hear it that much early."""
+    """The condition of blocks: a column holds for `hold / fold` of them.
+
+    Blocks that begin at an offset hear it that much early.
+    """
     return Condition(condition.features, max(1, condition.repeat // fold), condition.offset // fold)
 
 
@@ -222,14 +275,18 @@ class FlowStack(nn.Module):
         """stagger: the blocks of successive flows begin at offsets spread evenly over a block."""
         super().__init__()
         share, count = math.log(initial_scale) / len(flows), len(flows)
-        offsets = [i * fold // count if stagger and count <= fold else i * stagger for i in range(count)]
+        offsets = [
+            i * fold // count if stagger and count <= fold else i * stagger for i in range(count)
+        ]
         self.flows = nn.ModuleList(
-            flow(network, condition_channels, share, fold, offset, unit) for network, offset in zip(flows, offsets, strict=True)
+            flow(network, condition_channels, share, fold, offset, unit)
+            for network, offset in zip(flows, offsets, strict=True)
         )
 
     @property
     def receptive_field(self) -> int:
-        """Noise that one output hears, at the most: from the first sample of the earliest block that it hears, to itself.
+        """Noise that one output hears, at the most: from the first sample of the earliest block
+        that it hears, to itself.
 
         Without a fold the fields of the flows add up, one more sample each for the strict shift.
         """
@@ -238,16 +295,25 @@ class FlowStack(nn.Module):
         for end in range(period):
             t = end
             for flow in reversed(self.flows):
-                t = ((t - flow.offset) // flow.fold - flow.stack.receptive_field) * flow.fold + flow.offset
+                t = (
+                    (t - flow.offset) // flow.fold - flow.stack.receptive_field
+                ) * flow.fold + flow.offset
             reach = max(reach, end - t)
         return 1 + reach
 
     @property
     def macs_per_sample(self) -> float:
-        """Multiply-adds of one sample: the weights of all convolutions at audio rate, shared by the samples of a block."""
+        """Multiply-adds of one sample: the weights of all convolutions at audio rate, shared by the
+        samples of a block.
+        """
         return sum(weights(flow) / flow.fold for flow in self.flows)
 
-    def forward(self, z: Tensor, condition: Condition | None = None, states: Sequence[FlowState] | None = None) -> FlowOutput:
+    def forward(
+        self,
+        z: Tensor,
+        condition: Condition | None = None,
+        states: Sequence[FlowState] | None = None,
+    ) -> FlowOutput:
         """z (B, T) -> x and the totals of all flows, each (B, T)."""
         steps, x = [], z
         for flow, state in zip(self.flows, states or [None] * len(self.flows), strict=True):
@@ -255,10 +321,20 @@ class FlowStack(nn.Module):
             x = steps[-1].x
         return together(steps)
 
-    def inverse(self, x: Tensor, condition: Condition | None = None, states: Sequence[FlowState] | None = None) -> FlowOutput:
-        """x (B, T) -> z and the totals of all flows, each (B, T): exact. Sequential in an IAF, one pass in an MAF."""
+    def inverse(
+        self,
+        x: Tensor,
+        condition: Condition | None = None,
+        states: Sequence[FlowState] | None = None,
+    ) -> FlowOutput:
+        """x (B, T) -> z and the totals of all flows, each (B, T): exact.
+
+        Sequential in an IAF, one pass in an MAF.
+        """
         steps, z = [], x
-        for flow, state in zip(reversed(self.flows), reversed(states or [None] * len(self.flows)), strict=True):
+        for flow, state in zip(
+            reversed(self.flows), reversed(states or [None] * len(self.flows)), strict=True
+        ):
             steps.append(flow.inverse(z, condition, state))
             z = steps[-1].z
         return together(steps[::-1])
@@ -274,6 +350,10 @@ def together(steps: Sequence[FlowOutput]) -> FlowOutput:
 
 
 def weights(flow: AffineFlow) -> int:
-    """Weights that each column is multiplied with; the condition's projection runs at frame rate and is not among them."""
-    convolutions = [m for m in flow.modules() if isinstance(m, nn.Conv1d) and m is not flow.stack.projection]
+    """Weights that each column is multiplied with; the condition's projection runs at frame rate
+    and is not among them.
+    """
+    convolutions = [
+        m for m in flow.modules() if isinstance(m, nn.Conv1d) and m is not flow.stack.projection
+    ]
     return sum(m.weight.numel() for m in convolutions)

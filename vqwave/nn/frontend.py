@@ -1,4 +1,6 @@
-"""Frames as a network hears them: features of the waveform, frames from files, aligned phones; standardised, side by side."""
+"""Frames as a network hears them: features of the waveform, frames from files, aligned phones;
+standardised, side by side.
+"""
 
 from __future__ import annotations
 
@@ -32,28 +34,47 @@ class Frontend(nn.Module):
         self.standardise = Standardize(features.channels)
         self.channels, self.hop = features.channels, features.hop
 
-    def forward(self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None) -> Tensor:
-        """mask: the real frames of each clip (B, F), or of coarser ones. Raises UserInputError where there is no waveform."""
+    def forward(
+        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """mask: the real frames of each clip (B, F), or of coarser ones.
+
+        Raises UserInputError where there is no waveform.
+        """
         if wave is None:
-            raise UserInputError("this model hears features of a recording, expected one (it cannot speak from given frames alone)")
+            raise UserInputError(
+                "this model hears features of a recording, expected one (it cannot speak from given"
+                " frames alone)"
+            )
         real = None if mask is None else stretched(mask, wave.shape[-1] // self.hop)
         return self.standardise(self.features(wave, real))
 
     def fit(self, waves: Sequence[Tensor], told: Sequence[Told] = ()) -> None:
         """Take the statistics from whole recordings (T,) of the training corpus."""
-        frames = [self.features(w[None, : len(w) // self.hop * self.hop])[0].t() for w in waves if len(w) >= self.hop]
+        frames = [
+            self.features(w[None, : len(w) // self.hop * self.hop])[0].t()
+            for w in waves
+            if len(w) >= self.hop
+        ]
         self.standardise.fit(torch.cat(frames))
 
 
 class PitchFrontend(Frontend):
-    """F0 and voicing, standardised: those given beside the recording (the corpus' own), else tracked in the waveform."""
+    """F0 and voicing, standardised: those given beside the recording (the corpus' own), else
+    tracked in the waveform.
+    """
 
     def __init__(self, features: Pitch) -> None:
         super().__init__(features)
         self.tracks = (PitchTrack(features.hop, features.lowest, features.highest),)
 
-    def forward(self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None) -> Tensor:
-        """told["pitch"] (B, 2, F), or else wave (B, T) -> (B, 2, T / hop). Raises UserInputError where there is neither."""
+    def forward(
+        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """told["pitch"] (B, 2, F), or else wave (B, T) -> (B, 2, T / hop).
+
+        Raises UserInputError where there is neither.
+        """
         if told is not None and PITCH in told:
             return self.standardise(told[PITCH].to(self.standardise.mean))
         return super().forward(wave, told, mask)
@@ -75,7 +96,9 @@ class FilesFrontend(nn.Module):
         self.standardise = Standardize(track.channels)
         self.channels, self.hop = track.channels, track.hop
 
-    def forward(self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """told[name] (B, channels, F) -> the same, standardised."""
         return self.standardise(_given(told, self.tracks[0].name).to(self.standardise.mean))
 
@@ -85,9 +108,11 @@ class FilesFrontend(nn.Module):
 
 
 class PhonesFrontend(nn.Module):
-    """Aligned phones as one-hot frames: the phone and its neighbours, how far it has come (0 to 1), ln of its seconds.
+    """Aligned phones as one-hot frames: the phone and its neighbours, how far it has come (0 to 1),
+    ln of its seconds.
 
-    With the conditioner's convolution behind it the one-hots are embeddings. van den Oord et al., 2016, sec. 2.5 and 3.2
+    With the conditioner's convolution behind it the one-hots are embeddings. van den Oord et al.,
+    2016, sec. 2.5 and 3.2
     """
 
     def __init__(self, track: PhoneTrack, phones: int) -> None:
@@ -95,14 +120,20 @@ class PhonesFrontend(nn.Module):
         self.tracks = (track,)
         self.phones, self.hop = phones, track.hop
         self.channels = (2 * track.neighbours + 1) * phones + 2
-        self.register_buffer("seat", torch.zeros(()), persistent=False)  # dtype and device of the network
+        # dtype and device of the network
+        self.register_buffer("seat", torch.zeros(()), persistent=False)
 
-    def forward(self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """told["phones"] (B, 2 neighbours + 3, F) -> (B, channels, F)."""
         frames = _given(told, PHONES)
         ids, place = frames[:, :-2].long(), frames[:, -2:]
-        hot = F.one_hot(ids + 1, self.phones + 1)[..., 1:]  # (B, 2n + 1, F, V); nothing beyond the ends
-        return torch.cat([hot.permute(0, 1, 3, 2).flatten(1, 2).to(self.seat), place.to(self.seat)], 1)
+        # (B, 2n + 1, F, V); nothing beyond the ends
+        hot = F.one_hot(ids + 1, self.phones + 1)[..., 1:]
+        return torch.cat(
+            [hot.permute(0, 1, 3, 2).flatten(1, 2).to(self.seat), place.to(self.seat)], 1
+        )
 
     def fit(self, waves: Sequence[Tensor], told: Sequence[Told] = ()) -> None:
         """One-hots have no statistics."""
@@ -116,11 +147,16 @@ class ConcatFrontend(nn.Module):
         self.parts = nn.ModuleList(parts)
         hops = {part.hop for part in parts}
         if len(hops) != 1:
-            raise UserInputError(f"features.parts: hops of {', '.join(map(str, sorted(hops)))} samples, expected parts of one hop")
+            raise UserInputError(
+                f"features.parts: hops of {', '.join(map(str, sorted(hops)))} samples, expected"
+                " parts of one hop"
+            )
         self.hop, self.channels = hops.pop(), sum(part.channels for part in parts)
         self.tracks = tuple(track for part in parts for track in part.tracks)
 
-    def forward(self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """-> (B, channels, F)."""
         return torch.cat([part(wave, told, mask) for part in self.parts], 1)
 
@@ -138,8 +174,12 @@ class PredictorFrontend(nn.Module):
         self.predictor = predictor
         self.channels, self.hop, self.tracks = frames.channels, frames.hop, frames.tracks
 
-    def forward(self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None) -> Tensor:
-        """-> (B, channels + predictor.frame_channels, F): the frames as they are standardised, then the predictor's."""
+    def forward(
+        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """-> (B, channels + predictor.frame_channels, F): the frames as they are standardised, then
+        the predictor's.
+        """
         return self.extended(self.frames(wave, told, mask))
 
     def extended(self, frames: Tensor) -> Tensor:
@@ -151,14 +191,18 @@ class PredictorFrontend(nn.Module):
         self.frames.fit(waves, told)
 
 
-def spectrum_of(frontend: Frontend | FilesFrontend | PhonesFrontend | ConcatFrontend) -> LogMel | None:
+def spectrum_of(
+    frontend: Frontend | FilesFrontend | PhonesFrontend | ConcatFrontend,
+) -> LogMel | None:
     """The log-mel among a front end's frames, if there is one."""
     parts = frontend.parts if isinstance(frontend, ConcatFrontend) else [frontend]
     features = [part.features for part in parts if isinstance(part, Frontend)]
     return next((each for each in features if isinstance(each, LogMel)), None)
 
 
-def _unstandardised(frontend: Frontend | ConcatFrontend, frames: Tensor, kind: type[nn.Module]) -> Tensor | None:
+def _unstandardised(
+    frontend: Frontend | ConcatFrontend, frames: Tensor, kind: type[nn.Module]
+) -> Tensor | None:
     """The features of one kind among a front end's standardised frames (B, C, F), as they were."""
     parts = frontend.parts if isinstance(frontend, ConcatFrontend) else [frontend]
     for part, own in zip(parts, frames.split([part.channels for part in parts], 1), strict=True):
@@ -173,33 +217,54 @@ Vocabulary = Mapping[str, Sequence[str]]
 
 @spec
 class FilesSpec:
-    """Frames from CORPUS/frames/NAME/UTTERANCE.npy, (channels, F): true or predicted mels, linguistic features, anything."""
+    """Frames from CORPUS/frames/NAME/UTTERANCE.npy, (channels, F): true or predicted mels,
+    linguistic features, anything.
+    """
 
     kind: Literal["files"] = "files"
     name: str = option("mel", "folder of the files beneath CORPUS/frames")
     channels: Annotated[int, Field(ge=1)] = option(80, "rows of each file")
-    hop_ms: Annotated[float, Field(gt=0)] = option(12.5, "time from frame to frame; a whole number of samples")
+    hop_ms: Annotated[float, Field(gt=0)] = option(
+        12.5, "time from frame to frame; a whole number of samples"
+    )
 
     def frontend(self, sample_rate: int, vocabulary: Vocabulary) -> FilesFrontend:
-        return FilesFrontend(FrameFile(self.name, samples_of("hop_ms", self.hop_ms, sample_rate), self.channels))
+        return FilesFrontend(
+            FrameFile(self.name, samples_of("hop_ms", self.hop_ms, sample_rate), self.channels)
+        )
 
 
 @spec
 class PhonesSpec:
-    """Aligned phones of the corpus (its manifest's timings). van den Oord et al., 2016, sec. 3.2. arXiv:1609.03499"""
+    """Aligned phones of the corpus (its manifest's timings).
+
+    van den Oord et al., 2016, sec. 3.2. arXiv:1609.03499
+    """
 
     kind: Literal["phones"] = "phones"
-    hop_ms: Annotated[float, Field(gt=0)] = option(5.0, "time from frame to frame; a whole number of samples")
-    neighbours: Annotated[int, Field(ge=0)] = option(1, "phones to either side that a frame names, too")
+    hop_ms: Annotated[float, Field(gt=0)] = option(
+        5.0, "time from frame to frame; a whole number of samples"
+    )
+    neighbours: Annotated[int, Field(ge=0)] = option(
+        1, "phones to either side that a frame names, too"
+    )
 
     def frontend(self, sample_rate: int, vocabulary: Vocabulary) -> PhonesFrontend:
         """Raises UserInputError for a corpus without phones."""
         if not vocabulary.get(PHONES):
-            raise UserInputError("features.kind: phones, but no utterance of the corpus has any; expected `phones` in its manifest")
-        return PhonesFrontend(PhoneTrack(samples_of("hop_ms", self.hop_ms, sample_rate), self.neighbours), len(vocabulary[PHONES]))
+            raise UserInputError(
+                "features.kind: phones, but no utterance of the corpus has any; expected `phones`"
+                " in its manifest"
+            )
+        return PhonesFrontend(
+            PhoneTrack(samples_of("hop_ms", self.hop_ms, sample_rate), self.neighbours),
+            len(vocabulary[PHONES]),
+        )
 
 
-PartSpec = Annotated[LogMelSpec | MFCCSpec | PitchSpec | FilesSpec | PhonesSpec, Field(discriminator="kind")]
+PartSpec = Annotated[
+    LogMelSpec | MFCCSpec | PitchSpec | FilesSpec | PhonesSpec, Field(discriminator="kind")
+]
 
 
 @spec
@@ -207,19 +272,30 @@ class ConcatSpec:
     """Several kinds of frames side by side, e.g. phones and pitch."""
 
     kind: Literal["concat"] = "concat"
-    parts: Annotated[tuple[PartSpec, ...], Field(min_length=1)] = option((LogMelSpec(),), "kinds of frames, all of one hop_ms")
+    parts: Annotated[tuple[PartSpec, ...], Field(min_length=1)] = option(
+        (LogMelSpec(),), "kinds of frames, all of one hop_ms"
+    )
 
     def frontend(self, sample_rate: int, vocabulary: Vocabulary) -> ConcatFrontend:
-        return ConcatFrontend([build_frontend(part, sample_rate, vocabulary) for part in self.parts])
+        return ConcatFrontend(
+            [build_frontend(part, sample_rate, vocabulary) for part in self.parts]
+        )
 
 
-FrameSpec = Annotated[LogMelSpec | MFCCSpec | PitchSpec | FilesSpec | PhonesSpec | ConcatSpec, Field(discriminator="kind")]
+FrameSpec = Annotated[
+    LogMelSpec | MFCCSpec | PitchSpec | FilesSpec | PhonesSpec | ConcatSpec,
+    Field(discriminator="kind"),
+]
 
 
 def build_frontend(
-    features: LogMelSpec | MFCCSpec | PitchSpec | FilesSpec | PhonesSpec | ConcatSpec, sample_rate: int, vocabulary: Vocabulary
+    features: LogMelSpec | MFCCSpec | PitchSpec | FilesSpec | PhonesSpec | ConcatSpec,
+    sample_rate: int,
+    vocabulary: Vocabulary,
 ) -> AnyFrontend:
-    """The front end of any kind of frames; features of the waveform (which know of no corpus) get theirs here."""
+    """The front end of any kind of frames; features of the waveform (which know of no corpus) get
+    theirs here.
+    """
     if isinstance(features, FilesSpec | PhonesSpec | ConcatSpec):
         return features.frontend(sample_rate, vocabulary)
     with under("features"):

@@ -1,7 +1,9 @@
-"""What lies beyond the end of an utterance in a padded batch: zeros, as a convolution finds them around an utterance alone.
+"""What lies beyond the end of an utterance in a padded batch: zeros, as a convolution finds them
+around an utterance alone.
 
-A convolution with bias makes something of padding, which the next one would carry into the last frames of the utterance.
-Training would then see other frames there than use, where nothing follows. So padding is set to zero before each convolution.
+A convolution with bias makes something of padding, which the next one would carry into the last
+frames of the utterance. Training would then see other frames there than use, where nothing follows.
+So padding is set to zero before each convolution.
 """
 
 from __future__ import annotations
@@ -16,5 +18,7 @@ def stretched(mask: Tensor, columns: int) -> Tensor:
 
 
 def masked(x: Tensor, mask: Tensor | None) -> Tensor:
-    """x (B, C, n F), zero in the columns of frames that are false in mask (B, F); x itself without a mask."""
+    """x (B, C, n F), zero in the columns of frames that are false in mask (B, F); x itself without
+    a mask.
+    """
     return x if mask is None else x.masked_fill(~stretched(mask, x.shape[-1])[:, None], 0.0)

@@ -1,4 +1,6 @@
-"""A part of each clip, for a decoder that costs more than what it hears: codes know the whole clip, it trains on a slice."""
+"""A part of each clip, for a decoder that costs more than what it hears: codes know the whole clip,
+it trains on a slice.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,34 @@ from vqwave.rng import keyed
 
 
 def sliced(batch: Batch, frames: Tensor, samples: float, hop: int) -> tuple[Batch, Tensor]:
-    """`samples` of each clip, in whole frames of `hop`, from a random frame of its speech on; and the frames (B, C, F) there.
+    """`samples` of each clip, in whole frames of `hop`, from a random frame of its speech on; and
+    the frames (B, C, F) there.
 
-    The frames were made of the whole clip, so that those at a slice's ends are no others than a decoder will hear in use.
-    Random slices: Kim et al., 2021 (VITS), sec. 2.4. arXiv:2106.06103
+    The frames were made of the whole clip, so that those at a slice's ends are no others than a
+    decoder will hear in use. Random slices: Kim et al., 2021 (VITS), sec. 2.4. arXiv:2106.06103
     """
     clips, ratio = batch.wave.shape[1] // hop, frames.shape[-1] * hop // batch.wave.shape[1]
     count = min(max(1, round(samples / hop)), clips)
     room = (-(-batch.lengths // hop) - count).clamp_min(0)
-    starts = (keyed.uniforms(len(batch), like=frames) * (room + 1)).long().clamp_max(clips - count).tolist()
-    wave = torch.stack([x[start * hop : (start + count) * hop] for x, start in zip(batch.wave, starts, strict=True)])
-    heard = torch.stack([x[:, start * ratio : (start + count) * ratio] for x, start in zip(frames, starts, strict=True)])
-    lengths = (batch.lengths - hop * torch.tensor(starts, device=batch.lengths.device)).clamp_max(count * hop)
+    starts = (
+        (keyed.uniforms(len(batch), like=frames) * (room + 1))
+        .long()
+        .clamp_max(clips - count)
+        .tolist()
+    )
+    wave = torch.stack(
+        [
+            x[start * hop : (start + count) * hop]
+            for x, start in zip(batch.wave, starts, strict=True)
+        ]
+    )
+    heard = torch.stack(
+        [
+            x[:, start * ratio : (start + count) * ratio]
+            for x, start in zip(frames, starts, strict=True)
+        ]
+    )
+    lengths = (batch.lengths - hop * torch.tensor(starts, device=batch.lengths.device)).clamp_max(
+        count * hop
+    )
     return replace(batch, wave=wave, lengths=lengths), heard

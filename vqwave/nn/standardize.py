@@ -1,4 +1,6 @@
-"""Features with the corpus' mean removed and its spread divided out, by fixed statistics that travel with the model."""
+"""Features with the corpus' mean removed and its spread divided out, by fixed statistics that
+travel with the model.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,10 @@ from torch import Tensor, nn
 
 
 class Standardize(nn.Module):
-    """(x - mean) / std a channel; the identity until `fit`. The statistics are buffers: saved, never trained."""
+    """(x - mean) / std a channel; the identity until `fit`.
+
+    The statistics are buffers: saved, never trained.
+    """
 
     mean: Tensor
     std: Tensor

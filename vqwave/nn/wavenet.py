@@ -1,4 +1,6 @@
-"""The WaveNet stack: gated layers, residual and skip; the same stack drives teacher, student flows and prior."""
+"""The WaveNet stack: gated layers, residual and skip; the same stack drives teacher, student flows
+and prior.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ _one_by_one = ContextVar("one by one", default=False)
 
 @contextmanager
 def force_layerwise() -> Iterator[None]:
-    """Inside, stacks take whole clips layer by layer, too: for second derivatives, to count or to compare."""
+    """Inside, stacks take whole clips layer by layer, too: for second derivatives, to count or to
+    compare.
+    """
     token = _one_by_one.set(True)
     try:
         yield
@@ -34,7 +38,9 @@ def force_layerwise() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class LayerOutput:
-    """residual (B, R, T), None after the last layer of a stack with skips; skip (B, S, T), None without; past: its state."""
+    """residual (B, R, T), None after the last layer of a stack with skips; skip (B, S, T), None
+    without; past: its state.
+    """
 
     residual: Tensor | None
     skip: Tensor | None
@@ -46,12 +52,15 @@ class GatedLayer(nn.Module):
 
     .. math:: z = \tanh(W_f * x + V_f h) \odot \sigma(W_g * x + V_g h)
 
-    B batch, T samples; R residual, G gate, S skip channels. The condition arrives already projected by V.
+    B batch, T samples; R residual, G gate, S skip channels. The condition arrives already projected
+    by V.
 
     Reference: van den Oord et al., 2016, sec. 2.3 to 2.5. arXiv:1609.03499
     """
 
-    def __init__(self, residual: int, gate: int, skip: int, kernel: int, dilation: int, *, last: bool = False) -> None:
+    def __init__(
+        self, residual: int, gate: int, skip: int, kernel: int, dilation: int, *, last: bool = False
+    ) -> None:
         super().__init__()
         self.dilated = CausalConv1d(residual, 2 * gate, kernel, dilation)
         self.residual = nn.Conv1d(gate, residual, 1) if not (last and skip) else None
@@ -65,7 +74,9 @@ class GatedLayer(nn.Module):
         start: int = 0,
         context: Condition | None = None,
     ) -> LayerOutput:
-        """x (B, R, T) from sample `start` on, condition and context (B, 2G, F), past (B, R, (k - 1) d) or None for silence."""
+        """x (B, R, T) from sample `start` on, condition and context (B, 2G, F), past (B, R, (k - 1)
+        d) or None for silence.
+        """
         a, past = self.dilated(x, past)
         if condition is not None:
             a = condition.add_to(a, start)
@@ -82,7 +93,9 @@ class GatedLayer(nn.Module):
 
 @dataclass
 class StackState:
-    """All that a stack must remember between chunks: one past a layer, the samples heard, and its context stack's state."""
+    """All that a stack must remember between chunks: one past a layer, the samples heard, and its
+    context stack's state.
+    """
 
     pasts: list[Tensor | None] = field(default_factory=list)
     time: int = 0
@@ -91,7 +104,9 @@ class StackState:
 
 @dataclass
 class ContextState:
-    """Of a context stack: the samples of the unfinished block (B, R, < stride), the last column (B, C, 1), its layers' pasts."""
+    """Of a context stack: the samples of the unfinished block (B, R, < stride), the last column (B,
+    C, 1), its layers' pasts.
+    """
 
     unfinished: Tensor
     last: Tensor
@@ -100,9 +115,14 @@ class ContextState:
 
 @spec
 class ContextSpec:
-    """A second, smaller stack over a longer past at a lower rate. van den Oord et al., 2016, sec. 2.6. arXiv:1609.03499"""
+    """A second, smaller stack over a longer past at a lower rate.
 
-    stride: Annotated[int, Field(ge=2)] = option(64, "samples that one column of the context stands for")
+    van den Oord et al., 2016, sec. 2.6. arXiv:1609.03499
+    """
+
+    stride: Annotated[int, Field(ge=2)] = option(
+        64, "samples that one column of the context stands for"
+    )
     layers: Annotated[int, Field(ge=1)] = option(6, "gated layers, dilation doubled in each")
     kernel_size: Annotated[int, Field(ge=1)] = option(2, "taps of each dilated convolution")
     residual_channels: Annotated[int, Field(ge=1)] = option(32, "residual and gate channels")
@@ -118,15 +138,23 @@ class StackSpec:
     """Sizes of a WaveNet stack."""
 
     layers: Annotated[int, Field(ge=1)] = option(30, "gated layers")
-    dilation_cycle: Annotated[int, Field(ge=1)] = option(10, "layers after which the dilation starts again from 1")
+    dilation_cycle: Annotated[int, Field(ge=1)] = option(
+        10, "layers after which the dilation starts again from 1"
+    )
     kernel_size: Annotated[int, Field(ge=1)] = option(2, "taps of each dilated convolution")
     residual_channels: Annotated[int, Field(ge=1)] = option(64, "residual channels")
-    gate_channels: Annotated[int, Field(ge=1)] = option(64, "channels of the gated unit (filter and gate have this many each)")
+    gate_channels: Annotated[int, Field(ge=1)] = option(
+        64, "channels of the gated unit (filter and gate have this many each)"
+    )
     skip_channels: Annotated[int, Field(ge=0)] = option(
         256, "skip channels; 0 reads the last residual instead, as the student's flows do"
     )
-    hidden_channels: Annotated[int, Field(ge=1)] = option(256, "channels between the two output convolutions")
-    context: ContextSpec | None = option(None, "a second stack over a longer past, which conditions this one")
+    hidden_channels: Annotated[int, Field(ge=1)] = option(
+        256, "channels between the two output convolutions"
+    )
+    context: ContextSpec | None = option(
+        None, "a second stack over a longer past, which conditions this one"
+    )
 
     @property
     def dilations(self) -> list[int]:
@@ -134,12 +162,17 @@ class StackSpec:
 
     @property
     def receptive_field(self) -> int:
-        """Samples that one output sees at most; with a context this depends on its place in the context's block."""
+        """Samples that one output sees at most; with a context this depends on its place in the
+        context's block.
+        """
         own = receptive_field(self.kernel_size, self.dilations)
         if self.context is None:
             return own
-        columns = receptive_field(self.context.kernel_size, dilation_cycle(self.context.layers, self.context.layers))
-        below = (self.kernel_size - 1) * sum(self.dilations[1:])  # the first layer's gate hears the context this much earlier
+        columns = receptive_field(
+            self.context.kernel_size, dilation_cycle(self.context.layers, self.context.layers)
+        )
+        # the first layer's gate hears the context this much earlier
+        below = (self.kernel_size - 1) * sum(self.dilations[1:])
         return max(own, below + (columns + 1) * self.context.stride)
 
     def build(self, out_channels: int, condition_channels: int) -> Stack:
@@ -147,26 +180,43 @@ class StackSpec:
 
 
 class Stack(nn.Module):
-    """Gated layers, the sum of their skips, ReLU - 1x1 - ReLU - 1x1. van den Oord et al., 2016, fig. 4. arXiv:1609.03499"""
+    """Gated layers, the sum of their skips, ReLU - 1x1 - ReLU - 1x1.
+
+    van den Oord et al., 2016, fig. 4. arXiv:1609.03499
+    """
 
     def __init__(self, spec: StackSpec, out_channels: int, condition_channels: int) -> None:
         super().__init__()
         self.spec = spec
-        self.checkpointing = False  # whether the backward pass computes the gates again instead of finding them kept
+        # whether the backward pass computes the gates again instead of finding them kept
+        self.checkpointing = False
         self.layers = nn.ModuleList(
             GatedLayer(
-                spec.residual_channels, spec.gate_channels, spec.skip_channels, spec.kernel_size, d, last=i == spec.layers - 1
+                spec.residual_channels,
+                spec.gate_channels,
+                spec.skip_channels,
+                spec.kernel_size,
+                d,
+                last=i == spec.layers - 1,
             )
             for i, d in enumerate(spec.dilations)
         )
         self.projection = (
-            nn.Conv1d(condition_channels, spec.layers * 2 * spec.gate_channels, 1, bias=False) if condition_channels else None
+            nn.Conv1d(condition_channels, spec.layers * 2 * spec.gate_channels, 1, bias=False)
+            if condition_channels
+            else None
         )
         self.context = None if spec.context is None else spec.context.build(spec.residual_channels)
         self.context_projection = (
-            None if spec.context is None else nn.Conv1d(spec.context.channels, spec.layers * 2 * spec.gate_channels, 1, bias=False)
+            None
+            if spec.context is None
+            else nn.Conv1d(
+                spec.context.channels, spec.layers * 2 * spec.gate_channels, 1, bias=False
+            )
         )
-        self.hidden = nn.Conv1d(spec.skip_channels or spec.residual_channels, spec.hidden_channels, 1)
+        self.hidden = nn.Conv1d(
+            spec.skip_channels or spec.residual_channels, spec.hidden_channels, 1
+        )
         self.out = nn.Conv1d(spec.hidden_channels, out_channels, 1)
 
     @property
@@ -174,14 +224,26 @@ class Stack(nn.Module):
         return self.spec.receptive_field
 
     def project(self, condition: Condition | None) -> Condition | None:
-        """All layers' projections at the rate of the condition's columns: (B, L * 2G, F). Done once an utterance."""
-        return None if self.projection is None or condition is None else condition.project(self.projection)
+        """All layers' projections at the rate of the condition's columns: (B, L * 2G, F).
 
-    def forward(self, x: Tensor, projected: Condition | None = None, state: StackState | None = None) -> Tensor:
-        """x (B, R, T), projected from `project` -> (B, out_channels, T). A state, if given, is read and moved on in place.
+        Done once an utterance.
+        """
+        return (
+            None
+            if self.projection is None or condition is None
+            else condition.project(self.projection)
+        )
 
-        Without a state x is a whole clip, which takes the fast road of `GatedLayers`: it has first derivatives only. Layer by
-        layer, as within `force_layerwise`, there are all. Compilers and exporters are shown the layers one by one.
+    def forward(
+        self, x: Tensor, projected: Condition | None = None, state: StackState | None = None
+    ) -> Tensor:
+        """x (B, R, T), projected from `project` -> (B, out_channels, T).
+
+        A state, if given, is read and moved on in place.
+
+        Without a state x is a whole clip, which takes the fast road of `GatedLayers`: it has first
+        derivatives only. Layer by layer, as within `force_layerwise`, there are all. Compilers and
+        exporters are shown the layers one by one.
         """
         if state is None and self._can_be_whole(projected):
             heard = F.relu(self._whole(x, projected))
@@ -190,13 +252,21 @@ class Stack(nn.Module):
         return self.out(F.relu(self.hidden(heard)))
 
     def _can_be_whole(self, projected: Condition | None) -> bool:
-        return not torch.compiler.is_compiling() and not _one_by_one.get() and (projected is None or projected.offset == 0)
+        return (
+            not torch.compiler.is_compiling()
+            and not _one_by_one.get()
+            and (projected is None or projected.offset == 0)
+        )
 
     def _chunk(self, x: Tensor, projected: Condition | None, state: StackState) -> Tensor:
         """The layers' sum of skips (B, S, T), or the last residual, one layer after another."""
         pasts = state.pasts or [None] * len(self.layers)
         width, skip, residual = 2 * self.spec.gate_channels, None, x
-        context = None if self.context is None else self.context(x, state).project(self.context_projection)
+        context = (
+            None
+            if self.context is None
+            else self.context(x, state).project(self.context_projection)
+        )
         for i, layer in enumerate(self.layers):
             local = None if projected is None else projected.channels(i * width, width)
             longer = None if context is None else context.channels(i * width, width)
@@ -210,29 +280,43 @@ class Stack(nn.Module):
     def _whole(self, x: Tensor, projected: Condition | None) -> Tensor:
         """The same of a clip that begins with silence, all layers at once."""
         spec, device = self.spec, x.device.type
-        filter_and_gate = torch.tensor([-2.0, 1.0]).to(x).repeat_interleave(spec.gate_channels)[:, None]
+        filter_and_gate = (
+            torch.tensor([-2.0, 1.0]).to(x).repeat_interleave(spec.gate_channels)[:, None]
+        )
         bias = torch.stack([layer.dilated.bias for layer in self.layers])[..., None]  # (L, 2G, 1)
         conditions = [] if projected is None else [projected]
         if self.context is not None:
             conditions.append(self.context(x, StackState()).project(self.context_projection))
-        told = [c.features.unflatten(1, bias.shape[:2]) for c in conditions] or [torch.zeros_like(bias)[None]]
+        told = [c.features.unflatten(1, bias.shape[:2]) for c in conditions] or [
+            torch.zeros_like(bias)[None]
+        ]
         told[0] = told[0] + bias
-        residuals, skips = ([getattr(layer, name) for layer in self.layers] for name in ("residual", "skip"))
-        residuals, skips = [m for m in residuals if m is not None], [m for m in skips if m is not None]
+        residuals, skips = (
+            [getattr(layer, name) for layer in self.layers] for name in ("residual", "skip")
+        )
+        residuals, skips = (
+            [m for m in residuals if m is not None],
+            [m for m in skips if m is not None],
+        )
         nothing = bias.new_zeros(0)
         weights = Weights(
-            torch.stack([layer.dilated.weight for layer in self.layers]).permute(0, 3, 1, 2) * filter_and_gate,
+            torch.stack([layer.dilated.weight for layer in self.layers]).permute(0, 3, 1, 2)
+            * filter_and_gate,
             torch.stack([m.weight[..., 0] for m in residuals])
             if residuals
             else bias.new_zeros(0, spec.residual_channels, spec.gate_channels),
-            torch.stack([m.bias for m in residuals]) if residuals else bias.new_zeros(0, spec.residual_channels),
+            torch.stack([m.bias for m in residuals])
+            if residuals
+            else bias.new_zeros(0, spec.residual_channels),
             torch.cat([m.weight[..., 0] for m in skips], 1) if skips else nothing,
             # one by one: the sum of a stack hands every bias the same gradient memory
             reduce(torch.add, [m.bias for m in skips]) if skips else nothing,
             tuple(features * filter_and_gate for features in told),
         )
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        shape = Shape(spec.dilations, [c.repeat for c in conditions] or [1], dtype, self.checkpointing)
+        shape = Shape(
+            spec.dilations, [c.repeat for c in conditions] or [1], dtype, self.checkpointing
+        )
         return GatedLayers.apply(shape, x.to(bias.dtype), *weights.flat())
 
     def extra_repr(self) -> str:
@@ -240,10 +324,12 @@ class Stack(nn.Module):
 
 
 class ContextStack(nn.Module):
-    r"""The past at a lower rate: blocks of `stride` samples through one convolution, then a stack of its own.
+    r"""The past at a lower rate: blocks of `stride` samples through one convolution, then a stack
+    of its own.
 
-    Column j is made of the blocks up to block j and is heard during block j + 1, all of whose samples come after it: causal, and a
-    column is computed once a block. What is heard may itself be delayed by a sample (a WaveNet's is), which this does not change.
+    Column j is made of the blocks up to block j and is heard during block j + 1, all of whose
+    samples come after it: causal, and a column is computed once a block. What is heard may itself
+    be delayed by a sample (a WaveNet's is), which this does not change.
 
     Reference: van den Oord et al., 2016, sec. 2.6. arXiv:1609.03499
     """
@@ -265,7 +351,10 @@ class ContextStack(nn.Module):
         self.stack = sizes.build(spec.channels, 0)
 
     def forward(self, x: Tensor, state: StackState) -> Condition:
-        """x (B, R, T) from sample `state.time` on -> what its samples hear, (B, C, F). `state.context` is moved on in place."""
+        """x (B, R, T) from sample `state.time` on -> what its samples hear, (B, C, F).
+
+        `state.context` is moved on in place.
+        """
         if state.context is None:
             silence = x.new_zeros(x.shape[0], self.stack.out.out_channels, 1)
             state.context = ContextState(x[..., :0], silence, StackState())
@@ -274,6 +363,8 @@ class ContextStack(nn.Module):
         whole = samples.shape[-1] // self.stride * self.stride
         columns = context.last
         if whole:
-            columns = torch.cat([columns, self.stack(self.blocks(samples[..., :whole]), None, context.stack)], -1)
+            columns = torch.cat(
+                [columns, self.stack(self.blocks(samples[..., :whole]), None, context.stack)], -1
+            )
         context.unfinished, context.last = samples[..., whole:], columns[..., -1:]
         return Condition(columns, self.stride, origin)

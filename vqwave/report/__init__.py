@@ -1,4 +1,6 @@
-"""The listening page: one HTML file, with sound and pictures inside, that shows what runs have reached."""
+"""The listening page: one HTML file, with sound and pictures inside, that shows what runs have
+reached.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,15 @@ __all__ = ["write_report"]
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
-    """Write the page of one or several run folders to `out`, whole or not at all, and return its path.
+    """Write the page of one or several run folders to `out`, whole or not at all, and return its
+    path.
 
-    Runs that belong together (a VQ-VAE and its student) share the page: what they made of one utterance stands side by
-    side. What a run has not written yet is left out. The page needs no other file and no network.
+    Runs that belong together (a VQ-VAE and its student) share the page: what they made of one
+    utterance stands side by side. What a run has not written yet is left out. The page needs no
+    other file and no network.
 
-    Raises `UserInputError` that names the file, for a folder that is no run, for files in it that cannot be used, and where
-    matplotlib (the extra `report`) is not installed.
+    Raises `UserInputError` that names the file, for a folder that is no run, for files in it that
+    cannot be used, and where matplotlib (the extra `report`) is not installed.
     """
     if not runs:
         raise UserInputError("no run folder given, expected at least one")

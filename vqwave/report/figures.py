@@ -1,4 +1,6 @@
-"""Pictures of the page: line charts as SVG that takes its colours from the page, spectrograms and strips as images."""
+"""Pictures of the page: line charts as SVG that takes its colours from the page, spectrograms and
+strips as images.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ POINTS = 240  # a line with more is averaged over stretches
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart: its classes in page.css (`run-0` and so on give the colour), and the words at its end."""
+    """A line of a chart: its classes in page.css (`run-0` and so on give the colour), and the words
+    at its end.
+    """
 
     x: Values
     y: Values
@@ -38,7 +42,9 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise UserInputError("matplotlib is not installed, expected for reports: pip install 'vqwave[report]'") from None
+        raise UserInputError(
+            "matplotlib is not installed, expected for reports: pip install 'vqwave[report]'"
+        ) from None
 
 
 def number(value: float) -> str:
@@ -67,13 +73,17 @@ class Frame:
 
     @classmethod
     def around(cls, lines: Sequence[Line], below: float) -> Frame:
-        """From the least value to the quantile `below`, or to the last value of a line where that is higher."""
+        """From the least value to the quantile `below`, or to the last value of a line where that
+        is higher.
+        """
         values = np.concatenate([line.y for line in lines])
         bottom = float(values.min())
         top = max(float(np.quantile(values, below)), *(float(line.y[-1]) for line in lines))
         margin = 0.06 * (top - bottom) or 0.5 * abs(top) or 1.0
         left, right = min(line.x[0] for line in lines), max(line.x[-1] for line in lines)
-        return cls(left, max(right, left + 1), 0.0 if bottom == 0 else bottom - margin, top + margin)
+        return cls(
+            left, max(right, left + 1), 0.0 if bottom == 0 else bottom - margin, top + margin
+        )
 
     def across(self, x: Values) -> Values:
         """Where values lie from left to right."""
@@ -87,15 +97,24 @@ class Frame:
 def chart(title: str, lines: Sequence[Line], x_label: str, unit: str, below: float = 1.0) -> Markup:
     """An SVG line chart.
 
-    What lies above the quantile `below` of all values may be cut off: steep first steps would flatten all that follows.
+    What lies above the quantile `below` of all values may be cut off: steep first steps would
+    flatten all that follows.
     """
     lines = [_thinned(line) for line in lines]
     frame = Frame.around(lines, below)
     width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     label = escape(f"{title}, {unit}, over {x_label}" if unit else f"{title} over {x_label}")
-    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">', *_axes(frame)]
-    parts.append(f'<text class="middle" x="{LEFT + width / 2}" y="{HEIGHT - 3}">{escape(x_label)}</text>')
-    plane = f'x="{LEFT}" y="{TOP}" width="{width}" height="{height}" viewBox="{LEFT} {TOP} {width} {height}"'
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">',
+        *_axes(frame),
+    ]
+    parts.append(
+        f'<text class="middle" x="{LEFT + width / 2}" y="{HEIGHT - 3}">{escape(x_label)}</text>'
+    )
+    plane = (
+        f'x="{LEFT}" y="{TOP}" width="{width}" height="{height}" viewBox="{LEFT} {TOP} {width}'
+        f' {height}"'
+    )
     parts.append(f"<svg {plane}>")  # an inner picture cuts off what is outside
     for line in lines:
         places = zip(frame.across(line.x), frame.down(line.y), strict=True)
@@ -108,9 +127,13 @@ def chart(title: str, lines: Sequence[Line], x_label: str, unit: str, below: flo
 def _names(frame: Frame, lines: Sequence[Line]) -> list[str]:
     """The names of the lines above their right ends, moved down where they would overlap."""
     parts, lowest = [], float("-inf")
-    for y, name in sorted((float(frame.down(line.y[-1])), line.name) for line in lines if line.name):
+    for y, name in sorted(
+        (float(frame.down(line.y[-1])), line.name) for line in lines if line.name
+    ):
         lowest = max(y - 4, lowest + 12)
-        parts.append(f'<text class="end" x="{WIDTH - RIGHT}" y="{lowest:.1f}">{escape(name)}</text>')
+        parts.append(
+            f'<text class="end" x="{WIDTH - RIGHT}" y="{lowest:.1f}">{escape(name)}</text>'
+        )
     return parts
 
 
@@ -128,13 +151,18 @@ def _axes(frame: Frame) -> list[str]:
         if frame.left <= tick <= frame.right:
             x = frame.across(tick)
             anchor = "end" if x > WIDTH - 40 else "middle"
-            parts.append(f'<text class="{anchor}" x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}">{_tick(tick)}</text>')
+            parts.append(
+                f'<text class="{anchor}" x="{x:.1f}"'
+                f' y="{HEIGHT - BOTTOM + 16}">{_tick(tick)}</text>'
+            )
     return parts
 
 
 def _tick(value: float) -> str:
     if 0 < abs(value) < 1e-3:
-        return np.format_float_scientific(value, precision=4, trim="-", exp_digits=1).replace("-", "−")
+        return np.format_float_scientific(value, precision=4, trim="-", exp_digits=1).replace(
+            "-", "−"
+        )
     return f"{value:,.8g}".replace("-", "−")
 
 
@@ -149,7 +177,9 @@ def _thinned(line: Line) -> Line:
 
 
 def spectrum_db(wave: Wave, sample_rate: int) -> NDArray[np.float64]:
-    """Power in dB (bins, F) from 0 Hz to half the rate, 32 ms windows, at most about 480 frames at least 2 ms apart."""
+    """Power in dB (bins, F) from 0 Hz to half the rate, 32 ms windows, at most about 480 frames at
+    least 2 ms apart.
+    """
     window = round(0.032 * sample_rate)
     hop = max(round(0.002 * sample_rate), -(-len(wave) // 480))
     fft = 1 << (window - 1).bit_length()
@@ -178,7 +208,8 @@ def spectrogram(power_db: NDArray[np.float64], loudest_db: float) -> bytes:
 
 
 def strip(shares: NDArray[np.float64], most: float | None = None) -> bytes:
-    """A PNG, one pixel high, the more opaque the larger the share, so that it shows on light and on dark pages.
+    """A PNG, one pixel high, the more opaque the larger the share, so that it shows on light and on
+    dark pages.
 
     `most` is the share that is fully opaque; by default the largest.
     """

@@ -1,4 +1,6 @@
-"""The part to listen to: for each utterance a player with its spectrogram, from all runs side by side."""
+"""The part to listen to: for each utterance a player with its spectrogram, from all runs side by
+side.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from vqwave.audio import Wave, level_db, read
 from vqwave.report.figures import RANGE_DB, data_uri, spectrogram, spectrum_db
 from vqwave.report.run import Clip, Run
 
-BUDGET = 12_000_000  # characters of sound and pictures; the utterances beyond it are left out, and counted
+# characters of sound and pictures; the utterances beyond it are left out, and counted
+BUDGET = 12_000_000
 KINDS = {
     "original": "Original",
     "reconstruction": "Reconstruction",
@@ -21,12 +24,19 @@ KINDS = {
     "conversion": "Converted",
 }
 MADE_UP = "Generated"  # the title under which all speech stands that no recording lies behind
-MEDIA_TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".ogg": "audio/ogg", ".mp3": "audio/mpeg"}
+MEDIA_TYPES = {
+    ".wav": "audio/wav",
+    ".flac": "audio/flac",
+    ".ogg": "audio/ogg",
+    ".mp3": "audio/mpeg",
+}
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One player: `picture` and `sound` are data URIs, `width` the percentage of the longest in its group."""
+    """One player: `picture` and `sound` are data URIs, `width` the percentage of the longest in its
+    group.
+    """
 
     label: str
     owner: str
@@ -83,7 +93,11 @@ class Sound:
         if self.clip.kind == "generation":
             return self.clip.utterance
         kind = KINDS.get(self.clip.kind, self.clip.kind.capitalize())
-        return f"{kind} {'to' if self.clip.kind == 'conversion' else 'as'} {self.clip.target}" if self.clip.target else kind
+        return (
+            f"{kind} {'to' if self.clip.kind == 'conversion' else 'as'} {self.clip.target}"
+            if self.clip.target
+            else kind
+        )
 
 
 def listening(runs: Sequence[Run]) -> Listening | None:
@@ -103,7 +117,9 @@ def listening(runs: Sequence[Run]) -> Listening | None:
 
 
 def _by_utterance(runs: Sequence[Run]) -> list[list[tuple[int, Clip]]]:
-    """The clips of each utterance as (run, clip) in order of kind; what was generated comes last, together."""
+    """The clips of each utterance as (run, clip) in order of kind; what was generated comes last,
+    together.
+    """
     groups: dict[str, list[tuple[int, Clip]]] = {}
     made_up: list[tuple[int, Clip]] = []
     for index, run in enumerate(runs):
@@ -112,7 +128,9 @@ def _by_utterance(runs: Sequence[Run]) -> list[list[tuple[int, Clip]]]:
             group.append((index, clip))
     order = list(KINDS)
     for clips in groups.values():
-        clips.sort(key=lambda pair: order.index(pair[1].kind) if pair[1].kind in order else len(order))
+        clips.sort(
+            key=lambda pair: order.index(pair[1].kind) if pair[1].kind in order else len(order)
+        )
     return [*groups.values(), made_up] if made_up else list(groups.values())
 
 
@@ -140,8 +158,11 @@ def _group(runs: Sequence[Run], sounds: Sequence[Sound]) -> Group:
     return Group(
         identity=identity,
         title=f"“{text}”" if text else identity,
-        speaker=next((sound.clip.speaker for sound in sounds if sound.clip.speaker and not made_up), None),
-        width=round(min(max(110 + 110 * longest, 164), 1000)),  # words share a line, sentences take one each
+        speaker=next(
+            (sound.clip.speaker for sound in sounds if sound.clip.speaker and not made_up), None
+        ),
+        # words share a line, sentences take one each
+        width=round(min(max(110 + 110 * longest, 164), 1000)),
         tiles=[_tile(runs, sound, longest, loudest) for sound in sounds],
     )
 
@@ -153,10 +174,14 @@ def _tile(runs: Sequence[Run], sound: Sound, longest: float, loudest: float) -> 
         recorded=sound.clip.kind == "original",
         colour=sound.run % 4,
         picture=data_uri(spectrogram(sound.power_db, loudest), "image/jpeg"),
-        sound=data_uri(sound.path.read_bytes(), MEDIA_TYPES.get(sound.path.suffix.lower(), "audio/wav")),
+        sound=data_uri(
+            sound.path.read_bytes(), MEDIA_TYPES.get(sound.path.suffix.lower(), "audio/wav")
+        ),
         width=f"{100 * sound.seconds / longest:.1f}",
         seconds=f"{sound.seconds:.2f}",
-        level=f"{level_db(sound.wave):.1f} dBFS".replace("-", "−") if np.any(sound.wave) else "silent",
+        level=f"{level_db(sound.wave):.1f} dBFS".replace("-", "−")
+        if np.any(sound.wave)
+        else "silent",
         top=_top(sound.rate),
     )
 

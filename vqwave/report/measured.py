@@ -1,4 +1,6 @@
-"""What `vqwave evaluate` found of runs: tables beside ceilings and floors, confusion matrices, the map of codes, pitch tracks."""
+"""What `vqwave evaluate` found of runs: tables beside ceilings and floors, confusion matrices, the
+map of codes, pitch tracks.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Heat:
-    """A matrix: cells are (text, share of the largest), or, where it is wide, a picture for each row."""
+    """A matrix: cells are (text, share of the largest), or, where it is wide, a picture for each
+    row.
+    """
 
     title: str
     unit: str
@@ -86,21 +90,40 @@ class Findings:
 
 
 def findings(runs: Sequence[Run]) -> Findings | None:
-    """None where no run has been evaluated. Runs that were measured on the same recordings share their tables."""
+    """None where no run has been evaluated.
+
+    Runs that were measured on the same recordings share their tables.
+    """
     there = [(index, run, run.found) for index, run in enumerate(runs) if run.found]
     if not there:
         return None
     groups: dict[str, list[tuple[Run, EvaluationReport]]] = {}
     for _, run, found in there:
-        groups.setdefault(f"{found.corpus}, {found.split}: {found.utterances} utterances", []).append((run, found))
-    tables = [table for name, group in groups.items() for table in _tables(name, group, len(groups) > 1)]
-    notes = dict.fromkeys(f"{row.measure}: {row.note}." for _, _, found in there for row in found.rows if row.note)
-    missing = [f"{run.name}, not measured: {name} ({why})." for _, run, found in there for name, why in found.skipped.items()]
+        groups.setdefault(
+            f"{found.corpus}, {found.split}: {found.utterances} utterances", []
+        ).append((run, found))
+    tables = [
+        table for name, group in groups.items() for table in _tables(name, group, len(groups) > 1)
+    ]
+    notes = dict.fromkeys(
+        f"{row.measure}: {row.note}." for _, _, found in there for row in found.rows if row.note
+    )
+    missing = [
+        f"{run.name}, not measured: {name} ({why})."
+        for _, run, found in there
+        for name, why in found.skipped.items()
+    ]
     return Findings(
         about=[_about(run, found) for _, run, found in there],
         tables=tables,
-        matrices=[_heat(run, index % 4, matrix) for index, run, found in there for matrix in found.matrices],
-        melodies=[melody for index, run, found in there for melody in _melodies(run, found, index % 4)],
+        matrices=[
+            _heat(run, index % 4, matrix)
+            for index, run, found in there
+            for matrix in found.matrices
+        ],
+        melodies=[
+            melody for index, run, found in there for melody in _melodies(run, found, index % 4)
+        ],
         notes=[*notes, *missing],
     )
 
@@ -108,13 +131,17 @@ def findings(runs: Sequence[Run]) -> Findings | None:
 def _about(run: Run, found: EvaluationReport) -> str:
     beside = f" and its student {found.student}" if found.student else ""
     return (
-        f"{run.name}{beside}: {found.utterances:,} utterances ({found.seconds:,.0f} s) of {found.corpus}, split {found.split}, "
-        f"{found.drawn}."
+        f"{run.name}{beside}: {found.utterances:,} utterances ({found.seconds:,.0f} s) of"
+        f" {found.corpus}, split {found.split}, {found.drawn}."
     )
 
 
-def _tables(name: str, group: Sequence[tuple[Run, EvaluationReport]], several: bool) -> list[Measured]:
-    """A table a theme; a column for the ceiling, for copies, for each model and student, for the floor."""
+def _tables(
+    name: str, group: Sequence[tuple[Run, EvaluationReport]], several: bool
+) -> list[Measured]:
+    """A table a theme; a column for the ceiling, for copies, for each model and student, for the
+    floor.
+    """
     sources: list[tuple[str, EvaluationReport | None, str]] = [("ceiling", None, "ceiling")]
     sources += [(HEADINGS[column], None, column) for column in ("mu-law", "griffin-lim")]
     for run, found in group:
@@ -130,13 +157,28 @@ def _tables(name: str, group: Sequence[tuple[Run, EvaluationReport]], several: b
             themes.setdefault(TITLES.get(row.group, row.group), {}).setdefault(row.key, row)
     tables = []
     for theme, rows in themes.items():
-        cells = [[_cell(key, every if source is None else [source], column) for _, source, column in sources] for key in rows]
+        cells = [
+            [
+                _cell(key, every if source is None else [source], column)
+                for _, source, column in sources
+            ]
+            for key in rows
+        ]
         used = [i for i in range(len(sources)) if any(row[i].value for row in cells)]
         written = [
-            (row.measure, row.unit, {"higher": "↑", "lower": "↓"}.get(row.better, ""), [line[i] for i in used])
+            (
+                row.measure,
+                row.unit,
+                {"higher": "↑", "lower": "↓"}.get(row.better, ""),
+                [line[i] for i in used],
+            )
             for row, line in zip(rows.values(), cells, strict=True)
         ]
-        tables.append(Measured(f"{theme}; {name}" if several else theme, [sources[i][0] for i in used], written))
+        tables.append(
+            Measured(
+                f"{theme}; {name}" if several else theme, [sources[i][0] for i in used], written
+            )
+        )
     return tables
 
 
@@ -159,7 +201,9 @@ def _written(figure: MetricValue) -> Cell:
 
 
 def _heat(run: Run, colour: int, matrix: Matrix) -> Heat:
-    values = np.array([[np.nan if cell is None else cell for cell in row] for row in matrix.values], np.float64)
+    values = np.array(
+        [[np.nan if cell is None else cell for cell in row] for row in matrix.values], np.float64
+    )
     values = values.reshape(len(matrix.rows), len(matrix.columns))
     most = 100.0 if matrix.unit.startswith("%") else float(np.nanmax(values, initial=1e-9))
     shares = np.nan_to_num(values / most)
@@ -173,11 +217,15 @@ def _heat(run: Run, colour: int, matrix: Matrix) -> Heat:
             cells = ["" if np.isnan(cell) else f"{cell:.0f}" for cell in row]
             rows.append((name, list(zip(cells, (f"{x:.2f}" for x in share), strict=True))))
     corner = f"{matrix.row_label} ↓ {matrix.column_label} →"
-    return Heat(f"{run.name}: {matrix.title}", matrix.unit, corner, colour, matrix.columns, rows, strips)
+    return Heat(
+        f"{run.name}: {matrix.title}", matrix.unit, corner, colour, matrix.columns, rows, strips
+    )
 
 
 def _melodies(run: Run, found: EvaluationReport, colour: int) -> list[Melody]:
-    """A chart of each track: the recording as a level line, copies in the run's colours; unvoiced stretches are gaps."""
+    """A chart of each track: the recording as a level line, copies in the run's colours; unvoiced
+    stretches are gaps.
+    """
     melodies = []
     for track in found.tracks:
         lines = []
@@ -195,4 +243,7 @@ def _voiced(curve: np.ndarray, step: float, style: str, name: str) -> list[Line]
     edges = np.flatnonzero(np.diff(np.concatenate([[0], (curve > 0).astype(int), [0]])))
     stretches = [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b - a > 1]
     times = step * np.arange(len(curve))
-    return [Line(times[a:b], curve[a:b], style, name if b == stretches[-1][1] else "") for a, b in stretches]
+    return [
+        Line(times[a:b], curve[a:b], style, name if b == stretches[-1][1] else "")
+        for a, b in stretches
+    ]

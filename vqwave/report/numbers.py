@@ -1,4 +1,6 @@
-"""The parts that are numbers: training curves, likelihood against baselines, codebook use, further tables."""
+"""The parts that are numbers: training curves, likelihood against baselines, codebook use, further
+tables.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from vqwave.report.run import Codes, Likelihood, Run
 
 Counts = NDArray[np.float64]
 
-QUANTITIES = {  # title and unit of what is logged under these names; other names speak for themselves
+# title and unit of what is logged under these names; other names speak for themselves
+QUANTITIES = {
     "bits": ("negative log-likelihood", "bits per sample"),
     "nll": ("negative log-likelihood", "nats per sample"),
     "kl": ("divergence from the teacher", "nats per sample"),
@@ -61,7 +64,9 @@ class Bars:
 
 @dataclass(frozen=True)
 class Speaker:
-    """How one speaker uses the codes: `most` is the largest share (percent), `apart` the divergence from all (bits)."""
+    """How one speaker uses the codes: `most` is the largest share (percent), `apart` the divergence
+    from all (bits).
+    """
 
     name: str
     picture: str
@@ -92,7 +97,9 @@ class Table:
 
 
 def training(runs: Sequence[Run]) -> list[Chart]:
-    """A chart for each quantity that was logged more than once: all runs in it, in training and held out."""
+    """A chart for each quantity that was logged more than once: all runs in it, in training and
+    held out.
+    """
     lines: dict[str, list[Line]] = {}
     for index, run in enumerate(runs):
         for name, points in run.series.items():
@@ -103,11 +110,17 @@ def training(runs: Sequence[Run]) -> list[Chart]:
             lines.setdefault(shown, []).append(Line(x, y, f"run-{index % 4} {style}", beside))
     names = [name for name, found in lines.items() if any(len(line.x) > 1 for line in found)]
     names.sort(key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
-    return [_training_chart(name, [*lines[name], *(_predictor(runs, lines[name]) if name == "bits" else [])]) for name in names]
+    return [
+        _training_chart(
+            name, [*lines[name], *(_predictor(runs, lines[name]) if name == "bits" else [])]
+        )
+        for name in names
+    ]
 
 
 def _beside(quantity: str) -> tuple[str, str]:
-    """The chart that a quantity belongs to, and what it is called there if it is drawn beside another one.
+    """The chart that a quantity belongs to, and what it is called there if it is drawn beside
+    another one.
 
     >>> [_beside(name) for name in ("bits", "bits_shuffled_codes", "level_db_data")]
     [('bits', ''), ('bits', 'shuffled codes'), ('level_db', 'recordings')]
@@ -124,10 +137,18 @@ def _training_chart(name: str, lines: Sequence[Line]) -> Chart:
 
 
 def _predictor(runs: Sequence[Run], lines: Sequence[Line]) -> list[Line]:
-    """What a linear predictor reaches, as a level line; nothing where runs differ in it, as they do in other units."""
+    """What a linear predictor reaches, as a level line; nothing where runs differ in it, as they do
+    in other units.
+    """
     name = "linear predictor"
-    found = [run.evaluation.likelihood.baselines for run in runs if run.evaluation and run.evaluation.likelihood]
-    values = {hundredths(baselines[name]): baselines[name] for baselines in found if name in baselines}
+    found = [
+        run.evaluation.likelihood.baselines
+        for run in runs
+        if run.evaluation and run.evaluation.likelihood
+    ]
+    values = {
+        hundredths(baselines[name]): baselines[name] for baselines in found if name in baselines
+    }
     if len(values) != 1:
         return []
     ends = np.array([min(line.x[0] for line in lines), max(line.x[-1] for line in lines)])
@@ -156,9 +177,14 @@ def _bars(name: str, part: Likelihood) -> list[Bar]:
         return Bar(name, hundredths(value), f"{share:.1f}", style, change)
 
     shuffled = [
-        bar(f"with {name}", value, "shuffled", hundredths(value - part.model, "+")) for name, value in part.shuffled.items()
+        bar(f"with {name}", value, "shuffled", hundredths(value - part.model, "+"))
+        for name, value in part.shuffled.items()
     ]
-    return [bar(name, part.model, "model"), *shuffled, *(bar(name, value, "baseline") for name, value in baselines)]
+    return [
+        bar(name, part.model, "model"),
+        *shuffled,
+        *(bar(name, value, "baseline") for name, value in baselines),
+    ]
 
 
 def hundredths(value: float, sign: str = "-") -> str:
@@ -173,7 +199,11 @@ def hundredths(value: float, sign: str = "-") -> str:
 def codebooks(runs: Sequence[Run]) -> list[Use]:
     """How evenly the codes are used, and by whom; runs that counted none are left out."""
     found = [(index, run, run.evaluation.codes) for index, run in enumerate(runs) if run.evaluation]
-    return [_use(index % 4, run.name, codes) for index, run, codes in found if codes and np.any(codes.counts)]
+    return [
+        _use(index % 4, run.name, codes)
+        for index, run, codes in found
+        if codes and np.any(codes.counts)
+    ]
 
 
 def _use(colour: int, name: str, codes: Codes) -> Use:
@@ -181,10 +211,13 @@ def _use(colour: int, name: str, codes: Codes) -> Use:
     lines = [Line(ranks, np.full(codes.size, 100 / codes.size), "level")]
     for counts in codes.counts:
         share = np.sort(np.array(counts, np.float64))[::-1]
-        lines.append(Line(ranks[: len(share)], 100 * share / max(share.sum(), 1), f"run-{colour} held-out"))
+        lines.append(
+            Line(ranks[: len(share)], 100 * share / max(share.sum(), 1), f"run-{colour} held-out")
+        )
     text = (
-        f"{codes.used:,} of {codes.size:,} codes{' of each book' if codes.books > 1 else ''} are in use, as evenly as "
-        f"{number(codes.perplexity)} equally frequent codes would be (perplexity)."
+        f"{codes.used:,} of {codes.size:,} codes{' of each book' if codes.books > 1 else ''} are in"
+        f" use, as evenly as {number(codes.perplexity)} equally frequent codes would be"
+        " (perplexity)."
     )
     counts = {name: np.array(row, np.float64) for name, row in codes.by_speaker.items() if any(row)}
     return Use(
@@ -213,13 +246,16 @@ def _speakers(counts: dict[str, Counts]) -> list[Speaker]:
 
 
 def _speaker_text(counts: dict[str, Counts]) -> str:
-    """What a code tells of the speaker, and how much of it is the bias of counting (first order, Miller, 1955)."""
+    """What a code tells of the speaker, and how much of it is the bias of counting (first order,
+    Miller, 1955).
+    """
     joint = np.stack(list(counts.values()))
     used, frames = int((joint.sum(0) > 0).sum()), joint.sum()
     chance = (used - 1) * (len(joint) - 1) / (2 * frames * math.log(2))
     return (
-        f"A code tells {mutual_information(joint):.2f} bits about who speaks, of {_entropy(joint.sum(1)):.2f}; about "
-        f"{chance:.2f} of them would be found by chance in {frames:,.0f} frames."
+        f"A code tells {mutual_information(joint):.2f} bits about who speaks, of"
+        f" {_entropy(joint.sum(1)):.2f}; about {chance:.2f} of them would be found by chance in"
+        f" {frames:,.0f} frames."
     )
 
 
@@ -236,9 +272,16 @@ def _divergence(counts: Counts, everyone: Counts) -> float:
 
 
 def mutual_information(joint: Counts) -> float:
-    """I(speaker; code) in bits from joint counts (speakers, K), without correction for the number of frames."""
+    """I(speaker; code) in bits from joint counts (speakers, K), without correction for the number
+    of frames.
+    """
     weights = joint.sum(1) / joint.sum()
-    return float(sum(weight * _divergence(row, joint.sum(0)) for weight, row in zip(weights, joint, strict=True)))
+    return float(
+        sum(
+            weight * _divergence(row, joint.sum(0))
+            for weight, row in zip(weights, joint, strict=True)
+        )
+    )
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
@@ -246,16 +289,27 @@ def tables(runs: Sequence[Run]) -> list[Table]:
     found = []
     for run in runs:
         for name, rows in (run.evaluation.tables if run.evaluation else {}).items():
-            found.append(_table(f"{run.name}: {spoken(name)}" if len(runs) > 1 else spoken(name), rows))
+            found.append(
+                _table(f"{run.name}: {spoken(name)}" if len(runs) > 1 else spoken(name), rows)
+            )
     return found
 
 
 def _table(caption: str, rows: dict[str, dict[str, float]]) -> Table:
     if set(rows) == {""}:  # plain numbers by name: one a line
-        return Table(caption, [], [(spoken(name), [number(value)]) for name, value in rows[""].items()])
+        return Table(
+            caption, [], [(spoken(name), [number(value)]) for name, value in rows[""].items()]
+        )
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    values = {name: [number(row[column]) if column in row else "" for column in columns] for name, row in rows.items()}
-    return Table(caption, [spoken(column) for column in columns], [(spoken(name), row) for name, row in values.items()])
+    values = {
+        name: [number(row[column]) if column in row else "" for column in columns]
+        for name, row in rows.items()
+    }
+    return Table(
+        caption,
+        [spoken(column) for column in columns],
+        [(spoken(name), row) for name, row in values.items()],
+    )
 
 
 def spoken(name: str) -> str:

@@ -1,4 +1,6 @@
-"""The page as a whole: what was trained in words and in numbers, around the parts that the other modules prepare."""
+"""The page as a whole: what was trained in words and in numbers, around the parts that the other
+modules prepare.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,10 @@ class Heading:
 
 
 def page(runs: Sequence[Run]) -> str:
-    """The HTML of one or several runs. Raises `UserInputError` where their sounds cannot be read."""
+    """The HTML of one or several runs.
+
+    Raises `UserInputError` where their sounds cannot be read.
+    """
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -65,7 +70,9 @@ def page(runs: Sequence[Run]) -> str:
         "model": model(runs),
     }
     names = ("Listen", "Quality", "Training", "Likelihood", "Codes", "Measures", "Model")
-    sections = [(name.lower(), name, bool(part)) for name, part in zip(names, parts.values(), strict=True)]
+    sections = [
+        (name.lower(), name, bool(part)) for name, part in zip(names, parts.values(), strict=True)
+    ]
     return environment.get_template("page.html").render(
         title=listed([run.name for run in runs]),
         style=(HERE / "page.css").read_text(encoding="utf-8"),
@@ -96,14 +103,18 @@ def _heading(index: int, run: Run) -> Heading:
 
 
 def summary(run: Run) -> list[str]:
-    """Sentences, the first without its subject: what was trained, on what, how long, and where it stands."""
+    """Sentences, the first without its subject: what was trained, on what, how long, and where it
+    stands.
+    """
     card, steps, seconds = run.card, *_effort(run)
     what = TRAINED.get(run.experiment) or TRAINED.get(card.kind if card else "") or "a model"
     what += f" of {Path(run.teacher).name}" if run.teacher else ""
     on = f" on {card.about.corpus}" if card and card.about.corpus else ""
     if card:
         speakers = len(card.labels.get("speaker", []))
-        on += f" ({f'{speakers} speakers, ' if speakers > 1 else ''}{card.sample_rate / 1000:g} kHz)"
+        on += (
+            f" ({f'{speakers} speakers, ' if speakers > 1 else ''}{card.sample_rate / 1000:g} kHz)"
+        )
     if steps:
         on += f" for {steps:,} steps"
     if seconds:
@@ -112,7 +123,10 @@ def summary(run: Run) -> list[str]:
     if run.evaluation and run.evaluation.likelihood:
         sentences += _standing(run.evaluation.likelihood)
     if (divergence := _divergence(run)) is not None:
-        sentences.append(f"On held-out speech it is {hundredths(divergence)} nats per sample away from its teacher.")
+        sentences.append(
+            f"On held-out speech it is {hundredths(divergence)} nats per sample away from its"
+            " teacher."
+        )
     if run.evaluation and run.evaluation.codes:
         sentences.append(_coding(run.evaluation.codes))
     return sentences
@@ -131,7 +145,9 @@ def _standing(part: Likelihood) -> list[str]:
     ]
     against = f", against {listed(others)}" if others else ""
     sentences = [f"Held-out speech costs it {hundredths(part.model)} {part.unit}{against}."]
-    rises = {name.removeprefix("shuffled "): value - part.model for name, value in part.shuffled.items()}
+    rises = {
+        name.removeprefix("shuffled "): value - part.model for name, value in part.shuffled.items()
+    }
     if heard := {name: hundredths(rise) for name, rise in rises.items() if rise > HEARS}:
         costs = f"shuffled, they cost it {listed(list(heard.values()))} more"
         sentences.append(f"It listens to the {listed(list(heard))}: {costs}.")
@@ -142,7 +158,11 @@ def _standing(part: Likelihood) -> list[str]:
 
 
 def _coding(codes: Codes) -> str:
-    rate = f"Speech becomes {codes.bit_rate:,.0f} bit/s of codes, of which" if codes.bit_rate else "Of its codes,"
+    rate = (
+        f"Speech becomes {codes.bit_rate:,.0f} bit/s of codes, of which"
+        if codes.bit_rate
+        else "Of its codes,"
+    )
     return f"{rate} {codes.used:,} of {codes.size:,} are in use."
 
 
@@ -162,7 +182,9 @@ def key_numbers(run: Run) -> list[KeyNumber]:
     if evaluation and evaluation.codes:
         codes = evaluation.codes
         if codes.bit_rate is not None:
-            entropy = f", {codes.entropy_rate:,.0f} by entropy" if codes.entropy_rate is not None else ""
+            entropy = (
+                f", {codes.entropy_rate:,.0f} by entropy" if codes.entropy_rate is not None else ""
+            )
             found.append(KeyNumber("Bit rate", f"{codes.bit_rate:,.0f}", f"bit/s{entropy}"))
         found.append(KeyNumber("Perplexity", number(codes.perplexity), f"of {codes.size:,} codes"))
     if card and card.about.parameters:
@@ -170,9 +192,19 @@ def key_numbers(run: Run) -> list[KeyNumber]:
         found.append(KeyNumber("Parameters", _count(total), f"{total:,}"))
     if card and card.about.receptive_field:
         field = card.about.receptive_field
-        found.append(KeyNumber("Receptive field", f"{1000 * field / card.sample_rate:,.0f}", f"ms, {field:,} samples"))
+        found.append(
+            KeyNumber(
+                "Receptive field",
+                f"{1000 * field / card.sample_rate:,.0f}",
+                f"ms, {field:,} samples",
+            )
+        )
     if steps:
-        found.append(KeyNumber("Training", f"{steps:,}", f"steps in {duration(seconds)}" if seconds else "steps"))
+        found.append(
+            KeyNumber(
+                "Training", f"{steps:,}", f"steps in {duration(seconds)}" if seconds else "steps"
+            )
+        )
     return found
 
 
@@ -191,7 +223,9 @@ def _facts(run: Run, card: Card) -> list[dict[str, str]]:
     about, rate = card.about, card.sample_rate
     kind = {"kind": card.kind, "corpus": about.corpus or "", "sample rate": f"{rate:,} Hz"}
     labels = {name: f"{len(values)}: {_some(values)}" for name, values in card.labels.items()}
-    parameters = {f"parameters, {name}": f"{n:,}" for name, n in about.parameters.items() if name != "total"}
+    parameters = {
+        f"parameters, {name}": f"{n:,}" for name, n in about.parameters.items() if name != "total"
+    }
     if about.parameters:
         parameters["parameters, all"] = f"{_total(about.parameters):,}"
     sizes = {}
@@ -222,7 +256,11 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     if minutes < 60:
         return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+    return (
+        f"{minutes // 60} h {minutes % 60:02d} min"
+        if hours < 48
+        else f"{hours // 24} d {hours % 24} h"
+    )
 
 
 def listed(parts: Sequence[str]) -> str:
@@ -237,7 +275,9 @@ def listed(parts: Sequence[str]) -> str:
 def _effort(run: Run) -> tuple[int | None, float | None]:
     """Steps and seconds of training, by the model card, else by the metrics."""
     about = run.card.about if run.card else None
-    return (about.steps if about else None) or run.steps, (about.seconds if about else None) or run.seconds
+    return (about.steps if about else None) or run.steps, (
+        about.seconds if about else None
+    ) or run.seconds
 
 
 def _total(parameters: dict[str, int]) -> int:

@@ -41,7 +41,9 @@ class SampleIndex:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Section `nll` of `evaluation.json`: held-out cost in `unit`, the model's and others' by name."""
+    """Section `nll` of `evaluation.json`: held-out cost in `unit`, the model's and others' by
+    name.
+    """
 
     unit: str
     model: float
@@ -50,14 +52,22 @@ class Likelihood:
 
     @classmethod
     def parse(cls, section: dict[str, object], source: str) -> Likelihood:
-        """The keys that start with "shuffled" are gathered; those that are null were not measured."""
-        found = {key: value for key, value in section.items() if key.startswith("shuffled") and value is not None}
+        """The keys that start with "shuffled" are gathered; those that are null were not
+        measured.
+        """
+        found = {
+            key: value
+            for key, value in section.items()
+            if key.startswith("shuffled") and value is not None
+        }
         return checked(cls, {**section, "shuffled": found}, source)
 
 
 @dataclass(frozen=True)
 class Codes:
-    """Section `codes` of `evaluation.json`: how often each of K codes is used, by book and (book 0) by speaker."""
+    """Section `codes` of `evaluation.json`: how often each of K codes is used, by book and (book 0)
+    by speaker.
+    """
 
     size: int
     perplexity: float
@@ -105,9 +115,12 @@ class Card:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder. `series` holds the rows of `metrics.jsonl` by name: (step, finite value) in order.
+    """A run folder.
 
-    `experiment` and `teacher` (the run that it was distilled from) are from the settings, empty where they have none.
+    `series` holds the rows of `metrics.jsonl` by name: (step, finite value) in order.
+
+    `experiment` and `teacher` (the run that it was distilled from) are from the settings, empty
+    where they have none.
     """
 
     folder: Path
@@ -134,9 +147,15 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder. Raises `UserInputError` that names the file (and line or key) which is missing or cannot be used."""
+    """Read a run folder.
+
+    Raises `UserInputError` that names the file (and line or key) which is missing or cannot be
+    used.
+    """
     if not folder.is_dir():
-        raise UserInputError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}, {EXPECTED}")
+        raise UserInputError(
+            f"{folder}: {'is a file' if folder.exists() else 'no such folder'}, {EXPECTED}"
+        )
     config = folder / "config.yaml"
     if not config.is_file():
         raise UserInputError(f"{folder}: no config.yaml in it, {EXPECTED}")
@@ -166,14 +185,19 @@ def read_run(folder: Path) -> Run:
 
 
 def checked(kind: type[T], tree: object, source: str) -> T:
-    """`tree` as an instance of `kind`. Raises `UserInputError` that names the source and the first key that does not fit."""
+    """`tree` as an instance of `kind`.
+
+    Raises `UserInputError` that names the source and the first key that does not fit.
+    """
     try:
         return TypeAdapter(kind).validate_python(tree)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         found = "" if first["type"] == "missing" else f", found {str(first['input'])[:60]!r}"
-        raise UserInputError(f"{source}: {f'{key}: ' if key else ''}{first['msg']}{found}") from None
+        raise UserInputError(
+            f"{source}: {f'{key}: ' if key else ''}{first['msg']}{found}"
+        ) from None
 
 
 def _text(path: Path) -> str:
@@ -224,9 +248,13 @@ def _samples(path: Path) -> SampleIndex:
     index = checked(SampleIndex, tree, str(path))
     for clip in index.rows:
         if Path(clip.path).name != clip.path:
-            raise UserInputError(f"{path}: path {clip.path!r}, expected the name of a file in {path.parent}")
+            raise UserInputError(
+                f"{path}: path {clip.path!r}, expected the name of a file in {path.parent}"
+            )
         if not (path.parent / clip.path).is_file():
-            raise UserInputError(f"{path.parent / clip.path}: no such file, but {path.name} lists it")
+            raise UserInputError(
+                f"{path.parent / clip.path}: no such file, but {path.name} lists it"
+            )
     return index
 
 
@@ -249,7 +277,11 @@ def _evaluation(path: Path) -> Evaluation | None:
     return Evaluation(
         split=str(tree.pop("split", "held-out")),
         step=checked(int | None, tree.pop("step", None), f"{path}: step"),
-        likelihood=None if nll is None else Likelihood.parse(checked(dict[str, object], nll, source), source),
+        likelihood=(
+            None
+            if nll is None
+            else Likelihood.parse(checked(dict[str, object], nll, source), source)
+        ),
         codes=None if codes is None else checked(Codes, codes, f"{path}: codes"),
         tables={name: rows for name, section in tree.items() if (rows := _table(section))},
     )
@@ -259,6 +291,12 @@ def _table(section: object) -> dict[str, dict[str, float]]:
     """A section of numbers, or of sections of numbers, as rows of columns."""
     if not isinstance(section, dict):
         return {}
-    plain = {str(key): float(value) for key, value in section.items() if isinstance(value, int | float)}
-    nested = {str(key): _table(value).get("", {}) for key, value in section.items() if isinstance(value, dict)}
+    plain = {
+        str(key): float(value) for key, value in section.items() if isinstance(value, int | float)
+    }
+    nested = {
+        str(key): _table(value).get("", {})
+        for key, value in section.items()
+        if isinstance(value, dict)
+    }
     return {key: row for key, row in {"": plain, **nested}.items() if row}

@@ -1,8 +1,10 @@
-"""Random numbers for the items of a training batch: each item has its own, on whichever process it lies.
+"""Random numbers for the items of a training batch: each item has its own, on whichever process it
+lies.
 
-All processes seed torch's generator alike (the loop does, at each micro-step). A draw takes one number from it, and an item's
-numbers depend on that one and on the item's place in the global batch alone: one process or eight, a batch is dropped,
-jittered and noised alike. Each process must draw as often as the others, for as many items.
+All processes seed torch's generator alike (the loop does, at each micro-step). A draw takes one
+number from it, and an item's numbers depend on that one and on the item's place in the global batch
+alone: one process or eight, a batch is dropped, jittered and noised alike. Each process must draw
+as often as the others, for as many items.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from vqwave.distributed.collectives import rank
 ODD = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: neighbouring places get seeds far apart
 
 
-def _each(draw: Callable[..., Tensor], items: int, shape: tuple[int, ...], like: Tensor | torch.device) -> Tensor:
+def _each(
+    draw: Callable[..., Tensor], items: int, shape: tuple[int, ...], like: Tensor | torch.device
+) -> Tensor:
     device, dtype = (like.device, like.dtype) if isinstance(like, Tensor) else (like, torch.float32)
     key = int(torch.randint(2**63 - 1, ()))
     first, numbers = rank() * items, torch.empty(items, *shape, device=device, dtype=dtype)
@@ -39,7 +43,9 @@ def normals(items: int, *shape: int, like: Tensor | torch.device) -> Tensor:
 
 
 def noisy(x: Tensor, most: float) -> Tensor:
-    """x (B, ...) and Gaussian noise, of a standard deviation that each item draws between 0 and `most`."""
+    """x (B, ...) and Gaussian noise, of a standard deviation that each item draws between 0 and
+    `most`.
+    """
     if most == 0:
         return x
     level = uniforms(len(x), *(1,) * (x.ndim - 1), like=x) * most

@@ -1,4 +1,6 @@
-"""Uniforms from a counter: the same number for (seed, stream, time) whatever the batch, the chunking or the back-end."""
+"""Uniforms from a counter: the same number for (seed, stream, time) whatever the batch, the
+chunking or the back-end.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,18 @@ _HALF = np.uint64(32)
 
 
 def checked_seed(seed: int) -> int:
-    """The seed itself, which has 64 bits. Raises UserInputError for one that has more, or is negative."""
+    """The seed itself, which has 64 bits.
+
+    Raises UserInputError for one that has more, or is negative.
+    """
     if not 0 <= seed < 2**64:
         raise UserInputError(f"seed {seed}: expected 0 to 2^64 - 1")
     return int(seed)
 
 
 def philox(counter: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """Philox 4x32-10: counter (4, ...) of 32-bit words and a 64-bit seed -> 4 random 32-bit words (4, ...).
+    """Philox 4x32-10: counter (4, ...) of 32-bit words and a 64-bit seed -> 4 random 32-bit words
+    (4, ...).
 
     Reference: Salmon et al., 2011, "Parallel random numbers: as easy as 1, 2, 3", sec. 5.3.
     """
@@ -35,10 +41,12 @@ def philox(counter: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
 
 
 def uniforms(seed: int, streams: Tensor, start: int, count: int) -> Tensor:
-    """The four uniforms of each stream (B,) at samples start .. start + count - 1 -> (4, B, count) float32 in (0, 1).
+    """The four uniforms of each stream (B,) at samples start ..
 
-    The counter is (time, stream, time's high word, stream's high word). 23 bits a number, at the middle of their interval:
-    never 0, never 1. Raises UserInputError for a seed out of range.
+    start + count - 1 -> (4, B, count) float32 in (0, 1).
+
+    The counter is (time, stream, time's high word, stream's high word). 23 bits a number, at the
+    middle of their interval: never 0, never 1. Raises UserInputError for a seed out of range.
     """
     time = np.arange(start, start + count, dtype=np.uint64)
     shape, numbers = (len(streams), count), streams.cpu().numpy().astype(np.uint64)[:, None]
@@ -51,4 +59,6 @@ def uniforms(seed: int, streams: Tensor, start: int, count: int) -> Tensor:
         ]
     )
     random = philox(words, checked_seed(seed))
-    return torch.from_numpy(((random >> np.uint64(9)).astype(np.float64) + 0.5).astype(np.float32) * np.float32(2**-23))
+    return torch.from_numpy(
+        ((random >> np.uint64(9)).astype(np.float64) + 0.5).astype(np.float32) * np.float32(2**-23)
+    )

@@ -1,4 +1,6 @@
-"""A sweep file, the same that `wandb sweep` takes: read, checked, and turned into the command of each trial."""
+"""A sweep file, the same that `wandb sweep` takes: read, checked, and turned into the command of
+each trial.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,29 @@ import yaml
 from vqwave.errors import UserInputError, nearest
 from vqwave.sweep.space import Parameter, draw, grid, read_parameters
 
-KEYS = {"program", "method", "metric", "parameters", "command", "name", "description", "project", "entity", "run_cap"}
+KEYS = {
+    "program",
+    "method",
+    "metric",
+    "parameters",
+    "command",
+    "name",
+    "description",
+    "project",
+    "entity",
+    "run_cap",
+}
 COMMAND = ["${env}", "${interpreter}", "${program}", "${args}"]
 MACRO = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep file. `metric` is a name in `metrics.jsonl`; `cap` is the file's own `run_cap`; `tree` is all that was read."""
+    """A sweep file.
+
+    `metric` is a name in `metrics.jsonl`; `cap` is the file's own `run_cap`; `tree` is all that was
+    read.
+    """
 
     file: Path
     program: str
@@ -36,12 +53,16 @@ class Plan:
     notes: list[str]
 
     def trials(self, count: int | None, seed: int) -> list[dict[str, Any]]:
-        """The values of each trial: all of a grid unless `count` is less; as many draws as `count` (or `run_cap`) says."""
+        """The values of each trial: all of a grid unless `count` is less; as many draws as `count`
+        (or `run_cap`) says.
+        """
         count = count or self.cap
         if self.method == "grid":
             return grid(self.parameters)[:count]
         if count is None:
-            raise UserInputError(f"{self.file}: method random has no end; expected --count N, or run_cap in the file")
+            raise UserInputError(
+                f"{self.file}: method random has no end; expected --count N, or run_cap in the file"
+            )
         return [draw(self.parameters, seed, trial) for trial in range(count)]
 
     def words(self, values: dict[str, Any]) -> list[str]:
@@ -59,7 +80,10 @@ class Plan:
         for part in self.command:
             if part.startswith("${") and part.endswith("}") and not MACRO.search(part):
                 if part[2:-1] not in words:
-                    raise UserInputError(f"{self.file}: command: {part}, expected {', '.join(f'${{{name}}}' for name in words)}")
+                    raise UserInputError(
+                        f"{self.file}: command: {part}, expected"
+                        f" {', '.join(f'${{{name}}}' for name in words)}"
+                    )
                 found += words[part[2:-1]]
             else:
                 found.append(MACRO.sub(lambda match: os.environ.get(match[1], match[1]), part))
@@ -77,10 +101,15 @@ def read(file: Path) -> Plan:
             raise UserInputError(f"{file}: {key}: no such key of a sweep{nearest(str(key), KEYS)}")
     for key in ("program", "method", "metric", "parameters"):
         if key not in tree:
-            raise UserInputError(f"{file}: no {key}, expected program, method, metric and parameters")
+            raise UserInputError(
+                f"{file}: no {key}, expected program, method, metric and parameters"
+            )
     method = tree["method"]
     if method == "bayes":
-        raise UserInputError(f"{file}: method bayes needs wandb's server (wandb sweep {file}); expected grid or random here")
+        raise UserInputError(
+            f"{file}: method bayes needs wandb's server (wandb sweep {file}); expected grid or"
+            " random here"
+        )
     if method not in ("grid", "random"):
         raise UserInputError(f"{file}: method {method!r}, expected grid or random")
     try:
@@ -92,7 +121,9 @@ def read(file: Path) -> Plan:
     if cap is not None and (not isinstance(cap, int) or cap < 1):
         raise UserInputError(f"{file}: run_cap: {cap!r}, expected a whole number from 1 on")
     command = _command(file, tree.get("command", COMMAND))
-    return Plan(file, str(tree["program"]), method, name, minimize, parameters, command, cap, tree, notes)
+    return Plan(
+        file, str(tree["program"]), method, name, minimize, parameters, command, cap, tree, notes
+    )
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -106,9 +137,13 @@ def _load(file: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserInputError(f"{file}{line}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
+        raise UserInputError(
+            f"{file}{line}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable'}"
+        ) from None
     if not isinstance(tree, dict):
-        raise UserInputError(f"{file}: found {type(tree).__name__}, expected program, method, metric and parameters")
+        raise UserInputError(
+            f"{file}: found {type(tree).__name__}, expected program, method, metric and parameters"
+        )
     return tree
 
 
@@ -126,5 +161,7 @@ def _command(file: Path, parts: object) -> list[str]:
         raise UserInputError(f"{file}: command: expected a list of words, such as {COMMAND}")
     words: Sequence[str] = [str(part) for part in parts]
     if not any(word.startswith("${args") for word in words):
-        raise UserInputError(f"{file}: command: holds no ${{args}}, ${{args_no_hyphens}} or ${{args_no_equals}}")
+        raise UserInputError(
+            f"{file}: command: holds no ${{args}}, ${{args_no_hyphens}} or ${{args_no_equals}}"
+        )
     return list(words)

@@ -1,4 +1,6 @@
-"""What a sweep tries: the `parameters` of a sweep file, as a grid or as draws, by wandb's own rules and names."""
+"""What a sweep tries: the `parameters` of a sweep file, as a grid or as draws, by wandb's own rules
+and names.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ MOST_GRID = 100_000  # trials of a grid, above which a range was surely not mean
 
 @dataclass(frozen=True)
 class Law:
-    """A distribution: its settings with their defaults (None: needed), and its quantile function on (0, 1)."""
+    """A distribution: its settings with their defaults (None: needed), and its quantile function on
+    (0, 1).
+    """
 
     settings: dict[str, float | None]
     quantile: Callable[[float, Settings], float]
@@ -43,7 +47,9 @@ BELL: dict[str, float | None] = {"mu": 0.0, "sigma": 1.0}
 LAWS = {
     "uniform": Law(RANGE, lambda u, s: _line(u, s["min"], s["max"])),
     "log_uniform": Law(RANGE, lambda u, s: math.exp(_line(u, s["min"], s["max"]))),
-    "log_uniform_values": Law(RANGE, lambda u, s: math.exp(_line(u, math.log(s["min"]), math.log(s["max"])))),
+    "log_uniform_values": Law(
+        RANGE, lambda u, s: math.exp(_line(u, math.log(s["min"]), math.log(s["max"])))
+    ),
     "normal": Law(BELL, _normal),
     "log_normal": Law(BELL, lambda u, s: math.exp(_normal(u, s))),
     "beta": Law({"a": 1.0, "b": 1.0}, _beta),
@@ -55,12 +61,19 @@ OTHERS = {
     "inv_log_uniform_values": LAWS["log_uniform_values"],
 }
 EVERY = LAWS | STEPPED | OTHERS
-CHOICES = {"constant": {"value"}, "categorical": {"values"}, "categorical_w_probabilities": {"values", "probabilities"}}
+CHOICES = {
+    "constant": {"value"},
+    "categorical": {"values"},
+    "categorical_w_probabilities": {"values", "probabilities"},
+}
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One setting that a sweep decides. `path` is its name, of more than one part where the file nests `parameters`."""
+    """One setting that a sweep decides.
+
+    `path` is its name, of more than one part where the file nests `parameters`.
+    """
 
     path: tuple[str, ...]
     distribution: str
@@ -80,8 +93,14 @@ class Parameter:
         if self.distribution == "int_uniform":
             return list(range(s["min"], s["max"] + 1))
         if self.distribution == "q_uniform":
-            return [s["min"] + k * s["q"] for k in range(math.ceil((s["max"] - s["min"]) / s["q"] - 1e-9))]
-        raise UserInputError(f"parameters.{self.name}: a grid takes values, int_uniform or q_uniform, found {self.distribution}")
+            return [
+                s["min"] + k * s["q"]
+                for k in range(math.ceil((s["max"] - s["min"]) / s["q"] - 1e-9))
+            ]
+        raise UserInputError(
+            f"parameters.{self.name}: a grid takes values, int_uniform or q_uniform, found"
+            f" {self.distribution}"
+        )
 
     def draw(self, u: float) -> Any:  # noqa: ANN401 - whatever the file lists
         """The value at quantile u in (0, 1)."""
@@ -92,15 +111,23 @@ class Parameter:
             return s["values"][int(u * len(s["values"]))]
         if self.distribution == "categorical_w_probabilities":
             edges = itertools.accumulate(s["probabilities"])
-            return next((value for value, edge in zip(s["values"], edges, strict=True) if u < edge), s["values"][-1])
+            return next(
+                (value for value, edge in zip(s["values"], edges, strict=True) if u < edge),
+                s["values"][-1],
+            )
         value = EVERY[self.distribution].quantile(u, s)
         if self.distribution in STEPPED:
             value = round(value / s["q"]) * s["q"]
         return value
 
 
-def read_parameters(tree: object, where: str = "parameters", above: tuple[str, ...] = ()) -> list[Parameter]:
-    """The parameters of a sweep file, sorted by name as wandb does. Raises UserInputError naming the one that is wrong."""
+def read_parameters(
+    tree: object, where: str = "parameters", above: tuple[str, ...] = ()
+) -> list[Parameter]:
+    """The parameters of a sweep file, sorted by name as wandb does.
+
+    Raises UserInputError naming the one that is wrong.
+    """
     if not isinstance(tree, dict) or not tree:
         raise UserInputError(f"{where}: expected names with value, values, or min and max")
     found = []
@@ -118,11 +145,15 @@ def read_parameters(tree: object, where: str = "parameters", above: tuple[str, .
 def _parameter(path: tuple[str, ...], entry: dict[str, Any], here: str) -> Parameter:
     name = str(entry.pop("distribution", None) or _implied(entry, here))
     if name not in EVERY and name not in CHOICES:
-        raise UserInputError(f"{here}.distribution: no distribution {name!r}{nearest(name, [*CHOICES, *EVERY])}")
+        raise UserInputError(
+            f"{here}.distribution: no distribution {name!r}{nearest(name, [*CHOICES, *EVERY])}"
+        )
     known = CHOICES.get(name) or set(EVERY[name].settings)
     for key in entry:
         if key not in known:
-            raise UserInputError(f"{here}.{key}: {name} has no such setting, expected {', '.join(sorted(known))}")
+            raise UserInputError(
+                f"{here}.{key}: {name} has no such setting, expected {', '.join(sorted(known))}"
+            )
     if name in CHOICES:
         _check_choices(name, entry, here)
         return Parameter(path, name, entry)
@@ -130,7 +161,11 @@ def _parameter(path: tuple[str, ...], entry: dict[str, Any], here: str) -> Param
     for key, value in filled.items():
         if value is None:
             raise UserInputError(f"{here}: {name} needs {key}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
             hint = " (YAML wants a dot in 1.0e-4)" if isinstance(value, str) else ""
             raise UserInputError(f"{here}.{key}: found {value!r}, expected a number{hint}")
     _check_range(name, filled, here)
@@ -146,8 +181,15 @@ def _implied(entry: Settings, here: str) -> str:
     if "value" in entry:
         return "constant"
     if {"min", "max"} <= set(entry):
-        return "int_uniform" if isinstance(entry["min"], int) and isinstance(entry["max"], int) else "uniform"
-    raise UserInputError(f"{here}: found {', '.join(map(str, entry)) or 'nothing'}, expected value, values, or min and max")
+        return (
+            "int_uniform"
+            if isinstance(entry["min"], int) and isinstance(entry["max"], int)
+            else "uniform"
+        )
+    raise UserInputError(
+        f"{here}: found {', '.join(map(str, entry)) or 'nothing'}, expected value, values, or min"
+        " and max"
+    )
 
 
 def _check_choices(name: str, entry: Settings, here: str) -> None:
@@ -159,8 +201,15 @@ def _check_choices(name: str, entry: Settings, here: str) -> None:
         raise UserInputError(f"{here}.values: expected a list of at least one value")
     shares = entry.get("probabilities", [1.0 / len(values)] * len(values))
     fits = isinstance(shares, list) and len(shares) == len(values)
-    if not fits or not all(isinstance(p, int | float) and p >= 0 for p in shares) or abs(sum(shares) - 1) > 1e-6:
-        raise UserInputError(f"{here}.probabilities: expected one of zero or more for each of {len(values)} values, summing to 1")
+    if (
+        not fits
+        or not all(isinstance(p, int | float) and p >= 0 for p in shares)
+        or abs(sum(shares) - 1) > 1e-6
+    ):
+        raise UserInputError(
+            f"{here}.probabilities: expected one of zero or more for each of {len(values)} values,"
+            " summing to 1"
+        )
 
 
 def _check_range(name: str, s: Settings, here: str) -> None:
@@ -169,22 +218,32 @@ def _check_range(name: str, s: Settings, here: str) -> None:
     if name.endswith("_values") and s["min"] <= 0:
         raise UserInputError(f"{here}.min: {s['min']}, expected above zero for {name}")
     if name == "int_uniform" and not (isinstance(s["min"], int) and isinstance(s["max"], int)):
-        raise UserInputError(f"{here}: int_uniform needs whole numbers, found {s['min']} and {s['max']}")
+        raise UserInputError(
+            f"{here}: int_uniform needs whole numbers, found {s['min']} and {s['max']}"
+        )
     for key in ("q", "sigma", "a", "b"):
         if key in s and s[key] <= 0:
             raise UserInputError(f"{here}.{key}: {s[key]}, expected above zero")
 
 
 def grid(parameters: list[Parameter]) -> list[dict[str, Any]]:
-    """Every combination, the last name varying fastest. Raises UserInputError for a parameter without a list of values."""
+    """Every combination, the last name varying fastest.
+
+    Raises UserInputError for a parameter without a list of values.
+    """
     choices = [parameter.choices() for parameter in parameters]
     if math.prod(map(len, choices)) > MOST_GRID:
-        raise UserInputError(f"parameters: a grid of {math.prod(map(len, choices)):,} trials, expected at most {MOST_GRID:,}")
+        raise UserInputError(
+            f"parameters: a grid of {math.prod(map(len, choices)):,} trials, expected at most"
+            f" {MOST_GRID:,}"
+        )
     return [_nested(zip(parameters, values, strict=True)) for values in itertools.product(*choices)]
 
 
 def draw(parameters: list[Parameter], seed: int, trial: int) -> dict[str, Any]:
-    """The values of trial `trial` (from 0): a function of seed, trial and the parameter's name alone."""
+    """The values of trial `trial` (from 0): a function of seed, trial and the parameter's name
+    alone.
+    """
     places = ((counter_key("sweep", seed, trial, p.name) + 0.5) / 2**63 for p in parameters)
     return _nested((p, p.draw(u)) for p, u in zip(parameters, places, strict=True))
 

@@ -1,4 +1,6 @@
-"""A sweep without a server: one trial after another, each a command of its own; killed at any moment, the same command goes on."""
+"""A sweep without a server: one trial after another, each a command of its own; killed at any
+moment, the same command goes on.
+"""
 
 from __future__ import annotations
 
@@ -51,9 +53,11 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Sweep:
-    """The trials of a plan in the folder `out`: trial-001/ (a run folder), trial-001.log, ..., and a row each in trials.jsonl.
+    """The trials of a plan in the folder `out`: trial-001/ (a run folder), trial-001.log, ..., and
+    a row each in trials.jsonl.
 
-    `overrides` (key=value) are put after every trial's own settings; `environment` is that of the trials.
+    `overrides` (key=value) are put after every trial's own settings; `environment` is that of the
+    trials.
     """
 
     plan: Plan
@@ -65,22 +69,38 @@ class Sweep:
     quiet: bool = False
 
     def run(self) -> list[Trial]:
-        """Every trial that is not finished yet -> all, in order. Raises UserInputError, or Stopped after a signal."""
+        """Every trial that is not finished yet -> all, in order.
+
+        Raises UserInputError, or Stopped after a signal.
+        """
         wanted = self.plan.trials(self.count, self.seed)
         with self._claimed(), _signals():
             for number, values in enumerate(wanted, 1):
                 if number not in self.rows():
                     self._trial(number, values, len(wanted))
                 rows = self.rows()
-                if number == len(rows) == GIVE_UP and all(row.metric is None for row in rows.values()):
-                    (self.out / ROWS).unlink()  # they are tried again by the next command: nothing is learnt from them
-                    raise UserInputError(f"{self.out}: the first {number} trials all failed, the last: {rows[number].reason}")
+                if number == len(rows) == GIVE_UP and all(
+                    row.metric is None for row in rows.values()
+                ):
+                    # they are tried again by the next command: nothing is learnt from them
+                    (self.out / ROWS).unlink()
+                    raise UserInputError(
+                        f"{self.out}: the first {number} trials all failed, the last:"
+                        f" {rows[number].reason}"
+                    )
         rows = self.rows()
         return [rows[number] for number in range(1, len(wanted) + 1)]
 
     def command(self, number: int, values: dict[str, Any]) -> list[str]:
-        """The command line of a trial, word by word: in a folder of its own, and with the overrides last."""
-        return [*self.plan.words(values), f"run={self._run(number)}", "train.tracker=none", *self.overrides]
+        """The command line of a trial, word by word: in a folder of its own, and with the overrides
+        last.
+        """
+        return [
+            *self.plan.words(values),
+            f"run={self._run(number)}",
+            "train.tracker=none",
+            *self.overrides,
+        ]
 
     def _run(self, number: int) -> Path:
         return self.out / f"trial-{number:03d}"
@@ -105,9 +125,16 @@ class Sweep:
         path = self.out / STATE
         if path.exists():
             old = json.loads(path.read_text())
-            changed = [key for key in differences(old, state) if not key.startswith(("sweep.description", "sweep.run_cap"))]
+            changed = [
+                key
+                for key in differences(old, state)
+                if not key.startswith(("sweep.description", "sweep.run_cap"))
+            ]
             if changed:
-                raise UserInputError(f"{self.out}: holds another sweep (other {', '.join(changed)}); choose another --out")
+                raise UserInputError(
+                    f"{self.out}: holds another sweep (other {', '.join(changed)}); choose another"
+                    " --out"
+                )
         elif self.out.exists() and any(self.out.iterdir()):
             raise UserInputError(f"{self.out}: not empty and holds no sweep; choose another --out")
         self.out.mkdir(parents=True, exist_ok=True)
@@ -115,7 +142,9 @@ class Sweep:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise UserInputError(f"{self.out}: another `vqwave sweep` is at work here") from None
+                raise UserInputError(
+                    f"{self.out}: another `vqwave sweep` is at work here"
+                ) from None
             if not path.exists():
                 write_text(path, json.dumps(state, indent=1))
             yield
@@ -137,16 +166,21 @@ class Sweep:
             print(f"trial {number} of {of}: {said}  ({row.seconds:.0f} s)", file=sys.stderr)
 
     def _finish(self, command: list[str], log: Path) -> int:
-        """Run a command to its end, output into `log` -> its exit status. On a signal, let it save first.
+        """Run a command to its end, output into `log` -> its exit status.
 
-        The log is locked by whoever writes into it, launchers and what they launch, so that nobody runs a trial twice at once.
+        On a signal, let it save first.
+
+        The log is locked by whoever writes into it, launchers and what they launch, so that nobody
+        runs a trial twice at once.
         """
         with log.open("a") as output:
             self._wait_for_lock(output, log)
             output.write(f"$ {shlex.join(command)}\n")
             output.flush()
             environment = dict(self.environment if self.environment is not None else os.environ)
-            environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", os.defpath)))
+            environment["PATH"] = os.pathsep.join(
+                (str(Path(sys.executable).parent), environment.get("PATH", os.defpath))
+            )
             try:
                 process = subprocess.Popen(
                     command,
@@ -165,7 +199,9 @@ class Sweep:
             raise
 
     def _end(self, process: subprocess.Popen, log: Path, stop: Stopped) -> None:
-        """Ask all processes of a trial to save and leave, and wait until none is left; a second signal ends them at once."""
+        """Ask all processes of a trial to save and leave, and wait until none is left; a second
+        signal ends them at once.
+        """
         print(f"{stop}: trial saves and leaves (again: ends at once)", file=sys.stderr)
         try:
             os.killpg(process.pid, signal.SIGTERM)
@@ -181,11 +217,17 @@ class Sweep:
         try:
             fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            print(f"{log}: a killed sweep left this trial running; waiting for its end", file=sys.stderr)
+            print(
+                f"{log}: a killed sweep left this trial running; waiting for its end",
+                file=sys.stderr,
+            )
             fcntl.flock(output, fcntl.LOCK_EX)
 
     def _outcome(self, status: int, run: Path, log: Path) -> tuple[float | None, str]:
-        """The trial's last value of the metric, or why there is none. A trial that somebody stopped stops the sweep."""
+        """The trial's last value of the metric, or why there is none.
+
+        A trial that somebody stopped stops the sweep.
+        """
         if status:
             told = last_words(log.read_text(errors="replace"))
             if told.startswith("stopped at "):
@@ -193,7 +235,13 @@ class Sweep:
             return None, told.removeprefix("error: ")
         series = metrics_of(run)
         if self.plan.metric not in series:
-            return None, f"no metric {self.plan.metric} in {run / 'metrics.jsonl'}{nearest(self.plan.metric, series)}"
+            return (
+                None,
+                (
+                    f"no metric {self.plan.metric} in"
+                    f" {run / 'metrics.jsonl'}{nearest(self.plan.metric, series)}"
+                ),
+            )
         value = series[self.plan.metric]
         return (value, "") if math.isfinite(value) else (None, f"{self.plan.metric} is {value}")
 
@@ -213,23 +261,45 @@ class Sweep:
             flat = flatten(row.values)
             shown = f"{row.metric:.4f}" if row.metric is not None else f"failed: {row.reason}"
             cells.append(
-                ["*" if row is best else "", str(row.trial), *(short(flat.get(n)) for n in names), shown, f"{row.seconds:.0f}"]
+                [
+                    "*" if row is best else "",
+                    str(row.trial),
+                    *(short(flat.get(n)) for n in names),
+                    shown,
+                    f"{row.seconds:.0f}",
+                ]
             )
         widths = [max(len(line[k]) for line in cells) for k in range(len(head))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in cells
+        ]
         if best is None:
             return "\n".join([*lines, "no trial finished"])
-        return "\n".join([*lines, f"best: trial {best.trial}, {self.plan.metric} {best.metric:.4f}, in {best.run}"])
+        return "\n".join(
+            [
+                *lines,
+                f"best: trial {best.trial}, {self.plan.metric} {best.metric:.4f}, in {best.run}",
+            ]
+        )
 
 
 def last_words(log: str) -> str:
-    """Why the last command in a log ended: its `error:` or `stopped at` line, else its exception (not the launcher's).
+    """Why the last command in a log ended: its `error:` or `stopped at` line, else its exception
+    (not the launcher's).
 
-    >>> last_words("$ a\\nstopped at step 3\\n$ a\\nValueError: x\\nsubprocess.CalledProcessError: Command a")
+    >>> log = "$ a\\nstopped at step 3\\n$ a\\nValueError: x\\nsubprocess.CalledProcessError: a"
+    >>> last_words(log)
     'ValueError: x'
     """
-    lines = [line.strip() for line in f"\n{log}".rpartition("\n$ ")[2].splitlines()[1:] if line.strip()]
-    raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line) and "CalledProcessError" not in line]
+    lines = [
+        line.strip() for line in f"\n{log}".rpartition("\n$ ")[2].splitlines()[1:] if line.strip()
+    ]
+    raised = [
+        line
+        for line in lines
+        if re.match(r"[\w.]+(Error|Exception)\b", line) and "CalledProcessError" not in line
+    ]
     said = [line for line in lines if line.startswith(("error: ", "stopped at "))]
     return (said or raised or lines or ["it said nothing"])[-1]
 
@@ -263,7 +333,10 @@ def _signals() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {
+        number: signal.signal(number, stop)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield
     finally:

@@ -24,11 +24,15 @@ from vqwave.distributed.collectives import by_main, tensors_of_main
 from vqwave.errors import UserInputError
 
 STEP = "step-{:08d}"
-NEEDED = {"network.safetensors", "average.safetensors", "optimizer.safetensors", "progress.json"}  # of a checkpoint
+# of a checkpoint
+NEEDED = {"network.safetensors", "average.safetensors", "optimizer.safetensors", "progress.json"}
 
 
 def update_card(folder: Path, about: Mapping[str, Any]) -> None:
-    """Set entries of a card's `about`, atomically. Raises UserInputError where it cannot be written."""
+    """Set entries of a card's `about`, atomically.
+
+    Raises UserInputError where it cannot be written.
+    """
     path = folder / "config.json"
     tree = json.loads(path.read_text())
     tree["about"] |= about
@@ -55,7 +59,10 @@ def flatten_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict
     for index, values in state["state"].items():
         for name, value in values.items():
             (tensors if isinstance(value, Tensor) else plain)[f"{index}/{name}"] = value
-    groups = [{k: v for k, v in group.items() if not isinstance(v, Tensor)} for group in state["param_groups"]]
+    groups = [
+        {k: v for k, v in group.items() if not isinstance(v, Tensor)}
+        for group in state["param_groups"]
+    ]
     return tensors, {"state": plain, "param_groups": groups}
 
 
@@ -73,7 +80,9 @@ def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int = 2) -> Path:
-    """Write `folder/step-N` under a temporary name, checksummed and flushed, rename it into place, then prune older ones."""
+    """Write `folder/step-N` under a temporary name, checksummed and flushed, rename it into place,
+    then prune older ones.
+    """
     final = folder / STEP.format(step)
     tensors, plain = flatten_optimizer(checkpoint.optimizer)
     with new_folder(final) as temporary:
@@ -81,9 +90,13 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int =
         save_file(_contiguous(checkpoint.average), temporary / "average.safetensors")
         save_file(_contiguous(tensors), temporary / "optimizer.safetensors")
         save_file(_contiguous(checkpoint.beside), temporary / "beside.safetensors")
-        (temporary / "progress.json").write_text(json.dumps({"optimizer": plain, **checkpoint.progress}))
+        (temporary / "progress.json").write_text(
+            json.dumps({"optimizer": plain, **checkpoint.progress})
+        )
         files = sorted(temporary.iterdir())
-        (temporary / "SHA256.json").write_text(json.dumps({file.name: file_digest(file) for file in files}))
+        (temporary / "SHA256.json").write_text(
+            json.dumps({file.name: file_digest(file) for file in files})
+        )
         for file in temporary.iterdir():
             _flush(file)
     _flush(folder)
@@ -92,10 +105,15 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int =
 
 
 def _prune(folder: Path, newest: Path, keep: int) -> None:
-    """Leave `newest` and the keep - 1 before it; what is later was passed over as damaged, and is of an abandoned future."""
+    """Leave `newest` and the keep - 1 before it; what is later was passed over as damaged, and is
+    of an abandoned future.
+    """
     steps = sorted(folder.glob("step-*"))
     older = [path for path in steps if path.name < newest.name]
-    for path in [*older[: len(older) - (keep - 1)], *(path for path in steps if path.name > newest.name)]:
+    for path in [
+        *older[: len(older) - (keep - 1)],
+        *(path for path in steps if path.name > newest.name),
+    ]:
         shutil.rmtree(path)
 
 
@@ -108,17 +126,26 @@ def _read_checkpoint(folder: Path) -> Checkpoint:
         if file_digest(folder / name) != digest:
             raise ValueError(f"{name} is damaged")
     progress = json.loads((folder / "progress.json").read_text())
-    optimizer = unflatten_optimizer(load_file(folder / "optimizer.safetensors"), progress.pop("optimizer"))
+    optimizer = unflatten_optimizer(
+        load_file(folder / "optimizer.safetensors"), progress.pop("optimizer")
+    )
     network, average = (
-        {new_parameter(name): tensor for name, tensor in load_file(folder / f"{part}.safetensors").items()}
+        {
+            new_parameter(name): tensor
+            for name, tensor in load_file(folder / f"{part}.safetensors").items()
+        }
         for part in ("network", "average")
     )
     beside = folder / "beside.safetensors"
-    return Checkpoint(network, average, optimizer, progress, load_file(beside) if beside.exists() else {})
+    return Checkpoint(
+        network, average, optimizer, progress, load_file(beside) if beside.exists() else {}
+    )
 
 
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint of a run, and a line for each damaged one that was passed over."""
+    """The newest whole checkpoint of a run, and a line for each damaged one that was passed
+    over.
+    """
     notes = []
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
@@ -137,10 +164,24 @@ def of_main(checkpoint: Checkpoint | None, device: torch.device) -> Checkpoint |
     parts = (
         {}
         if checkpoint is None
-        else {"network": checkpoint.network, "average": checkpoint.average, "moments": moments, "beside": checkpoint.beside}
+        else {
+            "network": checkpoint.network,
+            "average": checkpoint.average,
+            "moments": moments,
+            "beside": checkpoint.beside,
+        }
     )
-    flat = {f"{part}:{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
-    found: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "moments": {}, "beside": {}}
+    flat = {
+        f"{part}:{name}": value
+        for part, tensors in parts.items()
+        for name, value in tensors.items()
+    }
+    found: dict[str, dict[str, Tensor]] = {
+        "network": {},
+        "average": {},
+        "moments": {},
+        "beside": {},
+    }
     for key, value in tensors_of_main(flat, device).items():
         part, name = key.split(":", 1)
         found[part][name] = value

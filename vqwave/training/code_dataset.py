@@ -34,13 +34,17 @@ class CodeBatch:
     def to(self, device: torch.device | str) -> CodeBatch:
         names = ("symbols", "mask", "before", "index")
         tensors = {name: getattr(self, name).to(device) for name in names}
-        return replace(self, **tensors, labels={name: ids.to(device) for name, ids in self.labels.items()})
+        return replace(
+            self, **tensors, labels={name: ids.to(device) for name, ids in self.labels.items()}
+        )
 
 
 class CodeCorpus:
     """The codes of every utterance of some splits, by row; each rank encodes its share of them."""
 
-    def __init__(self, codec: SpeechModel, corpus: Corpus, splits: Sequence[str] = ("train", "valid")) -> None:
+    def __init__(
+        self, codec: SpeechModel, corpus: Corpus, splits: Sequence[str] = ("train", "valid")
+    ) -> None:
         """Raises UserInputError for a codec with pitch codes whose F0 the corpus does not store."""
         self.corpus, melody = corpus, codec.model.melody
         if melody is not None and stored_pitch(corpus).hop != melody.hop:
@@ -85,7 +89,9 @@ class CodeCorpus:
         starts = [int(u * count) for u, count in zip(shares, most, strict=True)]
         return self._batch(network, rows, starts, groups)
 
-    def utterances(self, network: CodeNetwork, rows: Sequence[int], batch: int = 32) -> Iterator[CodeBatch]:
+    def utterances(
+        self, network: CodeNetwork, rows: Sequence[int], batch: int = 32
+    ) -> Iterator[CodeBatch]:
         """Whole utterances, in batches."""
         for first in range(0, len(rows), batch):
             chunk = rows[first : first + batch]
@@ -93,7 +99,9 @@ class CodeCorpus:
             groups = 1 + longest // network.order.ratio
             yield self._batch(network, chunk, [0] * len(chunk), groups)
 
-    def _batch(self, network: CodeNetwork, rows: Sequence[int], starts: Sequence[int], groups: int) -> CodeBatch:
+    def _batch(
+        self, network: CodeNetwork, rows: Sequence[int], starts: Sequence[int], groups: int
+    ) -> CodeBatch:
         """starts: the first group of each piece."""
         symbols, masks, before = [], [], []
         for codes, pitch, start in zip(self.of(rows), self.pitch_of(rows), starts, strict=True):

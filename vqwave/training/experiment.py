@@ -1,4 +1,7 @@
-"""What an experiment is: its parts, its named losses, its evaluation, its samples. The loop is in `trainer.py`."""
+"""What an experiment is: its parts, its named losses, its evaluation, its samples.
+
+The loop is in `trainer.py`.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,9 @@ C = TypeVar("C", bound=ExperimentSpec)
 
 @dataclass(frozen=True)
 class StepOutput:
-    """Of one micro-batch: unweighted losses that the config weights, and numbers only to be logged."""
+    """Of one micro-batch: unweighted losses that the config weights, and numbers only to be
+    logged.
+    """
 
     losses: dict[str, Tensor]
     metrics: dict[str, Tensor] = field(default_factory=dict)
@@ -47,7 +52,9 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`headline` names the scalar that says how good the model is; `sections` is `evaluation.json` (nested)."""
+    """`headline` names the scalar that says how good the model is; `sections` is `evaluation.json`
+    (nested).
+    """
 
     headline: str
     scalars: dict[str, float]
@@ -55,14 +62,19 @@ class Evaluation:
 
 
 class Experiment(ABC, Generic[C]):
-    """One experiment. The loop calls `build` once, `losses` for each micro-batch, `evaluate` and `samples` now and then.
+    """One experiment.
 
-    `self.model` and `self.network` are set by the loop: the model, and its trained part as prepared (perhaps DDP-wrapped), which
-    is what `losses` calls. `self.step` is the optimizer step (from 0) that `losses` is a part of.
+    The loop calls `build` once, `losses` for each micro-batch, `evaluate` and `samples` now and
+    then.
+
+    `self.model` and `self.network` are set by the loop: the model, and its trained part as prepared
+    (perhaps DDP-wrapped), which is what `losses` calls. `self.step` is the optimizer step (from 0)
+    that `losses` is a part of.
     """
 
     name: ClassVar[str]
-    loss_names: ClassVar[tuple[str, ...]] = ("nll",)  # what `losses` may give, and so what may have a weight
+    # what `losses` may give, and so what may have a weight
+    loss_names: ClassVar[tuple[str, ...]] = ("nll",)
     config_class: ClassVar[type[ExperimentSpec]]
     model: Model
     network: nn.Module
@@ -84,34 +96,54 @@ class Experiment(ABC, Generic[C]):
 
     @abstractmethod
     def evaluate(self, model: Model) -> Evaluation:
-        """On held-out recordings, with the averaged weights. Called on every rank; `valid_batches` splits the work."""
+        """On held-out recordings, with the averaged weights.
+
+        Called on every rank; `valid_batches` splits the work.
+        """
 
     def samples(self, model: Model, sheet: SampleSheet) -> None:
-        """Recordings worth hearing, made with the averaged weights. Called on every rank; `shown_rows` splits the work."""
+        """Recordings worth hearing, made with the averaged weights.
+
+        Called on every rank; `shown_rows` splits the work.
+        """
 
     def ready(self) -> bool:
-        """Whether validation says anything yet: codes that have not been placed among the latents would be noise."""
-        return all(bool(book.started) for book in self.model.modules() if isinstance(book, Codebook))
+        """Whether validation says anything yet: codes that have not been placed among the latents
+        would be noise.
+        """
+        return all(
+            bool(book.started) for book in self.model.modules() if isinstance(book, Codebook)
+        )
 
     def trainable(self, model: Model) -> nn.Module:
-        """The part of the model that is trained: it alone is prepared, and put into training mode."""
+        """The part of the model that is trained: it alone is prepared, and put into training
+        mode.
+        """
         return model
 
     def fit_statistics(self, model: Model) -> None:
         """Statistics of the corpus that the model needs before its first step."""
 
     def load_source(self, setting: str, path: Path) -> Loaded:
-        """A trained model that a setting names; it becomes part of the run's identity. Raises UserInputError."""
+        """A trained model that a setting names; it becomes part of the run's identity.
+
+        Raises UserInputError.
+        """
         self.sources[setting] = path
         return load_trained(path)
 
     def identity(self) -> Identity:
-        """What lies behind the paths of the settings, once the model is built. Raises UserInputError."""
+        """What lies behind the paths of the settings, once the model is built.
+
+        Raises UserInputError.
+        """
         models = {setting: of_model(path) for setting, path in self.sources.items()}
         return {"data.corpus": of_corpus(self.corpus, self.tracks), **models}
 
     def extra_state(self) -> dict[str, Tensor]:
-        """What the experiment trains or keeps beside the model, for its checkpoints: flat tensors."""
+        """What the experiment trains or keeps beside the model, for its checkpoints: flat
+        tensors.
+        """
         return {}
 
     def load_extra_state(self, beside: Mapping[str, Tensor]) -> None:
@@ -132,9 +164,14 @@ class Experiment(ABC, Generic[C]):
         return shlex.quote(self.corpus.speakers[next(iter(self._trained.get("speaker", ())), 0)])
 
     def next_command(self, experiment: str, key: str) -> str:
-        """The command that trains on this run, `key`, with its corpus, in a run folder beside it."""
+        """The command that trains on this run, `key`, with its corpus, in a run folder beside
+        it.
+        """
         run = self.config.run
-        return f"accelerate launch experiments/{experiment}.py {key}={run} data.corpus={self.config.data.corpus} run={run}-next"
+        return (
+            f"accelerate launch experiments/{experiment}.py {key}={run}"
+            f" data.corpus={self.config.data.corpus} run={run}-next"
+        )
 
     @property
     @abstractmethod
@@ -142,13 +179,21 @@ class Experiment(ABC, Generic[C]):
         """Clips are cut to a multiple of this."""
 
     def check_compatible(self, key: str, loaded: Loaded, labels: Sequence[str] = ()) -> None:
-        """Raises UserInputError for a model, the setting `key`, of another rate or other names of `labels` than the corpus."""
+        """Raises UserInputError for a model, the setting `key`, of another rate or other names of
+        `labels` than the corpus.
+        """
         card, corpus, name = loaded.card, self.config.data.corpus, loaded.folder
         if card.sample_rate != self.corpus.sample_rate:
-            raise UserInputError(f"{key}: {name} is for {card.sample_rate} Hz, {corpus} is at {self.corpus.sample_rate} Hz")
+            raise UserInputError(
+                f"{key}: {name} is for {card.sample_rate} Hz, {corpus} is at"
+                f" {self.corpus.sample_rate} Hz"
+            )
         for label in labels:
             if self.corpus.labels.get(label) != card.labels[label]:
-                raise UserInputError(f"{key}: {name} knows other {label} names than {corpus}, expected its own corpus")
+                raise UserInputError(
+                    f"{key}: {name} knows other {label} names than {corpus}, expected its own"
+                    " corpus"
+                )
 
     @property
     def tracks(self) -> Sequence[Track]:
@@ -160,24 +205,40 @@ class Experiment(ABC, Generic[C]):
         return max(1, round(seconds * self.corpus.sample_rate / self.hop)) * self.hop
 
     def valid_crops(self) -> list[tuple[int, int]]:
-        """(row, start) of the validation clips, the same every time, mixed so that a clip's neighbour is any other clip."""
+        """(row, start) of the validation clips, the same every time, mixed so that a clip's
+        neighbour is any other clip.
+        """
         data = self.config.data
-        crops = evaluation_crops(self.corpus, "valid", self.samples_of(data.valid_clip_seconds), data.valid_clips)
-        return [crops[i] for i in torch.randperm(len(crops), generator=torch.Generator().manual_seed(0)).tolist()]
+        crops = evaluation_crops(
+            self.corpus, "valid", self.samples_of(data.valid_clip_seconds), data.valid_clips
+        )
+        return [
+            crops[i]
+            for i in torch.randperm(len(crops), generator=torch.Generator().manual_seed(0)).tolist()
+        ]
 
     def valid_batches(self, most: int = 16) -> Iterator[Batch]:
-        """This rank's share of the validation clips, as many on each rank, in batches of about equal size, at most `most`.
+        """This rank's share of the validation clips, as many on each rank, in batches of about
+        equal size, at most `most`.
 
         Raises UserInputError where there are fewer clips than ranks.
         """
-        crops, frames, world = self.valid_crops(), self.samples_of(self.config.data.valid_clip_seconds), world_size()
+        crops, frames, world = (
+            self.valid_crops(),
+            self.samples_of(self.config.data.valid_clip_seconds),
+            world_size(),
+        )
         if len(crops) < world:
             raise UserInputError(
-                f"data.valid_clips: {len(crops)} clips of {self.config.data.corpus}, expected one a process: {world}"
+                f"data.valid_clips: {len(crops)} clips of {self.config.data.corpus}, expected one a"
+                f" process: {world}"
             )
         mine = crops[rank() :: world][: len(crops) // world]
         for part in np.array_split(np.arange(len(mine)), -(-len(mine) // most)):
-            clips = [read_crop(self.corpus, row, start, frames, self.tracks) for row, start in (mine[i] for i in part)]
+            clips = [
+                read_crop(self.corpus, row, start, frames, self.tracks)
+                for row, start in (mine[i] for i in part)
+            ]
             yield collate(clips).to(self.device)
 
     @cached_property
@@ -187,16 +248,19 @@ class Experiment(ABC, Generic[C]):
         return {name: sorted({ids[name] for ids in rows}) for name in self.corpus.labels}
 
     def mismatched_labels(self, batch: Batch) -> dict[str, Tensor]:
-        """Labels of somebody else of whom there are training recordings: unchanged where there is nobody else.
+        """Labels of somebody else of whom there are training recordings: unchanged where there is
+        nobody else.
 
-        Among n of them each moves on by 1 .. n - 1 places, by the clip's row. A given vector is that of the clip before it in the
-        batch.
+        Among n of them each moves on by 1 .. n - 1 places, by the clip's row. A given vector is
+        that of the clip before it in the batch.
         """
         others = {name: batch.labels[name].roll(1, 0) for name in self.corpus.vectors}
         for name, ids in self._trained.items():
             own, known = batch.labels[name], torch.tensor(ids, device=batch.index.device)
             place, n = torch.searchsorted(known, own).clamp(max=len(ids) - 1), len(ids)
-            moved = place + torch.where(known[place] == own, 1 + batch.index % max(1, n - 1), batch.index % n)
+            moved = place + torch.where(
+                known[place] == own, 1 + batch.index % max(1, n - 1), batch.index % n
+            )
             others[name] = known[moved % n]
         return batch.labels | others
 
@@ -207,26 +271,37 @@ class Experiment(ABC, Generic[C]):
         return pairs, named or (pairs and bool(conditioner.vector_sizes))
 
     def sample_target_voice(self, batch: Batch, *, drawn: bool = True) -> dict[str, Tensor]:
-        """Labels and vectors of each clip in another voice: those of a training recording of another speaker, but `text`.
+        """Labels and vectors of each clip in another voice: those of a training recording of
+        another speaker, but `text`.
 
-        Speaker and recording are drawn, evenly; if not `drawn`, by the clip's row. A corpus' only speaker stays."""
+        Speaker and recording are drawn, evenly; if not `drawn`, by the clip's row. A corpus' only
+        speaker stays.
+        """
         cpu, rows = torch.device("cpu"), []
-        places = batch.index.to(cpu, torch.float64)[:, None] * torch.tensor([0.618034, 0.414214]) % 1
+        places = (
+            batch.index.to(cpu, torch.float64)[:, None] * torch.tensor([0.618034, 0.414214]) % 1
+        )
         picks = keyed.uniforms(len(batch), 2, like=cpu) if drawn else places
         for own, (who, which) in zip(batch.labels["speaker"].tolist(), picks.tolist(), strict=True):
             others = [speaker for speaker in self._rows_of if speaker != own] or [own]
             found = self._rows_of[others[int(who * len(others))]]
             rows.append(found[int(which * len(found))])
         told = [self.corpus.told(row) for row in rows]
-        voices = {name: np.stack([each[name] for each in told]) for name in told[0] if name != "text"}
-        return batch.labels | {name: torch.from_numpy(values).to(self.device) for name, values in voices.items()}
+        voices = {
+            name: np.stack([each[name] for each in told]) for name in told[0] if name != "text"
+        }
+        return batch.labels | {
+            name: torch.from_numpy(values).to(self.device) for name, values in voices.items()
+        }
 
     @cached_property
     def _rows_of(self) -> dict[int, list[int]]:
         """Training rows by the speaker's id."""
         found: dict[int, list[int]] = {}
         for row in self.corpus.of("train"):
-            found.setdefault(self.corpus.label_id("speaker", self.corpus.utterances[row].speaker), []).append(row)
+            found.setdefault(
+                self.corpus.label_id("speaker", self.corpus.utterances[row].speaker), []
+            ).append(row)
         return found
 
     def vectors(self, decoder: WaveNet | Student, row: int) -> dict[str, Any]:
@@ -261,7 +336,10 @@ class Experiment(ABC, Generic[C]):
     def training_frames(self, count: int = 200) -> list[dict[str, Tensor]]:
         """The tracks' frames (C, F) of the same recordings."""
         rows = self._training_rows(count)
-        return [{track.name: torch.from_numpy(self._whole(track, row)) for track in self.tracks} for row in rows]
+        return [
+            {track.name: torch.from_numpy(self._whole(track, row)) for track in self.tracks}
+            for row in rows
+        ]
 
     def _whole(self, track: Track, row: int) -> NDArray[np.float32]:
         return track.read(self.corpus, row, 0, -(-self.corpus.utterances[row].frames // track.hop))
@@ -299,9 +377,21 @@ class Experiment(ABC, Generic[C]):
             "seconds": round(seconds, 1),
             "seed": self.config.seed,
         }
-        unheard = {n: [v for i, v in enumerate(values) if i not in self._trained[n]] for n, values in self.corpus.labels.items()}
-        about |= {"unheard": found} if (found := {name: values for name, values in unheard.items() if values}) else {}
-        return ModelCard(sample_rate=self.corpus.sample_rate, labels=self.corpus.vocabulary, spec=self.model_spec, about=about)
+        unheard = {
+            n: [v for i, v in enumerate(values) if i not in self._trained[n]]
+            for n, values in self.corpus.labels.items()
+        }
+        about |= (
+            {"unheard": found}
+            if (found := {name: values for name, values in unheard.items() if values})
+            else {}
+        )
+        return ModelCard(
+            sample_rate=self.corpus.sample_rate,
+            labels=self.corpus.vocabulary,
+            spec=self.model_spec,
+            about=about,
+        )
 
     @property
     @abstractmethod
@@ -315,7 +405,9 @@ class Experiment(ABC, Generic[C]):
                 raise UserInputError(f"losses.{name}: is called losses.{LOSSES[name]} now")
             if name not in self.loss_names:
                 hint = nearest(name, self.loss_names)
-                raise UserInputError(f"losses.{name}: no such loss, expected of {', '.join(self.loss_names)}{hint}")
+                raise UserInputError(
+                    f"losses.{name}: no such loss, expected of {', '.join(self.loss_names)}{hint}"
+                )
 
     def codec(self, model: Model) -> SpeechModel:
         return SpeechModel(model, self.card(model, 0, 0.0))
@@ -328,7 +420,10 @@ class Experiment(ABC, Generic[C]):
         counts = ", ".join(f"{name} {count:,}" for name, count in parameter_counts(model).items())
         lines = [
             f"parameters: {counts}",
-            f"receptive field: {model.receptive_field:,} samples, {1000 * model.receptive_field / rate:.1f} ms at {rate:,} Hz",
+            (
+                f"receptive field: {model.receptive_field:,} samples,"
+                f" {1000 * model.receptive_field / rate:.1f} ms at {rate:,} Hz"
+            ),
             f"clip: {clip:,} samples, {clip / rate:.3f} s",
         ]
         bits = bit_rate(model, rate)

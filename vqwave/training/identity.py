@@ -1,7 +1,9 @@
-"""What lies behind the paths of a run's settings, so that a run is resumed on what it was trained on and on nothing else.
+"""What lies behind the paths of a run's settings, so that a run is resumed on what it was trained
+on and on nothing else.
 
-An identity names, by setting (`data.corpus`, `teacher`), the path and its parts: counts and digests, the same for the same
-content wherever it lies and whenever it was prepared. `identity.json` in the run folder keeps the first one.
+An identity names, by setting (`data.corpus`, `teacher`), the path and its parts: counts and
+digests, the same for the same content wherever it lies and whenever it was prepared.
+`identity.json` in the run folder keeps the first one.
 """
 
 from __future__ import annotations
@@ -42,63 +44,92 @@ Identity = Mapping[str, Source]
 
 
 def of_corpus(corpus: Corpus, tracks: Sequence[Track] = ()) -> Source:
-    """The rate, labels, index, vectors and samples of a corpus, and the frames of `tracks` that it stores.
+    """The rate, labels, index, vectors and samples of a corpus, and the frames of `tracks` that it
+    stores.
 
-    Not all samples and frames are read: the digests of the shards are those that `prepare` wrote, and of at most `EXCERPTS`
-    utterances, evenly spread, an excerpt and the frames are looked at. Raises UserInputError for frames that cannot be used.
+    Not all samples and frames are read: the digests of the shards are those that `prepare` wrote,
+    and of at most `EXCERPTS` utterances, evenly spread, an excerpt and the frames are looked at.
+    Raises UserInputError for frames that cannot be used.
     """
     rows, shown = corpus.utterances, _excerpts(corpus)
     parts = {
         "sample rate": _part(f"{corpus.sample_rate} Hz"),
         "level": _part(f"{corpus.level_db:g} dBFS"),
         "recordings": _part(f"{len(rows)}", [(u.id, u.frames) for u in rows]),
-        "splits": _part(", ".join(f"{n} {name}" for name, n in Counter(u.split for u in rows).items()), [u.split for u in rows]),
+        "splits": _part(
+            ", ".join(f"{n} {name}" for name, n in Counter(u.split for u in rows).items()),
+            [u.split for u in rows],
+        ),
         "texts": _part(f"{len({u.text for u in rows})}", [u.text for u in rows]),
         "phones": _part(f"{sum(len(u.phones) for u in rows)}", [u.phones for u in rows]),
-        "excerpts": _part(f"{len(shown)}", [_bytes(corpus.read(row, start, EXCERPT)) for row, start in shown]),
+        "excerpts": _part(
+            f"{len(shown)}", [_bytes(corpus.read(row, start, EXCERPT)) for row, start in shown]
+        ),
     }
     for name, values in corpus.labels.items():
-        parts[f"{name} labels"] = _part(f"{len(values)}", [values, [u.labels.get(name) for u in rows]])
+        parts[f"{name} labels"] = _part(
+            f"{len(values)}", [values, [u.labels.get(name) for u in rows]]
+        )
     for name, vectors in corpus.vectors.items():
         parts[f"vectors {name}"] = _part(" x ".join(map(str, vectors.shape)), _bytes(vectors))
     for track in tracks:
         if not isinstance(track, PhoneTrack):
             used = [row for row, _ in shown if rows[row].split != "test"]
-            parts[f"frames {track.name}"] = _part(f"{len(used)}", [_bytes(track.stored(corpus, row)) for row in used])
+            parts[f"frames {track.name}"] = _part(
+                f"{len(used)}", [_bytes(track.stored(corpus, row)) for row in used]
+            )
     if corpus.shard_hashes:
         parts[HASHED] = _part(f"{len(corpus.shard_hashes)}", corpus.shard_hashes)
     return Source(corpus.folder, parts)
 
 
 def of_model(path: Path) -> Source:
-    """The weights of a trained model, and what they were saved with: its settings, rate and labels. Raises UserInputError."""
+    """The weights of a trained model, and what they were saved with: its settings, rate and labels.
+
+    Raises UserInputError.
+    """
     folder = find_model(path)
     card = json.loads((folder / "config.json").read_text())
     card.pop("about", None)
-    return Source(path, {"weights": _part("", file_digest(folder / "model.safetensors")), "settings": _part("", card)})
+    return Source(
+        path,
+        {
+            "weights": _part("", file_digest(folder / "model.safetensors")),
+            "settings": _part("", card),
+        },
+    )
 
 
 def check(run: Path, now: Identity) -> str | None:
-    """Compare what a run began with -> a line to print where the run does not say, since an older release began it.
+    """Compare what a run began with -> a line to print where the run does not say, since an older
+    release began it.
 
-    Raises UserInputError that names the setting, its path, and what about it is another. Parts that the run does not know are not
-    compared: a vector that is new to the corpus is one that the run was not trained on.
+    Raises UserInputError that names the setting, its path, and what about it is another. Parts that
+    the run does not know are not compared: a vector that is new to the corpus is one that the run
+    was not trained on.
     """
     if not (run / FILE).exists():
         names = ", ".join(f"{setting} {source.path}" for setting, source in now.items())
-        return f"{run}: begun by an older release, without {FILE}; whether {names} changed is checked from now on"
+        return (
+            f"{run}: begun by an older release, without {FILE}; whether {names} changed is checked"
+            " from now on"
+        )
     try:
         kept = json.loads((run / FILE).read_text(encoding="utf-8"))
-        changes = {setting: list(_changes(kept[setting], now[setting].parts)) for setting in sorted(kept.keys() & now.keys())}
+        changes = {
+            setting: list(_changes(kept[setting], now[setting].parts))
+            for setting in sorted(kept.keys() & now.keys())
+        }
     except (ValueError, AttributeError, TypeError, IndexError) as error:
         raise UserInputError(
-            f"{run / FILE}: damaged ({error}); expected what the run was begun with, choose another run=..."
+            f"{run / FILE}: damaged ({error}); expected what the run was begun with, choose another"
+            " run=..."
         ) from None
     for setting, changed in changes.items():
         if changed:
             raise UserInputError(
-                f"{run}: {setting} {now[setting].path} is not what this run was begun with: {'; '.join(changed)}; "
-                "bring that back, choose another run=..., or --fresh"
+                f"{run}: {setting} {now[setting].path} is not what this run was begun with:"
+                f" {'; '.join(changed)}; bring that back, choose another run=..., or --fresh"
             )
     return None
 
@@ -106,14 +137,23 @@ def check(run: Path, now: Identity) -> str | None:
 def write(run: Path, identity: Identity) -> None:
     """Keep an identity in a run folder that has none yet."""
     if not (run / FILE).exists():
-        write_text(run / FILE, json.dumps({setting: dict(source.parts) for setting, source in identity.items()}, indent=1))
+        write_text(
+            run / FILE,
+            json.dumps(
+                {setting: dict(source.parts) for setting, source in identity.items()}, indent=1
+            ),
+        )
 
 
 def _changes(kept: Mapping[str, Sequence[str]], now: Mapping[str, Part]) -> Iterator[str]:
     for name, before in kept.items():
         found = now.get(name, ("none", ""))
         if tuple(before) != found and (name in now or name != HASHED):
-            yield f"other {name}" if before[0] == found[0] else f"{name} {found[0]}, expected {before[0]}"
+            yield (
+                f"other {name}"
+                if before[0] == found[0]
+                else f"{name} {found[0]}, expected {before[0]}"
+            )
 
 
 def _excerpts(corpus: Corpus) -> list[tuple[int, int]]:
@@ -128,4 +168,7 @@ def _bytes(array: np.ndarray) -> str:
 
 
 def _part(shown: str, content: object = None) -> Part:
-    return shown, hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return (
+        shown,
+        hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest(),
+    )

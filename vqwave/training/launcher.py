@@ -39,13 +39,17 @@ def rules(train: TrainSpec) -> dict[str, Rule]:
     backends = ("inductor", "no") if train.compile else ("no",)
     return {
         "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": Rule(
-            (str(train.grad_accumulation),), f"train.grad_accumulation, here {train.grad_accumulation}"
+            (str(train.grad_accumulation),),
+            f"train.grad_accumulation, here {train.grad_accumulation}",
         ),
         "ACCELERATE_GRADIENT_CLIPPING": Rule(("none", *OFF), "optim.max_grad_norm"),
         "ACCELERATE_MIXED_PRECISION": Rule(
-            ("no" if train.precision == "fp32" else train.precision, "no"), f"train.precision, here {train.precision}"
+            ("no" if train.precision == "fp32" else train.precision, "no"),
+            f"train.precision, here {train.precision}",
         ),
-        "ACCELERATE_DYNAMO_BACKEND": Rule(backends, f"train.compile, here {str(train.compile).lower()}"),
+        "ACCELERATE_DYNAMO_BACKEND": Rule(
+            backends, f"train.compile, here {str(train.compile).lower()}"
+        ),
         "ACCELERATE_DYNAMO_MODE": Rule(("default",), "train.compile alone"),
         **{f"ACCELERATE_DYNAMO_USE_{name}": Rule(OFF, "train.compile alone") for name in DYNAMO},
         **{

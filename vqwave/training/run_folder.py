@@ -1,4 +1,6 @@
-"""What a run folder must hold for a run to go on in it: the same experiment, settings and sources, and no other process."""
+"""What a run folder must hold for a run to go on in it: the same experiment, settings and sources,
+and no other process.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,18 @@ from vqwave.training.settings import ExperimentSpec
 from vqwave.training.tracking import check_board
 
 FREE = (
-    *(f"train.{name}" for name in ("steps", "log_every", "valid_every", "save_every", "keep_checkpoints", "threads", "tracker")),
+    *(
+        f"train.{name}"
+        for name in (
+            "steps",
+            "log_every",
+            "valid_every",
+            "save_every",
+            "keep_checkpoints",
+            "threads",
+            "tracker",
+        )
+    ),
     "train.dist_timeout_minutes",
     "train.activation_checkpointing",
     "data.workers",
@@ -27,14 +40,19 @@ FREE = (
 
 
 def claim(experiment: Experiment[Any], held: ExitStack, *, fresh: bool) -> int:
-    """Make the run folder, or check that the run in it is this one -> the optimizer steps that it was to make until now.
+    """Make the run folder, or check that the run in it is this one -> the optimizer steps that it
+    was to make until now.
 
-    Until `held` closes no other process trains in it. Raises UserInputError, before anything in the folder is touched, for a run of
-    other settings or of a corpus or model that is not what it was.
+    Until `held` closes no other process trains in it. Raises UserInputError, before anything in the
+    folder is touched, for a run of other settings or of a corpus or model that is not what it was.
     """
     check_board(experiment.config.train.tracker)
     config, now = experiment.config, experiment.identity()
-    run, steps, tree = config.run, config.train.steps, {"experiment": experiment.name, **settings.to_tree(config)}
+    run, steps, tree = (
+        config.run,
+        config.train.steps,
+        {"experiment": experiment.name, **settings.to_tree(config)},
+    )
     with writing(run, "the settings"):
         held.enter_context(alone(run))
         if fresh and (run / "config.yaml").exists():
@@ -43,7 +61,10 @@ def claim(experiment: Experiment[Any], held: ExitStack, *, fresh: bool) -> int:
             before = _settings_of(experiment, run)
             changed = [key for key in settings.differences(before, tree) if key not in FREE]
             if changed:
-                raise UserInputError(f"{run}: holds a run with another {', '.join(changed)}; choose another run=..., or --fresh")
+                raise UserInputError(
+                    f"{run}: holds a run with another {', '.join(changed)}; choose another run=...,"
+                    " or --fresh"
+                )
             note = identity.check(run, now)
             if note is not None and any((run / "checkpoints").glob("step-*")):
                 print(f"note: {note}", file=sys.stderr)
@@ -57,19 +78,30 @@ def claim(experiment: Experiment[Any], held: ExitStack, *, fresh: bool) -> int:
 
 
 def _settings_of(experiment: Experiment[Any], run: Path) -> dict[str, Any]:
-    """The settings that a run folder was made with; what they do not name, since it is newer, has its default."""
+    """The settings that a run folder was made with; what they do not name, since it is newer, has
+    its default.
+    """
     tree = yaml.safe_load((run / "config.yaml").read_text())
     name = tree.pop("experiment", None)
     if name != experiment.name:
-        raise UserInputError(f"{run}: holds a run of experiment {name}, expected {experiment.name}; choose another run=...")
+        raise UserInputError(
+            f"{run}: holds a run of experiment {name}, expected {experiment.name}; choose another"
+            " run=..."
+        )
     return {"experiment": name, **settings.to_tree(settings.build(type(experiment.config), tree))}
 
 
 def resume_line(config: ExperimentSpec, step: int, before: int) -> str:
-    """What is printed as a run goes on at `step`; `before`: the optimizer steps that it was to make when that was saved."""
+    """What is printed as a run goes on at `step`; `before`: the optimizer steps that it was to make
+    when that was saved.
+    """
     steps, line = config.train.steps, f"resuming {config.run} at step {step}"
     if steps == before:
         return line
     line += f" of {steps}, {before} before"
     was, now = (config.optim.lr_at(step, total) for total in (before, steps))
-    return line if was == now else f"{line}: the learning rate of the next step is {now:.4g}, {was:.4g} before"
+    return (
+        line
+        if was == now
+        else f"{line}: the learning rate of the next step is {now:.4g}, {was:.4g} before"
+    )

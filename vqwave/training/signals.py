@@ -1,4 +1,6 @@
-"""How a training ends before its end: signals, which all processes heed after the same step, and a process that is lost."""
+"""How a training ends before its end: signals, which all processes heed after the same step, and a
+process that is lost.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,16 @@ from vqwave.distributed.collectives import largest_over_ranks
 from vqwave.training.checkpoint import STEP
 
 LOST = 1  # the exit status where a process of several is gone
-AGAIN = 1.0  # seconds after which a second signal is one: a launcher passes on what its process group has had already
+# seconds after which a second signal is one: a launcher passes on what its process group has had
+# already
+AGAIN = 1.0
 
 
 class Interrupted(Exception):
     """A signal asked the run to stop, or another process is gone. Exit status `status`.
 
-    `abrupt`: without the agreement of the other processes, which this one must not wait for as it ends.
+    `abrupt`: without the agreement of the other processes, which this one must not wait for as it
+    ends.
     """
 
     def __init__(self, message: str, status: int, *, abrupt: bool = False) -> None:
@@ -35,10 +40,16 @@ def stopped_line(run: Path, step: int, steps: int) -> str:
     """Where a run was stopped at once, what is kept of it, and how it goes on."""
     newest = newest_name(run)
     if newest is None:
-        where = f"at step {step} of {steps}, before its first checkpoint" if step else "before the first step, nothing was begun"
+        where = (
+            f"at step {step} of {steps}, before its first checkpoint"
+            if step
+            else "before the first step, nothing was begun"
+        )
         return f"stopped {where}: run the same command to begin again"
     if newest == STEP.format(step):
-        return f"stopped at step {step} of {steps}, all saved in {run}: run the same command to go on"
+        return (
+            f"stopped at step {step} of {steps}, all saved in {run}: run the same command to go on"
+        )
     where = f"at step {step} of {steps}" if step else "before it was resumed"
     return f"stopped {where}, {newest} is kept in {run}: run the same command to go on"
 
@@ -46,7 +57,8 @@ def stopped_line(run: Path, step: int, steps: int) -> str:
 class StopSignal:
     """Whether the run shall end: `signal`, the number of the first one that this process got.
 
-    While it listens, Ctrl-C and SIGTERM raise KeyboardInterrupt at once; within `noting` the first of them is noted only.
+    While it listens, Ctrl-C and SIGTERM raise KeyboardInterrupt at once; within `noting` the first
+    of them is noted only.
     """
 
     def __init__(self) -> None:
@@ -61,13 +73,15 @@ class StopSignal:
     def listening(self) -> Iterator[None]:
         """Signals come here within.
 
-        Within a thread, as `wandb.agent(function=...)` starts one, this does nothing: Python gives signals to the main
-        thread alone.
+        Within a thread, as `wandb.agent(function=...)` starts one, this does nothing: Python gives
+        signals to the main thread alone.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             yield
         finally:

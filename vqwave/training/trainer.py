@@ -1,4 +1,6 @@
-"""The training loop, written once: accumulation, precision, clipping, averaging, schedule, logging, saving, resuming."""
+"""The training loop, written once: accumulation, precision, clipping, averaging, schedule, logging,
+saving, resuming.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,14 @@ from tqdm import tqdm
 from vqwave import config as settings
 from vqwave.atomic_files import write_text, writing
 from vqwave.data import Batch, Segments, counter_key, training_batches
-from vqwave.distributed.collectives import Elsewhere, Peers, by_main, gather_objects, lost, sum_over_ranks
+from vqwave.distributed.collectives import (
+    Elsewhere,
+    Peers,
+    by_main,
+    gather_objects,
+    lost,
+    sum_over_ranks,
+)
 from vqwave.distributed.threads import denormals_flushed
 from vqwave.distributed.torch_defaults import own_defaults
 from vqwave.errors import UserInputError
@@ -43,8 +52,11 @@ from vqwave.training.tracking import Phases, SampleSheet, Tracker, own_folder
 
 @own_defaults()
 def main(experiment: type[Experiment], argv: Sequence[str] | None = None) -> None:
-    """What `experiments/*.py` run. Exit status 0; 2 with one line for bad input; 130 after Ctrl-C, 143 after SIGTERM, 1 if a
-    process of several is lost."""
+    """What `experiments/*.py` run.
+
+    Exit status 0; 2 with one line for bad input; 130 after Ctrl-C, 143 after SIGTERM, 1 if a
+    process of several is lost.
+    """
     stop = StopSignal()
     with stop.listening():
         _main(experiment, sys.argv[1:] if argv is None else argv, stop)
@@ -60,7 +72,10 @@ def _main(experiment: type[Experiment], argv: Sequence[str], stop: StopSignal) -
             description=(experiment.__doc__ or "").strip(),
         )
         beside = set(FREE) - {"train.steps"}  # a sweep may well try several
-        config = replace(request.config, run=own_folder(request.config.run, settings.to_tree(request.config), beside))
+        config = replace(
+            request.config,
+            run=own_folder(request.config.run, settings.to_tree(request.config), beside),
+        )
         if request.dry_run:
             print(settings.dump(config) + "\n" + experiment(config).describe())
             return
@@ -69,13 +84,22 @@ def _main(experiment: type[Experiment], argv: Sequence[str], stop: StopSignal) -
         Trainer(chosen, fresh=request.fresh, quiet=request.quiet, stop=stop).run()
     except KeyboardInterrupt:  # before the loop was there to say more, or once more while it ended
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            where = "at once: run the same command to go on" if running else "before anything was begun: run the same command again"
+            where = (
+                "at once: run the same command to go on"
+                if running
+                else "before anything was begun: run the same command again"
+            )
             print(f"stopped {where}", file=sys.stderr)
         raise SystemExit(128 + (stop.signal or signal.SIGINT)) from None
     except (UserInputError, Interrupted) as error:
         status = 2 if isinstance(error, UserInputError) else error.status
-        alike = not running or status not in (2, LOST)  # all processes of this host say the same: the first one does
-        if not isinstance(error, Elsewhere) and str(error) and (os.environ.get("LOCAL_RANK", "0") == "0" or not alike):
+        # all processes of this host say the same: the first one does
+        alike = not running or status not in (2, LOST)
+        if (
+            not isinstance(error, Elsewhere)
+            and str(error)
+            and (os.environ.get("LOCAL_RANK", "0") == "0" or not alike)
+        ):
             print(f"error: {error}" if status in (2, LOST) else error, file=sys.stderr)
         if isinstance(error, Interrupted) and error.abrupt:
             sys.stdout.flush()
@@ -85,9 +109,19 @@ def _main(experiment: type[Experiment], argv: Sequence[str], stop: StopSignal) -
 
 
 class Trainer:
-    """Trains one experiment. `state()` lists all that a resume needs; to resume, run the same command again."""
+    """Trains one experiment.
 
-    def __init__(self, experiment: Experiment, *, fresh: bool = False, quiet: bool = False, stop: StopSignal | None = None) -> None:
+    `state()` lists all that a resume needs; to resume, run the same command again.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        fresh: bool = False,
+        quiet: bool = False,
+        stop: StopSignal | None = None,
+    ) -> None:
         self.experiment, self.config = experiment, experiment.config
         self.step = 0
         self.peers: Peers | None = None
@@ -117,7 +151,11 @@ class Trainer:
         )
         self.peers = Peers()
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        mine = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
         torch.set_num_threads(train.threads or max(1, mine // local))
         self.quiet = quiet or not self.accelerator.is_main_process
         torch.manual_seed(counter_key("build", self.config.seed))
@@ -137,35 +175,62 @@ class Trainer:
         self.averaged = deepcopy(self.model).eval().requires_grad_(False)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         optim = self.config.optim
-        self.optimizer = torch.optim.Adam(trained, optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
-        with warnings.catch_warnings():  # newer releases of accelerate rename a setting that older ones need
+        self.optimizer = torch.optim.Adam(
+            trained, optim.lr, betas=optim.betas, eps=optim.eps, fused=True
+        )
+        # newer releases of accelerate rename a setting that older ones need
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
-            self.network, self.optimizer = self.accelerator.prepare(experiment.trainable(self.model), self.optimizer)
+            self.network, self.optimizer = self.accelerator.prepare(
+                experiment.trainable(self.model), self.optimizer
+            )
         experiment.network = self.network
         self.seconds, self.running, self.phases = 0.0, {}, Phases(experiment.device)
-        self.tracker = Tracker(self.accelerator, self.config.run, train.tracker, settings.to_tree(self.config))
+        self.tracker = Tracker(
+            self.accelerator, self.config.run, train.tracker, settings.to_tree(self.config)
+        )
         self.watch = Monitor(self.config.run, self._about())
         self._resume(before)
 
     def _check_batch(self) -> None:
-        batch, parts = self.config.data.batch, self.config.train.grad_accumulation * self.accelerator.num_processes
+        batch, parts = (
+            self.config.data.batch,
+            self.config.train.grad_accumulation * self.accelerator.num_processes,
+        )
         if batch % parts:
-            raise UserInputError(f"data.batch: {batch}, expected a multiple of {parts} (accumulation x processes)")
+            raise UserInputError(
+                f"data.batch: {batch}, expected a multiple of {parts} (accumulation x processes)"
+            )
 
     @property
     def checkpoints(self) -> Path:
         return self.config.run / "checkpoints"
 
     def state(self) -> Checkpoint:
-        """All that a resume needs; the data and every random draw are functions of the seed and the step."""
+        """All that a resume needs; the data and every random draw are functions of the seed and the
+        step.
+        """
         rows = len(self.tracker.rows()) if self.accelerator.is_main_process else 0
-        progress = {"step": self.step, "seconds": self.seconds, "running": gather_objects(self.running), "rows": rows}
+        progress = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "running": gather_objects(self.running),
+            "rows": rows,
+        }
         progress["steps"] = self.config.train.steps
         average = {name: p.detach() for name, p in self.averaged.named_parameters()}
-        return Checkpoint(self.model.state_dict(), average, self.optimizer.state_dict(), progress, self.experiment.extra_state())
+        return Checkpoint(
+            self.model.state_dict(),
+            average,
+            self.optimizer.state_dict(),
+            progress,
+            self.experiment.extra_state(),
+        )
 
     def _resume(self, before: int) -> None:
-        """From the newest whole checkpoint, if there is one; `before`: `train.steps` of the settings that are there."""
+        """From the newest whole checkpoint, if there is one; `before`: `train.steps` of the
+        settings that are there.
+        """
         main = self.accelerator.is_main_process
         checkpoint, notes = newest_checkpoint(self.checkpoints) if main else (None, [])
         for note in notes:
@@ -179,7 +244,8 @@ class Trainer:
         except RuntimeError as error:  # a run without identity.json, of another corpus
             reason = " ".join(str(error).split())[:200]
             raise UserInputError(
-                f"{self.config.run}: its checkpoint is of another model than these settings build ({reason})"
+                f"{self.config.run}: its checkpoint is of another model than these settings build"
+                f" ({reason})"
             ) from None
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.experiment.load_extra_state(checkpoint.beside)
@@ -191,15 +257,23 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.watch.resume(self.tracker.rows())
         if not self.quiet:
-            print(resume_line(self.config, self.step, checkpoint.progress.get("steps", before)), file=sys.stderr)
+            print(
+                resume_line(self.config, self.step, checkpoint.progress.get("steps", before)),
+                file=sys.stderr,
+            )
 
     def _own_running(self, running: Any) -> dict[str, list[float]]:  # noqa: ANN401 - as an older checkpoint has it, or by rank
-        """This rank's sums since the last log row; those of another number of ranks are all added to the first's."""
+        """This rank's sums since the last log row; those of another number of ranks are all added
+        to the first's.
+        """
         every = running if isinstance(running, list) else [running]
         if len(every) == self.accelerator.num_processes:
             return every[self.accelerator.process_index]
         names, main = {name for each in every for name in each}, self.accelerator.is_main_process
-        return {n: [sum(each[n][k] for each in every if n in each) if main else 0 for k in (0, 1)] for n in sorted(names)}
+        return {
+            n: [sum(each[n][k] for each in every if n in each) if main else 0 for k in (0, 1)]
+            for n in sorted(names)
+        }
 
     def batches(self) -> Iterator[Batch]:
         """This rank's micro-batches from the current step on."""
@@ -208,7 +282,11 @@ class Trainer:
         frames, tracks = self.experiment.samples_of(data.clip_seconds), self.experiment.tracks
         segments = Segments(self.experiment.corpus, "train", frames, self.config.seed, tracks)
         rank, start = self.accelerator.process_index, self.step * train.grad_accumulation
-        return iter(training_batches(segments, micro, rank=rank, world=world, start_step=start, workers=data.workers))
+        return iter(
+            training_batches(
+                segments, micro, rank=rank, world=world, start_step=start, workers=data.workers
+            )
+        )
 
     def run(self) -> None:
         """Train to the end, evaluate, write the model, and say what was reached."""
@@ -224,18 +302,28 @@ class Trainer:
             if not self.stop.signal:
                 raise
             said = stopped_line(self.config.run, self.step, self.config.train.steps)
-            raise Interrupted(said, 128 + self.stop.signal, abrupt=int(os.environ.get("WORLD_SIZE", "1")) > 1) from None
+            raise Interrupted(
+                said, 128 + self.stop.signal, abrupt=int(os.environ.get("WORLD_SIZE", "1")) > 1
+            ) from None
 
     @contextmanager
     def _together(self) -> Iterator[None]:
-        """Raises Interrupted, in words, where a collective within fails since another process is gone or stuck."""
+        """Raises Interrupted, in words, where a collective within fails since another process is
+        gone or stuck.
+        """
         try:
             yield
         except RuntimeError as error:
             if not lost(error):
                 raise
-            who = "not all processes came to the start" if self.peers is None else self.peers.missing()
-            newest = max((path.name for path in self.checkpoints.glob("step-*")), default="no checkpoint")
+            who = (
+                "not all processes came to the start"
+                if self.peers is None
+                else self.peers.missing()
+            )
+            newest = max(
+                (path.name for path in self.checkpoints.glob("step-*")), default="no checkpoint"
+            )
             who += "" if who.startswith("lost") else f" ({str(error).splitlines()[0][:160]})"
             said = f"{who}, at step {self.step}; {newest} is kept: run the same command to go on"
             said = said if self.peers is None or self.peers.first_here() else ""
@@ -243,7 +331,13 @@ class Trainer:
 
     def _run(self) -> None:
         train, began = self.config.train, time.perf_counter()
-        bar = tqdm(total=train.steps, initial=self.step, disable=self.quiet, unit="step", dynamic_ncols=True)
+        bar = tqdm(
+            total=train.steps,
+            initial=self.step,
+            disable=self.quiet,
+            unit="step",
+            dynamic_ncols=True,
+        )
         before = self.seconds
         with bar, self.stop.noting():
             batches = self.batches()
@@ -253,18 +347,26 @@ class Trainer:
                 bar.update()
                 if self.step % train.log_every == 0:
                     self._log(bar)
-                if self.step % train.valid_every == 0 and self.step < train.steps and self.experiment.ready():
+                if (
+                    self.step % train.valid_every == 0
+                    and self.step < train.steps
+                    and self.experiment.ready()
+                ):
                     self._validate(bar)
                 stop = self.stop.agreed(self.accelerator.device)
                 if self.step % train.save_every == 0 or self.step == train.steps or stop:
                     self._save()
                 if stop:
                     where = f"step {self.step} of {train.steps}, all saved in {self.config.run}"
-                    raise Interrupted(f"stopped at {where}: run the same command to go on", 128 + stop)
+                    raise Interrupted(
+                        f"stopped at {where}: run the same command to go on", 128 + stop
+                    )
         self._finish(bar)
 
     def _optimize(self, batches: Iterator[Batch]) -> None:
-        """One optimizer step: forward, weighted sum, backward, for each micro-batch; then clip, move, average."""
+        """One optimizer step: forward, weighted sum, backward, for each micro-batch; then clip,
+        move, average.
+        """
         config, accelerator = self.config, self.accelerator
         lr = config.optim.lr_at(self.step, config.train.steps)
         for group in self.optimizer.param_groups:
@@ -274,12 +376,16 @@ class Trainer:
         for micro in range(config.train.grad_accumulation):
             with self.phases.of("data"):
                 batch = next(batches).to(accelerator.device, non_blocking=True)
-            torch.manual_seed(counter_key("step", config.seed, self.step, micro))  # alike on all ranks: see rng/keyed.py
+            # alike on all ranks: see rng/keyed.py
+            torch.manual_seed(counter_key("step", config.seed, self.step, micro))
             with accelerator.accumulate(self.network):
                 with self.phases.of("forward"), accelerator.autocast():
                     outcome = self.experiment.losses(batch)
                 total = sum(
-                    (config.losses.get(name, 0.0) * value for name, value in outcome.losses.items()),
+                    (
+                        config.losses.get(name, 0.0) * value
+                        for name, value in outcome.losses.items()
+                    ),
                     torch.zeros(()).to(accelerator.device),
                 )
                 self._check_finite(total, outcome, batch)
@@ -287,7 +393,9 @@ class Trainer:
                     accelerator.backward(total)
                 with self.phases.of("optimizer"):
                     if accelerator.sync_gradients:
-                        norm = accelerator.clip_grad_norm_(self.network.parameters(), config.optim.max_grad_norm)
+                        norm = accelerator.clip_grad_norm_(
+                            self.network.parameters(), config.optim.max_grad_norm
+                        )
                         if not torch.isfinite(norm):  # a step on it would spoil the weights
                             raise self._not_finite("gradient norm", batch)
                         outcome.metrics["gradient_norm"] = norm
@@ -302,7 +410,9 @@ class Trainer:
     def _average(self) -> None:
         decay = self.config.optim.average_at(self.step)
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
+            torch._foreach_lerp_(
+                list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay
+            )
 
     def _check_finite(self, total: Tensor, outcome: StepOutput, batch: Batch) -> None:
         if torch.isfinite(total):
@@ -328,23 +438,42 @@ class Trainer:
 
     def _log(self, bar: tqdm) -> None:
         names = sorted(self.running)
-        sums = torch.tensor([self.running[name] for name in names], dtype=torch.float64, device=self.accelerator.device)
-        means = {f"train/{name}": value / count for name, (value, count) in zip(names, sum_over_ranks(sums).tolist(), strict=True)}
+        sums = torch.tensor(
+            [self.running[name] for name in names],
+            dtype=torch.float64,
+            device=self.accelerator.device,
+        )
+        means = {
+            f"train/{name}": value / count
+            for name, (value, count) in zip(names, sum_over_ranks(sums).tolist(), strict=True)
+        }
         self.running = {}
         means["optim/lr"] = self.config.optim.lr_at(self.step - 1, self.config.train.steps)
         self._note(means | self.phases.taken())
-        bar.set_postfix({name.split("/")[1]: f"{means[name]:.3g}" for name in list(means)[:3] if name.startswith("train/")})
+        bar.set_postfix(
+            {
+                name.split("/")[1]: f"{means[name]:.3g}"
+                for name in list(means)[:3]
+                if name.startswith("train/")
+            }
+        )
 
     def _note(self, values: dict[str, float]) -> None:
         """Numbers go to the tracker; what they show to be wrong is said once."""
         with writing(self.config.run, "metrics.jsonl"):
             self.tracker.log(self.step, self.seconds, values)
-        for finding in self.watch.see(self.step, values) if self.accelerator.is_main_process else ():
+        for finding in (
+            self.watch.see(self.step, values) if self.accelerator.is_main_process else ()
+        ):
             tqdm.write(f"watch: {finding.text}", file=sys.stderr)
 
     def _about(self) -> About:
         quantizer = getattr(self.model, "quantizer", None)
-        return About() if quantizer is None else About(quantizer.size, quantizer.bits_per_frame / self.model.hop)
+        return (
+            About()
+            if quantizer is None
+            else About(quantizer.size, quantizer.bits_per_frame / self.model.hop)
+        )
 
     def evaluated_model(self) -> Model:
         """The averaged weights, with the buffers (codebook, statistics) as they are now."""
@@ -365,14 +494,18 @@ class Trainer:
         return evaluation
 
     def _save(self) -> None:
-        """The model, then the checkpoint, by the main process: a run whose last checkpoint is there has its model, too."""
+        """The model, then the checkpoint, by the main process: a run whose last checkpoint is there
+        has its model, too.
+        """
         state = self.state()
 
         def write() -> None:
             with writing(self.config.run, f"step {self.step}"):
                 card = self.experiment.card(self.model, self.step, self.seconds)
                 save_trained(self.config.run / "model", self.evaluated_model(), card)
-                save_checkpoint(self.checkpoints, self.step, state, self.config.train.keep_checkpoints)
+                save_checkpoint(
+                    self.checkpoints, self.step, state, self.config.train.keep_checkpoints
+                )
 
         by_main(write)
 
@@ -388,7 +521,10 @@ class Trainer:
             with writing(run, "evaluation.json"):
                 write_text(run / "evaluation.json", json.dumps(sections, indent=1))
             minutes = self.seconds / 60
-            print(f"reached {evaluation.headline} after {self.step:,} steps, {minutes:.1f} min; the run is in {run}")
+            print(
+                f"reached {evaluation.headline} after {self.step:,} steps, {minutes:.1f} min; the"
+                f" run is in {run}"
+            )
             print("next: " + "\n      ".join(experiment.next_steps()))
         self.accelerator.wait_for_everyone()
         self.tracker.finish()

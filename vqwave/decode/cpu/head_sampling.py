@@ -1,4 +1,6 @@
-"""Drawing a sample inside the loop: the counter's uniforms, and each head's sampling rule, as in `distributions.py`."""
+"""Drawing a sample inside the loop: the counter's uniforms, and each head's sampling rule, as in
+`distributions.py`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from vqwave.decode.plan import CATEGORICAL, GAUSSIAN, HeadPlan
 
 @kernel
 def uniforms(seed: np.uint64, stream: int, time: int) -> tuple[float, float, float]:
-    """The first three of the four uniforms of `philox.uniforms`, at one counter: Philox 4x32-10, Salmon et al., 2011."""
+    """The first three of the four uniforms of `philox.uniforms`, at one counter: Philox 4x32-10,
+    Salmon et al., 2011.
+    """
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     c0, c1 = np.uint64(time) & low, np.uint64(stream) & low
     c2, c3 = np.uint64(time) >> half, np.uint64(stream) >> half
@@ -33,8 +37,12 @@ def unit(word: np.uint64) -> float:
 
 
 @kernel
-def draw_class(logits: Floats, row: int, scratch: Floats, classes: int, temperature: float, u: float) -> int:
-    """Inverse CDF of softmax(logits / temperature): the class at which the running sum first exceeds u times the total."""
+def draw_class(
+    logits: Floats, row: int, scratch: Floats, classes: int, temperature: float, u: float
+) -> int:
+    """Inverse CDF of softmax(logits / temperature): the class at which the running sum first
+    exceeds u times the total.
+    """
     count = scratch.shape[0]
     at = row * count
     top = load(logits, at)
@@ -61,7 +69,9 @@ def draw_class(logits: Floats, row: int, scratch: Floats, classes: int, temperat
 
 @kernel
 def draw_component(params: Floats, row: int, components: int, temperature: float, u: float) -> int:
-    """The same for the few components of a mixture, whose logits come first in row `row` of params (B, C)."""
+    """The same for the few components of a mixture, whose logits come first in row `row` of params
+    (B, C).
+    """
     peak = params[row, 0]
     for i in range(1, components):
         peak = max(peak, params[row, i])
@@ -116,7 +126,9 @@ def draw(
     stream: int,
     time: int,
 ) -> float:
-    """What the network hears next: a class number or an amplitude, drawn from row `row` of params (B, C)."""
+    """What the network hears next: a class number or an amplitude, drawn from row `row` of params
+    (B, C).
+    """
     u = uniforms(seed, stream, time)
     if head.family == CATEGORICAL:
         return np.float64(draw_class(params, row, scratch, head.choices, temperature, u[0]))

@@ -1,7 +1,9 @@
-"""Compiling kernels once: numba's disk cache, in a folder that changes with the sources it was made from.
+"""Compiling kernels once: numba's disk cache, in a folder that changes with the sources it was made
+from.
 
-numba looks only at the file of the function that it caches, not at those that this one calls; so the name of the folder is a
-hash of that file and of all that it imports from `vqwave.decode`, and of the versions that compiled them.
+numba looks only at the file of the function that it caches, not at those that this one calls; so
+the name of the folder is a hash of that file and of all that it imports from `vqwave.decode`, and
+of the versions that compiled them.
 """
 
 from __future__ import annotations
@@ -75,9 +77,11 @@ def _say_uncached(reason: str) -> None:
 
 
 def kernel(function: Callable, *, inline: bool = False) -> Callable:
-    """numba.njit without lock, bounds checks, fast maths and allocation; cached on disk where that is possible.
+    """numba.njit without lock, bounds checks, fast maths and allocation; cached on disk where that
+    is possible.
 
-    Without allocation (numba's `_nrt`) no reference is counted: that alone would cost a layer as much as its gate does.
+    Without allocation (numba's `_nrt`) no reference is counted: that alone would cost a layer as
+    much as its gate does.
     """
     options = {
         "nogil": True,
@@ -99,5 +103,7 @@ def kernel(function: Callable, *, inline: bool = False) -> Callable:
 
 
 def inlined(function: Callable) -> Callable:
-    """A kernel that is copied to where it is called: for those whose many arguments cost more than their work."""
+    """A kernel that is copied to where it is called: for those whose many arguments cost more than
+    their work.
+    """
     return kernel(function, inline=True)

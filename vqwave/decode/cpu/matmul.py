@@ -1,4 +1,7 @@
-"""Matrix products and the gate, out of `microkernels.py`'s tiles. Widths: multiples of 16; see `simd.py` for the order of sums."""
+"""Matrix products and the gate, out of `microkernels.py`'s tiles.
+
+Widths: multiples of 16; see `simd.py` for the order of sums.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,12 @@ Place = object  # where a row of numbers begins: see `tiles.place`
 
 
 @kernel
-def one_row(weights: Place, depth: int, width: int, x: Place, x_row: int, y: Place, y_row: int) -> None:
-    """One stream: as many outputs at a time as fit, so that weights stream through once, in order."""
+def one_row(
+    weights: Place, depth: int, width: int, x: Place, x_row: int, y: Place, y_row: int
+) -> None:
+    """One stream: as many outputs at a time as fit, so that weights stream through once, in
+    order.
+    """
     j = 0
     if WIDE:
         while width - j >= 16 * LANES:
@@ -35,7 +42,9 @@ def one_row(weights: Place, depth: int, width: int, x: Place, x_row: int, y: Pla
 
 
 @kernel
-def two_rows(weights: Place, depth: int, width: int, x: Place, x_row: int, y: Place, y_row: int) -> None:
+def two_rows(
+    weights: Place, depth: int, width: int, x: Place, x_row: int, y: Place, y_row: int
+) -> None:
     """Two streams."""
     j = 0
     if WIDE:
@@ -51,7 +60,9 @@ def two_rows(weights: Place, depth: int, width: int, x: Place, x_row: int, y: Pl
 
 
 @kernel
-def four_rows(weights: Place, depth: int, width: int, x: Place, x_row: int, y: Place, y_row: int) -> None:
+def four_rows(
+    weights: Place, depth: int, width: int, x: Place, x_row: int, y: Place, y_row: int
+) -> None:
     """Four streams."""
     j = 0
     if WIDE:
@@ -64,8 +75,13 @@ def four_rows(weights: Place, depth: int, width: int, x: Place, x_row: int, y: P
 
 
 @kernel
-def eight_rows(weights: Place, depth: int, width: int, x: Place, x_row: int, y: Place, y_row: int) -> None:
-    """Eight streams: a weight that was loaded once serves them all. For wide registers alone: elsewhere it would spill."""
+def eight_rows(
+    weights: Place, depth: int, width: int, x: Place, x_row: int, y: Place, y_row: int
+) -> None:
+    """Eight streams: a weight that was loaded once serves them all.
+
+    For wide registers alone: elsewhere it would spill.
+    """
     j = 0
     while width - j >= 2 * LANES:
         tile_at(8, 2, weights, width, j, depth, x, x_row, y, y_row)
@@ -76,8 +92,12 @@ def eight_rows(weights: Place, depth: int, width: int, x: Place, x_row: int, y: 
 
 
 @kernel
-def multiply(weights: Place, depth: int, width: int, rows: int, x: Place, x_row: int, y: Place, y_row: int) -> None:
-    """y (rows, width) += x (rows, depth) W (depth, width); rows of x and y follow each other by x_row and y_row numbers."""
+def multiply(
+    weights: Place, depth: int, width: int, rows: int, x: Place, x_row: int, y: Place, y_row: int
+) -> None:
+    """y (rows, width) += x (rows, depth) W (depth, width); rows of x and y follow each other by
+    x_row and y_row numbers.
+    """
     if WIDE:
         while rows >= 8:
             eight_rows(weights, depth, width, x, x_row, y, y_row)
@@ -93,16 +113,37 @@ def multiply(weights: Place, depth: int, width: int, rows: int, x: Place, x_row:
 
 
 @inlined
-def product(weights: Numbers, at: int, depth: int, width: int, x: Numbers, x_from: int, y: Floats, y_from: int) -> None:
-    """y[:, y_from : y_from + width] += x[:, x_from : x_from + depth] @ W for all rows of x (B, ...) and y (B, ...).
+def product(
+    weights: Numbers,
+    at: int,
+    depth: int,
+    width: int,
+    x: Numbers,
+    x_from: int,
+    y: Floats,
+    y_from: int,
+) -> None:
+    """y[:, y_from : y_from + width] += x[:, x_from : x_from + depth] @ W for all rows of x (B, ...)
+    and y (B, ...).
 
     W (depth, width) stands row by row in weights from `at` on.
     """
-    multiply(place(weights, at), depth, width, x.shape[0], place(x, x_from), x.shape[1], place(y, y_from), y.shape[1])
+    multiply(
+        place(weights, at),
+        depth,
+        width,
+        x.shape[0],
+        place(x, x_from),
+        x.shape[1],
+        place(y, y_from),
+        y.shape[1],
+    )
 
 
 @inlined
-def row_product(weights: Numbers, at: int, depth: int, width: int, x: Numbers, x_at: int, y: Floats, y_at: int) -> None:
+def row_product(
+    weights: Numbers, at: int, depth: int, width: int, x: Numbers, x_at: int, y: Floats, y_at: int
+) -> None:
     """y.flat[y_at : y_at + width] += x.flat[x_at : x_at + depth] @ W."""
     one_row(place(weights, at), depth, width, place(x, x_at), depth, place(y, y_at), width)
 
@@ -145,8 +186,12 @@ def rectify(source: Floats, target: Numbers) -> None:
 
 
 @inlined
-def gate(a: Floats, a_at: int, told: Floats, told_at: int, units: Numbers, units_at: int, width: int) -> None:
-    """units = tanh(a + told) sigmoid(a' + told'): `width` units; a and told hold the filter's numbers, then the gate's."""
+def gate(
+    a: Floats, a_at: int, told: Floats, told_at: int, units: Numbers, units_at: int, width: int
+) -> None:
+    """units = tanh(a + told) sigmoid(a' + told'): `width` units; a and told hold the filter's
+    numbers, then the gate's.
+    """
     for i in range(0, width, LANES):
         filtered = add(load(a, a_at + i), load(told, told_at + i))
         passed = add(load(a, a_at + width + i), load(told, told_at + width + i))

@@ -1,14 +1,16 @@
-"""Register tiles: the one loop in which decoding spends its time, for each kind of number that weights are kept in.
+"""Register tiles: the one loop in which decoding spends its time, for each kind of number that
+weights are kept in.
 
 | weights | inputs | a turn of the loop |
 |---|---|---|
 | float32, ``[k][j]`` | float32 | a fused multiply-add |
 | bfloat16, ``[k / 2][j][2]`` | float32 | two, each weight widened |
 | bfloat16, ``[k / 2][j][2]`` | bfloat16 | a dot product of pairs (AVX-512 BF16) |
-| int8, ``[k / 4][j][4]`` | uint8 | a dot product of four (AVX-512 VNNI), in whole numbers whose bits the float32 sums hold |
+| int8, ``[k / 4][j][4]`` | uint8 | a dot product of four (AVX-512 VNNI), exact |
 
-bfloat16 is held as uint16, int8 as two in a uint16. Positions are counted in what arrays hold, and an output is one chain over
-the inputs in ascending order: see `simd.py`. Whole numbers are exact in any order.
+bfloat16 is held as uint16, int8 as two in a uint16. Positions are counted in what arrays hold, and
+an output is one chain over the inputs in ascending order: see `simd.py`. Whole numbers are exact in
+any order.
 """
 
 from __future__ import annotations
@@ -66,7 +68,9 @@ Sums = list[list[ir.Value]]  # where each row keeps its vectors of sums
 
 
 class Turn(NamedTuple):
-    """A turn of the loop: how many inputs it takes, how many words of an output's weights, and its instructions."""
+    """A turn of the loop: how many inputs it takes, how many words of an output's weights, and its
+    instructions.
+    """
 
     inputs: int
     words: int
@@ -75,9 +79,13 @@ class Turn(NamedTuple):
 
 @intrinsic
 def place(_typing: Typing, array: types.Array, _index: types.Integer) -> Generated:
-    """Where array.flat[index] stands: what a product is handed instead of an array, whatever its axes."""
+    """Where array.flat[index] stands: what a product is handed instead of an array, whatever its
+    axes.
+    """
 
-    def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
+    def generate(
+        context: Context, builder: ir.IRBuilder, signature: Signature, args: Args
+    ) -> ir.Value:
         return builder.gep(array_of(context, builder, signature.args[0], args[0]).data, [args[1]])
 
     return types.CPointer(array.dtype)(array, types.intp), generate
@@ -104,24 +112,33 @@ def tile(
     y: types.Array,
     _y_at: types.Integer,
 ) -> Generated:
-    """y[:, first :] += x W[:, first :] for `rows` streams and 16 `vectors` outputs, all sums in registers; both are literals.
+    """y[:, first :] += x W[:, first :] for `rows` streams and 16 `vectors` outputs, all sums in
+    registers; both are literals.
 
-    W (depth, width) begins at weights.flat[at]; x and y (B, ...) are entered at their flat x_at and y_at and go on by their rows.
+    W (depth, width) begins at weights.flat[at]; x and y (B, ...) are entered at their flat x_at and
+    y_at and go on by their rows.
     """
     n, m = rows.literal_value, vectors.literal_value
     turn = turn_of(weights.dtype, x.dtype)
 
-    def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
+    def generate(
+        context: Context, builder: ir.IRBuilder, signature: Signature, args: Args
+    ) -> ir.Value:
         weights_, at, width, first, x_, x_at, depth, y_, y_at = args[2:]
         kinds = signature.args
         matrix = builder.gep(array_of(context, builder, kinds[2], weights_).data, [at])
         sources = row_pointers(builder, array_of(context, builder, kinds[6], x_), x_at, n)
-        targets = row_pointers(builder, array_of(context, builder, kinds[9], y_), builder.add(y_at, first), n)
+        targets = row_pointers(
+            builder, array_of(context, builder, kinds[9], y_), builder.add(y_at, first), n
+        )
         _sum_up(builder, Matrix(matrix, width, first, depth), turn, sources, targets, m)
         return context.get_dummy_value()
 
     index = types.intp
-    return types.void(rows, vectors, weights, index, index, index, x, index, index, y, index), generate
+    return (
+        types.void(rows, vectors, weights, index, index, index, x, index, index, y, index),
+        generate,
+    )
 
 
 @intrinsic(prefer_literal=True)
@@ -140,12 +157,15 @@ def tile_at(
 ) -> Generated:
     """`tile` with places for arrays; rows of x and y follow each other by x_row and y_row numbers.
 
-    The function that holds it is compiled once and never copied to where it is called: that would be most of the first call.
+    The function that holds it is compiled once and never copied to where it is called: that would
+    be most of the first call.
     """
     n, m = rows.literal_value, vectors.literal_value
     turn = turn_of(weights.dtype, x.dtype)
 
-    def generate(context: Context, builder: ir.IRBuilder, _signature: Signature, args: Args) -> ir.Value:
+    def generate(
+        context: Context, builder: ir.IRBuilder, _signature: Signature, args: Args
+    ) -> ir.Value:
         matrix, width, first, depth, x_, x_row, y_, y_row = args[2:]
         builder.function.attributes.add("noinline")
         sources, targets = [x_], [builder.gep(y_, [first])]
@@ -178,13 +198,24 @@ def _sum_up(
 ) -> None:
     """The loop over inputs, between loading and storing the sums."""
     index = matrix.width.type
-    places = [[builder.gep(row, [ir.Constant(index, LANES * v)]) for v in range(vectors)] for row in targets]
-    sums = [[cgutils.alloca_once_value(builder, load_floats(builder, pointer)) for pointer in row] for row in places]
+    places = [
+        [builder.gep(row, [ir.Constant(index, LANES * v)]) for v in range(vectors)]
+        for row in targets
+    ]
+    sums = [
+        [cgutils.alloca_once_value(builder, load_floats(builder, pointer)) for pointer in row]
+        for row in places
+    ]
     inputs, words = (ir.Constant(index, count) for count in turn[:2])
-    start, line = builder.gep(matrix.start, [builder.mul(matrix.first, words)]), builder.mul(matrix.width, words)
+    start, line = (
+        builder.gep(matrix.start, [builder.mul(matrix.first, words)]),
+        builder.mul(matrix.width, words),
+    )
     with cgutils.for_range(builder, builder.udiv(matrix.depth, inputs)) as loop:
         here = builder.gep(start, [builder.mul(loop.index, line)])
-        columns = [builder.gep(here, [ir.Constant(index, turn.words * LANES * v)]) for v in range(vectors)]
+        columns = [
+            builder.gep(here, [ir.Constant(index, turn.words * LANES * v)]) for v in range(vectors)
+        ]
         k = builder.mul(loop.index, inputs)
         turn.instructions(builder, columns, [builder.gep(source, [k]) for source in sources], sums)
     for row, pointers in zip(sums, places, strict=True):
@@ -215,7 +246,9 @@ def _word(builder: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
     return splat(builder, builder.load(builder.bitcast(pointer, _INT.as_pointer()), align=4))
 
 
-def _multiply(builder: ir.IRBuilder, columns: list[ir.Value], sources: list[ir.Value], sums: Sums) -> None:
+def _multiply(
+    builder: ir.IRBuilder, columns: list[ir.Value], sources: list[ir.Value], sums: Sums
+) -> None:
     loaded = [load_floats(builder, column) for column in columns]
     for source, row in zip(sources, sums, strict=True):
         value = splat(builder, builder.load(source))
@@ -223,7 +256,9 @@ def _multiply(builder: ir.IRBuilder, columns: list[ir.Value], sources: list[ir.V
             builder.store(fma(builder, column, value, builder.load(place)), place)
 
 
-def _widen_and_multiply(builder: ir.IRBuilder, columns: list[ir.Value], sources: list[ir.Value], sums: Sums) -> None:
+def _widen_and_multiply(
+    builder: ir.IRBuilder, columns: list[ir.Value], sources: list[ir.Value], sums: Sums
+) -> None:
     words = [_words(builder, column) for column in columns]
     shift, mask = ir.Constant(_INTS, [16] * LANES), ir.Constant(_INTS, [0xFFFF0000] * LANES)
     halves = [
@@ -237,22 +272,30 @@ def _widen_and_multiply(builder: ir.IRBuilder, columns: list[ir.Value], sources:
                 builder.store(fma(builder, column, value, builder.load(place)), place)
 
 
-def _dot(builder: ir.IRBuilder, columns: list[ir.Value], sources: list[ir.Value], sums: Sums) -> None:
+def _dot(
+    builder: ir.IRBuilder, columns: list[ir.Value], sources: list[ir.Value], sums: Sums
+) -> None:
     loaded = [builder.bitcast(_words(builder, column), _PAIRS) for column in columns]
     for source, row in zip(sources, sums, strict=True):
         value = builder.bitcast(_word(builder, source), _PAIRS)
         for column, place in zip(loaded, row, strict=True):
-            total = call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", builder.load(place), column, value)
+            total = call(
+                builder, "llvm.x86.avx512bf16.dpbf16ps.512", builder.load(place), column, value
+            )
             builder.store(total, place)
 
 
-def _whole_dot(builder: ir.IRBuilder, columns: list[ir.Value], sources: list[ir.Value], sums: Sums) -> None:
+def _whole_dot(
+    builder: ir.IRBuilder, columns: list[ir.Value], sources: list[ir.Value], sums: Sums
+) -> None:
     loaded = [_words(builder, column) for column in columns]
     for source, row in zip(sources, sums, strict=True):
         value = _word(builder, source)
         for column, place in zip(loaded, row, strict=True):
             before = builder.bitcast(builder.load(place), _INTS)
-            total = call(builder, "llvm.x86.avx512.vpdpbusd.512", before, value, column, result=_INTS)
+            total = call(
+                builder, "llvm.x86.avx512.vpdpbusd.512", before, value, column, result=_INTS
+            )
             builder.store(builder.bitcast(total, _FLOATS), place)
 
 
@@ -260,41 +303,60 @@ def _whole_dot(builder: ir.IRBuilder, columns: list[ir.Value], sources: list[ir.
 def put(_typing: Typing, array: types.Array, index: types.Integer, value: types.Type) -> Generated:
     """array.flat[index : index + 16] = vector, as the array's kind of number.
 
-    float32, or bfloat16 held as uint16; or, as uint8, units between -1 and 1 in steps of 1 / 127, with 128 for 0.
+    float32, or bfloat16 held as uint16; or, as uint8, units between -1 and 1 in steps of 1 / 127,
+    with 128 for 0.
     """
 
-    def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
+    def generate(
+        context: Context, builder: ir.IRBuilder, signature: Signature, args: Args
+    ) -> ir.Value:
         data: ir.Value = array_of(context, builder, signature.args[0], args[0]).data
         pointer = builder.gep(data, [args[1]])
         if signature.args[0].dtype == types.float32:
             store_floats(builder, pointer, args[2])
         elif signature.args[0].dtype == types.uint8:
-            steps, zero = (ir.Constant(_FLOATS, [value] * LANES) for value in (float(STEPS), float(ZERO)))
+            steps, zero = (
+                ir.Constant(_FLOATS, [value] * LANES) for value in (float(STEPS), float(ZERO))
+            )
             near = call(builder, "llvm.rint.v16f32", fma(builder, args[2], steps, zero))
             kind = ir.VectorType(ir.IntType(8), LANES)
             whole = builder.trunc(builder.fptosi(near, _INTS), kind)
             builder.store(whole, builder.bitcast(pointer, kind.as_pointer()), align=1)
         else:
             kind = ir.VectorType(BFLOAT, LANES)
-            builder.store(builder.fptrunc(args[2], kind), builder.bitcast(pointer, kind.as_pointer()), align=2)
+            builder.store(
+                builder.fptrunc(args[2], kind), builder.bitcast(pointer, kind.as_pointer()), align=2
+            )
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), generate
 
 
 @intrinsic
-def move(_typing: Typing, source: types.Array, at: types.Integer, target: types.Array, to: types.Integer) -> Generated:
-    """target.flat[to : to + 16] = source.flat[at : at + 16]; both arrays hold the same kind of number."""
+def move(
+    _typing: Typing, source: types.Array, at: types.Integer, target: types.Array, to: types.Integer
+) -> Generated:
+    """target.flat[to : to + 16] = source.flat[at : at + 16]; both arrays hold the same kind of
+    number.
+    """
     if source.dtype != target.dtype:
         raise TypeError(f"{source.dtype} cannot be moved to {target.dtype}")
 
-    def pointer(context: Context, builder: ir.IRBuilder, kind: Array, array: ir.Value, index: ir.Value) -> ir.Value:
+    def pointer(
+        context: Context, builder: ir.IRBuilder, kind: Array, array: ir.Value, index: ir.Value
+    ) -> ir.Value:
         place = builder.gep(array_of(context, builder, kind, array).data, [index])
         return builder.bitcast(place, ir.VectorType(place.type.pointee, LANES).as_pointer())
 
-    def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
-        loaded = builder.load(pointer(context, builder, signature.args[0], args[0], args[1]), align=1)
-        builder.store(loaded, pointer(context, builder, signature.args[2], args[2], args[3]), align=1)
+    def generate(
+        context: Context, builder: ir.IRBuilder, signature: Signature, args: Args
+    ) -> ir.Value:
+        loaded = builder.load(
+            pointer(context, builder, signature.args[0], args[0], args[1]), align=1
+        )
+        builder.store(
+            loaded, pointer(context, builder, signature.args[2], args[2], args[3]), align=1
+        )
         return context.get_dummy_value()
 
     return types.void(source, types.intp, target, types.intp), generate

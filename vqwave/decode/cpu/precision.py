@@ -26,14 +26,17 @@ def missing(precision: Precision) -> str | None:
 
 
 def numbers(precision: str) -> Precision:
-    """What is asked for -> what this processor can do: "auto" is the fastest that rounds floats alone; what is missing gives way
-    to bf16, with a note.
+    """What is asked for -> what this processor can do: "auto" is the fastest that rounds floats
+    alone; what is missing gives way to bf16, with a note.
 
     Raises UserInputError for an unknown name.
     """
     known = ("auto", *PRECISIONS)
     if precision not in known:
-        raise UserInputError(f"precision {precision!r}: expected one of {', '.join(known)}{nearest(precision, known)}")
+        raise UserInputError(
+            f"precision {precision!r}: expected one of"
+            f" {', '.join(known)}{nearest(precision, known)}"
+        )
     if precision == "auto":
         return "bf16" if missing("bf16-dot") else "bf16-dot"
     reason = missing(precision)

@@ -1,4 +1,6 @@
-"""Which instructions the CPU kernels are compiled for: the processor's, or what numba is told to take in their place."""
+"""Which instructions the CPU kernels are compiled for: the processor's, or what numba is told to
+take in their place.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ import llvmlite.binding
 def has(feature: str) -> bool:
     """Whether numba compiles for an instruction set, by LLVM's name for it, such as `avx512f`.
 
-    numba takes NUMBA_CPU_FEATURES ("+avx2,-avx512f"; empty: those that NUMBA_CPU_NAME implies) instead of the processor's own.
+    numba takes NUMBA_CPU_FEATURES ("+avx2,-avx512f"; empty: those that NUMBA_CPU_NAME implies)
+    instead of the processor's own.
     """
     told = os.environ.get("NUMBA_CPU_FEATURES")
     if told is not None:

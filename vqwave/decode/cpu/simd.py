@@ -1,10 +1,12 @@
-"""Sixteen float32 lanes inside numba: the few vector instructions that the decoding kernels are made of.
+"""Sixteen float32 lanes inside numba: the few vector instructions that the decoding kernels are
+made of.
 
-numba compiles scalars; these intrinsics hand it LLVM's own vectors, which LLVM turns into one AVX-512 register, two of AVX2
-or four of SSE and NEON. Nothing here is inline assembly. Arrays must be C-contiguous and are indexed flat.
+numba compiles scalars; these intrinsics hand it LLVM's own vectors, which LLVM turns into one
+AVX-512 register, two of AVX2 or four of SSE and NEON. Nothing here is inline assembly. Arrays must
+be C-contiguous and are indexed flat.
 
-One rule makes results equal, bit for bit, whatever the batch, the tile and the instruction set: an output is one chain of
-fused multiply-adds over the inputs in ascending order, begun at its bias.
+One rule makes results equal, bit for bit, whatever the batch, the tile and the instruction set: an
+output is one chain of fused multiply-adds over the inputs in ascending order, begun at its bias.
 """
 
 from __future__ import annotations
@@ -71,11 +73,15 @@ def fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Valu
 
 def splat(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     empty = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
-    return builder.shuffle_vector(builder.insert_element(empty, value, ir.Constant(_INT, 0)), empty, _ints(0))
+    return builder.shuffle_vector(
+        builder.insert_element(empty, value, ir.Constant(_INT, 0)), empty, _ints(0)
+    )
 
 
 def load_floats(builder: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
-    """Sixteen numbers from a pointer to float32, or to the upper halves of float32 (bfloat16), which are widened."""
+    """Sixteen numbers from a pointer to float32, or to the upper halves of float32 (bfloat16),
+    which are widened.
+    """
     if pointer.type.pointee == _FLOAT:
         return builder.load(builder.bitcast(pointer, _FLOATS.as_pointer()), align=4)
     halves = builder.load(builder.bitcast(pointer, _BF16S.as_pointer()), align=2)
@@ -87,16 +93,30 @@ def store_floats(builder: ir.IRBuilder, pointer: ir.Value, value: ir.Value) -> N
 
 
 def _clamp(builder: ir.IRBuilder, x: ir.Value, low: float, high: float) -> ir.Value:
-    return call(builder, "llvm.minnum.v16f32", call(builder, "llvm.maxnum.v16f32", x, _floats(low)), _floats(high))
+    return call(
+        builder,
+        "llvm.minnum.v16f32",
+        call(builder, "llvm.maxnum.v16f32", x, _floats(low)),
+        _floats(high),
+    )
 
 
 def _exp(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """e^x for |x| <= 87, else that of the bound; within 2 ulp. Cephes' expf: x = n ln 2 + r, a polynomial in r, 2^n by bits."""
+    """e^x for |x| <= 87, else that of the bound; within 2 ulp.
+
+    Cephes' expf: x = n ln 2 + r, a polynomial in r, 2^n by bits.
+    """
     x = _clamp(builder, x, -87.0, 87.0)
     n = call(builder, "llvm.rint.v16f32", builder.fmul(x, _floats(1.44269504)))
     r = fma(builder, n, _floats(2.12194440e-4), fma(builder, n, _floats(-0.693359375), x))
     p = _floats(1.9875691500e-4)
-    for coefficient in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+    for coefficient in (
+        1.3981999507e-3,
+        8.3334519073e-3,
+        4.1665795894e-2,
+        1.6666665459e-1,
+        5.0000001201e-1,
+    ):
         p = fma(builder, p, r, _floats(coefficient))
     p = fma(builder, p, builder.fmul(r, r), builder.fadd(r, _floats(1.0)))
     exponent = builder.shl(builder.add(builder.fptosi(n, _INTS), _ints(127)), _ints(23))
@@ -104,8 +124,11 @@ def _exp(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 
 def _exp2(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """2^x for |x| < 126: 2^n by bits, times a polynomial in r = x - n, |r| <= 1/2, within 1e-7 (minimax, begun at 1)."""
-    magic = _floats(12582912.0)  # 1.5 * 2^23: what is added to it is rounded to a whole number, in its low bits
+    """2^x for |x| < 126: 2^n by bits, times a polynomial in r = x - n, |r| <= 1/2, within 1e-7
+    (minimax, begun at 1).
+    """
+    # 1.5 * 2^23: what is added to it is rounded to a whole number, in its low bits
+    magic = _floats(12582912.0)
     shifted = builder.fadd(x, magic)
     r = builder.fsub(x, builder.fsub(shifted, magic))
     p = _floats(1.32647e-3)
@@ -123,7 +146,9 @@ def array_of(context: Context, builder: ir.IRBuilder, kind: types.Array, value: 
 def load(_typing: Typing, array: types.Array, index: types.Integer) -> Generated:
     """array.flat[index : index + 16] -> vector; float32, or bfloat16 held as uint16."""
 
-    def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
+    def generate(
+        context: Context, builder: ir.IRBuilder, signature: Signature, args: Args
+    ) -> ir.Value:
         data = array_of(context, builder, signature.args[0], args[0]).data
         return load_floats(builder, builder.gep(data, [args[1]]))
 
@@ -132,21 +157,31 @@ def load(_typing: Typing, array: types.Array, index: types.Integer) -> Generated
 
 @intrinsic
 def load_whole(_typing: Typing, array: types.Array, index: types.Integer) -> Generated:
-    """The bits of array.flat[index : index + 16], float32, as whole numbers -> vector of these numbers."""
+    """The bits of array.flat[index : index + 16], float32, as whole numbers -> vector of these
+    numbers.
+    """
 
-    def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
+    def generate(
+        context: Context, builder: ir.IRBuilder, signature: Signature, args: Args
+    ) -> ir.Value:
         data = array_of(context, builder, signature.args[0], args[0]).data
-        found = builder.load(builder.bitcast(builder.gep(data, [args[1]]), _INTS.as_pointer()), align=4)
+        found = builder.load(
+            builder.bitcast(builder.gep(data, [args[1]]), _INTS.as_pointer()), align=4
+        )
         return builder.sitofp(found, _FLOATS)
 
     return VECTOR(array, types.intp), generate
 
 
 @intrinsic
-def store(_typing: Typing, array: types.Array, index: types.Integer, value: VectorType) -> Generated:
+def store(
+    _typing: Typing, array: types.Array, index: types.Integer, value: VectorType
+) -> Generated:
     """array.flat[index : index + 16] = vector."""
 
-    def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
+    def generate(
+        context: Context, builder: ir.IRBuilder, signature: Signature, args: Args
+    ) -> ir.Value:
         data = array_of(context, builder, signature.args[0], args[0]).data
         store_floats(builder, builder.gep(data, [args[1]]), args[2])
         return context.get_dummy_value()
@@ -183,14 +218,18 @@ def fused_scalar(_typing: Typing, _a: types.Float, _b: types.Float, _c: types.Fl
 
 @intrinsic
 def larger(_typing: Typing, _a: VectorType, _b: VectorType) -> Generated:
-    return VECTOR(VECTOR, VECTOR), lambda _c, builder, _s, args: call(builder, "llvm.maxnum.v16f32", *args)
+    return VECTOR(VECTOR, VECTOR), lambda _c, builder, _s, args: call(
+        builder, "llvm.maxnum.v16f32", *args
+    )
 
 
 @intrinsic
 def largest(_typing: Typing, _x: VectorType) -> Generated:
     """The largest lane."""
 
-    def generate(_context: Context, builder: ir.IRBuilder, _signature: Signature, args: Args) -> ir.Value:
+    def generate(
+        _context: Context, builder: ir.IRBuilder, _signature: Signature, args: Args
+    ) -> ir.Value:
         return call(builder, "llvm.vector.reduce.fmax.v16f32", args[0], result=_FLOAT)
 
     return types.float32(VECTOR), generate
@@ -200,7 +239,9 @@ def largest(_typing: Typing, _x: VectorType) -> Generated:
 def total(_typing: Typing, _x: VectorType) -> Generated:
     """The sum of the lanes, halves added to halves: always in this order."""
 
-    def generate(_context: Context, builder: ir.IRBuilder, _signature: Signature, args: Args) -> ir.Value:
+    def generate(
+        _context: Context, builder: ir.IRBuilder, _signature: Signature, args: Args
+    ) -> ir.Value:
         x, half = args[0], LANES // 2
         while half:
             swap = ir.Constant(_INTS, [(lane + half) % LANES for lane in range(LANES)])
@@ -211,10 +252,14 @@ def total(_typing: Typing, _x: VectorType) -> Generated:
 
 
 @intrinsic
-def exp_scaled(_typing: Typing, _x: VectorType, _shift: types.Float, _scale: types.Float) -> Generated:
+def exp_scaled(
+    _typing: Typing, _x: VectorType, _shift: types.Float, _scale: types.Float
+) -> Generated:
     """exp((x - shift) scale)."""
 
-    def generate(_context: Context, builder: ir.IRBuilder, _signature: Signature, args: Args) -> ir.Value:
+    def generate(
+        _context: Context, builder: ir.IRBuilder, _signature: Signature, args: Args
+    ) -> ir.Value:
         shifted = builder.fsub(args[0], splat(builder, args[1]))
         return _exp(builder, builder.fmul(shifted, splat(builder, args[2])))
 
@@ -223,19 +268,31 @@ def exp_scaled(_typing: Typing, _x: VectorType, _shift: types.Float, _scale: typ
 
 @intrinsic
 def gated(_typing: Typing, _filter: VectorType, _gate: VectorType) -> Generated:
-    """tanh(filter) sigmoid(gate) = (1 - a) / ((1 + a)(1 + b)) with a = exp(-2 filter), b = exp(-gate): one division for both."""
+    """tanh(filter) sigmoid(gate) = (1 - a) / ((1 + a)(1 + b)) with a = exp(-2 filter), b =
+    exp(-gate): one division for both.
+    """
 
-    def generate(_context: Context, builder: ir.IRBuilder, _signature: Signature, args: Args) -> ir.Value:
+    def generate(
+        _context: Context, builder: ir.IRBuilder, _signature: Signature, args: Args
+    ) -> ir.Value:
         one = _floats(1.0)
-        a = _exp2(builder, builder.fmul(_clamp(builder, args[0], -15.0, 15.0), _floats(-2.88539008)))
-        b = _exp2(builder, builder.fmul(_clamp(builder, args[1], -80.0, 80.0), _floats(-1.44269504)))
-        return builder.fdiv(builder.fsub(one, a), builder.fmul(builder.fadd(one, a), builder.fadd(one, b)))
+        a = _exp2(
+            builder, builder.fmul(_clamp(builder, args[0], -15.0, 15.0), _floats(-2.88539008))
+        )
+        b = _exp2(
+            builder, builder.fmul(_clamp(builder, args[1], -80.0, 80.0), _floats(-1.44269504))
+        )
+        return builder.fdiv(
+            builder.fsub(one, a), builder.fmul(builder.fadd(one, a), builder.fadd(one, b))
+        )
 
     return VECTOR(VECTOR, VECTOR), generate
 
 
 def row_pointers(builder: ir.IRBuilder, array: Array, start: ir.Value, rows: int) -> list[ir.Value]:
-    """Pointers into `rows` consecutive rows of an array (B, ..., C), the first at flat index `start`."""
+    """Pointers into `rows` consecutive rows of an array (B, ..., C), the first at flat index
+    `start`.
+    """
     stride = cgutils.unpack_tuple(builder, array.shape)[-1]
     pointers = [builder.gep(array.data, [start])]
     for _ in range(rows - 1):

@@ -1,7 +1,9 @@
-"""The CUDA back-end's face: torch in, torch out. Its tests also run it on the CPU, with TRITON_INTERPRET=1, slowly.
+"""The CUDA back-end's face: torch in, torch out.
 
-A stream's samples depend neither on its batch nor on how its time is cut; on another device than the reference's they agree
-with it up to rounding.
+Its tests also run it on the CPU, with TRITON_INTERPRET=1, slowly.
+
+A stream's samples depend neither on its batch nor on how its time is cut; on another device than
+the reference's they agree with it up to rounding.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ BLOCK = 32  # outputs of one program of the projection
 
 
 class Decoder:
-    """Streams of one network under way, in device memory: each call carries on where the last one stopped."""
+    """Streams of one network under way, in device memory: each call carries on where the last one
+    stopped.
+    """
 
     def __init__(
         self,
@@ -44,7 +48,9 @@ class Decoder:
         tile: int = TILE,
         limit: int | None = None,
     ) -> None:
-        """streams (B,) number the utterances; condition of B utterances, or of one for all. Raises UserInputError.
+        """streams (B,) number the utterances; condition of B utterances, or of one for all.
+
+        Raises UserInputError.
 
         `limit`: bytes of shared memory that a program may take, by default what the device has.
         """
@@ -62,30 +68,45 @@ class Decoder:
         self.state = self._silent(len(streams))
 
     def set_condition(self, features: Tensor, first: Tensor) -> None:
-        """From now on the streams are told columns (B, F, H), numbered from `first` (B,) on; those told before are forgotten."""
+        """From now on the streams are told columns (B, F, H), numbered from `first` (B,) on; those
+        told before are forgotten.
+        """
         self.features = self._padded(torch.as_tensor(features))
         self.first = torch.as_tensor(first).to(self.device, torch.int64)
 
     def restart(self, row: int, stream: int) -> None:
-        """Row `row` becomes utterance number `stream`, before its first sample; the other rows do not notice."""
+        """Row `row` becomes utterance number `stream`, before its first sample; the other rows do
+        not notice.
+        """
         self.streams[row] = stream
         self.state.rings[row], self.state.time[row], self.state.heard[row] = 0.0, 0, self._silence()
 
     def prefill(self, x: Tensor, *, keep: bool = False) -> Tensor:
-        """Go over given samples x (B, n) -> the head's parameters at each of them (B, C, n), or nothing unless `keep`."""
+        """Go over given samples x (B, n) -> the head's parameters at each of them (B, C, n), or
+        nothing unless `keep`.
+        """
         channels = self.wavenet.head.channels
         parts = [torch.zeros(len(x), 0, channels, device=self.device)]
         for stretch in self._advance(x.shape[1], self._as_heard(x), Task(forced=True, keep=keep)):
             parts += [stretch.params[..., :channels]] * keep
         return torch.cat(parts, 1).transpose(1, 2)
 
-    def sample(self, count: int, seed: int = 0, temperature: Temperature = 1.0, lengths: Tensor | None = None) -> Iterator[Tensor]:
+    def sample(
+        self,
+        count: int,
+        seed: int = 0,
+        temperature: Temperature = 1.0,
+        lengths: Tensor | None = None,
+    ) -> Iterator[Tensor]:
         """The next `count` samples, in chunks: waveforms (B, n) float32, on the network's device.
 
-        A stream of which `lengths` (B,) says less than `count` stops there, costs no more memory traffic, and is 0 from then on.
+        A stream of which `lengths` (B,) says less than `count` stops there, costs no more memory
+        traffic, and is 0 from then on.
         """
         left = torch.full((len(self.streams),), count) if lengths is None else lengths
-        for stretch in self._advance(count, None, Task(forced=False, keep=False), seed, temperature, left):
+        for stretch in self._advance(
+            count, None, Task(forced=False, keep=False), seed, temperature, left
+        ):
             wave = self._as_wave(stretch.drawn)
             yield wave * (torch.arange(wave.shape[1], device=self.device) < stretch.left[:, None])
 
@@ -93,17 +114,36 @@ class Decoder:
         """A copy of all that the streams remember, by name; rings of bfloat16 as 16-bit words."""
         rings = self.state.rings
         words = rings.view(torch.int16) if rings.dtype == torch.bfloat16 else rings
-        return {name: np.array(x.cpu().numpy()) for name, x in self.state._replace(rings=words)._asdict().items()}
+        return {
+            name: np.array(x.cpu().numpy())
+            for name, x in self.state._replace(rings=words)._asdict().items()
+        }
 
     def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
-        """Goes on where the decoder of the same network and streams stood that gave these arrays; others: UserInputError."""
-        given = {name: torch.from_numpy(np.array(arrays[name])) for name in State._fields if name in arrays}
+        """Goes on where the decoder of the same network and streams stood that gave these arrays;
+        others: UserInputError.
+        """
+        given = {
+            name: torch.from_numpy(np.array(arrays[name]))
+            for name in State._fields
+            if name in arrays
+        }
         rings = self.state.rings
-        if "rings" in given and rings.dtype == torch.bfloat16 and given["rings"].dtype == torch.int16:
+        if (
+            "rings" in given
+            and rings.dtype == torch.bfloat16
+            and given["rings"].dtype == torch.int16
+        ):
             given["rings"] = given["rings"].view(torch.bfloat16)
         for name, own in self.state._asdict().items():
-            if name not in given or (given[name].shape, given[name].dtype) != (own.shape, own.dtype):
-                raise UserInputError(f"{name}: this state was saved by another decoder, expected one of this network and back-end")
+            if name not in given or (given[name].shape, given[name].dtype) != (
+                own.shape,
+                own.dtype,
+            ):
+                raise UserInputError(
+                    f"{name}: this state was saved by another decoder, expected one of this network"
+                    " and back-end"
+                )
         for name, own in self.state._asdict().items():
             own.copy_(given[name])
 
@@ -116,7 +156,9 @@ class Decoder:
         temperature: Temperature = 1.0,
         left: Tensor | None = None,
     ) -> Iterator[ChunkIO]:
-        """`given` (B, count) to hear, or None to draw; a launch for each piece that fits into `ROOM`."""
+        """`given` (B, count) to hear, or None to draw; a launch for each piece that fits into
+        `ROOM`.
+        """
         step, B = self._steps(keep=task.keep), len(self.streams)
         left = torch.full((B,), count) if left is None else left
         signed = checked_seed(seed) - (1 << 64) * (seed >> 63)  # the same 64 bits
@@ -126,7 +168,11 @@ class Decoder:
                 left=(left.to(self.device) - first).clamp(0, n).int(),
                 streams=self.streams,
                 seed=torch.tensor([signed], device=self.device),
-                given=torch.zeros(1, device=self.device) if given is None else given[:, first : first + n].contiguous(),
+                given=(
+                    torch.zeros(1, device=self.device)
+                    if given is None
+                    else given[:, first : first + n].contiguous()
+                ),
                 drawn=torch.zeros((B, n) if given is None else 1, device=self.device),
                 params=torch.zeros((B, n, self.shape.out) if task.keep else 1, device=self.device),
             )
@@ -140,23 +186,31 @@ class Decoder:
         B, width = len(self.streams), len(self.weights.dilated_bias)
         empty = torch.zeros(1, device=self.device)
         told = ConditionWindow(
-            torch.zeros(B, 1, width, device=self.device, dtype=self.weights.dilated.dtype), self.state.time.int()
+            torch.zeros(B, 1, width, device=self.device, dtype=self.weights.dilated.dtype),
+            self.state.time.int(),
         )
-        stretch = ChunkIO(self.state.time.int(), self.streams, self.streams[:1], empty, empty, empty)
-        return cuda_kernel.decode.warmup(*self._arguments(1, told, stretch, task, 1.0), grid=(1,), num_warps=WARPS)
+        stretch = ChunkIO(
+            self.state.time.int(), self.streams, self.streams[:1], empty, empty, empty
+        )
+        return cuda_kernel.decode.warmup(
+            *self._arguments(1, told, stretch, task, 1.0), grid=(1,), num_warps=WARPS
+        )
 
     def _launch(self, n: int, stretch: ChunkIO, task: Task, temperature: Temperature) -> None:
         programs = -(-len(self.streams) // self.tuning.tile)
         arguments = self._arguments(n, self._told(n), stretch, task, temperature)
         cuda_kernel.decode[(programs,)](*arguments, num_warps=WARPS)
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # a Ctrl-C ends with this stretch; one launch's gap is nothing beside it
+            # a Ctrl-C ends with this stretch; one launch's gap is nothing beside it
+            torch.cuda.synchronize(self.device)
 
     def _current(self) -> AbstractContextManager:
         """Triton launches on the current device: makes that the network's."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
-    def _arguments(self, n: int, told: ConditionWindow, stretch: ChunkIO, task: Task, temperature: Temperature) -> tuple:
+    def _arguments(
+        self, n: int, told: ConditionWindow, stretch: ChunkIO, task: Task, temperature: Temperature
+    ) -> tuple:
         temperatures = checked_temperatures(temperature)
         return (
             self.weights,
@@ -181,7 +235,9 @@ class Decoder:
         first = (self.state.time // self.hold - self.first).clamp(0, columns - 1)  # (B,)
         wanted = min((count - 1) // self.hold + 2, columns)
         index = (first[:, None] + torch.arange(wanted, device=device)).clamp(max=columns - 1)
-        features = self.features.gather(1, index[..., None].expand(-1, -1, self.features.shape[2])).contiguous()
+        features = self.features.gather(
+            1, index[..., None].expand(-1, -1, self.features.shape[2])
+        ).contiguous()
         place = (self.state.time - (self.first + first) * self.hold).clamp(0, 1 << 30)
         B, n, depth = features.shape
         width = len(self.weights.dilated_bias)
@@ -209,13 +265,17 @@ class Decoder:
     def _padded(self, features: Tensor) -> Tensor:
         """features (B, F, H) on the device, their channels padded as the projection's are."""
         missing = len(self.projection) - features.shape[2]
-        return torch.nn.functional.pad(features.detach().to(self.device, torch.float32), (0, missing))
+        return torch.nn.functional.pad(
+            features.detach().to(self.device, torch.float32), (0, missing)
+        )
 
     def _silent(self, streams: int) -> State:
         """Before the first sample: zeros in all rings; the network hears silence first."""
         slots, device = self.shape.slots, self.device
         return State(
-            rings=torch.zeros(streams, slots, self.shape.residual, device=device, dtype=self.weights.dilated.dtype),
+            rings=torch.zeros(
+                streams, slots, self.shape.residual, device=device, dtype=self.weights.dilated.dtype
+            ),
             heard=torch.full((streams,), self._silence(), device=device),
             time=torch.zeros(streams, dtype=torch.int64, device=device),
         )
@@ -238,7 +298,11 @@ class Decoder:
         return x if self.wavenet.head.continuous else self.wavenet.head.encode(x).float()
 
     def _as_wave(self, heard: Tensor) -> Tensor:
-        return heard if self.wavenet.head.continuous else self.wavenet.head.decode(heard.long()).float()
+        return (
+            heard
+            if self.wavenet.head.continuous
+            else self.wavenet.head.decode(heard.long()).float()
+        )
 
 
 def sample_wavenet(
@@ -255,9 +319,11 @@ def sample_wavenet(
     lengths: Tensor | None = None,
     tile: int = TILE,
 ) -> Tensor:
-    """What `reference.sample_wavenet` draws, up to the rounding of the weights' type: (B, samples) float32.
+    """What `reference.sample_wavenet` draws, up to the rounding of the weights' type: (B, samples)
+    float32.
 
-    `lengths` (B,): a stream is over after so many samples, and 0 from there on. Raises UserInputError for widths that do not fit.
+    `lengths` (B,): a stream is over after so many samples, and 0 from there on. Raises
+    UserInputError for widths that do not fit.
     """
     decoder = Decoder(wavenet, condition, streams, weights=weights, tile=tile)
     if prime is not None:
@@ -278,6 +344,8 @@ def score_wavenet(
     weights: Precision = "bf16",
     tile: int = TILE,
 ) -> Tensor:
-    """Teacher-forced, with the very kernel that samples: x (B, T) -> the head's parameters (B, C, T), for `wavenet.head`."""
+    """Teacher-forced, with the very kernel that samples: x (B, T) -> the head's parameters (B, C,
+    T), for `wavenet.head`.
+    """
     decoder = Decoder(wavenet, condition, torch.arange(len(x)), weights=weights, tile=tile)
     return decoder.prefill(x, keep=True)

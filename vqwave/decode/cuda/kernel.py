@@ -1,8 +1,10 @@
-"""The CUDA kernel: one program keeps a tile of streams from their first sample to their last, and nothing is launched between.
+"""The CUDA kernel: one program keeps a tile of streams from their first sample to their last, and
+nothing is launched between.
 
-A program's weights come past it from the second-level cache, once a sample for all its streams; its activations never leave
-the chip; each layer's past lies in a ring in global memory. A barrier a sample is all that its threads wait for: within a
-sample no ring slot is both read and written. A stream's arithmetic depends neither on its place in the tile nor on the others.
+A program's weights come past it from the second-level cache, once a sample for all its streams; its
+activations never leave the chip; each layer's past lies in a ring in global memory. A barrier a
+sample is all that its threads wait for: within a sample no ring slot is both read and written. A
+stream's arithmetic depends neither on its place in the tile nor on the others.
 """
 
 from __future__ import annotations
@@ -18,13 +20,18 @@ from vqwave.decode.cuda.packing import Weights
 
 CATEGORICAL = tl.constexpr(plan.CATEGORICAL)
 GAUSSIAN = tl.constexpr(plan.GAUSSIAN)
-TO_EVEN = tl.constexpr(12582912.0)  # 1.5 * 2**23: adding and taking it away rounds to the nearest integer, ties to even
+# 1.5 * 2**23: adding and taking it away rounds to the nearest integer, ties to even
+TO_EVEN = tl.constexpr(12582912.0)
 
 
 class State(NamedTuple):
-    """All that B streams must remember between samples; each stream's part stands alone, in row b of every tensor."""
+    """All that B streams must remember between samples; each stream's part stands alone, in row b
+    of every tensor.
+    """
 
-    rings: Tensor  # (B, slots, R) in the weights' type: for each layer its last inputs, that of sample t in slot t mod length
+    # (B, slots, R) in the weights' type: for each layer its last inputs, that of sample t in slot t
+    # mod length
+    rings: Tensor
     heard: Tensor  # (B,) float32, the last sample: a class number or an amplitude
     time: Tensor  # (B,) int64, samples heard
 
@@ -32,7 +39,9 @@ class State(NamedTuple):
 class ConditionWindow(NamedTuple):
     """What B streams are told over a stretch of time."""
 
-    columns: Tensor  # (B, N, L 2G) float32, projected, with the bias of the dilated convolution; the last one holds for ever
+    # (B, N, L 2G) float32, projected, with the bias of the dilated convolution; the last one holds
+    # for ever
+    columns: Tensor
     place: Tensor  # (B,) int32, how many samples ago each stream's first column began
 
 
@@ -65,7 +74,9 @@ def matrix(start: tl.tensor, rows: tl.constexpr, columns: tl.constexpr) -> tl.te
 
 @triton.jit
 def embed_input(weights: Weights, last: tl.tensor, shape: tl.constexpr) -> tl.tensor:
-    """last (tile,) class numbers or amplitudes -> the residual channels that enter the first layer, (tile, R)."""
+    """last (tile,) class numbers or amplitudes -> the residual channels that enter the first layer,
+    (tile, R).
+    """
     r = tl.arange(0, shape.residual)
     if shape.family == CATEGORICAL:
         return tl.load(weights.heard + last.to(tl.int32)[:, None] * shape.residual + r[None, :])
@@ -76,7 +87,10 @@ def embed_input(weights: Weights, last: tl.tensor, shape: tl.constexpr) -> tl.te
 
 @triton.jit
 def gated(a: tl.tensor, tile: tl.constexpr, gate: tl.constexpr) -> tl.tensor:
-    """tanh(f) sigmoid(g), of f and g side by side: (tile, 2G) -> (tile, G). van den Oord et al., 2016, eq. 5."""
+    """tanh(f) sigmoid(g), of f and g side by side: (tile, 2G) -> (tile, G).
+
+    van den Oord et al., 2016, eq. 5.
+    """
     f, g = tl.split(tl.reshape(a, (tile, gate, 2)))
     return (2.0 * tl.sigmoid(2.0 * f) - 1.0) * tl.sigmoid(g)
 
@@ -94,15 +108,20 @@ def layer(
     shape: tl.constexpr,
     tuning: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
-    """One layer: x (tile, R), the sum of skips (tile, S) before -> after; rings and column (tile, 1) point to each stream's."""
+    """One layer: x (tile, R), the sum of skips (tile, S) before -> after; rings and column (tile,
+    1) point to each stream's.
+    """
     R: tl.constexpr = shape.residual
     W: tl.constexpr = 2 * shape.gate
     dilation = 1 << (number % shape.cycle)
-    before = number // shape.cycle * ((1 << shape.cycle) - 1) + dilation - 1  # dilations of the layers before
+    # dilations of the layers before
+    before = number // shape.cycle * ((1 << shape.cycle) - 1) + dilation - 1
     ring = rings + before * shape.span * R + tl.arange(0, R)[None, :]
     last_slot = dilation * shape.span - 1  # a mask: all ones
     taps = weights.dilated + number * shape.kernel * R * W
-    a = tl.load(column + number * W + tl.arange(0, W)[None, :], mask=alive, other=0.0).to(tl.float32)
+    a = tl.load(column + number * W + tl.arange(0, W)[None, :], mask=alive, other=0.0).to(
+        tl.float32
+    )
     for tap in tl.static_range(shape.kernel - 1):
         slot = (now - (shape.kernel - 1 - tap) * dilation) & last_slot
         past = tl.load(ring + slot[:, None] * R, mask=alive, other=0.0)
@@ -112,23 +131,49 @@ def layer(
         tl.store(ring + (now & last_slot)[:, None] * R, x.to(rings.dtype.element_ty), mask=alive)
     z = gated(a, tuning.tile, shape.gate).to(weights.residual.dtype.element_ty)
     bias = tl.load(weights.residual_bias + number * R + tl.arange(0, R))
-    x = product(z, matrix(weights.residual + number * shape.gate * R, shape.gate, R), x + bias[None, :], tuning)
+    x = product(
+        z,
+        matrix(weights.residual + number * shape.gate * R, shape.gate, R),
+        x + bias[None, :],
+        tuning,
+    )
     if shape.skip > 0:
-        skip = product(z, matrix(weights.skip + number * shape.gate * shape.skip, shape.gate, shape.skip), skip, tuning)
+        skip = product(
+            z,
+            matrix(weights.skip + number * shape.gate * shape.skip, shape.gate, shape.skip),
+            skip,
+            tuning,
+        )
     return x, skip
 
 
 @triton.jit
-def read_out(weights: Weights, x: tl.tensor, shape: tl.constexpr, tuning: tl.constexpr) -> tl.tensor:
-    """ReLU - 1x1 - ReLU - 1x1: (tile, S or R) -> the head's parameters (tile, C); some hidden channels at a time."""
+def read_out(
+    weights: Weights, x: tl.tensor, shape: tl.constexpr, tuning: tl.constexpr
+) -> tl.tensor:
+    """ReLU - 1x1 - ReLU - 1x1: (tile, S or R) -> the head's parameters (tile, C); some hidden
+    channels at a time.
+    """
     x = tl.maximum(x, 0.0).to(weights.hidden.dtype.element_ty)
     i, h, c = tl.arange(0, shape.read), tl.arange(0, tuning.hidden), tl.arange(0, shape.out)
-    out = tl.full((tuning.tile, shape.out), 0.0, tl.float32) + tl.load(weights.out_bias + c)[None, :]
+    out = (
+        tl.full((tuning.tile, shape.out), 0.0, tl.float32) + tl.load(weights.out_bias + c)[None, :]
+    )
     for first in tl.range(0, shape.hidden, tuning.hidden, num_stages=tuning.stages):
         bias = tl.load(weights.hidden_bias + first + h)
         hidden = tl.full((tuning.tile, tuning.hidden), 0.0, tl.float32) + bias[None, :]
-        hidden = product(x, tl.load(weights.hidden + i[:, None] * shape.hidden + (first + h)[None, :]), hidden, tuning)
-        out = product(tl.maximum(hidden, 0.0), matrix(weights.out + first * shape.out, tuning.hidden, shape.out), out, tuning)
+        hidden = product(
+            x,
+            tl.load(weights.hidden + i[:, None] * shape.hidden + (first + h)[None, :]),
+            hidden,
+            tuning,
+        )
+        out = product(
+            tl.maximum(hidden, 0.0),
+            matrix(weights.out + first * shape.out, tuning.hidden, shape.out),
+            out,
+            tuning,
+        )
     return out
 
 
@@ -140,7 +185,9 @@ def unit(word: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def choose(weight: tl.tensor, u: tl.tensor, choices: tl.constexpr) -> tl.tensor:
-    """Inverse CDF: weights (tile, C) of the choices, zero for padding, and u (tile,) -> a choice each, int32."""
+    """Inverse CDF: weights (tile, C) of the choices, zero for padding, and u (tile,) -> a choice
+    each, int32.
+    """
     reached = tl.cumsum(weight, 1)
     threshold = u * tl.sum(weight, 1)
     return tl.minimum(tl.sum((reached <= threshold[:, None]).to(tl.int32), 1), choices - 1)
@@ -162,9 +209,17 @@ def draw(
     scale: tl.tensor,
     shape: tl.constexpr,
 ) -> tl.tensor:
-    """What each stream hears next, (tile,) float32: as in `distributions.py`, from the words of `philox.py`."""
+    """What each stream hears next, (tile,) float32: as in `distributions.py`, from the words of
+    `philox.py`.
+    """
     high = (stream >> 32).to(tl.int32)
-    a, b, c, _ = tl.philox(tl.load(stretch.seed), time.to(tl.int32), stream.to(tl.int32), (time >> 32).to(tl.int32), high)
+    a, b, c, _ = tl.philox(
+        tl.load(stretch.seed),
+        time.to(tl.int32),
+        stream.to(tl.int32),
+        (time >> 32).to(tl.int32),
+        high,
+    )
     channel = tl.arange(0, shape.out)[None, :]
     location = tl.zeros_like(high)
     if shape.choices > 1:
@@ -176,7 +231,9 @@ def draw(
     else:
         if shape.choices > 1:
             location += shape.choices
-        log_scale = tl.maximum(pick(params, location + shape.choices, shape.out), shape.min_log_scale)
+        log_scale = tl.maximum(
+            pick(params, location + shape.choices, shape.out), shape.min_log_scale
+        )
         if shape.family == GAUSSIAN:
             standard = tl.sqrt(-2.0 * tl.log(unit(b))) * tl.cos(6.283185307179586 * unit(c))
         else:
@@ -184,11 +241,14 @@ def draw(
         x = pick(params, location, shape.out) + tl.exp(log_scale) * scale * standard
         x = tl.minimum(tl.maximum(x, -1.0), 1.0)
         if shape.level > 0.0:
-            x = tl.minimum((x * (1.0 / shape.level) + TO_EVEN - TO_EVEN) * shape.level, 1.0 - shape.level)
+            x = tl.minimum(
+                (x * (1.0 / shape.level) + TO_EVEN - TO_EVEN) * shape.level, 1.0 - shape.level
+            )
         return x
 
 
-@triton.jit(do_not_specialize=["B", "T", "N", "hold"])  # else another batch or length would be compiled anew
+# else another batch or length would be compiled anew
+@triton.jit(do_not_specialize=["B", "T", "N", "hold"])
 def decode(
     weights: Weights,
     state: State,
@@ -205,7 +265,9 @@ def decode(
     task: tl.constexpr,
     tuning: tl.constexpr,
 ) -> None:
-    """Moves B streams on by T samples, or by fewer where fewer are left; N columns of `hold` samples each are told."""
+    """Moves B streams on by T samples, or by fewer where fewer are left; N columns of `hold`
+    samples each are told.
+    """
     b = tl.program_id(0) * tuning.tile + tl.arange(0, tuning.tile)
     inside = b < B
     row = b.to(tl.int64)
@@ -220,23 +282,33 @@ def decode(
         x = embed_input(weights, last, shape)
         at = row * N + tl.minimum((place + t) // hold, N - 1)
         column = told.columns + (at * (shape.layers * 2 * shape.gate))[:, None]
-        skip = tl.full((tuning.tile, shape.read), 0.0, tl.float32) + tl.load(weights.skip_bias + tl.arange(0, shape.read))[None, :]
+        skip = (
+            tl.full((tuning.tile, shape.read), 0.0, tl.float32)
+            + tl.load(weights.skip_bias + tl.arange(0, shape.read))[None, :]
+        )
         now = (time + t).to(tl.int32)
         for number in tl.range(0, shape.layers, num_stages=tuning.stages):
-            x, skip = layer(weights, number, rings, column, x, skip, now, alive[:, None], shape, tuning)
+            x, skip = layer(
+                weights, number, rings, column, x, skip, now, alive[:, None], shape, tuning
+            )
         if shape.skip == 0:
             skip = x
         params = read_out(weights, skip, shape, tuning)
         if task.keep:
             c = tl.arange(0, shape.out)
-            tl.store(stretch.params + ((row * T + t) * shape.out)[:, None] + c[None, :], params, mask=alive[:, None])
+            tl.store(
+                stretch.params + ((row * T + t) * shape.out)[:, None] + c[None, :],
+                params,
+                mask=alive[:, None],
+            )
         if task.forced:
             following = tl.load(stretch.given + row * T + t, mask=alive, other=0.0)
         else:
             following = draw(params, stretch, stream, time + t, temperature, scale, shape)
             tl.store(stretch.drawn + row * T + t, following, mask=alive)
         last = tl.where(alive, following, last)
-        tl.debug_barrier()  # what this sample put into the rings, the next one reads in other threads
+        # what this sample put into the rings, the next one reads in other threads
+        tl.debug_barrier()
     tl.store(state.heard + b, last, mask=inside)
     tl.store(state.time + b, time + left, mask=inside)
 
@@ -253,7 +325,9 @@ def project(
     tile: tl.constexpr,
     block: tl.constexpr,
 ) -> None:
-    """features (rows, depth) -> columns (rows, width): every layer's projection plus its bias, whatever else is in the batch."""
+    """features (rows, depth) -> columns (rows, width): every layer's projection plus its bias,
+    whatever else is in the batch.
+    """
     row = (tl.program_id(0) * tile + tl.arange(0, tile)).to(tl.int64)
     w = tl.program_id(1) * block + tl.arange(0, block)
     inside = row[:, None] < rows
@@ -261,13 +335,19 @@ def project(
     for first in range(0, depth, 16):
         k = first + tl.arange(0, 16)
         x = tl.load(features + row[:, None] * depth + k[None, :], mask=inside, other=0.0)
-        y = tl.dot(x, tl.load(projection + k[:, None] * width + w[None, :]), y, input_precision="ieee")
-    tl.store(columns + row[:, None] * width + w[None, :], y.to(columns.dtype.element_ty), mask=inside)
+        y = tl.dot(
+            x, tl.load(projection + k[:, None] * width + w[None, :]), y, input_precision="ieee"
+        )
+    tl.store(
+        columns + row[:, None] * width + w[None, :], y.to(columns.dtype.element_ty), mask=inside
+    )
 
 
 @triton.jit(do_not_specialize=["words", "turns"])
 def fetch(numbers: tl.tensor, sums: tl.tensor, words: int, turns: int, block: tl.constexpr) -> None:
-    """Reads all `numbers` (words,) int32 `turns` times, from the second-level cache: what bringing weights costs by itself."""
+    """Reads all `numbers` (words,) int32 `turns` times, from the second-level cache: what bringing
+    weights costs by itself.
+    """
     total = tl.full((block,), 0, tl.int32)
     for _ in range(turns):
         for first in range(0, words, block):

@@ -1,4 +1,6 @@
-"""What the CUDA kernel reads: the plan's weights in powers of two, filter beside gate, on the device."""
+"""What the CUDA kernel reads: the plan's weights in powers of two, filter beside gate, on the
+device.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +19,22 @@ from vqwave.models.wavenet import WaveNet
 from vqwave.nn.wavenet import StackSpec
 
 SMALLEST = 16  # a tensor core multiplies tiles of 16: no width is less
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "bf16-dot": torch.bfloat16}  # tensor cores know no other bf16
+# tensor cores know no other bf16
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "bf16-dot": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes that a kernel is compiled for. Widths are powers of two; a stack without skips has skip = 0."""
+    """The sizes that a kernel is compiled for. Widths are powers of two; a stack without skips has
+    skip = 0.
+    """
 
     layers: int
     cycle: int  # layers after which the dilation starts again from 1
     kernel: int
-    span: int  # slots of a ring per sample of dilation: a power of two, so that a slot is a mask away from the time
+    # slots of a ring per sample of dilation: a power of two, so that a slot is a mask away from the
+    # time
+    span: int
     residual: int
     gate: int
     skip: int
@@ -41,7 +48,10 @@ class Shape:
 
     @staticmethod
     def of(spec: StackSpec, head: HeadPlan) -> Shape:
-        residual, skip = power_of_two(spec.residual_channels), power_of_two(spec.skip_channels) if spec.skip_channels else 0
+        residual, skip = (
+            power_of_two(spec.residual_channels),
+            power_of_two(spec.skip_channels) if spec.skip_channels else 0,
+        )
         return Shape(
             layers=spec.layers,
             cycle=min(spec.dilation_cycle, spec.layers),
@@ -66,8 +76,12 @@ class Shape:
 
     @property
     def products(self) -> int:
-        """Multiply-adds of one sample of one stream, padding included; as many weights are read for a sample of a tile."""
-        layer = self.residual * 2 * self.gate * self.kernel + self.gate * (self.residual + self.skip)
+        """Multiply-adds of one sample of one stream, padding included; as many weights are read for
+        a sample of a tile.
+        """
+        layer = self.residual * 2 * self.gate * self.kernel + self.gate * (
+            self.residual + self.skip
+        )
         return self.layers * layer + self.read * self.hidden + self.hidden * self.out
 
 
@@ -89,7 +103,10 @@ class Weights(NamedTuple):
 
 
 def pack(wavenet: WaveNet, weights: Precision, device: torch.device) -> tuple[Weights, Shape]:
-    """Packs a copy, by way of the plan that all back-ends share. Call `tuning.unsupported` first."""
+    """Packs a copy, by way of the plan that all back-ends share.
+
+    Call `tuning.unsupported` first.
+    """
     plan = Plan.of(copy.deepcopy(wavenet).cpu())
     shape = Shape.of(wavenet.stack.spec, plan.head)
     matrices = {name: matrix.to(DTYPES[weights]) for name, matrix in _matrices(plan, shape).items()}
@@ -154,7 +171,9 @@ def _out_bias(plan: Plan, shape: Shape) -> Tensor:
 
 
 def _projection(plan: Plan) -> Tensor:
-    """(condition channels, L 2G), the channels padded with zeros to a multiple of 16, at least to 16."""
+    """(condition channels, L 2G), the channels padded with zeros to a multiple of 16, at least to
+    16.
+    """
     y = _side_by_side(_tensor(plan.projection)).transpose(0, 1).flatten(1)
     missing = -len(y) % SMALLEST if len(y) else SMALLEST
     return torch.cat([y, torch.zeros(missing, y.shape[1])])

@@ -1,4 +1,6 @@
-"""How the CUDA kernel cuts its work, so that what it has on the way fits into a multiprocessor's shared memory."""
+"""How the CUDA kernel cuts its work, so that what it has on the way fits into a multiprocessor's
+shared memory.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from vqwave.models.wavenet import ClassInput, ScalarInput, WaveNet
 TILE = 16  # streams of a program: the least that a tensor core multiplies
 WARPS = 8  # with 4 the kernel spills registers
 BYTES = {"float32": 4, "bf16": 2, "bf16-dot": 2}
-STAGES = (3, 2, 1)  # 3: the next layer's weights arrive while this one computes; 2: each layer waits for its own; 1: each matrix
+# 3: the next layer's weights arrive while this one computes; 2: each layer waits for its own; 1:
+# each matrix
+STAGES = (3, 2, 1)
 HIDDEN = (32, 16)  # hidden channels at once
 INTERPRETER_LIMIT = 227 * 1024
 
@@ -24,10 +28,12 @@ INTERPRETER_LIMIT = 227 * 1024
 class Tuning:
     """How the work is cut, for a kernel that is compiled for it."""
 
-    tile: int  # streams of a program; the bits of a stream are the same in every batch for one size of tile
+    # streams of a program; the bits of a stream are the same in every batch for one size of tile
+    tile: int
     stages: int  # of the pipeline that brings weights
     hidden: int  # hidden channels that one turn of the output layers takes
-    precision: str  # of products of float32: tensor cores know none, and make one of three products in TF32
+    # of products of float32: tensor cores know none, and make one of three products in TF32
+    precision: str
     interpreted: bool  # Triton's interpreter multiplies no bfloat16: there it is widened first
 
 
@@ -61,9 +67,17 @@ def unsupported(wavenet: WaveNet) -> str | None:
         return "its context stack (network.context) has no CUDA kernel"
     if parameter.dtype == torch.float64:
         return "its parameters are float64, the kernel computes in float32"
-    if parameter.device.type == "cuda" and torch.cuda.get_device_capability(parameter.device) < (8, 0):
-        return "its device is older than compute capability 8.0, whose tensor cores the kernel needs"
-    shape = Shape.of(wavenet.stack.spec, HeadPlan(FAMILIES[type(wavenet.head)], 0, wavenet.head.channels, 0.0, 0.0))
+    if parameter.device.type == "cuda" and torch.cuda.get_device_capability(parameter.device) < (
+        8,
+        0,
+    ):
+        return (
+            "its device is older than compute capability 8.0, whose tensor cores the kernel needs"
+        )
+    shape = Shape.of(
+        wavenet.stack.spec,
+        HeadPlan(FAMILIES[type(wavenet.head)], 0, wavenet.head.channels, 0.0, 0.0),
+    )
     limit = shared_limit(parameter.device)
     return None if tune(shape, "bf16", limit) else too_wide(shape, limit)
 
@@ -76,24 +90,34 @@ def shared_limit(device: torch.device) -> int:
 
 
 def tune(shape: Shape, weights: Precision, limit: int, tile: int = TILE) -> Tuning | None:
-    """The deepest pipeline whose buffers fit into `limit` bytes; None where not even one matrix fits."""
+    """The deepest pipeline whose buffers fit into `limit` bytes; None where not even one matrix
+    fits.
+    """
     for stages in STAGES:
         for hidden in HIDDEN:
             if shared(shape, weights, tile, stages, min(hidden, shape.hidden)) <= limit:
-                return Tuning(tile, stages, min(hidden, shape.hidden), "tf32x3" if weights == "float32" else "tf32", interpreted())
+                return Tuning(
+                    tile,
+                    stages,
+                    min(hidden, shape.hidden),
+                    "tf32x3" if weights == "float32" else "tf32",
+                    interpreted(),
+                )
     return None
 
 
 def too_wide(shape: Shape, limit: int) -> str:
     """What to say where `tune` finds nothing."""
     return (
-        f"residual {shape.residual}, gate {shape.gate} and skip {shape.skip} channels (as powers of two) need more than the "
-        f"{limit // 1024} KB of shared memory that a program can have"
+        f"residual {shape.residual}, gate {shape.gate} and skip {shape.skip} channels (as powers of"
+        f" two) need more than the {limit // 1024} KB of shared memory that a program can have"
     )
 
 
 def shared(shape: Shape, weights: Precision, tile: int, stages: int, hidden: int) -> int:
-    """Bytes of shared memory that the kernel takes at most: one buffer less than there are stages, and room for activations."""
+    """Bytes of shared memory that the kernel takes at most: one buffer less than there are stages,
+    and room for activations.
+    """
     R, W, G, S = shape.residual, 2 * shape.gate, shape.gate, shape.skip
     taps = shape.kernel * R * W + G * R + G * S + tile * (W + (shape.kernel - 1) * R)
     layer = taps * BYTES[weights] + R * 4

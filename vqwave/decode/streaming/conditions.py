@@ -1,8 +1,10 @@
-"""What a decoder is told of codes, made window by window: the same bits whether the codes come whole or as a stream.
+"""What a decoder is told of codes, made window by window: the same bits whether the codes come
+whole or as a stream.
 
-Convolutions in torch may round otherwise for another length of input. So the columns of a frame (or of a block of some) are made
-from a window of its own, which holds all frames that they can hear and no more: its shape depends on their place in the
-utterance alone. They may also round otherwise on another number of threads: one makes them all.
+Convolutions in torch may round otherwise for another length of input. So the columns of a frame (or
+of a block of some) are made from a window of its own, which holds all frames that they can hear and
+no more: its shape depends on their place in the utterance alone. They may also round otherwise on
+another number of threads: one makes them all.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from vqwave.models.vqvae import VQVAE
 from vqwave.nn.condition import Condition
 
 BLOCK = 8
-"""Frames made together where a readout is heard, whose window is long: a block's window costs little more than a frame's."""
+"""Frames made together where a readout is heard, whose window is long: a block's window costs
+little more than a frame's.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,25 +35,31 @@ class Reach:
 
     @classmethod
     def of(cls, model: VQVAE) -> Reach:
-        """Of the readout that is heard, if any, the convolution over frames, and the transposed ones (kernel 2 s, stride s)."""
+        """Of the readout that is heard, if any, the convolution over frames, and the transposed
+        ones (kernel 2 s, stride s).
+        """
         conditioner, ratio, around = model.decoder.conditioner, 1, 0
         if model.decoder_input != "latents":
             ratio, around = model.spectral_decoder.ratio, model.spectral_decoder.reach
         strides = [layer.stride[0] for layer in conditioner.upsample]
-        first, last = 0, ratio * conditioner.upsampling - 1  # columns of frame 0, before any is repeated
+        # columns of frame 0, before any is repeated
+        first, last = 0, ratio * conditioner.upsampling - 1
         for stride in reversed(strides):
             shift = stride - stride // 2
             first, last = -(-(first + shift - 2 * stride + 1) // stride), (last + shift) // stride
         kernel = conditioner.frames.kernel_size[0]
-        return cls(around - (first - (kernel - 1) // 2) // ratio, around + (last + kernel // 2) // ratio)
+        return cls(
+            around - (first - (kernel - 1) // 2) // ratio, around + (last + kernel // 2) // ratio
+        )
 
 
 @dataclass
 class PendingFrames:
-    """What is kept of the frames that came: latents z (1, D, n) from frame `first` on, and which frame's turn it is.
+    """What is kept of the frames that came: latents z (1, D, n) from frame `first` on, and which
+    frame's turn it is.
 
-    With melody: pitch (1, 2, n') from frame `first` on, too, and pitch codes (Q_p, m), of which `pitch_code` is the first
-    that is not yet decoded; those before it are kept for its window.
+    With melody: pitch (1, 2, n') from frame `first` on, too, and pitch codes (Q_p, m), of which
+    `pitch_code` is the first that is not yet decoded; those before it are kept for its window.
     """
 
     codes: Tensor  # (Q, < ratio): of a two-level codebook, the stretch that is not yet whole
@@ -66,10 +76,16 @@ class CodeConditions:
 
     def __init__(self, model: VQVAE, told: Mapping[str, Tensor]) -> None:
         """told: labels and vectors of the utterance, as `Conditioner` takes them."""
-        self.model, self.told, self.quantizer, self.conditioner = model, told, model.quantizer, model.decoder.conditioner
+        self.model, self.told, self.quantizer, self.conditioner = (
+            model,
+            told,
+            model.quantizer,
+            model.decoder.conditioner,
+        )
         self.reach = Reach.of(model)
         self.block = 1 if model.decoder_input == "latents" else BLOCK
-        self.wait = max(1, self.reach.after)  # frames; one at the least: the last of an utterance may be cut short
+        # frames; one at the least: the last of an utterance may be cut short
+        self.wait = max(1, self.reach.after)
         self.columns = model.hop // self.conditioner.hold  # a frame
         self.ratio = getattr(model.quantizer, "ratio", 1)
         self.labels = self.conditioner.attributes(told)
@@ -85,7 +101,9 @@ class CodeConditions:
 
     @limited_to(1)
     def push(self, codes: Tensor, pitch_codes: Tensor | None = None) -> Tensor:
-        """Codes (Q, n), n any, and the pitch codes (Q_p, m) that begin among these -> columns that can be made now."""
+        """Codes (Q, n), n any, and the pitch codes (Q_p, m) that begin among these -> columns that
+        can be made now.
+        """
         self._keep(codes.to(self.pending.codes.device))
         if self.melody is not None and pitch_codes is not None:
             it = self.pending
@@ -96,7 +114,10 @@ class CodeConditions:
 
     @limited_to(1)
     def flush(self) -> Tensor:
-        """The columns of the last frames: nothing follows them. Raises UserInputError where pitch codes are missing."""
+        """The columns of the last frames: nothing follows them.
+
+        Raises UserInputError where pitch codes are missing.
+        """
         if self.melody is not None:
             self._decode_pitch(last=True)
         end = self.pending.first + self.pending.z.shape[-1]
@@ -110,7 +131,11 @@ class CodeConditions:
         """Frames of which latents, and pitch where there is any, have come."""
         it = self.pending
         known = it.first + it.z.shape[-1]
-        return known if self.melody is None else min(known, it.first + it.pitch.shape[-1] // self.pitch_frames)
+        return (
+            known
+            if self.melody is None
+            else min(known, it.first + it.pitch.shape[-1] // self.pitch_frames)
+        )
 
     def _decode_pitch(self, *, last: bool) -> None:
         """The pitch of every code all of whose window has come, each from a window of its own."""
@@ -136,7 +161,9 @@ class CodeConditions:
         it.z = torch.cat(latents, -1)
 
     def _emit(self, end: int, known: int) -> Tensor:
-        """Columns of the frames up to `end`, of which `known` have come; what no later frame hears is forgotten."""
+        """Columns of the frames up to `end`, of which `known` have come; what no later frame hears
+        is forgotten.
+        """
         it, parts = self.pending, [self.pending.z.new_zeros(1, self.conditioner.width, 0)]
         if end < known:
             end -= end % self.block
@@ -146,7 +173,9 @@ class CodeConditions:
             low, high = low - it.first, high - it.first
             z, pitch = it.z[..., low:high].contiguous(), None
             if self.melody is not None:
-                pitch = it.pitch[..., low * self.pitch_frames : high * self.pitch_frames].contiguous()
+                pitch = it.pitch[
+                    ..., low * self.pitch_frames : high * self.pitch_frames
+                ].contiguous()
             parts.append(self._columns(z, pitch, frame - it.first - low, last - frame))
         it.frame = max(it.frame, end)
         keep = max(0, it.frame - self.reach.before)
@@ -157,13 +186,21 @@ class CodeConditions:
         return torch.cat(parts, -1)
 
     def _columns(self, window: Tensor, pitch: Tensor | None, place: int, count: int) -> Tensor:
-        """Those of `count` frames, from number `place` of their window on: `Conditioner.forward` without dropout."""
-        x = self.conditioner.columns(self.model.decoder_features(window, self.told, pitch=pitch), self.labels)
+        """Those of `count` frames, from number `place` of their window on: `Conditioner.forward`
+        without dropout.
+        """
+        x = self.conditioner.columns(
+            self.model.decoder_features(window, self.told, pitch=pitch), self.labels
+        )
         return x[..., place * self.columns : (place + count) * self.columns]
 
 
-def code_condition(model: VQVAE, codes: Tensor, told: Mapping[str, Tensor], pitch_codes: Tensor | None = None) -> Condition:
-    """A whole utterance's codes (Q, F) -> its condition: the bits that a stream makes of them, however it is cut."""
+def code_condition(
+    model: VQVAE, codes: Tensor, told: Mapping[str, Tensor], pitch_codes: Tensor | None = None
+) -> Condition:
+    """A whole utterance's codes (Q, F) -> its condition: the bits that a stream makes of them,
+    however it is cut.
+    """
     conditions = CodeConditions(model, told)
     columns = torch.cat([conditions.push(codes, pitch_codes), conditions.flush()], -1)
     return Condition(columns, conditions.conditioner.hold)

@@ -1,7 +1,9 @@
-"""What turns columns into samples, one stretch after another, for a stream: a sampling loop in torch or numba, or a student.
+"""What turns columns into samples, one stretch after another, for a stream: a sampling loop in
+torch or numba, or a student.
 
-An engine is told the columns of its next samples and draws them. All that it remembers can be taken out as arrays by name and put
-into another engine of the same decoder, which then goes on in its place.
+An engine is told the columns of its next samples and draws them. All that it remembers can be taken
+out as arrays by name and put into another engine of the same decoder, which then goes on in its
+place.
 """
 
 from __future__ import annotations
@@ -40,12 +42,16 @@ class Engine(Protocol):
 
     name: str
     block: int
-    """Samples that are drawn together, whole frames of them: but for the last ones, it takes so many and no fewer."""
+    """Samples that are drawn together, whole frames of them: but for the last ones, it takes so
+    many and no fewer.
+    """
     ahead: int
     """Samples whose columns must be known beyond those that are drawn."""
 
     def sample(self, columns: Tensor, first: int, count: int) -> Tensor:
-        """Columns (1, H, n), numbered from `first` on, of the next `count` samples (and of those ahead) -> samples (count,)."""
+        """Columns (1, H, n), numbered from `first` on, of the next `count` samples (and of those
+        ahead) -> samples (count,).
+        """
         ...
 
     def state_dict(self) -> Arrays:
@@ -82,13 +88,17 @@ class ReferenceEngine:
 
     def sample(self, columns: Tensor, first: int, count: int) -> Tensor:
         self.loop.law.set_condition(Condition(columns, self.hold, first * self.hold))
-        return self.loop.sample(count, self.sampling.seed, self.sampling.temperatures(), self.sampling.top_p)[0]
+        return self.loop.sample(
+            count, self.sampling.seed, self.sampling.temperatures(), self.sampling.top_p
+        )[0]
 
     def state_dict(self) -> Arrays:
         state = self.loop.state
         found = {"last": _array(self.loop.last)} | dict(_stack_arrays("stack", state.stack))
         if state.predictor is not None:
-            found |= {f"predictor.{name}": _array(value) for name, value in vars(state.predictor).items()}
+            found |= {
+                f"predictor.{name}": _array(value) for name, value in vars(state.predictor).items()
+            }
         return found
 
     def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
@@ -96,12 +106,16 @@ class ReferenceEngine:
         self.loop.last = tensor("last")
         predictor = None
         if "predictor.samples" in arrays:
-            predictor = PredictorState(*(tensor(f"predictor.{f.name}") for f in fields(PredictorState)))
+            predictor = PredictorState(
+                *(tensor(f"predictor.{f.name}") for f in fields(PredictorState))
+            )
         self.loop.state = WaveNetState(_stack_state("stack", arrays, tensor), predictor)
 
 
 class NumbaEngine:
-    """The CPU kernels: ring buffers, or a student's pasts, are all there is, and stay where they are."""
+    """The CPU kernels: ring buffers, or a student's pasts, are all there is, and stay where they
+    are.
+    """
 
     name = "numba"
 
@@ -112,8 +126,12 @@ class NumbaEngine:
         self.ahead = self.decoder.ahead if isinstance(decoder, Student) else 0
 
     def sample(self, columns: Tensor, first: int, count: int) -> Tensor:
-        self.decoder.set_condition(np.ascontiguousarray(columns.float().transpose(1, 2).numpy()), np.array([first]))
-        return torch.cat(list(self.decoder.sample(count, self.sampling.seed, self.sampling.temperatures())), 1)[0]
+        self.decoder.set_condition(
+            np.ascontiguousarray(columns.float().transpose(1, 2).numpy()), np.array([first])
+        )
+        return torch.cat(
+            list(self.decoder.sample(count, self.sampling.seed, self.sampling.temperatures())), 1
+        )[0]
 
     def state_dict(self) -> Arrays:
         return self.decoder.state_dict()
@@ -123,7 +141,9 @@ class NumbaEngine:
 
 
 class TritonEngine:
-    """The CUDA kernel: its rings stay on the device, and a stretch of any length is the same to it."""
+    """The CUDA kernel: its rings stay on the device, and a stretch of any length is the same to
+    it.
+    """
 
     name, ahead = "triton", 0
 
@@ -136,7 +156,9 @@ class TritonEngine:
 
     def sample(self, columns: Tensor, first: int, count: int) -> Tensor:
         self.decoder.set_condition(columns.transpose(1, 2), torch.tensor([first]))
-        return torch.cat(list(self.decoder.sample(count, self.sampling.seed, self.sampling.temperatures())), 1)[0]
+        return torch.cat(
+            list(self.decoder.sample(count, self.sampling.seed, self.sampling.temperatures())), 1
+        )[0]
 
     def state_dict(self) -> Arrays:
         return self.decoder.state_dict()
@@ -145,11 +167,14 @@ class TritonEngine:
         self.decoder.load_state_dict(arrays)
 
 
-def numba_decoder(decoder: WaveNet | Student, condition: Condition, streams: Tensor, precision: str) -> NumbaDecoder:
+def numba_decoder(
+    decoder: WaveNet | Student, condition: Condition, streams: Tensor, precision: str
+) -> NumbaDecoder:
     """The CPU kernels' decoder of either kind. Raises UserInputError for an unknown precision."""
     weights = numbers(precision)
     if isinstance(decoder, Student):
-        from vqwave.decode.cpu.flow.decoder import StudentDecoder  # an optional extra, whose import takes a moment
+        # an optional extra, whose import takes a moment
+        from vqwave.decode.cpu.flow.decoder import StudentDecoder
 
         return StudentDecoder(decoder, condition, streams, weights=weights)
     from vqwave.decode.cpu.wavenet.decoder import Decoder
@@ -169,7 +194,9 @@ class StudentEngine:
 
     def sample(self, columns: Tensor, first: int, count: int) -> Tensor:
         condition = Condition(columns, self.hold, first * self.hold)
-        return self.flowing.sample(count, condition, self.sampling.seed, self.sampling.temperatures())[0]
+        return self.flowing.sample(
+            count, condition, self.sampling.seed, self.sampling.temperatures()
+        )[0]
 
     def state_dict(self) -> Arrays:
         found: Arrays = {"time": np.array(self.flowing.time)}
@@ -190,7 +217,10 @@ class StudentEngine:
         if "samples" in arrays:
             student.samples, student.time = tensor("samples"), self.flowing.time
         for i in range(len(student.flows)):
-            parts = [tensor(f"{i}.{name}") if f"{i}.{name}" in arrays else None for name in ("last", "partial", "ready")]
+            parts = [
+                tensor(f"{i}.{name}") if f"{i}.{name}" in arrays else None
+                for name in ("last", "partial", "ready")
+            ]
             student.flows[i] = FlowState(*parts, stack=_stack_state(f"{i}.stack", arrays, tensor))
 
 
@@ -213,10 +243,16 @@ def _stack_arrays(name: str, state: StackState) -> Iterator[tuple[str, NDArray]]
         yield from _stack_arrays(f"{name}.context.stack", state.context.stack)
 
 
-def _stack_state(name: str, arrays: Mapping[str, NDArray], tensor: Callable[[str], Tensor]) -> StackState:
+def _stack_state(
+    name: str, arrays: Mapping[str, NDArray], tensor: Callable[[str], Tensor]
+) -> StackState:
     layers = sum(key.startswith(f"{name}.pasts.") for key in arrays)
-    state = StackState([tensor(f"{name}.pasts.{i}") for i in range(layers)], int(arrays[f"{name}.time"]))
+    state = StackState(
+        [tensor(f"{name}.pasts.{i}") for i in range(layers)], int(arrays[f"{name}.time"])
+    )
     if f"{name}.context.last" in arrays:
         stack = _stack_state(f"{name}.context.stack", arrays, tensor)
-        state.context = ContextState(tensor(f"{name}.context.unfinished"), tensor(f"{name}.context.last"), stack)
+        state.context = ContextState(
+            tensor(f"{name}.context.unfinished"), tensor(f"{name}.context.last"), stack
+        )
     return state

@@ -1,8 +1,9 @@
 """Decoding as a stream: codes in as they come, samples out as soon as they can be known.
 
-What comes out is what decoding the whole gives, bit for bit, however the codes are cut: columns are made in windows of their own
-(`conditions.py`), engines draw in stretches that do not depend on what was pushed when (`engines.py`), and random numbers are
-keyed on a sample's time. Memory does not grow. A stream can be copied, saved and gone on with.
+What comes out is what decoding the whole gives, bit for bit, however the codes are cut: columns are
+made in windows of their own (`conditions.py`), engines draw in stretches that do not depend on what
+was pushed when (`engines.py`), and random numbers are keyed on a sample's time. Memory does not
+grow. A stream can be copied, saved and gone on with.
 """
 
 from __future__ import annotations
@@ -63,9 +64,13 @@ class StreamState:
                 header = json.loads((file.metadata() or {})["stream"])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise UserInputError(f"{path}: cannot be read ({error}), expected a saved stream") from None
+            raise UserInputError(
+                f"{path}: cannot be read ({error}), expected a saved stream"
+            ) from None
         if header.get("format") != FORMAT:
-            raise UserInputError(f"{path}: a stream of format {header.get('format')}, expected {FORMAT}")
+            raise UserInputError(
+                f"{path}: a stream of format {header.get('format')}, expected {FORMAT}"
+            )
         return cls(header, arrays)
 
 
@@ -78,9 +83,16 @@ class Stream:
     >>> play(decoder.flush())                                   # doctest: +SKIP
     """
 
-    def __init__(self, model: VQVAE, told: Mapping[str, Tensor], sampling: Sampling, sample_rate: int) -> None:
+    def __init__(
+        self, model: VQVAE, told: Mapping[str, Tensor], sampling: Sampling, sample_rate: int
+    ) -> None:
         """told: labels and vectors (1, ...) that the decoder hears."""
-        self.model, self.told, self.sampling, self.sample_rate = model, dict(told), sampling, sample_rate
+        self.model, self.told, self.sampling, self.sample_rate = (
+            model,
+            dict(told),
+            sampling,
+            sample_rate,
+        )
         self.engine = build_engine(model.decoder, sampling)
         self.conditions = CodeConditions(model, told)
         self.columns = torch.zeros(0)  # (1, H, n) that were made and are still to be heard
@@ -95,7 +107,11 @@ class Stream:
         step, ahead = math.gcd(hop, block), -(-self.engine.ahead // hold) * hold
         melody = self.model.melody
         later = 0 if melody is None else melody.reach * melody.codec.hop
-        return later + (self.conditions.wait + self.conditions.block - 1) * hop + (block + ahead - 1) // step * step
+        return (
+            later
+            + (self.conditions.wait + self.conditions.block - 1) * hop
+            + (block + ahead - 1) // step * step
+        )
 
     @inference()
     def push(
@@ -103,9 +119,12 @@ class Stream:
         codes: Tensor | NDArray[np.integer],
         pitch: Tensor | NDArray[np.integer] | None = None,
     ) -> Wave:
-        """Codes (Q, n), any n -> the samples that are known now, float32. Raises UserInputError for codes that are none.
+        """Codes (Q, n), any n -> the samples that are known now, float32.
 
-        pitch: of a model with melody, the pitch codes (Q_p, m) that begin among these frames, or some of these later on.
+        Raises UserInputError for codes that are none.
+
+        pitch: of a model with melody, the pitch codes (Q_p, m) that begin among these frames, or
+        some of these later on.
         """
         if self.over:
             raise UserInputError("push: this stream is over, expected a new one")
@@ -119,7 +138,9 @@ class Stream:
 
     @inference()
     def flush(self, samples: int | None = None) -> Wave:
-        """The last samples, and the end. `samples`: how many the utterance has in all; without, its last frame is whole.
+        """The last samples, and the end.
+
+        `samples`: how many the utterance has in all; without, its last frame is whole.
 
         Raises UserInputError for a number that does not fit the frames.
         """
@@ -161,35 +182,63 @@ class Stream:
 
     @classmethod
     @own_defaults()
-    def resumed(cls, model: VQVAE, state: StreamState, sample_rate: int, seed: int | None = None) -> Stream:
-        """Go on where `state` was taken. Raises UserInputError for the state of another model, or of an engine that is not here."""
+    def resumed(
+        cls, model: VQVAE, state: StreamState, sample_rate: int, seed: int | None = None
+    ) -> Stream:
+        """Go on where `state` was taken.
+
+        Raises UserInputError for the state of another model, or of an engine that is not here.
+        """
         header, arrays = state.header, state.arrays
         if header["model"] != model_name(model):
-            raise UserInputError(f"this stream is of model {header['model']}, expected {model_name(model)}")
+            raise UserInputError(
+                f"this stream is of model {header['model']}, expected {model_name(model)}"
+            )
         device = next(model.parameters()).device
-        told = {n.removeprefix("told."): torch.from_numpy(np.array(v)).to(device) for n, v in arrays.items() if n[:5] == "told."}
+        told = {
+            n.removeprefix("told."): torch.from_numpy(np.array(v)).to(device)
+            for n, v in arrays.items()
+            if n[:5] == "told."
+        }
         sampling = Sampling(**header["sampling"])
-        it = cls(model, told, sampling if seed is None else replace(sampling, seed=seed), sample_rate)
+        it = cls(
+            model, told, sampling if seed is None else replace(sampling, seed=seed), sample_rate
+        )
         if header["engine"] != it.engine.name:
-            raise UserInputError(f"this stream was decoded by {header['engine']}, found {it.engine.name}: their states differ")
-        it.engine.load_state_dict({n.removeprefix("engine."): v for n, v in arrays.items() if n.startswith("engine.")})
+            raise UserInputError(
+                f"this stream was decoded by {header['engine']}, found {it.engine.name}: their"
+                " states differ"
+            )
+        it.engine.load_state_dict(
+            {n.removeprefix("engine."): v for n, v in arrays.items() if n.startswith("engine.")}
+        )
         pending, counts = it.conditions.pending, header["counts"]
         for name in it._pending:
             setattr(pending, name, torch.from_numpy(np.array(arrays[name])).to(device))
         it.columns = torch.from_numpy(np.array(arrays["columns"])).to(device)
         for name in COUNTS:
             setattr(pending, name, header["pending"].get(name, 0))
-        it.pushed, it.sent, it.first, it.over = counts["pushed"], counts["sent"], counts["column"], header["over"]
+        it.pushed, it.sent, it.first, it.over = (
+            counts["pushed"],
+            counts["sent"],
+            counts["column"],
+            header["over"],
+        )
         return it
 
     def __repr__(self) -> str:
         seconds = self.sent / self.sample_rate
-        return f"Stream({self.engine.name}, {seconds:.2f} s sent, latency {1000 * self.latency / self.sample_rate:.0f} ms)"
+        return (
+            f"Stream({self.engine.name}, {seconds:.2f} s sent, latency"
+            f" {1000 * self.latency / self.sample_rate:.0f} ms)"
+        )
 
     @property
     def _pending(self) -> tuple[str, ...]:
         """The tensors of `conditions.pending` that a state holds."""
-        return ("codes", "z") if self.model.melody is None else ("codes", "z", "pitch_codes", "pitch")
+        return (
+            ("codes", "z") if self.model.melody is None else ("codes", "z", "pitch_codes", "pitch")
+        )
 
     def _checked_pitch(self, pitch: Tensor | NDArray[np.integer]) -> Tensor:
         melody = self.model.melody
@@ -201,7 +250,9 @@ class Stream:
         self.columns = torch.cat([self.columns, columns], -1) if self.columns.numel() else columns
 
     def _draw(self, total: int | None) -> Wave:
-        """As many blocks as can be drawn; where the utterance is known to have `total` samples, all that is left."""
+        """As many blocks as can be drawn; where the utterance is known to have `total` samples, all
+        that is left.
+        """
         hold, hop, parts, at = self.conditions.conditioner.hold, self.model.decoder.hop, [], 0
         there, end = self.columns.shape[-1], None if total is None else -(-total // hop) * hop
         while at < there:
@@ -210,18 +261,26 @@ class Stream:
             heard = -(-(count + self.engine.ahead) // hold)  # columns
             if count <= 0 or (end is None and at + heard > there):
                 break
-            parts.append(self.engine.sample(self.columns[..., at : at + heard].contiguous(), self.first + at, count))
+            parts.append(
+                self.engine.sample(
+                    self.columns[..., at : at + heard].contiguous(), self.first + at, count
+                )
+            )
             at += count // hold
         self.columns, self.first = self.columns[..., at:].clone(), self.first + at
         return torch.cat(parts).float().cpu().numpy() if parts else np.zeros(0, np.float32)
 
 
 def model_name(model: VQVAE) -> str:
-    """16 hexadecimal digits that name what a stream's state depends on: the codebook and the decoder."""
+    """16 hexadecimal digits that name what a stream's state depends on: the codebook and the
+    decoder.
+    """
     digest = hashlib.sha256()
     for part in (model.quantizer, model.melody, model.decoder):
         if part is None:
             continue
-        for name, tensor in sorted((old_parameter(name), tensor) for name, tensor in part.state_dict().items()):
+        for name, tensor in sorted(
+            (old_parameter(name), tensor) for name, tensor in part.state_dict().items()
+        ):
             digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

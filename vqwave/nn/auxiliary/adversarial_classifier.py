@@ -26,7 +26,10 @@ class AdversarialClassifierSpec:
         """Raises UserInputError for an unknown label."""
         if self.label not in vocabulary:
             known = ", ".join(vocabulary)
-            raise UserInputError(f"adversarial_classifier.label: {self.label!r}, expected a label column of the corpus: {known}")
+            raise UserInputError(
+                f"adversarial_classifier.label: {self.label!r}, expected a label column of the"
+                f" corpus: {known}"
+            )
         return AdversarialClassifier(self, dim, len(vocabulary[self.label]))
 
 
@@ -51,10 +54,11 @@ class AdversarialOutput:
 
 
 class AdversarialClassifier(nn.Module):
-    """Two convolutions over the latents; the mean over valid frames names the label, and the encoder gets the reversed gradient.
+    """Two convolutions over the latents; the mean over valid frames names the label, and the
+    encoder gets the reversed gradient.
 
-    One backward pass trains the classifier to find the speaker and the encoder to hide it. Used for voice conversion by
-    Chou et al., 2018, sec. 2. arXiv:1804.02812
+    One backward pass trains the classifier to find the speaker and the encoder to hide it. Used for
+    voice conversion by Chou et al., 2018, sec. 2. arXiv:1804.02812
     """
 
     def __init__(self, spec: AdversarialClassifierSpec, dim: int, classes: int) -> None:
@@ -64,14 +68,18 @@ class AdversarialClassifier(nn.Module):
         self.second = nn.Conv1d(spec.channels, spec.channels, 5, padding="same")
         self.out = nn.Linear(spec.channels, classes)
 
-    def forward(self, z: Tensor, labels: Mapping[str, Tensor], mask: Tensor | None = None) -> AdversarialOutput:
+    def forward(
+        self, z: Tensor, labels: Mapping[str, Tensor], mask: Tensor | None = None
+    ) -> AdversarialOutput:
         """z (B, D, F), labels name -> (B,), mask (B, F)."""
         weight = torch.ones_like(z[:, :1]) if mask is None else mask[:, None].to(z.dtype)
         x = F.relu(self.first(ReverseGradient.apply(z) * weight))
         x = F.relu(self.second(x * weight)) * weight
         logits = self.out(x.sum(-1) / weight.sum(-1).clamp(min=1.0))
         wanted = labels[self.label]
-        return AdversarialOutput(F.cross_entropy(logits, wanted), (logits.argmax(1) == wanted).float().mean())
+        return AdversarialOutput(
+            F.cross_entropy(logits, wanted), (logits.argmax(1) == wanted).float().mean()
+        )
 
     def extra_repr(self) -> str:
         return f"label={self.label}, classes={self.classes}"

@@ -1,7 +1,9 @@
-"""A classifier that hears conversions: for words that survive another voice, and for a voice that is reached.
+"""A classifier that hears conversions: for words that survive another voice, and for a voice that
+is reached.
 
-What the readout says in a voice that never said it has no recording to be compared with. A listener that learns from recordings who
-speaks, and what is said where the corpus tells, can judge it all the same.
+What the readout says in a voice that never said it has no recording to be compared with. A listener
+that learns from recordings who speaks, and what is said where the corpus tells, can judge it all
+the same.
 """
 
 from __future__ import annotations
@@ -24,24 +26,40 @@ from vqwave.rng import keyed
 class ConversionClassifierSpec:
     """Which labels it names, and its size."""
 
-    labels: tuple[str, ...] = option(("speaker",), "label columns that it names: the voice, and what is said if the corpus tells")
+    labels: tuple[str, ...] = option(
+        ("speaker",), "label columns that it names: the voice, and what is said if the corpus tells"
+    )
     channels: Annotated[int, Field(ge=1)] = option(128, "channels of its convolutions")
-    noise: Annotated[float, Field(ge=0)] = option(0.3, "most noise that training adds to what it hears, in standard deviations")
+    noise: Annotated[float, Field(ge=0)] = option(
+        0.3, "most noise that training adds to what it hears, in standard deviations"
+    )
 
-    def build(self, channels: int, ratio: int, vocabulary: Mapping[str, Sequence[str]]) -> ConversionClassifier:
-        """channels, ratio: of the readout's frames, how many a latent has. Raises UserInputError for an unknown label."""
+    def build(
+        self, channels: int, ratio: int, vocabulary: Mapping[str, Sequence[str]]
+    ) -> ConversionClassifier:
+        """channels, ratio: of the readout's frames, how many a latent has.
+
+        Raises UserInputError for an unknown label.
+        """
         for name in self.labels:
             if name not in vocabulary:
                 known = ", ".join(vocabulary) or "none"
-                raise UserInputError(f"conversion_classifier.labels: {name!r}, expected label columns of the corpus: {known}")
-        return ConversionClassifier(self, channels, ratio, {name: len(vocabulary[name]) for name in self.labels})
+                raise UserInputError(
+                    f"conversion_classifier.labels: {name!r}, expected label columns of the corpus:"
+                    f" {known}"
+                )
+        return ConversionClassifier(
+            self, channels, ratio, {name: len(vocabulary[name]) for name in self.labels}
+        )
 
 
 @dataclass(frozen=True)
 class ConversionOutput:
-    """listening: cross-entropy of recordings, which trains the listener; conversion: of conversions, which trains all else.
+    """listening: cross-entropy of recordings, which trains the listener; conversion: of
+    conversions, which trains all else.
 
-    Both in nats an utterance, summed over the labels, scalars. accuracy: share of conversions heard as they should be.
+    Both in nats an utterance, summed over the labels, scalars. accuracy: share of conversions heard
+    as they should be.
     """
 
     listening: Tensor
@@ -50,24 +68,35 @@ class ConversionOutput:
 
 
 class ConversionClassifier(nn.Module):
-    """Three convolutions over spectral frames at the rate of the latents; mean and maximum over the valid ones name the labels.
+    """Three convolutions over spectral frames at the rate of the latents; mean and maximum over the
+    valid ones name the labels.
 
-    The auxiliary classifier of ACVAE-VC, which is trained on recordings and listens to what the decoder makes for other labels.
-    Kameoka et al., 2018. arXiv:1808.05092
+    The auxiliary classifier of ACVAE-VC, which is trained on recordings and listens to what the
+    decoder makes for other labels. Kameoka et al., 2018. arXiv:1808.05092
     """
 
-    def __init__(self, spec: ConversionClassifierSpec, channels: int, ratio: int, sizes: Mapping[str, int]) -> None:
+    def __init__(
+        self, spec: ConversionClassifierSpec, channels: int, ratio: int, sizes: Mapping[str, int]
+    ) -> None:
         super().__init__()
         self.noise = spec.noise
         self.first = nn.Conv1d(channels, spec.channels, 2 * ratio + 1, stride=ratio, padding=ratio)
         self.second = nn.Conv1d(spec.channels, spec.channels, 5, padding="same")
         self.third = nn.Conv1d(spec.channels, spec.channels, 5, padding="same")
-        self.out = nn.ModuleDict({name: nn.Linear(2 * spec.channels, size) for name, size in sizes.items()})
+        self.out = nn.ModuleDict(
+            {name: nn.Linear(2 * spec.channels, size) for name, size in sizes.items()}
+        )
 
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-        """Standardised frames (B, C, ratio F), mask (B, F) of latents -> logits (B, values) of each label."""
+        """Standardised frames (B, C, ratio F), mask (B, F) of latents -> logits (B, values) of each
+        label.
+        """
         frames = keyed.noisy(frames, self.noise) if self.training else frames
-        weight = torch.ones_like(frames[:, :1, :: self.first.stride[0]]) if mask is None else mask[:, None].to(frames.dtype)
+        weight = (
+            torch.ones_like(frames[:, :1, :: self.first.stride[0]])
+            if mask is None
+            else mask[:, None].to(frames.dtype)
+        )
         x = self.first(frames * weight.repeat_interleave(self.first.stride[0], -1))
         for layer in (self.second, self.third):
             x = layer(F.relu(x) * weight)
@@ -83,10 +112,17 @@ class ConversionClassifier(nn.Module):
         asked: Mapping[str, Tensor],
         mask: Tensor | None = None,
     ) -> ConversionOutput:
-        """Frames of recordings and of their conversions (B, C, ratio F), what both should be heard as: name -> (B,)."""
-        listening = sum(F.cross_entropy(logits, labels[name]) for name, logits in self(recorded.detach(), mask).items())
+        """Frames of recordings and of their conversions (B, C, ratio F), what both should be heard
+        as: name -> (B,).
+        """
+        listening = sum(
+            F.cross_entropy(logits, labels[name])
+            for name, logits in self(recorded.detach(), mask).items()
+        )
         fixed = {name: parameter.detach() for name, parameter in self.named_parameters()}
         heard = torch.func.functional_call(self, fixed, (converted, mask))
         conversion = sum(F.cross_entropy(logits, asked[name]) for name, logits in heard.items())
-        right = torch.stack([logits.argmax(1) == asked[name] for name, logits in heard.items()]).all(0)
+        right = torch.stack(
+            [logits.argmax(1) == asked[name] for name, logits in heard.items()]
+        ).all(0)
         return ConversionOutput(listening, conversion, right.float().mean())

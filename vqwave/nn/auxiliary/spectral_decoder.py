@@ -1,11 +1,14 @@
-"""A direct reading of the spectrum from the quantized latents: an auxiliary target that makes the codes carry content early.
+"""A direct reading of the spectrum from the quantized latents: an auxiliary target that makes the
+codes carry content early.
 
-A WaveNet decoder can do without its codes for thousands of steps, and a codebook that nothing asks for collapses meanwhile.
-The readout asks at once: from z_q and the labels it predicts the log-spectral frames of the clip. It works at frame rate, so that
-codes can be trained with it alone in minutes (no loss `nll`), before any decoder. A decoder may hear its frames
-(`model.decoder_input`): it then begins with a spectrum in the voice it is asked for, and has only the waveform to find, as a
-vocoder. If it hears nothing else, what latents still know of the voice they came from cannot reach it.
-(Training the codes against a cheap target before or beside the decoder: see the sheet of remedies in docs/method.md.)
+A WaveNet decoder can do without its codes for thousands of steps, and a codebook that nothing asks
+for collapses meanwhile. The readout asks at once: from z_q and the labels it predicts the
+log-spectral frames of the clip. It works at frame rate, so that codes can be trained with it alone
+in minutes (no loss `nll`), before any decoder. A decoder may hear its frames
+(`model.decoder_input`): it then begins with a spectrum in the voice it is asked for, and has only
+the waveform to find, as a vocoder. If it hears nothing else, what latents still know of the voice
+they came from cannot reach it. (Training the codes against a cheap target before or beside the
+decoder: see the sheet of remedies in docs/method.md.)
 """
 
 from __future__ import annotations
@@ -44,7 +47,8 @@ class SpectralDecoderSpec:
         labels: Sequence[str],
         pitch_hop: int = 0,
     ) -> SpectralDecoder:
-        """dim, hop: of the latents; labels: the columns that condition the decoder, so that codes need not carry them.
+        """dim, hop: of the latents; labels: the columns that condition the decoder, so that codes
+        need not carry them.
 
         pitch_hop: samples a frame of the pitch that it is conditioned on, too; 0 for none.
         """
@@ -52,9 +56,13 @@ class SpectralDecoderSpec:
             frontend = Frontend(self.features.build(sample_rate))
         if hop % frontend.hop:
             wanted = f"expected a divisor of the encoder's hop {hop}"
-            raise UserInputError(f"spectral_decoder.features.hop_ms: {frontend.hop} samples, {wanted}")
+            raise UserInputError(
+                f"spectral_decoder.features.hop_ms: {frontend.hop} samples, {wanted}"
+            )
         sizes, pitch = label_sizes(labels, vocabulary), hop // pitch_hop if pitch_hop else 0
-        return SpectralDecoder(frontend, dim, hop // frontend.hop, self.channels, self.blocks, sizes, pitch)
+        return SpectralDecoder(
+            frontend, dim, hop // frontend.hop, self.channels, self.blocks, sizes, pitch
+        )
 
 
 class SpectralDecoder(nn.Module):
@@ -74,12 +82,18 @@ class SpectralDecoder(nn.Module):
         super().__init__()
         self.frontend = frontend
         self.ratio = ratio
-        self.embeddings = nn.ModuleDict({name: nn.Embedding(size, channels) for name, size in label_sizes.items()})
+        self.embeddings = nn.ModuleDict(
+            {name: nn.Embedding(size, channels) for name, size in label_sizes.items()}
+        )
         self.first = nn.Conv1d(dim, channels, 5, padding="same")
         self.pitch_frames = pitch_frames
-        self.pitch = nn.Conv1d(2 * pitch_frames, channels, 5, padding="same") if pitch_frames else None
+        self.pitch = (
+            nn.Conv1d(2 * pitch_frames, channels, 5, padding="same") if pitch_frames else None
+        )
         self.second = nn.Conv1d(channels, channels, 5, padding="same")
-        self.blocks = nn.ModuleList(nn.Conv1d(channels, channels, 5, padding="same") for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            nn.Conv1d(channels, channels, 5, padding="same") for _ in range(blocks)
+        )
         self.out = nn.Conv1d(channels, ratio * frontend.channels, 1)
 
     @property
@@ -103,9 +117,11 @@ class SpectralDecoder(nn.Module):
         mask: Tensor | None = None,
         pitch: Tensor | None = None,
     ) -> Tensor:
-        """z (B, D, F), labels name -> (B,) -> standardised spectral frames (B, channels, ratio * F).
+        """z (B, D, F), labels name -> (B,) -> standardised spectral frames (B, channels, ratio *
+        F).
 
-        mask (B, F) of z: with it the real frames are those of each utterance alone. pitch (B, 2, pitch_frames F).
+        mask (B, F) of z: with it the real frames are those of each utterance alone. pitch (B, 2,
+        pitch_frames F).
         """
         x = self.first(masked(z, mask))
         if self.pitch is not None:
@@ -121,6 +137,9 @@ class SpectralDecoder(nn.Module):
         return x.unflatten(1, (-1, self.ratio)).permute(0, 1, 3, 2).flatten(2)
 
     def loss(self, predicted: Tensor, wave: Tensor, mask: Tensor | None) -> Tensor:
-        """Mean absolute error of `forward`'s frames in standard deviations, over the valid ones. wave (B, T), mask (B, F) of z."""
+        """Mean absolute error of `forward`'s frames in standard deviations, over the valid ones.
+
+        wave (B, T), mask (B, F) of z.
+        """
         error = (predicted - self.frontend(wave, mask=mask)).abs().mean(1)  # (B, ratio * F)
         return masked_mean(error, None if mask is None else stretched(mask, error.shape[-1]))

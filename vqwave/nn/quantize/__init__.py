@@ -1,4 +1,7 @@
-"""Quantizers: continuous latents -> codes of a finite alphabet, with gradients through. All are alike (`interface`)."""
+"""Quantizers: continuous latents -> codes of a finite alphabet, with gradients through.
+
+All are alike (`interface`).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,12 @@ from typing import Annotated
 from pydantic import Field
 
 from vqwave.nn.quantize.base import Quantized, Quantizer, frame_mask, perplexity
-from vqwave.nn.quantize.composed import ProductQuantizer, ProductQuantizerSpec, ResidualQuantizer, ResidualQuantizerSpec
+from vqwave.nn.quantize.composed import (
+    ProductQuantizer,
+    ProductQuantizerSpec,
+    ResidualQuantizer,
+    ResidualQuantizerSpec,
+)
 from vqwave.nn.quantize.entropy_loss import EntropySpec
 from vqwave.nn.quantize.estimators import rotation, straight_through
 from vqwave.nn.quantize.fsq import FSQuantizer, FSQuantizerSpec

@@ -15,7 +15,9 @@ from vqwave.features import held
 
 @dataclass(frozen=True)
 class Quantized:
-    """z (B, D, F) the quantized latents with gradient, codes (B, Q, F) int64, unweighted losses, metrics to log."""
+    """z (B, D, F) the quantized latents with gradient, codes (B, Q, F) int64, unweighted losses,
+    metrics to log.
+    """
 
     z: Tensor
     codes: Tensor
@@ -26,9 +28,10 @@ class Quantized:
 class Quantizer(nn.Module, ABC):
     """Latents (B, D, F) <-> codes (B, Q, F) of Q books with K codes each.
 
-    Laws, whatever the variant: in evaluation nothing changes; `forward(z).codes` is `encode(z)`, and `forward(z).z` is
-    `decode` of them bit for bit; padding enters no statistic and no loss; all of it runs in float32 (or above) whatever the
-    autocast. A variant gives `_quantize`, `_encode` and `_decode`.
+    Laws, whatever the variant: in evaluation nothing changes; `forward(z).codes` is `encode(z)`,
+    and `forward(z).z` is `decode` of them bit for bit; padding enters no statistic and no loss; all
+    of it runs in float32 (or above) whatever the autocast. A variant gives `_quantize`, `_encode`
+    and `_decode`.
     """
 
     books: int
@@ -40,12 +43,16 @@ class Quantizer(nn.Module, ABC):
         return self.books * math.log2(self.size)
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
-        """z (B, D, F), mask (B, F) true where a frame is real: padding enters no statistic and no loss."""
+        """z (B, D, F), mask (B, F) true where a frame is real: padding enters no statistic and no
+        loss.
+        """
         with torch.autocast(z.device.type, enabled=False):
             return self._quantize(_full(z), mask)
 
     def encode(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """z (B, D, F) -> codes (B, Q, F); where mask (B, F) is true they are those of each utterance alone."""
+        """z (B, D, F) -> codes (B, Q, F); where mask (B, F) is true they are those of each
+        utterance alone.
+        """
         with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
             return self._encode(held(_full(z), mask))
 
@@ -69,17 +76,23 @@ def _full(z: Tensor) -> Tensor:
 
 
 def recomputing() -> bool:
-    """True while a backward pass runs a checkpointed forward again, which must not update statistics twice."""
+    """True while a backward pass runs a checkpointed forward again, which must not update
+    statistics twice.
+    """
     return torch._C._current_graph_task_id() != -1
 
 
 def frame_mask(lengths: Tensor, hop: int, frames: int) -> Tensor:
-    """(B, F), true for frames that hold at least one sample of an utterance of `lengths` (B,) samples."""
+    """(B, F), true for frames that hold at least one sample of an utterance of `lengths` (B,)
+    samples.
+    """
     return torch.arange(frames, device=lengths.device) * hop < lengths[:, None]
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """exp of the entropy of the code distribution that counts (..., K) estimate: K when all are used alike."""
+    """exp of the entropy of the code distribution that counts (..., K) estimate: K when all are
+    used alike.
+    """
     p = counts / counts.sum(-1, keepdim=True).clamp(min=1)
     return torch.special.entr(p).sum(-1).exp()
 
@@ -90,14 +103,24 @@ def usage(counts: Tensor) -> dict[str, Tensor]:
 
 
 def mean_losses(parts: Sequence[Quantized]) -> dict[str, Tensor]:
-    """The mean over the parts that have it, so that a loss's weight means the same for any number of them."""
+    """The mean over the parts that have it, so that a loss's weight means the same for any number
+    of them.
+    """
     names = dict.fromkeys(name for part in parts for name in part.losses)
-    return {name: torch.stack([part.losses[name] for part in parts if name in part.losses]).mean() for name in names}
+    return {
+        name: torch.stack([part.losses[name] for part in parts if name in part.losses]).mean()
+        for name in names
+    }
 
 
 def joint_metrics(parts: Sequence[Quantized]) -> dict[str, Tensor]:
-    """Perplexity is the mean over books, codes used their sum; nothing while the books are still waiting to start."""
+    """Perplexity is the mean over books, codes used their sum; nothing while the books are still
+    waiting to start.
+    """
     if not all(part.metrics for part in parts):
         return {}
-    together = {name: torch.stack([part.metrics[name].float() for part in parts]) for name in ("perplexity", "codes_used")}
+    together = {
+        name: torch.stack([part.metrics[name].float() for part in parts])
+        for name in ("perplexity", "codes_used")
+    }
     return {"perplexity": together["perplexity"].mean(), "codes_used": together["codes_used"].sum()}

@@ -1,4 +1,6 @@
-"""Codebooks: nearest-code search, k-means start, restart of dead codes; codes that follow averages, or learn by a loss."""
+"""Codebooks: nearest-code search, k-means start, restart of dead codes; codes that follow averages,
+or learn by a loss.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,13 @@ SCORES = 1 << 18  # distances held at once, in the search
 
 
 def centred_scores(x: Tensor, codes: Tensor) -> Tensor:
-    """|x - e_k|^2 less a constant of each x, by one product: |c|^2 - 2 y.c with e = c + m, x = y + m, m the mean code.
+    """|x - e_k|^2 less a constant of each x, by one product.
 
-    Without m the squares would cancel where vectors lie far from the origin: the rounding of a score is that of |x| |e|, and
-    only with m that of the distances which are compared. x (N, D), codes (K, D) -> (N, K).
+    It is |c|^2 - 2 y.c with e = c + m, x = y + m, m the mean code.
+
+    Without m the squares would cancel where vectors lie far from the origin: the rounding of a
+    score is that of |x| |e|, and only with m that of the distances which are compared. x (N, D),
+    codes (K, D) -> (N, K).
     """
     origin = codes.detach().mean(0)
     centred = codes - origin
@@ -30,9 +35,12 @@ def centred_scores(x: Tensor, codes: Tensor) -> Tensor:
 
 
 def nearest_codes(x: Tensor, codes: Tensor) -> Tensor:
-    """argmin_k |x - e_k|, by `centred_scores`, with no gradient. x (N, D), codes (K, D) -> (N,) int64.
+    """argmin_k |x - e_k|, by `centred_scores`, with no gradient.
 
-    Never in an autocast's precision, which would flip codes; in chunks, so that N x K scores are never held at once.
+    x (N, D), codes (K, D) -> (N,) int64.
+
+    Never in an autocast's precision, which would flip codes; in chunks, so that N x K scores are
+    never held at once.
     """
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         if len(x) * len(codes) <= SCORES:  # also the only way that can become a graph
@@ -45,14 +53,18 @@ def nearest_codes(x: Tensor, codes: Tensor) -> Tensor:
 
 
 def k_means(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """k-means++ and Lloyd's steps on x (N, D) -> centres (size, D) and counts (size,); no centre is ever empty."""
+    """k-means++ and Lloyd's steps on x (N, D) -> centres (size, D) and counts (size,); no centre is
+    ever empty.
+    """
     points = x.double().cpu().numpy()
     if len(points) < size:  # too few to cluster: repeat them, a little apart
         rng = np.random.default_rng(0)
         points = points[np.arange(size) % len(points)]
         points = points + 1e-3 * points.std() * rng.standard_normal(points.shape)
     middle = points.mean(0)  # the squares of the distances lose nothing far from the origin
-    centres, labels = kmeans2(points - middle, size, iter=10, minit="++", rng=np.random.default_rng(0), missing="warn")
+    centres, labels = kmeans2(
+        points - middle, size, iter=10, minit="++", rng=np.random.default_rng(0), missing="warn"
+    )
     counts = np.bincount(labels, minlength=size).clip(1)
     return torch.from_numpy(centres + middle).to(x), torch.from_numpy(counts).to(x)
 
@@ -60,10 +72,11 @@ def k_means(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
 class Codebook(nn.Module, ABC):
     """K codes of dimension D, started by k-means, restarted when dead.
 
-    `sizes` counts the vectors of a step that fall to each code, as a moving average. A code used less than `restart` times its
-    fair share is moved onto a vector of the batch. Statistics are summed over all ranks and the draws are keyed on a counter,
-    so that every rank keeps the same codes. `cosine` keeps vectors and codes on the sphere of radius sqrt(D), where the
-    nearest code is that of the largest cosine and a channel has unit power.
+    `sizes` counts the vectors of a step that fall to each code, as a moving average. A code used
+    less than `restart` times its fair share is moved onto a vector of the batch. Statistics are
+    summed over all ranks and the draws are keyed on a counter, so that every rank keeps the same
+    codes. `cosine` keeps vectors and codes on the sphere of radius sqrt(D), where the nearest code
+    is that of the largest cosine and a channel has unit power.
     """
 
     by_loss: ClassVar[bool]
@@ -72,9 +85,25 @@ class Codebook(nn.Module, ABC):
     started: Tensor
     updates: Tensor
 
-    def __init__(self, size: int, dim: int, *, decay: float, restart: float, epsilon: float = 1e-5, cosine: bool = False) -> None:
+    def __init__(
+        self,
+        size: int,
+        dim: int,
+        *,
+        decay: float,
+        restart: float,
+        epsilon: float = 1e-5,
+        cosine: bool = False,
+    ) -> None:
         super().__init__()
-        self.size, self.dim, self.decay, self.restart, self.epsilon, self.cosine = size, dim, decay, restart, epsilon, cosine
+        self.size, self.dim, self.decay, self.restart, self.epsilon, self.cosine = (
+            size,
+            dim,
+            decay,
+            restart,
+            epsilon,
+            cosine,
+        )
         self.register_buffer("sizes", torch.ones(size))
         self.register_buffer("started", torch.tensor(False))
         self.register_buffer("updates", torch.tensor(0))
@@ -86,14 +115,18 @@ class Codebook(nn.Module, ABC):
 
     @abstractmethod
     def _put(self, where: Tensor, vectors: Tensor) -> None:
-        """Codes where (K,) holds become vectors (n, D); their sizes are already what they shall be."""
+        """Codes where (K,) holds become vectors (n, D); their sizes are already what they shall
+        be.
+        """
 
     @abstractmethod
     def _average(self, x: Tensor, index: Tensor) -> None:
         """Move the moving averages towards x (N, D) with codes index (N,)."""
 
     def placed(self, x: Tensor, dim: int) -> Tensor:
-        """x with its vectors along `dim` as this book compares them: on the sphere, if by cosine."""
+        """x with its vectors along `dim` as this book compares them: on the sphere, if by
+        cosine.
+        """
         return F.normalize(x, dim=dim) * math.sqrt(self.dim) if self.cosine else x
 
     def _smoothed(self) -> Tensor:
@@ -102,9 +135,12 @@ class Codebook(nn.Module, ABC):
 
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
-        """Place the codes by k-means on the vectors x (N, D) of all ranks; each rank must call with its own, maybe none."""
+        """Place the codes by k-means on the vectors x (N, D) of all ranks; each rank must call with
+        its own, maybe none.
+        """
         most = START_VECTORS * self.size
-        padded = F.pad(x[:most], (0, 1, 0, max(0, most - len(x))))  # the last column marks what is real
+        # the last column marks what is real
+        padded = F.pad(x[:most], (0, 1, 0, max(0, most - len(x))))
         padded[: min(len(x), most), -1] = 1.0
         pool = gather_over_ranks(padded)
         pool = pool[pool[:, -1] > 0, :-1][:most]
@@ -118,7 +154,9 @@ class Codebook(nn.Module, ABC):
 
     @torch.no_grad()
     def update(self, x: Tensor, index: Tensor) -> None:
-        """Move the averages towards the vectors x (N, D) with codes index (N,), then restart what is dead. All ranks call."""
+        """Move the averages towards the vectors x (N, D) with codes index (N,), then restart what
+        is dead. All ranks call.
+        """
         self._average(x, index)
         self.updates += 1
         fair_share = self.sizes.sum() / self.size
@@ -127,12 +165,16 @@ class Codebook(nn.Module, ABC):
             self._restart(dead, x, fair_share)
 
     def _restart(self, dead: Tensor, x: Tensor, fair_share: Tensor) -> None:
-        """Draw vectors among those of all ranks, in the order of the ranks: the same ones as if all lay on one."""
+        """Draw vectors among those of all ranks, in the order of the ranks: the same ones as if all
+        lay on one.
+        """
         counts = gather_over_ranks(torch.tensor([len(x)], device=x.device)).tolist()
         if not sum(counts):
             return
         generator = torch.Generator().manual_seed(int(self.updates))
-        drawn = torch.randint(sum(counts), (int(dead.sum()),), generator=generator).to(x.device) - sum(counts[: rank()])
+        drawn = torch.randint(sum(counts), (int(dead.sum()),), generator=generator).to(
+            x.device
+        ) - sum(counts[: rank()])
         mine = (drawn >= 0) & (drawn < len(x))
         chosen = torch.zeros(len(drawn), self.dim, dtype=x.dtype, device=x.device)
         chosen[mine] = x[drawn[mine]]
@@ -140,16 +182,20 @@ class Codebook(nn.Module, ABC):
         self._put(dead, sum_over_ranks(chosen))
 
     def extra_repr(self) -> str:
-        return f"size={self.size}, dim={self.dim}, decay={self.decay}, restart={self.restart}, cosine={self.cosine}"
+        return (
+            f"size={self.size}, dim={self.dim}, decay={self.decay}, restart={self.restart},"
+            f" cosine={self.cosine}"
+        )
 
 
 class EMACodebook(Codebook):
     r"""Codes that follow the vectors assigned to them.
 
-    .. math:: N_i \leftarrow \gamma N_i + (1-\gamma) n_i,\quad m_i \leftarrow \gamma m_i + (1-\gamma) \sum z,\quad e_i = m_i / N_i
+    .. math:: N_i \leftarrow \gamma N_i + (1-\gamma) n_i,\quad m_i \leftarrow \gamma m_i +
+    (1-\gamma) \sum z,\quad e_i = m_i / N_i
 
-    The state is (sizes, sums) alone and the codes are derived from it, so that they agree from the first step on. The
-    counts are Laplace-smoothed in that quotient only.
+    The state is (sizes, sums) alone and the codes are derived from it, so that they agree from the
+    first step on. The counts are Laplace-smoothed in that quotient only.
 
     Reference: van den Oord et al., 2017, appendix A.1. arXiv:1711.00937
     """
@@ -157,9 +203,20 @@ class EMACodebook(Codebook):
     by_loss = False
     sums: Tensor
 
-    def __init__(self, size: int, dim: int, *, decay: float, restart: float, epsilon: float = 1e-5, cosine: bool = False) -> None:
+    def __init__(
+        self,
+        size: int,
+        dim: int,
+        *,
+        decay: float,
+        restart: float,
+        epsilon: float = 1e-5,
+        cosine: bool = False,
+    ) -> None:
         super().__init__(size, dim, decay=decay, restart=restart, epsilon=epsilon, cosine=cosine)
-        self.register_buffer("sums", torch.randn(size, dim, generator=torch.Generator().manual_seed(0)))
+        self.register_buffer(
+            "sums", torch.randn(size, dim, generator=torch.Generator().manual_seed(0))
+        )
 
     @property
     def codes(self) -> Tensor:
@@ -179,17 +236,30 @@ class EMACodebook(Codebook):
 
 
 class GradientCodebook(Codebook):
-    """Codes that are parameters, with `rate` times the network's learning rate: Adam's step does not depend on a loss's weight.
+    """Codes that are parameters, with `rate` times the network's learning rate: Adam's step does
+    not depend on a loss's weight.
 
-    References: van den Oord et al., 2017, eq. 3. arXiv:1711.00937; a rate of 10: Łańcucki et al., 2020. arXiv:2005.08520
+    References: van den Oord et al., 2017, eq. 3. arXiv:1711.00937; a rate of 10: Łańcucki et al.,
+    2020. arXiv:2005.08520
     """
 
     by_loss = True
 
-    def __init__(self, size: int, dim: int, *, decay: float, restart: float, cosine: bool = False, rate: float = 1.0) -> None:
+    def __init__(
+        self,
+        size: int,
+        dim: int,
+        *,
+        decay: float,
+        restart: float,
+        cosine: bool = False,
+        rate: float = 1.0,
+    ) -> None:
         super().__init__(size, dim, decay=decay, restart=restart, cosine=cosine)
         self.rate = rate
-        self.weight = nn.Parameter(torch.randn(size, dim, generator=torch.Generator().manual_seed(0)) / rate)
+        self.weight = nn.Parameter(
+            torch.randn(size, dim, generator=torch.Generator().manual_seed(0)) / rate
+        )
 
     @property
     def codes(self) -> Tensor:

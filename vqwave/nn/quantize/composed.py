@@ -23,7 +23,10 @@ VectorSpec = Annotated[EMAQuantizerSpec | GradientQuantizerSpec, Field(discrimin
 
 @spec
 class ResidualQuantizerSpec:
-    """Stages, each of which quantizes what the ones before left. Zeghidour et al., 2021 (SoundStream). arXiv:2107.03312"""
+    """Stages, each of which quantizes what the ones before left.
+
+    Zeghidour et al., 2021 (SoundStream). arXiv:2107.03312
+    """
 
     kind: Literal["residual"] = "residual"
     num_quantizers: Annotated[int, Field(ge=1)] = option(2, "books Q")
@@ -31,14 +34,18 @@ class ResidualQuantizerSpec:
         0.0, "share of training items that use 1 .. Q stages, drawn uniformly"
     )
     quantizer: VectorSpec = option(
-        EMAQuantizerSpec(codebook_size=16), "each stage; its gradient_estimator and codebook_dim act once, on the sum"
+        EMAQuantizerSpec(codebook_size=16),
+        "each stage; its gradient_estimator and codebook_dim act once, on the sum",
     )
 
     def build(self, dim: int) -> Quantizer:
-        """Raises UserInputError for cosine stages, and if there are more code dimensions than `dim`."""
+        """Raises UserInputError for cosine stages, and if there are more code dimensions than
+        `dim`.
+        """
         if self.quantizer.l2_normalize:
             raise UserInputError(
-                "model.quantizer.quantizer.l2_normalize: true, expected false in residual stages: a residual has a length"
+                "model.quantizer.quantizer.l2_normalize: true, expected false in residual stages: a"
+                " residual has a length"
             )
         return projected(dim, self.quantizer.codebook_dim, self._unprojected)
 
@@ -54,20 +61,27 @@ class ProductQuantizerSpec:
     kind: Literal["product"] = "product"
     groups: Annotated[int, Field(ge=1)] = option(2, "parts of the D channels")
     quantizer: Annotated[
-        EMAQuantizerSpec | GradientQuantizerSpec | FSQuantizerSpec | ResidualQuantizerSpec, Field(discriminator="kind")
+        EMAQuantizerSpec | GradientQuantizerSpec | FSQuantizerSpec | ResidualQuantizerSpec,
+        Field(discriminator="kind"),
     ] = option(EMAQuantizerSpec(codebook_size=16), "each group")
 
     def build(self, dim: int) -> ProductQuantizer:
         """Raises UserInputError for channels that do not divide into the groups."""
         if dim % self.groups:
-            raise UserInputError(f"model.quantizer.groups: {self.groups}, expected a divisor of the {dim} latent channels")
-        return ProductQuantizer([self.quantizer.build(dim // self.groups) for _ in range(self.groups)])
+            raise UserInputError(
+                f"model.quantizer.groups: {self.groups}, expected a divisor of the {dim} latent"
+                " channels"
+            )
+        return ProductQuantizer(
+            [self.quantizer.build(dim // self.groups) for _ in range(self.groups)]
+        )
 
 
 class ProductQuantizer(Quantizer):
     """Each group of channels is quantized alone: K^G combinations from G books of K.
 
-    References: Jégou et al., 2011, IEEE TPAMI 33(1); Chen & Hain, 2020 ("sliced" VQ). arXiv:2008.10234
+    References: Jégou et al., 2011, IEEE TPAMI 33(1); Chen & Hain, 2020 ("sliced" VQ).
+    arXiv:2008.10234
     """
 
     def __init__(self, groups: Sequence[Quantizer]) -> None:
@@ -76,17 +90,27 @@ class ProductQuantizer(Quantizer):
         self.books, self.size = sum(group.books for group in groups), groups[0].size
 
     def _quantize(self, z: Tensor, mask: Tensor | None) -> Quantized:
-        parts = [group(part, mask) for group, part in zip(self.groups, z.chunk(len(self.groups), 1), strict=True)]
-        joined, codes = torch.cat([part.z for part in parts], 1), torch.cat([part.codes for part in parts], 1)
+        parts = [
+            group(part, mask)
+            for group, part in zip(self.groups, z.chunk(len(self.groups), 1), strict=True)
+        ]
+        joined, codes = (
+            torch.cat([part.z for part in parts], 1),
+            torch.cat([part.codes for part in parts], 1),
+        )
         return Quantized(joined, codes, mean_losses(parts), joint_metrics(parts))
 
     def _encode(self, z: Tensor) -> Tensor:
         parts = z.chunk(len(self.groups), 1)
-        return torch.cat([group.encode(part) for group, part in zip(self.groups, parts, strict=True)], 1)
+        return torch.cat(
+            [group.encode(part) for group, part in zip(self.groups, parts, strict=True)], 1
+        )
 
     def _decode(self, codes: Tensor) -> Tensor:
         parts = codes.chunk(len(self.groups), 1)
-        return torch.cat([group.decode(part) for group, part in zip(self.groups, parts, strict=True)], 1)
+        return torch.cat(
+            [group.decode(part) for group, part in zip(self.groups, parts, strict=True)], 1
+        )
 
 
 class ResidualQuantizer(Quantizer):
@@ -94,14 +118,17 @@ class ResidualQuantizer(Quantizer):
 
     .. math:: r_1 = z,\quad q_i = Q_i(r_i),\quad r_{i+1} = r_i - sg(q_i),\quad \hat z = \sum q_i
 
-    The losses are those of each stage on r_i, averaged, and the estimator acts once, on the sum: a straight-through at each
-    stage would leave the later ones without a commitment gradient. With dropout an item uses a drawn number of stages, all Q of
-    them included; the others do not see it, as if it were padding. Fewer books than Q decode to a coarser latent.
+    The losses are those of each stage on r_i, averaged, and the estimator acts once, on the sum: a
+    straight-through at each stage would leave the later ones without a commitment gradient. With
+    dropout an item uses a drawn number of stages, all Q of them included; the others do not see it,
+    as if it were padding. Fewer books than Q decode to a coarser latent.
 
     Reference: Zeghidour et al., 2021, sec. III-C. arXiv:2107.03312
     """
 
-    def __init__(self, stages: Sequence[VectorQuantizer], estimator: EstimatorName, dropout: float) -> None:
+    def __init__(
+        self, stages: Sequence[VectorQuantizer], estimator: EstimatorName, dropout: float
+    ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.books, self.size = len(stages), stages[0].size
@@ -123,7 +150,9 @@ class ResidualQuantizer(Quantizer):
             total = total + (q if used is None else q * used[..., None])
             parts.append(part)
         codes = torch.cat([part.codes for part in parts], 1)
-        return Quantized(ESTIMATORS[self.estimator](z, total), codes, mean_losses(parts), joint_metrics(parts))
+        return Quantized(
+            ESTIMATORS[self.estimator](z, total), codes, mean_losses(parts), joint_metrics(parts)
+        )
 
     def _encode(self, z: Tensor) -> Tensor:
         codes = []
@@ -135,7 +164,9 @@ class ResidualQuantizer(Quantizer):
     def _decode(self, codes: Tensor) -> Tensor:
         """codes (B, n, F) of the first n stages, n <= Q."""
         parts = zip(self.stages, codes.split(1, 1), strict=False)
-        return sum((stage.decode(book) for stage, book in parts), torch.zeros((), device=codes.device))
+        return sum(
+            (stage.decode(book) for stage, book in parts), torch.zeros((), device=codes.device)
+        )
 
     def extra_repr(self) -> str:
         return f"estimator={self.estimator}, dropout={self.dropout}"

@@ -1,4 +1,6 @@
-"""Gradients through a quantizer: each returns the code q, bit for bit, and says what reaches the latents z."""
+"""Gradients through a quantizer: each returns the code q, bit for bit, and says what reaches the
+latents z.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +28,24 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def straight_through(z: Tensor, q: Tensor) -> Tensor:
-    """q, bit for bit, with the gradient of z; the usual `z + sg(q - z)` rounds. van den Oord et al., 2017, sec. 3.2"""
+    """q, bit for bit, with the gradient of z; the usual `z + sg(q - z)` rounds.
+
+    van den Oord et al., 2017, sec. 3.2
+    """
     return _StraightThrough.apply(z, q.detach())
 
 
 def rotation(z: Tensor, q: Tensor) -> Tensor:
-    r"""q, bit for bit, with the gradient of the rotation and scaling that takes z to q. z, q (B, D, F), vectors along D.
+    r"""q, bit for bit, with the gradient of the rotation and scaling that takes z to q.
 
-    .. math:: \tfrac{|q|}{|z|} R z,\quad R = I - 2 w w^T + 2 \hat q \hat z^T,\quad w = (\hat z + \hat q) / |\hat z + \hat q|
+    z, q (B, D, F), vectors along D.
 
-    R and the ratio of the norms are constants to the gradient, so that an angle between gradient and code is kept as one
-    between gradient and latent. A zero vector, which has no direction, falls back to an identity of its gradient.
+    .. math:: \tfrac{|q|}{|z|} R z,\quad R = I - 2 w w^T + 2 \hat q \hat z^T,\quad w = (\hat z +
+    \hat q) / |\hat z + \hat q|
+
+    R and the ratio of the norms are constants to the gradient, so that an angle between gradient
+    and code is kept as one between gradient and latent. A zero vector, which has no direction,
+    falls back to an identity of its gradient.
 
     Reference: Fifty et al., 2024. arXiv:2410.06424
     """
@@ -47,9 +56,14 @@ def rotation(z: Tensor, q: Tensor) -> Tensor:
     z_unit, q_unit = fixed / z_norm.clamp(min=tiny), q / q_norm.clamp(min=tiny)
     w = z_unit + q_unit
     w = w / w.norm(dim=1, keepdim=True).clamp(min=tiny)
-    turned = z - 2 * w * (w * z).sum(1, keepdim=True) + 2 * q_unit * (z_unit * z).sum(1, keepdim=True)
+    turned = (
+        z - 2 * w * (w * z).sum(1, keepdim=True) + 2 * q_unit * (z_unit * z).sum(1, keepdim=True)
+    )
     turned = (turned * (q_norm / z_norm.clamp(min=tiny))).where(directed, z)
     return q + (turned - turned.detach())
 
 
-ESTIMATORS: Mapping[EstimatorName, Estimator] = {"straight_through": straight_through, "rotation": rotation}
+ESTIMATORS: Mapping[EstimatorName, Estimator] = {
+    "straight_through": straight_through,
+    "rotation": rotation,
+}

@@ -26,31 +26,43 @@ class FSQuantizerSpec:
     """Finite scalar quantization. Mentzer et al., 2024. arXiv:2309.15505"""
 
     kind: Literal["fsq"] = "fsq"
-    levels: Annotated[tuple[Annotated[int, Field(ge=2, le=256)], ...], Field(min_length=1)] = option(
-        (8, 5, 5, 5), "values of each dimension; K is their product: (8, 6, 5) 240, (4, 4, 4, 4) 256, (8, 5, 5, 5) 1000"
+    levels: Annotated[tuple[Annotated[int, Field(ge=2, le=256)], ...], Field(min_length=1)] = (
+        option(
+            (8, 5, 5, 5),
+            "values of each dimension; K is their product: (8, 6, 5) 240, (4, 4, 4, 4) 256, (8, 5,"
+            " 5, 5) 1000",
+        )
     )
 
     def build(self, dim: int) -> Quantizer:
-        """The latents are projected onto as many directions as there are levels. Raises UserInputError for more than `dim`."""
+        """The latents are projected onto as many directions as there are levels.
+
+        Raises UserInputError for more than `dim`.
+        """
         dims = len(self.levels)
         return projected(dim, None if dim == dims else dims, lambda _: FSQuantizer(self.levels))
 
 
 class FSQuantizer(Quantizer):
-    r"""Each of d dimensions, bounded by a tanh, rounds to one of its L levels; the code is their mixed-radix number.
+    r"""Each of d dimensions, bounded by a tanh, rounds to one of its L levels; the code is their
+    mixed-radix number.
 
-    .. math:: \tilde z = h \tanh(z + \text{shift}) - o,\quad \hat z = \text{round}(\tilde z) / \lfloor L / 2 \rfloor
+    .. math:: \tilde z = h \tanh(z + \text{shift}) - o,\quad \hat z = \text{round}(\tilde z) /
+    \lfloor L / 2 \rfloor
 
-    with :math:`h = (L - 1)(1 + \epsilon) / 2`, o one half for even L and zero for odd, shift = atanh(o / h): an even number of
-    levels reaches one further down than up (8: -4 .. 3). Of two levels that form leaves one code, its threshold at 3.8 deviations;
-    they are the signs, :math:`\tilde z = (1 + \epsilon) \tanh z` and :math:`\hat z = \pm 1`, as in the symmetric form of Parker et
-    al., 2024 (arXiv:2411.19842), and in lookup-free quantization. The gradient passes the rounding straight through and the tanh by
-    its derivative. There is neither a commitment nor a codebook loss. The first dimension is the fastest in the index.
+    with :math:`h = (L - 1)(1 + \epsilon) / 2`, o one half for even L and zero for odd, shift =
+    atanh(o / h): an even number of levels reaches one further down than up (8: -4 .. 3). Of two
+    levels that form leaves one code, its threshold at 3.8 deviations; they are the signs,
+    :math:`\tilde z = (1 + \epsilon) \tanh z` and :math:`\hat z = \pm 1`, as in the symmetric form
+    of Parker et al., 2024 (arXiv:2411.19842), and in lookup-free quantization. The gradient passes
+    the rounding straight through and the tanh by its derivative. There is neither a commitment nor
+    a codebook loss. The first dimension is the fastest in the index.
 
-    Each dimension is first brought to mean 0 and deviation 1 by moving averages over the training latents of all ranks (a batch
-    norm without weights, whose statistics carry no gradient). Without it the latents of an untrained encoder all round to zero;
-    by the statistics of the first batch alone they soon outgrow the tanh and stick to one corner. Either way one code is left,
-    and a decoder that hears one code learns to do without.
+    Each dimension is first brought to mean 0 and deviation 1 by moving averages over the training
+    latents of all ranks (a batch norm without weights, whose statistics carry no gradient). Without
+    it the latents of an untrained encoder all round to zero; by the statistics of the first batch
+    alone they soon outgrow the tanh and stick to one corner. Either way one code is left, and a
+    decoder that hears one code learns to do without.
 
     Reference: Mentzer et al., 2024, sec. 3.1. arXiv:2309.15505
     """
@@ -66,7 +78,11 @@ class FSQuantizer(Quantizer):
         super().__init__()
         self.size = math.prod(levels)
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
-        self.register_buffer("radix", torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]), persistent=False)
+        self.register_buffer(
+            "radix",
+            torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]),
+            persistent=False,
+        )
 
         self.register_buffer("mean", torch.zeros(len(levels), 1))
         self.register_buffer("deviation", torch.ones(len(levels), 1))
@@ -74,12 +90,16 @@ class FSQuantizer(Quantizer):
 
     @torch.no_grad()
     def follow(self, x: Tensor) -> None:
-        """Move offset and scale towards those of the vectors x (N, d) of all ranks; each rank calls with its own, maybe none."""
+        """Move offset and scale towards those of the vectors x (N, d) of all ranks; each rank calls
+        with its own, maybe none.
+        """
         count, mean, squares = moments_over_ranks(x, torch.ones_like(x[:, 0]))
         if count > 1:
             share = 1 - DECAY if self.started else 1.0
             self.mean.lerp_(mean[:, None].to(self.mean), share)
-            self.deviation.lerp_((squares / count).clamp(min=1e-12).sqrt()[:, None].to(self.mean), share)
+            self.deviation.lerp_(
+                (squares / count).clamp(min=1e-12).sqrt()[:, None].to(self.mean), share
+            )
             self.started.fill_(True)
 
     @property
@@ -88,7 +108,10 @@ class FSQuantizer(Quantizer):
         return (self.levels // 2)[:, None]
 
     def bound(self, z: Tensor) -> Tensor:
-        """z (B, d, F) -> the same, each dimension within its levels -floor(L / 2) .. ceil(L / 2) - 1, not yet rounded."""
+        """z (B, d, F) -> the same, each dimension within its levels -floor(L / 2) ..
+
+        ceil(L / 2) - 1, not yet rounded.
+        """
         levels = self.levels.to(z.dtype)[:, None]
         half = (levels - 1) * (1 + SLACK) / 2
         offset = 0.5 * (1 - levels % 2)
@@ -112,7 +135,9 @@ class FSQuantizer(Quantizer):
         metrics = usage(sum_over_ranks(torch.bincount(index, minlength=self.size)))
         if moves:
             self.follow(real)
-        return Quantized(straight_through(self._scaled(bounded), self._scaled(rounded)), codes, {}, metrics)
+        return Quantized(
+            straight_through(self._scaled(bounded), self._scaled(rounded)), codes, {}, metrics
+        )
 
     def _number(self, rounded: Tensor) -> Tensor:
         """Levels (B, d, F) -> codes (B, 1, F)."""

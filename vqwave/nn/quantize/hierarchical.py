@@ -20,42 +20,56 @@ from vqwave.nn.quantize.vq import EMAQuantizerSpec, GradientQuantizerSpec
 from vqwave.nn.repeat import repeated
 
 LevelSpec = Annotated[
-    EMAQuantizerSpec | GradientQuantizerSpec | FSQuantizerSpec | ProductQuantizerSpec | ResidualQuantizerSpec,
+    EMAQuantizerSpec
+    | GradientQuantizerSpec
+    | FSQuantizerSpec
+    | ProductQuantizerSpec
+    | ResidualQuantizerSpec,
     Field(discriminator="kind"),
 ]
 
 
 @spec
 class HierarchicalQuantizerSpec:
-    """A slow code above a fast one that is conditioned on it. Razavi et al., 2019 (VQ-VAE-2). arXiv:1906.00446"""
+    """A slow code above a fast one that is conditioned on it.
+
+    Razavi et al., 2019 (VQ-VAE-2). arXiv:1906.00446
+    """
 
     kind: Literal["hierarchical"] = "hierarchical"
     downsample: Annotated[int, Field(ge=2)] = option(4, "frames that share a top code")
     top: LevelSpec = option(EMAQuantizerSpec(), "the slow level")
-    bottom: LevelSpec = option(EMAQuantizerSpec(), "the fast level, of as many codes K a book as the slow one")
+    bottom: LevelSpec = option(
+        EMAQuantizerSpec(), "the fast level, of as many codes K a book as the slow one"
+    )
 
     def build(self, dim: int) -> HierarchicalQuantizer:
         """Raises UserInputError for levels whose books differ in size."""
         top, bottom = self.top.build(dim), self.bottom.build(dim)
         if top.size != bottom.size:
             raise UserInputError(
-                f"model.quantizer.bottom: books of {bottom.size} codes, expected {top.size} as in model.quantizer.top"
+                f"model.quantizer.bottom: books of {bottom.size} codes, expected {top.size} as in"
+                " model.quantizer.top"
             )
         return HierarchicalQuantizer(top, bottom, dim, self.downsample)
 
 
 class HierarchicalQuantizer(Quantizer):
-    r"""The top level quantizes `ratio` frames as one; the bottom level each frame, knowing the top's code; both are decoded.
+    r"""The top level quantizes `ratio` frames as one; the bottom level each frame, knowing the
+    top's code; both are decoded.
 
-    .. math:: t = Q_t(\text{down}(z)),\quad b = Q_b(W_b [z, \text{held}\,t]),\quad \hat z = W [\text{held}\,t, b]
+    .. math:: t = Q_t(\text{down}(z)),\quad b = Q_b(W_b [z, \text{held}\,t]),\quad \hat z = W
+    [\text{held}\,t, b]
 
-    down is a convolution whose windows do not overlap, the W are 1x1. They start as a residual quantizer, t of the frames'
-    mean and b of what it leaves, and learn to divide the work. Frames that a top code lacks, beyond the end or masked, repeat
-    the last real one: a recording has the same codes alone and padded in a masked batch.
+    down is a convolution whose windows do not overlap, the W are 1x1. They start as a residual
+    quantizer, t of the frames' mean and b of what it leaves, and learn to divide the work. Frames
+    that a top code lacks, beyond the end or masked, repeat the last real one: a recording has the
+    same codes alone and padded in a masked batch.
 
-    The codes (B, Q_top + Q_bottom, F) are at the fast rate, the top ones held: decoding takes the first of each stretch, so
-    codes may only be cut at multiples of `ratio`. `bits_per_frame` counts a top code once; a packed `.vqw` file repeats it,
-    and entropy coding with a prior, which sees the codes before, hardly pays for repeats.
+    The codes (B, Q_top + Q_bottom, F) are at the fast rate, the top ones held: decoding takes the
+    first of each stretch, so codes may only be cut at multiples of `ratio`. `bits_per_frame` counts
+    a top code once; a packed `.vqw` file repeats it, and entropy coding with a prior, which sees
+    the codes before, hardly pays for repeats.
 
     Reference: Razavi et al., 2019, sec. 3.1. arXiv:1906.00446
     """
@@ -74,7 +88,9 @@ class HierarchicalQuantizer(Quantizer):
 
     @property
     def bits_per_frame(self) -> float:
-        """Nominal, of a frame of the bottom level: a top code counts once for its `ratio` frames."""
+        """Nominal, of a frame of the bottom level: a top code counts once for its `ratio`
+        frames.
+        """
         return self.top.bits_per_frame / self.ratio + self.bottom.bits_per_frame
 
     def _quantize(self, z: Tensor, mask: Tensor | None) -> Quantized:
@@ -84,13 +100,21 @@ class HierarchicalQuantizer(Quantizer):
         bottom = self.bottom(self.to_bottom(torch.cat([z, held], 1)), mask)
         codes = torch.cat([self._held(top.codes, frames), bottom.codes], 1)
         parts = (top, bottom)
-        return Quantized(self.out(torch.cat([held, bottom.z], 1)), codes, mean_losses(parts), joint_metrics(parts))
+        return Quantized(
+            self.out(torch.cat([held, bottom.z], 1)),
+            codes,
+            mean_losses(parts),
+            joint_metrics(parts),
+        )
 
     def _encode(self, z: Tensor) -> Tensor:
         frames = z.shape[-1]
         slow = self.top.encode(self._slow(z, None))
         held = self._held(self.top.decode(slow), frames)
-        return torch.cat([self._held(slow, frames), self.bottom.encode(self.to_bottom(torch.cat([z, held], 1)))], 1)
+        return torch.cat(
+            [self._held(slow, frames), self.bottom.encode(self.to_bottom(torch.cat([z, held], 1)))],
+            1,
+        )
 
     def _decode(self, codes: Tensor) -> Tensor:
         slow, fast = codes.split([self.top.books, self.bottom.books], 1)

@@ -9,10 +9,12 @@ from vqwave.rng import keyed
 
 
 class TimeJitter(nn.Module):
-    """Replace each frame, with total probability `p`, by its left or its right neighbour (half each), in training alone.
+    """Replace each frame, with total probability `p`, by its left or its right neighbour (half
+    each), in training alone.
 
-    Each item of a batch draws its own; at the edges, and where the neighbour is padding, the frame itself stands in. Acts
-    on the decoder's input, after the straight-through and outside the codebook's statistics.
+    Each item of a batch draws its own; at the edges, and where the neighbour is padding, the frame
+    itself stands in. Acts on the decoder's input, after the straight-through and outside the
+    codebook's statistics.
 
     Reference: Chorowski et al., 2019, sec. III-C. arXiv:1901.08810
     """
@@ -22,7 +24,9 @@ class TimeJitter(nn.Module):
         self.p = p
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """z (B, D, F), mask (B, F) true where a frame is real -> (B, D, F); gradients reach the frames that were taken."""
+        """z (B, D, F), mask (B, F) true where a frame is real -> (B, D, F); gradients reach the
+        frames that were taken.
+        """
         if not self.training or self.p == 0:
             return z
         B, D, F_ = z.shape

@@ -17,9 +17,10 @@ class Projected(Quantizer):
 
     .. math:: z_q = W\, Q(W^T z),\quad W^T W = I_d
 
-    As W is orthonormal, projecting a decoded latent gives its code vector again: codes survive decoding and encoding. Few
-    dimensions keep codes alive (Yu et al., 2022, sec. 3.2. arXiv:2110.04627); the free scale and offset that usual
-    projections have are the encoder's last layer's already.
+    As W is orthonormal, projecting a decoded latent gives its code vector again: codes survive
+    decoding and encoding. Few dimensions keep codes alive (Yu et al., 2022, sec. 3.2.
+    arXiv:2110.04627); the free scale and offset that usual projections have are the encoder's last
+    layer's already.
     """
 
     def __init__(self, inner: Quantizer, dim: int, code_dim: int) -> None:
@@ -30,7 +31,9 @@ class Projected(Quantizer):
 
     @property
     def directions(self) -> Tensor:
-        """W (D, d): the weight orthonormalised, with the signs that make it a smooth function of the weight."""
+        """W (D, d): the weight orthonormalised, with the signs that make it a smooth function of
+        the weight.
+        """
         q, r = torch.linalg.qr(self.weight)
         return q * r.diagonal().sign()
 
@@ -48,9 +51,14 @@ class Projected(Quantizer):
 
 
 def projected(dim: int, code_dim: int | None, build: Callable[[int], Quantizer]) -> Quantizer:
-    """`build(dim)`, or that of `code_dim` dimensions between a projection and its transpose. Raises UserInputError."""
+    """`build(dim)`, or that of `code_dim` dimensions between a projection and its transpose.
+
+    Raises UserInputError.
+    """
     if code_dim is None:
         return build(dim)
     if not 1 <= code_dim <= dim:
-        raise UserInputError(f"model.quantizer: {code_dim} code dimensions, expected 1 to {dim}, the latents'")
+        raise UserInputError(
+            f"model.quantizer: {code_dim} code dimensions, expected 1 to {dim}, the latents'"
+        )
     return Projected(build(code_dim), dim, code_dim)

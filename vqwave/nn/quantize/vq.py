@@ -1,4 +1,6 @@
-"""Vector quantizers: one book of code vectors, which follow their latents by averages or learn by a loss."""
+"""Vector quantizers: one book of code vectors, which follow their latents by averages or learn by a
+loss.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,13 @@ class BookSpec(ABC):
         0, "training steps that pass the latents through before k-means places the codes on them"
     )
     l2_normalize: bool = option(
-        False, "latents and codes on the sphere of radius sqrt(D): the nearest code is that of the largest cosine"
+        False,
+        "latents and codes on the sphere of radius sqrt(D): the nearest code is that of the largest"
+        " cosine",
     )
     gradient_estimator: EstimatorName = option(
-        "straight_through", "gradient through the code: straight_through as in the paper, or rotation"
+        "straight_through",
+        "gradient through the code: straight_through as in the paper, or rotation",
     )
     codebook_dim: Annotated[int, Field(ge=1)] | None = option(
         None, "dimensions in which it is quantized, learned orthonormal directions; none: all D"
@@ -48,7 +53,9 @@ class BookSpec(ABC):
 
     def unprojected(self, dim: int) -> VectorQuantizer:
         """Of latents that have the codes' dimension."""
-        return VectorQuantizer(self.codebook(dim), self.gradient_estimator, self.kmeans_after_steps, self.entropy)
+        return VectorQuantizer(
+            self.codebook(dim), self.gradient_estimator, self.kmeans_after_steps, self.entropy
+        )
 
     @abstractmethod
     def codebook(self, dim: int) -> Codebook:
@@ -57,12 +64,21 @@ class BookSpec(ABC):
 
 @spec
 class EMAQuantizerSpec(BookSpec):
-    """One codebook that follows its vectors by moving averages. van den Oord et al., 2017, appendix A.1"""
+    """One codebook that follows its vectors by moving averages.
+
+    van den Oord et al., 2017, appendix A.1
+    """
 
     kind: Literal["ema"] = "ema"
 
     def codebook(self, dim: int) -> Codebook:
-        return EMACodebook(self.codebook_size, dim, decay=self.decay, restart=self.dead_code_threshold, cosine=self.l2_normalize)
+        return EMACodebook(
+            self.codebook_size,
+            dim,
+            decay=self.decay,
+            restart=self.dead_code_threshold,
+            cosine=self.l2_normalize,
+        )
 
 
 @spec
@@ -70,7 +86,9 @@ class GradientQuantizerSpec(BookSpec):
     """One codebook that learns by the loss `codebook`. van den Oord et al., 2017, eq. 3"""
 
     kind: Literal["gradient"] = "gradient"
-    lr_scale: Annotated[float, Field(gt=0)] = option(1.0, "learning rate of the codes, times that of the network")
+    lr_scale: Annotated[float, Field(gt=0)] = option(
+        1.0, "learning rate of the codes, times that of the network"
+    )
 
     def codebook(self, dim: int) -> Codebook:
         return GradientCodebook(
@@ -88,8 +106,9 @@ class VectorQuantizer(Quantizer):
 
     .. math:: L = |sg(z) - e|^2 + \beta |z - sg(e)|^2
 
-    The first term is the loss ``codebook`` of a codebook that learns by gradients (moving averages replace it), the second
-    the loss ``commitment``; both are averaged over frames and over the D channels.
+    The first term is the loss ``codebook`` of a codebook that learns by gradients (moving averages
+    replace it), the second the loss ``commitment``; both are averaged over frames and over the D
+    channels.
 
     Reference: van den Oord et al., 2017, sec. 3.2. arXiv:1711.00937
     """
@@ -97,7 +116,13 @@ class VectorQuantizer(Quantizer):
     books = 1
     waited: Tensor
 
-    def __init__(self, codebook: Codebook, estimator: EstimatorName, start_after: int, entropy: EntropySpec | None) -> None:
+    def __init__(
+        self,
+        codebook: Codebook,
+        estimator: EstimatorName,
+        start_after: int,
+        entropy: EntropySpec | None,
+    ) -> None:
         super().__init__()
         self.codebook = codebook
         self.size, self.dim = codebook.size, codebook.dim
@@ -116,11 +141,16 @@ class VectorQuantizer(Quantizer):
                 return Quantized(z, self._encode(z), self._idle_losses(z), {})
             self.codebook.start(real.detach())
         codes = self.codebook.codes
-        found = nearest_codes(vectors.detach().flatten(0, 1), codes).view(vectors.shape[:2])  # (B, F)
+        # (B, F)
+        found = nearest_codes(vectors.detach().flatten(0, 1), codes).view(vectors.shape[:2])
         q = F.embedding(found, codes).transpose(1, 2).contiguous()
-        losses = {"commitment": masked_mean(F.mse_loss(z, q.detach(), reduction="none").mean(1), mask)}
+        losses = {
+            "commitment": masked_mean(F.mse_loss(z, q.detach(), reduction="none").mean(1), mask)
+        }
         if self.codebook.by_loss:
-            losses["codebook"] = masked_mean(F.mse_loss(q, z.detach(), reduction="none").mean(1), mask)
+            losses["codebook"] = masked_mean(
+                F.mse_loss(q, z.detach(), reduction="none").mean(1), mask
+            )
         if self.entropy is not None:
             losses["entropy"] = assignment_entropy(real, codes, self.entropy)
         index = found.flatten() if mask is None else found[mask]
@@ -130,9 +160,15 @@ class VectorQuantizer(Quantizer):
         return Quantized(ESTIMATORS[self.estimator](z, q), found[:, None], losses, metrics)
 
     def _idle_losses(self, z: Tensor) -> dict[str, Tensor]:
-        """Zero, with a gradient of zero for all that will learn: under DDP no parameter may be left out."""
+        """Zero, with a gradient of zero for all that will learn: under DDP no parameter may be left
+        out.
+        """
         nothing = 0.0 * (z.sum() + self.codebook.codes.sum())
-        return {"commitment": nothing} | ({"codebook": nothing} if self.codebook.by_loss else {}) | self._idle_entropy(nothing)
+        return (
+            {"commitment": nothing}
+            | ({"codebook": nothing} if self.codebook.by_loss else {})
+            | self._idle_entropy(nothing)
+        )
 
     def _idle_entropy(self, nothing: Tensor) -> dict[str, Tensor]:
         return {} if self.entropy is None else {"entropy": nothing}

@@ -1,4 +1,6 @@
-"""Where a run's numbers and sounds go: `metrics.jsonl` and `samples/` always, wandb or tensorboard when asked."""
+"""Where a run's numbers and sounds go: `metrics.jsonl` and `samples/` always, wandb or tensorboard
+when asked.
+"""
 
 from vqwave.training.tracking.boards import Board, TensorBoard, WandbBoard, check_board
 from vqwave.training.tracking.phases import Phases

@@ -39,7 +39,9 @@ class Board(Protocol):
 
 
 def check_board(kind: str) -> None:
-    """Raises UserInputError where a board cannot be opened; to be asked before anything is written."""
+    """Raises UserInputError where a board cannot be opened; to be asked before anything is
+    written.
+    """
     if kind == "tensorboard":
         try:
             importlib.import_module("torch.utils.tensorboard")
@@ -53,7 +55,8 @@ def check_board(kind: str) -> None:
 def wandb_mode() -> str | None:
     """The mode to open a run in: WANDB_MODE, else offline without a login, else None: as set.
 
-    Raises UserInputError where WANDB_MODE is online without a login, or wandb does not start at all.
+    Raises UserInputError where WANDB_MODE is online without a login, or wandb does not start at
+    all.
     """
     mode = os.environ.get("WANDB_MODE") or None
     if mode == "disabled" or open_run() is not None:
@@ -63,7 +66,9 @@ def wandb_mode() -> str | None:
         return mode
     if mode == "online":
         what = "WANDB_MODE is online, and wandb has no login"
-        raise UserInputError(f"train.tracker: {what}; expected WANDB_API_KEY, or `wandb login` first")
+        raise UserInputError(
+            f"train.tracker: {what}; expected WANDB_API_KEY, or `wandb login` first"
+        )
     return "offline"
 
 
@@ -106,8 +111,8 @@ class WandbBoard:
     Online, offline or disabled, as WANDB_MODE says; where wandb has no login, offline, with a line
     that says how to upload it. A run that is open already is taken, and left open.
 
-    The axis of all charts is `step`, a column of its own: a resumed run may say again what it said before it was killed, which
-    wandb would refuse for its own counter.
+    The axis of all charts is `step`, a column of its own: a resumed run may say again what it said
+    before it was killed, which wandb would refuse for its own counter.
     """
 
     def __init__(self, folder: Path, identity: str, config: Mapping[str, Any]) -> None:
@@ -137,11 +142,14 @@ class WandbBoard:
         except (self.wandb.errors.Error, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             way = "WANDB_MODE=offline does without"
-            raise UserInputError(f"train.tracker: wandb cannot open a run ({reason}); {way}") from None
+            raise UserInputError(
+                f"train.tracker: wandb cannot open a run ({reason}); {way}"
+            ) from None
         if self.mode == "offline" and not os.environ.get("WANDB_MODE"):
             place = Path(run.dir).parent
             print(
-                f"note: wandb has no login, the run is kept offline; to upload it: wandb login, then wandb sync {place}",
+                "note: wandb has no login, the run is kept offline; to upload it: wandb login,"
+                f" then wandb sync {place}",
                 file=sys.stderr,
             )
         return run
@@ -170,7 +178,10 @@ class WandbBoard:
 
 
 class TensorBoard:
-    """Event files in `tensorboard/` of the run folder. What a killed run wrote after `step` is struck out."""
+    """Event files in `tensorboard/` of the run folder.
+
+    What a killed run wrote after `step` is struck out.
+    """
 
     def __init__(self, folder: Path, step: int, config: Mapping[str, Any]) -> None:
         check_board("tensorboard")

@@ -14,8 +14,8 @@ PHASES = ("data", "forward", "backward", "optimizer")
 class Phases:
     """Milliseconds of each phase of a step, summed up until a row of metrics takes them.
 
-    A GPU's phases are told apart by events in its own queue, so that nothing waits for it: its `data` is the time for which the
-    queue stood waiting for a batch.
+    A GPU's phases are told apart by events in its own queue, so that nothing waits for it: its
+    `data` is the time for which the queue stood waiting for a batch.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -42,13 +42,18 @@ class Phases:
             self.milliseconds[phase] += 1000 * (time.perf_counter() - began)
 
     def taken(self) -> dict[str, float]:
-        """`time/data` and so on: milliseconds a step since the last row; `time/loader_share`: of the step's. Begins again."""
+        """`time/data` and so on: milliseconds a step since the last row; `time/loader_share`: of
+        the step's. Begins again.
+        """
         if self.events:
             torch.cuda.synchronize()
         for phase, first, last in self.events:
             self.milliseconds[phase] += first.elapsed_time(last)
         total = sum(self.milliseconds.values())
-        found = {f"time/{phase}": value / max(1, self.steps) for phase, value in self.milliseconds.items()}
+        found = {
+            f"time/{phase}": value / max(1, self.steps)
+            for phase, value in self.milliseconds.items()
+        }
         found["time/loader_share"] = self.milliseconds["data"] / total if total else 0.0
         self._clear()
         return found

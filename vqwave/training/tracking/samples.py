@@ -14,7 +14,9 @@ from vqwave.distributed.collectives import gather_objects, rank
 
 
 class SampleSheet:
-    """`samples/`: recordings that a run made, and `index.json` which says what each one is. Put in place as a whole.
+    """`samples/`: recordings that a run made, and `index.json` which says what each one is.
+
+    Put in place as a whole.
 
     Every rank adds its own; `close`, which all must call, has the main process write all of them.
     """
@@ -24,8 +26,19 @@ class SampleSheet:
         self.rows: list[dict[str, Any]] = []
         self._waves: list[tuple[Wave, dict[str, Any]]] = []
 
-    def add(self, utterance: str, kind: str, wave: Tensor, *, speaker: str | None, text: str, target: str | None = None) -> None:
-        """wave (T,) of one kind: original, reconstruction, conversion (to `target`), student, generation."""
+    def add(
+        self,
+        utterance: str,
+        kind: str,
+        wave: Tensor,
+        *,
+        speaker: str | None,
+        text: str,
+        target: str | None = None,
+    ) -> None:
+        """wave (T,) of one kind: original, reconstruction, conversion (to `target`), student,
+        generation.
+        """
         samples = wave.cpu().numpy()
         stem = utterance.replace("/", "_")
         name = ".".join(part for part in (stem, kind, target) if part) + ".wav"

@@ -24,12 +24,16 @@ SHOWN_DB = 70.0  # range of a spectrogram
 
 
 class Tracker:
-    """Rows {"step", "seconds", name: value} in `metrics.jsonl`, and the same numbers on a board if one is asked for.
+    """Rows {"step", "seconds", name: value} in `metrics.jsonl`, and the same numbers on a board if
+    one is asked for.
 
-    Only the main process writes. `rewind` says from which step on the run goes, and opens the board.
+    Only the main process writes. `rewind` says from which step on the run goes, and opens the
+    board.
     """
 
-    def __init__(self, accelerator: Accelerator, run: Path, tracker: str, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, accelerator: Accelerator, run: Path, tracker: str, config: Mapping[str, Any]
+    ) -> None:
         self.main = accelerator.is_main_process
         self.run, self.kind, self.config = run, tracker, flatten(config)
         self.path = run / "metrics.jsonl"
@@ -47,7 +51,8 @@ class Tracker:
         return path.read_text()
 
     def rewind(self, step: int, rows: int | None = None) -> None:
-        """Forget rows after `step`, and after as many `rows` as there were then: a resumed run writes them again.
+        """Forget rows after `step`, and after as many `rows` as there were then: a resumed run
+        writes them again.
 
         A torn last row is dropped, too.
         """
@@ -81,7 +86,9 @@ class Tracker:
             self.board.numbers(step, {name: value for name, value in row.items() if name != "step"})
 
     def codes(self, step: int, sections: Mapping[str, Any]) -> None:
-        """How often each code is used, where an evaluation's sections have `codes`: a histogram a book."""
+        """How often each code is used, where an evaluation's sections have `codes`: a histogram a
+        book.
+        """
         if self.board is None or "codes" not in sections:
             return
         for book, counts in enumerate(sections["codes"]["counts"]):
@@ -91,9 +98,16 @@ class Tracker:
         """The recordings of a closed sheet, each with its spectrogram."""
         for row in sheet.rows if self.board is not None else ():
             wave, rate = read(sheet.folder / row["path"])
-            name = "/".join(part for part in (row["utterance"].replace("/", "_"), row["kind"], row["target"]) if part)
+            name = "/".join(
+                part
+                for part in (row["utterance"].replace("/", "_"), row["kind"], row["target"])
+                if part
+            )
             spoken = row["speaker"] or ""
-            caption = f"{row['kind']}, {spoken}{' as ' + row['target'] if row['target'] else ''}: {row['text']}"
+            caption = (
+                f"{row['kind']}, {spoken}{' as ' + row['target'] if row['target'] else ''}:"
+                f" {row['text']}"
+            )
             self.board.sound(sheet.step, f"samples/{name}", wave, rate, caption)
             self.board.picture(sheet.step, f"spectrograms/{name}", spectrogram(wave, rate), caption)
 
@@ -113,28 +127,39 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, int | float | str | bool) or value is None else str(value)
+            flat[f"{prefix}{key}"] = (
+                value
+                if isinstance(value, int | float | str | bool) or value is None
+                else str(value)
+            )
     return flat
 
 
 def own_folder(run: Path, tree: Mapping[str, Any], beside: Collection[str]) -> Path:
-    """`{settings}` in a run's name stands for eight digits of all settings but `run` and those named in `beside`.
+    """`{settings}` in a run's name stands for eight digits of all settings but `run` and those
+    named in `beside`.
 
-    So the trials of a sweep, whose commands differ in a setting only, have a folder each: the same on every rank, and the same
-    when the command is given again.
+    So the trials of a sweep, whose commands differ in a setting only, have a folder each: the same
+    on every rank, and the same when the command is given again.
 
     >>> own_folder(Path("runs/{settings}"), {"run": "?", "optim": {"lr": 0.1}}, ())
     PosixPath('runs/fec8c3c8')
     """
     if "{settings}" not in str(run):
         return run
-    heard = sorted((name, repr(value)) for name, value in flatten(tree).items() if name != "run" and name not in beside)
+    heard = sorted(
+        (name, repr(value))
+        for name, value in flatten(tree).items()
+        if name != "run" and name not in beside
+    )
     digest = hashlib.blake2b(repr(heard).encode(), digest_size=4).hexdigest()
     return Path(str(run).replace("{settings}", digest))
 
 
 def spectrogram(wave: Wave, sample_rate: int) -> NDArray[np.uint8]:
-    """wave (T,) -> a picture (frequencies, frames, 3), low ones below, 70 dB down from the loudest; grey without matplotlib."""
+    """wave (T,) -> a picture (frequencies, frames, 3), low ones below, 70 dB down from the loudest;
+    grey without matplotlib.
+    """
     window = round(0.025 * sample_rate)
     padded = np.pad(wave, (0, max(0, window - len(wave))))
     spectrum = torch.stft(
@@ -147,7 +172,8 @@ def spectrogram(wave: Wave, sample_rate: int) -> NDArray[np.uint8]:
         return_complex=True,
     )
     level = 20 * spectrum.abs().clamp_min(1e-10).log10()
-    light = ((level - level.max()) / SHOWN_DB + 1).clamp(0, 1).flip(0).numpy()  # (frequencies, frames)
+    # (frequencies, frames)
+    light = ((level - level.max()) / SHOWN_DB + 1).clamp(0, 1).flip(0).numpy()
     try:
         from matplotlib import colormaps
     except ImportError:

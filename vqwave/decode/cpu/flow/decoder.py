@@ -1,7 +1,9 @@
-"""The student on the CPU: torch in, torch out; tiles of time go through the flows' layers, in one thread or as a wavefront.
+"""The student on the CPU: torch in, torch out; tiles of time go through the flows' layers, in one
+thread or as a wavefront.
 
-A column hears only what came before it, and its bits depend on nothing else (see `simd.py`): neither on the tiles, nor on
-the chunks that a stream is asked for in, nor on threads or on the other streams.
+A column hears only what came before it, and its bits depend on nothing else (see `simd.py`):
+neither on the tiles, nor on the chunks that a stream is asked for in, nor on threads or on the
+other streams.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ from vqwave.models.student import Student
 from vqwave.nn.condition import Condition
 from vqwave.rng.philox import checked_seed
 
-ACTIVATIONS = 61440  # numbers that a layer of a tile yields: with its weights and its past they stay in the second-level cache
+# numbers that a layer of a tile yields: with its weights and its past they stay in the second-level
+# cache
+ACTIVATIONS = 61440
 GROUP = 16  # streams under way at once: each remembers some megabytes
 PIECE = 10  # layers that one thread passes a tile through before another may go on with it
 
@@ -58,19 +62,25 @@ class Stage:
 
 @dataclass
 class Tile:
-    """A stretch of one stream on its way through the flows, first noise, last audio; and within a flow, its columns."""
+    """A stretch of one stream on its way through the flows, first noise, last audio; and within a
+    flow, its columns.
+    """
 
     wave: Floats  # (n,)
     count: int = 0  # columns of the flow that it is in
-    first: int = 0  # its first sample, counted from the beginning of the block whose parameters were known before
+    # its first sample, counted from the beginning of the block whose parameters were known before
+    first: int = 0
     x: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (rows, R)
-    told: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (columns of the condition, L 2G)
+    # (columns of the condition, L 2G)
+    told: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     columns: Integers = field(default_factory=lambda: np.zeros(0, np.int64))  # (rows,) where in it
 
 
 @dataclass
 class ConditionWindow:
-    """The condition of one stream: columns from column `first` on, each held for `hold` samples, the last for ever."""
+    """The condition of one stream: columns from column `first` on, each held for `hold` samples,
+    the last for ever.
+    """
 
     features: Floats  # (F, width): H condition channels, and with a predictor its own
     first: int
@@ -78,22 +88,30 @@ class ConditionWindow:
 
 
 class FlowStream:
-    """One flow of one stream under way: what `AffineFlow` and its `FlowState` do, cut into stages."""
+    """One flow of one stream under way: what `AffineFlow` and its `FlowState` do, cut into
+    stages.
+    """
 
     def __init__(self, plan: FlowPlan, columns: int, pieces: int) -> None:
-        """columns: the most of a tile, but for its first, of which blocks that begin at an offset make one more."""
+        """columns: the most of a tile, but for its first, of which blocks that begin at an offset
+        make one more.
+        """
         self.plan = plan
         self.memory = Memory.silent(plan, columns + 1)
         shape = (whole_rows(columns + 1), len(plan.heard_bias))
-        self.x = cycle([aligned(shape, np.float32) for _ in range(pieces)])  # as many tiles may be under way in this flow
+        # as many tiles may be under way in this flow
+        self.x = cycle([aligned(shape, np.float32) for _ in range(pieces)])
         self.last = np.zeros(plan.fold, np.float32)  # the last whole block
-        self.partial = np.zeros(-plan.offset % plan.fold, np.float32)  # of the block that is not yet whole
+        # of the block that is not yet whole
+        self.partial = np.zeros(-plan.offset % plan.fold, np.float32)
         self.open = False  # whether that block's parameters are known, or being found
         self.known = np.zeros((2, LANES), np.float32)  # its locations and scales
         self.blocks = 0  # columns heard
 
     def begin(self, tile: Tile, told: ConditionWindow) -> None:
-        """The blocks that the tile completes become columns of residual channels, and each is told its part of the condition."""
+        """The blocks that the tile completes become columns of residual channels, and each is told
+        its part of the condition.
+        """
         fold, joined = self.plan.fold, np.concatenate([self.partial, tile.wave])
         whole, touched = len(joined) // fold * fold, -(-len(joined) // fold)
         heard = joined if self.open else np.concatenate([self.last, joined])
@@ -129,13 +147,17 @@ class FlowStream:
         tile.wave = wave
 
     def arrays(self) -> dict[str, NDArray]:
-        """All that it remembers, of one size whatever came: each layer's span, as far as it is heard again."""
+        """All that it remembers, of one size whatever came: each layer's span, as far as it is
+        heard again.
+        """
         memory, spans = self.memory, self._spans()
         ends = memory.begins + memory.used + spans
         pasts = [memory.windows[end - span : end] for end, span in zip(ends, spans, strict=True)]
         facts = np.array([self.blocks, self.open], np.int64)
         own = {"last": self.last, "partial": self.partial, "known": self.known, "facts": facts}
-        return {"pasts": np.concatenate(pasts)} | {name: array.copy() for name, array in own.items()}
+        return {"pasts": np.concatenate(pasts)} | {
+            name: array.copy() for name, array in own.items()
+        }
 
     def restore(self, arrays: Mapping[str, NDArray]) -> None:
         """The inverse of `arrays`."""
@@ -144,7 +166,9 @@ class FlowStream:
         for begin, past in zip(self.memory.begins, np.split(arrays["pasts"], bounds), strict=True):
             self.memory.windows[begin : begin + len(past)] = past
         self.memory.used[:] = 0
-        self.last, self.partial, self.known = (np.array(arrays[name]) for name in ("last", "partial", "known"))
+        self.last, self.partial, self.known = (
+            np.array(arrays[name]) for name in ("last", "partial", "known")
+        )
         self.blocks, self.open = int(arrays["facts"][0]), bool(arrays["facts"][1])
 
     def _spans(self) -> Integers:
@@ -164,7 +188,8 @@ class StudentDecoder:
         threads: int | None = None,
         plans: Sequence[FlowPlan] | None = None,
     ) -> None:
-        """streams (B,) number the utterances; condition of B utterances, or of one for all; threads None: torch's number.
+        """streams (B,) number the utterances; condition of B utterances, or of one for all; threads
+        None: torch's number.
 
         plans: what `plan_flows` made of the student, where several decoders share it.
         """
@@ -181,7 +206,9 @@ class StudentDecoder:
         self.pitch_taps = 0 if student.predictor is None else student.predictor.pitch_taps
         self.flows = [self._silent() for _ in streams]
         self.filters = [FilterStream(self.order) for _ in streams]
-        self.set_condition(_features(condition, len(streams), self.plans[0]), np.zeros(len(streams), np.int64))
+        self.set_condition(
+            _features(condition, len(streams), self.plans[0]), np.zeros(len(streams), np.int64)
+        )
         self._rooms = threading.local()
 
     def _silent(self) -> list[FlowStream]:
@@ -191,30 +218,49 @@ class StudentDecoder:
 
     @property
     def ahead(self) -> int:
-        """Samples by which blocks that begin at an offset hear the condition early (nn/flows.py): 0 without a stagger."""
+        """Samples by which blocks that begin at an offset hear the condition early (nn/flows.py): 0
+        without a stagger.
+        """
         return max(-plan.offset % plan.fold for plan in self.plans)
 
     def set_condition(self, features: Floats, first: Integers) -> None:
         """Columns (B, F, width) from now on, numbered from `first` (B,) on; earlier ones go."""
-        self.told = [ConditionWindow(row, int(number), self.hold) for row, number in zip(features, first, strict=True)]
+        self.told = [
+            ConditionWindow(row, int(number), self.hold)
+            for row, number in zip(features, first, strict=True)
+        ]
 
     def restart(self, row: int, stream: int) -> None:
-        """Row `row` becomes utterance number `stream`, before its first sample; the other rows do not notice."""
+        """Row `row` becomes utterance number `stream`, before its first sample; the other rows do
+        not notice.
+        """
         self.flows[row], self.filters[row] = self._silent(), FilterStream(self.order)
         self.streams[row], self.times[row] = stream, 0
 
     def state_dict(self) -> dict[str, NDArray]:
         """All that the streams remember, by name: what `restore` goes on from."""
         parts = {place: part.arrays() for place, part in self._parts().items()}
-        found = {f"{place}.{name}": array for place, arrays in parts.items() for name, array in arrays.items()}
+        found = {
+            f"{place}.{name}": array
+            for place, arrays in parts.items()
+            for name, array in arrays.items()
+        }
         return {"streams": self.streams.copy(), "times": self.times.copy()} | found
 
     def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
-        """The inverse of `arrays`, for as many streams of the same student in the same precision."""
+        """The inverse of `arrays`, for as many streams of the same student in the same
+        precision.
+        """
         self.streams[:], self.times[:] = arrays["streams"], arrays["times"]
         for place, part in self._parts().items():
             prefix = f"{place}."
-            part.restore({name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)})
+            part.restore(
+                {
+                    name.removeprefix(prefix): array
+                    for name, array in arrays.items()
+                    if name.startswith(prefix)
+                }
+            )
 
     def _parts(self) -> dict[str, FlowStream | FilterStream]:
         """Flows and, with a predictor, synthesis filters of all streams."""
@@ -234,7 +280,9 @@ class StudentDecoder:
         for chunk in self._sweep(count, source):
             yield chunk.clamp_(-1.0, 1.0)
 
-    def _scales(self, b: int, first: int, count: int, temperatures: Temperatures) -> NDArray[np.float64]:
+    def _scales(
+        self, b: int, first: int, count: int, temperatures: Temperatures
+    ) -> NDArray[np.float64]:
         """The factors on the noise of stream b, `count` samples from its next but `first` on."""
         scales = np.full(count, temperatures.scale)
         if self.pitch_taps:
@@ -246,18 +294,28 @@ class StudentDecoder:
     def transform(self, z: Tensor) -> Tensor:
         """As `Student.transform`: given noise z (B, n) -> x (B, n), not clamped."""
         given = z.detach().float().cpu().numpy()
-        chunks = list(self._sweep(given.shape[1], lambda b, first, n: np.ascontiguousarray(given[b, first : first + n])))
+        chunks = list(
+            self._sweep(
+                given.shape[1],
+                lambda b, first, n: np.ascontiguousarray(given[b, first : first + n]),
+            )
+        )
         return torch.cat(chunks, 1) if chunks else torch.zeros(given.shape)
 
     def _sweep(self, count: int, source: Callable[[int, int, int], Floats]) -> Iterator[Tensor]:
-        """A wavefront: of all (stage, tile) those of one sum are independent, and each needs only those of the sum before."""
+        """A wavefront: of all (stage, tile) those of one sum are independent, and each needs only
+        those of the sum before.
+        """
         step = self.columns * self.plans[0].fold
         firsts, tiles = range(0, count, step), {}
         with self._pool() as run:
             for diagonal in range(len(firsts) + len(self.stages) - 1 if count else 0):
                 if diagonal < len(firsts):
                     first = firsts[diagonal]
-                    tiles[diagonal] = [Tile(source(b, first, min(step, count - first))) for b in range(len(self.streams))]
+                    tiles[diagonal] = [
+                        Tile(source(b, first, min(step, count - first)))
+                        for b in range(len(self.streams))
+                    ]
                 jobs = [
                     (b, stage, tile)
                     for depth, stage in enumerate(self.stages)
@@ -265,16 +323,30 @@ class StudentDecoder:
                 ]
                 run(self._advance, jobs)
                 if diagonal - len(self.stages) + 1 >= 0:
-                    yield torch.from_numpy(np.stack([tile.wave for tile in tiles.pop(diagonal - len(self.stages) + 1)]))
+                    yield torch.from_numpy(
+                        np.stack([tile.wave for tile in tiles.pop(diagonal - len(self.stages) + 1)])
+                    )
         self.times += count
 
     def _advance(self, job: tuple[int, Stage, Tile]) -> None:
-        """One stage of one tile; those before it in its flow and those of the tile before are done."""
+        """One stage of one tile; those before it in its flow and those of the tile before are
+        done.
+        """
         b, stage, tile = job
         flow, room = self.flows[b][stage.flow], self._room(stage.flow)
         if stage.first == 0:
             flow.begin(tile, self.told[b])
-        pass_layers(flow.plan, flow.memory, room, tile.told, tile.columns, tile.x, tile.count, stage.first, stage.last)
+        pass_layers(
+            flow.plan,
+            flow.memory,
+            room,
+            tile.told,
+            tile.columns,
+            tile.x,
+            tile.count,
+            stage.first,
+            stage.last,
+        )
         if stage.last == len(flow.plan.dilations):
             flow.end(tile, room)
             if self.order and stage is self.stages[-1]:
@@ -333,7 +405,9 @@ def sample_student(
 
 
 def stages(plans: Sequence[FlowPlan], cut: bool) -> list[Stage]:
-    """The flows, or pieces of at most `PIECE` layers of them, so that several threads find work of one size."""
+    """The flows, or pieces of at most `PIECE` layers of them, so that several threads find work of
+    one size.
+    """
     found = []
     for flow, plan in enumerate(plans):
         layers = len(plan.dilations)
@@ -344,7 +418,9 @@ def stages(plans: Sequence[FlowPlan], cut: bool) -> list[Stage]:
 
 
 def tile_columns(plans: Sequence[FlowPlan]) -> int:
-    """Columns of a tile: a multiple of `ROWS`, few enough that a layer stays in the second-level cache."""
+    """Columns of a tile: a multiple of `ROWS`, few enough that a layer stays in the second-level
+    cache.
+    """
     widest = max(len(plan.heard_bias) for plan in plans)
     return max(48, min(1920, ACTIVATIONS // widest)) // 48 * 48
 

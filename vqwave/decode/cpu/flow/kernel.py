@@ -1,8 +1,10 @@
-"""A student's flow over a tile of columns: layer after layer, so that a tile's activations stay in the second-level cache.
+"""A student's flow over a tile of columns: layer after layer, so that a tile's activations stay in
+the second-level cache.
 
-A column is a block of folded time, or a sample. Every layer remembers what it heard in a window of rows, one column a row, time
-upwards; a tile is written after what was there before, and when the window is full its last span of rows moves to the front.
-Rows are counted up to a multiple of `ROWS`; what is computed for the rows beyond a tile is never read.
+A column is a block of folded time, or a sample. Every layer remembers what it heard in a window of
+rows, one column a row, time upwards; a tile is written after what was there before, and when the
+window is full its last span of rows moves to the front. Rows are counted up to a multiple of
+`ROWS`; what is computed for the rows beyond a tile is never read.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ Integers = NDArray[np.int64]
 class Memory(NamedTuple):
     """What the layers of one flow of one stream remember, in the precision of its matrices."""
 
-    windows: Matrix  # (rows, R): a window a layer, each of its span, a tile and some rows of padding
+    # (rows, R): a window a layer, each of its span, a tile and some rows of padding
+    windows: Matrix
     begins: Integers  # (L,) first row of each window
     used: Integers  # (L,) rows that each window holds beyond its span
 
@@ -47,7 +50,8 @@ class Scratch(NamedTuple):
     units: Matrix  # (rows, G)
     rectified: Matrix  # (ROWS, R)
     hidden: Floats  # (ROWS, H)
-    locations: Floats  # (1 + rows, 16): of each block, its n locations, after those of the block that was known before
+    # (1 + rows, 16): of each block, its n locations, after those of the block that was known before
+    locations: Floats
     scales: Floats  # (1 + rows, 16): its n scales, from lane n on
 
     @staticmethod
@@ -68,7 +72,9 @@ def whole_rows(count: int) -> int:
 
 @kernel
 def project(plan: FlowPlan, features: Floats, told: Floats) -> None:
-    """features (F, condition channels) -> told (F, L 2G): every layer's projection of the condition, plus its bias."""
+    """features (F, condition channels) -> told (F, L 2G): every layer's projection of the
+    condition, plus its bias.
+    """
     fill_rows(plan.dilated_bias, told)
     depth, width = plan.projection.shape
     product(plan.projection, 0, depth, width, features, 0, told, 0)
@@ -106,9 +112,16 @@ def enter(plan: FlowPlan, heard: Floats, x: Floats) -> None:
 
 @kernel
 def append(memory: Memory, layer: int, span: int, x: Floats, bias: Floats, count: int) -> int:
-    """Write a tile into a layer's window -> the row that its first column stands in. x gets the residual's bias on the way."""
+    """Write a tile into a layer's window -> the row that its first column stands in.
+
+    x gets the residual's bias on the way.
+    """
     windows, width, begin = memory.windows, x.shape[1], memory.begins[layer]
-    room = (memory.begins[layer + 1] if layer + 1 < len(memory.begins) else len(windows)) - begin - span
+    room = (
+        (memory.begins[layer + 1] if layer + 1 < len(memory.begins) else len(windows))
+        - begin
+        - span
+    )
     if memory.used[layer] + (count + ROWS - 1) // ROWS * ROWS > room:
         for i in range(begin * width, (begin + span) * width, LANES):
             move(windows, i + memory.used[layer] * width, windows, i)
@@ -134,19 +147,48 @@ def gate_rows(
     columns: Integers,
     rows: int,
 ) -> None:
-    """A layer's gated units, of all rows of a tile whose oldest tap begins in row `oldest` of the windows."""
+    """A layer's gated units, of all rows of a tile whose oldest tap begins in row `oldest` of the
+    windows.
+    """
     x, z, w, taps = memory.windows, room.units, plan.dilated, plan.kernel
     depth, width = x.shape[1], 2 * plan.gate
     at, reach, j = layer * taps * depth * width, plan.dilations[layer] * depth, 0
     while width - j >= VECTORS * LANES:
         for row in range(0, rows, ROWS):
-            x_at, z_at, told_at = (oldest + row) * depth, row * plan.gate + j // 2, layer * width + j
-            gate_tile(ROWS, PAIRS, w, at, width, j, x, x_at, reach, taps, told, columns, row, told_at, z, z_at)
+            x_at, z_at, told_at = (
+                (oldest + row) * depth,
+                row * plan.gate + j // 2,
+                layer * width + j,
+            )
+            gate_tile(
+                ROWS,
+                PAIRS,
+                w,
+                at,
+                width,
+                j,
+                x,
+                x_at,
+                reach,
+                taps,
+                told,
+                columns,
+                row,
+                told_at,
+                z,
+                z_at,
+            )
         j += VECTORS * LANES
     while width - j >= 2 * LANES:
         for row in range(0, rows, ROWS):
-            x_at, z_at, told_at = (oldest + row) * depth, row * plan.gate + j // 2, layer * width + j
-            gate_tile(ROWS, 1, w, at, width, j, x, x_at, reach, taps, told, columns, row, told_at, z, z_at)
+            x_at, z_at, told_at = (
+                (oldest + row) * depth,
+                row * plan.gate + j // 2,
+                layer * width + j,
+            )
+            gate_tile(
+                ROWS, 1, w, at, width, j, x, x_at, reach, taps, told, columns, row, told_at, z, z_at
+            )
         j += 2 * LANES
 
 
@@ -162,7 +204,11 @@ def pass_layers(
     first: int,
     last: int,
 ) -> None:
-    """Layers first .. last - 1 over x (rows, R), `count` of whose rows are columns; columns (rows,) are places in told.flat."""
+    """Layers first ..
+
+    last - 1 over x (rows, R), `count` of whose rows are columns; columns (rows,) are places in
+    told.flat.
+    """
     rows, matrix = (count + ROWS - 1) // ROWS * ROWS, plan.gate * x.shape[1]
     for layer in range(first, last):
         span = (plan.kernel - 1) * plan.dilations[layer]
@@ -174,7 +220,9 @@ def pass_layers(
 
 @kernel
 def leave(plan: FlowPlan, room: Scratch, x: Floats) -> None:
-    """x (rows, R) after the last layer -> the room's locations and scales, all but those of row 0."""
+    """x (rows, R) after the last layer -> the room's locations and scales, all but those of row
+    0.
+    """
     floor, shift, factor = broadcast(np.float32(plan.floor)), np.float32(0.0), np.float32(1.0)
     for row in range(0, len(x), ROWS):
         rectify_rows(x, row * x.shape[1], room.rectified)
@@ -190,7 +238,9 @@ def leave(plan: FlowPlan, room: Scratch, x: Floats) -> None:
 
 @kernel
 def scale(plan: FlowPlan, room: Scratch, first: int, z: Floats, x: Floats) -> None:
-    """x = z s + mu, for samples (count,) of which the first is sample `first` of the room's blocks."""
+    """x = z s + mu, for samples (count,) of which the first is sample `first` of the room's
+    blocks.
+    """
     for i in range(len(z)):
         row, lane = divmod(first + i, plan.fold)
         x[i] = z[i] * room.scales[row, plan.fold + lane] + room.locations[row, lane]

@@ -19,8 +19,9 @@ Matrix = NDArray[np.float32] | NDArray[np.uint16]  # the latter are bfloat16
 class FlowPlan(NamedTuple):
     """One flow; a named tuple, since that is what numba passes to kernels.
 
-    L layers, k taps, R residual, G gate, H hidden, all padded to multiples of 16; n samples a block. A matrix is (inputs,
-    outputs), or of bfloat16 (inputs / 2, outputs, 2); filters and gates take turns, 16 of each.
+    L layers, k taps, R residual, G gate, H hidden, all padded to multiples of 16; n samples a
+    block. A matrix is (inputs, outputs), or of bfloat16 (inputs / 2, outputs, 2); filters and gates
+    take turns, 16 of each.
     """
 
     dilated: Matrix  # flat (L, k, R, 2G), oldest tap first
@@ -43,7 +44,9 @@ class FlowPlan(NamedTuple):
 
 
 def plan_flows(student: Student, weights: Precision = "float32") -> list[FlowPlan]:
-    """A packed copy of each flow. bf16: weights are rounded, and kept as float32; bf16-dot: weights and activations are.
+    """A packed copy of each flow.
+
+    bf16: weights are rounded, and kept as float32; bf16-dot: weights and activations are.
 
     int8 is a WaveNet's alone: a student takes bf16-dot for it.
     """
@@ -79,13 +82,17 @@ def _plan(flow: AffineFlow, weights: Precision) -> FlowPlan:
         return _pack(torch.stack(parts), weights)
 
     return FlowPlan(
-        dilated=matrix([_taps(_interleaved(layer.dilated.weight, spec.gate_channels)) for layer in layers]),
+        dilated=matrix(
+            [_taps(_interleaved(layer.dilated.weight, spec.gate_channels)) for layer in layers]
+        ),
         residual=matrix([_taps(_pad(layer.residual.weight, 0)) for layer in layers]),
         hidden=matrix([_taps(_pad(stack.hidden.weight, 0))]),
         heard=_floats(_pad(flow.input.weight, 0)[..., 0].T).reshape(-1),
         out=_floats(_taps(_pad(out_weight, 0))).reshape(-1),
         projection=_floats(_projection(flow)),
-        dilated_bias=_floats(torch.cat([_interleaved(layer.dilated.bias, spec.gate_channels) for layer in layers])),
+        dilated_bias=_floats(
+            torch.cat([_interleaved(layer.dilated.bias, spec.gate_channels) for layer in layers])
+        ),
         residual_bias=_floats(torch.stack([_pad(layer.residual.bias, 0) for layer in layers])),
         hidden_bias=_floats(_pad(stack.hidden.bias, 0)),
         heard_bias=_floats(_pad(flow.input.bias, 0)),
@@ -109,7 +116,9 @@ def _pad(x: Tensor, axis: int) -> Tensor:
 
 
 def _interleaved(x: Tensor, gate: int) -> Tensor:
-    """Filters and gates (2G, ...) -> 16 filters, 16 gates, 16 filters, ..., each padded on its own."""
+    """Filters and gates (2G, ...) -> 16 filters, 16 gates, 16 filters, ..., each padded on its
+    own.
+    """
     halves = [_pad(half, 0).unflatten(0, (-1, WIDTH)) for half in (x[:gate], x[gate:])]
     return torch.stack(halves, 1).flatten(0, 2)
 
@@ -141,7 +150,8 @@ def _pack(x: Tensor, weights: Precision) -> Matrix:
     rounded = x.to(torch.bfloat16)
     if weights == "bf16":
         return _floats(rounded.float()).reshape(-1)
-    words = rounded.unflatten(-2, (-1, 2)).transpose(-1, -2).contiguous()  # (..., inputs / 2, outputs, 2)
+    # (..., inputs / 2, outputs, 2)
+    words = rounded.unflatten(-2, (-1, 2)).transpose(-1, -2).contiguous()
     result = aligned((words.numel(),), np.uint16)
     result[...] = words.view(torch.int16).numpy().view(np.uint16).reshape(-1)
     return result

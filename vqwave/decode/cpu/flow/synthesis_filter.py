@@ -1,9 +1,11 @@
-r"""A student's synthesis filter: what `nn.synthesis_filter` solves over time, a sample after another.
+r"""A student's synthesis filter: what `nn.synthesis_filter` solves over time, a sample after
+another.
 
 .. math:: x_t = e_t + \sum_{k=1}^{P} a_k(t)\, x_{t-k}
 
-A sample is one chain of fused multiply-adds from e_t on, k ascending, in float32 whatever the precision of the flows'
-weights. So its bits depend on no tile, chunk or thread, and on no other stream. Samples are filtered unclipped.
+A sample is one chain of fused multiply-adds from e_t on, k ascending, in float32 whatever the
+precision of the flows' weights. So its bits depend on no tile, chunk or thread, and on no other
+stream. Samples are filtered unclipped.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from vqwave.decode.cpu.simd import fused_scalar
 
 @kernel
 def synthesise(coefficients: Floats, hold: int, start: int, x: Floats) -> None:
-    """x (P + n): P samples, and n residuals which become samples; the first is sample `start` of column 0.
+    """x (P + n): P samples, and n residuals which become samples; the first is sample `start` of
+    column 0.
 
     coefficients (F, P): each column holds for `hold` samples, the last one for ever.
     """
@@ -43,7 +46,8 @@ class FilterStream:
     def pass_on(self, residual: Floats, coefficients: Floats, hold: int, first: int) -> Floats:
         """The next residuals (n,) -> samples (n,).
 
-        coefficients (F, P): columns from number `first` on, each held for `hold` samples, the last for ever.
+        coefficients (F, P): columns from number `first` on, each held for `hold` samples, the last
+        for ever.
         """
         order, last = len(self.past), len(coefficients) - 1
         begin, end = (min(t // hold - first, last) for t in (self.time, self.time + len(residual)))

@@ -1,4 +1,6 @@
-"""How two threads tell each other how far they are: a number that one of them writes, and the other waits for."""
+"""How two threads tell each other how far they are: a number that one of them writes, and the other
+waits for.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from vqwave.decode.cpu.simd import Args, Context, Generated, Signature, Typing, 
 from vqwave.decode.cpu.wavenet.state import Integers
 from vqwave.decode.plan import aligned
 
-APART = 16  # numbers between two signals, so that none shares a cache line, or its neighbour, with another
+# numbers between two signals, so that none shares a cache line, or its neighbour, with another
+APART = 16
 PATIENCE = 1 << 22  # looks at a signal before a thread gives up: a tenth of a second or more
 
 
@@ -27,19 +30,29 @@ def signals(count: int) -> Integers:
 def load_acquire(_typing: Typing, array: types.Array, _index: types.Integer) -> Generated:
     """array[index], and with it all that was written before it was announced."""
 
-    def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
-        pointer = builder.gep(array_of(context, builder, signature.args[0], args[0]).data, [args[1]])
+    def generate(
+        context: Context, builder: ir.IRBuilder, signature: Signature, args: Args
+    ) -> ir.Value:
+        pointer = builder.gep(
+            array_of(context, builder, signature.args[0], args[0]).data, [args[1]]
+        )
         return builder.load_atomic(pointer, "acquire", 8)
 
     return types.int64(array, types.intp), generate
 
 
 @intrinsic
-def store_release(_typing: Typing, array: types.Array, _index: types.Integer, _value: types.Integer) -> Generated:
+def store_release(
+    _typing: Typing, array: types.Array, _index: types.Integer, _value: types.Integer
+) -> Generated:
     """array[index] = value, and with it all that was written before."""
 
-    def generate(context: Context, builder: ir.IRBuilder, signature: Signature, args: Args) -> ir.Value:
-        pointer = builder.gep(array_of(context, builder, signature.args[0], args[0]).data, [args[1]])
+    def generate(
+        context: Context, builder: ir.IRBuilder, signature: Signature, args: Args
+    ) -> ir.Value:
+        pointer = builder.gep(
+            array_of(context, builder, signature.args[0], args[0]).data, [args[1]]
+        )
         builder.store_atomic(args[2], pointer, "release", 8)
         return context.get_dummy_value()
 
@@ -50,7 +63,9 @@ def store_release(_typing: Typing, array: types.Array, _index: types.Integer, _v
 def rest(_typing: Typing) -> Generated:
     """A hint to the processor that this thread waits."""
 
-    def generate(context: Context, builder: ir.IRBuilder, _signature: Signature, _args: Args) -> ir.Value:
+    def generate(
+        context: Context, builder: ir.IRBuilder, _signature: Signature, _args: Args
+    ) -> ir.Value:
         if platform.machine().lower() in ("x86_64", "amd64", "i686"):
             call(builder, "llvm.x86.sse2.pause", result=ir.VoidType())
         elif platform.machine().lower() in ("arm64", "aarch64"):

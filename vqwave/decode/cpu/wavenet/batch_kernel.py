@@ -1,4 +1,6 @@
-"""The sample loop of many streams: every layer of each, one sample after another, with nothing allocated and no lock held."""
+"""The sample loop of many streams: every layer of each, one sample after another, with nothing
+allocated and no lock held.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,17 @@ import numpy as np
 
 from vqwave.decode.cpu.head_sampling import draw
 from vqwave.decode.cpu.jit import inlined, kernel
-from vqwave.decode.cpu.matmul import Floats, Numbers, clear, convert, copy, fill_rows, gate, product, rectify
+from vqwave.decode.cpu.matmul import (
+    Floats,
+    Numbers,
+    clear,
+    convert,
+    copy,
+    fill_rows,
+    gate,
+    product,
+    rectify,
+)
 from vqwave.decode.cpu.microkernels import put
 from vqwave.decode.cpu.simd import LANES, add, broadcast, fused, load, load_whole
 from vqwave.decode.cpu.wavenet.prediction import add_prediction, shift_locations, voiced
@@ -18,7 +30,10 @@ from vqwave.decode.sampling import Temperatures
 
 
 class Buffers(NamedTuple):
-    """Room for the activations of one sample of B streams. Operands are what products read, in the plan's kind of number."""
+    """Room for the activations of one sample of B streams.
+
+    Operands are what products read, in the plan's kind of number.
+    """
 
     taps: Numbers  # (B, L k R) operand: what each layer hears, oldest first
     units: Numbers  # (B, L G), of the plan's kind of unit
@@ -42,14 +57,19 @@ class Buffers(NamedTuple):
             aligned((streams, layers * plan.kernel * residual), operand),
             aligned((streams, layers * activation // 2), unit),
             *[aligned((streams, width), operand) for width in (skip or residual, hidden)],
-            *[aligned((streams, width), np.float32) for width in (residual, activation, residual, skip, hidden, out)],
+            *[
+                aligned((streams, width), np.float32)
+                for width in (residual, activation, residual, skip, hidden, out)
+            ],
             aligned((out,), np.float32),
             np.zeros(streams, np.int64),
         )
 
 
 class ConditionWindow(NamedTuple):
-    """What B streams are told over a stretch of time: columns that begin at `first` and hold; the last one for ever."""
+    """What B streams are told over a stretch of time: columns that begin at `first` and hold; the
+    last one for ever.
+    """
 
     columns: Floats  # (B, n, L 2G): projected, with the bias of the dilated convolution
     first: Integers  # (B,) number of the first column
@@ -59,15 +79,28 @@ class ConditionWindow(NamedTuple):
 
 @kernel
 def project(plan: Plan, features: Floats, columns: Floats) -> None:
-    """features (N, condition channels) -> columns (N, L 2G): every layer's projection plus its bias."""
+    """features (N, condition channels) -> columns (N, L 2G): every layer's projection plus its
+    bias.
+    """
     layers, depth, width = plan.projection.shape
     fill_rows(plan.dilated_bias, columns)
     for layer in range(layers):
-        product(plan.projection, layer * depth * width, depth, width, features, 0, columns, layer * width)
+        product(
+            plan.projection,
+            layer * depth * width,
+            depth,
+            width,
+            features,
+            0,
+            columns,
+            layer * width,
+        )
 
 
 @inlined
-def embed_input(plan: Plan, state: State, told: ConditionWindow, column: Integers, present: Floats) -> None:
+def embed_input(
+    plan: Plan, state: State, told: ConditionWindow, column: Integers, present: Floats
+) -> None:
     """The last sample of each stream -> what enters the first layer, present (B, R).
 
     column (B,): see `locate`.
@@ -88,7 +121,9 @@ def embed_input(plan: Plan, state: State, told: ConditionWindow, column: Integer
 
 @kernel
 def gather_taps(plan: Plan, state: State, taps: Numbers) -> None:
-    """Every layer's past taps, from the rings; all at once, so that one wait for memory is the wait for all."""
+    """Every layer's past taps, from the rings; all at once, so that one wait for memory is the wait
+    for all.
+    """
     slots, width = state.rings.shape[1], state.rings.shape[2]
     for b in range(taps.shape[0]):
         ring, at = b * slots * width, b * taps.shape[1]
@@ -132,12 +167,18 @@ def words(plan: Plan, numbers: int) -> int:
 
 @inlined
 def add_residual(plan: Plan, buffers: Buffers, layer: int, at: int) -> None:
-    """The next layer's input: the present one plus the residual of this layer's units, whose weights begin at `at`."""
+    """The next layer's input: the present one plus the residual of this layer's units, whose
+    weights begin at `at`.
+    """
     (B, R), G = buffers.present.shape, plan.dilated_bias.shape[1] // 2
     if plan.residual_scale.shape[0] == 0:
         for b in range(B):
             for i in range(0, R, LANES):
-                put(buffers.present, b * R + i, add(load(buffers.present, b * R + i), load(plan.residual_bias, layer * R + i)))
+                put(
+                    buffers.present,
+                    b * R + i,
+                    add(load(buffers.present, b * R + i), load(plan.residual_bias, layer * R + i)),
+                )
         product(plan.weights, at, G, R, buffers.units, layer * G, buffers.present, 0)
         return
     for b in range(B):
@@ -145,8 +186,14 @@ def add_residual(plan: Plan, buffers: Buffers, layer: int, at: int) -> None:
     product(plan.weights, at, G, R, buffers.units, layer * G, buffers.inner, 0)
     for b in range(B):
         for i in range(0, R, LANES):
-            begun = add(load(buffers.present, b * R + i), load(plan.residual_scale, (2 * layer + 1) * R + i))
-            residual = fused(load_whole(buffers.inner, b * R + i), load(plan.residual_scale, 2 * layer * R + i), begun)
+            begun = add(
+                load(buffers.present, b * R + i), load(plan.residual_scale, (2 * layer + 1) * R + i)
+            )
+            residual = fused(
+                load_whole(buffers.inner, b * R + i),
+                load(plan.residual_scale, 2 * layer * R + i),
+                begun,
+            )
             put(buffers.present, b * R + i, residual)
 
 
@@ -158,15 +205,22 @@ def dequantize_skips(plan: Plan, buffers: Buffers) -> None:
         for b in range(B):
             for i in range(0, S, LANES):
                 total = load_whole(buffers.skip, b * S + i)
-                put(buffers.skip, b * S + i, fused(total, load(plan.skip_scale, i), load(plan.skip_scale, S + i)))
+                put(
+                    buffers.skip,
+                    b * S + i,
+                    fused(total, load(plan.skip_scale, i), load(plan.skip_scale, S + i)),
+                )
 
 
 @kernel
 def step(plan: Plan, state: State, buffers: Buffers, told: ConditionWindow) -> None:
-    """One sample of every stream: from the last sample heard to the head's parameters, in buffers.out."""
+    """One sample of every stream: from the last sample heard to the head's parameters, in
+    buffers.out.
+    """
     layers, width = plan.dilated_bias.shape
     R, G, S = plan.heard.shape[1], width // 2, plan.skip_bias.shape[0]
-    B, taps, at = buffers.out.shape[0], plan.kernel * R, 0  # width of a layer's taps; place in the weights
+    # width of a layer's taps; place in the weights
+    B, taps, at = buffers.out.shape[0], plan.kernel * R, 0
     row = told.columns.shape[2]
     gather_taps(plan, state, buffers.taps)
     select_column(told, state, buffers.column)
@@ -179,7 +233,15 @@ def step(plan: Plan, state: State, buffers: Buffers, told: ConditionWindow) -> N
         at += taps * width
         for b in range(B):
             heard = (b * told.columns.shape[1] + buffers.column[b]) * row + layer * width
-            gate(buffers.activation, b * width, told.columns, heard, buffers.units, (b * layers + layer) * G, G)
+            gate(
+                buffers.activation,
+                b * width,
+                told.columns,
+                heard,
+                buffers.units,
+                (b * layers + layer) * G,
+                G,
+            )
         if layer < layers - 1 or S == 0:
             add_residual(plan, buffers, layer, at)
             at += words(plan, G * R)
@@ -194,7 +256,9 @@ def step(plan: Plan, state: State, buffers: Buffers, told: ConditionWindow) -> N
 
 @inlined
 def output_layers(plan: Plan, buffers: Buffers, at: int) -> None:
-    """The output layers, whose weights begin at `at`: ReLU - 1x1 - ReLU - 1x1, from the skips or else the last residual."""
+    """The output layers, whose weights begin at `at`: ReLU - 1x1 - ReLU - 1x1, from the skips or
+    else the last residual.
+    """
     H, C = plan.hidden_bias.shape[0], plan.out_bias.shape[0]
     if buffers.skip.shape[1] > 0:
         rectify(buffers.skip, buffers.read)
@@ -221,16 +285,19 @@ def decode(
     heard: Floats,
     params: Floats,
 ) -> None:
-    """Moves B streams on by the T samples of heard (B, T), which it fills with class numbers or amplitudes.
+    """Moves B streams on by the T samples of heard (B, T), which it fills with class numbers or
+    amplitudes.
 
-    While t < given.shape[1], sample t is given (B, n); then it is drawn. While t < params.shape[1], the head's parameters go
-    to params (B, n, C).
+    While t < given.shape[1], sample t is given (B, n); then it is drawn. While t < params.shape[1],
+    the head's parameters go to params (B, n, C).
     """
     B, T = heard.shape
     for t in range(T):
         step(plan, state, buffers, told)
         for b in range(B):
-            commit_sample(plan, state, buffers, told, b, t, streams, seed, temperatures, given, heard, params)
+            commit_sample(
+                plan, state, buffers, told, b, t, streams, seed, temperatures, given, heard, params
+            )
 
 
 @inlined

@@ -1,4 +1,5 @@
-"""The CPU back-end's face: torch in, torch out; threads over groups of streams, and time in chunks that can be interrupted.
+"""The CPU back-end's face: torch in, torch out; threads over groups of streams, and time in chunks
+that can be interrupted.
 
 A stream's samples do not depend on its group, on the threads or on the chunks: see `simd.py`.
 """
@@ -27,7 +28,8 @@ from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
 from vqwave.rng.philox import checked_seed
 
-GROUP = 32  # streams that one kernel call advances: their activations stay in the second-level cache
+# streams that one kernel call advances: their activations stay in the second-level cache
+GROUP = 32
 CHUNK = 8192  # samples, summed over the streams of a group, between looks at Ctrl-C and progress
 
 
@@ -46,7 +48,9 @@ class Group:
 
 @dataclass(frozen=True)
 class ChunkIO:
-    """What a stretch of time yields: heard (B, n) class numbers or amplitudes, params (B, n, C) or (B, 0, C)."""
+    """What a stretch of time yields: heard (B, n) class numbers or amplitudes, params (B, n, C) or
+    (B, 0, C).
+    """
 
     heard: Floats
     params: Floats
@@ -64,14 +68,21 @@ class Decoder:
         weights: Precision = "float32",
         threads: int | None = None,
     ) -> None:
-        """streams (B,) number the utterances; condition of B utterances, or of one for all; threads None: torch's number."""
+        """streams (B,) number the utterances; condition of B utterances, or of one for all; threads
+        None: torch's number.
+        """
         self.wavenet = wavenet
         self.plan = Plan.of(wavenet, weights)
-        several = Plan.of(wavenet, weights, widened=True) if weights == "bf16" and len(streams) > 1 else self.plan
+        several = (
+            Plan.of(wavenet, weights, widened=True)
+            if weights == "bf16" and len(streams) > 1
+            else self.plan
+        )
         self.threads = threads or torch.get_num_threads()
         self.hold = condition.repeat if condition is not None else 1
         self.features = self._features(condition, len(streams))  # (B, F, width)
-        self.first = np.zeros(len(streams), np.int64)  # (B,) number of the first of these columns in each stream
+        # (B,) number of the first of these columns in each stream
+        self.first = np.zeros(len(streams), np.int64)
         numbers = streams.cpu().numpy().astype(np.int64)
         silence = self._as_heard(torch.zeros(1))[0]
         self.groups = [
@@ -82,7 +93,14 @@ class Decoder:
                 self.plan if count == 1 else several,
                 Buffers.of(self.plan, count),
                 PastTapCache.of(self.plan) if count == 1 else None,
-                TwoCoreDecoder() if len(streams) == 1 and self.threads > 1 and cores() > 1 and len(self.plan.skip_bias) else None,
+                (
+                    TwoCoreDecoder()
+                    if len(streams) == 1
+                    and self.threads > 1
+                    and cores() > 1
+                    and len(self.plan.skip_bias)
+                    else None
+                ),
             )
             for rows in _shares(len(streams), self.threads)
             for count in [rows.stop - rows.start]
@@ -93,7 +111,9 @@ class Decoder:
         self.features, self.first = features, first
 
     def restart(self, row: int, stream: int) -> None:
-        """Row `row` becomes utterance number `stream`, before its first sample; the other rows do not notice."""
+        """Row `row` becomes utterance number `stream`, before its first sample; the other rows do
+        not notice.
+        """
         for group in self.groups:
             if group.rows.start <= row < group.rows.stop:
                 b = row - group.rows.start
@@ -106,13 +126,17 @@ class Decoder:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
-        """The inverse of `arrays`, for as many streams of the same network in the same precision."""
+        """The inverse of `arrays`, for as many streams of the same network in the same
+        precision.
+        """
         for group in self.groups:
             for name, array in _kept(group).items():
                 array[...] = arrays[name][group.rows]
 
     def prefill(self, x: Tensor, *, keep: bool = False) -> Tensor:
-        """Go over given samples x (B, n) -> the head's parameters at each of them (B, C, n), or nothing unless `keep`."""
+        """Go over given samples x (B, n) -> the head's parameters at each of them (B, C, n), or
+        nothing unless `keep`.
+        """
         given = self._as_heard(x)
         wanted = given.shape[1] if keep else 0
         parts = [s.params for s in self._advance(given.shape[1], given, wanted, 0, 1.0)]
@@ -126,19 +150,30 @@ class Decoder:
         for stretch in self._advance(count, nothing, 0, seed, temperature):
             yield self._as_wave(stretch.heard)
 
-    def _advance(self, count: int, given: Floats, wanted: int, seed: int, temperature: Temperature) -> Iterator[ChunkIO]:
-        """`given` (B, count) to hear, or (B, 0) to draw; parameters of the first `wanted` samples."""
+    def _advance(
+        self, count: int, given: Floats, wanted: int, seed: int, temperature: Temperature
+    ) -> Iterator[ChunkIO]:
+        """`given` (B, count) to hear, or (B, 0) to draw; parameters of the first `wanted`
+        samples.
+        """
         step = max(1, CHUNK // max((len(g.streams) for g in self.groups), default=1))
         with self._pool() as run:
             for first in range(0, count, step):
                 n = min(step, count - first)
-                params = np.zeros((len(given), max(0, min(n, wanted - first)), self.plan.head.channels), np.float32)
+                params = np.zeros(
+                    (len(given), max(0, min(n, wanted - first)), self.plan.head.channels),
+                    np.float32,
+                )
                 stretch = ChunkIO(np.zeros((len(given), n), np.float32), params)
                 heard = given[:, first : first + n]
-                run(lambda g, h=heard, s=stretch: self._run(g, h, s, seed, temperature), self.groups)
+                run(
+                    lambda g, h=heard, s=stretch: self._run(g, h, s, seed, temperature), self.groups
+                )
                 yield stretch
 
-    def _run(self, group: Group, given: Floats, stretch: ChunkIO, seed: int, temperature: Temperature) -> None:
+    def _run(
+        self, group: Group, given: Floats, stretch: ChunkIO, seed: int, temperature: Temperature
+    ) -> None:
         """Advance one group; its rows of the arrays are copied, since kernels want whole arrays."""
         heard = np.zeros_like(stretch.heard[group.rows])
         params = np.zeros_like(stretch.params[group.rows])
@@ -164,7 +199,9 @@ class Decoder:
         projected = aligned((B * n, self.plan.dilated_bias.size), np.float32)
         project(self.plan, features.reshape(B * n, width), projected)
         predictors = np.ascontiguousarray(features[..., self.plan.projection.shape[1] :])
-        return ConditionWindow(projected.reshape(B, n, -1), self.first[rows] + first, self.hold, predictors)
+        return ConditionWindow(
+            projected.reshape(B, n, -1), self.first[rows] + first, self.hold, predictors
+        )
 
     def _features(self, condition: Condition | None, streams: int) -> Floats:
         """(B, F, width); one column of no channels for a network without a condition."""
@@ -184,7 +221,9 @@ class Decoder:
 
     @contextmanager
     def _pool(self) -> Iterator[Callable[[Callable[[Group], None], list[Group]], object]]:
-        """A way to run a function over groups: here for one, else in threads, which end with the stretch that they are in."""
+        """A way to run a function over groups: here for one, else in threads, which end with the
+        stretch that they are in.
+        """
         if len(self.groups) == 1 or self.threads == 1:
             yield lambda function, groups: [function(group) for group in groups]
             return
@@ -225,7 +264,9 @@ def score_wavenet(
     weights: Precision = "float32",
     threads: int | None = None,
 ) -> Tensor:
-    """Teacher-forced, with the very kernels that sample: x (B, T) -> the head's parameters (B, C, T), for `wavenet.head`."""
+    """Teacher-forced, with the very kernels that sample: x (B, T) -> the head's parameters (B, C,
+    T), for `wavenet.head`.
+    """
     decoder = Decoder(wavenet, condition, torch.arange(len(x)), weights=weights, threads=threads)
     return decoder.prefill(x, keep=True)
 

@@ -1,8 +1,10 @@
-"""The sample loop of one stream: weights stream through once a sample, and those of past taps once in eight.
+"""The sample loop of one stream: weights stream through once a sample, and those of past taps once
+in eight.
 
-A layer of dilation d knows its past taps d samples ahead. So their products are made for up to eight samples at a time, for
-which the weights are read once; each layer at another time, so that no sample waits for all. An output stays one chain of
-multiply-adds: past taps from zero, then the present, as `kernels.step` has them.
+A layer of dilation d knows its past taps d samples ahead. So their products are made for up to
+eight samples at a time, for which the weights are read once; each layer at another time, so that no
+sample waits for all. An output stays one chain of multiply-adds: past taps from zero, then the
+present, as `kernels.step` has them.
 """
 
 from __future__ import annotations
@@ -12,7 +14,17 @@ from typing import NamedTuple
 import numpy as np
 
 from vqwave.decode.cpu.jit import inlined, kernel
-from vqwave.decode.cpu.matmul import Floats, Numbers, clear, convert, copy, fill_rows, gate, multiply, row_product
+from vqwave.decode.cpu.matmul import (
+    Floats,
+    Numbers,
+    clear,
+    convert,
+    copy,
+    fill_rows,
+    gate,
+    multiply,
+    row_product,
+)
 from vqwave.decode.cpu.microkernels import place
 from vqwave.decode.cpu.wavenet.batch_kernel import (
     Buffers,
@@ -33,7 +45,10 @@ AHEAD = 8  # samples
 
 
 class PastTapCache(NamedTuple):
-    """The sums over past taps of samples to come. Nothing that outlives a call: `precompute_all` makes it anew."""
+    """The sums over past taps of samples to come.
+
+    Nothing that outlives a call: `precompute_all` makes it anew.
+    """
 
     sums: Floats  # (L AHEAD, 2G)
     past: Numbers  # (AHEAD, (k - 1) R) operand
@@ -54,15 +69,21 @@ class PastTapCache(NamedTuple):
 
 @inlined
 def reach(dilation: int) -> int:
-    """Samples for which a layer's past taps are made together: the largest power of two up to AHEAD that all of them allow."""
+    """Samples for which a layer's past taps are made together: the largest power of two up to AHEAD
+    that all of them allow.
+    """
     if dilation >= 8:
         return 8
     return 4 if dilation >= 4 else max(min(dilation, 2), 1)
 
 
 @inlined
-def precompute(plan: Plan, state: State, ahead: PastTapCache, layer: int, at: int, time: int, count: int) -> None:
-    """Sums over the past taps of a layer for `count` samples from `time` on, whose weights begin at `at`."""
+def precompute(
+    plan: Plan, state: State, ahead: PastTapCache, layer: int, at: int, time: int, count: int
+) -> None:
+    """Sums over the past taps of a layer for `count` samples from `time` on, whose weights begin at
+    `at`.
+    """
     R, width, dilation = plan.heard.shape[1], plan.dilated_bias.shape[1], plan.dilations[layer]
     length, depth = span(plan.kernel, dilation), (plan.kernel - 1) * R
     for i in range(count):
@@ -108,7 +129,13 @@ def residual_at(plan: Plan, layer: int) -> int:
 
 @kernel
 def run_layer(
-    plan: Plan, state: State, buffers: Buffers, told: ConditionWindow, ahead: PastTapCache, layer: int, time: int
+    plan: Plan,
+    state: State,
+    buffers: Buffers,
+    told: ConditionWindow,
+    ahead: PastTapCache,
+    layer: int,
+    time: int,
 ) -> None:
     """One layer, from its input in buffers.present to its units."""
     width, R = plan.dilated_bias.shape[1], plan.heard.shape[1]
@@ -157,8 +184,12 @@ def decode_one(
                 add_residual(plan, buffers, layer, residual_at(plan, layer))
         if S > 0:
             fill_rows(plan.skip_bias, buffers.skip)
-            row_product(plan.weights, at, layers * (width // 2), S, buffers.units, 0, buffers.skip, 0)
+            row_product(
+                plan.weights, at, layers * (width // 2), S, buffers.units, 0, buffers.skip, 0
+            )
             dequantize_skips(plan, buffers)
         output_layers(plan, buffers, at + words(plan, layers * (width // 2) * S))
-        commit_sample(plan, state, buffers, told, 0, t, streams, seed, temperatures, given, heard, params)
+        commit_sample(
+            plan, state, buffers, told, 0, t, streams, seed, temperatures, given, heard, params
+        )
         precompute_due(plan, state, ahead, state.time[0])

@@ -21,9 +21,13 @@ def span(taps: int, dilation: int) -> int:
 
 
 class State(NamedTuple):
-    """All that B streams must remember between samples; each stream's part stands alone, in row b of every array."""
+    """All that B streams must remember between samples; each stream's part stands alone, in row b
+    of every array.
+    """
 
-    rings: Numbers  # (B, slots, R): for each layer its last (k - 1) d inputs, the input of sample t in slot t mod (k - 1) d
+    # (B, slots, R): for each layer its last (k - 1) d inputs, the input of sample t in slot t mod
+    # (k - 1) d
+    rings: Numbers
     heard: Floats  # (B,) the last sample: a class number or an amplitude
     time: Integers  # (B,) samples heard
     samples: Floats  # (B, P) of a linear predictor: the samples before the last one, newest first

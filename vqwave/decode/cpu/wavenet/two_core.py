@@ -1,4 +1,7 @@
-"""Whether one stream runs on one core or on two: as measured, from stretch to stretch. The bits are the same."""
+"""Whether one stream runs on one core or on two: as measured, from stretch to stretch.
+
+The bits are the same.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ from vqwave.decode.cpu.wavenet.two_core_kernel import SIGNALS, consume, produce
 from vqwave.decode.plan import Plan
 from vqwave.decode.sampling import Temperatures
 
-TRIAL = 512  # samples by which a way is judged: to begin with two threads takes as long as some dozens
+# samples by which a way is judged: to begin with two threads takes as long as some dozens
+TRIAL = 512
 TRIALS = 2  # in a row: a thread that wakes late spoils one
 AGAIN = 12  # stretches, at the most, after which the slower way is tried again
 SHORTEST = 48  # samples worth a second thread
@@ -58,7 +62,16 @@ class ChunkTask:
         """Samples `start` to `stop` of it."""
         cut = slice(start, stop)
         given, heard, params = self.given[:, cut], self.heard[:, cut], self.params[:, cut]
-        about = (self.plan, self.state, self.buffers, self.told, self.ahead, self.streams, self.seed, self.temperatures)
+        about = (
+            self.plan,
+            self.state,
+            self.buffers,
+            self.told,
+            self.ahead,
+            self.streams,
+            self.seed,
+            self.temperatures,
+        )
         return ChunkTask(*about, given, heard, params)
 
 
@@ -84,8 +97,8 @@ def run_together(task: ChunkTask) -> None:
 class ThreadPolicy:
     """Seconds a sample of either way, as last measured, and when the slower one is tried again.
 
-    One trial says little: a thread wakes slowly, a neighbour takes a core for a moment. So the slower way is tried again soon,
-    and later and later as long as it stays the slower one.
+    One trial says little: a thread wakes slowly, a neighbour takes a core for a moment. So the
+    slower way is tried again soon, and later and later as long as it stays the slower one.
     """
 
     alone: float | None = None
@@ -96,10 +109,14 @@ class ThreadPolicy:
     trials: int = 0  # of those in a row
 
     def choose(self) -> str:
-        """Which way is next: one that was never tried, the slower one now and then, else the faster."""
+        """Which way is next: one that was never tried, the slower one now and then, else the
+        faster.
+        """
         if self.together is None or self.alone is None:
             return "together" if self.together is None else "alone"
-        quicker, slower = ("together", "alone") if self.together < self.alone else ("alone", "together")
+        quicker, slower = (
+            ("together", "alone") if self.together < self.alone else ("alone", "together")
+        )
         if quicker != self.quicker:
             self.quicker, self.since, self.wait, self.trials = quicker, 0, 1, 0
         if self.since < self.wait:
@@ -131,7 +148,9 @@ class TwoCoreDecoder:
 
     def _stretch(self, task: ChunkTask, done: int, left: int) -> int:
         way = self.pace.choose()
-        quicker = self.pace.alone is not None and getattr(self.pace, way) == min(self.pace.alone, self.pace.together)
+        quicker = self.pace.alone is not None and getattr(self.pace, way) == min(
+            self.pace.alone, self.pace.together
+        )
         samples = left if quicker else min(left, TRIAL)
         began = time.perf_counter()
         (run_together if way == "together" else run_alone)(task.part(done, done + samples))

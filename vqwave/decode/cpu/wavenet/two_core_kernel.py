@@ -1,8 +1,9 @@
 """One stream on two cores: the layers on one of them, skips, output and drawing on the other.
 
-The first announces each layer's units as soon as they are there; the second adds up their skips close behind it, draws, and
-announces the sample. While it draws, the first works ahead (`single_stream.py`). Both do what `single_stream.decode_one` does, in
-its order, so that the bits are the same. Neither waits for ever: see `produce` and `consume`.
+The first announces each layer's units as soon as they are there; the second adds up their skips
+close behind it, draws, and announces the sample. While it draws, the first works ahead
+(`single_stream.py`). Both do what `single_stream.decode_one` does, in its order, so that the bits
+are the same. Neither waits for ever: see `produce` and `consume`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ from vqwave.decode.cpu.wavenet.batch_kernel import (
     select_column,
     words,
 )
-from vqwave.decode.cpu.wavenet.single_stream import PastTapCache, precompute_all, precompute_due, residual_at, run_layer, skips_at
+from vqwave.decode.cpu.wavenet.single_stream import (
+    PastTapCache,
+    precompute_all,
+    precompute_due,
+    residual_at,
+    run_layer,
+    skips_at,
+)
 from vqwave.decode.cpu.wavenet.state import Integers, State
 from vqwave.decode.plan import Plan
 from vqwave.decode.sampling import Temperatures
@@ -34,9 +42,18 @@ SIGNALS = 2
 
 @kernel
 def produce(
-    plan: Plan, state: State, buffers: Buffers, told: ConditionWindow, ahead: PastTapCache, signals: Integers, count: int
+    plan: Plan,
+    state: State,
+    buffers: Buffers,
+    told: ConditionWindow,
+    ahead: PastTapCache,
+    signals: Integers,
+    count: int,
 ) -> int:
-    """The layers of `count` samples. Returns for how many it ran: fewer where a sample was not drawn in time."""
+    """The layers of `count` samples.
+
+    Returns for how many it ran: fewer where a sample was not drawn in time.
+    """
     layers, start = len(plan.dilations), state.time[0]
     precompute_all(plan, state, ahead)
     for t in range(count):
@@ -69,8 +86,16 @@ def consume(
     heard: Floats,
     params: Floats,
 ) -> int:
-    """Skips, output and the draw of samples `first` to `count`. Returns the number of the first that it did not draw."""
-    layers, G, S, at = len(plan.dilations), plan.dilated_bias.shape[1] // 2, plan.skip_bias.shape[0], skips_at(plan)
+    """Skips, output and the draw of samples `first` to `count`.
+
+    Returns the number of the first that it did not draw.
+    """
+    layers, G, S, at = (
+        len(plan.dilations),
+        plan.dilated_bias.shape[1] // 2,
+        plan.skip_bias.shape[0],
+        skips_at(plan),
+    )
     for t in range(first, count):
         fill_rows(plan.skip_bias, buffers.skip)
         done = 0
@@ -80,10 +105,14 @@ def consume(
                 return t
             there = max(min(there, layers), done)
             here = at + words(plan, done * G * S)
-            row_product(plan.weights, here, (there - done) * G, S, buffers.units, done * G, buffers.skip, 0)
+            row_product(
+                plan.weights, here, (there - done) * G, S, buffers.units, done * G, buffers.skip, 0
+            )
             done = there
         dequantize_skips(plan, buffers)
         output_layers(plan, buffers, at + words(plan, layers * G * S))
-        commit_sample(plan, state, buffers, told, 0, t, streams, seed, temperatures, given, heard, params)
+        commit_sample(
+            plan, state, buffers, told, 0, t, streams, seed, temperatures, given, heard, params
+        )
         store_release(signals, DRAWN * APART, t + 1)
     return count
