@@ -22,9 +22,9 @@ from vqwave.training.trainer import main
 class Config(ExperimentSpec):
     """Settings of `experiments/classifier.py`."""
 
-    model: ClassifierSpec = option(ClassifierSpec(), "the classifier")
+    model: ClassifierSpec = option(default=ClassifierSpec(), help="the classifier")
     losses: dict[str, float] = option(
-        {"cross_entropy": 1.0}, "weights: cross_entropy (sum over the labels)"
+        default={"cross_entropy": 1.0}, help="weights: cross_entropy (sum over the labels)"
     )
 
 

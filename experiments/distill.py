@@ -52,23 +52,25 @@ class Config(ExperimentSpec, DistillationSpec):
     """Settings of `experiments/distill.py`."""
 
     teacher: Path = option(
-        Path("runs/vqvae-demo"), "run or model folder of a WaveNet or VQ-VAE with a continuous head"
+        default=Path("runs/vqvae-demo"),
+        help="run or model folder of a WaveNet or VQ-VAE with a continuous head",
     )
     model: StudentSpec = option(
-        StudentSpec(), "the flows; conditioner and features are the teacher's"
+        default=StudentSpec(), help="the flows; conditioner and features are the teacher's"
     )
     losses: dict[str, float] = option(
-        {"kl": 1.0, "power": 4.0},
-        "weights (0: off): kl, log_scale_regularizer, contrastive (-0.3), power, log_spectral,"
+        default={"kl": 1.0, "power": 4.0},
+        help="weights (0: off): kl, log_scale_regularizer, contrastive (-0.3), power, log_spectral,"
         " stft, perceptual, adversarial",
     )
     train_conditioner: bool = option(
-        False, "let the student change its copy of the teacher's conditioner"
+        default=False, help="let the student change its copy of the teacher's conditioner"
     )
     recorded_pitch: bool = option(
-        True, "with a melody: trained on the recordings' own F0, not the one decoded from its codes"
+        default=True,
+        help="with a melody: trained on the recordings' own F0, not the one decoded from its codes",
     )
-    num_samples: Count = option(4, "utterances in samples/")
+    num_samples: Count = option(default=4, help="utterances in samples/")
 
 
 class DistillExperiment(Experiment[Config]):

@@ -36,12 +36,13 @@ class Config(ExperimentSpec):
     """Settings of `experiments/flow.py`."""
 
     model: StudentSpec = option(
-        StudentSpec(flow_type="maf"), "the flows; with flow_type maf the density takes one pass"
+        default=StudentSpec(flow_type="maf"),
+        help="the flows; with flow_type maf the density takes one pass",
     )
-    losses: dict[str, float] = option({"nll": 1.0}, "weights: nll")
-    num_samples: Count = option(2, "utterances (or babbles) in samples/")
+    losses: dict[str, float] = option(default={"nll": 1.0}, help="weights: nll")
+    num_samples: Count = option(default=2, help="utterances (or babbles) in samples/")
     sample_seconds: Annotated[float, Field(gt=0)] = option(
-        0.3, "length of a babble; a maf draws one block after another"
+        default=0.3, help="length of a babble; a maf draws one block after another"
     )
 
 

@@ -33,10 +33,10 @@ from vqwave.training.trainer import main
 class Config(ExperimentSpec):
     """Settings of `experiments/pitch.py`."""
 
-    model: PitchCodecSpec = option(PitchCodecSpec(), "encoder, codes, decoder")
+    model: PitchCodecSpec = option(default=PitchCodecSpec(), help="encoder, codes, decoder")
     losses: dict[str, float] = option(
-        {"contour": 1.0, "voicing": 1.0, "commitment": 0.25},
-        "weights: contour (squared error where voiced), voicing (nats), commitment",
+        default={"contour": 1.0, "voicing": 1.0, "commitment": 0.25},
+        help="weights: contour (squared error where voiced), voicing (nats), commitment",
     )
 
 

@@ -36,13 +36,15 @@ class Config(ExperimentSpec):
     """Settings of `experiments/prior.py`."""
 
     codec: Path = option(
-        Path("runs/vqvae-demo"), "run or model folder of a VQ-VAE, or of its student"
+        default=Path("runs/vqvae-demo"), help="run or model folder of a VQ-VAE, or of its student"
     )
-    model: PriorSpec = option(PriorSpec(), "the network over codes; its codec is the one above")
-    losses: dict[str, float] = option({"nll": 1.0}, "weights: nll (nats a code)")
-    num_samples: Count = option(4, "utterances in samples/")
+    model: PriorSpec = option(
+        default=PriorSpec(), help="the network over codes; its codec is the one above"
+    )
+    losses: dict[str, float] = option(default={"nll": 1.0}, help="weights: nll (nats a code)")
+    num_samples: Count = option(default=4, help="utterances in samples/")
     sample_seconds: Annotated[float, Field(gt=0)] = option(
-        2.0, "after which they are cut, if they have not ended"
+        default=2.0, help="after which they are cut, if they have not ended"
     )
 
 

@@ -35,33 +35,42 @@ from vqwave.training.trainer import main
 class Config(ExperimentSpec):
     """Settings of `experiments/vqvae.py`."""
 
-    model: VQVAESpec = option(VQVAESpec(), "encoder, quantizer, decoder")
+    model: VQVAESpec = option(default=VQVAESpec(), help="encoder, quantizer, decoder")
     losses: dict[str, float] = option(
-        {"nll": 1.0, "commitment": 0.25, "codebook": 1.0},
-        "weights: nll, commitment, codebook (of a gradient codebook), entropy (with"
-        " quantizer.entropy), spectral and cycle_consistency (with spectral_decoder),"
-        " domain_adversarial (with adversarial_classifier), auxiliary_classification and"
-        " conversion_classification (with conversion_classifier)",
+        default={"nll": 1.0, "commitment": 0.25, "codebook": 1.0},
+        help=(
+            "weights: nll, commitment, codebook (of a gradient codebook), entropy (with"
+            " quantizer.entropy), spectral and cycle_consistency (with spectral_decoder),"
+            " domain_adversarial (with adversarial_classifier), auxiliary_classification and"
+            " conversion_classification (with conversion_classifier)"
+        ),
     )
     frozen_codec: Path | None = option(
-        None, "run whose encoder, quantizer and spectral decoder are kept; the decoder is trained"
+        default=None,
+        help="run whose encoder, quantizer and spectral decoder are kept; the decoder is trained",
     )
     decoder_segment_seconds: Annotated[float, Field(gt=0)] | None = option(
-        None,
-        "with frozen_codec: seconds of each clip, anywhere, that the decoder is trained on; codes"
-        " are those of the whole clip",
+        default=None,
+        help=(
+            "with frozen_codec: seconds of each clip, anywhere, that the decoder is trained on;"
+            " codes are those of the whole clip"
+        ),
     )
     pitch: Path | None = option(
-        None,
-        "run of experiments/pitch.py whose codec of the melody is taken as it is, a second stream"
-        " of codes",
+        default=None,
+        help=(
+            "run of experiments/pitch.py whose codec of the melody is taken as it is, a second"
+            " stream of codes"
+        ),
     )
     recorded_pitch: bool = option(
-        True,
-        "with a melody: the decoder is trained on the recordings' own F0, not on the one decoded"
-        " from its codes",
+        default=True,
+        help=(
+            "with a melody: the decoder is trained on the recordings' own F0, not on the one"
+            " decoded from its codes"
+        ),
     )
-    num_samples: Count = option(4, "utterances in samples/")
+    num_samples: Count = option(default=4, help="utterances in samples/")
 
 
 class VQVAEExperiment(Experiment[Config]):

@@ -31,10 +31,10 @@ from vqwave.training.trainer import main
 class Config(ExperimentSpec):
     """Settings of `experiments/wavenet.py`."""
 
-    model: WaveNetSpec = option(WaveNetSpec(), "the WaveNet")
-    losses: dict[str, float] = option({"nll": 1.0}, "weights: nll")
-    num_samples: Count = option(4, "utterances (or babbles) in samples/")
-    sample_seconds: Annotated[float, Field(gt=0)] = option(1.0, "length of a babble")
+    model: WaveNetSpec = option(default=WaveNetSpec(), help="the WaveNet")
+    losses: dict[str, float] = option(default={"nll": 1.0}, help="weights: nll")
+    num_samples: Count = option(default=4, help="utterances (or babbles) in samples/")
+    sample_seconds: Annotated[float, Field(gt=0)] = option(default=1.0, help="length of a babble")
 
 
 class WaveNetExperiment(Experiment[Config]):

@@ -18,7 +18,7 @@ class Ema:
     """Moving averages."""
 
     kind: Literal["ema"] = "ema"
-    num_codes: int = option(512, "codes in the book")
+    num_codes: int = option(default=512, help="codes in the book")
     decay: float = 0.99
 
 
@@ -49,7 +49,7 @@ class Model:
 
 @spec
 class Optim:
-    lr: float = option(3e-4, "peak learning rate")
+    lr: float = option(default=3e-4, help="peak learning rate")
     betas: tuple[float, float] = (0.9, 0.95)
     steps: Annotated[int, Field(gt=0)] = 100
     max_grad_norm: float | None = 1.0
@@ -67,8 +67,8 @@ class Config:
     average: bool = False
     precision: Literal["no", "bf16"] = "no"
     size: int | Literal["auto"] = "auto"
-    losses: dict[str, float] = option({"nll": 1.0, "commitment": 0.25}, "weights")
-    tags: list[str] = option([], "words")
+    losses: dict[str, float] = option(default={"nll": 1.0, "commitment": 0.25}, help="weights")
+    tags: list[str] = option(default=[], help="words")
     model: Model = Model()
     optim: Optim = Optim()
 

@@ -48,8 +48,8 @@ TINY = WaveNetSpec(
 
 @spec
 class Config(ExperimentSpec):
-    losses: dict[str, float] = option({"nll": 1.0})
-    source: Path | None = option(None)
+    losses: dict[str, float] = option(default={"nll": 1.0})
+    source: Path | None = option(default=None)
 
 
 class Tiny(Experiment[Config]):

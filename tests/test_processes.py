@@ -67,7 +67,7 @@ SMALL = VQVAESpec(
 
 @spec
 class Config(ExperimentSpec):
-    losses: dict[str, float] = option({"nll": 1.0, "commitment": 0.25})
+    losses: dict[str, float] = option(default={"nll": 1.0, "commitment": 0.25})
 
 
 class Small(Experiment[Config]):

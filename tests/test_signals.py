@@ -60,7 +60,7 @@ TINY = WaveNetSpec(
 
 @spec
 class Config(ExperimentSpec):
-    losses: dict[str, float] = option({"nll": 1.0})
+    losses: dict[str, float] = option(default={"nll": 1.0})
 
 
 class Tiny(Experiment[Config]):

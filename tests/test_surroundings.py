@@ -57,7 +57,7 @@ PLAIN = Sampling(backend="reference")
 
 @spec
 class Config(ExperimentSpec):
-    losses: dict[str, float] = option({"nll": 1.0})
+    losses: dict[str, float] = option(default={"nll": 1.0})
 
 
 class Tiny(Experiment[Config]):

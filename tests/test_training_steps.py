@@ -56,7 +56,7 @@ def computed(value: float) -> bool:
 
 @spec
 class Config(ExperimentSpec):
-    losses: dict[str, float] = option(WEIGHTS)
+    losses: dict[str, float] = option(default=WEIGHTS)
 
 
 class Small(Experiment[Config]):

@@ -274,7 +274,7 @@ def _exact(params: Tensor) -> Tensor:
 class Classes(ABC):
     """What the categorical heads share: K classes, whose cells tile [-1, 1]."""
 
-    classes: Annotated[int, Field(ge=2)] = option(256, "classes K")
+    classes: Annotated[int, Field(ge=2)] = option(default=256, help="classes K")
     continuous: ClassVar[bool] = False
 
     @property
@@ -316,7 +316,7 @@ class MuLaw(Classes):
     """Softmax over mu-law classes. van den Oord et al., 2016, sec. 2.2. arXiv:1609.03499"""
 
     kind: Literal["mu_law"] = "mu_law"
-    classes: Annotated[int, Field(ge=2)] = option(256, "levels of the mu-law code")
+    classes: Annotated[int, Field(ge=2)] = option(default=256, help="levels of the mu-law code")
 
     def encode(self, x: Tensor) -> Tensor:
         return mu_law_encode(x, self.classes)
@@ -337,7 +337,7 @@ class LinearBins(Classes):
     """
 
     kind: Literal["linear"] = "linear"
-    classes: Annotated[int, Field(ge=2)] = option(2048, "equal bins of [-1, 1)")
+    classes: Annotated[int, Field(ge=2)] = option(default=2048, help="equal bins of [-1, 1)")
 
     def encode(self, x: Tensor) -> Tensor:
         return ((x + 1.0) * (self.classes / 2)).floor().long().clamp(0, self.classes - 1)
@@ -355,16 +355,16 @@ class LocationScale(ABC):
     channels for M = 1).
     """
 
-    components: Annotated[int, Field(ge=1)] = option(1, "mixture components")
+    components: Annotated[int, Field(ge=1)] = option(default=1, help="mixture components")
     min_log_scale: float = option(
-        -7.0, "floor of the log-scale, applied before likelihood and sampling alike"
+        default=-7.0, help="floor of the log-scale, applied before likelihood and sampling alike"
     )
     initial_log_scale: float = option(
-        -3.0, "log-scale that an untrained network starts from: near the data's spread"
+        default=-3.0, help="log-scale that an untrained network starts from: near the data's spread"
     )
     location_scale: Annotated[float, Field(gt=0)] = option(
-        1.0,
-        "amplitude that 1 stands for in the network's locations: 0.05, near the data's spread,"
+        default=1.0,
+        help="amplitude that 1 stands for in the network's locations: 0.05, near the data's spread,"
         " keeps Adam's steps small there",
     )
     continuous: ClassVar[bool] = True
@@ -427,9 +427,9 @@ class MixtureOfLogistics(LocationScale):
     """
 
     kind: Literal["mixture_of_logistics"] = "mixture_of_logistics"
-    components: Annotated[int, Field(ge=1)] = option(10, "mixture components")
+    components: Annotated[int, Field(ge=1)] = option(default=10, help="mixture components")
     sample_bits: Annotated[int, Field(ge=8, le=16)] = option(
-        16, "bits of the level grid that samples are rounded to, 8 to 16"
+        default=16, help="bits of the level grid that samples are rounded to, 8 to 16"
     )
 
     @property
@@ -445,7 +445,7 @@ class MixtureOfGaussians(LocationScale):
     """Continuous mixture of normals."""
 
     kind: Literal["mixture_of_gaussians"] = "mixture_of_gaussians"
-    components: Annotated[int, Field(ge=1)] = option(10, "mixture components")
+    components: Annotated[int, Field(ge=1)] = option(default=10, help="mixture components")
 
     def mixture(self, logits: Tensor, location: Tensor, log_scale: Tensor) -> Mixture:
         return GaussianMixture(logits, location, log_scale)

@@ -263,17 +263,25 @@ class LogMelSpec:
     """
 
     kind: Literal["log_mel"] = "log_mel"
-    bands: Annotated[int, Field(ge=1)] = option(80, "mel bands")
-    window_ms: Annotated[float, Field(gt=0)] = option(25.0, "length of the analysis window")
+    bands: Annotated[int, Field(ge=1)] = option(default=80, help="mel bands")
+    window_ms: Annotated[float, Field(gt=0)] = option(
+        default=25.0, help="length of the analysis window"
+    )
     hop_ms: Annotated[float, Field(gt=0)] = option(
-        10.0, "time from frame to frame; a whole number of samples"
+        default=10.0, help="time from frame to frame; a whole number of samples"
     )
-    fmin: Annotated[float, Field(ge=0)] = option(50.0, "lower edge of the lowest band, Hz")
+    fmin: Annotated[float, Field(ge=0)] = option(
+        default=50.0, help="lower edge of the lowest band, Hz"
+    )
     fmax: Annotated[float, Field(gt=0)] = option(
-        7600.0, "upper edge of the highest band, Hz; at most half the rate"
+        default=7600.0, help="upper edge of the highest band, Hz; at most half the rate"
     )
-    scale: MelScale = option("slaney", "slaney: filters of equal area; htk: filters of peak one")
-    floor: Annotated[float, Field(gt=0)] = option(1e-5, "smallest magnitude before the logarithm")
+    scale: MelScale = option(
+        default="slaney", help="slaney: filters of equal area; htk: filters of peak one"
+    )
+    floor: Annotated[float, Field(gt=0)] = option(
+        default=1e-5, help="smallest magnitude before the logarithm"
+    )
 
     @classmethod
     def tacotron2(cls) -> LogMelSpec:
@@ -308,19 +316,29 @@ class MFCCSpec:
     """
 
     kind: Literal["mfcc"] = "mfcc"
-    coefficients: Annotated[int, Field(ge=1)] = option(13, "cepstra, c0 included")
-    deltas: Annotated[int, Field(ge=0)] = option(2, "orders of slopes that follow the cepstra")
-    bands: Annotated[int, Field(ge=1)] = option(40, "mel bands")
-    window_ms: Annotated[float, Field(gt=0)] = option(25.0, "length of the analysis window")
+    coefficients: Annotated[int, Field(ge=1)] = option(default=13, help="cepstra, c0 included")
+    deltas: Annotated[int, Field(ge=0)] = option(
+        default=2, help="orders of slopes that follow the cepstra"
+    )
+    bands: Annotated[int, Field(ge=1)] = option(default=40, help="mel bands")
+    window_ms: Annotated[float, Field(gt=0)] = option(
+        default=25.0, help="length of the analysis window"
+    )
     hop_ms: Annotated[float, Field(gt=0)] = option(
-        10.0, "time from frame to frame; a whole number of samples"
+        default=10.0, help="time from frame to frame; a whole number of samples"
     )
-    fmin: Annotated[float, Field(ge=0)] = option(20.0, "lower edge of the lowest band, Hz")
+    fmin: Annotated[float, Field(ge=0)] = option(
+        default=20.0, help="lower edge of the lowest band, Hz"
+    )
     fmax: Annotated[float, Field(gt=0)] = option(
-        7600.0, "upper edge of the highest band, Hz; at most half the rate"
+        default=7600.0, help="upper edge of the highest band, Hz; at most half the rate"
     )
-    scale: MelScale = option("slaney", "slaney: filters of equal area; htk: filters of peak one")
-    floor: Annotated[float, Field(gt=0)] = option(1e-10, "smallest power before the logarithm")
+    scale: MelScale = option(
+        default="slaney", help="slaney: filters of equal area; htk: filters of peak one"
+    )
+    floor: Annotated[float, Field(gt=0)] = option(
+        default=1e-10, help="smallest power before the logarithm"
+    )
 
     def build(self, sample_rate: int) -> MFCC:
         """The module at this sample rate in Hz.
@@ -391,12 +409,18 @@ class PitchSpec:
     }
     kind: Literal["pitch"] = "pitch"
     hop_ms: Annotated[float, Field(gt=0)] = option(
-        5.0,
-        "time from frame to frame; a whole number of samples. At that of the corpus' own F0 (10 ms)"
-        " nothing is tracked",
+        default=5.0,
+        help=(
+            "time from frame to frame; a whole number of samples. At that of the corpus' own F0 (10"
+            " ms) nothing is tracked"
+        ),
     )
-    fmin: Annotated[float, Field(gt=0)] = option(LOWEST, "lowest F0, Hz; at least 46.875")
-    fmax: Annotated[float, Field(gt=0)] = option(HIGHEST, "highest F0, Hz; at most 2093.75")
+    fmin: Annotated[float, Field(gt=0)] = option(
+        default=LOWEST, help="lowest F0, Hz; at least 46.875"
+    )
+    fmax: Annotated[float, Field(gt=0)] = option(
+        default=HIGHEST, help="highest F0, Hz; at most 2093.75"
+    )
 
     def build(self, sample_rate: int) -> Pitch:
         """The module at this sample rate in Hz.

@@ -23,7 +23,7 @@ Tree: TypeAlias = Any
 MISSING = dataclasses.MISSING
 
 
-def option(default: Tree = MISSING, help: str = "") -> Any:  # noqa: ANN401 - stands for a value of the field's type
+def option(*, default: Tree = MISSING, help: str = "") -> Any:  # noqa: ANN401 - stands for a value of the field's type
     """A field with a line for `--help`; a list or dict as default is copied for each instance.
 
     No default: required.

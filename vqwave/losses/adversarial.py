@@ -33,10 +33,14 @@ def discriminator_loss(real: Tensor, made: Tensor, mask: Tensor | None = None) -
 class AdversarialSpec:
     """The last phase of a student (`losses.adversarial`; Parallel WaveGAN weighs it with 4)."""
 
-    start: Annotated[int, Field(ge=0)] = option(0, "step from which on there is a discriminator")
-    lr: Annotated[float, Field(ge=0)] = option(5e-5, "learning rate of the discriminator's Adam")
-    clip: Annotated[float, Field(gt=0)] = option(1.0, "largest norm of its gradient")
-    discriminator: DiscriminatorSpec = option(DiscriminatorSpec(), "sizes")
+    start: Annotated[int, Field(ge=0)] = option(
+        default=0, help="step from which on there is a discriminator"
+    )
+    lr: Annotated[float, Field(ge=0)] = option(
+        default=5e-5, help="learning rate of the discriminator's Adam"
+    )
+    clip: Annotated[float, Field(gt=0)] = option(default=1.0, help="largest norm of its gradient")
+    discriminator: DiscriminatorSpec = option(default=DiscriminatorSpec(), help="sizes")
 
     def build(self) -> Adversary:
         return Adversary(self.discriminator.build(), self)

@@ -124,7 +124,7 @@ class RandomisedQuantiles(Quadrature):
     """
 
     kind: Literal["quantiles"] = "quantiles"
-    num_samples: Annotated[int, Field(ge=1)] = option(8, "quantiles a time step")
+    num_samples: Annotated[int, Field(ge=1)] = option(default=8, help="quantiles a time step")
 
     def nodes_like(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         return randomised_quantiles(self.num_samples, x.shape, device=x.device, dtype=x.dtype), None
@@ -135,7 +135,7 @@ class IndependentDraws(Quadrature):
     r"""Independent draws of x_t, as in the paper: unbiased, error near :math:`1 / \sqrt{N}`."""
 
     kind: Literal["monte_carlo"] = "monte_carlo"
-    num_samples: Annotated[int, Field(ge=1)] = option(100, "draws a time step")
+    num_samples: Annotated[int, Field(ge=1)] = option(default=100, help="draws a time step")
 
     def nodes_like(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         return (
@@ -153,7 +153,7 @@ class GaussLegendre(Quadrature):
     """
 
     kind: Literal["gauss_legendre"] = "gauss_legendre"
-    nodes: Annotated[int, Field(ge=1)] = option(16, "nodes a time step")
+    nodes: Annotated[int, Field(ge=1)] = option(default=16, help="nodes a time step")
 
     def nodes_like(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         at, weights = (
@@ -177,7 +177,7 @@ class ClosedGaussian:
     """
 
     kind: Literal["gaussian"] = "gaussian"
-    floor: float = option(-7.0, "clamp of both log-scales before the KL")
+    floor: float = option(default=-7.0, help="clamp of both log-scales before the KL")
 
     def check(self, base: str, head: Head) -> None:
         """Raises UserInputError unless student and teacher are normal."""
@@ -254,10 +254,10 @@ class ContrastiveSpec:
     """
 
     other: Literal["frames", "labels", "both"] = option(
-        "frames", "what the wrong condition takes from another clip or speaker"
+        default="frames", help="what the wrong condition takes from another clip or speaker"
     )
     cap: Annotated[float, Field(gt=0)] | None = option(
-        None, "nats a time step beyond which the term no longer grows"
+        default=None, help="nats a time step beyond which the term no longer grows"
     )
 
     def wrong(

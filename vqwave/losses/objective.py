@@ -22,7 +22,7 @@ class PerceptualSpec:
     """The perceptual loss; see `style_loss`."""
 
     classifier: Path = option(
-        Path("runs/classifier"), "run of experiments/classifier.py on the same corpus"
+        default=Path("runs/classifier"), help="run of experiments/classifier.py on the same corpus"
     )
 
 
@@ -30,14 +30,20 @@ class PerceptualSpec:
 class DistillationSpec:
     """Settings of the losses; each works as soon as it has a weight in `losses`."""
 
-    kl: KL = option(RandomisedQuantiles(), "how the KL is estimated")
-    contrastive: ContrastiveSpec = option(ContrastiveSpec(), "settings of the contrastive loss")
-    power: PowerSpec = option(
-        PowerSpec(), "settings of the power loss, and the window of log_spectral"
+    kl: KL = option(default=RandomisedQuantiles(), help="how the KL is estimated")
+    contrastive: ContrastiveSpec = option(
+        default=ContrastiveSpec(), help="settings of the contrastive loss"
     )
-    stft: STFTSpec = option(STFTSpec(), "settings of the multi-resolution STFT loss")
-    perceptual: PerceptualSpec = option(PerceptualSpec(), "settings of the perceptual loss")
-    adversarial: AdversarialSpec = option(AdversarialSpec(), "settings of the adversarial loss")
+    power: PowerSpec = option(
+        default=PowerSpec(), help="settings of the power loss, and the window of log_spectral"
+    )
+    stft: STFTSpec = option(default=STFTSpec(), help="settings of the multi-resolution STFT loss")
+    perceptual: PerceptualSpec = option(
+        default=PerceptualSpec(), help="settings of the perceptual loss"
+    )
+    adversarial: AdversarialSpec = option(
+        default=AdversarialSpec(), help="settings of the adversarial loss"
+    )
 
 
 class DistillationLosses:

@@ -73,11 +73,12 @@ def log_spectral_loss(
 class PowerSpec:
     """The power loss (`losses.power`); `losses.log_spectral` has the same window."""
 
-    fft: Annotated[int, Field(ge=1)] = option(512, "window, samples")
-    hop: Annotated[int, Field(ge=1)] = option(128, "samples between windows")
-    exponent: Annotated[float, Field(gt=0)] = option(1.0, "of the magnitudes: 1 or 2")
+    fft: Annotated[int, Field(ge=1)] = option(default=512, help="window, samples")
+    hop: Annotated[int, Field(ge=1)] = option(default=128, help="samples between windows")
+    exponent: Annotated[float, Field(gt=0)] = option(default=1.0, help="of the magnitudes: 1 or 2")
     per_frame: bool = option(
-        True, "frame with frame (ClariNet); false: averaged over time (Parallel WaveNet)"
+        default=True,
+        help="frame with frame (ClariNet); false: averaged over time (Parallel WaveNet)",
     )
 
     def power(self, x: Tensor, y: Tensor) -> Tensor:
@@ -104,10 +105,11 @@ class STFTSpec:
     """
 
     resolutions: tuple[tuple[int, int, int], ...] = option(
-        ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240)), "each: FFT, hop, window (samples)"
+        default=((1024, 120, 600), (2048, 240, 1200), (512, 50, 240)),
+        help="each: FFT, hop, window (samples)",
     )
     floor: Annotated[float, Field(gt=0)] = option(
-        1e-7, "of the scaled power, before root and logarithm"
+        default=1e-7, help="of the scaled power, before root and logarithm"
     )
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:

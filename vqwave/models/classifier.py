@@ -25,13 +25,16 @@ class ClassifierSpec:
 
     kind: Literal["classifier"] = "classifier"
     labels: tuple[str, ...] = option(
-        ("speaker",), "what to tell apart: label columns of the corpus, e.g. [speaker, text]"
+        default=("speaker",),
+        help="what to tell apart: label columns of the corpus, e.g. [speaker, text]",
     )
-    layers: Positive = option(8, "dilated layers; the features of each enter the perceptual loss")
-    cycle: Positive = option(8, "layers after which the dilation starts again from 1")
-    kernel: Positive = option(3, "taps of each layer (odd)")
-    channels: Positive = option(64, "channels")
-    stride: Positive = option(4, "samples a column")
+    layers: Positive = option(
+        default=8, help="dilated layers; the features of each enter the perceptual loss"
+    )
+    cycle: Positive = option(default=8, help="layers after which the dilation starts again from 1")
+    kernel: Positive = option(default=3, help="taps of each layer (odd)")
+    channels: Positive = option(default=64, help="channels")
+    stride: Positive = option(default=4, help="samples a column")
 
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> Classifier:
         """vocabulary: label column -> its values.

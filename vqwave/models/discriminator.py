@@ -20,10 +20,10 @@ class DiscriminatorSpec:
     """Sizes of the discriminator."""
 
     layers: Annotated[int, Field(ge=2)] = option(
-        10, "convolutions; dilations 1, 1, 2, 3, ..., and 1 at the end"
+        default=10, help="convolutions; dilations 1, 1, 2, 3, ..., and 1 at the end"
     )
-    channels: Positive = option(64, "channels")
-    kernel: Positive = option(3, "taps (odd)")
+    channels: Positive = option(default=64, help="channels")
+    kernel: Positive = option(default=3, help="taps (odd)")
 
     def build(self) -> Discriminator:
         return Discriminator(self)

@@ -82,11 +82,11 @@ class PitchCodecSpec:
 
     kind: Literal["pitch_codec"] = "pitch_codec"
     ratio: Annotated[int, Field(ge=1)] = option(
-        8, "contour frames (100 a second) to a code: 8 gives 12.5 Hz"
+        default=8, help="contour frames (100 a second) to a code: 8 gives 12.5 Hz"
     )
-    channels: Annotated[int, Field(ge=1)] = option(128, "channels of the convolutions")
-    latent_dim: Annotated[int, Field(ge=1)] = option(16, "latent channels D")
-    quantizer: Books = option(EMAQuantizerSpec(codebook_size=20), "latents -> codes")
+    channels: Annotated[int, Field(ge=1)] = option(default=128, help="channels of the convolutions")
+    latent_dim: Annotated[int, Field(ge=1)] = option(default=16, help="latent channels D")
+    quantizer: Books = option(default=EMAQuantizerSpec(codebook_size=20), help="latents -> codes")
 
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> PitchCodec:
         """vocabulary is not used: a codec of melodies knows of no voice."""

@@ -32,19 +32,20 @@ class PriorSpec:
 
     kind: Literal["prior"] = "prior"
     network: StackSpec = option(
-        StackSpec(layers=12, dilation_cycle=6, skip_channels=128, hidden_channels=128),
-        "sizes of the stack over codes",
+        default=StackSpec(layers=12, dilation_cycle=6, skip_channels=128, hidden_channels=128),
+        help="sizes of the stack over codes",
     )
     conditioner: ConditionerSpec = option(
-        ConditionerSpec(), "labels that the prior hears, e.g. [speaker, text]"
+        default=ConditionerSpec(), help="labels that the prior hears, e.g. [speaker, text]"
     )
     label_dropout: Probability = option(
-        0.1, "how often training leaves out each label, so that codes can be drawn without it"
+        default=0.1,
+        help="how often training leaves out each label, so that codes can be drawn without it",
     )
     token_dropout: Probability = option(
-        0.1, "how often training leaves out each heard code, against learning by heart"
+        default=0.1, help="how often training leaves out each heard code, against learning by heart"
     )
-    codec: VQVAESpec = option(VQVAESpec(), "taken from the codec's own run")
+    codec: VQVAESpec = option(default=VQVAESpec(), help="taken from the codec's own run")
 
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> Prior:
         codec = self.codec.build(sample_rate, vocabulary)

@@ -39,35 +39,40 @@ class StudentSpec:
     """The student's flows; the conditioner's settings are its teacher's."""
 
     kind: Literal["student"] = "student"
-    flows: tuple[Annotated[int, Field(ge=1)], ...] = option((10, 10, 10, 30), "layers of each flow")
+    flows: tuple[Annotated[int, Field(ge=1)], ...] = option(
+        default=(10, 10, 10, 30), help="layers of each flow"
+    )
     network: StackSpec = option(
-        StackSpec(layers=10, kernel_size=3, skip_channels=0, hidden_channels=64),
-        "sizes of each flow's stack",
+        default=StackSpec(layers=10, kernel_size=3, skip_channels=0, hidden_channels=64),
+        help="sizes of each flow's stack",
     )
     base: Literal["logistic", "gaussian"] = option(
-        "logistic", "noise: logistic (Parallel WaveNet) or gaussian (ClariNet)"
+        default="logistic", help="noise: logistic (Parallel WaveNet) or gaussian (ClariNet)"
     )
     initial_scale: Annotated[float, Field(gt=0)] = option(
-        0.05, "total scale of an untrained student: near the data's standard deviation"
+        default=0.05, help="total scale of an untrained student: near the data's standard deviation"
     )
     location_scale: Annotated[float, Field(gt=0)] = option(
-        1.0, "what 1 stands for in the flows' locations: see the heads' option"
+        default=1.0, help="what 1 stands for in the flows' locations: see the heads' option"
     )
     squeeze: Literal[1, 2, 4, 8] = option(
-        1, "samples a block of folded time: the cost of a sample falls as many times"
+        default=1, help="samples a block of folded time: the cost of a sample falls as many times"
     )
     stagger_blocks: bool = option(
-        False,
-        "blocks of successive flows begin at different samples, so that neighbours are heard, too",
+        default=False,
+        help=(
+            "blocks of successive flows begin at different samples, so that neighbours are"
+            " heard, too"
+        ),
     )
     flow_type: Literal["iaf", "maf"] = option(
-        "iaf", "one pass from noise to audio (iaf), or from audio to its density (maf)"
+        default="iaf", help="one pass from noise to audio (iaf), or from audio to its density (maf)"
     )
-    conditioner: ConditionerSpec = option(ConditionerSpec(), "taken from the teacher")
-    features: FrameSpec | None = option(None, "taken from the teacher")
-    predictor: LinearPredictorSpec | None = option(None, "taken from the teacher")
+    conditioner: ConditionerSpec = option(default=ConditionerSpec(), help="taken from the teacher")
+    features: FrameSpec | None = option(default=None, help="taken from the teacher")
+    predictor: LinearPredictorSpec | None = option(default=None, help="taken from the teacher")
     pitch_taps: Annotated[int, Field(ge=0, le=15)] = option(
-        0, "taken from the teacher, whose columns carry the pitch period"
+        default=0, help="taken from the teacher, whose columns carry the pitch period"
     )
 
     def build(

@@ -55,37 +55,47 @@ class VQVAESpec:
     """An autoencoder of speech through discrete codes."""
 
     kind: Literal["vqvae"] = "vqvae"
-    encoder: EncoderSpec = option(FrameEncoderSpec(), "waveform -> latents")
-    quantizer: QuantizerSpec = option(EMAQuantizerSpec(), "latents -> codes")
+    encoder: EncoderSpec = option(default=FrameEncoderSpec(), help="waveform -> latents")
+    quantizer: QuantizerSpec = option(default=EMAQuantizerSpec(), help="latents -> codes")
     time_jitter: Annotated[float, Field(ge=0, le=1)] = option(
-        0.12, "probability that training takes a neighbouring frame instead"
+        default=0.12, help="probability that training takes a neighbouring frame instead"
     )
-    decoder: DecoderSpec = option(WaveNetSpec(), "codes -> waveform")
+    decoder: DecoderSpec = option(default=WaveNetSpec(), help="codes -> waveform")
     melody: PitchCodecSpec | None = option(
-        None,
-        "codec of the melody, a second and slower stream of codes (setting `pitch`); none as in the"
-        " paper",
+        default=None,
+        help=(
+            "codec of the melody, a second and slower stream of codes (setting `pitch`); none as in"
+            " the paper"
+        ),
     )
     decoder_input: Literal["latents", "spectrogram", "both"] = option(
-        "latents",
-        "what the decoder hears of the codes: their latents, the frames that the readout makes of"
-        " them, or both",
+        default="latents",
+        help=(
+            "what the decoder hears of the codes: their latents, the frames that the readout makes"
+            " of them, or both"
+        ),
     )
     decoder_input_noise: Annotated[float, Field(ge=0)] = option(
-        0.0,
-        "most noise that training adds to what the decoder hears, standard deviations: it then"
-        " takes the voice from its labels",
+        default=0.0,
+        help=(
+            "most noise that training adds to what the decoder hears, standard deviations: it then"
+            " takes the voice from its labels"
+        ),
     )
     spectral_decoder: SpectralDecoderSpec | None = option(
-        None, "auxiliary spectral target of the codes (loss `spectral`); none as in the paper"
+        default=None,
+        help="auxiliary spectral target of the codes (loss `spectral`); none as in the paper",
     )
     adversarial_classifier: AdversarialClassifierSpec | None = option(
-        None, "classifier that the codes are to fool (loss `adversary`); none as in the paper"
+        default=None,
+        help="classifier that the codes are to fool (loss `adversary`); none as in the paper",
     )
     conversion_classifier: ConversionClassifierSpec | None = option(
-        None,
-        "classifier of converted frames (losses `auxiliary_` and `conversion_classification`); none"
-        " as in the paper",
+        default=None,
+        help=(
+            "classifier of converted frames (losses `auxiliary_` and `conversion_classification`);"
+            " none as in the paper"
+        ),
     )
 
     @property

@@ -75,13 +75,15 @@ class InputDropoutSpec:
     """
 
     prob: Annotated[float, Field(ge=0, lt=1)] = option(
-        0.0, "share of the past samples that are silenced"
+        default=0.0, help="share of the past samples that are silenced"
     )
     span: Annotated[int, Field(ge=1)] = option(
-        1, "samples silenced together: single ones are easily guessed from their neighbours"
+        default=1,
+        help="samples silenced together: single ones are easily guessed from their neighbours",
     )
     noise_std: Annotated[float, Field(ge=0)] = option(
-        0.0, "standard deviation of noise added to the past (speech itself: about 0.07)"
+        default=0.0,
+        help="standard deviation of noise added to the past (speech itself: about 0.07)",
     )
 
 
@@ -120,24 +122,30 @@ class WaveNetSpec:
     """A WaveNet: what it predicts, its sizes, and what it is conditioned on."""
 
     kind: Literal["wavenet"] = "wavenet"
-    head: Head = option(MixtureOfLogistics(), "distribution over the next sample")
-    network: StackSpec = option(StackSpec(), "sizes of the stack")
-    conditioner: ConditionerSpec = option(ConditionerSpec(), "labels and upsampling")
+    head: Head = option(default=MixtureOfLogistics(), help="distribution over the next sample")
+    network: StackSpec = option(default=StackSpec(), help="sizes of the stack")
+    conditioner: ConditionerSpec = option(default=ConditionerSpec(), help="labels and upsampling")
     features: FrameSpec | None = option(
-        None, "frames to condition on (a vocoder, a voice for phones); none inside a VQ-VAE"
+        default=None,
+        help="frames to condition on (a vocoder, a voice for phones); none inside a VQ-VAE",
     )
     input_dropout: InputDropoutSpec = option(
-        InputDropoutSpec(), "dropout of the heard past, against a decoder that ignores its codes"
+        default=InputDropoutSpec(),
+        help="dropout of the heard past, against a decoder that ignores its codes",
     )
     predictor: LinearPredictorSpec | None = option(
-        None,
-        "linear prediction from the spectral frames that condition it: continuous heads; none as in"
-        " the paper",
+        default=None,
+        help=(
+            "linear prediction from the spectral frames that condition it: continuous heads; none"
+            " as in the paper"
+        ),
     )
     pitch_taps: Annotated[int, Field(ge=0, le=15)] = option(
-        0,
-        "with a predictor: its residuals around one pitch period ago that are inputs, an odd"
-        " number; frames must carry pitch",
+        default=0,
+        help=(
+            "with a predictor: its residuals around one pitch period ago that are inputs, an odd"
+            " number; frames must carry pitch"
+        ),
     )
 
     def build(

@@ -83,10 +83,10 @@ class ConditionDropoutSpec:
     """
 
     all: Probability = option(
-        0.0, "labels and frames together: what guidance at sampling needs, usually 0.1"
+        default=0.0, help="labels and frames together: what guidance at sampling needs, usually 0.1"
     )
-    labels: Probability = option(0.0, "labels and vectors alone")
-    frames: Probability = option(0.0, "frames alone")
+    labels: Probability = option(default=0.0, help="labels and vectors alone")
+    frames: Probability = option(default=0.0, help="frames alone")
 
     def build(self, channels: int, parts: Sequence[str]) -> ConditionDropout:
         """parts: which of labels and frames there are."""
@@ -149,22 +149,24 @@ class ConditionerSpec:
     """Labels, given vectors and frame features -> `channels` condition channels."""
 
     channels: Annotated[int, Field(ge=1)] = option(
-        64, "condition channels H that every layer hears"
+        default=64, help="condition channels H that every layer hears"
     )
     categorical: tuple[str, ...] = option(
-        ("speaker",), "label columns of the corpus to condition on, e.g. [speaker, gender]"
+        default=("speaker",),
+        help="label columns of the corpus to condition on, e.g. [speaker, gender]",
     )
     embeddings: dict[str, int] = option(
-        {}, "given vectors and their sizes, e.g. {speaker_vector: 256}: CORPUS/vectors/NAME.npy"
+        default={},
+        help="given vectors and their sizes, e.g. {speaker_vector: 256}: CORPUS/vectors/NAME.npy",
     )
     kernel: Annotated[int, Field(ge=1)] = option(
-        3, "frames that the first convolution over frame features sees (odd)"
+        default=3, help="frames that the first convolution over frame features sees (odd)"
     )
     upsample: tuple[Annotated[int, Field(ge=1)], ...] = option(
-        (), "strides of learned upsampling; what is left of the hop is held"
+        default=(), help="strides of learned upsampling; what is left of the hop is held"
     )
     dropout: ConditionDropoutSpec = option(
-        ConditionDropoutSpec(), "condition dropout, for guidance at sampling"
+        default=ConditionDropoutSpec(), help="condition dropout, for guidance at sampling"
     )
 
     def build(

@@ -35,15 +35,17 @@ class WaveformEncoderSpec:
 
     kind: Literal["waveform"] = "waveform"
     strides: tuple[Annotated[int, Field(ge=1)], ...] = option(
-        (2, 2, 2, 2, 2, 2), "stride of each convolution; window = 2 x stride; hop = their product"
+        default=(2, 2, 2, 2, 2, 2),
+        help="stride of each convolution; window = 2 x stride; hop = their product",
     )
-    channels: Annotated[int, Field(ge=1)] = option(256, "channels of the convolutions")
+    channels: Annotated[int, Field(ge=1)] = option(default=256, help="channels of the convolutions")
     blocks: Annotated[int, Field(ge=0)] = option(
-        2, "residual blocks at frame rate, after the strides"
+        default=2, help="residual blocks at frame rate, after the strides"
     )
-    latent_dim: Annotated[int, Field(ge=1)] = option(64, "latent channels D")
+    latent_dim: Annotated[int, Field(ge=1)] = option(default=64, help="latent channels D")
     instance_norm: bool = option(
-        False, "take each utterance's mean and spread out of every channel: against speaker leakage"
+        default=False,
+        help="take each utterance's mean and spread out of every channel: against speaker leakage",
     )
 
     def build(self, sample_rate: int) -> WaveformEncoder:
@@ -171,16 +173,21 @@ class FrameEncoderSpec:
     """Convolutions over spectral frames. Chorowski et al., 2019, sec. III-A. arXiv:1901.08810"""
 
     kind: Literal["spectral"] = "spectral"
-    features: FeatureSpec = option(LogMelSpec(), "what the encoder hears: log_mel or mfcc")
-    stride: Annotated[int, Field(ge=1)] = option(2, "frames to a latent: 2 takes 100 Hz to 50 Hz")
-    channels: Annotated[int, Field(ge=1)] = option(768, "channels of the convolutions")
-    latent_dim: Annotated[int, Field(ge=1)] = option(64, "latent channels D")
+    features: FeatureSpec = option(
+        default=LogMelSpec(), help="what the encoder hears: log_mel or mfcc"
+    )
+    stride: Annotated[int, Field(ge=1)] = option(
+        default=2, help="frames to a latent: 2 takes 100 Hz to 50 Hz"
+    )
+    channels: Annotated[int, Field(ge=1)] = option(default=768, help="channels of the convolutions")
+    latent_dim: Annotated[int, Field(ge=1)] = option(default=64, help="latent channels D")
     instance_norm: bool = option(
-        False, "take each utterance's mean and spread out of every channel: against speaker leakage"
+        default=False,
+        help="take each utterance's mean and spread out of every channel: against speaker leakage",
     )
     vtlp: Annotated[float, Field(ge=0, lt=1)] = option(
-        0.0,
-        "spread of the factor by which training stretches each utterance's mel axis: against"
+        default=0.0,
+        help="spread of the factor by which training stretches each utterance's mel axis: against"
         " speaker leakage",
     )
 
@@ -254,12 +261,15 @@ class BatchNormEncoderSpec:
     """
 
     kind: Literal["batch_norm"] = "batch_norm"
-    features: FeatureSpec = option(LogMelSpec(), "what the encoder hears")
-    stride: Annotated[int, Field(ge=1)] = option(2, "frames to a latent: 2 takes 100 Hz to 50 Hz")
-    channels: Annotated[int, Field(ge=1)] = option(768, "channels of the convolutions")
-    latent_dim: Annotated[int, Field(ge=1)] = option(64, "latent channels D")
+    features: FeatureSpec = option(default=LogMelSpec(), help="what the encoder hears")
+    stride: Annotated[int, Field(ge=1)] = option(
+        default=2, help="frames to a latent: 2 takes 100 Hz to 50 Hz"
+    )
+    channels: Annotated[int, Field(ge=1)] = option(default=768, help="channels of the convolutions")
+    latent_dim: Annotated[int, Field(ge=1)] = option(default=64, help="latent channels D")
     instance_norm: bool = option(
-        False, "take each utterance's mean and spread out of every channel: against speaker leakage"
+        default=False,
+        help="take each utterance's mean and spread out of every channel: against speaker leakage",
     )
 
     def build(self, sample_rate: int) -> BatchNormEncoder:

@@ -222,10 +222,10 @@ class FilesSpec:
     """
 
     kind: Literal["files"] = "files"
-    name: str = option("mel", "folder of the files beneath CORPUS/frames")
-    channels: Annotated[int, Field(ge=1)] = option(80, "rows of each file")
+    name: str = option(default="mel", help="folder of the files beneath CORPUS/frames")
+    channels: Annotated[int, Field(ge=1)] = option(default=80, help="rows of each file")
     hop_ms: Annotated[float, Field(gt=0)] = option(
-        12.5, "time from frame to frame; a whole number of samples"
+        default=12.5, help="time from frame to frame; a whole number of samples"
     )
 
     def frontend(self, sample_rate: int, vocabulary: Vocabulary) -> FilesFrontend:
@@ -243,10 +243,10 @@ class PhonesSpec:
 
     kind: Literal["phones"] = "phones"
     hop_ms: Annotated[float, Field(gt=0)] = option(
-        5.0, "time from frame to frame; a whole number of samples"
+        default=5.0, help="time from frame to frame; a whole number of samples"
     )
     neighbours: Annotated[int, Field(ge=0)] = option(
-        1, "phones to either side that a frame names, too"
+        default=1, help="phones to either side that a frame names, too"
     )
 
     def frontend(self, sample_rate: int, vocabulary: Vocabulary) -> PhonesFrontend:
@@ -273,7 +273,7 @@ class ConcatSpec:
 
     kind: Literal["concat"] = "concat"
     parts: Annotated[tuple[PartSpec, ...], Field(min_length=1)] = option(
-        (LogMelSpec(),), "kinds of frames, all of one hop_ms"
+        default=(LogMelSpec(),), help="kinds of frames, all of one hop_ms"
     )
 
     def frontend(self, sample_rate: int, vocabulary: Vocabulary) -> ConcatFrontend:

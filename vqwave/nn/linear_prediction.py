@@ -40,18 +40,20 @@ class LinearPredictorSpec:
 
     kind: Literal["linear"] = "linear"
     order: Annotated[int, Field(ge=1, le=64)] = option(
-        16, "past samples that a prediction is made of"
+        default=16, help="past samples that a prediction is made of"
     )
     lag_window_hz: Annotated[float, Field(ge=0)] = option(
-        40.0,
-        "width of the window on the autocorrelation: broadens formants, so that no pole comes"
+        default=40.0,
+        help="width of the window on the autocorrelation: broadens formants, so that no pole comes"
         " near 1",
     )
     white_noise_db: Annotated[float, Field(le=-20)] = option(
-        -40.0, "white noise added to the spectrum, dB below its power: bounds the prediction gain"
+        default=-40.0,
+        help="white noise added to the spectrum, dB below its power: bounds the prediction gain",
     )
     interpolation: Literal[1, 2, 4, 8] = option(
-        1, "predictors a frame, made from linearly interpolated log spectra; 1: one, held"
+        default=1,
+        help="predictors a frame, made from linearly interpolated log spectra; 1: one, held",
     )
 
     def build(self, features: LogMel, sample_rate: int, pitch_taps: int) -> LinearPredictor:

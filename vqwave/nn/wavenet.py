@@ -121,12 +121,20 @@ class ContextSpec:
     """
 
     stride: Annotated[int, Field(ge=2)] = option(
-        64, "samples that one column of the context stands for"
+        default=64, help="samples that one column of the context stands for"
     )
-    layers: Annotated[int, Field(ge=1)] = option(6, "gated layers, dilation doubled in each")
-    kernel_size: Annotated[int, Field(ge=1)] = option(2, "taps of each dilated convolution")
-    residual_channels: Annotated[int, Field(ge=1)] = option(32, "residual and gate channels")
-    channels: Annotated[int, Field(ge=1)] = option(32, "channels that condition the main stack")
+    layers: Annotated[int, Field(ge=1)] = option(
+        default=6, help="gated layers, dilation doubled in each"
+    )
+    kernel_size: Annotated[int, Field(ge=1)] = option(
+        default=2, help="taps of each dilated convolution"
+    )
+    residual_channels: Annotated[int, Field(ge=1)] = option(
+        default=32, help="residual and gate channels"
+    )
+    channels: Annotated[int, Field(ge=1)] = option(
+        default=32, help="channels that condition the main stack"
+    )
 
     def build(self, heard: int) -> ContextStack:
         """heard: channels of what the main stack hears."""
@@ -137,23 +145,26 @@ class ContextSpec:
 class StackSpec:
     """Sizes of a WaveNet stack."""
 
-    layers: Annotated[int, Field(ge=1)] = option(30, "gated layers")
+    layers: Annotated[int, Field(ge=1)] = option(default=30, help="gated layers")
     dilation_cycle: Annotated[int, Field(ge=1)] = option(
-        10, "layers after which the dilation starts again from 1"
+        default=10, help="layers after which the dilation starts again from 1"
     )
-    kernel_size: Annotated[int, Field(ge=1)] = option(2, "taps of each dilated convolution")
-    residual_channels: Annotated[int, Field(ge=1)] = option(64, "residual channels")
+    kernel_size: Annotated[int, Field(ge=1)] = option(
+        default=2, help="taps of each dilated convolution"
+    )
+    residual_channels: Annotated[int, Field(ge=1)] = option(default=64, help="residual channels")
     gate_channels: Annotated[int, Field(ge=1)] = option(
-        64, "channels of the gated unit (filter and gate have this many each)"
+        default=64, help="channels of the gated unit (filter and gate have this many each)"
     )
     skip_channels: Annotated[int, Field(ge=0)] = option(
-        256, "skip channels; 0 reads the last residual instead, as the student's flows do"
+        default=256,
+        help="skip channels; 0 reads the last residual instead, as the student's flows do",
     )
     hidden_channels: Annotated[int, Field(ge=1)] = option(
-        256, "channels between the two output convolutions"
+        default=256, help="channels between the two output convolutions"
     )
     context: ContextSpec | None = option(
-        None, "a second stack over a longer past, which conditions this one"
+        default=None, help="a second stack over a longer past, which conditions this one"
     )
 
     @property

@@ -18,40 +18,44 @@ Count = Annotated[int, Field(ge=0)]
 class DataSpec:
     """Which recordings, and how they are cut."""
 
-    corpus: Path = option(Path("data/demo"), "folder that `vqwave prepare` wrote")
+    corpus: Path = option(default=Path("data/demo"), help="folder that `vqwave prepare` wrote")
     speakers: tuple[str, ...] = option(
-        (), "those whose recordings are taken, of a corpus of more; none: all"
+        default=(), help="those whose recordings are taken, of a corpus of more; none: all"
     )
     clip_seconds: Annotated[float, Field(gt=0)] = option(
-        0.5, "seconds of a training clip (rounded to whole frames)"
+        default=0.5, help="seconds of a training clip (rounded to whole frames)"
     )
     batch: Positive = option(
-        8, "clips of one optimizer step, over all processes and accumulation steps"
+        default=8, help="clips of one optimizer step, over all processes and accumulation steps"
     )
     workers: Count = option(
-        0, "processes a rank that read clips ahead; 0 reads in the training process"
+        default=0, help="processes a rank that read clips ahead; 0 reads in the training process"
     )
-    valid_clip_seconds: Annotated[float, Field(gt=0)] = option(1.0, "seconds of a validation clip")
-    valid_clips: Positive = option(64, "validation clips, spread evenly over the split")
+    valid_clip_seconds: Annotated[float, Field(gt=0)] = option(
+        default=1.0, help="seconds of a validation clip"
+    )
+    valid_clips: Positive = option(
+        default=64, help="validation clips, spread evenly over the split"
+    )
 
 
 @spec
 class OptimSpec:
     """Adam and its schedule."""
 
-    lr: Annotated[float, Field(ge=0)] = option(4e-4, "peak learning rate")
-    betas: tuple[float, float] = option((0.9, 0.999), "Adam's")
-    eps: Annotated[float, Field(gt=0)] = option(1e-8, "Adam's")
+    lr: Annotated[float, Field(ge=0)] = option(default=4e-4, help="peak learning rate")
+    betas: tuple[float, float] = option(default=(0.9, 0.999), help="Adam's")
+    eps: Annotated[float, Field(gt=0)] = option(default=1e-8, help="Adam's")
     schedule: Literal["constant", "cosine"] = option(
-        "cosine", "after the warm-up; cosine falls to `final_lr_ratio` x lr"
+        default="cosine", help="after the warm-up; cosine falls to `final_lr_ratio` x lr"
     )
-    warmup: Count = option(100, "steps of linear warm-up")
+    warmup: Count = option(default=100, help="steps of linear warm-up")
     final_lr_ratio: Annotated[float, Field(ge=0, le=1)] = option(
-        0.05, "share of lr at the end of the cosine"
+        default=0.05, help="share of lr at the end of the cosine"
     )
-    max_grad_norm: Annotated[float, Field(gt=0)] = option(1.0, "largest gradient norm")
+    max_grad_norm: Annotated[float, Field(gt=0)] = option(default=1.0, help="largest gradient norm")
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = option(
-        0.999, "decay of the averaged weights, which validation and inference use"
+        default=0.999, help="decay of the averaged weights, which validation and inference use"
     )
 
     def lr_at(self, step: int, steps: int) -> float:
@@ -80,29 +84,31 @@ class OptimSpec:
 class TrainSpec:
     """How long, how precise, how often what is written."""
 
-    steps: Positive = option(10000, "optimizer steps")
-    grad_accumulation: Positive = option(1, "micro-batches an optimizer step")
+    steps: Positive = option(default=10000, help="optimizer steps")
+    grad_accumulation: Positive = option(default=1, help="micro-batches an optimizer step")
     precision: Literal["fp32", "bf16"] = option(
-        "fp32", "bf16: autocast of the networks; likelihoods stay in float32"
+        default="fp32", help="bf16: autocast of the networks; likelihoods stay in float32"
     )
     compile: bool = option(
-        False, "torch.compile of the trained network; the first steps take minutes"
+        default=False, help="torch.compile of the trained network; the first steps take minutes"
     )
     activation_checkpointing: bool = option(
-        False, "compute gates again in the backward pass: a third of the layers' memory, more time"
+        default=False,
+        help="compute gates again in the backward pass: a third of the layers' memory, more time",
     )
-    log_every: Positive = option(50, "steps")
-    valid_every: Positive = option(500, "steps")
-    save_every: Positive = option(500, "steps")
-    keep_checkpoints: Positive = option(2, "checkpoints kept")
+    log_every: Positive = option(default=50, help="steps")
+    valid_every: Positive = option(default=500, help="steps")
+    save_every: Positive = option(default=500, help="steps")
+    keep_checkpoints: Positive = option(default=2, help="checkpoints kept")
     threads: Count = option(
-        0, "torch threads a process; 0 shares the cores among the processes of this host"
+        default=0,
+        help="torch threads a process; 0 shares the cores among the processes of this host",
     )
     dist_timeout_minutes: Annotated[float, Field(gt=0)] = option(
-        10.0, "minutes that processes wait for one another before the run ends"
+        default=10.0, help="minutes that processes wait for one another before the run ends"
     )
     tracker: Literal["none", "wandb", "tensorboard"] = option(
-        "none", "shows the numbers of metrics.jsonl elsewhere, too"
+        default="none", help="shows the numbers of metrics.jsonl elsewhere, too"
     )
 
 
@@ -110,9 +116,9 @@ class TrainSpec:
 class ExperimentSpec:
     """What every experiment has."""
 
-    run: Path = option(Path("runs/unnamed"), "run folder; the same command resumes it")
-    seed: Count = option(0, "of everything")
-    data: DataSpec = option(DataSpec(), "recordings")
-    optim: OptimSpec = option(OptimSpec(), "optimizer")
-    train: TrainSpec = option(TrainSpec(), "the loop")
-    losses: dict[str, float] = option({}, "weight of each named loss")
+    run: Path = option(default=Path("runs/unnamed"), help="run folder; the same command resumes it")
+    seed: Count = option(default=0, help="of everything")
+    data: DataSpec = option(default=DataSpec(), help="recordings")
+    optim: OptimSpec = option(default=OptimSpec(), help="optimizer")
+    train: TrainSpec = option(default=TrainSpec(), help="the loop")
+    losses: dict[str, float] = option(default={}, help="weight of each named loss")

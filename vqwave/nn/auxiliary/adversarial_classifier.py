@@ -19,8 +19,8 @@ from vqwave.errors import UserInputError
 class AdversarialClassifierSpec:
     """Which label the codes must not tell."""
 
-    label: str = option("speaker", "label column that the codes are to hide")
-    channels: Annotated[int, Field(ge=1)] = option(128, "channels of the classifier")
+    label: str = option(default="speaker", help="label column that the codes are to hide")
+    channels: Annotated[int, Field(ge=1)] = option(default=128, help="channels of the classifier")
 
     def build(self, dim: int, vocabulary: Mapping[str, Sequence[str]]) -> AdversarialClassifier:
         """Raises UserInputError for an unknown label."""

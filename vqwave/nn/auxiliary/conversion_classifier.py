@@ -27,11 +27,12 @@ class ConversionClassifierSpec:
     """Which labels it names, and its size."""
 
     labels: tuple[str, ...] = option(
-        ("speaker",), "label columns that it names: the voice, and what is said if the corpus tells"
+        default=("speaker",),
+        help="label columns that it names: the voice, and what is said if the corpus tells",
     )
-    channels: Annotated[int, Field(ge=1)] = option(128, "channels of its convolutions")
+    channels: Annotated[int, Field(ge=1)] = option(default=128, help="channels of its convolutions")
     noise: Annotated[float, Field(ge=0)] = option(
-        0.3, "most noise that training adds to what it hears, in standard deviations"
+        default=0.3, help="most noise that training adds to what it hears, in standard deviations"
     )
 
     def build(

@@ -34,9 +34,11 @@ from vqwave.nn.masks import masked, stretched
 class SpectralDecoderSpec:
     """Spectral target and size of the readout."""
 
-    features: FeatureSpec = option(LogMelSpec(), "what is predicted, standardised")
-    channels: Annotated[int, Field(ge=1)] = option(256, "channels of its convolutions")
-    blocks: Annotated[int, Field(ge=0)] = option(0, "residual convolutions beyond the first two")
+    features: FeatureSpec = option(default=LogMelSpec(), help="what is predicted, standardised")
+    channels: Annotated[int, Field(ge=1)] = option(default=256, help="channels of its convolutions")
+    blocks: Annotated[int, Field(ge=0)] = option(
+        default=0, help="residual convolutions beyond the first two"
+    )
 
     def build(
         self,

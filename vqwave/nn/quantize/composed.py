@@ -29,13 +29,13 @@ class ResidualQuantizerSpec:
     """
 
     kind: Literal["residual"] = "residual"
-    num_quantizers: Annotated[int, Field(ge=1)] = option(2, "books Q")
+    num_quantizers: Annotated[int, Field(ge=1)] = option(default=2, help="books Q")
     quantizer_dropout: Annotated[float, Field(ge=0, le=1)] = option(
-        0.0, "share of training items that use 1 .. Q stages, drawn uniformly"
+        default=0.0, help="share of training items that use 1 .. Q stages, drawn uniformly"
     )
     quantizer: VectorSpec = option(
-        EMAQuantizerSpec(codebook_size=16),
-        "each stage; its gradient_estimator and codebook_dim act once, on the sum",
+        default=EMAQuantizerSpec(codebook_size=16),
+        help="each stage; its gradient_estimator and codebook_dim act once, on the sum",
     )
 
     def build(self, dim: int) -> Quantizer:
@@ -59,11 +59,11 @@ class ProductQuantizerSpec:
     """The channels in groups, each with a book of its own. Jégou et al., 2011"""
 
     kind: Literal["product"] = "product"
-    groups: Annotated[int, Field(ge=1)] = option(2, "parts of the D channels")
+    groups: Annotated[int, Field(ge=1)] = option(default=2, help="parts of the D channels")
     quantizer: Annotated[
         EMAQuantizerSpec | GradientQuantizerSpec | FSQuantizerSpec | ResidualQuantizerSpec,
         Field(discriminator="kind"),
-    ] = option(EMAQuantizerSpec(codebook_size=16), "each group")
+    ] = option(default=EMAQuantizerSpec(codebook_size=16), help="each group")
 
     def build(self, dim: int) -> ProductQuantizer:
         """Raises UserInputError for channels that do not divide into the groups."""

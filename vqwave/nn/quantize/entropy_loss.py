@@ -21,10 +21,10 @@ class EntropySpec:
     """
 
     temperature: Annotated[float, Field(gt=0)] = option(
-        1.0, "of the soft assignment: softmax of -|z - e|^2 / temperature"
+        default=1.0, help="of the soft assignment: softmax of -|z - e|^2 / temperature"
     )
     diversity: Annotated[float, Field(ge=0)] = option(
-        1.0, "weight of the even use of all codes against sureness"
+        default=1.0, help="weight of the even use of all codes against sureness"
     )
 
 

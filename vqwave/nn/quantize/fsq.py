@@ -28,9 +28,11 @@ class FSQuantizerSpec:
     kind: Literal["fsq"] = "fsq"
     levels: Annotated[tuple[Annotated[int, Field(ge=2, le=256)], ...], Field(min_length=1)] = (
         option(
-            (8, 5, 5, 5),
-            "values of each dimension; K is their product: (8, 6, 5) 240, (4, 4, 4, 4) 256, (8, 5,"
-            " 5, 5) 1000",
+            default=(8, 5, 5, 5),
+            help=(
+                "values of each dimension; K is their product: (8, 6, 5) 240, (4, 4, 4, 4) 256, (8,"
+                " 5, 5, 5) 1000"
+            ),
         )
     )
 

@@ -37,10 +37,10 @@ class HierarchicalQuantizerSpec:
     """
 
     kind: Literal["hierarchical"] = "hierarchical"
-    downsample: Annotated[int, Field(ge=2)] = option(4, "frames that share a top code")
-    top: LevelSpec = option(EMAQuantizerSpec(), "the slow level")
+    downsample: Annotated[int, Field(ge=2)] = option(default=4, help="frames that share a top code")
+    top: LevelSpec = option(default=EMAQuantizerSpec(), help="the slow level")
     bottom: LevelSpec = option(
-        EMAQuantizerSpec(), "the fast level, of as many codes K a book as the slow one"
+        default=EMAQuantizerSpec(), help="the fast level, of as many codes K a book as the slow one"
     )
 
     def build(self, dim: int) -> HierarchicalQuantizer:

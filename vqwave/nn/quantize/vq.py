@@ -25,27 +25,33 @@ from vqwave.nn.quantize.projected import projected
 class BookSpec(ABC):
     """What both kinds of codebooks have."""
 
-    codebook_size: Annotated[int, Field(ge=1, le=65536)] = option(512, "codes K")
-    decay: Annotated[float, Field(ge=0, lt=1)] = option(0.99, "of the moving averages")
+    codebook_size: Annotated[int, Field(ge=1, le=65536)] = option(default=512, help="codes K")
+    decay: Annotated[float, Field(ge=0, lt=1)] = option(default=0.99, help="of the moving averages")
     dead_code_threshold: Annotated[float, Field(ge=0, lt=1)] = option(
-        0.03, "codes below this part of their fair share are restarted; 0: none"
+        default=0.03, help="codes below this part of their fair share are restarted; 0: none"
     )
     kmeans_after_steps: Annotated[int, Field(ge=0)] = option(
-        0, "training steps that pass the latents through before k-means places the codes on them"
+        default=0,
+        help="training steps that pass the latents through before k-means places the codes on them",
     )
     l2_normalize: bool = option(
-        False,
-        "latents and codes on the sphere of radius sqrt(D): the nearest code is that of the largest"
-        " cosine",
+        default=False,
+        help=(
+            "latents and codes on the sphere of radius sqrt(D): the nearest code is that of the"
+            " largest cosine"
+        ),
     )
     gradient_estimator: EstimatorName = option(
-        "straight_through",
-        "gradient through the code: straight_through as in the paper, or rotation",
+        default="straight_through",
+        help="gradient through the code: straight_through as in the paper, or rotation",
     )
     codebook_dim: Annotated[int, Field(ge=1)] | None = option(
-        None, "dimensions in which it is quantized, learned orthonormal directions; none: all D"
+        default=None,
+        help="dimensions in which it is quantized, learned orthonormal directions; none: all D",
     )
-    entropy: EntropySpec | None = option(None, "adds the loss `entropy`, which needs a weight")
+    entropy: EntropySpec | None = option(
+        default=None, help="adds the loss `entropy`, which needs a weight"
+    )
 
     def build(self, dim: int) -> Quantizer:
         """Raises UserInputError if there are more code dimensions than `dim`."""
@@ -87,7 +93,7 @@ class GradientQuantizerSpec(BookSpec):
 
     kind: Literal["gradient"] = "gradient"
     lr_scale: Annotated[float, Field(gt=0)] = option(
-        1.0, "learning rate of the codes, times that of the network"
+        default=1.0, help="learning rate of the codes, times that of the network"
     )
 
     def codebook(self, dim: int) -> Codebook:
