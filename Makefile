@@ -40,8 +40,9 @@ chaos: setup ## kill trainings at random moments; each must end as its uninterru
 	OMP_NUM_THREADS=1 python tests/chaos.py
 
 .PHONY: lint
-lint: setup ## check the code's style
+lint: setup ## check the code's style, and that its type errors grow no more
 	ruff check .
+	python tests/type_errors.py
 
 .PHONY: speak
 speak: setup ## the shipped models, within a minute: say a digit, encode it, decode it in three ways, convert it
