@@ -219,8 +219,8 @@ def test_training_may_give_the_decoder_the_recorded_pitch() -> None:
     """
     model, x, given = build(), wave(16), pitch(32)
     labels = {**LABELS, PITCH: given}
-    decoded = model.decoder_frames(x, labels)
-    recorded = model.decoder_frames(x, labels, recorded_pitch=True)
+    decoded = model.features_of_recordings(x, labels)
+    recorded = model.features_of_recordings(x, labels, recorded_pitch=True)
     mel = MEL.bands
     torch.testing.assert_close(recorded[:, mel : mel + 2], given)
     assert not torch.allclose(decoded[:, mel : mel + 2], given)
@@ -238,6 +238,6 @@ def test_a_training_step_gives_the_recorded_pitch_when_asked() -> None:
     plain, recorded = (
         model(x, labels, recorded_pitch=own).distribution.location for own in (False, True)
     )
-    frames = model.decoder_frames(x, labels, recorded_pitch=True)
+    frames = model.features_of_recordings(x, labels, recorded_pitch=True)
     torch.testing.assert_close(recorded, model.decoder(x, LABELS, frames).location)
     assert not torch.allclose(plain, recorded)
