@@ -4,10 +4,12 @@ A spec is a frozen dataclass beside the module that it builds::
 
     @spec
     class OptimSpec:
-        lr: float = option(3e-4, "learning rate")
+        lr: float = option(default=3e-4, help="learning rate")
         betas: tuple[float, float] = (0.9, 0.95)
 
 Variants are a union that `kind` discriminates: `Annotated[A | B, Field(discriminator="kind")]`.
+`Annotated[A | B, OpenTo(Base)]` also takes a spec from elsewhere, `kind: package.module:Spec`, if
+it is derived from `Base`.
 Settings come from the defaults, then from the YAML files of `--config` in order, then from `a.b=1`,
 `--a.b=1` or `--a.b 1` on the command line. A changed `kind` replaces the whole part, so that the
 settings of the old variant never reach the new one; dictionaries merge by key. The types of a
@@ -22,10 +24,13 @@ from typing import Generic, TypeVar
 from vqwave.config.coerce import settle
 from vqwave.config.error_messages import validate
 from vqwave.config.help import help_text
+from vqwave.config.parts import OpenTo, Part
 from vqwave.config.specs import Tree, differences, dump, option, spec, to_tree
 from vqwave.config.yaml_layers import dotted_keys, load, merge, split
 
 __all__ = [
+    "OpenTo",
+    "Part",
     "Request",
     "build",
     "differences",

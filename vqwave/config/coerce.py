@@ -8,7 +8,19 @@ import types
 import typing
 from pathlib import Path
 
-from vqwave.config.specs import MISSING, Hint, Tree, arms, defaults, hints, specs, to_tree, variant
+from vqwave.config.parts import is_path
+from vqwave.config.specs import (
+    MISSING,
+    Hint,
+    Tree,
+    arms,
+    defaults,
+    hints,
+    kind_of,
+    specs,
+    to_tree,
+    variant,
+)
 from vqwave.config.yaml_layers import Text, read_flow
 
 
@@ -22,7 +34,7 @@ def settle(hint: Hint, value: Tree, default: Tree = MISSING) -> Tree:
     if isinstance(value, Text):
         return _read(hint, value)
     if isinstance(value, dict):
-        cls = variant(specs(hint), value.get("kind", getattr(default, "kind", None)))
+        cls = variant(hint, value.get("kind", getattr(default, "kind", None)))
         if cls:
             return _settle_spec(cls, value, default)
         inside = _inside(hint, dict)
@@ -42,6 +54,8 @@ def _settle_spec(cls: type, value: dict[str, Tree], default: Tree) -> dict[str, 
             filled[name] = settle(hints(cls)[name], value[name], fallback)
         elif fallback is not MISSING:
             filled[name] = to_tree(fallback)
+    if is_path(filled.get("kind")):
+        filled["kind"] = kind_of(cls)  # a spec may be named by a module that only imports it
     return filled | {name: item for name, item in value.items() if name not in filled}
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from vqwave.config.help import every_key
+from vqwave.config.parts import REGISTRY, Part, find, is_path
 from vqwave.config.renamed import KINDS, new_key
-from vqwave.config.specs import Tree, at, hints, kind_of, specs, steps, variant
+from vqwave.config.specs import Tree, at, hints, kind_of, open_base, specs, steps, variant
 from vqwave.config.yaml_layers import FLAGS
 from vqwave.errors import UserInputError, nearest
 
@@ -32,8 +33,9 @@ EXPECTED = {  # by the first word of pydantic's error types
 }
 
 
-@functools.cache
-def _adapter(cls: type[T]) -> TypeAdapter[T]:
+@functools.lru_cache(maxsize=64)
+def _adapter(cls: Hashable, parts: int) -> TypeAdapter[Any]:
+    """Of a config's class; parts: how many specs from outside it was made for."""
     return TypeAdapter(cls)
 
 
@@ -43,7 +45,9 @@ def validate(cls: type[T], tree: Tree, sources: Mapping[str, str]) -> T:
     `sources` names the file that a dotted key came from. Raises UserInputError.
     """
     try:
-        return _adapter(cls).validate_json(json.dumps(tree, default=str), strict=True)
+        return _adapter(cls, REGISTRY.version).validate_json(
+            json.dumps(tree, default=str), strict=True
+        )
     except ValidationError as error:
         problems: dict[str, list[str]] = {}
         for detail in error.errors(include_url=False):
@@ -98,8 +102,12 @@ def _problem(cls: type, tree: Tree, key: str, detail: dict[str, Any]) -> str:
     if error in ("unexpected_keyword_argument", "extra_forbidden"):
         return _unknown(cls, tree, key)
     if error.startswith("union_tag"):
-        known = [str(kind_of(each)) for each in specs(at(cls, tree, key.rpartition(".")[0]))]
+        hint = at(cls, tree, key.rpartition(".")[0])
+        known = [str(kind_of(each)) for each in specs(hint)]
         name = found.get("kind") if isinstance(found, dict) else None
+        base = open_base(hint)
+        if base is not None and is_path(name):
+            return _why_not(str(name), base)
         if KINDS.get(str(name)) in known:
             return f"kind {name!r} is called {KINDS[str(name)]!r} now"
         return f"unknown kind {name!r}; expected {' or '.join(known)}{nearest(str(name), known, 1)}"
@@ -118,27 +126,36 @@ def _problem(cls: type, tree: Tree, key: str, detail: dict[str, Any]) -> str:
     )
 
 
+def _why_not(kind: str, base: type[Part]) -> str:
+    """What is wrong with a kind that names a spec by its place."""
+    try:
+        return f"kind {find(kind, base).kind!r} was imported too late"
+    except UserInputError as error:
+        return str(error)
+
+
 def _unknown(cls: type, tree: Tree, key: str) -> str:
     if f"--{key}" in FLAGS:
         return f"a flag takes no value; did you mean --{key}?"
     parent, _, last = key.rpartition(".")
-    beside = specs(at(cls, tree, parent))
+    hint = at(cls, tree, parent)
+    variants = specs(hint)
     here = tree
     for step in steps(parent):
         here = here[step]
-    chosen = variant(beside, here.get("kind"))
+    chosen = variant(hint, here.get("kind"))
     if last in (retired := getattr(chosen, "retired", {})):
         return f"is a setting no more: {retired[last]}; expected without it"
     renamed = None if chosen is None else new_key(chosen, last)
     if renamed is not None:
         return f"is called {f'{parent}.{renamed}' if parent else renamed} now"
-    elsewhere = [str(kind_of(each)) for each in beside if last in hints(each)]
+    elsewhere = [str(kind_of(each)) for each in variants if last in hints(each)]
     if elsewhere:
         return f"unknown key here; it belongs to {parent}.kind={' or '.join(elsewhere)}"
     siblings = [f"{parent}.{name}" if parent else name for name in hints(chosen)] if chosen else []
     known = list(every_key(cls))
     same = [name for name in known if name.rpartition(".")[2] == last]
-    hint = nearest(key, siblings, 1) or (
+    proposal = nearest(key, siblings, 1) or (
         f"; did you mean {same[0]}?" if same else nearest(key, known, 1)
     )
-    return f"unknown key{hint}"
+    return f"unknown key{proposal}"

@@ -11,7 +11,19 @@ import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vqwave.config.specs import MISSING, Hint, Tree, arms, defaults, hints, kind_of, specs, to_tree
+from vqwave.config.parts import EXPECTED, is_path
+from vqwave.config.specs import (
+    MISSING,
+    Hint,
+    Tree,
+    arms,
+    defaults,
+    hints,
+    kind_of,
+    open_base,
+    specs,
+    to_tree,
+)
 from vqwave.config.yaml_layers import FLAGS
 
 WIDEST = (44, 22, 24)  # columns key, type, default: a wider cell pushes its line, not the table
@@ -70,9 +82,12 @@ def _sections(part: _Part, above: tuple[type, ...] = ()) -> Iterator[_Section]:
             if types.NoneType in arms(hint):
                 rows.append(row)
             if len(specs(hint)) > 1:
-                kinds = "|".join(str(kind_of(each)) for each in specs(hint))
-                rows.append(dataclasses.replace(row, key=f"{path}.kind", type=kinds))
+                kinds = [str(kind_of(each)) for each in specs(hint)]
+                kinds += [] if open_base(hint) is None else [EXPECTED]
+                rows.append(dataclasses.replace(row, key=f"{path}.kind", type="|".join(kinds)))
             open_parts = [each for each in specs(hint) if each not in (*above, cls)]
+            if is_path(getattr(values[name], "kind", None)):
+                open_parts.append(type(values[name]))
             inner.append(_Part(path=path, variants=open_parts, default=values[name]))
         yield _Section(title=part.title(cls), rows=rows)
         for each in inner:

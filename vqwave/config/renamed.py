@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 
-from vqwave.config.specs import Hint, Tree, arms, hints, specs, variant
+from vqwave.config.specs import Hint, Tree, arms, hints, variant
 
 RENAMED: dict[str, dict[str, str]] = {  # by the spec's name: old key -> new key
     "VQVAESpec": {
@@ -154,8 +154,8 @@ def migrated(hint: Hint, tree: Tree) -> Tree:
     if not isinstance(tree, Mapping):
         return tree
     kind = tree.get("kind")
-    kind = KINDS.get(kind, kind) if variant(specs(hint), kind) is None else kind
-    cls = variant(specs(hint), kind)
+    kind = KINDS.get(kind, kind) if variant(hint, kind) is None else kind
+    cls = variant(hint, kind)
     if cls is None:
         return dict(tree)
     found = {}

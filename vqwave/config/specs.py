@@ -8,12 +8,15 @@ import functools
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, dataclass_transform
 
 import yaml
 from pydantic import ConfigDict
+
+from vqwave.config.parts import OpenTo, Part, find, is_path, name_by_path
+from vqwave.errors import UserInputError
 
 T = TypeVar("T")
 Hint: TypeAlias = Any
@@ -40,7 +43,10 @@ def option(*, default: Tree = MISSING, help: str = "") -> Any:  # noqa: ANN401 -
 def spec(cls: type[T]) -> type[T]:
     """A frozen, keyword-only dataclass that pydantic validates strictly: an unknown key is an
     error.
+
+    A part without a `kind` of its own gets its place, `package.module:Name`.
     """
+    name_by_path(cls)
     cls.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
@@ -131,11 +137,29 @@ def kind_of(cls: type) -> str | None:
     return next((field.default for field in dataclasses.fields(cls) if field.name == "kind"), None)
 
 
-def variant(candidates: Sequence[type], kind: object) -> type | None:
-    """The spec that `kind` chooses; a lone spec needs no kind."""
+def open_base(hint: Hint) -> type[Part] | None:
+    """What a spec from outside must be derived from to be taken for this type; None: none is."""
+    if typing.get_origin(hint) is typing.Annotated:
+        inside, *notes = typing.get_args(hint)
+        return next((note.base for note in notes if isinstance(note, OpenTo)), open_base(inside))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return next(filter(None, map(open_base, typing.get_args(hint))), None)
+    return None
+
+
+def variant(hint: Hint, kind: object) -> type | None:
+    """The spec among the alternatives of a type that `kind` chooses; a lone spec needs no kind."""
+    candidates = specs(hint)
     if len(candidates) == 1:
         return candidates[0]
-    return next((cls for cls in candidates if kind_of(cls) == kind), None)
+    chosen = next((cls for cls in candidates if kind_of(cls) == kind), None)
+    base = open_base(hint)
+    if chosen is not None or base is None or not is_path(kind):
+        return chosen
+    try:
+        return find(str(kind), base)
+    except UserInputError:  # reported where the settings are validated
+        return None
 
 
 def defaults(cls: type, instance: object) -> dict[str, Any]:
@@ -176,7 +200,7 @@ def at(cls: type, tree: Tree, key: str) -> Hint:
             )
             tree = tree[name] if isinstance(tree, list) else None
             continue
-        chosen = variant(specs(hint), tree.get("kind")) if isinstance(tree, dict) else None
+        chosen = variant(hint, tree.get("kind")) if isinstance(tree, dict) else None
         hint = hints(chosen).get(name) if chosen else None
         tree = tree.get(name) if isinstance(tree, dict) else None
     return hint
