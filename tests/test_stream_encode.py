@@ -18,7 +18,7 @@ from vqwave.audio.streaming import Resampler
 from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec, MFCCSpec, PitchSpec
 from vqwave.inference import chunked_encoding
-from vqwave.inference.chunked_encoding import Blocks, heard
+from vqwave.inference.chunked_encoding import Blocks
 from vqwave.inference.model_folder import ModelCard
 from vqwave.inference.speech_model import SpeechModel
 from vqwave.inference.stream_encoding import Level
@@ -78,7 +78,7 @@ def speech(T: int, seed: int = 1) -> Tensor:
 def test_what_a_frame_hears_is_known(encoder: object) -> None:
     """By its gradient, in float64: no sample beyond the span has any."""
     it = codec(encoder).model.encoder.double()
-    span = heard(it)
+    span = it.receptive_span()
     frame = max(40, 2 - span.first // it.hop)
     wave = speech((2 * frame + 1) * it.hop).double().requires_grad_()
     if isinstance(encoder, FrameEncoderSpec) and isinstance(encoder.features, PitchSpec):

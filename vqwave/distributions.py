@@ -1,7 +1,7 @@
 r"""Output heads: network channels -> a distribution over the next sample.
 
-A head is a spec. Called with the network's output it gives a distribution with one interface for
-all kinds:
+A head is a spec, derived from `Head`; one from outside the package has its place as kind. Called
+with the network's output it gives a distribution with one interface for all kinds:
 
 - ``log_prob(x)``: nats; the log mass of the cell that holds x for discrete heads, the log density
   for continuous ones.
@@ -27,7 +27,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vqwave.audio import mu_law_decode, mu_law_encode
-from vqwave.config import option, spec
+from vqwave.config import OpenTo, Part, option, spec
 from vqwave.errors import UserInputError
 
 # its scales vanish beside any amplitude, its quotients of logits are still finite in float32
@@ -87,7 +87,7 @@ def _choose(weights: Tensor, u: Tensor) -> Tensor:
 
 
 class Categorical(Distribution):
-    """Classes whose cells tile [-1, 1]: logits (B, K, T); the head knows where the cells lie."""
+    """Classes whose cells tile [-1, 1]: logits (B, K, T); the head defines the cells."""
 
     def __init__(self, logits: Tensor, head: Classes) -> None:
         self.logits = logits
@@ -270,8 +270,51 @@ def _exact(params: Tensor) -> Tensor:
     return params if params.dtype == torch.float64 else params.float()
 
 
+class Head(Part):
+    """Settings of an output head (`@spec`), and what it makes of a network's output.
+
+    A subclass from anywhere is a `head.kind` of its own, `package.module:Spec`. A continuous head
+    gives `channels` and `__call__`; a categorical one is derived from `Classes`.
+    """
+
+    part: ClassVar[str] = "head"
+    continuous: ClassVar[bool] = True
+    """Whether the network's input is the amplitude of past samples; else their class."""
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Output channels of the network."""
+
+    @abstractmethod
+    def __call__(
+        self, params: Tensor, temperature: float = 1.0, scale: Scale = None
+    ) -> Distribution:
+        """params (B, channels, T) -> the distribution of each sample."""
+
+    @property
+    def bits(self) -> float:
+        """Bits that a sample costs under the uniform distribution, on the grid of a recording."""
+        return 16.0
+
+    def initial_bias(self) -> Tensor:
+        """The bias that an untrained network's last layer starts from, (channels,)."""
+        return torch.zeros(self.channels)
+
+    def units(self) -> Tensor:
+        """What 1 stands for in each channel of a network's last layer, (channels,)."""
+        return torch.ones(self.channels)
+
+    def shifted(self, params: Tensor, location: Tensor) -> Tensor:
+        """params (B, channels, T) with location (B, T) added to all locations: with a predictor.
+
+        Raises UserInputError for a head without locations.
+        """
+        raise UserInputError(f"predictor: a head of kind {self.kind} has no locations to predict")
+
+
 @spec
-class Classes(ABC):
+class Classes(Head):
     """What the categorical heads share: K classes, whose cells tile [-1, 1]."""
 
     classes: Annotated[int, Field(ge=2)] = option(default=256, help="classes K")
@@ -283,7 +326,6 @@ class Classes(ABC):
 
     @property
     def bits(self) -> float:
-        """Bits that a sample costs under the uniform distribution over the classes."""
         return math.log2(self.classes)
 
     @abstractmethod
@@ -297,12 +339,6 @@ class Classes(ABC):
     @abstractmethod
     def widths(self) -> Tensor:
         """Width of each class' cell in amplitude, (K,) float64; they sum to 2."""
-
-    def initial_bias(self) -> Tensor:
-        return torch.zeros(self.channels)
-
-    def units(self) -> Tensor:
-        return torch.ones(self.channels)
 
     def __call__(
         self, params: Tensor, temperature: float = 1.0, scale: Scale = None
@@ -350,7 +386,7 @@ class LinearBins(Classes):
 
 
 @spec
-class LocationScale(ABC):
+class LocationScale(Head):
     """What the continuous heads share: parameters (B, 3M, T) as logits, locations and log-scales (2
     channels for M = 1).
     """
@@ -367,15 +403,10 @@ class LocationScale(ABC):
         help="amplitude that 1 stands for in the network's locations: 0.05, near the data's spread,"
         " keeps Adam's steps small there",
     )
-    continuous: ClassVar[bool] = True
 
     @property
     def channels(self) -> int:
         return 2 if self.components == 1 else 3 * self.components
-
-    @property
-    def bits(self) -> float:
-        return 16.0
 
     def initial_bias(self) -> Tensor:
         m = self.components
@@ -384,7 +415,6 @@ class LocationScale(ABC):
         return torch.cat([torch.zeros(m), location, log_scale][m == 1 :])
 
     def units(self) -> Tensor:
-        """What 1 stands for in each channel of a network's last layer, (channels,)."""
         location, one = (
             torch.full((self.components,), self.location_scale),
             torch.ones(self.components),
@@ -473,7 +503,7 @@ class Logistic(LocationScale):
         return LogisticMixture(logits, location, log_scale)
 
 
-Head = Annotated[
+AnyHead = Annotated[
     MuLaw | LinearBins | MixtureOfLogistics | MixtureOfGaussians | Gaussian | Logistic,
-    Field(discriminator="kind"),
+    OpenTo(Head),
 ]

@@ -10,6 +10,7 @@ differentiated.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqwave import pitch_tracking
 from vqwave.config import option, spec
 from vqwave.errors import UserInputError
 from vqwave.pitch_tracking import HIGHEST, LOWEST, RANGE, contour, track
@@ -78,6 +80,27 @@ def mel_filters(
             "expected fewer bands or a longer window"
         )
     return filters * 2 / (high - low) if scale == "slaney" else filters
+
+
+@dataclass(frozen=True)
+class Span:
+    """Columns first .. last of a layer's input that a range of its output depends on.
+
+    In samples, these are relative to sample 0 of frame 0.
+    """
+
+    first: int
+    last: int
+
+    def wider(self, reach: int) -> Span:
+        """By so many columns to either side."""
+        return Span(self.first - reach, self.last + reach)
+
+    def windowed(self, size: int, stride: int, before: int) -> Span:
+        """Through windows of `size` columns, `stride` apart, of which the first begins `before`
+        columns before column 0.
+        """
+        return Span(self.first * stride - before, self.last * stride - before + size - 1)
 
 
 def held(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -171,6 +194,10 @@ class MelBands(nn.Module):
         """Samples of frame 0's window, zeros included, that lie before the waveform."""
         return self.fft // 2 - self.hop // 2
 
+    def receptive_span(self, frames: Span) -> Span:
+        """Frames -> the samples in their windows."""
+        return frames.windowed(self.fft, self.hop, self.before)
+
     def spectrum(self, wave: Tensor) -> Tensor:
         """wave (B, T), T a multiple of the hop -> complex spectrum (B, fft // 2 + 1, T / hop)."""
         padded = F.pad(wave, (self.before, self.fft - self.hop - self.before))
@@ -186,6 +213,9 @@ class LogMel(nn.Module):
     (B, T) -> (B, M, T / hop).
     """
 
+    alignment = 1
+    """Samples: a recording may be cut at multiples of it without moving its frames."""
+
     def __init__(self, mel: MelBands, floor: float) -> None:
         super().__init__()
         self.mel, self.floor = mel, floor
@@ -199,6 +229,10 @@ class LogMel(nn.Module):
         """
         return self.mel(wave).clamp_min(self.floor).log()
 
+    def receptive_span(self, frames: Span) -> Span:
+        """Frames -> the samples that they depend on."""
+        return self.mel.receptive_span(frames)
+
 
 class MFCC(nn.Module):
     r"""Mel cepstra: the orthonormal DCT-II of log mel powers, followed by as many orders of deltas
@@ -211,6 +245,7 @@ class MFCC(nn.Module):
     others; here it does not).
     """
 
+    alignment = 1
     basis: Tensor
 
     def __init__(self, mel: MelBands, coefficients: int, orders: int, floor: float) -> None:
@@ -236,6 +271,10 @@ class MFCC(nn.Module):
             for _ in range(self.orders):
                 features.append(deltas(features[-1], mask=mask))
             return torch.cat(features, 1)
+
+    def receptive_span(self, frames: Span) -> Span:
+        """Frames -> the samples that they depend on, by way of the slopes."""
+        return self.mel.receptive_span(frames.wider(2 * self.orders))
 
 
 def samples_of(name: str, milliseconds: float, sample_rate: int) -> int:
@@ -366,6 +405,12 @@ class Pitch(nn.Module):
     def __init__(self, sample_rate: int, hop: int, lowest: float, highest: float) -> None:
         super().__init__()
         self.sample_rate, self.hop, self.lowest, self.highest = sample_rate, hop, lowest, highest
+        self.alignment = pitch_tracking.grid(sample_rate)
+
+    def receptive_span(self, frames: Span) -> Span:
+        """Frames -> the samples that they depend on."""
+        reach = pitch_tracking.context(self.sample_rate)
+        return frames.windowed(2 * reach + 1, self.hop, reach - self.hop // 2)
 
     def extra_repr(self) -> str:
         """What `print` shows of it."""
@@ -392,8 +437,8 @@ class Pitch(nn.Module):
         real = [count] * len(rows) if mask is None else mask.sum(1).tolist()
         f0 = np.zeros((len(rows), count), np.float32)
         settings = self.sample_rate, self.hop, self.lowest, self.highest
-        for found, row, n in zip(f0, rows, real, strict=True):
-            found[:n] = track(row[: n * self.hop], *settings)
+        for out, row, n in zip(f0, rows, real, strict=True):
+            out[:n] = track(row[: n * self.hop], *settings)
         contours = torch.from_numpy(np.stack([contour(row) for row in f0]))
         return contours.to(wave.device, torch.promote_types(wave.dtype, torch.float32))
 
@@ -435,6 +480,7 @@ class PitchSpec:
         )
 
 
+Features = LogMel | MFCC | Pitch
 FeatureSpec = Annotated[LogMelSpec | MFCCSpec | PitchSpec, Field(discriminator="kind")]
 
 

@@ -48,16 +48,16 @@ def test_recordings_train_it_and_conversions_all_else() -> None:
         frames().requires_grad_(),
         frames().flip(0).requires_grad_(),
     )
-    hearing = judge.judge(recorded, LABELS, converted, ASKED, MASK)
+    hearing = judge.losses(recorded, LABELS, converted, ASKED, MASK)
     names = [recorded, converted, *judge.parameters()]
     on_recorded, on_converted, *on_weights = torch.autograd.grad(
-        hearing.listening, names, retain_graph=True, allow_unused=True
+        hearing.recorded, names, retain_graph=True, allow_unused=True
     )
     assert on_recorded is None
     assert on_converted is None
     assert all(gradient.abs().max() > 0 for gradient in on_weights)
     on_recorded, on_converted, *on_weights = torch.autograd.grad(
-        hearing.conversion, names, allow_unused=True
+        hearing.converted, names, allow_unused=True
     )
     assert on_recorded is None
     assert on_converted.abs().max() > 0
@@ -68,16 +68,16 @@ def test_it_judges_by_what_was_asked() -> None:
     judge, x = listener(), frames()
     heard = judge(x)
     named = {name: logits.argmax(1) for name, logits in heard.items()}
-    hearing = judge.judge(x, LABELS, x, named)
+    hearing = judge.losses(x, LABELS, x, named)
     assert hearing.accuracy == 1
     wrong = named | {"text": torch.where(torch.arange(4) < 1, 1 - named["text"], named["text"])}
-    other = judge.judge(x, LABELS, x, wrong)
+    other = judge.losses(x, LABELS, x, wrong)
     assert other.accuracy == pytest.approx(0.75)
-    assert other.conversion > hearing.conversion
+    assert other.converted > hearing.converted
     expected = sum(
         -heard[name].log_softmax(1)[torch.arange(4), LABELS[name]].mean() for name in LABELS
     )
-    torch.testing.assert_close(hearing.listening, expected)
+    torch.testing.assert_close(hearing.recorded, expected)
 
 
 def test_noise_is_for_training() -> None:

@@ -104,7 +104,7 @@ def test_a_start_on_a_part_of_the_batch_is_as_consistent(monkeypatch: pytest.Mon
 
 def test_unused_codes_stay_where_they_are() -> None:
     """Pitfall 1: sums and sizes shrink together from the first step, so no code jumps or fades."""
-    book = EMACodebook(K, D, decay=0.9, restart=0.0)
+    book = EMACodebook(K, D, decay=0.9, dead_code_threshold=0.0)
     before = book.codes.clone()
     for _ in range(40):
         book.update(torch.full((50, D), 2.0), torch.zeros(50, dtype=torch.int64))
@@ -114,7 +114,7 @@ def test_unused_codes_stay_where_they_are() -> None:
 
 def test_smoothing_is_never_written_back() -> None:
     """Pitfall 2: the sizes follow their recursion exactly, however large the smoothing."""
-    book = EMACodebook(K, D, decay=0.9, restart=0.0, epsilon=0.5)
+    book = EMACodebook(K, D, decay=0.9, dead_code_threshold=0.0, epsilon=0.5)
     sizes = book.sizes.clone()
     for step in range(5):
         index = torch.randint(3, (30,), generator=torch.Generator().manual_seed(step))
@@ -136,7 +136,7 @@ def test_codes_converge_to_the_cluster_means() -> None:
 
 def test_a_restarted_code_is_moved_with_its_sum_and_size() -> None:
     """Pitfall 3: it lands on a vector of the batch, at a fair share, and stays there."""
-    book = EMACodebook(K, D, decay=0.9, restart=0.2)
+    book = EMACodebook(K, D, decay=0.9, dead_code_threshold=0.2)
     book.sums[5], book.sizes[5] = 1e-3, 1e-3
     x = torch.randn(60, D, generator=torch.Generator().manual_seed(1)) + 8.0
     index = torch.arange(60) % 5
@@ -151,7 +151,7 @@ def test_a_restarted_code_is_moved_with_its_sum_and_size() -> None:
 
 @pytest.mark.parametrize("repeat", [1, 10])
 def test_the_restart_threshold_does_not_depend_on_the_batch_size(repeat: int) -> None:
-    book = EMACodebook(4, D, decay=0.0, restart=0.5)
+    book = EMACodebook(4, D, decay=0.0, dead_code_threshold=0.5)
     # a fair share is 25: only code 3 is below half of it
     use = torch.tensor([0] * 50 + [1] * 30 + [2] * 15 + [3] * 5)
     x = centres()[use].repeat(repeat, 1)
@@ -165,7 +165,7 @@ def test_restarts_fill_a_bad_start() -> None:
     """
     used = {}
     for restart in (0.0, 0.1):
-        book = EMACodebook(K, D, decay=0.8, restart=restart)
+        book = EMACodebook(K, D, decay=0.8, dead_code_threshold=restart)
         for step in range(60):
             x = latents(step).transpose(1, 2).flatten(0, 1) + 20.0
             book.update(x, nearest_codes(x, book.codes))

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from vqwave.config import build, spec, to_tree
-from vqwave.nn.quantize import FSQuantizer, Projected, Quantizer, QuantizerSpec
+from vqwave.nn.quantize import AnyQuantizerSpec, FSQuantizer, Projected, Quantizer
 
 D, K = 6, 16
 CASES: dict[str, dict[str, Any]] = {
@@ -94,7 +94,7 @@ everyone = pytest.mark.parametrize("case", CASES)
 class Holder:
     """As a model holds its quantizer."""
 
-    quantizer: QuantizerSpec
+    quantizer: AnyQuantizerSpec
 
 
 def innermost(tree: dict[str, Any]) -> list[dict[str, Any]]:
@@ -325,19 +325,19 @@ def test_quantize_first_update_after(case: str) -> None:
     before, z = deepcopy(vq), latents(9)
     vq.train()
     for stage in vq.modules():
-        if hasattr(stage, "dropout"):
-            stage.dropout = 0.0
+        if hasattr(stage, "quantizer_dropout"):
+            stage.quantizer_dropout = 0.0
     out = vq(z)
     assert torch.equal(out.z, before.decode(out.codes))
 
 
 @everyone
 def test_waiting_passes_on_what_will_be_quantized(case: str) -> None:
-    """`start_after` lets the encoder find its latents first, in every stage and group alike; FSQ
-    has nothing to wait for.
+    """`kmeans_after_steps` lets the encoder find its latents first, in every stage and group alike;
+    FSQ has nothing to wait for.
     """
     vq = quantizer(case, kmeans_after_steps=2)
-    books = [module for module in vq.modules() if hasattr(module, "start_after")]
+    books = [module for module in vq.modules() if hasattr(module, "kmeans_after_steps")]
     for step in range(2):
         z = latents(step)
         out = vq(z)

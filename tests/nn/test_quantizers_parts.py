@@ -220,7 +220,7 @@ def test_codes_of_a_rate_move_that_much_faster() -> None:
 
 
 def test_a_restarted_gradient_code_lands_on_a_vector() -> None:
-    book = GradientCodebook(8, 4, decay=0.5, restart=0.2, rate=10.0)
+    book = GradientCodebook(8, 4, decay=0.5, dead_code_threshold=0.2, lr_scale=10.0)
     x = randn(60, 4, seed=1).float() + 8.0
     for _ in range(4):
         book.update(x, torch.arange(60) % 5)

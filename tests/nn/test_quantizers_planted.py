@@ -81,7 +81,7 @@ def an_absolute_restart_threshold(patch: Patch) -> None:
     update = Codebook.update
 
     def absolute(self: Codebook, x: Tensor, index: Tensor) -> None:
-        self.restart = (
+        self.dead_code_threshold = (
             10.0
             * self.size
             / float(self.sizes.lerp(torch.bincount(index).to(self.sizes), 1 - self.decay).sum())

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,76 +21,12 @@ from vqwave.audio import SILENCE_DB, downmix, normalise_level, remove_dc, resamp
 from vqwave.audio.streaming import Recording, Resampler
 from vqwave.distributed.torch_defaults import inference
 from vqwave.errors import UserInputError
-from vqwave.features import MFCC, LogMel, Pitch
 from vqwave.models.vqvae import VQVAE
-from vqwave.nn.encoders import BatchNormEncoder, Encoder, FrameEncoder, WaveformEncoder
 
 BLOCK = 10.0  # seconds that are encoded at once, where nobody waits
 PEAK = -0.5  # dBFS, as `normalise_level` has it
 SILENCE = 1e-6  # a peak below this, once the DC is gone, is rounding
 Wave = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Span:
-    """Samples that a stretch of frames hears, relative to sample 0 of frame 0: first .. last."""
-
-    first: int
-    last: int
-
-    def wider(self, reach: int) -> Span:
-        return Span(self.first - reach, self.last + reach)
-
-    def strided(self, stride: int) -> Span:
-        """Through a `StridedConv1d`."""
-        return Span(
-            self.first * stride - stride // 2, self.last * stride - stride // 2 + 2 * stride - 1
-        )
-
-    def framed(self, features: LogMel | MFCC | Pitch) -> Span:
-        """Through frame features: of how many frames around, and which samples a frame hears."""
-        if isinstance(features, Pitch):
-            hop, reach = features.hop, pitch_tracking.context(features.sample_rate)
-            size, before = 2 * reach + 1, reach - hop // 2
-        else:
-            hop, size = features.hop, features.mel.fft
-            before = size // 2 - hop // 2
-        it = self.wider(2 * features.orders) if isinstance(features, MFCC) else self
-        return Span(it.first * hop - before, it.last * hop - before + size - 1)
-
-
-def heard(encoder: Encoder) -> Span | None:
-    """Samples that frame 0 hears; None where a frame hears the whole utterance (instance
-    normalisation).
-    """
-    if encoder.norm is not None:
-        return None
-    span = Span(0, 0)
-    if isinstance(encoder, WaveformEncoder):
-        span = span.wider(len(encoder.blocks))
-        for layer in reversed(encoder.strided):
-            span = span.strided(layer.stride[0])
-        return span
-    if isinstance(encoder, FrameEncoder):
-        strided, around = (
-            encoder.strided,
-            sum(block.conv.kernel_size[0] // 2 for block in encoder.blocks),
-        )
-    elif isinstance(encoder, BatchNormEncoder):
-        strided, around = encoder.convolutions[2], 2
-    span = span.wider(around).strided(strided.stride[0]).wider(2)
-    return span.framed(encoder.frontend.features)
-
-
-def grid(encoder: Encoder) -> int:
-    """Frames after which a window may start anew: a pitch tracker has frames of its own, which must
-    lie as in the whole.
-    """
-    features = None if isinstance(encoder, WaveformEncoder) else encoder.frontend.features
-    if not isinstance(features, Pitch):
-        return 1
-    samples = pitch_tracking.grid(features.sample_rate)
-    return math.lcm(samples, encoder.hop) // encoder.hop
 
 
 def prepare(wave: Tensor | NDArray, source: int, target: int, level: float) -> Wave:
@@ -127,15 +62,15 @@ class Blocks:
         """frames: how many are encoded at once; codes of a two-level codebook come in whole
         stretches.
         """
-        span, hop = heard(model.encoder), model.hop
+        span, hop = model.encoder.receptive_span(), model.hop
         if span is None:
             raise UserInputError(
                 "this model normalises over the whole utterance (encoder.instance_norm), expected"
                 " one without, to stream"
             )
-        ratio = getattr(model.quantizer, "ratio", 1)
+        ratio = model.quantizer.downsample
         self.model, self.hop, self.frames = model, hop, -(-frames // ratio) * ratio
-        self.grid = grid(model.encoder)
+        self.grid = model.encoder.alignment
         # frames around a block
         self.before, self.after = -(span.first // hop), max(0, -(-(span.last + 1 - hop) // hop))
         self.kept = np.zeros(0, np.float32)  # samples from frame `first` on
@@ -181,7 +116,7 @@ class Blocks:
 
 def encode_blocks(model: VQVAE, wave: Tensor, sample_rate: int) -> Tensor:
     """A prepared recording (T,) -> its codes (Q, F)."""
-    if heard(model.encoder) is None:
+    if model.encoder.receptive_span() is None:
         padded = torch.nn.functional.pad(wave, (0, -len(wave) % model.hop))
         return model.encode(padded[None])[0].cpu()
     blocks = Blocks(model, math.ceil(BLOCK * sample_rate / model.hop))

@@ -1,33 +1,90 @@
 """Encoders: waveform -> latents at frame rate.
 
-All are non-causal and share `hop`, `dim`, `fit(waves)` and `forward(wave, lengths) -> (B, D, F)`.
-Of a wave (B, T) lengths (B,) samples are real. The rest, which must be silent, is padding: it is
-kept at zero between the convolutions and left out of all statistics, so that the latents of an
-utterance are those that it has alone.
+All are non-causal and have one interface, `Encoder`, also those from outside the package. Of a wave
+(B, T) lengths (B,) samples are real. The rest, which must be silent, is padding: it is kept at zero
+between the convolutions and left out of all statistics, so that the latents of an utterance are
+those that it has alone.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from vqwave.config import option, spec
+from vqwave.config import OpenTo, Part, option, spec
 from vqwave.distributed.collectives import moments_over_ranks
 from vqwave.errors import UserInputError, under
-from vqwave.features import FeatureSpec, LogMelSpec
+from vqwave.features import FeatureSpec, LogMelSpec, MFCCSpec, PitchSpec, Span
 from vqwave.nn.frontend import Frontend
 from vqwave.nn.masks import masked, stretched
 from vqwave.nn.quantize import frame_mask
 from vqwave.nn.vtlp import VocalTractLengthPerturbation
 
 
+class EncoderSpec(Part):
+    """Settings of an encoder: a frozen dataclass (`@spec`) that builds one.
+
+    A subclass from anywhere is a `model.encoder.kind` of its own, `package.module:Spec`.
+    """
+
+    part: ClassVar[str] = "encoder"
+
+    @property
+    def spectral_input(self) -> LogMelSpec | MFCCSpec | PitchSpec | None:
+        """The standardised features that `Encoder.encode_features` takes, None if it takes none.
+
+        The loss `cycle_consistency` needs them: it encodes predicted frames again.
+        """
+        return None
+
+    @abstractmethod
+    def build(self, sample_rate: int) -> Encoder:
+        """The encoder of waveforms at this rate, Hz."""
+
+
+class Encoder(nn.Module, ABC):
+    """wave (B, T) -> latents (B, D, T / hop)."""
+
+    hop: int
+    """Samples a frame."""
+    latent_dim: int
+    """D."""
+    alignment: int = 1
+    """Frames: a recording may be cut at multiples of it without moving what its frames see."""
+
+    def fit(self, waves: Sequence[Tensor]) -> None:
+        """Take statistics from whole recordings (T,) before training; none by default."""
+
+    @abstractmethod
+    def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """wave (B, T), T a multiple of hop -> (B, D, T / hop).
+
+        Of a wave lengths (B,) samples are real; what follows is silent and must not matter.
+        """
+
+    def receptive_span(self) -> Span | None:
+        """Samples that frame 0 depends on, from sample 0 on; None where it depends on the whole
+        utterance, which can then be encoded in one piece only.
+        """
+        return None
+
+    def encode_features(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Standardised features (B, C, n F), of which lengths (B,) samples are real -> (B, D, F).
+
+        Of encoders whose spec has `spectral_input`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} encodes waveforms only")
+
+
 @spec
-class WaveformEncoderSpec:
+class WaveformEncoderSpec(EncoderSpec):
     """Strided convolutions on the waveform.
 
     van den Oord et al., 2017, sec. 4.3. arXiv:1711.00937
@@ -108,7 +165,9 @@ class MaskedBatchNorm(nn.Module):
             vectors, weight.expand(len(x), 1, -1).flatten().to(vectors.dtype)
         )
         variance = squares / (count - 1).clamp(min=1.0)
-        share = self.momentum * (count > 0).to(mean.dtype)  # a wholly masked batch says nothing
+        share = self.momentum * (count > 0).to(
+            mean.dtype
+        )  # a wholly masked batch has no statistics
         self.mean.lerp_(mean, share)
         self.variance.lerp_(variance, share)
 
@@ -139,8 +198,12 @@ class StridedConv1d(nn.Conv1d):
         """x (B, C, T), mask (B, F) of coarser frames -> (B, C', T / stride)."""
         return super().forward(F.pad(masked(x, mask), self.around))
 
+    def receptive_span(self, columns: Span) -> Span:
+        """Output columns -> the input columns that they depend on."""
+        return columns.windowed(self.kernel_size[0], self.stride[0], self.around[0])
 
-class WaveformEncoder(nn.Module):
+
+class WaveformEncoder(Encoder):
     """Strided stack, residual blocks, 1x1 to the latent dimension."""
 
     def __init__(self, spec: WaveformEncoderSpec) -> None:
@@ -155,9 +218,6 @@ class WaveformEncoder(nn.Module):
         self.norm = InstanceNorm() if spec.instance_norm else None
         self.out = nn.Conv1d(spec.channels, spec.latent_dim, 1)
 
-    def fit(self, waves: list[Tensor]) -> None:
-        """A waveform encoder needs no statistics."""
-
     def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
         """wave (B, T), T a multiple of hop -> (B, D, T / hop)."""
         x, mask = wave[:, None], _mask(lengths, self.hop, wave)
@@ -167,14 +227,22 @@ class WaveformEncoder(nn.Module):
             x = block(x, mask)
         return self.out(x if self.norm is None else self.norm(x, mask))
 
+    def receptive_span(self) -> Span | None:
+        if self.norm is not None:
+            return None
+        span = Span(0, 0).wider(len(self.blocks))
+        for layer in reversed(self.strided):
+            span = layer.receptive_span(span)
+        return span
+
 
 @spec
-class FrameEncoderSpec:
+class FrameEncoderSpec(EncoderSpec):
     """Convolutions over spectral frames. Chorowski et al., 2019, sec. III-A. arXiv:1901.08810"""
 
     kind: Literal["spectral"] = "spectral"
     features: FeatureSpec = option(
-        default=LogMelSpec(), help="what the encoder hears: log_mel or mfcc"
+        default=LogMelSpec(), help="input of the encoder: log_mel or mfcc"
     )
     stride: Annotated[int, Field(ge=1)] = option(
         default=2, help="frames to a latent: 2 takes 100 Hz to 50 Hz"
@@ -191,9 +259,13 @@ class FrameEncoderSpec:
         " speaker leakage",
     )
 
+    @property
+    def spectral_input(self) -> LogMelSpec | MFCCSpec | PitchSpec | None:
+        return self.features
+
     def build(self, sample_rate: int) -> FrameEncoder:
         """Raises UserInputError for a warp of features that have no mel axis."""
-        if self.vtlp and not isinstance(self.features, LogMelSpec):
+        if self.vtlp and self.features.kind != "log_mel":
             raise UserInputError(
                 f"encoder.vtlp: {self.vtlp:g} of {self.features.kind}, expected features of kind"
                 " log_mel"
@@ -201,7 +273,7 @@ class FrameEncoderSpec:
         return FrameEncoder(self, sample_rate)
 
 
-class FrameEncoder(nn.Module):
+class FrameEncoder(Encoder):
     """2 convolutions of length 3, one of length 2 x stride and that stride, 2 of length 3, 4
     feed-forward, 1x1.
 
@@ -215,6 +287,7 @@ class FrameEncoder(nn.Module):
             self.frontend = Frontend(spec.features.build(sample_rate))
         self.stride = spec.stride
         self.hop, self.latent_dim = self.frontend.hop * spec.stride, spec.latent_dim
+        self.alignment = _alignment(self.frontend, self.hop)
         self.warp = VocalTractLengthPerturbation(spec.vtlp)
         self.first = nn.Conv1d(self.frontend.channels, spec.channels, 3, padding="same")
         self.second = ResidualBlock(spec.channels, 3)
@@ -225,16 +298,16 @@ class FrameEncoder(nn.Module):
         self.norm = InstanceNorm() if spec.instance_norm else None
         self.out = nn.Conv1d(spec.channels, spec.latent_dim, 1)
 
-    def fit(self, waves: list[Tensor]) -> None:
+    def fit(self, waves: Sequence[Tensor]) -> None:
         """Take the features' statistics from whole recordings (T,)."""
         self.frontend.fit(waves)
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
         """wave (B, T), T a multiple of hop -> (B, D, T / hop)."""
         frames = self.frontend(wave, mask=_mask(lengths, self.hop, wave))
-        return self.read(self.warp(frames), lengths)
+        return self.encode_features(self.warp(frames), lengths)
 
-    def read(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def encode_features(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Standardised features (B, C, stride F), of which lengths (B,) samples are real -> (B, D,
         F).
         """
@@ -249,9 +322,16 @@ class FrameEncoder(nn.Module):
             x = block(x, mask)
         return self.out(x if self.norm is None else self.norm(x, mask))
 
+    def receptive_span(self) -> Span | None:
+        if self.norm is not None:
+            return None
+        around = sum(block.conv.kernel_size[0] // 2 for block in self.blocks)
+        frames = self.strided.receptive_span(Span(0, 0).wider(around)).wider(2)
+        return self.frontend.features.receptive_span(frames)
+
 
 @spec
-class BatchNormEncoderSpec:
+class BatchNormEncoderSpec(EncoderSpec):
     """Five convolutions with batch normalisation.
 
     van Niekerk et al., 2020, sec. 3.1. arXiv:2005.09409
@@ -261,7 +341,7 @@ class BatchNormEncoderSpec:
     """
 
     kind: Literal["batch_norm"] = "batch_norm"
-    features: FeatureSpec = option(default=LogMelSpec(), help="what the encoder hears")
+    features: FeatureSpec = option(default=LogMelSpec(), help="input of the encoder")
     stride: Annotated[int, Field(ge=1)] = option(
         default=2, help="frames to a latent: 2 takes 100 Hz to 50 Hz"
     )
@@ -276,7 +356,7 @@ class BatchNormEncoderSpec:
         return BatchNormEncoder(self, sample_rate)
 
 
-class BatchNormEncoder(nn.Module):
+class BatchNormEncoder(Encoder):
     """Convolutions of 3, 3, 2 x stride at that stride, 3, 3 taps, each with batch normalisation and
     ReLU; then 1x1.
     """
@@ -285,23 +365,20 @@ class BatchNormEncoder(nn.Module):
         super().__init__()
         with under("encoder.features"):
             self.frontend = Frontend(spec.features.build(sample_rate))
-        self.hop, self.latent_dim, C = (
-            self.frontend.hop * spec.stride,
-            spec.latent_dim,
-            spec.channels,
-        )
+        self.hop, self.latent_dim = self.frontend.hop * spec.stride, spec.latent_dim
+        self.alignment = _alignment(self.frontend, self.hop)
+        C = spec.channels
         around = [
             nn.Conv1d(a, C, 3, padding="same", bias=False)
             for a in (self.frontend.channels, C, C, C)
         ]
-        self.convolutions = nn.ModuleList(
-            [*around[:2], StridedConv1d(C, C, spec.stride), *around[2:]]
-        )
+        strided = StridedConv1d(C, C, spec.stride)
+        self.convolutions = nn.ModuleList([*around[:2], strided, *around[2:]])
         self.norms = nn.ModuleList(MaskedBatchNorm(C) for _ in self.convolutions)
         self.norm = InstanceNorm() if spec.instance_norm else None
         self.out = nn.Conv1d(C, spec.latent_dim, 1)
 
-    def fit(self, waves: list[Tensor]) -> None:
+    def fit(self, waves: Sequence[Tensor]) -> None:
         """Take the features' statistics from whole recordings (T,)."""
         self.frontend.fit(waves)
 
@@ -314,13 +391,23 @@ class BatchNormEncoder(nn.Module):
             x = F.relu(norm(x, None if mask is None else stretched(mask, x.shape[-1])))
         return self.out(x if self.norm is None else self.norm(x, mask))
 
+    def receptive_span(self) -> Span | None:
+        if self.norm is not None:
+            return None
+        frames = self.convolutions[2].receptive_span(Span(0, 0).wider(2)).wider(2)
+        return self.frontend.features.receptive_span(frames)
+
 
 def _mask(lengths: Tensor | None, hop: int, wave: Tensor) -> Tensor | None:
     """Which latents of wave (B, T) hold samples, (B, T / hop)."""
     return None if lengths is None else frame_mask(lengths, hop, wave.shape[1] // hop)
 
 
-Encoder = WaveformEncoder | FrameEncoder | BatchNormEncoder
-EncoderSpec = Annotated[
-    WaveformEncoderSpec | FrameEncoderSpec | BatchNormEncoderSpec, Field(discriminator="kind")
+def _alignment(frontend: Frontend, hop: int) -> int:
+    """Frames of `hop` samples at whose multiples the features may begin anew."""
+    return math.lcm(frontend.features.alignment, hop) // hop
+
+
+AnyEncoderSpec = Annotated[
+    WaveformEncoderSpec | FrameEncoderSpec | BatchNormEncoderSpec, OpenTo(EncoderSpec)
 ]

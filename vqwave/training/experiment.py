@@ -30,7 +30,7 @@ from vqwave.inference.speech_model import SpeechModel
 from vqwave.metrics import likelihood
 from vqwave.models import VQVAE, Model, Prior, Student, WaveNet
 from vqwave.models.prior import CodeNetwork
-from vqwave.nn.quantize.codebook import Codebook
+from vqwave.nn.quantize import Quantizer
 from vqwave.rng import keyed
 from vqwave.training.identity import Identity, of_corpus, of_model
 from vqwave.training.settings import ExperimentSpec
@@ -111,9 +111,8 @@ class Experiment(ABC, Generic[C]):
         """Whether validation says anything yet: codes that have not been placed among the latents
         would be noise.
         """
-        return all(
-            bool(book.started) for book in self.model.modules() if isinstance(book, Codebook)
-        )
+        parts = self.model.modules()
+        return all(part.initialized for part in parts if isinstance(part, Quantizer))
 
     def trainable(self, model: Model) -> nn.Module:
         """The part of the model that is trained: it alone is prepared, and put into training

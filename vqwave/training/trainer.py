@@ -39,7 +39,7 @@ from vqwave.distributed.torch_defaults import own_defaults
 from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import save_trained
 from vqwave.models import Model
-from vqwave.nn.quantize import VectorQuantizer
+from vqwave.nn.quantize import Quantizer
 from vqwave.nn.wavenet import Stack
 from vqwave.training.checkpoint import Checkpoint, newest_checkpoint, of_main, save_checkpoint
 from vqwave.training.diagnostics import About, Monitor
@@ -166,8 +166,8 @@ class Trainer:
         before = by_main(lambda: claim(experiment, self.held, fresh=fresh))
         experiment.fit_statistics(model)
         for part in model.modules():
-            if isinstance(part, VectorQuantizer):
-                part.calls_a_step = train.grad_accumulation
+            if isinstance(part, Quantizer):
+                part.calls_per_step = train.grad_accumulation
             if isinstance(part, Stack):
                 part.checkpointing = train.activation_checkpointing
         self.model: Model = model.to(experiment.device).eval()

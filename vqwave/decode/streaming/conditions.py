@@ -87,7 +87,7 @@ class CodeConditions:
         # frames; one at the least: the last of an utterance may be cut short
         self.wait = max(1, self.reach.after)
         self.columns = model.hop // self.conditioner.hold  # a frame
-        self.ratio = getattr(model.quantizer, "ratio", 1)
+        self.ratio = model.quantizer.downsample
         self.labels = self.conditioner.attributes(told)
         weight, self.melody = self.conditioner.frames.weight, model.melody
         books = 0 if self.melody is None else self.melody.codec.books

@@ -1,15 +1,20 @@
 """Quantizers: continuous latents -> codes of a finite alphabet, with gradients through.
 
-All are alike (`interface`).
+All have one interface, `base.Quantizer`, also those from outside the package.
 """
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
-from vqwave.nn.quantize.base import Quantized, Quantizer, frame_mask, perplexity
+from vqwave.config import OpenTo
+from vqwave.nn.quantize.base import (
+    Quantized,
+    Quantizer,
+    QuantizerSpec,
+    frame_mask,
+    perplexity,
+)
 from vqwave.nn.quantize.composed import (
     ProductQuantizer,
     ProductQuantizerSpec,
@@ -24,17 +29,18 @@ from vqwave.nn.quantize.jitter import TimeJitter
 from vqwave.nn.quantize.projected import Projected
 from vqwave.nn.quantize.vq import EMAQuantizerSpec, GradientQuantizerSpec, VectorQuantizer
 
-QuantizerSpec = Annotated[
+AnyQuantizerSpec = Annotated[
     EMAQuantizerSpec
     | GradientQuantizerSpec
     | FSQuantizerSpec
     | ProductQuantizerSpec
     | ResidualQuantizerSpec
     | HierarchicalQuantizerSpec,
-    Field(discriminator="kind"),
+    OpenTo(QuantizerSpec),
 ]
 
 __all__ = [
+    "AnyQuantizerSpec",
     "EMAQuantizerSpec",
     "EntropySpec",
     "FSQuantizer",

@@ -1,4 +1,4 @@
-"""What every quantizer is: latents in, codes out and back; what it yields in training."""
+"""The interface of all quantizers: latents in, codes out and back; the results of training."""
 
 from __future__ import annotations
 
@@ -6,11 +6,31 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from vqwave.config import Part
 from vqwave.features import held
+
+
+class QuantizerSpec(Part):
+    """Settings of a quantizer: a frozen dataclass (`@spec`) that builds one.
+
+    A subclass from anywhere is a `model.quantizer.kind` of its own, `package.module:Spec`.
+    """
+
+    part: ClassVar[str] = "quantizer"
+
+    @property
+    def losses(self) -> frozenset[str]:
+        """Names of the losses that the quantizer has in training; a weight chooses among them."""
+        return frozenset()
+
+    @abstractmethod
+    def build(self, dim: int) -> Quantizer:
+        """The quantizer of latents of `dim` channels."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +50,25 @@ class Quantizer(nn.Module, ABC):
 
     Laws, whatever the variant: in evaluation nothing changes; `forward(z).codes` is `encode(z)`,
     and `forward(z).z` is `decode` of them bit for bit; padding enters no statistic and no loss; all
-    of it runs in float32 (or above) whatever the autocast. A variant gives `_quantize`, `_encode`
-    and `_decode`.
+    of it runs in float32 (or above) whatever the autocast. A variant gives `books`, `size`,
+    `_quantize`, `_encode` and `_decode`, and where it differs from the defaults, `downsample` and
+    `initialized`.
     """
 
     books: int
+    """Q, codes a frame."""
     size: int
+    """K, codes of each book."""
+    downsample: int = 1
+    """Frames that share the slowest code: codes may be cut at multiples of it only."""
+    calls_per_step: int = 1
+    """Training forward passes an optimizer step; set by the trainer where gradients accumulate."""
+
+    @property
+    def initialized(self) -> bool:
+        """Whether the codes mean something yet: before that, validation would see noise."""
+        inner = [part for part in self.modules() if part is not self]
+        return all(part.initialized for part in inner if isinstance(part, Quantizer))
 
     @property
     def bits_per_frame(self) -> float:

@@ -46,10 +46,10 @@ def nearest_codes(x: Tensor, codes: Tensor) -> Tensor:
         if len(x) * len(codes) <= SCORES:  # also the only way that can become a graph
             return centred_scores(x, codes).argmin(1)
         chunks = x.split(max(1, SCORES // len(codes)))
-        found = torch.empty(len(x), dtype=torch.int64, device=x.device)
-        for chunk, place in zip(chunks, found.split(max(1, SCORES // len(codes))), strict=True):
-            torch.argmin(centred_scores(chunk, codes), 1, out=place)
-        return found
+        index = torch.empty(len(x), dtype=torch.int64, device=x.device)
+        for chunk, part in zip(chunks, index.split(max(1, SCORES // len(codes))), strict=True):
+            torch.argmin(centred_scores(chunk, codes), 1, out=part)
+        return index
 
 
 def k_means(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -73,10 +73,10 @@ class Codebook(nn.Module, ABC):
     """K codes of dimension D, started by k-means, restarted when dead.
 
     `sizes` counts the vectors of a step that fall to each code, as a moving average. A code used
-    less than `restart` times its fair share is moved onto a vector of the batch. Statistics are
-    summed over all ranks and the draws are keyed on a counter, so that every rank keeps the same
-    codes. `cosine` keeps vectors and codes on the sphere of radius sqrt(D), where the nearest code
-    is that of the largest cosine and a channel has unit power.
+    less than `dead_code_threshold` times its fair share is moved onto a vector of the batch.
+    Statistics are summed over all ranks and the draws are keyed on a counter, so that every rank
+    keeps the same codes. `l2_normalize` keeps vectors and codes on the sphere of radius sqrt(D),
+    where the nearest code is that of the largest cosine and a channel has unit power.
     """
 
     by_loss: ClassVar[bool]
@@ -91,19 +91,13 @@ class Codebook(nn.Module, ABC):
         dim: int,
         *,
         decay: float,
-        restart: float,
+        dead_code_threshold: float,
         epsilon: float = 1e-5,
-        cosine: bool = False,
+        l2_normalize: bool = False,
     ) -> None:
         super().__init__()
-        self.size, self.dim, self.decay, self.restart, self.epsilon, self.cosine = (
-            size,
-            dim,
-            decay,
-            restart,
-            epsilon,
-            cosine,
-        )
+        self.size, self.dim, self.decay, self.epsilon = size, dim, decay, epsilon
+        self.dead_code_threshold, self.l2_normalize = dead_code_threshold, l2_normalize
         self.register_buffer("sizes", torch.ones(size))
         self.register_buffer("started", torch.tensor(False))
         self.register_buffer("updates", torch.tensor(0))
@@ -123,11 +117,9 @@ class Codebook(nn.Module, ABC):
     def _average(self, x: Tensor, index: Tensor) -> None:
         """Move the moving averages towards x (N, D) with codes index (N,)."""
 
-    def placed(self, x: Tensor, dim: int) -> Tensor:
-        """x with its vectors along `dim` as this book compares them: on the sphere, if by
-        cosine.
-        """
-        return F.normalize(x, dim=dim) * math.sqrt(self.dim) if self.cosine else x
+    def normalize(self, x: Tensor, dim: int) -> Tensor:
+        """x with its vectors along `dim` as this book compares them: on the sphere, if so set."""
+        return F.normalize(x, dim=dim) * math.sqrt(self.dim) if self.l2_normalize else x
 
     def _smoothed(self) -> Tensor:
         total = self.sizes.sum()
@@ -160,7 +152,7 @@ class Codebook(nn.Module, ABC):
         self._average(x, index)
         self.updates += 1
         fair_share = self.sizes.sum() / self.size
-        dead = self.sizes < self.restart * fair_share
+        dead = self.sizes < self.dead_code_threshold * fair_share
         if dead.any():
             self._restart(dead, x, fair_share)
 
@@ -172,19 +164,19 @@ class Codebook(nn.Module, ABC):
         if not sum(counts):
             return
         generator = torch.Generator().manual_seed(int(self.updates))
-        drawn = torch.randint(sum(counts), (int(dead.sum()),), generator=generator).to(
+        sampled = torch.randint(sum(counts), (int(dead.sum()),), generator=generator).to(
             x.device
         ) - sum(counts[: rank()])
-        mine = (drawn >= 0) & (drawn < len(x))
-        chosen = torch.zeros(len(drawn), self.dim, dtype=x.dtype, device=x.device)
-        chosen[mine] = x[drawn[mine]]
+        local = (sampled >= 0) & (sampled < len(x))
+        chosen = torch.zeros(len(sampled), self.dim, dtype=x.dtype, device=x.device)
+        chosen[local] = x[sampled[local]]
         self.sizes[dead] = fair_share
         self._put(dead, sum_over_ranks(chosen))
 
     def extra_repr(self) -> str:
         return (
-            f"size={self.size}, dim={self.dim}, decay={self.decay}, restart={self.restart},"
-            f" cosine={self.cosine}"
+            f"size={self.size}, dim={self.dim}, decay={self.decay},"
+            f" dead_code_threshold={self.dead_code_threshold}, l2_normalize={self.l2_normalize}"
         )
 
 
@@ -209,11 +201,18 @@ class EMACodebook(Codebook):
         dim: int,
         *,
         decay: float,
-        restart: float,
+        dead_code_threshold: float,
         epsilon: float = 1e-5,
-        cosine: bool = False,
+        l2_normalize: bool = False,
     ) -> None:
-        super().__init__(size, dim, decay=decay, restart=restart, epsilon=epsilon, cosine=cosine)
+        super().__init__(
+            size,
+            dim,
+            decay=decay,
+            dead_code_threshold=dead_code_threshold,
+            epsilon=epsilon,
+            l2_normalize=l2_normalize,
+        )
         self.register_buffer(
             "sums", torch.randn(size, dim, generator=torch.Generator().manual_seed(0))
         )
@@ -221,7 +220,7 @@ class EMACodebook(Codebook):
     @property
     def codes(self) -> Tensor:
         """(K, D), derived: sums over smoothed sizes."""
-        return self.placed(self.sums / self._smoothed()[:, None], 1)
+        return self.normalize(self.sums / self._smoothed()[:, None], 1)
 
     def _put(self, where: Tensor, vectors: Tensor) -> None:
         self.sums[where] = vectors.to(self.sums.dtype) * self._smoothed()[where, None]
@@ -236,8 +235,8 @@ class EMACodebook(Codebook):
 
 
 class GradientCodebook(Codebook):
-    """Codes that are parameters, with `rate` times the network's learning rate: Adam's step does
-    not depend on a loss's weight.
+    """Codes that are parameters, with `lr_scale` times the network's learning rate: Adam's step
+    does not depend on a loss's weight.
 
     References: van den Oord et al., 2017, eq. 3. arXiv:1711.00937; a rate of 10: Łańcucki et al.,
     2020. arXiv:2005.08520
@@ -251,23 +250,29 @@ class GradientCodebook(Codebook):
         dim: int,
         *,
         decay: float,
-        restart: float,
-        cosine: bool = False,
-        rate: float = 1.0,
+        dead_code_threshold: float,
+        l2_normalize: bool = False,
+        lr_scale: float = 1.0,
     ) -> None:
-        super().__init__(size, dim, decay=decay, restart=restart, cosine=cosine)
-        self.rate = rate
+        super().__init__(
+            size,
+            dim,
+            decay=decay,
+            dead_code_threshold=dead_code_threshold,
+            l2_normalize=l2_normalize,
+        )
+        self.lr_scale = lr_scale
         self.weight = nn.Parameter(
-            torch.randn(size, dim, generator=torch.Generator().manual_seed(0)) / rate
+            torch.randn(size, dim, generator=torch.Generator().manual_seed(0)) / lr_scale
         )
 
     @property
     def codes(self) -> Tensor:
         """(K, D), with gradient."""
-        return self.placed(self.weight * self.rate, 1)
+        return self.normalize(self.weight * self.lr_scale, 1)
 
     def _put(self, where: Tensor, vectors: Tensor) -> None:
-        self.weight[where] = vectors.to(self.weight.dtype) / self.rate
+        self.weight[where] = vectors.to(self.weight.dtype) / self.lr_scale
 
     def _average(self, x: Tensor, index: Tensor) -> None:
         counts = torch.bincount(index, minlength=self.size).to(self.sizes.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -9,9 +10,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vqwave.config import option, spec
+from vqwave.config import OpenTo, option, spec
 from vqwave.errors import UserInputError
-from vqwave.nn.quantize.base import Quantized, Quantizer, joint_metrics, mean_losses
+from vqwave.nn.quantize.base import (
+    Quantized,
+    Quantizer,
+    QuantizerSpec,
+    joint_metrics,
+    mean_losses,
+)
 from vqwave.nn.quantize.estimators import ESTIMATORS, EstimatorName
 from vqwave.nn.quantize.fsq import FSQuantizerSpec
 from vqwave.nn.quantize.projected import projected
@@ -22,7 +29,7 @@ VectorSpec = Annotated[EMAQuantizerSpec | GradientQuantizerSpec, Field(discrimin
 
 
 @spec
-class ResidualQuantizerSpec:
+class ResidualQuantizerSpec(QuantizerSpec):
     """Stages, each of which quantizes what the ones before left.
 
     Zeghidour et al., 2021 (SoundStream). arXiv:2107.03312
@@ -38,8 +45,12 @@ class ResidualQuantizerSpec:
         help="each stage; its gradient_estimator and codebook_dim act once, on the sum",
     )
 
+    @property
+    def losses(self) -> frozenset[str]:
+        return self.quantizer.losses
+
     def build(self, dim: int) -> Quantizer:
-        """Raises UserInputError for cosine stages, and if there are more code dimensions than
+        """Raises UserInputError for stages on a sphere, and if there are more code dimensions than
         `dim`.
         """
         if self.quantizer.l2_normalize:
@@ -55,15 +66,19 @@ class ResidualQuantizerSpec:
 
 
 @spec
-class ProductQuantizerSpec:
+class ProductQuantizerSpec(QuantizerSpec):
     """The channels in groups, each with a book of its own. Jégou et al., 2011"""
 
     kind: Literal["product"] = "product"
     groups: Annotated[int, Field(ge=1)] = option(default=2, help="parts of the D channels")
     quantizer: Annotated[
         EMAQuantizerSpec | GradientQuantizerSpec | FSQuantizerSpec | ResidualQuantizerSpec,
-        Field(discriminator="kind"),
+        OpenTo(QuantizerSpec),
     ] = option(default=EMAQuantizerSpec(codebook_size=16), help="each group")
+
+    @property
+    def losses(self) -> frozenset[str]:
+        return self.quantizer.losses
 
     def build(self, dim: int) -> ProductQuantizer:
         """Raises UserInputError for channels that do not divide into the groups."""
@@ -88,6 +103,7 @@ class ProductQuantizer(Quantizer):
         super().__init__()
         self.groups = nn.ModuleList(groups)
         self.books, self.size = sum(group.books for group in groups), groups[0].size
+        self.downsample = math.lcm(*(group.downsample for group in groups))
 
     def _quantize(self, z: Tensor, mask: Tensor | None) -> Quantized:
         parts = [
@@ -127,20 +143,27 @@ class ResidualQuantizer(Quantizer):
     """
 
     def __init__(
-        self, stages: Sequence[VectorQuantizer], estimator: EstimatorName, dropout: float
+        self,
+        stages: Sequence[VectorQuantizer],
+        gradient_estimator: EstimatorName,
+        quantizer_dropout: float,
     ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.books, self.size = len(stages), stages[0].size
-        self.estimator, self.dropout = estimator, dropout
+        self.gradient_estimator = gradient_estimator
+        self.quantizer_dropout = quantizer_dropout
 
     def draw_depths(self, items: int, device: torch.device) -> Tensor:
         """(items,) how many stages each training item uses, 1 .. Q."""
         depth, dropped = keyed.uniforms(items, 2, like=device).unbind(1)
-        return torch.where(dropped < self.dropout, 1 + (depth * self.books).long(), self.books)
+        return torch.where(
+            dropped < self.quantizer_dropout, 1 + (depth * self.books).long(), self.books
+        )
 
     def _quantize(self, z: Tensor, mask: Tensor | None) -> Quantized:
-        depths = self.draw_depths(len(z), z.device) if self.training and self.dropout > 0 else None
+        drops = self.training and self.quantizer_dropout > 0
+        depths = self.draw_depths(len(z), z.device) if drops else None
         residual, total, parts = z, torch.zeros_like(z), []
         for depth, stage in enumerate(self.stages):
             used = None if depths is None else (depths > depth)[:, None]  # (B, 1)
@@ -151,7 +174,10 @@ class ResidualQuantizer(Quantizer):
             parts.append(part)
         codes = torch.cat([part.codes for part in parts], 1)
         return Quantized(
-            ESTIMATORS[self.estimator](z, total), codes, mean_losses(parts), joint_metrics(parts)
+            ESTIMATORS[self.gradient_estimator](z, total),
+            codes,
+            mean_losses(parts),
+            joint_metrics(parts),
         )
 
     def _encode(self, z: Tensor) -> Tensor:
@@ -169,7 +195,10 @@ class ResidualQuantizer(Quantizer):
         )
 
     def extra_repr(self) -> str:
-        return f"estimator={self.estimator}, dropout={self.dropout}"
+        return (
+            f"gradient_estimator={self.gradient_estimator},"
+            f" quantizer_dropout={self.quantizer_dropout}"
+        )
 
 
 def _both(mask: Tensor | None, used: Tensor | None, z: Tensor) -> Tensor | None:

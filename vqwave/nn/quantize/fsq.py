@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vqwave.config import option, spec
 from vqwave.distributed.collectives import moments_over_ranks, sum_over_ranks
-from vqwave.nn.quantize.base import Quantized, Quantizer, recomputing, usage
+from vqwave.nn.quantize.base import Quantized, Quantizer, QuantizerSpec, recomputing, usage
 from vqwave.nn.quantize.estimators import straight_through
 from vqwave.nn.quantize.projected import projected
 
@@ -22,7 +22,7 @@ DECAY = 0.95
 
 
 @spec
-class FSQuantizerSpec:
+class FSQuantizerSpec(QuantizerSpec):
     """Finite scalar quantization. Mentzer et al., 2024. arXiv:2309.15505"""
 
     kind: Literal["fsq"] = "fsq"
@@ -64,7 +64,7 @@ class FSQuantizer(Quantizer):
     latents of all ranks (a batch norm without weights, whose statistics carry no gradient). Without
     it the latents of an untrained encoder all round to zero; by the statistics of the first batch
     alone they soon outgrow the tanh and stick to one corner. Either way one code is left, and a
-    decoder that hears one code learns to do without.
+    decoder conditioned on one code learns to ignore it.
 
     Reference: Mentzer et al., 2024, sec. 3.1. arXiv:2309.15505
     """

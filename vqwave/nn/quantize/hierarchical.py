@@ -10,10 +10,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from vqwave.config import option, spec
+from vqwave.config import OpenTo, option, spec
 from vqwave.errors import UserInputError
 from vqwave.features import held
-from vqwave.nn.quantize.base import Quantized, Quantizer, joint_metrics, mean_losses
+from vqwave.nn.quantize.base import (
+    Quantized,
+    Quantizer,
+    QuantizerSpec,
+    joint_metrics,
+    mean_losses,
+)
 from vqwave.nn.quantize.composed import ProductQuantizerSpec, ResidualQuantizerSpec
 from vqwave.nn.quantize.fsq import FSQuantizerSpec
 from vqwave.nn.quantize.vq import EMAQuantizerSpec, GradientQuantizerSpec
@@ -25,12 +31,12 @@ LevelSpec = Annotated[
     | FSQuantizerSpec
     | ProductQuantizerSpec
     | ResidualQuantizerSpec,
-    Field(discriminator="kind"),
+    OpenTo(QuantizerSpec),
 ]
 
 
 @spec
-class HierarchicalQuantizerSpec:
+class HierarchicalQuantizerSpec(QuantizerSpec):
     """A slow code above a fast one that is conditioned on it.
 
     Razavi et al., 2019 (VQ-VAE-2). arXiv:1906.00446
@@ -42,6 +48,10 @@ class HierarchicalQuantizerSpec:
     bottom: LevelSpec = option(
         default=EMAQuantizerSpec(), help="the fast level, of as many codes K a book as the slow one"
     )
+
+    @property
+    def losses(self) -> frozenset[str]:
+        return self.top.losses | self.bottom.losses
 
     def build(self, dim: int) -> HierarchicalQuantizer:
         """Raises UserInputError for levels whose books differ in size."""
@@ -55,8 +65,8 @@ class HierarchicalQuantizerSpec:
 
 
 class HierarchicalQuantizer(Quantizer):
-    r"""The top level quantizes `ratio` frames as one; the bottom level each frame, knowing the
-    top's code; both are decoded.
+    r"""The top level quantizes `downsample` frames as one; the bottom level each frame, given
+    the top's code; both are decoded.
 
     .. math:: t = Q_t(\text{down}(z)),\quad b = Q_b(W_b [z, \text{held}\,t]),\quad \hat z = W
     [\text{held}\,t, b]
@@ -67,31 +77,31 @@ class HierarchicalQuantizer(Quantizer):
     same codes alone and padded in a masked batch.
 
     The codes (B, Q_top + Q_bottom, F) are at the fast rate, the top ones held: decoding takes the
-    first of each stretch, so codes may only be cut at multiples of `ratio`. `bits_per_frame` counts
-    a top code once; a packed `.vqw` file repeats it, and entropy coding with a prior, which sees
-    the codes before, hardly pays for repeats.
+    first of each stretch, so codes may only be cut at multiples of `downsample`. `bits_per_frame`
+    counts a top code once; a packed `.vqw` file repeats it, and entropy coding with a prior, which
+    sees the codes before, hardly pays for repeats.
 
     Reference: Razavi et al., 2019, sec. 3.1. arXiv:1906.00446
     """
 
-    def __init__(self, top: Quantizer, bottom: Quantizer, dim: int, ratio: int) -> None:
+    def __init__(self, top: Quantizer, bottom: Quantizer, dim: int, downsample: int) -> None:
         super().__init__()
-        self.top, self.bottom, self.ratio = top, bottom, ratio
+        self.top, self.bottom, self.downsample = top, bottom, downsample
         self.books, self.size = top.books + bottom.books, top.size
-        self.down = nn.Conv1d(dim, dim, ratio, ratio, bias=False)
+        self.down = nn.Conv1d(dim, dim, downsample, downsample, bias=False)
         self.to_bottom, self.out = (nn.Conv1d(2 * dim, dim, 1, bias=False) for _ in range(2))
         same = torch.eye(dim)
         with torch.no_grad():
-            self.down.weight.copy_(same[..., None] / ratio)
+            self.down.weight.copy_(same[..., None] / downsample)
             self.to_bottom.weight.copy_(torch.cat([same, -same], 1)[..., None])
             self.out.weight.copy_(torch.cat([same, same], 1)[..., None])
 
     @property
     def bits_per_frame(self) -> float:
-        """Nominal, of a frame of the bottom level: a top code counts once for its `ratio`
-        frames.
+        """Nominal, of a frame of the bottom level: a top code counts once for its
+        `downsample` frames.
         """
-        return self.top.bits_per_frame / self.ratio + self.bottom.bits_per_frame
+        return self.top.bits_per_frame / self.downsample + self.bottom.bits_per_frame
 
     def _quantize(self, z: Tensor, mask: Tensor | None) -> Quantized:
         frames = z.shape[-1]
@@ -118,25 +128,25 @@ class HierarchicalQuantizer(Quantizer):
 
     def _decode(self, codes: Tensor) -> Tensor:
         slow, fast = codes.split([self.top.books, self.bottom.books], 1)
-        held = self._held(self.top.decode(slow[..., :: self.ratio]), codes.shape[-1])
+        held = self._held(self.top.decode(slow[..., :: self.downsample]), codes.shape[-1])
         return self.out(torch.cat([held, self.bottom.decode(fast)], 1))
 
     def _slow(self, z: Tensor, mask: Tensor | None) -> Tensor:
-        """z (B, D, F), mask (B, F) -> (B, D, ceil(F / ratio)), of real frames only."""
+        """z (B, D, F), mask (B, F) -> (B, D, ceil(F / downsample)), of real frames only."""
         z = held(z, mask)
         return self.down(torch.cat([z, z[..., -1:].expand(-1, -1, self._missing(z))], -1))
 
     def _slow_mask(self, mask: Tensor) -> Tensor:
-        """(B, F) -> (B, ceil(F / ratio)): a top frame is real if any of its frames is."""
-        return F.pad(mask, (0, self._missing(mask))).unflatten(1, (-1, self.ratio)).any(-1)
+        """(B, F) -> (B, ceil(F / downsample)): a top frame is real if any of its frames is."""
+        return F.pad(mask, (0, self._missing(mask))).unflatten(1, (-1, self.downsample)).any(-1)
 
     def _held(self, x: Tensor, frames: int) -> Tensor:
-        """(B, C, ceil(F / ratio)) -> (B, C, F)."""
-        return repeated(x, self.ratio)[..., :frames]
+        """(B, C, ceil(F / downsample)) -> (B, C, F)."""
+        return repeated(x, self.downsample)[..., :frames]
 
     def _missing(self, x: Tensor) -> int:
-        """Frames that (..., F) lacks to a multiple of `ratio`."""
-        return math.ceil(x.shape[-1] / self.ratio) * self.ratio - x.shape[-1]
+        """Frames that (..., F) lacks to a multiple of `downsample`."""
+        return math.ceil(x.shape[-1] / self.downsample) * self.downsample - x.shape[-1]
 
     def extra_repr(self) -> str:
-        return f"ratio={self.ratio}"
+        return f"downsample={self.downsample}"

@@ -27,6 +27,7 @@ class Projected(Quantizer):
         super().__init__()
         self.inner = inner
         self.books, self.size = inner.books, inner.size
+        self.downsample = inner.downsample
         self.weight = nn.Parameter(torch.randn(dim, code_dim))
 
     @property

@@ -4,8 +4,8 @@ loss.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Annotated, Literal
+from abc import abstractmethod
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vqwave.config import option, spec
 from vqwave.distributed.collectives import masked_mean, sum_over_ranks
-from vqwave.nn.quantize.base import Quantized, Quantizer, recomputing, usage
+from vqwave.nn.quantize.base import Quantized, Quantizer, QuantizerSpec, recomputing, usage
 from vqwave.nn.quantize.codebook import Codebook, EMACodebook, GradientCodebook, nearest_codes
 from vqwave.nn.quantize.entropy_loss import EntropySpec, assignment_entropy
 from vqwave.nn.quantize.estimators import ESTIMATORS, EstimatorName
@@ -22,8 +22,11 @@ from vqwave.nn.quantize.projected import projected
 
 
 @spec
-class BookSpec(ABC):
+class BookSpec(QuantizerSpec):
     """What both kinds of codebooks have."""
+
+    learned_by: ClassVar[frozenset[str]] = frozenset({"commitment"})
+    """Its losses without the optional ones."""
 
     codebook_size: Annotated[int, Field(ge=1, le=65536)] = option(default=512, help="codes K")
     decay: Annotated[float, Field(ge=0, lt=1)] = option(default=0.99, help="of the moving averages")
@@ -52,6 +55,10 @@ class BookSpec(ABC):
     entropy: EntropySpec | None = option(
         default=None, help="adds the loss `entropy`, which needs a weight"
     )
+
+    @property
+    def losses(self) -> frozenset[str]:
+        return self.learned_by if self.entropy is None else self.learned_by | {"entropy"}
 
     def build(self, dim: int) -> Quantizer:
         """Raises UserInputError if there are more code dimensions than `dim`."""
@@ -82,8 +89,8 @@ class EMAQuantizerSpec(BookSpec):
             self.codebook_size,
             dim,
             decay=self.decay,
-            restart=self.dead_code_threshold,
-            cosine=self.l2_normalize,
+            dead_code_threshold=self.dead_code_threshold,
+            l2_normalize=self.l2_normalize,
         )
 
 
@@ -92,6 +99,7 @@ class GradientQuantizerSpec(BookSpec):
     """One codebook that learns by the loss `codebook`. van den Oord et al., 2017, eq. 3"""
 
     kind: Literal["gradient"] = "gradient"
+    learned_by: ClassVar[frozenset[str]] = frozenset({"commitment", "codebook"})
     lr_scale: Annotated[float, Field(gt=0)] = option(
         default=1.0, help="learning rate of the codes, times that of the network"
     )
@@ -101,9 +109,9 @@ class GradientQuantizerSpec(BookSpec):
             self.codebook_size,
             dim,
             decay=self.decay,
-            restart=self.dead_code_threshold,
-            cosine=self.l2_normalize,
-            rate=self.lr_scale,
+            dead_code_threshold=self.dead_code_threshold,
+            l2_normalize=self.l2_normalize,
+            lr_scale=self.lr_scale,
         )
 
 
@@ -121,35 +129,40 @@ class VectorQuantizer(Quantizer):
 
     books = 1
     waited: Tensor
+    """Training passes so far without codes."""
 
     def __init__(
         self,
         codebook: Codebook,
-        estimator: EstimatorName,
-        start_after: int,
+        gradient_estimator: EstimatorName,
+        kmeans_after_steps: int,
         entropy: EntropySpec | None,
     ) -> None:
         super().__init__()
         self.codebook = codebook
         self.size, self.dim = codebook.size, codebook.dim
-        self.estimator, self.start_after, self.entropy = estimator, start_after, entropy
-        self.calls_a_step = 1  # more where gradients accumulate: whoever trains it says so
+        self.gradient_estimator, self.kmeans_after_steps = gradient_estimator, kmeans_after_steps
+        self.entropy = entropy
         self.register_buffer("waited", torch.tensor(0))
 
+    @property
+    def initialized(self) -> bool:
+        return bool(self.codebook.started)
+
     def _quantize(self, z: Tensor, mask: Tensor | None) -> Quantized:
-        z = self.codebook.placed(z, 1)
+        z = self.codebook.normalize(z, 1)
         vectors = z.transpose(1, 2)  # (B, F, D)
         real = vectors.flatten(0, 1) if mask is None else vectors[mask]
         again = recomputing()
         if self.training and not self.codebook.started:
-            if self.waited - int(again) < self.start_after * self.calls_a_step:
+            if self.waited - int(again) < self.kmeans_after_steps * self.calls_per_step:
                 self.waited += int(not again)
                 return Quantized(z, self._encode(z), self._idle_losses(z), {})
             self.codebook.start(real.detach())
         codes = self.codebook.codes
         # (B, F)
-        found = nearest_codes(vectors.detach().flatten(0, 1), codes).view(vectors.shape[:2])
-        q = F.embedding(found, codes).transpose(1, 2).contiguous()
+        index = nearest_codes(vectors.detach().flatten(0, 1), codes).view(vectors.shape[:2])
+        q = F.embedding(index, codes).transpose(1, 2).contiguous()
         losses = {
             "commitment": masked_mean(F.mse_loss(z, q.detach(), reduction="none").mean(1), mask)
         }
@@ -159,11 +172,11 @@ class VectorQuantizer(Quantizer):
             )
         if self.entropy is not None:
             losses["entropy"] = assignment_entropy(real, codes, self.entropy)
-        index = found.flatten() if mask is None else found[mask]
-        metrics = usage(sum_over_ranks(torch.bincount(index, minlength=self.size)))
+        used = index.flatten() if mask is None else index[mask]
+        metrics = usage(sum_over_ranks(torch.bincount(used, minlength=self.size)))
         if self.training and not again:
-            self.codebook.update(real.detach(), index)
-        return Quantized(ESTIMATORS[self.estimator](z, q), found[:, None], losses, metrics)
+            self.codebook.update(real.detach(), used)
+        return Quantized(ESTIMATORS[self.gradient_estimator](z, q), index[:, None], losses, metrics)
 
     def _idle_losses(self, z: Tensor) -> dict[str, Tensor]:
         """Zero, with a gradient of zero for all that will learn: under DDP no parameter may be left
@@ -182,11 +195,14 @@ class VectorQuantizer(Quantizer):
     def _encode(self, z: Tensor) -> Tensor:
         B, _, F_ = z.shape
         codes = self.codebook.codes
-        vectors = self.codebook.placed(z, 1).transpose(1, 2).flatten(0, 1).to(codes.dtype)
+        vectors = self.codebook.normalize(z, 1).transpose(1, 2).flatten(0, 1).to(codes.dtype)
         return nearest_codes(vectors, codes).view(B, 1, F_)
 
     def _decode(self, codes: Tensor) -> Tensor:
         return F.embedding(codes[:, 0], self.codebook.codes).transpose(1, 2)
 
     def extra_repr(self) -> str:
-        return f"estimator={self.estimator}, start_after={self.start_after}"
+        return (
+            f"gradient_estimator={self.gradient_estimator},"
+            f" kmeans_after_steps={self.kmeans_after_steps}"
+        )
