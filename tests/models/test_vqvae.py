@@ -16,6 +16,7 @@ from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec
 from vqwave.losses import negative_log_likelihood
 from vqwave.models import VQVAE, StudentSpec, VQVAESpec, WaveNetSpec
+from vqwave.models.auxiliary import cycle_loss
 from vqwave.nn.auxiliary.conversion_classifier import ConversionClassifierSpec
 from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoderSpec
 from vqwave.nn.condition import ConditionerSpec
@@ -127,15 +128,18 @@ def test_a_cycle_is_the_distance_of_a_conversions_latents() -> None:
     z = out.quantized.z
     parts = [(z[:1], others["speaker"][:1]), (z[1:, :, :5], others["speaker"][1:])]
     alone = [(part, model.spectral_decoder(part, {"speaker": voice})) for part, voice in parts]
-    errors = [(model.encoder.read(frames) - part).square().mean(1)[0] for part, frames in alone]
+    errors = [
+        (model.encoder.encode_features(frames) - part).square().mean(1)[0] for part, frames in alone
+    ]
     errors = torch.cat(errors)
     torch.testing.assert_close(out.cycle, errors.mean(), rtol=0, atol=1e-12)
     assert model(x, LABELS, decode=False).cycle is None
     (gradient,) = torch.autograd.grad(
-        model.cycle(z, model.spectral_decoder(z.detach(), others)), model.encoder.out.bias
+        cycle_loss(model.encoder, z, model.spectral_decoder(z.detach(), others), None, None),
+        model.encoder.out.bias,
     )
     (through,) = torch.autograd.grad(
-        (model.encoder.read(model.spectral_decoder(z.detach(), others)) - z.detach())
+        (model.encoder.encode_features(model.spectral_decoder(z.detach(), others)) - z.detach())
         .square()
         .mean(),
         model.encoder.out.bias,
@@ -156,10 +160,10 @@ def test_the_listener_hears_conversions() -> None:
     x, others = wave().double(), {"speaker": torch.tensor([1, 1]), **words}
     out = model(x, LABELS | words, decode=False, others=others)
     converted = model.spectral_decoder(out.quantized.z, others)
-    expected = model.conversion_classifier.judge(
+    expected = model.conversion_classifier.losses(
         model.spectral_decoder.frontend(x), LABELS | words, converted, others
     )
-    torch.testing.assert_close(out.conversion.conversion, expected.conversion)
+    torch.testing.assert_close(out.conversion.converted, expected.converted)
     assert {"auxiliary_classification", "conversion_classification"} < set(out.losses)
     assert out.cycle is None
     assert model(x, LABELS | words, decode=False).conversion is None

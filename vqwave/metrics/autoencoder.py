@@ -46,7 +46,7 @@ class Autoencoding:
         if target is not None:
             recorded = model.spectral_decoder.frontend(batch.wave, mask=mask)
             converted = self._readout(codes, melody, target, mask)
-            judged = model.conversion_classifier.judge(recorded, labels, converted, target, mask)
+            judged = model.conversion_classifier.losses(recorded, labels, converted, target, mask)
             sums["conversion"] += len(batch) * judged.accuracy
         if others is not None:
             sums["bits"] += self._bits(batch, codes, melody, labels)

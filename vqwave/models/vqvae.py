@@ -5,7 +5,7 @@ from it).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -15,38 +15,36 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.data.frame_tracks import PITCH
-from vqwave.distributed.collectives import masked_mean
 from vqwave.distributions import Distribution
 from vqwave.errors import UserInputError
+from vqwave.models.auxiliary import Auxiliaries, EncodedBatch, Reconstruction, cycle_loss
 from vqwave.models.melody import Melody
 from vqwave.models.pitch import PitchCodecSpec
 from vqwave.models.student import Student, StudentSpec
 from vqwave.models.wavenet import Vocabulary, WaveNet, WaveNetSpec
 from vqwave.nn.auxiliary.adversarial_classifier import (
-    AdversarialClassifier,
     AdversarialClassifierSpec,
-    AdversarialOutput,
 )
 from vqwave.nn.auxiliary.conversion_classifier import (
     ConversionClassifier,
     ConversionClassifierSpec,
-    ConversionOutput,
 )
 from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoder, SpectralDecoderSpec
 from vqwave.nn.condition import Condition
-from vqwave.nn.encoders import Encoder, EncoderSpec, FrameEncoderSpec
+from vqwave.nn.encoders import AnyEncoderSpec, Encoder, FrameEncoderSpec
 from vqwave.nn.quantize import (
+    AnyQuantizerSpec,
     EMAQuantizerSpec,
-    Quantized,
     Quantizer,
-    QuantizerSpec,
     TimeJitter,
     frame_mask,
 )
+from vqwave.nn.repeat import repeated
 from vqwave.rng import keyed
 
-# the parts that make codes of speech, and say what they mean
+# the parts that make codes of speech, and spectra of codes
 CODES = ("encoder", "quantizer", "spectral_decoder", "melody")
+DecoderInput = Literal["latents", "spectrogram", "both"]
 DecoderSpec = Annotated[WaveNetSpec | StudentSpec, Field(discriminator="kind")]
 
 
@@ -55,8 +53,8 @@ class VQVAESpec:
     """An autoencoder of speech through discrete codes."""
 
     kind: Literal["vqvae"] = "vqvae"
-    encoder: EncoderSpec = option(default=FrameEncoderSpec(), help="waveform -> latents")
-    quantizer: QuantizerSpec = option(default=EMAQuantizerSpec(), help="latents -> codes")
+    encoder: AnyEncoderSpec = option(default=FrameEncoderSpec(), help="waveform -> latents")
+    quantizer: AnyQuantizerSpec = option(default=EMAQuantizerSpec(), help="latents -> codes")
     time_jitter: Annotated[float, Field(ge=0, le=1)] = option(
         default=0.12, help="probability that training takes a neighbouring frame instead"
     )
@@ -68,17 +66,17 @@ class VQVAESpec:
             " the paper"
         ),
     )
-    decoder_input: Literal["latents", "spectrogram", "both"] = option(
+    decoder_input: DecoderInput = option(
         default="latents",
         help=(
-            "what the decoder hears of the codes: their latents, the frames that the readout makes"
-            " of them, or both"
+            "what conditions the decoder: the codes' latents, the spectral decoder's frames of"
+            " them, or both"
         ),
     )
     decoder_input_noise: Annotated[float, Field(ge=0)] = option(
         default=0.0,
         help=(
-            "most noise that training adds to what the decoder hears, standard deviations: it then"
+            "most noise that training adds to the decoder's input, standard deviations: it then"
             " takes the voice from its labels"
         ),
     )
@@ -88,7 +86,10 @@ class VQVAESpec:
     )
     adversarial_classifier: AdversarialClassifierSpec | None = option(
         default=None,
-        help="classifier that the codes are to fool (loss `adversary`); none as in the paper",
+        help=(
+            "classifier that the codes are to fool (loss `domain_adversarial`); none as in the"
+            " paper"
+        ),
     )
     conversion_classifier: ConversionClassifierSpec | None = option(
         default=None,
@@ -101,32 +102,24 @@ class VQVAESpec:
     @property
     def needs(self) -> dict[str, str]:
         """The losses that this model cannot give, each with what it would need."""
-        cyclic = (  # the encoder can hear what the readout says: see `VQVAE.cycle`
-            isinstance(self.encoder, FrameEncoderSpec)
-            and self.spectral_decoder is not None
-            and self.spectral_decoder.features == self.encoder.features
-        )
-        found = {
-            "spectral": (self.spectral_decoder is not None, "model.spectral_decoder"),
+        spectral, quantizer_losses = self.spectral_decoder, self.quantizer.losses
+        classifies = self.conversion_classifier is not None
+        cyclic = spectral is not None and spectral.features == self.encoder.spectral_input
+        given = {
+            "spectral": (spectral is not None, "model.spectral_decoder"),
             "domain_adversarial": (
                 self.adversarial_classifier is not None,
                 "model.adversarial_classifier",
             ),
-            "entropy": (_with_entropy(self.quantizer), "a quantizer with entropy"),
-            "auxiliary_classification": (
-                self.conversion_classifier is not None,
-                "model.conversion_classifier",
-            ),
-            "conversion_classification": (
-                self.conversion_classifier is not None,
-                "model.conversion_classifier",
-            ),
+            "entropy": ("entropy" in quantizer_losses, "a quantizer with entropy"),
+            "auxiliary_classification": (classifies, "model.conversion_classifier"),
+            "conversion_classification": (classifies, "model.conversion_classifier"),
             "cycle_consistency": (
                 cyclic,
                 "a spectral decoder, and an encoder of kind spectral that has its features",
             ),
         }
-        return {name: need for name, (there, need) in found.items() if not there}
+        return {name: need for name, (there, need) in given.items() if not there}
 
     def with_decoder(self, decoder: DecoderSpec) -> VQVAESpec:
         """The same codes with another decoder, and without the parts that only training needs."""
@@ -150,123 +143,89 @@ class VQVAESpec:
         )
 
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> VQVAE:
-        """Raises UserInputError for a decoder that has spectral frames of its own: it would not
-        hear the codes.
+        """Raises UserInputError for a decoder with spectral frames of its own: it would not be
+        conditioned on the codes.
         """
         if self.decoder.features is not None:
             raise UserInputError(
-                f"decoder.features: {self.decoder.features.kind}, expected none: it hears the codes"
+                f"decoder.features: {self.decoder.features.kind}, expected none: it is conditioned"
+                " on the codes"
             )
         encoder = self.encoder.build(sample_rate)
         quantizer = self.quantizer.build(encoder.latent_dim)
         melody = None if self.melody is None else Melody.of(self.melody, sample_rate, vocabulary)
-        readout, channels, hop = None, encoder.latent_dim, encoder.hop
-        if self.spectral_decoder is not None:
-            labels = self.decoder.conditioner.categorical
-            pitch_hop = 0 if melody is None else melody.hop
-            readout = self.spectral_decoder.build(
-                encoder.latent_dim, encoder.hop, sample_rate, vocabulary, labels, pitch_hop
-            )
-        if self.decoder_input != "latents":
-            if readout is None:
-                raise UserInputError(
-                    f"decoder_input: {self.decoder_input}, expected a spectral decoder, whose"
-                    " frames they are"
-                )
-            channels, hop = (
-                readout.frontend.channels + channels * (self.decoder_input == "both"),
-                readout.frontend.hop,
-            )
-        if melody is not None:
-            if hop % melody.hop or melody.codec.hop % encoder.hop:
-                found = f"frames of {melody.hop} samples, a code of {melody.codec.hop}"
-                wanted = (
-                    f"{encoder.hop} of a latent and {hop} of the decoder's frames to lie between"
-                    " them, evenly"
-                )
-                raise UserInputError(f"model.melody: {found}, expected the {wanted}")
-            channels += 2 * (hop // melody.hop)
-        spectrum = None if self.decoder_input == "latents" else readout.spectrum
-        decoder = self.decoder.build(sample_rate, vocabulary, channels, hop, spectrum)
-        adversary = (
+        spectral = self._spectral_decoder(encoder, melody, sample_rate, vocabulary)
+        decoder = self._decoder(encoder, melody, spectral, sample_rate, vocabulary)
+        adversarial = (
             None
             if self.adversarial_classifier is None
             else self.adversarial_classifier.build(encoder.latent_dim, vocabulary)
         )
-        listener = None
-        if self.conversion_classifier is not None:
-            if readout is None:
-                raise UserInputError(
-                    "conversion_classifier: expected a spectral decoder, too, which it is"
-                    " conditioned on"
-                )
-            listener = self.conversion_classifier.build(
-                readout.frontend.channels, readout.ratio, vocabulary
-            )
         return VQVAE(
             encoder,
             quantizer,
-            TimeJitter(self.time_jitter),
             decoder,
-            readout,
-            adversary,
-            listener,
+            time_jitter=TimeJitter(self.time_jitter),
+            auxiliaries=Auxiliaries(spectral, adversarial, self._conversion(spectral, vocabulary)),
             melody=melody,
             decoder_input=self.decoder_input,
             decoder_input_noise=self.decoder_input_noise,
         )
 
-
-def _with_entropy(quantizer: QuantizerSpec) -> bool:
-    """Whether a quantizer, or one that it is made of, has the loss `entropy`."""
-    inner = (
-        getattr(quantizer, name)
-        for name in ("quantizer", "top", "bottom")
-        if hasattr(quantizer, name)
-    )
-    return getattr(quantizer, "entropy", None) is not None or any(map(_with_entropy, inner))
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """What a teacher-forced pass yields. No distribution where the decoder was not run."""
-
-    distribution: Distribution | None
-    quantized: Quantized
-    spectral: Tensor | None = None
-    adversarial: AdversarialOutput | None = None
-    conversion: ConversionOutput | None = None
-    cycle: Tensor | None = None
-
-    @property
-    def losses(self) -> dict[str, Tensor]:
-        """By name: the quantizer's, the readout's, the adversary's, the listener's and the cycle's,
-        of those that there are.
-        """
-        found = {"spectral": self.spectral, "cycle_consistency": self.cycle}
-        if self.adversarial is not None:
-            found["domain_adversarial"] = self.adversarial.loss
-        if self.conversion is not None:
-            found |= {
-                "auxiliary_classification": self.conversion.listening,
-                "conversion_classification": self.conversion.conversion,
-            }
-        return self.quantized.losses | {
-            name: loss for name, loss in found.items() if loss is not None
-        }
-
-    @property
-    def metrics(self) -> dict[str, Tensor]:
-        """The quantizer's; how often the adversary names the label, and how often a conversion is
-        heard as it should be.
-        """
-        adversary = (
-            {} if self.adversarial is None else {"adversary_accuracy": self.adversarial.accuracy}
+    def _spectral_decoder(
+        self, encoder: Encoder, melody: Melody | None, sample_rate: int, vocabulary: Vocabulary
+    ) -> SpectralDecoder | None:
+        if self.spectral_decoder is None:
+            return None
+        return self.spectral_decoder.build(
+            encoder.latent_dim,
+            encoder.hop,
+            sample_rate,
+            vocabulary,
+            self.decoder.conditioner.categorical,
+            pitch_hop=0 if melody is None else melody.hop,
         )
-        listener = (
-            {} if self.conversion is None else {"conversion_accuracy": self.conversion.accuracy}
+
+    def _decoder(
+        self,
+        encoder: Encoder,
+        melody: Melody | None,
+        spectral: SpectralDecoder | None,
+        sample_rate: int,
+        vocabulary: Vocabulary,
+    ) -> WaveNet | Student:
+        channels, hop, spectrum = encoder.latent_dim, encoder.hop, None
+        if self.decoder_input != "latents":
+            if spectral is None:
+                raise UserInputError(
+                    f"decoder_input: {self.decoder_input}, expected a spectral decoder, whose"
+                    " frames they are"
+                )
+            channels = spectral.frontend.channels + channels * (self.decoder_input == "both")
+            hop, spectrum = spectral.frontend.hop, spectral.spectrum
+        if melody is not None:
+            if hop % melody.hop or melody.codec.hop % encoder.hop:
+                raise UserInputError(
+                    f"model.melody: frames of {melody.hop} samples, a code of {melody.codec.hop},"
+                    f" expected the {encoder.hop} of a latent and {hop} of the decoder's frames to"
+                    " lie between them, evenly"
+                )
+            channels += 2 * (hop // melody.hop)
+        return self.decoder.build(sample_rate, vocabulary, channels, hop, spectrum)
+
+    def _conversion(
+        self, spectral: SpectralDecoder | None, vocabulary: Vocabulary
+    ) -> ConversionClassifier | None:
+        if self.conversion_classifier is None:
+            return None
+        if spectral is None:
+            raise UserInputError(
+                "conversion_classifier: expected a spectral decoder, too, which it is conditioned"
+                " on"
+            )
+        return self.conversion_classifier.build(
+            spectral.frontend.channels, spectral.ratio, vocabulary
         )
-        return self.quantized.metrics | adversary | listener
 
 
 class VQVAE(nn.Module):
@@ -279,14 +238,12 @@ class VQVAE(nn.Module):
         self,
         encoder: Encoder,
         quantizer: Quantizer,
-        time_jitter: TimeJitter,
         decoder: WaveNet | Student,
-        spectral_decoder: SpectralDecoder | None = None,
-        adversarial_classifier: AdversarialClassifier | None = None,
-        conversion_classifier: ConversionClassifier | None = None,
         *,
+        time_jitter: TimeJitter,
+        auxiliaries: Auxiliaries,
         melody: Melody | None = None,
-        decoder_input: Literal["latents", "spectrogram", "both"] = "latents",
+        decoder_input: DecoderInput = "latents",
         decoder_input_noise: float = 0.0,
     ) -> None:
         super().__init__()
@@ -294,12 +251,19 @@ class VQVAE(nn.Module):
         self.quantizer = quantizer
         self.time_jitter = time_jitter
         self.decoder = decoder
-        self.spectral_decoder = spectral_decoder
-        self.adversarial_classifier = adversarial_classifier
-        self.conversion_classifier = conversion_classifier
+        self.spectral_decoder = auxiliaries.spectral_decoder
+        self.adversarial_classifier = auxiliaries.adversarial_classifier
+        self.conversion_classifier = auxiliaries.conversion_classifier
         self.melody = melody
         self.decoder_input = decoder_input
         self.decoder_input_noise = decoder_input_noise
+
+    @property
+    def auxiliaries(self) -> Auxiliaries:
+        """The networks of the auxiliary objectives."""
+        return Auxiliaries(
+            self.spectral_decoder, self.adversarial_classifier, self.conversion_classifier
+        )
 
     @property
     def hop(self) -> int:
@@ -318,12 +282,12 @@ class VQVAE(nn.Module):
         return self.quantizer.encode(z, self._mask(lengths, z))
 
     def load_frozen_codec(self, other: VQVAE) -> None:
-        """The encoder, quantizer and readout of another model, as they are and to stay so."""
+        """Encoder, quantizer, spectral decoder and melody of another model, not trained further."""
         for name in CODES:
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine is not None:
-                mine.load_state_dict(theirs.state_dict())
-                mine.requires_grad_(False)
+            own, frozen = getattr(self, name), getattr(other, name)
+            if own is not None:
+                own.load_state_dict(frozen.state_dict())
+                own.requires_grad_(False)
 
     def condition(
         self,
@@ -390,25 +354,23 @@ class VQVAE(nn.Module):
         """z (B, D, F) quantized latents, mask (B, F), pitch (B, 2, F'') -> the decoder's frames (B,
         D', F').
 
-        Channels: latents, the readout's frames, pitch, a predictor's columns; of those that there
-        are. predicted: the readout's frames, if at hand.
+        Channels: latents, the spectral decoder's frames, pitch, a predictor's columns; of those
+        that there are. predicted: the spectral decoder's frames, if at hand.
         """
-        parts, spectral = [z], self.decoder_input != "latents"
-        if spectral:
-            predicted = (
-                self.spectral_decoder(z, labels, mask, pitch) if predicted is None else predicted
-            )
+        parts = [z]
+        if self.decoder_input != "latents":
+            if predicted is None:
+                predicted = self.auxiliaries.spectrum(z, labels, mask, pitch)
+            assert predicted is not None  # `build` refuses a model without
             parts = [predicted]
-        if self.decoder_input == "both":
-            parts = [
-                z[..., None].expand(-1, -1, -1, self.spectral_decoder.ratio).flatten(-2),
-                predicted,
-            ]
-        if pitch is not None:
-            folded = self.decoder.hop // self.melody.hop
-            parts.append(rearrange(pitch, "b c (f n) -> b (c n) f", n=folded))
+            if self.decoder_input == "both":
+                assert self.spectral_decoder is not None
+                parts = [repeated(z, self.spectral_decoder.ratio), predicted]
+        if self.melody is not None and pitch is not None:
+            frames = self.decoder.hop // self.melody.hop
+            parts.append(rearrange(pitch, "b c (f n) -> b (c n) f", n=frames))
         predictor = self.decoder.conditioner.predictor
-        if predictor is not None:
+        if predictor is not None and self.spectral_decoder is not None:
             parts.append(predictor.analyse(self.spectral_decoder.log_mel(predicted), pitch))
         return torch.cat(parts, 1)
 
@@ -434,22 +396,19 @@ class VQVAE(nn.Module):
         *,
         recorded_pitch: bool = False,
     ) -> Tensor:
-        """Recordings x (B, T), of which lengths (B,) samples are real -> what conditions the
-        decoder of their codes.
+        """Recordings x (B, T), of which lengths (B,) samples are real -> the decoder's frames of
+        their codes.
 
         recorded_pitch: the decoder gets the recordings' own pitch, labels["pitch"] (B, 2, F'), in
         place of what is decoded from its codes.
         """
-        codes, mask = self.encode(x, lengths), None
-        if lengths is not None:
-            mask = frame_mask(lengths, self.hop, codes.shape[-1])
+        codes = self.encode(x, lengths)
+        mask = self._mask(lengths, codes)
         pitch = self.pitch(self.encode_pitch(labels, lengths), labels, codes.shape[-1], mask)
         z = self.quantizer.decode(codes)
         if not recorded_pitch or pitch is None:
             return self.decoder_features(z, labels, mask=mask, pitch=pitch)
-        predicted = (
-            None if self.spectral_decoder is None else self.spectral_decoder(z, labels, mask, pitch)
-        )
+        predicted = self.auxiliaries.spectrum(z, labels, mask, pitch)
         return self.decoder_features(z, labels, predicted, mask, self.recorded_pitch(labels, pitch))
 
     def recorded_pitch(self, labels: Mapping[str, Tensor], decoded: Tensor) -> Tensor:
@@ -464,21 +423,8 @@ class VQVAE(nn.Module):
         given = labels[PITCH].to(decoded)[..., :F]
         return nn.functional.pad(given, (0, F - given.shape[-1]))
 
-    def cycle(self, z: Tensor, converted: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """How far the latents of a conversion are from those it was made of: mean squared error
-        over valid frames, scalar.
-
-        z (B, D, F) quantized; converted: the readout's frames in another voice. What the readout
-        says in a voice that never said it has no recording to be compared with, but the encoder
-        hears whether it says the same. Cyclic reconstruction: Tobing et al., 2019, sec. 3.
-        arXiv:1907.10185 (there of a variational autoencoder's whole spectra)
-        """
-        again = self.encoder.read(converted, lengths)
-        mask = self._mask(lengths, z)
-        return masked_mean((again - z.detach()).square().mean(1), mask)
-
     def _mask(self, lengths: Tensor | None, z: Tensor) -> Tensor | None:
-        """Which frames of z (B, D, F) hold samples, (B, F)."""
+        """Which frames of z (B, ..., F) hold samples, (B, F)."""
         return None if lengths is None else frame_mask(lengths, self.hop, z.shape[-1])
 
     def forward(
@@ -495,49 +441,48 @@ class VQVAE(nn.Module):
         """x (B, T), T a multiple of hop, of which lengths (B,) samples are real.
 
         decode: run the decoder, which costs the most. others: labels of another voice to convert
-        to, which the listener hears; cyclic: encode these conversions again, see `cycle`;
+        to, for the conversion classifier; cyclic: encode these conversions again, see `cycle_loss`;
         recorded_pitch: see `features_of_recordings`.
         """
+        batch, auxiliaries = self._encode_batch(x, labels, lengths), self.auxiliaries
+        spectral = auxiliaries.spectral_loss(batch)
+        adversarial = auxiliaries.adversarial(batch)
+        distribution = self._decode_batch(batch, recorded_pitch=recorded_pitch) if decode else None
+        conversion = cycle = None
+        if others is not None:
+            converted = self._converted(batch, others)
+            conversion = auxiliaries.conversion(batch, converted, others)
+            if cyclic:
+                cycle = cycle_loss(self.encoder, batch.quantized.z, converted, lengths, batch.mask)
+        return Reconstruction(
+            distribution, batch.quantized, spectral, adversarial, conversion, cycle
+        )
+
+    def _encode_batch(
+        self, x: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None
+    ) -> EncodedBatch:
         z = self.encoder(x, lengths)
         mask = self._mask(lengths, z)
         quantized = self.quantizer(z, mask)
-        heard = self.time_jitter(quantized.z, mask)
-        melody = self.encode_pitch(labels, lengths)
-        pitch = self.pitch(melody, labels, z.shape[-1], mask)
-        predicted = (
-            None
-            if self.spectral_decoder is None
-            else self.spectral_decoder(heard, labels, mask, pitch)
+        jittered = self.time_jitter(quantized.z, mask)
+        pitch_codes = self.encode_pitch(labels, lengths)
+        pitch = self.pitch(pitch_codes, labels, z.shape[-1], mask)
+        spectrum = self.auxiliaries.spectrum(jittered, labels, mask, pitch)
+        return EncodedBatch(
+            x, labels, lengths, mask, quantized, jittered, pitch_codes, pitch, spectrum
         )
-        spectral = (
-            None
-            if self.spectral_decoder is None
-            else self.spectral_decoder.loss(predicted, x, mask)
-        )
-        verdict = (
-            None
-            if self.adversarial_classifier is None
-            else self.adversarial_classifier(quantized.z, labels, mask)
-        )
-        distribution = None
-        if decode:
-            given_pitch = (
-                self.recorded_pitch(labels, pitch)
-                if recorded_pitch and pitch is not None
-                else pitch
-            )
-            frames = self.add_decoder_noise(
-                self.decoder_features(heard, labels, predicted, pitch=given_pitch)
-            )
-            distribution = self.decoder(x, labels, frames, mask)
-        hearing = cycle = None
-        if others is not None:
-            theirs = self.pitch(melody, others, z.shape[-1], mask)
-            converted = self.spectral_decoder(heard, others, mask, theirs)
-            if self.conversion_classifier is not None:
-                recorded = self.spectral_decoder.frontend(x, mask=mask)
-                hearing = self.conversion_classifier.judge(
-                    recorded, labels, converted, others, mask
-                )
-            cycle = self.cycle(quantized.z, converted, lengths) if cyclic else None
-        return Reconstruction(distribution, quantized, spectral, verdict, hearing, cycle)
+
+    def _decode_batch(self, batch: EncodedBatch, *, recorded_pitch: bool) -> Distribution:
+        pitch = batch.pitch
+        if recorded_pitch and pitch is not None:
+            pitch = self.recorded_pitch(batch.labels, pitch)
+        frames = self.decoder_features(batch.z, batch.labels, batch.spectrum, pitch=pitch)
+        return self.decoder(batch.wave, batch.labels, self.add_decoder_noise(frames), batch.mask)
+
+    def _converted(self, batch: EncodedBatch, targets: Mapping[str, Tensor]) -> Tensor:
+        """The spectral decoder's frames for other labels, with their melody in another voice."""
+        pitch = self.pitch(batch.pitch_codes, targets, batch.z.shape[-1], batch.mask)
+        converted = self.auxiliaries.spectrum(batch.z, targets, batch.mask, pitch)
+        if converted is None:
+            raise UserInputError("conversion: this model has no spectral decoder, expected one")
+        return converted

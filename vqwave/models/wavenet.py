@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
-from vqwave.distributions import Distribution, Head, MixtureOfLogistics
+from vqwave.distributions import AnyHead, Distribution, Head, MixtureOfLogistics
 from vqwave.errors import UserInputError
 from vqwave.features import LogMel
 from vqwave.nn.causal import shift_right
@@ -122,7 +122,7 @@ class WaveNetSpec:
     """A WaveNet: what it predicts, its sizes, and what it is conditioned on."""
 
     kind: Literal["wavenet"] = "wavenet"
-    head: Head = option(default=MixtureOfLogistics(), help="distribution over the next sample")
+    head: AnyHead = option(default=MixtureOfLogistics(), help="distribution over the next sample")
     network: StackSpec = option(default=StackSpec(), help="sizes of the stack")
     conditioner: ConditionerSpec = option(default=ConditionerSpec(), help="labels and upsampling")
     features: FrameSpec | None = option(

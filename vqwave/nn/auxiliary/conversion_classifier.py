@@ -1,9 +1,7 @@
-"""A classifier that hears conversions: for words that survive another voice, and for a voice that
-is reached.
+"""A classifier of conversions: for words that survive another voice, and for the target voice.
 
-What the readout says in a voice that never said it has no recording to be compared with. A listener
-that learns from recordings who speaks, and what is said where the corpus tells, can judge it all
-the same.
+A conversion has no recording to be compared with. A classifier that learns from recordings who
+speaks, and what is said where the corpus has such labels, can be applied to it all the same.
 """
 
 from __future__ import annotations
@@ -24,21 +22,21 @@ from vqwave.rng import keyed
 
 @spec
 class ConversionClassifierSpec:
-    """Which labels it names, and its size."""
+    """Which labels it predicts, and its size."""
 
     labels: tuple[str, ...] = option(
         default=("speaker",),
-        help="label columns that it names: the voice, and what is said if the corpus tells",
+        help="label columns that it predicts: the voice, and what is said if the corpus has it",
     )
     channels: Annotated[int, Field(ge=1)] = option(default=128, help="channels of its convolutions")
     noise: Annotated[float, Field(ge=0)] = option(
-        default=0.3, help="most noise that training adds to what it hears, in standard deviations"
+        default=0.3, help="most noise that training adds to its input, in standard deviations"
     )
 
     def build(
         self, channels: int, ratio: int, vocabulary: Mapping[str, Sequence[str]]
     ) -> ConversionClassifier:
-        """channels, ratio: of the readout's frames, how many a latent has.
+        """channels, ratio: of the spectral decoder's frames, how many a latent has.
 
         Raises UserInputError for an unknown label.
         """
@@ -56,23 +54,23 @@ class ConversionClassifierSpec:
 
 @dataclass(frozen=True)
 class ConversionOutput:
-    """listening: cross-entropy of recordings, which trains the listener; conversion: of
+    """recorded: cross-entropy of recordings, which trains the classifier; converted: of
     conversions, which trains all else.
 
-    Both in nats an utterance, summed over the labels, scalars. accuracy: share of conversions heard
-    as they should be.
+    Both in nats an utterance, summed over the labels, scalars. accuracy: share of conversions whose
+    labels are all predicted as the targets.
     """
 
-    listening: Tensor
-    conversion: Tensor
+    recorded: Tensor
+    converted: Tensor
     accuracy: Tensor
 
 
 class ConversionClassifier(nn.Module):
     """Three convolutions over spectral frames at the rate of the latents; mean and maximum over the
-    valid ones name the labels.
+    real ones predict the labels.
 
-    The auxiliary classifier of ACVAE-VC, which is trained on recordings and listens to what the
+    The auxiliary classifier of ACVAE-VC, which is trained on recordings and applied to what the
     decoder makes for other labels. Kameoka et al., 2018. arXiv:1808.05092
     """
 
@@ -102,28 +100,30 @@ class ConversionClassifier(nn.Module):
         for layer in (self.second, self.third):
             x = layer(F.relu(x) * weight)
         x = F.relu(x) * weight
-        heard = torch.cat([x.sum(-1) / weight.sum(-1).clamp(min=1.0), x.amax(-1)], 1)
-        return {name: layer(heard) for name, layer in self.out.items()}
+        pooled = torch.cat([x.sum(-1) / weight.sum(-1).clamp(min=1.0), x.amax(-1)], 1)
+        return {name: layer(pooled) for name, layer in self.out.items()}
 
-    def judge(
+    def losses(
         self,
         recorded: Tensor,
         labels: Mapping[str, Tensor],
         converted: Tensor,
-        asked: Mapping[str, Tensor],
+        targets: Mapping[str, Tensor],
         mask: Tensor | None = None,
     ) -> ConversionOutput:
-        """Frames of recordings and of their conversions (B, C, ratio F), what both should be heard
-        as: name -> (B,).
+        """Frames of recordings and of their conversions (B, C, ratio F), the labels of either: name
+        -> (B,).
         """
-        listening = sum(
+        on_recorded = sum(
             F.cross_entropy(logits, labels[name])
             for name, logits in self(recorded.detach(), mask).items()
         )
         fixed = {name: parameter.detach() for name, parameter in self.named_parameters()}
-        heard = torch.func.functional_call(self, fixed, (converted, mask))
-        conversion = sum(F.cross_entropy(logits, asked[name]) for name, logits in heard.items())
+        predicted = torch.func.functional_call(self, fixed, (converted, mask))
+        on_converted = sum(
+            F.cross_entropy(logits, targets[name]) for name, logits in predicted.items()
+        )
         right = torch.stack(
-            [logits.argmax(1) == asked[name] for name, logits in heard.items()]
+            [logits.argmax(1) == targets[name] for name, logits in predicted.items()]
         ).all(0)
-        return ConversionOutput(listening, conversion, right.float().mean())
+        return ConversionOutput(on_recorded, on_converted, right.float().mean())
