@@ -1,18 +1,18 @@
-r"""All gated layers of a stack over whole clips: a few matrix products a layer, and a backward pass
-written by hand.
+r"""All gated layers of a stack over complete clips: a few matrix products a layer, and a backward
+pass written by hand.
 
-The fast twin of `vqwave.nn.wavenet.GatedLayer`, which says what a layer is; a test in float64 holds
-the two together. Time stays the last axis, so that a tap of a dilated convolution is a product with
-a shifted *view*, added in place:
+The fast twin of `vqwave.nn.wavenet.GatedLayer`, which defines a layer; a test in float64 holds the
+two together. Time stays the last axis, so that a tap of a dilated convolution is a product with a
+shifted *view*, added in place:
 
 .. math:: a_t = \sum_i W_i x_{t - (k - 1 - i) d} + V h_t + b, \qquad z = \tanh(a_f) \odot
 \sigma(a_g), \qquad
     x \leftarrow x + W_r z, \qquad s = (W_{s,1} \dots W_{s,L}) (z_1 \dots z_L)^\top
 
 Nothing is padded or transposed. The skips of all layers are one product, with the sum inside it,
-and so are their gradients. Of a layer, x and the two halves of its gate are remembered, nothing
-else. Conditions are added at the rate of their columns, and the bias is one of them. A CPU takes
-the clips one after another, through all layers, so that a clip's numbers stay in its caches. The
+and so are their gradients. Of a layer, x and the two halves of its gate are kept, nothing else.
+Conditions are added at the rate of their columns, and the bias is one of them. A CPU takes the
+clips one after another, through all layers, so that a clip's numbers stay in its caches. The
 filter's half of a is multiplied by -2 beforehand (in its weights), since :math:`\tanh(a) = 1 - 2
 \sigma(-2 a)` makes the whole gate one sigmoid, which a CPU computes seven times faster than tanh.
 
@@ -41,13 +41,13 @@ WORTH_A_THREAD = 4096  # samples
 
 @dataclass(frozen=True)
 class Shape:
-    """What the layers have in common beside their weights."""
+    """What the layers have in common apart from their weights."""
 
     dilations: Sequence[int]
-    holds: Sequence[int]  # samples that a column of each condition stands for
+    repeats: Sequence[int]  # samples that a column of each condition stands for
     # that products are taken in; sums over layers and over time keep the dtype of what is summed
     dtype: torch.dtype
-    checkpointing: bool = False  # of a layer, only x is remembered: its gate is computed again
+    checkpointing: bool = False  # of a layer, only x is kept: its gate is computed again
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Groups:
     """The clips that go through all layers together, `size` of them, and the threads that take the
     groups in turn.
 
-    Where there are enough groups for all of torch's threads, each thread takes whole groups:
+    Where there are enough groups for all of torch's threads, each thread takes complete groups:
     threads that share single products wait for each other after every one. Which thread takes which
     group is fixed, and so is the order of all sums.
     """
@@ -146,8 +146,8 @@ class Weights:
             *self.conditions,
         )
 
-    def told(self, layer: int, clips: slice) -> list[Tensor]:
-        """What a layer's clips are told, (B or 1, 2G, F) each."""
+    def of_layer(self, layer: int, clips: slice) -> list[Tensor]:
+        """The conditions of a layer and some clips, (n or 1, 2G, F) each."""
         return [
             features[clips if len(features) > 1 else slice(None), layer]
             for features in self.conditions
@@ -159,7 +159,7 @@ class Weights:
 
 
 class GatedLayers(torch.autograd.Function):
-    """x (B, R, T), heard from silence on -> the sum of all skips (B, S, T), or without skips the
+    """x (B, R, T), with silence before it -> the sum of all skips (B, S, T), or without skips the
     last residual (B, R, T).
     """
 
@@ -186,13 +186,13 @@ class GatedLayers(torch.autograd.Function):
         )
 
         def through_all_layers(worker: int, clips: slice) -> None:
-            totals, zs, heard, a = (buffer[: len(x[clips])] for buffer in buffers[worker])
+            totals, zs, inputs, a = (buffer[: len(x[clips])] for buffer in buffers[worker])
             total = totals.copy_(x[clips]) if S else result[clips]  # without the biases
             for i, dilation in enumerate(shape.dilations):
-                heard, a = xs[i][clips] if xs else heard, gates[i][clips] if gates else a
+                inputs, a = xs[i][clips] if xs else inputs, gates[i][clips] if gates else a
                 z = zs[:, i * G : (i + 1) * G] if S else zs
-                torch.add(total, offset[i], out=heard)
-                gate_of(a, heard, taps[i], dilation, weights.told(i, clips), shape.holds)
+                torch.add(total, offset[i], out=inputs)
+                gate_of(a, inputs, taps[i], dilation, weights.of_layer(i, clips), shape.repeats)
                 multiply_halves(z, a)
                 if i < len(residual):
                     add_product(total, residual[i], z)
@@ -208,82 +208,124 @@ class GatedLayers(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        shape, L, saved, needed = (
-            ctx.shape,
-            len(ctx.shape.dilations),
-            ctx.saved_tensors,
-            ctx.needs_input_grad,
-        )
-        learns = any(needed[2:7])  # a frozen teacher passes gradients on, no more
-        kept = L if shape.checkpointing else 2 * L
-        weights, xs, gates = Weights.of(saved[:-kept]), saved[-kept:][:L], saved[-kept:][L:]
-        (taps, residual, skip), groups = weights.factors(shape.dtype), Groups.of(gradient)
-        S, G, dx = len(skip), residual.shape[-1], torch.zeros_like(xs[0], dtype=gradient.dtype)
-        sums = [
-            Weights.of([torch.zeros_like(w) for w in weights.flat()]) for _ in range(groups.workers)
+        back = Backward(ctx.shape, ctx.saved_tensors, ctx.needs_input_grad, gradient)
+        back.groups.each(back.through_all_layers)
+        return None, back.dx, *back.total()
+
+
+class Backward:
+    """One backward pass of `GatedLayers`: the gradients in x and in all weights.
+
+    Each worker sums over its clips, from the last layer to the first, into tensors of its own.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        saved: Sequence[Tensor],
+        needed: Sequence[bool],
+        gradient: Tensor,
+    ) -> None:
+        """saved: weights, inputs of the layers, and their gates unless these are computed again;
+        needed: which of shape, x, and weights want a gradient; gradient (B, S or R, T).
+        """
+        self.shape, self.gradient, self.L = shape, gradient, len(shape.dilations)
+        self.learns = any(needed[2:7])  # a frozen teacher passes gradients on, no more
+        self.conditions_wanted = needed[7:]
+        kept = self.L if shape.checkpointing else 2 * self.L
+        self.weights = Weights.of(saved[:-kept])
+        self.xs, self.gates = saved[-kept:][: self.L], saved[-kept:][self.L :]
+        self.taps, self.residual, self.skip = self.weights.factors(shape.dtype)
+        self.groups = Groups.of(gradient)
+        self.S, self.G = len(self.skip), self.residual.shape[-1]
+        self.dx = torch.zeros_like(self.xs[0], dtype=gradient.dtype)
+        self.sums = [
+            Weights.of([torch.zeros_like(w) for w in self.weights.flat()])
+            for _ in range(self.groups.workers)
         ]
-        wide = G * (L if S else 1)
-        buffers = groups.buffers(gradient, [(n, shape.dtype) for n in (wide, wide, 2 * G, 2 * G)])
+        wide = self.G * (self.L if self.S else 1)
+        channels = (wide, wide, 2 * self.G, 2 * self.G)
+        self.buffers = self.groups.buffers(gradient, [(n, shape.dtype) for n in channels])
 
-        def back_through_all_layers(worker: int, clips: slice) -> None:
-            d, heard = sums[worker], gradient[clips].to(shape.dtype)
-            total = dx[clips] if S else dx[clips].copy_(gradient[clips])
-            zs, dzs, da, a = (buffer[: len(heard)] for buffer in buffers[worker])
-            if S:
-                add_product(dzs, skip.t(), heard, beta=0)
-            for i in reversed(range(L)):
-                z, dz = (t[:, i * G : (i + 1) * G] if S else t for t in (zs, dzs))
-                if shape.checkpointing:
-                    gate_of(
-                        a,
-                        xs[i][clips],
-                        taps[i],
-                        shape.dilations[i],
-                        weights.told(i, clips),
-                        shape.holds,
-                    )
-                else:
-                    a = gates[i][clips]
-                multiply_halves(z, a)
-                if i < len(residual):
-                    out = total.to(shape.dtype)
-                    if learns:
-                        d.residual_bias[i] += total.sum((0, 2))
-                        add_correlation(d.residual[i], out, z)
-                    add_product(dz, residual[i].t(), out, beta=1 if S else 0)
-                gate_back(da, dz, a)
-                for found, hold, wanted in zip(
-                    d.told(i, clips), shape.holds, needed[7:], strict=True
-                ):
-                    if wanted:
-                        add_sums(found, da, hold)
-                convolve_back(
-                    total,
-                    d.taps[i] if learns else None,
-                    taps[i],
-                    da,
-                    xs[i][clips],
-                    shape.dilations[i],
-                )
-            if S and learns:
-                add_correlation(d.skip, heard, zs)
-                d.skip_bias.add_(gradient[clips].sum((0, 2)))
+    def through_all_layers(self, worker: int, clips: slice) -> None:
+        """Of one group of clips."""
+        d, out = self.sums[worker], self.gradient[clips].to(self.shape.dtype)
+        # the gradient in the running sum of residuals, (n, R, T)
+        total = self.dx[clips] if self.S else self.dx[clips].copy_(self.gradient[clips])
+        zs, dzs, da, a = (buffer[: len(out)] for buffer in self.buffers[worker])
+        if self.S:
+            add_product(dzs, self.skip.t(), out, beta=0)
+        for i in reversed(range(self.L)):
+            z, dz = (t[:, i * self.G : (i + 1) * self.G] if self.S else t for t in (zs, dzs))
+            gates = self.gates_of(i, clips, a)
+            multiply_halves(z, gates)
+            self.residual_back(i, d, total, z, dz)
+            gate_back(da, dz, gates)
+            self.conditions_back(i, d, clips, da)
+            convolve_back(
+                total,
+                d.taps[i] if self.learns else None,
+                self.taps[i],
+                da,
+                self.xs[i][clips],
+                self.shape.dilations[i],
+            )
+        if self.S and self.learns:
+            add_correlation(d.skip, out, zs)
+            d.skip_bias.add_(self.gradient[clips].sum((0, 2)))
 
-        groups.each(back_through_all_layers)
-        return (
-            None,
-            dx,
-            *(sum(parts[1:], parts[0]) for parts in zip(*(d.flat() for d in sums), strict=True)),
+    def gates_of(self, layer: int, clips: slice, a: Tensor) -> Tensor:
+        """The sigmoids (s, g) of a layer, (n, 2G, T): kept, or computed again into a."""
+        if not self.shape.checkpointing:
+            return self.gates[layer][clips]
+        gate_of(
+            a,
+            self.xs[layer][clips],
+            self.taps[layer],
+            self.shape.dilations[layer],
+            self.weights.of_layer(layer, clips),
+            self.shape.repeats,
         )
+        return a
+
+    def residual_back(self, layer: int, d: Weights, total: Tensor, z: Tensor, dz: Tensor) -> None:
+        """dz (n, G, T) += what the gradient of a layer's residual gives, and that of its weights;
+        the last layer of a stack with skips has no residual.
+        """
+        if layer >= len(self.residual):
+            return
+        out = total.to(self.shape.dtype)
+        if self.learns:
+            d.residual_bias[layer] += total.sum((0, 2))
+            add_correlation(d.residual[layer], out, z)
+        add_product(dz, self.residual[layer].t(), out, beta=1 if self.S else 0)
+
+    def conditions_back(self, layer: int, d: Weights, clips: slice, da: Tensor) -> None:
+        """Gradients of da (n, 2G, T) in a layer's columns of those conditions that want one."""
+        for sums, repeat, wanted in zip(
+            d.of_layer(layer, clips), self.shape.repeats, self.conditions_wanted, strict=True
+        ):
+            if wanted:
+                add_sums(sums, da, repeat)
+
+    def total(self) -> tuple[Tensor, ...]:
+        """The gradients in all weights: the sums of the workers."""
+        flat = zip(*(d.flat() for d in self.sums), strict=True)
+        return tuple(sum(parts[1:], parts[0]) for parts in flat)
 
 
 def gate_of(
-    a: Tensor, x: Tensor, taps: Tensor, dilation: int, told: Sequence[Tensor], holds: Sequence[int]
+    a: Tensor,
+    x: Tensor,
+    taps: Tensor,
+    dilation: int,
+    conditions: Sequence[Tensor],
+    repeats: Sequence[int],
 ) -> None:
-    """a (B, 2G, T) = the sigmoids (s, g) of a layer that hears x (B, R, T)."""
+    """a (B, 2G, T) = the sigmoids (s, g) of a layer with input x (B, R, T)."""
     convolve(a, taps, x, dilation)
-    for features, hold in zip(told, holds, strict=True):
-        add_held(a, features, hold)
+    for features, repeat in zip(conditions, repeats, strict=True):
+        add_repeated(a, features, repeat)
     a.sigmoid_()
 
 
@@ -351,7 +393,7 @@ def convolve(a: Tensor, taps: Tensor, x: Tensor, dilation: int) -> None:
 def convolve_back(
     dx: Tensor, d_taps: Tensor | None, taps: Tensor, da: Tensor, x: Tensor, dilation: int
 ) -> None:
-    """Adds what `convolve` owes to x and, if asked for, to the taps."""
+    """Adds the gradient of `convolve` in x and, if asked for, in the taps."""
     everything = slice(None)
     for now, before, tap in [
         (everything, everything, -1),
@@ -363,41 +405,39 @@ def convolve_back(
 
 
 def shifts(kernel: int, dilation: int, T: int) -> list[tuple[slice, slice, int]]:
-    """Of each tap but the last whose past the clip holds: outputs, the inputs that they hear
-    through it, the tap.
+    """Of each tap but the last whose past the clip holds: outputs, the inputs that it
+    multiplies for them, the tap.
     """
     distances = [(kernel - 1 - tap) * dilation for tap in range(kernel - 1)]
     return [(slice(d, None), slice(T - d), tap) for tap, d in enumerate(distances) if d < T]
 
 
-def held(T: int, columns: int, hold: int) -> tuple[int, int]:
-    """Columns that are heard for `hold` samples each, and the column that is heard after them, to
-    the end.
-    """
-    whole = min(T // hold, columns)
-    return whole, min(whole, columns - 1)
+def repeats(T: int, columns: int, repeat: int) -> tuple[int, int]:
+    """Columns that cover `repeat` samples each, and the column that covers the rest, to the end."""
+    complete = min(T // repeat, columns)
+    return complete, min(complete, columns - 1)
 
 
-def add_held(a: Tensor, features: Tensor, hold: int) -> None:
-    """a (B, H, T) += features (B or 1, H, F), each column for `hold` samples, the last one for
-    ever.
+def add_repeated(a: Tensor, features: Tensor, repeat: int) -> None:
+    """a (B, H, T) += features (B or 1, H, F), each column for `repeat` samples, the last one to the
+    end.
     """
-    whole, last = held(a.shape[-1], features.shape[-1], hold)
-    body = whole * hold
-    a[..., :body].unflatten(-1, (whole, hold)).add_(features[..., :whole, None])
+    complete, last = repeats(a.shape[-1], features.shape[-1], repeat)
+    body = complete * repeat
+    a[..., :body].unflatten(-1, (complete, repeat)).add_(features[..., :complete, None])
     a[..., body:].add_(features[..., last, None])
 
 
-def add_sums(found: Tensor, da: Tensor, hold: int) -> None:
-    """found (B or 1, H, F) += the sums of da (B, H, T) over what `add_held` added each column
+def add_sums(sums: Tensor, da: Tensor, repeat: int) -> None:
+    """sums (B or 1, H, F) += the sums of da (B, H, T) over what `add_repeated` added each column
     to.
     """
-    whole, last = held(da.shape[-1], found.shape[-1], hold)
-    body = whole * hold
-    found[..., :whole] += (
+    complete, last = repeats(da.shape[-1], sums.shape[-1], repeat)
+    body = complete * repeat
+    sums[..., :complete] += (
         da[..., :body]
-        .unflatten(-1, (whole, hold))
-        .sum(-1, dtype=found.dtype)
-        .sum_to_size(*found.shape[:2], whole)
+        .unflatten(-1, (complete, repeat))
+        .sum(-1, dtype=sums.dtype)
+        .sum_to_size(*sums.shape[:2], complete)
     )
-    found[..., last] += da[..., body:].sum(-1, dtype=found.dtype).sum_to_size(*found.shape[:2])
+    sums[..., last] += da[..., body:].sum(-1, dtype=sums.dtype).sum_to_size(*sums.shape[:2])

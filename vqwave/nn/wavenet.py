@@ -21,7 +21,7 @@ from vqwave.nn.causal import CausalConv1d, dilation_cycle, receptive_field
 from vqwave.nn.condition import Condition
 from vqwave.nn.fused_stack import GatedLayers, Shape, Weights, pointwise
 
-_one_by_one = ContextVar("one by one", default=False)
+_layerwise = ContextVar("layerwise", default=False)
 
 
 @contextmanager
@@ -29,11 +29,11 @@ def force_layerwise() -> Iterator[None]:
     """Inside, stacks take whole clips layer by layer, too: for second derivatives, to count or to
     compare.
     """
-    token = _one_by_one.set(True)
+    token = _layerwise.set(True)
     try:
         yield
     finally:
-        _one_by_one.reset(token)
+        _layerwise.reset(token)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class GatedLayer(nn.Module):
 
 @dataclass
 class StackState:
-    """All that a stack must remember between chunks: one past a layer, the samples heard, and its
+    """The state of a stack between chunks: one past a layer, the samples taken, and its
     context stack's state.
     """
 
@@ -136,9 +136,9 @@ class ContextSpec:
         default=32, help="channels that condition the main stack"
     )
 
-    def build(self, heard: int) -> ContextStack:
-        """heard: channels of what the main stack hears."""
-        return ContextStack(self, heard)
+    def build(self, in_channels: int) -> ContextStack:
+        """in_channels: of the main stack's input."""
+        return ContextStack(self, in_channels)
 
 
 @spec
@@ -182,7 +182,7 @@ class StackSpec:
         columns = receptive_field(
             self.context.kernel_size, dilation_cycle(self.context.layers, self.context.layers)
         )
-        # the first layer's gate hears the context this much earlier
+        # the first layer's gate takes the context this much earlier
         below = (self.kernel_size - 1) * sum(self.dilations[1:])
         return max(own, below + (columns + 1) * self.context.stride)
 
@@ -199,7 +199,7 @@ class Stack(nn.Module):
     def __init__(self, spec: StackSpec, out_channels: int, condition_channels: int) -> None:
         super().__init__()
         self.spec = spec
-        # whether the backward pass computes the gates again instead of finding them kept
+        # whether the backward pass computes the gates again instead of keeping them
         self.checkpointing = False
         self.layers = nn.ModuleList(
             GatedLayer(
@@ -252,20 +252,20 @@ class Stack(nn.Module):
 
         A state, if given, is read and moved on in place.
 
-        Without a state x is a whole clip, which takes the fast road of `GatedLayers`: it has first
+        Without a state x is a whole clip, which takes `GatedLayers`, the fast way: it has first
         derivatives only. Layer by layer, as within `force_layerwise`, there are all. Compilers and
-        exporters are shown the layers one by one.
+        exporters get the layers one by one.
         """
-        if state is None and self._can_be_whole(projected):
-            heard = F.relu(self._whole(x, projected))
-            return pointwise(self.out, F.relu(pointwise(self.hidden, heard)))
-        heard = F.relu(self._chunk(x, projected, state or StackState()))
-        return self.out(F.relu(self.hidden(heard)))
+        if state is None and self._can_be_fused(projected):
+            features = F.relu(self._fused(x, projected))
+            return pointwise(self.out, F.relu(pointwise(self.hidden, features)))
+        features = F.relu(self._chunk(x, projected, state or StackState()))
+        return self.out(F.relu(self.hidden(features)))
 
-    def _can_be_whole(self, projected: Condition | None) -> bool:
+    def _can_be_fused(self, projected: Condition | None) -> bool:
         return (
             not torch.compiler.is_compiling()
-            and not _one_by_one.get()
+            and not _layerwise.get()
             and (projected is None or projected.offset == 0)
         )
 
@@ -288,7 +288,7 @@ class Stack(nn.Module):
         state.pasts, state.time = pasts, state.time + x.shape[-1]
         return residual if skip is None else skip
 
-    def _whole(self, x: Tensor, projected: Condition | None) -> Tensor:
+    def _fused(self, x: Tensor, projected: Condition | None) -> Tensor:
         """The same of a clip that begins with silence, all layers at once."""
         spec, device = self.spec, x.device.type
         filter_and_gate = (
@@ -298,10 +298,10 @@ class Stack(nn.Module):
         conditions = [] if projected is None else [projected]
         if self.context is not None:
             conditions.append(self.context(x, StackState()).project(self.context_projection))
-        told = [c.features.unflatten(1, bias.shape[:2]) for c in conditions] or [
+        columns = [c.features.unflatten(1, bias.shape[:2]) for c in conditions] or [
             torch.zeros_like(bias)[None]
         ]
-        told[0] = told[0] + bias
+        columns[0] = columns[0] + bias
         residuals, skips = (
             [getattr(layer, name) for layer in self.layers] for name in ("residual", "skip")
         )
@@ -322,7 +322,7 @@ class Stack(nn.Module):
             torch.cat([m.weight[..., 0] for m in skips], 1) if skips else nothing,
             # one by one: the sum of a stack hands every bias the same gradient memory
             reduce(torch.add, [m.bias for m in skips]) if skips else nothing,
-            tuple(features * filter_and_gate for features in told),
+            tuple(features * filter_and_gate for features in columns),
         )
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         shape = Shape(
@@ -338,17 +338,17 @@ class ContextStack(nn.Module):
     r"""The past at a lower rate: blocks of `stride` samples through one convolution, then a stack
     of its own.
 
-    Column j is made of the blocks up to block j and is heard during block j + 1, all of whose
-    samples come after it: causal, and a column is computed once a block. What is heard may itself
-    be delayed by a sample (a WaveNet's is), which this does not change.
+    Column j is made of the blocks up to block j and conditions block j + 1, all of whose samples
+    come after it: causal, and a column is computed once a block. The input may itself be delayed by
+    a sample (a WaveNet's is), which this does not change.
 
     Reference: van den Oord et al., 2016, sec. 2.6. arXiv:1609.03499
     """
 
-    def __init__(self, spec: ContextSpec, heard: int) -> None:
+    def __init__(self, spec: ContextSpec, in_channels: int) -> None:
         super().__init__()
         self.stride = spec.stride
-        self.blocks = nn.Conv1d(heard, spec.residual_channels, spec.stride, spec.stride)
+        self.blocks = nn.Conv1d(in_channels, spec.residual_channels, spec.stride, spec.stride)
         width = spec.residual_channels
         sizes = StackSpec(
             layers=spec.layers,
@@ -362,7 +362,7 @@ class ContextStack(nn.Module):
         self.stack = sizes.build(spec.channels, 0)
 
     def forward(self, x: Tensor, state: StackState) -> Condition:
-        """x (B, R, T) from sample `state.time` on -> what its samples hear, (B, C, F).
+        """x (B, R, T) from sample `state.time` on -> the condition of its samples, (B, C, F).
 
         `state.context` is moved on in place.
         """
@@ -371,11 +371,11 @@ class ContextStack(nn.Module):
             state.context = ContextState(x[..., :0], silence, StackState())
         context, origin = state.context, state.time // self.stride * self.stride
         samples = torch.cat([context.unfinished, x], -1)
-        whole = samples.shape[-1] // self.stride * self.stride
+        end = samples.shape[-1] // self.stride * self.stride  # of the last complete block
         columns = context.last
-        if whole:
+        if end:
             columns = torch.cat(
-                [columns, self.stack(self.blocks(samples[..., :whole]), None, context.stack)], -1
+                [columns, self.stack(self.blocks(samples[..., :end]), None, context.stack)], -1
             )
-        context.unfinished, context.last = samples[..., whole:], columns[..., -1:]
+        context.unfinished, context.last = samples[..., end:], columns[..., -1:]
         return Condition(columns, self.stride, origin)
