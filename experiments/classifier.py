@@ -64,14 +64,14 @@ class ClassifierExperiment(Experiment[Config]):
         """
         sums = {
             name: torch.zeros((), dtype=torch.float64)
-            for name in (*self.config.model.labels, "clips")
+            for name in (*self.config.model.categorical, "clips")
         }
         for batch in self.valid_batches():
             for name, logits in model(batch.wave, batch.mask).items():
                 sums[name] += (logits.argmax(1) == batch.labels[name]).sum().cpu()
             sums["clips"] += len(batch)
         total = self.total(sums)
-        accuracy = {name: total[name] / total["clips"] for name in self.config.model.labels}
+        accuracy = {name: total[name] / total["clips"] for name in self.config.model.categorical}
         commonest = {name: self._commonest(name) for name in accuracy}
         shown = ", ".join(
             f"{name} {value:.1%} (commonest value: {commonest[name]:.1%})"

@@ -61,7 +61,7 @@ class PitchExperiment(Experiment[Config]):
 
     @property
     def hop(self) -> int:
-        return self.corpus.pitch.hop * self.config.model.ratio
+        return self.corpus.pitch.hop * self.config.model.downsample
 
     @property
     def tracks(self) -> Sequence[Track]:

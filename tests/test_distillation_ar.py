@@ -67,7 +67,7 @@ def distilled(
         )
         for n in layers
     ]
-    flows, steps = FlowStack(networks, 0, SCALE, fold=fold, stagger=stagger), 140
+    flows, steps = FlowStack(networks, 0, SCALE, squeeze=fold, stagger_blocks=stagger), 140
     optimizer = torch.optim.Adam(flows.parameters(), betas=(0.9, 0.98))
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = (

@@ -100,7 +100,7 @@ def test_stft_loss_has_a_gradient_in_silence() -> None:
 
 def ear() -> Classifier:
     torch.manual_seed(1)
-    spec = ClassifierSpec(layers=3, cycle=3, channels=6)
+    spec = ClassifierSpec(layers=3, dilation_cycle=3, channels=6)
     return spec.build(8000, {"speaker": ["a", "b", "c"]}).double().eval().requires_grad_(False)
 
 

@@ -68,7 +68,7 @@ def changed(**settings: object) -> StudentSpec:
 
 SLOW_MEL = LogMelSpec(bands=6, window_ms=20.0, hop_ms=10.0)  # a frame for each of pitch
 SLOW_ENCODER = FrameEncoderSpec(features=SLOW_MEL, channels=6, latent_dim=4)
-MELODY = PitchCodecSpec(ratio=4, channels=8, latent_dim=4, quantizer=QUANTIZER)
+MELODY = PitchCodecSpec(downsample=4, channels=8, latent_dim=4, quantizer=QUANTIZER)
 
 
 def predicted(

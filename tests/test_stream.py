@@ -110,7 +110,11 @@ STUDENTS = {
         flows=(2,), network=replace(SIZES, skip_channels=0), squeeze=2, flow_type="maf"
     ),
 }
-CONDITIONERS = {"held": {}, "upsampled": {"kernel": 5, "upsample": (2, 2)}, "alone": {"kernel": 1}}
+CONDITIONERS = {
+    "held": {},
+    "upsampled": {"kernel_size": 5, "upsample": (2, 2)},
+    "alone": {"kernel_size": 1},
+}
 
 
 def assert_streams(it: SpeechModel, backend: str, samples: int) -> None:
@@ -181,7 +185,9 @@ def test_the_reach_of_a_conditioner(kernel: int, upsample: tuple[int, ...]) -> N
     """What a frame's columns hear is exactly what it says, and made alone they are those of the
     whole, in float64.
     """
-    it = codec(WAVENETS["mixture"], strides=(4, 6), kernel=kernel, upsample=upsample, double=True)
+    it = codec(
+        WAVENETS["mixture"], strides=(4, 6), kernel_size=kernel, upsample=upsample, double=True
+    )
     model, told = it.model, {"speaker": torch.tensor([1])}
     z = torch.randn(1, 4, 15, dtype=torch.float64, requires_grad=True)
     columns = model.hop // model.decoder.conditioner.hold
@@ -198,7 +204,7 @@ def test_the_reach_of_a_conditioner(kernel: int, upsample: tuple[int, ...]) -> N
 
 
 def test_what_is_kept_of_codes_does_not_grow() -> None:
-    it = codec(WAVENETS["mixture"], kernel=5, upsample=(4,))
+    it = codec(WAVENETS["mixture"], kernel_size=5, upsample=(4,))
     conditions = CodeConditions(it.model, it.given.attributes({"speaker": "theo"}))
     kept = {
         conditions.pending.z.shape[-1]

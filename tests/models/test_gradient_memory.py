@@ -200,9 +200,9 @@ def prior(quantizer: QuantizerSpec) -> Built:
 
 
 def classifier() -> Built:
-    model = ClassifierSpec(labels=("speaker", "text"), layers=3, cycle=2, channels=5).build(
-        RATE, VOCABULARY
-    )
+    model = ClassifierSpec(
+        categorical=("speaker", "text"), layers=3, dilation_cycle=2, channels=5
+    ).build(RATE, VOCABULARY)
 
     def loss() -> Tensor:
         return sum(

@@ -34,7 +34,7 @@ def codec(ratio: int = 8, **quantizer: int) -> PitchCodec:
         EMAQuantizerSpec(codebook_size=16) if not quantizer else ResidualQuantizerSpec(**quantizer)
     )
     model = (
-        PitchCodecSpec(ratio=ratio, channels=8, latent_dim=4, quantizer=books)
+        PitchCodecSpec(downsample=ratio, channels=8, latent_dim=4, quantizer=books)
         .build(16000, {})
         .double()
     )

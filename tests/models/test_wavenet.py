@@ -66,7 +66,7 @@ def build(
             | sizes
         ),
         conditioner=ConditionerSpec(
-            channels=4, categorical=labels, upsample=upsample, kernel=reach
+            channels=4, categorical=labels, upsample=upsample, kernel_size=reach
         ),
     )
     return spec.build(8000, VOCABULARY, 3 if hop else 0, hop or 1).double()

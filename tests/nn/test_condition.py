@@ -84,7 +84,7 @@ def heard_by(conditioner: Conditioner, frame: int, F: int = 9) -> list[int]:
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 def test_a_held_frame_reaches_its_samples_and_its_neighbours(kernel: int) -> None:
     reach, hop = kernel // 2, 6
-    assert heard_by(build(4, hop, kernel=kernel), 4) == list(
+    assert heard_by(build(4, hop, kernel_size=kernel), 4) == list(
         range((4 - reach) * hop, (5 + reach) * hop)
     )
 
@@ -95,7 +95,7 @@ def test_learned_upsampling_is_centred(hop: int, stride: int) -> None:
     off for odd ones.
     """
     hold = hop // stride
-    samples = heard_by(build(4, hop, kernel=1, upsample=(stride,)), 4)
+    samples = heard_by(build(4, hop, kernel_size=1, upsample=(stride,)), 4)
     assert len(samples) == 2 * hop
     assert samples == list(range(samples[0], samples[0] + 2 * hop))
     middle, own = (samples[0] + samples[-1]) / 2, 4 * hop + (hop - 1) / 2
@@ -103,7 +103,7 @@ def test_learned_upsampling_is_centred(hop: int, stride: int) -> None:
 
 
 def test_two_upsamplings_are_centred() -> None:
-    samples = heard_by(build(4, 8, kernel=1, upsample=(2, 4)), 4)
+    samples = heard_by(build(4, 8, kernel_size=1, upsample=(2, 4)), 4)
     assert (samples[0] + samples[-1]) / 2 == 4 * 8 + 3.5
 
 

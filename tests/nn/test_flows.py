@@ -173,7 +173,8 @@ def test_a_unit_of_locations_changes_the_step_and_not_the_flow(fold: int) -> Non
         hidden_channels=6,
     )
     plain, scaled = (
-        FlowStack([network] * 2, 0, 0.1, fold=fold, unit=unit).double() for unit in (1.0, 0.25)
+        FlowStack([network] * 2, 0, 0.1, squeeze=fold, location_scale=unit).double()
+        for unit in (1.0, 0.25)
     )
     scaled.load_state_dict(plain.state_dict())
     z = torch.randn(2, 40, dtype=torch.float64)

@@ -31,7 +31,7 @@ def stack(
         )
         for n in layers
     ]
-    flows = FlowStack(networks, condition, 0.5, fold=fold, stagger=stagger).double()
+    flows = FlowStack(networks, condition, 0.5, squeeze=fold, stagger_blocks=stagger).double()
     with torch.no_grad():
         for flow in flows.flows:
             flow.stack.out.weight.mul_(20.0)

@@ -30,7 +30,9 @@ def stack(
         skip_channels=0,
         hidden_channels=4,
     )
-    stacked = FlowStack([network] * flows, 3, 0.5, fold=fold, stagger=stagger, flow=flow).double()
+    stacked = FlowStack(
+        [network] * flows, 3, 0.5, squeeze=fold, stagger_blocks=stagger, flow=flow
+    ).double()
     with torch.no_grad():
         for each in stacked.flows:
             each.stack.out.weight.mul_(20.0)

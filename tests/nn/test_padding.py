@@ -133,7 +133,7 @@ def test_readout_frames_and_loss_are_those_of_each_clip_alone(features: LogMelSp
 @pytest.mark.parametrize("upsample", [(), (4, 5)])
 def test_conditions_are_those_of_each_clip_alone(upsample: tuple[int, ...]) -> None:
     """Given by a mask of the frames, or of coarser ones, as the readout's are."""
-    spec = ConditionerSpec(channels=4, kernel=5, upsample=upsample)
+    spec = ConditionerSpec(channels=4, kernel_size=5, upsample=upsample)
     conditioner = randomised(spec.build(8, 20, VOCABULARY))
     frames = torch.randn(len(LENGTHS), 8, 48, dtype=F64)
     for coarse in (20, 60):
@@ -202,7 +202,9 @@ def test_classifiers_do_not_see_padding() -> None:
     one = {i: {"speaker": LABELS["speaker"][i : i + 1]} for i in range(len(LENGTHS))}
     adversary = randomised(AdversarialClassifierSpec(channels=8).build(8, VOCABULARY))
     listener = randomised(ConversionClassifierSpec(channels=8).build(12, 3, VOCABULARY))
-    classifier = randomised(ClassifierSpec(layers=4, cycle=4, channels=8).build(RATE, VOCABULARY))
+    classifier = randomised(
+        ClassifierSpec(layers=4, dilation_cycle=4, channels=8).build(RATE, VOCABULARY)
+    )
     discriminator = randomised(DiscriminatorSpec(layers=5, channels=8).build())
     x = clips(60)
     y, samples = 0.5 * x.roll(3, 1) * (x != 0), torch.arange(x.shape[1]) < LENGTHS[:, None]

@@ -28,7 +28,7 @@ RENAMED: dict[str, dict[str, str]] = {  # by the spec's name: old key -> new key
     "FrameEncoderSpec": {"warp": "vtlp", "dim": "latent_dim"},
     "WaveformEncoderSpec": {"dim": "latent_dim"},
     "BatchNormEncoderSpec": {"dim": "latent_dim"},
-    "PitchCodecSpec": {"dim": "latent_dim"},
+    "PitchCodecSpec": {"dim": "latent_dim", "ratio": "downsample"},
     "BookSpec": {
         "size": "codebook_size",
         "code_dim": "codebook_dim",
@@ -58,7 +58,17 @@ RENAMED: dict[str, dict[str, str]] = {  # by the spec's name: old key -> new key
     "ContextSpec": {"kernel": "kernel_size", "residual": "residual_channels"},
     "WaveNetSpec": {"past": "input_dropout"},
     "InputDropoutSpec": {"drop": "prob", "noise": "noise_std"},
-    "ConditionerSpec": {"labels": "categorical", "vectors": "embeddings"},
+    "ConditionerSpec": {
+        "labels": "categorical",
+        "vectors": "embeddings",
+        "kernel": "kernel_size",
+    },
+    "ClassifierSpec": {
+        "labels": "categorical",
+        "cycle": "dilation_cycle",
+        "kernel": "kernel_size",
+    },
+    "DiscriminatorSpec": {"kernel": "kernel_size"},
     "ConditionDropoutSpec": {"whole": "all"},
     "StudentSpec": {
         "fold": "squeeze",

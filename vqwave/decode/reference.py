@@ -210,7 +210,7 @@ class FlowStream:
         self.state, self.time = student.begin(), 0
         self.hold = student.conditioner.hold
         # samples that blocks hear their condition early
-        self.ahead = max(-flow.offset % flow.fold for flow in flows)
+        self.ahead = max(-flow.offset % flow.squeeze for flow in flows)
         self.block = -(-BLOCK_OF_STUDENT // student.hop) * student.hop  # samples
 
     def sample(

@@ -205,7 +205,7 @@ class SpeakingGraph(Graph):
             heard, attributes = (*heard, "pitch_codes"), tuple(dict.fromkeys((*attributes, voice)))
         self.names = (*heard, "noise", *attributes)
         self.hop = math.lcm(
-            conditioner.hop if coder is None else coder.hop, student.flows.flows[0].fold
+            conditioner.hop if coder is None else coder.hop, student.flows.flows[0].squeeze
         )
         base = next(name for name, kind in BASES.items() if kind is student.base)
         self.labels = {name: vocabulary[name] for name in attributes if name in vocabulary}

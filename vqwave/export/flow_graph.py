@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqwave.nn.condition import Condition
-from vqwave.nn.flows import AffineFlow, fold_condition
+from vqwave.nn.flows import AffineFlow, squeeze_condition
 from vqwave.nn.linear_prediction import SpectralPredictor, levinson
 from vqwave.nn.synthesis_filter import column_states, column_systems
 
@@ -28,14 +28,14 @@ def one_pass(flow: AffineFlow, z: Tensor, condition: Condition | None, *, still:
 
     still: the condition is one column, which does not change in time.
     """
-    fold, before = flow.fold, -flow.offset % flow.fold
+    fold, before = flow.squeeze, -flow.offset % flow.squeeze
     # (B, n, blocks)
     folded = F.pad(z, (fold + before, -(before or fold))).unflatten(-1, (-1, fold)).transpose(1, 2)
     x = flow.input(folded)
     told = (
         None
         if condition is None
-        else fold_condition(condition, fold).project(flow.stack.projection)
+        else squeeze_condition(condition, fold).project(flow.stack.projection)
     )
     width = 2 * flow.stack.spec.gate_channels
     for i, layer in enumerate(flow.stack.layers):

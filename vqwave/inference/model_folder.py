@@ -101,7 +101,7 @@ def load_trained(name: str | Path, device: str | torch.device = "cpu") -> Loaded
             )
         tree.pop("kind", None)
         older = tree.get("format") == 1
-        card = build(ModelCard, migrated(ModelCard, tree) | {"format": 2} if older else tree)
+        card = build(ModelCard, migrated(ModelCard, tree) | ({"format": 2} if older else {}))
         model = card.build()
         weights = load_file(folder / "model.safetensors", device=str(device))
         model.load_state_dict(

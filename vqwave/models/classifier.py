@@ -24,15 +24,17 @@ class ClassifierSpec:
     """Dilated convolutions over raw audio, one output a label column."""
 
     kind: Literal["classifier"] = "classifier"
-    labels: tuple[str, ...] = option(
+    categorical: tuple[str, ...] = option(
         default=("speaker",),
         help="what to tell apart: label columns of the corpus, e.g. [speaker, text]",
     )
     layers: Positive = option(
         default=8, help="dilated layers; the features of each enter the perceptual loss"
     )
-    cycle: Positive = option(default=8, help="layers after which the dilation starts again from 1")
-    kernel: Positive = option(default=3, help="taps of each layer (odd)")
+    dilation_cycle: Positive = option(
+        default=8, help="layers after which the dilation starts again from 1"
+    )
+    kernel_size: Positive = option(default=3, help="taps of each layer (odd)")
     channels: Positive = option(default=64, help="channels")
     stride: Positive = option(default=4, help="samples a column")
 
@@ -41,13 +43,13 @@ class ClassifierSpec:
 
         Raises UserInputError for a label that is not in it.
         """
-        for name in self.labels:
+        for name in self.categorical:
             if name not in vocabulary:
                 raise UserInputError(
-                    f"model.labels: {name!r}, expected of"
+                    f"model.categorical: {name!r}, expected of"
                     f" {', '.join(vocabulary)}{nearest(name, list(vocabulary))}"
                 )
-        return Classifier(self, {name: len(vocabulary[name]) for name in self.labels})
+        return Classifier(self, {name: len(vocabulary[name]) for name in self.categorical})
 
 
 class Classifier(nn.Module):
@@ -62,7 +64,7 @@ class Classifier(nn.Module):
     def __init__(self, spec: ClassifierSpec, sizes: dict[str, int]) -> None:
         super().__init__()
         self.spec = spec
-        C, stride, k = spec.channels, spec.stride, spec.kernel
+        C, stride, k = spec.channels, spec.stride, spec.kernel_size
         self.front = nn.Conv1d(1, C, 2 * stride, stride, padding=stride // 2)
         nn.init.normal_(self.front.weight, std=self.GAIN / (2 * stride) ** 0.5)
         self.layers = nn.ModuleList(
@@ -72,7 +74,7 @@ class Classifier(nn.Module):
 
     @property
     def dilations(self) -> list[int]:
-        return dilation_cycle(self.spec.layers, self.spec.cycle)
+        return dilation_cycle(self.spec.layers, self.spec.dilation_cycle)
 
     @property
     def hop(self) -> int:
@@ -81,7 +83,7 @@ class Classifier(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Samples that one column of the last layer sees."""
-        return (receptive_field(self.spec.kernel, self.dilations) + 1) * self.spec.stride
+        return (receptive_field(self.spec.kernel_size, self.dilations) + 1) * self.spec.stride
 
     def features(self, x: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """x, mask (B, T) -> the output of each layer, (B, C, T / stride): zero where no valid

@@ -23,7 +23,7 @@ class DiscriminatorSpec:
         default=10, help="convolutions; dilations 1, 1, 2, 3, ..., and 1 at the end"
     )
     channels: Positive = option(default=64, help="channels")
-    kernel: Positive = option(default=3, help="taps (odd)")
+    kernel_size: Positive = option(default=3, help="taps (odd)")
 
     def build(self) -> Discriminator:
         return Discriminator(self)
@@ -38,7 +38,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, spec: DiscriminatorSpec) -> None:
         super().__init__()
-        C, k, inner = spec.channels, spec.kernel, spec.layers - 1
+        C, k, inner = spec.channels, spec.kernel_size, spec.layers - 1
         layers = [
             nn.Conv1d(1 if i == 0 else C, C, k, dilation=max(1, i), padding="same")
             for i in range(inner)

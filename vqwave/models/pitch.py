@@ -81,7 +81,7 @@ class PitchCodecSpec:
     """
 
     kind: Literal["pitch_codec"] = "pitch_codec"
-    ratio: Annotated[int, Field(ge=1)] = option(
+    downsample: Annotated[int, Field(ge=1)] = option(
         default=8, help="contour frames (100 a second) to a code: 8 gives 12.5 Hz"
     )
     channels: Annotated[int, Field(ge=1)] = option(default=128, help="channels of the convolutions")
@@ -90,10 +90,10 @@ class PitchCodecSpec:
 
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> PitchCodec:
         """vocabulary is not used: a codec of melodies knows of no voice."""
-        strides = _prime_factors(self.ratio)
+        strides = _prime_factors(self.downsample)
         encoder = PitchEncoder(self.channels, self.latent_dim, strides)
         decoder = PitchDecoder(self.channels, self.latent_dim, strides)
-        hop = ten_milliseconds(sample_rate) * self.ratio
+        hop = ten_milliseconds(sample_rate) * self.downsample
         return PitchCodec(encoder, self.quantizer.build(self.latent_dim), decoder, hop)
 
 

@@ -108,9 +108,9 @@ class StudentSpec:
             [replace(self.network, layers=layers, skip_channels=0) for layers in self.flows],
             conditioner.channels,
             self.initial_scale,
-            fold=self.squeeze,
-            stagger=self.stagger_blocks,
-            unit=self.location_scale,
+            squeeze=self.squeeze,
+            stagger_blocks=self.stagger_blocks,
+            location_scale=self.location_scale,
             flow=DIRECTIONS[self.flow_type],
         )
         return Student(flows, conditioner, frontend, BASES[self.base])

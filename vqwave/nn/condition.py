@@ -159,7 +159,7 @@ class ConditionerSpec:
         default={},
         help="given vectors and their sizes, e.g. {speaker_vector: 256}: CORPUS/vectors/NAME.npy",
     )
-    kernel: Annotated[int, Field(ge=1)] = option(
+    kernel_size: Annotated[int, Field(ge=1)] = option(
         default=3, help="frames that the first convolution over frame features sees (odd)"
     )
     upsample: tuple[Annotated[int, Field(ge=1)], ...] = option(
@@ -256,7 +256,7 @@ class Conditioner(nn.Module):
             }
         )
         self.frames = (
-            nn.Conv1d(frame_channels, spec.channels, spec.kernel, padding="same")
+            nn.Conv1d(frame_channels, spec.channels, spec.kernel_size, padding="same")
             if frame_channels
             else None
         )

@@ -1,18 +1,18 @@
-r"""Affine autoregressive flows over time, plain or folded: inverse (one pass from noise to audio)
+r"""Affine autoregressive flows over time, plain or squeezed: inverse (one pass from noise to audio)
 or masked (one pass back).
 
-One flow is :math:`x_t = z_t\, s_t + \mu_t`. In an inverse flow (IAF) s and mu hear :math:`z_{<t}`,
-in a masked flow (MAF) :math:`x_{<t}`. Stacked flows that never reverse time keep the form
-:math:`x_t = z_t\, s^{tot}_t + \mu^{tot}_t` with both totals functions of :math:`z_{<t}` alone (each
-layer's past is a function of :math:`z_{<t}`), so that x_t given the past is one logistic (or
-normal), whose density and entropy are known.
+One flow is :math:`x_t = z_t\, s_t + \mu_t`. In an inverse flow (IAF) s and mu depend on
+:math:`z_{<t}`, in a masked flow (MAF) on :math:`x_{<t}`. Stacked flows that never reverse time keep
+the form :math:`x_t = z_t\, s^{tot}_t + \mu^{tot}_t` with both totals functions of :math:`z_{<t}`
+alone (each layer's past is a function of :math:`z_{<t}`), so that x_t given the past is one
+logistic (or normal), whose density and entropy are known.
 
-**Folded time.** A fold of n makes the n samples of a block the channels of one column: location and
-log-scale of all n come out of one column, which hears the blocks before it. The network runs n
-times less often: a student several times cheaper a sample, with dilations n times longer. The KL
-stays exact. Derivation: block b's totals are functions of the noise of earlier blocks, hence of
-:math:`z_{<t}` for each t in b, and the scales are positive; so :math:`x_{<t} \leftrightarrow
-z_{<t}` is one to one, dx / dz is triangular with the scales on its diagonal, and
+**Squeezed time.** A squeeze of n makes the n samples of a block the channels of one column:
+location and log-scale of all n come out of one column, which depends on the blocks before it. The
+network runs n times less often: a student several times cheaper a sample, with dilations n times
+longer. The KL stays exact. Derivation: block b's totals are functions of the noise of earlier
+blocks, hence of :math:`z_{<t}` for each t in b, and the scales are positive; so :math:`x_{<t}
+\leftrightarrow z_{<t}` is one to one, dx / dz is triangular with the scales on its diagonal, and
 
 .. math:: p_S(x_t | x_{<t}) = p_S(x_t | z_{<t}) = p_S(x_t | z_{block < b}) =
 \mathrm{Logistic}(\mu^{tot}_t, s^{tot}_t)
@@ -20,12 +20,12 @@ z_{<t}` is one to one, dx / dz is triangular with the scales on its diagonal, an
 The samples of a block are independent given earlier blocks' noise: the law of x_t needs nothing
 from inside its block. Hence :math:`H(P_S) = E \sum_t (\ln s^{tot}_t + 2)`, and :math:`H(P_S, P_T) =
 \sum_t E_{x_{<t}} [-\int p_S(x_t | x_{<t}) \ln p_T(x_t | x_{<t})\, dx_t]` is the same
-one-dimensional integral a time step as without a fold. What a fold costs is not exactness but
-reach: the teacher's x_t hears its neighbour, the student's does not.
+one-dimensional integral a time step as without it. What it costs is not exactness but
+reach: the teacher's x_t depends on its neighbour, the student's does not.
 
 **Staggered blocks.** Only :math:`z_{<t}` entered above, not where blocks begin: blocks of
 successive flows may begin at different samples (`offset`), and all of it still holds. The sample
-that one flow cannot hear, another can.
+that one flow does not depend on, another does.
 
 References: van den Oord et al., 2018 (Parallel WaveNet), sec. 3. arXiv:1711.10433; Kingma et al.,
 2016. arXiv:1606.04934; Papamakarios et al., 2017 (MAF), sec. 3. arXiv:1705.07057
@@ -58,12 +58,12 @@ class FlowOutput:
 
 @dataclass
 class FlowState:
-    """What a flow remembers between chunks: the block heard last, the block that is not yet whole,
-    and its stack's state.
+    """The state of a flow between chunks: the last complete block, the block that is not yet
+    complete, and its stack's state.
 
     n samples a block: last (B, n), partial (B, < n), ready (B, 2, n) the location and log-scale of
-    the block that is not yet whole, once they are known. Nothing follows a whole clip, whose stack
-    (None) remembers nothing.
+    the block that is not yet complete, once they are known. Nothing follows a complete clip, whose
+    stack (None) has no state.
     """
 
     last: Tensor | None = None
@@ -87,23 +87,24 @@ class AffineFlow(nn.Module):
         network: StackSpec,
         condition_channels: int,
         initial_log_scale: float,
-        fold: int = 1,
+        *,
+        squeeze: int = 1,
         offset: int = 0,
-        unit: float = 1.0,
+        location_scale: float = 1.0,
     ) -> None:
-        """Blocks of `fold` samples begin at samples `offset` + k `fold`; unit: what 1 stands for in
-        the network's locations.
+        """Blocks of `squeeze` samples begin at samples `offset` + k `squeeze`; location_scale: what
+        1 stands for in the network's locations.
         """
         super().__init__()
-        units = torch.tensor([unit, 1.0]).repeat_interleave(fold)
+        units = torch.tensor([location_scale, 1.0]).repeat_interleave(squeeze)
         self.register_buffer("units", units[:, None], persistent=False)
-        self.fold, self.offset = fold, offset % fold
-        self.input = nn.Conv1d(fold, network.residual_channels, 1)
-        self.stack = network.build(2 * fold, condition_channels)
+        self.squeeze, self.offset = squeeze, offset % squeeze
+        self.input = nn.Conv1d(squeeze, network.residual_channels, 1)
+        self.stack = network.build(2 * squeeze, condition_channels)
         with torch.no_grad():  # start near the identity, scaled
             self.stack.out.weight.mul_(0.1)
             self.stack.out.bias.copy_(
-                torch.tensor([0.0, initial_log_scale]).repeat_interleave(fold)
+                torch.tensor([0.0, initial_log_scale]).repeat_interleave(squeeze)
             )
 
     def forward(
@@ -117,27 +118,27 @@ class AffineFlow(nn.Module):
         self, x: Tensor, condition: Condition | None = None, state: FlowState | None = None
     ) -> FlowOutput:
         """x (B, T) -> z (B, T), one block after another: each block's location and scale need the z
-        found before it.
+        before it.
         """
         return self.sequential(x, condition, state, solve_for_z)
 
     def parallel(
-        self, heard: Tensor, condition: Condition | None, state: FlowState | None
+        self, inputs: Tensor, condition: Condition | None, state: FlowState | None
     ) -> tuple[Tensor, Tensor]:
-        """location and log-scale (B, T) of all samples of a chunk whose heard side (B, T) is known:
-        blocks hear blocks before.
+        """Location and log-scale (B, T) of all samples of a chunk, of the side that they depend on
+        (B, T): blocks depend on blocks before.
         """
-        state = self._begin(FlowState(stack=None) if state is None else state, heard)
-        first, end = state.partial.shape[-1], state.partial.shape[-1] + heard.shape[-1]
-        joined = torch.cat([state.partial, heard], -1)
-        touched = -(-end // self.fold)
+        state = self._begin(FlowState(stack=None) if state is None else state, inputs)
+        first, end = state.partial.shape[-1], state.partial.shape[-1] + inputs.shape[-1]
+        joined = torch.cat([state.partial, inputs], -1)
+        touched = -(-end // self.squeeze)
         before = joined if state.ready is not None else torch.cat([state.last, joined], -1)
         wanted = touched - (state.ready is not None)
         blocks = [] if state.ready is None else [state.ready]
         if wanted:
-            blocks.append(self._network(before[:, : wanted * self.fold], condition, state))
-        known = torch.cat(blocks, -1)  # (B, 2, touched * fold)
-        self._advance(state, joined, known[..., -self.fold :])
+            blocks.append(self._network(before[:, : wanted * self.squeeze], condition, state))
+        known = torch.cat(blocks, -1)  # (B, 2, touched * squeeze)
+        self._advance(state, joined, known[..., -self.squeeze :])
         return known[..., first:end].unbind(1)
 
     def sequential(
@@ -147,22 +148,24 @@ class AffineFlow(nn.Module):
         state: FlowState | None,
         solve: Callable[[Tensor, Tensor, Tensor], FlowOutput],
     ) -> FlowOutput:
-        """One block after another, where what is heard is what `solve(given, location, log_scale)`
-        finds.
+        """One block after another, where the input is a result of `solve(given, location,
+        log_scale)`.
         """
         state, parts, start = self._begin(state, given), [], 0
         while start < given.shape[-1]:
             if state.ready is None:
                 state.ready = self._network(state.last, condition, state)
             first = state.partial.shape[-1]
-            count = min(self.fold - first, given.shape[-1] - start)
+            count = min(self.squeeze - first, given.shape[-1] - start)
             parts.append(
                 solve(
                     given[:, start : start + count],
                     *state.ready[..., first : first + count].unbind(1),
                 )
             )
-            self._advance(state, torch.cat([state.partial, self.heard(parts[-1])], -1), state.ready)
+            self._advance(
+                state, torch.cat([state.partial, self.input_side(parts[-1])], -1), state.ready
+            )
             start += count
         names = ("x", "location", "log_scale", "z")
         return FlowOutput(
@@ -172,7 +175,7 @@ class AffineFlow(nn.Module):
             )
         )
 
-    def heard(self, flowed: FlowOutput) -> Tensor:
+    def input_side(self, flowed: FlowOutput) -> Tensor:
         """The side that locations and scales are functions of."""
         return flowed.z
 
@@ -182,31 +185,33 @@ class AffineFlow(nn.Module):
         """
         state = FlowState() if state is None else state
         if state.last is None:
-            state.last = x.new_zeros(len(x), self.fold)
-            state.partial = x.new_zeros(len(x), -self.offset % self.fold)
+            state.last = x.new_zeros(len(x), self.squeeze)
+            state.partial = x.new_zeros(len(x), -self.offset % self.squeeze)
         return state
 
     def _advance(self, state: FlowState, joined: Tensor, open_block: Tensor) -> None:
         """joined: the samples from the beginning of a block on; what is left of them stays for the
         next chunk.
         """
-        whole = joined.shape[-1] // self.fold * self.fold
-        if whole:
-            state.last = joined[:, whole - self.fold : whole]
-        state.partial = joined[:, whole:]
+        end = joined.shape[-1] // self.squeeze * self.squeeze  # of the last complete block
+        if end:
+            state.last = joined[:, end - self.squeeze : end]
+        state.partial = joined[:, end:]
         state.ready = open_block if state.partial.shape[-1] else None
 
-    def _network(self, heard: Tensor, condition: Condition | None, state: FlowState) -> Tensor:
-        """heard (B, n C) -> location and log-scale of the blocks that follow each heard block, (B,
-        2, n C).
+    def _network(self, inputs: Tensor, condition: Condition | None, state: FlowState) -> Tensor:
+        """inputs (B, n C) -> location and log-scale of the blocks that follow each of them, (B, 2,
+        n C).
         """
-        folded = heard.unflatten(-1, (-1, self.fold)).transpose(1, 2)  # (B, n, C)
+        blocks = inputs.unflatten(-1, (-1, self.squeeze)).transpose(1, 2)  # (B, n, C)
         projected = self.stack.project(
-            None if condition is None else fold_condition(condition, self.fold)
+            None if condition is None else squeeze_condition(condition, self.squeeze)
         )
-        out = self.stack(self.input(folded), projected, state.stack) * self.units
+        out = self.stack(self.input(blocks), projected, state.stack) * self.units
         out = out if out.dtype == torch.float64 else out.float()
-        location, log_scale = out.unflatten(1, (2, self.fold)).transpose(2, 3).flatten(2).unbind(1)
+        location, log_scale = (
+            out.unflatten(1, (2, self.squeeze)).transpose(2, 3).flatten(2).unbind(1)
+        )
         return torch.stack([location, log_scale.clamp(min=self.MIN_LOG_SCALE)], 1)
 
     def last_layer(self) -> tuple[Tensor, Tensor]:
@@ -214,14 +219,14 @@ class AffineFlow(nn.Module):
         return self.stack.out.weight * self.units[..., None], self.stack.out.bias * self.units[:, 0]
 
     def extra_repr(self) -> str:
-        return f"fold={self.fold}, offset={self.offset}"
+        return f"squeeze={self.squeeze}, offset={self.offset}"
 
 
 class MaskedFlow(AffineFlow):
-    """The same network read the other way, an MAF: location and scale hear x, so that the density
-    of audio takes one pass.
+    """The same network read the other way, an MAF: location and scale depend on x, so that the
+    density of audio takes one pass.
 
-    Sampling goes one block after another, as in a WaveNet: one Gaussian masked flow without a fold
+    Sampling goes one block after another, as in a WaveNet: one Gaussian masked flow of squeeze 1
     is a WaveNet with a Gaussian head. Papamakarios et al., 2017, sec. 3. arXiv:1705.07057
     """
 
@@ -238,7 +243,7 @@ class MaskedFlow(AffineFlow):
         location, log_scale = self.parallel(x, condition, state)
         return solve_for_z(x, location, log_scale)
 
-    def heard(self, flowed: FlowOutput) -> Tensor:
+    def input_side(self, flowed: FlowOutput) -> Tensor:
         return flowed.x
 
 
@@ -250,12 +255,14 @@ def solve_for_z(x: Tensor, location: Tensor, log_scale: Tensor) -> FlowOutput:
     return FlowOutput(x, location, log_scale, (x - location) * (-log_scale).exp())
 
 
-def fold_condition(condition: Condition, fold: int) -> Condition:
-    """The condition of blocks: a column holds for `hold / fold` of them.
+def squeeze_condition(condition: Condition, squeeze: int) -> Condition:
+    """The condition of blocks: a column covers `repeat / squeeze` of them.
 
-    Blocks that begin at an offset hear it that much early.
+    Blocks that begin at an offset take it that much early.
     """
-    return Condition(condition.features, max(1, condition.repeat // fold), condition.offset // fold)
+    return Condition(
+        condition.features, max(1, condition.repeat // squeeze), condition.offset // squeeze
+    )
 
 
 class FlowStack(nn.Module):
@@ -267,37 +274,46 @@ class FlowStack(nn.Module):
         condition_channels: int,
         initial_scale: float,
         *,
-        fold: int = 1,
-        stagger: bool = False,
-        unit: float = 1.0,
+        squeeze: int = 1,
+        stagger_blocks: bool = False,
+        location_scale: float = 1.0,
         flow: type[AffineFlow] = AffineFlow,
     ) -> None:
-        """stagger: the blocks of successive flows begin at offsets spread evenly over a block."""
+        """stagger_blocks: the blocks of successive flows begin at offsets spread evenly over a
+        block.
+        """
         super().__init__()
         share, count = math.log(initial_scale) / len(flows), len(flows)
-        offsets = [
-            i * fold // count if stagger and count <= fold else i * stagger for i in range(count)
-        ]
+        spread = stagger_blocks and count <= squeeze
+        offsets = [i * squeeze // count if spread else i * stagger_blocks for i in range(count)]
         self.flows = nn.ModuleList(
-            flow(network, condition_channels, share, fold, offset, unit)
+            flow(
+                network,
+                condition_channels,
+                share,
+                squeeze=squeeze,
+                offset=offset,
+                location_scale=location_scale,
+            )
             for network, offset in zip(flows, offsets, strict=True)
         )
 
     @property
     def receptive_field(self) -> int:
-        """Noise that one output hears, at the most: from the first sample of the earliest block
-        that it hears, to itself.
+        """Noise that one output depends on, at the most: from the first sample of the earliest
+        block that it depends on, to itself.
 
-        Without a fold the fields of the flows add up, one more sample each for the strict shift.
+        With a squeeze of 1 the fields of the flows add up, one more sample each for the strict
+        shift.
         """
-        period = self.flows[0].fold
+        period = self.flows[0].squeeze
         reach = 0
         for end in range(period):
             t = end
             for flow in reversed(self.flows):
                 t = (
-                    (t - flow.offset) // flow.fold - flow.stack.receptive_field
-                ) * flow.fold + flow.offset
+                    (t - flow.offset) // flow.squeeze - flow.stack.receptive_field
+                ) * flow.squeeze + flow.offset
             reach = max(reach, end - t)
         return 1 + reach
 
@@ -306,7 +322,7 @@ class FlowStack(nn.Module):
         """Multiply-adds of one sample: the weights of all convolutions at audio rate, shared by the
         samples of a block.
         """
-        return sum(weights(flow) / flow.fold for flow in self.flows)
+        return sum(weights(flow) / flow.squeeze for flow in self.flows)
 
     def forward(
         self,

@@ -62,8 +62,8 @@ def unsupported_student(student: Student) -> str | None:
         return "its context stack (network.context) has no kernel"
     if any(flow.stack.spec.skip_channels for flow in flows):
         return "a flow with skips has no kernel"
-    if any(2 * flow.fold > WIDTH for flow in flows):
-        return f"blocks of {flows[0].fold} samples have no kernel, expected at most {WIDTH // 2}"
+    if any(2 * flow.squeeze > WIDTH for flow in flows):
+        return f"blocks of {flows[0].squeeze} samples have no kernel, expected at most {WIDTH // 2}"
     parameter = next(student.parameters())
     if parameter.device.type != "cpu":
         return f"its parameters are on {parameter.device}, the kernels run on the CPU"
@@ -100,7 +100,7 @@ def _plan(flow: AffineFlow, weights: Precision) -> FlowPlan:
         dilations=np.array(spec.dilations, np.int64),
         kernel=spec.kernel_size,
         gate=padded(spec.gate_channels),
-        fold=flow.fold,
+        fold=flow.squeeze,
         offset=flow.offset,
         floor=flow.MIN_LOG_SCALE,
     )
