@@ -97,16 +97,16 @@ results: setup pesq judges data/fsdd/corpus.json data/librispeech/corpus.json da
 	vqwave evaluate fsdd-prior --data data/fsdd --split test --temperature 0.9 --out runs/results/fsdd-prior.json
 	vqwave evaluate speech --student speech-student --data data/librispeech --split test --speakers 19,26,27 \
 		--metrics wer,similarity,mos,pitch,codes --out runs/results/speech.json
-	vqwave evaluate speech --data data/librispeech --split test --speakers 19,26,27 --metrics converted --pairs 12 --out runs/results/speech-conversions.json
-	vqwave evaluate fsdd --data data/demo --split test --only map,abx --out runs/results/fsdd-phones.json
-	vqwave evaluate speech --data data/demo16 --split test --only map,abx --out runs/results/speech-phones.json
+	vqwave evaluate speech --data data/librispeech --split test --speakers 19,26,27 --metrics converted --max-conversions 12 --out runs/results/speech-conversions.json
+	vqwave evaluate fsdd --data data/demo --split test --metrics map,abx --out runs/results/fsdd-phones.json
+	vqwave evaluate speech --data data/demo16 --split test --metrics map,abx --out runs/results/speech-phones.json
 	vqwave results $(foreach name,fsdd fsdd-prior speech speech-conversions fsdd-phones speech-phones,runs/results/$(name).json) --readme README.md
 
 .PHONY: tiny
 tiny: setup data/demo/corpus.json ## every command once, each training for some seconds
-	$(LAUNCH) experiments/wavenet.py --config configs/wavenet/tiny.yaml --fresh --quiet
-	$(LAUNCH) experiments/vqvae.py --config configs/vqvae/tiny.yaml --fresh --quiet
-	$(LAUNCH) experiments/distill.py --config configs/distill/tiny.yaml --fresh --quiet
+	$(LAUNCH) experiments/wavenet.py --config configs/wavenet/tiny.yaml --restart --quiet
+	$(LAUNCH) experiments/vqvae.py --config configs/vqvae/tiny.yaml --restart --quiet
+	$(LAUNCH) experiments/distill.py --config configs/distill/tiny.yaml --restart --quiet
 	@rm -rf runs/tiny && mkdir -p runs/tiny
 	input=$$(ls runs/tiny-vqvae/samples/*.original.wav | head -n 1); \
 	vqwave encode runs/tiny-vqvae "$$input" --out runs/tiny/codes.vqw; \

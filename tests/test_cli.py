@@ -5,6 +5,7 @@ nothing half-written.
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,8 +17,11 @@ import torch
 
 import vqwave
 from vqwave import audio
-from vqwave.cli import main
+from vqwave.cli import main, parser
+from vqwave.config.renamed import COMMAND_LINE
+from vqwave.config.yaml_layers import split
 from vqwave.distributions import MixtureOfLogistics, MuLaw
+from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec
 from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.models import ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
@@ -276,7 +280,7 @@ def test_bad_names(place: Path, failing: Failing, tmp_path: Path) -> None:
         "convert", place / "vqvae", place / "speech.wav", "--speaker", "thea", "--out", out
     )
     red = ("--speaker", "theo", "--label", "colour=red")
-    assert "--label colour: not heard" in failing(
+    assert "--label colour: no condition" in failing(
         "convert", place / "vqvae", place / "speech.wav", *red, "--out", out
     )
     assert "speaker: not given" in failing("generate", place / "babble", "--out", out)
@@ -359,6 +363,74 @@ def test_a_student_is_no_teacher_and_a_wrong_key_is_named(
         assert (out, err.count("\n")) == ("", 1)
         assert expected in err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["speak", "m"], "speak: is now synthesize; see vqwave --help"),
+        (
+            ["evaluate", "m", "--limit", "3"],
+            "--limit: is now --max-utterances; see",
+        ),
+        (["evaluate", "m", "--only=codes"], "--only: is now --metrics"),
+        (["tune", "m", "--seconds", "3"], "--seconds: is now --max-seconds; see vqwave tune"),
+        (["encode", "m", "-", "--level", "-20"], "--level: is now --input-rms-db"),
+        (["encode", "m", "-", "--block", "1"], "--block: is now --chunk-seconds"),
+        (["score", "m", "x.wav", "--vector", "a=b"], "--vector: is now --embedding"),
+        (["synthesize", "m", "--frames", "a=b"], "--frames: is now --features"),
+        (["generate", "m", "--prime", "x.wav"], "--prime: is now --prompt"),
+        (["info", "m", "--limit", "3"], "unrecognized arguments: --limit 3"),
+    ],
+)
+def test_an_old_flag_is_answered_with_the_new_one(
+    words: list[str], line: str, failing: Failing
+) -> None:
+    assert failing(*words).startswith(f"error: {line}")
+
+
+def test_every_new_flag_is_one_of_some_command(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = parser().commands
+    flags = {flag for command in commands.values() for flag in command._option_string_actions}
+    missing = {new for new in COMMAND_LINE.values() if new not in {*flags, *commands}}
+    assert missing == {"--restart"}  # the experiments'
+    with pytest.raises(UserInputError, match="--fresh: is now --restart"):
+        split(["--fresh"])
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert (stopped.value.code, capsys.readouterr().out) == (0, f"vqwave {vqwave.__version__}\n")
+    for name in ("encode", "decode", "convert", "generate", "synthesize", "score", "evaluate"):
+        assert "--device" in commands[name]._option_string_actions, name
+
+
+def test_help_and_errors_of_arguments_come_without_torch() -> None:
+    """What is slow to import is imported once a command does its work."""
+    script = """
+import sys
+from vqwave.cli import main, parser
+from vqwave.config.renamed import COMMAND_LINE
+from vqwave.config.yaml_layers import split
+def run(*words):
+    try:
+        main(words)
+    except SystemExit as end:
+        assert end.code == (0 if words[-1] == "--help" else 2), words
+    assert not {"torch", "numba", "optuna"} & set(sys.modules), words
+run("--help")
+run("info", "--help")
+run("nonsense")
+run("evaluate", "m", "--limit", "3")
+run("evaluate", "m")
+run("evaluate", "m", "--data", "d", "--max-seconds", "0")
+run("tune", "m", "--data", "d", "--max-utterances", "-1")
+run("encode", "m", "x.wav")
+run("decode", "m", "x.vqw", "--raw", "--out", "x.wav")
+run("generate", "m", "--out", "x.mp3")
+run("synthesize", "m", "--out", "x.wav", "--features", "mel")
+run("sweep", "x.yaml", "--count", "0")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_a_model_says_what_it_is(place: Path) -> None:

@@ -215,8 +215,8 @@ def test_an_optional_part_can_be_chosen_and_left_out(tmp_path: Path) -> None:
 
 def test_flags() -> None:
     asked = parse(Config, ["--dry-run", "seed=1", "--quiet"])
-    assert asked == Request(config=Config(seed=1), dry_run=True, fresh=False, quiet=True)
-    assert parse(Config, ["--fresh"]).fresh
+    assert asked == Request(config=Config(seed=1), dry_run=True, restart=False, quiet=True)
+    assert parse(Config, ["--restart"]).restart
 
 
 @pytest.mark.parametrize(
@@ -391,7 +391,7 @@ def test_help_lists_every_key_of_every_kind(capsys: pytest.CaptureFixture[str]) 
         tree = to_tree(Config(model=Model(quantizer=variant, prior=Ema()), losses={}))
         assert set(leaves(tree)) <= set(rows)
     assert "model.quantizer (kind=ema, the default): Moving averages." in text
-    assert {"--config", "--dry-run", "--fresh", "--quiet"} <= set(rows)
+    assert {"--config", "--dry-run", "--restart", "--quiet"} <= set(rows)
 
 
 def test_help_marks_what_is_required(capsys: pytest.CaptureFixture[str]) -> None:

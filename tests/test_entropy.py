@@ -307,7 +307,7 @@ def test_the_commands(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--speaker", "ann", "--label", "text=maybe"], "text 'maybe': not among the 2"),
         (
             ["--speaker", "ann", "--label", "colour=red"],
-            "colour: not heard by this model, expected speaker, text",
+            "colour: no condition of this model, expected speaker, text",
         ),
         ([], "speaker: not given"),
         (["--speaker", "ann", "--seconds", "0"], "seconds 0.0: expected a number above 0"),

@@ -407,14 +407,14 @@ def test_the_command_writes_whole_or_nothing(
 ) -> None:
     out = tmp_path / "metrics.json"
     command = ["evaluate", str(place / "vqvae"), "--data", str(place / "corpus"), "--quiet"]
-    main([*command, "--only", "codes", "--out", str(out)])
+    main([*command, "--metrics", "codes", "--out", str(out)])
     assert "codebook perplexity" in capsys.readouterr().out
     tree: dict[str, Any] = json.loads(out.read_text())
     assert tree["model"] == "vqvae"
     assert {row["group"] for row in tree["rows"]} == {"codes"}
     for wrong, complaint in (
-        (["--only", "colour"], "measure 'colour'"),
-        (["--limit", "0"], "--limit 0"),
+        (["--metrics", "colour"], "measure 'colour'"),
+        (["--max-utterances", "0"], "--max-utterances 0"),
         (["--split", "tset"], "no split 'tset'"),
         (["--out", str(tmp_path / "none" / "x.json")], "no such folder"),
         (["--student", str(place / "babble")], "student: has other codes"),
@@ -435,7 +435,7 @@ def test_the_readme_gets_its_table(place: Path, tmp_path: Path) -> None:
             str(place / "vqvae"),
             "--data",
             str(place / "corpus"),
-            "--only",
+            "--metrics",
             "codes",
             "--quiet",
             "--out",

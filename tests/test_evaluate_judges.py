@@ -253,7 +253,20 @@ def test_utterances_whose_words_count_are_whole(
         lambda model, data, settings, **_: taken.append(settings) or Result(),
     )
     main(["evaluate", "x", "--data", "y", "--metrics", names])
-    main(["evaluate", "x", "--data", "y", "--only", names, "--seconds", "2", "--speakers", "a, b"])
+    main(
+        [
+            "evaluate",
+            "x",
+            "--data",
+            "y",
+            "--metrics",
+            names,
+            "--max-seconds",
+            "2",
+            "--speakers",
+            "a, b",
+        ]
+    )
     assert [settings.seconds for settings in taken] == [seconds, 2.0]
     assert taken[1].speakers == ("a", "b")
 

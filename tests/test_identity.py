@@ -258,7 +258,7 @@ def test_another_corpus_is_refused_before_anything_is_touched(
     assert str(found.value).startswith(
         f"{run}: data.corpus {corpus} is not what this run was begun with: "
     )
-    assert str(found.value).endswith("; bring that back, choose another run=..., or --fresh")
+    assert str(found.value).endswith("; bring that back, choose another run=..., or --restart")
     assert contents(run) == before
     with ExitStack() as held:
         claim(Tiny(settings), held, fresh=True)

@@ -218,7 +218,7 @@ def test_what_does_not_come_through_a_pipe_is_named(
         (
             wav,
             (*encode, "--prior", place / "none"),
-            "--prior: entropy coding needs the whole utterance",
+            "--prior: entropy coding needs the entire utterance",
         ),
         (codes, (*decode[:-1], "thea"), "did you mean theo"),
     ):

@@ -394,7 +394,7 @@ def test_semitones_on_the_command_line(chain: Chain, tmp_path: Path) -> None:
         ),
         (
             ["encode", "student", "-", "--pitch-range", "120"],
-            "pitch_range: (120.0,), expected two numbers",
+            "--pitch-range 120: expected HZ,SEMITONES, such as 120,3",
         ),
         (
             ["encode", "student", "-", "--pitch-range", "deep"],

@@ -217,8 +217,8 @@ def test_the_command_writes_the_best_into_the_card(
         "judge_of",
         lambda _: lambda waves: {"rms": float(np.mean([w.std() for w in waves]))},
     )
-    command = ["tune", str(model), "--data", str(place / "corpus"), "--limit", "2"]
-    command += ["--seconds", "0.05", "--backend", "reference", "--quiet"]
+    command = ["tune", str(model), "--data", str(place / "corpus"), "--max-utterances", "2"]
+    command += ["--max-seconds", "0.05", "--backend", "reference", "--quiet"]
     main(command)
     assert json.loads((model / "config.json").read_text()) == before
     first, *lines = capsys.readouterr().out.splitlines()
@@ -276,8 +276,8 @@ def test_a_model_that_makes_no_copies_is_refused(place: Path, tmp_path: Path) ->
     )
     with pytest.raises(temperature_tuning.NotApplicable, match="no copies"):
         temperature_tuning.tune(it, lambda waves: {"a": 0.0})
-    with pytest.raises(UserInputError, match="--limit 0"):
-        main_of(tmp_path / "babble", place / "corpus", "--limit", "0")
+    with pytest.raises(UserInputError, match="--max-utterances 0"):
+        main_of(tmp_path / "babble", place / "corpus", "--max-utterances", "0")
 
 
 def main_of(model: Path, corpus: Path, *flags: str) -> None:

@@ -155,7 +155,7 @@ def test_each_part_is_checked_by_name(part: str) -> None:
         ["decode", "m", "in.vqw"],
         ["convert", "m", "in.wav", "--speaker", "a"],
         ["generate", "m", "--out", "x.wav"],
-        ["speak", "m", "--frames", "mel=x.npy", "--out", "x.wav"],
+        ["synthesize", "m", "--features", "mel=x.npy", "--out", "x.wav"],
         ["evaluate", "m"],
     ],
 )

@@ -1,7 +1,7 @@
 """The `vqwave` command. Exit status 0; 2 with one line for bad input; 130 after Ctrl-C.
 
-Each module here adds its commands to the parser and imports the rooms that a command needs when it
-runs, so that `--help` is quick.
+Each module here adds its commands to the parser and imports the packages that a command needs when
+it runs, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
+from vqwave import __version__
 from vqwave.cli import bench, code, corpora, evaluate, export, generate, look, sweep, tune
 from vqwave.errors import Note, UserInputError
 
@@ -43,30 +45,55 @@ def notes(*, quiet: bool) -> Iterator[None]:
     with warnings.catch_warnings():
         show = warnings.showwarning
 
-        def line(message: Warning | str, category: type[Warning], *rest: object) -> None:
+        def show_note(message: Warning | str, category: type[Warning], *place: object) -> None:
             if category is Note:
                 print(f"note: {message}", file=sys.stderr)
             else:
-                show(message, category, *rest)
+                show(message, category, *place)  # type: ignore[arg-type]
 
-        warnings.showwarning = line
+        warnings.showwarning = show_note  # type: ignore[assignment]
         warnings.simplefilter("ignore" if quiet else "once", Note)
         yield
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors."""
+    """argparse with one-line errors; for an old flag or command they name the new one."""
 
-    def error(self, message: str) -> None:
+    commands: Collection[str] = ()
+
+    def error(self, message: str) -> NoReturn:
         print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
+
+    def parse_known_args(  # type: ignore[override] # argparse's has overloads
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        words = list(sys.argv[1:] if args is None else args)
+        self._refuse_renamed(words)
+        return super().parse_known_args(words, namespace)
+
+    def _refuse_renamed(self, words: list[str]) -> None:
+        """Looks at the first word where commands are expected, else at the flags."""
+        flags = [word.partition("=")[0] for word in words if word.startswith("--")]
+        first = [word for word in words[:1] if not word.startswith("-")]
+        known = self.commands or self._option_string_actions
+        unknown = [word for word in (first if self.commands else flags) if word not in known]
+        if not unknown:
+            return
+        from vqwave.config.renamed import COMMAND_LINE
+
+        for word in unknown:
+            if (new := COMMAND_LINE.get(word)) in known:
+                self.error(f"{word}: is now {new}")
 
 
 def parser() -> Parser:
     top = Parser(
         prog="vqwave", description="Speech in discrete codes: WaveNet, VQ-VAE, Parallel WaveNet."
     )
+    top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(dest="name", required=True, metavar="COMMAND")
+    top.commands = commands.choices
 
     def add(
         name: str, run: Callable[[argparse.Namespace], None], text: str

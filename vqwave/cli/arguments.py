@@ -1,16 +1,18 @@
-"""What several commands ask and say: voices, labels, outputs, progress."""
+"""What several commands share: options of voices, labels and decoders, outputs, progress."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from vqwave.errors import UserInputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from vqwave.decode.sampling import Sampling
     from vqwave.inference.speech_model import SpeechModel
 
@@ -26,21 +28,22 @@ class Add(Protocol):
     ) -> argparse.ArgumentParser: ...
 
 
-def voice(
+def synthesis_options(
     command: argparse.ArgumentParser,
     *,
     required: bool = False,
     out: str | None = None,
     melody: bool = True,
 ) -> None:
-    """The options of everything that speaks.
+    """The options of every command that writes speech.
 
-    `out`: what it writes, where it need not be given; `melody`: whether it decodes codes.
+    `required`: whether the voice must be given; `out`: the help of the output, where it need not be
+    given; `melody`: whether codes are decoded.
     """
     command.add_argument(
         "--out", type=Path, required=out is None, help=out or "audio file: .wav or .flac"
     )
-    told(command, required=required)
+    condition_options(command, required=required)
     command.add_argument(
         "--seed", type=int, default=0, help="the same seed, the same audio (default %(default)s)"
     )
@@ -49,35 +52,39 @@ def voice(
             "move the melody up, or down if below 0 (a model with pitch codes; default %(default)g)"
         )
         command.add_argument("--shift-semitones", type=float, default=0.0, metavar="N", help=moved)
-    temperatures(command)
-    command.add_argument(
-        "--top-p",
-        type=float,
-        default=1.0,
-        help="keep the likeliest classes of this mass (categorical heads)",
-    )
-    command.add_argument(
-        "--guidance",
-        type=float,
-        default=1.0,
-        help="above 1: hear the condition more (a model with dropout)",
-    )
-    command.add_argument(
-        "--backend", default="auto", help="auto, or one of the decoders (see docs/decoding.md)"
-    )
+    temperature_options(command)
+    decoder_options(command)
+
+
+def decoder_options(command: argparse.ArgumentParser) -> None:
+    """What is sampled from, by which decoder, on which device."""
+    mass = "keep the likeliest classes of this mass (categorical heads)"
+    command.add_argument("--top-p", type=float, default=1.0, help=mass)
+    guidance = "above 1: weigh the condition more (a model with dropout)"
+    command.add_argument("--guidance", type=float, default=1.0, help=guidance)
+    backend_options(command)
+
+
+def backend_options(command: argparse.ArgumentParser) -> None:
+    """Which decoder, at which precision, on which device."""
+    backends = "auto, or one of the decoders (see docs/decoding.md)"
+    command.add_argument("--backend", default="auto", help=backends)
     kinds = (
         "float32, bf16 (weights), bf16-dot (and sums of pairs), int8 (of units), auto: bf16-dot if"
         " it can"
     )
-    command.add_argument(
-        "--precision",
-        default="float32",
-        help=f"of the numba back-end: {kinds} (default %(default)s)",
-    )
+    precision = f"of the numba back-end: {kinds} (default %(default)s)"
+    command.add_argument("--precision", default="float32", help=precision)
+    device_option(command)
 
 
-def temperatures(command: argparse.ArgumentParser) -> None:
-    """The options of how sharply is drawn; of what is not given, the model's card has its own."""
+def device_option(command: argparse.ArgumentParser) -> None:
+    """Where the model is loaded."""
+    command.add_argument("--device", default="cpu", help="cpu or cuda (default %(default)s)")
+
+
+def temperature_options(command: argparse.ArgumentParser) -> None:
+    """How widely is sampled; of what is not given, the model's card has its own."""
     own = "default: the model's own, see info"
     of_all = f"of all parts of a draw; below 1: safer, duller; 0: the likeliest ({own})"
     command.add_argument("--temperature", type=float, metavar="T", help=of_all)
@@ -89,37 +96,40 @@ def temperatures(command: argparse.ArgumentParser) -> None:
     command.add_argument("--voiced-temperature", type=float, metavar="T", help=voiced)
 
 
-def told(command: argparse.ArgumentParser, *, required: bool = False) -> None:
-    """What a model may be told of an utterance."""
+def condition_options(command: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """What a model may be conditioned on for an utterance.
+
+    `required`: whether the voice must be given.
+    """
     command.add_argument("--speaker", required=required, help="voice")
     command.add_argument(
         "--label",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="any other label the model hears",
+        help="any other label that the model is conditioned on",
     )
     command.add_argument(
-        "--vector",
+        "--embedding",
         action="append",
         default=[],
         metavar="NAME=FILE.npy",
-        help="a vector the model hears",
+        help="a vector that the model is conditioned on",
     )
 
 
 def labels_of(arguments: argparse.Namespace, model: SpeechModel) -> dict[str, str]:
-    """What is said of an utterance beside its codes.
+    """The labels of an utterance, the speaker among them.
 
-    Raises UserInputError for a label that the model does not hear.
+    Raises UserInputError for a label that the model is not conditioned on.
     """
     given = pairs("--label", arguments.label)
-    heard = [*(model.prior.labels if model.prior else ()), *model.decoder.conditioner.labels]
+    known = [*(model.prior.labels if model.prior else ()), *model.decoder.conditioner.labels]
     for name in given:
-        if name not in heard:
+        if name not in known:
             raise UserInputError(
-                f"--label {name}: not heard by this model, expected"
-                f" {', '.join(dict.fromkeys(heard)) or 'none'}"
+                f"--label {name}: no condition of this model, expected"
+                f" {', '.join(dict.fromkeys(known)) or 'none'}"
             )
     given |= {"speaker": arguments.speaker} if arguments.speaker else {}
     for name, value in given.items():
@@ -131,12 +141,12 @@ def labels_of(arguments: argparse.Namespace, model: SpeechModel) -> dict[str, st
     return given
 
 
-def vectors_of(arguments: argparse.Namespace) -> dict[str, object]:
+def embeddings_of(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
+    """The vectors of an utterance by name, from their files."""
     from vqwave.data.corpus import read_array
 
-    return {
-        name: read_array(Path(path)) for name, path in pairs("--vector", arguments.vector).items()
-    }
+    files = pairs("--embedding", arguments.embedding)
+    return {name: read_array(Path(path)) for name, path in files.items()}
 
 
 def pairs(flag: str, pairs: Sequence[str]) -> dict[str, str]:
@@ -153,6 +163,7 @@ def shift_of(arguments: argparse.Namespace, model: SpeechModel) -> float:
 
 
 def sampling_of(arguments: argparse.Namespace) -> Sampling:
+    """How samples are drawn, and by which decoder."""
     from vqwave.decode.sampling import Sampling
 
     return Sampling(
@@ -165,6 +176,14 @@ def sampling_of(arguments: argparse.Namespace) -> Sampling:
         backend=arguments.backend,
         precision=arguments.precision,
     )
+
+
+def check_positive(arguments: argparse.Namespace, *flags: str) -> None:
+    """Raises UserInputError for the first of these flags whose value is not above 0."""
+    for flag in flags:
+        value = getattr(arguments, flag.removeprefix("--").replace("-", "_"))
+        if value is not None and not value > 0:
+            raise UserInputError(f"{flag} {value}: expected a number above 0")
 
 
 def audio_out(path: Path | None, source: Path | None = None) -> Path:
@@ -195,7 +214,7 @@ def within(path: Path) -> Path:
 class Progress:
     """A bar over decoded samples, in seconds of audio."""
 
-    def __init__(self, samples: int, sample_rate: int, quiet: bool) -> None:
+    def __init__(self, samples: int, sample_rate: int, *, quiet: bool) -> None:
         from tqdm import tqdm
 
         self.rate = sample_rate
@@ -216,20 +235,22 @@ class Progress:
         self.bar.close()
 
 
-def note_rate(arguments: argparse.Namespace, found: int, expected: int) -> None:
-    if found != expected and not arguments.quiet:
+def note_rate(arguments: argparse.Namespace, rate: int | None, expected: int) -> None:
+    """A line where the input's sample rate is not the model's."""
+    if rate != expected and not arguments.quiet:
         print(
-            f"note: {arguments.input} is at {found} Hz, resampled to {expected} Hz", file=sys.stderr
+            f"note: {arguments.input} is at {rate} Hz, resampled to {expected} Hz", file=sys.stderr
         )
 
 
-def named(path: Path | str, work: Callable[[], T]) -> T:
-    """Put the file's name before what is wrong with its content."""
+def naming(path: Path | str, work: Callable[[], T]) -> T:
+    """Put the file's name before what is wrong with its content, where it is not named already."""
     try:
         return work()
     except UserInputError as error:
-        raise UserInputError(f"{path}: {error}") from None
+        raise error if str(path) in str(error) else UserInputError(f"{path}: {error}") from None
 
 
-def say_written(path: Path, wave: object, sample_rate: int) -> None:
+def print_written(path: Path, wave: Sized, sample_rate: int) -> None:
+    """The line after a file of sound is written."""
     print(f"{path}: {len(wave) / sample_rate:.2f} s at {sample_rate:,} Hz")

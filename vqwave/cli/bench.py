@@ -1,4 +1,4 @@
-"""How fast the parts are, beside what the machine could do: bench."""
+"""How fast the parts are, compared with what the machine could do: bench."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from vqwave.cli.arguments import Add, writable
 
 SUITES = {
-    "decode": "samples a second of the decoders, beside the machine's floor",
-    "student": "the student's pass, beside torch's and onnxruntime's",
-    "quantizer": "a training step of the quantizer, beside the plain way",
+    "decode": "samples a second of the decoders, and the machine's floor",
+    "student": "the student's pass, and torch's and onnxruntime's",
+    "quantizer": "a training step of the quantizer, and the plain way",
     "train": "a training step of each experiment",
 }
 
@@ -20,7 +20,7 @@ def add(add: Add) -> None:
     bench = add(
         "bench",
         run_suite,
-        "How fast a part is, beside the plain way and what the machine could do.",
+        "How fast a part is, compared with the plain way and what the machine could do.",
     )
     listed = "; ".join(f"{name}: {text}" for name, text in SUITES.items())
     bench.add_argument("suite", choices=tuple(SUITES), help=listed)
@@ -43,7 +43,7 @@ def run_suite(arguments: argparse.Namespace) -> None:
         "--json", type=Path, metavar="FILE", help="write the rows to this file as well"
     )
     parser.add_argument(
-        "--quiet", action="store_true", default=arguments.quiet, help="no notes beside the table"
+        "--quiet", action="store_true", default=arguments.quiet, help="no notes with the table"
     )
     if hasattr(suite, "options"):
         suite.options(parser)

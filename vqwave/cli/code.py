@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,15 @@ from vqwave.cli.arguments import (
     Add,
     Progress,
     audio_out,
+    device_option,
+    embeddings_of,
     labels_of,
+    naming,
     note_rate,
+    print_written,
     sampling_of,
-    say_written,
     shift_of,
-    vectors_of,
-    voice,
+    synthesis_options,
     writable,
 )
 from vqwave.cli.folder import Account, Work, share
@@ -42,16 +45,16 @@ def add(add: Add) -> None:
     encode.add_argument(
         "--out",
         type=Path,
-        help=".vqw file, folder, or - for standard output, which is where what comes from - goes",
+        help=".vqw file, folder, or - for standard output (the default where the input is -)",
     )
-    encode.add_argument("--speaker", help="who speaks, noted in the file")
+    encode.add_argument("--speaker", help="the recording's speaker, noted in the file")
     encode.add_argument(
         "--prior",
         metavar="RUN",
         help="entropy-code the codes with this prior; decoding needs it again",
     )
     encode.add_argument(
-        "--level",
+        "--input-rms-db",
         type=float,
         metavar="DB",
         help="of a pipe: its RMS level in dBFS (default: that of its first second)",
@@ -61,16 +64,17 @@ def add(add: Add) -> None:
         metavar="HZ,SEMITONES",
         help=(
             "of a pipe, for a model with pitch codes: mean and deviation of the voice's F0 "
-            "(default: those of --speaker, if the model knows it; else of the first voiced second)"
+            "(default: those of --speaker, if the model has that; else of the first voiced second)"
         ),
     )
     encode.add_argument(
-        "--block",
+        "--chunk-seconds",
         type=float,
         default=0.16,
         help="of a pipe: seconds encoded at once (default %(default)s)",
     )
-    overwrite(encode)
+    device_option(encode)
+    overwrite_option(encode)
 
     decode = add("decode", decode_file, ".vqw files -> speech.")
     decode.add_argument("model", help="run folder, model folder or name: a VQ-VAE or its student")
@@ -90,43 +94,44 @@ def add(add: Add) -> None:
     decode.add_argument(
         "--raw", action="store_true", help="of a stream: 16-bit samples without a WAV header"
     )
-    voice(decode, out="audio file, folder, or - for standard output, which is where a stream goes")
-    overwrite(decode)
+    out = "audio file, folder, or - for standard output (the default of a stream)"
+    synthesis_options(decode, out=out)
+    overwrite_option(decode)
 
     convert = add("convert", convert_file, "Speech -> the same words in another voice.")
     convert.add_argument("model", help="run folder, model folder or name")
     convert.add_argument("input", type=Path, help="audio file, or folder of them")
-    voice(convert, required=True, out="audio file, or folder")
-    overwrite(convert)
+    synthesis_options(convert, required=True, out="audio file, or folder")
+    overwrite_option(convert)
 
 
-def overwrite(command: argparse.ArgumentParser) -> None:
+def overwrite_option(command: argparse.ArgumentParser) -> None:
+    """Whether files that are there already are made again."""
     command.add_argument(
         "--overwrite", action="store_true", help="of a folder: make again what is there already"
     )
 
 
 def encode_file(arguments: argparse.Namespace) -> None:
+    if arguments.out is None and arguments.input != DASH:
+        raise UserInputError("--out: not given, expected a .vqw file, a folder or -")
+    if arguments.pitch_range is not None and arguments.input != DASH:
+        raise UserInputError("--pitch-range: is for a pipe, expected - to encode")
+
     from vqwave import audio, codes
     from vqwave.inference.speech_model import SpeechModel
 
-    if arguments.out is None and arguments.input != DASH:
-        raise UserInputError("--out: not given, expected a .vqw file, a folder or -")
-    model = SpeechModel.load(arguments.model)
+    model = SpeechModel.load(arguments.model, arguments.device)
     if arguments.input == DASH:
         arguments.out = arguments.out or DASH
         encode_pipe(arguments, model)
         return
-    if arguments.pitch_range is not None:
-        raise UserInputError("--pitch-range: is for a pipe, expected - to encode")
-    prior = None if arguments.prior is None else _prior(arguments.prior)
+    prior = None if arguments.prior is None else _prior(arguments.prior, arguments.device)
     if arguments.input.is_dir():
         encode_folder(arguments, model, prior)
         return
     out = arguments.out if arguments.out == DASH else writable(arguments.out, arguments.input)
-    coded = named_once(
-        arguments.input, lambda: model.encode_file(arguments.input, arguments.speaker)
-    )
+    coded = naming(arguments.input, lambda: model.encode_file(arguments.input, arguments.speaker))
     note_rate(arguments, audio.rate_of(arguments.input), model.sample_rate)
     if out == DASH:
         with target(out) as file:
@@ -139,14 +144,6 @@ def encode_file(arguments: argparse.Namespace) -> None:
         f"{out}: {coded.seconds:.2f} s in {coded.codes.shape[1]} frames, {stored.bit_rate:.0f}"
         f" bit/s{packed}"
     )
-
-
-def named_once(path: Path, work: Callable[[], CodeSequence]) -> CodeSequence:
-    """As `named`, where what is wrong may name the file already."""
-    try:
-        return work()
-    except UserInputError as error:
-        raise error if str(path) in str(error) else UserInputError(f"{path}: {error}") from None
 
 
 def encode_folder(
@@ -164,29 +161,31 @@ def encode_folder(
         codes.save_codes(coded, work.target, prior)
 
     for work in account.over(works):
-        account.attempt(work, lambda work=work: one(work))
+        account.attempt(work, partial(one, work))
     account.close()
 
 
-def _prior(name: str) -> CodePrior:
+def _prior(name: str, device: str) -> CodePrior:
     from vqwave.inference.speech_model import SpeechModel
 
-    codec = SpeechModel.load(name)
+    codec = SpeechModel.load(name, device)
     if codec.prior is None:
         raise UserInputError(f"--prior {name}: is a {codec.card.kind}, expected a prior over codes")
     return codec.prior
 
 
 def decode_file(arguments: argparse.Namespace) -> None:
-    from vqwave import codes
-    from vqwave.inference.speech_model import SpeechModel
-
     if arguments.raw and not arguments.stream:
         raise UserInputError("--raw: is for a stream, expected --stream, too")
     if arguments.out is None and not arguments.stream:
         raise UserInputError("--out: not given, expected an audio file or a folder (or --stream)")
-    model = SpeechModel.load(arguments.model)
-    prior = model.prior if arguments.prior is None else _prior(arguments.prior)
+
+    from vqwave import codes
+    from vqwave.inference.speech_model import SpeechModel
+
+    device = arguments.device
+    model = SpeechModel.load(arguments.model, device)
+    prior = model.prior if arguments.prior is None else _prior(arguments.prior, device)
     shift_of(arguments, model)
     if arguments.stream or arguments.input == DASH:
         arguments.out = arguments.out or DASH
@@ -198,14 +197,14 @@ def decode_file(arguments: argparse.Namespace) -> None:
     if arguments.speaker or not model.card.about.get("speaks", True):
         model.given.attributes(labels)
     if arguments.input.is_dir():
-        works = _longest_first(arguments, share(arguments, {".vqw"}, ".wav"))
+        works = _longest_first(share(arguments, {".vqw"}, ".wav"))
         decode_folder(arguments, model, works, lambda path: codes.load_codes(path, prior), labels)
     else:
         out = audio_out(arguments.out)
-        speak_codes(arguments, model, codes.load_codes(arguments.input, prior), out, labels)
+        write_decoded(arguments, model, codes.load_codes(arguments.input, prior), out, labels)
 
 
-def _longest_first(arguments: argparse.Namespace, works: list[Work]) -> list[tuple[Work, int]]:
+def _longest_first(works: list[Work]) -> list[tuple[Work, int]]:
     """With their samples; what cannot be read comes last, to be named when its turn comes."""
     from vqwave.codes import load_header
 
@@ -225,29 +224,29 @@ def decode_folder(
     load: Callable[[Path], CodeSequence],
     labels: dict[str, str],
 ) -> None:
-    """Through one tile of streams: a file that is done makes room for the next."""
+    """Several files at once: each that ends is followed by the next."""
     from vqwave import audio
 
     total = sum(samples for _, samples in works)
     account = Account(
         arguments, [work for work, _ in works], total / model.sample_rate, "s of audio"
     )
-    vectors, sampling = vectors_of(arguments), sampling_of(arguments)
-    told = (arguments.speaker, labels, vectors, arguments.shift_semitones)
+    embeddings, sampling = embeddings_of(arguments), sampling_of(arguments)
+    speaker, shift = arguments.speaker, arguments.shift_semitones
 
-    def tasks() -> Iterator[tuple[Work, DecodeRequest]]:
+    def request(work: Work) -> DecodeRequest:
+        return model.task(load(work.source), speaker, labels, embeddings, shift)
+
+    def requests() -> Iterator[tuple[Work, DecodeRequest]]:
         for work, _ in works:
-            step = lambda work=work: model.task(load(work.source), *told)  # noqa: E731
-            if (task := account.attempt(work, step)) is not None:
-                yield work, task
+            if (one := account.attempt(work, partial(request, work))) is not None:
+                yield work, one
 
     for work, wave in model.decode_each(
-        tasks(), sampling, lambda samples: account.bar.update(samples / model.sample_rate)
+        requests(), sampling, lambda samples: account.bar.update(samples / model.sample_rate)
     ):
         work.target.parent.mkdir(parents=True, exist_ok=True)
-        account.attempt(
-            work, lambda work=work, wave=wave: audio.write(work.target, wave, model.sample_rate)
-        )
+        account.attempt(work, partial(audio.write, work.target, wave, model.sample_rate))
     account.close()
 
 
@@ -256,7 +255,7 @@ def convert_file(arguments: argparse.Namespace) -> None:
     from vqwave.audio.sound_files import SUFFIXES
     from vqwave.inference.speech_model import SpeechModel
 
-    model = SpeechModel.load(arguments.model)
+    model = SpeechModel.load(arguments.model, arguments.device)
     labels, _ = labels_of(arguments, model), shift_of(arguments, model)
     model.given.attributes(labels)
     if arguments.input.is_dir():
@@ -267,9 +266,9 @@ def convert_file(arguments: argparse.Namespace) -> None:
         )
         return
     out = audio_out(arguments.out, arguments.input)
-    coded = named_once(arguments.input, lambda: model.encode_file(arguments.input))
+    coded = naming(arguments.input, lambda: model.encode_file(arguments.input))
     note_rate(arguments, audio.rate_of(arguments.input), model.sample_rate)
-    speak_codes(arguments, model, coded, out, labels)
+    write_decoded(arguments, model, coded, out, labels)
 
 
 def _samples_of(path: Path, sample_rate: int) -> int:
@@ -284,25 +283,25 @@ def _samples_of(path: Path, sample_rate: int) -> int:
         return 0
 
 
-def speak_codes(
+def write_decoded(
     arguments: argparse.Namespace,
     model: SpeechModel,
     coded: CodeSequence,
     out: Path,
     labels: dict[str, str],
 ) -> None:
-    """Decode codes as asked, and write what was said."""
+    """Decode codes as asked, and write the speech."""
     from vqwave import audio
 
-    with Progress(coded.samples, model.sample_rate, arguments.quiet) as progress:
+    with Progress(coded.samples, model.sample_rate, quiet=arguments.quiet) as progress:
         wave = model.decode(
             coded,
             arguments.speaker,
             labels=labels,
-            embeddings=vectors_of(arguments),
+            embeddings=embeddings_of(arguments),
             shift_semitones=arguments.shift_semitones,
             sampling=sampling_of(arguments),
             progress=progress,
         )
     audio.write(out, wave, model.sample_rate)
-    say_written(out, wave, model.sample_rate)
+    print_written(out, wave, model.sample_rate)

@@ -18,8 +18,8 @@ def add(add: Add) -> None:
         "kind",
         help=(
             "layout of the recordings: demo, folder, fsdd, lhotse, librispeech, libritts, ljspeech,"
-            " manifest, vctk, webdataset, zerospeech2019; without DIR it says which files it"
-            " expects"
+            " manifest, vctk, webdataset, zerospeech2019; without DIR the expected files are"
+            " printed"
         ),
     )
     sources = "the recordings (none for demo); several of one kind become one corpus"

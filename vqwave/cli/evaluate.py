@@ -10,18 +10,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vqwave.cli.arguments import Add, temperatures, writable
+from vqwave.cli.arguments import (
+    Add,
+    check_positive,
+    decoder_options,
+    temperature_options,
+    writable,
+)
 from vqwave.errors import UserInputError
 
 if TYPE_CHECKING:
     from vqwave.evaluation.result import Result
     from vqwave.evaluation.stages import Advance, Stage
 
-WHOLE = 3600.0  # seconds: longer than any utterance
+UNCUT = 3600.0  # seconds: longer than any utterance
 
 
 def add(add: Add) -> None:
-    about = "Measure a model on held-out recordings, beside ceilings and floors."
+    about = "Measure a model on held-out recordings, with ceilings and floors."
     evaluate = add("evaluate", evaluate_anything, about)
     evaluate.add_argument("model", nargs="?", help="run folder, model folder or name")
     prepared = "folder that `vqwave prepare` wrote"
@@ -31,13 +37,13 @@ def add(add: Add) -> None:
     folders.add_argument("--recordings", type=Path, metavar="DIR", help="folder of recordings")
     folders.add_argument("--copies", type=Path, metavar="DIR", help="folder of their copies")
     kinds = ".csv (path, text, speaker), .jsonl, or lines of name and text"
-    texts = f"{kinds} (default: a manifest beside the recordings)"
+    texts = f"{kinds} (default: a manifest in the folder of the recordings)"
     folders.add_argument("--transcripts", type=Path, metavar="FILE", help=texts)
     _what(evaluate)
     _how(evaluate)
     results = add("results", write_results, "Evaluations as one table, or put into a README.")
     wrote = "what `vqwave evaluate --out` wrote"
-    results.add_argument("found", nargs="+", type=Path, metavar="METRICS.json", help=wrote)
+    results.add_argument("reports", nargs="+", type=Path, metavar="METRICS.json", help=wrote)
     place = "file with markers around the table's place"
     results.add_argument("--readme", type=Path, metavar="README.md", help=place)
 
@@ -46,20 +52,23 @@ def _what(evaluate: argparse.ArgumentParser) -> None:
     """What is measured, and on which recordings."""
     flag, by_default = evaluate.add_argument, "(default %(default)s)"
     flag("--split", default="test", help=f"train, valid or test {by_default}")
-    flag("--student", metavar="MODEL2", help="the model's distilled decoder, measured beside it")
-    flag("--out", type=Path, metavar="METRICS.json", help="write all that was found")
+    flag("--student", metavar="MODEL2", help="the model's distilled decoder, measured, too")
+    flag("--out", type=Path, metavar="METRICS.json", help="write all results")
     every = "measures by name (default: all that apply but wer, similarity, mos, converted)"
-    flag("--metrics", "--only", dest="only", default="", metavar="NAME,...", help=every)
+    flag("--metrics", default="", metavar="NAME,...", help=every)
     weights = f"recogniser: a name, or a folder in CTranslate2's format {by_default}"
     flag("--whisper", default="tiny.en", metavar="NAME", help=weights)
-    flag("--limit", type=int, metavar="N", help="utterances at most, spread over the split")
+    flag(
+        "--max-utterances", type=int, metavar="N", help="utterances at most, spread over the split"
+    )
     only = "only these, as sources and as targets"
     flag("--speakers", default="", metavar="NAME,...", help=only)
     cut = "longer utterances are cut (default: 4; with wer, similarity, mos or converted none is)"
-    flag("--seconds", type=float, help=cut)
-    flag("--targets", type=int, default=6, help=f"voices to convert to, at most {by_default}")
-    flag("--pairs", type=int, default=600, help=f"conversions at most {by_default}")
-    flag("--takes", type=int, default=2, help=f"of each word and speaker of a prior {by_default}")
+    flag("--max-seconds", type=float, help=cut)
+    flag("--max-targets", type=int, default=6, help=f"voices to convert to, at most {by_default}")
+    flag("--max-conversions", type=int, default=600, help=f"conversions at most {by_default}")
+    each = f"of each word and speaker of a prior {by_default}"
+    flag("--samples-per-pair", type=int, default=2, help=each)
 
 
 def _how(evaluate: argparse.ArgumentParser) -> None:
@@ -67,32 +76,25 @@ def _how(evaluate: argparse.ArgumentParser) -> None:
     flag, by_default = evaluate.add_argument, "(default %(default)s)"
     flag("--batch", type=int, default=32, help=f"utterances decoded at once {by_default}")
     flag("--seed", type=int, default=0, help=f"the same seed, the same figures {by_default}")
-    temperatures(evaluate)
-    mass = "keep the likeliest classes of this mass (categorical heads)"
-    flag("--top-p", type=float, default=1.0, help=mass)
-    more = "above 1: weigh the condition more (a model with dropout)"
-    flag("--guidance", type=float, default=1.0, help=more)
+    temperature_options(evaluate)
     flag("--code-temperature", type=float, default=1.0, help=f"of a prior's codes {by_default}")
     code_mass = "draw from a prior's likeliest codes of this mass"
     flag("--code-top-p", type=float, default=1.0, help=code_mass)
-    decoders = "auto, or one of the decoders (see docs/decoding.md)"
-    flag("--backend", default="auto", help=decoders)
-    flag("--precision", default="float32", help=f"of the numba back-end {by_default}")
-    flag("--device", default="cpu", help=f"cpu or cuda {by_default}")
+    decoder_options(evaluate)
     flag("--resamples", type=int, default=1000, help=f"bootstrap draws of an interval {by_default}")
 
 
 def write_results(arguments: argparse.Namespace) -> None:
     from vqwave.evaluation.readme_table import put, read_written, section
 
-    text = section([read_written(path) for path in arguments.found])
+    text = section([read_written(path) for path in arguments.reports])
     if arguments.readme is not None:
         put(arguments.readme, text)
     print(text)
 
 
 def evaluate_anything(arguments: argparse.Namespace) -> None:
-    """A model on a corpus, or copies beside their recordings."""
+    """A model on a corpus, or copies of recordings."""
     folders = arguments.recordings is not None or arguments.copies is not None
     if folders and (arguments.model is not None or arguments.data is not None):
         raise UserInputError(
@@ -112,17 +114,17 @@ def evaluate_copies(arguments: argparse.Namespace) -> None:
     from vqwave.evaluation.folders import evaluate_folders
     from vqwave.evaluation.table import text_table
 
-    found = evaluate_folders(
+    result = evaluate_folders(
         arguments.recordings,
         arguments.copies,
         transcripts=arguments.transcripts,
-        only=parts_of(arguments.only),
+        only=parts_of(arguments.metrics),
         resamples=arguments.resamples,
         whisper=arguments.whisper,
-        stage=bars(arguments.quiet),
+        stage=bars(quiet=arguments.quiet),
         result=written_to(arguments.out),
     )
-    print(text_table(found))
+    print(text_table(result))
 
 
 def parts_of(names: str) -> tuple[str, ...]:
@@ -130,14 +132,14 @@ def parts_of(names: str) -> tuple[str, ...]:
 
 
 def seconds_of(arguments: argparse.Namespace) -> float:
-    """After how many seconds utterances are cut; those whose words are measured are whole."""
+    """After how many seconds utterances are cut; those whose words are measured are not."""
     from vqwave.evaluation import Settings, chosen
     from vqwave.evaluation.registry import BY_PANEL
 
-    if arguments.seconds is not None:
-        return arguments.seconds
-    whole = not set(BY_PANEL).isdisjoint(chosen(parts_of(arguments.only)))
-    return WHOLE if whole else Settings.seconds
+    if arguments.max_seconds is not None:
+        return arguments.max_seconds
+    with_words = not set(BY_PANEL).isdisjoint(chosen(parts_of(arguments.metrics)))
+    return UNCUT if with_words else Settings.seconds
 
 
 def written_to(path: Path | None) -> Result:
@@ -152,22 +154,30 @@ def written_to(path: Path | None) -> Result:
 
 
 def evaluate_model(arguments: argparse.Namespace) -> None:
+    check_positive(
+        arguments,
+        "--max-utterances",
+        "--max-seconds",
+        "--max-targets",
+        "--max-conversions",
+        "--samples-per-pair",
+        "--batch",
+        "--resamples",
+    )
+
     from vqwave.cli.arguments import sampling_of
     from vqwave.evaluation import Settings, evaluate, text_table
 
-    for name in ("limit", "seconds", "targets", "pairs", "takes", "batch", "resamples"):
-        if (value := getattr(arguments, name)) is not None and not value > 0:
-            raise UserInputError(f"--{name} {value}: expected a number above 0")
     settings = Settings(
         split=arguments.split,
-        only=parts_of(arguments.only),
-        limit=arguments.limit,
+        only=parts_of(arguments.metrics),
+        limit=arguments.max_utterances,
         seconds=seconds_of(arguments),
         speakers=parts_of(arguments.speakers),
         whisper=arguments.whisper,
-        targets=arguments.targets,
-        pairs=arguments.pairs,
-        takes=arguments.takes,
+        targets=arguments.max_targets,
+        pairs=arguments.max_conversions,
+        takes=arguments.samples_per_pair,
         code_temperature=arguments.code_temperature,
         code_top_p=arguments.code_top_p,
         sampling=sampling_of(arguments),
@@ -175,20 +185,20 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
         resamples=arguments.resamples,
         keep=arguments.data / "judges",
     )
-    found = evaluate(
+    result = evaluate(
         arguments.model,
         arguments.data,
         settings,
         student=arguments.student,
         device=arguments.device,
-        stage=bars(arguments.quiet),
+        stage=bars(quiet=arguments.quiet),
         result=written_to(arguments.out),
     )
-    print(text_table(found))
+    print(text_table(result))
 
 
-def bars(quiet: bool) -> Stage:
-    """A progress bar for each stage, gone when it is done; where nobody sees bars, a line at its
+def bars(*, quiet: bool) -> Stage:
+    """A progress bar for each stage, gone when it is done; without a terminal, a line at its
     beginning.
     """
 

@@ -13,7 +13,7 @@ def add(add: Add) -> None:
     export = add(
         "export",
         export_model,
-        "A model as an ONNX graph (checked against PyTorch), or as a folder that stands alone.",
+        "A model as an ONNX graph (checked against PyTorch), or as a model folder of its own.",
     )
     export.add_argument("model", help="run folder, model folder or name")
     export.add_argument(
@@ -42,7 +42,8 @@ def export_model(arguments: argparse.Namespace) -> None:
     if arguments.format == "safetensors":
         if arguments.part is not None:
             raise UserInputError(
-                f"--part {arguments.part}: a model folder is whole, expected it with --format onnx"
+                f"--part {arguments.part}: a model folder has all parts, expected it with"
+                " --format onnx"
             )
         loaded = export.export_folder(arguments.model, out, half=arguments.half)
         print(

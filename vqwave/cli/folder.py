@@ -10,16 +10,11 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from vqwave.audio.sound_files import (
-    SUFFIXES,
-    WHY_NAME,
-    has_utf8_name,
-    refused_files,
-    shown,
-    visible_files,
-)
 from vqwave.errors import UserInputError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,6 +34,8 @@ def share(arguments: argparse.Namespace, suffixes: Collection[str], suffix: str)
     folder, under another suffix. Raises UserInputError for a folder without such files, for two
     files that would become one, for one that would become itself.
     """
+    from vqwave.audio.sound_files import has_utf8_name, visible_files
+
     source, out = arguments.input, arguments.out
     if out is None:
         raise UserInputError(f"{source}: a folder, expected --out FOLDER, too")
@@ -70,16 +67,19 @@ def share(arguments: argparse.Namespace, suffixes: Collection[str], suffix: str)
 
 def _refused(source: Path, suffixes: Collection[str]) -> list[tuple[Path, str]]:
     """What of the folder is not read, and why: other formats of sound, names that are not UTF-8."""
-    if suffixes == SUFFIXES:
-        return refused_files(source)
-    files = visible_files(source, suffixes)
-    return [(Path(shown(path)), WHY_NAME) for path in files if not has_utf8_name(path)]
+    from vqwave.audio import sound_files
+
+    if suffixes == sound_files.SUFFIXES:
+        return sound_files.refused_files(source)
+    return [
+        (Path(sound_files.shown(path)), sound_files.WHY_NAME)
+        for path in sound_files.visible_files(source, suffixes)
+        if not sound_files.has_utf8_name(path)
+    ]
 
 
 class Account:
-    """A bar over all, the files that failed, and the end: one line if all went well, UserInputError
-    if not.
-    """
+    """Counts files: a bar over all, a line for each that failed, at the end a line or an error."""
 
     def __init__(
         self, arguments: argparse.Namespace, works: Sequence[Work], total: float, unit: str
@@ -96,8 +96,8 @@ class Account:
             bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} {unit}",
         )
 
-    def attempt(self, work: Work, step: Callable[[], object]) -> object:
-        """Do it; where the file is at fault, say so and go on: None."""
+    def attempt(self, work: Work, step: Callable[[], T]) -> T | None:
+        """The step's result; where the file is at fault, a line about it and None."""
         try:
             if work.refused:
                 raise UserInputError(work.refused)

@@ -1,9 +1,12 @@
-"""Speech that no recording was given for: generate, speak, score."""
+"""Speech from a model alone or from features, and how likely a recording is: generate, synthesize,
+score.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,27 +14,30 @@ from vqwave.cli.arguments import (
     Add,
     Progress,
     audio_out,
+    condition_options,
+    device_option,
+    embeddings_of,
     labels_of,
-    named,
+    naming,
     note_rate,
     pairs,
+    print_written,
     sampling_of,
-    say_written,
     shift_of,
-    told,
-    vectors_of,
-    voice,
+    synthesis_options,
 )
-from vqwave.cli.code import speak_codes
+from vqwave.cli.code import write_decoded
 from vqwave.errors import UserInputError
 
 if TYPE_CHECKING:
     from vqwave.codes import CodeSequence
-    from vqwave.inference.speech_model import SpeechModel
+    from vqwave.inference.code_prior import CodePrior
 
 
 def add(add: Add) -> None:
-    generate = add("generate", generate_file, "Babble, in the voice of a speaker.")
+    generate = add(
+        "generate", generate_file, "Speech without given words, in the voice of a speaker."
+    )
     generate.add_argument(
         "model", help="run folder or model folder of a WaveNet, or of a prior over codes"
     )
@@ -50,68 +56,75 @@ def add(add: Add) -> None:
         default=1.0,
         help="draw from a prior's likeliest codes of this mass",
     )
-    generate.add_argument("--prime", type=Path, metavar="IN.wav", help="go on from this recording")
-    voice(generate)
+    generate.add_argument("--prompt", type=Path, metavar="IN.wav", help="go on from this recording")
+    synthesis_options(generate)
 
-    speak = add("speak", speak_file, "Speech from given frames: predicted mels, or aligned phones.")
-    speak.add_argument(
+    about = "Speech from given features: predicted mels, or aligned phones."
+    synthesize = add("synthesize", synthesize_file, about)
+    synthesize.add_argument(
         "model", help="run folder, model folder or name of a WaveNet with such features"
     )
-    speak.add_argument(
-        "--frames",
+    synthesize.add_argument(
+        "--features",
         action="append",
         required=True,
         default=[],
         metavar="NAME=FILE",
         help="mel=x.npy (C, F); phones=x.json",
     )
-    speak.add_argument(
+    synthesize.add_argument(
         "--seconds",
         type=float,
-        help="length (default: that of the frames; needed for phones alone)",
+        help="length (default: that of the features; needed for phones alone)",
     )
-    voice(speak, melody=False)
+    synthesis_options(synthesize, melody=False)
 
-    score = add("score", score_file, "Bits a sample that a recording costs under a model.")
+    score = add(
+        "score",
+        score_file,
+        "Negative log-likelihood of a recording under a model, in bits per sample.",
+    )
     score.add_argument("model", help="run folder, model folder or name")
     score.add_argument("input", type=Path, help="audio file")
-    told(score)
+    condition_options(score)
+    device_option(score)
 
 
 def generate_file(arguments: argparse.Namespace) -> None:
+    out = audio_out(arguments.out)
+
     from vqwave import audio
     from vqwave.inference.speech_model import SpeechModel
 
-    model, out = SpeechModel.load(arguments.model), audio_out(arguments.out)
+    model = SpeechModel.load(arguments.model, arguments.device)
     labels, _ = labels_of(arguments, model), shift_of(arguments, model)
-    if model.prior is not None and arguments.prime is None:
-        speak_codes(arguments, model, _drawn_codes(arguments, model, labels), out, labels)
+    if (prior := model.prior) is not None and arguments.prompt is None:
+        model.given.attributes(labels)
+        write_decoded(arguments, model, _sampled_codes(arguments, prior, labels), out, labels)
         return
     seconds = 3.0 if arguments.seconds is None else arguments.seconds
-    prime, rate = (None, None) if arguments.prime is None else audio.read(arguments.prime)
-    with Progress(
-        round(seconds * model.sample_rate), model.sample_rate, arguments.quiet
-    ) as progress:
+    prompt, rate = (None, None) if arguments.prompt is None else audio.read(arguments.prompt)
+    samples = round(seconds * model.sample_rate)
+    with Progress(samples, model.sample_rate, quiet=arguments.quiet) as progress:
         wave = model.generate(
             seconds,
             labels=labels,
-            prompt=prime,
+            prompt=prompt,
             prompt_rate=rate,
-            embeddings=vectors_of(arguments),
+            embeddings=embeddings_of(arguments),
             shift_semitones=arguments.shift_semitones,
             sampling=sampling_of(arguments),
             progress=progress,
         )[0]
     audio.write(out, wave, model.sample_rate)
-    say_written(out, wave, model.sample_rate)
+    print_written(out, wave, model.sample_rate)
 
 
-def _drawn_codes(
-    arguments: argparse.Namespace, model: SpeechModel, labels: dict[str, str]
+def _sampled_codes(
+    arguments: argparse.Namespace, prior: CodePrior, labels: dict[str, str]
 ) -> CodeSequence:
-    """Codes from the model's prior."""
-    model.given.attributes(labels)
-    return model.prior.draw(
+    """Codes from a prior."""
+    return prior.draw(
         arguments.seconds,
         labels=labels,
         seed=arguments.seed,
@@ -120,26 +133,26 @@ def _drawn_codes(
     )[0]
 
 
-def speak_file(arguments: argparse.Namespace) -> None:
+def synthesize_file(arguments: argparse.Namespace) -> None:
+    out, files = audio_out(arguments.out), pairs("--features", arguments.features)
+
     from vqwave import audio
     from vqwave.inference.speech_model import SpeechModel
 
-    model, out = SpeechModel.load(arguments.model), audio_out(arguments.out)
-    frames = {
-        name: _frames(Path(path)) for name, path in pairs("--frames", arguments.frames).items()
-    }
+    model = SpeechModel.load(arguments.model, arguments.device)
+    features = {name: _features(Path(path)) for name, path in files.items()}
     wave = model.synthesize(
-        frames,
+        features,
         arguments.seconds,
         labels=labels_of(arguments, model),
-        embeddings=vectors_of(arguments),
+        embeddings=embeddings_of(arguments),
         sampling=sampling_of(arguments),
     )
     audio.write(out, wave, model.sample_rate)
-    say_written(out, wave, model.sample_rate)
+    print_written(out, wave, model.sample_rate)
 
 
-def _frames(path: Path) -> object:
+def _features(path: Path) -> object:
     """An array (.npy), or phones: [[first sample, label], ...] (.json)."""
     from vqwave.data.corpus import read_array
 
@@ -156,11 +169,9 @@ def score_file(arguments: argparse.Namespace) -> None:
     from vqwave import audio
     from vqwave.inference.speech_model import SpeechModel
 
-    model = SpeechModel.load(arguments.model)
+    model = SpeechModel.load(arguments.model, arguments.device)
     wave, rate = audio.read(arguments.input)
     note_rate(arguments, rate, model.sample_rate)
-    labels, vectors = labels_of(arguments, model), vectors_of(arguments)
-    score = named(
-        arguments.input, lambda: model.log_likelihood(wave, rate, labels=labels, embeddings=vectors)
-    )
+    given = {"labels": labels_of(arguments, model), "embeddings": embeddings_of(arguments)}
+    score = naming(arguments.input, partial(model.log_likelihood, wave, rate, **given))
     print(f"{arguments.input}: {score.bits:.4f} {score.unit}, {score.samples:,} samples")

@@ -1,18 +1,11 @@
-"""What a thing is, and how a run went: info, report."""
+"""What a model, file or corpus is, and how a run went: info, report."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from vqwave.cli.arguments import (
-    Add,
-    writable,
-)
-
-if TYPE_CHECKING:
-    pass
+from vqwave.cli.arguments import Add, writable
 
 
 def add(add: Add) -> None:

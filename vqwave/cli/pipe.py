@@ -5,30 +5,29 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from vqwave.cli.arguments import labels_of, named, sampling_of, vectors_of
+from vqwave.cli.arguments import embeddings_of, labels_of, naming, sampling_of
 from vqwave.errors import UserInputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from vqwave.audio.streaming import WavReader
-    from vqwave.codes import CodeBlock, Coder, CodeWriter
+    from vqwave.codes import CodeBlock, Coder, Header
     from vqwave.inference.melody_stream import BlockStream
     from vqwave.inference.speech_model import SpeechModel
     from vqwave.inference.stream_encoding import SpeechStream
 
 DASH = Path("-")
-PIECE = 25  # frames of a whole file that are decoded before what they gave is written
+PIECE = 25  # frames of a complete file that are decoded before their speech is written
 
 
 @contextmanager
 def source(path: Path) -> Iterator[tuple[BinaryIO, str]]:
-    """A file, or standard input for `-`, and what to call it."""
+    """A file, or standard input for `-`, and its name in messages."""
     if path == DASH:
         yield sys.stdin.buffer, "standard input"
         return
@@ -36,14 +35,15 @@ def source(path: Path) -> Iterator[tuple[BinaryIO, str]]:
         with path.open("rb") as file:
             yield file, str(path)
     except OSError as error:
-        raise UserInputError(f"{path}: {error.strerror.lower()}") from None
+        reason = (error.strerror or str(error)).lower()
+        raise UserInputError(f"{path}: {reason}") from None
 
 
 @contextmanager
 def target(path: Path) -> Iterator[BinaryIO]:
-    """A file, whole or not at all, or standard output for `-`.
+    """A file, which appears complete or not at all, or standard output for `-`.
 
-    Raises UserInputError where nobody reads that any more.
+    Raises UserInputError where the reader of standard output is gone.
     """
     if path == DASH:
         try:
@@ -57,7 +57,7 @@ def target(path: Path) -> Iterator[BinaryIO]:
     try:
         with temporary.open("wb") as file:
             yield file
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -65,79 +65,64 @@ def target(path: Path) -> Iterator[BinaryIO]:
 def encode_pipe(arguments: argparse.Namespace, model: SpeechModel) -> None:
     """WAV from standard input -> a streamed .vqw."""
     from vqwave.audio.streaming import WavReader
+    from vqwave.codes import CodeWriter
 
     if arguments.prior is not None:
         raise UserInputError(
-            "--prior: entropy coding needs the whole utterance, expected a file and not a pipe"
+            "--prior: entropy coding needs the entire utterance, expected a file and not a pipe"
         )
     with source(arguments.input) as (file, name):
         reader = WavReader(file, name)
         stream = model.encode_stream(
             reader.sample_rate,
-            level=arguments.level,
-            seconds=arguments.block,
+            level=arguments.input_rms_db,
+            seconds=arguments.chunk_seconds,
             speaker=arguments.speaker,
             pitch_range=_pitch_range(arguments.pitch_range),
         )
         if not arguments.quiet:
             after = f"note: codes come {1000 * stream.latency:.0f} ms after their sound"
-            print(after + _first(stream), file=sys.stderr)
+            first = "" if stream.ready else ", the first once the range of the voice is known"
+            print(after + first, file=sys.stderr)
         with target(arguments.out) as out:
-            writer = _writer(out, model, stream, arguments.speaker)
+            writer = CodeWriter(out, _header(model, stream, arguments)) if stream.ready else None
             for block in _blocks(stream, reader, name):
-                writer = writer or _writer(out, model, stream, arguments.speaker)
+                # before the range of the voice is known there is no code either
+                if writer is None and stream.ready:
+                    writer = CodeWriter(out, _header(model, stream, arguments))
                 if writer is not None:
                     writer.write(block.codes, block.pitch)
+            assert writer is not None, "a stream is ready at its end"
             writer.finish(stream.samples)
 
 
-def _first(stream: SpeechStream | BlockStream) -> str:
-    """What must be known before the first codes."""
-    from vqwave.inference.stream_encoding import SpeechStream
-
-    if isinstance(stream, SpeechStream) or stream.pitch is not None:
-        return ""
-    return ", the first once the range of the voice is known"
-
-
-def _pitch_range(text: str | None) -> tuple[float, ...] | None:
+def _pitch_range(text: str | None) -> tuple[float, float] | None:
     """HZ,SEMITONES."""
     if text is None:
         return None
     try:
-        return tuple(float(part) for part in text.split(","))
+        mean, deviation = (float(part) for part in text.split(","))
+        return mean, deviation
     except ValueError:
         raise UserInputError(
             f"--pitch-range {text}: expected HZ,SEMITONES, such as 120,3"
         ) from None
 
 
-def _writer(
-    out: BinaryIO, model: SpeechModel, stream: SpeechStream | BlockStream, speaker: str | None
-) -> CodeWriter | None:
-    """Writes the header at once; None before the range of the voice is known, and so any code."""
-    from vqwave.codes import CodeWriter
-    from vqwave.inference.stream_encoding import SpeechStream
-
-    if isinstance(stream, SpeechStream):
-        return CodeWriter(out, model.header(speaker))
-    pitch = stream.pitch
-    return None if pitch is None else CodeWriter(out, model.header(speaker, pitch=pitch))
+def _header(
+    model: SpeechModel, stream: SpeechStream | BlockStream, arguments: argparse.Namespace
+) -> Header:
+    """What a streamed file begins with."""
+    return model.header(arguments.speaker, pitch=stream.pitch)
 
 
 def _blocks(
     stream: SpeechStream | BlockStream, reader: WavReader, name: str
 ) -> Iterator[CodeBlock]:
     """The codes of a recording, as they are known."""
-    from vqwave.codes import CodeBlock
-
-    def block(step: Callable[[], Tensor | CodeBlock]) -> CodeBlock:
-        found = named(name, step)
-        return found if isinstance(found, CodeBlock) else CodeBlock(found)
-
     for wave in reader:
-        yield block(lambda x=wave: stream.push(x))
-    yield block(stream.flush)
+        yield naming(name, partial(stream.push_block, wave))
+    yield naming(name, stream.flush_block)
 
 
 def decode_pipe(arguments: argparse.Namespace, model: SpeechModel, coder: Coder | None) -> None:
@@ -152,7 +137,7 @@ def decode_pipe(arguments: argparse.Namespace, model: SpeechModel, coder: Coder 
         stream = model.stream(
             speaker if "speaker" in model.decoder.conditioner.labels else arguments.speaker,
             labels=labels_of(arguments, model),
-            embeddings=vectors_of(arguments),
+            embeddings=embeddings_of(arguments),
             sampling=sampling_of(arguments),
             pitch=reader.header.pitch,
             shift_semitones=arguments.shift_semitones,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
 from vqwave.cli.arguments import Add
+from vqwave.errors import UserInputError
 
 
 def add(add: Add) -> None:
@@ -44,16 +46,14 @@ def add(add: Add) -> None:
 
 
 def run_sweep(arguments: argparse.Namespace) -> None:
-    import shlex
-
-    from vqwave.errors import UserInputError
-    from vqwave.sweep import Stopped, Sweep, read
-
     if arguments.count is not None and arguments.count < 1:
         raise UserInputError(f"--count {arguments.count}: expected 1 or more")
     for word in arguments.set:
         if "=" not in word:
             raise UserInputError(f"--set {word}: expected key=value")
+
+    from vqwave.sweep import Stopped, Sweep, read
+
     plan = read(arguments.file)
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vqwave.cli.arguments import Add
+from vqwave.cli.arguments import Add, backend_options, check_positive
 from vqwave.errors import UserInputError
 
 if TYPE_CHECKING:
@@ -30,22 +30,20 @@ def add(add: Add) -> None:
     tune.add_argument("--split", default="valid", help="train, valid or test (default %(default)s)")
     tune.add_argument("--write", action="store_true", help="put the best into the model's card")
     spread = "utterances at most, spread over the split (default %(default)s)"
-    tune.add_argument("--limit", type=int, default=24, metavar="N", help=spread)
-    tune.add_argument("--seconds", type=float, help="longer utterances are cut (default: none is)")
+    tune.add_argument("--max-utterances", type=int, default=24, metavar="N", help=spread)
+    cut = "longer utterances are cut (default: none is)"
+    tune.add_argument("--max-seconds", type=float, help=cut)
     tune.add_argument(
         "--whisper", default="tiny.en", metavar="NAME", help="recogniser, as of evaluate"
     )
     tune.add_argument("--seed", type=int, default=0, help="of all trials (default %(default)s)")
-    backends = "auto, or one of the decoders (see docs/decoding.md)"
-    tune.add_argument("--backend", default="auto", help=backends)
-    tune.add_argument(
-        "--precision", default="float32", help="of the numba back-end (default %(default)s)"
-    )
-    tune.add_argument("--device", default="cpu", help="cpu or cuda (default %(default)s)")
+    backend_options(tune)
 
 
 def tune_model(arguments: argparse.Namespace) -> None:
-    from vqwave.cli.evaluate import WHOLE, bars
+    check_positive(arguments, "--max-utterances", "--max-seconds")
+
+    from vqwave.cli.evaluate import UNCUT, bars
     from vqwave.data import Corpus
     from vqwave.decode.sampling import Sampling
     from vqwave.evaluation import temperature_tuning
@@ -55,26 +53,23 @@ def tune_model(arguments: argparse.Namespace) -> None:
     from vqwave.inference.speech_model import SpeechModel
     from vqwave.training.checkpoint import update_card
 
-    for name in ("limit", "seconds"):
-        if (value := getattr(arguments, name)) is not None and not value > 0:
-            raise UserInputError(f"--{name} {value}: expected a number above 0")
     settings = Settings(
         split=arguments.split,
-        limit=arguments.limit,
-        seconds=arguments.seconds or WHOLE,
+        limit=arguments.max_utterances,
+        seconds=arguments.max_seconds or UNCUT,
         whisper=arguments.whisper,
         sampling=Sampling(
             seed=arguments.seed, backend=arguments.backend, precision=arguments.precision
         ),
     )
-    folder, codec = find_model(arguments.model), SpeechModel.load(arguments.model, arguments.device)
-    material = EvaluationContext(
-        Corpus.open(arguments.data), codec, None, settings, bars(arguments.quiet)
+    folder = find_model(arguments.model)
+    model = SpeechModel.load(arguments.model, arguments.device)
+    context = EvaluationContext(
+        Corpus.open(arguments.data), model, None, settings, bars(quiet=arguments.quiet)
     )
     try:
-        trials = temperature_tuning.tune(
-            material, temperature_tuning.judge_of(material), _Printed()
-        )
+        judge = temperature_tuning.judge_of(context)
+        trials = temperature_tuning.tune(context, judge, _Printed())
     except NotApplicable as error:
         raise UserInputError(f"{arguments.model}: {error}") from None
     print(f"best:\n{temperature_tuning.table(trials[:1])}")

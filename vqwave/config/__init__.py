@@ -51,7 +51,7 @@ class Request(Generic[T]):
 
     config: T
     dry_run: bool = False
-    fresh: bool = False
+    restart: bool = False
     quiet: bool = False
 
 
@@ -68,7 +68,7 @@ def parse(
     ...     steps: int = 100
     ...     lr: float = 3e-4
     >>> parse(Train, ["steps=64.0", "--lr", "1e-05", "--dry-run"])
-    Request(config=Train(steps=64, lr=1e-05), dry_run=True, fresh=False, quiet=False)
+    Request(config=Train(steps=64, lr=1e-05), dry_run=True, restart=False, quiet=False)
     """
     if {"-h", "--help"} & set(argv):
         print(help_text(cls, program, description))
@@ -82,7 +82,7 @@ def parse(
     return Request(
         config=validate(cls, tree, sources),
         dry_run="--dry-run" in line.flags,
-        fresh="--fresh" in line.flags,
+        restart="--restart" in line.flags,
         quiet="--quiet" in line.flags,
     )
 

@@ -101,6 +101,21 @@ LOSSES = {
 
 
 OLD_KINDS = {new: old for old, new in KINDS.items()}
+COMMAND_LINE = {  # old flag or command -> new one, where the command at hand has that
+    "--block": "--chunk-seconds",
+    "--frames": "--features",
+    "--fresh": "--restart",
+    "--level": "--input-rms-db",
+    "--limit": "--max-utterances",
+    "--only": "--metrics",
+    "--pairs": "--max-conversions",
+    "--prime": "--prompt",
+    "--seconds": "--max-seconds",
+    "--takes": "--samples-per-pair",
+    "--targets": "--max-targets",
+    "--vector": "--embedding",
+    "speak": "synthesize",
+}
 PARAMETERS = {  # parts of parameters' names: format 1 -> format 2
     "heard": "input_embedding",
     "readout": "spectral_decoder",

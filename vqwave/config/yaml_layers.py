@@ -14,12 +14,13 @@ from typing import ClassVar
 
 import yaml
 
+from vqwave.config.renamed import COMMAND_LINE
 from vqwave.config.specs import Tree
 from vqwave.errors import UserInputError, nearest
 
 FLAGS = {
     "--dry-run": "print the resolved settings and what they build, then stop",
-    "--fresh": "start again although the run folder holds a run",
+    "--restart": "start anew although the run folder holds a run",
     "--quiet": "no progress bar, only the last line",
 }
 
@@ -114,6 +115,8 @@ def split(argv: Sequence[str]) -> CommandLine:
         if word in FLAGS:
             line.flags.add(word)
             continue
+        if (new := COMMAND_LINE.get(word)) in FLAGS:
+            raise UserInputError(f"{word}: is now {new}")
         key, equals, text = word.partition("=")
         name = key.removeprefix("--")
         if not all(name.split(".")) or not (equals or key.startswith("--")):

@@ -160,6 +160,11 @@ class BlockStream:
         """
         return self.pitch_codes.format
 
+    @property
+    def ready(self) -> bool:
+        """Whether the header of a file is known: once the range of the voice is."""
+        return self.pitch is not None
+
     def push(self, wave: NDArray[np.float32]) -> CodeBlock:
         """One channel's samples (n,), see `inputs` -> the codes and pitch codes known now.
 
@@ -175,6 +180,8 @@ class BlockStream:
         codes, pitch = self.speech.blocks, self.pitch_codes
         found = [torch.cat([it.push(prepared), it.flush()], 1) for it in (codes, pitch)]
         return self.in_step.push(*found)
+
+    push_block, flush_block = push, flush
 
 
 def with_melody(

@@ -11,6 +11,7 @@ from torch import Tensor
 from vqwave import inputs
 from vqwave.audio import normalise_level, silence_in
 from vqwave.audio.streaming import Resampler
+from vqwave.codes import CodeBlock
 from vqwave.errors import UserInputError
 from vqwave.inference.chunked_encoding import SILENCE, Blocks, Wave
 from vqwave.models.vqvae import VQVAE
@@ -76,8 +77,12 @@ class Level:
 class SpeechStream:
     """A recording being encoded as it comes: any rate, any chunks.
 
-    `push` samples, take codes; `flush` at the end.
+    `push` samples, take codes; `flush` at the end. A model without melody has no `pitch`, and the
+    header of its file is known from the start: `ready`.
     """
+
+    pitch: None = None
+    ready = True
 
     def __init__(
         self,
@@ -121,6 +126,14 @@ class SpeechStream:
     def flush(self) -> Tensor:
         """The last codes. Raises UserInputError where there was no sound."""
         return torch.cat([self.blocks.push(self.rest()), self.blocks.flush()], 1)
+
+    def push_block(self, wave: Wave) -> CodeBlock:
+        """As `push`, in the form of a stream with melody."""
+        return CodeBlock(self.push(wave))
+
+    def flush_block(self) -> CodeBlock:
+        """As `flush`, in the form of a stream with melody."""
+        return CodeBlock(self.flush())
 
     def prepare(self, wave: Wave) -> Wave:
         """One channel's samples (n,), see `inputs` -> (m,) at the model's rate and level.

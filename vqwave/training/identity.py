@@ -129,7 +129,7 @@ def check(run: Path, now: Identity) -> str | None:
         if changed:
             raise UserInputError(
                 f"{run}: {setting} {now[setting].path} is not what this run was begun with:"
-                f" {'; '.join(changed)}; bring that back, choose another run=..., or --fresh"
+                f" {'; '.join(changed)}; bring that back, choose another run=..., or --restart"
             )
     return None
 

@@ -63,7 +63,7 @@ def claim(experiment: Experiment[Any], held: ExitStack, *, fresh: bool) -> int:
             if changed:
                 raise UserInputError(
                     f"{run}: holds a run with another {', '.join(changed)}; choose another run=...,"
-                    " or --fresh"
+                    " or --restart"
                 )
             note = identity.check(run, now)
             if note is not None and any((run / "checkpoints").glob("step-*")):

@@ -81,7 +81,7 @@ def _main(experiment: type[Experiment], argv: Sequence[str], stop: StopSignal) -
             return
         chosen = experiment(config)
         running = True
-        Trainer(chosen, fresh=request.fresh, quiet=request.quiet, stop=stop).run()
+        Trainer(chosen, fresh=request.restart, quiet=request.quiet, stop=stop).run()
     except KeyboardInterrupt:  # before the loop was there to say more, or once more while it ended
         if os.environ.get("LOCAL_RANK", "0") == "0":
             where = (
@@ -162,7 +162,7 @@ class Trainer:
         experiment.device = self.accelerator.device
         self._check_batch()
         model = experiment.build()
-        # After what may refuse the settings, since --fresh takes a run away.
+        # After what may refuse the settings, since --restart takes a run away.
         before = by_main(lambda: claim(experiment, self.held, fresh=fresh))
         experiment.fit_statistics(model)
         for part in model.modules():
