@@ -91,7 +91,7 @@ judges: setup
 		|| echo "the judges of words, voices and naturalness could not be installed here: their rows will be missing" >&2
 
 .PHONY: results
-results: setup pesq judges data/fsdd/corpus.json data/librispeech/corpus.json data/demo/corpus.json data/demo16/corpus.json ## measure the shipped models on the test splits: README's table
+results: setup pesq judges data/fsdd/corpus.json data/librispeech/corpus.json data/demo/corpus.json data/demo16/corpus.json ## measure the shipped models on the test splits: docs/results.md
 	@mkdir -p runs/results
 	vqwave evaluate fsdd --student fsdd-student --data data/fsdd --split test --temperature 0.9 --out runs/results/fsdd.json
 	vqwave evaluate fsdd-prior --data data/fsdd --split test --temperature 0.9 --out runs/results/fsdd-prior.json
@@ -100,7 +100,13 @@ results: setup pesq judges data/fsdd/corpus.json data/librispeech/corpus.json da
 	vqwave evaluate speech --data data/librispeech --split test --speakers 19,26,27 --metrics converted --max-conversions 12 --out runs/results/speech-conversions.json
 	vqwave evaluate fsdd --data data/demo --split test --metrics map,abx --out runs/results/fsdd-phones.json
 	vqwave evaluate speech --data data/demo16 --split test --metrics map,abx --out runs/results/speech-phones.json
-	vqwave results $(foreach name,fsdd fsdd-prior speech speech-conversions fsdd-phones speech-phones,runs/results/$(name).json) --readme README.md
+	vqwave results $(foreach name,fsdd fsdd-prior speech speech-conversions fsdd-phones speech-phones,runs/results/$(name).json) --readme docs/results.md
+
+.PHONY: docs
+docs: setup ## build the documentation site: build/site
+	@python -c 'import mkdocs, mkdocstrings_handlers.python' 2>/dev/null || python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 .PHONY: tiny
 tiny: setup data/demo/corpus.json ## every command once, each training for some seconds
