@@ -23,9 +23,10 @@ from vqwave.distributions import MixtureOfLogistics
 from vqwave.errors import UserInputError
 from vqwave.evaluation import Settings, chosen, evaluate
 from vqwave.evaluation.context import EvaluationContext
-from vqwave.evaluation.readme_table import BEGIN, END, put, read_written, section
+from vqwave.evaluation.readme_table import BEGIN, END, put, section
 from vqwave.evaluation.recognition import conversion
 from vqwave.evaluation.result import MetricValue, Result, confusion
+from vqwave.evaluation.resume import read_report
 from vqwave.evaluation.table import text_table
 from vqwave.features import LogMelSpec
 from vqwave.inference.model_folder import ModelCard, save_trained
@@ -173,7 +174,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         "vqwave.evaluation.context.recognizer_of",
         lambda corpus, keep, progress: real(corpus, small, keep=keep, progress=progress),
     )
-    monkeypatch.setattr("vqwave.evaluation.context.TARGET_SECONDS", 1.0)
+    monkeypatch.setattr("vqwave.evaluation.utterances.TARGET_SECONDS", 1.0)
     monkeypatch.setattr("vqwave.evaluation.recognition.BABBLE_SECONDS", 0.2)
     monkeypatch.setattr("vqwave.evaluation.recognition.LONGEST_WORD", 0.2)
 
@@ -272,12 +273,12 @@ def test_a_limit_is_spread_and_the_same_every_time(place: Path) -> None:
 
 
 def test_others_are_of_another_speaker_and_word(place: Path) -> None:
-    material = EvaluationContext(
+    context = EvaluationContext(
         Corpus.open(place / "corpus"), vqwave.load(place / "vqvae"), None, QUICK
     )
-    for own, other in enumerate(material.others()):
-        assert material.label("speaker")[own] != material.label("speaker")[other]
-        assert material.label("text")[own] != material.label("text")[other]
+    for own, other in enumerate(context.others()):
+        assert context.label("speaker")[own] != context.label("speaker")[other]
+        assert context.label("text")[own] != context.label("text")[other]
 
 
 def test_conversion_counts_a_perfect_converter_as_one(
@@ -287,7 +288,7 @@ def test_conversion_counts_a_perfect_converter_as_one(
     recordings is reached.
     """
     corpus = Corpus.open(place / "corpus")
-    material = EvaluationContext(
+    context = EvaluationContext(
         corpus, vqwave.load(place / "vqvae"), None, replace(QUICK, keep=kept)
     )
 
@@ -305,9 +306,9 @@ def test_conversion_counts_a_perfect_converter_as_one(
         }
         return [corpus.read(there[pair]) for pair in pairs]
 
-    monkeypatch.setattr(material, "_decoded", perfect)
+    monkeypatch.setattr(context.outputs, "_decoded", perfect)
     result = Result()
-    conversion(material, result)
+    conversion(context, result)
     found = figures(result)
     assert found["conversion.target"]["model"].value >= 80
     assert found["conversion.content"]["model"].value >= 80
@@ -396,7 +397,9 @@ def test_names_of_measures() -> None:
 
 
 def test_confusion_by_hand() -> None:
-    matrix = confusion("k", "t", ("said", "heard"), ["a", "b", "c"], [0, 0, 2], [0, 1, 2])
+    matrix = confusion(
+        "k", "t", ("said", "heard"), ["a", "b", "c"], reference=[0, 0, 2], predicted=[0, 1, 2]
+    )
     assert matrix.rows == ["a", "c"]
     assert matrix.columns == ["a", "b", "c"]
     assert matrix.values == [[1, 1, 0], [0, 0, 1]]
@@ -450,7 +453,7 @@ def test_the_readme_gets_its_table(place: Path, tmp_path: Path) -> None:
     assert text.endswith(f"{END}\nafter\n")
     assert "old" not in text
     assert text.count("| bit rate, nominal, bit/s ↓ |") == 1
-    assert section([read_written(out)]) in text
+    assert section([read_report(out)]) in text
     bare = tmp_path / "bare.md"
     bare.write_text("nothing")
     with pytest.raises(UserInputError, match="expected the lines"):
@@ -458,4 +461,4 @@ def test_the_readme_gets_its_table(place: Path, tmp_path: Path) -> None:
     assert bare.read_text() == "nothing"
     out.write_text("{}")
     with pytest.raises(UserInputError, match="expected an evaluation"):
-        read_written(out)
+        read_report(out)

@@ -20,8 +20,11 @@ from vqwave.evaluation import Settings, evaluate, panel
 from vqwave.evaluation.baselines import own_frames, true_frames
 from vqwave.evaluation.context import EvaluationContext
 from vqwave.evaluation.folders import evaluate_folders, pairs, read_transcripts
+from vqwave.evaluation.outputs import SystemOutputs
 from vqwave.evaluation.panel import Measure, Panel, clustered, losses, ratio
+from vqwave.evaluation.registry import MEASURES
 from vqwave.evaluation.result import MetricValue, Result
+from vqwave.evaluation.resume import fingerprint_of
 from vqwave.features import LogMelSpec
 from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.metrics.recognition import Recogniser
@@ -91,7 +94,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(panel, "recogniser", lambda weights: constant)
     monkeypatch.setattr(panel, "speaker_encoder", PitchEncoder)
     monkeypatch.setattr(panel, "dnsmos", lambda: lambda wave, rate: float(np.abs(wave).max()))
-    monkeypatch.setattr("vqwave.evaluation.context.TARGET_SECONDS", 0.5)
+    monkeypatch.setattr("vqwave.evaluation.utterances.TARGET_SECONDS", 0.5)
 
 
 def figures(result: Result) -> dict[str, dict[str, MetricValue]]:
@@ -123,7 +126,7 @@ def test_cut_utterances_have_no_words(place: Path) -> None:
     settings = replace(SETTINGS, only=("wer", "mos"), seconds=0.2)
     with pytest.warns(Note):
         result = evaluate(place / "vqvae", place / "corpus", settings)
-    assert result.skipped == {"wer": "no utterance that was read whole has a text"}
+    assert result.skipped == {"wer": "no utterance that was read completely has a text"}
     assert set(figures(result)) == {"mos.overall"}
 
 
@@ -134,12 +137,10 @@ def test_conversions_beside_a_perfect_converter(
     pytest.importorskip("parselmouth", reason="F0 is Praat's: pip install 'vqwave[metrics]'")
     recordings = {name: buzz(pitch, 0.3) for name, pitch in PITCHES.items()}
 
-    def decoded(
-        self: EvaluationContext, system: str, name: str, coded: list, *_: object
-    ) -> list[Wave]:
+    def decoded(self: SystemOutputs, system: str, name: str, coded: list, *_: object) -> list[Wave]:
         return [recordings[item.speaker].copy() for item in coded]
 
-    monkeypatch.setattr(EvaluationContext, "_decoded", decoded)
+    monkeypatch.setattr(SystemOutputs, "_decoded", decoded)
     with pytest.warns(Note):
         found = figures(
             evaluate(place / "vqvae", place / "corpus", replace(SETTINGS, only=("converted",)))
@@ -157,10 +158,10 @@ def test_conversions_beside_a_perfect_converter(
 
 def test_only_some_speakers(place: Path) -> None:
     codec, corpus = vqwave.load(place / "vqvae"), vqwave.evaluation.Corpus.open(place / "corpus")
-    material = EvaluationContext(corpus, codec, None, replace(SETTINGS, speakers=("low",)))
-    assert set(material.label("speaker")) == {"low"}
-    assert material.targets == ["low"]
-    assert material.pairs == []
+    context = EvaluationContext(corpus, codec, None, replace(SETTINGS, speakers=("low",)))
+    assert set(context.label("speaker")) == {"low"}
+    assert context.targets == ["low"]
+    assert context.pairs == []
     with pytest.raises(UserInputError, match=r"no speaker 'lwo'.*low"):
         EvaluationContext(corpus, codec, None, replace(SETTINGS, speakers=("lwo",)))
 
@@ -169,8 +170,8 @@ def test_voices_that_the_decoder_was_not_trained_on_are_not_measured(place: Path
     """Neither as sources nor as targets, although the corpus has training recordings of them."""
     codec, corpus = vqwave.load(place / "vqvae"), vqwave.evaluation.Corpus.open(place / "corpus")
     codec.card.about["unheard"] = {"speaker": ["high"]}
-    material = EvaluationContext(corpus, codec, None, SETTINGS)
-    assert set(material.label("speaker")) == set(material.targets) == {"low"}
+    context = EvaluationContext(corpus, codec, None, SETTINGS)
+    assert set(context.label("speaker")) == set(context.targets) == {"low"}
 
 
 def test_own_frames_are_the_readouts(place: Path) -> None:
@@ -179,14 +180,14 @@ def test_own_frames_are_the_readouts(place: Path) -> None:
     torch.nn.init.zeros_(codec.model.spectral_decoder.out.weight)
     torch.nn.init.zeros_(codec.model.spectral_decoder.out.bias)
     codec.model.spectral_decoder.frontend.standardise.mean.fill_(-1.5)
-    material = EvaluationContext(corpus, codec, None, SETTINGS)
-    waves = own_frames(material)
-    assert [len(wave) for wave in waves] == [len(wave) for wave in material.waves]
+    context = EvaluationContext(corpus, codec, None, SETTINGS)
+    waves = own_frames(context)
+    assert [len(wave) for wave in waves] == [len(wave) for wave in context.waves]
     features = codec.model.spectral_decoder.frontend.features
     frames = features(torch.from_numpy(waves[0])[None])[..., 2:-2]
     assert float((frames + 1.5).abs().mean()) < 0.3
-    again = features(torch.from_numpy(true_frames(material)[0])[None])
-    true = features(torch.from_numpy(material.waves[0])[None])
+    again = features(torch.from_numpy(true_frames(context)[0])[None])
+    true = features(torch.from_numpy(context.waves[0])[None])
     assert float((again - true).abs().mean()) < 0.2
 
 
@@ -227,10 +228,10 @@ def test_what_was_measured_is_kept_when_it_is_stopped(
     """Stopped as the model decodes: columns before it are on disk, missing ones named."""
     out = tmp_path / "metrics.json"
 
-    def stopped(self: EvaluationContext, system: str) -> list[Wave]:
+    def stopped(self: SystemOutputs, system: str) -> list[Wave]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(EvaluationContext, "reconstructed", stopped)
+    monkeypatch.setattr(SystemOutputs, "reconstructed", stopped)
     command = ["evaluate", str(place / "vqvae"), "--data", str(place / "corpus"), "--quiet"]
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         main([*command, "--metrics", "codes,wer,mos", "--out", str(out)])
@@ -239,6 +240,85 @@ def test_what_was_measured_is_kept_when_it_is_stopped(
     assert "codes.perplexity" in rows
     assert set(rows["wer.words"]["figures"]) == {"ceiling", "mu-law", "griffin-lim", "frames"}
     assert tree["pending"] == ["wer", "mos"]
+
+
+def halved(self: SystemOutputs, system: str) -> list[Wave]:
+    """What stands for reconstructions."""
+    return [wave / 2 for wave in self.utterances.waves]
+
+
+def test_an_interrupted_evaluation_goes_on(
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The same command measures what is missing, column by column, and writes the same file as one
+    that was not interrupted.
+    """
+    scored = []
+    monkeypatch.setattr(
+        panel, "dnsmos", lambda: lambda wave, rate: scored.append(1) or float(np.abs(wave).max())
+    )
+    command = ["evaluate", str(place / "vqvae"), "--data", str(place / "corpus")]
+    command += ["--metrics", "codes,mos,wer", "--out"]
+    out, uninterrupted = str(tmp_path / "out.json"), str(tmp_path / "uninterrupted.json")
+
+    def stopped(self: SystemOutputs, system: str) -> list[Wave]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SystemOutputs, "reconstructed", stopped)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        main([*command, out])
+    monkeypatch.setattr(SystemOutputs, "reconstructed", halved)
+    main([*command, uninterrupted])
+    assert "taken over" not in capsys.readouterr().err
+    scored.clear()
+    with monkeypatch.context() as patch:
+        patch.setitem(MEASURES, "codes", lambda context, result: pytest.fail("measured again"))
+        main([*command, out])
+    assert len(scored) == 4  # the model's copies alone
+    assert Path(out).read_text() == Path(uninterrupted).read_text()
+    line = f"{out}: taken over codes, a part of mos; --restart measures anew"
+    assert capsys.readouterr().err.count(line) == 1
+
+
+def test_a_file_of_other_settings_is_overwritten(
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    taken = []
+    monkeypatch.setitem(MEASURES, "mos", lambda context, result: taken.append(context.settings))
+    out = tmp_path / "out.json"
+    command = ["evaluate", str(place / "vqvae"), "--data", str(place / "corpus")]
+    command += ["--metrics", "mos", "--out", str(out)]
+    main(command)
+    main(command)
+    assert len(taken) == 1
+    main([*command, "--restart"])
+    assert len(taken) == 2
+    capsys.readouterr()
+    main([*command, "--seed", "1"])
+    assert len(taken) == 3
+    assert "it is overwritten" in capsys.readouterr().err
+    assert json.loads(out.read_text())["seed"] == 1
+    out.write_text("no JSON")
+    main(command)
+    assert len(taken) == 4
+    assert json.loads(out.read_text())["seed"] == 0
+
+
+def test_a_model_is_named_by_its_weights_and_its_card(place: Path) -> None:
+    codec = vqwave.load(place / "vqvae")
+    names = [fingerprint_of(codec), fingerprint_of(vqwave.load(place / "vqvae"))]
+    assert names[0] == names[1]
+    codec.card.about["temperature"] = {"choice": 0.5}
+    names.append(fingerprint_of(codec))
+    torch.nn.init.zeros_(next(codec.decoder.parameters()))
+    names.append(fingerprint_of(codec))
+    assert len(set(names)) == 3
 
 
 @pytest.mark.parametrize(
@@ -300,13 +380,22 @@ def test_two_folders(folders: tuple[Path, Path]) -> None:
 
 
 def test_the_command_on_two_folders(
-    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folders: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     recordings, copies = map(str, folders)
     command = ["evaluate", "--recordings", recordings, "--copies", copies, "--quiet"]
     main([*command, "--metrics", "mos", "--out", str(tmp_path / "x.json")])
     assert "DNSMOS" in capsys.readouterr().out
     assert json.loads((tmp_path / "x.json").read_text())["kind"] == "copies"
+    with monkeypatch.context() as patch:  # which takes nothing that it has already
+        patch.setattr(panel, "dnsmos", lambda: "not to be asked for")
+        main([*command, "--metrics", "mos", "--out", str(tmp_path / "x.json")])
+        assert "not to be asked for" not in capsys.readouterr().out
+        main([*command, "--metrics", "mos", "--out", str(tmp_path / "x.json"), "--restart"])
+        assert "not to be asked for" in capsys.readouterr().out
     for wrong, complaint in (
         (["evaluate", "--recordings", recordings], "--copies: not given"),
         (["evaluate", "fsdd"], "--data: not given"),
@@ -325,10 +414,14 @@ def test_the_command_on_two_folders(
 def test_pairs_by_name(folders: tuple[Path, Path], tmp_path: Path) -> None:
     recordings, copies = folders
     found = pairs(recordings, copies)
-    assert (found[0].name, found[0].copy.name, found[0].said.speaker) == ("high/0", "0.wav", "high")
+    assert (found[0].name, found[0].copy.name, found[0].transcript.speaker) == (
+        "high/0",
+        "0.wav",
+        "high",
+    )
     texts = tmp_path / "texts.txt"
     texts.write_text("0 HELLO THERE\nlow/1 OTHER\n")
-    said = {pair.name: pair.said.text for pair in pairs(recordings, copies, texts)}
+    said = {pair.name: pair.transcript.text for pair in pairs(recordings, copies, texts)}
     assert said == {"high/0": "HELLO THERE", "low/1": "OTHER", "high/2": "", "low/3": ""}
     (copies / "2.wav").unlink()
     with pytest.warns(Note, match="1 of 4 recordings have no copy"):

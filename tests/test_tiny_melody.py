@@ -248,7 +248,7 @@ def test_a_model_with_melody_is_measured(chain: Chain, monkeypatch: pytest.Monke
         "vqwave.evaluation.context.recognizer_of",
         lambda corpus, keep, progress: real(corpus, small, keep=keep, progress=progress),
     )
-    monkeypatch.setattr("vqwave.evaluation.context.TARGET_SECONDS", 0.1)
+    monkeypatch.setattr("vqwave.evaluation.utterances.TARGET_SECONDS", 0.1)
     quick = Settings(resamples=10, seconds=0.3, targets=2, pairs=4, takes=1)
     plain = evaluate(
         chain.run("model"), chain.corpus, replace(quick, only=("nll", "codes", "map", "abx"))

@@ -75,14 +75,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def material(place: Path) -> EvaluationContext:
+def context(place: Path) -> EvaluationContext:
     settings = Settings(split="valid", seconds=60.0)
     return EvaluationContext(
         Corpus.open(place / "corpus"), vqwave.load(place / "model"), None, settings
     )
 
 
-def bowl(best: Temperatures) -> temperature_tuning.Judge:
+def bowl(best: Temperatures) -> temperature_tuning.Scorer:
     """A score whose parts do not depend on one another."""
     return lambda at: {
         part: (a - b) ** 2 for part, a, b in zip(best._fields, at, best, strict=True)
@@ -146,21 +146,21 @@ def test_which_parts_matter(head: Head, taps: int, parts: tuple[str, ...]) -> No
     assert temperature_tuning.parts_of(flows.build(RATE, LABELS, *frames)) == scales
 
 
-def test_recordings_have_no_distance_from_themselves(material: EvaluationContext) -> None:
+def test_recordings_have_no_distance_from_themselves(context: EvaluationContext) -> None:
     spectra, melody = (
-        temperature_tuning._by_spectra(material),
-        temperature_tuning._by_melody(material),
+        temperature_tuning._by_spectra(context),
+        temperature_tuning._by_melody(context),
     )
 
     def judge(waves: list[Wave]) -> dict[str, float]:
         return {**spectra(waves), **melody(waves)}
 
-    perfect = judge(material.waves)
+    perfect = judge(context.waves)
     assert perfect == pytest.approx(dict.fromkeys(perfect, 0.0), abs=1e-6)
     rng = np.random.default_rng(0)
-    noise = [rng.normal(0, 0.05, len(w)).astype(np.float32) for w in material.waves]
+    noise = [rng.normal(0, 0.05, len(w)).astype(np.float32) for w in context.waves]
     assert all(value > 0.1 for value in judge(noise).values())
-    silence = judge([np.zeros_like(w) for w in material.waves])
+    silence = judge([np.zeros_like(w) for w in context.waves])
     assert silence["1 - F0 correlation"] == 1.0
     assert silence["voicing error"] > 0.5
 
@@ -173,7 +173,7 @@ class Level:
 
 
 def test_judges_that_are_there_are_asked(
-    material: EvaluationContext, monkeypatch: pytest.MonkeyPatch
+    context: EvaluationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Texts are take {2,3} of two voices; `take 2` is understood: 2 of 8 words are wrong."""
     monkeypatch.setattr(
@@ -182,22 +182,22 @@ def test_judges_that_are_there_are_asked(
     monkeypatch.setattr(panel, "speaker_encoder", Level)
     monkeypatch.setattr(panel, "dnsmos", lambda: lambda wave, rate: 3.0)
     pytest.importorskip("jiwer")
-    judge = temperature_tuning.judge_of(material)
-    terms = judge([0 * material.waves[0], *material.waves[1:]])
+    judge = temperature_tuning.scorer_of(context)
+    terms = judge([0 * context.waves[0], *context.waves[1:]])
     expected = {"WER": 0.25, "1 - similarity": 0.25, "(5 - MOS) / 5": 0.4}
     assert {name: terms[name] for name in expected} == pytest.approx(expected)
     assert set(terms) - set(expected) == {"voicing error", "1 - F0 correlation"}
 
 
 def test_a_judge_that_is_missing_is_named(
-    material: EvaluationContext, monkeypatch: pytest.MonkeyPatch
+    context: EvaluationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(panel, "dnsmos", lambda: "no DNSMOS here")
     monkeypatch.setattr(panel, "recogniser", lambda name: Recogniser("one", lambda w, rate: ""))
     monkeypatch.setattr(panel, "speaker_encoder", Level)
     with pytest.warns(Note, match="no DNSMOS here; temperatures are chosen by spectra"):
-        judge = temperature_tuning.judge_of(material)
-    assert set(judge(material.waves)) == {"LSD / 10 dB", "voicing error", "1 - F0 correlation"}
+        judge = temperature_tuning.scorer_of(context)
+    assert set(judge(context.waves)) == {"LSD / 10 dB", "voicing error", "1 - F0 correlation"}
 
 
 def test_the_command_writes_the_best_into_the_card(
@@ -214,7 +214,7 @@ def test_the_command_writes_the_best_into_the_card(
     before = json.loads((model / "config.json").read_text())
     monkeypatch.setattr(
         temperature_tuning,
-        "judge_of",
+        "scorer_of",
         lambda _: lambda waves: {"rms": float(np.mean([w.std() for w in waves]))},
     )
     command = ["tune", str(model), "--data", str(place / "corpus"), "--max-utterances", "2"]
@@ -260,9 +260,9 @@ def test_an_evaluation_says_by_which_temperatures(place: Path, tmp_path: Path) -
 
     assert about("cold").temperature == own
     assert about("even").temperature == 0.7
-    assert about("cold", temperature=0.5).drawn == "temperature 0.5"
+    assert about("cold", temperature=0.5).temperature_text == "temperature 0.5"
     words = "temperature 0.7, of the student 0.9 (choice), 0.8 (scale), 0.6 (voiced)"
-    assert about("even", "cold").drawn == words
+    assert about("even", "cold").temperature_text == words
     assert about("even", "even").student_temperature is None
 
 
@@ -271,11 +271,11 @@ def test_a_model_that_makes_no_copies_is_refused(place: Path, tmp_path: Path) ->
     card = ModelCard(sample_rate=RATE, labels=LABELS, spec=spec, about={"corpus": "buzz"})
     save_trained(tmp_path / "babble", card.build(), card)
     settings = Settings(split="valid")
-    it = EvaluationContext(
+    context = EvaluationContext(
         Corpus.open(place / "corpus"), vqwave.load(tmp_path / "babble"), None, settings
     )
     with pytest.raises(temperature_tuning.NotApplicable, match="no copies"):
-        temperature_tuning.tune(it, lambda waves: {"a": 0.0})
+        temperature_tuning.tune(context, lambda waves: {"a": 0.0})
     with pytest.raises(UserInputError, match="--max-utterances 0"):
         main_of(tmp_path / "babble", place / "corpus", "--max-utterances", "0")
 

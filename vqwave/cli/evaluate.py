@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +19,8 @@ from vqwave.cli.arguments import (
 from vqwave.errors import UserInputError
 
 if TYPE_CHECKING:
+    from vqwave.evaluation.progress import Advance, ProgressFactory
     from vqwave.evaluation.result import Result
-    from vqwave.evaluation.stages import Advance, Stage
 
 UNCUT = 3600.0  # seconds: longer than any utterance
 
@@ -53,7 +52,9 @@ def _what(evaluate: argparse.ArgumentParser) -> None:
     flag, by_default = evaluate.add_argument, "(default %(default)s)"
     flag("--split", default="test", help=f"train, valid or test {by_default}")
     flag("--student", metavar="MODEL2", help="the model's distilled decoder, measured, too")
-    flag("--out", type=Path, metavar="METRICS.json", help="write all results")
+    results = "write all results; the same command goes on from what an interrupted one wrote"
+    flag("--out", type=Path, metavar="METRICS.json", help=results)
+    flag("--restart", action="store_true", help="measure anew what METRICS.json has")
     every = "measures by name (default: all that apply but wer, similarity, mos, converted)"
     flag("--metrics", default="", metavar="NAME,...", help=every)
     weights = f"recogniser: a name, or a folder in CTranslate2's format {by_default}"
@@ -85,9 +86,10 @@ def _how(evaluate: argparse.ArgumentParser) -> None:
 
 
 def write_results(arguments: argparse.Namespace) -> None:
-    from vqwave.evaluation.readme_table import put, read_written, section
+    from vqwave.evaluation.readme_table import put, section
+    from vqwave.evaluation.resume import read_report
 
-    text = section([read_written(path) for path in arguments.reports])
+    text = section([read_report(path) for path in arguments.reports])
     if arguments.readme is not None:
         put(arguments.readme, text)
     print(text)
@@ -121,8 +123,8 @@ def evaluate_copies(arguments: argparse.Namespace) -> None:
         only=parts_of(arguments.metrics),
         resamples=arguments.resamples,
         whisper=arguments.whisper,
-        stage=bars(quiet=arguments.quiet),
-        result=written_to(arguments.out),
+        progress=bars(quiet=arguments.quiet),
+        result=result_of(arguments),
     )
     print(text_table(result))
 
@@ -142,15 +144,14 @@ def seconds_of(arguments: argparse.Namespace) -> float:
     return UNCUT if with_words else Settings.seconds
 
 
-def written_to(path: Path | None) -> Result:
-    """A result that is written to a file with each figure, so that none is lost on interruption."""
-    from vqwave.atomic_files import write_text
+def result_of(arguments: argparse.Namespace) -> Result:
+    """A result that is written to `--out`, if given, and goes on from what that has."""
     from vqwave.evaluation.result import Result
+    from vqwave.evaluation.resume import result_in
 
-    if path is None:
+    if arguments.out is None:
         return Result()
-    out = writable(path)
-    return Result(changed=lambda result: write_text(out, json.dumps(result.tree(), indent=1)))
+    return result_in(writable(arguments.out), restart=arguments.restart)
 
 
 def evaluate_model(arguments: argparse.Namespace) -> None:
@@ -191,13 +192,13 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
         settings,
         student=arguments.student,
         device=arguments.device,
-        stage=bars(quiet=arguments.quiet),
-        result=written_to(arguments.out),
+        progress=bars(quiet=arguments.quiet),
+        result=result_of(arguments),
     )
     print(text_table(result))
 
 
-def bars(*, quiet: bool) -> Stage:
+def bars(*, quiet: bool) -> ProgressFactory:
     """A progress bar for each stage, gone when it is done; without a terminal, a line at its
     beginning.
     """

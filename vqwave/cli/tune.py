@@ -46,9 +46,9 @@ def tune_model(arguments: argparse.Namespace) -> None:
     from vqwave.cli.evaluate import UNCUT, bars
     from vqwave.data import Corpus
     from vqwave.decode.sampling import Sampling
-    from vqwave.evaluation import temperature_tuning
-    from vqwave.evaluation.context import EvaluationContext, Settings
-    from vqwave.evaluation.stages import NotApplicable
+    from vqwave.evaluation import Settings, temperature_tuning
+    from vqwave.evaluation.context import EvaluationContext
+    from vqwave.evaluation.progress import NotApplicable
     from vqwave.inference.model_folder import find_model
     from vqwave.inference.speech_model import SpeechModel
     from vqwave.training.checkpoint import update_card
@@ -68,8 +68,8 @@ def tune_model(arguments: argparse.Namespace) -> None:
         Corpus.open(arguments.data), model, None, settings, bars(quiet=arguments.quiet)
     )
     try:
-        judge = temperature_tuning.judge_of(context)
-        trials = temperature_tuning.tune(context, judge, _Printed())
+        scorer = temperature_tuning.scorer_of(context)
+        trials = temperature_tuning.tune(context, scorer, _Printed())
     except NotApplicable as error:
         raise UserInputError(f"{arguments.model}: {error}") from None
     print(f"best:\n{temperature_tuning.table(trials[:1])}")

@@ -1,4 +1,4 @@
-"""How good a model is, on held-out recordings: every measure beside its ceiling and its floor, with
+"""How good a model is, on held-out recordings: every metric with its ceiling, its floor, and
 intervals.
 """
 
@@ -10,9 +10,12 @@ from pathlib import Path
 
 from vqwave.data import Corpus
 from vqwave.errors import Note, UserInputError, nearest
-from vqwave.evaluation.context import EvaluationContext, NotApplicable, Settings, Stage, silent
+from vqwave.evaluation.context import EvaluationContext
+from vqwave.evaluation.progress import NotApplicable, ProgressFactory, silent
 from vqwave.evaluation.registry import ALIASES, MEASURES, WITHOUT_VOICE, defaults
 from vqwave.evaluation.result import Matrix, MetricValue, Result, Row, written
+from vqwave.evaluation.resume import provenance, take_over
+from vqwave.evaluation.settings import Settings
 from vqwave.evaluation.table import markdown_table, text_table
 from vqwave.inference.model_folder import find_model
 from vqwave.inference.speech_model import SpeechModel
@@ -29,7 +32,7 @@ __all__ = [
     "text_table",
 ]
 
-FEW = 10  # utterances, below which a note says that figures say little
+FEW = 10  # utterances, below which a note says that there are too few
 
 
 def chosen(only: Sequence[str]) -> tuple[str, ...]:
@@ -54,63 +57,58 @@ def evaluate(
     *,
     student: str | Path | None = None,
     device: str = "cpu",
-    stage: Stage = silent,
+    progress: ProgressFactory = silent,
     result: Result | None = None,
 ) -> Result:
     """Measure a model (and its student) on a split of a prepared corpus.
 
     Without `settings.only`, all that makes sense for the kind of model. What a model or corpus does
     not allow is in `Result.skipped`, with the reason. `result`: into which figures are put as they
-    come. Raises `UserInputError` for a model, a corpus or names that cannot be used.
+    come; what its `earlier` has of the same models, corpus and settings is not measured again.
+    Raises `UserInputError` for a model, a corpus or names that cannot be used.
     """
-    names = chosen(settings.only)
+    named = chosen(settings.only)
     recordings, codec = Corpus.open(corpus), SpeechModel.load(model, device)
     other = None if student is None else SpeechModel.load(student, device)
-    names = names or defaults(codec)
-    material = EvaluationContext(
-        recordings, codec, other, settings, stage, any_voice=WITHOUT_VOICE.issuperset(names)
-    )
+    names = list(named) or defaults(codec)
+    any_voice = WITHOUT_VOICE.issuperset(names)
+    context = EvaluationContext(recordings, codec, other, settings, progress, any_voice=any_voice)
     result = Result() if result is None else result
-    result.about = _about(model, student, material)
-    if len(material.rows) < FEW:
+    result.about = _about(model, student, context)
+    result.about["provenance"] = provenance(context, device=device, any_voice=any_voice)
+    if len(context.rows) < FEW:
         text = (
-            f"{len(material.rows)} utterances in the split {settings.split} of {corpus}: too few to"
-            " say much"
+            f"{len(context.rows)} utterances in the split {settings.split} of {corpus}: too few for"
+            " reliable figures"
         )
         warnings.warn(text, Note, stacklevel=2)
-    result.pending = list(names)
-    for name in names:
-        if name not in WITHOUT_VOICE and not codec.card.about.get("speaks", True):
-            result.skipped[name] = "the model has codes alone, its decoder was not trained"
-        else:
-            try:
-                MEASURES[name](material, result)
-            except NotApplicable as error:
-                result.skipped[name] = str(error)
-        result.pending.remove(name)
-        result.changed(result)
+    for name in take_over(result, names):
+        with result.measuring(name):
+            if name not in WITHOUT_VOICE and not codec.card.about.get("speaks", True):
+                raise NotApplicable("the model has codes alone, its decoder was not trained")
+            MEASURES[name](context, result)
     return result
 
 
 def _about(
-    model: str | Path, student: str | Path | None, material: EvaluationContext
+    model: str | Path, student: str | Path | None, context: EvaluationContext
 ) -> dict[str, object]:
     """What was measured, on what, how."""
-    codec, settings = material.codec, material.settings
+    codec, settings = context.codec, context.settings
     sampling = settings.sampling
-    drawn = written(sampling.temperatures(codec.temperatures))
-    other = material.student and written(sampling.temperatures(material.student.temperatures))
+    own = written(sampling.temperatures(codec.temperatures))
+    other = context.student and written(sampling.temperatures(context.student.temperatures))
     return {
         "model": _named(model),
         "student": None if student is None else _named(student),
         "kind": codec.card.kind,
-        "corpus": material.corpus.name,
+        "corpus": context.corpus.name,
         "split": settings.split,
-        "utterances": len(material.rows),
-        "seconds": round(sum(map(len, material.waves)) / material.rate, 2),
-        "sample_rate": material.rate,
-        "temperature": drawn,
-        **({"student_temperature": other} if other not in (None, drawn) else {}),
+        "utterances": len(context.rows),
+        "seconds": round(sum(map(len, context.waves)) / context.rate, 2),
+        "sample_rate": context.rate,
+        "temperature": own,
+        **({"student_temperature": other} if other not in (None, own) else {}),
         "seed": sampling.seed,
         "resamples": settings.resamples,
     }

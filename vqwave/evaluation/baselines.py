@@ -1,7 +1,7 @@
 """Griffin-Lim of spectral frames: of the recordings', and of those a decoder is conditioned on.
 
-The first says what frames of this kind carry, the second what a decoder adds to its own frames, or
-loses.
+The first measures what frames of this kind carry, the second what a decoder adds to its own frames,
+or loses.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import torch.nn.functional as F
 
 from vqwave.audio import Wave
 from vqwave.evaluation.context import EvaluationContext
-from vqwave.evaluation.stages import Advance
+from vqwave.evaluation.progress import Advance, NotApplicable
 from vqwave.features import LogMel, LogMelSpec
 from vqwave.metrics.griffin_lim import griffin_lim
-from vqwave.nn.frontend import Frontend
 
 
 def usual_frames(sample_rate: int) -> LogMel:
@@ -28,77 +27,79 @@ def usual_frames(sample_rate: int) -> LogMel:
     )
 
 
-def frontend_of(material: EvaluationContext) -> Frontend | None:
-    """The front end of the decoder's log-mel frames, a readout's or a vocoder's, or None."""
-    model = material.codec.model
-    readout = getattr(model, "spectral_decoder", None)
-    frontend = material.codec.decoder.frontend if readout is None else readout.frontend
-    return frontend if isinstance(getattr(frontend, "features", None), LogMel) else None
+def spectrum_of(context: EvaluationContext) -> LogMel | None:
+    """The log-mel features on which the decoder is conditioned, predicted or a vocoder's, or
+    None.
+    """
+    predictor = getattr(context.codec.model, "spectral_decoder", None)
+    frontend = context.codec.decoder.frontend if predictor is None else predictor.frontend
+    features = getattr(frontend, "features", None)
+    return features if isinstance(features, LogMel) else None
 
 
-def again(waves: Sequence[Wave], features: LogMel, advance: Advance) -> list[Wave]:
+def inverted(waves: Sequence[Wave], features: LogMel, advance: Advance) -> list[Wave]:
     """Griffin-Lim of the frames of waveforms (T,)."""
-    made = []
+    result = []
     for wave in waves:
         x = F.pad(torch.from_numpy(wave), (0, -len(wave) % features.hop))[None]
-        made.append(griffin_lim(features(x), features)[0, : len(wave)].numpy())
+        result.append(griffin_lim(features(x), features)[0, : len(wave)].numpy())
         advance(1)
-    return made
+    return result
 
 
-def true_frames(material: EvaluationContext) -> list[Wave]:
+def true_frames(context: EvaluationContext) -> list[Wave]:
     """Griffin-Lim of the recordings' frames, of the kind that the decoder is conditioned on."""
 
     def make() -> list[Wave]:
-        frontend = frontend_of(material)
-        features = usual_frames(material.rate) if frontend is None else frontend.features.cpu()
-        with material.stage(
-            "Griffin-Lim of true frames", len(material.rows), "utterances"
-        ) as advance:
-            return again(material.waves, features, advance)
+        spectrum = spectrum_of(context)
+        features = usual_frames(context.rate) if spectrum is None else spectrum.cpu()
+        count = len(context.rows)
+        with context.progress("Griffin-Lim of true frames", count, "utterances") as advance:
+            return inverted(context.waves, features, advance)
 
-    return material.once("griffin-lim", "true frames", make)
+    return context.outputs.once("griffin-lim", "true frames", make)
 
 
-def own_frames(material: EvaluationContext) -> list[Wave]:
+def own_frames(context: EvaluationContext) -> list[Wave]:
     """Griffin-Lim of the decoder's own frames; a vocoder's are the true ones."""
-    if not material.has_codes:
-        return true_frames(material)
-    return material.once(
+    if not context.has_codes:
+        return true_frames(context)
+    return context.outputs.once(
         "griffin-lim",
         "own frames",
-        lambda: _predicted(material, range(len(material.rows)), material.rows),
+        lambda: _predicted(context, range(len(context.rows)), context.rows),
     )
 
 
-def converted_frames(material: EvaluationContext) -> list[Wave]:
+def converted_frames(context: EvaluationContext) -> list[Wave]:
     """The same of conversions, in the order of `EvaluationContext.pairs`."""
-    places, voices = [i for i, _ in material.pairs], material.pair_rows
-    return material.once("griffin-lim", "conversions", lambda: _predicted(material, places, voices))
+    places, voices = [i for i, _ in context.pairs], context.pair_rows
+    return context.outputs.once(
+        "griffin-lim", "conversions", lambda: _predicted(context, places, voices)
+    )
 
 
 @torch.inference_mode()
 def _predicted(
-    material: EvaluationContext, places: Sequence[int], voices: Sequence[int]
+    context: EvaluationContext, places: Sequence[int], voices: Sequence[int]
 ) -> list[Wave]:
     """Griffin-Lim of predicted frames: codes of utterances `places`, voices of rows `voices`."""
-    codec, made = material.codec, []
-    model = codec.model
-    with material.stage("Griffin-Lim of predicted frames", len(places), "utterances") as advance:
+    codec, model, result = context.codec, context.vqvae, []
+    predictor, spectrum = model.spectral_decoder, spectrum_of(context)
+    if predictor is None or spectrum is None:
+        raise NotApplicable("the decoder is conditioned on no log-mel frames")
+    vectors = codec.decoder.conditioner.vector_sizes
+    with context.progress("Griffin-Lim of predicted frames", len(places), "utterances") as advance:
         for place, voice in zip(places, voices, strict=True):
-            coded = material.coded[place]
-            labels = material.labels_of(voice, material.rows[place])
-            conditions = codec.given.attributes(labels, material.vectors_of(codec, voice))
+            coded = context.coded[place]
+            labels = context.labels_of(voice, context.rows[place])
+            conditions = codec.given.attributes(labels, context.vectors_of(vectors, voice))
             conditions |= codec.given.range_of(conditions, coded.pitch)
             codes = coded.codes[None].to(codec.device)
             melody = None if coded.pitch is None else coded.pitch.codes[None].to(codec.device)
             pitch = model.pitch(melody, conditions, codes.shape[-1])
-            predicted = model.spectral_decoder(
-                model.quantizer.decode(codes), conditions, pitch=pitch
-            )
-            waves = griffin_lim(
-                model.spectral_decoder.log_mel(predicted), model.spectral_decoder.spectrum
-            )
-            made.append(waves[0, : coded.samples].cpu().numpy())
+            frames = predictor(model.quantizer.decode(codes), conditions, pitch=pitch)
+            waves = griffin_lim(predictor.log_mel(frames), spectrum)
+            result.append(waves[0, : coded.samples].cpu().numpy())
             advance(1)
-    return made
+    return result

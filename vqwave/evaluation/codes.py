@@ -1,4 +1,4 @@
-"""What the codes are like: how they are used, what they tell of phones, words and speakers."""
+"""Statistics of the codes: how they are used, and which phones or words they stand for."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ class Use:
     key: str
     name: str
     sums: NDArray[np.float64]
-    books: int
+    num_codebooks: int
     size: int
 
     @classmethod
     def of(cls, key: str, name: str, codes: Sequence[Tensor], size: int) -> Use:
         """codes: (Q, F) of each utterance."""
-        counts = [[np.bincount(book, minlength=size) for book in each.numpy()] for each in codes]
+        counts = [[np.bincount(row, minlength=size) for row in each.numpy()] for each in codes]
         frames = np.array([[each.shape[1]] for each in codes], np.float64)
         sums = np.concatenate([np.reshape(counts, (len(codes), -1)), frames], 1)
         return cls(key, name, sums, codes[0].shape[0], size)
 
     def entropies(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sums over drawn utterances (R, Q K + 1) -> bits a frame of each book (R, Q)."""
-        drawn = sums[:, :-1].reshape(-1, self.books, self.size)
-        p = drawn / drawn.sum(-1, keepdims=True)
+        """Sums over resampled utterances (R, Q K + 1) -> bits a frame of each codebook (R, Q)."""
+        counts = sums[:, :-1].reshape(-1, self.num_codebooks, self.size)
+        p = counts / counts.sum(-1, keepdims=True)
         return -(p * np.log2(np.where(p > 0, p, 1.0))).sum(-1)
 
     def bits(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(R, Q K + 1) -> (R,): what all of their codes take."""
+        """(R, Q K + 1) -> (R,): bits of all of their codes."""
         return self.entropies(sums).sum(1) * sums[:, -1]
 
     def report(self, result: Result, resamples: int) -> None:
@@ -71,39 +71,38 @@ class Use:
             "model": MetricValue.of(spread),
             "floor": MetricValue(1.0, what="one code"),
         }
-        mean = ", mean of the books" if self.books > 1 else ""
+        mean = ", mean of the books" if self.num_codebooks > 1 else ""
         title = f"{self.name} perplexity{mean}"
         result.add(f"{self.key}.perplexity", title, "codes", "higher", figures)
         dead = {"model": MetricValue(float((self.sums[:, :-1].sum(0) == 0).sum()))}
         prefix = "pitch " if self.key != "codes" else ""
-        title = f"{prefix}codes never used, of {self.books * self.size:,}"
+        title = f"{prefix}codes never used, of {self.num_codebooks * self.size:,}"
         result.add(f"{self.key}.dead", title, "codes", "lower", dead)
 
 
-def codes(material: EvaluationContext, result: Result) -> None:
+def codes(context: EvaluationContext, result: Result) -> None:
     """Perplexity, dead codes, nominal and empirical bit rate (N / D x entropy, as ZeroSpeech counts
     it).
     """
-    material.need(material.has_codes, "the model has no codes")
-    coded = material.coded
+    nominal, coded = context.vqvae.bit_rate(context.rate), context.coded
     streams = [Use.of("codes", "codebook", [item.codes for item in coded], coded[0].size)]
-    if coded[0].pitch is not None:
-        pitch = [item.pitch.codes for item in coded]
-        streams.append(Use.of("codes.pitch", "pitch codebook", pitch, coded[0].pitch.size))
-    seconds, resamples = np.array([item.seconds for item in coded]), material.settings.resamples
+    pitch = [item.pitch for item in coded if item.pitch is not None]
+    if pitch:
+        melodies = [item.codes for item in pitch]
+        streams.append(Use.of("codes.pitch", "pitch codebook", melodies, pitch[0].size))
+    seconds, resamples = np.array([item.seconds for item in coded]), context.settings.resamples
     for use in streams:
         use.report(result, resamples)
     ends = np.cumsum([use.sums.shape[1] for use in streams])
 
     def rates(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         parts = np.split(sums, ends, 1)  # of each stream; seconds
-        bits = sum(use.bits(part) for use, part in zip(streams, parts[:-1], strict=True))
-        return bits / parts[-1][:, 0]
+        bits = [use.bits(part) for use, part in zip(streams, parts[:-1], strict=True)]
+        return np.sum(bits, 0) / parts[-1][:, 0]
 
     flat = np.concatenate([*(use.sums for use in streams), seconds[:, None]], 1)
     rate = bootstrap(flat, rates, resamples=resamples, centred=True)
-    nominal = material.codec.model.bit_rate(material.rate)
-    raw = MetricValue(16.0 * material.rate, what="16-bit samples")
+    raw = MetricValue(16.0 * context.rate, what="16-bit samples")
     result.add(
         "codes.nominal_rate",
         "bit rate, nominal",
@@ -120,59 +119,51 @@ def codes(material: EvaluationContext, result: Result) -> None:
     )
 
 
-def mapping(material: EvaluationContext, result: Result) -> None:
-    """Each code stands for the phone (or word) it goes with most in training: how many held-out
-    frames that names rightly.
+def mapping(context: EvaluationContext, result: Result) -> None:
+    """Each code stands for the phone (or word) that is most frequent with it in training: how many
+    held-out frames that classifies correctly.
     """
-    material.need(material.has_codes, "the model has no codes")
-    corpus = material.corpus
+    corpus, hop = context.corpus, context.vqvae.hop
     aligned = all(u.phones for u in corpus.utterances)
-    material.need(
+    context.need(
         aligned or "text" in corpus.labels,
         "the corpus has neither aligned phones nor few words that are said again",
     )
     kind = "phones" if aligned else "words"
     train = corpus.of("train")[:: max(1, len(corpus.of("train")) // FITTED)]
     codes_train = []
-    with material.stage("encoding training recordings", len(train), "utterances") as advance:
+    with context.progress("encoding training recordings", len(train), "utterances") as advance:
         for row in train:
-            codes_train.append(
-                material.codec.codes_of(torch.from_numpy(_read(material, row))).numpy()
-            )
+            wave = torch.from_numpy(context.read(row))
+            codes_train.append(context.codec.codes_of(wave).numpy())
             advance(1)
-    hop = material.codec.model.hop
     truth_train = [
         _truth(corpus, row, c.shape[1], hop) for row, c in zip(train, codes_train, strict=True)
     ]
     fitted = CodeMap.fit(codes_train, truth_train)
-    test = [item.codes.numpy() for item in material.coded]
+    test = [item.codes.numpy() for item in context.coded]
     truth = [
-        _truth(corpus, row, c.shape[1], hop) for row, c in zip(material.rows, test, strict=True)
+        _truth(corpus, row, c.shape[1], hop) for row, c in zip(context.rows, test, strict=True)
     ]
     figures = {
         "ceiling": _accuracy(
-            material,
-            _clustered(material, train, truth_train, len(fitted.kinds)),
+            context,
+            _clustered(context, train, truth_train, len(fitted.kinds)),
             truth,
             "as many clusters of MFCC",
         ),
-        "model": _accuracy(material, [fitted.read(c) for c in test], truth),
+        "model": _accuracy(context, [fitted.read(c) for c in test], truth),
         "floor": _accuracy(
-            material,
+            context,
             [[fitted.commonest] * len(row) for row in truth],
             truth,
             f"always {fitted.commonest!r}",
         ),
     }
     title = f"codes to {kind}: frames named rightly, of {len(fitted.labels)} {kind}"
-    result.add(
-        "map.accuracy", title, "%", "higher", figures, f"the paper's: {PAPER}" if aligned else ""
-    )
+    note = f"the paper's: {PAPER}" if aligned else ""
+    result.add("map.accuracy", title, "%", "higher", figures, note=note)
     result.matrices.append(_map_matrix(fitted, kind))
-
-
-def _read(material: EvaluationContext, row: int) -> NDArray[np.float32]:
-    return material.corpus.read(row, 0, round(material.settings.seconds * material.rate))
 
 
 def _truth(corpus: Corpus, row: int, frames: int, hop: int) -> list[str]:
@@ -181,43 +172,43 @@ def _truth(corpus: Corpus, row: int, frames: int, hop: int) -> list[str]:
 
 
 def _accuracy(
-    material: EvaluationContext,
-    said: Sequence[Sequence[str]],
+    context: EvaluationContext,
+    predicted: Sequence[Sequence[str]],
     truth: Sequence[Sequence[str]],
     what: str = "",
 ) -> MetricValue:
     sums = [
         [sum(a == b for a, b in zip(x, y, strict=True)), len(y)]
-        for x, y in zip(said, truth, strict=True)
+        for x, y in zip(predicted, truth, strict=True)
     ]
     return MetricValue.of(
-        bootstrap(np.array(sums, np.float64), ratio, resamples=material.settings.resamples),
+        bootstrap(np.array(sums, np.float64), ratio, resamples=context.settings.resamples),
         what,
         100,
     )
 
 
 def _clustered(
-    material: EvaluationContext, train: Sequence[int], truth: Sequence[Sequence[str]], size: int
+    context: EvaluationContext, train: Sequence[int], truth: Sequence[Sequence[str]], size: int
 ) -> list[list[str]]:
     """The same map from k-means clusters of the recordings' cepstra, as many as codes in use, at
     the codes' frame rate.
     """
-    hop = material.codec.model.hop
+    hop = context.vqvae.hop
     mfcc = MFCCSpec(
-        hop_ms=1000 * hop / material.rate, window_ms=max(25.0, 1000 * hop / material.rate)
-    ).build(material.rate)
+        hop_ms=1000 * hop / context.rate, window_ms=max(25.0, 1000 * hop / context.rate)
+    ).build(context.rate)
 
     def frames(row: int) -> Tensor:
-        wave = torch.from_numpy(_read(material, row))
+        wave = torch.from_numpy(context.read(row))
         return mfcc(torch.nn.functional.pad(wave, (0, -len(wave) % hop))[None])[0].T  # (F, C)
 
-    with material.stage("clustering cepstra", len(train), "utterances") as advance:
-        heard = []
+    with context.progress("clustering cepstra", len(train), "utterances") as advance:
+        recorded = []
         for row in train:
-            heard.append(frames(row))
+            recorded.append(frames(row))
             advance(1)
-    every = torch.cat(heard)
+    every = torch.cat(recorded)
     centre, spread = every.mean(0), every.std(0).clamp_min(1e-6)
     chosen = every[
         torch.randperm(len(every), generator=torch.Generator().manual_seed(0))[:CLUSTERED]
@@ -227,19 +218,21 @@ def _clustered(
     def clusters(x: Tensor) -> NDArray[np.int64]:
         return nearest_codes((x - centre) / spread, centres)[None].numpy()
 
-    fitted = CodeMap.fit([clusters(x) for x in heard], truth)
-    return [fitted.read(clusters(frames(row))) for row in material.rows]
+    fitted = CodeMap.fit([clusters(x) for x in recorded], truth)
+    return [fitted.read(clusters(frames(row))) for row in context.rows]
 
 
 def _map_matrix(fitted: CodeMap, kind: str) -> Matrix:
     """Share of each code's training frames by label, in percent: the most used codes, those of one
-    label side by side.
+    label next to each other.
     """
     used = np.argsort(-fitted.counts.sum(0))[:SHOWN]
     share = 100 * fitted.counts[:, used] / fitted.counts[:, used].sum(0)
     order = np.lexsort((-share.max(0), share.argmax(0)))
     names = ["/".join(map(str, kind_)) for kind_ in fitted.kinds[used][order].tolist()]
-    values = [[round(float(cell), 1) for cell in row] for row in share[:, order]]
+    values: list[list[float | None]] = [
+        [round(float(cell), 1) for cell in row] for row in share[:, order]
+    ]
     return Matrix(
         "map",
         f"codes and {kind}",

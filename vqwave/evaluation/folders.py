@@ -1,12 +1,15 @@
-"""Two folders without a model: recordings, and copies of them by anything, paired by file name."""
+"""Two folders without a model: recordings, and copies of them by any system, paired by file
+name.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +18,12 @@ from vqwave.audio import Wave, mu_law_decode, mu_law_encode, read, resample
 from vqwave.audio.sound_files import SUFFIXES, refused_files, sound_files
 from vqwave.data.manifest import find_manifest, read_lines, read_manifest, read_table
 from vqwave.errors import Note, UserInputError, nearest
-from vqwave.evaluation.baselines import again, usual_frames
+from vqwave.evaluation.baselines import inverted, usual_frames
+from vqwave.evaluation.judged import of
 from vqwave.evaluation.panel import MELODY, Columns, Panel
+from vqwave.evaluation.progress import NotApplicable, ProgressFactory, silent
 from vqwave.evaluation.result import Result
-from vqwave.evaluation.stages import NotApplicable, Stage, silent
+from vqwave.evaluation.resume import as_json, digest_of, take_over
 from vqwave.metrics.f0 import contour_sums, speaker_centres
 from vqwave.metrics.recognition import WHISPER
 from vqwave.metrics.speaker_similarity import Embedding, voice_of
@@ -28,8 +33,8 @@ MANIFESTS = ("manifest.csv", "manifest.jsonl")
 
 
 @dataclass(frozen=True)
-class Said:
-    """What is known of a recording: its text and its speaker, empty where unknown."""
+class Transcript:
+    """A recording's text and its speaker, empty where unknown."""
 
     text: str = ""
     speaker: str = ""
@@ -42,7 +47,7 @@ class Pair:
     name: str
     recording: Path
     copy: Path
-    said: Said = Said()
+    transcript: Transcript = Transcript()
 
 
 def pairs(recordings: Path, copies: Path, transcripts: Path | None = None) -> list[Pair]:
@@ -53,55 +58,55 @@ def pairs(recordings: Path, copies: Path, transcripts: Path | None = None) -> li
     `UserInputError` for a copy without a recording, for file names that occur twice, and for
     folders without sound files.
     """
-    there, made = _sounds(recordings), _sounds(copies)
+    originals, copied = _sounds(recordings), _sounds(copies)
     known = read_transcripts(transcripts) if transcripts is not None else _manifest_of(recordings)
     stems: dict[str, list[str]] = {}
-    for name in there:
+    for name in originals:
         stems.setdefault(Path(name).name, []).append(name)
-    found = []
-    for name, copy in made.items():
-        choices = [name] if name in there else stems.get(Path(name).name, [])
+    result = []
+    for name, copy in copied.items():
+        choices = [name] if name in originals else stems.get(Path(name).name, [])
         if len(choices) != 1:
             what = (
                 "no recording of this name" if not choices else f"recordings {', '.join(choices)}"
             )
             raise UserInputError(
-                f"{copy}: {what} in {recordings}, expected one{nearest(name, there)}"
+                f"{copy}: {what} in {recordings}, expected one{nearest(name, originals)}"
             )
         own = choices[0]
-        said = known.get(own) or known.get(Path(own).name) or Said()
-        found.append(Pair(own, there[own], copy, said))
-    if len({pair.name for pair in found}) < len(found):
+        transcript = known.get(own) or known.get(Path(own).name) or Transcript()
+        result.append(Pair(own, originals[own], copy, transcript))
+    if len({pair.name for pair in result}) < len(result):
         raise UserInputError(f"{copies}: several copies of one recording, expected one each")
-    if missing := len(there) - len(found):
+    if missing := len(originals) - len(result):
         warnings.warn(
-            f"{missing} of {len(there)} recordings have no copy in {copies}", Note, stacklevel=2
+            f"{missing} of {len(originals)} recordings have no copy in {copies}", Note, stacklevel=2
         )
-    return sorted(found, key=lambda pair: pair.name)
+    return sorted(result, key=lambda pair: pair.name)
 
 
 def _sounds(folder: Path) -> dict[str, Path]:
     """The sound files below a folder by their places in it, without suffix."""
     if not folder.is_dir():
         raise UserInputError(f"{folder}: no such folder, expected one of sound files")
-    found: dict[str, Path] = {}
+    result: dict[str, Path] = {}
     for path in sound_files(folder):
         name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in found:
+        if name in result:
             raise UserInputError(
-                f"{found[name]} and {path}: one name, expected one sound file of each"
+                f"{result[name]} and {path}: one name, expected one sound file of each"
             )
-        found[name] = path
+        result[name] = path
     for path, reason in refused_files(folder):
         warnings.warn(f"{path}: {reason}", Note, stacklevel=2)
-    if not found:
+    if not result:
         raise UserInputError(
             f"{folder}: no sound files in it, expected {', '.join(sorted(SUFFIXES))}"
         )
-    return found
+    return result
 
 
-def _manifest_of(folder: Path) -> dict[str, Said]:
+def _manifest_of(folder: Path) -> dict[str, Transcript]:
     if not any((folder / name).is_file() for name in MANIFESTS):
         return {}
     path = find_manifest(folder)
@@ -112,7 +117,7 @@ def _manifest_of(folder: Path) -> dict[str, Said]:
     )
 
 
-def read_transcripts(path: Path) -> dict[str, Said]:
+def read_transcripts(path: Path) -> dict[str, Transcript]:
     """Texts (and speakers) by place without suffix, and by file name where that is unique.
 
     A .csv has the columns path and text, and may have speaker; a .jsonl is a manifest; any other
@@ -141,16 +146,16 @@ def _csv(path: Path) -> Iterable[tuple[str, str, str]]:
         yield row["path"], row["text"], row.get("speaker", "")
 
 
-def _by_name(rows: Iterable[tuple[str, str, str]]) -> dict[str, Said]:
-    found: dict[str, Said] = {}
-    short: dict[str, list[Said]] = {}
+def _by_name(rows: Iterable[tuple[str, str, str]]) -> dict[str, Transcript]:
+    result: dict[str, Transcript] = {}
+    short: dict[str, list[Transcript]] = {}
     for name, text, speaker in rows:
         place = Path(name)
         place = place.with_suffix("") if place.suffix.lower() in SUFFIXES else place
-        said = Said(text, speaker)
-        found[place.as_posix()] = said
-        short.setdefault(place.name, []).append(said)
-    return {name: said[0] for name, said in short.items() if len(said) == 1} | found
+        transcript = Transcript(text, speaker)
+        result[place.as_posix()] = transcript
+        short.setdefault(place.name, []).append(transcript)
+    return {name: each[0] for name, each in short.items() if len(each) == 1} | result
 
 
 @dataclass
@@ -158,7 +163,7 @@ class Folders:
     """Pairs at one sample rate, that of the first recording, in Hz; each is read once."""
 
     pairs: Sequence[Pair]
-    stage: Stage = silent
+    progress: ProgressFactory = silent
 
     @cached_property
     def sample_rate(self) -> int:
@@ -181,26 +186,36 @@ class Folders:
     @cached_property
     def griffin_lim(self) -> list[Wave]:
         features = usual_frames(self.sample_rate)
-        with self.stage("Griffin-Lim of true frames", len(self.pairs), "utterances") as advance:
-            return again(self.recordings, features, advance)
+        with self.progress("Griffin-Lim of true frames", len(self.pairs), "utterances") as advance:
+            return inverted(self.recordings, features, advance)
 
     def columns(self, kept: Sequence[int] | None = None) -> Columns:
         """By name, those of the pairs `kept`."""
-        names = {
-            "ceiling": "recordings",
-            "mu-law": "mu_law",
-            "griffin-lim": "griffin_lim",
-            "model": "copies",
+        columns: dict[str, Callable[[], list[Wave]]] = {
+            "ceiling": lambda: self.recordings,
+            "mu-law": lambda: self.mu_law,
+            "griffin-lim": lambda: self.griffin_lim,
+            "model": lambda: self.copies,
         }
-        places = range(len(self.pairs)) if kept is None else kept
-        return {
-            column: lambda name=name: [getattr(self, name)[i] for i in places]
-            for column, name in names.items()
-        }
+        return columns if kept is None else of(kept, columns)
+
+    def provenance(self, resamples: int, whisper: str) -> dict[str, Any]:
+        """All that figures depend on: see `resume`."""
+        return as_json(
+            {
+                "recordings": digest_of([pair.recording for pair in self.pairs]),
+                "copies": digest_of([pair.copy for pair in self.pairs]),
+                "transcripts": [
+                    [pair.name, *asdict(pair.transcript).values()] for pair in self.pairs
+                ],
+                "resamples": resamples,
+                "whisper": whisper,
+            }
+        )
 
     def _read(self, name: str, paths: Sequence[Path]) -> list[Wave]:
         waves = []
-        with self.stage(f"reading {name}", len(paths), "files") as advance:
+        with self.progress(f"reading {name}", len(paths), "files") as advance:
             for path in paths:
                 wave, rate = read(path)
                 waves.append(resample(wave, rate, self.sample_rate))
@@ -216,18 +231,19 @@ def evaluate_folders(
     only: Sequence[str] = (),
     resamples: int = 1000,
     whisper: str = WHISPER,
-    stage: Stage = silent,
+    progress: ProgressFactory = silent,
     result: Result | None = None,
 ) -> Result:
-    """Copies beside their recordings, by the judges `only` (default: `MEASURES`), or
-    `UserInputError`.
+    """Compare copies with their recordings, by the judges `only` (default: `MEASURES`).
+
+    `result`: as of `evaluate`. Raises `UserInputError`.
     """
     for name in only:
         if name not in MEASURES:
             raise UserInputError(
                 f"measure {name!r}: expected of {', '.join(MEASURES)}, which need no model"
             )
-    folders = Folders(pairs(recordings, copies, transcripts), stage)
+    folders = Folders(pairs(recordings, copies, transcripts), progress)
     result = Result() if result is None else result
     seconds = sum(map(len, folders.recordings)) / folders.sample_rate
     result.about = {
@@ -240,31 +256,27 @@ def evaluate_folders(
         "sample_rate": folders.sample_rate,
         "resamples": resamples,
     }
-    panel = Panel(folders.sample_rate, resamples, stage, whisper)
-    result.pending = list(only or MEASURES)
-    for name in list(result.pending):
-        try:
+    result.about["provenance"] = folders.provenance(resamples, whisper)
+    panel = Panel(folders.sample_rate, resamples, progress, whisper)
+    for name in take_over(result, list(only or MEASURES)):
+        with result.measuring(name):
             TAKEN[name](folders, panel, result)
-        except NotApplicable as error:
-            result.skipped[name] = str(error)
-        result.pending.remove(name)
-        result.changed(result)
     return result
 
 
 def _words(folders: Folders, panel: Panel, result: Result) -> None:
-    kept = [i for i, pair in enumerate(folders.pairs) if pair.said.text]
+    kept = [i for i, pair in enumerate(folders.pairs) if pair.transcript.text]
     if not kept:
         raise NotApplicable(
-            "there are no texts: expected --transcripts, or a manifest beside the recordings"
+            "there are no texts: expected --transcripts, or a manifest in their folder"
         )
-    panel.words(result, folders.columns(kept), [folders.pairs[i].said.text for i in kept])
+    panel.words(result, folders.columns(kept), [folders.pairs[i].transcript.text for i in kept])
 
 
 def _similarity(folders: Folders, panel: Panel, result: Result) -> None:
     """To the speaker's other recordings; to the recording itself where there are none."""
     own = panel.voices("ceiling", folders.recordings)
-    speakers = [pair.said.speaker for pair in folders.pairs]
+    speakers = [pair.transcript.speaker for pair in folders.pairs]
     others: list[list[Embedding]] = [
         [own[j] for j, other in enumerate(speakers) if other and other == speaker and i != j]
         for i, speaker in enumerate(speakers)
@@ -279,14 +291,21 @@ def _naturalness(folders: Folders, panel: Panel, result: Result) -> None:
 
 def _melody(folders: Folders, panel: Panel, result: Result) -> None:
     recorded = panel.contours("recordings", folders.recordings)
-    centres = speaker_centres(recorded, [pair.said.speaker or pair.name for pair in folders.pairs])
+    centres = speaker_centres(
+        recorded, [pair.transcript.speaker or pair.name for pair in folders.pairs]
+    )
 
     def sums(column: str, waves: Sequence[Wave]) -> np.ndarray:
-        made = panel.contours(column, waves)
-        return np.stack([contour_sums(*each) for each in zip(recorded, made, centres, strict=True)])
+        contours = zip(recorded, panel.contours(column, waves), centres, strict=True)
+        return np.stack([contour_sums(*each) for each in contours])
 
     columns = {name: make for name, make in folders.columns().items() if name != "ceiling"}
     panel.table(result, columns, MELODY, sums)
 
 
-TAKEN: Mapping = {"wer": _words, "similarity": _similarity, "mos": _naturalness, "pitch": _melody}
+TAKEN: Mapping[str, Callable[[Folders, Panel, Result], None]] = {
+    "wer": _words,
+    "similarity": _similarity,
+    "mos": _naturalness,
+    "pitch": _melody,
+}

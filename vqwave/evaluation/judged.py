@@ -1,90 +1,92 @@
 """Words, voices and naturalness of reconstructions and conversions, by judges trained elsewhere.
 
-Whole utterances only: the text of one that was cut is not what is left of it.
+Words of complete utterances only: the text of one that was cut is longer than its recording.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from vqwave.audio import Wave
-from vqwave.evaluation.baselines import converted_frames, frontend_of, own_frames, true_frames
+from vqwave.evaluation.baselines import converted_frames, own_frames, spectrum_of, true_frames
 from vqwave.evaluation.context import EvaluationContext
 from vqwave.evaluation.panel import BY_ENCODER, Columns, Measure, Values
+from vqwave.evaluation.progress import NotApplicable
 from vqwave.evaluation.result import Result
-from vqwave.evaluation.stages import NotApplicable
 from vqwave.metrics.bootstrap import ratio
 from vqwave.metrics.f0 import Contour
 from vqwave.metrics.speaker_similarity import Embedding, voice_of
 
 SEMITONE = np.log(2) / 12
+NO_COPIES = "the model makes no copies: it takes neither codes nor frames"
+NO_TEXT = "no utterance that was read completely has a text"
+NO_VOICE = "no speaker of the split has training recordings"
 
 
-def copies(material: EvaluationContext) -> dict[str, Callable[[], Sequence[Wave]]]:
-    """Columns: recordings, copies of them, Griffin-Lim of frames, what the model makes of each."""
-    material.need(material.copies, "the model makes no copies: it takes neither codes nor frames")
+def copies(context: EvaluationContext) -> dict[str, Callable[[], Sequence[Wave]]]:
+    """Columns: recordings, copies of them, Griffin-Lim of frames, reconstructions."""
+    context.need(context.reconstructs, NO_COPIES)
     columns: dict[str, Callable[[], Sequence[Wave]]] = {
-        "ceiling": lambda: material.waves,
-        "mu-law": lambda: material.mu_law,
-        "griffin-lim": lambda: true_frames(material),
+        "ceiling": lambda: context.waves,
+        "mu-law": lambda: context.mu_law,
+        "griffin-lim": lambda: true_frames(context),
     }
-    if frontend_of(material) is not None:
-        columns["frames"] = lambda: own_frames(material)
+    if spectrum_of(context) is not None:
+        columns["frames"] = lambda: own_frames(context)
     return columns | {
-        system: lambda system=system: material.reconstructed(system) for system in material.systems
+        system: partial(context.outputs.reconstructed, system) for system in context.systems
     }
 
 
 def of(places: Sequence[int], columns: Columns) -> Columns:
     """Columns of some utterances."""
 
-    def some(make: Callable[[], Sequence[Wave]]) -> Callable[[], Sequence[Wave]]:
-        def made() -> list[Wave]:
-            waves = make()
-            return [waves[i] for i in places]
+    def some(make: Callable[[], Sequence[Wave]]) -> list[Wave]:
+        waves = make()
+        return [waves[i] for i in places]
 
-        return made
-
-    return {name: some(make) for name, make in columns.items()}
+    return {name: partial(some, make) for name, make in columns.items()}
 
 
-def words(material: EvaluationContext, result: Result) -> None:
+def words(context: EvaluationContext, result: Result) -> None:
     """WER and CER of reconstructions."""
-    _ = material.panel.recogniser  # raises where there is none, before anything is made
-    places = with_text(material)
-    material.need(bool(places), "no utterance that was read whole has a text")
-    texts = [material.corpus.utterances[material.rows[i]].text for i in places]
-    material.panel.words(result, of(places, copies(material)), texts)
+    _ = context.panel.recogniser  # raises where there is none, before anything is generated
+    places = with_text(context)
+    context.need(places, NO_TEXT)
+    texts = [context.corpus.utterances[context.rows[i]].text for i in places]
+    context.panel.words(result, of(places, copies(context)), texts)
 
 
-def similarity(material: EvaluationContext, result: Result) -> None:
+def similarity(context: EvaluationContext, result: Result) -> None:
     """Similarity of reconstructions to their speakers' voices; floor: recordings, another voice."""
-    voices, speakers = speaker_voices(material), material.label("speaker")
+    voices, speakers = speaker_voices(context), context.label("speaker")
     places = [i for i, name in enumerate(speakers) if name in voices]
-    material.need(bool(places), "no speaker of the split has training recordings")
-    columns, others = copies(material), []
+    context.need(places, NO_VOICE)
+    columns = copies(context)
+    others: list[Embedding] = []
     if len(voices) > 1:
-        columns["floor"] = lambda: material.waves
+        columns["floor"] = lambda: context.waves
         names = sorted(voices)
         others = [voices[names[names.index(speakers[i]) - 1]] for i in places]
-    material.panel.similarity(
+    context.panel.similarity(
         result, of(places, columns), [voices[speakers[i]] for i in places], others
     )
 
 
-def naturalness(material: EvaluationContext, result: Result) -> None:
+def naturalness(context: EvaluationContext, result: Result) -> None:
     """DNSMOS of reconstructions."""
-    _ = material.panel.dnsmos
-    material.panel.naturalness(result, copies(material))
+    _ = context.panel.dnsmos
+    context.panel.naturalness(result, copies(context))
 
 
-def converted(material: EvaluationContext, result: Result) -> None:
+def converted(context: EvaluationContext, result: Result) -> None:
     """Conversions: WER, similarity to target and source, the nearer one, median F0, DNSMOS."""
-    material.need(material.has_codes, "the model has no codes to keep while the voice changes")
-    material.need(material.hears_speakers, "the model is not conditioned on a speaker")
-    material.need(bool(material.pairs), "fewer than two speakers have enough training speech")
+    context.need(context.has_codes, "the model has no codes to keep while the voice changes")
+    context.need(context.speaker_conditioned, "the model is not conditioned on a speaker")
+    context.need(context.pairs, "fewer than two speakers have enough training speech")
     for name, step in (
         ("words", _converted_words),
         ("voices", _converted_voices),
@@ -92,48 +94,49 @@ def converted(material: EvaluationContext, result: Result) -> None:
         ("naturalness", _converted_naturalness),
     ):
         try:
-            step(material, result)
+            step(context, result)
         except NotApplicable as error:
-            result.skipped[f"conversions: {name}"] = str(error)
+            result.skip(f"conversions: {name}", str(error))
 
 
-def _conversions(material: EvaluationContext) -> dict[str, Callable[[], Sequence[Wave]]]:
+def _conversions(context: EvaluationContext) -> dict[str, Callable[[], Sequence[Wave]]]:
     """Columns of one waveform a conversion; the ceiling's are the recordings converted."""
-    recordings = [i for i, _ in material.pairs]
-    columns = dict(of(recordings, {"ceiling": lambda: material.waves}))
-    if frontend_of(material) is not None:
-        columns["frames"] = lambda: converted_frames(material)
-    return columns | {
-        system: lambda system=system: [item.wave for item in material.converted(system)]
-        for system in material.systems
-    }
+    recordings = [i for i, _ in context.pairs]
+    columns = dict(of(recordings, {"ceiling": lambda: context.waves}))
+    if spectrum_of(context) is not None:
+        columns["frames"] = lambda: converted_frames(context)
+
+    def converted_by(system: str) -> list[Wave]:
+        return [item.wave for item in context.outputs.converted(system)]
+
+    return columns | {system: partial(converted_by, system) for system in context.systems}
 
 
-def _converted_words(material: EvaluationContext, result: Result) -> None:
-    _ = material.panel.recogniser
-    whole, sources = set(with_text(material)), [i for i, _ in material.pairs]
-    places = [n for n, i in enumerate(sources) if i in whole]
-    material.need(bool(places), "no utterance that was read whole has a text")
+def _converted_words(context: EvaluationContext, result: Result) -> None:
+    _ = context.panel.recogniser
+    complete, sources = set(with_text(context)), [i for i, _ in context.pairs]
+    places = [n for n, i in enumerate(sources) if i in complete]
+    context.need(places, NO_TEXT)
     kept = [sources[n] for n in places]
-    texts = [material.corpus.utterances[material.rows[i]].text for i in kept]
-    columns = of(places, _conversions(material))
-    material.panel.words(
+    texts = [context.corpus.utterances[context.rows[i]].text for i in kept]
+    columns = of(places, _conversions(context))
+    context.panel.words(
         result, columns, texts, key="converted", title="conversions: ", clusters=kept
     )
 
 
-def _converted_voices(material: EvaluationContext, result: Result) -> None:
+def _converted_voices(context: EvaluationContext, result: Result) -> None:
     """Ceiling: recordings, as if converted from the other voice; floor: not converted."""
-    voices, speakers = speaker_voices(material), material.label("speaker")
-    places = [n for n, (i, _) in enumerate(material.pairs) if speakers[i] in voices]
-    material.need(bool(places), "no speaker of the split has training recordings")
-    sources = [material.pairs[n][0] for n in places]
+    voices, speakers = speaker_voices(context), context.label("speaker")
+    places = [n for n, (i, _) in enumerate(context.pairs) if speakers[i] in voices]
+    context.need(places, NO_VOICE)
+    sources = [context.pairs[n][0] for n in places]
     from_ = np.stack([voices[speakers[i]] for i in sources])
-    to = np.stack([voices[material.pairs[n][1]] for n in places])
+    to = np.stack([voices[context.pairs[n][1]] for n in places])
 
     def sums(column: str, waves: Sequence[Wave]) -> Values:
         wanted, left = (from_, to) if column == "ceiling" else (to, from_)
-        own = np.stack(material.panel.voices(column, waves))
+        own = np.stack(context.panel.voices(column, waves))
         target, source = (own * wanted).sum(1), (own * left).sum(1)
         return np.stack([target, source, target > source, np.ones(len(own))], 1)
 
@@ -149,59 +152,59 @@ def _converted_voices(material: EvaluationContext, result: Result) -> None:
             "converted.nearer", "conversions: nearer to the target", "%", "higher", share(2), 100
         ),
     )
-    columns = dict(of(places, _conversions(material)))
+    columns = dict(of(places, _conversions(context)))
     columns["floor"] = columns["ceiling"]
-    material.panel.table(result, columns, measures, sums, note=BY_ENCODER, clusters=sources)
+    context.panel.table(result, columns, measures, sums, note=BY_ENCODER, clusters=sources)
 
 
-def _converted_pitch(material: EvaluationContext, result: Result) -> None:
+def _converted_pitch(context: EvaluationContext, result: Result) -> None:
     """How far the median F0 of each conversion lies from that of the target's recordings."""
-    panel, speakers = material.panel, material.label("speaker")
+    panel, speakers = context.panel, context.label("speaker")
     heights = {
         name: _median_f0(panel.contours("training", waves))
-        for name, waves in material.trained.items()
+        for name, waves in context.voice_recordings.items()
     }
-    places = [n for n, (i, _) in enumerate(material.pairs) if speakers[i] in heights]
-    sources = [material.pairs[n][0] for n in places]
+    places = [n for n, (i, _) in enumerate(context.pairs) if speakers[i] in heights]
+    sources = [context.pairs[n][0] for n in places]
     from_ = np.array([heights[speakers[i]] for i in sources])
-    to = np.array([heights[material.pairs[n][1]] for n in places])
+    to = np.array([heights[context.pairs[n][1]] for n in places])
 
     def sums(column: str, waves: Sequence[Wave]) -> Values:
-        found = np.array([_median_f0([contour]) for contour in panel.contours(column, waves)])
-        off = np.abs(found - (from_ if column == "ceiling" else to))
+        own = np.array([_median_f0([contour]) for contour in panel.contours(column, waves)])
+        off = np.abs(own - (from_ if column == "ceiling" else to))
         return np.stack([np.nan_to_num(off), np.isfinite(off)], 1)
 
     title = "conversions: median F0 off the target's"
     measure = Measure("converted.f0", title, "semitones", "lower", ratio)
-    columns = dict(of(places, _conversions(material)))
+    columns = dict(of(places, _conversions(context)))
     columns["floor"] = columns["ceiling"]
     panel.table(result, columns, (measure,), sums, clusters=sources)
 
 
-def _converted_naturalness(material: EvaluationContext, result: Result) -> None:
-    _ = material.panel.dnsmos
-    sources = [i for i, _ in material.pairs]
-    columns = _conversions(material)
-    material.panel.naturalness(
+def _converted_naturalness(context: EvaluationContext, result: Result) -> None:
+    _ = context.panel.dnsmos
+    sources = [i for i, _ in context.pairs]
+    columns = _conversions(context)
+    context.panel.naturalness(
         result, columns, key="converted.mos", title="conversions: ", clusters=sources
     )
 
 
-def with_text(material: EvaluationContext) -> list[int]:
+def with_text(context: EvaluationContext) -> list[int]:
     """Places of the utterances that have a text and were not cut."""
-    utterances = [material.corpus.utterances[row] for row in material.rows]
+    utterances = [context.corpus.utterances[row] for row in context.rows]
     return [
         i
-        for i, (u, wave) in enumerate(zip(utterances, material.waves, strict=True))
+        for i, (u, wave) in enumerate(zip(utterances, context.waves, strict=True))
         if u.text and len(wave) == u.frames
     ]
 
 
-def speaker_voices(material: EvaluationContext) -> dict[str, Embedding]:
+def speaker_voices(context: EvaluationContext) -> dict[str, Embedding]:
     """The voice of each measured speaker and target that has training recordings."""
     return {
-        name: voice_of(material.panel.voices("training", waves))
-        for name, waves in material.trained.items()
+        name: voice_of(context.panel.voices("training", waves))
+        for name, waves in context.voice_recordings.items()
     }
 
 

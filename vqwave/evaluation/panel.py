@@ -1,13 +1,13 @@
 """Judges of speech, trained elsewhere, over a table's columns: words, voices, naturalness, F0.
 
-A column is a name and what makes its waveforms, one an utterance. Columns are made and judged one
-after another, and each figure is in the result as soon as it is known.
+A column is a name and a function that returns its waveforms, one an utterance. Columns are
+generated and judged one after another, and each figure is in the result as soon as it is known.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from vqwave.audio import Wave
 from vqwave.errors import Note
+from vqwave.evaluation.progress import NotApplicable, ProgressFactory, silent
 from vqwave.evaluation.result import Better, MetricValue, Result
-from vqwave.evaluation.stages import NotApplicable, Stage, silent
 from vqwave.metrics import f0, recognition
 from vqwave.metrics.bootstrap import bootstrap, ratio
 from vqwave.metrics.naturalness import Scorer, dnsmos
@@ -42,7 +42,7 @@ DECODERS = ("model", "student")
 
 @dataclass(frozen=True)
 class Measure:
-    """A row of the table, made of sums over utterances; `scale`: from `figure` to `unit`."""
+    """A row of the table, computed from sums over utterances; `scale`: from `figure` to `unit`."""
 
     key: str
     title: str
@@ -61,32 +61,32 @@ MELODY = (
 
 @dataclass
 class Panel:
-    """The judges at a rate in Hz, loaded when first asked for; `Undefined` where not installed."""
+    """The judges at a rate in Hz, loaded at first use; `NotApplicable` where not installed."""
 
     sample_rate: int
     resamples: int = 1000
-    stage: Stage = silent
+    progress: ProgressFactory = silent
     whisper: str = WHISPER
     _warned: set[str] = field(default_factory=set)
     _judged: dict[tuple[str, int], tuple[Wave, Any]] = field(default_factory=dict)
 
     @cached_property
     def recogniser(self) -> Recogniser:
-        return _there(recogniser(self.whisper))
+        return _installed(recogniser(self.whisper))
 
     @cached_property
     def encoder(self) -> SpeakerEncoder:
-        return _there(speaker_encoder())
+        return _installed(speaker_encoder())
 
     @cached_property
     def dnsmos(self) -> Scorer:
-        return _there(dnsmos())
+        return _installed(dnsmos())
 
     @cached_property
     def contour(self) -> f0.Tracker:
-        return _there(f0.tracker(self.sample_rate))
+        return _installed(f0.tracker(self.sample_rate))
 
-    def said(self, column: str, waves: Sequence[Wave]) -> list[str]:
+    def transcripts(self, column: str, waves: Sequence[Wave]) -> list[str]:
         """The words of each waveform."""
         transcribe = self.recogniser.transcribe
         return self._each(column, "words", waves, lambda wave: transcribe(wave, self.sample_rate))
@@ -110,9 +110,9 @@ class Panel:
     def _each(
         self, column: str, kind: str, waves: Sequence[Wave], judge: Callable[[Wave], T]
     ) -> list[T]:
-        """What `judge` makes of each waveform, once for one that is judged again."""
+        """The result of `judge` for each waveform, which is called once for each of them."""
         new = {id(wave): wave for wave in waves if (kind, id(wave)) not in self._judged}
-        with self.stage(f"{column}: {kind}", len(new), "utterances") as advance:
+        with self.progress(f"{column}: {kind}", len(new), "utterances") as advance:
             for place, wave in new.items():
                 self._judged[kind, place] = (
                     wave,
@@ -139,9 +139,11 @@ class Panel:
         )
 
         def sums(column: str, waves: Sequence[Wave]) -> Values:
-            return recognition.error_sums(texts, self.said(column, waves))
+            return recognition.error_sums(texts, self.transcripts(column, waves))
 
-        note = f"by {self.recogniser.name}"  # raises where there is none, before anything is made
+        note = (
+            f"by {self.recogniser.name}"  # raises where there is none, before anything is generated
+        )
         self.table(result, columns, measures, sums, note=note, clusters=clusters)
 
     def similarity(
@@ -159,9 +161,8 @@ class Panel:
 
         def sums(column: str, waves: Sequence[Wave]) -> Values:
             wanted = others if column == "floor" else voices
-            return with_ones(
-                [a @ b for a, b in zip(self.voices(column, waves), wanted, strict=True)]
-            )
+            pairs = zip(self.voices(column, waves), wanted, strict=True)
+            return with_ones(float(a @ b) for a, b in pairs)
 
         self.table(result, columns, (measure,), sums, note=BY_ENCODER)
 
@@ -198,27 +199,31 @@ class Panel:
         clusters: Sequence[int] | None = None,
         what: Mapping[str, str] = WHAT,
     ) -> None:
-        """Rows of figures, column by column.
+        """Rows of figures, column by column; columns that an interrupted evaluation has written
+        stay as they are.
 
-        `clusters`: of each waveform; those of one are drawn together. `what`: of what a column's
-        figures are.
+        `clusters`: of each waveform; those of one are resampled together. `what`: of what a
+        column's figures are.
         """
-        figures: dict[str, dict[str, MetricValue | None]] = {
-            measure.key: {} for measure in measures
-        }
+        rows = [(measure, result.restored(measure.key)) for measure in measures]
         for column, make in columns.items():
-            total = clustered(sums(column, make()), clusters)
-            for measure in measures:
-                row = figures[measure.key]
-                estimate = bootstrap(total, measure.figure, resamples=self.resamples)
-                row[column] = MetricValue.of(estimate, what.get(column, ""), measure.scale)
-                worse = losses(measure, row)
+            if any(column not in figures for _, figures in rows):
+                total = clustered(sums(column, make()), clusters)
+                for measure, figures in rows:
+                    figures[column] = self._figure(measure, total, what.get(column, ""))
+            for measure, figures in rows:
+                worse = losses(measure, figures)
                 notes = "; ".join(filter(None, [note, *worse]))
-                result.add(measure.key, measure.title, measure.unit, measure.better, row, notes)
-                self.warn(measure.title, worse)
+                title, unit = measure.title, measure.unit
+                result.add(measure.key, title, unit, measure.better, figures, note=notes)
+                self.warn(title, worse)
+
+    def _figure(self, measure: Measure, total: Values, what: str) -> MetricValue:
+        estimate = bootstrap(total, measure.figure, resamples=self.resamples)
+        return MetricValue.of(estimate, what, measure.scale)
 
     def warn(self, title: str, lines: Sequence[str]) -> None:
-        """Each line is said once."""
+        """Each line is shown once."""
         for line in lines:
             if (text := f"{title}: {line}") not in self._warned:
                 self._warned.add(text)
@@ -227,15 +232,20 @@ class Panel:
 
 def losses(measure: Measure, figures: Mapping[str, MetricValue | None]) -> list[str]:
     """A line for each decoder that is worse than Griffin-Lim of its own frames."""
-    beside = figures.get("frames")
-    if beside is None or beside.value is None:
+    reference = figures.get("frames")
+    if reference is None or reference.value is None:
         return []
     sign, lines = (1 if measure.better == "higher" else -1), []
     for name in DECODERS:
         figure = figures.get(name)
-        if figure is None or figure.value is None or not sign * (figure.value - beside.value) < 0:
+        if (
+            figure is None
+            or figure.value is None
+            or not sign * (figure.value - reference.value) < 0
+        ):
             continue
-        pair = f"{figure.value:.3g} against {beside.value:.3g}{measure.unit and ' ' + measure.unit}"
+        unit = f" {measure.unit}" if measure.unit else ""
+        pair = f"{figure.value:.3g} against {reference.value:.3g}{unit}"
         lines.append(f"the {name}'s decoder loses to Griffin-Lim of its own frames, {pair}")
     return lines
 
@@ -250,13 +260,14 @@ def clustered(sums: Values, clusters: Sequence[int] | None) -> Values:
     return total
 
 
-def with_ones(values: Sequence[float] | Values) -> Values:
-    """Values (N,) and ones, (N, 2): of what a mean is made."""
-    return np.stack([np.asarray(values, np.float64), np.ones(len(values))], 1)
+def with_ones(values: Iterable[float] | Values) -> Values:
+    """Values (N,) and ones, (N, 2): the sums of a mean."""
+    column = np.asarray(list(values), np.float64)
+    return np.stack([column, np.ones(len(column))], 1)
 
 
-def _there(found: T | str) -> T:
-    """What is there, or `Undefined` with the reason why it is not."""
-    if isinstance(found, str):
-        raise NotApplicable(found)
-    return found
+def _installed(judge: T | str) -> T:
+    """A judge, or `NotApplicable` with the reason why there is none."""
+    if isinstance(judge, str):
+        raise NotApplicable(judge)
+    return judge

@@ -1,25 +1,30 @@
-"""What can be told from codes, latents and audio: ABX, and probes of words and speakers trained on
+"""What information codes, latents and audio carry: ABX, and probes of words and speakers trained on
 real training recordings.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vqwave.audio import Wave
 from vqwave.evaluation.context import EvaluationContext
-from vqwave.evaluation.result import MetricValue, Result
+from vqwave.evaluation.result import Better, MetricValue, Result
 from vqwave.metrics.abx import ABX, token_distances
 from vqwave.metrics.abx import abx as abx_errors
 from vqwave.metrics.bootstrap import Estimate, mean
 from vqwave.metrics.linear import LinearProbe, cepstra, time_statistics
 from vqwave.metrics.probes import Probe, probe_accuracy
+
+Frames = NDArray[np.floating]
+Correct = NDArray[np.generic]
 
 SILENCES = frozenset({"", "_", "sil", "sp", "spn", "pau", "SIL", "SP"})
 PER_CELL, TOKENS = 4, 800  # tokens of one label by one speaker, and in all
@@ -27,53 +32,43 @@ PROBED = 1500  # training utterances of a probe
 NAMES = {"text": "words", "speaker": "speakers"}
 
 
-def abx(material: EvaluationContext, result: Result) -> None:
+@dataclass(frozen=True)
+class _Token:
+    """An utterance's place, the label of a part of it, and that part in seconds."""
+
+    utterance: int
+    label: str
+    span: tuple[float, float]
+
+
+def abx(context: EvaluationContext, result: Result) -> None:
     """ABX within and across speakers, on z_e and on the codes' vectors: of aligned phones, else of
-    whole words.
+    complete words.
     """
-    material.need(material.has_codes, "the model has no codes")
-    corpus = material.corpus
-    aligned = all(corpus.utterances[row].phones for row in material.rows)
-    material.need(
+    context.need(context.has_codes, "the model has no codes")
+    corpus = context.corpus
+    aligned = all(corpus.utterances[row].phones for row in context.rows)
+    context.need(
         aligned or "text" in corpus.labels,
         "the corpus has neither aligned phones nor few words that are said again",
     )
-    tokens = _tokens(material, aligned)
+    tokens = _tokens(context, aligned=aligned)
     kind = "phones" if aligned else "words"
-    material.need(
-        len({label for _, label, _ in tokens}) > 1, f"the utterances hold less than two {kind}"
+    context.need(
+        len({token.label for token in tokens}) > 1, f"the utterances hold less than two {kind}"
     )
-    labels, speakers = (
-        [label for _, label, _ in tokens],
-        [material.label("speaker")[i] for i, _, _ in tokens],
-    )
-    found: dict[str, ABX] = {}
-    with material.stage("ABX", 3, "representations") as advance:
-        for name, frames in (("z_e", _latents), ("codes", _quantized), ("cepstra", _cepstra)):
-            whole = [frames(material, i) for i in range(len(material.rows))]
-            cut = [
-                _cut(whole[i], stretch, len(material.waves[i]) / material.rate)
-                for i, _, stretch in tokens
-            ]
-            found[name] = abx_errors(
-                token_distances(cut),
-                labels,
-                speakers,
-                resamples=min(300, material.settings.resamples),
-            )
-            advance(1)
+    errors = _abx_errors(context, tokens)
     for name, title in (("z_e", "on z_e"), ("codes", "on codes")):
         for side in ("within", "across"):
-            error: Estimate | None = getattr(found[name], side)
-            beside: Estimate | None = getattr(found["cepstra"], side)
+            error: Estimate | None = getattr(errors[name], side)
+            reference: Estimate | None = getattr(errors["cepstra"], side)
             if error is None:
-                result.skipped[f"ABX {side} speakers"] = (
-                    "no triple: too few utterances of one word by one speaker"
-                )
+                why = "no triple: too few utterances of one word by one speaker"
+                result.skip(f"ABX {side} speakers", why)
                 continue
             figures = {
-                "ceiling": MetricValue.of(beside, "MFCC of the recordings", 100)
-                if beside
+                "ceiling": MetricValue.of(reference, "MFCC of the recordings", 100)
+                if reference
                 else None,
                 "model": MetricValue.of(error, scale=100),
                 "floor": MetricValue(50.0, what="chance"),
@@ -82,178 +77,227 @@ def abx(material: EvaluationContext, result: Result) -> None:
             result.add(f"abx.{name}.{side}", measure, "%", "lower", figures)
 
 
-def _tokens(
-    material: EvaluationContext, aligned: bool
-) -> list[tuple[int, str, tuple[float, float]]]:
-    """(utterance, label, its stretch in seconds); a fixed random choice where there are more than
-    enough.
-    """
-    found = []
-    for i, (row, wave) in enumerate(zip(material.rows, material.waves, strict=True)):
-        u, rate = material.corpus.utterances[row], material.rate
+def _abx_errors(context: EvaluationContext, tokens: Sequence[_Token]) -> dict[str, ABX]:
+    """By representation."""
+    labels, by = [token.label for token in tokens], context.label("speaker")
+    speakers, errors = [by[token.utterance] for token in tokens], {}
+    resamples = min(300, context.settings.resamples)
+    with context.progress("ABX", 3, "representations") as advance:
+        for name, frames in (("z_e", _latents), ("codes", _quantized), ("cepstra", _cepstra)):
+            utterances = [frames(context, i) for i in range(len(context.rows))]
+            cut = [
+                _cut(
+                    utterances[token.utterance],
+                    token.span,
+                    len(context.waves[token.utterance]) / context.rate,
+                )
+                for token in tokens
+            ]
+            errors[name] = abx_errors(token_distances(cut), labels, speakers, resamples=resamples)
+            advance(1)
+    return errors
+
+
+def _tokens(context: EvaluationContext, *, aligned: bool) -> list[_Token]:
+    """A fixed random choice where there are more than enough."""
+    every = []
+    for i, (row, wave) in enumerate(zip(context.rows, context.waves, strict=True)):
+        u, rate = context.corpus.utterances[row], context.rate
         if not aligned:
-            found.append((i, u.labels["text"], (0.0, len(wave) / rate)))
+            every.append(_Token(i, u.labels["text"], (0.0, len(wave) / rate)))
             continue
         ends = [start for start, _ in u.phones[1:]] + [u.frames]
         for (start, label), end in zip(u.phones, ends, strict=True):
             if label not in SILENCES and end <= len(wave) and end > start:
-                found.append((i, label, (start / rate, end / rate)))
-    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0)).tolist()
-    kept, cells, speakers = [], Counter(), material.label("speaker")
-    for place in order:
-        cell = (found[place][1], speakers[found[place][0]])
-        if cells[cell] < (PER_CELL if aligned else len(found)) and len(kept) < TOKENS:
+                every.append(_Token(i, label, (start / rate, end / rate)))
+    order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0)).tolist()
+    speakers, kept = context.label("speaker"), []
+    cells: Counter[tuple[str, str]] = Counter()
+    for token in (every[place] for place in order):
+        cell = (token.label, speakers[token.utterance])
+        if cells[cell] < (PER_CELL if aligned else len(every)) and len(kept) < TOKENS:
             cells[cell] += 1
-            kept.append(found[place])
+            kept.append(token)
     return kept
 
 
-def _cut(frames: np.ndarray, stretch: tuple[float, float], seconds: float) -> np.ndarray:
-    """Frames (F, D) of `seconds` -> those whose middles lie in a stretch (in seconds), at least
+def _cut(frames: Frames, span: tuple[float, float], seconds: float) -> Frames:
+    """Frames (F, D) of `seconds` -> those whose middles lie in a span (in seconds), at least
     one.
     """
     middles = (np.arange(len(frames)) + 0.5) * seconds / len(frames)
-    inside = np.flatnonzero((middles >= stretch[0]) & (middles < stretch[1]))
-    nearest = np.abs(middles - sum(stretch) / 2).argmin()
+    inside = np.flatnonzero((middles >= span[0]) & (middles < span[1]))
+    nearest = np.abs(middles - sum(span) / 2).argmin()
     return frames[inside if len(inside) else [nearest]]
 
 
-def _latents(material: EvaluationContext, i: int) -> np.ndarray:
+@torch.inference_mode()
+def _latents(context: EvaluationContext, i: int) -> Frames:
     """z_e (F, D)."""
-    model, wave = (
-        material.codec.model,
-        torch.from_numpy(material.waves[i]).to(material.codec.device),
-    )
-    with torch.inference_mode():
-        return (
-            model.encoder(F.pad(wave, (0, -len(wave) % model.hop))[None])[0]
-            .T.double()
-            .cpu()
-            .numpy()
-        )
+    model = context.codec.model
+    wave = torch.from_numpy(context.waves[i]).to(context.codec.device)
+    padded = F.pad(wave, (0, -len(wave) % model.hop))
+    return model.encoder(padded[None])[0].T.double().cpu().numpy()
 
 
-def _quantized(material: EvaluationContext, i: int) -> np.ndarray:
+def _quantized(context: EvaluationContext, i: int) -> Frames:
     """The codes' vectors (F, D)."""
-    return _embedded(material, material.coded[i].codes).T.double().numpy()
+    return _embedded(context, context.coded[i].codes).T.double().numpy()
 
 
-def _cepstra(material: EvaluationContext, i: int) -> np.ndarray:
-    return cepstra([material.waves[i]], material.rate)[0].T.double().numpy()
+def _cepstra(context: EvaluationContext, i: int) -> Frames:
+    return cepstra([context.waves[i]], context.rate)[0].T.double().numpy()
 
 
-def _embedded(material: EvaluationContext, codes: Tensor) -> Tensor:
+def _embedded(context: EvaluationContext, codes: Tensor) -> Tensor:
     with torch.inference_mode():
-        return material.codec.model.quantizer.decode(codes[None].to(material.codec.device))[0].cpu()
+        return context.codec.model.quantizer.decode(codes[None].to(context.codec.device))[0].cpu()
 
 
-def probes(material: EvaluationContext, result: Result) -> None:
+@dataclass(frozen=True)
+class _TrainingSet:
+    """Training utterances (rows of the corpus), their cepstra, and their codes' vectors, none of a
+    model without codes.
+    """
+
+    rows: list[int]
+    cepstra: list[Tensor]
+    vectors: list[Tensor]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A label to be read: its values, those of training and of test utterances, and the places of
+    the latter.
+    """
+
+    label: str
+    classes: int
+    train: Tensor
+    test: Tensor
+    places: list[int]
+
+    @property
+    def name(self) -> str:
+        return NAMES[self.label]
+
+    @property
+    def chance(self) -> MetricValue:
+        """Always predicting what is commonest in training."""
+        right = float((self.test == torch.bincount(self.train).argmax()).float().mean())
+        return MetricValue(100 * right, count=len(self.test), what="chance")
+
+    def linear(self, train: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Correct]:
+        """A linear probe on frames of the training utterances -> whether it is right about those
+        of the test utterances.
+        """
+        probe = LinearProbe(time_statistics(train), self.train, self.classes)
+        return lambda frames: probe.named(time_statistics(frames)) == self.test.numpy()
+
+
+def probes(context: EvaluationContext, result: Result) -> None:
     """Words and speakers, by a linear probe and a small network on codes, and by a linear probe on
     audio.
     """
-    rows = material.corpus.of("train")
-    rows = [
-        rows[i]
-        for i in torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[
-            :PROBED
-        ].tolist()
-    ]
-    labels = [name for name in ("text", "speaker") if len(material.corpus.labels.get(name, [])) > 1]
-    material.need(
-        bool(labels), "the corpus has neither words that are said again nor several speakers"
-    )
-    heard = [
-        material.corpus.read(row, 0, round(material.settings.seconds * material.rate))
-        for row in rows
-    ]
-    with material.stage("cepstra of training recordings", 1, "corpus") as advance:
-        spectra = cepstra(heard, material.rate)
-        advance(1)
-    vectors = _training_vectors(material, heard) if material.has_codes else []
+    labels = [name for name in NAMES if len(context.corpus.labels.get(name, [])) > 1]
+    context.need(labels, "the corpus has neither words that are said again nor several speakers")
+    train = _training_set(context)
     for label in labels:
-        _probe(material, result, label, rows, spectra, vectors)
+        task = _task(context, label, train.rows)
+        if task is None:
+            why = f"no {label} of the split is in the training recordings"
+            result.skip(f"probes of {NAMES[label]}", why)
+            continue
+        on_audio = task.linear(train.cepstra)
+        _probe_audio(context, result, task, on_audio)
+        if train.vectors:
+            _probe_codes(context, result, task, train, on_audio)
 
 
-def _training_vectors(material: EvaluationContext, heard: Sequence[Wave]) -> list[Tensor]:
-    found = []
-    with material.stage("encoding training recordings", len(heard), "utterances") as advance:
-        for wave in heard:
-            found.append(_embedded(material, material.codec.codes_of(torch.from_numpy(wave))))
+def _training_set(context: EvaluationContext) -> _TrainingSet:
+    rows = context.corpus.of("train")
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:PROBED].tolist()
+    rows = [rows[i] for i in order]
+    waves = [context.read(row) for row in rows]
+    with context.progress("cepstra of training recordings", 1, "corpus") as advance:
+        spectra = cepstra(waves, context.rate)
+        advance(1)
+    return _TrainingSet(rows, spectra, _encoded(context, waves) if context.has_codes else [])
+
+
+def _encoded(context: EvaluationContext, waves: Sequence[Wave]) -> list[Tensor]:
+    """The codes' vectors of each."""
+    result = []
+    with context.progress("encoding training recordings", len(waves), "utterances") as advance:
+        for wave in waves:
+            result.append(_embedded(context, context.codec.codes_of(torch.from_numpy(wave))))
             advance(1)
-    return found
+    return result
 
 
-def _probe(
-    material: EvaluationContext,
-    result: Result,
-    label: str,
-    rows: Sequence[int],
-    spectra: Sequence[Tensor],
-    vectors: Sequence[Tensor],
-) -> None:
-    values, name = material.corpus.labels[label], NAMES[label]
+def _task(context: EvaluationContext, label: str, rows: Sequence[int]) -> _Task | None:
+    """None where no test utterance has a value that training utterances have."""
+    values, own = context.corpus.labels[label], context.label(label)
     train = torch.tensor(
-        [values.index(material.corpus.utterances[row].labels[label]) for row in rows]
+        [values.index(context.corpus.utterances[row].labels[label]) for row in rows]
     )
-    seen = set(train.tolist())
-    places = [i for i, value in enumerate(material.label(label)) if values.index(value) in seen]
+    known = set(train.tolist())
+    places = [i for i, value in enumerate(own) if values.index(value) in known]
     if not places:
-        result.skipped[f"probes of {name}"] = (
-            f"no {label} of the split is in the training recordings"
-        )
-        return
-    test = torch.tensor([values.index(material.label(label)[i]) for i in places])
-    floor = MetricValue(
-        100 * float((test == torch.bincount(train).argmax()).float().mean()),
-        count=len(test),
-        what="chance",
-    )
+        return None
+    test = torch.tensor([values.index(own[i]) for i in places])
+    return _Task(label, len(values), train, test, places)
 
-    def linear(fitted_on: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], np.ndarray]:
-        probe = LinearProbe(time_statistics(fitted_on), train, len(values))
-        return lambda frames: probe.named(time_statistics(frames)) == test.numpy()
 
-    on_audio = linear(spectra)
-    audio: dict[str, MetricValue | None] = {"floor": floor}
-    sources = {"ceiling": material.waves, "mu-law": material.mu_law}
-    if material.copies:
-        sources |= {system: material.reconstructed(system) for system in material.systems}
+def _probe_audio(
+    context: EvaluationContext,
+    result: Result,
+    task: _Task,
+    on_audio: Callable[[Sequence[Tensor]], Correct],
+) -> None:
+    """Recordings, copies and reconstructions, by a probe of recordings' cepstra."""
+    figures: dict[str, MetricValue | None] = {"floor": task.chance}
+    sources: Mapping[str, Sequence[Wave]] = {"ceiling": context.waves, "mu-law": context.mu_law}
+    if context.reconstructs:
+        outputs = {system: context.outputs.reconstructed(system) for system in context.systems}
+        sources = {**sources, **outputs}
     for column, waves in sources.items():
-        audio[column] = _rate(
-            material, on_audio(cepstra([waves[i] for i in places], material.rate)), column
-        )
-    result.add(
-        f"probes.{name}.audio.linear", f"{name}, linear probe on audio", "%", "higher", audio
-    )
-    if not vectors:
-        return
-    better, own = (
-        "higher" if label == "text" else "lower",
-        [_embedded(material, material.coded[i].codes) for i in places],
-    )
-    recorded = cepstra([material.waves[i] for i in places], material.rate)
-    with material.stage(f"probes of {name}", 2, "networks") as advance:
+        right = on_audio(cepstra([waves[i] for i in task.places], context.rate))
+        figures[column] = _rate(context, right, "recordings" if column == "ceiling" else "")
+    title = f"{task.name}, linear probe on audio"
+    result.add(f"probes.{task.name}.audio.linear", title, "%", "higher", figures)
+
+
+def _probe_codes(
+    context: EvaluationContext,
+    result: Result,
+    task: _Task,
+    train: _TrainingSet,
+    on_audio: Callable[[Sequence[Tensor]], Correct],
+) -> None:
+    """Codes, by a linear probe and a network; the ceiling is the same probe of recordings."""
+    own = [_embedded(context, context.coded[i].codes) for i in task.places]
+    recorded = cepstra([context.waves[i] for i in task.places], context.rate)
+    with context.progress(f"probes of {task.name}", 2, "networks") as advance:
         networks: list[Probe] = []
-        for fitted_on, tested_on in ((vectors, own), (spectra, recorded)):
-            networks.append(probe_accuracy(fitted_on, train, tested_on, test))
+        for fitted_on, tested_on in ((train.vectors, own), (train.cepstra, recorded)):
+            networks.append(probe_accuracy(fitted_on, task.train, tested_on, task.test))
             advance(1)
-    for kind, model, ceiling in (
-        ("linear", linear(vectors)(own), on_audio(recorded)),
-        ("network", *(np.array(probe.right) for probe in networks)),
+    model, ceiling = (np.array(probe.right) for probe in networks)
+    better: Better = "higher" if task.label == "text" else "lower"
+    for kind, what, codes, audio in (
+        ("linear", "linear probe", task.linear(train.vectors)(own), on_audio(recorded)),
+        ("network", "CNN probe", model, ceiling),
     ):
-        figures = {
-            "ceiling": _rate(
-                material, ceiling, "ceiling", "the same probe on MFCC of the recordings"
-            ),
-            "model": _rate(material, model, ""),
-            "floor": floor,
+        figures: dict[str, MetricValue | None] = {
+            "ceiling": _rate(context, audio, "the same probe on MFCC of the recordings"),
+            "model": _rate(context, codes),
+            "floor": task.chance,
         }
-        what = "linear probe" if kind == "linear" else "CNN probe"
-        result.add(f"probes.{name}.codes.{kind}", f"{name}, {what} on codes", "%", better, figures)
+        title = f"{task.name}, {what} on codes"
+        result.add(f"probes.{task.name}.codes.{kind}", title, "%", better, figures)
 
 
-def _rate(
-    material: EvaluationContext, right: np.ndarray, column: str, what: str = "recordings"
-) -> MetricValue:
-    estimate = mean(right.astype(np.float64), resamples=material.settings.resamples)
-    return MetricValue.of(estimate, what if column == "ceiling" else "", 100)
+def _rate(context: EvaluationContext, right: Correct, what: str = "") -> MetricValue:
+    estimate = mean(right.astype(np.float64), resamples=context.settings.resamples)
+    return MetricValue.of(estimate, what, 100)

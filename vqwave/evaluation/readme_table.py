@@ -1,14 +1,11 @@
-"""The table of results in a README: made from what evaluations have written, put between two
+"""The table of results in a README: from what evaluations have written, put between two
 markers.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-
-from pydantic import TypeAdapter, ValidationError
 
 from vqwave.atomic_files import write_text
 from vqwave.errors import UserInputError
@@ -65,63 +62,45 @@ SHOWN = (  # the rows of the table, in this order; the JSON has all
 )
 
 
-def read_written(path: Path) -> EvaluationReport:
-    """Raises `UserInputError` that names the file, and the key where one does not fit."""
-    try:
-        return TypeAdapter(EvaluationReport).validate_python(
-            json.loads(path.read_text(encoding="utf-8"))
-        )
-    except OSError as error:
-        raise UserInputError(
-            f"{path}: {error.strerror}, expected what `vqwave evaluate --out` writes"
-        ) from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UserInputError(
-            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}, expected an evaluation"
-        ) from None
-    except ValueError as error:
-        raise UserInputError(f"{path}: not JSON ({error}), expected an evaluation") from None
-
-
-def section(evaluations: Sequence[EvaluationReport]) -> str:
+def section(reports: Sequence[EvaluationReport]) -> str:
     """Markdown: for each evaluation a line of what it is, its table, and what could not be
     measured.
     """
     parts = []
-    for found in evaluations:
-        rows = {row.key: row for row in found.rows}
+    for report in reports:
+        rows = {row.key: row for row in report.rows}
         shown = [rows[key] for key in SHOWN if key in rows]
-        shown += [row for row in found.rows if row.key.startswith("conversion.gender_")]
-        beside = f" and `{found.student}`" if found.student else ""
+        shown += [row for row in report.rows if row.key.startswith("conversion.gender_")]
+        student = f" and `{report.student}`" if report.student else ""
         about = (
-            f"**`{found.model}`**{beside}, {found.corpus}, {found.split} split:"
-            f" {found.utterances:,} utterances, {found.seconds:,.0f} s, {found.drawn}."
+            f"**`{report.model}`**{student}, {report.corpus}, {report.split} split:"
+            f" {report.utterances:,} utterances, {report.seconds:,.0f} s,"
+            f" {report.temperature_text}."
         )
         parts += [
             about,
             "",
-            markdown_table(shown, {"model": NAMES.get(found.kind, found.kind)}),
+            markdown_table(shown, {"model": NAMES.get(report.kind, report.kind)}),
             "",
         ]
         notes = [f"{row.measure}: {row.note}." for row in shown if row.note]
-        notes += [f"Not measured: {name} ({why})." for name, why in found.skipped.items()]
+        notes += [f"Not measured: {name} ({why})." for name, why in report.skipped.items()]
         parts += [" ".join(dict.fromkeys(notes)), ""] if notes else []
     return "\n".join(parts).rstrip()
 
 
 def put(readme: Path, text: str) -> None:
-    """Replace what stands between the markers, whole or not at all.
+    """Replace what stands between the markers, completely or not at all.
 
     Raises `UserInputError` for a file without them.
     """
     try:
-        whole = readme.read_text(encoding="utf-8")
+        old = readme.read_text(encoding="utf-8")
     except OSError as error:
         raise UserInputError(
             f"{readme}: {error.strerror}, expected a text file with the line {BEGIN}"
         ) from None
-    before, begin, rest = whole.partition(BEGIN)
+    before, begin, rest = old.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise UserInputError(

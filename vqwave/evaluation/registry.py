@@ -46,7 +46,7 @@ ALIASES = {
     "mapping": "map",
     "probe": "probes",
 }
-# told from codes alone, so of any speaker's
+# computed from codes alone, so of any speaker's
 WITHOUT_VOICE = frozenset({"codes", "abx", "map", "probes"})
 PRIORS = ("prior", "say")
 BY_PANEL = ("wer", "similarity", "mos", "converted")  # of whole utterances; by name only

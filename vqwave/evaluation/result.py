@@ -1,15 +1,18 @@
-"""What an evaluation finds: rows of figures beside their ceiling and floor, matrices, and what
+"""What an evaluation measures: rows of figures with their ceiling and floor, matrices, and what
 could not be measured.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from vqwave.decode.sampling import Temperatures
+from vqwave.evaluation.progress import NotApplicable
 from vqwave.metrics.bootstrap import Estimate
 
 COLUMNS = ("ceiling", "mu-law", "griffin-lim", "frames", "model", "student", "floor")
@@ -38,7 +41,7 @@ class MetricValue:
 class Row:
     """A measure: its figures by column (see COLUMNS).
 
-    `group` is the name by which `only` asks for it.
+    `group` is its name in `Settings.only`.
     """
 
     key: str
@@ -75,8 +78,8 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Track:
-    """F0 in Hz every `step` seconds, 0 where unvoiced, of one utterance by who speaks it:
-    recording, model, student.
+    """F0 in Hz every `step` seconds, 0 where unvoiced, of one utterance: of its recording, and as
+    the model and the student reconstruct it.
     """
 
     utterance: str
@@ -103,9 +106,11 @@ class EvaluationReport:
     matrices: list[Matrix] = field(default_factory=list)
     tracks: list[Track] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    finished: dict[str, list[str]] = field(default_factory=dict)  # as `Result.finished`
+    provenance: dict[str, Any] = field(default_factory=dict)  # see `resume`
 
     @property
-    def drawn(self) -> str:
+    def temperature_text(self) -> str:
         """The temperature in words."""
         text = f"temperature {_read(self.temperature)}"
         if self.student_temperature is None:
@@ -125,13 +130,16 @@ def _read(temperature: float | dict[str, float]) -> Temperatures:
     return Temperatures(temperature, temperature, temperature)
 
 
-def nothing(result: Result) -> None:
+def nothing(_: Result) -> None:
     """What is done after each figure where nothing is written meanwhile."""
 
 
 @dataclass
 class Result:
-    """Gathers what the measures yield; `changed` is called after each figure, e.g. to write it."""
+    """Gathers what the measures yield; `changed` is called after each figure, e.g. to write it.
+
+    `earlier`: what an earlier evaluation wrote to `path`, from which one may go on (see `resume`).
+    """
 
     about: dict[str, Any] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
@@ -139,7 +147,13 @@ class Result:
     tracks: list[Track] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     pending: list[str] = field(default_factory=list)  # measures that are still to be taken
+    # measures that were taken, each with the names of the parts that it had to skip
+    finished: dict[str, list[str]] = field(default_factory=dict)
     changed: Callable[[Result], None] = nothing
+    path: Path | None = None
+    earlier: EvaluationReport | None = None
+    _parts: list[str] = field(default_factory=list)  # that the present measure has skipped
+    _columns: dict[str, dict[str, MetricValue]] = field(default_factory=dict)
 
     def add(
         self,
@@ -147,7 +161,8 @@ class Result:
         measure: str,
         unit: str,
         better: Better,
-        figures: dict[str, MetricValue | None],
+        figures: Mapping[str, MetricValue | None],
+        *,
         note: str = "",
     ) -> None:
         """A row, in place of one of the same key; columns that are None are left out.
@@ -155,10 +170,37 @@ class Result:
         The group is what stands before the dot in `key`.
         """
         there = {name: figure for name in COLUMNS if (figure := figures.get(name)) is not None}
-        row = Row(key, key.split(".")[0], measure, unit, better, there, note)
+        row = Row(key, group_of(key), measure, unit, better, there, note)
         place = next((i for i, other in enumerate(self.rows) if other.key == key), len(self.rows))
         self.rows[place : place + 1] = [row]
         self.changed(self)
+
+    def skip(self, name: str, why: str) -> None:
+        """A part of a measure that this model or corpus does not allow."""
+        self.skipped[name] = why
+        self._parts.append(name)
+
+    @contextmanager
+    def measuring(self, name: str) -> Iterator[None]:
+        """Around a measure: it is finished at the end, or skipped if it is not applicable."""
+        self._parts = []
+        try:
+            yield
+        except NotApplicable as error:
+            self.skipped[name] = str(error)
+        else:
+            self.finished[name] = self._parts
+        self.pending.remove(name)
+        self.changed(self)
+
+    def restore_columns(self, row: Row) -> None:
+        """Columns of a row that an interrupted measure has written, for `restored`."""
+        self.rows.append(row)
+        self._columns[row.key] = row.figures
+
+    def restored(self, key: str) -> dict[str, MetricValue]:
+        """The columns of a row that an interrupted measure has written."""
+        return dict(self._columns.get(key, {}))
 
     def tree(self) -> dict[str, Any]:
         """As it is written: numbers that are not finite become null."""
@@ -171,8 +213,14 @@ class Result:
                 "tracks": [asdict(track) for track in self.tracks],
                 "skipped": self.skipped,
                 "pending": self.pending,
+                "finished": self.finished,
             }
         )
+
+
+def group_of(key: str) -> str:
+    """The measure by which a row or a matrix of this key was added."""
+    return key.split(".")[0]
 
 
 def confusion(
@@ -180,24 +228,25 @@ def confusion(
     title: str,
     names: tuple[str, str],
     values: Sequence[str],
-    said: Sequence[int],
-    heard: Sequence[int],
+    *,
+    reference: Sequence[int],
+    predicted: Sequence[int],
 ) -> Matrix:
-    """Counts of what was said (rows) and heard (columns), as places in `values`; those that were
-    never said are left out.
+    """Counts of reference (rows) and predicted values (columns), as places in `values`; those that
+    no reference has are left out of the rows.
     """
     counts = [[0.0] * len(values) for _ in values]
-    for row, column in zip(said, heard, strict=True):
+    for row, column in zip(reference, predicted, strict=True):
         counts[row][column] += 1
-    kept = [i for i, row in enumerate(counts) if any(row)]
-    heard_at_all = [j for j in range(len(values)) if j in kept or any(row[j] for row in counts)]
+    rows = [i for i, row in enumerate(counts) if any(row)]
+    columns = [j for j in range(len(values)) if j in rows or any(row[j] for row in counts)]
     return Matrix(
         key,
         title,
         *names,
-        [values[i] for i in kept],
-        [values[j] for j in heard_at_all],
-        [[counts[i][j] for j in heard_at_all] for i in kept],
+        [values[i] for i in rows],
+        [values[j] for j in columns],
+        [[counts[i][j] for j in columns] for i in rows],
         "utterances",
     )
 

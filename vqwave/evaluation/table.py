@@ -62,17 +62,17 @@ def text_table(result: Result) -> str:
         [label(row), *(digits(row.figures.get(name)) for name in columns)] for row in result.rows
     ]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    drawn = [
+    text = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     ]
     notes = [f"{row.measure}: {row.note}" for row in result.rows if row.note]
     missing = [f"not measured: {name}: {why}" for name, why in result.skipped.items()]
-    return "\n".join([*drawn, *(["", *dict.fromkeys(notes + missing)] if notes or missing else [])])
+    return "\n".join([*text, *(["", *dict.fromkeys(notes + missing)] if notes or missing else [])])
 
 
 def markdown_table(rows: Sequence[Row], names: Mapping[str, str]) -> str:
-    """For a page; `names` says how columns are headed."""
+    """For a page; `names`: headings of columns."""
     columns = columns_of(rows)
     head = ["measure", *(names.get(name, HEADINGS.get(name, name)) for name in columns)]
     lines = [head, ["---", *("---:" for _ in columns)]]

@@ -1,5 +1,5 @@
-"""Which temperatures suit a model best, by its copies of held-out recordings: coordinate descent on
-a small grid.
+"""The temperatures that suit a model best, by its copies of held-out recordings: coordinate descent
+on a small grid.
 
 The score of a trial is a sum of terms, lower is better. By judges trained elsewhere (extra
 `judges`): WER + (1 - similarity to the speaker's voice) + (5 - DNSMOS) / 5. Where one of them is
@@ -9,7 +9,6 @@ correlation), by SwiftF0.
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,17 +18,17 @@ import numpy as np
 
 from vqwave import pitch_tracking
 from vqwave.audio import Wave
-from vqwave.decode.sampling import Sampling, Temperatures
+from vqwave.decode.sampling import Temperatures
 from vqwave.errors import Note
 from vqwave.evaluation.context import EvaluationContext
-from vqwave.evaluation.judged import speaker_voices, with_text
-from vqwave.evaluation.stages import NotApplicable
+from vqwave.evaluation.judged import NO_COPIES, NO_TEXT, NO_VOICE, speaker_voices, with_text
+from vqwave.evaluation.progress import NotApplicable
 from vqwave.metrics import f0, recognition
 from vqwave.metrics.spectral import log_spectral_distance
 from vqwave.models import Student, WaveNet
 
 Terms = Mapping[str, float]
-Judge = Callable[[Sequence[Wave]], Terms]
+Scorer = Callable[[Sequence[Wave]], Terms]
 """Copies of the measured recordings, in their order -> the terms of their score."""
 
 EQUAL = (0.6, 0.7, 0.8, 0.9, 1.0)  # one number for all parts, from which the descent begins
@@ -64,7 +63,7 @@ def parts_of(decoder: WaveNet | Student) -> tuple[str, ...]:
         return scales
     if not decoder.head.continuous:
         return ("choice",)
-    return scales if decoder.head.components == 1 else ("choice", *scales)
+    return scales if getattr(decoder.head, "components", 1) == 1 else ("choice", *scales)
 
 
 def tied(temperatures: Temperatures, parts: Sequence[str]) -> Temperatures:
@@ -76,14 +75,14 @@ def tied(temperatures: Temperatures, parts: Sequence[str]) -> Temperatures:
 
 
 def search(
-    judge: Callable[[Temperatures], Terms],
+    score: Callable[[Temperatures], Terms],
     parts: Sequence[str],
-    report: Callable[[Trial], None] = lambda trial: None,
+    report: Callable[[Trial], None] = lambda _: None,
 ) -> list[Trial]:
     """All trials, the best one first: equal temperatures, then each part in turn, its neighbours
     fixed.
 
-    report: called with each trial as it ends. Of equal scores the one that was tried first stands.
+    report: called with each trial as it ends. Of equal scores the one that was tried first wins.
     """
     trials: dict[Temperatures, Trial] = {}
 
@@ -91,7 +90,7 @@ def search(
         candidates = list(candidates)
         for each in candidates:
             if each not in trials:
-                trials[each] = Trial(each, judge(each))
+                trials[each] = Trial(each, score(each))
                 report(trials[each])
         return min(candidates, key=lambda each: trials[each].score)
 
@@ -107,60 +106,59 @@ def search(
 
 
 def tune(
-    material: EvaluationContext, judge: Judge, report: Callable[[Trial], None] = lambda trial: None
+    context: EvaluationContext, scorer: Scorer, report: Callable[[Trial], None] = lambda _: None
 ) -> list[Trial]:
     """`search` by the model's own copies of the recordings, each trial by the same random
     numbers.
     """
-    material.need(material.copies, "the model makes no copies: it takes neither codes nor frames")
-    _ = material.waves, material.coded if material.has_codes else None  # made once for all trials
+    context.need(context.reconstructs, NO_COPIES)
+    _ = context.waves, context.coded if context.has_codes else None  # once for all trials
 
-    def judged(temperatures: Temperatures) -> Terms:
-        choice, scale, voiced = temperatures
-        return judge(
-            _drawn(
-                material,
-                {"temperature": choice, "scale_temperature": scale, "voiced_temperature": voiced},
-            )
-        )
+    def score(temperatures: Temperatures) -> Terms:
+        return scorer(_sampled(context, temperatures))
 
-    return search(judged, parts_of(material.codec.decoder), report)
+    return search(score, parts_of(context.codec.decoder), report)
 
 
-def _drawn(material: EvaluationContext, temperatures: Mapping[str, float]) -> list[Wave]:
+def _sampled(context: EvaluationContext, temperatures: Temperatures) -> list[Wave]:
     """The model's copies by other temperatures, which are not kept."""
-    other = copy.copy(material)
-    sampling: Sampling = replace(material.settings.sampling, **temperatures)
-    other.settings, other._made = replace(material.settings, sampling=sampling), {}
-    return other.reconstructed("model")
+    choice, scale, voiced = temperatures
+    sampling = replace(
+        context.settings.sampling,
+        temperature=choice,
+        scale_temperature=scale,
+        voiced_temperature=voiced,
+    )
+    return context.outputs.with_sampling(sampling).reconstructed("model")
 
 
-def judge_of(material: EvaluationContext) -> Judge:
-    """Judges trained elsewhere, where all are there and can judge; else, with a `Note`, spectra and
-    melody.
+def scorer_of(context: EvaluationContext) -> Scorer:
+    """Judges trained elsewhere, where all are installed and applicable; else, with a `Note`,
+    spectra and melody.
     """
-    melody = _by_melody(material)
+    melody = _by_melody(context)
     try:
-        sound = _by_listeners(material)
+        sound = _by_judges(context)
     except NotApplicable as error:
         note = f"{error}; temperatures are chosen by spectra and melody"
         warnings.warn(note, Note, stacklevel=2)
-        sound = _by_spectra(material)
+        sound = _by_spectra(context)
     return lambda waves: {**sound(waves), **melody(waves)}
 
 
-def _by_listeners(material: EvaluationContext) -> Judge:
-    panel, speakers = material.panel, material.label("speaker")
+def _by_judges(context: EvaluationContext) -> Scorer:
+    panel, speakers = context.panel, context.label("speaker")
     _ = panel.recogniser, panel.encoder, panel.dnsmos  # raise where they are missing
-    places = with_text(material)
-    material.need(bool(places), "no utterance that was read whole has a text")
-    texts = [material.corpus.utterances[material.rows[i]].text for i in places]
-    voices = speaker_voices(material)
+    places = with_text(context)
+    context.need(places, NO_TEXT)
+    texts = [context.corpus.utterances[context.rows[i]].text for i in places]
+    voices = speaker_voices(context)
     known = [i for i, name in enumerate(speakers) if name in voices]
-    material.need(bool(known), "no speaker of the split has training recordings")
+    context.need(known, NO_VOICE)
 
-    def judge(waves: Sequence[Wave]) -> Terms:
-        sums = recognition.error_sums(texts, panel.said("model", [waves[i] for i in places]))
+    def score(waves: Sequence[Wave]) -> Terms:
+        predicted = panel.transcripts("model", [waves[i] for i in places])
+        sums = recognition.error_sums(texts, predicted)
         embedded = panel.voices("model", [waves[i] for i in known])
         wanted = [voices[speakers[i]] for i in known]
         similarity = np.mean([a @ b for a, b in zip(embedded, wanted, strict=True)])
@@ -170,29 +168,29 @@ def _by_listeners(material: EvaluationContext) -> Judge:
             "(5 - MOS) / 5": (5 - float(np.mean(panel.scores("model", waves)))) / 5,
         }
 
-    return judge
+    return score
 
 
-def _by_spectra(material: EvaluationContext) -> Judge:
-    def judge(waves: Sequence[Wave]) -> Terms:
-        pairs = zip(material.waves, waves, strict=True)
-        distance = np.mean([log_spectral_distance(a, b, material.rate) for a, b in pairs])
+def _by_spectra(context: EvaluationContext) -> Scorer:
+    def score(waves: Sequence[Wave]) -> Terms:
+        pairs = zip(context.waves, waves, strict=True)
+        distance = np.mean([log_spectral_distance(a, b, context.rate) for a, b in pairs])
         return {"LSD / 10 dB": float(distance) / 10}
 
-    return judge
+    return score
 
 
-def _by_melody(material: EvaluationContext) -> Judge:
-    rate = material.rate
+def _by_melody(context: EvaluationContext) -> Scorer:
+    rate = context.rate
 
     def contour(wave: Wave) -> f0.Contour:
         f0 = pitch_tracking.track(wave, rate, round(STEP * rate)).astype(np.float64)
         return np.log(np.where(f0 > 0, f0, 100.0) / 100.0), f0 > 0
 
-    contours = [contour(wave) for wave in material.waves]
-    centres = f0.speaker_centres(contours, material.label("speaker"))
+    contours = [contour(wave) for wave in context.waves]
+    centres = f0.speaker_centres(contours, context.label("speaker"))
 
-    def judge(waves: Sequence[Wave]) -> Terms:
+    def score(waves: Sequence[Wave]) -> Terms:
         melodies = zip(contours, map(contour, waves), centres, strict=True)
         sums = np.sum([f0.contour_sums(*each) for each in melodies], 0, keepdims=True)
         with np.errstate(invalid="ignore"):
@@ -202,7 +200,7 @@ def _by_melody(material: EvaluationContext) -> Judge:
             "1 - F0 correlation": 1 - float(correlation),
         }
 
-    return judge
+    return score
 
 
 def table(trials: Sequence[Trial]) -> str:

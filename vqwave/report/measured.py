@@ -132,7 +132,7 @@ def _about(run: Run, found: EvaluationReport) -> str:
     beside = f" and its student {found.student}" if found.student else ""
     return (
         f"{run.name}{beside}: {found.utterances:,} utterances ({found.seconds:,.0f} s) of"
-        f" {found.corpus}, split {found.split}, {found.drawn}."
+        f" {found.corpus}, split {found.split}, {found.temperature_text}."
     )
 
 

@@ -1,0 +1,21 @@
+"""How an evaluation reports its progress, and that a measure cannot be taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+Advance = Callable[[float], object]
+"""Called with the amount that was done since the last call."""
+ProgressFactory = Callable[[str, float, str], AbstractContextManager[Advance]]
+"""Name of a step, its total amount and the unit of that -> a context manager."""
+
+
+class NotApplicable(Exception):
+    """A measure that this model or corpus does not allow, and why."""
+
+
+@contextmanager
+def silent(_name: str, _total: float, _unit: str) -> Iterator[Advance]:
+    """Progress that is not shown."""
+    yield lambda _: None
