@@ -297,6 +297,17 @@ class Head(Part):
         """Bits that a sample costs under the uniform distribution, on the grid of a recording."""
         return 16.0
 
+    def cells(self, x: Tensor) -> Tensor:
+        """x in [-1, 1] -> which cell of a recording's grid each sample is in, int64."""
+        return (
+            torch.round((x + 1.0) * 2 ** (self.bits - 1)).long().clamp(0, 2 ** int(self.bits) - 1)
+        )
+
+    def cell_edges(self) -> Tensor:
+        """Where K cells begin and end in amplitude, (K + 1,) float64."""
+        edges = torch.arange(2 ** int(self.bits) + 1, dtype=torch.float64)
+        return (edges - 0.5) * 2.0 ** (1 - self.bits) - 1.0
+
     def initial_bias(self) -> Tensor:
         """The bias that an untrained network's last layer starts from, (channels,)."""
         return torch.zeros(self.channels)
@@ -339,6 +350,13 @@ class Classes(Head):
     @abstractmethod
     def widths(self) -> Tensor:
         """Width of each class' cell in amplitude, (K,) float64; they sum to 2."""
+
+    def cells(self, x: Tensor) -> Tensor:
+        return self.encode(x)
+
+    def cell_edges(self) -> Tensor:
+        start = torch.full((1,), -1.0, dtype=torch.float64)
+        return torch.cat([start, self.widths()]).cumsum(0)
 
     def __call__(
         self, params: Tensor, temperature: float = 1.0, scale: Scale = None

@@ -1,5 +1,5 @@
-"""The judge learns voices and words from recordings, hears them through noise, and is kept under
-the hash of what it learnt.
+"""The recognizer learns voices and words from recordings, is robust to noise, and is kept under
+the hash of its training set.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return Corpus.open(write_corpus(tmp_path_factory.mktemp("judge") / "corpus"))
 
 
-def test_it_hears_words_and_speakers_through_noise_and_is_kept(
+def test_it_recognises_words_and_speakers_in_noise_and_is_kept(
     corpus: Corpus, tmp_path: Path
 ) -> None:
     torch.manual_seed(3)
     before, steps = torch.get_rng_state(), []
-    judge = recognizer_of(corpus, QUICK, keep=tmp_path / "judges", progress=steps.append)
+    recognizer = recognizer_of(corpus, QUICK, keep=tmp_path / "judges", progress=steps.append)
     assert steps == list(range(1, 2 * 120 + 1))
     assert torch.equal(torch.get_rng_state(), before)
     rows = corpus.of("test")
@@ -92,14 +92,16 @@ def test_it_hears_words_and_speakers_through_noise_and_is_kept(
         0.3 * (wave + noise.normal(0, 0.1 * wave.std(), len(wave))).astype(np.float32)
         for wave in waves
     ]
-    for heard in (judge.named(waves), judge.named(noisy)):
-        for name, found in heard.items():
-            said = [corpus.label_ids(row)[name] for row in rows]
+    for predicted in (recognizer.named(waves), recognizer.named(noisy)):
+        for name, places in predicted.items():
+            reference = [corpus.label_ids(row)[name] for row in rows]
             # all, for each of six seeds; half by chance
-            assert np.mean(found == np.array(said)) >= 0.75, name
+            assert np.mean(places == np.array(reference)) >= 0.75, name
     again = recognizer_of(corpus, QUICK, keep=tmp_path / "judges", progress=steps.append)
     assert len(steps) == 2 * 120  # read, not trained
-    assert np.array_equal(again.hear(waves)["text"], judge.hear(waves)["text"])
+    assert np.array_equal(
+        again.log_probabilities(waves)["text"], recognizer.log_probabilities(waves)["text"]
+    )
     assert len(list((tmp_path / "judges").iterdir())) == 1
 
 
@@ -109,12 +111,12 @@ def test_its_name_follows_the_recordings_and_the_settings(corpus: Corpus, tmp_pa
         recognizer_of(corpus, spec, keep=keep)
     assert len(list(keep.iterdir())) == 2
     shard = corpus.folder / "shard-00000.i16"
-    whole = shard.read_bytes()
+    content = shard.read_bytes()
     try:
-        shard.write_bytes(whole[:-2] + b"\1\0")
+        shard.write_bytes(content[:-2] + b"\1\0")
         recognizer_of(corpus, tiny, keep=keep)
     finally:
-        shard.write_bytes(whole)
+        shard.write_bytes(content)
     assert len(list(keep.iterdir())) == 3
 
 
@@ -122,26 +124,29 @@ def test_a_damaged_one_is_trained_again(corpus: Corpus, tmp_path: Path) -> None:
     tiny = replace(QUICK, steps=2)
     recognizer_of(corpus, tiny, keep=tmp_path)
     (path,) = tmp_path.iterdir()
-    whole = path.read_bytes()
-    path.write_bytes(whole[:100])
+    content = path.read_bytes()
+    path.write_bytes(content[:100])
     recognizer_of(corpus, tiny, keep=tmp_path)
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == content
 
 
-def test_a_corpus_without_repeated_texts_has_a_judge_of_speakers_alone(tmp_path: Path) -> None:
+def test_a_corpus_without_repeated_texts_has_a_recognizer_of_speakers_alone(tmp_path: Path) -> None:
     corpus = Corpus.open(write_corpus(tmp_path / "corpus", texts=False))
-    judge = recognizer_of(corpus, replace(QUICK, steps=2))
+    recognizer = recognizer_of(corpus, replace(QUICK, steps=2))
     long = np.concatenate([corpus.read(row) for row in corpus.of("train")])
-    heard = judge.hear([long, long[:50]])
-    assert list(heard) == ["speaker"]
+    result = recognizer.log_probabilities([long, long[:50]])
+    assert list(result) == ["speaker"]
     # averaged log-probabilities of windows
-    assert np.exp(heard["speaker"]).sum(1).max() <= 1 + 1e-5
-    assert heard["speaker"].shape == (2, 2)
+    assert np.exp(result["speaker"]).sum(1).max() <= 1 + 1e-5
+    assert result["speaker"].shape == (2, 2)
 
 
-def test_it_does_not_hear_level(corpus: Corpus) -> None:
-    judge, wave = recognizer_of(corpus, replace(QUICK, steps=2)), corpus.read(0)
-    loud, soft = judge.hear([wave])["text"], judge.hear([(0.01 * wave).astype(np.float32)])["text"]
+def test_it_does_not_depend_on_level(corpus: Corpus) -> None:
+    recognizer, wave = recognizer_of(corpus, replace(QUICK, steps=2)), corpus.read(0)
+    loud, soft = (
+        recognizer.log_probabilities([wave])["text"],
+        recognizer.log_probabilities([(0.01 * wave).astype(np.float32)])["text"],
+    )
     assert np.allclose(loud, soft, atol=1e-3)
 
 
@@ -164,21 +169,21 @@ def test_disturbing_keeps_shape_and_sign_and_changes() -> None:
     assert (found.amax((1, 2)) > 0).all()
 
 
-def test_it_does_not_hang_on_the_number_of_threads(corpus: Corpus) -> None:
-    heard = []
+def test_it_does_not_depend_on_the_number_of_threads(corpus: Corpus) -> None:
+    result = []
     for threads in (1, 2):
         with limited_to(threads):
-            judge = recognizer_of(corpus, replace(QUICK, steps=20))
+            recognizer = recognizer_of(corpus, replace(QUICK, steps=20))
             assert torch.get_num_threads() == threads
-        heard.append(judge.members.state_dict())
-    assert all(torch.equal(heard[0][name], heard[1][name]) for name in heard[0])
+        result.append(recognizer.members.state_dict())
+    assert all(torch.equal(result[0][name], result[1][name]) for name in result[0])
 
 
-def test_its_members_differ_and_say_their_mean(corpus: Corpus) -> None:
+def test_its_members_differ_and_their_mean_is_given(corpus: Corpus) -> None:
     spec = replace(QUICK, steps=20)
     both = recognizer_of(corpus, spec)
     alone = [recognizer_of(corpus, replace(spec, members=1, seed=seed)) for seed in (0, 1)]
     waves = [corpus.read(row) for row in corpus.of("test")]
-    one, two = (judge.hear(waves)["text"] for judge in alone)
+    one, two = (recognizer.log_probabilities(waves)["text"] for recognizer in alone)
     assert np.abs(one - two).max() > 1e-3
-    assert np.allclose(both.hear(waves)["text"], (one + two) / 2, atol=1e-6)
+    assert np.allclose(both.log_probabilities(waves)["text"], (one + two) / 2, atol=1e-6)

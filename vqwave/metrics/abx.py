@@ -1,5 +1,5 @@
-"""ABX: is X closer to A, of its own category, than to B of another? How well a representation tells
-categories apart.
+"""ABX: is X closer to A, of its own category, than to B of another? How well a representation
+separates categories.
 
 N tokens of F frames and D dimensions; L categories, S speakers. Frames are compared by angle,
 tokens by dynamic time warping. Own, vectorised over tokens: the usual package wants item files on
@@ -23,9 +23,7 @@ CELLS = 1 << 21  # of warping tables held at once
 
 @dataclass(frozen=True)
 class ABX:
-    """Error rates, 0.5 for a representation that tells nothing; None where no triple can be
-    made.
-    """
+    """Error rates, 0.5 for a representation without information; None where there is no triple."""
 
     within: Estimate | None
     across: Estimate | None
@@ -47,7 +45,7 @@ def token_distances(tokens: Sequence[Frames]) -> NDArray[np.float64]:
     first, second = np.triu_indices(len(tokens), 1)
     order = np.argsort(np.maximum(lengths[first], lengths[second]), kind="stable")
     first, second = first[order], second[order]
-    found = np.zeros((len(tokens), len(tokens)))
+    result = np.zeros((len(tokens), len(tokens)))
     start = 0
     while start < len(first):
         step = max(
@@ -61,11 +59,11 @@ def token_distances(tokens: Sequence[Frames]) -> NDArray[np.float64]:
         cosines = padded[first[pairs], : n.max()] @ padded[second[pairs], : m.max()].transpose(
             0, 2, 1
         )
-        found[first[pairs], second[pairs]] = warped_distances(
+        result[first[pairs], second[pairs]] = warped_distances(
             np.arccos(cosines.clip(-1, 1)) / np.pi, n, m
         )
         start += step
-    return found + found.T
+    return result + result.T
 
 
 def warped_distances(
@@ -76,7 +74,7 @@ def warped_distances(
     """
     P, N, M = cost.shape
     total, steps = np.full((3, P, N + 1), np.inf), np.zeros((3, P, N + 1))
-    found, last = np.zeros(P), n + m - 2
+    result, last = np.zeros(P), n + m - 2
     for k in range(N + M - 1):
         low, high = max(0, k - M + 1), min(N - 1, k)
         here, before, behind = k % 3, (k - 1) % 3, (k - 2) % 3
@@ -91,8 +89,8 @@ def warped_distances(
         total[here, :, rows] = best + cost[:, i, k - i]
         steps[here, :, rows] = 1 + (np.where(ways == best, counts, np.inf).min(0) if k else 0)
         done = np.flatnonzero(last == k)
-        found[done] = total[here, done, n[done]] / steps[here, done, n[done]]
-    return found
+        result[done] = total[here, done, n[done]] / steps[here, done, n[done]]
+    return result
 
 
 def abx(
@@ -131,7 +129,7 @@ def _wrong(
     """(N, S, L): share of wrong triples for each X, speaker of A and B, and category of B; NaN
     where there is none.
     """
-    found = np.full((len(label), voices, names), np.nan)
+    result = np.full((len(label), voices, names), np.nan)
     for x in range(len(label)):
         for s in range(voices):
             theirs = speaker == s
@@ -143,8 +141,8 @@ def _wrong(
             share = ((far < near) + 0.5 * (far == near)).mean(0)  # (b,)
             counts = np.bincount(label[b], minlength=names)
             sums = np.bincount(label[b], share, minlength=names)
-            found[x, s] = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-    return found
+            result[x, s] = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    return result
 
 
 def _averaged(
@@ -166,11 +164,11 @@ def _averaged(
     groups[cells, np.arange(len(wrong))] = 1.0
 
     def rate(weights: NDArray[np.float64]) -> float:
-        drawn = groups * weights
+        resampled = groups * weights
         # (L S, S L): cells by (category and speaker of X, speaker of A and B, category of B)
-        counts = drawn @ known
+        counts = resampled @ known
         with np.errstate(invalid="ignore", divide="ignore"):
-            by_cell = (drawn @ values / counts).reshape(*shape, shape[1], shape[0])
+            by_cell = (resampled @ values / counts).reshape(*shape, shape[1], shape[0])
         seen = np.isfinite(by_cell)
         sums, filled = np.nan_to_num(by_cell).sum((1, 2)), seen.sum((1, 2))  # (L of A, L of B)
         return float((sums[filled > 0] / filled[filled > 0]).mean())

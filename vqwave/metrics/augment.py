@@ -1,6 +1,4 @@
-"""Disturbances of mel powers, so that a judge of speech hears words and voices through noise, hum
-and other microphones.
-"""
+"""Disturbances of mel powers, against which a recognizer is robust: noise, hum, microphones."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What validation says of a VQ-VAE: bits with its own codes and with wrong ones, spectral error,
-use of the codebook.
+"""Validation of a VQ-VAE: bits with its own codes and with wrong ones, spectral error, use of the
+codebook.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from torch import Tensor
 
 from vqwave.data import Batch
 from vqwave.metrics import codebook, likelihood
-from vqwave.models.vqvae import VQVAE
+from vqwave.models import VQVAE, WaveNet
+from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoder
 
 Labels = Mapping[str, Tensor]
 
 
 class Autoencoding:
-    """Sums over validation clips; `scalars` and `sections` are made of them once they are added up
-    over all ranks.
+    """Sums over validation clips; `scalars` and `codes` are computed from them once they are added
+    up over all ranks.
     """
 
     def __init__(self, model: VQVAE, speakers: Sequence[str], device: torch.device) -> None:
@@ -29,8 +30,8 @@ class Autoencoding:
         self.counts = codebook.CodeCounts(model.quantizer.books, model.quantizer.size, speakers)
 
     def add(self, batch: Batch, target: Labels | None, others: Labels | None) -> None:
-        """target: labels of voices to convert to, for a model with a listener; others: wrong
-        labels, to measure bits.
+        """target: labels of voices to convert to, for a model with a conversion classifier; others:
+        wrong labels, to measure bits.
         """
         model, labels, sums = self.model, batch.labels, self.sums
         codes, mask = model.encode(batch.wave, batch.lengths), batch.frame_mask(model.hop)
@@ -38,32 +39,38 @@ class Autoencoding:
         sums["samples"] += batch.mask.sum()
         sums["clips"] += len(batch)
         self.counts.add(codes, mask, labels.get("speaker"))
-        if model.spectral_decoder is not None:
-            predicted = self._readout(codes, melody, labels, mask)
-            sums["spectral"] += len(batch) * model.spectral_decoder.loss(
-                predicted, batch.wave, mask
-            )
-        if target is not None:
-            recorded = model.spectral_decoder.frontend(batch.wave, mask=mask)
-            converted = self._readout(codes, melody, target, mask)
-            judged = model.conversion_classifier.losses(recorded, labels, converted, target, mask)
-            sums["conversion"] += len(batch) * judged.accuracy
+        spectral, classifier = model.spectral_decoder, model.conversion_classifier
+        if spectral is not None:
+            predicted = self._spectrum(spectral, codes, melody, labels, mask)
+            sums["spectral"] += len(batch) * spectral.loss(predicted, batch.wave, mask)
+        if target is not None and spectral is not None and classifier is not None:
+            recorded = spectral.frontend(batch.wave, mask=mask)
+            converted = self._spectrum(spectral, codes, melody, target, mask)
+            output = classifier.losses(recorded, labels, converted, target, mask)
+            sums["conversion"] += len(batch) * output.accuracy
         if others is not None:
             sums["bits"] += self._bits(batch, codes, melody, labels)
             rolled = None if melody is None else melody.roll(1, 0)
             sums["codes"] += self._bits(batch, codes.roll(1, 0), rolled, labels)
             sums["speakers"] += self._bits(batch, codes, melody, others)
 
-    def _readout(
-        self, codes: Tensor, melody: Tensor | None, labels: Labels, mask: Tensor
+    def _spectrum(
+        self,
+        decoder: SpectralDecoder,
+        codes: Tensor,
+        melody: Tensor | None,
+        labels: Labels,
+        mask: Tensor,
     ) -> Tensor:
-        model = self.model
-        pitch = model.pitch(melody, labels, codes.shape[-1], mask)
-        return model.spectral_decoder(model.quantizer.decode(codes), labels, mask, pitch)
+        """The predicted spectral frames."""
+        pitch = self.model.pitch(melody, labels, codes.shape[-1], mask)
+        return decoder(self.model.quantizer.decode(codes), labels, mask, pitch)
 
     def _bits(self, batch: Batch, codes: Tensor, melody: Tensor | None, labels: Labels) -> Tensor:
         """Bits of a batch, summed over its valid samples, given codes and labels."""
         decoder = self.model.decoder
+        if not isinstance(decoder, WaveNet):
+            raise TypeError("a student gives no likelihood of recordings")
         condition = self.model.condition(codes, labels, batch.frame_mask(self.model.hop), melody)
         bits = likelihood.bits(decoder.head, decoder.predict(batch.wave, condition), batch.wave)
         return bits[batch.mask].sum()
@@ -72,17 +79,17 @@ class Autoencoding:
         self, total: Mapping[str, float], sample_rate: int, comparable: tuple[bool, bool]
     ) -> dict[str, float]:
         """total: the sums over all ranks; comparable: see `likelihood.costs`."""
-        section, found = self.codes(sample_rate), {}
-        found |= {"perplexity": section["perplexity"], "codes_used": section["used"]}
+        section = self.codes(sample_rate)
+        scalars = {"perplexity": section["perplexity"], "codes_used": section["used"]}
         if self.model.spectral_decoder is not None:
-            found["spectral"] = total["spectral"] / total["clips"]
+            scalars["spectral"] = total["spectral"] / total["clips"]
         if self.model.conversion_classifier is not None:
-            found["conversion_accuracy"] = total["conversion"] / total["clips"]
+            scalars["conversion_accuracy"] = total["conversion"] / total["clips"]
         if total["bits"]:
             names = ("bits", "bits_shuffled_codes", "bits_shuffled_speakers")
             costs = likelihood.costs(total, comparable, "codes", "speakers")
-            found |= likelihood.measured(dict(zip(names, costs, strict=True)))
-        return found
+            scalars |= likelihood.measured(dict(zip(names, costs, strict=True)))
+        return scalars
 
     def codes(self, sample_rate: int) -> dict[str, Any]:
         """The section of `evaluation.json` on codes."""

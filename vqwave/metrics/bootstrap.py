@@ -30,8 +30,8 @@ def bootstrap(
     seed: int = 0,
     centred: bool = False,
 ) -> Estimate:
-    """What `figure` makes of the sum over utterances, and its percentile interval when utterances
-    are drawn with replacement.
+    """`figure` of the sum over utterances, and its percentile interval over sums of utterances that
+    are resampled with replacement.
 
     sums (N, S): what each of N utterances adds; figure: sums (R, S) -> figures (R,). Figures that
     are NaN (a draw without a single voiced frame) are left out of the interval. `centred` moves it
@@ -46,14 +46,14 @@ def bootstrap(
         value = float(figure(sums.sum(0, keepdims=True))[0])
         if count < 2:
             return Estimate(value, value, value, count)
-        rng, found = np.random.default_rng(seed), []
+        rng, figures = np.random.default_rng(seed), []
         step = max(1, CHUNK // max(sums.shape[1], count))
         for first in range(0, resamples, step):
-            drawn = rng.multinomial(
+            counts = rng.multinomial(
                 count, np.full(count, 1 / count), size=min(step, resamples - first)
             )
-            found.append(figure(drawn @ sums))
-    draws = np.concatenate(found)
+            figures.append(figure(counts @ sums))
+    draws = np.concatenate(figures)
     draws = draws[np.isfinite(draws)]
     if centred and len(draws):
         draws = draws + (value - np.median(draws))

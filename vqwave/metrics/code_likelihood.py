@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 STRENGTHS = 2.0 ** np.arange(-2, 10)  # of the pull of a bigram's row towards the unigram
-LARGEST = 4096  # codes of a book for which a table of pairs is made
+LARGEST = 4096  # codes of a codebook up to which pairs are counted
 
 
 def unigram(codes: Sequence[Tensor], size: int) -> NDArray[np.float64]:
@@ -33,8 +33,8 @@ def unigram(codes: Sequence[Tensor], size: int) -> NDArray[np.float64]:
 
 def unigram_bits(train: Sequence[Tensor], test: Sequence[Tensor], size: int) -> float:
     """Bits a test code costs, each on its own."""
-    p, found = unigram(train, size), np.concatenate([c.numpy() for c in test], 1)
-    return float(-np.mean([np.log2(p[book, row]) for book, row in enumerate(found)]))
+    p, codes = unigram(train, size), np.concatenate([c.numpy() for c in test], 1)
+    return float(-np.mean([np.log2(p[book, row]) for book, row in enumerate(codes)]))
 
 
 def bigram_bits(train: Sequence[Tensor], test: Sequence[Tensor], size: int) -> float:
@@ -69,5 +69,5 @@ def baselines(train: Sequence[Tensor], test: Sequence[Tensor], size: int) -> dic
 
     Codes: (Q, F) an utterance, int64 on the CPU.
     """
-    found = {"uniform": math.log2(size), "unigram": unigram_bits(train, test, size)}
-    return found | ({"bigram": bigram_bits(train, test, size)} if size <= LARGEST else {})
+    bits = {"uniform": math.log2(size), "unigram": unigram_bits(train, test, size)}
+    return bits | ({"bigram": bigram_bits(train, test, size)} if size <= LARGEST else {})

@@ -1,5 +1,5 @@
-"""From codes to phones (or other labels of frames): each code stands for the label it goes with
-most often.
+"""From codes to phones (or other labels of frames): each code stands for the label that is most
+frequent with it.
 
 Reference: van den Oord et al., 2017, sec. 4.3 (49.3 % of 41 phones from 128 codes at 25 Hz).
 arXiv:1711.00937
@@ -35,13 +35,14 @@ class CodeMap:
         place = {name: i for i, name in enumerate(names)}
         kinds, index = np.unique(np.concatenate(codes, 1).T, axis=0, return_inverse=True)
         counts = np.zeros((len(names), len(kinds)), np.int64)
-        np.add.at(counts, ([place[label] for row in labels for label in row], index.ravel()), 1)
+        rows = np.array([place[label] for row in labels for label in row], np.int64)
+        np.add.at(counts, (rows, index.ravel()), 1)
         return cls(names, kinds, counts)
 
     @property
     def commonest(self) -> str:
-        """The label of most training frames: what a frame is taken for whose codes were never seen
-        together.
+        """The label of most training frames: predicted for combinations of codes that training has
+        not.
         """
         return self.labels[int(self.counts.sum(1).argmax())]
 

@@ -38,12 +38,12 @@ def tracker(sample_rate: int) -> Tracker | str:
         long_enough = np.pad(
             np.asarray(wave, np.float64), (0, max(0, round(3.1 * sample_rate / LOWEST) - len(wave)))
         )
-        found = parselmouth.Sound(long_enough, sample_rate).to_pitch(STEP, LOWEST, HIGHEST)
-        place = np.rint(((np.arange(frames) + 0.5) * STEP - found.xs()[0]) / STEP).astype(int)
-        inside = (place >= 0) & (place < len(found.xs()))
-        f0 = np.where(
-            inside, found.selected_array["frequency"][place.clip(0, len(found.xs()) - 1)], 0.0
-        )
+        pitch = parselmouth.Sound(long_enough, sample_rate).to_pitch(STEP, LOWEST, HIGHEST)
+        times = pitch.xs()
+        place = np.rint(((np.arange(frames) + 0.5) * STEP - times[0]) / STEP).astype(int)
+        inside = (place >= 0) & (place < len(times))
+        frequency = pitch.selected_array["frequency"][place.clip(0, len(times) - 1)]
+        f0 = np.where(inside, frequency, 0.0)
         voiced = f0 > 0
         return np.log(np.where(voiced, f0, 100.0) / 100.0), voiced
 
@@ -56,19 +56,19 @@ def melody_sums(contour: Tracker, recording: Wave, copy: Wave, centre: float = 0
 
 
 def contour_sums(recording: Contour, copy: Contour, centre: float = 0.0) -> Sums:
-    """What an utterance adds to the sums (PARTS,) that `f0_error`, `f0_correlation` and
-    `voicing_error` are made of.
+    """An utterance's part of the sums (PARTS,) from which `f0_error`, `f0_correlation` and
+    `voicing_error` are computed.
 
     Frames are compared as they lie, so both must be in step; the longer is cut. `centre`,
     ln(F0 / 100 Hz), is the speaker's own: with it a correlation is one of melodies, and not of high
     and low voices.
     """
     frames = min(len(recording[1]), len(copy[1]))
-    (a, voiced), (b, there) = ((part[:frames] for part in contour) for contour in (recording, copy))
-    both = voiced & there
-    x, y = a[both] - centre, b[both] - centre
+    voiced, also = recording[1][:frames], copy[1][:frames]
+    both = voiced & also
+    x, y = recording[0][:frames][both] - centre, copy[0][:frames][both] - centre
     moments = [len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y]
-    return np.array([*moments, frames, (voiced != there).sum()], np.float64)
+    return np.array([*moments, frames, (voiced != also).sum()], np.float64)
 
 
 def speaker_centres(contours: Sequence[Contour], speakers: Sequence[str | None]) -> list[float]:

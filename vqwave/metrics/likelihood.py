@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqwave.distributions import Distribution, Head, LinearBins, MuLaw, bits_per_sample
+from vqwave.distributions import Classes, Distribution, Head, bits_per_sample
 from vqwave.models import WaveNet
 from vqwave.models.wavenet import WaveNetState
 from vqwave.nn.causal import shift_right
@@ -25,7 +25,7 @@ SCORED = 16384  # samples whose likelihood is computed at once
 
 @dataclass(frozen=True)
 class Score:
-    """Bits a sample of a recording costs, what they are counted in, and how many samples it has."""
+    """Bits a sample of a recording costs, their unit, and how many samples it has."""
 
     bits: float
     unit: str
@@ -37,18 +37,16 @@ def score(decoder: WaveNet, condition: Condition | None, x: Tensor) -> Score:
     projected, state = decoder.project(condition), WaveNetState()
     before, total = shift_right(x), 0.0
     for chunk, past in zip(x.split(SCORED, 1), before.split(SCORED, 1), strict=True):
-        found = bits(decoder.head, decoder.step(past, projected, state), chunk)
-        total += float(found.sum(dtype=torch.float64))
+        costs = bits(decoder.head, decoder.step(past, projected, state), chunk)
+        total += float(costs.sum(dtype=torch.float64))
     return Score(total / x.shape[1], unit(decoder.head), x.shape[1])
 
 
 def unit(head: Head) -> str:
-    """What one sample costs is counted in, for this head."""
-    return (
-        f"bits per {head.bits:g}-bit sample"
-        if head.continuous
-        else f"bits per sample of {head.classes} classes"
-    )
+    """The unit of a sample's cost, for this head."""
+    if isinstance(head, Classes):
+        return f"bits per sample of {head.classes} classes"
+    return f"bits per {head.bits:g}-bit sample"
 
 
 def bits(head: Head, distribution: Distribution, x: Tensor) -> Tensor:
@@ -61,8 +59,8 @@ def bits(head: Head, distribution: Distribution, x: Tensor) -> Tensor:
 
 
 def bits_of(head: Head, nats: Tensor) -> Tensor:
-    """A mean negative log-likelihood in nats, in this head's bits: what training curves show beside
-    held-out bits.
+    """A mean negative log-likelihood in nats -> in this head's bits, in which training curves and
+    held-out curves are comparable.
     """
     # a density costs ln(2 / 2^16) more as a 16-bit mass
     density = head.continuous and head.kind != "mixture_of_logistics"
@@ -72,13 +70,13 @@ def bits_of(head: Head, nats: Tensor) -> Tensor:
 def costs(
     total: Mapping[str, float], comparable: tuple[bool, bool], clips: str, labels: str
 ) -> tuple[float, float | None, float | None]:
-    """Sums by name -> what a sample costs; with another clip's codes or frames; with other labels.
+    """Sums by name -> the cost of a sample; with another clip's codes or frames; with other labels.
 
     clips, labels: the names of the last two sums; comparable: whether there are others. None where
     there are not: the model would be compared with itself.
     """
-    bits, *others = (total[name] / total["samples"] for name in ("bits", clips, labels))
-    return bits, *(cost if there else None for cost, there in zip(others, comparable, strict=True))
+    bits, codes, others = (total[name] / total["samples"] for name in ("bits", clips, labels))
+    return bits, codes if comparable[0] else None, others if comparable[1] else None
 
 
 def measured(scalars: Mapping[str, float | None]) -> dict[str, float]:
@@ -88,22 +86,14 @@ def measured(scalars: Mapping[str, float | None]) -> dict[str, float]:
 
 def _codes(head: Head, x: Samples) -> NDArray[np.int64]:
     """Which cell each sample is in: the head's class, or the level of its grid."""
-    if isinstance(head, MuLaw | LinearBins):
-        return head.encode(torch.from_numpy(x)).numpy()
-    return (
-        np.round((x + 1.0) * 2 ** (head.bits - 1)).astype(np.int64).clip(0, 2 ** int(head.bits) - 1)
-    )
+    return head.cells(torch.from_numpy(x)).numpy()
 
 
 def _cells(head: Head, x: Samples) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The lower and upper amplitude of the cell that each sample is in; the outermost cells take
     the tails.
     """
-    codes = _codes(head, x)
-    if isinstance(head, MuLaw | LinearBins):
-        edges = np.concatenate([[-1.0], head.widths().numpy()]).cumsum()
-    else:
-        edges = (np.arange(2 ** int(head.bits) + 1) - 0.5) * 2.0 ** (1 - head.bits) - 1.0
+    codes, edges = _codes(head, x), head.cell_edges().numpy()
     edges[0], edges[-1] = -np.inf, np.inf
     return edges[codes], edges[codes + 1]
 
@@ -112,7 +102,7 @@ def histogram_bits(head: Head, train: Samples, test: Samples) -> float:
     """Bits a test sample costs under the smoothed histogram of the training samples, each on its
     own.
     """
-    size = head.classes if isinstance(head, MuLaw | LinearBins) else 2 ** int(head.bits)
+    size = len(head.cell_edges()) - 1
     counts = np.bincount(_codes(head, train), minlength=size) + 0.1
     return float(-np.log2(counts / counts.sum())[_codes(head, test)].mean())
 
@@ -123,8 +113,8 @@ def linear_predictor_bits(
     """Bits a test sample costs under one linear predictor with a logistic residual, both fitted on
     the training recordings.
 
-    The mass is that of the cell which holds the sample, so that the figure stands beside the head's
-    own.
+    The mass is that of the cell which holds the sample, so that the figure is comparable with the
+    head's own.
     """
     history, target = _regression(train, order)
     weights = np.linalg.lstsq(

@@ -28,12 +28,12 @@ def cepstra(waves: Sequence[Wave], sample_rate: int) -> list[Tensor]:
     holds, is left out.
     """
     mfcc = MFCCSpec(coefficients=20, deltas=1, floor=1e-6).build(sample_rate)
-    found = []
+    result = []
     for wave in waves:
         x = torch.from_numpy(np.asarray(wave, np.float32))
         c = mfcc(F.pad(x, (0, -len(x) % mfcc.hop))[None])[0]
-        found.append(torch.cat([c[1:20], c[21:]]))
-    return found
+        result.append(torch.cat([c[1:20], c[21:]]))
+    return result
 
 
 class LinearProbe:

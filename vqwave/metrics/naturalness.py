@@ -30,12 +30,14 @@ def dnsmos() -> Scorer | str:
     """From a waveform (T,) at a rate in Hz to its overall score, about 1 to 5; or why not."""
     if importlib.util.find_spec("onnxruntime") is None:
         return "the package onnxruntime is not installed: pip install 'vqwave[judges]'"
-    found = importlib.util.find_spec("speechmos")
-    if found is None or not found.submodule_search_locations:
+    package = importlib.util.find_spec("speechmos")
+    if package is None or not package.submodule_search_locations:
         return "the package speechmos is not installed: pip install 'vqwave[judges]'"
     import onnxruntime
 
-    path = Path(next(iter(found.submodule_search_locations))) / "dnsmos_models" / "sig_bak_ovr.onnx"
+    path = (
+        Path(next(iter(package.submodule_search_locations))) / "dnsmos_models" / "sig_bak_ovr.onnx"
+    )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

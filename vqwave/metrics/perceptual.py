@@ -65,13 +65,13 @@ def defined(
     measure: Measure, sample_rate: int, recordings: Sequence[Wave], copies: Sequence[Wave]
 ) -> np.ndarray:
     """The measure of each pair, (N,), NaN where it is not defined: shorter than `SHORTEST`, no
-    speech found, or silent copy.
+    speech detected, or silent copy.
     """
-    found = np.full(len(recordings), np.nan)
+    values = np.full(len(recordings), np.nan)
     for i, (recording, copy) in enumerate(zip(recordings, copies, strict=True)):
         if len(recording) >= SHORTEST * sample_rate and np.any(copy):
             try:
-                found[i] = measure(recording, copy)
+                values[i] = measure(recording, copy)
             except ValueError:
                 continue
-    return found
+    return values

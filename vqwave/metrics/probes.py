@@ -17,8 +17,8 @@ from vqwave.distributed.threads import limited_to
 
 @dataclass(frozen=True)
 class Probe:
-    """Share of the test utterances that are classified rightly, beside that of always saying the
-    commonest training label.
+    """Share of the test utterances that are classified correctly, and `chance`, that of always
+    predicting the commonest training label.
     """
 
     accuracy: float
@@ -58,7 +58,7 @@ def probe_accuracy(
     batch: int = 32,
     seed: int = 0,
 ) -> Probe:
-    """Embedded codes (D, F) of each utterance, labels (N,) from 0 -> how well they tell the label.
+    """Embedded codes (D, F) of each utterance, labels (N,) from 0 -> how well they predict these.
 
     The same network, steps and draws for every caller, on any number of threads: codes of the same
     frame rate can be compared. High for what codes should keep (words), low, down to `chance`, for

@@ -135,12 +135,12 @@ def error_sums(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorSum
         if not reference:
             raise UserInputError("a reference transcript holds no word, expected one")
         row: list[int] = []
-        for found in (
+        for alignment in (
             jiwer.process_words(reference, hypothesis),
             jiwer.process_characters(reference, hypothesis),
         ):
-            lost = found.substitutions + found.deletions
-            row += [lost + found.insertions, lost + found.hits]
+            lost = alignment.substitutions + alignment.deletions
+            row += [lost + alignment.insertions, lost + alignment.hits]
         rows.append(row)
     return np.array(rows, np.float64)
 

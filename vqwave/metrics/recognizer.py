@@ -1,12 +1,11 @@
-"""A judge of speech: small convolutional networks that hear a recording and say which word it is,
-and who speaks.
+"""A recognizer of words and speakers: small convolutional networks that classify a recording.
 
-They are trained on a corpus' real training recordings and on nothing else, never on synthesis; what
-they make of held-out recordings is the ceiling of what they can make of speech that a model has
-made. There are several, which differ by their seed, since one alone is a matter of luck by a point
-or two; what they say is averaged (deep ensembles: Lakshminarayanan et al., 2017. arXiv:1612.01474).
-Own, small networks: recognisers that could be installed know neither a corpus' speakers nor words
-at 8 kHz.
+They are trained on a corpus' real training recordings alone, never on generated speech; their
+accuracy on held-out recordings is the ceiling of that on generated speech. There are several
+members, which differ by their seed, since the accuracy of a single one varies by a point or two;
+their log-probabilities are averaged (deep ensembles: Lakshminarayanan et al., 2017.
+arXiv:1612.01474). They are small networks of this project, since recognisers that could be
+installed were trained neither on a corpus' speakers nor on words at 8 kHz.
 """
 
 from __future__ import annotations
@@ -33,15 +32,15 @@ from vqwave.distributed.threads import limited_to
 from vqwave.features import MelBands
 from vqwave.metrics.augment import disturbed, placed
 
-Heard = dict[str, NDArray[np.float64]]  # log-probabilities (N, K) of each label's values
-JUDGED = ("text", "speaker")  # label columns that are judged, where a corpus has them
-LONGEST_SECONDS = 2.0  # of what is heard at once
-RANGE_DB = 55.0  # below the loudest band of an utterance nothing is heard
+LogProbabilities = dict[str, NDArray[np.float64]]  # (N, K) of each label's values
+RECOGNISED = ("text", "speaker")  # label columns, where a corpus has them
+LONGEST_SECONDS = 2.0  # of a window
+RANGE_DB = 55.0  # below the loudest band of an utterance, where power is clamped
 
 
 @dataclass(frozen=True)
 class RecognizerSpec:
-    """The judge's size and training; part of the name under which its weights are kept."""
+    """Size and training; part of the name under which the weights are kept."""
 
     version: int = 2
     members: int = 3
@@ -102,8 +101,8 @@ class RecognizerNetwork(nn.Module):
 
 
 class Recognizer:
-    """Says which of `values` ({"text": [...], "speaker": [...]}) is heard in waveforms (T,) at
-    `sample_rate`.
+    """Predicts which of `values` ({"text": [...], "speaker": [...]}) waveforms (T,) at
+    `sample_rate` have.
     """
 
     def __init__(
@@ -123,31 +122,31 @@ class Recognizer:
         self.mel = mel_of(sample_rate, bands)
 
     @torch.inference_mode()
-    def hear(self, waves: Sequence[Wave]) -> Heard:
+    def log_probabilities(self, waves: Sequence[Wave]) -> LogProbabilities:
         """Log-probabilities of each label, averaged over members and over the utterance's windows,
         which overlap by half.
         """
         windows = [self._windows(wave) for wave in waves]
         logits: dict[str, list[Tensor]] = {name: [] for name in self.values}
         for chunk in torch.cat(windows).split(64) if windows else []:
-            said = [member(chunk) for member in self.members]
-            for name, found in logits.items():
-                found.append(torch.stack([one[name].log_softmax(1) for one in said]).mean(0))
+            outputs = [member(chunk) for member in self.members]
+            for name, parts in logits.items():
+                parts.append(torch.stack([each[name].log_softmax(1) for each in outputs]).mean(0))
         sizes = [len(item) for item in windows]
         return {
             name: (
-                torch.stack([part.mean(0) for part in torch.cat(found).split(sizes)])
+                torch.stack([part.mean(0) for part in torch.cat(parts).split(sizes)])
                 .double()
                 .numpy()
-                if found
+                if parts
                 else np.zeros((0, 0))
             )
-            for name, found in logits.items()
+            for name, parts in logits.items()
         }
 
     def named(self, waves: Sequence[Wave]) -> dict[str, NDArray[np.int64]]:
         """The place of each label's likeliest value in `values`, (N,)."""
-        return {name: found.argmax(1) for name, found in self.hear(waves).items()}
+        return {name: scores.argmax(1) for name, scores in self.log_probabilities(waves).items()}
 
     def _windows(self, wave: Wave) -> Tensor:
         """(T,) -> mel powers of its windows (W, M, F); what is shorter than one is put into the
@@ -166,7 +165,7 @@ class Recognizer:
 
 
 def mel_of(sample_rate: int, bands: int = DEFAULT.bands) -> MelBands:
-    """What the judge hears: mel powers of 25 ms each 10 ms."""
+    """The networks' input: mel powers of 25 ms each 10 ms."""
     return MelBands(
         sample_rate=sample_rate,
         window=round(0.025 * sample_rate),
@@ -192,31 +191,33 @@ def recognizer_of(
     keep: Path | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Recognizer:
-    """The judge of a corpus: trained (one to three minutes a member), or read from `keep`, a folder
-    where trained ones are kept.
+    """The recognizer of a corpus: trained (one to three minutes a member), or read from `keep`, a
+    folder where trained ones are kept.
 
     Kept weights bear the hash of the recordings, the labels and the settings in their name.
     `progress` is called with the number of steps done, of `steps` for each member. What cannot be
     kept (a folder that may not be written) is trained again the next time. Trained on one thread,
-    so that it does not hang on their number.
+    so that it does not depend on their number.
     """
-    values = {name: corpus.labels[name] for name in JUDGED if len(corpus.labels.get(name, [])) > 1}
+    values = {
+        name: corpus.labels[name] for name in RECOGNISED if len(corpus.labels.get(name, [])) > 1
+    }
     frames, sizes = _frames(corpus), {name: len(known) for name, known in values.items()}
     with torch.random.fork_rng(devices=[]):
         members = nn.ModuleList(RecognizerNetwork(spec, sizes) for _ in range(spec.members))
-    judge = Recognizer(members, values, corpus.sample_rate, frames, spec.bands)
+    recognizer = Recognizer(members, values, corpus.sample_rate, frames, spec.bands)
     path = None if keep is None else keep / f"judge-{_key(corpus, spec, values)}.safetensors"
     if not values or (path is not None and _restored(members, path)):
-        return judge
-    _train(members, corpus, values, frames, spec, progress)
+        return recognizer
+    _train(members, corpus, values, frames=frames, spec=spec, progress=progress)
     if path is not None:
         _keep(members, path)
-    return judge
+    return recognizer
 
 
 def _frames(corpus: Corpus) -> int:
-    """How many frames are heard at once: as long as nearly all utterances where words are to be
-    told, else two seconds.
+    """How many frames a window has: as long as nearly all utterances where words are recognised,
+    else two seconds.
     """
     longest = LONGEST_SECONDS
     if "text" in corpus.labels:
@@ -249,7 +250,7 @@ def _keep(members: nn.ModuleList, path: Path) -> None:
         save_file(
             {name: value.contiguous() for name, value in members.state_dict().items()}, temporary
         )
-        os.replace(temporary, path)
+        temporary.replace(path)
     except (OSError, SafetensorError):
         temporary.unlink(missing_ok=True)
 
@@ -259,6 +260,7 @@ def _train(
     members: nn.ModuleList,
     corpus: Corpus,
     values: Mapping[str, Sequence[str]],
+    *,
     frames: int,
     spec: RecognizerSpec,
     progress: Callable[[int], object] | None,
@@ -271,21 +273,29 @@ def _train(
     for number, member in enumerate(members):
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(spec.seed + number)
-            _learn(member, clean, labels, frames, spec, lambda: progress and progress(next(steps)))
+            assert isinstance(member, RecognizerNetwork)
+            _learn(
+                member,
+                clean,
+                labels,
+                frames=frames,
+                spec=spec,
+                stepped=lambda: progress and progress(next(steps)),
+            )
 
 
 def _learn(
-    network: nn.Module,
+    network: RecognizerNetwork,
     clean: list[Tensor],
     labels: Mapping[str, Tensor],
+    *,
     frames: int,
     spec: RecognizerSpec,
     stepped: Callable[[], object],
 ) -> None:
-    """One-cycle Adam on disturbed windows of the recordings; windows are drawn by length, speakers
-    as they come.
+    """One-cycle Adam on augmented windows of the recordings; windows are sampled by length,
+    speakers by their frequency.
     """
-    assert isinstance(network, RecognizerNetwork)
     for module in network.modules():
         if isinstance(module, nn.Conv1d | nn.Linear | nn.BatchNorm1d):
             module.reset_parameters()
@@ -298,12 +308,12 @@ def _learn(
         optimizer, spec.lr, total_steps=spec.steps, pct_start=0.15
     )
     for _ in range(spec.steps):
-        drawn = torch.multinomial(share, spec.batch, replacement=True)
+        rows = torch.multinomial(share, spec.batch, replacement=True)
         scores = network(
-            disturbed(torch.stack([placed(clean[i], frames, tempo=0.15) for i in drawn.tolist()]))
+            disturbed(torch.stack([placed(clean[i], frames, tempo=0.15) for i in rows.tolist()]))
         )
         losses = [
-            F.cross_entropy(scores[name], known[drawn], label_smoothing=spec.smoothing)
+            F.cross_entropy(scores[name], known[rows], label_smoothing=spec.smoothing)
             for name, known in labels.items()
         ]
         optimizer.zero_grad()

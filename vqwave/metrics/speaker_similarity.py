@@ -34,6 +34,8 @@ Embedding = NDArray[np.float64]
 class SpeakerEncoder(nn.Module):
     """Three LSTM layers of 256 over mel powers; the last state, projected and normalised."""
 
+    filters: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.lstm = nn.LSTM(BANDS, 256, 3, batch_first=True)
@@ -78,10 +80,10 @@ def window_starts(samples: int) -> list[int]:
 def speaker_encoder(weights: str | Path | None = None) -> SpeakerEncoder | str:
     """The encoder with the installed package's weights (or those of a file), or why not."""
     if weights is None:
-        found = importlib.util.find_spec("resemblyzer")
-        if found is None or not found.submodule_search_locations:
+        package = importlib.util.find_spec("resemblyzer")
+        if package is None or not package.submodule_search_locations:
             return "the package resemblyzer is not installed: pip install 'vqwave[judges]'"
-        weights = Path(next(iter(found.submodule_search_locations))) / "pretrained.pt"
+        weights = Path(next(iter(package.submodule_search_locations))) / "pretrained.pt"
     state = torch.load(weights, map_location="cpu", weights_only=True)["model_state"]
     encoder = SpeakerEncoder()
     encoder.load_state_dict(

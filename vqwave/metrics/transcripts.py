@@ -52,11 +52,11 @@ def normalise(text: str) -> str:
     text = NUMBER.sub(_number, text)
     text = re.sub("['\u2018\u2019\u02bc]", "", text)
     text = " ".join(re.sub(r"[^a-z0-9]+", " ", text).split())
-    return TITLE.sub(lambda found: TITLES[found[1]], text)
+    return TITLE.sub(lambda match: TITLES[match[1]], text)
 
 
 def cardinal(n: int) -> str:
-    """A whole number below 10^12 in words; a longer one digit by digit.
+    """An integer below 10^12 in words; a longer one digit by digit.
 
     >>> cardinal(0), cardinal(342), cardinal(70001)
     ('zero', 'three hundred forty two', 'seventy thousand one')
@@ -96,14 +96,14 @@ def year(n: int) -> str:
     return f"{cardinal(century)} {'oh ' if rest < 10 else ''}{cardinal(rest)}"
 
 
-def _number(found: re.Match[str]) -> str:
-    dollars, whole, fraction, suffix = found.groups()
-    n = int(whole.replace(",", ""))
+def _number(match: re.Match[str]) -> str:
+    dollars, integer, fraction, suffix = match.groups()
+    n = int(integer.replace(",", ""))
     if suffix:
         words = ordinal(n)
     elif fraction:
         words = f"{cardinal(n)} point {' '.join(ONES[int(digit)] for digit in fraction)}"
-    elif 1100 <= n <= 1999 and len(whole) == 4 and not dollars:
+    elif 1100 <= n <= 1999 and len(integer) == 4 and not dollars:
         words = year(n)
     else:
         words = cardinal(n)
