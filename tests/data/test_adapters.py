@@ -122,9 +122,9 @@ def test_what_shards_hold_that_cannot_be_used_is_told(tmp_path: Path) -> None:
         ("0.tar", "bad.json is no JSON"),
         ("0.tar", "0/silent: silent"),
         ("0.tar", "no sound of the"),
-        ("1.tar", "not a whole, plain"),
+        ("1.tar", "not a complete, plain"),
         ("2.tar.gz", "is compressed, expected a"),
-        ("3.tar", "not a whole, plain"),
+        ("3.tar", "not a complete, plain"),
     } <= reasons
     assert sum(reason.startswith("0/torn: ") for _, reason in reasons) == 1
     with pytest.raises(UserInputError, match="no recordings found"):

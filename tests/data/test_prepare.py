@@ -75,10 +75,10 @@ def test_levels_rates_labels_and_phones(source: Path, tmp_path: Path) -> None:
     assert len(np.unique(corpus.read(2))) > 1000, (
         "a quiet file must not keep the coarse steps of its low level"
     )
-    assert [row.reason for row in summary.rejected] == ["is at 16000 Hz, the manifest says 8000"]
+    assert [row.reason for row in summary.rejected] == ["is at 16000 Hz, the manifest has 8000"]
     assert summary.total.utterances == 3
     assert summary.total.minutes == pytest.approx(2 / 60)
-    for word in ("train", "ann", "bob", "rejected", "the manifest says 8000"):
+    for word in ("train", "ann", "bob", "rejected", "the manifest has 8000"):
         assert word in summary.table()
 
 
@@ -251,7 +251,7 @@ def test_what_a_killed_preparation_left_is_cleared(source: Path, tmp_path: Path)
     out, gone = tmp_path / "out", subprocess.Popen(["true"])
     gone.wait()
     prepare("manifest", source, out, quiet=True)
-    os.replace(out, tmp_path / f".out.{gone.pid}.old")
+    out.replace(tmp_path / f".out.{gone.pid}.old")
     (tmp_path / f".out.{gone.pid}.partial").mkdir()
     (tmp_path / ".out.1.partial").mkdir()
     (tmp_path / f".out2.{gone.pid}.partial").mkdir()

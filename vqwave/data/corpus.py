@@ -40,7 +40,7 @@ HEADER = "corpus.json"
 INDEX = "index.jsonl"
 REJECTED = "rejected.csv"
 PITCH = "pitch.f32"
-MOST_TEXTS = 200  # different texts of a corpus that may be told to networks as a label
+MOST_TEXTS = 200  # different texts of a corpus that may condition networks as a label
 
 
 def shard_name(shard: int) -> str:
@@ -118,14 +118,15 @@ class Corpus:
 
     @classmethod
     def open(cls, folder: str | Path) -> Corpus:
-        """Open a folder that `vqwave prepare` wrote; `UserInputError` says what is wrong with any
+        """Open a folder that `vqwave prepare` wrote; a `UserInputError` explains what is wrong with
+        any
         other.
         """
         folder = Path(folder)
         if not is_corpus(folder):
-            found = "is no prepared corpus" if folder.is_dir() else "no such folder"
+            problem = "is no prepared corpus" if folder.is_dir() else "no such folder"
             raise UserInputError(
-                f"{folder}: {found}; make one with `vqwave prepare KIND SOURCE --out {folder}`"
+                f"{folder}: {problem}; make one with `vqwave prepare KIND SOURCE --out {folder}`"
             )
         try:
             header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
@@ -152,7 +153,7 @@ class Corpus:
 
     @cached_property
     def vocabulary(self) -> dict[str, list[str]]:
-        """What networks may be told by id: the labels' values and, where utterances are aligned,
+        """What may condition networks by id: the labels' values and, where utterances are aligned,
         the phones.
         """
         phones = sorted({label for u in self.utterances for _, label in u.phones})
@@ -212,10 +213,8 @@ class Corpus:
             label: self._ids[label][value] for label, value in self.utterances[i].labels.items()
         }
 
-    def told(self, i: int) -> dict[str, int | NDArray[np.float32]]:
-        """What networks are told of utterance `i` by name: the ids of its labels, its vectors
-        (V,).
-        """
+    def conditions(self, i: int) -> dict[str, int | NDArray[np.float32]]:
+        """The conditions of utterance `i` by name: the ids of its labels, its vectors (V,)."""
         return self.label_ids(i) | {name: rows[i] for name, rows in self.vectors.items()}
 
     def seconds(self, split: str | None = None) -> float:
@@ -230,7 +229,7 @@ class Corpus:
         stop = utterance.frames if frames is None else min(start + frames, utterance.frames)
         if not 0 <= start <= stop:
             raise UserInputError(
-                f"utterance {utterance.id!r} has {utterance.frames} samples, asked for [{start},"
+                f"utterance {utterance.id!r} has {utterance.frames} samples, expected [{start},"
                 f" {stop})"
             )
         shard, first, last = (
@@ -242,9 +241,8 @@ class Corpus:
         _let_go(shard)
         return samples
 
-    def f0(self, i: int) -> NDArray[np.float32]:
-        """F0 of utterance `i` in Hz, 0 where unvoiced, a frame each `pitch.hop` samples:
-        (ceil(frames / hop),).
+    def require_pitch(self) -> StoredPitch:
+        """How F0 is stored.
 
         Raises `UserInputError` for a corpus that an earlier version prepared, without F0.
         """
@@ -253,6 +251,15 @@ class Corpus:
             raise UserInputError(
                 f"{self.folder}: prepared before F0 was stored; prepare it again with {again}"
             )
+        return self.pitch
+
+    def f0(self, i: int) -> NDArray[np.float32]:
+        """F0 of utterance `i` in Hz, 0 where unvoiced, a frame each `pitch.hop` samples:
+        (ceil(frames / hop),).
+
+        Raises `UserInputError` for a corpus that an earlier version prepared, without F0.
+        """
+        self.require_pitch()
         if self._f0 is None:
             self._f0 = np.memmap(self.folder / PITCH, dtype="<f4", mode="r")
         return np.array(self._f0[self._f0_starts[i] : self._f0_starts[i + 1]], np.float32)

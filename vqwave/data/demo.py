@@ -1,4 +1,4 @@
-"""The demo corpus: six synthetic voices that speak digits, words and short phrases, for those with
+"""The demo corpus: six synthetic voices with digits, words and short phrases, for those with
 no data at hand.
 """
 
@@ -35,7 +35,7 @@ class Voice:
 
 @dataclass(frozen=True)
 class Line:
-    """One text that every voice speaks; the takes of a text differ a little in pace and pitch."""
+    """One text of every voice; the takes of a text differ a little in pace and pitch."""
 
     text: str
     take: int
@@ -93,7 +93,7 @@ PHRASES = {
 def lines() -> list[Line]:
     """All texts with their splits.
 
-    The last take of each digit, and whole words and phrases, are held out.
+    The last take of each digit, and complete words and phrases, are held out.
     """
     digits = [
         Line(
@@ -117,9 +117,10 @@ def render_demo(
     folder: Path,
     voices: Sequence[Voice] = VOICES,
     texts: Sequence[Line] | None = None,
+    *,
     quiet: bool = False,
 ) -> None:
-    """Speak `texts` (None: all of `lines()`) with each voice into `folder`: wav files and a
+    """Synthesize `texts` (None: all of `lines()`) with each voice into `folder`: wav files and a
     manifest.jsonl with phones.
 
     Bit for bit the same every time. Raises `UserInputError` where espeak-ng is not installed or
@@ -133,7 +134,7 @@ def render_demo(
     requests = [_request(folder, voice, line) for voice, line in plan]
     for path in {Path(str(request["path"])).parent for request in requests}:
         path.mkdir(parents=True, exist_ok=True)
-    phones = _speak(requests, quiet)
+    phones = _synthesize(requests, quiet=quiet)
     recordings = [
         Recording(
             path=Path(str(request["path"])),
@@ -163,21 +164,21 @@ def _request(folder: Path, voice: Voice, line: Line) -> dict[str, str | int]:
     }
 
 
-def _speak(
-    requests: Sequence[dict[str, str | int]], quiet: bool
+def _synthesize(
+    requests: Sequence[dict[str, str | int]], *, quiet: bool
 ) -> dict[str, tuple[tuple[int, str], ...]]:
-    """Have another process speak the requests (`espeak.py`); the phones of each path."""
+    """Have another process synthesize the requests (`espeak.py`); the phones of each path."""
     program = [sys.executable, "-P", str(Path(__file__).with_name("espeak.py"))]
     phones = {}
-    with tempfile.TemporaryFile("w+") as asked, tempfile.TemporaryFile("w+") as complaints:
-        asked.writelines(json.dumps(request) + "\n" for request in requests)
-        asked.seek(0)
+    with tempfile.TemporaryFile("w+") as inputs, tempfile.TemporaryFile("w+") as complaints:
+        inputs.writelines(json.dumps(request) + "\n" for request in requests)
+        inputs.seek(0)
         with subprocess.Popen(
-            program, stdin=asked, stdout=subprocess.PIPE, stderr=complaints, text=True
+            program, stdin=inputs, stdout=subprocess.PIPE, stderr=complaints, text=True
         ) as process:
             answers = tqdm(
                 process.stdout,
-                desc="speak",
+                desc="synthesize",
                 total=len(requests),
                 unit="file",
                 disable=quiet,

@@ -2,7 +2,7 @@
 standard output.
 
 Run as a script, by path; it imports nothing of this package, so that it starts fast. eSpeak NG
-keeps global state and its breath noise is random: a fresh process that is asked the same gives the
+keeps global state and its breath noise is random: a fresh process with the same requests gives the
 same samples, bit for bit.
 
     {"path", "text", "voice", "rate", "pitch", "seed"}  ->  {"path", "phones": [[first sample,
@@ -82,7 +82,7 @@ class Engine:
             k += 1
         return 0
 
-    def speak(
+    def synthesize(
         self,
         text: str,
         voice: str,
@@ -125,7 +125,7 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         path = request.pop("path")
-        samples, phones = engine.speak(**request)
+        samples, phones = engine.synthesize(**request)
         with wave.open(path, "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)

@@ -22,8 +22,8 @@ Rows = Iterator[Recording | Rejected]
 SPEAKER = ("speaker", "speaker_id", "spk", "spk_id")
 TEXT = ("text", "transcript", "transcription", "sentence")
 LABELS = ("gender", "accent", "language", "dialect", "emotion", "style")
-NOBODY = "unknown"  # who speaks where nothing says so
-LONGEST_TEXT = 1 << 20  # bytes of a text beside a recording
+NOBODY = "unknown"  # the speaker where none is given
+LONGEST_TEXT = 1 << 20  # bytes of a text next to a recording
 
 
 def split_of(path: Path, source: Path) -> str:
@@ -48,7 +48,7 @@ class _Sample:
 
 def webdataset(source: Path) -> Rows:
     """Shards *.tar, or one of them: files of one key belong together, a sound with KEY.txt and
-    KEY.json (or KEY.cls) beside it.
+    KEY.json (or KEY.cls) next to it.
 
     The JSON's speaker, text and labels (gender, accent, language, dialect, emotion, style) are
     read; .cls becomes the label `class`. A shard below train, valid or test, or with such a word in
@@ -64,7 +64,7 @@ def webdataset(source: Path) -> Rows:
             for sample in _samples(shard):
                 yield _recording_of(sample, shard, f"{name}/{sample.key}", split_of(shard, home))
         except (tarfile.TarError, EOFError) as error:
-            yield Rejected(shard, f"not a whole, plain tar file ({error})")
+            yield Rejected(shard, f"not a complete, plain tar file ({error})")
 
 
 def _samples(shard: Path) -> Iterator[_Sample]:
@@ -107,13 +107,13 @@ def _take(sample: _Sample, member: tarfile.TarInfo, ending: str, archive: tarfil
 
 def _take_json(sample: _Sample, name: str, content: str) -> None:
     try:
-        found = json.loads(content)
+        tree = json.loads(content)
     except json.JSONDecodeError:
-        found = None
-    if not isinstance(found, dict):
+        tree = None
+    if not isinstance(tree, dict):
         sample.reason = f"{name} is no JSON object"
     else:
-        sample.about |= found
+        sample.about |= tree
 
 
 def _recording_of(sample: _Sample, shard: Path, name: str, split: str) -> Recording | Rejected:
@@ -163,10 +163,10 @@ def lhotse(source: Path) -> Rows:
     sounds = {
         row["id"]: (row, path) for path in files if "recordings" in path.name for row in _rows(path)
     }
-    heard = set()
+    supervised = set()
     for path in files:
         for row in _rows(path) if "supervisions" in path.name else ():
-            heard.add(row.get("recording_id"))
+            supervised.add(row.get("recording_id"))
             if row.get("recording_id") not in sounds:
                 yield Rejected(
                     path,
@@ -175,9 +175,9 @@ def lhotse(source: Path) -> Rows:
                 )
                 continue
             recording, where = sounds[row["recording_id"]]
-            yield _utterance(row, recording, where, split_of(path, source), 0.0)
+            yield _utterance(row, recording, where, split=split_of(path, source), offset=0.0)
     for name, (_, path) in sounds.items():
-        if name not in heard:
+        if name not in supervised:
             yield Rejected(path, f"no supervision of the recording {name!r}")
 
 
@@ -192,7 +192,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                     )
                 yield row
     except (json.JSONDecodeError, UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-        raise UserInputError(f"{path}: not a whole manifest of lhotse ({error})") from None
+        raise UserInputError(f"{path}: not a complete manifest of lhotse ({error})") from None
 
 
 def _cuts(path: Path, source: Path) -> Rows:
@@ -211,9 +211,9 @@ def _cuts(path: Path, source: Path) -> Rows:
                 row,
                 cut["recording"],
                 path,
-                split_of(path, source),
-                float(cut["start"]),
-                float(cut["duration"]),
+                split=split_of(path, source),
+                offset=float(cut["start"]),
+                duration=float(cut["duration"]),
             )
 
 
@@ -221,6 +221,7 @@ def _utterance(
     row: Mapping[str, Any],
     recording: Mapping[str, Any],
     manifest: Path,
+    *,
     split: str,
     offset: float,
     duration: float | None = None,

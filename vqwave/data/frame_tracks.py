@@ -1,8 +1,8 @@
-"""Frame features that are given beside the waveform: files of frames, aligned phones, the corpus'
+"""Frame features that are given with the waveform: files of frames, aligned phones, the corpus'
 F0.
 
-A track has a `name`, a `hop` in samples, and yields (C, F) float32 for any stretch that starts on a
-frame. Frame f of a stretch is centred on its sample f hop + hop // 2, as in `vqwave.features`.
+A track has a `name`, a `hop` in samples, and yields (C, F) float32 for any segment that starts on a
+frame. Frame f of a segment is centred on its sample f hop + hop // 2, as in `vqwave.features`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class FrameFile:
         return corpus.folder / "frames" / self.name / f"{corpus.utterances[row].id}.npy"
 
     def stored(self, corpus: Corpus, row: int) -> Frames:
-        """The whole utterance's frames.
+        """The frames of the entire utterance.
 
         Raises `UserInputError` that names the file where their number or kind is another, or they
         are not finite.
@@ -78,6 +78,10 @@ class FrameFile:
             np.float32
         )
 
+    def fits(self, _: Corpus) -> bool:
+        """Whether the frames are read from a corpus; else the front end computes them."""
+        return True
+
     def read(self, corpus: Corpus, row: int, start: int, count: int) -> Frames:
         """`count` frames from sample `start` on, a multiple of the hop; zero after the utterance's
         end.
@@ -87,13 +91,13 @@ class FrameFile:
         return np.pad(part, ((0, 0), (0, count - part.shape[1])))
 
     def samples_of(self, value: Frames | None) -> int | None:
-        """How much speech somebody's own frames are; None where they do not say."""
+        """How many samples the user's own frames stand for; None without any."""
         return None if value is None else np.shape(value)[-1] * self.hop
 
     def given(
-        self, value: Frames, samples: int, sample_rate: int, vocabulary: Mapping[str, Sequence[str]]
+        self, value: Frames, samples: int, _rate: int, _vocabulary: Mapping[str, Sequence[str]]
     ) -> Frames:
-        """(channels, F) of somebody's own, for `samples` samples -> as `read` yields.
+        """(channels, F) of the user's own, for `samples` samples -> as `read` yields.
 
         Raises `UserInputError`.
         """
@@ -124,15 +128,18 @@ class PhoneTrack:
             )
         return utterance.phones
 
+    def fits(self, _: Corpus) -> bool:
+        """As of `FrameFile`."""
+        return True
+
     def read(self, corpus: Corpus, row: int, start: int, count: int) -> Frames:
         """(2 neighbours + 3, count) from sample `start` on."""
         phones, samples = self.stored(corpus, row), corpus.utterances[row].frames
-        return self._frames(
-            phones, corpus.vocabulary[PHONES], samples, corpus.sample_rate, start, count
-        )
+        known, rate = corpus.vocabulary[PHONES], corpus.sample_rate
+        return self._frames(phones, known, samples, sample_rate=rate, start=start, count=count)
 
-    def samples_of(self, value: Sequence[Any] | None) -> int | None:
-        """None: phones do not say where the last one ends."""
+    def samples_of(self, _: Sequence[Any] | None) -> int | None:
+        """None: phones do not include the end of the last one."""
         return None
 
     def given(
@@ -142,23 +149,25 @@ class PhoneTrack:
         sample_rate: int,
         vocabulary: Mapping[str, Sequence[str]],
     ) -> Frames:
-        """[[first sample, label], ...] of somebody's own, for `samples` samples -> as `read`
+        """[[first sample, label], ...] of the user's own, for `samples` samples -> as `read`
         yields. Raises `UserInputError`.
         """
         known = vocabulary.get(PHONES, ())
         for _, label in value:
             if label not in known:
                 raise UserInputError(
-                    f"phone {label!r}: not among the {len(known)} that this model"
-                    f" knows{nearest(label, known)}"
+                    f"phone {label!r}: not among the {len(known)} of this model"
+                    f"{nearest(label, known)}"
                 )
-        return self._frames(value, known, samples, sample_rate, 0, -(-samples // self.hop))
+        count = -(-samples // self.hop)
+        return self._frames(value, known, samples, sample_rate=sample_rate, start=0, count=count)
 
     def _frames(
         self,
         phones: Sequence[Any],
         known: Sequence[str],
         samples: int,
+        *,
         sample_rate: int,
         start: int,
         count: int,
@@ -192,12 +201,10 @@ class PitchTrack:
 
         Raises `UserInputError` for a corpus without any.
         """
-        if corpus.pitch is None:
-            corpus.f0(0)
-        return (self.hop, self.lowest, self.highest) == astuple(corpus.pitch)
+        return (self.hop, self.lowest, self.highest) == astuple(corpus.require_pitch())
 
     def stored(self, corpus: Corpus, row: int) -> Frames:
-        """The whole utterance's (2, F)."""
+        """The (2, F) of the entire utterance."""
         return contour(corpus.f0(row))
 
     def read(self, corpus: Corpus, row: int, start: int, count: int) -> Frames:
@@ -208,13 +215,13 @@ class PitchTrack:
         return np.pad(part, ((0, 0), (0, count - part.shape[1])))
 
     def samples_of(self, value: Frames | None) -> int | None:
-        """How much speech somebody's own contour is; None where there is none."""
+        """How many samples the user's own contour stands for; None without any."""
         return None if value is None else np.shape(value)[-1] * self.hop
 
     def given(
-        self, value: Frames, samples: int, sample_rate: int, vocabulary: Mapping[str, Sequence[str]]
+        self, value: Frames, samples: int, _rate: int, _vocabulary: Mapping[str, Sequence[str]]
     ) -> Frames:
-        """(2, F) of somebody's own, for `samples` samples -> as `read` yields."""
+        """(2, F) of the user's own, for `samples` samples -> as `read` yields."""
         return FrameFile(self.name, self.hop, 2).fitted(
             np.asarray(value, np.float32), -(-samples // self.hop)
         )
@@ -225,17 +232,13 @@ Track = FrameFile | PhoneTrack | PitchTrack
 
 def stored_pitch(corpus: Corpus) -> PitchTrack:
     """The F0 that a corpus has. Raises `UserInputError` for one without."""
-    if corpus.pitch is None:
-        corpus.f0(0)
-    return PitchTrack(*astuple(corpus.pitch))
+    return PitchTrack(*astuple(corpus.require_pitch()))
 
 
 def carried(corpus: Corpus, tracks: Sequence[Track]) -> tuple[Track, ...]:
     """The tracks that are read from a corpus: all but F0 of another hop or range, which the front
     end tracks itself.
 
-    Raises `UserInputError` for a corpus without F0 where F0 is asked for.
+    Raises `UserInputError` for a corpus without F0 where a track is F0.
     """
-    return tuple(
-        track for track in tracks if not isinstance(track, PitchTrack) or track.fits(corpus)
-    )
+    return tuple(track for track in tracks if track.fits(corpus))

@@ -3,7 +3,7 @@
 Columns: `path` (relative to the manifest's folder) and `speaker` are needed; `start` and `frames`
 (samples of the file), `sample_rate` (Hz, checked against the file), `text`, `split`, `id` and, in
 JSONL, `phones` are optional. Every further column is a label (gender, accent, ...) and becomes a
-global condition by that name, except plain measurements (`MEASUREMENTS`). A `speakers.csv` beside
+global condition by that name, except plain measurements (`MEASUREMENTS`). A `speakers.csv` next to
 the manifest adds columns by speaker.
 """
 
@@ -32,7 +32,7 @@ Phones = tuple[tuple[int, str], ...]
 
 @dataclass(frozen=True)
 class Recording:
-    """A stretch of a sound file that somebody speaks.
+    """A segment of a sound file with the speech of one speaker.
 
     `start` and `frames` are samples of the file (`frames` None: to its end); `split` is "train",
     "valid", "test", or empty where the corpus defines none; `phones` are (first sample of the file,

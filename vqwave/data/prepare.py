@@ -76,15 +76,15 @@ def prepare(
     level_db: float = -23.0,
     quiet: bool = False,
 ) -> Summary:
-    """Prepare `source`, which lies on disk as `RECIPES[kind]` says, into the folder `out`, and say
-    what came of it.
+    """Prepare `source`, which lies on disk as `RECIPES[kind]` describes, into the folder `out`, and
+    summarise the result.
 
     Several sources of one kind become one corpus; their ids must differ.
 
     Every recording loses its DC, is resampled to `sample_rate` Hz (None: the recipe's own) and
-    brought to an RMS level of `level_db` dBFS; its F0 is stored beside it, a frame each 10 ms.
-    Files that cannot be used are left out and listed with their reason. `out` appears whole or not
-    at all, and replaces nothing but a prepared corpus. Raises `UserInputError`.
+    brought to an RMS level of `level_db` dBFS; its F0 is stored with it, a frame each 10 ms.
+    Files that cannot be used are left out and listed with their reason. `out` appears complete
+    or not at all, and replaces nothing but a prepared corpus. Raises `UserInputError`.
     """
     recipe, out = _recipe(kind), Path(out)
     given = [] if source is None else [source] if isinstance(source, str | Path) else list(source)
@@ -101,8 +101,10 @@ def prepare(
     if not sources:
         with tempfile.TemporaryDirectory(prefix="vqwave-demo-") as folder:
             render_demo(Path(folder), quiet=quiet)
-            return _prepare(recipe, [Path(folder)], out, sample_rate, level_db, quiet)
-    return _prepare(recipe, sources, out, sample_rate, level_db, quiet)
+            return _prepare(
+                recipe, [Path(folder)], out, sample_rate=sample_rate, level_db=level_db, quiet=quiet
+            )
+    return _prepare(recipe, sources, out, sample_rate=sample_rate, level_db=level_db, quiet=quiet)
 
 
 def _recipe(kind: str) -> Recipe:
@@ -126,6 +128,7 @@ def _prepare(
     recipe: Recipe,
     sources: Sequence[Path],
     out: Path,
+    *,
     sample_rate: int | None,
     level_db: float,
     quiet: bool,
@@ -133,10 +136,10 @@ def _prepare(
     source = ", ".join(map(str, sources))
     recordings, rejected = _of_sources(recipe, sources)
     target = Target(sample_rate or recipe.sample_rate or _common_rate(recordings, source), level_db)
-    with _whole_or_nothing(out) as folder:
+    with _all_or_nothing(out) as folder:
         utterances, kept = [], []
         with ShardWriter(folder) as shards:
-            for result in _in_order(lambda r: bring_to(r, target), recordings, quiet):
+            for result in _in_order(lambda r: bring_to(r, target), recordings, quiet=quiet):
                 if isinstance(result, Rejected):
                     rejected.append(result)
                 else:
@@ -154,11 +157,11 @@ def _prepare(
         name = home if recipe.sample_rate is None else recipe.name
         _write_index(
             folder,
-            name,
-            home if recipe.needs_source else recipe.about,
-            target,
             utterances,
-            shards.hashes,
+            name=name,
+            source=home if recipe.needs_source else recipe.about,
+            target=target,
+            hashes=shards.hashes,
         )
         _write_rejected(folder / REJECTED, rejected)
     return summarise(out, name, target.sample_rate, utterances, rejected)
@@ -196,8 +199,8 @@ def _recordings(recipe: Recipe, source: Path) -> tuple[list[Recording], list[Rej
         rejected += [Rejected(path, reason) for path, reason in refused_files(source)]
     if not recordings:
         first = f"; the first, {rejected[0].path}: {rejected[0].reason}" if rejected else ""
-        found = f"no recordings found ({len(rejected)} files do not belong{first})"
-        raise UserInputError(f"{source}: {found}, expected {recipe.layout}")
+        problem = f"no recordings found ({len(rejected)} files do not belong{first})"
+        raise UserInputError(f"{source}: {problem}, expected {recipe.layout}")
     return recordings, rejected
 
 
@@ -241,7 +244,7 @@ def bring_to(recording: Recording, target: Target) -> Prepared | Rejected:
             return Rejected(recording.path, about + str(error).removeprefix(f"{path}: "))
     if recording.sample_rate not in (None, rate):
         return Rejected(
-            recording.path, f"{about}is at {rate} Hz, the manifest says {recording.sample_rate}"
+            recording.path, f"{about}is at {rate} Hz, the manifest has {recording.sample_rate}"
         )
     wave = audio.remove_dc(wave)
     if (silence := audio.silence_in(wave)) is not None:
@@ -270,6 +273,7 @@ def _phones_at(recording: Recording, scale: float, frames: int) -> Phones:
 def _in_order(
     work: Callable[[Recording], Prepared | Rejected],
     recordings: Sequence[Recording],
+    *,
     quiet: bool,
 ) -> Iterator[Prepared | Rejected]:
     """`work` on a few threads (decoding and resampling leave the interpreter free), in order, few
@@ -355,10 +359,11 @@ def _complete_labels(utterances: list[Utterance]) -> list[Utterance]:
 
 def _write_index(
     folder: Path,
+    utterances: list[Utterance],
+    *,
     name: str,
     source: str,
     target: Target,
-    utterances: list[Utterance],
     hashes: Mapping[str, str],
 ) -> None:
     splits = Counter(u.split for u in utterances)
@@ -395,8 +400,8 @@ def _write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
 
 
 @contextmanager
-def _whole_or_nothing(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` that takes its place at the end; after any error nothing of it is
+def _all_or_nothing(out: Path) -> Iterator[Path]:
+    """A new folder next to `out` that takes its place at the end; after any error nothing of it is
     left.
     """
     out = out.resolve()
@@ -408,21 +413,21 @@ def _whole_or_nothing(out: Path) -> Iterator[Path]:
         yield partial
         if is_corpus(out):
             old = out.with_name(f".{out.name}.{os.getpid()}.old")
-            os.replace(out, old)
+            out.replace(old)
             try:
-                os.replace(partial, out)
+                partial.replace(out)
             except BaseException:
-                os.replace(old, out)
+                old.replace(out)
                 raise
             shutil.rmtree(old)
         else:
-            os.replace(partial, out)
+            partial.replace(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _tidy(out: Path) -> None:
-    """Remove what a killed process left beside `out`; if it died while it was replacing `out`, put
+    """Remove what a killed process left next to `out`; if it died while it was replacing `out`, put
     the older one back.
     """
     for path in out.parent.glob(f".{glob.escape(out.name)}.*"):
@@ -434,7 +439,7 @@ def _tidy(out: Path) -> None:
         ):
             continue
         if kind == "old" and not out.exists():
-            os.replace(path, out)
+            path.replace(out)
         else:
             shutil.rmtree(path)
 

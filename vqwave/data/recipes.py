@@ -103,7 +103,7 @@ def librispeech(source: Path) -> Rows:
 
 
 def libritts(source: Path) -> Rows:
-    """PART/SPEAKER/CHAPTER/SPEAKER_CHAPTER_PARAGRAPH_SENTENCE.wav with NAME.normalized.txt beside
+    """PART/SPEAKER/CHAPTER/SPEAKER_CHAPTER_PARAGRAPH_SENTENCE.wav with NAME.normalized.txt next to
     it; parts as LibriSpeech's.
     """
     root = source / "LibriTTS" if (source / "LibriTTS").is_dir() else source
@@ -240,7 +240,7 @@ def zerospeech2019(source: Path) -> Rows:
 
 
 def folder(source: Path) -> Rows:
-    """One folder a speaker; folders train, valid, test above them are splits; NAME.txt beside
+    """One folder a speaker; folders train, valid, test above them are splits; NAME.txt next to
     NAME.wav is the text.
     """
     tops = [p for p in source.iterdir() if p.is_dir() and not p.name.startswith(".")]
@@ -274,7 +274,7 @@ RECIPES = {
             "takes no source",
             16000,
             manifest,
-            False,
+            needs_source=False,
         ),
         Recipe(
             "fsdd",
@@ -316,7 +316,7 @@ RECIPES = {
             name="folder",
             about="recordings, one folder a speaker",
             layout=(
-                "SPEAKER/** or train|valid|test/SPEAKER/**, where NAME.txt beside NAME.wav is what"
+                "SPEAKER/** or train|valid|test/SPEAKER/**, where NAME.txt next to NAME.wav is what"
                 " is said"
             ),
             sample_rate=None,

@@ -21,7 +21,7 @@ from vqwave.errors import UserInputError
 
 @dataclass(frozen=True)
 class Crop:
-    """One item: wave (T,) zero-padded after `length` samples, what it is told by name, the row in
+    """One item: wave (T,) zero-padded after `length` samples, its conditions by name, the row in
     `corpus.utterances`.
     """
 
@@ -36,7 +36,7 @@ class Batch:
     """B crops of T samples: wave (B, T) float32 in [-1, 1], zero after each row's length; lengths,
     index (B,) int64.
 
-    labels: what networks are told by name, (B,) int64 ids of labels, (B, V) float32 given vectors,
+    labels: conditions by name, (B,) int64 ids of labels, (B, V) float32 given vectors,
     (B, C, F) tracks.
     """
 
@@ -55,7 +55,7 @@ class Batch:
         starts = torch.arange(0, self.wave.shape[1], hop, device=self.wave.device)
         return starts < self.lengths[:, None]
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The batch on another device."""
         return Batch(
             wave=self.wave.to(device, non_blocking=non_blocking),
@@ -105,20 +105,20 @@ def read_crop(
     tracks' frames of them.
     """
     samples = corpus.read(row, start, frames)
-    told = corpus.told(row) | {
+    conditions = corpus.conditions(row) | {
         track.name: track.read(corpus, row, start, -(-frames // track.hop)) for track in tracks
     }
     wave = np.zeros(frames, np.float32)
     wave[: len(samples)] = samples
-    return Crop(torch.from_numpy(wave), len(samples), told, row)
+    return Crop(torch.from_numpy(wave), len(samples), conditions, row)
 
 
 class Segments(Dataset[Crop]):
-    """Random crops of `frames` samples from a split, asked for by (position, segment).
+    """Random crops of `frames` samples from a split, indexed by (position, segment).
 
-    An utterance of n samples has ceil(n / frames) segments, so that minutes and not files are drawn
-    evenly. The segment names the utterance; where the crop starts in it depends on (seed, position)
-    alone, not on order or processes. With tracks it starts on a frame of each.
+    An utterance of n samples has ceil(n / frames) segments, so that minutes and not files are
+    sampled evenly. The segment names the utterance; where the crop starts in it depends on (seed,
+    position) alone, not on order or processes. With tracks it starts on a frame of each.
     """
 
     def __init__(
@@ -177,14 +177,14 @@ def training_batches(
     )
 
 
-def _outlive_signals(worker: int) -> None:
-    """A signal to a whole process group shall end the training after its step, for which it needs
+def _outlive_signals(_: int) -> None:
+    """A signal to an entire process group shall end the training after its step, for which it needs
     its clips.
 
     SIGTERM, by which a parent also ends a worker that is left over, takes effect after a minute.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(60))
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
 
 
 def evaluation_crops(

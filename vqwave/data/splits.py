@@ -1,4 +1,4 @@
-"""Which recordings are held out where a corpus does not say: by a hash of the sentence.
+"""Which recordings are held out where a corpus has no splits: by a hash of the sentence.
 
 So no sentence is on both sides.
 """
@@ -55,30 +55,30 @@ def _place(key: str) -> float:
 def share_out(rows: Sequence[Recording], split_of: Mapping[str, str]) -> dict[str, str]:
     """split_of: sentence -> split; the same, changed where a speaker of three lacks a split.
 
-    The sentence that moves there takes all who say it along. It is one that leaves nobody without
+    The sentence that moves there takes all its speakers along. It is one that leaves nobody without
     the split that it leaves; of these, one of train before others, said seldom, of the lowest hash.
     If there is none (speakers who share few sentences), the speaker goes without.
     """
-    said: defaultdict[str, set[str]] = defaultdict(set)
+    sentences: defaultdict[str, set[str]] = defaultdict(set)
     speakers: defaultdict[str, set[str]] = defaultdict(set)
     for row in rows:
-        said[row.speaker].add(sentence(row))
+        sentences[row.speaker].add(sentence(row))
         speakers[sentence(row)].add(row.speaker)
-    found = dict(split_of)
+    result = dict(split_of)
 
     def leaves_somebody_without(key: str) -> bool:
-        left = found[key]
-        owed = (who for who in speakers[key] if left == "train" or len(said[who]) >= len(ALL))
-        return any(sum(found[other] == left for other in said[who]) < 2 for who in owed)
+        left = result[key]
+        owed = (who for who in speakers[key] if left == "train" or len(sentences[who]) >= len(ALL))
+        return any(sum(result[other] == left for other in sentences[who]) < 2 for who in owed)
 
-    for speaker in sorted(said):
-        for split in ALL if len(said[speaker]) >= len(ALL) else ():
-            if any(found[key] == split for key in said[speaker]):
+    for speaker in sorted(sentences):
+        for split in ALL if len(sentences[speaker]) >= len(ALL) else ():
+            if any(result[key] == split for key in sentences[speaker]):
                 continue
-            free = [key for key in said[speaker] if not leaves_somebody_without(key)]
+            free = [key for key in sentences[speaker] if not leaves_somebody_without(key)]
             if free:
                 order = {
-                    key: (found[key] != "train", len(speakers[key]), _place(key)) for key in free
+                    key: (result[key] != "train", len(speakers[key]), _place(key)) for key in free
                 }
-                found[min(free, key=lambda key: (order[key], key))] = split
-    return found
+                result[min(free, key=lambda key: (order[key], key))] = split
+    return result

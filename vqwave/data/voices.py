@@ -1,4 +1,4 @@
-"""How high each voice of a corpus speaks: mean and deviation of ln F0 over voiced frames."""
+"""The pitch of each voice of a corpus: mean and deviation of ln F0 over voiced frames."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def voice_pitches(corpus: Corpus, split: str = "train") -> dict[str, VoicePitch]
     by_speaker: defaultdict[str, list[F0]] = defaultdict(list)
     for row in corpus.of(split):
         by_speaker[corpus.utterances[row].speaker].append(corpus.f0(row))
-    found = {
+    pitches = {
         speaker: VoicePitch.of(np.concatenate(parts))
         for speaker, parts in sorted(by_speaker.items())
     }
-    return {speaker: voice for speaker, voice in found.items() if voice is not None}
+    return {speaker: voice for speaker, voice in pitches.items() if voice is not None}
 
 
 def pitch_of(corpus: Corpus, row: int, voices: dict[str, VoicePitch]) -> VoicePitch:

@@ -285,9 +285,11 @@ class Experiment(ABC, Generic[C]):
             others = [speaker for speaker in self._rows_of if speaker != own] or [own]
             found = self._rows_of[others[int(who * len(others))]]
             rows.append(found[int(which * len(found))])
-        told = [self.corpus.told(row) for row in rows]
+        conditions = [self.corpus.conditions(row) for row in rows]
         voices = {
-            name: np.stack([each[name] for each in told]) for name in told[0] if name != "text"
+            name: np.stack([each[name] for each in conditions])
+            for name in conditions[0]
+            if name != "text"
         }
         return batch.labels | {
             name: torch.from_numpy(values).to(self.device) for name, values in voices.items()
