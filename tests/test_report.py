@@ -297,8 +297,8 @@ def test_text_says_what_was_reached(page: Page) -> None:
             "Held-out speech costs it 6.80 bits per 16-bit sample, against 9.42 for a linear"
             " predictor, 12.30 for a marginal histogram and 16.00 with no model at all."
         ),
-        "It listens to the codes: shuffled, they cost it 0.83 more.",
-        "It hardly listens to the speakers: shuffled, they change its cost by +0.01.",
+        "It uses the codes: shuffled, they cost it 0.83 more.",
+        "It hardly uses the speakers: shuffled, they change its cost by +0.01.",
         "Speech becomes 200 bit/s of codes, of which 14 of 16 are in use.",
         "student is a Parallel WaveNet student of vqvae, trained",
         "2,047 samples, 255.9 ms",

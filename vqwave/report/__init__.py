@@ -17,11 +17,11 @@ __all__ = ["write_report"]
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
-    """Write the page of one or several run folders to `out`, whole or not at all, and return its
-    path.
+    """Write the page of one or several run folders to `out`, completely or not at all, and return
+    its path.
 
-    Runs that belong together (a VQ-VAE and its student) share the page: what they made of one
-    utterance stands side by side. What a run has not written yet is left out. The page needs no
+    Runs that belong together (a VQ-VAE and its student) share the page: their outputs for one
+    utterance are side by side. What a run has not written yet is left out. The page needs no
     other file and no network.
 
     Raises `UserInputError` that names the file, for a folder that is no run, for files in it that

@@ -8,6 +8,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from vqwave.audio import Wave
 from vqwave.errors import UserInputError
 
 Values = NDArray[np.float64]
+Place = TypeVar("Place", float, Values)
 
 RANGE_DB = 65.0
 WIDTH, HEIGHT = 360, 214  # of a chart, in its own units; the page scales it
@@ -85,11 +87,11 @@ class Frame:
             left, max(right, left + 1), 0.0 if bottom == 0 else bottom - margin, top + margin
         )
 
-    def across(self, x: Values) -> Values:
+    def across(self, x: Place) -> Place:
         """Where values lie from left to right."""
         return LEFT + (x - self.left) / (self.right - self.left) * (WIDTH - LEFT - RIGHT)
 
-    def down(self, y: Values) -> Values:
+    def down(self, y: Place) -> Place:
         """Where values lie from top to bottom."""
         return TOP + (self.top - y) / (self.top - self.bottom) * (HEIGHT - TOP - BOTTOM)
 

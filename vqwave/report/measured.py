@@ -1,4 +1,4 @@
-"""What `vqwave evaluate` found of runs: tables beside ceilings and floors, confusion matrices, the
+"""What `vqwave evaluate` measured of runs: tables with ceilings and floors, confusion matrices, the
 map of codes, pitch tracks.
 """
 
@@ -9,29 +9,30 @@ from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from vqwave.evaluation.result import EvaluationReport, Matrix, MetricValue, Row
 from vqwave.report.figures import Line, chart, data_uri, number, strip
 from vqwave.report.run import Run
 
-WIDEST = 14  # columns of a matrix whose cells are written out; a wider one is drawn
+WIDEST = 14  # columns of a matrix whose cells are written out; a wider one is a picture
 HEADINGS = {"mu-law": "8-bit μ-law", "griffin-lim": "Griffin-Lim, true frames"}
 TITLES = {
     "nll": "Likelihood",
     "codes": "Codes",
-    "words": "Words and speakers that a judge hears",
-    "speakers": "Words and speakers that a judge hears",
+    "words": "Words and speakers that are recognised",
+    "speakers": "Words and speakers that are recognised",
     "conversion": "Conversion",
     "wer": "Words, voice and naturalness by judges trained elsewhere",
     "similarity": "Words, voice and naturalness by judges trained elsewhere",
     "mos": "Words, voice and naturalness by judges trained elsewhere",
     "converted": "Conversion, by judges trained elsewhere",
-    "spectral": "Sound beside the recording",
-    "pitch": "Sound beside the recording",
-    "perceptual": "Sound beside the recording",
-    "abx": "What codes tell",
-    "map": "What codes tell",
-    "probes": "What codes tell",
+    "spectral": "Distance from the recording",
+    "pitch": "Distance from the recording",
+    "perceptual": "Distance from the recording",
+    "abx": "Information in the codes",
+    "map": "Information in the codes",
+    "probes": "Information in the codes",
     "prior": "Prior",
     "say": "Prior",
 }
@@ -39,7 +40,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure and its interval, as written; `what` says of what it is."""
+    """A figure and its interval, as written; `what`: of what it is."""
 
     value: str = ""
     interval: str = ""
@@ -94,66 +95,68 @@ def findings(runs: Sequence[Run]) -> Findings | None:
 
     Runs that were measured on the same recordings share their tables.
     """
-    there = [(index, run, run.found) for index, run in enumerate(runs) if run.found]
+    there = [(index, run, run.report) for index, run in enumerate(runs) if run.report]
     if not there:
         return None
     groups: dict[str, list[tuple[Run, EvaluationReport]]] = {}
-    for _, run, found in there:
+    for _, run, report in there:
         groups.setdefault(
-            f"{found.corpus}, {found.split}: {found.utterances} utterances", []
-        ).append((run, found))
+            f"{report.corpus}, {report.split}: {report.utterances} utterances", []
+        ).append((run, report))
     tables = [
-        table for name, group in groups.items() for table in _tables(name, group, len(groups) > 1)
+        table
+        for name, group in groups.items()
+        for table in _tables(name, group, several=len(groups) > 1)
     ]
     notes = dict.fromkeys(
-        f"{row.measure}: {row.note}." for _, _, found in there for row in found.rows if row.note
+        f"{row.measure}: {row.note}." for _, _, report in there for row in report.rows if row.note
     )
     missing = [
         f"{run.name}, not measured: {name} ({why})."
-        for _, run, found in there
-        for name, why in found.skipped.items()
+        for _, run, report in there
+        for name, why in report.skipped.items()
     ]
     return Findings(
-        about=[_about(run, found) for _, run, found in there],
+        about=[_about(run, report) for _, run, report in there],
         tables=tables,
         matrices=[
             _heat(run, index % 4, matrix)
-            for index, run, found in there
-            for matrix in found.matrices
+            for index, run, report in there
+            for matrix in report.matrices
         ],
         melodies=[
-            melody for index, run, found in there for melody in _melodies(run, found, index % 4)
+            melody for index, run, report in there for melody in _melodies(run, report, index % 4)
         ],
         notes=[*notes, *missing],
     )
 
 
-def _about(run: Run, found: EvaluationReport) -> str:
-    beside = f" and its student {found.student}" if found.student else ""
+def _about(run: Run, report: EvaluationReport) -> str:
+    student = f" and its student {report.student}" if report.student else ""
     return (
-        f"{run.name}{beside}: {found.utterances:,} utterances ({found.seconds:,.0f} s) of"
-        f" {found.corpus}, split {found.split}, {found.temperature_text}."
+        f"{run.name}{student}: {report.utterances:,} utterances ({report.seconds:,.0f} s) of"
+        f" {report.corpus}, split {report.split}, {report.temperature_text}."
     )
 
 
 def _tables(
-    name: str, group: Sequence[tuple[Run, EvaluationReport]], several: bool
+    name: str, group: Sequence[tuple[Run, EvaluationReport]], *, several: bool
 ) -> list[Measured]:
     """A table a theme; a column for the ceiling, for copies, for each model and student, for the
     floor.
     """
     sources: list[tuple[str, EvaluationReport | None, str]] = [("ceiling", None, "ceiling")]
     sources += [(HEADINGS[column], None, column) for column in ("mu-law", "griffin-lim")]
-    for run, found in group:
-        sources.append((f"Griffin-Lim, {run.name}'s frames", found, "frames"))
-        sources.append((run.name, found, "model"))
-        if found.student:
-            sources.append((found.student, found, "student"))
+    for run, report in group:
+        sources.append((f"Griffin-Lim, {run.name}'s frames", report, "frames"))
+        sources.append((run.name, report, "model"))
+        if report.student:
+            sources.append((report.student, report, "student"))
     sources.append(("floor", None, "floor"))
-    every = [found for _, found in group]
+    every = [report for _, report in group]
     themes: dict[str, dict[str, Row]] = {}
-    for found in every:
-        for row in found.rows:
+    for report in every:
+        for row in report.rows:
             themes.setdefault(TITLES.get(row.group, row.group), {}).setdefault(row.key, row)
     tables = []
     for theme, rows in themes.items():
@@ -184,8 +187,8 @@ def _tables(
 
 def _cell(key: str, sources: Sequence[EvaluationReport], column: str) -> Cell:
     """The first figure of a column among evaluations."""
-    for found in sources:
-        for row in found.rows:
+    for report in sources:
+        for row in report.rows:
             if row.key == key and (figure := row.figures.get(column)) is not None:
                 return _written(figure)
     return Cell()
@@ -211,8 +214,8 @@ def _heat(run: Run, colour: int, matrix: Matrix) -> Heat:
     rows, strips = [], []
     for name, row, share in zip(matrix.rows, values, shares, strict=True):
         if wide:
-            told = f"{name}: at most {number(float(row.max()))} {matrix.unit}"
-            strips.append((name, data_uri(strip(share, 1.0), "image/png"), told))
+            caption = f"{name}: at most {number(float(row.max()))} {matrix.unit}"
+            strips.append((name, data_uri(strip(share, 1.0), "image/png"), caption))
         else:
             cells = ["" if np.isnan(cell) else f"{cell:.0f}" for cell in row]
             rows.append((name, list(zip(cells, (f"{x:.2f}" for x in share), strict=True))))
@@ -222,12 +225,12 @@ def _heat(run: Run, colour: int, matrix: Matrix) -> Heat:
     )
 
 
-def _melodies(run: Run, found: EvaluationReport, colour: int) -> list[Melody]:
+def _melodies(run: Run, report: EvaluationReport, colour: int) -> list[Melody]:
     """A chart of each track: the recording as a level line, copies in the run's colours; unvoiced
     stretches are gaps.
     """
     melodies = []
-    for track in found.tracks:
+    for track in report.tracks:
         lines = []
         for place, (name, curve) in enumerate(track.curves.items()):
             style = "level" if name == "recording" else f"run-{(colour + place - 1) % 4} held-out"
@@ -238,11 +241,11 @@ def _melodies(run: Run, found: EvaluationReport, colour: int) -> list[Melody]:
     return melodies
 
 
-def _voiced(curve: np.ndarray, step: float, style: str, name: str) -> list[Line]:
+def _voiced(curve: NDArray[np.float64], step: float, style: str, name: str) -> list[Line]:
     """The voiced stretches of a curve of F0 (0 where unvoiced), the name at the last of them."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], (curve > 0).astype(int), [0]])))
     stretches = [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b - a > 1]
-    times = step * np.arange(len(curve))
+    times = step * np.arange(len(curve), dtype=np.float64)
     return [
         Line(times[a:b], curve[a:b], style, name if b == stretches[-1][1] else "")
         for a, b in stretches

@@ -17,7 +17,7 @@ from vqwave.report.run import Codes, Likelihood, Run
 
 Counts = NDArray[np.float64]
 
-# title and unit of what is logged under these names; other names speak for themselves
+# title and unit of what is logged under these names; other names are shown as they are
 QUANTITIES = {
     "bits": ("negative log-likelihood", "bits per sample"),
     "nll": ("negative log-likelihood", "nats per sample"),
@@ -104,11 +104,11 @@ def training(runs: Sequence[Run]) -> list[Chart]:
     for index, run in enumerate(runs):
         for name, points in run.series.items():
             part, _, quantity = name.rpartition("/")
-            shown, beside = _beside(quantity)
-            style = "beside" if beside else "held-out" if part in HELD_OUT else "train"
+            shown, reference = _chart_of(quantity)
+            style = "reference" if reference else "held-out" if part in HELD_OUT else "train"
             x, y = np.array(points, np.float64).T
-            lines.setdefault(shown, []).append(Line(x, y, f"run-{index % 4} {style}", beside))
-    names = [name for name, found in lines.items() if any(len(line.x) > 1 for line in found)]
+            lines.setdefault(shown, []).append(Line(x, y, f"run-{index % 4} {style}", reference))
+    names = [name for name, each in lines.items() if any(len(line.x) > 1 for line in each)]
     names.sort(key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
     return [
         _training_chart(
@@ -118,11 +118,11 @@ def training(runs: Sequence[Run]) -> list[Chart]:
     ]
 
 
-def _beside(quantity: str) -> tuple[str, str]:
-    """The chart that a quantity belongs to, and what it is called there if it is drawn beside
-    another one.
+def _chart_of(quantity: str) -> tuple[str, str]:
+    """The chart that a quantity belongs to, and its name there if it is a reference to another
+    one.
 
-    >>> [_beside(name) for name in ("bits", "bits_shuffled_codes", "level_db_data")]
+    >>> [_chart_of(name) for name in ("bits", "bits_shuffled_codes", "level_db_data")]
     [('bits', ''), ('bits', 'shuffled codes'), ('level_db', 'recordings')]
     """
     if quantity.endswith("_data"):
@@ -137,34 +137,34 @@ def _training_chart(name: str, lines: Sequence[Line]) -> Chart:
 
 
 def _predictor(runs: Sequence[Run], lines: Sequence[Line]) -> list[Line]:
-    """What a linear predictor reaches, as a level line; nothing where runs differ in it, as they do
+    """The cost of a linear predictor, as a level line; nothing where runs differ in it, as they do
     in other units.
     """
     name = "linear predictor"
-    found = [
+    known = [
         run.evaluation.likelihood.baselines
         for run in runs
         if run.evaluation and run.evaluation.likelihood
     ]
     values = {
-        hundredths(baselines[name]): baselines[name] for baselines in found if name in baselines
+        hundredths(baselines[name]): baselines[name] for baselines in known if name in baselines
     }
     if len(values) != 1:
         return []
     ends = np.array([min(line.x[0] for line in lines), max(line.x[-1] for line in lines)])
-    return [Line(ends, np.full(2, *values.values()), "level", name)]
+    return [Line(ends, np.full(2, next(iter(values.values()))), "level", name)]
 
 
 def likelihood(runs: Sequence[Run]) -> list[Bars]:
-    """For each run the model, what it loses when its conditions are shuffled, and the baselines."""
-    found = []
+    """For each run the model, its cost when its conditions are shuffled, and the baselines."""
+    result = []
     for index, run in enumerate(runs):
         if run.evaluation and run.evaluation.likelihood:
             part, step = run.evaluation.likelihood, run.evaluation.step
             at = f", step {step:,}" if step is not None else ""
             caption = f"{run.name}: {part.unit}, {run.evaluation.split} split{at}"
-            found.append(Bars(index % 4, caption, part.unit, _bars(run.name, part)))
-    return found
+            result.append(Bars(index % 4, caption, part.unit, _bars(run.name, part)))
+    return result
 
 
 def _bars(name: str, part: Likelihood) -> list[Bar]:
@@ -198,10 +198,10 @@ def hundredths(value: float, sign: str = "-") -> str:
 
 def codebooks(runs: Sequence[Run]) -> list[Use]:
     """How evenly the codes are used, and by whom; runs that counted none are left out."""
-    found = [(index, run, run.evaluation.codes) for index, run in enumerate(runs) if run.evaluation]
+    known = [(index, run, run.evaluation.codes) for index, run in enumerate(runs) if run.evaluation]
     return [
         _use(index % 4, run.name, codes)
-        for index, run, codes in found
+        for index, run, codes in known
         if codes and np.any(codes.counts)
     ]
 
@@ -209,17 +209,19 @@ def codebooks(runs: Sequence[Run]) -> list[Use]:
 def _use(colour: int, name: str, codes: Codes) -> Use:
     ranks = np.arange(1, codes.size + 1, dtype=np.float64)
     lines = [Line(ranks, np.full(codes.size, 100 / codes.size), "level")]
-    for counts in codes.counts:
-        share = np.sort(np.array(counts, np.float64))[::-1]
+    for row in codes.counts:
+        share = np.sort(np.array(row, np.float64))[::-1]
         lines.append(
             Line(ranks[: len(share)], 100 * share / max(share.sum(), 1), f"run-{colour} held-out")
         )
+    each = " of each codebook" if codes.books > 1 else ""
     text = (
-        f"{codes.used:,} of {codes.size:,} codes{' of each book' if codes.books > 1 else ''} are in"
-        f" use, as evenly as {number(codes.perplexity)} equally frequent codes would be"
-        " (perplexity)."
+        f"{codes.used:,} of {codes.size:,} codes{each} are in use, as evenly as"
+        f" {number(codes.perplexity)} equally frequent codes would be (perplexity)."
     )
-    counts = {name: np.array(row, np.float64) for name, row in codes.by_speaker.items() if any(row)}
+    counts = {
+        speaker: np.array(row, np.float64) for speaker, row in codes.by_speaker.items() if any(row)
+    }
     return Use(
         name=name,
         text=text,
@@ -246,15 +248,15 @@ def _speakers(counts: dict[str, Counts]) -> list[Speaker]:
 
 
 def _speaker_text(counts: dict[str, Counts]) -> str:
-    """What a code tells of the speaker, and how much of it is the bias of counting (first order,
-    Miller, 1955).
+    """The information of a code about the speaker, and how much of it is the bias of counting
+    (first order, Miller, 1955).
     """
     joint = np.stack(list(counts.values()))
     used, frames = int((joint.sum(0) > 0).sum()), joint.sum()
     chance = (used - 1) * (len(joint) - 1) / (2 * frames * math.log(2))
     return (
-        f"A code tells {mutual_information(joint):.2f} bits about who speaks, of"
-        f" {_entropy(joint.sum(1)):.2f}; about {chance:.2f} of them would be found by chance in"
+        f"A code carries {mutual_information(joint):.2f} bits of information about the speaker, of"
+        f" {_entropy(joint.sum(1)):.2f}; about {chance:.2f} of them would result by chance in"
         f" {frames:,.0f} frames."
     )
 
@@ -286,13 +288,13 @@ def mutual_information(joint: Counts) -> float:
 
 def tables(runs: Sequence[Run]) -> list[Table]:
     """The further sections of each evaluation, as they are."""
-    found = []
+    result = []
     for run in runs:
         for name, rows in (run.evaluation.tables if run.evaluation else {}).items():
-            found.append(
+            result.append(
                 _table(f"{run.name}: {spoken(name)}" if len(runs) > 1 else spoken(name), rows)
             )
-    return found
+    return result
 
 
 def _table(caption: str, rows: dict[str, dict[str, float]]) -> Table:

@@ -1,4 +1,4 @@
-"""The page as a whole: what was trained in words and in numbers, around the parts that the other
+"""The complete page: what was trained, in words and in numbers, around the parts that the other
 modules prepare.
 """
 
@@ -24,12 +24,12 @@ TRAINED = {
     "student": "a Parallel WaveNet student",
     "prior": "a prior over codes",
 }
-HEARS = 0.02  # bits a sample: a smaller loss from shuffling is taken for none
+USED = 0.02  # bits a sample: a smaller loss from shuffling is taken for none
 
 
 @dataclass(frozen=True)
 class KeyNumber:
-    """A card: its name, the number, and what is said beside it."""
+    """A card: its name, the number, and a remark."""
 
     name: str
     value: str
@@ -38,7 +38,7 @@ class KeyNumber:
 
 @dataclass(frozen=True)
 class Heading:
-    """What the page says of one run before all detail."""
+    """The page's summary of one run, before all detail."""
 
     name: str
     colour: int
@@ -148,12 +148,12 @@ def _standing(part: Likelihood) -> list[str]:
     rises = {
         name.removeprefix("shuffled "): value - part.model for name, value in part.shuffled.items()
     }
-    if heard := {name: hundredths(rise) for name, rise in rises.items() if rise > HEARS}:
-        costs = f"shuffled, they cost it {listed(list(heard.values()))} more"
-        sentences.append(f"It listens to the {listed(list(heard))}: {costs}.")
-    if unheard := {name: hundredths(rise, "+") for name, rise in rises.items() if rise <= HEARS}:
-        costs = f"shuffled, they change its cost by {listed(list(unheard.values()))}"
-        sentences.append(f"It hardly listens to the {listed(list(unheard))}: {costs}.")
+    if used := {name: hundredths(rise) for name, rise in rises.items() if rise > USED}:
+        costs = f"shuffled, they cost it {listed(list(used.values()))} more"
+        sentences.append(f"It uses the {listed(list(used))}: {costs}.")
+    if unused := {name: hundredths(rise, "+") for name, rise in rises.items() if rise <= USED}:
+        costs = f"shuffled, they change its cost by {listed(list(unused.values()))}"
+        sentences.append(f"It hardly uses the {listed(list(unused))}: {costs}.")
     return sentences
 
 
@@ -169,30 +169,30 @@ def _coding(codes: Codes) -> str:
 def key_numbers(run: Run) -> list[KeyNumber]:
     """The cards of a run; what is not known is left out."""
     card, evaluation, (steps, seconds) = run.card, run.evaluation, _effort(run)
-    found = []
+    cards = []
     if evaluation and evaluation.likelihood:
         part = evaluation.likelihood
-        found.append(KeyNumber("Held-out cost", hundredths(part.model), part.unit))
+        cards.append(KeyNumber("Held-out cost", hundredths(part.model), part.unit))
         if "linear predictor" in part.baselines:
             gain = part.baselines["linear predictor"] - part.model
             side = "below" if gain >= 0 else "above"
-            found.append(KeyNumber("Gain", hundredths(gain), f"bits {side} a linear predictor"))
+            cards.append(KeyNumber("Gain", hundredths(gain), f"bits {side} a linear predictor"))
     if (divergence := _divergence(run)) is not None:
-        found.append(KeyNumber("From its teacher", hundredths(divergence), "nats per sample"))
+        cards.append(KeyNumber("From its teacher", hundredths(divergence), "nats per sample"))
     if evaluation and evaluation.codes:
         codes = evaluation.codes
         if codes.bit_rate is not None:
             entropy = (
                 f", {codes.entropy_rate:,.0f} by entropy" if codes.entropy_rate is not None else ""
             )
-            found.append(KeyNumber("Bit rate", f"{codes.bit_rate:,.0f}", f"bit/s{entropy}"))
-        found.append(KeyNumber("Perplexity", number(codes.perplexity), f"of {codes.size:,} codes"))
+            cards.append(KeyNumber("Bit rate", f"{codes.bit_rate:,.0f}", f"bit/s{entropy}"))
+        cards.append(KeyNumber("Perplexity", number(codes.perplexity), f"of {codes.size:,} codes"))
     if card and card.about.parameters:
         total = _total(card.about.parameters)
-        found.append(KeyNumber("Parameters", _count(total), f"{total:,}"))
+        cards.append(KeyNumber("Parameters", _count(total), f"{total:,}"))
     if card and card.about.receptive_field:
         field = card.about.receptive_field
-        found.append(
+        cards.append(
             KeyNumber(
                 "Receptive field",
                 f"{1000 * field / card.sample_rate:,.0f}",
@@ -200,12 +200,12 @@ def key_numbers(run: Run) -> list[KeyNumber]:
             )
         )
     if steps:
-        found.append(
+        cards.append(
             KeyNumber(
                 "Training", f"{steps:,}", f"steps in {duration(seconds)}" if seconds else "steps"
             )
         )
-    return found
+    return cards
 
 
 def model(runs: Sequence[Run]) -> Table | None:

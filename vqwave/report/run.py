@@ -55,18 +55,18 @@ class Likelihood:
         """The keys that start with "shuffled" are gathered; those that are null were not
         measured.
         """
-        found = {
+        shuffled = {
             key: value
             for key, value in section.items()
             if key.startswith("shuffled") and value is not None
         }
-        return checked(cls, {**section, "shuffled": found}, source)
+        return checked(cls, {**section, "shuffled": shuffled}, source)
 
 
 @dataclass(frozen=True)
 class Codes:
-    """Section `codes` of `evaluation.json`: how often each of K codes is used, by book and (book 0)
-    by speaker.
+    """Section `codes` of `evaluation.json`: how often each of K codes is used, by codebook and, of
+    the first one, by speaker.
     """
 
     size: int
@@ -134,7 +134,7 @@ class Run:
     evaluation: Evaluation | None
     clips: list[Clip]
     clips_step: int | None
-    found: EvaluationReport | None = None
+    report: EvaluationReport | None = None
 
     @property
     def name(self) -> str:
@@ -180,7 +180,7 @@ def read_run(folder: Path) -> Run:
         evaluation=_evaluation(folder / "evaluation.json"),
         clips=index.rows,
         clips_step=index.step,
-        found=_found(folder / "metrics.json"),
+        report=_report(folder / "metrics.json"),
     )
 
 
@@ -194,9 +194,9 @@ def checked(kind: type[T], tree: object, source: str) -> T:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
-        found = "" if first["type"] == "missing" else f", found {str(first['input'])[:60]!r}"
+        given = "" if first["type"] == "missing" else f", found {str(first['input'])[:60]!r}"
         raise UserInputError(
-            f"{source}: {f'{key}: ' if key else ''}{first['msg']}{found}"
+            f"{source}: {f'{key}: ' if key else ''}{first['msg']}{given}"
         ) from None
 
 
@@ -263,7 +263,7 @@ def _card(path: Path) -> Card | None:
     return None if tree is None else checked(Card, tree, str(path))
 
 
-def _found(path: Path) -> EvaluationReport | None:
+def _report(path: Path) -> EvaluationReport | None:
     tree = _json(path)
     return None if tree is None else checked(EvaluationReport, tree, str(path))
 
@@ -272,11 +272,11 @@ def _evaluation(path: Path) -> Evaluation | None:
     tree = _json(path)
     if tree is None:
         return None
-    nll, codes = tree.pop("nll", None), tree.pop("codes", None)
+    nll, codes, step = (tree.pop(name, None) for name in ("nll", "codes", "step"))
     source = f"{path}: nll"
     return Evaluation(
         split=str(tree.pop("split", "held-out")),
-        step=checked(int | None, tree.pop("step", None), f"{path}: step"),
+        step=None if step is None else checked(int, step, f"{path}: step"),
         likelihood=(
             None
             if nll is None
