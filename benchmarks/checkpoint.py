@@ -50,14 +50,14 @@ def main() -> None:
         path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file()
     )
     shutil.rmtree(folder)
-    found = {
+    result = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "checkpoint_bytes": size,
         "save_seconds": round(saved - began, 3),
         "model_seconds": round(wrote - saved, 3),
         "read_seconds": round(read - wrote, 3),
     }
-    print(json.dumps(found))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

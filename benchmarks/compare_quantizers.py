@@ -170,7 +170,9 @@ def measure(run: Path, corpus: Corpus) -> Result:
     )
 
 
-def result(folder: Path, name: str, config: Path, corpus: Corpus, steps: int, seed: int) -> Result:
+def result_of(
+    folder: Path, name: str, config: Path, corpus: Corpus, *, steps: int, seed: int
+) -> Result:
     """Trained and measured, or read back if that was done before."""
     run = folder / "".join(c if c.isalnum() else "-" for c in name)
     done = run / "comparison.json"
@@ -178,14 +180,14 @@ def result(folder: Path, name: str, config: Path, corpus: Corpus, steps: int, se
         train(run, QUANTIZERS[name], config, steps, seed)
         done.write_text(json.dumps(asdict(measure(run, corpus)), indent=1), encoding="utf-8")
     numbers = json.loads(done.read_text(encoding="utf-8"))
-    found = Result(
+    result = Result(
         **{**numbers, "digit": Probe(**numbers["digit"]), "speaker": Probe(**numbers["speaker"])}
     )
-    if found.steps != steps:
+    if result.steps != steps:
         sys.exit(
-            f"{run}: trained for {found.steps} steps, expected {steps}; choose another --folder"
+            f"{run}: trained for {result.steps} steps, expected {steps}; choose another --folder"
         )
-    return found
+    return result
 
 
 def table(results: Mapping[str, Result], corpus: Corpus, steps: int, seed: int) -> str:
@@ -208,7 +210,7 @@ def table(results: Mapping[str, Result], corpus: Corpus, steps: int, seed: int) 
             " | dead codes | digit probe | speaker probe |"
         ),
         "|---|---|---|---|---|---|---|---|",
-        *(found.row(name) for name, found in results.items()),
+        *(result.row(name) for name, result in results.items()),
     ]
     return "\n".join(lines)
 
@@ -244,8 +246,8 @@ def main() -> None:
     )
     results = {}
     for name in args.only:
-        results[name] = result(
-            args.folder.resolve(), name, args.config, corpus, args.steps, args.seed
+        results[name] = result_of(
+            args.folder.resolve(), name, args.config, corpus, steps=args.steps, seed=args.seed
         )
         print(results[name].row(name), flush=True)
     write(args.page, table(results, corpus, args.steps, args.seed))

@@ -89,7 +89,7 @@ def measure(folder: Path, clip: int, batch: int, workers: int) -> dict[str, floa
     for _ in range(TIMED):
         next(batches)
     rate = TIMED * batch * clip / (time.perf_counter() - began)
-    found = memory()
+    used = memory()
     return {
         "hours": round(corpus.seconds() / 3600, 1),
         "utterances": len(corpus.utterances),
@@ -100,7 +100,7 @@ def measure(folder: Path, clip: int, batch: int, workers: int) -> dict[str, floa
         "workers": workers,
         "samples_per_second": round(rate),
         "imports_mib": before["peak"],
-        **{f"{name}_mib": value for name, value in found.items()},
+        **{f"{name}_mib": value for name, value in used.items()},
         "worker_peak_mib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, 1),
     }
 

@@ -92,7 +92,7 @@ def train(experiment: str, way: str, run: Path, corpus: Path, steps: int) -> lis
         "--config",
         str(ROOT / "configs" / experiment / "tiny.yaml"),
     ]
-    told = [
+    settings = [
         f"data.corpus={corpus}",
         f"train.steps={steps}",
         *COMMON,
@@ -102,7 +102,7 @@ def train(experiment: str, way: str, run: Path, corpus: Path, steps: int) -> lis
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     hosts = [
         subprocess.Popen(
-            [*beginning, *program, *told, f"run={run}-host{number}"],
+            [*beginning, *program, *settings, f"run={run}-host{number}"],
             env=environment,
             stdout=subprocess.DEVNULL,
         )
@@ -129,14 +129,14 @@ def main() -> None:
     for experiment in options.experiments:
         for way in ("1 process", *options.ways):
             run = folder / f"{experiment}-{way.replace(' ', '-')}"
-            losses[f"{experiment}, {way}"] = found = train(
+            losses[f"{experiment}, {way}"] = result = train(
                 experiment, way, run, options.corpus, options.steps
             )
             one = losses[f"{experiment}, 1 process"]
-            largest = max(abs(a - b) for a, b in zip(one, found, strict=True))
-            ends = f"{found[0]:.6f} -> {found[-1]:.6f}"
+            largest = max(abs(a - b) for a, b in zip(one, result, strict=True))
+            ends = f"{result[0]:.6f} -> {result[-1]:.6f}"
             print(
-                f"{experiment}, {way}: {len(found)} steps, total {ends}, largest difference"
+                f"{experiment}, {way}: {len(result)} steps, total {ends}, largest difference"
                 f" {largest:.2e}",
                 flush=True,
             )

@@ -1,4 +1,4 @@
-"""The shipped models' own speed: a second of `fsdd` from codes, by each decoder, beside the
+"""The shipped models' own speed: a second of `fsdd` from codes, by each decoder, with the
 reference loop, on one core.
 
 python benchmarks/shipped.py
@@ -45,11 +45,11 @@ def main() -> None:
     }
     loop = None
     for name, decode in ways.items():
-        found = speed(decode)
-        loop = loop or found
+        result = speed(decode)
+        loop = loop or result
         print(
-            f"{name:24} {found:>9,.0f} samples/s {found / teacher.sample_rate:6.1f} x real time"
-            f" {found / loop:6.0f} x the loop"
+            f"{name:24} {result:>9,.0f} samples/s {result / teacher.sample_rate:6.1f} x real time"
+            f" {result / loop:6.0f} x the loop"
         )
 
 

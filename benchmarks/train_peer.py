@@ -1,4 +1,4 @@
-"""A training pass of this WaveNet beside r9y9/wavenet_vocoder's on the same work, taking turns on
+"""A training pass of this WaveNet and of r9y9/wavenet_vocoder's on the same work, taking turns on
 the same threads.
 
     git clone https://github.com/r9y9/wavenet_vocoder PEER
@@ -58,9 +58,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows to this file as well")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    found = show(rows(arguments))
+    result = show(rows(arguments))
     if arguments.json:
-        write(arguments.json, found)
+        write(arguments.json, result)
 
 
 def rows(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -114,7 +114,7 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
 
 def products(kernel: int) -> int:
     """Multiply-adds that a sample needs forward; the embedding of a class and the last layer's
-    unheard residual need none.
+    unused residual need none.
     """
     layer = kernel * RESIDUAL * 2 * GATE + GATE * SKIP
     return LAYERS * layer + (LAYERS - 1) * GATE * RESIDUAL + SKIP * SKIP + SKIP * CLASSES

@@ -31,7 +31,7 @@ DELAY = 0.12  # seconds, at the most, that resampling from 8 kHz or more holds s
 AHEAD = 10  # network frames after its own that must have come before one is known
 FILTER = 140  # samples at the lower rate, to either side, that resampling depends on
 LOWEST, HIGHEST = 50.0, 600.0  # Hz, of speech
-RANGE = 46.875, 2093.75  # Hz, that the network knows
+RANGE = 46.875, 2093.75  # Hz, of the network
 VOICED = 0.5  # confidence from which a frame is voiced
 F0 = NDArray[np.float32]
 
@@ -76,15 +76,16 @@ def track(
     beyond = -(-2 * GRID * sample_rate // RATE)
     resampler = _resampler(sample_rate)
     resampled = _resampled(resampler, np.pad(np.asarray(wave, np.float32), (0, beyond)), last=True)
-    found = _network().detect(resampled, RATE, lowest, highest)
-    return at_positions(
-        found.pitch_hz, found.confidence, positions(0, -(-len(wave) // hop), sample_rate, hop)
-    )
+    result = _network().detect(resampled, RATE, lowest, highest)
+    place = positions(0, -(-len(wave) // hop), sample_rate, hop)
+    return at_positions(result.pitch_hz, result.confidence, place)
 
 
 def positions(first: int, count: int, sample_rate: int, hop: int) -> NDArray[np.float64]:
     """Where the centres of frames [first, first + count) lie, in network frames."""
-    return (np.arange(first, first + count) * hop + hop // 2) * (RATE / (sample_rate * GRID))
+    return (np.arange(first, first + count, dtype=np.float64) * hop + hop // 2) * (
+        RATE / (sample_rate * GRID)
+    )
 
 
 def at_positions(
@@ -93,7 +94,7 @@ def at_positions(
     """Network frames (G,) -> F0 at places (F,) between them: confidence and ln F0 are linear from
     frame to frame.
 
-    Beside an unvoiced frame, whose F0 means nothing, the F0 of the voiced one is held.
+    Next to an unvoiced frame, whose F0 means nothing, the F0 of the voiced one is held.
     """
     left = np.floor(place).astype(int).clip(0, len(hz) - 1)
     right = (left + 1).clip(0, len(hz) - 1)
@@ -114,13 +115,13 @@ def contour(f0: F0) -> NDArray[np.float32]:
 
 
 def ten_milliseconds(sample_rate: int) -> int:
-    """The hop of stored F0: the whole number of samples that is nearest to 10 ms."""
+    """The hop of stored F0: the integer number of samples that is nearest to 10 ms."""
     return round(sample_rate / 100)
 
 
 def grid(sample_rate: int) -> int:
-    """Samples after which network frames lie on whole samples again: windows that start on it have
-    the whole's frames.
+    """Samples after which network frames lie on samples again: windows that start on it have the
+    frames of the entire recording.
     """
     return sample_rate * GRID // math.gcd(sample_rate * GRID, RATE)
 
@@ -174,9 +175,9 @@ class PitchStream:
     def _push(self, wave: Wave, *, last: bool = False) -> None:
         self._take(self._stream.push(_resampled(self._resampler, wave, last=last), RATE))
 
-    def _take(self, found: PitchResult) -> None:
-        self._hz = np.concatenate([self._hz, found.pitch_hz])
-        self._confidence = np.concatenate([self._confidence, found.confidence])
+    def _take(self, result: PitchResult) -> None:
+        self._hz = np.concatenate([self._hz, result.pitch_hz])
+        self._confidence = np.concatenate([self._confidence, result.confidence])
 
     def _frames(self, end: int) -> F0:
         count = max(0, end - self.frame)
