@@ -166,7 +166,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A judge of few steps, voices of few seconds, short babble."""
+    """A recognizer of few steps, voices of few seconds, short babble."""
     small = replace(recognizer.DEFAULT, steps=120, batch=12, channels=16)
     monkeypatch.setattr("vqwave.evaluation.context.DEFAULT", small)
     real = recognizer.recognizer_of
@@ -219,7 +219,7 @@ def test_everything_of_a_vqvae_and_its_student(place: Path, kept: Path) -> None:
     assert found["pitch.f0_error"]["ceiling"].value < 1
     for key in ("words.reconstruction", "conversion.target", "spectral.mcd", "pitch.voicing"):
         assert {"ceiling", "model", "student", "floor"} <= set(found[key]), key
-    # the judge hears the recordings, not these untrained models
+    # the recognizer is right about the recordings, not about these untrained models
     assert found["words.reconstruction"]["ceiling"].value > 80
     assert found["speakers.reconstruction"]["ceiling"].value > 80
     assert found["words.reconstruction"]["floor"].value == 50
@@ -284,8 +284,8 @@ def test_others_are_of_another_speaker_and_word(place: Path) -> None:
 def test_conversion_counts_a_perfect_converter_as_one(
     place: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Recordings of the target saying the same word stand for conversions: what the judge hears of
-    recordings is reached.
+    """Recordings of the target saying the same word stand for conversions: the accuracy is that of
+    recordings.
     """
     corpus = Corpus.open(place / "corpus")
     context = EvaluationContext(

@@ -111,7 +111,8 @@ def _tokens(context: EvaluationContext, *, aligned: bool) -> list[_Token]:
             if label not in SILENCES and end <= len(wave) and end > start:
                 every.append(_Token(i, label, (start / rate, end / rate)))
     order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0)).tolist()
-    speakers, kept = context.label("speaker"), []
+    speakers = context.label("speaker")
+    kept: list[_Token] = []
     cells: Counter[tuple[str, str]] = Counter()
     for token in (every[place] for place in order):
         cell = (token.label, speakers[token.utterance])
@@ -134,7 +135,7 @@ def _cut(frames: Frames, span: tuple[float, float], seconds: float) -> Frames:
 @torch.inference_mode()
 def _latents(context: EvaluationContext, i: int) -> Frames:
     """z_e (F, D)."""
-    model = context.codec.model
+    model = context.vqvae
     wave = torch.from_numpy(context.waves[i]).to(context.codec.device)
     padded = F.pad(wave, (0, -len(wave) % model.hop))
     return model.encoder(padded[None])[0].T.double().cpu().numpy()
@@ -151,7 +152,7 @@ def _cepstra(context: EvaluationContext, i: int) -> Frames:
 
 def _embedded(context: EvaluationContext, codes: Tensor) -> Tensor:
     with torch.inference_mode():
-        return context.codec.model.quantizer.decode(codes[None].to(context.codec.device))[0].cpu()
+        return context.vqvae.quantizer.decode(codes[None].to(context.codec.device))[0].cpu()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from vqwave.codes import CodeSequence
 from vqwave.evaluation.context import EvaluationContext
 from vqwave.evaluation.outputs import Conversion
 from vqwave.evaluation.progress import NotApplicable
-from vqwave.evaluation.result import Matrix, MetricValue, Result, confusion
+from vqwave.evaluation.result import Better, Matrix, MetricValue, Result, confusion
 from vqwave.inference.code_prior import CodePrior
 from vqwave.metrics.bootstrap import mean
 
@@ -180,7 +180,7 @@ def _add_conversions(
     }
     for part, title in titles.items():
         if any(system in figures[part] for system in context.systems):
-            better = "lower" if part == "source" else "higher"
+            better: Better = "lower" if part == "source" else "higher"
             result.add(f"conversion.{part}", f"conversions: {title}", "%", better, figures[part])
     if "text" not in context.recognizer.values:
         result.skip("words kept in conversions", NO_WORDS)
