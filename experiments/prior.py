@@ -186,7 +186,7 @@ class PriorExperiment(Experiment[Config]):
     def code_baselines(self) -> dict[str, float]:
         """Without a network."""
         train, test = (self.coded.of(rows) for rows in (self.corpus.of("train"), self.valid_rows()))
-        return code_likelihood.baselines(train, test, self.source.model.quantizer.size)
+        return code_likelihood.baselines(train, test, self.source.model.quantizer.codebook_size)
 
     @cached_property
     def pitch_baselines(self) -> dict[str, float]:

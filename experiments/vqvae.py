@@ -122,6 +122,11 @@ class VQVAEExperiment(Experiment[Config]):
             )
 
     @property
+    def more_losses(self) -> Sequence[str]:
+        """A quantizer from outside the package may have losses of its own."""
+        return sorted(self.config.model.quantizer.losses - set(self.loss_names))
+
+    @property
     def model_spec(self) -> VQVAESpec:
         """With the parts of the runs that codes are taken from, if they are."""
         if self.given is not None:

@@ -279,7 +279,7 @@ def test_over_the_disk(tmp_path: Path) -> None:
     """Save model and codes, load both: the same audio."""
     coded = VQ.encode(speech(100), speaker="theo")
     save_trained(tmp_path / "run" / "model", VQ.model, VQ.card)
-    save_codes(coded, tmp_path / "a.vqw")
+    save_codes(tmp_path / "a.vqw", coded)
     loaded: CodeSequence = load_codes(tmp_path / "a.vqw")
     again = SpeechModel.load(tmp_path / "run")
     assert again.speakers == LABELS["speaker"]

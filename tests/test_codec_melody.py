@@ -84,7 +84,7 @@ def test_codes_cover_the_recording_and_survive_a_file(codec: SpeechModel, tmp_pa
     assert coded.codes.shape == (1, 50)
     assert coded.pitch.codes.shape == (1, 13)
     assert (coded.pitch.hop, coded.pitch.size) == (640, 5)
-    save_codes(coded, tmp_path / "a.vqw")
+    save_codes(tmp_path / "a.vqw", coded)
     back = load_codes(tmp_path / "a.vqw")
     assert torch.equal(back.pitch.codes, coded.pitch.codes)
     own, kept = (codec.task(each, None).condition.features for each in (coded, back))
@@ -176,7 +176,7 @@ def test_a_pipe_keeps_the_range_of_a_voice_that_has_no_name(
     save_trained(tmp_path / "model", card.build(), card)
     it = SpeechModel.load(tmp_path / "model")
     coded, sampling = it.encode(buzz(0.1)), Sampling(backend="reference")
-    save_codes(coded, tmp_path / "a.vqw")
+    save_codes(tmp_path / "a.vqw", coded)
     for shift in (0.0, 3.0):
         out, given = io.BytesIO(), io.BytesIO((tmp_path / "a.vqw").read_bytes())
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(given))

@@ -89,8 +89,8 @@ def test_the_header_costs_what_it_says() -> None:
 
 def test_files(tmp_path: Path) -> None:
     path = tmp_path / "seven.vqw"
-    save_codes(coded(), path)
-    save_codes(coded(speaker=None), path)
+    save_codes(path, coded())
+    save_codes(path, coded(speaker=None))
     assert_same(load_codes(path), coded(speaker=None))
     assert [p.name for p in tmp_path.iterdir()] == ["seven.vqw"]  # nothing half written is left
 
@@ -98,7 +98,7 @@ def test_files(tmp_path: Path) -> None:
 def test_codes_made_without_gradients_can_be_saved(tmp_path: Path) -> None:
     with torch.inference_mode():
         it = coded()
-    save_codes(it, tmp_path / "a.vqw")
+    save_codes(tmp_path / "a.vqw", it)
     assert_same(load_codes(tmp_path / "a.vqw"), it)
 
 
@@ -181,7 +181,7 @@ def test_paths_that_do_not_work_are_named(tmp_path: Path) -> None:
             load_codes(path)
     for path in (tmp_path / "none" / "a.vqw", tmp_path):
         with pytest.raises(UserInputError, match=str(path)):
-            save_codes(coded(), path)
+            save_codes(path, coded())
     assert list(tmp_path.iterdir()) == []
 
 

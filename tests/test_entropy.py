@@ -105,7 +105,7 @@ def test_the_size_is_the_cross_entropy(books: int, speaker: str | None, tmp_path
     """
     coder = prior(books)
     it = replace(coder.draw(3.0, labels={"speaker": "bob"}, seed=1)[0], speaker=speaker)
-    save_codes(it, tmp_path / "a.vqw", coder)
+    save_codes(tmp_path / "a.vqw", it, coder)
     assert torch.equal(load_codes(tmp_path / "a.vqw", coder).codes, it.codes)
     header, least = load_header(tmp_path / "a.vqw"), coder.bits(it)
     assert least <= 8 * header.payload + 1e-6

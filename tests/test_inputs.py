@@ -252,7 +252,7 @@ def test_codes_that_cannot_be_are_refused(changes: dict, said: str, tmp_path: Pa
     uses: list[Callable[[], object]] = [
         lambda: SPEAKS.decode(wrong, "bob"),
         lambda: SPEAKS.decode_many([CODED, wrong], ["bob", "bob"]),
-        lambda: save_codes(wrong, tmp_path / "a.vqw"),
+        lambda: save_codes(tmp_path / "a.vqw", wrong),
     ]
     for use in uses:
         with pytest.raises(UserInputError, match=rf"^[^\n]*{said}[^\n]*$"):
@@ -282,7 +282,7 @@ def test_codes_of_other_sizes_than_the_models_are_refused() -> None:
 def test_codes_may_be_of_any_whole_type(kind: type, tmp_path: Path) -> None:
     narrow = replace(CODED, codes=CODES.numpy().astype(kind))
     assert torch.equal(SPEAKS.decode(narrow, "bob"), SPEAKS.decode(CODED, "bob"))
-    save_codes(narrow, tmp_path / "a.vqw")
+    save_codes(tmp_path / "a.vqw", narrow)
     assert torch.equal(load_codes(tmp_path / "a.vqw").codes, CODES)
     streams = [SPEAKS.stream("bob") for _ in range(2)]
     assert np.array_equal(streams[0].push(narrow.codes), streams[1].push(CODES))
@@ -290,7 +290,7 @@ def test_codes_may_be_of_any_whole_type(kind: type, tmp_path: Path) -> None:
 
 def test_what_is_not_coded_at_all_is_refused(tmp_path: Path) -> None:
     for wrong in (CODES, CODES.numpy(), None, "a.vqw"):
-        uses = (lambda x=wrong: SPEAKS.decode(x), lambda x=wrong: save_codes(x, tmp_path / "a"))
+        uses = (lambda x=wrong: SPEAKS.decode(x), lambda x=wrong: save_codes(tmp_path / "a", x))
         for use in uses:
             with pytest.raises(UserInputError, match=r"^codes: a \w+, expected a CodeSequence"):
                 use()
@@ -314,13 +314,13 @@ def test_pitch_codes_are_checked_like_the_others(tmp_path: Path) -> None:
     melody = PitchCodes(torch.arange(4).view(1, 4), 4 * HOP, 5, 4.8, 0.2)
     sound = replace(CODED, pitch=melody)
     narrow = replace(sound, pitch=replace(melody, codes=melody.codes.numpy().astype(np.uint8)))
-    save_codes(narrow, tmp_path / "a.vqw")
+    save_codes(tmp_path / "a.vqw", narrow)
     assert torch.equal(load_codes(tmp_path / "a.vqw").pitch.codes, melody.codes)
     for codes in (melody.codes + 2, melody.codes - 1, melody.codes.float()):
         wrong = replace(sound, pitch=replace(melody, codes=codes))
         writer = CodeWriter(io.BytesIO(), Header.of(sound))
         uses = (
-            lambda x=wrong: save_codes(x, tmp_path / "b.vqw"),
+            lambda x=wrong: save_codes(tmp_path / "b.vqw", x),
             lambda x=codes, it=writer: it.write(CODES, x),
         )
         for use in uses:

@@ -85,7 +85,7 @@ def test_round_trip(ratio: int, frames: int, size: int, books: int) -> None:
 
 def test_files_and_what_is_said_of_them(tmp_path: Path) -> None:
     path, it = tmp_path / "a.vqw", coded(50, samples=160 * 50 - 70)
-    save_codes(it, path)
+    save_codes(path, it)
     assert_same(load_codes(path), it)
     assert load_header(path).pitch == it.pitch.format
     rows = describe(str(path))

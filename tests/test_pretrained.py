@@ -74,14 +74,14 @@ def test_bits_do_not_depend_on_the_number_of_threads(name: str) -> None:
     model = vqwave.load(name)
     hop = model.card.about["hop"]
     codes = torch.randint(
-        model.model.quantizer.size, (1, 12), generator=torch.Generator().manual_seed(0)
+        model.model.quantizer.codebook_size, (1, 12), generator=torch.Generator().manual_seed(0)
     )
     coded = CodeSequence(
         codes,
         model.sample_rate,
         hop,
         12 * hop,
-        model.model.quantizer.size,
+        model.model.quantizer.codebook_size,
         model.fingerprint,
         model.speakers[0],
     )

@@ -68,12 +68,14 @@ def codec(
 
 def codes_for(it: SpeechModel, frames: int = FRAMES, seed: int = 1) -> Tensor:
     quantizer, generator = it.model.quantizer, torch.Generator().manual_seed(seed)
-    return torch.randint(quantizer.size, (quantizer.books, frames), generator=generator)
+    return torch.randint(
+        quantizer.codebook_size, (quantizer.num_codebooks, frames), generator=generator
+    )
 
 
 def coded(it: SpeechModel, codes: Tensor, samples: int) -> CodeSequence:
     return CodeSequence(
-        codes, RATE, it.model.hop, samples, it.model.quantizer.size, it.fingerprint, "theo"
+        codes, RATE, it.model.hop, samples, it.model.quantizer.codebook_size, it.fingerprint, "theo"
     )
 
 

@@ -307,7 +307,7 @@ def test_a_bad_file_among_good_ones(
     assert f"2 of 3 files could not be used; the others are in {out}" in err
     assert [path.name for path in out.iterdir()] == ["good.vqw"]
     save_codes(
-        replace(load_codes(out / "good.vqw"), fingerprint="0123456789abcdef"), out / "foreign.vqw"
+        out / "foreign.vqw", replace(load_codes(out / "good.vqw"), fingerprint="0123456789abcdef")
     )
     (out / "cut.vqw").write_bytes((out / "good.vqw").read_bytes()[:-1])
     err = stopped(

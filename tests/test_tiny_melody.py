@@ -301,7 +301,7 @@ def test_semitones_on_the_command_line(chain: Chain, tmp_path: Path) -> None:
         ("--backend", "reference", "--speaker", "low", "--shift-semitones", -4),
     )
     coded = it.encode_file(wav)
-    save_codes(coded, tmp_path / "a.vqw")
+    save_codes(tmp_path / "a.vqw", coded)
     expected, unmoved = (
         audio.to_int16(it.decode(coded, "low", shift_semitones=k, sampling=PLAIN).numpy())
         for k in (-4, 0)

@@ -280,6 +280,8 @@ class Head(Part):
     part: ClassVar[str] = "head"
     continuous: ClassVar[bool] = True
     """Whether the network's input is the amplitude of past samples; else their class."""
+    discrete: ClassVar[bool] = False
+    """Whether `log_prob` is the mass of a cell of amplitude; else a density."""
 
     @property
     @abstractmethod
@@ -330,6 +332,7 @@ class Classes(Head):
 
     classes: Annotated[int, Field(ge=2)] = option(default=256, help="classes K")
     continuous: ClassVar[bool] = False
+    discrete: ClassVar[bool] = True
 
     @property
     def channels(self) -> int:
@@ -475,6 +478,7 @@ class MixtureOfLogistics(LocationScale):
     """
 
     kind: Literal["mixture_of_logistics"] = "mixture_of_logistics"
+    discrete: ClassVar[bool] = True
     components: Annotated[int, Field(ge=1)] = option(default=10, help="mixture components")
     sample_bits: Annotated[int, Field(ge=8, le=16)] = option(
         default=16, help="bits of the level grid that samples are rounded to, 8 to 16"

@@ -141,9 +141,9 @@ def test_forward_encode_and_decode_agree_bit_for_bit(case: str) -> None:
     vq, z = trained(case), latents(9)
     out = vq(z)
     assert out.z.shape == z.shape
-    assert out.codes.shape == (5, vq.books, 24)
+    assert out.codes.shape == (5, vq.num_codebooks, 24)
     assert out.codes.dtype == torch.int64
-    assert 0 <= out.codes.min() <= out.codes.max() < vq.size
+    assert 0 <= out.codes.min() <= out.codes.max() < vq.codebook_size
     assert torch.equal(out.codes, vq.encode(z))
     assert torch.equal(out.z, vq.decode(out.codes))
     assert (out.z - z).square().mean() < 1.2 * z.square().mean()
@@ -158,16 +158,20 @@ def test_its_spec_survives_a_file(case: str) -> None:
 @pytest.mark.parametrize("case", [case for case in CASES if "two-level" not in case])
 def test_bits_per_frame(case: str) -> None:
     vq = quantizer(case)
-    assert 2**vq.bits_per_frame == pytest.approx(float(vq.size) ** vq.books)
+    assert 2**vq.bits_per_frame == pytest.approx(float(vq.codebook_size) ** vq.num_codebooks)
 
 
 def every_code(vq: Quantizer) -> Tensor:
     """All combinations of a code in each book where they are few, else 2,000 of them: (1, Q, N)."""
-    if vq.size**vq.books <= 5000:
+    if vq.codebook_size**vq.num_codebooks <= 5000:
         return (
-            torch.cartesian_prod(*[torch.arange(vq.size)] * vq.books).view(-1, vq.books).t()[None]
+            torch.cartesian_prod(*[torch.arange(vq.codebook_size)] * vq.num_codebooks)
+            .view(-1, vq.num_codebooks)
+            .t()[None]
         )
-    return torch.randint(vq.size, (1, vq.books, 2000), generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        vq.codebook_size, (1, vq.num_codebooks, 2000), generator=torch.Generator().manual_seed(0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -300,7 +304,7 @@ def test_padding_enters_nothing(case: str) -> None:
             total.backward()
         assert equal(state(first), state(second))
         assert equal(outs[0].losses | outs[0].metrics, outs[1].losses | outs[1].metrics)
-        kept = mask[:, None].expand(5, first.books, 24)
+        kept = mask[:, None].expand(5, first.num_codebooks, 24)
         assert torch.equal(outs[0].codes[kept], outs[1].codes[kept])
         torch.testing.assert_close(
             z.grad * mask[:, None], spoilt.grad * mask[:, None], rtol=1e-5, atol=1e-6

@@ -170,7 +170,7 @@ def a_dropout_that_never_draws_all(patch: Patch) -> None:
     patch.setattr(
         ResidualQuantizer,
         "draw_depths",
-        lambda self, items, device: torch.randint(1, self.books, (items,)),
+        lambda self, items, device: torch.randint(1, self.num_codebooks, (items,)),
     )
 
 

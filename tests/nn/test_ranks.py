@@ -81,7 +81,9 @@ def train(vq: Quantizer, rows: slice) -> Results:
             if p.grad is not None
         }
         results |= {f"{name}.{step}": value.float() for name, value in out.metrics.items()}
-        results[f"codes.{step}"] = vq.decode(torch.arange(vq.size).expand(1, vq.books, -1)).detach()
+        results[f"codes.{step}"] = vq.decode(
+            torch.arange(vq.codebook_size).expand(1, vq.num_codebooks, -1)
+        ).detach()
         vq.zero_grad()
     return results | {name: value.clone() for name, value in vq.state_dict().items()}
 

@@ -137,7 +137,7 @@ def encode_file(arguments: argparse.Namespace) -> None:
         with target(out) as file:
             file.write(codes.to_bytes(coded, prior))
         return
-    codes.save_codes(coded, out, prior)
+    codes.save_codes(out, coded, prior)
     stored = codes.load_header(out)
     packed = "" if stored.prior is None else f", {coded.bit_rate:.0f} without the prior"
     print(
@@ -158,7 +158,7 @@ def encode_folder(
     def one(work: Work) -> None:
         coded = model.encode_file(work.source, arguments.speaker)
         work.target.parent.mkdir(parents=True, exist_ok=True)
-        codes.save_codes(coded, work.target, prior)
+        codes.save_codes(work.target, coded, prior)
 
     for work in account.over(works):
         account.attempt(work, partial(one, work))

@@ -10,9 +10,9 @@ from vqwave.codes.types import Coder, CodeSequence, Header
 from vqwave.errors import UserInputError
 
 
-def save_codes(coded: CodeSequence, path: str | Path, coder: Coder | None = None) -> None:
-    """Write a `.vqw` file, whole or not at all; `coder`, a prior, takes fewer bits, and is needed
-    to read it again.
+def save_codes(path: str | Path, coded: CodeSequence, coder: Coder | None = None) -> None:
+    """Write a `.vqw` file, completely or not at all; `coder`, a prior, takes fewer bits, and is
+    needed to read it again.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -35,7 +35,7 @@ def load_codes(path: str | Path, coder: Coder | None = None) -> CodeSequence:
 
 
 def load_header(path: str | Path) -> Header:
-    """What a `.vqw` file says of its codes; needs no prior."""
+    """The header of a `.vqw` file, which needs no prior."""
     return header_of(_read(path), str(path))
 
 

@@ -260,7 +260,10 @@ class SpeakingGraph(Graph):
                 -(-frames * self.coder.hop // self.coder.melody.codec.hop),
             )
         return torch.randint(
-            0, quantizer.size, (batch, quantizer.books, frames), generator=generator
+            0,
+            quantizer.codebook_size,
+            (batch, quantizer.num_codebooks, frames),
+            generator=generator,
         )
 
 
@@ -304,8 +307,8 @@ class HearingGraph(Graph):
         codec = fingerprint(model.encoder, model.quantizer, *melody)
         self.facts = {
             "hop": self.hop,
-            "size": model.quantizer.size,
-            "books": model.quantizer.books,
+            "size": model.quantizer.codebook_size,
+            "books": model.quantizer.num_codebooks,
             "codec": codec,
         }
 

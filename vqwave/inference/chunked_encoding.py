@@ -94,7 +94,7 @@ class Blocks:
 
     @inference()
     def _encode(self, known: int, *, last: bool) -> Tensor:
-        parts = [torch.zeros(self.model.quantizer.books, 0, dtype=torch.int64)]
+        parts = [torch.zeros(self.model.quantizer.num_codebooks, 0, dtype=torch.int64)]
         weight = next(self.model.encoder.parameters())
         while self.frame < known and (last or self.frame + self.frames + self.after <= known):
             end = min(self.frame + self.frames, known)

@@ -137,7 +137,7 @@ class BlockStream:
         self.speech, blocks = speech, speech.blocks
         self.pitch_codes = PitchCodeStream(melody, speech.sample_rate, voice)
         codec = melody.codec
-        books, ratio = (blocks.model.quantizer.books, codec.books), codec.hop // blocks.hop
+        books, ratio = (blocks.model.quantizer.num_codebooks, codec.books), codec.hop // blocks.hop
         self.in_step = InStep(*books, ratio)
 
     @property

@@ -108,7 +108,16 @@ class SpeechEncoder:
         melody.
         """
         q, hop, n = self._vqvae.quantizer, self.model.hop, -(-samples // self.model.hop)
-        facts = (self.sample_rate, hop, samples, q.size, self.fingerprint, q.books, n, speaker)
+        facts = (
+            self.sample_rate,
+            hop,
+            samples,
+            q.codebook_size,
+            self.fingerprint,
+            q.num_codebooks,
+            n,
+            speaker,
+        )
         return Header(*facts, pitch=pitch)
 
     @property

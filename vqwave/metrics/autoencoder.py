@@ -27,7 +27,9 @@ class Autoencoding:
         names = ("bits", "codes", "speakers", "samples", "spectral", "conversion", "clips")
         self.model, self.device = model, device
         self.sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in names}
-        self.counts = codebook.CodeCounts(model.quantizer.books, model.quantizer.size, speakers)
+        self.counts = codebook.CodeCounts(
+            model.quantizer.num_codebooks, model.quantizer.codebook_size, speakers
+        )
 
     def add(self, batch: Batch, target: Labels | None, others: Labels | None) -> None:
         """target: labels of voices to convert to, for a model with a conversion classifier; others:

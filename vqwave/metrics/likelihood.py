@@ -63,8 +63,7 @@ def bits_of(head: Head, nats: Tensor) -> Tensor:
     held-out curves are comparable.
     """
     # a density costs ln(2 / 2^16) more as a 16-bit mass
-    density = head.continuous and head.kind != "mixture_of_logistics"
-    return (nats - (math.log(2.0 / 2**16) if density else 0.0)) / math.log(2.0)
+    return (nats - (0.0 if head.discrete else math.log(2.0 / 2**16))) / math.log(2.0)
 
 
 def costs(

@@ -210,12 +210,12 @@ class PitchCodec(nn.Module):
     @property
     def books(self) -> int:
         """Q."""
-        return self.quantizer.books
+        return self.quantizer.num_codebooks
 
     @property
     def size(self) -> int:
         """Codes of each book."""
-        return self.quantizer.size
+        return self.quantizer.codebook_size
 
     @property
     def bits_per_frame(self) -> float:

@@ -74,7 +74,7 @@ def symbol_order(codec: VQVAE) -> SymbolOrder:
     if codec.melody is not None:
         slow = codec.melody.codec
         pitch = PitchBooks(slow.books, slow.size, slow.hop // codec.hop)
-    return SymbolOrder(codec.quantizer.books, codec.quantizer.size, pitch)
+    return SymbolOrder(codec.quantizer.num_codebooks, codec.quantizer.codebook_size, pitch)
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,31 @@
-"""Experiments and the trainer."""
+"""Experiments and the trainer: what a script of one's own imports."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vqwave.training.experiment import Evaluation as Evaluation
+    from vqwave.training.experiment import Experiment as Experiment
+    from vqwave.training.experiment import StepOutput as StepOutput
+    from vqwave.training.settings import ExperimentSpec as ExperimentSpec
+    from vqwave.training.trainer import main as main
+
+_PLACES = {
+    "Evaluation": "experiment",
+    "Experiment": "experiment",
+    "ExperimentSpec": "settings",
+    "StepOutput": "experiment",
+    "main": "trainer",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
+    if name not in _PLACES:
+        raise AttributeError(f"module 'vqwave.training' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"vqwave.training.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES})

@@ -87,6 +87,11 @@ class Experiment(ABC, Generic[C]):
         self.device = torch.device("cpu")
         self.sources: dict[str, Path] = {}
 
+    @property
+    def more_losses(self) -> Sequence[str]:
+        """Losses of parts that the settings chose, which may have a weight, too."""
+        return ()
+
     @abstractmethod
     def build(self) -> Model:
         """The network to train, on the CPU; called with the seed set."""
@@ -401,13 +406,14 @@ class Experiment(ABC, Generic[C]):
 
     def _check_losses(self) -> None:
         """Raises UserInputError for a weight whose loss the experiment does not have."""
+        known = (*self.loss_names, *self.more_losses)
         for name in self.config.losses:
-            if LOSSES.get(name) in self.loss_names:
+            if LOSSES.get(name) in known:
                 raise UserInputError(f"losses.{name}: is called losses.{LOSSES[name]} now")
-            if name not in self.loss_names:
-                hint = nearest(name, self.loss_names)
+            if name not in known:
+                hint = nearest(name, known)
                 raise UserInputError(
-                    f"losses.{name}: no such loss, expected of {', '.join(self.loss_names)}{hint}"
+                    f"losses.{name}: no such loss, expected of {', '.join(known)}{hint}"
                 )
 
     def codec(self, model: Model) -> SpeechModel:

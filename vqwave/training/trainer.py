@@ -472,7 +472,7 @@ class Trainer:
         return (
             About()
             if quantizer is None
-            else About(quantizer.size, quantizer.bits_per_frame / self.model.hop)
+            else About(quantizer.codebook_size, quantizer.bits_per_frame / self.model.hop)
         )
 
     def evaluated_model(self) -> Model:

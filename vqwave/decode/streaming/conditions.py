@@ -93,7 +93,7 @@ class CodeConditions:
         books = 0 if self.melody is None else self.melody.codec.books
         self.pitch_frames = 0 if self.melody is None else model.hop // self.melody.hop  # of a frame
         self.pending = PendingFrames(
-            torch.zeros(self.quantizer.books, 0, dtype=torch.int64, device=weight.device),
+            torch.zeros(self.quantizer.num_codebooks, 0, dtype=torch.int64, device=weight.device),
             weight.new_zeros(1, model.encoder.latent_dim, 0),
             torch.zeros(books, 0, dtype=torch.int64, device=weight.device),
             weight.new_zeros(1, 2, 0),

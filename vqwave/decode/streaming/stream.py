@@ -128,7 +128,9 @@ class Stream:
         """
         if self.over:
             raise UserInputError("push: this stream is over, expected a new one")
-        codes = inputs.codes(codes, self.model.quantizer.books, self.model.quantizer.size, "push")
+        codes = inputs.codes(
+            codes, self.model.quantizer.num_codebooks, self.model.quantizer.codebook_size, "push"
+        )
         pitch = None if pitch is None else self._checked_pitch(pitch)
         self.pushed += codes.shape[1]
         self._keep(self.conditions.push(codes, pitch))

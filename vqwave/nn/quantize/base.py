@@ -50,14 +50,14 @@ class Quantizer(nn.Module, ABC):
 
     Laws, whatever the variant: in evaluation nothing changes; `forward(z).codes` is `encode(z)`,
     and `forward(z).z` is `decode` of them bit for bit; padding enters no statistic and no loss; all
-    of it runs in float32 (or above) whatever the autocast. A variant gives `books`, `size`,
-    `_quantize`, `_encode` and `_decode`, and where it differs from the defaults, `downsample` and
-    `initialized`.
+    of it runs in float32 (or above) whatever the autocast. A variant gives `num_codebooks`,
+    `codebook_size`, `_quantize`, `_encode` and `_decode`, and where it differs from the defaults,
+    `downsample` and `initialized`.
     """
 
-    books: int
+    num_codebooks: int
     """Q, codes a frame."""
-    size: int
+    codebook_size: int
     """K, codes of each book."""
     downsample: int = 1
     """Frames that share the slowest code: codes may be cut at multiples of it only."""
@@ -73,7 +73,7 @@ class Quantizer(nn.Module, ABC):
     @property
     def bits_per_frame(self) -> float:
         """Nominal: log2 K a book."""
-        return self.books * math.log2(self.size)
+        return self.num_codebooks * math.log2(self.codebook_size)
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
         """z (B, D, F), mask (B, F) true where a frame is real: padding enters no statistic and no

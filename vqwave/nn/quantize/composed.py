@@ -102,7 +102,10 @@ class ProductQuantizer(Quantizer):
     def __init__(self, groups: Sequence[Quantizer]) -> None:
         super().__init__()
         self.groups = nn.ModuleList(groups)
-        self.books, self.size = sum(group.books for group in groups), groups[0].size
+        self.num_codebooks, self.codebook_size = (
+            sum(group.num_codebooks for group in groups),
+            groups[0].codebook_size,
+        )
         self.downsample = math.lcm(*(group.downsample for group in groups))
 
     def _quantize(self, z: Tensor, mask: Tensor | None) -> Quantized:
@@ -150,7 +153,7 @@ class ResidualQuantizer(Quantizer):
     ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
-        self.books, self.size = len(stages), stages[0].size
+        self.num_codebooks, self.codebook_size = len(stages), stages[0].codebook_size
         self.gradient_estimator = gradient_estimator
         self.quantizer_dropout = quantizer_dropout
 
@@ -158,7 +161,9 @@ class ResidualQuantizer(Quantizer):
         """(items,) how many stages each training item uses, 1 .. Q."""
         depth, dropped = keyed.uniforms(items, 2, like=device).unbind(1)
         return torch.where(
-            dropped < self.quantizer_dropout, 1 + (depth * self.books).long(), self.books
+            dropped < self.quantizer_dropout,
+            1 + (depth * self.num_codebooks).long(),
+            self.num_codebooks,
         )
 
     def _quantize(self, z: Tensor, mask: Tensor | None) -> Quantized:

@@ -69,7 +69,7 @@ class FSQuantizer(Quantizer):
     Reference: Mentzer et al., 2024, sec. 3.1. arXiv:2309.15505
     """
 
-    books = 1
+    num_codebooks = 1
     levels: Tensor
     radix: Tensor
     mean: Tensor
@@ -78,7 +78,7 @@ class FSQuantizer(Quantizer):
 
     def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
-        self.size = math.prod(levels)
+        self.codebook_size = math.prod(levels)
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self.register_buffer(
             "radix",
@@ -134,7 +134,7 @@ class FSQuantizer(Quantizer):
         rounded = bounded.round()
         codes = self._number(rounded)
         index = codes.flatten() if mask is None else codes[:, 0][mask]
-        metrics = usage(sum_over_ranks(torch.bincount(index, minlength=self.size)))
+        metrics = usage(sum_over_ranks(torch.bincount(index, minlength=self.codebook_size)))
         if moves:
             self.follow(real)
         return Quantized(

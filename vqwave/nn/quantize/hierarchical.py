@@ -56,10 +56,10 @@ class HierarchicalQuantizerSpec(QuantizerSpec):
     def build(self, dim: int) -> HierarchicalQuantizer:
         """Raises UserInputError for levels whose books differ in size."""
         top, bottom = self.top.build(dim), self.bottom.build(dim)
-        if top.size != bottom.size:
+        if top.codebook_size != bottom.codebook_size:
             raise UserInputError(
-                f"model.quantizer.bottom: books of {bottom.size} codes, expected {top.size} as in"
-                " model.quantizer.top"
+                f"model.quantizer.bottom: books of {bottom.codebook_size} codes, expected"
+                f" {top.codebook_size} as in model.quantizer.top"
             )
         return HierarchicalQuantizer(top, bottom, dim, self.downsample)
 
@@ -87,7 +87,10 @@ class HierarchicalQuantizer(Quantizer):
     def __init__(self, top: Quantizer, bottom: Quantizer, dim: int, downsample: int) -> None:
         super().__init__()
         self.top, self.bottom, self.downsample = top, bottom, downsample
-        self.books, self.size = top.books + bottom.books, top.size
+        self.num_codebooks, self.codebook_size = (
+            top.num_codebooks + bottom.num_codebooks,
+            top.codebook_size,
+        )
         self.down = nn.Conv1d(dim, dim, downsample, downsample, bias=False)
         self.to_bottom, self.out = (nn.Conv1d(2 * dim, dim, 1, bias=False) for _ in range(2))
         same = torch.eye(dim)
@@ -127,7 +130,7 @@ class HierarchicalQuantizer(Quantizer):
         )
 
     def _decode(self, codes: Tensor) -> Tensor:
-        slow, fast = codes.split([self.top.books, self.bottom.books], 1)
+        slow, fast = codes.split([self.top.num_codebooks, self.bottom.num_codebooks], 1)
         held = self._held(self.top.decode(slow[..., :: self.downsample]), codes.shape[-1])
         return self.out(torch.cat([held, self.bottom.decode(fast)], 1))
 

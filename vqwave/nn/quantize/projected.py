@@ -26,7 +26,7 @@ class Projected(Quantizer):
     def __init__(self, inner: Quantizer, dim: int, code_dim: int) -> None:
         super().__init__()
         self.inner = inner
-        self.books, self.size = inner.books, inner.size
+        self.num_codebooks, self.codebook_size = inner.num_codebooks, inner.codebook_size
         self.downsample = inner.downsample
         self.weight = nn.Parameter(torch.randn(dim, code_dim))
 

@@ -127,7 +127,7 @@ class VectorQuantizer(Quantizer):
     Reference: van den Oord et al., 2017, sec. 3.2. arXiv:1711.00937
     """
 
-    books = 1
+    num_codebooks = 1
     waited: Tensor
     """Training passes so far without codes."""
 
@@ -140,7 +140,7 @@ class VectorQuantizer(Quantizer):
     ) -> None:
         super().__init__()
         self.codebook = codebook
-        self.size, self.dim = codebook.size, codebook.dim
+        self.codebook_size, self.dim = codebook.size, codebook.dim
         self.gradient_estimator, self.kmeans_after_steps = gradient_estimator, kmeans_after_steps
         self.entropy = entropy
         self.register_buffer("waited", torch.tensor(0))
@@ -173,7 +173,7 @@ class VectorQuantizer(Quantizer):
         if self.entropy is not None:
             losses["entropy"] = assignment_entropy(real, codes, self.entropy)
         used = index.flatten() if mask is None else index[mask]
-        metrics = usage(sum_over_ranks(torch.bincount(used, minlength=self.size)))
+        metrics = usage(sum_over_ranks(torch.bincount(used, minlength=self.codebook_size)))
         if self.training and not again:
             self.codebook.update(real.detach(), used)
         return Quantized(ESTIMATORS[self.gradient_estimator](z, q), index[:, None], losses, metrics)
