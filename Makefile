@@ -5,12 +5,12 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-EXTRAS ?= code,demo,export,fast,metrics,report,test,track
+EXTRAS ?= code,demo,export,fast,metrics,report,sweep,test,track
 comma := ,
 STAMP := .venv/installed-$(subst $(comma),-,$(EXTRAS))
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# accelerate gives each process one thread unless told otherwise.
+# accelerate gives each process one thread unless this is set.
 export OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 
 # One process; without these four, `accelerate launch` prints which defaults it took.
@@ -45,7 +45,7 @@ lint: setup ## check the code's style, and that its type errors grow no more
 	python tests/type_errors.py
 
 .PHONY: speak
-speak: setup ## the shipped models, within a minute: say a digit, encode it, decode it in three ways, convert it
+speak: setup ## the shipped models, within a minute: generate a digit, encode it, decode it in three ways, convert it
 	@mkdir -p runs/demo/shipped
 	vqwave generate fsdd-prior --speaker theo --label text=7 --out runs/demo/shipped/seven-as-theo.wav
 	vqwave encode fsdd runs/demo/shipped/seven-as-theo.wav --speaker theo --out runs/demo/shipped/seven.vqw
@@ -55,7 +55,7 @@ speak: setup ## the shipped models, within a minute: say a digit, encode it, dec
 	vqwave convert fsdd runs/demo/shipped/seven-as-theo.wav --speaker george --out runs/demo/shipped/seven-as-george.wav
 
 .PHONY: demo
-demo: speak data/demo/corpus.json ## speak, then the whole road on a small made-up corpus: runs/demo/report.html
+demo: speak data/demo/corpus.json ## speak, then every step from recordings to a report on a small made-up corpus: runs/demo/report.html
 	$(LAUNCH) experiments/vqvae.py --config configs/vqvae/demo.yaml
 	$(LAUNCH) experiments/distill.py --config configs/distill/demo.yaml
 	input=$$(ls runs/demo/vqvae/samples/*.original.wav | head -n 1); \
@@ -79,7 +79,7 @@ data/fsdd/corpus.json: | setup
 data/librispeech/corpus.json: | setup
 	vqwave prepare manifest $(VQWAVE_DATA)/librispeech_sub $(VQWAVE_DATA)/librispeech_more --out data/librispeech
 
-# pesq is compiled as it is installed; where that fails its row says so.
+# pesq is compiled as it is installed; where that fails its rows are missing.
 .PHONY: pesq
 pesq: setup
 	@python -c 'import pesq' 2>/dev/null || python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[pesq]" \
@@ -126,7 +126,7 @@ tiny: setup data/demo/corpus.json ## every command once, each training for some 
 	vqwave report runs/tiny-vqvae runs/tiny-distill --out runs/tiny/report.html
 	@for name in codes.vqw converted.wav decoded.wav student.wav generated.wav report.html; do \
 		test -s "runs/tiny/$$name" || { echo "runs/tiny/$$name was not written" >&2; exit 1; }; \
-	done; echo "the tiny road is whole: runs/tiny/report.html"
+	done; echo "every command ran: runs/tiny/report.html"
 
 .PHONY: clean
 clean: ## remove what runs and tests leave (not .venv, data or runs)

@@ -39,6 +39,7 @@ OPTIONAL = {
     "numba",
     "onnx",
     "onnxruntime",
+    "optuna",
     "parselmouth",
     "pesq",
     "pystoi",

@@ -24,7 +24,8 @@ from scipy import stats
 from vqwave.cli import main
 from vqwave.config import parse
 from vqwave.errors import UserInputError
-from vqwave.sweep import Plan, Stopped, Sweep, read
+from vqwave.sweep import Plan, StoppedError, Sweep, best_of, read
+from vqwave.sweep.runner import JOURNAL
 from vqwave.sweep.space import draw, grid, read_parameters
 
 ROOT = Path(__file__).parents[1]
@@ -156,8 +157,15 @@ def test_a_grid_is_every_combination_and_nests() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "bayes"}, "bayes needs wandb's server"),
-        ({"method": "gird"}, "method 'gird', expected grid or random"),
+        ({"method": "gird"}, "method 'gird', expected grid, random or bayes"),
+        ({"early_terminate": {"type": "hyperban"}}, "early_terminate: expected {type: hyperband"),
+        ({"early_terminate": {"type": "hyperband"}}, "expected min_iter, or max_iter and s"),
+        ({"early_terminate": {"type": "hyperband", "eta": 1}}, "early_terminate.eta: 1, expected"),
+        ({"early_terminate": {"type": "hyperband", "mini": 1}}, "mini: no such.*min_iter"),
+        (
+            {"early_terminate": {"type": "hyperband", "min_iter": 9, "max_iter": 3}},
+            "max_iter 3 is below min_iter 9",
+        ),
         ({"metric": None}, "no metric"),
         ({"metric": {"name": "x", "goal": "up"}}, "metric.goal"),
         ({"metrics": {}}, "metrics: no such key.*metric"),
@@ -185,7 +193,7 @@ def test_a_grid_is_every_combination_and_nests() -> None:
         ({"run_cap": 0}, "run_cap"),
     ],
 )
-def test_a_bad_file_is_told_in_one_line(
+def test_a_bad_file_is_answered_in_one_line(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserInputError, match=message) as error:
@@ -200,15 +208,27 @@ def test_grids_of_ranges_and_endless_draws_are_refused(tmp_path: Path) -> None:
     random = plan_of(tmp_path, method="random")
     with pytest.raises(UserInputError, match="--count"):
         random.trials(None, 0)
+    with pytest.raises(UserInputError, match="bayes has no end; expected --count N"):
+        plan_of(tmp_path, method="bayes").trials(None, 0)
     assert len(plan_of(tmp_path, method="random", run_cap=3).trials(None, 0)) == 3
-    assert (
-        plan_of(tmp_path, early_terminate={"type": "hyperband"})
-        .notes[0]
-        .startswith("early_terminate needs wandb's server")
-    )
 
 
-def test_trials_run_and_the_best_is_told(
+def test_brackets_of_hyperband_are_wandbs(tmp_path: Path) -> None:
+    """min_iter, or the s brackets below max_iter; eta is 3 unless given."""
+    assert plan_of(tmp_path).hyperband is None
+    wanted: list[tuple[dict[str, int], tuple[int, int | str, int]]] = [
+        ({"min_iter": 4}, (4, "auto", 3)),
+        ({"min_iter": 4, "max_iter": 64, "eta": 2}, (4, 64, 2)),
+        ({"max_iter": 27, "s": 2}, (3, 27, 3)),
+        ({"max_iter": 5, "s": 3}, (1, 5, 3)),
+    ]
+    for entry, settings in wanted:
+        plan = plan_of(tmp_path, early_terminate={"type": "hyperband", **entry})
+        assert plan.hyperband is not None
+        assert tuple(plan.hyperband.values()) == settings
+
+
+def test_trials_run_and_the_best_is_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = plan_of(tmp_path, parameters={"x": {"values": [0, 13, 2, 3]}, "y": {"value": None}})
@@ -222,8 +242,8 @@ def test_trials_run_and_the_best_is_told(
     ]
     assert "failed: x: 13 is unlucky" in lines[2]
     assert lines[-1] == f"best: trial 3, valid/bits 0.0000, in {tmp_path / 'out' / 'trial-003'}"
-    heard = json.loads((tmp_path / "out" / "trial-003" / "argv").read_text())
-    assert heard == [
+    given = json.loads((tmp_path / "out" / "trial-003" / "argv").read_text())
+    assert given == [
         "x=2",
         "y=None",
         f"run={tmp_path / 'out' / 'trial-003'}",
@@ -263,9 +283,11 @@ def test_a_dry_run_prints_what_is_run(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_maximize_and_more_trials_later(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, metric={"name": "valid/bits", "goal": "maximize"})
     few = Sweep(plan, tmp_path / "out", count=2, quiet=True)
-    assert few.best(few.run()).trial == 1
+    best = best_of(few.run(), minimize=plan.minimize)
+    assert best is not None
+    assert best.number == 0
     more = Sweep(plan, tmp_path / "out", count=4, quiet=True)
-    assert [row.metric for row in more.run()] == [4.0, 1.0, 0.0, 1.0]
+    assert [trial.value for trial in more.run()] == [4.0, 1.0, 0.0, 1.0]
     assert len((tmp_path / "out" / "trial-001" / "argv").read_text().splitlines()) == 1
 
 
@@ -290,7 +312,7 @@ def test_a_sweep_whose_trials_all_fail_stops(tmp_path: Path) -> None:
         Sweep(plan, tmp_path / "out", quiet=True).run()
     # mended: the same command goes on
     (tmp_path / "program.py").write_text(PROGRAM.replace("x == 13.0", "False"))
-    assert [row.metric for row in Sweep(plan, tmp_path / "out", quiet=True).run()] == [121.0] * 9
+    assert [trial.value for trial in Sweep(plan, tmp_path / "out", quiet=True).run()] == [121.0] * 9
     wrong = plan_of(tmp_path, metric={"name": "valid/bit"})
     with pytest.raises(UserInputError, match=r"no metric valid/bit in .*; did you mean valid/bits"):
         Sweep(wrong, tmp_path / "other", quiet=True).run()
@@ -326,10 +348,10 @@ def test_killed_in_the_middle_it_goes_on(tmp_path: Path) -> None:
     wait_for(lambda: (out / "trial-002" / "argv").exists())
     process.kill()
     process.communicate()
-    assert list(Sweep(plan, out).rows()) == [1]
+    assert [trial.number for trial in Sweep(plan, out).finished()] == [0]
     began = time.monotonic()
     sweep = Sweep(plan, out, overrides=["sleep=1.5"], quiet=True)
-    assert [row.metric for row in sweep.run()] == [4.0, 1.0, 0.0, 1.0]
+    assert [trial.value for trial in sweep.run()] == [4.0, 1.0, 0.0, 1.0]
     # the trial that was left running had its end waited for
     assert time.monotonic() - began > 3 * 1.5
     counts = [len((out / f"trial-00{k}" / "argv").read_text().splitlines()) for k in (1, 2, 3, 4)]
@@ -344,18 +366,85 @@ def test_a_signal_ends_the_trial_and_says_how_to_go_on(tmp_path: Path, number: i
     process = start(plan, out, "--set", "sleep=100")
     wait_for(lambda: (out / "trial-001" / "argv").exists())
     process.send_signal(number)
-    _, told = process.communicate(timeout=200)
+    _, errors = process.communicate(timeout=200)
     assert process.returncode == 128 + number
-    assert told.splitlines()[-1].startswith("stopped: 0 trials are done")
-    assert "run the same command to go on" in told
+    assert errors.splitlines()[-1].startswith("stopped: 0 trials are done")
+    assert "run the same command to go on" in errors
 
 
-def test_two_sweeps_at_once_are_refused(tmp_path: Path) -> None:
+def test_two_sweeps_at_once_share_the_trials(tmp_path: Path) -> None:
+    """Each trial is run once; both print the same table of all."""
     plan, out = plan_of(tmp_path), tmp_path / "out"
-    sweep = Sweep(plan, out, quiet=True)
-    with sweep._claimed(), pytest.raises(UserInputError, match="another `vqwave sweep` is at work"):
-        sweep.run()
-    assert len(sweep.run()) == 4
+    processes = [start(plan, out, "--set", "sleep=1") for _ in range(2)]
+    tables = [process.communicate(timeout=200) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], tables
+    assert tables[0][0] == tables[1][0]
+    assert len(tables[0][0].splitlines()) == 6
+    assert {len((out / f"trial-00{k}" / "argv").read_text().splitlines()) for k in range(1, 5)} == {
+        1
+    }
+
+
+def test_a_line_that_a_kill_cut_off_was_not_written(tmp_path: Path) -> None:
+    plan, out = plan_of(tmp_path), tmp_path / "out"
+    Sweep(plan, out, count=2, quiet=True).run()
+    with (out / JOURNAL).open("a") as file:
+        file.write('{"op_code":5,"worker')
+    assert [trial.value for trial in Sweep(plan, out, quiet=True).run()] == [4.0, 1.0, 0.0, 1.0]
+    for line in (out / JOURNAL).read_text().splitlines():
+        json.loads(line)
+
+
+def test_a_missing_optuna_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserInputError, match=r"optuna is not installed.*vqwave\[sweep\]"):
+        Sweep(plan_of(tmp_path), tmp_path / "out", quiet=True).run()
+    assert not (tmp_path / "out").exists()
+
+
+def test_bayes_comes_closer_than_its_first_draws(tmp_path: Path) -> None:
+    """(x - 2)^2 over [-10, 10]; a resumed sweep goes on where it was, with other draws."""
+    entry = {"x": {"min": -10.0, "max": 10.0}, "y": {"values": [{"kind": "a"}, None]}}
+    plan = plan_of(tmp_path, method="bayes", parameters=entry | {"z": {"value": 7}})
+    first = Sweep(plan, tmp_path / "out", count=10, quiet=True).run()
+    values = [trial.user_attrs["values"] for trial in first]
+    assert len({value["x"] for value in values}) == 10
+    assert all(-10 < value["x"] < 10 and value["z"] == 7 for value in values)
+    assert {json.dumps(value["y"]) for value in values} == {'{"kind": "a"}', "null"}
+    trials = Sweep(plan, tmp_path / "out", count=25, quiet=True).run()
+    assert [trial.value for trial in trials[:10]] == [trial.value for trial in first]
+    assert min(trial.value or 0 for trial in trials[10:]) < min(trial.value or 0 for trial in first)
+    assert np.median([t.value for t in trials[10:]]) < np.median([t.value for t in first])
+    with pytest.raises(SystemExit) as stopped:
+        main(["sweep", str(plan.file), "--count", "3", "--dry-run"])
+    assert stopped.value.code == 2
+
+
+SLOW = """
+import json, pathlib, sys, time
+words = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:])
+run, x = pathlib.Path(words["run"]), float(words["x"])
+run.mkdir(exist_ok=True)
+for step in range(1, 10 if x < 2 else 10_000):
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": step, "valid/bits": x + 1 / step}) + "\\n")
+    time.sleep(0.02)
+"""
+
+
+def test_hyperband_stops_hopeless_trials(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials 2 and 4 would run for minutes; they are stopped and cannot be the best."""
+    monkeypatch.setattr("vqwave.sweep.runner.POLL", 0.1)
+    hyperband = {"type": "hyperband", "min_iter": 2, "max_iter": 5}
+    values = {"x": {"values": [1, 5, 0, 7]}}
+    plan = plan_of(tmp_path, parameters=values, early_terminate=hyperband)
+    (tmp_path / "program.py").write_text(SLOW)
+    main(["sweep", str(plan.file), "--out", str(tmp_path / "out"), "--quiet"])
+    lines = capsys.readouterr().out.splitlines()
+    assert ["stopped early" in line for line in lines[1:5]] == [False, True, False, True]
+    assert lines[-1].startswith("best: trial 3, valid/bits 0.1111")
 
 
 def test_a_trial_that_was_stopped_stops_the_sweep(tmp_path: Path) -> None:
@@ -363,9 +452,9 @@ def test_a_trial_that_was_stopped_stops_the_sweep(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(
         "import sys; sys.exit('stopped at step 3 of 9, all saved: run the same command to go on')"
     )
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         Sweep(plan, tmp_path / "out", quiet=True).run()
-    assert Sweep(plan, tmp_path / "out").rows() == {}
+    assert Sweep(plan, tmp_path / "out").finished() == []
 
 
 def agents_command(

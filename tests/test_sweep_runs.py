@@ -17,10 +17,11 @@ import numpy as np
 import psutil
 import pytest
 import yaml
+from optuna.trial import FrozenTrial
 
 from vqwave.audio import write
 from vqwave.data import prepare
-from vqwave.sweep import Plan, read
+from vqwave.sweep import Plan, Sweep, best_of, read
 
 ROOT = Path(__file__).parents[1]
 STACK = (
@@ -139,16 +140,16 @@ def test_what_wandbs_agent_prints_trains(corpus: Path, tmp_path: Path) -> None:
             ],
             env,
         )
-        told = yaml.safe_load((tmp_path / name / "config.yaml").read_text())
-        assert told["optim"]["lr"] == values["optim.lr"]
-        assert told["train"]["tracker"] == "wandb"
+        settings = yaml.safe_load((tmp_path / name / "config.yaml").read_text())
+        assert settings["optim"]["lr"] == values["optim.lr"]
+        assert settings["train"]["tracker"] == "wandb"
         rows = [
             json.loads(line)
             for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         ]
         assert np.isfinite(rows[-1][plan.metric])
         assert list((tmp_path / name / "wandb").glob("offline-run-*/*.wandb"))
-    assert told["losses"]["log_spectral"] == values["losses.log_spectral"]
+    assert settings["losses"]["log_spectral"] == values["losses.log_spectral"]
 
 
 RANKS = """
@@ -160,7 +161,7 @@ module = sys.modules["swept"] = importlib.util.module_from_spec(place)
 place.loader.exec_module(module)
 from vqwave.config import parse
 tree = to_tree(parse(module.Config, sys.argv[1:]).config)
-(pathlib.Path(os.environ["HEARD"]) / os.environ["RANK"]).write_text(json.dumps(tree))
+(pathlib.Path(os.environ["PARSED"]) / os.environ["RANK"]).write_text(json.dumps(tree))
 """
 
 
@@ -174,7 +175,7 @@ def test_every_rank_reads_its_values_from_its_arguments(tmp_path: Path) -> None:
     ]
     run(
         command,
-        {**environment(tmp_path, 2), "PROGRAM": str(ROOT / plan.program), "HEARD": str(tmp_path)},
+        {**environment(tmp_path, 2), "PROGRAM": str(ROOT / plan.program), "PARSED": str(tmp_path)},
     )
     first, second = (json.loads((tmp_path / rank).read_text()) for rank in ("0", "1"))
     assert first == second
@@ -184,9 +185,9 @@ def test_every_rank_reads_its_values_from_its_arguments(tmp_path: Path) -> None:
     )
 
 
-def trials_of(out: Path) -> list[dict[str, Any]]:
-    path = out / "trials.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def trials_of(out: Path) -> list[FrozenTrial]:
+    """The trials that have ended."""
+    return Sweep(read(ROOT / "configs" / "sweeps" / "wavenet.yaml"), out).finished()
 
 
 def test_a_sweep_of_six_killed_in_the_middle_goes_on(corpus: Path, tmp_path: Path) -> None:
@@ -224,18 +225,18 @@ def test_a_sweep_of_six_killed_in_the_middle_goes_on(corpus: Path, tmp_path: Pat
         each.send_signal(signal.SIGKILL)
     process.wait()
     before = trials_of(out)
-    assert [row["trial"] for row in before] == [1, 2]
+    assert [trial.number for trial in before] == [0, 1]
     assert not (out / "trial-003" / "evaluation.json").exists()
 
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr[-3000:]
     after = trials_of(out)
     assert after[:2] == before
-    assert [row["trial"] for row in after] == [1, 2, 3, 4, 5, 6]
-    assert all(np.isfinite(row["metric"]) for row in after)
-    best = min(after, key=lambda row: row["metric"])
+    assert [trial.number for trial in after] == [0, 1, 2, 3, 4, 5]
+    assert all(np.isfinite(trial.value) for trial in after)
+    best = best_of(after, minimize=True)
     assert done.stdout.splitlines()[-1].startswith(
-        f"best: trial {best['trial']}, valid/bits {best['metric']:.4f}"
+        f"best: trial {best.number + 1}, valid/bits {best.value:.4f}"
     )
     steps = [
         json.loads(line)["step"]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 try:
     import fcntl
@@ -94,6 +95,22 @@ def alone(run: Path) -> Iterator[None]:
         with suppress(OSError):
             fcntl.flock(folder, fcntl.LOCK_UN)  # for children, too, that have the descriptor
         os.close(folder)
+
+
+def lock(file: IO[str], *, wait: bool) -> bool:
+    """Lock an open file until this process, and those that inherit the descriptor, have closed it
+    -> False where another process has it and `wait` is false.
+
+    Nothing is locked where a file system or the system has no locks.
+    """
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+    return True
 
 
 def empty(folder: Path) -> None:

@@ -15,13 +15,13 @@ def add(add: Add) -> None:
     sweep = add(
         "sweep",
         run_sweep,
-        "Run the trials of a sweep file one after another, without a server, and print the best.",
+        "Run the trials of a sweep file without a server, and print the best.",
     )
     sweep.add_argument(
         "file",
         type=Path,
         metavar="SWEEP.yaml",
-        help="the same file that `wandb sweep` takes; grid or random",
+        help="the same file that `wandb sweep` takes; grid, random or bayes",
     )
     sweep.add_argument(
         "--count", type=int, help="trials in all; default: the whole grid, or the file's run_cap"
@@ -29,7 +29,10 @@ def add(add: Add) -> None:
     sweep.add_argument(
         "--out",
         type=Path,
-        help="folder of the trials (default runs/sweeps/NAME); the same command goes on in it",
+        help=(
+            "folder of the trials (default runs/sweeps/NAME); the same command goes on in it, and"
+            " shares them with others that run it at the same time"
+        ),
     )
     sweep.add_argument("--seed", type=int, default=0, help="of random draws (default %(default)s)")
     sweep.add_argument(
@@ -52,26 +55,24 @@ def run_sweep(arguments: argparse.Namespace) -> None:
         if "=" not in word:
             raise UserInputError(f"--set {word}: expected key=value")
 
-    from vqwave.sweep import Stopped, Sweep, read
+    from vqwave.sweep import StoppedError, Sweep, best_of, read, text_table
 
     plan = read(arguments.file)
-    for note in plan.notes:
-        print(f"note: {note}", file=sys.stderr)
     out = arguments.out or Path("runs/sweeps") / arguments.file.stem
     sweep = Sweep(plan, out, arguments.count, arguments.seed, arguments.set, quiet=arguments.quiet)
     if arguments.dry_run:
         for number, values in enumerate(plan.trials(arguments.count, arguments.seed), 1):
+            if values is None:
+                results = "method bayes chooses by the results of earlier trials"
+                raise UserInputError(f"--dry-run: {results}, expected method grid or random")
             print(shlex.join(sweep.command(number, values)))
         return
     try:
         trials = sweep.run()
-    except Stopped as stop:
-        print(
-            f"stopped: {len(sweep.rows())} trials are done, all is in {out}; run the same command"
-            " to go on",
-            file=sys.stderr,
-        )
+    except StoppedError as stop:
+        done = f"{len(sweep.finished())} trials are done, all is in {out}"
+        print(f"stopped: {done}; run the same command to go on", file=sys.stderr)
         raise SystemExit(128 + stop.number) from None
-    print(sweep.table(trials))
-    if sweep.best(trials) is None:
+    print(text_table(plan, trials, out))
+    if best_of(trials, minimize=plan.minimize) is None:
         raise SystemExit(1)

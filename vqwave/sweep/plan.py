@@ -4,6 +4,7 @@ each trial.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -17,18 +18,10 @@ import yaml
 from vqwave.errors import UserInputError, nearest
 from vqwave.sweep.space import Parameter, draw, grid, read_parameters
 
-KEYS = {
-    "program",
-    "method",
-    "metric",
-    "parameters",
-    "command",
-    "name",
-    "description",
-    "project",
-    "entity",
-    "run_cap",
-}
+NEEDED = ("program", "method", "metric", "parameters")
+OTHERS = ("command", "name", "description", "project", "entity", "run_cap", "early_terminate")
+METHODS = ("grid", "random", "bayes")
+HYPERBAND = ("type", "min_iter", "max_iter", "s", "eta")
 COMMAND = ["${env}", "${interpreter}", "${program}", "${args}"]
 MACRO = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 
@@ -37,7 +30,8 @@ MACRO = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 class Plan:
     """A sweep file.
 
-    `metric` is a name in `metrics.jsonl`; `cap` is the file's own `run_cap`; `tree` is all that was
+    `metric` is a name in `metrics.jsonl`; `cap` is the file's own `run_cap`; `hyperband` are the
+    settings of optuna's pruner of that name, if trials may be stopped early; `tree` is all that was
     read.
     """
 
@@ -49,20 +43,21 @@ class Plan:
     parameters: list[Parameter]
     command: list[str]
     cap: int | None
+    hyperband: dict[str, Any] | None
     tree: dict[str, Any]
-    notes: list[str]
 
-    def trials(self, count: int | None, seed: int) -> list[dict[str, Any]]:
-        """The values of each trial: all of a grid unless `count` is less; as many draws as `count`
-        (or `run_cap`) says.
+    def trials(self, count: int | None, seed: int) -> list[dict[str, Any] | None]:
+        """The values of each trial, None where they are chosen by the results of others: all of a
+        grid unless `count` is less, else as many as `count` (or `run_cap`).
         """
         count = count or self.cap
         if self.method == "grid":
-            return grid(self.parameters)[:count]
+            return [*grid(self.parameters)[:count]]
         if count is None:
-            raise UserInputError(
-                f"{self.file}: method random has no end; expected --count N, or run_cap in the file"
-            )
+            endless = f"{self.file}: method {self.method} has no end"
+            raise UserInputError(f"{endless}; expected --count N, or run_cap in the file")
+        if self.method == "bayes":
+            return [None] * count
         return [draw(self.parameters, seed, trial) for trial in range(count)]
 
     def words(self, values: dict[str, Any]) -> list[str]:
@@ -76,7 +71,7 @@ class Plan:
             "args_no_hyphens": [f"{name}={value}" for name, value in pairs],
             "args_no_equals": [word for name, value in pairs for word in (f"--{name}", str(value))],
         }
-        found: list[str] = []
+        command: list[str] = []
         for part in self.command:
             if part.startswith("${") and part.endswith("}") and not MACRO.search(part):
                 if part[2:-1] not in words:
@@ -84,34 +79,25 @@ class Plan:
                         f"{self.file}: command: {part}, expected"
                         f" {', '.join(f'${{{name}}}' for name in words)}"
                     )
-                found += words[part[2:-1]]
+                command += words[part[2:-1]]
             else:
-                found.append(MACRO.sub(lambda match: os.environ.get(match[1], match[1]), part))
-        return found
+                command.append(MACRO.sub(lambda match: os.environ.get(match[1], match[1]), part))
+        return command
 
 
 def read(file: Path) -> Plan:
     """Raises UserInputError, naming the file and the key."""
     tree = _load(file)
-    notes = []
-    if tree.pop("early_terminate", None) is not None:
-        notes.append("early_terminate needs wandb's server: left out, every trial runs to its end")
     for key in tree:
-        if key not in KEYS:
-            raise UserInputError(f"{file}: {key}: no such key of a sweep{nearest(str(key), KEYS)}")
-    for key in ("program", "method", "metric", "parameters"):
+        if key not in NEEDED + OTHERS:
+            close = nearest(str(key), NEEDED + OTHERS)
+            raise UserInputError(f"{file}: {key}: no such key of a sweep{close}")
+    for key in NEEDED:
         if key not in tree:
-            raise UserInputError(
-                f"{file}: no {key}, expected program, method, metric and parameters"
-            )
+            raise UserInputError(f"{file}: no {key}, expected {', '.join(NEEDED)}")
     method = tree["method"]
-    if method == "bayes":
-        raise UserInputError(
-            f"{file}: method bayes needs wandb's server (wandb sweep {file}); expected grid or"
-            " random here"
-        )
-    if method not in ("grid", "random"):
-        raise UserInputError(f"{file}: method {method!r}, expected grid or random")
+    if method not in METHODS:
+        raise UserInputError(f"{file}: method {method!r}, expected grid, random or bayes")
     try:
         parameters = read_parameters(tree["parameters"])
     except UserInputError as error:
@@ -120,9 +106,17 @@ def read(file: Path) -> Plan:
     cap = tree.get("run_cap")
     if cap is not None and (not isinstance(cap, int) or cap < 1):
         raise UserInputError(f"{file}: run_cap: {cap!r}, expected a whole number from 1 on")
-    command = _command(file, tree.get("command", COMMAND))
     return Plan(
-        file, str(tree["program"]), method, name, minimize, parameters, command, cap, tree, notes
+        file=file,
+        program=str(tree["program"]),
+        method=method,
+        metric=name,
+        minimize=minimize,
+        parameters=parameters,
+        command=_command(file, tree.get("command", COMMAND)),
+        cap=cap,
+        hyperband=_hyperband(file, tree.get("early_terminate")),
+        tree=tree,
     )
 
 
@@ -154,6 +148,28 @@ def _metric(file: Path, tree: object) -> tuple[str, bool]:
     if goal not in ("minimize", "maximize"):
         raise UserInputError(f"{file}: metric.goal: {goal!r}, expected minimize or maximize")
     return tree["name"], goal == "minimize"
+
+
+def _hyperband(file: Path, tree: object) -> dict[str, Any] | None:
+    """The settings of optuna's pruner; an iteration is a row of `metrics.jsonl` with the metric."""
+    if tree is None:
+        return None
+    here = f"{file}: early_terminate"
+    if not isinstance(tree, dict) or tree.get("type") != "hyperband":
+        raise UserInputError(f"{here}: expected {{type: hyperband, min_iter: 3}}")
+    for key, value in tree.items():
+        if key not in HYPERBAND:
+            raise UserInputError(f"{here}.{key}: no such setting{nearest(str(key), HYPERBAND)}")
+        if key != "type" and not (isinstance(value, int) and value > (key == "eta")):
+            raise UserInputError(f"{here}.{key}: {value!r}, expected a whole number, 1 or more")
+    eta, most = tree.get("eta", 3), tree.get("max_iter", math.inf)
+    if "min_iter" not in tree and not {"max_iter", "s"} <= set(tree):
+        raise UserInputError(f"{here}: expected min_iter, or max_iter and s")
+    least = tree.get("min_iter") or max(1, most // eta ** tree["s"])
+    if most < least:
+        raise UserInputError(f"{here}: max_iter {most} is below min_iter {least}")
+    most = tree.get("max_iter", "auto")
+    return {"min_resource": least, "max_resource": most, "reduction_factor": eta}
 
 
 def _command(file: Path, parts: object) -> list[str]:

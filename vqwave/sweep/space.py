@@ -1,21 +1,24 @@
-"""What a sweep tries: the `parameters` of a sweep file, as a grid or as draws, by wandb's own rules
-and names.
+"""What a sweep tries: the `parameters` of a sweep file, as a grid, as draws or as a sampler of
+optuna chooses, by wandb's own rules and names.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vqwave.data import counter_key
 from vqwave.errors import UserInputError, nearest
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
 
 Settings = Mapping[str, Any]
 MOST_GRID = 100_000  # trials of a grid, above which a range was surely not meant so
+EDGE = 2.0**-33  # the least quantile that a sampler of optuna chooses
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,15 @@ class Parameter:
             value = round(value / s["q"]) * s["q"]
         return value
 
+    def suggested(self, trial: Trial) -> Any:  # noqa: ANN401 - whatever the file lists
+        """The value that optuna's sampler chooses: it sees quantiles, and the numbers of values."""
+        if self.distribution == "constant":
+            return self.settings["value"]
+        if self.distribution == "categorical":
+            values = self.settings["values"]
+            return values[trial.suggest_categorical(self.name, list(range(len(values))))]
+        return self.draw(trial.suggest_float(self.name, EDGE, 1 - EDGE))
+
 
 def read_parameters(
     tree: object, where: str = "parameters", above: tuple[str, ...] = ()
@@ -130,16 +142,16 @@ def read_parameters(
     """
     if not isinstance(tree, dict) or not tree:
         raise UserInputError(f"{where}: expected names with value, values, or min and max")
-    found = []
+    parameters = []
     for name, entry in sorted((str(name), entry) for name, entry in tree.items()):
         here = f"{where}.{name}"
         if not isinstance(entry, dict):
             raise UserInputError(f"{here}: found {entry!r}, expected value, values, or min and max")
         if set(entry) == {"parameters"}:
-            found += read_parameters(entry["parameters"], here, (*above, name))
+            parameters += read_parameters(entry["parameters"], here, (*above, name))
         else:
-            found.append(_parameter((*above, name), dict(entry), here))
-    return found
+            parameters.append(_parameter((*above, name), dict(entry), here))
+    return parameters
 
 
 def _parameter(path: tuple[str, ...], entry: dict[str, Any], here: str) -> Parameter:
@@ -237,18 +249,21 @@ def grid(parameters: list[Parameter]) -> list[dict[str, Any]]:
             f"parameters: a grid of {math.prod(map(len, choices)):,} trials, expected at most"
             f" {MOST_GRID:,}"
         )
-    return [_nested(zip(parameters, values, strict=True)) for values in itertools.product(*choices)]
+    return [nested(zip(parameters, values, strict=True)) for values in itertools.product(*choices)]
 
 
 def draw(parameters: list[Parameter], seed: int, trial: int) -> dict[str, Any]:
     """The values of trial `trial` (from 0): a function of seed, trial and the parameter's name
     alone.
     """
+    from vqwave.data import counter_key
+
     places = ((counter_key("sweep", seed, trial, p.name) + 0.5) / 2**63 for p in parameters)
-    return _nested((p, p.draw(u)) for p, u in zip(parameters, places, strict=True))
+    return nested((p, p.draw(u)) for p, u in zip(parameters, places, strict=True))
 
 
-def _nested(values: Iterator[tuple[Parameter, Any]]) -> dict[str, Any]:
+def nested(values: Iterable[tuple[Parameter, Any]]) -> dict[str, Any]:
+    """The tree of the values of parameters."""
     tree: dict[str, Any] = {}
     for parameter, value in values:
         here = tree
