@@ -24,7 +24,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("losses", "decode"),
     ("inference", "training", "evaluation"),
     ("export", "report"),
-    ("sweep", "bench", "cli", "__init__", "__main__"),
+    ("sweep", "bench", "__init__", "cli", "__main__"),
 )
 """A room imports from lower levels and from rooms earlier in its own level."""
 

@@ -5,7 +5,7 @@ pipe.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -237,14 +237,16 @@ def decode_folder(
     def request(work: Work) -> DecodeRequest:
         return model.task(load(work.source), speaker, labels, embeddings, shift)
 
-    def requests() -> Iterator[tuple[Work, DecodeRequest]]:
+    def requests() -> Iterator[tuple[Path, DecodeRequest]]:
         for work, _ in works:
             if (one := account.attempt(work, partial(request, work))) is not None:
-                yield work, one
+                yield work.source, one
 
-    for work, wave in model.decode_each(
+    by_source: dict[Hashable, Work] = {work.source: work for work, _ in works}
+    for source, wave in model.decode_each(
         requests(), sampling, lambda samples: account.bar.update(samples / model.sample_rate)
     ):
+        work = by_source[source]
         work.target.parent.mkdir(parents=True, exist_ok=True)
         account.attempt(work, partial(audio.write, work.target, wave, model.sample_rate))
     account.close()

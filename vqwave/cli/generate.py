@@ -172,6 +172,7 @@ def score_file(arguments: argparse.Namespace) -> None:
     model = SpeechModel.load(arguments.model, arguments.device)
     wave, rate = audio.read(arguments.input)
     note_rate(arguments, rate, model.sample_rate)
-    given = {"labels": labels_of(arguments, model), "embeddings": embeddings_of(arguments)}
-    score = naming(arguments.input, partial(model.log_likelihood, wave, rate, **given))
+    labels, vectors = labels_of(arguments, model), embeddings_of(arguments)
+    work = partial(model.log_likelihood, wave, rate, labels=labels, embeddings=vectors)
+    score = naming(arguments.input, work)
     print(f"{arguments.input}: {score.bits:.4f} {score.unit}, {score.samples:,} samples")

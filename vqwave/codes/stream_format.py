@@ -29,7 +29,8 @@ class CodeReader:
         self.whole: CodeBlock | None = None
         version = source.version()
         header, flags = source.facts(version) if version > 1 else (None, 0)
-        if flags & STREAMED:
+        self.header: Header
+        if header is not None and flags & STREAMED:
             source.check()
             self.header, source.seen = header, None
         else:

@@ -224,11 +224,14 @@ class Sweep:
                 lock(output, wait=True)
             output.write(f"$ {shlex.join(command)}\n")
             output.flush()
-            streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
-            environment = {**os.environ, "PATH": path}
             try:
                 process = subprocess.Popen(
-                    command, env=environment, start_new_session=True, **streams
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, "PATH": path},
+                    start_new_session=True,
                 )
             except OSError as error:
                 raise UserInputError(f"{command[0]}: cannot be run ({error.strerror})") from None
