@@ -140,10 +140,10 @@ def test_which_parts_matter(head: Head, taps: int, parts: tuple[str, ...]) -> No
     settings = {"conditioner": CONDITIONER, "predictor": predictor, "pitch_taps": taps}
     frames = (16, 80, FEATURES.build(RATE))
     net = WaveNetSpec(head=head, network=STACK, **settings).build(RATE, LABELS, *frames)
-    assert temperature_tuning.parts_of(net) == parts
+    assert net.temperature_parts == parts
     flows = StudentSpec(flows=(1,), network=replace(STACK, skip_channels=0), **settings)
     scales = ("scale", "voiced") if taps else ("scale",)
-    assert temperature_tuning.parts_of(flows.build(RATE, LABELS, *frames)) == scales
+    assert flows.build(RATE, LABELS, *frames).temperature_parts == scales
 
 
 def test_recordings_have_no_distance_from_themselves(context: EvaluationContext) -> None:

@@ -299,11 +299,14 @@ class Head(Part):
         """Bits that a sample costs under the uniform distribution, on the grid of a recording."""
         return 16.0
 
+    @property
+    def temperature_parts(self) -> tuple[str, ...]:
+        """Which temperatures change a sample: `choice` of the class or component, `scale`."""
+        return ("choice", "scale")
+
     def cells(self, x: Tensor) -> Tensor:
         """x in [-1, 1] -> which cell of a recording's grid each sample is in, int64."""
-        return (
-            torch.round((x + 1.0) * 2 ** (self.bits - 1)).long().clamp(0, 2 ** int(self.bits) - 1)
-        )
+        return ((x + 1.0) * 2 ** (self.bits - 1)).round().long().clamp(0, 2 ** int(self.bits) - 1)
 
     def cell_edges(self) -> Tensor:
         """Where K cells begin and end in amplitude, (K + 1,) float64."""
@@ -341,6 +344,10 @@ class Classes(Head):
     @property
     def bits(self) -> float:
         return math.log2(self.classes)
+
+    @property
+    def temperature_parts(self) -> tuple[str, ...]:
+        return ("choice",)
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
@@ -428,6 +435,10 @@ class LocationScale(Head):
     @property
     def channels(self) -> int:
         return 2 if self.components == 1 else 3 * self.components
+
+    @property
+    def temperature_parts(self) -> tuple[str, ...]:
+        return ("scale",) if self.components == 1 else ("choice", "scale")
 
     def initial_bias(self) -> Tensor:
         m = self.components

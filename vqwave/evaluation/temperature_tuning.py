@@ -25,7 +25,6 @@ from vqwave.evaluation.judged import NO_COPIES, NO_TEXT, NO_VOICE, speaker_voice
 from vqwave.evaluation.progress import NotApplicable
 from vqwave.metrics import f0, recognition
 from vqwave.metrics.spectral import log_spectral_distance
-from vqwave.models import Student, WaveNet
 
 Terms = Mapping[str, float]
 Scorer = Callable[[Sequence[Wave]], Terms]
@@ -53,17 +52,6 @@ class Trial:
         """The sum of the terms; infinite where one is not defined."""
         total = sum(self.terms.values())
         return math.inf if math.isnan(total) else total
-
-
-def parts_of(decoder: WaveNet | Student) -> tuple[str, ...]:
-    """The temperatures that matter to a decoder."""
-    predictor = decoder.conditioner.predictor
-    scales = ("scale", "voiced") if predictor is not None and predictor.pitch_taps else ("scale",)
-    if isinstance(decoder, Student):
-        return scales
-    if not decoder.head.continuous:
-        return ("choice",)
-    return scales if getattr(decoder.head, "components", 1) == 1 else ("choice", *scales)
 
 
 def tied(temperatures: Temperatures, parts: Sequence[str]) -> Temperatures:
@@ -117,7 +105,7 @@ def tune(
     def score(temperatures: Temperatures) -> Terms:
         return scorer(_sampled(context, temperatures))
 
-    return search(score, parts_of(context.codec.decoder), report)
+    return search(score, context.codec.decoder.temperature_parts, report)
 
 
 def _sampled(context: EvaluationContext, temperatures: Temperatures) -> list[Wave]:

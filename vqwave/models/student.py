@@ -201,6 +201,12 @@ class Student(nn.Module):
     def predictor(self) -> LinearPredictor | None:
         return self.conditioner.predictor
 
+    @property
+    def temperature_parts(self) -> tuple[str, ...]:
+        """Which of `Temperatures` change a sample."""
+        predictor = self.predictor
+        return ("scale", "voiced") if predictor is not None and predictor.pitch_taps else ("scale",)
+
     def begin(self) -> StudentState:
         """Before the first sample."""
         return StudentState([FlowState() for _ in self.flows.flows])

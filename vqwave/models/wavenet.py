@@ -276,6 +276,13 @@ class WaveNet(nn.Module):
     def predictor(self) -> LinearPredictor | None:
         return self.conditioner.predictor
 
+    @property
+    def temperature_parts(self) -> tuple[str, ...]:
+        """Which of `Temperatures` change a sample."""
+        parts, predictor = self.head.temperature_parts, self.predictor
+        scaled = "scale" in parts and predictor is not None and predictor.pitch_taps
+        return (*parts, "voiced") if scaled else parts
+
     def project(self, condition: Condition | None) -> Projected:
         """What `step` takes of a condition: all layers' projections at the rate of its columns.
 
