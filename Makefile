@@ -44,8 +44,8 @@ lint: setup ## check the code's style, and that its type errors grow no more
 	ruff check .
 	python tests/type_errors.py
 
-.PHONY: speak
-speak: setup ## the shipped models, within a minute: generate a digit, encode it, decode it in three ways, convert it
+.PHONY: shipped
+shipped: setup ## the shipped models, within a minute: generate a digit, encode it, decode it in three ways, convert it
 	@mkdir -p runs/demo/shipped
 	vqwave generate fsdd-prior --speaker theo --label text=7 --out runs/demo/shipped/seven-as-theo.wav
 	vqwave encode fsdd runs/demo/shipped/seven-as-theo.wav --speaker theo --out runs/demo/shipped/seven.vqw
@@ -55,7 +55,7 @@ speak: setup ## the shipped models, within a minute: generate a digit, encode it
 	vqwave convert fsdd runs/demo/shipped/seven-as-theo.wav --speaker george --out runs/demo/shipped/seven-as-george.wav
 
 .PHONY: demo
-demo: speak data/demo/corpus.json ## speak, then every step from recordings to a report on a small made-up corpus: runs/demo/report.html
+demo: shipped data/demo/corpus.json ## the same, then every step from recordings to a report on a small made-up corpus: runs/demo/report.html
 	$(LAUNCH) experiments/vqvae.py --config configs/vqvae/demo.yaml
 	$(LAUNCH) experiments/distill.py --config configs/distill/demo.yaml
 	input=$$(ls runs/demo/vqvae/samples/*.original.wav | head -n 1); \

@@ -192,7 +192,7 @@ def test_generate_and_info(place: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_slower_decoder_is_taken_with_a_note(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One line that says why; none where nothing faster was asked for, or with --quiet."""
     model = saved(tmp_path / "classes", replace(WAVENET, head=MuLaw()))

@@ -71,7 +71,7 @@ class Sweep:
         with _signals():
             while self._run_next(study, planned):
                 self._check_hopes(study)
-        return self.finished()[: len(planned)]
+        return _finished(study)[: len(planned)]
 
     def command(self, number: int, values: dict[str, Any]) -> list[str]:
         """The command line of a trial, word by word: in a folder of its own, and with the overrides
@@ -98,10 +98,12 @@ class Sweep:
         """The study in the folder's journal, made if need be."""
         optuna = library()
         journal = self.out / JOURNAL
-        content = journal.read_bytes() if journal.exists() else b""
-        if not content.endswith(b"\n"):  # a line that a killed process, or a full disk, cut off
-            journal.write_bytes(content[: content.rfind(b"\n") + 1])
         backend = optuna.storages.journal.JournalFileBackend(str(journal))
+        if not (journal.read_bytes() or b"\n").endswith(b"\n"):  # cut off by a kill, a full disk
+            writing = optuna.storages.journal.JournalFileSymlinkLock(str(journal))
+            writing.acquire()
+            os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
+            writing.release()
         storage, direction = optuna.storages.JournalStorage(backend), ("maximize", "minimize")
         hyperband = self.plan.hyperband
         pruner = optuna.pruners.HyperbandPruner(**hyperband) if hyperband else None
