@@ -320,7 +320,7 @@ def test_what_distillation_refuses(
         ),
         (
             {"contrastive": ContrastiveSpec(other="frames")},
-            "contrastive.other: frames, with a teacher that hears none",
+            "contrastive.other: frames, with a teacher without any",
         ),
     ):
         with pytest.raises(UserInputError, match=complaint):

@@ -233,7 +233,7 @@ def test_codes_that_do_not_fit_one_another_are_refused() -> None:
         replace(it, pitch=replace(it.pitch, hop=600))
     with pytest.raises(UserInputError, match="mean nan, expected that of ln"):
         replace(it.pitch, mean=math.nan)
-    with pytest.raises(UserInputError, match="the header says otherwise"):
+    with pytest.raises(UserInputError, match="unlike the header"):
         Header.of(it).pack(CodeBlock(it.codes))
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# public name -> the room that defines it; imported when first asked for, so that `import vqwave` is
-# quick
+# public name -> the module that defines it; imported when first asked for, so that
+# `import vqwave` is quick
 _PLACES = {
     "CodeSequence": "vqwave.codes",
     "Corpus": "vqwave.data",

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and who may write in a run folder."""
+"""Files and folders that appear completely or not at all, and who may write in a run folder."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def writing(run: Path, what: str) -> Iterator[None]:
 
 
 def newest_name(run: Path) -> str | None:
-    """The name of a run's newest checkpoint, whole or not."""
+    """The name of a run's newest checkpoint, complete or not."""
     return max((path.name for path in (run / "checkpoints").glob("step-*")), default=None)
 
 
@@ -114,7 +114,7 @@ def lock(file: IO[str], *, wait: bool) -> bool:
 
 
 def empty(folder: Path) -> None:
-    """Remove all in a folder; what says that it is a run goes last, so that a killed removal can be
+    """Remove all in a folder; what marks it as a run goes last, so that a killed removal can be
     done again.
     """
     for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.yaml"):
@@ -154,7 +154,7 @@ def replace_folder(temporary: Path, final: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, completely or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -166,8 +166,8 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
-    """An empty folder beside `final` that takes its place once it is filled; after an error nothing
-    of it is left.
+    """An empty folder next to `final` that takes its place once it is filled; after an error
+    nothing of it is left.
     """
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -30,7 +30,7 @@ from vqwave.audio import mu_law_decode, mu_law_encode
 from vqwave.config import OpenTo, Part, option, spec
 from vqwave.errors import UserInputError
 
-# its scales vanish beside any amplitude, its quotients of logits are still finite in float32
+# its scales vanish against any amplitude, its quotients of logits are still finite in float32
 COLDEST = 1e-30
 # a temperature, or factors (B or 1, T) above 0; None: as that of the choice
 Scale = float | Tensor | None

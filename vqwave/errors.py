@@ -1,7 +1,7 @@
-"""What a person is told when an input cannot be used.
+"""The error for an input that cannot be used.
 
-The one room below all others: every level may raise `UserInputError`; `cli.py` and `experiment.py`
-turn it into one line on standard error and exit status 2.
+The one module below all others: every level may raise `UserInputError`; `cli.py` and
+`experiment.py` turn it into one line on standard error and exit status 2.
 """
 
 from __future__ import annotations

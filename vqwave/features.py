@@ -180,9 +180,9 @@ class MelBands(nn.Module):
         Raises `UserInputError` unless T is a positive multiple of the hop.
         """
         if wave.ndim != 2 or wave.size(1) == 0 or wave.size(1) % self.hop:
-            found = f"waveform of shape {tuple(wave.shape)}"
+            problem = f"waveform of shape {tuple(wave.shape)}"
             raise UserInputError(
-                f"{found}: expected (batch, samples) with a multiple of {self.hop} samples"
+                f"{problem}: expected (batch, samples) with a multiple of {self.hop} samples"
             )
         with torch.autocast(wave.device.type, enabled=False):
             magnitude = self.spectrum(wave.to(torch.promote_types(wave.dtype, torch.float32))).abs()
@@ -286,8 +286,8 @@ def samples_of(name: str, milliseconds: float, sample_rate: int) -> int:
     if exact < 1 or abs(exact - round(exact)) > 0.01:
         near = sorted({max(1, math.floor(exact)), math.floor(exact) + 1})
         fits = " or ".join(f"{1000 * count / sample_rate:.6g}" for count in near)
-        found = f"{milliseconds:g} ms is {exact:g} samples at {sample_rate} Hz"
-        raise UserInputError(f"{name}: {found}; expected whole samples, such as {fits}")
+        problem = f"{milliseconds:g} ms is {exact:g} samples at {sample_rate} Hz"
+        raise UserInputError(f"{name}: {problem}; expected whole samples, such as {fits}")
     return round(exact)
 
 
@@ -385,8 +385,8 @@ class MFCCSpec:
         Raises `UserInputError` for a hop that is no whole number of samples.
         """
         if self.coefficients > self.bands:
-            found = f"{self.coefficients} cepstra of {self.bands} mel bands"
-            raise UserInputError(f"coefficients: {found}; expected at most {self.bands}")
+            problem = f"{self.coefficients} cepstra of {self.bands} mel bands"
+            raise UserInputError(f"coefficients: {problem}; expected at most {self.bands}")
         return MFCC(
             _mel_bands(self, sample_rate, power=2), self.coefficients, self.deltas, self.floor
         )
@@ -428,9 +428,9 @@ class Pitch(nn.Module):
         is a positive multiple of the hop.
         """
         if wave.ndim != 2 or wave.size(1) == 0 or wave.size(1) % self.hop:
-            found = f"waveform of shape {tuple(wave.shape)}"
+            problem = f"waveform of shape {tuple(wave.shape)}"
             raise UserInputError(
-                f"{found}: expected (batch, samples) with a multiple of {self.hop} samples"
+                f"{problem}: expected (batch, samples) with a multiple of {self.hop} samples"
             )
         rows = wave.detach().float().cpu().numpy()
         count = wave.size(1) // self.hop
@@ -445,7 +445,7 @@ class Pitch(nn.Module):
 
 @spec
 class PitchSpec:
-    """F0 and voicing: van den Oord et al., 2016, sec. 3.2 condition on log F0 beside linguistic
+    """F0 and voicing: van den Oord et al., 2016, sec. 3.2 condition on log F0 and linguistic
     features.
     """
 
@@ -486,9 +486,9 @@ FeatureSpec = Annotated[LogMelSpec | MFCCSpec | PitchSpec, Field(discriminator="
 
 def _mel_bands(features: LogMelSpec | MFCCSpec, sample_rate: int, power: Literal[1, 2]) -> MelBands:
     if features.window_ms < features.hop_ms:
-        found = f"{features.window_ms:g} is shorter than hop_ms {features.hop_ms:g}"
+        problem = f"{features.window_ms:g} is shorter than hop_ms {features.hop_ms:g}"
         raise UserInputError(
-            f"window_ms: {found}; expected at least the hop, or samples would be left out"
+            f"window_ms: {problem}; expected at least the hop, or samples would be left out"
         )
     return MelBands(
         sample_rate=sample_rate,

@@ -7,7 +7,7 @@ The rules. A waveform is an array or tensor of floating-point samples in [-1, 1]
 PCM and is divided by 32768; other whole numbers are refused, since their full scale is not known.
 Its shape is (T,), or, with one or two channels, (C, T) or (T, C): the axis of length 1 or 2 is that
 of the channels. Leading axes of length 1 before these are dropped, so that (1, 1, T) is (1, T).
-Anything else is refused, such as (2, 2), which says nothing, or a batch.
+Anything else is refused, such as (2, 2), which is ambiguous, or a batch.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ def array(values: object, name: str) -> NDArray[Any]:
 
 def floats(values: object, name: str) -> NDArray[np.float32]:
     """Numbers of any kind and shape -> float32. NaN and infinity are refused."""
-    found = array(values, name)
-    if found.dtype.kind not in "fiu":
-        raise UserInputError(f"{name}: {_kind(values, found)}, expected numbers")
+    given = array(values, name)
+    if given.dtype.kind not in "fiu":
+        raise UserInputError(f"{name}: {_kind(values, given)}, expected numbers")
     with np.errstate(over="ignore"):
-        found = found.astype(np.float32)
-    if not np.isfinite(found).all():
+        given = given.astype(np.float32)
+    if not np.isfinite(given).all():
         raise UserInputError(f"{name}: holds NaN or infinity, expected finite numbers")
-    return found
+    return given
 
 
 def waveform(wave: object, name: str = "wave") -> NDArray[np.float32]:
@@ -67,9 +67,9 @@ def waveform(wave: object, name: str = "wave") -> NDArray[np.float32]:
         with np.errstate(over="ignore"):  # what is too large is infinite, and refused as such
             samples = samples.astype(np.float32, copy=False)
     else:
-        found = _kind(wave, samples)
+        given = _kind(wave, samples)
         raise UserInputError(
-            f"{name}: {found}, expected floating-point samples in [-1, 1], or int16 PCM"
+            f"{name}: {given}, expected floating-point samples in [-1, 1], or int16 PCM"
         )
     shape = samples.shape
     while samples.ndim > 2 and len(samples) == 1:
@@ -95,13 +95,13 @@ def mono(wave: object, name: str = "wave") -> NDArray[np.float32]:
     return samples
 
 
-def whole(value: object, name: str, least: int) -> int:
+def whole_number(value: object, name: str, least: int) -> int:
     """A whole number, at least `least`; a float that is whole counts as one, a boolean does not."""
-    found = value
-    if isinstance(found, float | np.floating) and math.isfinite(found) and found == int(found):
-        found = int(found)
+    given = value
+    if isinstance(given, float | np.floating) and math.isfinite(given) and given == int(given):
+        given = int(given)
     try:
-        if isinstance(found, bool | np.bool_) or (number := operator.index(found)) < least:
+        if isinstance(given, bool | np.bool_) or (number := operator.index(given)) < least:
             raise TypeError
     except (TypeError, ValueError, RuntimeError):
         raise UserInputError(
@@ -113,7 +113,7 @@ def whole(value: object, name: str, least: int) -> int:
 def sample_rate(value: object, name: str = "sample_rate") -> int:
     """Hz."""
     try:
-        return whole(value, name, 1)
+        return whole_number(value, name, 1)
     except UserInputError:
         raise UserInputError(
             f"{name}: {value!r}, expected whole Hz above 0, such as 16000"
@@ -140,36 +140,36 @@ def codes(values: object, books: int | None, size: int, name: str = "codes") -> 
 
     `books` is Q, where it is known.
     """
-    found = array(values, name)
-    fitting = found.ndim == 2 and len(found) > 0 and books in (None, len(found))
-    if found.dtype.kind not in "iu" or not fitting:
+    given = array(values, name)
+    fitting = given.ndim == 2 and len(given) > 0 and books in (None, len(given))
+    if given.dtype.kind not in "iu" or not fitting:
         expected = f"whole numbers ({'Q' if books is None else books}, F)"
-        kind = _kind(values, found)
-        raise UserInputError(f"{name}: {kind} of shape {found.shape}, expected {expected}")
-    wrong = np.argwhere((found < 0) | (found >= size))
+        kind = _kind(values, given)
+        raise UserInputError(f"{name}: {kind} of shape {given.shape}, expected {expected}")
+    wrong = np.argwhere((given < 0) | (given >= size))
     if len(wrong):
         book, frame = wrong[0]
         place = f"book {book}, frame {frame}"
         raise UserInputError(
-            f"{name}: code {found[book, frame]} ({place}), expected 0 to {size - 1}"
+            f"{name}: code {given[book, frame]} ({place}), expected 0 to {size - 1}"
         )
-    return torch.from_numpy(found.astype(np.int64))
+    return torch.from_numpy(given.astype(np.int64))
 
 
 def fits(samples: int, frames: int, hop: int, name: str = "codes") -> None:
     """Whether `frames` frames of `hop` samples are what `samples` samples take."""
     if samples < 0 or not 0 <= frames * hop - samples < hop:
         expected = f"{(frames - 1) * hop + 1} to {frames * hop}" if frames else "none"
-        found = f"{samples} samples in {frames} frames of {hop}"
-        raise UserInputError(f"{name}: {found}, expected {expected}")
+        given = f"{samples} samples in {frames} frames of {hop}"
+        raise UserInputError(f"{name}: {given}, expected {expected}")
 
 
 def one_each(count: int, values: Mapping[str, Sequence[Any]]) -> list[Sequence[Any]]:
     """Lists by name, each of which must have one entry for each of `count` utterances."""
     for name, entries in values.items():
         if len(entries) != count:
-            found = f"{name}: {len(entries)}"
-            raise UserInputError(f"{found}, expected one for each of the {count} utterances")
+            given = f"{name}: {len(entries)}"
+            raise UserInputError(f"{given}, expected one for each of the {count} utterances")
     return list(values.values())
 
 
@@ -195,11 +195,11 @@ def place_of(value: object, known: Sequence[str], name: str, knower: str = "this
         value = unicodedata.normalize("NFC", value)
     if value not in known:
         hint = nearest(value, known) if isinstance(value, str) else ""
-        found = f"{name} {value!r}: not among the {len(known)} {knower} knows"
-        raise UserInputError(found + (hint or f", {expected}"))
+        given = f"{name} {value!r}: not among the {len(known)} {knower} knows"
+        raise UserInputError(given + (hint or f", {expected}"))
     return known.index(value)
 
 
-def _kind(value: object, found: NDArray[Any]) -> str:
+def _kind(value: object, given: NDArray[Any]) -> str:
     """What was given, in a word or two."""
-    return type(value).__name__ if found.dtype.kind in "OUSV" else str(found.dtype)
+    return type(value).__name__ if given.dtype.kind in "OUSV" else str(given.dtype)

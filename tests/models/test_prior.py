@@ -239,7 +239,7 @@ def test_labels_are_heard_told_or_not() -> None:
     with pytest.raises(UserInputError, match="text: not given"):
         strict(codes, {"speaker": torch.tensor([0])})
     torch.manual_seed(0)
-    ids = net.train().told(told(torch.zeros(5000).long(), torch.zeros(5000).long()), 5000)
+    ids = net.train().label_ids(told(torch.zeros(5000).long(), torch.zeros(5000).long()), 5000)
     left_out = [
         (ids[name] == len(values)).double().mean().item() for name, values in LABELS.items()
     ]

@@ -1,9 +1,9 @@
 """Sound in and out: files, sample rates, levels, mu-law.
 
-Waveforms are float32 arrays (T,) in [-1, 1], mono, with their sample rate beside them. Level is RMS
-in dBFS: a full-scale square wave has 0 dBFS, a full-scale sine -3 dBFS. What counts as silent, and
-which channels cannot be averaged, is decided here for everything that takes sound: preparing,
-encoding, converting, streams.
+Waveforms are float32 arrays (T,) in [-1, 1], mono, with their sample rate given separately. Level
+is RMS in dBFS: a full-scale square wave has 0 dBFS, a full-scale sine -3 dBFS. What counts as
+silent, and which channels cannot be averaged, is decided here for everything that takes sound:
+preparing, encoding, converting, streams.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ def downmix(channels: NDArray[np.float32]) -> Wave:
 
 
 def _refuse_truncated_riff(path: Path) -> None:
-    """libsndfile quietly shortens a WAV whose data chunk runs past the end of the file; this says
-    so instead.
+    """libsndfile quietly shortens a WAV whose data chunk runs past the end of the file; this
+    reports so instead.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -172,7 +172,7 @@ def rate_of(path: str | Path) -> int | None:
 
 
 def write(path: str | Path, wave: Wave | Tensor, sample_rate: int) -> None:
-    """Write (T,) as 16-bit PCM, WAV or FLAC by suffix. The file appears whole or not at all.
+    """Write (T,) as 16-bit PCM, WAV or FLAC by suffix. The file appears completely or not at all.
 
     Floating-point samples are clipped to [-1, 1]; int16 samples are written as they are (`inputs`).
     """

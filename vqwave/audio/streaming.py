@@ -84,7 +84,7 @@ class Resampler:
 
     @property
     def latency(self) -> float:
-        """Seconds; soxr does not tell its own: about a hundredth of a second more."""
+        """Seconds; soxr does not report its own: about a hundredth of a second more."""
         return 0.0 if self.source == self.target else self.piece / self.source
 
     def push(self, wave: Wave) -> Wave:
@@ -166,8 +166,8 @@ class WavReader:
             (INTEGER, 32),
             (FLOAT, 32),
         ) or self.channels < 1:
-            found = f"{self.channels} channels of {self.bits} bits, kind {self.kind}"
-            raise UserInputError(f"{self.name}: {found}, expected 16, 24 or 32 bits, or float")
+            given = f"{self.channels} channels of {self.bits} bits, kind {self.kind}"
+            raise UserInputError(f"{self.name}: {given}, expected 16, 24 or 32 bits, or float")
 
     def __iter__(self) -> Iterator[Wave]:
         """About a fiftieth of a second at a time."""
@@ -227,7 +227,7 @@ class WavReader:
 
 
 class WavWriter:
-    """16-bit samples into a pipe as they come, after a WAV header whose length says that it is not
+    """16-bit samples into a pipe as they come, after a WAV header whose length marks it as not
     known; or `raw`, without.
     """
 

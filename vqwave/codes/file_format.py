@@ -1,4 +1,4 @@
-"""The `.vqw` file: speech as packed codes, whole or as a stream.
+"""The `.vqw` file: speech as packed codes, complete or as a stream.
 
     magic b"VQW\\x02" | facts | samples, frames [prior, check] | codes | CRC-32 of all before
     whole
@@ -6,12 +6,12 @@
     streamed
 
 Numbers are little-endian: CRCs are uint32, the others variable-length (seven bits a byte, the
-highest bit says that more follow). The codes are packed, frame by frame, book by book, ceil(log2 K)
-bits each, lowest bit first; or they are entropy-coded with a prior. The facts: a byte of flags (1
-speaker, 2 prior, 4 streamed), sample rate, hop, size K, books, the fingerprint of the codec and the
-speaker; where a prior is, its fingerprint and a CRC-32 of the packed codes. About 25 bytes, since
-the codes of a word are no more than 50. In a stream every CRC is that of all before it, other CRCs
-left out: each block can be trusted when it is there.
+highest bit marks that more follow). The codes are packed, frame by frame, book by book, ceil(log2
+K) bits each, lowest bit first; or they are entropy-coded with a prior. The facts: a byte of flags
+(1 speaker, 2 prior, 4 streamed), sample rate, hop, size K, books, the fingerprint of the codec and
+the speaker; where a prior is, its fingerprint and a CRC-32 of the packed codes. About 25 bytes,
+since the codes of a word are no more than 50. In a stream every CRC is that of all before it, other
+CRCs left out: each block can be trusted when it is there.
 
 Version 3 is version 2 with pitch codes, and is written for these alone. Its facts go on with:
 frames a pitch code, its size K_p, books, and mean and deviation of ln(F0 / 100 Hz) (float32). The
@@ -54,7 +54,7 @@ TRUNCATED = "the checksum does not match: the file is truncated or damaged"
 
 
 def to_bytes(coded: CodeSequence, coder: Coder | None = None) -> bytes:
-    """A whole file: the codes packed, or entropy-coded by `coder`. Raises UserInputError."""
+    """A complete file: the codes packed, or entropy-coded by `coder`. Raises UserInputError."""
     coded = CodeSequence.checked(coded)
     header = Header.of(coded)
     packed = header.pack(coded.block)
@@ -66,7 +66,7 @@ def to_bytes(coded: CodeSequence, coder: Coder | None = None) -> bytes:
 
 
 def seal(header: Header, payload: bytes) -> bytes:
-    """A whole file of these facts and these bytes of codes."""
+    """A complete file of these facts and these bytes of codes."""
     body = facts(header) + number(header.samples) + number(header.frames)
     if header.prior is not None:
         body += _text(header.prior) + struct.pack("<I", header.check)
@@ -209,8 +209,8 @@ class Source:
 
 
 def from_bytes(data: bytes, name: str, coder: Coder | None = None) -> CodeSequence:
-    """Raises UserInputError, with `name` in its line, for anything but a whole `.vqw` file, or if
-    it needs another `coder`.
+    """Raises UserInputError, with `name` in its line, for anything but a complete `.vqw` file, or
+    if it needs another `coder`.
     """
     header, payload = _parse(data, name)
     if isinstance(payload, CodeBlock):
@@ -254,16 +254,16 @@ def _parse(data: bytes, name: str) -> tuple[Header, bytes | CodeBlock]:
 def _fitting(header: Header, name: str) -> Header:
     """Raises UserInputError for a header that does not fit its codes."""
     if header.prior is None and header.payload != header.packed_bytes(header.frames):
-        found = (
+        problem = (
             f"{header.books} x {header.frames} codes do not fit its {header.payload} bytes of codes"
         )
     elif header.samples < 0 or not 0 <= header.frames * header.hop - header.samples < header.hop:
-        found = f"{header.frames} frames of {header.hop} do not fit {header.samples} samples"
+        problem = f"{header.frames} frames of {header.hop} do not fit {header.samples} samples"
     elif header.books < 1 or header.frames < 0:
-        found = f"{header.books} x {header.frames} codes"
+        problem = f"{header.books} x {header.frames} codes"
     else:
         return header
-    raise UserInputError(f"{name}: its header cannot be read ({found})")
+    raise UserInputError(f"{name}: its header cannot be read ({problem})")
 
 
 def _parse_version_1(data: bytes, name: str) -> tuple[Header, bytes]:
@@ -328,7 +328,7 @@ def parts_of(source: Source, header: Header) -> Iterator[Part]:
 
 
 def header_of(data: bytes, name: str) -> Header:
-    """What a file says of its codes; needs no prior."""
+    """The header of a file, which needs no prior."""
     return _parse(data, name)[0]
 
 

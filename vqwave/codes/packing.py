@@ -32,14 +32,14 @@ def digit_bits(count: int, size: int) -> int:
     >>> digit_bits(750, 20), 750 * 5
     (3242, 3750)
     """
-    whole, rest = divmod(count, DIGITS)
-    return whole * _bits(DIGITS, size) + _bits(rest, size)
+    full, rest = divmod(count, DIGITS)
+    return full * _bits(DIGITS, size) + _bits(rest, size)
 
 
 def digit_bytes(count: int, size: int) -> int:
     """Bytes that `pack_digits` makes of `count` codes below `size`."""
-    whole, rest = divmod(count, DIGITS)
-    return whole * -(-_bits(DIGITS, size) // 8) + -(-_bits(rest, size) // 8)
+    full, rest = divmod(count, DIGITS)
+    return full * -(-_bits(DIGITS, size) // 8) + -(-_bits(rest, size) // 8)
 
 
 def pack_digits(codes: Tensor, size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The second, slower stream of codes: the melody beside the content."""
+"""The second, slower stream of codes: the melody, next to the content."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class InStep:
         self.pitch = torch.zeros(pitch_books, 0, dtype=torch.int64)  # without their frames
 
     def push(self, codes: Tensor, pitch: Tensor | None = None) -> CodeBlock:
-        """Further codes (Q, n) and pitch codes (Q_p, m) -> all that is whole now."""
+        """Further codes (Q, n) and pitch codes (Q_p, m) -> all that is complete now."""
         self.codes = torch.cat([self.codes, codes], 1)
         if pitch is not None:
             self.pitch = torch.cat([self.pitch, pitch], 1)

@@ -20,13 +20,13 @@ class CodeReader:
     """Codes as they come through a pipe: first `header`, then, iterated over, blocks.
 
     At the end, `header.samples` is known. A pitch code comes in the block of the first frame that
-    it covers. A whole file, of any version, comes as one block, once it is there. Raises
+    it covers. A complete file, of any version, comes as one block, once it is there. Raises
     UserInputError as `from_bytes` does.
     """
 
     def __init__(self, file: BinaryIO, name: str, coder: Coder | None = None) -> None:
         self.source = source = Source(file, name)
-        self.whole: CodeBlock | None = None
+        self.block: CodeBlock | None = None
         version = source.version()
         header, flags = source.facts(version) if version > 1 else (None, 0)
         self.header: Header
@@ -35,11 +35,11 @@ class CodeReader:
             self.header, source.seen = header, None
         else:
             coded = from_bytes(bytes(source.seen) + file.read(), name, coder)
-            self.header, self.whole = Header.of(coded), coded.block
+            self.header, self.block = Header.of(coded), coded.block
 
     def __iter__(self) -> Iterator[CodeBlock]:
-        if self.whole is not None:
-            yield self.whole
+        if self.block is not None:
+            yield self.block
             return
         for part in parts_of(self.source, self.header):
             self.header = part.header
@@ -62,7 +62,7 @@ class CodeWriter:
         self._put(facts(header, streamed=True))
 
     def write(self, codes: Tensor, pitch: Tensor | None = None) -> None:
-        """Further codes (Q, n), and further pitch codes (Q_p, m) where the header knows of them.
+        """Further codes (Q, n), and further pitch codes (Q_p, m) where the header has them.
 
         Raises UserInputError for codes that the books do not have.
         """

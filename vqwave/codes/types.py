@@ -1,4 +1,4 @@
-"""Speech as codes, and what a file says of it."""
+"""Speech as codes, and the header of a file of it."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ class CodeSequence(Sized):
     def __post_init__(self) -> None:
         if self.pitch is None:
             return
-        frames, found = self.codes.shape[1], self.pitch.codes.shape[1]
+        frames, given = self.codes.shape[1], self.pitch.codes.shape[1]
         due = pitch_due(0, frames, self.ratio)
-        if found != due:
+        if given != due:
             wanted = f"expected {due}: one for {self.ratio}"
-            raise UserInputError(f"pitch codes: {found} for {frames} frames, {wanted}")
+            raise UserInputError(f"pitch codes: {given} for {frames} frames, {wanted}")
 
     @property
     def ratio(self) -> int:
@@ -97,10 +97,13 @@ class CodeSequence(Sized):
         Raises UserInputError for codes that do not fit what is said of them.
         """
         if not isinstance(coded, cls):
-            found = type(coded).__name__
-            raise UserInputError(f"codes: a {found}, expected a CodeSequence, as `encode` gives it")
+            given = type(coded).__name__
+            raise UserInputError(f"codes: a {given}, expected a CodeSequence, as `encode` gives it")
         least = {"sample_rate": 1, "hop": 1, "size": 1, "samples": 0}
-        sizes = {name: inputs.whole(getattr(coded, name), name, low) for name, low in least.items()}
+        sizes = {
+            name: inputs.whole_number(getattr(coded, name), name, low)
+            for name, low in least.items()
+        }
         if not isinstance(coded.speaker, str | None):
             raise UserInputError(f"speaker: {coded.speaker!r}, expected a name")
         codes, pitch = inputs.codes(coded.codes, None, sizes["size"]), coded.pitch
@@ -154,7 +157,7 @@ def join(parts: Sequence[CodeSequence]) -> CodeSequence:
 
 @dataclass(frozen=True)
 class Header(Sized):
-    """What a file says of its codes; `payload` is how many bytes they take in it, `check` the
+    """The header of a file of codes; `payload` is how many bytes they take in it, `check` the
     CRC-32 of the packed codes.
     """
 
@@ -204,7 +207,7 @@ class Header(Sized):
         return cls(**facts, books=coded.codes.shape[0], frames=coded.codes.shape[1])
 
     def with_codes(self, codes: Tensor, pitch: Tensor | None = None) -> CodeSequence:
-        """codes (Q, F) and, where the header knows of them, pitch codes (Q_p, F_p)."""
+        """codes (Q, F) and, where the header has them, pitch codes (Q_p, F_p)."""
         return CodeSequence(
             codes,
             self.sample_rate,
@@ -229,8 +232,8 @@ class Header(Sized):
         Raises UserInputError unless both or none have them.
         """
         if (self.pitch is None) != (block.pitch is None):
-            found = "without" if block.pitch is None else "with"
-            raise UserInputError(f"codes {found} pitch codes, the header says otherwise")
+            given = "without" if block.pitch is None else "with"
+            raise UserInputError(f"codes {given} pitch codes, unlike the header")
         if self.pitch is None:
             return pack(block.codes, self.bits_per_code)
         return pack_digits(block.pitch, self.pitch.size) + pack_digits(block.codes, self.size)

@@ -1,6 +1,6 @@
 """Typed configuration: frozen dataclasses, YAML layers, dotted overrides.
 
-A spec is a frozen dataclass beside the module that it builds::
+A spec is a frozen dataclass next to the module that it builds::
 
     @spec
     class OptimSpec:
@@ -11,7 +11,7 @@ Variants are a union that `kind` discriminates: `Annotated[A | B, Field(discrimi
 `Annotated[A | B, OpenTo(Base)]` also takes a spec from elsewhere, `kind: package.module:Spec`, if
 it is derived from `Base`.
 Settings come from the defaults, then from the YAML files of `--config` in order, then from `a.b=1`,
-`--a.b=1` or `--a.b 1` on the command line. A changed `kind` replaces the whole part, so that the
+`--a.b=1` or `--a.b 1` on the command line. A changed `kind` replaces the complete part, so that the
 settings of the old variant never reach the new one; dictionaries merge by key. The types of a
 spec's fields are read at run time: import them outside `TYPE_CHECKING`.
 """

@@ -56,10 +56,10 @@ def validate(cls: type[T], tree: Tree, sources: Mapping[str, str]) -> T:
             problems.setdefault(key, []).append(
                 _problem(cls, tree, key, typing.cast("dict[str, Any]", detail))
             )
-        key, found = next(iter(problems.items()))
+        key, lines = next(iter(problems.items()))
         source = next((sources[part] for part in _prefixes(key) if part in sources), "")
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        line = f"{key}: {_join(found)}" if key else _join(found)
+        line = f"{key}: {_join(lines)}" if key else _join(lines)
         raise UserInputError(line + (f" (in {source})" if source else "") + more) from None
 
 
@@ -97,14 +97,14 @@ def _dotted(tree: Tree, location: Sequence[int | str]) -> str:
 
 
 def _problem(cls: type, tree: Tree, key: str, detail: dict[str, Any]) -> str:
-    error, context, found = detail["type"], detail.get("ctx", {}), detail["input"]
+    error, context, given = detail["type"], detail.get("ctx", {}), detail["input"]
     word = EXPECTED.get(error.split("_")[0])
     if error in ("unexpected_keyword_argument", "extra_forbidden"):
         return _unknown(cls, tree, key)
     if error.startswith("union_tag"):
         hint = at(cls, tree, key.rpartition(".")[0])
         known = [str(kind_of(each)) for each in specs(hint)]
-        name = found.get("kind") if isinstance(found, dict) else None
+        name = given.get("kind") if isinstance(given, dict) else None
         base = open_base(hint)
         if base is not None and is_path(name):
             return _why_not(str(name), base)
@@ -116,13 +116,13 @@ def _problem(cls: type, tree: Tree, key: str, detail: dict[str, Any]) -> str:
     if error == "value_error":
         return str(context["error"])
     if error == "literal_error":
-        return f"expected {context['expected']}, found {found!r}"
+        return f"expected {context['expected']}, found {given!r}"
     if error == "too_long":
         return f"expected {context['max_length']} values, found {context['actual_length']}"
     return (
-        f"expected {word}, found {found!r}"
+        f"expected {word}, found {given!r}"
         if word
-        else f"{detail['msg'].replace('Input ', '')}, found {found!r}"
+        else f"{detail['msg'].replace('Input ', '')}, found {given!r}"
     )
 
 

@@ -55,7 +55,7 @@ REGISTRY = Registry()
 
 @dataclass(frozen=True)
 class OpenTo:
-    """Annotation of a union of specs: beside these it takes any spec derived from `base`.
+    """Annotation of a union of specs: it also takes any spec derived from `base`.
 
     `Annotated[A | B, OpenTo(Base)]` is `Annotated[A | B | ..., Field(discriminator="kind")]` with
     the specs that have been imported by then.
@@ -108,23 +108,23 @@ def find(kind: str, base: type[Part]) -> type[Part]:
     """
     module_name, _, name = kind.partition(":")
     module = _module(kind, module_name)
-    found: Any = module
+    value: Any = module
     for step in name.split("."):
-        if not hasattr(found, step):
+        if not hasattr(value, step):
             specs = [key for key, value in vars(module).items() if isinstance(value, type)]
             raise UserInputError(
                 f"kind {kind!r}: module {module_name} has no {name!r}, expected a spec of a"
                 f" {base.part}{nearest(name, specs, 1)}"
             )
-        found = getattr(found, step)
+        value = getattr(value, step)
     # a subclass that is not decorated itself would pass for the spec that it is derived from
-    own = isinstance(found, type) and "__pydantic_config__" in vars(found)
-    if not own or not issubclass(found, base) or inspect.isabstract(found):
+    own = isinstance(value, type) and "__pydantic_config__" in vars(value)
+    if not own or not issubclass(value, base) or inspect.isabstract(value):
         raise UserInputError(
             f"kind {kind!r}: not a spec of a {base.part}, expected a class with @spec derived from"
             f" {base.__module__}.{base.__name__}"
         )
-    return found
+    return value
 
 
 def _module(kind: str, name: str) -> ModuleType:

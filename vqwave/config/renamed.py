@@ -183,11 +183,11 @@ def migrated(hint: Hint, tree: Tree) -> Tree:
     cls = variant(hint, kind)
     if cls is None:
         return dict(tree)
-    found = {}
+    result = {}
     for key, value in tree.items():
         name = key if key in hints(cls) else new_key(cls, key) or key
         value = kind if key == "kind" else migrated(hints(cls).get(name, str), value)
         if name == "losses" and isinstance(value, Mapping):
             value = {LOSSES.get(loss, loss): weight for loss, weight in value.items()}
-        found[name] = VALUES.get(name, {}).get(value, value) if isinstance(value, str) else value
-    return found
+        result[name] = VALUES.get(name, {}).get(value, value) if isinstance(value, str) else value
+    return result

@@ -101,13 +101,13 @@ def differences(a: Mapping[str, Tree], b: Mapping[str, Tree]) -> list[str]:
     >>> differences({"optim": {"lr": 1e-3, "eps": 5}}, {"optim": {"lr": 1e-4, "eps": 5}, "seed": 0})
     ['optim.lr', 'seed']
     """
-    found = []
+    keys = []
     for key in [*a, *(key for key in b if key not in a)]:
         if isinstance(a.get(key), Mapping) and isinstance(b.get(key), Mapping):
-            found += [f"{key}.{rest}" for rest in differences(a[key], b[key])]
+            keys += [f"{key}.{rest}" for rest in differences(a[key], b[key])]
         elif key not in a or key not in b or a[key] != b[key]:
-            found.append(str(key))
-    return found
+            keys.append(str(key))
+    return keys
 
 
 @functools.cache

@@ -87,8 +87,8 @@ def load(file: Path) -> dict[str, Tree]:
             f"{file}: found a tag or a loop of anchors; expected plain settings (key: value)"
         ) from None
     if tree is not None and not isinstance(tree, dict):
-        found = "a list" if isinstance(tree, list) else repr(str(tree)[:40])
-        raise UserInputError(f"{file}: expected settings (key: value), found {found}")
+        given = "a list" if isinstance(tree, list) else repr(str(tree)[:40])
+        raise UserInputError(f"{file}: expected settings (key: value), found {given}")
     return tree or {}
 
 
@@ -144,7 +144,7 @@ def _put(tree: dict[str, Tree], key: str, text: str) -> None:
 
 
 def merge(base: Tree, new: Tree) -> Tree:
-    """`new` over `base`; a changed `kind` replaces the whole part, and an empty YAML section
+    """`new` over `base`; a changed `kind` replaces the complete part, and an empty YAML section
     changes nothing.
     """
     if isinstance(base, dict) and isinstance(new, Text) and not new:

@@ -25,7 +25,7 @@ LOST = re.compile(
     r" process",
     re.IGNORECASE,
 )
-"""What a failed collective says, whatever the back-end."""
+"""Message of a failed collective, whatever the back-end."""
 ENDING = 5.0  # seconds that a process may take to die
 
 
@@ -51,9 +51,9 @@ def largest_over_ranks(x: Tensor) -> Tensor:
     """The largest x of all processes; every process must call."""
     if world_size() == 1:
         return x
-    found = x.detach().clone()
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return found
+    maximum = x.detach().clone()
+    dist.all_reduce(maximum, dist.ReduceOp.MAX)
+    return maximum
 
 
 def gather_over_ranks(x: Tensor) -> Tensor:
@@ -101,14 +101,14 @@ def gather_objects(item: T) -> list[T]:
 
     For lists and dictionaries, once at the start of a run.
     """
-    found: list[T] = [item] * world_size()
+    items: list[T] = [item] * world_size()
     if world_size() > 1:
-        dist.all_gather_object(found, item)
-    return found
+        dist.all_gather_object(items, item)
+    return items
 
 
 class Elsewhere(UserInputError):
-    """Another process found that the input is bad, and says so."""
+    """Another process refused the input, and reports it."""
 
 
 def by_main(work: Callable[[], T]) -> T:
@@ -120,17 +120,17 @@ def by_main(work: Callable[[], T]) -> T:
     """
     if world_size() == 1:
         return work()
-    told: list[tuple[T | None, str | None]] = [(None, None)]
+    message: list[tuple[T | None, str | None]] = [(None, None)]
     error: UserInputError | None = None
     if rank() == 0:
         try:
-            told = [(work(), None)]
-        except UserInputError as found:
-            error, told = found, [(None, str(found))]
-    dist.broadcast_object_list(told)
+            message = [(work(), None)]
+        except UserInputError as refusal:
+            error, message = refusal, [(None, str(refusal))]
+    dist.broadcast_object_list(message)
     if error is not None:
         raise error
-    value, problem = told[0]
+    value, problem = message[0]
     if problem is not None:
         raise Elsewhere(problem)
     return value
@@ -145,7 +145,7 @@ def tensors_of_main(tensors: Mapping[str, Tensor], device: torch.device) -> dict
     shapes = by_main(
         lambda: {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()}
     )
-    found = {}
+    result = {}
     for name, (shape, dtype) in shapes.items():
         value = (
             tensors[name].to(device)
@@ -153,8 +153,8 @@ def tensors_of_main(tensors: Mapping[str, Tensor], device: torch.device) -> dict
             else torch.empty(shape, dtype=dtype, device=device)
         )
         dist.broadcast(value, 0)
-        found[name] = value.cpu()
-    return found
+        result[name] = value.cpu()
+    return result
 
 
 def lost(error: Exception) -> bool:

@@ -96,7 +96,7 @@ class CodePrior:
         checked_temperature(temperature, "code temperature")
         if not 0 < top_p <= 1:
             raise UserInputError(f"code top-p {top_p}: expected a number above 0 and at most 1")
-        labels, count = inputs.by_name(labels, "labels"), inputs.whole(count, "count", 1)
+        labels, count = inputs.by_name(labels, "labels"), inputs.whole_number(count, "count", 1)
         length = inputs.seconds(longest if seconds is None else seconds)
         drawn = sample_codes(
             self.network,

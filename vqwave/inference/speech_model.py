@@ -172,7 +172,7 @@ class SpeechModel(SpeechEncoder):
         `seconds` more. `shift_semitones`: of a prior of codes with melody, by how much that is
         moved.
         """
-        decoder, count = self.decoder, inputs.whole(count, "count", 1)
+        decoder, count = self.decoder, inputs.whole_number(count, "count", 1)
         settings = {"shift_semitones": self.given.shift(shift_semitones), "sampling": sampling}
         if self.prior is not None:
             if prompt is not None:

@@ -2,7 +2,7 @@
 
 Their weights live in the config and are summed in one place.
 
-A spec stands beside a loss that has settings; a loss without a weight is never computed.
+A loss with settings has a spec next to it; a loss without a weight is never computed.
 """
 
 from vqwave.losses.adversarial import (

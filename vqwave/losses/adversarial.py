@@ -1,4 +1,4 @@
-r"""The least-squares adversarial term, and the discriminator's own training beside the student's.
+r"""The least-squares adversarial term, and the discriminator's own training next to the student's.
 
 .. math:: L_{adv} = E (1 - D(g(z)))^2, \quad L_D = E (1 - D(y))^2 + E D(g(z))^2
 
@@ -60,7 +60,7 @@ class Adversary:
         self.optimizer = torch.optim.Adam(discriminator.parameters(), spec.lr)
 
     def loss(self, x: Tensor, y: Tensor, mask: Tensor, step: int) -> Tensor:
-        """The student's term for samples x beside recordings y, all (B, T); the discriminator
+        """The student's term for samples x against recordings y, all (B, T); the discriminator
         learns from both first.
         """
         if step < self.start:

@@ -42,7 +42,7 @@ class Distilled:
     all (B, T).
 
     `student` and `teacher` are given the same past, x; `divergence` is the student's. `contrast`
-    yields the teacher that hears the same past under a wrong condition, when it is asked for.
+    yields the teacher given the same past under a wrong condition, when it is asked for.
     """
 
     x: Tensor
@@ -273,9 +273,9 @@ class ContrastiveSpec:
         if self.other == "labels":
             return frames, other_labels
         if frames is None or len(frames) < 2:
-            found = "a teacher that hears none" if frames is None else "one clip a process"
+            given = "a teacher without any" if frames is None else "one clip a process"
             raise UserInputError(
-                f"contrastive.other: {self.other}, with {found}, expected two clips or more with"
+                f"contrastive.other: {self.other}, with {given}, expected two clips or more with"
                 " frames, or labels"
             )
         return frames.roll(1, 0), labels if self.other == "frames" else other_labels

@@ -1,4 +1,4 @@
-"""What a model pays for the recordings themselves."""
+"""The negative log-likelihood of recordings."""
 
 from __future__ import annotations
 

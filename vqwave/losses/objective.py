@@ -100,7 +100,7 @@ class DistillationLosses:
         return {name: term(distilled) for name, term in self.terms.items()}
 
     def state(self) -> dict[str, Tensor]:
-        """What is trained beside the student, for checkpoints: the discriminator."""
+        """What is trained besides the student, for checkpoints: the discriminator."""
         return self.adversary.state() if self.adversary else {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Auxiliary objectives of a VQ-VAE: networks beside encoder, quantizer and decoder, and their
+"""Auxiliary objectives of a VQ-VAE: networks around encoder, quantizer and decoder, and their
 losses.
 """
 

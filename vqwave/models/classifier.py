@@ -1,6 +1,4 @@
-"""A small classifier of raw audio: what it has learnt to hear is what the perceptual loss
-compares.
-"""
+"""A small classifier of raw audio: its features are what the perceptual loss compares."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ class ClassifierSpec:
     kind: Literal["classifier"] = "classifier"
     categorical: tuple[str, ...] = option(
         default=("speaker",),
-        help="what to tell apart: label columns of the corpus, e.g. [speaker, text]",
+        help="what to classify: label columns of the corpus, e.g. [speaker, text]",
     )
     layers: Positive = option(
         default=8, help="dilated layers; the features of each enter the perceptual loss"
@@ -89,12 +87,12 @@ class Classifier(nn.Module):
         """x, mask (B, T) -> the output of each layer, (B, C, T / stride): zero where no valid
         sample is.
         """
-        features, heard = [], self.front(x[:, None])
-        weight = self.columns(x, mask, heard.shape[-1])
-        heard = heard * weight
+        features, columns = [], self.front(x[:, None])
+        weight = self.columns(x, mask, columns.shape[-1])
+        columns = columns * weight
         for layer in self.layers:
-            heard = (heard + F.relu(layer(heard))) * weight
-            features.append(heard)
+            columns = (columns + F.relu(layer(columns))) * weight
+            features.append(columns)
         return features
 
     def columns(self, x: Tensor, mask: Tensor | None, count: int) -> Tensor:
@@ -108,6 +106,6 @@ class Classifier(nn.Module):
         """x, mask (B, T) -> logits of each label (B, K), from the columns that hold valid
         samples.
         """
-        heard = self.features(x, mask)[-1]
-        mean = heard.sum(-1) / self.columns(x, mask, heard.shape[-1]).sum(-1).clamp(min=1.0)
+        last = self.features(x, mask)[-1]
+        mean = last.sum(-1) / self.columns(x, mask, last.shape[-1]).sum(-1).clamp(min=1.0)
         return {name: layer(mean) for name, layer in self.outputs.items()}

@@ -51,7 +51,7 @@ class Discriminator(nn.Module):
         """x, mask (B, T) -> scores (B, T): trained towards 1 for recordings and 0 for what a
         student made.
         """
-        heard = x[:, None]
+        features = x[:, None]
         for layer in self.layers[:-1]:
-            heard = F.leaky_relu(layer(masked(heard, mask)), 0.2)
-        return self.layers[-1](masked(heard, mask))[:, 0]
+            features = F.leaky_relu(layer(masked(features, mask)), 0.2)
+        return self.layers[-1](masked(features, mask))[:, 0]

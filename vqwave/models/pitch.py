@@ -89,7 +89,7 @@ class PitchCodecSpec:
     quantizer: Books = option(default=EMAQuantizerSpec(codebook_size=20), help="latents -> codes")
 
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> PitchCodec:
-        """vocabulary is not used: a codec of melodies knows of no voice."""
+        """vocabulary is not used: a codec of melodies depends on no voice."""
         strides = _prime_factors(self.downsample)
         encoder = PitchEncoder(self.channels, self.latent_dim, strides)
         decoder = PitchDecoder(self.channels, self.latent_dim, strides)
@@ -186,8 +186,8 @@ class PitchReconstruction:
         in nats.
         """
         melody, voiced = contour.unbind(1)
-        found, logit = self.decoded.unbind(1)
-        apart = masked_mean((found - melody).square(), mask & (voiced > 0))
+        predicted, logit = self.decoded.unbind(1)
+        apart = masked_mean((predicted - melody).square(), mask & (voiced > 0))
         unlike = F.binary_cross_entropy_with_logits(logit, voiced, reduction="none")
         return self.quantized.losses | {"contour": apart, "voicing": masked_mean(unlike, mask)}
 

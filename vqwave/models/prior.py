@@ -1,6 +1,6 @@
 """A prior over codes: the WaveNet again, with codes in the place of samples.
 
-From it a VQ-VAE speaks without being spoken to.
+From it a VQ-VAE generates speech without a recording.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class PriorSpec:
         help="sizes of the stack over codes",
     )
     conditioner: ConditionerSpec = option(
-        default=ConditionerSpec(), help="labels that the prior hears, e.g. [speaker, text]"
+        default=ConditionerSpec(), help="labels that condition the prior, e.g. [speaker, text]"
     )
     label_dropout: Probability = option(
         default=0.1,
         help="how often training leaves out each label, so that codes can be drawn without it",
     )
     token_dropout: Probability = option(
-        default=0.1, help="how often training leaves out each heard code, against learning by heart"
+        default=0.1, help="how often training leaves out each input code, against learning by heart"
     )
     codec: VQVAESpec = option(default=VQVAESpec(), help="taken from the codec's own run")
 
@@ -53,11 +53,13 @@ class PriorSpec:
         # the last id stands for "not said"
         known = {name: [*values, "untold"] for name, values in vocabulary.items()}
         conditioner = self.conditioner.build(0, 1, known)
-        heard = nn.Embedding(sum(order.sizes) + len(order.sizes), self.network.residual_channels)
+        embedding = nn.Embedding(
+            sum(order.sizes) + len(order.sizes), self.network.residual_channels
+        )
         place = nn.Embedding(order.slots, self.network.residual_channels)
         stack = self.network.build(order.outputs, conditioner.channels)
         network = CodeNetwork(
-            heard,
+            embedding,
             place,
             stack,
             conditioner,
@@ -119,8 +121,8 @@ class CodeNetwork(nn.Module):
         label_dropout: float = 0.0,
         token_dropout: float = 0.0,
     ) -> None:
-        """heard: all books' embeddings, END's after each book's codes; place: those of the
-        slots.
+        """input_embedding: all books' embeddings, END's after each book's codes; place: those of
+        the slots.
         """
         super().__init__()
         books, rows = place.num_embeddings, input_embedding.num_embeddings
@@ -172,7 +174,7 @@ class CodeNetwork(nn.Module):
 
         Zero where not `mask`. END is allowed where a frame begins, but for the first.
 
-        labels: name -> (B,); a label that is not there is not told. before (B,): the last book's
+        labels: name -> (B,); a label that is not there is unknown. before (B,): the last book's
         code in the frame before, for codes cut out of an utterance; END, the default, for its
         start. With `ends` false, END has no mass: the law of the codes of an utterance whose length
         is known.
@@ -200,8 +202,8 @@ class CodeNetwork(nn.Module):
         """
         previous, book = self.slot_book[(slot - 1) % self.order.slots], self.slot_book[slot]
         row = self.book_row[previous] + last.minimum(self.book_size[previous])  # END follows codes
-        heard = self.blank(self.input_embedding(row)) + self.place(slot)  # (B, n, R)
-        logits = self.stack(heard.transpose(1, 2), projected, state)
+        x = self.blank(self.input_embedding(row)) + self.place(slot)  # (B, n, R)
+        logits = self.stack(x.transpose(1, 2), projected, state)
         logits = self._of_books(logits if logits.dtype == torch.float64 else logits.float(), book)
         may_end = self.frame_start[slot] & (last != self.end) & ends
         code = torch.arange(self.end, device=last.device)[:, None]
@@ -223,17 +225,17 @@ class CodeNetwork(nn.Module):
         return torch.where((book < self.books)[:, None], filled(content), filled(pitch))
 
     def project(self, labels: Mapping[str, Tensor], count: int) -> Condition | None:
-        """What every layer hears of the labels of `count` utterances.
+        """The condition of every layer by the labels of `count` utterances.
 
         Raises UserInputError for a missing label that it needs.
         """
-        return self.stack.project(self.conditioner(None, self.told(labels, count)))
+        return self.stack.project(self.conditioner(None, self.label_ids(labels, count)))
 
-    def told(self, labels: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    def label_ids(self, labels: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
         """The labels with "untold" for those that are missing, and, in training, for some of the
         others.
         """
-        heard, device = dict(labels), self.place.weight.device
+        ids, device = dict(labels), self.place.weight.device
         for name in self.conditioner.labels:
             if name not in labels and not self.label_dropout:
                 raise UserInputError(
@@ -242,12 +244,12 @@ class CodeNetwork(nn.Module):
             untold = torch.full(
                 (count,), self.conditioner.embeddings[name].num_embeddings - 1, device=device
             )
-            heard[name] = labels.get(name, untold)
+            ids[name] = labels.get(name, untold)
             if self.training and self.label_dropout:
-                heard[name] = torch.where(
-                    keyed.uniforms(count, like=device) < self.label_dropout, untold, heard[name]
+                ids[name] = torch.where(
+                    keyed.uniforms(count, like=device) < self.label_dropout, untold, ids[name]
                 )
-        return heard
+        return ids
 
     def with_end(self, codes: Tensor, lengths: Tensor, pitch: Tensor | None = None) -> Ended:
         """codes (B, Q, F), of which lengths (B,) frames are real -> symbols, END after the last.
@@ -278,8 +280,8 @@ class CodeNetwork(nn.Module):
 
 
 class Blank(nn.Module):
-    """Leaves out whole symbols, each with probability `p`, in training alone; the others are scaled
-    up, as by any dropout.
+    """Leaves out complete symbols, each with probability `p`, in training alone; the others are
+    scaled up, as by any dropout.
     """
 
     def __init__(self, p: float) -> None:
@@ -298,8 +300,8 @@ class Blank(nn.Module):
 
 
 class CodeStream:
-    """A CodeNetwork heard one symbol at a time, each layer keeping its past: the same law as in one
-    pass.
+    """A CodeNetwork evaluated one symbol at a time, each layer keeping its past: the same law as in
+    one pass.
     """
 
     def __init__(
@@ -357,6 +359,6 @@ class Prior(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Samples of speech whose codes one prediction hears."""
+        """Samples of speech whose codes one prediction depends on."""
         order = self.network.order
         return -(-self.network.stack.receptive_field // order.slots) * order.ratio * self.hop

@@ -61,8 +61,8 @@ class StudentSpec:
     stagger_blocks: bool = option(
         default=False,
         help=(
-            "blocks of successive flows begin at different samples, so that neighbours are"
-            " heard, too"
+            "blocks of successive flows begin at different samples, so that a sample depends"
+            " on its neighbours, too"
         ),
     )
     flow_type: Literal["iaf", "maf"] = option(
@@ -100,10 +100,10 @@ class StudentSpec:
                 " samples of a condition column"
             )
         if predictor is not None and conditioner.hold < predictor.order:
-            found = (
+            given = (
                 f"{predictor.order} past samples, a condition column holds for {conditioner.hold}"
             )
-            raise UserInputError(f"predictor.order: {found}, expected at most as many")
+            raise UserInputError(f"predictor.order: {given}, expected at most as many")
         flows = FlowStack(
             [replace(self.network, layers=layers, skip_channels=0) for layers in self.flows],
             conditioner.channels,
@@ -133,7 +133,7 @@ class StudentSpec:
 
 @dataclass
 class StudentState:
-    """What a student remembers between chunks: its flows, and with a predictor the last samples (B,
+    """The state of a student between chunks: its flows, and with a predictor the last samples (B,
     P) and their time.
     """
 
@@ -172,7 +172,7 @@ class Student(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Past noise that one sample hears."""
+        """Past noise that one sample depends on."""
         return self.flows.receptive_field
 
     def condition(
@@ -280,7 +280,7 @@ class Student(nn.Module):
 
 
 class Density(nn.Module):
-    """A student heard as the density of recordings: what is trained by likelihood.
+    """A student as a density of recordings: what is trained by likelihood.
 
     In the direction `maf` it takes one pass.
     """

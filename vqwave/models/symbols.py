@@ -95,7 +95,7 @@ class SymbolOrder:
         return frames * self.books + -(-frames // self.ratio) * self.pitch_books
 
     def frames(self, count: int) -> int:
-        """Whole frames that `count` symbols hold."""
+        """Complete frames that `count` symbols hold."""
         groups, rest = divmod(count, self.slots)
         return groups * self.ratio + max(0, rest - self.pitch_books) // self.books
 
@@ -106,13 +106,13 @@ class SymbolOrder:
         Raises UserInputError for pitch codes where the order has none, or the other way round.
         """
         if (pitch is None) != (self.pitch is None):
-            found = "without" if pitch is None else "with"
-            raise UserInputError(f"codes {found} pitch codes, unlike those that this prior models")
+            given = "without" if pitch is None else "with"
+            raise UserInputError(f"codes {given} pitch codes, unlike those that this prior models")
         if pitch is None:
             return codes
         B, Q, frames = codes.shape
-        whole = F.pad(codes, (0, -frames % self.ratio)).view(B, Q, -1, self.ratio)
-        return torch.cat([pitch, whole.permute(0, 3, 1, 2).flatten(1, 2)], 1)
+        padded = F.pad(codes, (0, -frames % self.ratio)).view(B, Q, -1, self.ratio)
+        return torch.cat([pitch, padded.permute(0, 3, 1, 2).flatten(1, 2)], 1)
 
     def split(self, grid: Tensor) -> tuple[Tensor, Tensor | None]:
         """A grid (B, S, G) about symbols -> about codes (B, Q, G ratio) and pitch (B, Q_p, G)."""
@@ -128,7 +128,7 @@ class SymbolOrder:
         return grid.t().flatten()[: self.count(codes.shape[1])]
 
     def unflatten(self, symbols: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The inverse of `flat`; a last frame that is not whole is left out."""
+        """The inverse of `flat`; an incomplete last frame is left out."""
         frames = self.frames(len(symbols))
         count = self.count(frames)
         grid = F.pad(symbols[:count], (0, -count % self.slots)).view(-1, self.slots).t()[None]

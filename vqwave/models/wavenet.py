@@ -27,7 +27,7 @@ from vqwave.nn.linear_prediction import LinearPredictor, LinearPredictorSpec, Pr
 from vqwave.nn.wavenet import Stack, StackSpec, StackState
 from vqwave.rng import keyed
 
-# label column -> its values; an index into the values is what networks hear
+# label column -> its values; networks take an index into the values
 Vocabulary = Mapping[str, Sequence[str]]
 
 
@@ -70,8 +70,8 @@ class ScalarInput(nn.Module):
 
 @spec
 class InputDropoutSpec:
-    """What training takes from the past that the WaveNet hears, so that it listens to its
-    condition. Off by default.
+    """What training takes from the WaveNet's input, so that it depends on its condition. Off by
+    default.
     """
 
     prob: Annotated[float, Field(ge=0, lt=1)] = option(
@@ -88,7 +88,7 @@ class InputDropoutSpec:
 
 
 class InputDropout(nn.Module):
-    """Silences runs of the heard past and adds noise to it, in training only; what is predicted
+    """Silences runs of the past samples and adds noise to them, in training only; what is predicted
     stays as it is.
 
     A decoder that can do without its codes never learns them. Silencing its history is the word
@@ -114,7 +114,7 @@ class InputDropout(nn.Module):
         return past
 
     def extra_repr(self) -> str:
-        return f"drop={self.spec.prob}, span={self.spec.span}, noise={self.spec.noise_std}"
+        return f"prob={self.spec.prob}, span={self.spec.span}, noise_std={self.spec.noise_std}"
 
 
 @spec
@@ -131,7 +131,7 @@ class WaveNetSpec:
     )
     input_dropout: InputDropoutSpec = option(
         default=InputDropoutSpec(),
-        help="dropout of the heard past, against a decoder that ignores its codes",
+        help="dropout of the past samples, against a decoder that ignores its codes",
     )
     predictor: LinearPredictorSpec | None = option(
         default=None,
@@ -174,14 +174,19 @@ class WaveNetSpec:
             self.network.residual_channels,
             1 if predictor is None else 1 + predictor.input_channels,
         )
-        heard = (
+        input_embedding = (
             ScalarInput(residual, inputs)
             if self.head.continuous
             else ClassInput(self.head, residual)
         )
         stack = self.network.build(self.head.channels, conditioner.channels)
         return WaveNet(
-            self.head, heard, stack, conditioner, frontend, InputDropout(self.input_dropout)
+            self.head,
+            input_embedding,
+            stack,
+            conditioner,
+            frontend,
+            InputDropout(self.input_dropout),
         )
 
     def _predictor(self, spectrum: LogMel | None, sample_rate: int) -> LinearPredictor | None:
@@ -319,7 +324,7 @@ class WaveNet(nn.Module):
     ) -> Tensor:
         """What the head makes a distribution of: last (B, n) -> (B, head.channels, n).
 
-        No state: `last` is a whole clip's.
+        No state: `last` is a complete clip's.
 
         Locations are the predictor's plus the network's.
         """

@@ -34,7 +34,7 @@ def receptive_field(kernel: int, dilations: Sequence[int]) -> int:
 
 
 def shift_right(x: Tensor, first: Tensor | None = None) -> Tensor:
-    """x (..., T) delayed by one sample: what a strictly causal network may hear.
+    """x (..., T) delayed by one sample: the input of a strictly causal network.
 
     `first` (..., 1) precedes x; else zero.
     """

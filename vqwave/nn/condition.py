@@ -1,4 +1,4 @@
-"""What a decoder is told: frame features and labels, kept at frame rate until the moment they are
+"""The condition of a decoder: frame features and labels, kept at frame rate until they are
 added.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Condition:
-    """features (B, H, F): each column holds for `hold` samples, the last one for ever.
+    """features (B, H, F): each column covers `repeat` samples, the last one all that follow.
 
     A projection of a held signal is the held projection, so that networks project columns (at frame
     rate) and add them to samples: no (B, H, T) tensor is ever made, and a sampling loop has no
@@ -69,7 +69,7 @@ class Condition:
         return self.features[..., (at // self.repeat).clamp(max=self.features.shape[-1] - 1)]
 
     def samples(self) -> Tensor:
-        """The condition at audio rate, (B, H, F * hold): for tests and for people."""
+        """The condition at audio rate, (B, H, F * repeat): for tests and inspection."""
         return self.features.repeat_interleave(self.repeat, -1)
 
 
@@ -78,9 +78,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 @spec
 class ConditionDropoutSpec:
-    """How often training replaces what an utterance is told by a learned 'nothing' (zero at
-    first).
-    """
+    """How often training replaces an utterance's condition by a learned vector (zero at first)."""
 
     all: Probability = option(
         default=0.0, help="labels and frames together: what guidance at sampling needs, usually 0.1"
@@ -100,7 +98,8 @@ class ConditionDropout(nn.Module):
 
     .. math:: \ln p_w = (1 - w) \ln p(x_t | x_{<t}) + w \ln p(x_t | x_{<t}, h) + const
 
-    A student switches it off (`active`): the teacher that it is compared with hears everything.
+    A student switches it off (`active`): the teacher that it is compared with has the complete
+    condition.
 
     Reference: Ho and Salimans, 2022 (classifier-free guidance), alg. 1 and eq. 6. arXiv:2207.12598
     """
@@ -108,7 +107,7 @@ class ConditionDropout(nn.Module):
     def __init__(self, spec: ConditionDropoutSpec, channels: int, parts: Sequence[str]) -> None:
         super().__init__()
         self.active = True
-        self.whole = spec.all
+        self.all = spec.all
         self.rates = {
             name: rate
             for name, rate in (("labels", spec.labels), ("frames", spec.frames))
@@ -126,22 +125,19 @@ class ConditionDropout(nn.Module):
         if not (self.training and self.active and len(self.nothing)):
             return list(parts.values())
         first = next(iter(parts.values()))
-        whole, *alone = keyed.uniforms(len(first), 1 + len(parts), 1, 1, like=first.device).unbind(
-            1
-        )
-        heard = []
+        together, *alone = keyed.uniforms(
+            len(first), 1 + len(parts), 1, 1, like=first.device
+        ).unbind(1)
+        kept = []
         for (name, part), u in zip(parts.items(), alone, strict=True):
-            dropped = (whole < self.whole) | (u < self.rates[name])
-            heard.append(
+            dropped = (together < self.all) | (u < self.rates[name])
+            kept.append(
                 torch.where(dropped, self.nothing[name], part) if name in self.nothing else part
             )
-        return heard
+        return kept
 
     def extra_repr(self) -> str:
-        return (
-            f"whole={self.whole},"
-            f" {', '.join(f'{name}={rate}' for name, rate in self.rates.items())}"
-        )
+        return f"all={self.all}, {', '.join(f'{name}={rate}' for name, rate in self.rates.items())}"
 
 
 @spec
@@ -149,7 +145,7 @@ class ConditionerSpec:
     """Labels, given vectors and frame features -> `channels` condition channels."""
 
     channels: Annotated[int, Field(ge=1)] = option(
-        default=64, help="condition channels H that every layer hears"
+        default=64, help="condition channels H, input of every layer"
     )
     categorical: tuple[str, ...] = option(
         default=("speaker",),
@@ -186,7 +182,7 @@ class ConditionerSpec:
 
 
 def label_sizes(labels: Sequence[str], vocabulary: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """How many values each of the labels that are heard has.
+    """How many values each of the labels of a condition has.
 
     Raises UserInputError for an unknown one.
     """
@@ -230,17 +226,17 @@ class Conditioner(nn.Module):
                 f"conditioner.upsample: {spec.upsample} multiplies to {upsampling}, which does not"
                 f" divide the hop {hop}"
             )
-        told = {"labels": bool(label_sizes or spec.embeddings), "frames": bool(frame_channels)}
-        self.channels = spec.channels if any(told.values()) else 0
+        present = {"labels": bool(label_sizes or spec.embeddings), "frames": bool(frame_channels)}
+        self.channels = spec.channels if any(present.values()) else 0
         self.predictor = predictor
         self.hop = hop
         self.upsampling, self.parts = upsampling, upsampling
         if predictor is not None:
             self.parts = math.lcm(upsampling, predictor.analysis.interpolation)
             if hop % self.parts:
-                found = f"{self.parts} columns a frame of {hop} samples"
+                given = f"{self.parts} columns a frame of {hop} samples"
                 raise UserInputError(
-                    f"predictor.interpolation, conditioner.upsample: {found}, expected a divisor of"
+                    f"predictor.interpolation, conditioner.upsample: {given}, expected a divisor of"
                     " the hop"
                 )
         self.hold = hop // self.parts
@@ -267,14 +263,14 @@ class Conditioner(nn.Module):
             for s in (spec.upsample if frame_channels else ())
         )
         self.dropout = spec.dropout.build(
-            spec.channels, [name for name, there in told.items() if there]
+            spec.channels, [name for name, there in present.items() if there]
         )
 
     def forward(
         self, frames: Tensor | None, labels: Mapping[str, Tensor], mask: Tensor | None = None
     ) -> Condition | None:
         """frames (B, D, F) or None, labels name -> (B,) int64 or, for vectors, (B, V) -> Condition,
-        or None: nothing to hear.
+        or None: no condition.
 
         mask: which frames are real, (B, F) or of coarser ones that tile them; nothing of the others
         enters those. Raises UserInputError for a vector that is not given or has another size.
@@ -337,19 +333,19 @@ class Conditioner(nn.Module):
         """What of a condition does not change in time, (B, H, 1): labels and vectors; None where
         there are none.
         """
-        heard = [self.embeddings[name](labels[name]) for name in self.labels]
-        heard += [layer(self._vector(labels, name)) for name, layer in self.vectors.items()]
-        return _sum(heard)[..., None] if heard else None
+        attributes = [self.embeddings[name](labels[name]) for name in self.labels]
+        attributes += [layer(self._vector(labels, name)) for name, layer in self.vectors.items()]
+        return _sum(attributes)[..., None] if attributes else None
 
     def null_condition(self) -> Condition:
-        """What an utterance hears whose whole condition was dropped, (1, H, 1): guidance moves away
-        from it.
+        """The condition of an utterance all of whose parts were dropped, (1, H, 1): guidance moves
+        away from it.
 
         Raises UserInputError for a model that was trained without.
         """
-        if not (self.dropout.whole and len(self.dropout.nothing)):
+        if not (self.dropout.all and len(self.dropout.nothing)):
             raise UserInputError(
-                "guidance: this model never heard 'nothing', expected one trained with"
+                "guidance: this model has no null condition, expected one trained with"
                 " conditioner.dropout.all > 0"
             )
         return Condition(_sum(list(self.dropout.nothing.values()))[None], self.hold)

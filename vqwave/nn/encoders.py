@@ -60,7 +60,7 @@ class Encoder(nn.Module, ABC):
     """Frames: a recording may be cut at multiples of it without moving what its frames see."""
 
     def fit(self, waves: Sequence[Tensor]) -> None:
-        """Take statistics from whole recordings (T,) before training; none by default."""
+        """Take statistics from complete recordings (T,) before training; none by default."""
 
     @abstractmethod
     def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -299,7 +299,7 @@ class FrameEncoder(Encoder):
         self.out = nn.Conv1d(spec.channels, spec.latent_dim, 1)
 
     def fit(self, waves: Sequence[Tensor]) -> None:
-        """Take the features' statistics from whole recordings (T,)."""
+        """Take the features' statistics from complete recordings (T,)."""
         self.frontend.fit(waves)
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -379,7 +379,7 @@ class BatchNormEncoder(Encoder):
         self.out = nn.Conv1d(C, spec.latent_dim, 1)
 
     def fit(self, waves: Sequence[Tensor]) -> None:
-        """Take the features' statistics from whole recordings (T,)."""
+        """Take the features' statistics from complete recordings (T,)."""
         self.frontend.fit(waves)
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Frames as a network hears them: features of the waveform, frames from files, aligned phones;
+"""Frames as input of a network: features of the waveform, frames from files, aligned phones;
 standardised, side by side.
 """
 
@@ -20,7 +20,7 @@ from vqwave.nn.linear_prediction import LinearPredictor
 from vqwave.nn.masks import stretched
 from vqwave.nn.standardize import Standardize
 
-Told = Mapping[str, Tensor]
+Given = Mapping[str, Tensor]
 
 
 class Frontend(nn.Module):
@@ -35,7 +35,7 @@ class Frontend(nn.Module):
         self.channels, self.hop = features.channels, features.hop
 
     def forward(
-        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
+        self, wave: Tensor | None, given: Given | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """mask: the real frames of each clip (B, F), or of coarser ones.
 
@@ -43,14 +43,14 @@ class Frontend(nn.Module):
         """
         if wave is None:
             raise UserInputError(
-                "this model hears features of a recording, expected one (it cannot speak from given"
-                " frames alone)"
+                "this model is conditioned on features of a recording, expected one (given frames"
+                " alone are not enough)"
             )
         real = None if mask is None else stretched(mask, wave.shape[-1] // self.hop)
         return self.standardise(self.features(wave, real))
 
-    def fit(self, waves: Sequence[Tensor], told: Sequence[Told] = ()) -> None:
-        """Take the statistics from whole recordings (T,) of the training corpus."""
+    def fit(self, waves: Sequence[Tensor], given: Sequence[Given] = ()) -> None:
+        """Take the statistics from complete recordings (T,) of the training corpus."""
         frames = [
             self.features(w[None, : len(w) // self.hop * self.hop])[0].t()
             for w in waves
@@ -60,7 +60,7 @@ class Frontend(nn.Module):
 
 
 class PitchFrontend(Frontend):
-    """F0 and voicing, standardised: those given beside the recording (the corpus' own), else
+    """F0 and voicing, standardised: those given with the recording (the corpus' own), else
     tracked in the waveform.
     """
 
@@ -69,20 +69,20 @@ class PitchFrontend(Frontend):
         self.tracks = (PitchTrack(features.hop, features.lowest, features.highest),)
 
     def forward(
-        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
+        self, wave: Tensor | None, given: Given | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """told["pitch"] (B, 2, F), or else wave (B, T) -> (B, 2, T / hop).
 
         Raises UserInputError where there is neither.
         """
-        if told is not None and PITCH in told:
-            return self.standardise(told[PITCH].to(self.standardise.mean))
-        return super().forward(wave, told, mask)
+        if given is not None and PITCH in given:
+            return self.standardise(given[PITCH].to(self.standardise.mean))
+        return super().forward(wave, given, mask)
 
-    def fit(self, waves: Sequence[Tensor], told: Sequence[Told] = ()) -> None:
+    def fit(self, waves: Sequence[Tensor], given: Sequence[Given] = ()) -> None:
         """told: by recording, its frames (2, F), if the corpus gives them."""
-        if told and all(PITCH in frames for frames in told):
-            self.standardise.fit(torch.cat([frames[PITCH].t() for frames in told]))
+        if given and all(PITCH in frames for frames in given):
+            self.standardise.fit(torch.cat([frames[PITCH].t() for frames in given]))
         else:
             super().fit(waves)
 
@@ -97,14 +97,14 @@ class FilesFrontend(nn.Module):
         self.channels, self.hop = track.channels, track.hop
 
     def forward(
-        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
+        self, wave: Tensor | None, given: Given | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """told[name] (B, channels, F) -> the same, standardised."""
-        return self.standardise(_given(told, self.tracks[0].name).to(self.standardise.mean))
+        return self.standardise(_given(given, self.tracks[0].name).to(self.standardise.mean))
 
-    def fit(self, waves: Sequence[Tensor], told: Sequence[Told] = ()) -> None:
+    def fit(self, waves: Sequence[Tensor], given: Sequence[Given] = ()) -> None:
         """told: by recording, its frames (channels, F)."""
-        self.standardise.fit(torch.cat([frames[self.tracks[0].name].t() for frames in told]))
+        self.standardise.fit(torch.cat([frames[self.tracks[0].name].t() for frames in given]))
 
 
 class PhonesFrontend(nn.Module):
@@ -124,10 +124,10 @@ class PhonesFrontend(nn.Module):
         self.register_buffer("seat", torch.zeros(()), persistent=False)
 
     def forward(
-        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
+        self, wave: Tensor | None, given: Given | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """told["phones"] (B, 2 neighbours + 3, F) -> (B, channels, F)."""
-        frames = _given(told, PHONES)
+        frames = _given(given, PHONES)
         ids, place = frames[:, :-2].long(), frames[:, -2:]
         # (B, 2n + 1, F, V); nothing beyond the ends
         hot = F.one_hot(ids + 1, self.phones + 1)[..., 1:]
@@ -135,7 +135,7 @@ class PhonesFrontend(nn.Module):
             [hot.permute(0, 1, 3, 2).flatten(1, 2).to(self.seat), place.to(self.seat)], 1
         )
 
-    def fit(self, waves: Sequence[Tensor], told: Sequence[Told] = ()) -> None:
+    def fit(self, waves: Sequence[Tensor], given: Sequence[Given] = ()) -> None:
         """One-hots have no statistics."""
 
 
@@ -155,14 +155,14 @@ class ConcatFrontend(nn.Module):
         self.tracks = tuple(track for part in parts for track in part.tracks)
 
     def forward(
-        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
+        self, wave: Tensor | None, given: Given | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """-> (B, channels, F)."""
-        return torch.cat([part(wave, told, mask) for part in self.parts], 1)
+        return torch.cat([part(wave, given, mask) for part in self.parts], 1)
 
-    def fit(self, waves: Sequence[Tensor], told: Sequence[Told] = ()) -> None:
+    def fit(self, waves: Sequence[Tensor], given: Sequence[Given] = ()) -> None:
         for part in self.parts:
-            part.fit(waves, told)
+            part.fit(waves, given)
 
 
 class PredictorFrontend(nn.Module):
@@ -175,20 +175,20 @@ class PredictorFrontend(nn.Module):
         self.channels, self.hop, self.tracks = frames.channels, frames.hop, frames.tracks
 
     def forward(
-        self, wave: Tensor | None, told: Told | None = None, mask: Tensor | None = None
+        self, wave: Tensor | None, given: Given | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """-> (B, channels + predictor.frame_channels, F): the frames as they are standardised, then
         the predictor's.
         """
-        return self.extended(self.frames(wave, told, mask))
+        return self.extended(self.frames(wave, given, mask))
 
     def extended(self, frames: Tensor) -> Tensor:
         """Standardised frames (B, channels, F), followed by the predictor's."""
         log_mel, pitch = (_unstandardised(self.frames, frames, kind) for kind in (LogMel, Pitch))
         return torch.cat([frames, self.predictor.analyse(log_mel, pitch)], 1)
 
-    def fit(self, waves: Sequence[Tensor], told: Sequence[Told] = ()) -> None:
-        self.frames.fit(waves, told)
+    def fit(self, waves: Sequence[Tensor], given: Sequence[Given] = ()) -> None:
+        self.frames.fit(waves, given)
 
 
 def spectrum_of(
@@ -303,7 +303,7 @@ def build_frontend(
     return PitchFrontend(built) if isinstance(built, Pitch) else Frontend(built)
 
 
-def _given(told: Told | None, name: str) -> Tensor:
-    if told is None or name not in told:
-        raise UserInputError(f"frames {name!r} are not given, expected them beside the recording")
-    return told[name]
+def _given(given: Given | None, name: str) -> Tensor:
+    if given is None or name not in given:
+        raise UserInputError(f"frames {name!r} are not given, expected them with the recording")
+    return given[name]

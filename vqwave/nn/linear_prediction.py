@@ -196,7 +196,7 @@ class LinearPredictor(nn.Module):
 
     @property
     def input_channels(self) -> int:
-        """What the network's input gets beside the last sample: residual, pitch taps,
+        """What the network's input has in addition to the last sample: residual, pitch taps,
         prediction.
         """
         return 2 + self.pitch_taps

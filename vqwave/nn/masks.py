@@ -1,4 +1,4 @@
-"""What lies beyond the end of an utterance in a padded batch: zeros, as a convolution finds them
+"""What lies beyond the end of an utterance in a padded batch: zeros, as a convolution has them
 around an utterance alone.
 
 A convolution with bias makes something of padding, which the next one would carry into the last

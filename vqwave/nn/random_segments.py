@@ -1,5 +1,5 @@
-"""A part of each clip, for a decoder that costs more than what it hears: codes know the whole clip,
-it trains on a slice.
+"""A segment of each clip, for a decoder that costs more than its input: codes are of the whole
+clip, it trains on a slice.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ def sliced(batch: Batch, frames: Tensor, samples: float, hop: int) -> tuple[Batc
     the frames (B, C, F) there.
 
     The frames were made of the whole clip, so that those at a slice's ends are no others than a
-    decoder will hear in use. Random slices: Kim et al., 2021 (VITS), sec. 2.4. arXiv:2106.06103
+    decoder is given in use. Random slices: Kim et al., 2021 (VITS), sec. 2.4. arXiv:2106.06103
     """
     clips, ratio = batch.wave.shape[1] // hop, frames.shape[-1] * hop // batch.wave.shape[1]
     count = min(max(1, round(samples / hop)), clips)
-    room = (-(-batch.lengths // hop) - count).clamp_min(0)
+    slack = (-(-batch.lengths // hop) - count).clamp_min(0)
     starts = (
-        (keyed.uniforms(len(batch), like=frames) * (room + 1))
+        (keyed.uniforms(len(batch), like=frames) * (slack + 1))
         .long()
         .clamp_max(clips - count)
         .tolist()
@@ -35,7 +35,7 @@ def sliced(batch: Batch, frames: Tensor, samples: float, hop: int) -> tuple[Batc
             for x, start in zip(batch.wave, starts, strict=True)
         ]
     )
-    heard = torch.stack(
+    segments = torch.stack(
         [
             x[:, start * ratio : (start + count) * ratio]
             for x, start in zip(frames, starts, strict=True)
@@ -44,4 +44,4 @@ def sliced(batch: Batch, frames: Tensor, samples: float, hop: int) -> tuple[Batc
     lengths = (batch.lengths - hop * torch.tensor(starts, device=batch.lengths.device)).clamp_max(
         count * hop
     )
-    return replace(batch, wave=wave, lengths=lengths), heard
+    return replace(batch, wave=wave, lengths=lengths), segments

@@ -1,4 +1,4 @@
-"""Frequency warping of what an encoder hears: against a voice in what should be content."""
+"""Frequency warping of an encoder's input: against a voice in what should be content."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class VocalTractLengthPerturbation(nn.Module):
     training alone.
 
     Each item of a batch sounds as if spoken through a longer or a shorter vocal tract, while what
-    is to be predicted stays as it is: where formants lie then says little of the speaker, and the
-    codes learn to do without. Vocal tract length perturbation, on mel bands rather than on the
+    is to be predicted stays as it is: where formants lie then depends little on the speaker, and
+    the codes learn to ignore it. Vocal tract length perturbation, on mel bands rather than on the
     spectrum: Jaitly and Hinton, 2013 (ICML workshop on deep learning for audio).
     """
 

@@ -17,7 +17,7 @@ from vqwave.errors import UserInputError
 
 @spec
 class AdversarialClassifierSpec:
-    """Which label the codes must not tell."""
+    """Which label the codes must not carry."""
 
     label: str = option(default="speaker", help="label column that the codes are to hide")
     channels: Annotated[int, Field(ge=1)] = option(default=128, help="channels of the classifier")
@@ -54,7 +54,7 @@ class AdversarialOutput:
 
 
 class AdversarialClassifier(nn.Module):
-    """Two convolutions over the latents; the mean over valid frames names the label, and the
+    """Two convolutions over the latents; the mean over real frames predicts the label, and the
     encoder gets the reversed gradient.
 
     One backward pass trains the classifier to find the speaker and the encoder to hide it. Used for

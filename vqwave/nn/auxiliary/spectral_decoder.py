@@ -1,14 +1,14 @@
-"""A direct reading of the spectrum from the quantized latents: an auxiliary target that makes the
-codes carry content early.
+"""Spectral frames predicted from the quantized latents: an auxiliary target that makes the codes
+carry content early.
 
-A WaveNet decoder can do without its codes for thousands of steps, and a codebook that nothing asks
-for collapses meanwhile. The readout asks at once: from z_q and the labels it predicts the
+A WaveNet decoder can ignore its codes for thousands of steps, and an unused codebook collapses
+meanwhile. The spectral decoder uses them at once: from z_q and the labels it predicts the
 log-spectral frames of the clip. It works at frame rate, so that codes can be trained with it alone
-in minutes (no loss `nll`), before any decoder. A decoder may hear its frames
-(`model.decoder_input`): it then begins with a spectrum in the voice it is asked for, and has only
-the waveform to find, as a vocoder. If it hears nothing else, what latents still know of the voice
-they came from cannot reach it. (Training the codes against a cheap target before or beside the
-decoder: see the sheet of remedies in docs/method.md.)
+in minutes (no loss `nll`), before any decoder. A decoder may be conditioned on its frames
+(`model.decoder_input`): it then starts from a spectrum in the target voice, and is left with the
+waveform, as a vocoder is. If it is conditioned on nothing else, speaker information that is left in
+the latents cannot leak into the output. (Training the codes against a cheap target before or
+together with the decoder: see the sheet of remedies in docs/method.md.)
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from vqwave.nn.masks import masked, stretched
 
 @spec
 class SpectralDecoderSpec:
-    """Spectral target and size of the readout."""
+    """Spectral target and size of the spectral decoder."""
 
     features: FeatureSpec = option(default=LogMelSpec(), help="what is predicted, standardised")
     channels: Annotated[int, Field(ge=1)] = option(default=256, help="channels of its convolutions")
@@ -80,7 +80,7 @@ class SpectralDecoder(nn.Module):
         label_sizes: Mapping[str, int],
         pitch_frames: int = 0,
     ) -> None:
-        """pitch_frames: frames of pitch a latent; 0 for a readout without."""
+        """pitch_frames: frames of pitch a latent; 0 for none."""
         super().__init__()
         self.frontend = frontend
         self.ratio = ratio

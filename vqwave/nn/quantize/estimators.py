@@ -1,5 +1,5 @@
-"""Gradients through a quantizer: each returns the code q, bit for bit, and says what reaches the
-latents z.
+"""Gradients through a quantizer: each returns the code q, bit for bit, and defines the gradient
+that reaches the latents z.
 """
 
 from __future__ import annotations
