@@ -6,9 +6,10 @@ import ast
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import soundfile
 
 from vqwave import cli
 from vqwave.config import parse
+from vqwave.errors import UserInputError
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -120,14 +122,17 @@ def test_commands_parse(
     name: str,
     words: list[str],
     monkeypatch: pytest.MonkeyPatch,
-    experiment_script: object,
+    experiment_script: Callable[[str], ModuleType],
 ) -> None:
     monkeypatch.chdir(ROOT)
     program, *arguments = words
-    if program == "vqwave":
-        cli.parser().parse_args(arguments)
-    else:
-        parse(experiment_script(Path(program).stem).Config, arguments)
+    try:
+        if program == "vqwave":
+            cli.parser().parse_args(arguments)
+        else:
+            parse(experiment_script(Path(program).stem).Config, arguments)
+    except (UserInputError, SystemExit) as error:
+        pytest.fail(f"{name}: {shlex.join(words)}: {error}")
 
 
 def rows(text: str) -> list[list[str]]:
