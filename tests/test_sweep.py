@@ -447,6 +447,19 @@ def test_hyperband_stops_hopeless_trials(
     assert lines[-1].startswith("best: trial 3, valid/bits 0.1111")
 
 
+def test_hyperband_stops_a_trial_that_diverges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not finite is no metric: the trial failed."""
+    monkeypatch.setattr("vqwave.sweep.runner.POLL", 0.1)
+    hyperband = {"type": "hyperband", "min_iter": 1, "max_iter": 3}
+    plan = plan_of(tmp_path, parameters={"x": {"value": 5}}, early_terminate=hyperband)
+    (tmp_path / "program.py").write_text(SLOW.replace("x + 1 / step", "float('nan')"))
+    (trial,) = Sweep(plan, tmp_path / "out", quiet=True).run()
+    assert trial.value is None
+    assert trial.user_attrs["reason"] == "valid/bits is nan"
+
+
 def test_a_trial_that_was_stopped_stops_the_sweep(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     (tmp_path / "program.py").write_text(

@@ -141,10 +141,8 @@ class Sweep:
         with ExitStack() as claims:
             trial = self._claim(study, len(planned), claims)
             if trial is not None:
-                values = planned[trial.number]
-                if values is None:
-                    values = nested((p, p.suggested(trial)) for p in self.plan.parameters)
-                self._run_trial(trial, values, len(planned))
+                chosen = ((p, p.suggested(trial)) for p in self.plan.parameters)
+                self._run_trial(trial, planned[trial.number] or nested(chosen), len(planned))
         return trial is not None
 
     def _claim(self, study: optuna.Study, total: int, claims: ExitStack) -> Trial | None:
@@ -185,11 +183,9 @@ class Sweep:
         seconds = round(time.perf_counter() - began, 1)
         trial.set_user_attr("seconds", seconds)
         trial.set_user_attr("reason", reason)
-        states = library().trial.TrialState
-        if status is None:
-            trial.study.tell(trial, state=states.PRUNED)
-        else:
-            trial.study.tell(trial, metric, states.FAIL if metric is None else states.COMPLETE)
+        state = "FAIL" if metric is None else "PRUNED" if status is None else "COMPLETE"
+        value = metric if state == "COMPLETE" else None
+        trial.study.tell(trial, value, library().trial.TrialState[state])
         if not self.quiet:
             name = "" if metric is None else f"{self.plan.metric} "
             text = name + outcome(trial.study.get_trials(deepcopy=False)[trial.number])

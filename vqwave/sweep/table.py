@@ -24,7 +24,7 @@ def best_of(trials: Sequence[FrozenTrial], *, minimize: bool) -> FrozenTrial | N
 
 def outcome(trial: FrozenTrial) -> str:
     """The metric of a trial that has ended, or what went wrong."""
-    if trial.state.name == "FAIL":
+    if trial.value is None:
         return f"failed: {trial.user_attrs['reason']}"
     return f"{trial.value:.4f}" + (" (stopped early)" if trial.state.name == "PRUNED" else "")
 
