@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vqwave.codes import CodeSequence, load_codes, save_codes
-from vqwave.decode.backend import sample
+from vqwave.decode.backend import SampleRequest, sample
 from vqwave.decode.sampling import Sampling
 from vqwave.distributions import Gaussian, Head, MixtureOfLogistics, MuLaw
 from vqwave.errors import UserInputError
@@ -227,7 +227,7 @@ def test_weights_that_are_not_finite_are_refused_at_loading_and_in_use(tmp_path:
     with pytest.raises(UserInputError, match=r"this wavenet: .*NaN or infinite"):
         broken.log_likelihood(speech(100))
     with pytest.raises(UserInputError, match=r"this WaveNet: .*NaN or infinite"):
-        sample(broken.model, None, 3, streams=torch.arange(1))
+        sample(SampleRequest(broken.model, None, 3, torch.arange(1)))
 
 
 def test_an_unknown_voice_lists_the_nearest() -> None:

@@ -210,10 +210,10 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     compiled = pytest.importorskip("vqwave.decode.cpu.jit", exc_type=ImportError)
     for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    for cached in (compiled.folder, compiled._say_uncached):
+    for cached in (compiled.folder, compiled._warn_uncached):
         cached.cache_clear()
     yield compiled
-    for cached in (compiled.folder, compiled._say_uncached):
+    for cached in (compiled.folder, compiled._warn_uncached):
         cached.cache_clear()
 
 
@@ -234,7 +234,7 @@ def test_kernels_without_a_place_to_keep_them_are_compiled_and_it_is_said_once(
 ) -> None:
     def noted() -> list[str]:
         kernels.folder.cache_clear()
-        kernels._say_uncached.cache_clear()
+        kernels._warn_uncached.cache_clear()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             assert kernels.folder(Path(kernels.__file__)) is None

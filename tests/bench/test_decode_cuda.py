@@ -34,16 +34,16 @@ def wavenet() -> WaveNet:
 @torch.inference_mode()
 def test_the_recorded_step_is_the_networks() -> None:
     net = wavenet()
-    told = Condition(torch.randn(2, net.conditioner.channels, 1), 10)
-    replayed = decode_cuda.Replayed(net, told, 2)
+    conditions = Condition(torch.randn(2, net.conditioner.channels, 1), 10)
+    replayed = decode_cuda.Replayed(net, conditions, 2)
     state, last, u = WaveNetState(), torch.zeros(2, 1), uniforms(0, torch.arange(2), 0, 1)
-    heard = []
+    steps = []
     for _ in range(20):
         replayed.advance()
-        last = net.step(last, net.project(told), state).sample(u)
+        last = net.step(last, net.project(conditions), state).sample(u)
         assert torch.equal(replayed.last, last)
-        heard.append(last)
-    assert len(torch.cat(heard).unique()) > 5
+        steps.append(last)
+    assert len(torch.cat(steps).unique()) > 5
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -1,4 +1,4 @@
-"""`vqwave bench train`: each step runs and learns, its rows say what they should, its count is that
+"""`vqwave bench train`: each step runs and learns, its rows are complete, its count is that
 of the layers.
 """
 
@@ -38,7 +38,7 @@ TINY = replace(
 
 
 @pytest.mark.parametrize("name", train.STEPS)
-@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_runs_and_learns(name: str, precision: str) -> None:
     torch.manual_seed(0)
     trained, loss = train.STEPS[name](TINY, torch.device("cpu"))
@@ -58,7 +58,7 @@ def test_a_step_runs_and_learns(name: str, precision: str) -> None:
 def test_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(train.SIZES, "small", TINY)
     wanted = argparse.Namespace(
-        sizes=["small"], steps=["teacher"], precision="no", plain=True, seconds=0.0
+        sizes=["small"], steps=["teacher"], precision="fp32", plain=True, seconds=0.0
     )
     speed, memory = train.rows(wanted)
     assert (speed.unit, memory.unit) == ("samples/s", "MiB")
@@ -72,7 +72,7 @@ def test_the_products_are_counted_layer_by_layer() -> None:
     """Within `force_layerwise` the counter sees what the layers must multiply at least; at once,
     only what is around them.
     """
-    step = train.optimized(*train.teacher(TINY, torch.device("cpu")), torch.device("cpu"), "no")
+    step = train.optimized(*train.teacher(TINY, torch.device("cpu")), torch.device("cpu"), "fp32")
     with FlopCounterMode(display=False) as counter, force_layerwise():
         step()
     spec, samples = TINY.teacher, TINY.clips * TINY.samples

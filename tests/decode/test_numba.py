@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from vqwave.decode import backend, reference
+from vqwave.decode.backend import SampleRequest
 from vqwave.decode.plan import Plan
+from vqwave.decode.sampling import Sampling
 from vqwave.distributions import (
     Gaussian,
     Head,
@@ -108,21 +110,21 @@ def condition(net: WaveNet, streams: int, frames: int = 4) -> Condition:
     return net.condition(features, {"speaker": torch.arange(streams) % 2})
 
 
-def rows(whole: Condition, chosen: list[int]) -> Condition:
-    return Condition(whole.features[chosen], whole.repeat)
+def rows(full: Condition, chosen: list[int]) -> Condition:
+    return Condition(full.features[chosen], full.repeat)
 
 
 @torch.no_grad()
-def exact_params(net: WaveNet, x: Tensor, told: Condition | None) -> Tensor:
+def exact_params(net: WaveNet, x: Tensor, held: Condition | None) -> Tensor:
     """The head's parameters of the parallel pass, in float64."""
     exact = copy.deepcopy(net).double()
     shifted = torch.nn.functional.pad(x.double(), (1, 0))[:, :-1]
-    told = None if told is None else Condition(told.features.double(), told.repeat)
-    return exact.stack(exact.input_embedding(shifted), exact.stack.project(told)) * exact.units
+    held = None if held is None else Condition(held.features.double(), held.repeat)
+    return exact.stack(exact.input_embedding(shifted), exact.stack.project(held)) * exact.units
 
 
 def steady_draws(
-    net: WaveNet, x: Tensor, told: Condition | None, u: Tensor, temperature: float = 1.0
+    net: WaveNet, x: Tensor, held: Condition | None, u: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """What the uniforms u (4, B, T) draw from the exact law after the past of x (B, T), and which
     of these draws are steady.
@@ -130,23 +132,24 @@ def steady_draws(
     A draw is steady if its class or component stays the same when u[0] moves by what rounding may
     do to a cumulative probability.
     """
-    distribution, u = net.head(exact_params(net, x, told), temperature), u.double()
+    distribution, u = net.head(exact_params(net, x, held), temperature), u.double()
     moved = [distribution.sample(torch.cat([u[:1] + shift, u[1:]])) for shift in (-1e-4, 1e-4)]
     return distribution.sample(u), moved[0] == moved[1]
 
 
 def assert_same_up_to_an_edge(
     net: WaveNet,
-    told: Condition | None,
+    held: Condition | None,
     x: Tensor,
     other: Tensor,
     streams: Tensor,
+    *,
     seed: int = 0,
 ) -> None:
     """Free-running draws (B, T) of two back-ends are equal up to the first one that lies on the
     edge of a class, if any does.
     """
-    _, steady = steady_draws(net, x, told, uniforms(seed, streams, 0, x.shape[1]))
+    _, steady = steady_draws(net, x, held, uniforms(seed, streams, 0, x.shape[1]))
     assert steady.float().mean() > 0.9
     for row, differs in enumerate(x != other):
         if differs.any():
@@ -154,12 +157,12 @@ def assert_same_up_to_an_edge(
 
 
 def assert_scores_agree(
-    net: WaveNet, told: Condition | None, streams: int, samples: int = 300
+    net: WaveNet, held: Condition | None, streams: int, samples: int = 300
 ) -> None:
-    x = reference.sample_wavenet(net, told, samples, streams=torch.arange(streams))
-    expected = exact_params(net, x, told)
+    x = reference.sample_wavenet(net, held, samples, streams=torch.arange(streams))
+    expected = exact_params(net, x, held)
     assert expected.std() > 1e-2
-    scored = fast.score_wavenet(net, x, told, threads=1)
+    scored = fast.score_wavenet(net, x, held, threads=1)
     torch.testing.assert_close(scored.double(), expected, rtol=0, atol=1e-4)
 
 
@@ -189,7 +192,7 @@ def test_conditions_at_every_rate_hold_their_last_column(
     assert_scores_agree(net, condition(net, 2, frames), 2, samples=400)
 
 
-def test_a_network_that_hears_nothing() -> None:
+def test_a_network_without_a_condition() -> None:
     net = wavenet(conditioner=ConditionerSpec(categorical=()), frames=0)
     assert net.condition(None, {}) is None
     assert_scores_agree(net, None, 2)
@@ -202,11 +205,11 @@ def test_the_draws_are_the_references(head: Head, temperature: float) -> None:
     rounding can add up.
     """
     net = wavenet(head)
-    told, streams = condition(net, 2), torch.tensor([5, 2 + 2**33])
+    held, streams = condition(net, 2), torch.tensor([5, 2 + 2**33])
     x = fast.sample_wavenet(
-        net, told, 1500, streams=streams, seed=2**40 + 7, temperature=temperature, threads=1
+        net, held, 1500, streams=streams, seed=2**40 + 7, temperature=temperature, threads=1
     )
-    again, steady = steady_draws(net, x, told, uniforms(2**40 + 7, streams, 0, 1500), temperature)
+    again, steady = steady_draws(net, x, held, uniforms(2**40 + 7, streams, 0, 1500), temperature)
     assert steady.float().mean() > 0.9
     if isinstance(head, MuLaw | LinearBins):
         assert torch.equal(head.encode(again)[steady], head.encode(x)[steady])
@@ -219,31 +222,31 @@ def test_the_draws_are_the_references(head: Head, temperature: float) -> None:
 @pytest.mark.parametrize("head", [MuLaw(), MixtureOfLogistics(components=3), Gaussian()])
 def test_temperature_zero_takes_the_likeliest_whatever_the_seed(head: Head) -> None:
     net = wavenet(head)
-    told, streams = condition(net, 2), torch.arange(2)
+    held, streams = condition(net, 2), torch.arange(2)
     x, other = (
-        fast.sample_wavenet(net, told, 300, streams=streams, seed=seed, temperature=0.0, threads=1)
+        fast.sample_wavenet(net, held, 300, streams=streams, seed=seed, temperature=0.0, threads=1)
         for seed in (1, 2)
     )
     assert torch.equal(x, other)
-    params = exact_params(net, x, told)
+    params = exact_params(net, x, held)
     ordered = head(params).logits.sort(1, descending=True).values
     clear = (ordered[:, :1] - ordered[:, 1:] > 1e-3).all(1)  # (B, T), all of a single component
     expected = head(params, 0.0).sample(torch.full((4, 2, 300), 0.5).double())
-    room = 2.0 / 2**16 if isinstance(head, MixtureOfLogistics) else 0.0
-    assert (x - expected)[clear].abs().max() <= room + 1e-4
+    level = 2.0 / 2**16 if isinstance(head, MixtureOfLogistics) else 0.0
+    assert (x - expected)[clear].abs().max() <= level + 1e-4
     with pytest.raises(UserInputError, match="temperature -1"):
-        fast.sample_wavenet(net, told, 3, streams=streams, temperature=-1.0)
+        fast.sample_wavenet(net, held, 3, streams=streams, temperature=-1.0)
 
 
 def test_thousands_of_drawn_classes_are_the_references() -> None:
     net = wavenet()
-    told, streams = condition(net, 2), torch.arange(2)
-    drawn = fast.sample_wavenet(net, told, 3000, streams=streams, seed=3, threads=1)
+    held, streams = condition(net, 2), torch.arange(2)
+    drawn = fast.sample_wavenet(net, held, 3000, streams=streams, seed=3, threads=1)
     assert_same_up_to_an_edge(
         net,
-        told,
+        held,
         drawn,
-        reference.sample_wavenet(net, told, 3000, streams=streams, seed=3),
+        reference.sample_wavenet(net, held, 3000, streams=streams, seed=3),
         streams,
         seed=3,
     )
@@ -254,12 +257,12 @@ def test_thousands_of_drawn_classes_are_the_references() -> None:
 @pytest.mark.parametrize("head", [MuLaw(), MixtureOfLogistics(components=3)])
 def test_bits_do_not_depend_on_batch_order_or_threads(head: Head, weights: str) -> None:
     net = wavenet(head, ODD)
-    told, streams = condition(net, 19), torch.arange(100, 119)
+    held, streams = condition(net, 19), torch.arange(100, 119)
 
     def draw(chosen: list[int], threads: int = 1) -> Tensor:
         return fast.sample_wavenet(
             net,
-            rows(told, chosen),
+            rows(held, chosen),
             250,
             streams=streams[chosen],
             seed=1,
@@ -268,59 +271,60 @@ def test_bits_do_not_depend_on_batch_order_or_threads(head: Head, weights: str) 
         )
 
     everyone = list(range(19))
-    whole = draw(everyone)
+    full = draw(everyone)
     order = np.random.default_rng(0).permutation(19).tolist()
-    assert torch.equal(draw(everyone, threads=2), whole)
-    assert torch.equal(draw(order), whole[order])
+    assert torch.equal(draw(everyone, threads=2), full)
+    assert torch.equal(draw(order), full[order])
     for alone in (0, 7, 18):
-        assert torch.equal(draw([alone])[0], whole[alone])
-    assert torch.equal(draw([3, 9, 4]), whole[[3, 9, 4]])
-    assert not torch.equal(whole[0], whole[2])
+        assert torch.equal(draw([alone])[0], full[alone])
+    assert torch.equal(draw([3, 9, 4]), full[[3, 9, 4]])
+    assert not torch.equal(full[0], full[2])
 
 
 def test_bits_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     net = wavenet(MixtureOfLogistics(components=3), conditioner=CONDITIONERS[1])
-    told, streams = condition(net, 3), torch.arange(3)
-    whole = fast.sample_wavenet(net, told, 400, streams=streams, threads=1)
-    decoder = fast.Decoder(net, told, streams, threads=1)
+    held, streams = condition(net, 3), torch.arange(3)
+    full = fast.sample_wavenet(net, held, 400, streams=streams, threads=1)
+    decoder = fast.Decoder(net, held, streams, threads=1)
     monkeypatch.setattr(fast, "CHUNK", 3 * 29)
     pieces = [chunk for count in (1, 150, 7, 0, 242) for chunk in decoder.sample(count)]
     assert len(pieces) > 12
-    assert torch.equal(torch.cat(pieces, 1), whole)
+    assert torch.equal(torch.cat(pieces, 1), full)
 
 
-def test_a_prime_is_heard_first() -> None:
+def test_a_prompt_comes_first() -> None:
     net = wavenet()
-    told, streams = condition(net, 2), torch.arange(2)
-    whole = fast.sample_wavenet(net, told, 200, streams=streams)
+    held, streams = condition(net, 2), torch.arange(2)
+    full = fast.sample_wavenet(net, held, 200, streams=streams)
     assert torch.equal(
-        fast.sample_wavenet(net, told, 120, streams=streams, prime=whole[:, :80]), whole[:, 80:]
+        fast.sample_wavenet(net, held, 120, streams=streams, prompt=full[:, :80]),
+        full[:, 80:],
     )
     assert torch.equal(
-        fast.sample_wavenet(net, told, 200, streams=streams, prime=whole[:, :0]), whole
+        fast.sample_wavenet(net, held, 200, streams=streams, prompt=full[:, :0]), full
     )
 
 
 def test_bf16_weights_cost_little() -> None:
     """KL to the exact law, in nats a sample."""
     net = wavenet(network=SMALL)
-    told = condition(net, 2)
-    x = fast.sample_wavenet(net, told, 500, streams=torch.arange(2))
-    exact = exact_params(net, x, told).log_softmax(1)
-    narrow = fast.score_wavenet(net, x, told, weights="bf16")
-    assert not torch.equal(narrow, fast.score_wavenet(net, x, told))
+    held = condition(net, 2)
+    x = fast.sample_wavenet(net, held, 500, streams=torch.arange(2))
+    exact = exact_params(net, x, held).log_softmax(1)
+    narrow = fast.score_wavenet(net, x, held, weights="bf16")
+    assert not torch.equal(narrow, fast.score_wavenet(net, x, held))
     assert (exact.exp() * (exact - narrow.double().log_softmax(1))).sum(1).mean() < 1e-3
 
 
 def test_progress_adds_up_and_nothing_is_nothing() -> None:
     net = wavenet()
-    told, counted = condition(net, 2), []
+    held, counted = condition(net, 2), []
     x = fast.sample_wavenet(
-        net, told, fast.CHUNK + 1, streams=torch.arange(2), progress=counted.append
+        net, held, fast.CHUNK + 1, streams=torch.arange(2), progress=counted.append
     )
     assert sum(counted) == x.shape[1] == fast.CHUNK + 1
     assert len(counted) > 1
-    assert fast.sample_wavenet(net, told, 0, streams=torch.arange(2)).shape == (2, 0)
+    assert fast.sample_wavenet(net, held, 0, streams=torch.arange(2)).shape == (2, 0)
 
 
 def test_memory_does_not_grow_with_time() -> None:
@@ -351,7 +355,7 @@ def test_weights_are_packed_once_without_loss() -> None:
     assert plan.weights.ctypes.data % 64 == 0
 
 
-def test_the_door_takes_the_kernels_and_says_why_not() -> None:
+def test_auto_takes_the_kernels_or_gives_the_reason() -> None:
     net = wavenet()
     assert backend.choose(net) == backend.Choice("numba")
     assert backend.choose(net, "reference").backend == "reference"
@@ -367,11 +371,11 @@ def test_the_door_takes_the_kernels_and_says_why_not() -> None:
         backend.choose(net, "numbar")
 
 
-def test_the_door_decodes_the_same_by_either() -> None:
+def test_both_back_ends_decode_the_same() -> None:
     net = wavenet()
-    told, streams = condition(net, 1), torch.tensor([4])
+    held, streams = condition(net, 1), torch.tensor([4])
     both = [
-        backend.sample(net, told, 500, streams=streams, backend=name)
+        backend.sample(SampleRequest(net, held, 500, streams), Sampling(backend=name))
         for name in ("numba", "reference")
     ]
-    assert_same_up_to_an_edge(net, told, *both, streams)
+    assert_same_up_to_an_edge(net, held, *both, streams)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from vqwave.config import build as build_spec
 from vqwave.decode import backend
+from vqwave.decode.backend import SampleRequest, build_engine
 from vqwave.decode.batching import DecodeRequest, decode_each
 from vqwave.decode.cpu.precision import missing
 from vqwave.decode.sampling import Sampling
@@ -28,7 +30,6 @@ pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vq
 from vqwave.decode.cpu.jit import sources
 from vqwave.decode.cpu.wavenet import decoder as wavenet_decoder
 from vqwave.decode.cpu.wavenet import two_core
-from vqwave.decode.streaming.engines import NumbaEngine
 
 PRECISIONS = ["float32", "bf16", "bf16-dot", "int8"]
 HEADS = [
@@ -91,8 +92,8 @@ def condition(net: WaveNet, streams: int) -> Condition:
     return net.condition(features, {"speaker": torch.arange(streams) % 2})
 
 
-def rows(whole: Condition, chosen: list[int]) -> Condition:
-    return Condition(whole.features[chosen], whole.repeat)
+def rows(full: Condition, chosen: list[int]) -> Condition:
+    return Condition(full.features[chosen], full.repeat)
 
 
 @torch.no_grad()
@@ -172,10 +173,10 @@ def test_the_draws_are_the_references(head: Head) -> None:
 
 def fused(a: np.float32, b: np.float32, c: np.float32) -> np.float32:
     """a b + c, rounded once to float32: a tie, which float64 holds exactly, to even."""
-    whole = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
-    near = np.float32(float(whole))
+    full = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
+    near = np.float32(float(full))
     around = (near, *(np.nextafter(near, np.float32(end)) for end in (-np.inf, np.inf)))
-    return min(around, key=lambda candidate: abs(Fraction(float(candidate)) - whole))
+    return min(around, key=lambda candidate: abs(Fraction(float(candidate)) - full))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -186,7 +187,7 @@ def test_a_prediction_is_one_chain_of_fused_multiply_adds(precision: str) -> Non
         net.stack.out.weight.zero_()
         net.stack.out.bias.zero_()
     x = (0.5 * torch.randn(2, 90, generator=torch.Generator().manual_seed(5))).clamp(-1, 1)
-    found = decoder(net, 2, precision).prefill(x, keep=True)[:, 0].numpy()
+    result = decoder(net, 2, precision).prefill(x, keep=True)[:, 0].numpy()
     held = condition(net, 11)
     columns = net.conditioner.split(held)[1].samples().numpy()
     past = np.pad(x.numpy(), ((0, 0), (5, 0)))
@@ -195,7 +196,7 @@ def test_a_prediction_is_one_chain_of_fused_multiply_adds(precision: str) -> Non
             p = np.float32(0.0)
             for k in range(5):
                 p = fused(columns[b, k, t], past[b, t + 4 - k], p)
-            assert found[b, t] == p
+            assert result[b, t] == p
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -204,20 +205,20 @@ def test_one_stream_has_the_bits_of_the_batch(taps: int, precision: str) -> None
     net = wavenet(taps=taps)
     together = drawn(decoder(net, 11, precision), T)
     alone = decoder(net, 1, precision)
-    assert alone.groups[0].ahead is not None
+    assert alone.groups[0].cache is not None
     assert torch.equal(drawn(alone, 1, 2, 50, 0, 13, T - 66), together[:1])
     assert together[0].std() > 1e-3
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_two_cores_have_the_bits_of_one(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(two_core.ThreadPolicy, "choose", lambda _pace: "together")
+    monkeypatch.setattr(two_core.ThreadPolicy, "choose", lambda _policy: "together")
     net = wavenet()
     alone = drawn(decoder(net, 1, precision), T)
     monkeypatch.setattr(wavenet_decoder, "cores", lambda: 2)
     pair = decoder(net, 1, precision, threads=2)
     assert torch.equal(drawn(pair, 200, T - 200), alone)
-    assert pair.groups[0].duet.pace.together is not None
+    assert pair.groups[0].two_core.policy.together is not None
 
 
 def test_bits_do_not_depend_on_batch_order_or_threads() -> None:
@@ -228,36 +229,37 @@ def test_bits_do_not_depend_on_batch_order_or_threads() -> None:
         own, numbers = rows(held, chosen), streams[chosen]
         return wavenet_decoder.sample_wavenet(net, own, 250, streams=numbers, threads=threads)
 
-    whole = draw(list(range(11)))
-    assert torch.equal(draw(list(range(11)), threads=2), whole)
+    full = draw(list(range(11)))
+    assert torch.equal(draw(list(range(11)), threads=2), full)
     for chosen in ([10, 3, 4], [7], list(range(10, -1, -1))):
-        assert torch.equal(draw(chosen), whole[chosen])
-    assert not torch.equal(whole[0], whole[2])
+        assert torch.equal(draw(chosen), full[chosen])
+    assert not torch.equal(full[0], full[2])
 
 
 def test_given_samples_come_first() -> None:
     """Drawn on after them as in one go; and it is they that decide."""
     net = wavenet()
     held, streams = condition(net, 2), torch.arange(2)
-    whole = wavenet_decoder.sample_wavenet(net, held, 200, streams=streams)
+    full = wavenet_decoder.sample_wavenet(net, held, 200, streams=streams)
     for n in (0, 1, 77):
-        on = wavenet_decoder.sample_wavenet(net, held, 200 - n, streams=streams, prime=whole[:, :n])
-        assert torch.equal(on, whole[:, n:])
+        on = wavenet_decoder.sample_wavenet(net, held, 200 - n, streams=streams, prompt=full[:, :n])
+        assert torch.equal(on, full[:, n:])
 
 
-def test_a_stream_in_stretches_saved_and_restored_has_the_bits_of_the_whole() -> None:
-    """Columns as they come; each stretch by a new engine, restored from the arrays of the last."""
+def test_a_stream_in_chunks_saved_and_restored_has_the_bits_of_one_pass() -> None:
+    """Columns as they come; each chunk by a new engine, restored from the arrays of the last."""
     net = wavenet(interpolation=2)
     held, sampling = rows(condition(net, 11), [0]), Sampling(seed=4, temperature=0.9)
-    settings = {"streams": torch.tensor([0]), "seed": 4, "temperature": 0.9, "backend": "numba"}
-    whole = backend.sample(net, held, T, **settings)[0]
-    engine, parts = NumbaEngine(net, sampling, 0), []
+    request = SampleRequest(net, held, T, torch.tensor([0]))
+    full = backend.sample(request, replace(sampling, backend="numba"))[0]
+    engine, parts = build_engine(net, sampling), []
+    assert engine.name == "numba"
     for a, b in pairwise([0, 1, 2, 6, FRAMES]):
         columns = held.features[..., a * HOP // held.repeat : b * HOP // held.repeat]
         parts.append(engine.sample(columns, a * HOP // held.repeat, (b - a) * HOP))
-        arrays, engine = engine.state_dict(), NumbaEngine(net, sampling, 0)
+        arrays, engine = engine.state_dict(), build_engine(net, sampling)
         engine.load_state_dict(arrays)
-    assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(torch.cat(parts), full)
 
 
 def test_a_slot_that_is_taken_again_starts_from_silence() -> None:
@@ -266,8 +268,8 @@ def test_a_slot_that_is_taken_again_starts_from_silence() -> None:
     tasks = {i: DecodeRequest(rows(held, [i]), 300 + 7 * i) for i in range(4)}
     done = dict(decode_each(net, iter(tasks.items()), sampling, slots=2))
     for i, task in tasks.items():
-        settings = {"streams": torch.tensor([0]), "backend": "numba"}
-        expected = backend.sample(net, task.condition, task.samples, **settings)[0]
+        request = SampleRequest(net, task.condition, task.samples, torch.tensor([0]))
+        expected = backend.sample(request, sampling)[0]
         assert torch.equal(done[i], expected)
 
 

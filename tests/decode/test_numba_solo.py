@@ -93,7 +93,7 @@ def test_the_solo_kernel_has_the_bits_of_the_batch(shape: StackSpec, precision: 
     together = drawn(decoder(net, precision, 1, streams=11), 300)
     first = Condition(everyone.features[:1], everyone.repeat)
     alone = wavenet_decoder.Decoder(net, first, torch.arange(1), weights=precision, threads=1)
-    assert alone.groups[0].ahead is not None
+    assert alone.groups[0].cache is not None
     assert torch.equal(drawn(alone, 300), together[:1])
     assert together[0].std() > 1e-3
 
@@ -102,8 +102,8 @@ def test_the_solo_kernel_has_the_bits_of_the_batch(shape: StackSpec, precision: 
 def test_chunks_of_any_length_meet_in_the_middle_of_what_was_foreseen(precision: str) -> None:
     able(precision)
     net = wavenet()
-    whole = drawn(decoder(net, precision, 1), 260)
-    assert torch.equal(drawn(decoder(net, precision, 1), 1, 2, 5, 8, 0, 13, 31, 200), whole)
+    full = drawn(decoder(net, precision, 1), 260)
+    assert torch.equal(drawn(decoder(net, precision, 1), 1, 2, 5, 8, 0, 13, 31, 200), full)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -114,14 +114,14 @@ def test_two_cores_have_the_bits_of_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     able(precision)
-    monkeypatch.setattr(two_core.ThreadPolicy, "choose", lambda _pace: "together")
+    monkeypatch.setattr(two_core.ThreadPolicy, "choose", lambda _policy: "together")
     net = wavenet(head=head)
     alone = drawn(decoder(net, precision, 1), 400)
     monkeypatch.setattr(wavenet_decoder, "cores", lambda: 2)
     pair = decoder(net, precision, 2)
-    assert pair.groups[0].duet is not None
+    assert pair.groups[0].two_core is not None
     assert torch.equal(drawn(pair, 250, 150), alone)
-    assert pair.groups[0].duet.pace.together is not None
+    assert pair.groups[0].two_core.policy.together is not None
 
 
 def test_a_second_thread_that_never_runs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,28 +147,28 @@ def test_a_wait_ends_when_patience_does() -> None:
     assert wait_for(flags, 1, 5, 1000) == 7
 
 
-def test_a_follower_without_a_leader_returns() -> None:
+def test_a_consumer_without_a_producer_returns() -> None:
     built = decoder(wavenet(), "float32", 1)
     group = built.groups[0]
-    nothing, heard, params = (
+    nothing, sampled, params = (
         np.zeros((1, 0), np.float32),
         np.zeros((1, 4), np.float32),
         np.zeros((1, 0, 1), np.float32),
     )
     flags = signals(two_core_kernel.SIGNALS)
-    draws = (group.streams, np.uint64(0), Temperatures(), nothing, heard, params)
-    network = (group.plan, group.state, group.buffers, built._told(group, 4))
+    draws = (group.streams, np.uint64(0), Temperatures(), nothing, sampled, params)
+    network = (group.plan, group.state, group.buffers, built._condition_window(group, 4))
     assert two_core_kernel.consume(*network, flags, 0, 4, *draws) == 0
     assert group.state.time[0] == 0
 
 
-def test_the_pace_takes_the_faster_way_and_asks_again() -> None:
-    pace = two_core.ThreadPolicy()
-    assert pace.choose() == "together"
-    pace.together = 2.0
-    assert pace.choose() == "alone"
-    pace.alone = 1.0
-    ways = [pace.choose() for _ in range(70)]
+def test_the_policy_takes_the_faster_way_and_asks_again() -> None:
+    policy = two_core.ThreadPolicy()
+    assert policy.choose() == "together"
+    policy.together = 2.0
+    assert policy.choose() == "alone"
+    policy.alone = 1.0
+    ways = [policy.choose() for _ in range(70)]
     tried = [i for i, way in enumerate(ways) if way == "together"]
     assert [b - a - 1 for a, b in pairwise([-1, *tried])] == [
         1,
@@ -186,8 +186,8 @@ def test_the_pace_takes_the_faster_way_and_asks_again() -> None:
         two_core.AGAIN,
         0,
     ]
-    pace.together = 0.5
-    assert [pace.choose() for _ in range(6)] == [
+    policy.together = 0.5
+    assert [policy.choose() for _ in range(6)] == [
         "together",
         "alone",
         "alone",

@@ -53,8 +53,8 @@ def test_uniforms_are_the_words_of_their_counter() -> None:
     time, seed = (1 << 32) + 7, 12345 + (9 << 40)
     for stream, high in ((3, 0), (3 + (5 << 32), 5)):
         expected = philox(np.array([7, 3, 1, high], np.uint64), seed)
-        found = uniforms(seed, torch.tensor([stream]), time, 1)[:, 0, 0].double().numpy()
-        assert found.tolist() == ((expected // 2**9 + 0.5) / 2**23).tolist()
+        result = uniforms(seed, torch.tensor([stream]), time, 1)[:, 0, 0].double().numpy()
+        assert result.tolist() == ((expected // 2**9 + 0.5) / 2**23).tolist()
 
 
 def test_draws_of_small_seeds_and_streams_stay_what_they_were() -> None:
@@ -84,15 +84,15 @@ def test_a_seed_has_64_bits(seed: int) -> None:
 
 def test_uniforms_do_not_depend_on_chunks_or_batch() -> None:
     streams = torch.tensor([4, 0, 9])
-    whole = uniforms(1, streams, 10, 50)
-    assert whole.shape == (4, 3, 50)
+    full = uniforms(1, streams, 10, 50)
+    assert full.shape == (4, 3, 50)
     assert torch.equal(
-        torch.cat([uniforms(1, streams, s, n) for s, n in ((10, 1), (11, 29), (40, 20))], 2), whole
+        torch.cat([uniforms(1, streams, s, n) for s, n in ((10, 1), (11, 29), (40, 20))], 2), full
     )
     assert torch.equal(
-        torch.cat([uniforms(1, streams[i : i + 1], 10, 50) for i in range(3)], 1), whole
+        torch.cat([uniforms(1, streams[i : i + 1], 10, 50) for i in range(3)], 1), full
     )
-    assert torch.equal(uniforms(1, streams.flip(0), 10, 50), whole.flip(1))
+    assert torch.equal(uniforms(1, streams.flip(0), 10, 50), full.flip(1))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,8 @@ def test_uniforms_are_uniform_and_never_zero_or_one() -> None:
 def test_the_extreme_words_stay_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     for word in (0, 2**32 - 1):
         monkeypatch.setattr(
-            "vqwave.rng.philox.philox", lambda counter, seed, word=word: np.full_like(counter, word)
+            "vqwave.rng.philox.philox",
+            lambda counter, _seed, word=word: np.full_like(counter, word),
         )
         u = uniforms(0, torch.tensor([0]), 0, 1)
         assert u.dtype == torch.float32

@@ -1,5 +1,5 @@
 """The reference decoders: sampling is the parallel law read backwards, repeatable alone, in a
-batch, primed, permuted.
+batch, prompted, permuted.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from vqwave.decode import reference
-from vqwave.decode.backend import sample
+from vqwave.decode.backend import SampleRequest, sample
 from vqwave.decode.reference import sample_student, sample_wavenet
+from vqwave.decode.sampling import Sampling
 from vqwave.distributions import (
     Gaussian,
     Head,
@@ -131,13 +132,13 @@ def test_less_is_the_beginning_of_more(decoder: WaveNet | Student) -> None:
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("n", [0, 1, 7, 30])
 def test_priming_goes_on_where_the_prime_ends(head: Head, n: int) -> None:
-    """Heard first, then drawn on: the same audio as in one go, and it is the prime that decides."""
+    """Continued from, the same audio as in one go; and it depends on the prompt."""
     net = wavenet(head)
     x = draw(net, [0, 1])
-    primed = draw(net, [0, 1], T - n, prime=x[:, :n])
-    torch.testing.assert_close(primed, x[:, n:], rtol=0, atol=1e-9)
+    prompted = draw(net, [0, 1], T - n, prompt=x[:, :n])
+    torch.testing.assert_close(prompted, x[:, n:], rtol=0, atol=1e-9)
     if n > 1:
-        assert not torch.equal(draw(net, [0, 1], T - n, prime=-x[:, :n]), primed)
+        assert not torch.equal(draw(net, [0, 1], T - n, prompt=-x[:, :n]), prompted)
 
 
 def test_blocks_of_uniforms_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,10 +165,9 @@ def test_the_student_draws_g_of_z() -> None:
 
 
 @pytest.mark.parametrize("decoder", [wavenet(MuLaw()), student()])
-def test_the_door_opens_on_the_reference(decoder: WaveNet | Student) -> None:
-    through = sample(
-        decoder, condition(decoder, [0]), T, streams=STREAMS[:1], seed=4, backend="reference"
-    )
+def test_sample_calls_the_reference(decoder: WaveNet | Student) -> None:
+    request = SampleRequest(decoder, condition(decoder, [0]), T, STREAMS[:1])
+    through = sample(request, Sampling(seed=4, backend="reference"))
     assert torch.equal(through, draw(decoder, [0]))
 
 
@@ -175,6 +175,6 @@ def test_the_door_opens_on_the_reference(decoder: WaveNet | Student) -> None:
     ("settings", "message"),
     [({"backend": "refrence"}, "did you mean reference"), ({"temperature": -0.5}, "or above")],
 )
-def test_the_door_names_what_it_does_not_know(settings: dict[str, object], message: str) -> None:
+def test_unknown_settings_are_named(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserInputError, match=message):
-        sample(student(), None, 3, streams=STREAMS, **settings)
+        sample(SampleRequest(student(), None, 3, STREAMS), Sampling(**settings))

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from vqwave.decode import backend
+from vqwave.decode.backend import SampleRequest, build_engine
 from vqwave.decode.cpu.precision import missing
 from vqwave.decode.sampling import Sampling
-from vqwave.decode.streaming.engines import build_engine
 from vqwave.features import LogMelSpec
 from vqwave.models import Student, StudentSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
@@ -80,8 +80,8 @@ def condition_of(student: Student, frames: int = 20, streams: int = STREAMS) -> 
     )
 
 
-def rows(whole: Condition, chosen: Sequence[int]) -> Condition:
-    return Condition(whole.features[list(chosen)], whole.repeat)
+def rows(full: Condition, chosen: Sequence[int]) -> Condition:
+    return Condition(full.features[list(chosen)], full.repeat)
 
 
 def decoder_of(
@@ -119,7 +119,8 @@ def test_the_kernels_are_taken_and_draw_what_the_reference_does() -> None:
     condition, streams = condition_of(student), torch.tensor([5, 2, 9])
     both = [
         backend.sample(
-            student, condition, 900, streams=streams, seed=9, temperature=0.8, backend=name
+            SampleRequest(student, condition, 900, streams),
+            Sampling(seed=9, temperature=0.8, backend=name),
         )
         for name in ("numba", "reference")
     ]
@@ -143,32 +144,32 @@ def test_bits_do_not_depend_on_batch_order_threads_tiles_or_chunks(
             student, part, 900, streams=streams[chosen], seed=1, weights=weights, threads=threads
         )
 
-    whole = draw()
-    assert torch.equal(draw(threads=2), whole)
-    assert torch.equal(draw([2, 0]), whole[[2, 0]])
-    assert torch.equal(draw([1], threads=2)[0], whole[1])
+    full = draw()
+    assert torch.equal(draw(threads=2), full)
+    assert torch.equal(draw([2, 0]), full[[2, 0]])
+    assert torch.equal(draw([1], threads=2)[0], full[1])
     decoder = decoder_of(student, condition, streams, weights=weights)
     pieces = [
         chunk for count in (1, 2, 150, 7, 0, 3, 737) for chunk in decoder.sample(count, seed=1)
     ]
-    assert torch.equal(torch.cat(pieces, 1), whole)
+    assert torch.equal(torch.cat(pieces, 1), full)
     monkeypatch.setattr(fast, "ACTIVATIONS", 1)
     monkeypatch.setattr(fast, "PIECE", 2)
     monkeypatch.setattr(fast, "GROUP", 2)
-    assert torch.equal(draw(threads=2), whole)
+    assert torch.equal(draw(threads=2), full)
 
 
 def test_a_stream_can_be_left_and_gone_on_with() -> None:
     student, streams = build(), torch.arange(STREAMS)
     condition = condition_of(student)
-    whole = torch.cat(list(decoder_of(student, condition, streams).sample(700)), 1)
+    full = torch.cat(list(decoder_of(student, condition, streams).sample(700)), 1)
     first, other = (decoder_of(student, condition, streams) for _ in range(2))
     before = torch.cat(list(first.sample(333)), 1)
     kept = first.state_dict()
     list(other.sample(41, seed=7))
     list(first.sample(5))  # what was taken out does not move on
     other.load_state_dict(kept)
-    assert torch.equal(torch.cat([before, *other.sample(367)], 1), whole)
+    assert torch.equal(torch.cat([before, *other.sample(367)], 1), full)
 
 
 def test_a_row_can_be_given_to_another_utterance() -> None:
@@ -194,12 +195,12 @@ def test_an_engine_is_conditioned_piece_by_piece(settings: dict) -> None:
     condition = condition_of(student, streams=1)
     columns, hold = condition.features, condition.repeat
     total = columns.shape[-1] * hold
-    whole = fast.sample_student(student, condition, total, streams=torch.tensor([4]), seed=6)
+    full = fast.sample_student(student, condition, total, streams=torch.tensor([4]), seed=6)
     engine, parts = build_engine(student, Sampling(backend="numba", seed=6), stream=4), []
     for first in range(0, total, HOP):
         low, high = first // hold, -(-(first + HOP + engine.ahead) // hold)
         parts.append(engine.sample(columns[..., low:high].contiguous(), low, HOP))
-    assert torch.equal(torch.cat(parts), whole[0])
+    assert torch.equal(torch.cat(parts), full[0])
 
 
 def test_a_student_without_a_predictor_keeps_its_arrays() -> None:

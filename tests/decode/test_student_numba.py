@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ import torch
 from torch import Tensor
 
 from vqwave.decode import backend, reference
+from vqwave.decode.backend import SampleRequest
 from vqwave.decode.cpu.flow.plan import plan_flows, unsupported_student
 from vqwave.decode.cpu.precision import missing
+from vqwave.decode.sampling import Sampling
 from vqwave.errors import UserInputError
 from vqwave.models import Student, StudentSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
@@ -103,40 +106,41 @@ def white(streams: int, samples: int) -> Tensor:
     return torch.randn(streams, samples, generator=torch.Generator().manual_seed(2))
 
 
-def rows(whole: Condition, chosen: Sequence[int]) -> Condition:
-    return Condition(whole.features[list(chosen)], whole.repeat)
+def rows(full: Condition, chosen: Sequence[int]) -> Condition:
+    return Condition(full.features[list(chosen)], full.repeat)
 
 
 @torch.no_grad()
-def exact(student: Student, z: Tensor, told: Condition | None) -> Tensor:
+def exact(student: Student, z: Tensor, held: Condition | None) -> Tensor:
     """The one pass, in float64."""
-    told = None if told is None else Condition(told.features.double(), told.repeat)
-    return copy.deepcopy(student).double().transform(z.double(), told).x
+    held = None if held is None else Condition(held.features.double(), held.repeat)
+    return copy.deepcopy(student).double().transform(z.double(), held).x
 
 
 @pytest.mark.parametrize("settings", SHAPES)
 @pytest.mark.parametrize("frames", [20, 30])
 def test_every_shape_passes_as_in_torch(settings: dict, frames: int) -> None:
     student = build(**settings)
-    told, z = condition(student, 2, frames), white(2, 1111)
-    expected = exact(student, z, told)
+    held, z = condition(student, 2, frames), white(2, 1111)
+    expected = exact(student, z, held)
     assert expected.std() > 0.1
-    found = fast.StudentDecoder(student, told, torch.arange(2), threads=1).transform(z)
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
+    result = fast.StudentDecoder(student, held, torch.arange(2), threads=1).transform(z)
+    torch.testing.assert_close(result.double(), expected, rtol=0, atol=1e-4)
     altered = Condition(
-        torch.cat([told.features[..., :9], 2 * told.features[..., 9:]], -1), told.repeat
+        torch.cat([held.features[..., :9], 2 * held.features[..., 9:]], -1),
+        held.repeat,
     )
-    assert (exact(student, z, altered) - expected).abs().max() > 1e-2  # what it is told matters
+    assert (exact(student, z, altered) - expected).abs().max() > 1e-2  # the condition matters
 
 
-def test_a_student_that_hears_only_labels_or_nothing() -> None:
+def test_a_student_of_labels_alone_or_without_a_condition() -> None:
     labelled = build(frames=0, network=ODD)
-    told = labelled.condition(None, {"speaker": torch.arange(2)})
+    held = labelled.condition(None, {"speaker": torch.arange(2)})
     alone = build(frames=0, network=ODD, conditioner=ConditionerSpec(categorical=()))
-    for student, heard in ((labelled, told), (alone, None)):
+    for student, given in ((labelled, held), (alone, None)):
         z = white(2, 700)
-        found = fast.StudentDecoder(student, heard, torch.arange(2), threads=1).transform(z)
-        torch.testing.assert_close(found.double(), exact(student, z, heard), rtol=0, atol=1e-4)
+        result = fast.StudentDecoder(student, given, torch.arange(2), threads=1).transform(z)
+        torch.testing.assert_close(result.double(), exact(student, z, given), rtol=0, atol=1e-4)
     assert alone.condition(None, {}) is None
 
 
@@ -146,18 +150,21 @@ def test_the_noise_is_the_references(base: str) -> None:
     expected = student.noise(
         uniforms(seed, torch.tensor([2**33 + 5]), 2**32 - 500, 1000).double(), 0.7
     )[0]
-    found = np.empty(1000, np.float32)
-    noise(np.uint64(seed), 2**33 + 5, 2**32 - 500, base == "gaussian", np.full(1000, 0.7), found)
-    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=3e-6)
+    result = np.empty(1000, np.float32)
+    noise(np.uint64(seed), 2**33 + 5, 2**32 - 500, base == "gaussian", np.full(1000, 0.7), result)
+    np.testing.assert_allclose(result, expected.numpy(), rtol=0, atol=3e-6)
     assert expected.std() > 0.5
 
 
 @pytest.mark.parametrize("settings", [SHAPES[0], SHAPES[6]])
 def test_the_draws_are_the_references(settings: dict) -> None:
     student = build(**settings)
-    told, streams = condition(student, 2), torch.tensor([5, 2])
+    held, streams = condition(student, 2), torch.tensor([5, 2])
     both = [
-        backend.sample(student, told, 900, streams=streams, seed=9, temperature=0.8, backend=name)
+        backend.sample(
+            SampleRequest(student, held, 900, streams),
+            Sampling(seed=9, temperature=0.8, backend=name),
+        )
         for name in ("numba", "reference")
     ]
     torch.testing.assert_close(*both, rtol=0, atol=1e-4)
@@ -167,14 +174,15 @@ def test_the_draws_are_the_references(settings: dict) -> None:
 
 def test_temperature_zero_is_the_flow_of_no_noise() -> None:
     student = build(network=ODD)
-    told = condition(student, 1)
+    held = condition(student, 1)
     both = [
         backend.sample(
-            student, told, 400, streams=torch.arange(1), seed=9, temperature=0.0, backend=name
+            SampleRequest(student, held, 400, torch.arange(1)),
+            Sampling(seed=9, temperature=0.0, backend=name),
         )
         for name in ("numba", "reference")
     ]
-    expected = exact(student, torch.zeros(1, 400), told).clamp(-1, 1)
+    expected = exact(student, torch.zeros(1, 400), held).clamp(-1, 1)
     for x in both:
         torch.testing.assert_close(x.double(), expected, rtol=0, atol=1e-5)
 
@@ -187,13 +195,13 @@ def test_bits_do_not_depend_on_batch_order_threads_tiles_or_chunks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     student = build(**settings)
-    told, streams = condition(student, 5), torch.arange(100, 105)
+    held, streams = condition(student, 5), torch.arange(100, 105)
 
     def draw(chosen: Sequence[int] = range(5), threads: int = 1) -> Tensor:
         chosen = list(chosen)
         return fast.sample_student(
             student,
-            rows(told, chosen),
+            rows(held, chosen),
             900,
             streams=streams[chosen],
             seed=1,
@@ -201,36 +209,36 @@ def test_bits_do_not_depend_on_batch_order_threads_tiles_or_chunks(
             threads=threads,
         )
 
-    whole = draw()
-    assert not torch.equal(whole[0], whole[2])
-    assert torch.equal(draw(threads=2), whole)
-    assert torch.equal(draw([3, 0, 4]), whole[[3, 0, 4]])
-    assert torch.equal(draw([2], threads=3)[0], whole[2])
-    decoder = fast.StudentDecoder(student, told, streams, weights=weights, threads=1)
+    full = draw()
+    assert not torch.equal(full[0], full[2])
+    assert torch.equal(draw(threads=2), full)
+    assert torch.equal(draw([3, 0, 4]), full[[3, 0, 4]])
+    assert torch.equal(draw([2], threads=3)[0], full[2])
+    decoder = fast.StudentDecoder(student, held, streams, weights=weights, threads=1)
     pieces = [
         chunk for count in (1, 2, 150, 7, 0, 3, 737) for chunk in decoder.sample(count, seed=1)
     ]
-    assert torch.equal(torch.cat(pieces, 1), whole)
+    assert torch.equal(torch.cat(pieces, 1), full)
     monkeypatch.setattr(fast, "ACTIVATIONS", 1)
     monkeypatch.setattr(fast, "PIECE", 2)
     monkeypatch.setattr(fast, "GROUP", 2)
-    assert torch.equal(draw(threads=2), whole)
-    assert fast.StudentDecoder(student, told, streams).columns < 100
+    assert torch.equal(draw(threads=2), full)
+    assert fast.StudentDecoder(student, held, streams).columns < 100
 
 
 @pytest.mark.parametrize("weights", NARROWED)
 def test_bf16_costs_little(weights: str) -> None:
     """The change that rounded weights (and, with dots, rounded activations) make, against the
-    spread of what is said.
+    spread of the output.
     """
     student = build(network=EVEN)
-    told, z = condition(student, 1), white(1, 900)
-    expected = exact(student, z, told)
-    decoder = fast.StudentDecoder(student, told, torch.arange(1), weights=weights, threads=1)
+    held, z = condition(student, 1), white(1, 900)
+    expected = exact(student, z, held)
+    decoder = fast.StudentDecoder(student, held, torch.arange(1), weights=weights, threads=1)
     assert decoder.plans[0].dilated.dtype == (np.uint16 if weights == "bf16-dot" else np.float32)
     narrow = decoder.transform(z)
     assert not torch.equal(
-        narrow, fast.StudentDecoder(student, told, torch.arange(1), threads=1).transform(z)
+        narrow, fast.StudentDecoder(student, held, torch.arange(1), threads=1).transform(z)
     )
     assert (narrow - expected).square().mean().sqrt() / expected.std() < 0.02
 
@@ -238,10 +246,10 @@ def test_bf16_costs_little(weights: str) -> None:
 @pytest.mark.parametrize("weights", ["float32", *NARROWED])
 def test_a_stream_can_be_left_and_gone_on_with(weights: str) -> None:
     student = build(**SMALL)
-    told, streams = condition(student, 2), torch.tensor([3, 8])
+    held, streams = condition(student, 2), torch.tensor([3, 8])
 
     def decoder() -> fast.StudentDecoder:
-        return fast.StudentDecoder(student, told, streams, weights=weights, threads=1)
+        return fast.StudentDecoder(student, held, streams, weights=weights, threads=1)
 
     first = decoder()
     before = torch.cat(list(first.sample(333, seed=4)), 1)
@@ -254,47 +262,51 @@ def test_a_stream_can_be_left_and_gone_on_with(weights: str) -> None:
     branch = decoder()
     branch.load_state_dict(kept)
     assert not torch.equal(torch.cat(list(branch.sample(500, seed=5)), 1), on)
-    whole = fast.sample_student(
-        student, told, 833, streams=streams, seed=4, weights=weights, threads=1
+    full = fast.sample_student(
+        student, held, 833, streams=streams, seed=4, weights=weights, threads=1
     )
-    assert torch.equal(torch.cat([before, on], 1), whole)
+    assert torch.equal(torch.cat([before, on], 1), full)
 
 
 def test_a_row_can_be_given_to_another_utterance() -> None:
     student = build(**SMALL)
-    told, streams = condition(student, 2), torch.tensor([3, 8])
-    decoder = fast.StudentDecoder(student, told, streams, threads=1)
+    held, streams = condition(student, 2), torch.tensor([3, 8])
+    decoder = fast.StudentDecoder(student, held, streams, threads=1)
     first = torch.cat(list(decoder.sample(200)), 1)
     decoder.restart(0, 9)
     decoder.set_condition(
-        np.ascontiguousarray(told.features[[1, 1]].transpose(1, 2).numpy()), np.zeros(2, np.int64)
+        np.ascontiguousarray(held.features[[1, 1]].transpose(1, 2).numpy()),
+        np.zeros(2, np.int64),
     )
     then = torch.cat(list(decoder.sample(200)), 1)
-    alone = fast.sample_student(student, rows(told, [1]), 400, streams=torch.tensor([9]), threads=1)
+    alone = fast.sample_student(student, rows(held, [1]), 400, streams=torch.tensor([9]), threads=1)
     assert torch.equal(then[0], alone[0, :200])
     undisturbed = fast.sample_student(
-        student, rows(told, [1]), 400, streams=torch.tensor([8]), threads=1
+        student, rows(held, [1]), 400, streams=torch.tensor([8]), threads=1
     )
     assert torch.equal(torch.cat([first[1], then[1]]), undisturbed[0])
 
 
 @pytest.mark.parametrize("settings", [SMALL, SHAPES[7]])
 def test_the_condition_may_come_in_pieces(settings: dict) -> None:
-    """Only the columns of the next samples are told, and of those that staggered blocks hear
+    """Only the columns of the next samples are given, and those that staggered blocks need
     early.
     """
     student = build(**settings)
-    told = condition(student, 1)
-    total = told.features.shape[-1] * told.repeat
-    whole = fast.sample_student(student, told, total, streams=torch.arange(1), threads=1)
-    decoder, parts = fast.StudentDecoder(student, told, torch.arange(1), threads=1), []
+    held = condition(student, 1)
+    total = held.features.shape[-1] * held.repeat
+    full = fast.sample_student(student, held, total, streams=torch.arange(1), threads=1)
+    decoder, parts = fast.StudentDecoder(student, held, torch.arange(1), threads=1), []
     assert (decoder.ahead > 0) == bool(settings.get("stagger_blocks"))
     for first in range(0, total, HOP):
-        low, high = first // told.repeat, -(-(first + HOP + decoder.ahead) // told.repeat)
-        window = told.features[..., low:high].transpose(1, 2).contiguous().numpy()
+        low, high = (
+            first // held.repeat,
+            -(-(first + HOP + decoder.ahead) // held.repeat),
+        )
+        window = held.features[..., low:high].transpose(1, 2).contiguous().numpy()
         decoder.set_condition(window, np.array([low]))
         parts += list(decoder.sample(HOP))
-    assert torch.equal(torch.cat(parts, 1), whole)
+    assert torch.equal(torch.cat(parts, 1), full)
 
 
 def test_memory_does_not_grow_with_time() -> None:
@@ -317,13 +329,13 @@ def test_memory_does_not_grow_with_time() -> None:
 
 def test_progress_adds_up_and_nothing_is_nothing() -> None:
     student, counted = build(network=ODD), []
-    told = condition(student, fast.GROUP + 1)
+    held = condition(student, fast.GROUP + 1)
     streams = torch.arange(fast.GROUP + 1)
-    x = fast.sample_student(student, told, 5000, streams=streams, progress=counted.append)
+    x = fast.sample_student(student, held, 5000, streams=streams, progress=counted.append)
     assert x.shape == (fast.GROUP + 1, 5000)
     assert sum(counted) == 5000
     assert len(counted) > 1
-    assert fast.sample_student(student, told, 0, streams=streams).shape == (fast.GROUP + 1, 0)
+    assert fast.sample_student(student, held, 0, streams=streams).shape == (fast.GROUP + 1, 0)
     assert fast.sample_student(student, None, 9, streams=streams[:0]).shape == (0, 9)
 
 
@@ -341,7 +353,7 @@ def test_weights_are_packed_once_without_loss() -> None:
     assert plan.dilated.ctypes.data % 64 == 0
 
 
-def test_the_door_takes_the_kernels_and_says_why_not() -> None:
+def test_auto_takes_the_kernels_or_gives_the_reason() -> None:
     student = build(network=ODD)
     assert backend.choose(student) == backend.choose(student, "numba") == backend.Choice("numba")
     assert backend.choose(student, "reference") == backend.Choice("reference")
@@ -358,9 +370,11 @@ def test_the_door_takes_the_kernels_and_says_why_not() -> None:
         assert word in unsupported_student(odd)
         with pytest.raises(UserInputError, match=word):
             backend.choose(odd, "numba")
-    told = condition(masked, 1)
-    drawn = backend.sample(masked, told, 30, streams=torch.arange(1))
-    assert torch.equal(drawn, reference.sample_student(masked, told, 30, streams=torch.arange(1)))
+    held = condition(masked, 1)
+    streams = torch.arange(1)
+    sampled = backend.sample(SampleRequest(masked, held, 30, streams))
+    expected = reference.sample_student(masked, held, 30, streams=streams)
+    assert torch.equal(sampled, expected)
 
 
 NARROW = """
@@ -369,20 +383,21 @@ from vqwave.decode.cpu import simd
 simd.WIDE = False
 sys.path.insert(0, sys.argv[1])
 import test_student_numba as here, torch
-assert (here.fast.whole_rows(1)) == 3
+assert (here.fast.padded_rows(1)) == 3
 student = here.build(**here.SMALL)
-told = here.condition(student, 2)
-waves = here.fast.sample_student(student, told, 500, streams=torch.arange(2), threads=1)
+held = here.condition(student, 2)
+waves = here.fast.sample_student(student, held, 500, streams=torch.arange(2), threads=1)
 torch.save(waves, sys.argv[2])
 """
 
 
 @pytest.mark.slow
-def test_narrower_registers_give_the_same_bits(tmp_path: os.PathLike[str]) -> None:
+def test_narrower_registers_give_the_same_bits(tmp_path: Path) -> None:
     """The tile of processors without AVX-512, here."""
-    out, here = os.path.join(tmp_path, "x.pt"), os.path.dirname(__file__)
+    out, here = tmp_path / "x.pt", Path(__file__).parent
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", NARROW, here, out], check=True, env=environment)
+    command = [sys.executable, "-c", NARROW, str(here), str(out)]
+    subprocess.run(command, check=True, env=environment)
     student = build(**SMALL)
     wide = fast.sample_student(
         student, condition(student, 2), 500, streams=torch.arange(2), threads=1

@@ -14,10 +14,9 @@ from torch import Tensor
 from vqwave.cli import parser
 from vqwave.cli.arguments import sampling_of
 from vqwave.decode import reference
-from vqwave.decode.backend import sample
+from vqwave.decode.backend import SampleRequest, build_engine, sample
 from vqwave.decode.batching import DecodeRequest, decode_each
 from vqwave.decode.sampling import Sampling, Temperatures, temperatures_of
-from vqwave.decode.streaming.engines import build_engine
 from vqwave.distributions import (
     Gaussian,
     Head,
@@ -204,10 +203,10 @@ def test_a_scale_of_0_gives_the_location_of_the_component_that_is_drawn(head: He
 def test_a_scale_may_differ_from_sample_to_sample(head: Head, dtype: torch.dtype) -> None:
     params, u = (part.to(dtype) for part in parameters(head))
     scales = torch.tensor([0.3, 0.8], dtype=torch.float64).repeat(20)[None]
-    found = head(params, 0.7, scales).sample(u)
+    result = head(params, 0.7, scales).sample(u)
     for column, scale in enumerate(scales[0, :2].tolist()):
         expected = head(params, 0.7, scale).sample(u)[:, column::2]
-        torch.testing.assert_close(found[:, column::2], expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(result[:, column::2], expected, rtol=0, atol=1e-6)
     assert torch.equal(head(params, 0.7).sample(u), head(params, 0.7, 0.7).sample(u))
 
 
@@ -255,32 +254,37 @@ def test_the_kernels_draw_as_the_reference_does(head: Head) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("net", [wavenet(), wavenet(MuLaw(classes=32)), wavenet(taps=0), student()])
 def test_equal_temperatures_are_one_number(net: WaveNet | Student, backend: str) -> None:
-    held, settings = condition(net), {"streams": torch.arange(2), "seed": 3, "backend": backend}
-    alone = sample(net, held, T, **settings, temperature=0.7)
-    three = sample(net, held, T, **settings, temperature=Temperatures(0.7, 0.7, 0.7))
+    request, own = (
+        SampleRequest(net, condition(net), T, torch.arange(2)),
+        Temperatures(0.7, 0.7, 0.7),
+    )
+    alone = sample(request, Sampling(seed=3, backend=backend, temperature=0.7))
+    three = sample(request, Sampling(seed=3, backend=backend).resolved(own))
     assert torch.equal(three, alone)
     assert alone.std() > 1e-3
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("net", [wavenet(taps=0), student(0)])
-def test_where_voicing_is_not_known_the_scale_holds(net: WaveNet | Student, backend: str) -> None:
-    held, settings = condition(net), {"streams": torch.arange(2), "seed": 3, "backend": backend}
-    drawn = [
-        sample(net, held, T, **settings, temperature=Temperatures(0.9, scale, voiced))
+def test_where_voicing_is_unknown_the_scale_holds(net: WaveNet | Student, backend: str) -> None:
+    request = SampleRequest(net, condition(net), T, torch.arange(2))
+    sampled = [
+        sample(request, Sampling(3, backend=backend).resolved(Temperatures(0.9, scale, voiced)))
         for scale, voiced in ((0.6, 0.6), (0.6, 0.1), (0.3, 0.6))
     ]
-    assert torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(sampled[0], sampled[1])
+    assert not torch.equal(sampled[0], sampled[2])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_temperature_0_of_every_part_does_not_depend_on_the_seed(backend: str) -> None:
     net = wavenet()
-    held, likeliest = condition(net), Temperatures(0.0, 0.0, 0.0)
-    settings = {"streams": torch.arange(2), "backend": backend}
+    request, likeliest = (
+        SampleRequest(net, condition(net), 80, torch.arange(2)),
+        Temperatures(0.0, 0.0, 0.0),
+    )
     first, other = (
-        sample(net, held, 80, **settings, seed=seed, temperature=likeliest) for seed in (1, 2)
+        sample(request, Sampling(seed, backend=backend).resolved(likeliest)) for seed in (1, 2)
     )
     assert torch.equal(first, other)
 
@@ -293,14 +297,14 @@ def test_streams_batches_and_two_cores_have_the_same_bits(monkeypatch: pytest.Mo
     net, streams = wavenet(), torch.arange(3)
     held = condition(net, 3)
     settings = {"seed": 9, "temperature": APART}
-    whole = wavenet_decoder.sample_wavenet(net, held, T, streams=streams, threads=1, **settings)
-    monkeypatch.setattr(two_core.ThreadPolicy, "choose", lambda _pace: "together")
+    full = wavenet_decoder.sample_wavenet(net, held, T, streams=streams, threads=1, **settings)
+    monkeypatch.setattr(two_core.ThreadPolicy, "choose", lambda _policy: "together")
     monkeypatch.setattr(wavenet_decoder, "cores", lambda: 2)
     for row in range(3):
         for threads in (1, 2):
             built = wavenet_decoder.Decoder(net, one(held, row), streams[[row]], threads=threads)
             parts = [part for n in (1, 90, T - 91) for part in built.sample(n, **settings)]
-            assert torch.equal(torch.cat(parts, 1)[0], whole[row])
+            assert torch.equal(torch.cat(parts, 1)[0], full[row])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -310,30 +314,28 @@ def test_a_tile_draws_each_as_alone(backend: str) -> None:
     sampling = Sampling(4, 0.9, backend=backend, scale_temperature=0.6, voiced_temperature=0.2)
     tasks = {row: DecodeRequest(one(held, row), T - 7 * row) for row in range(3)}
     done = dict(decode_each(net, iter(tasks.items()), sampling, slots=2))
-    settings = {"streams": torch.tensor([0]), "seed": 4, "backend": backend}
     for row, task in tasks.items():
-        alone = sample(net, task.condition, task.samples, temperature=APART, **settings)[0]
-        assert torch.equal(done[row], alone)
+        request = SampleRequest(net, task.condition, task.samples, torch.tensor([0]))
+        assert torch.equal(done[row], sample(request, sampling)[0])
 
 
 @pytest.mark.parametrize("net", [wavenet(), student()])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_stream_in_stretches_draws_as_the_whole(
+def test_a_stream_in_chunks_draws_as_in_one_pass(
     net: WaveNet | Student, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reference, "BLOCK_OF_STUDENT", HOP)
     held = one(condition(net), 0)
     sampling = Sampling(4, 0.9, backend=backend, scale_temperature=0.6, voiced_temperature=0.2)
-    settings = {"streams": torch.tensor([0]), "seed": 4, "backend": backend}
-    whole = sample(net, held, T, temperature=APART, **settings)[0]
+    full = sample(SampleRequest(net, held, T, torch.tensor([0])), sampling)[0]
     engine, parts = build_engine(net, sampling), []
-    stretches = [(n, n + 1) for n in range(FRAMES)]
+    chunks = [(n, n + 1) for n in range(FRAMES)]
     if backend == "numba":  # a student's reference has blocks of one length
-        stretches = [(0, 1), (1, 2), (2, 5), (5, FRAMES)]
-    for first, last in stretches:
+        chunks = [(0, 1), (1, 2), (2, 5), (5, FRAMES)]
+    for first, last in chunks:
         columns = held.features[..., first:last]
         parts.append(engine.sample(columns, first, (last - first) * HOP))
-    assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(torch.cat(parts), full)
 
 
 def test_a_students_noise_is_narrowed_by_voicing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,23 +353,23 @@ def test_a_students_noise_is_narrowed_by_voicing(monkeypatch: pytest.MonkeyPatch
 
 @NUMBA
 def test_the_kernels_narrow_a_students_noise_by_voicing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the reference does, and with the same bits in tiles, in stretches and alone."""
+    """As the reference does, and with the same bits in tiles, in chunks and alone."""
     from vqwave.decode.cpu.flow import decoder as flow_decoder
 
     net, streams = student(), torch.tensor([4, 2])
     held, settings = condition(net), {"streams": streams, "seed": 5, "temperature": APART}
-    found = flow_decoder.sample_student(net, held, T, **settings)
+    result = flow_decoder.sample_student(net, held, T, **settings)
     expected = reference.sample_student(net, held, T, **settings)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-4)
     assert expected.std() > 1e-3
-    monkeypatch.setattr(flow_decoder, "tile_columns", lambda plans: 48)
+    monkeypatch.setattr(flow_decoder, "tile_columns", lambda _plans: 48)
     for row in range(2):
         built = flow_decoder.StudentDecoder(net, one(held, row), streams[[row]], threads=1)
         parts = [part for n in (1, 90, T - 91) for part in built.sample(n, 5, APART)]
-        assert torch.equal(torch.cat(parts, 1)[0], found[row])
+        assert torch.equal(torch.cat(parts, 1)[0], result[row])
 
 
-def test_guidance_knows_voicing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guidance_scales_by_voicing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two copies of each utterance, the first half."""
     net = wavenet()
     held = condition(net, 2)

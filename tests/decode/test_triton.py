@@ -54,7 +54,7 @@ def test_short_laws_under_the_interpreter() -> None:
         "-m",
         "not slow",
         "-k",
-        "door or fit or lengths or (parallel_pass and head0)",
+        "calls_the_kernel or is_taken or fit or lengths or (parallel_pass and head0)",
         interpreted=True,
     )
 
@@ -93,7 +93,7 @@ class Bench:
     def get_current_device(self) -> int:
         return self.capability
 
-    def get_current_stream(self, device: int = 0) -> int:
+    def get_current_stream(self, _device: int = 0) -> int:
         return 0
 
 
@@ -113,13 +113,13 @@ def resources(cubin: bytes, folder: Path) -> dict[str, int]:
 
     tool = Path(nvidia.__path__[0]) / "bin" / "cuobjdump"
     if not tool.exists():
-        pytest.skip("this Triton brings no cuobjdump, which tells registers from spills")
+        pytest.skip("this Triton brings no cuobjdump, which shows what spills")
     path = folder / "kernel.cubin"
     path.write_bytes(cubin)
-    told = subprocess.run(
+    conditions = subprocess.run(
         [str(tool), "--dump-resource-usage", str(path)], capture_output=True, text=True, check=True
     ).stdout
-    return {name: int(count) for name, count in re.findall(r"(REG|STACK):(\d+)", told)}
+    return {name: int(count) for name, count in re.findall(r"(REG|STACK):(\d+)", conditions)}
 
 
 slow = pytest.mark.slow
@@ -152,6 +152,7 @@ def test_a_paper_sized_kernel_fits_the_chip(
     head: Head,
     task: Task,
     network: StackSpec,
+    *,
     stack: int,
     driver: object,
     tmp_path: Path,
@@ -171,7 +172,7 @@ def test_a_paper_sized_kernel_fits_the_chip(
 
 
 def test_packing_loses_nothing() -> None:
-    """Every weight of the plan is there once, beside zeros; filter and gate of a channel are
+    """Every weight of the plan is there once, besides zeros; filter and gate of a channel are
     neighbours.
     """
     net = wavenet(
@@ -225,8 +226,8 @@ def test_the_door_does_without_a_device() -> None:
 def test_the_device_decodes_faster_than_real_time(streams: int) -> None:
     """At 16 kHz for each stream; docs/decoding.md has what to expect."""
     net = wavenet().cuda()
-    told = Condition(torch.randn(1, net.conditioner.channels, 100, device="cuda"), 160)
-    decoder = fast.Decoder(net, told, torch.arange(streams))
+    conditions = Condition(torch.randn(1, net.conditioner.channels, 100, device="cuda"), 160)
+    decoder = fast.Decoder(net, conditions, torch.arange(streams))
     seconds = []
     for _ in range(4):  # the first one compiles
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from vqwave.decode import backend, reference
+from vqwave.decode.backend import SampleRequest, build_engine
 from vqwave.decode.cuda import decoder as fast
 from vqwave.decode.cuda.tuning import interpreted
 from vqwave.decode.sampling import Sampling, Temperatures
-from vqwave.decode.streaming.engines import build_engine
 from vqwave.distributions import (
     Gaussian,
     Head,
@@ -88,25 +88,26 @@ def condition(net: WaveNet, streams: int, frames: int = 2) -> Condition:
     return net.condition(features.to(DEVICE), {"speaker": (torch.arange(streams) % 2).to(DEVICE)})
 
 
-def rows(whole: Condition, chosen: list[int]) -> Condition:
-    return Condition(whole.features[chosen], whole.repeat)
+def rows(full: Condition, chosen: list[int]) -> Condition:
+    return Condition(full.features[chosen], full.repeat)
 
 
 @torch.no_grad()
-def exact_params(net: WaveNet, x: Tensor, told: Condition | None) -> Tensor:
+def exact_params(net: WaveNet, x: Tensor, held: Condition | None) -> Tensor:
     """The head's parameters of the parallel pass, in float64, on the CPU."""
     exact = copy.deepcopy(net).cpu().double()
     shifted = torch.nn.functional.pad(x.cpu().double(), (1, 0))[:, :-1]
-    told = None if told is None else Condition(told.features.cpu().double(), told.repeat)
-    return exact.stack(exact.input_embedding(shifted), exact.stack.project(told))
+    held = None if held is None else Condition(held.features.cpu().double(), held.repeat)
+    return exact.stack(exact.input_embedding(shifted), exact.stack.project(held))
 
 
 def steady_draws(
     net: WaveNet,
     x: Tensor,
-    told: Condition | None,
+    held: Condition | None,
     u: Tensor,
     temperature: float = 1.0,
+    *,
     scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """What the uniforms u (4, B, T) draw from the exact law after the past of x (B, T), and which
@@ -115,15 +116,15 @@ def steady_draws(
     A draw is steady if its class or component stays the same when u[0] moves by what rounding may
     do to a cumulative probability.
     """
-    distribution, u = net.head(exact_params(net, x, told), temperature, scale), u.double()
+    distribution, u = net.head(exact_params(net, x, held), temperature, scale), u.double()
     moved = [distribution.sample(torch.cat([u[:1] + shift, u[1:]])) for shift in (-1e-4, 1e-4)]
     return distribution.sample(u), moved[0] == moved[1]
 
 
-def assert_scores_agree(net: WaveNet, x: Tensor, told: Condition | None) -> Tensor:
-    expected = exact_params(net, x, told)
+def assert_scores_agree(net: WaveNet, x: Tensor, held: Condition | None) -> Tensor:
+    expected = exact_params(net, x, held)
     assert expected.std() > 1e-2
-    scored = fast.score_wavenet(net, x, told, weights="float32")
+    scored = fast.score_wavenet(net, x, held, weights="float32")
     torch.testing.assert_close(scored.cpu().double(), expected, rtol=0, atol=1e-4)
     return expected
 
@@ -151,11 +152,13 @@ def test_parameters_and_draws_are_those_of_the_parallel_pass(head: Head) -> None
     rounding can add up.
     """
     net = wavenet(head)
-    told, streams = condition(net, 16), torch.arange(16) * 3 + 2 + 2**33
+    held, streams = condition(net, 16), torch.arange(16) * 3 + 2 + 2**33
     settings = {"seed": 2**40 + 7, "temperature": Temperatures(0.7, 0.4, 0.1), "weights": "float32"}
-    x = fast.sample_wavenet(net, told, SAMPLES, streams=streams, **settings)
-    assert_scores_agree(net, x, told)
-    again, steady = steady_draws(net, x, told, uniforms(2**40 + 7, streams, 0, SAMPLES), 0.7, 0.4)
+    x = fast.sample_wavenet(net, held, SAMPLES, streams=streams, **settings)
+    assert_scores_agree(net, x, held)
+    again, steady = steady_draws(
+        net, x, held, uniforms(2**40 + 7, streams, 0, SAMPLES), 0.7, scale=0.4
+    )
     assert steady.float().mean() > 0.9
     if isinstance(head, MuLaw | LinearBins):
         assert torch.equal(head.encode(again)[steady], head.encode(x.cpu())[steady])
@@ -218,10 +221,10 @@ def test_one_condition_for_all_and_none_at_all() -> None:
 
 def test_the_reference_draws_the_same() -> None:
     net = wavenet()
-    told, streams = condition(net, 16), torch.arange(16)
-    drawn = fast.sample_wavenet(net, told, 2 * SAMPLES, streams=streams, seed=3, weights="float32")
-    expected = reference.sample_wavenet(net, told, 2 * SAMPLES, streams=streams, seed=3)
-    _, steady = steady_draws(net, drawn, told, uniforms(3, streams, 0, 2 * SAMPLES))
+    held, streams = condition(net, 16), torch.arange(16)
+    drawn = fast.sample_wavenet(net, held, 2 * SAMPLES, streams=streams, seed=3, weights="float32")
+    expected = reference.sample_wavenet(net, held, 2 * SAMPLES, streams=streams, seed=3)
+    _, steady = steady_draws(net, drawn, held, uniforms(3, streams, 0, 2 * SAMPLES))
     # equal up to the first draw on the edge of a class
     for row, differs in enumerate((drawn != expected.to(drawn)).cpu()):
         assert not differs.any() or not steady[row, int(differs.int().argmax())], row
@@ -233,44 +236,44 @@ def test_bits_do_not_depend_on_batch_order_or_chunks(
     weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net, n = wavenet(MixtureOfLogistics(components=3), ODD), SAMPLES // 2
-    told, streams = condition(net, 19), torch.arange(100, 119)
+    held, streams = condition(net, 19), torch.arange(100, 119)
 
     def draw(chosen: list[int]) -> Tensor:
         return fast.sample_wavenet(
-            net, rows(told, chosen), n, streams=streams[chosen], seed=1, weights=weights
+            net, rows(held, chosen), n, streams=streams[chosen], seed=1, weights=weights
         )
 
     everyone = list(range(19))
-    whole = draw(everyone)
+    full = draw(everyone)
     order = torch.randperm(19, generator=torch.Generator().manual_seed(0)).tolist()
-    assert torch.equal(draw(order), whole[order])
-    assert torch.equal(draw([18])[0], whole[18])
-    assert torch.equal(draw([3, 9, 4]), whole[[3, 9, 4]])
-    assert not torch.equal(whole[0], whole[2])
+    assert torch.equal(draw(order), full[order])
+    assert torch.equal(draw([18])[0], full[18])
+    assert torch.equal(draw([3, 9, 4]), full[[3, 9, 4]])
+    assert not torch.equal(full[0], full[2])
     monkeypatch.setattr(fast, "CHUNK", 5)
-    decoder = fast.Decoder(net, told, streams, weights=weights)
+    decoder = fast.Decoder(net, held, streams, weights=weights)
     pieces = [chunk for count in (1, 0, 6, n - 7) for chunk in decoder.sample(count, 1)]
     assert len(pieces) >= 4
-    assert torch.equal(torch.cat(pieces, 1), whole)
+    assert torch.equal(torch.cat(pieces, 1), full)
 
 
 def test_bf16_weights_cost_little() -> None:
     """KL to the exact law, in nats a sample."""
     net = wavenet()
-    told, x = condition(net, 16), sound(16)
-    exact = exact_params(net, x, told).log_softmax(1)
-    narrow = fast.score_wavenet(net, x, told, weights="bf16")
-    assert not torch.equal(narrow, fast.score_wavenet(net, x, told, weights="float32"))
+    held, x = condition(net, 16), sound(16)
+    exact = exact_params(net, x, held).log_softmax(1)
+    narrow = fast.score_wavenet(net, x, held, weights="bf16")
+    assert not torch.equal(narrow, fast.score_wavenet(net, x, held, weights="float32"))
     assert (exact.exp() * (exact - narrow.cpu().double().log_softmax(1))).sum(1).mean() < 1e-3
 
 
 def test_streams_end_where_their_lengths_say() -> None:
     net, n = wavenet(), SAMPLES // 2
-    told, streams = condition(net, 3), torch.arange(3)
-    whole = fast.sample_wavenet(net, told, n, streams=streams)
-    cut = fast.sample_wavenet(net, told, n, streams=streams, lengths=torch.tensor([n, 0, 5]))
-    assert torch.equal(cut[0], whole[0])
-    assert torch.equal(cut[2, :5], whole[2, :5])
+    held, streams = condition(net, 3), torch.arange(3)
+    full = fast.sample_wavenet(net, held, n, streams=streams)
+    cut = fast.sample_wavenet(net, held, n, streams=streams, lengths=torch.tensor([n, 0, 5]))
+    assert torch.equal(cut[0], full[0])
+    assert torch.equal(cut[2, :5], full[2, :5])
     assert not cut[1].any()
     assert not cut[2, 5:].any()
 
@@ -278,69 +281,70 @@ def test_streams_end_where_their_lengths_say() -> None:
 def test_a_stream_that_pauses_carries_on() -> None:
     """Each stream has its own clock."""
     net = wavenet()
-    told, streams = condition(net, 2), torch.arange(2)
-    whole = fast.sample_wavenet(net, told, 12, streams=streams)
-    decoder = fast.Decoder(net, told, streams)
+    held, streams = condition(net, 2), torch.arange(2)
+    full = fast.sample_wavenet(net, held, 12, streams=streams)
+    decoder = fast.Decoder(net, held, streams)
     first = torch.cat(list(decoder.sample(8, lengths=torch.tensor([8, 3]))), 1)
     second = torch.cat(list(decoder.sample(9, lengths=torch.tensor([4, 9]))), 1)
     assert decoder.state.time.tolist() == [12, 12]
-    assert torch.equal(torch.cat([first[0], second[0, :4]]), whole[0])
-    assert torch.equal(torch.cat([first[1, :3], second[1]]), whole[1])
+    assert torch.equal(torch.cat([first[0], second[0, :4]]), full[0])
+    assert torch.equal(torch.cat([first[1, :3], second[1]]), full[1])
 
 
 def test_a_slot_takes_another_stream() -> None:
     net = wavenet()
-    told = condition(net, 3)
-    whole = fast.sample_wavenet(net, told, 10, streams=torch.arange(3))
-    decoder = fast.Decoder(net, rows(told, [0, 1]), torch.arange(2))
+    held = condition(net, 3)
+    full = fast.sample_wavenet(net, held, 10, streams=torch.arange(3))
+    decoder = fast.Decoder(net, rows(held, [0, 1]), torch.arange(2))
     before = torch.cat(list(decoder.sample(6)), 1)
     decoder.restart(1, 2)
-    decoder.set_condition(told.features[[0, 2]].transpose(1, 2), torch.zeros(2))
+    decoder.set_condition(held.features[[0, 2]].transpose(1, 2), torch.zeros(2))
     after = torch.cat(list(decoder.sample(4)), 1)
-    assert torch.equal(torch.cat([before[0], after[0]]), whole[0])
-    assert torch.equal(before[1], whole[1, :6])
-    assert torch.equal(after[1], whole[2, :4])
+    assert torch.equal(torch.cat([before[0], after[0]]), full[0])
+    assert torch.equal(before[1], full[1, :6])
+    assert torch.equal(after[1], full[2, :4])
 
 
 @pytest.mark.parametrize("weights", ["bf16", "float32"])
 def test_a_stream_can_be_taken_out_and_gone_on_with(weights: str) -> None:
     net = wavenet()
-    told, streams = condition(net, 2), torch.arange(2)
-    decoder = fast.Decoder(net, told, streams, weights=weights)
+    held, streams = condition(net, 2), torch.arange(2)
+    decoder = fast.Decoder(net, held, streams, weights=weights)
     next(decoder.sample(5))
     arrays, following = decoder.state_dict(), next(decoder.sample(4))
-    another = fast.Decoder(net, told, streams, weights=weights)
+    another = fast.Decoder(net, held, streams, weights=weights)
     another.load_state_dict(arrays)
     assert torch.equal(next(another.sample(4)), following)
     with pytest.raises(UserInputError, match="another decoder"):
-        fast.Decoder(net, rows(told, [0]), streams[:1], weights=weights).load_state_dict(arrays)
+        fast.Decoder(net, rows(held, [0]), streams[:1], weights=weights).load_state_dict(arrays)
 
 
 def test_a_streaming_engine_draws_the_same() -> None:
     net = wavenet()
-    told = condition(net, 1)
+    held = condition(net, 1)
     engine = build_engine(net, Sampling(seed=3, backend="triton"))
     assert engine.name == "triton"
     pieces = [
-        engine.sample(told.features[..., :1], 0, 4),
-        engine.sample(told.features, 0, 7),
-        engine.sample(told.features[..., 1:], 1, 3),
+        engine.sample(held.features[..., :1], 0, 4),
+        engine.sample(held.features, 0, 7),
+        engine.sample(held.features[..., 1:], 1, 3),
     ]
-    whole = fast.sample_wavenet(net, told, 14, streams=torch.arange(1), seed=3)
-    assert torch.equal(torch.cat(pieces), whole[0])
+    full = fast.sample_wavenet(net, held, 14, streams=torch.arange(1), seed=3)
+    assert torch.equal(torch.cat(pieces), full[0])
 
 
-def test_a_prime_is_heard_first() -> None:
+def test_a_prompt_comes_first() -> None:
     net, n = wavenet(), SAMPLES // 2
-    told, streams = condition(net, 2), torch.arange(2)
+    held, streams = condition(net, 2), torch.arange(2)
     counted: list[int] = []
-    whole = fast.sample_wavenet(net, told, n, streams=streams, progress=counted.append)
+    full = fast.sample_wavenet(net, held, n, streams=streams, progress=counted.append)
     assert sum(counted) == n
     assert torch.equal(
-        fast.sample_wavenet(net, told, n - 7, streams=streams, prime=whole[:, :7]), whole[:, 7:]
+        fast.sample_wavenet(net, held, n - 7, streams=streams, prompt=full[:, :7]),
+        full[:, 7:],
     )
-    assert fast.sample_wavenet(net, told, 0, streams=streams).shape == (2, 0)
-    assert fast.sample_wavenet(net, rows(told, []), 5, streams=streams[:0]).shape == (0, 5)
+    assert fast.sample_wavenet(net, held, 0, streams=streams).shape == (2, 0)
+    assert fast.sample_wavenet(net, rows(held, []), 5, streams=streams[:0]).shape == (0, 5)
 
 
 def test_what_cannot_fit_is_named() -> None:
@@ -359,7 +363,7 @@ def test_what_cannot_fit_is_named() -> None:
         fast.sample_wavenet(net, condition(net, 1), 1, streams=torch.arange(1))
 
 
-def test_the_door_takes_the_kernel_and_says_why_not() -> None:
+def test_triton_is_taken_or_gives_the_reason() -> None:
     net = wavenet()
     assert backend.choose(net, "triton") == backend.Choice("triton")
     assert "top_p" in str(backend.choose(net, "triton", top_p=0.9).reason)
@@ -374,8 +378,8 @@ def test_the_door_takes_the_kernel_and_says_why_not() -> None:
         backend.choose(net.double(), "triton")
 
 
-def test_the_door_decodes_with_it() -> None:
+def test_sample_calls_the_kernel() -> None:
     net = wavenet()
-    told, streams = condition(net, 1), torch.tensor([4])
-    through = backend.sample(net, told, 9, streams=streams, backend="triton")
-    assert torch.equal(through, fast.sample_wavenet(net, told, 9, streams=streams))
+    held, streams = condition(net, 1), torch.tensor([4])
+    through = backend.sample(SampleRequest(net, held, 9, streams), Sampling(backend="triton"))
+    assert torch.equal(through, fast.sample_wavenet(net, held, 9, streams=streams))

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqwave.decode.backend import sample
+from vqwave.decode.backend import SampleRequest, sample
 from vqwave.decode.reference import Guided
+from vqwave.decode.sampling import Sampling
 from vqwave.distributions import Categorical, Gaussian, Head, LinearBins, MuLaw
 from vqwave.errors import UserInputError
 from vqwave.models import WaveNet, WaveNetSpec
@@ -19,6 +20,7 @@ from vqwave.nn.wavenet import StackSpec
 
 F64 = torch.float64
 LABELS = {"speaker": torch.tensor([0, 2])}
+STREAMS = torch.tensor([0, 1])
 
 
 def build(head: Head, whole: float = 0.1) -> WaveNet:
@@ -75,7 +77,7 @@ def test_weight_one_is_the_model_itself() -> None:
     condition = wavenet.condition(None, LABELS)
     assert Guided(wavenet, condition, 1.0).copies == 1
     with pytest.raises(UserInputError, match="guidance"):
-        sample(wavenet, condition, 4, streams=torch.tensor([0, 1]), guidance=2.0)
+        sample(SampleRequest(wavenet, condition, 4, STREAMS), Sampling(guidance=2.0))
 
 
 def test_a_location_scale_head_is_extrapolated_in_its_parameters() -> None:
@@ -91,7 +93,7 @@ def test_guided_sampling_is_repeatable_and_not_the_plain_one() -> None:
     wavenet = build(MuLaw(classes=32))
     condition = wavenet.condition(None, LABELS)
     draws = [
-        sample(wavenet, condition, 40, streams=torch.tensor([0, 1]), guidance=w)
+        sample(SampleRequest(wavenet, condition, 40, STREAMS), Sampling(guidance=w))
         for w in (1.0, 4.0, 4.0)
     ]
     assert torch.equal(draws[1], draws[2])
@@ -118,7 +120,7 @@ def test_top_p_draws_from_the_nucleus_alone() -> None:
     wavenet = build(MuLaw(classes=16))
     condition = wavenet.condition(None, LABELS)
     draws = [
-        sample(wavenet, condition, 30, streams=torch.tensor([0, 1]), seed=s, top_p=1e-6)
+        sample(SampleRequest(wavenet, condition, 30, STREAMS), Sampling(seed=s, top_p=1e-6))
         for s in (0, 1)
     ]
     assert torch.equal(*draws)
@@ -132,16 +134,16 @@ def test_top_p_draws_from_the_nucleus_alone() -> None:
 )
 def test_top_p_is_refused_where_it_makes_no_sense(top_p: float, found: str) -> None:
     with pytest.raises(UserInputError, match=found):
-        sample(build(Gaussian()), None, 4, streams=torch.tensor([0]), top_p=top_p)
+        sample(SampleRequest(build(Gaussian()), None, 4, torch.tensor([0])), Sampling(top_p=top_p))
 
 
 def test_priming_goes_on_where_the_recording_ends() -> None:
     """Drawing 50 samples equals drawing 20, then 30 more primed with them: one law, one counter."""
     wavenet = build(MuLaw(classes=32))
     condition, streams = wavenet.condition(None, LABELS), torch.tensor([4, 5])
-    whole = sample(wavenet, condition, 50, streams=streams)
-    rest = sample(wavenet, condition, 30, streams=streams, prime=whole[:, :20])
-    assert torch.equal(rest, whole[:, 20:])
+    full = sample(SampleRequest(wavenet, condition, 50, streams))
+    rest = sample(SampleRequest(wavenet, condition, 30, streams, prompt=full[:, :20]))
+    assert torch.equal(rest, full[:, 20:])
 
 
 @pytest.mark.parametrize("span", [1, 7])

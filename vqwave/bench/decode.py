@@ -1,16 +1,16 @@
-"""Samples a second of each decoder, beside the eager loop and beside what the machine could do at
-most.
+"""Samples a second of each decoder, compared with the eager loop and with what the machine could do
+at most.
 
 A step of B streams must read the weights and multiply each of them B times, so that it takes at
 least
 
     max(bytes of weights / bytes a second, B x weights / multiply-adds a second) .
 
-Both rates are measured right beside each timing, on the same threads, so that a busy machine slows
-both: the share is the median of 5 such pairs. One stream reads the weights of most past taps once
-in eight samples (`decode/cpu/wavenet/single_stream.py`), which the floor does not count. P is a
-paper-sized network (30 layers of 64, skip 256, mu-law), S a small one (20 layers of 32), both with
-random weights.
+Both rates are measured immediately before each timing, on the same threads, so that a busy machine
+slows both: the share is the median of 5 such pairs. One stream reads the weights of most past taps
+once in eight samples (`decode/cpu/wavenet/single_stream.py`), which the floor does not count. P is
+a paper-sized network (30 layers of 64, skip 256, mu-law), S a small one (20 layers of 32), both
+with random weights.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import torch
 from vqwave.bench import decode_cuda
 from vqwave.bench.table import REPEATS, Row
 from vqwave.decode import reference
+from vqwave.decode.plan import PRECISIONS, Plan, Precision
 from vqwave.distributed.threads import limited_to
 from vqwave.distributions import Head, MixtureOfLogistics, MuLaw
 from vqwave.errors import UserInputError
@@ -129,9 +130,8 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
         yield from network_rows(PEER, arguments, precisions, [1])
 
 
-def known_precisions() -> list[str]:
+def known_precisions() -> list[Precision]:
     from vqwave.decode.cpu.precision import missing
-    from vqwave.decode.plan import PRECISIONS
 
     return [precision for precision in PRECISIONS if missing(precision) is None]
 
@@ -156,7 +156,7 @@ def floors(threads: list[int]) -> Iterator[Row]:
 
 
 def network_rows(
-    name: str, arguments: argparse.Namespace, precisions: list[str], batches: list[int]
+    name: str, arguments: argparse.Namespace, precisions: list[Precision], batches: list[int]
 ) -> Iterator[Row]:
     net = network(name)
     eager = eager_speed(net, arguments.seconds)
@@ -178,7 +178,7 @@ def network_rows(
                     share,
                     speed / eager,
                 )
-    yield from decode_cuda.rows(name, net, told(net, 1, decode_cuda.SAMPLES), RATE)
+    yield from decode_cuda.rows(name, net, random_condition(net, 1, decode_cuda.SAMPLES), RATE)
 
 
 def network(name: str) -> WaveNet:
@@ -192,7 +192,7 @@ def network(name: str) -> WaveNet:
 
 
 @torch.no_grad()
-def told(net: WaveNet, streams: int, samples: int) -> Condition:
+def random_condition(net: WaveNet, streams: int, samples: int) -> Condition | None:
     frames = torch.randn(
         streams, CONDITION, -(-samples // HOP), generator=torch.Generator().manual_seed(0)
     )
@@ -202,7 +202,7 @@ def told(net: WaveNet, streams: int, samples: int) -> Condition:
 def eager_speed(net: WaveNet, seconds: float) -> float:
     """Samples a second of the reference loop: one stream, one thread, ring buffers."""
     samples = max(50, int(400 * seconds))
-    condition, speeds = told(net, 1, samples), []
+    condition, speeds = random_condition(net, 1, samples), []
     for _ in range(REPEATS):
         start = time.perf_counter()
         reference.sample_wavenet(net, condition, samples, streams=torch.arange(1))
@@ -211,16 +211,20 @@ def eager_speed(net: WaveNet, seconds: float) -> float:
 
 
 def measure(
-    net: WaveNet, streams: int, threads: int, precision: str, seconds: float
+    net: WaveNet, streams: int, threads: int, precision: Precision, seconds: float
 ) -> tuple[float, float]:
     """Samples a second, summed over streams, and the share of the floor: medians."""
     from vqwave.decode.cpu.wavenet import decoder as wavenet_decoder
 
     speeds, shares, samples = [], [], 64
     decoder = wavenet_decoder.Decoder(
-        net, told(net, streams, HOP), torch.arange(streams), weights=precision, threads=threads
+        net,
+        random_condition(net, streams, HOP),
+        torch.arange(streams),
+        weights=precision,
+        threads=threads,
     )
-    # compile; settle how one stream runs; find how many samples take that long
+    # compile; let the policy of one stream settle; measure how many samples take that long
     for turn in range(-3, REPEATS):
         bound = floor(decoder.plan, streams, threads, precision)
         start = time.perf_counter()
@@ -237,7 +241,7 @@ def measure(
     return statistics.median(speeds), statistics.median(shares)
 
 
-def floor(plan: object, streams: int, threads: int, precision: str) -> float:
+def floor(plan: Plan, streams: int, threads: int, precision: str) -> float:
     """Samples a second, summed over all streams, that this machine could draw at most just now."""
     from vqwave.bench import machine
 
@@ -249,20 +253,20 @@ def floor(plan: object, streams: int, threads: int, precision: str) -> float:
         * plan.weights.nbytes
         / machine.bandwidth(plan.weights.nbytes, used, shared=together)
     )
-    whole = of_units(plan) if precision == "int8" else 0
-    # two whole numbers are one word
-    multiply = (plan.weights.size - whole // 2) / machine.multiplies(kind, used)
-    if whole:
-        multiply += whole / machine.multiplies(machine.QUADS, used)
+    integers = of_units(plan) if precision == "int8" else 0
+    # two integers are one word
+    multiply = (plan.weights.size - integers // 2) / machine.multiplies(kind, used)
+    if integers:
+        multiply += integers / machine.multiplies(machine.QUADS, used)
     return streams / max(read, streams * multiply)
 
 
-def of_units(plan: object) -> int:
+def of_units(plan: Plan) -> int:
     """Weights of residuals and skips."""
     layers, G, R, S = (
         len(plan.dilations),
         plan.dilated_bias.shape[1] // 2,
-        plan.heard.shape[1],
+        plan.input_weights.shape[1],
         len(plan.skip_bias),
     )
     return (layers - (S > 0)) * G * R + layers * G * S
@@ -274,7 +278,7 @@ def peer_row(checkout: Path, seconds: float) -> Row:
     """
     sys.path.insert(0, str(checkout))
     try:
-        from wavenet_vocoder import WaveNet as Other
+        from wavenet_vocoder import WaveNet as Other  # type: ignore[import-not-found]
     finally:
         sys.path.remove(str(checkout))
     torch.manual_seed(0)

@@ -1,13 +1,15 @@
-"""Rows of the CUDA kernel, beside the eager step replayed as a CUDA graph and the time that its
-weights alone need.
+"""Rows of the CUDA kernel, compared with the eager step replayed as a CUDA graph and with the time
+that its weights alone need.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from statistics import median
 
 import torch
+from torch import Tensor
 
 from vqwave.bench.table import REPEATS, Row
 from vqwave.decode.cuda import tuning
@@ -30,7 +32,7 @@ def rows(
     """Summed samples a second on the current CUDA device, for growing batches; nothing where there
     is no device or no Triton.
 
-    `condition` of one utterance is told to every stream. The floor is the same run's: the weights,
+    Every stream has the `condition` of one utterance. The floor is the same run's: the weights,
     fetched by as many programs.
     """
     if not torch.cuda.is_available():
@@ -43,7 +45,7 @@ def rows(
     for streams in STREAMS:
         graph = Replayed(wavenet, condition, streams)
         graph.record()
-        plain = streams / seconds(lambda graph=graph: graph.replay(REPLAYS)) * REPLAYS
+        plain = streams / seconds(partial(graph.replay, REPLAYS)) * REPLAYS
         yield row(name, "eager, CUDA graph", streams, plain, sample_rate)
         for weights in PRECISIONS:
             taken, floor = kernel_seconds(wavenet, condition, streams, weights)
@@ -54,8 +56,8 @@ def rows(
                 streams,
                 value,
                 sample_rate,
-                floor / taken,
-                value / plain,
+                floor_share=floor / taken,
+                ratio=value / plain,
             )
 
 
@@ -65,6 +67,7 @@ def row(
     streams: int,
     value: float,
     sample_rate: int,
+    *,
     floor_share: float | None = None,
     ratio: float | None = None,
 ) -> Row:
@@ -127,40 +130,48 @@ class Replayed:
     """The eager step, one sample of all streams, in tensors that stay where they are: on a GPU it
     is recorded once and replayed.
 
-    Reads the condition's first column, and draws from the same uniforms, at every step: its time is
-    what is wanted of it.
+    Every step reads the condition's first column and draws from the same uniforms: only its time
+    matters.
     """
 
     def __init__(self, wavenet: WaveNet, condition: Condition | None, streams: int) -> None:
         weight = next(wavenet.parameters())
-        self.wavenet, self.graph = wavenet, None
-        self.projected = wavenet.project(condition)
+        self.wavenet, self.projected = wavenet, wavenet.project(condition)
+        self.graph: torch.cuda.CUDAGraph | None = None
         self.u = uniforms(0, torch.arange(streams), 0, 1).to(weight)
         self.last = weight.new_zeros(streams, 1)
         state = WaveNetState()
         wavenet.step(self.last, self.projected, state)
-        self.pasts = [torch.zeros_like(past) for past in state.stack.pasts]
+        self.pasts = [torch.zeros_like(past) for past in _tensors(state.stack.pasts)]
 
     @torch.inference_mode()
     def advance(self) -> None:
         """A sample of each stream, in `last`."""
         state = WaveNetState(StackState(list(self.pasts)))
         self.last.copy_(self.wavenet.step(self.last, self.projected, state).sample(self.u))
-        for past, after in zip(self.pasts, state.stack.pasts, strict=True):
+        for past, after in zip(self.pasts, _tensors(state.stack.pasts), strict=True):
             past.copy_(after)
 
     def record(self) -> None:
-        """Records the step, after some that settle what libraries choose at first."""
+        """Records the step, after some in which libraries choose their algorithms."""
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(3):
                 self.advance()
         torch.cuda.current_stream().wait_stream(aside)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
             self.advance()
+        self.graph = graph
 
     def replay(self, count: int) -> None:
+        if self.graph is None:
+            raise RuntimeError("replay before record")
         for _ in range(count):
             self.graph.replay()
+
+
+def _tensors(pasts: Sequence[Tensor | None]) -> list[Tensor]:
+    """Of a state after a step, which has one a layer."""
+    return [past for past in pasts if past is not None]

@@ -101,12 +101,12 @@ def _read(_typing: Typing, array: types.Array, _stop: types.Integer) -> Generate
                 builder.gep(data, [builder.mul(loop.index, size)]), _INTS.as_pointer()
             )
             for i, place in enumerate(joined):
-                found = builder.load(builder.gep(line, [ir.Constant(args[1].type, i)]), align=4)
-                builder.store(builder.or_(builder.load(place), found), place)
-        found = builder.load(joined[0])
+                word = builder.load(builder.gep(line, [ir.Constant(args[1].type, i)]), align=4)
+                builder.store(builder.or_(builder.load(place), word), place)
+        bits = builder.load(joined[0])
         for place in joined[1:]:
-            found = builder.or_(found, builder.load(place))
-        return call(builder, "llvm.vector.reduce.or.v16i32", found, result=ir.IntType(32))
+            bits = builder.or_(bits, builder.load(place))
+        return call(builder, "llvm.vector.reduce.or.v16i32", bits, result=ir.IntType(32))
 
     return types.int32(array, types.intp), generate
 
@@ -114,11 +114,11 @@ def _read(_typing: Typing, array: types.Array, _stop: types.Integer) -> Generate
 @kernel
 def read_all(words: NDArray[np.int32], times: int) -> int:
     """Reads all of it, `times` times."""
-    found = 0
+    bits = 0
     for i in range(times):
         words[0] = i
-        found |= _read(words, words.size)
-    return found
+        bits |= _read(words, words.size)
+    return bits
 
 
 @kernel
@@ -162,7 +162,7 @@ def multiplies(kind: int, threads: int) -> float:
 def together(work: Callable[[int], object], threads: int) -> float:
     """Seconds until every thread has done the work once."""
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda i: time.sleep(0.001), range(threads)))
+        list(pool.map(time.sleep, [0.001] * threads))
         start = time.perf_counter()
         list(pool.map(work, range(threads)))
         return time.perf_counter() - start

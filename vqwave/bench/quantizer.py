@@ -1,9 +1,9 @@
-"""A training step of the EMA quantizer (forward, backward, averages), beside the plain way: time,
-memory, the same result.
+"""A training step of the EMA quantizer (forward, backward, averages), compared with the plain way:
+time, memory, the same result.
 
 The plain way is the usual one: all distances at once, one-hot assignments, products for the
-averages. vector-quantize-pytorch joins in where it is installed. The floor is the score product
-with its argmin, alone. A row's batch is its vectors a step.
+averages. vector-quantize-pytorch is measured, too, where it is installed. The floor is the score
+product with its argmin, alone. A row's batch is its vectors a step.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from vqwave.bench.table import Row, taking_turns
 from vqwave.nn.quantize import EMAQuantizerSpec, VectorQuantizer
-from vqwave.nn.quantize.codebook import nearest_codes
+from vqwave.nn.quantize.codebook import EMACodebook, nearest_codes
 
 DIM, CODES, DECAY, BETA, EPSILON = 64, 512, 0.99, 0.25, 1e-5
 OURS, PLAIN, OTHER = "vqwave", "plain torch", "vector-quantize-pytorch"
@@ -49,7 +50,7 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A step's work -> the codes found (N,), and the codebook (K, D) as it stands."""
+    """A step's work -> the codes (N,), and the codebook (K, D) after it."""
 
     step: Callable[[], Tensor]
     codebook: Callable[[], Tensor]
@@ -61,6 +62,10 @@ class PlainVQ(nn.Module):
     van den Oord et al., 2017, app. A.1. arXiv:1711.00937
     """
 
+    codes: Tensor
+    sizes: Tensor
+    sums: Tensor
+
     def __init__(self, codes: Tensor, sizes: Tensor) -> None:
         super().__init__()
         self.register_buffer("codes", codes.clone())
@@ -70,8 +75,8 @@ class PlainVQ(nn.Module):
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z (B, D, F) -> quantized (B, D, F), codes (B F,), commitment ()."""
         flat = z.transpose(1, 2).reshape(-1, z.shape[1])  # (B F, D)
-        found = torch.cdist(flat, self.codes).argmin(1)
-        chosen = F.one_hot(found, len(self.codes)).to(flat)  # (B F, K)
+        codes = torch.cdist(flat, self.codes).argmin(1)
+        chosen = F.one_hot(codes, len(self.codes)).to(flat)  # (B F, K)
         q = (chosen @ self.codes).view(z.shape[0], z.shape[2], -1).transpose(1, 2)
         with torch.no_grad():
             self.sizes.mul_(DECAY).add_(chosen.sum(0), alpha=1 - DECAY)
@@ -82,7 +87,7 @@ class PlainVQ(nn.Module):
                 * self.sizes.sum()
             )
             self.codes.copy_(self.sums / smoothed[:, None])
-        return q.detach() + (z - z.detach()), found, F.mse_loss(z, q.detach())
+        return q.detach() + (z - z.detach()), codes, F.mse_loss(z, q.detach())
 
 
 def compare(vectors: int, duration: float) -> Iterator[Row]:
@@ -93,17 +98,19 @@ def compare(vectors: int, duration: float) -> Iterator[Row]:
     frames = min(256, vectors)
     z = torch.randn(vectors // frames, DIM, frames, requires_grad=True)
     gradient = torch.randn_like(z)
-    ours = EMAQuantizerSpec(codebook_size=CODES, decay=DECAY, dead_code_threshold=0.0).build(DIM)
-    ours.codebook.started.fill_(True)
-    flat, codes = z.detach().transpose(1, 2).flatten(0, 1), ours.codebook.codes.clone()
+    spec = EMAQuantizerSpec(codebook_size=CODES, decay=DECAY, dead_code_threshold=0.0)
+    ours = cast(VectorQuantizer, spec.build(DIM))
+    own = codebook_of(ours)
+    own.started.fill_(1)
+    flat, codes = z.detach().transpose(1, 2).flatten(0, 1), own.codes.clone()
     contestants = {
         OURS: our(ours, z, gradient),
-        PLAIN: plain(PlainVQ(codes, ours.codebook.sizes), z, gradient),
+        PLAIN: plain(PlainVQ(codes, own.sizes), z, gradient),
     }
     if importlib.util.find_spec("vector_quantize_pytorch"):
         contestants[OTHER] = other(ours, z, gradient)
-    found = {name: contestant.step() for name, contestant in contestants.items()}
-    books = {name: contestant.codebook().clone() for name, contestant in contestants.items()}
+    assigned = {name: contestant.step() for name, contestant in contestants.items()}
+    codebooks = {name: contestant.codebook().clone() for name, contestant in contestants.items()}
     steps: dict[str, Callable[[], object]] = {
         name: contestant.step for name, contestant in contestants.items()
     }
@@ -115,6 +122,7 @@ def compare(vectors: int, duration: float) -> Iterator[Row]:
         backend: str,
         value: float,
         unit: str,
+        *,
         floor: float | None = None,
         ratio: float | None = None,
     ) -> Row:
@@ -137,24 +145,28 @@ def compare(vectors: int, duration: float) -> Iterator[Row]:
             name,
             1000 * medians[name],
             "ms",
-            medians["floor"] / medians[name],
-            medians[PLAIN] / medians[name],
+            floor=medians["floor"] / medians[name],
+            ratio=medians[PLAIN] / medians[name],
         )
     for name in steps:
-        yield row("peak memory", name, peaks[name], "MiB", None, peaks[PLAIN] / peaks[name])
+        yield row("peak memory", name, peaks[name], "MiB", ratio=peaks[PLAIN] / peaks[name])
     for name in list(steps)[1:]:
         yield row(
             "same codes",
             f"{OURS}, {name}",
-            100 * (found[OURS] == found[name]).float().mean().item(),
+            100 * (assigned[OURS] == assigned[name]).float().mean().item(),
             "%",
         )
         yield row(
             "codebooks apart",
             f"{OURS}, {name}",
-            (books[OURS] - books[name]).abs().max().item(),
+            (codebooks[OURS] - codebooks[name]).abs().max().item(),
             "max",
         )
+
+
+def codebook_of(quantizer: VectorQuantizer) -> EMACodebook:
+    return cast(EMACodebook, quantizer.codebook)
 
 
 def our(quantizer: VectorQuantizer, z: Tensor, gradient: Tensor) -> Contestant:
@@ -163,7 +175,7 @@ def our(quantizer: VectorQuantizer, z: Tensor, gradient: Tensor) -> Contestant:
         torch.autograd.backward([out.z, BETA * out.losses["commitment"]], [gradient, None])
         return out.codes.flatten()
 
-    return Contestant(step, lambda: quantizer.codebook.codes)
+    return Contestant(step, lambda: codebook_of(quantizer).codes)
 
 
 def plain(quantizer: PlainVQ, z: Tensor, gradient: Tensor) -> Contestant:
@@ -182,17 +194,17 @@ def other(like: VectorQuantizer, z: Tensor, gradient: Tensor) -> Contestant:
     quantizer = VectorQuantize(
         dim=DIM, codebook_size=CODES, decay=DECAY, commitment_weight=BETA, channel_last=False
     )
-    book = quantizer._codebook
-    book.embed.data.copy_(like.codebook.codes[None])
-    book.embed_avg.data.copy_(like.codebook.sums[None])
-    book.cluster_size.data.copy_(like.codebook.sizes[None])
+    codebook, own = quantizer._codebook, codebook_of(like)
+    codebook.embed.data.copy_(own.codes[None])
+    codebook.embed_avg.data.copy_(own.sums[None])
+    codebook.cluster_size.data.copy_(own.sizes[None])
 
     def step() -> Tensor:
         quantized, codes, commitment = quantizer(z)
         torch.autograd.backward([quantized, commitment.sum()], [gradient, None])
         return codes.flatten()
 
-    return Contestant(step, lambda: book.embed[0])
+    return Contestant(step, lambda: codebook.embed[0])
 
 
 def peak_mib(step: Callable[[], object]) -> float:

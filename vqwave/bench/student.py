@@ -1,8 +1,8 @@
-"""The student's pass over a second of audio: its kernels beside torch, torch.compile, onnxruntime,
-and the machine's floor.
+"""The student's pass over a second of audio: its kernels compared with torch, torch.compile,
+onnxruntime, and the machine's floor.
 
 The floor is arithmetic: multiply-adds of a sample over the multiply-adds that as many threads can
-do out of registers, measured right beside each timing, so that a busy machine slows both; a share
+do out of registers, measured around each timing, so that a busy machine slows both; a share
 is the median of 5 such pairs. bf16-dot has a floor of its own. The last column counts times torch's
 eager pass, on as many threads. "paper" is Parallel WaveNet's size (flows of 10, 10, 10 and 30
 layers, 64 channels, kernel 3), "small" has 4 flows of 10 layers, 32 channels, kernel 2; "folded" is
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vqwave.bench.table import REPEATS, Row, seconds
 from vqwave.decode.cpu.precision import missing
+from vqwave.decode.plan import Precision
 from vqwave.distributed.threads import limited_to
 from vqwave.errors import UserInputError
 from vqwave.export import SpeakingGraph, open_session, run_session, trace
@@ -68,7 +69,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--samples",
         type=int,
         default=RATE,
-        help="of one pass, whole frames of 160 (default %(default)s)",
+        help="of one pass, a multiple of 160 (default %(default)s)",
     )
     parser.add_argument(
         "--compile",
@@ -78,8 +79,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def rows(arguments: argparse.Namespace) -> Iterator[Row]:
-    """Raises UserInputError where numba is not installed, or for samples that are no whole
-    frames.
+    """Raises UserInputError where numba is not installed, or for samples that are no multiple of
+    the frame.
     """
     if importlib.util.find_spec("numba") is None:
         raise UserInputError(
@@ -152,7 +153,11 @@ def contestants(
 
 
 def kernels(
-    student: Student, condition: Condition, samples: int, threads: int, weights: str
+    student: Student,
+    condition: Condition | None,
+    samples: int,
+    threads: int,
+    weights: Precision,
 ) -> Work:
     """Decoding an utterance from its noise on, with weights that are packed already."""
     from vqwave.decode.cpu.flow.decoder import StudentDecoder

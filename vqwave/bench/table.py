@@ -61,9 +61,9 @@ def line(row: Row) -> str:
     """
     cells = []
     for key, _, width, style in COLUMNS:
-        found = getattr(row, key)
+        value = getattr(row, key)
         text = (
-            significant(found) if key == "value" else "" if found is None else format(found, style)
+            significant(value) if key == "value" else "" if value is None else format(value, style)
         )
         cells.append(_cell(text, width))
     return " ".join(cells).rstrip()
@@ -107,14 +107,14 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 
     Raises UserInputError where it cannot be written.
     """
-    other = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        other.write_text(
+        temporary.write_text(
             json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8"
         )
-        os.replace(other, path)
+        temporary.replace(path)
     except OSError as error:
-        other.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise UserInputError(
             f"{path}: {error.strerror}, expected a file that can be written"
         ) from None

@@ -1,10 +1,10 @@
 """A training step (forward, loss, backward, optimizer) of a teacher, a VQ-VAE and a distillation,
 small and at a paper's size.
 
-Audio samples a second, beside the matrix products that the step must do at least: their count over
-the rate of a plain product, measured between the steps of the same run. "x plain" compares with the
-layers one by one, as `GatedLayer` reads. Peak memory is what the step's tensors take at most,
-weights and optimizer aside.
+Audio samples a second, compared with the matrix products that the step must do at least: their
+count over the rate of a plain product, measured between the steps of the same run. "x plain"
+compares with the layers one by one, as `GatedLayer` reads. Peak memory is what the step's tensors
+take at most, weights and optimizer aside.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.wavenet import StackSpec, force_layerwise
 
 PRODUCT = 1024  # rows and columns of the product that the peak is measured with
+
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -104,9 +107,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("no", "bf16"),
-        default="no",
-        help="of the products (default float32)",
+        choices=tuple(DTYPES),
+        default="fp32",
+        help="of the products (default %(default)s)",
     )
     parser.add_argument(
         "--plain", action="store_true", help="measure the layers one by one as well, for the ratio"
@@ -149,10 +152,8 @@ def measure(
         medians["step"],
     )
     ratio = medians["plain"] / T if arguments.plain else None
-    backend, threads = (
-        f"{device.type} {arguments.precision.replace('no', 'float32')}",
-        torch.get_num_threads(),
-    )
+    number = str(DTYPES[arguments.precision]).removeprefix("torch.")
+    backend, threads = f"{device.type} {number}", torch.get_num_threads()
     share = counter.get_total_flops() / T / rate
     yield Row(
         "train",
@@ -169,9 +170,6 @@ def measure(
     kept = peak(step, device)
     other = peak(plain(step), device) / kept if arguments.plain else None
     yield Row("train", name, backend, case.clips, threads, kept, "MiB", None, None, other)
-
-
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
 
 
 def plain(step: Step) -> Step:
@@ -194,21 +192,21 @@ def waited(step: Step, device: torch.device) -> Step:
     return work
 
 
-def optimized(trained: nn.Module, loss: Loss, device: torch.device, precision: str) -> Step:
+def optimized(module: nn.Module, loss: Loss, device: torch.device, precision: str) -> Step:
     """The whole step of the loop, accumulation and logging aside."""
-    optimizer = torch.optim.Adam([p for p in trained.parameters() if p.requires_grad], 1e-4)
+    optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], 1e-4)
     autocast = (
         torch.autocast(device.type, torch.bfloat16)
         if precision == "bf16"
         else contextlib.nullcontext()
     )
-    trained.train()
+    module.train()
 
     def step() -> None:
         with autocast:
             total = loss()
         total.backward()
-        nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -248,16 +246,16 @@ def vqvae(case: Case, device: torch.device) -> tuple[nn.Module, Loss]:
 
 
 def distillation(case: Case, device: torch.device) -> tuple[nn.Module, Loss]:
-    """The flows, and the KL by the teacher that hears what they draw: gradients pass through the
-    teacher, not into it.
+    """The flows, and the KL by the teacher, which is conditioned on their samples: gradients pass
+    through the teacher, not into it.
     """
     conditioner = ConditionerSpec(categorical=("speaker",))
-    heard = (
+    frozen = (
         WaveNetSpec(head=case.head, network=case.teacher, conditioner=conditioner)
         .build(case.rate, SPEAKERS)
         .to(device)
     )
-    heard.requires_grad_(False)
+    frozen.requires_grad_(requires_grad=False)
     spec = StudentSpec(flows=case.flows, network=case.flow, conditioner=conditioner)
     student = spec.build(case.rate, SPEAKERS).to(device)
     wave, labels = audio(case, device)
@@ -267,7 +265,7 @@ def distillation(case: Case, device: torch.device) -> tuple[nn.Module, Loss]:
             student.noise(torch.rand(4, *wave.shape, device=device).clamp(1e-6, 1 - 1e-6)), labels
         )
         divergence = RandomisedQuantiles().of(student.distribution(flowed))
-        return divergence(heard.predict(flowed.x, heard.condition(None, labels))).mean()
+        return divergence(frozen.predict(flowed.x, frozen.condition(None, labels))).mean()
 
     return student, loss
 

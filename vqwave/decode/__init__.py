@@ -1,1 +1,1 @@
-"""Decoding: the reference loop, which is the truth, and what makes it repeatable."""
+"""Decoding: the reference loops, and the back-ends that are faster."""

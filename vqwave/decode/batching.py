@@ -1,35 +1,35 @@
-"""Many utterances of unequal length through one tile of streams: where one ends, the next takes its
+"""Many utterances of unequal length in one batch of streams: where one ends, the next takes its
 slot.
 
-A stream's samples depend on nothing but itself, so the tile may be filled in any order; and it
-stays full until none is left.
+A stream's samples do not depend on the other streams, so that slots may be filled in any order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqwave.decode.backend import sample_as, take
-from vqwave.decode.cpu.precision import numbers
+from vqwave.decode.backend import Backend, SampleRequest, sample, select
 from vqwave.decode.sampling import Sampling
+from vqwave.decode.streaming.engines import NumbaDecoder
 from vqwave.models.student import Student
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition, join
 
-# samples between looks at who is done: at the most, and at the least, however little one has left
+# samples between checks for utterances that are done: at the most, and at the least
 ROUND, LEAST = 2048, 256
 SLOTS = 32  # a thread
 
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """One utterance to decode: what the decoder is told, and how many samples to make."""
+    """One utterance to decode: its condition, and how many samples to make."""
 
     condition: Condition | None
     samples: int
@@ -58,14 +58,14 @@ def decode_each(
 
     Raises UserInputError for wrong settings.
 
-    Each comes out as it would alone, bit for bit. Only kernels have slots: the reference, and a
-    student, take one after another.
+    Each comes out as it would alone, bit for bit. Only a WaveNet's kernels have slots: the
+    reference, and a student, take one utterance after another.
     """
-    taken = take(decoder, sampling.backend, top_p=sampling.top_p, guidance=sampling.guidance)
-    if taken == "numba" and isinstance(decoder, WaveNet):
-        yield from ContinuousBatcher(
-            decoder, sampling, slots or SLOTS * torch.get_num_threads(), progress
-        ).run(iter(tasks))
+    backend = select(decoder, sampling)
+    if backend.continuous_batching:
+        count = slots or SLOTS * torch.get_num_threads()
+        batcher = ContinuousBatcher(decoder, backend, sampling, count, progress=progress)
+        yield from batcher.run(iter(tasks))
         return
     for key, task in tasks:
         yield key, decode_one(decoder, task, sampling, progress=progress)
@@ -77,14 +77,15 @@ def decode_one(
     sampling: Sampling,
     *,
     stream: int = 0,
+    prompt: Tensor | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Tensor:
-    """One utterance by itself: (T,) float32."""
+    """One utterance by itself: (T,) float32; prompt (1, T') precedes it."""
     streams = torch.tensor([stream])
-    wave = sample_as(
-        sampling, decoder, task.condition, task.samples, streams=streams, progress=progress
+    request = SampleRequest(
+        decoder, task.condition, task.samples, streams, prompt=prompt, progress=progress
     )
-    return wave[0].float().cpu()
+    return sample(request, sampling)[0].float().cpu()
 
 
 def decode_together(
@@ -94,57 +95,62 @@ def decode_together(
     sampling: Sampling,
     progress: Callable[[int], object] | None = None,
     *,
-    prime: Tensor | None = None,
+    prompt: Tensor | None = None,
 ) -> list[Tensor]:
     """All tasks in one batch, (T,) each. No condition depends on its neighbours' padding.
 
-    streams: of each one's random numbers; prime: (B, T') that every waveform goes on from.
+    streams: of each one's random numbers; prompt: (B, T') that the waveforms continue.
     """
     if not tasks:
         return []
     on_cpu = next(decoder.parameters()).device.type == "cpu"
-    if isinstance(decoder, Student) and on_cpu and prime is None:  # a pass fills the machine
-        pairs = zip(tasks, streams, strict=True)
+    if on_cpu and select(decoder, sampling, notify=False).singly_on_cpu:
+        prompts = [None] * len(tasks) if prompt is None else prompt.split(1)
         return [
-            decode_one(decoder, task, sampling, stream=n, progress=progress) for task, n in pairs
+            decode_one(decoder, task, sampling, stream=n, prompt=own, progress=progress)
+            for task, n, own in zip(tasks, streams, prompts, strict=True)
         ]
-    waves = sample_as(
-        sampling,
+    request = SampleRequest(
         decoder,
         join([task.condition for task in tasks]),
         max(task.samples for task in tasks),
-        streams=torch.tensor(list(streams)),
-        prime=prime,
+        torch.tensor(list(streams)),
+        prompt=prompt,
         progress=progress,
     )
+    waves = sample(request, sampling)
     return [wave[: task.samples].float().cpu() for wave, task in zip(waves, tasks, strict=True)]
 
 
 class ContinuousBatcher:
     """Slots that the kernels advance together.
 
-    All utterances are stream 0: they differ by what they are told.
+    All utterances are stream 0: they differ by their conditions.
     """
 
     def __init__(
         self,
-        wavenet: WaveNet,
+        decoder: WaveNet | Student,
+        backend: Backend[Any],
         sampling: Sampling,
         slots: int,
-        progress: Callable[[int], object] | None,
+        *,
+        progress: Callable[[int], object] | None = None,
     ) -> None:
-        self.wavenet, self.sampling, self.slots, self.progress = wavenet, sampling, slots, progress
-        self.hold, self.channels = wavenet.conditioner.hold, wavenet.conditioner.width
+        self.decoder, self.backend, self.sampling = decoder, backend, sampling
+        self.slots, self.progress = slots, progress
+        self.hold, self.channels = decoder.conditioner.hold, decoder.conditioner.width
         self.rows: list[Slot | None] = []
-        self.decoder = None
 
     def run(
         self, tasks: Iterator[tuple[Hashable, DecodeRequest]]
     ) -> Iterator[tuple[Hashable, Tensor]]:
         self.rows = [slot for _ in range(self.slots) if (slot := self._next(tasks)) is not None]
-        self.decoder = self._build(len(self.rows)) if self.rows else None
+        if not self.rows:
+            return
+        decoder = self._build(len(self.rows))
         while any(self.rows):
-            self._advance()
+            self._advance(decoder)
             for row, slot in enumerate(self.rows):
                 if slot is not None and slot.time >= slot.samples:
                     yield (
@@ -153,8 +159,8 @@ class ContinuousBatcher:
                     )
                     self.rows[row] = self._next(tasks)
                     if self.rows[row] is not None:
-                        self.decoder.restart(row, 0)
-            self._close_ranks()
+                        decoder.restart(row, 0)
+            decoder = self._compacted(decoder)
 
     def _next(self, tasks: Iterator[tuple[Hashable, DecodeRequest]]) -> Slot | None:
         for key, task in tasks:
@@ -164,15 +170,11 @@ class ContinuousBatcher:
             return Slot(key, columns, task.samples)
         return None
 
-    def _build(self, rows: int) -> object:
-        # an optional extra, whose import takes a moment
-        from vqwave.decode.cpu.wavenet.decoder import Decoder
+    def _build(self, rows: int) -> NumbaDecoder:
+        streams = torch.zeros(rows, dtype=torch.int64)
+        return self.backend.slots(self.decoder, streams, self.sampling)
 
-        silence = Condition(torch.zeros(1, self.channels, 1), self.hold)
-        numbered = torch.zeros(rows, dtype=torch.int64)
-        return Decoder(self.wavenet, silence, numbered, weights=numbers(self.sampling.precision))
-
-    def _advance(self) -> None:
+    def _advance(self, decoder: NumbaDecoder) -> None:
         """A round: as many samples as the first to end has left, within bounds."""
         live = [slot for slot in self.rows if slot is not None]
         count = min(ROUND, max(LEAST, min(slot.samples - slot.time for slot in live)))
@@ -185,22 +187,23 @@ class ContinuousBatcher:
                 first[row] = slot.time // self.hold
                 wanted = (first[row] + np.arange(columns.shape[1])).clip(max=len(slot.columns) - 1)
                 columns[row] = slot.columns[wanted]
-        self.decoder.set_condition(columns, first)
-        drawn = torch.cat(
-            list(self.decoder.sample(count, self.sampling.seed, self.sampling.temperatures())), 1
+        decoder.set_condition(columns, first)
+        sampled = torch.cat(
+            list(decoder.sample(count, self.sampling.seed, self.sampling.temperatures())), 1
         )
         for row, slot in enumerate(self.rows):
             if slot is not None:
-                slot.parts.append(drawn[row].clone())
+                slot.parts.append(sampled[row].clone())
                 if self.progress is not None:
                     self.progress(min(count, slot.samples - slot.time))
                 slot.time += count
 
-    def _close_ranks(self) -> None:
-        """When half of the slots stand empty, those under way move together."""
+    def _compacted(self, decoder: NumbaDecoder) -> NumbaDecoder:
+        """The decoder, or where half of its slots are empty, one of those in use."""
         live = [row for row, slot in enumerate(self.rows) if slot is not None]
         if not live or 2 * len(live) > len(self.rows):
-            return
-        arrays, self.decoder = self.decoder.state_dict(), self._build(len(live))
-        self.decoder.load_state_dict({name: array[live] for name, array in arrays.items()})
+            return decoder
+        arrays, smaller = decoder.state_dict(), self._build(len(live))
+        smaller.load_state_dict({name: array[live] for name, array in arrays.items()})
         self.rows = [self.rows[row] for row in live]
+        return smaller

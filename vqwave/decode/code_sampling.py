@@ -1,4 +1,4 @@
-"""Drawing codes from a prior."""
+"""Sampling codes from a prior."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def sample_codes(
     With `stop`, an utterance ends where it draws END, or after `frames` frames; else a new one
     begins there, until `frames` frames are full. A stream's codes depend on (seed, its number,
     labels) alone. Give `network.exact()`, in float64. labels: name -> (B,). Where an utterance
-    follows another, the first is filled up to whole pitch codes with its last frame.
+    follows another, the first is filled up to complete pitch codes with its last frame.
     """
     stream = CodeStream(network, labels, len(streams))
     order, most = network.order, network.order.count(frames)
     last = torch.full((len(streams),), network.end)
-    drawn: list[list[int]] = [[] for _ in streams]
+    sampled: list[list[int]] = [[] for _ in streams]
     running = torch.full((len(streams),), frames > 0)
     time = 0
     while running.any():
@@ -42,13 +42,13 @@ def sample_codes(
         last = choose(stream.next(last), u, temperature, top_p)
         for i in running.nonzero().flatten().tolist():
             if last[i] != network.end:
-                drawn[i].append(int(last[i]))
+                sampled[i].append(int(last[i]))
             elif not stop:
-                missing = -order.frames(len(drawn[i])) % order.ratio
-                drawn[i] += drawn[i][-network.books :] * missing
-            running[i] = len(drawn[i]) < most and not (stop and last[i] == network.end)
+                missing = -order.frames(len(sampled[i])) % order.ratio
+                sampled[i] += sampled[i][-network.books :] * missing
+            running[i] = len(sampled[i]) < most and not (stop and last[i] == network.end)
         time += 1
-    return [order.unflatten(torch.tensor(codes[:most], dtype=torch.int64)) for codes in drawn]
+    return [order.unflatten(torch.tensor(codes[:most], dtype=torch.int64)) for codes in sampled]
 
 
 def choose(log_p: Tensor, u: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:

@@ -1,4 +1,4 @@
-"""How samples are drawn: what every decoder is asked for in the same words."""
+"""How samples are drawn: the settings that all decoders share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Temperatures(NamedTuple):
     """
 
     choice: float = 1.0  # of the class, or of the mixture's component
-    scale: float = 1.0  # factor on scales in unvoiced frames, and in all where voicing is not known
+    scale: float = 1.0  # factor on scales in unvoiced frames, and in all where voicing is unknown
     voiced: float = 1.0  # factor on scales in voiced frames
 
     def __str__(self) -> str:
@@ -60,9 +60,9 @@ def temperatures_of(about: Mapping[str, object]) -> Temperatures:
         )
     if not all(isinstance(value, int | float) for value in given.values()):
         raise UserInputError(f"the model's card: temperature {dict(given)}: expected numbers")
-    found = Temperatures(**given)
-    checked_temperatures(found)
-    return found
+    result = Temperatures(**given)
+    checked_temperatures(result)
+    return result
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class Sampling:
     seed: int = 0
     temperature: float | None = None  # of all parts: see `Temperatures`
     top_p: float = 1.0  # below 1: the fewest classes that hold this mass; categorical heads alone
-    guidance: float = 1.0  # above 1: further away from what the model says when it is told nothing
+    guidance: float = 1.0  # above 1: further away from the unconditional distribution
     backend: str = "auto"
     # of the CPU kernels: float32, bf16 (weights alone), bf16-dot, int8, or auto
     precision: str = "float32"
-    # of scales in unvoiced frames, or where voicing is not known, alone
+    # of scales in unvoiced frames, or where voicing is unknown, alone
     scale_temperature: float | None = None
     voiced_temperature: float | None = None  # of scales in voiced frames alone
 
@@ -104,6 +104,9 @@ class Sampling:
         return parts._replace(**{name: value for name, value in alone.items() if value is not None})
 
     def resolved(self, own: Temperatures) -> Sampling:
-        """With numbers for all parts, which no model's own change any more."""
+        """With a number for each part, so that a model's own temperatures have no effect."""
         choice, scale, voiced = self.temperatures(own)
         return replace(self, temperature=choice, scale_temperature=scale, voiced_temperature=voiced)
+
+
+DEFAULT = Sampling()

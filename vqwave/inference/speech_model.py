@@ -206,7 +206,7 @@ class SpeechModel(SpeechEncoder):
             range(count),
             sampling.resolved(self.temperatures),
             progress,
-            prime=heard,
+            prompt=heard,
         )
         return drawn if heard is None else [torch.cat([heard[0].cpu(), wave]) for wave in drawn]
 

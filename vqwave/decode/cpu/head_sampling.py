@@ -49,11 +49,11 @@ def draw_class(
     for i in range(LANES, count, LANES):
         top = larger(top, load(logits, at + i))
     peak, sharpness = largest(top), np.float32(1.0 / temperature)
-    whole = 0.0
+    mass_of_all = 0.0
     for i in range(0, count, LANES):
         store(scratch, i, exp_scaled(load(logits, at + i), peak, sharpness))
-        whole += np.float64(total(load(scratch, i)))
-    threshold, reached, block = u * whole, 0.0, 0
+        mass_of_all += np.float64(total(load(scratch, i)))
+    threshold, reached, block = u * mass_of_all, 0.0, 0
     while block < count - LANES:
         mass = np.float64(total(load(scratch, block)))
         if reached + mass > threshold:
@@ -75,13 +75,13 @@ def draw_component(params: Floats, row: int, components: int, temperature: float
     peak = params[row, 0]
     for i in range(1, components):
         peak = max(peak, params[row, i])
-    whole = 0.0
+    mass_of_all = 0.0
     for i in range(components):
-        whole += math.exp((params[row, i] - peak) / temperature)
+        mass_of_all += math.exp((params[row, i] - peak) / temperature)
     reached = 0.0
     for i in range(components):
         reached += math.exp((params[row, i] - peak) / temperature)
-        if reached > u * whole:
+        if reached > u * mass_of_all:
             return i
     return components - 1
 
@@ -107,7 +107,7 @@ def draw_value(
         standard = math.sqrt(-2.0 * math.log(u[1])) * math.cos(2.0 * math.pi * u[2])
     else:
         standard = math.log(u[1] / (1.0 - u[1]))
-    x = np.float64(params[row, location]) + math.exp(log_scale) * scale * standard
+    x: float = np.float64(params[row, location]) + math.exp(log_scale) * scale * standard
     x = min(max(x, -1.0), 1.0)
     if head.level > 0.0:
         x = min(np.rint(x / head.level) * head.level, 1.0 - head.level)
@@ -126,8 +126,8 @@ def draw(
     stream: int,
     time: int,
 ) -> float:
-    """What the network hears next: a class number or an amplitude, drawn from row `row` of params
-    (B, C).
+    """The next sample, the network's next input: a class number or an amplitude, drawn from row
+    `row` of params (B, C).
     """
     u = uniforms(seed, stream, time)
     if head.family == CATEGORICAL:

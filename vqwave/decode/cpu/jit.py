@@ -28,19 +28,19 @@ IMPORT = re.compile(r"^from vqwave\.(decode\.[\w.]+) import", re.MULTILINE)
 
 @cache
 def sources(file: Path) -> frozenset[Path]:
-    """The files that a kernel's file is made of: itself, what it imports from this room, and so on.
+    """The files that a kernel depends on: its own, its imports from `vqwave.decode`, and so on.
 
     >>> sorted(path.name for path in sources(Path(__file__).parent / "simd.py"))
     ['processor.py', 'simd.py']
     """
-    found: set[Path] = set()
+    known: set[Path] = set()
     new = {file}
     while new:
-        found |= new
+        known |= new
         texts = [path.read_text(encoding="utf-8") for path in new]
         modules = {module for text in texts for module in IMPORT.findall(text)}
-        new = {PACKAGE / f"{module.replace('.', '/')}.py" for module in modules} - found
-    return frozenset(found)
+        new = {PACKAGE / f"{module.replace('.', '/')}.py" for module in modules} - known
+    return frozenset(known)
 
 
 @cache
@@ -57,16 +57,16 @@ def folder(file: Path) -> Path | None:
         base = Path(given) if given else Path.home() / ".cache"
         path = base / "vqwave" / f"kernels-{digest.hexdigest()[:12]}"
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path) as probe:  # modes do not tell of a full disk
+        with tempfile.TemporaryFile(dir=path) as probe:  # a full disk does not show in the modes
             probe.write(b"0")
     except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
-        _say_uncached(getattr(error, "strerror", None) or str(error))
+        _warn_uncached(getattr(error, "strerror", None) or str(error))
         return None
     return path
 
 
 @cache
-def _say_uncached(reason: str) -> None:
+def _warn_uncached(reason: str) -> None:
     """Once for all files."""
     where = "expected NUMBA_CACHE_DIR to be a folder that can be written"
     warnings.warn(

@@ -5,6 +5,8 @@ Widths: multiples of 16; see `simd.py` for the order of sums.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +17,7 @@ from vqwave.decode.cpu.simd import LANES, WIDE, add, broadcast, gated, larger, l
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.float32] | NDArray[np.uint16]  # the latter are bfloat16
 
-Place = object  # where a row of numbers begins: see `tiles.place`
+Place = Any  # the address of a row of numbers: see `microkernels.place`
 
 
 @kernel
@@ -187,12 +189,12 @@ def rectify(source: Floats, target: Numbers) -> None:
 
 @inlined
 def gate(
-    a: Floats, a_at: int, told: Floats, told_at: int, units: Numbers, units_at: int, width: int
+    a: Floats, a_at: int, h: Floats, h_at: int, units: Numbers, units_at: int, width: int
 ) -> None:
-    """units = tanh(a + told) sigmoid(a' + told'): `width` units; a and told hold the filter's
-    numbers, then the gate's.
+    """units = tanh(a + h) sigmoid(a' + h'): `width` units; a and the projected condition h hold
+    the filter's numbers, then the gate's.
     """
     for i in range(0, width, LANES):
-        filtered = add(load(a, a_at + i), load(told, told_at + i))
-        passed = add(load(a, a_at + width + i), load(told, told_at + width + i))
+        filtered = add(load(a, a_at + i), load(h, h_at + i))
+        passed = add(load(a, a_at + width + i), load(h, h_at + width + i))
         put(units, units_at + i, gated(filtered, passed))

@@ -9,8 +9,8 @@ weights are kept in.
 | int8, ``[k / 4][j][4]`` | uint8 | a dot product of four (AVX-512 VNNI), exact |
 
 bfloat16 is held as uint16, int8 as two in a uint16. Positions are counted in what arrays hold, and
-an output is one chain over the inputs in ascending order: see `simd.py`. Whole numbers are exact in
-any order.
+an output is one chain over the inputs in ascending order: see `simd.py`. Sums of integers are exact
+in any order.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Turn(NamedTuple):
 
 @intrinsic
 def place(_typing: Typing, array: types.Array, _index: types.Integer) -> Generated:
-    """Where array.flat[index] stands: what a product is handed instead of an array, whatever its
+    """The address of array.flat[index]: what a product takes instead of an array, whatever its
     axes.
     """
 
@@ -131,7 +131,7 @@ def tile(
         targets = row_pointers(
             builder, array_of(context, builder, kinds[9], y_), builder.add(y_at, first), n
         )
-        _sum_up(builder, Matrix(matrix, width, first, depth), turn, sources, targets, m)
+        _sum_up(builder, Matrix(matrix, width, first, depth), turn, sources, targets, vectors=m)
         return context.get_dummy_value()
 
     index = types.intp
@@ -155,7 +155,7 @@ def tile_at(
     y: types.CPointer,
     _y_row: types.Integer,
 ) -> Generated:
-    """`tile` with places for arrays; rows of x and y follow each other by x_row and y_row numbers.
+    """`tile` with addresses for arrays; rows of x and y are x_row and y_row numbers apart.
 
     The function that holds it is compiled once and never copied to where it is called: that would
     be most of the first call.
@@ -172,7 +172,7 @@ def tile_at(
         for _ in range(n - 1):
             sources.append(builder.gep(sources[-1], [x_row]))
             targets.append(builder.gep(targets[-1], [y_row]))
-        _sum_up(builder, Matrix(matrix, width, first, depth), turn, sources, targets, m)
+        _sum_up(builder, Matrix(matrix, width, first, depth), turn, sources, targets, vectors=m)
         return context.get_dummy_value()
 
     index = types.intp
@@ -180,7 +180,7 @@ def tile_at(
 
 
 class Matrix(NamedTuple):
-    """Weights (depth, width) from a place on, of which a tile takes the columns from `first` on."""
+    """Weights (depth, width) at an address, of which a tile takes the columns from `first` on."""
 
     start: ir.Value
     width: ir.Value
@@ -194,6 +194,7 @@ def _sum_up(
     turn: Turn,
     sources: list[ir.Value],
     targets: list[ir.Value],
+    *,
     vectors: int,
 ) -> None:
     """The loop over inputs, between loading and storing the sums."""
@@ -229,7 +230,7 @@ def turn_of(weights: types.Type, x: types.Type) -> Turn:
         (types.float32, types.float32): Turn(1, 1, _multiply),
         (types.uint16, types.float32): Turn(2, 2, _widen_and_multiply),
         (types.uint16, types.uint16): Turn(2, 2, _dot),
-        (types.uint16, types.uint8): Turn(4, 2, _whole_dot),
+        (types.uint16, types.uint8): Turn(4, 2, _int8_dot),
     }
     if (weights, x) not in turns:
         raise TypeError(f"no tile for weights {weights} and inputs {x}")
@@ -285,7 +286,7 @@ def _dot(
             builder.store(total, place)
 
 
-def _whole_dot(
+def _int8_dot(
     builder: ir.IRBuilder, columns: list[ir.Value], sources: list[ir.Value], sums: Sums
 ) -> None:
     loaded = [_words(builder, column) for column in columns]
@@ -300,7 +301,7 @@ def _whole_dot(
 
 
 @intrinsic
-def put(_typing: Typing, array: types.Array, index: types.Integer, value: types.Type) -> Generated:
+def put(_typing: Typing, array: types.Array, _index: types.Integer, value: types.Type) -> Generated:
     """array.flat[index : index + 16] = vector, as the array's kind of number.
 
     float32, or bfloat16 held as uint16; or, as uint8, units between -1 and 1 in steps of 1 / 127,
@@ -311,30 +312,36 @@ def put(_typing: Typing, array: types.Array, index: types.Integer, value: types.
         context: Context, builder: ir.IRBuilder, signature: Signature, args: Args
     ) -> ir.Value:
         data: ir.Value = array_of(context, builder, signature.args[0], args[0]).data
-        pointer = builder.gep(data, [args[1]])
-        if signature.args[0].dtype == types.float32:
-            store_floats(builder, pointer, args[2])
-        elif signature.args[0].dtype == types.uint8:
-            steps, zero = (
-                ir.Constant(_FLOATS, [value] * LANES) for value in (float(STEPS), float(ZERO))
-            )
-            near = call(builder, "llvm.rint.v16f32", fma(builder, args[2], steps, zero))
-            kind = ir.VectorType(ir.IntType(8), LANES)
-            whole = builder.trunc(builder.fptosi(near, _INTS), kind)
-            builder.store(whole, builder.bitcast(pointer, kind.as_pointer()), align=1)
-        else:
-            kind = ir.VectorType(BFLOAT, LANES)
-            builder.store(
-                builder.fptrunc(args[2], kind), builder.bitcast(pointer, kind.as_pointer()), align=2
-            )
+        store_as(builder, signature.args[0].dtype, builder.gep(data, [args[1]]), args[2])
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), generate
 
 
+def store_as(builder: ir.IRBuilder, dtype: types.Type, pointer: ir.Value, value: ir.Value) -> None:
+    """Store a vector as an array's kind of number: see `put`."""
+    if dtype == types.float32:
+        store_floats(builder, pointer, value)
+    elif dtype == types.uint8:
+        steps, zero = (ir.Constant(_FLOATS, [float(x)] * LANES) for x in (STEPS, ZERO))
+        near = call(builder, "llvm.rint.v16f32", fma(builder, value, steps, zero))
+        kind = ir.VectorType(ir.IntType(8), LANES)
+        integers = builder.trunc(builder.fptosi(near, _INTS), kind)
+        builder.store(integers, builder.bitcast(pointer, kind.as_pointer()), align=1)
+    else:
+        kind = ir.VectorType(BFLOAT, LANES)
+        builder.store(
+            builder.fptrunc(value, kind), builder.bitcast(pointer, kind.as_pointer()), align=2
+        )
+
+
 @intrinsic
 def move(
-    _typing: Typing, source: types.Array, at: types.Integer, target: types.Array, to: types.Integer
+    _typing: Typing,
+    source: types.Array,
+    _at: types.Integer,
+    target: types.Array,
+    _to: types.Integer,
 ) -> Generated:
     """target.flat[to : to + 16] = source.flat[at : at + 16]; both arrays hold the same kind of
     number.

@@ -1,4 +1,6 @@
-"""Which precisions the kernels can compute in on this processor; it needs no numba to say so."""
+"""Which precisions the kernels can compute in on this processor; numba itself is not needed for
+the answer.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from vqwave.errors import Note, UserInputError, nearest
 
 BF16, VNNI = ("avx512bf16", "AVX-512 BF16"), ("avx512vnni", "AVX-512 VNNI")
 NEEDS = {"bf16-dot": (BF16,), "int8": (BF16, VNNI)}
-"""What LLVM calls the instructions that a precision needs, and what people call them."""
+"""The instructions that a precision needs: LLVM's names and the usual ones."""
 
 
 def missing(precision: Precision) -> str | None:
@@ -26,21 +28,22 @@ def missing(precision: Precision) -> str | None:
 
 
 def numbers(precision: str) -> Precision:
-    """What is asked for -> what this processor can do: "auto" is the fastest that rounds floats
-    alone; what is missing gives way to bf16, with a note.
+    """The precision that is asked for -> one that this processor has: "auto" is the fastest that
+    rounds floats alone; what is missing gives way to bf16, with a note.
 
     Raises UserInputError for an unknown name.
     """
-    known = ("auto", *PRECISIONS)
-    if precision not in known:
+    if precision == "auto":
+        return "bf16" if missing("bf16-dot") else "bf16-dot"
+    named = next((each for each in PRECISIONS if each == precision), None)
+    if named is None:
+        known = ("auto", *PRECISIONS)
         raise UserInputError(
             f"precision {precision!r}: expected one of"
             f" {', '.join(known)}{nearest(precision, known)}"
         )
-    if precision == "auto":
-        return "bf16" if missing("bf16-dot") else "bf16-dot"
-    reason = missing(precision)
+    reason = missing(named)
     if reason:
         warnings.warn(f"{reason}: bf16 instead", Note, stacklevel=2)
         return "bf16"
-    return precision
+    return named

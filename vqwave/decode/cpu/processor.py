@@ -1,5 +1,5 @@
-"""Which instructions the CPU kernels are compiled for: the processor's, or what numba is told to
-take in their place.
+"""Which instructions the CPU kernels are compiled for: the processor's, or those that numba is
+configured to use in their place.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def has(feature: str) -> bool:
     numba takes NUMBA_CPU_FEATURES ("+avx2,-avx512f"; empty: those that NUMBA_CPU_NAME implies)
     instead of the processor's own.
     """
-    told = os.environ.get("NUMBA_CPU_FEATURES")
-    if told is not None:
-        return f"+{feature}" in told.split(",")
+    configured = os.environ.get("NUMBA_CPU_FEATURES")
+    if configured is not None:
+        return f"+{feature}" in configured.split(",")
     return bool(llvmlite.binding.get_host_cpu_features().get(feature))

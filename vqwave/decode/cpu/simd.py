@@ -12,7 +12,7 @@ output is one chain of fused multiply-adds over the inputs in ascending order, b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from llvmlite import ir
 from numba import types
@@ -40,14 +40,18 @@ class VectorType(types.Type):
 
 VECTOR = VectorType()
 
-Typing = Context = Signature = Array = Any  # numba's own objects, which it does not type
+# numba's own objects, which it does not type
+Typing: TypeAlias = Any
+Context: TypeAlias = Any
+Signature: TypeAlias = Any
+Array: TypeAlias = Any
 Args = Sequence[ir.Value]
 Generated = tuple[Signature, Callable[..., ir.Value]]  # what an intrinsic gives numba
 
 
 @register_model(VectorType)
 class VectorModel(models.PrimitiveModel):
-    """A vector lives in LLVM as <16 x float>."""
+    """A vector is <16 x float> in LLVM."""
 
     def __init__(self, manager: Context, kind: VectorType) -> None:
         super().__init__(manager, kind, _FLOATS)
@@ -127,7 +131,7 @@ def _exp2(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """2^x for |x| < 126: 2^n by bits, times a polynomial in r = x - n, |r| <= 1/2, within 1e-7
     (minimax, begun at 1).
     """
-    # 1.5 * 2^23: what is added to it is rounded to a whole number, in its low bits
+    # 1.5 * 2^23: what is added to it is rounded to an integer, in its low bits
     magic = _floats(12582912.0)
     shifted = builder.fadd(x, magic)
     r = builder.fsub(x, builder.fsub(shifted, magic))
@@ -138,12 +142,24 @@ def _exp2(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     return builder.bitcast(builder.add(builder.bitcast(p, _INTS), exponent), _FLOATS)
 
 
+def gated_floats(builder: ir.IRBuilder, filtered: ir.Value, gate: ir.Value) -> ir.Value:
+    """tanh(filter) sigmoid(gate) = (1 - a) / ((1 + a)(1 + b)) with a = exp(-2 filter), b =
+    exp(-gate): one division for both.
+    """
+    one = _floats(1.0)
+    a = _exp2(builder, builder.fmul(_clamp(builder, filtered, -15.0, 15.0), _floats(-2.88539008)))
+    b = _exp2(builder, builder.fmul(_clamp(builder, gate, -80.0, 80.0), _floats(-1.44269504)))
+    return builder.fdiv(
+        builder.fsub(one, a), builder.fmul(builder.fadd(one, a), builder.fadd(one, b))
+    )
+
+
 def array_of(context: Context, builder: ir.IRBuilder, kind: types.Array, value: ir.Value) -> Array:
     return context.make_array(kind)(context, builder, value=value)
 
 
 @intrinsic
-def load(_typing: Typing, array: types.Array, index: types.Integer) -> Generated:
+def load(_typing: Typing, array: types.Array, _index: types.Integer) -> Generated:
     """array.flat[index : index + 16] -> vector; float32, or bfloat16 held as uint16."""
 
     def generate(
@@ -156,26 +172,24 @@ def load(_typing: Typing, array: types.Array, index: types.Integer) -> Generated
 
 
 @intrinsic
-def load_whole(_typing: Typing, array: types.Array, index: types.Integer) -> Generated:
-    """The bits of array.flat[index : index + 16], float32, as whole numbers -> vector of these
-    numbers.
+def load_integers(_typing: Typing, array: types.Array, _index: types.Integer) -> Generated:
+    """The bits of array.flat[index : index + 16], float32, taken for int32 -> vector of their
+    values.
     """
 
     def generate(
         context: Context, builder: ir.IRBuilder, signature: Signature, args: Args
     ) -> ir.Value:
         data = array_of(context, builder, signature.args[0], args[0]).data
-        found = builder.load(
-            builder.bitcast(builder.gep(data, [args[1]]), _INTS.as_pointer()), align=4
-        )
-        return builder.sitofp(found, _FLOATS)
+        pointer = builder.bitcast(builder.gep(data, [args[1]]), _INTS.as_pointer())
+        return builder.sitofp(builder.load(pointer, align=4), _FLOATS)
 
     return VECTOR(array, types.intp), generate
 
 
 @intrinsic
 def store(
-    _typing: Typing, array: types.Array, index: types.Integer, value: VectorType
+    _typing: Typing, array: types.Array, _index: types.Integer, value: VectorType
 ) -> Generated:
     """array.flat[index : index + 16] = vector."""
 
@@ -268,25 +282,8 @@ def exp_scaled(
 
 @intrinsic
 def gated(_typing: Typing, _filter: VectorType, _gate: VectorType) -> Generated:
-    """tanh(filter) sigmoid(gate) = (1 - a) / ((1 + a)(1 + b)) with a = exp(-2 filter), b =
-    exp(-gate): one division for both.
-    """
-
-    def generate(
-        _context: Context, builder: ir.IRBuilder, _signature: Signature, args: Args
-    ) -> ir.Value:
-        one = _floats(1.0)
-        a = _exp2(
-            builder, builder.fmul(_clamp(builder, args[0], -15.0, 15.0), _floats(-2.88539008))
-        )
-        b = _exp2(
-            builder, builder.fmul(_clamp(builder, args[1], -80.0, 80.0), _floats(-1.44269504))
-        )
-        return builder.fdiv(
-            builder.fsub(one, a), builder.fmul(builder.fadd(one, a), builder.fadd(one, b))
-        )
-
-    return VECTOR(VECTOR, VECTOR), generate
+    """tanh(filter) sigmoid(gate)."""
+    return VECTOR(VECTOR, VECTOR), lambda _c, builder, _s, args: gated_floats(builder, *args)
 
 
 def row_pointers(builder: ir.IRBuilder, array: Array, start: ir.Value, rows: int) -> list[ir.Value]:

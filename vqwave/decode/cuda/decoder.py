@@ -1,4 +1,4 @@
-"""The CUDA back-end's face: torch in, torch out.
+"""The decoder of the CUDA kernel: torch in, torch out.
 
 Its tests also run it on the CPU, with TRITON_INTERPRET=1, slowly.
 
@@ -21,20 +21,22 @@ from vqwave.decode.cuda import kernel as cuda_kernel
 from vqwave.decode.cuda.kernel import ChunkIO, ConditionWindow, State
 from vqwave.decode.cuda.packing import pack
 from vqwave.decode.cuda.tuning import TILE, WARPS, Task, shared_limit, too_wide, tune
-from vqwave.decode.plan import Precision
+from vqwave.decode.plan import Precision, network_input, waveform
 from vqwave.decode.sampling import Temperature, checked_temperatures
 from vqwave.errors import UserInputError
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
 from vqwave.rng.philox import checked_seed
 
-CHUNK = 8192  # samples of a launch at most, between looks at Ctrl-C and progress
-ROOM = 1 << 28  # bytes of projected conditions, or of parameters to keep, that one launch may need
+CHUNK = 8192  # samples of a launch at most, between checks for Ctrl-C and progress
+LAUNCH_BYTES = (
+    1 << 28
+)  # bytes of projected conditions, or of parameters to keep, that one launch may need
 BLOCK = 32  # outputs of one program of the projection
 
 
 class Decoder:
-    """Streams of one network under way, in device memory: each call carries on where the last one
+    """Streams of one network under way, in device memory: each call continues where the last one
     stopped.
     """
 
@@ -57,9 +59,10 @@ class Decoder:
         self.wavenet, self.device = wavenet, next(wavenet.parameters()).device
         self.weights, self.shape = pack(wavenet, weights, self.device)
         limit = limit or shared_limit(self.device)
-        self.tuning = tune(self.shape, weights, limit, tile)
-        if self.tuning is None:
+        tuning = tune(self.shape, weights, limit, tile)
+        if tuning is None:
             raise UserInputError(f"backend 'triton': {too_wide(self.shape, limit)}")
+        self.tuning = tuning
         self.projection = self.weights.projection
         self.hold = condition.repeat if condition is not None else 1
         self.features = self._features(condition, len(streams))  # (B, F, H)
@@ -68,9 +71,7 @@ class Decoder:
         self.state = self._silent(len(streams))
 
     def set_condition(self, features: Tensor, first: Tensor) -> None:
-        """From now on the streams are told columns (B, F, H), numbered from `first` (B,) on; those
-        told before are forgotten.
-        """
+        """Columns (B, F, H) from now on, numbered from `first` (B,) on; earlier ones go."""
         self.features = self._padded(torch.as_tensor(features))
         self.first = torch.as_tensor(first).to(self.device, torch.int64)
 
@@ -79,7 +80,7 @@ class Decoder:
         not notice.
         """
         self.streams[row] = stream
-        self.state.rings[row], self.state.time[row], self.state.heard[row] = 0.0, 0, self._silence()
+        self.state.rings[row], self.state.time[row], self.state.last[row] = 0.0, 0, self._silence()
 
     def prefill(self, x: Tensor, *, keep: bool = False) -> Tensor:
         """Go over given samples x (B, n) -> the head's parameters at each of them (B, C, n), or
@@ -87,8 +88,10 @@ class Decoder:
         """
         channels = self.wavenet.head.channels
         parts = [torch.zeros(len(x), 0, channels, device=self.device)]
-        for stretch in self._advance(x.shape[1], self._as_heard(x), Task(forced=True, keep=keep)):
-            parts += [stretch.params[..., :channels]] * keep
+        for chunk in self._advance(
+            x.shape[1], self._network_input(x), Task(forced=True, keep=keep)
+        ):
+            parts += [chunk.params[..., :channels]] * keep
         return torch.cat(parts, 1).transpose(1, 2)
 
     def sample(
@@ -100,32 +103,36 @@ class Decoder:
     ) -> Iterator[Tensor]:
         """The next `count` samples, in chunks: waveforms (B, n) float32, on the network's device.
 
-        A stream of which `lengths` (B,) says less than `count` stops there, costs no more memory
-        traffic, and is 0 from then on.
+        A stream of fewer `lengths` (B,) than `count` stops there, costs no more memory traffic, and
+        is 0 from then on.
         """
         left = torch.full((len(self.streams),), count) if lengths is None else lengths
-        for stretch in self._advance(
-            count, None, Task(forced=False, keep=False), seed, temperature, left
+        for chunk in self._advance(
+            count,
+            None,
+            Task(forced=False, keep=False),
+            seed=seed,
+            temperature=temperature,
+            left=left,
         ):
-            wave = self._as_wave(stretch.drawn)
-            yield wave * (torch.arange(wave.shape[1], device=self.device) < stretch.left[:, None])
+            wave = self._waveform(chunk.sampled)
+            yield wave * (torch.arange(wave.shape[1], device=self.device) < chunk.left[:, None])
 
     def state_dict(self) -> dict[str, NDArray]:
-        """A copy of all that the streams remember, by name; rings of bfloat16 as 16-bit words."""
+        """A copy of the streams' state, by name; rings of bfloat16 as 16-bit words."""
         rings = self.state.rings
         words = rings.view(torch.int16) if rings.dtype == torch.bfloat16 else rings
-        return {
-            name: np.array(x.cpu().numpy())
-            for name, x in self.state._replace(rings=words)._asdict().items()
-        }
+        named = self.state._replace(rings=words).named()
+        return {name: np.array(x.cpu().numpy()) for name, x in named.items()}
 
     def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
-        """Goes on where the decoder of the same network and streams stood that gave these arrays;
-        others: UserInputError.
+        """Continues from the `state_dict` of a decoder of the same network and streams.
+
+        Raises UserInputError for another's.
         """
         given = {
             name: torch.from_numpy(np.array(arrays[name]))
-            for name in State._fields
+            for name in self.state.named()
             if name in arrays
         }
         rings = self.state.rings
@@ -135,7 +142,7 @@ class Decoder:
             and given["rings"].dtype == torch.int16
         ):
             given["rings"] = given["rings"].view(torch.bfloat16)
-        for name, own in self.state._asdict().items():
+        for name, own in self.state.named().items():
             if name not in given or (given[name].shape, given[name].dtype) != (
                 own.shape,
                 own.dtype,
@@ -144,7 +151,7 @@ class Decoder:
                     f"{name}: this state was saved by another decoder, expected one of this network"
                     " and back-end"
                 )
-        for name, own in self.state._asdict().items():
+        for name, own in self.state.named().items():
             own.copy_(given[name])
 
     def _advance(
@@ -152,19 +159,20 @@ class Decoder:
         count: int,
         given: Tensor | None,
         task: Task,
+        *,
         seed: int = 0,
         temperature: Temperature = 1.0,
         left: Tensor | None = None,
     ) -> Iterator[ChunkIO]:
-        """`given` (B, count) to hear, or None to draw; a launch for each piece that fits into
-        `ROOM`.
+        """`given` (B, count) to go over, or None to draw; a launch for each piece that fits into
+        `LAUNCH_BYTES`.
         """
         step, B = self._steps(keep=task.keep), len(self.streams)
         left = torch.full((B,), count) if left is None else left
         signed = checked_seed(seed) - (1 << 64) * (seed >> 63)  # the same 64 bits
         for first in range(0, count, step):
             n = min(step, count - first)
-            stretch = ChunkIO(
+            chunk = ChunkIO(
                 left=(left.to(self.device) - first).clamp(0, n).int(),
                 streams=self.streams,
                 seed=torch.tensor([signed], device=self.device),
@@ -173,35 +181,33 @@ class Decoder:
                     if given is None
                     else given[:, first : first + n].contiguous()
                 ),
-                drawn=torch.zeros((B, n) if given is None else 1, device=self.device),
+                sampled=torch.zeros((B, n) if given is None else 1, device=self.device),
                 params=torch.zeros((B, n, self.shape.out) if task.keep else 1, device=self.device),
             )
             if B:
                 with self._current():
-                    self._launch(n, stretch, task, temperature)
-            yield stretch
+                    self._launch(n, chunk, task, temperature)
+            yield chunk
 
     def compile(self, task: Task) -> CompiledKernel:
         """Compiles the kernel for a task, ahead of its first launch, and gives what Triton made."""
         B, width = len(self.streams), len(self.weights.dilated_bias)
         empty = torch.zeros(1, device=self.device)
-        told = ConditionWindow(
+        conditions = ConditionWindow(
             torch.zeros(B, 1, width, device=self.device, dtype=self.weights.dilated.dtype),
             self.state.time.int(),
         )
-        stretch = ChunkIO(
-            self.state.time.int(), self.streams, self.streams[:1], empty, empty, empty
-        )
+        chunk = ChunkIO(self.state.time.int(), self.streams, self.streams[:1], empty, empty, empty)
         return cuda_kernel.decode.warmup(
-            *self._arguments(1, told, stretch, task, 1.0), grid=(1,), num_warps=WARPS
+            *self._arguments(1, conditions, chunk, task, 1.0), grid=(1,), num_warps=WARPS
         )
 
-    def _launch(self, n: int, stretch: ChunkIO, task: Task, temperature: Temperature) -> None:
+    def _launch(self, n: int, chunk: ChunkIO, task: Task, temperature: Temperature) -> None:
         programs = -(-len(self.streams) // self.tuning.tile)
-        arguments = self._arguments(n, self._told(n), stretch, task, temperature)
+        arguments = self._arguments(n, self._condition_window(n), chunk, task, temperature)
         cuda_kernel.decode[(programs,)](*arguments, num_warps=WARPS)
         if self.device.type == "cuda":
-            # a Ctrl-C ends with this stretch; one launch's gap is nothing beside it
+            # a Ctrl-C ends with this chunk; the gap between launches is nothing in comparison
             torch.cuda.synchronize(self.device)
 
     def _current(self) -> AbstractContextManager:
@@ -209,17 +215,22 @@ class Decoder:
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def _arguments(
-        self, n: int, told: ConditionWindow, stretch: ChunkIO, task: Task, temperature: Temperature
+        self,
+        n: int,
+        conditions: ConditionWindow,
+        chunk: ChunkIO,
+        task: Task,
+        temperature: Temperature,
     ) -> tuple:
         temperatures = checked_temperatures(temperature)
         return (
             self.weights,
             self.state,
-            told,
-            stretch,
+            conditions,
+            chunk,
             len(self.streams),
             n,
-            told.columns.shape[1],
+            conditions.columns.shape[1],
             self.hold,
             self.shape.slots,
             temperatures.choice,
@@ -229,7 +240,7 @@ class Decoder:
             self.tuning,
         )
 
-    def _told(self, count: int) -> ConditionWindow:
+    def _condition_window(self, count: int) -> ConditionWindow:
         """The condition of the next `count` samples, projected for every layer."""
         columns, device = self.features.shape[1], self.device
         first = (self.state.time // self.hold - self.first).clamp(0, columns - 1)  # (B,)
@@ -256,7 +267,7 @@ class Decoder:
         return ConditionWindow(projected, place.int())
 
     def _features(self, condition: Condition | None, streams: int) -> Tensor:
-        """(B, F, H); one column of zeros where the network hears nothing."""
+        """(B, F, H); one column of zeros for a network without a condition."""
         if condition is None or self.wavenet.stack.projection is None:
             return torch.zeros(streams, 1, len(self.projection), device=self.device)
         features = self._padded(condition.features.transpose(1, 2))
@@ -270,39 +281,34 @@ class Decoder:
         )
 
     def _silent(self, streams: int) -> State:
-        """Before the first sample: zeros in all rings; the network hears silence first."""
+        """Before the first sample: zeros in all rings; the network's first input is silence."""
         slots, device = self.shape.slots, self.device
         return State(
             rings=torch.zeros(
                 streams, slots, self.shape.residual, device=device, dtype=self.weights.dilated.dtype
             ),
-            heard=torch.full((streams,), self._silence(), device=device),
+            last=torch.full((streams,), self._silence(), device=device),
             time=torch.zeros(streams, dtype=torch.int64, device=device),
         )
 
     def _silence(self) -> float:
-        return float(self._as_heard(torch.zeros(1))[0])
+        return float(self._network_input(torch.zeros(1))[0])
 
     def _steps(self, *, keep: bool) -> int:
         """Samples that one launch may take."""
         B = max(len(self.streams), 1)
         column = B * len(self.weights.dilated_bias) * self.weights.dilated.element_size()
-        steps = max(ROOM // column - 2, 1) * self.hold
+        steps = max(LAUNCH_BYTES // column - 2, 1) * self.hold
         if keep:
-            steps = min(steps, max(ROOM // (4 * B * self.shape.out), 1))
+            steps = min(steps, max(LAUNCH_BYTES // (4 * B * self.shape.out), 1))
         return min(steps, CHUNK)
 
-    def _as_heard(self, x: Tensor) -> Tensor:
-        """Waveforms -> what the network hears of them."""
-        x = x.detach().to(self.device, torch.float32)
-        return x if self.wavenet.head.continuous else self.wavenet.head.encode(x).float()
+    def _network_input(self, x: Tensor) -> Tensor:
+        """Waveforms -> what the network's input takes."""
+        return network_input(self.wavenet.head, x.detach().to(self.device, torch.float32))
 
-    def _as_wave(self, heard: Tensor) -> Tensor:
-        return (
-            heard
-            if self.wavenet.head.continuous
-            else self.wavenet.head.decode(heard.long()).float()
-        )
+    def _waveform(self, sampled: Tensor) -> Tensor:
+        return waveform(self.wavenet.head, sampled)
 
 
 def sample_wavenet(
@@ -313,7 +319,7 @@ def sample_wavenet(
     streams: Tensor,
     seed: int = 0,
     temperature: Temperature = 1.0,
-    prime: Tensor | None = None,
+    prompt: Tensor | None = None,
     progress: Callable[[int], object] | None = None,
     weights: Precision = "bf16",
     lengths: Tensor | None = None,
@@ -326,14 +332,14 @@ def sample_wavenet(
     UserInputError for widths that do not fit.
     """
     decoder = Decoder(wavenet, condition, streams, weights=weights, tile=tile)
-    if prime is not None:
-        decoder.prefill(prime)
-    drawn = [torch.zeros(len(streams), 0, device=decoder.device)]
+    if prompt is not None:
+        decoder.prefill(prompt)
+    chunks = [torch.zeros(len(streams), 0, device=decoder.device)]
     for chunk in decoder.sample(samples, seed, temperature, lengths):
-        drawn.append(chunk)
+        chunks.append(chunk)
         if progress is not None:
             progress(chunk.shape[1])
-    return torch.cat(drawn, 1)
+    return torch.cat(chunks, 1)
 
 
 def score_wavenet(

@@ -1,7 +1,7 @@
 """The CUDA kernel: one program keeps a tile of streams from their first sample to their last, and
 nothing is launched between.
 
-A program's weights come past it from the second-level cache, once a sample for all its streams; its
+A program reads its weights from the second-level cache, once a sample for all its streams; its
 activations never leave the chip; each layer's past lies in a ring in global memory. A barrier a
 sample is all that its threads wait for: within a sample no ring slot is both read and written. A
 stream's arithmetic depends neither on its place in the tile nor on the others.
@@ -23,24 +23,28 @@ GAUSSIAN = tl.constexpr(plan.GAUSSIAN)
 # 1.5 * 2**23: adding and taking it away rounds to the nearest integer, ties to even
 TO_EVEN = tl.constexpr(12582912.0)
 
+SAVED_NAMES = {"last": "heard"}  # of a field in saved streams, where it is another
+
 
 class State(NamedTuple):
-    """All that B streams must remember between samples; each stream's part stands alone, in row b
-    of every tensor.
-    """
+    """The state of B streams between samples; stream b's is in row b of every tensor."""
 
     # (B, slots, R) in the weights' type: for each layer its last inputs, that of sample t in slot t
     # mod length
     rings: Tensor
-    heard: Tensor  # (B,) float32, the last sample: a class number or an amplitude
-    time: Tensor  # (B,) int64, samples heard
+    last: Tensor  # (B,) float32, the last sample: a class number or an amplitude
+    time: Tensor  # (B,) int64, samples so far
+
+    def named(self) -> dict[str, Tensor]:
+        """The tensors by the names that they have in saved streams."""
+        return {SAVED_NAMES.get(name, name): x for name, x in self._asdict().items()}
 
 
 class ConditionWindow(NamedTuple):
-    """What B streams are told over a stretch of time."""
+    """The condition of B streams over a chunk of time."""
 
     # (B, N, L 2G) float32, projected, with the bias of the dilated convolution; the last one holds
-    # for ever
+    # for all that follows
     columns: Tensor
     place: Tensor  # (B,) int32, how many samples ago each stream's first column began
 
@@ -51,8 +55,8 @@ class ChunkIO(NamedTuple):
     left: Tensor  # (B,) int32, samples that each stream still takes, of T
     streams: Tensor  # (B,) int64, numbers of the streams
     seed: Tensor  # (1,) int64
-    given: Tensor  # (B, T) float32 to hear, read if forced
-    drawn: Tensor  # (B, T) float32
+    given: Tensor  # (B, T) float32 to go over, read if forced
+    sampled: Tensor  # (B, T) float32
     params: Tensor  # (B, T, C) float32, written if kept
 
 
@@ -79,9 +83,14 @@ def embed_input(weights: Weights, last: tl.tensor, shape: tl.constexpr) -> tl.te
     """
     r = tl.arange(0, shape.residual)
     if shape.family == CATEGORICAL:
-        return tl.load(weights.heard + last.to(tl.int32)[:, None] * shape.residual + r[None, :])
+        return tl.load(
+            weights.input_weights + last.to(tl.int32)[:, None] * shape.residual + r[None, :]
+        )
     else:
-        weight, bias = tl.load(weights.heard + r), tl.load(weights.heard + shape.residual + r)
+        weight, bias = (
+            tl.load(weights.input_weights + r),
+            tl.load(weights.input_weights + shape.residual + r),
+        )
         return last[:, None] * weight[None, :] + bias[None, :]
 
 
@@ -129,7 +138,8 @@ def layer(
     a = product(x, matrix(taps + (shape.kernel - 1) * R * W, R, W), a, tuning)
     if shape.kernel > 1:
         tl.store(ring + (now & last_slot)[:, None] * R, x.to(rings.dtype.element_ty), mask=alive)
-    z = gated(a, tuning.tile, shape.gate).to(weights.residual.dtype.element_ty)
+    # Triton passes tensors as pointers, whose dtype has an element's
+    z = gated(a, tuning.tile, shape.gate).to(weights.residual.dtype.element_ty)  # type: ignore[attr-defined]
     bias = tl.load(weights.residual_bias + number * R + tl.arange(0, R))
     x = product(
         z,
@@ -148,13 +158,13 @@ def layer(
 
 
 @triton.jit
-def read_out(
+def output_layers(
     weights: Weights, x: tl.tensor, shape: tl.constexpr, tuning: tl.constexpr
 ) -> tl.tensor:
     """ReLU - 1x1 - ReLU - 1x1: (tile, S or R) -> the head's parameters (tile, C); some hidden
     channels at a time.
     """
-    x = tl.maximum(x, 0.0).to(weights.hidden.dtype.element_ty)
+    x = tl.maximum(x, 0.0).to(weights.hidden.dtype.element_ty)  # type: ignore[attr-defined]
     i, h, c = tl.arange(0, shape.read), tl.arange(0, tuning.hidden), tl.arange(0, shape.out)
     out = (
         tl.full((tuning.tile, shape.out), 0.0, tl.float32) + tl.load(weights.out_bias + c)[None, :]
@@ -202,19 +212,19 @@ def pick(params: tl.tensor, channel: tl.tensor, channels: tl.constexpr) -> tl.te
 @triton.jit
 def draw(
     params: tl.tensor,
-    stretch: ChunkIO,
+    chunk: ChunkIO,
     stream: tl.tensor,
     time: tl.tensor,
     temperature: tl.tensor,
     scale: tl.tensor,
     shape: tl.constexpr,
 ) -> tl.tensor:
-    """What each stream hears next, (tile,) float32: as in `distributions.py`, from the words of
+    """Each stream's next sample, (tile,) float32: as in `distributions.py`, from the words of
     `philox.py`.
     """
     high = (stream >> 32).to(tl.int32)
     a, b, c, _ = tl.philox(
-        tl.load(stretch.seed),
+        tl.load(chunk.seed),
         time.to(tl.int32),
         stream.to(tl.int32),
         (time >> 32).to(tl.int32),
@@ -252,8 +262,8 @@ def draw(
 def decode(
     weights: Weights,
     state: State,
-    told: ConditionWindow,
-    stretch: ChunkIO,
+    conditions: ConditionWindow,
+    chunk: ChunkIO,
     B: int,
     T: int,
     N: int,
@@ -265,23 +275,23 @@ def decode(
     task: tl.constexpr,
     tuning: tl.constexpr,
 ) -> None:
-    """Moves B streams on by T samples, or by fewer where fewer are left; N columns of `hold`
-    samples each are told.
+    """Advances B streams by T samples, or by fewer where fewer are left; the condition has N
+    columns of `hold` samples each.
     """
     b = tl.program_id(0) * tuning.tile + tl.arange(0, tuning.tile)
     inside = b < B
     row = b.to(tl.int64)
-    last = tl.load(state.heard + b, mask=inside, other=0.0)
+    last = tl.load(state.last + b, mask=inside, other=0.0)
     time = tl.load(state.time + b, mask=inside, other=0)
-    left = tl.minimum(tl.load(stretch.left + b, mask=inside, other=0), T)
-    stream = tl.load(stretch.streams + b, mask=inside, other=0)
-    place = tl.load(told.place + b, mask=inside, other=0)
+    left = tl.minimum(tl.load(chunk.left + b, mask=inside, other=0), T)
+    stream = tl.load(chunk.streams + b, mask=inside, other=0)
+    place = tl.load(conditions.place + b, mask=inside, other=0)
     rings = state.rings + (row * slots * shape.residual)[:, None]
     for t in range(T):
         alive = t < left
         x = embed_input(weights, last, shape)
         at = row * N + tl.minimum((place + t) // hold, N - 1)
-        column = told.columns + (at * (shape.layers * 2 * shape.gate))[:, None]
+        column = conditions.columns + (at * (shape.layers * 2 * shape.gate))[:, None]
         skip = (
             tl.full((tuning.tile, shape.read), 0.0, tl.float32)
             + tl.load(weights.skip_bias + tl.arange(0, shape.read))[None, :]
@@ -293,23 +303,23 @@ def decode(
             )
         if shape.skip == 0:
             skip = x
-        params = read_out(weights, skip, shape, tuning)
+        params = output_layers(weights, skip, shape, tuning)
         if task.keep:
             c = tl.arange(0, shape.out)
             tl.store(
-                stretch.params + ((row * T + t) * shape.out)[:, None] + c[None, :],
+                chunk.params + ((row * T + t) * shape.out)[:, None] + c[None, :],
                 params,
                 mask=alive[:, None],
             )
         if task.forced:
-            following = tl.load(stretch.given + row * T + t, mask=alive, other=0.0)
+            following = tl.load(chunk.given + row * T + t, mask=alive, other=0.0)
         else:
-            following = draw(params, stretch, stream, time + t, temperature, scale, shape)
-            tl.store(stretch.drawn + row * T + t, following, mask=alive)
+            following = draw(params, chunk, stream, time + t, temperature, scale, shape)
+            tl.store(chunk.sampled + row * T + t, following, mask=alive)
         last = tl.where(alive, following, last)
         # what this sample put into the rings, the next one reads in other threads
         tl.debug_barrier()
-    tl.store(state.heard + b, last, mask=inside)
+    tl.store(state.last + b, last, mask=inside)
     tl.store(state.time + b, time + left, mask=inside)
 
 

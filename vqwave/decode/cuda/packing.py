@@ -1,5 +1,5 @@
-"""What the CUDA kernel reads: the plan's weights in powers of two, filter beside gate, on the
-device.
+"""What the CUDA kernel reads: the plan's weights in powers of two, filter next to gate, on
+the device.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from vqwave.decode.plan import CATEGORICAL, NEVER, HeadPlan, Plan, Precision
+from vqwave.decode.plan import CATEGORICAL, NEVER, HeadPlan, Numbers, Plan, Precision
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.wavenet import StackSpec
 
 SMALLEST = 16  # a tensor core multiplies tiles of 16: no width is less
-# tensor cores know no other bf16
+# tensor cores have no other bf16
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "bf16-dot": torch.bfloat16}
 
 
@@ -86,9 +85,9 @@ class Shape:
 
 
 class Weights(NamedTuple):
-    """Matrices are (inputs, outputs) in the weights' type; biases and what is heard are float32."""
+    """Matrices are (inputs, outputs) in the weights' type; biases and input weights are float32."""
 
-    heard: Tensor  # (classes, R); or (2, R), the weight and the bias of a scalar
+    input_weights: Tensor  # (classes, R); or (2, R), the weight and the bias of a scalar
     dilated: Tensor  # (L, k, R, 2G), oldest tap first; filter and gate of a channel side by side
     residual: Tensor  # (L, G, R); zeros where a layer has none
     residual_bias: Tensor  # (L, R)
@@ -111,7 +110,7 @@ def pack(wavenet: WaveNet, weights: Precision, device: torch.device) -> tuple[We
     shape = Shape.of(wavenet.stack.spec, plan.head)
     matrices = {name: matrix.to(DTYPES[weights]) for name, matrix in _matrices(plan, shape).items()}
     vectors = {
-        "heard": _wide(_tensor(plan.heard), -1),
+        "input_weights": _wide(_tensor(plan.input_weights), -1),
         "residual_bias": _wide(_tensor(plan.residual_bias), -1),
         "skip_bias": _wide(_tensor(plan.skip_bias), -1) if shape.skip else torch.zeros(shape.read),
         "hidden_bias": _wide(_tensor(plan.hidden_bias), -1),
@@ -135,7 +134,7 @@ def power_of_two(width: int) -> int:
 def _matrices(plan: Plan, shape: Shape) -> dict[str, Tensor]:
     """The plan's weights, in its order of use, each widened."""
     L, k = shape.layers, shape.kernel
-    R, G = plan.heard.shape[1], plan.dilated_bias.shape[1] // 2
+    R, G = plan.input_weights.shape[1], plan.dilated_bias.shape[1] // 2
     S, H, C = len(plan.skip_bias), len(plan.hidden_bias), len(plan.out_bias)
     flat = Flat(_tensor(plan.weights))
     dilated, residual = [], []
@@ -179,7 +178,7 @@ def _projection(plan: Plan) -> Tensor:
     return torch.cat([y, torch.zeros(missing, y.shape[1])])
 
 
-def _tensor(x: NDArray[np.float32]) -> Tensor:
+def _tensor(x: Numbers) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(x))
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from vqwave.decode.cuda.packing import Shape
-from vqwave.decode.plan import FAMILIES, HeadPlan, Precision
-from vqwave.models.wavenet import ClassInput, ScalarInput, WaveNet
+from vqwave.decode.plan import HEAD_PLANS, Precision, unsupported_ends
+from vqwave.models.wavenet import WaveNet
 
 TILE = 16  # streams of a program: the least that a tensor core multiplies
 WARPS = 8  # with 4 the kernel spills registers
@@ -32,7 +32,7 @@ class Tuning:
     tile: int
     stages: int  # of the pipeline that brings weights
     hidden: int  # hidden channels that one turn of the output layers takes
-    # of products of float32: tensor cores know none, and make one of three products in TF32
+    # of products of float32: tensor cores have none, and make one of three products in TF32
     precision: str
     interpreted: bool  # Triton's interpreter multiplies no bfloat16: there it is widened first
 
@@ -41,7 +41,7 @@ class Tuning:
 class Task:
     """What a launch does."""
 
-    forced: bool  # hears given samples; else draws them
+    forced: bool  # goes over given samples; else draws them
     keep: bool  # writes the head's parameters
 
 
@@ -57,10 +57,9 @@ def unsupported(wavenet: WaveNet) -> str | None:
         return "triton is not installed: pip install 'vqwave[cuda]'"
     if parameter.device.type != "cuda" and not interpreted():
         return f"its parameters are on {parameter.device}, the kernel runs on a CUDA device"
-    if type(wavenet.head) not in FAMILIES:
-        return f"head {wavenet.head.kind!r} has no sampling kernel"
-    if not isinstance(wavenet.input_embedding, ClassInput | ScalarInput):
-        return f"input {type(wavenet.input_embedding).__name__} has no kernel"
+    reason = unsupported_ends(wavenet)
+    if reason is not None:
+        return reason
     if wavenet.predictor is not None:
         return "its linear predictor has no CUDA kernel"
     if wavenet.stack.context is not None:
@@ -74,10 +73,8 @@ def unsupported(wavenet: WaveNet) -> str | None:
         return (
             "its device is older than compute capability 8.0, whose tensor cores the kernel needs"
         )
-    shape = Shape.of(
-        wavenet.stack.spec,
-        HeadPlan(FAMILIES[type(wavenet.head)], 0, wavenet.head.channels, 0.0, 0.0),
-    )
+    head = HEAD_PLANS[type(wavenet.head)](wavenet.head)
+    shape = Shape.of(wavenet.stack.spec, head)
     limit = shared_limit(parameter.device)
     return None if tune(shape, "bf16", limit) else too_wide(shape, limit)
 
@@ -86,7 +83,8 @@ def shared_limit(device: torch.device) -> int:
     """Bytes of shared memory that one program can have."""
     if interpreted() or device.type != "cuda":
         return INTERPRETER_LIMIT
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    properties = torch.cuda.get_device_properties(device)
+    return properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
 
 
 def tune(shape: Shape, weights: Precision, limit: int, tile: int = TILE) -> Tuning | None:
@@ -107,7 +105,7 @@ def tune(shape: Shape, weights: Precision, limit: int, tile: int = TILE) -> Tuni
 
 
 def too_wide(shape: Shape, limit: int) -> str:
-    """What to say where `tune` finds nothing."""
+    """The message where `tune` returns None."""
     return (
         f"residual {shape.residual}, gate {shape.gate} and skip {shape.skip} channels (as powers of"
         f" two) need more than the {limit // 1024} KB of shared memory that a program can have"
@@ -116,7 +114,7 @@ def too_wide(shape: Shape, limit: int) -> str:
 
 def shared(shape: Shape, weights: Precision, tile: int, stages: int, hidden: int) -> int:
     """Bytes of shared memory that the kernel takes at most: one buffer less than there are stages,
-    and room for activations.
+    and the activations.
     """
     R, W, G, S = shape.residual, 2 * shape.gate, shape.gate, shape.skip
     taps = shape.kernel * R * W + G * R + G * S + tile * (W + (shape.kernel - 1) * R)

@@ -1,53 +1,56 @@
-"""What a decoder is told of codes, made window by window: the same bits whether the codes come
-whole or as a stream.
+"""A decoder's condition, made of codes window by window: the same bits whether the codes come
+all at once or as a stream.
 
 Convolutions in torch may round otherwise for another length of input. So the columns of a frame (or
-of a block of some) are made from a window of its own, which holds all frames that they can hear and
-no more: its shape depends on their place in the utterance alone. They may also round otherwise on
-another number of threads: one makes them all.
+of a block of some) are made from a window of its own, which holds the frames in their receptive
+field and no more: its shape depends on their place in the utterance alone. They may also round
+otherwise on another number of threads: one makes them all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqwave.distributed.threads import limited_to
 from vqwave.errors import UserInputError
+from vqwave.models.melody import Melody
 from vqwave.models.vqvae import VQVAE
-from vqwave.nn.condition import Condition
+from vqwave.nn.condition import Condition, Conditioner
 
 BLOCK = 8
-"""Frames made together where a readout is heard, whose window is long: a block's window costs
-little more than a frame's.
+"""Frames made together where the decoder is given the predicted spectrogram, whose window is long:
+a block's window costs little more than a frame's.
 """
 
 
 @dataclass(frozen=True)
 class Reach:
-    """Frames that the columns of one frame hear before it and after it."""
+    """Frames before and after a frame on which its columns depend."""
 
     before: int
     after: int
 
     @classmethod
     def of(cls, model: VQVAE) -> Reach:
-        """Of the readout that is heard, if any, the convolution over frames, and the transposed
-        ones (kernel 2 s, stride s).
+        """Of the spectral decoder, if its output is used, the convolution over frames, and the
+        transposed ones (kernel 2 s, stride s).
         """
         conditioner, ratio, around = model.decoder.conditioner, 1, 0
-        if model.decoder_input != "latents":
-            ratio, around = model.spectral_decoder.ratio, model.spectral_decoder.reach
-        strides = [layer.stride[0] for layer in conditioner.upsample]
+        spectral = model.spectral_decoder
+        if model.decoder_input != "latents" and spectral is not None:
+            ratio, around = spectral.ratio, spectral.reach
+        strides = [cast("nn.ConvTranspose1d", up).stride[0] for up in conditioner.upsample]
         # columns of frame 0, before any is repeated
         first, last = 0, ratio * conditioner.upsampling - 1
         for stride in reversed(strides):
             shift = stride - stride // 2
             first, last = -(-(first + shift - 2 * stride + 1) // stride), (last + shift) // stride
-        kernel = conditioner.frames.kernel_size[0]
+        kernel = _frame_convolution(conditioner).kernel_size[0]
         return cls(
             around - (first - (kernel - 1) // 2) // ratio, around + (last + kernel // 2) // ratio
         )
@@ -55,14 +58,14 @@ class Reach:
 
 @dataclass
 class PendingFrames:
-    """What is kept of the frames that came: latents z (1, D, n) from frame `first` on, and which
-    frame's turn it is.
+    """What is kept of the frames that came: latents z (1, D, n) from frame `first` on, and the
+    number of the next frame.
 
     With melody: pitch (1, 2, n') from frame `first` on, too, and pitch codes (Q_p, m), of which
     `pitch_code` is the first that is not yet decoded; those before it are kept for its window.
     """
 
-    codes: Tensor  # (Q, < ratio): of a two-level codebook, the stretch that is not yet whole
+    codes: Tensor  # (Q, < ratio): of a hierarchical quantizer, the group that is not yet complete
     z: Tensor
     pitch_codes: Tensor
     pitch: Tensor
@@ -74,22 +77,18 @@ class PendingFrames:
 class CodeConditions:
     """Codes (Q, n) in, columns (1, H, m) out: of every frame all of whose window has come."""
 
-    def __init__(self, model: VQVAE, told: Mapping[str, Tensor]) -> None:
-        """told: labels and vectors of the utterance, as `Conditioner` takes them."""
-        self.model, self.told, self.quantizer, self.conditioner = (
-            model,
-            told,
-            model.quantizer,
-            model.decoder.conditioner,
-        )
+    def __init__(self, model: VQVAE, attributes: Mapping[str, Tensor]) -> None:
+        """attributes: labels and vectors of the utterance, as `Conditioner` takes them."""
+        self.model, self.attributes, self.quantizer = model, attributes, model.quantizer
+        self.conditioner = model.decoder.conditioner
         self.reach = Reach.of(model)
         self.block = 1 if model.decoder_input == "latents" else BLOCK
         # frames; one at the least: the last of an utterance may be cut short
         self.wait = max(1, self.reach.after)
         self.columns = model.hop // self.conditioner.hold  # a frame
         self.ratio = model.quantizer.downsample
-        self.labels = self.conditioner.attributes(told)
-        weight, self.melody = self.conditioner.frames.weight, model.melody
+        self.labels = self.conditioner.attributes(attributes)
+        weight, self.melody = _frame_convolution(self.conditioner).weight, model.melody
         books = 0 if self.melody is None else self.melody.codec.books
         self.pitch_frames = 0 if self.melody is None else model.hop // self.melody.hop  # of a frame
         self.pending = PendingFrames(
@@ -104,11 +103,12 @@ class CodeConditions:
         """Codes (Q, n), n any, and the pitch codes (Q_p, m) that begin among these -> columns that
         can be made now.
         """
-        self._keep(codes.to(self.pending.codes.device))
+        pending = self.pending
+        self._keep(codes.to(pending.codes.device))
         if self.melody is not None and pitch_codes is not None:
-            it = self.pending
-            it.pitch_codes = torch.cat([it.pitch_codes, pitch_codes.to(it.pitch_codes)], -1)
-            self._decode_pitch(last=False)
+            kept = pending.pitch_codes
+            pending.pitch_codes = torch.cat([kept, pitch_codes.to(kept)], -1)
+            self._decode_pitch(self.melody, last=False)
         known = self._known
         return self._emit(known - self.wait, known)
 
@@ -118,71 +118,70 @@ class CodeConditions:
 
         Raises UserInputError where pitch codes are missing.
         """
-        if self.melody is not None:
-            self._decode_pitch(last=True)
         end = self.pending.first + self.pending.z.shape[-1]
-        if self._known < end:
-            found = f"pitch codes: they end at frame {self._known} of {end}"
-            raise UserInputError(f"{found}, expected one each {self.melody.codec.hop} samples")
+        if self.melody is not None:
+            self._decode_pitch(self.melody, last=True)
+            if self._known < end:
+                reason = f"pitch codes: they end at frame {self._known} of {end}"
+                raise UserInputError(f"{reason}, expected one each {self.melody.codec.hop} samples")
         return self._emit(end, end)
 
     @property
     def _known(self) -> int:
         """Frames of which latents, and pitch where there is any, have come."""
-        it = self.pending
-        known = it.first + it.z.shape[-1]
-        return (
-            known
-            if self.melody is None
-            else min(known, it.first + it.pitch.shape[-1] // self.pitch_frames)
-        )
+        pending = self.pending
+        known = pending.first + pending.z.shape[-1]
+        if self.melody is None:
+            return known
+        return min(known, pending.first + pending.pitch.shape[-1] // self.pitch_frames)
 
-    def _decode_pitch(self, *, last: bool) -> None:
+    def _decode_pitch(self, melody: Melody, *, last: bool) -> None:
         """The pitch of every code all of whose window has come, each from a window of its own."""
-        it, melody, before = self.pending, self.melody, self.melody.reach
-        first = max(0, it.pitch_code - before)  # of the codes that are kept
-        known, parts = first + it.pitch_codes.shape[-1], [it.pitch]
-        while it.pitch_code < (known if last else known - before):
-            low, high = max(0, it.pitch_code - before), min(known, it.pitch_code + before + 1)
-            window, at = it.pitch_codes[None, :, low - first : high - first], it.pitch_code - low
-            frames = melody.decode(window, self.told, (high - low) * melody.ratio)
+        pending, before = self.pending, melody.reach
+        first = max(0, pending.pitch_code - before)  # of the codes that are kept
+        known, parts = first + pending.pitch_codes.shape[-1], [pending.pitch]
+        while pending.pitch_code < (known if last else known - before):
+            code = pending.pitch_code
+            low, high = max(0, code - before), min(known, code + before + 1)
+            window, at = pending.pitch_codes[None, :, low - first : high - first], code - low
+            frames = melody.decode(window, self.attributes, (high - low) * melody.ratio)
             parts.append(frames[..., at * melody.ratio : (at + 1) * melody.ratio])
-            it.pitch_code += 1
-        it.pitch = torch.cat(parts, -1)
-        it.pitch_codes = it.pitch_codes[:, max(0, it.pitch_code - before) - first :]
+            pending.pitch_code += 1
+        pending.pitch = torch.cat(parts, -1)
+        keep = max(0, pending.pitch_code - before) - first
+        pending.pitch_codes = pending.pitch_codes[:, keep:]
 
     def _keep(self, codes: Tensor) -> None:
-        it, latents = self.pending, [self.pending.z]
+        pending, latents = self.pending, [self.pending.z]
         for code in codes.unbind(1):
-            it.codes = torch.cat([it.codes, code[:, None]], -1)
-            latents.append(self.quantizer.decode(it.codes[None])[..., -1:])
-            if it.codes.shape[-1] == self.ratio:
-                it.codes = it.codes[:, :0]
-        it.z = torch.cat(latents, -1)
+            pending.codes = torch.cat([pending.codes, code[:, None]], -1)
+            latents.append(self.quantizer.decode(pending.codes[None])[..., -1:])
+            if pending.codes.shape[-1] == self.ratio:
+                pending.codes = pending.codes[:, :0]
+        pending.z = torch.cat(latents, -1)
 
     def _emit(self, end: int, known: int) -> Tensor:
-        """Columns of the frames up to `end`, of which `known` have come; what no later frame hears
-        is forgotten.
+        """Columns of the frames up to `end`, of which `known` have come; what no later frame
+        depends on is dropped.
         """
-        it, parts = self.pending, [self.pending.z.new_zeros(1, self.conditioner.width, 0)]
+        pending, parts = self.pending, [self.pending.z.new_zeros(1, self.conditioner.width, 0)]
         if end < known:
             end -= end % self.block
-        for frame in range(it.frame, end, self.block):
+        for frame in range(pending.frame, end, self.block):
             last = min(frame + self.block, end)
             low, high = max(0, frame - self.reach.before), min(known, last + self.reach.after)
-            low, high = low - it.first, high - it.first
-            z, pitch = it.z[..., low:high].contiguous(), None
+            low, high = low - pending.first, high - pending.first
+            z, pitch = pending.z[..., low:high].contiguous(), None
             if self.melody is not None:
-                pitch = it.pitch[
-                    ..., low * self.pitch_frames : high * self.pitch_frames
-                ].contiguous()
-            parts.append(self._columns(z, pitch, frame - it.first - low, last - frame))
-        it.frame = max(it.frame, end)
-        keep = max(0, it.frame - self.reach.before)
-        if keep > it.first:
-            gone, it.first = keep - it.first, keep
-            it.z = it.z[..., gone:].clone()
-            it.pitch = it.pitch[..., gone * self.pitch_frames :].clone()
+                window = slice(low * self.pitch_frames, high * self.pitch_frames)
+                pitch = pending.pitch[..., window].contiguous()
+            parts.append(self._columns(z, pitch, frame - pending.first - low, last - frame))
+        pending.frame = max(pending.frame, end)
+        keep = max(0, pending.frame - self.reach.before)
+        if keep > pending.first:
+            gone, pending.first = keep - pending.first, keep
+            pending.z = pending.z[..., gone:].clone()
+            pending.pitch = pending.pitch[..., gone * self.pitch_frames :].clone()
         return torch.cat(parts, -1)
 
     def _columns(self, window: Tensor, pitch: Tensor | None, place: int, count: int) -> Tensor:
@@ -190,17 +189,24 @@ class CodeConditions:
         without dropout.
         """
         x = self.conditioner.columns(
-            self.model.decoder_features(window, self.told, pitch=pitch), self.labels
+            self.model.decoder_features(window, self.attributes, pitch=pitch), self.labels
         )
         return x[..., place * self.columns : (place + count) * self.columns]
 
 
+def _frame_convolution(conditioner: Conditioner) -> nn.Conv1d:
+    """Of a decoder that is conditioned on frames, as a VQ-VAE's is."""
+    if conditioner.frames is None:
+        raise ValueError("this conditioner takes no frames")
+    return conditioner.frames
+
+
 def code_condition(
-    model: VQVAE, codes: Tensor, told: Mapping[str, Tensor], pitch_codes: Tensor | None = None
+    model: VQVAE, codes: Tensor, attributes: Mapping[str, Tensor], pitch_codes: Tensor | None = None
 ) -> Condition:
-    """A whole utterance's codes (Q, F) -> its condition: the bits that a stream makes of them,
+    """All codes (Q, F) of an utterance -> its condition: the bits that a stream makes of them,
     however it is cut.
     """
-    conditions = CodeConditions(model, told)
+    conditions = CodeConditions(model, attributes)
     columns = torch.cat([conditions.push(codes, pitch_codes), conditions.flush()], -1)
     return Condition(columns, conditions.conditioner.hold)

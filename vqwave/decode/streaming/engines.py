@@ -1,8 +1,8 @@
-"""What turns columns into samples, one stretch after another, for a stream: a sampling loop in
+"""What turns columns into samples, one chunk after another, for a stream: a sampling loop in
 torch or numba, or a student.
 
-An engine is told the columns of its next samples and draws them. All that it remembers can be taken
-out as arrays by name and put into another engine of the same decoder, which then goes on in its
+An engine is given the columns of its next samples and draws them. Its state can be taken out as
+arrays by name and loaded into another engine of the same decoder, which then continues in its
 place.
 """
 
@@ -10,31 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqwave.decode.backend import take
-from vqwave.decode.cpu.precision import numbers
 from vqwave.decode.reference import FlowStream, SampleLoop
-from vqwave.decode.sampling import Sampling
+from vqwave.decode.sampling import Sampling, Temperature
 from vqwave.models.student import Student
 from vqwave.models.wavenet import WaveNet, WaveNetState
-from vqwave.nn.condition import Condition
+from vqwave.nn.condition import Condition, Conditioner
 from vqwave.nn.flows import FlowState
 from vqwave.nn.linear_prediction import PredictorState
 from vqwave.nn.wavenet import ContextState, StackState
 
-if TYPE_CHECKING:
-    from vqwave.decode.cpu.flow.decoder import StudentDecoder
-    from vqwave.decode.cpu.wavenet.decoder import Decoder
-
-    NumbaDecoder = Decoder | StudentDecoder
-
 Arrays = dict[str, NDArray]
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
 
 
 class Engine(Protocol):
@@ -42,11 +36,9 @@ class Engine(Protocol):
 
     name: str
     block: int
-    """Samples that are drawn together, whole frames of them: but for the last ones, it takes so
-    many and no fewer.
-    """
+    """Samples that are drawn together, a multiple of the frame: only the last call takes fewer."""
     ahead: int
-    """Samples whose columns must be known beyond those that are drawn."""
+    """Samples whose columns must be given beyond those that are drawn."""
 
     def sample(self, columns: Tensor, first: int, count: int) -> Tensor:
         """Columns (1, H, n), numbered from `first` on, of the next `count` samples (and of those
@@ -55,24 +47,31 @@ class Engine(Protocol):
         ...
 
     def state_dict(self) -> Arrays:
-        """All that it remembers."""
+        """Its state, by name."""
         ...
 
     def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
-        """The inverse of `arrays`."""
+        """The inverse of `state_dict`."""
         ...
 
 
-def build_engine(decoder: WaveNet | Student, sampling: Sampling, stream: int = 0) -> Engine:
-    """The fastest that decodes this as asked. Raises UserInputError."""
-    taken = take(decoder, sampling.backend, top_p=sampling.top_p, guidance=sampling.guidance)
-    if taken == "numba":
-        return NumbaEngine(decoder, sampling, stream)
-    if isinstance(decoder, Student):
-        return StudentEngine(decoder, sampling, stream)
-    if taken == "triton":
-        return TritonEngine(decoder, sampling, stream)
-    return ReferenceEngine(decoder, sampling, stream)
+class NumbaDecoder(Protocol):
+    """What the CPU kernels' decoders of a WaveNet and of a student share."""
+
+    @property
+    def ahead(self) -> int: ...
+
+    def set_condition(self, features: Floats, first: Integers) -> None: ...
+
+    def restart(self, row: int, stream: int) -> None: ...
+
+    def sample(
+        self, count: int, seed: int = 0, temperature: Temperature = 1.0
+    ) -> Iterator[Tensor]: ...
+
+    def state_dict(self) -> Arrays: ...
+
+    def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None: ...
 
 
 class ReferenceEngine:
@@ -82,8 +81,7 @@ class ReferenceEngine:
 
     def __init__(self, wavenet: WaveNet, sampling: Sampling, stream: int) -> None:
         self.sampling, self.block, self.hold = sampling, wavenet.hop, wavenet.conditioner.hold
-        weight = next(wavenet.parameters())
-        silence = Condition(weight.new_zeros(1, wavenet.conditioner.width, 1), self.hold)
+        silence = silent_condition(wavenet.conditioner, next(wavenet.parameters()))
         self.loop = SampleLoop(wavenet, silence, torch.tensor([stream]), sampling.guidance)
 
     def sample(self, columns: Tensor, first: int, count: int) -> Tensor:
@@ -94,12 +92,12 @@ class ReferenceEngine:
 
     def state_dict(self) -> Arrays:
         state = self.loop.state
-        found = {"last": _array(self.loop.last)} | dict(_stack_arrays("stack", state.stack))
+        arrays = {"last": _array(self.loop.last)} | dict(_stack_arrays("stack", state.stack))
         if state.predictor is not None:
-            found |= {
+            arrays |= {
                 f"predictor.{name}": _array(value) for name, value in vars(state.predictor).items()
             }
-        return found
+        return arrays
 
     def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
         tensor = _reader(arrays, self.loop.last)
@@ -113,17 +111,13 @@ class ReferenceEngine:
 
 
 class NumbaEngine:
-    """The CPU kernels: ring buffers, or a student's pasts, are all there is, and stay where they
-    are.
-    """
+    """The CPU kernels: their ring buffers, or a student's pasts, are all its state."""
 
     name = "numba"
 
-    def __init__(self, decoder: WaveNet | Student, sampling: Sampling, stream: int) -> None:
-        self.sampling, self.block = sampling, decoder.hop
-        silence = Condition(torch.zeros(1, decoder.conditioner.width, 1), decoder.conditioner.hold)
-        self.decoder = numba_decoder(decoder, silence, torch.tensor([stream]), sampling.precision)
-        self.ahead = self.decoder.ahead if isinstance(decoder, Student) else 0
+    def __init__(self, decoder: NumbaDecoder, block: int, sampling: Sampling) -> None:
+        self.decoder, self.block, self.sampling = decoder, block, sampling
+        self.ahead = decoder.ahead
 
     def sample(self, columns: Tensor, first: int, count: int) -> Tensor:
         self.decoder.set_condition(
@@ -141,9 +135,7 @@ class NumbaEngine:
 
 
 class TritonEngine:
-    """The CUDA kernel: its rings stay on the device, and a stretch of any length is the same to
-    it.
-    """
+    """The CUDA kernel: its rings stay on the device; a chunk may have any length."""
 
     name, ahead = "triton", 0
 
@@ -151,8 +143,9 @@ class TritonEngine:
         from vqwave.decode.cuda.decoder import Decoder  # an optional extra
 
         self.sampling, self.block = sampling, wavenet.hop
-        silence = Condition(torch.zeros(1, wavenet.conditioner.width, 1), wavenet.conditioner.hold)
-        self.decoder = Decoder(wavenet, silence, torch.tensor([stream]))
+        self.decoder = Decoder(
+            wavenet, silent_condition(wavenet.conditioner), torch.tensor([stream])
+        )
 
     def sample(self, columns: Tensor, first: int, count: int) -> Tensor:
         self.decoder.set_condition(columns.transpose(1, 2), torch.tensor([first]))
@@ -165,21 +158,6 @@ class TritonEngine:
 
     def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
         self.decoder.load_state_dict(arrays)
-
-
-def numba_decoder(
-    decoder: WaveNet | Student, condition: Condition, streams: Tensor, precision: str
-) -> NumbaDecoder:
-    """The CPU kernels' decoder of either kind. Raises UserInputError for an unknown precision."""
-    weights = numbers(precision)
-    if isinstance(decoder, Student):
-        # an optional extra, whose import takes a moment
-        from vqwave.decode.cpu.flow.decoder import StudentDecoder
-
-        return StudentDecoder(decoder, condition, streams, weights=weights)
-    from vqwave.decode.cpu.wavenet.decoder import Decoder
-
-    return Decoder(decoder, condition, streams, weights=weights)
 
 
 class StudentEngine:
@@ -199,16 +177,16 @@ class StudentEngine:
         )[0]
 
     def state_dict(self) -> Arrays:
-        found: Arrays = {"time": np.array(self.flowing.time)}
+        arrays: Arrays = {"time": np.array(self.flowing.time)}
         student = self.flowing.state
         if student.samples is not None:
-            found |= {"samples": _array(student.samples)}
+            arrays |= {"samples": _array(student.samples)}
         for i, state in enumerate(student.flows):
-            for name in ("last", "partial", "ready"):
-                if getattr(state, name) is not None:
-                    found[f"{i}.{name}"] = _array(getattr(state, name))
-            found |= dict(_stack_arrays(f"{i}.stack", state.stack))
-        return found
+            parts = {"last": state.last, "partial": state.partial, "ready": state.ready}
+            arrays |= {f"{i}.{n}": _array(part) for n, part in parts.items() if part is not None}
+            if state.stack is not None:
+                arrays |= dict(_stack_arrays(f"{i}.stack", state.stack))
+        return arrays
 
     def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
         tensor = _reader(arrays, next(self.flowing.student.parameters()))
@@ -217,11 +195,17 @@ class StudentEngine:
         if "samples" in arrays:
             student.samples, student.time = tensor("samples"), self.flowing.time
         for i in range(len(student.flows)):
-            parts = [
-                tensor(f"{i}.{name}") if f"{i}.{name}" in arrays else None
+            parts = {
+                name: tensor(f"{i}.{name}") if f"{i}.{name}" in arrays else None
                 for name in ("last", "partial", "ready")
-            ]
-            student.flows[i] = FlowState(*parts, stack=_stack_state(f"{i}.stack", arrays, tensor))
+            }
+            student.flows[i] = FlowState(stack=_stack_state(f"{i}.stack", arrays, tensor), **parts)
+
+
+def silent_condition(conditioner: Conditioner, like: Tensor | None = None) -> Condition:
+    """One column of zeros (1, H, 1), of the kind of `like`: until the first columns are given."""
+    column = torch.zeros(1, conditioner.width, 1)
+    return Condition(column if like is None else column.to(like), conditioner.hold)
 
 
 def _array(x: Tensor) -> NDArray:
@@ -236,7 +220,8 @@ def _reader(arrays: Mapping[str, NDArray], like: Tensor) -> Callable[[str], Tens
 def _stack_arrays(name: str, state: StackState) -> Iterator[tuple[str, NDArray]]:
     yield f"{name}.time", np.array(state.time)
     for i, past in enumerate(state.pasts):
-        yield f"{name}.pasts.{i}", _array(past)
+        if past is not None:
+            yield f"{name}.pasts.{i}", _array(past)
     if state.context is not None:
         yield f"{name}.context.unfinished", _array(state.context.unfinished)
         yield f"{name}.context.last", _array(state.context.last)

@@ -1,9 +1,9 @@
-"""Decoding as a stream: codes in as they come, samples out as soon as they can be known.
+"""Decoding as a stream: codes in as they come, samples out as soon as they are determined.
 
-What comes out is what decoding the whole gives, bit for bit, however the codes are cut: columns are
-made in windows of their own (`conditions.py`), engines draw in stretches that do not depend on what
+The output has the bits of decoding everything at once, however the codes are cut: columns are
+made in windows of their own (`conditions.py`), engines draw in chunks that do not depend on what
 was pushed when (`engines.py`), and random numbers are keyed on a sample's time. Memory does not
-grow. A stream can be copied, saved and gone on with.
+grow. A stream can be copied, saved and resumed.
 """
 
 from __future__ import annotations
@@ -26,32 +26,34 @@ from torch import Tensor
 
 from vqwave import inputs
 from vqwave.config.renamed import old_parameter
+from vqwave.decode.backend import build_engine
 from vqwave.decode.sampling import Sampling
 from vqwave.decode.streaming.conditions import CodeConditions
-from vqwave.decode.streaming.engines import Arrays, build_engine
+from vqwave.decode.streaming.engines import Arrays
 from vqwave.distributed.torch_defaults import inference, own_defaults
 from vqwave.errors import UserInputError
 from vqwave.models.vqvae import VQVAE
 
 FORMAT = 1
 COUNTS = ("first", "frame", "pitch_code")  # of `conditions.PendingFrames`
+ENGINE, ATTRIBUTES = "engine.", "told."  # prefixes of the names of saved arrays
 Wave = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class StreamState:
-    """All that a stream remembers: plain facts (JSON) and arrays by name."""
+    """The state of a stream: a header (JSON) and arrays by name."""
 
     header: dict[str, Any]
     arrays: Arrays
 
     def save(self, path: str | Path) -> None:
-        """As safetensors, the header among its metadata; whole or not at all."""
+        """As safetensors, the header among its metadata; put in place in one go."""
         path = Path(path)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             temporary.write_bytes(save(self.arrays, {"stream": json.dumps(self.header)}))
-            os.replace(temporary, path)
+            temporary.replace(path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise UserInputError(f"{path}: cannot be written ({error.strerror})") from None
@@ -75,7 +77,7 @@ class StreamState:
 
 
 class Stream:
-    """One utterance being decoded: `push` codes, take samples; `flush` at the end.
+    """An utterance that is being decoded: `push` codes, take samples; `flush` at the end.
 
     >>> decoder = model.stream(speaker="theo", seed=0)          # doctest: +SKIP
     >>> for codes in pieces:                                    # doctest: +SKIP
@@ -84,25 +86,21 @@ class Stream:
     """
 
     def __init__(
-        self, model: VQVAE, told: Mapping[str, Tensor], sampling: Sampling, sample_rate: int
+        self, model: VQVAE, attributes: Mapping[str, Tensor], sampling: Sampling, sample_rate: int
     ) -> None:
-        """told: labels and vectors (1, ...) that the decoder hears."""
-        self.model, self.told, self.sampling, self.sample_rate = (
-            model,
-            dict(told),
-            sampling,
-            sample_rate,
-        )
+        """attributes: labels and vectors (1, ...) that the decoder is conditioned on."""
+        self.model, self.attributes, self.sampling = model, dict(attributes), sampling
+        self.sample_rate = sample_rate
         self.engine = build_engine(model.decoder, sampling)
-        self.conditions = CodeConditions(model, told)
-        self.columns = torch.zeros(0)  # (1, H, n) that were made and are still to be heard
+        self.conditions = CodeConditions(model, attributes)
+        self.columns = torch.zeros(0)  # (1, H, n) that are made and not yet decoded
         self.first = 0  # the number of the first of them
         self.pushed = self.sent = 0  # frames, samples
         self.over = False
 
     @property
     def latency(self) -> int:
-        """How many samples what has come out stays behind the codes that went in, at the most."""
+        """By how many samples the output lags behind the codes, at the most."""
         hop, hold, block = self.model.hop, self.conditions.conditioner.hold, self.engine.block
         step, ahead = math.gcd(hop, block), -(-self.engine.ahead // hold) * hold
         melody = self.model.melody
@@ -119,9 +117,9 @@ class Stream:
         codes: Tensor | NDArray[np.integer],
         pitch: Tensor | NDArray[np.integer] | None = None,
     ) -> Wave:
-        """Codes (Q, n), any n -> the samples that are known now, float32.
+        """Codes (Q, n), any n -> the samples that they determine, float32.
 
-        Raises UserInputError for codes that are none.
+        Raises UserInputError for what is not a code.
 
         pitch: of a model with melody, the pitch codes (Q_p, m) that begin among these frames, or
         some of these later on.
@@ -142,7 +140,7 @@ class Stream:
     def flush(self, samples: int | None = None) -> Wave:
         """The last samples, and the end.
 
-        `samples`: how many the utterance has in all; without, its last frame is whole.
+        `samples`: how many the utterance has in all; without, its last frame is complete.
 
         Raises UserInputError for a number that does not fit the frames.
         """
@@ -157,14 +155,14 @@ class Stream:
         return wave
 
     def copy(self, seed: int | None = None) -> Stream:
-        """A stream that goes on from here on its own; with another `seed`, otherwise."""
+        """A stream that continues from here by itself; with another `seed`, differently."""
         return self.resumed(self.model, self.state(), self.sample_rate, seed)
 
     def state(self) -> StreamState:
-        """All that it remembers; see `Stream.resumed`."""
+        """Its state; see `Stream.resumed`."""
         pending = self.conditions.pending
-        arrays = {f"engine.{name}": value for name, value in self.engine.state_dict().items()}
-        arrays |= {f"told.{name}": value.cpu().numpy() for name, value in self.told.items()}
+        arrays = {f"{ENGINE}{name}": value for name, value in self.engine.state_dict().items()}
+        arrays |= {ATTRIBUTES + name: x.cpu().numpy() for name, x in self.attributes.items()}
         arrays |= {name: getattr(pending, name).cpu().numpy() for name in self._pending}
         arrays["columns"] = self.columns.cpu().numpy()
         header = {
@@ -187,7 +185,7 @@ class Stream:
     def resumed(
         cls, model: VQVAE, state: StreamState, sample_rate: int, seed: int | None = None
     ) -> Stream:
-        """Go on where `state` was taken.
+        """Continue where `state` was taken.
 
         Raises UserInputError for the state of another model, or of an engine that is not here.
         """
@@ -197,36 +195,31 @@ class Stream:
                 f"this stream is of model {header['model']}, expected {model_name(model)}"
             )
         device = next(model.parameters()).device
-        told = {
-            n.removeprefix("told."): torch.from_numpy(np.array(v)).to(device)
-            for n, v in arrays.items()
-            if n[:5] == "told."
+        attributes = {
+            name: torch.from_numpy(np.array(x)).to(device)
+            for name, x in _below(ATTRIBUTES, arrays).items()
         }
         sampling = Sampling(**header["sampling"])
-        it = cls(
-            model, told, sampling if seed is None else replace(sampling, seed=seed), sample_rate
-        )
-        if header["engine"] != it.engine.name:
+        if seed is not None:
+            sampling = replace(sampling, seed=seed)
+        stream = cls(model, attributes, sampling, sample_rate)
+        if header["engine"] != stream.engine.name:
             raise UserInputError(
-                f"this stream was decoded by {header['engine']}, found {it.engine.name}: their"
-                " states differ"
+                f"this stream was decoded by {header['engine']}, expected {stream.engine.name}:"
+                " their states differ"
             )
-        it.engine.load_state_dict(
-            {n.removeprefix("engine."): v for n, v in arrays.items() if n.startswith("engine.")}
-        )
-        pending, counts = it.conditions.pending, header["counts"]
-        for name in it._pending:
+        stream.engine.load_state_dict(_below(ENGINE, arrays))
+        pending, counts = stream.conditions.pending, header["counts"]
+        for name in stream._pending:
             setattr(pending, name, torch.from_numpy(np.array(arrays[name])).to(device))
-        it.columns = torch.from_numpy(np.array(arrays["columns"])).to(device)
+        stream.columns = torch.from_numpy(np.array(arrays["columns"])).to(device)
         for name in COUNTS:
             setattr(pending, name, header["pending"].get(name, 0))
-        it.pushed, it.sent, it.first, it.over = (
-            counts["pushed"],
-            counts["sent"],
-            counts["column"],
-            header["over"],
+        stream.pushed, stream.sent, stream.first = (
+            counts[name] for name in ("pushed", "sent", "column")
         )
-        return it
+        stream.over = header["over"]
+        return stream
 
     def __repr__(self) -> str:
         seconds = self.sent / self.sample_rate
@@ -252,25 +245,27 @@ class Stream:
         self.columns = torch.cat([self.columns, columns], -1) if self.columns.numel() else columns
 
     def _draw(self, total: int | None) -> Wave:
-        """As many blocks as can be drawn; where the utterance is known to have `total` samples, all
-        that is left.
+        """As many blocks as can be drawn; given the `total` of the utterance's samples, all that
+        is left.
         """
         hold, hop, parts, at = self.conditions.conditioner.hold, self.model.decoder.hop, [], 0
-        there, end = self.columns.shape[-1], None if total is None else -(-total // hop) * hop
-        while at < there:
+        made, end = self.columns.shape[-1], None if total is None else -(-total // hop) * hop
+        while at < made:
             left = self.engine.block if end is None else end - (self.first + at) * hold
             count = min(self.engine.block, left)
-            heard = -(-(count + self.engine.ahead) // hold)  # columns
-            if count <= 0 or (end is None and at + heard > there):
+            needed = -(-(count + self.engine.ahead) // hold)  # columns
+            if count <= 0 or (end is None and at + needed > made):
                 break
-            parts.append(
-                self.engine.sample(
-                    self.columns[..., at : at + heard].contiguous(), self.first + at, count
-                )
-            )
+            window = self.columns[..., at : at + needed].contiguous()
+            parts.append(self.engine.sample(window, self.first + at, count))
             at += count // hold
         self.columns, self.first = self.columns[..., at:].clone(), self.first + at
         return torch.cat(parts).float().cpu().numpy() if parts else np.zeros(0, np.float32)
+
+
+def _below(prefix: str, arrays: Arrays) -> Arrays:
+    """The arrays whose names begin so, by the rest of their names."""
+    return {n.removeprefix(prefix): x for n, x in arrays.items() if n.startswith(prefix)}
 
 
 def model_name(model: VQVAE) -> str:

@@ -1,9 +1,8 @@
 """The student on the CPU: torch in, torch out; tiles of time go through the flows' layers, in one
 thread or as a wavefront.
 
-A column hears only what came before it, and its bits depend on nothing else (see `simd.py`):
-neither on the tiles, nor on the chunks that a stream is asked for in, nor on threads or on the
-other streams.
+A column depends on earlier columns alone, and so do its bits (see `simd.py`): neither on the tiles,
+nor on the chunks that a stream is drawn in, nor on threads or on the other streams.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from vqwave.decode.cpu.flow.kernel import (
     enter,
     leave,
     noise,
+    padded_rows,
     pass_layers,
     project,
     scale,
-    whole_rows,
 )
 from vqwave.decode.cpu.flow.plan import FlowPlan, plan_flows
 from vqwave.decode.cpu.flow.synthesis_filter import FilterStream
@@ -47,7 +46,7 @@ from vqwave.rng.philox import checked_seed
 # numbers that a layer of a tile yields: with its weights and its past they stay in the second-level
 # cache
 ACTIVATIONS = 61440
-GROUP = 16  # streams under way at once: each remembers some megabytes
+GROUP = 16  # streams under way at once: the state of each takes some megabytes
 PIECE = 10  # layers that one thread passes a tile through before another may go on with it
 
 
@@ -62,24 +61,24 @@ class Stage:
 
 @dataclass
 class Tile:
-    """A stretch of one stream on its way through the flows, first noise, last audio; and within a
+    """A chunk of one stream that passes through the flows, first noise, last audio; and within a
     flow, its columns.
     """
 
     wave: Floats  # (n,)
     count: int = 0  # columns of the flow that it is in
-    # its first sample, counted from the beginning of the block whose parameters were known before
+    # its first sample, counted from the beginning of the block whose parameters are known already
     first: int = 0
     x: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (rows, R)
     # (columns of the condition, L 2G)
-    told: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    conditions: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     columns: Integers = field(default_factory=lambda: np.zeros(0, np.int64))  # (rows,) where in it
 
 
 @dataclass
 class ConditionWindow:
     """The condition of one stream: columns from column `first` on, each held for `hold` samples,
-    the last for ever.
+    the last for all that follows.
     """
 
     features: Floats  # (F, width): H condition channels, and with a predictor its own
@@ -98,69 +97,72 @@ class FlowStream:
         """
         self.plan = plan
         self.memory = Memory.silent(plan, columns + 1)
-        shape = (whole_rows(columns + 1), len(plan.heard_bias))
+        shape = (padded_rows(columns + 1), len(plan.input_bias))
         # as many tiles may be under way in this flow
         self.x = cycle([aligned(shape, np.float32) for _ in range(pieces)])
-        self.last = np.zeros(plan.fold, np.float32)  # the last whole block
-        # of the block that is not yet whole
+        self.last = np.zeros(plan.fold, np.float32)  # the last complete block
+        # of the block that is not yet complete
         self.partial = np.zeros(-plan.offset % plan.fold, np.float32)
-        self.open = False  # whether that block's parameters are known, or being found
+        self.open = False  # whether that block's parameters are known, or being computed
         self.known = np.zeros((2, LANES), np.float32)  # its locations and scales
-        self.blocks = 0  # columns heard
+        self.blocks = 0  # columns so far
 
-    def begin(self, tile: Tile, told: ConditionWindow) -> None:
-        """The blocks that the tile completes become columns of residual channels, and each is told
-        its part of the condition.
+    def begin(self, tile: Tile, conditions: ConditionWindow) -> None:
+        """The blocks that the tile completes become columns of residual channels, each with its
+        part of the condition.
         """
         fold, joined = self.plan.fold, np.concatenate([self.partial, tile.wave])
-        whole, touched = len(joined) // fold * fold, -(-len(joined) // fold)
-        heard = joined if self.open else np.concatenate([self.last, joined])
+        complete, touched = len(joined) // fold * fold, -(-len(joined) // fold)
+        inputs = joined if self.open else np.concatenate([self.last, joined])
         tile.count = touched - self.open
         tile.first = len(self.partial) + (0 if self.open else fold)
-        if whole:
-            self.last = joined[whole - fold : whole]
-        self.partial, self.open = joined[whole:], whole < len(joined)
-        rows = whole_rows(tile.count)
+        if complete:
+            self.last = joined[complete - fold : complete]
+        self.partial, self.open = joined[complete:], complete < len(joined)
+        rows = padded_rows(tile.count)
         blocks = np.zeros((rows, fold), np.float32)
-        blocks.reshape(-1)[: tile.count * fold] = heard[: tile.count * fold]
+        blocks.reshape(-1)[: tile.count * fold] = inputs[: tile.count * fold]
         tile.x = next(self.x)[:rows]
         enter(self.plan, blocks, tile.x)
-        self._tell(tile, told, rows)
+        self._project_condition(tile, conditions, rows)
         self.blocks += tile.count
 
-    def _tell(self, tile: Tile, told: ConditionWindow, rows: int) -> None:
-        hold = max(1, told.hold // self.plan.fold)
-        wanted = (self.blocks + np.arange(rows)) // hold - told.first
-        columns = wanted.clip(0, len(told.features) - 1)
+    def _project_condition(self, tile: Tile, conditions: ConditionWindow, rows: int) -> None:
+        hold = max(1, conditions.hold // self.plan.fold)
+        wanted = (self.blocks + np.arange(rows)) // hold - conditions.first
+        columns = wanted.clip(0, len(conditions.features) - 1)
         first, last = (int(columns[0]), int(columns[max(0, tile.count - 1)])) if rows else (0, 0)
-        tile.told = np.empty((last + 1 - first, len(self.plan.dilated_bias)), np.float32)
-        project(self.plan, np.ascontiguousarray(told.features[first : last + 1]), tile.told)
-        tile.columns = (columns.clip(first, last) - first) * tile.told.shape[1]
+        tile.conditions = np.empty((last + 1 - first, len(self.plan.dilated_bias)), np.float32)
+        project(
+            self.plan, np.ascontiguousarray(conditions.features[first : last + 1]), tile.conditions
+        )
+        tile.columns = (columns.clip(first, last) - first) * tile.conditions.shape[1]
 
-    def end(self, tile: Tile, room: Scratch) -> None:
+    def end(self, tile: Tile, scratch: Scratch) -> None:
         """x -> locations and scales -> the samples after this flow."""
-        room.locations[0], room.scales[0] = self.known
-        leave(self.plan, room, tile.x)
+        scratch.locations[0], scratch.scales[0] = self.known
+        leave(self.plan, scratch, tile.x)
         wave = np.empty_like(tile.wave)
-        scale(self.plan, room, tile.first, tile.wave, wave)
-        self.known[:] = room.locations[tile.count], room.scales[tile.count]
+        scale(self.plan, scratch, tile.first, tile.wave, wave)
+        self.known[:] = scratch.locations[tile.count], scratch.scales[tile.count]
         tile.wave = wave
 
-    def arrays(self) -> dict[str, NDArray]:
-        """All that it remembers, of one size whatever came: each layer's span, as far as it is
-        heard again.
-        """
+    def state_dict(self) -> dict[str, NDArray]:
+        """Its state, of constant size: of each layer the span of inputs that is used again."""
         memory, spans = self.memory, self._spans()
         ends = memory.begins + memory.used + spans
         pasts = [memory.windows[end - span : end] for end, span in zip(ends, spans, strict=True)]
         facts = np.array([self.blocks, self.open], np.int64)
-        own = {"last": self.last, "partial": self.partial, "known": self.known, "facts": facts}
-        return {"pasts": np.concatenate(pasts)} | {
-            name: array.copy() for name, array in own.items()
+        return {
+            "pasts": np.concatenate(pasts),
+            "last": self.last.copy(),
+            "partial": self.partial.copy(),
+            "known": self.known.copy(),
+            "facts": facts,
         }
 
-    def restore(self, arrays: Mapping[str, NDArray]) -> None:
-        """The inverse of `arrays`."""
+    def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
+        """The inverse of `state_dict`."""
         spans = self._spans()
         bounds = np.cumsum(spans)[:-1]
         for begin, past in zip(self.memory.begins, np.split(arrays["pasts"], bounds), strict=True):
@@ -176,7 +178,7 @@ class FlowStream:
 
 
 class StudentDecoder:
-    """Streams of one student under way: each call carries on where the last one stopped."""
+    """Streams of one student under way: each call continues where the last one stopped."""
 
     def __init__(
         self,
@@ -197,7 +199,7 @@ class StudentDecoder:
         self.gaussian = student.base is GaussianMixture
         self.threads = threads or torch.get_num_threads()
         self.columns = tile_columns(self.plans)
-        self.stages = stages(self.plans, self.threads > 1)
+        self.stages = stages(self.plans, cut=self.threads > 1)
         self.hold = condition.repeat if condition is not None else 1
         self.streams = streams.cpu().numpy().astype(np.int64).copy()
         self.times = np.zeros(len(streams), np.int64)
@@ -209,7 +211,7 @@ class StudentDecoder:
         self.set_condition(
             _features(condition, len(streams), self.plans[0]), np.zeros(len(streams), np.int64)
         )
-        self._rooms = threading.local()
+        self._local = threading.local()
 
     def _silent(self) -> list[FlowStream]:
         """A stream before its first sample."""
@@ -218,14 +220,14 @@ class StudentDecoder:
 
     @property
     def ahead(self) -> int:
-        """Samples by which blocks that begin at an offset hear the condition early (nn/flows.py): 0
-        without a stagger.
+        """Samples by which blocks that begin at an offset need the condition early (nn/flows.py): 0
+        without staggered blocks.
         """
         return max(-plan.offset % plan.fold for plan in self.plans)
 
     def set_condition(self, features: Floats, first: Integers) -> None:
         """Columns (B, F, width) from now on, numbered from `first` (B,) on; earlier ones go."""
-        self.told = [
+        self.windows = [
             ConditionWindow(row, int(number), self.hold)
             for row, number in zip(features, first, strict=True)
         ]
@@ -238,23 +240,22 @@ class StudentDecoder:
         self.streams[row], self.times[row] = stream, 0
 
     def state_dict(self) -> dict[str, NDArray]:
-        """All that the streams remember, by name: what `restore` goes on from."""
-        parts = {place: part.arrays() for place, part in self._parts().items()}
-        found = {
+        """The state of the streams, by name: what `load_state_dict` continues from."""
+        parts = {
             f"{place}.{name}": array
-            for place, arrays in parts.items()
-            for name, array in arrays.items()
+            for place, part in self._parts().items()
+            for name, array in part.state_dict().items()
         }
-        return {"streams": self.streams.copy(), "times": self.times.copy()} | found
+        return {"streams": self.streams.copy(), "times": self.times.copy()} | parts
 
     def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
-        """The inverse of `arrays`, for as many streams of the same student in the same
+        """The inverse of `state_dict`, for as many streams of the same student in the same
         precision.
         """
         self.streams[:], self.times[:] = arrays["streams"], arrays["times"]
         for place, part in self._parts().items():
             prefix = f"{place}."
-            part.restore(
+            part.load_state_dict(
                 {
                     name.removeprefix(prefix): array
                     for name, array in arrays.items()
@@ -264,9 +265,12 @@ class StudentDecoder:
 
     def _parts(self) -> dict[str, FlowStream | FilterStream]:
         """Flows and, with a predictor, synthesis filters of all streams."""
-        flows = {f"{b}.{i}": flow for b, row in enumerate(self.flows) for i, flow in enumerate(row)}
-        filters = {f"{b}.filter": each for b, each in enumerate(self.filters)}
-        return flows | filters if self.order else flows
+        parts: dict[str, FlowStream | FilterStream] = {
+            f"{b}.{i}": flow for b, row in enumerate(self.flows) for i, flow in enumerate(row)
+        }
+        if self.order:
+            parts |= {f"{b}.filter": each for b, each in enumerate(self.filters)}
+        return parts
 
     def sample(self, count: int, seed: int = 0, temperature: Temperature = 1.0) -> Iterator[Tensor]:
         """The next `count` samples, in chunks: waveforms (B, n) float32 in [-1, 1]."""
@@ -286,9 +290,9 @@ class StudentDecoder:
         """The factors on the noise of stream b, `count` samples from its next but `first` on."""
         scales = np.full(count, temperatures.scale)
         if self.pitch_taps:
-            told, time = self.told[b], self.times[b] + first + np.arange(count)
-            column = np.minimum(time // told.hold - told.first, len(told.features) - 1)
-            scales[told.features[column, self.channels + self.order] > 0] = temperatures.voiced
+            window, time = self.windows[b], self.times[b] + first + np.arange(count)
+            column = np.minimum(time // window.hold - window.first, len(window.features) - 1)
+            scales[window.features[column, self.channels + self.order] > 0] = temperatures.voiced
         return scales
 
     def transform(self, z: Tensor) -> Tensor:
@@ -307,7 +311,7 @@ class StudentDecoder:
         those of the sum before.
         """
         step = self.columns * self.plans[0].fold
-        firsts, tiles = range(0, count, step), {}
+        firsts, tiles = range(0, count, step), dict[int, list[Tile]]()
         with self._pool() as run:
             for diagonal in range(len(firsts) + len(self.stages) - 1 if count else 0):
                 if diagonal < len(firsts):
@@ -333,14 +337,14 @@ class StudentDecoder:
         done.
         """
         b, stage, tile = job
-        flow, room = self.flows[b][stage.flow], self._room(stage.flow)
+        flow, scratch = self.flows[b][stage.flow], self._scratch(stage.flow)
         if stage.first == 0:
-            flow.begin(tile, self.told[b])
+            flow.begin(tile, self.windows[b])
         pass_layers(
             flow.plan,
             flow.memory,
-            room,
-            tile.told,
+            scratch,
+            tile.conditions,
             tile.columns,
             tile.x,
             tile.count,
@@ -348,28 +352,28 @@ class StudentDecoder:
             stage.last,
         )
         if stage.last == len(flow.plan.dilations):
-            flow.end(tile, room)
+            flow.end(tile, scratch)
             if self.order and stage is self.stages[-1]:
                 self._filter(b, tile)
 
     def _filter(self, b: int, tile: Tile) -> None:
         """The residual that the flows made -> the waveform."""
-        told = self.told[b]
-        coefficients = told.features[:, self.channels : self.channels + self.order]
-        tile.wave = self.filters[b].pass_on(tile.wave, coefficients, told.hold, told.first)
+        window = self.windows[b]
+        coefficients = window.features[:, self.channels : self.channels + self.order]
+        tile.wave = self.filters[b].synthesize(tile.wave, coefficients, window.hold, window.first)
 
-    def _room(self, flow: int) -> Scratch:
+    def _scratch(self, flow: int) -> Scratch:
         """This thread's scratch."""
-        rooms = self._rooms.__dict__
-        if flow not in rooms:
-            rooms[flow] = Scratch.of(self.plans[flow], self.columns + 1)
-        return rooms[flow]
+        own = self._local.__dict__.setdefault("of_flow", {})
+        if flow not in own:
+            own[flow] = Scratch.of(self.plans[flow], self.columns + 1)
+        return own[flow]
 
     @contextmanager
     def _pool(self) -> Iterator[Callable[[Callable[[tuple], None], list[tuple]], object]]:
         """A way to run a function over jobs: here, or in threads."""
         if self.threads == 1:
-            yield lambda function, jobs: [function(job) for job in jobs]
+            yield lambda function, jobs: list(map(function, jobs))
             return
         with ThreadPoolExecutor(self.threads) as pool:
             yield lambda function, jobs: list(pool.map(function, jobs))
@@ -395,38 +399,38 @@ def sample_student(
         if condition is not None and len(condition.features) > 1:
             part = Condition(condition.features[rows], condition.repeat)
         decoder = StudentDecoder(student, part, streams[rows], threads=threads, plans=plans)
-        drawn = [torch.zeros(len(streams[rows]), 0)]
+        chunks = [torch.zeros(len(streams[rows]), 0)]
         for chunk in decoder.sample(samples, seed, temperature):
-            drawn.append(chunk)
+            chunks.append(chunk)
             if progress is not None and first + GROUP >= len(streams):
                 progress(chunk.shape[1])
-        waves.append(torch.cat(drawn, 1))
+        waves.append(torch.cat(chunks, 1))
     return torch.cat(waves)
 
 
-def stages(plans: Sequence[FlowPlan], cut: bool) -> list[Stage]:
-    """The flows, or pieces of at most `PIECE` layers of them, so that several threads find work of
+def stages(plans: Sequence[FlowPlan], *, cut: bool) -> list[Stage]:
+    """The flows, or pieces of at most `PIECE` layers of them, so that several threads get work of
     one size.
     """
-    found = []
+    result = []
     for flow, plan in enumerate(plans):
         layers = len(plan.dilations)
         pieces = -(-layers // PIECE) if cut else 1
         bounds = [layers * i // pieces for i in range(pieces + 1)]
-        found += [Stage(flow, *pair) for pair in pairwise(bounds)]
-    return found
+        result += [Stage(flow, *pair) for pair in pairwise(bounds)]
+    return result
 
 
 def tile_columns(plans: Sequence[FlowPlan]) -> int:
     """Columns of a tile: a multiple of `ROWS`, few enough that a layer stays in the second-level
     cache.
     """
-    widest = max(len(plan.heard_bias) for plan in plans)
+    widest = max(len(plan.input_bias) for plan in plans)
     return max(48, min(1920, ACTIVATIONS // widest)) // 48 * 48
 
 
 def _features(condition: Condition | None, streams: int, plan: FlowPlan) -> Floats:
-    """(B, F, width); one column of no channels where the flows hear nothing."""
+    """(B, F, width); one column of no channels for flows without a condition."""
     channels = plan.projection.shape[0]
     if condition is None or not channels:
         return np.zeros((streams, 1, channels), np.float32)

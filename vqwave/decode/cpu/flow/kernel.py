@@ -1,8 +1,8 @@
 """A student's flow over a tile of columns: layer after layer, so that a tile's activations stay in
 the second-level cache.
 
-A column is a block of folded time, or a sample. Every layer remembers what it heard in a window of
-rows, one column a row, time upwards; a tile is written after what was there before, and when the
+A column is a block of folded time, or a sample. Every layer keeps its past inputs in a window of
+rows, one column a row, time upwards; a tile is written after those before it, and when the
 window is full its last span of rows moves to the front. Rows are counted up to a multiple of
 `ROWS`; what is computed for the rows beyond a tile is never read.
 """
@@ -15,7 +15,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vqwave.decode.cpu.flow.microkernel import PAIRS, ROWS, VECTORS, gate_tile
+from vqwave.decode.cpu.flow.microkernel import (
+    PAIRS,
+    ROWS,
+    VECTORS,
+    Conditions,
+    Convolution,
+    Integers,
+    Taps,
+    Target,
+    gate_tile,
+)
 from vqwave.decode.cpu.flow.plan import FlowPlan, Matrix
 from vqwave.decode.cpu.head_sampling import uniforms
 from vqwave.decode.cpu.jit import inlined, kernel
@@ -24,11 +34,9 @@ from vqwave.decode.cpu.microkernels import move, put, tile
 from vqwave.decode.cpu.simd import LANES, add, broadcast, exp_scaled, larger, load, store
 from vqwave.decode.plan import aligned
 
-Integers = NDArray[np.int64]
-
 
 class Memory(NamedTuple):
-    """What the layers of one flow of one stream remember, in the precision of its matrices."""
+    """The past inputs of the layers of one flow of one stream, in the precision of its matrices."""
 
     # (rows, R): a window a layer, each of its span, a tile and some rows of padding
     windows: Matrix
@@ -38,9 +46,9 @@ class Memory(NamedTuple):
     @staticmethod
     def silent(plan: FlowPlan, columns: int) -> Memory:
         spans = (plan.kernel - 1) * plan.dilations
-        rows = spans + whole_rows(columns)
+        rows = spans + padded_rows(columns)
         begins = np.concatenate([[0], np.cumsum(rows)])
-        windows = aligned((int(begins[-1]), len(plan.heard_bias)), plan.dilated.dtype.type)
+        windows = aligned((int(begins[-1]), len(plan.input_bias)), plan.dilated.dtype.type)
         return Memory(windows, begins[:-1].astype(np.int64), np.zeros(len(spans), np.int64))
 
 
@@ -58,26 +66,26 @@ class Scratch(NamedTuple):
     def of(plan: FlowPlan, columns: int) -> Scratch:
         kind = plan.dilated.dtype.type
         return Scratch(
-            aligned((whole_rows(columns), plan.gate), kind),
-            aligned((ROWS, len(plan.heard_bias)), kind),
+            aligned((padded_rows(columns), plan.gate), kind),
+            aligned((ROWS, len(plan.input_bias)), kind),
             aligned((ROWS, len(plan.hidden_bias)), np.float32),
-            *(aligned((1 + whole_rows(columns), LANES), np.float32) for _ in range(2)),
+            *(aligned((1 + padded_rows(columns), LANES), np.float32) for _ in range(2)),
         )
 
 
-def whole_rows(count: int) -> int:
-    """Rows of whole register tiles that hold `count` columns."""
+def padded_rows(count: int) -> int:
+    """Rows of as many register tiles as hold `count` columns."""
     return -(-count // ROWS) * ROWS
 
 
 @kernel
-def project(plan: FlowPlan, features: Floats, told: Floats) -> None:
-    """features (F, condition channels) -> told (F, L 2G): every layer's projection of the
-    condition, plus its bias.
+def project(plan: FlowPlan, features: Floats, conditions: Floats) -> None:
+    """features (F, condition channels) -> conditions (F, L 2G): every layer's projection
+    of the condition, plus its bias.
     """
-    fill_rows(plan.dilated_bias, told)
+    fill_rows(plan.dilated_bias, conditions)
     depth, width = plan.projection.shape
-    product(plan.projection, 0, depth, width, features, 0, told, 0)
+    product(plan.projection, 0, depth, width, features, 0, conditions, 0)
 
 
 @inlined
@@ -103,11 +111,11 @@ def rectify_rows(x: Floats, x_at: int, y: Matrix) -> None:
 
 
 @kernel
-def enter(plan: FlowPlan, heard: Floats, x: Floats) -> None:
-    """heard (rows, n) blocks -> x (rows, R), the residual channels that enter the first layer."""
-    fill_rows(plan.heard_bias, x)
-    for row in range(0, len(heard), ROWS):
-        add_products(plan.heard, 0, heard, row * plan.fold, x, row)
+def enter(plan: FlowPlan, blocks: Floats, x: Floats) -> None:
+    """blocks (rows, n) of samples -> x (rows, R), the residual channels of the first layer."""
+    fill_rows(plan.input_bias, x)
+    for row in range(0, len(blocks), ROWS):
+        add_products(plan.input_weights, 0, blocks, row * plan.fold, x, row)
 
 
 @kernel
@@ -117,21 +125,21 @@ def append(memory: Memory, layer: int, span: int, x: Floats, bias: Floats, count
     x gets the residual's bias on the way.
     """
     windows, width, begin = memory.windows, x.shape[1], memory.begins[layer]
-    room = (
+    capacity = (
         (memory.begins[layer + 1] if layer + 1 < len(memory.begins) else len(windows))
         - begin
         - span
     )
-    if memory.used[layer] + (count + ROWS - 1) // ROWS * ROWS > room:
+    if memory.used[layer] + (count + ROWS - 1) // ROWS * ROWS > capacity:
         for i in range(begin * width, (begin + span) * width, LANES):
             move(windows, i + memory.used[layer] * width, windows, i)
         memory.used[layer] = 0
     first = begin + span + memory.used[layer]
     for row in range(count):
         for j in range(0, width, LANES):
-            heard = load(x, row * width + j)
-            put(windows, (first + row) * width + j, heard)
-            store(x, row * width + j, add(heard, load(bias, layer * width + j)))
+            entered = load(x, row * width + j)
+            put(windows, (first + row) * width + j, entered)
+            store(x, row * width + j, add(entered, load(bias, layer * width + j)))
     memory.used[layer] += count
     return first
 
@@ -140,55 +148,32 @@ def append(memory: Memory, layer: int, span: int, x: Floats, bias: Floats, count
 def gate_rows(
     plan: FlowPlan,
     memory: Memory,
-    room: Scratch,
+    scratch: Scratch,
     layer: int,
     oldest: int,
-    told: Floats,
+    conditions: Floats,
     columns: Integers,
     rows: int,
 ) -> None:
     """A layer's gated units, of all rows of a tile whose oldest tap begins in row `oldest` of the
     windows.
     """
-    x, z, w, taps = memory.windows, room.units, plan.dilated, plan.kernel
-    depth, width = x.shape[1], 2 * plan.gate
-    at, reach, j = layer * taps * depth * width, plan.dilations[layer] * depth, 0
+    x, z = memory.windows, scratch.units
+    depth, width, gate = x.shape[1], 2 * plan.gate, plan.gate
+    at, reach, j = layer * plan.kernel * depth * width, plan.dilations[layer] * depth, 0
     while width - j >= VECTORS * LANES:
+        weights = Convolution(plan.dilated, at, width, j)
         for row in range(0, rows, ROWS):
-            x_at, z_at, told_at = (
-                (oldest + row) * depth,
-                row * plan.gate + j // 2,
-                layer * width + j,
-            )
-            gate_tile(
-                ROWS,
-                PAIRS,
-                w,
-                at,
-                width,
-                j,
-                x,
-                x_at,
-                reach,
-                taps,
-                told,
-                columns,
-                row,
-                told_at,
-                z,
-                z_at,
-            )
+            taps = Taps(x, (oldest + row) * depth, reach, plan.kernel)
+            begin = Conditions(conditions, columns, row, layer * width + j)
+            gate_tile(ROWS, PAIRS, weights, taps, begin, Target(z, row * gate + j // 2))
         j += VECTORS * LANES
     while width - j >= 2 * LANES:
+        weights = Convolution(plan.dilated, at, width, j)
         for row in range(0, rows, ROWS):
-            x_at, z_at, told_at = (
-                (oldest + row) * depth,
-                row * plan.gate + j // 2,
-                layer * width + j,
-            )
-            gate_tile(
-                ROWS, 1, w, at, width, j, x, x_at, reach, taps, told, columns, row, told_at, z, z_at
-            )
+            taps = Taps(x, (oldest + row) * depth, reach, plan.kernel)
+            begin = Conditions(conditions, columns, row, layer * width + j)
+            gate_tile(ROWS, 1, weights, taps, begin, Target(z, row * gate + j // 2))
         j += 2 * LANES
 
 
@@ -196,54 +181,54 @@ def gate_rows(
 def pass_layers(
     plan: FlowPlan,
     memory: Memory,
-    room: Scratch,
-    told: Floats,
+    scratch: Scratch,
+    conditions: Floats,
     columns: Integers,
     x: Floats,
     count: int,
     first: int,
     last: int,
 ) -> None:
-    """Layers first ..
-
-    last - 1 over x (rows, R), `count` of whose rows are columns; columns (rows,) are places in
-    told.flat.
+    """Layers `first` to `last` - 1 over x (rows, R), `count` of whose rows are columns; columns
+    (rows,) are places in conditions.flat.
     """
     rows, matrix = (count + ROWS - 1) // ROWS * ROWS, plan.gate * x.shape[1]
     for layer in range(first, last):
         span = (plan.kernel - 1) * plan.dilations[layer]
         present = append(memory, layer, span, x, plan.residual_bias, count)
-        gate_rows(plan, memory, room, layer, present - span, told, columns, rows)
+        gate_rows(plan, memory, scratch, layer, present - span, conditions, columns, rows)
         for row in range(0, rows, ROWS):
-            add_products(plan.residual, layer * matrix, room.units, row * plan.gate, x, row)
+            add_products(plan.residual, layer * matrix, scratch.units, row * plan.gate, x, row)
 
 
 @kernel
-def leave(plan: FlowPlan, room: Scratch, x: Floats) -> None:
-    """x (rows, R) after the last layer -> the room's locations and scales, all but those of row
-    0.
+def leave(plan: FlowPlan, scratch: Scratch, x: Floats) -> None:
+    """x (rows, R) after the last layer -> locations and scales in scratch, all but those of
+    row 0.
     """
     floor, shift, factor = broadcast(np.float32(plan.floor)), np.float32(0.0), np.float32(1.0)
     for row in range(0, len(x), ROWS):
-        rectify_rows(x, row * x.shape[1], room.rectified)
-        fill_rows(plan.hidden_bias, room.hidden)
-        add_products(plan.hidden, 0, room.rectified, 0, room.hidden, 0)
-        rectify_rows(room.hidden, 0, room.hidden)
+        rectify_rows(x, row * x.shape[1], scratch.rectified)
+        fill_rows(plan.hidden_bias, scratch.hidden)
+        add_products(plan.hidden, 0, scratch.rectified, 0, scratch.hidden, 0)
+        rectify_rows(scratch.hidden, 0, scratch.hidden)
         for i in range(1 + row, 1 + row + ROWS):
-            copy(plan.out_bias, 0, room.locations, i * LANES, LANES)
-        add_products(plan.out, 0, room.hidden, 0, room.locations, 1 + row)
+            copy(plan.out_bias, 0, scratch.locations, i * LANES, LANES)
+        add_products(plan.out, 0, scratch.hidden, 0, scratch.locations, 1 + row)
     for i in range(LANES, (1 + len(x)) * LANES, LANES):
-        store(room.scales, i, exp_scaled(larger(load(room.locations, i), floor), shift, factor))
+        store(
+            scratch.scales, i, exp_scaled(larger(load(scratch.locations, i), floor), shift, factor)
+        )
 
 
 @kernel
-def scale(plan: FlowPlan, room: Scratch, first: int, z: Floats, x: Floats) -> None:
-    """x = z s + mu, for samples (count,) of which the first is sample `first` of the room's
-    blocks.
+def scale(plan: FlowPlan, scratch: Scratch, first: int, z: Floats, x: Floats) -> None:
+    """x = z s + mu, for samples (count,) of which the first is sample `first` of the
+    scratch's blocks.
     """
     for i in range(len(z)):
         row, lane = divmod(first + i, plan.fold)
-        x[i] = z[i] * room.scales[row, plan.fold + lane] + room.locations[row, lane]
+        x[i] = z[i] * scratch.scales[row, plan.fold + lane] + scratch.locations[row, lane]
 
 
 @kernel

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from vqwave.decode.plan import WIDTH, Floats, Precision, aligned, padded
+from vqwave.decode.plan import WIDTH, Floats, Precision, aligned, gated_layers, padded
 from vqwave.models.student import Student
-from vqwave.nn.flows import AffineFlow, MaskedFlow
+from vqwave.nn.flows import AffineFlow
 
 Matrix = NDArray[np.float32] | NDArray[np.uint16]  # the latter are bfloat16
 
@@ -27,13 +27,13 @@ class FlowPlan(NamedTuple):
     dilated: Matrix  # flat (L, k, R, 2G), oldest tap first
     residual: Matrix  # flat (L, G, R)
     hidden: Matrix  # flat (R, H)
-    heard: Floats  # flat (n, R)
+    input_weights: Floats  # flat (n, R)
     out: Floats  # flat (H, 16): the n locations of a block, then its n log-scales
     projection: Floats  # (condition channels, L 2G)
     dilated_bias: Floats  # (L 2G,)
     residual_bias: Floats  # (L, R)
     hidden_bias: Floats  # (H,)
-    heard_bias: Floats  # (R,)
+    input_bias: Floats  # (R,)
     out_bias: Floats  # (16,)
     dilations: NDArray[np.int64]  # (L,)
     kernel: int
@@ -50,13 +50,17 @@ def plan_flows(student: Student, weights: Precision = "float32") -> list[FlowPla
 
     int8 is a WaveNet's alone: a student takes bf16-dot for it.
     """
-    return [_plan(flow, weights) for flow in student.flows.flows]
+    return [_plan(flow, weights) for flow in affine_flows(student)]
+
+
+def affine_flows(student: Student) -> list[AffineFlow]:
+    return cast("list[AffineFlow]", list(student.flows.flows))
 
 
 def unsupported_student(student: Student) -> str | None:
-    """Why the kernels cannot carry this student, or None where they can."""
-    flows = list(student.flows.flows)
-    if any(isinstance(flow, MaskedFlow) for flow in flows):
+    """Why the kernels cannot decode this student, or None where they can."""
+    flows = affine_flows(student)
+    if any(type(flow) is not AffineFlow for flow in flows):
         return "a masked flow (flow_type maf) decodes one block after another, which has no kernel"
     if any(flow.stack.context is not None for flow in flows):
         return "its context stack (network.context) has no kernel"
@@ -75,7 +79,8 @@ def unsupported_student(student: Student) -> str | None:
 @torch.no_grad()
 def _plan(flow: AffineFlow, weights: Precision) -> FlowPlan:
     stack, spec = flow.stack, flow.stack.spec
-    layers = list(stack.layers)
+    layers = gated_layers(stack)
+    residuals = [layer.residual for layer in layers if layer.residual is not None]
     out_weight, out_bias = flow.last_layer()
 
     def matrix(parts: list[Tensor]) -> Matrix:
@@ -85,17 +90,17 @@ def _plan(flow: AffineFlow, weights: Precision) -> FlowPlan:
         dilated=matrix(
             [_taps(_interleaved(layer.dilated.weight, spec.gate_channels)) for layer in layers]
         ),
-        residual=matrix([_taps(_pad(layer.residual.weight, 0)) for layer in layers]),
+        residual=matrix([_taps(_pad(residual.weight, 0)) for residual in residuals]),
         hidden=matrix([_taps(_pad(stack.hidden.weight, 0))]),
-        heard=_floats(_pad(flow.input.weight, 0)[..., 0].T).reshape(-1),
+        input_weights=_floats(_pad(flow.input.weight, 0)[..., 0].T).reshape(-1),
         out=_floats(_taps(_pad(out_weight, 0))).reshape(-1),
         projection=_floats(_projection(flow)),
         dilated_bias=_floats(
-            torch.cat([_interleaved(layer.dilated.bias, spec.gate_channels) for layer in layers])
+            torch.cat([_interleaved(_bias(layer.dilated), spec.gate_channels) for layer in layers])
         ),
-        residual_bias=_floats(torch.stack([_pad(layer.residual.bias, 0) for layer in layers])),
-        hidden_bias=_floats(_pad(stack.hidden.bias, 0)),
-        heard_bias=_floats(_pad(flow.input.bias, 0)),
+        residual_bias=_floats(torch.stack([_pad(_bias(residual), 0) for residual in residuals])),
+        hidden_bias=_floats(_pad(_bias(stack.hidden), 0)),
+        input_bias=_floats(_pad(_bias(flow.input), 0)),
         out_bias=_floats(_pad(out_bias, 0)),
         dilations=np.array(spec.dilations, np.int64),
         kernel=spec.kernel_size,
@@ -129,12 +134,17 @@ def _taps(weight: Tensor) -> Tensor:
 
 
 def _projection(flow: AffineFlow) -> Tensor:
-    """(condition channels, L 2G); no condition channels where the flow hears none."""
+    """(condition channels, L 2G); no condition channels where the flow has none."""
     stack, spec = flow.stack, flow.stack.spec
     if stack.projection is None:
         return torch.zeros(0, spec.layers * 2 * padded(spec.gate_channels))
     per_layer = stack.projection.weight[..., 0].unflatten(0, (spec.layers, 2 * spec.gate_channels))
     return torch.cat([_interleaved(weight, spec.gate_channels) for weight in per_layer]).T
+
+
+def _bias(conv: nn.Conv1d) -> Tensor:
+    """Of a convolution that has one, as all here have."""
+    return cast(Tensor, conv.bias)
 
 
 def _floats(x: Tensor) -> Floats:

@@ -25,7 +25,7 @@ def synthesise(coefficients: Floats, hold: int, start: int, x: Floats) -> None:
     """x (P + n): P samples, and n residuals which become samples; the first is sample `start` of
     column 0.
 
-    coefficients (F, P): each column holds for `hold` samples, the last one for ever.
+    coefficients (F, P): each column holds for `hold` samples, the last one for all that follow.
     """
     columns, order = coefficients.shape
     for t in range(order, len(x)):
@@ -43,11 +43,11 @@ class FilterStream:
         self.past = np.zeros(order, np.float32)  # the last samples, oldest first
         self.time = 0
 
-    def pass_on(self, residual: Floats, coefficients: Floats, hold: int, first: int) -> Floats:
+    def synthesize(self, residual: Floats, coefficients: Floats, hold: int, first: int) -> Floats:
         """The next residuals (n,) -> samples (n,).
 
         coefficients (F, P): columns from number `first` on, each held for `hold` samples, the last
-        for ever.
+        for all that follow.
         """
         order, last = len(self.past), len(coefficients) - 1
         begin, end = (min(t // hold - first, last) for t in (self.time, self.time + len(residual)))
@@ -57,10 +57,10 @@ class FilterStream:
         self.past, self.time = x[len(x) - order :], self.time + len(residual)
         return x[order:]
 
-    def arrays(self) -> dict[str, NDArray]:
-        """All that it remembers, by name."""
+    def state_dict(self) -> dict[str, NDArray]:
+        """Its state, by name."""
         return {"past": self.past.copy(), "time": np.array(self.time)}
 
-    def restore(self, arrays: Mapping[str, NDArray]) -> None:
-        """The inverse of `arrays`."""
+    def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
+        """The inverse of `state_dict`."""
         self.past, self.time = np.array(arrays["past"]), int(arrays["time"])

@@ -1,6 +1,4 @@
-"""How two threads tell each other how far they are: a number that one of them writes, and the other
-waits for.
-"""
+"""Progress counters between two threads: numbers that one writes, and the other waits for."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from vqwave.decode.plan import aligned
 
 # numbers between two signals, so that none shares a cache line, or its neighbour, with another
 APART = 16
-PATIENCE = 1 << 22  # looks at a signal before a thread gives up: a tenth of a second or more
+PATIENCE = 1 << 22  # reads of a signal before a thread gives up: a tenth of a second or more
 
 
 def signals(count: int) -> Integers:
@@ -28,7 +26,7 @@ def signals(count: int) -> Integers:
 
 @intrinsic
 def load_acquire(_typing: Typing, array: types.Array, _index: types.Integer) -> Generated:
-    """array[index], and with it all that was written before it was announced."""
+    """array[index], and with it all that was written before it was stored."""
 
     def generate(
         context: Context, builder: ir.IRBuilder, signature: Signature, args: Args
@@ -78,9 +76,9 @@ def rest(_typing: Typing) -> Generated:
 @kernel
 def wait_for(array: Integers, signal: int, least: int, patience: int) -> int:
     """The signal, once it is at least `least`; or what it is when patience runs out."""
-    found = load_acquire(array, signal * APART)
-    while found < least and patience > 0:
+    value = load_acquire(array, signal * APART)
+    while value < least and patience > 0:
         rest()
         patience -= 1
-        found = load_acquire(array, signal * APART)
-    return found
+        value = load_acquire(array, signal * APART)
+    return value

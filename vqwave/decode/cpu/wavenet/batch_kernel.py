@@ -22,7 +22,7 @@ from vqwave.decode.cpu.matmul import (
     rectify,
 )
 from vqwave.decode.cpu.microkernels import put
-from vqwave.decode.cpu.simd import LANES, add, broadcast, fused, load, load_whole
+from vqwave.decode.cpu.simd import LANES, add, broadcast, fused, load, load_integers
 from vqwave.decode.cpu.wavenet.prediction import add_prediction, shift_locations, voiced
 from vqwave.decode.cpu.wavenet.state import Integers, State, span
 from vqwave.decode.plan import CATEGORICAL, Plan, aligned
@@ -30,18 +30,18 @@ from vqwave.decode.sampling import Temperatures
 
 
 class Buffers(NamedTuple):
-    """Room for the activations of one sample of B streams.
+    """Activations of one sample of B streams.
 
     Operands are what products read, in the plan's kind of number.
     """
 
-    taps: Numbers  # (B, L k R) operand: what each layer hears, oldest first
+    taps: Numbers  # (B, L k R) operand: the inputs of each layer, oldest first
     units: Numbers  # (B, L G), of the plan's kind of unit
     read: Numbers  # (B, S or R) operand: what the output layers read
     hidden_read: Numbers  # (B, H) operand
     present: Floats  # (B, R) residual channels
     activation: Floats  # (B, 2G)
-    inner: Floats  # (B, R) sums of whole numbers
+    inner: Floats  # (B, R) sums of integers
     skip: Floats  # (B, S)
     hidden: Floats  # (B, H)
     out: Floats  # (B, C)
@@ -50,25 +50,28 @@ class Buffers(NamedTuple):
 
     @staticmethod
     def of(plan: Plan, streams: int) -> Buffers:
-        residual, (layers, activation) = plan.heard.shape[1], plan.dilated_bias.shape
+        residual, (layers, activation) = plan.input_weights.shape[1], plan.dilated_bias.shape
         skip, hidden, out = len(plan.skip_bias), len(plan.hidden_bias), len(plan.out_bias)
         operand, unit = plan.operand.dtype.type, plan.units.dtype.type
         return Buffers(
-            aligned((streams, layers * plan.kernel * residual), operand),
-            aligned((streams, layers * activation // 2), unit),
-            *[aligned((streams, width), operand) for width in (skip or residual, hidden)],
-            *[
-                aligned((streams, width), np.float32)
-                for width in (residual, activation, residual, skip, hidden, out)
-            ],
-            aligned((out,), np.float32),
-            np.zeros(streams, np.int64),
+            taps=aligned((streams, layers * plan.kernel * residual), operand),
+            units=aligned((streams, layers * activation // 2), unit),
+            read=aligned((streams, skip or residual), operand),
+            hidden_read=aligned((streams, hidden), operand),
+            present=aligned((streams, residual), np.float32),
+            activation=aligned((streams, activation), np.float32),
+            inner=aligned((streams, residual), np.float32),
+            skip=aligned((streams, skip), np.float32),
+            hidden=aligned((streams, hidden), np.float32),
+            out=aligned((streams, out), np.float32),
+            scratch=aligned((out,), np.float32),
+            column=np.zeros(streams, np.int64),
         )
 
 
 class ConditionWindow(NamedTuple):
-    """What B streams are told over a stretch of time: columns that begin at `first` and hold; the
-    last one for ever.
+    """The condition of B streams over a chunk of time: columns from number `first` on, each held;
+    the last one for all that follows.
     """
 
     columns: Floats  # (B, n, L 2G): projected, with the bias of the dilated convolution
@@ -99,31 +102,31 @@ def project(plan: Plan, features: Floats, columns: Floats) -> None:
 
 @inlined
 def embed_input(
-    plan: Plan, state: State, told: ConditionWindow, column: Integers, present: Floats
+    plan: Plan, state: State, conditions: ConditionWindow, column: Integers, present: Floats
 ) -> None:
     """The last sample of each stream -> what enters the first layer, present (B, R).
 
-    column (B,): see `locate`.
+    column (B,): see `select_column`.
     """
-    width = plan.heard.shape[1]
-    bias = plan.heard.size - width
+    width = plan.input_weights.shape[1]
+    bias = plan.input_weights.size - width
     for b in range(present.shape[0]):
         if plan.head.family == CATEGORICAL:
-            copy(plan.heard, np.int64(state.heard[b]) * width, present, b * width, width)
+            copy(plan.input_weights, np.int64(state.last[b]) * width, present, b * width, width)
         else:
-            amplitude = broadcast(state.heard[b])
+            amplitude = broadcast(state.last[b])
             for i in range(0, width, LANES):
-                entered = fused(load(plan.heard, i), amplitude, load(plan.heard, bias + i))
+                entered = fused(
+                    load(plan.input_weights, i), amplitude, load(plan.input_weights, bias + i)
+                )
                 put(present, b * width + i, entered)
             if plan.predictor.order > 0:
-                add_prediction(plan, state, told.predictors, b, column[b], present)
+                add_prediction(plan, state, conditions.predictors, b, column[b], present)
 
 
 @kernel
 def gather_taps(plan: Plan, state: State, taps: Numbers) -> None:
-    """Every layer's past taps, from the rings; all at once, so that one wait for memory is the wait
-    for all.
-    """
+    """Every layer's past taps, from the rings; all at once, so that waits for memory overlap."""
     slots, width = state.rings.shape[1], state.rings.shape[2]
     for b in range(taps.shape[0]):
         ring, at = b * slots * width, b * taps.shape[1]
@@ -141,7 +144,7 @@ def gather_taps(plan: Plan, state: State, taps: Numbers) -> None:
 
 @kernel
 def push_taps(plan: Plan, state: State, taps: Numbers) -> None:
-    """Every layer's present, the last of its taps, into its ring, where the oldest stood."""
+    """Every layer's present, the last of its taps, into its ring, in place of the oldest."""
     slots, width = state.rings.shape[1], state.rings.shape[2]
     for b in range(taps.shape[0]):
         ring, at = b * slots * width, b * taps.shape[1] + (plan.kernel - 1) * width
@@ -153,15 +156,17 @@ def push_taps(plan: Plan, state: State, taps: Numbers) -> None:
 
 
 @inlined
-def select_column(told: ConditionWindow, state: State, column: Integers) -> None:
+def select_column(conditions: ConditionWindow, state: State, column: Integers) -> None:
     """Which column of the condition holds at each stream's time."""
     for b in range(len(column)):
-        column[b] = min(state.time[b] // told.hold - told.first[b], told.columns.shape[1] - 1)
+        column[b] = min(
+            state.time[b] // conditions.hold - conditions.first[b], conditions.columns.shape[1] - 1
+        )
 
 
 @kernel
 def words(plan: Plan, numbers: int) -> int:
-    """That so many weights of units take."""
+    """Array elements that so many weights of units take."""
     return numbers // 2 if plan.residual_scale.shape[0] > 0 else numbers
 
 
@@ -190,7 +195,7 @@ def add_residual(plan: Plan, buffers: Buffers, layer: int, at: int) -> None:
                 load(buffers.present, b * R + i), load(plan.residual_scale, (2 * layer + 1) * R + i)
             )
             residual = fused(
-                load_whole(buffers.inner, b * R + i),
+                load_integers(buffers.inner, b * R + i),
                 load(plan.residual_scale, 2 * layer * R + i),
                 begun,
             )
@@ -199,12 +204,12 @@ def add_residual(plan: Plan, buffers: Buffers, layer: int, at: int) -> None:
 
 @inlined
 def dequantize_skips(plan: Plan, buffers: Buffers) -> None:
-    """Sums of whole numbers, once they are complete, become skips."""
+    """Sums of integers, once they are complete, become skips."""
     if plan.skip_scale.shape[0] > 0:
         B, S = buffers.skip.shape
         for b in range(B):
             for i in range(0, S, LANES):
-                total = load_whole(buffers.skip, b * S + i)
+                total = load_integers(buffers.skip, b * S + i)
                 put(
                     buffers.skip,
                     b * S + i,
@@ -213,18 +218,18 @@ def dequantize_skips(plan: Plan, buffers: Buffers) -> None:
 
 
 @kernel
-def step(plan: Plan, state: State, buffers: Buffers, told: ConditionWindow) -> None:
-    """One sample of every stream: from the last sample heard to the head's parameters, in
+def step(plan: Plan, state: State, buffers: Buffers, conditions: ConditionWindow) -> None:
+    """One sample of every stream: from the last sample to the head's parameters, in
     buffers.out.
     """
     layers, width = plan.dilated_bias.shape
-    R, G, S = plan.heard.shape[1], width // 2, plan.skip_bias.shape[0]
+    R, G, S = plan.input_weights.shape[1], width // 2, plan.skip_bias.shape[0]
     # width of a layer's taps; place in the weights
     B, taps, at = buffers.out.shape[0], plan.kernel * R, 0
-    row = told.columns.shape[2]
+    row = conditions.columns.shape[2]
     gather_taps(plan, state, buffers.taps)
-    select_column(told, state, buffers.column)
-    embed_input(plan, state, told, buffers.column, buffers.present)
+    select_column(conditions, state, buffers.column)
+    embed_input(plan, state, conditions, buffers.column, buffers.present)
     for layer in range(layers):
         for b in range(B):
             convert(buffers.present, b * R, buffers.taps, (b * layers + layer + 1) * taps - R, R)
@@ -232,12 +237,14 @@ def step(plan: Plan, state: State, buffers: Buffers, told: ConditionWindow) -> N
         product(plan.weights, at, taps, width, buffers.taps, layer * taps, buffers.activation, 0)
         at += taps * width
         for b in range(B):
-            heard = (b * told.columns.shape[1] + buffers.column[b]) * row + layer * width
+            condition_at = (
+                b * conditions.columns.shape[1] + buffers.column[b]
+            ) * row + layer * width
             gate(
                 buffers.activation,
                 b * width,
-                told.columns,
-                heard,
+                conditions.columns,
+                condition_at,
                 buffers.units,
                 (b * layers + layer) * G,
                 G,
@@ -277,26 +284,37 @@ def decode(
     plan: Plan,
     state: State,
     buffers: Buffers,
-    told: ConditionWindow,
+    conditions: ConditionWindow,
     streams: Integers,
     seed: np.uint64,
     temperatures: Temperatures,
     given: Floats,
-    heard: Floats,
+    sampled: Floats,
     params: Floats,
 ) -> None:
-    """Moves B streams on by the T samples of heard (B, T), which it fills with class numbers or
+    """Advances B streams by the T samples of sampled (B, T), which it fills with class numbers or
     amplitudes.
 
     While t < given.shape[1], sample t is given (B, n); then it is drawn. While t < params.shape[1],
     the head's parameters go to params (B, n, C).
     """
-    B, T = heard.shape
+    B, T = sampled.shape
     for t in range(T):
-        step(plan, state, buffers, told)
+        step(plan, state, buffers, conditions)
         for b in range(B):
             commit_sample(
-                plan, state, buffers, told, b, t, streams, seed, temperatures, given, heard, params
+                plan,
+                state,
+                buffers,
+                conditions,
+                b,
+                t,
+                streams,
+                seed,
+                temperatures,
+                given,
+                sampled,
+                params,
             )
 
 
@@ -305,17 +323,17 @@ def commit_sample(
     plan: Plan,
     state: State,
     buffers: Buffers,
-    told: ConditionWindow,
+    conditions: ConditionWindow,
     b: int,
     t: int,
     streams: Integers,
     seed: np.uint64,
     temperatures: Temperatures,
     given: Floats,
-    heard: Floats,
+    sampled: Floats,
     params: Floats,
 ) -> None:
-    """Sample t of stream b is given or drawn, and heard; see `decode`."""
+    """Sample t of stream b, given or drawn, becomes its last one; see `decode`."""
     if plan.predictor.order > 0:
         shift_locations(plan, state.prediction[b, 0], buffers.out, b)
     if t < params.shape[1]:
@@ -324,10 +342,10 @@ def commit_sample(
     if t < given.shape[1]:
         x = np.float64(given[b, t])
     else:
-        periodic = voiced(plan, told.predictors, b, buffers.column[b])
+        periodic = voiced(plan, conditions.predictors, b, buffers.column[b])
         scale = temperatures.voiced if periodic else temperatures.scale
         choice, now = temperatures.choice, state.time[b]
         x = draw(plan.head, buffers.out, b, buffers.scratch, choice, scale, seed, streams[b], now)
-    heard[b, t] = x
-    state.heard[b] = x
+    sampled[b, t] = x
+    state.last[b] = x
     state.time[b] += 1

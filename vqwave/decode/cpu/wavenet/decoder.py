@@ -1,5 +1,5 @@
-"""The CPU back-end's face: torch in, torch out; threads over groups of streams, and time in chunks
-that can be interrupted.
+"""The decoder of the CPU kernels: torch in, torch out; threads over groups of streams, and time in
+chunks that can be interrupted.
 
 A stream's samples do not depend on its group, on the threads or on the chunks: see `simd.py`.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -22,7 +23,7 @@ from vqwave.decode.cpu.wavenet.batch_kernel import Buffers, ConditionWindow, dec
 from vqwave.decode.cpu.wavenet.single_stream import PastTapCache
 from vqwave.decode.cpu.wavenet.state import Integers, State
 from vqwave.decode.cpu.wavenet.two_core import ChunkTask, TwoCoreDecoder, cores, run_alone
-from vqwave.decode.plan import Plan, Precision, aligned
+from vqwave.decode.plan import Plan, Precision, aligned, network_input, waveform
 from vqwave.decode.sampling import Temperature, checked_temperatures
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
@@ -37,27 +38,29 @@ CHUNK = 8192  # samples, summed over the streams of a group, between looks at Ct
 class Group:
     """Streams that advance together in one thread."""
 
-    rows: slice  # of the whole batch
+    rows: slice  # of the batch
     streams: Integers
     state: State
     plan: Plan
     buffers: Buffers
-    ahead: PastTapCache | None  # of a group of one
-    duet: TwoCoreDecoder | None  # of a stream that may run on two cores
+    cache: PastTapCache | None  # of a group of one
+    two_core: TwoCoreDecoder | None  # of a stream that may run on two cores
 
 
 @dataclass(frozen=True)
 class ChunkIO:
-    """What a stretch of time yields: heard (B, n) class numbers or amplitudes, params (B, n, C) or
-    (B, 0, C).
+    """The results of a chunk of time: sampled (B, n) class numbers or amplitudes, params (B, n, C)
+    or (B, 0, C).
     """
 
-    heard: Floats
+    sampled: Floats
     params: Floats
 
 
 class Decoder:
-    """Streams of one network under way: each call carries on where the last one stopped."""
+    """Streams of one network under way: each call continues where the last one stopped."""
+
+    ahead = 0  # samples whose columns must be given beyond those that are drawn
 
     def __init__(
         self,
@@ -84,7 +87,7 @@ class Decoder:
         # (B,) number of the first of these columns in each stream
         self.first = np.zeros(len(streams), np.int64)
         numbers = streams.cpu().numpy().astype(np.int64)
-        silence = self._as_heard(torch.zeros(1))[0]
+        silence = self._network_input(torch.zeros(1))[0]
         self.groups = [
             Group(
                 rows,
@@ -118,15 +121,15 @@ class Decoder:
             if group.rows.start <= row < group.rows.stop:
                 b = row - group.rows.start
                 group.streams[b] = stream
-                group.state.clear(b, self._as_heard(torch.zeros(1))[0])
+                group.state.clear(b, self._network_input(torch.zeros(1))[0])
 
     def state_dict(self) -> dict[str, NDArray]:
-        """All that the streams remember, by name: what `restore` goes on from."""
+        """The state of the streams, by name: what `load_state_dict` continues from."""
         parts = [_kept(group) for group in self.groups]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
-        """The inverse of `arrays`, for as many streams of the same network in the same
+        """The inverse of `state_dict`, for as many streams of the same network in the same
         precision.
         """
         for group in self.groups:
@@ -137,9 +140,9 @@ class Decoder:
         """Go over given samples x (B, n) -> the head's parameters at each of them (B, C, n), or
         nothing unless `keep`.
         """
-        given = self._as_heard(x)
+        given = self._network_input(x)
         wanted = given.shape[1] if keep else 0
-        parts = [s.params for s in self._advance(given.shape[1], given, wanted, 0, 1.0)]
+        parts = [chunk.params for chunk in self._advance(given.shape[1], given, wanted, 0, 1.0)]
         if not parts:
             return torch.zeros(len(given), self.plan.head.channels, 0)
         return torch.from_numpy(np.concatenate(parts, 1)).transpose(1, 2)
@@ -147,13 +150,13 @@ class Decoder:
     def sample(self, count: int, seed: int = 0, temperature: Temperature = 1.0) -> Iterator[Tensor]:
         """The next `count` samples, in chunks: waveforms (B, n) float32."""
         nothing = np.zeros((len(self.features), 0), np.float32)
-        for stretch in self._advance(count, nothing, 0, seed, temperature):
-            yield self._as_wave(stretch.heard)
+        for chunk in self._advance(count, nothing, 0, seed, temperature):
+            yield self._waveform(chunk.sampled)
 
     def _advance(
         self, count: int, given: Floats, wanted: int, seed: int, temperature: Temperature
     ) -> Iterator[ChunkIO]:
-        """`given` (B, count) to hear, or (B, 0) to draw; parameters of the first `wanted`
+        """`given` (B, count) to go over, or (B, 0) to draw; parameters of the first `wanted`
         samples.
         """
         step = max(1, CHUNK // max((len(g.streams) for g in self.groups), default=1))
@@ -164,31 +167,29 @@ class Decoder:
                     (len(given), max(0, min(n, wanted - first)), self.plan.head.channels),
                     np.float32,
                 )
-                stretch = ChunkIO(np.zeros((len(given), n), np.float32), params)
-                heard = given[:, first : first + n]
-                run(
-                    lambda g, h=heard, s=stretch: self._run(g, h, s, seed, temperature), self.groups
-                )
-                yield stretch
+                chunk = ChunkIO(np.zeros((len(given), n), np.float32), params)
+                part = given[:, first : first + n]
+                run(partial(self._run, part, chunk, seed, temperature), self.groups)
+                yield chunk
 
     def _run(
-        self, group: Group, given: Floats, stretch: ChunkIO, seed: int, temperature: Temperature
+        self, given: Floats, chunk: ChunkIO, seed: int, temperature: Temperature, group: Group
     ) -> None:
-        """Advance one group; its rows of the arrays are copied, since kernels want whole arrays."""
-        heard = np.zeros_like(stretch.heard[group.rows])
-        params = np.zeros_like(stretch.params[group.rows])
-        told = self._told(group, heard.shape[1])
-        network = (group.plan, group.state, group.buffers, told)
+        """Advance one group; its rows are copied, since kernels take contiguous arrays."""
+        sampled = np.zeros_like(chunk.sampled[group.rows])
+        params = np.zeros_like(chunk.params[group.rows])
+        conditions = self._condition_window(group, sampled.shape[1])
+        network = (group.plan, group.state, group.buffers, conditions)
         draws = (group.streams, np.uint64(checked_seed(seed)), checked_temperatures(temperature))
-        arrays = (np.ascontiguousarray(given[group.rows]), heard, params)
-        if group.ahead is None:
+        arrays = (np.ascontiguousarray(given[group.rows]), sampled, params)
+        if group.cache is None:
             decode(*network, *draws, *arrays)
         else:
-            task = ChunkTask(*network, group.ahead, *draws, *arrays)
-            run_alone(task) if group.duet is None else group.duet.run(task)
-        stretch.heard[group.rows], stretch.params[group.rows] = heard, params
+            task = ChunkTask(*network, group.cache, *draws, *arrays)
+            run_alone(task) if group.two_core is None else group.two_core.run(task)
+        chunk.sampled[group.rows], chunk.params[group.rows] = sampled, params
 
-    def _told(self, group: Group, count: int) -> ConditionWindow:
+    def _condition_window(self, group: Group, count: int) -> ConditionWindow:
         """The condition of the next `count` samples of a group, projected for every layer."""
         columns, rows = self.features.shape[1], np.arange(group.rows.start, group.rows.stop)
         wanted = min((count - 1) // self.hold + 2, columns)
@@ -210,22 +211,20 @@ class Decoder:
         features = condition.features.detach().float().cpu().transpose(1, 2).numpy()
         return np.broadcast_to(features, (streams, *features.shape[1:]))
 
-    def _as_heard(self, x: Tensor) -> Floats:
-        """Waveforms -> what the network hears of them."""
-        x = x.detach().float().cpu()
-        return (x if self.wavenet.head.continuous else self.wavenet.head.encode(x).float()).numpy()
+    def _network_input(self, x: Tensor) -> Floats:
+        """Waveforms -> what the network's input takes."""
+        return network_input(self.wavenet.head, x.detach().float().cpu()).numpy()
 
-    def _as_wave(self, heard: Floats) -> Tensor:
-        x = torch.from_numpy(heard)
-        return x if self.wavenet.head.continuous else self.wavenet.head.decode(x.long()).float()
+    def _waveform(self, sampled: Floats) -> Tensor:
+        return waveform(self.wavenet.head, torch.from_numpy(sampled))
 
     @contextmanager
     def _pool(self) -> Iterator[Callable[[Callable[[Group], None], list[Group]], object]]:
         """A way to run a function over groups: here for one, else in threads, which end with the
-        stretch that they are in.
+        chunk that they are in.
         """
         if len(self.groups) == 1 or self.threads == 1:
-            yield lambda function, groups: [function(group) for group in groups]
+            yield lambda function, groups: list(map(function, groups))
             return
         with ThreadPoolExecutor(self.threads) as pool:
             yield lambda function, groups: list(pool.map(function, groups))
@@ -239,21 +238,21 @@ def sample_wavenet(
     streams: Tensor,
     seed: int = 0,
     temperature: Temperature = 1.0,
-    prime: Tensor | None = None,
+    prompt: Tensor | None = None,
     progress: Callable[[int], object] | None = None,
     weights: Precision = "float32",
     threads: int | None = None,
 ) -> Tensor:
     """What `reference.sample_wavenet` draws, up to float rounding: (B, samples) float32."""
     decoder = Decoder(wavenet, condition, streams, weights=weights, threads=threads)
-    if prime is not None:
-        decoder.prefill(prime)
-    drawn = [torch.zeros(len(streams), 0)]
+    if prompt is not None:
+        decoder.prefill(prompt)
+    chunks = [torch.zeros(len(streams), 0)]
     for chunk in decoder.sample(samples, seed, temperature):
-        drawn.append(chunk)
+        chunks.append(chunk)
         if progress is not None:
             progress(chunk.shape[1])
-    return torch.cat(drawn, 1)
+    return torch.cat(chunks, 1)
 
 
 def score_wavenet(
@@ -273,7 +272,7 @@ def score_wavenet(
 
 def _kept(group: Group) -> dict[str, NDArray]:
     """The state of a group's streams by name, without arrays that this network leaves empty."""
-    arrays = group.state._asdict() | {"streams": group.streams}
+    arrays = group.state.named() | {"streams": group.streams}
     return {name: array for name, array in arrays.items() if array.size}
 
 

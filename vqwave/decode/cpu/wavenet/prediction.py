@@ -27,7 +27,7 @@ def predict(state: State, columns: Floats, b: int, column: int) -> None:
 
     columns (B, n, P or P + 1): coefficients and, with pitch taps, the period in samples.
     """
-    slots, last = state.residuals.shape[1], state.heard[b]
+    slots, last = state.residuals.shape[1], state.last[b]
     state.residuals[b, (state.time[b] + slots - 1) % slots] = last - state.prediction[b, 0]
     prediction = np.float32(0.0)
     for k in range(state.samples.shape[1]):
@@ -54,10 +54,10 @@ def residual_before(state: State, b: int, lag: int) -> np.float32:
 @inlined
 def add_input(plan: Plan, row: int, value: np.float32, present: Floats, b: int) -> None:
     """present[b] += row `row` of the first layer's input weights times value."""
-    width, lanes = plan.heard.shape[1], broadcast(value)
+    width, lanes = plan.input_weights.shape[1], broadcast(value)
     for i in range(0, width, LANES):
         sums = load(present, b * width + i)
-        put(present, b * width + i, fused(load(plan.heard, row * width + i), lanes, sums))
+        put(present, b * width + i, fused(load(plan.input_weights, row * width + i), lanes, sums))
 
 
 @inlined

@@ -1,10 +1,10 @@
 """The sample loop of one stream: weights stream through once a sample, and those of past taps once
 in eight.
 
-A layer of dilation d knows its past taps d samples ahead. So their products are made for up to
-eight samples at a time, for which the weights are read once; each layer at another time, so that no
-sample waits for all. An output stays one chain of multiply-adds: past taps from zero, then the
-present, as `kernels.step` has them.
+The past taps of a layer of dilation d are available d samples ahead. So their products are made
+for up to eight samples at a time, for which the weights are read once; each layer at another time,
+so that no sample waits for all. An output stays one chain of multiply-adds: past taps from zero,
+then the present, as `batch_kernel.step` has them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class PastTapCache(NamedTuple):
 
     @staticmethod
     def of(plan: Plan) -> PastTapCache:
-        (layers, width), residual = plan.dilated_bias.shape, plan.heard.shape[1]
+        (layers, width), residual = plan.dilated_bias.shape, plan.input_weights.shape[1]
         spans = [span(plan.kernel, int(d)) for d in plan.dilations]
         return PastTapCache(
             aligned((layers * AHEAD, width), np.float32),
@@ -79,51 +79,55 @@ def reach(dilation: int) -> int:
 
 @inlined
 def precompute(
-    plan: Plan, state: State, ahead: PastTapCache, layer: int, at: int, time: int, count: int
+    plan: Plan, state: State, cache: PastTapCache, layer: int, at: int, time: int, count: int
 ) -> None:
     """Sums over the past taps of a layer for `count` samples from `time` on, whose weights begin at
     `at`.
     """
-    R, width, dilation = plan.heard.shape[1], plan.dilated_bias.shape[1], plan.dilations[layer]
+    R, width, dilation = (
+        plan.input_weights.shape[1],
+        plan.dilated_bias.shape[1],
+        plan.dilations[layer],
+    )
     length, depth = span(plan.kernel, dilation), (plan.kernel - 1) * R
     for i in range(count):
         past = (time + i) % length
         for tap in range(plan.kernel - 1):
-            copy(state.rings, (ahead.ring[layer] + past) * R, ahead.past, i * depth + tap * R, R)
+            copy(state.rings, (cache.ring[layer] + past) * R, cache.past, i * depth + tap * R, R)
             past += dilation
             past -= length if past >= length else 0
     y = (layer * AHEAD + (time + layer) % reach(dilation)) * width
-    clear(ahead.sums, y, count * width)
-    weights, x, sums = place(plan.weights, at), place(ahead.past, 0), place(ahead.sums, y)
+    clear(cache.sums, y, count * width)
+    weights, x, sums = place(plan.weights, at), place(cache.past, 0), place(cache.sums, y)
     multiply(weights, depth, width, count, x, depth, sums, width)
 
 
 @inlined
-def precompute_due(plan: Plan, state: State, ahead: PastTapCache, time: int) -> None:
+def precompute_due(plan: Plan, state: State, cache: PastTapCache, time: int) -> None:
     """The layers whose turn comes with the sample at `time`."""
-    G, R, at = plan.dilated_bias.shape[1] // 2, plan.heard.shape[1], 0
+    G, R, at = plan.dilated_bias.shape[1] // 2, plan.input_weights.shape[1], 0
     for layer in range(len(plan.dilations)):
         count = reach(plan.dilations[layer])
         if (time + layer) % count == 0:
-            precompute(plan, state, ahead, layer, at, time, count)
+            precompute(plan, state, cache, layer, at, time, count)
         at += plan.kernel * R * 2 * G + words(plan, G * R)
 
 
 @kernel
-def precompute_all(plan: Plan, state: State, ahead: PastTapCache) -> None:
-    """What an earlier call foresaw, and where in the rings each layer stands."""
-    G, R, at, time = plan.dilated_bias.shape[1] // 2, plan.heard.shape[1], 0, state.time[0]
+def precompute_all(plan: Plan, state: State, cache: PastTapCache) -> None:
+    """The sums that earlier samples would have made, and the slot of each layer in its ring."""
+    G, R, at, time = plan.dilated_bias.shape[1] // 2, plan.input_weights.shape[1], 0, state.time[0]
     for layer in range(len(plan.dilations)):
         count = reach(plan.dilations[layer])
-        precompute(plan, state, ahead, layer, at, time, count - (time + layer) % count)
-        ahead.slot[layer] = time % span(plan.kernel, plan.dilations[layer])
+        precompute(plan, state, cache, layer, at, time, count - (time + layer) % count)
+        cache.slot[layer] = time % span(plan.kernel, plan.dilations[layer])
         at += plan.kernel * R * 2 * G + words(plan, G * R)
 
 
 @inlined
 def residual_at(plan: Plan, layer: int) -> int:
     """Where the weights of a layer's residual begin."""
-    R, width = plan.heard.shape[1], plan.dilated_bias.shape[1]
+    R, width = plan.input_weights.shape[1], plan.dilated_bias.shape[1]
     return layer * (plan.kernel * R * width + words(plan, width // 2 * R)) + plan.kernel * R * width
 
 
@@ -132,29 +136,29 @@ def run_layer(
     plan: Plan,
     state: State,
     buffers: Buffers,
-    told: ConditionWindow,
-    ahead: PastTapCache,
+    conditions: ConditionWindow,
+    cache: PastTapCache,
     layer: int,
     time: int,
 ) -> None:
     """One layer, from its input in buffers.present to its units."""
-    width, R = plan.dilated_bias.shape[1], plan.heard.shape[1]
+    width, R = plan.dilated_bias.shape[1], plan.input_weights.shape[1]
     G, dilation = width // 2, plan.dilations[layer]
     at = residual_at(plan, layer) - R * width  # of the present tap
-    slot, sums = ahead.slot[layer], (layer * AHEAD + (time + layer) % reach(dilation)) * width
-    x = (ahead.ring[layer] + slot) * R
+    slot, sums = cache.slot[layer], (layer * AHEAD + (time + layer) % reach(dilation)) * width
+    x = (cache.ring[layer] + slot) * R
     convert(buffers.present, 0, state.rings, x, R)
-    ahead.slot[layer] = slot + 1 if slot + 1 < span(plan.kernel, dilation) else 0
-    row_product(plan.weights, at, R, width, state.rings, x, ahead.sums, sums)
-    heard = buffers.column[0] * told.columns.shape[2] + layer * width
-    gate(ahead.sums, sums, told.columns, heard, buffers.units, layer * G, G)
+    cache.slot[layer] = slot + 1 if slot + 1 < span(plan.kernel, dilation) else 0
+    row_product(plan.weights, at, R, width, state.rings, x, cache.sums, sums)
+    condition_at = buffers.column[0] * conditions.columns.shape[2] + layer * width
+    gate(cache.sums, sums, conditions.columns, condition_at, buffers.units, layer * G, G)
 
 
 @kernel
 def skips_at(plan: Plan) -> int:
     """Where the weights of the skips begin."""
     layers, width = plan.dilated_bias.shape
-    R, last = plan.heard.shape[1], 1 if plan.skip_bias.shape[0] > 0 else 0
+    R, last = plan.input_weights.shape[1], 1 if plan.skip_bias.shape[0] > 0 else 0
     return layers * plan.kernel * R * width + (layers - last) * words(plan, (width // 2) * R)
 
 
@@ -163,23 +167,23 @@ def decode_one(
     plan: Plan,
     state: State,
     buffers: Buffers,
-    told: ConditionWindow,
-    ahead: PastTapCache,
+    conditions: ConditionWindow,
+    cache: PastTapCache,
     streams: Integers,
     seed: np.uint64,
     temperatures: Temperatures,
     given: Floats,
-    heard: Floats,
+    sampled: Floats,
     params: Floats,
 ) -> None:
-    """`kernels.decode` for one stream, bit for bit."""
+    """`batch_kernel.decode` for one stream, bit for bit."""
     (layers, width), S, at = plan.dilated_bias.shape, plan.skip_bias.shape[0], skips_at(plan)
-    precompute_all(plan, state, ahead)
-    for t in range(heard.shape[1]):
-        select_column(told, state, buffers.column)
-        embed_input(plan, state, told, buffers.column, buffers.present)
+    precompute_all(plan, state, cache)
+    for t in range(sampled.shape[1]):
+        select_column(conditions, state, buffers.column)
+        embed_input(plan, state, conditions, buffers.column, buffers.present)
         for layer in range(layers):
-            run_layer(plan, state, buffers, told, ahead, layer, state.time[0])
+            run_layer(plan, state, buffers, conditions, cache, layer, state.time[0])
             if layer < layers - 1 or S == 0:
                 add_residual(plan, buffers, layer, residual_at(plan, layer))
         if S > 0:
@@ -190,6 +194,17 @@ def decode_one(
             dequantize_skips(plan, buffers)
         output_layers(plan, buffers, at + words(plan, layers * (width // 2) * S))
         commit_sample(
-            plan, state, buffers, told, 0, t, streams, seed, temperatures, given, heard, params
+            plan,
+            state,
+            buffers,
+            conditions,
+            0,
+            t,
+            streams,
+            seed,
+            temperatures,
+            given,
+            sampled,
+            params,
         )
-        precompute_due(plan, state, ahead, state.time[0])
+        precompute_due(plan, state, cache, state.time[0])

@@ -13,6 +13,8 @@ from vqwave.decode.plan import Plan, aligned
 
 Integers = NDArray[np.int64]
 
+SAVED_NAMES = {"last": "heard"}  # of a field in saved streams, where it is another
+
 
 @kernel
 def span(taps: int, dilation: int) -> int:
@@ -21,26 +23,24 @@ def span(taps: int, dilation: int) -> int:
 
 
 class State(NamedTuple):
-    """All that B streams must remember between samples; each stream's part stands alone, in row b
-    of every array.
-    """
+    """The state of B streams between samples; stream b's is in row b of every array."""
 
     # (B, slots, R): for each layer its last (k - 1) d inputs, the input of sample t in slot t mod
     # (k - 1) d
     rings: Numbers
-    heard: Floats  # (B,) the last sample: a class number or an amplitude
-    time: Integers  # (B,) samples heard
+    last: Floats  # (B,) the last sample: a class number or an amplitude
+    time: Integers  # (B,) samples so far
     samples: Floats  # (B, P) of a linear predictor: the samples before the last one, newest first
     residuals: Floats  # (B, slots): e of sample t in slot t mod slots, from the longest lag on
     prediction: Floats  # (B, 1) of the last sample; these three are (B, 0) without a predictor
 
     @staticmethod
     def silent(plan: Plan, silence: float, streams: int) -> State:
-        """Before the first sample: zeros in all rings; the network hears `silence` first."""
+        """Before the first sample: zeros in all rings; the network's first input is `silence`."""
         slots = sum(span(plan.kernel, int(d)) for d in plan.dilations)
         predictor = plan.predictor
         return State(
-            aligned((streams, slots, plan.heard.shape[1]), plan.operand.dtype.type),
+            aligned((streams, slots, plan.input_weights.shape[1]), plan.operand.dtype.type),
             np.full(streams, silence, np.float32),
             np.zeros(streams, np.int64),
             np.zeros((streams, predictor.order), np.float32),
@@ -52,4 +52,8 @@ class State(NamedTuple):
         """Stream `row` as before its first sample."""
         for array in self:
             array[row] = 0
-        self.heard[row] = silence
+        self.last[row] = silence
+
+    def named(self) -> dict[str, NDArray]:
+        """The arrays by the names that they have in saved streams."""
+        return {SAVED_NAMES.get(name, name): array for name, array in self._asdict().items()}

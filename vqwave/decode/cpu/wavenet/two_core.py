@@ -1,4 +1,4 @@
-"""Whether one stream runs on one core or on two: as measured, from stretch to stretch.
+"""Whether one stream runs on one core or on two: as measured, from chunk to chunk.
 
 The bits are the same.
 """
@@ -23,10 +23,10 @@ from vqwave.decode.cpu.wavenet.two_core_kernel import SIGNALS, consume, produce
 from vqwave.decode.plan import Plan
 from vqwave.decode.sampling import Temperatures
 
-# samples by which a way is judged: to begin with two threads takes as long as some dozens
+# samples by which a way is measured: to begin with two threads takes as long as some dozens
 TRIAL = 512
 TRIALS = 2  # in a row: a thread that wakes late spoils one
-AGAIN = 12  # stretches, at the most, after which the slower way is tried again
+AGAIN = 12  # chunks, at the most, after which the slower way is tried again
 SHORTEST = 48  # samples worth a second thread
 
 _busy = threading.Lock()
@@ -34,78 +34,78 @@ _busy = threading.Lock()
 
 @cache
 def _second() -> ThreadPoolExecutor:
-    """The second thread, one for the process: it idles while there is nothing to follow."""
+    """The second thread, one for the process: it idles while there is nothing to consume."""
     return ThreadPoolExecutor(1, thread_name_prefix="vqwave")
 
 
 @dataclass(frozen=True)
 class ChunkTask:
-    """A stretch of one stream: arrays of one row, as `kernels.decode` takes them."""
+    """A chunk of one stream: arrays of one row, as `batch_kernel.decode` takes them."""
 
     plan: Plan
     state: State
     buffers: Buffers
-    told: ConditionWindow
-    ahead: PastTapCache
+    conditions: ConditionWindow
+    cache: PastTapCache
     streams: Integers
     seed: np.uint64
     temperatures: Temperatures
     given: Floats
-    heard: Floats
+    sampled: Floats
     params: Floats
 
     @property
     def samples(self) -> int:
-        return self.heard.shape[1]
+        return self.sampled.shape[1]
 
     def part(self, start: int, stop: int) -> ChunkTask:
         """Samples `start` to `stop` of it."""
         cut = slice(start, stop)
-        given, heard, params = self.given[:, cut], self.heard[:, cut], self.params[:, cut]
+        given, sampled, params = self.given[:, cut], self.sampled[:, cut], self.params[:, cut]
         about = (
             self.plan,
             self.state,
             self.buffers,
-            self.told,
-            self.ahead,
+            self.conditions,
+            self.cache,
             self.streams,
             self.seed,
             self.temperatures,
         )
-        return ChunkTask(*about, given, heard, params)
+        return ChunkTask(*about, given, sampled, params)
 
 
 def run_alone(task: ChunkTask) -> None:
-    draws = (task.streams, task.seed, task.temperatures, task.given, task.heard, task.params)
-    decode_one(task.plan, task.state, task.buffers, task.told, task.ahead, *draws)
+    draws = (task.streams, task.seed, task.temperatures, task.given, task.sampled, task.params)
+    decode_one(task.plan, task.state, task.buffers, task.conditions, task.cache, *draws)
 
 
 def run_together(task: ChunkTask) -> None:
     """On two threads; whatever the second one leaves undone is done here."""
-    flags, layers = signals(SIGNALS), (task.plan, task.state, task.buffers, task.told)
-    draws = (task.streams, task.seed, task.temperatures, task.given, task.heard, task.params)
+    flags, layers = signals(SIGNALS), (task.plan, task.state, task.buffers, task.conditions)
+    draws = (task.streams, task.seed, task.temperatures, task.given, task.sampled, task.params)
     second = _second().submit(consume, *layers, flags, 0, task.samples, *draws)
-    led = produce(*layers, task.ahead, flags, task.samples)
-    drawn = 0 if second.cancel() else second.result()
-    if drawn < led:
-        consume(*layers, flags, drawn, led, *draws)
-    if led < task.samples:
-        run_alone(task.part(led, task.samples))
+    produced = produce(*layers, task.cache, flags, task.samples)
+    consumed = 0 if second.cancel() else second.result()
+    if consumed < produced:
+        consume(*layers, flags, consumed, produced, *draws)
+    if produced < task.samples:
+        run_alone(task.part(produced, task.samples))
 
 
 @dataclass
 class ThreadPolicy:
     """Seconds a sample of either way, as last measured, and when the slower one is tried again.
 
-    One trial says little: a thread wakes slowly, a neighbour takes a core for a moment. So the
-    slower way is tried again soon, and later and later as long as it stays the slower one.
+    One trial is a poor measure: a thread wakes slowly, another process takes a core for a moment.
+    So the slower way is tried again soon, and later and later as long as it stays the slower one.
     """
 
     alone: float | None = None
     together: float | None = None
     quicker: str = ""
-    since: int = 0  # stretches since the slower way's last trial
-    wait: int = 1  # stretches until its next
+    since: int = 0  # chunks since the slower way's last trial
+    wait: int = 1  # chunks until its next
     trials: int = 0  # of those in a row
 
     def choose(self) -> str:
@@ -127,12 +127,18 @@ class ThreadPolicy:
             self.since, self.wait, self.trials = 0, min(2 * self.wait, AGAIN), 0
         return slower
 
+    def is_quickest(self, way: str) -> bool:
+        """Whether both ways were measured and this one takes less time."""
+        if self.alone is None or self.together is None:
+            return False
+        return getattr(self, way) == min(self.alone, self.together)
+
 
 @dataclass
 class TwoCoreDecoder:
     """One stream on up to two cores."""
 
-    pace: ThreadPolicy = field(default_factory=ThreadPolicy)
+    policy: ThreadPolicy = field(default_factory=ThreadPolicy)
 
     def run(self, task: ChunkTask) -> None:
         done = 0
@@ -142,19 +148,16 @@ class TwoCoreDecoder:
                 run_alone(task.part(done, task.samples))
                 return
             try:
-                done += self._stretch(task, done, left)
+                done += self._run_part(task, done, left)
             finally:
                 _busy.release()
 
-    def _stretch(self, task: ChunkTask, done: int, left: int) -> int:
-        way = self.pace.choose()
-        quicker = self.pace.alone is not None and getattr(self.pace, way) == min(
-            self.pace.alone, self.pace.together
-        )
-        samples = left if quicker else min(left, TRIAL)
+    def _run_part(self, task: ChunkTask, done: int, left: int) -> int:
+        way = self.policy.choose()
+        samples = left if self.policy.is_quickest(way) else min(left, TRIAL)
         began = time.perf_counter()
         (run_together if way == "together" else run_alone)(task.part(done, done + samples))
-        setattr(self.pace, way, (time.perf_counter() - began) / samples)
+        setattr(self.policy, way, (time.perf_counter() - began) / samples)
         return samples
 
 

@@ -1,9 +1,9 @@
 """One stream on two cores: the layers on one of them, skips, output and drawing on the other.
 
-The first announces each layer's units as soon as they are there; the second adds up their skips
-close behind it, draws, and announces the sample. While it draws, the first works ahead
+The first signals each layer's units as soon as they are complete; the second adds up their skips,
+draws, and signals the sample. While it draws, the first works ahead
 (`single_stream.py`). Both do what `single_stream.decode_one` does, in its order, so that the bits
-are the same. Neither waits for ever: see `produce` and `consume`.
+are the same. Neither waits indefinitely: see `produce` and `consume`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from vqwave.decode.cpu.wavenet.state import Integers, State
 from vqwave.decode.plan import Plan
 from vqwave.decode.sampling import Temperatures
 
-UNITS, DRAWN = 0, 1  # signals: layers whose units are there, samples drawn
+UNITS, DRAWN = 0, 1  # signals: layers whose units are complete, samples drawn
 SIGNALS = 2
 
 
@@ -45,8 +45,8 @@ def produce(
     plan: Plan,
     state: State,
     buffers: Buffers,
-    told: ConditionWindow,
-    ahead: PastTapCache,
+    conditions: ConditionWindow,
+    cache: PastTapCache,
     signals: Integers,
     count: int,
 ) -> int:
@@ -55,18 +55,18 @@ def produce(
     Returns for how many it ran: fewer where a sample was not drawn in time.
     """
     layers, start = len(plan.dilations), state.time[0]
-    precompute_all(plan, state, ahead)
+    precompute_all(plan, state, cache)
     for t in range(count):
         if wait_for(signals, DRAWN, t, PATIENCE) < t:
             return t
-        select_column(told, state, buffers.column)
-        embed_input(plan, state, told, buffers.column, buffers.present)
+        select_column(conditions, state, buffers.column)
+        embed_input(plan, state, conditions, buffers.column, buffers.present)
         for layer in range(layers):
-            run_layer(plan, state, buffers, told, ahead, layer, start + t)
+            run_layer(plan, state, buffers, conditions, cache, layer, start + t)
             store_release(signals, UNITS * APART, t * layers + layer + 1)
             if layer < layers - 1:
                 add_residual(plan, buffers, layer, residual_at(plan, layer))
-        precompute_due(plan, state, ahead, start + t + 1)
+        precompute_due(plan, state, cache, start + t + 1)
     return count
 
 
@@ -75,7 +75,7 @@ def consume(
     plan: Plan,
     state: State,
     buffers: Buffers,
-    told: ConditionWindow,
+    conditions: ConditionWindow,
     signals: Integers,
     first: int,
     count: int,
@@ -83,7 +83,7 @@ def consume(
     seed: np.uint64,
     temperatures: Temperatures,
     given: Floats,
-    heard: Floats,
+    sampled: Floats,
     params: Floats,
 ) -> int:
     """Skips, output and the draw of samples `first` to `count`.
@@ -112,7 +112,18 @@ def consume(
         dequantize_skips(plan, buffers)
         output_layers(plan, buffers, at + words(plan, layers * G * S))
         commit_sample(
-            plan, state, buffers, told, 0, t, streams, seed, temperatures, given, heard, params
+            plan,
+            state,
+            buffers,
+            conditions,
+            0,
+            t,
+            streams,
+            seed,
+            temperatures,
+            given,
+            sampled,
+            params,
         )
         store_release(signals, DRAWN * APART, t + 1)
     return count
