@@ -235,12 +235,12 @@ def gated_layers(stack: Stack) -> list[GatedLayer]:
 
 def network_input(head: Head, x: Tensor) -> Tensor:
     """Waveforms -> what the network's input takes: class numbers, as floats, or amplitudes."""
-    return x if isinstance(head, LocationScale) else head.encode(x).float()
+    return head.encode(x).float() if isinstance(head, Classes) else x
 
 
 def waveform(head: Head, x: Tensor) -> Tensor:
     """The inverse of `network_input`, up to the classes' rounding."""
-    return x if isinstance(head, LocationScale) else head.decode(x.long()).float()
+    return head.decode(x.long()).float() if isinstance(head, Classes) else x
 
 
 def padded(channels: int) -> int:

@@ -100,9 +100,9 @@ class FlowStream:
         shape = (padded_rows(columns + 1), len(plan.input_bias))
         # as many tiles may be under way in this flow
         self.x = cycle([aligned(shape, np.float32) for _ in range(pieces)])
-        self.last = np.zeros(plan.fold, np.float32)  # the last complete block
+        self.last = np.zeros(plan.squeeze, np.float32)  # the last complete block
         # of the block that is not yet complete
-        self.partial = np.zeros(-plan.offset % plan.fold, np.float32)
+        self.partial = np.zeros(-plan.offset % plan.squeeze, np.float32)
         self.open = False  # whether that block's parameters are known, or being computed
         self.known = np.zeros((2, LANES), np.float32)  # its locations and scales
         self.blocks = 0  # columns so far
@@ -111,24 +111,24 @@ class FlowStream:
         """The blocks that the tile completes become columns of residual channels, each with its
         part of the condition.
         """
-        fold, joined = self.plan.fold, np.concatenate([self.partial, tile.wave])
-        complete, touched = len(joined) // fold * fold, -(-len(joined) // fold)
+        squeeze, joined = self.plan.squeeze, np.concatenate([self.partial, tile.wave])
+        complete, touched = len(joined) // squeeze * squeeze, -(-len(joined) // squeeze)
         inputs = joined if self.open else np.concatenate([self.last, joined])
         tile.count = touched - self.open
-        tile.first = len(self.partial) + (0 if self.open else fold)
+        tile.first = len(self.partial) + (0 if self.open else squeeze)
         if complete:
-            self.last = joined[complete - fold : complete]
+            self.last = joined[complete - squeeze : complete]
         self.partial, self.open = joined[complete:], complete < len(joined)
         rows = padded_rows(tile.count)
-        blocks = np.zeros((rows, fold), np.float32)
-        blocks.reshape(-1)[: tile.count * fold] = inputs[: tile.count * fold]
+        blocks = np.zeros((rows, squeeze), np.float32)
+        blocks.reshape(-1)[: tile.count * squeeze] = inputs[: tile.count * squeeze]
         tile.x = next(self.x)[:rows]
         enter(self.plan, blocks, tile.x)
         self._project_condition(tile, conditions, rows)
         self.blocks += tile.count
 
     def _project_condition(self, tile: Tile, conditions: ConditionWindow, rows: int) -> None:
-        hold = max(1, conditions.hold // self.plan.fold)
+        hold = max(1, conditions.hold // self.plan.squeeze)
         wanted = (self.blocks + np.arange(rows)) // hold - conditions.first
         columns = wanted.clip(0, len(conditions.features) - 1)
         first, last = (int(columns[0]), int(columns[max(0, tile.count - 1)])) if rows else (0, 0)
@@ -223,7 +223,7 @@ class StudentDecoder:
         """Samples by which blocks that begin at an offset need the condition early (nn/flows.py): 0
         without staggered blocks.
         """
-        return max(-plan.offset % plan.fold for plan in self.plans)
+        return max(-plan.offset % plan.squeeze for plan in self.plans)
 
     def set_condition(self, features: Floats, first: Integers) -> None:
         """Columns (B, F, width) from now on, numbered from `first` (B,) on; earlier ones go."""
@@ -310,7 +310,7 @@ class StudentDecoder:
         """A wavefront: of all (stage, tile) those of one sum are independent, and each needs only
         those of the sum before.
         """
-        step = self.columns * self.plans[0].fold
+        step = self.columns * self.plans[0].squeeze
         firsts, tiles = range(0, count, step), dict[int, list[Tile]]()
         with self._pool() as run:
             for diagonal in range(len(firsts) + len(self.stages) - 1 if count else 0):

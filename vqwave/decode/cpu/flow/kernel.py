@@ -1,7 +1,7 @@
 """A student's flow over a tile of columns: layer after layer, so that a tile's activations stay in
 the second-level cache.
 
-A column is a block of folded time, or a sample. Every layer keeps its past inputs in a window of
+A column is a block of squeezed time, or a sample. Every layer keeps its past inputs in a window of
 rows, one column a row, time upwards; a tile is written after those before it, and when the
 window is full its last span of rows moves to the front. Rows are counted up to a multiple of
 `ROWS`; what is computed for the rows beyond a tile is never read.
@@ -115,7 +115,7 @@ def enter(plan: FlowPlan, blocks: Floats, x: Floats) -> None:
     """blocks (rows, n) of samples -> x (rows, R), the residual channels of the first layer."""
     fill_rows(plan.input_bias, x)
     for row in range(0, len(blocks), ROWS):
-        add_products(plan.input_weights, 0, blocks, row * plan.fold, x, row)
+        add_products(plan.input_weights, 0, blocks, row * plan.squeeze, x, row)
 
 
 @kernel
@@ -227,8 +227,8 @@ def scale(plan: FlowPlan, scratch: Scratch, first: int, z: Floats, x: Floats) ->
     scratch's blocks.
     """
     for i in range(len(z)):
-        row, lane = divmod(first + i, plan.fold)
-        x[i] = z[i] * scratch.scales[row, plan.fold + lane] + scratch.locations[row, lane]
+        row, lane = divmod(first + i, plan.squeeze)
+        x[i] = z[i] * scratch.scales[row, plan.squeeze + lane] + scratch.locations[row, lane]
 
 
 @kernel

@@ -38,7 +38,7 @@ class FlowPlan(NamedTuple):
     dilations: NDArray[np.int64]  # (L,)
     kernel: int
     gate: int  # G
-    fold: int  # n
+    squeeze: int  # n
     offset: int  # samples at which blocks begin
     floor: float  # of the log-scale
 
@@ -105,7 +105,7 @@ def _plan(flow: AffineFlow, weights: Precision) -> FlowPlan:
         dilations=np.array(spec.dilations, np.int64),
         kernel=spec.kernel_size,
         gate=padded(spec.gate_channels),
-        fold=flow.squeeze,
+        squeeze=flow.squeeze,
         offset=flow.offset,
         floor=flow.MIN_LOG_SCALE,
     )
