@@ -328,7 +328,7 @@ def test_progress_adds_up_and_nothing_is_nothing() -> None:
 
 
 def test_memory_does_not_grow_with_time() -> None:
-    """What a stream remembers is of one size from the first sample on."""
+    """The state of a stream has one size from the first sample on."""
     decoder = fast.Decoder(wavenet(), condition(wavenet(), 1), torch.arange(1))
     before = {name: array.shape for name, array in decoder.groups[0].state._asdict().items()}
     for chunk in decoder.sample(20000):

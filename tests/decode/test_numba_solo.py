@@ -1,5 +1,5 @@
 """One stream: working ahead and two cores change nothing but the time it takes, and neither thread
-waits for ever.
+waits indefinitely.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def test_two_cores_have_the_bits_of_one(
 
 
 def test_a_second_thread_that_never_runs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is kept busy elsewhere: the first gives up, draws what it had begun, and goes on alone
+    """It is kept busy elsewhere: the first gives up, draws what it had begun, and continues alone
     with the same bits.
     """
     net = wavenet()

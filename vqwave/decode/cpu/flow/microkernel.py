@@ -90,6 +90,13 @@ def _parts(
     ]
 
 
+def _vectors(
+    builder: ir.IRBuilder, start: ir.Value, count: int, index: ir.Type, words: int = 1
+) -> list[ir.Value]:
+    """Pointers to successive vectors, each number of which takes so many words."""
+    return [builder.gep(start, [ir.Constant(index, words * LANES * v)]) for v in range(count)]
+
+
 @intrinsic(prefer_literal=True)
 def gate_tile(
     _typing: Typing,
@@ -118,38 +125,30 @@ def gate_tile(
         def number(value: int) -> ir.Constant:
             return ir.Constant(index, value)
 
-        def vectors(start: ir.Value, step: int = 1) -> list[ir.Value]:
-            return [builder.gep(start, [number(step * LANES * v)]) for v in range(m)]
-
         sums = []
         for i in range(n):
             column = builder.load(builder.gep(columns.data, [builder.add(row, number(i))]))
             start = builder.gep(begin.data, [builder.add(column, begin_at)])
-            loaded = [load_floats(builder, pointer) for pointer in vectors(start)]
+            loaded = [load_floats(builder, each) for each in _vectors(builder, start, m, index)]
             sums.append([cgutils.alloca_once_value(builder, value) for value in loaded])
-        channels = cgutils.unpack_tuple(builder, x.shape)[-1]
-        turns, line = (
-            builder.udiv(channels, number(turn.inputs)),
-            builder.mul(width, number(turn.words)),
-        )
+        turns = builder.udiv(cgutils.unpack_tuple(builder, x.shape)[-1], number(turn.inputs))
+        line = builder.mul(width, number(turn.words))
         origin = builder.add(at, builder.mul(first, number(turn.words)))
         with cgutils.for_range(builder, number_of_taps) as tap:
             sources = row_pointers(builder, x, builder.add(x_at, builder.mul(tap.index, reach)), n)
             matrix = builder.add(origin, builder.mul(tap.index, builder.mul(turns, line)))
             with cgutils.for_range(builder, turns) as loop:
-                here = builder.gep(
-                    weights.data, [builder.add(matrix, builder.mul(loop.index, line))]
-                )
+                at_turn = builder.add(matrix, builder.mul(loop.index, line))
+                start = builder.gep(weights.data, [at_turn])
                 k = builder.mul(loop.index, number(turn.inputs))
                 inputs = [builder.gep(source, [k]) for source in sources]
-                turn.instructions(builder, vectors(here, turn.words), inputs, sums)
+                loaded = _vectors(builder, start, m, index, turn.words)
+                turn.instructions(builder, loaded, inputs, sums)
         for places, row_of_z in zip(sums, row_pointers(builder, z, z_at, n), strict=True):
-            for pair in range(m // 2):
-                filtered, gate = builder.load(places[2 * pair]), builder.load(places[2 * pair + 1])
-                pointer = builder.gep(row_of_z, [number(LANES * pair)])
-                store_as(
-                    builder, target.types[0].dtype, pointer, gated_floats(builder, filtered, gate)
-                )
+            for pair, pointer in enumerate(_vectors(builder, row_of_z, m // 2, index)):
+                filtered, gate = (builder.load(place) for place in places[2 * pair : 2 * pair + 2])
+                units = gated_floats(builder, filtered, gate)
+                store_as(builder, target.types[0].dtype, pointer, units)
         return context.get_dummy_value()
 
     return types.void(rows, pairs, convolution, taps, conditions, target), generate
