@@ -30,14 +30,14 @@ from vqwave.bench.table import REPEATS, Row
 from vqwave.decode import reference
 from vqwave.decode.plan import PRECISIONS, Plan, Precision
 from vqwave.distributed.threads import limited_to
-from vqwave.distributions import Head, MixtureOfLogistics, MuLaw
+from vqwave.distributions import MixtureOfLogistics, MuLaw
 from vqwave.errors import UserInputError
 from vqwave.models.wavenet import WaveNet, WaveNetSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
 
 PEER = "r9y9"
-NETWORKS: dict[str, tuple[Head, StackSpec]] = {
+NETWORKS: dict[str, tuple[MuLaw | MixtureOfLogistics, StackSpec]] = {
     "P": (
         MuLaw(),
         StackSpec(
