@@ -45,8 +45,8 @@ SMALL = [
     "num_samples=0",
     *STEPS,
 ]
-PITCH = ["train.steps=120", "train.valid_every=120", "data.clip=0.4", *STEPS]
-PRIOR = ["train.steps=4", "shown_seconds=0.04", "shown=1", *STEPS]
+PITCH = ["train.steps=120", "train.valid_every=120", "data.clip_seconds=0.4", *STEPS]
+PRIOR = ["train.steps=4", "sample_seconds=0.04", "num_samples=1", *STEPS]
 EXPERIMENTS = {
     "pitch": "PitchExperiment",
     "vqvae": "VQVAEExperiment",
