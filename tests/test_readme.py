@@ -18,6 +18,7 @@ import soundfile
 from vqwave import cli
 from vqwave.config import parse
 from vqwave.errors import UserInputError
+from vqwave.evaluation.readme_table import BEGIN, END
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -157,6 +158,12 @@ def test_results_are_those_of_the_results_page() -> None:
     assert len(shown) == 6
     for measure, *figures in shown:
         assert any(set(figures) <= row for row in page), measure
+
+
+def test_the_results_page_has_the_markers_of_the_command() -> None:
+    page = (ROOT / "docs" / "results.md").read_text("utf-8")
+    assert page.index(f"{BEGIN}\n") < page.index(f"{END}\n")
+    assert "--readme docs/results.md" in (ROOT / "Makefile").read_text("utf-8")
 
 
 def test_shipped_models_are_those_of_the_package() -> None:
