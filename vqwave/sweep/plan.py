@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from vqwave.errors import UserInputError, nearest
+from vqwave.errors import UserInputError, nearest, under
 from vqwave.sweep.space import Parameter, draw, grid, read_parameters
 
 NEEDED = ("program", "method", "metric", "parameters")
@@ -75,10 +75,8 @@ class Plan:
         for part in self.command:
             if part.startswith("${") and part.endswith("}") and not MACRO.search(part):
                 if part[2:-1] not in words:
-                    raise UserInputError(
-                        f"{self.file}: command: {part}, expected"
-                        f" {', '.join(f'${{{name}}}' for name in words)}"
-                    )
+                    known = ", ".join(f"${{{name}}}" for name in words)
+                    raise UserInputError(f"{self.file}: command: {part}, expected {known}")
                 command += words[part[2:-1]]
             else:
                 command.append(MACRO.sub(lambda match: os.environ.get(match[1], match[1]), part))
@@ -98,10 +96,8 @@ def read(file: Path) -> Plan:
     method = tree["method"]
     if method not in METHODS:
         raise UserInputError(f"{file}: method {method!r}, expected grid, random or bayes")
-    try:
+    with under(str(file)):
         parameters = read_parameters(tree["parameters"])
-    except UserInputError as error:
-        raise UserInputError(f"{file}: {error}") from None
     name, minimize = _metric(file, tree["metric"])
     cap = tree.get("run_cap")
     if cap is not None and (not isinstance(cap, int) or cap < 1):

@@ -129,10 +129,8 @@ class Sweep:
                 if not key.startswith(("sweep.description", "sweep.run_cap"))
             ]
             if changed:
-                raise UserInputError(
-                    f"{self.out}: holds another sweep (other {', '.join(changed)}); choose another"
-                    " --out"
-                )
+                other = f"holds another sweep (other {', '.join(changed)})"
+                raise UserInputError(f"{self.out}: {other}; choose another --out")
             study.set_user_attr("state", state)
         return study
 
@@ -201,10 +199,8 @@ class Sweep:
                 return
             if len(ended) == len(trials):
                 (self.out / JOURNAL).write_bytes(b"")
-        raise UserInputError(
-            f"{self.out}: the first {len(ended)} trials all failed, the last:"
-            f" {ended[-1].user_attrs['reason']}"
-        )
+        last = f"the last: {ended[-1].user_attrs['reason']}"
+        raise UserInputError(f"{self.out}: the first {len(ended)} trials all failed, {last}")
 
     def _finish(self, command: list[str], log: Path, trial: Trial) -> int | None:
         """Run a command to its end, output into `log` -> its exit status, None if stopped early.

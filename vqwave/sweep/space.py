@@ -63,6 +63,11 @@ OTHERS = {
     "inv_log_uniform": Law(RANGE, lambda u, s: math.exp(-_line(1 - u, s["min"], s["max"]))),
     "inv_log_uniform_values": LAWS["log_uniform_values"],
 }
+IMPLIED = {
+    "probabilities": "categorical_w_probabilities",
+    "values": "categorical",
+    "value": "constant",
+}
 EVERY = LAWS | STEPPED | OTHERS
 CHOICES = {
     "constant": {"value"},
@@ -96,14 +101,10 @@ class Parameter:
         if self.distribution == "int_uniform":
             return list(range(s["min"], s["max"] + 1))
         if self.distribution == "q_uniform":
-            return [
-                s["min"] + k * s["q"]
-                for k in range(math.ceil((s["max"] - s["min"]) / s["q"] - 1e-9))
-            ]
-        raise UserInputError(
-            f"parameters.{self.name}: a grid takes values, int_uniform or q_uniform, found"
-            f" {self.distribution}"
-        )
+            steps = math.ceil((s["max"] - s["min"]) / s["q"] - 1e-9)
+            return [s["min"] + k * s["q"] for k in range(steps)]
+        taken = f"a grid takes values, int_uniform or q_uniform, found {self.distribution}"
+        raise UserInputError(f"parameters.{self.name}: {taken}")
 
     def draw(self, u: float) -> Any:  # noqa: ANN401 - whatever the file lists
         """The value at quantile u in (0, 1)."""
@@ -173,11 +174,8 @@ def _parameter(path: tuple[str, ...], entry: dict[str, Any], here: str) -> Param
     for key, value in filled.items():
         if value is None:
             raise UserInputError(f"{here}: {name} needs {key}")
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value):
             hint = " (YAML wants a dot in 1.0e-4)" if isinstance(value, str) else ""
             raise UserInputError(f"{here}.{key}: found {value!r}, expected a number{hint}")
     _check_range(name, filled, here)
@@ -186,22 +184,14 @@ def _parameter(path: tuple[str, ...], entry: dict[str, Any], here: str) -> Param
 
 def _implied(entry: Settings, here: str) -> str:
     """The distribution that wandb takes where a parameter names none."""
-    if "probabilities" in entry:
-        return "categorical_w_probabilities"
-    if "values" in entry:
-        return "categorical"
-    if "value" in entry:
-        return "constant"
+    for key, name in IMPLIED.items():
+        if key in entry:
+            return name
     if {"min", "max"} <= set(entry):
-        return (
-            "int_uniform"
-            if isinstance(entry["min"], int) and isinstance(entry["max"], int)
-            else "uniform"
-        )
-    raise UserInputError(
-        f"{here}: found {', '.join(map(str, entry)) or 'nothing'}, expected value, values, or min"
-        " and max"
-    )
+        integers = isinstance(entry["min"], int) and isinstance(entry["max"], int)
+        return "int_uniform" if integers else "uniform"
+    keys = ", ".join(map(str, entry)) or "nothing"
+    raise UserInputError(f"{here}: found {keys}, expected value, values, or min and max")
 
 
 def _check_choices(name: str, entry: Settings, here: str) -> None:
@@ -213,15 +203,10 @@ def _check_choices(name: str, entry: Settings, here: str) -> None:
         raise UserInputError(f"{here}.values: expected a list of at least one value")
     shares = entry.get("probabilities", [1.0 / len(values)] * len(values))
     fits = isinstance(shares, list) and len(shares) == len(values)
-    if (
-        not fits
-        or not all(isinstance(p, int | float) and p >= 0 for p in shares)
-        or abs(sum(shares) - 1) > 1e-6
-    ):
-        raise UserInputError(
-            f"{here}.probabilities: expected one of zero or more for each of {len(values)} values,"
-            " summing to 1"
-        )
+    fits = fits and all(isinstance(share, int | float) and share >= 0 for share in shares)
+    if not fits or abs(sum(shares) - 1) > 1e-6:
+        expected = f"expected one of zero or more for each of {len(values)} values, summing to 1"
+        raise UserInputError(f"{here}.probabilities: {expected}")
 
 
 def _check_range(name: str, s: Settings, here: str) -> None:
@@ -230,9 +215,8 @@ def _check_range(name: str, s: Settings, here: str) -> None:
     if name.endswith("_values") and s["min"] <= 0:
         raise UserInputError(f"{here}.min: {s['min']}, expected above zero for {name}")
     if name == "int_uniform" and not (isinstance(s["min"], int) and isinstance(s["max"], int)):
-        raise UserInputError(
-            f"{here}: int_uniform needs whole numbers, found {s['min']} and {s['max']}"
-        )
+        ends = f"{s['min']} and {s['max']}"
+        raise UserInputError(f"{here}: int_uniform needs whole numbers, found {ends}")
     for key in ("q", "sigma", "a", "b"):
         if key in s and s[key] <= 0:
             raise UserInputError(f"{here}.{key}: {s[key]}, expected above zero")
@@ -244,11 +228,9 @@ def grid(parameters: list[Parameter]) -> list[dict[str, Any]]:
     Raises UserInputError for a parameter without a list of values.
     """
     choices = [parameter.choices() for parameter in parameters]
-    if math.prod(map(len, choices)) > MOST_GRID:
-        raise UserInputError(
-            f"parameters: a grid of {math.prod(map(len, choices)):,} trials, expected at most"
-            f" {MOST_GRID:,}"
-        )
+    if (size := math.prod(map(len, choices))) > MOST_GRID:
+        most = f"expected at most {MOST_GRID:,}"
+        raise UserInputError(f"parameters: a grid of {size:,} trials, {most}")
     return [nested(zip(parameters, values, strict=True)) for values in itertools.product(*choices)]
 
 
