@@ -1,6 +1,6 @@
-"""Train a small classifier of raw audio on the corpus' labels: the ear of the perceptual loss.
+"""Train a small classifier of raw audio on the corpus' labels, for the perceptual loss.
 
-accelerate launch experiments/classifier.py --config configs/classifier/fsdd.yaml
+python experiments/classifier.py --config configs/classifier/fsdd.yaml
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from vqwave.config import option, spec
 from vqwave.data import Batch
 from vqwave.models import Classifier, ClassifierSpec
+from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.settings import ExperimentSpec
-from vqwave.training.trainer import main
 
 
 @spec
@@ -28,10 +28,8 @@ class Config(ExperimentSpec):
     )
 
 
-class ClassifierExperiment(Experiment[Config]):
-    """Train a small classifier of raw audio on the corpus' labels: the ear of the perceptual
-    loss.
-    """
+class ClassifierExperiment(Experiment[Config, Classifier]):
+    """Train a small classifier of raw audio on the corpus' labels, for the perceptual loss."""
 
     name = "classifier"
     config_class = Config
@@ -59,8 +57,8 @@ class ClassifierExperiment(Experiment[Config]):
         return StepOutput({"cross_entropy": torch.stack(costs).sum()}, metrics)
 
     def evaluate(self, model: Classifier) -> Evaluation:
-        """Accuracy on held-out clips beside that of always naming the commonest value of the
-        training recordings.
+        """Accuracy on held-out clips, and that of the most frequent value of the training
+        recordings.
         """
         sums = {
             name: torch.zeros((), dtype=torch.float64)
@@ -87,14 +85,14 @@ class ClassifierExperiment(Experiment[Config]):
 
     def _commonest(self, name: str) -> float:
         """Share of the held-out clips that have the label's commonest value in training."""
-        told = [u.labels[name] for u in self.corpus.utterances]
-        common = Counter(told[row] for row in self.corpus.of("train")).most_common(1)[0][0]
-        clips = [row for row, _ in self.valid_crops()]
-        return sum(told[row] == common for row in clips) / len(clips)
+        values = [u.labels[name] for u in self.corpus.utterances]
+        common = Counter(values[row] for row in self.corpus.of("train")).most_common(1)[0][0]
+        clips = self.validation.rows
+        return sum(values[row] == common for row in clips) / len(clips)
 
     def next_steps(self) -> list[str]:
         return [
-            "accelerate launch experiments/distill.py teacher=RUN losses.perceptual=1"
+            "vqwave train distill teacher=RUN losses.perceptual=1"
             f" perceptual.classifier={self.config.run}"
         ]
 

@@ -1,6 +1,6 @@
 """Distill a trained WaveNet (alone, or the decoder of a VQ-VAE) into a Parallel WaveNet student.
 
-accelerate launch experiments/distill.py --config configs/distill/fsdd.yaml teacher=runs/vqvae-fsdd
+python experiments/distill.py --config configs/distill/fsdd.yaml teacher=runs/vqvae-fsdd
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.data import Batch
-from vqwave.data.frame_tracks import Track, carried, stored_pitch
+from vqwave.data.frame_tracks import Track
 from vqwave.distributed.collectives import mean_over_ranks
 from vqwave.distributions import Distribution
-from vqwave.errors import UserInputError
+from vqwave.errors import UserInputError, under
 from vqwave.inference.model_folder import Loaded
+from vqwave.inference.model_kinds import kind_of
 from vqwave.losses import (
     DistillationLosses,
     DistillationSpec,
@@ -27,24 +28,14 @@ from vqwave.losses import (
     Divergence,
     FixedQuantiles,
 )
-from vqwave.models import (
-    VQVAE,
-    Model,
-    ModelSpec,
-    Student,
-    StudentSpec,
-    VQVAESpec,
-    WaveNet,
-    WaveNetSpec,
-    decoder_of,
-)
+from vqwave.models import VQVAE, Model, Student, StudentSpec, VQVAESpec, WaveNet
 from vqwave.nn.flows import FlowOutput
 from vqwave.rng import keyed
 from vqwave.rng.philox import uniforms
+from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.settings import Count, ExperimentSpec
 from vqwave.training.tracking import SampleSheet
-from vqwave.training.trainer import main
 
 
 @spec
@@ -73,7 +64,7 @@ class Config(ExperimentSpec, DistillationSpec):
     num_samples: Count = option(default=4, help="utterances in samples/")
 
 
-class DistillExperiment(Experiment[Config]):
+class DistillExperiment(Experiment[Config, VQVAE | Student]):
     """Distill a trained WaveNet (alone, or the decoder of a VQ-VAE) into a Parallel WaveNet
     student.
     """
@@ -85,24 +76,32 @@ class DistillExperiment(Experiment[Config]):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         loaded = self.load_source("teacher", config.teacher)
-        self.teacher, self.teacher_card = loaded.model.requires_grad_(False), loaded.card
-        self._check_teacher(loaded)
+        with under(f"teacher: {config.teacher}"):
+            self.kind = kind_of(loaded.model.requires_grad_(False), loaded.card)
+        self.teacher, self.teacher_decoder = self.kind.model, self._checked_decoder()
+        self._check_settings(loaded)
 
-    def _check_teacher(self, loaded: Loaded) -> None:
-        decoder, name = decoder_of(self.teacher), self.config.teacher
-        if not isinstance(decoder, WaveNet) or not loaded.card.about.get("speaks", True):
-            found = {Student: "itself a student", WaveNet: "codes alone"}.get(
-                type(decoder), f"a {loaded.card.kind}"
-            )
+    def _checked_decoder(self) -> WaveNet:
+        """Raises UserInputError for a teacher without a trained WaveNet with a continuous head."""
+        name, decoder, problem = self.config.teacher, self.kind.decoder, ""
+        if self.kind.prior is not None:
+            problem = "a prior"
+        elif not self.kind.card.about.get("speaks", True):
+            problem = "codes alone"
+        if problem or not isinstance(decoder, WaveNet):
             raise UserInputError(
-                f"teacher: {name} is {found}, expected a WaveNet or a VQ-VAE with a trained WaveNet"
-                " decoder"
+                f"teacher: {name} is {problem or 'itself a student'}, expected a WaveNet or a"
+                " VQ-VAE with a trained WaveNet decoder"
             )
         if not decoder.head.continuous:
             raise UserInputError(
                 f"teacher: {name} has a {decoder.head.kind} head, expected e.g."
                 " mixture_of_logistics"
             )
+        return decoder
+
+    def _check_settings(self, loaded: Loaded) -> None:
+        decoder = self.teacher_decoder
         if self.config.model.flow_type != "iaf":
             raise UserInputError(
                 "model.flow_type: maf, expected iaf (experiments/flow.py trains maf)"
@@ -117,12 +116,9 @@ class DistillExperiment(Experiment[Config]):
         self.terms.load_state(state)
 
     @property
-    def model_spec(self) -> ModelSpec:
-        """The teacher's tree with the student in the decoder's place."""
-        whole = self.teacher_card.spec
-        decoder: WaveNetSpec = whole.decoder if isinstance(whole, VQVAESpec) else whole
-        student = self.config.model.of(decoder)
-        return whole.with_decoder(student) if isinstance(whole, VQVAESpec) else student
+    def model_spec(self) -> VQVAESpec | StudentSpec:
+        """The teacher's settings with the student in the decoder's place."""
+        return self.kind.with_decoder(self.config.model.of(self.kind.decoder_spec()))
 
     @property
     def hop(self) -> int:
@@ -130,21 +126,18 @@ class DistillExperiment(Experiment[Config]):
 
     @property
     def tracks(self) -> Sequence[Track]:
-        if isinstance(self.teacher, VQVAE):
-            return () if self.teacher.melody is None else (stored_pitch(self.corpus),)
-        frontend = self.teacher.frontend
-        return () if frontend is None else carried(self.corpus, frontend.tracks)
+        return self.kind.tracks(self.corpus)
 
-    def build(self) -> Model:
-        model = self.model_spec.build(self.corpus.sample_rate, self.teacher_card.labels)
-        if isinstance(model, VQVAE):
-            model.load_frozen_codec(self.teacher)
+    def build(self) -> VQVAE | Student:
+        model = self.model_spec.build(self.corpus.sample_rate, self.kind.card.labels)
+        kind_of(model, self.kind.card).load_frozen_parts(self.kind)
+        student = student_of(model)
         for name in ("conditioner", "frontend"):
-            mine, theirs = getattr(decoder_of(model), name), getattr(decoder_of(self.teacher), name)
-            if mine is not None:
-                mine.load_state_dict(theirs.state_dict())
-                mine.requires_grad_(False)
-        decoder_of(model).conditioner.requires_grad_(self.config.train_conditioner)
+            own, teachers = getattr(student, name), getattr(self.teacher_decoder, name)
+            if own is not None:
+                own.load_state_dict(teachers.state_dict())
+                own.requires_grad_(False)
+        student.conditioner.requires_grad_(self.config.train_conditioner)
         self.teacher.to(self.device)
         self.terms = DistillationLosses(self.config, self.config.losses, self._classifier()).to(
             self.device
@@ -158,29 +151,17 @@ class DistillExperiment(Experiment[Config]):
         self.check_compatible("perceptual.classifier", loaded)
         return loaded.model.requires_grad_(False)
 
-    def trainable(self, model: Model) -> nn.Module:
-        return decoder_of(model)
-
-    @torch.no_grad()
-    def frames(self, batch: Batch, recorded_pitch: bool = False) -> Tensor | None:
-        """What the decoders hear of the clips: quantized latents or spectral frames (B, D, F), or
-        nothing.
-        """
-        if isinstance(self.teacher, VQVAE):
-            return self.teacher.features_of_recordings(
-                batch.wave, batch.labels, batch.lengths, recorded_pitch=recorded_pitch
-            )
-        frontend, mask = self.teacher.frontend, batch.frame_mask(self.hop)
-        return None if frontend is None else frontend(batch.wave, batch.labels, mask)
+    def trainable(self, model: VQVAE | Student) -> nn.Module:
+        return student_of(model)
 
     def losses(self, batch: Batch) -> StepOutput:
-        frames = self.frames(batch, self.config.recorded_pitch)
+        frames = self.kind.decoder_features(batch, recorded_pitch=self.config.recorded_pitch)
         u = (
             keyed.uniforms(len(batch), 4, batch.wave.shape[1], like=self.device)
             .transpose(0, 1)
             .clamp(1e-6, 1 - 1e-6)
         )
-        student = decoder_of(self.model)
+        student = student_of(self.model)
         flowed = self.network(student.noise(u), batch.labels, frames, batch.frame_mask(self.hop))
         divergence = self.config.kl.of(student.distribution(flowed))
         self.terms.step = self.step
@@ -197,11 +178,11 @@ class DistillExperiment(Experiment[Config]):
         batch: Batch,
         frames: Tensor | None,
     ) -> Distilled:
-        """Student, teacher and recordings side by side.
+        """Student, teacher and recordings of the same clips.
 
-        What the teacher hears is neither rounded, clipped nor detached.
+        The teacher's input is neither rounded, clipped nor detached.
         """
-        decoder = decoder_of(self.teacher)
+        decoder = self.teacher_decoder
 
         def teacher(frames: Tensor | None, labels: Mapping[str, Tensor]) -> Distribution:
             mask = batch.frame_mask(self.hop)
@@ -209,20 +190,21 @@ class DistillExperiment(Experiment[Config]):
 
         def contrast() -> Distribution:
             return teacher(
-                *self.config.contrastive.wrong(frames, batch.labels, self.mismatched_labels(batch))
+                *self.config.contrastive.wrong(
+                    frames, batch.labels, self.voices.mismatched_labels(batch)
+                )
             )
 
-        heard, mask = teacher(frames, batch.labels), batch.mask
-        return Distilled(
-            flowed.x * mask, batch.wave, mask, student.distribution(flowed), heard, kl, contrast
-        )
+        predicted, mask = teacher(frames, batch.labels), batch.mask
+        distribution = student.distribution(flowed)
+        return Distilled(flowed.x * mask, batch.wave, mask, distribution, predicted, kl, contrast)
 
-    def evaluate(self, model: Model) -> Evaluation:
+    def evaluate(self, model: VQVAE | Student) -> Evaluation:
         """KL from the teacher, spectral distances and level on held-out clips, with fixed noise."""
-        student, power = decoder_of(model), self.config.power
+        student, power = student_of(model), self.config.power
         sums: dict[str, Tensor] = {}
         for number, batch in enumerate(self.valid_batches()):
-            frames, (B, T) = self.frames(batch), batch.wave.shape
+            frames, (B, T) = self.kind.decoder_features(batch), batch.wave.shape
             u = uniforms(self.config.seed, torch.arange(B) + B * number, 0, T).to(self.device)
             flowed = student(student.noise(u), batch.labels, frames, batch.frame_mask(self.hop))
             fixed = FixedQuantiles(
@@ -251,35 +233,21 @@ class DistillExperiment(Experiment[Config]):
             10 * math.log10(scalars.pop(k) or 1e-30) for k in ("energy", "energy_data", "scale")
         )
         scalars |= {"level_db": level, "level_db_data": level_data, "scale_db": scale}
-        beside = f"held-out speech, level {level:.1f} dB (recordings {level_data:.1f} dB)"
+        clips = f"held-out speech, level {level:.1f} dB (recordings {level_data:.1f} dB)"
         return Evaluation(
-            f"{scalars['kl']:.3f} nats a sample from its teacher on {beside}",
+            f"{scalars['kl']:.3f} nats a sample from its teacher on {clips}",
             scalars,
             {"distillation": scalars},
         )
 
-    def samples(self, model: Model, sheet: SampleSheet) -> None:
-        codec = self.codec(model)
-        for row in self.shown_rows(self.config.num_samples):
+    def samples(self, model: VQVAE | Student, sheet: SampleSheet) -> None:
+        speech = self.speech_model(model)
+        for row in self.validation.example_rows(self.config.num_samples):
             utterance, wave = self.corpus.utterances[row], torch.from_numpy(self.corpus.read(row))
-            vectors = self.vectors(decoder_of(model), row)
+            vectors, features = self.vectors(student_of(model), row), self.frames_of(row)
             about: Mapping[str, Any] = {"speaker": utterance.speaker, "text": utterance.text or ""}
             sheet.add(utterance.id, "original", wave, **about)
-            if isinstance(model, VQVAE):
-                drawn = codec.decode(
-                    codec.encode(wave),
-                    utterance.speaker,
-                    labels=utterance.labels,
-                    embeddings=vectors,
-                )
-            elif model.frontend is not None:
-                drawn = codec.reconstruct(
-                    wave, labels=utterance.labels, embeddings=vectors, features=self.frames_of(row)
-                )
-            else:
-                drawn = codec.generate(
-                    len(wave) / codec.sample_rate, labels=utterance.labels, embeddings=vectors
-                )[0]
+            drawn = speech.kind.reconstruct(speech, wave, utterance.labels, vectors, features)
             sheet.add(utterance.id, "student", drawn, **about)
 
     def next_steps(self) -> list[str]:
@@ -287,7 +255,12 @@ class DistillExperiment(Experiment[Config]):
         decode = f"vqwave decode {run} in.vqw --speaker {speaker} --out out.wav"
         generate = f"vqwave generate {run} --speaker {speaker} --seconds 3 --out generated.wav"
         report = f"vqwave report {self.config.teacher} {run} --out {run}/report.html"
-        return [decode if isinstance(self.teacher, VQVAE) else generate, report]
+        return [generate if self.kind.codec is None else decode, report]
+
+
+def student_of(model: nn.Module) -> Student:
+    """The student in a model that this experiment builds: its decoder, or all of it."""
+    return getattr(model, "decoder", model)
 
 
 if __name__ == "__main__":

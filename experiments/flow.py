@@ -1,7 +1,7 @@
 """Train flows by the likelihood of recordings, without a teacher: masked flows (MAF), plain or on
 folded time.
 
-accelerate launch experiments/flow.py --config configs/flow/fsdd.yaml
+python experiments/flow.py --config configs/flow/fsdd.yaml
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from torch import nn
 from vqwave.config import option, spec
 from vqwave.data import Batch
 from vqwave.data.frame_tracks import Track, carried
-from vqwave.decode.sampling import Sampling
 from vqwave.distributed.collectives import masked_mean
-from vqwave.distributions import Gaussian, Logistic
+from vqwave.distributions import Gaussian, Head, Logistic
 from vqwave.metrics import likelihood
 from vqwave.models import Density, Student, StudentSpec
 from vqwave.nn.frontend import AnyFrontend, build_frontend
+from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.settings import Count, ExperimentSpec
 from vqwave.training.tracking import SampleSheet
-from vqwave.training.trainer import main
 
-HEADS = {"gaussian": Gaussian(), "logistic": Logistic()}
+HEADS: dict[str, Head] = {"gaussian": Gaussian(), "logistic": Logistic()}
 
 
 @spec
@@ -40,13 +39,13 @@ class Config(ExperimentSpec):
         help="the flows; with flow_type maf the density takes one pass",
     )
     losses: dict[str, float] = option(default={"nll": 1.0}, help="weights: nll")
-    num_samples: Count = option(default=2, help="utterances (or babbles) in samples/")
+    num_samples: Count = option(default=2, help="utterances (or generated clips) in samples/")
     sample_seconds: Annotated[float, Field(gt=0)] = option(
-        default=0.3, help="length of a babble; a maf draws one block after another"
+        default=0.3, help="length of a generated clip; a maf draws one block after another"
     )
 
 
-class FlowExperiment(Experiment[Config]):
+class FlowExperiment(Experiment[Config, Student]):
     """Train flows by the likelihood of recordings, without a teacher."""
 
     name = "flow"
@@ -96,7 +95,7 @@ class FlowExperiment(Experiment[Config]):
         for batch in self.valid_batches():
             for name, labels in (
                 ("bits", batch.labels),
-                ("shuffled", self.mismatched_labels(batch)),
+                ("shuffled", self.voices.mismatched_labels(batch)),
             ):
                 cost = -density(batch.wave, labels, None, batch.frame_mask(model.hop))
                 sums[name] += likelihood.bits_of(head, cost)[batch.mask].sum().cpu()
@@ -104,7 +103,7 @@ class FlowExperiment(Experiment[Config]):
         total = self.total(sums)
         bits, _, shuffled = likelihood.costs(total, self.comparable(model), "bits", "shuffled")
         baselines, unit = self.baselines(head), likelihood.unit(head)
-        beside = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
+        references = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
         sections = {
             "nll": {
                 "unit": unit,
@@ -113,29 +112,36 @@ class FlowExperiment(Experiment[Config]):
                 "shuffled speakers": shuffled,
             }
         }
-        headline = f"{bits:.3f} {unit} on held-out speech ({beside})"
+        headline = f"{bits:.3f} {unit} on held-out speech ({references})"
         scalars = likelihood.measured({"bits": bits, "bits_shuffled_labels": shuffled})
         return Evaluation(headline, scalars, sections)
 
     def samples(self, model: Student, sheet: SampleSheet) -> None:
-        codec = self.codec(model)
-        for row in self.shown_rows(self.config.num_samples):
-            utterance, wave = self.corpus.utterances[row], torch.from_numpy(self.corpus.read(row))
-            told = {"labels": utterance.labels, "embeddings": self.vectors(model, row)}
+        speech = self.speech_model(model)
+        for row in self.validation.example_rows(self.config.num_samples):
+            utterance, vectors = self.corpus.utterances[row], self.vectors(model, row)
             if model.frontend is None:
-                drawn, kind = (
-                    codec.generate(self.config.sample_seconds, sampling=Sampling(seed=row), **told)[
-                        0
-                    ],
+                kind, wave = (
                     "generation",
+                    speech.generate(
+                        self.config.sample_seconds,
+                        labels=utterance.labels,
+                        embeddings=vectors,
+                        seed=row,
+                    )[0],
                 )
             else:
-                drawn, kind = (
-                    codec.reconstruct(wave, features=self.frames_of(row), **told),
+                kind, wave = (
                     "reconstruction",
+                    speech.reconstruct(
+                        torch.from_numpy(self.corpus.read(row)),
+                        labels=utterance.labels,
+                        embeddings=vectors,
+                        features=self.frames_of(row),
+                    ),
                 )
             sheet.add(
-                utterance.id, kind, drawn, speaker=utterance.speaker, text=utterance.text or ""
+                utterance.id, kind, wave, speaker=utterance.speaker, text=utterance.text or ""
             )
 
 

@@ -1,14 +1,13 @@
-"""Train a pitch codec: the melody of speech in some 60 bit/s, apart from what is said and from who
-says it.
+"""Train a pitch codec: the melody of speech in some 60 bit/s, without its words and its speaker.
 
-accelerate launch experiments/pitch.py --config configs/pitch/fsdd.yaml
+python experiments/pitch.py --config configs/pitch/fsdd.yaml
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +18,13 @@ from vqwave.data import Batch
 from vqwave.data.frame_tracks import PITCH, PitchTrack, Track
 from vqwave.data.voices import pitch_of, voice_pitches
 from vqwave.errors import UserInputError
-from vqwave.inference.model_folder import ModelCard
 from vqwave.metrics import codebook
 from vqwave.metrics.f0 import PARTS, f0_correlation, f0_error, voicing_error
-from vqwave.models import Model, PitchCodec, PitchCodecSpec, denormalise, normalise
+from vqwave.models import PitchCodec, PitchCodecSpec, denormalise, normalise
 from vqwave.nn.quantize import frame_mask
+from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.settings import ExperimentSpec
-from vqwave.training.trainer import main
 
 
 @spec
@@ -40,7 +38,7 @@ class Config(ExperimentSpec):
     )
 
 
-class PitchExperiment(Experiment[Config]):
+class PitchExperiment(Experiment[Config, PitchCodec]):
     """Train a pitch codec: the melody of speech in some 60 bit/s."""
 
     name = "pitch"
@@ -49,11 +47,12 @@ class PitchExperiment(Experiment[Config]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.voices = voice_pitches(self.corpus)
-        if not self.voices:
+        self.ranges = voice_pitches(self.corpus)
+        if not self.ranges or self.corpus.pitch is None:
             raise UserInputError(
                 f"data.corpus: {config.data.corpus} has no voiced training recordings"
             )
+        self.stored = self.corpus.pitch
 
     @property
     def model_spec(self) -> PitchCodecSpec:
@@ -61,12 +60,11 @@ class PitchExperiment(Experiment[Config]):
 
     @property
     def hop(self) -> int:
-        return self.corpus.pitch.hop * self.config.model.downsample
+        return self.stored.hop * self.config.model.downsample
 
     @property
     def tracks(self) -> Sequence[Track]:
-        stored = self.corpus.pitch
-        return (PitchTrack(stored.hop, stored.lowest, stored.highest),)
+        return (PitchTrack(self.stored.hop, self.stored.lowest, self.stored.highest),)
 
     def build(self) -> PitchCodec:
         return self.model_spec.build(self.corpus.sample_rate, self.corpus.vocabulary)
@@ -75,8 +73,8 @@ class PitchExperiment(Experiment[Config]):
     def _statistics(self) -> Tensor:
         """Mean and deviation that each utterance is normalised by, (N, 2)."""
         rows = range(len(self.corpus.utterances))
-        found = [pitch_of(self.corpus, row, self.voices) for row in rows]
-        return torch.tensor([[voice.mean, voice.deviation] for voice in found])
+        voices = [pitch_of(self.corpus, row, self.ranges) for row in rows]
+        return torch.tensor([[voice.mean, voice.deviation] for voice in voices])
 
     def _contour(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised contours (B, 2, F), how many frames of each are real (B,), and which (B,
@@ -84,12 +82,13 @@ class PitchExperiment(Experiment[Config]):
         """
         mean, deviation = self._of(batch)
         contour = normalise(batch.labels[PITCH], mean, deviation)
-        mask = frame_mask(batch.lengths, self.corpus.pitch.hop, contour.shape[-1])
+        mask = frame_mask(batch.lengths, self.stored.hop, contour.shape[-1])
         return contour, mask.sum(1), mask
 
     def _of(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean and deviation (B,) of a batch."""
-        return self._statistics.to(batch.index.device)[batch.index].unbind(1)
+        mean, deviation = self._statistics.to(batch.index.device)[batch.index].unbind(1)
+        return mean, deviation
 
     def losses(self, batch: Batch) -> StepOutput:
         contour, lengths, mask = self._contour(batch)
@@ -108,8 +107,8 @@ class PitchExperiment(Experiment[Config]):
             counts.add(codes, mask[:, :: model.ratio], batch.labels["speaker"])
             decoded = denormalise(model.decode(codes), *self._of(batch))
             flat = torch.stack([self._of(batch)[0][:, None] * mask, contour[:, 1]], 1)
-            for name, found in (("decoded", decoded), ("flat", flat)):
-                sums[name] += self._sums(batch, found, mask)
+            for name, predicted in (("decoded", decoded), ("flat", flat)):
+                sums[name] += self._sums(batch, predicted, mask)
         total = {name: self._measures(value) for name, value in sums.items()}
         rate = self.corpus.sample_rate / model.hop
         section = counts.section(rate, self.device) | {"bit_rate": rate * model.bits_per_frame}
@@ -125,22 +124,22 @@ class PitchExperiment(Experiment[Config]):
         )
         return Evaluation(headline, scalars, {"pitch": total, "codes": section})
 
-    def _sums(self, batch: Batch, found: Tensor, mask: Tensor) -> Tensor:
+    def _sums(self, batch: Batch, predicted: Tensor, mask: Tensor) -> Tensor:
         """The sums (PARTS,) of a batch, as `vqwave.metrics.f0` has them; ln F0 less the voice's
         mean.
         """
-        (a, heard), (b, said) = (x.double().unbind(1) for x in (batch.labels[PITCH], found))
-        both = mask & (heard > 0) & (said > 0)
+        (a, voiced), (b, decoded) = (x.double().unbind(1) for x in (batch.labels[PITCH], predicted))
+        both = mask & (voiced > 0) & (decoded > 0)
         mean = self._of(batch)[0].double()[:, None].expand_as(a)[both]
         x, y = a[both] - mean, b[both] - mean
-        wrong = (mask & ((heard > 0) != (said > 0))).sum()
+        wrong = (mask & ((voiced > 0) != (decoded > 0))).sum()
         parts = (len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y, mask.sum(), wrong)
         return torch.stack([torch.as_tensor(part, dtype=torch.float64).cpu() for part in parts])
 
     def _measures(self, sums: Tensor) -> dict[str, float]:
         """By name, over all ranks."""
-        whole = self.total({str(i): value for i, value in enumerate(sums)})
-        row = np.array([[whole[str(i)] for i in range(PARTS)]])
+        total = self.total({str(i): value for i, value in enumerate(sums)})
+        row = np.array([[total[str(i)] for i in range(PARTS)]])
         measures = {
             "f0_error": f0_error,
             "f0_correlation": f0_correlation,
@@ -149,14 +148,12 @@ class PitchExperiment(Experiment[Config]):
         with np.errstate(invalid="ignore", divide="ignore"):
             return {name: float(measure(row)[0]) for name, measure in measures.items()}
 
-    def card(self, model: Model, step: int, seconds: float) -> ModelCard:
-        """With each voice's mean and deviation of ln(F0 / 100 Hz), by which contours are
-        normalised.
-        """
-        card, stored = super().card(model, step, seconds), self.corpus.pitch
-        voices = {name: [voice.mean, voice.deviation] for name, voice in self.voices.items()}
+    def card_entries(self) -> dict[str, Any]:
+        """Each voice's mean and deviation of ln(F0 / 100 Hz), by which contours are normalised."""
+        stored = self.stored
+        voices = {name: [voice.mean, voice.deviation] for name, voice in self.ranges.items()}
         pitch = {"hop": stored.hop, "range": [stored.lowest, stored.highest], "voices": voices}
-        return replace(card, about=card.about | {"pitch": pitch})
+        return {"pitch": pitch}
 
 
 if __name__ == "__main__":

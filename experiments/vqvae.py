@@ -1,6 +1,6 @@
 """Train a VQ-VAE whose decoder is a WaveNet: speech -> discrete codes -> speech.
 
-accelerate launch experiments/vqvae.py --config configs/vqvae/fsdd.yaml
+python experiments/vqvae.py --config configs/vqvae/fsdd.yaml
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -18,17 +18,18 @@ from vqwave.config import option, spec
 from vqwave.data import Batch
 from vqwave.data.frame_tracks import Track, stored_pitch
 from vqwave.data.voices import voices_of
-from vqwave.distributions import Distribution
+from vqwave.distributions import Distribution, Head
 from vqwave.errors import UserInputError
 from vqwave.losses import negative_log_likelihood
 from vqwave.metrics import likelihood
 from vqwave.metrics.autoencoder import Autoencoding
-from vqwave.models import VQVAE, PitchCodec, VQVAESpec
+from vqwave.models import VQVAE, PitchCodec, PitchCodecSpec, VQVAESpec
 from vqwave.nn.random_segments import sliced
+from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.settings import Count, ExperimentSpec
+from vqwave.training.sources import checked_source
 from vqwave.training.tracking import SampleSheet
-from vqwave.training.trainer import main
 
 
 @spec
@@ -73,7 +74,7 @@ class Config(ExperimentSpec):
     num_samples: Count = option(default=4, help="utterances in samples/")
 
 
-class VQVAEExperiment(Experiment[Config]):
+class VQVAEExperiment(Experiment[Config, VQVAE]):
     """Train a VQ-VAE whose decoder is a WaveNet: speech -> discrete codes -> speech."""
 
     name = "vqvae"
@@ -92,27 +93,27 @@ class VQVAEExperiment(Experiment[Config]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.given = (
-            None
-            if config.frozen_codec is None
-            else self.load_source("frozen_codec", config.frozen_codec)
-        )
-        if self.given is not None:
-            if not isinstance(self.given.model, VQVAE):
-                raise UserInputError(
-                    f"frozen_codec: {config.frozen_codec} is a {self.given.card.kind}, expected a"
-                    " vqvae"
-                )
-            self.check_compatible(
-                "frozen_codec", self.given, config.model.decoder.conditioner.categorical
+        self.given = None
+        if config.frozen_codec is not None:
+            loaded = self.load_source("frozen_codec", config.frozen_codec)
+            types = (VQVAE, VQVAESpec)
+            self.given = checked_source(
+                "frozen_codec", config.frozen_codec, loaded, types, "a vqvae"
             )
-        self.melody = None if config.pitch is None else self.load_source("pitch", config.pitch)
-        if self.melody is not None and (
-            self.given is not None or not isinstance(self.melody.model, PitchCodec)
-        ):
-            raise UserInputError(
-                f"pitch: {config.pitch}, expected a run of experiments/pitch.py, and no"
-                " frozen_codec, which has its own"
+            labels = config.model.decoder.conditioner.categorical
+            self.check_compatible("frozen_codec", loaded, labels)
+        self.melody = None
+        if config.pitch is not None:
+            if self.given is not None:
+                raise UserInputError(
+                    f"pitch: {config.pitch}, expected none with frozen_codec, which has its own"
+                )
+            loaded, pitch_types = (
+                self.load_source("pitch", config.pitch),
+                (PitchCodec, PitchCodecSpec),
+            )
+            self.melody = checked_source(
+                "pitch", config.pitch, loaded, pitch_types, "a run of experiments/pitch.py"
             )
         segment = config.decoder_segment_seconds
         if segment is not None and (self.given is None or segment > config.data.clip_seconds):
@@ -129,13 +130,10 @@ class VQVAEExperiment(Experiment[Config]):
     @property
     def model_spec(self) -> VQVAESpec:
         """With the parts of the runs that codes are taken from, if they are."""
+        model = self.config.model
         if self.given is not None:
-            return self.config.model.with_frozen_codec(self.given.card.spec)
-        return (
-            self.config.model
-            if self.melody is None
-            else replace(self.config.model, melody=self.melody.card.spec)
-        )
+            return model.with_frozen_codec(self.given.spec)
+        return model if self.melody is None else replace(model, melody=self.melody.spec)
 
     @property
     def tracks(self) -> Sequence[Track]:
@@ -164,13 +162,13 @@ class VQVAEExperiment(Experiment[Config]):
         ):
             raise UserInputError(
                 "losses.conversion_classification: expected a weight of"
-                " losses.auxiliary_classification, too, by which the conversion classifier learns"
+                " losses.auxiliary_classification, too, which trains the conversion classifier"
             )
         model = self.model_spec.build(self.corpus.sample_rate, self.corpus.labels)
         model.decoder.requires_grad_(self.trains_decoder)
         if self.given is not None:
             model.load_frozen_codec(self.given.model)
-        elif self.melody is not None:
+        elif self.melody is not None and model.melody is not None:
             model.melody.take(self.melody.model, voices_of(self.corpus))
         return model
 
@@ -204,7 +202,9 @@ class VQVAEExperiment(Experiment[Config]):
             return self._likelihood(out, batch)
         cyclic = bool(self.config.losses.get("cycle_consistency"))
         others = (
-            self.sample_target_voice(batch) if cyclic or self.model.conversion_classifier else None
+            self.voices.sample_target_voice(batch)
+            if cyclic or self.model.conversion_classifier
+            else None
         )
         settings = {"decode": self.trains_decoder, "others": others, "cyclic": cyclic, **own_pitch}
         out = self.network(batch.wave, batch.labels, batch.lengths, **settings)
@@ -225,27 +225,29 @@ class VQVAEExperiment(Experiment[Config]):
         """Bits with the true codes and labels, with another clip's codes, with another speaker's
         label; codebook use.
         """
-        found, rate = (
-            Autoencoding(model, self.corpus.labels.get("speaker", []), self.device),
-            self.corpus.sample_rate,
-        )
+        rate, speakers = self.corpus.sample_rate, self.corpus.labels.get("speaker", [])
+        autoencoding = Autoencoding(model, speakers, self.device)
         for batch in self.valid_batches():
-            target = (
-                None
-                if model.conversion_classifier is None
-                else self.sample_target_voice(batch, drawn=False)
-            )
-            found.add(batch, target, self.mismatched_labels(batch) if self.trains_decoder else None)
-        total, section = self.total(found.sums), found.codes(rate)
-        scalars = found.scalars(total, rate, self.comparable(model.decoder))
-        if not self.trains_decoder:
-            headline = (
-                f"{scalars.get('spectral', 0):.3f} standard deviations off in the frames at"
-                f" {section['bit_rate']:g} bit/s"
-            )
-            return Evaluation(headline, scalars, {"codes": section})
-        bits, head = scalars["bits"], model.decoder.head
-        baselines, unit = self.baselines(head), likelihood.unit(head)
+            target = mismatched = None
+            if model.conversion_classifier is not None:
+                target = self.voices.sample_target_voice(batch, drawn=False)
+            if self.trains_decoder:
+                mismatched = self.voices.mismatched_labels(batch)
+            autoencoding.add(batch, target, mismatched)
+        total, codes = self.total(autoencoding.sums), autoencoding.codes(rate)
+        scalars = autoencoding.scalars(total, rate, self.comparable(model.decoder))
+        if self.trains_decoder:
+            return self._likelihood_evaluation(scalars, codes, model.decoder.head)
+        headline = (
+            f"{scalars.get('spectral', 0):.3f} standard deviations off in the frames at"
+            f" {codes['bit_rate']:g} bit/s"
+        )
+        return Evaluation(headline, scalars, {"codes": codes})
+
+    def _likelihood_evaluation(
+        self, scalars: dict[str, float], codes: dict[str, Any], head: Head
+    ) -> Evaluation:
+        bits, baselines, unit = scalars["bits"], self.baselines(head), likelihood.unit(head)
         nll = {"unit": unit, "model": bits, "baselines": baselines}
         nll |= {
             f"shuffled {name}": scalars.get(f"bits_shuffled_{name}")
@@ -253,38 +255,38 @@ class VQVAEExperiment(Experiment[Config]):
         }
         references = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
         headline = (
-            f"{bits:.3f} {unit} on held-out speech at {section['bit_rate']:g} bit/s ({references})"
+            f"{bits:.3f} {unit} on held-out speech at {codes['bit_rate']:g} bit/s ({references})"
         )
-        return Evaluation(headline, scalars, {"nll": nll, "codes": section})
+        return Evaluation(headline, scalars, {"nll": nll, "codes": codes})
 
     def samples(self, model: VQVAE, sheet: SampleSheet) -> None:
-        codec, pairs = self.codec(model), self.shown_pairs(self.config.num_samples)
+        pairs = self.validation.example_pairs(self.config.num_samples)
         if not self.trains_decoder or not pairs:
             return
-        rows, voices = (
-            [row for row, _ in pairs],
-            [row for row, _ in pairs] + [other for _, other in pairs],
+        speech, rows = self.speech_model(model), [row for row, _ in pairs]
+        utterances, others = (
+            [self.corpus.utterances[row] for row in column] for column in zip(*pairs, strict=True)
         )
         coded = [
-            codec.encode(self.corpus.read(row), speaker=self.corpus.utterances[row].speaker)
-            for row in rows
+            speech.encode(self.corpus.read(row), speaker=utterance.speaker)
+            for row, utterance in zip(rows, utterances, strict=True)
         ]
-        speakers, targets = (
-            [self.corpus.utterances[row].speaker for row in column]
-            for column in zip(*pairs, strict=True)
+        voices = [*utterances, *others]
+        waves = speech.decode_many(
+            coded * 2,
+            [voice.speaker for voice in voices],
+            labels=[voice.labels for voice in voices],
+            embeddings=[
+                self.vectors(model.decoder, row) for row in [*rows, *(other for _, other in pairs)]
+            ],
         )
-        labels = [self.corpus.utterances[row].labels for row in voices]
-        vectors = [self.vectors(model.decoder, row) for row in voices]
-        drawn = codec.decode_many(coded * 2, speakers + targets, labels=labels, embeddings=vectors)
-        for i, row in enumerate(rows):
-            utterance = self.corpus.utterances[row]
+        reconstructions, conversions = waves[: len(rows)], waves[len(rows) :]
+        for i, (row, utterance, other) in enumerate(zip(rows, utterances, others, strict=True)):
             about = {"speaker": utterance.speaker, "text": utterance.text or ""}
             sheet.add(utterance.id, "original", torch.from_numpy(self.corpus.read(row)), **about)
-            sheet.add(utterance.id, "reconstruction", drawn[i], **about)
-            if targets[i] != speakers[i]:
-                sheet.add(
-                    utterance.id, "conversion", drawn[len(rows) + i], target=targets[i], **about
-                )
+            sheet.add(utterance.id, "reconstruction", reconstructions[i], **about)
+            if other.speaker != utterance.speaker:
+                sheet.add(utterance.id, "conversion", conversions[i], target=other.speaker, **about)
 
     def next_steps(self) -> list[str]:
         if not self.trains_decoder:

@@ -1,7 +1,7 @@
 """Train a WaveNet alone: unconditional, by speaker or other labels, or as a vocoder on spectral
 frames.
 
-accelerate launch experiments/wavenet.py --config configs/wavenet/fsdd.yaml
+python experiments/wavenet.py --config configs/wavenet/fsdd.yaml
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from pydantic import Field
 from vqwave.config import option, spec
 from vqwave.data import Batch
 from vqwave.data.frame_tracks import Track, carried
-from vqwave.decode.sampling import Sampling
 from vqwave.losses import negative_log_likelihood
 from vqwave.metrics import likelihood
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.frontend import AnyFrontend, build_frontend
+from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.settings import Count, ExperimentSpec
 from vqwave.training.tracking import SampleSheet
-from vqwave.training.trainer import main
 
 
 @spec
@@ -33,11 +32,13 @@ class Config(ExperimentSpec):
 
     model: WaveNetSpec = option(default=WaveNetSpec(), help="the WaveNet")
     losses: dict[str, float] = option(default={"nll": 1.0}, help="weights: nll")
-    num_samples: Count = option(default=4, help="utterances (or babbles) in samples/")
-    sample_seconds: Annotated[float, Field(gt=0)] = option(default=1.0, help="length of a babble")
+    num_samples: Count = option(default=4, help="utterances (or generated clips) in samples/")
+    sample_seconds: Annotated[float, Field(gt=0)] = option(
+        default=1.0, help="length of a generated clip"
+    )
 
 
-class WaveNetExperiment(Experiment[Config]):
+class WaveNetExperiment(Experiment[Config, WaveNet]):
     """Train a WaveNet alone: unconditional, by labels, or as a vocoder on spectral frames."""
 
     name = "wavenet"
@@ -92,12 +93,12 @@ class WaveNetExperiment(Experiment[Config]):
             if model.frontend is not None:
                 frames = model.frontend(batch.wave, batch.labels, mask)
             others = None if frames is None else frames.roll(1, 0)
-            for name, labels, heard in (
+            for name, labels, condition in (
                 ("bits", batch.labels, frames),
-                ("shuffled", self.mismatched_labels(batch), frames),
+                ("shuffled", self.voices.mismatched_labels(batch), frames),
                 ("frames", batch.labels, others),
             ):
-                distribution = model(batch.wave, labels, heard, mask)
+                distribution = model(batch.wave, labels, condition, mask)
                 cost = likelihood.bits(model.head, distribution, batch.wave)
                 sums[name] += cost[batch.mask].sum()
             sums["samples"] += batch.mask.sum()
@@ -116,40 +117,40 @@ class WaveNetExperiment(Experiment[Config]):
             }
         }
         sections["nll"] |= {"shuffled frames": frames} if frames is not None else {}
-        beside = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
+        references = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
         scalars = {"bits": bits} | (
             {"bits_shuffled_labels": shuffled} if shuffled is not None else {}
         )
         scalars |= {"bits_shuffled_frames": frames} if frames is not None else {}
-        return Evaluation(f"{bits:.3f} {unit} on held-out speech ({beside})", scalars, sections)
+        return Evaluation(f"{bits:.3f} {unit} on held-out speech ({references})", scalars, sections)
 
     def samples(self, model: WaveNet, sheet: SampleSheet) -> None:
-        codec = self.codec(model)
-        for row in self.shown_rows(self.config.num_samples):
+        speech = self.speech_model(model)
+        for row in self.validation.example_rows(self.config.num_samples):
             utterance, wave = self.corpus.utterances[row], torch.from_numpy(self.corpus.read(row))
             vectors = self.vectors(model, row)
             about = {"speaker": utterance.speaker, "text": utterance.text or ""}
             if model.frontend is None:
-                drawn = codec.generate(
+                drawn = speech.generate(
                     self.config.sample_seconds,
                     labels=utterance.labels,
                     embeddings=vectors,
-                    sampling=Sampling(seed=row),
+                    seed=row,
                 )[0]
                 sheet.add(f"babble as {utterance.speaker}", "generation", drawn, **about)
             else:
-                drawn = codec.reconstruct(
+                drawn = speech.reconstruct(
                     wave, labels=utterance.labels, embeddings=vectors, features=self.frames_of(row)
                 )
                 sheet.add(utterance.id, "original", wave, **about)
                 sheet.add(utterance.id, "reconstruction", drawn, **about)
 
     def next_steps(self) -> list[str]:
-        speak = (
+        generate = (
             f"vqwave generate {self.config.run} --speaker {self.example_speaker} --seconds 3 --out"
-            " babble.wav"
+            " generated.wav"
         )
-        return ([] if self.config.model.features else [speak]) + super().next_steps()
+        return ([] if self.config.model.features else [generate]) + super().next_steps()
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from random import Random
 from chaos_scenarios import COMMON, DAMAGE, SCENARIOS, STEPS, Scenario, make_corpus, result
 
 import vqwave.training.checkpoint
-from vqwave.training.trainer import main as train
+from vqwave.training.command_line import main as train
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 600.0  # seconds that an attempt may take on a busy machine

@@ -323,7 +323,7 @@ def test_a_vocoder_copies_a_recording() -> None:
 def test_what_a_model_cannot_do_is_named() -> None:
     with pytest.raises(UserInputError, match="without codes"):
         babbler("speaker").encode(speech(100))
-    with pytest.raises(UserInputError, match="speaks from codes"):
+    with pytest.raises(UserInputError, match="decodes codes"):
         VQ.generate(1.0)
     with pytest.raises(UserInputError, match="front end"):
         VQ.reconstruct(speech(100))

@@ -19,7 +19,7 @@ from vqwave.errors import UserInputError
 from vqwave.evaluation import Settings, evaluate
 from vqwave.inference.model_folder import load_trained
 from vqwave.inference.speech_model import SpeechModel
-from vqwave.training.trainer import main
+from vqwave.training.command_line import main
 
 ROOT = Path(__file__).resolve().parents[1]
 CODES = [

@@ -159,9 +159,9 @@ def test_what_was_coded_with_one_prior_is_refused_by_another() -> None:
         from_bytes(data, "x.vqw", other)
     assert prior().fingerprint == coder.fingerprint
     assert replace(coder, labels={"speaker": SPEAKERS[::-1]}).fingerprint != coder.fingerprint
-    with pytest.raises(UserInputError, match="of codec c0dec, the prior knows those of another"):
+    with pytest.raises(UserInputError, match="of codec c0dec, the prior is for those of another"):
         to_bytes(coded(codes), replace(coder, codec="another"))
-    with pytest.raises(UserInputError, match="1 books of 41 codes, the prior knows 1 of 40"):
+    with pytest.raises(UserInputError, match="1 books of 41 codes, the prior is for 1 of 40"):
         to_bytes(coded(codes, 41), coder)
 
 

@@ -115,17 +115,17 @@ def test_codes_of_another_kind_are_refused() -> None:
     coder, it = prior(ORDER), coded(ORDER, 13)
     with pytest.raises(
         UserInputError,
-        match=r"^no pitch codes, the prior knows 1 books of 20 pitch codes, one for 4 frames$",
+        match=r"^no pitch codes, the prior is for 1 books of 20 pitch codes, one for 4 frames$",
     ):
         to_bytes(replace(it, pitch=None), coder)
     with pytest.raises(
         UserInputError,
-        match=r"^1 books of 20 pitch codes, one for 4 frames, the prior knows no pitch codes$",
+        match=r"^1 books of 20 pitch codes, one for 4 frames, the prior is for no pitch codes$",
     ):
         to_bytes(it, prior(SymbolOrder(1, 40)))
     other = SymbolOrder(1, 40, PitchBooks(1, 20, 2))
     with pytest.raises(
-        UserInputError, match=r"one for 4 frames, the prior knows .* one for 2 frames"
+        UserInputError, match=r"one for 4 frames, the prior is for .* one for 2 frames"
     ):
         to_bytes(it, prior(other))
     with pytest.raises(

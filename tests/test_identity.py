@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from vqwave.training import identity
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.run_folder import claim
 from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainSpec
-from vqwave.training.trainer import Interrupted, Trainer
+from vqwave.training.trainer import RunInterruptedError, Trainer
 
 ROOT, HOP = Path(__file__).resolve().parents[1], 80
 TINY = WaveNetSpec(
@@ -52,7 +53,7 @@ class Config(ExperimentSpec):
     source: Path | None = option(default=None)
 
 
-class Tiny(Experiment[Config]):
+class Tiny(Experiment[Config, Any]):
     """A speaker's WaveNet, perhaps made from another model, and perhaps with frames from files."""
 
     name = "tiny"
@@ -139,7 +140,7 @@ def begin(settings: Config) -> None:
     """A run that is stopped after its first step."""
     loop = Trainer(Tiny(settings), quiet=True)
     loop.stop.signal = 15
-    with pytest.raises(Interrupted):
+    with pytest.raises(RunInterruptedError):
         loop.run()
 
 

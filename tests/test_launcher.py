@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
@@ -10,10 +11,11 @@ from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
 from vqwave.distributed.collectives import Elsewhere
 from vqwave.errors import UserInputError
+from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.launcher import check_launcher
 from vqwave.training.settings import ExperimentSpec, TrainSpec
-from vqwave.training.trainer import Trainer, main
+from vqwave.training.trainer import Trainer
 
 PLAIN, HALF = TrainSpec(), TrainSpec(precision="bf16")
 COMPILED, MICRO = TrainSpec(compile=True), TrainSpec(grad_accumulation=2)
@@ -61,7 +63,7 @@ TAKEN = [
 ]
 
 
-class Unbuilt(Experiment[ExperimentSpec]):
+class Unbuilt(Experiment[ExperimentSpec, Any]):
     """Nothing of it is asked for before the launcher's settings are looked at."""
 
     name = "unbuilt"

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from vqwave.nn.wavenet import StackSpec
 from vqwave.training.checkpoint import newest_checkpoint
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainSpec
-from vqwave.training.trainer import Interrupted, Trainer
+from vqwave.training.trainer import RunInterruptedError, Trainer
 
 TINY = WaveNetSpec(
     head=MuLaw(classes=16),
@@ -52,7 +53,7 @@ class Config(ExperimentSpec):
     losses: dict[str, float] = option(default={"nll": 1.0})
 
 
-class Tiny(Experiment[Config]):
+class Tiny(Experiment[Config, Any]):
     """A WaveNet with dropout-like noise, so that an inexact resume cannot go unseen."""
 
     name = "tiny"
@@ -167,7 +168,7 @@ def test_other_settings_are_refused_by_name(corpus: Path, tmp_path: Path) -> Non
     Trainer(Tiny(settings), quiet=True).run()
     with pytest.raises(UserInputError, match=r"optim\.lr, optim\.warmup"):
         Trainer(Tiny(replace(settings, optim=OptimSpec(lr=1e-3, warmup=3))), quiet=True)
-    Trainer(Tiny(replace(settings, optim=OptimSpec(lr=1e-3))), quiet=True, fresh=True).run()
+    Trainer(Tiny(replace(settings, optim=OptimSpec(lr=1e-3))), quiet=True, restart=True).run()
 
 
 def test_nan_stops_with_step_files_and_checkpoint(corpus: Path, tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ def test_a_signal_saves_and_says_how_to_go_on(corpus: Path, tmp_path: Path) -> N
     loop = Trainer(Tiny(config(corpus, tmp_path / "run")), quiet=True)
     loop.stop.signal = 15
     with pytest.raises(
-        Interrupted,
+        RunInterruptedError,
         match=r"stopped at step 1 of 12, all saved in .*: run the same command to go on",
     ):
         loop.run()
@@ -218,7 +219,7 @@ def test_a_checkpoint_of_an_older_release_is_resumed(corpus: Path, tmp_path: Pat
     run = tmp_path / "run"
     loop = Trainer(Tiny(config(corpus, run)), quiet=True)
     loop.stop.signal = 15
-    with pytest.raises(Interrupted):
+    with pytest.raises(RunInterruptedError):
         loop.run()
     step = run / "checkpoints" / "step-00000001"
     progress = json.loads((step / "progress.json").read_text())
@@ -286,9 +287,9 @@ def test_one_process_trains_in_a_run_folder(
         [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdout.readline() == b"held\n"
-        for fresh in (False, True):
+        for restart in (False, True):
             with pytest.raises(UserInputError, match="run: another process trains there"):
-                Trainer(Tiny(settings), fresh=fresh, quiet=True)
+                Trainer(Tiny(settings), restart=restart, quiet=True)
         other.communicate(b"\n")
     Trainer(Tiny(settings), quiet=True).run()
     (tmp_path / "file").touch()

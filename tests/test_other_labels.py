@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from vqwave.training.settings import DataSpec, ExperimentSpec
 GENDER = {"a": "F", "b": "M", "c": "F", "d": "M"}
 
 
-class Labelled(Experiment[ExperimentSpec]):
+class Labelled(Experiment[ExperimentSpec, Any]):
     name = "labelled"
     config_class = ExperimentSpec
     hop = 1
@@ -66,7 +67,7 @@ def test_others_have_training_recordings(tmp_path: Path, name: str) -> None:
     reached: dict[str, set[str]] = {speaker: set() for speaker in names}
     torch.manual_seed(0)
     for _ in range(20):
-        others = getattr(it, name)(batch)["speaker"]
+        others = getattr(it.voices, name)(batch)["speaker"]
         for own, other in zip(batch.labels["speaker"].tolist(), others.tolist(), strict=True):
             reached[names[own]].add(names[other])
     assert reached == {"a": set("bc"), "b": set("ac"), "c": set("ab"), "d": set("abc")}
@@ -75,7 +76,7 @@ def test_others_have_training_recordings(tmp_path: Path, name: str) -> None:
 def test_nobody_else(tmp_path: Path) -> None:
     it = experiment(tmp_path, "a")
     batch = collate([read_crop(it.corpus, row, 0, 800) for row in range(3)])
-    for others in (it.mismatched_labels(batch), it.sample_target_voice(batch)):
+    for others in (it.voices.mismatched_labels(batch), it.voices.sample_target_voice(batch)):
         assert torch.equal(others["speaker"], batch.labels["speaker"])
 
 
@@ -86,7 +87,7 @@ def test_another_voice_has_its_own_labels_and_says_the_same(tmp_path: Path) -> N
     assert {"speaker", "gender", "text"} == set(it.corpus.labels)
     torch.manual_seed(0)
     for step in range(10):
-        voice = it.sample_target_voice(batch, drawn=step > 0)
+        voice = it.voices.sample_target_voice(batch, drawn=step > 0)
         assert torch.equal(voice["text"], batch.labels["text"])
         for speaker, gender in zip(
             voice["speaker"].tolist(), voice["gender"].tolist(), strict=True

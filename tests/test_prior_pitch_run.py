@@ -30,7 +30,7 @@ from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
 from vqwave.training.code_dataset import CodeCorpus
-from vqwave.training.trainer import main
+from vqwave.training.command_line import main
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = StackSpec(

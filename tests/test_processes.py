@@ -34,7 +34,7 @@ from vqwave.nn.wavenet import StackSpec
 from vqwave.rng import keyed
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainSpec
-from vqwave.training.trainer import Interrupted, Trainer
+from vqwave.training.trainer import RunInterruptedError, Trainer
 
 PATIENCE = 240.0  # seconds that a process may take
 pytestmark = pytest.mark.skipif(
@@ -70,7 +70,7 @@ class Config(ExperimentSpec):
     losses: dict[str, float] = option(default={"nll": 1.0, "commitment": 0.25})
 
 
-class Small(Experiment[Config]):
+class Small(Experiment[Config, Any]):
     """A VQ-VAE that draws all there is to draw; clips are of unequal length."""
 
     name = "small"
@@ -160,7 +160,7 @@ def _process(
     }
     try:
         told.put((number, work(number)))
-    except (UserInputError, Interrupted) as error:
+    except (UserInputError, RunInterruptedError) as error:
         told.put((number, f"{type(error).__name__}: {error}"))
     told.close()
     told.join_thread()
@@ -242,7 +242,7 @@ def test_a_lost_rank_is_named_and_the_same_command_goes_on(corpus: Path, tmp_pat
 
     found = in_two(work)
     assert set(found) == {0}
-    assert "Interrupted: lost rank 1 of 2" in found[0]
+    assert "RunInterruptedError: lost rank 1 of 2" in found[0]
     assert "at step 6; step-00000004 is kept: run the same command to go on" in found[0]
     assert in_two(lambda number: trained(config(corpus, run))) == {0: None, 1: None}
     in_two(lambda number: trained(config(corpus, tmp_path / "whole")))
@@ -262,7 +262,8 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(
 
     found = in_two(work)
     said = (
-        f"Interrupted: stopped at step 6 of 10, all saved in {run}: run the same command to go on"
+        f"RunInterruptedError: stopped at step 6 of 10, all saved in {run}: run the same command"
+        " to go on"
     )
     assert found == {0: said, 1: said}
     assert in_two(lambda number: trained(config(corpus, run, log_every=5))) == {0: None, 1: None}

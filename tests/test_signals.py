@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,10 +36,11 @@ from vqwave.models import Model, WaveNet, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
 from vqwave.training import signals
+from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.settings import DataSpec, ExperimentSpec, TrainSpec
 from vqwave.training.tracking import SampleSheet
-from vqwave.training.trainer import Interrupted, Trainer, main
+from vqwave.training.trainer import RunInterruptedError, Trainer
 
 pytestmark = pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="needs fork"
@@ -63,7 +65,7 @@ class Config(ExperimentSpec):
     losses: dict[str, float] = option(default={"nll": 1.0})
 
 
-class Tiny(Experiment[Config]):
+class Tiny(Experiment[Config, Any]):
     """A WaveNet that says where it is: `at` names what happens there."""
 
     name = "tiny"
@@ -364,7 +366,7 @@ def test_a_loop_without_its_command_listens_too(
         ("samples", "stopped at step 2 of 2, all saved"),
     ):
         monkeypatch.setattr(Tiny, "at", staticmethod(struck(signal.SIGINT, moment)))
-        with pytest.raises(Interrupted, match=said) as found:
+        with pytest.raises(RunInterruptedError, match=said) as found:
             Trainer(Tiny(settings(corpus, tmp_path / moment)), quiet=True).run()
         assert found.value.status == 130
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

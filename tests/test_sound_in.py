@@ -24,11 +24,11 @@ from vqwave.audio.streaming import Recording, WavReader
 from vqwave.cli.folder import Account, share
 from vqwave.data import Corpus, prepare
 from vqwave.errors import UserInputError
-from vqwave.inference.chunked_encoding import encode_recording
-from vqwave.inference.chunked_encoding import prepare as prepared
 from vqwave.inference.model_folder import ModelCard
+from vqwave.inference.preparation import prepare as prepared
+from vqwave.inference.recording_encoding import encode_recording
 from vqwave.inference.speech_model import SpeechModel
-from vqwave.inference.stream_encoding import Level
+from vqwave.inference.stream_level import Level
 from vqwave.models import VQVAESpec, WaveNetSpec
 from vqwave.nn.encoders import WaveformEncoderSpec
 from vqwave.nn.wavenet import StackSpec

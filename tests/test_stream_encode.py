@@ -18,10 +18,10 @@ from vqwave.audio.streaming import Resampler
 from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec, MFCCSpec, PitchSpec
 from vqwave.inference import chunked_encoding
-from vqwave.inference.chunked_encoding import Blocks
+from vqwave.inference.chunked_encoding import ChunkEncoder
 from vqwave.inference.model_folder import ModelCard
 from vqwave.inference.speech_model import SpeechModel
-from vqwave.inference.stream_encoding import Level
+from vqwave.inference.stream_level import Level
 from vqwave.models import VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import BatchNormEncoderSpec, FrameEncoderSpec, WaveformEncoderSpec
@@ -118,7 +118,7 @@ def test_blocks_have_the_latents_of_the_whole(encoder: object) -> None:
     )
     for frames in (1, 7, 30):
         whole.clear()
-        blocks = Blocks(it, frames)
+        blocks = ChunkEncoder(it, frames)
         blocks.kept = np.zeros(0)
         for piece in np.array_split(wave.numpy(), 5):
             blocks.push(piece)
@@ -140,7 +140,7 @@ def test_chunks_do_not_show(encoder: object, clear_frames: Callable[..., Tensor]
     assert whole.unique().numel() > 4
     stream = lambda seconds: it.encode_stream(level=-23.0, seconds=seconds)  # noqa: E731
     for sizes in ([4803], [1, 500, 0, 2000, 2302], [160] * 30 + [3]):
-        it_stream = stream(chunked_encoding.BLOCK)
+        it_stream = stream(chunked_encoding.CHUNK)
         parts = [it_stream.push(piece) for piece in np.split(wave.numpy(), np.cumsum(sizes)[:-1])]
         assert torch.equal(torch.cat([*parts, it_stream.flush()], 1), whole)
         assert it_stream.samples == 4803
@@ -151,8 +151,8 @@ def test_chunks_do_not_show(encoder: object, clear_frames: Callable[..., Tensor]
         parts.append(soon.push(piece))
         came = sum(map(len, np.array_split(wave.numpy(), 40)[: i + 1]))
         behind = max(behind, came - sum(part.shape[1] for part in parts) * it.model.hop)
-        around = soon.blocks.before + soon.blocks.after + soon.blocks.grid
-        assert len(soon.blocks.kept) <= (around + soon.blocks.frames) * it.model.hop + 200
+        around = soon.chunks.before + soon.chunks.after + soon.chunks.grid
+        assert len(soon.chunks.kept) <= (around + soon.chunks.frames) * it.model.hop + 200
     assert behind <= soon.latency * RATE + 1e-6
     latents = it.model.encoder(
         torch.nn.functional.pad(wave, (0, -len(wave) % it.model.hop))[None].double()
@@ -181,8 +181,8 @@ def test_a_long_recording_is_encoded_in_blocks(monkeypatch: pytest.MonkeyPatch) 
     )
     it.model.double()  # other blocks round otherwise
     whole = it.codes_of(wave)
-    monkeypatch.setattr(chunked_encoding, "BLOCK", 0.1)
-    assert Blocks(it.model, 25).frames == 28  # whole stretches
+    monkeypatch.setattr(chunked_encoding, "CHUNK", 0.1)
+    assert ChunkEncoder(it.model, 25).frames == 28  # whole stretches
     assert torch.equal(it.codes_of(wave), whole)
 
 
@@ -285,7 +285,7 @@ def test_names_of_a_codec_follow_its_weights_and_settings() -> None:
 def test_a_recording_of_any_length_takes_the_same_memory() -> None:
     """What is kept between pieces of a recording does not grow."""
     it = codec(ENCODERS["frames"])
-    blocks, kept = Blocks(it.model, 50), []
+    blocks, kept = ChunkEncoder(it.model, 50), []
     for _ in range(100):
         blocks.push(speech(1600).numpy())
         kept.append(len(blocks.kept))

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,10 +33,10 @@ from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import WaveformEncoderSpec
 from vqwave.nn.quantize import FSQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
+from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.settings import ExperimentSpec
 from vqwave.training.tracking import Tracker, boards
-from vqwave.training.trainer import main
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE = 8000
@@ -60,7 +61,7 @@ class Config(ExperimentSpec):
     losses: dict[str, float] = option(default={"nll": 1.0})
 
 
-class Tiny(Experiment[Config]):
+class Tiny(Experiment[Config, Any]):
     """A WaveNet whose losses draw, too."""
 
     name = "tiny"

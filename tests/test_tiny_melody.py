@@ -30,7 +30,7 @@ from vqwave.inference.speech_model import SpeechModel
 from vqwave.metrics import recognizer
 from vqwave.models.pitch import SEMITONE
 from vqwave.report import write_report
-from vqwave.training.trainer import main
+from vqwave.training.command_line import main
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE = 8000

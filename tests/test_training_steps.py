@@ -10,6 +10,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ class Config(ExperimentSpec):
     losses: dict[str, float] = option(default=WEIGHTS)
 
 
-class Small(Experiment[Config]):
+class Small(Experiment[Config, Any]):
     """A WaveNet in float64, with a second loss; keeps the weights that it is evaluated with."""
 
     name = "small"

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ Rows = Iterable[Mapping[str, float]]
 def told(folder: Path, rows: Rows, about: About = CODES) -> list[tuple[int, str]]:
     """(step, rule) of what a watch says to these rows, 10 steps apart."""
     watch = Monitor(folder, about)
-    found = [finding for k, row in enumerate(rows, 1) for finding in watch.see(10 * k, row)]
+    found = [finding for k, row in enumerate(rows, 1) for finding in watch.update(10 * k, row)]
     assert all("try " in finding.text and "\n" not in finding.text for finding in found)
     return [(finding.step, finding.rule) for finding in found]
 
@@ -121,7 +122,7 @@ def test_a_resumed_run_repeats_nothing(tmp_path: Path) -> None:
     assert [
         f.rule
         for row in rows
-        for f in first.see(row["step"], {"train/gradient_norm": row["train/gradient_norm"]})
+        for f in first.update(row["step"], {"train/gradient_norm": row["train/gradient_norm"]})
     ]
     noted = [json.loads(line) for line in (tmp_path / "findings.jsonl").read_text().splitlines()]
     assert [(row["step"], row["rule"]) for row in noted] == [(60, "exploding_gradients")]
@@ -129,12 +130,14 @@ def test_a_resumed_run_repeats_nothing(tmp_path: Path) -> None:
         again = Monitor(tmp_path, CODES)
         again.resume(kept)
         assert [
-            f for k in range(3) for f in again.see(100 + k, {"train/gradient_norm": 90.0 * 10**k})
+            f
+            for k in range(3)
+            for f in again.update(100 + k, {"train/gradient_norm": 90.0 * 10**k})
         ] == []
     assert len((tmp_path / "findings.jsonl").read_text().splitlines()) == 1
     other = Monitor(tmp_path, CODES)
     other.resume(rows)
-    assert [f.rule for values in bits(0.0, 0.0) for f in other.see(200, values)] == [
+    assert [f.rule for values in bits(0.0, 0.0) for f in other.update(200, values)] == [
         "ignored_codes"
     ]
 
@@ -148,7 +151,7 @@ def test_sound_runs_are_left_in_peace(run: str, tmp_path: Path) -> None:
     watch = Monitor(tmp_path, CODES if "vqvae" in run else About())
     values = [{k: v for k, v in row.items() if k not in ("step", "seconds")} for row in rows]
     assert [
-        f.text for row, v in zip(rows, values, strict=True) for f in watch.see(row["step"], v)
+        f.text for row, v in zip(rows, values, strict=True) for f in watch.update(row["step"], v)
     ] == []
 
 
@@ -171,7 +174,7 @@ MODEL = VQVAESpec(
 )
 
 
-class Collapsing(Experiment[ExperimentSpec]):
+class Collapsing(Experiment[ExperimentSpec, Any]):
     """A VQ-VAE whose encoder is planted to say the same of everything from step 8 on, with no
     restart of dead codes.
     """

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vqwave.audio import read, write
+    from vqwave.codes import CodeSequence, load_codes, save_codes
+    from vqwave.data import Corpus, prepare
+    from vqwave.decode.sampling import Sampling
+    from vqwave.errors import UserInputError
+    from vqwave.inference.speech_model import SpeechModel, load
 
 __version__ = "0.1.0"
 
-# public name -> the module that defines it; imported when first asked for, so that
-# `import vqwave` is quick
-_PLACES = {
+# public name -> the module that defines it; imported on first use, so that `import vqwave` is quick
+_MODULES = {
     "CodeSequence": "vqwave.codes",
     "Corpus": "vqwave.data",
     "Sampling": "vqwave.decode.sampling",
@@ -38,6 +45,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
-    if name not in _PLACES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'vqwave' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PLACES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

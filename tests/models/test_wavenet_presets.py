@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from vqwave.config import parse
-from vqwave.training.experiment import bit_rate
+from vqwave.training.card_writer import bit_rate
 
 ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY = {

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from vqwave import __version__
-from vqwave.cli import bench, code, corpora, evaluate, export, generate, look, sweep, tune
+from vqwave.cli import bench, code, corpora, evaluate, export, generate, look, sweep, train, tune
 from vqwave.errors import Note, UserInputError
 
-COMMANDS = (corpora, code, generate, look, bench, sweep, evaluate, tune, export)
+COMMANDS = (corpora, train, code, generate, look, bench, sweep, evaluate, tune, export)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -78,6 +78,11 @@ class PitchCodes:
             object.__setattr__(self, name, getattr(self.format, name))
 
     @property
+    def books(self) -> int:
+        """Q_p."""
+        return self.codes.shape[0]
+
+    @property
     def format(self) -> PitchFormat:
         return PitchFormat(self.hop, self.size, self.codes.shape[0], self.mean, self.deviation)
 

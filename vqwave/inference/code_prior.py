@@ -67,7 +67,7 @@ class CodePrior:
         return fingerprint(self.network, about=about)
 
     def ids(self, labels: Mapping[str, str | None]) -> dict[str, Tensor]:
-        """Label names -> ids (1,); what is not given is not told.
+        """Label names -> ids (1,) of those that are given.
 
         Raises UserInputError with the nearest names.
         """
@@ -108,21 +108,20 @@ class CodePrior:
             temperature=temperature,
             top_p=top_p,
         )
-        return [self._coded(codes, pitch, labels.get("speaker")) for codes, pitch in drawn]
+        return [self._sequence(codes, pitch, labels.get("speaker")) for codes, pitch in drawn]
 
-    def _coded(self, codes: Tensor, pitch: Tensor | None, speaker: str | None) -> CodeSequence:
-        """Codes that were drawn, with the statistics of the speaker's voice beside pitch codes."""
+    def _sequence(self, codes: Tensor, pitch: Tensor | None, speaker: str | None) -> CodeSequence:
+        """Codes that were drawn; pitch codes get the statistics of the speaker's voice."""
         melody, order = None, self.network.order
-        if pitch is not None:
-            voice = self._voice(speaker)
-            hop, size = self.hop * order.ratio, order.pitch.size
-            melody = PitchCodes(pitch, hop, size, voice.mean, voice.deviation)
+        if pitch is not None and order.pitch is not None:
+            voice, hop = self._voice(speaker), self.hop * order.ratio
+            melody = PitchCodes(pitch, hop, order.pitch.size, voice.mean, voice.deviation)
         facts = (codes.shape[1] * self.hop, order.size, self.codec, speaker)
         return CodeSequence(codes, self.sample_rate, self.hop, *facts, melody)
 
     def _voice(self, speaker: str | None) -> VoicePitch:
         """A speaker's; of one without, the mean over the known."""
-        if speaker in self.voices:
+        if speaker is not None and speaker in self.voices:
             return self.voices[speaker]
         known = list(self.voices.values()) or [UNVOICED]
         return VoicePitch(
@@ -132,20 +131,20 @@ class CodePrior:
 
     @own_defaults()
     def encode(self, coded: CodeSequence) -> bytes:
-        """The codes as bytes, given the speaker that is noted beside them.
+        """The codes as bytes, given the speaker that they name.
 
         Raises UserInputError for another codec's codes.
         """
         coded = CodeSequence.checked(coded)
         self._check(Header.of(coded))
-        labels = self._heard(coded.speaker)
+        labels = self._conditions(coded.speaker)
         return compress(self.network, coded.codes, labels, coded.block.pitch)
 
     @own_defaults()
     def decode(self, data: bytes, header: Header) -> CodeBlock:
         """The inverse."""
         self._check(header)
-        labels = self._heard(header.speaker)
+        labels = self._conditions(header.speaker)
         return CodeBlock(*decompress(self.network, data, header.frames, labels), 0, header.ratio)
 
     @inference()
@@ -162,32 +161,32 @@ class CodePrior:
         order, frames = self.network.order, coded.codes.shape[1]
         pitch = None if coded.pitch is None else coded.pitch.codes[None]
         symbols = order.merge(coded.codes[None], pitch)
-        log_p = self.network(symbols, self._heard(coded.speaker), ends=False)
+        log_p = self.network(symbols, self._conditions(coded.speaker), ends=False)
         log_p, log_p_pitch = order.split(log_p)
         content = -float(log_p[..., :frames].sum()) / math.log(2.0)
         return content, 0.0 if log_p_pitch is None else -float(log_p_pitch.sum()) / math.log(2.0)
 
     def _heard(self, speaker: str | None) -> dict[str, Tensor]:
-        """A speaker whom the prior does not know is not told."""
+        """Nothing for a speaker that the prior was not trained on."""
         return self.ids({"speaker": speaker}) if speaker in self.labels.get("speaker", []) else {}
 
     def _check(self, header: Header) -> None:
         if header.fingerprint not in (self.codec, *self.older):
-            known = f"the prior knows those of {self.codec}"
-            raise UserInputError(f"the codes are of codec {header.fingerprint}, {known}")
+            expected = f"the prior is for those of {self.codec}"
+            raise UserInputError(f"the codes are of codec {header.fingerprint}, {expected}")
         order, pitch = self.network.order, header.pitch
         if (header.books, header.size) != (order.books, order.size):
-            known = f"the prior knows {order.books} of {order.size}"
-            raise UserInputError(f"{header.books} books of {header.size} codes, {known}")
-        found = None if pitch is None else PitchBooks(pitch.books, pitch.size, header.ratio)
-        if found != order.pitch:
-            raise UserInputError(f"{_said(found)}, the prior knows {_said(order.pitch)}")
+            expected = f"the prior is for {order.books} of {order.size}"
+            raise UserInputError(f"{header.books} books of {header.size} codes, {expected}")
+        given = None if pitch is None else PitchBooks(pitch.books, pitch.size, header.ratio)
+        if given != order.pitch:
+            raise UserInputError(f"{_in_words(given)}, the prior is for {_in_words(order.pitch)}")
 
 
-def _said(pitch: PitchBooks | None) -> str:
+def _in_words(pitch: PitchBooks | None) -> str:
     """In words.
 
-    >>> _said(PitchBooks(1, 20, 4))
+    >>> _in_words(PitchBooks(1, 20, 4))
     '1 books of 20 pitch codes, one for 4 frames'
     """
     if pitch is None:

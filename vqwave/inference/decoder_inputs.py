@@ -1,5 +1,5 @@
-"""What a trained decoder is conditioned on, from what people give: names of labels, vectors,
-frames, a voice's pitch.
+"""What a trained decoder is conditioned on, from what users give: names of labels, vectors, frames,
+the range of a voice's pitch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vqwave import inputs
 from vqwave.codes import PitchCodes, PitchFormat
 from vqwave.errors import UserInputError, nearest
 from vqwave.inference.model_folder import ModelCard
-from vqwave.models import VQVAE, Student, WaveNet
+from vqwave.models import Student, WaveNet
 from vqwave.models.melody import VOICE, Melody
 from vqwave.models.pitch import SEMITONE
 
@@ -30,13 +30,15 @@ FURTHEST = 48.0  # semitones
 class DecoderInputs:
     """Checks what is given for one utterance, and gives tensors (1, ...) on the model's device."""
 
-    def __init__(self, model: VQVAE | WaveNet | Student, card: ModelCard) -> None:
-        self.model, self.card = model, card
-        self.decoder = model.decoder if isinstance(model, VQVAE) else model
+    def __init__(
+        self, decoder: WaveNet | Student, card: ModelCard, melody: Melody | None = None
+    ) -> None:
+        """melody: of a codec with a pitch stream."""
+        self.decoder, self.card, self.melody = decoder, card, melody
 
     @property
     def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return next(self.decoder.parameters()).device
 
     def attributes(
         self, labels: Labels | None, vectors: Vectors | None = None
@@ -59,10 +61,10 @@ class DecoderInputs:
                     f" {', '.join(sizes) or 'none'}{nearest(name, sizes)}"
                 )
         rows = {name: inputs.floats(value, f"vector {name!r}") for name, value in given.items()}
-        found = {
+        tensors = {
             name: torch.from_numpy(x).reshape(1, -1).to(self._device) for name, x in rows.items()
         }
-        return self.label_ids(inputs.by_name(labels, "labels")) | found
+        return self.label_ids(inputs.by_name(labels, "labels")) | tensors
 
     def label_ids(self, labels: Labels) -> dict[str, Tensor]:
         """Label names -> ids (1,), for the labels that condition the decoder.
@@ -79,49 +81,52 @@ class DecoderInputs:
         self, speaker: str | None, labels: Labels, vectors: Vectors | None
     ) -> dict[str, Tensor]:
         """The same, with the speaker apart. Raises UserInputError."""
-        if speaker is not None and "speaker" not in self.decoder.conditioner.labels:
-            raise UserInputError(
-                f"speaker {speaker!r}: this model takes no speaker, it has one voice"
-            )
+        if speaker is not None:
+            self.check_speaker(speaker)
         return self.attributes(
             labels if speaker is None else {**labels, "speaker": speaker}, vectors
         )
+
+    def check_speaker(self, speaker: str) -> None:
+        """Raises UserInputError where no speaker conditions the decoder."""
+        if "speaker" not in self.decoder.conditioner.labels:
+            raise UserInputError(
+                f"speaker {speaker!r}: this model takes no speaker, it has one voice"
+            )
 
     def frames(self, frames: Given | None, samples: int) -> dict[str, Tensor]:
         """Given frames -> what the front end's tracks read, (1, C, F), for `samples` samples.
 
         Raises UserInputError.
         """
-        frames, found = inputs.by_name(frames, "features"), {}
-        known = [track.name for track in self.decoder.frontend.tracks]
+        frames = inputs.by_name(frames, "features")
+        tracks = () if self.decoder.frontend is None else self.decoder.frontend.tracks
+        known = [track.name for track in tracks]
         for name in frames:
             if name not in known:
                 raise UserInputError(
                     f"frames {name!r}: this model takes"
                     f" {', '.join(known) or 'none but its own'}{nearest(name, known)}"
                 )
-        for track in self.decoder.frontend.tracks:
+        tensors = {}
+        for track in tracks:
             if track.name in frames:
                 value = track.given(
                     frames[track.name], samples, self.card.sample_rate, self.card.labels
                 )
-                found[track.name] = torch.from_numpy(value)[None].to(self._device)
-        return found
-
-    @property
-    def _melody(self) -> Melody | None:
-        return self.model.melody if isinstance(self.model, VQVAE) else None
+                tensors[track.name] = torch.from_numpy(value)[None].to(self._device)
+        return tensors
 
     def shift(self, semitones: object) -> float:
         """By how much a melody is moved.
 
         Raises UserInputError unless it is a number within bounds, 0 for a model without melody.
         """
-        found = inputs.floats(semitones, "shift_semitones")
-        if found.size != 1:
-            raise UserInputError(f"shift_semitones: of shape {found.shape}, expected a number")
-        shift = float(found.item())
-        if shift and self._melody is None:
+        values = inputs.floats(semitones, "shift_semitones")
+        if values.size != 1:
+            raise UserInputError(f"shift_semitones: of shape {values.shape}, expected a number")
+        shift = float(values.item())
+        if shift and self.melody is None:
             wanted = "expected 0: this model has no codes of a melody"
             raise UserInputError(f"shift_semitones: {shift:g}, {wanted}")
         if abs(shift) > FURTHEST:
@@ -142,7 +147,7 @@ class DecoderInputs:
         shift_semitones: up (above 0) or down from there. Raises UserInputError for a shift of a
         model without melody.
         """
-        melody, shift = self._melody, self.shift(shift_semitones)
+        melody, shift = self.melody, self.shift(shift_semitones)
         if melody is None:
             return {}
         if "speaker" in attributes:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from vqwave.codes import Header, load_header
+from vqwave.codes import Header, PitchFormat, load_header
 from vqwave.data import Corpus
 from vqwave.data.corpus import is_corpus
 from vqwave.inference.speech_model import SpeechModel
@@ -40,7 +40,7 @@ def _of_codes(path: Path) -> dict[str, str]:
         "codec": header.fingerprint,
     }
     if header.pitch is not None:
-        rows["pitch"] = _of_pitch(header)
+        rows["pitch"] = _of_pitch(header, header.pitch)
     if header.prior is not None:
         rows["prior"] = (
             f"{header.prior}, needed to decode;"
@@ -49,8 +49,8 @@ def _of_codes(path: Path) -> dict[str, str]:
     return rows
 
 
-def _of_pitch(header: Header) -> str:
-    pitch, bits = header.pitch, header.pitch_bits / max(header.seconds, 1e-9)
+def _of_pitch(header: Header, pitch: PitchFormat) -> str:
+    bits = header.pitch_bits / max(header.seconds, 1e-9)
     count = -(-header.frames // header.ratio)
     codes = f"{pitch.books} x {count} of {pitch.size} codes, hop {pitch.hop}"
     middle, spread = 100 * math.exp(pitch.mean), 12 * pitch.deviation / math.log(2)
@@ -70,10 +70,10 @@ def _of_corpus(path: Path) -> dict[str, str]:
 
 
 def _of_model(name: str) -> dict[str, str]:
-    codec = SpeechModel.load(name)
-    card, about = codec.card, codec.card.about
-    whole = getattr(card.spec, "codec", card.spec)  # a prior's card holds its codec's
-    decoder = f", decoder {whole.decoder.kind}" if isinstance(codec.model, VQVAE) else ""
+    speech = SpeechModel.load(name)
+    card, about = speech.card, speech.card.about
+    codec, melody = speech.kind.codec, speech.kind.melody
+    decoder = "" if codec is None else f", decoder {speech.kind.decoder_spec().kind}"
     decoder += "" if about.get("speaks", True) else " (not trained: codes alone)"
     rows = {
         "model": f"{card.kind} in {name}{decoder}",
@@ -89,41 +89,36 @@ def _of_model(name: str) -> dict[str, str]:
         ),
     }
     if "temperature" in about:
-        rows["temperature"] = str(codec.temperatures)
-    if isinstance(codec.model, VQVAE):
+        rows["temperature"] = str(speech.temperatures)
+    if codec is not None:
         rate = f"{card.sample_rate / about['hop']:g} frames a second, {about['bit_rate']:g} bit/s"
-        rows["codes"] = f"{rate}{_shares(codec)}, codec {codec.fingerprint}"
-    if codec.prior is not None:
-        rows["prior"] = (
-            f"{codec.prior.fingerprint}, hears {', '.join(codec.prior.labels) or 'no labels'}"
-        )
-        if codec.prior.network.order.pitch is not None:
+        shares = _shares(codec, card.sample_rate)
+        rows["codes"] = f"{rate}{shares}, codec {speech.fingerprint}"
+    if speech.prior is not None:
+        labels = ", ".join(speech.prior.labels) or "no labels"
+        rows["prior"] = f"{speech.prior.fingerprint}, conditioned on {labels}"
+        if speech.prior.network.order.pitch is not None:
             rows["prior"] += "; models codes and pitch codes jointly"
-    if isinstance(codec.model, VQVAE) and codec.model.melody is not None:
-        pitch = codec.model.melody.codec
-        rate = card.sample_rate / pitch.hop
-        rows["pitch codes"] = f"{pitch.books} x {pitch.size}, {rate:g} a second"
-        untrained = set(about.get("unheard", {}).get("speaker", ()))
-        rows["F0 of voices"] = _ranges(
-            codec.model.melody, card.labels.get("speaker", ()), untrained
-        )
-    unheard = about.get("unheard", {})
+    untrained = about.get("unheard", {})
+    if melody is not None:
+        pitch, pitch_rate = melody.codec, card.sample_rate / melody.codec.hop
+        rows["pitch codes"] = f"{pitch.books} x {pitch.size}, {pitch_rate:g} a second"
+        names = card.labels.get("speaker", ())
+        rows["F0 of voices"] = _ranges(melody, names, set(untrained.get("speaker", ())))
     for label, values in card.labels.items():
-        rows[label] = _shortened([value for value in values if value not in unheard.get(label, ())])
-        if label in unheard:
-            rows[f"{label}, unheard"] = (
-                f"{_shortened(unheard[label])} (no training recordings: not to be spoken as)"
-            )
+        missing = untrained.get(label, ())
+        rows[label] = _shortened([value for value in values if value not in missing])
+        if missing:
+            rows[f"{label}, untrained"] = f"{_shortened(missing)} (no training recordings)"
     return rows
 
 
-def _shares(codec: SpeechModel) -> str:
-    """Of a bit rate, what codes and pitch codes have of it."""
-    melody = codec.model.melody
-    if melody is None:
+def _shares(codec: VQVAE, sample_rate: int) -> str:
+    """The shares of codes and of pitch codes in a bit rate."""
+    if codec.melody is None:
         return ""
-    pitch = codec.sample_rate * melody.codec.bits_per_frame / melody.codec.hop
-    return f" ({codec.model.bit_rate(codec.sample_rate) - pitch:.0f} and {pitch:.0f} of pitch)"
+    pitch = sample_rate * codec.melody.codec.bits_per_frame / codec.melody.codec.hop
+    return f" ({codec.bit_rate(sample_rate) - pitch:.0f} and {pitch:.0f} of pitch)"
 
 
 def _ranges(melody: Melody, speakers: Sequence[str], untrained: Collection[str]) -> str:

@@ -1,10 +1,10 @@
 """Codes <-> as few bits as a prior gives them: range coding with the network's own probabilities,
 without loss.
 
-Both sides hear the codes one by one through the same float64 network, so that they see the same
+Both sides feed the codes one by one through the same float64 network, so that they have the same
 probabilities; these are rounded to integer frequencies, which rounding errors near 1e-13 move about
 once in a million codes and more. A file also carries a checksum of its codes (`codes/`): should two
-machines ever differ, the reader is told so and gets no wrong speech.
+machines ever differ, the reader gets an error and no wrong speech.
 
 The coder is `constriction` (Bamler, 2022. arXiv:2201.01741), extra `code`.
 """
@@ -34,9 +34,9 @@ def frequencies(log_p: Tensor) -> NDArray[np.int64]:
     [524287, 262144, 262144, 1]
     """
     p = log_p.exp().numpy()
-    found = 1 + np.floor(p * (2**PRECISION - len(p))).astype(np.int64)
-    found[found.argmax()] += 2**PRECISION - found.sum()
-    return found
+    counts = 1 + np.floor(p * (2**PRECISION - len(p))).astype(np.int64)
+    counts[counts.argmax()] += 2**PRECISION - counts.sum()
+    return counts
 
 
 @torch.inference_mode()
@@ -74,7 +74,7 @@ def decompress(
             last = torch.tensor([decoder.decode(table)])
         except AssertionError:
             raise UserInputError(
-                "its bytes are no codes of this prior, expected a whole file"
+                "its bytes are no codes of this prior, expected a complete file"
             ) from None
         codes.append(last)
     flat = torch.cat(codes) if codes else torch.zeros(0, dtype=torch.int64)

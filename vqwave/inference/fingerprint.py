@@ -1,22 +1,26 @@
-"""What a codec is called: a fingerprint of its weights and settings."""
+"""The name of a codec: a fingerprint of its weights and settings."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import fields, is_dataclass
 
+from torch import nn
+
 from vqwave.codes import fingerprint
 from vqwave.config import to_tree
 from vqwave.config.renamed import OLD_KINDS, old_key
+from vqwave.errors import UserInputError
+from vqwave.models import VQVAE
 
 
 class CodecFingerprint:
-    """What a codec is called: its fingerprint, taken once, and again if its weights change; and
-    what older files call it.
+    """A codec's fingerprint, taken once, and again if its weights change; and its name in older
+    files.
     """
 
-    def __init__(self, model: object, encoder: object, sample_rate: int) -> None:
-        """encoder: its settings."""
+    def __init__(self, model: VQVAE | None, encoder: object, sample_rate: int) -> None:
+        """model: None has no name; encoder: its settings."""
         self.model = model
         self.about = json.dumps({"rate": sample_rate, "encoder": _changed(encoder)}, sort_keys=True)
         self._key: tuple = ()
@@ -27,20 +31,19 @@ class CodecFingerprint:
         """Of the weights and of the encoder's settings: features that differ in their window alone
         have the same weights.
         """
-        return self._found()[0]
+        return self._current()[0]
 
     @property
     def older(self) -> tuple[str, ...]:
         """Of the weights alone, as files of version 1 have it."""
-        return self._found()[1:]
+        return self._current()[1:]
 
-    def _found(self) -> tuple[str, str]:
-        melody = self.model.melody
-        parts = (
-            self.model.encoder,
-            self.model.quantizer,
-            *([] if melody is None else [melody.codec]),
-        )
+    def _current(self) -> tuple[str, str]:
+        model = self.model
+        if model is None:
+            raise UserInputError("this model has no codes, expected a codec")
+        melody = [] if model.melody is None else [model.melody.codec]
+        parts: list[nn.Module] = [model.encoder, model.quantizer, *melody]
         key = tuple(
             (t.data_ptr(), 0 if t.is_inference() else t._version)
             for part in parts
@@ -64,11 +67,11 @@ def _changed(settings: object) -> object:
         return to_tree(settings)
     plain = {f.name: getattr(settings, f.name) for f in fields(settings)}
     default = {f.name: f.default for f in fields(settings)}
-    found: dict[str, object] = {}
+    changed: dict[str, object] = {}
     for name, value in plain.items():
         older = old_key(type(settings), name)
         if is_dataclass(value):
-            found[older] = _changed(value)
+            changed[older] = _changed(value)
         elif name == "kind" or value != default[name]:
-            found[older] = OLD_KINDS.get(value, value) if name == "kind" else to_tree(value)
-    return found
+            changed[older] = OLD_KINDS.get(value, value) if name == "kind" else to_tree(value)
+    return changed

@@ -1,9 +1,10 @@
 """Speech into codes and pitch codes as it comes.
 
 Each pitch code is made from a window of contour frames whose place depends on the code alone, so
-that how the samples came does not show. The range of the voice is known before the first code:
-given, or taken from the first voiced second, as `Level` takes the level from the first second.
-Codes then differ from those of the whole recording, which is normalised by the range of all of it.
+that codes do not depend on how the samples were cut. The range of the voice is known before the
+first code: given, or taken from the first voiced second, as `Level` takes the level from the first
+second. Codes then differ from those of the complete recording, which is normalised by its own
+range.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from vqwave.pitch_tracking import PitchStream
 
 SETTLE = 1.0  # seconds of voiced frames that a stream takes the range of a voice from
 LATEST = 4.0  # seconds after the first sound at which it is taken from what there is
-SOUND = 1e-3  # a magnitude from which a sample is sound: below it the tracker finds nothing
+SOUND = 1e-3  # a magnitude from which a sample is sound: below it the tracker detects nothing
 PIECE = 2  # pitch frames whose samples are tracked at once
 
 
@@ -77,15 +78,15 @@ class PitchCodeStream:
         self.came += len(wave)
         self.samples = np.concatenate([self.samples, wave])
         size = PIECE * self.melody.hop
-        whole = len(self.samples) // size * size
-        pieces, self.samples = self.samples[:whole].reshape(-1, size), self.samples[whole:]
+        full = len(self.samples) // size * size
+        pieces, self.samples = self.samples[:full].reshape(-1, size), self.samples[full:]
         self.f0 = np.concatenate([self.f0, *map(self.tracker.push, pieces)])
         return self._encode(last=False)
 
     def flush(self) -> Tensor:
         """The last codes; a last frame that is not full is one."""
-        found = [self.tracker.push(self.samples), self.tracker.flush()]
-        self.f0 = np.concatenate([self.f0, *found])
+        last = [self.tracker.push(self.samples), self.tracker.flush()]
+        self.f0 = np.concatenate([self.f0, *last])
         return self._encode(last=True)
 
     @inference()
@@ -134,17 +135,17 @@ class BlockStream:
 
     def __init__(self, speech: SpeechStream, melody: Melody, voice: VoicePitch | None) -> None:
         """voice: see `PitchCodeStream`."""
-        self.speech, blocks = speech, speech.blocks
+        self.speech, chunks = speech, speech.chunks
         self.pitch_codes = PitchCodeStream(melody, speech.sample_rate, voice)
         codec = melody.codec
-        books, ratio = (blocks.model.quantizer.num_codebooks, codec.books), codec.hop // blocks.hop
+        books, ratio = (chunks.model.quantizer.num_codebooks, codec.books), codec.hop // chunks.hop
         self.in_step = InStep(*books, ratio)
 
     @property
     def latency(self) -> float:
         """Seconds that codes stay behind samples, at the most, once level and range are known."""
         resampling = self.speech.resampler.latency
-        lag = max(self.speech.blocks.lag, self.pitch_codes.lag)
+        lag = max(self.speech.chunks.lag, self.pitch_codes.lag)
         return lag / self.speech.sample_rate + resampling
 
     @property
@@ -171,15 +172,16 @@ class BlockStream:
         Raises UserInputError.
         """
         prepared = self.speech.prepare(wave)
-        codes, pitch = self.speech.blocks.push(prepared), self.pitch_codes.push(prepared)
+        codes, pitch = self.speech.chunks.push(prepared), self.pitch_codes.push(prepared)
         return self.in_step.push(codes, pitch)
 
     def flush(self) -> CodeBlock:
         """The last codes. Raises UserInputError where there was no sound."""
         prepared = self.speech.rest()
-        codes, pitch = self.speech.blocks, self.pitch_codes
-        found = [torch.cat([it.push(prepared), it.flush()], 1) for it in (codes, pitch)]
-        return self.in_step.push(*found)
+        chunks = self.speech.chunks
+        codes = torch.cat([chunks.push(prepared), chunks.flush()], 1)
+        pitch = torch.cat([self.pitch_codes.push(prepared), self.pitch_codes.flush()], 1)
+        return self.in_step.push(codes, pitch)
 
     push_block, flush_block = push, flush
 
@@ -195,7 +197,7 @@ def with_melody(
     """
     voice, melody = (
         None if pitch_range is None else given_range(pitch_range),
-        speech.blocks.model.melody,
+        speech.chunks.model.melody,
     )
     if melody is None:
         if voice is not None:

@@ -7,10 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_model

@@ -29,14 +29,14 @@ def f0_of(melody: Melody, wave: NDArray, sample_rate: int) -> F0:
 
 
 def voice_of(melody: Melody, f0: F0, speaker: int | None = None) -> VoicePitch:
-    """What a melody is normalised by: the voice of a speaker that the model knows, by number, else
-    the recording's own.
+    """The statistics that normalise a melody: those of a speaker of the model, by number, else the
+    recording's own.
     """
     return (VoicePitch.of(f0) or UNVOICED) if speaker is None else known_voice(melody, speaker)
 
 
 def known_voice(melody: Melody, speaker: int) -> VoicePitch:
-    """The range of a speaker that the model knows, by number."""
+    """The range of a speaker of the model, by number."""
     return VoicePitch(*melody.voices[speaker].tolist())
 
 
@@ -50,7 +50,7 @@ def encode_melody(melody: Melody, f0: F0, voice: VoicePitch) -> PitchCodes:
 
 
 def format_of(melody: Melody, voice: VoicePitch) -> PitchFormat:
-    """What a file says of pitch codes in this voice."""
+    """The header entry of pitch codes in this voice."""
     codec = melody.codec
     return PitchFormat(codec.hop, codec.size, codec.books, voice.mean, voice.deviation)
 
@@ -69,11 +69,10 @@ def check_pitch(melody: Melody | None, pitch: PitchCodes | PitchFormat | None) -
         raise UserInputError(
             "these codes have no pitch codes, expected some: this model decodes a melody"
         )
-    found = pitch if isinstance(pitch, PitchFormat) else pitch.format
     codec = melody.codec
     own = (codec.books, codec.size, codec.hop)
-    if (found.books, found.size, found.hop) != own:
-        given = f"{found.books} books of {found.size} codes, hop {found.hop}"
+    if (pitch.books, pitch.size, pitch.hop) != own:
+        given = f"{pitch.books} books of {pitch.size} codes, hop {pitch.hop}"
         raise UserInputError(f"pitch codes: {given}, expected {own[0]} of {own[1]}, hop {own[2]}")
 
 

@@ -1,6 +1,4 @@
-"""The encoding side of a trained model: recordings in, codes out; and what the model says of
-itself.
-"""
+"""The encoding side of a trained model: its kind, names and sizes; recordings in, codes out."""
 
 from __future__ import annotations
 
@@ -17,16 +15,19 @@ from vqwave.audio.streaming import Recording
 from vqwave.codes import CodeSequence, Header, PitchFormat
 from vqwave.decode.sampling import temperatures_of
 from vqwave.distributed.torch_defaults import inference, own_defaults
-from vqwave.errors import UserInputError
-from vqwave.inference.chunked_encoding import encode_blocks, encode_recording, prepare
+from vqwave.errors import UserInputError, under
+from vqwave.inference.chunked_encoding import encode_chunked
 from vqwave.inference.code_prior import CodePrior
 from vqwave.inference.decoder_inputs import DecoderInputs
 from vqwave.inference.fingerprint import CodecFingerprint
 from vqwave.inference.melody_stream import BlockStream, with_melody
-from vqwave.inference.model_folder import Loaded, ModelCard, load_trained
+from vqwave.inference.model_folder import ModelCard, load_trained
+from vqwave.inference.model_kinds import kind_of
 from vqwave.inference.pitch_encoding import Range, check_pitch, encode_melody, f0_of, voice_of
+from vqwave.inference.preparation import prepare
+from vqwave.inference.recording_encoding import encode_recording
 from vqwave.inference.stream_encoding import SOON, SpeechStream
-from vqwave.models import VQVAE, Classifier, Model, PitchCodec, Prior, Student, WaveNet
+from vqwave.models import VQVAE, Model, Student, WaveNet
 from vqwave.nn.finite import check_finite
 from vqwave.pitch_tracking import F0
 
@@ -40,40 +41,37 @@ class SpeechEncoder:
     """
 
     def __init__(self, model: Model, card: ModelCard) -> None:
-        self.model = model.codec if isinstance(model, Prior) else model
+        """Raises UserInputError for a model that makes no speech."""
+        self.kind = kind_of(model, card)
+        self.model = self.kind.model
         self.card = card
         self.sample_rate = card.sample_rate
         self.labels = card.labels
         self.level_db: float = card.about.get("level_db", -23.0)
         self.temperatures = temperatures_of(card.about)  # where none are given
-        self.given = DecoderInputs(self.model, card)
+        self.given = DecoderInputs(self.decoder, card, self.kind.melody)
         self._names = CodecFingerprint(
-            self.model,
+            self.kind.codec,
             getattr(getattr(card.spec, "codec", card.spec), "encoder", None),
             card.sample_rate,
         )
         self.prior = None
-        if isinstance(model, Prior):
+        if self.kind.prior is not None:
             self.prior = CodePrior.of(
-                model, self.fingerprint, card.sample_rate, card.labels, older=self._names.older
+                self.kind.prior,
+                self.fingerprint,
+                card.sample_rate,
+                card.labels,
+                older=self._names.older,
             )
 
     @classmethod
     @own_defaults()
     def load(cls, name: str | Path, device: str = "cpu") -> Self:
         """A run folder, a model folder, or the name of a shipped model. Raises UserInputError."""
-        loaded: Loaded = load_trained(name, device)
-        if isinstance(loaded.model, Classifier):
-            raise UserInputError(
-                f"{name}: a classifier, which does not speak; expected a WaveNet, a VQ-VAE, a"
-                " student or a prior"
-            )
-        if isinstance(loaded.model, PitchCodec):
-            raise UserInputError(
-                f"{name}: a pitch codec, which makes no speech; expected a WaveNet, a VQ-VAE, a"
-                " student or a prior"
-            )
-        return cls(loaded.model, loaded.card)
+        loaded = load_trained(name, device)
+        with under(str(name)):
+            return cls(loaded.model, loaded.card)
 
     def __repr__(self) -> str:
         codes = (
@@ -91,7 +89,7 @@ class SpeechEncoder:
 
     @property
     def decoder(self) -> WaveNet | Student:
-        return self.model.decoder if isinstance(self.model, VQVAE) else self.model
+        return self.kind.decoder
 
     @property
     def speakers(self) -> list[str]:
@@ -104,20 +102,13 @@ class SpeechEncoder:
     def header(
         self, speaker: str | None = None, samples: int = 0, pitch: PitchFormat | None = None
     ) -> Header:
-        """What a file says of this model's codes of so many samples; `pitch`: of one with
+        """The header of a file of this model's codes of so many samples; `pitch`: of one with
         melody.
         """
-        q, hop, n = self._vqvae.quantizer, self.model.hop, -(-samples // self.model.hop)
-        facts = (
-            self.sample_rate,
-            hop,
-            samples,
-            q.codebook_size,
-            self.fingerprint,
-            q.num_codebooks,
-            n,
-            speaker,
-        )
+        q, hop = self._vqvae.quantizer, self._vqvae.hop
+        n = -(-samples // hop)
+        size, books = q.codebook_size, q.num_codebooks
+        facts = (self.sample_rate, hop, samples, size, self.fingerprint, books, n, speaker)
         return Header(*facts, pitch=pitch)
 
     @property
@@ -130,11 +121,12 @@ class SpeechEncoder:
 
     @property
     def _vqvae(self) -> VQVAE:
-        if not isinstance(self.model, VQVAE):
+        codec = self.kind.codec
+        if codec is None:
             raise UserInputError(
                 f"this model is a {self.card.kind} without codes, expected a vqvae (or its student)"
             )
-        return check_finite(self.model, f"this {self.card.kind}")
+        return check_finite(codec, f"this {self.card.kind}")
 
     def prepare(self, wave: Tensor | np.ndarray, sample_rate: int | None = None) -> Tensor:
         """A recording -> (T,) as the model was trained on: at its rate and level, mono, no DC."""
@@ -160,12 +152,9 @@ class SpeechEncoder:
     def _coded(
         self, codes: Tensor, samples: int, speaker: str | None, f0: F0 | None
     ) -> CodeSequence:
-        """f0: of a model with melody.
-
-        A speaker's that it does not know is normalised by the recording's own range.
-        """
+        """f0: of a model with melody; that of an unknown speaker is normalised by its own range."""
         melody = self._vqvae.melody
-        if melody is None:
+        if melody is None or f0 is None:
             return self.header(speaker, samples).with_codes(codes)
         pitch = encode_melody(melody, f0, voice_of(melody, f0, self._known(speaker)))
         return self.header(speaker, samples, pitch.format).with_codes(codes, pitch.codes)
@@ -173,10 +162,10 @@ class SpeechEncoder:
     @inference()
     def codes_of(self, wave: Tensor) -> Tensor:
         """A recording (T,) that is prepared already, as a corpus holds it -> its codes (Q, F) on
-        the CPU; in blocks, if long.
+        the CPU; in chunks, if long.
         """
         x = torch.from_numpy(inputs.mono(wave)).to(self.device)
-        return encode_blocks(self._vqvae, x, self.sample_rate)
+        return encode_chunked(self._vqvae, x, self.sample_rate)
 
     def encode_file(self, path: str | Path, speaker: str | None = None) -> CodeSequence:
         """As `encode`, of a sound file; one of more than a few minutes is read in pieces, so that
@@ -197,23 +186,25 @@ class SpeechEncoder:
         speaker: str | None = None,
         pitch_range: Range | None = None,
     ) -> SpeechStream | BlockStream:
-        """To encode a recording as it comes: see `encoding.SpeechStream`, whose `push` gives codes.
+        """To encode a recording as it comes: see `SpeechStream`, whose `push` gives codes.
 
         `level`: its RMS level in dBFS, if known; else it is taken from the first second.
         `seconds`: how much is encoded at once. Raises UserInputError.
 
-        With melody: see `stream_encoding.BlockStream`, whose `push` gives a `CodeBlock` of codes
-        and pitch codes. The voice is normalised by `pitch_range`, its mean F0 in Hz and deviation
-        in semitones; else by the range of `speaker`, if the model knows that one; else by the range
-        of the first voiced second.
+        With melody: see `BlockStream`, whose `push` gives a `CodeBlock` of codes and pitch codes.
+        The voice is normalised by `pitch_range`, its mean F0 in Hz and deviation in semitones; else
+        by the range of `speaker`, if the model was trained on that one; else by the range of the
+        first voiced second.
         """
         rates = (self.sample_rate if sample_rate is None else sample_rate, self.sample_rate)
         speech = SpeechStream(self._vqvae, rates, self.level_db, level, seconds)
         return with_melody(speech, self._known(speaker), pitch_range)
 
     def _known(self, speaker: str | None) -> int | None:
-        """The number of a speaker, None of one that the model does not know."""
-        return self.speakers.index(speaker) if speaker in self.speakers else None
+        """The number of a speaker, None for one that is not in the model's labels."""
+        if speaker is None or speaker not in self.speakers:
+            return None
+        return self.speakers.index(speaker)
 
     def check(self, coded: CodeSequence | Header) -> None:
         """Raises UserInputError for another codec's codes, or codes of other sizes than its own."""

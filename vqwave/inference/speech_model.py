@@ -21,7 +21,6 @@ from vqwave.errors import UserInputError
 from vqwave.inference.decoder_inputs import Given, Labels, Vectors
 from vqwave.inference.speech_encoder import SpeechEncoder
 from vqwave.metrics import likelihood
-from vqwave.models import VQVAE, WaveNet
 from vqwave.nn.finite import check_finite
 
 Progress = Callable[[int], object]
@@ -33,7 +32,10 @@ class SpeechModel(SpeechEncoder):
 
     Waveforms are float32 tensors (T,) in [-1, 1] at `sample_rate`.
 
-    What may be given as a recording, a rate or codes is said in `inputs`; else it is a
+    Wherever samples are drawn, `sampling` has all settings; `seed` and `temperature` stand for its
+    own. Wherever labels condition the decoder, `speaker` stands for the label of that name.
+
+    `vqwave.inputs` has the rules for recordings, rates and codes; whatever breaks them raises
     UserInputError.
 
     >>> model = SpeechModel.load("runs/vqvae-fsdd")                   # doctest: +SKIP
@@ -41,13 +43,24 @@ class SpeechModel(SpeechEncoder):
     >>> theo = model.decode(coded, speaker="theo")                    # doctest: +SKIP
     """
 
+    def _sampling(
+        self, sampling: Sampling, seed: int | None, temperature: float | None
+    ) -> Sampling:
+        """With numbers for all temperatures: those given, else the model's own."""
+        if seed is not None:
+            sampling = replace(sampling, seed=seed)
+        if temperature is not None:
+            sampling = replace(sampling, temperature=temperature)
+        return sampling.resolved(self.temperatures)
+
     @own_defaults()
     def stream(
         self,
         speaker: str | None = None,
         *,
         seed: int | None = None,
-        labels: Mapping[str, str] | None = None,
+        temperature: float | None = None,
+        labels: Labels | None = None,
         embeddings: Vectors | None = None,
         sampling: Sampling = DEFAULT,
         pitch: PitchFormat | None = None,
@@ -55,16 +68,12 @@ class SpeechModel(SpeechEncoder):
     ) -> Stream:
         """To decode codes as they come: what is pushed comes out as `decode` gives it.
 
-        `seed` stands for that of `sampling`.
-
-        pitch: what a file says of its pitch codes, where no speaker is given.
+        pitch: the format of a file's pitch codes, where no speaker is given.
         """
-        sampling = (sampling if seed is None else replace(sampling, seed=seed)).resolved(
-            self.temperatures
-        )
-        told = self.given.voice(speaker, labels or {}, embeddings)
-        told |= self.given.range_of(told, pitch, shift_semitones)
-        return Stream(self._vqvae, told, sampling, self.sample_rate)
+        conditions = self.given.voice(speaker, labels or {}, embeddings)
+        conditions |= self.given.range_of(conditions, pitch, shift_semitones)
+        drawn = self._sampling(sampling, seed, temperature)
+        return Stream(self._vqvae, conditions, drawn, self.sample_rate)
 
     def resume_stream(self, state: StreamState | str | Path, seed: int | None = None) -> Stream:
         """Go on with a stream that was saved; with another `seed`, otherwise.
@@ -79,18 +88,28 @@ class SpeechModel(SpeechEncoder):
         coded: CodeSequence,
         speaker: str | None = None,
         *,
-        labels: Mapping[str, str] | None = None,
+        labels: Labels | None = None,
         embeddings: Vectors | None = None,
         shift_semitones: float = 0.0,
+        seed: int | None = None,
+        temperature: float | None = None,
         sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> Tensor:
-        """Codes -> waveform (T,), in the voice of `speaker` (or of the one noted beside them), the
-        melody moved.
+        """Codes -> waveform (T,), in the voice of `speaker` (or of the one that the codes name),
+        the melody moved by `shift_semitones`.
         """
-        also, given, shift = [labels or {}], [embeddings or {}], shift_semitones
-        settings = {"shift_semitones": shift, "sampling": sampling, "progress": progress}
-        return self.decode_many([coded], [speaker], labels=also, embeddings=given, **settings)[0]
+        return self.decode_many(
+            [coded],
+            [speaker],
+            labels=[labels or {}],
+            embeddings=[embeddings or {}],
+            shift_semitones=shift_semitones,
+            seed=seed,
+            temperature=temperature,
+            sampling=sampling,
+            progress=progress,
+        )[0]
 
     @inference()
     def decode_many(
@@ -98,32 +117,31 @@ class SpeechModel(SpeechEncoder):
         coded: Sequence[CodeSequence],
         speakers: Sequence[str | None],
         *,
-        labels: Sequence[Mapping[str, str]] | None = None,
+        labels: Sequence[Labels] | None = None,
         embeddings: Sequence[Vectors] | None = None,
         shift_semitones: float = 0.0,
+        seed: int | None = None,
+        temperature: float | None = None,
         sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> list[Tensor]:
         """As `decode` for several utterances at once, with labels and vectors of each; each comes
         out as it would alone.
         """
-        nothing = [{}] * len(coded)
-        beside = {
+        none: list[Mapping[str, str]] = [{}] * len(coded)
+        lists: dict[str, Sequence[object]] = {
             "speakers": speakers,
-            "labels": labels or nothing,
-            "embeddings": embeddings or nothing,
+            "labels": labels or none,
+            "embeddings": embeddings or none,
         }
-        each = zip(coded, *inputs.one_each(len(coded), beside), strict=True)
-        tasks = [task for told in each if (task := self.task(*told, shift_semitones)).samples]
-        waves = iter(
-            decode_together(
-                self.decoder,
-                tasks,
-                [0] * len(tasks),
-                sampling.resolved(self.temperatures),
-                progress,
-            )
-        )
+        each = zip(coded, *inputs.one_each(len(coded), lists), strict=True)
+        tasks = [
+            task
+            for codes, speaker, names, vectors in each
+            if (task := self.task(codes, speaker, names, vectors, shift_semitones)).samples
+        ]
+        drawn = self._sampling(sampling, seed, temperature)
+        waves = iter(decode_together(self.decoder, tasks, [0] * len(tasks), drawn, progress))
         return [next(waves) if item.samples else torch.zeros(0) for item in coded]
 
     def convert(
@@ -132,22 +150,27 @@ class SpeechModel(SpeechEncoder):
         sample_rate: int | None = None,
         *,
         speaker: str,
-        labels: Mapping[str, str] | None = None,
+        labels: Labels | None = None,
         embeddings: Vectors | None = None,
         shift_semitones: float = 0.0,
+        seed: int | None = None,
+        temperature: float | None = None,
         sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> Tensor:
         """A recording, as `encode` takes it -> the same words and melody in the voice and the range
         of `speaker`.
         """
-        settings = {"shift_semitones": shift_semitones, "sampling": sampling, "progress": progress}
         return self.decode(
             self.encode(wave, sample_rate),
             speaker,
             labels=labels,
             embeddings=embeddings,
-            **settings,
+            shift_semitones=shift_semitones,
+            seed=seed,
+            temperature=temperature,
+            sampling=sampling,
+            progress=progress,
         )
 
     @inference()
@@ -155,60 +178,62 @@ class SpeechModel(SpeechEncoder):
         self,
         seconds: float | None = None,
         *,
-        labels: Mapping[str, str | None] | None = None,
+        speaker: str | None = None,
+        labels: Labels | None = None,
         count: int = 1,
         prompt: Tensor | np.ndarray | None = None,
         prompt_rate: int | None = None,
         embeddings: Vectors | None = None,
         shift_semitones: float = 0.0,
+        seed: int | None = None,
+        temperature: float | None = None,
         sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> list[Tensor]:
-        """Babble: `count` waveforms drawn from a WaveNet that hears no frames, only labels, or from
-        a prior over codes.
+        """`count` waveforms sampled from a WaveNet that is conditioned on labels alone, or from a
+        prior over codes.
 
         A prior needs no `seconds` (see `CodePrior.draw`, which has more settings). `prompt`, a
-        recording at `prompt_rate`, is gone on from: each waveform is the recording and then
-        `seconds` more. `shift_semitones`: of a prior of codes with melody, by how much that is
-        moved.
+        recording at `prompt_rate`, is continued: each waveform is the recording and then `seconds`
+        more. `shift_semitones`: of a prior of codes with melody, by how much that is moved.
         """
-        decoder, count = self.decoder, inputs.whole_number(count, "count", 1)
-        settings = {"shift_semitones": self.given.shift(shift_semitones), "sampling": sampling}
+        count = inputs.whole_number(count, "count", 1)
+        shift = self.given.shift(shift_semitones)
+        labels = self._with_speaker(speaker, labels)
         if self.prior is not None:
             if prompt is not None:
                 raise UserInputError(
-                    "this model speaks from codes that it draws; it cannot go on from a recording"
+                    "this model decodes codes that it samples; it cannot continue a recording"
                 )
-            drawn = self.prior.draw(seconds, labels=labels, count=count, seed=sampling.seed)
-            each, given = (
-                [labels or {}] * count,
-                None if embeddings is None else [embeddings] * count,
+            drawn_seed = sampling.seed if seed is None else seed
+            return self.decode_many(
+                self.prior.draw(seconds, labels=labels, count=count, seed=drawn_seed),
+                [None] * count,
+                labels=[labels or {}] * count,
+                embeddings=None if embeddings is None else [embeddings] * count,
+                shift_semitones=shift,
+                seed=seed,
+                temperature=temperature,
+                sampling=sampling,
+                progress=progress,
             )
-            settings |= {"labels": each, "embeddings": given, "progress": progress}
-            return self.decode_many(drawn, [None] * count, **settings)
-        if isinstance(self.model, VQVAE):
-            raise UserInputError(
-                "this model speaks from codes; to babble it needs a prior over them, or use a plain"
-                " WaveNet"
-            )
-        if decoder.frontend is not None:
-            raise UserInputError(
-                "this model is a vocoder: it speaks from spectral frames, expected a WaveNet"
-                " without features"
-            )
+        self.kind.check_generates()
         samples = inputs.samples_of(seconds, self.sample_rate)
-        condition = decoder.condition(None, self.given.attributes(labels, embeddings))
-        heard = None if prompt is None else self.prepare(prompt, prompt_rate).expand(count, -1)
+        condition = self.decoder.condition(None, self.given.attributes(labels, embeddings))
+        past = None if prompt is None else self.prepare(prompt, prompt_rate).expand(count, -1)
         tasks = [DecodeRequest(condition, samples)] * count
-        drawn = decode_together(
-            decoder,
-            tasks,
-            range(count),
-            sampling.resolved(self.temperatures),
-            progress,
-            prompt=heard,
-        )
-        return drawn if heard is None else [torch.cat([heard[0].cpu(), wave]) for wave in drawn]
+        drawn = self._sampling(sampling, seed, temperature)
+        waves = decode_together(self.decoder, tasks, range(count), drawn, progress, prime=past)
+        return waves if past is None else [torch.cat([past[0].cpu(), wave]) for wave in waves]
+
+    def _with_speaker(self, speaker: str | None, labels: Labels | None) -> Labels | None:
+        """Labels with the speaker among them. Raises UserInputError for a model with one voice."""
+        if speaker is None:
+            return labels
+        in_prior = self.prior is not None and "speaker" in self.prior.labels
+        if not in_prior:
+            self.given.check_speaker(speaker)
+        return {**inputs.by_name(labels, "labels"), "speaker": speaker}
 
     @inference()
     def reconstruct(
@@ -216,25 +241,27 @@ class SpeechModel(SpeechEncoder):
         wave: Tensor | np.ndarray,
         sample_rate: int | None = None,
         *,
-        labels: Mapping[str, str | None] | None = None,
+        speaker: str | None = None,
+        labels: Labels | None = None,
         embeddings: Vectors | None = None,
         features: Given | None = None,
+        seed: int | None = None,
+        temperature: float | None = None,
         sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> Tensor:
-        """A vocoder's copy of a recording (T,), from its spectral frames (and given `frames`, see
-        `speak`) alone.
+        """A vocoder's copy of a recording (T,), from its spectral frames (and given `features`, see
+        `synthesize`) alone.
         """
-        decoder = self.decoder
-        if decoder.frontend is None:
-            raise UserInputError("this model has no spectral front end, expected a vocoder")
+        frontend = self.kind.frontend()
         x = self.prepare(wave, sample_rate)
-        told = self.given.attributes(labels, embeddings) | self.given.frames(features, len(x))
-        padded = torch.nn.functional.pad(x, (0, -len(x) % decoder.hop))
-        task = DecodeRequest(decoder.condition(decoder.frontend(padded[None], told), told), len(x))
-        return decode_together(
-            self.decoder, [task], [0], sampling.resolved(self.temperatures), progress
-        )[0]
+        conditions = self.given.attributes(self._with_speaker(speaker, labels), embeddings)
+        conditions |= self.given.frames(features, len(x))
+        padded = torch.nn.functional.pad(x, (0, -len(x) % self.decoder.hop))
+        frames = frontend(padded[None], conditions)
+        task = DecodeRequest(self.decoder.condition(frames, conditions), len(x))
+        drawn = self._sampling(sampling, seed, temperature)
+        return decode_together(self.decoder, [task], [0], drawn, progress)[0]
 
     @inference()
     def synthesize(
@@ -242,36 +269,35 @@ class SpeechModel(SpeechEncoder):
         features: Given,
         seconds: float | None = None,
         *,
-        labels: Mapping[str, str | None] | None = None,
+        speaker: str | None = None,
+        labels: Labels | None = None,
         embeddings: Vectors | None = None,
+        seed: int | None = None,
+        temperature: float | None = None,
         sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> Tensor:
         """Speech (T,) from given frames: arrays (C, F) by name, `phones` as [[first sample, label],
         ...].
 
-        `seconds` may be left out where arrays say how long it is. Raises UserInputError for a model
-        that hears a recording.
+        `seconds` may be left out where arrays give the length. Raises UserInputError for a model
+        that is conditioned on a recording.
         """
-        decoder, features = self.decoder, inputs.by_name(features, "features")
-        if decoder.frontend is None:
-            raise UserInputError(
-                "this model hears no frames, expected a vocoder of given frames (features.kind"
-                " files or phones)"
-            )
+        features, frontend = inputs.by_name(features, "features"), self.kind.frontend()
         lengths = [
             n
-            for track in decoder.frontend.tracks
+            for track in frontend.tracks
             if (n := track.samples_of(features.get(track.name))) is not None
         ]
         if seconds is None and not lengths:
             raise UserInputError("seconds: not given, expected the length of the speech")
         samples = min(lengths) if seconds is None else inputs.samples_of(seconds, self.sample_rate)
-        told = self.given.attributes(labels, embeddings) | self.given.frames(features, samples)
-        task = DecodeRequest(decoder.condition(decoder.frontend(None, told), told), samples)
-        return decode_together(
-            self.decoder, [task], [0], sampling.resolved(self.temperatures), progress
-        )[0]
+        conditions = self.given.attributes(self._with_speaker(speaker, labels), embeddings)
+        conditions |= self.given.frames(features, samples)
+        condition = self.decoder.condition(frontend(None, conditions), conditions)
+        drawn = self._sampling(sampling, seed, temperature)
+        tasks = [DecodeRequest(condition, samples)]
+        return decode_together(self.decoder, tasks, [0], drawn, progress)[0]
 
     @inference()
     def log_likelihood(
@@ -279,31 +305,21 @@ class SpeechModel(SpeechEncoder):
         wave: Tensor | np.ndarray,
         sample_rate: int | None = None,
         *,
-        labels: Mapping[str, str | None] | None = None,
+        speaker: str | None = None,
+        labels: Labels | None = None,
         embeddings: Vectors | None = None,
         features: Given | None = None,
     ) -> likelihood.Score:
-        """What a recording costs under the model, brought to the model's rate and level first.
+        """The log-likelihood of a recording, brought to the model's rate and level first.
 
-        A vocoder hears the recording's own frames, a VQ-VAE its codes (which cost their own bits
-        beside).
+        A vocoder is conditioned on the recording's own frames, a VQ-VAE on its codes (whose bits
+        are not counted).
         """
-        decoder = self.decoder
-        if not isinstance(decoder, WaveNet):
-            raise UserInputError(
-                "this model's decoder is a student, which scores no recording; expected a WaveNet"
-            )
+        decoder = self.kind.scoring_decoder()
         check_finite(self.model, f"this {self.card.kind}")
-        x, told = self.prepare(wave, sample_rate)[None], self.given.attributes(labels, embeddings)
-        told |= self.given.frames(features, x.shape[1]) if features else {}
-        if isinstance(self.model, VQVAE):
-            coded = self.encode_prepared(x[0], (labels or {}).get("speaker"))
-            condition = self.task(coded, None, labels, embeddings).condition
-        else:
-            padded = torch.nn.functional.pad(x, (0, -x.shape[1] % self.model.hop))
-            condition = decoder.condition(
-                None if decoder.frontend is None else decoder.frontend(padded, told), told
-            )
+        x = self.prepare(wave, sample_rate)[None]
+        labels = self._with_speaker(speaker, labels) or {}
+        condition = self.kind.recording_condition(self, x, labels, embeddings, features)
         return likelihood.score(decoder, condition, x)
 
     @inference()
@@ -315,23 +331,22 @@ class SpeechModel(SpeechEncoder):
         embeddings: Vectors | None = None,
         shift_semitones: float = 0.0,
     ) -> DecodeRequest:
-        """How the decoder decodes these codes.
+        """What the decoder is conditioned on for these codes.
 
-        Raises UserInputError. As a stream has it; on a GPU, all frames at once.
+        Raises UserInputError. Made as in a stream; on a GPU, of all frames at once.
         """
         coded = CodeSequence.checked(coded)
         self.check(coded)
         labels = {"speaker": coded.speaker, **inputs.by_name(labels, "labels")}
-        model, told = self._vqvae, self.given.voice(speaker, labels, embeddings)
-        told |= self.given.range_of(told, coded.pitch, shift_semitones)
+        model, conditions = self._vqvae, self.given.voice(speaker, labels, embeddings)
+        conditions |= self.given.range_of(conditions, coded.pitch, shift_semitones)
         pitch = None if coded.pitch is None else coded.pitch.codes.to(self.device)
-        if self.device.type != "cpu":
-            codes = coded.codes[None].to(self.device)
-            return DecodeRequest(
-                model.condition(codes, told, pitch_codes=None if pitch is None else pitch[None]),
-                coded.samples,
-            )
-        return DecodeRequest(code_condition(model, coded.codes, told, pitch), coded.samples)
+        if self.device.type == "cpu":
+            condition = code_condition(model, coded.codes, conditions, pitch)
+        else:
+            codes, pitch = coded.codes[None].to(self.device), None if pitch is None else pitch[None]
+            condition = model.condition(codes, conditions, pitch_codes=pitch)
+        return DecodeRequest(condition, coded.samples)
 
     def decode_each(
         self,
@@ -340,7 +355,7 @@ class SpeechModel(SpeechEncoder):
         progress: Progress | None = None,
     ) -> Iterator[tuple[Hashable, Tensor]]:
         """Any number of utterances, by key, each as it would come out alone: see
-        `decode.tile.decode_each`.
+        `decode.batching.decode_each`.
         """
         each = decode_each(
             self.decoder, tasks, sampling.resolved(self.temperatures), progress=progress

@@ -115,7 +115,7 @@ class StudentSpec:
         )
         return Student(flows, conditioner, frontend, BASES[self.base])
 
-    def of(self, teacher: WaveNetSpec) -> StudentSpec:
+    def of(self, teacher: WaveNetSpec | StudentSpec) -> StudentSpec:
         """With what a student has of its teacher."""
         taken = ("conditioner", "features", "predictor", "pitch_taps")
         return replace(self, **{name: getattr(teacher, name) for name in taken})

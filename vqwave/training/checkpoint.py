@@ -1,4 +1,4 @@
-"""Checkpoints: all that a resume needs, written whole, read with a digest."""
+"""Checkpoints: all that a resume needs, written atomically, read with a digest."""
 
 from __future__ import annotations
 
@@ -9,10 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -50,12 +46,14 @@ class Checkpoint:
     average: dict[str, Tensor]
     optimizer: dict[str, Any]
     progress: dict[str, Any] = field(default_factory=dict)
-    beside: dict[str, Tensor] = field(default_factory=dict)
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    """What an experiment keeps besides the model, see `Experiment.extra_state`."""
 
 
 def flatten_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimizer's state dict as tensors `index/name` and plain numbers."""
-    tensors, plain = {}, {}
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
     for index, values in state["state"].items():
         for name, value in values.items():
             (tensors if isinstance(value, Tensor) else plain)[f"{index}/{name}"] = value
@@ -89,7 +87,7 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int =
         save_file(_contiguous(checkpoint.network), temporary / "network.safetensors")
         save_file(_contiguous(checkpoint.average), temporary / "average.safetensors")
         save_file(_contiguous(tensors), temporary / "optimizer.safetensors")
-        save_file(_contiguous(checkpoint.beside), temporary / "beside.safetensors")
+        save_file(_contiguous(checkpoint.extra), temporary / "beside.safetensors")
         (temporary / "progress.json").write_text(
             json.dumps({"optimizer": plain, **checkpoint.progress})
         )
@@ -118,7 +116,7 @@ def _prune(folder: Path, newest: Path, keep: int) -> None:
 
 
 def _read_checkpoint(folder: Path) -> Checkpoint:
-    """Raises OSError, ValueError or SafetensorError where the checkpoint is not whole."""
+    """Raises OSError, ValueError or SafetensorError where the checkpoint is incomplete."""
     digests = json.loads((folder / "SHA256.json").read_text())
     if not isinstance(digests, dict) or not digests.keys() >= NEEDED:
         raise ValueError("SHA256.json does not name all its files")
@@ -136,17 +134,17 @@ def _read_checkpoint(folder: Path) -> Checkpoint:
         }
         for part in ("network", "average")
     )
-    beside = folder / "beside.safetensors"
+    extra = folder / "beside.safetensors"
     return Checkpoint(
-        network, average, optimizer, progress, load_file(beside) if beside.exists() else {}
+        network, average, optimizer, progress, load_file(extra) if extra.exists() else {}
     )
 
 
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint of a run, and a line for each damaged one that was passed
+    """The newest complete checkpoint of a run, and a line for each damaged one that was passed
     over.
     """
-    notes = []
+    notes: list[str] = []
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             return _read_checkpoint(path), notes
@@ -158,32 +156,21 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 def of_main(checkpoint: Checkpoint | None, device: torch.device) -> Checkpoint | None:
     """The main process' checkpoint on every process, which need not see its disk; all must call."""
     moments, plain = flatten_optimizer(checkpoint.optimizer) if checkpoint else ({}, {})
-    told = by_main(lambda: None if checkpoint is None else (plain, checkpoint.progress))
-    if told is None:
+    numbers = by_main(lambda: None if checkpoint is None else (plain, checkpoint.progress))
+    if numbers is None:
         return None
-    parts = (
-        {}
-        if checkpoint is None
-        else {
-            "network": checkpoint.network,
-            "average": checkpoint.average,
-            "moments": moments,
-            "beside": checkpoint.beside,
-        }
-    )
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "moments": {}, "extra": {}}
+    if checkpoint is not None:
+        parts |= {"network": checkpoint.network, "average": checkpoint.average}
+        parts |= {"moments": moments, "extra": checkpoint.extra}
     flat = {
         f"{part}:{name}": value
         for part, tensors in parts.items()
         for name, value in tensors.items()
     }
-    found: dict[str, dict[str, Tensor]] = {
-        "network": {},
-        "average": {},
-        "moments": {},
-        "beside": {},
-    }
+    received: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
     for key, value in tensors_of_main(flat, device).items():
         part, name = key.split(":", 1)
-        found[part][name] = value
-    optimizer = unflatten_optimizer(found.pop("moments"), told[0])
-    return Checkpoint(**found, optimizer=optimizer, progress=told[1])
+        received[part][name] = value
+    optimizer = unflatten_optimizer(received.pop("moments"), numbers[0])
+    return Checkpoint(**received, optimizer=optimizer, progress=numbers[1])

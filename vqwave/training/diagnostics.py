@@ -1,10 +1,10 @@
-"""What goes wrong in training runs, found in the numbers that they log: each trouble is told once,
-in words, with what to try.
+"""What goes wrong in training runs, detected in the numbers that they log: each problem is reported
+once, with a suggested fix.
 
 A rule is a function of the series logged so far. Nothing is kept in checkpoints: the series are
-those of `metrics.jsonl`, and what was told is in `findings.jsonl`, so that a resumed run does not
-tell it again. A loss that is not finite stops the run instead (in the loop, which can name the
-clips).
+those of `metrics.jsonl`, and what was reported is in `findings.jsonl`, so that a resumed run does
+not report it again. A loss that is not finite stops the run instead (in the loop, which can name
+the clips).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Diagnostic:
     text: str
 
 
-def exploding_gradients(series: Series, about: About) -> str | None:
+def exploding_gradients(series: Series, _about: About) -> str | None:
     """The gradient norm is not finite, or many times the median of the rows before."""
     norms = [value for _, value in series.get("train/gradient_norm", ())]
     before = norms[-1 - NORMS[1] : -1]
@@ -111,7 +111,7 @@ def ignored_codes(series: Series, about: About) -> str | None:
     )
 
 
-def student_level(series: Series, about: About) -> str | None:
+def student_level(series: Series, _about: About) -> str | None:
     """A student is much louder or softer than the recordings, at two validations; or silent."""
     ours, theirs = (series.get(f"valid/{name}", ()) for name in ("level_db", "level_db_data"))
     if not ours or not theirs:
@@ -126,7 +126,7 @@ def student_level(series: Series, about: About) -> str | None:
     )
 
 
-def student_scale(series: Series, about: About) -> str | None:
+def student_scale(series: Series, _about: About) -> str | None:
     """A student's noise is louder than the recordings, or has gone below what 16 bits can hold, at
     two validations.
     """
@@ -172,10 +172,10 @@ class Monitor:
     def __init__(self, run: Path, about: About) -> None:
         self.path, self.about = run / "findings.jsonl", about
         self.series: dict[str, list[tuple[int, float]]] = {}
-        self.told: set[str] = set()
+        self.reported: set[str] = set()
 
     def resume(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Take up the rows of `metrics.jsonl`, and what was told before."""
+        """Take up the rows of `metrics.jsonl`, and what was reported before."""
         for row in rows:
             self._add(
                 row["step"],
@@ -183,23 +183,23 @@ class Monitor:
             )
         for line in self.path.read_text().splitlines() if self.path.exists() else ():
             try:
-                self.told.add(json.loads(line)["rule"])
+                self.reported.add(json.loads(line)["rule"])
             except json.JSONDecodeError:
                 continue
 
-    def see(self, step: int, values: Mapping[str, float]) -> list[Diagnostic]:
-        """The troubles that these numbers show for the first time; noted in `findings.jsonl`."""
+    def update(self, step: int, values: Mapping[str, float]) -> list[Diagnostic]:
+        """The problems that these numbers show for the first time; kept in `findings.jsonl`."""
         self._add(step, values)
-        found = []
+        diagnostics = []
         for name, rule in RULES.items():
-            text = None if name in self.told else rule(self.series, self.about)
+            text = None if name in self.reported else rule(self.series, self.about)
             if text:
-                found.append(Diagnostic(step, name, f"step {step}: {text}"))
-        for finding in found:
-            self.told.add(finding.rule)
+                diagnostics.append(Diagnostic(step, name, f"step {step}: {text}"))
+        for diagnostic in diagnostics:
+            self.reported.add(diagnostic.rule)
             with self.path.open("a") as file:
-                file.write(json.dumps(asdict(finding)) + "\n")
-        return found
+                file.write(json.dumps(asdict(diagnostic)) + "\n")
+        return diagnostics
 
     def _add(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

@@ -39,7 +39,7 @@ FREE = (
 """Settings that a resumed run may change."""
 
 
-def claim(experiment: Experiment[Any], held: ExitStack, *, fresh: bool) -> int:
+def claim(experiment: Experiment[Any, Any], held: ExitStack, *, restart: bool) -> int:
     """Make the run folder, or check that the run in it is this one -> the optimizer steps that it
     was to make until now.
 
@@ -55,7 +55,7 @@ def claim(experiment: Experiment[Any], held: ExitStack, *, fresh: bool) -> int:
     )
     with writing(run, "the settings"):
         held.enter_context(alone(run))
-        if fresh and (run / "config.yaml").exists():
+        if restart and (run / "config.yaml").exists():
             empty(run)
         if (run / "config.yaml").exists():
             before = _settings_of(experiment, run)
@@ -77,7 +77,7 @@ def claim(experiment: Experiment[Any], held: ExitStack, *, fresh: bool) -> int:
     return steps
 
 
-def _settings_of(experiment: Experiment[Any], run: Path) -> dict[str, Any]:
+def _settings_of(experiment: Experiment[Any, Any], run: Path) -> dict[str, Any]:
     """The settings that a run folder was made with; what they do not name, since it is newer, has
     its default.
     """

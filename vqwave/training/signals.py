@@ -24,7 +24,7 @@ LOST = 1  # the exit status where a process of several is gone
 AGAIN = 1.0
 
 
-class Interrupted(Exception):
+class RunInterruptedError(Exception):
     """A signal asked the run to stop, or another process is gone. Exit status `status`.
 
     `abrupt`: without the agreement of the other processes, which this one must not wait for as it
@@ -57,21 +57,21 @@ def stopped_line(run: Path, step: int, steps: int) -> str:
 class StopSignal:
     """Whether the run shall end: `signal`, the number of the first one that this process got.
 
-    While it listens, Ctrl-C and SIGTERM raise KeyboardInterrupt at once; within `noting` the first
-    of them is noted only.
+    Within `handling_signals`, Ctrl-C and SIGTERM raise KeyboardInterrupt at once; within
+    `deferring`, the first of them is recorded only.
     """
 
     def __init__(self) -> None:
         self.signal = 0
-        self._asked, self._noting = 0.0, False
+        self._time, self._deferring = 0.0, False
 
     def agreed(self, device: torch.device) -> int:
         """The signal that some process got, 0 if none did; every process must call."""
         return int(largest_over_ranks(torch.tensor(self.signal, device=device)))
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Signals come here within.
+    def handling_signals(self) -> Iterator[None]:
+        """Signals are handled here within the block.
 
         Within a thread, as `wandb.agent(function=...)` starts one, this does nothing: Python gives
         signals to the main thread alone.
@@ -80,7 +80,8 @@ class StopSignal:
             yield
             return
         before = {
-            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM)
         }
         try:
             yield
@@ -89,22 +90,22 @@ class StopSignal:
                 signal.signal(number, handler)
 
     @contextmanager
-    def noting(self) -> Iterator[None]:
+    def deferring(self) -> Iterator[None]:
         """A signal within waits for `agreed`, or else for the end."""
-        self._noting = True
+        self._deferring = True
         try:
             yield
         finally:
-            self._noting = False
+            self._deferring = False
         if self.signal:
             raise KeyboardInterrupt
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.signal and now - self._asked <= AGAIN:
+        if self.signal and now - self._time <= AGAIN:
             return
         first = not self.signal
         if first:
-            self.signal, self._asked = number, now
-        if not (first and self._noting):
+            self.signal, self._time = number, now
+        if not (first and self._deferring):
             raise KeyboardInterrupt

@@ -1,19 +1,17 @@
-"""The training loop, written once: accumulation, precision, clipping, averaging, schedule, logging,
-saving, resuming.
+"""The training loop of all experiments: accumulation, precision, clipping, averaging, schedule,
+logging, saving, resuming.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,6 @@ from vqwave import config as settings
 from vqwave.atomic_files import write_text, writing
 from vqwave.data import Batch, Segments, counter_key, training_batches
 from vqwave.distributed.collectives import (
-    Elsewhere,
     Peers,
     by_main,
     gather_objects,
@@ -35,7 +32,6 @@ from vqwave.distributed.collectives import (
     sum_over_ranks,
 )
 from vqwave.distributed.threads import denormals_flushed
-from vqwave.distributed.torch_defaults import own_defaults
 from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import save_trained
 from vqwave.models import Model
@@ -45,67 +41,32 @@ from vqwave.training.checkpoint import Checkpoint, newest_checkpoint, of_main, s
 from vqwave.training.diagnostics import About, Monitor
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.launcher import check_launcher
-from vqwave.training.run_folder import FREE, claim, resume_line
-from vqwave.training.signals import LOST, Interrupted, StopSignal, stopped_line
-from vqwave.training.tracking import Phases, SampleSheet, Tracker, own_folder
+from vqwave.training.run_folder import claim, resume_line
+from vqwave.training.settings import TrainSpec
+from vqwave.training.signals import LOST, RunInterruptedError, StopSignal, stopped_line
+from vqwave.training.tracking import Phases, SampleSheet, Tracker
 
 
-@own_defaults()
-def main(experiment: type[Experiment], argv: Sequence[str] | None = None) -> None:
-    """What `experiments/*.py` run.
+def accelerator_of(train: TrainSpec) -> Accelerator:
+    """What the settings of a training ask accelerate for."""
+    return Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="no" if train.precision == "fp32" else train.precision,
+        dynamo_backend="inductor" if train.compile else "no",
+        gradient_accumulation_steps=train.grad_accumulation,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=timedelta(minutes=train.dist_timeout_minutes)),
+        ],
+    )
 
-    Exit status 0; 2 with one line for bad input; 130 after Ctrl-C, 143 after SIGTERM, 1 if a
-    process of several is lost.
-    """
-    stop = StopSignal()
-    with stop.listening():
-        _main(experiment, sys.argv[1:] if argv is None else argv, stop)
 
-
-def _main(experiment: type[Experiment], argv: Sequence[str], stop: StopSignal) -> None:
-    running = False
-    try:
-        request = settings.parse(
-            experiment.config_class,
-            argv,
-            program=f"experiments/{experiment.name}.py",
-            description=(experiment.__doc__ or "").strip(),
-        )
-        beside = set(FREE) - {"train.steps"}  # a sweep may well try several
-        config = replace(
-            request.config,
-            run=own_folder(request.config.run, settings.to_tree(request.config), beside),
-        )
-        if request.dry_run:
-            print(settings.dump(config) + "\n" + experiment(config).describe())
-            return
-        chosen = experiment(config)
-        running = True
-        Trainer(chosen, fresh=request.restart, quiet=request.quiet, stop=stop).run()
-    except KeyboardInterrupt:  # before the loop was there to say more, or once more while it ended
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            where = (
-                "at once: run the same command to go on"
-                if running
-                else "before anything was begun: run the same command again"
-            )
-            print(f"stopped {where}", file=sys.stderr)
-        raise SystemExit(128 + (stop.signal or signal.SIGINT)) from None
-    except (UserInputError, Interrupted) as error:
-        status = 2 if isinstance(error, UserInputError) else error.status
-        # all processes of this host say the same: the first one does
-        alike = not running or status not in (2, LOST)
-        if (
-            not isinstance(error, Elsewhere)
-            and str(error)
-            and (os.environ.get("LOCAL_RANK", "0") == "0" or not alike)
-        ):
-            print(f"error: {error}" if status in (2, LOST) else error, file=sys.stderr)
-        if isinstance(error, Interrupted) and error.abrupt:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)  # tidying up would wait for other processes
-        raise SystemExit(status) from None
+def cores_of_process() -> int:
+    """An even share of this host's cores, at least one."""
+    count = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    return max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 class Trainer:
@@ -116,55 +77,54 @@ class Trainer:
 
     def __init__(
         self,
-        experiment: Experiment,
+        experiment: Experiment[Any, Any],
         *,
-        fresh: bool = False,
+        restart: bool = False,
         quiet: bool = False,
         stop: StopSignal | None = None,
     ) -> None:
         self.experiment, self.config = experiment, experiment.config
-        self.step = 0
+        self.quiet = quiet
+        self.step, self.seconds = 0, 0.0
+        self.running: dict[str, list[float]] = {}  # sum and count by name, since the last log row
         self.peers: Peers | None = None
         self.stop = stop or StopSignal()
         self.held = ExitStack()  # signals, the run folder and the processor's mode, until the end
-        self.held.enter_context(self.stop.listening())
+        self.held.enter_context(self.stop.handling_signals())
         self.held.enter_context(denormals_flushed())
         try:
             with self._stoppable(), self._together():
-                self._begin(fresh, quiet)
+                self._begin(restart=restart)
         except BaseException:
             self.held.close()
             raise
 
-    def _begin(self, fresh: bool, quiet: bool) -> None:
+    def _begin(self, *, restart: bool) -> None:
+        """Everything before the first step; what may refuse the settings comes first."""
         experiment, train = self.experiment, self.config.train
         check_launcher(train)
-        self.accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(),
-            mixed_precision="no" if train.precision == "fp32" else train.precision,
-            dynamo_backend="inductor" if train.compile else "no",
-            gradient_accumulation_steps=train.grad_accumulation,
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(broadcast_buffers=False),
-                InitProcessGroupKwargs(timeout=timedelta(minutes=train.dist_timeout_minutes)),
-            ],
-        )
+        self.accelerator = accelerator_of(train)
         self.peers = Peers()
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        mine = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
-        torch.set_num_threads(train.threads or max(1, mine // local))
-        self.quiet = quiet or not self.accelerator.is_main_process
+        torch.set_num_threads(train.threads or cores_of_process())
+        self.quiet = self.quiet or not self.accelerator.is_main_process
         torch.manual_seed(counter_key("build", self.config.seed))
         experiment.device = self.accelerator.device
         self._check_batch()
         model = experiment.build()
-        # After what may refuse the settings, since --restart takes a run away.
-        before = by_main(lambda: claim(experiment, self.held, fresh=fresh))
+        # after what may refuse the settings, since a restart empties the run folder
+        before = by_main(lambda: claim(experiment, self.held, restart=restart))
         experiment.fit_statistics(model)
+        self._prepare(model)
+        self.phases = Phases(experiment.device)
+        self.tracker = Tracker(
+            self.accelerator, self.config.run, train.tracker, settings.to_tree(self.config)
+        )
+        self.monitor = Monitor(self.config.run, self._about())
+        self._resume(before)
+
+    def _prepare(self, model: Model) -> None:
+        """The model, its average, its optimizer and its trained part, on the device."""
+        experiment, train, optim = self.experiment, self.config.train, self.config.optim
         for part in model.modules():
             if isinstance(part, Quantizer):
                 part.calls_per_step = train.grad_accumulation
@@ -174,7 +134,6 @@ class Trainer:
         experiment.model = self.model
         self.averaged = deepcopy(self.model).eval().requires_grad_(False)
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        optim = self.config.optim
         self.optimizer = torch.optim.Adam(
             trained, optim.lr, betas=optim.betas, eps=optim.eps, fused=True
         )
@@ -185,18 +144,10 @@ class Trainer:
                 experiment.trainable(self.model), self.optimizer
             )
         experiment.network = self.network
-        self.seconds, self.running, self.phases = 0.0, {}, Phases(experiment.device)
-        self.tracker = Tracker(
-            self.accelerator, self.config.run, train.tracker, settings.to_tree(self.config)
-        )
-        self.watch = Monitor(self.config.run, self._about())
-        self._resume(before)
 
     def _check_batch(self) -> None:
-        batch, parts = (
-            self.config.data.batch,
-            self.config.train.grad_accumulation * self.accelerator.num_processes,
-        )
+        batch = self.config.data.batch
+        parts = self.config.train.grad_accumulation * self.accelerator.num_processes
         if batch % parts:
             raise UserInputError(
                 f"data.batch: {batch}, expected a multiple of {parts} (accumulation x processes)"
@@ -228,7 +179,7 @@ class Trainer:
         )
 
     def _resume(self, before: int) -> None:
-        """From the newest whole checkpoint, if there is one; `before`: `train.steps` of the
+        """From the newest complete checkpoint, if there is one; `before`: `train.steps` of the
         settings that are there.
         """
         main = self.accelerator.is_main_process
@@ -248,14 +199,14 @@ class Trainer:
                 f" ({reason})"
             ) from None
         self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.experiment.load_extra_state(checkpoint.beside)
+        self.experiment.load_extra_state(checkpoint.extra)
         for name, p in self.averaged.named_parameters():
             p.copy_(checkpoint.average[name])
         self.step, self.seconds = checkpoint.progress["step"], checkpoint.progress["seconds"]
         self.running = self._own_running(checkpoint.progress["running"])
         self.tracker.rewind(self.step, checkpoint.progress.get("rows"))
         if self.accelerator.is_main_process:
-            self.watch.resume(self.tracker.rows())
+            self.monitor.resume(self.tracker.rows())
         if not self.quiet:
             print(
                 resume_line(self.config, self.step, checkpoint.progress.get("steps", before)),
@@ -289,27 +240,26 @@ class Trainer:
         )
 
     def run(self) -> None:
-        """Train to the end, evaluate, write the model, and say what was reached."""
+        """Train to the end, evaluate, write the model, print the result."""
         with self.held, self._stoppable(), self._together():
             self._run()
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
-        """Raises Interrupted, in words, where a signal ends what is within at once."""
+        """Raises RunInterruptedError where a signal ends the block at once."""
         try:
             yield
         except KeyboardInterrupt:
             if not self.stop.signal:
                 raise
-            said = stopped_line(self.config.run, self.step, self.config.train.steps)
-            raise Interrupted(
-                said, 128 + self.stop.signal, abrupt=int(os.environ.get("WORLD_SIZE", "1")) > 1
-            ) from None
+            message = stopped_line(self.config.run, self.step, self.config.train.steps)
+            abrupt = int(os.environ.get("WORLD_SIZE", "1")) > 1
+            raise RunInterruptedError(message, 128 + self.stop.signal, abrupt=abrupt) from None
 
     @contextmanager
     def _together(self) -> Iterator[None]:
-        """Raises Interrupted, in words, where a collective within fails since another process is
-        gone or stuck.
+        """Raises RunInterruptedError where a collective fails since another process is gone or
+        stuck.
         """
         try:
             yield
@@ -325,9 +275,9 @@ class Trainer:
                 (path.name for path in self.checkpoints.glob("step-*")), default="no checkpoint"
             )
             who += "" if who.startswith("lost") else f" ({str(error).splitlines()[0][:160]})"
-            said = f"{who}, at step {self.step}; {newest} is kept: run the same command to go on"
-            said = said if self.peers is None or self.peers.first_here() else ""
-            raise Interrupted(said, LOST, abrupt=True) from error
+            message = f"{who}, at step {self.step}; {newest} is kept: run the same command to go on"
+            message = message if self.peers is None or self.peers.first_here() else ""
+            raise RunInterruptedError(message, LOST, abrupt=True) from error
 
     def _run(self) -> None:
         train, began = self.config.train, time.perf_counter()
@@ -339,7 +289,7 @@ class Trainer:
             dynamic_ncols=True,
         )
         before = self.seconds
-        with bar, self.stop.noting():
+        with bar, self.stop.deferring():
             batches = self.batches()
             while self.step < train.steps:
                 self._optimize(batches)
@@ -358,7 +308,7 @@ class Trainer:
                     self._save()
                 if stop:
                     where = f"step {self.step} of {train.steps}, all saved in {self.config.run}"
-                    raise Interrupted(
+                    raise RunInterruptedError(
                         f"stopped at {where}: run the same command to go on", 128 + stop
                     )
         self._finish(bar)
@@ -380,15 +330,12 @@ class Trainer:
             torch.manual_seed(counter_key("step", config.seed, self.step, micro))
             with accelerator.accumulate(self.network):
                 with self.phases.of("forward"), accelerator.autocast():
-                    outcome = self.experiment.losses(batch)
+                    output = self.experiment.losses(batch)
                 total = sum(
-                    (
-                        config.losses.get(name, 0.0) * value
-                        for name, value in outcome.losses.items()
-                    ),
+                    (config.losses.get(name, 0.0) * value for name, value in output.losses.items()),
                     torch.zeros(()).to(accelerator.device),
                 )
-                self._check_finite(total, outcome, batch)
+                self._check_finite(total, output, batch)
                 with self.phases.of("backward"):
                     accelerator.backward(total)
                 with self.phases.of("optimizer"):
@@ -398,10 +345,10 @@ class Trainer:
                         )
                         if not torch.isfinite(norm):  # a step on it would spoil the weights
                             raise self._not_finite("gradient norm", batch)
-                        outcome.metrics["gradient_norm"] = norm
+                        output.metrics["gradient_norm"] = norm
                     self.optimizer.step()
                     self.optimizer.zero_grad()
-            self._count(outcome, total)
+            self._count(output, total)
         with self.phases.of("optimizer"):
             self._average()
         self.phases.steps += 1
@@ -414,10 +361,10 @@ class Trainer:
                 list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay
             )
 
-    def _check_finite(self, total: Tensor, outcome: StepOutput, batch: Batch) -> None:
+    def _check_finite(self, total: Tensor, output: StepOutput, batch: Batch) -> None:
         if torch.isfinite(total):
             return
-        names = [name for name, value in outcome.losses.items() if not torch.isfinite(value)]
+        names = [name for name, value in output.losses.items() if not torch.isfinite(value)]
         raise self._not_finite(f"loss {', '.join(names)}", batch)
 
     def _not_finite(self, what: str, batch: Batch) -> UserInputError:
@@ -428,9 +375,9 @@ class Trainer:
             f"last good checkpoint: {last}; try a smaller optim.lr or optim.max_grad_norm"
         )
 
-    def _count(self, outcome: StepOutput, total: Tensor) -> None:
+    def _count(self, output: StepOutput, total: Tensor) -> None:
         """Running sums since the last log row; a log row shows their means."""
-        values = {"total": total, **outcome.losses, **outcome.metrics}
+        values = {"total": total, **output.losses, **output.metrics}
         for name, value in values.items():
             entry = self.running.setdefault(name, [0.0, 0])
             entry[0] += float(value.detach())
@@ -459,13 +406,13 @@ class Trainer:
         )
 
     def _note(self, values: dict[str, float]) -> None:
-        """Numbers go to the tracker; what they show to be wrong is said once."""
+        """Numbers go to the tracker; each diagnostic that they trigger is reported once."""
         with writing(self.config.run, "metrics.jsonl"):
             self.tracker.log(self.step, self.seconds, values)
-        for finding in (
-            self.watch.see(self.step, values) if self.accelerator.is_main_process else ()
-        ):
-            tqdm.write(f"watch: {finding.text}", file=sys.stderr)
+        if not self.accelerator.is_main_process:
+            return
+        for diagnostic in self.monitor.update(self.step, values):
+            tqdm.write(f"watch: {diagnostic.text}", file=sys.stderr)
 
     def _about(self) -> About:
         quantizer = getattr(self.model, "quantizer", None)

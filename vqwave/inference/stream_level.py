@@ -1,0 +1,62 @@
+"""The level of a recording that is not complete yet."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vqwave.audio import Wave, normalise_level, silence_in
+from vqwave.errors import UserInputError
+
+SILENCE = 1e-6  # a peak below this, once the DC is gone, is rounding
+
+
+class Level:
+    """Samples as they come -> without DC and at the level that the model was trained at: both are
+    taken from the first second.
+
+    Silence before it passes as zeros: exact zeros, and seconds below the level at which sound
+    begins. What is shorter than that comes out as `SpeechModel.prepare` makes it.
+    """
+
+    def __init__(self, target: float, settle: int, known: float | None = None) -> None:
+        """target: dBFS; settle: samples; known: the RMS level of the input in dBFS, if known."""
+        self.target, self.settle = target, settle
+        self.waiting: list[Wave] = []
+        self.mean, self.gain = (
+            0.0,
+            None if known is None else np.float32(10 ** ((target - known) / 20)),
+        )
+
+    def push(self, wave: Wave) -> Wave:
+        if self.gain is not None:
+            return ((wave - self.mean) * self.gain).astype(np.float32)
+        if not self.waiting:
+            loud = np.flatnonzero(np.abs(wave) > SILENCE)
+            start = int(loud[0]) if len(loud) else len(wave)
+            if start:
+                rest = self.push(wave[start:]) if start < len(wave) else wave[:0]
+                return np.concatenate([np.zeros(start, np.float32), rest])
+        self.waiting += [wave] if len(wave) else []
+        missing = self.settle - sum(map(len, self.waiting))
+        if missing > 0:
+            return wave[:0]
+        self.waiting[-1], rest = np.split(wave, [len(wave) + missing])
+        return np.concatenate([self._settle(), self.push(rest)])
+
+    def flush(self) -> Wave:
+        """Raises UserInputError where there was no sound."""
+        rest = self._settle() if self.gain is None and self.waiting else np.zeros(0, np.float32)
+        if self.gain is None:
+            raise UserInputError("the recording is empty or silent, expected audio")
+        return rest
+
+    def _settle(self) -> Wave:
+        first, self.waiting = np.concatenate(self.waiting), []
+        mean = np.mean(first, dtype=np.float64)
+        centred = (first - mean).astype(np.float32)
+        if silence_in(centred) is not None:
+            return np.zeros_like(first)
+        self.mean, peak = mean, float(np.abs(centred).max())
+        levelled = normalise_level(centred, self.target)
+        self.gain = np.float32(np.abs(levelled).max() / peak)
+        return levelled
