@@ -250,21 +250,21 @@ def test_another_corpus_is_refused_before_anything_is_touched(
         CHANGES[what],
     )
     with ExitStack() as held:
-        claim(Tiny(settings), held, fresh=False)
+        claim(Tiny(settings), held, restart=False)
     (run / ".metrics.jsonl.1").touch()  # what a killed process left, and a resumed run sweeps away
     before = contents(run)
     change(corpus)
     with ExitStack() as held, pytest.raises(UserInputError, match=said) as found:
-        claim(Tiny(replace(settings, train=replace(settings.train, steps=5))), held, fresh=False)
+        claim(Tiny(replace(settings, train=replace(settings.train, steps=5))), held, restart=False)
     assert str(found.value).startswith(
         f"{run}: data.corpus {corpus} is not what this run was begun with: "
     )
     assert str(found.value).endswith("; bring that back, choose another run=..., or --restart")
     assert contents(run) == before
     with ExitStack() as held:
-        claim(Tiny(settings), held, fresh=True)
+        claim(Tiny(settings), held, restart=True)
     with ExitStack() as held:
-        claim(Tiny(settings), held, fresh=False)
+        claim(Tiny(settings), held, restart=False)
     assert contents(run).keys() == {"config.yaml", "identity.json"}
 
 
