@@ -4,6 +4,7 @@ folders load.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from torch import Tensor
 from vqwave import cli, export, load
 from vqwave.distributions import Gaussian
 from vqwave.errors import UserInputError
+from vqwave.export import graphs
 from vqwave.features import LogMelSpec
 from vqwave.inference.model_folder import ModelCard, load_trained, save_trained
 from vqwave.models import ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
@@ -179,11 +181,11 @@ def test_a_decoder_says_the_same_at_every_length(kind: str, tmp_path: Path) -> N
     checked = export.export_onnx(model, tmp_path / "student.onnx")
     assert list(checked.differences) == [frames for _, frames in export.CHECKED]
     assert checked.largest < 1e-5
-    graph, spread = export.decoder_of(load_trained(model), model), []
+    graph, spread = export.decoder_graph(load_trained(model), model), []
     for batch, frames in ((1, 3), (5, 23)):
         inputs = graph.example(batch, frames)
         with torch.no_grad():
-            expected = graph.truth(*inputs)
+            expected = graph.reference(*inputs)
         found = export.run_onnx(checked.path, graph.names, inputs)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
         spread.append(expected.std())
@@ -238,12 +240,12 @@ def test_a_graph_says_what_it_is(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("runtime")
 def test_a_graph_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, out = saved(tmp_path / "model", DECODERS["plain"]), tmp_path / "student.onnx"
-    whole = export.one_pass
+    whole = graphs.one_pass
 
     def louder(*arguments: object, **settings: object) -> Tensor:
         return whole(*arguments, **settings) + 0.01
 
-    monkeypatch.setattr(export, "one_pass", louder)
+    monkeypatch.setattr(graphs, "one_pass", louder)
     with pytest.raises(UserInputError, match="away from PyTorch"):
         export.export_onnx(model, out)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -294,13 +296,13 @@ def test_without_speakers_a_melody_is_decoded_in_a_given_range(tmp_path: Path) -
         DECODERS["melody"], decoder=changed(conditioner=ConditionerSpec(channels=4, categorical=()))
     )
     coder = load_trained(saved(tmp_path / "model", spec)).model
-    graph = export.SpeakingGraph(coder.decoder, coder, {}).eval()
+    graph = export.DecoderGraph(coder.decoder, coder, {}).eval()
     assert graph.names == ("codes", "pitch_codes", "noise", "voice_pitch")
     export.trace(graph, tmp_path / "student.onnx", "student")
     inputs = list(graph.example(2, 9))
     wave = export.run_onnx(tmp_path / "student.onnx", graph.names, inputs)
     with torch.no_grad():
-        torch.testing.assert_close(wave, graph.truth(*inputs), rtol=0, atol=1e-5)
+        torch.testing.assert_close(wave, graph.reference(*inputs), rtol=0, atol=1e-5)
     inputs[-1] = inputs[-1] + 1.0
     assert not torch.equal(export.run_onnx(tmp_path / "student.onnx", graph.names, inputs), wave)
 
@@ -310,7 +312,7 @@ def test_without_the_packages_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr(
-        export.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object()
+        importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object()
     )
     with pytest.raises(
         UserInputError, match=r"onnxruntime is not installed: pip install 'vqwave\[export\]'"

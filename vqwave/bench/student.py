@@ -26,7 +26,7 @@ from vqwave.decode.cpu.precision import missing
 from vqwave.decode.plan import Precision
 from vqwave.distributed.threads import limited_to
 from vqwave.errors import UserInputError
-from vqwave.export import SpeakingGraph, open_session, run_session, trace
+from vqwave.export import DecoderGraph, open_session, run_session, trace
 from vqwave.models.student import Student, StudentSpec
 from vqwave.nn.condition import Condition, ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
@@ -143,7 +143,7 @@ def contestants(
     if compiled:
         yield "torch.compile", torch.compile(eager, dynamic=False), FLOAT32
     if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx"):
-        graph = SpeakingGraph(student, None, {}).eval()
+        graph = DecoderGraph(student, None, {}).eval()
         trace(graph, folder / "student.onnx", "student")
         session = open_session(folder / "student.onnx", threads)
         yield "onnxruntime", lambda: run_session(session, graph.names, (frames, z)), FLOAT32

@@ -24,7 +24,7 @@ from vqwave.nn.synthesis_filter import column_states, column_systems
 
 
 def one_pass(flow: AffineFlow, z: Tensor, condition: Condition | None, *, still: bool) -> Tensor:
-    """`AffineFlow.forward` of a whole clip z (B, F hop), in steps whose shapes a trace keeps free.
+    """`AffineFlow.forward` of a full clip z (B, F hop), in steps whose shapes a trace keeps free.
 
     still: the condition is one column, which does not change in time.
     """
@@ -32,18 +32,16 @@ def one_pass(flow: AffineFlow, z: Tensor, condition: Condition | None, *, still:
     # (B, n, blocks)
     folded = F.pad(z, (fold + before, -(before or fold))).unflatten(-1, (-1, fold)).transpose(1, 2)
     x = flow.input(folded)
-    told = (
-        None
-        if condition is None
-        else squeeze_condition(condition, fold).project(flow.stack.projection)
-    )
+    projection, projected = flow.stack.projection, None
+    if condition is not None and projection is not None:
+        projected = squeeze_condition(condition, fold).project(projection)
     width = 2 * flow.stack.spec.gate_channels
     for i, layer in enumerate(flow.stack.layers):
         conv = layer.dilated
         a = F.conv1d(F.pad(x, (conv.span, 0)), conv.weight, conv.bias, dilation=conv.dilation)
-        if told is not None:
-            local = told.channels(i * width, width)
-            a = a + local.features if still else _told(a, local, late=before > 0)
+        if projected is not None:
+            local = projected.channels(i * width, width)
+            a = a + local.features if still else _conditioned(a, local, late=before > 0)
         filtered, gate = a.chunk(2, 1)
         x = x + layer.residual(filtered.tanh() * gate.sigmoid())
     out = flow.stack.out(F.relu(flow.stack.hidden(F.relu(x)))) * flow.units
@@ -53,18 +51,21 @@ def one_pass(flow: AffineFlow, z: Tensor, condition: Condition | None, *, still:
     return z * params[:, 1].clamp(min=flow.MIN_LOG_SCALE).exp() + params[:, 0]
 
 
-def _told(a: Tensor, told: Condition, *, late: bool) -> Tensor:
-    """`Condition.add_to` of columns that tile a; `late`: it has one block more, which hears the
-    last column.
+def _conditioned(a: Tensor, columns: Condition, *, late: bool) -> Tensor:
+    """`Condition.add_to` of columns that tile a; `late`: a has one block more, which takes the last
+    column.
     """
+    features = columns.features[..., None]
     if not late:
-        return (a.unflatten(-1, (-1, told.repeat)) + told.features[..., None]).flatten(-2)
-    held = told.features[..., None].expand(-1, -1, -1, told.repeat).flatten(-2)
-    return a + torch.cat([held, told.features[..., -1:]], -1)
+        return (a.unflatten(-1, (-1, columns.repeat)) + features).flatten(-2)
+    held = features.expand(-1, -1, -1, columns.repeat).flatten(-2)
+    return a + torch.cat([held, columns.features[..., -1:]], -1)
 
 
 class RealSpectralPredictor(nn.Module):
     """`SpectralPredictor` in real numbers."""
+
+    cosines: Tensor
 
     def __init__(self, analysis: SpectralPredictor) -> None:
         super().__init__()
@@ -86,7 +87,7 @@ class RealSpectralPredictor(nn.Module):
 
 
 def synthesise(residual: Tensor, coefficients: Tensor, hold: int) -> Tensor:
-    """`nn.synthesis_filter.synthesise` of whole columns: residual (B, F hold), coefficients (B, P,
+    """`nn.synthesis_filter.synthesise` of full columns: residual (B, F hold), coefficients (B, P,
     F) -> (B, F hold).
     """
     a = coefficients.transpose(1, 2)  # (B, F, P)

@@ -1,0 +1,265 @@
+"""The parts of a model as graphs: one pass over named inputs, in operations that ONNX has."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqwave.codes import fingerprint
+from vqwave.errors import UserInputError, under
+from vqwave.export.flow_graph import RealSpectralPredictor, one_pass, synthesise
+from vqwave.features import MelBands
+from vqwave.inference.model_folder import Loaded
+from vqwave.inference.model_kinds import kind_of
+from vqwave.models import VQVAE, Student
+from vqwave.models.melody import VOICE
+from vqwave.models.student import BASES
+from vqwave.nn.condition import Condition
+from vqwave.nn.flows import AffineFlow, MaskedFlow
+from vqwave.nn.frontend import PredictorFrontend
+
+
+class Graph(nn.Module, ABC):
+    """One pass over named inputs; `example` makes inputs for a batch and a number of frames,
+    `reference` is PyTorch's own pass.
+    """
+
+    names: tuple[str, ...]
+    output: str
+    tolerance: float
+    facts: dict[str, object]
+    hop: int
+
+    @abstractmethod
+    def example(self, batch: int, frames: int) -> tuple[Tensor, ...]: ...
+
+    @abstractmethod
+    def reference(self, *inputs: Tensor) -> Tensor: ...
+
+    def axes(self) -> dict[str, dict[int, str]]:
+        """The free axes of inputs and output."""
+        free = {
+            "codes": {0: "batch", 2: "frames"},
+            "frames": {0: "batch", 2: "frames"},
+            "noise": {0: "batch", 1: "samples"},
+        }
+        free["pitch_codes"] = {0: "batch", 2: "pitch_frames"}
+        return {name: free.get(name, {0: "batch"}) for name in self.names} | {
+            self.output: free.get(self.output, {0: "batch", 1: "samples"})
+        }
+
+
+class DecoderGraph(Graph):
+    """codes or frames, noise, labels and vectors -> wave: the student's flows as one pass over
+    complete clips.
+    """
+
+    output, tolerance = "wave", 1e-3  # of samples, which lie in [-1, 1]
+
+    def __init__(
+        self, student: Student, coder: VQVAE | None, vocabulary: dict[str, list[str]]
+    ) -> None:
+        """coder: the model whose codes the student decodes, if it decodes codes."""
+        super().__init__()
+        self.original = [(student, coder)]  # in a list, so that the graph does not hold its weights
+        self.predictor_order = 0 if student.predictor is None else student.predictor.order
+        self.student, self.coder = _in_real_numbers(student, coder)
+        conditioner, melody = student.conditioner, None if coder is None else coder.melody
+        frames: tuple[str, ...] = ()
+        if conditioner.frames is not None:
+            frames = ("frames",) if coder is None else ("codes",)
+        attributes = (*conditioner.labels, *conditioner.vector_sizes)
+        if melody is not None:
+            # whose range the melody is decoded in
+            voice = "speaker" if "speaker" in vocabulary else VOICE
+            frames, attributes = (
+                (*frames, "pitch_codes"),
+                tuple(dict.fromkeys((*attributes, voice))),
+            )
+        self.names = (*frames, "noise", *attributes)
+        hop = conditioner.hop if coder is None else coder.hop
+        self.hop = math.lcm(hop, affine_flows(student)[0].squeeze)
+        base = next(name for name, kind in BASES.items() if kind is student.base)
+        self.labels = {name: vocabulary[name] for name in attributes if name in vocabulary}
+        self.facts = {"base": base, "hop": self.hop, "labels": self.labels}
+        if melody is not None:
+            self.facts["pitch_hop"] = melody.codec.hop
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        given, student = dict(zip(self.names, inputs, strict=True)), self.student
+        condition, columns = student.conditioner.split(_condition(student, self.coder, given))
+        x = given["noise"]
+        for flow in affine_flows(student):
+            x = one_pass(flow, x, condition, still=student.conditioner.frames is None)
+        if columns is not None:
+            x = synthesise(x, columns.features[:, : self.predictor_order], columns.repeat)
+        return x.clamp(-1.0, 1.0)
+
+    def reference(self, *inputs: Tensor) -> Tensor:
+        given, (student, coder) = dict(zip(self.names, inputs, strict=True)), self.original[0]
+        return student.transform(given["noise"], _condition(student, coder, given)).x.clamp(
+            -1.0, 1.0
+        )
+
+    def example(self, batch: int, frames: int) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(frames)
+        return tuple(self._example_of(name, batch, frames, generator) for name in self.names)
+
+    def _example_of(self, name: str, batch: int, frames: int, generator: torch.Generator) -> Tensor:
+        conditioner, coder = self.student.conditioner, self.coder
+        if name == "codes" and coder is not None:
+            shape = (batch, coder.quantizer.num_codebooks, frames)
+            return torch.randint(0, coder.quantizer.codebook_size, shape, generator=generator)
+        if name == "pitch_codes" and coder is not None and coder.melody is not None:
+            codec = coder.melody.codec
+            shape = (batch, codec.quantizer.num_codebooks, -(-frames * coder.hop // codec.hop))
+            return torch.randint(0, codec.quantizer.codebook_size, shape, generator=generator)
+        if name == "frames" and conditioner.frames is not None:
+            return torch.randn(batch, conditioner.frames.in_channels, frames, generator=generator)
+        if name == "noise":
+            return torch.randn(batch, frames * self.hop, generator=generator)
+        if name in self.labels:
+            return torch.arange(batch) % len(self.labels[name])
+        if name == VOICE:
+            return torch.tensor([0.4, 0.2]).repeat(batch, 1)
+        return torch.randn(batch, conditioner.vector_sizes[name], generator=generator)
+
+
+def _in_real_numbers(student: Student, coder: VQVAE | None) -> tuple[Student, VQVAE | None]:
+    """The models themselves; with a predictor copies, whose predictors are made of operations that
+    ONNX has.
+    """
+    if student.predictor is None:
+        return student, coder
+    student, coder = copy.deepcopy((student, coder))
+    if student.predictor is not None:
+        real = RealSpectralPredictor(student.predictor.analysis)
+        student.predictor.analysis = real  # type: ignore[assignment]
+    return student, coder
+
+
+def affine_flows(student: Student) -> Sequence[AffineFlow]:
+    """The flows of a student, each of which is one pass."""
+    return [flow for flow in student.flows.flows if isinstance(flow, AffineFlow)]
+
+
+def _condition(student: Student, coder: VQVAE | None, given: dict[str, Tensor]) -> Condition | None:
+    frames = given.get("frames")
+    if coder is not None:
+        codes = given["codes"]
+        pitch = coder.pitch(given.get("pitch_codes"), given, codes.shape[-1])
+        frames = coder.decoder_features(coder.quantizer.decode(codes), given, pitch=pitch)
+    elif isinstance(student.frontend, PredictorFrontend) and frames is not None:
+        frames = student.frontend.extended(frames)
+    return student.condition(frames, given)
+
+
+class EncoderGraph(Graph):
+    """wave -> codes; of a model with melody those of the content alone."""
+
+    output, names = "codes", ("wave",)
+    tolerance = 0.02  # share of codes: a latent between two codes may fall to either
+
+    def __init__(self, model: VQVAE) -> None:
+        super().__init__()
+        self.model, self.hop = copy.deepcopy(model), model.hop
+        self.original = [model]  # in a list, so that the graph does not hold its weights
+        for parent in list(self.model.encoder.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, MelBands):
+                    setattr(parent, name, RealMelBands(child))
+        melody = [] if model.melody is None else [model.melody.codec]
+        codec = fingerprint(model.encoder, model.quantizer, *melody)
+        self.facts = {
+            "hop": self.hop,
+            "size": model.quantizer.codebook_size,
+            "books": model.quantizer.num_codebooks,
+            "codec": codec,
+        }
+
+    def forward(self, wave: Tensor) -> Tensor:
+        return self.model.encode(wave)
+
+    def reference(self, *inputs: Tensor) -> Tensor:
+        return self.original[0].encode(*inputs)
+
+    def example(self, batch: int, frames: int) -> tuple[Tensor, ...]:
+        return (
+            0.1
+            * torch.randn(
+                batch, frames * self.hop, generator=torch.Generator().manual_seed(frames)
+            ),
+        )
+
+    def axes(self) -> dict[str, dict[int, str]]:
+        return {"wave": {0: "batch", 1: "samples"}, "codes": {0: "batch", 2: "frames"}}
+
+
+class RealMelBands(nn.Module):
+    """`MelBands` in real numbers, which are all that ONNX has: windowed cosines and sines as one
+    convolution.
+    """
+
+    waves: Tensor
+
+    def __init__(self, mel: MelBands) -> None:
+        super().__init__()
+        self.mel = mel
+        window = F.pad(mel.window.double(), ((mel.fft - mel.window.numel()) // 2,) * 2)
+        window = F.pad(window, (0, mel.fft - window.numel()))
+        phase = (
+            torch.arange(mel.fft // 2 + 1)[:, None]
+            * torch.arange(mel.fft)
+            * (2 * torch.pi / mel.fft)
+        )
+        waves = torch.cat([phase.double().cos(), phase.double().sin()]) * window
+        self.register_buffer("waves", waves[:, None].float(), persistent=False)  # (2 bins, 1, fft)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        before = self.mel.fft // 2 - self.mel.hop // 2
+        padded = F.pad(wave, (before, self.mel.fft - self.mel.hop - before))
+        real, imaginary = F.conv1d(padded[:, None], self.waves, stride=self.mel.hop).chunk(2, 1)
+        power = real.square() + imaginary.square()
+        return self.mel.filters @ (power.sqrt() if self.mel.power == 1 else power)
+
+
+def decoder_graph(loaded: Loaded, name: str | Path) -> DecoderGraph:
+    """The graph of a model's decoder. Raises UserInputError for one that is no student."""
+    with under(str(name)):
+        kind = kind_of(loaded.model, loaded.card)
+        student = kind.decoder
+        if not isinstance(student, Student):
+            raise UserInputError(
+                "its decoder is a WaveNet, whose loop over samples is no graph; expected a student"
+                " (distill it)"
+            )
+        if any(isinstance(flow, MaskedFlow) for flow in student.flows.flows):
+            raise UserInputError(
+                "its flows are masked (flow_type maf), whose loop over samples is no graph;"
+                " expected iaf"
+            )
+        if any(
+            flow.stack.context is not None or flow.stack.spec.skip_channels
+            for flow in affine_flows(student)
+        ):
+            raise UserInputError(
+                "its flows have a context stack, which has no graph; expected flows without"
+            )
+    return DecoderGraph(student, kind.codec, loaded.card.labels).eval()
+
+
+def encoder_graph(loaded: Loaded, name: str | Path) -> EncoderGraph:
+    """The graph of a model's encoder and quantizer. Raises UserInputError for a model without."""
+    codec = getattr(loaded.model, "codec", loaded.model)  # of a prior
+    if not isinstance(codec, VQVAE):
+        raise UserInputError(
+            f"{name}: a {loaded.card.kind} without an encoder, expected a vqvae (or its student)"
+        )
+    return EncoderGraph(codec).eval()
