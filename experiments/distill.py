@@ -77,7 +77,7 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
         super().__init__(config)
         loaded = self.load_source("teacher", config.teacher)
         with under(f"teacher: {config.teacher}"):
-            self.kind = kind_of(loaded.model.requires_grad_(False), loaded.card)
+            self.kind = kind_of(loaded.model.requires_grad_(requires_grad=False), loaded.card)
         self.teacher, self.teacher_decoder = self.kind.model, self._checked_decoder()
         self._check_settings(loaded)
 
@@ -136,8 +136,8 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
             own, teachers = getattr(student, name), getattr(self.teacher_decoder, name)
             if own is not None:
                 own.load_state_dict(teachers.state_dict())
-                own.requires_grad_(False)
-        student.conditioner.requires_grad_(self.config.train_conditioner)
+                own.requires_grad_(requires_grad=False)
+        student.conditioner.requires_grad_(requires_grad=self.config.train_conditioner)
         self.teacher.to(self.device)
         self.terms = DistillationLosses(self.config, self.config.losses, self._classifier()).to(
             self.device
@@ -149,7 +149,7 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
             return None
         loaded = self.load_source("perceptual.classifier", self.config.perceptual.classifier)
         self.check_compatible("perceptual.classifier", loaded)
-        return loaded.model.requires_grad_(False)
+        return loaded.model.requires_grad_(requires_grad=False)
 
     def trainable(self, model: VQVAE | Student) -> nn.Module:
         return student_of(model)

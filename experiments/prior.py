@@ -88,7 +88,7 @@ class PriorExperiment(Experiment[Config, Prior]):
     def trainable(self, model: Prior) -> nn.Module:
         return model.network
 
-    def fit_statistics(self, model: Prior) -> None:
+    def fit_statistics(self, model: Prior) -> None:  # noqa: ARG002 - of the base class
         self.codec.to(self.device)
         self.coded = CodeCorpus(self.source, self.corpus)
 

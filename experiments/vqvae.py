@@ -54,7 +54,7 @@ class Config(ExperimentSpec):
         default=None,
         help=(
             "with frozen_codec: seconds of each clip, anywhere, that the decoder is trained on;"
-            " codes are those of the whole clip"
+            " codes are those of the full clip"
         ),
     )
     pitch: Path | None = option(

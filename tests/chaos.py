@@ -440,7 +440,7 @@ class Chaos:
         """
         if self.owed is None:
             return
-        if f"{self.owed}: not whole" in attempt.text:
+        if f"{self.owed}: not complete" in attempt.text:
             self.owed = None
 
     def differences(self) -> list[str]:

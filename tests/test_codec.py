@@ -311,6 +311,31 @@ def test_babble() -> None:
             it.generate(seconds, labels={"speaker": "theo"})
 
 
+def test_seed_temperature_and_speaker_stand_for_sampling_and_labels() -> None:
+    """Wherever samples are drawn, and wherever labels condition the decoder."""
+    slow = Sampling(backend="reference")
+    long = {"sampling": replace(slow, seed=5, temperature=0.5), "labels": {"speaker": "theo"}}
+    short = {"sampling": slow, "seed": 5, "temperature": 0.5, "speaker": "theo"}
+    it, wave = babbler("speaker"), speech(60)
+    assert torch.equal(it.generate(0.01, **short)[0], it.generate(0.01, **long)[0])
+    assert not torch.equal(
+        it.generate(0.01, **{**short, "seed": 6})[0], it.generate(0.01, **long)[0]
+    )
+    assert it.log_likelihood(wave, speaker="theo") == it.log_likelihood(wave, labels=long["labels"])
+    vocoder = babbler(
+        "speaker", features=LogMelSpec(bands=6, window_ms=8.0, hop_ms=2.0, fmin=200.0, fmax=4000.0)
+    )
+    assert torch.equal(vocoder.reconstruct(wave, **short), vocoder.reconstruct(wave, **long))
+    coded = VQ.encode(wave)
+    expected = VQ.decode(coded, "theo", sampling=long["sampling"])
+    assert torch.equal(VQ.decode(coded, **short), expected)
+    assert torch.equal(VQ.convert(wave, **short), expected)
+    (one,) = VQ.decode_many([coded], ["theo"], sampling=slow, seed=5, temperature=0.5)
+    assert torch.equal(one, expected)
+    with pytest.raises(UserInputError, match="has one voice"):
+        babbler().generate(0.01, speaker="theo")
+
+
 def test_a_vocoder_copies_a_recording() -> None:
     it = babbler(
         "speaker", features=LogMelSpec(bands=6, window_ms=8.0, hop_ms=2.0, fmin=200.0, fmax=4000.0)

@@ -10,7 +10,7 @@ Lengths and batch are free.
 | encoder | wave (B, T) of the model's level, without DC | codes (B, Q, F) |
 
 T = F hop samples; codes and labels are int64. A decoder with melody takes pitch_codes (B, Q_p, N),
-too, which cover T, and decodes them in the range of its speaker; a model that knows no speakers
+too, which cover T, and decodes them in the range of its speaker; a model without speakers
 takes the range, voice_pitch (B, 2).
 """
 

@@ -27,7 +27,7 @@ PRECISION = 20  # bits: frequencies sum to 2^20
 
 
 def frequencies(log_p: Tensor) -> NDArray[np.int64]:
-    """ln p (N,) float64, N below 2^19 -> whole numbers above 0 that sum to 2^PRECISION, in the
+    """ln p (N,) float64, N below 2^19 -> integers above 0 that sum to 2^PRECISION, in the
     ratio of p.
 
     >>> frequencies(torch.tensor([0.5, 0.25, 0.25, 0.0], dtype=torch.float64).log()).tolist()
@@ -65,8 +65,8 @@ def decompress(
     Bytes that `compress` did not write give codes that nobody encoded, or raise UserInputError.
     """
     coder, stream = _constriction().stream, CodeStream(network, labels, ends=False)
-    whole = data + bytes(8 + -len(data) % 4)  # zeros at the end were left out
-    decoder = coder.queue.RangeDecoder(np.frombuffer(whole, "<u4").astype(np.uint32))
+    padded = data + bytes(8 + -len(data) % 4)  # zeros at the end were left out
+    decoder = coder.queue.RangeDecoder(np.frombuffer(padded, "<u4").astype(np.uint32))
     last, codes = torch.tensor([network.end]), []
     for _ in range(network.order.count(frames)):
         table = _model(coder, stream.next(last))

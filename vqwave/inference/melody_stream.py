@@ -68,7 +68,7 @@ class PitchCodeStream:
 
     @property
     def format(self) -> PitchFormat | None:
-        """What a file says of the codes; None before the range is known."""
+        """The format of the codes in a file; None before the range is known."""
         return None if self.voice is None else format_of(self.melody, self.voice)
 
     def push(self, wave: NDArray[np.float32]) -> Tensor:
@@ -155,7 +155,7 @@ class BlockStream:
 
     @property
     def pitch(self) -> PitchFormat | None:
-        """What a file says of the pitch codes, the voice's range among it; None before it is known.
+        """The format of the pitch codes in a file, with the voice's range; None before it is known.
 
         It is known when a block with a code has come, and after `flush`.
         """
@@ -191,7 +191,7 @@ def with_melody(
 ) -> SpeechStream | BlockStream:
     """The same of a model without melody; else a stream of both kinds of codes.
 
-    A voice is normalised by the given range; else by that of a speaker that the model knows, by
+    A voice is normalised by the given range; else by that of a speaker of the model, by
     number; else see `PitchCodeStream`. Raises UserInputError for a range that is none, or of a
     model without melody.
     """

@@ -187,7 +187,7 @@ class WaveformKind(ModelKind):
         wave: Tensor,
         labels: Labels,
         embeddings: Vectors | None,
-        features: Given,
+        features: Given,  # noqa: ARG002 - of the base class
     ) -> Tensor:
         """Of the same length: nothing else of the recording is known to the model."""
         seconds = len(wave) / speech.sample_rate
@@ -210,7 +210,12 @@ class WaveformKind(ModelKind):
         return () if frontend is None else carried(corpus, frontend.tracks)
 
     @torch.no_grad()
-    def decoder_features(self, batch: Batch, *, recorded_pitch: bool = False) -> Tensor | None:
+    def decoder_features(
+        self,
+        batch: Batch,
+        *,
+        recorded_pitch: bool = False,  # noqa: ARG002 - of the base class
+    ) -> Tensor | None:
         return self._frames(batch.wave, batch.labels, batch.frame_mask(self.model.hop))
 
 
@@ -276,7 +281,7 @@ class CodecKind(ModelKind):
         wave: Tensor,
         labels: Labels,
         embeddings: Vectors | None,
-        features: Given,
+        features: Given,  # noqa: ARG002 - of the base class
     ) -> Tensor:
         return speech.decode(speech.encode(wave), labels=labels, embeddings=embeddings)
 
@@ -328,7 +333,7 @@ class PriorKind(CodecKind):
 
 
 @singledispatch
-def kind_of(model: nn.Module, card: ModelCard) -> ModelKind:
+def kind_of(model: nn.Module, card: ModelCard) -> ModelKind:  # noqa: ARG001 - dispatched on
     """The kind of a model. Raises UserInputError for one that makes no speech."""
     raise UserInputError(
         f"a {card.kind.replace('_', ' ')}, which makes no speech; expected a WaveNet, a VQ-VAE, a"

@@ -149,7 +149,7 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         try:
             return _read_checkpoint(path), notes
         except (OSError, ValueError, KeyError, SafetensorError) as error:
-            notes.append(f"{path}: not whole ({error}); falling back to the one before")
+            notes.append(f"{path}: not complete ({error}); falling back to the one before")
     return None, notes
 
 

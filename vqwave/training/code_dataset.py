@@ -48,8 +48,8 @@ class CodeCorpus:
         """Raises UserInputError for a codec with pitch codes whose F0 the corpus does not store."""
         self.corpus, melody = corpus, codec.model.melody
         if melody is not None and stored_pitch(corpus).hop != melody.hop:
-            found = f"F0 each {stored_pitch(corpus).hop} samples"
-            raise UserInputError(f"corpus {corpus.name}: {found}, expected each {melody.hop}")
+            stored = f"F0 each {stored_pitch(corpus).hop} samples"
+            raise UserInputError(f"corpus {corpus.name}: {stored}, expected each {melody.hop}")
         rows = [row for split in splits for row in corpus.of(split)]
         mine = {row: self._encoded(codec, row) for row in rows[rank() :: world_size()]}
         self._codes = {row: codes for share in gather_objects(mine) for row, codes in share.items()}
@@ -79,7 +79,7 @@ class CodeCorpus:
     def pieces(self, network: CodeNetwork, rows: Sequence[int], frames: int) -> CodeBatch:
         """A piece of about `frames` frames of each row, drawn with torch's generator.
 
-        The end counts as a frame; with pitch, pieces are of whole pitch codes.
+        The end counts as a frame; with pitch, pieces are of complete pitch codes.
         """
         ratio = network.order.ratio
         groups = max(1, frames // ratio)
@@ -92,7 +92,7 @@ class CodeCorpus:
     def utterances(
         self, network: CodeNetwork, rows: Sequence[int], batch: int = 32
     ) -> Iterator[CodeBatch]:
-        """Whole utterances, in batches."""
+        """Complete utterances, in batches."""
         for first in range(0, len(rows), batch):
             chunk = rows[first : first + batch]
             longest = max(codes.shape[1] for codes in self.of(chunk))

@@ -59,7 +59,7 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`headline` names the scalar that says how good the model is; `sections` is `evaluation.json`
+    """`headline`: a line with the main result; `sections` is `evaluation.json`
     (nested).
     """
 

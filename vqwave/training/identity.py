@@ -29,7 +29,7 @@ HASHED = "samples"  # a part that corpora lack which an older release, or anothe
 
 
 Part = tuple[str, str]
-"""What a person is told of a part, such as a count, and the digest of its content."""
+"""What is shown of a part, such as a count, and the digest of its content."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def of_model(path: Path) -> Source:
 
 
 def check(run: Path, now: Identity) -> str | None:
-    """Compare what a run began with -> a line to print where the run does not say, since an older
+    """Compare what a run began with -> a line to print where the run has none, since an older
     release began it.
 
     Raises UserInputError that names the setting, its path, and what about it is another. Parts that
@@ -147,12 +147,12 @@ def write(run: Path, identity: Identity) -> None:
 
 def _changes(kept: Mapping[str, Sequence[str]], now: Mapping[str, Part]) -> Iterator[str]:
     for name, before in kept.items():
-        found = now.get(name, ("none", ""))
-        if tuple(before) != found and (name in now or name != HASHED):
+        current = now.get(name, ("none", ""))
+        if tuple(before) != current and (name in now or name != HASHED):
             yield (
                 f"other {name}"
-                if before[0] == found[0]
-                else f"{name} {found[0]}, expected {before[0]}"
+                if before[0] == current[0]
+                else f"{name} {current[0]}, expected {before[0]}"
             )
 
 

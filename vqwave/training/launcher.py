@@ -1,7 +1,7 @@
-"""What accelerate is asked for from outside: by its launcher, a config file, the environment.
+"""What accelerate is given from outside: by its launcher, a config file, the environment.
 
 They reach a process as environment variables, and accelerate takes some of them, or halves of them,
-whatever it is given in code. A training is what its own settings say: a variable that asks for
+whatever it is given in code. A training is defined by its own settings: a variable that asks for
 something else is refused.
 """
 
@@ -62,7 +62,7 @@ def rules(train: TrainSpec) -> dict[str, Rule]:
 def check_launcher(train: TrainSpec, environment: Mapping[str, str] = os.environ) -> None:
     """Raises UserInputError for a variable of `accelerate launch` that asks for another training.
 
-    All processes of a host have the same variables: the first one says so (else `Elsewhere`).
+    All processes of a host have the same variables: the first one reports it (else `Elsewhere`).
     """
     for name, rule in rules(train).items():
         value = environment.get(name, "").lower()

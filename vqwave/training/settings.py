@@ -23,7 +23,7 @@ class DataSpec:
         default=(), help="those whose recordings are taken, of a corpus of more; none: all"
     )
     clip_seconds: Annotated[float, Field(gt=0)] = option(
-        default=0.5, help="seconds of a training clip (rounded to whole frames)"
+        default=0.5, help="seconds of a training clip (rounded to full frames)"
     )
     batch: Positive = option(
         default=8, help="clips of one optimizer step, over all processes and accumulation steps"

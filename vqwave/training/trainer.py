@@ -132,7 +132,7 @@ class Trainer:
                 part.checkpointing = train.activation_checkpointing
         self.model: Model = model.to(experiment.device).eval()
         experiment.model = self.model
-        self.averaged = deepcopy(self.model).eval().requires_grad_(False)
+        self.averaged = deepcopy(self.model).eval().requires_grad_(requires_grad=False)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(
             trained, optim.lr, betas=optim.betas, eps=optim.eps, fused=True

@@ -22,7 +22,7 @@ class ValidationSet:
     def __init__(
         self, corpus: Corpus, data: DataSpec, clip_samples: int, tracks: Sequence[Track]
     ) -> None:
-        """clip_samples: of a clip, whole frames; tracks: frame features that are read, too."""
+        """clip_samples: of a clip, full frames; tracks: frame features that are read, too."""
         self.corpus, self.data, self.tracks = corpus, data, tracks
         self.clip_samples = clip_samples
 

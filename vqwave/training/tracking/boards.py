@@ -99,7 +99,7 @@ def _has_login(settings: Any) -> bool:  # noqa: ANN401 - wandb's
         return True
     default = "~/_netrc" if sys.platform == "win32" else "~/.netrc"
     try:
-        file = netrc.netrc(os.path.expanduser(os.environ.get("NETRC") or default))
+        file = netrc.netrc(os.path.expanduser(os.environ.get("NETRC") or default))  # noqa: PTH111
     except (OSError, netrc.NetrcParseError):
         return False
     return file.authenticators(urlsplit(settings.base_url).netloc) is not None
@@ -108,10 +108,10 @@ def _has_login(settings: Any) -> bool:  # noqa: ANN401 - wandb's
 class WandbBoard:
     """A wandb run; WANDB_PROJECT names the project, else it is vqwave.
 
-    Online, offline or disabled, as WANDB_MODE says; where wandb has no login, offline, with a line
-    that says how to upload it. A run that is open already is taken, and left open.
+    Online, offline or disabled, by WANDB_MODE; where wandb has no login, offline, with a line
+    on how to upload it. A run that is open already is taken, and left open.
 
-    The axis of all charts is `step`, a column of its own: a resumed run may say again what it said
+    The axis of all charts is `step`, a column of its own: a resumed run may repeat rows from
     before it was killed, which wandb would refuse for its own counter.
     """
 
@@ -199,10 +199,23 @@ class TensorBoard:
             self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
-    def sound(self, step: int, name: str, wave: Wave, sample_rate: int, caption: str) -> None:
+    def sound(
+        self,
+        step: int,
+        name: str,
+        wave: Wave,
+        sample_rate: int,
+        caption: str,  # noqa: ARG002 - of `Board`
+    ) -> None:
         self.writer.add_audio(name, torch.from_numpy(wave)[None], step, sample_rate)
 
-    def picture(self, step: int, name: str, image: NDArray[np.uint8], caption: str) -> None:
+    def picture(
+        self,
+        step: int,
+        name: str,
+        image: NDArray[np.uint8],
+        caption: str,  # noqa: ARG002 - of `Board`
+    ) -> None:
         self.writer.add_image(name, image, step, dataformats="HWC")
 
     def bars(self, step: int, name: str, counts: Sequence[int]) -> None:

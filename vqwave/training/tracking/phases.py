@@ -14,7 +14,7 @@ PHASES = ("data", "forward", "backward", "optimizer")
 class Phases:
     """Milliseconds of each phase of a step, summed up until a row of metrics takes them.
 
-    A GPU's phases are told apart by events in its own queue, so that nothing waits for it: its
+    A GPU's phases are separated by events in its own queue, so that nothing waits for it: its
     `data` is the time for which the queue stood waiting for a batch.
     """
 
@@ -50,10 +50,10 @@ class Phases:
         for phase, first, last in self.events:
             self.milliseconds[phase] += first.elapsed_time(last)
         total = sum(self.milliseconds.values())
-        found = {
+        row = {
             f"time/{phase}": value / max(1, self.steps)
             for phase, value in self.milliseconds.items()
         }
-        found["time/loader_share"] = self.milliseconds["data"] / total if total else 0.0
+        row["time/loader_share"] = self.milliseconds["data"] / total if total else 0.0
         self._clear()
-        return found
+        return row

@@ -1,4 +1,4 @@
-"""The recordings that a run leaves to be heard."""
+"""The recordings that a run makes to be listened to."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vqwave.distributed.collectives import gather_objects, rank
 
 
 class SampleSheet:
-    """`samples/`: recordings that a run made, and `index.json` which says what each one is.
+    """`samples/`: recordings that a run made, and `index.json`, which describes each one.
 
-    Put in place as a whole.
+    Written atomically.
 
     Every rank adds its own; `close`, which all must call, has the main process write all of them.
     """

@@ -27,7 +27,7 @@ class Tracker:
     """Rows {"step", "seconds", name: value} in `metrics.jsonl`, and the same numbers on a board if
     one is asked for.
 
-    Only the main process writes. `rewind` says from which step on the run goes, and opens the
+    Only the main process writes. `rewind` sets the step from which the run goes on, and opens the
     board.
     """
 
@@ -68,13 +68,13 @@ class Tracker:
 
     def rows(self) -> list[dict[str, Any]]:
         """What `metrics.jsonl` holds."""
-        found = []
+        rows = []
         for line in self.path.read_text().splitlines() if self.path.exists() else ():
             try:
-                found.append(json.loads(line))
+                rows.append(json.loads(line))
             except json.JSONDecodeError:
                 continue
-        return found
+        return rows
 
     def log(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
         if not self.main:
@@ -135,9 +135,9 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def own_folder(run: Path, tree: Mapping[str, Any], beside: Collection[str]) -> Path:
+def own_folder(run: Path, tree: Mapping[str, Any], ignored: Collection[str]) -> Path:
     """`{settings}` in a run's name stands for eight digits of all settings but `run` and those
-    named in `beside`.
+    named in `ignored`.
 
     So the trials of a sweep, whose commands differ in a setting only, have a folder each: the same
     on every rank, and the same when the command is given again.
@@ -147,12 +147,12 @@ def own_folder(run: Path, tree: Mapping[str, Any], beside: Collection[str]) -> P
     """
     if "{settings}" not in str(run):
         return run
-    heard = sorted(
+    named = sorted(
         (name, repr(value))
         for name, value in flatten(tree).items()
-        if name != "run" and name not in beside
+        if name != "run" and name not in ignored
     )
-    digest = hashlib.blake2b(repr(heard).encode(), digest_size=4).hexdigest()
+    digest = hashlib.blake2b(repr(named).encode(), digest_size=4).hexdigest()
     return Path(str(run).replace("{settings}", digest))
 
 
