@@ -107,8 +107,8 @@ class PriorExperiment(Experiment[Config, Prior]):
         others, with none.
         """
         network, rows = model.network, self.valid_rows()
-        names = ("bits", "mismatched", "unconditional", "with_end", "codes", "utterances")
-        names += ("pitch", "pitch_codes")
+        names = ["bits", "mismatched", "unconditional", "with_end", "codes", "utterances"]
+        names += ["pitch", "pitch_codes"]
         sums = {name: torch.zeros((), dtype=torch.float64) for name in names}
         counts = CodeCounts(network.books, network.size, self.corpus.labels.get("speaker", []))
         for batch in self.coded.utterances(network, rows[rank() :: world_size()]):

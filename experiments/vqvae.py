@@ -23,7 +23,7 @@ from vqwave.errors import UserInputError
 from vqwave.losses import negative_log_likelihood
 from vqwave.metrics import likelihood
 from vqwave.metrics.autoencoder import Autoencoding
-from vqwave.models import VQVAE, PitchCodec, PitchCodecSpec, VQVAESpec
+from vqwave.models import VQVAE, PitchCodec, PitchCodecSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.random_segments import sliced
 from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
@@ -136,6 +136,17 @@ class VQVAEExperiment(Experiment[Config, VQVAE]):
         return model if self.melody is None else replace(model, melody=self.melody.spec)
 
     @property
+    def head(self) -> Head:
+        """Of the decoder. Raises UserInputError for a student, which has none."""
+        decoder = self.config.model.decoder
+        if not isinstance(decoder, WaveNetSpec):
+            raise UserInputError(
+                "model.decoder.kind: student, expected wavenet (experiments/distill.py trains"
+                " students)"
+            )
+        return decoder.head
+
+    @property
     def tracks(self) -> Sequence[Track]:
         return () if self.model_spec.melody is None else (stored_pitch(self.corpus),)
 
@@ -217,9 +228,7 @@ class VQVAEExperiment(Experiment[Config, VQVAE]):
 
     def _likelihood(self, distribution: Distribution, batch: Batch) -> StepOutput:
         nll = negative_log_likelihood(distribution, batch.wave, batch.mask)
-        return StepOutput(
-            {"nll": nll}, {"bits": likelihood.bits_of(self.config.model.decoder.head, nll.detach())}
-        )
+        return StepOutput({"nll": nll}, {"bits": likelihood.bits_of(self.head, nll.detach())})
 
     def evaluate(self, model: VQVAE) -> Evaluation:
         """Bits with the true codes and labels, with another clip's codes, with another speaker's
@@ -237,7 +246,7 @@ class VQVAEExperiment(Experiment[Config, VQVAE]):
         total, codes = self.total(autoencoding.sums), autoencoding.codes(rate)
         scalars = autoencoding.scalars(total, rate, self.comparable(model.decoder))
         if self.trains_decoder:
-            return self._likelihood_evaluation(scalars, codes, model.decoder.head)
+            return self._likelihood_evaluation(scalars, codes)
         headline = (
             f"{scalars.get('spectral', 0):.3f} standard deviations off in the frames at"
             f" {codes['bit_rate']:g} bit/s"
@@ -245,9 +254,10 @@ class VQVAEExperiment(Experiment[Config, VQVAE]):
         return Evaluation(headline, scalars, {"codes": codes})
 
     def _likelihood_evaluation(
-        self, scalars: dict[str, float], codes: dict[str, Any], head: Head
+        self, scalars: dict[str, float], codes: dict[str, Any]
     ) -> Evaluation:
-        bits, baselines, unit = scalars["bits"], self.baselines(head), likelihood.unit(head)
+        bits, baselines = scalars["bits"], self.baselines(self.head)
+        unit = likelihood.unit(self.head)
         nll = {"unit": unit, "model": bits, "baselines": baselines}
         nll |= {
             f"shuffled {name}": scalars.get(f"bits_shuffled_{name}")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vqwave.audio import read, write
     from vqwave.codes import CodeSequence, load_codes, save_codes
-    from vqwave.data import Corpus, prepare
+    from vqwave.data import Corpus
+    from vqwave.data.prepare import prepare
     from vqwave.decode.sampling import Sampling
     from vqwave.errors import UserInputError
     from vqwave.inference.speech_model import SpeechModel, load
@@ -24,7 +25,7 @@ _MODULES = {
     "UserInputError": "vqwave.errors",
     "load": "vqwave.inference.speech_model",
     "load_codes": "vqwave.codes",
-    "prepare": "vqwave.data",
+    "prepare": "vqwave.data.prepare",
     "read": "vqwave.audio",
     "save_codes": "vqwave.codes",
     "write": "vqwave.audio",

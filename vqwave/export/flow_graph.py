@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import cache
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from vqwave.nn.condition import Condition
 from vqwave.nn.flows import AffineFlow, squeeze_condition
 from vqwave.nn.linear_prediction import SpectralPredictor, levinson
 from vqwave.nn.synthesis_filter import column_states, column_systems
+from vqwave.nn.wavenet import GatedLayer
 
 
 def one_pass(flow: AffineFlow, z: Tensor, condition: Condition | None, *, still: bool) -> Tensor:
@@ -36,7 +38,8 @@ def one_pass(flow: AffineFlow, z: Tensor, condition: Condition | None, *, still:
     if condition is not None and projection is not None:
         projected = squeeze_condition(condition, fold).project(projection)
     width = 2 * flow.stack.spec.gate_channels
-    for i, layer in enumerate(flow.stack.layers):
+    layers = cast(list[GatedLayer], flow.stack.layers)
+    for i, layer in enumerate(layers):
         conv = layer.dilated
         a = F.conv1d(F.pad(x, (conv.span, 0)), conv.weight, conv.bias, dilation=conv.dilation)
         if projected is not None:

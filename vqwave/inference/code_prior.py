@@ -166,7 +166,7 @@ class CodePrior:
         content = -float(log_p[..., :frames].sum()) / math.log(2.0)
         return content, 0.0 if log_p_pitch is None else -float(log_p_pitch.sum()) / math.log(2.0)
 
-    def _heard(self, speaker: str | None) -> dict[str, Tensor]:
+    def _conditions(self, speaker: str | None) -> dict[str, Tensor]:
         """Nothing for a speaker that the prior was not trained on."""
         return self.ids({"speaker": speaker}) if speaker in self.labels.get("speaker", []) else {}
 

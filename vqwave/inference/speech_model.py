@@ -21,6 +21,7 @@ from vqwave.errors import UserInputError
 from vqwave.inference.decoder_inputs import Given, Labels, Vectors
 from vqwave.inference.speech_encoder import SpeechEncoder
 from vqwave.metrics import likelihood
+from vqwave.nn.condition import Condition
 from vqwave.nn.finite import check_finite
 
 Progress = Callable[[int], object]
@@ -341,6 +342,7 @@ class SpeechModel(SpeechEncoder):
         model, conditions = self._vqvae, self.given.voice(speaker, labels, embeddings)
         conditions |= self.given.range_of(conditions, coded.pitch, shift_semitones)
         pitch = None if coded.pitch is None else coded.pitch.codes.to(self.device)
+        condition: Condition | None
         if self.device.type == "cpu":
             condition = code_condition(model, coded.codes, conditions, pitch)
         else:

@@ -46,7 +46,7 @@ class CodeCorpus:
         self, codec: SpeechModel, corpus: Corpus, splits: Sequence[str] = ("train", "valid")
     ) -> None:
         """Raises UserInputError for a codec with pitch codes whose F0 the corpus does not store."""
-        self.corpus, melody = corpus, codec.model.melody
+        self.corpus, melody = corpus, codec.kind.melody
         if melody is not None and stored_pitch(corpus).hop != melody.hop:
             stored = f"F0 each {stored_pitch(corpus).hop} samples"
             raise UserInputError(f"corpus {corpus.name}: {stored}, expected each {melody.hop}")
@@ -56,16 +56,17 @@ class CodeCorpus:
 
     def _encoded(self, codec: SpeechModel, row: int) -> tuple[Tensor, Tensor | None]:
         """Codes and pitch codes, of which a model without melody has none."""
-        wave, melody = torch.from_numpy(self.corpus.read(row)), codec.model.melody
+        wave, model = torch.from_numpy(self.corpus.read(row)), codec.kind.codec
         codes = codec.codes_of(wave).int()
-        if melody is None:
+        if model is None or model.melody is None:
             return codes, None
         contour = torch.from_numpy(stored_pitch(self.corpus).stored(self.corpus, row))
-        frames = -(-len(wave) // melody.hop)
+        frames = -(-len(wave) // model.melody.hop)
         labels = {name: torch.tensor([i]) for name, i in self.corpus.label_ids(row).items()}
         labels = {PITCH: contour[None, :, :frames], **labels}
         labels = {name: value.to(codec.device) for name, value in labels.items()}
-        return codes, codec.model.encode_pitch(labels)[0].int().cpu()
+        pitch = model.encode_pitch(labels)
+        return codes, None if pitch is None else pitch[0].int().cpu()
 
     def of(self, rows: Sequence[int]) -> list[Tensor]:
         """Codes (Q, F) int64 of each row."""

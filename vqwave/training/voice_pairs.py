@@ -18,8 +18,11 @@ from vqwave.rng import keyed
 class LabelledBatch(Sized, Protocol):
     """Labels by name (B,), vectors among them, and the rows (B,) that they are of."""
 
-    labels: dict[str, Tensor]
-    index: Tensor
+    @property
+    def labels(self) -> dict[str, Tensor]: ...
+
+    @property
+    def index(self) -> Tensor: ...
 
 
 class VoicePairs:

@@ -129,6 +129,7 @@ class WandbBoard:
         self.run.define_metric("*", step_metric="step")
 
     def _opened(self, folder: Path, name: str, config: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        mode: Any = self.mode  # wandb itself refuses what is none of its modes
         try:
             run = self.wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "vqwave"),
@@ -136,7 +137,7 @@ class WandbBoard:
                 id=name,
                 resume="allow",
                 dir=str(folder),
-                mode=self.mode,
+                mode=mode,
                 config=dict(config),
             )
         except (self.wandb.errors.Error, ValueError) as error:

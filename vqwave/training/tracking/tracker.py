@@ -96,7 +96,10 @@ class Tracker:
 
     def samples(self, sheet: SampleSheet) -> None:
         """The recordings of a closed sheet, each with its spectrogram."""
-        for row in sheet.rows if self.board is not None else ():
+        board = self.board
+        if board is None:
+            return
+        for row in sheet.rows:
             wave, rate = read(sheet.folder / row["path"])
             name = "/".join(
                 part
@@ -108,8 +111,8 @@ class Tracker:
                 f"{row['kind']}, {spoken}{' as ' + row['target'] if row['target'] else ''}:"
                 f" {row['text']}"
             )
-            self.board.sound(sheet.step, f"samples/{name}", wave, rate, caption)
-            self.board.picture(sheet.step, f"spectrograms/{name}", spectrogram(wave, rate), caption)
+            board.sound(sheet.step, f"samples/{name}", wave, rate, caption)
+            board.picture(sheet.step, f"spectrograms/{name}", spectrogram(wave, rate), caption)
 
     def finish(self) -> None:
         if self.board is not None:
