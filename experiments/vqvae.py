@@ -28,7 +28,6 @@ from vqwave.nn.random_segments import sliced
 from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.settings import Count, ExperimentSpec
-from vqwave.training.sources import checked_source
 from vqwave.training.tracking import SampleSheet
 
 
@@ -93,28 +92,19 @@ class VQVAEExperiment(Experiment[Config, VQVAE]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.given = None
-        if config.frozen_codec is not None:
-            loaded = self.load_source("frozen_codec", config.frozen_codec)
-            types = (VQVAE, VQVAESpec)
-            self.given = checked_source(
-                "frozen_codec", config.frozen_codec, loaded, types, "a vqvae"
-            )
+        self.given = self.load_typed(
+            "frozen_codec", config.frozen_codec, (VQVAE, VQVAESpec), "a vqvae"
+        )
+        if self.given is not None:
             labels = config.model.decoder.conditioner.categorical
-            self.check_compatible("frozen_codec", loaded, labels)
-        self.melody = None
-        if config.pitch is not None:
-            if self.given is not None:
+            self.check_compatible("frozen_codec", self.given.loaded, labels)
+            if config.pitch is not None:
                 raise UserInputError(
                     f"pitch: {config.pitch}, expected none with frozen_codec, which has its own"
                 )
-            loaded, pitch_types = (
-                self.load_source("pitch", config.pitch),
-                (PitchCodec, PitchCodecSpec),
-            )
-            self.melody = checked_source(
-                "pitch", config.pitch, loaded, pitch_types, "a run of experiments/pitch.py"
-            )
+        self.melody = self.load_typed(
+            "pitch", config.pitch, (PitchCodec, PitchCodecSpec), "a run of experiments/pitch.py"
+        )
         segment = config.decoder_segment_seconds
         if segment is not None and (self.given is None or segment > config.data.clip_seconds):
             raise UserInputError(
@@ -162,15 +152,14 @@ class VQVAEExperiment(Experiment[Config, VQVAE]):
         return self.model_spec.encoder.build(self.corpus.sample_rate).hop
 
     def build(self) -> VQVAE:
+        weight = self.config.losses.get
         taken = dict.fromkeys(
             self.loss_names[3:], "no `frozen_codec`, whose parts are taken as they are"
         )
         for name, need in (self.model_spec.needs if self.given is None else taken).items():
-            if self.config.losses.get(name):
+            if weight(name):
                 raise UserInputError(f"losses.{name}: expected {need}")
-        if self.config.losses.get("conversion_classification") and not self.config.losses.get(
-            "auxiliary_classification"
-        ):
+        if weight("conversion_classification") and not weight("auxiliary_classification"):
             raise UserInputError(
                 "losses.conversion_classification: expected a weight of"
                 " losses.auxiliary_classification, too, which trains the conversion classifier"
@@ -273,30 +262,26 @@ class VQVAEExperiment(Experiment[Config, VQVAE]):
         pairs = self.validation.example_pairs(self.config.num_samples)
         if not self.trains_decoder or not pairs:
             return
-        speech, rows = self.speech_model(model), [row for row, _ in pairs]
-        utterances, others = (
-            [self.corpus.utterances[row] for row in column] for column in zip(*pairs, strict=True)
-        )
+        speech, utterances = self.speech_model(model), self.corpus.utterances
+        rows, others = ([*column] for column in zip(*pairs, strict=True))
         coded = [
-            speech.encode(self.corpus.read(row), speaker=utterance.speaker)
-            for row, utterance in zip(rows, utterances, strict=True)
+            speech.encode(self.corpus.read(row), speaker=utterances[row].speaker) for row in rows
         ]
-        voices = [*utterances, *others]
+        voices = [*rows, *others]
         waves = speech.decode_many(
             coded * 2,
-            [voice.speaker for voice in voices],
-            labels=[voice.labels for voice in voices],
-            embeddings=[
-                self.vectors(model.decoder, row) for row in [*rows, *(other for _, other in pairs)]
-            ],
+            [utterances[row].speaker for row in voices],
+            labels=[utterances[row].labels for row in voices],
+            embeddings=[self.vectors(model.decoder, row) for row in voices],
         )
-        reconstructions, conversions = waves[: len(rows)], waves[len(rows) :]
-        for i, (row, utterance, other) in enumerate(zip(rows, utterances, others, strict=True)):
+        for i, (row, other) in enumerate(pairs):
+            utterance, target = utterances[row], utterances[other].speaker
             about = {"speaker": utterance.speaker, "text": utterance.text or ""}
             sheet.add(utterance.id, "original", torch.from_numpy(self.corpus.read(row)), **about)
-            sheet.add(utterance.id, "reconstruction", reconstructions[i], **about)
-            if other.speaker != utterance.speaker:
-                sheet.add(utterance.id, "conversion", conversions[i], target=other.speaker, **about)
+            sheet.add(utterance.id, "reconstruction", waves[i], **about)
+            if target != utterance.speaker:
+                converted = waves[len(rows) + i]
+                sheet.add(utterance.id, "conversion", converted, target=target, **about)
 
     def next_steps(self) -> list[str]:
         if not self.trains_decoder:

@@ -32,6 +32,7 @@ from vqwave.nn.quantize import Quantizer
 from vqwave.training.card_writer import CardWriter
 from vqwave.training.identity import Identity, of_corpus, of_model
 from vqwave.training.settings import ExperimentSpec
+from vqwave.training.sources import ModelT, Source, SpecT, checked_source
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.validation_set import ValidationSet
 from vqwave.training.voice_pairs import VoicePairs
@@ -204,6 +205,18 @@ class Experiment(ABC, Generic[C, M]):
         """
         self.sources[setting] = path
         return load_trained(path)
+
+    def load_typed(
+        self,
+        setting: str,
+        path: Path | None,
+        types: tuple[type[ModelT], type[SpecT]],
+        expected: str,
+    ) -> Source[ModelT, SpecT] | None:
+        """The same of a model of given types, itself and its settings; None for no path."""
+        if path is None:
+            return None
+        return checked_source(setting, path, self.load_source(setting, path), types, expected)
 
     def check_compatible(self, key: str, loaded: Loaded, labels: Sequence[str] = ()) -> None:
         """Raises UserInputError for a model, the setting `key`, of another rate or other names of
