@@ -278,7 +278,7 @@ def test_the_commands(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(written) == 3
     assert all(np.array_equal(wave, written[0]) for wave in written)
     main(["info", run])
-    assert "hears speaker, text" in capsys.readouterr().out
+    assert "conditioned on speaker, text" in capsys.readouterr().out
     out = str(model / "out.wav")
     main(
         [
