@@ -224,7 +224,7 @@ class SpeechModel(SpeechEncoder):
         past = None if prompt is None else self.prepare(prompt, prompt_rate).expand(count, -1)
         tasks = [DecodeRequest(condition, samples)] * count
         drawn = self._sampling(sampling, seed, temperature)
-        waves = decode_together(self.decoder, tasks, range(count), drawn, progress, prime=past)
+        waves = decode_together(self.decoder, tasks, range(count), drawn, progress, prompt=past)
         return waves if past is None else [torch.cat([past[0].cpu(), wave]) for wave in waves]
 
     def _with_speaker(self, speaker: str | None, labels: Labels | None) -> Labels | None:
