@@ -49,7 +49,8 @@ ALIASES = {
 # computed from codes alone, so of any speaker's
 WITHOUT_VOICE = frozenset({"codes", "abx", "map", "probes"})
 PRIORS = ("prior", "say")
-BY_PANEL = ("wer", "similarity", "mos", "converted")  # of whole utterances; by name only
+BY_PANEL = ("wer", "similarity", "mos", "converted")  # of complete utterances; by name only
+BY_COLUMN = (*BY_PANEL, "pitch")  # columns are independent of one another: see `Panel.table`
 
 
 def defaults(codec: SpeechModel) -> list[str]:

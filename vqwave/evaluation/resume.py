@@ -22,6 +22,7 @@ from vqwave.config import to_tree
 from vqwave.data.corpus import HEADER, INDEX
 from vqwave.errors import Note, UserInputError
 from vqwave.evaluation.context import EvaluationContext
+from vqwave.evaluation.registry import BY_COLUMN
 from vqwave.evaluation.result import EvaluationReport, Result, group_of
 from vqwave.inference.speech_model import SpeechModel
 
@@ -89,18 +90,21 @@ def take_over(result: Result, names: Sequence[str]) -> list[str]:
 
 
 def _copy(result: Result, earlier: EvaluationReport, names: Sequence[str]) -> None:
-    """Finished measures as they are; of an interrupted one the rows, which it fills up."""
+    """Finished measures as they are; of one that is measured column by column also the columns of
+    an interrupted one.
+    """
     finished = [name for name in names if name in earlier.finished]
     for row in earlier.rows:
         if row.group in finished:
             result.rows.append(row)
-        elif row.group in names:
+        elif row.group in names and row.group in BY_COLUMN:
             result.restore_columns(row)
     result.matrices += [each for each in earlier.matrices if group_of(each.key) in finished]
     result.tracks += earlier.tracks if "pitch" in finished else []
     for name in finished:
         result.finished[name] = earlier.finished[name]
-        result.skipped |= {part: earlier.skipped[part] for part in earlier.finished[name]}
+        parts = [part for part in earlier.finished[name] if part in earlier.skipped]
+        result.skipped |= {part: earlier.skipped[part] for part in parts}
 
 
 def _begun(result: Result, name: str) -> bool:
@@ -110,10 +114,12 @@ def _begun(result: Result, name: str) -> bool:
 def provenance(context: EvaluationContext, *, device: str, any_voice: bool) -> dict[str, Any]:
     """All that figures depend on. any_voice: as of `EvaluationContext`."""
     settings, folder = asdict(context.settings), context.corpus.folder
+    # the header has the hashes of the recordings
+    files = [folder / HEADER, folder / INDEX, *sorted((folder / "vectors").glob("*.npy"))]
     return as_json(
         {
             "models": {name: fingerprint_of(codec) for name, codec in context.systems.items()},
-            "corpus": digest_of([folder / HEADER, folder / INDEX]),
+            "corpus": digest_of(files),
             "device": device,
             "any_voice": any_voice,
             "settings": {k: v for k, v in settings.items() if k not in CHANGE_NOTHING},
