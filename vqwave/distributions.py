@@ -310,8 +310,7 @@ class Head(Part):
 
     def cell_edges(self) -> Tensor:
         """Where K cells begin and end in amplitude, (K + 1,) float64."""
-        edges = torch.arange(2 ** int(self.bits) + 1, dtype=torch.float64)
-        return (edges - 0.5) * 2.0 ** (1 - self.bits) - 1.0
+        return (torch.arange(2 ** int(self.bits) + 1).double() - 0.5) * 2.0 ** (1 - self.bits) - 1.0
 
     def initial_bias(self) -> Tensor:
         """The bias that an untrained network's last layer starts from, (channels,)."""
@@ -365,8 +364,7 @@ class Classes(Head):
         return self.encode(x)
 
     def cell_edges(self) -> Tensor:
-        start = torch.full((1,), -1.0, dtype=torch.float64)
-        return torch.cat([start, self.widths()]).cumsum(0)
+        return torch.cat([torch.full((1,), -1.0).double(), self.widths()]).cumsum(0)
 
     def __call__(
         self, params: Tensor, temperature: float = 1.0, scale: Scale = None
