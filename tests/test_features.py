@@ -71,7 +71,7 @@ def chirp() -> Tensor:
     ("scale", "known", "area"), [("slaney", SLANEY, 1.2799618), ("htk", HTK, 122.55373)]
 )
 def test_filters_are_librosas(scale: str, known: dict[tuple[int, int], float], area: float) -> None:
-    filters = mel_filters(RATE, 256, 40, 50.0, 4000.0, scale)
+    filters = mel_filters(RATE, 256, 40, 50.0, 4000.0, scale=scale)
     assert {place: filters[place].item() for place in known} == pytest.approx(known, rel=1e-6)
     assert filters.sum().item() == pytest.approx(area, rel=1e-6)
 

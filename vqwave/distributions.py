@@ -320,7 +320,7 @@ class Head(Part):
         """What 1 stands for in each channel of a network's last layer, (channels,)."""
         return torch.ones(self.channels)
 
-    def shifted(self, params: Tensor, location: Tensor) -> Tensor:
+    def shifted(self, params: Tensor, location: Tensor) -> Tensor:  # noqa: ARG002
         """params (B, channels, T) with location (B, T) added to all locations: with a predictor.
 
         Raises UserInputError for a head without locations.
@@ -445,10 +445,8 @@ class LocationScale(Head):
         return torch.cat([torch.zeros(m), location, log_scale][m == 1 :])
 
     def units(self) -> Tensor:
-        location, one = (
-            torch.full((self.components,), self.location_scale),
-            torch.ones(self.components),
-        )
+        one = torch.ones(self.components)
+        location = torch.full((self.components,), self.location_scale)
         return torch.cat([one, location, one][self.components == 1 :])
 
     def shifted(self, params: Tensor, location: Tensor) -> Tensor:

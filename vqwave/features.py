@@ -51,6 +51,7 @@ def mel_filters(
     bands: int,
     fmin: float,
     fmax: float,
+    *,
     scale: MelScale = "slaney",
 ) -> Tensor:
     """Triangular filters (M, fft // 2 + 1), float64, from FFT bins to mel bands between `fmin` and
@@ -163,7 +164,7 @@ class MelBands(nn.Module):
             power,
         )
         self.fft = 1 << (window - 1).bit_length()
-        filters = mel_filters(sample_rate, self.fft, bands, fmin, fmax, scale)
+        filters = mel_filters(sample_rate, self.fft, bands, fmin, fmax, scale=scale)
         self.register_buffer("filters", filters.float(), persistent=False)
         self.register_buffer("window", torch.hann_window(window), persistent=False)
 

@@ -191,7 +191,7 @@ def write(path: str | Path, wave: Wave | Tensor, sample_rate: int) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         soundfile.write(partial, to_int16(samples), rate, format=kind, subtype="PCM_16")
-        os.replace(partial, path)
+        os.replace(partial, path)  # noqa: PTH105 - tests make it fail
     finally:
         partial.unlink(missing_ok=True)
 

@@ -19,7 +19,7 @@ def save_codes(path: str | Path, coded: CodeSequence, coder: Coder | None = None
     data = to_bytes(coded, coder)
     try:
         temporary.write_bytes(data)
-        os.replace(temporary, path)
+        os.replace(temporary, path)  # noqa: PTH105 - tests make it fail
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise UserInputError(f"{path}: cannot be written ({error.strerror})") from None

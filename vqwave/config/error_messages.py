@@ -34,7 +34,7 @@ EXPECTED = {  # by the first word of pydantic's error types
 
 
 @functools.lru_cache(maxsize=64)
-def _adapter(cls: Hashable, parts: int) -> TypeAdapter[Any]:
+def _adapter(cls: Hashable, parts: int) -> TypeAdapter[Any]:  # noqa: ARG001 - of the cache
     """Of a config's class; parts: how many specs from outside it was made for."""
     return TypeAdapter(cls)
 

@@ -75,7 +75,7 @@ def to_tree(config: object) -> Tree:
 class _Dumper(yaml.SafeDumper):
     """Writes a list of scalars in one line, and repeats a value instead of pointing at it."""
 
-    def ignore_aliases(self, data: object) -> bool:
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - yaml's
         return True
 
     def represent_list(self, data: list) -> yaml.Node:
@@ -129,12 +129,13 @@ def arms(hint: Hint) -> list[Hint]:
 
 def specs(hint: Hint) -> list[type]:
     """The specs among the alternatives of a type."""
-    return [arm for arm in arms(hint) if dataclasses.is_dataclass(arm)]
+    return [arm for arm in arms(hint) if isinstance(arm, type) and dataclasses.is_dataclass(arm)]
 
 
 def kind_of(cls: type) -> str | None:
     """The name that chooses this variant."""
-    return next((field.default for field in dataclasses.fields(cls) if field.name == "kind"), None)
+    own: Any = next((f.default for f in dataclasses.fields(cls) if f.name == "kind"), None)
+    return own
 
 
 def open_base(hint: Hint) -> type[Part] | None:

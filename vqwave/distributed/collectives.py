@@ -107,7 +107,7 @@ def gather_objects(item: T) -> list[T]:
     return items
 
 
-class Elsewhere(UserInputError):
+class Elsewhere(UserInputError):  # noqa: N818
     """Another process refused the input, and reports it."""
 
 
@@ -177,7 +177,8 @@ class Peers:
         """
         host, me = self.all[rank()][0], rank()
         here = [number for number, (where, _) in enumerate(self.all) if where == host]
-        until, gone = time.monotonic() + ENDING, []
+        until = time.monotonic() + ENDING
+        gone: list[int] = []
         # a killed process closes its connections before it is gone
         while not gone and time.monotonic() < until:
             time.sleep(0.05)

@@ -67,10 +67,12 @@ class Adversary:
             return x.new_zeros(())
         if torch.is_grad_enabled():
             self._learn(x.detach(), y, mask)
-        return adversarial_loss(self.discriminator.requires_grad_(False)(x, mask), mask)
+        return adversarial_loss(
+            self.discriminator.requires_grad_(requires_grad=False)(x, mask), mask
+        )
 
     def _learn(self, x: Tensor, y: Tensor, mask: Tensor) -> None:
-        network = self.discriminator.requires_grad_(True)
+        network = self.discriminator.requires_grad_()
         self.optimizer.zero_grad()
         discriminator_loss(network(y, mask), network(x, mask), mask).backward()
         for p in network.parameters():

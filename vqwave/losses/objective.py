@@ -84,15 +84,24 @@ class DistillationLosses:
             "power": lambda d: settings.power.power(d.x, d.y),
             "log_spectral": lambda d: settings.power.log_spectral(d.x, d.y),
             "stft": lambda d: settings.stft.loss(d.x, d.y),
-            "perceptual": lambda d: style_loss(self.classifier, d.x, d.y, d.mask),
-            "adversarial": lambda d: self.adversary.loss(d.x, d.y, d.mask, self.step),
+            "perceptual": self._perceptual,
+            "adversarial": self._adversarial,
         }
         self.terms = {name: terms[name] for name in self.names if weights.get(name)}
 
+    def _perceptual(self, distilled: Distilled) -> Tensor:
+        assert self.classifier is not None  # given wherever the loss has a weight
+        return style_loss(self.classifier, distilled.x, distilled.y, distilled.mask)
+
+    def _adversarial(self, distilled: Distilled) -> Tensor:
+        assert self.adversary is not None  # built wherever the loss has a weight
+        return self.adversary.loss(distilled.x, distilled.y, distilled.mask, self.step)
+
     def to(self, device: torch.device) -> DistillationLosses:
-        for network in (self.classifier, self.adversary and self.adversary.discriminator):
-            if network is not None:
-                network.to(device)
+        if self.classifier is not None:
+            self.classifier.to(device)
+        if self.adversary is not None:
+            self.adversary.discriminator.to(device)
         return self
 
     def __call__(self, distilled: Distilled) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ class SpeakerEncoder(nn.Module):
         super().__init__()
         self.lstm = nn.LSTM(BANDS, 256, 3, batch_first=True)
         self.linear = nn.Linear(256, 256)
-        filters = mel_filters(RATE, FFT, BANDS, 0.0, RATE / 2, "slaney").float()
+        filters = mel_filters(RATE, FFT, BANDS, 0.0, RATE / 2, scale="slaney").float()
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, mel: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class ClassifierSpec:
     channels: Positive = option(default=64, help="channels")
     stride: Positive = option(default=4, help="samples a column")
 
-    def build(self, sample_rate: int, vocabulary: Vocabulary) -> Classifier:
+    def build(self, sample_rate: int, vocabulary: Vocabulary) -> Classifier:  # noqa: ARG002
         """vocabulary: label column -> its values.
 
         Raises UserInputError for a label that is not in it.

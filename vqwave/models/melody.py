@@ -44,7 +44,7 @@ class Melody(nn.Module):
         Hz).
         """
         self.codec.load_state_dict(codec.state_dict())
-        self.codec.requires_grad_(False)
+        self.codec.requires_grad_(requires_grad=False)
         self.voices.copy_(torch.tensor(voices))
 
     @property

@@ -88,7 +88,7 @@ class PitchCodecSpec:
     latent_dim: Annotated[int, Field(ge=1)] = option(default=16, help="latent channels D")
     quantizer: Books = option(default=EMAQuantizerSpec(codebook_size=20), help="latents -> codes")
 
-    def build(self, sample_rate: int, vocabulary: Vocabulary) -> PitchCodec:
+    def build(self, sample_rate: int, vocabulary: Vocabulary) -> PitchCodec:  # noqa: ARG002
         """vocabulary is not used: a codec of melodies depends on no voice."""
         strides = _prime_factors(self.downsample)
         encoder = PitchEncoder(self.channels, self.latent_dim, strides)

@@ -110,6 +110,11 @@ class CodeNetwork(nn.Module):
     is (B, Q, F), the codes themselves; N = S G symbols.
     """
 
+    slot_book: Tensor
+    frame_start: Tensor
+    book_size: Tensor
+    book_row: Tensor
+
     def __init__(
         self,
         input_embedding: nn.Embedding,
@@ -341,7 +346,7 @@ class Prior(nn.Module):
     def __init__(self, network: CodeNetwork, codec: VQVAE) -> None:
         super().__init__()
         self.network = network
-        self.codec = codec.requires_grad_(False)
+        self.codec = codec.requires_grad_(requires_grad=False)
 
     @property
     def quantizer(self) -> nn.Module:

@@ -207,6 +207,12 @@ class Student(nn.Module):
         predictor = self.predictor
         return ("scale", "voiced") if predictor is not None and predictor.pitch_taps else ("scale",)
 
+    @property
+    def _order(self) -> int:
+        """P, of a student with a predictor."""
+        assert self.predictor is not None
+        return self.predictor.order
+
     def begin(self) -> StudentState:
         """Before the first sample."""
         return StudentState([FlowState() for _ in self.flows.flows])
@@ -222,7 +228,7 @@ class Student(nn.Module):
         if columns is None:
             return flowed
         start, past = (0, None) if state is None else (state.time, state.samples)
-        x = synthesise(flowed.x, columns, self.predictor.order, past, start)
+        x = synthesise(flowed.x, columns, self._order, past, start)
         self._remember(state, x)
         return replace(flowed, x=x, location=flowed.location + (x - flowed.x))
 
@@ -243,7 +249,7 @@ class Student(nn.Module):
         return replace(flowed, x=x, location=flowed.location + prediction)
 
     def _prediction(self, x: Tensor, columns: Condition, past: Tensor | None, start: int) -> Tensor:
-        order = self.predictor.order
+        order = self._order
         known = torch.cat([x.new_zeros(len(x), order) if past is None else past, x[:, :-1]], 1)
         windows = known.unfold(1, order, 1)  # (B, T, P), oldest first
         coefficients = columns.at(start, x.shape[1]).to(x.dtype)[:, :order].flip(1)
@@ -252,8 +258,8 @@ class Student(nn.Module):
     def _remember(self, state: StudentState | None, x: Tensor) -> None:
         if state is None:
             return
-        past = x.new_zeros(len(x), self.predictor.order) if state.samples is None else state.samples
-        state.samples = torch.cat([past, x], 1)[:, -self.predictor.order :]
+        past = x.new_zeros(len(x), self._order) if state.samples is None else state.samples
+        state.samples = torch.cat([past, x], 1)[:, -self._order :]
         state.time += x.shape[1]
 
     def log_prob(

@@ -182,7 +182,7 @@ class VQVAESpec:
             encoder.hop,
             sample_rate,
             vocabulary,
-            self.decoder.conditioner.categorical,
+            labels=self.decoder.conditioner.categorical,
             pitch_hop=0 if melody is None else melody.hop,
         )
 
@@ -287,7 +287,7 @@ class VQVAE(nn.Module):
             own, frozen = getattr(self, name), getattr(other, name)
             if own is not None:
                 own.load_state_dict(frozen.state_dict())
-                own.requires_grad_(False)
+                own.requires_grad_(requires_grad=False)
 
     def condition(
         self,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
-from vqwave.distributions import AnyHead, Distribution, Head, MixtureOfLogistics
+from vqwave.distributions import AnyHead, Classes, Distribution, Head, MixtureOfLogistics
 from vqwave.errors import UserInputError
 from vqwave.features import LogMel
 from vqwave.nn.causal import shift_right
@@ -37,7 +37,7 @@ class ClassInput(nn.Module):
     van den Oord et al., 2016, sec. 2.2
     """
 
-    def __init__(self, head: Head, channels: int) -> None:
+    def __init__(self, head: Classes, channels: int) -> None:
         super().__init__()
         self.head = head
         self.embedding = nn.Embedding(head.channels, channels)
@@ -177,7 +177,7 @@ class WaveNetSpec:
         input_embedding = (
             ScalarInput(residual, inputs)
             if self.head.continuous
-            else ClassInput(self.head, residual)
+            else ClassInput(cast("Classes", self.head), residual)
         )
         stack = self.network.build(self.head.channels, conditioner.channels)
         return WaveNet(
@@ -186,7 +186,7 @@ class WaveNetSpec:
             stack,
             conditioner,
             frontend,
-            InputDropout(self.input_dropout),
+            input_dropout=InputDropout(self.input_dropout),
         )
 
     def _predictor(self, spectrum: LogMel | None, sample_rate: int) -> LinearPredictor | None:
@@ -239,6 +239,8 @@ class WaveNet(nn.Module):
     van den Oord et al., 2016, eq. 1 and 3. arXiv:1609.03499
     """
 
+    units: Tensor
+
     def __init__(
         self,
         head: Head,
@@ -246,6 +248,7 @@ class WaveNet(nn.Module):
         stack: Stack,
         conditioner: Conditioner,
         frontend: AnyFrontend | None,
+        *,
         input_dropout: InputDropout | None = None,
     ) -> None:
         super().__init__()

@@ -105,7 +105,7 @@ class WaveformEncoderSpec(EncoderSpec):
         help="take each utterance's mean and spread out of every channel: against speaker leakage",
     )
 
-    def build(self, sample_rate: int) -> WaveformEncoder:
+    def build(self, sample_rate: int) -> WaveformEncoder:  # noqa: ARG002
         return WaveformEncoder(self)
 
 

@@ -81,6 +81,7 @@ class AffineFlow(nn.Module):
     """
 
     MIN_LOG_SCALE = -7.0
+    units: Tensor
 
     def __init__(
         self,

@@ -2,10 +2,12 @@
 standardised, side by side.
 """
 
+# ruff: noqa: ARG002 - all front ends have one signature
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +25,33 @@ from vqwave.nn.standardize import Standardize
 Given = Mapping[str, Tensor]
 
 
-class Frontend(nn.Module):
-    """wave (B, T) -> standardised features (B, channels, T / hop)."""
+class AnyFrontend(nn.Module, ABC):
+    """Frames that condition a network: what all kinds of them have."""
 
+    channels: int
+    hop: int
+    """Samples a frame."""
     tracks: tuple[Track, ...] = ()
+    """Frames that the corpus gives with the waveform."""
+
+    @abstractmethod
+    def forward(
+        self, wave: Tensor | None, given: Given | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """wave (B, T), given: name -> frames of tracks, mask of the real -> (B, channels, F)."""
+
+    @abstractmethod
+    def fit(self, waves: Sequence[Tensor], given: Sequence[Given] = ()) -> None:
+        """Take statistics from complete recordings (T,), and their tracks' frames."""
+
+    @property
+    def members(self) -> Sequence[AnyFrontend]:
+        """The front ends that this one is made of, in the order of their channels."""
+        return [self]
+
+
+class Frontend(AnyFrontend):
+    """wave (B, T) -> standardised features (B, channels, T / hop)."""
 
     def __init__(self, features: LogMel | MFCC | Pitch) -> None:
         super().__init__()
@@ -87,7 +112,7 @@ class PitchFrontend(Frontend):
             super().fit(waves)
 
 
-class FilesFrontend(nn.Module):
+class FilesFrontend(AnyFrontend):
     """Frames from files, standardised; the waveform plays no part."""
 
     def __init__(self, track: FrameFile) -> None:
@@ -107,7 +132,7 @@ class FilesFrontend(nn.Module):
         self.standardise.fit(torch.cat([frames[self.tracks[0].name].t() for frames in given]))
 
 
-class PhonesFrontend(nn.Module):
+class PhonesFrontend(AnyFrontend):
     """Aligned phones as one-hot frames: the phone and its neighbours, how far it has come (0 to 1),
     ln of its seconds.
 
@@ -120,7 +145,7 @@ class PhonesFrontend(nn.Module):
         self.tracks = (track,)
         self.phones, self.hop = phones, track.hop
         self.channels = (2 * track.neighbours + 1) * phones + 2
-        # dtype and device of the network
+        self.seat: Tensor  # dtype and device of the network
         self.register_buffer("seat", torch.zeros(()), persistent=False)
 
     def forward(
@@ -139,10 +164,10 @@ class PhonesFrontend(nn.Module):
         """One-hots have no statistics."""
 
 
-class ConcatFrontend(nn.Module):
+class ConcatFrontend(AnyFrontend):
     """Several front ends of one hop, their channels side by side."""
 
-    def __init__(self, parts: Sequence[Frontend | FilesFrontend | PhonesFrontend]) -> None:
+    def __init__(self, parts: Sequence[AnyFrontend]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(parts)
         hops = {part.hop for part in parts}
@@ -158,17 +183,21 @@ class ConcatFrontend(nn.Module):
         self, wave: Tensor | None, given: Given | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """-> (B, channels, F)."""
-        return torch.cat([part(wave, given, mask) for part in self.parts], 1)
+        return torch.cat([part(wave, given, mask) for part in self.members], 1)
+
+    @property
+    def members(self) -> Sequence[AnyFrontend]:
+        return cast("Sequence[AnyFrontend]", self.parts)
 
     def fit(self, waves: Sequence[Tensor], given: Sequence[Given] = ()) -> None:
-        for part in self.parts:
+        for part in self.members:
             part.fit(waves, given)
 
 
-class PredictorFrontend(nn.Module):
+class PredictorFrontend(AnyFrontend):
     """Any front end with log-mel frames, followed by what a linear predictor makes of them."""
 
-    def __init__(self, frames: Frontend | ConcatFrontend, predictor: LinearPredictor) -> None:
+    def __init__(self, frames: AnyFrontend, predictor: LinearPredictor) -> None:
         super().__init__()
         self.frames = frames
         self.predictor = predictor
@@ -185,33 +214,28 @@ class PredictorFrontend(nn.Module):
     def extended(self, frames: Tensor) -> Tensor:
         """Standardised frames (B, channels, F), followed by the predictor's."""
         log_mel, pitch = (_unstandardised(self.frames, frames, kind) for kind in (LogMel, Pitch))
+        assert log_mel is not None  # a predictor is built for a front end with log-mel frames
         return torch.cat([frames, self.predictor.analyse(log_mel, pitch)], 1)
 
     def fit(self, waves: Sequence[Tensor], given: Sequence[Given] = ()) -> None:
         self.frames.fit(waves, given)
 
 
-def spectrum_of(
-    frontend: Frontend | FilesFrontend | PhonesFrontend | ConcatFrontend,
-) -> LogMel | None:
+def spectrum_of(frontend: AnyFrontend) -> LogMel | None:
     """The log-mel among a front end's frames, if there is one."""
-    parts = frontend.parts if isinstance(frontend, ConcatFrontend) else [frontend]
-    features = [part.features for part in parts if isinstance(part, Frontend)]
+    features = [part.features for part in frontend.members if isinstance(part, Frontend)]
     return next((each for each in features if isinstance(each, LogMel)), None)
 
 
-def _unstandardised(
-    frontend: Frontend | ConcatFrontend, frames: Tensor, kind: type[nn.Module]
-) -> Tensor | None:
+def _unstandardised(frontend: AnyFrontend, frames: Tensor, kind: type[nn.Module]) -> Tensor | None:
     """The features of one kind among a front end's standardised frames (B, C, F), as they were."""
-    parts = frontend.parts if isinstance(frontend, ConcatFrontend) else [frontend]
+    parts = frontend.members
     for part, own in zip(parts, frames.split([part.channels for part in parts], 1), strict=True):
         if isinstance(part, Frontend) and isinstance(part.features, kind):
             return part.standardise.inverse(own)
     return None
 
 
-AnyFrontend = Frontend | FilesFrontend | PhonesFrontend | ConcatFrontend | PredictorFrontend
 Vocabulary = Mapping[str, Sequence[str]]
 
 
@@ -293,7 +317,7 @@ def build_frontend(
     sample_rate: int,
     vocabulary: Vocabulary,
 ) -> AnyFrontend:
-    """The front end of any kind of frames; features of the waveform (which know of no corpus) get
+    """The front end of any kind of frames; features of the waveform (which depend on no corpus) get
     theirs here.
     """
     if isinstance(features, FilesSpec | PhonesSpec | ConcatSpec):

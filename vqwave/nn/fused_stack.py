@@ -107,7 +107,7 @@ class Groups:
 
 
 @cache
-def pool(process: int, workers: int) -> ThreadPoolExecutor:
+def pool(process: int, workers: int) -> ThreadPoolExecutor:  # noqa: ARG001 - of the cache
     """Of this process alone: a forked one has none of its parent's threads."""
     return ThreadPoolExecutor(workers, "gated")
 
@@ -134,7 +134,8 @@ class Weights:
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> Weights:
         """The inverse of `flat`."""
-        return cls(*tensors[:5], tuple(tensors[5:]))
+        taps, residual, residual_bias, skip, skip_bias, *conditions = tensors
+        return cls(taps, residual, residual_bias, skip, skip_bias, tuple(conditions))
 
     def flat(self) -> tuple[Tensor, ...]:
         return (
@@ -192,7 +193,14 @@ class GatedLayers(torch.autograd.Function):
                 inputs, a = xs[i][clips] if xs else inputs, gates[i][clips] if gates else a
                 z = zs[:, i * G : (i + 1) * G] if S else zs
                 torch.add(total, offset[i], out=inputs)
-                gate_of(a, inputs, taps[i], dilation, weights.of_layer(i, clips), shape.repeats)
+                gate_of(
+                    a,
+                    inputs,
+                    taps[i],
+                    dilation=dilation,
+                    conditions=weights.of_layer(i, clips),
+                    repeats=shape.repeats,
+                )
                 multiply_halves(z, a)
                 if i < len(residual):
                     add_product(total, residual[i], z)
@@ -268,7 +276,7 @@ class Backward:
                 self.taps[i],
                 da,
                 self.xs[i][clips],
-                self.shape.dilations[i],
+                dilation=self.shape.dilations[i],
             )
         if self.S and self.learns:
             add_correlation(d.skip, out, zs)
@@ -282,9 +290,9 @@ class Backward:
             a,
             self.xs[layer][clips],
             self.taps[layer],
-            self.shape.dilations[layer],
-            self.weights.of_layer(layer, clips),
-            self.shape.repeats,
+            dilation=self.shape.dilations[layer],
+            conditions=self.weights.of_layer(layer, clips),
+            repeats=self.shape.repeats,
         )
         return a
 
@@ -318,6 +326,7 @@ def gate_of(
     a: Tensor,
     x: Tensor,
     taps: Tensor,
+    *,
     dilation: int,
     conditions: Sequence[Tensor],
     repeats: Sequence[int],
@@ -391,7 +400,7 @@ def convolve(a: Tensor, taps: Tensor, x: Tensor, dilation: int) -> None:
 
 
 def convolve_back(
-    dx: Tensor, d_taps: Tensor | None, taps: Tensor, da: Tensor, x: Tensor, dilation: int
+    dx: Tensor, d_taps: Tensor | None, taps: Tensor, da: Tensor, x: Tensor, *, dilation: int
 ) -> None:
     """Adds the gradient of `convolve` in x and, if asked for, in the taps."""
     everything = slice(None)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from vqwave.config import option, spec
 from vqwave.errors import UserInputError
@@ -37,11 +38,11 @@ class ReverseGradient(torch.autograd.Function):
     """x forwards, -gradient backwards. Ganin et al., 2016, sec. 4.2. arXiv:1505.07818"""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:  # noqa: ARG004
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:  # noqa: ARG004
         return -gradient
 
 

@@ -114,16 +114,16 @@ class ConversionClassifier(nn.Module):
         """Frames of recordings and of their conversions (B, C, ratio F), the labels of either: name
         -> (B,).
         """
-        on_recorded = sum(
-            F.cross_entropy(logits, labels[name])
-            for name, logits in self(recorded.detach(), mask).items()
-        )
+        on_recorded = _sum_of_losses(self(recorded.detach(), mask), labels)
         fixed = {name: parameter.detach() for name, parameter in self.named_parameters()}
         predicted = torch.func.functional_call(self, fixed, (converted, mask))
-        on_converted = sum(
-            F.cross_entropy(logits, targets[name]) for name, logits in predicted.items()
-        )
+        on_converted = _sum_of_losses(predicted, targets)
         right = torch.stack(
             [logits.argmax(1) == targets[name] for name, logits in predicted.items()]
         ).all(0)
         return ConversionOutput(on_recorded, on_converted, right.float().mean())
+
+
+def _sum_of_losses(logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
+    first, *others = [F.cross_entropy(each, labels[name]) for name, each in logits.items()]
+    return sum(others, first)

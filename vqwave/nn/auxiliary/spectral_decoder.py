@@ -46,6 +46,7 @@ class SpectralDecoderSpec:
         hop: int,
         sample_rate: int,
         vocabulary: Mapping[str, Sequence[str]],
+        *,
         labels: Sequence[str],
         pitch_hop: int = 0,
     ) -> SpectralDecoder:
@@ -63,7 +64,13 @@ class SpectralDecoderSpec:
             )
         sizes, pitch = label_sizes(labels, vocabulary), hop // pitch_hop if pitch_hop else 0
         return SpectralDecoder(
-            frontend, dim, hop // frontend.hop, self.channels, self.blocks, sizes, pitch
+            frontend,
+            dim,
+            hop // frontend.hop,
+            channels=self.channels,
+            blocks=self.blocks,
+            label_sizes=sizes,
+            pitch_frames=pitch,
         )
 
 
@@ -75,6 +82,7 @@ class SpectralDecoder(nn.Module):
         frontend: Frontend,
         dim: int,
         ratio: int,
+        *,
         channels: int,
         blocks: int,
         label_sizes: Mapping[str, int],

@@ -99,7 +99,7 @@ class Codebook(nn.Module, ABC):
         self.size, self.dim, self.decay, self.epsilon = size, dim, decay, epsilon
         self.dead_code_threshold, self.l2_normalize = dead_code_threshold, l2_normalize
         self.register_buffer("sizes", torch.ones(size))
-        self.register_buffer("started", torch.tensor(False))
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
         self.register_buffer("updates", torch.tensor(0))
 
     @property
@@ -142,7 +142,7 @@ class Codebook(nn.Module, ABC):
         vectors_a_step = sum_over_ranks(torch.tensor(float(len(x)), device=x.device))
         self.sizes.copy_(counts * (vectors_a_step / counts.sum()))
         self._put(torch.ones_like(self.sizes, dtype=torch.bool), centres)
-        self.started.fill_(True)
+        self.started.fill_(1)
 
     @torch.no_grad()
     def update(self, x: Tensor, index: Tensor) -> None:
@@ -274,6 +274,6 @@ class GradientCodebook(Codebook):
     def _put(self, where: Tensor, vectors: Tensor) -> None:
         self.weight[where] = vectors.to(self.weight.dtype) / self.lr_scale
 
-    def _average(self, x: Tensor, index: Tensor) -> None:
+    def _average(self, x: Tensor, index: Tensor) -> None:  # noqa: ARG002 - of all codebooks
         counts = torch.bincount(index, minlength=self.size).to(self.sizes.dtype)
         self.sizes.lerp_(sum_over_ranks(counts), 1 - self.decay)

@@ -19,11 +19,11 @@ class _StraightThrough(torch.autograd.Function):
     """`q + (z - sg(z))` without the arithmetic."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, z: Tensor, q: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, z: Tensor, q: Tensor) -> Tensor:  # noqa: ARG004
         return q.view_as(q)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
         return gradient, None
 
 

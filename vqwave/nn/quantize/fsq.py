@@ -88,7 +88,7 @@ class FSQuantizer(Quantizer):
 
         self.register_buffer("mean", torch.zeros(len(levels), 1))
         self.register_buffer("deviation", torch.ones(len(levels), 1))
-        self.register_buffer("started", torch.tensor(False))
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
     @torch.no_grad()
     def follow(self, x: Tensor) -> None:
@@ -102,7 +102,7 @@ class FSQuantizer(Quantizer):
             self.deviation.lerp_(
                 (squares / count).clamp(min=1e-12).sqrt()[:, None].to(self.mean), share
             )
-            self.started.fill_(True)
+            self.started.fill_(1)
 
     @property
     def middle(self) -> Tensor:
