@@ -46,7 +46,8 @@ def one_pass(flow: AffineFlow, z: Tensor, condition: Condition | None, *, still:
             local = projected.channels(i * width, width)
             a = a + local.features if still else _conditioned(a, local, late=before > 0)
         filtered, gate = a.chunk(2, 1)
-        x = x + layer.residual(filtered.tanh() * gate.sigmoid())
+        residual = cast(nn.Conv1d, layer.residual)  # flows have no skip path
+        x = x + residual(filtered.tanh() * gate.sigmoid())
     out = flow.stack.out(F.relu(flow.stack.hidden(F.relu(x)))) * flow.units
     params = out.unflatten(1, (2, fold)).transpose(2, 3).flatten(2)  # (B, 2, samples)
     if before:

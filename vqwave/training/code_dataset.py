@@ -31,6 +31,10 @@ class CodeBatch:
     labels: dict[str, Tensor]
     index: Tensor
 
+    def __len__(self) -> int:
+        """B."""
+        return len(self.index)
+
     def to(self, device: torch.device | str) -> CodeBatch:
         names = ("symbols", "mask", "before", "index")
         tensors = {name: getattr(self, name).to(device) for name in names}
