@@ -271,7 +271,10 @@ def test_what_is_no_single_pass_is_refused_in_a_line(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("runtime")
 @pytest.mark.parametrize(
     ("place", "words"),
-    [("torch.onnx.export", "cannot become a graph"), ("vqwave.export.onnx_files.run_onnx", "does not run")],
+    [
+        ("torch.onnx.export", "cannot become a graph"),
+        ("vqwave.export.onnx_files.run_onnx", "does not run"),
+    ],
 )
 def test_what_packages_raise_becomes_a_line(
     place: str,
@@ -359,7 +362,7 @@ def test_a_half_folder_takes_half_the_bytes(tmp_path: Path) -> None:
         (["--format", "safetensors", "--out", "there"], "there already"),
         (
             ["--format", "safetensors", "--part", "encoder", "--out", "new"],
-            "a model folder is whole",
+            "a model folder has all parts",
         ),
     ],
 )
