@@ -393,7 +393,7 @@ def test_every_new_flag_is_one_of_some_command(capsys: pytest.CaptureFixture[str
     commands = parser().commands
     flags = {flag for command in commands.values() for flag in command._option_string_actions}
     missing = {new for new in COMMAND_LINE.values() if new not in {*flags, *commands}}
-    assert missing == {"--restart"}  # the experiments'
+    assert missing == set()
     with pytest.raises(UserInputError, match="--fresh: is now --restart"):
         split(["--fresh"])
     with pytest.raises(SystemExit) as stopped:
