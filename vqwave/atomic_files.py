@@ -16,7 +16,7 @@ from typing import IO
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 from safetensors import SafetensorError
 
 from vqwave.errors import UserInputError

@@ -462,7 +462,7 @@ class LocationScale(Head):
         """
         params, temperature = _exact(params), checked_temperature(temperature)
         if isinstance(scale, Tensor):
-            narrowing = scale.log().to(params)[:, None]
+            narrowing: Tensor | float = scale.log().to(params)[:, None]
         else:
             narrowing = math.log(temperature if scale is None else checked_temperature(scale))
         if self.components == 1:

@@ -16,7 +16,7 @@ import math
 import operator
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 import torch
@@ -101,7 +101,10 @@ def whole_number(value: object, name: str, least: int) -> int:
     if isinstance(given, float | np.floating) and math.isfinite(given) and given == int(given):
         given = int(given)
     try:
-        if isinstance(given, bool | np.bool_) or (number := operator.index(given)) < least:
+        if (
+            isinstance(given, bool | np.bool_)
+            or (number := operator.index(cast("SupportsIndex", given))) < least
+        ):
             raise TypeError
     except (TypeError, ValueError, RuntimeError):
         raise UserInputError(

@@ -33,7 +33,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import torch
 
@@ -247,6 +247,7 @@ def _parse(data: bytes, name: str) -> tuple[Header, bytes | CodeBlock]:
     header = replace(header, samples=source.number(), frames=source.number())
     if flags & PRIOR:
         header = replace(header, prior=source.text(), check=struct.unpack("<I", source.take(4))[0])
+    assert source.seen is not None  # of a file, whose digest is at its end
     payload = data[len(source.seen) : -4]
     return _fitting(replace(header, payload=len(payload)), name), payload
 
@@ -291,7 +292,11 @@ def _parse_stream(source: Source, version: int) -> tuple[Header, CodeBlock]:
         raise UserInputError(
             f"{source.name}: more follows after its end, expected one stream of codes"
         )
-    pitch = None if header.pitch is None else torch.cat([block.pitch for block in parts], 1)
+    pitch = (
+        None
+        if header.pitch is None
+        else torch.cat([cast("torch.Tensor", block.pitch) for block in parts], 1)
+    )
     return header, CodeBlock(torch.cat([block.codes for block in parts], 1), pitch, 0, header.ratio)
 
 

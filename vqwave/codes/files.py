@@ -43,4 +43,6 @@ def _read(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise UserInputError(f"{path}: {error.strerror.lower()}, expected a .vqw file") from None
+        raise UserInputError(
+            f"{path}: {str(error.strerror).lower()}, expected a .vqw file"
+        ) from None

@@ -34,7 +34,7 @@ class CodeReader:
             source.check()
             self.header, source.seen = header, None
         else:
-            coded = from_bytes(bytes(source.seen) + file.read(), name, coder)
+            coded = from_bytes(bytes(source.seen or b"") + file.read(), name, coder)
             self.header, self.block = Header.of(coded), coded.block
 
     def __iter__(self) -> Iterator[CodeBlock]:

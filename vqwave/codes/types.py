@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -84,7 +84,7 @@ class CodeSequence(Sized):
         return Header.of(self).bit_rate
 
     @property
-    def books(self) -> int:
+    def books(self) -> int:  # type: ignore[override]  # a field of what it shares with a header
         return self.codes.shape[0]
 
     def as_speaker(self, speaker: str | None) -> CodeSequence:
@@ -111,7 +111,7 @@ class CodeSequence(Sized):
         if pitch is not None:
             melody = inputs.codes(pitch.codes, None, pitch.size, "pitch codes")
             pitch = replace(pitch, codes=melody)
-        return replace(coded, codes=codes, pitch=pitch, **sizes)
+        return replace(coded, codes=codes, pitch=pitch, **cast("dict[str, Any]", sizes))
 
     def cut(self, first: int, last: int) -> CodeSequence:
         """Frames first ..
@@ -149,7 +149,8 @@ def join(parts: Sequence[CodeSequence]) -> CodeSequence:
             raise UserInputError(f"{frames} frames for {part.samples} samples: {wanted}")
     pitch = first.pitch
     if pitch is not None:
-        pitch = replace(pitch, codes=torch.cat([part.pitch.codes for part in parts], 1))
+        melodies = [cast("PitchCodes", part.pitch).codes for part in parts]
+        pitch = replace(pitch, codes=torch.cat(melodies, 1))
     codes = torch.cat([part.codes for part in parts], 1)
     samples = sum(part.samples for part in parts)
     return replace(first, codes=codes, samples=samples, pitch=pitch)
@@ -216,7 +217,7 @@ class Header(Sized):
             self.size,
             self.fingerprint,
             self.speaker,
-            None if self.pitch is None else self.pitch.with_codes(pitch),
+            None if self.pitch is None else self.pitch.with_codes(cast("Tensor", pitch)),
         )
 
     def packed_bytes(self, frames: int, first: int = 0) -> int:
@@ -234,7 +235,7 @@ class Header(Sized):
         if (self.pitch is None) != (block.pitch is None):
             given = "without" if block.pitch is None else "with"
             raise UserInputError(f"codes {given} pitch codes, unlike the header")
-        if self.pitch is None:
+        if self.pitch is None or block.pitch is None:
             return pack(block.codes, self.bits_per_code)
         return pack_digits(block.pitch, self.pitch.size) + pack_digits(block.codes, self.size)
 
@@ -255,7 +256,7 @@ class Header(Sized):
     def check_codes(self, block: CodeBlock) -> None:
         """Raises UserInputError for codes that the books do not have."""
         streams = [(block.codes, self.size, "code")]
-        if self.pitch is not None:
+        if self.pitch is not None and block.pitch is not None:
             streams.append((block.pitch, self.pitch.size, "pitch code"))
         for codes, size, name in streams:
             if codes.numel() and int(codes.max()) >= size:
@@ -264,7 +265,7 @@ class Header(Sized):
                 )
 
     def _pitch_count(self, first: int, last: int) -> int:
-        return self.pitch.books * pitch_due(first, last, self.ratio)
+        return 0 if self.pitch is None else self.pitch.books * pitch_due(first, last, self.ratio)
 
 
 class Coder(Protocol):

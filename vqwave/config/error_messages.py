@@ -36,7 +36,7 @@ EXPECTED = {  # by the first word of pydantic's error types
 @functools.lru_cache(maxsize=64)
 def _adapter(cls: Hashable, parts: int) -> TypeAdapter[Any]:  # noqa: ARG001 - of the cache
     """Of a config's class; parts: how many specs from outside it was made for."""
-    return TypeAdapter(cls)
+    return TypeAdapter(typing.cast("Any", cls))
 
 
 def validate(cls: type[T], tree: Tree, sources: Mapping[str, str]) -> T:
@@ -45,7 +45,7 @@ def validate(cls: type[T], tree: Tree, sources: Mapping[str, str]) -> T:
     `sources` names the file that a dotted key came from. Raises UserInputError.
     """
     try:
-        return _adapter(cls, REGISTRY.version).validate_json(
+        return _adapter(typing.cast("Hashable", cls), REGISTRY.version).validate_json(
             json.dumps(tree, default=str), strict=True
         )
     except ValidationError as error:

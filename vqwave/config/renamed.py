@@ -179,7 +179,8 @@ def migrated(hint: Hint, tree: Tree) -> Tree:
     if not isinstance(tree, Mapping):
         return tree
     kind = tree.get("kind")
-    kind = KINDS.get(kind, kind) if variant(hint, kind) is None else kind
+    if variant(hint, kind) is None:
+        kind = KINDS.get(str(kind), kind)
     cls = variant(hint, kind)
     if cls is None:
         return dict(tree)

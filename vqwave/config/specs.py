@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, dataclass_transform
+from typing import Any, TypeAlias, TypeVar, cast, dataclass_transform
 
 import yaml
 from pydantic import ConfigDict
@@ -168,7 +168,7 @@ def defaults(cls: type, instance: object) -> dict[str, Any]:
     MISSING if required.
     """
     if type(instance) is cls:
-        return {name: getattr(instance, name) for name in hints(cls)}
+        return {name: getattr(instance, name) for name in hints(cast("Any", cls))}
     fields = [field for field in dataclasses.fields(cls) if field.init]
     return {
         f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields

@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -133,7 +133,7 @@ def by_main(work: Callable[[], T]) -> T:
     value, problem = message[0]
     if problem is not None:
         raise Elsewhere(problem)
-    return value
+    return cast("T", value)
 
 
 def tensors_of_main(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -76,6 +76,7 @@ class Adversary:
         self.optimizer.zero_grad()
         discriminator_loss(network(y, mask), network(x, mask), mask).backward()
         for p in network.parameters():
+            assert p.grad is not None
             p.grad = sum_over_ranks(p.grad) / world_size()
         torch.nn.utils.clip_grad_norm_(network.parameters(), self.clip)
         self.optimizer.step()

@@ -72,12 +72,14 @@ class Melody(nn.Module):
         Raises UserInputError where labels name neither voice nor speaker.
         """
         if VOICE in labels:
-            return labels[VOICE].to(self.voices).unbind(-1)
+            voice = labels[VOICE].to(self.voices)
+            return voice[..., 0], voice[..., 1]
         if "speaker" not in labels:
             raise UserInputError(
                 "voice: neither a speaker nor the mean and deviation of its pitch is given"
             )
-        return self.voices[labels["speaker"]].unbind(-1)
+        voice = self.voices[labels["speaker"]]
+        return voice[..., 0], voice[..., 1]
 
     @torch.no_grad()
     def encode(

@@ -20,6 +20,7 @@ from vqwave.distributed.collectives import masked_mean
 from vqwave.models.wavenet import Vocabulary
 from vqwave.nn.encoders import ResidualBlock, StridedConv1d
 from vqwave.nn.masks import masked
+from vqwave.nn.module_lists import elements
 from vqwave.nn.quantize import (
     EMAQuantizerSpec,
     ProductQuantizerSpec,
@@ -127,7 +128,7 @@ class PitchEncoder(nn.Module):
     def context(self) -> tuple[int, int]:
         """First and last contour frame that code 0 depends on."""
         first, last = -1, 1
-        for layer in reversed(self.strided):
+        for layer in reversed(elements(self.strided, StridedConv1d)):
             stride = layer.stride[0]
             before = stride // 2
             first, last = first * stride - before - 1, last * stride - before + 2 * stride
@@ -137,7 +138,8 @@ class PitchEncoder(nn.Module):
         """contour (B, 2, F), of which lengths (B,) frames are real -> (B, D, F / ratio)."""
         x = self._real(F.relu(self.first(self._real(contour, lengths))), lengths)
         x = self._real(self.blocks[0](x), lengths)
-        for layer, block in zip(self.strided, self.blocks[1:], strict=True):
+        strided = elements(self.strided, StridedConv1d)
+        for layer, block in zip(strided, self.blocks[1:], strict=True):
             lengths = -(-lengths // layer.stride[0])
             x = self._real(F.relu(layer(x)), lengths)
             x = self._real(block(x), lengths)

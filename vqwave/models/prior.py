@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
@@ -247,7 +247,9 @@ class CodeNetwork(nn.Module):
                     f"{name}: not given, and this prior was trained with model.label_dropout = 0"
                 )
             untold = torch.full(
-                (count,), self.conditioner.embeddings[name].num_embeddings - 1, device=device
+                (count,),
+                cast("nn.Embedding", self.conditioner.embeddings[name]).num_embeddings - 1,
+                device=device,
             )
             ids[name] = labels.get(name, untold)
             if self.training and self.label_dropout:
@@ -330,7 +332,9 @@ class CodeStream:
         """
         starts = last == self.network.end
         self.slot = torch.where(starts, 0, (self.slot + 1) % self.network.order.slots)
-        self.state.pasts = [past * ~starts[:, None, None] for past in self.state.pasts]
+        self.state.pasts = [
+            None if past is None else past * ~starts[:, None, None] for past in self.state.pasts
+        ]
         slot = self.slot[:, None]
         log_p = self.network.log_probs(
             last[:, None], slot, self.projected, self.state, ends=self.ends

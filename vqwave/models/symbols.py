@@ -65,7 +65,8 @@ class SymbolOrder:
     @property
     def sizes(self) -> list[int]:
         """Codes of each book: the content's, then those of pitch."""
-        return [self.size] * self.books + [self.pitch.size for _ in range(self.pitch_books)]
+        pitch = [] if self.pitch is None else [self.pitch.size] * self.pitch_books
+        return [self.size] * self.books + pitch
 
     @property
     def outputs(self) -> int:

@@ -370,7 +370,7 @@ class VQVAE(nn.Module):
             frames = self.decoder.hop // self.melody.hop
             parts.append(rearrange(pitch, "b c (f n) -> b (c n) f", n=frames))
         predictor = self.decoder.conditioner.predictor
-        if predictor is not None and self.spectral_decoder is not None:
+        if predictor is not None and self.spectral_decoder is not None and predicted is not None:
             parts.append(predictor.analyse(self.spectral_decoder.log_mel(predicted), pitch))
         return torch.cat(parts, 1)
 

@@ -260,7 +260,7 @@ class WaveNet(nn.Module):
         self.input_dropout = input_dropout or InputDropout(InputDropoutSpec())
         self.register_buffer("units", head.units()[:, None], persistent=False)
         with torch.no_grad():
-            self.stack.out.bias.copy_(head.initial_bias() / self.units[:, 0])
+            self.stack.last_layer[1].copy_(head.initial_bias() / self.units[:, 0])
 
     @property
     def hop(self) -> int:
@@ -339,6 +339,7 @@ class WaveNet(nn.Module):
             )
         start, past = (0, None) if state is None else (state.time, state.predictor)
         past = self.predictor.silent(last) if past is None else past
+        assert projected.predictor is not None  # columns go with a predictor
         predicted = self.predictor(last, projected.predictor.at(start, last.shape[1]), past)
         if state is not None:
             state.predictor = past
@@ -352,7 +353,8 @@ class WaveNet(nn.Module):
 
     def last_layer(self) -> tuple[Tensor, Tensor]:
         """Weight (C, H, 1) and bias (C,) of the last 1x1, with the head's units multiplied in."""
-        return self.stack.out.weight * self.units[..., None], self.stack.out.bias * self.units[:, 0]
+        weight, bias = self.stack.last_layer
+        return weight * self.units[..., None], bias * self.units[:, 0]
 
     def forward(
         self,

@@ -55,7 +55,9 @@ class CausalConv1d(nn.Conv1d):
         super().__init__(channels, out_channels, kernel, dilation=dilation, bias=bias)
         self.span = (kernel - 1) * dilation
 
-    def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(  # type: ignore[override]  # with the past, in and out
+        self, x: Tensor, past: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """x (B, C, T), past (B, C, span) -> y (B, C', T) and the past of the next chunk (B, C,
         span).
         """

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import torch
 import torch.nn.functional as F
@@ -281,6 +281,7 @@ class Conditioner(nn.Module):
             parts["labels"] = attributes
         if self.frames is None:
             return Condition(_sum(self.dropout(parts)), self.hold) if parts else None
+        assert frames is not None  # this conditioner is built for some
         parts["frames"], predictors = self._of_frames(frames, mask)
         features = _sum(self.dropout(parts))
         return Condition(
@@ -302,6 +303,7 @@ class Conditioner(nn.Module):
         columns.
         """
         predictors = None
+        assert self.frames is not None
         if self.predictor is not None:
             own = self.frames.in_channels
             predictors = self.predictor.columns(frames[:, own:])
@@ -361,7 +363,7 @@ class Conditioner(nn.Module):
             raise UserInputError(
                 f"vector {name!r}: {labels[name].shape[-1]} numbers an utterance, expected {size}"
             )
-        return labels[name].to(self.vectors[name].weight.dtype)
+        return labels[name].to(cast("nn.Linear", self.vectors[name]).weight.dtype)
 
     def extra_repr(self) -> str:
         return (
@@ -379,10 +381,9 @@ def _sum(parts: Sequence[Tensor]) -> Tensor:
 
 def join(conditions: Sequence[Condition | None]) -> Condition | None:
     """Conditions of single utterances (1, H, F_i) -> one (B, H, max F), the last column held."""
-    if not conditions or conditions[0] is None:
+    given = [c for c in conditions if c is not None]
+    if not given:
         return None
-    most = max(c.features.shape[-1] for c in conditions)
-    padded = [
-        F.pad(c.features, (0, most - c.features.shape[-1]), mode="replicate") for c in conditions
-    ]
-    return Condition(torch.cat(padded), conditions[0].repeat)
+    most = max(c.features.shape[-1] for c in given)
+    padded = [F.pad(c.features, (0, most - c.features.shape[-1]), mode="replicate") for c in given]
+    return Condition(torch.cat(padded), given[0].repeat)

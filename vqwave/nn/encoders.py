@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from vqwave.errors import UserInputError, under
 from vqwave.features import FeatureSpec, LogMelSpec, MFCCSpec, PitchSpec, Span
 from vqwave.nn.frontend import Frontend
 from vqwave.nn.masks import masked, stretched
+from vqwave.nn.module_lists import elements
 from vqwave.nn.quantize import frame_mask
 from vqwave.nn.vtlp import VocalTractLengthPerturbation
 
@@ -231,7 +232,7 @@ class WaveformEncoder(Encoder):
         if self.norm is not None:
             return None
         span = Span(0, 0).wider(len(self.blocks))
-        for layer in reversed(self.strided):
+        for layer in reversed(elements(self.strided, StridedConv1d)):
             span = layer.receptive_span(span)
         return span
 
@@ -325,7 +326,8 @@ class FrameEncoder(Encoder):
     def receptive_span(self) -> Span | None:
         if self.norm is not None:
             return None
-        around = sum(block.conv.kernel_size[0] // 2 for block in self.blocks)
+        blocks = elements(self.blocks, ResidualBlock)
+        around = sum(block.conv.kernel_size[0] // 2 for block in blocks)
         frames = self.strided.receptive_span(Span(0, 0).wider(around)).wider(2)
         return self.frontend.features.receptive_span(frames)
 
@@ -394,7 +396,8 @@ class BatchNormEncoder(Encoder):
     def receptive_span(self) -> Span | None:
         if self.norm is not None:
             return None
-        frames = self.convolutions[2].receptive_span(Span(0, 0).wider(2)).wider(2)
+        strided = cast("StridedConv1d", self.convolutions[2])
+        frames = strided.receptive_span(Span(0, 0).wider(2)).wider(2)
         return self.frontend.features.receptive_span(frames)
 
 

@@ -41,6 +41,7 @@ import torch
 from torch import Tensor, nn
 
 from vqwave.nn.condition import Condition
+from vqwave.nn.module_lists import elements
 from vqwave.nn.wavenet import StackSpec, StackState
 
 
@@ -104,7 +105,7 @@ class AffineFlow(nn.Module):
         self.stack = network.build(2 * squeeze, condition_channels)
         with torch.no_grad():  # start near the identity, scaled
             self.stack.out.weight.mul_(0.1)
-            self.stack.out.bias.copy_(
+            self.stack.last_layer[1].copy_(
                 torch.tensor([0.0, initial_log_scale]).repeat_interleave(squeeze)
             )
 
@@ -130,6 +131,8 @@ class AffineFlow(nn.Module):
         (B, T): blocks depend on blocks before.
         """
         state = self._begin(FlowState(stack=None) if state is None else state, inputs)
+        assert state.partial is not None
+        assert state.last is not None
         first, end = state.partial.shape[-1], state.partial.shape[-1] + inputs.shape[-1]
         joined = torch.cat([state.partial, inputs], -1)
         touched = -(-end // self.squeeze)
@@ -140,7 +143,8 @@ class AffineFlow(nn.Module):
             blocks.append(self._network(before[:, : wanted * self.squeeze], condition, state))
         known = torch.cat(blocks, -1)  # (B, 2, touched * squeeze)
         self._advance(state, joined, known[..., -self.squeeze :])
-        return known[..., first:end].unbind(1)
+        location, log_scale = known[..., first:end].unbind(1)
+        return location, log_scale
 
     def sequential(
         self,
@@ -154,6 +158,8 @@ class AffineFlow(nn.Module):
         """
         state, parts, start = self._begin(state, given), [], 0
         while start < given.shape[-1]:
+            assert state.partial is not None
+            assert state.last is not None
             if state.ready is None:
                 state.ready = self._network(state.last, condition, state)
             first = state.partial.shape[-1]
@@ -217,7 +223,8 @@ class AffineFlow(nn.Module):
 
     def last_layer(self) -> tuple[Tensor, Tensor]:
         """Weight (2 C, H, 1) and bias (2 C,) of the last 1x1, with the units multiplied in."""
-        return self.stack.out.weight * self.units[..., None], self.stack.out.bias * self.units[:, 0]
+        weight, bias = self.stack.last_layer
+        return weight * self.units[..., None], bias * self.units[:, 0]
 
     def extra_repr(self) -> str:
         return f"squeeze={self.squeeze}, offset={self.offset}"
@@ -307,11 +314,12 @@ class FlowStack(nn.Module):
         With a squeeze of 1 the fields of the flows add up, one more sample each for the strict
         shift.
         """
-        period = self.flows[0].squeeze
+        flows = elements(self.flows, AffineFlow)
+        period = flows[0].squeeze
         reach = 0
         for end in range(period):
             t = end
-            for flow in reversed(self.flows):
+            for flow in reversed(flows):
                 t = (
                     (t - flow.offset) // flow.squeeze - flow.stack.receptive_field
                 ) * flow.squeeze + flow.offset
@@ -323,7 +331,7 @@ class FlowStack(nn.Module):
         """Multiply-adds of one sample: the weights of all convolutions at audio rate, shared by the
         samples of a block.
         """
-        return sum(weights(flow) / flow.squeeze for flow in self.flows)
+        return sum(weights(flow) / flow.squeeze for flow in elements(self.flows, AffineFlow))
 
     def forward(
         self,
@@ -333,7 +341,8 @@ class FlowStack(nn.Module):
     ) -> FlowOutput:
         """z (B, T) -> x and the totals of all flows, each (B, T)."""
         steps, x = [], z
-        for flow, state in zip(self.flows, states or [None] * len(self.flows), strict=True):
+        given: Sequence[FlowState | None] = states or [None] * len(self.flows)
+        for flow, state in zip(self.flows, given, strict=True):
             steps.append(flow(x, condition, state))
             x = steps[-1].x
         return together(steps)
@@ -349,9 +358,9 @@ class FlowStack(nn.Module):
         Sequential in an IAF, one pass in an MAF.
         """
         steps, z = [], x
-        for flow, state in zip(
-            reversed(self.flows), reversed(states or [None] * len(self.flows)), strict=True
-        ):
+        given: Sequence[FlowState | None] = states or [None] * len(self.flows)
+        flows = elements(self.flows, AffineFlow)
+        for flow, state in zip(reversed(flows), reversed(given), strict=True):
             steps.append(flow.inverse(z, condition, state))
             z = steps[-1].z
         return together(steps[::-1])

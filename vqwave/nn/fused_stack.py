@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -378,7 +378,8 @@ def pointwise(conv: nn.Conv1d, x: Tensor) -> Tensor:
     """A convolution of one tap as a product, which has a faster backward pass on a CPU: x (B, C, T)
     -> (B, C', T).
     """
-    return torch.baddbmm(conv.bias[:, None], conv.weight[..., 0].expand(len(x), -1, -1), x)
+    bias = cast("Tensor", conv.bias)
+    return torch.baddbmm(bias[:, None], conv.weight[..., 0].expand(len(x), -1, -1), x)
 
 
 def add_correlation(out: Tensor, y: Tensor, x: Tensor) -> None:

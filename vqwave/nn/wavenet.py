@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from vqwave.config import option, spec
 from vqwave.nn.causal import CausalConv1d, dilation_cycle, receptive_field
 from vqwave.nn.condition import Condition
 from vqwave.nn.fused_stack import GatedLayers, Shape, Weights, pointwise
+from vqwave.nn.module_lists import elements
 
 _layerwise = ContextVar("layerwise", default=False)
 
@@ -234,6 +235,11 @@ class Stack(nn.Module):
     def receptive_field(self) -> int:
         return self.spec.receptive_field
 
+    @property
+    def last_layer(self) -> tuple[Tensor, Tensor]:
+        """Weight (C, H, 1) and bias (C,) of the last 1x1."""
+        return self.out.weight, cast("Tensor", self.out.bias)
+
     def project(self, condition: Condition | None) -> Condition | None:
         """All layers' projections at the rate of the condition's columns: (B, L * 2G, F).
 
@@ -294,7 +300,9 @@ class Stack(nn.Module):
         filter_and_gate = (
             torch.tensor([-2.0, 1.0]).to(x).repeat_interleave(spec.gate_channels)[:, None]
         )
-        bias = torch.stack([layer.dilated.bias for layer in self.layers])[..., None]  # (L, 2G, 1)
+        layers = elements(self.layers, GatedLayer)
+        biases = [cast("Tensor", layer.dilated.bias) for layer in layers]
+        bias = torch.stack(biases)[..., None]  # (L, 2G, 1)
         conditions = [] if projected is None else [projected]
         if self.context is not None:
             conditions.append(self.context(x, StackState()).project(self.context_projection))
@@ -311,7 +319,7 @@ class Stack(nn.Module):
         )
         nothing = bias.new_zeros(0)
         weights = Weights(
-            torch.stack([layer.dilated.weight for layer in self.layers]).permute(0, 3, 1, 2)
+            torch.stack([layer.dilated.weight for layer in layers]).permute(0, 3, 1, 2)
             * filter_and_gate,
             torch.stack([m.weight[..., 0] for m in residuals])
             if residuals

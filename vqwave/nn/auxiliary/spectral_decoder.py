@@ -135,6 +135,7 @@ class SpectralDecoder(nn.Module):
         """
         x = self.first(masked(z, mask))
         if self.pitch is not None:
+            assert pitch is not None  # of a model with melody
             columns = rearrange(pitch, "b c (f n) -> b (c n) f", n=self.pitch_frames)
             x = x + self.pitch(masked(columns, mask))
         for name, embedding in self.embeddings.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vqwave.config import OpenTo, option, spec
 from vqwave.errors import UserInputError
+from vqwave.nn.module_lists import elements
 from vqwave.nn.quantize.base import (
     Quantized,
     Quantizer,
@@ -108,10 +109,14 @@ class ProductQuantizer(Quantizer):
         )
         self.downsample = math.lcm(*(group.downsample for group in groups))
 
+    @property
+    def _each(self) -> Sequence[Quantizer]:
+        return cast("Sequence[Quantizer]", self.groups)
+
     def _quantize(self, z: Tensor, mask: Tensor | None) -> Quantized:
         parts = [
             group(part, mask)
-            for group, part in zip(self.groups, z.chunk(len(self.groups), 1), strict=True)
+            for group, part in zip(self._each, z.chunk(len(self.groups), 1), strict=True)
         ]
         joined, codes = (
             torch.cat([part.z for part in parts], 1),
@@ -122,13 +127,13 @@ class ProductQuantizer(Quantizer):
     def _encode(self, z: Tensor) -> Tensor:
         parts = z.chunk(len(self.groups), 1)
         return torch.cat(
-            [group.encode(part) for group, part in zip(self.groups, parts, strict=True)], 1
+            [group.encode(part) for group, part in zip(self._each, parts, strict=True)], 1
         )
 
     def _decode(self, codes: Tensor) -> Tensor:
         parts = codes.chunk(len(self.groups), 1)
         return torch.cat(
-            [group.decode(part) for group, part in zip(self.groups, parts, strict=True)], 1
+            [group.decode(part) for group, part in zip(self._each, parts, strict=True)], 1
         )
 
 
@@ -187,14 +192,14 @@ class ResidualQuantizer(Quantizer):
 
     def _encode(self, z: Tensor) -> Tensor:
         codes = []
-        for stage in self.stages:
+        for stage in elements(self.stages, VectorQuantizer):
             codes.append(stage.encode(z))
             z = z - stage.decode(codes[-1])
         return torch.cat(codes, 1)
 
     def _decode(self, codes: Tensor) -> Tensor:
         """codes (B, n, F) of the first n stages, n <= Q."""
-        parts = zip(self.stages, codes.split(1, 1), strict=False)
+        parts = zip(elements(self.stages, VectorQuantizer), codes.split(1, 1), strict=False)
         return sum(
             (stage.decode(book) for stage, book in parts), torch.zeros((), device=codes.device)
         )
