@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 
-LIMIT = 677
+LIMIT = 0
 
 
 def main() -> None:
