@@ -18,9 +18,16 @@ from torch import Tensor
 
 from vqwave.nn.quantize import FSQuantizer, VectorQuantizer
 
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or min(4, os.cpu_count() or 1)))
+THREADS = int(os.environ.get("OMP_NUM_THREADS") or min(4, os.cpu_count() or 1))
+torch.set_num_threads(THREADS)
 
 BESIDE = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def own_threads() -> None:
+    """Each test begins with as many threads as the first, whatever a training before it set."""
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")
