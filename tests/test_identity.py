@@ -391,10 +391,11 @@ def test_another_source_model_is_refused(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_no_experiment_loads_a_model_past_its_identity() -> None:
-    """Each setting that is a path comes by `load_source`."""
+    """Each setting that is a path comes by `load_source`, or `load_typed`, which calls it."""
     texts = [path.read_text() for path in (ROOT / "experiments").glob("*.py")]
     assert not any("load_trained" in text for text in texts)
-    named = {name for text in texts for name in re.findall(r'load_source\("([\w.]+)"', text)}
+    loads = r"load_(?:source|typed)\(\s*\"([\w.]+)\""
+    named = {name for text in texts for name in re.findall(loads, text)}
     paths = {
         name for text in texts for name in re.findall(r"^    (\w+): Path\b", text, re.MULTILINE)
     }
