@@ -8,6 +8,7 @@ preparing, encoding, converting, streams.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import struct
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqwave import inputs
+from vqwave.atomic_files import write_bytes
 from vqwave.audio.sound_files import FOREIGN, WHY_FOREIGN, refuse_name
 from vqwave.errors import UserInputError
 
@@ -188,12 +190,9 @@ def write(path: str | Path, wave: Wave | Tensor, sample_rate: int) -> None:
     if not np.isfinite(samples).all():
         raise UserInputError(f"{path}: refusing to write NaN or infinite samples")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        soundfile.write(partial, to_int16(samples), rate, format=kind, subtype="PCM_16")
-        os.replace(partial, path)  # noqa: PTH105 - tests make it fail
-    finally:
-        partial.unlink(missing_ok=True)
+    data = io.BytesIO()  # libsndfile does not tell why a file cannot be written
+    soundfile.write(data, to_int16(samples), rate, format=kind, subtype="PCM_16")
+    write_bytes(path, data.getvalue())
 
 
 def to_int16(wave: NDArray[np.floating]) -> NDArray[np.int16]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from vqwave.errors import UserInputError
+from vqwave.failures import about
+from vqwave.terminal import message, output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,9 +135,8 @@ def labels_of(arguments: argparse.Namespace, model: SpeechModel) -> dict[str, st
     given |= {"speaker": arguments.speaker} if arguments.speaker else {}
     for name, value in given.items():
         if value in model.card.about.get("unheard", {}).get(name, ()) and not arguments.quiet:
-            print(
+            message(
                 f"note: {name} {value}: there is no training recording of it, expect anything",
-                file=sys.stderr,
             )
     return given
 
@@ -238,19 +238,15 @@ class Progress:
 def note_rate(arguments: argparse.Namespace, rate: int | None, expected: int) -> None:
     """A line where the input's sample rate is not the model's."""
     if rate != expected and not arguments.quiet:
-        print(
-            f"note: {arguments.input} is at {rate} Hz, resampled to {expected} Hz", file=sys.stderr
-        )
+        message(f"note: {arguments.input} is at {rate} Hz, resampled to {expected} Hz")
 
 
 def naming(path: Path | str, work: Callable[[], T]) -> T:
     """Put the file's name before what is wrong with its content, where it is not named already."""
-    try:
+    with about(path):
         return work()
-    except UserInputError as error:
-        raise error if str(path) in str(error) else UserInputError(f"{path}: {error}") from None
 
 
 def print_written(path: Path, wave: Sized, sample_rate: int) -> None:
     """The line after a file of sound is written."""
-    print(f"{path}: {len(wave) / sample_rate:.2f} s at {sample_rate:,} Hz")
+    output(f"{path}: {len(wave) / sample_rate:.2f} s at {sample_rate:,} Hz")

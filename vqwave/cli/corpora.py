@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from vqwave.cli.arguments import Add
+from vqwave.terminal import output
 
 
 def add(add: Add) -> None:
@@ -42,4 +43,4 @@ def prepare_corpus(arguments: argparse.Namespace) -> None:
         level_db=arguments.level,
         quiet=arguments.quiet,
     )
-    print(summary.table())
+    output(summary.table())

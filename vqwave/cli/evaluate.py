@@ -17,6 +17,7 @@ from vqwave.cli.arguments import (
     writable,
 )
 from vqwave.errors import UserInputError
+from vqwave.terminal import message, output
 
 if TYPE_CHECKING:
     from vqwave.evaluation.progress import Advance, ProgressFactory
@@ -92,7 +93,7 @@ def write_results(arguments: argparse.Namespace) -> None:
     text = section([read_report(path) for path in arguments.reports])
     if arguments.readme is not None:
         put(arguments.readme, text)
-    print(text)
+    output(text)
 
 
 def evaluate_anything(arguments: argparse.Namespace) -> None:
@@ -126,7 +127,7 @@ def evaluate_copies(arguments: argparse.Namespace) -> None:
         progress=bars(quiet=arguments.quiet),
         result=result_of(arguments),
     )
-    print(text_table(result))
+    output(text_table(result))
 
 
 def parts_of(names: str) -> tuple[str, ...]:
@@ -195,7 +196,7 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
         progress=bars(quiet=arguments.quiet),
         result=result_of(arguments),
     )
-    print(text_table(result))
+    output(text_table(result))
 
 
 def bars(*, quiet: bool) -> ProgressFactory:
@@ -208,7 +209,7 @@ def bars(*, quiet: bool) -> ProgressFactory:
         from tqdm import tqdm
 
         if not quiet and not sys.stderr.isatty():
-            print(f"{name}: {total:.0f} {unit}", file=sys.stderr, flush=True)
+            message(f"{name}: {total:.0f} {unit}", flush=True)
         with tqdm(
             total=total,
             desc=name,

@@ -28,6 +28,7 @@ from vqwave.cli.arguments import (
 )
 from vqwave.cli.code import write_decoded
 from vqwave.errors import UserInputError
+from vqwave.terminal import output
 
 if TYPE_CHECKING:
     from vqwave.codes import CodeSequence
@@ -175,4 +176,4 @@ def score_file(arguments: argparse.Namespace) -> None:
     labels, vectors = labels_of(arguments, model), embeddings_of(arguments)
     work = partial(model.log_likelihood, wave, rate, labels=labels, embeddings=vectors)
     score = naming(arguments.input, work)
-    print(f"{arguments.input}: {score.bits:.4f} {score.unit}, {score.samples:,} samples")
+    output(f"{arguments.input}: {score.bits:.4f} {score.unit}, {score.samples:,} samples")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from vqwave.atomic_files import write_bytes
 from vqwave.codes.file_format import from_bytes, header_of, to_bytes
 from vqwave.codes.types import Coder, CodeSequence, Header
 from vqwave.errors import UserInputError
@@ -14,14 +14,10 @@ def save_codes(path: str | Path, coded: CodeSequence, coder: Coder | None = None
     """Write a `.vqw` file, completely or not at all; `coder`, a prior, takes fewer bits, and is
     needed to read it again.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     data = to_bytes(coded, coder)
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)  # noqa: PTH105 - tests make it fail
+        write_bytes(Path(path), data)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserInputError(f"{path}: cannot be written ({error.strerror})") from None
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from vqwave.errors import UserInputError, nearest
+from vqwave.errors import UserInputError, located, nearest
 
 COLUMNS = ("path", "start", "frames", "sample_rate", "speaker", "text", "split", "id", "phones")
 MEASUREMENTS = frozenset({"take", "duration", "duration_s", "seconds", "minutes", "utterances"})
@@ -59,10 +59,13 @@ class Recording:
             yield self.path
             return
         first, size = self.member
-        with self.path.open("rb") as archive, NamedTemporaryFile(prefix="vqwave-") as file:
+        with located(self.path), self.path.open("rb") as archive:
             archive.seek(first)
-            file.write(archive.read(size))
-            file.flush()
+            data = archive.read(size)
+        with NamedTemporaryFile(prefix="vqwave-") as file:
+            with located(file.name):
+                file.write(data)
+                file.flush()
             yield Path(file.name)
 
 

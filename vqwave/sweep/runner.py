@@ -28,6 +28,7 @@ from vqwave.errors import UserInputError, nearest
 from vqwave.sweep.plan import Plan
 from vqwave.sweep.space import nested
 from vqwave.sweep.table import last_words, metrics_of, one_line, outcome
+from vqwave.terminal import message
 
 if TYPE_CHECKING:
     import optuna
@@ -175,7 +176,7 @@ class Sweep:
         run, log = self._run(number), self.out / f"{self._run(number).name}.log"
         trial.set_user_attr("values", json.loads(json.dumps(values, default=str)))
         if not self.quiet:
-            print(f"trial {number} of {total}: {one_line(values)}  (see {log})", file=sys.stderr)
+            message(f"trial {number} of {total}: {one_line(values)}  (see {log})")
         status = self._finish(self.command(number, values), log, trial)
         metric, reason = self._outcome(status, run, log)
         seconds = round(time.perf_counter() - began, 1)
@@ -187,7 +188,7 @@ class Sweep:
         if not self.quiet:
             name = "" if metric is None else f"{self.plan.metric} "
             text = name + outcome(trial.study.get_trials(deepcopy=False)[trial.number])
-            print(f"trial {number} of {total}: {text}  ({seconds:.0f} s)", file=sys.stderr)
+            message(f"trial {number} of {total}: {text}  ({seconds:.0f} s)")
 
     def _check_hopes(self, study: optuna.Study) -> None:
         """Raises UserInputError where the first trials all failed; the next command tries them
@@ -214,7 +215,7 @@ class Sweep:
         with log.open("a") as output:
             if not lock(output, wait=False):
                 waiting = "a killed sweep left this trial running; waiting for its end"
-                print(f"{log}: {waiting}", file=sys.stderr)
+                message(f"{log}: {waiting}")
                 lock(output, wait=True)
             output.write(f"$ {shlex.join(command)}\n")
             output.flush()
@@ -232,7 +233,7 @@ class Sweep:
         try:
             status = self._wait(process, trial)
         except StoppedError as stop:
-            print(f"{stop}: trial saves and leaves (again: ends at once)", file=sys.stderr)
+            message(f"{stop}: trial saves and leaves (again: ends at once)")
             _end(process, log)
             raise
         if status is None:

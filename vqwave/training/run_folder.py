@@ -4,7 +4,6 @@ and no other process.
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import yaml
 from vqwave import config as settings
 from vqwave.atomic_files import alone, empty, is_left, sweep, write_text, writing
 from vqwave.errors import UserInputError
+from vqwave.terminal import message
 from vqwave.training import identity
 from vqwave.training.experiment import Experiment
 from vqwave.training.settings import ExperimentSpec
@@ -67,7 +67,7 @@ def claim(experiment: Experiment[Any, Any], held: ExitStack, *, restart: bool) -
                 )
             note = identity.check(run, now)
             if note is not None and any((run / "checkpoints").glob("step-*")):
-                print(f"note: {note}", file=sys.stderr)
+                message(f"note: {note}")
             steps = before["train"]["steps"]
             sweep(run)
         elif run.exists() and any(not is_left(path) for path in run.iterdir()):

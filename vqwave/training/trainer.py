@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vqwave import config as settings
+from vqwave import terminal
 from vqwave.atomic_files import write_text, writing
 from vqwave.data import Batch, Segments, counter_key, training_batches
 from vqwave.distributed.collectives import (
@@ -185,7 +186,7 @@ class Trainer:
         main = self.accelerator.is_main_process
         checkpoint, notes = newest_checkpoint(self.checkpoints) if main else (None, [])
         for note in notes:
-            print(note, file=sys.stderr)
+            terminal.message(note)
         checkpoint = of_main(checkpoint, self.accelerator.device)
         if checkpoint is None:
             self.tracker.rewind(-1)
@@ -208,9 +209,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.monitor.resume(self.tracker.rows())
         if not self.quiet:
-            print(
+            terminal.message(
                 resume_line(self.config, self.step, checkpoint.progress.get("steps", before)),
-                file=sys.stderr,
             )
 
     def _own_running(self, running: Any) -> dict[str, list[float]]:  # noqa: ANN401 - as an older checkpoint has it, or by rank
@@ -412,7 +412,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         for diagnostic in self.monitor.update(self.step, values):
-            tqdm.write(f"watch: {diagnostic.text}", file=sys.stderr)
+            tqdm.write(terminal.printable(f"watch: {diagnostic.text}"), file=sys.stderr)
 
     def _about(self) -> About:
         quantizer = getattr(self.model, "quantizer", None)
@@ -437,7 +437,7 @@ class Trainer:
         self.tracker.codes(self.step, evaluation.sections)
         if not self.quiet:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in evaluation.scalars.items())
-            bar.write(f"step {self.step}: {shown}", file=sys.stderr)
+            bar.write(terminal.printable(f"step {self.step}: {shown}"), file=sys.stderr)
         return evaluation
 
     def _save(self) -> None:
@@ -468,10 +468,10 @@ class Trainer:
             with writing(run, "evaluation.json"):
                 write_text(run / "evaluation.json", json.dumps(sections, indent=1))
             minutes = self.seconds / 60
-            print(
+            terminal.output(
                 f"reached {evaluation.headline} after {self.step:,} steps, {minutes:.1f} min; the"
                 f" run is in {run}"
             )
-            print("next: " + "\n      ".join(experiment.next_steps()))
+            terminal.output("next: " + "\n      ".join(experiment.next_steps()))
         self.accelerator.wait_for_everyone()
         self.tracker.finish()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from vqwave import inputs
+from vqwave.atomic_files import write_bytes
 from vqwave.config.renamed import old_parameter
 from vqwave.decode.backend import build_engine
 from vqwave.decode.sampling import Sampling
@@ -49,13 +49,10 @@ class StreamState:
 
     def save(self, path: str | Path) -> None:
         """As safetensors, the header among its metadata; put in place in one go."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        data = save(self.arrays, {"stream": json.dumps(self.header)})
         try:
-            temporary.write_bytes(save(self.arrays, {"stream": json.dumps(self.header)}))
-            temporary.replace(path)
+            write_bytes(Path(path), data)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise UserInputError(f"{path}: cannot be written ({error.strerror})") from None
 
     @classmethod

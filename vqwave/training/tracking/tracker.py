@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vqwave.atomic_files import write_text
 from vqwave.audio import Wave, read
+from vqwave.names import file_name
 from vqwave.training.tracking.boards import Board, TensorBoard, WandbBoard, open_run
 from vqwave.training.tracking.samples import SampleSheet
 
@@ -102,8 +103,8 @@ class Tracker:
         for row in sheet.rows:
             wave, rate = read(sheet.folder / row["path"])
             name = "/".join(
-                part
-                for part in (row["utterance"].replace("/", "_"), row["kind"], row["target"])
+                file_name(part)  # boards make folders of them
+                for part in (row["utterance"], row["kind"], row["target"])
                 if part
             )
             spoken = row["speaker"] or ""
