@@ -49,8 +49,10 @@ def located(path: Path | str, instead: Path | None = None) -> Iterator[None]:
             pass
         elif given is None:
             error.filename = str(path)
-        elif instead is not None and Path(os.fsdecode(given)).is_relative_to(instead):
-            error.filename = str(Path(path) / Path(os.fsdecode(given)).relative_to(instead))
+        elif instead is not None and isinstance(given, str | bytes):
+            inner = Path(os.fsdecode(given))
+            if inner.is_relative_to(instead):
+                error.filename = str(Path(path, inner.relative_to(instead)))
         raise
 
 

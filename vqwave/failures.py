@@ -138,7 +138,8 @@ def reported(error: BaseException, folder: Path | None = None) -> str:
     """
     text = "".join(traceback.format_exception(error))
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "vqwave" in Path(frame.filename).parts] or frames
+    inner = [frame for frame in frames if Path(frame.filename) != Path(__file__)]
+    own = [frame for frame in inner if "vqwave" in Path(frame.filename).parts] or inner
     where = f" in {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
     reason = " ".join(str(error).split())[:300]
     what = f"{type(error).__name__}{f': {reason}' if reason else ''}{where}"

@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import IO, NoReturn
 
 from vqwave import __version__, terminal
 from vqwave.cli import bench, code, corpora, evaluate, export, generate, look, sweep, train, tune
@@ -55,6 +55,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         terminal.message(f"error: {message}; see {self.prog} --help")
         raise SystemExit(2)
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+        """argparse's own does not mind where nothing can be written."""
+        if file is sys.stdout:
+            terminal.output(message.removesuffix("\n"))
+        else:
+            terminal.message(message.removesuffix("\n"))
 
     def parse_known_args(  # type: ignore[override] # argparse's has overloads
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import ItemsView, Iterator, KeysView
 
 from torch import nn
 
-ESCAPED = ("%2E", "%25")  # . and %
+# what a module assigns to itself as an attribute, and so cannot be the name of another
+ASSIGNED = "training"
+ESCAPES = {"%2E": ".", "%25": "%", "%74": "t"}
+ESCAPED = re.compile("|".join(ESCAPES))
 
 
 class ModulesByName(nn.ModuleDict):
@@ -44,14 +48,12 @@ class ModulesByName(nn.ModuleDict):
 
 def _inner(name: str) -> str:
     """The name of the submodule: without dots, of each text another."""
-    if name and "." not in name and name != "%" and not any(code in name for code in ESCAPED):
-        return name
-    return name.replace("%", "%25").replace(".", "%2E") or "%"
+    if name == ASSIGNED:
+        return "%74" + name[1:]
+    if name in ("", "%") or "." in name or ESCAPED.search(name):
+        return name.replace("%", "%25").replace(".", "%2E") or "%"
+    return name
 
 
 def _outer(inner: str) -> str:
-    if inner == "%":
-        return ""
-    if any(code in inner for code in ESCAPED):
-        return inner.replace("%2E", ".").replace("%25", "%")
-    return inner
+    return "" if inner == "%" else ESCAPED.sub(lambda found: ESCAPES[found[0]], inner)
