@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, NoReturn
+from typing import NoReturn
 
 from vqwave import __version__, terminal
 from vqwave.cli import bench, code, corpora, evaluate, export, generate, look, sweep, train, tune
@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
         terminal.message(f"error: {message}; see {self.prog} --help")
         raise SystemExit(2)
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: object = None) -> None:
         """argparse's own does not mind where nothing can be written."""
         if file is sys.stdout:
             terminal.output(message.removesuffix("\n"))
