@@ -21,6 +21,7 @@ except ImportError:  # Windows
 from safetensors import SafetensorError
 
 from vqwave.errors import UserInputError, located
+from vqwave.failures import refusal_of
 
 # what a disk may answer
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
@@ -43,12 +44,12 @@ def writing(run: Path, what: str) -> Iterator[None]:
         raise UserInputError(
             f"{run}: {what} cannot be written ({error.strerror}); {_kept(run)}"
         ) from error
-    except SafetensorError as error:  # its text ends in "(os error 28)"
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None or int(number[1]) not in FULL:
+    except SafetensorError as error:
+        refusal = refusal_of(error)
+        if refusal is None or refusal.errno not in FULL:
             raise
         raise UserInputError(
-            f"{run}: {what} cannot be written ({os.strerror(int(number[1]))}); {_kept(run)}"
+            f"{run}: {what} cannot be written ({refusal.strerror}); {_kept(run)}"
         ) from error
 
 
@@ -163,6 +164,19 @@ def hidden(path: Path) -> Path:
 
 
 @contextmanager
+def _instead_of(final: Path, temporary: Path) -> Iterator[None]:
+    """What the system refuses names `final`, also where safetensors reports it."""
+    with located(final, temporary):
+        try:
+            yield
+        except SafetensorError as error:
+            refusal = refusal_of(error)
+            if refusal is None:
+                raise
+            raise refusal from error
+
+
+@contextmanager
 def new_file(final: Path) -> Iterator[Path]:
     """An empty file next to `final` that takes its place once it is written; after an error nothing
     of it is left. OSErrors name `final`.
@@ -170,7 +184,7 @@ def new_file(final: Path) -> Iterator[Path]:
     It is made by this process and is no link, wherever a name like it may have been planted.
     """
     temporary = hidden(final)
-    with located(final, temporary):
+    with _instead_of(final, temporary):
         try:
             os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             yield temporary
@@ -209,7 +223,7 @@ def new_folder(final: Path) -> Iterator[Path]:
     nothing of it is left. OSErrors name `final`.
     """
     temporary = hidden(final)
-    with located(final, temporary):
+    with _instead_of(final, temporary):
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()

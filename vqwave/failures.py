@@ -70,14 +70,20 @@ def in_a_line(error: BaseException) -> str | None:
     if isinstance(error, UnicodeError):
         return f"cannot be written as text ({text})"
     if isinstance(error, SafetensorError):
-        number = re.search(r"os error (\d+)", text)
-        if number is not None:
-            return _of_system(OSError(int(number[1]), os.strerror(int(number[1]))))
+        refusal = refusal_of(error)
+        if refusal is not None:
+            return _of_system(refusal)
         return f"cannot be read as safetensors ({text})"
     soundfile = sys.modules.get("soundfile")
     if soundfile is not None and isinstance(error, soundfile.SoundFileError):
         return f"not usable as sound ({text.rstrip('.')})"
     return None
+
+
+def refusal_of(error: SafetensorError) -> OSError | None:
+    """What the system refused, of an error whose text ends in "(os error 28)"."""
+    number = re.search(r"os error (\d+)", str(error))
+    return None if number is None else OSError(int(number[1]), os.strerror(int(number[1])))
 
 
 def _of_system(error: OSError) -> str:

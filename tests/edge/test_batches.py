@@ -255,3 +255,13 @@ def test_a_mistake_in_a_training_leaves_its_traceback_in_the_run(
     err = capsys.readouterr().err
     assert err.startswith("error: a mistake of vqwave: KeyError: 'gone' in ")
     assert err.endswith(f"the traceback is in {file}\n")
+
+
+def test_no_file_takes_the_place_of_a_pipe_or_a_device(
+    place: Path, tmp_path: Path, capsys: Reader
+) -> None:
+    os.mkfifo(tmp_path / "pipe.vqw")
+    words = (place / "in" / "a.wav", "--out", tmp_path / "pipe.vqw", "--quiet")
+    assert status("encode", place / "model", *words) == 2
+    assert f"{tmp_path / 'pipe.vqw'}: is no file, expected" in capsys.readouterr().err
+    assert (tmp_path / "pipe.vqw").is_fifo()

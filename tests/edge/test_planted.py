@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from vqwave import audio
@@ -145,3 +146,12 @@ def test_prepare_passes_over_planted_links(tmp_path: Path) -> None:
     assert (out / "corpus.json").is_file() or any(out.iterdir())
     assert not out.is_symlink()
     assert [path.name for path in (tmp_path / "victim").iterdir()] == ["precious"]
+
+
+def test_weights_that_do_not_fit_name_their_folder(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as raised, new_folder(tmp_path / "model"):
+        raise SafetensorError("Error while serializing: I/O error: full (os error 28)")
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path / "model"))
+    with pytest.raises(SafetensorError), new_folder(tmp_path / "model"):
+        raise SafetensorError("Error while deserializing header")
+    assert list(tmp_path.iterdir()) == []

@@ -199,6 +199,8 @@ def writable(path: Path, source: Path | None = None) -> Path:
     """A file that may be written: not a folder, not what is read, `source`."""
     if path.is_dir():
         raise UserInputError(f"{path}: is a folder, expected the name of a file to write")
+    if path.exists() and not path.is_file():  # a device or a pipe, which a file would replace
+        raise UserInputError(f"{path}: is no file, expected the name of a file to write")
     if source is not None and path.resolve() == source.resolve():
         raise UserInputError(f"{path}: is what is read, expected another file to write")
     return within(path)
