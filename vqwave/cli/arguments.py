@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -19,6 +20,20 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+
+
+def finite(text: str) -> float:
+    """The type of every option that is a number: NaN and infinity are none.
+
+    >>> finite("0.5")
+    0.5
+    """
+    try:
+        if math.isfinite(number := float(text)):
+            return number
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}, expected a finite number")
 
 
 class Add(Protocol):
@@ -52,7 +67,7 @@ def synthesis_options(
         moved = (
             "move the melody up, or down if below 0 (a model with pitch codes; default %(default)g)"
         )
-        command.add_argument("--shift-semitones", type=float, default=0.0, metavar="N", help=moved)
+        command.add_argument("--shift-semitones", type=finite, default=0.0, metavar="N", help=moved)
     temperature_options(command)
     decoder_options(command)
 
@@ -60,9 +75,9 @@ def synthesis_options(
 def decoder_options(command: argparse.ArgumentParser) -> None:
     """What is sampled from, by which decoder, on which device."""
     mass = "keep the likeliest classes of this mass (categorical heads)"
-    command.add_argument("--top-p", type=float, default=1.0, help=mass)
+    command.add_argument("--top-p", type=finite, default=1.0, help=mass)
     guidance = "above 1: weigh the condition more (a model with dropout)"
-    command.add_argument("--guidance", type=float, default=1.0, help=guidance)
+    command.add_argument("--guidance", type=finite, default=1.0, help=guidance)
     backend_options(command)
 
 
@@ -88,13 +103,13 @@ def temperature_options(command: argparse.ArgumentParser) -> None:
     """How widely is sampled; of what is not given, the model's card has its own."""
     own = "default: the model's own, see info"
     of_all = f"of all parts of a draw; below 1: safer, duller; 0: the likeliest ({own})"
-    command.add_argument("--temperature", type=float, metavar="T", help=of_all)
+    command.add_argument("--temperature", type=finite, metavar="T", help=of_all)
     scale = (
         "of the noise where unvoiced, or where the decoder has no pitch (default: as --temperature)"
     )
-    command.add_argument("--scale-temperature", type=float, metavar="T", help=scale)
+    command.add_argument("--scale-temperature", type=finite, metavar="T", help=scale)
     voiced = "of the noise in voiced frames (default: as --temperature)"
-    command.add_argument("--voiced-temperature", type=float, metavar="T", help=voiced)
+    command.add_argument("--voiced-temperature", type=finite, metavar="T", help=voiced)
 
 
 def condition_options(command: argparse.ArgumentParser, *, required: bool = False) -> None:

@@ -16,6 +16,7 @@ from vqwave.cli.arguments import (
     audio_out,
     device_option,
     embeddings_of,
+    finite,
     labels_of,
     naming,
     note_rate,
@@ -58,7 +59,7 @@ def add(add: Add) -> None:
     )
     encode.add_argument(
         "--input-rms-db",
-        type=float,
+        type=finite,
         metavar="DB",
         help="of a pipe: its RMS level in dBFS (default: that of its first second)",
     )
@@ -72,7 +73,7 @@ def add(add: Add) -> None:
     )
     encode.add_argument(
         "--chunk-seconds",
-        type=float,
+        type=finite,
         default=0.16,
         help="of a pipe: seconds encoded at once (default %(default)s)",
     )

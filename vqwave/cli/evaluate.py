@@ -13,6 +13,7 @@ from vqwave.cli.arguments import (
     Add,
     check_positive,
     decoder_options,
+    finite,
     temperature_options,
     writable,
 )
@@ -66,7 +67,7 @@ def _what(evaluate: argparse.ArgumentParser) -> None:
     only = "only these, as sources and as targets"
     flag("--speakers", default="", metavar="NAME,...", help=only)
     cut = "longer utterances are cut (default: 4; with wer, similarity, mos or converted none is)"
-    flag("--max-seconds", type=float, help=cut)
+    flag("--max-seconds", type=finite, help=cut)
     flag("--max-targets", type=int, default=6, help=f"voices to convert to, at most {by_default}")
     flag("--max-conversions", type=int, default=600, help=f"conversions at most {by_default}")
     each = f"of each word and speaker of a prior {by_default}"
@@ -79,9 +80,9 @@ def _how(evaluate: argparse.ArgumentParser) -> None:
     flag("--batch", type=int, default=32, help=f"utterances decoded at once {by_default}")
     flag("--seed", type=int, default=0, help=f"the same seed, the same figures {by_default}")
     temperature_options(evaluate)
-    flag("--code-temperature", type=float, default=1.0, help=f"of a prior's codes {by_default}")
+    flag("--code-temperature", type=finite, default=1.0, help=f"of a prior's codes {by_default}")
     code_mass = "draw from a prior's likeliest codes of this mass"
-    flag("--code-top-p", type=float, default=1.0, help=code_mass)
+    flag("--code-top-p", type=finite, default=1.0, help=code_mass)
     decoder_options(evaluate)
     flag("--resamples", type=int, default=1000, help=f"bootstrap draws of an interval {by_default}")
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vqwave.cli.arguments import Add, backend_options, check_positive
+from vqwave.cli.arguments import Add, backend_options, check_positive, finite
 from vqwave.errors import UserInputError
 from vqwave.terminal import output
 
@@ -33,7 +33,7 @@ def add(add: Add) -> None:
     spread = "utterances at most, spread over the split (default %(default)s)"
     tune.add_argument("--max-utterances", type=int, default=24, metavar="N", help=spread)
     cut = "longer utterances are cut (default: none is)"
-    tune.add_argument("--max-seconds", type=float, help=cut)
+    tune.add_argument("--max-seconds", type=finite, help=cut)
     tune.add_argument(
         "--whisper", default="tiny.en", metavar="NAME", help="recogniser, as of evaluate"
     )

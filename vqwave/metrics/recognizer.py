@@ -33,6 +33,7 @@ from vqwave.distributed.threads import limited_to
 from vqwave.features import MelBands
 from vqwave.metrics.augment import disturbed, placed
 from vqwave.nn.by_name import ModulesByName
+from vqwave.nn.finite import check_finite
 
 LogProbabilities = dict[str, NDArray[np.float64]]  # (N, K) of each label's values
 RECOGNISED = ("text", "speaker")  # label columns, where a corpus has them
@@ -240,7 +241,8 @@ def _key(corpus: Corpus, spec: RecognizerSpec, values: Mapping[str, Sequence[str
 def _restored(members: nn.ModuleList, path: Path) -> bool:
     try:
         members.load_state_dict(load_file(path))
-    except (OSError, RuntimeError, SafetensorError):
+        check_finite(members, path)
+    except (OSError, RuntimeError, ValueError, SafetensorError):
         return False
     return True
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from vqwave import parsing
 from vqwave.atomic_files import lock
 from vqwave.config import differences
 from vqwave.data import counter_key
@@ -105,13 +106,21 @@ class Sweep:
             writing.acquire()
             os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
             writing.release()
-        storage, direction = optuna.storages.JournalStorage(backend), ("maximize", "minimize")
+        direction = ("maximize", "minimize")
         hyperband = self.plan.hyperband
         pruner = optuna.pruners.HyperbandPruner(**hyperband) if hyperband else None
         settings = {"direction": direction[self.plan.minimize], "pruner": pruner}
-        return optuna.create_study(
-            study_name="sweep", storage=storage, load_if_exists=True, **settings
-        )
+        for _ in parsing.read_json_lines(journal, "a journal", dict[str, Any], finite=False):
+            pass  # before optuna reads it
+        try:
+            storage = optuna.storages.JournalStorage(backend)
+            return optuna.create_study(
+                study_name="sweep", storage=storage, load_if_exists=True, **settings
+            )
+        except (LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:
+            raise UserInputError(
+                f"{journal}: damaged ({error!r}), expected the journal of a sweep"
+            ) from None
 
     def _checked_study(self) -> optuna.Study:
         """The same. Raises UserInputError where the folder holds another sweep, or other files."""

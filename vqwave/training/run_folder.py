@@ -8,11 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vqwave import config as settings
+from vqwave import parsing
 from vqwave.atomic_files import alone, empty, is_left, sweep, write_text, writing
-from vqwave.errors import UserInputError
+from vqwave.errors import UserInputError, under
 from vqwave.terminal import message
 from vqwave.training import identity
 from vqwave.training.experiment import Experiment
@@ -81,14 +80,18 @@ def _settings_of(experiment: Experiment[Any, Any], run: Path) -> dict[str, Any]:
     """The settings that a run folder was made with; what they do not name, since it is newer, has
     its default.
     """
-    tree = yaml.safe_load((run / "config.yaml").read_text())
+    tree = parsing.read_yaml(run / "config.yaml", "the settings of a run")
     name = tree.pop("experiment", None)
     if name != experiment.name:
         raise UserInputError(
             f"{run}: holds a run of experiment {name}, expected {experiment.name}; choose another"
             " run=..."
         )
-    return {"experiment": name, **settings.to_tree(settings.build(type(experiment.config), tree))}
+    with under(str(run / "config.yaml")):
+        return {
+            "experiment": name,
+            **settings.to_tree(settings.build(type(experiment.config), tree)),
+        }
 
 
 def resume_line(config: ExperimentSpec, step: int, before: int) -> str:

@@ -193,16 +193,17 @@ class Trainer:
             return
         try:
             self.model.load_state_dict(checkpoint.network)
-        except RuntimeError as error:  # a run without identity.json, of another corpus
+            self.optimizer.load_state_dict(checkpoint.optimizer)
+            self.experiment.load_extra_state(checkpoint.extra)
+            for name, p in self.averaged.named_parameters():
+                p.copy_(checkpoint.average[name])
+        except (RuntimeError, ValueError, LookupError, TypeError) as error:
+            # a run without identity.json, of another corpus
             reason = " ".join(str(error).split())[:200]
             raise UserInputError(
                 f"{self.config.run}: its checkpoint is of another model than these settings build"
                 f" ({reason})"
             ) from None
-        self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.experiment.load_extra_state(checkpoint.extra)
-        for name, p in self.averaged.named_parameters():
-            p.copy_(checkpoint.average[name])
         self.step, self.seconds = checkpoint.progress["step"], checkpoint.progress["seconds"]
         self.running = self._own_running(checkpoint.progress["running"])
         self.tracker.rewind(self.step, checkpoint.progress.get("rows"))
