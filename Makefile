@@ -39,6 +39,12 @@ test: setup ## run the tests
 chaos: setup ## kill trainings at random moments; each must end as its uninterrupted twin, bit for bit
 	OMP_NUM_THREADS=1 python tests/chaos.py
 
+N ?= 2000
+SEED ?= 0
+.PHONY: fuzz
+fuzz: setup ## hostile variants of every file that is read, N=2000 of them; each must be refused in a line, or taken
+	OMP_NUM_THREADS=1 python tests/fuzz/run.py $(N) $(SEED)
+
 .PHONY: lint
 lint: setup ## check the code's style, and that its type errors grow no more
 	ruff check .

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "atomic_files", "inputs"),
+    ("errors", "terminal", "names", "failures", "atomic_files", "inputs", "parsing"),
     ("config", "distributed", "audio", "codes"),
     ("rng", "pitch_tracking", "features", "distributions"),
     ("data", "nn"),

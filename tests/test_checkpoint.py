@@ -222,7 +222,7 @@ def state_of(
         network.state_dict(),
         average,
         optimizer.state_dict(),
-        {"step": step, "running": {"nll": [1.5, 2]}},
+        {"step": step, "seconds": 1.0, "running": {"nll": [1.5, 2]}},
     )
 
 
@@ -235,7 +235,7 @@ def test_a_resumed_optimizer_goes_on_bit_for_bit(tmp_path: Path) -> None:
     steps(network, optimizer, range(3, 6))
     found, notes = newest_checkpoint(tmp_path)
     assert notes == []
-    assert found.progress == {"step": 3, "running": {"nll": [1.5, 2]}}
+    assert found.progress == {"step": 3, "seconds": 1.0, "running": {"nll": [1.5, 2]}}
     other = nn.Linear(3, 2)
     other.load_state_dict(found.network)
     assert same(found.average, {name: p.detach() / 2 for name, p in other.named_parameters()})

@@ -280,7 +280,7 @@ def test_a_setting_without_default_is_required() -> None:
         ("- seed\n", "{file}: expected settings (key: value), found a list"),
         ("seed\n", "{file}: expected settings (key: value), found 'seed'"),
         ("seed: !thing 1\n", "{file}, line 1: not valid YAML: "),
-        ("tags: &a [*a]\n", "{file}: found a tag or a loop of anchors"),
+        ("tags: &a [*a]\n", "{file}, line 1: not valid YAML: alias 'a' inside"),
         ("--- {}\n--- {}\n", "{file}, line 2: not valid YAML: "),
     ],
 )
@@ -299,7 +299,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         f"{tmp_path / 'none.yaml'}: no such file"
     )
     assert message("--config", str(tmp_path)).startswith(
-        f"{tmp_path}: cannot be read: Is a directory"
+        f"{tmp_path}: is a folder, expected a file"
     )
     (tmp_path / "latin.yaml").write_bytes(b"run: \xe9\n")
     assert "not UTF-8 text" in message("--config", str(tmp_path / "latin.yaml"))

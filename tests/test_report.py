@@ -441,15 +441,15 @@ def damage(run: Path, file: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("config.yaml", "a: [", r"config\.yaml: not YAML"),
-        ("config.yaml", "7", r"config\.yaml: holds int, expected settings by name"),
-        ("metrics.jsonl", 'x\n{"step": 1}\n', r"metrics\.jsonl: line 1 is not JSON"),
+        ("config.yaml", "a: [", r"config\.yaml, line 1: not valid YAML"),
+        ("config.yaml", "7", r"config\.yaml: expected the settings of a run, found '7'"),
+        ("metrics.jsonl", 'x\n{"step": 1}\n', r"metrics\.jsonl, line 1: not JSON"),
         (
             "metrics.jsonl",
             '{"step": 1}\n{"seconds": 1}\n',
-            r"metrics\.jsonl: line 2 has no whole number as step",
+            r"metrics\.jsonl, line 2: step: Field required",
         ),
-        ("evaluation.json", "[]", r"evaluation\.json: .*dictionary"),
+        ("evaluation.json", "[]", r"evaluation\.json: should be an object"),
         ("evaluation.json", "{", r"evaluation\.json: not JSON"),
         (
             "evaluation.json",

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -19,12 +20,15 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 from safetensors import SafetensorError
 
-from vqwave.errors import UserInputError
+from vqwave.errors import UserInputError, located
+from vqwave.failures import refusal_of
 
 # what a disk may answer
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 PATIENCE = 6.0  # seconds that a run folder's other process is waited for
-LEFT = re.compile(r"\..+\.(\d+|old)")  # names under which a killed process was writing
+# names under which a killed process was writing; older ones ended in its number
+LEFT = re.compile(r"\..+\.(\d+|[0-9a-f]{16}|old)")
+LONGEST_NAME = 200  # bytes of a name that the hidden one begins with
 
 
 @contextmanager
@@ -40,12 +44,12 @@ def writing(run: Path, what: str) -> Iterator[None]:
         raise UserInputError(
             f"{run}: {what} cannot be written ({error.strerror}); {_kept(run)}"
         ) from error
-    except SafetensorError as error:  # its text ends in "(os error 28)"
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None or int(number[1]) not in FULL:
+    except SafetensorError as error:
+        refusal = refusal_of(error)
+        if refusal is None or refusal.errno not in FULL:
             raise
         raise UserInputError(
-            f"{run}: {what} cannot be written ({os.strerror(int(number[1]))}); {_kept(run)}"
+            f"{run}: {what} cannot be written ({refusal.strerror}); {_kept(run)}"
         ) from error
 
 
@@ -135,10 +139,70 @@ def sweep(run: Path) -> None:
         for path in place.iterdir() if place.is_dir() else ():
             if is_left(path):
                 final = path.with_name(path.name[1:].rpartition(".")[0])
-                if path.suffix == ".old" and not final.exists():  # killed between the two renames
+                retired = path.suffix == ".old" and not path.is_symlink()
+                if retired and not final.exists():  # killed between the two renames
                     os.replace(path, final)  # noqa: PTH105 - tests make it fail
                     continue
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                remove(path)
+
+
+def remove(path: Path) -> None:
+    """A file, a link or a folder, as far as it can be removed; raises nothing, so that what is
+    wrong already can be reported.
+    """
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def hidden(path: Path) -> Path:
+    """A name next to `path`, for what is being written, that nobody else can know beforehand."""
+    name = os.fsdecode(os.fsencode(path.name)[:LONGEST_NAME])
+    return path.with_name(f".{name}.{secrets.token_hex(8)}")
+
+
+@contextmanager
+def _instead_of(final: Path, temporary: Path) -> Iterator[None]:
+    """What the system refuses names `final`, also where safetensors reports it."""
+    with located(final, temporary):
+        try:
+            yield
+        except SafetensorError as error:
+            refusal = refusal_of(error)
+            if refusal is None:
+                raise
+            raise refusal from error
+
+
+@contextmanager
+def new_file(final: Path) -> Iterator[Path]:
+    """An empty file next to `final` that takes its place once it is written; after an error nothing
+    of it is left. OSErrors name `final`.
+
+    It is made by this process and is no link, wherever a name like it may have been planted.
+    """
+    temporary = hidden(final)
+    with _instead_of(final, temporary):
+        try:
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            yield temporary
+            os.replace(temporary, final)  # noqa: PTH105 - tests make it fail
+        except BaseException:
+            remove(temporary)
+            raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file, completely or not at all."""
+    with new_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, completely or not at all."""
+    write_bytes(path, text.encode())
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
@@ -146,38 +210,28 @@ def replace_folder(temporary: Path, final: Path) -> None:
     a name of its own.
     """
     retired = final.with_name(f".{final.name}.old")
-    shutil.rmtree(retired, ignore_errors=True)
+    remove(retired)
     if final.exists():
         os.replace(final, retired)  # noqa: PTH105 - tests make it fail
     os.replace(temporary, final)  # noqa: PTH105 - tests make it fail
-    shutil.rmtree(retired, ignore_errors=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, completely or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    os.replace(temporary, path)  # noqa: PTH105 - tests make it fail
+    remove(retired)
 
 
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
     """An empty folder next to `final` that takes its place once it is filled; after an error
-    nothing of it is left.
+    nothing of it is left. OSErrors name `final`.
     """
-    temporary = final.with_name(f".{final.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    replace_folder(temporary, final)
+    temporary = hidden(final)
+    with _instead_of(final, temporary):
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            yield temporary
+        except BaseException:
+            remove(temporary)
+            raise
+        replace_folder(temporary, final)
 
 
 def file_digest(path: Path) -> str:

@@ -1,14 +1,16 @@
 """The error for an input that cannot be used.
 
-The one module below all others: every level may raise `UserInputError`; `cli.py` and
-`experiment.py` turn it into one line on standard error and exit status 2.
+The one module below all others: every level may raise `UserInputError`; `failures` turns it, and
+every other exception, into one line on standard error and an exit status.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class UserInputError(ValueError):
@@ -32,6 +34,26 @@ def under(name: str) -> Iterator[None]:
         yield
     except UserInputError as error:
         raise UserInputError(f"{name}: {error}") from None
+
+
+@contextmanager
+def located(path: Path | str, instead: Path | None = None) -> Iterator[None]:
+    """What the system refuses within names `path`, where it names no file, or the file or folder
+    `instead`, which only stands for it.
+    """
+    try:
+        yield
+    except OSError as error:
+        given = error.filename
+        if error.errno is None:  # a library's, with a text of its own
+            pass
+        elif given is None:
+            error.filename = str(path)
+        elif instead is not None and isinstance(given, str | bytes):
+            inner = Path(os.fsdecode(given))
+            if inner.is_relative_to(instead):
+                error.filename = str(Path(path, inner.relative_to(instead)))
+        raise
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

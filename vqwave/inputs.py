@@ -27,6 +27,8 @@ from vqwave.errors import UserInputError, nearest
 
 PCM = np.float32(32768.0)  # full scale of int16
 STEREO = 2  # channels, at most
+HIGHEST_RATE = 1_000_000  # Hz
+LONGEST_SECONDS = 7 * 86_400.0  # of one recording
 SHOWN = 12  # names of which a list is shown
 
 
@@ -116,21 +118,23 @@ def whole_number(value: object, name: str, least: int) -> int:
 def sample_rate(value: object, name: str = "sample_rate") -> int:
     """Hz."""
     try:
-        return whole_number(value, name, 1)
+        rate = whole_number(value, name, 1)
     except UserInputError:
-        raise UserInputError(
-            f"{name}: {value!r}, expected whole Hz above 0, such as 16000"
-        ) from None
+        rate = 0
+    if not 1 <= rate <= HIGHEST_RATE:
+        raise UserInputError(f"{name}: {value!r}, expected whole Hz above 0, such as 16000")
+    return rate
 
 
 def seconds(value: object, name: str = "seconds") -> float:
-    """A length above 0, and finite."""
+    """A length above 0, and at most `LONGEST_SECONDS`."""
     try:
-        if math.isfinite(number := float(value)) and number > 0:  # type: ignore[arg-type]
+        if 0 < (number := float(value)) <= LONGEST_SECONDS:  # type: ignore[arg-type]
             return number
-    except (TypeError, ValueError, RuntimeError):
-        pass
-    raise UserInputError(f"{name} {value}: expected a number above 0")
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        number = math.nan
+    most = f", at most {LONGEST_SECONDS:,.0f}" if number > LONGEST_SECONDS else ""
+    raise UserInputError(f"{name} {value}: expected a number above 0{most}")
 
 
 def samples_of(value: object, rate: int) -> int:

@@ -8,6 +8,7 @@ preparing, encoding, converting, streams.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import struct
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqwave import inputs
+from vqwave.atomic_files import write_bytes
 from vqwave.audio.sound_files import FOREIGN, WHY_FOREIGN, refuse_name
 from vqwave.errors import UserInputError
 
@@ -31,6 +33,10 @@ CANCELLED_DB = 15.0  # how far the mean of channels may lie below them
 PIECE = 1 << 16  # samples whose channels are averaged at once
 # a program that streams a WAV and cannot know its length writes a size from here on, or 0
 OPEN_ENDED = 0x7FFFF000
+LOWEST_RATE, MOST_CHANNELS = 100, 256  # of a sound file
+MOST_SAMPLES = 1 << 31  # that are read at once: half a day at 48 kHz
+BLOCK = 1 << 20  # values that are read at once: a forged length takes no memory that nothing fills
+MOST_CHUNKS = 10_000  # of a WAV, before its samples
 
 
 def read(path: str | Path, start: int = 0, frames: int | None = None) -> tuple[Wave, int]:
@@ -42,13 +48,7 @@ def read(path: str | Path, start: int = 0, frames: int | None = None) -> tuple[W
     stretch, holds NaN or infinity, or channels that cancel each other.
     """
     path = Path(path)
-    refuse_name(path)
-    if not path.is_file():
-        raise UserInputError(
-            f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, expected a sound file"
-        )
-    if path.stat().st_size == 0:
-        raise UserInputError(f"{path}: empty file (0 bytes), expected a sound file")
+    _refuse_no_file(path)
     try:
         _refuse_truncated_riff(path)
         with soundfile.SoundFile(path) as file:
@@ -68,7 +68,32 @@ def read(path: str | Path, start: int = 0, frames: int | None = None) -> tuple[W
     return wave, rate
 
 
+def _refuse_no_file(path: Path) -> None:
+    """Raises UserInputError for what is no regular file, or an empty one."""
+    refuse_name(path)
+    try:
+        size = path.stat().st_size if path.is_file() else -1
+    except OSError as error:
+        raise UserInputError(f"{path}: cannot be opened ({error.strerror})") from None
+    if size < 0:
+        kinds = ((path.is_dir, "is a folder"), (path.exists, "is a pipe or a device"))
+        found = next((text for there, text in kinds if there()), "no such file")
+        raise UserInputError(f"{path}: {found}, expected a sound file")
+    if size == 0:
+        raise UserInputError(f"{path}: empty file (0 bytes), expected a sound file")
+
+
+def check_format(rate: int, channels: int, name: str | Path) -> None:
+    """Raises UserInputError, which begins with `name`, for rates and channels of no recording."""
+    if not LOWEST_RATE <= rate <= inputs.HIGHEST_RATE or not 1 <= channels <= MOST_CHANNELS:
+        raise UserInputError(
+            f"{name}: {channels} channels at {rate} Hz, expected at most {MOST_CHANNELS} at"
+            f" {LOWEST_RATE} to {inputs.HIGHEST_RATE:,} Hz"
+        )
+
+
 def _read_open(file: soundfile.SoundFile, path: Path, start: int, frames: int | None) -> Wave:
+    check_format(file.samplerate, file.channels, path)
     if file.frames == 0:
         raise UserInputError(f"{path}: holds no samples")
     wanted = file.frames - start if frames is None else frames
@@ -80,15 +105,27 @@ def _read_open(file: soundfile.SoundFile, path: Path, start: int, frames: int | 
     if file.seekable():  # GSM 6.10 is not
         file.seek(start)
         before = 0
-    channels = file.read(before + wanted, dtype="float32", always_2d=True)[before:]  # (T, channels)
-    if len(channels) < wanted:
-        raise UserInputError(
-            f"{path}: truncated, {start + len(channels)} of {file.frames} samples could be read"
-        )
+    mix, parts, count = Downmix(), [], 0
+    while count < before + wanted:
+        most = min(BLOCK // file.channels // PIECE * PIECE or PIECE, before + wanted - count)
+        block = file.read(most, dtype="float32", always_2d=True)  # (T, channels)
+        if len(block) < most:
+            there = count + len(block) + start - before
+            raise UserInputError(
+                f"{path}: truncated, {there} of {file.frames} samples could be read"
+            )
+        block = block[max(0, before - count) :]
+        count += most
+        if count > before + MOST_SAMPLES:
+            raise UserInputError(
+                f"{path}: {wanted} samples, expected at most {MOST_SAMPLES} that are read at once"
+            )
+        parts += [mix.push(block[at : at + PIECE]) for at in range(0, len(block), PIECE)]
     try:
-        return downmix(channels)
+        mix.check()
     except UserInputError as error:
         raise UserInputError(f"{path}: {error}") from None
+    return np.concatenate(parts)
 
 
 class Downmix:
@@ -151,7 +188,9 @@ def _refuse_truncated_riff(path: Path) -> None:
         head = file.read(12)
         if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
             return
-        while len(chunk := file.read(8)) == 8:
+        for _ in range(MOST_CHUNKS):
+            if len(chunk := file.read(8)) < 8:
+                return
             name, length = chunk[:4], struct.unpack("<I", chunk[4:])[0]
             if name == b"data":
                 left = size - file.tell()
@@ -161,13 +200,15 @@ def _refuse_truncated_riff(path: Path) -> None:
                     )
                 return
             file.seek(length + length % 2, os.SEEK_CUR)
+    raise UserInputError(f"{path}: {MOST_CHUNKS:,} chunks and no samples, expected a WAV")
 
 
 def rate_of(path: str | Path) -> int | None:
     """The sample rate in Hz that a sound file declares, None where it cannot be opened."""
     try:
-        return int(soundfile.info(str(path)).samplerate)
-    except (soundfile.SoundFileError, RuntimeError):
+        rate = int(soundfile.info(str(path)).samplerate) if Path(path).is_file() else 0
+        return rate if LOWEST_RATE <= rate <= inputs.HIGHEST_RATE else None
+    except (soundfile.SoundFileError, RuntimeError, OSError):
         return None
 
 
@@ -188,12 +229,9 @@ def write(path: str | Path, wave: Wave | Tensor, sample_rate: int) -> None:
     if not np.isfinite(samples).all():
         raise UserInputError(f"{path}: refusing to write NaN or infinite samples")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        soundfile.write(partial, to_int16(samples), rate, format=kind, subtype="PCM_16")
-        os.replace(partial, path)  # noqa: PTH105 - tests make it fail
-    finally:
-        partial.unlink(missing_ok=True)
+    data = io.BytesIO()  # libsndfile does not tell why a file cannot be written
+    soundfile.write(data, to_int16(samples), rate, format=kind, subtype="PCM_16")
+    write_bytes(path, data.getvalue())
 
 
 def to_int16(wave: NDArray[np.floating]) -> NDArray[np.int16]:

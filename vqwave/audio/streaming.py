@@ -16,7 +16,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from vqwave.audio import Downmix, read, to_int16
+from vqwave.audio import Downmix, check_format, read, to_int16
 from vqwave.errors import UserInputError
 
 Wave = NDArray[np.float32]
@@ -49,6 +49,17 @@ class Recording:
         cancel.
         """
         mix = Downmix()
+        try:
+            yield from self._blocks(mix)
+        except (soundfile.SoundFileError, RuntimeError) as error:
+            reason = str(error).strip().rstrip(".")
+            raise UserInputError(f"{self.path}: not readable as sound ({reason})") from None
+        try:
+            mix.check()
+        except UserInputError as error:
+            raise UserInputError(f"{self.path}: {error}") from None
+
+    def _blocks(self, mix: Downmix) -> Iterator[Wave]:
         with soundfile.SoundFile(self.path) as file:
             count = 0
             for block in file.blocks(HELD, frames=file.frames, dtype="float32", always_2d=True):
@@ -60,10 +71,6 @@ class Recording:
                 raise UserInputError(
                     f"{self.path}: truncated, {count} of {file.frames} samples could be read"
                 )
-        try:
-            mix.check()
-        except UserInputError as error:
-            raise UserInputError(f"{self.path}: {error}") from None
 
 
 class Resampler:
@@ -168,6 +175,7 @@ class WavReader:
         ) or self.channels < 1:
             given = f"{self.channels} channels of {self.bits} bits, kind {self.kind}"
             raise UserInputError(f"{self.name}: {given}, expected 16, 24 or 32 bits, or float")
+        check_format(self.sample_rate, self.channels, self.name)
 
     def __iter__(self) -> Iterator[Wave]:
         """About a fiftieth of a second at a time."""

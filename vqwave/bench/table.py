@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from vqwave.atomic_files import write_text
 from vqwave.errors import UserInputError
+from vqwave.terminal import output
 
 REPEATS = 5
 
@@ -80,11 +82,11 @@ def significant(value: float) -> str:
 
 def show(rows: Iterable[Row]) -> list[Row]:
     """Prints each row as soon as it is measured; returns all of them."""
-    print(f"{machine()}\n{heading()}", flush=True)
+    output(f"{machine()}\n{heading()}", flush=True)
     shown = []
     for row in rows:
         shown.append(row)
-        print(line(row), flush=True)
+        output(line(row), flush=True)
     return shown
 
 
@@ -107,14 +109,9 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 
     Raises UserInputError where it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(
-            json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8"
-        )
-        temporary.replace(path)
+        write_text(path, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserInputError(
             f"{path}: {error.strerror}, expected a file that can be written"
         ) from None

@@ -1,4 +1,5 @@
-"""The `vqwave` command. Exit status 0; 2 with one line for bad input; 130 after Ctrl-C.
+"""The `vqwave` command. Exit status 0; 2 with one line for bad input, a full disk and the like; 1
+with one line for a mistake of the package; 130 after Ctrl-C, 143 after SIGTERM.
 
 Each module here adds its commands to the parser and imports the packages that a command needs when
 it runs, so that `--help` is quick.
@@ -7,36 +8,26 @@ it runs, so that `--help` is quick.
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-from vqwave import __version__
+from vqwave import __version__, terminal
 from vqwave.cli import bench, code, corpora, evaluate, export, generate, look, sweep, train, tune
-from vqwave.errors import Note, UserInputError
+from vqwave.errors import Note
+from vqwave.failures import ending
 
 COMMANDS = (corpora, train, code, generate, look, bench, sweep, evaluate, tune, export)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
-    arguments = parser().parse_args(argv)
-    try:
+    with ending():
+        arguments = parser().parse_args(argv)
         with notes(quiet=arguments.quiet):
             arguments.command(arguments)
-    except UserInputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 @contextmanager
@@ -45,11 +36,11 @@ def notes(*, quiet: bool) -> Iterator[None]:
     with warnings.catch_warnings():
         show = warnings.showwarning
 
-        def show_note(message: Warning | str, category: type[Warning], *place: object) -> None:
+        def show_note(text: Warning | str, category: type[Warning], *place: object) -> None:
             if category is Note:
-                print(f"note: {message}", file=sys.stderr)
+                terminal.message(f"note: {text}")
             else:
-                show(message, category, *place)  # type: ignore[arg-type]
+                show(text, category, *place)  # type: ignore[arg-type]
 
         warnings.showwarning = show_note  # type: ignore[assignment]
         warnings.simplefilter("ignore" if quiet else "once", Note)
@@ -62,8 +53,15 @@ class Parser(argparse.ArgumentParser):
     commands: Collection[str] = ()
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
+        terminal.message(f"error: {message}; see {self.prog} --help")
         raise SystemExit(2)
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        """argparse's own does not mind where nothing can be written."""
+        if file is sys.stdout:
+            terminal.output(message.removesuffix("\n"))
+        else:
+            terminal.message(message.removesuffix("\n"))
 
     def parse_known_args(  # type: ignore[override] # argparse's has overloads
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import math
 from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from vqwave.errors import UserInputError
+from vqwave.failures import about
+from vqwave.terminal import message, output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +20,20 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+
+
+def finite(text: str) -> float:
+    """The type of every option that is a number: NaN and infinity are none.
+
+    >>> finite("0.5")
+    0.5
+    """
+    try:
+        if math.isfinite(number := float(text)):
+            return number
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}, expected a finite number")
 
 
 class Add(Protocol):
@@ -51,7 +67,7 @@ def synthesis_options(
         moved = (
             "move the melody up, or down if below 0 (a model with pitch codes; default %(default)g)"
         )
-        command.add_argument("--shift-semitones", type=float, default=0.0, metavar="N", help=moved)
+        command.add_argument("--shift-semitones", type=finite, default=0.0, metavar="N", help=moved)
     temperature_options(command)
     decoder_options(command)
 
@@ -59,9 +75,9 @@ def synthesis_options(
 def decoder_options(command: argparse.ArgumentParser) -> None:
     """What is sampled from, by which decoder, on which device."""
     mass = "keep the likeliest classes of this mass (categorical heads)"
-    command.add_argument("--top-p", type=float, default=1.0, help=mass)
+    command.add_argument("--top-p", type=finite, default=1.0, help=mass)
     guidance = "above 1: weigh the condition more (a model with dropout)"
-    command.add_argument("--guidance", type=float, default=1.0, help=guidance)
+    command.add_argument("--guidance", type=finite, default=1.0, help=guidance)
     backend_options(command)
 
 
@@ -87,13 +103,13 @@ def temperature_options(command: argparse.ArgumentParser) -> None:
     """How widely is sampled; of what is not given, the model's card has its own."""
     own = "default: the model's own, see info"
     of_all = f"of all parts of a draw; below 1: safer, duller; 0: the likeliest ({own})"
-    command.add_argument("--temperature", type=float, metavar="T", help=of_all)
+    command.add_argument("--temperature", type=finite, metavar="T", help=of_all)
     scale = (
         "of the noise where unvoiced, or where the decoder has no pitch (default: as --temperature)"
     )
-    command.add_argument("--scale-temperature", type=float, metavar="T", help=scale)
+    command.add_argument("--scale-temperature", type=finite, metavar="T", help=scale)
     voiced = "of the noise in voiced frames (default: as --temperature)"
-    command.add_argument("--voiced-temperature", type=float, metavar="T", help=voiced)
+    command.add_argument("--voiced-temperature", type=finite, metavar="T", help=voiced)
 
 
 def condition_options(command: argparse.ArgumentParser, *, required: bool = False) -> None:
@@ -134,9 +150,8 @@ def labels_of(arguments: argparse.Namespace, model: SpeechModel) -> dict[str, st
     given |= {"speaker": arguments.speaker} if arguments.speaker else {}
     for name, value in given.items():
         if value in model.card.about.get("unheard", {}).get(name, ()) and not arguments.quiet:
-            print(
+            message(
                 f"note: {name} {value}: there is no training recording of it, expect anything",
-                file=sys.stderr,
             )
     return given
 
@@ -199,6 +214,8 @@ def writable(path: Path, source: Path | None = None) -> Path:
     """A file that may be written: not a folder, not what is read, `source`."""
     if path.is_dir():
         raise UserInputError(f"{path}: is a folder, expected the name of a file to write")
+    if path.exists() and not path.is_file():  # a device or a pipe, which a file would replace
+        raise UserInputError(f"{path}: is no file, expected the name of a file to write")
     if source is not None and path.resolve() == source.resolve():
         raise UserInputError(f"{path}: is what is read, expected another file to write")
     return within(path)
@@ -238,19 +255,15 @@ class Progress:
 def note_rate(arguments: argparse.Namespace, rate: int | None, expected: int) -> None:
     """A line where the input's sample rate is not the model's."""
     if rate != expected and not arguments.quiet:
-        print(
-            f"note: {arguments.input} is at {rate} Hz, resampled to {expected} Hz", file=sys.stderr
-        )
+        message(f"note: {arguments.input} is at {rate} Hz, resampled to {expected} Hz")
 
 
 def naming(path: Path | str, work: Callable[[], T]) -> T:
     """Put the file's name before what is wrong with its content, where it is not named already."""
-    try:
+    with about(path):
         return work()
-    except UserInputError as error:
-        raise error if str(path) in str(error) else UserInputError(f"{path}: {error}") from None
 
 
 def print_written(path: Path, wave: Sized, sample_rate: int) -> None:
     """The line after a file of sound is written."""
-    print(f"{path}: {len(wave) / sample_rate:.2f} s at {sample_rate:,} Hz")
+    output(f"{path}: {len(wave) / sample_rate:.2f} s at {sample_rate:,} Hz")

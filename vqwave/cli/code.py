@@ -5,7 +5,7 @@ pipe.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from vqwave.cli.arguments import (
     audio_out,
     device_option,
     embeddings_of,
+    finite,
     labels_of,
     naming,
     note_rate,
@@ -28,8 +29,11 @@ from vqwave.cli.arguments import (
 from vqwave.cli.folder import Account, Work, share
 from vqwave.cli.pipe import DASH, decode_pipe, encode_pipe, target
 from vqwave.errors import UserInputError
+from vqwave.terminal import output
 
 if TYPE_CHECKING:
+    import torch
+
     from vqwave.codes import CodeSequence
     from vqwave.decode.batching import DecodeRequest
     from vqwave.inference.code_prior import CodePrior
@@ -55,7 +59,7 @@ def add(add: Add) -> None:
     )
     encode.add_argument(
         "--input-rms-db",
-        type=float,
+        type=finite,
         metavar="DB",
         help="of a pipe: its RMS level in dBFS (default: that of its first second)",
     )
@@ -69,7 +73,7 @@ def add(add: Add) -> None:
     )
     encode.add_argument(
         "--chunk-seconds",
-        type=float,
+        type=finite,
         default=0.16,
         help="of a pipe: seconds encoded at once (default %(default)s)",
     )
@@ -140,7 +144,7 @@ def encode_file(arguments: argparse.Namespace) -> None:
     codes.save_codes(out, coded, prior)
     stored = codes.load_header(out)
     packed = "" if stored.prior is None else f", {coded.bit_rate:.0f} without the prior"
-    print(
+    output(
         f"{out}: {coded.seconds:.2f} s in {coded.codes.shape[1]} frames, {stored.bit_rate:.0f}"
         f" bit/s{packed}"
     )
@@ -211,7 +215,7 @@ def _longest_first(works: list[Work]) -> list[tuple[Work, int]]:
     def samples(work: Work) -> int:
         try:
             return load_header(work.source).samples
-        except UserInputError:
+        except Exception:
             return 0
 
     return sorted(((work, samples(work)) for work in works), key=lambda pair: -pair[1])
@@ -237,18 +241,39 @@ def decode_folder(
     def request(work: Work) -> DecodeRequest:
         return model.task(load(work.source), speaker, labels, embeddings, shift)
 
+    left: dict[Hashable, Work] = {work.source: work for work, _ in works}
+
     def requests() -> Iterator[tuple[Path, DecodeRequest]]:
         for work, _ in works:
             if (one := account.attempt(work, partial(request, work))) is not None:
                 yield work.source, one
+            else:
+                del left[work.source]
 
-    by_source: dict[Hashable, Work] = {work.source: work for work, _ in works}
-    for source, wave in model.decode_each(
-        requests(), sampling, lambda samples: account.bar.update(samples / model.sample_rate)
-    ):
-        work = by_source[source]
+    def decoded(
+        requests: Iterable[tuple[Path, DecodeRequest]],
+    ) -> Iterator[tuple[Hashable, torch.Tensor]]:
+        return model.decode_each(
+            requests, sampling, lambda samples: account.bar.update(samples / model.sample_rate)
+        )
+
+    def save(work: Work, wave: torch.Tensor) -> None:
         work.target.parent.mkdir(parents=True, exist_ok=True)
-        account.attempt(work, partial(audio.write, work.target, wave, model.sample_rate))
+        audio.write(work.target, wave, model.sample_rate)
+
+    def alone(work: Work) -> None:
+        for _, wave in decoded([(work.source, request(work))]):
+            save(work, wave)
+
+    try:
+        for source, wave in decoded(requests()):
+            work = left.pop(source)
+            account.attempt(work, partial(save, work, wave))
+    except UserInputError:  # an option, not a file
+        raise
+    except Exception:  # of one of several, which comes out the same alone, and is named then
+        for work in left.values():
+            account.attempt(work, partial(alone, work))
     account.close()
 
 
@@ -281,7 +306,7 @@ def _samples_of(path: Path, sample_rate: int) -> int:
 
     try:
         return round(Recording.open(path).seconds * sample_rate)
-    except UserInputError:
+    except Exception:
         return 0
 
 

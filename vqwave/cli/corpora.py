@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vqwave.cli.arguments import Add
+from vqwave.cli.arguments import Add, finite
+from vqwave.terminal import output
 
 
 def add(add: Add) -> None:
@@ -27,7 +28,7 @@ def add(add: Add) -> None:
     prepare.add_argument("--out", type=Path, required=True, help="corpus folder to write")
     prepare.add_argument("--sample-rate", type=int, help="Hz; default: the corpus' own")
     prepare.add_argument(
-        "--level", type=float, default=-23.0, help="RMS level in dBFS (default %(default)s)"
+        "--level", type=finite, default=-23.0, help="RMS level in dBFS (default %(default)s)"
     )
 
 
@@ -42,4 +43,4 @@ def prepare_corpus(arguments: argparse.Namespace) -> None:
         level_db=arguments.level,
         quiet=arguments.quiet,
     )
-    print(summary.table())
+    output(summary.table())

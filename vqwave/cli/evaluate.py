@@ -13,10 +13,12 @@ from vqwave.cli.arguments import (
     Add,
     check_positive,
     decoder_options,
+    finite,
     temperature_options,
     writable,
 )
 from vqwave.errors import UserInputError
+from vqwave.terminal import message, output
 
 if TYPE_CHECKING:
     from vqwave.evaluation.progress import Advance, ProgressFactory
@@ -65,7 +67,7 @@ def _what(evaluate: argparse.ArgumentParser) -> None:
     only = "only these, as sources and as targets"
     flag("--speakers", default="", metavar="NAME,...", help=only)
     cut = "longer utterances are cut (default: 4; with wer, similarity, mos or converted none is)"
-    flag("--max-seconds", type=float, help=cut)
+    flag("--max-seconds", type=finite, help=cut)
     flag("--max-targets", type=int, default=6, help=f"voices to convert to, at most {by_default}")
     flag("--max-conversions", type=int, default=600, help=f"conversions at most {by_default}")
     each = f"of each word and speaker of a prior {by_default}"
@@ -78,9 +80,9 @@ def _how(evaluate: argparse.ArgumentParser) -> None:
     flag("--batch", type=int, default=32, help=f"utterances decoded at once {by_default}")
     flag("--seed", type=int, default=0, help=f"the same seed, the same figures {by_default}")
     temperature_options(evaluate)
-    flag("--code-temperature", type=float, default=1.0, help=f"of a prior's codes {by_default}")
+    flag("--code-temperature", type=finite, default=1.0, help=f"of a prior's codes {by_default}")
     code_mass = "draw from a prior's likeliest codes of this mass"
-    flag("--code-top-p", type=float, default=1.0, help=code_mass)
+    flag("--code-top-p", type=finite, default=1.0, help=code_mass)
     decoder_options(evaluate)
     flag("--resamples", type=int, default=1000, help=f"bootstrap draws of an interval {by_default}")
 
@@ -92,7 +94,7 @@ def write_results(arguments: argparse.Namespace) -> None:
     text = section([read_report(path) for path in arguments.reports])
     if arguments.readme is not None:
         put(arguments.readme, text)
-    print(text)
+    output(text)
 
 
 def evaluate_anything(arguments: argparse.Namespace) -> None:
@@ -126,7 +128,7 @@ def evaluate_copies(arguments: argparse.Namespace) -> None:
         progress=bars(quiet=arguments.quiet),
         result=result_of(arguments),
     )
-    print(text_table(result))
+    output(text_table(result))
 
 
 def parts_of(names: str) -> tuple[str, ...]:
@@ -195,7 +197,7 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
         progress=bars(quiet=arguments.quiet),
         result=result_of(arguments),
     )
-    print(text_table(result))
+    output(text_table(result))
 
 
 def bars(*, quiet: bool) -> ProgressFactory:
@@ -208,7 +210,7 @@ def bars(*, quiet: bool) -> ProgressFactory:
         from tqdm import tqdm
 
         if not quiet and not sys.stderr.isatty():
-            print(f"{name}: {total:.0f} {unit}", file=sys.stderr, flush=True)
+            message(f"{name}: {total:.0f} {unit}", flush=True)
         with tqdm(
             total=total,
             desc=name,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vqwave.cli.arguments import Add, within, writable
 from vqwave.errors import UserInputError
+from vqwave.terminal import output
 
 
 def add(add: Add) -> None:
@@ -46,7 +47,7 @@ def export_model(arguments: argparse.Namespace) -> None:
                 " --format onnx"
             )
         loaded = export.export_folder(arguments.model, out, half=arguments.half)
-        print(
+        output(
             f"{out}: a {loaded.card.kind} for vqwave.load,"
             f" {sum(f.stat().st_size for f in out.iterdir()):,} bytes"
         )
@@ -61,7 +62,7 @@ def export_model(arguments: argparse.Namespace) -> None:
     shapes = ", ".join(f"{name} {tuple(shape)}" for name, shape in checked.inputs.items()).replace(
         "'", ""
     )
-    print(f"{out}: {checked.part}, {out.stat().st_size:,} bytes; {shapes}")
+    output(f"{out}: {checked.part}, {out.stat().st_size:,} bytes; {shapes}")
     what = "codes differ" if checked.part == "encoder" else "largest difference"
     for frames, difference in checked.differences.items():
-        print(f"{frames:4d} frames: {what} {difference:.2g}")
+        output(f"{frames:4d} frames: {what} {difference:.2g}")

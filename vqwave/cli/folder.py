@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from vqwave.errors import UserInputError
+from vqwave.failures import line_of
+from vqwave.terminal import message, output
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ def share(arguments: argparse.Namespace, suffixes: Collection[str], suffix: str)
     there = set() if arguments.overwrite else there
     if there and not arguments.quiet:
         what = f"{len(there)} of {len(mine)} files are in {out} already and stay as they are"
-        print(f"note: {what}; --overwrite makes them again", file=sys.stderr)
+        message(f"note: {what}; --overwrite makes them again")
     return [work for work in mine if work not in there]
 
 
@@ -102,13 +103,9 @@ class Account:
             if work.refused:
                 raise UserInputError(work.refused)
             return step()
-        except UserInputError as error:
-            text = str(error)
+        except Exception as error:
             self.bar.clear()
-            print(
-                f"error: {text if str(work.source) in text else f'{work.source}: {text}'}",
-                file=sys.stderr,
-            )
+            message(f"error: {line_of(error, work.source)}")
             self.failed += 1
             return None
 
@@ -126,4 +123,4 @@ class Account:
                 f"{self.failed} of {self.count} files could not be used; the others are in"
                 f" {self.out}"
             )
-        print(f"{self.out}: {self.count} files")
+        output(f"{self.out}: {self.count} files")

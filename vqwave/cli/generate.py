@@ -5,7 +5,6 @@ score.
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from vqwave.cli.arguments import (
     condition_options,
     device_option,
     embeddings_of,
+    finite,
     labels_of,
     naming,
     note_rate,
@@ -27,7 +27,7 @@ from vqwave.cli.arguments import (
     synthesis_options,
 )
 from vqwave.cli.code import write_decoded
-from vqwave.errors import UserInputError
+from vqwave.terminal import output
 
 if TYPE_CHECKING:
     from vqwave.codes import CodeSequence
@@ -42,17 +42,17 @@ def add(add: Add) -> None:
         "model", help="run folder or model folder of a WaveNet, or of a prior over codes"
     )
     generate.add_argument(
-        "--seconds", type=float, help="length (default: 3 for a WaveNet; a prior ends by itself)"
+        "--seconds", type=finite, help="length (default: 3 for a WaveNet; a prior ends by itself)"
     )
     generate.add_argument(
         "--code-temperature",
-        type=float,
+        type=finite,
         default=1.0,
         help="of a prior's codes (default %(default)s)",
     )
     generate.add_argument(
         "--code-top-p",
-        type=float,
+        type=finite,
         default=1.0,
         help="draw from a prior's likeliest codes of this mass",
     )
@@ -74,7 +74,7 @@ def add(add: Add) -> None:
     )
     synthesize.add_argument(
         "--seconds",
-        type=float,
+        type=finite,
         help="length (default: that of the features; needed for phones alone)",
     )
     synthesis_options(synthesize, melody=False)
@@ -154,15 +154,13 @@ def synthesize_file(arguments: argparse.Namespace) -> None:
 
 def _features(path: Path) -> object:
     """An array (.npy), or phones: [[first sample, label], ...] (.json)."""
+    from vqwave import parsing
     from vqwave.data.corpus import read_array
 
     if path.suffix == ".npy":
         return read_array(path)
-    try:
-        phones = json.loads(path.read_text(encoding="utf-8"))
-        return [[int(start), str(label)] for start, label in phones]
-    except (OSError, ValueError, TypeError) as error:
-        raise UserInputError(f"{path}: {error}; expected [[first sample, label], ...]") from None
+    phones = parsing.read_json(path, "[[first sample, label], ...]", list[tuple[int, str]])
+    return [[start, label] for start, label in phones]
 
 
 def score_file(arguments: argparse.Namespace) -> None:
@@ -175,4 +173,4 @@ def score_file(arguments: argparse.Namespace) -> None:
     labels, vectors = labels_of(arguments, model), embeddings_of(arguments)
     work = partial(model.log_likelihood, wave, rate, labels=labels, embeddings=vectors)
     score = naming(arguments.input, work)
-    print(f"{arguments.input}: {score.bits:.4f} {score.unit}, {score.samples:,} samples")
+    output(f"{arguments.input}: {score.bits:.4f} {score.unit}, {score.samples:,} samples")

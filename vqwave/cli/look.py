@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from vqwave.cli.arguments import Add, writable
+from vqwave.terminal import output
 
 
 def add(add: Add) -> None:
@@ -26,11 +27,11 @@ def show_info(arguments: argparse.Namespace) -> None:
 
     rows = describe(arguments.what)
     width = max(map(len, rows))
-    print("\n".join(f"{name:{width}}  {value}" for name, value in rows.items()))
+    output("\n".join(f"{name:{width}}  {value}" for name, value in rows.items()))
 
 
 def write_page(arguments: argparse.Namespace) -> None:
     from vqwave.report import write_report
 
     out = writable(arguments.out or arguments.runs[0] / "report.html")
-    print(write_report(arguments.runs, out))
+    output(write_report(arguments.runs, out))

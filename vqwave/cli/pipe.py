@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from vqwave import terminal
+from vqwave.atomic_files import new_file
 from vqwave.cli.arguments import embeddings_of, labels_of, naming, sampling_of
-from vqwave.errors import UserInputError
+from vqwave.errors import UserInputError, located
 
 if TYPE_CHECKING:
     from vqwave.audio.streaming import WavReader
@@ -29,14 +30,12 @@ PIECE = 25  # frames of a complete file that are decoded before their speech is 
 def source(path: Path) -> Iterator[tuple[BinaryIO, str]]:
     """A file, or standard input for `-`, and its name in messages."""
     if path == DASH:
-        yield sys.stdin.buffer, "standard input"
+        yield terminal.named(sys.stdin.buffer, terminal.INPUT), terminal.INPUT
         return
-    try:
-        with path.open("rb") as file:
-            yield file, str(path)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UserInputError(f"{path}: {reason}") from None
+    with located(path):
+        opened = path.open("rb")
+    with opened as file:
+        yield terminal.named(file, str(path)), str(path)
 
 
 @contextmanager
@@ -46,20 +45,16 @@ def target(path: Path) -> Iterator[BinaryIO]:
     Raises UserInputError where the reader of standard output is gone.
     """
     if path == DASH:
+        out = terminal.named(sys.stdout.buffer, terminal.OUTPUT)
         try:
-            yield sys.stdout.buffer
-            sys.stdout.buffer.flush()
+            yield out
+            out.flush()
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise UserInputError("standard output: its reader is gone") from None
+            terminal.discard_output()
+            raise UserInputError(f"{terminal.OUTPUT}: its reader is gone") from None
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(path) as temporary, temporary.open("wb") as file:
+        yield terminal.named(file, str(path))
 
 
 def encode_pipe(arguments: argparse.Namespace, model: SpeechModel) -> None:
@@ -83,7 +78,7 @@ def encode_pipe(arguments: argparse.Namespace, model: SpeechModel) -> None:
         if not arguments.quiet:
             after = f"note: codes come {1000 * stream.latency:.0f} ms after their sound"
             first = "" if stream.ready else ", the first once the range of the voice is known"
-            print(after + first, file=sys.stderr)
+            terminal.message(after + first)
         with target(arguments.out) as out:
             writer = CodeWriter(out, _header(model, stream, arguments)) if stream.ready else None
             for block in _blocks(stream, reader, name):
@@ -143,10 +138,9 @@ def decode_pipe(arguments: argparse.Namespace, model: SpeechModel, coder: Coder 
             shift_semitones=arguments.shift_semitones,
         )
         if not arguments.quiet:
-            print(
+            terminal.message(
                 f"note: sound comes {1000 * stream.latency / model.sample_rate:.0f} ms after its"
                 " codes",
-                file=sys.stderr,
             )
         with target(arguments.out) as out:
             writer = WavWriter(out, model.sample_rate, raw=arguments.raw)

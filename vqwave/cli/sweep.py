@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from pathlib import Path
 
 from vqwave.cli.arguments import Add
 from vqwave.errors import UserInputError
+from vqwave.terminal import message, output
 
 
 def add(add: Add) -> None:
@@ -65,14 +65,14 @@ def run_sweep(arguments: argparse.Namespace) -> None:
             if values is None:
                 results = "method bayes chooses by the results of earlier trials"
                 raise UserInputError(f"--dry-run: {results}, expected method grid or random")
-            print(shlex.join(sweep.command(number, values)))
+            output(shlex.join(sweep.command(number, values)))
         return
     try:
         trials = sweep.run()
     except StoppedError as stop:
         done = f"{len(sweep.finished())} trials are done, all is in {out}"
-        print(f"stopped: {done}; run the same command to go on", file=sys.stderr)
+        message(f"stopped: {done}; run the same command to go on")
         raise SystemExit(128 + stop.number) from None
-    print(text_table(plan, trials, out))
+    output(text_table(plan, trials, out))
     if best_of(trials, minimize=plan.minimize) is None:
         raise SystemExit(1)

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vqwave.cli.arguments import Add, backend_options, check_positive
+from vqwave.cli.arguments import Add, backend_options, check_positive, finite
 from vqwave.errors import UserInputError
+from vqwave.terminal import output
 
 if TYPE_CHECKING:
     from vqwave.evaluation.temperature_tuning import Trial
@@ -32,7 +33,7 @@ def add(add: Add) -> None:
     spread = "utterances at most, spread over the split (default %(default)s)"
     tune.add_argument("--max-utterances", type=int, default=24, metavar="N", help=spread)
     cut = "longer utterances are cut (default: none is)"
-    tune.add_argument("--max-seconds", type=float, help=cut)
+    tune.add_argument("--max-seconds", type=finite, help=cut)
     tune.add_argument(
         "--whisper", default="tiny.en", metavar="NAME", help="recogniser, as of evaluate"
     )
@@ -72,11 +73,11 @@ def tune_model(arguments: argparse.Namespace) -> None:
         trials = temperature_tuning.tune(context, scorer, _Printed())
     except NotApplicable as error:
         raise UserInputError(f"{arguments.model}: {error}") from None
-    print(f"best:\n{temperature_tuning.table(trials[:1])}")
+    output(f"best:\n{temperature_tuning.table(trials[:1])}")
     best = trials[0].temperatures
     if arguments.write:
         update_card(folder, {"temperature": best._asdict()})
-        print(f"{folder / 'config.json'}: temperature {best}")
+        output(f"{folder / 'config.json'}: temperature {best}")
 
 
 class _Printed:
@@ -89,6 +90,6 @@ class _Printed:
         from vqwave.evaluation import temperature_tuning
 
         if self.first:
-            print(temperature_tuning.heading(trial))
-        print(temperature_tuning.line(trial), flush=True)
+            output(temperature_tuning.heading(trial))
+        output(temperature_tuning.line(trial), flush=True)
         self.first = False

@@ -28,15 +28,16 @@ nor name the codec.
 from __future__ import annotations
 
 import io
-import json
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import BinaryIO, cast
+from typing import Annotated, BinaryIO, ClassVar, cast
 
 import torch
+from pydantic import ConfigDict, Field
 
+from vqwave import parsing
 from vqwave.codes.pitch import CodeBlock, PitchFormat
 from vqwave.codes.types import Coder, CodeSequence, Header
 from vqwave.errors import UserInputError
@@ -49,7 +50,13 @@ LONGEST_NAME = 1 << 16  # twice the bytes that a name may have
 # bytes that are asked of a pipe at once: a forged length must not take memory that it does not fill
 PIECE = 1 << 16
 LONGEST_BLOCK = 1 << 20  # frames
-MOST_RATIO, MOST_CODES, MOST_BOOKS = 1 << 12, 1 << 16, 1 << 8  # of pitch codes
+MOST_RATIO, MOST_PITCH_CODES = 1 << 12, 1 << 16
+MOST_BOOKS = 1 << 8
+MOST_RATE, MOST_HOP = 1_000_000, 1 << 20
+MOST_CODES = 1 << 32  # of a book
+# frames that no byte of entropy-coded codes needs to have paid for, and those that a byte may pay
+# for: a file of few bytes must not take hours
+FREE_FRAMES, FRAMES_A_BYTE = 1 << 12, 1 << 10
 TRUNCATED = "the checksum does not match: the file is truncated or damaged"
 
 
@@ -187,19 +194,18 @@ class Source:
         rate, hop, size, books = (self.number() for _ in range(4))
         codec = self.text()
         speaker = self.text() if flags & SPEAKER else None
-        if min(rate, hop, size, books) < 1:
-            raise UserInputError(
-                f"{self.name}: its header cannot be read ({books} books of {size} codes, hop {hop}"
-                f" at {rate} Hz)"
-            )
-        pitch = self.pitch(hop) if version == VERSION_3[3] else None
-        return Header(rate, hop, 0, size, codec, books, 0, speaker, pitch=pitch), flags
+        header = _bounded(Header(rate, hop, 0, size, codec, books, 0, speaker), self.name)
+        if version != VERSION_3[3]:
+            return header, flags
+        return replace(header, pitch=self.pitch(hop)), flags
 
     def pitch(self, hop: int) -> PitchFormat:
         """What is said of pitch codes, for frames of `hop` samples. Raises UserInputError."""
         ratio, size, books = (self.number() for _ in range(3))
         mean, deviation = struct.unpack("<ff", self.take(8))
-        fits = 1 <= ratio <= MOST_RATIO and 1 <= size <= MOST_CODES and 1 <= books <= MOST_BOOKS
+        fits = (
+            1 <= ratio <= MOST_RATIO and 1 <= size <= MOST_PITCH_CODES and 1 <= books <= MOST_BOOKS
+        )
         try:
             if not fits:
                 raise UserInputError(f"{books} books of {size} pitch codes, one for {ratio} frames")
@@ -252,33 +258,58 @@ def _parse(data: bytes, name: str) -> tuple[Header, bytes | CodeBlock]:
     return _fitting(replace(header, payload=len(payload)), name), payload
 
 
+def _bounded(header: Header, name: str) -> Header:
+    """Raises UserInputError for a rate, a frame or books that no codec has."""
+    fits = 1 <= header.sample_rate <= MOST_RATE and 1 <= header.hop <= MOST_HOP
+    if fits and 1 <= header.size <= MOST_CODES and 1 <= header.books <= MOST_BOOKS:
+        return header
+    raise UserInputError(f"{name}: its header cannot be read ({header.sizes})")
+
+
 def _fitting(header: Header, name: str) -> Header:
     """Raises UserInputError for a header that does not fit its codes."""
+    most = FREE_FRAMES + FRAMES_A_BYTE * header.payload
     if header.prior is None and header.payload != header.packed_bytes(header.frames):
         problem = (
             f"{header.books} x {header.frames} codes do not fit its {header.payload} bytes of codes"
         )
     elif header.samples < 0 or not 0 <= header.frames * header.hop - header.samples < header.hop:
         problem = f"{header.frames} frames of {header.hop} do not fit {header.samples} samples"
-    elif header.books < 1 or header.frames < 0:
-        problem = f"{header.books} x {header.frames} codes"
+    elif header.prior is not None and header.frames > most:
+        problem = f"{header.frames} frames in {header.payload} bytes, expected at most {most}"
     else:
-        return header
+        return _bounded(header, name)
     raise UserInputError(f"{name}: its header cannot be read ({problem})")
 
 
+@dataclass(frozen=True)
+class Version1:
+    """The facts of version 1."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    sample_rate: Annotated[parsing.Count, Field(ge=1)]
+    hop: Annotated[parsing.Count, Field(ge=1)]
+    samples: parsing.Count
+    size: Annotated[parsing.Count, Field(ge=1)]
+    fingerprint: str
+    books: Annotated[parsing.Count, Field(ge=1)]
+    frames: parsing.Count
+    speaker: str | None = None
+    prior: str | None = None
+    check: Annotated[int, Field(ge=0, lt=1 << 32)] | None = None
+
+
 def _parse_version_1(data: bytes, name: str) -> tuple[Header, bytes]:
-    try:
-        (length,) = struct.unpack("<I", data[4:8])
-        payload = data[8 + length : -4]
-        return (
-            _fitting(Header(**json.loads(data[8 : 8 + length]), payload=len(payload)), name),
-            payload,
-        )
-    except UserInputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserInputError(f"{name}: its header cannot be read ({error})") from None
+    (length,) = struct.unpack("<I", data[4:8])
+    if length > min(len(data) - 12, LONGEST_NAME):
+        raise UserInputError(f"{name}: its header cannot be read ({length} bytes)")
+    payload, where = data[8 + length : -4], f"{name}: its header cannot be read"
+    tree = parsing.parse_json(parsing.decoded(data[8 : 8 + length], where), where)
+    given = parsing.checked(Version1, tree, where)
+    if (given.prior is None) != (given.check is None):
+        raise UserInputError(f"{where} (a prior and its check belong together)")
+    return _fitting(Header(**vars(given), payload=len(payload)), name), payload
 
 
 def _parse_stream(source: Source, version: int) -> tuple[Header, CodeBlock]:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from vqwave import parsing
+from vqwave.atomic_files import write_bytes
 from vqwave.codes.file_format import from_bytes, header_of, to_bytes
 from vqwave.codes.types import Coder, CodeSequence, Header
 from vqwave.errors import UserInputError
+
+LONGEST = 1 << 31  # bytes of a file: months of speech
 
 
 def save_codes(path: str | Path, coded: CodeSequence, coder: Coder | None = None) -> None:
     """Write a `.vqw` file, completely or not at all; `coder`, a prior, takes fewer bits, and is
     needed to read it again.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     data = to_bytes(coded, coder)
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)  # noqa: PTH105 - tests make it fail
+        write_bytes(Path(path), data)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserInputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
@@ -40,9 +39,4 @@ def load_header(path: str | Path) -> Header:
 
 
 def _read(path: str | Path) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UserInputError(
-            f"{path}: {str(error.strerror).lower()}, expected a .vqw file"
-        ) from None
+    return parsing.read_bytes(path, "a .vqw file", LONGEST)

@@ -27,6 +27,7 @@ from vqwave.config.help import help_text
 from vqwave.config.parts import OpenTo, Part
 from vqwave.config.specs import Tree, differences, dump, option, spec, to_tree
 from vqwave.config.yaml_layers import dotted_keys, load, merge, split
+from vqwave.terminal import output
 
 __all__ = [
     "OpenTo",
@@ -71,7 +72,7 @@ def parse(
     Request(config=Train(steps=64, lr=1e-05), dry_run=True, restart=False, quiet=False)
     """
     if {"-h", "--help"} & set(argv):
-        print(help_text(cls, program, description))
+        output(help_text(cls, program, description))
         raise SystemExit(0)
     line = split(argv)
     tree = settle(cls, {})

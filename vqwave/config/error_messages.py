@@ -49,14 +49,13 @@ def validate(cls: type[T], tree: Tree, sources: Mapping[str, str]) -> T:
             json.dumps(tree, default=str), strict=True
         )
     except ValidationError as error:
-        problems: dict[str, list[str]] = {}
+        problems: dict[str, list[dict[str, Any]]] = {}
         for detail in error.errors(include_url=False):
             key = _dotted(tree, detail["loc"])
             key += ".kind" if detail["type"].startswith("union_tag") else ""
-            problems.setdefault(key, []).append(
-                _problem(cls, tree, key, typing.cast("dict[str, Any]", detail))
-            )
-        key, lines = next(iter(problems.items()))
+            problems.setdefault(key, []).append(typing.cast("dict[str, Any]", detail))
+        key, details = next(iter(problems.items()))
+        lines = [_problem(cls, tree, key, detail) for detail in details]
         source = next((sources[part] for part in _prefixes(key) if part in sources), "")
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         line = f"{key}: {_join(lines)}" if key else _join(lines)
@@ -142,8 +141,9 @@ def _unknown(cls: type, tree: Tree, key: str) -> str:
     variants = specs(hint)
     here = tree
     for step in steps(parent):
-        here = here[step]
-    chosen = variant(hint, here.get("kind"))
+        inside = isinstance(here, dict) or (isinstance(here, list) and step in range(len(here)))
+        here = here.get(step) if isinstance(here, dict) else here[step] if inside else None
+    chosen = variant(hint, here.get("kind") if isinstance(here, dict) else None)
     if last in (retired := getattr(chosen, "retired", {})):
         return f"is a setting no more: {retired[last]}; expected without it"
     renamed = None if chosen is None else new_key(chosen, last)

@@ -7,13 +7,13 @@ rules, which would make text of `3e-4` and False of `no`.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import yaml
 
+from vqwave import parsing
 from vqwave.config.renamed import COMMAND_LINE
 from vqwave.config.specs import Tree
 from vqwave.errors import UserInputError, nearest
@@ -29,8 +29,8 @@ class Text(str):
     """A scalar as it was typed, unquoted."""
 
 
-class _Loader(yaml.SafeLoader):
-    """Leaves plain scalars as text and refuses a key that is given twice."""
+class _Loader(parsing.YamlLoader):
+    """Leaves plain scalars as text."""
 
     yaml_implicit_resolvers: ClassVar[dict] = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}
 
@@ -39,14 +39,15 @@ class _Loader(yaml.SafeLoader):
         node: yaml.MappingNode,
         deep: bool = False,  # noqa: FBT001, FBT002 - yaml's
     ) -> dict:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key.value, str) and key.value in seen:
+        tree = {str(key): value for key, value in super().construct_mapping(node, deep).items()}
+        for key in tree:
+            if not key or set(key) & set(".[]"):
                 raise yaml.MarkedYAMLError(
-                    problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark
+                    problem=f"key {key[:60]!r}, expected a name without dots and brackets:"
+                    " settings lie inside one another",
+                    problem_mark=node.start_mark,
                 )
-            seen.add(str(key.value))
-        return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
+        return tree
 
     def construct_text(self, node: yaml.ScalarNode) -> str:
         return Text(node.value) if node.style is None else node.value
@@ -60,7 +61,7 @@ def read_flow(text: str) -> Tree:
     text.
     """
     try:
-        return yaml.load(text, _Loader)
+        return parsing.parse_yaml(text, _Loader)
     except yaml.YAMLError:
         return Text(text)
 
@@ -70,30 +71,20 @@ def load(file: Path) -> dict[str, Tree]:
 
     Raises UserInputError naming the file, and the line where there is one.
     """
-    try:
-        tree = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-        json.dumps(tree)
-    except FileNotFoundError:
-        raise UserInputError(f"{file}: no such file; expected a YAML file with settings") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "a character that YAML does not allow"
-        raise UserInputError(
-            f"{file}{f', line {mark.line + 1}' if mark else ''}: not valid YAML: {problem}"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UserInputError(
-            f"{file}: cannot be read: {reason}; expected a YAML file with settings"
-        ) from None
-    except (TypeError, ValueError, RecursionError):
-        raise UserInputError(
-            f"{file}: found a tag or a loop of anchors; expected plain settings (key: value)"
-        ) from None
-    if tree is not None and not isinstance(tree, dict):
-        given = "a list" if isinstance(tree, list) else repr(str(tree)[:40])
-        raise UserInputError(f"{file}: expected settings (key: value), found {given}")
-    return tree or {}
+    tree = parsing.read_yaml(file, "settings (key: value)", _Loader)
+    problem = _not_plain(tree)
+    if problem:
+        raise UserInputError(f"{file}: {problem}; expected plain settings (key: value)")
+    return tree
+
+
+def _not_plain(tree: Tree) -> str:
+    """What settings cannot hold, such as a date; empty if there is nothing of the kind."""
+    if isinstance(tree, dict | list):
+        inside = tree.values() if isinstance(tree, dict) else tree
+        return next(filter(None, map(_not_plain, inside)), "")
+    plain = tree is None or isinstance(tree, str | int | float | bool)
+    return "" if plain else f"found a tag of {type(tree).__name__}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,19 +18,22 @@ Opening reads the two text files; the shards are memory-mapped, and `read` copie
 
 from __future__ import annotations
 
-import json
+import math
 import mmap
+import tokenize
 from collections import Counter
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from vqwave import parsing
 from vqwave.audio import Wave, from_int16
 from vqwave.data.manifest import Phones
 from vqwave.errors import UserInputError, nearest
@@ -60,14 +63,36 @@ class Utterance:
     """
 
     id: str
-    shard: int
-    offset: int
-    frames: int
+    shard: Annotated[int, Field(ge=0, le=99_999)]
+    offset: parsing.Count
+    frames: Annotated[parsing.Count, Field(ge=1)]
     speaker: str
     text: str
     split: str
     labels: dict[str, str]
     phones: Phones = ()
+
+
+@dataclass(frozen=True)
+class PitchHeader:
+    """Section `pitch` of `corpus.json`."""
+
+    hop: Annotated[int, Field(ge=1, le=1_000_000)]
+    range: tuple[Annotated[parsing.Finite, Field(ge=0)], Annotated[parsing.Finite, Field(gt=0)]]
+
+
+@dataclass(frozen=True)
+class CorpusHeader:
+    """`corpus.json`."""
+
+    format: Literal[1]
+    name: str
+    sample_rate: parsing.Rate
+    labels: dict[str, list[str]]
+    level_db: Annotated[parsing.Finite, Field(ge=-120, le=60)]
+    source: str
+    sha256: dict[str, str] = field(default_factory=dict)
+    pitch: PitchHeader | None = None
 
 
 @dataclass(frozen=True)
@@ -129,19 +154,18 @@ class Corpus:
                 f"{folder}: {problem}; make one with `vqwave prepare KIND SOURCE --out {folder}`"
             )
         try:
-            header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
-            if header["format"] != FORMAT:
+            header = parsing.read_json(folder / HEADER, "a corpus", dict[str, Any])
+            if header.get("format") != FORMAT:
                 raise UserInputError(
-                    f"{folder / HEADER}: format {header['format']}, expected {FORMAT}; prepare it"
-                    " again"
+                    f"{folder / HEADER}: format {header.get('format')!r}, expected {FORMAT}"
                 )
-            with (folder / INDEX).open(encoding="utf-8") as file:
-                utterances = [_utterance(json.loads(line)) for line in file]
-            corpus = cls(folder, *_with_text(header, utterances))
-        except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserInputError(
-                f"{folder}: damaged corpus ({error!r}); prepare it again"
-            ) from error
+            parsing.checked(CorpusHeader, header, str(folder / HEADER))
+            lines = parsing.read_json_lines(folder / INDEX, "utterances", Utterance)
+            utterances = [utterance for _, utterance in lines]
+            _check_labels(header["labels"], utterances, folder / INDEX)
+        except UserInputError as error:
+            raise UserInputError(f"{folder}: damaged corpus ({error}); prepare it again") from error
+        corpus = cls(folder, *_with_text(header, utterances))
         corpus._check_shards()
         corpus._check_pitch()
         return corpus
@@ -345,9 +369,12 @@ def read_array(path: Path) -> NDArray[np.float32]:
     """
     try:
         # what float32 does not hold becomes infinite, and is refused below
-        with np.errstate(over="ignore"):
-            array = np.load(path, allow_pickle=False).astype(np.float32)
-    except (OSError, ValueError, EOFError) as error:
+        with np.errstate(over="ignore"), parsing.open_regular(path) as file:
+            _check_array(file, path.stat().st_size)
+            array = np.lib.format.read_array(file, allow_pickle=False).astype(np.float32)
+    except UserInputError:
+        raise
+    except (OSError, ValueError, TypeError, LookupError, EOFError, RecursionError) as error:
         raise UserInputError(
             f"{path}: no array of numbers ({error}), expected what numpy.save writes"
         ) from error
@@ -360,9 +387,44 @@ def read_array(path: Path) -> NDArray[np.float32]:
     return array
 
 
-def _utterance(row: dict[str, Any]) -> Utterance:
-    phones = tuple((start, label) for start, label in row.pop("phones", ()))
-    return Utterance(**row, phones=phones)
+def _check_array(file: BinaryIO, size: int) -> None:
+    """Raises ValueError for the header of anything but plain numbers, and for more of these than
+    there are in `size` bytes; at the beginning of the file again afterwards.
+    """
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"version {version[0]}.{version[1]}")
+    headers = (np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0)
+    try:
+        shape, _, kind = headers[version[0] - 1](file)
+    except (SyntaxError, tokenize.TokenError) as error:  # numpy's own parts
+        raise ValueError(str(error)) from None
+    if kind.kind not in "fiub" or min(shape, default=0) < 0:
+        raise ValueError(f"shape {shape} of {kind}")
+    if math.prod(shape) * kind.itemsize > size - file.tell():
+        raise ValueError(f"shape {shape} of {kind} in {size} bytes")
+    file.seek(0)
+
+
+def _check_labels(
+    labels: dict[str, list[str]], utterances: Sequence[Utterance], path: Path
+) -> None:
+    """Raises UserInputError for an utterance whose labels are not those of the corpus, and for
+    one that is there twice.
+    """
+    known, ids = {name: set(values) for name, values in labels.items()}, set()
+    known.setdefault("speaker", set())
+    for number, utterance in enumerate(utterances, 1):
+        for name, value in [("speaker", utterance.speaker), *utterance.labels.items()]:
+            if value not in known.get(name, ()):
+                raise UserInputError(
+                    f"{path}, utterance {number}: {name} {value!r}, which {HEADER} does not name"
+                )
+        if utterance.id in ids:
+            raise UserInputError(f"{path}, utterance {number}: id {utterance.id!r} is there twice")
+        ids.add(utterance.id)
+    if not utterances:
+        raise UserInputError(f"{path}: empty, expected utterances")
 
 
 def _with_text(

@@ -5,15 +5,16 @@ Both are read without those tools.
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from vqwave import parsing
 from vqwave.audio.sound_files import FOREIGN, SUFFIXES, WHY_FOREIGN
 from vqwave.data.manifest import SPLITS, Phones, Recording, Rejected
 from vqwave.errors import UserInputError
@@ -63,14 +64,14 @@ def webdataset(source: Path) -> Rows:
         try:
             for sample in _samples(shard):
                 yield _recording_of(sample, shard, f"{name}/{sample.key}", split_of(shard, home))
-        except (tarfile.TarError, EOFError) as error:
+        except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError) as error:
             yield Rejected(shard, f"not a complete, plain tar file ({error})")
 
 
 def _samples(shard: Path) -> Iterator[_Sample]:
     """Samples in the shard's order; as WebDataset has it, members of one key follow one another."""
     here: _Sample | None = None
-    with tarfile.open(shard, "r:") as archive:
+    with parsing.open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:") as archive:
         for member in archive:
             folder, _, base = member.name.removeprefix("./").rpartition("/")
             stem, _, ending = base.partition(".")
@@ -107,8 +108,8 @@ def _take(sample: _Sample, member: tarfile.TarInfo, ending: str, archive: tarfil
 
 def _take_json(sample: _Sample, name: str, content: str) -> None:
     try:
-        tree = json.loads(content)
-    except json.JSONDecodeError:
+        tree = parsing.parse_json(content, name, finite=False)
+    except UserInputError:
         tree = None
     if not isinstance(tree, dict):
         sample.reason = f"{name} is no JSON object"
@@ -182,17 +183,62 @@ def lhotse(source: Path) -> Rows:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                row = json.loads(line)
-                if not isinstance(row, dict) or "id" not in row:
-                    raise UserInputError(
-                        f"{path}, line {number}: expected an object with an id, as lhotse writes it"
-                    )
-                yield row
-    except (json.JSONDecodeError, UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-        raise UserInputError(f"{path}: not a complete manifest of lhotse ({error})") from None
+    expected = "a manifest of lhotse"
+    for number, row in parsing.read_json_lines(path, expected, dict[str, Any], finite=False):
+        if not isinstance(row.get("id"), str | int):
+            raise UserInputError(
+                f"{path}, line {number}: expected an object with an id, as lhotse writes it"
+            )
+        yield row
+
+
+Seconds = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class CutRow:
+    """What is used of a cut."""
+
+    start: Seconds
+    duration: Annotated[Seconds, Field(ge=0)]
+    supervisions: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class SoundSource:
+    """Where sound comes from."""
+
+    type: str
+    source: str
+    channels: list[int]
+
+
+@dataclass(frozen=True)
+class SoundRow:
+    """What is used of a recording."""
+
+    sampling_rate: parsing.Rate
+    num_samples: parsing.Count
+    sources: list[SoundSource]
+
+
+@dataclass(frozen=True)
+class SupervisionRow:
+    """What is used of a supervision."""
+
+    id: str | int
+    start: Seconds
+    duration: Annotated[Seconds, Field(ge=0)]
+    custom: dict[str, Any] | None = None
+    alignment: dict[str, list[list[Any]]] | None = None
+
+
+@dataclass(frozen=True)
+class AlignedRow:
+    """What is used of an item of an alignment."""
+
+    label: str
+    start: Seconds
 
 
 def _cuts(path: Path, source: Path) -> Rows:
@@ -206,14 +252,20 @@ def _cuts(path: Path, source: Path) -> Rows:
             continue
         if not cut.get("supervisions"):
             yield Rejected(path, f"no supervision of the cut {cut['id']!r}")
-        for row in cut.get("supervisions", ()):
+            continue
+        try:
+            known = parsing.checked(CutRow, cut, f"cut {cut['id']!r}")
+        except UserInputError as error:
+            yield Rejected(path, str(error))
+            continue
+        for row in known.supervisions:
             yield _utterance(
                 row,
                 cut["recording"],
                 path,
                 split=split_of(path, source),
-                offset=float(cut["start"]),
-                duration=float(cut["duration"]),
+                offset=known.start,
+                duration=known.duration,
             )
 
 
@@ -229,48 +281,63 @@ def _utterance(
     """A supervision that starts `row["start"]` s after `offset`, the start of its cut, and lies
     within the cut's duration.
     """
+    name = repr(row.get("id"))
     try:
-        path = _file_of(recording, manifest.parent)
-        rate, total = int(recording["sampling_rate"]), int(recording["num_samples"])
-        begin, end = float(row["start"]), float(row["start"]) + float(row["duration"])
-    except (KeyError, TypeError, ValueError) as error:
-        return Rejected(manifest, f"{row.get('id')!r} is not as lhotse writes it ({error})")
+        known = parsing.checked(SupervisionRow, row, name)
+        sound = parsing.checked(SoundRow, recording, f"the recording of {name}")
+        phones = _phones(known, offset, sound.sampling_rate)
+    except UserInputError as error:
+        return Rejected(manifest, f"{error}, expected it as lhotse writes it")
+    path, rate, total = _file_of(sound, manifest.parent), sound.sampling_rate, sound.num_samples
+    begin, end = known.start, known.start + known.duration
     if path is None:
-        kinds = ", ".join(str(each.get("type")) for each in recording.get("sources", ()))
+        kinds = ", ".join(each.type for each in sound.sources)
         return Rejected(
             manifest,
-            f"the sound of {row['id']!r} is of type {kinds or 'nothing'}, expected one file of one"
+            f"the sound of {name} is of type {kinds or 'nothing'}, expected one file of one"
             " channel",
         )
     if duration is not None:
         begin, end = max(0.0, begin), min(duration, end)
     start, stop = round((offset + begin) * rate), min(total, round((offset + end) * rate))
-    about = {**(row.get("custom") or {}), **row}
+    about = {**(known.custom or {}), **row}
     return Recording(
         path=path,
         speaker=_first(about, SPEAKER) or NOBODY,
-        id=str(row["id"]),
+        id=str(known.id),
         text=_first(about, TEXT),
         split=split,
         start=start,
         frames=max(0, stop - start),
         sample_rate=rate,
         labels=_labels(about, LABELS),
-        phones=_phones(row, offset, rate),
+        phones=phones,
     )
 
 
-def _file_of(recording: Mapping[str, Any], folder: Path) -> Path | None:
+def _file_of(recording: SoundRow, folder: Path) -> Path | None:
     """The sound file of a recording of one source; None where it is something else than a file, or
     one of many channels.
     """
-    sources = recording["sources"]
-    if len(sources) != 1 or sources[0]["type"] != "file" or len(sources[0]["channels"]) > 1:
+    sources = recording.sources
+    if len(sources) != 1 or sources[0].type != "file" or len(sources[0].channels) > 1:
         return None
-    path = Path(sources[0]["source"])
-    return next((place for place in (folder / path, path) if place.is_file()), folder / path)
+    path = Path(sources[0].source)
+    return next((place for place in (folder / path, path) if _is_file(place)), folder / path)
 
 
-def _phones(row: Mapping[str, Any], offset: float, rate: int) -> Phones:
-    items = (row.get("alignment") or {}).get("phone", ())
-    return tuple((round((offset + float(item[1])) * rate), str(item[0])) for item in items)
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+def _phones(row: SupervisionRow, offset: float, rate: int) -> Phones:
+    items = (row.alignment or {}).get("phone", ())
+    keys = ("label", "start")
+    aligned = [
+        parsing.checked(AlignedRow, dict(zip(keys, item, strict=False)), f"{row.id!r}: alignment")
+        for item in items
+    ]
+    return tuple((round((offset + each.start) * rate), each.label) for each in aligned)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,10 +20,13 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from vqwave.errors import UserInputError, nearest
+from vqwave import parsing
+from vqwave.errors import UserInputError, located, nearest
 
 COLUMNS = ("path", "start", "frames", "sample_rate", "speaker", "text", "split", "id", "phones")
 MEASUREMENTS = frozenset({"take", "duration", "duration_s", "seconds", "minutes", "utterances"})
+LONGEST_TEXT = 1 << 30  # bytes of a table
+MOST_SAMPLES = 1 << 53
 SPLITS = {"train": "train", "test": "test", "": ""} | dict.fromkeys(
     ("valid", "validation", "val", "dev"), "valid"
 )
@@ -59,10 +63,13 @@ class Recording:
             yield self.path
             return
         first, size = self.member
-        with self.path.open("rb") as archive, NamedTemporaryFile(prefix="vqwave-") as file:
+        with located(self.path), self.path.open("rb") as archive:
             archive.seek(first)
-            file.write(archive.read(size))
-            file.flush()
+            data = archive.read(size)
+        with NamedTemporaryFile(prefix="vqwave-") as file:
+            with located(file.name):
+                file.write(data)
+                file.flush()
             yield Path(file.name)
 
 
@@ -123,18 +130,20 @@ def write_manifest(path: Path, recordings: Iterable[Recording]) -> None:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 text file. Raises `UserInputError` where it is none."""
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserInputError(f"{path}: not UTF-8 text") from error
+    return parsing.read_text(path, "a text", LONGEST_TEXT).splitlines()
 
 
 def read_table(path: Path, delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
     """(line number, row by column name) of a delimited text file with a header."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with (
+            parsing.open_regular(path) as data,
+            io.TextIOWrapper(data, "utf-8-sig", newline="") as file,
+        ):
             reader = csv.DictReader(file, delimiter=delimiter, restkey="")
             for row in reader:
+                if any("\0" in value for value in row.values() if isinstance(value, str)):
+                    raise UserInputError(f"{path}, line {reader.line_num}: holds a NUL")
                 yield (
                     reader.line_num,
                     {(k or "").strip(): v.strip() for k, v in row.items() if isinstance(v, str)},
@@ -148,20 +157,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserInputError(
-                f"{path}, line {number}: not JSON ({error.msg}), expected one object a line"
-            ) from error
-        if not isinstance(row, dict):
-            raise UserInputError(
-                f"{path}, line {number}: found {type(row).__name__}, expected one object a line"
-            )
-        yield number, row
+    yield from parsing.read_json_lines(path, "one object a line", dict[str, Any], finite=False)
 
 
 def _speaker_columns(path: Path) -> dict[str, dict[str, str]]:
@@ -213,7 +209,7 @@ def _whole(row: Mapping[str, Any], column: str, where: str) -> int | None:
         number = int(str(value))
     except ValueError:
         raise UserInputError(f"{where}: {column} is {value!r}, expected a whole number") from None
-    if number < 0:
+    if not 0 <= number < MOST_SAMPLES:
         raise UserInputError(f"{where}: {column} is {number}, expected no negative number")
     return number
 
@@ -222,6 +218,9 @@ def _phones(value: object, where: str) -> Phones:
     if value in (None, ""):
         return ()
     try:
-        return tuple((int(start), str(label)) for start, label in value)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+        phones = tuple((int(start), str(label)) for start, label in value)  # type: ignore[attr-defined]
+    except (TypeError, ValueError, OverflowError):
         raise UserInputError(f"{where}: phones are not a list of [first sample, label]") from None
+    if any(abs(start) >= MOST_SAMPLES for start, _ in phones):
+        raise UserInputError(f"{where}: phones beyond {MOST_SAMPLES} samples")
+    return phones

@@ -7,7 +7,7 @@ import glob
 import hashlib
 import json
 import os
-import shutil
+import secrets
 import tempfile
 import unicodedata
 from collections import Counter, deque
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vqwave import audio, pitch_tracking
+from vqwave.atomic_files import remove
 from vqwave.audio.sound_files import refused_files
 from vqwave.data.corpus import (
     FORMAT,
@@ -39,7 +40,8 @@ from vqwave.data.manifest import Phones, Recording, Rejected
 from vqwave.data.recipes import RECIPES, Recipe
 from vqwave.data.splits import assign_splits
 from vqwave.data.summary import Summary, summarise
-from vqwave.errors import UserInputError, nearest
+from vqwave.errors import UserInputError, located, nearest
+from vqwave.failures import in_a_line, reported
 
 SHARD_SAMPLES = 2**29  # 1 GiB
 SHORTEST_SECONDS = 0.01
@@ -139,7 +141,7 @@ def _prepare(
     with _all_or_nothing(out) as folder:
         utterances, kept = [], []
         with ShardWriter(folder) as shards:
-            for result in _in_order(lambda r: bring_to(r, target), recordings, quiet=quiet):
+            for result in _in_order(lambda r: _brought(r, target), recordings, quiet=quiet):
                 if isinstance(result, Rejected):
                     rejected.append(result)
                 else:
@@ -259,6 +261,16 @@ def bring_to(recording: Recording, target: Target) -> Prepared | Rejected:
     hop = pitch_tracking.ten_milliseconds(target.sample_rate)
     f0 = pitch_tracking.track(audio.from_int16(samples), target.sample_rate, hop)
     return Prepared(recording, samples, phones, f0)
+
+
+def _brought(recording: Recording, target: Target) -> Prepared | Rejected:
+    """`bring_to`; whatever else is wrong with a recording does not end the work on the others."""
+    try:
+        return bring_to(recording, target)
+    except OSError:  # of the disk, not of the file
+        raise
+    except Exception as error:
+        return Rejected(recording.path, in_a_line(error) or reported(error))
 
 
 def _phones_at(recording: Recording, scale: float, frames: int) -> Phones:
@@ -407,23 +419,24 @@ def _all_or_nothing(out: Path) -> Iterator[Path]:
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     _tidy(out)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
-        yield partial
-        if is_corpus(out):
-            old = out.with_name(f".{out.name}.{os.getpid()}.old")
-            out.replace(old)
-            try:
+    mine = f".{out.name}.{os.getpid()}-{secrets.token_hex(8)}"  # cannot be known beforehand
+    partial, old = out.with_name(f"{mine}.partial"), out.with_name(f"{mine}.old")
+    with located(out, partial):
+        try:
+            partial.mkdir()
+            yield partial
+            if is_corpus(out):
+                out.replace(old)
+                try:
+                    partial.replace(out)
+                except BaseException:
+                    old.replace(out)
+                    raise
+                remove(old)
+            else:
                 partial.replace(out)
-            except BaseException:
-                old.replace(out)
-                raise
-            shutil.rmtree(old)
-        else:
-            partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        finally:
+            remove(partial)
 
 
 def _tidy(out: Path) -> None:
@@ -431,9 +444,12 @@ def _tidy(out: Path) -> None:
     the older one back.
     """
     for path in out.parent.glob(f".{glob.escape(out.name)}.*"):
-        number, _, kind = path.name.removeprefix(f".{out.name}.").partition(".")
+        process, _, kind = path.name.removeprefix(f".{out.name}.").partition(".")
+        number = process.partition("-")[0]
         if (
             kind not in ("partial", "old")
+            or path.is_symlink()
+            or not path.is_dir()
             or not number.isdecimal()
             or (int(number) != os.getpid() and _runs(int(number)))
         ):
@@ -441,7 +457,7 @@ def _tidy(out: Path) -> None:
         if kind == "old" and not out.exists():
             path.replace(out)
         else:
-            shutil.rmtree(path)
+            remove(path)
 
 
 def _runs(pid: int) -> bool:

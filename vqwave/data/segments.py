@@ -183,7 +183,9 @@ def _outlive_signals(_: int) -> None:
 
     SIGTERM, by which a parent also ends a worker that is left over, takes effect after a minute.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):  # the latter is not everywhere
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
 
 

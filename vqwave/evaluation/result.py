@@ -17,6 +17,7 @@ from vqwave.metrics.bootstrap import Estimate
 
 COLUMNS = ("ceiling", "mu-law", "griffin-lim", "frames", "model", "student", "floor")
 Better = Literal["higher", "lower", ""]
+ByPart = dict[Literal["choice", "scale", "voiced"], float]
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,8 @@ class EvaluationReport:
     model: str = ""
     kind: str = ""
     seconds: float = 0.0
-    temperature: float | dict[str, float] = 1.0  # of all parts, or of each
-    student_temperature: float | dict[str, float] | None = None  # where it is another
+    temperature: float | ByPart = 1.0  # of all parts, or of each
+    student_temperature: float | ByPart | None = None  # where it is another
     student: str | None = None
     matrices: list[Matrix] = field(default_factory=list)
     tracks: list[Track] = field(default_factory=list)
@@ -123,7 +124,7 @@ def written(temperatures: Temperatures) -> float | dict[str, float]:
     return temperatures.choice if len(set(temperatures)) == 1 else temperatures._asdict()
 
 
-def _read(temperature: float | dict[str, float]) -> Temperatures:
+def _read(temperature: float | ByPart) -> Temperatures:
     """The inverse of `written`."""
     if isinstance(temperature, dict):
         return Temperatures(**temperature)

@@ -14,8 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
+from vqwave import parsing
 from vqwave.atomic_files import write_text
 from vqwave.codes import fingerprint
 from vqwave.config import to_tree
@@ -32,21 +31,8 @@ CHANGE_NOTHING = ("only", "keep")
 
 def read_report(path: Path) -> EvaluationReport:
     """Raises `UserInputError` that names the file, and the key where one does not fit."""
-    try:
-        return TypeAdapter(EvaluationReport).validate_python(
-            json.loads(path.read_text(encoding="utf-8"))
-        )
-    except OSError as error:
-        raise UserInputError(
-            f"{path}: {error.strerror}, expected what `vqwave evaluate --out` writes"
-        ) from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UserInputError(
-            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}, expected an evaluation"
-        ) from None
-    except ValueError as error:
-        raise UserInputError(f"{path}: not JSON ({error}), expected an evaluation") from None
+    expected = "an evaluation, as `vqwave evaluate --out` writes it"
+    return parsing.read_json(path, expected, EvaluationReport)
 
 
 def result_in(path: Path, *, restart: bool = False) -> Result:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from vqwave.atomic_files import new_file
 from vqwave.errors import UserInputError
 from vqwave.export.graphs import Graph, decoder_graph, encoder_graph
 from vqwave.inference.model_folder import load_trained
@@ -55,8 +55,7 @@ def export_onnx(name: str | Path, out: Path, part: Part = "decoder") -> Checked:
             raise UserInputError(f"{package} is not installed: pip install 'vqwave[export]'")
     loaded = load_trained(name)
     graph = encoder_graph(loaded, name) if part == "encoder" else decoder_graph(loaded, name)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
+    with new_file(out) as temporary:
         trace(graph, temporary, name)
         inputs = _describe(
             temporary, graph.facts | {"part": part, "sample_rate": loaded.card.sample_rate}
@@ -71,11 +70,6 @@ def export_onnx(name: str | Path, out: Path, part: Part = "decoder") -> Checked:
                 f"{name}: its graph is {checked.largest:.2g} away from PyTorch, expected at most"
                 f" {graph.tolerance:g}"
             )
-        temporary.replace(out)
-    except OSError as error:
-        raise UserInputError(f"{out}: cannot be written ({error.strerror})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return checked
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from vqwave.codes import Header, PitchFormat, load_header
 from vqwave.data import Corpus
 from vqwave.data.corpus import is_corpus
+from vqwave.inference.model_folder import parameter_counts
 from vqwave.inference.speech_model import SpeechModel
 from vqwave.models import VQVAE
 from vqwave.models.melody import Melody
@@ -78,20 +79,23 @@ def _of_model(name: str) -> dict[str, str]:
     rows = {
         "model": f"{card.kind} in {name}{decoder}",
         "trained": (
-            f"{about['steps']:,} steps in {about['seconds'] / 60:.1f} min on {about['corpus']},"
-            f" seed {about['seed']}"
+            f"{about.get('steps', 0):,} steps in {about.get('seconds', 0) / 60:.1f} min on"
+            f" {about.get('corpus', '?')}, seed {about.get('seed', '?')}"
         ),
         "sample rate": f"{card.sample_rate:,} Hz",
-        "parameters": ", ".join(f"{part} {count:,}" for part, count in about["parameters"].items()),
+        "parameters": ", ".join(
+            f"{part} {count:,}" for part, count in parameter_counts(speech.model).items()
+        ),
         "receptive field": (
-            f"{about['receptive_field']:,} samples,"
-            f" {1000 * about['receptive_field'] / card.sample_rate:.1f} ms"
+            f"{speech.model.receptive_field:,} samples,"
+            f" {1000 * speech.model.receptive_field / card.sample_rate:.1f} ms"
         ),
     }
     if "temperature" in about:
         rows["temperature"] = str(speech.temperatures)
     if codec is not None:
-        rate = f"{card.sample_rate / about['hop']:g} frames a second, {about['bit_rate']:g} bit/s"
+        bits = about.get("bit_rate") or codec.bit_rate(card.sample_rate)
+        rate = f"{card.sample_rate / codec.hop:g} frames a second, {bits:g} bit/s"
         shares = _shares(codec, card.sample_rate)
         rows["codes"] = f"{rate}{shares}, codec {speech.fingerprint}"
     if speech.prior is not None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_model
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
+from vqwave import inputs, parsing
 from vqwave.atomic_files import new_folder
 from vqwave.config import build, spec, to_tree
 from vqwave.config.renamed import migrated, new_parameter
@@ -19,6 +24,10 @@ from vqwave.errors import UserInputError
 from vqwave.models import Model, ModelSpec
 from vqwave.nn.finite import check_finite
 
+CARD = "config.json"
+MOST = 1 << 22  # of any whole number in the settings of a network
+SPARE_TENSORS, SPARE_VALUES = 10_000, 1 << 26  # that a network may make beside its weights
+MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye}
 SHIPPED = Path(__file__).parents[1] / "pretrained"
 
 
@@ -39,6 +48,23 @@ class ModelCard:
     def build(self) -> Model:
         """The model, with untrained weights."""
         return self.spec.build(self.sample_rate, self.labels)
+
+
+@dataclass(frozen=True)
+class About:
+    """What is used of a card's `about`, which may have more, or less."""
+
+    level_db: Annotated[parsing.Finite, Field(ge=-120, le=60)] = -23.0
+    speaks: bool = True
+    unheard: dict[str, list[str]] = field(default_factory=dict)
+    corpus: str = ""
+    steps: parsing.Count = 0
+    seconds: parsing.Finite = 0.0
+    seed: int = 0
+    parameters: dict[str, parsing.Count] = field(default_factory=dict)
+    receptive_field: parsing.Count = 0
+    hop: parsing.Count = 0
+    bit_rate: parsing.Finite | None = None
 
 
 @dataclass(frozen=True)
@@ -88,28 +114,95 @@ def load_trained(name: str | Path, device: str | torch.device = "cpu") -> Loaded
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise UserInputError(f"device {device}: there is none here, expected cpu")
     folder = find_model(name)
+    card, older = read_card(folder)
+    path = folder / "model.safetensors"
     try:
-        tree = json.loads((folder / "config.json").read_text())
-        if not isinstance(tree, dict):
-            raise UserInputError(
-                f"{folder / 'config.json'}: a {type(tree).__name__}, expected the settings of a"
-                " model"
-            )
-        tree.pop("kind", None)
-        older = tree.get("format") == 1
-        card = build(ModelCard, migrated(ModelCard, tree) | ({"format": 2} if older else {}))
-        model = card.build()
-        weights = load_file(folder / "model.safetensors", device=str(device))
+        weights = load_weights(path, device)
+        with _Sized(path, weights):
+            model = card.build()
         model.load_state_dict(
             {new_parameter(name) if older else name: w for name, w in weights.items()}
         )
-        check_finite(model, folder)
-    except UserInputError:
-        raise
-    except (SafetensorError, RuntimeError, ValueError) as error:
+        check_finite(model, path)
+    except UserInputError as error:
+        raise error if str(folder) in str(error) else UserInputError(f"{path}: {error}") from None
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:
         reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
-        raise UserInputError(f"{folder}: the model cannot be read ({reason})") from None
+        raise UserInputError(
+            f"{path}: the model cannot be read, its weights and {CARD} do not fit ({reason})"
+        ) from None
     return Loaded(model.to(device).eval(), card, folder)
+
+
+def read_card(folder: Path) -> tuple[ModelCard, bool]:
+    """The card of a model folder, and whether it was of format 1.
+
+    Raises UserInputError that names the file.
+    """
+    path = folder / CARD
+    tree = parsing.read_json(path, "the settings of a model", dict[str, Any])
+    tree.pop("kind", None)
+    older = tree.get("format") == 1
+    try:
+        card = build(ModelCard, migrated(ModelCard, tree) | ({"format": 2} if older else {}))
+    except UserInputError as error:
+        raise UserInputError(f"{path}: {error}") from None
+    parsing.checked(About, card.about, f"{path}: about")
+    _check_sizes(card, path)
+    return card, older
+
+
+def _check_sizes(card: ModelCard, path: Path) -> None:
+    """Raises UserInputError for a rate, and for a whole number in the settings of the network, that
+    no model has.
+    """
+    if not 1 <= card.sample_rate <= inputs.HIGHEST_RATE:
+        raise UserInputError(f"{path}: sample_rate: {card.sample_rate}, expected Hz")
+    places: list[tuple[str, Any]] = [("spec", to_tree(card.spec))]
+    while places:
+        key, value = places.pop()
+        if isinstance(value, dict):
+            places += [(f"{key}.{name}", item) for name, item in value.items()]
+        elif isinstance(value, list):
+            places += [(f"{key}[{place}]", item) for place, item in enumerate(value)]
+        elif isinstance(value, int) and abs(value) > MOST and "seed" not in key:
+            raise UserInputError(f"{path}: {key}: {value}, expected at most {MOST}")
+
+
+def load_weights(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """Tensors by name. Raises UserInputError that names the file."""
+    try:
+        parsing.open_regular(path).close()
+        return load_file(path, device=str(device))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserInputError(
+            f"{path}: cannot be read ({reason}), expected tensors by name (safetensors)"
+        ) from None
+
+
+class _Sized(TorchFunctionMode):
+    """Within, what is built may not be far larger than the weights that it is built for.
+
+    Else a card of a few bytes would take any memory, or time, before its weights are compared.
+    """
+
+    def __init__(self, path: Path, weights: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.path, self.count = path, SPARE_TENSORS + 40 * len(weights)
+        self.values = SPARE_VALUES + 8 * sum(w.numel() for w in weights.values())
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
+        if func in MAKERS:
+            sizes = args[0] if args and isinstance(args[0], tuple | list) else args
+            shape = [size for size in sizes if isinstance(size, int)]
+            self.values -= math.prod(shape) if shape else 1
+            self.count -= 1
+            if min(self.values, self.count) < 0:
+                raise UserInputError(
+                    f"{self.path}: its weights are far fewer than those of the network in {CARD}"
+                )
+        return func(*args, **(kwargs or {}))
 
 
 def parameter_counts(model: torch.nn.Module) -> dict[str, int]:

@@ -17,7 +17,7 @@ from vqwave.decode.sampling import Sampling
 from vqwave.decode.streaming.conditions import code_condition
 from vqwave.decode.streaming.stream import Stream, StreamState
 from vqwave.distributed.torch_defaults import inference, own_defaults
-from vqwave.errors import UserInputError
+from vqwave.errors import UserInputError, under
 from vqwave.inference.decoder_inputs import Given, Labels, Vectors
 from vqwave.inference.speech_encoder import SpeechEncoder
 from vqwave.metrics import likelihood
@@ -81,8 +81,12 @@ class SpeechModel(SpeechEncoder):
 
         Raises UserInputError for one of another model.
         """
-        state = state if isinstance(state, StreamState) else StreamState.load(state)
-        return Stream.resumed(self._vqvae, state, self.sample_rate, seed)
+        if isinstance(state, StreamState):
+            return Stream.resumed(self._vqvae, state, self.sample_rate, seed)
+        with under(str(state)):
+            loaded = StreamState.load(state)
+            Stream.resumed(self._vqvae, loaded, self.sample_rate, seed).prove()
+            return Stream.resumed(self._vqvae, loaded, self.sample_rate, seed)
 
     def decode(
         self,

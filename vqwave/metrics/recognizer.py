@@ -11,8 +11,8 @@ installed were trained neither on a corpus' speakers nor on words at 8 kHz.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -25,12 +25,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vqwave.atomic_files import new_file
 from vqwave.audio import Wave
 from vqwave.data import Corpus
 from vqwave.data.corpus import HEADER, INDEX, shard_name
 from vqwave.distributed.threads import limited_to
 from vqwave.features import MelBands
 from vqwave.metrics.augment import disturbed, placed
+from vqwave.nn.by_name import ModulesByName
+from vqwave.nn.finite import check_finite
 
 LogProbabilities = dict[str, NDArray[np.float64]]  # (N, K) of each label's values
 RECOGNISED = ("text", "speaker")  # label columns, where a corpus has them
@@ -81,7 +84,7 @@ class RecognizerNetwork(nn.Module):
             for i, pool in enumerate(pools)
         )
         self.dropout = nn.Dropout(spec.dropout)
-        self.outputs = nn.ModuleDict({name: nn.Linear(2 * C, size) for name, size in sizes.items()})
+        self.outputs = ModulesByName({name: nn.Linear(2 * C, size) for name, size in sizes.items()})
 
     def forward(self, power: Tensor) -> dict[str, Tensor]:
         """Mel powers (B, M, F) at any level -> logits (B, K) of each label."""
@@ -238,21 +241,18 @@ def _key(corpus: Corpus, spec: RecognizerSpec, values: Mapping[str, Sequence[str
 def _restored(members: nn.ModuleList, path: Path) -> bool:
     try:
         members.load_state_dict(load_file(path))
-    except (OSError, RuntimeError, SafetensorError):
+        check_finite(members, path)
+    except (OSError, RuntimeError, ValueError, SafetensorError):
         return False
     return True
 
 
 def _keep(members: nn.ModuleList, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    weights = {name: value.contiguous() for name, value in members.state_dict().items()}
+    with suppress(OSError, SafetensorError):
         path.parent.mkdir(exist_ok=True)
-        save_file(
-            {name: value.contiguous() for name, value in members.state_dict().items()}, temporary
-        )
-        temporary.replace(path)
-    except (OSError, SafetensorError):
-        temporary.unlink(missing_ok=True)
+        with new_file(path) as temporary:
+            save_file(weights, temporary)
 
 
 @limited_to(1)  # the features, too: an AVX2 product rounds otherwise on another number of threads

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vqwave.config import option, spec
 from vqwave.errors import UserInputError, nearest
 from vqwave.models.wavenet import Vocabulary
+from vqwave.nn.by_name import ModulesByName
 from vqwave.nn.causal import dilation_cycle, receptive_field
 
 Positive = Annotated[int, Field(ge=1)]
@@ -68,7 +69,7 @@ class Classifier(nn.Module):
         self.layers = nn.ModuleList(
             nn.Conv1d(C, C, k, dilation=d, padding="same") for d in self.dilations
         )
-        self.outputs = nn.ModuleDict({name: nn.Linear(C, size) for name, size in sizes.items()})
+        self.outputs = ModulesByName({name: nn.Linear(C, size) for name, size in sizes.items()})
 
     @property
     def dilations(self) -> list[int]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.errors import UserInputError
+from vqwave.nn.by_name import ModulesByName
 from vqwave.nn.masks import masked
 from vqwave.nn.repeat import repeated
 from vqwave.rng import keyed
@@ -242,10 +243,10 @@ class Conditioner(nn.Module):
         self.hold = hop // self.parts
         self.labels = tuple(label_sizes)
         self.vector_sizes = dict(spec.embeddings)
-        self.embeddings = nn.ModuleDict(
+        self.embeddings = ModulesByName(
             {name: nn.Embedding(size, spec.channels) for name, size in label_sizes.items()}
         )
-        self.vectors = nn.ModuleDict(
+        self.vectors = ModulesByName(
             {
                 name: nn.Linear(size, spec.channels, bias=False)
                 for name, size in spec.embeddings.items()

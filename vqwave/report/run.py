@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field
 
+from vqwave import parsing
 from vqwave.errors import UserInputError
 from vqwave.evaluation.result import EvaluationReport
 
-T = TypeVar("T")
 EXPECTED = "expected a run folder (config.yaml, metrics.jsonl, evaluation.json, samples/)"
 Series = dict[str, list[tuple[int, float]]]
 
@@ -60,7 +58,7 @@ class Likelihood:
             for key, value in section.items()
             if key.startswith("shuffled") and value is not None
         }
-        return checked(cls, {**section, "shuffled": shuffled}, source)
+        return parsing.checked(cls, {**section, "shuffled": shuffled}, source)
 
 
 @dataclass(frozen=True)
@@ -159,13 +157,8 @@ def read_run(folder: Path) -> Run:
     config = folder / "config.yaml"
     if not config.is_file():
         raise UserInputError(f"{folder}: no config.yaml in it, {EXPECTED}")
-    settings = _text(config)
-    try:
-        tree = yaml.safe_load(settings)
-    except yaml.YAMLError as error:
-        raise UserInputError(f"{config}: not YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(tree, dict):
-        raise UserInputError(f"{config}: holds {type(tree).__name__}, expected settings by name")
+    settings = parsing.read_text(config, "the settings of a run", parsing.LONGEST_YAML)
+    tree = parsing.yaml_mapping(settings, str(config), "the settings of a run")
     rows = _metrics(folder / "metrics.jsonl")
     index = _samples(folder / "samples" / "index.json")
     return Run(
@@ -184,50 +177,27 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def checked(kind: type[T], tree: object, source: str) -> T:
-    """`tree` as an instance of `kind`.
-
-    Raises `UserInputError` that names the source and the first key that does not fit.
-    """
-    try:
-        return TypeAdapter(kind).validate_python(tree)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        given = "" if first["type"] == "missing" else f", found {str(first['input'])[:60]!r}"
-        raise UserInputError(
-            f"{source}: {f'{key}: ' if key else ''}{first['msg']}{given}"
-        ) from None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserInputError(f"{path}: not a text file in UTF-8") from None
-
-
-def _json(path: Path) -> dict[str, object] | None:
+def _json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    try:
-        return checked(dict[str, object], json.loads(_text(path)), str(path))
-    except json.JSONDecodeError as error:
-        raise UserInputError(f"{path}: not JSON ({error})") from None
+    return parsing.read_json(path, "what a run writes", dict[str, Any], finite=False)
+
+
+@dataclass(frozen=True)
+class MetricsRow:
+    """What is needed of a row of `metrics.jsonl`."""
+
+    step: Annotated[int, Field(ge=-1, lt=1 << 53)]
+    seconds: float = 0.0
 
 
 def _metrics(path: Path) -> list[dict[str, float]]:
-    lines = _text(path).splitlines() if path.is_file() else []
+    if not path.is_file():
+        return []
     rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break  # a run that is being written, or was killed, may leave half a line behind
-            raise UserInputError(f"{path}: line {number} is not JSON ({error})") from None
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            raise UserInputError(f"{path}: line {number} has no whole number as step")
+    lines = parsing.read_json_lines(path, "metrics", dict[str, Any], finite=False, torn="last")
+    for number, row in lines:
+        parsing.checked(MetricsRow, row, f"{path}, line {number}")
         rows.append({key: value for key, value in row.items() if isinstance(value, int | float)})
     return rows
 
@@ -245,7 +215,7 @@ def _samples(path: Path) -> SampleIndex:
     tree = _json(path)
     if tree is None:
         return SampleIndex([])
-    index = checked(SampleIndex, tree, str(path))
+    index = parsing.checked(SampleIndex, tree, str(path))
     for clip in index.rows:
         if Path(clip.path).name != clip.path:
             raise UserInputError(
@@ -260,12 +230,12 @@ def _samples(path: Path) -> SampleIndex:
 
 def _card(path: Path) -> Card | None:
     tree = _json(path)
-    return None if tree is None else checked(Card, tree, str(path))
+    return None if tree is None else parsing.checked(Card, tree, str(path))
 
 
 def _report(path: Path) -> EvaluationReport | None:
     tree = _json(path)
-    return None if tree is None else checked(EvaluationReport, tree, str(path))
+    return None if tree is None else parsing.checked(EvaluationReport, tree, str(path))
 
 
 def _evaluation(path: Path) -> Evaluation | None:
@@ -276,13 +246,13 @@ def _evaluation(path: Path) -> Evaluation | None:
     source = f"{path}: nll"
     return Evaluation(
         split=str(tree.pop("split", "held-out")),
-        step=None if step is None else checked(int, step, f"{path}: step"),
+        step=None if step is None else parsing.checked(int, step, f"{path}: step"),
         likelihood=(
             None
             if nll is None
-            else Likelihood.parse(checked(dict[str, object], nll, source), source)
+            else Likelihood.parse(parsing.checked(dict[str, object], nll, source), source)
         ),
-        codes=None if codes is None else checked(Codes, codes, f"{path}: codes"),
+        codes=None if codes is None else parsing.checked(Codes, codes, f"{path}: codes"),
         tables={name: rows for name, section in tree.items() if (rows := _table(section))},
     )
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from vqwave import parsing
 from vqwave.errors import UserInputError, nearest, under
 from vqwave.sweep.space import Parameter, draw, grid, read_parameters
 
@@ -22,6 +21,7 @@ NEEDED = ("program", "method", "metric", "parameters")
 OTHERS = ("command", "name", "description", "project", "entity", "run_cap", "early_terminate")
 METHODS = ("grid", "random", "bayes")
 HYPERBAND = ("type", "min_iter", "max_iter", "s", "eta")
+MOST_TRIALS, MOST_STEPS = 1_000_000, 1 << 40
 COMMAND = ["${env}", "${interpreter}", "${program}", "${args}"]
 MACRO = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 
@@ -51,6 +51,8 @@ class Plan:
         grid unless `count` is less, else as many as `count` (or `run_cap`).
         """
         count = count or self.cap
+        if count is not None and not 1 <= count <= MOST_TRIALS:
+            raise UserInputError(f"--count {count}: expected 1 to {MOST_TRIALS:,}")
         if self.method == "grid":
             return [*grid(self.parameters)[:count]]
         if count is None:
@@ -94,13 +96,13 @@ def read(file: Path) -> Plan:
         if key not in tree:
             raise UserInputError(f"{file}: no {key}, expected {', '.join(NEEDED)}")
     method = tree["method"]
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise UserInputError(f"{file}: method {method!r}, expected grid, random or bayes")
     with under(str(file)):
         parameters = read_parameters(tree["parameters"])
     name, minimize = _metric(file, tree["metric"])
     cap = tree.get("run_cap")
-    if cap is not None and (not isinstance(cap, int) or cap < 1):
+    if cap is not None and (type(cap) is not int or not 1 <= cap <= MOST_TRIALS):
         raise UserInputError(f"{file}: run_cap: {cap!r}, expected a whole number from 1 on")
     return Plan(
         file=file,
@@ -118,22 +120,9 @@ def read(file: Path) -> Plan:
 
 def _load(file: Path) -> dict[str, Any]:
     """The file by YAML's own rules, as wandb reads it."""
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserInputError(f"{file}: no such file, expected a sweep in YAML") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserInputError(f"{file}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserInputError(
-            f"{file}{line}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable'}"
-        ) from None
-    if not isinstance(tree, dict):
-        raise UserInputError(
-            f"{file}: found {type(tree).__name__}, expected program, method, metric and parameters"
-        )
+    tree = parsing.read_yaml(file, "program, method, metric and parameters")
+    if not tree:
+        raise UserInputError(f"{file}: empty, expected program, method, metric and parameters")
     return tree
 
 
@@ -141,7 +130,7 @@ def _metric(file: Path, tree: object) -> tuple[str, bool]:
     if not isinstance(tree, dict) or not isinstance(tree.get("name"), str):
         raise UserInputError(f"{file}: metric: expected {{name: valid/bits, goal: minimize}}")
     goal = tree.get("goal", "minimize")
-    if goal not in ("minimize", "maximize"):
+    if not isinstance(goal, str) or goal not in ("minimize", "maximize"):
         raise UserInputError(f"{file}: metric.goal: {goal!r}, expected minimize or maximize")
     return tree["name"], goal == "minimize"
 
@@ -156,12 +145,13 @@ def _hyperband(file: Path, tree: object) -> dict[str, Any] | None:
     for key, value in tree.items():
         if key not in HYPERBAND:
             raise UserInputError(f"{here}.{key}: no such setting{nearest(str(key), HYPERBAND)}")
-        if key != "type" and not (isinstance(value, int) and value > (key == "eta")):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if key != "type" and not (whole and (key == "eta") < value <= MOST_STEPS):
             raise UserInputError(f"{here}.{key}: {value!r}, expected a whole number, 1 or more")
     eta, most = tree.get("eta", 3), tree.get("max_iter", math.inf)
     if "min_iter" not in tree and not {"max_iter", "s"} <= set(tree):
         raise UserInputError(f"{here}: expected min_iter, or max_iter and s")
-    least = tree.get("min_iter") or max(1, most // eta ** tree["s"])
+    least = tree.get("min_iter") or max(1, most // eta ** min(tree["s"], 64))
     if most < least:
         raise UserInputError(f"{here}: max_iter {most} is below min_iter {least}")
     most = tree.get("max_iter", "auto")

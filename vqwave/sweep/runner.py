@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from vqwave import parsing
 from vqwave.atomic_files import lock
 from vqwave.config import differences
 from vqwave.data import counter_key
@@ -28,6 +29,7 @@ from vqwave.errors import UserInputError, nearest
 from vqwave.sweep.plan import Plan
 from vqwave.sweep.space import nested
 from vqwave.sweep.table import last_words, metrics_of, one_line, outcome
+from vqwave.terminal import message
 
 if TYPE_CHECKING:
     import optuna
@@ -104,13 +106,21 @@ class Sweep:
             writing.acquire()
             os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
             writing.release()
-        storage, direction = optuna.storages.JournalStorage(backend), ("maximize", "minimize")
+        direction = ("maximize", "minimize")
         hyperband = self.plan.hyperband
         pruner = optuna.pruners.HyperbandPruner(**hyperband) if hyperband else None
         settings = {"direction": direction[self.plan.minimize], "pruner": pruner}
-        return optuna.create_study(
-            study_name="sweep", storage=storage, load_if_exists=True, **settings
-        )
+        for _ in parsing.read_json_lines(journal, "a journal", dict[str, Any], finite=False):
+            pass  # before optuna reads it
+        try:
+            storage = optuna.storages.JournalStorage(backend)
+            return optuna.create_study(
+                study_name="sweep", storage=storage, load_if_exists=True, **settings
+            )
+        except (LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:
+            raise UserInputError(
+                f"{journal}: damaged ({error!r}), expected the journal of a sweep"
+            ) from None
 
     def _checked_study(self) -> optuna.Study:
         """The same. Raises UserInputError where the folder holds another sweep, or other files."""
@@ -175,7 +185,7 @@ class Sweep:
         run, log = self._run(number), self.out / f"{self._run(number).name}.log"
         trial.set_user_attr("values", json.loads(json.dumps(values, default=str)))
         if not self.quiet:
-            print(f"trial {number} of {total}: {one_line(values)}  (see {log})", file=sys.stderr)
+            message(f"trial {number} of {total}: {one_line(values)}  (see {log})")
         status = self._finish(self.command(number, values), log, trial)
         metric, reason = self._outcome(status, run, log)
         seconds = round(time.perf_counter() - began, 1)
@@ -187,7 +197,7 @@ class Sweep:
         if not self.quiet:
             name = "" if metric is None else f"{self.plan.metric} "
             text = name + outcome(trial.study.get_trials(deepcopy=False)[trial.number])
-            print(f"trial {number} of {total}: {text}  ({seconds:.0f} s)", file=sys.stderr)
+            message(f"trial {number} of {total}: {text}  ({seconds:.0f} s)")
 
     def _check_hopes(self, study: optuna.Study) -> None:
         """Raises UserInputError where the first trials all failed; the next command tries them
@@ -214,7 +224,7 @@ class Sweep:
         with log.open("a") as output:
             if not lock(output, wait=False):
                 waiting = "a killed sweep left this trial running; waiting for its end"
-                print(f"{log}: {waiting}", file=sys.stderr)
+                message(f"{log}: {waiting}")
                 lock(output, wait=True)
             output.write(f"$ {shlex.join(command)}\n")
             output.flush()
@@ -232,7 +242,7 @@ class Sweep:
         try:
             status = self._wait(process, trial)
         except StoppedError as stop:
-            print(f"{stop}: trial saves and leaves (again: ends at once)", file=sys.stderr)
+            message(f"{stop}: trial saves and leaves (again: ends at once)")
             _end(process, log)
             raise
         if status is None:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 Settings = Mapping[str, Any]
+LARGEST = 1e300  # of any number
 MOST_GRID = 100_000  # trials of a grid, above which a range was surely not meant so
+MOST_WHOLE = 1 << 53  # of the ends of a range
 EDGE = 2.0**-33  # the least quantile that a sampler of optuna chooses
 
 
@@ -92,8 +94,11 @@ class Parameter:
         return ".".join(self.path)
 
     def choices(self) -> list[Any]:
-        """All values, for a grid. Raises UserInputError where there are endlessly many."""
+        """All values, for a grid. Raises UserInputError where there are too many."""
         s = self.settings
+        if self._count() > MOST_GRID:
+            most = f"expected at most {MOST_GRID:,}"
+            raise UserInputError(f"parameters.{self.name}: {self._count():,.0f} values, {most}")
         if self.distribution == "constant":
             return [s["value"]]
         if self.distribution == "categorical":
@@ -105,6 +110,13 @@ class Parameter:
             return [s["min"] + k * s["q"] for k in range(steps)]
         taken = f"a grid takes values, int_uniform or q_uniform, found {self.distribution}"
         raise UserInputError(f"parameters.{self.name}: {taken}")
+
+    def _count(self) -> float:
+        """Values of a range that has a step; 0 for all else."""
+        s = self.settings
+        if self.distribution == "int_uniform":
+            return s["max"] - s["min"] + 1
+        return (s["max"] - s["min"]) / s["q"] if self.distribution == "q_uniform" else 0
 
     def draw(self, u: float) -> Any:  # noqa: ANN401 - whatever the file lists
         """The value at quantile u in (0, 1)."""
@@ -175,7 +187,7 @@ def _parameter(path: tuple[str, ...], entry: dict[str, Any], here: str) -> Param
         if value is None:
             raise UserInputError(f"{here}: {name} needs {key}")
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value):
+        if not number or not abs(value) <= (MOST_WHOLE if isinstance(value, int) else LARGEST):
             hint = " (YAML wants a dot in 1.0e-4)" if isinstance(value, str) else ""
             raise UserInputError(f"{here}.{key}: found {value!r}, expected a number{hint}")
     _check_range(name, filled, here)
@@ -203,7 +215,7 @@ def _check_choices(name: str, entry: Settings, here: str) -> None:
         raise UserInputError(f"{here}.values: expected a list of at least one value")
     shares = entry.get("probabilities", [1.0 / len(values)] * len(values))
     fits = isinstance(shares, list) and len(shares) == len(values)
-    fits = fits and all(isinstance(share, int | float) and share >= 0 for share in shares)
+    fits = fits and all(isinstance(share, int | float) and 0 <= share <= 1 for share in shares)
     if not fits or abs(sum(shares) - 1) > 1e-6:
         expected = f"expected one of zero or more for each of {len(values)} values, summing to 1"
         raise UserInputError(f"{here}.probabilities: {expected}")
@@ -220,6 +232,13 @@ def _check_range(name: str, s: Settings, here: str) -> None:
     for key in ("q", "sigma", "a", "b"):
         if key in s and s[key] <= 0:
             raise UserInputError(f"{here}.{key}: {s[key]}, expected above zero")
+    try:
+        drawn = [Parameter((), name, dict(s)).draw(u) for u in (EDGE, 0.5, 1 - EDGE)]
+    except (OverflowError, ValueError):
+        drawn = [math.inf]
+    if not all(math.isfinite(end) for end in drawn):
+        hint = " (its ends are exponents of e)" if "log" in name and "values" not in name else ""
+        raise UserInputError(f"{here}: {name} of numbers that are too large{hint}")
 
 
 def grid(parameters: list[Parameter]) -> list[dict[str, Any]]:
@@ -250,6 +269,6 @@ def nested(values: Iterable[tuple[Parameter, Any]]) -> dict[str, Any]:
     for parameter, value in values:
         here = tree
         for part in parameter.path[:-1]:
-            here = here.setdefault(part, {})
+            here = here.setdefault(part, {})  # a mapping: no name has two meanings in a file
         here[parameter.path[-1]] = value
     return tree

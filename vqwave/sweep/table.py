@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqwave.sweep.plan import Plan
-from vqwave.training.tracking import flatten
+from vqwave.training.tracking import flatten, metrics_rows
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -70,13 +69,8 @@ def last_words(log: str) -> str:
 
 def metrics_of(run: Path) -> dict[str, list[float]]:
     """The values of every number in a run's `metrics.jsonl`, by name."""
-    path = run / "metrics.jsonl"
     series: dict[str, list[float]] = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
+    for row in metrics_rows(run / "metrics.jsonl"):
         for name, value in row.items():
             if isinstance(value, int | float):
                 series.setdefault(name, []).append(value)

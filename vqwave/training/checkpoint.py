@@ -7,13 +7,15 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vqwave import parsing
 from vqwave.atomic_files import _flush, file_digest, new_folder, write_text
 from vqwave.config.renamed import new_parameter
 from vqwave.distributed.collectives import by_main, tensors_of_main
@@ -30,8 +32,8 @@ def update_card(folder: Path, about: Mapping[str, Any]) -> None:
     Raises UserInputError where it cannot be written.
     """
     path = folder / "config.json"
-    tree = json.loads(path.read_text())
-    tree["about"] |= about
+    tree = parsing.read_json(path, "the settings of a model", dict[str, Any])
+    tree["about"] = {**tree.get("about", {}), **about}
     try:
         write_text(path, json.dumps(tree, indent=1))
     except OSError as error:
@@ -48,6 +50,37 @@ class Checkpoint:
     progress: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Tensor] = field(default_factory=dict)
     """What an experiment keeps besides the model, see `Experiment.extra_state`."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Of the parameters of an optimizer."""
+
+    params: list[parsing.Count]
+    lr: parsing.Finite
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What of an optimizer is no tensor."""
+
+    state: dict[str, bool | float | None]
+    param_groups: Annotated[list[Group], Field(min_length=1)]
+
+
+Sums = dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`progress.json`; the last two are missing in that of an older release."""
+
+    optimizer: Optimizer
+    step: parsing.Count
+    seconds: Annotated[parsing.Finite, Field(ge=0)]
+    running: Sums | list[Sums]
+    rows: parsing.Count | None = None
+    steps: parsing.Count | None = None
 
 
 def flatten_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -117,13 +150,18 @@ def _prune(folder: Path, newest: Path, keep: int) -> None:
 
 def _read_checkpoint(folder: Path) -> Checkpoint:
     """Raises OSError, ValueError or SafetensorError where the checkpoint is incomplete."""
-    digests = json.loads((folder / "SHA256.json").read_text())
-    if not isinstance(digests, dict) or not digests.keys() >= NEEDED:
+    digests = parsing.read_json(folder / "SHA256.json", "digests of its files", dict[str, str])
+    if not digests.keys() >= NEEDED:
         raise ValueError("SHA256.json does not name all its files")
     for name, digest in digests.items():
+        if Path(name).name != name:
+            raise ValueError(f"SHA256.json names {name[:60]!r}, expected the name of a file in it")
+        parsing.open_regular(folder / name).close()
         if file_digest(folder / name) != digest:
             raise ValueError(f"{name} is damaged")
-    progress = json.loads((folder / "progress.json").read_text())
+    path = folder / "progress.json"
+    progress = parsing.read_json(path, "what a resume needs", dict[str, Any], finite=False)
+    parsing.checked(Progress, progress, str(path))
     optimizer = unflatten_optimizer(
         load_file(folder / "optimizer.safetensors"), progress.pop("optimizer")
     )
@@ -148,7 +186,7 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             return _read_checkpoint(path), notes
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
             notes.append(f"{path}: not complete ({error}); falling back to the one before")
     return None, notes
 

@@ -6,13 +6,15 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from vqwave import config as settings
 from vqwave.distributed.collectives import Elsewhere
 from vqwave.distributed.torch_defaults import own_defaults
-from vqwave.errors import UserInputError
+from vqwave.failures import ending
+from vqwave.terminal import message, output
 from vqwave.training.experiment import Experiment
 from vqwave.training.run_folder import FREE
 from vqwave.training.signals import LOST, RunInterruptedError, StopSignal
@@ -29,21 +31,41 @@ def main(
 ) -> None:
     """What `experiments/*.py` and `vqwave train` run; `program`: its name in `--help`.
 
-    Exit status 0; 2 with one line for bad input; 130 after Ctrl-C, 143 after SIGTERM, 1 if a
-    process of several is lost.
+    Exit status 0; 2 with one line for bad input, a full disk and the like; 130 after Ctrl-C, 143
+    after SIGTERM; 1 if a process of several is lost, or after a mistake of the package, whose
+    traceback is in the run folder.
     """
-    stop = StopSignal()
-    with stop.handling_signals():
-        _main(experiment, sys.argv[1:] if argv is None else argv, stop, program)
+    started, stop = Started(), StopSignal()
+    with ending(reports=started.reports, folder=started.folder), stop.handling_signals():
+        _main(experiment, sys.argv[1:] if argv is None else argv, stop, started, program)
+
+
+@dataclass
+class Started:
+    """How far a command came: the run it is about, and whether it trains."""
+
+    run: Path | None = None
+    training: bool = False
+
+    def reports(self, error: BaseException) -> bool:
+        """Before the training all processes of this host have the same error, which the first
+        reports.
+        """
+        return not isinstance(error, Elsewhere) and (self.training or _first_process_here())
+
+    def folder(self) -> Path | None:
+        """The run folder, once it is one."""
+        known = self.run is not None and (self.run / "config.yaml").exists()
+        return self.run if known else None
 
 
 def _main(
     experiment: type[Experiment[Any, Any]],
     argv: Sequence[str],
     stop: StopSignal,
+    started: Started,
     program: str | None,
 ) -> None:
-    running = False
     try:
         request = settings.parse(
             experiment.config_class,
@@ -57,30 +79,24 @@ def _main(
             run=own_folder(request.config.run, settings.to_tree(request.config), ignored),
         )
         if request.dry_run:
-            print(settings.dump(config) + "\n" + experiment(config).describe())
+            output(settings.dump(config) + "\n" + experiment(config).describe())
             return
         chosen = experiment(config)
-        running = True
+        started.run, started.training = config.run, True
         Trainer(chosen, restart=request.restart, quiet=request.quiet, stop=stop).run()
     except KeyboardInterrupt:  # before the trainer could report it, or once more while it ended
         if _first_process_here():
             where = (
                 "at once: run the same command to go on"
-                if running
+                if started.training
                 else "before anything was begun: run the same command again"
             )
-            print(f"stopped {where}", file=sys.stderr)
+            message(f"stopped {where}")
         raise SystemExit(128 + (stop.signal or signal.SIGINT)) from None
-    except UserInputError as error:
-        # before the training all processes of this host have the same error: the first reports it
-        reports = running or _first_process_here()
-        if not isinstance(error, Elsewhere) and str(error) and reports:
-            print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     except RunInterruptedError as error:
         lost = error.status == LOST  # each process has a message of its own
-        if str(error) and ((running and lost) or _first_process_here()):
-            print(f"error: {error}" if lost else error, file=sys.stderr)
+        if str(error) and ((started.training and lost) or _first_process_here()):
+            message(f"error: {error}" if lost else error)
         if error.abrupt:
             sys.stdout.flush()
             sys.stderr.flush()

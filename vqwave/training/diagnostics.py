@@ -17,6 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from vqwave import parsing
+
 Series = Mapping[str, Sequence[tuple[int, float]]]
 """(step, value) by name, in order."""
 
@@ -179,13 +181,15 @@ class Monitor:
         for row in rows:
             self._add(
                 row["step"],
-                {name: value for name, value in row.items() if name not in ("step", "seconds")},
+                {
+                    name: value
+                    for name, value in row.items()
+                    if name not in ("step", "seconds") and isinstance(value, int | float)
+                },
             )
-        for line in self.path.read_text().splitlines() if self.path.exists() else ():
-            try:
-                self.reported.add(json.loads(line)["rule"])
-            except json.JSONDecodeError:
-                continue
+        if self.path.exists():
+            found = parsing.read_json_lines(self.path, "findings", Diagnostic, torn="any")
+            self.reported |= {diagnostic.rule for _, diagnostic in found}
 
     def update(self, step: int, values: Mapping[str, float]) -> list[Diagnostic]:
         """The problems that these numbers show for the first time; kept in `findings.jsonl`."""

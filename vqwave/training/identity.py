@@ -14,9 +14,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from vqwave import parsing
 from vqwave.atomic_files import file_digest, write_text
 from vqwave.data import Corpus
 from vqwave.data.frame_tracks import PhoneTrack, Track
@@ -89,7 +91,7 @@ def of_model(path: Path) -> Source:
     Raises UserInputError.
     """
     folder = find_model(path)
-    card = json.loads((folder / "config.json").read_text())
+    card = parsing.read_json(folder / "config.json", "the settings of a model", dict[str, Any])
     card.pop("about", None)
     return Source(
         path,
@@ -115,16 +117,18 @@ def check(run: Path, now: Identity) -> str | None:
             " from now on"
         )
     try:
-        kept = json.loads((run / FILE).read_text(encoding="utf-8"))
-        changes = {
-            setting: list(_changes(kept[setting], now[setting].parts))
-            for setting in sorted(kept.keys() & now.keys())
-        }
-    except (ValueError, AttributeError, TypeError, IndexError) as error:
+        kept = parsing.read_json(
+            run / FILE, "what the run was begun with", dict[str, dict[str, tuple[str, str]]]
+        )
+    except UserInputError as error:
         raise UserInputError(
             f"{run / FILE}: damaged ({error}); expected what the run was begun with, choose another"
             " run=..."
         ) from None
+    changes = {
+        setting: list(_changes(kept[setting], now[setting].parts))
+        for setting in sorted(kept.keys() & now.keys())
+    }
     for setting, changed in changes.items():
         if changed:
             raise UserInputError(

@@ -4,16 +4,15 @@ and no other process.
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vqwave import config as settings
+from vqwave import parsing
 from vqwave.atomic_files import alone, empty, is_left, sweep, write_text, writing
-from vqwave.errors import UserInputError
+from vqwave.errors import UserInputError, under
+from vqwave.terminal import message
 from vqwave.training import identity
 from vqwave.training.experiment import Experiment
 from vqwave.training.settings import ExperimentSpec
@@ -67,7 +66,7 @@ def claim(experiment: Experiment[Any, Any], held: ExitStack, *, restart: bool) -
                 )
             note = identity.check(run, now)
             if note is not None and any((run / "checkpoints").glob("step-*")):
-                print(f"note: {note}", file=sys.stderr)
+                message(f"note: {note}")
             steps = before["train"]["steps"]
             sweep(run)
         elif run.exists() and any(not is_left(path) for path in run.iterdir()):
@@ -81,14 +80,18 @@ def _settings_of(experiment: Experiment[Any, Any], run: Path) -> dict[str, Any]:
     """The settings that a run folder was made with; what they do not name, since it is newer, has
     its default.
     """
-    tree = yaml.safe_load((run / "config.yaml").read_text())
+    tree = parsing.read_yaml(run / "config.yaml", "the settings of a run")
     name = tree.pop("experiment", None)
     if name != experiment.name:
         raise UserInputError(
             f"{run}: holds a run of experiment {name}, expected {experiment.name}; choose another"
             " run=..."
         )
-    return {"experiment": name, **settings.to_tree(settings.build(type(experiment.config), tree))}
+    with under(str(run / "config.yaml")):
+        return {
+            "experiment": name,
+            **settings.to_tree(settings.build(type(experiment.config), tree)),
+        }
 
 
 def resume_line(config: ExperimentSpec, step: int, before: int) -> str:

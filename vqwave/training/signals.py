@@ -22,6 +22,8 @@ LOST = 1  # the exit status where a process of several is gone
 # seconds after which a second signal is one: a launcher passes on what its process group has had
 # already
 AGAIN = 1.0
+HANGUP = getattr(signal, "SIGHUP", None)  # is not everywhere
+STOPPING = (signal.SIGINT, signal.SIGTERM, *(() if HANGUP is None else (HANGUP,)))
 
 
 class RunInterruptedError(Exception):
@@ -57,7 +59,7 @@ def stopped_line(run: Path, step: int, steps: int) -> str:
 class StopSignal:
     """Whether the run shall end: `signal`, the number of the first one that this process got.
 
-    Within `handling_signals`, Ctrl-C and SIGTERM raise KeyboardInterrupt at once; within
+    Within `handling_signals`, Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt at once; within
     `deferring`, the first of them is recorded only.
     """
 
@@ -81,7 +83,8 @@ class StopSignal:
             return
         before = {
             number: signal.signal(number, self._handle)
-            for number in (signal.SIGINT, signal.SIGTERM)
+            for number in STOPPING
+            if number != HANGUP or signal.getsignal(number) is signal.SIG_DFL  # else of nohup
         }
         try:
             yield

@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vqwave import config as settings
+from vqwave import terminal
 from vqwave.atomic_files import write_text, writing
 from vqwave.data import Batch, Segments, counter_key, training_batches
 from vqwave.distributed.collectives import (
@@ -185,32 +186,32 @@ class Trainer:
         main = self.accelerator.is_main_process
         checkpoint, notes = newest_checkpoint(self.checkpoints) if main else (None, [])
         for note in notes:
-            print(note, file=sys.stderr)
+            terminal.message(note)
         checkpoint = of_main(checkpoint, self.accelerator.device)
         if checkpoint is None:
             self.tracker.rewind(-1)
             return
         try:
             self.model.load_state_dict(checkpoint.network)
-        except RuntimeError as error:  # a run without identity.json, of another corpus
+            self.optimizer.load_state_dict(checkpoint.optimizer)
+            self.experiment.load_extra_state(checkpoint.extra)
+            for name, p in self.averaged.named_parameters():
+                p.copy_(checkpoint.average[name])
+        except (RuntimeError, ValueError, LookupError, TypeError) as error:
+            # a run without identity.json, of another corpus
             reason = " ".join(str(error).split())[:200]
             raise UserInputError(
                 f"{self.config.run}: its checkpoint is of another model than these settings build"
                 f" ({reason})"
             ) from None
-        self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.experiment.load_extra_state(checkpoint.extra)
-        for name, p in self.averaged.named_parameters():
-            p.copy_(checkpoint.average[name])
         self.step, self.seconds = checkpoint.progress["step"], checkpoint.progress["seconds"]
         self.running = self._own_running(checkpoint.progress["running"])
         self.tracker.rewind(self.step, checkpoint.progress.get("rows"))
         if self.accelerator.is_main_process:
             self.monitor.resume(self.tracker.rows())
         if not self.quiet:
-            print(
+            terminal.message(
                 resume_line(self.config, self.step, checkpoint.progress.get("steps", before)),
-                file=sys.stderr,
             )
 
     def _own_running(self, running: Any) -> dict[str, list[float]]:  # noqa: ANN401 - as an older checkpoint has it, or by rank
@@ -412,7 +413,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         for diagnostic in self.monitor.update(self.step, values):
-            tqdm.write(f"watch: {diagnostic.text}", file=sys.stderr)
+            tqdm.write(terminal.printable(f"watch: {diagnostic.text}"), file=sys.stderr)
 
     def _about(self) -> About:
         quantizer = getattr(self.model, "quantizer", None)
@@ -437,7 +438,7 @@ class Trainer:
         self.tracker.codes(self.step, evaluation.sections)
         if not self.quiet:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in evaluation.scalars.items())
-            bar.write(f"step {self.step}: {shown}", file=sys.stderr)
+            bar.write(terminal.printable(f"step {self.step}: {shown}"), file=sys.stderr)
         return evaluation
 
     def _save(self) -> None:
@@ -468,10 +469,10 @@ class Trainer:
             with writing(run, "evaluation.json"):
                 write_text(run / "evaluation.json", json.dumps(sections, indent=1))
             minutes = self.seconds / 60
-            print(
+            terminal.output(
                 f"reached {evaluation.headline} after {self.step:,} steps, {minutes:.1f} min; the"
                 f" run is in {run}"
             )
-            print("next: " + "\n      ".join(experiment.next_steps()))
+            terminal.output("next: " + "\n      ".join(experiment.next_steps()))
         self.accelerator.wait_for_everyone()
         self.tracker.finish()

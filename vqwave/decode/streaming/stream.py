@@ -9,19 +9,14 @@ grow. A stream can be copied, saved and resumed.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from torch import Tensor
 
 from vqwave import inputs
@@ -30,50 +25,20 @@ from vqwave.decode.backend import build_engine
 from vqwave.decode.sampling import Sampling
 from vqwave.decode.streaming.conditions import CodeConditions
 from vqwave.decode.streaming.engines import Arrays
+from vqwave.decode.streaming.saved_state import (
+    ATTRIBUTES,
+    ENGINE,
+    FORMAT,
+    StreamState,
+    check_arrays,
+    check_voices,
+)
 from vqwave.distributed.torch_defaults import inference, own_defaults
 from vqwave.errors import UserInputError
 from vqwave.models.vqvae import VQVAE
 
-FORMAT = 1
 COUNTS = ("first", "frame", "pitch_code")  # of `conditions.PendingFrames`
-ENGINE, ATTRIBUTES = "engine.", "told."  # prefixes of the names of saved arrays
 Wave = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class StreamState:
-    """The state of a stream: a header (JSON) and arrays by name."""
-
-    header: dict[str, Any]
-    arrays: Arrays
-
-    def save(self, path: str | Path) -> None:
-        """As safetensors, the header among its metadata; put in place in one go."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_bytes(save(self.arrays, {"stream": json.dumps(self.header)}))
-            temporary.replace(path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise UserInputError(f"{path}: cannot be written ({error.strerror})") from None
-
-    @classmethod
-    def load(cls, path: str | Path) -> StreamState:
-        """Raises UserInputError for what is no saved stream."""
-        try:
-            with safe_open(str(path), framework="numpy") as file:
-                header = json.loads((file.metadata() or {})["stream"])
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise UserInputError(
-                f"{path}: cannot be read ({error}), expected a saved stream"
-            ) from None
-        if header.get("format") != FORMAT:
-            raise UserInputError(
-                f"{path}: a stream of format {header.get('format')}, expected {FORMAT}"
-            )
-        return cls(header, arrays)
 
 
 class Stream:
@@ -154,6 +119,22 @@ class Stream:
         self.sent, self.over = total, True
         return wave
 
+    @inference()
+    def prove(self) -> None:
+        """Draw a block that nobody wants: what a state has begun must fit its engine.
+
+        Raises UserInputError. The stream cannot be used afterwards.
+        """
+        conditioner, engine = self.conditions.conditioner, self.engine
+        count = -(-(engine.block + engine.ahead) // conditioner.hold)
+        columns = torch.zeros(1, conditioner.width, count).to(self.conditions.pending.z)
+        try:
+            self._keep(self.conditions.push(torch.zeros_like(self.conditions.pending.codes[:, :0])))
+            engine.sample(columns, self.first, engine.block)
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            why = " ".join(str(error).split())[:100]
+            raise UserInputError(f"this stream's state does not fit its engine ({why})") from None
+
     def copy(self, seed: int | None = None) -> Stream:
         """A stream that continues from here by itself; with another `seed`, differently."""
         return self.resumed(self.model, self.state(), self.sample_rate, seed)
@@ -195,20 +176,28 @@ class Stream:
                 f"this stream is of model {header['model']}, expected {model_name(model)}"
             )
         device = next(model.parameters()).device
-        attributes = {
-            name: torch.from_numpy(np.array(x)).to(device)
-            for name, x in _below(ATTRIBUTES, arrays).items()
-        }
+        voices = _below(ATTRIBUTES, arrays)
+        check_voices(voices)
+        attributes = {name: torch.from_numpy(np.array(x)).to(device) for name, x in voices.items()}
         sampling = Sampling(**header["sampling"])
         if seed is not None:
             sampling = replace(sampling, seed=seed)
-        stream = cls(model, attributes, sampling, sample_rate)
+        try:
+            stream = cls(model, attributes, sampling, sample_rate)
+        except (RuntimeError, LookupError, TypeError) as error:
+            raise UserInputError(f"this stream's state: its voice is none ({error})") from None
         if header["engine"] != stream.engine.name:
             raise UserInputError(
                 f"this stream was decoded by {header['engine']}, expected {stream.engine.name}:"
                 " their states differ"
             )
-        stream.engine.load_state_dict(_below(ENGINE, arrays))
+        codes = {"codes": model.quantizer.codebook_size}
+        codes |= {} if model.melody is None else {"pitch_codes": model.melody.codec.size}
+        check_arrays(arrays, stream.state().arrays, codes)
+        try:
+            stream.engine.load_state_dict(_below(ENGINE, arrays))
+        except (RuntimeError, LookupError, TypeError, ValueError) as error:
+            raise UserInputError(f"this stream's state does not fit its engine ({error})") from None
         pending, counts = stream.conditions.pending, header["counts"]
         for name in stream._pending:
             setattr(pending, name, torch.from_numpy(np.array(arrays[name])).to(device))

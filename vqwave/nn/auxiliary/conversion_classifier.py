@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.errors import UserInputError
+from vqwave.nn.by_name import ModulesByName
 from vqwave.rng import keyed
 
 
@@ -82,7 +83,7 @@ class ConversionClassifier(nn.Module):
         self.first = nn.Conv1d(channels, spec.channels, 2 * ratio + 1, stride=ratio, padding=ratio)
         self.second = nn.Conv1d(spec.channels, spec.channels, 5, padding="same")
         self.third = nn.Conv1d(spec.channels, spec.channels, 5, padding="same")
-        self.out = nn.ModuleDict(
+        self.out = ModulesByName(
             {name: nn.Linear(2 * spec.channels, size) for name, size in sizes.items()}
         )
 

@@ -25,6 +25,7 @@ from vqwave.config import option, spec
 from vqwave.distributed.collectives import masked_mean
 from vqwave.errors import UserInputError, under
 from vqwave.features import FeatureSpec, LogMel, LogMelSpec
+from vqwave.nn.by_name import ModulesByName
 from vqwave.nn.condition import label_sizes
 from vqwave.nn.frontend import Frontend
 from vqwave.nn.masks import masked, stretched
@@ -92,7 +93,7 @@ class SpectralDecoder(nn.Module):
         super().__init__()
         self.frontend = frontend
         self.ratio = ratio
-        self.embeddings = nn.ModuleDict(
+        self.embeddings = ModulesByName(
             {name: nn.Embedding(size, channels) for name, size in label_sizes.items()}
         )
         self.first = nn.Conv1d(dim, channels, 5, padding="same")

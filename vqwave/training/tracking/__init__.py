@@ -5,7 +5,7 @@ when asked.
 from vqwave.training.tracking.boards import Board, TensorBoard, WandbBoard, check_board
 from vqwave.training.tracking.phases import Phases
 from vqwave.training.tracking.samples import SampleSheet
-from vqwave.training.tracking.tracker import Tracker, flatten, own_folder
+from vqwave.training.tracking.tracker import Tracker, flatten, metrics_rows, own_folder
 
 __all__ = [
     "Board",
@@ -16,5 +16,6 @@ __all__ = [
     "WandbBoard",
     "check_board",
     "flatten",
+    "metrics_rows",
     "own_folder",
 ]

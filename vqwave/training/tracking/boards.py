@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vqwave.audio import Wave
 from vqwave.errors import UserInputError
+from vqwave.terminal import message
 
 BARS = 512  # that wandb draws at most
 
@@ -148,10 +149,9 @@ class WandbBoard:
             ) from None
         if self.mode == "offline" and not os.environ.get("WANDB_MODE"):
             place = Path(run.dir).parent
-            print(
+            message(
                 "note: wandb has no login, the run is kept offline; to upload it: wandb login,"
                 f" then wandb sync {place}",
-                file=sys.stderr,
             )
         return run
 

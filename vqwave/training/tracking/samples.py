@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from vqwave.atomic_files import new_folder
 from vqwave.audio import Wave, level_db, write
 from vqwave.distributed.collectives import gather_objects, rank
+from vqwave.names import file_names
 
 
 class SampleSheet:
@@ -40,15 +42,13 @@ class SampleSheet:
         generation.
         """
         samples = wave.cpu().numpy()
-        stem = utterance.replace("/", "_")
-        name = ".".join(part for part in (stem, kind, target) if part) + ".wav"
         row = {
             "utterance": utterance,
             "speaker": speaker,
             "text": text,
             "kind": kind,
             "target": target,
-            "path": name,
+            "path": "",  # known once all are
             "seconds": len(samples) / self.sample_rate,
             "level_db": level_db(samples),
         }
@@ -57,6 +57,9 @@ class SampleSheet:
     def close(self) -> None:
         waves = [item for share in gather_objects(self._waves) for item in share]
         self.rows = [row for _, row in waves]
+        names = file_names((_parts(row) for row in self.rows), ".wav")
+        for row in self.rows:
+            row["path"] = names[_parts(row)]
         if rank() > 0:
             return
         with new_folder(self.folder) as folder:
@@ -64,3 +67,8 @@ class SampleSheet:
                 write(folder / row["path"], samples, self.sample_rate)
             index = {"step": self.step, "sample_rate": self.sample_rate, "rows": self.rows}
             (folder / "index.json").write_text(json.dumps(index, indent=1))
+
+
+def _parts(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the name of a recording's file consists of."""
+    return tuple(part for part in (row["utterance"], row["kind"], row["target"]) if part)

@@ -7,16 +7,20 @@ import json
 import os
 import secrets
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
+from pydantic import Field
 
+from vqwave import parsing
 from vqwave.atomic_files import write_text
 from vqwave.audio import Wave, read
+from vqwave.names import file_name
 from vqwave.training.tracking.boards import Board, TensorBoard, WandbBoard, open_run
 from vqwave.training.tracking.samples import SampleSheet
 
@@ -68,13 +72,7 @@ class Tracker:
 
     def rows(self) -> list[dict[str, Any]]:
         """What `metrics.jsonl` holds."""
-        rows = []
-        for line in self.path.read_text().splitlines() if self.path.exists() else ():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return rows
+        return metrics_rows(self.path)
 
     def log(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
         if not self.main:
@@ -102,8 +100,8 @@ class Tracker:
         for row in sheet.rows:
             wave, rate = read(sheet.folder / row["path"])
             name = "/".join(
-                part
-                for part in (row["utterance"].replace("/", "_"), row["kind"], row["target"])
+                file_name(part)  # boards make folders of them
+                for part in (row["utterance"], row["kind"], row["target"])
                 if part
             )
             spoken = row["speaker"] or ""
@@ -117,6 +115,29 @@ class Tracker:
     def finish(self) -> None:
         if self.board is not None:
             self.board.finish()
+
+
+def metrics_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`, none where there is no file; what is no JSON is left out.
+
+    Raises UserInputError that names the line which is no row.
+    """
+    if not path.exists():
+        return []
+    rows = []
+    for number, row in parsing.read_json_lines(
+        path, "rows of numbers", dict[str, Any], finite=False, torn="any"
+    ):
+        parsing.checked(Step, row, f"{path}, line {number}")
+        rows.append(row)
+    return rows
+
+
+@dataclass(frozen=True)
+class Step:
+    """What every row of a `metrics.jsonl` has."""
+
+    step: Annotated[int, Field(ge=-1, lt=1 << 53)]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
