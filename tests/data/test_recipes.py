@@ -195,7 +195,7 @@ def test_a_manifest_comes_back_as_written(tmp_path: Path) -> None:
         ("m.csv", "path,speaker,start\na.wav,ann,x\n", "start is 'x'"),
         ("m.csv", "path,speaker,start\na.wav,ann,-4\n", "no negative"),
         ("m.jsonl", '{"path": "a.wav", "speaker": "ann"}\n{"path": \n', "line 2: not JSON"),
-        ("m.jsonl", "[1]\n", "line 1: found list"),
+        ("m.jsonl", "[1]\n", "line 1: should be an object"),
         ("m.jsonl", '{"path": "a.wav", "speaker": "ann", "phones": [3]}\n', "line 1: phones"),
         ("m.csv", "path,speaker\n", "no recordings found"),
         ("m.csv", "path,speaker\na.wav,ann\na.wav,bob\n", "ids occur twice.*'a'"),
