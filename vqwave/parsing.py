@@ -107,7 +107,7 @@ def read_json(path: str | Path, expected: str, kind: type[T], *, finite: bool = 
     """The one value of a JSON file, by its schema. Raises UserInputError."""
     text = read_text(path, expected)
     tree = parse_json(text, str(path), finite=finite)
-    return checked(kind, tree, str(path))
+    return checked(kind, tree, str(path), expected)
 
 
 def read_json_lines(
@@ -240,10 +240,11 @@ def _schema(kind: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(typing.cast("Any", kind))
 
 
-def checked(kind: type[T], tree: object, name: str) -> T:
+def checked(kind: type[T], tree: object, name: str, expected: str = "") -> T:
     """A tree as an instance of `kind`, strictly: text is no number, and true is no 1.
 
-    Raises UserInputError that begins with `name`, with the first key that does not fit.
+    Raises UserInputError that begins with `name`, with the first key that does not fit, and ends
+    with what was `expected`.
     """
     schema = _schema(typing.cast("Hashable", kind))
     try:
@@ -256,7 +257,8 @@ def checked(kind: type[T], tree: object, name: str) -> T:
     key = ".".join(str(part) for part in first["loc"])
     found = "" if first["type"] == "missing" else f", found {_short(first['input'])}"
     problem = str(first["msg"]).removeprefix("Input ")
-    raise UserInputError(f"{name}: {f'{key[:200]}: ' if key else ''}{problem}{found}")
+    wanted = f"; expected {expected}" if expected else ""
+    raise UserInputError(f"{name}: {f'{key[:200]}: ' if key else ''}{problem}{found}{wanted}")
 
 
 def _short(value: object) -> str:
