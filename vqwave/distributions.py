@@ -29,6 +29,7 @@ from torch import Tensor
 from vqwave.audio import mu_law_decode, mu_law_encode
 from vqwave.config import OpenTo, Part, option, spec
 from vqwave.errors import UserInputError
+from vqwave.rng.top_p import outside_nucleus
 
 # its scales vanish against any amplitude, its quotients of logits are still finite in float32
 COLDEST = 1e-30
@@ -104,13 +105,8 @@ class Categorical(Distribution):
         return self.head.decode(_choose(self.logits.softmax(1), u[0])).to(self.logits.dtype)
 
     def nucleus(self, p: float) -> Categorical:
-        """The fewest, most probable classes that hold a mass of p. Holtzman et al., 2020, sec. 3.1.
-
-        arXiv:1904.09751
-        """
-        ordered, order = self.logits.softmax(1).sort(1, descending=True)
-        beyond = ordered.cumsum(1) - ordered >= p  # what the classes before it hold is enough
-        beyond = torch.zeros_like(beyond).scatter(1, order, beyond)
+        """The fewest, most probable classes that hold a mass of p: `rng.top_p`."""
+        beyond = outside_nucleus(self.logits.softmax(1), p)
         return Categorical(self.logits.masked_fill(beyond, -torch.inf), self.head)
 
     @property

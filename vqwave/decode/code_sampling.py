@@ -10,6 +10,7 @@ from torch import Tensor
 from vqwave.distributions import checked_temperature
 from vqwave.models.prior import CodeNetwork, CodeStream
 from vqwave.rng.philox import uniforms
+from vqwave.rng.top_p import outside_nucleus
 
 
 @torch.inference_mode()
@@ -54,13 +55,10 @@ def sample_codes(
 def choose(log_p: Tensor, u: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
     """Inverse CDF: ln p (B, K) and uniforms u (B,) -> classes (B,).
 
-    `top_p` below 1 keeps the likeliest classes that hold this mass together. Holtzman et al., 2020,
-    sec. 3.1. arXiv:1904.09751
+    `top_p` below 1 keeps the likeliest classes that hold this mass together: `rng.top_p`.
     """
     p = (log_p / checked_temperature(temperature)).softmax(1)
     if top_p < 1:
-        falling, order = p.sort(1, descending=True)
-        heavier = falling.cumsum(1) - falling  # mass of the classes before
-        p = torch.zeros_like(p).scatter(1, order, falling * (heavier < top_p))
+        p = p.masked_fill(outside_nucleus(p, top_p), 0.0)
     cdf = p.cumsum(1)
     return (cdf <= u[:, None].to(cdf) * cdf[:, -1:]).sum(1).clamp(max=p.shape[1] - 1)

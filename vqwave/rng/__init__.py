@@ -1,1 +1,1 @@
-"""Random numbers that are functions of a seed and a place."""
+"""Random numbers that are functions of a seed and a place, and the classes that draws leave out."""

@@ -15,18 +15,14 @@ from vqwave.nn.quantize.base import (
     frame_mask,
     perplexity,
 )
-from vqwave.nn.quantize.composed import (
-    ProductQuantizer,
-    ProductQuantizerSpec,
-    ResidualQuantizer,
-    ResidualQuantizerSpec,
-)
 from vqwave.nn.quantize.entropy_loss import EntropySpec
 from vqwave.nn.quantize.estimators import rotation, straight_through
 from vqwave.nn.quantize.fsq import FSQuantizer, FSQuantizerSpec
 from vqwave.nn.quantize.hierarchical import HierarchicalQuantizer, HierarchicalQuantizerSpec
 from vqwave.nn.quantize.jitter import TimeJitter
+from vqwave.nn.quantize.product import ProductQuantizer, ProductQuantizerSpec
 from vqwave.nn.quantize.projected import Projected
+from vqwave.nn.quantize.rvq import ResidualQuantizer, ResidualQuantizerSpec
 from vqwave.nn.quantize.vq import EMAQuantizerSpec, GradientQuantizerSpec, VectorQuantizer
 
 AnyQuantizerSpec = Annotated[

@@ -20,8 +20,9 @@ from vqwave.nn.quantize.base import (
     joint_metrics,
     mean_losses,
 )
-from vqwave.nn.quantize.composed import ProductQuantizerSpec, ResidualQuantizerSpec
 from vqwave.nn.quantize.fsq import FSQuantizerSpec
+from vqwave.nn.quantize.product import ProductQuantizerSpec
+from vqwave.nn.quantize.rvq import ResidualQuantizerSpec
 from vqwave.nn.quantize.vq import EMAQuantizerSpec, GradientQuantizerSpec
 from vqwave.nn.repeat import repeated
 
