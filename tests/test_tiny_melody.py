@@ -369,7 +369,7 @@ def test_semitones_on_the_command_line(chain: Chain, tmp_path: Path) -> None:
                 "--shift-semitones",
                 "nan",
             ],
-            "expected finite numbers",
+            "expected a finite number",
         ),
         (
             ["decode", "fsdd", "a.vqw", "--stream", "--speaker", "theo", "--shift-semitones", "2"],
