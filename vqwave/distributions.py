@@ -363,7 +363,10 @@ class Classes(Head):
         return torch.cat([torch.full((1,), -1.0).double(), self.widths()]).cumsum(0)
 
     def __call__(
-        self, params: Tensor, temperature: float = 1.0, scale: Scale = None
+        self,
+        params: Tensor,
+        temperature: float = 1.0,
+        scale: Scale = None,  # noqa: ARG002
     ) -> Categorical:
         """params (B, K, T): logits. Classes have no scale."""
         return Categorical(_exact(params) / checked_temperature(temperature), self)

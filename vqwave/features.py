@@ -222,7 +222,7 @@ class LogMel(nn.Module):
         self.mel, self.floor = mel, floor
         self.channels, self.hop = mel.bands, mel.hop
 
-    def forward(self, wave: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, wave: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """wave (B, T) in [-1, 1] -> (B, M, T / hop); each frame is of its own samples, so that
         `mask` changes nothing.
 

@@ -55,7 +55,7 @@ Rate = Annotated[int, Field(ge=1, le=1_000_000)]
 """Hz."""
 
 
-class _Refused(ValueError):
+class _Refused(ValueError):  # noqa: N818
     """A value that is well formed and outside the limits."""
 
 

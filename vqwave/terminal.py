@@ -150,7 +150,7 @@ def _opened(number: int, flags: int, mode: str) -> TextIO:
     if handle != number:
         os.dup2(handle, number)
         os.close(handle)
-    os.set_inheritable(number, True)
+    os.set_inheritable(number, True)  # noqa: FBT003
     return cast("TextIO", open(number, mode, encoding="utf-8", closefd=False))
 
 

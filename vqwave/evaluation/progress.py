@@ -11,7 +11,7 @@ ProgressFactory = Callable[[str, float, str], AbstractContextManager[Advance]]
 """Name of a step, its total amount and the unit of that -> a context manager."""
 
 
-class NotApplicable(Exception):
+class NotApplicable(Exception):  # noqa: N818
     """A measure that this model or corpus does not allow, and why."""
 
 

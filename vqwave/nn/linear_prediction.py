@@ -117,7 +117,7 @@ class SpectralPredictor(nn.Module):
         self.register_buffer("offset", area.log()[:, None], persistent=False)  # (M, 1)
         self.register_buffer("window", window, persistent=False)  # (P + 1,)
 
-    def _apply(self, fn, recurse=True):  # noqa: ANN001, ANN202 - as torch has it
+    def _apply(self, fn, recurse=True):  # noqa: ANN001, ANN202, FBT002 - as in torch
         """Moves between devices, but stays in float64."""
         super()._apply(fn, recurse)
         for name, buffer in self.named_buffers(recurse=False):
