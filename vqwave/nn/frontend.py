@@ -96,7 +96,7 @@ class PitchFrontend(Frontend):
     def forward(
         self, wave: Tensor | None, given: Given | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """told["pitch"] (B, 2, F), or else wave (B, T) -> (B, 2, T / hop).
+        """given["pitch"] (B, 2, F), or else wave (B, T) -> (B, 2, T / hop).
 
         Raises UserInputError where there is neither.
         """
@@ -105,7 +105,7 @@ class PitchFrontend(Frontend):
         return super().forward(wave, given, mask)
 
     def fit(self, waves: Sequence[Tensor], given: Sequence[Given] = ()) -> None:
-        """told: by recording, its frames (2, F), if the corpus gives them."""
+        """given: by recording, its frames (2, F), if the corpus gives them."""
         if given and all(PITCH in frames for frames in given):
             self.standardise.fit(torch.cat([frames[PITCH].t() for frames in given]))
         else:
@@ -124,11 +124,11 @@ class FilesFrontend(AnyFrontend):
     def forward(
         self, wave: Tensor | None, given: Given | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """told[name] (B, channels, F) -> the same, standardised."""
+        """given[name] (B, channels, F) -> the same, standardised."""
         return self.standardise(_given(given, self.tracks[0].name).to(self.standardise.mean))
 
     def fit(self, waves: Sequence[Tensor], given: Sequence[Given] = ()) -> None:
-        """told: by recording, its frames (channels, F)."""
+        """given: by recording, its frames (channels, F)."""
         self.standardise.fit(torch.cat([frames[self.tracks[0].name].t() for frames in given]))
 
 
@@ -151,7 +151,7 @@ class PhonesFrontend(AnyFrontend):
     def forward(
         self, wave: Tensor | None, given: Given | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """told["phones"] (B, 2 neighbours + 3, F) -> (B, channels, F)."""
+        """given["phones"] (B, 2 neighbours + 3, F) -> (B, channels, F)."""
         frames = _given(given, PHONES)
         ids, place = frames[:, :-2].long(), frames[:, -2:]
         # (B, 2n + 1, F, V); nothing beyond the ends
