@@ -195,9 +195,11 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
                 )
             )
 
-        predicted, mask = teacher(frames, batch.labels), batch.mask
-        distribution = student.distribution(flowed)
-        return Distilled(flowed.x * mask, batch.wave, mask, distribution, predicted, kl, contrast)
+        def predict() -> Distribution:
+            return teacher(frames, batch.labels)
+
+        mask, distribution = batch.mask, student.distribution(flowed)
+        return Distilled(flowed.x * mask, batch.wave, mask, distribution, predict, kl, contrast)
 
     def evaluate(self, model: VQVAE | Student) -> Evaluation:
         """KL from the teacher, spectral distances and level on held-out clips, with fixed noise."""

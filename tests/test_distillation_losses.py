@@ -205,9 +205,8 @@ def distilled() -> Distilled:
 
     student = LogisticMixture(zero, zero, zero - 3)
     divergence = RandomisedQuantiles(num_samples=2).of(student)
-    return Distilled(
-        x, x.flip(1), torch.ones(2, 4096, dtype=torch.bool), student, student, divergence, contrast
-    )
+    mask = torch.ones(2, 4096, dtype=torch.bool)
+    return Distilled(x, x.flip(1), mask, student, lambda: student, divergence, contrast)
 
 
 def test_only_losses_with_a_weight_are_computed() -> None:
@@ -219,6 +218,19 @@ def test_only_losses_with_a_weight_are_computed() -> None:
     assert losses.adversary is None
     with pytest.raises(AssertionError, match="second teacher"):
         DistillationLosses(DistillationSpec(), {"contrastive": -0.3})(distilled())
+
+
+def test_the_teacher_is_asked_for_until_a_step_and_no_longer() -> None:
+    def teacher() -> Distribution:
+        raise AssertionError("the teacher was asked for")
+
+    losses = DistillationLosses(DistillationSpec(kl_until=5), {"kl": 1.0, "stft": 0.5})
+    alone = replace(distilled(), predict=teacher)
+    losses.step = 4
+    with pytest.raises(AssertionError, match="the teacher was asked for"):
+        losses(alone)
+    losses.step = 5
+    assert set(losses(alone)) == {"stft"}
 
 
 def test_every_named_loss_is_there() -> None:

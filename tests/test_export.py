@@ -131,6 +131,11 @@ DECODERS: dict[str, ModelSpec] = {
         encoder=SLOW_ENCODER,
         melody=MELODY,
     ),
+    "harmonic source": replace(
+        predicted(SLOW_MEL, pitch_taps=3, harmonic_source=True, squeeze=2, stagger_blocks=True),
+        encoder=SLOW_ENCODER,
+        melody=MELODY,
+    ),
 }
 WAVENET = WaveNetSpec(
     head=Gaussian(),

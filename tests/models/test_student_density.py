@@ -14,6 +14,7 @@ from vqwave.distributions import GaussianMixture
 from vqwave.errors import UserInputError
 from vqwave.models import Student, StudentSpec
 from vqwave.nn.condition import ConditionerSpec
+from vqwave.nn.flows import FlowCondition
 from vqwave.nn.wavenet import StackSpec
 
 F64 = torch.float64
@@ -126,8 +127,8 @@ def test_one_gaussian_masked_flow_is_a_wavenet_with_a_gaussian_head() -> None:
     model = student("gaussian", "maf")
     flow, x = model.flows.flows[0], torch.randn(1, 12, dtype=F64)
     condition = heard(model)
-    location, log_scale = flow.parallel(x, condition, None)
-    back = flow.inverse(x, condition)
+    location, log_scale = flow.parallel(x, FlowCondition(condition), None)
+    back = flow.inverse(x, FlowCondition(condition))
     normal = GaussianMixture(torch.zeros_like(x)[:, None], location[:, None], log_scale[:, None])
     expected = -0.5 * back.z.square() - 0.5 * math.log(2 * math.pi) - back.log_scale
     torch.testing.assert_close(normal.log_density(x), expected)

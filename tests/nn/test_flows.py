@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vqwave.nn.condition import Condition
-from vqwave.nn.flows import AffineFlow, FlowStack, FlowState
+from vqwave.nn.flows import AffineFlow, FlowCondition, FlowStack, FlowState
 from vqwave.nn.wavenet import StackSpec
 
 F64 = torch.float64
@@ -41,10 +41,9 @@ def noise(T: int, B: int = 1) -> Tensor:
     return torch.logit(torch.rand(B, T, dtype=F64, generator=torch.Generator().manual_seed(2)))
 
 
-def held(columns: int) -> Condition:
-    return Condition(
-        torch.randn(2, 3, columns, dtype=F64, generator=torch.Generator().manual_seed(3)), 3
-    )
+def held(columns: int) -> FlowCondition:
+    features = torch.randn(2, 3, columns, dtype=F64, generator=torch.Generator().manual_seed(3))
+    return FlowCondition(Condition(features, 3))
 
 
 def test_the_totals_give_x() -> None:
@@ -114,7 +113,7 @@ def test_location_and_scale_hear_only_the_strict_past(name: str) -> None:
 @pytest.mark.parametrize("columns", [0, 4, 9])
 def test_chunked_equals_whole(chunks: list[int], columns: int) -> None:
     flows, z = stack(2, 3, kernel=3, condition=3), noise(25, 2)
-    condition = held(columns) if columns else None
+    condition = held(columns) if columns else FlowCondition()
     whole, states, start, parts = flows(z, condition), [FlowState() for _ in range(2)], 0, []
     for count in chunks:
         parts.append(flows(z[:, start : start + count], condition, states))

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from vqwave.nn.condition import Condition
-from vqwave.nn.flows import FlowStack
+from vqwave.nn.flows import FlowCondition, FlowStack
 from vqwave.nn.wavenet import StackSpec, force_layerwise
 
 F64 = torch.float64
@@ -126,7 +126,10 @@ def test_each_block_hears_the_condition_of_its_own_samples(fold: int) -> None:
     features = torch.randn(1, 3, 3, dtype=F64)
     changed = features.clone()
     changed[..., 1] += 1.0
-    moved = (flows(z, Condition(features, 8)).x != flows(z, Condition(changed, 8)).x)[0]
+    moved = (
+        flows(z, FlowCondition(Condition(features, 8))).x
+        != flows(z, FlowCondition(Condition(changed, 8))).x
+    )[0]
     assert not moved[:8].any()
     assert moved[8:16].all()
 
@@ -135,5 +138,6 @@ def test_a_label_holds_for_all_blocks() -> None:
     flows, z = stack(4, condition=3), noise(24)
     label = torch.randn(1, 3, 1, dtype=F64)
     torch.testing.assert_close(
-        flows(z, Condition(label, 1)).x, flows(z, Condition(label.expand(1, 3, 3), 8)).x
+        flows(z, FlowCondition(Condition(label, 1))).x,
+        flows(z, FlowCondition(Condition(label.expand(1, 3, 3), 8))).x,
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vqwave.nn.condition import Condition
-from vqwave.nn.flows import AffineFlow, FlowStack, FlowState, MaskedFlow
+from vqwave.nn.flows import AffineFlow, FlowCondition, FlowStack, FlowState, MaskedFlow
 from vqwave.nn.wavenet import StackSpec
 
 F64 = torch.float64
@@ -43,10 +43,9 @@ def noise(T: int, B: int = 1) -> Tensor:
     return torch.randn(B, T, dtype=F64, generator=torch.Generator().manual_seed(2))
 
 
-def held(hold: int = 8) -> Condition:
-    return Condition(
-        torch.randn(1, 3, 3, dtype=F64, generator=torch.Generator().manual_seed(3)), hold
-    )
+def held(hold: int = 8) -> FlowCondition:
+    features = torch.randn(1, 3, 3, dtype=F64, generator=torch.Generator().manual_seed(3))
+    return FlowCondition(Condition(features, hold))
 
 
 @pytest.mark.parametrize("flow", DIRECTIONS)
@@ -76,7 +75,7 @@ def test_maf_after_iaf_is_the_identity() -> None:
     class Undone(MaskedFlow):
         """The MAF that has the location -mu / s and the scale 1 / s of the same network."""
 
-        def _network(self, heard: Tensor, condition: Condition | None, state: FlowState) -> Tensor:
+        def _network(self, heard: Tensor, condition: FlowCondition, state: FlowState) -> Tensor:
             location, log_scale = super()._network(heard, condition, state).unbind(1)
             return torch.stack([-location * (-log_scale).exp(), -log_scale], 1)
 

@@ -19,13 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqwave.nn.condition import Condition
-from vqwave.nn.flows import AffineFlow, squeeze_condition
+from vqwave.nn.flows import AffineFlow, FlowCondition
 from vqwave.nn.linear_prediction import SpectralPredictor, levinson
 from vqwave.nn.synthesis_filter import column_states, column_systems
 from vqwave.nn.wavenet import GatedLayer
 
 
-def one_pass(flow: AffineFlow, z: Tensor, condition: Condition | None, *, still: bool) -> Tensor:
+def one_pass(flow: AffineFlow, z: Tensor, condition: FlowCondition, *, still: bool) -> Tensor:
     """`AffineFlow.forward` of a full clip z (B, F hop), in steps whose shapes a trace keeps free.
 
     still: the condition is one column, which does not change in time.
@@ -34,9 +34,12 @@ def one_pass(flow: AffineFlow, z: Tensor, condition: Condition | None, *, still:
     # (B, n, blocks)
     folded = F.pad(z, (fold + before, -(before or fold))).unflatten(-1, (-1, fold)).transpose(1, 2)
     x = flow.input(folded)
-    projection, projected = flow.stack.projection, None
-    if condition is not None and projection is not None:
-        projected = squeeze_condition(condition, fold).project(projection)
+    if flow.source is not None and condition.source is not None:
+        source = condition.source.features
+        x = x + flow.source(torch.cat([source, source[..., -1:]], -1) if before else source)
+    projection, projected, features = flow.stack.projection, None, condition.squeezed(fold)
+    if features is not None and projection is not None:
+        projected = features.project(projection)
     width = 2 * flow.stack.spec.gate_channels
     layers = cast(list[GatedLayer], flow.stack.layers)
     for i, layer in enumerate(layers):

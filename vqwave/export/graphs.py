@@ -94,7 +94,7 @@ class DecoderGraph(Graph):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         given, student = dict(zip(self.names, inputs, strict=True)), self.student
-        condition, columns = student.conditioner.split(_condition(student, self.coder, given))
+        condition, columns = student.flow_condition(_condition(student, self.coder, given))
         x = given["noise"]
         for flow in affine_flows(student):
             x = one_pass(flow, x, condition, still=student.conditioner.frames is None)

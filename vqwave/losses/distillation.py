@@ -16,6 +16,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal
 
 import numpy as np
@@ -41,17 +42,22 @@ class Distilled:
     """One batch as losses see it: samples x = g(z) and recordings y, silent where `mask` is false,
     all (B, T).
 
-    `student` and `teacher` are given the same past, x; `divergence` is the student's. `contrast`
-    yields the teacher given the same past under a wrong condition, when it is asked for.
+    `student` and `teacher` are given the same past, x; `divergence` is the student's. `predict`
+    yields the teacher when it is asked for, `contrast` the teacher under a wrong condition: each
+    costs a pass.
     """
 
     x: Tensor
     y: Tensor
     mask: Tensor
     student: Mixture
-    teacher: Distribution
+    predict: Callable[[], Distribution]
     divergence: Divergence
     contrast: Callable[[], Distribution]
+
+    @cached_property
+    def teacher(self) -> Distribution:
+        return self.predict()
 
     @property
     def kl(self) -> Tensor:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vqwave.config import option, spec
@@ -31,6 +33,13 @@ class DistillationSpec:
     """Settings of the losses; each works as soon as it has a weight in `losses`."""
 
     kl: KL = option(default=RandomisedQuantiles(), help="how the KL is estimated")
+    kl_until: Annotated[int, Field(ge=1)] | None = option(
+        default=None,
+        help=(
+            "step from which on neither the KL nor any other loss asks the teacher: the student is"
+            " finished by the losses on recordings, several times as fast"
+        ),
+    )
     contrastive: ContrastiveSpec = option(
         default=ContrastiveSpec(), help="settings of the contrastive loss"
     )
@@ -63,6 +72,8 @@ class DistillationLosses:
         "adversarial",
     )
 
+    of_teacher = ("kl", "log_scale_regularizer", "contrastive")
+
     def __init__(
         self,
         settings: DistillationSpec,
@@ -88,6 +99,7 @@ class DistillationLosses:
             "adversarial": self._adversarial,
         }
         self.terms = {name: terms[name] for name in self.names if weights.get(name)}
+        self.kl_until = settings.kl_until
 
     def _perceptual(self, distilled: Distilled) -> Tensor:
         assert self.classifier is not None  # given wherever the loss has a weight
@@ -106,7 +118,10 @@ class DistillationLosses:
 
     def __call__(self, distilled: Distilled) -> dict[str, Tensor]:
         """Unweighted, by name."""
-        return {name: term(distilled) for name, term in self.terms.items()}
+        terms = self.terms.items()
+        if self.kl_until is not None and self.step >= self.kl_until:
+            return {name: term(distilled) for name, term in terms if name not in self.of_teacher}
+        return {name: term(distilled) for name, term in terms}
 
     def state(self) -> dict[str, Tensor]:
         """What is trained besides the student, for checkpoints: the discriminator."""

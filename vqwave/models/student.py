@@ -18,7 +18,14 @@ from vqwave.errors import UserInputError
 from vqwave.features import LogMel
 from vqwave.models.wavenet import Vocabulary, WaveNetSpec
 from vqwave.nn.condition import Condition, Conditioner, ConditionerSpec
-from vqwave.nn.flows import AffineFlow, FlowOutput, FlowStack, FlowState, MaskedFlow
+from vqwave.nn.flows import (
+    AffineFlow,
+    FlowCondition,
+    FlowOutput,
+    FlowStack,
+    FlowState,
+    MaskedFlow,
+)
 from vqwave.nn.frontend import (
     AnyFrontend,
     FrameSpec,
@@ -26,7 +33,9 @@ from vqwave.nn.frontend import (
     build_frontend,
     spectrum_of,
 )
+from vqwave.nn.harmonic_source import SourceState, harmonic_source
 from vqwave.nn.linear_prediction import LinearPredictor, LinearPredictorSpec
+from vqwave.nn.module_lists import elements
 from vqwave.nn.synthesis_filter import synthesise
 from vqwave.nn.wavenet import StackSpec
 
@@ -55,7 +64,7 @@ class StudentSpec:
     location_scale: Annotated[float, Field(gt=0)] = option(
         default=1.0, help="what 1 stands for in the flows' locations: see the heads' option"
     )
-    squeeze: Literal[1, 2, 4, 8] = option(
+    squeeze: Literal[1, 2, 4, 8, 16] = option(
         default=1, help="samples a block of folded time: the cost of a sample falls as many times"
     )
     stagger_blocks: bool = option(
@@ -63,6 +72,13 @@ class StudentSpec:
         help=(
             "blocks of successive flows begin at different samples, so that a sample depends"
             " on its neighbours, too"
+        ),
+    )
+    harmonic_source: bool = option(
+        default=False,
+        help=(
+            "a pulse train at the pitch period is a further input of each flow; needs pitch_taps,"
+            " whose columns carry the period"
         ),
     )
     flow_type: Literal["iaf", "maf"] = option(
@@ -104,6 +120,11 @@ class StudentSpec:
                 f"{predictor.order} past samples, a condition column holds for {conditioner.hold}"
             )
             raise UserInputError(f"predictor.order: {given}, expected at most as many")
+        if self.harmonic_source and (predictor is None or not predictor.pitch_taps):
+            raise UserInputError(
+                "model.harmonic_source: true, expected a decoder with a predictor and pitch_taps,"
+                " whose columns carry the pitch period"
+            )
         flows = FlowStack(
             [replace(self.network, layers=layers, skip_channels=0) for layers in self.flows],
             conditioner.channels,
@@ -111,9 +132,12 @@ class StudentSpec:
             squeeze=self.squeeze,
             stagger_blocks=self.stagger_blocks,
             location_scale=self.location_scale,
+            source=self.harmonic_source,
             flow=DIRECTIONS[self.flow_type],
         )
-        return Student(flows, conditioner, frontend, BASES[self.base])
+        return Student(
+            flows, conditioner, frontend, BASES[self.base], harmonic_source=self.harmonic_source
+        )
 
     def of(self, teacher: WaveNetSpec | StudentSpec) -> StudentSpec:
         """With what a student has of its teacher."""
@@ -133,11 +157,12 @@ class StudentSpec:
 
 @dataclass
 class StudentState:
-    """The state of a student between chunks: its flows, and with a predictor the last samples (B,
-    P) and their time.
+    """The state of a student between chunks: its flows, with a predictor the last samples (B, P)
+    and their time, and its harmonic source's phases.
     """
 
     flows: list[FlowState]
+    source: SourceState
     samples: Tensor | None = None
     time: int = 0
 
@@ -158,8 +183,11 @@ class Student(nn.Module):
         conditioner: Conditioner,
         frontend: AnyFrontend | None,
         base: type[Mixture],
+        *,
+        harmonic_source: bool = False,
     ) -> None:
         super().__init__()
+        self.harmonic_source = harmonic_source
         self.flows = flows
         self.conditioner = conditioner
         self.conditioner.dropout.active = False
@@ -215,7 +243,19 @@ class Student(nn.Module):
 
     def begin(self) -> StudentState:
         """Before the first sample."""
-        return StudentState([FlowState() for _ in self.flows.flows])
+        return StudentState([FlowState() for _ in self.flows.flows], SourceState())
+
+    def flow_condition(
+        self, condition: Condition | None, state: StudentState | None = None
+    ) -> tuple[FlowCondition, Condition | None]:
+        """What the flows are conditioned on, and the predictor's columns."""
+        network, columns = self.conditioner.split(condition)
+        if columns is None or not self.harmonic_source:
+            return FlowCondition(network), columns
+        period = columns.channels(self._order, 1)
+        squeeze = elements(self.flows.flows, AffineFlow)[0].squeeze
+        source = harmonic_source(period, squeeze, None if state is None else state.source)
+        return FlowCondition(network, source), columns
 
     def transform(
         self, z: Tensor, condition: Condition | None, state: StudentState | None = None
@@ -223,8 +263,8 @@ class Student(nn.Module):
         """z (B, T) -> x and the totals, each (B, T); a state, if given, is read and moved on in
         place.
         """
-        network, columns = self.conditioner.split(condition)
-        flowed = self.flows(z, network, None if state is None else state.flows)
+        given, columns = self.flow_condition(condition, state)
+        flowed = self.flows(z, given, None if state is None else state.flows)
         if columns is None:
             return flowed
         start, past = (0, None) if state is None else (state.time, state.samples)
@@ -238,13 +278,13 @@ class Student(nn.Module):
         """x (B, T) -> the noise z that makes it, and the totals: exact; one block after another
         (iaf), or in one pass (maf).
         """
-        network, columns = self.conditioner.split(condition)
+        given, columns = self.flow_condition(condition, state)
         flows = None if state is None else state.flows
         if columns is None:
-            return self.flows.inverse(x, network, flows)
+            return self.flows.inverse(x, given, flows)
         start, past = (0, None) if state is None else (state.time, state.samples)
         prediction = self._prediction(x, columns, past, start)
-        flowed = self.flows.inverse(x - prediction, network, flows)
+        flowed = self.flows.inverse(x - prediction, given, flows)
         self._remember(state, x)
         return replace(flowed, x=x, location=flowed.location + prediction)
 

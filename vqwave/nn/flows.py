@@ -46,6 +46,31 @@ from vqwave.nn.wavenet import StackSpec, StackState
 
 
 @dataclass(frozen=True)
+class FlowCondition:
+    """What flows are conditioned on: features at frame rate, and a harmonic source at block rate.
+
+    source: (B, n, blocks), n samples a block, held for one block each: block b's is an input of the
+    network where it makes the parameters of block b, so that it is known before its noise.
+    """
+
+    features: Condition | None = None
+    source: Condition | None = None
+
+    def squeezed(self, squeeze: int) -> Condition | None:
+        """The features of blocks: a column covers `repeat / squeeze` of them.
+
+        Blocks that begin at an offset take it that much early.
+        """
+        held = self.features
+        if held is None:
+            return None
+        return Condition(held.features, max(1, held.repeat // squeeze), held.offset // squeeze)
+
+
+SILENT = FlowCondition()
+
+
+@dataclass(frozen=True)
 class FlowOutput:
     """x = z * exp(log_scale) + location, each (B, T); log_scale.sum is the log-determinant of the
     Jacobian dx / dz.
@@ -93,15 +118,19 @@ class AffineFlow(nn.Module):
         squeeze: int = 1,
         offset: int = 0,
         location_scale: float = 1.0,
+        source: bool = False,
     ) -> None:
         """Blocks of `squeeze` samples begin at samples `offset` + k `squeeze`; location_scale: what
-        1 stands for in the network's locations.
+        1 stands for in the network's locations; source: a harmonic source is a further input.
         """
         super().__init__()
         units = torch.tensor([location_scale, 1.0]).repeat_interleave(squeeze)
         self.register_buffer("units", units[:, None], persistent=False)
         self.squeeze, self.offset = squeeze, offset % squeeze
         self.input = nn.Conv1d(squeeze, network.residual_channels, 1)
+        self.source = (
+            nn.Conv1d(squeeze, network.residual_channels, 1, bias=False) if source else None
+        )
         self.stack = network.build(2 * squeeze, condition_channels)
         with torch.no_grad():  # start near the identity, scaled
             self.stack.out.weight.mul_(0.1)
@@ -110,14 +139,14 @@ class AffineFlow(nn.Module):
             )
 
     def forward(
-        self, z: Tensor, condition: Condition | None = None, state: FlowState | None = None
+        self, z: Tensor, condition: FlowCondition = SILENT, state: FlowState | None = None
     ) -> FlowOutput:
         """z (B, T) -> x (B, T) in one pass; a state, if given, is read and moved on in place."""
         location, log_scale = self.parallel(z, condition, state)
         return FlowOutput(z * log_scale.exp() + location, location, log_scale, z)
 
     def inverse(
-        self, x: Tensor, condition: Condition | None = None, state: FlowState | None = None
+        self, x: Tensor, condition: FlowCondition = SILENT, state: FlowState | None = None
     ) -> FlowOutput:
         """x (B, T) -> z (B, T), one block after another: each block's location and scale need the z
         before it.
@@ -125,7 +154,7 @@ class AffineFlow(nn.Module):
         return self.sequential(x, condition, state, solve_for_z)
 
     def parallel(
-        self, inputs: Tensor, condition: Condition | None, state: FlowState | None
+        self, inputs: Tensor, condition: FlowCondition, state: FlowState | None
     ) -> tuple[Tensor, Tensor]:
         """Location and log-scale (B, T) of all samples of a chunk, of the side that they depend on
         (B, T): blocks depend on blocks before.
@@ -149,7 +178,7 @@ class AffineFlow(nn.Module):
     def sequential(
         self,
         given: Tensor,
-        condition: Condition | None,
+        condition: FlowCondition,
         state: FlowState | None,
         solve: Callable[[Tensor, Tensor, Tensor], FlowOutput],
     ) -> FlowOutput:
@@ -206,15 +235,17 @@ class AffineFlow(nn.Module):
         state.partial = joined[:, end:]
         state.ready = open_block if state.partial.shape[-1] else None
 
-    def _network(self, inputs: Tensor, condition: Condition | None, state: FlowState) -> Tensor:
+    def _network(self, inputs: Tensor, condition: FlowCondition, state: FlowState) -> Tensor:
         """inputs (B, n C) -> location and log-scale of the blocks that follow each of them, (B, 2,
         n C).
         """
         blocks = inputs.unflatten(-1, (-1, self.squeeze)).transpose(1, 2)  # (B, n, C)
-        projected = self.stack.project(
-            None if condition is None else squeeze_condition(condition, self.squeeze)
-        )
-        out = self.stack(self.input(blocks), projected, state.stack) * self.units
+        projected = self.stack.project(condition.squeezed(self.squeeze))
+        x = self.input(blocks)
+        if self.source is not None and condition.source is not None:
+            time = 0 if state.stack is None else state.stack.time
+            x = x + self.source(condition.source.at(time, x.shape[-1]).to(x.dtype))
+        out = self.stack(x, projected, state.stack) * self.units
         out = out if out.dtype == torch.float64 else out.float()
         location, log_scale = (
             out.unflatten(1, (2, self.squeeze)).transpose(2, 3).flatten(2).unbind(1)
@@ -239,13 +270,13 @@ class MaskedFlow(AffineFlow):
     """
 
     def forward(
-        self, z: Tensor, condition: Condition | None = None, state: FlowState | None = None
+        self, z: Tensor, condition: FlowCondition = SILENT, state: FlowState | None = None
     ) -> FlowOutput:
         """z (B, T) -> x (B, T), one block after another."""
         return self.sequential(z, condition, state, solve_for_x)
 
     def inverse(
-        self, x: Tensor, condition: Condition | None = None, state: FlowState | None = None
+        self, x: Tensor, condition: FlowCondition = SILENT, state: FlowState | None = None
     ) -> FlowOutput:
         """x (B, T) -> z (B, T) in one pass."""
         location, log_scale = self.parallel(x, condition, state)
@@ -263,16 +294,6 @@ def solve_for_z(x: Tensor, location: Tensor, log_scale: Tensor) -> FlowOutput:
     return FlowOutput(x, location, log_scale, (x - location) * (-log_scale).exp())
 
 
-def squeeze_condition(condition: Condition, squeeze: int) -> Condition:
-    """The condition of blocks: a column covers `repeat / squeeze` of them.
-
-    Blocks that begin at an offset take it that much early.
-    """
-    return Condition(
-        condition.features, max(1, condition.repeat // squeeze), condition.offset // squeeze
-    )
-
-
 class FlowStack(nn.Module):
     """Flows one after another; the totals follow mu <- mu s_i + mu_i, ln s <- ln s + ln s_i."""
 
@@ -285,10 +306,11 @@ class FlowStack(nn.Module):
         squeeze: int = 1,
         stagger_blocks: bool = False,
         location_scale: float = 1.0,
+        source: bool = False,
         flow: type[AffineFlow] = AffineFlow,
     ) -> None:
         """stagger_blocks: the blocks of successive flows begin at offsets spread evenly over a
-        block.
+        block; source: each flow has a harmonic source as a further input.
         """
         super().__init__()
         share, count = math.log(initial_scale) / len(flows), len(flows)
@@ -302,6 +324,7 @@ class FlowStack(nn.Module):
                 squeeze=squeeze,
                 offset=offset,
                 location_scale=location_scale,
+                source=source,
             )
             for network, offset in zip(flows, offsets, strict=True)
         )
@@ -336,7 +359,7 @@ class FlowStack(nn.Module):
     def forward(
         self,
         z: Tensor,
-        condition: Condition | None = None,
+        condition: FlowCondition = SILENT,
         states: Sequence[FlowState] | None = None,
     ) -> FlowOutput:
         """z (B, T) -> x and the totals of all flows, each (B, T)."""
@@ -350,7 +373,7 @@ class FlowStack(nn.Module):
     def inverse(
         self,
         x: Tensor,
-        condition: Condition | None = None,
+        condition: FlowCondition = SILENT,
         states: Sequence[FlowState] | None = None,
     ) -> FlowOutput:
         """x (B, T) -> z and the totals of all flows, each (B, T): exact.

@@ -23,6 +23,7 @@ from vqwave.models.student import Student
 from vqwave.models.wavenet import WaveNet, WaveNetState
 from vqwave.nn.condition import Condition, Conditioner
 from vqwave.nn.flows import FlowState
+from vqwave.nn.harmonic_source import SourceState
 from vqwave.nn.linear_prediction import PredictorState
 from vqwave.nn.wavenet import ContextState, StackState
 
@@ -181,6 +182,11 @@ class StudentEngine:
         student = self.flowing.state
         if student.samples is not None:
             arrays |= {"samples": _array(student.samples)}
+        if student.source.phases is not None:
+            arrays |= {
+                "source.column": np.array(student.source.column),
+                "source.phases": _array(student.source.phases),
+            }
         for i, state in enumerate(student.flows):
             parts = {"last": state.last, "partial": state.partial, "ready": state.ready}
             arrays |= {f"{i}.{n}": _array(part) for n, part in parts.items() if part is not None}
@@ -194,6 +200,9 @@ class StudentEngine:
         student = self.flowing.state
         if "samples" in arrays:
             student.samples, student.time = tensor("samples"), self.flowing.time
+        if "source.phases" in arrays:
+            phases = torch.from_numpy(np.array(arrays["source.phases"]))
+            student.source = SourceState(int(arrays["source.column"]), phases)
         for i in range(len(student.flows)):
             parts = {
                 name: tensor(f"{i}.{name}") if f"{i}.{name}" in arrays else None

@@ -22,7 +22,7 @@ FORMAT = 1
 ENGINE, ATTRIBUTES = "engine.", "told."  # prefixes of the names of saved arrays
 GROWING = ("codes", "z", "pitch_codes", "pitch", "columns")  # frames that wait: their last axis
 # of what an engine has begun and not yet sent, by the last part of its name
-BEGUN = ("last", "partial", "known", "ready", "samples", "unfinished", "pasts")
+BEGUN = ("last", "partial", "known", "ready", "samples", "unfinished", "pasts", "phases")
 LATEST = 1 << 53  # sample
 
 

@@ -68,6 +68,8 @@ def unsupported_student(student: Student) -> str | None:
         return "a flow with skips has no kernel"
     if any(2 * flow.squeeze > WIDTH for flow in flows):
         return f"blocks of {flows[0].squeeze} samples have no kernel, expected at most {WIDTH // 2}"
+    if student.harmonic_source:
+        return "its harmonic source has no kernel"
     parameter = next(student.parameters())
     if parameter.device.type != "cpu":
         return f"its parameters are on {parameter.device}, the kernels run on the CPU"
