@@ -16,7 +16,7 @@ from vqwave.cli import main
 from vqwave.codes import CodeSequence
 from vqwave.decode.sampling import Sampling
 from vqwave.distributed.threads import limited_to
-from vqwave.inference.model_folder import SHIPPED
+from vqwave.inference.model_files import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = (

@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any, SupportsIndex, cast
+from typing import TYPE_CHECKING, Any, SupportsIndex, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vqwave.errors import UserInputError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PCM = np.float32(32768.0)  # full scale of int16
 STEREO = 2  # channels, at most
@@ -38,10 +40,11 @@ def array(values: object, name: str) -> NDArray[Any]:
     float16 and bfloat16 become float32, which holds their values exactly.
     """
     try:
-        if isinstance(values, Tensor):
-            values = values.detach().cpu()
-            narrow = values.is_floating_point() and values.dtype != torch.float64
-            return (values.float() if narrow else values).numpy()
+        torch: Any = sys.modules.get("torch")  # where it was never imported, there is no tensor
+        if torch is not None and isinstance(values, torch.Tensor):
+            tensor = cast("Tensor", values).detach().cpu()
+            narrow = tensor.is_floating_point() and tensor.dtype != torch.float64
+            return (tensor.float() if narrow else tensor).numpy()
         return np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [""])[0]
@@ -147,6 +150,8 @@ def codes(values: object, books: int | None, size: int, name: str = "codes") -> 
 
     `books` is Q, where it is known.
     """
+    import torch
+
     given = array(values, name)
     fitting = given.ndim == 2 and len(given) > 0 and books in (None, len(given))
     if given.dtype.kind not in "iu" or not fitting:

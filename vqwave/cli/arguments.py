@@ -134,6 +134,27 @@ def condition_options(command: argparse.ArgumentParser, *, required: bool = Fals
     )
 
 
+def model_of(arguments: argparse.Namespace, reads: str = "") -> SpeechModel:
+    """The model that a command names, whose input is what it `reads`.
+
+    Raises UserInputError where either is missing, before torch is imported, which takes a second.
+    """
+    from vqwave.inference.model_files import find_model
+
+    find_model(arguments.model)
+    if reads and str(arguments.input) != "-":
+        try:
+            arguments.input.stat()
+        except FileNotFoundError:
+            raise UserInputError(f"{arguments.input}: no such file, expected {reads}") from None
+        except (OSError, ValueError):  # named where it is opened
+            pass
+
+    from vqwave.inference.speech_model import SpeechModel
+
+    return SpeechModel.load(arguments.model, arguments.device)
+
+
 def labels_of(arguments: argparse.Namespace, model: SpeechModel) -> dict[str, str]:
     """The labels of an utterance, the speaker among them.
 

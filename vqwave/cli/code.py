@@ -18,6 +18,7 @@ from vqwave.cli.arguments import (
     embeddings_of,
     finite,
     labels_of,
+    model_of,
     naming,
     note_rate,
     print_written,
@@ -122,10 +123,9 @@ def encode_file(arguments: argparse.Namespace) -> None:
     if arguments.pitch_range is not None and arguments.input != DASH:
         raise UserInputError("--pitch-range: is for a pipe, expected - to encode")
 
+    model = model_of(arguments, "a sound file")
     from vqwave import audio, codes
-    from vqwave.inference.speech_model import SpeechModel
 
-    model = SpeechModel.load(arguments.model, arguments.device)
     if arguments.input == DASH:
         arguments.out = arguments.out or DASH
         encode_pipe(arguments, model)
@@ -185,11 +185,9 @@ def decode_file(arguments: argparse.Namespace) -> None:
         raise UserInputError("--out: not given, expected an audio file or a folder (or --stream)")
 
     from vqwave import codes
-    from vqwave.inference.speech_model import SpeechModel
 
-    device = arguments.device
-    model = SpeechModel.load(arguments.model, device)
-    prior = model.prior if arguments.prior is None else _prior(arguments.prior, device)
+    model = model_of(arguments, "a .vqw file")
+    prior = model.prior if arguments.prior is None else _prior(arguments.prior, arguments.device)
     shift_of(arguments, model)
     if arguments.stream or arguments.input == DASH:
         arguments.out = arguments.out or DASH
@@ -278,11 +276,10 @@ def decode_folder(
 
 
 def convert_file(arguments: argparse.Namespace) -> None:
+    model = model_of(arguments, "a sound file")
     from vqwave import audio
     from vqwave.audio.sound_files import SUFFIXES
-    from vqwave.inference.speech_model import SpeechModel
 
-    model = SpeechModel.load(arguments.model, arguments.device)
     labels, _ = labels_of(arguments, model), shift_of(arguments, model)
     model.given.attributes(labels)
     if arguments.input.is_dir():

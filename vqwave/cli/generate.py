@@ -18,6 +18,7 @@ from vqwave.cli.arguments import (
     embeddings_of,
     finite,
     labels_of,
+    model_of,
     naming,
     note_rate,
     pairs,
@@ -93,10 +94,9 @@ def add(add: Add) -> None:
 def generate_file(arguments: argparse.Namespace) -> None:
     out = audio_out(arguments.out)
 
+    model = model_of(arguments)
     from vqwave import audio
-    from vqwave.inference.speech_model import SpeechModel
 
-    model = SpeechModel.load(arguments.model, arguments.device)
     labels, _ = labels_of(arguments, model), shift_of(arguments, model)
     if (prior := model.prior) is not None and arguments.prompt is None:
         model.given.attributes(labels)
@@ -136,10 +136,9 @@ def _sampled_codes(
 def synthesize_file(arguments: argparse.Namespace) -> None:
     out, files = audio_out(arguments.out), pairs("--features", arguments.features)
 
+    model = model_of(arguments)
     from vqwave import audio
-    from vqwave.inference.speech_model import SpeechModel
 
-    model = SpeechModel.load(arguments.model, arguments.device)
     features = {name: _features(Path(path)) for name, path in files.items()}
     wave = model.synthesize(
         features,
@@ -164,10 +163,9 @@ def _features(path: Path) -> object:
 
 
 def score_file(arguments: argparse.Namespace) -> None:
+    model = model_of(arguments, "a sound file")
     from vqwave import audio
-    from vqwave.inference.speech_model import SpeechModel
 
-    model = SpeechModel.load(arguments.model, arguments.device)
     wave, rate = audio.read(arguments.input)
     note_rate(arguments, rate, model.sample_rate)
     labels, vectors = labels_of(arguments, model), embeddings_of(arguments)

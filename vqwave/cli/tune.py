@@ -50,7 +50,7 @@ def tune_model(arguments: argparse.Namespace) -> None:
     from vqwave.evaluation import Settings, temperature_tuning
     from vqwave.evaluation.context import EvaluationContext
     from vqwave.evaluation.progress import NotApplicable
-    from vqwave.inference.model_folder import find_model
+    from vqwave.inference.model_files import find_model
     from vqwave.inference.speech_model import SpeechModel
     from vqwave.training.checkpoint import update_card
 

@@ -34,7 +34,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, BinaryIO, ClassVar, cast
 
-import torch
 from pydantic import ConfigDict, Field
 
 from vqwave import parsing
@@ -313,6 +312,8 @@ def _parse_version_1(data: bytes, name: str) -> tuple[Header, bytes]:
 
 
 def _parse_stream(source: Source, version: int) -> tuple[Header, CodeBlock]:
+    import torch
+
     header, _ = source.facts(version)
     source.check()
     parts: list[CodeBlock] = []

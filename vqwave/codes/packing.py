@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-from torch import Tensor
 
 from vqwave.errors import UserInputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DIGITS = 1024  # codes that make one number: the fill of its last byte costs about a thousandth
 
@@ -20,6 +23,8 @@ def pack(codes: Tensor, bits: int) -> bytes:
 
 def unpack(data: bytes, books: int, frames: int, bits: int) -> Tensor:
     """bytes -> codes (Q, F) int64."""
+    import torch
+
     count = books * frames * bits
     planes = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little", count=count)
     flat = (planes.reshape(-1, bits).astype(np.int64) << np.arange(bits)).sum(1)
@@ -63,6 +68,8 @@ def pack_digits(codes: Tensor, size: int) -> bytes:
 
 def unpack_digits(data: bytes, books: int, frames: int, size: int) -> Tensor:
     """bytes -> codes (Q, F) int64. Raises UserInputError for what `pack_digits` does not write."""
+    import torch
+
     digits: list[int] = []
     base, count, place = max(size, 2), books * frames, 0
     while len(digits) < count:

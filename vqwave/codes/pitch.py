@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from vqwave.errors import UserInputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FARTHEST = 7.0  # from ln 100 Hz, of a mean: 0.09 Hz and 110 kHz are no voices
 
@@ -119,12 +121,16 @@ class InStep:
 
     def __init__(self, books: int, pitch_books: int, ratio: int) -> None:
         """books: Q, of the codes and of the pitch codes; ratio: frames that a pitch code covers."""
+        import torch
+
         self.ratio, self.frame = ratio, 0
         self.codes = torch.zeros(books, 0, dtype=torch.int64)  # without their pitch code
         self.pitch = torch.zeros(pitch_books, 0, dtype=torch.int64)  # without their frames
 
     def push(self, codes: Tensor, pitch: Tensor | None = None) -> CodeBlock:
         """Further codes (Q, n) and pitch codes (Q_p, m) -> all that is complete now."""
+        import torch
+
         self.codes = torch.cat([self.codes, codes], 1)
         if pitch is not None:
             self.pitch = torch.cat([self.pitch, pitch], 1)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
-
-from torch import Tensor
+from typing import TYPE_CHECKING, BinaryIO
 
 from vqwave import inputs
 from vqwave.codes.file_format import STREAMED, Source, facts, from_bytes, number, parts_of
 from vqwave.codes.pitch import CodeBlock, InStep
 from vqwave.codes.types import Coder, Header
 from vqwave.errors import UserInputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class CodeReader:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from vqwave import inputs
 from vqwave.codes.packing import digit_bits, digit_bytes, pack, pack_digits, unpack, unpack_digits
 from vqwave.codes.pitch import CodeBlock, PitchCodes, PitchFormat, pitch_due
 from vqwave.config.renamed import old_parameter
 from vqwave.errors import UserInputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class Sized:
@@ -138,6 +139,8 @@ def join(parts: Sequence[CodeSequence]) -> CodeSequence:
     Raises UserInputError where parts are of different codecs or voices, or where one but the last
     ends within a frame or a pitch code.
     """
+    import torch
+
     first, formats = parts[0], {replace(Header.of(part), frames=0, samples=0) for part in parts}
     if len(formats) > 1:
         different = "codes of different codecs, speakers or pitch statistics"

@@ -17,7 +17,7 @@ from vqwave.evaluation.result import Matrix, MetricValue, Result, Row, written
 from vqwave.evaluation.resume import provenance, take_over
 from vqwave.evaluation.settings import Settings
 from vqwave.evaluation.table import markdown_table, text_table
-from vqwave.inference.model_folder import find_model
+from vqwave.inference.model_files import find_model
 from vqwave.inference.speech_model import SpeechModel
 
 __all__ = [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vqwave.atomic_files import write_text
 from vqwave.errors import UserInputError
+from vqwave.inference.model_description import store_description
 from vqwave.inference.model_folder import Loaded, load_trained, save_trained
 
 
@@ -21,7 +22,9 @@ def export_folder(name: str | Path, out: Path, *, half: bool = False) -> Loaded:
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise UserInputError(f"{out}: there already, expected a new or empty folder")
     loaded = load_trained(name)
-    save_trained(out, copy.deepcopy(loaded.model).half() if half else loaded.model, loaded.card)
+    model = copy.deepcopy(loaded.model).half() if half else loaded.model
+    save_trained(out, model, loaded.card)
+    store_description(out, model, loaded.card)
     write_text(out / "README.md", model_page(loaded))
     return loaded
 

@@ -1,4 +1,4 @@
-"""A trained model on disk: its card and its weights; folders, runs, and the models that ship."""
+"""A trained model on disk: its card and its weights."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ from vqwave.config import build, spec, to_tree
 from vqwave.config.renamed import migrated, new_parameter
 from vqwave.distributed.torch_defaults import own_defaults
 from vqwave.errors import UserInputError
+from vqwave.inference.model_files import CARD, WEIGHTS, find_model
 from vqwave.models import Model, ModelSpec
 from vqwave.nn.finite import check_finite
 
-CARD = "config.json"
 MOST = 1 << 22  # of any whole number in the settings of a network
 SPARE_TENSORS, SPARE_VALUES = 10_000, 1 << 26  # that a network may make beside its weights
 MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye}
-SHIPPED = Path(__file__).parents[1] / "pretrained"
 
 
 @spec
@@ -79,30 +78,9 @@ class Loaded:
 def save_trained(folder: Path, model: Model, card: ModelCard) -> None:
     """Write `model.safetensors` and `config.json` into `folder`, atomically."""
     with new_folder(folder) as temporary:
-        save_model(model, str(temporary / "model.safetensors"))
+        save_model(model, str(temporary / WEIGHTS))
         tree = {"kind": card.kind, **to_tree(card)}
-        (temporary / "config.json").write_text(json.dumps(tree, indent=1))
-
-
-def find_model(name: str | Path) -> Path:
-    """The model folder that a run folder, a model folder, or the name of a shipped model means."""
-    path = Path(name)
-    for folder in (path / "model", path, SHIPPED / str(name)):
-        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
-            return folder
-    if path.exists():
-        hint = (
-            "a run that has saved no model yet"
-            if (path / "config.yaml").exists()
-            else "no model in it"
-        )
-        raise UserInputError(
-            f"{name}: {hint}, expected a run folder, or a folder with config.json and"
-            " model.safetensors"
-        )
-    shipped = sorted(p.name for p in SHIPPED.glob("*")) if SHIPPED.exists() else []
-    known = f", or one of {', '.join(shipped)}" if shipped else ""
-    raise UserInputError(f"{name}: no such model, expected a run folder or a model folder{known}")
+        (temporary / CARD).write_text(json.dumps(tree, indent=1))
 
 
 @own_defaults()
@@ -115,7 +93,7 @@ def load_trained(name: str | Path, device: str | torch.device = "cpu") -> Loaded
         raise UserInputError(f"device {device}: there is none here, expected cpu")
     folder = find_model(name)
     card, older = read_card(folder)
-    path = folder / "model.safetensors"
+    path = folder / WEIGHTS
     try:
         weights = load_weights(path, device)
         with _Sized(path, weights):

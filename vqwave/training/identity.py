@@ -23,7 +23,7 @@ from vqwave.atomic_files import file_digest, write_text
 from vqwave.data import Corpus
 from vqwave.data.frame_tracks import PhoneTrack, Track
 from vqwave.errors import UserInputError
-from vqwave.inference.model_folder import find_model
+from vqwave.inference.model_files import find_model
 
 FILE = "identity.json"
 EXCERPTS, EXCERPT = 256, 512  # utterances whose content is looked at, and samples of each

@@ -34,6 +34,7 @@ from vqwave.distributed.collectives import (
 )
 from vqwave.distributed.threads import denormals_flushed
 from vqwave.errors import UserInputError
+from vqwave.inference.model_description import store_description
 from vqwave.inference.model_folder import save_trained
 from vqwave.models import Model
 from vqwave.nn.quantize import Quantizer
@@ -450,7 +451,9 @@ class Trainer:
         def write() -> None:
             with writing(self.config.run, f"step {self.step}"):
                 card = self.experiment.card(self.model, self.step, self.seconds)
-                save_trained(self.config.run / "model", self.evaluated_model(), card)
+                folder, model = self.config.run / "model", self.evaluated_model()
+                save_trained(folder, model, card)
+                store_description(folder, model, card)
                 save_checkpoint(
                     self.checkpoints, self.step, state, self.config.train.keep_checkpoints
                 )

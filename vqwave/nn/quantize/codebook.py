@@ -11,7 +11,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
 from vqwave.distributed.collectives import gather_over_ranks, rank, sum_over_ranks
@@ -56,6 +55,8 @@ def k_means(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """k-means++ and Lloyd's steps on x (N, D) -> centres (size, D) and counts (size,); no centre is
     ever empty.
     """
+    from scipy.cluster.vq import kmeans2  # a third of a second, and for training alone
+
     points = x.double().cpu().numpy()
     if len(points) < size:  # too few to cluster: repeat them, a little apart
         rng = np.random.default_rng(0)
