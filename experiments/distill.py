@@ -61,6 +61,10 @@ class Config(ExperimentSpec, DistillationSpec):
         default=True,
         help="with a melody: trained on the recordings' own F0, not the one decoded from its codes",
     )
+    recorded_spectrum: bool = option(
+        default=False,
+        help="with model.decoder_input: trained on the recordings' own frames, not predicted ones",
+    )
     num_samples: Count = option(default=4, help="utterances in samples/")
 
 
@@ -155,7 +159,11 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
         return student_of(model)
 
     def losses(self, batch: Batch) -> StepOutput:
-        frames = self.kind.decoder_features(batch, recorded_pitch=self.config.recorded_pitch)
+        frames = self.kind.decoder_features(
+            batch,
+            recorded_pitch=self.config.recorded_pitch,
+            recorded_spectrum=self.config.recorded_spectrum,
+        )
         u = (
             keyed.uniforms(len(batch), 4, batch.wave.shape[1], like=self.device)
             .transpose(0, 1)

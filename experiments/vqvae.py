@@ -65,10 +65,11 @@ class Config(ExperimentSpec):
     )
     recorded_pitch: bool = option(
         default=True,
-        help=(
-            "with a melody: the decoder is trained on the recordings' own F0, not on the one"
-            " decoded from its codes"
-        ),
+        help="with a melody: the decoder is trained on the recordings' F0, not on its codes'",
+    )
+    recorded_spectrum: bool = option(
+        default=False,
+        help="with model.decoder_input: trained on the recordings' own frames, as a vocoder is",
     )
     num_samples: Count = option(default=4, help="utterances in samples/")
 
@@ -184,11 +185,12 @@ class VQVAEExperiment(Experiment[Config, VQVAE]):
             model.spectral_decoder.frontend.fit(waves)
 
     def losses(self, batch: Batch) -> StepOutput:
-        own_pitch = {"recorded_pitch": self.config.recorded_pitch}
+        own = ("recorded_pitch", "recorded_spectrum")
+        recorded = {name: getattr(self.config, name) for name in own}
         if self.given is not None:
             with torch.no_grad():  # codes are not trained
                 frames = self.model.features_of_recordings(
-                    batch.wave, batch.labels, batch.lengths, **own_pitch
+                    batch.wave, batch.labels, batch.lengths, **recorded
                 )
                 frames = self.model.add_decoder_noise(frames)
             if self.config.decoder_segment_seconds is not None:
@@ -206,7 +208,7 @@ class VQVAEExperiment(Experiment[Config, VQVAE]):
             if cyclic or self.model.conversion_classifier
             else None
         )
-        settings = {"decode": self.trains_decoder, "others": others, "cyclic": cyclic, **own_pitch}
+        settings = {"decode": self.trains_decoder, "others": others, "cyclic": cyclic, **recorded}
         out = self.network(batch.wave, batch.labels, batch.lengths, **settings)
         nll = (
             StepOutput({})

@@ -232,6 +232,24 @@ def test_training_may_give_the_decoder_the_recorded_pitch() -> None:
     torch.testing.assert_close(recorded[:, -1], torch.where(voiced, period, 0.0))
 
 
+def test_training_may_give_the_decoder_the_recorded_frames() -> None:
+    """Of the spectrum and its linear prediction; the pitch that is decoded from codes stays."""
+    model, x = build(), wave(16)
+    labels, mel = {**LABELS, PITCH: pitch(32)}, MEL.bands
+    decoded = model.features_of_recordings(x, labels)
+    recorded = model.features_of_recordings(x, labels, recorded_spectrum=True)
+    torch.testing.assert_close(recorded[:, :mel], model.spectral_decoder.frontend(x))
+    assert not torch.allclose(recorded[:, :mel], decoded[:, :mel])
+    assert torch.equal(recorded[:, mel : mel + 2], decoded[:, mel : mel + 2])
+    assert not torch.allclose(recorded[:, mel + 2 : -1], decoded[:, mel + 2 : -1])
+    assert torch.equal(recorded[:, -1], decoded[:, -1])
+    plain, own = (
+        model(x, labels, recorded_spectrum=own).distribution.location for own in (False, True)
+    )
+    torch.testing.assert_close(own, model.decoder(x, LABELS, recorded).location)
+    assert not torch.allclose(plain, own)
+
+
 def test_a_training_step_gives_the_recorded_pitch_when_asked() -> None:
     model, x, given = build(), wave(16), pitch(32)
     labels = {**LABELS, PITCH: given}

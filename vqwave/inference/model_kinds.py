@@ -143,10 +143,13 @@ class ModelKind(ABC):
         """Frame features of a corpus that training the decoder needs."""
 
     @abstractmethod
-    def decoder_features(self, batch: Batch, *, recorded_pitch: bool = False) -> Tensor | None:
+    def decoder_features(
+        self, batch: Batch, *, recorded_pitch: bool = False, recorded_spectrum: bool = False
+    ) -> Tensor | None:
         """What the decoder is conditioned on at frame rate (B, D, F), if anything.
 
-        recorded_pitch: the recordings' own F0 in place of the one decoded from its codes.
+        recorded_pitch, recorded_spectrum: the recordings' own in place of what is decoded from
+        their codes.
         """
 
 
@@ -215,6 +218,7 @@ class WaveformKind(ModelKind):
         batch: Batch,
         *,
         recorded_pitch: bool = False,  # noqa: ARG002 - of the base class
+        recorded_spectrum: bool = False,  # noqa: ARG002 - of the base class
     ) -> Tensor | None:
         return self._frames(batch.wave, batch.labels, batch.frame_mask(self.model.hop))
 
@@ -307,9 +311,15 @@ class CodecKind(ModelKind):
         return () if self.melody is None else (stored_pitch(corpus),)
 
     @torch.no_grad()
-    def decoder_features(self, batch: Batch, *, recorded_pitch: bool = False) -> Tensor | None:
+    def decoder_features(
+        self, batch: Batch, *, recorded_pitch: bool = False, recorded_spectrum: bool = False
+    ) -> Tensor | None:
         return self.model.features_of_recordings(
-            batch.wave, batch.labels, batch.lengths, recorded_pitch=recorded_pitch
+            batch.wave,
+            batch.labels,
+            batch.lengths,
+            recorded_pitch=recorded_pitch,
+            recorded_spectrum=recorded_spectrum,
         )
 
 

@@ -395,21 +395,26 @@ class VQVAE(nn.Module):
         lengths: Tensor | None = None,
         *,
         recorded_pitch: bool = False,
+        recorded_spectrum: bool = False,
     ) -> Tensor:
         """Recordings x (B, T), of which lengths (B,) samples are real -> the decoder's frames of
         their codes.
 
         recorded_pitch: the decoder gets the recordings' own pitch, labels["pitch"] (B, 2, F'), in
-        place of what is decoded from its codes.
+        place of what is decoded from its codes; recorded_spectrum: and their own spectral frames,
+        in place of those that the spectral decoder predicts.
         """
         codes = self.encode(x, lengths)
         mask = self._mask(lengths, codes)
         pitch = self.pitch(self.encode_pitch(labels, lengths), labels, codes.shape[-1], mask)
         z = self.quantizer.decode(codes)
-        if not recorded_pitch or pitch is None:
-            return self.decoder_features(z, labels, mask=mask, pitch=pitch)
-        predicted = self.auxiliaries.spectrum(z, labels, mask, pitch)
-        return self.decoder_features(z, labels, predicted, mask, self.recorded_pitch(labels, pitch))
+        if recorded_spectrum and self.spectral_decoder is not None:
+            spectrum = self.spectral_decoder.frontend(x, mask=mask)
+        else:
+            spectrum = self.auxiliaries.spectrum(z, labels, mask, pitch)
+        if recorded_pitch and pitch is not None:
+            pitch = self.recorded_pitch(labels, pitch)
+        return self.decoder_features(z, labels, spectrum, mask, pitch)
 
     def recorded_pitch(self, labels: Mapping[str, Tensor], decoded: Tensor) -> Tensor:
         """labels["pitch"] as long as what is decoded from its codes, (B, 2, F).
@@ -437,17 +442,19 @@ class VQVAE(nn.Module):
         others: Mapping[str, Tensor] | None = None,
         cyclic: bool = False,
         recorded_pitch: bool = False,
+        recorded_spectrum: bool = False,
     ) -> Reconstruction:
         """x (B, T), T a multiple of hop, of which lengths (B,) samples are real.
 
         decode: run the decoder, which costs the most. others: labels of another voice to convert
         to, for the conversion classifier; cyclic: encode these conversions again, see `cycle_loss`;
-        recorded_pitch: see `features_of_recordings`.
+        recorded_pitch, recorded_spectrum: see `features_of_recordings`.
         """
         batch, auxiliaries = self._encode_batch(x, labels, lengths), self.auxiliaries
         spectral = auxiliaries.spectral_loss(batch)
         adversarial = auxiliaries.adversarial(batch)
-        distribution = self._decode_batch(batch, recorded_pitch=recorded_pitch) if decode else None
+        own = {"recorded_pitch": recorded_pitch, "recorded_spectrum": recorded_spectrum}
+        distribution = self._decode_batch(batch, **own) if decode else None
         conversion = cycle = None
         if others is not None:
             converted = self._converted(batch, others)
@@ -472,11 +479,15 @@ class VQVAE(nn.Module):
             x, labels, lengths, mask, quantized, jittered, pitch_codes, pitch, spectrum
         )
 
-    def _decode_batch(self, batch: EncodedBatch, *, recorded_pitch: bool) -> Distribution:
-        pitch = batch.pitch
+    def _decode_batch(
+        self, batch: EncodedBatch, *, recorded_pitch: bool, recorded_spectrum: bool
+    ) -> Distribution:
+        pitch, spectrum = batch.pitch, batch.spectrum
         if recorded_pitch and pitch is not None:
             pitch = self.recorded_pitch(batch.labels, pitch)
-        frames = self.decoder_features(batch.z, batch.labels, batch.spectrum, pitch=pitch)
+        if recorded_spectrum and self.spectral_decoder is not None:
+            spectrum = self.spectral_decoder.frontend(batch.wave, mask=batch.mask)
+        frames = self.decoder_features(batch.z, batch.labels, spectrum, pitch=pitch)
         return self.decoder(batch.wave, batch.labels, self.add_decoder_noise(frames), batch.mask)
 
     def _converted(self, batch: EncodedBatch, targets: Mapping[str, Tensor]) -> Tensor:
