@@ -8,6 +8,7 @@ Lengths and batch are free.
 |---|---|---|
 | decoder | codes (B, Q, F) or frames (B, D, F), noise (B, T), labels (B,), vectors | wave (B, T) |
 | encoder | wave (B, T) of the model's level, without DC | codes (B, Q, F) |
+| pitch | contour (B, 2, N ratio), its lengths (B,), voice_pitch (B, 2) | pitch_codes (B, Q_p, N) |
 
 T = F hop samples; codes and labels are int64. A decoder with melody takes pitch_codes (B, Q_p, N),
 too, which cover T, and decodes them in the range of its speaker; a model without speakers
@@ -15,7 +16,14 @@ takes the range, voice_pitch (B, 2).
 """
 
 from vqwave.export.folder import export_folder, model_page
-from vqwave.export.graphs import DecoderGraph, EncoderGraph, decoder_graph, encoder_graph
+from vqwave.export.graphs import (
+    DecoderGraph,
+    EncoderGraph,
+    PitchGraph,
+    decoder_graph,
+    encoder_graph,
+    pitch_graph,
+)
 from vqwave.export.onnx_files import (
     CHECKED,
     Checked,
@@ -33,12 +41,14 @@ __all__ = [
     "DecoderGraph",
     "EncoderGraph",
     "Part",
+    "PitchGraph",
     "decoder_graph",
     "encoder_graph",
     "export_folder",
     "export_onnx",
     "model_page",
     "open_session",
+    "pitch_graph",
     "run_onnx",
     "run_session",
     "trace",

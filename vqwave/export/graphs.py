@@ -13,17 +13,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqwave.codes import fingerprint
+from vqwave.decode.sampling import Temperatures
 from vqwave.errors import UserInputError, under
 from vqwave.export.flow_graph import RealSpectralPredictor, one_pass, synthesise
 from vqwave.features import MelBands
 from vqwave.inference.model_folder import Loaded
 from vqwave.inference.model_kinds import kind_of
 from vqwave.models import VQVAE, Student
-from vqwave.models.melody import VOICE
+from vqwave.models.melody import VOICE, Melody
+from vqwave.models.pitch import normalise
 from vqwave.models.student import BASES
 from vqwave.nn.condition import Condition
 from vqwave.nn.flows import AffineFlow, MaskedFlow
 from vqwave.nn.frontend import PredictorFrontend
+from vqwave.nn.repeat import repeated
+
+NEUTRAL = Temperatures()
 
 
 class Graph(nn.Module, ABC):
@@ -64,10 +69,20 @@ class DecoderGraph(Graph):
     output, tolerance = "wave", 1e-3  # of samples, which lie in [-1, 1]
 
     def __init__(
-        self, student: Student, coder: VQVAE | None, vocabulary: dict[str, list[str]]
+        self,
+        student: Student,
+        coder: VQVAE | None,
+        vocabulary: dict[str, list[str]],
+        *,
+        temperatures: Temperatures = NEUTRAL,
+        free_range: bool = False,
     ) -> None:
-        """coder: the model whose codes the student decodes, if it decodes codes."""
+        """coder: the model whose codes the student decodes, if it decodes codes; temperatures: by
+        which the graph scales its noise; free_range: the range of a melody is an input also where
+        there are speakers, so that it can be moved.
+        """
         super().__init__()
+        self.temperatures = temperatures
         self.original = [(student, coder)]  # in a list, so that the graph does not hold its weights
         self.predictor_order = 0 if student.predictor is None else student.predictor.order
         self.student, self.coder = _in_real_numbers(student, coder)
@@ -78,7 +93,7 @@ class DecoderGraph(Graph):
         attributes = (*conditioner.labels, *conditioner.vector_sizes)
         if melody is not None:
             # whose range the melody is decoded in
-            voice = "speaker" if "speaker" in vocabulary else VOICE
+            voice = "speaker" if "speaker" in vocabulary and not free_range else VOICE
             frames, attributes = (
                 (*frames, "pitch_codes"),
                 tuple(dict.fromkeys((*attributes, voice))),
@@ -95,7 +110,7 @@ class DecoderGraph(Graph):
     def forward(self, *inputs: Tensor) -> Tensor:
         given, student = dict(zip(self.names, inputs, strict=True)), self.student
         condition, columns = student.flow_condition(_condition(student, self.coder, given))
-        x = given["noise"]
+        x = self._scaled(given["noise"], columns)
         for flow in affine_flows(student):
             x = one_pass(flow, x, condition, still=student.conditioner.frames is None)
         if columns is not None:
@@ -104,9 +119,19 @@ class DecoderGraph(Graph):
 
     def reference(self, *inputs: Tensor) -> Tensor:
         given, (student, coder) = dict(zip(self.names, inputs, strict=True)), self.original[0]
-        return student.transform(given["noise"], _condition(student, coder, given)).x.clamp(
-            -1.0, 1.0
-        )
+        condition = _condition(student, coder, given)
+        noise = self._scaled(given["noise"], student.conditioner.split(condition)[1])
+        return student.transform(noise, condition).x.clamp(-1.0, 1.0)
+
+    def _scaled(self, noise: Tensor, columns: Condition | None) -> Tensor:
+        """Noise (B, T) at the temperatures: see `decode.reference.scales`."""
+        predictor, of_all, of_voiced = self.student.predictor, *self.temperatures[1:]
+        if predictor is None or columns is None or of_all == of_voiced:
+            return noise if of_all == 1 else noise * of_all
+        voiced = predictor.voiced(columns.features)  # (B, columns)
+        if voiced is None:
+            return noise * of_all
+        return noise * repeated(torch.where(voiced, of_voiced, of_all), columns.repeat)
 
     def example(self, batch: int, frames: int) -> tuple[Tensor, ...]:
         generator = torch.Generator().manual_seed(frames)
@@ -202,6 +227,51 @@ class EncoderGraph(Graph):
         return {"wave": {0: "batch", 1: "samples"}, "codes": {0: "batch", 2: "frames"}}
 
 
+class PitchGraph(Graph):
+    """contour (B, 2, N ratio) of `pitch_tracking.contour`, of which lengths (B,) frames are real,
+    and the range (B, 2) that it is normalised by -> pitch_codes (B, Q_p, N).
+    """
+
+    output, names = "pitch_codes", ("contour", "lengths", VOICE)
+    tolerance = 0.02  # share of codes, as of the encoder
+
+    def __init__(self, melody: Melody) -> None:
+        super().__init__()
+        self.codec, self.hop = melody.codec, melody.codec.hop
+        self.facts = {
+            "hop": self.hop,
+            "frames_a_code": self.codec.ratio,
+            "size": self.codec.size,
+            "books": self.codec.books,
+        }
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        contour, lengths, voice = inputs
+        return self.codec.encode(normalise(contour, voice[:, 0], voice[:, 1]), lengths)
+
+    def reference(self, *inputs: Tensor) -> Tensor:
+        return self.forward(*inputs)
+
+    def example(self, batch: int, frames: int) -> tuple[Tensor, ...]:
+        generator, n = torch.Generator().manual_seed(frames), frames * self.codec.ratio
+        voiced = (torch.rand(batch, n, generator=generator) > 0.3).float()
+        log_f0 = 0.4 + 0.2 * torch.randn(batch, n, generator=generator)
+        lengths = (n - torch.arange(batch)).clamp(min=1)
+        return (
+            torch.stack([voiced * log_f0, voiced], 1),
+            lengths,
+            torch.tensor([0.4, 0.2]).repeat(batch, 1),
+        )
+
+    def axes(self) -> dict[str, dict[int, str]]:
+        return {
+            "contour": {0: "batch", 2: "pitch_frames"},
+            "lengths": {0: "batch"},
+            VOICE: {0: "batch"},
+            self.output: {0: "batch", 2: "pitch_codes"},
+        }
+
+
 class RealMelBands(nn.Module):
     """`MelBands` in real numbers, which are all that ONNX has: windowed cosines and sines as one
     convolution.
@@ -230,8 +300,17 @@ class RealMelBands(nn.Module):
         return self.mel.filters @ (power.sqrt() if self.mel.power == 1 else power)
 
 
-def decoder_graph(loaded: Loaded, name: str | Path) -> DecoderGraph:
-    """The graph of a model's decoder. Raises UserInputError for one that is no student."""
+def decoder_graph(
+    loaded: Loaded,
+    name: str | Path,
+    *,
+    temperatures: Temperatures = NEUTRAL,
+    free_range: bool = False,
+) -> DecoderGraph:
+    """The graph of a model's decoder, with the settings of `DecoderGraph`.
+
+    Raises UserInputError for one that is no student.
+    """
     with under(str(name)):
         kind = kind_of(loaded.model, loaded.card)
         student = kind.decoder
@@ -252,14 +331,32 @@ def decoder_graph(loaded: Loaded, name: str | Path) -> DecoderGraph:
             raise UserInputError(
                 "its flows have a context stack, which has no graph; expected flows without"
             )
-    return DecoderGraph(student, kind.codec, loaded.card.labels).eval()
+    return DecoderGraph(
+        student,
+        kind.codec,
+        loaded.card.labels,
+        temperatures=temperatures,
+        free_range=free_range,
+    ).eval()
 
 
 def encoder_graph(loaded: Loaded, name: str | Path) -> EncoderGraph:
     """The graph of a model's encoder and quantizer. Raises UserInputError for a model without."""
+    return EncoderGraph(_codec(loaded, name)).eval()
+
+
+def pitch_graph(loaded: Loaded, name: str | Path) -> PitchGraph:
+    """The graph of a model's pitch encoder. Raises UserInputError for a model without."""
+    melody = _codec(loaded, name).melody
+    if melody is None:
+        raise UserInputError(f"{name}: a model without pitch codes, expected one with")
+    return PitchGraph(melody).eval()
+
+
+def _codec(loaded: Loaded, name: str | Path) -> VQVAE:
     codec = getattr(loaded.model, "codec", loaded.model)  # of a prior
     if not isinstance(codec, VQVAE):
         raise UserInputError(
             f"{name}: a {loaded.card.kind} without an encoder, expected a vqvae (or its student)"
         )
-    return EncoderGraph(codec).eval()
+    return codec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,18 @@ from torch import Tensor
 
 from vqwave.atomic_files import new_file
 from vqwave.errors import UserInputError
-from vqwave.export.graphs import Graph, decoder_graph, encoder_graph
-from vqwave.inference.model_folder import load_trained
+from vqwave.export.graphs import Graph, decoder_graph, encoder_graph, pitch_graph
+from vqwave.inference.model_folder import Loaded, load_trained
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-Part = Literal["decoder", "encoder"]
+Part = Literal["decoder", "encoder", "pitch"]
+GRAPHS: dict[Part, Callable[[Loaded, str | Path], Graph]] = {
+    "decoder": decoder_graph,
+    "encoder": encoder_graph,
+    "pitch": pitch_graph,
+}
 OPSET = 18
 CHECKED = ((1, 1), (1, 2), (3, 7), (2, 40))  # batches and frames that a graph is checked at
 
@@ -50,16 +55,23 @@ def export_onnx(name: str | Path, out: Path, part: Part = "decoder") -> Checked:
     Raises UserInputError for a part that is no single pass, a missing package, or a graph that
     differs.
     """
+    check_packages()
+    loaded = load_trained(name)
+    return write_graph(GRAPHS[part](loaded, name), out, name, part, loaded.card.sample_rate)
+
+
+def check_packages() -> None:
+    """Raises UserInputError where a package that writing graphs needs is missing."""
     for package in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise UserInputError(f"{package} is not installed: pip install 'vqwave[export]'")
-    loaded = load_trained(name)
-    graph = encoder_graph(loaded, name) if part == "encoder" else decoder_graph(loaded, name)
+
+
+def write_graph(graph: Graph, out: Path, name: str | Path, part: Part, sample_rate: int) -> Checked:
+    """As `export_onnx`, of a graph that is made already; name: of its model, for messages."""
     with new_file(out) as temporary:
         trace(graph, temporary, name)
-        inputs = _describe(
-            temporary, graph.facts | {"part": part, "sample_rate": loaded.card.sample_rate}
-        )
+        inputs = _describe(temporary, graph.facts | {"part": part, "sample_rate": sample_rate})
         with _in_a_line(f"{name}: its graph does not run"):
             differences = {
                 frames: _difference(temporary, graph, batch, frames) for batch, frames in CHECKED

@@ -140,7 +140,8 @@ class PitchEncoder(nn.Module):
         x = self._real(self.blocks[0](x), lengths)
         strided = elements(self.strided, StridedConv1d)
         for layer, block in zip(strided, self.blocks[1:], strict=True):
-            lengths = -(-lengths // layer.stride[0])
+            # upwards; ONNX divides whole numbers towards zero, so that they must not be negative
+            lengths = (lengths + layer.stride[0] - 1) // layer.stride[0]
             x = self._real(F.relu(layer(x)), lengths)
             x = self._real(block(x), lengths)
         return self.out(x)
