@@ -168,6 +168,25 @@ def codes(values: object, books: int | None, size: int, name: str = "codes") -> 
     return torch.from_numpy(given.astype(np.int64))
 
 
+def lengths(
+    values: object, shape: tuple[int, ...], name: str = "lengths", *, least: int = 0
+) -> list[int]:
+    """How much of each row of a padded batch (B, T) is real: (B,), `least` to T; None: all of T."""
+    count, most = shape
+    if values is None:
+        return [most] * count
+    given = array(values, name)
+    if given.dtype.kind not in "iu" or given.shape != (count,):
+        raise UserInputError(
+            f"{name}: {_kind(values, given)} of shape {given.shape}, expected whole numbers"
+            f" ({count},)"
+        )
+    for b, n in enumerate(given.tolist()):
+        if not least <= n <= most:
+            raise UserInputError(f"{name}: {n} of row {b}, expected {least} to {most}")
+    return given.tolist()
+
+
 def fits(samples: int, frames: int, hop: int, name: str = "codes") -> None:
     """Whether `frames` frames of `hop` samples are what `samples` samples take."""
     if samples < 0 or not 0 <= frames * hop - samples < hop:

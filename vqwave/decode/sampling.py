@@ -103,6 +103,14 @@ class Sampling:
         alone = {"scale": self.scale_temperature, "voiced": self.voiced_temperature}
         return parts._replace(**{name: value for name, value in alone.items() if value is not None})
 
+    def given(self, seed: int | None, temperature: float | None) -> Sampling:
+        """The same with this seed and this temperature of all parts, where they are given."""
+        return replace(
+            self,
+            seed=self.seed if seed is None else seed,
+            temperature=self.temperature if temperature is None else temperature,
+        )
+
     def resolved(self, own: Temperatures) -> Sampling:
         """With a number for each part, so that a model's own temperatures have no effect."""
         choice, scale, voiced = self.temperatures(own)

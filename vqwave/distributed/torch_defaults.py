@@ -37,3 +37,9 @@ def inference() -> Iterator[None]:
     """`own_defaults`, without gradients. Also a decorator, of functions that are no generators."""
     with own_defaults(), torch.inference_mode():
         yield
+
+
+def ordinary(x: torch.Tensor) -> torch.Tensor:
+    """A copy of what was computed within `inference` that may take part in a training."""
+    with torch.inference_mode(mode=False):
+        return x.clone()

@@ -15,7 +15,7 @@ too, which cover T, and decodes them in the range of its speaker; a model withou
 takes the range, voice_pitch (B, 2).
 """
 
-from vqwave.export.folder import export_folder, model_page
+from vqwave.export.folder import export_folder
 from vqwave.export.graphs import (
     DecoderGraph,
     EncoderGraph,
@@ -46,7 +46,6 @@ __all__ = [
     "encoder_graph",
     "export_folder",
     "export_onnx",
-    "model_page",
     "open_session",
     "pitch_graph",
     "run_onnx",

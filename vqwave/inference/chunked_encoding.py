@@ -5,6 +5,7 @@ recording.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -52,33 +53,48 @@ class ChunkEncoder:
         """Samples that what has come out stays behind what went in, at the most."""
         return (self.frames + self.after) * self.hop - 1
 
+    @inference()
     def push(self, wave: Wave) -> Tensor:
         """Samples (n,), any n -> the codes (Q, m) that are known now."""
-        self.kept = np.concatenate([self.kept, wave]) if len(self.kept) else wave
-        self.samples += len(wave)
-        return self._encode(self.samples // self.hop, last=False)
-
-    def flush(self) -> Tensor:
-        """The last codes: the last frame is filled up with zeros."""
-        self.kept = np.pad(self.kept, (0, -self.samples % self.hop))
-        return self._encode(-(-self.samples // self.hop), last=True)
+        return self._codes(self.push_latents(wave))
 
     @inference()
-    def _encode(self, known: int, *, last: bool) -> Tensor:
-        parts = [torch.zeros(self.model.quantizer.num_codebooks, 0, dtype=torch.int64)]
+    def flush(self) -> Tensor:
+        """The last codes: the last frame is filled up with zeros."""
+        return self._codes(self.flush_latents())
+
+    def push_latents(self, wave: Wave) -> Iterator[Tensor]:
+        """Samples (n,), any n -> the latents (1, D, m) that are known now, chunk by chunk.
+
+        All of them must be taken before the next call.
+        """
+        self.kept = np.concatenate([self.kept, wave]) if len(self.kept) else wave
+        self.samples += len(wave)
+        return self._latents(self.samples // self.hop, last=False)
+
+    def flush_latents(self) -> Iterator[Tensor]:
+        """The last latents, as `flush` gives codes."""
+        self.kept = np.pad(self.kept, (0, -self.samples % self.hop))
+        return self._latents(-(-self.samples // self.hop), last=True)
+
+    def _codes(self, latents: Iterable[Tensor]) -> Tensor:
+        quantizer = self.model.quantizer
+        parts = [torch.zeros(quantizer.num_codebooks, 0, dtype=torch.int64)]
+        parts += [quantizer.encode(z)[0].cpu() for z in latents]
+        return torch.cat(parts, 1)
+
+    def _latents(self, known: int, *, last: bool) -> Iterator[Tensor]:
         weight = next(self.model.encoder.parameters())
         while self.frame < known and (last or self.frame + self.frames + self.after <= known):
             end = min(self.frame + self.frames, known)
             low, high = self._start(), min(known, end + self.after)
             window = self.kept[(low - self.first) * self.hop : (high - self.first) * self.hop]
             latents = self.model.encoder(torch.from_numpy(window)[None].to(weight))
-            z = latents[..., self.frame - low : end - low].contiguous()
-            parts.append(self.model.quantizer.encode(z)[0].cpu())
+            yield latents[..., self.frame - low : end - low].contiguous()
             self.frame = end
         keep = self._start()
         if keep > self.first:
             self.kept, self.first = self.kept[(keep - self.first) * self.hop :].copy(), keep
-        return torch.cat(parts, 1)
 
     def _start(self) -> int:
         """The first frame of the window of the next chunk."""
@@ -86,9 +102,23 @@ class ChunkEncoder:
 
 
 def encode_chunked(model: VQVAE, wave: Tensor, sample_rate: int) -> Tensor:
-    """A prepared recording (T,) -> its codes (Q, F)."""
+    """A prepared recording (T,) -> its codes (Q, F) on the CPU."""
     if model.encoder.receptive_span() is None:
-        padded = torch.nn.functional.pad(wave, (0, -len(wave) % model.hop))
-        return model.encode(padded[None])[0].cpu()
+        return model.encode(_padded(model, wave))[0].cpu()
     chunks = ChunkEncoder(model, default_chunk(model, sample_rate))
     return torch.cat([chunks.push(wave.cpu().numpy()), chunks.flush()], 1)
+
+
+@inference()
+def latents_chunked(model: VQVAE, wave: Tensor, sample_rate: int) -> Tensor:
+    """A prepared recording (T,) -> the latents (D, F) that `encode_chunked` quantizes."""
+    if model.encoder.receptive_span() is None:
+        return model.encoder(_padded(model, wave))[0]
+    chunks = ChunkEncoder(model, default_chunk(model, sample_rate))
+    parts = [*chunks.push_latents(wave.cpu().numpy()), *chunks.flush_latents()]
+    return torch.cat(parts, 2)[0]
+
+
+def _padded(model: VQVAE, wave: Tensor) -> Tensor:
+    """(T,) -> (1, T'), whole frames."""
+    return torch.nn.functional.pad(wave, (0, -len(wave) % model.hop))[None]

@@ -13,6 +13,7 @@ from pathlib import Path
 from vqwave import parsing
 from vqwave.atomic_files import write_text
 from vqwave.errors import UserInputError
+from vqwave.inference import hub
 
 CARD, WEIGHTS, DESCRIPTION = "config.json", "model.safetensors", "description.json"
 ROWS = b"1"  # another number for other rows, so that those stored by older versions are not taken
@@ -20,10 +21,11 @@ SHIPPED = Path(__file__).parents[1] / "pretrained"
 
 
 def find_model(name: str | Path) -> Path:
-    """The model folder that a run folder, a model folder, or the name of a shipped model means.
-
-    Raises UserInputError.
+    """The model folder that a run folder, a model folder, the name of a shipped model, or one of a
+    hub means; of a hub, it is fetched. Raises UserInputError.
     """
+    if hub.is_address(name):
+        return hub.fetch(hub.HubAddress.parse(str(name)))
     path = Path(name)
     for folder in (path / "model", path, SHIPPED / str(name)):
         if (folder / CARD).is_file() and (folder / WEIGHTS).is_file():
@@ -39,7 +41,8 @@ def find_model(name: str | Path) -> Path:
         )
     shipped = sorted(p.name for p in SHIPPED.glob("*")) if SHIPPED.exists() else []
     known = f", or one of {', '.join(shipped)}" if shipped else ""
-    raise UserInputError(f"{name}: no such model, expected a run folder or a model folder{known}")
+    wanted = f"expected a run folder, a model folder, or hf://USER/REPO{known}"
+    raise UserInputError(f"{name}: no such model, {wanted}")
 
 
 @dataclass(frozen=True)

@@ -72,15 +72,20 @@ class Loaded:
 
     model: Model
     card: ModelCard
-    folder: Path
+    folder: Path | None = None  # that it was loaded from
 
 
 def save_trained(folder: Path, model: Model, card: ModelCard) -> None:
     """Write `model.safetensors` and `config.json` into `folder`, atomically."""
     with new_folder(folder) as temporary:
-        save_model(model, str(temporary / WEIGHTS))
-        tree = {"kind": card.kind, **to_tree(card)}
-        (temporary / CARD).write_text(json.dumps(tree, indent=1))
+        write_trained(temporary, model, card)
+
+
+def write_trained(folder: Path, model: Model, card: ModelCard) -> None:
+    """The same into a folder that is there, file by file."""
+    save_model(model, str(folder / WEIGHTS))
+    tree = {"kind": card.kind, **to_tree(card)}
+    (folder / CARD).write_text(json.dumps(tree, indent=1))
 
 
 @own_defaults()
@@ -89,8 +94,7 @@ def load_trained(name: str | Path, device: str | torch.device = "cpu") -> Loaded
 
     Raises UserInputError for a folder that cannot be read, and for weights that are not finite.
     """
-    if str(device).startswith("cuda") and not torch.cuda.is_available():
-        raise UserInputError(f"device {device}: there is none here, expected cpu")
+    check_device(device)
     folder = find_model(name)
     card, older = read_card(folder)
     path = folder / WEIGHTS
@@ -110,6 +114,12 @@ def load_trained(name: str | Path, device: str | torch.device = "cpu") -> Loaded
             f"{path}: the model cannot be read, its weights and {CARD} do not fit ({reason})"
         ) from None
     return Loaded(model.to(device).eval(), card, folder)
+
+
+def check_device(device: str | torch.device) -> None:
+    """Raises UserInputError for a GPU where there is none."""
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise UserInputError(f"device {device}: there is none here, expected cpu")
 
 
 def read_card(folder: Path) -> tuple[ModelCard, bool]:

@@ -22,7 +22,7 @@ from vqwave.decode.batching import DecodeRequest
 from vqwave.errors import UserInputError
 from vqwave.inference.decoder_inputs import DecoderInputs, Given, Labels, Vectors
 from vqwave.inference.model_folder import ModelCard
-from vqwave.models import VQVAE, Prior, Student, StudentSpec, WaveNet, WaveNetSpec
+from vqwave.models import VQVAE, Model, Prior, Student, StudentSpec, WaveNet, WaveNetSpec
 from vqwave.models.melody import Melody
 from vqwave.models.vqvae import VQVAESpec
 from vqwave.nn.condition import Condition
@@ -71,6 +71,11 @@ class ModelKind(ABC):
     @abstractmethod
     def decoder(self) -> WaveNet | Student:
         """The part that makes waveforms."""
+
+    @property
+    def complete(self) -> Model:
+        """All that was trained, as a model folder has it."""
+        return self.model
 
     @property
     def codec(self) -> VQVAE | None:
@@ -329,6 +334,10 @@ class PriorKind(CodecKind):
     def __init__(self, model: Prior, card: ModelCard) -> None:
         super().__init__(model.codec, card)
         self._prior = model
+
+    @property
+    def complete(self) -> Model:
+        return self._prior
 
     @property
     def prior(self) -> Prior:

@@ -14,7 +14,7 @@ from vqwave.audio import read
 from vqwave.audio.streaming import Recording
 from vqwave.codes import CodeSequence, Header, PitchFormat
 from vqwave.decode.sampling import temperatures_of
-from vqwave.distributed.torch_defaults import inference, own_defaults
+from vqwave.distributed.torch_defaults import inference, ordinary, own_defaults
 from vqwave.errors import UserInputError, under
 from vqwave.inference.chunked_encoding import encode_chunked
 from vqwave.inference.code_prior import CodePrior
@@ -40,9 +40,11 @@ class SpeechEncoder:
     See `SpeechModel`.
     """
 
-    def __init__(self, model: Model, card: ModelCard) -> None:
-        """Raises UserInputError for a model that makes no speech."""
-        self.kind = kind_of(model, card)
+    def __init__(self, model: Model, card: ModelCard, folder: Path | None = None) -> None:
+        """folder: where it was loaded from. Raises UserInputError for a model that makes no
+        speech.
+        """
+        self.kind, self.folder = kind_of(model, card), folder
         self.model = self.kind.model
         self.card = card
         self.sample_rate = card.sample_rate
@@ -68,10 +70,12 @@ class SpeechEncoder:
     @classmethod
     @own_defaults()
     def load(cls, name: str | Path, device: str = "cpu") -> Self:
-        """A run folder, a model folder, or the name of a shipped model. Raises UserInputError."""
+        """A run folder, a model folder, the name of a shipped model, or `hf://USER/REPO[@REVISION]`
+        of a hub. Raises UserInputError.
+        """
         loaded = load_trained(name, device)
         with under(str(name)):
-            return cls(loaded.model, loaded.card)
+            return cls(loaded.model, loaded.card, loaded.folder)
 
     def __repr__(self) -> str:
         codes = (
@@ -157,7 +161,7 @@ class SpeechEncoder:
         if melody is None or f0 is None:
             return self.header(speaker, samples).with_codes(codes)
         pitch = encode_melody(melody, f0, voice_of(melody, f0, self._known(speaker)))
-        return self.header(speaker, samples, pitch.format).with_codes(codes, pitch.codes)
+        return self.header(speaker, samples, pitch.format).with_codes(codes, ordinary(pitch.codes))
 
     @inference()
     def codes_of(self, wave: Tensor) -> Tensor:
@@ -165,7 +169,7 @@ class SpeechEncoder:
         the CPU; in chunks, if long.
         """
         x = torch.from_numpy(inputs.mono(wave)).to(self.device)
-        return encode_chunked(self._vqvae, x, self.sample_rate)
+        return ordinary(encode_chunked(self._vqvae, x, self.sample_rate))
 
     def encode_file(self, path: str | Path, speaker: str | None = None) -> CodeSequence:
         """As `encode`, of a sound file; one of more than a few minutes is read in pieces, so that

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,19 +14,22 @@ from torch import Tensor
 from vqwave import inputs
 from vqwave.codes import CodeSequence, PitchFormat
 from vqwave.decode.batching import DecodeRequest, decode_each, decode_together
-from vqwave.decode.sampling import Sampling
+from vqwave.decode.sampling import DEFAULT, Sampling
 from vqwave.decode.streaming.conditions import code_condition
 from vqwave.decode.streaming.stream import Stream, StreamState
 from vqwave.distributed.torch_defaults import inference, own_defaults
 from vqwave.errors import UserInputError, under
+from vqwave.inference.batch_codec import Codec
 from vqwave.inference.decoder_inputs import Given, Labels, Vectors
+from vqwave.inference.hub import HubAddress, fetch, push
+from vqwave.inference.model_folder import Loaded, check_device
 from vqwave.inference.speech_encoder import SpeechEncoder
+from vqwave.inference.standalone_folder import Facts, write_folder
 from vqwave.metrics import likelihood
 from vqwave.nn.condition import Condition
 from vqwave.nn.finite import check_finite
 
 Progress = Callable[[int], object]
-DEFAULT = Sampling()
 
 
 class SpeechModel(SpeechEncoder):
@@ -44,15 +48,83 @@ class SpeechModel(SpeechEncoder):
     >>> theo = model.decode(coded, speaker="theo")                    # doctest: +SKIP
     """
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        device: str = "cpu",
+        token: str | None = None,
+    ) -> Self:
+        """A folder that `save_pretrained` wrote, or `USER/REPO` of a hub, of which `revision` is a
+        branch, a tag or a commit. Raises UserInputError.
+
+        As `load`, which takes a repository as `hf://USER/REPO[@REVISION]`.
+        """
+        if Path(name).is_dir() and revision is None:
+            return cls.load(name, device)
+        return cls.load(fetch(HubAddress.parse(str(name), revision), token), device)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        license: str | None = None,
+        datasets: Sequence[str] = (),
+        metrics: str | Path | None = None,
+    ) -> None:
+        """Write a folder that `load` reads, with a page `README.md` for model hubs.
+
+        license, datasets: names of the hub's, where the page of the loaded model has not its own;
+        metrics: what `vqwave evaluate --out` wrote. Raises UserInputError, also where the folder
+        has something in it.
+        """
+        write_folder(self._loaded, Path(folder), Facts(license, datasets, metrics))
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        message: str = "Upload a vqwave model",
+        license: str | None = None,
+        datasets: Sequence[str] = (),
+        metrics: str | Path | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes to `USER/REPO[@BRANCH]` of a hub, which is made if
+        need be -> the URL of the commit. Raises UserInputError.
+        """
+        address, facts = HubAddress.parse(repo), Facts(license, datasets, metrics)
+        with TemporaryDirectory(prefix="vqwave-") as temporary:
+            folder = Path(temporary, "model")
+            write_folder(self._loaded, folder, facts, address=f"hf://{address.repo}")
+            return push(folder, address, message, private=private, token=token)
+
+    @property
+    def _loaded(self) -> Loaded:
+        return Loaded(self.kind.complete, self.card, self.folder)
+
+    @property
+    def codec(self) -> Codec:
+        """The model's codec on padded batches, see `Codec`.
+
+        Raises UserInputError for a model without codes.
+        """
+        return Codec(self, self._vqvae)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Moves the model to `cpu` or `cuda`, and gives it back. Raises UserInputError."""
+        check_device(device)
+        self.kind.complete.to(device)
+        return self
+
     def _sampling(
         self, sampling: Sampling, seed: int | None, temperature: float | None
     ) -> Sampling:
         """With numbers for all temperatures: those given, else the model's own."""
-        if seed is not None:
-            sampling = replace(sampling, seed=seed)
-        if temperature is not None:
-            sampling = replace(sampling, temperature=temperature)
-        return sampling.resolved(self.temperatures)
+        return sampling.given(seed, temperature).resolved(self.temperatures)
 
     @own_defaults()
     def stream(
@@ -375,7 +447,8 @@ class SpeechModel(SpeechEncoder):
 
 
 def load(name: str | Path, device: str = "cpu") -> SpeechModel:
-    """`vqwave.load`: a run folder, a model folder, or the name of a shipped model.
+    """`vqwave.load`: a run folder, a model folder, the name of a shipped model, or
+    `hf://USER/REPO[@REVISION]` of a hub.
 
     Raises UserInputError.
     """
