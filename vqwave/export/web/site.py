@@ -16,12 +16,12 @@ from vqwave import pitch_tracking
 from vqwave.atomic_files import new_folder
 from vqwave.data.voices import LEAST_DEVIATION, UNVOICED
 from vqwave.errors import UserInputError
-from vqwave.export.folder import model_page
 from vqwave.export.graphs import DecoderGraph, Graph, decoder_graph, encoder_graph, pitch_graph
 from vqwave.export.onnx_files import Checked, Part, check_packages, write_graph
 from vqwave.export.web.runtime import check_runtime, copy_runtime
 from vqwave.inference.model_folder import Loaded, load_trained
 from vqwave.inference.speech_model import SpeechModel
+from vqwave.inference.standalone_folder import Facts, model_page
 from vqwave.models.melody import VOICE, Melody
 
 HERE = Path(__file__).parent
@@ -68,7 +68,7 @@ def export_site(name: str | Path, out: Path, runtime: Path | None = None) -> Sit
         if "pitch" in graphs:
             _copy_f0_model(folder)
         copy_runtime(folder, runtime)
-        (folder / CARD).write_text(_card(loaded), encoding="utf-8")
+        (folder / CARD).write_text(model_page(loaded, Facts(), name), encoding="utf-8")
         decoder = graphs["decoder"]
         assert isinstance(decoder, DecoderGraph)
         facts = _facts(Path(name).name or str(name), speech, decoder)
@@ -100,12 +100,6 @@ def _copy_f0_model(folder: Path) -> None:
     for file in importlib.metadata.files("swift-f0") or ():
         if file.name == "LICENSE":
             shutil.copyfile(str(file.locate()), folder / F0_LICENCE)
-
-
-def _card(loaded: Loaded) -> str:
-    """What the weights were trained on and under which licence they may be given away."""
-    own = loaded.folder / "README.md"
-    return own.read_text(encoding="utf-8") if own.is_file() else model_page(loaded)
 
 
 def _sizes(folder: Path) -> dict[str, int]:
