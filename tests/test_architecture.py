@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "terminal", "names", "failures", "atomic_files", "inputs", "parsing"),
     ("config", "distributed", "audio", "codes"),
-    ("rng", "pitch_tracking", "features", "distributions"),
+    ("rng", "pitch_tracking", "features", "speaker_encoder", "distributions"),
     ("data", "nn"),
     ("models", "metrics"),
     ("losses", "decode"),

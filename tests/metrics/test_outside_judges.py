@@ -10,14 +10,16 @@ import pytest
 import torch
 
 from vqwave.audio import level_db, read
-from vqwave.metrics import naturalness, speaker_similarity
+from vqwave.errors import UserInputError
+from vqwave.metrics import naturalness
 from vqwave.metrics.naturalness import dnsmos, windows
 from vqwave.metrics.recognition import error_sums, recogniser
-from vqwave.metrics.speaker_similarity import (
+from vqwave.speaker_encoder import (
     HOP,
     RATE,
     WINDOW,
     SpeakerEncoder,
+    installed_encoder,
     speaker_encoder,
     unit,
     voice_of,
@@ -68,11 +70,14 @@ def test_windows_of_naturalness() -> None:
     assert len(windows(np.zeros(0, np.float32))) == 1
 
 
-@pytest.mark.parametrize("build", [speaker_encoder, dnsmos])
-def test_a_missing_package_is_a_reason(build: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (speaker_similarity, naturalness):
-        monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    assert "vqwave[judges]" in str(build())
+@pytest.mark.parametrize(("build", "extra"), [(speaker_encoder, "voices"), (dnsmos, "judges")])
+def test_a_missing_package_is_a_reason(
+    build: object, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(naturalness.importlib.util, "find_spec", lambda name: None)
+    assert f"vqwave[{extra}]" in str(build())
+    with pytest.raises(UserInputError, match=r"resemblyzer is not installed: .*vqwave\[voices\]"):
+        installed_encoder()
 
 
 def test_the_real_judges_on_real_speech(speech_data: Path) -> None:

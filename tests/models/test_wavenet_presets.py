@@ -37,6 +37,8 @@ RATES = {
         "van-niekerk",
         "speech-codes",
         "speech-decoder",
+        "speech-vectors-codes",
+        "speech-vectors",
     ),
     16000,
 )

@@ -14,6 +14,7 @@ from torch import Tensor
 from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec, MFCCSpec
 from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoderSpec
+from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec, StridedConv1d, WaveformEncoder, WaveformEncoderSpec
 from vqwave.nn.frontend import Frontend
 from vqwave.nn.standardize import Standardize
@@ -155,7 +156,13 @@ def test_readout_frames_lie_at_their_latents() -> None:
     torch.manual_seed(0)
     readout = (
         SpectralDecoderSpec(features=MEL, channels=16)
-        .build(3, 60, RATE, {"speaker": ["a", "b"]}, labels=["speaker"])
+        .build(
+            3,
+            60,
+            RATE,
+            {"speaker": ["a", "b"]},
+            conditioner=ConditionerSpec(categorical=("speaker",)),
+        )
         .double()
     )
     labels, z = {"speaker": torch.tensor([1, 0])}, torch.randn(2, 3, 21, dtype=F64)
@@ -172,7 +179,9 @@ def test_readout_frames_lie_at_their_latents() -> None:
 
 def test_readout_loss_does_not_see_padding() -> None:
     torch.manual_seed(0)
-    readout = SpectralDecoderSpec(features=MEL, channels=8).build(3, 60, RATE, {}, labels=[])
+    readout = SpectralDecoderSpec(features=MEL, channels=8).build(
+        3, 60, RATE, {}, conditioner=ConditionerSpec(categorical=())
+    )
     z, wave, mask = (
         torch.randn(2, 3, 10),
         0.1 * torch.randn(2, 600),
@@ -186,7 +195,9 @@ def test_readout_loss_does_not_see_padding() -> None:
 
 def test_readout_needs_a_hop_that_divides() -> None:
     with pytest.raises(UserInputError, match="divisor of the encoder's hop 50"):
-        SpectralDecoderSpec(features=MEL).build(3, 50, RATE, {}, labels=[])
+        SpectralDecoderSpec(features=MEL).build(
+            3, 50, RATE, {}, conditioner=ConditionerSpec(categorical=())
+        )
 
 
 def test_a_warp_stretches_the_mel_axis_of_each_utterance_by_its_own_factor() -> None:

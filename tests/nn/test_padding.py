@@ -115,7 +115,9 @@ def test_training_latents_are_those_of_use_where_nothing_is_random(spec: Encoder
 @pytest.mark.parametrize("features", [MEL, MFCC])
 def test_readout_frames_and_loss_are_those_of_each_clip_alone(features: LogMelSpec) -> None:
     spec = SpectralDecoderSpec(features=features, channels=16, blocks=2)
-    readout = randomised(spec.build(8, 60, RATE, VOCABULARY, labels=["speaker"]))
+    readout = randomised(
+        spec.build(8, 60, RATE, VOCABULARY, conditioner=ConditionerSpec(categorical=("speaker",)))
+    )
     x = clips(60)
     mask = frame_mask(LENGTHS, 60, x.shape[1] // 60)
     z = torch.randn(len(x), 8, x.shape[1] // 60, dtype=F64)

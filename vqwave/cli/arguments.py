@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from vqwave.decode.sampling import Sampling
+    from vqwave.inference.reference_voice import ReferenceVoice
     from vqwave.inference.speech_model import SpeechModel
 
 
@@ -117,7 +118,10 @@ def condition_options(command: argparse.ArgumentParser, *, required: bool = Fals
 
     `required`: whether the voice must be given.
     """
-    command.add_argument("--speaker", required=required, help="voice")
+    voice = command.add_mutually_exclusive_group(required=required)
+    voice.add_argument("--speaker", help="voice")
+    like = "a recording of the voice (extra voices); of a model without vectors, its nearest voice"
+    voice.add_argument("--like", type=Path, metavar="REFERENCE.wav", help=like)
     command.add_argument(
         "--label",
         action="append",
@@ -175,6 +179,11 @@ def labels_of(arguments: argparse.Namespace, model: SpeechModel) -> dict[str, st
                 f"note: {name} {value}: there is no training recording of it, expect anything",
             )
     return given
+
+
+def like_of(arguments: argparse.Namespace, model: SpeechModel) -> ReferenceVoice | None:
+    """The voice of the recording that was given, if one was, taken once for all inputs."""
+    return None if arguments.like is None else model.voice_like(arguments.like)
 
 
 def embeddings_of(arguments: argparse.Namespace) -> dict[str, np.ndarray]:

@@ -18,6 +18,7 @@ from vqwave.cli.arguments import (
     embeddings_of,
     finite,
     labels_of,
+    like_of,
     model_of,
     naming,
     note_rate,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from vqwave.codes import CodeSequence
     from vqwave.decode.batching import DecodeRequest
     from vqwave.inference.code_prior import CodePrior
+    from vqwave.inference.reference_voice import ReferenceVoice
     from vqwave.inference.speech_model import SpeechModel
 
 
@@ -203,7 +205,8 @@ def decode_file(arguments: argparse.Namespace) -> None:
         decode_folder(arguments, model, works, lambda path: codes.load_codes(path, prior), labels)
     else:
         out = audio_out(arguments.out)
-        write_decoded(arguments, model, codes.load_codes(arguments.input, prior), out, labels)
+        coded, like = codes.load_codes(arguments.input, prior), like_of(arguments, model)
+        write_decoded(arguments, model, coded, out, labels, like=like)
 
 
 def _longest_first(works: list[Work]) -> list[tuple[Work, int]]:
@@ -235,9 +238,10 @@ def decode_folder(
     )
     embeddings, sampling = embeddings_of(arguments), sampling_of(arguments)
     speaker, shift = arguments.speaker, arguments.shift_semitones
+    like = like_of(arguments, model)
 
     def request(work: Work) -> DecodeRequest:
-        return model.task(load(work.source), speaker, labels, embeddings, shift)
+        return model.task(load(work.source), speaker, labels, embeddings, shift, like=like)
 
     left: dict[Hashable, Work] = {work.source: work for work, _ in works}
 
@@ -281,7 +285,8 @@ def convert_file(arguments: argparse.Namespace) -> None:
     from vqwave.audio.sound_files import SUFFIXES
 
     labels, _ = labels_of(arguments, model), shift_of(arguments, model)
-    model.given.attributes(labels)
+    if arguments.like is None:
+        model.given.attributes(labels)
     if arguments.input.is_dir():
         works = share(arguments, SUFFIXES, ".wav")
         lengths = [(work, _samples_of(work.source, model.sample_rate)) for work in works]
@@ -290,9 +295,10 @@ def convert_file(arguments: argparse.Namespace) -> None:
         )
         return
     out = audio_out(arguments.out, arguments.input)
+    like = like_of(arguments, model)
     coded = naming(arguments.input, lambda: model.encode_file(arguments.input))
     note_rate(arguments, audio.rate_of(arguments.input), model.sample_rate)
-    write_decoded(arguments, model, coded, out, labels)
+    write_decoded(arguments, model, coded, out, labels, like=like)
 
 
 def _samples_of(path: Path, sample_rate: int) -> int:
@@ -313,6 +319,8 @@ def write_decoded(
     coded: CodeSequence,
     out: Path,
     labels: dict[str, str],
+    *,
+    like: ReferenceVoice | None,
 ) -> None:
     """Decode codes as asked, and write the speech."""
     from vqwave import audio
@@ -321,6 +329,7 @@ def write_decoded(
         wave = model.decode(
             coded,
             arguments.speaker,
+            like=like,
             labels=labels,
             embeddings=embeddings_of(arguments),
             shift_semitones=arguments.shift_semitones,

@@ -1,4 +1,4 @@
-"""Commands about recordings: prepare."""
+"""Commands about recordings: prepare, voices."""
 
 from __future__ import annotations
 
@@ -30,6 +30,14 @@ def add(add: Add) -> None:
     prepare.add_argument(
         "--level", type=finite, default=-23.0, help="RMS level in dBFS (default %(default)s)"
     )
+    vectors = "a vector of each speaker, to condition models on (extra voices)"
+    prepare.add_argument("--speaker-vectors", action="store_true", help=vectors)
+
+    about = "Add a vector of each voice to a prepared corpus, or to a trained model (extra voices)."
+    voices = add("voices", add_vectors, about)
+    voices.add_argument("what", help="corpus folder; with --data: run folder, model folder or name")
+    trained = "of a model: the corpus that it was trained on"
+    voices.add_argument("--data", type=Path, metavar="CORPUS", help=trained)
 
 
 def prepare_corpus(arguments: argparse.Namespace) -> None:
@@ -41,6 +49,23 @@ def prepare_corpus(arguments: argparse.Namespace) -> None:
         arguments.out,
         sample_rate=arguments.sample_rate,
         level_db=arguments.level,
+        speaker_vectors=arguments.speaker_vectors,
         quiet=arguments.quiet,
     )
     output(summary.table())
+
+
+def add_vectors(arguments: argparse.Namespace) -> None:
+    from vqwave.data import Corpus
+    from vqwave.data.speaker_vectors import FILE, add_speaker_vectors
+    from vqwave.inference.model_files import find_model
+    from vqwave.inference.model_folder import add_voices
+
+    if arguments.data is None:
+        voices = add_speaker_vectors(arguments.what, quiet=arguments.quiet)
+        folder = Path(arguments.what)
+    else:
+        corpus = Corpus.open(arguments.data)
+        voices = add_voices(arguments.what, corpus, quiet=arguments.quiet)
+        folder = find_model(arguments.what)
+    output(f"{folder / FILE}: {len(voices.names)} voices")

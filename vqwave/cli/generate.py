@@ -18,6 +18,7 @@ from vqwave.cli.arguments import (
     embeddings_of,
     finite,
     labels_of,
+    like_of,
     model_of,
     naming,
     note_rate,
@@ -98,9 +99,14 @@ def generate_file(arguments: argparse.Namespace) -> None:
     from vqwave import audio
 
     labels, _ = labels_of(arguments, model), shift_of(arguments, model)
+    like = like_of(arguments, model)
     if (prior := model.prior) is not None and arguments.prompt is None:
-        model.given.attributes(labels)
-        write_decoded(arguments, model, _sampled_codes(arguments, prior, labels), out, labels)
+        if like is None:
+            model.given.attributes(labels)
+        else:
+            labels |= {"speaker": like.nearest}
+        coded = _sampled_codes(arguments, prior, labels)
+        write_decoded(arguments, model, coded, out, labels, like=like)
         return
     seconds = 3.0 if arguments.seconds is None else arguments.seconds
     prompt, rate = (None, None) if arguments.prompt is None else audio.read(arguments.prompt)
@@ -108,6 +114,7 @@ def generate_file(arguments: argparse.Namespace) -> None:
     with Progress(samples, model.sample_rate, quiet=arguments.quiet) as progress:
         wave = model.generate(
             seconds,
+            like=like,
             labels=labels,
             prompt=prompt,
             prompt_rate=rate,
@@ -143,6 +150,7 @@ def synthesize_file(arguments: argparse.Namespace) -> None:
     wave = model.synthesize(
         features,
         arguments.seconds,
+        like=like_of(arguments, model),
         labels=labels_of(arguments, model),
         embeddings=embeddings_of(arguments),
         sampling=sampling_of(arguments),
@@ -169,6 +177,7 @@ def score_file(arguments: argparse.Namespace) -> None:
     wave, rate = audio.read(arguments.input)
     note_rate(arguments, rate, model.sample_rate)
     labels, vectors = labels_of(arguments, model), embeddings_of(arguments)
-    work = partial(model.log_likelihood, wave, rate, labels=labels, embeddings=vectors)
+    like = like_of(arguments, model)
+    work = partial(model.log_likelihood, wave, rate, like=like, labels=labels, embeddings=vectors)
     score = naming(arguments.input, work)
     output(f"{arguments.input}: {score.bits:.4f} {score.unit}, {score.samples:,} samples")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from vqwave import terminal
 from vqwave.atomic_files import new_file
-from vqwave.cli.arguments import embeddings_of, labels_of, naming, sampling_of
+from vqwave.cli.arguments import embeddings_of, labels_of, like_of, naming, sampling_of
 from vqwave.errors import UserInputError, located
 
 if TYPE_CHECKING:
@@ -127,10 +127,12 @@ def decode_pipe(arguments: argparse.Namespace, model: SpeechModel, coder: Coder 
 
     with source(arguments.input) as (file, name):
         reader = CodeReader(file, name, coder)
-        speaker = arguments.speaker or reader.header.speaker
+        noted = reader.header.speaker if arguments.like is None else None
+        speaker = arguments.speaker or noted
         model.check(reader.header)
         stream = model.stream(
             speaker if "speaker" in model.decoder.conditioner.labels else arguments.speaker,
+            like=like_of(arguments, model),
             labels=labels_of(arguments, model),
             embeddings=embeddings_of(arguments),
             sampling=sampling_of(arguments),

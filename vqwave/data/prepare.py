@@ -38,10 +38,12 @@ from vqwave.data.corpus import (
 from vqwave.data.demo import render_demo
 from vqwave.data.manifest import Phones, Recording, Rejected
 from vqwave.data.recipes import RECIPES, Recipe
+from vqwave.data.speaker_vectors import add_speaker_vectors
 from vqwave.data.splits import assign_splits
 from vqwave.data.summary import Summary, summarise
 from vqwave.errors import UserInputError, located, nearest
 from vqwave.failures import in_a_line, reported
+from vqwave.speaker_encoder import installed_encoder
 
 SHARD_SAMPLES = 2**29  # 1 GiB
 SHORTEST_SECONDS = 0.01
@@ -55,6 +57,16 @@ class Target:
 
     sample_rate: int
     level_db: float
+
+
+@dataclass(frozen=True)
+class _How:
+    """The settings of `prepare`; `sample_rate` None: the recipe's own."""
+
+    sample_rate: int | None
+    level_db: float
+    speaker_vectors: bool
+    quiet: bool
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,7 @@ def prepare(
     *,
     sample_rate: int | None = None,
     level_db: float = -23.0,
+    speaker_vectors: bool = False,
     quiet: bool = False,
 ) -> Summary:
     """Prepare `source`, which lies on disk as `RECIPES[kind]` describes, into the folder `out`, and
@@ -85,6 +98,7 @@ def prepare(
 
     Every recording loses its DC, is resampled to `sample_rate` Hz (None: the recipe's own) and
     brought to an RMS level of `level_db` dBFS; its F0 is stored with it, a frame each 10 ms.
+    `speaker_vectors`: a vector of each speaker is stored, too (`data.speaker_vectors`).
     Files that cannot be used are left out and listed with their reason. `out` appears complete
     or not at all, and replaces nothing but a prepared corpus. Raises `UserInputError`.
     """
@@ -100,13 +114,14 @@ def prepare(
     if not -60.0 <= level_db <= 0.0:
         raise UserInputError(f"level {level_db} dBFS, expected -60 to 0")
     _refuse_out(out)
+    if speaker_vectors:
+        installed_encoder()  # raises where there is none, before any work
+    how = _How(sample_rate, level_db, speaker_vectors, quiet)
     if not sources:
         with tempfile.TemporaryDirectory(prefix="vqwave-demo-") as folder:
             render_demo(Path(folder), quiet=quiet)
-            return _prepare(
-                recipe, [Path(folder)], out, sample_rate=sample_rate, level_db=level_db, quiet=quiet
-            )
-    return _prepare(recipe, sources, out, sample_rate=sample_rate, level_db=level_db, quiet=quiet)
+            return _prepare(recipe, [Path(folder)], out, how)
+    return _prepare(recipe, sources, out, how)
 
 
 def _recipe(kind: str) -> Recipe:
@@ -130,18 +145,16 @@ def _prepare(
     recipe: Recipe,
     sources: Sequence[Path],
     out: Path,
-    *,
-    sample_rate: int | None,
-    level_db: float,
-    quiet: bool,
+    how: _How,
 ) -> Summary:
     source = ", ".join(map(str, sources))
     recordings, rejected = _of_sources(recipe, sources)
-    target = Target(sample_rate or recipe.sample_rate or _common_rate(recordings, source), level_db)
+    rate = how.sample_rate or recipe.sample_rate or _common_rate(recordings, source)
+    target = Target(rate, how.level_db)
     with _all_or_nothing(out) as folder:
         utterances, kept = [], []
         with ShardWriter(folder) as shards:
-            for result in _in_order(lambda r: _brought(r, target), recordings, quiet=quiet):
+            for result in _in_order(lambda r: _brought(r, target), recordings, quiet=how.quiet):
                 if isinstance(result, Rejected):
                     rejected.append(result)
                 else:
@@ -166,6 +179,8 @@ def _prepare(
             hashes=shards.hashes,
         )
         _write_rejected(folder / REJECTED, rejected)
+        if how.speaker_vectors:
+            add_speaker_vectors(folder, quiet=how.quiet)
     return summarise(out, name, target.sample_rate, utterances, rejected)
 
 

@@ -11,6 +11,7 @@ from vqwave.data.corpus import Corpus
 from vqwave.pitch_tracking import F0
 
 LEAST_DEVIATION = 0.05  # of ln F0; that of lively speech is some 0.2
+QUARTILES = 1.349  # deviations between the quartiles of a normal distribution
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,17 @@ class VoicePitch:
         if not len(log_f0):
             return None
         return cls(float(log_f0.mean()), max(LEAST_DEVIATION, float(log_f0.std())))
+
+    @classmethod
+    def of_reference(cls, f0: F0) -> VoicePitch | None:
+        """The same of one short recording, whose F0 may jump by octaves: the median, and the
+        deviation of a normal distribution with these quartiles.
+        """
+        log_f0 = np.log(f0[f0 > 0].astype(np.float64) / 100)
+        if not len(log_f0):
+            return None
+        low, median, high = np.quantile(log_f0, (0.25, 0.5, 0.75))
+        return cls(float(median), max(LEAST_DEVIATION, float(high - low) / QUARTILES))
 
 
 UNVOICED = VoicePitch(0.4, 0.2)

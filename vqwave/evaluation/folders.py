@@ -26,7 +26,7 @@ from vqwave.evaluation.result import Result
 from vqwave.evaluation.resume import as_json, digest_of, take_over
 from vqwave.metrics.f0 import contour_sums, speaker_centres
 from vqwave.metrics.recognition import WHISPER
-from vqwave.metrics.speaker_similarity import Embedding, voice_of
+from vqwave.speaker_encoder import Embedding, voice_of
 
 MEASURES = ("wer", "similarity", "mos", "pitch")
 MANIFESTS = ("manifest.csv", "manifest.jsonl")

@@ -18,7 +18,7 @@ from vqwave.evaluation.progress import NotApplicable
 from vqwave.evaluation.result import Result
 from vqwave.metrics.bootstrap import ratio
 from vqwave.metrics.f0 import Contour
-from vqwave.metrics.speaker_similarity import Embedding, voice_of
+from vqwave.speaker_encoder import Embedding, voice_of
 
 SEMITONE = np.log(2) / 12
 NO_COPIES = "the model makes no copies: it takes neither codes nor frames"

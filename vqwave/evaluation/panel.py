@@ -23,7 +23,7 @@ from vqwave.metrics import f0, recognition
 from vqwave.metrics.bootstrap import bootstrap, ratio
 from vqwave.metrics.naturalness import Scorer, dnsmos
 from vqwave.metrics.recognition import WHISPER, Recogniser, recogniser
-from vqwave.metrics.speaker_similarity import Embedding, SpeakerEncoder, speaker_encoder
+from vqwave.speaker_encoder import Embedding, SpeakerEncoder, speaker_encoder
 
 T = TypeVar("T")
 Values = NDArray[np.float64]

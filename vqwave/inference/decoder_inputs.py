@@ -4,24 +4,23 @@ the range of a voice's pitch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vqwave import inputs
 from vqwave.codes import PitchCodes, PitchFormat
+from vqwave.data.speaker_vectors import NAME, SpeakerVectors
 from vqwave.errors import UserInputError, nearest
 from vqwave.inference.model_folder import ModelCard
+from vqwave.inference.reference_voice import ReferenceVoice, Vectors
 from vqwave.models import Student, WaveNet
 from vqwave.models.melody import VOICE, Melody
 from vqwave.models.pitch import SEMITONE
 
 Labels = Mapping[str, str | None]
-# given vectors by name, such as a speaker embedding
-Vectors = Mapping[str, Tensor | np.ndarray | Sequence[float]]
 # frames by name: arrays (C, F), or phones as [[first sample, label], ...]
 Given = Mapping[str, Any]
 FURTHEST = 48.0  # semitones
@@ -31,10 +30,14 @@ class DecoderInputs:
     """Checks what is given for one utterance, and gives tensors (1, ...) on the model's device."""
 
     def __init__(
-        self, decoder: WaveNet | Student, card: ModelCard, melody: Melody | None = None
+        self,
+        decoder: WaveNet | Student,
+        card: ModelCard,
+        melody: Melody | None = None,
+        voices: SpeakerVectors | None = None,
     ) -> None:
-        """melody: of a codec with a pitch stream."""
-        self.decoder, self.card, self.melody = decoder, card, melody
+        """melody: of a codec with a pitch stream; voices: the vectors of the model's speakers."""
+        self.decoder, self.card, self.melody, self.voices = decoder, card, melody, voices
 
     @property
     def _device(self) -> torch.device:
@@ -45,14 +48,16 @@ class DecoderInputs:
     ) -> dict[str, Tensor]:
         """Label names -> ids (1,) and vector names -> (1, V), of those that condition the decoder.
 
-        Raises UserInputError.
+        A speaker of the model whose vector is not given has its own. Labels may be left out where
+        the vectors suffice. Raises UserInputError.
         """
         if not self.card.about.get("speaks", True):
             raise UserInputError(
                 "this model has codes alone, expected one with a trained decoder (frozen_codec=RUN"
                 " of experiments/vqvae.py)"
             )
-        sizes = self.decoder.conditioner.vector_sizes
+        conditioner = self.decoder.conditioner
+        sizes, labels = conditioner.vector_sizes, inputs.by_name(labels, "labels")
         given = inputs.by_name(vectors, "embeddings")
         for name in given:
             if name not in sizes:
@@ -64,7 +69,28 @@ class DecoderInputs:
         tensors = {
             name: torch.from_numpy(x).reshape(1, -1).to(self._device) for name, x in rows.items()
         }
-        return self.label_ids(inputs.by_name(labels, "labels")) | tensors
+        speaker = labels.get("speaker")
+        if NAME in sizes and NAME not in tensors and speaker is not None:
+            tensors |= self._own_vector(speaker)
+        named = any(labels.get(name) is not None for name in conditioner.labels)
+        if conditioner.vectors_suffice and not named and set(sizes) <= set(tensors):
+            return tensors
+        return self.label_ids(labels) | tensors
+
+    def _own_vector(self, speaker: str) -> dict[str, Tensor]:
+        """The vector of a speaker of the model, if that has any, and the speaker's id, which names
+        the range of a melody.
+        """
+        voices = self.voices
+        if voices is None or voices.whitening is None:
+            return {}
+        place = inputs.place_of(speaker, voices.names, "speaker")
+        vector = torch.from_numpy(voices.whitening(voices.vectors[place]))[None]
+        number = self.card.labels["speaker"].index(voices.names[place])
+        return {
+            NAME: vector.to(self._device),
+            "speaker": torch.tensor([number], device=self._device),
+        }
 
     def label_ids(self, labels: Labels) -> dict[str, Tensor]:
         """Label names -> ids (1,), for the labels that condition the decoder.
@@ -78,9 +104,17 @@ class DecoderInputs:
         return {name: torch.tensor([number], device=self._device) for name, number in ids.items()}
 
     def voice(
-        self, speaker: str | None, labels: Labels, vectors: Vectors | None
+        self,
+        speaker: str | None,
+        labels: Labels,
+        vectors: Vectors | None,
+        like: ReferenceVoice | None = None,
     ) -> dict[str, Tensor]:
-        """The same, with the speaker apart. Raises UserInputError."""
+        """The same, with the speaker apart, or in the voice of a reference. Raises
+        UserInputError.
+        """
+        if like is not None:
+            return self.attributes(*like.conditions(labels, inputs.by_name(vectors, "embeddings")))
         if speaker is not None:
             self.check_speaker(speaker)
         return self.attributes(
@@ -88,8 +122,10 @@ class DecoderInputs:
         )
 
     def check_speaker(self, speaker: str) -> None:
-        """Raises UserInputError where no speaker conditions the decoder."""
-        if "speaker" not in self.decoder.conditioner.labels:
+        """Raises UserInputError where no speaker conditions the decoder, by name or by vector."""
+        conditioner = self.decoder.conditioner
+        by_vector = NAME in conditioner.vector_sizes and self.voices is not None
+        if "speaker" not in conditioner.labels and not by_vector:
             raise UserInputError(
                 f"speaker {speaker!r}: this model takes no speaker, it has one voice"
             )
@@ -140,9 +176,10 @@ class DecoderInputs:
         attributes: Mapping[str, Tensor],
         codes: PitchCodes | PitchFormat | None,
         shift_semitones: float = 0.0,
+        like: ReferenceVoice | None = None,
     ) -> dict[str, Tensor]:
-        """The range that a melody is decoded in: the speaker's, or that of the codes where no
-        speaker is given.
+        """The range that a melody is decoded in: that of a reference; else the speaker's; or that
+        of the codes where no speaker is given.
 
         shift_semitones: up (above 0) or down from there. Raises UserInputError for a shift of a
         model without melody.
@@ -150,7 +187,9 @@ class DecoderInputs:
         melody, shift = self.melody, self.shift(shift_semitones)
         if melody is None:
             return {}
-        if "speaker" in attributes:
+        if like is not None and like.pitch is not None:
+            mean, deviation = like.pitch.mean, like.pitch.deviation
+        elif "speaker" in attributes:
             mean, deviation = (float(each[0]) for each in melody.voice(attributes))
         elif codes is not None:
             mean, deviation = codes.mean, codes.deviation

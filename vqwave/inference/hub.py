@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vqwave import parsing
+from vqwave.data.speaker_vectors import FILE as VOICES
+from vqwave.data.speaker_vectors import MOST_BYTES
 from vqwave.errors import UserInputError
 
 PREFIX = re.compile(r"hf:/+")  # a `Path` has one slash of two
@@ -23,6 +25,7 @@ LARGEST_WEIGHTS = 1 << 34  # bytes
 # files of a model folder: most bytes
 NEEDED = {"config.json": parsing.LONGEST_JSON, "model.safetensors": LARGEST_WEIGHTS}
 PAGE, LONGEST_PAGE = "README.md", 1 << 20
+SPARE = {PAGE: LONGEST_PAGE, VOICES: MOST_BYTES}  # which a model can do without
 OFFLINE = "not in the cache, and the hub cannot be reached"
 
 
@@ -64,8 +67,9 @@ def fetch(address: HubAddress, token: str | None = None) -> Path:
         for name, most in NEEDED.items():
             folder = _file(address, name, commit, most, token).parent
             commit = folder.name  # of which the other files are taken, too
-        with suppress(EntryNotFoundError):  # a model has no need of one
-            _file(address, PAGE, commit, LONGEST_PAGE, token)
+        for name, most in SPARE.items():
+            with suppress(EntryNotFoundError):
+                _file(address, name, commit, most, token)
     return folder
 
 

@@ -1,10 +1,10 @@
-"""A trained model on disk: its card and its weights."""
+"""A trained model on disk: its card, its weights, the vectors of its voices."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,9 @@ from vqwave import inputs, parsing
 from vqwave.atomic_files import new_folder
 from vqwave.config import build, spec, to_tree
 from vqwave.config.renamed import migrated, new_parameter
+from vqwave.data import Corpus
+from vqwave.data.speaker_vectors import FILE as VOICES
+from vqwave.data.speaker_vectors import SpeakerVectors, saved_in, vectors_of_corpus
 from vqwave.distributed.torch_defaults import own_defaults
 from vqwave.errors import UserInputError
 from vqwave.inference.model_files import CARD, WEIGHTS, find_model
@@ -68,24 +71,56 @@ class About:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A trained model and its card."""
+    """A trained model, its card, and the vectors of its voices, where it has any."""
 
     model: Model
     card: ModelCard
     folder: Path | None = None  # that it was loaded from
+    voices: SpeakerVectors | None = None
 
 
-def save_trained(folder: Path, model: Model, card: ModelCard) -> None:
-    """Write `model.safetensors` and `config.json` into `folder`, atomically."""
+def save_trained(
+    folder: Path, model: Model, card: ModelCard, voices: SpeakerVectors | None = None
+) -> None:
+    """Write `model.safetensors`, `config.json` and, of voices, `voices.safetensors` into `folder`,
+    atomically.
+    """
     with new_folder(folder) as temporary:
-        write_trained(temporary, model, card)
+        write_trained(temporary, model, card, voices)
 
 
-def write_trained(folder: Path, model: Model, card: ModelCard) -> None:
+def write_trained(
+    folder: Path, model: Model, card: ModelCard, voices: SpeakerVectors | None = None
+) -> None:
     """The same into a folder that is there, file by file."""
     save_model(model, str(folder / WEIGHTS))
     tree = {"kind": card.kind, **to_tree(card)}
     (folder / CARD).write_text(json.dumps(tree, indent=1))
+    if voices is not None:
+        voices.save(folder / VOICES)
+
+
+def add_voices(name: str | Path, corpus: Corpus, *, quiet: bool = False) -> SpeakerVectors:
+    """Write the vectors of a trained model's voices, from their recordings in a corpus, into its
+    folder.
+
+    Raises UserInputError where the corpus has none of its voices.
+    """
+    folder = find_model(name)
+    card, _ = read_card(folder)
+    untrained = parsing.checked(About, card.about, f"{folder}: about").unheard.get("speaker", ())
+    trained = [voice for voice in card.labels.get("speaker", ()) if voice not in untrained]
+    if not set(trained) & set(corpus.speakers):
+        raise UserInputError(
+            f"{corpus.folder}: has no recordings of the {len(trained)} speakers of {name}, expected"
+            " the corpus that it was trained on"
+        )
+    voices = saved_in(corpus.folder)
+    if voices is None:
+        # which the whitening of a model that takes vectors is not from
+        voices = replace(vectors_of_corpus(corpus, trained, quiet=quiet), whitening=None)
+    voices.only(trained).save(folder / VOICES)
+    return voices.only(trained)
 
 
 @own_defaults()
@@ -113,7 +148,7 @@ def load_trained(name: str | Path, device: str | torch.device = "cpu") -> Loaded
         raise UserInputError(
             f"{path}: the model cannot be read, its weights and {CARD} do not fit ({reason})"
         ) from None
-    return Loaded(model.to(device).eval(), card, folder)
+    return Loaded(model.to(device).eval(), card, folder, saved_in(folder))
 
 
 def check_device(device: str | torch.device) -> None:

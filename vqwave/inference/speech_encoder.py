@@ -13,6 +13,7 @@ from vqwave import inputs
 from vqwave.audio import read
 from vqwave.audio.streaming import Recording
 from vqwave.codes import CodeSequence, Header, PitchFormat
+from vqwave.data.speaker_vectors import SpeakerVectors
 from vqwave.decode.sampling import temperatures_of
 from vqwave.distributed.torch_defaults import inference, ordinary, own_defaults
 from vqwave.errors import UserInputError, under
@@ -40,9 +41,15 @@ class SpeechEncoder:
     See `SpeechModel`.
     """
 
-    def __init__(self, model: Model, card: ModelCard, folder: Path | None = None) -> None:
-        """folder: where it was loaded from. Raises UserInputError for a model that makes no
-        speech.
+    def __init__(
+        self,
+        model: Model,
+        card: ModelCard,
+        folder: Path | None = None,
+        voices: SpeakerVectors | None = None,
+    ) -> None:
+        """folder: where it was loaded from; voices: vectors of the model's speakers. Raises
+        UserInputError for a model that makes no speech.
         """
         self.kind, self.folder = kind_of(model, card), folder
         self.model = self.kind.model
@@ -51,7 +58,8 @@ class SpeechEncoder:
         self.labels = card.labels
         self.level_db: float = card.about.get("level_db", -23.0)
         self.temperatures = temperatures_of(card.about)  # where none are given
-        self.given = DecoderInputs(self.decoder, card, self.kind.melody)
+        self.voices = voices
+        self.given = DecoderInputs(self.decoder, card, self.kind.melody, voices)
         self._names = CodecFingerprint(
             self.kind.codec,
             getattr(getattr(card.spec, "codec", card.spec), "encoder", None),
@@ -75,7 +83,7 @@ class SpeechEncoder:
         """
         loaded = load_trained(name, device)
         with under(str(name)):
-            return cls(loaded.model, loaded.card, loaded.folder)
+            return cls(loaded.model, loaded.card, loaded.folder, loaded.voices)
 
     def __repr__(self) -> str:
         codes = (

@@ -23,6 +23,7 @@ from vqwave.inference.batch_codec import Codec
 from vqwave.inference.decoder_inputs import Given, Labels, Vectors
 from vqwave.inference.hub import HubAddress, fetch, push
 from vqwave.inference.model_folder import Loaded, check_device
+from vqwave.inference.reference_voice import Reference, ReferenceVoice, reference_voice
 from vqwave.inference.speech_encoder import SpeechEncoder
 from vqwave.inference.standalone_folder import Facts, write_folder
 from vqwave.metrics import likelihood
@@ -38,7 +39,8 @@ class SpeechModel(SpeechEncoder):
     Waveforms are float32 tensors (T,) in [-1, 1] at `sample_rate`.
 
     Wherever samples are drawn, `sampling` has all settings; `seed` and `temperature` stand for its
-    own. Wherever labels condition the decoder, `speaker` stands for the label of that name.
+    own. Wherever labels condition the decoder, `speaker` stands for the label of that name, and
+    `like`, a recording, for the voice in it (`voice_like`).
 
     `vqwave.inputs` has the rules for recordings, rates and codes; whatever breaks them raises
     UserInputError.
@@ -104,7 +106,7 @@ class SpeechModel(SpeechEncoder):
 
     @property
     def _loaded(self) -> Loaded:
-        return Loaded(self.kind.complete, self.card, self.folder)
+        return Loaded(self.kind.complete, self.card, self.folder, self.voices)
 
     @property
     def codec(self) -> Codec:
@@ -126,11 +128,30 @@ class SpeechModel(SpeechEncoder):
         """With numbers for all temperatures: those given, else the model's own."""
         return sampling.given(seed, temperature).resolved(self.temperatures)
 
+    @inference()
+    def voice_like(self, reference: Reference) -> ReferenceVoice:
+        """The voice of a recording (a file, or a waveform and its rate), as this model takes it: by
+        its vector, else its own nearest voice; in the range of the recording's F0.
+
+        Each method that has `like` takes the result, too. Raises UserInputError for a model without
+        vectors of its voices (`voices.safetensors`), and without the extra `voices`.
+        """
+        return reference_voice(self, reference)
+
+    def _like(self, like: Reference | None, speaker: str | None) -> ReferenceVoice | None:
+        """Raises UserInputError where a speaker is given, too."""
+        if like is None:
+            return None
+        if speaker is not None:
+            raise UserInputError(f"speaker {speaker!r}: given with like, expected one of them")
+        return self.voice_like(like)
+
     @own_defaults()
     def stream(
         self,
         speaker: str | None = None,
         *,
+        like: Reference | None = None,
         seed: int | None = None,
         temperature: float | None = None,
         labels: Labels | None = None,
@@ -143,8 +164,9 @@ class SpeechModel(SpeechEncoder):
 
         pitch: the format of a file's pitch codes, where no speaker is given.
         """
-        conditions = self.given.voice(speaker, labels or {}, embeddings)
-        conditions |= self.given.range_of(conditions, pitch, shift_semitones)
+        voice = self._like(like, speaker)
+        conditions = self.given.voice(speaker, labels or {}, embeddings, voice)
+        conditions |= self.given.range_of(conditions, pitch, shift_semitones, voice)
         drawn = self._sampling(sampling, seed, temperature)
         return Stream(self._vqvae, conditions, drawn, self.sample_rate)
 
@@ -165,6 +187,7 @@ class SpeechModel(SpeechEncoder):
         coded: CodeSequence,
         speaker: str | None = None,
         *,
+        like: Reference | None = None,
         labels: Labels | None = None,
         embeddings: Vectors | None = None,
         shift_semitones: float = 0.0,
@@ -173,12 +196,13 @@ class SpeechModel(SpeechEncoder):
         sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> Tensor:
-        """Codes -> waveform (T,), in the voice of `speaker` (or of the one that the codes name),
-        the melody moved by `shift_semitones`.
+        """Codes -> waveform (T,), in the voice of `speaker`, of the recording `like`, or of the
+        speaker that the codes name, the melody moved by `shift_semitones`.
         """
         return self.decode_many(
             [coded],
             [speaker],
+            likes=[like],
             labels=[labels or {}],
             embeddings=[embeddings or {}],
             shift_semitones=shift_semitones,
@@ -194,6 +218,7 @@ class SpeechModel(SpeechEncoder):
         coded: Sequence[CodeSequence],
         speakers: Sequence[str | None],
         *,
+        likes: Sequence[Reference | None] | None = None,
         labels: Sequence[Labels] | None = None,
         embeddings: Sequence[Vectors] | None = None,
         shift_semitones: float = 0.0,
@@ -208,14 +233,17 @@ class SpeechModel(SpeechEncoder):
         none: list[Mapping[str, str]] = [{}] * len(coded)
         lists: dict[str, Sequence[object]] = {
             "speakers": speakers,
+            "likes": likes or [None] * len(coded),
             "labels": labels or none,
             "embeddings": embeddings or none,
         }
         each = zip(coded, *inputs.one_each(len(coded), lists), strict=True)
         tasks = [
             task
-            for codes, speaker, names, vectors in each
-            if (task := self.task(codes, speaker, names, vectors, shift_semitones)).samples
+            for codes, speaker, like, names, vectors in each
+            if (
+                task := self.task(codes, speaker, names, vectors, shift_semitones, like=like)
+            ).samples
         ]
         drawn = self._sampling(sampling, seed, temperature)
         waves = iter(decode_together(self.decoder, tasks, [0] * len(tasks), drawn, progress))
@@ -226,7 +254,8 @@ class SpeechModel(SpeechEncoder):
         wave: Tensor | np.ndarray,
         sample_rate: int | None = None,
         *,
-        speaker: str,
+        speaker: str | None = None,
+        like: Reference | None = None,
         labels: Labels | None = None,
         embeddings: Vectors | None = None,
         shift_semitones: float = 0.0,
@@ -236,11 +265,12 @@ class SpeechModel(SpeechEncoder):
         progress: Progress | None = None,
     ) -> Tensor:
         """A recording, as `encode` takes it -> the same words and melody in the voice and the range
-        of `speaker`.
+        of `speaker`, or of the recording `like`.
         """
         return self.decode(
             self.encode(wave, sample_rate),
             speaker,
+            like=like,
             labels=labels,
             embeddings=embeddings,
             shift_semitones=shift_semitones,
@@ -256,6 +286,7 @@ class SpeechModel(SpeechEncoder):
         seconds: float | None = None,
         *,
         speaker: str | None = None,
+        like: Reference | None = None,
         labels: Labels | None = None,
         count: int = 1,
         prompt: Tensor | np.ndarray | None = None,
@@ -275,9 +306,11 @@ class SpeechModel(SpeechEncoder):
         more. `shift_semitones`: of a prior of codes with melody, by how much that is moved.
         """
         count = inputs.whole_number(count, "count", 1)
-        shift = self.given.shift(shift_semitones)
-        labels = self._with_speaker(speaker, labels)
+        shift, voice = self.given.shift(shift_semitones), self._like(like, speaker)
         if self.prior is not None:
+            # a prior takes names alone
+            named = speaker if voice is None else voice.nearest
+            labels = self._with_voice(named, labels, None)[0]
             if prompt is not None:
                 raise UserInputError(
                     "this model decodes codes that it samples; it cannot continue a recording"
@@ -286,6 +319,7 @@ class SpeechModel(SpeechEncoder):
             return self.decode_many(
                 self.prior.draw(seconds, labels=labels, count=count, seed=drawn_seed),
                 [None] * count,
+                likes=[voice] * count,
                 labels=[labels or {}] * count,
                 embeddings=None if embeddings is None else [embeddings] * count,
                 shift_semitones=shift,
@@ -295,6 +329,7 @@ class SpeechModel(SpeechEncoder):
                 progress=progress,
             )
         self.kind.check_generates()
+        labels, embeddings = self._with_voice(speaker, labels, embeddings, voice)
         samples = inputs.samples_of(seconds, self.sample_rate)
         condition = self.decoder.condition(None, self.given.attributes(labels, embeddings))
         past = None if prompt is None else self.prepare(prompt, prompt_rate).expand(count, -1)
@@ -303,14 +338,27 @@ class SpeechModel(SpeechEncoder):
         waves = decode_together(self.decoder, tasks, range(count), drawn, progress, prompt=past)
         return waves if past is None else [torch.cat([past[0].cpu(), wave]) for wave in waves]
 
-    def _with_speaker(self, speaker: str | None, labels: Labels | None) -> Labels | None:
-        """Labels with the speaker among them. Raises UserInputError for a model with one voice."""
+    def _with_voice(
+        self,
+        speaker: str | None,
+        labels: Labels | None,
+        vectors: Vectors | None,
+        like: Reference | None = None,
+    ) -> tuple[Labels | None, Vectors | None]:
+        """Labels and vectors with those of the voice among them.
+
+        Raises UserInputError for a model with one voice.
+        """
+        if (voice := self._like(like, speaker)) is not None:
+            return voice.conditions(
+                inputs.by_name(labels, "labels"), inputs.by_name(vectors, "embeddings")
+            )
         if speaker is None:
-            return labels
+            return labels, vectors
         in_prior = self.prior is not None and "speaker" in self.prior.labels
         if not in_prior:
             self.given.check_speaker(speaker)
-        return {**inputs.by_name(labels, "labels"), "speaker": speaker}
+        return {**inputs.by_name(labels, "labels"), "speaker": speaker}, vectors
 
     @inference()
     def reconstruct(
@@ -319,6 +367,7 @@ class SpeechModel(SpeechEncoder):
         sample_rate: int | None = None,
         *,
         speaker: str | None = None,
+        like: Reference | None = None,
         labels: Labels | None = None,
         embeddings: Vectors | None = None,
         features: Given | None = None,
@@ -332,7 +381,8 @@ class SpeechModel(SpeechEncoder):
         """
         frontend = self.kind.frontend()
         x = self.prepare(wave, sample_rate)
-        conditions = self.given.attributes(self._with_speaker(speaker, labels), embeddings)
+        voice = self._with_voice(speaker, labels, embeddings, like)
+        conditions = self.given.attributes(*voice)
         conditions |= self.given.frames(features, len(x))
         padded = torch.nn.functional.pad(x, (0, -len(x) % self.decoder.hop))
         frames = frontend(padded[None], conditions)
@@ -347,6 +397,7 @@ class SpeechModel(SpeechEncoder):
         seconds: float | None = None,
         *,
         speaker: str | None = None,
+        like: Reference | None = None,
         labels: Labels | None = None,
         embeddings: Vectors | None = None,
         seed: int | None = None,
@@ -369,7 +420,8 @@ class SpeechModel(SpeechEncoder):
         if seconds is None and not lengths:
             raise UserInputError("seconds: not given, expected the length of the speech")
         samples = min(lengths) if seconds is None else inputs.samples_of(seconds, self.sample_rate)
-        conditions = self.given.attributes(self._with_speaker(speaker, labels), embeddings)
+        voice = self._with_voice(speaker, labels, embeddings, like)
+        conditions = self.given.attributes(*voice)
         conditions |= self.given.frames(features, samples)
         condition = self.decoder.condition(frontend(None, conditions), conditions)
         drawn = self._sampling(sampling, seed, temperature)
@@ -383,6 +435,7 @@ class SpeechModel(SpeechEncoder):
         sample_rate: int | None = None,
         *,
         speaker: str | None = None,
+        like: Reference | None = None,
         labels: Labels | None = None,
         embeddings: Vectors | None = None,
         features: Given | None = None,
@@ -395,7 +448,8 @@ class SpeechModel(SpeechEncoder):
         decoder = self.kind.scoring_decoder()
         check_finite(self.model, f"this {self.card.kind}")
         x = self.prepare(wave, sample_rate)[None]
-        labels = self._with_speaker(speaker, labels) or {}
+        labels, embeddings = self._with_voice(speaker, labels, embeddings, like)
+        labels = labels or {}
         condition = self.kind.recording_condition(self, x, labels, embeddings, features)
         return likelihood.score(decoder, condition, x)
 
@@ -407,6 +461,8 @@ class SpeechModel(SpeechEncoder):
         labels: Labels | None = None,
         embeddings: Vectors | None = None,
         shift_semitones: float = 0.0,
+        *,
+        like: Reference | None = None,
     ) -> DecodeRequest:
         """What the decoder is conditioned on for these codes.
 
@@ -415,8 +471,9 @@ class SpeechModel(SpeechEncoder):
         coded = CodeSequence.checked(coded)
         self.check(coded)
         labels = {"speaker": coded.speaker, **inputs.by_name(labels, "labels")}
-        model, conditions = self._vqvae, self.given.voice(speaker, labels, embeddings)
-        conditions |= self.given.range_of(conditions, coded.pitch, shift_semitones)
+        model, voice = self._vqvae, self._like(like, speaker)
+        conditions = self.given.voice(speaker, labels, embeddings, voice)
+        conditions |= self.given.range_of(conditions, coded.pitch, shift_semitones, voice)
         pitch = None if coded.pitch is None else coded.pitch.codes.to(self.device)
         condition: Condition | None
         if self.device.type == "cpu":

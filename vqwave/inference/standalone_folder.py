@@ -83,7 +83,8 @@ def write_folder(
     half: bool = False,
     address: str = "path/of/this/folder",
 ) -> None:
-    """`config.json`, `model.safetensors`, `README.md` and, if there are figures, `metrics.json`.
+    """`config.json`, `model.safetensors`, `README.md` and, if there are vectors of its voices or
+    figures, `voices.safetensors` and `metrics.json`.
 
     half: weights in 16 bits; address: what will load it. Raises UserInputError, also where `out`
     has something in it.
@@ -94,7 +95,7 @@ def write_folder(
     page = model_page(loaded, facts, address)
     model = copy.deepcopy(loaded.model).half() if half else loaded.model
     with new_folder(out) as temporary:
-        write_trained(temporary, model, loaded.card)
+        write_trained(temporary, model, loaded.card, loaded.voices)
         write_text(temporary / PAGE, page)
         if metrics is not None:
             write_bytes(temporary / METRICS, parsing.read_bytes(metrics, "an evaluation"))

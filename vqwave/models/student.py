@@ -191,6 +191,7 @@ class Student(nn.Module):
         self.flows = flows
         self.conditioner = conditioner
         self.conditioner.dropout.active = False
+        self.conditioner.label_dropout = 0.0
         self.frontend = frontend
         self.base = base
 

@@ -182,7 +182,7 @@ class VQVAESpec:
             encoder.hop,
             sample_rate,
             vocabulary,
-            labels=self.decoder.conditioner.categorical,
+            conditioner=self.decoder.conditioner,
             pitch_hop=0 if melody is None else melody.hop,
         )
 

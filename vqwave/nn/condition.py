@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vqwave.config import option, spec
 from vqwave.errors import UserInputError
-from vqwave.nn.by_name import ModulesByName
+from vqwave.nn.attributes import Attributes
 from vqwave.nn.masks import masked
 from vqwave.nn.repeat import repeated
 from vqwave.rng import keyed
@@ -86,6 +86,10 @@ class ConditionDropoutSpec:
     )
     labels: Probability = option(default=0.0, help="labels and vectors alone")
     frames: Probability = option(default=0.0, help="frames alone")
+    categorical: Probability = option(
+        default=0.0,
+        help="labels alone, beside vectors: these then suffice, usually 0.5 (see `embeddings`)",
+    )
 
     def build(self, channels: int, parts: Sequence[str]) -> ConditionDropout:
         """parts: which of labels and frames there are."""
@@ -196,15 +200,13 @@ def label_sizes(labels: Sequence[str], vocabulary: Mapping[str, Sequence[str]]) 
     return {name: len(vocabulary[name]) for name in labels}
 
 
-class Conditioner(nn.Module):
+class Conditioner(Attributes):
     """Local features (B, D, F), any number of global labels (B,) and vectors (B, V) -> Condition at
     frame rate or above.
 
     Local: a convolution over neighbouring frames, then transposed convolutions of kernel 2 x stride
-    (against checkerboard, Ping et al., 2019. arXiv:1807.07281), then a plain hold. Global: one
-    embedding an attribute, added, which after each layer's linear projection equals concatenated
-    one-hots (van den Oord et al., 2016, sec. 2.5). A given vector (a speaker embedding from
-    elsewhere) is projected and added likewise: unseen speakers have one, too.
+    (against checkerboard, Ping et al., 2019. arXiv:1807.07281), then a plain hold. Global: see
+    `Attributes`, whose vectors are added.
 
     With a predictor, the frames' last channels are what it made of them
     (`LinearPredictor.analyse`): they are not projected, but follow the H condition channels of each
@@ -220,7 +222,7 @@ class Conditioner(nn.Module):
         predictor: LinearPredictor | None = None,
     ) -> None:
         """frame_channels: of the frames, without the predictor's."""
-        super().__init__()
+        super().__init__(spec.channels, label_sizes, spec.embeddings, spec.dropout.categorical)
         upsampling = math.prod(spec.upsample) if frame_channels else 1
         if hop % upsampling:
             raise UserInputError(
@@ -241,17 +243,6 @@ class Conditioner(nn.Module):
                     " the hop"
                 )
         self.hold = hop // self.parts
-        self.labels = tuple(label_sizes)
-        self.vector_sizes = dict(spec.embeddings)
-        self.embeddings = ModulesByName(
-            {name: nn.Embedding(size, spec.channels) for name, size in label_sizes.items()}
-        )
-        self.vectors = ModulesByName(
-            {
-                name: nn.Linear(size, spec.channels, bias=False)
-                for name, size in spec.embeddings.items()
-            }
-        )
         self.frames = (
             nn.Conv1d(frame_channels, spec.channels, spec.kernel_size, padding="same")
             if frame_channels
@@ -336,8 +327,7 @@ class Conditioner(nn.Module):
         """What of a condition does not change in time, (B, H, 1): labels and vectors; None where
         there are none.
         """
-        attributes = [self.embeddings[name](labels[name]) for name in self.labels]
-        attributes += [layer(self._vector(labels, name)) for name, layer in self.vectors.items()]
+        attributes = self.each(labels)
         return _sum(attributes)[..., None] if attributes else None
 
     def null_condition(self) -> Condition:
@@ -352,19 +342,6 @@ class Conditioner(nn.Module):
                 " conditioner.dropout.all > 0"
             )
         return Condition(_sum(list(self.dropout.nothing.values()))[None], self.hold)
-
-    def _vector(self, labels: Mapping[str, Tensor], name: str) -> Tensor:
-        size = self.vector_sizes[name]
-        if name not in labels:
-            raise UserInputError(
-                f"vector {name!r} is not given, expected {size} numbers an utterance"
-                f" (CORPUS/vectors/{name}.npy)"
-            )
-        if labels[name].shape[-1] != size:
-            raise UserInputError(
-                f"vector {name!r}: {labels[name].shape[-1]} numbers an utterance, expected {size}"
-            )
-        return labels[name].to(cast("nn.Linear", self.vectors[name]).weight.dtype)
 
     def extra_repr(self) -> str:
         return (

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vqwave.config.renamed import LOSSES
 from vqwave.data import Batch, Corpus
 from vqwave.data.frame_tracks import Track
+from vqwave.data.speaker_vectors import SpeakerVectors, saved_in
 from vqwave.distributed.collectives import sum_over_ranks
 from vqwave.distributions import Head
 from vqwave.errors import UserInputError, nearest
@@ -298,6 +299,15 @@ class Experiment(ABC, Generic[C, M]):
         """The given vectors of an utterance that condition a decoder."""
         return {name: self.corpus.vectors[name][row] for name in decoder.conditioner.vector_sizes}
 
+    @cached_property
+    def speaker_vectors(self) -> SpeakerVectors | None:
+        """The vectors of the voices that are trained, where the corpus has any."""
+        vectors, untrained = saved_in(self.corpus.folder), self.voices.untrained
+        if vectors is None:
+            return None
+        trained = set(self.corpus.speakers) - set(untrained.get("speaker", ()))
+        return vectors.only(sorted(trained))
+
     def frames_of(self, row: int) -> dict[str, Any]:
         """The tracks' frames of an utterance, as `SpeechModel` takes them."""
         return {track.name: track.stored(self.corpus, row) for track in self.tracks}
@@ -323,7 +333,7 @@ class Experiment(ABC, Generic[C, M]):
 
     def speech_model(self, model: M) -> SpeechModel:
         """The model as people use it."""
-        return SpeechModel(model, self.card(model, 0, 0.0))
+        return SpeechModel(model, self.card(model, 0, 0.0), voices=self.speaker_vectors)
 
     def describe(self) -> str:
         """What a dry run prints beneath the settings."""

@@ -452,7 +452,7 @@ class Trainer:
             with writing(self.config.run, f"step {self.step}"):
                 card = self.experiment.card(self.model, self.step, self.seconds)
                 folder, model = self.config.run / "model", self.evaluated_model()
-                save_trained(folder, model, card)
+                save_trained(folder, model, card, self.experiment.speaker_vectors)
                 store_description(folder, model, card)
                 save_checkpoint(
                     self.checkpoints, self.step, state, self.config.train.keep_checkpoints

@@ -25,8 +25,8 @@ from vqwave.config import option, spec
 from vqwave.distributed.collectives import masked_mean
 from vqwave.errors import UserInputError, under
 from vqwave.features import FeatureSpec, LogMel, LogMelSpec
-from vqwave.nn.by_name import ModulesByName
-from vqwave.nn.condition import label_sizes
+from vqwave.nn.attributes import Attributes
+from vqwave.nn.condition import ConditionerSpec, label_sizes
 from vqwave.nn.frontend import Frontend
 from vqwave.nn.masks import masked, stretched
 
@@ -40,6 +40,10 @@ class SpectralDecoderSpec:
     blocks: Annotated[int, Field(ge=0)] = option(
         default=0, help="residual convolutions beyond the first two"
     )
+    vectors: bool = option(
+        default=False,
+        help="conditioned on the decoder's given vectors, too (conditioner.embeddings)",
+    )
 
     def build(
         self,
@@ -48,11 +52,11 @@ class SpectralDecoderSpec:
         sample_rate: int,
         vocabulary: Mapping[str, Sequence[str]],
         *,
-        labels: Sequence[str],
+        conditioner: ConditionerSpec,
         pitch_hop: int = 0,
     ) -> SpectralDecoder:
-        """dim, hop: of the latents; labels: the columns that condition the decoder, so that codes
-        need not carry them.
+        """dim, hop: of the latents; conditioner: of the decoder, whose labels (and vectors) the
+        codes need not carry then.
 
         pitch_hop: samples a frame of the pitch that it is conditioned on, too; 0 for none.
         """
@@ -63,7 +67,7 @@ class SpectralDecoderSpec:
             raise UserInputError(
                 f"spectral_decoder.features.hop_ms: {frontend.hop} samples, {wanted}"
             )
-        sizes, pitch = label_sizes(labels, vocabulary), hop // pitch_hop if pitch_hop else 0
+        sizes = label_sizes(conditioner.categorical, vocabulary)
         return SpectralDecoder(
             frontend,
             dim,
@@ -71,11 +75,13 @@ class SpectralDecoderSpec:
             channels=self.channels,
             blocks=self.blocks,
             label_sizes=sizes,
-            pitch_frames=pitch,
+            vector_sizes=conditioner.embeddings if self.vectors else {},
+            label_dropout=conditioner.dropout.categorical,
+            pitch_frames=hop // pitch_hop if pitch_hop else 0,
         )
 
 
-class SpectralDecoder(nn.Module):
+class SpectralDecoder(Attributes):
     """Convolutions from latents to the spectral frames of the same clip."""
 
     def __init__(
@@ -87,15 +93,14 @@ class SpectralDecoder(nn.Module):
         channels: int,
         blocks: int,
         label_sizes: Mapping[str, int],
+        vector_sizes: Mapping[str, int],
+        label_dropout: float = 0.0,
         pitch_frames: int = 0,
     ) -> None:
-        """pitch_frames: frames of pitch a latent; 0 for none."""
-        super().__init__()
+        """label_dropout: see `Attributes`; pitch_frames: frames of pitch a latent; 0 for none."""
+        super().__init__(channels, label_sizes, vector_sizes, label_dropout)
         self.frontend = frontend
         self.ratio = ratio
-        self.embeddings = ModulesByName(
-            {name: nn.Embedding(size, channels) for name, size in label_sizes.items()}
-        )
         self.first = nn.Conv1d(dim, channels, 5, padding="same")
         self.pitch_frames = pitch_frames
         self.pitch = (
@@ -128,8 +133,8 @@ class SpectralDecoder(nn.Module):
         mask: Tensor | None = None,
         pitch: Tensor | None = None,
     ) -> Tensor:
-        """z (B, D, F), labels name -> (B,) -> standardised spectral frames (B, channels, ratio *
-        F).
+        """z (B, D, F), labels name -> (B,) or, for vectors, (B, V) -> standardised spectral frames
+        (B, channels, ratio * F).
 
         mask (B, F) of z: with it the real frames are those of each utterance alone. pitch (B, 2,
         pitch_frames F).
@@ -139,8 +144,8 @@ class SpectralDecoder(nn.Module):
             assert pitch is not None  # of a model with melody
             columns = rearrange(pitch, "b c (f n) -> b (c n) f", n=self.pitch_frames)
             x = x + self.pitch(masked(columns, mask))
-        for name, embedding in self.embeddings.items():
-            x = x + embedding(labels[name])[..., None]
+        for attribute in self.each(labels):
+            x = x + attribute[..., None]
         x = F.relu(x)
         for block in (self.second, *self.blocks):
             x = masked(x, mask)

@@ -1,4 +1,5 @@
-"""How alike two voices are: cosine of embeddings by Resemblyzer's encoder (GE2E).
+"""Voices as unit vectors, by Resemblyzer's speaker encoder (GE2E): the cosine of two of them says
+how alike they are.
 
 Of the package only the weights are read: its front end (40 mel powers of 25 ms each 10 ms at 16
 kHz) is written out here, so that neither librosa nor webrtcvad is loaded. Silences are not cut out,
@@ -22,12 +23,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vqwave.audio import Wave, level_db, resample
+from vqwave.errors import UserInputError
 from vqwave.features import mel_filters
 
 RATE, FFT, HOP, BANDS = 16000, 400, 160, 40
 WINDOW, STEP = 160, 77  # frames of a window and from one to the next: 1.6 s, 1.3 windows a second
 COVERED = 0.75  # of the last window, or it is left out
 QUIETEST_DB = -30.0
+SIZE = 256  # numbers of a vector
 Embedding = NDArray[np.float64]
 
 
@@ -38,8 +41,8 @@ class SpeakerEncoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(BANDS, 256, 3, batch_first=True)
-        self.linear = nn.Linear(256, 256)
+        self.lstm = nn.LSTM(BANDS, SIZE, 3, batch_first=True)
+        self.linear = nn.Linear(SIZE, SIZE)
         filters = mel_filters(RATE, FFT, BANDS, 0.0, RATE / 2, scale="slaney").float()
         self.register_buffer("filters", filters, persistent=False)
 
@@ -82,7 +85,7 @@ def speaker_encoder(weights: str | Path | None = None) -> SpeakerEncoder | str:
     if weights is None:
         package = importlib.util.find_spec("resemblyzer")
         if package is None or not package.submodule_search_locations:
-            return "the package resemblyzer is not installed: pip install 'vqwave[judges]'"
+            return "the package resemblyzer is not installed: pip install 'vqwave[voices]'"
         weights = Path(next(iter(package.submodule_search_locations))) / "pretrained.pt"
     state = torch.load(weights, map_location="cpu", weights_only=True)["model_state"]
     encoder = SpeakerEncoder()
@@ -90,6 +93,14 @@ def speaker_encoder(weights: str | Path | None = None) -> SpeakerEncoder | str:
         {name: value for name, value in state.items() if name.startswith(("lstm.", "linear."))}
     )
     return encoder.eval()
+
+
+def installed_encoder() -> SpeakerEncoder:
+    """The encoder. Raises UserInputError where the package with its weights is not installed."""
+    encoder = speaker_encoder()
+    if isinstance(encoder, str):
+        raise UserInputError(encoder)
+    return encoder
 
 
 def unit(vector: Embedding) -> Embedding:

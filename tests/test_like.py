@@ -1,0 +1,310 @@
+"""A voice by a recording, `like=` and `--like`: the nearest voice of a model, or its vector; the
+vectors of a corpus and of a model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from buzz import RATE, Take, buzz, write_corpus
+
+from vqwave.audio import Wave, write
+from vqwave.cli import main
+from vqwave.codes import save_codes
+from vqwave.data import Corpus, prepare, speaker_vectors
+from vqwave.data.speaker_vectors import (
+    NAME,
+    SpeakerVectors,
+    Whitening,
+    add_speaker_vectors,
+    saved_in,
+)
+from vqwave.decode.sampling import Sampling
+from vqwave.errors import Note, UserInputError
+from vqwave.features import LogMelSpec
+from vqwave.inference import reference_voice
+from vqwave.inference.model_files import SHIPPED
+from vqwave.inference.model_folder import ModelCard, load_trained, save_trained
+from vqwave.inference.speech_model import SpeechModel
+from vqwave.models import VQVAESpec, WaveNetSpec
+from vqwave.models.melody import VOICE
+from vqwave.models.pitch import PitchCodecSpec
+from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoderSpec
+from vqwave.nn.condition import ConditionDropoutSpec, ConditionerSpec
+from vqwave.nn.encoders import FrameEncoderSpec
+from vqwave.nn.quantize import EMAQuantizerSpec
+from vqwave.nn.wavenet import StackSpec
+from vqwave.speaker_encoder import SIZE, unit
+
+MEL = LogMelSpec(bands=16)
+SPEC = VQVAESpec(
+    encoder=FrameEncoderSpec(features=MEL, channels=12, latent_dim=6),
+    quantizer=EMAQuantizerSpec(codebook_size=8),
+    melody=PitchCodecSpec(channels=8, latent_dim=4, quantizer=EMAQuantizerSpec(codebook_size=5)),
+    spectral_decoder=SpectralDecoderSpec(features=MEL, channels=12, vectors=True),
+    decoder_input="spectrogram",
+    decoder=WaveNetSpec(
+        network=StackSpec(
+            layers=2,
+            dilation_cycle=2,
+            residual_channels=8,
+            gate_channels=8,
+            skip_channels=8,
+            hidden_channels=8,
+        ),
+        conditioner=ConditionerSpec(channels=6),
+    ),
+)
+BY_VECTOR = ConditionerSpec(
+    channels=6, embeddings={NAME: SIZE}, dropout=ConditionDropoutSpec(categorical=0.5)
+)
+AXES = np.eye(SIZE)
+VOICES = SpeakerVectors(("low", "high"), AXES[:2])
+WHITENED = replace(VOICES, whitening=Whitening(np.full(SIZE, 0.1), 2 * AXES))
+QUICK = Sampling(backend="reference")
+REFERENCE = buzz(120, 0.4), RATE
+
+
+class PitchEncoder:
+    """Below 150 Hz a voice is like the first, above like the second, four fifths of either."""
+
+    def embed(self, wave: Wave, sample_rate: int) -> np.ndarray:
+        spectrum = np.abs(np.fft.rfft(wave))
+        peak = np.fft.rfftfreq(len(wave), 1 / sample_rate)[spectrum.argmax()]
+        return 0.8 * AXES[int(peak > 150)] + 0.6 * AXES[2 + round(peak / 10)]
+
+
+@pytest.fixture(autouse=True)
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (reference_voice, speaker_vectors):
+        monkeypatch.setattr(module, "installed_encoder", PitchEncoder)
+
+
+def model(
+    conditioner: ConditionerSpec = SPEC.decoder.conditioner,
+    voices: SpeakerVectors | None = VOICES,
+    melody: bool = True,
+) -> SpeechModel:
+    spec = replace(
+        SPEC,
+        decoder=replace(SPEC.decoder, conditioner=conditioner),
+        spectral_decoder=replace(SPEC.spectral_decoder, vectors=bool(conditioner.embeddings)),
+        melody=SPEC.melody if melody else None,
+    )
+    torch.manual_seed(0)
+    card = ModelCard(sample_rate=RATE, labels={"speaker": ["low", "high"]}, spec=spec, about={})
+    built = card.build()
+    for parameter in built.parameters():  # a learned vector, too, is not zero
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    if built.melody is not None:
+        built.melody.voices.copy_(torch.tensor([(0.2, 0.1), (0.9, 0.2)]))
+    return SpeechModel(built.eval(), card, voices=voices)
+
+
+def test_a_model_of_names_takes_its_nearest_voice_and_says_so() -> None:
+    plain = model(melody=False)
+    with pytest.warns(Note, match=r"nearest voice is low, similarity 0.80"):
+        voice = plain.voice_like(REFERENCE)
+    assert (voice.nearest, voice.labels, voice.embeddings) == ("low", {"speaker": "low"}, {})
+    coded = plain.encode(buzz(220, 0.1), speaker="high")
+    named, alike = (
+        plain.decode(coded, sampling=QUICK, **{key: value})
+        for key, value in (("speaker", "low"), ("like", voice))
+    )
+    assert torch.equal(named, alike)
+    assert not torch.equal(plain.decode(coded, sampling=QUICK), alike)
+
+
+def test_the_range_is_that_of_the_reference() -> None:
+    codec = model()
+    coded = codec.encode(buzz(220, 0.1))
+    with pytest.warns(Note):
+        voice = codec.voice_like(REFERENCE)
+    given = codec.given.voice(None, {}, None, voice)
+    mean, deviation = codec.given.range_of(given, coded.pitch, 12, voice)[VOICE][0].tolist()
+    assert mean == pytest.approx(math.log(2 * 1.2), abs=0.03)
+    assert deviation == pytest.approx(0.05)  # a constant pitch: the least
+    assert codec.task(coded, None, like=voice).samples == coded.samples
+
+
+def test_a_model_of_vectors_takes_that_of_the_reference(recwarn: pytest.WarningsRecorder) -> None:
+    codec = model(BY_VECTOR, WHITENED)
+    voice = codec.voice_like(REFERENCE)
+    assert (voice.nearest, voice.labels) == ("low", {})
+    expected = WHITENED.whitening(PitchEncoder().embed(*REFERENCE))
+    np.testing.assert_allclose(voice.embeddings[NAME], expected)
+    assert not [each for each in recwarn if each.category is Note]
+    coded = codec.encode(buzz(220, 0.1), speaker="high")
+    one, other = (codec.task(coded, None, like=(buzz(f, 0.4), RATE)) for f in (120, 140))
+    assert not torch.equal(one.condition.features, other.condition.features)
+
+
+def test_a_speaker_of_a_model_of_vectors_has_its_own() -> None:
+    codec = model(BY_VECTOR, WHITENED)
+    coded = codec.encode(buzz(220, 0.1))
+    own = {NAME: WHITENED.whitening(AXES[1])}
+    given = codec.task(coded, "high", embeddings=own).condition.features
+    assert torch.equal(codec.task(coded, "high").condition.features, given)
+    assert not torch.equal(codec.task(coded, "low").condition.features, given)
+
+
+def test_a_stream_is_what_decode_gives() -> None:
+    codec = model(BY_VECTOR, WHITENED)
+    coded, voice = codec.encode(buzz(220, 0.2)), codec.voice_like(REFERENCE)
+    stream = codec.stream(like=voice, sampling=QUICK)
+    parts = [stream.push(block.codes, block.pitch) for block in coded.block.split(3)]
+    parts.append(stream.flush(coded.samples))
+    whole = codec.decode(coded, like=voice, sampling=QUICK)
+    assert torch.equal(torch.from_numpy(np.concatenate(parts)), whole)
+    converted = codec.convert(buzz(220, 0.2), like=voice, sampling=QUICK)
+    assert torch.equal(converted, whole)
+
+
+def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wave, codec = buzz(220, 0.1), model()
+    cases = {
+        r"speaker 'low': given with like, expected one": {"speaker": "low", "like": REFERENCE},
+        r"like: a list, expected a file, or a waveform and its rate": {"like": [0.1, 0.2]},
+        r"like: .*is silent": {"like": (np.zeros(RATE, np.float32), RATE)},
+        r"like: sample_rate: 0, expected whole Hz": {"like": (wave, 0)},
+        rf"{tmp_path}/no.wav: no such file": {"like": tmp_path / "no.wav"},
+    }
+    for message, given in cases.items():
+        with pytest.raises(UserInputError, match=message):
+            codec.convert(wave, **given)
+    missing = r"the model has no vectors of its voices.*vqwave voices MODEL --data CORPUS"
+    for without in (model(voices=None), model(BY_VECTOR, VOICES)):
+        with pytest.raises(UserInputError, match=missing):
+            without.convert(wave, like=REFERENCE)
+    alone = model(ConditionerSpec(channels=6, categorical=()))
+    with pytest.raises(UserInputError, match="like: this model takes no speaker, it has one voice"):
+        alone.convert(wave, like=REFERENCE)
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """convert of a file and a folder, decode, decode --stream: all in the voice of a reference."""
+    codec = model(melody=False)
+    save_trained(tmp_path / "model", codec.model, codec.card, codec.voices)
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "a.wav", buzz(220, 0.1), RATE)
+    write(tmp_path / "like.wav", *REFERENCE)
+    it = SpeechModel.load(tmp_path / "model")
+    save_codes(tmp_path / "a.vqw", it.encode_file(tmp_path / "in" / "a.wav", "high"))
+    name, a = str(tmp_path / "model"), str(tmp_path / "in" / "a.wav")
+    like, quick = ["--like", str(tmp_path / "like.wav")], ["--backend", "reference"]
+    main(["convert", name, a, "--speaker", "low", "--out", str(tmp_path / "named.wav"), *quick])
+    named = (tmp_path / "named.wav").read_bytes()
+    for command, source, out in (
+        ("convert", a, "b.wav"),
+        ("convert", str(tmp_path / "in"), "all"),
+        ("decode", str(tmp_path / "a.vqw"), "c.wav"),
+        ("decode --stream", str(tmp_path / "a.vqw"), "d.wav"),
+    ):
+        words = [*command.split(" ")[:1], name, source, *command.split(" ")[1:]]
+        main([*words, *like, "--out", str(tmp_path / out), *quick])
+        made = tmp_path / out / "a.wav" if out == "all" else tmp_path / out
+        assert made.read_bytes() == named, out
+        assert "nearest voice is low, similarity 0.80" in capsys.readouterr().err
+    for both in (["--speaker", "low", *like], []):
+        with pytest.raises(SystemExit) as end:
+            main(["convert", name, a, "--out", str(tmp_path / "e.wav"), *both])
+        assert end.value.code == 2
+        assert not (tmp_path / "e.wav").exists()
+
+
+def test_whitened_vectors_have_mean_0_and_covariance_1() -> None:
+    rng = np.random.default_rng(0)
+    mix = np.eye(8) + np.triu(np.full((8, 8), 0.3), 1)
+    mixed = rng.standard_normal((20_000, 8)) @ mix + 3
+    white = Whitening.of(mixed)(mixed).astype(np.float64)
+    np.testing.assert_allclose(white.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(white.T @ white / len(white), np.eye(8), atol=0.02)
+    few = Whitening.of(rng.standard_normal((3, SIZE)))(rng.standard_normal((5, SIZE)))
+    assert np.isfinite(few).all()
+    assert np.abs(few).max() < 20  # a singular covariance is shrunk
+    assert np.isfinite(Whitening.of(np.ones((4, SIZE)))(np.ones(SIZE))).all()
+
+
+def corpus(folder: Path) -> Path:
+    takes = [Take("low", 100, split, "a") for split in ("train", "train", "test")]
+    takes += [Take("high", 200, "train", "a"), Take("other", 300, "test", "a")]
+    write_corpus(folder, takes, 0.3, ["high", "low", "other"])
+    return folder
+
+
+def test_a_corpus_has_the_vector_of_each_speaker(tmp_path: Path) -> None:
+    voices = add_speaker_vectors(corpus(tmp_path / "corpus"), quiet=True)
+    opened = Corpus.open(tmp_path / "corpus")
+    rows = opened.vectors[NAME]
+    assert rows.shape == (5, SIZE)
+    assert (rows[0] == rows[2]).all()
+    np.testing.assert_allclose(
+        rows[3], voices.whitening(unit(PitchEncoder().embed(opened.read(3), RATE))), atol=1e-5
+    )
+    assert voices.names == ("high", "low", "other")  # the last has no training recordings
+    kept = saved_in(tmp_path / "corpus")
+    assert kept.names == voices.names
+    np.testing.assert_allclose(kept.vectors, voices.vectors, atol=1e-7)
+    np.testing.assert_allclose(kept.whitening(kept.vectors)[1], rows[0], atol=1e-4)
+
+
+def test_prepare_writes_vectors(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", buzz(100, 0.5), RATE)
+    rows = "path,speaker\na.wav,low\n"
+    (tmp_path / "manifest.csv").write_text(rows)
+    main(["prepare", "manifest", str(tmp_path), "--out", str(tmp_path / "c"), "--speaker-vectors"])
+    assert Corpus.open(tmp_path / "c").vectors[NAME].shape == (1, SIZE)
+    prepare("manifest", tmp_path, tmp_path / "without")
+    assert not (tmp_path / "without" / "vectors").exists()
+    assert saved_in(tmp_path / "without") is None
+
+
+def test_vectors_are_added_to_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the voices that it was trained on; weights and card stay as they are."""
+    codec = model()
+    card = replace(codec.card, about={"unheard": {"speaker": ["high"]}})
+    save_trained(tmp_path / "model", codec.model, card)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    main(["voices", str(tmp_path / "model"), "--data", str(corpus(tmp_path / "corpus"))])
+    assert "voices.safetensors: 1 voices" in capsys.readouterr().out
+    assert load_trained(tmp_path / "model").voices.names == ("low",)
+    after = {name: (tmp_path / "model" / name).read_bytes() for name in before}
+    assert after == before
+    other = [Take("nobody", 100, "train", "a")]
+    write_corpus(tmp_path / "other", other, 0.3, ["nobody"])
+    with pytest.raises(SystemExit):
+        main(["voices", str(tmp_path / "model"), "--data", str(tmp_path / "other")])
+    assert "has no recordings of the 1 speakers" in capsys.readouterr().err
+
+
+def test_damaged_vectors_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "voices.safetensors"
+    WHITENED.save(path)
+    whole = path.read_bytes()
+    assert SpeakerVectors.load(path).names == ("low", "high")
+    path.write_bytes(whole[:-4])
+    with pytest.raises(UserInputError, match=r"voices.safetensors: cannot be read"):
+        SpeakerVectors.load(path)
+    path.write_bytes(whole.replace(b"low", b"l\xffw"))
+    with pytest.raises(UserInputError, match=r"voices.safetensors"):
+        SpeakerVectors.load(path)
+    replace(VOICES, vectors=AXES[:1]).save(path)
+    with pytest.raises(UserInputError, match=r"vectors of shape \(1, 256\), expected finite"):
+        SpeakerVectors.load(path)
+    replace(VOICES, vectors=np.full((2, SIZE), np.nan)).save(path)
+    with pytest.raises(UserInputError, match="expected finite"):
+        SpeakerVectors.load(path)
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in SHIPPED.glob("*/config.json")))
+def test_shipped_models_have_vectors_of_their_voices(name: str) -> None:
+    voices = saved_in(SHIPPED / name)
+    np.testing.assert_allclose(np.linalg.norm(voices.vectors, axis=1), 1, atol=1e-5)
+    off = voices.vectors @ voices.vectors.T - np.eye(len(voices.names))
+    assert off.max() < 0.95  # no voice is another
+    assert len(voices.names) == (6 if name.startswith("fsdd") else 11)
