@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -19,13 +19,27 @@ from vqwave.errors import Note, UserInputError
 from vqwave.failures import about
 from vqwave.inference.pitch_encoding import f0_of
 from vqwave.inputs import sample_rate
+from vqwave.models import Student, WaveNet
+from vqwave.models.melody import Melody
 from vqwave.speaker_encoder import installed_encoder
-
-if TYPE_CHECKING:
-    from vqwave.inference.speech_encoder import SpeechEncoder
 
 # given vectors by name, such as a speaker embedding
 Vectors = Mapping[str, Tensor | np.ndarray | Sequence[float]]
+
+
+class Speech(Protocol):
+    """What is used of a `SpeechModel`."""
+
+    sample_rate: int
+    voices: SpeakerVectors | None
+
+    @property
+    def decoder(self) -> WaveNet | Student: ...
+
+    @property
+    def melody(self) -> Melody | None: ...
+
+    def prepare(self, wave: Tensor | np.ndarray, sample_rate: int, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,7 @@ Reference = str | Path | tuple[Tensor | np.ndarray, int] | ReferenceVoice
 """A file, a waveform and its rate in Hz, or what `SpeechModel.voice_like` made of either."""
 
 
-def reference_voice(model: SpeechEncoder, reference: Reference) -> ReferenceVoice:
+def reference_voice(model: Speech, reference: Reference) -> ReferenceVoice:
     """The voice of a reference, of which the first half minute counts.
 
     A model that is conditioned on speaker vectors takes that of the reference. Any other takes the
@@ -66,7 +80,7 @@ def reference_voice(model: SpeechEncoder, reference: Reference) -> ReferenceVoic
         return reference
     name = str(reference) if isinstance(reference, str | Path) else "like"
     with about(name):
-        voices, melody = _vectors(model), model.kind.melody
+        voices, melody = _vectors(model), model.melody
         encoder = installed_encoder()
         wave = model.prepare(*_recorded(reference)).cpu().numpy()
     vector, pitch = vector_of(wave, model.sample_rate, encoder), None
@@ -81,13 +95,13 @@ def reference_voice(model: SpeechEncoder, reference: Reference) -> ReferenceVoic
     return ReferenceVoice(nearest, similarity, labels={"speaker": nearest}, pitch=pitch)
 
 
-def takes_vectors(model: SpeechEncoder) -> bool:
+def takes_vectors(model: Speech) -> bool:
     """Whether a speaker's vector is all that a model needs of a voice."""
     conditioner = model.decoder.conditioner
     return NAME in conditioner.vector_sizes and conditioner.vectors_suffice
 
 
-def _vectors(model: SpeechEncoder) -> SpeakerVectors:
+def _vectors(model: Speech) -> SpeakerVectors:
     """Raises UserInputError for a model without, or with one voice."""
     if not takes_vectors(model) and "speaker" not in model.decoder.conditioner.labels:
         raise UserInputError("this model takes no speaker, it has one voice")

@@ -29,6 +29,7 @@ from vqwave.inference.preparation import prepare
 from vqwave.inference.recording_encoding import encode_recording
 from vqwave.inference.stream_encoding import SOON, SpeechStream
 from vqwave.models import VQVAE, Model, Student, WaveNet
+from vqwave.models.melody import Melody
 from vqwave.nn.finite import check_finite
 from vqwave.pitch_tracking import F0
 
@@ -102,6 +103,11 @@ class SpeechEncoder:
     @property
     def decoder(self) -> WaveNet | Student:
         return self.kind.decoder
+
+    @property
+    def melody(self) -> Melody | None:
+        """The codec's stream of pitch codes, where it has one."""
+        return self.kind.melody
 
     @property
     def speakers(self) -> list[str]:
