@@ -46,6 +46,7 @@ SHAPES: list[dict] = [
         "squeeze": 2,
         "stagger_blocks": True,
     },
+    {"harmonic_source": True, "squeeze": 8, "stagger_blocks": True},
 ]
 
 
@@ -74,7 +75,9 @@ def build(**settings: object) -> Student:
 def condition_of(student: Student, frames: int = 20, streams: int = STREAMS) -> Condition:
     generator = torch.Generator().manual_seed(1)
     log_mel = torch.randn(streams, BANDS, frames, generator=generator)
-    predictor = student.predictor.analyse(log_mel, torch.ones(streams, 2, frames))
+    voiced = (torch.rand(streams, frames, generator=generator) < 0.7).float()
+    pitch = torch.stack([torch.randn(streams, frames, generator=generator) * voiced / 3, voiced], 1)
+    predictor = student.predictor.analyse(log_mel, pitch)
     return student.condition(
         torch.cat([log_mel, predictor], 1), {"speaker": torch.arange(streams) % 2}
     )
@@ -129,12 +132,16 @@ def test_the_kernels_are_taken_and_draw_what_the_reference_does() -> None:
     assert (both[0].abs() < 1).float().mean() > 0.5
 
 
-@pytest.mark.parametrize("weights", ["float32", *NARROWED])
+@pytest.mark.parametrize(
+    ("weights", "settings"),
+    [*((name, SHAPES[3]) for name in ("float32", *NARROWED)), ("float32", SHAPES[4])],
+)
 def test_bits_do_not_depend_on_batch_order_threads_tiles_or_chunks(
     weights: str,
+    settings: dict,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    student = build(**SHAPES[3])
+    student = build(**settings)
     condition, streams = condition_of(student), torch.arange(100, 100 + STREAMS)
 
     def draw(chosen: Sequence[int] = range(STREAMS), threads: int = 1) -> Tensor:
@@ -159,8 +166,9 @@ def test_bits_do_not_depend_on_batch_order_threads_tiles_or_chunks(
     assert torch.equal(draw(threads=2), full)
 
 
-def test_a_stream_can_be_left_and_gone_on_with() -> None:
-    student, streams = build(), torch.arange(STREAMS)
+@pytest.mark.parametrize("settings", [{}, SHAPES[4]])
+def test_a_stream_can_be_left_and_gone_on_with(settings: dict) -> None:
+    student, streams = build(**settings), torch.arange(STREAMS)
     condition = condition_of(student)
     full = torch.cat(list(decoder_of(student, condition, streams).sample(700)), 1)
     first, other = (decoder_of(student, condition, streams) for _ in range(2))
@@ -172,8 +180,9 @@ def test_a_stream_can_be_left_and_gone_on_with() -> None:
     assert torch.equal(torch.cat([before, *other.sample(367)], 1), full)
 
 
-def test_a_row_can_be_given_to_another_utterance() -> None:
-    student = build()
+@pytest.mark.parametrize("settings", [{}, SHAPES[4]])
+def test_a_row_can_be_given_to_another_utterance(settings: dict) -> None:
+    student = build(**settings)
     condition = condition_of(student, streams=2)
     decoder = decoder_of(student, condition, torch.tensor([3, 8]))
     first = torch.cat(list(decoder.sample(100)), 1)

@@ -33,6 +33,7 @@ from vqwave.decode.cpu.flow.kernel import (
     scale,
 )
 from vqwave.decode.cpu.flow.plan import FlowPlan, plan_flows
+from vqwave.decode.cpu.flow.source import SourceStream
 from vqwave.decode.cpu.flow.synthesis_filter import FilterStream
 from vqwave.decode.cpu.matmul import Floats
 from vqwave.decode.cpu.simd import LANES
@@ -84,6 +85,7 @@ class ConditionWindow:
     features: Floats  # (F, width): H condition channels, and with a predictor its own
     first: int
     hold: int
+    source: Floats | None = None  # (blocks, n), from the first column's first block on
 
 
 class FlowStream:
@@ -120,12 +122,22 @@ class FlowStream:
             self.last = joined[complete - squeeze : complete]
         self.partial, self.open = joined[complete:], complete < len(joined)
         rows = padded_rows(tile.count)
-        blocks = np.zeros((rows, squeeze), np.float32)
-        blocks.reshape(-1)[: tile.count * squeeze] = inputs[: tile.count * squeeze]
+        blocks = inputs[: tile.count * squeeze].reshape(-1, squeeze)
         tile.x = next(self.x)[:rows]
-        enter(self.plan, blocks, tile.x)
+        enter(self.plan, self._inputs(blocks, conditions, rows), tile.x)
         self._project_condition(tile, conditions, rows)
         self.blocks += tile.count
+
+    def _inputs(self, blocks: Floats, conditions: ConditionWindow, rows: int) -> Floats:
+        """blocks (n, squeeze) -> as many rows as are computed, with the source of each block."""
+        squeeze, count, source = self.plan.squeeze, len(blocks), conditions.source
+        inputs = np.zeros((rows, squeeze * (1 if source is None else 2)), np.float32)
+        inputs[:count, :squeeze] = blocks
+        if source is not None:
+            first = conditions.first * conditions.hold // squeeze
+            wanted = self.blocks + np.arange(count) - first
+            inputs[:count, squeeze:] = source[wanted.clip(0, len(source) - 1)]
+        return inputs
 
     def _project_condition(self, tile: Tile, conditions: ConditionWindow, rows: int) -> None:
         hold = max(1, conditions.hold // self.plan.squeeze)
@@ -208,6 +220,8 @@ class StudentDecoder:
         self.pitch_taps = 0 if student.predictor is None else student.predictor.pitch_taps
         self.flows = [self._silent() for _ in streams]
         self.filters = [FilterStream(self.order) for _ in streams]
+        squeeze, sources = self.plans[0].squeeze, streams if student.harmonic_source else []
+        self.sources = [SourceStream(squeeze) for _ in sources]
         self.set_condition(
             _features(condition, len(streams), self.plans[0]), np.zeros(len(streams), np.int64)
         )
@@ -231,12 +245,17 @@ class StudentDecoder:
             ConditionWindow(row, int(number), self.hold)
             for row, number in zip(features, first, strict=True)
         ]
+        for source, window in zip(self.sources, self.windows, strict=False):  # none, or all
+            periods = window.features[:, self.channels + self.order]
+            window.source = source.blocks(periods, window.hold, window.first)
 
     def restart(self, row: int, stream: int) -> None:
         """Row `row` becomes utterance number `stream`, before its first sample; the other rows do
         not notice.
         """
         self.flows[row], self.filters[row] = self._silent(), FilterStream(self.order)
+        if self.sources:
+            self.sources[row] = SourceStream(self.plans[0].squeeze)
         self.streams[row], self.times[row] = stream, 0
 
     def state_dict(self) -> dict[str, NDArray]:
@@ -263,13 +282,14 @@ class StudentDecoder:
                 }
             )
 
-    def _parts(self) -> dict[str, FlowStream | FilterStream]:
-        """Flows and, with a predictor, synthesis filters of all streams."""
-        parts: dict[str, FlowStream | FilterStream] = {
+    def _parts(self) -> dict[str, FlowStream | FilterStream | SourceStream]:
+        """Flows and, where the student has them, synthesis filters and sources of all streams."""
+        parts: dict[str, FlowStream | FilterStream | SourceStream] = {
             f"{b}.{i}": flow for b, row in enumerate(self.flows) for i, flow in enumerate(row)
         }
         if self.order:
             parts |= {f"{b}.filter": each for b, each in enumerate(self.filters)}
+        parts |= {f"{b}.source": each for b, each in enumerate(self.sources)}
         return parts
 
     def sample(self, count: int, seed: int = 0, temperature: Temperature = 1.0) -> Iterator[Tensor]:

@@ -112,10 +112,12 @@ def rectify_rows(x: Floats, x_at: int, y: Matrix) -> None:
 
 @kernel
 def enter(plan: FlowPlan, blocks: Floats, x: Floats) -> None:
-    """blocks (rows, n) of samples -> x (rows, R), the residual channels of the first layer."""
+    """blocks (rows, n) of samples, or (rows, 2 n) with a harmonic source's after them -> x (rows,
+    R), the residual channels of the first layer.
+    """
     fill_rows(plan.input_bias, x)
     for row in range(0, len(blocks), ROWS):
-        add_products(plan.input_weights, 0, blocks, row * plan.squeeze, x, row)
+        add_products(plan.input_weights, 0, blocks, row * blocks.shape[1], x, row)
 
 
 @kernel

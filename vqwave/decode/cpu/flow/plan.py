@@ -27,7 +27,7 @@ class FlowPlan(NamedTuple):
     dilated: Matrix  # flat (L, k, R, 2G), oldest tap first
     residual: Matrix  # flat (L, G, R)
     hidden: Matrix  # flat (R, H)
-    input_weights: Floats  # flat (n, R)
+    input_weights: Floats  # flat (n, R), or (2 n, R) with those of a harmonic source
     out: Floats  # flat (H, 16): the n locations of a block, then its n log-scales
     projection: Floats  # (condition channels, L 2G)
     dilated_bias: Floats  # (L 2G,)
@@ -68,8 +68,6 @@ def unsupported_student(student: Student) -> str | None:
         return "a flow with skips has no kernel"
     if any(2 * flow.squeeze > WIDTH for flow in flows):
         return f"blocks of {flows[0].squeeze} samples have no kernel, expected at most {WIDTH // 2}"
-    if student.harmonic_source:
-        return "its harmonic source has no kernel"
     parameter = next(student.parameters())
     if parameter.device.type != "cpu":
         return f"its parameters are on {parameter.device}, the kernels run on the CPU"
@@ -94,7 +92,7 @@ def _plan(flow: AffineFlow, weights: Precision) -> FlowPlan:
         ),
         residual=matrix([_taps(_pad(residual.weight, 0)) for residual in residuals]),
         hidden=matrix([_taps(_pad(stack.hidden.weight, 0))]),
-        input_weights=_floats(_pad(flow.input.weight, 0)[..., 0].T).reshape(-1),
+        input_weights=_floats(_inputs(flow)).reshape(-1),
         out=_floats(_taps(_pad(out_weight, 0))).reshape(-1),
         projection=_floats(_projection(flow)),
         dilated_bias=_floats(
@@ -142,6 +140,12 @@ def _projection(flow: AffineFlow) -> Tensor:
         return torch.zeros(0, spec.layers * 2 * padded(spec.gate_channels))
     per_layer = stack.projection.weight[..., 0].unflatten(0, (spec.layers, 2 * spec.gate_channels))
     return torch.cat([_interleaved(weight, spec.gate_channels) for weight in per_layer]).T
+
+
+def _inputs(flow: AffineFlow) -> Tensor:
+    """(n, R): what a block is multiplied with, and after it, (n, R), a block of the source."""
+    layers = [flow.input] if flow.source is None else [flow.input, flow.source]
+    return torch.cat([_pad(layer.weight, 0)[..., 0].T for layer in layers])
 
 
 def _bias(conv: nn.Conv1d) -> Tensor:
