@@ -220,8 +220,9 @@ class StudentDecoder:
         self.pitch_taps = 0 if student.predictor is None else student.predictor.pitch_taps
         self.flows = [self._silent() for _ in streams]
         self.filters = [FilterStream(self.order) for _ in streams]
-        squeeze, sources = self.plans[0].squeeze, streams if student.harmonic_source else []
-        self.sources = [SourceStream(squeeze) for _ in sources]
+        self.sources = [SourceStream(self.plans[0].squeeze) for _ in streams]
+        if not student.harmonic_source:
+            self.sources = []
         self.set_condition(
             _features(condition, len(streams), self.plans[0]), np.zeros(len(streams), np.int64)
         )
