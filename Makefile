@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-EXTRAS ?= code,demo,export,fast,metrics,report,sweep,test,track
+EXTRAS ?= code,datasets,demo,export,fast,metrics,report,sweep,test,track
 comma := ,
 STAMP := .venv/installed-$(subst $(comma),-,$(EXTRAS))
 

@@ -31,6 +31,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
 ORDER = [room for level in LEVELS for room in level]
 OPTIONAL = {
     "constriction",
+    "datasets",
     "espeakng_loader",
     "faster_whisper",
     "jiwer",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vqwave.cli.arguments import Add, finite
+from vqwave.cli.arguments import Add, finite, pairs
 from vqwave.terminal import output
 
 
@@ -18,9 +18,9 @@ def add(add: Add) -> None:
     prepare.add_argument(
         "kind",
         help=(
-            "layout of the recordings: demo, folder, fsdd, lhotse, librispeech, libritts, ljspeech,"
-            " manifest, vctk, webdataset, zerospeech2019; without DIR the expected files are"
-            " printed"
+            "layout of the recordings: datasets, demo, folder, fsdd, lhotse, librispeech, libritts,"
+            " ljspeech, manifest, vctk, webdataset, zerospeech2019; without DIR the expected files"
+            " are printed"
         ),
     )
     sources = "the recordings (none for demo); several of one kind become one corpus"
@@ -29,6 +29,10 @@ def add(add: Add) -> None:
     prepare.add_argument("--sample-rate", type=int, help="Hz; default: the corpus' own")
     prepare.add_argument(
         "--level", type=finite, default=-23.0, help="RMS level in dBFS (default %(default)s)"
+    )
+    chosen = "of the kind datasets: NAME is audio, speaker, text, id, or a label"
+    prepare.add_argument(
+        "--column", action="append", default=[], metavar="NAME=COLUMN", help=chosen
     )
     vectors = "a vector of each speaker, to condition models on (extra voices)"
     prepare.add_argument("--speaker-vectors", action="store_true", help=vectors)
@@ -50,6 +54,7 @@ def prepare_corpus(arguments: argparse.Namespace) -> None:
         sample_rate=arguments.sample_rate,
         level_db=arguments.level,
         speaker_vectors=arguments.speaker_vectors,
+        columns=pairs("--column", arguments.column),
         quiet=arguments.quiet,
     )
     output(summary.table())

@@ -30,11 +30,14 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from torch.utils.data import Dataset
 
 from vqwave import parsing
 from vqwave.audio import Wave, from_int16
+from vqwave.data.items import Item
 from vqwave.data.manifest import Phones
 from vqwave.errors import UserInputError, nearest
 
@@ -108,8 +111,12 @@ class StoredPitch:
         return -(-samples // self.hop)
 
 
-class Corpus:
+class Corpus(Dataset[Item]):
     """A prepared corpus: `Corpus.open("data/fsdd")`.
+
+    It is a data set of complete utterances: `len(corpus)`, `corpus[i]` (see `Item`), and for a
+    `DataLoader` `collate_items`; of one split, `torch.utils.data.Subset(corpus,
+    corpus.of("train"))`.
 
     `labels` lists the values of each label column, sorted; a label's id is its place there.
     `utterances` are the rows. Where few texts (at most `MOST_TEXTS`) are said again and again, as
@@ -230,6 +237,24 @@ class Corpus:
                 f"{self.folder}: no {label} {value!r} among {len(known)}{nearest(value, known)}"
             )
         return self._ids[label][value]
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, i: int) -> Item:
+        """Utterance `i`, from the end if below 0. Raises IndexError beyond either end."""
+        i = range(len(self))[i]
+        utterance = self.utterances[i]
+        item = Item(
+            index=i,
+            id=utterance.id,
+            text=utterance.text,
+            wave=torch.from_numpy(self.read(i)),
+            labels={name: torch.as_tensor(value) for name, value in self.conditions(i).items()},
+        )
+        if self.pitch is not None:
+            item["f0"] = torch.from_numpy(self.f0(i))
+        return item
 
     def label_ids(self, i: int) -> dict[str, int]:
         """The ids of all labels of utterance `i`."""

@@ -13,7 +13,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +41,7 @@ class Recording:
     `start` and `frames` are samples of the file (`frames` None: to its end); `split` is "train",
     "valid", "test", or empty where the corpus defines none; `phones` are (first sample of the file,
     label). `member` is where the sound file lies inside `path`, which is then an archive: its first
-    byte, its bytes.
+    byte, its bytes. `load` gives the bytes of a sound file that lies nowhere; `path` then names it.
     """
 
     path: Path
@@ -55,22 +55,34 @@ class Recording:
     labels: dict[str, str] = field(default_factory=dict)
     phones: Phones = ()
     member: tuple[int, int] | None = None
+    load: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether there is no sound file of its own."""
+        return self.member is not None or self.load is not None
 
     @contextmanager
     def sound(self) -> Iterator[Path]:
         """The sound file; one out of an archive lies on disk as long as this is open."""
-        if self.member is None:
+        if not self.is_packed:
             yield self.path
             return
-        first, size = self.member
-        with located(self.path), self.path.open("rb") as archive:
-            archive.seek(first)
-            data = archive.read(size)
+        data = self._packed()
         with NamedTemporaryFile(prefix="vqwave-") as file:
             with located(file.name):
                 file.write(data)
                 file.flush()
             yield Path(file.name)
+
+    def _packed(self) -> bytes:
+        """The sound file's content."""
+        if self.load is not None:
+            return self.load()
+        first, size = self.member or (0, 0)
+        with located(self.path), self.path.open("rb") as archive:
+            archive.seek(first)
+            return archive.read(size)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -89,12 +90,14 @@ def prepare(
     sample_rate: int | None = None,
     level_db: float = -23.0,
     speaker_vectors: bool = False,
+    columns: Mapping[str, str] | None = None,
     quiet: bool = False,
 ) -> Summary:
     """Prepare `source`, which lies on disk as `RECIPES[kind]` describes, into the folder `out`, and
     summarise the result.
 
-    Several sources of one kind become one corpus; their ids must differ.
+    Several sources of one kind become one corpus; their ids must differ. `columns` of the kind
+    `datasets`: see `hf_datasets`.
 
     Every recording loses its DC, is resampled to `sample_rate` Hz (None: the recipe's own) and
     brought to an RMS level of `level_db` dBFS; its F0 is stored with it, a frame each 10 ms.
@@ -113,6 +116,10 @@ def prepare(
         raise UserInputError(f"sample rate {sample_rate}, expected 1000 to 192000 Hz")
     if not -60.0 <= level_db <= 0.0:
         raise UserInputError(f"level {level_db} dBFS, expected -60 to 0")
+    if columns and not recipe.takes_columns:
+        raise UserInputError(f"prepare {kind} takes no columns, found {', '.join(columns)}")
+    if columns:
+        recipe = replace(recipe, rows=partial(recipe.rows, columns=columns))
     _refuse_out(out)
     if speaker_vectors:
         installed_encoder()  # raises where there is none, before any work
@@ -168,7 +175,7 @@ def _prepare(
         splits = (recording.split for recording in assign_splits(kept))
         utterances = [replace(u, split=split) for u, split in zip(utterances, splits, strict=True)]
         utterances = _complete_labels(utterances)
-        home = " + ".join((s if s.is_dir() else s.parent).resolve().name for s in sources)
+        home = " + ".join(map(_home, sources))
         name = home if recipe.sample_rate is None else recipe.name
         _write_index(
             folder,
@@ -182,6 +189,13 @@ def _prepare(
         if how.speaker_vectors:
             add_speaker_vectors(folder, quiet=how.quiet)
     return summarise(out, name, target.sample_rate, utterances, rejected)
+
+
+def _home(source: Path) -> str:
+    """The name of a folder, of that of a file, or of a data set of a hub."""
+    if not source.exists():
+        return source.name.partition("@")[0]
+    return (source if source.is_dir() else source.parent).resolve().name
 
 
 def _of_sources(recipe: Recipe, sources: Sequence[Path]) -> tuple[list[Recording], list[Rejected]]:
@@ -205,7 +219,7 @@ def _of_sources(recipe: Recipe, sources: Sequence[Path]) -> tuple[list[Recording
 
 
 def _recordings(recipe: Recipe, source: Path) -> tuple[list[Recording], list[Rejected]]:
-    if not source.exists():
+    if not source.exists() and not recipe.takes_columns:
         raise UserInputError(f"{source}: no such file or folder, expected {recipe.layout}")
     if not source.is_dir() and not recipe.takes_file:
         raise UserInputError(f"{source}: is a file, expected a folder with {recipe.layout}")
@@ -238,7 +252,7 @@ def _composed(recording: Recording) -> Recording:
 
 def _common_rate(recordings: Sequence[Recording], source: str) -> int:
     distinct = list({(r.path, r.member): r for r in recordings}.values())
-    step = -(-len(distinct) // MEMBERS) if distinct[0].member else 1
+    step = -(-len(distinct) // MEMBERS) if distinct[0].is_packed else 1
     rates: Counter[int] = Counter()
     for recording in distinct[::step]:
         with recording.sound() as path:

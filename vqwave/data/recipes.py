@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vqwave.audio.sound_files import sound_files
 from vqwave.data.external_formats import lhotse, webdataset
+from vqwave.data.huggingface import hf_datasets
 from vqwave.data.manifest import (
     SPLITS,
     Recording,
@@ -37,9 +38,11 @@ class Recipe:
     about: str
     layout: str
     sample_rate: int | None
-    rows: Callable[[Path], Rows]
+    rows: Callable[..., Rows]
     needs_source: bool = True
     takes_file: bool = False
+    takes_columns: bool = False
+    """Whether it is a table whose columns may be chosen, on disk or by a name."""
 
     @property
     def is_folder(self) -> bool:
@@ -345,6 +348,15 @@ RECIPES = {
             None,
             lhotse,
             takes_file=True,
+        ),
+        Recipe(
+            "datasets",
+            "an audio column of the library datasets",
+            "a folder of `save_to_disk` or of its files, or USER/NAME[:SUBSET][@REVISION] of a hub",
+            None,
+            hf_datasets,
+            takes_file=True,
+            takes_columns=True,
         ),
     )
 }

@@ -108,7 +108,8 @@ def model_page(loaded: Loaded, facts: Facts, address: str) -> str:
     """
     from huggingface_hub import ModelCardData
 
-    tree, body = {}, _body(loaded.card, address)
+    tree: dict[str, Any] = {}
+    body = _body(loaded.card, address)
     if (written := _beside(loaded, PAGE)) is not None:
         tree, body = _parts(parsing.read_text(written, "a page", LONGEST_PAGE), str(written))
     tree = {"library_name": "vqwave", "pipeline_tag": TASK, "tags": TAGS} | tree

@@ -68,7 +68,7 @@ def export_site(name: str | Path, out: Path, runtime: Path | None = None) -> Sit
         if "pitch" in graphs:
             _copy_f0_model(folder)
         copy_runtime(folder, runtime)
-        (folder / CARD).write_text(model_page(loaded, Facts(), name), encoding="utf-8")
+        (folder / CARD).write_text(model_page(loaded, Facts(), str(name)), encoding="utf-8")
         decoder = graphs["decoder"]
         assert isinstance(decoder, DecoderGraph)
         facts = _facts(Path(name).name or str(name), speech, decoder)
