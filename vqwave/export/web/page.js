@@ -206,8 +206,7 @@ function showCodes() {
   const rate = (1 / frame).toFixed(1).replace(".0", ""), many = model.books > 1 ? `${model.books} x ` : "";
   at("made").hidden = false;
   original.take(wave, `${length.toFixed(2)} s at ${model.sample_rate.toLocaleString("en")} Hz`);
-  const bits = model.bit_rate && !melody ? `, ${Math.round(model.bit_rate)} bit/s` : "";
-  content.take(coded.codes, model.books, frame, length, `${rate} a second, each one of ${many}${model.size}${bits}`);
+  content.take(coded.codes, model.books, frame, length, `${rate} a second, each one of ${many}${model.size}`);
   if (melody) {
     const { codes, mean: middle } = coded.pitch, { hop, frames_a_code: ratio, books, size } = model.melody;
     const span = (hop * ratio) / model.sample_rate;
@@ -317,6 +316,7 @@ function showSizes() {
 
 async function start() {
   showSizes();
+  at("codes-title").textContent = `Codes: ${Math.round(model.bit_rate)} bit/s`;
   buildSettings();
   if (location.protocol === "file:") {
     throw new Problem("This page needs a web server: run python -m http.server in its folder, then open http://localhost:8000");
@@ -326,5 +326,5 @@ async function start() {
   say("Ready.");
 }
 
-globalThis.vqwave = { model, state, prepared, readSound, noise, philox, wav, vqw }; // for the console
+globalThis.vqwave = { model, state, settings: chosen, prepared, readSound, noise, wav, vqw }; // for the console
 attempt(start);

@@ -108,7 +108,8 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 def _facts(name: str, speech: SpeechModel, decoder: DecoderGraph) -> dict[str, Any]:
     """All that the page knows of a model."""
-    header, melody = speech.header(), speech.kind.melody
+    header, melody, codec = speech.header(), speech.kind.melody, speech.kind.codec
+    assert codec is not None  # whose header it is
     return {
         "name": name,
         "sample_rate": header.sample_rate,
@@ -117,7 +118,7 @@ def _facts(name: str, speech: SpeechModel, decoder: DecoderGraph) -> dict[str, A
         "size": header.size,
         "books": header.books,
         "codec": header.fingerprint,
-        "bit_rate": speech.card.about.get("bit_rate"),
+        "bit_rate": codec.bit_rate(header.sample_rate),
         "base": decoder.facts["base"],
         "labels": _labels(speech, decoder),
         "melody": None if melody is None else _melody(melody, decoder),
