@@ -29,7 +29,7 @@ from vqwave.inference.speech_model import SpeechModel
 
 pytestmark = pytest.mark.slow  # a browser, and exports of the shipped models
 sync_api = pytest.importorskip(
-    "playwright.sync_api", reason="a browser is driven by playwright: pip install playwright"
+    "playwright.sync_api", reason="a browser is driven by playwright: pip install 'vqwave[browser]'"
 )
 SENTENCE = Path(__file__).parents[2] / "docs" / "figures" / "original.ogg"
 MODELS = ("fsdd-student", "speech-student")
@@ -177,7 +177,7 @@ def test_the_microphone_becomes_codes(
     visit: Visit, tmp_path: Path, clear_frames: Callable[..., Tensor]
 ) -> None:
     visit.page.click("#record")
-    heard = "() => /Recording: [2-9]/.test(document.getElementById('status').textContent)"
+    heard = "() => /Recording [2-9]/.test(document.getElementById('status').textContent)"
     visit.page.wait_for_function(heard, timeout=PATIENCE)
     visit.page.click("#record")
     visit.page.wait_for_function(ENDED, timeout=PATIENCE)

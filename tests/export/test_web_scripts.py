@@ -91,9 +91,7 @@ def test_a_recording_is_prepared_alike(node: str, gain: float) -> None:
 
 @pytest.mark.parametrize(("wave", "words"), [([], "empty"), ([0.5] * 9, "silent")])
 def test_what_is_no_recording_is_refused(node: str, wave: list[float], words: str) -> None:
-    attempt = (
-        "try { prepared(Float32Array.from(wave), -23) } catch (e) { return e.message }"
-    )
+    attempt = "try { prepared(Float32Array.from(wave), -23) } catch (e) { return e.message }"
     assert words in computed(node, f"(() => {{ {attempt} }})()", wave=wave)
 
 

@@ -6,11 +6,26 @@ const PLAY = '<svg viewBox="0 0 12 12" aria-hidden="true"><path d="M2.5 0.8v10.4
 const STOP = '<svg viewBox="0 0 12 12" aria-hidden="true"><path d="M1.5 1.5h9v9h-9z"/></svg>';
 const seconds = (samples) => `${(samples / model.sample_rate).toFixed(1)} s`;
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
-const state = { speech: null, wave: null, coded: null, result: null, times: [] };
+const state = { speech: null, wave: null, coded: null, result: null, encoding: 0 };
 
-function say(text, wrong = false) {
-  at("status").textContent = text;
+// A line on the page; `count` changes often, so that it is not read out.
+function say(text, { wrong = false, count = "" } = {}) {
+  const shown = element("span", { ariaHidden: "true" }, count && ` ${count}`);
+  if (at("status").firstChild?.data === text) at("status").lastChild.replaceWith(shown);
+  else at("status").replaceChildren(text, shown);
   at("status").classList.toggle("wrong", wrong);
+}
+
+// While a graph computes, which reports no progress: the seconds so far.
+async function timed(text, work) {
+  const start = performance.now(), passed = () => (performance.now() - start) / 1000;
+  say(text);
+  const clock = setInterval(() => say(text, { count: `${Math.floor(passed())} s so far` }), 1000);
+  try {
+    return [await work(), passed()];
+  } finally {
+    clearInterval(clock);
+  }
 }
 
 // Run what a person started: what goes wrong is a line on the page.
@@ -18,7 +33,7 @@ async function attempt(work) {
   try {
     return await work();
   } catch (error) {
-    say(error instanceof Problem ? error.message : `This did not work: ${error.message}`, true);
+    say(error instanceof Problem ? error.message : `This did not work: ${error.message}`, { wrong: true });
     if (!(error instanceof Problem)) console.error(error);
     return undefined;
   }
@@ -194,9 +209,8 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => trac
 async function take(bytes) {
   say("Reading the recording.");
   const wave = prepared(await readSound(bytes, model.sample_rate, model.longest_seconds), model.level_db);
-  say(`Computing the codes of ${seconds(wave.length)}.`);
-  const start = performance.now(), coded = await state.speech.encode(wave);
-  Object.assign(state, { wave, coded, result: null, times: [performance.now() - start] });
+  const [coded, time] = await timed(`Computing the codes of ${seconds(wave.length)}`, () => state.speech.encode(wave));
+  Object.assign(state, { wave, coded, result: null, encoding: time });
   showCodes();
   await decodeAgain();
 }
@@ -223,17 +237,14 @@ let asked = 0;
 async function decodeAgain() {
   if (!state.coded) return;
   const turn = ++asked, given = chosen(), name = voice(), coded = state.coded, length = seconds(coded.samples);
-  say(`Decoding ${length}${name && ` as ${name}`}.`);
-  await new Promise(requestAnimationFrame); // so that it is shown
-  const start = performance.now(), wave = await state.speech.decode(coded, given);
+  const text = `Decoding ${length}${name && ` as ${name}`}`;
+  const [wave, time] = await timed(text, () => state.speech.decode(coded, given));
   if (turn !== asked) return;
   state.result = wave;
-  state.times[1] = performance.now() - start;
   result.take(wave, [name, given.shift ? `${given.shift > 0 ? "+" : ""}${given.shift} semitones` : ""].filter(Boolean).join(", "));
   original.draw(); // in the common scale
   showDownloads();
-  const [encoding, decoding] = state.times.map((time) => `${(time / 1000).toFixed(1)} s`);
-  say(`Done: ${length} of speech, codes in ${encoding}, decoded in ${decoding}.`);
+  say(`Done: ${length} of speech, codes in ${state.encoding.toFixed(1)} s, decoded in ${time.toFixed(1)} s.`);
 }
 
 function showDownloads() {
@@ -262,7 +273,7 @@ async function record() {
     else {
       recorder = await Recorder.open(model.longest_seconds, (length, full) => {
         if (!recorder) return;
-        say(`Recording: ${length.toFixed(1)} s.`);
+        say("Recording", { count: `${length.toFixed(1)} s` });
         if (full) attempt(record);
       });
       show(true);
@@ -311,7 +322,7 @@ function showSizes() {
   const size = (name) => model.sizes[name] + (name === RUNTIME ? model.sizes[BINARY] : 0);
   const shown = Object.entries(parts).filter(([, name]) => name in model.sizes);
   at("sizes").textContent = `${megabytes(total)} in all: ${shown.map(([part, name]) => `${part} ${megabytes(size(name))}`).join(", ")}.`;
-  at("limit").textContent = `or drop one here; up to ${model.longest_seconds} s`;
+  at("limit").textContent = `up to ${model.longest_seconds} s of one voice; a file may also be dropped here`;
 }
 
 async function start() {

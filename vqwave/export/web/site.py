@@ -71,8 +71,7 @@ def export_site(name: str | Path, out: Path, runtime: Path | None = None) -> Sit
         (folder / CARD).write_text(model_page(loaded, Facts(), str(name)), encoding="utf-8")
         decoder = graphs["decoder"]
         assert isinstance(decoder, DecoderGraph)
-        facts = _facts(Path(name).name or str(name), speech, decoder)
-        _write_page(folder, facts)
+        _write_page(folder, _facts(_title(name), speech, decoder))
         return Site(out, _sizes(folder), checked)
 
 
@@ -100,6 +99,13 @@ def _copy_f0_model(folder: Path) -> None:
     for file in importlib.metadata.files("swift-f0") or ():
         if file.name == "LICENSE":
             shutil.copyfile(str(file.locate()), folder / F0_LICENCE)
+
+
+def _title(name: str | Path) -> str:
+    """The name of a run, of a model folder, or of a model elsewhere."""
+    path = Path(name)
+    place = path.resolve() if path.exists() else path
+    return (place.parent if place.name == "model" else place).name
 
 
 def _sizes(folder: Path) -> dict[str, int]:
