@@ -22,6 +22,7 @@ from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec
 from vqwave.inference import hub
 from vqwave.inference.hub import HubAddress
+from vqwave.inference.model_files import own_folder
 from vqwave.inference.model_folder import Loaded, ModelCard, load_trained, save_trained
 from vqwave.inference.standalone_folder import Facts, model_page
 from vqwave.models import StudentSpec, VQVAESpec
@@ -181,6 +182,13 @@ def test_a_command_takes_an_address(
     monkeypatch.setattr(hub, "fetch", lambda address: model)
     main(["info", "hf://ann/tiny"])
     assert "hf://ann/tiny: vqvae" in capsys.readouterr().out
+
+
+def test_a_model_of_a_hub_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the cache could be."""
+    monkeypatch.setattr(hub, "fetch", lambda address: pytest.fail("fetched"))
+    with pytest.raises(UserInputError, match="hf://ann/tiny: a model of a hub, expected a folder"):
+        own_folder("hf://ann/tiny")
 
 
 def test_a_saved_model_is_the_model(model: Path, tmp_path: Path) -> None:

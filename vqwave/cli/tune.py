@@ -50,7 +50,7 @@ def tune_model(arguments: argparse.Namespace) -> None:
     from vqwave.evaluation import Settings, temperature_tuning
     from vqwave.evaluation.context import EvaluationContext
     from vqwave.evaluation.progress import NotApplicable
-    from vqwave.inference.model_files import find_model
+    from vqwave.inference.model_files import find_model, own_folder
     from vqwave.inference.speech_model import SpeechModel
     from vqwave.training.checkpoint import update_card
 
@@ -63,7 +63,7 @@ def tune_model(arguments: argparse.Namespace) -> None:
             seed=arguments.seed, backend=arguments.backend, precision=arguments.precision
         ),
     )
-    folder = find_model(arguments.model)
+    folder = (own_folder if arguments.write else find_model)(arguments.model)
     model = SpeechModel.load(arguments.model, arguments.device)
     context = EvaluationContext(
         Corpus.open(arguments.data), model, None, settings, bars(quiet=arguments.quiet)

@@ -45,6 +45,17 @@ def find_model(name: str | Path) -> Path:
     raise UserInputError(f"{name}: no such model, {wanted}")
 
 
+def own_folder(name: str | Path) -> Path:
+    """The same of a model that is to be changed: of a hub, only the cache could be.
+
+    Raises UserInputError.
+    """
+    if hub.is_address(name):
+        wanted = "expected a folder of your own, such as save_pretrained writes"
+        raise UserInputError(f"{name}: a model of a hub, {wanted}")
+    return find_model(name)
+
+
 @dataclass(frozen=True)
 class Description:
     """`description.json`: the rows of `vqwave info`, of the card and weights that `check` names."""

@@ -24,7 +24,7 @@ from vqwave.data.speaker_vectors import FILE as VOICES
 from vqwave.data.speaker_vectors import SpeakerVectors, saved_in, vectors_of_corpus
 from vqwave.distributed.torch_defaults import own_defaults
 from vqwave.errors import UserInputError
-from vqwave.inference.model_files import CARD, WEIGHTS, find_model
+from vqwave.inference.model_files import CARD, WEIGHTS, find_model, own_folder
 from vqwave.models import Model, ModelSpec
 from vqwave.nn.finite import check_finite
 
@@ -106,7 +106,7 @@ def add_voices(name: str | Path, corpus: Corpus, *, quiet: bool = False) -> Spea
 
     Raises UserInputError where the corpus has none of its voices.
     """
-    folder = find_model(name)
+    folder = own_folder(name)
     card, _ = read_card(folder)
     untrained = parsing.checked(About, card.about, f"{folder}: about").unheard.get("speaker", ())
     trained = [voice for voice in card.labels.get("speaker", ()) if voice not in untrained]
