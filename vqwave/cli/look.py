@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vqwave.cli.arguments import Add, writable
+from vqwave.cli.arguments import Add, finite, writable
+from vqwave.errors import UserInputError
 from vqwave.terminal import output
+
+WATCHED = 10.0  # seconds
 
 
 def add(add: Add) -> None:
@@ -18,8 +21,30 @@ def add(add: Add) -> None:
         write_page,
         "One page of curves, spectrograms and players from one or several runs.",
     )
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
-    report.add_argument("--out", type=Path, help="HTML file (default: RUN/report.html)")
+    report.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run folder, model folder or name"
+    )
+    report.add_argument(
+        "--out",
+        type=Path,
+        help="HTML file (default: RUN/report.html, and report.html of a trained model)",
+    )
+    report.add_argument(
+        "--recordings",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="sound files or corpora to reconstruct and convert, in place of the runs' samples",
+    )
+    report.add_argument(
+        "--watch",
+        nargs="?",
+        type=finite,
+        const=WATCHED,
+        metavar="SECONDS",
+        help="write it again while the runs are trained; an open page follows (default: 10)",
+    )
 
 
 def show_info(arguments: argparse.Namespace) -> None:
@@ -31,7 +56,14 @@ def show_info(arguments: argparse.Namespace) -> None:
 
 
 def write_page(arguments: argparse.Namespace) -> None:
-    from vqwave.report import write_report
+    from vqwave.report import watch_report, write_report
 
-    out = writable(arguments.out or arguments.runs[0] / "report.html")
-    output(write_report(arguments.runs, out))
+    first = arguments.runs[0]
+    is_run = (first / "config.yaml").is_file() or first.is_dir()
+    out = writable(arguments.out or (first if is_run else Path()) / "report.html")
+    if arguments.watch is None:
+        output(write_report(arguments.runs, out, arguments.recordings))
+        return
+    if arguments.recordings:
+        raise UserInputError("--recordings: not with --watch, which shows the runs' samples")
+    watch_report(arguments.runs, out, arguments.watch, lambda path: output(path, flush=True))

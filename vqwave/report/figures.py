@@ -23,7 +23,9 @@ Place = TypeVar("Place", float, Values)
 
 RANGE_DB = 65.0
 WIDTH, HEIGHT = 360, 214  # of a chart, in its own units; the page scales it
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 36
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 36  # margins, without the names of lines
+CHARACTER, LINE = 5.9, 12  # of the text: width at most, and distance of lines
+LONGEST_NAME = 20  # characters of a line's name
 POINTS = 240  # a line with more is averaged over stretches
 
 
@@ -66,12 +68,15 @@ def number(value: float) -> str:
 
 @dataclass(frozen=True)
 class Frame:
-    """The plane of a chart: the limits of its values, and where they lie in it."""
+    """The plane of a chart: the limits of its values, and where they lie in it; `margin` is what
+    the names of lines need on its right.
+    """
 
     left: float
     right: float
     bottom: float
     top: float
+    margin: float = RIGHT
 
     @classmethod
     def around(cls, lines: Sequence[Line], below: float) -> Frame:
@@ -83,13 +88,23 @@ class Frame:
         top = max(float(np.quantile(values, below)), *(float(line.y[-1]) for line in lines))
         margin = 0.06 * (top - bottom) or 0.5 * abs(top) or 1.0
         left, right = min(line.x[0] for line in lines), max(line.x[-1] for line in lines)
+        longest = max(len(_shortened(line.name)) for line in lines)
         return cls(
-            left, max(right, left + 1), 0.0 if bottom == 0 else bottom - margin, top + margin
+            left,
+            max(right, left + 1),
+            0.0 if bottom == 0 else bottom - margin,
+            top + margin,
+            RIGHT + (CHARACTER * longest if longest else 0),
         )
+
+    @property
+    def edge(self) -> float:
+        """Where the plane ends on the right."""
+        return WIDTH - self.margin
 
     def across(self, x: Place) -> Place:
         """Where values lie from left to right."""
-        return LEFT + (x - self.left) / (self.right - self.left) * (WIDTH - LEFT - RIGHT)
+        return LEFT + (x - self.left) / (self.right - self.left) * (self.edge - LEFT)
 
     def down(self, y: Place) -> Place:
         """Where values lie from top to bottom."""
@@ -104,18 +119,18 @@ def chart(title: str, lines: Sequence[Line], x_label: str, unit: str, below: flo
     """
     lines = [_thinned(line) for line in lines]
     frame = Frame.around(lines, below)
-    width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+    width, height = frame.edge - LEFT, HEIGHT - TOP - BOTTOM
     label = escape(f"{title}, {unit}, over {x_label}" if unit else f"{title} over {x_label}")
     parts = [
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">',
         *_axes(frame),
     ]
     parts.append(
-        f'<text class="middle" x="{LEFT + width / 2}" y="{HEIGHT - 3}">{escape(x_label)}</text>'
+        f'<text class="middle" x="{LEFT + width / 2:.1f}" y="{HEIGHT - 3}">{escape(x_label)}</text>'
     )
     plane = (
-        f'x="{LEFT}" y="{TOP}" width="{width}" height="{height}" viewBox="{LEFT} {TOP} {width}'
-        f' {height}"'
+        f'x="{LEFT}" y="{TOP}" width="{width:.1f}" height="{height}" viewBox="{LEFT} {TOP}'
+        f' {width:.1f} {height}"'
     )
     parts.append(f"<svg {plane}>")  # an inner picture cuts off what is outside
     for line in lines:
@@ -127,45 +142,69 @@ def chart(title: str, lines: Sequence[Line], x_label: str, unit: str, below: flo
 
 
 def _names(frame: Frame, lines: Sequence[Line]) -> list[str]:
-    """The names of the lines above their right ends, moved down where they would overlap."""
-    parts, lowest = [], float("-inf")
-    for y, name in sorted(
-        (float(frame.down(line.y[-1])), line.name) for line in lines if line.name
-    ):
-        lowest = max(y - 4, lowest + 12)
-        parts.append(
-            f'<text class="end" x="{WIDTH - RIGHT}" y="{lowest:.1f}">{escape(name)}</text>'
-        )
-    return parts
+    """The names of the lines on the right of their ends, moved apart where they would overlap."""
+    named = sorted(
+        (float(frame.down(line.y[-1])), line.name, line.style.split()[0])
+        for line in lines
+        if line.name
+    )
+    lowest, places = float(TOP), []
+    for y, _, _ in named:
+        places.append(max(y + 4, lowest))
+        lowest = places[-1] + LINE
+    highest = float(HEIGHT - BOTTOM)
+    for place in reversed(range(len(places))):  # back up, from the end of the plane
+        places[place] = min(places[place], highest)
+        highest = places[place] - LINE
+    x = f"{frame.edge + 6:.1f}"
+    return [
+        f'<text class="start {run}" x="{x}" y="{y:.1f}">{escape(_shortened(name))}</text>'
+        for y, (_, name, run) in zip(places, named, strict=True)
+    ]
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def _axes(frame: Frame) -> list[str]:
-    """Horizontal grid lines with their values, and values along the bottom."""
+    """Horizontal grid lines with their values, and values along the bottom, those left out that
+    would overlap.
+    """
     from matplotlib.ticker import MaxNLocator
 
     parts = []
     for tick in MaxNLocator(5).tick_values(frame.bottom, frame.top):
         if frame.bottom <= tick <= frame.top:
             y = frame.down(tick)
-            parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
+            parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{frame.edge:.1f}"/>')
             parts.append(f'<text class="end" x="{LEFT - 7}" y="{y + 3.5:.1f}">{_tick(tick)}</text>')
+    taken = float("-inf")
     for tick in MaxNLocator(4, integer=True).tick_values(frame.left, frame.right):
-        if frame.left <= tick <= frame.right:
-            x = frame.across(tick)
-            anchor = "end" if x > WIDTH - 40 else "middle"
+        text = _tick(tick)
+        half = CHARACTER * len(text) / 2
+        x = min(frame.across(tick), WIDTH - half)
+        if frame.left <= tick <= frame.right and x - half > taken:
+            taken = x + half + CHARACTER
             parts.append(
-                f'<text class="{anchor}" x="{x:.1f}"'
-                f' y="{HEIGHT - BOTTOM + 16}">{_tick(tick)}</text>'
+                f'<text class="middle" x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}">{text}</text>'
             )
     return parts
 
 
 def _tick(value: float) -> str:
+    """A value beside a chart, in few characters.
+
+    >>> [_tick(value) for value in (0, 0.25, -12000, 2.5e6, 1e-5)]
+    ['0', '0.25', '−12,000', '2.5 M', '1e−5']
+    """
+    for power, letter in ((12, "T"), (9, "G"), (6, "M")):
+        if abs(value) >= 10**power:
+            return f"{value / 10**power:.4g} {letter}".replace("-", "−")
+    text = f"{value:,.6g}"
     if 0 < abs(value) < 1e-3:
-        return np.format_float_scientific(value, precision=4, trim="-", exp_digits=1).replace(
-            "-", "−"
-        )
-    return f"{value:,.8g}".replace("-", "−")
+        text = np.format_float_scientific(value, precision=3, trim="-", exp_digits=1)
+    return text.replace("-", "−")
 
 
 def _thinned(line: Line) -> Line:

@@ -4,6 +4,7 @@ side.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,10 @@ KINDS = {
     "student": "Student",
     "conversion": "Converted",
 }
+LEVEL_DB, PEAK_DB = -23.0, -0.5  # dBFS: RMS level at which sounds are compared; highest peak
+QUIETEST_DB = -60.0  # a sound below is played as it is
 MADE_UP = "Generated"  # the title under which all speech stands that no recording lies behind
+COPIES = ("reconstruction", "student", "conversion")
 MEDIA_TYPES = {
     ".wav": "audio/wav",
     ".flac": "audio/flac",
@@ -35,9 +39,12 @@ MEDIA_TYPES = {
 @dataclass(frozen=True)
 class Tile:
     """One player: `picture` and `sound` are data URIs, `width` the percentage of the longest in its
-    group.
+    group, `gain` the factor that brings it to the level of its group, `place` its number on the
+    page.
     """
 
+    place: int
+    gain: str
     label: str
     owner: str
     recorded: bool
@@ -52,8 +59,11 @@ class Tile:
 
 @dataclass(frozen=True)
 class Group:
-    """An utterance and what the runs made of it; `width` is that of a tile in pixels."""
+    """An utterance and what the runs made of it; `width` is that of a tile in pixels, and
+    `matched_level` that at which all are played.
+    """
 
+    matched_level: str
     identity: str
     title: str
     speaker: str | None
@@ -63,11 +73,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Listening:
-    """The utterances shown, of `total`; `top` is the highest frequency in the pictures."""
+    """The utterances shown, of `total`; `top` is the highest frequency in the pictures, and `copies`
+    are the places of players by run, source and target speaker.
+    """
 
     utterances: list[Group]
     total: int
     top: str
+    copies: dict[tuple[int, str, str], list[int]]
     range_db: int = round(RANGE_DB)
 
 
@@ -88,6 +101,25 @@ class Sound:
         return len(self.wave) / self.rate
 
     @property
+    def level_db(self) -> float:
+        """Its RMS level in dBFS."""
+        return level_db(self.wave)
+
+    @property
+    def crest_db(self) -> float:
+        """How far its peak lies above that level, in dB; 0 for silence."""
+        peak = float(np.abs(self.wave).max(initial=0.0))
+        return 20 * math.log10(peak) - self.level_db if peak > 0 else 0.0
+
+    @property
+    def voices(self) -> tuple[int, str, str] | None:
+        """Run, source and target speaker of a copy; None for other sounds."""
+        source, target = self.clip.speaker, self.clip.target or self.clip.speaker
+        if self.clip.kind not in COPIES or not source or not target:
+            return None
+        return self.run, source, target
+
+    @property
     def label(self) -> str:
         """What it is, in a few words."""
         if self.clip.kind == "generation":
@@ -104,16 +136,29 @@ def listening(runs: Sequence[Run]) -> Listening | None:
     """None where no run has samples. Raises `UserInputError` for a sound that cannot be read."""
     clips = _by_utterance(runs)
     shown: list[Group] = []
-    size = rate = 0
+    copies: dict[tuple[int, str, str], list[int]] = {}
+    size = rate = place = 0
     for clips_of_one in clips:
         sounds = _sounds(runs, clips_of_one)
-        group = _group(runs, sounds)
+        group = _group(runs, sounds, place)
         size += sum(len(tile.picture) + len(tile.sound) for tile in group.tiles)
         if shown and size > BUDGET:
             break
         shown.append(group)
+        for number, sound in enumerate(sounds, place):
+            if (voices := sound.voices) is not None:
+                copies.setdefault(voices, []).append(number)
+        place += len(sounds)
         rate = max(rate, *(sound.rate for sound in sounds))
-    return Listening(shown, len(clips), _top(rate)) if shown else None
+    return Listening(shown, len(clips), _top(rate), copies) if shown else None
+
+
+def matched_level(sounds: Sequence[Sound]) -> float:
+    """The RMS level in dBFS to which all sounds can be brought without clipping, at most
+    `LEVEL_DB`.
+    """
+    audible = [sound for sound in sounds if sound.level_db >= QUIETEST_DB]
+    return min([LEVEL_DB, *(PEAK_DB - sound.crest_db for sound in audible)])
 
 
 def _by_utterance(runs: Sequence[Run]) -> list[list[tuple[int, Clip]]]:
@@ -127,10 +172,15 @@ def _by_utterance(runs: Sequence[Run]) -> list[list[tuple[int, Clip]]]:
             group = made_up if clip.kind == "generation" else groups.setdefault(clip.utterance, [])
             group.append((index, clip))
     order = list(KINDS)
+
+    def rank(pair: tuple[int, Clip]) -> tuple[int, str]:
+        """What is to be compared stands side by side: runs that converted to one voice."""
+        clip = pair[1]
+        place = order.index(clip.kind) if clip.kind in order else len(order)
+        return place, clip.target or ""
+
     for clips in groups.values():
-        clips.sort(
-            key=lambda pair: order.index(pair[1].kind) if pair[1].kind in order else len(order)
-        )
+        clips.sort(key=rank)
     return [*groups.values(), made_up] if made_up else list(groups.values())
 
 
@@ -149,13 +199,16 @@ def _sounds(runs: Sequence[Run], clips: Sequence[tuple[int, Clip]]) -> list[Soun
     return sounds
 
 
-def _group(runs: Sequence[Run], sounds: Sequence[Sound]) -> Group:
+def _group(runs: Sequence[Run], sounds: Sequence[Sound], first: int) -> Group:
+    """`first`: the place of its first player."""
     made_up = sounds[0].clip.kind == "generation"
     identity = MADE_UP if made_up else sounds[0].clip.utterance
     text = next((sound.clip.text for sound in sounds if sound.clip.text and not made_up), None)
     longest = max(sound.seconds for sound in sounds)
     loudest = max(float(sound.power_db.max()) for sound in sounds)
+    level = matched_level(sounds)
     return Group(
+        matched_level=_db(level),
         identity=identity,
         title=f"“{text}”" if text else identity,
         speaker=next(
@@ -163,12 +216,20 @@ def _group(runs: Sequence[Run], sounds: Sequence[Sound]) -> Group:
         ),
         # words share a line, sentences take one each
         width=round(min(max(110 + 110 * longest, 164), 1000)),
-        tiles=[_tile(runs, sound, longest, loudest) for sound in sounds],
+        tiles=[
+            _tile(runs, sound, place, level=level, longest=longest, loudest=loudest)
+            for place, sound in enumerate(sounds, first)
+        ],
     )
 
 
-def _tile(runs: Sequence[Run], sound: Sound, longest: float, loudest: float) -> Tile:
+def _tile(
+    runs: Sequence[Run], sound: Sound, place: int, *, level: float, longest: float, loudest: float
+) -> Tile:
+    audible = sound.level_db >= QUIETEST_DB
     return Tile(
+        place=place,
+        gain=f"{10 ** ((level - sound.level_db) / 20):.4f}" if audible else "1",
         label=sound.label,
         owner=runs[sound.run].name,
         recorded=sound.clip.kind == "original",
@@ -179,11 +240,13 @@ def _tile(runs: Sequence[Run], sound: Sound, longest: float, loudest: float) -> 
         ),
         width=f"{100 * sound.seconds / longest:.1f}",
         seconds=f"{sound.seconds:.2f}",
-        level=f"{level_db(sound.wave):.1f} dBFS".replace("-", "−")
-        if np.any(sound.wave)
-        else "silent",
+        level=_db(sound.level_db) if np.any(sound.wave) else "silent",
         top=_top(sound.rate),
     )
+
+
+def _db(level: float) -> str:
+    return f"{level:.1f} dBFS".replace("-", "−")
 
 
 def _top(sample_rate: int) -> str:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from vqwave.evaluation.result import EvaluationReport, Matrix, MetricValue, Row
+from vqwave.report.conversions import voices_of
 from vqwave.report.figures import Line, chart, data_uri, number, strip
 from vqwave.report.run import Run
 
@@ -123,6 +124,7 @@ def findings(runs: Sequence[Run]) -> Findings | None:
             _heat(run, index % 4, matrix)
             for index, run, report in there
             for matrix in report.matrices
+            if voices_of(matrix) is None
         ],
         melodies=[
             melody for index, run, report in there for melody in _melodies(run, report, index % 4)
@@ -154,18 +156,19 @@ def _tables(
             sources.append((report.student, report, "student"))
     sources.append(("floor", None, "floor"))
     every = [report for _, report in group]
-    themes: dict[str, dict[str, Row]] = {}
+    themes: dict[str, dict[tuple[str, str], Row]] = {}
     for report in every:
         for row in report.rows:
-            themes.setdefault(TITLES.get(row.group, row.group), {}).setdefault(row.key, row)
+            rows = themes.setdefault(TITLES.get(row.group, row.group), {})
+            rows.setdefault((row.key, row.unit), row)  # figures in two units have a row each
     tables = []
     for theme, rows in themes.items():
         cells = [
             [
-                _cell(key, every if source is None else [source], column)
+                _cell(row, every if source is None else [source], column)
                 for _, source, column in sources
             ]
-            for key in rows
+            for row in rows.values()
         ]
         used = [i for i in range(len(sources)) if any(row[i].value for row in cells)]
         written = [
@@ -185,11 +188,12 @@ def _tables(
     return tables
 
 
-def _cell(key: str, sources: Sequence[EvaluationReport], column: str) -> Cell:
-    """The first figure of a column among evaluations."""
+def _cell(wanted: Row, sources: Sequence[EvaluationReport], column: str) -> Cell:
+    """The first figure of a column among evaluations, of this measure in this unit."""
     for report in sources:
         for row in report.rows:
-            if row.key == key and (figure := row.figures.get(column)) is not None:
+            alike = (row.key, row.unit) == (wanted.key, wanted.unit)
+            if alike and (figure := row.figures.get(column)) is not None:
                 return _written(figure)
     return Cell()
 

@@ -1,6 +1,4 @@
-"""The parts that are numbers: training curves, likelihood against baselines, codebook use, further
-tables.
-"""
+"""The parts that are numbers: likelihood against baselines, codebook use, further tables."""
 
 from __future__ import annotations
 
@@ -16,29 +14,6 @@ from vqwave.report.figures import Line, chart, data_uri, number, strip
 from vqwave.report.run import Codes, Likelihood, Run
 
 Counts = NDArray[np.float64]
-
-# title and unit of what is logged under these names; other names are shown as they are
-QUANTITIES = {
-    "bits": ("negative log-likelihood", "bits per sample"),
-    "nll": ("negative log-likelihood", "nats per sample"),
-    "kl": ("divergence from the teacher", "nats per sample"),
-    "perplexity": ("codebook perplexity", "codes"),
-    "codes_used": ("codes in use", "codes"),
-    "level_db": ("level", "dBFS"),
-    "lr": ("learning rate", ""),
-    "total": ("weighted sum of the losses", ""),
-}
-FIRST = ("bits", "nll", "kl")  # the charts that one wants to see first, in this order
-HELD_OUT = ("valid", "test", "eval")
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A small chart; `picture` is SVG."""
-
-    title: str
-    unit: str
-    picture: Markup
 
 
 @dataclass(frozen=True)
@@ -96,81 +71,32 @@ class Table:
     rows: list[tuple[str, list[str]]]
 
 
-def training(runs: Sequence[Run]) -> list[Chart]:
-    """A chart for each quantity that was logged more than once: all runs in it, in training and
-    held out.
+def likelihood(runs: Sequence[Run]) -> list[Bars]:
+    """For each run the model, its cost when its conditions are shuffled, and the baselines.
+
+    Bars of one unit have one scale.
     """
-    lines: dict[str, list[Line]] = {}
-    for index, run in enumerate(runs):
-        for name, points in run.series.items():
-            part, _, quantity = name.rpartition("/")
-            shown, reference = _chart_of(quantity)
-            style = "reference" if reference else "held-out" if part in HELD_OUT else "train"
-            x, y = np.array(points, np.float64).T
-            lines.setdefault(shown, []).append(Line(x, y, f"run-{index % 4} {style}", reference))
-    names = [name for name, each in lines.items() if any(len(line.x) > 1 for line in each)]
-    names.sort(key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
-    return [
-        _training_chart(
-            name, [*lines[name], *(_predictor(runs, lines[name]) if name == "bits" else [])]
-        )
-        for name in names
-    ]
-
-
-def _chart_of(quantity: str) -> tuple[str, str]:
-    """The chart that a quantity belongs to, and its name there if it is a reference to another
-    one.
-
-    >>> [_chart_of(name) for name in ("bits", "bits_shuffled_codes", "level_db_data")]
-    [('bits', ''), ('bits', 'shuffled codes'), ('level_db', 'recordings')]
-    """
-    if quantity.endswith("_data"):
-        return quantity.removesuffix("_data"), "recordings"
-    shown, shuffled, what = quantity.partition("_shuffled_")
-    return shown, spoken(f"shuffled {what}") if shuffled else ""
-
-
-def _training_chart(name: str, lines: Sequence[Line]) -> Chart:
-    title, unit = QUANTITIES.get(name, (spoken(name), ""))
-    return Chart(title, unit, chart(title, lines, "training steps", unit, below=0.98))
-
-
-def _predictor(runs: Sequence[Run], lines: Sequence[Line]) -> list[Line]:
-    """The cost of a linear predictor, as a level line; nothing where runs differ in it, as they do
-    in other units.
-    """
-    name = "linear predictor"
     known = [
-        run.evaluation.likelihood.baselines
-        for run in runs
+        (index, run, run.evaluation, run.evaluation.likelihood)
+        for index, run in enumerate(runs)
         if run.evaluation and run.evaluation.likelihood
     ]
-    values = {
-        hundredths(baselines[name]): baselines[name] for baselines in known if name in baselines
-    }
-    if len(values) != 1:
-        return []
-    ends = np.array([min(line.x[0] for line in lines), max(line.x[-1] for line in lines)])
-    return [Line(ends, np.full(2, next(iter(values.values()))), "level", name)]
-
-
-def likelihood(runs: Sequence[Run]) -> list[Bars]:
-    """For each run the model, its cost when its conditions are shuffled, and the baselines."""
+    longest: dict[str, float] = {}
+    for _, _, _, part in known:
+        values = [part.model, *part.shuffled.values(), *part.baselines.values()]
+        finite = [value for value in values if math.isfinite(value)]
+        longest[part.unit] = max([longest.get(part.unit, 0.0), *finite]) or 1.0
     result = []
-    for index, run in enumerate(runs):
-        if run.evaluation and run.evaluation.likelihood:
-            part, step = run.evaluation.likelihood, run.evaluation.step
-            at = f", step {step:,}" if step is not None else ""
-            caption = f"{run.name}: {part.unit}, {run.evaluation.split} split{at}"
-            result.append(Bars(index % 4, caption, part.unit, _bars(run.name, part)))
+    for index, run, evaluation, part in known:
+        at = f", step {evaluation.step:,}" if evaluation.step is not None else ""
+        caption = f"{run.name}: {part.unit}, {evaluation.split} split{at}"
+        bars = _bars(run.name, part, longest[part.unit])
+        result.append(Bars(index % 4, caption, part.unit, bars))
     return result
 
 
-def _bars(name: str, part: Likelihood) -> list[Bar]:
+def _bars(name: str, part: Likelihood, longest: float) -> list[Bar]:
     baselines = sorted(part.baselines.items(), key=lambda pair: pair[1])
-    values = [part.model, *part.shuffled.values(), *part.baselines.values()]
-    longest = max((value for value in values if math.isfinite(value)), default=1.0)
 
     def bar(name: str, value: float, style: str, change: str = "") -> Bar:
         share = min(max(100 * value / longest, 0), 100) if math.isfinite(value) else 0

@@ -10,10 +10,13 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from vqwave.report.conversions import conversions
+from vqwave.report.curves import training
+from vqwave.report.differences import differences, sentence
 from vqwave.report.figures import number
 from vqwave.report.listen import listening
 from vqwave.report.measured import findings
-from vqwave.report.numbers import Table, codebooks, hundredths, likelihood, tables, training
+from vqwave.report.numbers import Table, codebooks, hundredths, likelihood, tables
 from vqwave.report.run import Card, Codes, Likelihood, Run
 
 HERE = Path(__file__).parent
@@ -23,7 +26,11 @@ TRAINED = {
     "distill": "a Parallel WaveNet student",
     "student": "a Parallel WaveNet student",
     "prior": "a prior over codes",
+    "pitch": "a pitch codec",
+    "classifier": "a classifier",
+    "flow": "a flow",
 }
+CODES_ONLY = "a codes-only VQ-VAE (encoder and codebook, no trained decoder)"
 USED = 0.02  # bits a sample: a smaller loss from shuffling is taken for none
 
 
@@ -43,12 +50,22 @@ class Heading:
     name: str
     colour: int
     summary: list[str]
-    missing: str
+    notes: list[str]
     cards: list[KeyNumber]
     settings: str
 
 
-def page(runs: Sequence[Run]) -> str:
+@dataclass(frozen=True)
+class Live:
+    """A page that is written again: `every` so many seconds, 0 for its last version; `status` is a
+    line on how far the runs are.
+    """
+
+    every: float = 0.0
+    status: str = ""
+
+
+def page(runs: Sequence[Run], live: Live = Live()) -> str:
     """The HTML of one or several runs.
 
     Raises `UserInputError` where their sounds cannot be read.
@@ -60,16 +77,28 @@ def page(runs: Sequence[Run]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    sounds = listening(runs)
     parts = {
-        "listening": listening(runs),
+        "listening": sounds,
+        "conversions": conversions(runs, sounds),
         "findings": findings(runs),
-        "charts": training(runs),
+        "training": training(runs),
         "bars": likelihood(runs),
         "codebooks": codebooks(runs),
         "tables": tables(runs),
         "model": model(runs),
     }
-    names = ("Listen", "Quality", "Training", "Likelihood", "Codes", "Measures", "Model")
+    names = (
+        "Listen",
+        "Conversion",
+        "Quality",
+        "Training",
+        "Likelihood",
+        "Codes",
+        "Measures",
+        "Model",
+    )
+    unlike = differences(runs)
     sections = [
         (name.lower(), name, bool(part)) for name, part in zip(names, parts.values(), strict=True)
     ]
@@ -79,27 +108,44 @@ def page(runs: Sequence[Run]) -> str:
         script=(HERE / "page.js").read_text(encoding="utf-8"),
         runs=[_heading(index, run) for index, run in enumerate(runs)],
         several=len(runs) > 1,
+        live=live,
+        differences=unlike,
+        sentences=[sentence(table) for table in unlike],
         sections=[*sections, ("settings", "Settings", True)],
         **parts,
     )
 
 
 def _heading(index: int, run: Run) -> Heading:
-    parts = {
-        "training curves": run.series,
-        "an evaluation": run.evaluation,
-        "samples": run.clips,
-        "a model": run.card,
-    }
-    missing = [name for name, part in parts.items() if not part]
     return Heading(
         name=run.name,
         colour=index % 4,
         summary=summary(run),
-        missing=listed(missing) if missing else "",
+        notes=_notes(run),
         cards=key_numbers(run),
         settings=run.settings.rstrip(),
     )
+
+
+def _notes(run: Run) -> list[str]:
+    """What is missing, and how to get it."""
+    if not run.is_run:
+        silent = "--recordings FILE adds sounds made by it"
+        return [] if run.clips else [f"{run.name} is a trained model, without curves; {silent}."]
+    parts = {
+        "training curves": run.series,
+        "an evaluation": run.evaluation,
+        "samples": run.clips or run.codes_only,
+        "a model": run.card,
+    }
+    missing = [name for name, part in parts.items() if not part]
+    notes = [f"{run.name} has not written {listed(missing)} yet."] if missing else []
+    if run.codes_only:
+        notes.append(
+            f"{run.name} has nothing to play: a decoder is trained on its codes by"
+            f" frozen_codec={run.folder}."
+        )
+    return notes
 
 
 def summary(run: Run) -> list[str]:
@@ -108,10 +154,11 @@ def summary(run: Run) -> list[str]:
     """
     card, steps, seconds = run.card, *_effort(run)
     what = TRAINED.get(run.experiment) or TRAINED.get(card.kind if card else "") or "a model"
+    what = CODES_ONLY if run.codes_only else what
     what += f" of {Path(run.teacher).name}" if run.teacher else ""
     on = f" on {card.about.corpus}" if card and card.about.corpus else ""
     if card:
-        speakers = len(card.labels.get("speaker", []))
+        speakers = len(card.trained("speaker"))
         on += (
             f" ({f'{speakers} speakers, ' if speakers > 1 else ''}{card.sample_rate / 1000:g} kHz)"
         )
@@ -187,10 +234,12 @@ def key_numbers(run: Run) -> list[KeyNumber]:
             )
             cards.append(KeyNumber("Bit rate", f"{codes.bit_rate:,.0f}", f"bit/s{entropy}"))
         cards.append(KeyNumber("Perplexity", number(codes.perplexity), f"of {codes.size:,} codes"))
+    elif card and card.about.bit_rate:
+        cards.append(KeyNumber("Bit rate", f"{card.about.bit_rate:,.0f}", "bit/s"))
     if card and card.about.parameters:
         total = _total(card.about.parameters)
         cards.append(KeyNumber("Parameters", _count(total), f"{total:,}"))
-    if card and card.about.receptive_field:
+    if card and card.about.receptive_field and not run.codes_only:
         field = card.about.receptive_field
         cards.append(
             KeyNumber(
@@ -222,7 +271,11 @@ def _facts(run: Run, card: Card) -> list[dict[str, str]]:
     """What it is, its labels, its parameters, its sizes."""
     about, rate = card.about, card.sample_rate
     kind = {"kind": card.kind, "corpus": about.corpus or "", "sample rate": f"{rate:,} Hz"}
-    labels = {name: f"{len(values)}: {_some(values)}" for name, values in card.labels.items()}
+    labels = {
+        name: f"{len(values)}: {_some(values)}"
+        for name in card.labels
+        if (values := card.trained(name))
+    }
     parameters = {
         f"parameters, {name}": f"{n:,}" for name, n in about.parameters.items() if name != "total"
     }

@@ -1,4 +1,6 @@
-"""Read back what a run has left in its folder; whatever it has not written yet is None or empty."""
+"""Read back what a run has left in its folder, or what a model folder has; whatever is not there is
+None or empty.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,14 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from vqwave import parsing
+from vqwave import config, parsing
 from vqwave.errors import UserInputError
 from vqwave.evaluation.result import EvaluationReport
+from vqwave.inference.model_folder import SHIPPED, find_model
 
 EXPECTED = "expected a run folder (config.yaml, metrics.jsonl, evaluation.json, samples/)"
 Series = dict[str, list[tuple[int, float]]]
+STUDENTS = ("distill", "student")  # experiments
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,9 @@ class About:
     """Section `about` of the model card."""
 
     corpus: str | None = None
+    experiment: str = ""
+    speaks: bool = True
+    unheard: dict[str, list[str]] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
     receptive_field: int | None = None
     hop: int | None = None
@@ -108,23 +115,30 @@ class Card:
     kind: str
     sample_rate: int
     labels: dict[str, list[str]] = field(default_factory=dict)
+    spec: dict[str, Any] = field(default_factory=dict)
     about: About = field(default_factory=About)
+
+    def trained(self, label: str) -> list[str]:
+        """The values of a label that the decoder was trained on."""
+        untrained = set(self.about.unheard.get(label, ()))
+        return [value for value in self.labels.get(label, ()) if value not in untrained]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder.
+    """A run folder, or a model folder, which has neither curves nor settings of a training.
 
     `series` holds the rows of `metrics.jsonl` by name: (step, finite value) in order.
 
     `experiment` and `teacher` (the run that it was distilled from) are from the settings, empty
-    where they have none.
+    where they have none. `settings` is the text of `tree`.
     """
 
     folder: Path
     experiment: str
     teacher: str
     settings: str
+    tree: dict[str, Any]
     series: Series
     steps: int | None
     seconds: float | None
@@ -133,32 +147,92 @@ class Run:
     clips: list[Clip]
     clips_step: int | None
     report: EvaluationReport | None = None
+    is_run: bool = True
+    sounds: Path | None = None  # the folder of the clips, where it is another than `samples`
 
     @property
     def name(self) -> str:
         """The folder's name."""
-        return self.folder.resolve().name
+        folder = self.folder.resolve()
+        return folder.parent.name if folder.name == "model" and not self.is_run else folder.name
+
+    @property
+    def planned_steps(self) -> int | None:
+        """How many steps the settings ask for."""
+        steps = _at(self.tree, "train").get("steps")
+        return steps if isinstance(steps, int) else None
+
+    @property
+    def is_student(self) -> bool:
+        """Whether it was distilled."""
+        return self.experiment in STUDENTS
+
+    @property
+    def codes_only(self) -> bool:
+        """Whether an encoder and a codebook were trained, and nothing that makes waveforms."""
+        if self.card is not None:
+            return self.experiment == "vqvae" and not self.card.about.speaks
+        return self.experiment == "vqvae" and _at(self.tree, "losses").get("nll") == 0
 
     def clip_path(self, clip: Clip) -> Path:
         """Where the clip's sound is."""
-        return self.folder / "samples" / clip.path
+        return (self.sounds or self.folder / "samples") / clip.path
 
 
-def read_run(folder: Path) -> Run:
-    """Read a run folder.
+def _at(tree: dict[str, Any], key: str) -> dict[str, Any]:
+    part = tree.get(key)
+    return part if isinstance(part, dict) else {}
+
+
+def read_run(source: Path) -> Run:
+    """Read a run folder, a model folder or a shipped model.
 
     Raises `UserInputError` that names the file (and line or key) which is missing or cannot be
     used.
     """
-    if not folder.is_dir():
-        raise UserInputError(
-            f"{folder}: {'is a file' if folder.exists() else 'no such folder'}, {EXPECTED}"
-        )
-    config = folder / "config.yaml"
-    if not config.is_file():
-        raise UserInputError(f"{folder}: no config.yaml in it, {EXPECTED}")
-    settings = parsing.read_text(config, "the settings of a run", parsing.LONGEST_YAML)
-    tree = parsing.yaml_mapping(settings, str(config), "the settings of a run")
+    if (source / "config.yaml").is_file():
+        return _read_folder(source)
+    if _is_model(source) or _is_model(SHIPPED / source):
+        return _read_model(find_model(source))
+    shipped = ", ".join(sorted(path.name for path in SHIPPED.glob("*") if _is_model(path)))
+    expected = f"{EXPECTED}, a model folder, or one of {shipped}"
+    if source.is_dir():
+        raise UserInputError(f"{source}: no config.yaml in it, {expected}")
+    problem = "is a file" if source.exists() else "no such folder"
+    raise UserInputError(f"{source}: {problem}, {expected}")
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "model.safetensors").is_file() and (folder / "config.json").is_file()
+
+
+def _read_model(folder: Path) -> Run:
+    """A model folder: its card stands for the settings."""
+    card = _card(folder / "config.json")
+    assert card is not None
+    tree = {"experiment": card.about.experiment, "model": card.spec}
+    return Run(
+        folder=folder,
+        experiment=card.about.experiment,
+        teacher="",
+        settings=config.dump(tree),
+        tree=tree,
+        series={},
+        steps=None,
+        seconds=None,
+        card=card,
+        evaluation=None,
+        clips=[],
+        clips_step=None,
+        report=_report(folder / "metrics.json"),
+        is_run=False,
+    )
+
+
+def _read_folder(folder: Path) -> Run:
+    path = folder / "config.yaml"
+    settings = parsing.read_text(path, "the settings of a run", parsing.LONGEST_YAML)
+    tree = parsing.yaml_mapping(settings, str(path), "the settings of a run")
     rows = _metrics(folder / "metrics.jsonl")
     index = _samples(folder / "samples" / "index.json")
     return Run(
@@ -166,6 +240,7 @@ def read_run(folder: Path) -> Run:
         experiment=str(tree.get("experiment") or ""),
         teacher=str(tree.get("teacher") or ""),
         settings=settings,
+        tree=tree,
         series=_series(rows),
         steps=max((int(row["step"]) for row in rows), default=None),
         seconds=max((float(row["seconds"]) for row in rows if "seconds" in row), default=None),
