@@ -22,7 +22,7 @@ def add(add: Add) -> None:
         "One page of curves, spectrograms and players from one or several runs.",
     )
     report.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="run folder, model folder or name"
+        "runs", nargs="+", metavar="RUN", help="run folder, model folder, or name of a model"
     )
     report.add_argument(
         "--out",
@@ -58,9 +58,8 @@ def show_info(arguments: argparse.Namespace) -> None:
 def write_page(arguments: argparse.Namespace) -> None:
     from vqwave.report import watch_report, write_report
 
-    first = arguments.runs[0]
-    is_run = (first / "config.yaml").is_file() or first.is_dir()
-    out = writable(arguments.out or (first if is_run else Path()) / "report.html")
+    first = Path(arguments.runs[0])
+    out = writable(arguments.out or (first if first.is_dir() else Path()) / "report.html")
     if arguments.watch is None:
         output(write_report(arguments.runs, out, arguments.recordings))
         return

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from vqwave.atomic_files import write_text
 from vqwave.errors import UserInputError
+from vqwave.inference.hub import is_address
 from vqwave.report.figures import require_matplotlib
 from vqwave.report.page import page
 from vqwave.report.run import read_run
@@ -17,7 +18,10 @@ from vqwave.report.run import read_run
 __all__ = ["watch_report", "write_report"]
 
 
-def write_report(runs: Sequence[Path], out: Path, recordings: Sequence[Path] = ()) -> Path:
+Source = Path | str  # a run folder, a model folder, or a model's name
+
+
+def write_report(runs: Sequence[Source], out: Path, recordings: Sequence[Path] = ()) -> Path:
     """Write the page of one or several runs to `out`, completely or not at all, and return its
     path.
 
@@ -45,7 +49,7 @@ def write_report(runs: Sequence[Path], out: Path, recordings: Sequence[Path] = (
 
 
 def watch_report(
-    runs: Sequence[Path], out: Path, every: float, wrote: Callable[[Path], None]
+    runs: Sequence[Source], out: Path, every: float, wrote: Callable[[Path], None]
 ) -> None:
     """Write the page of run folders to `out` and, `every` so many seconds, what is new in them,
     until their trainings have ended; an open page takes over what changed.
@@ -57,9 +61,9 @@ def watch_report(
     watch(_checked(runs), out, every, wrote=wrote)
 
 
-def _checked(runs: Sequence[Path]) -> list[Path]:
+def _checked(runs: Sequence[Source]) -> list[Source]:
     """Each run once."""
     if not runs:
         raise UserInputError("no run folder given, expected at least one")
     require_matplotlib()
-    return list({folder.resolve(): folder for folder in map(Path, runs)}.values())
+    return list({run if is_address(run) else Path(run).resolve(): run for run in runs}.values())

@@ -78,8 +78,9 @@ def training(runs: Sequence[Run]) -> Training | None:
             owners.setdefault(axis, {})[run.name] = None
     drawn = [axis for axis, each in lines.items() if any(len(line.x) > 1 for line in each)]
     drawn.sort(key=_place)
-    titles = [(title := _title(axis), axis.unit) for axis in drawn]
-    charts, speed = [], []
+    titles = [(_title(axis), axis.unit) for axis in drawn]
+    charts: list[Chart] = []
+    speed: list[Chart] = []
     for axis, title in zip(drawn, titles, strict=True):
         alike = titles.count(title) > 1
         named = f"{title[0]}: {', '.join(owners[axis])}" if alike else title[0]

@@ -40,6 +40,11 @@ class Sample:
     wave: Wave
     sample_rate: int
 
+    @classmethod
+    def of(cls, recording: Recording) -> Sample:
+        """The recording itself."""
+        return cls(_clip(recording, "original"), recording.wave, recording.sample_rate)
+
 
 def recordings_of(
     paths: Sequence[Path], speakers: Sequence[str] = (), count: int = SPEAKERS
@@ -90,14 +95,6 @@ def trained_voices(model: SpeechModel) -> list[str]:
         return []
     untrained = set(model.card.about.get("unheard", {}).get("speaker", ()))
     return [name for name in model.speakers if name not in untrained]
-
-
-def originals(recordings: Sequence[Recording]) -> list[Sample]:
-    """The recordings themselves."""
-    return [
-        Sample(_clip(recording, "original"), recording.wave, recording.sample_rate)
-        for recording in recordings
-    ]
 
 
 def copies(
@@ -154,7 +151,7 @@ def generated(model: SpeechModel, count: int = GENERATED) -> list[Sample]:
         codes = model.prior.draw(labels=labels, seed=seed, longest=LONGEST)
         wave = model.decode_many(codes, [None], labels=[labels], seed=seed)[0].cpu().numpy()
         text, speaker = labels.get("text"), labels.get("speaker")
-        title = f"“{text}”" if text else f"Babble {seed + 1}"
+        title = f"“{text}”" if text else f"Utterance {seed + 1}"
         clip = Clip(f"{title} as {speaker}" if speaker else title, "generation", "", speaker, text)
         result.append(Sample(clip, wave, model.sample_rate))
     return result
@@ -184,7 +181,7 @@ def demonstrated(runs: Sequence[Run], paths: Sequence[Path], folder: Path) -> li
                 kind = "student" if run.is_student else "reconstruction"
                 samples = generated(model) if model.prior else copies(model, recordings, kind=kind)
         if number == 0:
-            samples = [*originals(recordings), *samples]
+            samples = [*map(Sample.of, recordings), *samples]
         result.append(_with_samples(run, samples, folder / str(number)))
     return result
 

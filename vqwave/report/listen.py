@@ -73,8 +73,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Listening:
-    """The utterances shown, of `total`; `top` is the highest frequency in the pictures, and `copies`
-    are the places of players by run, source and target speaker.
+    """The utterances shown, of `total`; `top` is the highest frequency in the pictures; `copies`:
+    the places of players by run, source and target speaker.
     """
 
     utterances: list[Group]

@@ -5,7 +5,7 @@ None or empty.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +14,8 @@ from pydantic import Field
 from vqwave import config, parsing
 from vqwave.errors import UserInputError
 from vqwave.evaluation.result import EvaluationReport
-from vqwave.inference.model_folder import SHIPPED, find_model
+from vqwave.inference import hub
+from vqwave.inference.model_files import CARD, SHIPPED, WEIGHTS, find_model
 
 EXPECTED = "expected a run folder (config.yaml, metrics.jsonl, evaluation.json, samples/)"
 Series = dict[str, list[tuple[int, float]]]
@@ -149,10 +150,13 @@ class Run:
     report: EvaluationReport | None = None
     is_run: bool = True
     sounds: Path | None = None  # the folder of the clips, where it is another than `samples`
+    label: str = ""  # its name, where that is not the folder's
 
     @property
     def name(self) -> str:
-        """The folder's name."""
+        """The folder's name, or that on a hub."""
+        if self.label:
+            return self.label
         folder = self.folder.resolve()
         return folder.parent.name if folder.name == "model" and not self.is_run else folder.name
 
@@ -184,12 +188,17 @@ def _at(tree: dict[str, Any], key: str) -> dict[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
-def read_run(source: Path) -> Run:
-    """Read a run folder, a model folder or a shipped model.
+def read_run(source: Path | str) -> Run:
+    """Read a run folder, a model folder, a shipped model, or a model of a hub, which is fetched.
 
     Raises `UserInputError` that names the file (and line or key) which is missing or cannot be
     used.
     """
+    if hub.is_address(source):
+        return replace(
+            _read_model(find_model(source)), label=hub.HubAddress.parse(str(source)).repo
+        )
+    source = Path(source)
     if (source / "config.yaml").is_file():
         return _read_folder(source)
     if _is_model(source) or _is_model(SHIPPED / source):
@@ -203,12 +212,12 @@ def read_run(source: Path) -> Run:
 
 
 def _is_model(folder: Path) -> bool:
-    return (folder / "model.safetensors").is_file() and (folder / "config.json").is_file()
+    return (folder / WEIGHTS).is_file() and (folder / CARD).is_file()
 
 
 def _read_model(folder: Path) -> Run:
     """A model folder: its card stands for the settings."""
-    card = _card(folder / "config.json")
+    card = _card(folder / CARD)
     assert card is not None
     tree = {"experiment": card.about.experiment, "model": card.spec}
     return Run(

@@ -24,7 +24,7 @@ SHORTEST = 1.0  # seconds between two versions of a page
 
 
 def watch(
-    folders: Sequence[Path],
+    folders: Sequence[Path | str],
     out: Path,
     every: float,
     *,
