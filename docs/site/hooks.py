@@ -1,6 +1,7 @@
 """Pages of the site that are files of the repository's root: README (the index), CHANGELOG, ...
 
-Their links to `docs/` and those of the pages to them are rewritten.
+Their links to `docs/` and those of the pages to them are rewritten. A link to a sound becomes a
+player.
 """
 
 from __future__ import annotations
@@ -30,6 +31,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             text = re.sub(r"\]\(docs/", "](", text)
         files.append(File.generated(config, page, content=text))
     return files
+
+
+SOUND = re.compile(r'<a href="([^"]+\.ogg)">([^<]*)</a>')
+PLAYER = r'<audio controls preload="none" src="\1" aria-label="\2"></audio>'
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Players in place of links to sounds."""
+    return SOUND.sub(PLAYER, html)
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
