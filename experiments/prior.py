@@ -81,9 +81,18 @@ class PriorExperiment(Experiment[Config, Prior]):
         return model
 
     def card_entries(self) -> dict[str, Any]:
-        """The codec's temperatures: its decoder is this model's."""
-        about = self.source.card.about
-        return {"temperature": about["temperature"]} if "temperature" in about else {}
+        """The codec's temperatures: its decoder is this model's; and the seconds of the longest
+        training utterance of each label, after which what is drawn is cut.
+        """
+        about, longest = self.source.card.about, dict[str, dict[str, float]]()
+        for row in self.corpus.of("train"):
+            utterance = self.corpus.utterances[row]
+            for name in self.config.model.conditioner.categorical:
+                value, of_label = utterance.labels[name], longest.setdefault(name, {})
+                seconds = round(utterance.frames / self.corpus.sample_rate, 2)
+                of_label[value] = max(of_label.get(value, 0.0), seconds)
+        temperature = {"temperature": about["temperature"]} if "temperature" in about else {}
+        return temperature | {"longest": longest}
 
     def trainable(self, model: Prior) -> nn.Module:
         return model.network

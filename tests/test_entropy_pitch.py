@@ -111,6 +111,14 @@ def test_draws_are_codes_of_the_speaker_s_range() -> None:
     assert nobody.mean == pytest.approx(UNVOICED.mean, abs=1e-7)
 
 
+def test_a_draw_that_misses_its_end_is_cut_after_the_longest_utterance_of_its_labels() -> None:
+    coder = replace(prior(ORDER), longest={"speaker": {"ann": 0.2, "bob": 0.4}})
+    for speaker, seconds in (("ann", 0.2), ("bob", 0.4), (None, 0.4)):
+        drawn = coder.draw(labels={"speaker": speaker}, count=12)
+        assert max(it.samples for it in drawn) == seconds * coder.sample_rate
+    assert max(it.samples for it in coder.draw(count=12, longest=0.1)) == 0.1 * coder.sample_rate
+
+
 def test_codes_of_another_kind_are_refused() -> None:
     coder, it = prior(ORDER), coded(ORDER, 13)
     with pytest.raises(

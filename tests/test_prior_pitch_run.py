@@ -144,6 +144,9 @@ def test_a_run(experiment: ModuleType, codec: Path, corpus: Path, tmp_path: Path
     model = SpeechModel.load(tmp_path / "run")
     assert model.temperatures == Temperatures(**OWN)
     assert load_trained(tmp_path / "run").model.network.order.pitch.ratio == 4
+    lengths = Corpus.open(corpus)
+    longest = max(lengths.utterances[row].frames for row in lengths.of("train"))
+    assert max(model.prior.longest["speaker"].values()) == round(longest / lengths.sample_rate, 2)
     it = model.prior.draw(0.5, labels={"speaker": "a"})[0]
     assert (it.pitch.mean, it.pitch.codes.shape) == (0.25, (1, 7))
     back = from_bytes(to_bytes(it, model.prior), "x", model.prior)

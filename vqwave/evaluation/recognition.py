@@ -24,7 +24,7 @@ Correct = NDArray[np.bool_]
 Figures = dict[str, MetricValue | None]
 
 NAMES = {"text": "words", "speaker": "speakers"}
-LONGEST_WORD = 3.0  # seconds after which a prior's word is cut
+LONGEST_WORD = 3.0  # seconds after which the word of a prior without a longest is cut
 BABBLE_SECONDS, BABBLES = 3.0, 4  # of speech that a WaveNet samples, for each speaker
 NO_WORDS = "the corpus has no few words that are said again and again"
 
@@ -261,7 +261,7 @@ def _said(
                 coded += prior.draw(
                     labels=given,
                     seed=settings.sampling.seed + 1000 * take + number,
-                    longest=LONGEST_WORD,
+                    longest=None if prior.longest else LONGEST_WORD,
                     temperature=settings.code_temperature,
                     top_p=settings.code_top_p,
                 )

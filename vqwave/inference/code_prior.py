@@ -25,7 +25,7 @@ from vqwave.models.prior import CodeNetwork, Prior
 from vqwave.models.symbols import PitchBooks
 from vqwave.models.wavenet import Vocabulary
 
-LONGEST = 30.0  # seconds after which an utterance that does not end is cut
+LONGEST = 30.0  # seconds after which an utterance that does not end is cut, where no other is known
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class CodePrior:
     """What older files call the codec."""
     voices: Mapping[str, VoicePitch] = field(default_factory=dict)
     """Of a codec with pitch codes: what those of each speaker are normalised with."""
+    longest: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Label names -> values -> seconds of the longest training utterance."""
 
     @classmethod
     def of(
@@ -51,14 +53,17 @@ class CodePrior:
         codec: str,
         sample_rate: int,
         labels: Vocabulary,
+        *,
         older: tuple[str, ...] = (),
+        longest: Mapping[str, Mapping[str, float]] | None = None,
     ) -> CodePrior:
         known = {name: list(labels[name]) for name in model.network.conditioner.labels}
         voices, melody = {}, model.codec.melody
         if melody is not None:
             rows = zip(labels.get("speaker", ()), melody.voices.tolist(), strict=True)
             voices = {name: VoicePitch(*row) for name, row in rows}
-        return cls(model.network.exact(), known, codec, sample_rate, model.hop, older, voices)
+        facts = (codec, sample_rate, model.hop, older, voices, longest or {})
+        return cls(model.network.exact(), known, *facts)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -86,10 +91,11 @@ class CodePrior:
         seed: int = 0,
         temperature: float = 1.0,
         top_p: float = 1.0,
-        longest: float = LONGEST,
+        longest: float | None = None,
     ) -> list[CodeSequence]:
         """Codes of `count` utterances that end by themselves, given labels, which may be left out;
-        cut after `longest` seconds.
+        cut after `longest` seconds (default: those of the longest training utterance with one of
+        these labels, of that label for which it is shortest).
 
         With `seconds`, utterance follows utterance until so much is full. Raises UserInputError.
         """
@@ -97,6 +103,7 @@ class CodePrior:
         if not 0 < top_p <= 1:
             raise UserInputError(f"code top-p {top_p}: expected a number above 0 and at most 1")
         labels, count = inputs.by_name(labels, "labels"), inputs.whole_number(count, "count", 1)
+        longest = self._longest(labels) if longest is None else longest
         length = inputs.seconds(longest if seconds is None else seconds)
         drawn = sample_codes(
             self.network,
@@ -109,6 +116,15 @@ class CodePrior:
             top_p=top_p,
         )
         return [self._sequence(codes, pitch, labels.get("speaker")) for codes, pitch in drawn]
+
+    def _longest(self, labels: Mapping[str, str | None]) -> float:
+        known = [
+            of_label[value]
+            for name, of_label in self.longest.items()
+            if (value := labels.get(name)) in of_label
+        ]
+        every = [seconds for of_label in self.longest.values() for seconds in of_label.values()]
+        return min(known) if known else max(every, default=LONGEST)
 
     def _sequence(self, codes: Tensor, pitch: Tensor | None, speaker: str | None) -> CodeSequence:
         """Codes that were drawn; pitch codes get the statistics of the speaker's voice."""

@@ -67,6 +67,9 @@ class About:
     receptive_field: parsing.Count = 0
     hop: parsing.Count = 0
     bit_rate: parsing.Finite | None = None
+    longest: dict[str, dict[str, Annotated[parsing.Finite, Field(gt=0)]]] = field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ class SpeechEncoder:
                 card.sample_rate,
                 card.labels,
                 older=self._names.older,
+                longest=card.about.get("longest"),
             )
 
     @classmethod
