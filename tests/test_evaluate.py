@@ -23,6 +23,7 @@ from vqwave.distributions import MixtureOfLogistics
 from vqwave.errors import UserInputError
 from vqwave.evaluation import Settings, chosen, evaluate
 from vqwave.evaluation.context import EvaluationContext
+from vqwave.evaluation.outputs import GivenVoice
 from vqwave.evaluation.readme_table import BEGIN, END, put, section
 from vqwave.evaluation.recognition import conversion
 from vqwave.evaluation.result import MetricValue, Result, confusion
@@ -292,14 +293,8 @@ def test_conversion_counts_a_perfect_converter_as_one(
         corpus, vqwave.load(place / "vqvae"), None, replace(QUICK, keep=kept)
     )
 
-    def perfect(
-        system: str, name: str, coded: list, voices: list[int], texts: list[int] | None = None
-    ) -> list[np.ndarray]:
-        assert texts is not None
-        pairs = [
-            (corpus.utterances[v].speaker, corpus.utterances[t].text)
-            for v, t in zip(voices, texts, strict=True)
-        ]
+    def perfect(system: str, name: str, coded: list, voices: list[GivenVoice]) -> list[np.ndarray]:
+        pairs = [(voice.labels["speaker"], voice.labels["text"]) for voice in voices]
         there = {
             (corpus.utterances[row].speaker, corpus.utterances[row].text): row
             for row in corpus.of("test")

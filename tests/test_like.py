@@ -181,6 +181,9 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for without in (model(voices=None), model(BY_VECTOR, VOICES)):
         with pytest.raises(UserInputError, match=missing):
             without.convert(wave, like=REFERENCE)
+    half = replace(SPEC.spectral_decoder, vectors=False)  # which knows a voice by its label alone
+    card = replace(codec.card, spec=replace(model(BY_VECTOR).card.spec, spectral_decoder=half))
+    assert not SpeechModel(card.build(), card, voices=WHITENED).takes_vectors
     alone = model(ConditionerSpec(channels=6, categorical=()))
     with pytest.raises(UserInputError, match="like: this model takes no speaker, it has one voice"):
         alone.convert(wave, like=REFERENCE)

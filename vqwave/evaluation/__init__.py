@@ -16,6 +16,7 @@ from vqwave.evaluation.registry import ALIASES, MEASURES, WITHOUT_VOICE, default
 from vqwave.evaluation.result import Matrix, MetricValue, Result, Row, written
 from vqwave.evaluation.resume import provenance, take_over
 from vqwave.evaluation.settings import Settings
+from vqwave.evaluation.strangers import WHY
 from vqwave.evaluation.table import markdown_table, text_table
 from vqwave.inference.model_files import find_model
 from vqwave.inference.speech_model import SpeechModel
@@ -63,7 +64,8 @@ def evaluate(
     """Measure a model (and its student) on a split of a prepared corpus.
 
     Without `settings.only`, all that makes sense for the kind of model. What a model or corpus does
-    not allow is in `Result.skipped`, with the reason. `result`: into which figures are put as they
+    not allow is in `Result.skipped`, with the reason. Where the model was trained on none of the
+    speakers, see `strangers`. `result`: into which figures are put as they
     come; what its `earlier` has of the same models, corpus and settings is not measured again.
     Raises `UserInputError` for a model, a corpus or names that cannot be used.
     """
@@ -72,7 +74,9 @@ def evaluate(
     other = None if student is None else SpeechModel.load(student, device)
     names = list(named) or defaults(codec)
     any_voice = WITHOUT_VOICE.issuperset(names)
-    context = EvaluationContext(recordings, codec, other, settings, progress, any_voice=any_voice)
+    context = EvaluationContext(
+        recordings, codec, other, settings, progress, any_voice=any_voice, strangers=True
+    )
     result = Result() if result is None else result
     result.about = _about(model, student, context)
     result.about["provenance"] = provenance(context, device=device, any_voice=any_voice)
@@ -82,6 +86,9 @@ def evaluate(
             " reliable figures"
         )
         warnings.warn(text, Note, stacklevel=2)
+    if not context.in_own_voices:
+        reason = f"{WHY}; copies are in {context.copied_in}"
+        result.skip("reconstructions in their own voices", reason)
     for name in take_over(result, names):
         with result.measuring(name):
             if name not in WITHOUT_VOICE and not codec.card.about.get("speaks", True):

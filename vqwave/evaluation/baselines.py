@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from vqwave.audio import Wave
 from vqwave.evaluation.context import EvaluationContext
+from vqwave.evaluation.outputs import GivenVoice
 from vqwave.evaluation.progress import Advance, NotApplicable
 from vqwave.features import LogMel, LogMelSpec
 from vqwave.metrics.griffin_lim import griffin_lim
@@ -67,34 +68,35 @@ def own_frames(context: EvaluationContext) -> list[Wave]:
     return context.outputs.once(
         "griffin-lim",
         "own frames",
-        lambda: _predicted(context, range(len(context.rows)), context.rows),
+        lambda: _predicted(context, range(len(context.rows)), context.outputs.own_voices),
     )
 
 
 def converted_frames(context: EvaluationContext) -> list[Wave]:
     """The same of conversions, in the order of `EvaluationContext.pairs`."""
-    places, voices = [i for i, _ in context.pairs], context.pair_rows
+    places = [i for i, _ in context.pairs]
     return context.outputs.once(
-        "griffin-lim", "conversions", lambda: _predicted(context, places, voices)
+        "griffin-lim",
+        "conversions",
+        lambda: _predicted(context, places, context.outputs.target_voices),
     )
 
 
 @torch.inference_mode()
 def _predicted(
-    context: EvaluationContext, places: Sequence[int], voices: Sequence[int]
+    context: EvaluationContext, places: Sequence[int], voices: Sequence[GivenVoice]
 ) -> list[Wave]:
-    """Griffin-Lim of predicted frames: codes of utterances `places`, voices of rows `voices`."""
+    """Griffin-Lim of predicted frames: codes of utterances `places` in these voices."""
     codec, model, result = context.codec, context.vqvae, []
     predictor, spectrum = model.spectral_decoder, spectrum_of(context)
     if predictor is None or spectrum is None:
         raise NotApplicable("the decoder is conditioned on no log-mel frames")
-    vectors = codec.decoder.conditioner.vector_sizes
     with context.progress("Griffin-Lim of predicted frames", len(places), "utterances") as advance:
         for place, voice in zip(places, voices, strict=True):
             coded = context.coded[place]
-            labels = context.labels_of(voice, context.rows[place])
-            conditions = codec.given.attributes(labels, context.vectors_of(vectors, voice))
-            conditions |= codec.given.range_of(conditions, coded.pitch)
+            given, like = codec.given, voice.like
+            conditions = given.voice(None, voice.labels, voice.embeddings, like)
+            conditions |= given.range_of(conditions, coded.pitch, like=like)
             codes = coded.codes[None].to(codec.device)
             melody = None if coded.pitch is None else coded.pitch.codes[None].to(codec.device)
             pitch = model.pitch(melody, conditions, codes.shape[-1])

@@ -130,7 +130,7 @@ def mapping(context: EvaluationContext, result: Result) -> None:
         "the corpus has neither aligned phones nor few words that are said again",
     )
     kind = "phones" if aligned else "words"
-    train = corpus.of("train")[:: max(1, len(corpus.of("train")) // FITTED)]
+    train = context.training[:: max(1, len(context.training) // FITTED)]
     codes_train = []
     with context.progress("encoding training recordings", len(train), "utterances") as advance:
         for row in train:

@@ -13,7 +13,9 @@ from vqwave.evaluation.outputs import SystemOutputs, codes_of
 from vqwave.evaluation.panel import Panel
 from vqwave.evaluation.progress import NotApplicable, ProgressFactory, silent
 from vqwave.evaluation.settings import Settings
+from vqwave.evaluation.strangers import NEAREST, OWN, TURNS, WHY, stand_ins
 from vqwave.evaluation.utterances import Utterances
+from vqwave.inference.reference_voice import ReferenceVoice
 from vqwave.inference.speech_model import SpeechModel
 from vqwave.metrics.recognizer import DEFAULT, Recognizer, recognizer_of
 from vqwave.models import VQVAE, WaveNet
@@ -21,7 +23,7 @@ from vqwave.models import VQVAE, WaveNet
 
 class EvaluationContext(Utterances):
     """Utterances of a split that the model was trained on the speakers of, and what the model and
-    its student generate from them.
+    its student generate from them. Where there is none, those of strangers may be taken.
     """
 
     def __init__(
@@ -33,9 +35,11 @@ class EvaluationContext(Utterances):
         progress: ProgressFactory = silent,
         *,
         any_voice: bool = False,
+        strangers: bool = False,
     ) -> None:
         """any_voice: also utterances of speakers that the model was not trained on; it can encode
-        them, and not decode them.
+        them, and not decode them. strangers: these alone where there are no others, see
+        `strangers`.
 
         Raises `UserInputError` for models that do not fit the corpus or one another.
         """
@@ -51,9 +55,10 @@ class EvaluationContext(Utterances):
                 "student: has other codes than the model, expected one that was distilled from it"
             )
         known = {name: _trained_values(codec, name) for name in codec.labels}
-        required = () if any_voice else codec.decoder.conditioner.labels
-        super().__init__(corpus, settings, known, required)
-        self.outputs = SystemOutputs(self, self.systems, progress)
+        required = () if any_voice else _voice_labels(codec)
+        strangers = strangers and codes_of(codec) is not None and "speaker" in required
+        super().__init__(corpus, settings, known, required, strangers=strangers)
+        self.outputs = SystemOutputs(self, self.systems, progress, lambda: self.stand_ins)
 
     @property
     def systems(self) -> dict[str, SpeechModel]:
@@ -94,6 +99,38 @@ class EvaluationContext(Utterances):
         return "speaker" in self.codec.decoder.conditioner.labels
 
     @property
+    def in_own_voices(self) -> bool:
+        """Whether copies are in the voices of the recordings."""
+        return self.copied_in == OWN
+
+    @cached_property
+    def copied_in(self) -> str:
+        """In which voices recordings are copied, in words."""
+        if not self.strangers:
+            return OWN
+        voices = self.codec.voices
+        try:
+            _ = self.panel.encoder
+        except NotApplicable:
+            return TURNS
+        if voices is None:
+            return TURNS
+        by_vector = self.codec.takes_vectors and voices.whitening is not None
+        return OWN if by_vector else NEAREST
+
+    @cached_property
+    def stand_ins(self) -> list[ReferenceVoice]:
+        """The voice that each stranger's recording is copied in."""
+        vectors = None
+        if self.copied_in != TURNS:
+            vectors = self.panel.voices("recordings", self.waves)
+        return stand_ins(self.codec, self.coded, vectors, self.targets)
+
+    def need_own_voices(self) -> None:
+        """Raises `NotApplicable` where copies are in other voices than the recordings."""
+        self.need(self.in_own_voices, f"{WHY}: copies are in {self.copied_in}")
+
+    @property
     def coded(self) -> list[CodeSequence]:
         """The codes of each utterance."""
         return self.outputs.coded
@@ -101,6 +138,7 @@ class EvaluationContext(Utterances):
     @cached_property
     def recognizer(self) -> Recognizer:
         """Trained on the corpus' recordings, when first asked for."""
+        _ = self.training  # raises where there is none
         steps, done = DEFAULT.members * DEFAULT.steps, 0
         with self.progress("training a recognizer on recordings", steps, "steps") as advance:
 
@@ -116,6 +154,13 @@ class EvaluationContext(Utterances):
         """Judges that were trained elsewhere; each waveform is judged once."""
         settings = self.settings
         return Panel(self.rate, settings.resamples, self.progress, settings.whisper)
+
+
+def _voice_labels(codec: SpeechModel) -> tuple[str, ...]:
+    """Labels that a decoder must have been trained on the values of."""
+    labels = codec.decoder.conditioner.labels
+    by_vector = codec.takes_vectors and "speaker" not in labels
+    return (*labels, "speaker") if by_vector else labels
 
 
 def _trained_values(codec: SpeechModel, label: str) -> set[str]:

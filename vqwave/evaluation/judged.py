@@ -5,7 +5,7 @@ Words of complete utterances only: the text of one that was cut is longer than i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import numpy as np
@@ -62,6 +62,7 @@ def words(context: EvaluationContext, result: Result) -> None:
 
 def similarity(context: EvaluationContext, result: Result) -> None:
     """Similarity of reconstructions to their speakers' voices; floor: recordings, another voice."""
+    context.need_own_voices()
     voices, speakers = speaker_voices(context), context.label("speaker")
     places = [i for i, name in enumerate(speakers) if name in voices]
     context.need(places, NO_VOICE)
@@ -128,7 +129,9 @@ def _converted_words(context: EvaluationContext, result: Result) -> None:
 def _converted_voices(context: EvaluationContext, result: Result) -> None:
     """Ceiling: recordings, as if converted from the other voice; floor: not converted."""
     voices, speakers = speaker_voices(context), context.label("speaker")
-    places = [n for n, (i, _) in enumerate(context.pairs) if speakers[i] in voices]
+    places = [
+        n for n, (i, to) in enumerate(context.pairs) if speakers[i] in voices and to in voices
+    ]
     context.need(places, NO_VOICE)
     sources = [context.pairs[n][0] for n in places]
     from_ = np.stack([voices[speakers[i]] for i in sources])
@@ -164,7 +167,11 @@ def _converted_pitch(context: EvaluationContext, result: Result) -> None:
         name: _median_f0(panel.contours("training", waves))
         for name, waves in context.voice_recordings.items()
     }
-    places = [n for n, (i, _) in enumerate(context.pairs) if speakers[i] in heights]
+    heights |= _heights_of_model(context, set(context.targets) - set(heights))
+    places = [
+        n for n, (i, to) in enumerate(context.pairs) if speakers[i] in heights and to in heights
+    ]
+    context.need(places, NO_VOICE)
     sources = [context.pairs[n][0] for n in places]
     from_ = np.array([heights[speakers[i]] for i in sources])
     to = np.array([heights[context.pairs[n][1]] for n in places])
@@ -201,11 +208,27 @@ def with_text(context: EvaluationContext) -> list[int]:
 
 
 def speaker_voices(context: EvaluationContext) -> dict[str, Embedding]:
-    """The voice of each measured speaker and target that has training recordings."""
-    return {
+    """The voice of each measured speaker and target that has training recordings.
+
+    Of strangers also those of targets that the corpus has not, as the model has them.
+    """
+    voices = {
         name: voice_of(context.panel.voices("training", waves))
         for name, waves in context.voice_recordings.items()
     }
+    known = context.codec.voices
+    if context.strangers and known is not None:
+        stored = {name: known.of(name) for name in set(context.targets) - set(voices)}
+        voices |= {name: vector for name, vector in stored.items() if vector is not None}
+    return voices
+
+
+def _heights_of_model(context: EvaluationContext, names: Collection[str]) -> dict[str, float]:
+    """Mean F0 of voices of a model with melody, in semitones above 100 Hz."""
+    melody, labels = context.codec.melody, context.codec.speakers
+    if melody is None:
+        return {}
+    return {name: float(melody.voices[labels.index(name), 0]) / SEMITONE for name in names}
 
 
 def _median_f0(contours: Sequence[Contour]) -> float:

@@ -21,6 +21,7 @@ from vqwave.data.segments import read_crop
 from vqwave.evaluation.context import EvaluationContext
 from vqwave.evaluation.progress import NotApplicable
 from vqwave.evaluation.result import MetricValue, Result
+from vqwave.evaluation.strangers import WHY
 from vqwave.evaluation.utterances import ONE
 from vqwave.metrics import likelihood
 from vqwave.metrics.bootstrap import bootstrap, mean, ratio
@@ -40,12 +41,13 @@ def nll(context: EvaluationContext, result: Result) -> None:
     """Bits a sample of complete held-out utterances; with the codes (or frames) of others; with the
     labels of others.
     """
+    context.need(not context.strangers, f"{WHY}: the decoder has no label of theirs")
     decoder, variants = context.wavenet, _variants(context, result)
     lengths = np.array([len(wave) for wave in context.waves], np.float64)
     costs = _costs(context, decoder, variants, lengths)
     resamples, unit = context.settings.resamples, likelihood.unit(decoder.head)
     rate = mean(costs["model"] / lengths, lengths, resamples=resamples)
-    rows = _spread(context.corpus.of("train"), TRAINED)
+    rows = _spread(context.training, TRAINED)
     train = [context.corpus.read(row, 0, 20_000) for row in rows]
     baseline = likelihood.baselines(decoder.head, train, list(context.waves))
     floor = MetricValue(baseline["linear predictor"], what="linear predictor")
@@ -135,7 +137,7 @@ def prior(context: EvaluationContext, result: Result) -> None:
     seconds = np.array([item.seconds for item in coded])
     train = [
         context.codec.codes_of(torch.from_numpy(context.corpus.read(row)))
-        for row in _spread(context.corpus.of("train"), 1200)
+        for row in _spread(context.training, 1200)
     ]
     others = baselines(train, [item.codes for item in coded], coded[0].size)
     resamples = context.settings.resamples

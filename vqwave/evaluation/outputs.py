@@ -6,18 +6,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vqwave.audio import Wave
 from vqwave.codes import CodeSequence
 from vqwave.data.frame_tracks import carried
+from vqwave.data.speaker_vectors import NAME
 from vqwave.decode.sampling import Sampling
 from vqwave.evaluation.progress import ProgressFactory
 from vqwave.evaluation.utterances import Utterances
+from vqwave.inference.reference_voice import ReferenceVoice
 from vqwave.inference.speech_model import SpeechModel
 from vqwave.models import VQVAE
 
@@ -31,6 +34,15 @@ class Conversion:
     wave: Wave
 
 
+@dataclass(frozen=True)
+class GivenVoice:
+    """What a decoder is given besides codes: labels and vectors, or the voice of a reference."""
+
+    labels: Mapping[str, str]
+    embeddings: Mapping[str, np.ndarray] = field(default_factory=dict)
+    like: ReferenceVoice | None = None
+
+
 class SystemOutputs:
     """What each of `systems` (the model first) generates for `utterances`, as float32 arrays
     (T,).
@@ -41,8 +53,11 @@ class SystemOutputs:
         utterances: Utterances,
         systems: Mapping[str, SpeechModel],
         progress: ProgressFactory,
+        stand_ins: Callable[[], Sequence[ReferenceVoice]] = tuple,
     ) -> None:
+        """stand_ins: the voice of each utterance where the speakers are strangers."""
         self.utterances, self.systems, self.progress = utterances, systems, progress
+        self.stand_ins = stand_ins
         self.model, self.sampling = systems["model"], utterances.settings.sampling
         self._waves: dict[tuple[str, str], list[Wave]] = {}
 
@@ -74,9 +89,11 @@ class SystemOutputs:
         return self._waves[system, name]
 
     def reconstructed(self, system: str) -> list[Wave]:
-        """Each utterance, reconstructed in its own voice."""
+        """Each utterance, reconstructed in its own voice, or a stranger's in that of its
+        stand-in.
+        """
         if self.has_codes:
-            return self._decoded(system, "reconstructions", self.coded, self.utterances.rows)
+            return self._decoded(system, "reconstructions", self.coded, self.own_voices)
         return self.once(system, "reconstructions", lambda: self._vocoded(system))
 
     def shuffled(self, system: str) -> list[Wave]:
@@ -91,50 +108,63 @@ class SystemOutputs:
                 melody = _repeated(other.pitch.codes, own.pitch.codes.shape[1])
                 pitch = replace(own.pitch, codes=melody)
             mixed.append(replace(own, codes=codes, pitch=pitch))
-        return self._decoded(system, "shuffled codes", mixed, self.utterances.rows)
+        return self._decoded(system, "shuffled codes", mixed, self.own_voices)
 
     def converted(self, system: str) -> list[Conversion]:
         """Utterances in the voices of others."""
-        pairs, rows = self.utterances.pairs, self.utterances.rows
+        pairs = self.utterances.pairs
         waves = self._decoded(
             system,
             "conversions",
             [self.coded[i].as_speaker(target) for i, target in pairs],
-            self.utterances.pair_rows,
-            [rows[i] for i, _ in pairs],
+            self.target_voices,
         )
         each = zip(pairs, waves, strict=True)
         return [Conversion(i, target, wave) for (i, target), wave in each]
+
+    @cached_property
+    def own_voices(self) -> list[GivenVoice]:
+        """Of each utterance."""
+        voices = [self._voice_of(row) for row in self.utterances.rows]
+        if not self.utterances.strangers:
+            return voices
+        likes = zip(voices, self.stand_ins(), strict=True)
+        return [replace(voice, like=like) for voice, like in likes]
+
+    @property
+    def target_voices(self) -> list[GivenVoice]:
+        """Of each conversion: that of its target, the text that of its source."""
+        source = self.utterances
+        each = zip(source.pairs, source.pair_rows, strict=True)
+        return [
+            GivenVoice({"speaker": target}) if row is None else self._voice_of(row, source.rows[i])
+            for (i, target), row in each
+        ]
+
+    def _voice_of(self, row: int, text: int | None = None) -> GivenVoice:
+        """All labels (the text that of row `text`, where given) and vectors of a row; a model that
+        has speaker vectors takes its own.
+        """
+        own = set() if self.model.voices is None else {NAME}
+        names = sorted(set(self.model.decoder.conditioner.vector_sizes) - own)
+        source = self.utterances
+        return GivenVoice(source.labels_of(row, text), source.vectors_of(names, row))
 
     def _decoded(
         self,
         system: str,
         name: str,
         coded: Sequence[CodeSequence],
-        voices: Sequence[int],
-        texts: Sequence[int] | None = None,
+        voices: Sequence[GivenVoice],
     ) -> list[Wave]:
-        """Codes -> waveforms, in the voices (and with all other labels) of rows; the text is that
-        of the rows `texts`.
-        """
-
-        def decode() -> list[Wave]:
-            return self._decode(system, name, coded, voices=voices, texts=texts)
-
-        return self.once(system, name, decode)
+        """Codes -> waveforms, in these voices."""
+        return self.once(system, name, lambda: self._decode(system, name, coded, voices))
 
     def _decode(
-        self,
-        system: str,
-        name: str,
-        coded: Sequence[CodeSequence],
-        *,
-        voices: Sequence[int],
-        texts: Sequence[int] | None,
+        self, system: str, name: str, coded: Sequence[CodeSequence], voices: Sequence[GivenVoice]
     ) -> list[Wave]:
         """In batches of utterances of about one length."""
         codec, source, size = self.systems[system], self.utterances, self.utterances.settings.batch
-        vectors = codec.decoder.conditioner.vector_sizes
         named = "speaker" in self.model.decoder.conditioner.labels
         order = sorted(range(len(coded)), key=lambda i: coded[i].samples)
         chunks = [order[i : i + size] for i in range(0, len(order), size)]
@@ -145,11 +175,9 @@ class SystemOutputs:
                 waves = codec.decode_many(
                     [coded[i] if named else coded[i].as_speaker(None) for i in chunk],
                     [None] * len(chunk),
-                    labels=[
-                        source.labels_of(voices[i], None if texts is None else texts[i])
-                        for i in chunk
-                    ],
-                    embeddings=[source.vectors_of(vectors, voices[i]) for i in chunk],
+                    likes=[voices[i].like for i in chunk],
+                    labels=[voices[i].labels for i in chunk],
+                    embeddings=[voices[i].embeddings for i in chunk],
                     sampling=self.sampling,
                 )
                 result |= {i: wave.numpy() for i, wave in zip(chunk, waves, strict=True)}

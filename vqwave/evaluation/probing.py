@@ -216,7 +216,7 @@ def probes(context: EvaluationContext, result: Result) -> None:
 
 
 def _training_set(context: EvaluationContext) -> _TrainingSet:
-    rows = context.corpus.of("train")
+    rows = context.training
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:PROBED].tolist()
     rows = [rows[i] for i in order]
     waves = [context.read(row) for row in rows]

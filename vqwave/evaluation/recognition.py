@@ -36,6 +36,7 @@ def words(context: EvaluationContext, result: Result) -> None:
 
 def speakers(context: EvaluationContext, result: Result) -> None:
     """Speakers that are recognised in reconstructions, or in a WaveNet's samples."""
+    context.need_own_voices()
     recognised(context, result, "speaker")
 
 
@@ -85,7 +86,7 @@ class _Utterances:
     @classmethod
     def of(cls, context: EvaluationContext) -> _Utterances:
         utterances, rows = context.corpus.utterances, range(len(context.rows))
-        trained = {utterances[row].speaker for row in context.corpus.of("train")}
+        trained = {utterances[row].speaker for row in context.training}
         words = "text" in context.recognizer.values
         return cls(
             speaker=_places(context, "speaker", rows),
@@ -103,6 +104,8 @@ def conversion(context: EvaluationContext, result: Result) -> None:
     context.need(context.speaker_conditioned, "the model is not conditioned on a speaker")
     _recognizable(context, "speaker")
     context.need(len(context.targets) > 1, "fewer than two speakers have enough training speech")
+    there = None not in context.pair_rows
+    context.need(there, "the corpus has no training recordings of the model's voices")
     utterances = _Utterances.of(context)
     figures = _conversion_references(context, utterances)
     genders: dict[tuple[str, str], Figures] = {}
@@ -336,7 +339,7 @@ def _recognizable(context: EvaluationContext, label: str) -> tuple[str, list[str
 
 def _known_rows(context: EvaluationContext, label: str) -> list[int]:
     """Places of the utterances whose label is also in the training recordings."""
-    trained = {context.corpus.utterances[row].labels[label] for row in context.corpus.of("train")}
+    trained = {context.corpus.utterances[row].labels[label] for row in context.training}
     rows = [i for i, value in enumerate(context.label(label)) if value in trained]
     if not rows:
         raise NotApplicable(f"no {label} of the split is in the training recordings")
@@ -352,7 +355,7 @@ def _chance(context: EvaluationContext, label: str, reference: Places) -> Metric
     """Always predicting what is commonest in training."""
     values = context.corpus.labels[label]
     counts = np.zeros(len(values))
-    for row in context.corpus.of("train"):
+    for row in context.training:
         counts[values.index(context.corpus.utterances[row].labels[label])] += 1
     right = float((reference == counts.argmax()).mean())
     return MetricValue(100 * right, count=len(reference), what="chance")

@@ -37,22 +37,37 @@ class Utterances:
         settings: Settings,
         known: Mapping[str, Collection[str]],
         required: Sequence[str] = (),
+        *,
+        strangers: bool = False,
     ) -> None:
-        """Raises `UserInputError` where no utterance is left."""
+        """strangers: whether all utterances are taken where there is none of known labels.
+
+        Raises `UserInputError` where no utterance is left.
+        """
         self.corpus, self.settings, self.known = corpus, settings, known
-        self.rate = corpus.sample_rate
-        self.rows = self._select_rows(required)
+        self.rate, self.strangers = corpus.sample_rate, False
+        self.rows = self._select_rows(required, strangers=strangers)
 
     def need(self, condition: object, why: str) -> None:
         """Raises `NotApplicable` unless `condition` is true (or not empty)."""
         if not condition:
             raise NotApplicable(why)
 
-    def _select_rows(self, required: Sequence[str]) -> list[int]:
+    def _select_rows(self, required: Sequence[str], *, strangers: bool) -> list[int]:
         """Spread evenly over the split: a random order, cut, in the order of the corpus."""
         for name in self.settings.speakers:
             self.corpus.label_id("speaker", name)
-        rows = [
+        rows = self._rows_of(required)
+        if strangers and not rows:
+            rows, self.strangers = self._rows_of(()), True
+        if not rows:
+            raise UserInputError(self._why_empty(required))
+        limit = self.settings.limit
+        return rows if limit is None else _random_subset(rows, limit)
+
+    def _rows_of(self, required: Sequence[str]) -> list[int]:
+        """All of the split, with known values of these labels."""
+        return [
             row
             for row in self.corpus.of(self.settings.split)
             if all(
@@ -61,10 +76,6 @@ class Utterances:
             )
             and self._selected(self.corpus.utterances[row].speaker)
         ]
-        if not rows:
-            raise UserInputError(self._why_empty(required))
-        limit = self.settings.limit
-        return rows if limit is None else _random_subset(rows, limit)
 
     def _why_empty(self, required: Sequence[str]) -> str:
         split = f"{self.corpus.folder}: no utterance of split {self.settings.split!r}"
@@ -124,18 +135,22 @@ class Utterances:
     def targets(self) -> list[str]:
         """Voices to convert to: speakers with enough training speech, at most `targets`, the
         genders by turns.
+
+        Strangers are converted to any known voices, be they in the corpus or not.
         """
         seconds: dict[str, float] = {}
         gender: dict[str, str] = {}
-        for row in self.corpus.of("train"):
+        for row in self._training:
             u = self.corpus.utterances[row]
             seconds[u.speaker] = seconds.get(u.speaker, 0.0) + u.frames / self.rate
             gender[u.speaker] = u.labels.get("gender", "")
         known = [
             name
             for name in sorted(self.known.get("speaker", ()))
-            if self._selected(name) and seconds.get(name, 0.0) >= TARGET_SECONDS
+            if (self.strangers or self._selected(name)) and seconds.get(name, 0.0) >= TARGET_SECONDS
         ]
+        if self.strangers and not known:
+            return _random_subset(sorted(self.known.get("speaker", ())), self.settings.targets)
         queues = {
             g: sorted((n for n in known if gender[n] == g), key=lambda n: -seconds[n])
             for g in sorted(set(gender.values()))
@@ -148,14 +163,18 @@ class Utterances:
     @cached_property
     def voice_recordings(self) -> dict[str, list[Wave]]:
         """Complete training recordings of measured speakers and targets, at most
-        `VOICE_RECORDINGS` each.
+        `VOICE_RECORDINGS` each; of strangers without, the measured ones.
         """
         rows: dict[str, list[int]] = {}
-        for row in self.corpus.of("train"):
+        for row in self._training:
             rows.setdefault(self.corpus.utterances[row].speaker, []).append(row)
         names = sorted({*self.label("speaker"), *self.targets} & set(rows))
         counts = {name: min(VOICE_RECORDINGS, len(rows[name])) for name in names}
-        return {
+        measured: dict[str, list[Wave]] = {}
+        if self.strangers:
+            for name, wave in zip(self.label("speaker"), self.waves, strict=True):
+                measured.setdefault(name, []).append(wave)
+        return measured | {
             name: [self.corpus.read(rows[name][i * len(rows[name]) // count]) for i in range(count)]
             for name, count in counts.items()
         }
@@ -172,15 +191,27 @@ class Utterances:
         return _random_subset(pairs, self.settings.pairs)
 
     @property
-    def pair_rows(self) -> list[int]:
-        """For each conversion the training recording whose labels and vectors it is given."""
-        rows = reversed(self.corpus.of("train"))
-        voice = {self.corpus.utterances[row].speaker: row for row in rows}
-        return [voice[target] for _, target in self.pairs]
+    def pair_rows(self) -> list[int | None]:
+        """For each conversion the training recording whose labels and vectors it is given; None for
+        a target that the corpus has no recordings of.
+        """
+        voice = {self.corpus.utterances[row].speaker: row for row in reversed(self._training)}
+        return [voice.get(target) for _, target in self.pairs]
+
+    @cached_property
+    def _training(self) -> list[int]:
+        """The rows of the training split; a corpus of recordings to be measured may have none."""
+        return self.corpus.of("train") if "train" in self.corpus.splits else []
+
+    @property
+    def training(self) -> list[int]:
+        """The rows of the training split. Raises `NotApplicable` where there are none."""
+        self.need(self._training, "the corpus has no training recordings")
+        return self._training
 
     def speaker_labels(self, speaker: str) -> dict[str, str]:
         """All labels of a speaker but the text."""
-        for row in self.corpus.of("train"):
+        for row in self._training:
             labels = self.corpus.utterances[row].labels
             if labels["speaker"] == speaker:
                 return {name: value for name, value in labels.items() if name != "text"}

@@ -35,9 +35,14 @@ class DecoderInputs:
         card: ModelCard,
         melody: Melody | None = None,
         voices: SpeakerVectors | None = None,
+        *,
+        vectors_suffice: bool = False,
     ) -> None:
-        """melody: of a codec with a pitch stream; voices: the vectors of the model's speakers."""
+        """melody: of a codec with a pitch stream; voices: the vectors of the model's speakers;
+        vectors_suffice: whether labels may be left out where vectors are given.
+        """
         self.decoder, self.card, self.melody, self.voices = decoder, card, melody, voices
+        self.vectors_suffice = vectors_suffice
 
     @property
     def _device(self) -> torch.device:
@@ -73,7 +78,7 @@ class DecoderInputs:
         if NAME in sizes and NAME not in tensors and speaker is not None:
             tensors |= self._own_vector(speaker)
         named = any(labels.get(name) is not None for name in conditioner.labels)
-        if conditioner.vectors_suffice and not named and set(sizes) <= set(tensors):
+        if self.vectors_suffice and not named and set(sizes) <= set(tensors):
             return tensors
         return self.label_ids(labels) | tensors
 

@@ -92,6 +92,11 @@ class ModelKind(ABC):
         """The pitch stream of a codec that has one."""
         return None if self.codec is None else self.codec.melody
 
+    @property
+    def vectors_suffice(self) -> bool:
+        """Whether labels may be left out where vectors are given."""
+        return self.decoder.conditioner.vectors_suffice
+
     def frontend(self) -> AnyFrontend:
         """The spectral front end of a vocoder. Raises UserInputError for another kind."""
         raise UserInputError("this model has no spectral front end, expected a vocoder")
@@ -264,6 +269,12 @@ class CodecKind(ModelKind):
     @property
     def codec(self) -> VQVAE:
         return self.model
+
+    @property
+    def vectors_suffice(self) -> bool:
+        """Of the spectral decoder, too, where its frames are used."""
+        used = None if self.model.decoder_input == "latents" else self.model.spectral_decoder
+        return super().vectors_suffice and (used is None or used.vectors_suffice)
 
     def check_generates(self) -> None:
         raise UserInputError(

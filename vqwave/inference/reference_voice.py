@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from vqwave.inference.pitch_encoding import f0_of
 from vqwave.inputs import sample_rate
 from vqwave.models import Student, WaveNet
 from vqwave.models.melody import Melody
-from vqwave.speaker_encoder import installed_encoder
+from vqwave.speaker_encoder import Embedding, installed_encoder
 
 # given vectors by name, such as a speaker embedding
 Vectors = Mapping[str, Tensor | np.ndarray | Sequence[float]]
@@ -38,6 +38,9 @@ class Speech(Protocol):
 
     @property
     def melody(self) -> Melody | None: ...
+
+    @property
+    def takes_vectors(self) -> bool: ...
 
     def prepare(self, wave: Tensor | np.ndarray, sample_rate: int, /) -> Tensor: ...
 
@@ -80,32 +83,37 @@ def reference_voice(model: Speech, reference: Reference) -> ReferenceVoice:
         return reference
     name = str(reference) if isinstance(reference, str | Path) else "like"
     with about(name):
-        voices, melody = _vectors(model), model.melody
+        _voices_of(model)  # raises where there are none, before any work
         encoder = installed_encoder()
         wave = model.prepare(*_recorded(reference)).cpu().numpy()
-    vector, pitch = vector_of(wave, model.sample_rate, encoder), None
-    if melody is not None:
-        pitch = VoicePitch.of_reference(f0_of(melody, wave, model.sample_rate))
+    voice = voice_of_vector(model, vector_of(wave, model.sample_rate, encoder))
+    if voice.labels:
+        text = f"{name}: the model's nearest voice is {voice.nearest}"
+        text += f", similarity {voice.similarity:.2f}; it takes no vectors of others"
+        warnings.warn(text, Note, stacklevel=3)
+    if model.melody is None:
+        return voice
+    pitch = VoicePitch.of_reference(f0_of(model.melody, wave, model.sample_rate))
+    return replace(voice, pitch=pitch)
+
+
+def voice_of_vector(model: Speech, vector: Embedding) -> ReferenceVoice:
+    """The voice of a speaker encoder's vector (256,), as the model takes it; of any range.
+
+    Raises UserInputError for a model that has no vectors of its voices.
+    """
+    voices = _voices_of(model)
     nearest, similarity = voices.nearest(vector)
-    if takes_vectors(model) and voices.whitening is not None:
-        own = {NAME: voices.whitening(vector)}
-        return ReferenceVoice(nearest, similarity, embeddings=own, pitch=pitch)
-    text = f"{name}: the model's nearest voice is {nearest}, similarity {similarity:.2f}"
-    warnings.warn(f"{text}; it takes no vectors of others", Note, stacklevel=3)
-    return ReferenceVoice(nearest, similarity, labels={"speaker": nearest}, pitch=pitch)
+    if model.takes_vectors and voices.whitening is not None:
+        return ReferenceVoice(nearest, similarity, embeddings={NAME: voices.whitening(vector)})
+    return ReferenceVoice(nearest, similarity, labels={"speaker": nearest})
 
 
-def takes_vectors(model: Speech) -> bool:
-    """Whether a speaker's vector is all that a model needs of a voice."""
-    conditioner = model.decoder.conditioner
-    return NAME in conditioner.vector_sizes and conditioner.vectors_suffice
-
-
-def _vectors(model: Speech) -> SpeakerVectors:
+def _voices_of(model: Speech) -> SpeakerVectors:
     """Raises UserInputError for a model without, or with one voice."""
-    if not takes_vectors(model) and "speaker" not in model.decoder.conditioner.labels:
+    if not model.takes_vectors and "speaker" not in model.decoder.conditioner.labels:
         raise UserInputError("this model takes no speaker, it has one voice")
-    if model.voices is None or (takes_vectors(model) and model.voices.whitening is None):
+    if model.voices is None or (model.takes_vectors and model.voices.whitening is None):
         raise UserInputError(
             "the model has no vectors of its voices, expected those that `vqwave voices MODEL"
             " --data CORPUS` writes"

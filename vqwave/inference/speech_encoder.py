@@ -13,7 +13,7 @@ from vqwave import inputs
 from vqwave.audio import read
 from vqwave.audio.streaming import Recording
 from vqwave.codes import CodeSequence, Header, PitchFormat
-from vqwave.data.speaker_vectors import SpeakerVectors
+from vqwave.data.speaker_vectors import NAME, SpeakerVectors
 from vqwave.decode.sampling import temperatures_of
 from vqwave.distributed.torch_defaults import inference, ordinary, own_defaults
 from vqwave.errors import UserInputError, under
@@ -60,7 +60,13 @@ class SpeechEncoder:
         self.level_db: float = card.about.get("level_db", -23.0)
         self.temperatures = temperatures_of(card.about)  # where none are given
         self.voices = voices
-        self.given = DecoderInputs(self.decoder, card, self.kind.melody, voices)
+        self.given = DecoderInputs(
+            self.decoder,
+            card,
+            self.kind.melody,
+            voices,
+            vectors_suffice=self.kind.vectors_suffice,
+        )
         self._names = CodecFingerprint(
             self.kind.codec,
             getattr(getattr(card.spec, "codec", card.spec), "encoder", None),
@@ -104,6 +110,11 @@ class SpeechEncoder:
     @property
     def decoder(self) -> WaveNet | Student:
         return self.kind.decoder
+
+    @property
+    def takes_vectors(self) -> bool:
+        """Whether a speaker's vector is all that the model needs of a voice."""
+        return NAME in self.decoder.conditioner.vector_sizes and self.kind.vectors_suffice
 
     @property
     def melody(self) -> Melody | None:
