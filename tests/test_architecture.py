@@ -24,7 +24,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("losses", "decode"),
     ("inference", "training", "evaluation"),
     ("export", "report"),
-    ("sweep", "bench", "__init__", "cli", "__main__"),
+    ("sweep", "bench", "app", "__init__", "cli", "__main__"),
 )
 """A room imports from lower levels and from rooms earlier in its own level."""
 
@@ -34,6 +34,7 @@ OPTIONAL = {
     "datasets",
     "espeakng_loader",
     "faster_whisper",
+    "gradio",
     "jiwer",
     "lhotse",
     "matplotlib",

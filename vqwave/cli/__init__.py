@@ -15,11 +15,23 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from vqwave import __version__, terminal
-from vqwave.cli import bench, code, corpora, evaluate, export, generate, look, sweep, train, tune
+from vqwave.cli import (
+    app,
+    bench,
+    code,
+    corpora,
+    evaluate,
+    export,
+    generate,
+    look,
+    sweep,
+    train,
+    tune,
+)
 from vqwave.errors import Note
 from vqwave.failures import ending
 
-COMMANDS = (corpora, train, code, generate, look, bench, sweep, evaluate, tune, export)
+COMMANDS = (corpora, train, code, generate, look, bench, sweep, evaluate, tune, export, app)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,0 +1,199 @@
+"""The page's handlers, without a browser: values in, updates out, errors as lines."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vqwave.app.models import Models
+from vqwave.cli import main
+from vqwave.decode.sampling import Sampling
+from vqwave.inference.speech_model import SpeechModel
+
+gradio = pytest.importorskip("gradio", reason="gradio (extra app) is not installed")
+page = pytest.importorskip("vqwave.app.page")
+server = pytest.importorskip("vqwave.app.server")
+
+NAME = "small"
+
+
+@pytest.fixture(scope="module")
+def do(model: SpeechModel) -> page.Handlers:
+    models = Models({NAME: model, "other": model}, {})
+    return page.Handlers(models, page.Limits(seconds=2.0), Sampling(backend="reference"))
+
+
+def test_a_recording_is_shown_with_its_codes(do: page.Handlers, recording: Path) -> None:
+    take, strip, sounds, first, last = do.read(str(recording), NAME)
+    assert take.name == "rising"
+    assert strip.count("<rect") == 37 + 10
+    assert sounds.count("<audio") == 1
+    assert (first["maximum"], first["value"], last["value"]) == (37, 12, 24)
+    assert do.read(None, NAME)[0] is None
+
+
+def test_a_conversion_is_three_players_and_files(do: page.Handlers, brief: Path) -> None:
+    take = do.read(str(brief), NAME)[0]
+    sounds, note = do.convert(NAME, take, "high", 2.0, 0, "0.5")
+    assert sounds.count("<audio") == sounds.count('class="vq-spectrum"') == 3
+    assert re.findall(r'download="([^"]*)"', sounds)[2] == (
+        "brief.conversion to high, +2 semitones.wav"
+    )
+    assert note["visible"] is False  # it is compiled now
+    assert "http" not in re.sub(r"data:[^\"]*", "", sounds)
+
+
+def test_names_of_visitors_are_no_markup(do: page.Handlers, brief: Path) -> None:
+    path = brief.with_name("<img src=x onerror=alert(1)>.wav")
+    path.write_bytes(brief.read_bytes())
+    take, strip, sounds, *_ = do.read(str(path), NAME)
+    assert "<img src=x" not in strip + sounds + do.convert(NAME, take, "low", 0, 0, "")[0]
+
+
+@pytest.mark.parametrize(
+    ("what", "frames"),
+    [
+        (page.REPEAT, 37 + 12),
+        (page.CUT, 37 - 12),
+        (page.FILL, 37),
+        (page.SUBSTITUTE, 37 - 12 + 8),
+        (page.SWAP, 37 - 12 + 8),
+    ],
+)
+def test_edits_and_their_undoing(
+    what: str, frames: int, do: page.Handlers, recording: Path, second: Path
+) -> None:
+    take, other = do.read(str(recording), NAME)[0], do.read_other(str(second), NAME)[0]
+    edited, strip, *_, again, _, _, _ = do.edit(NAME, what, 2, take, 12, 24, other, 0, 8)
+    assert edited.coded.codes.shape[1] == frames
+    assert f"{frames} frames" in strip
+    assert again.coded.codes.shape[1] == 25 + (4 if what == page.SWAP else 0)
+    assert do.undo(edited, NAME)[0].coded is take.coded
+
+
+@pytest.mark.parametrize(
+    ("work", "line"),
+    [
+        (lambda do, take: do.convert(NAME, None, "low", 0, 0, ""), "no recording yet"),
+        (lambda do, take: do.convert(NAME, take, "low", 0, 0, "warm"), "expected a number"),
+        (lambda do, take: do.convert(NAME, take, "low", 99, 0, ""), "expected at most 48"),
+        (lambda do, take: do.convert(NAME, take, "low", 0, 0, "-1"), "temperature"),
+        (lambda do, take: do.convert(NAME, take, "low", 0, None, ""), "seed: None, expected"),
+        (lambda do, take: do.convert(NAME, take, "low", 0, -1, ""), "seed: -1, expected"),
+        (lambda do, take: do.convert("nothing", take, "low", 0, 0, ""), "expected one of"),
+        (lambda do, take: do.edit(NAME, page.CUT, 2, take, 9, 9, None, 0, 1), "frames 9 to 9"),
+        (lambda do, take: do.edit(NAME, page.SWAP, 2, take, 1, 9, None, 0, 1), "no second"),
+        (lambda do, take: do.edit(NAME, page.REPEAT, 20, take, 0, 37, None, 0, 1), "at most 2 s"),
+        (lambda do, take: do.read_sample("/etc/passwd", NAME), "expected one of"),
+    ],
+)
+def test_what_cannot_be_is_a_line_on_the_page(
+    work: Callable[[page.Handlers, object], object],
+    line: str,
+    do: page.Handlers,
+    recording: Path,
+) -> None:
+    take = do.read(str(recording), NAME)[0]
+    with pytest.raises(gradio.Error) as caught:
+        page.in_words(lambda: work(do, take))()
+    assert line in caught.value.message
+    assert "Traceback" not in caught.value.message
+
+
+def test_a_mistake_of_the_package_is_described_to_its_server_alone(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(gradio.Error) as caught:
+        page.in_words(lambda: 1 // 0)()
+    assert "ZeroDivisionError" not in caught.value.message
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_lines_are_no_markup() -> None:
+    def work() -> None:
+        raise page.UserInputError("<b>.wav: empty")
+
+    with pytest.raises(gradio.Error) as caught:
+        page.in_words(work)()
+    assert caught.value.message == "&lt;b&gt;.wav: empty"
+
+
+def test_another_codec_is_encoded_anew(do: page.Handlers, recording: Path) -> None:
+    take = do.read(str(recording), NAME)[0]
+    speaker, shift, _, again, *_ = do.choose_decoder("other", take)
+    assert [name for _, name in speaker["choices"]] == ["low", "high"]
+    assert "about 122 Hz" in speaker["choices"][0][0]
+    assert shift["visible"]
+    assert again is take
+
+
+@pytest.mark.slow  # gradio's server takes seconds to start
+def test_it_is_served_from_loopback_and_leaves_nothing(
+    model: SpeechModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
+    until, addresses = threading.Event(), []
+
+    def ready(address: str) -> None:
+        addresses.append(address)
+        with urllib.request.urlopen(address) as answer:
+            text = answer.read().decode()
+        assert "vqwave" in text
+        assert "fonts.googleapis" not in text
+        port = int(re.findall(r":(\d+)", address)[0])
+        with pytest.raises(OSError):
+            socket.create_connection((_own_address(), port), timeout=2).close()
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(f"{address}gradio_api/file=/etc/passwd")
+        until.set()
+
+    server.serve(Models({NAME: model}, {}), page.Limits(), ready=ready, until=until)
+    assert addresses[0].startswith("http://127.0.0.1:")
+    assert not list(tmp_path.iterdir())
+
+
+def _own_address() -> str:
+    """An address of this machine other than loopback; skips where there is none."""
+    addresses = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)}
+    others = [each for each in addresses if not each.startswith("127.") and ":" not in each]
+    if not others:
+        pytest.skip("this machine has no address but loopback")
+    return others[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nowhere"], "nowhere: no such model"),
+        (["--port", "0"], "--port 0: expected a number above 0"),
+        (["--max-seconds", "-3"], "--max-seconds -3.0: expected a number above 0"),
+        (["--max-seconds", "nan"], "expected a finite number"),
+    ],
+)
+def test_the_command_refuses_in_a_line(
+    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["app", *arguments])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert line in error
+    assert error.count("\n") == 1
+
+
+def test_a_port_in_use_is_a_line(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit) as ended:
+            main(["app", str(model_folder), "--port", str(port)])
+    assert ended.value.code == 2
+    assert f"127.0.0.1:{port}: cannot be served" in capsys.readouterr().err

@@ -1,0 +1,163 @@
+"""What a visitor works with: files in, codes, voices and sounds out; every refusal is a line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from vqwave import audio
+from vqwave.app import session
+from vqwave.app.models import Models, summary, voices
+from vqwave.app.samples import TITLES, sample
+from vqwave.app.session import Take, Voice
+from vqwave.codes import to_bytes
+from vqwave.decode.sampling import Sampling
+from vqwave.errors import UserInputError
+from vqwave.inference.speech_model import SpeechModel
+
+
+@pytest.fixture(scope="module")
+def take(model: SpeechModel, recording: Path) -> Take:
+    return session.read_take(model, recording, 10.0)
+
+
+# not compiled: small models take longer to compile than to decode
+SLOW = Sampling(backend="reference")
+
+
+def ignore(share: float) -> None:
+    pass
+
+
+def test_a_recording_is_read_and_encoded(model: SpeechModel, take: Take) -> None:
+    assert (take.name, take.rate, len(take.wave)) == ("rising", 8000, 5840)
+    assert to_bytes(take.coded) == to_bytes(model.encode(take.wave, take.rate))
+
+
+def test_a_longer_recording_is_refused_by_its_header(
+    model: SpeechModel, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "encode", lambda *_: pytest.fail("it was encoded"))
+    with pytest.raises(UserInputError, match=r"^rising.wav: 0.7 s, expected at most 0.5 s$"):
+        session.read_take(model, recording, 0.5)
+
+
+@pytest.mark.parametrize("content", [b"", b"no sound", b"RIFF\0\0\0\0WAVE"])
+def test_a_bad_file_is_named_without_its_folder(
+    content: bytes, model: SpeechModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "notes.wav"
+    path.write_bytes(content)
+    with pytest.raises(UserInputError) as caught:
+        session.read_take(model, path, 10.0)
+    assert str(caught.value).startswith("notes.wav: ")
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_silence_is_named(model: SpeechModel, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "quiet.wav", np.zeros(4000), 8000)
+    with pytest.raises(UserInputError, match=r"^quiet.wav: the recording is silent"):
+        session.read_take(model, tmp_path / "quiet.wav", 10.0)
+
+
+def test_edits_are_kept_and_undone(take: Take) -> None:
+    shorter = take.edited(take.coded.cut(0, 8), 10.0)
+    assert shorter.coded.codes.shape[1] == 8
+    assert shorter.source is take.source
+    assert shorter.undone().coded is take.coded
+    with pytest.raises(UserInputError, match="no edit to undo"):
+        take.undone()
+    with pytest.raises(UserInputError, match=r"0.7 s, expected at most 0.5 s"):
+        take.edited(take.coded, 0.5)
+
+
+def test_another_codec_encodes_anew_and_drops_edits(model: SpeechModel, take: Take) -> None:
+    edited = take.edited(take.coded.cut(0, 8), 10.0)
+    assert session.recoded(model, edited) is edited
+    foreign = replace(edited, source=replace(take.source, fingerprint="0" * 16))
+    again = session.recoded(model, foreign)
+    assert not again.edits
+    assert to_bytes(again.coded) == to_bytes(take.coded)
+
+
+def test_trained_voices_alone_are_offered(model: SpeechModel) -> None:
+    assert voices(model) == ["low", "high"]
+
+
+def test_versions_are_at_one_level(model: SpeechModel, brief: Path) -> None:
+    take, shares = session.read_take(model, brief, 10.0), []
+    recorded, sounds = session.versions(model, take, Voice("high", -2.0, SLOW), shares.append)
+    assert [sound.title for sound in sounds] == [
+        f"reconstruction, nearest voice {session.nearest_voice(model, take)}",
+        "conversion to high, −2 semitones",
+    ]
+    levels = [audio.level_db(sound.wave) for sound in (recorded, *sounds)]
+    assert np.ptp(levels) < 0.1
+    assert {len(sound.wave) for sound in (recorded, *sounds)} == {800}
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+def test_a_conversion_is_that_of_the_model(model: SpeechModel, brief: Path) -> None:
+    take = session.read_take(model, brief, 10.0)
+    sampling = replace(SLOW, temperature=0.5, seed=7)
+    voice = Voice("high", 3.0, sampling)
+    sound = session.decoded(model, take.coded, voice, "x", ignore)
+    own = model.convert(
+        take.wave, take.rate, speaker="high", shift_semitones=3.0, sampling=sampling
+    )
+    assert np.array_equal(sound.wave, audio.normalise_level(own.numpy(), model.level_db))
+
+
+@pytest.mark.parametrize(
+    ("voice", "complaint"),
+    [
+        (Voice("nobody"), "speaker 'nobody': not among"),
+        (Voice("low", 99.0), "expected at most 48"),
+    ],
+)
+def test_a_voice_that_cannot_be_is_a_line(
+    voice: Voice, complaint: str, model: SpeechModel, take: Take
+) -> None:
+    with pytest.raises(UserInputError, match=re.escape(complaint)):
+        session.decoded(model, take.coded, voice, "x", ignore)
+
+
+def test_what_comes_along_is_short_speech(model: SpeechModel) -> None:
+    for title in TITLES:
+        assert 0.3 < session.read_take(model, sample(title), 10.0).coded.seconds < 5.0
+    with pytest.raises(UserInputError, match="expected one of"):
+        sample("../../etc/passwd")
+
+
+def test_models_of_a_page(model_folder: Path) -> None:
+    models = Models.load([str(model_folder), "fsdd-prior"])
+    assert list(models.decoders) == [str(model_folder)]
+    assert list(models.priors) == ["fsdd-prior"]
+    assert summary("small", models.decoder(str(model_folder))).startswith("small: 8 kHz")
+    with pytest.raises(UserInputError, match="expected one of"):
+        models.decoder("speech")
+    assert list(Models.load(["fsdd-prior"]).decoders) == ["fsdd-prior"]
+
+
+def test_a_recording_of_a_trained_speaker_has_that_nearest_voice() -> None:
+    student = SpeechModel.load("fsdd-student")
+    for title, name in (("“seven”", "theo"), ("“three”", "lucas")):
+        take = session.read_take(student, sample(title), 10.0)
+        assert session.nearest_voice(student, take) == name
+
+
+@pytest.mark.slow  # it decodes with the shipped models, whose kernels may have to be compiled
+def test_a_word_is_said_and_converted() -> None:
+    models = Models.load(["fsdd-student", "fsdd-prior"])
+    take = session.say(models.prior("fsdd-prior"), {"speaker": "theo", "text": "7"})
+    student = models.decoder("fsdd-student")
+    assert session.recoded(student, take) is take
+    recorded, sounds = session.versions(student, take, Voice("george"), ignore)
+    assert take.name == "7"
+    assert 0.1 < recorded.seconds == sounds[1].seconds

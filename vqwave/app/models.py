@@ -1,0 +1,85 @@
+"""The models of a page: what is decoded by, and what is said by a prior."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vqwave.errors import UserInputError, under
+from vqwave.inference.speech_model import SpeechModel
+from vqwave.models import Student
+
+SHIPPED = ("speech", "speech-student", "fsdd", "fsdd-student", "fsdd-prior")
+
+
+@dataclass(frozen=True)
+class Models:
+    """Decoders and priors by name, in the order given; what has a prior only says words, unless
+    there is nothing else.
+    """
+
+    decoders: dict[str, SpeechModel]
+    priors: dict[str, SpeechModel]
+
+    @classmethod
+    def load(cls, names: Sequence[str] = SHIPPED, device: str = "cpu") -> Models:
+        """Run folders, model folders, names of shipped models.
+
+        Raises UserInputError for a model that has no codes, or needs more than a voice.
+        """
+        loaded = {name: SpeechModel.load(name, device) for name in names}
+        for name, model in loaded.items():
+            with under(name):
+                _check(model)
+        priors = {name: model for name, model in loaded.items() if model.prior is not None}
+        decoders = {name: model for name, model in loaded.items() if model.prior is None}
+        return cls(decoders or priors, priors)
+
+    def decoder(self, name: str) -> SpeechModel:
+        """Raises UserInputError for a name that a page does not offer."""
+        return _named(self.decoders, name)
+
+    def prior(self, name: str) -> SpeechModel:
+        """Raises UserInputError for a name that a page does not offer."""
+        return _named(self.priors, name)
+
+
+def _named(models: dict[str, SpeechModel], name: str) -> SpeechModel:
+    if name not in models:
+        raise UserInputError(f"model {name!r}: expected one of {', '.join(models)}")
+    return models[name]
+
+
+def _check(model: SpeechModel) -> None:
+    _ = model.fingerprint  # raises for a model without codes
+    if not model.card.about.get("speaks", True):
+        raise UserInputError("has codes alone, expected a model with a trained decoder")
+    others = sorted(set(model.decoder.conditioner.labels) - {"speaker"})
+    if others:
+        raise UserInputError(f"is conditioned on {', '.join(others)}, expected a speaker alone")
+
+
+def voices(model: SpeechModel) -> list[str]:
+    """The speakers that a decoder was trained on; none where it has one voice."""
+    if "speaker" not in model.decoder.conditioner.labels:
+        return []
+    untrained = set(model.card.about.get("unheard", {}).get("speaker", ()))
+    return [name for name in model.speakers if name not in untrained]
+
+
+def summary(name: str, model: SpeechModel) -> str:
+    """A decoder in a few words, for a list of them."""
+    way = "in one pass" if isinstance(model.decoder, Student) else "sample by sample"
+    rate = model.card.about.get("bit_rate")
+    bits = f", {rate:.0f} bit/s" if rate else ""
+    return f"{name}: {model.sample_rate / 1000:g} kHz{bits}, {way}"
+
+
+def described_voices(model: SpeechModel) -> list[tuple[str, str]]:
+    """Each of `voices` as (text, name); the text has its mean F0 where the model knows it."""
+    melody = model.kind.melody
+    if melody is None:
+        return [(name, name) for name in voices(model)]
+    mean = dict(zip(model.speakers, melody.voices[:, 0].tolist(), strict=True))
+    return [(f"{name}, about {100 * math.exp(mean[name]):.0f} Hz", name) for name in voices(model)]

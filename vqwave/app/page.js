@@ -1,0 +1,39 @@
+// One sound at a time; a line that runs over its pictures, where a click moves it; files saved without the server.
+"use strict";
+(() => {
+  const within = (event, place) => (event.target instanceof Element ? event.target.closest(place) : null);
+
+  const follow = (card, audio) => {
+    card.classList.add("vq-playing");
+    card.querySelector(".vq-head").style.left = `${(100 * audio.currentTime) / (audio.duration || 1)}%`;
+    if (!audio.paused) requestAnimationFrame(() => follow(card, audio));
+  };
+  document.addEventListener("play", (event) => {
+    for (const other of document.querySelectorAll("audio")) if (other !== event.target) other.pause();
+    const card = within(event, ".vq-card");
+    if (card) follow(card, event.target);
+  }, true);
+  document.addEventListener("seeked", (event) => {
+    const card = within(event, ".vq-card");
+    if (card) follow(card, event.target);
+  }, true);
+  document.addEventListener("click", (event) => {
+    const lanes = within(event, ".vq-lanes");
+    if (lanes) {
+      const audio = lanes.closest(".vq-card").querySelector("audio"), box = lanes.getBoundingClientRect();
+      audio.currentTime = ((event.clientX - box.left) / box.width) * (audio.duration || 0);
+      audio.play();
+    }
+    const link = within(event, "a.vq-save");
+    if (link && link.href.startsWith("data:")) { // browsers limit the length of what a link may save
+      event.preventDefault();
+      const [head, body] = link.href.split(",");
+      const bytes = Uint8Array.from(atob(body), (letter) => letter.charCodeAt(0));
+      const saved = document.createElement("a");
+      saved.href = URL.createObjectURL(new Blob([bytes], { type: head.slice(5).split(";")[0] }));
+      saved.download = link.download;
+      saved.click();
+      setTimeout(() => URL.revokeObjectURL(saved.href), 60000);
+    }
+  }, true);
+})();

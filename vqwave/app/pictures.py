@@ -1,0 +1,174 @@
+"""A sound as HTML: waveform, spectrogram and F0 above a player; codes as a strip of colours.
+
+Everything is part of the text: pictures and sound are data URIs, so that no other file is asked
+for.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import soundfile
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from vqwave.app.editing import Span
+from vqwave.app.session import Sound, Take
+from vqwave.audio import Wave, level_db, to_int16
+from vqwave.codes import to_bytes
+from vqwave.names import file_name
+from vqwave.pitch_tracking import ten_milliseconds, track
+from vqwave.report.figures import data_uri, spectrogram, spectrum_db
+
+COLUMNS = 400  # of a waveform
+LOWEST_F0, HIGHEST_F0 = 60.0, 450.0  # Hz, of the picture
+GRID_F0 = (100, 200, 400)  # Hz
+GOLDEN = 137.508  # degrees: neighbouring codes differ in hue
+
+
+def cards(sounds: Sequence[Sound], name: str) -> Markup:
+    """Players with their pictures, next to each other; one scale of time and of power.
+
+    name: of the recording; the files that are saved begin with it.
+    """
+    if not sounds:
+        return Markup("")
+    spectra = [spectrum_db(sound.wave, sound.rate) for sound in sounds]
+    loudest = max(float(power.max()) for power in spectra)
+    longest = max(sound.seconds for sound in sounds)
+    inner = Markup("").join(
+        _card(sound, name, power, loudest, longest)
+        for sound, power in zip(sounds, spectra, strict=True)
+    )
+    return Markup('<div class="vq-cards">{}</div>').format(inner)
+
+
+def _card(
+    sound: Sound, name: str, power: NDArray[np.float64], loudest: float, longest: float
+) -> Markup:
+    level = f"{level_db(sound.wave):.0f} dBFS".replace("-", "−")
+    picture = data_uri(spectrogram(power, loudest), "image/jpeg")
+    parts = Markup(
+        '<figure class="vq-card"><figcaption><b>{title}</b>'
+        "<span>{seconds:.2f} s, {level}</span></figcaption>"
+        '<div class="vq-lanes" style="width:{width:.1f}%">{waveform}'
+        '<img class="vq-spectrum" src="{picture}" alt="spectrogram, 0 to {top:g} kHz">{f0}'
+        '<i class="vq-head"></i></div>'
+        '<audio controls preload="metadata" aria-label="{title}" src="{audio}"></audio>'
+        '<a class="vq-save" download="{file}" href="{audio}">save .wav</a></figure>'
+    )
+    return parts.format(
+        title=sound.title,
+        seconds=sound.seconds,
+        level=level,
+        width=100 * sound.seconds / longest,
+        waveform=_waveform(sound.wave),
+        picture=picture,
+        top=sound.rate / 2000,
+        f0=_pitch(sound.wave, sound.rate),
+        audio=data_uri(wav(sound), "audio/wav"),
+        file=file_name((name, sound.title), ".wav"),
+    )
+
+
+def wav(sound: Sound) -> bytes:
+    """The bytes of a WAV of 16 bits."""
+    file = io.BytesIO()
+    soundfile.write(file, to_int16(sound.wave), sound.rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+def _waveform(wave: Wave) -> Markup:
+    """Lowest and highest sample of each column."""
+    pieces = np.array_split(wave, min(COLUMNS, max(1, len(wave))))
+    peak = max(float(np.abs(wave).max(initial=0.0)), 1e-9)
+    strokes = (
+        f"M{x + 0.5:g} {20 - 19 * piece.max() / peak:.1f}V{20.4 - 19 * piece.min() / peak:.1f}"
+        for x, piece in enumerate(pieces)
+    )
+    return Markup(
+        '<svg class="vq-wave" viewBox="0 0 {} 40" preserveAspectRatio="none" role="img"'
+        ' aria-label="waveform"><path d="{}"/></svg>'
+    ).format(len(pieces), Markup("".join(strokes)))
+
+
+def _pitch(wave: Wave, rate: int) -> Markup:
+    """F0 over a logarithmic scale, a line for each voiced stretch."""
+    hop = ten_milliseconds(rate)
+    f0 = track(wave, rate, hop)
+    places = _height(np.where(f0 > 0, f0, LOWEST_F0))
+    voiced = np.flatnonzero(f0 > 0)
+    runs = np.split(voiced, np.flatnonzero(np.diff(voiced) > 1) + 1) if len(voiced) else []
+    lines = "".join(
+        "M" + "L".join(f"{frame} {places[frame]:.1f}" for frame in (*run, run[-1] + 0.9))
+        if len(run) == 1
+        else "M" + "L".join(f"{frame} {places[frame]:.1f}" for frame in run)
+        for run in runs
+    )
+    grid = "".join(f"M0 {_height(np.array(hz)):.1f}H{max(1, len(f0))}" for hz in GRID_F0)
+    labels = "".join(
+        f'<span style="top:{2.5 * float(_height(np.array(hz))):.0f}%">{hz}</span>' for hz in GRID_F0
+    )
+    return Markup(
+        '<div class="vq-f0"><svg viewBox="0 0 {} 40" preserveAspectRatio="none" role="img"'
+        ' aria-label="F0, {:g} to {:g} Hz"><path class="vq-grid" d="{}"/><path d="{}"/></svg>'
+        "{}</div>"
+    ).format(max(1, len(f0)), LOWEST_F0, HIGHEST_F0, Markup(grid), Markup(lines), Markup(labels))
+
+
+def _height(hz: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Where a frequency lies in a picture 40 units high."""
+    share = np.log(hz / LOWEST_F0) / np.log(HIGHEST_F0 / LOWEST_F0)
+    return 38 - 36 * np.clip(share, 0, 1)
+
+
+def strip(take: Take, span: Span | None = None) -> Markup:
+    """The codes of a recording, a row a book and one of pitch codes, frame after frame; the frames
+    of `span` are marked.
+    """
+    coded = take.coded
+    frames = coded.codes.shape[1]
+    rows = [(f"code of book {book}", row, 1) for book, row in enumerate(coded.codes.tolist())]
+    if coded.pitch is not None:
+        pitch = enumerate(coded.pitch.codes.tolist())
+        rows += [(f"pitch code of book {book}", row, coded.ratio) for book, row in pitch]
+    cells = [
+        f'<rect x="{frame * width}" y="{y}" width="{width}" height="1" fill="{_colour(code)}">'
+        f"<title>frame {frame * width}: {kind} {code}</title></rect>"
+        for y, (kind, row, width) in enumerate(rows)
+        for frame, code in enumerate(row)
+    ]
+    mark = Markup("")
+    if span is not None:
+        left, width = 100 * span[0] / frames, 100 * (span[1] - span[0]) / frames
+        mark = Markup(f'<i class="vq-mark" style="left:{left:.3f}%;width:{width:.3f}%"></i>')
+    facts = (
+        f"{frames} frames, {len({tuple(column) for column in coded.codes.T.tolist()})} different"
+        f" codes, {coded.seconds:.2f} s at {coded.bit_rate:.0f} bit/s"
+    )
+    return Markup(
+        '<figure class="vq-strip" data-frames="{}"><figcaption><b>codes of {}</b><span>{}</span>'
+        '<a class="vq-save" download="{}" href="{}">save .vqw</a></figcaption>'
+        '<div class="vq-codes" style="--rows:{}">'
+        '<svg viewBox="0 0 {} {}" preserveAspectRatio="none" shape-rendering="crispEdges"'
+        ' role="img" aria-label="{}">{}</svg>{}</div></figure>'
+    ).format(
+        frames,
+        take.name + (", edited" if take.edits else ""),
+        facts,
+        file_name(take.name, ".vqw"),
+        data_uri(to_bytes(coded), "application/octet-stream"),
+        len(rows),
+        frames,
+        len(rows),
+        f"codes of {take.name}",
+        Markup("".join(cells)),
+        mark,
+    )
+
+
+def _colour(code: int) -> str:
+    """A hue and lightness that are a code's own."""
+    return f"hsl({code * GOLDEN % 360:.0f} 62% {38 + 8 * (code % 4)}%)"

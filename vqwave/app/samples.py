@@ -1,0 +1,27 @@
+"""The recordings that come along.
+
+`juncture` and `toast` are sentences of LibriSpeech (CC BY 4.0; speakers 26 and 367), `seven` and
+`three` digits of the Free Spoken Digit Dataset (CC BY-SA 4.0; theo and lucas). None of them was
+trained on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vqwave.errors import UserInputError
+
+FOLDER = Path(__file__).parent / "sounds"
+TITLES = {
+    "a sentence, a man": "juncture",
+    "a sentence, a woman": "toast",
+    "“seven”": "seven",
+    "“three”": "three",
+}
+
+
+def sample(title: str) -> Path:
+    """The file of a title. Raises UserInputError."""
+    if title not in TITLES:
+        raise UserInputError(f"recording {title!r}: expected one of {', '.join(TITLES)}")
+    return FOLDER / f"{TITLES[title]}.ogg"

@@ -1,0 +1,219 @@
+"""What a visitor of the page works with: recordings as codes, voices, and sounds made of both.
+
+All values are immutable; nothing here depends on the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from vqwave import audio
+from vqwave.app.models import voices
+from vqwave.audio import Wave
+from vqwave.audio.streaming import Recording
+from vqwave.codes import CodeSequence
+from vqwave.decode.sampling import DEFAULT, Sampling
+from vqwave.distributed.torch_defaults import inference
+from vqwave.errors import UserInputError
+from vqwave.failures import about
+from vqwave.inference.speech_model import SpeechModel
+
+Progress = Callable[[float], object]
+"""Takes the share of the work that is done, 0 to 1."""
+
+HISTORY = 50  # edits that can be undone
+LONGEST_SAID = 5.0  # seconds of what a prior says
+
+
+@dataclass(frozen=True)
+class Take:
+    """A recording (T,) at `rate` Hz, its codes, and what each edit made of them."""
+
+    name: str
+    wave: Wave
+    rate: int
+    source: CodeSequence
+    edits: tuple[CodeSequence, ...] = ()
+
+    @property
+    def coded(self) -> CodeSequence:
+        """The codes after the last edit."""
+        return self.edits[-1] if self.edits else self.source
+
+    def edited(self, coded: CodeSequence, longest: float) -> Take:
+        """With other codes. Raises UserInputError for more than `longest` seconds of them."""
+        if coded.seconds > longest:
+            raise UserInputError(
+                f"edited codes: {coded.seconds:.1f} s, expected at most {longest:g} s"
+            )
+        return replace(self, edits=(*self.edits, coded)[-HISTORY:])
+
+    def undone(self) -> Take:
+        """Without the last edit. Raises UserInputError where there is none."""
+        if not self.edits:
+            raise UserInputError("there is no edit to undo")
+        return replace(self, edits=self.edits[:-1])
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How codes are decoded; `speaker` is None for a model of one voice.
+
+    A voice that is taken from a recording would be one more field.
+    """
+
+    speaker: str | None = None
+    shift_semitones: float = 0.0
+    sampling: Sampling = DEFAULT
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Something to play: (T,) at `rate` Hz, brought to the level of all sounds of its model."""
+
+    title: str
+    wave: Wave
+    rate: int
+
+    @property
+    def seconds(self) -> float:
+        return len(self.wave) / self.rate
+
+
+def read_take(model: SpeechModel, path: Path, longest: float) -> Take:
+    """A sound file, encoded.
+
+    Raises UserInputError that has the file's name alone, also for one of more than `longest`
+    seconds, of which nothing but the header is read.
+    """
+    try:
+        with about(path):
+            seconds = Recording.open(path).seconds
+            if seconds > longest:
+                raise UserInputError(f"{path}: {seconds:.1f} s, expected at most {longest:g} s")
+            wave, rate = audio.read(path)
+            return Take(path.stem, wave, rate, model.encode(wave, rate))
+    except UserInputError as error:  # the folder is the server's
+        raise UserInputError(str(error).replace(str(path), path.name)) from None
+
+
+def recoded(model: SpeechModel, take: Take) -> Take:
+    """The same for another model; codes of another codec are encoded anew, without any edits."""
+    if take.source.fingerprint == model.fingerprint:
+        return take
+    return replace(take, source=model.encode(take.wave, take.rate), edits=())
+
+
+def say(prior: SpeechModel, labels: Mapping[str, str], sampling: Sampling = DEFAULT) -> Take:
+    """Codes that a prior draws given labels, decoded by its own decoder.
+
+    sampling: its seed is that of the codes, too. Raises UserInputError.
+    """
+    assert prior.prior is not None  # `Models.priors` holds no others
+    drawn = prior.prior.draw(labels=labels, seed=sampling.seed, longest=LONGEST_SAID)[0]
+    if not drawn.samples:
+        raise UserInputError(f"seed {sampling.seed}: nothing was drawn, expected another seed")
+    speaker = drawn.speaker or next(iter(voices(prior)), None)
+    wave = prior.decode(drawn, speaker, sampling=sampling)
+    name = "-".join(value for label, value in labels.items() if label != "speaker")
+    return Take(name or "said", wave.numpy(), prior.sample_rate, drawn.as_speaker(None))
+
+
+def original(model: SpeechModel, take: Take) -> Sound:
+    """The recording as the model takes it: at its rate and level."""
+    wave = model.prepare(take.wave, take.rate).cpu().numpy()
+    return Sound("recording", wave, model.sample_rate)
+
+
+def decoded(
+    model: SpeechModel, coded: CodeSequence, voice: Voice, title: str, progress: Progress
+) -> Sound:
+    """Codes in a voice. Raises UserInputError."""
+    done = 0
+
+    def count(samples: int) -> None:
+        nonlocal done
+        done += samples
+        progress(min(1.0, done / max(1, coded.samples)))
+
+    wave = model.decode(
+        coded,
+        voice.speaker,
+        shift_semitones=voice.shift_semitones if model.kind.melody is not None else 0.0,
+        sampling=voice.sampling,
+        progress=count,
+    )
+    level = audio.normalise_level(wave.cpu().numpy(), model.level_db)
+    return Sound(title, level, model.sample_rate)
+
+
+def versions(
+    model: SpeechModel, take: Take, voice: Voice, progress: Progress
+) -> tuple[Sound, list[Sound]]:
+    """The recording; its codes in the nearest voice, and in the voice that was chosen.
+
+    One of the two where a model has one voice.
+    """
+    _check(model, voice)  # before anything is decoded
+    what = "edited codes" if take.edits else "reconstruction"
+    own = Voice(nearest_voice(model, take), sampling=voice.sampling)
+    wanted = [(f"{what}, nearest voice {own.speaker}" if own.speaker else what, own)]
+    if voice.speaker is not None:
+        wanted.append((f"conversion to {_in_words(voice)}", voice))
+    elif voice.shift_semitones:
+        wanted = [(f"{what}{_shifted(voice)}", voice)]
+
+    def part(index: int) -> Progress:
+        return lambda share: progress((index + share) / len(wanted))
+
+    sounds = [
+        decoded(model, take.coded, each, title, part(index))
+        for index, (title, each) in enumerate(wanted)
+    ]
+    return original(model, take), sounds
+
+
+def _check(model: SpeechModel, voice: Voice) -> None:
+    """Raises UserInputError for a voice that the model does not have."""
+    model.given.voice(voice.speaker, {}, None)
+    if model.kind.melody is not None:
+        model.given.shift(voice.shift_semitones)
+
+
+def _in_words(voice: Voice) -> str:
+    return f"{voice.speaker}{_shifted(voice)}"
+
+
+def _shifted(voice: Voice) -> str:
+    shift = voice.shift_semitones
+    return f", {shift:+g} semitones".replace("-", "−") if shift else ""
+
+
+@inference()
+def nearest_voice(model: SpeechModel, take: Take) -> str | None:
+    """The trained speaker in whose voice the spectral decoder comes nearest to a recording.
+
+    The distance is the mean squared error of the standardised frames that it predicts from the
+    recording's codes. None for a model of one voice; the first speaker where there is no spectral
+    decoder.
+    """
+    names, codec = voices(model), model.kind.codec
+    spectral = None if codec is None else codec.spectral_decoder
+    if codec is None or spectral is None or len(names) < 2:
+        return next(iter(names), None)
+    x, coded = model.prepare(take.wave, take.rate), take.source
+    z = codec.quantizer.decode(coded.codes[None].to(model.device))
+    pitch_codes = None if coded.pitch is None else coded.pitch.codes[None].to(model.device)
+    padded = torch.nn.functional.pad(x, (0, coded.codes.shape[1] * coded.hop - len(x)))
+    frames = spectral.frontend(padded[None])
+
+    def distance(name: str) -> float:
+        labels = model.given.voice(name, {}, None)
+        pitch = codec.pitch(pitch_codes, labels, z.shape[-1])
+        return float((spectral(z, labels, None, pitch) - frames).square().mean())
+
+    return min(names, key=distance)
