@@ -30,7 +30,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 pytestmark = pytest.mark.slow  # server, browser and kernels take seconds each to start
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-PATIENCE = 240_000  # ms: kernels may be compiled
+PATIENCE = 600_000  # ms: kernels may be compiled
 SECONDS = 3.0  # of what is recorded
 
 

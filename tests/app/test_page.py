@@ -41,7 +41,7 @@ def test_a_recording_is_shown_with_its_codes(do: page.Handlers, recording: Path)
 
 def test_a_conversion_is_three_players_and_files(do: page.Handlers, brief: Path) -> None:
     take = do.read(str(brief), NAME)[0]
-    sounds, note = do.convert(NAME, take, "high", 2.0, 0, "0.5")
+    sounds, note = do.convert(NAME, take, "high", 2.0, None, 0, "0.5")
     assert sounds.count("<audio") == sounds.count('class="vq-spectrum"') == 3
     assert re.findall(r'download="([^"]*)"', sounds)[2] == (
         "brief.conversion to high, +2 semitones.wav"
@@ -54,7 +54,7 @@ def test_names_of_visitors_are_no_markup(do: page.Handlers, brief: Path) -> None
     path = brief.with_name("<img src=x onerror=alert(1)>.wav")
     path.write_bytes(brief.read_bytes())
     take, strip, sounds, *_ = do.read(str(path), NAME)
-    assert "<img src=x" not in strip + sounds + do.convert(NAME, take, "low", 0, 0, "")[0]
+    assert "<img src=x" not in strip + sounds + do.convert(NAME, take, "low", 0, None, 0, "")[0]
 
 
 @pytest.mark.parametrize(
@@ -81,13 +81,13 @@ def test_edits_and_their_undoing(
 @pytest.mark.parametrize(
     ("work", "line"),
     [
-        (lambda do, take: do.convert(NAME, None, "low", 0, 0, ""), "no recording yet"),
-        (lambda do, take: do.convert(NAME, take, "low", 0, 0, "warm"), "expected a number"),
-        (lambda do, take: do.convert(NAME, take, "low", 99, 0, ""), "expected at most 48"),
-        (lambda do, take: do.convert(NAME, take, "low", 0, 0, "-1"), "temperature"),
-        (lambda do, take: do.convert(NAME, take, "low", 0, None, ""), "seed: None, expected"),
-        (lambda do, take: do.convert(NAME, take, "low", 0, -1, ""), "seed: -1, expected"),
-        (lambda do, take: do.convert("nothing", take, "low", 0, 0, ""), "expected one of"),
+        (lambda do, take: do.convert(NAME, None, "low", 0, None, 0, ""), "no recording yet"),
+        (lambda do, take: do.convert(NAME, take, "low", 0, None, 0, "warm"), "expected a number"),
+        (lambda do, take: do.convert(NAME, take, "low", 99, None, 0, ""), "expected at most 48"),
+        (lambda do, take: do.convert(NAME, take, "low", 0, None, 0, "-1"), "temperature"),
+        (lambda do, take: do.convert(NAME, take, "low", 0, None, None, ""), "seed: None, expected"),
+        (lambda do, take: do.convert(NAME, take, "low", 0, None, -1, ""), "seed: -1, expected"),
+        (lambda do, take: do.convert("nothing", take, "low", 0, None, 0, ""), "expected one of"),
         (lambda do, take: do.edit(NAME, page.CUT, 2, take, 9, 9, None, 0, 1), "frames 9 to 9"),
         (lambda do, take: do.edit(NAME, page.SWAP, 2, take, 1, 9, None, 0, 1), "no second"),
         (lambda do, take: do.edit(NAME, page.REPEAT, 20, take, 0, 37, None, 0, 1), "at most 2 s"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vqwave.errors import UserInputError, under
+from vqwave.inference.reference_voice import takes_vectors
 from vqwave.inference.speech_model import SpeechModel
 from vqwave.models import Student
 
@@ -61,11 +62,11 @@ def _check(model: SpeechModel) -> None:
 
 
 def voices(model: SpeechModel) -> list[str]:
-    """The speakers that a decoder was trained on; none where it has one voice."""
-    if "speaker" not in model.decoder.conditioner.labels:
-        return []
-    untrained = set(model.card.about.get("unheard", {}).get("speaker", ()))
-    return [name for name in model.speakers if name not in untrained]
+    """The speakers that a decoder was trained on, or has vectors of; none if it has one voice."""
+    if "speaker" in model.decoder.conditioner.labels:
+        untrained = set(model.card.about.get("unheard", {}).get("speaker", ()))
+        return [name for name in model.speakers if name not in untrained]
+    return list(model.voices.names) if takes_vectors(model) and model.voices is not None else []
 
 
 def summary(name: str, model: SpeechModel) -> str:
@@ -78,8 +79,9 @@ def summary(name: str, model: SpeechModel) -> str:
 
 def described_voices(model: SpeechModel) -> list[tuple[str, str]]:
     """Each of `voices` as (text, name); the text has its mean F0 where the model knows it."""
-    melody = model.kind.melody
+    melody, names = model.kind.melody, voices(model)
     if melody is None:
-        return [(name, name) for name in voices(model)]
-    mean = dict(zip(model.speakers, melody.voices[:, 0].tolist(), strict=True))
-    return [(f"{name}, about {100 * math.exp(mean[name]):.0f} Hz", name) for name in voices(model)]
+        return [(name, name) for name in names]
+    means = dict(zip(model.speakers, melody.voices[:, 0].tolist(), strict=True))
+    hertz = {name: 100 * math.exp(means[name]) for name in names}
+    return [(f"{name}, about {hertz[name]:.0f} Hz", name) for name in names]

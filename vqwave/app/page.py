@@ -16,7 +16,7 @@ from vqwave import inputs
 from vqwave.app import editing, pictures, session
 from vqwave.app.models import Models, described_voices, summary
 from vqwave.app.samples import TITLES, sample
-from vqwave.app.session import Take, Voice
+from vqwave.app.session import Recording, Take, Voice
 from vqwave.decode.backend import choose
 from vqwave.decode.sampling import DEFAULT, Sampling
 from vqwave.errors import UserInputError, under
@@ -128,11 +128,10 @@ class Handlers:
     def convert(self, decoder: str, take: Take | None, *voice: Any) -> list[Update]:  # noqa: ANN401
         """sounds, note: what was recorded, its codes in the nearest voice, and in the chosen.
 
-        voice: speaker, shift, seed, and the temperature as a text.
+        voice: speaker, shift, the recording of a voice, seed, and the temperature as a text.
         """
-        speaker, shift, seed, temperature = voice
-        sampling = self._sampling(seed, _temperature(temperature))
-        chosen = Voice(speaker, shift, sampling)
+        speaker, shift, like, seed, temperature = voice
+        chosen = Voice(speaker, shift, self._sampling(seed, _temperature(temperature)), like)
         known, model, progress = self._needed(take), self.models.decoder(decoder), gr.Progress()
         progress(0.0, desc="decoding" if decoder in self.compiled else COMPILING)
 
@@ -182,6 +181,10 @@ class Handlers:
         """The same of one that comes along, which the second recorder shows, too."""
         path = str(sample(title))
         return [path, *self.read_other(path, decoder)]
+
+    def read_like(self, path: str | None) -> Recording | None:
+        """The recording of a voice."""
+        return None if path is None else session.read_recording(Path(path), self.limits.seconds)
 
     def show_other(self, take: Take | None) -> list[Update]:
         """other, its strip, first, last."""
@@ -239,6 +242,7 @@ class Layout:
         ) as self.blocks:
             self.take = gr.State(None, time_to_live=3600)
             self.other = gr.State(None, time_to_live=3600)
+            self.like = gr.State(None, time_to_live=3600)
             gr.HTML(TITLE, elem_classes="vq-title")
             with gr.Row():
                 with gr.Column(scale=2, min_width=300):
@@ -289,7 +293,14 @@ class Layout:
             visible=bool(names),
             elem_id="speaker",
         )
-        # a voice taken from a reference recording is chosen here
+        with gr.Accordion("or a voice like that of a recording", open=False):
+            self.like_audio = gr.Audio(
+                sources=["upload", "microphone"],
+                type="filepath",
+                label="Whose voice",
+                buttons=[],
+                editable=False,
+            )
         self.shift = gr.Slider(
             -12,
             12,

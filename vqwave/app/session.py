@@ -5,16 +5,18 @@ All values are immutable; nothing here depends on the page.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from vqwave import audio
 from vqwave.app.models import voices
 from vqwave.audio import Wave
-from vqwave.audio.streaming import Recording
+from vqwave.audio.streaming import Recording as SoundFile
 from vqwave.codes import CodeSequence
 from vqwave.decode.sampling import DEFAULT, Sampling
 from vqwave.distributed.torch_defaults import inference
@@ -59,16 +61,32 @@ class Take:
         return replace(self, edits=self.edits[:-1])
 
 
+class Recording(NamedTuple):
+    """(T,) at `rate` Hz, as it was read."""
+
+    name: str
+    wave: Wave
+    rate: int
+
+
 @dataclass(frozen=True)
 class Voice:
     """How codes are decoded; `speaker` is None for a model of one voice.
 
-    A voice that is taken from a recording would be one more field.
+    like: a recording whose voice is taken, whoever `speaker` is.
     """
 
     speaker: str | None = None
     shift_semitones: float = 0.0
     sampling: Sampling = DEFAULT
+    like: Recording | None = None
+
+    @property
+    def title(self) -> str:
+        """Whose it is, and by how much it is moved; empty where there is nothing to choose."""
+        whose = f"a voice like {self.like.name}" if self.like else self.speaker or ""
+        shift = f"{self.shift_semitones:+g} semitones".replace("-", "−")
+        return ", ".join(filter(None, [whose, shift if self.shift_semitones else ""]))
 
 
 @dataclass(frozen=True)
@@ -84,21 +102,34 @@ class Sound:
         return len(self.wave) / self.rate
 
 
-def read_take(model: SpeechModel, path: Path, longest: float) -> Take:
-    """A sound file, encoded.
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """UserInputErrors within name a file, without the folder, which is the server's."""
+    try:
+        with about(path):
+            yield
+    except UserInputError as error:
+        raise UserInputError(str(error).replace(str(path), path.name)) from None
+
+
+def read_recording(path: Path, longest: float) -> Recording:
+    """A sound file.
 
     Raises UserInputError that has the file's name alone, also for one of more than `longest`
     seconds, of which nothing but the header is read.
     """
-    try:
-        with about(path):
-            seconds = Recording.open(path).seconds
-            if seconds > longest:
-                raise UserInputError(f"{path}: {seconds:.1f} s, expected at most {longest:g} s")
-            wave, rate = audio.read(path)
-            return Take(path.stem, wave, rate, model.encode(wave, rate))
-    except UserInputError as error:  # the folder is the server's
-        raise UserInputError(str(error).replace(str(path), path.name)) from None
+    with _about(path):
+        seconds = SoundFile.open(path).seconds
+        if seconds > longest:
+            raise UserInputError(f"{path}: {seconds:.1f} s, expected at most {longest:g} s")
+        return Recording(path.stem, *audio.read(path))
+
+
+def read_take(model: SpeechModel, path: Path, longest: float) -> Take:
+    """The same, encoded."""
+    name, wave, rate = read_recording(path, longest)
+    with _about(path):
+        return Take(name, wave, rate, model.encode(wave, rate))
 
 
 def recoded(model: SpeechModel, take: Take) -> Take:
@@ -142,7 +173,8 @@ def decoded(
 
     wave = model.decode(
         coded,
-        voice.speaker,
+        None if voice.like else voice.speaker,
+        like=None if voice.like is None else (voice.like.wave, voice.like.rate),
         shift_semitones=voice.shift_semitones if model.kind.melody is not None else 0.0,
         sampling=voice.sampling,
         progress=count,
@@ -154,43 +186,27 @@ def decoded(
 def versions(
     model: SpeechModel, take: Take, voice: Voice, progress: Progress
 ) -> tuple[Sound, list[Sound]]:
-    """The recording; its codes in the nearest voice, and in the voice that was chosen.
+    """The recording; its codes in the voice that was chosen, and before it in the nearest.
 
-    One of the two where a model has one voice.
+    Of a model of one voice there is no nearest one. Raises UserInputError.
     """
-    _check(model, voice)  # before anything is decoded
-    what = "edited codes" if take.edits else "reconstruction"
-    own = Voice(nearest_voice(model, take), sampling=voice.sampling)
-    wanted = [(f"{what}, nearest voice {own.speaker}" if own.speaker else what, own)]
-    if voice.speaker is not None:
-        wanted.append((f"conversion to {_in_words(voice)}", voice))
-    elif voice.shift_semitones:
-        wanted = [(f"{what}{_shifted(voice)}", voice)]
+    what, nearest = "edited codes" if take.edits else "reconstruction", nearest_voice(model, take)
+    if nearest is None and voice.like is None:
+        wanted = [(", ".join(filter(None, [what, voice.title])), voice)]
+    else:
+        own = Voice(nearest, sampling=voice.sampling)
+        title = f"{what}, nearest voice {nearest}" if nearest else what
+        wanted = [(title, own), (f"conversion to {voice.title}", voice)]
 
     def part(index: int) -> Progress:
         return lambda share: progress((index + share) / len(wanted))
 
+    # the chosen voice first: what is wrong is wrong with that one
     sounds = [
         decoded(model, take.coded, each, title, part(index))
-        for index, (title, each) in enumerate(wanted)
+        for index, (title, each) in enumerate(reversed(wanted))
     ]
-    return original(model, take), sounds
-
-
-def _check(model: SpeechModel, voice: Voice) -> None:
-    """Raises UserInputError for a voice that the model does not have."""
-    model.given.voice(voice.speaker, {}, None)
-    if model.kind.melody is not None:
-        model.given.shift(voice.shift_semitones)
-
-
-def _in_words(voice: Voice) -> str:
-    return f"{voice.speaker}{_shifted(voice)}"
-
-
-def _shifted(voice: Voice) -> str:
-    shift = voice.shift_semitones
-    return f", {shift:+g} semitones".replace("-", "−") if shift else ""
+    return original(model, take), sounds[::-1]
 
 
 @inference()
