@@ -119,6 +119,8 @@ def test_part() -> None:
 @pytest.mark.slow  # a training, however short, takes many seconds to start
 def test_train(digits: list) -> None:
     recordings(digits, "recordings")
+    for path in Path("recordings").rglob("*.txt"):  # two sentences are too few for three splits
+        path.unlink()
     run("train.md")
     assert Path("bob.wav").is_file()
     assert Path("try/README.md").read_text().startswith("---\nlibrary_name: vqwave\n")
