@@ -20,6 +20,7 @@ from vqwave.distributions import Gaussian
 from vqwave.errors import UserInputError
 from vqwave.export import graphs
 from vqwave.features import LogMelSpec
+from vqwave.inference.model_files import stored_rows
 from vqwave.inference.model_folder import ModelCard, load_trained, save_trained
 from vqwave.models import ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.models.melody import Melody
@@ -336,6 +337,7 @@ def test_a_folder_stands_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str
         "model.safetensors",
         "config.json",
         "README.md",
+        "description.json",
     }
     before, after = load_trained(model).model.state_dict(), load(out).model.state_dict()
     assert before.keys() == after.keys()
@@ -354,6 +356,9 @@ def test_a_half_folder_takes_half_the_bytes(tmp_path: Path) -> None:
     for name, value in before.items():
         assert after[name].dtype == value.dtype
         torch.testing.assert_close(after[name], value.half().to(value.dtype))
+    described = stored_rows(out)
+    assert described is not None
+    assert load(out).fingerprint in described["codes"]  # of the rounded weights
     whole, half = ((folder / "model.safetensors").stat().st_size for folder in (model, out))
     assert half < 0.75 * whole  # the header with the names is as long
 
