@@ -142,9 +142,11 @@ def test_conversions_beside_a_perfect_converter(
 
     monkeypatch.setattr(SystemOutputs, "_decoded", decoded)
     with pytest.warns(Note):
-        found = figures(
-            evaluate(place / "vqvae", place / "corpus", replace(SETTINGS, only=("converted",)))
-        )
+        result = evaluate(place / "vqvae", place / "corpus", replace(SETTINGS, only=("converted",)))
+    found = figures(result)
+    (similarity,) = (each for each in result.matrices if each.key == "converted.similarity.model")
+    assert similarity.rows == similarity.columns == sorted(PITCHES)
+    assert similarity.values == [[None, 1.0], [1.0, None]]
     assert found["converted.target"]["model"].value == 1
     assert found["converted.source"]["model"].value == 0
     assert found["converted.nearer"]["model"].value == 100

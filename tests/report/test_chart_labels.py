@@ -13,7 +13,7 @@ from vqwave.report.figures import BOTTOM, HEIGHT, WIDTH, Line, chart
 
 pytest.importorskip("matplotlib")
 WIDE, HIGH = 5.9, 10.0  # of a character at 11 px: at most, and of its body
-TEXT = re.compile(r'<text class="(\w+)[^"]*" x="([\d.]+)" y="([\d.]+)">([^<]*)</text>')
+TEXT = re.compile(r'<text class="(\w+) ?(?:run-\d)?" x="([\d.]+)" y="([\d.]+)">([^<]*)</text>')
 
 
 @dataclass(frozen=True)

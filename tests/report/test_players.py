@@ -150,6 +150,15 @@ def test_conversions_have_players_and_figures(tmp_path: Path) -> None:
     assert 'aria-label="Play a as b"' in html
 
 
+def test_an_unknown_speaker_is_named_by_the_utterance(tmp_path: Path) -> None:
+    clips = [({"kind": "conversion", "target": "b"}, noise(-23.0))]
+    run = make_run(tmp_path / "run", clips)
+    (matrix,) = conversions([run], listening([run]))
+    assert [(source, [cell.players for cell in row]) for source, row in matrix.rows] == [
+        ("u", [[0]])
+    ]
+
+
 def test_a_run_without_conversions_has_no_matrix(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", LOUD_AND_QUIET[:2])
     assert conversions([run], listening([run])) == []

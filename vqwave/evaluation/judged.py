@@ -15,7 +15,7 @@ from vqwave.evaluation.baselines import converted_frames, own_frames, spectrum_o
 from vqwave.evaluation.context import EvaluationContext
 from vqwave.evaluation.panel import BY_ENCODER, Columns, Measure, Values
 from vqwave.evaluation.progress import NotApplicable
-from vqwave.evaluation.result import Result
+from vqwave.evaluation.result import Matrix, Result
 from vqwave.metrics.bootstrap import ratio
 from vqwave.metrics.f0 import Contour
 from vqwave.speaker_encoder import Embedding, voice_of
@@ -137,10 +137,13 @@ def _converted_voices(context: EvaluationContext, result: Result) -> None:
     from_ = np.stack([voices[speakers[i]] for i in sources])
     to = np.stack([voices[context.pairs[n][1]] for n in places])
 
+    similar: dict[str, Values] = {}  # to the target, of each conversion
+
     def sums(column: str, waves: Sequence[Wave]) -> Values:
         wanted, left = (from_, to) if column == "ceiling" else (to, from_)
         own = np.stack(context.panel.voices(column, waves))
         target, source = (own * wanted).sum(1), (own * left).sum(1)
+        similar[column] = target
         return np.stack([target, source, target > source, np.ones(len(own))], 1)
 
     def share(part: int) -> Callable[[Values], Values]:
@@ -158,6 +161,25 @@ def _converted_voices(context: EvaluationContext, result: Result) -> None:
     columns = dict(of(places, _conversions(context)))
     columns["floor"] = columns["ceiling"]
     context.panel.table(result, columns, measures, sums, note=BY_ENCODER, clusters=sources)
+    pairs = [(speakers[i], target) for i, target in (context.pairs[n] for n in places)]
+    for system in context.systems:
+        if system in similar:
+            result.matrices.append(_by_pair(system, pairs, similar[system]))
+
+
+def _by_pair(system: str, pairs: Sequence[tuple[str, str]], similar: Values) -> Matrix:
+    """Mean similarity to the target by source (rows) and target speaker (columns)."""
+    sources, targets = (sorted(set(names)) for names in zip(*pairs, strict=True))
+    values: dict[tuple[str, str], list[float]] = {}
+    for pair, value in zip(pairs, similar.tolist(), strict=True):
+        values.setdefault(pair, []).append(value)
+    cells = [
+        [float(np.mean(values[a, b])) if (a, b) in values else None for b in targets]
+        for a in sources
+    ]
+    title = f"conversions, {system}: similarity to the target"
+    key = f"converted.similarity.{system}"
+    return Matrix(key, title, "from", "to", sources, targets, cells)
 
 
 def _converted_pitch(context: EvaluationContext, result: Result) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,6 +23,7 @@ Values = NDArray[np.float64]
 Place = TypeVar("Place", float, Values)
 
 RANGE_DB = 65.0
+RUN = re.compile(r"run-\d")  # of the classes of a line
 WIDTH, HEIGHT = 360, 214  # of a chart, in its own units; the page scales it
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 36  # margins, without the names of lines
 CHARACTER, LINE = 5.9, 12  # of the text: width at most, and distance of lines
@@ -144,7 +146,7 @@ def chart(title: str, lines: Sequence[Line], x_label: str, unit: str, below: flo
 def _names(frame: Frame, lines: Sequence[Line]) -> list[str]:
     """The names of the lines on the right of their ends, moved apart where they would overlap."""
     named = sorted(
-        (float(frame.down(line.y[-1])), line.name, line.style.split()[0])
+        (float(frame.down(line.y[-1])), line.name, next(iter(RUN.findall(line.style)), ""))
         for line in lines
         if line.name
     )

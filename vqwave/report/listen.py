@@ -113,11 +113,12 @@ class Sound:
 
     @property
     def voices(self) -> tuple[int, str, str] | None:
-        """Run, source and target speaker of a copy; None for other sounds."""
-        source, target = self.clip.speaker, self.clip.target or self.clip.speaker
-        if self.clip.kind not in COPIES or not source or not target:
-            return None
-        return self.run, source, target
+        """Run, source and target speaker of a copy; None for other sounds. The utterance stands for
+        a source that is not known.
+        """
+        source = self.clip.speaker or self.clip.utterance
+        target = self.clip.target or source
+        return (self.run, source, target) if self.clip.kind in COPIES else None
 
     @property
     def label(self) -> str:
