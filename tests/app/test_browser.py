@@ -104,9 +104,11 @@ class Visit:
         self.page.get_by_role("option", name=option, exact=True).click()
 
     def cards(self, count: int) -> None:
-        """Until so many players are there."""
-        script = "count => document.querySelectorAll('.vq-card').length === count"
+        """Until so many players are there, or an error is."""
+        script = """count => document.querySelectorAll('.vq-card').length === count
+          || document.querySelector('.toast-body.error')"""
         self.page.wait_for_function(script, arg=count)
+        assert self.page.locator(".toast-body.error").all_inner_texts() == []
 
     def convert(self) -> None:
         self.page.click("#convert")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import socket
 import threading
@@ -133,6 +134,34 @@ def test_another_codec_is_encoded_anew(do: page.Handlers, recording: Path) -> No
     assert "about 122 Hz" in speaker["choices"][0][0]
     assert shift["visible"]
     assert again is take
+
+
+def test_handlers_get_and_give_what_they_expect(do: page.Handlers) -> None:
+    """Of each event: as many inputs as its handler takes, and the right ones."""
+    layout = page.Layout(do)
+    shown = [layout.take, layout.strip, layout.sounds, layout.first, layout.last]
+    voice = [layout.speaker, layout.shift, layout.like, layout.seed, layout.temperature]
+    stretches = [layout.take, layout.first, layout.last]
+    stretches += [layout.other, layout.other_first, layout.other_last]
+    inputs = {
+        "convert": [layout.decoder, layout.take, *voice],
+        "edit": [layout.decoder, layout.what, layout.number, *stretches],
+    }
+    outputs = {
+        "convert": [layout.sounds, layout.note],
+        "choose_decoder": [layout.speaker, layout.shift, layout.note, *shown],
+        "read": shown,
+        "undo": shown,
+    }
+    wired = set()
+    for event in layout.blocks.fns.values():
+        if event.name != "_chosen":  # which takes the event itself
+            inspect.signature(event.fn).bind(*event.inputs)
+        assert event.inputs == inputs.get(event.name, event.inputs), event.name
+        assert event.outputs == outputs.get(event.name, event.outputs), event.name
+        wired.add(event.name)
+    public = {name for name in vars(page.Handlers) if not name.startswith(("_", "show", "say"))}
+    assert public <= wired
 
 
 @pytest.mark.slow  # gradio's server takes seconds to start

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vqwave.errors import UserInputError, under
-from vqwave.inference.reference_voice import takes_vectors
 from vqwave.inference.speech_model import SpeechModel
 from vqwave.models import Student
 
@@ -66,7 +65,7 @@ def voices(model: SpeechModel) -> list[str]:
     if "speaker" in model.decoder.conditioner.labels:
         untrained = set(model.card.about.get("unheard", {}).get("speaker", ()))
         return [name for name in model.speakers if name not in untrained]
-    return list(model.voices.names) if takes_vectors(model) and model.voices is not None else []
+    return list(model.voices.names) if model.takes_vectors and model.voices is not None else []
 
 
 def summary(name: str, model: SpeechModel) -> str:

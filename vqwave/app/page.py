@@ -385,14 +385,12 @@ class Layout:
             [self.speaker, self.shift, self.note, *self.shown],
             **MODEL,
         )
-        voice = [self.speaker, self.shift, self.temperature, self.seed]
+        for event in (self.like_audio.input, self.like_audio.clear):
+            event(in_words(do.read_like), self.like_audio, self.like, **MODEL)
+        voice = [self.speaker, self.shift, self.like, self.seed, self.temperature]
+        asked = [self.decoder, self.take, *voice]
         for button in (self.convert, self.again):
-            button.click(
-                in_words(do.convert),
-                [self.decoder, self.take, *voice],
-                [self.sounds, self.note],
-                **MODEL,
-            )
+            button.click(in_words(do.convert), asked, [self.sounds, self.note], **MODEL)
         for slider in (self.first, self.last):
             slider.input(do.mark, [self.take, self.first, self.last], self.strip, **QUICK)
         self.strip.select(_chosen, None, [self.first, self.last], **QUICK).then(
