@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import os
 import re
 import secrets
 import shutil
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -28,6 +30,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.E
 PATIENCE = 6.0  # seconds that a run folder's other process is waited for
 # names under which a killed process was writing; older ones ended in its number
 LEFT = re.compile(r"\..+\.(\d+|[0-9a-f]{16}|old)")
+HIDDEN = re.compile(r"\.(.+)\.[0-9a-f]{16}", re.DOTALL)  # those of `hidden`
 LONGEST_NAME = 200  # bytes of a name that the hidden one begins with
 
 
@@ -157,10 +160,14 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def _beginning(final: Path) -> str:
+    """What the hidden names of `final` have of its own."""
+    return os.fsdecode(os.fsencode(final.name)[:LONGEST_NAME])
+
+
 def hidden(path: Path) -> Path:
     """A name next to `path`, for what is being written, that nobody else can know beforehand."""
-    name = os.fsdecode(os.fsencode(path.name)[:LONGEST_NAME])
-    return path.with_name(f".{name}.{secrets.token_hex(8)}")
+    return path.with_name(f".{_beginning(path)}.{secrets.token_hex(8)}")
 
 
 @contextmanager
@@ -177,21 +184,99 @@ def _instead_of(final: Path, temporary: Path) -> Iterator[None]:
 
 
 @contextmanager
+def _claimed(final: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """What `make` makes under a hidden name next to `final`, locked as long as this is open, so
+    that no other process takes it for one that was left; after an error nothing of it is left.
+
+    What killed processes left under hidden names of `final` is removed first.
+    """
+    for path in _hidden_in(final.parent.absolute()).get(_beginning(final), ()):
+        _remove_abandoned(path)
+    handle = None
+    while handle is None:
+        temporary = hidden(final)
+        with _instead_of(final, temporary):
+            make(temporary)
+        handle = _locked(temporary)
+    try:
+        with _instead_of(final, temporary):
+            yield temporary
+    except BaseException:
+        remove(temporary)
+        raise
+    finally:
+        os.close(handle)
+
+
+@functools.lru_cache(maxsize=1024)
+def _hidden_in(folder: Path) -> dict[str, list[Path]]:
+    """The hidden names in a folder by what they begin with, as they are when this process first
+    writes into it: listing it for each of thousands of files would take long.
+    """
+    names: dict[str, list[Path]] = {}
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if match := HIDDEN.fullmatch(entry.name):
+                names.setdefault(match[1], []).append(folder / entry.name)
+    return names
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what has a hidden name, if it is a file or folder of this user that no process has
+    locked; nothing where there are no locks.
+    """
+    if fcntl is None:
+        return
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        about = os.fstat(handle)
+        ours = stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)
+        if ours and about.st_uid == os.geteuid():
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove(path)  # while it is locked: who has just made it makes another
+    except OSError:  # somebody writes there, or there are no locks here
+        pass
+    finally:
+        os.close(handle)
+
+
+def _locked(path: Path) -> int | None:
+    """A descriptor that locks a file or folder just made; None where another process took it for
+    abandoned meanwhile.
+    """
+    if fcntl is None:
+        return os.open(os.devnull, os.O_RDONLY)
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    with suppress(OSError):  # no locks here
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(handle), path.stat()):
+            return handle
+    os.close(handle)
+    return None
+
+
+def _make_file(path: Path) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+
+
+@contextmanager
 def new_file(final: Path) -> Iterator[Path]:
     """An empty file next to `final` that takes its place once it is written; after an error nothing
     of it is left. OSErrors name `final`.
 
-    It is made by this process and is no link, wherever a name like it may have been planted.
+    It is made by this process and is no link, wherever a name like it may have been planted. What
+    a killed process left of the same file is removed.
     """
-    temporary = hidden(final)
-    with _instead_of(final, temporary):
-        try:
-            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-            yield temporary
-            os.replace(temporary, final)  # noqa: PTH105 - tests make it fail
-        except BaseException:
-            remove(temporary)
-            raise
+    with _claimed(final, _make_file) as temporary:
+        yield temporary
+        os.replace(temporary, final)  # noqa: PTH105 - tests make it fail
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -211,9 +296,16 @@ def replace_folder(temporary: Path, final: Path) -> None:
     """
     retired = final.with_name(f".{final.name}.old")
     remove(retired)
+    with suppress(OSError):
+        final.rmdir()  # an empty one
     if final.exists():
         os.replace(final, retired)  # noqa: PTH105 - tests make it fail
-    os.replace(temporary, final)  # noqa: PTH105 - tests make it fail
+    try:
+        os.replace(temporary, final)  # noqa: PTH105 - tests make it fail
+    except BaseException:
+        with suppress(OSError):
+            retired.replace(final)
+        raise
     remove(retired)
 
 
@@ -221,16 +313,13 @@ def replace_folder(temporary: Path, final: Path) -> None:
 def new_folder(final: Path) -> Iterator[Path]:
     """An empty folder next to `final` that takes its place once it is filled; after an error
     nothing of it is left. OSErrors name `final`.
+
+    What a killed process left of the same folder is removed.
     """
-    temporary = hidden(final)
-    with _instead_of(final, temporary):
-        try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            temporary.mkdir()
-            yield temporary
-        except BaseException:
-            remove(temporary)
-            raise
+    with located(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+    with _claimed(final, Path.mkdir) as temporary:
+        yield temporary
         replace_folder(temporary, final)
 
 

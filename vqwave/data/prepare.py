@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import secrets
-import tempfile
 import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -125,9 +124,9 @@ def prepare(
         installed_encoder()  # raises where there is none, before any work
     how = _How(sample_rate, level_db, speaker_vectors, quiet)
     if not sources:
-        with tempfile.TemporaryDirectory(prefix="vqwave-demo-") as folder:
-            render_demo(Path(folder), quiet=quiet)
-            return _prepare(recipe, [Path(folder)], out, how)
+        with _beside(out.with_name(f"{out.name}.recordings").resolve()) as folder:
+            render_demo(folder, quiet=quiet)
+            return _prepare(recipe, [folder], out, how)
     return _prepare(recipe, sources, out, how)
 
 
@@ -446,24 +445,34 @@ def _all_or_nothing(out: Path) -> Iterator[Path]:
     left.
     """
     out = out.resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _tidy(out)
-    mine = f".{out.name}.{os.getpid()}-{secrets.token_hex(8)}"  # cannot be known beforehand
-    partial, old = out.with_name(f"{mine}.partial"), out.with_name(f"{mine}.old")
+    with _beside(out) as partial:
+        yield partial
+        if is_corpus(out):
+            old = partial.with_suffix(".old")
+            out.replace(old)
+            try:
+                partial.replace(out)
+            except BaseException:
+                old.replace(out)
+                raise
+            remove(old)
+        else:
+            partial.replace(out)
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A new folder next to `out`, of a name that cannot be known beforehand; at the end it is gone,
+    or has another name. What a killed process left there is cleared first.
+    """
+    with located(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(out)
+    partial = out.with_name(f".{out.name}.{os.getpid()}-{secrets.token_hex(8)}.partial")
     with located(out, partial):
         try:
             partial.mkdir()
             yield partial
-            if is_corpus(out):
-                out.replace(old)
-                try:
-                    partial.replace(out)
-                except BaseException:
-                    old.replace(out)
-                    raise
-                remove(old)
-            else:
-                partial.replace(out)
         finally:
             remove(partial)
 

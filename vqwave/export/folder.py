@@ -16,7 +16,10 @@ def export_folder(name: str | Path, out: Path, *, half: bool = False) -> Loaded:
     codec of its own. Raises UserInputError.
     """
     loaded = load_trained(name)
-    write_folder(loaded, out, Facts(), half=half)
-    written = load_trained(out) if half else loaded  # rounded weights have another fingerprint
-    store_description(out, written.model, written.card)
+
+    def describe(folder: Path) -> None:
+        written = load_trained(folder) if half else loaded  # rounded weights: another fingerprint
+        store_description(folder, written.model, written.card)
+
+    write_folder(loaded, out, Facts(), half=half, finish=describe)
     return loaded

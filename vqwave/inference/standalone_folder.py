@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,12 +82,13 @@ def write_folder(
     *,
     half: bool = False,
     address: str = "path/of/this/folder",
+    finish: Callable[[Path], None] = lambda _: None,
 ) -> None:
     """`config.json`, `model.safetensors`, `README.md` and, if there are vectors of its voices or
     figures, `voices.safetensors` and `metrics.json`.
 
-    half: weights in 16 bits; address: what will load it. Raises UserInputError, also where `out`
-    has something in it.
+    half: weights in 16 bits; address: what will load it; finish: adds files, before the folder has
+    its name. Raises UserInputError, also where `out` has something in it.
     """
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise UserInputError(f"{out}: there already, expected a new or empty folder")
@@ -99,6 +100,7 @@ def write_folder(
         write_text(temporary / PAGE, page)
         if metrics is not None:
             write_bytes(temporary / METRICS, parsing.read_bytes(metrics, "an evaluation"))
+        finish(temporary)
 
 
 def model_page(loaded: Loaded, facts: Facts, address: str) -> str:
