@@ -25,7 +25,7 @@ from vqwave.cli import main
 from vqwave.config import parse
 from vqwave.errors import UserInputError
 from vqwave.sweep import Plan, StoppedError, Sweep, best_of, read
-from vqwave.sweep.runner import JOURNAL
+from vqwave.sweep.journal import JOURNAL
 from vqwave.sweep.space import draw, grid, read_parameters
 
 ROOT = Path(__file__).parents[1]

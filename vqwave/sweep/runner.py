@@ -6,6 +6,7 @@ optuna keeps the trials in a journal, chooses those of method bayes and stops ho
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -21,11 +22,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from vqwave import parsing
 from vqwave.atomic_files import lock
 from vqwave.config import differences
 from vqwave.data import counter_key
-from vqwave.errors import UserInputError, nearest
+from vqwave.errors import UserInputError, located, nearest
+from vqwave.sweep.journal import JOURNAL, library, open_study
 from vqwave.sweep.plan import Plan
 from vqwave.sweep.space import nested
 from vqwave.sweep.table import last_words, metrics_of, one_line, outcome
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 GIVE_UP = 3  # first trials that all fail: then the sweep itself is wrong
-JOURNAL = "journal.jsonl"
+NO_ROOM = [os.strerror(number).lower() for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
 POLL = 1.0  # seconds between two looks at the metrics of a trial that may be stopped early
 
 
@@ -66,13 +67,14 @@ class Sweep:
     def run(self) -> list[FrozenTrial]:
         """Every trial that is not finished yet -> all, in order.
 
-        Raises UserInputError, or StoppedError after a signal.
+        Raises UserInputError, or StoppedError after a signal; OSErrors name a file or `out`.
         """
         planned = self.plan.trials(self.count, self.seed)
-        study = self._checked_study()
-        with _signals():
-            while self._run_next(study, planned):
-                self._check_hopes(study)
+        with located(self.out):
+            study = self._checked_study()
+            with _signals():
+                while self._run_next(study, planned):
+                    self._check_hopes(study)
         return _finished(study)[: len(planned)]
 
     def command(self, number: int, values: dict[str, Any]) -> list[str]:
@@ -98,29 +100,7 @@ class Sweep:
 
     def _study(self) -> optuna.Study:
         """The study in the folder's journal, made if need be."""
-        optuna = library()
-        journal = self.out / JOURNAL
-        backend = optuna.storages.journal.JournalFileBackend(str(journal))
-        if not (journal.read_bytes() or b"\n").endswith(b"\n"):  # cut off by a kill, a full disk
-            writing = optuna.storages.journal.JournalFileSymlinkLock(str(journal))
-            writing.acquire()
-            os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
-            writing.release()
-        direction = ("maximize", "minimize")
-        hyperband = self.plan.hyperband
-        pruner = optuna.pruners.HyperbandPruner(**hyperband) if hyperband else None
-        settings = {"direction": direction[self.plan.minimize], "pruner": pruner}
-        for _ in parsing.read_json_lines(journal, "a journal", dict[str, Any], finite=False):
-            pass  # before optuna reads it
-        try:
-            storage = optuna.storages.JournalStorage(backend)
-            return optuna.create_study(
-                study_name="sweep", storage=storage, load_if_exists=True, **settings
-            )
-        except (LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:
-            raise UserInputError(
-                f"{journal}: damaged ({error!r}), expected the journal of a sweep"
-            ) from None
+        return open_study(self.out, minimize=self.plan.minimize, hyperband=self.plan.hyperband)
 
     def _checked_study(self) -> optuna.Study:
         """The same. Raises UserInputError where the folder holds another sweep, or other files."""
@@ -269,12 +249,16 @@ class Sweep:
     def _outcome(self, status: int | None, run: Path, log: Path) -> tuple[float | None, str]:
         """The trial's last value of the metric, or why there is none.
 
-        A trial that somebody stopped stops the sweep.
+        A trial that somebody stopped stops the sweep, and so does a disk that is full: the trial
+        has not failed, it is not over.
         """
         if status:
             reason = last_words(log.read_text(errors="replace"))
             if reason.startswith("stopped at "):
                 raise StoppedError(signal.SIGTERM)
+            if any(word in reason.lower() for word in NO_ROOM):
+                again = "make room and run the same command to go on"
+                raise UserInputError(f"{log}: {reason.removeprefix('error: ')}; {again}")
             return None, reason.removeprefix("error: ")
         series = metrics_of(run)
         name = self.plan.metric
@@ -284,18 +268,6 @@ class Sweep:
         if not math.isfinite(value):
             return None, f"{name} is {value}"
         return value, ""
-
-
-def library() -> Any:  # noqa: ANN401 - a module
-    """optuna. Raises UserInputError where it is not installed."""
-    try:
-        import optuna
-    except ImportError:
-        raise UserInputError(
-            "the package optuna is not installed, which runs sweeps: pip install 'vqwave[sweep]'"
-        ) from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
 
 
 def _finished(study: optuna.Study) -> list[FrozenTrial]:
