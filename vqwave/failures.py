@@ -44,14 +44,23 @@ EXPECTED = {
     errno.EMFILE: "expected a higher limit of open files (ulimit -n)",
 }
 STOPPING = ("SIGTERM", "SIGHUP")  # the latter is not everywhere
+_received: list[int] = []  # signals that ask this process to stop
 
 
 class StoppedError(KeyboardInterrupt):
-    """SIGTERM or SIGHUP: what is begun is tidied up, as after Ctrl-C."""
+    """A signal asks for an end: what is begun is tidied up, after SIGTERM as after Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
+
+
+def raise_if_stopped() -> None:
+    """Raises StoppedError after a signal. What a signal raised within a library may come out of it
+    as an error of another kind, such as a file that cannot be read.
+    """
+    if _received:
+        raise StoppedError(_received[0])
 
 
 def in_a_line(error: BaseException) -> str | None:
@@ -115,6 +124,7 @@ def about(path: Path | str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        raise_if_stopped()
         line = in_a_line(error)
         if line is None:
             error.add_note(f"about {path}")
@@ -133,8 +143,9 @@ def _naming(error: Exception, line: str, path: Path | str) -> str:
 
 def line_of(error: Exception, path: Path | str, folder: Path | None = None) -> str:
     """The line about a file of several that could not be used, so that the others can be; the
-    traceback of a mistake of the package is written as `reported` does.
+    traceback of a mistake of the package is written as `reported` does. Raises StoppedError.
     """
+    raise_if_stopped()
     return _naming(error, in_a_line(error) or reported(error, folder), path)
 
 
@@ -189,15 +200,20 @@ def ending(
                 raise
             flush_output()
         except KeyboardInterrupt as stop:
-            number = stop.number if isinstance(stop, StoppedError) else signal.SIGINT
-            _end("interrupted" if number == signal.SIGINT else "stopped", 128 + number)
+            _stopped(stop.number if isinstance(stop, StoppedError) else signal.SIGINT)
         except Exception as error:
+            if _received:
+                _stopped(_received[0])
             if isinstance(error, BrokenPipeError) and error.filename == OUTPUT:
                 discard_output()  # as `| head` does it: nothing is wrong
                 raise SystemExit(128 + signal.SIGPIPE) from None
             line = in_a_line(error)
             text = f"error: {reported(error, folder()) if line is None else line}"
             _end(text if line != "" and reports(error) else "", BUG if line is None else BAD)
+
+
+def _stopped(number: int) -> NoReturn:
+    _end("interrupted" if number == signal.SIGINT else "stopped", 128 + number)
 
 
 def _end(line: str, status: int) -> NoReturn:
@@ -216,18 +232,25 @@ def _stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
-    numbers = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    names = ("SIGINT", *STOPPING)
+    before = {
+        number: handler
+        for number in (getattr(signal, name) for name in names if hasattr(signal, name))
+        if (handler := signal.getsignal(number)) in (signal.SIG_DFL, signal.default_int_handler)
+    }
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        for each in numbers:  # the first one is enough, and tidying up must not be stopped
-            signal.signal(each, signal.SIG_IGN)
+        _received.append(number)
+        for each, handler in before.items():
+            # the first one is enough, and tidying up must not be stopped but by a second Ctrl-C
+            signal.signal(each, handler if each == signal.SIGINT else signal.SIG_IGN)
         raise StoppedError(number)
 
-    for number in numbers:
+    for number in before:
         signal.signal(number, stop)
     try:
         yield
     finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
+        _received.clear()
+        for number, handler in before.items():
+            signal.signal(number, handler)
