@@ -126,6 +126,27 @@ class CodeConditions:
                 raise UserInputError(f"{reason}, expected one each {self.melody.codec.hop} samples")
         return self._emit(end, end)
 
+    def check(self, pushed: int, made: int) -> None:
+        """Whether what is pending is what is left of `pushed` frames of which the columns `made`
+        were made. Raises UserInputError: a state may have been damaged.
+        """
+        pending, reach = self.pending, self.reach.before
+        fits = {
+            "frame": pending.frame * self.columns == made and pending.frame <= pushed,
+            "first": pending.first == max(0, pending.frame - reach),
+            "z": pending.first + pending.z.shape[-1] == pushed,
+            "codes": pending.codes.shape[-1] == pushed % self.ratio,
+        }
+        if self.melody is not None:
+            begun, ratio = pending.pitch_code, self.melody.ratio
+            least = begun - max(0, begun - self.melody.reach)
+            frames = begun * ratio - pending.first * self.pitch_frames
+            fits["pitch"] = pending.pitch.shape[-1] == frames
+            fits["pitch_codes"] = pending.pitch_codes.shape[-1] >= least
+        wrong = [name for name, right in fits.items() if not right]
+        if wrong:
+            raise UserInputError(f"this stream's state: {wrong[0]} does not fit {pushed} frames")
+
     @property
     def _known(self) -> int:
         """Frames of which latents, and pitch where there is any, have come."""

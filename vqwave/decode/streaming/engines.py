@@ -41,6 +41,11 @@ class Engine(Protocol):
     ahead: int
     """Samples whose columns must be given beyond those that are drawn."""
 
+    @property
+    def time(self) -> int:
+        """Samples so far."""
+        ...
+
     def sample(self, columns: Tensor, first: int, count: int) -> Tensor:
         """Columns (1, H, n), numbered from `first` on, of the next `count` samples (and of those
         ahead) -> samples (count,).
@@ -52,7 +57,7 @@ class Engine(Protocol):
         ...
 
     def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
-        """The inverse of `state_dict`."""
+        """The inverse of `state_dict`. Raises ValueError and the like for what does not fit."""
         ...
 
 
@@ -61,6 +66,9 @@ class NumbaDecoder(Protocol):
 
     @property
     def ahead(self) -> int: ...
+
+    @property
+    def time(self) -> int: ...
 
     def set_condition(self, features: Floats, first: Integers) -> None: ...
 
@@ -84,6 +92,10 @@ class ReferenceEngine:
         self.sampling, self.block, self.hold = sampling, wavenet.hop, wavenet.conditioner.hold
         silence = silent_condition(wavenet.conditioner, next(wavenet.parameters()))
         self.loop = SampleLoop(wavenet, silence, torch.tensor([stream]), sampling.guidance)
+
+    @property
+    def time(self) -> int:
+        return self.loop.state.time
 
     def sample(self, columns: Tensor, first: int, count: int) -> Tensor:
         self.loop.law.set_condition(Condition(columns, self.hold, first * self.hold))
@@ -120,6 +132,10 @@ class NumbaEngine:
         self.decoder, self.block, self.sampling = decoder, block, sampling
         self.ahead = decoder.ahead
 
+    @property
+    def time(self) -> int:
+        return self.decoder.time
+
     def sample(self, columns: Tensor, first: int, count: int) -> Tensor:
         self.decoder.set_condition(
             np.ascontiguousarray(columns.float().transpose(1, 2).numpy()), np.array([first])
@@ -148,6 +164,10 @@ class TritonEngine:
             wavenet, silent_condition(wavenet.conditioner), torch.tensor([stream])
         )
 
+    @property
+    def time(self) -> int:
+        return int(self.decoder.state.time[0])
+
     def sample(self, columns: Tensor, first: int, count: int) -> Tensor:
         self.decoder.set_condition(columns.transpose(1, 2), torch.tensor([first]))
         return torch.cat(
@@ -170,6 +190,10 @@ class StudentEngine:
         self.sampling, self.hold = sampling, student.conditioner.hold
         self.flowing = FlowStream(student, torch.tensor([stream]))
         self.block, self.ahead = self.flowing.block, self.flowing.ahead
+
+    @property
+    def time(self) -> int:
+        return self.flowing.time
 
     def sample(self, columns: Tensor, first: int, count: int) -> Tensor:
         condition = Condition(columns, self.hold, first * self.hold)

@@ -173,7 +173,7 @@ class Stream:
         header, arrays = state.header, state.arrays
         if header["model"] != model_name(model):
             raise UserInputError(
-                f"this stream is of model {header['model']}, expected {model_name(model)}"
+                f"this stream is of model {header['model']!r}, expected {model_name(model)}"
             )
         device = next(model.parameters()).device
         voices = _below(ATTRIBUTES, arrays)
@@ -188,7 +188,7 @@ class Stream:
             raise UserInputError(f"this stream's state: its voice is none ({error})") from None
         if header["engine"] != stream.engine.name:
             raise UserInputError(
-                f"this stream was decoded by {header['engine']}, expected {stream.engine.name}:"
+                f"this stream was decoded by {header['engine']!r}, expected {stream.engine.name}:"
                 " their states differ"
             )
         codes = {"codes": model.quantizer.codebook_size}
@@ -208,7 +208,25 @@ class Stream:
             counts[name] for name in ("pushed", "sent", "column")
         )
         stream.over = header["over"]
+        stream._check()
         return stream
+
+    def _check(self) -> None:
+        """Whether the parts of a state are of one moment: the engine's kernels look up columns by
+        their numbers. Raises UserInputError.
+        """
+        conditioner = self.conditions.conditioner
+        drawn = self.first * conditioner.hold
+        shape, made = self.columns.shape, self.columns.shape[-1]
+        if made and shape[:2] != (1, conditioner.width):
+            raise UserInputError(f"this stream's state: columns of shape {tuple(shape)}")
+        sent = self.sent <= drawn if self.over else self.sent == drawn
+        if self.engine.time != drawn or not sent:
+            raise UserInputError(
+                f"this stream's state: {self.engine.time} samples drawn and {self.sent} sent,"
+                f" expected {drawn}"
+            )
+        self.conditions.check(self.pushed, self.first + made)
 
     def __repr__(self) -> str:
         seconds = self.sent / self.sample_rate

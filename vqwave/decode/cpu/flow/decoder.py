@@ -174,8 +174,15 @@ class FlowStream:
         }
 
     def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
-        """The inverse of `state_dict`."""
-        spans = self._spans()
+        """The inverse of `state_dict`. Raises ValueError for what is no state of this flow: kernels
+        check no index.
+        """
+        own, spans = self.state_dict(), self._spans()
+        for name in ("pasts", "last", "known", "facts"):
+            if arrays[name].shape != own[name].shape:
+                raise ValueError(f"{name} {arrays[name].shape}, expected {own[name].shape}")
+        if arrays["partial"].ndim != 1:
+            raise ValueError(f"partial {arrays['partial'].shape}, expected samples")
         bounds = np.cumsum(spans)[:-1]
         for begin, past in zip(self.memory.begins, np.split(arrays["pasts"], bounds), strict=True):
             self.memory.windows[begin : begin + len(past)] = past
@@ -184,6 +191,14 @@ class FlowStream:
             np.array(arrays[name]) for name in ("last", "partial", "known")
         )
         self.blocks, self.open = int(arrays["facts"][0]), bool(arrays["facts"][1])
+
+    def check(self, time: int) -> None:
+        """Raises ValueError unless the blocks so far are those of `time` samples."""
+        squeeze = self.plan.squeeze
+        samples = -self.plan.offset % squeeze + time
+        blocks, begun = (-(-samples // squeeze), samples % squeeze) if time else (0, samples)
+        if (self.blocks, len(self.partial)) != (blocks, begun) or self.open != (time and begun > 0):
+            raise ValueError(f"{self.blocks} blocks of {squeeze}, expected {blocks}")
 
     def _spans(self) -> Integers:
         return (self.plan.kernel - 1) * self.plan.dilations
@@ -268,9 +283,14 @@ class StudentDecoder:
         }
         return {"streams": self.streams.copy(), "times": self.times.copy()} | parts
 
+    @property
+    def time(self) -> int:
+        """Samples of the first stream so far."""
+        return int(self.times[0])
+
     def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
         """The inverse of `state_dict`, for as many streams of the same student in the same
-        precision.
+        precision. Raises ValueError for what is no such state.
         """
         self.streams[:], self.times[:] = arrays["streams"], arrays["times"]
         for place, part in self._parts().items():
@@ -282,6 +302,11 @@ class StudentDecoder:
                     if name.startswith(prefix)
                 }
             )
+        for row, time in zip(self.flows, self.times.tolist(), strict=True):
+            for flow in row:
+                flow.check(time)
+        if self.order and [each.time for each in self.filters] != self.times.tolist():
+            raise ValueError("its synthesis filter is at another sample")
 
     def _parts(self) -> dict[str, FlowStream | FilterStream | SourceStream]:
         """Flows and, where the student has them, synthesis filters and sources of all streams."""

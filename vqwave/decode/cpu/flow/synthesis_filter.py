@@ -62,5 +62,7 @@ class FilterStream:
         return {"past": self.past.copy(), "time": np.array(self.time)}
 
     def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
-        """The inverse of `state_dict`."""
+        """The inverse of `state_dict`. Raises ValueError for another order."""
+        if arrays["past"].shape != self.past.shape:
+            raise ValueError(f"past {arrays['past'].shape}, expected {self.past.shape}")
         self.past, self.time = np.array(arrays["past"]), int(arrays["time"])

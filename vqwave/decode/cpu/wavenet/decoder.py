@@ -21,9 +21,16 @@ from torch import Tensor
 from vqwave.decode.cpu.matmul import Floats
 from vqwave.decode.cpu.wavenet.batch_kernel import Buffers, ConditionWindow, decode, project
 from vqwave.decode.cpu.wavenet.single_stream import PastTapCache
-from vqwave.decode.cpu.wavenet.state import Integers, State
+from vqwave.decode.cpu.wavenet.state import SAVED_NAMES, Integers, State
 from vqwave.decode.cpu.wavenet.two_core import ChunkTask, TwoCoreDecoder, cores, run_alone
-from vqwave.decode.plan import Plan, Precision, aligned, network_input, waveform
+from vqwave.decode.plan import (
+    CATEGORICAL,
+    Plan,
+    Precision,
+    aligned,
+    network_input,
+    waveform,
+)
 from vqwave.decode.sampling import Temperature, checked_temperatures
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
@@ -128,10 +135,20 @@ class Decoder:
         parts = [_kept(group) for group in self.groups]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
+    @property
+    def time(self) -> int:
+        """Samples of the first stream so far."""
+        return int(self.groups[0].state.time[0])
+
     def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
         """The inverse of `state_dict`, for as many streams of the same network in the same
-        precision.
+        precision. Raises ValueError for a last sample that is no class: kernels check no index.
         """
+        last = arrays[SAVED_NAMES["last"]]
+        if self.plan.head.family == CATEGORICAL:
+            classes = self.plan.head.choices
+            if not ((last >= 0) & (last < classes) & (last == np.floor(last))).all():
+                raise ValueError(f"last sample {last.flat[0]}, expected a class below {classes}")
         for group in self.groups:
             for name, array in _kept(group).items():
                 array[...] = arrays[name][group.rows]
