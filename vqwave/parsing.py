@@ -45,6 +45,7 @@ OPEN_ALREADY = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 TAGS = ("null", "bool", "int", "float", "str", "seq", "map", "timestamp", "merge", "value")
 TEXTS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 PAIRS = re.compile(r"\[\]|\{\}")
+SURROGATE = re.compile("[\ud800-\udfff]")  # no character
 NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 # types of schemas
@@ -72,6 +73,14 @@ def open_regular(path: str | Path) -> BinaryIO:
     os.close(handle)
     kind = "is a folder" if stat.S_ISDIR(mode) else "is a pipe or a device"
     raise UserInputError(f"{path}: {kind}, expected a file")
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file; a name that no file can have, of data, is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def read_bytes(path: str | Path, expected: str, most: int = LONGEST_JSON) -> bytes:
@@ -298,6 +307,8 @@ class YamlLoader(yaml.SafeLoader):
         kind = str(node.tag).removeprefix("tag:yaml.org,2002:")
         if kind not in TAGS:
             raise ConstructorError(None, None, f"tag {node.tag!r} is not read", node.start_mark)
+        if kind == "str" and SURROGATE.search(str(node.value)):
+            raise ConstructorError(None, None, "half a surrogate pair", node.start_mark)
         if kind in ("int", "float") and len(str(node.value)) > MOST_DIGITS:
             raise ConstructorError(None, None, "a number of too many digits", node.start_mark)
         try:

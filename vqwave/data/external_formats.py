@@ -167,15 +167,15 @@ def lhotse(source: Path) -> Rows:
     supervised = set()
     for path in files:
         for row in _rows(path) if "supervisions" in path.name else ():
-            supervised.add(row.get("recording_id"))
-            if row.get("recording_id") not in sounds:
+            name = row.get("recording_id")
+            if not isinstance(name, str | int) or name not in sounds:
                 yield Rejected(
                     path,
-                    f"supervision {row['id']!r} is of the recording {row.get('recording_id')!r},"
-                    " which is nowhere",
+                    f"supervision {row['id']!r} is of the recording {name!r}, which is nowhere",
                 )
                 continue
-            recording, where = sounds[row["recording_id"]]
+            supervised.add(name)
+            recording, where = sounds[name]
             yield _utterance(row, recording, where, split=split_of(path, source), offset=0.0)
     for name, (_, path) in sounds.items():
         if name not in supervised:

@@ -305,7 +305,7 @@ def _samples(path: Path) -> SampleIndex:
             raise UserInputError(
                 f"{path}: path {clip.path!r}, expected the name of a file in {path.parent}"
             )
-        if not (path.parent / clip.path).is_file():
+        if not parsing.is_file(path.parent / clip.path):
             raise UserInputError(
                 f"{path.parent / clip.path}: no such file, but {path.name} lists it"
             )
