@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 
 from vqwave.bench import decode_cuda
+from vqwave.bench.arguments import duration, whole_number
 from vqwave.bench.table import REPEATS, Row
 from vqwave.decode import reference
 from vqwave.decode.plan import PRECISIONS, Plan, Precision
@@ -86,12 +87,16 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="of the numba back-end (default: all that this processor has)",
     )
     parser.add_argument(
-        "--batches", nargs="+", type=int, default=[1, 8, 32], help="streams (default %(default)s)"
+        "--batches",
+        nargs="+",
+        type=whole_number,
+        default=[1, 8, 32],
+        help="streams (default %(default)s)",
     )
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--threads", nargs="+", type=whole_number, default=[1, 2])
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=duration,
         default=0.5,
         help="of work behind each timing, about (default %(default)s)",
     )

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from vqwave.bench.arguments import duration, whole_number
 from vqwave.bench.table import Row, taking_turns
 from vqwave.nn.quantize import EMAQuantizerSpec, VectorQuantizer
 from vqwave.nn.quantize.codebook import EMACodebook, nearest_codes
@@ -30,14 +31,14 @@ OURS, PLAIN, OTHER = "vqwave", "plain torch", "vector-quantize-pytorch"
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vectors",
-        type=int,
+        type=whole_number,
         nargs="+",
         default=[2048, 32768],
         help="vectors a step (default %(default)s)",
     )
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=duration,
         default=8.0,
         help="measured for each number of vectors (default %(default)s)",
     )

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vqwave.bench.arguments import whole_number
 from vqwave.bench.table import REPEATS, Row, seconds
 from vqwave.decode.cpu.precision import missing
 from vqwave.decode.plan import Precision
@@ -64,10 +65,10 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--networks", nargs="+", choices=tuple(NETWORKS), default=["paper", "small", "folded"]
     )
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--threads", nargs="+", type=whole_number, default=[1, 2])
     parser.add_argument(
         "--samples",
-        type=int,
+        type=whole_number,
         default=RATE,
         help="of one pass, a multiple of 160 (default %(default)s)",
     )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from vqwave.bench.arguments import duration
 from vqwave.bench.quantizer import peak_mib
 from vqwave.bench.table import Row, taking_turns
 from vqwave.distributions import MixtureOfLogistics, MuLaw
@@ -115,7 +116,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--plain", action="store_true", help="measure the layers one by one as well, for the ratio"
     )
     parser.add_argument(
-        "--seconds", type=float, default=6.0, help="measured for each row (default %(default)s)"
+        "--seconds", type=duration, default=6.0, help="measured for each row (default %(default)s)"
     )
 
 
