@@ -36,7 +36,7 @@ test: setup ## run the tests
 	python -m pytest
 
 .PHONY: chaos
-chaos: setup ## kill trainings at random moments; each must end as its uninterrupted twin, bit for bit
+chaos: setup ## kill trainings and commands at random moments, fill their disks; each must end as its undisturbed twin, bit for bit
 	OMP_NUM_THREADS=1 python tests/chaos.py
 
 N ?= 2000

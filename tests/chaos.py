@@ -16,236 +16,25 @@ signal strikes is the machine's.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import re
 import resource
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 from random import Random
 
-from chaos_scenarios import COMMON, DAMAGE, SCENARIOS, STEPS, Scenario, make_corpus, result
+from chaos_commands import endure_all
+from chaos_processes import Attempt, Machine
+from chaos_scenarios import DAMAGE, SCENARIOS, STEPS, Scenario, make_corpus, result
 
 import vqwave.training.checkpoint
-from vqwave.training.command_line import main as train
-
-ROOT = Path(__file__).resolve().parents[1]
-PATIENCE = 600.0  # seconds that an attempt may take on a busy machine
-# seconds after which a launcher would have ended the others; training, they leave at once or heed
-# no SIGTERM
-ALONE = 20.0
-
-
-@dataclass
-class Attempt:
-    """The processes of one start of the command; `text` is what they print."""
-
-    pids: list[int]
-    log: Path
-    status: dict[int, int] = field(default_factory=dict)
-    # as a launcher ends what a process of it left behind: one killed at its start is waited for in
-    # vain
-    ended: bool = False
-
-    def poll(self) -> bool:
-        """Whether all have ended."""
-        for pid in self.pids:
-            if pid not in self.status:
-                found, status = os.waitpid(pid, os.WNOHANG)
-                if found:
-                    self.status[pid] = os.waitstatus_to_exitcode(status)
-        return len(self.status) == len(self.pids)
-
-    def wait(self) -> list[int]:
-        until, alone = time.monotonic() + PATIENCE, None
-        while not self.poll():
-            if alone is None and any(self.status.values()):
-                alone = time.monotonic()
-            elif alone is not None and not self.ended and time.monotonic() - alone > ALONE:
-                self.ended = True
-                self.signal(signal.SIGTERM, self.pids)
-            if time.monotonic() > until:
-                self.signal(signal.SIGKILL, self.pids)
-                raise SystemExit(f"a process hung; {self.log}:\n{self.text}")
-            time.sleep(0.05)
-        return [self.status[pid] for pid in self.pids]
-
-    def signal(self, number: int, pids: list[int]) -> None:
-        for pid in pids:
-            if pid not in self.status and number == signal.SIGTERM:
-                os.killpg(pid, number)  # with its data workers, as a scheduler does
-            elif pid not in self.status:
-                os.kill(pid, number)
-
-    @property
-    def text(self) -> str:
-        return self.log.read_text(errors="replace")
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-class Machine:
-    """Starts experiments, forked or by command."""
-
-    def __init__(self, folder: Path, commands: bool) -> None:
-        self.folder, self.commands, self.count = folder, commands, 0
-        self.experiments = {
-            name: self._load(name) for name in ("wavenet", "vqvae", "distill", "prior")
-        }
-        for name in (
-            "torch._dynamo",
-            "torch.utils.data",
-            "torch.distributed.algorithms.ddp_comm_hooks",
-            "numba",
-        ):
-            if importlib.util.find_spec(name):  # else every process imports it anew
-                importlib.import_module(name)
-
-    def _load(self, name: str) -> type:
-        place = importlib.util.spec_from_file_location(
-            f"experiments_{name}", ROOT / "experiments" / f"{name}.py"
-        )
-        module = importlib.util.module_from_spec(place)
-        sys.modules[place.name] = module
-        place.loader.exec_module(module)
-        return next(
-            value
-            for key, value in vars(module).items()
-            if key.endswith("Experiment") and key != "Experiment"
-        )
-
-    def start(
-        self, scenario: Scenario, run: Path, hook: Callable[[], None] | None = None
-    ) -> Attempt:
-        """The command of a scenario, once more. `hook` is called in each forked process first."""
-        self.count += 1
-        log = self.folder / f"log-{self.count}"
-        told = [
-            text.replace("{teacher}", str(self.folder / "twins" / "vqvae"))
-            for text in scenario.settings
-        ]
-        config = ROOT / "configs" / scenario.experiment / "tiny.yaml"
-        argv = [
-            "--config",
-            str(config),
-            f"run={run}",
-            f"data.corpus={self.folder / 'corpus'}",
-            *COMMON,
-            *told,
-            "--quiet",
-        ]
-        if self.commands:
-            return Attempt([self._command(scenario, argv, log)], log)
-        port = free_port()
-        pids = [
-            self.fork(
-                lambda: train(self.experiments[scenario.experiment], argv),
-                log,
-                hook,
-                rank,
-                scenario.world,
-                port,
-            )
-            for rank in range(scenario.world)
-        ]
-        return Attempt(pids, log)
-
-    def fork(
-        self,
-        work: Callable[[], object],
-        log: Path,
-        hook: Callable[[], None] | None = None,
-        rank: int = 0,
-        world: int = 1,
-        port: int = 0,
-    ) -> int:
-        """A process of its own that does `work` as rank of `world`."""
-        sys.stdout.flush()
-        pid = os.fork()
-        if pid:
-            return pid
-        status = 99
-        os.setpgid(0, 0)
-        try:
-            out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            os.dup2(out, 1)
-            os.dup2(out, 2)
-            sys.stdout, sys.stderr = (
-                os.fdopen(1, "w", closefd=False),
-                os.fdopen(2, "w", closefd=False),
-            )
-            os.environ["ACCELERATE_USE_CPU"] = "true"
-            if world > 1:
-                numbers = {
-                    "RANK": rank,
-                    "LOCAL_RANK": rank,
-                    "WORLD_SIZE": world,
-                    "LOCAL_WORLD_SIZE": world,
-                    "MASTER_PORT": port,
-                }
-                os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {
-                    name: str(value) for name, value in numbers.items()
-                }
-            if hook is not None:
-                hook()
-            work()
-            status = 0
-        except SystemExit as error:
-            status = error.code if isinstance(error.code, int) else 98
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-
-    def _command(self, scenario: Scenario, argv: list[str], log: Path) -> int:
-        few = ["--multi_gpu"] if scenario.world > 1 else []
-        numbers = [
-            "--num_processes",
-            str(scenario.world),
-            "--num_machines",
-            "1",
-            "--main_process_port",
-            str(free_port()),
-        ]
-        plain = ["--mixed_precision", "no", "--dynamo_backend", "no"]
-        program = [
-            sys.executable,
-            "-m",
-            "accelerate.commands.launch",
-            "--quiet",
-            *few,
-            *numbers,
-            *plain,
-        ]
-        script = str(ROOT / "experiments" / f"{scenario.experiment}.py")
-        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-        with log.open("w") as out:
-            process = subprocess.Popen(
-                [*program, script, *argv],
-                stdout=out,
-                stderr=out,
-                env=environment,
-                start_new_session=True,
-            )
-        return process.pid
 
 
 def last_step(run: Path) -> int:
@@ -451,9 +240,40 @@ class Chaos:
         )
 
 
+def endure_trainings(machine: Machine, seed: int, wanted: list[Scenario]) -> Counter[str]:
+    """Every scenario; prints a line for each -> what happened, `wrong` among it."""
+    total = Counter[str]()
+    if not wanted:
+        return total
+    log = machine.folder / "log-corpus"
+    Attempt([machine.fork(lambda: make_corpus(machine.folder), log)], log).wait()
+    if (
+        any("{teacher}" in " ".join(scenario.settings) for scenario in wanted)
+        and SCENARIOS[0] not in wanted
+    ):
+        Chaos(machine, SCENARIOS[0], seed).prepare()
+    for scenario in wanted:
+        chaos = Chaos(machine, scenario, seed)
+        chaos.prepare()
+        chaos.endure()
+        different = chaos.differences()
+        chaos.happened["runs"] += 1
+        chaos.happened["identical"] += not different
+        chaos.happened["wrong"] += bool(different)
+        total += chaos.happened
+        told = ", ".join(
+            f"{what} {count}"
+            for what, count in chaos.happened.items()
+            if what not in ("identical", "runs") and count
+        )
+        verdict = "identical" if not different else f"DIFFERENT: {', '.join(different[:8])}"
+        print(f"{scenario.name}: {told}; {verdict}", flush=True)
+    return total
+
+
 def main() -> None:
-    """Prints a line a scenario, then `kills N, damaged N, identical N`; status 1 unless all are
-    identical.
+    """Prints a line a scenario, then the counts of all; status 1 unless everything is identical,
+    nothing is left and nothing ended with a traceback.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
@@ -468,35 +288,19 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="keep the runs")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="vqwave-chaos-"))
-    machine, total, began = Machine(folder, options.commands), Counter[str](), time.monotonic()
-    Attempt(
-        [machine.fork(lambda: make_corpus(folder), folder / "log-corpus")], folder / "log-corpus"
-    ).wait()
+    machine, began = Machine(folder, options.commands), time.monotonic()
     wanted = [scenario for scenario in SCENARIOS if re.search(options.only, scenario.name)]
-    if (
-        any("{teacher}" in " ".join(scenario.settings) for scenario in wanted)
-        and SCENARIOS[0] not in wanted
-    ):
-        Chaos(machine, SCENARIOS[0], options.seed).prepare()
-    for scenario in wanted:
-        chaos = Chaos(machine, scenario, options.seed)
-        chaos.prepare()
-        chaos.endure()
-        different = chaos.differences()
-        chaos.happened["identical"] += not different
-        total += chaos.happened
-        told = ", ".join(
-            f"{what} {count}"
-            for what, count in chaos.happened.items()
-            if what != "identical" and count
-        )
-        verdict = "identical" if not different else f"DIFFERENT: {', '.join(different[:8])}"
-        print(f"{scenario.name}: {told}; {verdict}", flush=True)
+    total = endure_all(machine, options.seed, lambda name: bool(re.search(options.only, name)))
+    total += endure_trainings(machine, options.seed, wanted)
     if not options.keep:
         shutil.rmtree(folder)
-    print(f"{len(wanted)} runs, full disk {total['full disk']}, {time.monotonic() - began:.0f} s")
-    print(f"kills {total['killed']}, damaged {total['damaged']}, identical {total['identical']}")
-    raise SystemExit(total["identical"] != len(wanted))
+    print(
+        f"kills {total['killed']}, full disks {total['full disk']}, damaged {total['damaged']},"
+        f" identical {total['identical']} of {total['runs']}, left {total['left']},"
+        f" tracebacks {total['tracebacks']}, wrong {total['wrong']};"
+        f" {time.monotonic() - began:.0f} s"
+    )
+    raise SystemExit(total["wrong"] != 0 or total["identical"] != total["runs"])
 
 
 if __name__ == "__main__":
