@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fuzz import surfaces
+from fuzz import models, streams, surfaces
 from safetensors.torch import load_file, save_file
 
 from vqwave.data import Corpus
@@ -27,7 +27,7 @@ from vqwave.training.checkpoint import Checkpoint, newest_checkpoint, save_check
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    save_trained(tmp_path / "model", surfaces.model().model, surfaces.model().card)
+    save_trained(tmp_path / "model", models.model().model, models.model().card)
     return tmp_path / "model"
 
 
@@ -82,7 +82,7 @@ def test_damaged_weights_name_folder_and_file(folder: Path, damage: str) -> None
 
 
 def saved(tmp_path: Path, wrong: Callable[[dict[str, Any], dict[str, Any]], object]) -> Path:
-    state = surfaces.saved_stream()
+    state = streams.saved_stream()
     header, arrays = json.loads(json.dumps(state.header)), dict(state.arrays)
     wrong(header, arrays)
     path = tmp_path / "x.stream"
@@ -114,17 +114,101 @@ def test_a_stream_state_of_wrong_types_is_refused(
     tmp_path: Path, wrong: Callable[[dict[str, Any], dict[str, Any]], object]
 ) -> None:
     whole = saved(tmp_path, lambda *_: None)
-    surfaces.model().resume_stream(whole).push(torch.tensor([[3, 4]]))
+    models.model().resume_stream(whole).push(torch.tensor([[3, 4]]))
     path = saved(tmp_path, wrong)
     with pytest.raises(UserInputError, match=str(path)) as caught:
-        surfaces.model().resume_stream(path)
+        models.model().resume_stream(path)
     assert "\n" not in str(caught.value)
+
+
+def shifted(name: str) -> Callable[[dict[str, Any], dict[str, Any]], object]:
+    """One whole number of the counts or of what is pending is another."""
+
+    def shift(header: dict[str, Any], _: dict[str, Any]) -> None:
+        part, key = name.split(".")
+        header[part][key] += 1
+
+    return shift
+
+
+def cut(name: str) -> Callable[[dict[str, Any], dict[str, Any]], object]:
+    """The last frame of an array is missing."""
+
+    def shorten(_: dict[str, Any], arrays: dict[str, Any]) -> None:
+        arrays[name] = np.ascontiguousarray(arrays[name][..., :-1])
+
+    return shorten
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *map(shifted, ("counts.pushed", "counts.sent", "counts.column")),
+        *map(shifted, ("pending.first", "pending.frame")),
+        *map(cut, ("z",)),
+        lambda header, _: header.update(engine="a\nb"),
+        lambda header, _: header.update(model="a\nb"),
+    ],
+)
+def test_the_parts_of_a_stream_state_are_of_one_moment(
+    tmp_path: Path, wrong: Callable[[dict[str, Any], dict[str, Any]], object]
+) -> None:
+    path = saved(tmp_path, wrong)
+    with pytest.raises(UserInputError, match=str(path)) as caught:
+        models.model().resume_stream(path)
+    assert "\n" not in str(caught.value)
+
+
+def other(name: str, value: object) -> Callable[[dict[str, Any]], object]:
+    def change(arrays: dict[str, Any]) -> None:
+        arrays[name] = np.full_like(arrays[name], value)
+
+    return change
+
+
+def longer(name: str) -> Callable[[dict[str, Any]], object]:
+    def change(arrays: dict[str, Any]) -> None:
+        arrays[name] = np.concatenate([arrays[name]] * 9 + [arrays[name][:1]] * 9)
+
+    return change
+
+
+FORGED = [
+    ("classes", other("engine.heard", 1e9)),
+    ("classes", other("engine.heard", 256)),
+    ("classes", other("engine.heard", 0.5)),
+    ("wavenet", other("engine.time", 0)),
+    ("wavenet", other("engine.time", 1 << 40)),
+    ("classes", other("engine.time", 7)),
+    ("student", other("engine.times", 0)),
+    ("student", longer("engine.0.0.pasts")),
+    ("student", longer("engine.0.1.known")),
+    ("student", longer("engine.0.0.last")),
+    ("folded student", longer("engine.0.1.partial")),
+    ("folded student", other("engine.0.0.facts", 0)),
+]
+
+
+@pytest.mark.skipif(not streams.HAS_KERNELS, reason="numba is not installed")
+@pytest.mark.parametrize(("decoder", "wrong"), FORGED)
+def test_no_forged_state_reaches_a_kernel(
+    tmp_path: Path, decoder: str, wrong: Callable[[dict[str, Any]], object]
+) -> None:
+    """They look up memory by what a state holds, unchecked."""
+    state, path = streams.saved_stream(decoder, "numba"), tmp_path / "x.stream"
+    state.save(path)
+    models.model(decoder).resume_stream(path).push(torch.tensor([[3, 4]]))
+    arrays = dict(state.arrays)
+    wrong(arrays)
+    StreamState(state.header, arrays).save(path)
+    with pytest.raises(UserInputError, match=str(path)):
+        models.model(decoder).resume_stream(path)
 
 
 def test_a_state_that_is_proven_goes_on_as_before(tmp_path: Path) -> None:
     path, codes = saved(tmp_path, lambda *_: None), torch.arange(9)[None] % 16
-    from_file = surfaces.model().resume_stream(path)
-    from_memory = surfaces.model().resume_stream(surfaces.saved_stream())
+    from_file = models.model().resume_stream(path)
+    from_memory = models.model().resume_stream(streams.saved_stream())
     assert np.array_equal(from_file.push(codes), from_memory.push(codes))
     assert np.array_equal(from_file.flush(), from_memory.flush())
 

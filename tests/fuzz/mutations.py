@@ -81,26 +81,30 @@ def places(tree: Tree, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
+def hostile_value(rng: random.Random) -> Any:  # noqa: ANN401
+    """A copy: what is put into one tree is changed there."""
+    return copy.deepcopy(rng.choice(HOSTILE))
+
+
 def any_tree(tree: Tree, rng: random.Random) -> Tree:
     """Values replaced, left out, added or made deep at a few places."""
     tree = copy.deepcopy(tree)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         every = places(tree)
         if not every or rng.random() < 0.02:
-            return rng.choice(HOSTILE)
+            return hostile_value(rng)
         *path, last = rng.choice(every)
         parent = tree
         for key in path:
             parent = parent[key]
         how = rng.randrange(8)
         if how < 4:
-            parent[last] = rng.choice(HOSTILE)
+            parent[last] = hostile_value(rng)
         elif how == 4:
             del parent[last]
         elif how == 5 and isinstance(parent, dict):
-            parent[rng.choice(("", "kind", "a.b", "x" * 200, "type", "0", "more"))] = rng.choice(
-                HOSTILE
-            )
+            name = rng.choice(("", "kind", "a.b", "x" * 200, "type", "0", "more"))
+            parent[name] = hostile_value(rng)
         elif how == 6:
             *other, name = rng.choice(every)
             value = tree

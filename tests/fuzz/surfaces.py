@@ -12,7 +12,7 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ import numpy as np
 import soundfile
 import torch
 
-from fuzz.mutations import any_bytes, any_tree, json_lines, json_text, yaml_text
+from fuzz.models import LABELS, RATE, coded, model
+from fuzz.mutations import any_bytes, json_lines, json_text, yaml_text
+from fuzz.streams import kernel_state, stream_state
 from vqwave import audio, config
 from vqwave.audio.streaming import Recording, WavReader
 from vqwave.codes import CodeReader, CodeSequence, Header
@@ -31,26 +33,18 @@ from vqwave.config.specs import Tree
 from vqwave.data import Corpus
 from vqwave.data.corpus import read_array
 from vqwave.data.external_formats import lhotse, webdataset
-from vqwave.data.manifest import read_manifest
-from vqwave.decode.sampling import Sampling
-from vqwave.decode.streaming.saved_state import StreamState
+from vqwave.data.manifest import Rejected, read_manifest
 from vqwave.errors import UserInputError, under
 from vqwave.evaluation.resume import read_report
 from vqwave.inference.model_folder import ModelCard, load_trained, save_trained
 from vqwave.inference.speech_model import SpeechModel
-from vqwave.models import VQVAESpec, WaveNetSpec
-from vqwave.nn.condition import ConditionerSpec
-from vqwave.nn.encoders import WaveformEncoderSpec
-from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.wavenet import StackSpec
+from vqwave.models import VQVAESpec
 from vqwave.report.run import read_run
 from vqwave.sweep import plan
+from vqwave.sweep.journal import JOURNAL, open_study
 from vqwave.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from vqwave.training.identity import check
 from vqwave.training.tracking import metrics_rows
-
-LABELS = {"speaker": ["ann", "bob"]}
-RATE, HOP = 8000, 16
 
 
 @dataclass(frozen=True)
@@ -63,36 +57,6 @@ class Surface:
     name: str
     attempt: Callable[[Path, random.Random], None]
     tests: int = 300
-
-
-@cache
-def model() -> SpeechModel:
-    """A codec of a few weights."""
-    torch.manual_seed(0)
-    stack = StackSpec(layers=3, dilation_cycle=3, residual_channels=4, gate_channels=4)
-    spec = VQVAESpec(
-        encoder=WaveformEncoderSpec(strides=(4, 4), channels=4, latent_dim=4),
-        quantizer=EMAQuantizerSpec(codebook_size=16),
-        decoder=WaveNetSpec(
-            network=replace(stack, skip_channels=4, hidden_channels=4),
-            conditioner=ConditionerSpec(channels=4),
-        ),
-    )
-    about = {
-        "corpus": "x",
-        "speaks": True,
-        "level_db": -23.0,
-        "steps": 3,
-        "seconds": 1.5,
-        "seed": 0,
-    }
-    card = ModelCard(sample_rate=RATE, labels=LABELS, spec=spec, about=about)
-    return SpeechModel(spec.build(RATE, LABELS).eval(), card)
-
-
-def coded() -> CodeSequence:
-    codes = torch.arange(9)[None] % 16
-    return CodeSequence(codes, RATE, HOP, 9 * HOP - 3, 16, model().fingerprint, "ann")
 
 
 # ---------------------------------------------------------------- codes
@@ -156,46 +120,6 @@ def model_folder(folder: Path, rng: random.Random, *, home: Path) -> None:
 def _parts(folder: Path) -> tuple[Any, ModelCard]:
     loaded = load_trained(folder)
     return loaded.model, loaded.card
-
-
-@cache
-def saved_stream() -> StreamState:
-    stream = model().stream("ann", sampling=Sampling(seed=0, backend="reference"))
-    stream.push(coded().codes[:, :6])
-    return stream.state()
-
-
-def stream_state(folder: Path, rng: random.Random) -> None:
-    path, state = folder / "x.stream", saved_stream()
-    header, arrays = state.header, dict(state.arrays)
-    how = rng.randrange(3)
-    if how == 0:
-        header = any_tree(json.loads(json.dumps(header)), rng)
-    elif how == 1:
-        name = rng.choice(sorted(arrays))
-        arrays[name] = _other_array(arrays[name], rng)
-        if rng.random() < 0.2:
-            del arrays[name]
-    StreamState(header, arrays).save(path)
-    if how == 2:
-        path.write_bytes(any_bytes(path.read_bytes(), rng))
-    stream = model().resume_stream(path)
-    stream.push(torch.tensor([[3, 4]]))
-
-
-def _other_array(array: np.ndarray, rng: random.Random) -> np.ndarray:
-    how = rng.randrange(6)
-    if how == 0:
-        return array.astype(rng.choice((np.float32, np.float64, np.int64, np.int32, np.uint8)))
-    if how == 1:
-        return np.zeros([rng.randrange(4) for _ in range(rng.randrange(4))], array.dtype)
-    if how == 2:
-        return array[None]
-    if how == 3 and array.dtype.kind == "f":
-        return np.full_like(array, rng.choice((np.nan, np.inf, 1e38)))
-    if how == 4:
-        return np.concatenate([array.ravel(), array.ravel()])
-    return np.full_like(array, rng.choice((-1, 10**6, 127)))
 
 
 # ---------------------------------------------------------------- runs
@@ -410,7 +334,11 @@ def shards(folder: Path, rng: random.Random) -> None:
             archive.addfile(member, io.BytesIO(data))
     data = file.getvalue()
     (folder / "x.tar").write_bytes(any_bytes(data, rng) if rng.random() < 0.5 else data)
-    list(webdataset(folder))
+    for row in webdataset(folder):
+        if not isinstance(row, Rejected):
+            assert {type(text) for text in (row.id, row.speaker, row.text)} == {str}
+            with row.sound() as path:
+                audio.rate_of(path)
 
 
 def frames(folder: Path, rng: random.Random) -> None:
@@ -461,6 +389,27 @@ def sweep(folder: Path, rng: random.Random) -> None:
     for values in read.trials(3, 0)[:3]:
         read.words(values or {})
     json.dumps(read.tree, default=str)
+
+
+@cache
+def saved_journal(folder: Path) -> bytes:
+    """Of a sweep of two trials, the second not finished."""
+    folder.mkdir()
+    study = open_study(folder, minimize=True, hyperband=None)
+    for number in range(2):
+        trial = study.ask()
+        trial.set_user_attr("values", {"seed": number})
+        trial.suggest_float("x", 0.0, 1.0)
+        if number == 0:
+            study.tell(trial, 1.5)
+    return (folder / JOURNAL).read_bytes()
+
+
+def journal(folder: Path, rng: random.Random, *, home: Path) -> None:
+    rows = [json.loads(line) for line in saved_journal(home).splitlines()]
+    (folder / JOURNAL).write_bytes(json_lines(rows, rng))
+    for trial in open_study(folder, minimize=True, hyperband=None).get_trials(deepcopy=False):
+        repr(trial)
 
 
 def settings(folder: Path, rng: random.Random) -> None:
@@ -546,6 +495,7 @@ def surfaces(home: Path) -> list[Surface]:
         Surface("codes", vqw),
         Surface("model", partial(model_folder, home=home / "model"), tests=60),
         Surface("stream", stream_state, tests=60),
+        Surface("stream of kernels", kernel_state, tests=40),
         Surface("run", run_folder, tests=150),
         Surface("checkpoint", partial(checkpoint, home=home / "checkpoints"), tests=100),
         Surface("evaluation", evaluation),
@@ -555,6 +505,7 @@ def surfaces(home: Path) -> list[Surface]:
         Surface("shards", shards),
         Surface("frames", frames),
         Surface("sweep", sweep, tests=100),
+        Surface("journal", partial(journal, home=home / "journal"), tests=20),
         Surface("settings", settings, tests=60),
         Surface("sound", sound),
     ]
