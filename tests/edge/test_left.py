@@ -114,25 +114,23 @@ def test_a_folder_that_cannot_be_put_in_place_leaves_the_older_one(
     assert names(tmp_path / "x") == ["older"]
 
 
-def test_an_exported_folder_appears_with_its_card(
+def test_an_exported_folder_appears_with_all_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kill between the two would leave a folder that the same command refuses."""
+    """A kill between two of them would leave a folder that the same command refuses."""
     save_trained(tmp_path / "model", models.model().model, models.model().card)
-    write = Path.write_text
 
-    def full(self: Path, *rest: str, **options: str) -> int:
-        if self.name == "README.md" or self.name.startswith(".README.md"):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(self, *rest, **options)
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full)
+        patch.setattr("vqwave.export.folder.store_description", full)
         with pytest.raises(OSError, match="No space"):
             export_folder(tmp_path / "model", tmp_path / "out")
     assert names(tmp_path) == ["model"]
     export_folder(tmp_path / "model", tmp_path / "out")
-    assert names(tmp_path / "out") == ["README.md", "config.json", "model.safetensors"]
+    files = ["README.md", "config.json", "description.json", "model.safetensors"]
+    assert names(tmp_path / "out") == files
 
 
 def test_the_demo_renders_next_to_its_corpus(
