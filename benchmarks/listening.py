@@ -132,7 +132,7 @@ def table(family: str, head: Sequence[str], rows: Sequence[Row], folder: Path) -
             name = names[family, *row.parts, str(column + 1)]
             write_sound(folder / name, sample)
             seconds = len(sample.wave) / sample.sample_rate
-            to = f", {sample.clip.target}" if sample.clip.kind == "conversion" else ""
+            to = f", as {sample.clip.target}" if sample.clip.kind == "conversion" else ""
             cells.append(f"[{seconds:.1f} s{to}](sounds/{name})")
         lines.append(f"| {row.title} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

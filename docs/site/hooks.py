@@ -34,11 +34,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 SOUND = re.compile(r'<a href="([^"]+\.ogg)">([^<]*)</a>')
-PLAYER = r'<audio controls preload="none" src="\1" aria-label="\2"></audio>'
+PLAYER = (
+    r'<span style="display: inline-block">\2<br><audio controls preload="none" src="\1"'
+    r' aria-label="\2" style="width: 12rem; height: 2.2rem"></audio></span>'
+)
 
 
 def on_page_content(html: str, **_: object) -> str:
-    """Players in place of links to sounds."""
+    """Players in place of links to sounds, their texts above."""
     return SOUND.sub(PLAYER, html)
 
 

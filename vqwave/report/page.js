@@ -176,21 +176,24 @@ function replace(page) {
   if (after != null) window.scrollBy({ top: after - before, behavior: "instant" });
   show();
 }
+let frame = null; // the newer version while it loads
 function refresh() {
-  if (!document.body.hasAttribute("data-refresh") || document.hidden) return;
-  const frame = document.createElement("iframe");
-  const take = (event) => {
-    if (event.source !== frame.contentWindow) return;
-    done();
-    replace(event.data);
-  };
-  const done = () => { window.removeEventListener("message", take); frame.remove(); };
-  window.addEventListener("message", take);
+  if (frame || !document.body.hasAttribute("data-refresh") || document.hidden) return;
+  frame = document.createElement("iframe");
   frame.hidden = true;
   frame.src = `${location.href.split(/[?#]/)[0]}?${Date.now()}#copy`;
+  frame.addEventListener("load", () => setTimeout(drop, 1000)); // by then it has posted, or it has no script
   document.body.append(frame);
-  setTimeout(done, 30000);
 }
+function drop() {
+  frame?.remove();
+  frame = null;
+}
+window.addEventListener("message", (event) => {
+  if (!frame || event.source !== frame.contentWindow) return;
+  drop();
+  replace(event.data);
+});
 
 const every = Number(document.body.dataset.refresh || 0);
 if (window !== window.parent && location.hash === "#copy") {
