@@ -31,6 +31,10 @@ def do(model: SpeechModel) -> page.Handlers:
     return page.Handlers(models, page.Limits(seconds=2.0), Sampling(backend="reference"))
 
 
+def converted(do: page.Handlers, *asked: object) -> list[object]:
+    return do.convert(gradio.Progress(), *asked)
+
+
 def test_a_recording_is_shown_with_its_codes(do: page.Handlers, recording: Path) -> None:
     take, strip, sounds, first, last = do.read(str(recording), NAME)
     assert take.name == "rising"
@@ -42,7 +46,7 @@ def test_a_recording_is_shown_with_its_codes(do: page.Handlers, recording: Path)
 
 def test_a_conversion_is_three_players_and_files(do: page.Handlers, brief: Path) -> None:
     take = do.read(str(brief), NAME)[0]
-    sounds, note = do.convert(NAME, take, "high", 2.0, None, 0, "0.5")
+    sounds, note = converted(do, NAME, take, "high", 2.0, None, 0, "0.5")
     assert sounds.count("<audio") == sounds.count('class="vq-spectrum"') == 3
     assert re.findall(r'download="([^"]*)"', sounds)[2] == (
         "brief.conversion to high, +2 semitones.wav"
@@ -55,7 +59,7 @@ def test_names_of_visitors_are_no_markup(do: page.Handlers, brief: Path) -> None
     path = brief.with_name("<img src=x onerror=alert(1)>.wav")
     path.write_bytes(brief.read_bytes())
     take, strip, sounds, *_ = do.read(str(path), NAME)
-    assert "<img src=x" not in strip + sounds + do.convert(NAME, take, "low", 0, None, 0, "")[0]
+    assert "<img src=x" not in strip + sounds + converted(do, NAME, take, "low", 0, None, 0, "")[0]
 
 
 @pytest.mark.parametrize(
@@ -82,13 +86,19 @@ def test_edits_and_their_undoing(
 @pytest.mark.parametrize(
     ("work", "line"),
     [
-        (lambda do, take: do.convert(NAME, None, "low", 0, None, 0, ""), "no recording yet"),
-        (lambda do, take: do.convert(NAME, take, "low", 0, None, 0, "warm"), "expected a number"),
-        (lambda do, take: do.convert(NAME, take, "low", 99, None, 0, ""), "expected at most 48"),
-        (lambda do, take: do.convert(NAME, take, "low", 0, None, 0, "-1"), "temperature"),
-        (lambda do, take: do.convert(NAME, take, "low", 0, None, None, ""), "seed: None, expected"),
-        (lambda do, take: do.convert(NAME, take, "low", 0, None, -1, ""), "seed: -1, expected"),
-        (lambda do, take: do.convert("nothing", take, "low", 0, None, 0, ""), "expected one of"),
+        (lambda do, take: converted(do, NAME, None, "low", 0, None, 0, ""), "no recording yet"),
+        (
+            lambda do, take: converted(do, NAME, take, "low", 0, None, 0, "warm"),
+            "expected a number",
+        ),
+        (lambda do, take: converted(do, NAME, take, "low", 99, None, 0, ""), "expected at most 48"),
+        (lambda do, take: converted(do, NAME, take, "low", 0, None, 0, "-1"), "temperature"),
+        (
+            lambda do, take: converted(do, NAME, take, "low", 0, None, None, ""),
+            "seed: None",
+        ),
+        (lambda do, take: converted(do, NAME, take, "low", 0, None, -1, ""), "seed: -1, expected"),
+        (lambda do, take: converted(do, "nothing", take, "low", 0, None, 0, ""), "expected one of"),
         (lambda do, take: do.edit(NAME, page.CUT, 2, take, 9, 9, None, 0, 1), "frames 9 to 9"),
         (lambda do, take: do.edit(NAME, page.SWAP, 2, take, 1, 9, None, 0, 1), "no second"),
         (lambda do, take: do.edit(NAME, page.REPEAT, 20, take, 0, 37, None, 0, 1), "at most 2 s"),
@@ -153,6 +163,7 @@ def test_handlers_get_and_give_what_they_expect(do: page.Handlers) -> None:
         "read": shown,
         "undo": shown,
     }
+    assert layout.blocks.progress_tracking
     wired = set()
     for event in layout.blocks.fns.values():
         if event.name != "_chosen":  # which takes the event itself

@@ -125,14 +125,19 @@ class Handlers:
             gr.Info("This decoder has other codes: the recording is encoded anew, without edits.")
         return [*controls, *self.show(known, decoder)]
 
-    def convert(self, decoder: str, take: Take | None, *voice: Any) -> list[Update]:  # noqa: ANN401
+    def convert(
+        self,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - so gradio finds it
+        *asked: Any,  # noqa: ANN401
+    ) -> list[Update]:
         """sounds, note: what was recorded, its codes in the nearest voice, and in the chosen.
 
-        voice: speaker, shift, the recording of a voice, seed, and the temperature as a text.
+        asked: decoder, take, speaker, shift, the recording of a voice, seed, and the temperature as
+        a text.
         """
-        speaker, shift, like, seed, temperature = voice
+        decoder, take, speaker, shift, like, seed, temperature = asked
         chosen = Voice(speaker, shift, self._sampling(seed, _temperature(temperature)), like)
-        known, model, progress = self._needed(take), self.models.decoder(decoder), gr.Progress()
+        known, model = self._needed(take), self.models.decoder(decoder)
         progress(0.0, desc="decoding" if decoder in self.compiled else COMPILING)
 
         def follow(share: float) -> None:

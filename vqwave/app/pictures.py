@@ -102,10 +102,7 @@ def _pitch(wave: Wave, rate: int) -> Markup:
     voiced = np.flatnonzero(f0 > 0)
     runs = np.split(voiced, np.flatnonzero(np.diff(voiced) > 1) + 1) if len(voiced) else []
     lines = "".join(
-        "M" + "L".join(f"{frame} {places[frame]:.1f}" for frame in (*run, run[-1] + 0.9))
-        if len(run) == 1
-        else "M" + "L".join(f"{frame} {places[frame]:.1f}" for frame in run)
-        for run in runs
+        "M" + "L".join(f"{frame} {places[frame]:.1f}" for frame in run) + "h0.9" for run in runs
     )
     grid = "".join(f"M0 {_height(np.array(hz)):.1f}H{max(1, len(f0))}" for hz in GRID_F0)
     labels = "".join(
