@@ -5,8 +5,10 @@ vectors of a corpus and of a model.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -40,6 +42,7 @@ from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.nn.wavenet import StackSpec
 from vqwave.speaker_encoder import SIZE, unit
+from vqwave.training.command_line import main as run
 
 MEL = LogMelSpec(bands=16)
 SPEC = VQVAESpec(
@@ -236,6 +239,7 @@ def test_whitened_vectors_have_mean_0_and_covariance_1() -> None:
 def corpus(folder: Path) -> Path:
     takes = [Take("low", 100, split, "a") for split in ("train", "train", "test")]
     takes += [Take("high", 200, "train", "a"), Take("other", 300, "test", "a")]
+    takes += [Take("low", 100, "valid", "a")]
     write_corpus(folder, takes, 0.3, ["high", "low", "other"])
     return folder
 
@@ -244,7 +248,7 @@ def test_a_corpus_has_the_vector_of_each_speaker(tmp_path: Path) -> None:
     voices = add_speaker_vectors(corpus(tmp_path / "corpus"), quiet=True)
     opened = Corpus.open(tmp_path / "corpus")
     rows = opened.vectors[NAME]
-    assert rows.shape == (5, SIZE)
+    assert rows.shape == (6, SIZE)
     assert (rows[0] == rows[2]).all()
     np.testing.assert_allclose(
         rows[3], voices.whitening(unit(PitchEncoder().embed(opened.read(3), RATE))), atol=1e-5
@@ -302,6 +306,44 @@ def test_damaged_vectors_are_refused(tmp_path: Path) -> None:
     replace(VOICES, vectors=np.full((2, SIZE), np.nan)).save(path)
     with pytest.raises(UserInputError, match="expected finite"):
         SpeakerVectors.load(path)
+
+
+def test_a_training_learns_vectors_and_keeps_them(
+    tmp_path: Path,
+    experiment_script: Callable[[str], ModuleType],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Codes, then a decoder, on a corpus with vectors; the model takes those of any voice."""
+    place, train = corpus(tmp_path / "corpus"), experiment_script("vqvae").VQVAEExperiment
+    add_speaker_vectors(place, quiet=True)
+    size = "{channels: 8, features: {kind: log_mel, bands: 8, fmin: 100, fmax: 4000}, "
+    voice = (
+        "model.decoder.conditioner={channels: 4, embeddings: {speaker_vector: 256}, dropout:"
+        " {categorical: 0.5}}"
+    )
+    stack = "{layers: 2, dilation_cycle: 2, residual_channels: 4, gate_channels: 4, "
+    common = [f"data.corpus={place}", "data.clip_seconds=0.2", "data.batch=2"]
+    common += ["data.valid_clip_seconds=0.2", "train.steps=2", "--quiet"]
+    codes = [
+        f"model.encoder={size} kind: spectral, latent_dim: 4}}",
+        "model.quantizer.codebook_size=8",
+        f"model.spectral_decoder={size} vectors: true}}",
+        "losses={nll: 0.0, spectral: 1.0, commitment: 0.25}",
+    ]
+    run(train, [*common, *codes, voice, f"run={tmp_path / 'codes'}"])
+    network = f"model.decoder.network={stack} skip_channels: 4, hidden_channels: 4}}"
+    decoder = [f"frozen_codec={tmp_path / 'codes'}", "model.decoder_input=spectrogram", network]
+    decoder += ["num_samples=0", f"run={tmp_path / 'whole'}"]
+    with pytest.raises(SystemExit):
+        run(train, [*common, *decoder])
+    assert "expected those of frozen_codec: {'speaker_vector': 256}, 0.5" in capsys.readouterr().err
+    run(train, [*common, *decoder, voice])
+    trained = SpeechModel.load(tmp_path / "whole")
+    assert trained.takes_vectors
+    assert trained.voices.names == ("high", "low")
+    taken = trained.voice_like(REFERENCE)
+    kept = saved_in(place).whitening(PitchEncoder().embed(*REFERENCE))
+    np.testing.assert_allclose(taken.embeddings[NAME], kept, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in SHIPPED.glob("*/config.json")))
