@@ -212,3 +212,18 @@ def of_main(checkpoint: Checkpoint | None, device: torch.device) -> Checkpoint |
         received[part][name] = value
     optimizer = unflatten_optimizer(received.pop("moments"), numbers[0])
     return Checkpoint(**received, optimizer=optimizer, progress=numbers[1])
+
+
+def own_running(running: Sums | list[Sums], rank: int, world: int) -> dict[str, list[float]]:
+    """A rank's sums since the last log row, from those of an older checkpoint, or by rank; those of
+    another number of ranks are all added to the first's.
+    """
+    every = running if isinstance(running, list) else [running]
+    if len(every) == world:
+        return every[rank]
+    names = sorted({name for each in every for name in each})
+    first = rank == 0
+    return {
+        n: [sum(each[n][k] for each in every if n in each) if first else 0 for k in (0, 1)]
+        for n in names
+    }

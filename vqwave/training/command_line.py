@@ -69,7 +69,7 @@ def _main(
     try:
         request = settings.parse(
             experiment.config_class,
-            argv,
+            with_minutes(argv),
             program=program or f"experiments/{experiment.name}.py",
             description=(experiment.__doc__ or "").strip(),
         )
@@ -102,6 +102,21 @@ def _main(
             sys.stderr.flush()
             os._exit(error.status)  # tidying up would wait for other processes
         raise SystemExit(error.status) from None
+
+
+def with_minutes(argv: Sequence[str]) -> list[str]:
+    """`--minutes 30` is `train.minutes=30`.
+
+    >>> with_minutes(["--minutes", "30", "--minutes=2", "seed=1"])
+    ['--train.minutes', '30', '--train.minutes=2', 'seed=1']
+    """
+    flag = "--minutes"
+    return [
+        "--train.minutes" + word.removeprefix(flag)
+        if word == flag or word.startswith(f"{flag}=")
+        else word
+        for word in argv
+    ]
 
 
 def _first_process_here() -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vqwave.config.renamed import LOSSES
-from vqwave.data import Batch, Corpus
+from vqwave.data import Batch, Corpus, Segments
 from vqwave.data.frame_tracks import Track
 from vqwave.data.speaker_vectors import SpeakerVectors, saved_in
 from vqwave.distributed.collectives import sum_over_ranks
@@ -32,6 +32,7 @@ from vqwave.nn.condition import Conditioner
 from vqwave.nn.quantize import Quantizer
 from vqwave.training.card_writer import CardWriter
 from vqwave.training.identity import Identity, of_corpus, of_model
+from vqwave.training.selection import Selection
 from vqwave.training.settings import ExperimentSpec
 from vqwave.training.sources import ModelT, Source, SpecT, checked_source
 from vqwave.training.tracking import SampleSheet
@@ -88,6 +89,8 @@ class Experiment(ABC, Generic[C, M]):
     model: M
     network: nn.Module
     step: int = 0
+    # where validation chooses the weights that are kept; else they are the last
+    selection: Selection | None = None
 
     def __init__(self, config: C) -> None:
         self.config = config
@@ -163,6 +166,24 @@ class Experiment(ABC, Generic[C, M]):
         """
         return model
 
+    def parameter_groups(self, model: M) -> list[list[nn.Parameter]]:
+        """The trained parameters, in groups with learning rates of their own: see `lr_factors`."""
+        return [[p for p in model.parameters() if p.requires_grad]]
+
+    def lr_factors(self, progress: float) -> Sequence[float]:
+        """What the learning rate of each group is multiplied by; progress: share of the steps."""
+        del progress
+        return (1.0,)
+
+    @property
+    def over(self) -> bool:
+        """Whether validation ends the run before its last step."""
+        return self.selection is not None and self.selection.over
+
+    def introduction(self) -> list[str]:
+        """Lines about what the run begins with, printed before its first step."""
+        return []
+
     def fit_statistics(self, model: M) -> None:
         """Statistics of the corpus that the model needs before its first step."""
 
@@ -179,15 +200,20 @@ class Experiment(ABC, Generic[C, M]):
         """Commands that make sense once the run is done."""
         return [f"vqwave report {self.config.run}"]
 
-    def next_command(self, experiment: str, key: str) -> str:
+    def next_command(self, experiment: str, key: str, config: str = "") -> str:
         """The command that trains on this run, `key`, with its corpus, in a run folder next to
         it.
+
+        config: a configuration by name, whose sizes suit this run.
         """
-        run = self.config.run
-        return (
-            f"vqwave train {experiment} {key}={run}"
-            f" data.corpus={self.config.data.corpus} run={run}-next"
-        )
+        data, run = self.config.data, self.config.run
+        speakers = f" 'data.speakers=[{', '.join(map(repr, data.speakers))}]'"
+        words = [
+            f"vqwave train {experiment}",
+            *([f"--config {config}"] if config else []),
+            f"{key}={run} data.corpus={data.corpus} run={run}-next",
+        ]
+        return " ".join(words) + (speakers if data.speakers else "")
 
     @property
     def example_speaker(self) -> str:
@@ -246,6 +272,11 @@ class Experiment(ABC, Generic[C, M]):
     def samples_of(self, seconds: float) -> int:
         """Seconds -> samples, at least one frame, full frames."""
         return max(1, round(seconds * self.corpus.sample_rate / self.hop)) * self.hop
+
+    def training_segments(self) -> Segments:
+        """The clips that batches are made of."""
+        frames = self.samples_of(self.config.data.clip_seconds)
+        return Segments(self.corpus, "train", frames, self.config.seed, self.tracks)
 
     @cached_property
     def validation(self) -> ValidationSet:

@@ -23,6 +23,8 @@ FREE = (
         f"train.{name}"
         for name in (
             "steps",
+            "minutes",
+            "first_sample_minutes",
             "log_every",
             "valid_every",
             "save_every",
@@ -94,11 +96,11 @@ def _settings_of(experiment: Experiment[Any, Any], run: Path) -> dict[str, Any]:
         }
 
 
-def resume_line(config: ExperimentSpec, step: int, before: int) -> str:
+def resume_line(config: ExperimentSpec, step: int, before: int, steps: int) -> str:
     """What is printed as a run goes on at `step`; `before`: the optimizer steps that it was to make
-    when that was saved.
+    when that was saved, `steps`: those that it is to make now.
     """
-    steps, line = config.train.steps, f"resuming {config.run} at step {step}"
+    line = f"resuming {config.run} at step {step}"
     if steps == before:
         return line
     line += f" of {steps}, {before} before"

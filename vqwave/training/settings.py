@@ -85,6 +85,13 @@ class TrainSpec:
     """How long, how precise, how often what is written."""
 
     steps: Positive = option(default=10000, help="optimizer steps")
+    minutes: Annotated[float, Field(gt=0)] | None = option(
+        default=None,
+        help="in place of steps: as many as fit into so many minutes, by the speed of the first",
+    )
+    first_sample_minutes: Annotated[float, Field(ge=0)] = option(
+        default=2.0, help="after which samples/ is made for the first time"
+    )
     grad_accumulation: Positive = option(default=1, help="micro-batches an optimizer step")
     precision: Literal["fp32", "bf16"] = option(
         default="fp32", help="bf16: autocast of the networks; likelihoods stay in float32"

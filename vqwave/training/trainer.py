@@ -24,7 +24,7 @@ from tqdm import tqdm
 from vqwave import config as settings
 from vqwave import terminal
 from vqwave.atomic_files import write_text, writing
-from vqwave.data import Batch, Segments, counter_key, training_batches
+from vqwave.data import Batch, counter_key, training_batches
 from vqwave.distributed.collectives import (
     Peers,
     by_main,
@@ -39,10 +39,17 @@ from vqwave.inference.model_folder import save_trained
 from vqwave.models import Model
 from vqwave.nn.quantize import Quantizer
 from vqwave.nn.wavenet import Stack
-from vqwave.training.checkpoint import Checkpoint, newest_checkpoint, of_main, save_checkpoint
+from vqwave.training.checkpoint import (
+    Checkpoint,
+    newest_checkpoint,
+    of_main,
+    own_running,
+    save_checkpoint,
+)
 from vqwave.training.diagnostics import About, Monitor
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.launcher import check_launcher
+from vqwave.training.pace import Pace
 from vqwave.training.run_folder import claim, resume_line
 from vqwave.training.settings import TrainSpec
 from vqwave.training.signals import LOST, RunInterruptedError, StopSignal, stopped_line
@@ -90,6 +97,7 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.running: dict[str, list[float]] = {}  # sum and count by name, since the last log row
         self.peers: Peers | None = None
+        self.pace = Pace(self.config.train)
         self.stop = stop or StopSignal()
         self.held = ExitStack()  # signals, the run folder and the processor's mode, until the end
         self.held.enter_context(self.stop.handling_signals())
@@ -122,6 +130,8 @@ class Trainer:
             self.accelerator, self.config.run, train.tracker, settings.to_tree(self.config)
         )
         self.monitor = Monitor(self.config.run, self._about())
+        self.pace.resume(self.config.run)
+        self.sampled = by_main((self.config.run / "samples").exists)
         self._resume(before)
 
     def _prepare(self, model: Model) -> None:
@@ -135,9 +145,9 @@ class Trainer:
         self.model: Model = model.to(experiment.device).eval()
         experiment.model = self.model
         self.averaged = deepcopy(self.model).eval().requires_grad_(requires_grad=False)
-        trained = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [{"params": part} for part in experiment.parameter_groups(self.model)]
         self.optimizer = torch.optim.Adam(
-            trained, optim.lr, betas=optim.betas, eps=optim.eps, fused=True
+            groups, optim.lr, betas=optim.betas, eps=optim.eps, fused=True
         )
         # newer releases of accelerate rename a setting that older ones need
         with warnings.catch_warnings():
@@ -156,6 +166,11 @@ class Trainer:
             )
 
     @property
+    def steps(self) -> int:
+        """Of the run, see `Pace`."""
+        return self.pace.steps
+
+    @property
     def checkpoints(self) -> Path:
         return self.config.run / "checkpoints"
 
@@ -170,7 +185,7 @@ class Trainer:
             "running": gather_objects(self.running),
             "rows": rows,
         }
-        progress["steps"] = self.config.train.steps
+        progress["steps"] = self.steps
         average = {name: p.detach() for name, p in self.averaged.named_parameters()}
         return Checkpoint(
             self.model.state_dict(),
@@ -206,34 +221,23 @@ class Trainer:
                 f" ({reason})"
             ) from None
         self.step, self.seconds = checkpoint.progress["step"], checkpoint.progress["seconds"]
-        self.running = self._own_running(checkpoint.progress["running"])
+        place, world = self.accelerator.process_index, self.accelerator.num_processes
+        self.running = own_running(checkpoint.progress["running"], place, world)
         self.tracker.rewind(self.step, checkpoint.progress.get("rows"))
         if self.accelerator.is_main_process:
             self.monitor.resume(self.tracker.rows())
         if not self.quiet:
             terminal.message(
-                resume_line(self.config, self.step, checkpoint.progress.get("steps", before)),
+                resume_line(
+                    self.config, self.step, checkpoint.progress.get("steps", before), self.steps
+                ),
             )
-
-    def _own_running(self, running: Any) -> dict[str, list[float]]:  # noqa: ANN401 - as an older checkpoint has it, or by rank
-        """This rank's sums since the last log row; those of another number of ranks are all added
-        to the first's.
-        """
-        every = running if isinstance(running, list) else [running]
-        if len(every) == self.accelerator.num_processes:
-            return every[self.accelerator.process_index]
-        names, main = {name for each in every for name in each}, self.accelerator.is_main_process
-        return {
-            n: [sum(each[n][k] for each in every if n in each) if main else 0 for k in (0, 1)]
-            for n in sorted(names)
-        }
 
     def batches(self) -> Iterator[Batch]:
         """This rank's micro-batches from the current step on."""
         data, train = self.config.data, self.config.train
         micro, world = data.batch // train.grad_accumulation, self.accelerator.num_processes
-        frames, tracks = self.experiment.samples_of(data.clip_seconds), self.experiment.tracks
-        segments = Segments(self.experiment.corpus, "train", frames, self.config.seed, tracks)
+        segments = self.experiment.training_segments()
         rank, start = self.accelerator.process_index, self.step * train.grad_accumulation
         return iter(
             training_batches(
@@ -254,7 +258,7 @@ class Trainer:
         except KeyboardInterrupt:
             if not self.stop.signal:
                 raise
-            message = stopped_line(self.config.run, self.step, self.config.train.steps)
+            message = stopped_line(self.config.run, self.step, self._steps_begun)
             abrupt = int(os.environ.get("WORLD_SIZE", "1")) > 1
             raise RunInterruptedError(message, 128 + self.stop.signal, abrupt=abrupt) from None
 
@@ -281,10 +285,15 @@ class Trainer:
             message = message if self.peers is None or self.peers.first_here() else ""
             raise RunInterruptedError(message, LOST, abrupt=True) from error
 
+    @property
+    def _steps_begun(self) -> int:
+        """Those of the run; before they are known, those of the settings."""
+        return self.steps if self.pace.known else self.config.train.steps
+
     def _run(self) -> None:
-        train, began = self.config.train, time.perf_counter()
+        train, began, first = self.config.train, time.perf_counter(), self.step
         bar = tqdm(
-            total=train.steps,
+            total=self.steps if self.pace.known else None,
             initial=self.step,
             disable=self.quiet,
             unit="step",
@@ -292,37 +301,78 @@ class Trainer:
         )
         before = self.seconds
         with bar, self.stop.deferring():
+            self._introduce(bar)
             batches = self.batches()
-            while self.step < train.steps:
+            while self.step < self.steps and not self.experiment.over:
                 self._optimize(batches)
                 self.seconds = before + time.perf_counter() - began
                 bar.update()
+                self._estimate(bar, self.step - first)
                 if self.step % train.log_every == 0:
                     self._log(bar)
+                    self._first_sample(bar)
                 if (
                     self.step % train.valid_every == 0
-                    and self.step < train.steps
+                    and self.step < self.steps
                     and self.experiment.ready()
                 ):
                     self._validate(bar)
                 stop = self.stop.agreed(self.accelerator.device)
-                if self.step % train.save_every == 0 or self.step == train.steps or stop:
+                if self.step % train.save_every == 0 or self.step == self.steps or stop:
                     self._save()
                 if stop:
-                    where = f"step {self.step} of {train.steps}, all saved in {self.config.run}"
+                    where = f"step {self.step} of {self._steps_begun}, all saved in"
                     raise RunInterruptedError(
-                        f"stopped at {where}: run the same command to go on", 128 + stop
+                        f"stopped at {where} {self.config.run}: run the same command to go on",
+                        128 + stop,
                     )
         self._finish(bar)
+
+    def _introduce(self, bar: tqdm) -> None:
+        """What a run begins with; where validation selects, how good the model is before it."""
+        for line in self.experiment.introduction():
+            self._say(bar, line)
+        if self.experiment.selection is not None and not self.step:
+            self._validate(bar)
+
+    def _estimate(self, bar: tqdm, done: int) -> None:
+        line = self.pace.after(done, self.step, time.perf_counter())
+        if line is None:
+            return
+        bar.total = self.steps
+        self._say(bar, line)
+
+    def _first_sample(self, bar: tqdm) -> None:
+        """Recordings made with the weights of the first minutes, once."""
+        minutes = self.config.train.first_sample_minutes
+        if self.sampled or not self.experiment.trains_decoder:
+            return
+        self.sampled = by_main(lambda: self.seconds >= 60 * minutes)
+        if self.sampled and self.step < self.steps:
+            self._sample()
+            self._say(bar, f"step {self.step}: first samples in {self.config.run / 'samples'}")
+
+    def _say(self, bar: tqdm, line: str) -> None:
+        if not self.quiet:
+            bar.write(terminal.printable(line), file=sys.stderr)
+
+    def _sample(self) -> SampleSheet:
+        experiment, folder = self.experiment, self.config.run / "samples"
+        sheet = SampleSheet(folder, experiment.corpus.sample_rate, self.step)
+        experiment.samples(self.saved_model(), sheet)
+        with writing(self.config.run, "samples"):
+            sheet.close()
+        return sheet
 
     def _optimize(self, batches: Iterator[Batch]) -> None:
         """One optimizer step: forward, weighted sum, backward, for each micro-batch; then clip,
         move, average.
         """
         config, accelerator = self.config, self.accelerator
-        lr = config.optim.lr_at(self.step, config.train.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        lr = config.optim.lr_at(self.step, self.steps)
+        factors = self.experiment.lr_factors(self.step / self.steps)
+        for group, factor in zip(self.optimizer.param_groups, factors, strict=True):
+            group["lr"] = lr * factor
         self.network.train()
         self.experiment.step = self.step
         for micro in range(config.train.grad_accumulation):
@@ -397,7 +447,7 @@ class Trainer:
             for name, (value, count) in zip(names, sum_over_ranks(sums).tolist(), strict=True)
         }
         self.running = {}
-        means["optim/lr"] = self.config.optim.lr_at(self.step - 1, self.config.train.steps)
+        means["optim/lr"] = self.config.optim.lr_at(self.step - 1, self.steps)
         self._note(means | self.phases.taken())
         bar.set_postfix(
             {
@@ -431,15 +481,22 @@ class Trainer:
                 mine.copy_(theirs)
         return self.averaged.eval()
 
+    def saved_model(self) -> Model:
+        """The evaluated model, or where validation selects, the best one so far."""
+        model = self.evaluated_model()
+        selection = self.experiment.selection
+        return model if selection is None else selection.selected(model)
+
     def _validate(self, bar: tqdm) -> Evaluation:
         with torch.inference_mode(), self.accelerator.autocast():
             evaluation = self.experiment.evaluate(self.evaluated_model())
+        if self.experiment.selection is not None:
+            self.experiment.selection.offer(self.step, evaluation.scalars, self.averaged)
         values = {f"valid/{name}": value for name, value in evaluation.scalars.items()}
         self._note(values)
         self.tracker.codes(self.step, evaluation.sections)
-        if not self.quiet:
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in evaluation.scalars.items())
-            bar.write(terminal.printable(f"step {self.step}: {shown}"), file=sys.stderr)
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in evaluation.scalars.items())
+        self._say(bar, f"step {self.step}: {shown}")
         return evaluation
 
     def _save(self) -> None:
@@ -451,7 +508,7 @@ class Trainer:
         def write() -> None:
             with writing(self.config.run, f"step {self.step}"):
                 card = self.experiment.card(self.model, self.step, self.seconds)
-                folder, model = self.config.run / "model", self.evaluated_model()
+                folder, model = self.config.run / "model", self.saved_model()
                 save_trained(folder, model, card, self.experiment.speaker_vectors)
                 store_description(folder, model, card)
                 save_checkpoint(
@@ -462,18 +519,20 @@ class Trainer:
 
     def _finish(self, bar: tqdm) -> None:
         evaluation, run, experiment = self._validate(bar), self.config.run, self.experiment
-        sheet = SampleSheet(run / "samples", experiment.corpus.sample_rate, self.step)
-        experiment.samples(self.evaluated_model(), sheet)
-        with writing(run, "samples"):
-            sheet.close()
+        headline, selection = evaluation.headline, experiment.selection
+        if selection is not None:
+            headline = selection.headline
+            self._save()  # the last weights may be the best
+        sheet = self._sample()
         if self.accelerator.is_main_process:
             self.tracker.samples(sheet)
             sections = {"split": "valid", "step": self.step, **evaluation.sections}
+            sections |= {} if selection is None else {"selection": selection.section}
             with writing(run, "evaluation.json"):
                 write_text(run / "evaluation.json", json.dumps(sections, indent=1))
             minutes = self.seconds / 60
             terminal.output(
-                f"reached {evaluation.headline} after {self.step:,} steps, {minutes:.1f} min; the"
+                f"reached {headline} after {self.step:,} steps, {minutes:.1f} min; the"
                 f" run is in {run}"
             )
             terminal.output("next: " + "\n      ".join(experiment.next_steps()))
