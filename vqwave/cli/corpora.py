@@ -26,6 +26,8 @@ def add(add: Add) -> None:
     sources = "the recordings (none for demo); several of one kind become one corpus"
     prepare.add_argument("source", nargs="*", type=Path, metavar="DIR", help=sources)
     prepare.add_argument("--out", type=Path, required=True, help="corpus folder to write")
+    whose = "of kind folder: the voice of all recordings, however they lie; long ones are cut"
+    prepare.add_argument("--speaker", metavar="NAME", help=whose)
     prepare.add_argument("--sample-rate", type=int, help="Hz; default: the corpus' own")
     prepare.add_argument(
         "--level", type=finite, default=-23.0, help="RMS level in dBFS (default %(default)s)"
@@ -55,6 +57,7 @@ def prepare_corpus(arguments: argparse.Namespace) -> None:
         level_db=arguments.level,
         speaker_vectors=arguments.speaker_vectors,
         columns=pairs("--column", arguments.column),
+        speaker=arguments.speaker,
         quiet=arguments.quiet,
     )
     output(summary.table())

@@ -37,7 +37,7 @@ from vqwave.data.corpus import (
 )
 from vqwave.data.demo import render_demo
 from vqwave.data.manifest import Phones, Recording, Rejected
-from vqwave.data.recipes import RECIPES, Recipe
+from vqwave.data.recipes import RECIPES, Recipe, one_voice
 from vqwave.data.speaker_vectors import add_speaker_vectors
 from vqwave.data.splits import assign_splits
 from vqwave.data.summary import Summary, summarise
@@ -90,6 +90,7 @@ def prepare(
     level_db: float = -23.0,
     speaker_vectors: bool = False,
     columns: Mapping[str, str] | None = None,
+    speaker: str | None = None,
     quiet: bool = False,
 ) -> Summary:
     """Prepare `source`, which lies on disk as `RECIPES[kind]` describes, into the folder `out`, and
@@ -101,10 +102,13 @@ def prepare(
     Every recording loses its DC, is resampled to `sample_rate` Hz (None: the recipe's own) and
     brought to an RMS level of `level_db` dBFS; its F0 is stored with it, a frame each 10 ms.
     `speaker_vectors`: a vector of each speaker is stored, too (`data.speaker_vectors`).
+    speaker: of kind folder, whose recordings all of them are, however they lie.
     Files that cannot be used are left out and listed with their reason. `out` appears complete
     or not at all, and replaces nothing but a prepared corpus. Raises `UserInputError`.
     """
     recipe, out = _recipe(kind), Path(out)
+    if speaker is not None:
+        recipe = _of_one_voice(recipe, speaker)
     given = [] if source is None else [source] if isinstance(source, str | Path) else list(source)
     sources = [Path(each) for each in given]
     if recipe.needs_source and not sources:
@@ -136,6 +140,18 @@ def _recipe(kind: str) -> Recipe:
             f"no recipe {kind!r}, there are {', '.join(RECIPES)}{nearest(kind, RECIPES)}"
         )
     return RECIPES[kind]
+
+
+def _of_one_voice(recipe: Recipe, speaker: str) -> Recipe:
+    if recipe.rows is not RECIPES["folder"].rows:
+        raise UserInputError(
+            f"speaker {speaker}: with prepare {recipe.name}, expected prepare folder, whose"
+            " recordings are all of that voice"
+        )
+    if not speaker.strip():
+        raise UserInputError("speaker: empty, expected a name")
+    rows = partial(one_voice, speaker=speaker)
+    return replace(recipe, layout="sound files of one voice, in any folders", rows=rows)
 
 
 def _refuse_out(out: Path) -> None:

@@ -23,6 +23,7 @@ from vqwave.data.manifest import (
     read_lines,
     read_manifest,
 )
+from vqwave.data.pieces import pieces
 from vqwave.errors import UserInputError
 
 Rows = Iterator[Recording | Rejected]
@@ -254,13 +255,27 @@ def folder(source: Path) -> Rows:
         parts = path.relative_to(source).parts
         split = SPLITS[parts[0].lower()] if by_split and len(parts) > 1 else ""
         if len(parts) < (3 if split else 2):
-            yield Rejected(path, "lies in no speaker's folder")
+            yield Rejected(path, "lies in no speaker's folder (all of one voice: --speaker NAME)")
             continue
-        text = path.with_suffix(".txt")
-        words = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
         name = _id(path, source)
         unique = name if ids[name] == 1 else path.relative_to(source).as_posix()
-        yield Recording(path, parts[1] if split else parts[0], unique, text=words, split=split)
+        speaker = parts[1] if split else parts[0]
+        yield Recording(path, speaker, unique, text=_text_of(path), split=split)
+
+
+def one_voice(source: Path, speaker: str) -> Rows:
+    """All files below a folder are of one speaker; long ones are cut into pieces."""
+    ids = Counter(_id(path, source) for path in sound_files(source))
+    for path in sound_files(source):
+        name = _id(path, source)
+        unique = name if ids[name] == 1 else path.relative_to(source).as_posix()
+        yield from pieces(Recording(path, speaker, unique, text=_text_of(path)))
+
+
+def _text_of(path: Path) -> str:
+    """What is said, from NAME.txt next to NAME.wav."""
+    text = path.with_suffix(".txt")
+    return text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
 
 
 def manifest(source: Path) -> Rows:
