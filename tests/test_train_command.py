@@ -58,7 +58,7 @@ def test_names_become_files_wherever_they_stand() -> None:
 def test_unknown_names_are_answered_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UserInputError, match=r"^vqve: no such experiment; did you mean vqvae"):
         experiment_file("vqve")
-    with pytest.raises(UserInputError, match="expected one of classifier, distill"):
+    with pytest.raises(UserInputError, match="expected one of adapt, classifier, distill"):
         experiment_file("zzz")
     with pytest.raises(UserInputError, match=r"--config tny: no such file, .* did you mean tiny"):
         config_file("vqvae", "tny")

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from vqwave import __version__, terminal
 from vqwave.cli import (
+    adapt,
     app,
     bench,
     code,
@@ -31,7 +32,7 @@ from vqwave.cli import (
 from vqwave.errors import Note
 from vqwave.failures import ending
 
-COMMANDS = (corpora, train, code, generate, look, bench, sweep, evaluate, tune, export, app)
+COMMANDS = (corpora, train, adapt, code, generate, look, bench, sweep, evaluate, tune, export, app)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

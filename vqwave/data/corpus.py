@@ -128,7 +128,9 @@ class Corpus(Dataset[Item]):
         folder: Path,
         header: dict[str, Any],
         utterances: list[Utterance],
+        vectors: dict[str, NDArray[np.float32]] | None = None,
     ) -> None:
+        """vectors: (N, V) by name; None reads those of the folder."""
         self.folder = folder
         self.name: str = header["name"]
         self.sample_rate: int = header["sample_rate"]
@@ -139,7 +141,7 @@ class Corpus(Dataset[Item]):
         self.utterances = utterances
         stored = header.get("pitch")
         self.pitch = None if stored is None else StoredPitch(stored["hop"], *stored["range"])
-        self.vectors = _vectors(folder, len(utterances))
+        self.vectors = _vectors(folder, len(utterances)) if vectors is None else vectors
         self._ids = {
             name: {value: k for k, value in enumerate(values)}
             for name, values in self.labels.items()

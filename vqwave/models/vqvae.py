@@ -121,6 +121,12 @@ class VQVAESpec:
         }
         return {name: need for name, (there, need) in given.items() if not there}
 
+    @property
+    def predicts_log_mel(self) -> bool:
+        """Whether its spectral decoder predicts what a linear predictor is made from."""
+        spectral = self.spectral_decoder
+        return spectral is not None and spectral.features.kind == "log_mel"
+
     def with_decoder(self, decoder: DecoderSpec) -> VQVAESpec:
         """The same codes with another decoder, and without the parts that only training needs."""
         spectral_decoder = None if self.decoder_input == "latents" else self.spectral_decoder

@@ -1,0 +1,107 @@
+"""Leave one voice out on data/fsdd: codes and a decoder of five voices, adapted to the sixth with a
+minute of it; words kept and target reached of conversions to it, and of the five before and after.
+
+python benchmarks/adapt_leave_one_out.py [--voices theo lucas] [--codes 15] [--decoder 30]
+
+Each step is a `vqwave` command in runs/leave-one-out/VOICE; the same command goes on where it was
+stopped. On two cores a voice takes about an hour, all six take six.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vqwave.data import Corpus
+
+ROOT = Path(__file__).resolve().parents[1]
+MINUTE = 60.0
+ROWS = {
+    "conversion.content": "words kept",
+    "conversion.target": "target reached",
+}
+
+
+def vqwave(*words: object) -> None:
+    """One command, in a process of its own."""
+    subprocess.run([sys.executable, "-m", "vqwave", *map(str, words)], check=True, cwd=ROOT)
+
+
+def voices_setting(names: Sequence[str]) -> str:
+    return f"data.speakers=[{', '.join(names)}]"
+
+
+def minute_of(corpus: Path, voice: str, out: Path) -> Path:
+    """A manifest of `voice`: a minute of its training recordings, all others that are held out."""
+    from vqwave import audio
+
+    opened, seconds, rows = Corpus.open(corpus), 0.0, []
+    (out / "in").mkdir(parents=True, exist_ok=True)
+    for row, u in enumerate(opened.utterances):
+        if u.speaker != voice or (u.split == "train" and seconds >= MINUTE):
+            continue
+        seconds += u.frames / opened.sample_rate * (u.split == "train")
+        path = out / "in" / f"{len(rows):04d}.wav"
+        audio.write(path, opened.read(row), opened.sample_rate)
+        rows.append({"path": path.name, "speaker": voice, "text": u.text, "split": u.split})
+    lines = "\n".join(json.dumps(row) for row in rows)
+    (out / "in" / "manifest.jsonl").write_text(lines + "\n", encoding="utf-8")
+    vqwave("prepare", "manifest", out / "in", "--out", out / "corpus", "--quiet")
+    return out / "corpus"
+
+
+def figures(report: Path) -> dict[str, Any]:
+    """The figures of the model by the name of their row."""
+    rows = json.loads(report.read_text(encoding="utf-8"))["rows"]
+    return {row["key"]: row["figures"].get("model", {}).get("value") for row in rows}
+
+
+def leave_out(voice: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train, adapt and measure for one voice."""
+    out, data = ROOT / "runs" / "leave-one-out" / voice, arguments.data
+    out.mkdir(parents=True, exist_ok=True)
+    others = [name for name in Corpus.open(data).speakers if name != voice]
+    five, common = voices_setting(others), (f"data.corpus={data}", "--quiet")
+    codes = (f"frozen_codec={out / 'codes'}", f"run={out / 'five'}")
+    pitch = (f"pitch={out / 'pitch'}", f"run={out / 'codes'}")
+    train = ("train", "vqvae", "--config")
+    vqwave("train", "pitch", "--config", "fsdd", five, *common, f"run={out / 'pitch'}")
+    vqwave(*train, "fsdd-codes", five, *common, *pitch, "--minutes", arguments.codes)
+    vqwave(*train, "fsdd-decoder", five, *common, *codes, "--minutes", arguments.decoder)
+    corpus = minute_of(data, voice, out)
+    began = time.perf_counter()
+    vqwave(
+        *("adapt", out / "five", corpus, "--speaker", voice, "--replay", data),
+        *("--minutes", arguments.adapt, "--out", out / "six", "--quiet"),
+    )
+    result: dict[str, Any] = {"voice": voice, "minutes": (time.perf_counter() - began) / 60}
+    for run, names in {"five": others, "six": others, "new": [*others, voice]}.items():
+        report, model = out / f"{run}.json", out / ("five" if run == "five" else "six")
+        vqwave(
+            *("evaluate", model, "--data", data, "--speakers", ",".join(names)),
+            *("--metrics", "conversion", "--out", report, "--quiet"),
+        )
+        measured = figures(report)
+        result[run] = {name: measured.get(key) for key, name in ROWS.items()}
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--data", type=Path, default=ROOT / "data" / "fsdd")
+    parser.add_argument("--voices", nargs="*", default=[], help="default: all")
+    for name, minutes in (("codes", 15.0), ("decoder", 30.0), ("adapt", 10.0)):
+        parser.add_argument(f"--{name}", type=float, default=minutes, help="minutes")
+    arguments = parser.parse_args()
+    for voice in arguments.voices or Corpus.open(arguments.data).speakers:
+        print(json.dumps(leave_out(voice, arguments)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,299 @@
+"""A voice more in a trained VQ-VAE: codes and fingerprint stay, validation selects, a resume is
+exact, and what cannot be adapted is refused in one line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from vqwave import audio, cli
+from vqwave.data import Corpus, prepare
+from vqwave.data.joined import JoinedCorpus, Part
+from vqwave.data.mixed_segments import MixedSegments
+from vqwave.decode.sampling import Sampling
+from vqwave.errors import UserInputError
+from vqwave.inference.model_folder import load_trained
+from vqwave.inference.speech_model import SpeechModel
+from vqwave.training.added_voice import AddedVoice
+from vqwave.training.command_line import main
+from vqwave.training.replay import Replay, corpora_of_run, join
+from vqwave.training.selection import Selection
+
+RATE = 8000
+PLAIN = Sampling(backend="reference")
+VOICES = {"high": 220.0, "low": 100.0, "mid": 150.0, "new": 180.0}
+MEL = "{kind: log_mel, bands: 8, fmin: 100, fmax: 4000}"
+SIZES = [
+    "data.clip_seconds=0.2",
+    "data.batch=2",
+    "data.valid_clip_seconds=0.2",
+    "data.valid_clips=4",
+    "num_samples=0",
+    "train.threads=1",
+]
+BASE = [
+    "model.encoder.kind=spectral",
+    "model.encoder.channels=8",
+    "model.encoder.latent_dim=4",
+    f"model.encoder.features={MEL}",
+    "model.quantizer.codebook_size=8",
+    "model.quantizer.kmeans_after_steps=1",
+    f"model.spectral_decoder={{channels: 8, features: {MEL}}}",
+    "model.decoder_input=spectrogram",
+    "model.decoder.network={layers: 2, dilation_cycle: 2, residual_channels: 4, gate_channels: 4}",
+    "model.decoder.network.skip_channels=4",
+    "model.decoder.network.hidden_channels=4",
+    "model.decoder.conditioner.channels=4",
+    "losses={nll: 1.0, spectral: 1.0}",
+    "train.steps=6",
+]
+QUICK = [*SIZES, "train.minutes=null", "train.valid_every=4", "train.save_every=4"]
+
+
+def sound(voice: str, take: int, seconds: float = 0.4) -> np.ndarray:
+    """Harmonics of a voice's own height, and a little noise."""
+    rng, t = np.random.default_rng(take), np.arange(round(seconds * RATE)) / RATE
+    phase = 2 * np.pi * VOICES[voice] * rng.uniform(0.97, 1.03) * t
+    wave = sum(np.cos(k * phase) / k for k in range(1, 10))
+    return (0.05 * wave + 1e-3 * rng.standard_normal(len(t))).astype(np.float32)
+
+
+def corpus_of(folder: Path, voices: list[str], takes: int = 6) -> Path:
+    """A corpus of these voices."""
+    for voice in voices:
+        (folder / "in" / voice).mkdir(parents=True)
+        for take in range(takes):
+            audio.write(folder / "in" / voice / f"{take}.wav", sound(voice, take), RATE)
+    prepare("folder", folder / "in", folder / "corpus", quiet=True)
+    return folder / "corpus"
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return corpus_of(tmp_path_factory.mktemp("old"), ["high", "low", "mid"])
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return corpus_of(tmp_path_factory.mktemp("new"), ["new"])
+
+
+@pytest.fixture(scope="module")
+def base(
+    old: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    experiment_script: Callable[[str], ModuleType],
+) -> Path:
+    run = tmp_path_factory.mktemp("base") / "run"
+    experiment = experiment_script("vqvae").VQVAEExperiment
+    main(experiment, [f"run={run}", f"data.corpus={old}", *SIZES, *BASE, "--quiet"])
+    return run
+
+
+@pytest.fixture
+def adapt(
+    base: Path, new: Path, experiment_script: Callable[[str], ModuleType]
+) -> Callable[..., None]:
+    experiment = experiment_script("adapt").AdaptExperiment
+
+    def adapted(run: Path, *settings: str) -> None:
+        given = [f"base={base}", f"data.corpus={new}", "speaker=new", f"run={run}"]
+        main(experiment, [*given, *QUICK, "train.steps=8", *settings, "--quiet"])
+
+    return adapted
+
+
+def test_codes_and_fingerprint_stay_and_the_voice_is_there(
+    adapt: Callable[..., None], base: Path, tmp_path: Path
+) -> None:
+    adapt(tmp_path / "run")
+    before, after = SpeechModel.load(base), SpeechModel.load(tmp_path / "run")
+    assert after.fingerprint == before.fingerprint
+    wave = sound("new", 9)
+    codes = before.encode(wave, RATE)
+    assert np.array_equal(codes.codes, after.encode(wave, RATE).codes)
+    assert after.speakers == ["high", "low", "mid", "new"]
+    spoken = after.decode(codes, speaker="new", sampling=PLAIN)
+    assert len(spoken) == len(wave)
+    for part in ("encoder", "quantizer"):
+        kept = getattr(load_trained(base).model, part).state_dict()
+        moved = getattr(load_trained(tmp_path / "run").model, part).state_dict()
+        assert all(torch.equal(kept[name], moved[name]) for name in kept), part
+    about = load_trained(tmp_path / "run").card.about
+    assert about["adapted"]["speaker"] == "new"
+    assert about["adapted"]["replayed"] == ["high", "low", "mid"]  # of the base's own corpus
+
+
+def test_a_resume_is_exact(adapt: Callable[..., None], tmp_path: Path) -> None:
+    adapt(tmp_path / "whole")
+    adapt(tmp_path / "parts", "train.steps=8", "train.save_every=4", "seed=0")
+    checkpoints = tmp_path / "parts" / "checkpoints"
+    for path in (checkpoints / "step-00000008").iterdir():
+        path.unlink()
+    (checkpoints / "step-00000008").rmdir()
+    adapt(tmp_path / "parts")
+    for name in ("network.safetensors", "average.safetensors", "beside.safetensors"):
+        whole, parts = (
+            (tmp_path / run / "checkpoints" / "step-00000008" / name).read_bytes()
+            for run in ("whole", "parts")
+        )
+        assert whole == parts, name
+    models = [
+        (tmp_path / run / "model/model.safetensors").read_bytes() for run in ("whole", "parts")
+    ]
+    assert models[0] == models[1]
+
+
+def test_the_best_weights_are_kept(
+    adapt: Callable[..., None], base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Steps that are far too long make everything worse: the weights of step 0 are kept."""
+    adapt(tmp_path / "run", "optim.lr=10", "optim.warmup=0", "voice_share=0", "patience=1")
+    assert "at step 0, whose weights are kept" in capsys.readouterr().out
+    trained = load_trained(base).model.decoder.stack.state_dict()
+    kept = load_trained(tmp_path / "run").model.decoder.stack.state_dict()
+    assert all(torch.equal(trained[name], kept[name]) for name in trained)
+    selection = json.loads((tmp_path / "run" / "evaluation.json").read_text())["selection"]
+    assert selection["best"] == selection["first"]
+
+
+def test_the_body_waits_for_the_voice(
+    adapt: Callable[..., None], base: Path, tmp_path: Path
+) -> None:
+    """With voice_share 1 nothing but embeddings and projections moves."""
+    adapt(tmp_path / "run", "voice_share=1", "optim.warmup=0")
+    before, after = (load_trained(run).model.state_dict() for run in (base, tmp_path / "run"))
+    moved = {
+        n for n, w in before.items() if not torch.equal(w, after[n][: len(w)] if w.ndim else w)
+    }
+    assert moved
+    assert all("embeddings" in n or "conditioner" in n or "projection" in n for n in moved), moved
+
+
+def test_a_folder_is_prepared_and_adapted_by_the_command(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for take in range(4):
+        audio.write(folder / f"{take}.wav", sound("new", take), RATE)
+    words = ["adapt", str(base), str(folder), "--speaker", "me", "--out", str(tmp_path / "run")]
+    settings = [word for setting in [*QUICK, "train.steps=2"] for word in ("--set", setting)]
+    cli.main([*words, "--quiet", *settings])
+    assert "next: vqwave convert" in capsys.readouterr().out
+    assert Corpus.open(tmp_path / "run-corpus").speakers == ["me"]
+    assert SpeechModel.load(tmp_path / "run").speakers[-1] == "me"
+
+
+def test_nothing_is_replayed_where_nothing_is_at_hand(
+    base: Path, old: Path, tmp_path: Path
+) -> None:
+    assert corpora_of_run(base) == [old]
+    assert corpora_of_run(base / "model") == []
+    lines = Replay.of((), base / "model", ["high"], 0.5).lines("speech")
+    assert lines[0].startswith("nothing is replayed: no corpus of the voices of speech is at hand")
+    with pytest.raises(UserInputError, match="has no training recording of a voice"):
+        Replay.of([old], tmp_path, ["nobody"], 0.5)
+
+
+def test_what_cannot_be_adapted_is_refused(
+    adapt: Callable[..., None], new: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for settings, line in {
+        ("speaker=nobody",): "no speaker 'nobody' among 1",
+        ("speaker=",): "speaker: not given",
+        ("data.speakers=[new]",): "data.speakers: expected none",
+        ("base=speech-prior",): "no such model",
+        ("base=fsdd-prior",): "is a prior, expected a trained VQ-VAE",
+        ("base=speech",): "is for 16000 Hz",
+    }.items():
+        with pytest.raises(SystemExit) as stopped:
+            adapt(tmp_path / "run", *settings)
+        assert stopped.value.code == 2
+        error = capsys.readouterr().err
+        assert line in error, error
+        assert error.count("\n") == 1
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_voice_that_the_model_has_is_refused(base: Path) -> None:
+    with pytest.raises(UserInputError, match=r"speaker: low, which .* has already"):
+        AddedVoice.to(load_trained(base), "low")
+
+
+def test_the_start_is_the_mixture_that_fits(base: Path) -> None:
+    """Planted: the new voice is a known one; its weights are found."""
+    loaded = load_trained(base)
+    added = AddedVoice.to(loaded, "new")
+    model = added.build(loaded)
+    tables = added.tables(model)
+    with torch.no_grad():
+        for table in tables:
+            table.weight.normal_(generator=torch.Generator().manual_seed(0))
+    wanted = [table.weight[1].clone() for table in tables]
+    row = torch.tensor([added.row])
+
+    def loss() -> torch.Tensor:
+        errors = [
+            (table(row)[0] - w).square().mean() for table, w in zip(tables, wanted, strict=True)
+        ]
+        return torch.stack(errors).sum()
+
+    weights = added.fit_mixture(model, loss)
+    assert weights.argmax() == 1
+    assert weights[1] > 0.8
+    assert added.nearest(weights).startswith("low (")
+    added.start(model, weights)
+    assert torch.allclose(tables[0].weight[added.row], weights @ tables[0].weight[:3])
+
+
+def test_joined_rows_are_those_of_their_corpora(base: Path, old: Path, new: Path) -> None:
+    corpora = Corpus.open(new), Corpus.open(old)
+    labels = {"speaker": ["low", "high", "new", "mid"]}
+    replay = Replay.of([old], Path(), ["low", "high", "mid"], 0.5)
+    card = load_trained(base).card
+    joined = join(corpora[0], "new", replay, labels, card)
+    assert {u.split for u in joined.utterances if u.speaker == "new"} >= {"train", "valid"}
+    for i, (corpus, row) in enumerate(joined.places):
+        assert np.array_equal(joined.read(i, 10, 50), corpus.read(row, 10, 50))
+        assert np.array_equal(joined.f0(i), corpus.f0(row))
+        assert joined.label_ids(i) == {
+            "speaker": labels["speaker"].index(corpus.utterances[row].speaker)
+        }
+    with pytest.raises(UserInputError, match=r"speaker 'new' of .* is none of the model's"):
+        JoinedCorpus([Part(corpora[0], [0], {})], {"speaker": ["low"]})
+    with pytest.raises(UserInputError, match="prepare it with --level -10"):
+        join(corpora[0], "new", replay, labels, replace(card, about={"level_db": -10.0}))
+
+
+def test_half_of_a_batch_is_replayed(base: Path, old: Path, new: Path) -> None:
+    replay = Replay.of([old], Path(), ["low", "high", "mid"], 0.5)
+    labels = {"speaker": [*VOICES]}
+    joined = join(Corpus.open(new), "new", replay, labels, load_trained(base).card)
+    for share, expected in ((0.5, 50), (0.25, 25), (0.0, 0)):
+        mixed = MixedSegments(joined, "train", 800, speakers={"new"}, share=share)
+        crops = [mixed[(position, position % len(mixed))] for position in range(100)]
+        others = [crop for crop in crops if joined.utterances[crop.index].speaker != "new"]
+        assert len(others) == expected
+
+
+def test_selection_keeps_the_best_and_ends() -> None:
+    selection, model = Selection("loss", patience=2), torch.nn.Linear(1, 1)
+    for step, loss in enumerate([3.0, 1.0, 2.0]):
+        torch.nn.init.constant_(model.weight, step)
+        selection.offer(step, {"loss": loss}, model)
+    assert (selection.step, selection.first, selection.over) == (1, 3.0, False)
+    again = Selection("loss", patience=2)
+    again.load_state(selection.state())
+    again.offer(3, {"loss": 2.0}, model)
+    assert again.over
+    assert again.selected(model).weight.item() == 1
+    assert model.weight.item() == 2

@@ -1,0 +1,99 @@
+"""adapt: one more voice in a trained model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vqwave.cli.arguments import Add, check_positive, finite
+from vqwave.errors import UserInputError
+from vqwave.terminal import message
+
+
+def add(add: Add) -> None:
+    about = (
+        "Add a voice to a trained model from a minute or more of it. Codes stay as they are; the"
+        " same command resumes."
+    )
+    adapt = add("adapt", adapt_model, about)
+    adapt.add_argument("model", help="run folder, model folder or name")
+    adapt.add_argument(
+        "recordings",
+        type=Path,
+        metavar="CORPUS|FOLDER",
+        help="folder that `vqwave prepare` wrote, or one of sound files of this voice",
+    )
+    adapt.add_argument("--speaker", required=True, metavar="NAME", help="what the voice is called")
+    adapt.add_argument(
+        "--minutes", type=finite, default=10.0, help="minutes to train (default %(default)s)"
+    )
+    adapt.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder to write")
+    adapt.add_argument(
+        "--replay",
+        action="append",
+        default=[],
+        metavar="CORPUS",
+        help="recordings of the model's own voices, so that they stay (default: those of its run)",
+    )
+    adapt.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of experiments/adapt.py, see `vqwave train adapt --help`",
+    )
+
+
+def adapt_model(arguments: argparse.Namespace) -> None:
+    """Prepare the recordings where they are no corpus yet, then train as experiments/adapt.py."""
+    check_positive(arguments, "--minutes")
+
+    from vqwave.training.command_line import main
+    from vqwave.training.experiment_files import load_experiment
+
+    settings = [
+        f"base={arguments.model}",
+        f"data.corpus={corpus_of(arguments)}",
+        f"speaker={arguments.speaker}",
+        f"run={arguments.out}",
+        f"train.minutes={arguments.minutes:g}",
+        *([f"replay=[{', '.join(map(repr, arguments.replay))}]"] if arguments.replay else []),
+        *arguments.set,
+        *(["--quiet"] if arguments.quiet else []),
+    ]
+    main(load_experiment("adapt"), settings, program="vqwave adapt")
+
+
+def corpus_of(arguments: argparse.Namespace) -> Path:
+    """The corpus, or the one that a folder of sound files is prepared into: RUN-corpus.
+
+    Raises UserInputError.
+    """
+    from vqwave.data import prepare
+    from vqwave.data.corpus import is_corpus
+    from vqwave.inference.model_folder import find_model, read_card
+
+    source, out = arguments.recordings, Path(f"{arguments.out}-corpus")
+    if is_corpus(source):
+        return source
+    if not source.is_dir():
+        raise UserInputError(
+            f"{source}: no such folder, expected a corpus or a folder of sound files"
+        )
+    card, _ = read_card(find_model(arguments.model))
+    if is_corpus(out):
+        if not arguments.quiet:
+            message(f"note: {out} is there, prepared before; remove it to prepare {source} again")
+        return out
+    summary = prepare(
+        "folder",
+        source,
+        out,
+        sample_rate=card.sample_rate,
+        level_db=float(card.about.get("level_db", -23.0)),
+        speaker=arguments.speaker,
+        quiet=arguments.quiet,
+    )
+    if not arguments.quiet:
+        message(f"{out}: {summary.table().splitlines()[0]}")
+    return out

@@ -1,0 +1,204 @@
+"""What a new voice trains in a VQ-VAE: the decoder and the spectral decoder, on the codes of
+recordings, which stay as they are.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vqwave.data import Batch
+from vqwave.losses import PowerSpec, STFTSpec, negative_log_likelihood
+from vqwave.metrics import likelihood
+from vqwave.models import VQVAE, Student, WaveNet
+from vqwave.nn.random_segments import sliced
+from vqwave.nn.wavenet import Stack
+from vqwave.rng import keyed
+from vqwave.rng.philox import uniforms
+
+PARTS = 4  # uniforms a sample of a student's noise
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Recordings as they reach the decoders: quantized latents z (B, D, F), mask (B, F) of the real
+    ones, pitch (B, 2, F') of a model with melody: decoded from its codes, and the recordings' own.
+    """
+
+    z: Tensor
+    mask: Tensor
+    pitch: Tensor | None
+    recorded: Tensor | None
+
+
+@torch.no_grad()
+def coded(model: VQVAE, batch: Batch) -> Coded:
+    """Encoder, quantizer and pitch codec are not trained."""
+    codes, mask = model.encode(batch.wave, batch.lengths), batch.frame_mask(model.hop)
+    melody = model.encode_pitch(batch.labels, batch.lengths)
+    pitch = model.pitch(melody, batch.labels, codes.shape[-1], mask)
+    recorded = None if pitch is None else model.recorded_pitch(batch.labels, pitch)
+    return Coded(model.quantizer.decode(codes), mask, pitch, recorded)
+
+
+def spectral_loss(model: VQVAE, batch: Batch, x: Coded) -> tuple[Tensor | None, Tensor | None]:
+    """The spectral decoder's frames, and their error; None of a model without."""
+    if model.spectral_decoder is None:
+        return None, None
+    spectrum = model.spectral_decoder(x.z, batch.labels, x.mask, x.pitch)
+    return spectrum, model.spectral_decoder.loss(spectrum, batch.wave, x.mask)
+
+
+class Objective(ABC):
+    """How a kind of decoder is trained on recordings."""
+
+    names: tuple[str, ...]
+
+    @abstractmethod
+    def losses(
+        self, decoder: nn.Module, batch: Batch, frames: Tensor, u: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """frames (B, D, F) of the clips -> losses by name, unweighted.
+
+        u: uniforms of fixed noise (4, B, T); else it is drawn.
+        """
+
+    def metrics(self, decoder: nn.Module, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is logged besides."""
+        del decoder, losses
+        return {}
+
+
+class LikelihoodObjective(Objective):
+    """A WaveNet's negative log-likelihood."""
+
+    names = ("nll",)
+
+    def losses(
+        self, decoder: nn.Module, batch: Batch, frames: Tensor, u: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        del u
+        assert isinstance(decoder, WaveNet)  # chosen by its kind
+        mask = batch.frame_mask(decoder.hop)
+        distribution = decoder(batch.wave, batch.labels, frames, mask)
+        return {"nll": negative_log_likelihood(distribution, batch.wave, batch.mask)}
+
+    def metrics(self, decoder: nn.Module, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        assert isinstance(decoder, WaveNet)  # chosen by its kind
+        return {"bits": likelihood.bits_of(decoder.head, losses["nll"].detach())}
+
+
+class SpectralObjective(Objective):
+    """Distances of a student's samples from the recordings by their spectra, without a teacher.
+
+    Yamamoto et al., 2020, eq. 4 to 7. arXiv:1910.11480
+    """
+
+    names = ("log_spectral", "stft")
+
+    def __init__(self) -> None:
+        self.power, self.stft = PowerSpec(), STFTSpec()
+
+    def losses(
+        self, decoder: nn.Module, batch: Batch, frames: Tensor, u: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        assert isinstance(decoder, Student)  # chosen by its kind
+        B, T = batch.wave.shape
+        if u is None:
+            u = keyed.uniforms(B, PARTS, T, like=batch.wave).transpose(0, 1)
+        mask = batch.frame_mask(decoder.hop)
+        flowed = decoder(decoder.noise(u.clamp(1e-6, 1 - 1e-6)), batch.labels, frames, mask)
+        x = flowed.x * batch.mask
+        return {
+            "log_spectral": self.power.log_spectral(x, batch.wave),
+            "stft": self.stft.loss(x, batch.wave),
+        }
+
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "wavenet": LikelihoodObjective,
+    "student": SpectralObjective,
+}
+"""By `kind` of a decoder's settings."""
+
+
+class Adaptation(nn.Module):
+    """The decoders of a VQ-VAE, as one module that yields the losses of a batch.
+
+    The remaining parts of the model are no parts of this one, so that they stay in evaluation mode.
+    """
+
+    def __init__(self, model: VQVAE, objective: Objective, segment: int) -> None:
+        """segment: samples of each clip, anywhere, that the decoder is trained on."""
+        super().__init__()
+        self.decoder, self.spectral_decoder = model.decoder, model.spectral_decoder
+        self.objective, self.segment = objective, segment
+        self._model = (model,)  # a tuple is not registered
+
+    @property
+    def model(self) -> VQVAE:
+        """All of it."""
+        return self._model[0]
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """A training batch -> losses by name, unweighted."""
+        frames, losses = self._frames(batch)
+        frames = self.model.add_decoder_noise(frames)
+        batch, frames = sliced(batch, frames, self.segment, self.model.hop)
+        return losses | self.objective.losses(self.decoder, batch, frames)
+
+    def held_out(self, batch: Batch, seed: int, first: int) -> dict[str, Tensor]:
+        """The same of whole clips, the first of which has number `first`, without noise."""
+        frames, losses = self._frames(batch)
+        B, T = batch.wave.shape
+        u = uniforms(seed, torch.arange(B) + first, 0, T).to(batch.wave.device)
+        return losses | self.objective.losses(self.decoder, batch, frames, u)
+
+    def _frames(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The decoder's frames, and the loss of the spectral decoder, which no other loss
+        trains.
+        """
+        model, x = self.model, coded(self.model, batch)
+        spectrum, error = spectral_loss(model, batch, x)
+        predicted = None if spectrum is None else spectrum.detach()
+        frames = model.decoder_features(x.z, batch.labels, predicted, x.mask, x.recorded)
+        return frames, {} if error is None else {"spectral": error}
+
+    def voice_parameters(self) -> list[nn.Parameter]:
+        """Embeddings of labels, and the layers that project a condition."""
+        stacks = [part for part in self.decoder.modules() if isinstance(part, Stack)]
+        parts: list[nn.Module | None] = [self.decoder.conditioner]
+        parts += [stack.projection for stack in stacks]
+        if self.spectral_decoder is not None:
+            parts.append(self.spectral_decoder.embeddings)
+        return [p for part in parts if part is not None for p in part.parameters()]
+
+    def other_parameters(self) -> list[nn.Parameter]:
+        """All others that are trained."""
+        voice = {id(p) for p in self.voice_parameters()}
+        return [p for p in self.parameters() if id(p) not in voice]
+
+
+def held_out_sums(
+    trained: Adaptation, batches: Iterable[Batch], weights: Mapping[str, float], seed: int
+) -> dict[str, Tensor]:
+    """Sums over the clips of `batches` of each loss by name and of `loss`, their weighted sum, and
+    how many `clips` there are.
+    """
+    sums: dict[str, Tensor] = {}
+    first = 0
+    for batch in batches:
+        losses = trained.held_out(batch, seed, first)
+        total = sum(
+            (weights.get(name, 0.0) * x for name, x in losses.items()),
+            torch.zeros(()).to(batch.wave),
+        )
+        first += len(batch)
+        for name, value in {"loss": total, **losses, "clips": torch.ones(())}.items():
+            zero = torch.zeros((), dtype=torch.float64)
+            sums[name] = sums.get(name, zero) + len(batch) * value.cpu()
+    return sums
