@@ -300,13 +300,14 @@ class VQVAEExperiment(Experiment[Config, VQVAE]):
                 sheet.add(utterance.id, "conversion", converted, target=target, **about)
 
     def next_steps(self) -> list[str]:
+        model, reports, run = self.model_spec, super().next_steps(), self.config.run
         if not self.trains_decoder:
-            return [self.next_command("vqvae", "frozen_codec"), *super().next_steps()]
-        convert = (
-            f"vqwave convert {self.config.run} in.wav --speaker {self.example_speaker} --out"
-            " out.wav"
-        )
-        return [convert, self.next_command("distill", "teacher"), *super().next_steps()]
+            own = "own-decoder" if model.predicts_log_mel else ""
+            taps = " model.decoder.pitch_taps=0" if own and model.melody is None else ""
+            return [self.next_command("vqvae", "frozen_codec", own) + taps, *reports]
+        convert = f"vqwave convert {run} in.wav --speaker {self.example_speaker} --out out.wav"
+        student = self.next_command("distill", "teacher", "own-student" * self.head.continuous)
+        return [convert, student, *reports]
 
 
 if __name__ == "__main__":
