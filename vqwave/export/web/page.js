@@ -322,7 +322,7 @@ function showSizes() {
   const size = (name) => model.sizes[name] + (name === RUNTIME ? model.sizes[BINARY] : 0);
   const shown = Object.entries(parts).filter(([, name]) => name in model.sizes);
   at("sizes").textContent = `${megabytes(total)} in all: ${shown.map(([part, name]) => `${part} ${megabytes(size(name))}`).join(", ")}.`;
-  at("limit").textContent = `up to ${model.longest_seconds} s of one voice; a file may also be dropped here`;
+  at("limit").textContent = `Up to ${model.longest_seconds} s of one voice. A file may also be dropped here.`;
 }
 
 async function start() {
