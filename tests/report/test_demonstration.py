@@ -38,17 +38,29 @@ class FakeModel:
 
     sample_rate = RATE
 
-    def __init__(self, voices: list[str] = VOICES, prior: Prior | None = None) -> None:
+    def __init__(
+        self, voices: list[str] = VOICES, prior: Prior | None = None, vectors: int = 0
+    ) -> None:
         self.speakers, self.prior = voices, prior
-        labels = ["speaker"] if voices else []
-        self.decoder = SimpleNamespace(conditioner=SimpleNamespace(labels=labels))
+        labels, sizes = ["speaker"] if voices else [], {"voice": vectors} if vectors else {}
+        conditioner = SimpleNamespace(labels=labels, vector_sizes=sizes)
+        self.decoder = SimpleNamespace(conditioner=conditioner)
         self.card = SimpleNamespace(about={"unheard": {"speaker": ["untrained"]}})
 
     def encode(self, wave: np.ndarray, rate: int) -> str:
         return f"{len(wave)} at {rate}"
 
-    def decode_many(self, coded: list[str], speakers: list[str | None], **_: Any) -> list[Any]:  # noqa: ANN401
+    def decode_many(
+        self,
+        coded: list[str],
+        speakers: list[str | None],
+        likes: list[Any] | None = None,
+        **_: object,
+    ) -> list[Any]:
         places = [VOICES.index(name) / 8 if name else 0.5 for name in speakers]
+        if likes and any(likes):
+            assert set(speakers) == {None}
+            places = [float(wave[0]) for wave, _ in likes]
         return [torch.full((400,), place) for place in places]
 
 
@@ -86,6 +98,17 @@ def test_an_unknown_speaker_has_the_first_voice_and_the_page_says_so(speaker: st
 
 def test_a_model_of_one_voice_only_reconstructs() -> None:
     assert made(FakeModel([]), recording("one", "ann")) == [("one", "reconstruction", None, 4)]
+
+
+def test_a_model_of_vectors_takes_the_voices_of_the_recordings() -> None:
+    waves = [np.full(800, place / 8, np.float32) for place in (6, 7)]
+    recordings = [Recording("one", waves[0], RATE, "x"), Recording("two", waves[1], RATE)]
+    assert made(FakeModel([], vectors=8), *recordings) == [
+        ("one", "reconstruction", None, 6),
+        ("one", "conversion", "two", 7),
+        ("two", "reconstruction", None, 7),
+        ("two", "conversion", "x", 6),
+    ]
 
 
 def test_a_prior_generates_other_labels_each_time() -> None:

@@ -109,7 +109,9 @@ def test_a_live_page_keeps_sound_and_place(tmp_path: Path, browser_page: Any) ->
     browser_page.wait_for_function("now.source !== null")
     browser_page.evaluate("window.kept = now.source")
     browser_page.evaluate("document.querySelector('.speed').open = true")
-    browser_page.evaluate("document.querySelector('#training').scrollIntoView()")
+    browser_page.evaluate(
+        "document.querySelector('#training').scrollIntoView({behavior: 'instant'})"
+    )
     browser_page.wait_for_timeout(600)
     place = "document.querySelector('#training').getBoundingClientRect().top"
     top, clips = browser_page.evaluate(place), browser_page.locator(".clip").count()

@@ -102,28 +102,35 @@ def copies(
 ) -> list[Sample]:
     """Each recording decoded from its codes, in its own voice and in those of the others.
 
-    A speaker that the model does not know has the first of its voices. kind: of the copies in
-    their own voice. Raises UserInputError for a model that makes no codes.
+    A model that takes voices by their vectors takes those of the recordings. Of any other, a
+    speaker that it does not know has the first of its voices. kind: of the copies in their own
+    voice. Raises UserInputError for a model that makes no codes.
     """
-    voices = trained_voices(model)
-    own = [
-        recording.speaker if recording.speaker in voices else (voices[0] if voices else None)
-        for recording in recordings
-    ]
+    voices, references = trained_voices(model), {}
+    names = [recording.speaker or recording.name for recording in recordings]
+    if model.decoder.conditioner.vector_sizes and not voices:
+        references = {
+            name: (recording.wave, recording.sample_rate)
+            for name, recording in zip(names, recordings, strict=True)
+        }
+        voices = list(references)
+    own = [name if name in voices else next(iter(voices), None) for name in names]
     targets = [voice for voice in dict.fromkeys(own) if voice is not None]
     if len(targets) < 2:
         targets += [voice for voice in voices if voice not in targets][: 2 - len(targets)]
-    coded = [model.encode(recording.wave, recording.sample_rate) for recording in recordings]
     tasks = []
     for place, voice in enumerate(own):
         tasks.append((place, kind, voice))
         tasks += [(place, "conversion", target) for target in targets if target != voice]
+    coded = [model.encode(recording.wave, recording.sample_rate) for recording in recordings]
     waves = model.decode_many(
-        [coded[place] for place, _, _ in tasks], [voice for _, _, voice in tasks]
+        [coded[place] for place, _, _ in tasks],
+        [None if references else voice for _, _, voice in tasks],
+        likes=[references.get(voice or "") for _, _, voice in tasks],
     )
     return [
         Sample(
-            _clip(recordings[place], kind, None if voice == recordings[place].speaker else voice),
+            _clip(recordings[place], kind, None if voice == names[place] else voice),
             wave.cpu().numpy(),
             model.sample_rate,
         )
