@@ -40,6 +40,7 @@ def work(name: str, seed: int, first: int, count: int) -> None:
 
     with tempfile.TemporaryDirectory() as home:
         surface = next(each for each in surfaces(Path(home)) if each.name == name)
+        surface.once()
         outcome_of(surface, seed, 0)  # loads what is loaded once
         own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (own + MEMORY, own + MEMORY))

@@ -30,8 +30,16 @@ def stream_state(folder: Path, rng: random.Random) -> None:
     _resume(folder, rng, "wavenet", "reference")
 
 
+BACKEND = "numba" if HAS_KERNELS else "reference"
+
+
+def kernel_streams() -> list[StreamState]:
+    """A stream of every decoder, which compiles its kernels."""
+    return [saved_stream(decoder, BACKEND) for decoder in DECODERS]
+
+
 def kernel_state(folder: Path, rng: random.Random) -> None:
-    _resume(folder, rng, rng.choice(sorted(DECODERS)), "numba" if HAS_KERNELS else "reference")
+    _resume(folder, rng, rng.choice(sorted(DECODERS)), BACKEND)
 
 
 def _resume(folder: Path, rng: random.Random, decoder: str, backend: str) -> None:

@@ -23,7 +23,7 @@ import torch
 
 from fuzz.models import LABELS, RATE, coded, model
 from fuzz.mutations import any_bytes, json_lines, json_text, yaml_text
-from fuzz.streams import kernel_state, stream_state
+from fuzz.streams import kernel_state, kernel_streams, stream_state
 from vqwave import audio, config
 from vqwave.audio.streaming import Recording, WavReader
 from vqwave.codes import CodeReader, CodeSequence, Header
@@ -51,12 +51,14 @@ from vqwave.training.tracking import metrics_rows
 class Surface:
     """`attempt(folder, rng)` writes a hostile input into an empty folder and reads it.
 
-    It raises UserInputError for what is refused. `tests`: how many inputs the tests take.
+    It raises UserInputError for what is refused. `tests`: how many inputs the tests take; `once`:
+    done before any of them, without a limit of time, such as to compile kernels.
     """
 
     name: str
     attempt: Callable[[Path, random.Random], None]
     tests: int = 300
+    once: Callable[[], object] = lambda: None
 
 
 # ---------------------------------------------------------------- codes
@@ -495,7 +497,7 @@ def surfaces(home: Path) -> list[Surface]:
         Surface("codes", vqw),
         Surface("model", partial(model_folder, home=home / "model"), tests=60),
         Surface("stream", stream_state, tests=60),
-        Surface("stream of kernels", kernel_state, tests=40),
+        Surface("stream of kernels", kernel_state, tests=40, once=kernel_streams),
         Surface("run", run_folder, tests=150),
         Surface("checkpoint", partial(checkpoint, home=home / "checkpoints"), tests=100),
         Surface("evaluation", evaluation),
