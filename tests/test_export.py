@@ -361,6 +361,8 @@ def test_a_half_folder_takes_half_the_bytes(tmp_path: Path) -> None:
     assert load(out).fingerprint in described["codes"]  # of the rounded weights
     whole, half = ((folder / "model.safetensors").stat().st_size for folder in (model, out))
     assert half < 0.75 * whole  # the header with the names is as long
+    modes = {path.stat().st_mode for path in out.iterdir()}
+    assert len(modes) == 1, "who may read the card may read the weights"
 
 
 @pytest.mark.parametrize(

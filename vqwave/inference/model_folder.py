@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -99,6 +100,8 @@ def write_trained(
     save_model(model, str(folder / WEIGHTS))
     tree = {"kind": card.kind, **to_tree(card)}
     (folder / CARD).write_text(json.dumps(tree, indent=1))
+    # safetensors lets nobody else read what it writes
+    (folder / WEIGHTS).chmod(stat.S_IMODE((folder / CARD).stat().st_mode))
     if voices is not None:
         voices.save(folder / VOICES)
 
