@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import stat
 import math
+import stat
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
