@@ -111,7 +111,7 @@ class _Table:
             name: next((column for column in usual if column in features and column != audio), "")
             for name, usual in USUAL.items()
         }
-        chosen = {name: column for name, column in (found | given).items() if column}
+        chosen = {name: column for name, column in {**found, **given}.items() if column}
         chosen.pop("audio", None)
         return cls(
             source=source,
