@@ -107,7 +107,7 @@ def test_a_live_page_keeps_sound_and_place(tmp_path: Path, browser_page: Any) ->
     browser_page.goto(out.as_uri())
     browser_page.keyboard.press("2")
     browser_page.wait_for_function("now.source !== null")
-    browser_page.evaluate("window.kept = now.source")
+    browser_page.evaluate("window.kept = now.source; now.source.loop = true")
     browser_page.evaluate("document.querySelector('.speed').open = true")
     browser_page.evaluate(
         "document.querySelector('#training').scrollIntoView({behavior: 'instant'})"
