@@ -71,9 +71,7 @@ def voices(model: SpeechModel) -> list[str]:
 def summary(name: str, model: SpeechModel) -> str:
     """A decoder in a few words, for a list of them."""
     way = "in one pass" if isinstance(model.decoder, Student) else "sample by sample"
-    rate = model.card.about.get("bit_rate")
-    bits = f", {rate:.0f} bit/s" if rate else ""
-    return f"{name}: {model.sample_rate / 1000:g} kHz{bits}, {way}"
+    return f"{name}, {model.sample_rate / 1000:g} kHz, {way}"
 
 
 def described_voices(model: SpeechModel) -> list[tuple[str, str]]:

@@ -70,6 +70,7 @@ def serve(
                 max_file_size=LARGEST,
                 allowed_paths=[str(FOLDER)],
                 ssr_mode=False,
+                _frontend=False,  # else a machine that is busy, or has a proxy, is refused
                 theme=gr.themes.Default(primary_hue="teal", font=fonts[0], font_mono=fonts[1]),
                 css_paths=HERE / "page.css",
                 head=f"<script>{script}</script>",
