@@ -127,6 +127,7 @@ def visit(
         ]
         browser = playwright.chromium.launch(executable_path=chromium, args=options)
         page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(PATIENCE)
         visit = Visit(page, f"http://127.0.0.1:{server.server_port}/", model, recording)
         page.on("console", lambda message: visit.console.append(message.text))
         page.on("pageerror", lambda error: visit.console.append(str(error)))
