@@ -329,18 +329,16 @@ class Trainer:
         self._finish(bar)
 
     def _introduce(self, bar: tqdm) -> None:
-        """What a run begins with; where validation selects, how good the model is before it."""
+        """What a run begins with; where validation selects, its value before the first step."""
         for line in self.experiment.introduction():
             self._say(bar, line)
         if self.experiment.selection is not None and not self.step:
             self._validate(bar)
 
     def _estimate(self, bar: tqdm, done: int) -> None:
-        line = self.pace.after(done, self.step, time.perf_counter())
-        if line is None:
-            return
-        bar.total = self.steps
-        self._say(bar, line)
+        if (line := self.pace.after(done, self.step, time.perf_counter())) is not None:
+            bar.total = self.steps
+            self._say(bar, line)
 
     def _first_sample(self, bar: tqdm) -> None:
         """Recordings made with the weights of the first minutes, once."""
@@ -407,11 +405,12 @@ class Trainer:
         self.step += 1
 
     def _average(self) -> None:
+        """Of what is trained alone: averaging would make 0 of the -0 of a frozen codec's weight."""
         decay = self.config.optim.average_at(self.step)
+        pairs = zip(self.averaged.parameters(), self.model.parameters(), strict=True)
+        averages, now = zip(*(pair for pair in pairs if pair[1].requires_grad), strict=True)
         with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay
-            )
+            torch._foreach_lerp_(list(averages), list(now), 1 - decay)
 
     def _check_finite(self, total: Tensor, output: StepOutput, batch: Batch) -> None:
         if torch.isfinite(total):
@@ -495,8 +494,8 @@ class Trainer:
         values = {f"valid/{name}": value for name, value in evaluation.scalars.items()}
         self._note(values)
         self.tracker.codes(self.step, evaluation.sections)
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in evaluation.scalars.items())
-        self._say(bar, f"step {self.step}: {shown}")
+        shown = (f"{name} {value:.4g}" for name, value in evaluation.scalars.items())
+        self._say(bar, f"step {self.step}: {', '.join(shown)}")
         return evaluation
 
     def _save(self) -> None:
