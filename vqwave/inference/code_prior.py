@@ -121,7 +121,7 @@ class CodePrior:
         known = [
             of_label[value]
             for name, of_label in self.longest.items()
-            if (value := labels.get(name)) in of_label
+            if (value := labels.get(name)) is not None and value in of_label
         ]
         every = [seconds for of_label in self.longest.values() for seconds in of_label.values()]
         return min(known) if known else max(every, default=LONGEST)
