@@ -36,6 +36,15 @@ STACK = StackSpec(
     skip_channels=0,
     hidden_channels=17,
 )
+WIDER = StackSpec(
+    layers=1,
+    dilation_cycle=3,
+    kernel_size=2,
+    residual_channels=64,
+    gate_channels=48,
+    skip_channels=0,
+    hidden_channels=32,
+)
 NARROWED = ["bf16", "bf16-dot"] if missing("bf16-dot") is None else ["bf16"]
 SHAPES: list[dict] = [
     {},
@@ -47,6 +56,7 @@ SHAPES: list[dict] = [
         "stagger_blocks": True,
     },
     {"harmonic_source": True, "squeeze": 8, "stagger_blocks": True},
+    {"harmonic_source": True, "squeeze": 16, "stagger_blocks": True, "network": WIDER},
 ]
 
 
@@ -210,6 +220,24 @@ def test_an_engine_is_conditioned_piece_by_piece(settings: dict) -> None:
         low, high = first // hold, -(-(first + HOP + engine.ahead) // hold)
         parts.append(engine.sample(columns[..., low:high].contiguous(), low, HOP))
     assert torch.equal(torch.cat(parts), full[0])
+
+
+def test_a_saved_stream_has_the_phase_of_its_source() -> None:
+    student = build(**SHAPES[4])
+    columns, hold = condition_of(student, streams=1).features, HOP
+    columns[:, student.conditioner.channels + ORDER] = 13.7  # samples of a period
+    engines = [build_engine(student, Sampling(backend="numba", seed=6)) for _ in range(2)]
+    ahead = -(-engines[0].ahead // hold)
+    windows = [columns[..., n : n + 1 + ahead].contiguous() for n in range(4)]
+    expected = [engines[0].sample(window, n, hold) for n, window in enumerate(windows)]
+    for n in range(2):
+        engines[1].sample(windows[n], n, hold)
+    third = build_engine(student, Sampling(backend="numba", seed=6))
+    kept = engines[1].state_dict()
+    third.load_state_dict(kept)
+    assert torch.equal(third.sample(windows[2], 2, hold), expected[2])
+    third.load_state_dict(kept | {"0.source.phases": kept["0.source.phases"] + 2**39})
+    assert not torch.equal(third.sample(windows[2], 2, hold), expected[2])
 
 
 def test_a_student_without_a_predictor_keeps_its_arrays() -> None:

@@ -342,7 +342,9 @@ def test_progress_adds_up_and_nothing_is_nothing() -> None:
 def test_weights_are_packed_once_without_loss() -> None:
     student = build(network=EVEN)
     flow, plan = student.flows.flows[1], plan_flows(student)[1]
-    taps = plan.dilated.reshape(5, 3, 64, 4, 2, 16)  # (L, k, R, 16 of G, filter or gate, ...)
+    # (L, panels, k, R, 16 of G, filter or gate, ...)
+    panels = plan.dilated.reshape(5, 2, 3, 64, 2, 2, 16)
+    taps = np.moveaxis(panels, 1, 3).reshape(5, 3, 64, 4, 2, 16)
     weight = flow.stack.layers[2].dilated.weight.detach()  # (2G, R, k)
     np.testing.assert_array_equal(
         taps[2][..., 0, :].reshape(3, 64, 64), weight[:64].permute(2, 1, 0).numpy()

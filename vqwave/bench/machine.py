@@ -149,20 +149,22 @@ def bandwidth(size: int, threads: int, *, shared: bool = False) -> float:
     return threads * times * 4 * part / together(lambda i: read_all(words[i], times), threads)
 
 
-def multiplies(kind: int, threads: int) -> float:
-    """Multiply-adds a second of `threads` threads together."""
+def multiplies(kind: int, threads: int, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Multiply-adds a second, by `clock`, of `threads` threads together."""
     words, turns = (
         [aligned((LANES,), np.int32) for _ in range(threads)],
         int(SECONDS * 3.5e9 / CHAINS),
     )
-    taken = together(lambda i: MULTIPLY[kind](words[i], turns), threads)
+    taken = together(lambda i: MULTIPLY[kind](words[i], turns), threads, clock)
     return threads * turns * CHAINS * LANES * A_LANE[kind] / taken
 
 
-def together(work: Callable[[int], object], threads: int) -> float:
+def together(
+    work: Callable[[int], object], threads: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Seconds until every thread has done the work once."""
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(time.sleep, [0.001] * threads))
-        start = time.perf_counter()
+        start = clock()
         list(pool.map(work, range(threads)))
-        return time.perf_counter() - start
+        return clock() - start

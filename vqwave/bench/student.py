@@ -6,7 +6,10 @@ do out of registers, measured around each timing, so that a busy machine slows b
 is the median of 5 such pairs. bf16-dot has a floor of its own. The last column counts times torch's
 eager pass, on as many threads. "paper" is Parallel WaveNet's size (flows of 10, 10, 10 and 30
 layers, 64 channels, kernel 3), "small" has 4 flows of 10 layers, 32 channels, kernel 2; "folded" is
-"paper" in blocks of 4. Weights are random.
+"paper" in blocks of 4; "squeeze-8" and "squeeze-16" have 4 flows of 8 layers, 64 channels, kernel
+2, in staggered blocks of as many samples, "narrow-8" the same with 32 channels. Weights are random.
+
+One thread is timed by processor time, which other work on the machine changes little.
 """
 
 from __future__ import annotations
@@ -15,14 +18,17 @@ import argparse
 import importlib.util
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vqwave.bench.arguments import whole_number
-from vqwave.bench.table import REPEATS, Row, seconds
+from vqwave.bench.table import REPEATS, Row
 from vqwave.decode.cpu.precision import missing
 from vqwave.decode.plan import Precision
 from vqwave.distributed.threads import limited_to
@@ -53,17 +59,35 @@ SMALL = StackSpec(
     skip_channels=0,
     hidden_channels=32,
 )
+
+
+def squeezed(squeeze: Literal[8, 16], channels: int) -> StudentSpec:
+    """Four flows of eight layers in staggered blocks."""
+    network = replace(
+        SMALL,
+        layers=8,
+        residual_channels=channels,
+        gate_channels=channels,
+        hidden_channels=channels,
+    )
+    changed = {"flows": (8, 8, 8, 8), "network": network, "squeeze": squeeze}
+    return StudentSpec(**{**vars(PAPER), **changed, "stagger_blocks": True})
+
+
 NETWORKS: dict[str, StudentSpec] = {
     "paper": PAPER,
     "small": StudentSpec(**{**vars(PAPER), "flows": (10, 10, 10, 10), "network": SMALL}),
     "folded": StudentSpec(**{**vars(PAPER), "squeeze": 4, "stagger_blocks": True}),
+    "squeeze-8": squeezed(8, 64),
+    "squeeze-16": squeezed(16, 64),
+    "narrow-8": squeezed(8, 32),
 }
 EAGER = "torch"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--networks", nargs="+", choices=tuple(NETWORKS), default=["paper", "small", "folded"]
+        "--networks", nargs="+", choices=tuple(NETWORKS), default=["paper", "small", "squeeze-8"]
     )
     parser.add_argument("--threads", nargs="+", type=whole_number, default=[1, 2])
     parser.add_argument(
@@ -181,10 +205,12 @@ def measure(work: Work, samples: int, macs: float, kind: int, threads: int) -> t
     from vqwave.bench.machine import multiplies
 
     work()
+    clock = time.process_time if threads == 1 else time.perf_counter
     speeds, shares = [], []
     for _ in range(REPEATS):
-        before = multiplies(kind, threads)
-        speeds.append(samples / seconds(work))
-        peak = (before + multiplies(kind, threads)) / 2
+        before, start = multiplies(kind, threads, clock), clock()
+        work()
+        speeds.append(samples / (clock() - start))
+        peak = (before + multiplies(kind, threads, clock)) / 2
         shares.append(speeds[-1] * macs / peak)
     return statistics.median(speeds), statistics.median(shares)

@@ -127,28 +127,46 @@ def _exp(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     return builder.fmul(p, builder.bitcast(exponent, _FLOATS))
 
 
-def _exp2(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """2^x for |x| < 126: 2^n by bits, times a polynomial in r = x - n, |r| <= 1/2, within 1e-7
-    (minimax, begun at 1).
+def _exp2(builder: ir.IRBuilder, x: ir.Value, factor: float, bound: float) -> ir.Value:
+    """2^(x factor), factor below 0, for x above -bound: 2^n by the exponent, times a polynomial in
+    the rest r, |r| <= 1/2, within 1e-7 (minimax, begun at 1). At and below -bound that of -bound;
+    above the bound anything below 2^-40.
     """
     # 1.5 * 2^23: what is added to it is rounded to an integer, in its low bits
-    magic = _floats(12582912.0)
-    shifted = builder.fadd(x, magic)
-    r = builder.fsub(x, builder.fsub(shifted, magic))
+    magic, slope = _floats(12582912.0), _floats(factor)
+    x = call(builder, "llvm.maxnum.v16f32", x, _floats(-bound))
+    if not WIDE:
+        x = call(builder, "llvm.minnum.v16f32", x, _floats(bound))
+    shifted = fma(builder, x, slope, magic)
+    n = builder.fsub(shifted, magic)
+    r = fma(builder, x, slope, builder.fneg(n))
     p = _floats(1.32647e-3)
     for coefficient in (9.67151e-3, 5.550734e-2, 2.4022242e-1, 6.9314698e-1, 1.0):
         p = fma(builder, p, r, _floats(coefficient))
+    if WIDE:
+        return _scaled(builder, p, n)
     exponent = builder.shl(builder.bitcast(shifted, _INTS), _ints(23))
     return builder.bitcast(builder.add(builder.bitcast(p, _INTS), exponent), _FLOATS)
+
+
+def _scaled(builder: ir.IRBuilder, x: ir.Value, n: ir.Value) -> ir.Value:
+    """x 2^n, n whole: one instruction of AVX-512, which no n is too small for."""
+    half, word = ir.IntType(16), ir.Constant(_INT, 4)  # 4: rounded as usual
+    name = "llvm.x86.avx512.mask.scalef.ps.512"
+    kind = ir.FunctionType(_FLOATS, [_FLOATS, _FLOATS, _FLOATS, half, _INT])
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    return builder.call(function, [x, n, _floats(0.0), ir.Constant(half, 0xFFFF), word])
 
 
 def gated_floats(builder: ir.IRBuilder, filtered: ir.Value, gate: ir.Value) -> ir.Value:
     """tanh(filter) sigmoid(gate) = (1 - a) / ((1 + a)(1 + b)) with a = exp(-2 filter), b =
     exp(-gate): one division for both.
+
+    Numbers below 2^-40 are lost in the sums with 1: the bits are those of any instruction set.
     """
     one = _floats(1.0)
-    a = _exp2(builder, builder.fmul(_clamp(builder, filtered, -15.0, 15.0), _floats(-2.88539008)))
-    b = _exp2(builder, builder.fmul(_clamp(builder, gate, -80.0, 80.0), _floats(-1.44269504)))
+    a = _exp2(builder, filtered, -2.88539008, 15.0)
+    b = _exp2(builder, gate, -1.44269504, 80.0)
     return builder.fdiv(
         builder.fsub(one, a), builder.fmul(builder.fadd(one, a), builder.fadd(one, b))
     )

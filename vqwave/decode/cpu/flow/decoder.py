@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import cycle, pairwise
 
 import numpy as np
@@ -21,22 +21,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqwave.decode.cpu.flow.kernel import (
+    STRIP,
+    Columns,
     Integers,
     Memory,
+    Samples,
     Scratch,
-    enter,
-    leave,
+    advance,
     noise,
     padded_rows,
-    pass_layers,
-    project,
-    scale,
 )
 from vqwave.decode.cpu.flow.plan import FlowPlan, plan_flows
 from vqwave.decode.cpu.flow.source import SourceStream
 from vqwave.decode.cpu.flow.synthesis_filter import FilterStream
 from vqwave.decode.cpu.matmul import Floats
-from vqwave.decode.cpu.simd import LANES
 from vqwave.decode.plan import Precision, aligned
 from vqwave.decode.sampling import Temperature, Temperatures, checked_temperatures
 from vqwave.distributions import GaussianMixture
@@ -67,13 +65,8 @@ class Tile:
     """
 
     wave: Floats  # (n,)
-    count: int = 0  # columns of the flow that it is in
-    # its first sample, counted from the beginning of the block whose parameters are known already
-    first: int = 0
-    x: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (rows, R)
-    # (columns of the condition, L 2G)
-    conditions: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    columns: Integers = field(default_factory=lambda: np.zeros(0, np.int64))  # (rows,) where in it
+    columns: Columns | None = None  # of the flow that it is in
+    samples: Samples | None = None
 
 
 @dataclass
@@ -87,6 +80,18 @@ class ConditionWindow:
     hold: int
     source: Floats | None = None  # (blocks, n), from the first column's first block on
 
+    def column(self, number: int, squeeze: int) -> int:
+        """Which of the columns is that of a block by number."""
+        column = number // max(1, self.hold // squeeze) - self.first
+        return max(0, min(column, len(self.features) - 1))
+
+    def source_of(self, numbers: Integers, squeeze: int) -> Floats:
+        """The source of blocks by number (B,) -> (B, n), or (B, 0) without one."""
+        if self.source is None:
+            return np.zeros((len(numbers), 0), np.float32)
+        first = self.first * self.hold // squeeze
+        return self.source[(numbers - first).clip(0, len(self.source) - 1)]
+
 
 class FlowStream:
     """One flow of one stream under way: what `AffineFlow` and its `FlowState` do, cut into
@@ -98,15 +103,16 @@ class FlowStream:
         make one more.
         """
         self.plan = plan
-        self.memory = Memory.silent(plan, columns + 1)
-        shape = (padded_rows(columns + 1), len(plan.input_bias))
+        self.memory = Memory.silent(plan)
+        rows = padded_rows(columns + 1) if pieces > 1 else STRIP
+        shape = (rows, len(plan.input_bias))
         # as many tiles may be under way in this flow
         self.x = cycle([aligned(shape, np.float32) for _ in range(pieces)])
         self.last = np.zeros(plan.squeeze, np.float32)  # the last complete block
         # of the block that is not yet complete
         self.partial = np.zeros(-plan.offset % plan.squeeze, np.float32)
         self.open = False  # whether that block's parameters are known, or being computed
-        self.known = np.zeros((2, LANES), np.float32)  # its locations and scales
+        self.known = np.zeros((2, len(plan.out_bias)), np.float32)  # its locations and scales
         self.blocks = 0  # columns so far
 
     def begin(self, tile: Tile, conditions: ConditionWindow) -> None:
@@ -116,53 +122,44 @@ class FlowStream:
         squeeze, joined = self.plan.squeeze, np.concatenate([self.partial, tile.wave])
         complete, touched = len(joined) // squeeze * squeeze, -(-len(joined) // squeeze)
         inputs = joined if self.open else np.concatenate([self.last, joined])
-        tile.count = touched - self.open
-        tile.first = len(self.partial) + (0 if self.open else squeeze)
+        count = touched - self.open
+        first = len(self.partial) + (0 if self.open else squeeze)
+        tile.samples = Samples(tile.wave, np.empty_like(tile.wave), first, self.known)
         if complete:
             self.last = joined[complete - squeeze : complete]
         self.partial, self.open = joined[complete:], complete < len(joined)
-        rows = padded_rows(tile.count)
-        blocks = inputs[: tile.count * squeeze].reshape(-1, squeeze)
-        tile.x = next(self.x)[:rows]
-        enter(self.plan, self._inputs(blocks, conditions, rows), tile.x)
-        self._project_condition(tile, conditions, rows)
-        self.blocks += tile.count
+        tile.columns = self._columns(inputs[: count * squeeze].reshape(count, squeeze), conditions)
+        self.blocks += count
 
-    def _inputs(self, blocks: Floats, conditions: ConditionWindow, rows: int) -> Floats:
-        """blocks (n, squeeze) -> as many rows as are computed, with the source of each block."""
-        squeeze, count, source = self.plan.squeeze, len(blocks), conditions.source
-        inputs = np.zeros((rows, squeeze * (1 if source is None else 2)), np.float32)
-        inputs[:count, :squeeze] = blocks
-        if source is not None:
-            first = conditions.first * conditions.hold // squeeze
-            wanted = self.blocks + np.arange(count) - first
-            inputs[:count, squeeze:] = source[wanted.clip(0, len(source) - 1)]
-        return inputs
-
-    def _project_condition(self, tile: Tile, conditions: ConditionWindow, rows: int) -> None:
-        hold = max(1, conditions.hold // self.plan.squeeze)
-        wanted = (self.blocks + np.arange(rows)) // hold - conditions.first
-        columns = wanted.clip(0, len(conditions.features) - 1)
-        first, last = (int(columns[0]), int(columns[max(0, tile.count - 1)])) if rows else (0, 0)
-        tile.conditions = np.empty((last + 1 - first, len(self.plan.dilated_bias)), np.float32)
-        project(
-            self.plan, np.ascontiguousarray(conditions.features[first : last + 1]), tile.conditions
+    def _columns(self, blocks: Floats, conditions: ConditionWindow) -> Columns:
+        """Blocks (count, n) -> columns before the first layer."""
+        plan, count = self.plan, len(blocks)
+        rows = padded_rows(count)
+        entering = np.zeros((rows, plan.inputs), np.float32)
+        entering[:count, : plan.squeeze] = blocks
+        if plan.inputs > plan.squeeze:
+            numbers = self.blocks + np.arange(rows)
+            entering[:, plan.squeeze :] = conditions.source_of(numbers, plan.squeeze)
+        first, last = (
+            conditions.column(number, plan.squeeze)
+            for number in (self.blocks, self.blocks + max(0, count - 1))
         )
-        tile.columns = (columns.clip(first, last) - first) * tile.conditions.shape[1]
-
-    def end(self, tile: Tile, scratch: Scratch) -> None:
-        """x -> locations and scales -> the samples after this flow."""
-        scratch.locations[0], scratch.scales[0] = self.known
-        leave(self.plan, scratch, tile.x)
-        wave = np.empty_like(tile.wave)
-        scale(self.plan, scratch, tile.first, tile.wave, wave)
-        self.known[:] = scratch.locations[tile.count], scratch.scales[tile.count]
-        tile.wave = wave
+        return Columns(
+            count,
+            self.blocks,
+            conditions.first + first,
+            max(1, conditions.hold // plan.squeeze),
+            entering,
+            conditions.features[first : last + 1],
+            np.empty((last + 1 - first, len(plan.dilated_bias)), np.float32),
+            np.empty(rows, np.int64),
+            next(self.x)[:rows],
+        )
 
     def state_dict(self) -> dict[str, NDArray]:
         """Its state, of constant size: of each layer the span of inputs that is used again."""
         memory, spans = self.memory, self._spans()
-        ends = memory.begins + memory.used + spans
+        ends = memory.begins[:-1] + memory.used + spans
         pasts = [memory.windows[end - span : end] for end, span in zip(ends, spans, strict=True)]
         facts = np.array([self.blocks, self.open], np.int64)
         return {
@@ -184,7 +181,8 @@ class FlowStream:
         if arrays["partial"].ndim != 1:
             raise ValueError(f"partial {arrays['partial'].shape}, expected samples")
         bounds = np.cumsum(spans)[:-1]
-        for begin, past in zip(self.memory.begins, np.split(arrays["pasts"], bounds), strict=True):
+        begins = self.memory.begins[:-1]
+        for begin, past in zip(begins, np.split(arrays["pasts"], bounds), strict=True):
             self.memory.windows[begin : begin + len(past)] = past
         self.memory.used[:] = 0
         self.last, self.partial, self.known = (
@@ -225,7 +223,7 @@ class StudentDecoder:
         self.plans = list(plans or plan_flows(student, weights))
         self.gaussian = student.base is GaussianMixture
         self.threads = threads or torch.get_num_threads()
-        self.columns = tile_columns(self.plans)
+        self.columns = tile_columns(self.plans) * (2 if self.threads == 1 else 1)
         self.stages = stages(self.plans, cut=self.threads > 1)
         self.hold = condition.repeat if condition is not None else 1
         self.streams = streams.cpu().numpy().astype(np.int64).copy()
@@ -258,7 +256,7 @@ class StudentDecoder:
     def set_condition(self, features: Floats, first: Integers) -> None:
         """Columns (B, F, width) from now on, numbered from `first` (B,) on; earlier ones go."""
         self.windows = [
-            ConditionWindow(row, int(number), self.hold)
+            ConditionWindow(np.array(row, np.float32, order="C"), int(number), self.hold)
             for row, number in zip(features, first, strict=True)
         ]
         for source, window in zip(self.sources, self.windows, strict=False):  # none, or all
@@ -386,19 +384,12 @@ class StudentDecoder:
         flow, scratch = self.flows[b][stage.flow], self._scratch(stage.flow)
         if stage.first == 0:
             flow.begin(tile, self.windows[b])
-        pass_layers(
-            flow.plan,
-            flow.memory,
-            scratch,
-            tile.conditions,
-            tile.columns,
-            tile.x,
-            tile.count,
-            stage.first,
-            stage.last,
-        )
+        columns, samples = tile.columns, tile.samples
+        assert columns is not None
+        assert samples is not None
+        advance(flow.plan, flow.memory, scratch, columns, samples, stage.first, stage.last)
         if stage.last == len(flow.plan.dilations):
-            flow.end(tile, scratch)
+            tile.wave = samples.x
             if self.order and stage is self.stages[-1]:
                 self._filter(b, tile)
 
@@ -409,11 +400,12 @@ class StudentDecoder:
         tile.wave = self.filters[b].synthesize(tile.wave, coefficients, window.hold, window.first)
 
     def _scratch(self, flow: int) -> Scratch:
-        """This thread's scratch."""
-        own = self._local.__dict__.setdefault("of_flow", {})
-        if flow not in own:
-            own[flow] = Scratch.of(self.plans[flow], self.columns + 1)
-        return own[flow]
+        """This thread's scratch, which flows of one shape share."""
+        own = self._local.__dict__.setdefault("of_shape", {})
+        shape = self.plans[flow].shape
+        if shape not in own:
+            own[shape] = Scratch.of(self.plans[flow], self.columns + 1)
+        return own[shape]
 
     @contextmanager
     def _pool(self) -> Iterator[Callable[[Callable[[tuple], None], list[tuple]], object]]:

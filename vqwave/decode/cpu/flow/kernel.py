@@ -1,10 +1,10 @@
-"""A student's flow over a tile of columns: layer after layer, so that a tile's activations stay in
-the second-level cache.
+"""A student's flow over a tile of columns: strip after strip of them, each through all layers, so
+that a strip's activations stay in the first-level cache and a flow's weights in the second.
 
 A column is a block of squeezed time, or a sample. Every layer keeps its past inputs in a window of
-rows, one column a row, time upwards; a tile is written after those before it, and when the
+rows, one column a row, time upwards; a strip is written after those before it, and when the
 window is full its last span of rows moves to the front. Rows are counted up to a multiple of
-`ROWS`; what is computed for the rows beyond a tile is never read.
+`ROWS`; what is computed for the rows beyond a strip is never read.
 """
 
 from __future__ import annotations
@@ -22,55 +22,90 @@ from vqwave.decode.cpu.flow.microkernel import (
     Conditions,
     Convolution,
     Integers,
+    Product,
+    Residual,
     Taps,
     Target,
     gate_tile,
+    residual_tile,
 )
-from vqwave.decode.cpu.flow.plan import FlowPlan, Matrix
+from vqwave.decode.cpu.flow.plan import PANEL, FlowPlan, Matrix
 from vqwave.decode.cpu.head_sampling import uniforms
 from vqwave.decode.cpu.jit import inlined, kernel
 from vqwave.decode.cpu.matmul import Floats, copy, fill_rows, product
 from vqwave.decode.cpu.microkernels import move, put, tile
-from vqwave.decode.cpu.simd import LANES, add, broadcast, exp_scaled, larger, load, store
+from vqwave.decode.cpu.simd import LANES, broadcast, exp_scaled, larger, load, store
 from vqwave.decode.plan import aligned
+
+STRIP = 96  # columns that pass through all layers before the next
+WINDOW = 2 * STRIP  # rows of a window beyond its span: it is moved once in as many columns
 
 
 class Memory(NamedTuple):
     """The past inputs of the layers of one flow of one stream, in the precision of its matrices."""
 
-    # (rows, R): a window a layer, each of its span, a tile and some rows of padding
+    # (rows, R): a window a layer, each of its span and WINDOW rows; and STRIP rows that are never
+    # read, for what the last layer would pass on
     windows: Matrix
-    begins: Integers  # (L,) first row of each window
+    begins: Integers  # (L + 1,) first row of each window, and of these
     used: Integers  # (L,) rows that each window holds beyond its span
 
     @staticmethod
-    def silent(plan: FlowPlan, columns: int) -> Memory:
+    def silent(plan: FlowPlan) -> Memory:
         spans = (plan.kernel - 1) * plan.dilations
-        rows = spans + padded_rows(columns)
-        begins = np.concatenate([[0], np.cumsum(rows)])
-        windows = aligned((int(begins[-1]), len(plan.input_bias)), plan.dilated.dtype.type)
-        return Memory(windows, begins[:-1].astype(np.int64), np.zeros(len(spans), np.int64))
+        rows = spans + WINDOW
+        begins = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
+        kind = plan.dilated.dtype.type
+        windows = aligned((int(begins[-1]) + STRIP, len(plan.input_bias)), kind)
+        return Memory(windows, begins, np.zeros(len(spans), np.int64))
 
 
 class Scratch(NamedTuple):
     """Scratch for the activations of a tile in one thread."""
 
-    units: Matrix  # (rows, G)
+    units: Matrix  # (STRIP, G)
     rectified: Matrix  # (ROWS, R)
     hidden: Floats  # (ROWS, H)
-    # (1 + rows, 16): of each block, its n locations, after those of the block that was known before
+    # (1 + rows, W): of each block, its n locations, after those of the block that was known before
     locations: Floats
-    scales: Floats  # (1 + rows, 16): its n scales, from lane n on
+    scales: Floats  # (1 + rows, W): its n scales, from lane n on
 
     @staticmethod
     def of(plan: FlowPlan, columns: int) -> Scratch:
-        kind = plan.dilated.dtype.type
+        kind, rows = plan.dilated.dtype.type, 1 + padded_rows(columns)
         return Scratch(
-            aligned((padded_rows(columns), plan.gate), kind),
+            aligned((STRIP, plan.gate), kind),
             aligned((ROWS, len(plan.input_bias)), kind),
             aligned((ROWS, len(plan.hidden_bias)), np.float32),
-            *(aligned((1 + padded_rows(columns), LANES), np.float32) for _ in range(2)),
+            *(aligned((rows, len(plan.out_bias)), np.float32) for _ in range(2)),
         )
+
+
+class Columns(NamedTuple):
+    """A tile's columns on their way through a flow: `count` of the rows that there are."""
+
+    count: int
+    number: int  # of the first, counted from the first of the stream
+    # columns of the condition: the number of the first of `features`, and how many blocks each
+    # is held for
+    first: int
+    hold: int
+    blocks: Floats  # (rows, n), or with a harmonic source (rows, 2n): samples, then the source's
+    features: Floats  # (F, width): the condition
+    conditions: Floats  # (F, L 2G), what `project` makes of it
+    # (rows,): which column of the condition is a row's, as a place in conditions.flat
+    places: Integers
+    x: Floats  # (rows, R), or (STRIP, R)
+
+
+class Samples(NamedTuple):
+    """A tile's samples before and after a flow."""
+
+    z: Floats  # (n,)
+    x: Floats  # (n,)
+    # its first, counted from the beginning of the block whose parameters are known already
+    first: int
+    known: Floats  # (2, W): that block's locations and scales; afterwards those of the last
 
 
 def padded_rows(count: int) -> int:
@@ -110,38 +145,33 @@ def rectify_rows(x: Floats, x_at: int, y: Matrix) -> None:
         put(y, i, larger(load(x, x_at + i), zeros))
 
 
-@kernel
-def enter(plan: FlowPlan, blocks: Floats, x: Floats) -> None:
-    """blocks (rows, n) of samples, or (rows, 2 n) with a harmonic source's after them -> x (rows,
-    R), the residual channels of the first layer.
-    """
-    fill_rows(plan.input_bias, x)
-    for row in range(0, len(blocks), ROWS):
-        add_products(plan.input_weights, 0, blocks, row * blocks.shape[1], x, row)
+@inlined
+def row_of(columns: Columns, start: int) -> int:
+    """Which row of x is column `start`: where one stage is the entire flow, x is one strip."""
+    return 0 if len(columns.x) <= STRIP else start
 
 
 @kernel
-def append(memory: Memory, layer: int, span: int, x: Floats, bias: Floats, count: int) -> int:
-    """Write a tile into a layer's window -> the row that its first column stands in.
+def enter(plan: FlowPlan, columns: Columns, first: int, rows: int) -> None:
+    """Rows `first` .. of blocks -> of x, the residual channels of the first layer."""
+    blocks, x, at = columns.blocks, columns.x, row_of(columns, first)
+    for row in range(at, at + rows):
+        copy(plan.input_bias, 0, x, row * x.shape[1], x.shape[1])
+    for row in range(0, rows, ROWS):
+        place = (first + row) * blocks.shape[1]
+        add_products(plan.input_weights, 0, blocks, place, x, at + row)
 
-    x gets the residual's bias on the way.
-    """
-    windows, width, begin = memory.windows, x.shape[1], memory.begins[layer]
-    capacity = (
-        (memory.begins[layer + 1] if layer + 1 < len(memory.begins) else len(windows))
-        - begin
-        - span
-    )
+
+@kernel
+def reserve(memory: Memory, layer: int, span: int, count: int) -> int:
+    """Room for `count` rows in a layer's window -> the row that the first stands in."""
+    windows, width, begin = memory.windows, memory.windows.shape[1], memory.begins[layer]
+    capacity = memory.begins[layer + 1] - begin - span
     if memory.used[layer] + (count + ROWS - 1) // ROWS * ROWS > capacity:
         for i in range(begin * width, (begin + span) * width, LANES):
             move(windows, i + memory.used[layer] * width, windows, i)
         memory.used[layer] = 0
     first = begin + span + memory.used[layer]
-    for row in range(count):
-        for j in range(0, width, LANES):
-            entered = load(x, row * width + j)
-            put(windows, (first + row) * width + j, entered)
-            store(x, row * width + j, add(entered, load(bias, layer * width + j)))
     memory.used[layer] += count
     return first
 
@@ -153,30 +183,79 @@ def gate_rows(
     scratch: Scratch,
     layer: int,
     oldest: int,
-    conditions: Floats,
-    columns: Integers,
+    columns: Columns,
+    start: int,
     rows: int,
 ) -> None:
-    """A layer's gated units, of all rows of a tile whose oldest tap begins in row `oldest` of the
-    windows.
+    """A layer's gated units, of rows `start` .. of a tile; the oldest tap of the first is row
+    `oldest` of the windows.
     """
-    x, z = memory.windows, scratch.units
-    depth, width, gate = x.shape[1], 2 * plan.gate, plan.gate
-    at, reach, j = layer * plan.kernel * depth * width, plan.dilations[layer] * depth, 0
+    x, z, units = memory.windows, scratch.units, plan.gate
+    depth, width, taps = x.shape[1], 2 * units, plan.kernel
+    at, reach, j = layer * taps * depth * width, plan.dilations[layer] * depth, 0
+    while j < width:
+        panel, inside = min(PANEL, width - j), 0
+        while panel - inside >= VECTORS * LANES:
+            weights, begin = (
+                Convolution(plan.dilated, at, panel, inside),
+                layer * width + j + inside,
+            )
+            for row in range(0, rows, ROWS):
+                inputs = Taps(x, (oldest + row) * depth, reach, taps)
+                given = Conditions(columns.conditions, columns.places, start + row, begin)
+                target = Target(z, row * units + (j + inside) // 2)
+                gate_tile(ROWS, PAIRS, weights, inputs, given, target)
+            inside += VECTORS * LANES
+        while panel - inside >= 2 * LANES:
+            weights, begin = (
+                Convolution(plan.dilated, at, panel, inside),
+                layer * width + j + inside,
+            )
+            for row in range(0, rows, ROWS):
+                inputs = Taps(x, (oldest + row) * depth, reach, taps)
+                given = Conditions(columns.conditions, columns.places, start + row, begin)
+                target = Target(z, row * units + (j + inside) // 2)
+                gate_tile(ROWS, 1, weights, inputs, given, target)
+            inside += 2 * LANES
+        at, j = at + panel * taps * depth, j + panel
+
+
+@kernel
+def add_residual(
+    plan: FlowPlan,
+    memory: Memory,
+    scratch: Scratch,
+    layer: int,
+    present: int,
+    x: Floats,
+    first: int,
+    rows: int,
+) -> None:
+    """A layer's residual product is added to rows `first` .. of x, which are then written into the
+    next layer's window, too, from row `present` on.
+    """
+    units, windows, depth, width = scratch.units, memory.windows, plan.gate, x.shape[1]
+    at, j = layer * depth * width, 0
     while width - j >= VECTORS * LANES:
-        weights = Convolution(plan.dilated, at, width, j)
         for row in range(0, rows, ROWS):
-            taps = Taps(x, (oldest + row) * depth, reach, plan.kernel)
-            begin = Conditions(conditions, columns, row, layer * width + j)
-            gate_tile(ROWS, PAIRS, weights, taps, begin, Target(z, row * gate + j // 2))
+            product = Product(plan.residual, at, width, j, units, row * depth)
+            place, to = (first + row) * width, (present + row) * width
+            into = Residual(x, place, plan.residual_bias, layer * width, windows, to)
+            residual_tile(ROWS, VECTORS, product, into)
         j += VECTORS * LANES
     while width - j >= 2 * LANES:
-        weights = Convolution(plan.dilated, at, width, j)
         for row in range(0, rows, ROWS):
-            taps = Taps(x, (oldest + row) * depth, reach, plan.kernel)
-            begin = Conditions(conditions, columns, row, layer * width + j)
-            gate_tile(ROWS, 1, weights, taps, begin, Target(z, row * gate + j // 2))
+            product = Product(plan.residual, at, width, j, units, row * depth)
+            place, to = (first + row) * width, (present + row) * width
+            into = Residual(x, place, plan.residual_bias, layer * width, windows, to)
+            residual_tile(ROWS, 2, product, into)
         j += 2 * LANES
+    if width - j:
+        for row in range(0, rows, ROWS):
+            product = Product(plan.residual, at, width, j, units, row * depth)
+            place, to = (first + row) * width, (present + row) * width
+            into = Residual(x, place, plan.residual_bias, layer * width, windows, to)
+            residual_tile(ROWS, 1, product, into)
 
 
 @kernel
@@ -184,43 +263,46 @@ def pass_layers(
     plan: FlowPlan,
     memory: Memory,
     scratch: Scratch,
-    conditions: Floats,
-    columns: Integers,
-    x: Floats,
+    columns: Columns,
+    start: int,
     count: int,
     first: int,
     last: int,
 ) -> None:
-    """Layers `first` to `last` - 1 over x (rows, R), `count` of whose rows are columns; columns
-    (rows,) are places in conditions.flat.
+    """Layers `first` to `last` - 1 over `count` rows of a tile from row `start` on, at most
+    STRIP.
     """
-    rows, matrix = (count + ROWS - 1) // ROWS * ROWS, plan.gate * x.shape[1]
+    x, width, kernel = columns.x, columns.x.shape[1], plan.kernel
+    rows, at = (count + ROWS - 1) // ROWS * ROWS, row_of(columns, start)
+    present = reserve(memory, first, (kernel - 1) * plan.dilations[first], count)
+    for i in range(0, rows * width, LANES):
+        put(memory.windows, present * width + i, load(x, at * width + i))
     for layer in range(first, last):
-        span = (plan.kernel - 1) * plan.dilations[layer]
-        present = append(memory, layer, span, x, plan.residual_bias, count)
-        gate_rows(plan, memory, scratch, layer, present - span, conditions, columns, rows)
-        for row in range(0, rows, ROWS):
-            add_products(plan.residual, layer * matrix, scratch.units, row * plan.gate, x, row)
+        oldest = present - (kernel - 1) * plan.dilations[layer]
+        gate_rows(plan, memory, scratch, layer, oldest, columns, start, rows)
+        present = memory.begins[len(plan.dilations)]
+        if layer + 1 < last:
+            span = (kernel - 1) * plan.dilations[layer + 1]
+            present = reserve(memory, layer + 1, span, count)
+        add_residual(plan, memory, scratch, layer, present, x, at, rows)
 
 
 @kernel
-def leave(plan: FlowPlan, scratch: Scratch, x: Floats) -> None:
-    """x (rows, R) after the last layer -> locations and scales in scratch, all but those of
-    row 0.
-    """
+def leave(plan: FlowPlan, scratch: Scratch, columns: Columns, first: int, rows: int) -> None:
+    """Rows `first` .. of x after the last layer -> locations and scales in scratch, a row later."""
     floor, shift, factor = broadcast(np.float32(plan.floor)), np.float32(0.0), np.float32(1.0)
-    for row in range(0, len(x), ROWS):
-        rectify_rows(x, row * x.shape[1], scratch.rectified)
+    locations, scales, width = scratch.locations, scratch.scales, scratch.locations.shape[1]
+    x, at = columns.x, row_of(columns, first) - first
+    for row in range(first, first + rows, ROWS):
+        rectify_rows(x, (at + row) * x.shape[1], scratch.rectified)
         fill_rows(plan.hidden_bias, scratch.hidden)
         add_products(plan.hidden, 0, scratch.rectified, 0, scratch.hidden, 0)
         rectify_rows(scratch.hidden, 0, scratch.hidden)
         for i in range(1 + row, 1 + row + ROWS):
-            copy(plan.out_bias, 0, scratch.locations, i * LANES, LANES)
-        add_products(plan.out, 0, scratch.hidden, 0, scratch.locations, 1 + row)
-    for i in range(LANES, (1 + len(x)) * LANES, LANES):
-        store(
-            scratch.scales, i, exp_scaled(larger(load(scratch.locations, i), floor), shift, factor)
-        )
+            copy(plan.out_bias, 0, locations, i * width, width)
+        add_products(plan.out, 0, scratch.hidden, 0, locations, 1 + row)
+    for i in range((1 + first) * width, (1 + first + rows) * width, LANES):
+        store(scales, i, exp_scaled(larger(load(locations, i), floor), shift, factor))
 
 
 @kernel
@@ -228,9 +310,54 @@ def scale(plan: FlowPlan, scratch: Scratch, first: int, z: Floats, x: Floats) ->
     """x = z s + mu, for samples (count,) of which the first is sample `first` of the
     scratch's blocks.
     """
+    row, lane = divmod(first, plan.squeeze)
     for i in range(len(z)):
-        row, lane = divmod(first + i, plan.squeeze)
         x[i] = z[i] * scratch.scales[row, plan.squeeze + lane] + scratch.locations[row, lane]
+        lane += 1
+        if lane == plan.squeeze:
+            row, lane = row + 1, 0
+
+
+@kernel
+def condition(plan: FlowPlan, columns: Columns) -> None:
+    """Each row's column of the condition, and these columns for all layers."""
+    projected, places = columns.conditions, columns.places
+    project(plan, columns.features, projected)
+    for i in range(len(places)):
+        column = (columns.number + i) // columns.hold - columns.first
+        places[i] = max(0, min(column, len(projected) - 1)) * projected.shape[1]
+
+
+@kernel
+def advance(
+    plan: FlowPlan,
+    memory: Memory,
+    scratch: Scratch,
+    columns: Columns,
+    samples: Samples,
+    first: int,
+    last: int,
+) -> None:
+    """A tile's columns through layers `first` to `last` - 1: into the first layer before them, out
+    of the last one after them, when its samples go through the flow.
+    """
+    if first == 0:
+        condition(plan, columns)
+    for start in range(0, columns.count, STRIP):
+        count = min(STRIP, columns.count - start)
+        rows = (count + ROWS - 1) // ROWS * ROWS
+        if first == 0:
+            enter(plan, columns, start, rows)
+        pass_layers(plan, memory, scratch, columns, start, count, first, last)
+        if last == len(plan.dilations):
+            leave(plan, scratch, columns, start, rows)
+    if last == len(plan.dilations):
+        width, known, count = scratch.scales.shape[1], samples.known, columns.count
+        copy(known, 0, scratch.locations, 0, width)
+        copy(known, width, scratch.scales, 0, width)
+        scale(plan, scratch, samples.first, samples.z, samples.x)
+        copy(scratch.locations, count * width, known, 0, width)
+        copy(scratch.scales, count * width, known, width, width)
 
 
 @kernel

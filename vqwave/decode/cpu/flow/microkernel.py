@@ -1,5 +1,5 @@
-"""The student's own register tile: a layer's dilated convolution and its gate for a few columns,
-without leaving the registers.
+"""The student's own register tiles: a layer's dilated convolution and its gate for a few columns,
+and its residual product, without leaving the registers.
 
 It follows the one rule of `simd.py` (an output is one chain of fused multiply-adds, ascending,
 begun at its bias), so that a column's bits depend on nothing but its own receptive field.
@@ -31,6 +31,7 @@ from vqwave.decode.cpu.simd import (
     gated_floats,
     load_floats,
     row_pointers,
+    store_floats,
 )
 from vqwave.decode.plan import Floats
 
@@ -71,6 +72,32 @@ class Conditions(NamedTuple):
     columns: Integers
     row: int
     at: int
+
+
+class Product(NamedTuple):
+    """Weights (depth, width) from weights.flat[at] on, of which a tile takes the outputs from
+    number `first` on, and the units (..., depth) from units.flat[units_at] on.
+    """
+
+    weights: Matrix
+    at: int
+    width: int
+    first: int
+    units: Matrix
+    units_at: int
+
+
+class Residual(NamedTuple):
+    """x (..., R) from x.flat[at] on, the bias of its outputs from bias.flat[bias_at] on, and where
+    the sums are written a second time, as inputs of the next layer: from windows.flat[to] on.
+    """
+
+    x: Floats
+    at: int
+    bias: Floats
+    bias_at: int
+    windows: Matrix
+    to: int
 
 
 class Target(NamedTuple):
@@ -152,3 +179,59 @@ def gate_tile(
         return context.get_dummy_value()
 
     return types.void(rows, pairs, convolution, taps, conditions, target), generate
+
+
+@intrinsic(prefer_literal=True)
+def residual_tile(
+    _typing: Typing,
+    rows: types.IntegerLiteral,
+    vectors: types.IntegerLiteral,
+    product: types.NamedTuple,
+    residual: types.NamedTuple,
+) -> Generated:
+    """x += bias + units W, of `rows` columns and 16 `vectors` channels, both literals; and x again
+    as the next layer's inputs. All advance by their rows.
+    """
+    n, m = rows.literal_value, vectors.literal_value
+    turn = turn_of(product.types[0].dtype, product.types[4].dtype)
+
+    def generate(
+        context: Context, builder: ir.IRBuilder, signature: Signature, args: Args
+    ) -> ir.Value:
+        given = _parts(context, builder, signature.args[2], args[2])
+        weights, at, width, first, units, units_at = given
+        given = _parts(context, builder, signature.args[3], args[3])
+        x, x_at, bias, bias_at, windows, to = given
+        index = width.type
+        start = builder.gep(bias.data, [builder.add(bias_at, first)])
+        biases = [load_floats(builder, each) for each in _vectors(builder, start, m, index)]
+        targets = row_pointers(builder, x, builder.add(x_at, first), n)
+        places = [_vectors(builder, row, m, index) for row in targets]
+        sums = [
+            [
+                cgutils.alloca_once_value(
+                    builder, builder.fadd(load_floats(builder, pointer), added)
+                )
+                for pointer, added in zip(row, biases, strict=True)
+            ]
+            for row in places
+        ]
+        depth = cgutils.unpack_tuple(builder, units.shape)[-1]
+        line = builder.mul(width, ir.Constant(index, turn.words))
+        origin = builder.add(at, builder.mul(first, ir.Constant(index, turn.words)))
+        sources = row_pointers(builder, units, units_at, n)
+        with cgutils.for_range(builder, builder.udiv(depth, ir.Constant(index, turn.inputs))) as k:
+            here = builder.add(origin, builder.mul(k.index, line))
+            columns = _vectors(builder, builder.gep(weights.data, [here]), m, index, turn.words)
+            step = builder.mul(k.index, ir.Constant(index, turn.inputs))
+            turn.instructions(builder, columns, [builder.gep(row, [step]) for row in sources], sums)
+        again = row_pointers(builder, windows, builder.add(to, first), n)
+        for row, pointers, window in zip(sums, places, again, strict=True):
+            copies = _vectors(builder, window, m, index)
+            for place, pointer, second in zip(row, pointers, copies, strict=True):
+                total = builder.load(place)
+                store_floats(builder, pointer, total)
+                store_as(builder, residual.types[4].dtype, second, total)
+        return context.get_dummy_value()
+
+    return types.void(rows, vectors, product, residual), generate

@@ -16,31 +16,42 @@ from vqwave.nn.flows import AffineFlow
 Matrix = NDArray[np.float32] | NDArray[np.uint16]  # the latter are bfloat16
 
 
+PANEL = 64  # outputs of a panel: with all their taps, half of a first-level cache at 64 channels
+
+
 class FlowPlan(NamedTuple):
     """One flow; a named tuple, since that is what numba passes to kernels.
 
     L layers, k taps, R residual, G gate, H hidden, all padded to multiples of 16; n samples a
-    block. A matrix is (inputs, outputs), or of bfloat16 (inputs / 2, outputs, 2); filters and gates
-    take turns, 16 of each.
+    block, W = 2n padded likewise. A matrix is (inputs, outputs), or of bfloat16 (inputs / 2,
+    outputs, 2); filters and gates take turns, 16 of each.
     """
 
-    dilated: Matrix  # flat (L, k, R, 2G), oldest tap first
+    # (L, panels, k, R, PANEL) flat, oldest tap first: outputs in panels, the last of which may be
+    # narrower
+    dilated: Matrix
     residual: Matrix  # flat (L, G, R)
     hidden: Matrix  # flat (R, H)
-    input_weights: Floats  # flat (n, R), or (2 n, R) with those of a harmonic source
-    out: Floats  # flat (H, 16): the n locations of a block, then its n log-scales
+    input_weights: Floats  # flat (inputs, R)
+    out: Floats  # flat (H, W): the n locations of a block, then its n log-scales
     projection: Floats  # (condition channels, L 2G)
     dilated_bias: Floats  # (L 2G,)
     residual_bias: Floats  # (L, R)
     hidden_bias: Floats  # (H,)
     input_bias: Floats  # (R,)
-    out_bias: Floats  # (16,)
+    out_bias: Floats  # (W,)
     dilations: NDArray[np.int64]  # (L,)
     kernel: int
     gate: int  # G
     squeeze: int  # n
+    inputs: int  # n, or 2n with a harmonic source
     offset: int  # samples at which blocks begin
     floor: float  # of the log-scale
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """R, G, H and W."""
+        return len(self.input_bias), self.gate, len(self.hidden_bias), len(self.out_bias)
 
 
 def plan_flows(student: Student, weights: Precision = "float32") -> list[FlowPlan]:
@@ -66,8 +77,6 @@ def unsupported_student(student: Student) -> str | None:
         return "its context stack (network.context) has no kernel"
     if any(flow.stack.spec.skip_channels for flow in flows):
         return "a flow with skips has no kernel"
-    if any(2 * flow.squeeze > WIDTH for flow in flows):
-        return f"blocks of {flows[0].squeeze} samples have no kernel, expected at most {WIDTH // 2}"
     parameter = next(student.parameters())
     if parameter.device.type != "cpu":
         return f"its parameters are on {parameter.device}, the kernels run on the CPU"
@@ -82,17 +91,22 @@ def _plan(flow: AffineFlow, weights: Precision) -> FlowPlan:
     layers = gated_layers(stack)
     residuals = [layer.residual for layer in layers if layer.residual is not None]
     out_weight, out_bias = flow.last_layer()
+    entering = _inputs(flow)
 
     def matrix(parts: list[Tensor]) -> Matrix:
-        return _pack(torch.stack(parts), weights)
+        return _pack(parts, weights)
 
     return FlowPlan(
         dilated=matrix(
-            [_taps(_interleaved(layer.dilated.weight, spec.gate_channels)) for layer in layers]
+            [
+                panel
+                for layer in layers
+                for panel in _panels(_taps(_interleaved(layer.dilated.weight, spec.gate_channels)))
+            ]
         ),
         residual=matrix([_taps(_pad(residual.weight, 0)) for residual in residuals]),
         hidden=matrix([_taps(_pad(stack.hidden.weight, 0))]),
-        input_weights=_floats(_inputs(flow)).reshape(-1),
+        input_weights=_floats(entering).reshape(-1),
         out=_floats(_taps(_pad(out_weight, 0))).reshape(-1),
         projection=_floats(_projection(flow)),
         dilated_bias=_floats(
@@ -106,6 +120,7 @@ def _plan(flow: AffineFlow, weights: Precision) -> FlowPlan:
         kernel=spec.kernel_size,
         gate=padded(spec.gate_channels),
         squeeze=flow.squeeze,
+        inputs=len(entering),
         offset=flow.offset,
         floor=flow.MIN_LOG_SCALE,
     )
@@ -131,6 +146,14 @@ def _interleaved(x: Tensor, gate: int) -> Tensor:
 def _taps(weight: Tensor) -> Tensor:
     """A convolution's weight (C', C, k) -> (k C, C'), oldest tap first, with padded inputs."""
     return _pad(weight, 1).permute(2, 1, 0).flatten(0, 1)
+
+
+def _panels(matrix: Tensor) -> list[Tensor]:
+    """(inputs, outputs) -> (inputs, PANEL) each, the last of which may be narrower.
+
+    A panel is read again and again, and rows of one that lie side by side fill the cache evenly.
+    """
+    return list(matrix.split(PANEL, 1))
 
 
 def _projection(flow: AffineFlow) -> Tensor:
@@ -159,15 +182,19 @@ def _floats(x: Tensor) -> Floats:
     return result
 
 
-def _pack(x: Tensor, weights: Precision) -> Matrix:
-    """Matrices (..., inputs, outputs), flat, in the precision asked for."""
+def _pack(matrices: list[Tensor], weights: Precision) -> Matrix:
+    """Matrices (inputs, outputs), flat one after another, in the precision asked for."""
     if weights == "float32":
-        return _floats(x).reshape(-1)
-    rounded = x.to(torch.bfloat16)
+        return _floats(_flat(matrices))
+    rounded = [matrix.to(torch.bfloat16) for matrix in matrices]
     if weights == "bf16":
-        return _floats(rounded.float()).reshape(-1)
-    # (..., inputs / 2, outputs, 2)
-    words = rounded.unflatten(-2, (-1, 2)).transpose(-1, -2).contiguous()
+        return _floats(_flat(rounded).float())
+    # (inputs / 2, outputs, 2)
+    words = _flat([matrix.unflatten(0, (-1, 2)).transpose(1, 2) for matrix in rounded])
     result = aligned((words.numel(),), np.uint16)
-    result[...] = words.view(torch.int16).numpy().view(np.uint16).reshape(-1)
+    result[...] = words.view(torch.int16).numpy().view(np.uint16)
     return result
+
+
+def _flat(matrices: list[Tensor]) -> Tensor:
+    return torch.cat([matrix.flatten() for matrix in matrices])
