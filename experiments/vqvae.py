@@ -99,7 +99,7 @@ class VQVAEExperiment(Experiment[Config, VQVAE]):
         if self.given is not None:
             labels = config.model.decoder.conditioner.categorical
             self.check_compatible("frozen_codec", self.given.loaded, labels)
-            self.check_vectors(self.given.spec)
+            config.model.check_vectors(self.given.spec)
             if config.pitch is not None:
                 raise UserInputError(
                     f"pitch: {config.pitch}, expected none with frozen_codec, which has its own"
@@ -112,19 +112,6 @@ class VQVAEExperiment(Experiment[Config, VQVAE]):
             raise UserInputError(
                 f"decoder_segment_seconds: {segment:g} s, expected at most data.clip_seconds, and"
                 " frozen_codec"
-            )
-
-    def check_vectors(self, codec: VQVAESpec) -> None:
-        """Raises UserInputError where a codec's spectral decoder takes other vectors."""
-        if codec.spectral_decoder is None or not codec.spectral_decoder.vectors:
-            return
-        own, theirs = (model.decoder.conditioner for model in (self.config.model, codec))
-        dropped = [bool(each.dropout.categorical) for each in (own, theirs)]
-        if own.embeddings != theirs.embeddings or dropped[0] != dropped[1]:
-            raise UserInputError(
-                f"model.decoder.conditioner: embeddings {own.embeddings}, dropout.categorical"
-                f" {own.dropout.categorical:g}, expected those of frozen_codec:"
-                f" {theirs.embeddings}, {theirs.dropout.categorical:g}"
             )
 
     @property
@@ -199,8 +186,7 @@ class VQVAEExperiment(Experiment[Config, VQVAE]):
             model.spectral_decoder.frontend.fit(waves)
 
     def losses(self, batch: Batch) -> StepOutput:
-        own = ("recorded_pitch", "recorded_spectrum")
-        recorded = {name: getattr(self.config, name) for name in own}
+        recorded = {n: getattr(self.config, n) for n in ("recorded_pitch", "recorded_spectrum")}
         if self.given is not None:
             with torch.no_grad():  # codes are not trained
                 frames = self.model.features_of_recordings(

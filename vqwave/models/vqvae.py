@@ -148,6 +148,19 @@ class VQVAESpec:
             conversion_classifier=None,
         )
 
+    def check_vectors(self, codec: VQVAESpec) -> None:
+        """Raises UserInputError where a frozen codec's spectral decoder takes other vectors."""
+        if codec.spectral_decoder is None or not codec.spectral_decoder.vectors:
+            return
+        own, theirs = self.decoder.conditioner, codec.decoder.conditioner
+        dropped = [bool(each.dropout.categorical) for each in (own, theirs)]
+        if own.embeddings != theirs.embeddings or dropped[0] != dropped[1]:
+            raise UserInputError(
+                f"model.decoder.conditioner: embeddings {own.embeddings}, dropout.categorical"
+                f" {own.dropout.categorical:g}, expected those of frozen_codec:"
+                f" {theirs.embeddings}, {theirs.dropout.categorical:g}"
+            )
+
     def build(self, sample_rate: int, vocabulary: Vocabulary) -> VQVAE:
         """Raises UserInputError for a decoder with spectral frames of its own: it would not be
         conditioned on the codes.
