@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vqwave import parsing
-from vqwave.data.speaker_vectors import FILE as VOICES
-from vqwave.data.speaker_vectors import MOST_BYTES
 from vqwave.errors import UserInputError
 
 PREFIX = re.compile(r"hf:/+")  # a `Path` has one slash of two
@@ -25,7 +23,6 @@ LARGEST_WEIGHTS = 1 << 34  # bytes
 # files of a model folder: most bytes
 NEEDED = {"config.json": parsing.LONGEST_JSON, "model.safetensors": LARGEST_WEIGHTS}
 PAGE, LONGEST_PAGE = "README.md", 1 << 20
-SPARE = {PAGE: LONGEST_PAGE, VOICES: MOST_BYTES}  # which a model can do without
 OFFLINE = "not in the cache, and the hub cannot be reached"
 
 
@@ -67,10 +64,20 @@ def fetch(address: HubAddress, token: str | None = None) -> Path:
         for name, most in NEEDED.items():
             folder = _file(address, name, commit, most, token).parent
             commit = folder.name  # of which the other files are taken, too
-        for name, most in SPARE.items():
+        for name, most in _optional_files().items():
             with suppress(EntryNotFoundError):
                 _file(address, name, commit, most, token)
     return folder
+
+
+def _optional_files() -> dict[str, int]:
+    """What a model can do without: most bytes by name."""
+    from vqwave.data.speaker_vectors import (
+        FILE,
+        MOST_BYTES,
+    )  # with torch, which no local model needs
+
+    return {PAGE: LONGEST_PAGE, FILE: MOST_BYTES}
 
 
 def push(
