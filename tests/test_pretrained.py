@@ -13,7 +13,6 @@ import torch
 
 import vqwave
 from vqwave.cli import main
-from vqwave.codes import CodeSequence
 from vqwave.decode.sampling import Sampling
 from vqwave.distributed.threads import limited_to
 from vqwave.inference.model_files import SHIPPED
@@ -72,19 +71,8 @@ def test_bits_do_not_depend_on_the_number_of_threads(name: str) -> None:
     """From the codes on: the condition, which torch makes, and the samples."""
     pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vqwave[fast]'")
     model = vqwave.load(name)
-    hop = model.card.about["hop"]
-    codes = torch.randint(
-        model.model.quantizer.codebook_size, (1, 12), generator=torch.Generator().manual_seed(0)
-    )
-    coded = CodeSequence(
-        codes,
-        model.sample_rate,
-        hop,
-        12 * hop,
-        model.model.quantizer.codebook_size,
-        model.fingerprint,
-        model.speakers[0],
-    )
+    noise = torch.randn(12 * model.card.about["hop"], generator=torch.Generator().manual_seed(0))
+    coded = model.encode(0.05 * noise, speaker=model.speakers[0])
     conditions, waves = [], []
     for threads in (1, 2):
         with limited_to(threads):
@@ -107,11 +95,10 @@ def test_narrow_numbers_cost_a_trained_model_little(precision: str, bound: float
         pytest.skip(missing(precision))
     prior = vqwave.load("fsdd-prior")
     coded = prior.prior.draw(None, labels={"speaker": "theo", "text": "7"}, seed=0)[0]
-    model, decoder = prior.model, prior.decoder
-    told = prior.given.label_ids({"speaker": "theo"})
+    decoder = prior.decoder
     wave = prior.decode(coded, "theo", sampling=Sampling(seed=0))[None]
     with torch.no_grad():
-        condition = model.condition(torch.as_tensor(coded.codes)[None].long(), told)
+        condition = prior.task(coded, "theo").condition
         scores = [
             score_wavenet(decoder, wave, condition, weights=each, threads=1)
             for each in ("float32", precision)

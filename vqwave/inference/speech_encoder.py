@@ -135,10 +135,11 @@ class SpeechEncoder:
         """The header of a file of this model's codes of so many samples; `pitch`: of one with
         melody.
         """
-        q, hop = self._vqvae.quantizer, self._vqvae.hop
+        codec = self._vqvae
+        q, hop, name = codec.quantizer, codec.hop, self._names.name
         n = -(-samples // hop)
         size, books = q.codebook_size, q.num_codebooks
-        facts = (self.sample_rate, hop, samples, size, self.fingerprint, books, n, speaker)
+        facts = (self.sample_rate, hop, samples, size, name, books, n, speaker)
         return Header(*facts, pitch=pitch)
 
     @property
