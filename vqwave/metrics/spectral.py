@@ -13,7 +13,6 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from vqwave.audio import Wave
@@ -60,6 +59,8 @@ def mel_cepstral_distortion(a: Wave, b: Wave, sample_rate: int) -> float:
     Reference: Kubichek, 1993, "Mel-cepstral distance measure for objective speech quality
     assessment".
     """
+    from scipy.spatial.distance import cdist  # a third of a second
+
     cost = DB * math.sqrt(2) * cdist(mel_cepstra(a, sample_rate), mel_cepstra(b, sample_rate))
     return warped_distance(cost)
 
