@@ -25,10 +25,12 @@ from vqwave.decode.sampling import Sampling
 from vqwave.evaluation import Settings, evaluate
 from vqwave.export import export_onnx
 from vqwave.inference.description import describe
-from vqwave.inference.model_folder import load_trained
+from vqwave.inference.model_folder import ModelCard, load_trained, save_trained
 from vqwave.inference.speech_model import SpeechModel
 from vqwave.metrics import recognizer
+from vqwave.models import VQVAESpec, WaveNetSpec
 from vqwave.models.pitch import SEMITONE
+from vqwave.nn.wavenet import StackSpec
 from vqwave.report import write_report
 from vqwave.training.command_line import main
 
@@ -372,17 +374,17 @@ def test_semitones_on_the_command_line(chain: Chain, tmp_path: Path) -> None:
             "expected a finite number",
         ),
         (
-            ["decode", "fsdd", "a.vqw", "--stream", "--speaker", "theo", "--shift-semitones", "2"],
+            ["decode", "plain", "a.vqw", "--stream", "--speaker", "low", "--shift-semitones", "2"],
             "has no codes of a melody",
         ),
         (
             [
                 "generate",
-                "fsdd-prior",
+                "plain",
                 "--out",
                 "b.wav",
                 "--speaker",
-                "theo",
+                "low",
                 "--shift-semitones",
                 "2",
             ],
@@ -412,6 +414,12 @@ def test_refused_in_one_line(
 ) -> None:
     """Before anything is read or made."""
     monkeypatch.chdir(tmp_path)
+    for name in ("a.vqw", "a.wav"):
+        (tmp_path / name).touch()
+    network = StackSpec(layers=2, residual_channels=4, gate_channels=4, skip_channels=4)
+    plain = VQVAESpec(decoder=WaveNetSpec(network=network))  # without a melody
+    card = ModelCard(sample_rate=RATE, labels={"speaker": ["low"]}, spec=plain, about={})
+    save_trained(tmp_path / "plain", card.build(), card)
     given = io.BytesIO((chain.folder / "mid-rise-4.wav").read_bytes())
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(given))
     with pytest.raises(SystemExit) as end:
@@ -420,7 +428,7 @@ def test_refused_in_one_line(
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: ")
     assert said in line
-    assert not list(tmp_path.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {"a.vqw", "a.wav", "plain"}
 
 
 def test_speech_and_melody_through_a_pipe(
