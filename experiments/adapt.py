@@ -109,7 +109,7 @@ class AdaptExperiment(Experiment[Config, VQVAE]):
         self.corpus = join(self.own, config.speaker, self.replay, labels, self.loaded.card)
         self.voices = VoicePairs(self.corpus)
         self.objective = OBJECTIVES[self.added.spec.decoder.kind]()
-        self.selection = Selection("loss", config.patience)
+        self.selection = self.kept = Selection("loss", config.patience)
         self.mixture: Tensor | None = None
 
     @property
@@ -160,7 +160,9 @@ class AdaptExperiment(Experiment[Config, VQVAE]):
 
         def loss() -> Tensor:
             error = spectral_loss(model, batch, frames)[1]
-            return sum(trained.held_out(batch, 0, 0).values()) if error is None else error
+            if error is None:
+                error = torch.stack(list(trained.held_out(batch, 0, 0).values())).sum()
+            return error
 
         self.mixture = self.added.fit_mixture(model, loss)
         self.added.start(model, self.mixture)
@@ -265,7 +267,7 @@ class AdaptExperiment(Experiment[Config, VQVAE]):
             "base": str(self.config.base),
             "speaker": self.config.speaker,
             "minutes": round(self.corpus.seconds_of(self.config.speaker, "train") / 60, 2),
-            "step": max(0, self.selection.step),
+            "step": max(0, self.kept.step),
             "replayed": self.replay.speakers("train"),
         }
         entries = {
@@ -279,10 +281,10 @@ class AdaptExperiment(Experiment[Config, VQVAE]):
         return self.added.card(self.loaded.card, entries)
 
     def extra_state(self) -> dict[str, Tensor]:
-        return self.selection.state()
+        return self.kept.state()
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        self.selection.load_state(state)
+        self.kept.load_state(state)
 
     def next_steps(self) -> list[str]:
         run, voice = self.config.run, shlex.quote(self.config.speaker)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from vqwave.data.speaker_vectors import SpeakerVectors, saved_in
 from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import Loaded, ModelCard
 from vqwave.models import VQVAE, VQVAESpec
-from vqwave.nn.module_lists import elements
 
 FIT_STEPS, FIT_RATE = 60, 0.1
 SHOWN = 3  # nearest voices that are printed
@@ -98,7 +97,7 @@ class AddedVoice:
         """Of the speakers, in every part that is conditioned on them."""
         parts = [model.decoder.conditioner, model.spectral_decoder]
         modules = [part.embeddings["speaker"] for part in parts if part is not None]
-        return elements(modules, nn.Embedding)
+        return [cast(nn.Embedding, module) for module in modules]
 
     def start(self, model: VQVAE, weights: Tensor) -> None:
         """Put the new rows at a mixture, weights (K,), of the known ones."""

@@ -82,9 +82,9 @@ class Scratch(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """A tile's columns on their way through a flow: `count` of the rows that there are."""
+    """A tile's columns on their way through a flow: `total` of the rows that there are."""
 
-    count: int
+    total: int
     number: int  # of the first, counted from the first of the stream
     # columns of the condition: the number of the first of `features`, and how many blocks each
     # is held for
@@ -343,8 +343,8 @@ def advance(
     """
     if first == 0:
         condition(plan, columns)
-    for start in range(0, columns.count, STRIP):
-        count = min(STRIP, columns.count - start)
+    for start in range(0, columns.total, STRIP):
+        count = min(STRIP, columns.total - start)
         rows = (count + ROWS - 1) // ROWS * ROWS
         if first == 0:
             enter(plan, columns, start, rows)
@@ -352,7 +352,7 @@ def advance(
         if last == len(plan.dilations):
             leave(plan, scratch, columns, start, rows)
     if last == len(plan.dilations):
-        width, known, count = scratch.scales.shape[1], samples.known, columns.count
+        width, known, count = scratch.scales.shape[1], samples.known, columns.total
         copy(known, 0, scratch.locations, 0, width)
         copy(known, width, scratch.scales, 0, width)
         scale(plan, scratch, samples.first, samples.z, samples.x)
