@@ -1,4 +1,4 @@
-"""Serves the page: on this machine unless told otherwise, without a request to any other."""
+"""Serves the page: on this machine unless asked otherwise, without a request to any other."""
 
 from __future__ import annotations
 

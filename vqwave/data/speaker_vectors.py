@@ -134,7 +134,7 @@ class SpeakerVectors:
 
 
 def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """The arrays of a file of tensors, and what is written beside them. Raises UserInputError."""
+    """The arrays of a file of tensors, and their metadata. Raises UserInputError."""
     from safetensors import SafetensorError, safe_open
 
     expected = "vectors of voices"

@@ -33,7 +33,7 @@ NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)  # of a licence, of a data se
 
 @dataclass(frozen=True)
 class Facts:
-    """What a page says beside what its model's card has.
+    """What a page has that its model's card has not.
 
     `license`: a name of the hub's list, such as `cc-by-4.0`; `datasets`: names of data sets of the
     hub; `metrics`: what `vqwave evaluate --out` wrote. Raises UserInputError.

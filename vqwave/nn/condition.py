@@ -88,7 +88,7 @@ class ConditionDropoutSpec:
     frames: Probability = option(default=0.0, help="frames alone")
     categorical: Probability = option(
         default=0.0,
-        help="labels alone, beside vectors: these then suffice, usually 0.5 (see `embeddings`)",
+        help="labels alone, next to vectors: these then suffice, usually 0.5 (see `embeddings`)",
     )
 
     def build(self, channels: int, parts: Sequence[str]) -> ConditionDropout:

@@ -195,7 +195,7 @@ def _axes(frame: Frame) -> list[str]:
 
 
 def _tick(value: float) -> str:
-    """A value beside a chart, in few characters.
+    """A value next to a chart, in few characters.
 
     >>> [_tick(value) for value in (0, 0.25, -12000, 2.5e6, 1e-5)]
     ['0', '0.25', '−12,000', '2.5 M', '1e−5']

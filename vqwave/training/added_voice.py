@@ -32,7 +32,7 @@ SHOWN = 3  # nearest voices that are printed
 
 @dataclass(frozen=True)
 class AddedVoice:
-    """A model with room for a new voice.
+    """A model with a row for a new voice.
 
     labels: the model's values by name, `speaker` among those of `speaker`; known: the voices that
     its decoder was trained in.

@@ -164,7 +164,7 @@ def enter(plan: FlowPlan, columns: Columns, first: int, rows: int) -> None:
 
 @kernel
 def reserve(memory: Memory, layer: int, span: int, count: int) -> int:
-    """Room for `count` rows in a layer's window -> the row that the first stands in."""
+    """Space for `count` rows in a layer's window -> the row that the first stands in."""
     windows, width, begin = memory.windows, memory.windows.shape[1], memory.begins[layer]
     capacity = memory.begins[layer + 1] - begin - span
     if memory.used[layer] + (count + ROWS - 1) // ROWS * ROWS > capacity:
