@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -84,7 +85,8 @@ class PitchEncoder:
 
 @pytest.fixture(autouse=True)
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (reference_voice, speaker_vectors):
+    preparation = import_module("vqwave.data.prepare")  # the package's `prepare` is the function
+    for module in (reference_voice, speaker_vectors, preparation):
         monkeypatch.setattr(module, "installed_encoder", PitchEncoder)
 
 
