@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vqwave.data.frame_tracks import PITCH
 from vqwave.decode.sampling import Sampling
+from vqwave.decode.streaming import conditions
 from vqwave.decode.streaming.conditions import CodeConditions, code_condition
 from vqwave.decode.streaming.stream import Stream
 from vqwave.errors import UserInputError
@@ -152,9 +153,15 @@ def test_noise_leaves_pitch_and_predictor_alone() -> None:
     assert torch.equal(noised[:, bands:], frames[:, bands:])
 
 
+@pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "windows"])
 @pytest.mark.parametrize("hears", ["latents", "spectrogram"])
 @pytest.mark.parametrize("frames", [1, 3, 4, 17, 40])
-def test_columns_do_not_depend_on_how_codes_come(hears: str, frames: int) -> None:
+def test_columns_do_not_depend_on_how_codes_come(
+    hears: str, frames: int, *, kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With kernels whose sums have a fixed order, and window by window."""
+    if not kernels:
+        monkeypatch.setattr(conditions, "_fixed_order", lambda _model: None)
     model, generator = build(hears), torch.Generator().manual_seed(5)
     codes, melody = (
         torch.randint(8, (1, frames), generator=generator),
@@ -163,11 +170,11 @@ def test_columns_do_not_depend_on_how_codes_come(hears: str, frames: int) -> Non
     told = {"speaker": torch.tensor([1])}
     whole = code_condition(model, codes, told, melody)
     for size in (1, 3, 8):
-        conditions, parts = CodeConditions(model, told), []
+        stream, parts = CodeConditions(model, told), []
         for first in range(0, frames, size):
             due = slice(-(-first // 4), -(-min(first + size, frames) // 4))
-            parts.append(conditions.push(codes[:, first : first + size], melody[:, due]))
-        parts.append(conditions.flush())
+            parts.append(stream.push(codes[:, first : first + size], melody[:, due]))
+        parts.append(stream.flush())
         assert torch.equal(torch.cat(parts, -1), whole.features)
     direct = model.condition(codes[None], told, None, melody[None])
     torch.testing.assert_close(whole.features, direct.features, rtol=0, atol=1e-4)

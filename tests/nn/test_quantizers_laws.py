@@ -137,6 +137,17 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 @everyone
+def test_frames_alone_are_those_of_the_whole_where_a_quantizer_says_so(case: str) -> None:
+    vq = trained(case)
+    if not vq.framewise:
+        assert vq.downsample > 1 or any(isinstance(part, Projected) for part in vq.modules())
+        return
+    codes = vq.encode(latents(9))
+    alone = [vq.decode(frame) for frame in codes.split(1, -1)]
+    assert torch.equal(torch.cat(alone, -1), vq.decode(codes))
+
+
+@everyone
 def test_forward_encode_and_decode_agree_bit_for_bit(case: str) -> None:
     vq, z = trained(case), latents(9)
     out = vq(z)

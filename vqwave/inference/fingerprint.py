@@ -12,6 +12,7 @@ from vqwave.config import to_tree
 from vqwave.config.renamed import OLD_KINDS, old_key
 from vqwave.errors import UserInputError
 from vqwave.models import VQVAE
+from vqwave.nn.tensor_state import tensor_state
 
 
 class CodecFingerprint:
@@ -44,12 +45,8 @@ class CodecFingerprint:
             raise UserInputError("this model has no codes, expected a codec")
         melody = [] if model.melody is None else [model.melody.codec]
         parts: list[nn.Module] = [model.encoder, model.quantizer, *melody]
-        key = tuple(
-            (t.data_ptr(), 0 if t.is_inference() else t._version)
-            for part in parts
-            for t in part.state_dict().values()
-        )
-        if key != self._key:
+        key = tuple(tensor_state(part) for part in parts)
+        if key != self._key or None in key:
             self._key, self._names = (
                 key,
                 (fingerprint(*parts, about=self.about), fingerprint(*parts)),

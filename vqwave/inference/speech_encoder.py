@@ -239,11 +239,12 @@ class SpeechEncoder:
 
     def check(self, coded: CodeSequence | Header) -> None:
         """Raises UserInputError for another codec's codes, or codes of other sizes than its own."""
-        if coded.fingerprint != self.fingerprint and coded.fingerprint not in self._names.older:
+        own = self.header()
+        if coded.fingerprint != own.fingerprint and coded.fingerprint not in self._names.older:
             raise UserInputError(
-                f"these codes are of codec {coded.fingerprint}, expected {self.fingerprint}: encode"
+                f"these codes are of codec {coded.fingerprint}, expected {own.fingerprint}: encode"
                 " with this model"
             )
-        if coded.sizes != (own := self.header().sizes):
-            raise UserInputError(f"codes: {coded.sizes}, expected {own}")
-        check_pitch(self._vqvae.melody, coded.pitch)
+        if coded.sizes != own.sizes:
+            raise UserInputError(f"codes: {coded.sizes}, expected {own.sizes}")
+        check_pitch(self.melody, coded.pitch)

@@ -5,15 +5,13 @@ say nothing that is true.
 from __future__ import annotations
 
 from typing import TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from vqwave.errors import UserInputError
+from vqwave.nn.tensor_state import PerState, tensors
 
-# module -> where its tensors lie, and how often each was written to, when all were finite
-_finite: WeakKeyDictionary[nn.Module, tuple[tuple[int, int], ...]] = WeakKeyDictionary()
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
@@ -27,14 +25,7 @@ def check_finite(module: AnyModule, what: object) -> AnyModule:
     Every use of a model can ask: one norm over all of them costs some milliseconds, and none where
     nothing was written to them since.
     """
-    tensors = [*module.parameters(), *module.buffers()]
-    state = tuple((t.data_ptr(), -1 if t.is_inference() else t._version) for t in tensors)
-    if _finite.get(module) == state and all(version >= 0 for _, version in state):
-        return module
-    if nn.utils.get_total_norm(
-        [value for value in tensors if value.is_floating_point()]
-    ).isfinite():
-        _finite[module] = state
+    if _is_finite(module):
         return module
     for name, value in module.state_dict().items():
         if not value.isfinite().all():
@@ -44,3 +35,11 @@ def check_finite(module: AnyModule, what: object) -> AnyModule:
                 " finite weights"
             )
     return module
+
+
+def _norm_is_finite(module: nn.Module) -> bool:
+    values = [value for value in tensors(module) if value.is_floating_point()]
+    return bool(nn.utils.get_total_norm(values).isfinite())
+
+
+_is_finite: PerState[nn.Module, bool] = PerState(_norm_is_finite)

@@ -1,14 +1,17 @@
-"""A decoder's condition, made of codes window by window: the same bits whether the codes come
-all at once or as a stream.
+"""A decoder's condition, made of codes: the same bits whether the codes come all at once or as a
+stream.
 
-Convolutions in torch may round otherwise for another length of input. So the columns of a frame (or
-of a block of some) are made from a window of its own, which holds the frames in their receptive
-field and no more: its shape depends on their place in the utterance alone. They may also round
-otherwise on another number of threads: one makes them all.
+With numba, on the CPU in float32, sums have a fixed order (`decode.cpu.fixed_order`), and any
+number of columns can be made at once. Otherwise convolutions in torch may round otherwise for
+another length of input. So the columns of a frame (or of a block of some) are then made from a
+window of its own, which holds the frames in their receptive field and no more: its shape depends on
+their place in the utterance alone. They may also round otherwise on another number of threads: one
+makes them all.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -79,16 +82,21 @@ class CodeConditions:
 
     def __init__(self, model: VQVAE, attributes: Mapping[str, Tensor]) -> None:
         """attributes: labels and vectors of the utterance, as `Conditioner` takes them."""
-        self.model, self.attributes, self.quantizer = model, attributes, model.quantizer
-        self.conditioner = model.decoder.conditioner
+        self.attributes, self.quantizer = attributes, model.quantizer
         self.reach = Reach.of(model)
         self.block = 1 if model.decoder_input == "latents" else BLOCK
+        fixed = _fixed_order(model)
+        self.any_length, self.model = fixed is not None, fixed or model
+        self.conditioner = self.model.decoder.conditioner
         # frames; one at the least: the last of an utterance may be cut short
         self.wait = max(1, self.reach.after)
         self.columns = model.hop // self.conditioner.hold  # a frame
         self.ratio = model.quantizer.downsample
         self.labels = self.conditioner.attributes(attributes)
-        weight, self.melody = _frame_convolution(self.conditioner).weight, model.melody
+        weight, self.melody = (
+            _frame_convolution(model.decoder.conditioner).weight,
+            self.model.melody,
+        )
         books = 0 if self.melody is None else self.melody.codec.books
         self.pitch_frames = 0 if self.melody is None else model.hop // self.melody.hop  # of a frame
         self.pending = PendingFrames(
@@ -103,21 +111,23 @@ class CodeConditions:
         """Codes (Q, n), n any, and the pitch codes (Q_p, m) that begin among these -> columns that
         can be made now.
         """
-        pending = self.pending
-        self._keep(codes.to(pending.codes.device))
-        if self.melody is not None and pitch_codes is not None:
-            kept = pending.pitch_codes
-            pending.pitch_codes = torch.cat([kept, pitch_codes.to(kept)], -1)
+        self._keep(codes, pitch_codes)
+        if self.melody is not None:
             self._decode_pitch(self.melody, last=False)
         known = self._known
         return self._emit(known - self.wait, known)
 
     @limited_to(1)
-    def flush(self) -> Tensor:
-        """The columns of the last frames: nothing follows them.
+    def flush(self, codes: Tensor | None = None, pitch_codes: Tensor | None = None) -> Tensor:
+        """The columns of the last frames, those of the last codes, too, if given: nothing follows
+        them.
 
         Raises UserInputError where pitch codes are missing.
         """
+        if codes is not None and self.any_length:
+            self._keep(codes, pitch_codes)
+        elif codes is not None:
+            return torch.cat([self.push(codes, pitch_codes), self.flush()], -1)
         end = self.pending.first + self.pending.z.shape[-1]
         if self.melody is not None:
             self._decode_pitch(self.melody, last=True)
@@ -157,23 +167,34 @@ class CodeConditions:
         return min(known, pending.first + pending.pitch.shape[-1] // self.pitch_frames)
 
     def _decode_pitch(self, melody: Melody, *, last: bool) -> None:
-        """The pitch of every code all of whose window has come, each from a window of its own."""
+        """The pitch of every code all of whose window has come, each from a window of its own, or
+        all from one.
+        """
         pending, before = self.pending, melody.reach
         first = max(0, pending.pitch_code - before)  # of the codes that are kept
         known, parts = first + pending.pitch_codes.shape[-1], [pending.pitch]
-        while pending.pitch_code < (known if last else known - before):
+        end = known if last else known - before
+        while pending.pitch_code < end:
             code = pending.pitch_code
-            low, high = max(0, code - before), min(known, code + before + 1)
+            count = end - code if self.any_length and melody.codec.quantizer.framewise else 1
+            low, high = max(0, code - before), min(known, code + count + before)
             window, at = pending.pitch_codes[None, :, low - first : high - first], code - low
             frames = melody.decode(window, self.attributes, (high - low) * melody.ratio)
-            parts.append(frames[..., at * melody.ratio : (at + 1) * melody.ratio])
-            pending.pitch_code += 1
+            parts.append(frames[..., at * melody.ratio : (at + count) * melody.ratio])
+            pending.pitch_code += count
         pending.pitch = torch.cat(parts, -1)
         keep = max(0, pending.pitch_code - before) - first
         pending.pitch_codes = pending.pitch_codes[:, keep:]
 
-    def _keep(self, codes: Tensor) -> None:
+    def _keep(self, codes: Tensor, pitch_codes: Tensor | None) -> None:
         pending, latents = self.pending, [self.pending.z]
+        codes = codes.to(pending.codes.device)
+        if pitch_codes is not None and self.melody is not None:
+            kept = pending.pitch_codes
+            pending.pitch_codes = torch.cat([kept, pitch_codes.to(kept)], -1)
+        if self.quantizer.framewise:
+            pending.z = torch.cat([pending.z, self.quantizer.decode(codes[None])], -1)
+            return
         for code in codes.unbind(1):
             pending.codes = torch.cat([pending.codes, code[:, None]], -1)
             latents.append(self.quantizer.decode(pending.codes[None])[..., -1:])
@@ -188,8 +209,9 @@ class CodeConditions:
         pending, parts = self.pending, [self.pending.z.new_zeros(1, self.conditioner.width, 0)]
         if end < known:
             end -= end % self.block
-        for frame in range(pending.frame, end, self.block):
-            last = min(frame + self.block, end)
+        block = max(1, end - pending.frame) if self.any_length else self.block
+        for frame in range(pending.frame, end, block):
+            last = min(frame + block, end)
             low, high = max(0, frame - self.reach.before), min(known, last + self.reach.after)
             low, high = low - pending.first, high - pending.first
             z, pitch = pending.z[..., low:high].contiguous(), None
@@ -222,6 +244,15 @@ def _frame_convolution(conditioner: Conditioner) -> nn.Conv1d:
     return conditioner.frames
 
 
+def _fixed_order(model: VQVAE) -> VQVAE | None:
+    """The model with kernels whose sums have a fixed order, or None."""
+    if importlib.util.find_spec("numba") is None:
+        return None
+    from vqwave.decode.cpu.fixed_order import with_fixed_order  # numba takes long to import
+
+    return with_fixed_order(model)
+
+
 def code_condition(
     model: VQVAE, codes: Tensor, attributes: Mapping[str, Tensor], pitch_codes: Tensor | None = None
 ) -> Condition:
@@ -229,5 +260,4 @@ def code_condition(
     however it is cut.
     """
     conditions = CodeConditions(model, attributes)
-    columns = torch.cat([conditions.push(codes, pitch_codes), conditions.flush()], -1)
-    return Condition(columns, conditions.conditioner.hold)
+    return Condition(conditions.flush(codes, pitch_codes), conditions.conditioner.hold)

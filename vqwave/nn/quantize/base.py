@@ -52,7 +52,7 @@ class Quantizer(nn.Module, ABC):
     and `forward(z).z` is `decode` of them bit for bit; padding enters no statistic and no loss; all
     of it runs in float32 (or above) whatever the autocast. A variant gives `num_codebooks`,
     `codebook_size`, `_quantize`, `_encode` and `_decode`, and where it differs from the defaults,
-    `downsample` and `initialized`.
+    `downsample`, `framewise` and `initialized`.
     """
 
     num_codebooks: int
@@ -61,6 +61,10 @@ class Quantizer(nn.Module, ABC):
     """K, codes of each book."""
     downsample: int = 1
     """Frames that share the slowest code: codes may be cut at multiples of it only."""
+    framewise: bool = False
+    """Whether the bits of a decoded frame depend on its own codes alone, however many frames are
+    decoded together: entries of tables, and sums of a few of them, no products.
+    """
     calls_per_step: int = 1
     """Training forward passes an optimizer step; set by the trainer where gradients accumulate."""
 

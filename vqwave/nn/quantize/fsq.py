@@ -70,6 +70,7 @@ class FSQuantizer(Quantizer):
     """
 
     num_codebooks = 1
+    framewise = True
     levels: Tensor
     radix: Tensor
     mean: Tensor

@@ -68,6 +68,7 @@ class ProductQuantizer(Quantizer):
             groups[0].codebook_size,
         )
         self.downsample = math.lcm(*(group.downsample for group in groups))
+        self.framewise = all(group.framewise for group in groups)
 
     @property
     def _each(self) -> Sequence[Quantizer]:

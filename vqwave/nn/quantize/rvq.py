@@ -80,6 +80,8 @@ class ResidualQuantizer(Quantizer):
     Reference: Zeghidour et al., 2021, sec. III-C. arXiv:2107.03312
     """
 
+    framewise = True
+
     def __init__(
         self,
         stages: Sequence[VectorQuantizer],

@@ -128,6 +128,7 @@ class VectorQuantizer(Quantizer):
     """
 
     num_codebooks = 1
+    framewise = True
     waited: Tensor
     """Training passes so far without codes."""
 

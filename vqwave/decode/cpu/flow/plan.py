@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vqwave.decode.plan import WIDTH, Floats, Precision, aligned, gated_layers, padded
 from vqwave.models.student import Student
 from vqwave.nn.flows import AffineFlow
+from vqwave.nn.tensor_state import PerState
 
 Matrix = NDArray[np.float32] | NDArray[np.uint16]  # the latter are bfloat16
 
@@ -55,13 +56,20 @@ class FlowPlan(NamedTuple):
 
 
 def plan_flows(student: Student, weights: Precision = "float32") -> list[FlowPlan]:
-    """A packed copy of each flow.
+    """A packed copy of each flow, kept until the student's weights change.
 
     bf16: weights are rounded, and kept as float32; bf16-dot: weights and activations are.
 
     int8 is a WaveNet's alone: a student takes bf16-dot for it.
     """
-    return [_plan(flow, weights) for flow in affine_flows(student)]
+    return _plans[weights](student)
+
+
+def _planned(weights: Precision) -> PerState[Student, list[FlowPlan]]:
+    return PerState(lambda student: [_plan(flow, weights) for flow in affine_flows(student)])
+
+
+_plans = {weights: _planned(weights) for weights in get_args(Precision)}
 
 
 def affine_flows(student: Student) -> list[AffineFlow]:
