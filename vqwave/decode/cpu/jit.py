@@ -1,4 +1,4 @@
-"""Compiling kernels once: numba's disk cache, in a folder that changes with the sources it was made
+"""Compiling kernels once: files of theirs, in a folder that changes with the sources they were made
 from.
 
 numba looks only at the file of the function that it caches, not at those that this one calls; so
@@ -20,6 +20,7 @@ from pathlib import Path
 import llvmlite
 import numba
 
+from vqwave.decode.cpu.kernel_files import KernelCache
 from vqwave.errors import Note
 
 PACKAGE = Path(__file__).parents[2]
@@ -92,14 +93,11 @@ def kernel(function: Callable, *, inline: bool = False) -> Callable:
         "no_cfunc_wrapper": True,
         "_nrt": False,
     }
+    compiled = numba.njit(**options)(function)
     path = folder(Path(function.__code__.co_filename))
-    if path is None:
-        return numba.njit(**options)(function)
-    usual, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(path)
-    try:
-        return numba.njit(cache=True, **options)(function)
-    finally:
-        numba.config.CACHE_DIR = usual
+    if path is not None:
+        compiled._cache = KernelCache(function, path, _warn_uncached)
+    return compiled
 
 
 def inlined(function: Callable) -> Callable:
