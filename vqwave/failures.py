@@ -138,7 +138,8 @@ def about(path: Path | str) -> Iterator[None]:
 def _naming(error: Exception, line: str, path: Path | str) -> str:
     """The line, which names `path` where neither it nor the system names a file."""
     other = isinstance(error, OSError) and error.filename is not None
-    return line if other or str(path) in line else f"{path}: {line}"
+    named = str(path) in line or printable(path) in line
+    return line if other or named else f"{path}: {line}"
 
 
 def line_of(error: Exception, path: Path | str, folder: Path | None = None) -> str:

@@ -87,8 +87,12 @@ def hostile_value(rng: random.Random) -> Any:  # noqa: ANN401
 
 
 def any_tree(tree: Tree, rng: random.Random) -> Tree:
-    """Values replaced, left out, added or made deep at a few places."""
-    tree = copy.deepcopy(tree)
+    """Values replaced, left out, added or made deep at a few places.
+
+    Deep at one of them, and nothing is copied afterwards: a tree of a thousand levels could neither
+    be copied nor written.
+    """
+    tree, is_deep = copy.deepcopy(tree), False
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         every = places(tree)
         if not every or rng.random() < 0.02:
@@ -105,7 +109,7 @@ def any_tree(tree: Tree, rng: random.Random) -> Tree:
         elif how == 5 and isinstance(parent, dict):
             name = rng.choice(("", "kind", "a.b", "x" * 200, "type", "0", "more"))
             parent[name] = hostile_value(rng)
-        elif how == 6:
+        elif how == 6 and not is_deep:
             *other, name = rng.choice(every)
             value = tree
             for key in (*other, name):
@@ -115,9 +119,9 @@ def any_tree(tree: Tree, rng: random.Random) -> Tree:
             parent[last] = copy.deepcopy(value)
         else:
             deep: Any = 1
-            for _ in range(rng.choice((3, 70, 400))):
+            for _ in range(3 if is_deep else rng.choice((3, 70, 400))):
                 deep = [deep] if rng.random() < 0.5 else {"a": deep}
-            parent[last] = deep
+            parent[last], is_deep = deep, True
     return tree
 
 

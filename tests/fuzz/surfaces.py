@@ -24,6 +24,8 @@ import torch
 from fuzz.models import LABELS, RATE, coded, model
 from fuzz.mutations import any_bytes, json_lines, json_text, yaml_text
 from fuzz.streams import kernel_state, kernel_streams, stream_state
+from fuzz.tables import HAS_DATASETS, saved_data_set
+from fuzz.voices import singing_model, vectors
 from vqwave import audio, config
 from vqwave.audio.streaming import Recording, WavReader
 from vqwave.codes import CodeReader, CodeSequence, Header
@@ -35,6 +37,7 @@ from vqwave.data.corpus import read_array
 from vqwave.data.external_formats import lhotse, webdataset
 from vqwave.data.manifest import Rejected, read_manifest
 from vqwave.errors import UserInputError, under
+from vqwave.evaluation.readme_table import section
 from vqwave.evaluation.resume import read_report
 from vqwave.inference.model_folder import ModelCard, load_trained, save_trained
 from vqwave.inference.speech_model import SpeechModel
@@ -187,7 +190,7 @@ def run_folder(folder: Path, rng: random.Random) -> None:
 def evaluation(folder: Path, rng: random.Random) -> None:
     (folder / "x.json").write_bytes(json_text(REPORT, rng))
     report = read_report(folder / "x.json")
-    repr(report.temperature_text)
+    section([report])
 
 
 @cache
@@ -248,6 +251,9 @@ def corpus(folder: Path, rng: random.Random) -> None:
     (folder / "index.jsonl").write_bytes(rows if header else json_lines(INDEX, rng))
     (folder / "shard-00000.i16").write_bytes(bytes(2 * 2400))
     (folder / "pitch.f32").write_bytes(bytes(4 * 30))
+    if rng.random() < 0.1:
+        (folder / "vectors").mkdir()
+        (folder / "vectors" / "speaker_vector.npy").write_bytes(array_file(folder, rng))
     it = Corpus.open(folder)
     repr(it), it.vocabulary, it.splits
     for row in range(len(it.utterances)):
@@ -343,7 +349,8 @@ def shards(folder: Path, rng: random.Random) -> None:
                 audio.rate_of(path)
 
 
-def frames(folder: Path, rng: random.Random) -> None:
+def array_file(folder: Path, rng: random.Random) -> bytes:
+    """A hostile .npy file."""
     np.save(folder / "x.npy", np.ones((3, 5), np.float32))
     data = (folder / "x.npy").read_bytes()
     if rng.random() < 0.5:
@@ -356,10 +363,12 @@ def frames(folder: Path, rng: random.Random) -> None:
         text = (
             f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
         )
-        data = data[:8] + struct.pack("<H", len(text)) + text.encode() + data[128:]
-    else:
-        data = any_bytes(data, rng)
-    (folder / "x.npy").write_bytes(data)
+        return data[:8] + struct.pack("<H", len(text)) + text.encode() + data[128:]
+    return any_bytes(data, rng)
+
+
+def frames(folder: Path, rng: random.Random) -> None:
+    (folder / "x.npy").write_bytes(array_file(folder, rng))
     assert np.isfinite(read_array(folder / "x.npy")).all()
 
 
@@ -492,10 +501,13 @@ def _pieces(path: Path) -> None:
 
 
 def surfaces(home: Path) -> list[Surface]:
-    """All of them; `home`: an empty folder, for what is made once."""
+    """All of them that can be read here; `home`: an empty folder, for what is made once."""
+    data_sets = Surface("data set", partial(saved_data_set, home=home / "table"), tests=40)
     return [
         Surface("codes", vqw),
         Surface("model", partial(model_folder, home=home / "model"), tests=60),
+        Surface("singing model", partial(singing_model, home=home / "singer"), tests=40),
+        Surface("vectors", vectors, tests=150),
         Surface("stream", stream_state, tests=60),
         Surface("stream of kernels", kernel_state, tests=40, once=kernel_streams),
         Surface("run", run_folder, tests=150),
@@ -510,4 +522,5 @@ def surfaces(home: Path) -> list[Surface]:
         Surface("journal", partial(journal, home=home / "journal"), tests=20),
         Surface("settings", settings, tests=60),
         Surface("sound", sound),
+        *([data_sets] if HAS_DATASETS else []),
     ]

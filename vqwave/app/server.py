@@ -75,7 +75,7 @@ def serve(
                 css_paths=HERE / "page.css",
                 head=f"<script>{script}</script>",
             )
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter of a name that no host can have
             wanted = f"{host}:{port or f'{FIRST_PORT} to {FIRST_PORT + PORTS - 1}'}"
             raise UserInputError(
                 f"{wanted}: cannot be served ({error}), expected a free port of this machine"

@@ -235,7 +235,12 @@ def write(path: str | Path, wave: Wave | Tensor, sample_rate: int) -> None:
 
 
 def to_int16(wave: NDArray[np.floating]) -> NDArray[np.int16]:
-    """Round x in [-1, 1] to the nearest k / 32768 and return k; what lies outside is clipped."""
+    """Round x in [-1, 1] to the nearest k / 32768 and return k; what lies outside is clipped.
+
+    Raises UserInputError for NaN and infinity, which damaged weights may give.
+    """
+    if not np.isfinite(wave).all():
+        raise UserInputError("samples: NaN or infinite, expected finite ones; damaged weights?")
     return np.clip(np.rint(np.asarray(wave, np.float64) * 32768.0), -32768, 32767).astype(np.int16)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from vqwave.cli.arguments import Add, check_positive, finite
@@ -57,7 +58,7 @@ def adapt_model(arguments: argparse.Namespace) -> None:
         f"speaker={arguments.speaker}",
         f"run={arguments.out}",
         f"train.minutes={arguments.minutes:g}",
-        *([f"replay=[{', '.join(map(repr, arguments.replay))}]"] if arguments.replay else []),
+        *([f"replay={json.dumps(arguments.replay, ensure_ascii=False)}"] * bool(arguments.replay)),
         *arguments.set,
         *(["--quiet"] if arguments.quiet else []),
     ]

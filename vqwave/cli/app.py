@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 
 from vqwave.cli.arguments import Add, backend_options, check_positive, finite
+from vqwave.errors import UserInputError
 from vqwave.terminal import output
+
+HIGHEST_PORT = 65_535
 
 
 def add(add: Add) -> None:
@@ -36,6 +39,8 @@ def add(add: Add) -> None:
 
 def serve_page(arguments: argparse.Namespace) -> None:
     check_positive(arguments, "--port", "--max-seconds", "--max-waiting")
+    if arguments.port is not None and arguments.port > HIGHEST_PORT:
+        raise UserInputError(f"--port {arguments.port}: expected at most {HIGHEST_PORT}")
 
     from vqwave.app.server import require_gradio, serve
 

@@ -41,6 +41,7 @@ NAME = "speaker_vector"
 RECORDINGS, SECONDS = 20, 10.0  # of a speaker, and of each of them, that a vector is taken from
 REFERENCE_SECONDS = 30.0  # of a reference
 MOST_BYTES = 1 << 26
+LEAST_VARIANCE = 1e-8  # of vectors along an axis
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Whitening:
         bottom = (N + 1 - 2 / D) * (squares - trace**2 / D)
         shrinkage = min(1.0, ((1 - 2 / D) * squares + trace**2) / bottom) if bottom > 0 else 1.0
         values, axes = np.linalg.eigh((1 - shrinkage) * S + shrinkage * trace / D * np.eye(D))
-        return cls(mean, (axes / np.sqrt(np.maximum(values, 1e-8))) @ axes.T)
+        return cls(mean, (axes / np.sqrt(np.maximum(values, LEAST_VARIANCE))) @ axes.T)
 
     def __call__(self, vectors: Embedding) -> NDArray[np.float32]:
         """Vectors (..., D), whitened."""
@@ -127,10 +128,23 @@ class SpeakerVectors:
         if not names or "vectors" not in arrays or len(set(names)) < len(names):
             raise UserInputError(f"{path}: expected a vector of each of some voices")
         double = {name: array.astype(np.float64) for name, array in arrays.items()}
+        _check_sizes(double, path)
         whitening = None
         if {"mean", "whitening"} <= set(double):
             whitening = Whitening(double["mean"], double["whitening"])
         return cls(names, double["vectors"], whitening)
+
+
+def _check_sizes(arrays: dict[str, Embedding], path: Path) -> None:
+    """Raises UserInputError for vectors longer than one, and for a matrix with numbers that no
+    covariance above `LEAST_VARIANCE` gives.
+    """
+    bounds = {"vectors": 1.0, "mean": 1.0, "whitening": LEAST_VARIANCE**-0.5}
+    for name, array in arrays.items():
+        sizes = np.abs(array) if name == "whitening" else np.linalg.norm(array, axis=-1)
+        if sizes.max(initial=0.0) > 1.01 * bounds[name]:  # of float32, or of half precision
+            given = f"{name} of size {sizes.max():.3g}"
+            raise UserInputError(f"{path}: {given}, expected at most {bounds[name]:g}")
 
 
 def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

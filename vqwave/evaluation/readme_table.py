@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from vqwave import parsing
 from vqwave.atomic_files import write_text
 from vqwave.errors import UserInputError
 from vqwave.evaluation.result import EvaluationReport
@@ -94,12 +95,7 @@ def put(readme: Path, text: str) -> None:
 
     Raises `UserInputError` for a file without them.
     """
-    try:
-        old = readme.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserInputError(
-            f"{readme}: {error.strerror}, expected a text file with the line {BEGIN}"
-        ) from None
+    old = parsing.read_text(readme, f"a text file with the line {BEGIN}")
     before, begin, rest = old.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

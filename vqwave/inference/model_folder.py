@@ -154,7 +154,21 @@ def load_trained(name: str | Path, device: str | torch.device = "cpu") -> Loaded
         raise UserInputError(
             f"{path}: the model cannot be read, its weights and {CARD} do not fit ({reason})"
         ) from None
-    return Loaded(model.to(device).eval(), card, folder, saved_in(folder))
+    return Loaded(model.to(device).eval(), card, folder, _voices_in(folder, card))
+
+
+def _voices_in(folder: Path, card: ModelCard) -> SpeakerVectors | None:
+    """The vectors of a model's voices, where it has any. Raises UserInputError for one of a voice
+    that is no speaker of the model.
+    """
+    voices = saved_in(folder)
+    others = [] if voices is None else set(voices.names) - set(card.labels.get("speaker", ()))
+    if others:
+        raise UserInputError(
+            f"{folder / VOICES}: {min(others)!r} is no speaker in {CARD}, expected vectors of the"
+            " model's own"
+        )
+    return voices
 
 
 def check_device(device: str | torch.device) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from vqwave.codes.pitch import FARTHEST
 from vqwave.errors import UserInputError
 from vqwave.models.pitch import PitchCodec, PitchCodecSpec, denormalise, normalise
 from vqwave.models.wavenet import Vocabulary
@@ -34,6 +35,7 @@ class Melody(nn.Module):
         super().__init__()
         self.codec = codec
         self.register_buffer("voices", torch.tensor(UNKNOWN).repeat(speakers, 1))  # (S, 2)
+        self.register_load_state_dict_post_hook(_check_voices)
 
     @classmethod
     def of(cls, spec: PitchCodecSpec, sample_rate: int, vocabulary: Vocabulary) -> Melody:
@@ -103,3 +105,14 @@ class Melody(nn.Module):
         labels.
         """
         return denormalise(self.codec.decode(codes, mask)[..., :frames], *self.voice(labels))
+
+
+def _check_voices(melody: Melody, *_: object) -> None:
+    """Raises UserInputError for loaded ranges that no voice has, as in a damaged file."""
+    mean, deviation = melody.voices.unbind(-1)
+    sizes = torch.stack([mean.abs(), deviation], -1)
+    if sizes.numel() and not (bool((sizes <= FARTHEST).all()) and bool((deviation > 0).all())):
+        raise UserInputError(
+            f"voices: mean and deviation of ln(F0 / 100 Hz) of a speaker beyond {FARTHEST:g}, or a"
+            " deviation not above 0"
+        )

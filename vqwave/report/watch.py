@@ -20,7 +20,7 @@ FILES = (
     "model/config.json",
     "samples/index.json",
 )
-SHORTEST = 1.0  # seconds between two versions of a page
+SHORTEST, LONGEST = 1.0, 86_400.0  # seconds between two versions of a page
 
 
 def watch(
@@ -39,8 +39,10 @@ def watch(
 
     Raises UserInputError for what cannot be read at first, and where no run is trained.
     """
-    if every < SHORTEST:
-        raise UserInputError(f"--watch {every:g}: expected at least {SHORTEST:g} s")
+    if not SHORTEST <= every <= LONGEST:
+        raise UserInputError(
+            f"--watch {every:g}: expected at least {SHORTEST:g} s, and at most {LONGEST:g}"
+        )
     runs = [read_run(folder) for folder in folders]
     if not any(run.is_run for run in runs):
         raise UserInputError("--watch: a trained model does not change, expected a run folder")
