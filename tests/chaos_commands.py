@@ -30,6 +30,7 @@ from random import Random
 import numpy as np
 import torch
 from chaos_processes import Attempt, Machine
+from chaos_scenarios import result
 
 from vqwave import audio
 from vqwave.cli import main as vqwave
@@ -37,7 +38,7 @@ from vqwave.data import prepare
 from vqwave.distributions import MixtureOfLogistics
 from vqwave.evaluation.resume import read_report
 from vqwave.features import LogMelSpec
-from vqwave.inference.model_folder import ModelCard, save_trained
+from vqwave.inference.model_folder import ModelCard, load_trained, save_trained
 from vqwave.models import VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
@@ -49,6 +50,7 @@ RATE, PAGE = 8000, 4096
 CLONE_NEWNS = 0x20000  # Linux: mounts of its own
 WAYS = ("moment", "operation", "term", "operation", "term at operation", "moment", "operation")
 ROOM = (0.05, 0.4, 0.8)  # of what the twin wrote
+PREPARED = "run-corpus/"  # of `vqwave adapt --out run`
 WRITES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.symlink")
 PROGRAM = """
 import json, pathlib, sys, time
@@ -99,6 +101,20 @@ def swept(place: Path) -> dict[str, object]:
     return found | {k: v for k, v in files_of(place).items() if not k.endswith(timed)}
 
 
+def adapted(place: Path) -> dict[str, object]:
+    """The prepared recordings, and the run without times."""
+    prepared = {name: data for name, data in files_of(place).items() if name.startswith(PREPARED)}
+    return result(place / "run") | prepared
+
+
+def resumable(place: Path, twin: dict[str, object]) -> None:
+    """The prepared recordings are complete, and a model that is there can be read."""
+    for name, data in files_of(place).items():
+        assert not name.startswith(PREPARED) or data == twin[name], f"{name} is not complete"
+    if (place / "run" / "model").exists():
+        load_trained(place / "run")
+
+
 def complete(place: Path, twin: dict[str, object]) -> None:
     """What has its own name is what the twin left there."""
     for name, data in files_of(place).items():
@@ -135,7 +151,11 @@ class Command:
     done: str = ""
 
 
-# `vqwave adapt` gets a line here
+ADAPTATION = (
+    "train.steps=9 train.minutes=null train.valid_every=4 train.save_every=3 train.log_every=2"
+    " train.threads=1 data.batch=2 data.clip_seconds=0.06 data.valid_clip_seconds=0.06"
+    " data.valid_clips=2 decoder_segment_seconds=0.03 num_samples=0"
+)
 COMMANDS = (
     Command("prepare", "prepare folder {inputs}/in --out {place}/corpus --quiet"),
     Command(
@@ -171,6 +191,13 @@ COMMANDS = (
         "export of a graph",
         "export {inputs}/model --format onnx --part encoder --out {place}/out.onnx --quiet",
     ),
+    Command(
+        "adapt",
+        "adapt {inputs}/model {inputs}/voice --speaker cid --replay {inputs}/corpus --out"
+        f" {{place}}/run --quiet --set {' --set '.join(ADAPTATION.split())}",
+        result=adapted,
+        check=resumable,
+    ),
 )
 
 
@@ -185,6 +212,8 @@ def make_inputs(inputs: Path) -> None:
             tone = 0.1 * np.sin(2 * np.pi * (110 + 60 * number + 10 * take) * t)
             wave = (tone + 0.03 * rng.standard_normal(len(t))).astype(np.float32)
             audio.write(inputs / "in" / speaker / f"{speaker}-{take}.wav", wave, RATE)
+            if number == 1 and take < 6:
+                audio.write(inputs / "voice" / f"{take}.wav", np.roll(wave, 400), RATE)
             if take < 3:  # the reference decoder is slow
                 audio.write(inputs / "short" / f"{speaker}-{take}.wav", wave[: RATE // 20], RATE)
     prepare("folder", inputs / "in", inputs / "corpus", quiet=True)
@@ -377,7 +406,8 @@ class Trouble:
         if status == 0 or (status == 2 and self.is_done(attempt)):
             return False
         last = (attempt.text.splitlines() or [""])[-1]
-        if status != -number and (status != 128 + number or not last.startswith("stopped")):
+        told = last.startswith("stopped") or "run the same command to go on" in last
+        if status != -number and (status != 128 + number or not told):
             raise Wrong(f"killed by {way}: status {status}\n{attempt.text}")
         self.happened["killed"] += 1
         self.happened[f"by {way}"] += 1

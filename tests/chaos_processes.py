@@ -85,7 +85,7 @@ class Machine:
     def __init__(self, folder: Path, commands: bool) -> None:
         self.folder, self.commands, self.count = folder, commands, 0
         self.experiments = {
-            name: self._load(name) for name in ("wavenet", "vqvae", "distill", "prior")
+            name: self._load(name) for name in ("wavenet", "vqvae", "distill", "prior", "adapt")
         }
         for name in (
             "torch._dynamo",
@@ -116,7 +116,9 @@ class Machine:
         self.count += 1
         log = self.folder / f"log-{self.count}"
         told = [
-            text.replace("{teacher}", str(self.folder / "twins" / "vqvae"))
+            text.replace("{teacher}", str(self.folder / "twins" / "vqvae")).replace(
+                "{folder}", str(self.folder)
+            )
             for text in scenario.settings
         ]
         config = ROOT / "configs" / scenario.experiment / "tiny.yaml"

@@ -155,6 +155,21 @@ SCENARIOS = (
         ],
         3,
     ),
+    Scenario(
+        "adapt, replay",
+        "adapt",
+        1,
+        [
+            "base={teacher}",
+            "data.corpus={folder}/voice",
+            "speaker=cid",
+            "decoder_segment_seconds=0.03",
+            "train.minutes=null",
+        ],
+        4,
+        ("of another step",),
+        full_disk=True,
+    ),
 )
 
 
@@ -206,14 +221,16 @@ def result(run: Path) -> dict[str, object]:
 
 
 def make_corpus(folder: Path) -> None:
-    """Two speakers of hissing tones, longer than a clip."""
+    """Two speakers of hissing tones, longer than a clip; and a third of its own."""
     rng = np.random.default_rng(0)
-    for number, speaker in enumerate(("ann", "bob")):
-        (folder / "in" / speaker).mkdir(parents=True)
+    for number, speaker in enumerate(("ann", "bob", "cid")):
+        source = folder / ("third" if speaker == "cid" else "in")
+        (source / speaker).mkdir(parents=True)
         for take in range(12):
             t = np.arange(2400 + 100 * take) / 8000
             wave = 0.1 * np.sin(
                 2 * np.pi * (110 + 60 * number + 10 * take) * t
             ) + 0.03 * rng.standard_normal(len(t))
-            audio.write(folder / "in" / speaker / f"{take}.wav", wave.astype(np.float32), 8000)
+            audio.write(source / speaker / f"{take}.wav", wave.astype(np.float32), 8000)
     prepare("folder", folder / "in", folder / "corpus", quiet=True)
+    prepare("folder", folder / "third", folder / "voice", quiet=True)

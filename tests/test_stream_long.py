@@ -68,7 +68,9 @@ def grown(memory: list[int]) -> float:
     """MiB beyond the first tenth, in which buffers reach their size."""
     warm = max(1, len(memory) // 10)
     growth = (max(memory[warm:]) - max(memory[:warm])) / (1 << 20)
-    print(f"{len(memory)} looks at {memory[0] / 2**20:.0f} MiB and more: {growth:+.1f} MiB")
+    places = (warm, len(memory) // 2, len(memory) - 1)
+    first, middle, last = (f"{memory[place] / (1 << 20):.1f}" for place in places)
+    print(f"resident MiB: {first}, {middle}, {last} (warm, middle, end); {growth:+.1f} at most")
     return growth
 
 

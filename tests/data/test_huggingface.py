@@ -81,6 +81,20 @@ def test_a_saved_data_set_becomes_a_corpus(saved: Path, tmp_path: Path) -> None:
     assert "train/row 2" in (out / "rejected.csv").read_text()
 
 
+@pytest.mark.parametrize("name", ["file.wav", "../gone", "a/..", "/dev/zero", "gone"])
+def test_what_is_no_folder_and_no_name_is_not_looked_for(
+    library: Any,  # noqa: ANN401
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(library, "load_dataset", None)
+    (tmp_path / "file.wav").write_bytes(b"")
+    with pytest.raises(UserInputError, match="no such folder, expected one"):
+        prepare("datasets", Path(name), tmp_path / "out", quiet=True)
+
+
 def test_columns_are_named(saved: Path, tmp_path: Path) -> None:
     columns = {"speaker": "locale", "text": "gender", "tongue": "locale"}
     prepare("datasets", saved, tmp_path / "out", columns=columns, quiet=True)

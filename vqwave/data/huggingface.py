@@ -52,7 +52,8 @@ def _splits(source: Path) -> dict[str, Any]:
             " 'vqwave[datasets]'"
         ) from None
     name = HUB_NAME.fullmatch(source.as_posix())
-    if not source.exists() and name is None:
+    # the library would look for a file's name on the hub
+    if not source.is_dir() and (source.exists() or name is None or ".." in source.parts):
         raise UserInputError(
             f"{source}: no such folder, expected one, or USER/NAME[:SUBSET][@REVISION] of a hub"
         )

@@ -136,12 +136,12 @@ class SpeakerVectors:
 
 
 def _check_sizes(arrays: dict[str, Embedding], path: Path) -> None:
-    """Raises UserInputError for vectors longer than one, and for a matrix with numbers that no
-    covariance above `LEAST_VARIANCE` gives.
+    """Raises UserInputError for vectors longer than one, and for a mean or a matrix with numbers that
+    such vectors and a variance above `LEAST_VARIANCE` do not give.
     """
     bounds = {"vectors": 1.0, "mean": 1.0, "whitening": LEAST_VARIANCE**-0.5}
     for name, array in arrays.items():
-        sizes = np.abs(array) if name == "whitening" else np.linalg.norm(array, axis=-1)
+        sizes = np.linalg.norm(array, axis=-1) if name == "vectors" else np.abs(array)
         if sizes.max(initial=0.0) > 1.01 * bounds[name]:  # of float32, or of half precision
             given = f"{name} of size {sizes.max():.3g}"
             raise UserInputError(f"{path}: {given}, expected at most {bounds[name]:g}")
