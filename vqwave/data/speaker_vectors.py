@@ -136,8 +136,8 @@ class SpeakerVectors:
 
 
 def _check_sizes(arrays: dict[str, Embedding], path: Path) -> None:
-    """Raises UserInputError for vectors longer than one, and for a mean or a matrix with numbers that
-    such vectors and a variance above `LEAST_VARIANCE` do not give.
+    """Raises UserInputError for vectors longer than one, and for a mean or a matrix that these, and
+    a variance above `LEAST_VARIANCE`, do not give.
     """
     bounds = {"vectors": 1.0, "mean": 1.0, "whitening": LEAST_VARIANCE**-0.5}
     for name, array in arrays.items():

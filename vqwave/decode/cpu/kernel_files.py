@@ -81,7 +81,10 @@ class KernelFiles:
         content = read_sealed(self.place(key))
         if content is None:
             return None
-        saved, data = pickle.loads(content)  # of this user, and whole
+        try:
+            saved, data = pickle.loads(content)  # of this user, and whole
+        except Exception:  # of another environment, which has not all that it names
+            return None
         return data if saved == key else None
 
     def save(self, key: Any, data: Any) -> None:  # noqa: ANN401 - numba's
