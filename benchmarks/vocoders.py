@@ -53,9 +53,7 @@ def ours(name: str, seconds: float) -> Contestant:
     model = vqwave.load(name)
     noise = torch.randn(round(seconds * model.sample_rate), generator=torch.Generator())
     codes = model.encode((0.07 * noise).numpy(), model.sample_rate)
-    voices = model.card.labels["speaker"]
-    untrained = model.card.about.get("unheard", {}).get("speaker", ())
-    speaker = next(voice for voice in voices if voice not in untrained)
+    speaker = model.card.trained("speaker")[0]
     return Contestant(name, model.sample_rate, partial(model.decode, codes, speaker))
 
 

@@ -90,7 +90,7 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
         name, decoder, problem = self.config.teacher, self.kind.decoder, ""
         if self.kind.prior is not None:
             problem = "a prior"
-        elif not self.kind.card.about.get("speaks", True):
+        elif not self.kind.card.decodes:
             problem = "codes alone"
         if problem or not isinstance(decoder, WaveNet):
             raise UserInputError(

@@ -69,7 +69,7 @@ class PriorExperiment(Experiment[Config, Prior]):
     @property
     def trains_decoder(self) -> bool:
         """Whether its codec has a trained decoder."""
-        return self.source.card.about.get("speaks", True)
+        return self.source.card.decodes
 
     @property
     def hop(self) -> int:

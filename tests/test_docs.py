@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 import yaml
@@ -97,6 +98,14 @@ def test_the_site_has_every_page() -> None:
     pages = {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
     root = {"index.md", *(path.name for path in ROOT.glob("*.md"))} - {"README.md"}
     assert pages_of(site["nav"]) == pages | root
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "api").glob("*.md")), ids=lambda p: p.stem)
+def test_the_api_pages_name_what_is_there(page: Path) -> None:
+    names = re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)
+    assert names
+    for name in names:
+        resolve_name(name)
 
 
 @pytest.mark.slow

@@ -171,7 +171,7 @@ def test_only_some_speakers(place: Path) -> None:
 def test_voices_that_the_decoder_was_not_trained_on_are_not_measured(place: Path) -> None:
     """Neither as sources nor as targets, although the corpus has training recordings of them."""
     codec, corpus = vqwave.load(place / "vqvae"), vqwave.evaluation.Corpus.open(place / "corpus")
-    codec.card.about["unheard"] = {"speaker": ["high"]}
+    codec.card.about["untrained_labels"] = {"speaker": ["high"]}
     context = EvaluationContext(corpus, codec, None, SETTINGS)
     assert set(context.label("speaker")) == set(context.targets) == {"low"}
 

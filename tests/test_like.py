@@ -276,7 +276,7 @@ def test_prepare_writes_vectors(tmp_path: Path) -> None:
 def test_vectors_are_added_to_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of the voices that it was trained on; weights and card stay as they are."""
     codec = model()
-    card = replace(codec.card, about={"unheard": {"speaker": ["high"]}})
+    card = replace(codec.card, about={"untrained_labels": {"speaker": ["high"]}})
     save_trained(tmp_path / "model", codec.model, card)
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
     main(["voices", str(tmp_path / "model"), "--data", str(corpus(tmp_path / "corpus"))])

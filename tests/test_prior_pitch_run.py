@@ -77,7 +77,7 @@ def codec(tmp_path: Path) -> Path:
         sample_rate=8000,
         labels=labels,
         spec=spec,
-        about=about | {"speaks": False, "temperature": OWN},
+        about=about | {"decoder_trained": False, "temperature": OWN},
     )
     save_trained(tmp_path / "codec", model, card)
     return tmp_path / "codec"

@@ -52,7 +52,7 @@ def model() -> SpeechModel:
         if hasattr(part, "started"):
             part.started.fill_(True)
     network.melody.voices.copy_(torch.tensor([(0.2, 0.1), (0.9, 0.2), (0.4, 0.2)]))
-    about = {"unheard": {"speaker": ["never"]}}
+    about = {"untrained_labels": {"speaker": ["never"]}}
     card = ModelCard(sample_rate=RATE, labels=labels, spec=SPEC, about=about)
     return SpeechModel(network.eval(), card)
 

@@ -80,7 +80,7 @@ def test_the_folder_has_all_that_the_page_needs(
     tmp_path: Path, package: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     untrained = {"speaker": ["b"], "gender": ["f"]}
-    model = model_of(tmp_path / "model", with_labels("speaker"), unheard=untrained)
+    model = model_of(tmp_path / "model", with_labels("speaker"), untrained_labels=untrained)
     out = tmp_path / "site"
     options = ["--format", "web", "--out", str(out), "--runtime", str(package)]
     cli.main(["export", str(model), *options])

@@ -46,7 +46,7 @@ DECODERS = {
 }
 ABOUT = {
     "corpus": "x",
-    "speaks": True,
+    "decoder_trained": True,
     "level_db": -23.0,
     "steps": 3,
     "seconds": 1.5,

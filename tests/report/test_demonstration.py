@@ -45,7 +45,8 @@ class FakeModel:
         labels, sizes = ["speaker"] if voices else [], {"voice": vectors} if vectors else {}
         conditioner = SimpleNamespace(labels=labels, vector_sizes=sizes)
         self.decoder = SimpleNamespace(conditioner=conditioner)
-        self.card = SimpleNamespace(about={"unheard": {"speaker": ["untrained"]}})
+        trained = [name for name in voices if name != "untrained"]
+        self.card = SimpleNamespace(trained=lambda label: {"speaker": trained}[label])
 
     def encode(self, wave: np.ndarray, rate: int) -> str:
         return f"{len(wave)} at {rate}"

@@ -61,7 +61,7 @@ def test_a_student_and_a_prior_are_called_so() -> None:
 def test_voices_that_the_decoder_was_not_trained_on_do_not_count() -> None:
     speech = read_run(Path("speech"))
     assert speech.card is not None
-    untrained = speech.card.about.unheard.get("speaker", [])
+    untrained = speech.card.about.untrained_labels.get("speaker", [])
     count = len(speech.card.labels["speaker"]) - len(untrained)
     assert f"({count} speakers, 16 kHz)" in summary(speech)[0]
     assert f"{count}: " in page([speech])

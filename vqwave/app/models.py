@@ -53,7 +53,7 @@ def _named(models: dict[str, SpeechModel], name: str) -> SpeechModel:
 
 def _check(model: SpeechModel) -> None:
     _ = model.fingerprint  # raises for a model without codes
-    if not model.card.about.get("speaks", True):
+    if not model.card.decodes:
         raise UserInputError("has codes alone, expected a model with a trained decoder")
     others = sorted(set(model.decoder.conditioner.labels) - {"speaker"})
     if others:
@@ -63,8 +63,7 @@ def _check(model: SpeechModel) -> None:
 def voices(model: SpeechModel) -> list[str]:
     """The speakers that a decoder was trained on, or has vectors of; none if it has one voice."""
     if "speaker" in model.decoder.conditioner.labels:
-        untrained = set(model.card.about.get("unheard", {}).get("speaker", ()))
-        return [name for name in model.speakers if name not in untrained]
+        return model.card.trained("speaker")
     return list(model.voices.names) if model.takes_vectors and model.voices is not None else []
 
 

@@ -174,7 +174,7 @@ def labels_of(arguments: argparse.Namespace, model: SpeechModel) -> dict[str, st
             )
     given |= {"speaker": arguments.speaker} if arguments.speaker else {}
     for name, value in given.items():
-        if value in model.card.about.get("unheard", {}).get(name, ()) and not arguments.quiet:
+        if value in model.card.untrained(name) and not arguments.quiet:
             message(
                 f"note: {name} {value}: there is no training recording of it, expect anything",
             )

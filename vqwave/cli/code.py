@@ -198,7 +198,7 @@ def decode_file(arguments: argparse.Namespace) -> None:
         decode_pipe(arguments, model, prior)
         return
     labels = labels_of(arguments, model)
-    if arguments.speaker or not model.card.about.get("speaks", True):
+    if arguments.speaker or not model.card.decodes:
         model.given.attributes(labels)
     if arguments.input.is_dir():
         works = _longest_first(share(arguments, {".vqw"}, ".wav"))

@@ -99,6 +99,7 @@ LOSSES = {
     "spread": "log_scale_regularizer",
 }
 
+ABOUT = {"speaks": "decoder_trained", "unheard": "untrained_labels"}  # of a model's card
 
 OLD_KINDS = {new: old for old, new in KINDS.items()}
 COMMAND_LINE = {  # old flag or command -> new one, where the command at hand has that
@@ -131,6 +132,14 @@ def new_parameter(name: str) -> str:
     'decoder.input_embedding.conv.weight'
     """
     return ".".join(PARAMETERS.get(part, part) for part in name.split("."))
+
+
+def new_card(tree: Mapping[str, Tree]) -> dict[str, Tree]:
+    """A model's card with the names of today in its section `about`."""
+    about = tree.get("about")
+    if not isinstance(about, Mapping):
+        return dict(tree)
+    return {**tree, "about": {ABOUT.get(key, key): value for key, value in about.items()}}
 
 
 def old_parameter(name: str) -> str:

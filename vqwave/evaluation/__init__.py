@@ -91,7 +91,7 @@ def evaluate(
         result.skip("reconstructions in their own voices", reason)
     for name in take_over(result, names):
         with result.measuring(name):
-            if name not in WITHOUT_VOICE and not codec.card.about.get("speaks", True):
+            if name not in WITHOUT_VOICE and not codec.card.decodes:
                 raise NotApplicable("the model has codes alone, its decoder was not trained")
             MEASURES[name](context, result)
     return result

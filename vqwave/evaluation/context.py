@@ -165,4 +165,4 @@ def _voice_labels(codec: SpeechModel) -> tuple[str, ...]:
 
 def _trained_values(codec: SpeechModel, label: str) -> set[str]:
     """Values of a label with recordings in the model's training set; others have an id only."""
-    return set(codec.labels[label]) - set(codec.card.about.get("unheard", {}).get(label, ()))
+    return set(codec.card.trained(label))

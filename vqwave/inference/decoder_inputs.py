@@ -56,7 +56,7 @@ class DecoderInputs:
         A speaker of the model whose vector is not given has its own. Labels may be left out where
         the vectors suffice. Raises UserInputError.
         """
-        if not self.card.about.get("speaks", True):
+        if not self.card.decodes:
             raise UserInputError(
                 "this model has codes alone, expected one with a trained decoder (frozen_codec=RUN"
                 " of experiments/vqvae.py)"

@@ -28,7 +28,7 @@ def rows_of(speech: SpeechModel) -> dict[str, str]:
     card, about = speech.card, speech.card.about
     codec, melody = speech.kind.codec, speech.kind.melody
     decoder = "" if codec is None else f", decoder {speech.kind.decoder_spec().kind}"
-    decoder += "" if about.get("speaks", True) else " (not trained: codes alone)"
+    decoder += "" if card.decodes else " (not trained: codes alone)"
     rows = {
         "model": f"{card.kind}{decoder}",
         "trained": (
@@ -56,16 +56,14 @@ def rows_of(speech: SpeechModel) -> dict[str, str]:
         rows["prior"] = f"{speech.prior.fingerprint}, conditioned on {labels}"
         if speech.prior.network.order.pitch is not None:
             rows["prior"] += "; models codes and pitch codes jointly"
-    untrained = about.get("unheard", {})
     if melody is not None:
         pitch, pitch_rate = melody.codec, card.sample_rate / melody.codec.hop
         rows["pitch codes"] = f"{pitch.books} x {pitch.size}, {pitch_rate:g} a second"
         names = card.labels.get("speaker", ())
-        rows["F0 of voices"] = _ranges(melody, names, set(untrained.get("speaker", ())))
-    for label, values in card.labels.items():
-        missing = untrained.get(label, ())
-        rows[label] = shortened([value for value in values if value not in missing])
-        if missing:
+        rows["F0 of voices"] = _ranges(melody, names, card.untrained("speaker"))
+    for label in card.labels:
+        rows[label] = shortened(card.trained(label))
+        if missing := card.untrained(label):
             rows[f"{label}, untrained"] = f"{shortened(missing)} (no training recordings)"
     return rows
 

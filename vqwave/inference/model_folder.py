@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from vqwave import inputs, parsing
 from vqwave.atomic_files import new_folder
 from vqwave.config import build, spec, to_tree
-from vqwave.config.renamed import migrated, new_parameter
+from vqwave.config.renamed import migrated, new_card, new_parameter
 from vqwave.data import Corpus
 from vqwave.data.speaker_vectors import FILE as VOICES
 from vqwave.data.speaker_vectors import SpeakerVectors, saved_in, vectors_of_corpus
@@ -48,6 +48,20 @@ class ModelCard:
     def kind(self) -> str:
         return self.spec.kind
 
+    @property
+    def decodes(self) -> bool:
+        """Whether what makes waveforms was trained, too; else the model has codes alone."""
+        return bool(self.about.get("decoder_trained", True))
+
+    def untrained(self, label: str) -> list[str]:
+        """The values of a label that there were no training recordings of."""
+        return list(self.about.get("untrained_labels", {}).get(label, ()))
+
+    def trained(self, label: str) -> list[str]:
+        """The others, of which there were; none for a label that the model does not have."""
+        untrained = set(self.untrained(label))
+        return [value for value in self.labels.get(label, ()) if value not in untrained]
+
     def build(self) -> Model:
         """The model, with untrained weights."""
         return self.spec.build(self.sample_rate, self.labels)
@@ -58,8 +72,8 @@ class About:
     """What is used of a card's `about`, which may have more, or less."""
 
     level_db: Annotated[parsing.Finite, Field(ge=-120, le=60)] = -23.0
-    speaks: bool = True
-    unheard: dict[str, list[str]] = field(default_factory=dict)
+    decoder_trained: bool = True
+    untrained_labels: dict[str, list[str]] = field(default_factory=dict)
     corpus: str = ""
     steps: parsing.Count = 0
     seconds: parsing.Finite = 0.0
@@ -114,8 +128,7 @@ def add_voices(name: str | Path, corpus: Corpus, *, quiet: bool = False) -> Spea
     """
     folder = own_folder(name)
     card, _ = read_card(folder)
-    untrained = parsing.checked(About, card.about, f"{folder}: about").unheard.get("speaker", ())
-    trained = [voice for voice in card.labels.get("speaker", ()) if voice not in untrained]
+    trained = card.trained("speaker")
     if not set(trained) & set(corpus.speakers):
         raise UserInputError(
             f"{corpus.folder}: has no recordings of the {len(trained)} speakers of {name}, expected"
@@ -187,7 +200,9 @@ def read_card(folder: Path) -> tuple[ModelCard, bool]:
     tree.pop("kind", None)
     older = tree.get("format") == 1
     try:
-        card = build(ModelCard, migrated(ModelCard, tree) | ({"format": 2} if older else {}))
+        card = build(
+            ModelCard, migrated(ModelCard, new_card(tree)) | ({"format": 2} if older else {})
+        )
     except UserInputError as error:
         raise UserInputError(f"{path}: {error}") from None
     parsing.checked(About, card.about, f"{path}: about")

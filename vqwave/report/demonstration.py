@@ -93,8 +93,7 @@ def trained_voices(model: SpeechModel) -> list[str]:
     """Speakers that the decoder is conditioned on and was trained on."""
     if "speaker" not in model.decoder.conditioner.labels:
         return []
-    untrained = set(model.card.about.get("unheard", {}).get("speaker", ()))
-    return [name for name in model.speakers if name not in untrained]
+    return model.card.trained("speaker")
 
 
 def copies(

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from vqwave import config, parsing
+from vqwave.config.renamed import new_card
 from vqwave.errors import UserInputError
 from vqwave.evaluation.result import EvaluationReport
 from vqwave.inference import hub
@@ -99,8 +100,8 @@ class About:
 
     corpus: str | None = None
     experiment: str = ""
-    speaks: bool = True
-    unheard: dict[str, list[str]] = field(default_factory=dict)
+    decoder_trained: bool = True
+    untrained_labels: dict[str, list[str]] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
     receptive_field: int | None = None
     hop: int | None = None
@@ -121,7 +122,7 @@ class Card:
 
     def trained(self, label: str) -> list[str]:
         """The values of a label that the decoder was trained on."""
-        untrained = set(self.about.unheard.get(label, ()))
+        untrained = set(self.about.untrained_labels.get(label, ()))
         return [value for value in self.labels.get(label, ()) if value not in untrained]
 
 
@@ -175,7 +176,7 @@ class Run:
     def codes_only(self) -> bool:
         """Whether an encoder and a codebook were trained, and nothing that makes waveforms."""
         if self.card is not None:
-            return self.experiment == "vqvae" and not self.card.about.speaks
+            return self.experiment == "vqvae" and not self.card.about.decoder_trained
         return self.experiment == "vqvae" and _at(self.tree, "losses").get("nll") == 0
 
     def clip_path(self, clip: Clip) -> Path:
@@ -314,7 +315,7 @@ def _samples(path: Path) -> SampleIndex:
 
 def _card(path: Path) -> Card | None:
     tree = _json(path)
-    return None if tree is None else parsing.checked(Card, tree, str(path))
+    return None if tree is None else parsing.checked(Card, new_card(tree), str(path))
 
 
 def _report(path: Path) -> EvaluationReport | None:

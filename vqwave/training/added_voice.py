@@ -49,7 +49,7 @@ class AddedVoice:
         if not speaker:
             raise UserInputError("speaker: not given, expected the name of the new voice")
         spec, labels = loaded.card.spec, loaded.card.labels
-        if not isinstance(spec, VQVAESpec) or not loaded.card.about.get("speaks", True):
+        if not isinstance(spec, VQVAESpec) or not loaded.card.decodes:
             kind = "codes alone" if isinstance(spec, VQVAESpec) else f"a {loaded.card.kind}"
             kind = kind.replace("_", " ")
             raise UserInputError(f"base: {loaded.folder} is {kind}, expected a trained VQ-VAE")
@@ -57,13 +57,12 @@ class AddedVoice:
             raise UserInputError(
                 f"base: {loaded.folder} has no speaker labels, expected a model of several voices"
             )
-        untrained = set(loaded.card.about.get("unheard", {}).get("speaker", ()))
-        known = [name for name in labels["speaker"] if name not in untrained]
+        known = loaded.card.trained("speaker")
         if speaker in known:
             raise UserInputError(
                 f"speaker: {speaker}, which {loaded.folder} has already, expected a new name"
             )
-        voices = [*labels["speaker"], *([] if speaker in untrained else [speaker])]
+        voices = [*labels["speaker"], *([] if speaker in labels["speaker"] else [speaker])]
         bare = replace(spec, adversarial_classifier=None, conversion_classifier=None)
         return cls(bare, {**labels, "speaker": voices}, speaker, known)
 
@@ -126,10 +125,10 @@ class AddedVoice:
         about = {**base.about, **entries}
         untrained = {
             name: [value for value in values if name != "speaker" or value != self.speaker]
-            for name, values in about.pop("unheard", {}).items()
+            for name, values in about.pop("untrained_labels", {}).items()
         }
         if untrained := {name: values for name, values in untrained.items() if values}:
-            about["unheard"] = untrained
+            about["untrained_labels"] = untrained
         rate = base.sample_rate
         return ModelCard(sample_rate=rate, labels=self.labels, spec=self.spec, about=about)
 

@@ -36,12 +36,12 @@ class CardWriter:
             "receptive_field": model.receptive_field,
             "hop": model.hop,
             "bit_rate": bit_rate(model, self.corpus.sample_rate),
-            "speaks": decodes,
+            "decoder_trained": decodes,
             "level_db": self.corpus.level_db,
             "steps": step,
             "seconds": round(seconds, 1),
             "seed": self.seed,
-            **({"unheard": untrained} if untrained else {}),
+            **({"untrained_labels": untrained} if untrained else {}),
             **extra,
         }
         return ModelCard(

@@ -134,12 +134,11 @@ def _facts(name: str, speech: SpeechModel, decoder: DecoderGraph) -> dict[str, A
 
 def _labels(speech: SpeechModel, decoder: DecoderGraph) -> dict[str, list[tuple[int, str]]]:
     """The numbers and names of each label's values that the decoder was trained on."""
-    untrained = speech.card.about.get("unheard", {})
     return {
         label: [
             (number, value)
             for number, value in enumerate(values)
-            if value not in untrained.get(label, ())
+            if value not in speech.card.untrained(label)
         ]
         for label, values in decoder.labels.items()
     }
