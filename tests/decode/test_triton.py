@@ -107,8 +107,8 @@ def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[object]:
         drivers.reset_active()
 
 
-def resources(cubin: bytes, folder: Path) -> dict[str, int]:
-    """Registers and bytes of stack of a compiled kernel: what spills lies on the stack."""
+def disassembled(cubin: bytes, folder: Path, option: str) -> str:
+    """What cuobjdump shows of a compiled kernel."""
     from triton.backends import nvidia
 
     tool = Path(nvidia.__path__[0]) / "bin" / "cuobjdump"
@@ -116,10 +116,24 @@ def resources(cubin: bytes, folder: Path) -> dict[str, int]:
         pytest.skip("this Triton brings no cuobjdump, which shows what spills")
     path = folder / "kernel.cubin"
     path.write_bytes(cubin)
-    conditions = subprocess.run(
-        [str(tool), "--dump-resource-usage", str(path)], capture_output=True, text=True, check=True
-    ).stdout
-    return {name: int(count) for name, count in re.findall(r"(REG|STACK):(\d+)", conditions)}
+    command = [str(tool), option, str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def stack_bytes(cubin: bytes, folder: Path) -> int:
+    """Bytes of stack of a thread, where registers lie that spill."""
+    return int(re.findall(r"STACK:(\d+)", disassembled(cubin, folder, "-res-usage"))[-1])
+
+
+def spills_in_loops(cubin: bytes, folder: Path) -> int:
+    """Reads and writes of the stack inside a loop; a value that lies there from before the loop
+    over samples until after it costs nothing.
+    """
+    code = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", disassembled(cubin, folder, "-sass"))
+    jumps = [(int(at, 16), re.search(r"BRA 0x([0-9a-f]+)", text)) for at, text in code]
+    loops = [(int(jump[1], 16), at) for at, jump in jumps if jump and int(jump[1], 16) < at]
+    stack = [int(at, 16) for at, text in code if re.search(r"\b(LDL|STL)\b", text)]
+    return sum(any(first <= at <= last for first, last in loops) for at in stack)
 
 
 slow = pytest.mark.slow
@@ -131,7 +145,8 @@ slow = pytest.mark.slow
         (80, "bf16", MuLaw(), DRAW, PAPER, 0),
         (90, "bf16", MuLaw(), DRAW, PAPER, 0),
         pytest.param(90, "bf16", MuLaw(), SCORE, PAPER, 0, marks=slow),
-        pytest.param(90, "bf16", MixtureOfLogistics(), DRAW, PAPER, 0, marks=slow),
+        # one register is put aside before the loop over samples
+        pytest.param(90, "bf16", MixtureOfLogistics(), DRAW, PAPER, 8, marks=slow),
         pytest.param(90, "bf16", MuLaw(), DRAW, StackSpec(kernel_size=3), 0, marks=slow),
         # three products for one: some registers spill
         pytest.param(90, "float32", MuLaw(), DRAW, PAPER, 512, marks=slow),
@@ -157,7 +172,7 @@ def test_a_paper_sized_kernel_fits_the_chip(
     driver: object,
     tmp_path: Path,
 ) -> None:
-    """Shared memory as estimated and within the limit; registers do not spill in bf16."""
+    """Shared memory as estimated and within the limit; in bf16 no loop spills a register."""
     driver.set_active(Bench(capability))
     net = wavenet(head, network)
     decoder = fast.Decoder(net, None, torch.arange(16), weights=weights, limit=LIMITS[capability])
@@ -168,7 +183,8 @@ def test_a_paper_sized_kernel_fits_the_chip(
     if network is PAPER and weights == "bf16":
         assert tuning.stages == 3
     assert "mma" in kernel.asm["ptx"]
-    assert resources(kernel.asm["cubin"], tmp_path)["STACK"] <= stack
+    assert stack_bytes(kernel.asm["cubin"], tmp_path) <= stack
+    assert stack > 8 or spills_in_loops(kernel.asm["cubin"], tmp_path) == 0
 
 
 def test_packing_loses_nothing() -> None:
