@@ -32,8 +32,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 .PHONY: test
-test: setup ## run the tests
-	python -m pytest
+test: setup ## run the tests, on all cores
+	OMP_NUM_THREADS=1 python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 .PHONY: chaos
 chaos: setup ## kill trainings and commands at random moments, fill their disks; each must end as its undisturbed twin, bit for bit
