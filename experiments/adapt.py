@@ -99,8 +99,8 @@ class AdaptExperiment(Experiment[Config, VQVAE]):
         super().__init__(config)
         if config.data.speakers:
             raise UserInputError("data.speakers: expected none, `speaker` names the new voice")
-        self.loaded = self.load_source("base", config.base)
-        self.check_compatible("base", self.loaded)
+        self.loaded = self.sources.load("base", config.base)
+        self.sources.check_compatible("base", self.loaded)
         self.added = AddedVoice.to(self.loaded, config.speaker)
         self.own = self.corpus
         self.replay = Replay.of(config.replay, config.base, self.added.known, config.replay_share)
@@ -146,8 +146,8 @@ class AdaptExperiment(Experiment[Config, VQVAE]):
         return [[p for p in group if p.requires_grad] for group in groups]
 
     def lr_factors(self, progress: float) -> Sequence[float]:
-        whole = progress >= self.config.voice_share
-        return (1.0, self.config.body_lr_ratio if whole else 0.0)
+        all_weights = progress >= self.config.voice_share
+        return (1.0, self.config.body_lr_ratio if all_weights else 0.0)
 
     def fit_statistics(self, model: VQVAE) -> None:
         """Pitch of the new voice, and the mixture of known voices that its rows start from."""
@@ -244,7 +244,7 @@ class AdaptExperiment(Experiment[Config, VQVAE]):
             self.corpus,
             rows,
             voice,
-            vectors=lambda row: self.vectors(model.decoder, row),
+            vectors=lambda row: self.recordings.vectors(model.decoder, row),
             sheet=sheet,
         )
 

@@ -28,7 +28,15 @@ from vqwave.losses import (
     Divergence,
     FixedQuantiles,
 )
-from vqwave.models import VQVAE, Model, Student, StudentSpec, VQVAESpec, WaveNet
+from vqwave.models import (
+    VQVAE,
+    Classifier,
+    ClassifierSpec,
+    Student,
+    StudentSpec,
+    VQVAESpec,
+    WaveNet,
+)
 from vqwave.nn.flows import FlowOutput
 from vqwave.rng import keyed
 from vqwave.rng.philox import uniforms
@@ -79,7 +87,7 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        loaded = self.load_source("teacher", config.teacher)
+        loaded = self.sources.load("teacher", config.teacher)
         with under(f"teacher: {config.teacher}"):
             self.kind = kind_of(loaded.model.requires_grad_(requires_grad=False), loaded.card)
         self.teacher, self.teacher_decoder = self.kind.model, self._checked_decoder()
@@ -87,12 +95,12 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
 
     def _checked_decoder(self) -> WaveNet:
         """Raises UserInputError for a teacher without a trained WaveNet with a continuous head."""
-        name, decoder, problem = self.config.teacher, self.kind.decoder, ""
+        name, decoder, problem = self.config.teacher, self.kind.decoder.scorer, ""
         if self.kind.prior is not None:
             problem = "a prior"
         elif not self.kind.card.decodes:
             problem = "codes alone"
-        if problem or not isinstance(decoder, WaveNet):
+        if problem or decoder is None:
             raise UserInputError(
                 f"teacher: {name} is {problem or 'itself a student'}, expected a WaveNet or a"
                 " VQ-VAE with a trained WaveNet decoder"
@@ -110,7 +118,7 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
             raise UserInputError(
                 "model.flow_type: maf, expected iaf (experiments/flow.py trains maf)"
             )
-        self.check_compatible("teacher", loaded, decoder.conditioner.labels)
+        self.sources.check_compatible("teacher", loaded, decoder.conditioner.labels)
         self.config.kl.check(self.config.model.base, decoder.head)
 
     def extra_state(self) -> dict[str, Tensor]:
@@ -148,12 +156,14 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
         )
         return model
 
-    def _classifier(self) -> Model | None:
-        if not self.config.losses.get("perceptual"):
+    def _classifier(self) -> Classifier | None:
+        path = self.config.perceptual.classifier if self.config.losses.get("perceptual") else None
+        types = (Classifier, ClassifierSpec)
+        given = self.sources.load_typed("perceptual.classifier", path, types, "a classifier")
+        if given is None:
             return None
-        loaded = self.load_source("perceptual.classifier", self.config.perceptual.classifier)
-        self.check_compatible("perceptual.classifier", loaded)
-        return loaded.model.requires_grad_(requires_grad=False)
+        self.sources.check_compatible("perceptual.classifier", given.loaded)
+        return given.model.requires_grad_(requires_grad=False)
 
     def trainable(self, model: VQVAE | Student) -> nn.Module:
         return student_of(model)
@@ -254,11 +264,12 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
         speech = self.speech_model(model)
         for row in self.validation.example_rows(self.config.num_samples):
             utterance, wave = self.corpus.utterances[row], torch.from_numpy(self.corpus.read(row))
-            vectors, features = self.vectors(student_of(model), row), self.frames_of(row)
+            vectors = self.recordings.vectors(student_of(model), row)
+            features = self.recordings.stored_frames(row)
             about: Mapping[str, Any] = {"speaker": utterance.speaker, "text": utterance.text or ""}
             sheet.add(utterance.id, "original", wave, **about)
-            drawn = speech.kind.reconstruct(speech, wave, utterance.labels, vectors, features)
-            sheet.add(utterance.id, "student", drawn, **about)
+            generated = speech.kind.reconstruct(speech, wave, utterance.labels, vectors, features)
+            sheet.add(utterance.id, "student", generated, **about)
 
     def next_steps(self) -> list[str]:
         run, speaker = self.config.run, self.example_speaker

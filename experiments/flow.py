@@ -6,8 +6,6 @@ python experiments/flow.py --config configs/flow/fsdd.yaml
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
 from typing import Annotated
 
 import torch
@@ -16,16 +14,15 @@ from torch import nn
 
 from vqwave.config import option, spec
 from vqwave.data import Batch
-from vqwave.data.frame_tracks import Track, carried
 from vqwave.distributed.collectives import masked_mean
 from vqwave.distributions import Gaussian, Head, Logistic
 from vqwave.metrics import likelihood
 from vqwave.models import Density, Student, StudentSpec
-from vqwave.nn.frontend import AnyFrontend, build_frontend
 from vqwave.training.command_line import main
-from vqwave.training.experiment import Evaluation, Experiment, StepOutput
+from vqwave.training.experiment import Evaluation, StepOutput
 from vqwave.training.settings import Count, ExperimentSpec
 from vqwave.training.tracking import SampleSheet
+from vqwave.training.waveform_experiment import WaveformExperiment
 
 HEADS: dict[str, Head] = {"gaussian": Gaussian(), "logistic": Logistic()}
 
@@ -45,7 +42,7 @@ class Config(ExperimentSpec):
     )
 
 
-class FlowExperiment(Experiment[Config, Student]):
+class FlowExperiment(WaveformExperiment[Config, Student]):
     """Train flows by the likelihood of recordings, without a teacher."""
 
     name = "flow"
@@ -55,29 +52,8 @@ class FlowExperiment(Experiment[Config, Student]):
     def model_spec(self) -> StudentSpec:
         return self.config.model
 
-    @property
-    def hop(self) -> int:
-        return 1 if self._frontend is None else self._frontend.hop
-
-    @property
-    def tracks(self) -> Sequence[Track]:
-        return () if self._frontend is None else carried(self.corpus, self._frontend.tracks)
-
-    @cached_property
-    def _frontend(self) -> AnyFrontend | None:
-        features = self.config.model.features
-        return (
-            None
-            if features is None
-            else build_frontend(features, self.corpus.sample_rate, self.corpus.vocabulary)
-        )
-
     def build(self) -> Student:
         return self.model_spec.build(self.corpus.sample_rate, self.corpus.vocabulary)
-
-    def fit_statistics(self, model: Student) -> None:
-        if model.frontend is not None:
-            model.frontend.fit(self.training_waves(), self.training_frames())
 
     def trainable(self, model: Student) -> nn.Module:
         return Density(model)
@@ -102,7 +78,7 @@ class FlowExperiment(Experiment[Config, Student]):
             sums["samples"] += batch.mask.sum().cpu()
         total = self.total(sums)
         bits, _, shuffled = likelihood.costs(total, self.comparable(model), "bits", "shuffled")
-        baselines, unit = self.baselines(head), likelihood.unit(head)
+        baselines, unit = self.baselines(head), head.cost_unit
         references = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
         sections = {
             "nll": {
@@ -117,32 +93,7 @@ class FlowExperiment(Experiment[Config, Student]):
         return Evaluation(headline, scalars, sections)
 
     def samples(self, model: Student, sheet: SampleSheet) -> None:
-        speech = self.speech_model(model)
-        for row in self.validation.example_rows(self.config.num_samples):
-            utterance, vectors = self.corpus.utterances[row], self.vectors(model, row)
-            if model.frontend is None:
-                kind, wave = (
-                    "generation",
-                    speech.generate(
-                        self.config.sample_seconds,
-                        labels=utterance.labels,
-                        embeddings=vectors,
-                        seed=row,
-                    )[0],
-                )
-            else:
-                kind, wave = (
-                    "reconstruction",
-                    speech.reconstruct(
-                        torch.from_numpy(self.corpus.read(row)),
-                        labels=utterance.labels,
-                        embeddings=vectors,
-                        features=self.frames_of(row),
-                    ),
-                )
-            sheet.add(
-                utterance.id, kind, wave, speaker=utterance.speaker, text=utterance.text or ""
-            )
+        self.add_samples(model, sheet, self.config.num_samples, self.config.sample_seconds)
 
 
 if __name__ == "__main__":

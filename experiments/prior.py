@@ -56,9 +56,9 @@ class PriorExperiment(Experiment[Config, Prior]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        loaded, types = self.load_source("codec", config.codec), (VQVAE, VQVAESpec)
+        loaded, types = self.sources.load("codec", config.codec), (VQVAE, VQVAESpec)
         given = checked_source("codec", config.codec, loaded, types, "a vqvae or its student")
-        self.check_compatible("codec", loaded, given.model.decoder.conditioner.labels)
+        self.sources.check_compatible("codec", loaded, given.model.decoder.conditioner.labels)
         self.source = SpeechModel(given.model, loaded.card)
         self.codec, self.codec_spec = given.model, given.spec
 
@@ -222,15 +222,15 @@ class PriorExperiment(Experiment[Config, Prior]):
         speech, utterances = self.speech_model(model), [self.corpus.utterances[row] for row in rows]
         prior, longest = speech.prior, self.config.sample_seconds
         assert prior is not None
-        drawn = [
+        generated = [
             prior.draw(labels=utterance.labels, seed=row, longest=longest)[0]
             for utterance, row in zip(utterances, rows, strict=True)
         ]
         waves = speech.decode_many(
-            drawn,
+            generated,
             [utterance.speaker for utterance in utterances],
             labels=[utterance.labels for utterance in utterances],
-            embeddings=[self.vectors(speech.decoder, row) for row in rows],
+            embeddings=[self.recordings.vectors(speech.decoder, row) for row in rows],
         )
         for utterance, wave in zip(utterances, waves, strict=True):
             text = f"{utterance.text} as " if "text" in model.network.conditioner.labels else ""
@@ -246,7 +246,7 @@ class PriorExperiment(Experiment[Config, Prior]):
         run, speaker = self.config.run, self.example_speaker
         return [
             *(
-                [f"vqwave generate {run} --speaker {speaker} --out drawn.wav"]
+                [f"vqwave generate {run} --speaker {speaker} --out generated.wav"]
                 if self.trains_decoder
                 else []
             ),

@@ -93,18 +93,18 @@ class VQVAEExperiment(Experiment[Config, VQVAE]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.given = self.load_typed(
+        self.given = self.sources.load_typed(
             "frozen_codec", config.frozen_codec, (VQVAE, VQVAESpec), "a vqvae"
         )
         if self.given is not None:
             labels = config.model.decoder.conditioner.categorical
-            self.check_compatible("frozen_codec", self.given.loaded, labels)
+            self.sources.check_compatible("frozen_codec", self.given.loaded, labels)
             config.model.check_vectors(self.given.spec)
             if config.pitch is not None:
                 raise UserInputError(
                     f"pitch: {config.pitch}, expected none with frozen_codec, which has its own"
                 )
-        self.melody = self.load_typed(
+        self.melody = self.sources.load_typed(
             "pitch", config.pitch, (PitchCodec, PitchCodecSpec), "a run of experiments/pitch.py"
         )
         segment = config.decoder_segment_seconds
@@ -180,7 +180,7 @@ class VQVAEExperiment(Experiment[Config, VQVAE]):
     def fit_statistics(self, model: VQVAE) -> None:
         if self.given is not None:
             return
-        waves = self.training_waves()
+        waves = self.recordings.waves()
         model.encoder.fit(waves)
         if model.spectral_decoder is not None:
             model.spectral_decoder.frontend.fit(waves)
@@ -248,7 +248,7 @@ class VQVAEExperiment(Experiment[Config, VQVAE]):
         self, scalars: dict[str, float], codes: dict[str, Any]
     ) -> Evaluation:
         bits, baselines = scalars["bits"], self.baselines(self.head)
-        unit = likelihood.unit(self.head)
+        unit = self.head.cost_unit
         nll = {"unit": unit, "model": bits, "baselines": baselines}
         nll |= {
             f"shuffled {name}": scalars.get(f"bits_shuffled_{name}")
@@ -274,7 +274,7 @@ class VQVAEExperiment(Experiment[Config, VQVAE]):
             coded * 2,
             [utterances[row].speaker for row in voices],
             labels=[utterances[row].labels for row in voices],
-            embeddings=[self.vectors(model.decoder, row) for row in voices],
+            embeddings=[self.recordings.vectors(model.decoder, row) for row in voices],
         )
         for i, (row, other) in enumerate(pairs):
             utterance, target = utterances[row], utterances[other].speaker

@@ -6,8 +6,6 @@ python experiments/wavenet.py --config configs/wavenet/fsdd.yaml
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
 from typing import Annotated
 
 import torch
@@ -15,15 +13,14 @@ from pydantic import Field
 
 from vqwave.config import option, spec
 from vqwave.data import Batch
-from vqwave.data.frame_tracks import Track, carried
 from vqwave.losses import negative_log_likelihood
 from vqwave.metrics import likelihood
 from vqwave.models import WaveNet, WaveNetSpec
-from vqwave.nn.frontend import AnyFrontend, build_frontend
 from vqwave.training.command_line import main
-from vqwave.training.experiment import Evaluation, Experiment, StepOutput
+from vqwave.training.experiment import Evaluation, StepOutput
 from vqwave.training.settings import Count, ExperimentSpec
 from vqwave.training.tracking import SampleSheet
+from vqwave.training.waveform_experiment import WaveformExperiment
 
 
 @spec
@@ -38,7 +35,7 @@ class Config(ExperimentSpec):
     )
 
 
-class WaveNetExperiment(Experiment[Config, WaveNet]):
+class WaveNetExperiment(WaveformExperiment[Config, WaveNet]):
     """Train a WaveNet alone: unconditional, by labels, or as a vocoder on spectral frames."""
 
     name = "wavenet"
@@ -48,29 +45,8 @@ class WaveNetExperiment(Experiment[Config, WaveNet]):
     def model_spec(self) -> WaveNetSpec:
         return self.config.model
 
-    @property
-    def hop(self) -> int:
-        return 1 if self._frontend is None else self._frontend.hop
-
-    @property
-    def tracks(self) -> Sequence[Track]:
-        return () if self._frontend is None else carried(self.corpus, self._frontend.tracks)
-
-    @cached_property
-    def _frontend(self) -> AnyFrontend | None:
-        features = self.config.model.features
-        return (
-            None
-            if features is None
-            else build_frontend(features, self.corpus.sample_rate, self.corpus.vocabulary)
-        )
-
     def build(self) -> WaveNet:
         return self.model_spec.build(self.corpus.sample_rate, self.corpus.vocabulary)
-
-    def fit_statistics(self, model: WaveNet) -> None:
-        if model.frontend is not None:
-            model.frontend.fit(self.training_waves(), self.training_frames())
 
     def losses(self, batch: Batch) -> StepOutput:
         distribution = self.network(batch.wave, batch.labels, None, batch.frame_mask(self.hop))
@@ -107,7 +83,7 @@ class WaveNetExperiment(Experiment[Config, WaveNet]):
             total, self.comparable(model), "frames", "shuffled"
         )
         frames = frames if model.frontend is not None else None
-        baselines, unit = self.baselines(model.head), likelihood.unit(model.head)
+        baselines, unit = self.baselines(model.head), model.head.cost_unit
         sections = {
             "nll": {
                 "unit": unit,
@@ -125,25 +101,7 @@ class WaveNetExperiment(Experiment[Config, WaveNet]):
         return Evaluation(f"{bits:.3f} {unit} on held-out speech ({references})", scalars, sections)
 
     def samples(self, model: WaveNet, sheet: SampleSheet) -> None:
-        speech = self.speech_model(model)
-        for row in self.validation.example_rows(self.config.num_samples):
-            utterance, wave = self.corpus.utterances[row], torch.from_numpy(self.corpus.read(row))
-            vectors = self.vectors(model, row)
-            about = {"speaker": utterance.speaker, "text": utterance.text or ""}
-            if model.frontend is None:
-                drawn = speech.generate(
-                    self.config.sample_seconds,
-                    labels=utterance.labels,
-                    embeddings=vectors,
-                    seed=row,
-                )[0]
-                sheet.add(f"babble as {utterance.speaker}", "generation", drawn, **about)
-            else:
-                drawn = speech.reconstruct(
-                    wave, labels=utterance.labels, embeddings=vectors, features=self.frames_of(row)
-                )
-                sheet.add(utterance.id, "original", wave, **about)
-                sheet.add(utterance.id, "reconstruction", drawn, **about)
+        self.add_samples(model, sheet, self.config.num_samples, self.config.sample_seconds)
 
     def next_steps(self) -> list[str]:
         generate = (

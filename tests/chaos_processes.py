@@ -7,16 +7,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos_scenarios import COMMON, Scenario
+from forked import fork, free_port
 
 from vqwave.training.command_line import main as train
 
@@ -71,12 +70,6 @@ class Attempt:
     @property
     def text(self) -> str:
         return self.log.read_text(errors="replace")
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 class Machine:
@@ -157,44 +150,13 @@ class Machine:
         port: int = 0,
     ) -> int:
         """A process of its own that does `work` as rank of `world`."""
-        sys.stdout.flush()
-        pid = os.fork()
-        if pid:
-            return pid
-        status = 99
-        os.setpgid(0, 0)
-        try:
-            out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            os.dup2(out, 1)
-            os.dup2(out, 2)
-            sys.stdout, sys.stderr = (
-                os.fdopen(1, "w", closefd=False),
-                os.fdopen(2, "w", closefd=False),
-            )
-            os.environ["ACCELERATE_USE_CPU"] = "true"
-            if world > 1:
-                numbers = {
-                    "RANK": rank,
-                    "LOCAL_RANK": rank,
-                    "WORLD_SIZE": world,
-                    "LOCAL_WORLD_SIZE": world,
-                    "MASTER_PORT": port,
-                }
-                os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {
-                    name: str(value) for name, value in numbers.items()
-                }
+
+        def hooked() -> None:
             if hook is not None:
                 hook()
             work()
-            status = 0
-        except SystemExit as error:
-            status = error.code if isinstance(error.code, int) else 98
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+
+        return fork(hooked, log, rank=rank, world=world, port=port, own_group=True)
 
     def _command(self, scenario: Scenario, argv: list[str], log: Path) -> int:
         few = ["--multi_gpu"] if scenario.world > 1 else []

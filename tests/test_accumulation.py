@@ -41,6 +41,7 @@ from vqwave.nn.quantize.codebook import Codebook
 from vqwave.nn.wavenet import ContextSpec, StackSpec
 from vqwave.rng import keyed
 from vqwave.training.experiment import Experiment, StepOutput
+from vqwave.training.recordings import Recordings
 from vqwave.training.settings import DataSpec, OptimSpec, TrainSpec
 from vqwave.training.trainer import Trainer
 
@@ -119,6 +120,13 @@ def numbers_by_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keyed, "_each", same)
 
 
+class DoubleRecordings(Recordings):
+    """Waveforms for statistics in float64."""
+
+    def waves(self, count: int = 200) -> list[Tensor]:
+        return [wave.double() for wave in super().waves(count)]
+
+
 def in_float64(kind: type[Experiment]) -> type[Experiment]:
     """The experiment with double weights, teacher and clips, and with codebooks that have begun."""
 
@@ -132,8 +140,9 @@ def in_float64(kind: type[Experiment]) -> type[Experiment]:
                 self.teacher.double()
             return model
 
-        def training_waves(self, count: int = 200) -> list[Tensor]:
-            return [wave.double() for wave in super().training_waves(count)]
+        @property
+        def recordings(self) -> Recordings:
+            return DoubleRecordings(self.corpus, self.tracks)
 
         def losses(self, batch: Batch) -> StepOutput:
             return super().losses(replace(batch, wave=batch.wave.double()))

@@ -145,7 +145,7 @@ def test_a_resume_is_exact(adapt: Callable[..., None], tmp_path: Path) -> None:
         path.unlink()
     (checkpoints / "step-00000008").rmdir()
     adapt(tmp_path / "parts")
-    for name in ("network.safetensors", "average.safetensors", "beside.safetensors"):
+    for name in ("network.safetensors", "average.safetensors", "extra.safetensors"):
         whole, parts = (
             (tmp_path / run / "checkpoints" / "step-00000008" / name).read_bytes()
             for run in ("whole", "parts")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_models import stack, start_codebooks
 from torch import Tensor, nn
 
 from vqwave.codes import load_codes, save_codes
@@ -25,18 +26,10 @@ from vqwave.models.pitch import PitchCodecSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec, WaveformEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec, HierarchicalQuantizerSpec, ResidualQuantizerSpec
-from vqwave.nn.wavenet import StackSpec
 
 RATE, LENGTHS = 8000, [301, 160, 410, 320, 3]
 LABELS = {"speaker": ["low", "high"]}
-STACK = StackSpec(
-    layers=2,
-    dilation_cycle=2,
-    residual_channels=8,
-    gate_channels=8,
-    skip_channels=8,
-    hidden_channels=8,
-)
+STACK = stack(8)
 CONDITIONER = ConditionerSpec(channels=6)
 TEACHER = WaveNetSpec(head=MixtureOfLogistics(components=2), network=STACK, conditioner=CONDITIONER)
 STUDENT = StudentSpec(flows=(2,), network=STACK, conditioner=CONDITIONER)
@@ -70,9 +63,7 @@ def built(name: str) -> SpeechModel:
     torch.manual_seed(0)
     card = ModelCard(sample_rate=RATE, labels=LABELS, spec=SPECS[name], about={})
     model = card.build()
-    for part in model.modules():
-        if hasattr(part, "started"):
-            part.started.fill_(True)
+    start_codebooks(model)
     if model.melody is not None:
         model.melody.voices.copy_(torch.tensor([(0.2, 0.1), (0.9, 0.2)]))
     return SpeechModel(model.eval(), card)

@@ -9,72 +9,26 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import small_models
 import torch
+from small_models import STUDENT, VQVAE, WAVENET
 
 import vqwave
 from vqwave import audio
 from vqwave.cli import main, parser
 from vqwave.config.renamed import COMMAND_LINE
 from vqwave.config.yaml_layers import split
-from vqwave.distributions import MixtureOfLogistics, MuLaw
+from vqwave.distributions import MuLaw
 from vqwave.errors import UserInputError
-from vqwave.features import LogMelSpec
-from vqwave.inference.model_folder import ModelCard, save_trained
-from vqwave.models import ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
-from vqwave.nn.condition import ConditionerSpec
-from vqwave.nn.encoders import FrameEncoderSpec
-from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.wavenet import StackSpec
 
 LABELS = {"speaker": ["george", "jackson", "theo"]}
-STACK = StackSpec(
-    layers=2,
-    dilation_cycle=2,
-    residual_channels=4,
-    gate_channels=4,
-    skip_channels=4,
-    hidden_channels=4,
-)
-WAVENET = WaveNetSpec(
-    head=MixtureOfLogistics(components=2), network=STACK, conditioner=ConditionerSpec(channels=4)
-)
-VQVAE = VQVAESpec(
-    encoder=FrameEncoderSpec(features=LogMelSpec(bands=8, fmax=4000), channels=8, latent_dim=4),
-    quantizer=EMAQuantizerSpec(codebook_size=8),
-    decoder=WAVENET,
-)
-STUDENT = replace(
-    VQVAE,
-    decoder=StudentSpec(
-        flows=(2,), network=replace(STACK, skip_channels=0), conditioner=ConditionerSpec(channels=4)
-    ),
-)
-
-
-def saved(folder: Path, spec: ModelSpec, weights: dict[str, torch.Tensor] | None = None) -> Path:
-    """A model folder with random weights (and `weights` where names agree, so that two models share
-    a codec).
-    """
-    about = {
-        "steps": 1,
-        "seconds": 1.0,
-        "corpus": "none",
-        "seed": 0,
-        "receptive_field": 4,
-        "hop": 160,
-        "bit_rate": 150.0,
-    }
-    about["parameters"] = {"total": 1}
-    card = ModelCard(sample_rate=8000, labels=LABELS, spec=spec, about=about)
-    torch.manual_seed(0)
-    model = card.build()
-    model.load_state_dict(weights or {}, strict=False)
-    save_trained(folder, model, card)
-    return folder
+ABOUT = small_models.ABOUT | {"receptive_field": 4, "parameters": {"total": 1}}
+saved = partial(small_models.saved, labels=LABELS, about=ABOUT)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, value in weights.items()
         if name.startswith(("encoder.", "quantizer."))
     }
-    saved(root / "student", STUDENT, shared)
+    saved(root / "student", STUDENT, weights=shared)
     saved(root / "babble", WAVENET)
     time = np.arange(8000) / 16000
     audio.write(
@@ -313,7 +267,8 @@ def test_bad_codes(place: Path, failing: Failing, tmp_path: Path) -> None:
     assert "not a .vqw file" in failing(
         "decode", place / "vqvae", tmp_path / "text.vqw", "--out", out
     )
-    saved(tmp_path / "other", replace(VQVAE, time_jitter=0.5), {"encoder.out.bias": torch.ones(4)})
+    other = replace(VQVAE, time_jitter=0.5)
+    saved(tmp_path / "other", other, weights={"encoder.out.bias": torch.ones(4)})
     assert "these codes are of codec" in failing(
         "decode", tmp_path / "other", place / "codes.vqw", "--out", out
     )

@@ -13,48 +13,25 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from small_models import MELODY, RATE, rising_voice, start_codebooks
 
 from vqwave import audio
 from vqwave.cli import main
 from vqwave.codes import load_codes, save_codes
 from vqwave.decode.sampling import Sampling
 from vqwave.errors import UserInputError
-from vqwave.features import LogMelSpec
 from vqwave.inference import speech_encoder
 from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.inference.speech_model import SpeechModel
-from vqwave.models import VQVAESpec, WaveNetSpec
+from vqwave.models import WaveNetSpec
 from vqwave.models.melody import VOICE
-from vqwave.models.pitch import PitchCodecSpec
-from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoderSpec
 from vqwave.nn.condition import ConditionerSpec
-from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.linear_prediction import LinearPredictorSpec
-from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.wavenet import StackSpec
 
-RATE = 8000
 VOICES = [(0.2, 0.1), (0.9, 0.2)]
-MEL = LogMelSpec(bands=16)
-SPEC = VQVAESpec(
-    encoder=FrameEncoderSpec(features=MEL, channels=12, latent_dim=6),
-    quantizer=EMAQuantizerSpec(codebook_size=8),
-    melody=PitchCodecSpec(channels=8, latent_dim=4, quantizer=EMAQuantizerSpec(codebook_size=5)),
-    spectral_decoder=SpectralDecoderSpec(features=MEL, channels=12),
-    decoder_input="spectrogram",
-    decoder=WaveNetSpec(
-        network=StackSpec(
-            layers=2,
-            dilation_cycle=2,
-            residual_channels=8,
-            gate_channels=8,
-            skip_channels=8,
-            hidden_channels=8,
-        ),
-        conditioner=ConditionerSpec(channels=6),
-        predictor=LinearPredictorSpec(order=4),
-        pitch_taps=3,
-    ),
+SPEC = replace(
+    MELODY,
+    decoder=replace(MELODY.decoder, predictor=LinearPredictorSpec(order=4), pitch_taps=3),
 )
 
 
@@ -63,24 +40,15 @@ def codec() -> SpeechModel:
     torch.manual_seed(0)
     labels = {"speaker": ["low", "high"]}
     model = SPEC.build(RATE, labels)
-    for part in model.modules():
-        if hasattr(part, "started"):
-            part.started.fill_(True)
+    start_codebooks(model)
     model.melody.voices.copy_(torch.tensor(VOICES))
     return SpeechModel(
         model.eval(), ModelCard(sample_rate=RATE, labels=labels, spec=SPEC, about={})
     )
 
 
-def buzz(seconds: float = 1.0, f0: float = 140.0) -> np.ndarray:
-    """A voice-like wave: twelve harmonics, its F0 rising by a fifth."""
-    t = np.arange(round(seconds * RATE)) / RATE
-    phase = 2 * np.pi * np.cumsum(f0 * (1 + 0.5 * t / seconds)) / RATE
-    return 0.1 * sum(np.cos(k * phase) / k for k in range(1, 13)).astype(np.float32)
-
-
 def test_codes_cover_the_recording_and_survive_a_file(codec: SpeechModel, tmp_path: Path) -> None:
-    coded = codec.encode(buzz(), speaker="low")
+    coded = codec.encode(rising_voice(), speaker="low")
     assert coded.codes.shape == (1, 50)
     assert coded.pitch.codes.shape == (1, 13)
     assert (coded.pitch.hop, coded.pitch.size) == (640, 5)
@@ -92,7 +60,7 @@ def test_codes_cover_the_recording_and_survive_a_file(codec: SpeechModel, tmp_pa
 
 
 def test_a_known_voice_is_normalised_by_its_own_range(codec: SpeechModel) -> None:
-    known, unknown = codec.encode(buzz(), speaker="high"), codec.encode(buzz())
+    known, unknown = codec.encode(rising_voice(), speaker="high"), codec.encode(rising_voice())
     assert known.pitch.mean == pytest.approx(VOICES[1][0])
     assert known.pitch.deviation == pytest.approx(VOICES[1][1])
     assert unknown.pitch.mean == pytest.approx(math.log(1.7), abs=0.1)  # its own: 140 to 210 Hz
@@ -102,28 +70,30 @@ def test_a_conversion_lands_in_the_range_of_its_target(codec: SpeechModel) -> No
     """The range that the decoder is given: the target's, moved by the semitones that are asked
     for.
     """
-    coded = codec.encode(buzz(), speaker="low")
+    coded = codec.encode(rising_voice(), speaker="low")
     voice = codec.given.voice("high", {}, None)
     given = codec.given.range_of(voice, coded.pitch, 3.0)[VOICE][0].tolist()
     assert given == pytest.approx([VOICES[1][0] + math.log(2) / 4, VOICES[1][1]])
 
 
 def test_codes_of_an_unknown_voice_keep_their_own_range(codec: SpeechModel) -> None:
-    coded = codec.encode(buzz())
+    coded = codec.encode(rising_voice())
     mean, deviation = codec.given.range_of({}, coded.pitch)[VOICE][0].tolist()
     assert (mean, deviation) == pytest.approx((coded.pitch.mean, coded.pitch.deviation))
 
 
 def test_semitones_move_what_is_decoded(codec: SpeechModel) -> None:
-    coded, sampling = codec.encode(buzz(0.1), speaker="low"), Sampling(backend="reference")
+    coded, sampling = codec.encode(rising_voice(0.1), speaker="low"), Sampling(backend="reference")
     plain, moved = (codec.decode(coded, sampling=sampling, shift_semitones=k) for k in (0, 5))
     assert not torch.equal(plain, moved)
-    converted = codec.convert(buzz(0.1), speaker="high", sampling=sampling, shift_semitones=-2)
+    converted = codec.convert(
+        rising_voice(0.1), speaker="high", sampling=sampling, shift_semitones=-2
+    )
     assert len(converted) == len(plain)
 
 
 def test_a_stream_is_what_decode_gives(codec: SpeechModel) -> None:
-    coded, sampling = codec.encode(buzz(0.2), speaker="high"), Sampling(backend="reference")
+    coded, sampling = codec.encode(rising_voice(0.2), speaker="high"), Sampling(backend="reference")
     stream = codec.stream("high", sampling=sampling, shift_semitones=2)
     parts = [stream.push(block.codes, block.pitch) for block in coded.block.split(3)]
     parts.append(stream.flush(coded.samples))
@@ -134,7 +104,7 @@ def test_a_stream_is_what_decode_gives(codec: SpeechModel) -> None:
 def test_a_long_file_is_encoded_piece_by_piece(
     codec: SpeechModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    soundfile.write(tmp_path / "a.wav", buzz(2.0), RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "a.wav", rising_voice(2.0), RATE, subtype="FLOAT")
     whole = codec.encode_file(tmp_path / "a.wav", "low")
     monkeypatch.setattr(speech_encoder, "LONG", 0.5)
     pieces = codec.encode_file(tmp_path / "a.wav", "low")
@@ -144,7 +114,7 @@ def test_a_long_file_is_encoded_piece_by_piece(
 
 
 def test_refusals(codec: SpeechModel) -> None:
-    coded = codec.encode(buzz(0.1), speaker="low")
+    coded = codec.encode(rising_voice(0.1), speaker="low")
     with pytest.raises(UserInputError, match="these codes have no pitch codes, expected some"):
         codec.decode(replace(coded, pitch=None))
     with pytest.raises(
@@ -159,7 +129,7 @@ def test_refusals(codec: SpeechModel) -> None:
     with pytest.raises(
         UserInputError, match="shift_semitones: 1, expected 0: this model has no codes"
     ):
-        plain.convert(buzz(0.3), speaker="low", shift_semitones=1)
+        plain.convert(rising_voice(0.3), speaker="low", shift_semitones=1)
     with pytest.raises(UserInputError, match="shift_semitones: of shape"):
         codec.decode(coded, shift_semitones=[1, 2])
 
@@ -175,7 +145,7 @@ def test_a_pipe_keeps_the_range_of_a_voice_that_has_no_name(
     card = ModelCard(sample_rate=RATE, labels={"speaker": ["low", "high"]}, spec=spec, about={})
     save_trained(tmp_path / "model", card.build(), card)
     it = SpeechModel.load(tmp_path / "model")
-    coded, sampling = it.encode(buzz(0.1)), Sampling(backend="reference")
+    coded, sampling = it.encode(rising_voice(0.1)), Sampling(backend="reference")
     save_codes(tmp_path / "a.vqw", coded)
     for shift in (0.0, 3.0):
         out, given = io.BytesIO(), io.BytesIO((tmp_path / "a.vqw").read_bytes())

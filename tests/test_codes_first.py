@@ -4,8 +4,7 @@ they are.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -21,7 +20,6 @@ from vqwave.inference.model_folder import load_trained
 from vqwave.inference.speech_model import SpeechModel
 from vqwave.training.command_line import main
 
-ROOT = Path(__file__).resolve().parents[1]
 CODES = [
     "model.encoder.kind=spectral",
     "model.encoder.channels=8",
@@ -56,15 +54,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "corpus"
 
 
-@pytest.fixture
-def experiment(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    found = importlib.util.spec_from_file_location(
-        "vqvae_experiment", ROOT / "experiments" / "vqvae.py"
-    )
-    module = importlib.util.module_from_spec(found)
-    monkeypatch.setitem(sys.modules, found.name, module)  # its dataclasses look themselves up
-    found.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def experiment(experiment_script: Callable[[str], ModuleType]) -> ModuleType:
+    return experiment_script("vqvae")
 
 
 def train(experiment: ModuleType, run: Path, corpus: Path, *settings: str) -> None:
@@ -79,12 +71,19 @@ def train(experiment: ModuleType, run: Path, corpus: Path, *settings: str) -> No
     main(experiment.VQVAEExperiment, [*sizes, *settings, "--quiet"])
 
 
+@pytest.fixture(scope="module")
+def coder(experiment: ModuleType, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that trained codes alone."""
+    run = tmp_path_factory.mktemp("codes") / "run"
+    train(experiment, run, corpus, *CODES)
+    return run
+
+
 def test_the_decoder_is_trained_on_the_codes_of_another_run(
-    experiment: ModuleType, corpus: Path, tmp_path: Path
+    experiment: ModuleType, corpus: Path, coder: Path, tmp_path: Path
 ) -> None:
-    train(experiment, tmp_path / "codes", corpus, *CODES)
-    train(experiment, tmp_path / "whole", corpus, f"frozen_codec={tmp_path / 'codes'}", *DECODER)
-    codes, whole = load_trained(tmp_path / "codes"), load_trained(tmp_path / "whole")
+    train(experiment, tmp_path / "whole", corpus, f"frozen_codec={coder}", *DECODER)
+    codes, whole = load_trained(coder), load_trained(tmp_path / "whole")
     assert whole.card.spec.encoder == codes.card.spec.encoder
     for part in ("encoder", "quantizer", "spectral_decoder"):
         theirs = getattr(codes.model, part).state_dict()
@@ -92,10 +91,10 @@ def test_the_decoder_is_trained_on_the_codes_of_another_run(
             torch.equal(value, theirs[name])
             for name, value in getattr(whole.model, part).state_dict().items()
         )
-    coded = SpeechModel.load(tmp_path / "codes").encode(np.sin(np.arange(1600, dtype=np.float32)))
+    coded = SpeechModel.load(coder).encode(np.sin(np.arange(1600, dtype=np.float32)))
     assert len(SpeechModel.load(tmp_path / "whole").decode(coded, "a")) == 1600
     with pytest.raises(UserInputError, match="this model has codes alone"):
-        SpeechModel.load(tmp_path / "codes").decode(coded, "a")
+        SpeechModel.load(coder).decode(coded, "a")
     untrained = whole.card.spec.build(8000, whole.card.labels).decoder.state_dict()
     assert any(
         not torch.equal(value, untrained[name])
@@ -106,12 +105,12 @@ def test_the_decoder_is_trained_on_the_codes_of_another_run(
 def test_a_decoder_of_slices_hears_the_frames_of_whole_clips(
     experiment: ModuleType,
     corpus: Path,
+    coder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    train(experiment, tmp_path / "codes", corpus, *CODES)
-    settings = [f"frozen_codec={tmp_path / 'codes'}", *DECODER]
+    settings = [f"frozen_codec={coder}", *DECODER]
     seen, real = [], experiment.sliced
 
     def spied(

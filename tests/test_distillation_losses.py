@@ -14,6 +14,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from small_models import stack
 from torch import Tensor
 
 from vqwave import audio
@@ -23,7 +24,7 @@ from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.losses import (
     AdversarialSpec,
-    Adversary,
+    AdversarialTraining,
     ClosedGaussian,
     ContrastiveSpec,
     DistillationLosses,
@@ -39,19 +40,11 @@ from vqwave.losses import (
 from vqwave.models import Classifier, ClassifierSpec, StudentSpec, WaveNetSpec
 from vqwave.models.discriminator import DiscriminatorSpec
 from vqwave.nn.condition import ConditionerSpec
-from vqwave.nn.wavenet import StackSpec
 from vqwave.training.settings import DataSpec, OptimSpec, TrainSpec
 from vqwave.training.trainer import Trainer
 
 F64 = torch.float64
-NETWORK = StackSpec(
-    layers=2,
-    dilation_cycle=2,
-    residual_channels=4,
-    gate_channels=4,
-    skip_channels=4,
-    hidden_channels=4,
-)
+NETWORK = stack(4)
 
 
 def waves(B: int = 2, T: int = 4096) -> Tensor:
@@ -180,7 +173,7 @@ def test_the_adversary_learns_to_tell_and_trains_nobody_else() -> None:
 def test_the_adversary_goes_on_from_its_state() -> None:
     mask = torch.ones(1, 100, dtype=torch.bool)
 
-    def train(adversary: Adversary, seeds: range) -> None:
+    def train(adversary: AdversarialTraining, seeds: range) -> None:
         for seed in seeds:
             torch.manual_seed(seed)
             adversary.loss(torch.randn(1, 100), torch.randn(1, 100), mask, 5)
@@ -215,7 +208,7 @@ def test_only_losses_with_a_weight_are_computed() -> None:
         {"kl": 1.0, "stft": 0.5, "contrastive": 0.0, "perceptual": 0.0, "adversarial": 0.0},
     )
     assert set(losses(distilled())) == {"kl", "stft"}
-    assert losses.adversary is None
+    assert losses.adversarial is None
     with pytest.raises(AssertionError, match="second teacher"):
         DistillationLosses(DistillationSpec(), {"contrastive": -0.3})(distilled())
 
@@ -310,7 +303,7 @@ def test_a_killed_run_with_a_discriminator_resumes_bit_for_bit(
         script.DistillExperiment(config(script, folders, tmp_path / "broken")), quiet=True
     ).run()
     ends = [tmp_path / run / "checkpoints" / "step-00000008" for run in ("whole", "broken")]
-    for name in ("network", "average", "optimizer", "beside"):
+    for name in ("network", "average", "optimizer", "extra"):
         first, second = ((end / f"{name}.safetensors").read_bytes() for end in ends)
         assert first == second
         assert len(first) > 500
@@ -328,7 +321,7 @@ def test_what_distillation_refuses(
                 "losses": {"perceptual": 1.0},
                 "perceptual": replace(good.perceptual, classifier=folders[1]),
             },
-            "is no classifier",
+            "perceptual.classifier: .* is a wavenet, expected a classifier",
         ),
         (
             {"contrastive": ContrastiveSpec(other="frames")},

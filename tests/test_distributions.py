@@ -24,9 +24,9 @@ from vqwave.distributions import (
     MixtureOfGaussians,
     MixtureOfLogistics,
     MuLaw,
-    bits_per_sample,
 )
 from vqwave.errors import UserInputError
+from vqwave.metrics.likelihood import bits_per_sample
 
 HEADS = [
     MuLaw(),

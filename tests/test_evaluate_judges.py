@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from buzz import RATE, Take, buzz, write_corpus
+from small_models import SPECTRAL, saved
 
 import vqwave
 from vqwave.audio import Wave, write
 from vqwave.cli import main
-from vqwave.distributions import MixtureOfLogistics
 from vqwave.errors import Note, UserInputError
 from vqwave.evaluation import Settings, evaluate, panel
 from vqwave.evaluation.baselines import own_frames, true_frames
@@ -25,37 +25,9 @@ from vqwave.evaluation.panel import Measure, Panel, clustered, losses, ratio
 from vqwave.evaluation.registry import MEASURES
 from vqwave.evaluation.result import MetricValue, Result
 from vqwave.evaluation.resume import fingerprint_of
-from vqwave.features import LogMelSpec
-from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.metrics.recognition import Recogniser
-from vqwave.models import VQVAESpec, WaveNetSpec
-from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoderSpec
-from vqwave.nn.condition import ConditionerSpec
-from vqwave.nn.encoders import FrameEncoderSpec
-from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.wavenet import StackSpec
 
 PITCHES = {"high": 210, "low": 95}
-FEATURES = LogMelSpec(bands=16, fmax=4000.0)
-STACK = StackSpec(
-    layers=2,
-    dilation_cycle=2,
-    residual_channels=4,
-    gate_channels=4,
-    skip_channels=4,
-    hidden_channels=4,
-)
-SPEC = VQVAESpec(
-    encoder=FrameEncoderSpec(features=FEATURES, channels=8, latent_dim=4),
-    quantizer=EMAQuantizerSpec(codebook_size=8),
-    spectral_decoder=SpectralDecoderSpec(features=FEATURES, channels=8),
-    decoder_input="spectrogram",
-    decoder=WaveNetSpec(
-        head=MixtureOfLogistics(components=2),
-        network=STACK,
-        conditioner=ConditionerSpec(channels=4, categorical=("speaker",)),
-    ),
-)
 SETTINGS = Settings(seconds=60.0, resamples=20)
 
 
@@ -70,10 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     labels = {"speaker": list(PITCHES)}
     write_corpus(root / "corpus", takes, 0.3, labels["speaker"])
-    about = {"steps": 1, "seconds": 1.0, "corpus": "buzz", "seed": 0, "hop": 160, "bit_rate": 150.0}
-    card = ModelCard(sample_rate=RATE, labels=labels, spec=SPEC, about=about)
-    torch.manual_seed(0)
-    save_trained(root / "vqvae", card.build(), card)
+    saved(root / "vqvae", SPECTRAL, labels)
     return root
 
 

@@ -11,49 +11,23 @@ import numpy as np
 import pytest
 import torch
 from buzz import RATE, Take, buzz, write_corpus
+from small_models import ABOUT, SPECTRAL
 
 from vqwave.audio import Wave
 from vqwave.data import Corpus
 from vqwave.data.speaker_vectors import NAME, SpeakerVectors, Whitening
 from vqwave.decode.sampling import Sampling
-from vqwave.distributions import MixtureOfLogistics
 from vqwave.errors import UserInputError
 from vqwave.evaluation import Settings, evaluate, panel
 from vqwave.evaluation.context import EvaluationContext
 from vqwave.evaluation.outputs import SystemOutputs
-from vqwave.features import LogMelSpec
 from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.inference.speech_model import SpeechModel
 from vqwave.metrics.recognition import Recogniser
-from vqwave.models import VQVAESpec, WaveNetSpec
-from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoderSpec
 from vqwave.nn.condition import ConditionDropoutSpec, ConditionerSpec
-from vqwave.nn.encoders import FrameEncoderSpec
-from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.wavenet import StackSpec
 from vqwave.speaker_encoder import SIZE
 
 pytestmark = pytest.mark.filterwarnings("ignore::vqwave.errors.Note")
-FEATURES = LogMelSpec(bands=16, fmax=4000.0)
-STACK = StackSpec(
-    layers=2,
-    dilation_cycle=2,
-    residual_channels=4,
-    gate_channels=4,
-    skip_channels=4,
-    hidden_channels=4,
-)
-SPEC = VQVAESpec(
-    encoder=FrameEncoderSpec(features=FEATURES, channels=8, latent_dim=4),
-    quantizer=EMAQuantizerSpec(codebook_size=8),
-    spectral_decoder=SpectralDecoderSpec(features=FEATURES, channels=8),
-    decoder_input="spectrogram",
-    decoder=WaveNetSpec(
-        head=MixtureOfLogistics(components=2),
-        network=STACK,
-        conditioner=ConditionerSpec(channels=4, categorical=("speaker",)),
-    ),
-)
 BY_VECTOR = ConditionerSpec(
     channels=4, embeddings={NAME: SIZE}, dropout=ConditionDropoutSpec(categorical=0.5)
 )
@@ -93,12 +67,13 @@ def undecoded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def model(folder: Path, voices: SpeakerVectors | None, conditioner: ConditionerSpec) -> Path:
     spec = replace(
-        SPEC,
-        decoder=replace(SPEC.decoder, conditioner=conditioner),
-        spectral_decoder=replace(SPEC.spectral_decoder, vectors=bool(conditioner.embeddings)),
+        SPECTRAL,
+        decoder=replace(SPECTRAL.decoder, conditioner=conditioner),
+        spectral_decoder=replace(SPECTRAL.spectral_decoder, vectors=bool(conditioner.embeddings)),
     )
-    about = {"steps": 1, "seconds": 1.0, "corpus": "buzz", "seed": 0, "hop": 160, "bit_rate": 150.0}
-    card = ModelCard(sample_rate=RATE, labels={"speaker": ["high", "low"]}, spec=spec, about=about)
+    card = ModelCard(
+        sample_rate=RATE, labels={"speaker": ["high", "low"]}, spec=spec, about=dict(ABOUT)
+    )
     torch.manual_seed(0)
     save_trained(folder, card.build(), card, voices)
     return folder
@@ -122,7 +97,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     write_corpus(root / "both", [*own, *strangers], 0.15, ["deep", "high", "low", "strange"])
     write_corpus(root / "alone", strangers, 0.15, ["deep", "strange"])
-    plain = SPEC.decoder.conditioner
+    plain = SPECTRAL.decoder.conditioner
     model(root / "bare", None, plain)
     model(root / "named", VOICES, plain)
     model(root / "vector", replace(VOICES, whitening=Whitening(0 * AXES[0], AXES)), BY_VECTOR)

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from fake_hub import TOKEN, Repository, running
+from small_models import stack
 
 import vqwave
 from vqwave.cli import main
@@ -29,7 +30,6 @@ from vqwave.models import StudentSpec, VQVAESpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.wavenet import StackSpec
 
 TESTS = Path(__file__).parent
 SPEC = VQVAESpec(
@@ -37,14 +37,7 @@ SPEC = VQVAESpec(
     quantizer=EMAQuantizerSpec(codebook_size=8),
     decoder=StudentSpec(
         flows=(2,),
-        network=StackSpec(
-            layers=2,
-            dilation_cycle=2,
-            residual_channels=4,
-            gate_channels=4,
-            skip_channels=4,
-            hidden_channels=4,
-        ),
+        network=stack(4),
         conditioner=ConditionerSpec(channels=4),
     ),
 )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
+from small_models import stack
 
 from vqwave import audio
 from vqwave.config import option, spec
@@ -25,7 +26,6 @@ from vqwave.errors import UserInputError
 from vqwave.losses import negative_log_likelihood
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
-from vqwave.nn.wavenet import StackSpec
 from vqwave.training import identity
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.run_folder import claim
@@ -35,14 +35,7 @@ from vqwave.training.trainer import RunInterruptedError, Trainer
 ROOT, HOP = Path(__file__).resolve().parents[1], 80
 TINY = WaveNetSpec(
     head=MuLaw(classes=16),
-    network=StackSpec(
-        layers=2,
-        dilation_cycle=2,
-        residual_channels=4,
-        gate_channels=4,
-        skip_channels=4,
-        hidden_channels=4,
-    ),
+    network=stack(4),
     conditioner=ConditionerSpec(channels=4, categorical=("speaker",)),
 )
 
@@ -63,7 +56,7 @@ class Tiny(Experiment[Config, Any]):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         if config.source is not None:
-            self.load_source("source", config.source)
+            self.sources.load("source", config.source)
 
     @property
     def tracks(self) -> list[FrameFile]:
@@ -391,10 +384,10 @@ def test_another_source_model_is_refused(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_no_experiment_loads_a_model_past_its_identity() -> None:
-    """Each setting that is a path comes by `load_source`, or `load_typed`, which calls it."""
+    """Each setting that is a path comes by `Sources.load`, or `load_typed`, which calls it."""
     texts = [path.read_text() for path in (ROOT / "experiments").glob("*.py")]
     assert not any("load_trained" in text for text in texts)
-    loads = r"load_(?:source|typed)\(\s*\"([\w.]+)\""
+    loads = r"sources\.load(?:_typed)?\(\s*\"([\w.]+)\""
     named = {name for text in texts for name in re.findall(loads, text)}
     paths = {
         name for text in texts for name in re.findall(r"^    (\w+): Path\b", text, re.MULTILINE)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from small_models import stack
 from torch import Tensor
 
 from vqwave import audio, inputs
@@ -27,18 +28,10 @@ from vqwave.models import ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import WaveformEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.wavenet import StackSpec
 
 RATE, HOP, SIZE, T = 8000, 16, 16, 237
 LABELS = {"speaker": ["ann", "bob"]}
-SIZES = StackSpec(
-    layers=2,
-    dilation_cycle=2,
-    residual_channels=4,
-    gate_channels=4,
-    skip_channels=4,
-    hidden_channels=4,
-)
+SIZES = stack(4)
 TOLD = ConditionerSpec(channels=4)
 MEL = LogMelSpec(bands=6, window_ms=8.0, hop_ms=2.0, fmin=200.0, fmax=4000.0)
 ENCODER = WaveformEncoderSpec(strides=(4, 4), channels=4, blocks=1, latent_dim=4)

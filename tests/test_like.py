@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from buzz import RATE, Take, buzz, write_corpus
+from small_models import MELODY
 
 from vqwave.audio import Wave, write
 from vqwave.cli import main
@@ -29,41 +30,16 @@ from vqwave.data.speaker_vectors import (
 )
 from vqwave.decode.sampling import Sampling
 from vqwave.errors import Note, UserInputError
-from vqwave.features import LogMelSpec
 from vqwave.inference import reference_voice
 from vqwave.inference.model_files import SHIPPED
 from vqwave.inference.model_folder import ModelCard, load_trained, save_trained
 from vqwave.inference.speech_model import SpeechModel
-from vqwave.models import VQVAESpec, WaveNetSpec
 from vqwave.models.melody import VOICE
-from vqwave.models.pitch import PitchCodecSpec
-from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoderSpec
 from vqwave.nn.condition import ConditionDropoutSpec, ConditionerSpec
-from vqwave.nn.encoders import FrameEncoderSpec
-from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.wavenet import StackSpec
 from vqwave.speaker_encoder import SIZE, unit
 from vqwave.training.command_line import main as run
 
-MEL = LogMelSpec(bands=16)
-SPEC = VQVAESpec(
-    encoder=FrameEncoderSpec(features=MEL, channels=12, latent_dim=6),
-    quantizer=EMAQuantizerSpec(codebook_size=8),
-    melody=PitchCodecSpec(channels=8, latent_dim=4, quantizer=EMAQuantizerSpec(codebook_size=5)),
-    spectral_decoder=SpectralDecoderSpec(features=MEL, channels=12, vectors=True),
-    decoder_input="spectrogram",
-    decoder=WaveNetSpec(
-        network=StackSpec(
-            layers=2,
-            dilation_cycle=2,
-            residual_channels=8,
-            gate_channels=8,
-            skip_channels=8,
-            hidden_channels=8,
-        ),
-        conditioner=ConditionerSpec(channels=6),
-    ),
-)
+SPEC = replace(MELODY, spectral_decoder=replace(MELODY.spectral_decoder, vectors=True))
 BY_VECTOR = ConditionerSpec(
     channels=6, embeddings={NAME: SIZE}, dropout=ConditionDropoutSpec(categorical=0.5)
 )

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_models import stack
 
 from vqwave import audio
 from vqwave.config import option, spec
@@ -28,7 +29,6 @@ from vqwave.errors import UserInputError
 from vqwave.losses import negative_log_likelihood
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
-from vqwave.nn.wavenet import StackSpec
 from vqwave.training.checkpoint import newest_checkpoint
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainSpec
@@ -36,14 +36,7 @@ from vqwave.training.trainer import RunInterruptedError, Trainer
 
 TINY = WaveNetSpec(
     head=MuLaw(classes=16),
-    network=StackSpec(
-        layers=2,
-        dilation_cycle=2,
-        residual_channels=4,
-        gate_channels=4,
-        skip_channels=4,
-        hidden_channels=4,
-    ),
+    network=stack(4),
     conditioner=ConditionerSpec(channels=4),
 )
 

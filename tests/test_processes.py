@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
+from forked import free_port, of_rank
 from safetensors.torch import load_file
+from small_models import stack
 
 from vqwave import audio
 from vqwave.config import option, spec
@@ -30,7 +31,6 @@ from vqwave.models.wavenet import InputDropoutSpec
 from vqwave.nn.condition import ConditionDropoutSpec, ConditionerSpec
 from vqwave.nn.encoders import WaveformEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec, ResidualQuantizerSpec
-from vqwave.nn.wavenet import StackSpec
 from vqwave.rng import keyed
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainSpec
@@ -50,14 +50,7 @@ SMALL = VQVAESpec(
         quantizer=EMAQuantizerSpec(codebook_size=4, kmeans_after_steps=2),
     ),
     decoder=WaveNetSpec(
-        network=StackSpec(
-            layers=2,
-            dilation_cycle=2,
-            residual_channels=4,
-            gate_channels=4,
-            skip_channels=4,
-            hidden_channels=4,
-        ),
+        network=stack(4),
         conditioner=ConditionerSpec(channels=4, dropout=ConditionDropoutSpec(all=0.3)),
         input_dropout=InputDropoutSpec(prob=0.3, span=4, noise_std=0.02),
     ),
@@ -147,17 +140,7 @@ def _process(
 ) -> None:
     # what this process' parent may have been
     AcceleratorState._reset_state(reset_partial_state=True)
-    numbers = {
-        "RANK": number,
-        "LOCAL_RANK": number,
-        "WORLD_SIZE": world,
-        "LOCAL_WORLD_SIZE": world,
-        "MASTER_PORT": port,
-    }
-    os.environ |= {name: str(value) for name, value in numbers.items()} | {
-        "MASTER_ADDR": "127.0.0.1",
-        "ACCELERATE_USE_CPU": "true",
-    }
+    os.environ |= of_rank(number, world, port) | {"ACCELERATE_USE_CPU": "true"}
     try:
         told.put((number, work(number)))
     except (UserInputError, RunInterruptedError) as error:
@@ -172,10 +155,7 @@ def in_two(work: Callable[[int], object], world: int = 2) -> dict[int, Any]:
     killed.
     """
     context = multiprocessing.get_context("fork")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    told = context.Queue()
+    port, told = free_port(), context.Queue()
     processes = [
         context.Process(target=_process, args=(number, world, port, work, told))
         for number in range(world)

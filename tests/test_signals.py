@@ -13,9 +13,6 @@ import multiprocessing
 import os
 import re
 import signal
-import socket
-import sys
-import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +21,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from forked import fork, free_port
+from small_models import stack
 
 from vqwave import audio
 from vqwave.config import option, spec
@@ -34,7 +32,6 @@ from vqwave.inference.model_folder import ModelCard
 from vqwave.losses import negative_log_likelihood
 from vqwave.models import Model, WaveNet, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
-from vqwave.nn.wavenet import StackSpec
 from vqwave.training import signals
 from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
@@ -48,14 +45,7 @@ pytestmark = pytest.mark.skipif(
 STEPS = 6
 TINY = WaveNetSpec(
     head=MuLaw(classes=16),
-    network=StackSpec(
-        layers=2,
-        dilation_cycle=2,
-        residual_channels=4,
-        gate_channels=4,
-        skip_channels=4,
-        hidden_channels=4,
-    ),
+    network=stack(4),
     conditioner=ConditionerSpec(channels=4),
 )
 
@@ -155,41 +145,12 @@ def forked(
         f"train.steps={STEPS} train.log_every=1 train.valid_every=2 train.save_every=4"
         " train.threads=1 optim.warmup=2".split()
     )
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 99
-    try:
-        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-        # what this process' parent may have been
-        AcceleratorState._reset_state(reset_partial_state=True)
-        os.environ["ACCELERATE_USE_CPU"] = "true"
-        if world > 1:
-            numbers = {
-                "RANK": rank,
-                "LOCAL_RANK": rank,
-                "WORLD_SIZE": world,
-                "LOCAL_WORLD_SIZE": world,
-                "MASTER_PORT": port,
-            }
-            os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {
-                name: str(value) for name, value in numbers.items()
-            }
+
+    def work() -> None:
         Tiny.at = staticmethod(at)
         main(Tiny, [*argv, *every])
-        status = 0
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 98
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+
+    return fork(work, log, rank=rank, world=world, port=port)
 
 
 def train(
@@ -385,9 +346,7 @@ def in_two(corpus: Path, run: Path, moments: list[str]) -> tuple[list[int], str]
     """Two ranks, each of which gets SIGTERM at its moment."""
     log = run.with_name(f"{run.name}.log")
     log.unlink(missing_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     pids = [
         forked(corpus, run, struck(signal.SIGTERM, moment), log, rank, 2, port)
         for rank, moment in enumerate(moments)

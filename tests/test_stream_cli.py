@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_models import RATE, STUDENT, VQVAE, saved
 
 import vqwave
 from vqwave import audio
@@ -24,47 +25,10 @@ from vqwave.audio.streaming import WavReader, WavWriter
 from vqwave.cli import main
 from vqwave.codes import load_codes, save_codes
 from vqwave.decode.sampling import Sampling
-from vqwave.distributions import MixtureOfLogistics
 from vqwave.errors import UserInputError
-from vqwave.features import LogMelSpec
-from vqwave.inference.model_folder import ModelCard, save_trained
-from vqwave.models import ModelSpec, StudentSpec, VQVAESpec, WaveNetSpec
-from vqwave.nn.condition import ConditionerSpec
-from vqwave.nn.encoders import FrameEncoderSpec
-from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.wavenet import StackSpec
 
-RATE = 8000
-STACK = StackSpec(
-    layers=2,
-    dilation_cycle=2,
-    residual_channels=4,
-    gate_channels=4,
-    skip_channels=4,
-    hidden_channels=4,
-)
-CONDITIONER = ConditionerSpec(channels=4)
-VQVAE = VQVAESpec(
-    encoder=FrameEncoderSpec(features=LogMelSpec(bands=8, fmax=4000), channels=8, latent_dim=4),
-    quantizer=EMAQuantizerSpec(codebook_size=8),
-    decoder=WaveNetSpec(
-        head=MixtureOfLogistics(components=2), network=STACK, conditioner=CONDITIONER
-    ),
-)
-STUDENT = replace(
-    VQVAE,
-    decoder=StudentSpec(
-        flows=(2,), network=replace(STACK, skip_channels=0), conditioner=CONDITIONER
-    ),
-)
+SAMPLES = 1700  # of the recording
 PLAIN = ("--backend", "reference", "--quiet")
-
-
-def saved(folder: Path, spec: ModelSpec) -> Path:
-    card = ModelCard(sample_rate=RATE, labels={"speaker": ["george", "theo"]}, spec=spec, about={})
-    torch.manual_seed(0)
-    save_trained(folder, card.build(), card)
-    return folder
 
 
 def chirp(T: int, rate: int = RATE) -> np.ndarray:
@@ -76,11 +40,11 @@ def chirp(T: int, rate: int = RATE) -> np.ndarray:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """vqvae/, student/, speech.wav, and in/ with three recordings and one that is none."""
     root = tmp_path_factory.mktemp("pipes")
-    saved(root / "vqvae", VQVAE)
-    saved(root / "student", STUDENT)
-    audio.write(root / "speech.wav", chirp(3700), RATE)
+    for name, spec in (("vqvae", VQVAE), ("student", STUDENT)):
+        saved(root / name, spec, {"speaker": ["george", "theo"]}, about={})
+    audio.write(root / "speech.wav", chirp(SAMPLES), RATE)
     (root / "in" / "deep").mkdir(parents=True)
-    for name, samples in (("a.wav", 1000), ("b.flac", 2500), ("deep/c.wav", 400)):
+    for name, samples in (("a.wav", 500), ("b.flac", 900), ("deep/c.wav", 300)):
         audio.write(root / "in" / name, chirp(samples), RATE)
     return root
 
@@ -135,7 +99,7 @@ def test_speech_through_a_pipe_is_speech_from_files(
         codec.encode(*vqwave.read(place / "speech.wav"), "theo"),
     )
     assert torch.equal(mine.codes, whole.codes)
-    assert (mine.samples, mine.speaker, mine.fingerprint) == (3700, "theo", whole.fingerprint)
+    assert (mine.samples, mine.speaker, mine.fingerprint) == (SAMPLES, "theo", whole.fingerprint)
     sound = piped(codes, "decode", place / model, "--stream", "-", "--seed", 3, *PLAIN)
     (tmp_path / "piped.wav").write_bytes(sound)
     decoded = codec.decode(whole, sampling=Sampling(seed=3, backend="reference"))
@@ -158,7 +122,7 @@ def test_speech_through_a_pipe_is_speech_from_files(
         ]
     )
     assert (tmp_path / "a.wav").read_bytes()[44:] == raw
-    assert struct.unpack("<I", (tmp_path / "a.wav").read_bytes()[40:44]) == (2 * 3700,)
+    assert struct.unpack("<I", (tmp_path / "a.wav").read_bytes()[40:44]) == (2 * SAMPLES,)
 
 
 def test_the_pipe_of_the_readme(place: Path) -> None:
@@ -176,7 +140,7 @@ def test_the_pipe_of_the_readme(place: Path) -> None:
         env=environment,
         timeout=300,
     )
-    assert len(done.stdout) == 2 * 3700
+    assert len(done.stdout) == 2 * SAMPLES
     assert b"note: codes come" in done.stderr
     assert b"note: sound comes" in done.stderr
     read, write = os.pipe()
@@ -209,7 +173,11 @@ def test_what_does_not_come_through_a_pipe_is_named(
         (b"", encode, "standard input: empty, expected a WAV"),
         (b"hello, this is text", encode, "standard input: not a WAV"),
         (wav[:30], encode, "standard input: truncated before its samples"),
-        (wav[:3000], encode, "standard input: truncated, 4444 bytes of samples are missing"),
+        (
+            wav[:3000],
+            encode,
+            f"standard input: truncated, {2 * SAMPLES - 2956} bytes of",
+        ),
         (silent, encode, "standard input: the recording is empty or silent"),
         (b"", decode, "standard input: empty, expected a .vqw file"),
         (b"hello, this is text", decode, "standard input: not a .vqw file"),

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_models import stack
 from torch import Tensor
 
 from vqwave import audio
@@ -26,7 +27,6 @@ from vqwave.models import VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import BatchNormEncoderSpec, FrameEncoderSpec, WaveformEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec, HierarchicalQuantizerSpec
-from vqwave.nn.wavenet import StackSpec
 
 RATE = 8000
 SMALL = {"channels": 8, "latent_dim": 4}
@@ -46,14 +46,7 @@ ENCODERS = {
 
 def codec(encoder: object, quantizer: object = EMAQuantizerSpec(codebook_size=32)) -> SpeechModel:
     torch.manual_seed(0)
-    network = StackSpec(
-        layers=2,
-        dilation_cycle=2,
-        residual_channels=4,
-        gate_channels=4,
-        skip_channels=4,
-        hidden_channels=4,
-    )
+    network = stack(4)
     decoder = WaveNetSpec(network=network, conditioner=ConditionerSpec(channels=4, categorical=()))
     spec = VQVAESpec(encoder=encoder, quantizer=quantizer, decoder=decoder)
     it = SpeechModel(

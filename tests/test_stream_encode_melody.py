@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from small_models import stack
 
 from vqwave.codes import CodeBlock, Header, PitchFormat, pitch_due
 from vqwave.codes.pitch import InStep
@@ -26,19 +27,11 @@ from vqwave.models.pitch import SEMITONE, PitchCodecSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.wavenet import StackSpec
 from vqwave.pitch_tracking import contour, track
 
 RATE = 8000
 VOICES = {"low": (0.2, 0.1), "high": (0.9, 0.2)}
-STACK = StackSpec(
-    layers=2,
-    dilation_cycle=2,
-    residual_channels=4,
-    gate_channels=4,
-    skip_channels=4,
-    hidden_channels=4,
-)
+STACK = stack(4)
 
 
 def build(melody: PitchCodecSpec | None) -> SpeechModel:

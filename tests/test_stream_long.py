@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_models import stack
 
 from vqwave.decode.sampling import Sampling
 from vqwave.distributions import MixtureOfLogistics
@@ -22,18 +23,10 @@ from vqwave.models import StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import WaveformEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.wavenet import StackSpec
 
 RATE, MINUTES, PIECE = 8000, 10, 25  # PIECE: frames that are pushed together
 STATUS = Path("/proc/self/statm")
-NETWORK = StackSpec(
-    layers=2,
-    dilation_cycle=2,
-    residual_channels=16,
-    gate_channels=16,
-    skip_channels=16,
-    hidden_channels=16,
-)
+NETWORK = stack(16)
 DECODERS = {
     "wavenet": WaveNetSpec(head=MixtureOfLogistics(components=1), network=NETWORK),
     "student": StudentSpec(flows=(2, 2), network=NETWORK),

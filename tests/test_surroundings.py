@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_models import stack
 
 from vqwave import audio
 from vqwave.config import option, spec
@@ -32,7 +33,6 @@ from vqwave.models import PriorSpec, StudentSpec, VQVAESpec, WaveNet, WaveNetSpe
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import WaveformEncoderSpec
 from vqwave.nn.quantize import FSQuantizerSpec
-from vqwave.nn.wavenet import StackSpec
 from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.settings import ExperimentSpec
@@ -42,14 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RATE = 8000
 LABELS = {"speaker": ["ann", "bob"]}
 ANN = {"speaker": "ann"}
-SIZES = StackSpec(
-    layers=2,
-    dilation_cycle=2,
-    residual_channels=4,
-    gate_channels=4,
-    skip_channels=4,
-    hidden_channels=4,
-)
+SIZES = stack(4)
 TOLD = ConditionerSpec(channels=4)
 TEACHER = WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=TOLD)
 STUDENT = StudentSpec(flows=(2,), network=SIZES, conditioner=TOLD)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from buzz import RATE, Take, write_corpus
 from pydantic import TypeAdapter
+from small_models import ABOUT, SPECTRAL, STACK, WIDE, saved
 
 import vqwave
 from vqwave.audio import Wave
@@ -24,35 +24,16 @@ from vqwave.errors import Note, UserInputError
 from vqwave.evaluation import Settings, evaluate, panel, temperature_tuning
 from vqwave.evaluation.context import EvaluationContext
 from vqwave.evaluation.result import EvaluationReport
-from vqwave.features import LogMelSpec
 from vqwave.inference.description import describe
 from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.metrics.recognition import Recogniser
 from vqwave.models import StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
-from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.linear_prediction import LinearPredictorSpec
-from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.wavenet import StackSpec
 from vqwave.training.checkpoint import update_card
 
-FEATURES = LogMelSpec(bands=16, fmax=4000.0)
-STACK = StackSpec(
-    layers=2,
-    dilation_cycle=2,
-    residual_channels=4,
-    gate_channels=4,
-    skip_channels=4,
-    hidden_channels=4,
-)
 CONDITIONER = ConditionerSpec(channels=4, categorical=("speaker",))
-SPEC = VQVAESpec(
-    encoder=FrameEncoderSpec(features=FEATURES, channels=8, latent_dim=4),
-    quantizer=EMAQuantizerSpec(codebook_size=8),
-    decoder=WaveNetSpec(
-        head=MixtureOfLogistics(components=2), network=STACK, conditioner=CONDITIONER
-    ),
-)
+SPEC = VQVAESpec(encoder=SPECTRAL.encoder, quantizer=SPECTRAL.quantizer, decoder=SPECTRAL.decoder)
 LABELS = {"speaker": ["high", "low"]}
 
 
@@ -66,11 +47,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for n in range(4)
     ]
     write_corpus(root / "corpus", takes, 0.4, LABELS["speaker"])
-    about = {"steps": 1, "seconds": 1.0, "corpus": "buzz", "seed": 0, "hop": 160, "bit_rate": 150.0}
-    about |= {"parameters": {"total": 1}, "receptive_field": 1}
-    card = ModelCard(sample_rate=RATE, labels=LABELS, spec=SPEC, about=about)
-    torch.manual_seed(0)
-    save_trained(root / "model", card.build(), card)
+    saved(
+        root / "model",
+        SPEC,
+        LABELS,
+        about=ABOUT | {"parameters": {"total": 1}, "receptive_field": 1},
+    )
     return root
 
 
@@ -138,7 +120,7 @@ def test_of_equal_scores_the_first_stands() -> None:
 def test_which_parts_matter(head: Head, taps: int, parts: tuple[str, ...]) -> None:
     predictor = LinearPredictorSpec(order=4) if taps else None
     settings = {"conditioner": CONDITIONER, "predictor": predictor, "pitch_taps": taps}
-    frames = (16, 80, FEATURES.build(RATE))
+    frames = (16, 80, WIDE.build(RATE))
     net = WaveNetSpec(head=head, network=STACK, **settings).build(RATE, LABELS, *frames)
     assert net.temperature_parts == parts
     flows = StudentSpec(flows=(1,), network=replace(STACK, skip_channels=0), **settings)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_models import stack
 
 from vqwave.audio import write
 from vqwave.data import Batch, prepare
@@ -26,7 +27,6 @@ from vqwave.models import VQVAE, VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.wavenet import StackSpec
 from vqwave.training.diagnostics import RULES, About, Monitor
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainSpec
@@ -155,14 +155,7 @@ def test_sound_runs_are_left_in_peace(run: str, tmp_path: Path) -> None:
     ] == []
 
 
-STACK = StackSpec(
-    layers=2,
-    dilation_cycle=2,
-    residual_channels=4,
-    gate_channels=4,
-    skip_channels=4,
-    hidden_channels=4,
-)
+STACK = stack(4)
 MODEL = VQVAESpec(
     encoder=FrameEncoderSpec(features=LogMelSpec(bands=8, fmax=4000), channels=8, latent_dim=4),
     quantizer=EMAQuantizerSpec(codebook_size=16, kmeans_after_steps=2, dead_code_threshold=0.0),
@@ -195,7 +188,7 @@ class Collapsing(Experiment[ExperimentSpec, Any]):
         return MODEL.build(self.corpus.sample_rate, self.corpus.labels)
 
     def fit_statistics(self, model: VQVAE) -> None:
-        model.encoder.fit(self.training_waves())
+        model.encoder.fit(self.recordings.waves())
 
     def losses(self, batch: Batch) -> StepOutput:
         if self.step >= 8 and not self.sound:

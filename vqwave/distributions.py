@@ -6,8 +6,8 @@ with the network's output it gives a distribution with one interface for all kin
 - ``log_prob(x)``: nats; the log mass of the cell that holds x for discrete heads, the log density
   for continuous ones.
 - ``log_density(x)``: nats per unit of amplitude, for every kind; this is what makes heads
-  comparable (`bits_per_sample`)
-  and what a student is distilled against, since it is smooth in x and in the parameters.
+  comparable (`metrics.likelihood`) and what a student is distilled against, since it is smooth in x
+  and in the parameters.
 - ``sample(u)``: x from the four uniforms u (4, B, T) that one Philox counter yields, so that every
   back-end draws the same.
 - ``mean``: (B, T).
@@ -38,13 +38,6 @@ Scale = float | Tensor | None
 # uniforms that one counter of the generator yields: the component or class, the value, two more for
 # Box-Muller
 WORDS = 4
-
-
-def bits_per_sample(distribution: Distribution, x: Tensor, bits: int = 16) -> Tensor:
-    r"""Bits that a sample costs at a resolution of `bits`, whatever the head:
-    :math:`-\log_2(p(x)\,2/2^{bits})`. (B, T)
-    """
-    return -(distribution.log_density(x) + math.log(2.0 / 2**bits)) / math.log(2.0)
 
 
 def checked_temperature(temperature: float, name: str = "temperature") -> float:
@@ -294,6 +287,13 @@ class Head(Part):
     def bits(self) -> float:
         """Bits that a sample costs under the uniform distribution, on the grid of a recording."""
         return 16.0
+
+    @property
+    def cost_unit(self) -> str:
+        """What a sample's negative log-likelihood is measured in."""
+        if self.continuous:
+            return f"bits per {self.bits:g}-bit sample"
+        return f"bits per sample of {self.channels} classes"
 
     @property
     def temperature_parts(self) -> tuple[str, ...]:

@@ -222,6 +222,11 @@ class LogMel(nn.Module):
         self.mel, self.floor = mel, floor
         self.channels, self.hop = mel.bands, mel.hop
 
+    @property
+    def log_mel(self) -> LogMel:
+        """The log-mel features among these: they are."""
+        return self
+
     def forward(self, wave: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """wave (B, T) in [-1, 1] -> (B, M, T / hop); each frame is of its own samples, so that
         `mask` changes nothing.
@@ -247,6 +252,7 @@ class MFCC(nn.Module):
     """
 
     alignment = 1
+    log_mel: LogMel | None = None
     basis: Tensor
 
     def __init__(self, mel: MelBands, coefficients: int, orders: int, floor: float) -> None:
@@ -402,6 +408,7 @@ class Pitch(nn.Module):
     """
 
     channels = 2
+    log_mel: LogMel | None = None
 
     def __init__(self, sample_rate: int, hop: int, lowest: float, highest: float) -> None:
         super().__init__()

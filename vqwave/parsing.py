@@ -264,10 +264,10 @@ def checked(kind: type[T], tree: object, name: str, expected: str = "") -> T:
         raise UserInputError(f"{name}: {type(tree).__name__} that JSON has not ({error})") from None
     first = problems[0]
     key = ".".join(str(part) for part in first["loc"])
-    found = "" if first["type"] == "missing" else f", found {_short(first['input'])}"
+    given = "" if first["type"] == "missing" else f", found {_short(first['input'])}"
     problem = str(first["msg"]).removeprefix("Input ")
     wanted = f"; expected {expected}" if expected else ""
-    raise UserInputError(f"{name}: {f'{key[:200]}: ' if key else ''}{problem}{found}{wanted}")
+    raise UserInputError(f"{name}: {f'{key[:200]}: ' if key else ''}{problem}{given}{wanted}")
 
 
 def _short(value: object) -> str:
@@ -375,8 +375,8 @@ def yaml_mapping(
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        found = "a list" if isinstance(tree, list) else repr(str(tree)[:40])
-        raise UserInputError(f"{name}: expected {expected}, found {found}")
+        given = "a list" if isinstance(tree, list) else repr(str(tree)[:40])
+        raise UserInputError(f"{name}: expected {expected}, found {given}")
     return _named(tree, name)
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_models import stack
 from torch.utils.flop_counter import FlopCounterMode
 
 from vqwave.bench import train
@@ -16,14 +17,7 @@ from vqwave.nn.wavenet import StackSpec, force_layerwise
 
 TINY = replace(
     train.SIZES["small"],
-    teacher=StackSpec(
-        layers=2,
-        dilation_cycle=2,
-        residual_channels=4,
-        gate_channels=4,
-        skip_channels=4,
-        hidden_channels=4,
-    ),
+    teacher=stack(4),
     flows=(1, 2),
     flow=StackSpec(
         dilation_cycle=2,

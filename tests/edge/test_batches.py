@@ -15,39 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from small_models import RATE, VQVAE, saved
 
 from vqwave import audio
 from vqwave.cli import main
-from vqwave.distributions import MixtureOfLogistics
-from vqwave.features import LogMelSpec
-from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.inference.speech_model import SpeechModel
-from vqwave.models import VQVAESpec, WaveNetSpec
-from vqwave.nn.condition import ConditionerSpec
-from vqwave.nn.encoders import FrameEncoderSpec
-from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.wavenet import StackSpec
 from vqwave.training import command_line
 
-RATE = 8000
-STACK = StackSpec(
-    layers=2,
-    dilation_cycle=2,
-    residual_channels=4,
-    gate_channels=4,
-    skip_channels=4,
-    hidden_channels=4,
-)
-SPEC = VQVAESpec(
-    encoder=FrameEncoderSpec(features=LogMelSpec(bands=8, fmax=4000), channels=8, latent_dim=4),
-    quantizer=EMAQuantizerSpec(codebook_size=8),
-    decoder=WaveNetSpec(
-        head=MixtureOfLogistics(components=2),
-        network=STACK,
-        conditioner=ConditionerSpec(channels=4),
-    ),
-)
 PLAIN = ("--backend", "reference", "--quiet", "--speaker", "ann")
 Reader = pytest.CaptureFixture[str]
 
@@ -56,9 +30,7 @@ Reader = pytest.CaptureFixture[str]
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """model/, and in/ with three recordings."""
     root = tmp_path_factory.mktemp("batches")
-    card = ModelCard(sample_rate=RATE, labels={"speaker": ["ann"]}, spec=SPEC, about={})
-    torch.manual_seed(0)
-    save_trained(root / "model", card.build(), card)
+    saved(root / "model", VQVAE, {"speaker": ["ann"]}, about={})
     (root / "in").mkdir()
     for k, name in enumerate("abc"):
         noise = np.random.default_rng(k).normal(0, 0.1, 600 + 200 * k).astype(np.float32)

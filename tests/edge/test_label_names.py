@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_models import stack
 from torch import nn
 
 from vqwave import audio
@@ -23,7 +24,6 @@ from vqwave.nn.auxiliary.conversion_classifier import (
 )
 from vqwave.nn.by_name import ModulesByName
 from vqwave.nn.condition import ConditionerSpec
-from vqwave.nn.wavenet import StackSpec
 
 NAMES = [
     "type",
@@ -45,14 +45,7 @@ NAMES = [
     "speaker",
 ]
 SIZES = dict.fromkeys(NAMES, 2)
-STACK = StackSpec(
-    layers=2,
-    dilation_cycle=2,
-    residual_channels=4,
-    gate_channels=4,
-    skip_channels=4,
-    hidden_channels=4,
-)
+STACK = stack(4)
 SPEC = WaveNetSpec(
     head=Gaussian(),
     network=STACK,

@@ -161,10 +161,6 @@ def test_a_uniform_head_costs_the_uniform_baseline(head: Head) -> None:
 
 
 def test_units_are_named() -> None:
-    assert (
-        likelihood.unit(MixtureOfLogistics())
-        == likelihood.unit(Gaussian())
-        == "bits per 16-bit sample"
-    )
-    assert likelihood.unit(MixtureOfLogistics(sample_bits=8)) == "bits per 8-bit sample"
-    assert likelihood.unit(MuLaw(classes=64)) == "bits per sample of 64 classes"
+    assert MixtureOfLogistics().cost_unit == Gaussian().cost_unit == "bits per 16-bit sample"
+    assert MixtureOfLogistics(sample_bits=8).cost_unit == "bits per 8-bit sample"
+    assert MuLaw(classes=64).cost_unit == "bits per sample of 64 classes"

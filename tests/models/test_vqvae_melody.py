@@ -5,9 +5,11 @@ of the voice.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from small_models import MEL, MELODY, RATE
 from torch import Tensor
 
 from vqwave.data.frame_tracks import PITCH
@@ -16,47 +18,25 @@ from vqwave.decode.streaming import conditions
 from vqwave.decode.streaming.conditions import CodeConditions, code_condition
 from vqwave.decode.streaming.stream import Stream
 from vqwave.errors import UserInputError
-from vqwave.features import LogMelSpec
-from vqwave.models import VQVAE, VQVAESpec, WaveNetSpec
+from vqwave.models import VQVAE, VQVAESpec
 from vqwave.models.melody import VOICE
 from vqwave.models.pitch import PitchCodecSpec
-from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoderSpec
-from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.linear_prediction import LinearPredictorSpec
-from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.wavenet import StackSpec
 
-RATE, HOP = 8000, 160  # latents at 50 Hz, pitch at 100 Hz, pitch codes at 12.5 Hz
-MEL = LogMelSpec(bands=16)
+HOP = 160  # latents at 50 Hz, pitch at 100 Hz, pitch codes at 12.5 Hz
 VOICES = [(0.2, 0.1), (0.9, 0.3)]
 
 
 def build(hears: str = "spectrogram", *, taps: int = 3, noise: float = 0.0) -> VQVAE:
     torch.manual_seed(0)
-    spec = VQVAESpec(
-        encoder=FrameEncoderSpec(features=MEL, channels=12, latent_dim=6),
-        quantizer=EMAQuantizerSpec(codebook_size=8),
-        melody=PitchCodecSpec(
-            channels=8, latent_dim=4, quantizer=EMAQuantizerSpec(codebook_size=5)
-        ),
-        spectral_decoder=SpectralDecoderSpec(features=MEL, channels=12),
-        decoder_input=hears,
-        decoder_input_noise=noise,
-        decoder=WaveNetSpec(
-            network=StackSpec(
-                layers=2,
-                dilation_cycle=2,
-                residual_channels=8,
-                gate_channels=8,
-                skip_channels=8,
-                hidden_channels=8,
-            ),
-            conditioner=ConditionerSpec(channels=6),
-            predictor=LinearPredictorSpec(order=4) if hears != "latents" else None,
-            pitch_taps=taps if hears != "latents" else 0,
-        ),
+    spectral = hears != "latents"
+    decoder = replace(
+        MELODY.decoder,
+        predictor=LinearPredictorSpec(order=4) if spectral else None,
+        pitch_taps=taps if spectral else 0,
     )
+    spec = replace(MELODY, decoder=decoder, decoder_input=hears, decoder_input_noise=noise)
     model = spec.build(RATE, {"speaker": ["a", "b"]})
     for book in (model.quantizer, model.melody.codec.quantizer):
         for part in book.modules():

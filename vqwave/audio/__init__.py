@@ -77,8 +77,8 @@ def _refuse_no_file(path: Path) -> None:
         raise UserInputError(f"{path}: cannot be opened ({error.strerror})") from None
     if size < 0:
         kinds = ((path.is_dir, "is a folder"), (path.exists, "is a pipe or a device"))
-        found = next((text for there, text in kinds if there()), "no such file")
-        raise UserInputError(f"{path}: {found}, expected a sound file")
+        kind = next((text for there, text in kinds if there()), "no such file")
+        raise UserInputError(f"{path}: {kind}, expected a sound file")
     if size == 0:
         raise UserInputError(f"{path}: empty file (0 bytes), expected a sound file")
 

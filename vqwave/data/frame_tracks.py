@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,8 @@ class FrameFile:
     name: str
     hop: int
     channels: int
+    in_index: ClassVar[bool] = False
+    """Whether the corpus' index has the frames, not files of their own."""
 
     def path(self, corpus: Corpus, row: int) -> Path:
         """The file of an utterance."""
@@ -114,6 +116,7 @@ class PhoneTrack:
     hop: int
     neighbours: int
     name: str = PHONES
+    in_index: ClassVar[bool] = True
 
     def stored(self, corpus: Corpus, row: int) -> Phones:
         """((first sample, label), ...) of an utterance.
@@ -195,6 +198,7 @@ class PitchTrack:
     lowest: float
     highest: float
     name: str = PITCH
+    in_index: ClassVar[bool] = False
 
     def fits(self, corpus: Corpus) -> bool:
         """Whether the corpus has F0 of this hop and range.

@@ -108,11 +108,11 @@ class _Table:
         except Exception as error:  # of the library
             reason = " ".join(str(error).split())[:200]
             raise UserInputError(f"{source}: column {audio!r} has no sounds ({reason})") from None
-        found = {
+        by_usual_name = {
             name: next((column for column in usual if column in features and column != audio), "")
             for name, usual in USUAL.items()
         }
-        chosen = {name: column for name, column in {**found, **given}.items() if column}
+        chosen = {name: column for name, column in {**by_usual_name, **given}.items() if column}
         chosen.pop("audio", None)
         return cls(
             source=source,
@@ -175,10 +175,10 @@ def _audio_column(features: Mapping[str, Any], source: Path) -> str:
     """The only column of sounds. Raises UserInputError."""
     from datasets import Audio
 
-    found = [name for name, feature in features.items() if isinstance(feature, Audio)]
-    if len(found) != 1:
-        given = ", ".join(found) or f"none among {', '.join(features)}"
+    columns = [name for name, feature in features.items() if isinstance(feature, Audio)]
+    if len(columns) != 1:
+        given = ", ".join(columns) or f"none among {', '.join(features)}"
         raise UserInputError(
             f"{source}: columns of sounds: {given}, expected one, or --column audio=NAME"
         )
-    return found[0]
+    return columns[0]

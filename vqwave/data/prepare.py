@@ -128,7 +128,7 @@ def prepare(
         installed_encoder()  # raises where there is none, before any work
     how = _How(sample_rate, level_db, speaker_vectors, quiet)
     if not sources:
-        with _beside(out.with_name(f"{out.name}.recordings").resolve()) as folder:
+        with _temporary_next_to(out.with_name(f"{out.name}.recordings").resolve()) as folder:
             render_demo(folder, quiet=quiet)
             return _prepare(recipe, [folder], out, how)
     return _prepare(recipe, sources, out, how)
@@ -461,7 +461,7 @@ def _all_or_nothing(out: Path) -> Iterator[Path]:
     left.
     """
     out = out.resolve()
-    with _beside(out) as partial:
+    with _temporary_next_to(out) as partial:
         yield partial
         if is_corpus(out):
             old = partial.with_suffix(".old")
@@ -477,7 +477,7 @@ def _all_or_nothing(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _beside(out: Path) -> Iterator[Path]:
+def _temporary_next_to(out: Path) -> Iterator[Path]:
     """A new folder next to `out`, of a name that cannot be known beforehand; at the end it is gone,
     or has another name. What a killed process left there is cleared first.
     """

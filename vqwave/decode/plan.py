@@ -235,12 +235,12 @@ def gated_layers(stack: Stack) -> list[GatedLayer]:
 
 def network_input(head: Head, x: Tensor) -> Tensor:
     """Waveforms -> what the network's input takes: class numbers, as floats, or amplitudes."""
-    return head.encode(x).float() if isinstance(head, Classes) else x
+    return x if head.continuous else cast(Classes, head).encode(x).float()
 
 
 def waveform(head: Head, x: Tensor) -> Tensor:
     """The inverse of `network_input`, up to the classes' rounding."""
-    return head.decode(x.long()).float() if isinstance(head, Classes) else x
+    return x if head.continuous else cast(Classes, head).decode(x.long()).float()
 
 
 def padded(channels: int) -> int:

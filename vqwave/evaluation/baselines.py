@@ -34,8 +34,7 @@ def spectrum_of(context: EvaluationContext) -> LogMel | None:
     """
     predictor = getattr(context.codec.model, "spectral_decoder", None)
     frontend = context.codec.decoder.frontend if predictor is None else predictor.frontend
-    features = getattr(frontend, "features", None)
-    return features if isinstance(features, LogMel) else None
+    return None if frontend is None else frontend.log_mel
 
 
 def inverted(waves: Sequence[Wave], features: LogMel, advance: Advance) -> list[Wave]:

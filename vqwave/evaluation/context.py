@@ -74,20 +74,20 @@ class EvaluationContext(Utterances):
     @property
     def vqvae(self) -> VQVAE:
         """The model, where it has codes; else `NotApplicable` is raised."""
-        model = self.codec.model
-        if not isinstance(model, VQVAE):
+        codec = self.codec.kind.codec
+        if codec is None:
             raise NotApplicable("the model has no codes")
-        return model
+        return codec
 
     @property
     def wavenet(self) -> WaveNet:
         """The model's decoder, where it gives a likelihood; else `NotApplicable` is raised."""
-        decoder = self.codec.decoder
-        if not isinstance(decoder, WaveNet):
+        scorer = self.codec.decoder.scorer
+        if scorer is None:
             raise NotApplicable(
                 "the model's decoder is a student, which gives no likelihood of recordings"
             )
-        return decoder
+        return scorer
 
     @property
     def reconstructs(self) -> bool:

@@ -45,7 +45,7 @@ def nll(context: EvaluationContext, result: Result) -> None:
     decoder, variants = context.wavenet, _variants(context, result)
     lengths = np.array([len(wave) for wave in context.waves], np.float64)
     costs = _costs(context, decoder, variants, lengths)
-    resamples, unit = context.settings.resamples, likelihood.unit(decoder.head)
+    resamples, unit = context.settings.resamples, decoder.head.cost_unit
     rate = mean(costs["model"] / lengths, lengths, resamples=resamples)
     rows = _spread(context.training, TRAINED)
     train = [context.corpus.read(row, 0, 20_000) for row in rows]

@@ -22,7 +22,6 @@ from vqwave.evaluation.progress import ProgressFactory
 from vqwave.evaluation.utterances import Utterances
 from vqwave.inference.reference_voice import ReferenceVoice
 from vqwave.inference.speech_model import SpeechModel
-from vqwave.models import VQVAE
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Conversion:
 
 @dataclass(frozen=True)
 class GivenVoice:
-    """What a decoder is given besides codes: labels and vectors, or the voice of a reference."""
+    """What a decoder is given with codes: labels and vectors, or the voice of a reference."""
 
     labels: Mapping[str, str]
     embeddings: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -69,7 +68,7 @@ class SystemOutputs:
 
     @property
     def has_codes(self) -> bool:
-        return isinstance(self.model.model, VQVAE)
+        return self.model.kind.codec is not None
 
     @cached_property
     def coded(self) -> list[CodeSequence]:
@@ -206,7 +205,7 @@ class SystemOutputs:
 
 def codes_of(codec: SpeechModel) -> str | None:
     """The fingerprint of a codec's codes, None for a model without."""
-    return codec.fingerprint if isinstance(codec.model, VQVAE) else None
+    return None if codec.kind.codec is None else codec.fingerprint
 
 
 def _repeated(codes: Tensor, frames: int) -> Tensor:

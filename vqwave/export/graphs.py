@@ -25,7 +25,6 @@ from vqwave.models.pitch import normalise
 from vqwave.models.student import BASES
 from vqwave.nn.condition import Condition
 from vqwave.nn.flows import AffineFlow, MaskedFlow
-from vqwave.nn.frontend import PredictorFrontend
 from vqwave.nn.repeat import repeated
 
 NEUTRAL = Temperatures()
@@ -181,7 +180,7 @@ def _condition(student: Student, coder: VQVAE | None, given: dict[str, Tensor]) 
         codes = given["codes"]
         pitch = coder.pitch(given.get("pitch_codes"), given, codes.shape[-1])
         frames = coder.decoder_features(coder.quantizer.decode(codes), given, pitch=pitch)
-    elif isinstance(student.frontend, PredictorFrontend) and frames is not None:
+    elif student.frontend is not None and frames is not None:
         frames = student.frontend.extended(frames)
     return student.condition(frames, given)
 

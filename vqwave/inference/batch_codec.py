@@ -205,9 +205,9 @@ class Codec:
             with under(f"row {b}"):
                 task = self._speech.task(row, row.speaker, names, vectors, shift_semitones)
             tasks += [(b, task)] if task.samples else []
-        drawn = sampling.given(seed, temperature)
+        settings = sampling.given(seed, temperature)
         waves = [torch.zeros(1, 0)] * count
-        for b, wave in self._speech.decode_each(tasks, drawn, progress):
+        for b, wave in self._speech.decode_each(tasks, settings, progress):
             waves[b] = wave[None]
         padded, lengths = self._padded(waves)
         return padded[:, 0], lengths

@@ -105,7 +105,7 @@ class CodePrior:
         labels, count = inputs.by_name(labels, "labels"), inputs.whole_number(count, "count", 1)
         longest = self._longest(labels) if longest is None else longest
         length = inputs.seconds(longest if seconds is None else seconds)
-        drawn = sample_codes(
+        sampled = sample_codes(
             self.network,
             {name: ids.expand(count) for name, ids in self.ids(labels).items()},
             max(1, round(length * self.sample_rate / self.hop)),
@@ -115,7 +115,7 @@ class CodePrior:
             temperature=temperature,
             top_p=top_p,
         )
-        return [self._sequence(codes, pitch, labels.get("speaker")) for codes, pitch in drawn]
+        return [self._sequence(codes, pitch, labels.get("speaker")) for codes, pitch in sampled]
 
     def _longest(self, labels: Mapping[str, str | None]) -> float:
         known = [

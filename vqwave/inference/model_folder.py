@@ -30,7 +30,7 @@ from vqwave.models import Model, ModelSpec
 from vqwave.nn.finite import check_finite
 
 MOST = 1 << 22  # of any whole number in the settings of a network
-SPARE_TENSORS, SPARE_VALUES = 10_000, 1 << 26  # that a network may make beside its weights
+SPARE_TENSORS, SPARE_VALUES = 10_000, 1 << 26  # that a network may have in addition to its weights
 MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye}
 
 

@@ -107,12 +107,13 @@ class ModelKind(ABC):
 
     def scoring_decoder(self) -> WaveNet:
         """The decoder, which must give likelihoods in one pass. Raises UserInputError."""
-        if not isinstance(self.decoder, WaveNet):
+        scorer = self.decoder.scorer
+        if scorer is None:
             raise UserInputError(
                 "this model's decoder is a student, which gives no likelihood of recordings;"
                 " expected a WaveNet"
             )
-        return self.decoder
+        return scorer
 
     @abstractmethod
     def recording_condition(

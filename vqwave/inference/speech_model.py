@@ -167,8 +167,8 @@ class SpeechModel(SpeechEncoder):
         voice = self._like(like, speaker)
         conditions = self.given.voice(speaker, labels or {}, embeddings, voice)
         conditions |= self.given.range_of(conditions, pitch, shift_semitones, voice)
-        drawn = self._sampling(sampling, seed, temperature)
-        return Stream(self._vqvae, conditions, drawn, self.sample_rate)
+        settings = self._sampling(sampling, seed, temperature)
+        return Stream(self._vqvae, conditions, settings, self.sample_rate)
 
     def resume_stream(self, state: StreamState | str | Path, seed: int | None = None) -> Stream:
         """Go on with a stream that was saved; with another `seed`, otherwise.
@@ -245,8 +245,8 @@ class SpeechModel(SpeechEncoder):
                 task := self.task(codes, speaker, names, vectors, shift_semitones, like=like)
             ).samples
         ]
-        drawn = self._sampling(sampling, seed, temperature)
-        waves = iter(decode_together(self.decoder, tasks, [0] * len(tasks), drawn, progress))
+        settings = self._sampling(sampling, seed, temperature)
+        waves = iter(decode_together(self.decoder, tasks, [0] * len(tasks), settings, progress))
         return [next(waves) if item.samples else torch.zeros(0) for item in coded]
 
     def convert(
@@ -334,8 +334,8 @@ class SpeechModel(SpeechEncoder):
         condition = self.decoder.condition(None, self.given.attributes(labels, embeddings))
         past = None if prompt is None else self.prepare(prompt, prompt_rate).expand(count, -1)
         tasks = [DecodeRequest(condition, samples)] * count
-        drawn = self._sampling(sampling, seed, temperature)
-        waves = decode_together(self.decoder, tasks, range(count), drawn, progress, prompt=past)
+        settings = self._sampling(sampling, seed, temperature)
+        waves = decode_together(self.decoder, tasks, range(count), settings, progress, prompt=past)
         return waves if past is None else [torch.cat([past[0].cpu(), wave]) for wave in waves]
 
     def _with_voice(
@@ -387,8 +387,8 @@ class SpeechModel(SpeechEncoder):
         padded = torch.nn.functional.pad(x, (0, -len(x) % self.decoder.hop))
         frames = frontend(padded[None], conditions)
         task = DecodeRequest(self.decoder.condition(frames, conditions), len(x))
-        drawn = self._sampling(sampling, seed, temperature)
-        return decode_together(self.decoder, [task], [0], drawn, progress)[0]
+        settings = self._sampling(sampling, seed, temperature)
+        return decode_together(self.decoder, [task], [0], settings, progress)[0]
 
     @inference()
     def synthesize(
@@ -424,9 +424,9 @@ class SpeechModel(SpeechEncoder):
         conditions = self.given.attributes(*voice)
         conditions |= self.given.frames(features, samples)
         condition = self.decoder.condition(frontend(None, conditions), conditions)
-        drawn = self._sampling(sampling, seed, temperature)
+        settings = self._sampling(sampling, seed, temperature)
         tasks = [DecodeRequest(condition, samples)]
-        return decode_together(self.decoder, tasks, [0], drawn, progress)[0]
+        return decode_together(self.decoder, tasks, [0], settings, progress)[0]
 
     @inference()
     def log_likelihood(

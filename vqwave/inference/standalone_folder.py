@@ -112,7 +112,7 @@ def model_page(loaded: Loaded, facts: Facts, address: str) -> str:
 
     tree: dict[str, Any] = {}
     body = _body(loaded.card, address)
-    if (written := _beside(loaded, PAGE)) is not None:
+    if (written := _stored_with(loaded, PAGE)) is not None:
         tree, body = _parts(parsing.read_text(written, "a page", LONGEST_PAGE), str(written))
     tree = {"library_name": "vqwave", "pipeline_tag": TASK, "tags": TAGS} | tree
     data = ModelCardData(**tree, ignore_metadata_errors=True)
@@ -130,10 +130,10 @@ def model_page(loaded: Loaded, facts: Facts, address: str) -> str:
 def _metrics_file(loaded: Loaded, facts: Facts) -> Path | None:
     if facts.metrics is not None:
         return Path(facts.metrics)
-    return _beside(loaded, METRICS)
+    return _stored_with(loaded, METRICS)
 
 
-def _beside(loaded: Loaded, name: str) -> Path | None:
+def _stored_with(loaded: Loaded, name: str) -> Path | None:
     """A file of the folder that the model was loaded from."""
     path = None if loaded.folder is None else loaded.folder / name
     return path if path is not None and path.is_file() else None

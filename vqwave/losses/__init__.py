@@ -7,7 +7,7 @@ A loss with settings has a spec next to it; a loss without a weight is never com
 
 from vqwave.losses.adversarial import (
     AdversarialSpec,
-    Adversary,
+    AdversarialTraining,
     adversarial_loss,
     discriminator_loss,
 )
@@ -40,7 +40,7 @@ from vqwave.losses.spectral import (
 __all__ = [
     "KL",
     "AdversarialSpec",
-    "Adversary",
+    "AdversarialTraining",
     "ClosedGaussian",
     "ContrastiveSpec",
     "DistillationLosses",

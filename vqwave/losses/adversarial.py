@@ -24,9 +24,9 @@ def adversarial_loss(score: Tensor, mask: Tensor | None = None) -> Tensor:
     return masked_mean((1 - score).square(), mask)
 
 
-def discriminator_loss(real: Tensor, made: Tensor, mask: Tensor | None = None) -> Tensor:
-    """real, made, mask (B, T): scores of recordings and of samples."""
-    return masked_mean((1 - real).square() + made.square(), mask)
+def discriminator_loss(real: Tensor, generated: Tensor, mask: Tensor | None = None) -> Tensor:
+    """real, generated, mask (B, T): scores of recordings and of samples."""
+    return masked_mean((1 - real).square() + generated.square(), mask)
 
 
 @spec
@@ -42,11 +42,11 @@ class AdversarialSpec:
     clip: Annotated[float, Field(gt=0)] = option(default=1.0, help="largest norm of its gradient")
     discriminator: DiscriminatorSpec = option(default=DiscriminatorSpec(), help="sizes")
 
-    def build(self) -> Adversary:
-        return Adversary(self.discriminator.build(), self)
+    def build(self) -> AdversarialTraining:
+        return AdversarialTraining(self.discriminator.build(), self)
 
 
-class Adversary:
+class AdversarialTraining:
     """A discriminator with an optimizer of its own.
 
     It moves once a micro-batch; every rank holds the same weights.

@@ -11,12 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from vqwave.config import option, spec
-from vqwave.errors import UserInputError
 from vqwave.losses.adversarial import AdversarialSpec
 from vqwave.losses.distillation import KL, ContrastiveSpec, Distilled, RandomisedQuantiles, spread
 from vqwave.losses.perceptual import style_loss
 from vqwave.losses.spectral import PowerSpec, STFTSpec
-from vqwave.models import Classifier, Model
+from vqwave.models import Classifier
 
 
 @spec
@@ -58,7 +57,7 @@ class DistillationSpec:
 class DistillationLosses:
     """The losses that have a weight, by name; the others are not computed.
 
-    `adversary` is there if `adversarial` has a weight.
+    `adversarial` is there if `adversarial` has a weight.
     """
 
     names = (
@@ -78,15 +77,10 @@ class DistillationLosses:
         self,
         settings: DistillationSpec,
         weights: Mapping[str, float],
-        classifier: Model | None = None,
+        classifier: Classifier | None = None,
     ) -> None:
-        if classifier is not None and not isinstance(classifier, Classifier):
-            raise UserInputError(
-                f"perceptual.classifier: {settings.perceptual.classifier} is no classifier,"
-                " expected one"
-            )
         self.classifier = classifier
-        self.adversary = settings.adversarial.build() if weights.get("adversarial") else None
+        self.adversarial = settings.adversarial.build() if weights.get("adversarial") else None
         self.step = 0
         terms: dict[str, Callable[[Distilled], Tensor]] = {
             "kl": lambda d: d.kl,
@@ -106,14 +100,14 @@ class DistillationLosses:
         return style_loss(self.classifier, distilled.x, distilled.y, distilled.mask)
 
     def _adversarial(self, distilled: Distilled) -> Tensor:
-        assert self.adversary is not None  # built wherever the loss has a weight
-        return self.adversary.loss(distilled.x, distilled.y, distilled.mask, self.step)
+        assert self.adversarial is not None  # built wherever the loss has a weight
+        return self.adversarial.loss(distilled.x, distilled.y, distilled.mask, self.step)
 
     def to(self, device: torch.device) -> DistillationLosses:
         if self.classifier is not None:
             self.classifier.to(device)
-        if self.adversary is not None:
-            self.adversary.discriminator.to(device)
+        if self.adversarial is not None:
+            self.adversarial.discriminator.to(device)
         return self
 
     def __call__(self, distilled: Distilled) -> dict[str, Tensor]:
@@ -124,13 +118,13 @@ class DistillationLosses:
         return {name: term(distilled) for name, term in terms}
 
     def state(self) -> dict[str, Tensor]:
-        """What is trained besides the student, for checkpoints: the discriminator."""
-        return self.adversary.state() if self.adversary else {}
+        """What is trained with the student, for checkpoints: the discriminator."""
+        return self.adversarial.state() if self.adversarial else {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state`."""
-        if self.adversary:
-            self.adversary.load_state(state)
+        if self.adversarial:
+            self.adversarial.load_state(state)
 
     def held_out(self, distilled: Distilled) -> dict[str, Tensor]:
         """The same for a validation batch, without the adversarial term, which has no scale of its

@@ -30,9 +30,9 @@ def style_loss(classifier: Classifier, x: Tensor, y: Tensor, mask: Tensor | None
     and style, the style form was the better. References: van den Oord et al., 2018, sec. 4.2.
     arXiv:1711.10433; Gatys et al., 2016, eq. 3 to 5
     """
-    made = classifier.features(x, mask)
-    frames = classifier.columns(x, mask, made[0].shape[-1]).sum(-1, keepdim=True).clamp(min=1.0)
+    features = classifier.features(x, mask)
+    frames = classifier.columns(x, mask, features[0].shape[-1]).sum(-1, keepdim=True).clamp(min=1.0)
     with torch.no_grad():
-        wanted = [gram(features, frames) for features in classifier.features(y, mask)]
-    errors = [gram(mine, frames) - target for mine, target in zip(made, wanted, strict=True)]
+        wanted = [gram(each, frames) for each in classifier.features(y, mask)]
+    errors = [gram(mine, frames) - target for mine, target in zip(features, wanted, strict=True)]
     return torch.stack([error.square().sum((1, 2)).mean() for error in errors]).sum()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vqwave.data import Batch
 from vqwave.metrics import codebook, likelihood
-from vqwave.models import VQVAE, WaveNet
+from vqwave.models import VQVAE
 from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoder
 
 Labels = Mapping[str, Tensor]
@@ -70,8 +70,8 @@ class Autoencoding:
 
     def _bits(self, batch: Batch, codes: Tensor, melody: Tensor | None, labels: Labels) -> Tensor:
         """Bits of a batch, summed over its valid samples, given codes and labels."""
-        decoder = self.model.decoder
-        if not isinstance(decoder, WaveNet):
+        decoder = self.model.decoder.scorer
+        if decoder is None:
             raise TypeError("a student gives no likelihood of recordings")
         condition = self.model.condition(codes, labels, batch.frame_mask(self.model.hop), melody)
         bits = likelihood.bits(decoder.head, decoder.predict(batch.wave, condition), batch.wave)

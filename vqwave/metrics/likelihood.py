@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqwave.distributions import Classes, Distribution, Head, bits_per_sample
+from vqwave.distributions import Distribution, Head
 from vqwave.models import WaveNet
 from vqwave.models.wavenet import WaveNetState
 from vqwave.nn.causal import shift_right
@@ -39,14 +39,14 @@ def score(decoder: WaveNet, condition: Condition | None, x: Tensor) -> Score:
     for chunk, past in zip(x.split(SCORED, 1), before.split(SCORED, 1), strict=True):
         costs = bits(decoder.head, decoder.step(past, projected, state), chunk)
         total += float(costs.sum(dtype=torch.float64))
-    return Score(total / x.shape[1], unit(decoder.head), x.shape[1])
+    return Score(total / x.shape[1], decoder.head.cost_unit, x.shape[1])
 
 
-def unit(head: Head) -> str:
-    """The unit of a sample's cost, for this head."""
-    if isinstance(head, Classes):
-        return f"bits per sample of {head.classes} classes"
-    return f"bits per {head.bits:g}-bit sample"
+def bits_per_sample(distribution: Distribution, x: Tensor, bits: int = 16) -> Tensor:
+    r"""Bits that a sample costs at a resolution of `bits`, whatever the head:
+    :math:`-\log_2(p(x)\,2/2^{bits})`. (B, T)
+    """
+    return -(distribution.log_density(x) + math.log(2.0 / 2**bits)) / math.log(2.0)
 
 
 def bits(head: Head, distribution: Distribution, x: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from vqwave.features import MelBands
 from vqwave.metrics.augment import disturbed, placed
 from vqwave.nn.by_name import ModulesByName
 from vqwave.nn.finite import check_finite
+from vqwave.nn.module_lists import elements
 
 LogProbabilities = dict[str, NDArray[np.float64]]  # (N, K) of each label's values
 RECOGNISED = ("text", "speaker")  # label columns, where a corpus has them
@@ -270,10 +271,9 @@ def _train(
     clean = [powers(mel, corpus.read(row)) for row in rows]
     labels = {name: torch.tensor([corpus.label_ids(row)[name] for row in rows]) for name in values}
     steps = count(1)
-    for number, member in enumerate(members):
+    for number, member in enumerate(elements(members, RecognizerNetwork)):
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(spec.seed + number)
-            assert isinstance(member, RecognizerNetwork)
             _learn(
                 member,
                 clean,

@@ -200,6 +200,11 @@ class Student(nn.Module):
         return self.conditioner.hop
 
     @property
+    def scorer(self) -> None:
+        """See `WaveNet.scorer`; its density of a recording takes a pass for each sample."""
+        return
+
+    @property
     def receptive_field(self) -> int:
         """Past noise that one sample depends on."""
         return self.flows.receptive_field

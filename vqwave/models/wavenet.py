@@ -268,6 +268,11 @@ class WaveNet(nn.Module):
         return self.conditioner.hop
 
     @property
+    def scorer(self) -> WaveNet:
+        """The network that gives the likelihood of a recording in one pass: itself."""
+        return self
+
+    @property
     def receptive_field(self) -> int:
         """Past samples that one prediction sees."""
         return self.stack.receptive_field

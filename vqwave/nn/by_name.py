@@ -56,4 +56,4 @@ def _inner(name: str) -> str:
 
 
 def _outer(inner: str) -> str:
-    return "" if inner == "%" else ESCAPED.sub(lambda found: ESCAPES[found[0]], inner)
+    return "" if inner == "%" else ESCAPED.sub(lambda match: ESCAPES[match[0]], inner)

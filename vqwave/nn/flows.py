@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, nn
 
 from vqwave.nn.condition import Condition
-from vqwave.nn.module_lists import elements
+from vqwave.nn.module_lists import elements, submodules
 from vqwave.nn.wavenet import StackSpec, StackState
 
 
@@ -402,7 +402,5 @@ def weights(flow: AffineFlow) -> int:
     """Weights that each column is multiplied with; the condition's projection runs at frame rate
     and is not among them.
     """
-    convolutions = [
-        m for m in flow.modules() if isinstance(m, nn.Conv1d) and m is not flow.stack.projection
-    ]
+    convolutions = [m for m in submodules(flow, nn.Conv1d) if m is not flow.stack.projection]
     return sum(m.weight.numel() for m in convolutions)

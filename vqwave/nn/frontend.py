@@ -45,6 +45,15 @@ class AnyFrontend(nn.Module, ABC):
         """Take statistics from complete recordings (T,), and their tracks' frames."""
 
     @property
+    def log_mel(self) -> LogMel | None:
+        """The log-mel features that these frames are, standardised; None for others."""
+        return None
+
+    def extended(self, frames: Tensor) -> Tensor:
+        """Standardised frames (B, C, F) -> with what is computed from them, (B, channels, F)."""
+        return frames
+
+    @property
     def members(self) -> Sequence[AnyFrontend]:
         """The front ends that this one is made of, in the order of their channels."""
         return [self]
@@ -58,6 +67,10 @@ class Frontend(AnyFrontend):
         self.features = features
         self.standardise = Standardize(features.channels)
         self.channels, self.hop = features.channels, features.hop
+
+    @property
+    def log_mel(self) -> LogMel | None:
+        return self.features.log_mel
 
     def forward(
         self, wave: Tensor | None, given: Given | None = None, mask: Tensor | None = None
@@ -223,8 +236,7 @@ class PredictorFrontend(AnyFrontend):
 
 def spectrum_of(frontend: AnyFrontend) -> LogMel | None:
     """The log-mel among a front end's frames, if there is one."""
-    features = [part.features for part in frontend.members if isinstance(part, Frontend)]
-    return next((each for each in features if isinstance(each, LogMel)), None)
+    return next((part.log_mel for part in frontend.members if part.log_mel is not None), None)
 
 
 def _unstandardised(frontend: AnyFrontend, frames: Tensor, kind: type[nn.Module]) -> Tensor | None:

@@ -12,7 +12,6 @@ from vqwave.config import build, spec
 from vqwave.config.renamed import migrated
 from vqwave.distributions import AnyHead, Head
 from vqwave.errors import UserInputError
-from vqwave.metrics import likelihood
 from vqwave.report.run import Run
 
 OF_CODES = ("prior",)  # experiments whose likelihood is that of codes
@@ -43,7 +42,7 @@ def bits_unit(run: Run) -> str:
     if run.experiment in OF_CODES:
         return "bits per code"
     head = head_of(run)
-    return "bits per sample" if head is None else likelihood.unit(head)
+    return "bits per sample" if head is None else head.cost_unit
 
 
 def nats_unit(run: Run) -> str:
@@ -54,7 +53,7 @@ def nats_unit(run: Run) -> str:
     if head is None:
         return "nats per sample"
     if head.discrete:
-        return likelihood.unit(head).replace("bits", "nats", 1)
+        return head.cost_unit.replace("bits", "nats", 1)
     return "nats per sample, of the density"
 
 

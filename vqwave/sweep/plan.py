@@ -145,8 +145,8 @@ def _hyperband(file: Path, tree: object) -> dict[str, Any] | None:
     for key, value in tree.items():
         if key not in HYPERBAND:
             raise UserInputError(f"{here}.{key}: no such setting{nearest(str(key), HYPERBAND)}")
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if key != "type" and not (whole and (key == "eta") < value <= MOST_STEPS):
+        integer = isinstance(value, int) and not isinstance(value, bool)
+        if key != "type" and not (integer and (key == "eta") < value <= MOST_STEPS):
             raise UserInputError(f"{here}.{key}: {value!r}, expected a whole number, 1 or more")
     eta, most = tree.get("eta", 3), tree.get("max_iter", math.inf)
     if "min_iter" not in tree and not {"max_iter", "s"} <= set(tree):

@@ -233,10 +233,10 @@ def _check_range(name: str, s: Settings, here: str) -> None:
         if key in s and s[key] <= 0:
             raise UserInputError(f"{here}.{key}: {s[key]}, expected above zero")
     try:
-        drawn = [Parameter((), name, dict(s)).draw(u) for u in (EDGE, 0.5, 1 - EDGE)]
+        outcomes = [Parameter((), name, dict(s)).draw(u) for u in (EDGE, 0.5, 1 - EDGE)]
     except (OverflowError, ValueError):
-        drawn = [math.inf]
-    if not all(math.isfinite(end) for end in drawn):
+        outcomes = [math.inf]
+    if not all(math.isfinite(end) for end in outcomes):
         hint = " (its ends are exponents of e)" if "log" in name and "values" not in name else ""
         raise UserInputError(f"{here}: {name} of numbers that are too large{hint}")
 

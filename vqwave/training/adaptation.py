@@ -7,6 +7,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,13 @@ from vqwave.data import Batch
 from vqwave.losses import PowerSpec, STFTSpec, negative_log_likelihood
 from vqwave.metrics import likelihood
 from vqwave.models import VQVAE, Student, WaveNet
+from vqwave.nn.module_lists import submodules
 from vqwave.nn.random_segments import sliced
 from vqwave.nn.wavenet import Stack
 from vqwave.rng import keyed
 from vqwave.rng.philox import uniforms
 
+D = TypeVar("D", bound=nn.Module)
 PARTS = 4  # uniforms a sample of a student's noise
 
 
@@ -53,46 +56,44 @@ def spectral_loss(model: VQVAE, batch: Batch, x: Coded) -> tuple[Tensor | None, 
     return spectrum, model.spectral_decoder.loss(spectrum, batch.wave, x.mask)
 
 
-class Objective(ABC):
-    """How a kind of decoder is trained on recordings."""
+class Objective(ABC, Generic[D]):
+    """How a decoder of type D is trained on recordings."""
 
     names: tuple[str, ...]
 
     @abstractmethod
     def losses(
-        self, decoder: nn.Module, batch: Batch, frames: Tensor, u: Tensor | None = None
+        self, decoder: D, batch: Batch, frames: Tensor, u: Tensor | None = None
     ) -> dict[str, Tensor]:
         """frames (B, D, F) of the clips -> losses by name, unweighted.
 
         u: uniforms of fixed noise (4, B, T); else it is drawn.
         """
 
-    def metrics(self, decoder: nn.Module, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What is logged besides."""
+    def metrics(self, decoder: D, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is logged with the losses."""
         del decoder, losses
         return {}
 
 
-class LikelihoodObjective(Objective):
+class LikelihoodObjective(Objective[WaveNet]):
     """A WaveNet's negative log-likelihood."""
 
     names = ("nll",)
 
     def losses(
-        self, decoder: nn.Module, batch: Batch, frames: Tensor, u: Tensor | None = None
+        self, decoder: WaveNet, batch: Batch, frames: Tensor, u: Tensor | None = None
     ) -> dict[str, Tensor]:
         del u
-        assert isinstance(decoder, WaveNet)  # chosen by its kind
         mask = batch.frame_mask(decoder.hop)
         distribution = decoder(batch.wave, batch.labels, frames, mask)
         return {"nll": negative_log_likelihood(distribution, batch.wave, batch.mask)}
 
-    def metrics(self, decoder: nn.Module, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        assert isinstance(decoder, WaveNet)  # chosen by its kind
+    def metrics(self, decoder: WaveNet, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"bits": likelihood.bits_of(decoder.head, losses["nll"].detach())}
 
 
-class SpectralObjective(Objective):
+class SpectralObjective(Objective[Student]):
     """Distances of a student's samples from the recordings by their spectra, without a teacher.
 
     Yamamoto et al., 2020, eq. 4 to 7. arXiv:1910.11480
@@ -104,9 +105,8 @@ class SpectralObjective(Objective):
         self.power, self.stft = PowerSpec(), STFTSpec()
 
     def losses(
-        self, decoder: nn.Module, batch: Batch, frames: Tensor, u: Tensor | None = None
+        self, decoder: Student, batch: Batch, frames: Tensor, u: Tensor | None = None
     ) -> dict[str, Tensor]:
-        assert isinstance(decoder, Student)  # chosen by its kind
         B, T = batch.wave.shape
         if u is None:
             u = keyed.uniforms(B, PARTS, T, like=batch.wave).transpose(0, 1)
@@ -119,7 +119,7 @@ class SpectralObjective(Objective):
         }
 
 
-OBJECTIVES: dict[str, type[Objective]] = {
+OBJECTIVES: dict[str, type[Objective[Any]]] = {
     "wavenet": LikelihoodObjective,
     "student": SpectralObjective,
 }
@@ -132,7 +132,7 @@ class Adaptation(nn.Module):
     The remaining parts of the model are no parts of this one, so that they stay in evaluation mode.
     """
 
-    def __init__(self, model: VQVAE, objective: Objective, segment: int) -> None:
+    def __init__(self, model: VQVAE, objective: Objective[Any], segment: int) -> None:
         """segment: samples of each clip, anywhere, that the decoder is trained on."""
         super().__init__()
         self.decoder, self.spectral_decoder = model.decoder, model.spectral_decoder
@@ -170,9 +170,8 @@ class Adaptation(nn.Module):
 
     def voice_parameters(self) -> list[nn.Parameter]:
         """Embeddings of labels, and the layers that project a condition."""
-        stacks = [part for part in self.decoder.modules() if isinstance(part, Stack)]
         parts: list[nn.Module | None] = [self.decoder.conditioner]
-        parts += [stack.projection for stack in stacks]
+        parts += [stack.projection for stack in submodules(self.decoder, Stack)]
         if self.spectral_decoder is not None:
             parts.append(self.spectral_decoder.embeddings)
         return [p for part in parts if part is not None for p in part.parameters()]

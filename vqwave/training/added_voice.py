@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -25,6 +26,7 @@ from vqwave.data.speaker_vectors import SpeakerVectors, saved_in
 from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import Loaded, ModelCard
 from vqwave.models import VQVAE, VQVAESpec
+from vqwave.training.sources import checked_source
 
 FIT_STEPS, FIT_RATE = 60, 0.1
 SHOWN = 3  # nearest voices that are printed
@@ -48,11 +50,11 @@ class AddedVoice:
         """Raises UserInputError for a model without codes or voices, or that has this one."""
         if not speaker:
             raise UserInputError("speaker: not given, expected the name of the new voice")
-        spec, labels = loaded.card.spec, loaded.card.labels
-        if not isinstance(spec, VQVAESpec) or not loaded.card.decodes:
-            kind = "codes alone" if isinstance(spec, VQVAESpec) else f"a {loaded.card.kind}"
-            kind = kind.replace("_", " ")
-            raise UserInputError(f"base: {loaded.folder} is {kind}, expected a trained VQ-VAE")
+        folder, types = loaded.folder or Path(), (VQVAE, VQVAESpec)
+        spec = checked_source("base", folder, loaded, types, "a trained VQ-VAE").spec
+        labels = loaded.card.labels
+        if not loaded.card.decodes:
+            raise UserInputError(f"base: {folder} is codes alone, expected a trained VQ-VAE")
         if "speaker" not in spec.decoder.conditioner.categorical:
             raise UserInputError(
                 f"base: {loaded.folder} has no speaker labels, expected a model of several voices"

@@ -21,6 +21,7 @@ from vqwave.config.renamed import new_parameter
 from vqwave.distributed.collectives import by_main, tensors_of_main
 from vqwave.errors import UserInputError
 
+EXTRA, OLD_EXTRA = "extra.safetensors", "beside.safetensors"
 STEP = "step-{:08d}"
 # of a checkpoint
 NEEDED = {"network.safetensors", "average.safetensors", "optimizer.safetensors", "progress.json"}
@@ -49,7 +50,7 @@ class Checkpoint:
     optimizer: dict[str, Any]
     progress: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Tensor] = field(default_factory=dict)
-    """What an experiment keeps besides the model, see `Experiment.extra_state`."""
+    """What an experiment keeps in addition to the model, see `Experiment.extra_state`."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int =
         save_file(_contiguous(checkpoint.network), temporary / "network.safetensors")
         save_file(_contiguous(checkpoint.average), temporary / "average.safetensors")
         save_file(_contiguous(tensors), temporary / "optimizer.safetensors")
-        save_file(_contiguous(checkpoint.extra), temporary / "beside.safetensors")
+        save_file(_contiguous(checkpoint.extra), temporary / EXTRA)
         (temporary / "progress.json").write_text(
             json.dumps({"optimizer": plain, **checkpoint.progress})
         )
@@ -172,9 +173,9 @@ def _read_checkpoint(folder: Path) -> Checkpoint:
         }
         for part in ("network", "average")
     )
-    extra = folder / "beside.safetensors"
+    extra = next((path for name in (EXTRA, OLD_EXTRA) if (path := folder / name).exists()), None)
     return Checkpoint(
-        network, average, optimizer, progress, load_file(extra) if extra.exists() else {}
+        network, average, optimizer, progress, {} if extra is None else load_file(extra)
     )
 
 

@@ -188,8 +188,8 @@ class Monitor:
                 },
             )
         if self.path.exists():
-            found = parsing.read_json_lines(self.path, "findings", Diagnostic, torn="any")
-            self.reported |= {diagnostic.rule for _, diagnostic in found}
+            earlier = parsing.read_json_lines(self.path, "findings", Diagnostic, torn="any")
+            self.reported |= {diagnostic.rule for _, diagnostic in earlier}
 
     def update(self, step: int, values: Mapping[str, float]) -> list[Diagnostic]:
         """The problems that these numbers show for the first time; kept in `findings.jsonl`."""

@@ -10,11 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vqwave.config.renamed import LOSSES
@@ -24,17 +22,18 @@ from vqwave.data.speaker_vectors import SpeakerVectors, saved_in
 from vqwave.distributed.collectives import sum_over_ranks
 from vqwave.distributions import Head
 from vqwave.errors import UserInputError, nearest
-from vqwave.inference.model_folder import Loaded, ModelCard, load_trained
+from vqwave.inference.model_folder import ModelCard
 from vqwave.inference.speech_model import SpeechModel
 from vqwave.metrics import likelihood
 from vqwave.models import Model, ModelSpec
-from vqwave.nn.condition import Conditioner
+from vqwave.nn.module_lists import submodules
 from vqwave.nn.quantize import Quantizer
 from vqwave.training.card_writer import CardWriter
-from vqwave.training.identity import Identity, of_corpus, of_model
+from vqwave.training.identity import Identity, of_corpus
+from vqwave.training.recordings import Conditioned, Recordings
 from vqwave.training.selection import Selection
 from vqwave.training.settings import ExperimentSpec
-from vqwave.training.sources import ModelT, Source, SpecT, checked_source
+from vqwave.training.sources import Sources
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.validation_set import ValidationSet
 from vqwave.training.voice_pairs import VoicePairs
@@ -42,12 +41,6 @@ from vqwave.training.voice_pairs import VoicePairs
 BASELINE_SAMPLES = 2**20  # of training speech, that the baselines are fitted on
 C = TypeVar("C", bound=ExperimentSpec)
 M = TypeVar("M", bound=Model)
-
-
-class Conditioned(Protocol):
-    """A network with a conditioner: a WaveNet, a student, a network over codes."""
-
-    conditioner: Conditioner
 
 
 @dataclass(frozen=True)
@@ -97,7 +90,7 @@ class Experiment(ABC, Generic[C, M]):
         self._check_losses()
         self.corpus = Corpus.open(config.data.corpus).only(config.data.speakers)
         self.device = torch.device("cpu")
-        self.sources: dict[str, Path] = {}
+        self.sources = Sources(self.corpus)
         self.voices = VoicePairs(self.corpus)
         self._baselines: dict[str, float] | None = None
 
@@ -125,7 +118,7 @@ class Experiment(ABC, Generic[C, M]):
 
     @property
     def tracks(self) -> Sequence[Track]:
-        """Frame features of the corpus that the network is given besides the waveform."""
+        """Frame features of the corpus that the network is given with the waveform."""
         return ()
 
     @property
@@ -148,7 +141,7 @@ class Experiment(ABC, Generic[C, M]):
         """
 
     def samples(self, model: M, sheet: SampleSheet) -> None:
-        """Recordings worth listening to, made with the averaged weights.
+        """Recordings for a listener, made with the averaged weights.
 
         Called on every rank; `validation.example_rows` splits the work.
         """
@@ -157,8 +150,7 @@ class Experiment(ABC, Generic[C, M]):
         """Whether validation is meaningful yet: it is not before codes are placed among the
         latents.
         """
-        parts = self.model.modules()
-        return all(part.initialized for part in parts if isinstance(part, Quantizer))
+        return all(part.initialized for part in submodules(self.model, Quantizer))
 
     def trainable(self, model: M) -> nn.Module:
         """The part of the model that is trained: it alone is prepared, and put into training
@@ -188,7 +180,7 @@ class Experiment(ABC, Generic[C, M]):
         """Statistics of the corpus that the model needs before its first step."""
 
     def extra_state(self) -> dict[str, Tensor]:
-        """What the experiment trains or keeps besides the model, for its checkpoints: flat
+        """What the experiment trains or keeps in addition to the model, for its checkpoints: flat
         tensors.
         """
         return {}
@@ -225,49 +217,13 @@ class Experiment(ABC, Generic[C, M]):
         """Whether what makes waveforms is trained, too; else codes alone."""
         return True
 
-    def load_source(self, setting: str, path: Path) -> Loaded:
-        """A trained model that a setting names; it becomes part of the run's identity.
-
-        Raises UserInputError.
-        """
-        self.sources[setting] = path
-        return load_trained(path)
-
-    def load_typed(
-        self,
-        setting: str,
-        path: Path | None,
-        types: tuple[type[ModelT], type[SpecT]],
-        expected: str,
-    ) -> Source[ModelT, SpecT] | None:
-        """The same of a model of given types, itself and its settings; None for no path."""
-        if path is None:
-            return None
-        return checked_source(setting, path, self.load_source(setting, path), types, expected)
-
-    def check_compatible(self, key: str, loaded: Loaded, labels: Sequence[str] = ()) -> None:
-        """Raises UserInputError for a model, the setting `key`, of another rate or other names of
-        `labels` than the corpus.
-        """
-        card, corpus, name = loaded.card, self.config.data.corpus, loaded.folder
-        if card.sample_rate != self.corpus.sample_rate:
-            raise UserInputError(
-                f"{key}: {name} is for {card.sample_rate} Hz, {corpus} is at"
-                f" {self.corpus.sample_rate} Hz"
-            )
-        for label in labels:
-            if self.corpus.labels.get(label) != card.labels[label]:
-                raise UserInputError(
-                    f"{key}: {name} has other {label} names than {corpus}, expected its own corpus"
-                )
-
     def identity(self) -> Identity:
         """What lies behind the paths of the settings, once the model is built.
 
         Raises UserInputError.
         """
-        models = {setting: of_model(path) for setting, path in self.sources.items()}
-        return {"data.corpus": of_corpus(self.corpus, self.tracks), **models}
+        corpus = {"data.corpus": of_corpus(self.corpus, self.tracks)}
+        return corpus | self.sources.identities()
 
     def samples_of(self, seconds: float) -> int:
         """Seconds -> samples, at least one frame, full frames."""
@@ -303,32 +259,15 @@ class Experiment(ABC, Generic[C, M]):
         if self._baselines is None:
             frames = self.validation.clip_samples
             test = [self.corpus.read(row, start, frames) for row, start in self.validation.crops]
-            waves = self.training_waves()
+            waves = self.recordings.waves()
             train = [wave[: BASELINE_SAMPLES // len(waves)].numpy() for wave in waves]
             self._baselines = likelihood.baselines(head, train, test)
         return self._baselines
 
-    def training_waves(self, count: int = 200) -> list[Tensor]:
-        """Complete training recordings (T,), spread over the split, for statistics."""
-        return [torch.from_numpy(self.corpus.read(row)) for row in self._training_rows(count)]
-
-    def training_frames(self, count: int = 200) -> list[dict[str, Tensor]]:
-        """The tracks' frames (C, F) of the same recordings."""
-        return [
-            {track.name: torch.from_numpy(self._all_frames(track, row)) for track in self.tracks}
-            for row in self._training_rows(count)
-        ]
-
-    def _training_rows(self, count: int) -> list[int]:
-        rows = self.corpus.of("train")
-        return rows[:: max(1, len(rows) // count)][:count]
-
-    def _all_frames(self, track: Track, row: int) -> NDArray[Any]:
-        return track.read(self.corpus, row, 0, -(-self.corpus.utterances[row].frames // track.hop))
-
-    def vectors(self, decoder: Conditioned, row: int) -> dict[str, Any]:
-        """The given vectors of an utterance that condition a decoder."""
-        return {name: self.corpus.vectors[name][row] for name in decoder.conditioner.vector_sizes}
+    @property
+    def recordings(self) -> Recordings:
+        """The corpus' recordings, with the tracks' frames."""
+        return Recordings(self.corpus, self.tracks)
 
     @cached_property
     def speaker_vectors(self) -> SpeakerVectors | None:
@@ -338,10 +277,6 @@ class Experiment(ABC, Generic[C, M]):
             return None
         trained = set(self.corpus.speakers) - set(untrained.get("speaker", ()))
         return vectors.only(sorted(trained))
-
-    def frames_of(self, row: int) -> dict[str, Any]:
-        """The tracks' frames of an utterance, as `SpeechModel` takes them."""
-        return {track.name: track.stored(self.corpus, row) for track in self.tracks}
 
     def card_entries(self) -> dict[str, Any]:
         """Further entries of the model's card."""

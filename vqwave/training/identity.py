@@ -21,7 +21,7 @@ import numpy as np
 from vqwave import parsing
 from vqwave.atomic_files import file_digest, write_text
 from vqwave.data import Corpus
-from vqwave.data.frame_tracks import PhoneTrack, Track
+from vqwave.data.frame_tracks import Track
 from vqwave.errors import UserInputError
 from vqwave.inference.model_files import find_model
 
@@ -75,10 +75,10 @@ def of_corpus(corpus: Corpus, tracks: Sequence[Track] = ()) -> Source:
     for name, vectors in corpus.vectors.items():
         parts[f"vectors {name}"] = _part(" x ".join(map(str, vectors.shape)), _bytes(vectors))
     for track in tracks:
-        if not isinstance(track, PhoneTrack):
+        if not track.in_index:
             used = [row for row, _ in shown if rows[row].split != "test"]
             parts[f"frames {track.name}"] = _part(
-                f"{len(used)}", [_bytes(track.stored(corpus, row)) for row in used]
+                f"{len(used)}", [_bytes(np.asarray(track.stored(corpus, row))) for row in used]
             )
     if corpus.shard_hashes:
         parts[HASHED] = _part(f"{len(corpus.shard_hashes)}", corpus.shard_hashes)

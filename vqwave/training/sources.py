@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from torch import nn
 
+from vqwave.data import Corpus
 from vqwave.errors import UserInputError
-from vqwave.inference.model_folder import Loaded
+from vqwave.inference.model_folder import Loaded, load_trained
+from vqwave.training import identity
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 SpecT = TypeVar("SpecT")
@@ -37,3 +40,50 @@ def checked_source(
         kind = loaded.card.kind.replace("_", " ")
         raise UserInputError(f"{setting}: {path} is a {kind}, expected {expected}")
     return Source(model, spec, loaded)
+
+
+class Sources:
+    """The trained models that an experiment's settings name; each is a part of the run's
+    identity.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus = corpus
+        self.paths: dict[str, Path] = {}
+
+    def load(self, setting: str, path: Path) -> Loaded:
+        """The model that a setting names. Raises UserInputError."""
+        self.paths[setting] = path
+        return load_trained(path)
+
+    def load_typed(
+        self,
+        setting: str,
+        path: Path | None,
+        types: tuple[type[ModelT], type[SpecT]],
+        expected: str,
+    ) -> Source[ModelT, SpecT] | None:
+        """The same of a model of given types, itself and its settings; None for no path."""
+        if path is None:
+            return None
+        return checked_source(setting, path, self.load(setting, path), types, expected)
+
+    def check_compatible(self, key: str, loaded: Loaded, labels: Sequence[str] = ()) -> None:
+        """Raises UserInputError for a model, the setting `key`, of another rate or other names of
+        `labels` than the corpus.
+        """
+        card, corpus, name = loaded.card, self.corpus.folder, loaded.folder
+        if card.sample_rate != self.corpus.sample_rate:
+            raise UserInputError(
+                f"{key}: {name} is for {card.sample_rate} Hz, {corpus} is at"
+                f" {self.corpus.sample_rate} Hz"
+            )
+        for label in labels:
+            if self.corpus.labels.get(label) != card.labels[label]:
+                raise UserInputError(
+                    f"{key}: {name} has other {label} names than {corpus}, expected its own corpus"
+                )
+
+    def identities(self) -> dict[str, identity.Source]:
+        """What lies behind each path, by setting. Raises UserInputError."""
+        return {setting: identity.of_model(path) for setting, path in self.paths.items()}

@@ -37,6 +37,7 @@ from vqwave.errors import UserInputError
 from vqwave.inference.model_description import store_description
 from vqwave.inference.model_folder import save_trained
 from vqwave.models import Model
+from vqwave.nn.module_lists import submodules
 from vqwave.nn.quantize import Quantizer
 from vqwave.nn.wavenet import Stack
 from vqwave.training.checkpoint import (
@@ -137,11 +138,10 @@ class Trainer:
     def _prepare(self, model: Model) -> None:
         """The model, its average, its optimizer and its trained part, on the device."""
         experiment, train, optim = self.experiment, self.config.train, self.config.optim
-        for part in model.modules():
-            if isinstance(part, Quantizer):
-                part.calls_per_step = train.grad_accumulation
-            if isinstance(part, Stack):
-                part.checkpointing = train.activation_checkpointing
+        for quantizer in submodules(model, Quantizer):
+            quantizer.calls_per_step = train.grad_accumulation
+        for stack in submodules(model, Stack):
+            stack.checkpointing = train.activation_checkpointing
         self.model: Model = model.to(experiment.device).eval()
         experiment.model = self.model
         self.averaged = deepcopy(self.model).eval().requires_grad_(requires_grad=False)

@@ -24,7 +24,7 @@ def add_in_voice(
     """Each utterance of `rows`, and what the model makes of it in the voice `voice`: a copy of its
     own recordings, a conversion of others.
 
-    vectors: of a row, what the decoder is conditioned on besides labels.
+    vectors: of a row, what the decoder is conditioned on in addition to labels.
     """
     if not rows:
         return

@@ -216,17 +216,17 @@ class Stream:
         their numbers. Raises UserInputError.
         """
         conditioner = self.conditions.conditioner
-        drawn = self.first * conditioner.hold
-        shape, made = self.columns.shape, self.columns.shape[-1]
-        if made and shape[:2] != (1, conditioner.width):
+        sampled = self.first * conditioner.hold
+        shape, computed = self.columns.shape, self.columns.shape[-1]
+        if computed and shape[:2] != (1, conditioner.width):
             raise UserInputError(f"this stream's state: columns of shape {tuple(shape)}")
-        sent = self.sent <= drawn if self.over else self.sent == drawn
-        if self.engine.time != drawn or not sent:
+        sent = self.sent <= sampled if self.over else self.sent == sampled
+        if self.engine.time != sampled or not sent:
             raise UserInputError(
                 f"this stream's state: {self.engine.time} samples drawn and {self.sent} sent,"
-                f" expected {drawn}"
+                f" expected {sampled}"
             )
-        self.conditions.check(self.pushed, self.first + made)
+        self.conditions.check(self.pushed, self.first + computed)
 
     def __repr__(self) -> str:
         seconds = self.sent / self.sample_rate
@@ -256,12 +256,12 @@ class Stream:
         is left.
         """
         hold, hop, parts, at = self.conditions.conditioner.hold, self.model.decoder.hop, [], 0
-        made, end = self.columns.shape[-1], None if total is None else -(-total // hop) * hop
-        while at < made:
+        computed, end = self.columns.shape[-1], None if total is None else -(-total // hop) * hop
+        while at < computed:
             left = self.engine.block if end is None else end - (self.first + at) * hold
             count = min(self.engine.block, left)
             needed = -(-(count + self.engine.ahead) // hold)  # columns
-            if count <= 0 or (end is None and at + needed > made):
+            if count <= 0 or (end is None and at + needed > computed):
                 break
             window = self.columns[..., at : at + needed].contiguous()
             parts.append(self.engine.sample(window, self.first + at, count))

@@ -115,7 +115,7 @@ class SpectralDecoder(Attributes):
     @property
     def spectrum(self) -> LogMel | None:
         """The features that are predicted, if they are log-mel."""
-        return self.frontend.features if isinstance(self.frontend.features, LogMel) else None
+        return self.frontend.log_mel
 
     def log_mel(self, predicted: Tensor) -> Tensor:
         """`forward`'s frames (B, M, F) as log-mel, no longer standardised."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vqwave.config import Part
 from vqwave.features import held
+from vqwave.nn.module_lists import submodules
 
 
 class QuantizerSpec(Part):
@@ -71,8 +72,8 @@ class Quantizer(nn.Module, ABC):
     @property
     def initialized(self) -> bool:
         """Whether the codes mean something yet: before that, validation would see noise."""
-        inner = [part for part in self.modules() if part is not self]
-        return all(part.initialized for part in inner if isinstance(part, Quantizer))
+        parts = submodules(self, Quantizer)
+        return all(part.initialized for part in parts if part is not self)
 
     @property
     def bits_per_frame(self) -> float:
