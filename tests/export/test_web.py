@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_export import DECODERS, WAVENET, changed, of, saved
+from export_models import DECODERS, WAVENET, changed, of, saved
 
 from vqwave import cli, load
 from vqwave.codes import CodeSequence

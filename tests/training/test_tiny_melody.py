@@ -34,7 +34,7 @@ from vqwave.nn.wavenet import StackSpec
 from vqwave.report import write_report
 from vqwave.training.command_line import main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RATE = 8000
 SPEAKERS = {"high": 210.0, "low": 100.0, "mid": 145.0}
 WORDS = {"fall": -0.35, "rise": 0.35}  # how ln F0 goes

@@ -22,7 +22,7 @@ from vqwave.training.experiment_files import (
     with_config_files,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
 
 OWN = '''"""An experiment of one's own."""

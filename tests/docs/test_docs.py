@@ -20,7 +20,7 @@ import yaml
 from vqwave import cli
 from vqwave.config import parse
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ROWS = [
     line
     for line in (ROOT / "docs" / "method.md").read_text().splitlines()

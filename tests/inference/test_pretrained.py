@@ -17,7 +17,7 @@ from vqwave.decode.sampling import Sampling
 from vqwave.distributed.threads import limited_to
 from vqwave.inference.model_files import SHIPPED
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = (
     sorted(folder.name for folder in SHIPPED.iterdir() if (folder / "config.json").exists())
     if SHIPPED.exists()

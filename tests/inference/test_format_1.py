@@ -20,7 +20,7 @@ from vqwave.config.renamed import new_card
 from vqwave.decode.sampling import Sampling
 from vqwave.inference.model_folder import load_trained, read_card, save_trained
 
-OLD = Path(__file__).resolve().parent / "format_1"
+OLD = Path(__file__).resolve().parents[1] / "format_1"
 FINGERPRINT = "28125a171666b5bc"
 
 

@@ -23,7 +23,7 @@ from vqwave.audio import write
 from vqwave.data import prepare
 from vqwave.sweep import Plan, Sweep, best_of, read
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STACK = (
     "{layers: 2, dilation_cycle: 2, residual_channels: 4, gate_channels: 4, skip_channels: 4,"
     " hidden_channels: 4}"

@@ -32,7 +32,7 @@ from vqwave.nn.wavenet import StackSpec
 from vqwave.training.code_dataset import CodeCorpus
 from vqwave.training.command_line import main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = StackSpec(
     layers=2, residual_channels=4, gate_channels=4, skip_channels=4, hidden_channels=4
 )

@@ -28,7 +28,7 @@ from vqwave.sweep import Plan, StoppedError, Sweep, best_of, read
 from vqwave.sweep.journal import JOURNAL
 from vqwave.sweep.space import draw, grid, read_parameters
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs" / "sweeps").glob("*.yaml"))
 DRAWS = 2000
 

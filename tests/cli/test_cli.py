@@ -285,7 +285,7 @@ def test_a_bad_corpus_folder(failing: Failing, tmp_path: Path) -> None:
 
 def distill(*argv: object) -> None:
     """experiments/distill.py's own main, in this process."""
-    script = Path(__file__).parents[1] / "experiments" / "distill.py"
+    script = Path(__file__).parents[2] / "experiments" / "distill.py"
     place = importlib.util.spec_from_file_location("distill_experiment", script)
     assert place is not None
     assert place.loader is not None

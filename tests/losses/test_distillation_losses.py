@@ -234,7 +234,7 @@ def test_every_named_loss_is_there() -> None:
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / "experiments" / "distill.py"
+    path = Path(__file__).resolve().parents[2] / "experiments" / "distill.py"
     found = importlib.util.spec_from_file_location("distill_experiment", path)
     module = importlib.util.module_from_spec(found)
     sys.modules[found.name] = module  # where dataclasses look for the names of annotations

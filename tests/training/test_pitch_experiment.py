@@ -24,7 +24,7 @@ from vqwave.inference.speech_model import SpeechModel
 from vqwave.models import PitchCodec
 from vqwave.training.trainer import Trainer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RATE, SPEAKERS = 8000, {"high": 220.0, "low": 110.0, "mute": 0.0}
 
 

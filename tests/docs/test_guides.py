@@ -18,7 +18,7 @@ from vqwave.cli import main
 from vqwave.decode import backend
 from vqwave.decode.sampling import Sampling
 
-GUIDES = Path(__file__).resolve().parents[1] / "docs" / "guides"
+GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guides"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (\w+\.py)\n")
 pytestmark = pytest.mark.filterwarnings("ignore:the reference decoder")

@@ -33,7 +33,7 @@ from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainS
 from vqwave.training.trainer import Trainer
 
 CODES = About(codes=256, code_bits=0.05)
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 Rows = Iterable[Mapping[str, float]]
 
 

@@ -27,7 +27,7 @@ from vqwave.models import VQVAESpec
 from vqwave.nn.quantize import EMAQuantizerSpec, Quantizer, QuantizerSpec
 from vqwave.training import main
 
-PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 SMALL = [
     "data.clip_seconds=0.2",

@@ -32,7 +32,7 @@ from vqwave.training.run_folder import claim
 from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainSpec
 from vqwave.training.trainer import RunInterruptedError, Trainer
 
-ROOT, HOP = Path(__file__).resolve().parents[1], 80
+ROOT, HOP = Path(__file__).resolve().parents[2], 80
 TINY = WaveNetSpec(
     head=MuLaw(classes=16),
     network=stack(4),

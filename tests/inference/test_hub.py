@@ -31,7 +31,7 @@ from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 SPEC = VQVAESpec(
     encoder=FrameEncoderSpec(features=LogMelSpec(bands=8, fmax=4000), channels=8, latent_dim=4),
     quantizer=EMAQuantizerSpec(codebook_size=8),

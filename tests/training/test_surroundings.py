@@ -38,7 +38,7 @@ from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.settings import ExperimentSpec
 from vqwave.training.tracking import Tracker, boards
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RATE = 8000
 LABELS = {"speaker": ["ann", "bob"]}
 ANN = {"speaker": "ann"}
