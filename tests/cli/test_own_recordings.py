@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import yaml
+from small_models import RATE, rising_voice
 
 from vqwave import audio, cli
 from vqwave.audio import Wave
@@ -21,8 +22,6 @@ from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import load_trained
 from vqwave.models import VQVAESpec
 from vqwave.training.experiment_files import config_file
-
-RATE = 8000
 
 
 def speech(seconds: float, pauses: list[float]) -> Wave:
@@ -110,10 +109,11 @@ def test_the_four_commands_of_the_readme(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("ann", "bob"):
+    for name, f0 in (("ann", 200.0), ("bob", 110.0)):
         (tmp_path / "DIR" / name).mkdir(parents=True)
         for k in range(5):
-            audio.write(tmp_path / "DIR" / name / f"{k}.wav", speech(1.0 + k / 10, []), RATE)
+            wave = rising_voice(1.0 + k / 10, f0)
+            audio.write(tmp_path / "DIR" / name / f"{k}.wav", wave, RATE)
     short = ["--minutes", "0.1", "train.threads=1", "train.first_sample_minutes=0"]
     cli.main(["prepare", "folder", "DIR", "--out", "data/mine"])
     data = "data.corpus=data/mine"
