@@ -11,14 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
+from noise import noise_corpus
 from small_models import stack
 from torch import Tensor
 
-from vqwave import audio
-from vqwave.data import Corpus, prepare
+from vqwave.data import Corpus
 from vqwave.distributions import Distribution, LogisticMixture, MixtureOfLogistics
 from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import ModelCard, save_trained
@@ -246,16 +245,7 @@ def script() -> ModuleType:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A corpus of noises, and an untrained teacher of it."""
     root = tmp_path_factory.mktemp("distillation")
-    rng = np.random.default_rng(0)
-    for speaker in ("ann", "bob"):
-        (root / "in" / speaker).mkdir(parents=True)
-        for take in range(20):
-            audio.write(
-                root / "in" / speaker / f"{take}.wav",
-                0.1 * rng.standard_normal(1200).astype(np.float32),
-                8000,
-            )
-    prepare("folder", root / "in", root / "corpus", quiet=True)
+    noise_corpus(root, takes=20, samples=1200)
     corpus = Corpus.open(root / "corpus")
     torch.manual_seed(0)
     spec = WaveNetSpec(

@@ -17,10 +17,9 @@ import numpy as np
 import psutil
 import pytest
 import yaml
+from noise import noise_corpus
 from optuna.trial import FrozenTrial
 
-from vqwave.audio import write
-from vqwave.data import prepare
 from vqwave.sweep import Plan, Sweep, best_of, read
 
 ROOT = Path(__file__).parents[2]
@@ -59,18 +58,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("corpus")
-    rng = np.random.default_rng(0)
-    for speaker in ("ann", "bob"):
-        (root / "in" / speaker).mkdir(parents=True)
-        for take in range(20):
-            write(
-                root / "in" / speaker / f"{take}.wav",
-                0.1 * rng.standard_normal(1600).astype(np.float32),
-                8000,
-            )
-    prepare("folder", root / "in", root / "out", quiet=True)
-    return root / "out"
+    return noise_corpus(tmp_path_factory.mktemp("corpus"), takes=20, samples=1600)
 
 
 def environment(folder: Path, processes: int = 1) -> dict[str, str]:

@@ -12,13 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
+from noise import noise_corpus
 from torch import Tensor, nn
 
-from vqwave import audio
-from vqwave.data import Batch, Corpus, prepare
+from vqwave.data import Batch, Corpus
 from vqwave.distributions import MixtureOfLogistics
 from vqwave.features import LogMelSpec
 from vqwave.inference.model_folder import ModelCard, save_trained
@@ -89,13 +88,8 @@ LOSSES = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`corpus`, whose recordings are longer than a clip, and untrained models of it."""
-    root, rng = tmp_path_factory.mktemp("accumulation"), np.random.default_rng(0)
-    for speaker in ("ann", "bob"):
-        (root / "in" / speaker).mkdir(parents=True)
-        for take in range(20):
-            wave = 0.1 * rng.standard_normal(1200).astype(np.float32)
-            audio.write(root / "in" / speaker / f"{take}.wav", wave, 8000)
-    prepare("folder", root / "in", root / "corpus", quiet=True)
+    root = tmp_path_factory.mktemp("accumulation")
+    noise_corpus(root, takes=20, samples=1200)
     for name, model in (("teacher", TEACHER), ("codec", CODES)):
         _untrained(root / name, model, Corpus.open(root / "corpus"))
     return root

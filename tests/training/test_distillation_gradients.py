@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
+from noise import noise_corpus
 from torch import Tensor
 
-from vqwave import audio
-from vqwave.data import Batch, Corpus, prepare
+from vqwave.data import Batch, Corpus
 from vqwave.distributions import Gaussian, GaussianMixture, LogisticMixture, Mixture
 from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.losses import ClosedGaussian, ContrastiveSpec, FixedQuantiles, PowerSpec, STFTSpec
@@ -48,13 +47,8 @@ LOSSES = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`corpus`, of noises, and an untrained `teacher` of it with a normal head."""
-    root, rng = tmp_path_factory.mktemp("gradients"), np.random.default_rng(0)
-    for speaker in ("ann", "bob"):
-        (root / "in" / speaker).mkdir(parents=True)
-        for take in range(20):
-            wave = 0.1 * rng.standard_normal(1200).astype(np.float32)
-            audio.write(root / "in" / speaker / f"{take}.wav", wave, 8000)
-    prepare("folder", root / "in", root / "corpus", quiet=True)
+    root = tmp_path_factory.mktemp("gradients")
+    noise_corpus(root, takes=20, samples=1200)
     corpus = Corpus.open(root / "corpus")
     torch.manual_seed(0)
     conditioner = ConditionerSpec(channels=4)

@@ -16,14 +16,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from noise import noise_corpus
 from small_models import stack
 
-from vqwave import audio
 from vqwave.config import option, spec
-from vqwave.data import Batch, prepare
+from vqwave.data import Batch
 from vqwave.distributions import MuLaw
 from vqwave.errors import UserInputError
 from vqwave.losses import negative_log_likelihood
@@ -86,18 +85,7 @@ class Tiny(Experiment[Config, Any]):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("corpus")
-    rng = np.random.default_rng(0)
-    for speaker in ("ann", "bob"):
-        (root / "in" / speaker).mkdir(parents=True)
-        for take in range(30):
-            audio.write(
-                root / "in" / speaker / f"{take}.wav",
-                0.1 * rng.standard_normal(600).astype(np.float32),
-                8000,
-            )
-    prepare("folder", root / "in", root / "out", quiet=True)
-    return root / "out"
+    return noise_corpus(tmp_path_factory.mktemp("corpus"), takes=30, samples=600)
 
 
 def config(corpus: Path, run: Path) -> Config:

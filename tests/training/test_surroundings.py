@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from noise import noise_corpus
 from small_models import stack
 
-from vqwave import audio
 from vqwave.config import option, spec
-from vqwave.data import Batch, prepare
+from vqwave.data import Batch
 from vqwave.decode.sampling import Sampling
 from vqwave.distributions import Gaussian
 from vqwave.errors import Note, UserInputError
@@ -82,15 +82,7 @@ class Tiny(Experiment[Config, Any]):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("corpus")
-    rng = np.random.default_rng(0)
-    for speaker in ("ann", "bob"):
-        (root / "in" / speaker).mkdir(parents=True)
-        for take in range(25):
-            wave = 0.1 * rng.standard_normal(400).astype(np.float32)
-            audio.write(root / "in" / speaker / f"{take}.wav", wave, RATE)
-    prepare("folder", root / "in", root / "out", quiet=True)
-    return root / "out"
+    return noise_corpus(tmp_path_factory.mktemp("corpus"), takes=25, samples=400)
 
 
 def settings(corpus: Path, run: Path, *more: str) -> list[str]:

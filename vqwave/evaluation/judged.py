@@ -5,10 +5,12 @@ Words of complete utterances only: the text of one that was cut is longer than i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vqwave.audio import Wave
 from vqwave.evaluation.baselines import converted_frames, own_frames, spectrum_of, true_frames
@@ -126,16 +128,25 @@ def _converted_words(context: EvaluationContext, result: Result) -> None:
     )
 
 
+def _between(
+    context: EvaluationContext, known: Mapping[str, Any]
+) -> tuple[list[int], list[int], NDArray[Any], NDArray[Any]]:
+    """Of the conversions between speakers of whom something is known: their places, the
+    utterances that are converted, and what is known of their speakers and of the targets.
+    """
+    speakers = context.label("speaker")
+    pairs = [(speakers[i], to) for i, to in context.pairs]
+    places = [n for n, pair in enumerate(pairs) if known.keys() >= set(pair)]
+    context.need(places, NO_VOICE)
+    sources = [context.pairs[n][0] for n in places]
+    from_, to = (np.stack([known[pairs[n][end]] for n in places]) for end in (0, 1))
+    return places, sources, from_, to
+
+
 def _converted_voices(context: EvaluationContext, result: Result) -> None:
     """Ceiling: recordings, as if converted from the other voice; floor: not converted."""
     voices, speakers = speaker_voices(context), context.label("speaker")
-    places = [
-        n for n, (i, to) in enumerate(context.pairs) if speakers[i] in voices and to in voices
-    ]
-    context.need(places, NO_VOICE)
-    sources = [context.pairs[n][0] for n in places]
-    from_ = np.stack([voices[speakers[i]] for i in sources])
-    to = np.stack([voices[context.pairs[n][1]] for n in places])
+    places, sources, from_, to = _between(context, voices)
 
     similar: dict[str, Values] = {}  # to the target, of each conversion
 
@@ -184,19 +195,13 @@ def _by_pair(system: str, pairs: Sequence[tuple[str, str]], similar: Values) -> 
 
 def _converted_pitch(context: EvaluationContext, result: Result) -> None:
     """How far the median F0 of each conversion lies from that of the target's recordings."""
-    panel, speakers = context.panel, context.label("speaker")
+    panel = context.panel
     heights = {
         name: _median_f0(panel.contours("training", waves))
         for name, waves in context.voice_recordings.items()
     }
     heights |= _heights_of_model(context, set(context.targets) - set(heights))
-    places = [
-        n for n, (i, to) in enumerate(context.pairs) if speakers[i] in heights and to in heights
-    ]
-    context.need(places, NO_VOICE)
-    sources = [context.pairs[n][0] for n in places]
-    from_ = np.array([heights[speakers[i]] for i in sources])
-    to = np.array([heights[context.pairs[n][1]] for n in places])
+    places, sources, from_, to = _between(context, heights)
 
     def sums(column: str, waves: Sequence[Wave]) -> Values:
         own = np.array([_median_f0([contour]) for contour in panel.contours(column, waves)])
