@@ -29,7 +29,7 @@ USUAL = {
 
 def hf_datasets(source: Path, columns: Mapping[str, str] | None = None) -> Rows:
     """A folder that `save_to_disk` wrote, one of files that `load_dataset` reads, or a name of a
-    hub, USER/NAME[:SUBSET][@REVISION].
+    hub, `USER/NAME[:SUBSET][@REVISION]`.
 
     columns: which column is `audio`, `speaker`, `text` or `id`; any other name is a label. Where
     none is named, the audio column is the only one there is, and the others are found by their
