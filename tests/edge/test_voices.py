@@ -13,6 +13,7 @@ from fuzz.models import singer
 from fuzz.mutations import any_tree, places
 
 from vqwave import audio
+from vqwave.app.server import check_host
 from vqwave.cli import main
 from vqwave.data.speaker_vectors import FILE, SpeakerVectors
 from vqwave.errors import UserInputError
@@ -87,6 +88,17 @@ def test_a_port_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str])
         main(["app", "fsdd-student", "--port", "65536"])
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: --port 65536: expected at most 65535\n"
+
+
+@pytest.mark.parametrize("host", ["..x..", "256.1.1.1", "x" * 300, "a b", "x.invalid"])
+def test_a_host_that_there_is_not_is_refused(host: str) -> None:
+    with pytest.raises(UserInputError, match=r"--host .*, expected an address"):
+        check_host(host)
+
+
+def test_a_host_of_this_machine_is_taken() -> None:
+    check_host("127.0.0.1")
+    check_host("localhost")
 
 
 def test_hostile_trees_can_be_copied_and_written() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Callable
@@ -31,6 +32,19 @@ def require_gradio() -> None:
         ) from None
 
 
+def check_host(host: str) -> None:
+    """Raises UserInputError for a name without an address: the server's thread would end, and be
+    waited for.
+    """
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError) as error:  # the latter of a name that no host can have
+        raise UserInputError(
+            f"--host {host}: {getattr(error, 'strerror', None) or error}, expected an address or a"
+            " name of this machine"
+        ) from None
+
+
 def serve(
     models: Models,
     limits: Limits,
@@ -47,6 +61,7 @@ def serve(
     visitors send lies in a temporary folder that is removed at the end. Raises UserInputError for
     an address that cannot be had.
     """
+    check_host(host)
     with tempfile.TemporaryDirectory(prefix="vqwave-app-") as folder:
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
         import gradio as gr
@@ -75,7 +90,7 @@ def serve(
                 css_paths=HERE / "page.css",
                 head=f"<script>{script}</script>",
             )
-        except (OSError, UnicodeError) as error:  # the latter of a name that no host can have
+        except OSError as error:
             wanted = f"{host}:{port or f'{FIRST_PORT} to {FIRST_PORT + PORTS - 1}'}"
             raise UserInputError(
                 f"{wanted}: cannot be served ({error}), expected a free port of this machine"
