@@ -34,7 +34,19 @@ from chaos_commands import endure_all
 from chaos_processes import Attempt, Machine
 from chaos_scenarios import DAMAGE, SCENARIOS, STEPS, Scenario, make_corpus, result
 
-import vqwave.training.checkpoint
+from vqwave import atomic_files
+from vqwave.inference import model_folder
+from vqwave.training import checkpoint
+
+SAVING = (
+    (model_folder, "save_model"),
+    (checkpoint, "save_file"),
+    (checkpoint, "file_digest"),
+    (checkpoint, "_flush"),
+    (atomic_files, "replace_folder"),
+    (checkpoint, "_prune"),
+)
+"""What a save is made of, by the modules that call it."""
 
 
 def last_step(run: Path) -> int:
@@ -64,17 +76,8 @@ def die_within_a_save(call: int) -> Callable[[], None]:
 
             return stand_in
 
-        for name in (
-            "save_model",
-            "save_file",
-            "file_digest",
-            "_flush",
-            "replace_folder",
-            "_prune",
-        ):
-            setattr(
-                vqwave.training.checkpoint, name, dying(getattr(vqwave.training.checkpoint, name))
-            )
+        for module, name in SAVING:
+            setattr(module, name, dying(getattr(module, name)))
         os.replace = dying(os.replace)
 
     return arm
