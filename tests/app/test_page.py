@@ -19,6 +19,7 @@ from vqwave.decode.sampling import Sampling
 from vqwave.inference.speech_model import SpeechModel
 
 gradio = pytest.importorskip("gradio", reason="gradio (extra app) is not installed")
+handlers = pytest.importorskip("vqwave.app.handlers")
 page = pytest.importorskip("vqwave.app.page")
 server = pytest.importorskip("vqwave.app.server")
 
@@ -26,16 +27,16 @@ NAME = "small"
 
 
 @pytest.fixture(scope="module")
-def do(model: SpeechModel) -> page.Handlers:
+def do(model: SpeechModel) -> handlers.Handlers:
     models = Models({NAME: model, "other": model}, {})
-    return page.Handlers(models, page.Limits(seconds=2.0), Sampling(backend="reference"))
+    return handlers.Handlers(models, handlers.Limits(seconds=2.0), Sampling(backend="reference"))
 
 
-def converted(do: page.Handlers, *asked: object) -> list[object]:
-    return do.convert(gradio.Progress(), *asked)
+def converted(do: handlers.Handlers, *settings: object) -> list[object]:
+    return do.convert(gradio.Progress(), *settings)
 
 
-def test_a_recording_is_shown_with_its_codes(do: page.Handlers, recording: Path) -> None:
+def test_a_recording_is_shown_with_its_codes(do: handlers.Handlers, recording: Path) -> None:
     take, strip, sounds, first, last = do.read(str(recording), NAME)
     assert take.name == "rising"
     assert strip.count("<rect") == 37 + 10
@@ -44,7 +45,7 @@ def test_a_recording_is_shown_with_its_codes(do: page.Handlers, recording: Path)
     assert do.read(None, NAME)[0] is None
 
 
-def test_a_conversion_is_three_players_and_files(do: page.Handlers, brief: Path) -> None:
+def test_a_conversion_is_three_players_and_files(do: handlers.Handlers, brief: Path) -> None:
     take = do.read(str(brief), NAME)[0]
     sounds, note = converted(do, NAME, take, "high", 2.0, None, 0, "0.5")
     assert sounds.count("<audio") == sounds.count('class="vq-spectrum"') == 3
@@ -55,7 +56,7 @@ def test_a_conversion_is_three_players_and_files(do: page.Handlers, brief: Path)
     assert "http" not in re.sub(r"data:[^\"]*", "", sounds)
 
 
-def test_names_of_visitors_are_no_markup(do: page.Handlers, brief: Path) -> None:
+def test_names_of_visitors_are_no_markup(do: handlers.Handlers, brief: Path) -> None:
     path = brief.with_name("<img src=x onerror=alert(1)>.wav")
     path.write_bytes(brief.read_bytes())
     take, strip, sounds, *_ = do.read(str(path), NAME)
@@ -65,21 +66,21 @@ def test_names_of_visitors_are_no_markup(do: page.Handlers, brief: Path) -> None
 @pytest.mark.parametrize(
     ("what", "frames"),
     [
-        (page.REPEAT, 37 + 12),
-        (page.CUT, 37 - 12),
-        (page.FILL, 37),
-        (page.SUBSTITUTE, 37 - 12 + 8),
-        (page.SWAP, 37 - 12 + 8),
+        (handlers.REPEAT, 37 + 12),
+        (handlers.CUT, 37 - 12),
+        (handlers.FILL, 37),
+        (handlers.SUBSTITUTE, 37 - 12 + 8),
+        (handlers.SWAP, 37 - 12 + 8),
     ],
 )
 def test_edits_and_their_undoing(
-    what: str, frames: int, do: page.Handlers, recording: Path, second: Path
+    what: str, frames: int, do: handlers.Handlers, recording: Path, second: Path
 ) -> None:
     take, other = do.read(str(recording), NAME)[0], do.read_other(str(second), NAME)[0]
     edited, strip, *_, again, _, _, _ = do.edit(NAME, what, 2, take, 12, 24, other, 0, 8)
     assert edited.coded.codes.shape[1] == frames
     assert f"{frames} frames" in strip
-    assert again.coded.codes.shape[1] == 25 + (4 if what == page.SWAP else 0)
+    assert again.coded.codes.shape[1] == 25 + (4 if what == handlers.SWAP else 0)
     assert do.undo(edited, NAME)[0].coded is take.coded
 
 
@@ -99,21 +100,24 @@ def test_edits_and_their_undoing(
         ),
         (lambda do, take: converted(do, NAME, take, "low", 0, None, -1, ""), "seed: -1, expected"),
         (lambda do, take: converted(do, "nothing", take, "low", 0, None, 0, ""), "expected one of"),
-        (lambda do, take: do.edit(NAME, page.CUT, 2, take, 9, 9, None, 0, 1), "frames 9 to 9"),
-        (lambda do, take: do.edit(NAME, page.SWAP, 2, take, 1, 9, None, 0, 1), "no second"),
-        (lambda do, take: do.edit(NAME, page.REPEAT, 20, take, 0, 37, None, 0, 1), "at most 2 s"),
+        (lambda do, take: do.edit(NAME, handlers.CUT, 2, take, 9, 9, None, 0, 1), "frames 9 to 9"),
+        (lambda do, take: do.edit(NAME, handlers.SWAP, 2, take, 1, 9, None, 0, 1), "no second"),
+        (
+            lambda do, take: do.edit(NAME, handlers.REPEAT, 20, take, 0, 37, None, 0, 1),
+            "at most 2 s",
+        ),
         (lambda do, take: do.read_sample("/etc/passwd", NAME), "expected one of"),
     ],
 )
 def test_what_cannot_be_is_a_line_on_the_page(
-    work: Callable[[page.Handlers, object], object],
+    work: Callable[[handlers.Handlers, object], object],
     line: str,
-    do: page.Handlers,
+    do: handlers.Handlers,
     recording: Path,
 ) -> None:
     take = do.read(str(recording), NAME)[0]
     with pytest.raises(gradio.Error) as caught:
-        page.in_words(lambda: work(do, take))()
+        handlers.in_words(lambda: work(do, take))()
     assert line in caught.value.message
     assert "Traceback" not in caught.value.message
 
@@ -123,21 +127,21 @@ def test_a_mistake_of_the_package_is_described_to_its_server_alone(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(gradio.Error) as caught:
-        page.in_words(lambda: 1 // 0)()
+        handlers.in_words(lambda: 1 // 0)()
     assert "ZeroDivisionError" not in caught.value.message
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_lines_are_no_markup() -> None:
     def work() -> None:
-        raise page.UserInputError("<b>.wav: empty")
+        raise handlers.UserInputError("<b>.wav: empty")
 
     with pytest.raises(gradio.Error) as caught:
-        page.in_words(work)()
+        handlers.in_words(work)()
     assert caught.value.message == "&lt;b&gt;.wav: empty"
 
 
-def test_another_codec_is_encoded_anew(do: page.Handlers, recording: Path) -> None:
+def test_another_codec_is_encoded_anew(do: handlers.Handlers, recording: Path) -> None:
     take = do.read(str(recording), NAME)[0]
     speaker, shift, _, again, *_ = do.choose_decoder("other", take)
     assert [name for _, name in speaker["choices"]] == ["low", "high"]
@@ -146,7 +150,7 @@ def test_another_codec_is_encoded_anew(do: page.Handlers, recording: Path) -> No
     assert again is take
 
 
-def test_handlers_get_and_give_what_they_expect(do: page.Handlers) -> None:
+def test_handlers_get_and_give_what_they_expect(do: handlers.Handlers) -> None:
     """Of each event: as many inputs as its handler takes, and the right ones."""
     layout = page.Layout(do)
     shown = [layout.take, layout.strip, layout.sounds, layout.first, layout.last]
@@ -171,7 +175,9 @@ def test_handlers_get_and_give_what_they_expect(do: page.Handlers) -> None:
         assert event.inputs == inputs.get(event.name, event.inputs), event.name
         assert event.outputs == outputs.get(event.name, event.outputs), event.name
         wired.add(event.name)
-    public = {name for name in vars(page.Handlers) if not name.startswith(("_", "show", "say"))}
+    public = {
+        name for name in vars(handlers.Handlers) if not name.startswith(("_", "show", "generate"))
+    }
     assert public <= wired
 
 
@@ -196,7 +202,7 @@ def test_it_is_served_from_loopback_and_leaves_nothing(
             urllib.request.urlopen(f"{address}gradio_api/file=/etc/passwd")
         until.set()
 
-    server.serve(Models({NAME: model}, {}), page.Limits(), ready=ready, until=until)
+    server.serve(Models({NAME: model}, {}), handlers.Limits(), ready=ready, until=until)
     assert addresses[0].startswith("http://127.0.0.1:")
     assert not list(tmp_path.iterdir())
 

@@ -93,7 +93,7 @@ def test_versions_are_at_one_level(model: SpeechModel, brief: Path) -> None:
     take, shares = session.read_take(model, brief, 10.0), []
     recorded, sounds = session.versions(model, take, Voice("high", -2.0, SLOW), shares.append)
     assert [sound.title for sound in sounds] == [
-        f"reconstruction, nearest voice {session.nearest_voice(model, take)}",
+        f"reconstruction as {session.nearest_voice(model, take)}",
         "conversion to high, −2 semitones",
     ]
     levels = [audio.level_db(sound.wave) for sound in (recorded, *sounds)]
@@ -101,6 +101,19 @@ def test_versions_are_at_one_level(model: SpeechModel, brief: Path) -> None:
     assert {len(sound.wave) for sound in (recorded, *sounds)} == {800}
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
+
+
+def test_the_nearest_voice_is_decoded_once(
+    model: SpeechModel, brief: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, decode, calls, shares = session.read_take(model, brief, 10.0), model.decode, [], []
+    monkeypatch.setattr(model, "decode", lambda *a, **k: calls.append(a) or decode(*a, **k))
+    nearest = session.nearest_voice(model, take)
+    _, sounds = session.versions(model, take, Voice(nearest, 0, SLOW), shares.append)
+    titles = [f"reconstruction as {nearest}", f"conversion to {nearest}"]
+    assert [sound.title for sound in sounds] == titles
+    assert sounds[0].wave is sounds[1].wave
+    assert (len(calls), shares[-1]) == (1, 1.0)
 
 
 def test_a_conversion_is_that_of_the_model(model: SpeechModel, brief: Path) -> None:
@@ -154,11 +167,11 @@ def test_a_recording_of_a_trained_speaker_has_that_nearest_voice() -> None:
 
 
 @pytest.mark.slow  # it decodes with the shipped models, whose kernels may have to be compiled
-def test_a_word_is_said_and_converted() -> None:
+def test_a_word_is_generated_and_converted() -> None:
     models = Models.load(["fsdd-student", "fsdd-prior"])
-    take = session.say(models.prior("fsdd-prior"), {"speaker": "theo", "text": "7"})
+    take = session.generate(models.prior("fsdd-prior"), {"speaker": "theo", "text": "7"})
     student = models.decoder("fsdd-student")
     assert session.recoded(student, take) is take
     recorded, sounds = session.versions(student, take, Voice("george"), ignore)
-    assert take.name == "7"
+    assert (take.name, recorded.title) == ("7", "generated as theo")
     assert 0.1 < recorded.seconds == sounds[1].seconds

@@ -69,7 +69,7 @@ def voices(model: SpeechModel) -> list[str]:
 
 def summary(name: str, model: SpeechModel) -> str:
     """A decoder in a few words, for a list of them."""
-    way = "in one pass" if isinstance(model.decoder, Student) else "sample by sample"
+    way = "one pass" if isinstance(model.decoder, Student) else "sample by sample"
     return f"{name}, {model.sample_rate / 1000:g} kHz, {way}"
 
 

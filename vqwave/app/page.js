@@ -1,4 +1,5 @@
-// One sound at a time; a line that runs over its pictures, where a click moves it; files saved without the server.
+// One sound at a time; a line that runs over its pictures, where a click moves it; files saved without the server; files
+// dropped where a microphone is shown.
 "use strict";
 (() => {
   const within = (event, place) => (event.target instanceof Element ? event.target.closest(place) : null);
@@ -36,4 +37,9 @@
       setTimeout(() => URL.revokeObjectURL(saved.href), 60000);
     }
   }, true);
+  document.addEventListener("dragenter", (event) => {
+    const block = within(event, ".block"), upload = block?.querySelector("button[aria-label='Upload file']");
+    const files = event.dataTransfer?.types.includes("Files");
+    if (files && upload && !block.querySelector("input[type=file]")) upload.click();
+  });
 })();

@@ -1,7 +1,7 @@
 """A sound as HTML: waveform, spectrogram and F0 above a player; codes as a strip of colours.
 
-Everything is part of the text: pictures and sound are data URIs, so that no other file is asked
-for.
+Everything is part of the text: pictures and sound are data URIs, so that no other file is
+requested.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vqwave.report.figures import data_uri, spectrogram, spectrum_db
 
 COLUMNS = 400  # of a waveform
 LOWEST_F0, HIGHEST_F0 = 60.0, 450.0  # Hz, of the picture
-GRID_F0 = (100, 200, 400)  # Hz
+GRID_F0 = (75, 150, 300)  # Hz
 GOLDEN = 137.508  # degrees: neighbouring codes differ in hue
 
 
@@ -106,7 +106,8 @@ def _pitch(wave: Wave, rate: int) -> Markup:
     )
     grid = "".join(f"M0 {_height(np.array(hz)):.1f}H{max(1, len(f0))}" for hz in GRID_F0)
     labels = "".join(
-        f'<span style="top:{2.5 * float(_height(np.array(hz))):.0f}%">{hz}</span>' for hz in GRID_F0
+        f'<span style="top:{2.5 * float(_height(np.array(hz))):.0f}%">{hz} Hz</span>'
+        for hz in GRID_F0
     )
     return Markup(
         '<div class="vq-f0"><svg viewBox="0 0 {} 40" preserveAspectRatio="none" role="img"'
@@ -146,14 +147,15 @@ def strip(take: Take, span: Span | None = None) -> Markup:
         f" codes, {coded.seconds:.2f} s at {coded.bit_rate:.0f} bit/s"
     )
     return Markup(
-        '<figure class="vq-strip" data-frames="{}"><figcaption><b>codes of {}</b><span>{}</span>'
-        '<a class="vq-save" download="{}" href="{}">save .vqw</a></figcaption>'
+        '<figure class="vq-strip" data-frames="{}"><figcaption><b>codes of “{}”{}</b>'
+        '<span>{}</span><a class="vq-save" download="{}" href="{}">save .vqw</a></figcaption>'
         '<div class="vq-codes" style="--rows:{}">'
         '<svg viewBox="0 0 {} {}" preserveAspectRatio="none" shape-rendering="crispEdges"'
         ' role="img" aria-label="{}">{}</svg>{}</div></figure>'
     ).format(
         frames,
-        take.name + (", edited" if take.edits else ""),
+        take.name,
+        ", edited" if take.edits else "",
         facts,
         file_name(take.name, ".vqw"),
         data_uri(to_bytes(coded), "application/octet-stream"),

@@ -1,4 +1,4 @@
-"""The recordings that come along.
+"""Recordings of the package, to try the page on.
 
 `juncture` and `toast` are sentences of LibriSpeech (CC BY 4.0; speakers 26 and 367), `seven` and
 `three` digits of the Free Spoken Digit Dataset (CC BY-SA 4.0; theo and lucas). None of them was

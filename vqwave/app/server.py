@@ -1,4 +1,4 @@
-"""Serves the page: on this machine unless asked otherwise, without a request to any other."""
+"""Serves the page, from loopback unless another address is given; it requests nothing elsewhere."""
 
 from __future__ import annotations
 

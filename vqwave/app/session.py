@@ -28,18 +28,21 @@ Progress = Callable[[float], object]
 """Takes the share of the work that is done, 0 to 1."""
 
 HISTORY = 50  # edits that can be undone
-LONGEST_SAID = 5.0  # seconds of what a prior says
+LONGEST_GENERATED = 5.0  # seconds of what a prior draws
 
 
 @dataclass(frozen=True)
 class Take:
-    """A recording (T,) at `rate` Hz, its codes, and what each edit made of them."""
+    """A recording (T,) at `rate` Hz, its codes, and what each edit made of them; `title` is what
+    its wave is called.
+    """
 
     name: str
     wave: Wave
     rate: int
     source: CodeSequence
     edits: tuple[CodeSequence, ...] = ()
+    title: str = "recording"
 
     @property
     def coded(self) -> CodeSequence:
@@ -139,25 +142,27 @@ def recoded(model: SpeechModel, take: Take) -> Take:
     return replace(take, source=model.encode(take.wave, take.rate), edits=())
 
 
-def say(prior: SpeechModel, labels: Mapping[str, str], sampling: Sampling = DEFAULT) -> Take:
+def generate(prior: SpeechModel, labels: Mapping[str, str], sampling: Sampling = DEFAULT) -> Take:
     """Codes that a prior draws given labels, decoded by its own decoder.
 
     sampling: its seed is that of the codes, too. Raises UserInputError.
     """
     assert prior.prior is not None  # `Models.priors` holds no others
-    drawn = prior.prior.draw(labels=labels, seed=sampling.seed, longest=LONGEST_SAID)[0]
+    drawn = prior.prior.draw(labels=labels, seed=sampling.seed, longest=LONGEST_GENERATED)[0]
     if not drawn.samples:
         raise UserInputError(f"seed {sampling.seed}: nothing was drawn, expected another seed")
     speaker = drawn.speaker or next(iter(voices(prior)), None)
     wave = prior.decode(drawn, speaker, sampling=sampling)
     name = "-".join(value for label, value in labels.items() if label != "speaker")
-    return Take(name or "said", wave.numpy(), prior.sample_rate, drawn.as_speaker(None))
+    title = f"generated as {speaker}" if speaker else "generated"
+    codes = drawn.as_speaker(None)
+    return Take(name or "generated", wave.numpy(), prior.sample_rate, codes, title=title)
 
 
 def original(model: SpeechModel, take: Take) -> Sound:
     """The recording as the model takes it: at its rate and level."""
     wave = model.prepare(take.wave, take.rate).cpu().numpy()
-    return Sound("recording", wave, model.sample_rate)
+    return Sound(take.title, wave, model.sample_rate)
 
 
 def decoded(
@@ -186,27 +191,28 @@ def decoded(
 def versions(
     model: SpeechModel, take: Take, voice: Voice, progress: Progress
 ) -> tuple[Sound, list[Sound]]:
-    """The recording; its codes in the voice that was chosen, and before it in the nearest.
+    """The recording; its codes in the nearest voice and in the one that was chosen, which are
+    decoded once where both are one.
 
     Of a model of one voice there is no nearest one. Raises UserInputError.
     """
     what, nearest = "edited codes" if take.edits else "reconstruction", nearest_voice(model, take)
+    recording = original(model, take)
     if nearest is None and voice.like is None:
-        wanted = [(", ".join(filter(None, [what, voice.title])), voice)]
-    else:
-        own = Voice(nearest, sampling=voice.sampling)
-        title = f"{what}, nearest voice {nearest}" if nearest else what
-        wanted = [(title, own), (f"conversion to {voice.title}", voice)]
+        title = ", ".join(filter(None, [what, voice.title]))
+        return recording, [decoded(model, take.coded, voice, title, progress)]
+    own = Voice(nearest, sampling=voice.sampling)
+    same = voice.like is None and voice == own
+    parts = 1 if same else 2
 
     def part(index: int) -> Progress:
-        return lambda share: progress((index + share) / len(wanted))
+        return lambda share: progress((index + share) / parts)
 
     # the chosen voice first: what is wrong is wrong with that one
-    sounds = [
-        decoded(model, take.coded, each, title, part(index))
-        for index, (title, each) in enumerate(reversed(wanted))
-    ]
-    return original(model, take), sounds[::-1]
+    chosen = decoded(model, take.coded, voice, f"conversion to {voice.title}", part(0))
+    title = f"{what} as {nearest}" if nearest else what
+    copy = replace(chosen, title=title) if same else decoded(model, take.coded, own, title, part(1))
+    return recording, [copy, chosen]
 
 
 @inference()

@@ -1,0 +1,236 @@
+"""What happens after a click on the page: values of components in, updates of components out.
+
+Around `session`, `editing` and `pictures`; which component has which handler is in `page`.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from markupsafe import Markup
+
+from vqwave import inputs
+from vqwave.app import editing, pictures, session
+from vqwave.app.models import Models, described_voices
+from vqwave.app.samples import sample
+from vqwave.app.session import Recording, Take, Voice
+from vqwave.decode.backend import choose
+from vqwave.decode.sampling import DEFAULT, Sampling
+from vqwave.errors import UserInputError, under
+from vqwave.failures import in_a_line, reported
+from vqwave.terminal import message
+
+EMPTY = Markup('<p class="vq-empty">Record, drop or choose a recording.</p>')
+DECODE = Markup('<p class="vq-empty">Press Convert to decode these codes.</p>')
+COMPILING = "compiling the decoder, up to a minute"
+REPEAT, CUT, FILL = "repeat", "cut", "set to one code"
+SUBSTITUTE, SWAP = "replace by the second's", "exchange with the second's"
+Update = Any  # what gradio takes for a component: a value, or `gr.update`
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds of a recording, and visitors that may wait."""
+
+    seconds: float = 30.0
+    waiting: int = 20
+
+
+def in_words(work: Callable[..., Any]) -> Callable[..., Any]:
+    """An error within is a line on the page."""
+
+    @functools.wraps(work)
+    def run(*arguments: object) -> object:
+        try:
+            return work(*arguments)
+        except Exception as error:
+            line = in_a_line(error)
+            if line is None:  # where its traceback is, is for who serves the page
+                message(f"error: {reported(error)}")
+                line = "a mistake of vqwave, described where the page is served from"
+            raise gr.Error(
+                html.escape(line), duration=None, title="", print_exception=False
+            ) from error
+
+    return run
+
+
+class Handlers:
+    """What happens after a click: values of components in, updates of components out."""
+
+    def __init__(self, models: Models, limits: Limits, sampling: Sampling = DEFAULT) -> None:
+        """sampling: the decoders' back-end and precision.
+
+        Raises UserInputError for a back-end that a decoder has not.
+        """
+        self.models, self.limits, self.sampling = models, limits, sampling
+        self.compiled: set[str] = set()  # decoders that have been used, or are not compiled
+        for name, model in models.decoders.items():
+            with under(name):
+                if choose(model.decoder, sampling.backend).backend == "reference":
+                    self.compiled.add(name)
+
+    def read(self, path: str | None, decoder: str) -> list[Update]:
+        """A file that was recorded or dropped -> take, strip, sounds, first, last."""
+        if path is None:
+            return self.show(None, decoder)
+        model = self.models.decoder(decoder)
+        return self.show(session.read_take(model, Path(path), self.limits.seconds), decoder)
+
+    def read_sample(self, title: str, decoder: str) -> list[Update]:
+        """The same of an example, which the recorder shows, too."""
+        path = str(sample(title))
+        return [path, *self.read(path, decoder)]
+
+    def show(self, take: Take | None, decoder: str) -> list[Update]:
+        """take, strip, sounds, first, last; without a take all are empty."""
+        if take is None:
+            return [None, "", EMPTY, gr.update(), gr.update()]
+        model, frames = self.models.decoder(decoder), take.coded.codes.shape[1]
+        span = frames // 3, max(frames // 3 + 1, 2 * frames // 3)
+        cards = pictures.cards([session.original(model, take)], take.name)
+        sliders = [gr.update(maximum=frames, value=place) for place in span]
+        return [take, pictures.strip(take, span), cards + DECODE, *sliders]
+
+    def mark(self, take: Take | None, first: int, last: int) -> Update:
+        """The strip, with the frames that are chosen."""
+        return "" if take is None else pictures.strip(take, (first, max(first + 1, last)))
+
+    def choose_decoder(self, decoder: str, take: Take | None) -> list[Update]:
+        """speaker, shift, note, take, strip, sounds, first, last."""
+        model = self.models.decoder(decoder)
+        names, melody = described_voices(model), model.kind.melody is not None
+        controls = [
+            gr.update(choices=names, value=first_value(names), visible=bool(names)),
+            gr.update(visible=melody, value=0),
+            gr.update(visible=decoder not in self.compiled),
+        ]
+        known = None if take is None else session.recoded(model, take)
+        if known is not take and take is not None and take.edits:
+            gr.Info("This decoder has other codes: the recording is encoded anew, without edits.")
+        return [*controls, *self.show(known, decoder)]
+
+    def convert(
+        self,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - so gradio finds it
+        *settings: Any,  # noqa: ANN401
+    ) -> list[Update]:
+        """sounds, note: what was recorded, its codes in the nearest voice, and in the chosen.
+
+        settings: decoder, take, speaker, shift, the recording of a voice, seed, and the temperature
+        as a text.
+        """
+        decoder, take, speaker, shift, like, seed, temperature = settings
+        chosen = Voice(speaker, shift, self._sampling(seed, _temperature(temperature)), like)
+        known, model = self._needed(take), self.models.decoder(decoder)
+        progress(0.0, desc="decoding" if decoder in self.compiled else COMPILING)
+
+        def follow(share: float) -> None:
+            progress(share, desc="decoding")
+
+        recorded, others = session.versions(model, known, chosen, follow)
+        self.compiled.add(decoder)
+        return [pictures.cards([recorded, *others], known.name), gr.update(visible=False)]
+
+    def edit(self, decoder: str, what: str, number: int, *stretches: Any) -> list[Update]:  # noqa: ANN401
+        """take, strip, sounds, first, last, other, the other's strip, first, last.
+
+        stretches: take, first, last, and the other's.
+        """
+        given, first, last, other, *other_span = stretches
+        known, longest = self._needed(given), self.limits.seconds
+        coded, span = known.coded, (first, last)
+        if what in (SUBSTITUTE, SWAP):
+            second = self._needed(other, "second recording")
+            begin, end = other_span
+            if what == SWAP:
+                coded, others = editing.swap(coded, span, second.coded, (begin, end))
+                other = second.edited(others, longest)
+            else:
+                coded = editing.substitute(coded, span, second.coded, (begin, end))
+        elif what == REPEAT:
+            coded = editing.repeat(coded, span, number)
+        elif what == FILL:
+            coded = editing.fill(coded, span, number)
+        else:
+            coded = editing.cut(coded, span)
+        return [*self.show(known.edited(coded, longest), decoder), *self.show_other(other)]
+
+    def undo(self, take: Take | None, decoder: str) -> list[Update]:
+        """take, strip, sounds, first, last."""
+        return self.show(self._needed(take).undone(), decoder)
+
+    def read_other(self, path: str | None, decoder: str) -> list[Update]:
+        """other, the other's strip, first, last."""
+        if path is None:
+            return self.show_other(None)
+        model = self.models.decoder(decoder)
+        return self.show_other(session.read_take(model, Path(path), self.limits.seconds))
+
+    def read_other_sample(self, title: str, decoder: str) -> list[Update]:
+        """The same of an example, which the second recorder shows, too."""
+        path = str(sample(title))
+        return [path, *self.read_other(path, decoder)]
+
+    def read_like(self, path: str | None) -> Recording | None:
+        """The recording of a voice."""
+        return None if path is None else session.read_recording(Path(path), self.limits.seconds)
+
+    def show_other(self, take: Take | None) -> list[Update]:
+        """other, its strip, first, last."""
+        if take is None:
+            return [None, "", gr.update(), gr.update()]
+        frames = take.coded.codes.shape[1]
+        span = frames // 3, max(frames // 3 + 1, 2 * frames // 3)
+        sliders = [gr.update(maximum=frames, value=place) for place in span]
+        return [take, pictures.strip(take, span), *sliders]
+
+    def choose_edit(self, what: str) -> list[Update]:
+        """number, the group of the second recording."""
+        label, value = ("times", 2) if what == REPEAT else ("code", 0)
+        number = gr.update(label=label, value=value, visible=what in (REPEAT, FILL))
+        return [number, gr.update(visible=what in (SUBSTITUTE, SWAP))]
+
+    def generate(self, prior: str, decoder: str, seed: float | None, *values: str) -> list[Update]:
+        """audio, decoder, speaker, shift, note, take, strip, sounds, first, last."""
+        model = self.models.prior(prior)
+        assert model.prior is not None
+        labels = dict(zip(model.prior.labels, values, strict=True))
+        take = session.generate(model, labels, self._sampling(seed))
+        if self.models.decoder(decoder).fingerprint != model.fingerprint:
+            fitting = (
+                name
+                for name, each in self.models.decoders.items()
+                if each.fingerprint == model.fingerprint
+            )
+            decoder = next(fitting, decoder)
+        return [None, decoder, *self.choose_decoder(decoder, take)]
+
+    def _sampling(self, seed: float | None, temperature: float | None = None) -> Sampling:
+        """Raises UserInputError for a seed that is none."""
+        number = inputs.whole_number(seed, "seed", 0)
+        return replace(self.sampling, seed=number, temperature=temperature)
+
+    def _needed(self, take: Take | None, what: str = "recording") -> Take:
+        if take is None:
+            raise UserInputError(f"no {what} yet, expected one: record, drop or choose it")
+        return take
+
+
+def first_value(choices: list[tuple[str, str]]) -> str | None:
+    """The value of the first choice, None where there is none."""
+    return choices[0][1] if choices else None
+
+
+def _temperature(text: str) -> float | None:
+    """None for an empty text: the model's own. Raises UserInputError."""
+    try:
+        return float(text) if text.strip() else None
+    except ValueError:
+        raise UserInputError(f"temperature {text!r}: expected a number") from None
