@@ -11,10 +11,11 @@ import http.server
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import browsers
 import numpy as np
 import pytest
 import torch
@@ -28,18 +29,15 @@ from vqwave.export.web import export_site, runtime
 from vqwave.inference.speech_model import SpeechModel
 
 pytestmark = pytest.mark.slow  # a browser, and exports of the shipped models
-sync_api = pytest.importorskip(
-    "playwright.sync_api", reason="a browser is driven by playwright: pip install 'vqwave[browser]'"
-)
 SENTENCE = Path(__file__).parents[2] / "docs" / "figures" / "original.ogg"
 MODELS = ("fsdd-student", "speech-student")
-PATIENCE = 600_000  # milliseconds, of a machine that is busy
 ENDED = "() => /^(Done|The|This)/.test(document.getElementById('status').textContent)"
 
 
 @pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """onnxruntime-web, fetched once."""
+    """onnxruntime-web, fetched once, and only for a browser."""
+    browsers.program()
     if shutil.which("npm") is None:
         pytest.skip("onnxruntime-web is fetched by npm, which is not installed")
     folder = tmp_path_factory.mktemp("package")
@@ -51,15 +49,18 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @dataclass
-class Visit:
-    """A page in a browser, what it printed and which addresses it asked for."""
+class Visit(browsers.Visit):
+    """The page of an exported model; all that it printed and requested."""
 
-    page: Any
-    address: str
-    model: SpeechModel
-    recording: Path
+    model: SpeechModel = field(kw_only=True)
+    recording: Path = field(kw_only=True)
     console: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.page.on("console", lambda message: self.console.append(message.text))
+        self.page.on("request", lambda each: self.requests.append(each.url))
+        super().__post_init__()
 
     @property
     def status(self) -> str:
@@ -69,7 +70,7 @@ class Visit:
         """A file, until its result is there, or what is wrong with it."""
         self.page.evaluate("document.getElementById('status').textContent = ''")
         self.page.set_input_files("#file", str(path))
-        self.page.wait_for_function(ENDED, timeout=PATIENCE)
+        self.page.wait_for_function(ENDED, timeout=browsers.COMPUTING)
 
     def choose(self, **settings: str) -> None:
         """Settings by name, until the result is there."""
@@ -80,7 +81,7 @@ class Visit:
                 " input.value = value; input.dispatchEvent(new Event('change', {bubbles: true})) }",
                 [name, value],
             )
-            self.page.wait_for_function(ENDED, timeout=PATIENCE)
+            self.page.wait_for_function(ENDED, timeout=browsers.COMPUTING)
             assert self.status.startswith("Done"), self.status
 
     def floats(self, name: str) -> Tensor:
@@ -89,10 +90,7 @@ class Visit:
 
     def codes(self, folder: Path) -> vqwave.CodeSequence:
         """The file that the page offers, as the package reads it."""
-        with self.page.expect_download() as download:
-            self.page.click("a[download='codes.vqw']")
-        download.value.save_as(folder / "codes.vqw")
-        return vqwave.load_codes(folder / "codes.vqw")
+        return vqwave.load_codes(self.save("a[download='codes.vqw']", folder))
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -105,37 +103,25 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def visit(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, package: Path
 ) -> Iterator[Visit]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("there is no chromium: apt-get install chromium")
-    folder = tmp_path_factory.mktemp("site")
-    site, model = folder / "site", vqwave.load(request.param)
-    export_site(request.param, site, package)
-    recording, (wave, rate) = folder / "recording.wav", vqwave.read(SENTENCE)
+    folder = tmp_path_factory.mktemp("folder")
+    model, recording = vqwave.load(request.param), folder / "recording.wav"
+    wave, rate = vqwave.read(SENTENCE)
     vqwave.write(recording, resample(wave, rate, model.sample_rate), model.sample_rate)
-    handler = functools.partial(Quiet, directory=str(site))
-    with (
-        http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
-        sync_api.sync_playwright() as playwright,
-    ):
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        options = [
-            "--no-sandbox",  # of a container
-            "--use-fake-ui-for-media-stream",
-            "--use-fake-device-for-media-stream",
-            f"--use-file-for-fake-audio-capture={recording}",
-        ]
-        browser = playwright.chromium.launch(executable_path=chromium, args=options)
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(PATIENCE)
-        visit = Visit(page, f"http://127.0.0.1:{server.server_port}/", model, recording)
-        page.on("console", lambda message: visit.console.append(message.text))
-        page.on("pageerror", lambda error: visit.console.append(str(error)))
-        page.on("request", lambda each: visit.requests.append(each.url))
-        page.goto(visit.address)
-        page.wait_for_selector("#record:enabled", timeout=PATIENCE)
+    with browsers.browser(recording) as chromium, served(folder / "site") as address:
+        export_site(request.param, folder / "site", package)
+        page = chromium.new_page(viewport={"width": browsers.WIDTHS[0], "height": 900})
+        visit = Visit(page, address, model=model, recording=recording)
+        page.wait_for_selector("#record:enabled")
         yield visit
-        browser.close()
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a folder."""
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
 
 
@@ -179,11 +165,11 @@ def test_a_file_becomes_the_codes_and_the_waveform_of_python(
 def test_the_microphone_becomes_codes(
     visit: Visit, tmp_path: Path, clear_frames: Callable[..., Tensor]
 ) -> None:
-    visit.page.click("#record", timeout=PATIENCE)
-    heard = "() => /Recording [2-9]/.test(document.getElementById('status').textContent)"
-    visit.page.wait_for_function(heard, timeout=PATIENCE)
     visit.page.click("#record")
-    visit.page.wait_for_function(ENDED, timeout=PATIENCE)
+    long = "() => /Recording [2-9]/.test(document.getElementById('status').textContent)"
+    visit.page.wait_for_function(long)
+    visit.page.click("#record")
+    visit.page.wait_for_function(ENDED, timeout=browsers.COMPUTING)
     assert visit.status.startswith("Done"), visit.status
     wave, rate = visit.floats("wave"), visit.model.sample_rate
     assert 2 * rate < len(wave) < 30 * rate
@@ -212,7 +198,7 @@ def similarity(wave: np.ndarray, recording: np.ndarray) -> float:
     return float((products[places] / np.maximum(norms, 1e-9)).max())
 
 
-def test_what_is_no_recording_is_said_in_words(visit: Visit, tmp_path: Path) -> None:
+def test_what_is_no_recording_is_a_line_on_the_page(visit: Visit, tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("this is no sound")
     visit.take(tmp_path / "text.wav")
     assert visit.status == "This file cannot be read as sound."
@@ -226,12 +212,12 @@ def test_what_is_no_recording_is_said_in_words(visit: Visit, tmp_path: Path) -> 
     assert "wrong" in visit.page.get_attribute("#status", "class")
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_fits_its_width(visit: Visit, width: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", browsers.WIDTHS)
+def test_the_page_fits_its_width(visit: Visit, width: int) -> None:
     visit.page.set_viewport_size({"width": width, "height": 844})
     visit.take(visit.recording)
-    visit.page.screenshot(path=tmp_path / f"page-{width}.png", full_page=True)
-    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    visit.picture(f"web-{visit.model.sample_rate}")
+    visit.check()
     small = visit.page.evaluate(
         "[...document.querySelectorAll('button, .button, select')]"
         ".map((each) => each.getBoundingClientRect().height).filter((height) => height < 44)"
@@ -247,6 +233,5 @@ def test_the_page_says_its_size(visit: Visit) -> None:
 def test_nothing_was_printed_and_no_request_left_the_folder(visit: Visit) -> None:
     """The last of the tests: of all that was done."""
     assert visit.console == []
-    own = (visit.address, f"blob:{visit.address}", "data:")
-    assert [each for each in visit.requests if not each.startswith(own)] == []
+    visit.check()
     assert any(each.endswith("decoder.onnx") for each in visit.requests)

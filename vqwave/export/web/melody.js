@@ -3,7 +3,7 @@
 const SILENT_PEAK = 1e-3; // of a network frame, that SwiftF0 takes for silence
 const SEMITONE = Math.log(2) / 12;
 
-// Frames whose samples stay below the peak are unvoiced, whatever the network says of them.
+// Frames whose samples stay below the peak are unvoiced, whatever the network gives for them.
 function hushed(confidence, wave, grid) {
   return Array.from(confidence, (value, frame) => {
     const hop = wave.subarray(frame * grid, (frame + 1) * grid);

@@ -8,8 +8,8 @@ const seconds = (samples) => `${(samples / model.sample_rate).toFixed(1)} s`;
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 const state = { speech: null, wave: null, coded: null, result: null, encoding: 0 };
 
-// A line on the page; `count` changes often, so that it is not read out.
-function say(text, { wrong = false, count = "" } = {}) {
+// A line on the page; `count` changes often, so that screen readers skip it.
+function showStatus(text, { wrong = false, count = "" } = {}) {
   const shown = element("span", { ariaHidden: "true" }, count && ` ${count}`);
   if (at("status").firstChild?.data === text) at("status").lastChild.replaceWith(shown);
   else at("status").replaceChildren(text, shown);
@@ -19,8 +19,8 @@ function say(text, { wrong = false, count = "" } = {}) {
 // While a graph computes, which reports no progress: the seconds so far.
 async function timed(text, work) {
   const start = performance.now(), passed = () => (performance.now() - start) / 1000;
-  say(text);
-  const clock = setInterval(() => say(text, { count: `${Math.floor(passed())} s so far` }), 1000);
+  showStatus(text);
+  const clock = setInterval(() => showStatus(text, { count: `${Math.floor(passed())} s so far` }), 1000);
   try {
     return [await work(), passed()];
   } finally {
@@ -28,12 +28,12 @@ async function timed(text, work) {
   }
 }
 
-// Run what a person started: what goes wrong is a line on the page.
+// Run what a person started: an error is a line on the page.
 async function attempt(work) {
   try {
     return await work();
   } catch (error) {
-    say(error instanceof Problem ? error.message : `This did not work: ${error.message}`, { wrong: true });
+    showStatus(error instanceof Problem ? error.message : `This did not work: ${error.message}`, { wrong: true });
     if (!(error instanceof Problem)) console.error(error);
     return undefined;
   }
@@ -193,7 +193,7 @@ class CodeTrack extends Track {
   read(share) {
     const frame = Math.floor((share * this.length) / this.span), first = frame * this.books;
     const codes = this.codes?.slice(first, first + this.books);
-    if (codes?.length) at("readout").textContent = `${this.name}: ${codes.join(", ")} at ${(frame * this.span).toFixed(2)} s.`;
+    if (codes?.length) at("code-at-pointer").textContent = `${this.name}: ${codes.join(", ")} at ${(frame * this.span).toFixed(2)} s.`;
   }
 }
 
@@ -207,7 +207,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => trac
 // From a recording to what is shown.
 
 async function take(bytes) {
-  say("Reading the recording.");
+  showStatus("Reading the recording.");
   const wave = prepared(await readSound(bytes, model.sample_rate, model.longest_seconds), model.level_db);
   const [coded, time] = await timed(`Computing the codes of ${seconds(wave.length)}`, () => state.speech.encode(wave));
   Object.assign(state, { wave, coded, result: null, encoding: time });
@@ -231,20 +231,20 @@ function showCodes() {
   showDownloads();
 }
 
-let asked = 0;
+let requests = 0;
 
-// Decode by the settings of now; of several that were asked for, the last is shown.
+// Decode by the settings of now; of several requests, the last is shown.
 async function decodeAgain() {
   if (!state.coded) return;
-  const turn = ++asked, given = chosen(), name = voice(), coded = state.coded, length = seconds(coded.samples);
+  const turn = ++requests, given = chosen(), name = voice(), coded = state.coded, length = seconds(coded.samples);
   const text = `Decoding ${length}${name && ` as ${name}`}`;
   const [wave, time] = await timed(text, () => state.speech.decode(coded, given));
-  if (turn !== asked) return;
+  if (turn !== requests) return;
   state.result = wave;
   result.take(wave, [name, given.shift ? `${given.shift > 0 ? "+" : ""}${given.shift} semitones` : ""].filter(Boolean).join(", "));
   original.draw(); // in the common scale
   showDownloads();
-  say(`Done: ${length} of speech, codes in ${state.encoding.toFixed(1)} s, decoded in ${time.toFixed(1)} s.`);
+  showStatus(`Done: ${length} of speech, codes in ${state.encoding.toFixed(1)} s, decoded in ${time.toFixed(1)} s.`);
 }
 
 function showDownloads() {
@@ -273,7 +273,7 @@ async function record() {
     else {
       recorder = await Recorder.open(model.longest_seconds, (length, full) => {
         if (!recorder) return;
-        say("Recording", { count: `${length.toFixed(1)} s` });
+        showStatus("Recording", { count: `${length.toFixed(1)} s` });
         if (full) attempt(record);
       });
       show(true);
@@ -300,7 +300,7 @@ async function takeFile(file) {
   if (file && state.speech && !recorder) await take(await file.arrayBuffer());
 }
 
-function listen() {
+function connect() {
   at("record").addEventListener("click", () => attempt(record));
   at("file").addEventListener("change", (event) => attempt(async () => {
     await takeFile(event.target.files[0]);
@@ -332,9 +332,9 @@ async function start() {
   if (location.protocol === "file:") {
     throw new Problem("This page needs a web server: run python -m http.server in its folder, then open http://localhost:8000");
   }
-  state.speech = await Speech.open(model, (part) => say(`Loading the ${part}.`));
-  listen();
-  say("Ready.");
+  state.speech = await Speech.open(model, (part) => showStatus(`Loading the ${part}.`));
+  connect();
+  showStatus("Ready.");
 }
 
 globalThis.vqwave = { model, state, settings: chosen, prepared, readSound, noise, wav, vqw }; // for the console

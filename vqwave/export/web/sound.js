@@ -107,7 +107,7 @@ class Recorder {
       throw new Problem(`The microphone cannot be used (${error.name}): allow it, or choose a file.`);
     }
     const recorder = new Recorder(stream, new AudioContext());
-    await recorder.listen(longest, progress);
+    await recorder.capture(longest, progress);
     return recorder;
   }
 
@@ -115,7 +115,7 @@ class Recorder {
     [this.stream, this.context, this.pieces, this.samples] = [stream, context, [], 0];
   }
 
-  async listen(longest, progress) {
+  async capture(longest, progress) {
     const module = URL.createObjectURL(new Blob([TAP], { type: "text/javascript" }));
     await this.context.audioWorklet.addModule(module);
     URL.revokeObjectURL(module);
