@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import soxr
 import torch
 
 from vqwave.audio import to_int16
@@ -181,3 +182,22 @@ def test_quiet_network_frames_are_unvoiced(node: str) -> None:
     wave[300], wave[600] = 0.01, 0.0005
     found = computed(node, "hushed([1, 1, 1, 1], Float32Array.from(wave), 256)", wave=wave.tolist())
     assert found == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("rate", [8000, 22050])
+def test_a_recording_is_resampled_as_soxr_does(node: str, rate: int) -> None:
+    """A rising tone, which stays below the end of either band."""
+    t = np.arange(rate // 4) / rate
+    wave = (np.hanning(len(t)) * np.sin(2 * np.pi * 0.3 * rate * t * (0.2 + t))).astype(np.float32)
+    found = np.array(
+        computed(
+            node,
+            "Array.from(resampled(Float32Array.from(wave), rate, 16000))",
+            wave=wave.tolist(),
+            rate=rate,
+        )
+    )
+    expected = soxr.resample(wave.astype(np.float64), rate, 16000, quality="VHQ")
+    assert abs(len(found) - len(expected)) <= 1
+    size = min(len(found), len(expected))
+    np.testing.assert_allclose(found[:size], expected[:size], rtol=0, atol=1e-5)

@@ -65,7 +65,7 @@ class Speech {
     const { sample_rate: rate, melody } = this.model, { tracker } = melody;
     const longer = new Float32Array(wave.length + Math.ceil((2 * tracker.grid * rate) / tracker.rate));
     longer.set(wave);
-    const sound = rate === tracker.rate ? longer : await readSound(wav(longer, rate, true), tracker.rate, Infinity);
+    const sound = rate === tracker.rate ? longer : resampled(longer, rate, tracker.rate);
     const { pitch, confidence } = await this.run("f0", {
       audio: this.floats(sound, 1, sound.length),
       fmin: this.floats(Float32Array.of(tracker.lowest)),
