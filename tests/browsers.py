@@ -97,6 +97,6 @@ class Visit:
 
     def check(self) -> None:
         """That nothing is to be complained of, and nothing sticks out of the page."""
-        assert self.complaints == []
+        assert not self.complaints, self.complaints
         wide = self.page.evaluate("document.documentElement.scrollWidth")
-        assert wide <= self.page.viewport_size["width"]
+        assert wide <= self.page.viewport_size["width"], f"{wide} pixels wide"

@@ -188,6 +188,8 @@ def test_what_is_wrong_is_a_line_on_the_page(visit: Visit, tmp_path: Path) -> No
     page.set_input_files("#recording input[type=file]", tmp_path / "long.wav")
     visit.complains("long.wav: 40.0 s, expected at most 20 s")
     visit.picture("error")
+    unplayable = "Waveform load error"  # gradio's line on the console for `notes.wav`
+    visit.complaints = [each for each in visit.complaints if not each.startswith(unplayable)]
     assert str(tmp_path) not in page.content()
 
 

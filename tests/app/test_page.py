@@ -174,6 +174,8 @@ def test_handlers_get_and_give_what_they_expect(do: handlers.Handlers) -> None:
             inspect.signature(event.fn).bind(*event.inputs)
         assert event.inputs == inputs.get(event.name, event.inputs), event.name
         assert event.outputs == outputs.get(event.name, event.outputs), event.name
+        if any(kind == "input" for _, kind in event.targets):  # a quick second one is not lost
+            assert event.trigger_mode == "always_last", event.name
         wired.add(event.name)
     public = {
         name for name in vars(handlers.Handlers) if not name.startswith(("_", "show", "generate"))

@@ -32,7 +32,8 @@ TITLE = (
 )
 COLD = "Where this decoder never ran, its first conversion compiles it: up to a minute, only once."
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1}  # one computation at a time
-QUICK = {"queue": False, "show_progress": "hidden"}
+LATEST = {"trigger_mode": "always_last"}  # what changes while its event is at work counts, too
+QUICK = {"queue": False, "show_progress": "hidden", **LATEST}
 
 
 def build(models: Models, limits: Limits, sampling: Sampling = DEFAULT) -> gr.Blocks:
@@ -177,22 +178,21 @@ class Layout:
 
     def _connect(self) -> None:
         do, other = self.handlers, [self.other, self.other_strip, self.other_first, self.other_last]
-        self.audio.input(in_words(do.read), [self.audio, self.decoder], self.shown, **MODEL)
-        self.audio.clear(in_words(do.read), [self.audio, self.decoder], self.shown, **MODEL)
+        latest = MODEL | LATEST
+        self.audio.input(in_words(do.read), [self.audio, self.decoder], self.shown, **latest)
         self.sample.input(
             in_words(do.read_sample),
             [self.sample, self.decoder],
             [self.audio, *self.shown],
-            **MODEL,
+            **latest,
         )
         self.decoder.input(
             in_words(do.choose_decoder),
             [self.decoder, self.take],
             [self.speaker, self.shift, self.note, *self.shown],
-            **MODEL,
+            **latest,
         )
-        for event in (self.like_audio.input, self.like_audio.clear):
-            event(in_words(do.read_like), self.like_audio, self.like, **MODEL)
+        self.like_audio.input(in_words(do.read_like), self.like_audio, self.like, **latest)
         voice = [self.speaker, self.shift, self.like, self.seed, self.temperature]
         settings = [self.decoder, self.take, *voice]
         for button in (self.convert, self.again):
@@ -213,13 +213,13 @@ class Layout:
         )
         self.undo.click(in_words(do.undo), [self.take, self.decoder], self.shown, **MODEL)
         self.other_audio.input(
-            in_words(do.read_other), [self.other_audio, self.decoder], other, **MODEL
+            in_words(do.read_other), [self.other_audio, self.decoder], other, **latest
         )
         self.other_sample.input(
             in_words(do.read_other_sample),
             [self.other_sample, self.decoder],
             [self.other_audio, *other],
-            **MODEL,
+            **latest,
         )
         for slider in (self.other_first, self.other_last):
             slider.input(
