@@ -73,8 +73,9 @@ def write_graph(graph: Graph, out: Path, name: str | Path, part: Part, sample_ra
         trace(graph, temporary, name)
         inputs = _describe(temporary, graph.facts | {"part": part, "sample_rate": sample_rate})
         with _in_a_line(f"{name}: its graph does not run"):
+            session = open_session(temporary)
             differences = {
-                frames: _difference(temporary, graph, batch, frames) for batch, frames in CHECKED
+                frames: _difference(session, graph, batch, frames) for batch, frames in CHECKED
             }
         checked = Checked(out, part, inputs, differences)
         if not checked.largest <= graph.tolerance:
@@ -137,12 +138,12 @@ def _describe(path: Path, facts: dict[str, object]) -> dict[str, list[int | str]
 
 
 @torch.no_grad()
-def _difference(path: Path, graph: Graph, batch: int, frames: int) -> float:
+def _difference(session: InferenceSession, graph: Graph, batch: int, frames: int) -> float:
     """Largest difference of samples between onnxruntime and PyTorch, or the share of codes that
     differ.
     """
     inputs = graph.example(batch, frames)
-    expected, output = graph.reference(*inputs), run_onnx(path, graph.names, inputs)
+    expected, output = graph.reference(*inputs), run_session(session, graph.names, inputs)
     if output.shape != expected.shape:
         raise UserInputError(
             f"the graph made {tuple(output.shape)} of {frames} frames, expected"
