@@ -163,8 +163,9 @@ def _fixed_order(model: VQVAE) -> VQVAE | None:
     melody, spectral, conditioner = model.melody, model.spectral_decoder, model.decoder.conditioner
     uses_spectrum = spectral is not None and model.decoder_input != "latents"
     pitch = None if melody is None else melody.codec.decoder
-    parts = [conditioner, *([spectral] if uses_spectrum else []), *([pitch] if pitch else [])]
-    if not all(_supported(leaf) for part in parts for leaf in part.modules()):
+    parts = [conditioner, spectral if uses_spectrum else None, pitch]
+    leaves = [leaf for part in parts if part is not None for leaf in part.modules()]
+    if not all(map(_supported, leaves)):
         return None
     replaced: dict[str, nn.Module] = {
         "decoder": _with(model.decoder, {"conditioner": _converted(conditioner)})

@@ -97,7 +97,7 @@ class KernelFiles:
 
 
 class _Place(_CacheLocator):
-    """Where numba is told that a function's files are: it asks for no other place."""
+    """The place that numba has for a function's files; it looks in no other."""
 
     def __init__(self, line: int) -> None:
         self.line = line
