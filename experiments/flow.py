@@ -6,10 +6,7 @@ python experiments/flow.py --config configs/flow/fsdd.yaml
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 from torch import nn
 
 from vqwave.config import option, spec
@@ -20,7 +17,7 @@ from vqwave.metrics import likelihood
 from vqwave.models import Density, Student, StudentSpec
 from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, StepOutput
-from vqwave.training.settings import Count, ExperimentSpec
+from vqwave.training.settings import Count, ExperimentSpec, Seconds
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.waveform_experiment import WaveformExperiment
 
@@ -37,7 +34,7 @@ class Config(ExperimentSpec):
     )
     losses: dict[str, float] = option(default={"nll": 1.0}, help="weights: nll")
     num_samples: Count = option(default=2, help="utterances (or generated clips) in samples/")
-    sample_seconds: Annotated[float, Field(gt=0)] = option(
+    sample_seconds: Seconds = option(
         default=0.3, help="length of a generated clip; a maf draws one block after another"
     )
 

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
@@ -26,7 +25,7 @@ from vqwave.models.prior import CodeNetwork
 from vqwave.training.code_dataset import CodeCorpus
 from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
-from vqwave.training.settings import Count, ExperimentSpec
+from vqwave.training.settings import Count, ExperimentSpec, Seconds
 from vqwave.training.sources import checked_source
 from vqwave.training.tracking import SampleSheet
 
@@ -43,7 +42,7 @@ class Config(ExperimentSpec):
     )
     losses: dict[str, float] = option(default={"nll": 1.0}, help="weights: nll (nats a code)")
     num_samples: Count = option(default=4, help="utterances in samples/")
-    sample_seconds: Annotated[float, Field(gt=0)] = option(
+    sample_seconds: Seconds = option(
         default=2.0, help="after which they are cut, if they have not ended"
     )
 

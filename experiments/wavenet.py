@@ -6,10 +6,7 @@ python experiments/wavenet.py --config configs/wavenet/fsdd.yaml
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 
 from vqwave.config import option, spec
 from vqwave.data import Batch
@@ -18,7 +15,7 @@ from vqwave.metrics import likelihood
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, StepOutput
-from vqwave.training.settings import Count, ExperimentSpec
+from vqwave.training.settings import Count, ExperimentSpec, Seconds
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.waveform_experiment import WaveformExperiment
 
@@ -30,9 +27,7 @@ class Config(ExperimentSpec):
     model: WaveNetSpec = option(default=WaveNetSpec(), help="the WaveNet")
     losses: dict[str, float] = option(default={"nll": 1.0}, help="weights: nll")
     num_samples: Count = option(default=4, help="utterances (or generated clips) in samples/")
-    sample_seconds: Annotated[float, Field(gt=0)] = option(
-        default=1.0, help="length of a generated clip"
-    )
+    sample_seconds: Seconds = option(default=1.0, help="length of a generated clip")
 
 
 class WaveNetExperiment(WaveformExperiment[Config, WaveNet]):

@@ -18,6 +18,7 @@ from chaos_scenarios import COMMON, Scenario
 from forked import fork, free_port
 
 from vqwave.training.command_line import main as train
+from vqwave.training.experiment_files import load_experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 600.0  # seconds that an attempt may take on a busy machine
@@ -77,9 +78,8 @@ class Machine:
 
     def __init__(self, folder: Path, commands: bool) -> None:
         self.folder, self.commands, self.count = folder, commands, 0
-        self.experiments = {
-            name: self._load(name) for name in ("wavenet", "vqvae", "distill", "prior", "adapt")
-        }
+        names = ("wavenet", "vqvae", "distill", "prior", "adapt")
+        self.experiments = {name: load_experiment(name) for name in names}
         for name in (
             "torch._dynamo",
             "torch.utils.data",
@@ -88,19 +88,6 @@ class Machine:
         ):
             if importlib.util.find_spec(name):  # else every process imports it anew
                 importlib.import_module(name)
-
-    def _load(self, name: str) -> type:
-        place = importlib.util.spec_from_file_location(
-            f"experiments_{name}", ROOT / "experiments" / f"{name}.py"
-        )
-        module = importlib.util.module_from_spec(place)
-        sys.modules[place.name] = module
-        place.loader.exec_module(module)
-        return next(
-            value
-            for key, value in vars(module).items()
-            if key.endswith("Experiment") and key != "Experiment"
-        )
 
     def start(
         self, scenario: Scenario, run: Path, hook: Callable[[], None] | None = None

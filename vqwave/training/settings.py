@@ -12,6 +12,8 @@ from vqwave.config import option, spec
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]  # of a clip: an hour is longer than any
+Clips = Annotated[int, Field(gt=0, le=1_000_000)]
 
 
 @spec
@@ -22,21 +24,17 @@ class DataSpec:
     speakers: tuple[str, ...] = option(
         default=(), help="those whose recordings are taken, of a corpus of more; none: all"
     )
-    clip_seconds: Annotated[float, Field(gt=0)] = option(
+    clip_seconds: Seconds = option(
         default=0.5, help="seconds of a training clip (rounded to full frames)"
     )
-    batch: Positive = option(
+    batch: Clips = option(
         default=8, help="clips of one optimizer step, over all processes and accumulation steps"
     )
-    workers: Count = option(
+    workers: Annotated[int, Field(ge=0, le=1000)] = option(
         default=0, help="processes a rank that read clips ahead; 0 reads in the training process"
     )
-    valid_clip_seconds: Annotated[float, Field(gt=0)] = option(
-        default=1.0, help="seconds of a validation clip"
-    )
-    valid_clips: Positive = option(
-        default=64, help="validation clips, spread evenly over the split"
-    )
+    valid_clip_seconds: Seconds = option(default=1.0, help="seconds of a validation clip")
+    valid_clips: Clips = option(default=64, help="validation clips, spread evenly over the split")
 
 
 @spec
