@@ -128,7 +128,7 @@ TRAIN = recognizer.recognizer_of
 
 def recognize_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluations have a recognizer of so many steps."""
-    small = replace(recognizer.DEFAULT, steps=steps, batch=12, channels=16)
+    small = replace(recognizer.DEFAULT, steps=steps, batch=12, channels=16, members=1)
     monkeypatch.setattr("vqwave.evaluation.context.DEFAULT", small)
     monkeypatch.setattr(
         "vqwave.evaluation.context.recognizer_of",
