@@ -27,7 +27,7 @@ from vqwave.nn.wavenet import StackSpec
 from vqwave.rng.philox import uniforms
 
 pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vqwave[fast]'")
-from vqwave.decode.cpu.jit import sources
+from vqwave.decode.cpu.kernel_cache import sources
 from vqwave.decode.cpu.wavenet import decoder as wavenet_decoder
 from vqwave.decode.cpu.wavenet import two_core
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vqwave.decode.cpu import precision
 from vqwave.decode.cpu.precision import missing, numbers
 from vqwave.decode.cpu.processor import has
 from vqwave.decode.sampling import Temperatures
@@ -26,9 +27,11 @@ pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vq
 from numba.core.runtime import rtsys
 from numba.core.runtime._nrt_python import memsys_disable_stats, memsys_enable_stats
 
+from vqwave.decode.cpu import processor, rates
 from vqwave.decode.cpu.wavenet import decoder as wavenet_decoder
-from vqwave.decode.cpu.wavenet import two_core, two_core_kernel
-from vqwave.decode.cpu.wavenet.atomic_flags import APART, signals, wait_for
+from vqwave.decode.cpu.wavenet import two_core
+from vqwave.decode.cpu.wavenet.atomic_flags import wait_for
+from vqwave.decode.cpu.wavenet.state import APART, SIGNALS, signals
 
 PRECISIONS = ["float32", "bf16", "bf16-dot", "int8"]
 DEEP = StackSpec(
@@ -155,10 +158,10 @@ def test_a_consumer_without_a_producer_returns() -> None:
         np.zeros((1, 4), np.float32),
         np.zeros((1, 0, 1), np.float32),
     )
-    flags = signals(two_core_kernel.SIGNALS)
+    flags = signals(SIGNALS)
     draws = (group.streams, np.uint64(0), Temperatures(), nothing, sampled, params)
     network = (group.plan, group.state, group.buffers, built._condition_window(group, 4))
-    assert two_core_kernel.consume(*network, flags, 0, 4, *draws) == 0
+    assert two_core.consume(*network, flags, 0, 4, *draws) == 0
     assert group.state.time[0] == 0
 
 
@@ -244,15 +247,42 @@ def test_a_stream_takes_no_memory(streams: int) -> None:
 
 def test_names_of_precisions() -> None:
     assert numbers("float32") == "float32"
-    assert numbers("auto") in ("bf16", "bf16-dot")
     with pytest.raises(UserInputError, match="did you mean bf16-dot"):
         numbers("bf16dot")
+
+
+@pytest.mark.parametrize("gain", [0.5, 1.1, 1.9])
+def test_auto_takes_dot_products_only_where_they_are_faster(
+    gain: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "missing", lambda _: None)
+    monkeypatch.setattr(rates, "dot_gain", lambda: gain)
+    monkeypatch.setattr(processor, "second_level_cache", lambda: 2 << 20)
+    for streamed in (0, 2 << 20):
+        assert numbers("auto", streamed) == ("bf16-dot" if gain > 1.2 else "float32")
+    assert numbers("auto", 5 << 20) == "bf16-dot"  # half as many bytes to read, whatever the gain
+    monkeypatch.setattr(precision, "missing", lambda _: "it is missing")
+    assert [numbers("auto", streamed) for streamed in (0, 5 << 20)] == ["float32", "bf16"]
+
+
+@pytest.mark.skipif(missing("bf16-dot") is not None, reason="no dot products of bfloat16 here")
+def test_the_gain_of_dot_products_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the clock, not of chance: a kernel that does four times the work has a quarter."""
+    rates.dot_gain.cache_clear()
+    plain = rates.dot_gain()
+    assert 0.2 < plain < 5
+    dot = rates.MULTIPLY[rates.DOT]
+    slower = {rates.DOT: lambda words, turns: dot(words, 4 * turns)}
+    monkeypatch.setattr(rates, "MULTIPLY", rates.MULTIPLY | slower)
+    rates.dot_gain.cache_clear()
+    assert rates.dot_gain() == pytest.approx(plain / 4, rel=0.5)
+    rates.dot_gain.cache_clear()
 
 
 def test_an_absent_instruction_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NUMBA_CPU_FEATURES", raising=False)
     monkeypatch.setattr("llvmlite.binding.get_host_cpu_features", dict)
-    assert numbers("auto") == "bf16"
+    assert numbers("auto") == "float32"
     with pytest.warns(UserWarning, match="AVX-512 BF16"):
         assert numbers("bf16-dot") == "bf16"
 

@@ -29,7 +29,7 @@ from vqwave.rng.philox import uniforms
 
 pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'vqwave[fast]'")
 from vqwave.decode.cpu.flow import decoder as fast
-from vqwave.decode.cpu.flow.kernel import noise
+from vqwave.decode.cpu.flow.decoder import noise
 
 HOP, FRAMES = 48, 5
 NARROWED = ["bf16", "bf16-dot"] if missing("bf16-dot") is None else ["bf16"]
@@ -381,8 +381,8 @@ def test_auto_takes_the_kernels_or_gives_the_reason() -> None:
 
 NARROW = """
 import sys
-from vqwave.decode.cpu import simd
-simd.WIDE = False
+from vqwave.decode.cpu import processor
+processor.WIDE = False
 sys.path.insert(0, sys.argv[1])
 import test_student_numba as here, torch
 assert (here.fast.padded_rows(1)) == 3

@@ -7,10 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -192,59 +192,62 @@ def test_a_training_in_a_thread_is_the_same(corpus: Path, tmp_path: Path) -> Non
 
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """`decode.compiled`, which has not looked for its folder yet."""
-    compiled = pytest.importorskip("vqwave.decode.cpu.jit", exc_type=ImportError)
+    """`decode.cpu.kernel_cache`, which has not looked for its folder yet."""
+    found = pytest.importorskip("vqwave.decode.cpu.kernel_cache", exc_type=ImportError)
     for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    for cached in (compiled.folder, compiled._warn_uncached):
-        cached.cache_clear()
-    yield compiled
-    for cached in (compiled.folder, compiled._warn_uncached):
-        cached.cache_clear()
-
-
-def twice(x: int) -> int:
-    return 2 * x
+    found._warn_unkept.cache_clear()
+    yield found
+    found._warn_unkept.cache_clear()
 
 
 def no_home() -> Path:
     raise RuntimeError("Could not determine home directory.")
 
 
-def refuse(*_: object, **__: object) -> object:
+@contextmanager
+def refuse(*_: object, **__: object) -> Iterator[None]:
     raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    yield
 
 
 def test_kernels_without_a_place_to_keep_them_are_compiled_and_it_is_said_once(
     kernels: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from vqwave.decode.cpu import kernel_files
+    from vqwave.decode.cpu.compiled import Compiled
+
+    def filtered() -> float:
+        x = np.ones(2, np.float32)
+        synthesise = Compiled("vqwave.decode.cpu.flow.kernel", "synthesise")
+        synthesise(np.full((1, 1), 0.5, np.float32), 1, 0, x)
+        return x[1]
+
     def noted() -> list[str]:
-        kernels.folder.cache_clear()
-        kernels._warn_uncached.cache_clear()
+        kernels._warn_unkept.cache_clear()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            assert kernels.folder(Path(kernels.__file__)) is None
-            assert kernels.folder(Path(kernels.__file__).with_name("simd.py")) is None
+            assert [filtered(), filtered()] == [1.5, 1.5]
         assert all(item.category is Note for item in caught)
-        return [str(item.message) for item in caught]
+        texts = [str(item.message) for item in caught]
+        return [text for text in texts if not text.startswith("compiling the decoder")]
 
     with monkeypatch.context() as nowhere:
         nowhere.setattr(Path, "home", no_home)
         (said,) = noted()
         assert "Could not determine home directory" in said
         assert "NUMBA_CACHE_DIR" in said
-        assert kernels.kernel(twice)(21) == 42
     with monkeypatch.context() as nowhere:
         (tmp_path / "file").write_text("")
         nowhere.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file"))
         assert ["Not a directory" in said for said in noted()] == [True]
     with monkeypatch.context() as nowhere:
         nowhere.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
-        nowhere.setattr(tempfile, "TemporaryFile", refuse)
+        nowhere.setattr(kernel_files, "new_file", refuse)
         assert ["Read-only file system" in said for said in noted()] == [True]
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
-    kernels.folder.cache_clear()
-    assert kernels.folder(Path(kernels.__file__)).is_relative_to(tmp_path / "cache")
+    assert noted() == []
+    assert len(list((tmp_path / "cache" / "vqwave" / "kernels").glob("*.o"))) == 1
 
 
 NETWORK = (

@@ -9,141 +9,29 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
-from numpy.typing import NDArray
 
-from vqwave.decode.cpu.jit import kernel
-from vqwave.decode.cpu.microkernels import BFLOAT
-from vqwave.decode.cpu.processor import has
-from vqwave.decode.cpu.simd import (
-    LANES,
-    Args,
-    Context,
-    Generated,
-    Signature,
-    Typing,
-    array_of,
-    call,
+from vqwave.decode.cpu.rates import (
+    A_LANE,
+    CHAINS,
+    DOT,
+    FLOAT32,
+    MULTIPLY,
+    QUADS,
+    can,
+    read_all,
 )
-from vqwave.decode.plan import aligned
+from vqwave.decode.plan import WIDTH, aligned
 
-FLOAT32, DOT, QUADS = 0, 1, 2  # multiply-adds of float32, of bfloat16 pairs, of int8 quadruples
-A_LANE = {FLOAT32: 1, DOT: 2, QUADS: 4}  # multiply-adds of one lane of one instruction
+__all__ = ["DOT", "FLOAT32", "QUADS", "bandwidth", "can", "multiplies"]
+
 SECONDS = 0.05  # that a measurement takes, about
-CHAINS = 12  # independent sums, more than an instruction's latency
-
-_FLOATS = ir.VectorType(ir.FloatType(), LANES)
-_INTS = ir.VectorType(ir.IntType(32), LANES)
-
-
-def can(kind: int) -> bool:
-    """Whether this processor has the instruction."""
-    return kind == FLOAT32 or has({DOT: "avx512bf16", QUADS: "avx512vnni"}[kind])
-
-
-@intrinsic(prefer_literal=True)
-def _chains(
-    _typing: Typing, kind: types.IntegerLiteral, words: types.Array, _turns: types.Integer
-) -> Generated:
-    """CHAINS sums, multiplied into for `turns` turns, are added to words[:16], so that nothing can
-    be left out.
-    """
-    which = kind.literal_value
-
-    def generate(
-        context: Context, builder: ir.IRBuilder, signature: Signature, args: Args
-    ) -> ir.Value:
-        data = builder.bitcast(
-            array_of(context, builder, signature.args[1], args[1]).data, _INTS.as_pointer()
-        )
-        words_ = builder.load(data, align=4)
-        start = words_ if which == QUADS else builder.bitcast(words_, _FLOATS)
-        sums = [cgutils.alloca_once_value(builder, start) for _ in range(CHAINS)]
-        with cgutils.for_range(builder, args[2]):
-            for place in sums:
-                builder.store(_once(builder, which, builder.load(place), words_), place)
-        total = builder.load(sums[0])
-        for place in sums[1:]:
-            total = (builder.add if which == QUADS else builder.fadd)(total, builder.load(place))
-        builder.store(builder.bitcast(total, _INTS), data, align=4)
-        return context.get_dummy_value()
-
-    return types.void(kind, words, types.intp), generate
-
-
-def _once(builder: ir.IRBuilder, kind: int, total: ir.Value, words: ir.Value) -> ir.Value:
-    if kind == FLOAT32:
-        factor = builder.bitcast(words, _FLOATS)
-        return call(builder, "llvm.fma.v16f32", factor, factor, total)
-    if kind == DOT:
-        pairs = builder.bitcast(words, ir.VectorType(BFLOAT, 2 * LANES))
-        return call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", total, pairs, pairs)
-    return call(builder, "llvm.x86.avx512.vpdpbusd.512", total, words, words, result=_INTS)
-
-
-@intrinsic
-def _read(_typing: Typing, array: types.Array, _stop: types.Integer) -> Generated:
-    """All bits of array.flat[:stop], 256 bytes a turn, joined: nothing but loads."""
-
-    def generate(
-        context: Context, builder: ir.IRBuilder, signature: Signature, args: Args
-    ) -> ir.Value:
-        data = array_of(context, builder, signature.args[0], args[0]).data
-        joined = [
-            cgutils.alloca_once_value(builder, ir.Constant(_INTS, [0] * LANES)) for _ in range(4)
-        ]
-        size = ir.Constant(args[1].type, 4 * LANES)
-        with cgutils.for_range(builder, builder.udiv(args[1], size)) as loop:
-            line = builder.bitcast(
-                builder.gep(data, [builder.mul(loop.index, size)]), _INTS.as_pointer()
-            )
-            for i, place in enumerate(joined):
-                word = builder.load(builder.gep(line, [ir.Constant(args[1].type, i)]), align=4)
-                builder.store(builder.or_(builder.load(place), word), place)
-        bits = builder.load(joined[0])
-        for place in joined[1:]:
-            bits = builder.or_(bits, builder.load(place))
-        return call(builder, "llvm.vector.reduce.or.v16i32", bits, result=ir.IntType(32))
-
-    return types.int32(array, types.intp), generate
-
-
-@kernel
-def read_all(words: NDArray[np.int32], times: int) -> int:
-    """Reads all of it, `times` times."""
-    bits = 0
-    for i in range(times):
-        words[0] = i
-        bits |= _read(words, words.size)
-    return bits
-
-
-@kernel
-def multiply_float32(words: NDArray[np.int32], turns: int) -> None:
-    _chains(0, words, turns)
-
-
-@kernel
-def multiply_dot(words: NDArray[np.int32], turns: int) -> None:
-    _chains(1, words, turns)
-
-
-@kernel
-def multiply_quads(words: NDArray[np.int32], turns: int) -> None:
-    _chains(2, words, turns)
-
-
-MULTIPLY = {FLOAT32: multiply_float32, DOT: multiply_dot, QUADS: multiply_quads}
 
 
 def bandwidth(size: int, threads: int, *, shared: bool = False) -> float:
     """Bytes a second that `threads` threads read together: each all of `size` bytes again and
     again, or, if `shared`, its part.
     """
-    part = max(4 * LANES, size // 4 // (threads if shared else 1) // (4 * LANES) * 4 * LANES)
+    part = max(4 * WIDTH, size // 4 // (threads if shared else 1) // (4 * WIDTH) * 4 * WIDTH)
     words = [aligned((part,), np.int32) for _ in range(threads)]
     times = max(1, int(SECONDS * 9e10 / (4 * part)))
     return threads * times * 4 * part / together(lambda i: read_all(words[i], times), threads)
@@ -152,11 +40,11 @@ def bandwidth(size: int, threads: int, *, shared: bool = False) -> float:
 def multiplies(kind: int, threads: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """Multiply-adds a second, by `clock`, of `threads` threads together."""
     words, turns = (
-        [aligned((LANES,), np.int32) for _ in range(threads)],
+        [aligned((WIDTH,), np.int32) for _ in range(threads)],
         int(SECONDS * 3.5e9 / CHAINS),
     )
     taken = together(lambda i: MULTIPLY[kind](words[i], turns), threads, clock)
-    return threads * turns * CHAINS * LANES * A_LANE[kind] / taken
+    return threads * turns * CHAINS * WIDTH * A_LANE[kind] / taken
 
 
 def together(

@@ -9,7 +9,7 @@ import importlib.util
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vqwave.decode import reference
 from vqwave.decode.cpu.flow.plan import unsupported_student
-from vqwave.decode.cpu.precision import numbers
+from vqwave.decode.cpu.precision import named, numbers
 from vqwave.decode.cuda import tuning
 from vqwave.decode.plan import unsupported
 from vqwave.decode.sampling import DEFAULT, Sampling
@@ -137,7 +137,7 @@ class WaveNetNumba(WaveNetBackend):
             temperature=sampling.temperatures(),
             prompt=request.prompt,
             progress=request.progress,
-            weights=numbers(sampling.precision),
+            weights=numbers(sampling.precision, _weight_bytes(request.decoder)),
         )
 
     def engine(self, decoder: WaveNet, sampling: Sampling, stream: int) -> Engine:
@@ -148,7 +148,8 @@ class WaveNetNumba(WaveNetBackend):
     def slots(self, decoder: WaveNet, streams: Tensor, sampling: Sampling) -> NumbaDecoder:
         from vqwave.decode.cpu.wavenet.decoder import Decoder
 
-        silence, weights = silent_condition(decoder.conditioner), numbers(sampling.precision)
+        silence = silent_condition(decoder.conditioner)
+        weights = numbers(sampling.precision, _weight_bytes(decoder))
         return Decoder(decoder, silence, streams, weights=weights)
 
 
@@ -318,7 +319,7 @@ def sample(request: SampleRequest[Any], sampling: Sampling = DEFAULT) -> Tensor:
     `precision` is the CPU kernels' (see `precision.py`); the others have their own.
     """
     check_finite(request.decoder, f"this {type(request.decoder).__name__}")
-    sampling = replace(sampling, precision=numbers(sampling.precision))
+    named(sampling.precision)
     backend = select(request.decoder, sampling)
     if not 0 < sampling.top_p <= 1:
         raise UserInputError(f"top_p {sampling.top_p}: expected a number above 0, at most 1")
@@ -334,6 +335,11 @@ def build_engine(decoder: WaveNet | Student, sampling: Sampling, stream: int = 0
 def _backends(decoder: nn.Module) -> Mapping[str, Backend[Any]]:
     """Those of its kind, by name."""
     return next(BACKENDS_OF[kind] for kind in type(decoder).__mro__ if kind in BACKENDS_OF)
+
+
+def _weight_bytes(wavenet: WaveNet) -> int:
+    """Of the weights that a sample needs, in float32."""
+    return 4 * sum(parameter.numel() for parameter in wavenet.stack.parameters())
 
 
 def _without_numba() -> str | None:

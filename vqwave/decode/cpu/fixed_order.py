@@ -9,17 +9,13 @@ receptive field alone: an utterance is computed at once, and equals a stream of 
 from __future__ import annotations
 
 import copy
-import math
 from typing import TypeVar, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vqwave.decode.cpu.jit import kernel
-from vqwave.decode.cpu.matmul import multiply
-from vqwave.decode.cpu.microkernels import place
+from vqwave.decode.cpu.compiled import Compiled
 from vqwave.decode.plan import Floats, aligned, padded
 from vqwave.models.vqvae import VQVAE
 from vqwave.nn.linear_prediction import SpectralPredictor
@@ -27,62 +23,11 @@ from vqwave.nn.tensor_state import PerState
 
 PANEL = 64  # outputs whose weights stay in the second-level cache while all rows go by
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
-Doubles = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 
-@kernel
-def convolve(weights: Floats, depth: int, x: Floats, y: Floats) -> None:
-    """y (F, O) += the convolution of x (F + taps - 1, C); depth: taps C.
-
-    weights: panels of (depth, at most `PANEL`), one after another.
-    """
-    rows, width = y.shape
-    at = first = 0
-    while first < width:
-        panel = min(PANEL, width - first)
-        multiply(
-            place(weights, at), depth, panel, rows, place(x, 0), x.shape[1], place(y, first), width
-        )
-        at += depth * panel
-        first += panel
-
-
-@kernel
-def predict(
-    level: Doubles,
-    bands: Integers,
-    shares: Doubles,
-    cosines: Doubles,
-    autocorrelation: Doubles,
-    coefficients: Doubles,
-    reversed_: Doubles,
-) -> None:
-    """level (F, M) of the bands -> autocorrelation (F, P + 1) and coefficients (F, P).
-
-    Bin b lies between bands[b, 0] and bands[b, 1], which have shares[b] of it; cosines (bins, P +
-    1) make the lags of the power spectrum. reversed_ (P,) is working memory.
-    """
-    order = coefficients.shape[1]
-    for f in range(len(level)):
-        r, a = autocorrelation[f], coefficients[f]
-        r[:] = 0.0
-        for b in range(len(bands)):
-            x = level[f, bands[b, 0]] * shares[b, 0] + level[f, bands[b, 1]] * shares[b, 1]
-            power = math.exp(2.0 * x)
-            for k in range(order + 1):
-                r[k] += power * cosines[b, k]
-        error = r[0]
-        for i in range(order):
-            reflection = r[i + 1]
-            for k in range(i):
-                reflection -= a[k] * r[i - k]
-                reversed_[k] = a[i - 1 - k]
-            reflection /= error
-            for k in range(i):
-                a[k] -= reflection * reversed_[k]
-            a[i] = reflection
-            error *= 1.0 - reflection * reflection
+_MODULE = "vqwave.decode.cpu.fixed_order_kernels"
+convolve = Compiled(_MODULE, "convolve")
+predict = Compiled(_MODULE, "predict")
 
 
 class FixedOrderConv1d(nn.Module):
@@ -113,7 +58,7 @@ class FixedOrderConv1d(nn.Module):
         x[self.before : self.before + frames] = columns
         y = np.empty((frames, len(self.bias)), np.float32)
         y[:] = self.bias
-        convolve(self.weights, taps * self.in_channels, x, y)
+        convolve(self.weights, taps * self.in_channels, PANEL, x, y)
         return torch.from_numpy(y[:, : self.outputs]).T
 
 

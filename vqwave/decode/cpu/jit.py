@@ -1,103 +1,45 @@
-"""Compiling kernels once: files of theirs, in a folder that changes with the sources they were made
-from.
-
-numba looks only at the file of the function that it caches, not at those that this one calls; so
-the name of the folder is a hash of that file and of all that it imports from `vqwave.decode`, and
-of the versions that compiled them.
+"""Compiling kernels: functions that numba compiles for the kernels that call them, and the object
+code of those that Python calls (`compiled.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
+import ctypes
 import os
-import re
-import tempfile
-import warnings
-from collections.abc import Callable
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import llvmlite
+# numba would use Intel's vector library where it finds it, which the code would then need
+os.environ.setdefault("NUMBA_DISABLE_INTEL_SVML", "1")
+
 import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.compiler_lock import global_compiler_lock
+from numba.np.arrayobj import populate_array
+from numba.np.numpy_support import from_dtype
 
-from vqwave.decode.cpu.kernel_files import KernelCache
-from vqwave.errors import Note
-
-PACKAGE = Path(__file__).parents[2]
-IMPORT = re.compile(r"^from vqwave\.(decode\.[\w.]+) import", re.MULTILINE)
-
-
-@cache
-def sources(file: Path) -> frozenset[Path]:
-    """The files that a kernel depends on: its own, its imports from `vqwave.decode`, and so on.
-
-    >>> sorted(path.name for path in sources(Path(__file__).parent / "simd.py"))
-    ['processor.py', 'simd.py']
-    """
-    known: set[Path] = set()
-    new = {file}
-    while new:
-        known |= new
-        texts = [path.read_text(encoding="utf-8") for path in new]
-        modules = {module for text in texts for module in IMPORT.findall(text)}
-        new = {PACKAGE / f"{module.replace('.', '/')}.py" for module in modules} - known
-    return frozenset(known)
-
-
-@cache
-def folder(file: Path) -> Path | None:
-    """Where a file's kernels are kept: below NUMBA_CACHE_DIR, or the user's cache.
-
-    None, with a Note, where there is no such place (HOME is not set) or nothing can be written.
-    """
-    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    for source in sorted(sources(file) | {Path(__file__)}):
-        digest.update(source.read_bytes())
-    given = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
-    try:
-        base = Path(given) if given else Path.home() / ".cache"
-        path = base / "vqwave" / f"kernels-{digest.hexdigest()[:12]}"
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path) as probe:  # a full disk does not show in the modes
-            probe.write(b"0")
-    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
-        _warn_uncached(getattr(error, "strerror", None) or str(error))
-        return None
-    return path
-
-
-@cache
-def _warn_uncached(reason: str) -> None:
-    """Once for all files."""
-    where = "expected NUMBA_CACHE_DIR to be a folder that can be written"
-    warnings.warn(
-        f"compiled kernels cannot be kept ({reason}), each process makes its own: {where}",
-        Note,
-        stacklevel=2,
-    )
+_WORD, _DOUBLE = ir.IntType(64), ir.DoubleType()
+_WORDS = _WORD.as_pointer()
 
 
 def kernel(function: Callable, *, inline: bool = False) -> Callable:
-    """numba.njit without lock, bounds checks, fast maths and allocation; cached on disk where that
-    is possible.
+    """numba.njit without lock, bounds checks, fast maths and allocation.
 
     Without allocation (numba's `_nrt`) no reference is counted: that alone would cost a layer as
     much as its gate does.
     """
-    options = {
-        "nogil": True,
-        "boundscheck": False,
-        "error_model": "numpy",
-        "fastmath": False,
-        "forceinline": inline,
-        "no_cfunc_wrapper": True,
-        "_nrt": False,
-    }
-    compiled = numba.njit(**options)(function)
-    path = folder(Path(function.__code__.co_filename))
-    if path is not None:
-        compiled._cache = KernelCache(function, path, _warn_uncached)
-    return compiled
+    return numba.njit(
+        nogil=True,
+        boundscheck=False,
+        error_model="numpy",
+        fastmath=False,
+        forceinline=inline,
+        no_cfunc_wrapper=True,
+        _nrt=False,
+    )(function)
 
 
 def inlined(function: Callable) -> Callable:
@@ -105,3 +47,103 @@ def inlined(function: Callable) -> Callable:
     their work.
     """
     return kernel(function, inline=True)
+
+
+# numba's own objects, which it does not type
+Kernel = Any
+Type = Any
+Context = Any
+Library = Any
+
+
+@global_compiler_lock
+def object_code(function: Kernel, arguments: Sequence[object], entry: str) -> tuple[bytes, bool]:
+    """Object code of a function named `entry`, which calls a kernel with arguments of these kinds;
+    and whether it needs no symbol that is numba's own.
+
+    The function takes the address of 64-bit words: one for the result, a whole number or nothing,
+    then those of the arguments (`compiled.words_of`). It returns 0.
+    """
+    kinds = tuple(_type_of(each) for each in arguments)
+    function.compile(kinds)
+    compiled = function.overloads[kinds]
+    context, signature = compiled.target_context, compiled.fndesc
+    module = context.create_module(entry)
+    callee = context.call_conv.get_function_type(signature.restype, signature.argtypes)
+    callee = ir.Function(module, callee, signature.llvm_func_name)
+    function = ir.Function(module, ir.FunctionType(ir.IntType(32), [_WORDS]), entry)
+    builder = ir.IRBuilder(function.append_basic_block())
+    words = Words(builder, function.args[0])
+    values = [words.value(context, kind) for kind in signature.argtypes]
+    status, result = context.call_conv.call_function(
+        builder, callee, signature.restype, signature.argtypes, values
+    )
+    if signature.restype != types.none:
+        builder.store(builder.sext(result, _WORD) if result.type != _WORD else result, words.start)
+    builder.ret(status.code)
+    library = context.codegen().create_library(entry)
+    library.enable_object_caching()
+    library.add_ir_module(module)
+    library.add_linking_library(compiled.library)
+    library.finalize()
+    return library._get_compiled_object(), not _foreign(library)
+
+
+def _type_of(value: object) -> Type:
+    """numba's type: arrays are contiguous and may be written."""
+    if isinstance(value, np.ndarray):
+        return types.Array(from_dtype(value.dtype), value.ndim, "C")
+    if isinstance(value, tuple):
+        return types.BaseTuple.from_types(tuple(_type_of(each) for each in value), type(value))
+    return numba.typeof(value)
+
+
+class Words:
+    """The words that object code is given, read one after another."""
+
+    def __init__(self, builder: ir.IRBuilder, start: ir.Value) -> None:
+        self.builder, self.start, self.read = builder, start, 1
+
+    def word(self) -> ir.Value:
+        place = self.builder.gep(self.start, [ir.Constant(_WORD, self.read)])
+        self.read += 1
+        return self.builder.load(place)
+
+    def value(self, context: Context, kind: Type) -> ir.Value:
+        """The next argument."""
+        if isinstance(kind, types.Array):
+            return self._array(context, kind)
+        if isinstance(kind, types.BaseTuple):
+            return context.make_tuple(self.builder, kind, [self.value(context, k) for k in kind])
+        word, wanted = self.word(), context.get_value_type(kind)
+        if wanted == _DOUBLE:
+            return self.builder.bitcast(word, _DOUBLE)
+        return word if wanted == _WORD else self.builder.trunc(word, wanted)
+
+    def _array(self, context: Context, kind: types.Array) -> ir.Value:
+        builder, array = self.builder, context.make_array(kind)(context, self.builder)
+        data = builder.inttoptr(self.word(), array.data.type)
+        shape = [self.word() for _ in range(kind.ndim)]
+        size = context.get_constant(types.intp, context.get_abi_sizeof(array.data.type.pointee))
+        strides = [size]
+        for length in reversed(shape[1:]):
+            strides.insert(0, builder.mul(strides[0], length))
+        populate_array(
+            array,
+            data=data,
+            shape=cgutils.pack_array(builder, shape, ty=_WORD),
+            strides=cgutils.pack_array(builder, strides[: len(shape)], ty=_WORD),
+            itemsize=size,
+            meminfo=None,
+        )
+        return array._getvalue()
+
+
+def _foreign(library: Library) -> list[str]:
+    """The symbols that are neither in the code nor, for every Python, in the process."""
+    names = [each.name for each in library._final_module.functions if each.is_declaration]
+    return [
+        name
+        for name in names
+        if not name.startswith("llvm.") and not hasattr(ctypes.pythonapi, name)
+    ]

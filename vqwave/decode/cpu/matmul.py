@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from vqwave.decode.cpu.jit import inlined, kernel
 from vqwave.decode.cpu.microkernels import beyond, move, place, put, tile_at
-from vqwave.decode.cpu.simd import LANES, WIDE, add, broadcast, gated, larger, load
+from vqwave.decode.cpu.processor import WIDE
+from vqwave.decode.cpu.simd import LANES, add, broadcast, gated, larger, load
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.float32] | NDArray[np.uint16]  # the latter are bfloat16

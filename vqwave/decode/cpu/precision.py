@@ -13,6 +13,8 @@ from vqwave.errors import Note, UserInputError, nearest
 BF16, VNNI = ("avx512bf16", "AVX-512 BF16"), ("avx512vnni", "AVX-512 VNNI")
 NEEDS = {"bf16-dot": (BF16,), "int8": (BF16, VNNI)}
 """The instructions that a precision needs: LLVM's names and the usual ones."""
+AUTO = "auto"
+GAIN = 1.2  # of products; less is lost in rounding activations
 
 
 def missing(precision: Precision) -> str | None:
@@ -27,23 +29,44 @@ def missing(precision: Precision) -> str | None:
     return None
 
 
-def numbers(precision: str) -> Precision:
-    """The precision that is asked for -> one that this processor has: "auto" is the fastest that
-    rounds floats alone; what is missing gives way to bf16, with a note.
-
-    Raises UserInputError for an unknown name.
-    """
-    if precision == "auto":
-        return "bf16" if missing("bf16-dot") else "bf16-dot"
-    named = next((each for each in PRECISIONS if each == precision), None)
-    if named is None:
-        known = ("auto", *PRECISIONS)
+def named(precision: str) -> Precision | None:
+    """The precision of a name; None for "auto". Raises UserInputError for an unknown name."""
+    if precision == AUTO:
+        return None
+    found = next((each for each in PRECISIONS if each == precision), None)
+    if found is None:
+        known = (AUTO, *PRECISIONS)
         raise UserInputError(
             f"precision {precision!r}: expected one of"
             f" {', '.join(known)}{nearest(precision, known)}"
         )
-    reason = missing(named)
+    return found
+
+
+def numbers(precision: str, streamed: int = 0) -> Precision:
+    """The precision that is asked for -> one that this processor has: what is missing gives way to
+    bf16, with a note.
+
+    "auto" is the fastest that rounds floats alone. streamed: bytes of float32 weights that are read
+    anew for each sample. Where they exceed the second-level cache, reading takes longest, and
+    weights have 16 bits. Else products do: they are bf16-dot where that multiplies more than `GAIN`
+    times as fast as float32, which `rates.dot_gain` measures. Raises UserInputError for an unknown
+    name.
+    """
+    found = named(precision)
+    if found is None:
+        return _fastest(streamed)
+    reason = missing(found)
     if reason:
         warnings.warn(f"{reason}: bf16 instead", Note, stacklevel=2)
         return "bf16"
-    return named
+    return found
+
+
+def _fastest(streamed: int) -> Precision:
+    from vqwave.decode.cpu import processor, rates
+
+    dots = missing("bf16-dot") is None
+    if streamed > processor.second_level_cache():
+        return "bf16-dot" if dots else "bf16"
+    return "bf16-dot" if dots and rates.dot_gain() > GAIN else "float32"

@@ -5,8 +5,18 @@ configured to use in their place.
 from __future__ import annotations
 
 import os
+from functools import cache
+from pathlib import Path
 
 import llvmlite.binding
+
+# settings of numba that change no code; the last one is set as numba is imported (`jit.py`)
+INDIFFERENT = {
+    "NUMBA_CACHE_DIR",
+    "NUMBA_NUM_THREADS",
+    "NUMBA_THREADING_LAYER",
+    "NUMBA_DISABLE_INTEL_SVML",
+}
 
 
 def has(feature: str) -> bool:
@@ -19,3 +29,29 @@ def has(feature: str) -> bool:
     if configured is not None:
         return f"+{feature}" in configured.split(",")
     return bool(llvmlite.binding.get_host_cpu_features().get(feature))
+
+
+def description() -> str:
+    """The processor and numba's settings: code that is compiled for another one is another."""
+    binding = llvmlite.binding
+    settings = [
+        f"{name}={value}"
+        for name, value in sorted(os.environ.items())
+        if name.startswith("NUMBA_") and name not in INDIFFERENT
+    ]
+    features = binding.get_host_cpu_features().flatten()
+    names = binding.get_process_triple(), binding.get_host_cpu_name(), features
+    return " ".join([*names, *settings])
+
+
+@cache
+def second_level_cache() -> int:
+    """Bytes of a core's second-level cache; a megabyte where the system does not say."""
+    try:
+        text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text(encoding="utf-8")
+        return int(text.strip().removesuffix("K")) << 10
+    except (OSError, ValueError):
+        return 1 << 20
+
+
+WIDE = has("avx512f")  # 32 registers of 16 lanes: larger tiles fit

@@ -19,10 +19,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-from vqwave.decode.cpu.processor import has
+from vqwave.decode.cpu.processor import WIDE
 
 LANES = 16
-WIDE = has("avx512f")  # 32 registers of 16 lanes: larger tiles fit
 
 _FLOAT = ir.FloatType()
 _INT = ir.IntType(32)

@@ -20,27 +20,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqwave.decode.cpu.flow.kernel import (
+from vqwave.decode.cpu.compiled import Compiled
+from vqwave.decode.cpu.flow.plan import FlowPlan, plan_flows
+from vqwave.decode.cpu.flow.source import SourceStream
+from vqwave.decode.cpu.flow.state import (
     STRIP,
     Columns,
     Integers,
     Memory,
     Samples,
     Scratch,
-    advance,
-    noise,
     padded_rows,
 )
-from vqwave.decode.cpu.flow.plan import FlowPlan, plan_flows
-from vqwave.decode.cpu.flow.source import SourceStream
 from vqwave.decode.cpu.flow.synthesis_filter import FilterStream
-from vqwave.decode.cpu.matmul import Floats
-from vqwave.decode.plan import Precision, aligned
+from vqwave.decode.plan import Floats, Precision, aligned
 from vqwave.decode.sampling import Temperature, Temperatures, checked_temperatures
 from vqwave.distributions import GaussianMixture
 from vqwave.models.student import Student
 from vqwave.nn.condition import Condition
 from vqwave.rng.philox import checked_seed
+
+advance = Compiled("vqwave.decode.cpu.flow.kernel", "advance")
+noise = Compiled("vqwave.decode.cpu.flow.kernel", "noise")
 
 # numbers that a layer of a tile yields: with its weights and its past they stay in the second-level
 # cache

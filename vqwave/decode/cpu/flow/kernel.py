@@ -10,18 +10,15 @@ window is full its last span of rows moves to the front. Rows are counted up to 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqwave.decode.cpu.flow.microkernel import (
     PAIRS,
-    ROWS,
     VECTORS,
     Conditions,
     Convolution,
-    Integers,
     Product,
     Residual,
     Taps,
@@ -30,87 +27,21 @@ from vqwave.decode.cpu.flow.microkernel import (
     residual_tile,
 )
 from vqwave.decode.cpu.flow.plan import PANEL, FlowPlan, Matrix
+from vqwave.decode.cpu.flow.state import ROWS, STRIP, Columns, Memory, Samples, Scratch
 from vqwave.decode.cpu.head_sampling import uniforms
 from vqwave.decode.cpu.jit import inlined, kernel
-from vqwave.decode.cpu.matmul import Floats, copy, fill_rows, product
+from vqwave.decode.cpu.matmul import copy, fill_rows, product
 from vqwave.decode.cpu.microkernels import move, put, tile
-from vqwave.decode.cpu.simd import LANES, broadcast, exp_scaled, larger, load, store
-from vqwave.decode.plan import aligned
-
-STRIP = 96  # columns that pass through all layers before the next
-WINDOW = 2 * STRIP  # rows of a window beyond its span: it is moved once in as many columns
-
-
-class Memory(NamedTuple):
-    """The past inputs of the layers of one flow of one stream, in the precision of its matrices."""
-
-    # (rows, R): a window a layer, each of its span and WINDOW rows; and STRIP rows that are never
-    # read, for what the last layer would pass on
-    windows: Matrix
-    begins: Integers  # (L + 1,) first row of each window, and of these
-    used: Integers  # (L,) rows that each window holds beyond its span
-
-    @staticmethod
-    def silent(plan: FlowPlan) -> Memory:
-        spans = (plan.kernel - 1) * plan.dilations
-        rows = spans + WINDOW
-        begins = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
-        kind = plan.dilated.dtype.type
-        windows = aligned((int(begins[-1]) + STRIP, len(plan.input_bias)), kind)
-        return Memory(windows, begins, np.zeros(len(spans), np.int64))
-
-
-class Scratch(NamedTuple):
-    """Scratch for the activations of a tile in one thread."""
-
-    units: Matrix  # (STRIP, G)
-    rectified: Matrix  # (ROWS, R)
-    hidden: Floats  # (ROWS, H)
-    # (1 + rows, W): of each block, its n locations, after those of the block that was known before
-    locations: Floats
-    scales: Floats  # (1 + rows, W): its n scales, from lane n on
-
-    @staticmethod
-    def of(plan: FlowPlan, columns: int) -> Scratch:
-        kind, rows = plan.dilated.dtype.type, 1 + padded_rows(columns)
-        return Scratch(
-            aligned((STRIP, plan.gate), kind),
-            aligned((ROWS, len(plan.input_bias)), kind),
-            aligned((ROWS, len(plan.hidden_bias)), np.float32),
-            *(aligned((rows, len(plan.out_bias)), np.float32) for _ in range(2)),
-        )
-
-
-class Columns(NamedTuple):
-    """A tile's columns on their way through a flow: `total` of the rows that there are."""
-
-    total: int
-    number: int  # of the first, counted from the first of the stream
-    # columns of the condition: the number of the first of `features`, and how many blocks each
-    # is held for
-    first: int
-    hold: int
-    blocks: Floats  # (rows, n), or with a harmonic source (rows, 2n): samples, then the source's
-    features: Floats  # (F, width): the condition
-    conditions: Floats  # (F, L 2G), what `project` makes of it
-    # (rows,): which column of the condition is a row's, as a place in conditions.flat
-    places: Integers
-    x: Floats  # (rows, R), or (STRIP, R)
-
-
-class Samples(NamedTuple):
-    """A tile's samples before and after a flow."""
-
-    z: Floats  # (n,)
-    x: Floats  # (n,)
-    # its first, counted from the beginning of the block whose parameters are known already
-    first: int
-    known: Floats  # (2, W): that block's locations and scales; afterwards those of the last
-
-
-def padded_rows(count: int) -> int:
-    """Rows of as many register tiles as hold `count` columns."""
-    return -(-count // ROWS) * ROWS
+from vqwave.decode.cpu.simd import (
+    LANES,
+    broadcast,
+    exp_scaled,
+    fused_scalar,
+    larger,
+    load,
+    store,
+)
+from vqwave.decode.plan import Floats
 
 
 @kernel
@@ -380,3 +311,19 @@ def noise(
         else:
             standard = math.log(u[1] / (1.0 - u[1]))
         z[i] = scales[i] * standard
+
+
+@kernel
+def synthesise(coefficients: Floats, hold: int, start: int, x: Floats) -> None:
+    """x (P + n): P samples, and n residuals which become samples; the first is sample `start` of
+    column 0.
+
+    coefficients (F, P): each column holds for `hold` samples, the last one for all that follow.
+    """
+    columns, order = coefficients.shape
+    for t in range(order, len(x)):
+        column = min((start + t - order) // hold, columns - 1)
+        sample = x[t]
+        for k in range(order):
+            sample = fused_scalar(coefficients[column, k], x[t - 1 - k], sample)
+        x[t] = sample

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numpy.typing import NDArray
 
 from vqwave.decode.cpu.flow.plan import Matrix
+from vqwave.decode.cpu.flow.state import Integers
 from vqwave.decode.cpu.microkernels import store_as, turn_of
+from vqwave.decode.cpu.processor import WIDE
 from vqwave.decode.cpu.simd import (
     LANES,
-    WIDE,
     Args,
     Array,
     Context,
@@ -35,12 +34,8 @@ from vqwave.decode.cpu.simd import (
 )
 from vqwave.decode.plan import Floats
 
-# Columns and pairs of vectors of a tile: 24 sums and 5 operands in the 32 registers of AVX-512,
-# 12 narrow ones elsewhere.
-ROWS, PAIRS = (6, 2) if WIDE else (3, 1)
+PAIRS = 2 if WIDE else 1  # of vectors of a tile
 VECTORS = 2 * PAIRS
-
-Integers = NDArray[np.int64]
 
 
 class Convolution(NamedTuple):

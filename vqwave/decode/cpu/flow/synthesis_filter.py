@@ -15,25 +15,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from vqwave.decode.cpu.jit import kernel
-from vqwave.decode.cpu.matmul import Floats
-from vqwave.decode.cpu.simd import fused_scalar
+from vqwave.decode.cpu.compiled import Compiled
+from vqwave.decode.plan import Floats
 
-
-@kernel
-def synthesise(coefficients: Floats, hold: int, start: int, x: Floats) -> None:
-    """x (P + n): P samples, and n residuals which become samples; the first is sample `start` of
-    column 0.
-
-    coefficients (F, P): each column holds for `hold` samples, the last one for all that follow.
-    """
-    columns, order = coefficients.shape
-    for t in range(order, len(x)):
-        column = min((start + t - order) // hold, columns - 1)
-        sample = x[t]
-        for k in range(order):
-            sample = fused_scalar(coefficients[column, k], x[t - 1 - k], sample)
-        x[t] = sample
+synthesise = Compiled("vqwave.decode.cpu.flow.kernel", "synthesise")
 
 
 class FilterStream:

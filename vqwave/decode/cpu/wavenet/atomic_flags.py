@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import platform
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from vqwave.decode.cpu.jit import kernel
 from vqwave.decode.cpu.simd import Args, Context, Generated, Signature, Typing, array_of, call
-from vqwave.decode.cpu.wavenet.state import Integers
-from vqwave.decode.plan import aligned
+from vqwave.decode.cpu.wavenet.state import APART, Integers
 
-# numbers between two signals, so that none shares a cache line, or its neighbour, with another
-APART = 16
 PATIENCE = 1 << 22  # reads of a signal before a thread gives up: a tenth of a second or more
-
-
-def signals(count: int) -> Integers:
-    """Zeros; signal i stands at i APART."""
-    return aligned((count * APART,), np.int64)
 
 
 @intrinsic

@@ -4,8 +4,6 @@ allocated and no lock held.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from vqwave.decode.cpu.head_sampling import draw
@@ -24,60 +22,17 @@ from vqwave.decode.cpu.matmul import (
 from vqwave.decode.cpu.microkernels import put
 from vqwave.decode.cpu.simd import LANES, add, broadcast, fused, load, load_integers
 from vqwave.decode.cpu.wavenet.prediction import add_prediction, shift_locations, voiced
-from vqwave.decode.cpu.wavenet.state import Integers, State, span
-from vqwave.decode.plan import CATEGORICAL, Plan, aligned
+from vqwave.decode.cpu.wavenet.state import (
+    Buffers,
+    ConditionWindow,
+    Integers,
+    State,
+    ring_slots,
+)
+from vqwave.decode.plan import CATEGORICAL, Plan
 from vqwave.decode.sampling import Temperatures
 
-
-class Buffers(NamedTuple):
-    """Activations of one sample of B streams.
-
-    Operands are what products read, in the plan's kind of number.
-    """
-
-    taps: Numbers  # (B, L k R) operand: the inputs of each layer, oldest first
-    units: Numbers  # (B, L G), of the plan's kind of unit
-    read: Numbers  # (B, S or R) operand: what the output layers read
-    hidden_read: Numbers  # (B, H) operand
-    present: Floats  # (B, R) residual channels
-    activation: Floats  # (B, 2G)
-    inner: Floats  # (B, R) sums of integers
-    skip: Floats  # (B, S)
-    hidden: Floats  # (B, H)
-    out: Floats  # (B, C)
-    scratch: Floats  # (C,)
-    column: Integers  # (B,) which column of the condition each stream is in
-
-    @staticmethod
-    def of(plan: Plan, streams: int) -> Buffers:
-        residual, (layers, activation) = plan.input_weights.shape[1], plan.dilated_bias.shape
-        skip, hidden, out = len(plan.skip_bias), len(plan.hidden_bias), len(plan.out_bias)
-        operand, unit = plan.operand.dtype.type, plan.units.dtype.type
-        return Buffers(
-            taps=aligned((streams, layers * plan.kernel * residual), operand),
-            units=aligned((streams, layers * activation // 2), unit),
-            read=aligned((streams, skip or residual), operand),
-            hidden_read=aligned((streams, hidden), operand),
-            present=aligned((streams, residual), np.float32),
-            activation=aligned((streams, activation), np.float32),
-            inner=aligned((streams, residual), np.float32),
-            skip=aligned((streams, skip), np.float32),
-            hidden=aligned((streams, hidden), np.float32),
-            out=aligned((streams, out), np.float32),
-            scratch=aligned((out,), np.float32),
-            column=np.zeros(streams, np.int64),
-        )
-
-
-class ConditionWindow(NamedTuple):
-    """The condition of B streams over a chunk of time: columns from number `first` on, each held;
-    the last one for all that follows.
-    """
-
-    columns: Floats  # (B, n, L 2G): projected, with the bias of the dilated convolution
-    first: Integers  # (B,) number of the first column
-    hold: int  # samples a column
-    predictors: Floats  # (B, n, P, with pitch taps P + 1): see `prediction.py`; (B, n, 0) without
+span = kernel(ring_slots)
 
 
 @kernel

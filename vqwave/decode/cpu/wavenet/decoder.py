@@ -18,13 +18,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqwave.decode.cpu.matmul import Floats
-from vqwave.decode.cpu.wavenet.batch_kernel import Buffers, ConditionWindow, decode, project
-from vqwave.decode.cpu.wavenet.single_stream import PastTapCache
-from vqwave.decode.cpu.wavenet.state import SAVED_NAMES, Integers, State
+from vqwave.decode.cpu.compiled import Compiled
+from vqwave.decode.cpu.wavenet.state import (
+    SAVED_NAMES,
+    Buffers,
+    ConditionWindow,
+    Integers,
+    PastTapCache,
+    State,
+)
 from vqwave.decode.cpu.wavenet.two_core import ChunkTask, TwoCoreDecoder, cores, run_alone
 from vqwave.decode.plan import (
     CATEGORICAL,
+    Floats,
     Plan,
     Precision,
     aligned,
@@ -35,6 +41,9 @@ from vqwave.decode.sampling import Temperature, checked_temperatures
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.condition import Condition
 from vqwave.rng.philox import checked_seed
+
+decode = Compiled("vqwave.decode.cpu.wavenet.batch_kernel", "decode")
+project = Compiled("vqwave.decode.cpu.wavenet.batch_kernel", "project")
 
 # streams that one kernel call advances: their activations stay in the second-level cache
 GROUP = 32

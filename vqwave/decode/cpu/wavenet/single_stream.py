@@ -9,14 +9,11 @@ then the present, as `batch_kernel.step` has them.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from vqwave.decode.cpu.jit import inlined, kernel
 from vqwave.decode.cpu.matmul import (
     Floats,
-    Numbers,
     clear,
     convert,
     copy,
@@ -27,44 +24,25 @@ from vqwave.decode.cpu.matmul import (
 )
 from vqwave.decode.cpu.microkernels import place
 from vqwave.decode.cpu.wavenet.batch_kernel import (
-    Buffers,
-    ConditionWindow,
     add_residual,
     commit_sample,
     dequantize_skips,
     embed_input,
     output_layers,
     select_column,
+    span,
     words,
 )
-from vqwave.decode.cpu.wavenet.state import Integers, State, span
-from vqwave.decode.plan import Plan, aligned
+from vqwave.decode.cpu.wavenet.state import (
+    AHEAD,
+    Buffers,
+    ConditionWindow,
+    Integers,
+    PastTapCache,
+    State,
+)
+from vqwave.decode.plan import Plan
 from vqwave.decode.sampling import Temperatures
-
-AHEAD = 8  # samples
-
-
-class PastTapCache(NamedTuple):
-    """The sums over past taps of samples to come.
-
-    Nothing that outlives a call: `precompute_all` makes it anew.
-    """
-
-    sums: Floats  # (L AHEAD, 2G)
-    past: Numbers  # (AHEAD, (k - 1) R) operand
-    slot: Integers  # (L,) where in its ring, which begins at `ring`, a layer puts its present
-    ring: Integers  # (L,)
-
-    @staticmethod
-    def of(plan: Plan) -> PastTapCache:
-        (layers, width), residual = plan.dilated_bias.shape, plan.input_weights.shape[1]
-        spans = [span(plan.kernel, int(d)) for d in plan.dilations]
-        return PastTapCache(
-            aligned((layers * AHEAD, width), np.float32),
-            aligned((AHEAD, (plan.kernel - 1) * residual), plan.operand.dtype.type),
-            np.zeros(layers, np.int64),
-            np.concatenate([[0], np.cumsum(spans[:-1])]).astype(np.int64),
-        )
 
 
 @inlined

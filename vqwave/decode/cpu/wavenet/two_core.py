@@ -14,14 +14,22 @@ from functools import cache
 
 import numpy as np
 
-from vqwave.decode.cpu.matmul import Floats
-from vqwave.decode.cpu.wavenet.atomic_flags import signals
-from vqwave.decode.cpu.wavenet.batch_kernel import Buffers, ConditionWindow
-from vqwave.decode.cpu.wavenet.single_stream import PastTapCache, decode_one
-from vqwave.decode.cpu.wavenet.state import Integers, State
-from vqwave.decode.cpu.wavenet.two_core_kernel import SIGNALS, consume, produce
-from vqwave.decode.plan import Plan
+from vqwave.decode.cpu.compiled import Compiled
+from vqwave.decode.cpu.wavenet.state import (
+    SIGNALS,
+    Buffers,
+    ConditionWindow,
+    Integers,
+    PastTapCache,
+    State,
+    signals,
+)
+from vqwave.decode.plan import Floats, Plan
 from vqwave.decode.sampling import Temperatures
+
+decode_one = Compiled("vqwave.decode.cpu.wavenet.single_stream", "decode_one")
+produce = Compiled("vqwave.decode.cpu.wavenet.two_core_kernel", "produce")
+consume = Compiled("vqwave.decode.cpu.wavenet.two_core_kernel", "consume")
 
 # samples by which a way is measured: to begin with two threads takes as long as some dozens
 TRIAL = 512

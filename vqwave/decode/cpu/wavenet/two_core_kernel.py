@@ -12,10 +12,8 @@ import numpy as np
 
 from vqwave.decode.cpu.jit import kernel
 from vqwave.decode.cpu.matmul import Floats, fill_rows, row_product
-from vqwave.decode.cpu.wavenet.atomic_flags import APART, PATIENCE, store_release, wait_for
+from vqwave.decode.cpu.wavenet.atomic_flags import PATIENCE, store_release, wait_for
 from vqwave.decode.cpu.wavenet.batch_kernel import (
-    Buffers,
-    ConditionWindow,
     add_residual,
     commit_sample,
     dequantize_skips,
@@ -25,19 +23,24 @@ from vqwave.decode.cpu.wavenet.batch_kernel import (
     words,
 )
 from vqwave.decode.cpu.wavenet.single_stream import (
-    PastTapCache,
     precompute_all,
     precompute_due,
     residual_at,
     run_layer,
     skips_at,
 )
-from vqwave.decode.cpu.wavenet.state import Integers, State
+from vqwave.decode.cpu.wavenet.state import (
+    APART,
+    DRAWN,
+    UNITS,
+    Buffers,
+    ConditionWindow,
+    Integers,
+    PastTapCache,
+    State,
+)
 from vqwave.decode.plan import Plan
 from vqwave.decode.sampling import Temperatures
-
-UNITS, DRAWN = 0, 1  # signals: layers whose units are complete, samples drawn
-SIGNALS = 2
 
 
 @kernel
