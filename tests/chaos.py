@@ -185,7 +185,7 @@ class Chaos:
         if (
             way == "term"
             and not dead
-            and ("run the same command to go on" not in text or set(status) != {143})
+            and ("run the same command" not in text or set(status) != {143})
         ):
             raise SystemExit(f"{self.scenario.name}: SIGTERM ended with {status}:\n{text}")
         if way != "term" and len(status) > len(dead) and 99 in status:

@@ -406,7 +406,7 @@ class Trouble:
         if status == 0 or (status == 2 and self.is_done(attempt)):
             return False
         last = (attempt.text.splitlines() or [""])[-1]
-        told = last.startswith("stopped") or "run the same command to go on" in last
+        told = last.startswith("stopped") or "run the same command" in last
         if status != -number and (status != 128 + number or not told):
             raise Wrong(f"killed by {way}: status {status}\n{attempt.text}")
         self.happened["killed"] += 1

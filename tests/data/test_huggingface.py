@@ -95,6 +95,30 @@ def test_what_is_no_folder_and_no_name_is_not_looked_for(
         prepare("datasets", Path(name), tmp_path / "out", quiet=True)
 
 
+def test_a_row_that_cannot_be_read_is_left_out(
+    library: Any,  # noqa: ANN401
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As rows of an altered file are: bytes that are no UTF-8, columns that are not there."""
+    data = table(library, tones(300, 400, 500), text=["zero", "one", "two"])
+    plain = library.Dataset.__getitem__
+
+    def read(self: Any, key: Any) -> Any:  # noqa: ANN401
+        row = plain(self, key)
+        if key == 0 and "text" in row:
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+        return {} if key == 1 and "audio" in row else row
+
+    monkeypatch.setattr(library, "load_dataset", lambda *_, **__: data)
+    monkeypatch.setattr(library.Dataset, "__getitem__", read)
+    prepare("datasets", Path("user/name"), tmp_path / "out", quiet=True)
+    assert [u.text for u in Corpus.open(tmp_path / "out").utterances] == ["two"]
+    rejected = (tmp_path / "out" / "rejected.csv").read_text()
+    assert "row 0" in rejected
+    assert "row 1: its sound cannot be read (ValueError" in rejected
+
+
 def test_columns_are_named(saved: Path, tmp_path: Path) -> None:
     columns = {"speaker": "locale", "text": "gender", "tongue": "locale"}
     prepare("datasets", saved, tmp_path / "out", columns=columns, quiet=True)

@@ -15,6 +15,7 @@ from typing import Any
 from vqwave.data.external_formats import LABELS, NOBODY, SPEAKER, TEXT, split_of
 from vqwave.data.manifest import Recording, Rejected
 from vqwave.errors import UserInputError, nearest
+from vqwave.failures import raise_if_stopped
 
 Rows = Iterator[Recording | Rejected]
 HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?(?:@([\w./-]+))?", re.ASCII)
@@ -64,13 +65,16 @@ def _splits(source: Path) -> dict[str, Any]:
             loaded = datasets.load_from_disk(str(source))
         else:
             loaded = datasets.load_dataset(str(source))
+        parts = dict(loaded) if isinstance(loaded, dict) else {"": loaded}
+        for part in parts.values():
+            part.data.validate(full=True)  # its offsets, which nothing checks as rows are read
     except Exception as error:  # of the library, and of all that it reads with
         reason = " ".join(str(error).split())[:300]
         raise UserInputError(
             f"{source}: no data set that can be read ({reason}), expected one of the library"
             " datasets"
         ) from None
-    return dict(loaded) if isinstance(loaded, dict) else {"": loaded}
+    return parts
 
 
 @dataclass(frozen=True)
@@ -126,9 +130,12 @@ class _Table:
 
     def recordings(self, split: str) -> Rows:
         for i, packed in enumerate(self.packed):
-            about = self._about(i)
-            where = self.source / f"{self.prefix}row {i}"
-            path = self.paths[i]
+            where, path = self.source / f"{self.prefix}row {i}", self.paths[i]
+            try:
+                about = self._about(i)
+            except Exception as error:  # of the library, which reads a row as it is asked for
+                yield Rejected(where, f"cannot be read ({_reason(error)})")
+                continue
             if not packed and not path:
                 yield Rejected(where, "has no sound")
                 continue
@@ -139,7 +146,7 @@ class _Table:
                 text=about.pop("text", ""),
                 split=split,
                 labels={name: value for name, value in about.items() if value},
-                load=partial(_sound, self.sounds, i) if packed else None,
+                load=partial(_sound, self.sounds, i, where) if packed else None,
             )
 
     def _about(self, i: int) -> dict[str, str]:
@@ -165,10 +172,19 @@ def _places(column: Any) -> tuple[list[str | None], list[bool]]:  # noqa: ANN401
     return paths, packed
 
 
-def _sound(sounds: Any, i: int) -> bytes:  # noqa: ANN401 - of an optional library
-    """The bytes of the sound file in a row."""
-    (sound,) = sounds[i].values()
-    return sound["bytes"]
+def _sound(sounds: Any, i: int, where: Path) -> bytes:  # noqa: ANN401 - of an optional library
+    """The bytes of the sound file in a row. Raises UserInputError."""
+    try:
+        (sound,) = sounds[i].values()
+        return bytes(sound["bytes"])
+    except Exception as error:  # of the library
+        raise UserInputError(f"{where}: its sound cannot be read ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    """In a line. Raises StoppedError where a signal has ended the reading."""
+    raise_if_stopped()
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _audio_column(features: Mapping[str, Any], source: Path) -> str:

@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -270,7 +270,8 @@ def _common_rate(recordings: Sequence[Recording], source: str) -> int:
     step = -(-len(distinct) // MEMBERS) if distinct[0].is_packed else 1
     rates: Counter[int] = Counter()
     for recording in distinct[::step]:
-        with recording.sound() as path:
+        # what cannot be read is reported as it is prepared
+        with suppress(UserInputError), recording.sound() as path:
             rates.update([rate] if (rate := audio.rate_of(path)) else [])
     if not rates:
         raise UserInputError(
