@@ -188,3 +188,19 @@ def test_a_folder_in_the_place_of_a_file_is_left(run: Run, tmp_path: Path) -> No
     with pytest.warns(Note, match="cannot be kept"):
         assert run("one") == (41, False)
     assert (path / "inner").is_dir()
+
+
+def test_a_planted_lock_is_neither_followed_nor_waited_for(tmp_path: Path) -> None:
+    path, kept = tmp_path / "kernel.o", tmp_path / "kept"
+    lock = path.with_suffix(".lock")
+    kept.write_text("mine")
+    lock.symlink_to(kept)
+    with kernel_cache.compiling(path):
+        assert kept.read_text() == "mine"
+    lock.unlink()
+    os.mkfifo(lock)
+    with kernel_cache.compiling(path):
+        pass
+    lock.unlink()
+    with kernel_cache.compiling(path):
+        assert lock.stat().st_mode & 0o777 == 0o600

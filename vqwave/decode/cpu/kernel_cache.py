@@ -131,9 +131,8 @@ def compiling(path: Path) -> Iterator[None]:
 
     What a process holds ends with it. Nothing is held where a file system has no locks.
     """
-    try:
-        file = path.with_suffix(".lock").open("w", encoding="utf-8")
-    except OSError:  # which `store` reports
+    file = kernel_files.open_lock(path.with_suffix(".lock"))
+    if file is None:  # `store` reports what is wrong
         yield
         return
     with file:

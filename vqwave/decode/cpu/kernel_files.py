@@ -13,6 +13,7 @@ import hashlib
 import os
 import stat
 from pathlib import Path
+from typing import IO
 
 from vqwave.atomic_files import new_file
 
@@ -48,6 +49,21 @@ def _is_own(about: os.stat_result) -> bool:
     if not hasattr(os, "geteuid"):  # Windows, whose modes say nothing of others
         return True
     return about.st_uid in (0, os.geteuid()) and not about.st_mode & OTHERS_WRITE
+
+
+def open_lock(path: Path) -> IO[str] | None:
+    """A file to lock, made if need be; None where it cannot be, and for what is planted there: a
+    link, which would be followed, and a pipe, which would be waited for.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        handle = os.open(path, flags, 0o600)
+    except OSError:
+        return None
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return os.fdopen(handle, "r+", encoding="utf-8")
+    os.close(handle)
+    return None
 
 
 def write_sealed(path: Path, content: bytes) -> None:
