@@ -116,12 +116,12 @@ docs: setup ## build the documentation site: build/site
 
 # Debian's chromium: playwright's own would come from elsewhere. What cannot be installed makes its tests skip.
 .PHONY: browser
-browser: setup ## the tests of `vqwave app`, in a browser where one is there or can be installed
-	@python -c 'import gradio, playwright' 2>/dev/null || timeout 180 python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[app,browser]" \
-		|| echo "gradio and playwright could not be installed here: tests of the page will skip" >&2
-	@command -v chromium >/dev/null || timeout 180 apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1 \
+browser: setup ## the pages (of `vqwave app`, reports, exported models) in a browser, where one is there or can be installed
+	@python -c 'import gradio, playwright' 2>/dev/null || timeout 300 python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[app,browser]" \
+		|| echo "gradio and playwright could not be installed here: tests of the pages will skip" >&2
+	@command -v chromium >/dev/null || timeout 180 sh -c 'apt-get update && apt-get install -y --no-install-recommends chromium' >/dev/null 2>&1 \
 		|| echo "chromium could not be installed here: tests in a browser will skip" >&2
-	python -m pytest tests/app -m "slow or not slow" -rs
+	python -m pytest tests/app tests/report/test_in_browser.py tests/export/test_web_browser.py -m "slow or not slow" -rs
 
 .PHONY: tiny
 tiny: setup data/demo/corpus.json ## every command once, each training for some seconds
