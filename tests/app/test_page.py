@@ -222,6 +222,7 @@ def _own_address() -> str:
     ("arguments", "line"),
     [
         (["nowhere"], "nowhere: no such model"),
+        (["fsdd-student", "--host", "192.0.2.1"], "expected an address or a name of this machine"),
         (["--port", "0"], "--port 0: expected a number above 0"),
         (["--max-seconds", "-3"], "--max-seconds -3.0: expected a number above 0"),
         (["--max-seconds", "nan"], "expected a finite number"),

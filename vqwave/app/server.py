@@ -33,11 +33,13 @@ def require_gradio() -> None:
 
 
 def check_host(host: str) -> None:
-    """Raises UserInputError for a name without an address: the server's thread would end, and be
-    waited for.
+    """Raises UserInputError for a name without an address, where the server's thread would end, and
+    be waited for; and for an address of another machine, where each port would be tried.
     """
     try:
-        socket.getaddrinfo(host, None)
+        family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as trial:
+            trial.bind(address)
     except (OSError, UnicodeError) as error:  # the latter of a name that no host can have
         raise UserInputError(
             f"--host {host}: {getattr(error, 'strerror', None) or error}, expected an address or a"
