@@ -244,9 +244,9 @@ def test_cuts(tmp_path: Path) -> None:
     "content",
     [
         b"not gzip",
-        gzip.compress(b"{"),
-        gzip.compress(b"[1]\n"),
-        gzip.compress(b'{"id": "x"}\n')[:-9],
+        gzip.compress(b"{", mtime=0),
+        gzip.compress(b"[1]\n", mtime=0),
+        gzip.compress(b'{"id": "x"}\n', mtime=0)[:-9],
     ],
 )
 def test_a_broken_manifest_is_named(tmp_path: Path, content: bytes) -> None:
