@@ -172,7 +172,7 @@ def test_the_microphone_becomes_codes(
     visit.page.wait_for_function(ENDED, timeout=browsers.COMPUTING)
     assert visit.status.startswith("Done"), visit.status
     wave, rate = visit.floats("wave"), visit.model.sample_rate
-    assert 2 * rate < len(wave) < 30 * rate
+    assert 1.5 * rate < len(wave) < 30 * rate  # the page counts seconds a little before the sound
     assert similarity(wave.numpy(), vqwave.read(visit.recording)[0]) > 0.8
 
     coded, codec = visit.codes(tmp_path), visit.model.kind.codec
