@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import vqwave
+
 pytest.importorskip("numba", reason="numba is not installed")
 
 from vqwave.decode.cpu.fixed_order import (
@@ -125,3 +127,11 @@ def test_what_is_made_of_tensors_is_made_again_after_a_change() -> None:
     layer.weight.data[0, 0] = float("nan")
     with pytest.raises(UserInputError, match="this layer: 1 of 4 values of weight are NaN"):
         check_finite(layer, "this layer")
+
+
+def test_a_model_that_is_loaded_in_inference_mode_keeps_its_kernels() -> None:
+    """As one that is loaded outside: else each decoding would make them again."""
+    with torch.inference_mode():
+        student = vqwave.load("fsdd-student").model
+        assert isinstance(student, VQVAE)
+        assert with_fixed_order(student) is with_fixed_order(student)

@@ -143,6 +143,7 @@ def add_voices(name: str | Path, corpus: Corpus, *, quiet: bool = False) -> Spea
 
 
 @own_defaults()
+@torch.inference_mode(mode=False)  # writes to tensors made in that mode are not counted
 def load_trained(name: str | Path, device: str | torch.device = "cpu") -> Loaded:
     """Build the model and read its weights; nothing is unpickled. The model is in evaluation mode.
 
