@@ -6,7 +6,8 @@ python experiments/distill.py --config configs/distill/fsdd.yaml teacher=runs/vq
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from vqwave.errors import UserInputError, under
 from vqwave.inference.model_folder import Loaded
 from vqwave.inference.model_kinds import kind_of
 from vqwave.losses import (
+    KL,
     DistillationLosses,
     DistillationSpec,
     Distilled,
-    Divergence,
     FixedQuantiles,
 )
 from vqwave.models import (
@@ -57,10 +58,15 @@ class Config(ExperimentSpec, DistillationSpec):
     model: StudentSpec = option(
         default=StudentSpec(), help="the flows; conditioner and features are the teacher's"
     )
+    start_from: Path | None = option(
+        default=None,
+        help="run or model folder of a trained student with these settings of the model, whose"
+        " weights training starts from; none: from random ones",
+    )
     losses: dict[str, float] = option(
         default={"kl": 1.0, "power": 4.0},
         help="weights (0: off): kl, log_scale_regularizer, contrastive (-0.3), power, log_spectral,"
-        " stft, perceptual, adversarial",
+        " stft, energy_distance, perceptual, adversarial",
     )
     train_conditioner: bool = option(
         default=False, help="let the student change its copy of the teacher's conditioner"
@@ -92,6 +98,8 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
             self.kind = kind_of(loaded.model.requires_grad_(requires_grad=False), loaded.card)
         self.teacher, self.teacher_decoder = self.kind.model, self._checked_decoder()
         self._check_settings(loaded)
+        start = config.start_from
+        self.start = None if start is None else self.sources.load("start_from", start)
 
     def _checked_decoder(self) -> WaveNet:
         """Raises UserInputError for a teacher without a trained WaveNet with a continuous head."""
@@ -149,12 +157,23 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
             if own is not None:
                 own.load_state_dict(teachers.state_dict())
                 own.requires_grad_(requires_grad=False)
+        if self.start is not None:
+            self._start(student, self.start)
         student.conditioner.requires_grad_(requires_grad=self.config.train_conditioner)
         self.teacher.to(self.device)
         self.terms = DistillationLosses(self.config, self.config.losses, self._classifier()).to(
             self.device
         )
         return model
+
+    def _start(self, student: Student, given: Loaded) -> None:
+        """Take the weights of another student. Raises UserInputError if its settings differ."""
+        wanted = self.config.model.of(self.kind.decoder_spec())
+        if kind_of(given.model, given.card).decoder_spec() != wanted:
+            raise UserInputError(
+                f"start_from: {given.folder} has other settings than `model`, expected the same"
+            )
+        student.load_state_dict(student_of(given.model).state_dict())
 
     def _classifier(self) -> Classifier | None:
         path = self.config.perceptual.classifier if self.config.losses.get("perceptual") else None
@@ -174,50 +193,48 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
             recorded_pitch=self.config.recorded_pitch,
             recorded_spectrum=self.config.recorded_spectrum,
         )
-        u = (
-            keyed.uniforms(len(batch), 4, batch.wave.shape[1], like=self.device)
-            .transpose(0, 1)
-            .clamp(1e-6, 1 - 1e-6)
-        )
-        student = student_of(self.model)
-        flowed = self.network(student.noise(u), batch.labels, frames, batch.frame_mask(self.hop))
-        divergence = self.config.kl.of(student.distribution(flowed))
+
+        def draw() -> Tensor:
+            u = keyed.uniforms(len(batch), 4, batch.wave.shape[1], like=self.device)
+            return u.transpose(0, 1).clamp(1e-6, 1 - 1e-6)
+
         self.terms.step = self.step
-        losses = self.terms(self._compare(student, flowed, divergence, batch, frames))
-        return StepOutput(
-            losses, {"level_db": 10 * mean_over_ranks(flowed.x.detach().square().mean()).log10()}
-        )
+        flowed, compared = self._compare(self.network, batch, frames, draw, self.config.kl)
+        level = 10 * mean_over_ranks(flowed.x.detach().square().mean()).log10()
+        return StepOutput(self.terms(compared), {"level_db": level})
 
     def _compare(
         self,
-        student: Student,
-        flowed: FlowOutput,
-        kl: Divergence,
+        network: Callable[..., FlowOutput],
         batch: Batch,
         frames: Tensor | None,
-    ) -> Distilled:
-        """Student, teacher and recordings of the same clips.
+        draw: Callable[[], Tensor],
+        kl: KL | FixedQuantiles,
+    ) -> tuple[FlowOutput, Distilled]:
+        """Student (`network`, by uniforms (4, B, T)), teacher and recordings of the same clips.
 
         The teacher's input is neither rounded, clipped nor detached.
         """
-        decoder = self.teacher_decoder
+        decoder, student, mask = self.teacher_decoder, student_of(self.model), batch.mask
+        frame_mask = batch.frame_mask(self.hop)
+
+        def sample() -> FlowOutput:
+            return network(student.noise(draw()), batch.labels, frames, frame_mask)
 
         def teacher(frames: Tensor | None, labels: Mapping[str, Tensor]) -> Distribution:
-            mask = batch.frame_mask(self.hop)
-            return decoder.predict(flowed.x, decoder.condition(frames, labels, mask))
+            return decoder.predict(flowed.x, decoder.condition(frames, labels, frame_mask))
 
         def contrast() -> Distribution:
-            return teacher(
-                *self.config.contrastive.wrong(
-                    frames, batch.labels, self.voices.mismatched_labels(batch)
-                )
-            )
+            others = self.voices.mismatched_labels(batch)
+            return teacher(*self.config.contrastive.wrong(frames, batch.labels, others))
 
-        def predict() -> Distribution:
-            return teacher(frames, batch.labels)
-
-        mask, distribution = batch.mask, student.distribution(flowed)
-        return Distilled(flowed.x * mask, batch.wave, mask, distribution, predict, kl, contrast)
+        flowed = sample()
+        x, distribution = flowed.x * mask, student.distribution(flowed)
+        predict, divergence = partial(teacher, frames, batch.labels), kl.of(distribution)
+        return flowed, Distilled(
+            *(x, batch.wave, mask, distribution, predict, divergence, contrast),
+            redraw=lambda: sample().x * mask,
+        )
 
     def evaluate(self, model: VQVAE | Student) -> Evaluation:
         """KL from the teacher, spectral distances and level on held-out clips, with fixed noise."""
@@ -225,23 +242,17 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
         sums: dict[str, Tensor] = {}
         for number, batch in enumerate(self.valid_batches()):
             frames, (B, T) = self.kind.decoder_features(batch), batch.wave.shape
-            u = uniforms(self.config.seed, torch.arange(B) + B * number, 0, T).to(self.device)
-            flowed = student(student.noise(u), batch.labels, frames, batch.frame_mask(self.hop))
-            fixed = FixedQuantiles(
-                ((torch.arange(16, device=self.device).view(-1, 1, 1) + u[3]) / 16).clamp(
-                    1e-6, 1 - 1e-6
-                )
-            )
-            side = self._compare(
-                student, flowed, fixed.of(student.distribution(flowed)), batch, frames
-            )
+            seed, clips = self.config.seed, torch.arange(B) + B * number
+            u, other = (uniforms(s, clips, 0, T).to(self.device) for s in (seed, seed + 1))
+            quantiles = (torch.arange(16, device=self.device).view(-1, 1, 1) + u[3]) / 16
+            kl, draw = FixedQuantiles(quantiles.clamp(1e-6, 1 - 1e-6)), iter((u, other)).__next__
+            flowed, side = self._compare(student, batch, frames, draw, kl)
             values = {
                 "kl": side.kl,
                 "power": power.power(side.x, side.y),
                 "log_spectral": power.log_spectral(side.x, side.y),
-            }
-            values |= self.terms.held_out(side) | {"scale": (2 * flowed.log_scale).exp().mean()}
-            values |= {
+                **self.terms.held_out(side),
+                "scale": (2 * flowed.log_scale).exp().mean(),
                 "energy": side.x.square().sum() / side.mask.sum(),
                 "energy_data": side.y.square().sum() / side.mask.sum(),
             }
@@ -253,9 +264,9 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
             10 * math.log10(scalars.pop(k) or 1e-30) for k in ("energy", "energy_data", "scale")
         )
         scalars |= {"level_db": level, "level_db_data": level_data, "scale_db": scale}
-        clips = f"held-out speech, level {level:.1f} dB (recordings {level_data:.1f} dB)"
+        about = f"held-out speech, level {level:.1f} dB (recordings {level_data:.1f} dB)"
         return Evaluation(
-            f"{scalars['kl']:.3f} nats a sample from its teacher on {clips}",
+            f"{scalars['kl']:.3f} nats a sample from its teacher on {about}",
             scalars,
             {"distillation": scalars},
         )

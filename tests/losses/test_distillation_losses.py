@@ -20,7 +20,7 @@ from torch import Tensor
 from vqwave.data import Corpus
 from vqwave.distributions import Distribution, LogisticMixture, MixtureOfLogistics
 from vqwave.errors import UserInputError
-from vqwave.inference.model_folder import ModelCard, save_trained
+from vqwave.inference.model_folder import ModelCard, load_trained, save_trained
 from vqwave.losses import (
     AdversarialSpec,
     AdversarialTraining,
@@ -195,10 +195,13 @@ def distilled() -> Distilled:
     def contrast() -> Distribution:
         raise AssertionError("a second teacher was asked for")
 
+    def redraw() -> Tensor:
+        raise AssertionError("a second sample was asked for")
+
     student = LogisticMixture(zero, zero, zero - 3)
     divergence = RandomisedQuantiles(num_samples=2).of(student)
     mask = torch.ones(2, 4096, dtype=torch.bool)
-    return Distilled(x, x.flip(1), mask, student, lambda: student, divergence, contrast)
+    return Distilled(x, x.flip(1), mask, student, lambda: student, divergence, contrast, redraw)
 
 
 def test_only_losses_with_a_weight_are_computed() -> None:
@@ -210,6 +213,8 @@ def test_only_losses_with_a_weight_are_computed() -> None:
     assert losses.adversarial is None
     with pytest.raises(AssertionError, match="second teacher"):
         DistillationLosses(DistillationSpec(), {"contrastive": -0.3})(distilled())
+    with pytest.raises(AssertionError, match="second sample"):
+        DistillationLosses(DistillationSpec(), {"energy_distance": 1.0})(distilled())
 
 
 def test_the_teacher_is_asked_for_until_a_step_and_no_longer() -> None:
@@ -297,6 +302,26 @@ def test_a_killed_run_with_a_discriminator_resumes_bit_for_bit(
         first, second = ((end / f"{name}.safetensors").read_bytes() for end in ends)
         assert first == second
         assert len(first) > 500
+
+
+def test_a_student_starts_from_the_weights_of_another(
+    script: ModuleType, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first = config(script, folders, tmp_path / "first")
+    Trainer(script.DistillExperiment(first), quiet=True).run()
+    second = replace(first, run=tmp_path / "second", start_from=tmp_path / "first")
+    loop = Trainer(script.DistillExperiment(second), quiet=True)
+    loop.held.close()
+    trained = load_trained(tmp_path / "first").model.state_dict()
+    begun = loop.model.state_dict()
+    assert all(torch.equal(begun[name], value) for name, value in trained.items())
+    other = replace(second, model=replace(first.model, flows=(2, 2, 2)))
+    for changed, complaint in (
+        (other, "start_from: .*first.* has other settings than `model`"),
+        (replace(second, start_from=folders[1]), "start_from: .*teacher.* has other settings"),
+    ):
+        with pytest.raises(UserInputError, match=complaint):
+            Trainer(script.DistillExperiment(replace(changed, run=tmp_path / "third")), quiet=True)
 
 
 def test_what_distillation_refuses(

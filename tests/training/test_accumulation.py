@@ -21,7 +21,7 @@ from vqwave.data import Batch, Corpus
 from vqwave.distributions import MixtureOfLogistics
 from vqwave.features import LogMelSpec
 from vqwave.inference.model_folder import ModelCard, save_trained
-from vqwave.losses import PowerSpec, STFTSpec
+from vqwave.losses import EnergySpec, PowerSpec, STFTSpec
 from vqwave.models import (
     ClassifierSpec,
     ModelSpec,
@@ -153,9 +153,12 @@ EXPERIMENTS = {  # the script, its class, its settings
         {
             "model": STUDENT,
             "train_conditioner": True,
-            "losses": {"kl": 1.0, "power": 4.0, "log_spectral": 1.0, "stft": 1.0},
+            "losses": dict.fromkeys(
+                ("kl", "power", "log_spectral", "stft", "energy_distance"), 1.0
+            ),
             "power": PowerSpec(fft=64, hop=16),
             "stft": STFTSpec(resolutions=((64, 16, 64),)),
+            "energy_distance": EnergySpec(windows=(64,)),
         },
     ),
     "prior": ("prior", "PriorExperiment", {"model": PRIOR}),

@@ -16,7 +16,14 @@ from torch import Tensor
 from vqwave.data import Batch, Corpus
 from vqwave.distributions import Gaussian, GaussianMixture, LogisticMixture, Mixture
 from vqwave.inference.model_folder import ModelCard, save_trained
-from vqwave.losses import ClosedGaussian, ContrastiveSpec, FixedQuantiles, PowerSpec, STFTSpec
+from vqwave.losses import (
+    ClosedGaussian,
+    ContrastiveSpec,
+    EnergySpec,
+    FixedQuantiles,
+    PowerSpec,
+    STFTSpec,
+)
 from vqwave.models import StudentSpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
@@ -41,6 +48,7 @@ LOSSES = {
     "power": 4.0,
     "log_spectral": 1.0,
     "stft": 1.0,
+    "energy_distance": 1.0,
 }
 
 
@@ -77,6 +85,7 @@ def loop(experiment_script: Callable[[str], ModuleType], folder: Path, tmp_path:
         contrastive=ContrastiveSpec(other="labels"),
         power=PowerSpec(fft=64, hop=16),
         stft=STFTSpec(resolutions=((64, 16, 64),)),
+        energy_distance=EnergySpec(windows=(64, 32)),
         optim=OptimSpec(),
         train=TrainSpec(steps=1, threads=1),
     )

@@ -26,6 +26,7 @@ from vqwave.losses.distillation import (
     randomised_quantiles,
     spread,
 )
+from vqwave.losses.energy import EnergySpec
 from vqwave.losses.likelihood import negative_log_likelihood
 from vqwave.losses.objective import DistillationLosses, DistillationSpec, PerceptualSpec
 from vqwave.losses.perceptual import gram, style_loss
@@ -47,6 +48,7 @@ __all__ = [
     "DistillationSpec",
     "Distilled",
     "Divergence",
+    "EnergySpec",
     "FixedQuantiles",
     "GaussLegendre",
     "IndependentDraws",

@@ -43,8 +43,8 @@ class Distilled:
     all (B, T).
 
     `student` and `teacher` are given the same past, x; `divergence` is the student's. `predict`
-    yields the teacher when it is asked for, `contrast` the teacher under a wrong condition: each
-    costs a pass.
+    yields the teacher when it is asked for, `contrast` the teacher under a wrong condition,
+    `redraw` an independent sample (B, T) of the same clips: each costs a pass.
     """
 
     x: Tensor
@@ -54,6 +54,7 @@ class Distilled:
     predict: Callable[[], Distribution]
     divergence: Divergence
     contrast: Callable[[], Distribution]
+    redraw: Callable[[], Tensor]
 
     @cached_property
     def teacher(self) -> Distribution:

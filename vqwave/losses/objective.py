@@ -13,6 +13,7 @@ from torch import Tensor
 from vqwave.config import option, spec
 from vqwave.losses.adversarial import AdversarialSpec
 from vqwave.losses.distillation import KL, ContrastiveSpec, Distilled, RandomisedQuantiles, spread
+from vqwave.losses.energy import EnergySpec
 from vqwave.losses.perceptual import style_loss
 from vqwave.losses.spectral import PowerSpec, STFTSpec
 from vqwave.models import Classifier
@@ -46,6 +47,9 @@ class DistillationSpec:
         default=PowerSpec(), help="settings of the power loss, and the window of log_spectral"
     )
     stft: STFTSpec = option(default=STFTSpec(), help="settings of the multi-resolution STFT loss")
+    energy_distance: EnergySpec = option(
+        default=EnergySpec(), help="settings of the spectral energy distance"
+    )
     perceptual: PerceptualSpec = option(
         default=PerceptualSpec(), help="settings of the perceptual loss"
     )
@@ -67,6 +71,7 @@ class DistillationLosses:
         "power",
         "log_spectral",
         "stft",
+        "energy_distance",
         "perceptual",
         "adversarial",
     )
@@ -89,6 +94,7 @@ class DistillationLosses:
             "power": lambda d: settings.power.power(d.x, d.y),
             "log_spectral": lambda d: settings.power.log_spectral(d.x, d.y),
             "stft": lambda d: settings.stft.loss(d.x, d.y),
+            "energy_distance": lambda d: settings.energy_distance.loss(d.x, d.redraw(), d.y),
             "perceptual": self._perceptual,
             "adversarial": self._adversarial,
         }
