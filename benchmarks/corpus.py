@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 from vqwave.data.corpus import HEADER, INDEX, shard_name
-from vqwave.data.prepare import SHARD_SAMPLES
+from vqwave.data.corpus_writer import SHARD_SAMPLES
 
 WARM, TIMED = 20, 300  # batches
 

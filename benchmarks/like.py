@@ -20,7 +20,7 @@ from vqwave.data import Corpus
 from vqwave.data.speaker_vectors import vector_of
 from vqwave.errors import Note
 from vqwave.inference.speech_model import SpeechModel
-from vqwave.speaker_encoder import installed_encoder
+from vqwave.speaker_encoder import speaker_encoder
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", Note)
     model, corpus = SpeechModel.load(arguments.model), Corpus.open(arguments.corpus)
-    encoder, rate = installed_encoder(), corpus.sample_rate
+    encoder, rate = speaker_encoder(), corpus.sample_rate
     trained = {u.speaker for u in corpus.utterances if u.split == "train"}
     first = {u.speaker: i for i, u in reversed([*enumerate(corpus.utterances)])}
     unseen = sorted(set(first) - trained)

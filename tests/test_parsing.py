@@ -17,7 +17,7 @@ from vqwave.audio.streaming import WavReader
 from vqwave.codes.file_format import from_bytes, seal
 from vqwave.codes.types import Header
 from vqwave.config import option, parse, spec
-from vqwave.data.corpus import read_array
+from vqwave.data.arrays import read_array
 from vqwave.errors import UserInputError
 from vqwave.sweep import plan
 

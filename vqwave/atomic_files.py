@@ -27,7 +27,7 @@ from vqwave.failures import refusal_of
 
 # what a disk may answer
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
-PATIENCE = 6.0  # seconds that a run folder's other process is waited for
+LOCK_TIMEOUT = 6.0  # seconds that a run folder's other process is waited for
 # names under which a killed process was writing; older ones ended in its number
 LEFT = re.compile(r"\..+\.(\d+|[0-9a-f]{16}|old)")
 HIDDEN = re.compile(r"\.(.+)\.[0-9a-f]{16}", re.DOTALL)  # those of `hidden`
@@ -83,7 +83,7 @@ def alone(run: Path) -> Iterator[None]:
         yield
         return
     # the folder itself: nothing is left in it
-    folder, until = os.open(run, os.O_RDONLY), time.monotonic() + PATIENCE
+    folder, until = os.open(run, os.O_RDONLY), time.monotonic() + LOCK_TIMEOUT
     try:
         while True:
             try:

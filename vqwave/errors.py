@@ -20,6 +20,10 @@ class UserInputError(ValueError):
     """
 
 
+class UnavailableError(UserInputError):
+    """An optional library, or its weights, that is not here: which one, and how to get it."""
+
+
 class Note(UserWarning):
     """What a person wants to know though nothing is wrong, such as why a slower way is taken.
 

@@ -213,10 +213,10 @@ def by_name(values: object, name: str) -> Mapping[str, Any]:
     return values
 
 
-def place_of(value: object, known: Sequence[str], name: str, knower: str = "this model") -> int:
-    """The number of a label among those that are known, or of its composed Unicode form (NFC).
+def place_of(value: object, known: Sequence[str], name: str, owner: str = "this model") -> int:
+    """The place of a label in `known`, which `owner` has, or of its composed Unicode form (NFC).
 
-    Names the nearest where it is none.
+    Raises UserInputError for any other, with the nearest.
     """
     more = ", ..." if len(known) > SHOWN else ""
     expected = f"expected one of {', '.join(known[:SHOWN])}{more}"
@@ -226,7 +226,7 @@ def place_of(value: object, known: Sequence[str], name: str, knower: str = "this
         value = unicodedata.normalize("NFC", value)
     if value not in known:
         hint = nearest(value, known) if isinstance(value, str) else ""
-        given = f"{name} {value!r}: not among the {len(known)} {knower} knows"
+        given = f"{name} {value!r}: not among the {len(known)} of {owner}"
         raise UserInputError(given + (hint or f", {expected}"))
     return known.index(value)
 

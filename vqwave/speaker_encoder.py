@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vqwave.audio import Wave, level_db, resample
-from vqwave.errors import UserInputError
+from vqwave.errors import UnavailableError
 from vqwave.features import mel_filters
 
 RATE, FFT, HOP, BANDS = 16000, 400, 160, 40
@@ -80,12 +80,17 @@ def window_starts(samples: int) -> list[int]:
     return starts
 
 
-def speaker_encoder(weights: str | Path | None = None) -> SpeakerEncoder | str:
-    """The encoder with the installed package's weights (or those of a file), or why not."""
+def speaker_encoder(weights: str | Path | None = None) -> SpeakerEncoder:
+    """The encoder with the installed package's weights, or those of a file.
+
+    Raises UnavailableError where that package is not installed.
+    """
     if weights is None:
         package = importlib.util.find_spec("resemblyzer")
         if package is None or not package.submodule_search_locations:
-            return "the package resemblyzer is not installed: pip install 'vqwave[voices]'"
+            raise UnavailableError(
+                "the package resemblyzer is not installed: pip install 'vqwave[voices]'"
+            )
         weights = Path(next(iter(package.submodule_search_locations))) / "pretrained.pt"
     state = torch.load(weights, map_location="cpu", weights_only=True)["model_state"]
     encoder = SpeakerEncoder()
@@ -93,14 +98,6 @@ def speaker_encoder(weights: str | Path | None = None) -> SpeakerEncoder | str:
         {name: value for name, value in state.items() if name.startswith(("lstm.", "linear."))}
     )
     return encoder.eval()
-
-
-def installed_encoder() -> SpeakerEncoder:
-    """The encoder. Raises UserInputError where the package with its weights is not installed."""
-    encoder = speaker_encoder()
-    if isinstance(encoder, str):
-        raise UserInputError(encoder)
-    return encoder
 
 
 def unit(vector: Embedding) -> Embedding:

@@ -20,8 +20,9 @@ import soundfile
 from vqwave.audio import level_db
 from vqwave.data import Corpus, prepare
 from vqwave.data.corpus import PITCH, shard_name
+from vqwave.data.corpus_writer import ShardWriter
 from vqwave.data.manifest import Recording
-from vqwave.data.prepare import Prepared, ShardWriter
+from vqwave.data.preprocess import Prepared
 from vqwave.errors import UserInputError
 
 

@@ -21,7 +21,7 @@ from vqwave import audio
 from vqwave.audio import Wave
 from vqwave.cli import main
 from vqwave.data import prepare
-from vqwave.data.prepare import ShardWriter
+from vqwave.data.corpus_writer import ShardWriter
 from vqwave.errors import UserInputError, located
 from vqwave.failures import about, ending, in_a_line, line_of
 from vqwave.terminal import OUTPUT

@@ -20,12 +20,13 @@ from vqwave.cli import main
 from vqwave.data import Corpus
 from vqwave.decode.sampling import Sampling, Temperatures
 from vqwave.distributions import Gaussian, Head, MixtureOfLogistics, MuLaw
-from vqwave.errors import Note, UserInputError
+from vqwave.errors import Note, UnavailableError, UserInputError
 from vqwave.evaluation import Settings, evaluate, panel, temperature_tuning
 from vqwave.evaluation.context import EvaluationContext
 from vqwave.evaluation.result import EvaluationReport
 from vqwave.inference.description import describe
 from vqwave.inference.model_folder import ModelCard, save_trained
+from vqwave.metrics.naturalness import Scorer
 from vqwave.metrics.recognition import Recogniser
 from vqwave.models import StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
@@ -171,10 +172,14 @@ def test_judges_that_are_there_are_asked(
     assert set(terms) - set(expected) == {"voicing error", "1 - F0 correlation"}
 
 
+def no_dnsmos() -> Scorer:
+    raise UnavailableError("no DNSMOS here")
+
+
 def test_a_judge_that_is_missing_is_named(
     context: EvaluationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(panel, "dnsmos", lambda: "no DNSMOS here")
+    monkeypatch.setattr(panel, "dnsmos", no_dnsmos)
     monkeypatch.setattr(panel, "recogniser", lambda name: Recogniser("one", lambda w, rate: ""))
     monkeypatch.setattr(panel, "speaker_encoder", Level)
     with pytest.warns(Note, match="no DNSMOS here; temperatures are chosen by spectra"):

@@ -33,7 +33,7 @@ from vqwave.codes.file_format import VERSION_1, to_bytes
 from vqwave.codes.stream_format import CodeWriter
 from vqwave.config.specs import Tree
 from vqwave.data import Corpus
-from vqwave.data.corpus import read_array
+from vqwave.data.arrays import read_array
 from vqwave.data.external_formats import lhotse, webdataset
 from vqwave.data.manifest import Rejected, read_manifest
 from vqwave.errors import UserInputError, under

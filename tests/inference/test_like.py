@@ -63,7 +63,7 @@ class PitchEncoder:
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     preparation = import_module("vqwave.data.prepare")  # the package's `prepare` is the function
     for module in (reference_voice, speaker_vectors, preparation):
-        monkeypatch.setattr(module, "installed_encoder", PitchEncoder)
+        monkeypatch.setattr(module, "speaker_encoder", PitchEncoder)
 
 
 def model(

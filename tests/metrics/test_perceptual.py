@@ -11,6 +11,7 @@ import pytest
 
 from vqwave.audio import Wave
 from vqwave.data import demo, prepare
+from vqwave.errors import UnavailableError
 from vqwave.metrics.perceptual import defined, pesq_measure, stoi_measure
 
 LAST = demo.TAKES - 1  # the take of a digit that is held out
@@ -32,14 +33,14 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Wave:
 
 
 def test_pesq_is_for_two_rates() -> None:
-    assert "not at 22,050 Hz" in str(pesq_measure(22050))
+    with pytest.raises(UnavailableError, match="not at 22,050 Hz"):
+        pesq_measure(22050)
 
 
 @pytest.mark.parametrize("name", ["pesq", "stoi"])
 def test_a_copy_is_best_and_noise_is_worse(name: str, speech: Wave) -> None:
     pytest.importorskip({"pesq": "pesq", "stoi": "pystoi"}[name])
     measure = {"pesq": pesq_measure, "stoi": stoi_measure}[name](8000)
-    assert not isinstance(measure, str)
     noise = (
         np.random.default_rng(0).normal(0, 1, len(speech)).astype(np.float32)
         * np.abs(speech).mean()
@@ -59,7 +60,6 @@ def test_a_copy_is_best_and_noise_is_worse(name: str, speech: Wave) -> None:
 def test_too_little_speech_is_said(speech: Wave) -> None:
     pytest.importorskip("pystoi")
     measure = stoi_measure(8000)
-    assert not isinstance(measure, str)
     short = np.concatenate([speech[:1200], np.zeros(4000, np.float32)])
     with pytest.raises(ValueError, match="30 frames"):
         measure(short, short)

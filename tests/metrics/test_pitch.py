@@ -8,10 +8,23 @@ import numpy as np
 import pytest
 
 from vqwave.audio import Wave
-from vqwave.metrics.f0 import f0_correlation, f0_error, melody_sums, tracker, voicing_error
+from vqwave.metrics.f0 import (
+    Sums,
+    Tracker,
+    contour_sums,
+    f0_correlation,
+    f0_error,
+    tracker,
+    voicing_error,
+)
 
 pytest.importorskip("parselmouth", reason="F0 is Praat's: pip install 'vqwave[metrics]'")
 RATE = 8000
+
+
+def melody_sums(contour: Tracker, recording: Wave, copy: Wave, centre: float = 0.0) -> Sums:
+    """`contour_sums` of two waveforms."""
+    return contour_sums(contour(recording), contour(copy), centre)
 
 
 def glide(start: float, end: float, seconds: float = 1.0) -> Wave:

@@ -124,12 +124,6 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def median_seconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
-    """The median of several runs, after one that does not count."""
-    work()
-    return statistics.median(seconds(work) for _ in range(repeats))
-
-
 def taking_turns(
     works: Mapping[str, Callable[[], object]], duration: float, least: int = REPEATS
 ) -> dict[str, float]:

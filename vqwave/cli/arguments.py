@@ -205,7 +205,7 @@ def like_of(arguments: argparse.Namespace, model: SpeechModel) -> ReferenceVoice
 
 def embeddings_of(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
     """The vectors of an utterance by name, from their files."""
-    from vqwave.data.corpus import read_array
+    from vqwave.data.arrays import read_array
 
     files = pairs("--embedding", arguments.embedding)
     return {name: read_array(Path(path)) for name, path in files.items()}

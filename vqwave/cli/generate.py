@@ -162,7 +162,7 @@ def synthesize_file(arguments: argparse.Namespace) -> None:
 def _features(path: Path) -> object:
     """An array (.npy), or phones: [[first sample, label], ...] (.json)."""
     from vqwave import parsing
-    from vqwave.data.corpus import read_array
+    from vqwave.data.arrays import read_array
 
     if path.suffix == ".npy":
         return read_array(path)

@@ -1,9 +1,9 @@
 """The `.vqw` file: speech as packed codes, complete or as a stream.
 
-    magic b"VQW\\x02" | facts | samples, frames [prior, check] | codes | CRC-32 of all before
-    whole
-    magic b"VQW\\x02" | facts | CRC-32 | (frames | codes | CRC-32) ... | 0 | samples | CRC-32
-    streamed
+    complete: magic b"VQW\\x02" | facts | samples, frames [prior, check] | codes | CRC-32 of all
+              before
+    streamed: magic b"VQW\\x02" | facts | CRC-32 | (frames | codes | CRC-32) ... | 0 | samples |
+              CRC-32
 
 Numbers are little-endian: CRCs are uint32, the others variable-length (seven bits a byte, the
 highest bit marks that more follow). The codes are packed, frame by frame, book by book, ceil(log2

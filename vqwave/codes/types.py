@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 
 class Sized:
-    """What follows from the rate, the length and the alphabet."""
+    """What follows from rate, length and codebooks, of codes and of the header of a file.
+
+    sample_rate: Hz; samples: of the waveform; size: codes of a codebook; hop: samples a frame;
+    books: codebooks, Q.
+    """
 
     sample_rate: int
     samples: int
@@ -30,7 +34,7 @@ class Sized:
 
     @property
     def sizes(self) -> str:
-        """What a codec must have in common with its codes."""
+        """What a codec and its codes must have in common, as an error prints it."""
         return f"{self.books} books of {self.size} codes, hop {self.hop} at {self.sample_rate} Hz"
 
     @property
@@ -46,8 +50,10 @@ class Sized:
 class CodeSequence(Sized):
     """Speech as codes (Q, F) int64, with all that decoding needs to know.
 
-    `pitch`: of a codec that codes the melody apart. Raises UserInputError unless it covers the
-    frames.
+    sample_rate: Hz; hop: samples a frame; samples: of the waveform; size: codes of a codebook;
+    fingerprint: of the codec; pitch: pitch codes of a codec with melody.
+
+    Raises UserInputError unless the pitch codes cover the frames.
     """
 
     codes: Tensor
@@ -95,7 +101,7 @@ class CodeSequence(Sized):
     def checked(cls, coded: object) -> CodeSequence:
         """The same, its codes int64 on the CPU.
 
-        Raises UserInputError for codes that do not fit what is said of them.
+        Raises UserInputError for codes that contradict the other fields.
         """
         if not isinstance(coded, cls):
             given = type(coded).__name__
@@ -115,9 +121,9 @@ class CodeSequence(Sized):
         return replace(coded, codes=codes, pitch=pitch, **cast("dict[str, Any]", sizes))
 
     def cut(self, first: int, last: int) -> CodeSequence:
-        """Frames first ..
+        """The frames [first, last).
 
-        last - 1. Raises UserInputError where `first` lies within a pitch code.
+        Raises UserInputError for others than there are, and where `first` is within a pitch code.
         """
         frames = self.codes.shape[1]
         if not 0 <= first <= last <= frames or first % self.ratio:

@@ -1,16 +1,15 @@
 """A prepared corpus on disk: int16 shards, an index, and what the labels are called.
 
     corpus.json       format, name, sample_rate, labels {"speaker": [...]}, splits {"train": n},
-    level_db, source,
-                      sha256 {"shard-00000.i16": ...} (absent in a corpus of an older release),
-                      pitch {"hop": samples, "range": [Hz, Hz]} (as absent)
-    index.jsonl       one utterance a line: id, shard, offset, frames, speaker, text, split, labels,
-    phones
+                      level_db, source, sha256 {"shard-00000.i16": ...}, pitch {"hop": samples,
+                      "range": [Hz, Hz]}; a corpus of an older release lacks the last two
+    index.jsonl       one utterance a line: id, shard, offset, frames, speaker, text, split,
+                      labels, phones
     shard-00000.i16   little-endian int16 samples, x = k / 32768
     pitch.f32         little-endian float32 F0 in Hz, 0 where unvoiced: ceil(frames / hop) an
-    utterance, in the index' order
-    vectors/NAME.npy  if you put it there: a vector (V,) an utterance, in the index' order (a
-    speaker embedding)
+                      utterance, in the order of the index
+    vectors/NAME.npy  optional: a vector (V,) an utterance, in the order of the index (such as
+                      speaker embeddings)
     rejected.csv      what was left out, and why
 
 Opening reads the two text files; the shards are memory-mapped, and `read` copies the crop alone.
@@ -18,16 +17,14 @@ Opening reads the two text files; the shards are memory-mapped, and `read` copie
 
 from __future__ import annotations
 
-import math
 import mmap
-import tokenize
 from collections import Counter
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -37,6 +34,7 @@ from torch.utils.data import Dataset
 
 from vqwave import parsing
 from vqwave.audio import Wave, from_int16
+from vqwave.data.arrays import read_array
 from vqwave.data.items import Item
 from vqwave.data.manifest import Phones
 from vqwave.errors import UserInputError, nearest
@@ -152,9 +150,8 @@ class Corpus(Dataset[Item]):
 
     @classmethod
     def open(cls, folder: str | Path) -> Corpus:
-        """Open a folder that `vqwave prepare` wrote; a `UserInputError` explains what is wrong with
-        any
-        other.
+        """Open a folder that `vqwave prepare` wrote; a `UserInputError` says what is wrong with
+        any other.
         """
         folder = Path(folder)
         if not is_corpus(folder):
@@ -387,50 +384,6 @@ def _vectors(folder: Path, count: int) -> dict[str, NDArray[np.float32]]:
                 " an utterance"
             )
     return vectors
-
-
-def read_array(path: Path) -> NDArray[np.float32]:
-    """The array in a .npy file, as float32.
-
-    Raises `UserInputError` for anything else, and where a number is not finite.
-    """
-    try:
-        # what float32 does not hold becomes infinite, and is refused below
-        with np.errstate(over="ignore"), parsing.open_regular(path) as file:
-            _check_array(file, path.stat().st_size)
-            array = np.lib.format.read_array(file, allow_pickle=False).astype(np.float32)
-    except UserInputError:
-        raise
-    except (OSError, ValueError, TypeError, LookupError, EOFError, RecursionError) as error:
-        raise UserInputError(
-            f"{path}: no array of numbers ({error}), expected what numpy.save writes"
-        ) from error
-    wrong = array.size - int(np.isfinite(array).sum())
-    if wrong:
-        raise UserInputError(
-            f"{path}: {wrong:,} of {array.size:,} numbers are not finite, expected all of them"
-            " to be"
-        )
-    return array
-
-
-def _check_array(file: BinaryIO, size: int) -> None:
-    """Raises ValueError for the header of anything but plain numbers, and for more of these than
-    there are in `size` bytes; at the beginning of the file again afterwards.
-    """
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"version {version[0]}.{version[1]}")
-    headers = (np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0)
-    try:
-        shape, _, kind = headers[version[0] - 1](file)
-    except (SyntaxError, tokenize.TokenError) as error:  # numpy's own parts
-        raise ValueError(str(error)) from None
-    if kind.kind not in "fiub" or min(shape, default=0) < 0:
-        raise ValueError(f"shape {shape} of {kind}")
-    if math.prod(shape) * kind.itemsize > size - file.tell():
-        raise ValueError(f"shape {shape} of {kind} in {size} bytes")
-    file.seek(0)
 
 
 def _check_labels(

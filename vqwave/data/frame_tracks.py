@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqwave import inputs
-from vqwave.data.corpus import Corpus, read_array
+from vqwave.data.arrays import read_array
+from vqwave.data.corpus import Corpus
 from vqwave.data.manifest import Phones
 from vqwave.errors import UserInputError, nearest
 from vqwave.pitch_tracking import contour

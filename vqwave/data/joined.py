@@ -16,7 +16,7 @@ from vqwave.errors import UserInputError, nearest
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of a corpus, and the splits that they are put into by row where not their own."""
+    """Rows of a corpus, and the splits, by row, of those that leave their own."""
 
     corpus: Corpus
     rows: Sequence[int]
@@ -33,7 +33,7 @@ class Part:
 
 
 class JoinedCorpus(Corpus):
-    """Utterances of `parts`, in their order; samples and F0 are read where they lie.
+    """Utterances of `parts`, in their order; samples and F0 are read from the parts' folders.
 
     Label ids are the places in `labels`, which a model was built with.
     """
@@ -57,7 +57,7 @@ class JoinedCorpus(Corpus):
         self.pitch = first.pitch
 
     def seconds_of(self, speaker: str, split: str) -> float:
-        """How long the utterances of a speaker in a split are together."""
+        """Total duration of a speaker's utterances in a split, in seconds."""
         rows = (u for u in self.utterances if u.speaker == speaker and u.split == split)
         return sum(u.frames for u in rows) / self.sample_rate
 

@@ -17,7 +17,7 @@ WINDOW = 0.1  # seconds of which the energy is looked at
 
 def pieces(recording: Recording) -> Iterator[Recording]:
     """A recording of at most `LONGEST` seconds, or one that cannot be read, as it is; else its
-    pieces, in order, without its text, which is that of the whole.
+    pieces, in order, without its text, which is that of the complete recording.
     """
     try:
         wave, rate = audio.read(recording.path)

@@ -31,7 +31,7 @@ from vqwave.speaker_encoder import (
     SIZE,
     Embedding,
     SpeakerEncoder,
-    installed_encoder,
+    speaker_encoder,
     voice_of,
 )
 
@@ -195,7 +195,7 @@ def vectors_of_corpus(
     A speaker without training recordings has the vector of its others. Raises UserInputError
     without the package of the encoder.
     """
-    encoder, rows = installed_encoder(), defaultdict[str, list[int]](list)
+    encoder, rows = speaker_encoder(), defaultdict[str, list[int]](list)
     for row, utterance in enumerate(corpus.utterances):
         if not speakers or utterance.speaker in speakers:
             rows[utterance.speaker].append(row)

@@ -18,6 +18,7 @@ from vqwave.models.wavenet import Projected, WaveNet, WaveNetState
 from vqwave.nn.condition import Condition
 from vqwave.nn.flows import AffineFlow
 from vqwave.nn.linear_prediction import LinearPredictor
+from vqwave.nn.module_lists import elements
 from vqwave.rng.philox import uniforms
 
 BLOCK = 4096  # samples whose uniforms are drawn at once
@@ -203,7 +204,7 @@ class FlowStream:
     """Streams of one student under way, block by block."""
 
     def __init__(self, student: Student, streams: Tensor) -> None:
-        flows = cast("list[AffineFlow]", list(student.flows.flows))
+        flows = elements(student.flows.flows, AffineFlow)
         self.student, self.streams = student, streams
         self.state, self.time = student.begin(), 0
         self.hold = student.conditioner.hold

@@ -16,8 +16,8 @@ from vqwave.evaluation.registry import ALIASES, MEASURES, WITHOUT_VOICE, default
 from vqwave.evaluation.result import Matrix, MetricValue, Result, Row, written
 from vqwave.evaluation.resume import provenance, take_over
 from vqwave.evaluation.settings import Settings
-from vqwave.evaluation.strangers import WHY
 from vqwave.evaluation.table import markdown_table, text_table
+from vqwave.evaluation.unseen_speakers import WHY
 from vqwave.inference.model_files import find_model
 from vqwave.inference.speech_model import SpeechModel
 
@@ -65,7 +65,7 @@ def evaluate(
 
     Without `settings.only`, all that makes sense for the kind of model. What a model or corpus does
     not allow is in `Result.skipped`, with the reason. Where the model was trained on none of the
-    speakers, see `strangers`. `result`: into which figures are put as they
+    speakers, see `unseen_speakers`. `result`: into which figures are put as they
     come; what its `earlier` has of the same models, corpus and settings is not measured again.
     Raises `UserInputError` for a model, a corpus or names that cannot be used.
     """
@@ -75,7 +75,7 @@ def evaluate(
     names = list(named) or defaults(codec)
     any_voice = WITHOUT_VOICE.issuperset(names)
     context = EvaluationContext(
-        recordings, codec, other, settings, progress, any_voice=any_voice, strangers=True
+        recordings, codec, other, settings, progress, any_voice=any_voice, unseen_speakers=True
     )
     result = Result() if result is None else result
     result.about = _about(model, student, context)

@@ -13,7 +13,7 @@ from vqwave.evaluation.outputs import SystemOutputs, codes_of
 from vqwave.evaluation.panel import Panel
 from vqwave.evaluation.progress import NotApplicable, ProgressFactory, silent
 from vqwave.evaluation.settings import Settings
-from vqwave.evaluation.strangers import NEAREST, OWN, TURNS, WHY, stand_ins
+from vqwave.evaluation.unseen_speakers import NEAREST, OWN, TURNS, WHY, substitute_voices
 from vqwave.evaluation.utterances import Utterances
 from vqwave.inference.reference_voice import ReferenceVoice
 from vqwave.inference.speech_model import SpeechModel
@@ -23,7 +23,7 @@ from vqwave.models import VQVAE, WaveNet
 
 class EvaluationContext(Utterances):
     """Utterances of a split that the model was trained on the speakers of, and what the model and
-    its student generate from them. Where there is none, those of strangers may be taken.
+    its student generate from them. Where there is none, those of unseen speakers may be taken.
     """
 
     def __init__(
@@ -35,11 +35,11 @@ class EvaluationContext(Utterances):
         progress: ProgressFactory = silent,
         *,
         any_voice: bool = False,
-        strangers: bool = False,
+        unseen_speakers: bool = False,
     ) -> None:
         """any_voice: also utterances of speakers that the model was not trained on; it can encode
-        them, and not decode them. strangers: these alone where there are no others, see
-        `strangers`.
+        them, and not decode them. unseen_speakers: those of other speakers, where there are none of
+        these, see the module of this name.
 
         Raises `UserInputError` for models that do not fit the corpus or one another.
         """
@@ -56,9 +56,9 @@ class EvaluationContext(Utterances):
             )
         known = {name: _trained_values(codec, name) for name in codec.labels}
         required = () if any_voice else _voice_labels(codec)
-        strangers = strangers and codes_of(codec) is not None and "speaker" in required
-        super().__init__(corpus, settings, known, required, strangers=strangers)
-        self.outputs = SystemOutputs(self, self.systems, progress, lambda: self.stand_ins)
+        unseen_speakers = unseen_speakers and codes_of(codec) is not None and "speaker" in required
+        super().__init__(corpus, settings, known, required, unseen_speakers=unseen_speakers)
+        self.outputs = SystemOutputs(self, self.systems, progress, lambda: self.substitute_voices)
 
     @property
     def systems(self) -> dict[str, SpeechModel]:
@@ -106,7 +106,7 @@ class EvaluationContext(Utterances):
     @cached_property
     def copied_in(self) -> str:
         """In which voices recordings are copied, in words."""
-        if not self.strangers:
+        if not self.unseen_speakers:
             return OWN
         voices = self.codec.voices
         try:
@@ -119,12 +119,12 @@ class EvaluationContext(Utterances):
         return OWN if by_vector else NEAREST
 
     @cached_property
-    def stand_ins(self) -> list[ReferenceVoice]:
-        """The voice that each stranger's recording is copied in."""
+    def substitute_voices(self) -> list[ReferenceVoice]:
+        """The voice that each recording of an unseen speaker is copied in."""
         vectors = None
         if self.copied_in != TURNS:
             vectors = self.panel.voices("recordings", self.waves)
-        return stand_ins(self.codec, self.coded, vectors, self.targets)
+        return substitute_voices(self.codec, self.coded, vectors, self.targets)
 
     def need_own_voices(self) -> None:
         """Raises `NotApplicable` where copies are in other voices than the recordings."""

@@ -19,7 +19,7 @@ from vqwave.audio.sound_files import SUFFIXES, refused_files, sound_files
 from vqwave.data.manifest import find_manifest, read_lines, read_manifest, read_table
 from vqwave.errors import Note, UserInputError, nearest
 from vqwave.evaluation.baselines import inverted, usual_frames
-from vqwave.evaluation.judged import of
+from vqwave.evaluation.judged import subset
 from vqwave.evaluation.panel import MELODY, Columns, Panel
 from vqwave.evaluation.progress import NotApplicable, ProgressFactory, silent
 from vqwave.evaluation.result import Result
@@ -197,7 +197,7 @@ class Folders:
             "griffin-lim": lambda: self.griffin_lim,
             "model": lambda: self.copies,
         }
-        return columns if kept is None else of(kept, columns)
+        return columns if kept is None else subset(columns, kept)
 
     def provenance(self, resamples: int, whisper: str) -> dict[str, Any]:
         """All that figures depend on: see `resume`."""

@@ -1,4 +1,4 @@
-"""Words, voices and naturalness of reconstructions and conversions, by judges trained elsewhere.
+"""Words, voices and naturalness of reconstructions and conversions, by pretrained models.
 
 Words of complete utterances only: the text of one that was cut is longer than its recording.
 """
@@ -43,8 +43,8 @@ def copies(context: EvaluationContext) -> dict[str, Callable[[], Sequence[Wave]]
     }
 
 
-def of(places: Sequence[int], columns: Columns) -> Columns:
-    """Columns of some utterances."""
+def subset(columns: Columns, places: Sequence[int]) -> Columns:
+    """Columns of some utterances, by their places."""
 
     def some(make: Callable[[], Sequence[Wave]]) -> list[Wave]:
         waves = make()
@@ -59,7 +59,7 @@ def words(context: EvaluationContext, result: Result) -> None:
     places = with_text(context)
     context.need(places, NO_TEXT)
     texts = [context.corpus.utterances[context.rows[i]].text for i in places]
-    context.panel.words(result, of(places, copies(context)), texts)
+    context.panel.words(result, subset(copies(context), places), texts)
 
 
 def similarity(context: EvaluationContext, result: Result) -> None:
@@ -75,7 +75,7 @@ def similarity(context: EvaluationContext, result: Result) -> None:
         names = sorted(voices)
         others = [voices[names[names.index(speakers[i]) - 1]] for i in places]
     context.panel.similarity(
-        result, of(places, columns), [voices[speakers[i]] for i in places], others
+        result, subset(columns, places), [voices[speakers[i]] for i in places], others
     )
 
 
@@ -105,7 +105,7 @@ def converted(context: EvaluationContext, result: Result) -> None:
 def _conversions(context: EvaluationContext) -> dict[str, Callable[[], Sequence[Wave]]]:
     """Columns of one waveform a conversion; the ceiling's are the recordings converted."""
     recordings = [i for i, _ in context.pairs]
-    columns = dict(of(recordings, {"ceiling": lambda: context.waves}))
+    columns = dict(subset({"ceiling": lambda: context.waves}, recordings))
     if spectrum_of(context) is not None:
         columns["frames"] = lambda: converted_frames(context)
 
@@ -122,13 +122,13 @@ def _converted_words(context: EvaluationContext, result: Result) -> None:
     context.need(places, NO_TEXT)
     kept = [sources[n] for n in places]
     texts = [context.corpus.utterances[context.rows[i]].text for i in kept]
-    columns = of(places, _conversions(context))
+    columns = subset(_conversions(context), places)
     context.panel.words(
         result, columns, texts, key="converted", title="conversions: ", clusters=kept
     )
 
 
-def _between(
+def _of_known_speakers(
     context: EvaluationContext, known: Mapping[str, Any]
 ) -> tuple[list[int], list[int], NDArray[Any], NDArray[Any]]:
     """Of the conversions between speakers of whom something is known: their places, the
@@ -146,16 +146,16 @@ def _between(
 def _converted_voices(context: EvaluationContext, result: Result) -> None:
     """Ceiling: recordings, as if converted from the other voice; floor: not converted."""
     voices, speakers = speaker_voices(context), context.label("speaker")
-    places, sources, from_, to = _between(context, voices)
+    places, sources, from_, to = _of_known_speakers(context, voices)
 
     similar: dict[str, Values] = {}  # to the target, of each conversion
 
     def sums(column: str, waves: Sequence[Wave]) -> Values:
-        wanted, left = (from_, to) if column == "ceiling" else (to, from_)
-        own = np.stack(context.panel.voices(column, waves))
-        target, source = (own * wanted).sum(1), (own * left).sum(1)
-        similar[column] = target
-        return np.stack([target, source, target > source, np.ones(len(own))], 1)
+        target, source = (from_, to) if column == "ceiling" else (to, from_)
+        voice = np.stack(context.panel.voices(column, waves))
+        to_target, to_source = (voice * target).sum(1), (voice * source).sum(1)
+        similar[column] = to_target
+        return np.stack([to_target, to_source, to_target > to_source, np.ones(len(voice))], 1)
 
     def share(part: int) -> Callable[[Values], Values]:
         return lambda total: total[:, part] / total[:, 3]
@@ -169,7 +169,7 @@ def _converted_voices(context: EvaluationContext, result: Result) -> None:
             "converted.nearer", "conversions: nearer to the target", "%", "higher", share(2), 100
         ),
     )
-    columns = dict(of(places, _conversions(context)))
+    columns = dict(subset(_conversions(context), places))
     columns["floor"] = columns["ceiling"]
     context.panel.table(result, columns, measures, sums, note=BY_ENCODER, clusters=sources)
     pairs = [(speakers[i], target) for i, target in (context.pairs[n] for n in places)]
@@ -196,21 +196,21 @@ def _by_pair(system: str, pairs: Sequence[tuple[str, str]], similar: Values) -> 
 def _converted_pitch(context: EvaluationContext, result: Result) -> None:
     """How far the median F0 of each conversion lies from that of the target's recordings."""
     panel = context.panel
-    heights = {
+    median_f0 = {
         name: _median_f0(panel.contours("training", waves))
         for name, waves in context.voice_recordings.items()
     }
-    heights |= _heights_of_model(context, set(context.targets) - set(heights))
-    places, sources, from_, to = _between(context, heights)
+    median_f0 |= _stored_f0(context, set(context.targets) - set(median_f0))
+    places, sources, from_, to = _of_known_speakers(context, median_f0)
 
     def sums(column: str, waves: Sequence[Wave]) -> Values:
-        own = np.array([_median_f0([contour]) for contour in panel.contours(column, waves)])
-        off = np.abs(own - (from_ if column == "ceiling" else to))
-        return np.stack([np.nan_to_num(off), np.isfinite(off)], 1)
+        measured = np.array([_median_f0([contour]) for contour in panel.contours(column, waves)])
+        error = np.abs(measured - (from_ if column == "ceiling" else to))
+        return np.stack([np.nan_to_num(error), np.isfinite(error)], 1)
 
     title = "conversions: median F0 off the target's"
     measure = Measure("converted.f0", title, "semitones", "lower", ratio)
-    columns = dict(of(places, _conversions(context)))
+    columns = dict(subset(_conversions(context), places))
     columns["floor"] = columns["ceiling"]
     panel.table(result, columns, (measure,), sums, clusters=sources)
 
@@ -237,20 +237,20 @@ def with_text(context: EvaluationContext) -> list[int]:
 def speaker_voices(context: EvaluationContext) -> dict[str, Embedding]:
     """The voice of each measured speaker and target that has training recordings.
 
-    Of strangers also those of targets that the corpus has not, as the model has them.
+    For unseen speakers also those of targets that the corpus has not, as the model has them.
     """
     voices = {
         name: voice_of(context.panel.voices("training", waves))
         for name, waves in context.voice_recordings.items()
     }
     known = context.codec.voices
-    if context.strangers and known is not None:
+    if context.unseen_speakers and known is not None:
         stored = {name: known.of(name) for name in set(context.targets) - set(voices)}
         voices |= {name: vector for name, vector in stored.items() if vector is not None}
     return voices
 
 
-def _heights_of_model(context: EvaluationContext, names: Collection[str]) -> dict[str, float]:
+def _stored_f0(context: EvaluationContext, names: Collection[str]) -> dict[str, float]:
     """Mean F0 of voices of a model with melody, in semitones above 100 Hz."""
     melody, labels = context.codec.melody, context.codec.speakers
     if melody is None:

@@ -21,7 +21,7 @@ from vqwave.data.segments import read_crop
 from vqwave.evaluation.context import EvaluationContext
 from vqwave.evaluation.progress import NotApplicable
 from vqwave.evaluation.result import MetricValue, Result
-from vqwave.evaluation.strangers import WHY
+from vqwave.evaluation.unseen_speakers import WHY
 from vqwave.evaluation.utterances import ONE
 from vqwave.metrics import likelihood
 from vqwave.metrics.bootstrap import bootstrap, mean, ratio
@@ -41,7 +41,7 @@ def nll(context: EvaluationContext, result: Result) -> None:
     """Bits a sample of complete held-out utterances; with the codes (or frames) of others; with the
     labels of others.
     """
-    context.need(not context.strangers, f"{WHY}: the decoder has no label of theirs")
+    context.need(not context.unseen_speakers, f"{WHY}: the decoder has no label of theirs")
     decoder, variants = context.wavenet, _variants(context, result)
     lengths = np.array([len(wave) for wave in context.waves], np.float64)
     costs = _costs(context, decoder, variants, lengths)

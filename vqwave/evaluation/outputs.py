@@ -52,11 +52,11 @@ class SystemOutputs:
         utterances: Utterances,
         systems: Mapping[str, SpeechModel],
         progress: ProgressFactory,
-        stand_ins: Callable[[], Sequence[ReferenceVoice]] = tuple,
+        substitute_voices: Callable[[], Sequence[ReferenceVoice]] = tuple,
     ) -> None:
-        """stand_ins: the voice of each utterance where the speakers are strangers."""
+        """substitute_voices: the voice of each utterance where the speakers are unseen."""
         self.utterances, self.systems, self.progress = utterances, systems, progress
-        self.stand_ins = stand_ins
+        self.substitute_voices = substitute_voices
         self.model, self.sampling = systems["model"], utterances.settings.sampling
         self._waves: dict[tuple[str, str], list[Wave]] = {}
 
@@ -88,8 +88,8 @@ class SystemOutputs:
         return self._waves[system, name]
 
     def reconstructed(self, system: str) -> list[Wave]:
-        """Each utterance, reconstructed in its own voice, or a stranger's in that of its
-        stand-in.
+        """Each utterance, reconstructed in its own voice, or that of an unseen speaker in its
+        substitute.
         """
         if self.has_codes:
             return self._decoded(system, "reconstructions", self.coded, self.own_voices)
@@ -125,9 +125,9 @@ class SystemOutputs:
     def own_voices(self) -> list[GivenVoice]:
         """Of each utterance."""
         voices = [self._voice_of(row) for row in self.utterances.rows]
-        if not self.utterances.strangers:
+        if not self.utterances.unseen_speakers:
             return voices
-        likes = zip(voices, self.stand_ins(), strict=True)
+        likes = zip(voices, self.substitute_voices(), strict=True)
         return [replace(voice, like=like) for voice, like in likes]
 
     @property

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vqwave.audio import Wave
 from vqwave.errors import Note
-from vqwave.evaluation.progress import NotApplicable, ProgressFactory, silent
+from vqwave.evaluation.progress import ProgressFactory, installed, silent
 from vqwave.evaluation.result import Better, MetricValue, Result
 from vqwave.metrics import f0, recognition
 from vqwave.metrics.bootstrap import bootstrap, ratio
@@ -72,19 +72,23 @@ class Panel:
 
     @cached_property
     def recogniser(self) -> Recogniser:
-        return _installed(recogniser(self.whisper))
+        with installed():
+            return recogniser(self.whisper)
 
     @cached_property
     def encoder(self) -> SpeakerEncoder:
-        return _installed(speaker_encoder())
+        with installed():
+            return speaker_encoder()
 
     @cached_property
     def dnsmos(self) -> Scorer:
-        return _installed(dnsmos())
+        with installed():
+            return dnsmos()
 
     @cached_property
     def contour(self) -> f0.Tracker:
-        return _installed(f0.tracker(self.sample_rate))
+        with installed():
+            return f0.tracker(self.sample_rate)
 
     def transcripts(self, column: str, waves: Sequence[Wave]) -> list[str]:
         """The words of each waveform."""
@@ -264,10 +268,3 @@ def with_ones(values: Iterable[float] | Values) -> Values:
     """Values (N,) and ones, (N, 2): the sums of a mean."""
     column = np.asarray(list(values), np.float64)
     return np.stack([column, np.ones(len(column))], 1)
-
-
-def _installed(judge: T | str) -> T:
-    """A judge, or `NotApplicable` with the reason why there is none."""
-    if isinstance(judge, str):
-        raise NotApplicable(judge)
-    return judge

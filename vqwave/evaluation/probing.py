@@ -1,5 +1,5 @@
-"""What information codes, latents and audio carry: ABX, and probes of words and speakers trained on
-real training recordings.
+"""The information in codes, latents and audio: ABX, and probes of words and speakers, which are
+trained on the corpus's training recordings.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class _Token:
 def abx(context: EvaluationContext, result: Result) -> None:
     """ABX within and across speakers, on z_e and on the codes' vectors: of aligned phones, else of
     complete words.
+
+    Reference: Schatz et al., 2013, "Evaluating speech features with the minimal-pair ABX task".
     """
     context.need(context.has_codes, "the model has no codes")
     corpus = context.corpus
@@ -86,7 +88,7 @@ def _abx_errors(context: EvaluationContext, tokens: Sequence[_Token]) -> dict[st
         for name, frames in (("z_e", _latents), ("codes", _quantized), ("cepstra", _cepstra)):
             utterances = [frames(context, i) for i in range(len(context.rows))]
             cut = [
-                _cut(
+                _frames_within(
                     utterances[token.utterance],
                     token.span,
                     len(context.waves[token.utterance]) / context.rate,
@@ -99,7 +101,7 @@ def _abx_errors(context: EvaluationContext, tokens: Sequence[_Token]) -> dict[st
 
 
 def _tokens(context: EvaluationContext, *, aligned: bool) -> list[_Token]:
-    """A fixed random choice where there are more than enough."""
+    """At most `TOKENS`, of phones at most `PER_CELL` a label and speaker: a fixed random choice."""
     every = []
     for i, (row, wave) in enumerate(zip(context.rows, context.waves, strict=True)):
         u, rate = context.corpus.utterances[row], context.rate
@@ -122,10 +124,8 @@ def _tokens(context: EvaluationContext, *, aligned: bool) -> list[_Token]:
     return kept
 
 
-def _cut(frames: Frames, span: tuple[float, float], seconds: float) -> Frames:
-    """Frames (F, D) of `seconds` -> those whose middles lie in a span (in seconds), at least
-    one.
-    """
+def _frames_within(frames: Frames, span: tuple[float, float], seconds: float) -> Frames:
+    """Frames (F, D) of `seconds` -> those whose middles are in a span in seconds, at least one."""
     middles = (np.arange(len(frames)) + 0.5) * seconds / len(frames)
     inside = np.flatnonzero((middles >= span[0]) & (middles < span[1]))
     nearest = np.abs(middles - sum(span) / 2).argmin()
@@ -168,8 +168,8 @@ class _TrainingSet:
 
 @dataclass(frozen=True)
 class _Task:
-    """A label to be read: its values, those of training and of test utterances, and the places of
-    the latter.
+    """A label to be predicted: how many values it has, those of the training and of the test
+    utterances, and the places of the latter.
     """
 
     label: str
@@ -184,7 +184,7 @@ class _Task:
 
     @property
     def chance(self) -> MetricValue:
-        """Always predicting what is commonest in training."""
+        """Accuracy of the most frequent training value, in per cent."""
         right = float((self.test == torch.bincount(self.train).argmax()).float().mean())
         return MetricValue(100 * right, count=len(self.test), what="chance")
 
@@ -264,7 +264,7 @@ def _probe_audio(
         sources = {**sources, **outputs}
     for column, waves in sources.items():
         right = on_audio(cepstra([waves[i] for i in task.places], context.rate))
-        figures[column] = _rate(context, right, "recordings" if column == "ceiling" else "")
+        figures[column] = _accuracy(context, right, "recordings" if column == "ceiling" else "")
     title = f"{task.name}, linear probe on audio"
     result.add(f"probes.{task.name}.audio.linear", title, "%", "higher", figures)
 
@@ -291,14 +291,14 @@ def _probe_codes(
         ("network", "CNN probe", model, ceiling),
     ):
         figures: dict[str, MetricValue | None] = {
-            "ceiling": _rate(context, audio, "the same probe on MFCC of the recordings"),
-            "model": _rate(context, codes),
+            "ceiling": _accuracy(context, audio, "the same probe on MFCC of the recordings"),
+            "model": _accuracy(context, codes),
             "floor": task.chance,
         }
         title = f"{task.name}, {what} on codes"
         result.add(f"probes.{task.name}.codes.{kind}", title, "%", better, figures)
 
 
-def _rate(context: EvaluationContext, right: Correct, what: str = "") -> MetricValue:
+def _accuracy(context: EvaluationContext, right: Correct, what: str = "") -> MetricValue:
     estimate = mean(right.astype(np.float64), resamples=context.settings.resamples)
     return MetricValue.of(estimate, what, 100)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from vqwave.errors import UnavailableError
+
 Advance = Callable[[float], object]
 """Called with the amount that was done since the last call."""
 ProgressFactory = Callable[[str, float, str], AbstractContextManager[Advance]]
@@ -13,6 +15,15 @@ ProgressFactory = Callable[[str, float, str], AbstractContextManager[Advance]]
 
 class NotApplicable(Exception):  # noqa: N818
     """A measure that this model or corpus does not allow, and why."""
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """A measure whose library is not installed is one that cannot be taken."""
+    try:
+        yield
+    except UnavailableError as error:
+        raise NotApplicable(str(error)) from None
 
 
 @contextmanager

@@ -108,7 +108,7 @@ def provenance(context: EvaluationContext, *, device: str, any_voice: bool) -> d
             "corpus": digest_of(files),
             "device": device,
             "any_voice": any_voice,
-            **({"copied_in": context.copied_in} if context.strangers else {}),
+            **({"copied_in": context.copied_in} if context.unseen_speakers else {}),
             "settings": {k: v for k, v in settings.items() if k not in CHANGE_NOTHING},
         }
     )

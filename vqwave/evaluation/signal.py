@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqwave.audio import Wave
-from vqwave.evaluation import panel as judges
+from vqwave.errors import UnavailableError
 from vqwave.evaluation.context import EvaluationContext
 from vqwave.evaluation.judged import NO_COPIES, copies
+from vqwave.evaluation.panel import MELODY
+from vqwave.evaluation.panel import WHAT as COLUMNS
 from vqwave.evaluation.result import MetricValue, Result, Track
 from vqwave.evaluation.utterances import ONE
 from vqwave.metrics.bootstrap import mean
@@ -89,7 +91,7 @@ def pitch(context: EvaluationContext, result: Result) -> None:
         contours = zip(recorded, panel.contours(column, waves), centres, strict=True)
         return np.stack([contour_sums(*each) for each in contours])
 
-    panel.table(result, columns, judges.MELODY, sums, what=judges.WHAT | WHAT)
+    panel.table(result, columns, MELODY, sums, what=COLUMNS | WHAT)
     for i in range(0, len(context.rows), max(1, len(context.rows) // TRACKS)):
         sources = {"recording": context.waves}
         sources |= {name: context.outputs.reconstructed(name) for name in context.systems}
@@ -102,21 +104,20 @@ def pitch(context: EvaluationContext, result: Result) -> None:
 
 def perceptual(context: EvaluationContext, result: Result) -> None:
     """PESQ and STOI, where the rate, the length and what is installed allow."""
-    for key, name, measure in (
-        (
-            "perceptual.pesq",
-            f"PESQ ({'narrow' if context.rate == 8000 else 'wide'} band)",
-            pesq_measure(context.rate),
-        ),
-        ("perceptual.stoi", "STOI", stoi_measure(context.rate)),
+    band = "narrow" if context.rate == 8000 else "wide"
+    for key, name, measure_at in (
+        ("perceptual.pesq", f"PESQ ({band} band)", pesq_measure),
+        ("perceptual.stoi", "STOI", stoi_measure),
     ):
-        if isinstance(measure, str):
-            result.skip(name, measure)
+        try:
+            measure = measure_at(context.rate)
+        except UnavailableError as error:
+            result.skip(name, str(error))
         else:
-            _perceived(context, result, key, name, measure)
+            _add_perceptual(context, result, key, name, measure)
 
 
-def _perceived(
+def _add_perceptual(
     context: EvaluationContext, result: Result, key: str, name: str, measure: Measure
 ) -> None:
     figures: dict[str, MetricValue | None] = {}

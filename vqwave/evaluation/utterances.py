@@ -38,28 +38,28 @@ class Utterances:
         known: Mapping[str, Collection[str]],
         required: Sequence[str] = (),
         *,
-        strangers: bool = False,
+        unseen_speakers: bool = False,
     ) -> None:
-        """strangers: whether all utterances are taken where there is none of known labels.
+        """unseen_speakers: whether all utterances are taken where there is none of known labels.
 
         Raises `UserInputError` where no utterance is left.
         """
         self.corpus, self.settings, self.known = corpus, settings, known
-        self.rate, self.strangers = corpus.sample_rate, False
-        self.rows = self._select_rows(required, strangers=strangers)
+        self.rate, self.unseen_speakers = corpus.sample_rate, False
+        self.rows = self._select_rows(required, unseen_speakers=unseen_speakers)
 
     def need(self, condition: object, why: str) -> None:
         """Raises `NotApplicable` unless `condition` is true (or not empty)."""
         if not condition:
             raise NotApplicable(why)
 
-    def _select_rows(self, required: Sequence[str], *, strangers: bool) -> list[int]:
+    def _select_rows(self, required: Sequence[str], *, unseen_speakers: bool) -> list[int]:
         """Spread evenly over the split: a random order, cut, in the order of the corpus."""
         for name in self.settings.speakers:
             self.corpus.label_id("speaker", name)
         rows = self._rows_of(required)
-        if strangers and not rows:
-            rows, self.strangers = self._rows_of(()), True
+        if unseen_speakers and not rows:
+            rows, self.unseen_speakers = self._rows_of(()), True
         if not rows:
             raise UserInputError(self._why_empty(required))
         limit = self.settings.limit
@@ -136,7 +136,7 @@ class Utterances:
         """Voices to convert to: speakers with enough training speech, at most `targets`, the
         genders by turns.
 
-        Strangers are converted to any known voices, be they in the corpus or not.
+        Unseen speakers are converted to any known voices, be they in the corpus or not.
         """
         seconds: dict[str, float] = {}
         gender: dict[str, str] = {}
@@ -147,9 +147,10 @@ class Utterances:
         known = [
             name
             for name in sorted(self.known.get("speaker", ()))
-            if (self.strangers or self._selected(name)) and seconds.get(name, 0.0) >= TARGET_SECONDS
+            if (self.unseen_speakers or self._selected(name))
+            and seconds.get(name, 0.0) >= TARGET_SECONDS
         ]
-        if self.strangers and not known:
+        if self.unseen_speakers and not known:
             return _random_subset(sorted(self.known.get("speaker", ())), self.settings.targets)
         queues = {
             g: sorted((n for n in known if gender[n] == g), key=lambda n: -seconds[n])
@@ -163,7 +164,7 @@ class Utterances:
     @cached_property
     def voice_recordings(self) -> dict[str, list[Wave]]:
         """Complete training recordings of measured speakers and targets, at most
-        `VOICE_RECORDINGS` each; of strangers without, the measured ones.
+        `VOICE_RECORDINGS` each; of unseen speakers without any, the measured ones.
         """
         rows: dict[str, list[int]] = {}
         for row in self._training:
@@ -171,7 +172,7 @@ class Utterances:
         names = sorted({*self.label("speaker"), *self.targets} & set(rows))
         counts = {name: min(VOICE_RECORDINGS, len(rows[name])) for name in names}
         measured: dict[str, list[Wave]] = {}
-        if self.strangers:
+        if self.unseen_speakers:
             for name, wave in zip(self.label("speaker"), self.waves, strict=True):
                 measured.setdefault(name, []).append(wave)
         return measured | {

@@ -24,7 +24,8 @@ from vqwave.models.melody import VOICE, Melody
 from vqwave.models.pitch import normalise
 from vqwave.models.student import BASES
 from vqwave.nn.condition import Condition
-from vqwave.nn.flows import AffineFlow, MaskedFlow
+from vqwave.nn.flows import AffineFlow
+from vqwave.nn.module_lists import elements
 from vqwave.nn.repeat import repeated
 
 NEUTRAL = Temperatures()
@@ -99,7 +100,7 @@ class DecoderGraph(Graph):
             )
         self.names = (*frames, "noise", *attributes)
         hop = conditioner.hop if coder is None else coder.hop
-        self.hop = math.lcm(hop, affine_flows(student)[0].squeeze)
+        self.hop = math.lcm(hop, flows_of(student)[0].squeeze)
         base = next(name for name, kind in BASES.items() if kind is student.base)
         self.labels = {name: vocabulary[name] for name in attributes if name in vocabulary}
         self.facts = {"base": base, "hop": self.hop, "labels": self.labels}
@@ -110,7 +111,7 @@ class DecoderGraph(Graph):
         given, student = dict(zip(self.names, inputs, strict=True)), self.student
         condition, columns = student.flow_condition(_condition(student, self.coder, given))
         x = self._scaled(given["noise"], columns)
-        for flow in affine_flows(student):
+        for flow in flows_of(student):
             x = one_pass(flow, x, condition, still=student.conditioner.frames is None)
         if columns is not None:
             x = synthesise(x, columns.features[:, : self.predictor_order], columns.repeat)
@@ -169,9 +170,8 @@ def _in_real_numbers(student: Student, coder: VQVAE | None) -> tuple[Student, VQ
     return student, coder
 
 
-def affine_flows(student: Student) -> Sequence[AffineFlow]:
-    """The flows of a student, each of which is one pass."""
-    return [flow for flow in student.flows.flows if isinstance(flow, AffineFlow)]
+def flows_of(student: Student) -> Sequence[AffineFlow]:
+    return elements(student.flows.flows, AffineFlow)
 
 
 def _condition(student: Student, coder: VQVAE | None, given: dict[str, Tensor]) -> Condition | None:
@@ -318,15 +318,13 @@ def decoder_graph(
                 "its decoder is a WaveNet, whose loop over samples is no graph; expected a student"
                 " (distill it)"
             )
-        if any(isinstance(flow, MaskedFlow) for flow in student.flows.flows):
+        flows = flows_of(student)
+        if not all(flow.parallel_sampling for flow in flows):
             raise UserInputError(
                 "its flows are masked (flow_type maf), whose loop over samples is no graph;"
                 " expected iaf"
             )
-        if any(
-            flow.stack.context is not None or flow.stack.spec.skip_channels
-            for flow in affine_flows(student)
-        ):
+        if any(flow.stack.context is not None or flow.stack.spec.skip_channels for flow in flows):
             raise UserInputError(
                 "its flows have a context stack, which has no graph; expected flows without"
             )

@@ -25,14 +25,13 @@ def default_chunk(model: VQVAE, sample_rate: int) -> int:
 
 
 class ChunkEncoder:
-    """Prepared samples in, codes out, chunk by chunk.
-
-    Raises UserInputError for an encoder whose frames depend on all of the utterance.
-    """
+    """Prepared samples in, codes out, chunk by chunk."""
 
     def __init__(self, model: VQVAE, frames: int) -> None:
-        """frames: how many are encoded at once, at least; a hierarchical codebook takes multiples
-        of its ratio.
+        """frames: how many are encoded at once, rounded up to what the quantizer's `downsample`
+        divides.
+
+        Raises UserInputError for an encoder whose frames depend on the complete utterance.
         """
         span, hop = model.encoder.receptive_span(), model.hop
         if span is None:
@@ -50,7 +49,7 @@ class ChunkEncoder:
 
     @property
     def lag(self) -> int:
-        """Samples that what has come out stays behind what went in, at the most."""
+        """By how many samples the codes are behind the input, at the most."""
         return (self.frames + self.after) * self.hop - 1
 
     @inference()

@@ -21,7 +21,7 @@ from vqwave.inference.pitch_encoding import f0_of
 from vqwave.inputs import sample_rate
 from vqwave.models import Student, WaveNet
 from vqwave.models.melody import Melody
-from vqwave.speaker_encoder import Embedding, installed_encoder
+from vqwave.speaker_encoder import Embedding, speaker_encoder
 
 # given vectors by name, such as a speaker embedding
 Vectors = Mapping[str, Tensor | np.ndarray | Sequence[float]]
@@ -84,7 +84,7 @@ def reference_voice(model: Speech, reference: Reference) -> ReferenceVoice:
     name = str(reference) if isinstance(reference, str | Path) else "like"
     with about(name):
         _voices_of(model)  # raises where there are none, before any work
-        encoder = installed_encoder()
+        encoder = speaker_encoder()
         wave = model.prepare(*_recorded(reference)).cpu().numpy()
     voice = voice_of_vector(model, vector_of(wave, model.sample_rate, encoder))
     if voice.labels:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqwave.audio import Wave
+from vqwave.errors import UnavailableError
 
 Sums = NDArray[np.float64]
 Contour = tuple[NDArray[np.float64], NDArray[np.bool_]]
@@ -22,16 +23,20 @@ PARTS = 8  # n voiced in both, a, b, aa, bb, ab, frames, frames whose voicing di
 STEP, LOWEST, HIGHEST = 0.005, 60.0, 400.0  # seconds from frame to frame; Hz
 
 
-def tracker(sample_rate: int) -> Tracker | str:
-    """(T,) -> ln(F0 / 100 Hz) (0 where unvoiced) and voicing, (F,) each, frame f at (f + 0.5) STEP;
-    or why there is none.
+def tracker(sample_rate: int) -> Tracker:
+    """(T,) -> ln(F0 / 100 Hz) (0 where unvoiced) and voicing, (F,) each, frame f at (f + 0.5) STEP.
 
-    Boersma, 1993, "Accurate short-term analysis of the fundamental frequency", as in Praat.
+    Raises UnavailableError without Praat's package.
+
+    Reference: Boersma, 1993, "Accurate short-term analysis of the fundamental frequency and the
+    harmonics-to-noise ratio of a sampled sound", as in Praat.
     """
     try:
         import parselmouth
     except ImportError:
-        return "the package praat-parselmouth is not installed: pip install 'vqwave[metrics]'"
+        raise UnavailableError(
+            "the package praat-parselmouth is not installed: pip install 'vqwave[metrics]'"
+        ) from None
 
     def contour(wave: Wave) -> Contour:
         frames = max(1, round(len(wave) / (STEP * sample_rate)))
@@ -48,11 +53,6 @@ def tracker(sample_rate: int) -> Tracker | str:
         return np.log(np.where(voiced, f0, 100.0) / 100.0), voiced
 
     return contour
-
-
-def melody_sums(contour: Tracker, recording: Wave, copy: Wave, centre: float = 0.0) -> Sums:
-    """`contour_sums` of two waveforms."""
-    return contour_sums(contour(recording), contour(copy), centre)
 
 
 def contour_sums(recording: Contour, copy: Contour, centre: float = 0.0) -> Sums:

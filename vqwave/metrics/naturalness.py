@@ -1,4 +1,4 @@
-"""Predicted mean opinion scores: DNSMOS (P.835, overall), trained elsewhere on ratings.
+"""Predicted mean opinion scores: DNSMOS (P.835, overall), pretrained on ratings.
 
 Of the package speechmos only the weights are read (ONNX), so that librosa is not loaded.
 
@@ -15,24 +15,29 @@ from pathlib import Path
 import numpy as np
 
 from vqwave.audio import Wave, resample
+from vqwave.errors import UnavailableError
 
 RATE = 16000
 SECONDS = 9.01  # of what the network takes at once
-OVERALL = (
-    -0.06766283,
-    1.11546468,
-    0.04602535,
-)  # from its output to the scale of opinions, highest power first
+# the polynomial from its output to the scale of opinions, highest power first
+OVERALL = (-0.06766283, 1.11546468, 0.04602535)
 Scorer = Callable[[Wave, int], float]
 
 
-def dnsmos() -> Scorer | str:
-    """From a waveform (T,) at a rate in Hz to its overall score, about 1 to 5; or why not."""
+def dnsmos() -> Scorer:
+    """From a waveform (T,) at a rate in Hz to its overall score, about 1 to 5.
+
+    Raises UnavailableError without the packages.
+    """
     if importlib.util.find_spec("onnxruntime") is None:
-        return "the package onnxruntime is not installed: pip install 'vqwave[judges]'"
+        raise UnavailableError(
+            "the package onnxruntime is not installed: pip install 'vqwave[judges]'"
+        )
     package = importlib.util.find_spec("speechmos")
     if package is None or not package.submodule_search_locations:
-        return "the package speechmos is not installed: pip install 'vqwave[judges]'"
+        raise UnavailableError(
+            "the package speechmos is not installed: pip install 'vqwave[judges]'"
+        )
     import onnxruntime
 
     path = (

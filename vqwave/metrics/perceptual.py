@@ -1,4 +1,4 @@
-"""PESQ and STOI by their usual packages, and the reason where a recording has none."""
+"""PESQ and STOI by their usual packages."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from vqwave.audio import Wave
+from vqwave.errors import UnavailableError
 
 SHORTEST = 0.4  # seconds; PESQ needs a quarter of a second, STOI 30 frames of speech
 Measure = Callable[[Wave, Wave], float]
 
 
-def pesq_measure(sample_rate: int) -> Measure | str:
-    """PESQ (MOS-LQO, 1 to 4.6), narrow band at 8 kHz and wide band at 16 kHz; or why there is none.
+def pesq_measure(sample_rate: int) -> Measure:
+    """PESQ (MOS-LQO, 1 to 4.6), narrow band at 8 kHz and wide band at 16 kHz.
 
-    ITU-T P.862 and P.862.2. A recording in which PESQ finds no speech raises ValueError.
+    ITU-T P.862 and P.862.2. A recording in which PESQ detects no speech raises ValueError. Raises
+    UnavailableError at other rates, and without the package.
     """
     if sample_rate not in (8000, 16000):
-        return f"PESQ is defined at 8 and 16 kHz, not at {sample_rate:,} Hz"
+        raise UnavailableError(f"PESQ is defined at 8 and 16 kHz, not at {sample_rate:,} Hz")
     try:
         import pesq
     except ImportError:
-        return (
+        raise UnavailableError(
             "the package pesq is not installed: pip install 'vqwave[pesq]' (it needs a C compiler)"
-        )
+        ) from None
     mode = "nb" if sample_rate == 8000 else "wb"
 
     def measure(recording: Wave, copy: Wave) -> float:
@@ -37,10 +39,11 @@ def pesq_measure(sample_rate: int) -> Measure | str:
     return measure
 
 
-def stoi_measure(sample_rate: int) -> Measure | str:
-    """STOI (0 to 1), or why there is none.
+def stoi_measure(sample_rate: int) -> Measure:
+    """STOI (0 to 1).
 
-    A recording with less than 30 frames of speech raises ValueError.
+    A recording with less than 30 frames of speech raises ValueError. Raises UnavailableError
+    without the package.
 
     Reference: Taal et al., 2011, "An algorithm for intelligibility prediction of time-frequency
     weighted noisy speech".
@@ -48,7 +51,9 @@ def stoi_measure(sample_rate: int) -> Measure | str:
     try:
         import pystoi
     except ImportError:
-        return "the package pystoi is not installed: pip install 'vqwave[metrics]'"
+        raise UnavailableError(
+            "the package pystoi is not installed: pip install 'vqwave[metrics]'"
+        ) from None
 
     def measure(recording: Wave, copy: Wave) -> float:
         with warnings.catch_warnings():

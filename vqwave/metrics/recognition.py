@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from vqwave.audio import Wave, resample
-from vqwave.errors import UserInputError
+from vqwave.errors import UnavailableError, UserInputError
 from vqwave.metrics.transcripts import normalise
 
 RATE = 16000
@@ -44,8 +44,8 @@ class Recogniser:
     transcribe: Callable[[Wave, int], str]
 
 
-def recogniser(weights: str = WHISPER) -> Recogniser | str:
-    """A Whisper model (CPU, float32, English, five beams, temperature 0), or why there is none.
+def recogniser(weights: str = WHISPER) -> Recogniser:
+    """A Whisper model (CPU, float32, English, five beams, temperature 0).
 
     A text that repeats itself, as on speech that cannot be understood, is decoded again without
     repeated trigrams, where Whisper would draw at random: the same waveform always has the same
@@ -53,16 +53,17 @@ def recogniser(weights: str = WHISPER) -> Recogniser | str:
 
     `weights`: a folder in CTranslate2's format, or a name of the hub such as "tiny.en". A name is
     looked up in the hub's local cache, then among installed packages that carry weights, and
-    downloaded last. Raises `UserInputError` for a folder without weights.
+    downloaded last. Raises `UserInputError` for a folder without weights, and `UnavailableError`
+    where packages or weights are missing.
     """
     for package in ("faster_whisper", "jiwer"):
         if importlib.util.find_spec(package) is None:
-            return f"the package {package} is not installed: pip install 'vqwave[judges]'"
+            raise UnavailableError(
+                f"the package {package} is not installed: pip install 'vqwave[judges]'"
+            )
     from faster_whisper import WhisperModel
 
     folder = whisper_folder(weights)
-    if isinstance(folder, str):
-        return folder
     threads = torch.get_num_threads()
     model = WhisperModel(str(folder), device="cpu", compute_type="float32", cpu_threads=threads)
 
@@ -76,8 +77,11 @@ def recogniser(weights: str = WHISPER) -> Recogniser | str:
     return Recogniser(f"Whisper {Path(weights).name}", transcribe)
 
 
-def whisper_folder(weights: str) -> Path | str:
-    """The folder with a Whisper model's weights, or why there is none. Raises `UserInputError`."""
+def whisper_folder(weights: str) -> Path:
+    """The folder with a Whisper model's weights.
+
+    Raises `UserInputError` for an unknown name, and `UnavailableError` where they cannot be had.
+    """
     given = Path(weights)
     if given.is_dir():
         if not (given / WEIGHTS).is_file():
@@ -101,7 +105,9 @@ def whisper_folder(weights: str) -> Path | str:
             reason = str(error).partition("\n")[0]
         if local and (carried := _carried(weights)) is not None:
             return carried
-    return f"no weights of Whisper {weights} on this machine, and none from the hub ({reason})"
+    raise UnavailableError(
+        f"no weights of Whisper {weights} on this machine, and none from the hub ({reason})"
+    )
 
 
 def _carried(name: str) -> Path | None:

@@ -36,12 +36,6 @@ __all__ = [
     "Vocabulary",
     "WaveNet",
     "WaveNetSpec",
-    "decoder_of",
     "denormalise",
     "normalise",
 ]
-
-
-def decoder_of(model: Model) -> Model:
-    """The part that makes waveforms: a VQ-VAE's decoder, or the model itself."""
-    return model.decoder if isinstance(model, VQVAE) else model

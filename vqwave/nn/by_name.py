@@ -15,7 +15,7 @@ ESCAPED = re.compile("|".join(ESCAPES))
 
 class ModulesByName(nn.ModuleDict):
     """A ModuleDict whose keys may be any text: `type` or `keys`, which it has as methods, and names
-    with dots, by which parameters are told apart.
+    with dots, which separate the names of parameters.
 
     The parameters of a name without a dot are called as in a ModuleDict. A dot is escaped (`%2E`).
 

@@ -107,6 +107,8 @@ class AffineFlow(nn.Module):
     """
 
     MIN_LOG_SCALE = -7.0
+    parallel_sampling = True
+    """Whether z -> x takes one pass over a clip."""
     units: Tensor
 
     def __init__(
@@ -268,6 +270,8 @@ class MaskedFlow(AffineFlow):
     Sampling goes one block after another, as in a WaveNet: one Gaussian masked flow of squeeze 1
     is a WaveNet with a Gaussian head. Papamakarios et al., 2017, sec. 3. arXiv:1705.07057
     """
+
+    parallel_sampling = False
 
     def forward(
         self, z: Tensor, condition: FlowCondition = SILENT, state: FlowState | None = None

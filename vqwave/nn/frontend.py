@@ -49,6 +49,15 @@ class AnyFrontend(nn.Module, ABC):
         """The log-mel features that these frames are, standardised; None for others."""
         return None
 
+    @property
+    def is_pitch(self) -> bool:
+        """Whether these frames are F0 and voicing, standardised."""
+        return False
+
+    def unstandardised(self, frames: Tensor) -> Tensor:
+        """Frames (B, channels, F) of `forward` -> as they were before they were standardised."""
+        return frames
+
     def extended(self, frames: Tensor) -> Tensor:
         """Standardised frames (B, C, F) -> with what is computed from them, (B, channels, F)."""
         return frames
@@ -71,6 +80,9 @@ class Frontend(AnyFrontend):
     @property
     def log_mel(self) -> LogMel | None:
         return self.features.log_mel
+
+    def unstandardised(self, frames: Tensor) -> Tensor:
+        return self.standardise.inverse(frames)
 
     def forward(
         self, wave: Tensor | None, given: Given | None = None, mask: Tensor | None = None
@@ -106,6 +118,10 @@ class PitchFrontend(Frontend):
         super().__init__(features)
         self.tracks = (PitchTrack(features.hop, features.lowest, features.highest),)
 
+    @property
+    def is_pitch(self) -> bool:
+        return True
+
     def forward(
         self, wave: Tensor | None, given: Given | None = None, mask: Tensor | None = None
     ) -> Tensor:
@@ -133,6 +149,9 @@ class FilesFrontend(AnyFrontend):
         self.tracks = (track,)
         self.standardise = Standardize(track.channels)
         self.channels, self.hop = track.channels, track.hop
+
+    def unstandardised(self, frames: Tensor) -> Tensor:
+        return self.standardise.inverse(frames)
 
     def forward(
         self, wave: Tensor | None, given: Given | None = None, mask: Tensor | None = None
@@ -226,8 +245,12 @@ class PredictorFrontend(AnyFrontend):
 
     def extended(self, frames: Tensor) -> Tensor:
         """Standardised frames (B, channels, F), followed by the predictor's."""
-        log_mel, pitch = (_unstandardised(self.frames, frames, kind) for kind in (LogMel, Pitch))
-        assert log_mel is not None  # a predictor is built for a front end with log-mel frames
+        members = self.frames.members
+        split = frames.split([member.channels for member in members], 1)
+        parts = list(zip(members, split, strict=True))
+        # a predictor is built for a front end with log-mel frames
+        log_mel = next(m.unstandardised(own) for m, own in parts if m.log_mel is not None)
+        pitch = next((m.unstandardised(own) for m, own in parts if m.is_pitch), None)
         return torch.cat([frames, self.predictor.analyse(log_mel, pitch)], 1)
 
     def fit(self, waves: Sequence[Tensor], given: Sequence[Given] = ()) -> None:
@@ -237,15 +260,6 @@ class PredictorFrontend(AnyFrontend):
 def spectrum_of(frontend: AnyFrontend) -> LogMel | None:
     """The log-mel among a front end's frames, if there is one."""
     return next((part.log_mel for part in frontend.members if part.log_mel is not None), None)
-
-
-def _unstandardised(frontend: AnyFrontend, frames: Tensor, kind: type[nn.Module]) -> Tensor | None:
-    """The features of one kind among a front end's standardised frames (B, C, F), as they were."""
-    parts = frontend.members
-    for part, own in zip(parts, frames.split([part.channels for part in parts], 1), strict=True):
-        if isinstance(part, Frontend) and isinstance(part.features, kind):
-            return part.standardise.inverse(own)
-    return None
 
 
 Vocabulary = Mapping[str, Sequence[str]]

@@ -1,5 +1,5 @@
-"""A segment of each clip, for a decoder that costs more than its input: codes are of the whole
-clip, it trains on a slice.
+"""A random segment of each clip, for a decoder that costs more than its input: codes are of
+complete clips, the decoder is trained on segments.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ def sliced(batch: Batch, frames: Tensor, samples: float, hop: int) -> tuple[Batc
     """`samples` of each clip, in whole frames of `hop`, from a random frame of its speech on; and
     the frames (B, C, F) there.
 
-    The frames were made of the whole clip, so that those at a slice's ends are no others than a
-    decoder is given in use. Random slices: Kim et al., 2021 (VITS), sec. 2.4. arXiv:2106.06103
+    The frames were computed from complete clips, so that those at the ends of a segment are what a
+    decoder is given in use.
+
+    Reference: Kim et al., 2021 (VITS), sec. 2.4. arXiv:2106.06103
     """
     clips, ratio = batch.wave.shape[1] // hop, frames.shape[-1] * hop // batch.wave.shape[1]
     count = min(max(1, round(samples / hop)), clips)

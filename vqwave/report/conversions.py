@@ -61,8 +61,8 @@ def conversions(runs: Sequence[Run], listening: Listening | None) -> list[Conver
         }
         systems: dict[str, list[Matrix]] = {}
         for matrix in run.report.matrices if run.report else ():
-            if (found := voices_of(matrix)) is not None:
-                systems.setdefault(found[1], []).append(matrix)
+            if (voices := voices_of(matrix)) is not None:
+                systems.setdefault(voices[1], []).append(matrix)
         if any(source != target for source, target in players):
             systems.setdefault("model", [])
         for system, matrices in systems.items():

@@ -68,15 +68,15 @@ def watch(
 def state(runs: Sequence[Run]) -> list[tuple[int, int]]:
     """Time and size of the files that a page is made of."""
     paths = [run.folder / name for run in runs for name in FILES]
-    found = []
+    states = []
     for path in paths:
         try:
             about = path.stat()
         except OSError:
-            found.append((0, 0))
+            states.append((0, 0))
         else:
-            found.append((about.st_mtime_ns, about.st_size))
-    return found
+            states.append((about.st_mtime_ns, about.st_size))
+    return states
 
 
 def ended(run: Run) -> bool:

@@ -41,9 +41,8 @@ def philox(counter: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
 
 
 def uniforms(seed: int, streams: Tensor, start: int, count: int) -> Tensor:
-    """The four uniforms of each stream (B,) at samples start ..
-
-    start + count - 1 -> (4, B, count) float32 in (0, 1).
+    """The four uniforms of each stream (B,) at samples [start, start + count) -> (4, B, count)
+    float32 in (0, 1).
 
     The counter is (time, stream, time's high word, stream's high word). 23 bits a number, at the
     middle of their interval: never 0, never 1. Raises UserInputError for a seed out of range.

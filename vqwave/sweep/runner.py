@@ -29,7 +29,7 @@ from vqwave.errors import UserInputError, located, nearest
 from vqwave.sweep.journal import JOURNAL, library, open_study
 from vqwave.sweep.plan import Plan
 from vqwave.sweep.space import nested
-from vqwave.sweep.table import last_words, metrics_of, one_line, outcome
+from vqwave.sweep.table import metrics_of, one_line, outcome, reason_of
 from vqwave.terminal import message
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ class Sweep:
         has not failed, it is not over.
         """
         if status:
-            reason = last_words(log.read_text(errors="replace"))
+            reason = reason_of(log.read_text(errors="replace"))
             if reason.startswith("stopped at "):
                 raise StoppedError(signal.SIGTERM)
             if any(word in reason.lower() for word in NO_ROOM):

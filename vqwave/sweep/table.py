@@ -47,12 +47,12 @@ def text_table(plan: Plan, trials: Sequence[FrozenTrial], folder: Path) -> str:
     return "\n".join([*lines, last])
 
 
-def last_words(log: str) -> str:
+def reason_of(log: str) -> str:
     """Why the last command in a log ended: its `error:` or `stopped at` line, else its exception
     (not the launcher's).
 
     >>> log = "$ a\\nstopped at step 3\\n$ a\\nValueError: x\\nsubprocess.CalledProcessError: a"
-    >>> last_words(log)
+    >>> reason_of(log)
     'ValueError: x'
     """
     lines = [

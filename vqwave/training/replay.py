@@ -36,13 +36,13 @@ class Replay:
             return cls([], [])
         corpora = [Corpus.open(path) for path in paths or corpora_of_run(base)]
         rows = [_rows(corpus, set(known)) for corpus in corpora]
-        for corpus, found in zip(corpora, rows, strict=True):
-            if not found and paths:
+        for corpus, own in zip(corpora, rows, strict=True):
+            if not own and paths:
                 raise UserInputError(
                     f"replay: {corpus.folder} has no training recording of a voice of {base}"
                 )
         kept = [pair for pair in zip(corpora, rows, strict=True) if pair[1]]
-        return cls([corpus for corpus, _ in kept], [found for _, found in kept])
+        return cls([corpus for corpus, _ in kept], [own for _, own in kept])
 
     @property
     def named(self) -> dict[str, Corpus]:
@@ -119,7 +119,8 @@ def join(
         )
     parts = [Part(own, rows, _held_out(own, rows))]
     parts += [
-        Part(corpus, found, {}) for corpus, found in zip(replay.corpora, replay.rows, strict=True)
+        Part(corpus, replayed, {})
+        for corpus, replayed in zip(replay.corpora, replay.rows, strict=True)
     ]
     return JoinedCorpus(parts, labels)
 

@@ -9,7 +9,8 @@ receptive field alone: an utterance is computed at once, and equals a stream of 
 from __future__ import annotations
 
 import copy
-from typing import TypeVar, cast
+from functools import singledispatch
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -149,11 +150,12 @@ def _with(module: AnyModule, children: dict[str, nn.Module]) -> AnyModule:
     return result
 
 
-def _converted(module: AnyModule) -> AnyModule:
+@singledispatch
+def _converted(module: nn.Module) -> nn.Module:
     """The module with kernels for its layers, which keep the weights that these have now."""
-    if isinstance(module, nn.Conv1d):
-        return cast(AnyModule, FixedOrderConv1d(module))
-    if isinstance(module, SpectralPredictor):
-        return cast(AnyModule, FixedOrderPredictor(module))
     children = {name: child for name, child in module._modules.items() if child is not None}
     return _with(module, {name: _converted(child) for name, child in children.items()})
+
+
+_converted.register(nn.Conv1d, FixedOrderConv1d)
+_converted.register(SpectralPredictor, FixedOrderPredictor)

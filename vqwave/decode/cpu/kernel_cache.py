@@ -148,11 +148,11 @@ def prune(kernels: Path) -> None:
     `MOST` bytes. Folders next to `kernels`, as older versions made them, count as one each.
     """
     older = [path for path in kernels.parent.glob("kernels-*") if path.is_dir()]
-    found = [
+    kept = [
         (*_used(path), path) for path in [*kernels.glob("*.o"), *kernels.glob("*.lock"), *older]
     ]
     now, total = time.time(), 0
-    for used, size, path in sorted(found, reverse=True):
+    for used, size, path in sorted(kept, reverse=True):
         total += size
         if now - used > UNUSED or (total > MOST and now - used > SPARED):
             _remove(path)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from typing import cast
 
 from vqwave.decode.plan import PRECISIONS, Precision
 from vqwave.errors import Note, UserInputError, nearest
@@ -33,14 +34,13 @@ def named(precision: str) -> Precision | None:
     """The precision of a name; None for "auto". Raises UserInputError for an unknown name."""
     if precision == AUTO:
         return None
-    found = next((each for each in PRECISIONS if each == precision), None)
-    if found is None:
+    if precision not in PRECISIONS:
         known = (AUTO, *PRECISIONS)
         raise UserInputError(
             f"precision {precision!r}: expected one of"
             f" {', '.join(known)}{nearest(precision, known)}"
         )
-    return found
+    return cast("Precision", precision)
 
 
 def numbers(precision: str, streamed: int = 0) -> Precision:
@@ -53,14 +53,14 @@ def numbers(precision: str, streamed: int = 0) -> Precision:
     times as fast as float32, which `rates.dot_gain` measures. Raises UserInputError for an unknown
     name.
     """
-    found = named(precision)
-    if found is None:
+    wanted = named(precision)
+    if wanted is None:
         return _fastest(streamed)
-    reason = missing(found)
+    reason = missing(wanted)
     if reason:
         warnings.warn(f"{reason}: bf16 instead", Note, stacklevel=2)
         return "bf16"
-    return found
+    return wanted
 
 
 def _fastest(streamed: int) -> Precision:

@@ -19,13 +19,13 @@ from vqwave.errors import UserInputError
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 SCRIPT, BINARY = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
-PATIENCE = 900.0  # seconds, of 33 MB
+TIMEOUT = 900.0  # seconds, of 33 MB
 
 
 def check_runtime(folder: Path | None) -> None:
     """Raises UserInputError where there is neither the package in `folder` nor npm to fetch it."""
     if folder is not None:
-        _place(folder)
+        _package_folder(folder)
     elif shutil.which("npm") is None:
         raise UserInputError(
             f"npm is not installed, which fetches {PACKAGE} {VERSION}; expected it, or --runtime"
@@ -39,7 +39,7 @@ def copy_runtime(into: Path, folder: Path | None = None) -> None:
     Raises UserInputError.
     """
     if folder is not None:
-        place = _place(folder)
+        place = _package_folder(folder)
         for name in (SCRIPT, BINARY):
             shutil.copyfile(place / name, into / name)
         return
@@ -53,7 +53,8 @@ def copy_runtime(into: Path, folder: Path | None = None) -> None:
                 (into / name).write_bytes(member.read())
 
 
-def _place(folder: Path) -> Path:
+def _package_folder(folder: Path) -> Path:
+    """The folder of `SCRIPT` and `BINARY` in a package. Raises UserInputError."""
     for place in (folder, folder / "dist", folder / "node_modules" / PACKAGE / "dist"):
         if all((place / name).is_file() for name in (SCRIPT, BINARY)):
             return place
@@ -68,11 +69,11 @@ def _fetched(folder: Path) -> Path:
     command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--loglevel=error", "--prefer-offline"]
     try:
         done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False
+            command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT, check=False
         )
         problem = _reason(done.stderr) if done.returncode else ""
     except subprocess.TimeoutExpired:
-        problem = f"nothing came in {PATIENCE:.0f} s"
+        problem = f"nothing came in {TIMEOUT:.0f} s"
     except OSError as error:
         problem = str(error.strerror)
     archives = list(folder.glob("*.tgz"))
@@ -85,7 +86,7 @@ def _fetched(folder: Path) -> Path:
 
 
 def _reason(errors: str) -> str:
-    """Of npm's many lines the one with the code.
+    """The line of npm's messages that has the error's code.
 
     >>> _reason("npm error code ENOTFOUND\\nnpm error syscall getaddrinfo")
     'code ENOTFOUND'

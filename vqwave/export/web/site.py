@@ -58,7 +58,7 @@ def export_site(name: str | Path, out: Path, runtime: Path | None = None) -> Sit
     check_packages()
     loaded = load_trained(name)
     speech = SpeechModel(loaded.model, loaded.card)
-    graphs = _graphs(loaded, name, speech)
+    decoder, graphs = _graphs(loaded, name, speech)
     check_runtime(runtime)
     with new_folder(out) as folder:
         checked = tuple(
@@ -69,14 +69,17 @@ def export_site(name: str | Path, out: Path, runtime: Path | None = None) -> Sit
             _copy_f0_model(folder)
         copy_runtime(folder, runtime)
         (folder / CARD).write_text(model_page(loaded, Facts(), str(name)), encoding="utf-8")
-        decoder = graphs["decoder"]
-        assert isinstance(decoder, DecoderGraph)
         _write_page(folder, _facts(_title(name), speech, decoder))
         return Site(out, _sizes(folder), checked)
 
 
-def _graphs(loaded: Loaded, name: str | Path, speech: SpeechModel) -> dict[Part, Graph]:
-    """The parts that the page needs. Raises UserInputError."""
+def _graphs(
+    loaded: Loaded, name: str | Path, speech: SpeechModel
+) -> tuple[DecoderGraph, dict[Part, Graph]]:
+    """The decoder, and all parts that the page needs, the decoder among them.
+
+    Raises UserInputError.
+    """
     decoder = decoder_graph(loaded, name, temperatures=speech.temperatures, free_range=True)
     graphs: dict[Part, Graph] = {"encoder": encoder_graph(loaded, name), "decoder": decoder}
     if speech.kind.melody is not None:
@@ -87,15 +90,15 @@ def _graphs(loaded: Loaded, name: str | Path, speech: SpeechModel) -> dict[Part,
             f"{name}: its decoder is conditioned on {', '.join(unknown)}, which a page cannot make;"
             " expected codes and labels alone"
         )
-    return graphs
+    return decoder, graphs
 
 
 def _copy_f0_model(folder: Path) -> None:
     """SwiftF0 (MIT), which the package of that name carries, and its licence."""
-    found = importlib.util.find_spec("swift_f0")
-    if found is None or found.origin is None:
+    package = importlib.util.find_spec("swift_f0")
+    if package is None or package.origin is None:
         raise UserInputError("swift_f0 is not installed: pip install swift-f0")
-    shutil.copyfile(Path(found.origin).parent / "model.onnx", folder / F0_MODEL)
+    shutil.copyfile(Path(package.origin).parent / "model.onnx", folder / F0_MODEL)
     for file in importlib.metadata.files("swift-f0") or ():
         if file.name == "LICENSE":
             shutil.copyfile(str(file.locate()), folder / F0_LICENCE)
@@ -113,7 +116,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _facts(name: str, speech: SpeechModel, decoder: DecoderGraph) -> dict[str, Any]:
-    """All that the page knows of a model."""
+    """The facts of a model that the page uses."""
     header, melody, codec = speech.header(), speech.kind.melody, speech.kind.codec
     assert codec is not None  # whose header it is
     return {

@@ -1,7 +1,7 @@
-"""A classifier of conversions: for words that survive another voice, and for the target voice.
+"""A classifier of conversions: whether they keep the words and reach the target voice.
 
-A conversion has no recording to be compared with. A classifier that learns from recordings who
-speaks, and what is said where the corpus has such labels, can be applied to it all the same.
+A conversion has no recording to be compared with. A classifier of the speaker, and of the words
+where the corpus has such labels, can be trained on recordings and applied to conversions.
 """
 
 from __future__ import annotations

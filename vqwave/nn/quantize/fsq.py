@@ -92,9 +92,9 @@ class FSQuantizer(Quantizer):
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
     @torch.no_grad()
-    def follow(self, x: Tensor) -> None:
-        """Move offset and scale towards those of the vectors x (N, d) of all ranks; each rank calls
-        with its own, maybe none.
+    def update_statistics(self, x: Tensor) -> None:
+        """Move mean and deviation towards those of the vectors x (N, d) of all ranks; each rank
+        calls with its own, maybe none.
         """
         count, mean, squares = moments_over_ranks(x, torch.ones_like(x[:, 0]))
         if count > 1:
@@ -107,13 +107,12 @@ class FSQuantizer(Quantizer):
 
     @property
     def middle(self) -> Tensor:
-        """(d, 1), how many levels lie below zero."""
+        """How many levels of each dimension are below zero, (d, 1)."""
         return (self.levels // 2)[:, None]
 
     def bound(self, z: Tensor) -> Tensor:
-        """z (B, d, F) -> the same, each dimension within its levels -floor(L / 2) ..
-
-        ceil(L / 2) - 1, not yet rounded.
+        """z (B, d, F) -> the same, each dimension from -floor(L / 2) to ceil(L / 2) - 1, not yet
+        rounded.
         """
         levels = self.levels.to(z.dtype)[:, None]
         half = (levels - 1) * (1 + SLACK) / 2
@@ -130,24 +129,24 @@ class FSQuantizer(Quantizer):
         real = vectors.flatten(0, 1) if mask is None else vectors[mask]
         moves = self.training and not recomputing()
         if moves and not self.started:
-            self.follow(real)
+            self.update_statistics(real)
         bounded = self.bound(z)
         rounded = bounded.round()
-        codes = self._number(rounded)
+        codes = self._index(rounded)
         index = codes.flatten() if mask is None else codes[:, 0][mask]
         metrics = usage(sum_over_ranks(torch.bincount(index, minlength=self.codebook_size)))
         if moves:
-            self.follow(real)
+            self.update_statistics(real)
         return Quantized(
             straight_through(self._scaled(bounded), self._scaled(rounded)), codes, {}, metrics
         )
 
-    def _number(self, rounded: Tensor) -> Tensor:
+    def _index(self, rounded: Tensor) -> Tensor:
         """Levels (B, d, F) -> codes (B, 1, F)."""
         return ((rounded.long() + self.middle) * self.radix[:, None]).sum(1, keepdim=True)
 
     def _encode(self, z: Tensor) -> Tensor:
-        return self._number(self.bound(z).round())
+        return self._index(self.bound(z).round())
 
     def _decode(self, codes: Tensor) -> Tensor:
         digits = codes // self.radix[:, None] % self.levels[:, None]  # (B, d, F)

@@ -22,7 +22,7 @@ WHY = "the model was not trained on these speakers"
 OWN, NEAREST, TURNS = "their own voices", "its nearest voices", "its voices by turns"
 
 
-def stand_ins(
+def substitute_voices(
     codec: SpeechModel,
     coded: Sequence[CodeSequence],
     vectors: Sequence[Embedding] | None,

@@ -4,6 +4,7 @@ voices, what is left out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +19,11 @@ from vqwave.data import Corpus
 from vqwave.data.speaker_vectors import NAME, SpeakerVectors, Whitening
 from vqwave.decode.sampling import Sampling
 from vqwave.errors import UserInputError
-from vqwave.evaluation import Settings, evaluate, panel
+from vqwave.evaluation import Settings, evaluate
 from vqwave.evaluation.context import EvaluationContext
 from vqwave.evaluation.outputs import SystemOutputs
 from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.inference.speech_model import SpeechModel
-from vqwave.metrics.recognition import Recogniser
 from vqwave.nn.condition import ConditionDropoutSpec, ConditionerSpec
 from vqwave.speaker_encoder import SIZE
 
@@ -46,12 +46,8 @@ class PitchEncoder:
 
 
 @pytest.fixture(autouse=True)
-def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    constant = Recogniser("a constant", lambda wave, rate: "take strange 3")
-    monkeypatch.setattr(panel, "recogniser", lambda weights: constant)
-    monkeypatch.setattr(panel, "speaker_encoder", PitchEncoder)
-    monkeypatch.setattr(panel, "dnsmos", lambda: lambda wave, rate: float(np.abs(wave).max()))
-    monkeypatch.setattr("vqwave.evaluation.utterances.TARGET_SECONDS", 0.5)
+def made_up(judges: Callable[[str, type], None]) -> None:
+    judges("take strange 3", PitchEncoder)
 
 
 @pytest.fixture
@@ -81,11 +77,11 @@ def model(folder: Path, voices: SpeakerVectors | None, conditioner: ConditionerS
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """both/: a corpus with the model's voices, and strangers in the test split; alone/: strangers,
+    """both/: a corpus with the model's voices, unseen speakers in its test split; alone/: these,
     no training split; models without vectors, with them, and by vector.
     """
-    root = tmp_path_factory.mktemp("strangers")
-    strangers = [
+    root = tmp_path_factory.mktemp("unseen")
+    unseen = [
         Take(name, pitch, "test", f"take {name} {n}")
         for name, pitch in (("deep", 80), ("strange", 230))
         for n in (3, 4)
@@ -95,8 +91,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, pitch in (("high", 210), ("low", 95))
         for n in range(5)
     ]
-    write_corpus(root / "both", [*own, *strangers], 0.15, ["deep", "high", "low", "strange"])
-    write_corpus(root / "alone", strangers, 0.15, ["deep", "strange"])
+    write_corpus(root / "both", [*own, *unseen], 0.15, ["deep", "high", "low", "strange"])
+    write_corpus(root / "alone", unseen, 0.15, ["deep", "strange"])
     plain = SPECTRAL.decoder.conditioner
     model(root / "bare", None, plain)
     model(root / "named", VOICES, plain)
@@ -108,19 +104,19 @@ def context(place: Path, name: str, corpus: str, **settings: object) -> Evaluati
     codec = SpeechModel.load(place / name)
     chosen = replace(SETTINGS, **settings)
     return EvaluationContext(
-        Corpus.open(place / corpus), codec, None, chosen, any_voice=False, strangers=True
+        Corpus.open(place / corpus), codec, None, chosen, any_voice=False, unseen_speakers=True
     )
 
 
-def test_strangers_are_measured_where_there_is_nobody_else(place: Path) -> None:
+def test_unseen_speakers_are_measured_where_there_are_no_others(place: Path) -> None:
     mixed = context(place, "named", "both")
-    assert not mixed.strangers
+    assert not mixed.unseen_speakers
     assert set(mixed.label("speaker")) == {"high", "low"}
     some = context(place, "named", "both", speakers=("deep", "strange"))
-    assert some.strangers
+    assert some.unseen_speakers
     assert some.targets == ["high", "low"]
     alone = context(place, "named", "alone")
-    assert alone.strangers
+    assert alone.unseen_speakers
     assert len(alone.pairs) == 8
     assert alone.pair_rows == [None] * 8
     codec = SpeechModel.load(place / "named")
@@ -139,7 +135,7 @@ def test_copies_are_in_voices_of_the_model(
     place: Path, name: str, voices: list[str], in_words: str
 ) -> None:
     it = context(place, name, "alone")
-    assert [voice.labels["speaker"] for voice in it.stand_ins] == voices
+    assert [voice.labels["speaker"] for voice in it.substitute_voices] == voices
     assert it.copied_in == in_words
     assert not it.in_own_voices
     copies = it.outputs.reconstructed("model")
@@ -152,7 +148,7 @@ def test_a_model_of_vectors_copies_them_in_their_own(place: Path) -> None:
     it = context(place, "vector", "alone")
     assert it.in_own_voices
     own = PitchEncoder().embed(it.waves[2], RATE)
-    np.testing.assert_allclose(it.stand_ins[2].embeddings[NAME], own, atol=1e-6)
+    np.testing.assert_allclose(it.substitute_voices[2].embeddings[NAME], own, atol=1e-6)
     result = evaluate(place / "vector", place / "alone", replace(SETTINGS, only=("similarity",)))
     assert result.rows[0].figures["ceiling"].value == pytest.approx(1, abs=0.01)
     assert not result.skipped
