@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vqwave.cli import main
 from vqwave.nn.quantize import FSQuantizer, VectorQuantizer
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or min(4, os.cpu_count() or 1))
@@ -53,6 +54,26 @@ def experiment_script() -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must be refused: status 2, nothing on standard output, one line on
+    standard error -> that line.
+    """
+
+    def run(*words: object, command: Callable[[list[str]], object] = main) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            command([str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert end.value.code == 2
+        assert out == ""
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        return err
+
+    return run
 
 
 @pytest.fixture(scope="session")

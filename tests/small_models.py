@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vqwave.distributions import MixtureOfLogistics
@@ -25,16 +26,17 @@ from vqwave.nn.wavenet import StackSpec
 RATE = 8000
 
 
-def stack(channels: int, layers: int = 2) -> StackSpec:
-    """A stack all of whose widths are the same."""
-    return StackSpec(
-        layers=layers,
-        dilation_cycle=layers,
-        residual_channels=channels,
-        gate_channels=channels,
-        skip_channels=channels,
-        hidden_channels=channels,
-    )
+def stack(channels: int, layers: int = 2, **changes: int) -> StackSpec:
+    """A stack all of whose widths are the same, but for `changes`."""
+    sizes = {
+        "layers": layers,
+        "dilation_cycle": layers,
+        "residual_channels": channels,
+        "gate_channels": channels,
+        "skip_channels": channels,
+        "hidden_channels": channels,
+    }
+    return StackSpec(**sizes | changes)
 
 
 STACK = stack(4)
@@ -47,9 +49,7 @@ VQVAE = VQVAESpec(
 )
 STUDENT = replace(
     VQVAE,
-    decoder=StudentSpec(
-        flows=(2,), network=replace(STACK, skip_channels=0), conditioner=CONDITIONER
-    ),
+    decoder=StudentSpec(flows=(2,), network=stack(4, skip_channels=0), conditioner=CONDITIONER),
 )
 
 MEL = LogMelSpec(bands=16)
@@ -91,6 +91,12 @@ def saved(
     model.load_state_dict(weights or {}, strict=False)
     save_trained(folder, model, card)
     return folder
+
+
+def codec_weights(folder: Path) -> dict[str, Tensor]:
+    """Those of a saved model's encoder and quantizer, by which a student reads its codes."""
+    weights = load_file(folder / "model.safetensors")
+    return {k: v for k, v in weights.items() if k.startswith(("encoder.", "quantizer."))}
 
 
 def start_codebooks(model: nn.Module) -> None:

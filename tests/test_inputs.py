@@ -32,7 +32,7 @@ from vqwave.nn.quantize import EMAQuantizerSpec
 RATE, HOP, SIZE, T = 8000, 16, 16, 237
 LABELS = {"speaker": ["ann", "bob"]}
 SIZES = stack(4)
-TOLD = ConditionerSpec(channels=4)
+CONDITIONER = ConditionerSpec(channels=4)
 MEL = LogMelSpec(bands=6, window_ms=8.0, hop_ms=2.0, fmin=200.0, fmax=4000.0)
 ENCODER = WaveformEncoderSpec(strides=(4, 4), channels=4, blocks=1, latent_dim=4)
 
@@ -58,10 +58,10 @@ def speech(samples: int) -> Tensor:
     return (0.1 * torch.sin(2 * torch.pi * (200 * t + 700 * t**2)) + 0.02 * noise).float()
 
 
-SPEAKS = coder_with(StudentSpec(flows=(2,), network=SIZES, conditioner=TOLD))
-SCORES = coder_with(WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=TOLD))
-VOCODER = codec(WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=TOLD, features=MEL))
-BABBLER = codec(WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=TOLD))
+SPEAKS = coder_with(StudentSpec(flows=(2,), network=SIZES, conditioner=CONDITIONER))
+SCORES = coder_with(WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=CONDITIONER))
+VOCODER = codec(WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=CONDITIONER, features=MEL))
+BABBLER = codec(WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=CONDITIONER))
 WAVE = speech(T)
 PCM = (WAVE * 32768).round().to(torch.int16)
 CODED = SPEAKS.encode(WAVE, speaker="ann")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import small_models
 import torch
-from small_models import STUDENT, VQVAE, WAVENET
+from small_models import STUDENT, VQVAE, WAVENET, codec_weights
 
 import vqwave
 from vqwave import audio
@@ -36,13 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """vqvae/, student/, babble/, speech.wav (16 kHz) and a .vqw made from it."""
     root = tmp_path_factory.mktemp("cli")
     saved(root / "vqvae", VQVAE)
-    weights = vqwave.load(root / "vqvae").model.state_dict()
-    shared = {
-        name: value
-        for name, value in weights.items()
-        if name.startswith(("encoder.", "quantizer."))
-    }
-    saved(root / "student", STUDENT, weights=shared)
+    saved(root / "student", STUDENT, weights=codec_weights(root / "vqvae"))
     saved(root / "babble", WAVENET)
     time = np.arange(8000) / 16000
     audio.write(
@@ -62,27 +56,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-Failing = Callable[..., str]
-
-
-@pytest.fixture
-def failing(capsys: pytest.CaptureFixture[str]) -> Failing:
-    """Run a command that must fail: status 2, one line on standard error, nothing on standard
-    output -> that line.
-    """
-
-    def run(*argv: object) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(a) for a in argv])
-        out, err = capsys.readouterr()
-        assert stopped.value.code == 2
-        assert out == ""
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1
-        return err
-
-    return run
+Refused = Callable[..., str]
 
 
 @pytest.mark.parametrize("model", ["vqvae", "student"])
@@ -179,25 +153,25 @@ def test_the_python_names(place: Path) -> None:
     assert torch.equal(model.convert(wave, rate, speaker="theo"), model.decode(coded, "theo"))
 
 
-def test_bad_models(place: Path, failing: Failing, tmp_path: Path) -> None:
+def test_bad_models(place: Path, refused: Refused, tmp_path: Path) -> None:
     out = tmp_path / "x.vqw"
-    assert "no such model" in failing(
+    assert "no such model" in refused(
         "encode", place / "nowhere", place / "speech.wav", "--out", out
     )
     (tmp_path / "empty").mkdir()
-    assert "no model in it" in failing("info", tmp_path / "empty")
-    assert "without codes" in failing(
+    assert "no model in it" in refused("info", tmp_path / "empty")
+    assert "without codes" in refused(
         "encode", place / "babble", place / "speech.wav", "--out", out
     )
     assert not out.exists()
 
 
-def test_bad_recordings(place: Path, failing: Failing, tmp_path: Path) -> None:
+def test_bad_recordings(place: Path, refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("no audio at all")
     (tmp_path / "empty.wav").write_bytes(b"")
     audio.write(tmp_path / "silent.wav", np.zeros(100, np.float32), 8000)
     for name in ("text.wav", "empty.wav", "silent.wav", "missing.wav"):
-        line = failing(
+        line = refused(
             "convert",
             place / "vqvae",
             tmp_path / name,
@@ -210,80 +184,80 @@ def test_bad_recordings(place: Path, failing: Failing, tmp_path: Path) -> None:
     assert not (tmp_path / "out.wav").exists()
 
 
-def test_what_is_read_is_not_written_over(place: Path, failing: Failing, tmp_path: Path) -> None:
+def test_what_is_read_is_not_written_over(place: Path, refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     speech = tmp_path / "in" / "speech.wav"
     speech.write_bytes((place / "speech.wav").read_bytes())
     before = speech.read_bytes()
     vqvae, theo = place / "vqvae", ("--speaker", "theo")
-    assert "is what is read" in failing("encode", vqvae, speech, "--out", speech)
-    assert "is what is read" in failing(
+    assert "is what is read" in refused("encode", vqvae, speech, "--out", speech)
+    assert "is what is read" in refused(
         "convert", vqvae, speech, *theo, "--out", tmp_path / "in" / ".." / "in" / "speech.wav"
     )
-    assert "is what is read" in failing(
+    assert "is what is read" in refused(
         "convert", vqvae, tmp_path / "in", *theo, "--out", tmp_path / "in", "--overwrite"
     )
-    assert "--out: not given" in failing("convert", vqvae, speech, *theo)
-    assert "is a folder" in failing("encode", vqvae, speech, "--out", tmp_path)
+    assert "--out: not given" in refused("convert", vqvae, speech, *theo)
+    assert "is a folder" in refused("encode", vqvae, speech, "--out", tmp_path)
     assert speech.read_bytes() == before
 
 
-def test_bad_names(place: Path, failing: Failing, tmp_path: Path) -> None:
+def test_bad_names(place: Path, refused: Refused, tmp_path: Path) -> None:
     out = tmp_path / "out.wav"
-    assert "did you mean theo?" in failing(
+    assert "did you mean theo?" in refused(
         "convert", place / "vqvae", place / "speech.wav", "--speaker", "thea", "--out", out
     )
     red = ("--speaker", "theo", "--label", "colour=red")
-    assert "--label colour: no condition" in failing(
+    assert "--label colour: no condition" in refused(
         "convert", place / "vqvae", place / "speech.wav", *red, "--out", out
     )
-    assert "speaker: not given" in failing("generate", place / "babble", "--out", out)
-    assert "expected NAME=VALUE" in failing(
+    assert "speaker: not given" in refused("generate", place / "babble", "--out", out)
+    assert "expected NAME=VALUE" in refused(
         "generate", place / "babble", "--label", "speaker", "--out", out
     )
-    assert "ends in .wav or .flac" in failing(
+    assert "ends in .wav or .flac" in refused(
         "generate", place / "babble", "--out", tmp_path / "out.mp3"
     )
-    assert "no such folder" in failing(
+    assert "no such folder" in refused(
         "generate", place / "babble", "--out", tmp_path / "no" / "out.wav"
     )
-    assert "temperature" in failing(
+    assert "temperature" in refused(
         "generate", place / "babble", "--speaker", "theo", "--temperature", "-1", "--out", out
     )
-    assert "backend" in failing(
+    assert "backend" in refused(
         "generate", place / "babble", "--speaker", "theo", "--backend", "cuda", "--out", out
     )
     assert not out.exists()
 
 
-def test_bad_codes(place: Path, failing: Failing, tmp_path: Path) -> None:
+def test_bad_codes(place: Path, refused: Refused, tmp_path: Path) -> None:
     whole = (place / "codes.vqw").read_bytes()
     (tmp_path / "cut.vqw").write_bytes(whole[:-5])
     (tmp_path / "text.vqw").write_text("hello")
     out = tmp_path / "out.wav"
-    assert "truncated or damaged" in failing(
+    assert "truncated or damaged" in refused(
         "decode", place / "vqvae", tmp_path / "cut.vqw", "--out", out
     )
-    assert "not a .vqw file" in failing(
+    assert "not a .vqw file" in refused(
         "decode", place / "vqvae", tmp_path / "text.vqw", "--out", out
     )
     other = replace(VQVAE, time_jitter=0.5)
     saved(tmp_path / "other", other, weights={"encoder.out.bias": torch.ones(4)})
-    assert "these codes are of codec" in failing(
+    assert "these codes are of codec" in refused(
         "decode", tmp_path / "other", place / "codes.vqw", "--out", out
     )
     assert not out.exists()
 
 
-def test_a_bad_corpus_folder(failing: Failing, tmp_path: Path) -> None:
-    assert "nowhere" in failing(
+def test_a_bad_corpus_folder(refused: Refused, tmp_path: Path) -> None:
+    assert "nowhere" in refused(
         "prepare", "folder", tmp_path / "nowhere", "--out", tmp_path / "out"
     )
-    assert "did you mean fsdd" in failing("prepare", "fssd", tmp_path, "--out", tmp_path / "out")
+    assert "did you mean fsdd" in refused("prepare", "fssd", tmp_path, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def distill(*argv: object) -> None:
+def distill(words: list[str]) -> None:
     """experiments/distill.py's own main, in this process."""
     script = Path(__file__).parents[2] / "experiments" / "distill.py"
     place = importlib.util.spec_from_file_location("distill_experiment", script)
@@ -291,11 +265,11 @@ def distill(*argv: object) -> None:
     assert place.loader is not None
     module = sys.modules["distill_experiment"] = importlib.util.module_from_spec(place)
     place.loader.exec_module(module)
-    module.main(module.DistillExperiment, [str(a) for a in argv])
+    module.main(module.DistillExperiment, words)
 
 
 def test_a_student_is_no_teacher_and_a_wrong_key_is_named(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, tmp_path: Path, refused: Refused
 ) -> None:
     for speaker in LABELS["speaker"]:
         (tmp_path / "in" / speaker).mkdir(parents=True)
@@ -310,13 +284,7 @@ def test_a_student_is_no_teacher_and_a_wrong_key_is_named(
         (("--config", tmp_path / "wrong.yaml", *common), "did you mean optim.lr"),
         (("teacher=" + str(place / "nowhere"), *common), "no such model"),
     ):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            distill(*argv)
-        out, err = capsys.readouterr()
-        assert stopped.value.code == 2
-        assert (out, err.count("\n")) == ("", 1)
-        assert expected in err
+        assert expected in refused(*argv, command=distill)
     assert not (tmp_path / "run").exists()
 
 
@@ -339,9 +307,9 @@ def test_a_student_is_no_teacher_and_a_wrong_key_is_named(
     ],
 )
 def test_an_old_flag_is_answered_with_the_new_one(
-    words: list[str], line: str, failing: Failing
+    words: list[str], line: str, refused: Refused
 ) -> None:
-    assert failing(*words).startswith(f"error: {line}")
+    assert refused(*words).startswith(f"error: {line}")
 
 
 def test_every_new_flag_is_one_of_some_command(capsys: pytest.CaptureFixture[str]) -> None:

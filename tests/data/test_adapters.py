@@ -1,5 +1,5 @@
 """Shards of WebDataset and manifests of lhotse: what is in them arrives in the corpus, what cannot
-be used is told.
+be used is reported.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def test_shards_arrive_with_their_texts_speakers_and_splits(tmp_path: Path) -> N
     prepare("webdataset", tmp_path / "in", tmp_path / "out", quiet=True)
     corpus = Corpus.open(tmp_path / "out")
     assert (corpus.name, corpus.sample_rate) == ("in", RATE)
-    heard = {u.id: pitch(corpus.read(row)) for row, u in enumerate(corpus.utterances)}
-    assert heard == {"train-0000/a/1": 400.0, "train-0000/a/2": 600.0, "dev/0/c": 1000.0}
+    pitches = {u.id: pitch(corpus.read(row)) for row, u in enumerate(corpus.utterances)}
+    assert pitches == {"train-0000/a/1": 400.0, "train-0000/a/2": 600.0, "dev/0/c": 1000.0}
 
 
 def test_one_shard_alone(tmp_path: Path) -> None:

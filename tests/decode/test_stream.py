@@ -132,16 +132,16 @@ def assert_streams(it: SpeechModel, backend: str, samples: int) -> None:
         )
 
 
-@pytest.mark.parametrize("told", CONDITIONERS.values(), ids=CONDITIONERS)
+@pytest.mark.parametrize("voice", CONDITIONERS.values(), ids=CONDITIONERS)
 @pytest.mark.parametrize("decoder", WAVENETS.values(), ids=WAVENETS)
-def test_the_reference_streams_the_bits_of_the_whole(decoder: WaveNetSpec, told: dict) -> None:
-    assert_streams(codec(decoder, **told), "reference", FRAMES * 16 - 5)
+def test_the_reference_streams_the_bits_of_the_whole(decoder: WaveNetSpec, voice: dict) -> None:
+    assert_streams(codec(decoder, **voice), "reference", FRAMES * 16 - 5)
 
 
 @pytest.mark.parametrize("decoder", STUDENTS.values(), ids=STUDENTS)
-@pytest.mark.parametrize("told", CONDITIONERS.values(), ids=CONDITIONERS)
-def test_a_student_streams_the_bits_of_the_whole(decoder: StudentSpec, told: dict) -> None:
-    assert_streams(codec(decoder, **told), "reference", FRAMES * 16 - 5)
+@pytest.mark.parametrize("voice", CONDITIONERS.values(), ids=CONDITIONERS)
+def test_a_student_streams_the_bits_of_the_whole(decoder: StudentSpec, voice: dict) -> None:
+    assert_streams(codec(decoder, **voice), "reference", FRAMES * 16 - 5)
 
 
 def test_a_student_of_long_frames(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,14 +152,14 @@ def test_a_student_of_long_frames(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @NUMBA
-@pytest.mark.parametrize("told", CONDITIONERS.values(), ids=CONDITIONERS)
+@pytest.mark.parametrize("voice", CONDITIONERS.values(), ids=CONDITIONERS)
 @pytest.mark.parametrize(
     "decoder", [WAVENETS["mixture"], WAVENETS["mu_law"], *list(STUDENTS.values())[:2]]
 )
 def test_numba_streams_the_bits_of_the_whole(
-    decoder: WaveNetSpec | StudentSpec, told: dict
+    decoder: WaveNetSpec | StudentSpec, voice: dict
 ) -> None:
-    assert_streams(codec(decoder, **told), "numba", FRAMES * 16 - 5)
+    assert_streams(codec(decoder, **voice), "numba", FRAMES * 16 - 5)
 
 
 @pytest.mark.parametrize(
@@ -168,8 +168,11 @@ def test_numba_streams_the_bits_of_the_whole(
 def test_codes_of_several_books(quantizer: object) -> None:
     it = codec(WAVENETS["mixture"], quantizer=quantizer)
     assert_streams(it, "reference", FRAMES * 16)
-    codes, told = codes_for(it), {"speaker": torch.tensor([2])}
-    whole, mine = it.model.condition(codes[None], told), code_condition(it.model, codes, told)
+    codes, voice = codes_for(it), {"speaker": torch.tensor([2])}
+    whole, mine = (
+        it.model.condition(codes[None], voice),
+        code_condition(it.model, codes, voice),
+    )
     torch.testing.assert_close(mine.features, whole.features, rtol=0, atol=1e-5)
 
 
@@ -190,18 +193,21 @@ def test_the_reach_of_a_conditioner(kernel: int, upsample: tuple[int, ...]) -> N
     it = codec(
         WAVENETS["mixture"], strides=(4, 6), kernel_size=kernel, upsample=upsample, double=True
     )
-    model, told = it.model, {"speaker": torch.tensor([1])}
+    model, voice = it.model, {"speaker": torch.tensor([1])}
     z = torch.randn(1, 4, 15, dtype=torch.float64, requires_grad=True)
     columns = model.hop // model.decoder.conditioner.hold
-    model.decoder.condition(model.decoder_features(z, told), told).features[
+    model.decoder.condition(model.decoder_features(z, voice), voice).features[
         ..., 7 * columns : 8 * columns
     ].sum().backward()
-    heard = z.grad.abs().sum((0, 1)).nonzero().flatten()
+    used = z.grad.abs().sum((0, 1)).nonzero().flatten()
     reach = Reach.of(model)
-    assert (reach.before, reach.after) == (7 - int(heard[0]), int(heard[-1]) - 7)
+    assert (reach.before, reach.after) == (7 - int(used[0]), int(used[-1]) - 7)
     codes = codes_for(it, 15)
     with torch.inference_mode():
-        whole, mine = model.condition(codes[None], told), code_condition(model, codes, told)
+        whole, mine = (
+            model.condition(codes[None], voice),
+            code_condition(model, codes, voice),
+        )
     torch.testing.assert_close(mine.features, whole.features, rtol=0, atol=1e-13)
 
 

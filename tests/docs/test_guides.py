@@ -57,10 +57,10 @@ def run(name: str) -> dict[str, object]:
 def digits() -> list[tuple[torch.Tensor, str, str]]:
     """(wave, speaker, digit) by the shipped models."""
     prior, student = vqwave.load("fsdd-prior").prior, vqwave.load("fsdd-student")
-    told = [(speaker, digit) for speaker in ("theo", "george") for digit in "17"]
+    pairs = [(speaker, digit) for speaker in ("theo", "george") for digit in "17"]
     plain = Sampling(backend="reference")
     waves = []
-    for speaker, digit in told:
+    for speaker, digit in pairs:
         (codes,) = prior.draw(labels={"speaker": speaker, "text": digit}, longest=0.4)
         waves.append((student.decode(codes, speaker, sampling=plain), speaker, digit))
     return waves

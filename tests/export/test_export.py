@@ -242,18 +242,13 @@ def test_bad_options_get_a_line(
     words: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    refused: Callable[..., str],
 ) -> None:
     saved(tmp_path / "model", DECODERS["plain"])
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").touch()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["export", "model", *options])
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
-    assert words in error
-    assert len(error.splitlines()) == 1
+    assert words in refused("export", "model", *options)
 
 
 @pytest.mark.usefixtures("runtime")

@@ -10,6 +10,7 @@ import io
 import json
 import re
 import tarfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -213,19 +214,14 @@ def test_bad_options_get_a_line(
     words: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    refused: Callable[..., str],
 ) -> None:
     saved(tmp_path / "model", of(changed(conditioner=ConditionerSpec(channels=4))))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["export", "model", *options])
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
-    assert words in error
-    assert len(error.splitlines()) == 1
+    assert words in refused("export", "model", *options)
     assert {path.name for path in tmp_path.iterdir()} == {"model", "full"}
 
 

@@ -47,7 +47,7 @@ def codec(spec: ModelSpec, model: Model | None = None) -> SpeechModel:
 
 
 def teacher(head: Head) -> SpeechModel:
-    """A VQ-VAE whose codebook lies on its latents, and whose decoder hears its condition."""
+    """A VQ-VAE whose codebook lies on its latents, and whose decoder depends on its condition."""
     torch.manual_seed(0)
     spec = VQVAESpec(
         encoder=WaveformEncoderSpec(strides=(4, 4), channels=8, blocks=1, latent_dim=4),
@@ -107,7 +107,7 @@ def test_what_comes_out_is_as_long_as_what_went_in(it: SpeechModel, T: int) -> N
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100, 6_000])
-def test_any_sample_rate_is_heard_at_the_models(rate: int) -> None:
+def test_any_sample_rate_is_resampled_to_the_models(rate: int) -> None:
     coded = VQ.encode(speech(rate // 10), rate)
     assert coded.samples == 800
     assert VQ.decode(coded, "theo").shape == (800,)

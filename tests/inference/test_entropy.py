@@ -58,10 +58,10 @@ def prior(books: int = 1, size: int = 40, *, seed: int = 0) -> CodePrior:
         6,
     )
     conditioner = ConditionerSpec(channels=6).build(0, 1, {"speaker": [*SPEAKERS, "untold"]})
-    heard, place = torch.nn.Embedding(books * (size + 1), 12), torch.nn.Embedding(books, 12)
+    embedding, place = torch.nn.Embedding(books * (size + 1), 12), torch.nn.Embedding(books, 12)
     stack.out.weight.data.mul_(12)
     conditioner.embeddings["speaker"].weight.data.mul_(4)
-    network = CodeNetwork(heard, place, stack, conditioner, label_dropout=0.1)
+    network = CodeNetwork(embedding, place, stack, conditioner, label_dropout=0.1)
     return CodePrior(
         network.exact(), {"speaker": SPEAKERS}, codec="c0dec", sample_rate=8000, hop=160
     )

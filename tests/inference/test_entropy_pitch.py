@@ -40,10 +40,10 @@ def prior(order: SymbolOrder, *, seed: int = 0) -> CodePrior:
     )
     stack = Stack(spec, order.outputs, 6)
     conditioner = ConditionerSpec(channels=6).build(0, 1, {"speaker": [*VOICES, "untold"]})
-    heard = torch.nn.Embedding(sum(order.sizes) + len(order.sizes), 12)
+    embed = torch.nn.Embedding(sum(order.sizes) + len(order.sizes), 12)
     place = torch.nn.Embedding(order.slots, 12)
     stack.out.weight.data.mul_(12)
-    network = CodeNetwork(heard, place, stack, conditioner, pitch=order.pitch, label_dropout=0.1)
+    network = CodeNetwork(embed, place, stack, conditioner, pitch=order.pitch, label_dropout=0.1)
     return CodePrior(network.exact(), {"speaker": [*VOICES]}, "c0dec", 8000, 160, voices=VOICES)
 
 

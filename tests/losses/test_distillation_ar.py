@@ -32,11 +32,11 @@ from vqwave.nn.wavenet import StackSpec
 A, SCALE = 0.7, 0.5
 
 
-def floor(heard: int) -> float:
-    """The smallest KL, nats a sample, of a student whose x_t hears `heard` past noises; normal
-    noise.
+def floor(past: int) -> float:
+    """The smallest KL, nats a sample, of a student whose x_t depends on `past` earlier samples of
+    normal noise.
     """
-    return 0.5 * math.log(1 + 1 / sum(A ** (-2 * i) for i in range(1, heard + 2)))
+    return 0.5 * math.log(1 + 1 / sum(A ** (-2 * i) for i in range(1, past + 2)))
 
 
 def divergence(flows: FlowStack, family: type[Mixture], kl: KL, B: int, T: int) -> Tensor:
@@ -89,7 +89,7 @@ def distilled(
         (LogisticMixture, RandomisedQuantiles(num_samples=4), GaussLegendre(nodes=128)),
     ],
 )
-def test_a_flow_that_hears_enough_becomes_the_teacher(
+def test_a_flow_of_enough_past_becomes_the_teacher(
     family: type[Mixture], kl: KL, exact: KL
 ) -> None:
     flows, found, _ = distilled(family, kl, exact, 3)
@@ -98,7 +98,7 @@ def test_a_flow_that_hears_enough_becomes_the_teacher(
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_a_flow_that_hears_too_little_reaches_its_floor_and_no_less(layers: int) -> None:
+def test_a_flow_of_too_little_past_reaches_its_floor_and_no_less(layers: int) -> None:
     flows, found, error = distilled(GaussianMixture, ClosedGaussian(), ClosedGaussian(), layers)
     least = floor(flows.receptive_field - 1)
     assert least - 4 * error < found < least + 0.004
@@ -118,8 +118,8 @@ def test_what_a_fold_cannot_hear_staggered_blocks_can(stagger: bool) -> None:
 
 def test_the_floor_is_the_minimum_over_linear_students() -> None:
     """The closed form against a numerical minimum of the KL over the weights of the past noises."""
-    for heard in (0, 1, 3):
-        c = torch.full((heard + 1,), 0.3, dtype=torch.float64, requires_grad=True)
+    for past in (0, 1, 3):
+        c = torch.full((past + 1,), 0.3, dtype=torch.float64, requires_grad=True)
         optimizer = torch.optim.LBFGS(
             [c], max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe"
         )
@@ -133,4 +133,4 @@ def test_the_floor_is_the_minimum_over_linear_students() -> None:
             return loss(c)
 
         optimizer.step(closure)
-        assert loss(c).item() == pytest.approx(floor(heard), abs=1e-9)
+        assert loss(c).item() == pytest.approx(floor(past), abs=1e-9)

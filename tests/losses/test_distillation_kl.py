@@ -184,9 +184,9 @@ def test_contrast_takes_another_clip_or_another_speaker() -> None:
         ("labels", False, others),
         ("both", True, others),
     ):
-        wrong, heard = ContrastiveSpec(other=other).wrong(frames, labels, others)
+        wrong, conditions = ContrastiveSpec(other=other).wrong(frames, labels, others)
         assert torch.equal(wrong, frames.roll(1, 0) if moved else frames)
-        assert heard is voice
+        assert conditions is voice
     for few in (None, frames[:1]):
         with pytest.raises(UserInputError, match=r"contrastive\.other"):
             ContrastiveSpec().wrong(few, labels, others)

@@ -106,7 +106,7 @@ def test_gram_matrices_do_not_see_the_order_of_frames() -> None:
     )
 
 
-def test_style_loss_hears_timbre_and_hardly_timing() -> None:
+def test_style_loss_measures_timbre_and_hardly_timing() -> None:
     classifier, pad = ear(), torch.zeros(1, 400, dtype=F64)
     sound = waves(1, 800)
     early, late = torch.cat([pad, sound, pad, pad], 1), torch.cat([pad, pad, sound, pad], 1)
@@ -130,8 +130,8 @@ def test_a_classifier_does_not_hear_padding() -> None:
         classifier(x, mask)["speaker"] - classifier(x * (torch.arange(400) < 240), mask)["speaker"]
     )
     torch.testing.assert_close(moved, torch.zeros_like(moved))
-    heard = torch.autograd.functional.jacobian(lambda x: classifier(x)["speaker"], x)
-    assert (heard.abs().sum((0, 1, 2)) > 0).all()
+    gradient = torch.autograd.functional.jacobian(lambda x: classifier(x)["speaker"], x)
+    assert (gradient.abs().sum((0, 1, 2)) > 0).all()
 
 
 def test_least_squares_terms() -> None:

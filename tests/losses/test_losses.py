@@ -177,8 +177,8 @@ def kl_of(student: Student, wavenet: WaveNet, *, detach: bool = False) -> Tensor
     )
     z = student.noise(torch.rand(4, 1, 20, generator=generator, dtype=F64))
     flowed = student(z, labels, frames)
-    heard = flowed.x.detach() if detach else flowed.x
-    predicted = wavenet.predict(heard, wavenet.condition(frames, labels))
+    inputs = flowed.x.detach() if detach else flowed.x
+    predicted = wavenet.predict(inputs, wavenet.condition(frames, labels))
     u = (torch.arange(6, dtype=F64).view(-1, 1, 1) + 0.5).expand(6, 1, 20) / 6
     return distillation_kl(student.distribution(flowed), predicted, u)
 
@@ -195,7 +195,7 @@ def test_distillation_reaches_every_student_parameter_and_no_teacher_parameter()
     assert [name for name, p in wavenet.named_parameters() if p.grad is not None] == []
 
 
-def test_distillation_flows_through_what_the_teacher_hears() -> None:
+def test_distillation_gradients_pass_through_the_teachers_input() -> None:
     """Not detached: the gradient through x_{<t} is a part of the whole, and the whole is the
     derivative of the loss.
     """

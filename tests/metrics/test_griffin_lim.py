@@ -1,4 +1,4 @@
-"""Laws of Griffin-Lim: exact inverse, magnitudes that fit, convergence, true frames heard again."""
+"""Laws of Griffin-Lim: exact inverse, magnitudes that fit, convergence, recordings from frames."""
 
 from __future__ import annotations
 

@@ -171,8 +171,8 @@ def student(**settings: object) -> Built:
         flowed = model(model.noise(torch.rand(4, B, T).clamp(1e-3, 1 - 1e-3)), LABELS)
         mine = model.distribution(flowed)
         u = randomised_quantiles(2, flowed.x.shape, device=flowed.x.device, dtype=flowed.x.dtype)
-        heard = teacher.predict(flowed.x, teacher.condition(None, LABELS))
-        return (cross_entropy(mine, heard, u) - mine.entropy).mean()
+        predicted = teacher.predict(flowed.x, teacher.condition(None, LABELS))
+        return (cross_entropy(mine, predicted, u) - mine.entropy).mean()
 
     return model, loss
 

@@ -45,9 +45,9 @@ def network(
     )
     known = {name: [*values, "untold"] for name, values in LABELS.items()}
     conditioner = ConditionerSpec(channels=6, categorical=("speaker", "text")).build(0, 1, known)
-    heard, place = torch.nn.Embedding(books * (size + 1), 8), torch.nn.Embedding(books, 8)
+    embedding, place = torch.nn.Embedding(books * (size + 1), 8), torch.nn.Embedding(books, 8)
     net = CodeNetwork(
-        heard,
+        embedding,
         place,
         Stack(stack, size + 1, 6),
         conditioner,
@@ -59,7 +59,7 @@ def network(
     return net.double().eval()
 
 
-def told(speaker: Tensor, text: Tensor) -> dict[str, Tensor]:
+def ids_of(speaker: Tensor, text: Tensor) -> dict[str, Tensor]:
     return {"speaker": speaker, "text": text}
 
 
@@ -78,7 +78,7 @@ def one(net: CodeNetwork, codes: Tensor) -> float:
 @pytest.mark.parametrize("books", [1, 2, 3])
 def test_a_code_changes_what_comes_after_it_and_nothing_else(books: int) -> None:
     net = network(books)
-    codes, labels = codes_of(net), told(torch.tensor([0, 1, 2]), torch.tensor([1, 0, 1]))
+    codes, labels = codes_of(net), ids_of(torch.tensor([0, 1, 2]), torch.tensor([1, 0, 1]))
     before = net(codes, labels).transpose(1, 2).flatten(1)
     for frame, book in itertools.product(range(3), range(books)):
         changed = codes.clone()
@@ -96,7 +96,10 @@ def test_a_code_changes_what_comes_after_it_and_nothing_else(books: int) -> None
 @pytest.mark.parametrize("ends", [True, False])
 def test_one_pass_is_step_by_step(books: int, ends: bool) -> None:
     net = network(books)
-    codes, labels = codes_of(net, frames=12), told(torch.tensor([0, 1, 2]), torch.tensor([1, 0, 1]))
+    codes, labels = (
+        codes_of(net, frames=12),
+        ids_of(torch.tensor([0, 1, 2]), torch.tensor([1, 0, 1])),
+    )
     whole = net(codes, labels, ends=ends).transpose(1, 2).flatten(1)
     stream, last = CodeStream(net, labels, 3, ends=ends), torch.full((3,), net.end)
     for place, code in enumerate(codes.transpose(1, 2).flatten(1).unbind(1)):
@@ -170,7 +173,7 @@ def test_a_seed_gives_the_same_codes_alone_and_in_a_batch(books: int, stop: bool
     speaker, text = torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, 0, 1])
 
     def drawn(seed: int, which: slice) -> list[Tensor]:
-        labels, streams = told(speaker[which], text[which]), torch.arange(4)[which]
+        labels, streams = ids_of(speaker[which], text[which]), torch.arange(4)[which]
         made = sample_codes(net, labels, 9, streams=streams, stop=stop, seed=seed)
         return [codes for codes, _ in made]
 
@@ -215,8 +218,8 @@ def test_padding_changes_nothing() -> None:
         assert together[i].item() == pytest.approx(one(net, codes[i, :, :n]), abs=1e-9)
 
 
-def test_a_piece_of_an_utterance_hears_the_code_before_it() -> None:
-    net = network(2, layers=1, kernel=1)  # hears one symbol
+def test_a_piece_of_an_utterance_depends_on_the_code_before_it() -> None:
+    net = network(2, layers=1, kernel=1)  # depends on one symbol
     codes = codes_of(net)
     whole = net(codes, {})
     piece = net(codes[..., 3:], {}, before=codes[:, -1, 2])
@@ -224,13 +227,13 @@ def test_a_piece_of_an_utterance_hears_the_code_before_it() -> None:
     assert not torch.allclose(whole[..., 3:], net(codes[..., 3:], {}), atol=1e-3)
 
 
-def test_labels_are_heard_told_or_not() -> None:
+def test_labels_condition_the_prior_given_or_not() -> None:
     net = network()
     codes = codes_of(net, batch=1)
     found = [
         {},
-        told(torch.tensor([0]), torch.tensor([0])),
-        told(torch.tensor([0]), torch.tensor([1])),
+        ids_of(torch.tensor([0]), torch.tensor([0])),
+        ids_of(torch.tensor([0]), torch.tensor([1])),
         {"speaker": torch.tensor([0])},
     ]
     costs = [net(codes, labels).sum().item() for labels in found]
@@ -239,7 +242,7 @@ def test_labels_are_heard_told_or_not() -> None:
     with pytest.raises(UserInputError, match="text: not given"):
         strict(codes, {"speaker": torch.tensor([0])})
     torch.manual_seed(0)
-    ids = net.train().label_ids(told(torch.zeros(5000).long(), torch.zeros(5000).long()), 5000)
+    ids = net.train().label_ids(ids_of(torch.zeros(5000).long(), torch.zeros(5000).long()), 5000)
     left_out = [
         (ids[name] == len(values)).double().mean().item() for name, values in LABELS.items()
     ]
@@ -250,11 +253,11 @@ def test_gradients_reach_every_parameter() -> None:
     net = network(2, dropout=0.0).train()
     ended = net.with_end(codes_of(net, batch=64), torch.full((64,), 6))
     torch.manual_seed(0)
-    labels = told(torch.arange(64) % 3, torch.arange(64) % 2)
+    labels = ids_of(torch.arange(64) % 3, torch.arange(64) % 2)
     (-net(ended.symbols, labels, ended.mask)).sum().backward()
     for name, p in net.named_parameters():
         rows = p.grad.flatten(1).abs().sum(1) if p.ndim > 1 else p.grad.abs()
-        # END is heard as the last book's alone
+        # END is an input of the last book alone
         silent = {net.size} if name == "input_embedding.weight" else set()
         assert {i for i, g in enumerate(rows.tolist()) if g == 0} == silent, name
 

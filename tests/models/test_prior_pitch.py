@@ -34,10 +34,10 @@ def network(order: SymbolOrder, *, untold: float = 0.3, seed: int = 0) -> CodeNe
         hidden_channels=12,
     )
     conditioner = ConditionerSpec(channels=6).build(0, 1, {"speaker": ["ann", "untold"]})
-    heard = torch.nn.Embedding(sum(order.sizes) + len(order.sizes), 8)
+    embedding = torch.nn.Embedding(sum(order.sizes) + len(order.sizes), 8)
     place = torch.nn.Embedding(order.slots, 8)
     built = Stack(stack, order.outputs, 6)
-    net = CodeNetwork(heard, place, built, conditioner, pitch=order.pitch, label_dropout=untold)
+    net = CodeNetwork(embedding, place, built, conditioner, pitch=order.pitch, label_dropout=untold)
     for p in net.stack.parameters():
         p.data.mul_(1.5)
     return net.double().eval()
@@ -227,8 +227,8 @@ def test_without_pitch_the_law_is_the_old_one_bit_for_bit(books: int) -> None:
     symbols = codes.transpose(1, 2).flatten(1)
     last = torch.cat([torch.full((3, 1), 5), symbols[:, :-1]], 1)
     book = torch.arange(books).repeat(3, 6)
-    heard = net.input_embedding((book - 1) % books * 6 + last) + net.place(book)
-    logits = net.stack(heard.transpose(1, 2), net.project({}, 3))
+    embedding = net.input_embedding((book - 1) % books * 6 + last) + net.place(book)
+    logits = net.stack(embedding.transpose(1, 2), net.project({}, 3))
     logits[:, 5] = torch.where((book == 0) & (last != 5), logits[:, 5], -torch.inf)
     expected = logits.log_softmax(1).gather(1, symbols[:, None]).view(3, 6, books).transpose(1, 2)
     assert torch.equal(net(codes, {}), expected)

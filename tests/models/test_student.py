@@ -107,7 +107,7 @@ def test_gradient_reaches_every_parameter() -> None:
     ] == []
 
 
-def test_it_hears_the_condition_that_its_teacher_hears() -> None:
+def test_it_has_the_condition_of_its_teacher() -> None:
     student = build()
     sizes = StackSpec(
         layers=1,
@@ -121,9 +121,12 @@ def test_it_hears_the_condition_that_its_teacher_hears() -> None:
         WaveNetSpec(network=sizes, conditioner=CONDITIONER).build(8000, VOCABULARY, 3, 6).double()
     )
     student.conditioner.load_state_dict(teacher.conditioner.state_dict())
-    heard, told = student.condition(frames(4), LABELS), teacher.condition(frames(4), LABELS)
-    assert torch.equal(heard.features, told.features)
-    assert heard.repeat == told.repeat == student.hop == 6
+    of_student, of_teacher = (
+        student.condition(frames(4), LABELS),
+        teacher.condition(frames(4), LABELS),
+    )
+    assert torch.equal(of_student.features, of_teacher.features)
+    assert of_student.repeat == of_teacher.repeat == student.hop == 6
 
 
 def test_labels_and_frames_change_what_it_says() -> None:

@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from small_models import stack
 
 from vqwave.decode.reference import sample_student
 from vqwave.distributions import GaussianMixture
@@ -15,18 +16,9 @@ from vqwave.errors import UserInputError
 from vqwave.models import Student, StudentSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.flows import FlowCondition
-from vqwave.nn.wavenet import StackSpec
 
 F64 = torch.float64
-NETWORK = StackSpec(
-    layers=2,
-    dilation_cycle=2,
-    kernel_size=2,
-    residual_channels=4,
-    gate_channels=4,
-    skip_channels=0,
-    hidden_channels=4,
-)
+NETWORK = stack(4, kernel_size=2, skip_channels=0)
 KINDS = [
     (base, direction, fold)
     for base in ("logistic", "gaussian")
@@ -61,7 +53,7 @@ def student(
     return built
 
 
-def heard(model: Student) -> object:
+def condition_of(model: Student) -> object:
     return model.condition(None, {"speaker": torch.tensor([1])})
 
 
@@ -69,7 +61,7 @@ def heard(model: Student) -> object:
 def test_log_prob_is_the_change_of_variables(base: str, direction: str, fold: int) -> None:
     model = student(base, direction, fold)
     x = torch.randn(1, 9, dtype=F64)
-    condition = heard(model)
+    condition = condition_of(model)
     inverse = torch.autograd.functional.jacobian(
         lambda x: model.inverse(x[None], condition).z[0], x[0]
     )
@@ -87,7 +79,7 @@ def test_log_prob_is_the_change_of_variables(base: str, direction: str, fold: in
 def test_log_prob_of_a_draw_is_its_one_step_density(base: str, direction: str, fold: int) -> None:
     """ln p(x_t | x_{<t}) is the density of x_t under `distribution`, given the noise before it."""
     model = student(base, direction, fold)
-    condition = heard(model)
+    condition = condition_of(model)
     flowed = model.transform(model.noise(torch.rand(4, 1, 30, dtype=F64)), condition)
     torch.testing.assert_close(
         model.log_prob(flowed.x, condition), model.distribution(flowed).log_density(flowed.x)
@@ -114,7 +106,7 @@ def test_the_density_of_two_samples_integrates_to_one(
 
 def test_log_prob_in_chunks() -> None:
     model = student(fold=4)
-    condition, x = heard(model), 0.3 * torch.randn(1, 22, dtype=F64)
+    condition, x = condition_of(model), 0.3 * torch.randn(1, 22, dtype=F64)
     state = model.begin()
     parts = [model.log_prob(part, condition, state) for part in x.split([5, 8, 9], 1)]
     torch.testing.assert_close(torch.cat(parts, 1), model.log_prob(x, condition))
@@ -126,7 +118,7 @@ def test_one_gaussian_masked_flow_is_a_wavenet_with_a_gaussian_head() -> None:
     """
     model = student("gaussian", "maf")
     flow, x = model.flows.flows[0], torch.randn(1, 12, dtype=F64)
-    condition = heard(model)
+    condition = condition_of(model)
     location, log_scale = flow.parallel(x, FlowCondition(condition), None)
     back = flow.inverse(x, FlowCondition(condition))
     normal = GaussianMixture(torch.zeros_like(x)[:, None], location[:, None], log_scale[:, None])

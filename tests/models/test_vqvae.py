@@ -86,13 +86,13 @@ def test_what_is_trained_is_what_decodes_from_codes(encoder: str, head: object) 
 
 
 def test_a_decoder_may_hear_the_readout() -> None:
-    """In training and from codes it hears latents and predicted frames, at the frames' rate, in the
-    voice that is asked for.
+    """In training and from codes it is conditioned on latents and predicted frames, at the frames'
+    rate, in the requested voice.
     """
     readout = SpectralDecoderSpec(features=MEL, channels=8, blocks=1)
     model, alone = (
-        start(build("frames", spectral_decoder=readout, decoder_input=hears)).eval()
-        for hears in ("both", "spectrogram")
+        start(build("frames", spectral_decoder=readout, decoder_input=kind)).eval()
+        for kind in ("both", "spectrogram")
     )
     x = wave()
     codes = model.encode(x)
@@ -148,7 +148,7 @@ def test_a_cycle_is_the_distance_of_a_conversions_latents() -> None:
     torch.testing.assert_close(gradient, through)
 
 
-def test_the_listener_hears_conversions() -> None:
+def test_conversions_reach_the_conversion_classifier() -> None:
     vocabulary, words = VOCABULARY | {"text": ["yes", "no"]}, {"text": torch.tensor([1, 0])}
     listener = ConversionClassifierSpec(labels=("speaker", "text"), channels=8)
     parts = {
@@ -178,7 +178,7 @@ def test_the_listener_hears_conversions() -> None:
         build("frames", vocabulary=vocabulary, **parts | {"spectral_decoder": None})
 
 
-def test_noise_is_for_what_a_decoder_in_training_hears() -> None:
+def test_noise_is_added_to_the_input_of_a_decoder_in_training() -> None:
     model = build("frames", decoder_input_noise=0.5)
     frames = torch.randn(2, 4, 3000)
     torch.manual_seed(0)
@@ -191,7 +191,7 @@ def test_noise_is_for_what_a_decoder_in_training_hears() -> None:
     assert torch.equal(model.add_decoder_noise(frames), frames)
 
 
-def test_only_an_encoder_of_the_readouts_features_hears_it() -> None:
+def test_only_an_encoder_of_the_same_features_takes_a_predicted_spectrum() -> None:
     spec = VQVAESpec(encoder=ENCODERS["frames"], spectral_decoder=SpectralDecoderSpec(features=MEL))
     assert "cycle_consistency" not in spec.needs
     assert "cycle_consistency" in replace(spec, spectral_decoder=None).needs
@@ -209,8 +209,8 @@ def test_without_its_decoder_a_pass_costs_no_decoder() -> None:
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_gradient_reaches_every_parameter(encoder: str) -> None:
-    """The encoder hears of the likelihood through the straight-through alone; the codebook has no
-    gradient at all.
+    """The encoder has a gradient of the likelihood through the straight-through estimator alone;
+    the codebook has none.
     """
     model = start(build(encoder, spectral_decoder=SpectralDecoderSpec(features=MEL, channels=8)))
     x = wave(40)
@@ -286,9 +286,9 @@ def test_a_student_can_take_the_decoders_place() -> None:
     model.decoder.conditioner.load_state_dict(teacher.decoder.conditioner.state_dict())
     codes = teacher.eval().encode(wave())
     assert torch.equal(model.eval().encode(wave()), codes)
-    heard, told = model.condition(codes, LABELS), teacher.condition(codes, LABELS)
-    assert torch.equal(heard.features, told.features)
-    assert model.decoder.transform(torch.zeros(2, 192), heard).x.shape == (2, 192)
+    of_student, of_teacher = model.condition(codes, LABELS), teacher.condition(codes, LABELS)
+    assert torch.equal(of_student.features, of_teacher.features)
+    assert model.decoder.transform(torch.zeros(2, 192), of_student).x.shape == (2, 192)
 
 
 def test_hop_and_receptive_field_are_those_of_its_parts() -> None:

@@ -28,15 +28,15 @@ HOP = 160  # latents at 50 Hz, pitch at 100 Hz, pitch codes at 12.5 Hz
 VOICES = [(0.2, 0.1), (0.9, 0.3)]
 
 
-def build(hears: str = "spectrogram", *, taps: int = 3, noise: float = 0.0) -> VQVAE:
+def build(decoder_input: str = "spectrogram", *, taps: int = 3, noise: float = 0.0) -> VQVAE:
     torch.manual_seed(0)
-    spectral = hears != "latents"
+    spectral = decoder_input != "latents"
     decoder = replace(
         MELODY.decoder,
         predictor=LinearPredictorSpec(order=4) if spectral else None,
         pitch_taps=taps if spectral else 0,
     )
-    spec = replace(MELODY, decoder=decoder, decoder_input=hears, decoder_input_noise=noise)
+    spec = replace(MELODY, decoder=decoder, decoder_input=decoder_input, decoder_input_noise=noise)
     model = spec.build(RATE, {"speaker": ["a", "b"]})
     for book in (model.quantizer, model.melody.codec.quantizer):
         for part in book.modules():
@@ -65,9 +65,9 @@ def wave(frames: int, B: int = 2) -> Tensor:
 LABELS = {"speaker": torch.tensor([0, 1])}
 
 
-@pytest.mark.parametrize("hears", ["latents", "spectrogram", "both"])
-def test_the_melody_moves_what_is_predicted(hears: str) -> None:
-    model, x = build(hears), wave(16)
+@pytest.mark.parametrize("decoder_input", ["latents", "spectrogram", "both"])
+def test_the_melody_moves_what_is_predicted(decoder_input: str) -> None:
+    model, x = build(decoder_input), wave(16)
     codes = model.encode(x)
     melody = torch.randint(5, (2, 1, 4), generator=torch.Generator().manual_seed(2))
     before, after = (
@@ -134,39 +134,39 @@ def test_noise_leaves_pitch_and_predictor_alone() -> None:
 
 
 @pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "windows"])
-@pytest.mark.parametrize("hears", ["latents", "spectrogram"])
+@pytest.mark.parametrize("decoder_input", ["latents", "spectrogram"])
 @pytest.mark.parametrize("frames", [1, 3, 4, 17, 40])
 def test_columns_do_not_depend_on_how_codes_come(
-    hears: str, frames: int, *, kernels: bool, monkeypatch: pytest.MonkeyPatch
+    decoder_input: str, frames: int, *, kernels: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With kernels whose sums have a fixed order, and window by window."""
     if not kernels:
         monkeypatch.setattr(conditions, "_fixed_order", lambda _model: None)
-    model, generator = build(hears), torch.Generator().manual_seed(5)
+    model, generator = build(decoder_input), torch.Generator().manual_seed(5)
     codes, melody = (
         torch.randint(8, (1, frames), generator=generator),
         torch.randint(5, (1, -(-frames // 4)), generator=generator),
     )
-    told = {"speaker": torch.tensor([1])}
-    whole = code_condition(model, codes, told, melody)
+    speaker = {"speaker": torch.tensor([1])}
+    whole = code_condition(model, codes, speaker, melody)
     for size in (1, 3, 8):
-        stream, parts = CodeConditions(model, told), []
+        stream, parts = CodeConditions(model, speaker), []
         for first in range(0, frames, size):
             due = slice(-(-first // 4), -(-min(first + size, frames) // 4))
             parts.append(stream.push(codes[:, first : first + size], melody[:, due]))
         parts.append(stream.flush())
         assert torch.equal(torch.cat(parts, -1), whole.features)
-    direct = model.condition(codes[None], told, None, melody[None])
+    direct = model.condition(codes[None], speaker, None, melody[None])
     torch.testing.assert_close(whole.features, direct.features, rtol=0, atol=1e-4)
 
 
 def test_a_stream_is_the_whole_and_can_be_saved() -> None:
     model, frames = build(), 40
     codes, melody = torch.randint(8, (1, frames)), torch.randint(5, (1, 10))
-    told = {"speaker": torch.tensor([1])}
-    whole = Stream(model, told, Sampling(seed=3), RATE)
+    speaker = {"speaker": torch.tensor([1])}
+    whole = Stream(model, speaker, Sampling(seed=3), RATE)
     wave = torch.from_numpy(whole.push(codes, melody).copy()), torch.from_numpy(whole.flush())
-    stream, parts = Stream(model, told, Sampling(seed=3), RATE), []
+    stream, parts = Stream(model, speaker, Sampling(seed=3), RATE), []
     for first in range(0, frames, 4):
         parts.append(
             torch.from_numpy(

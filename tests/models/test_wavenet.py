@@ -36,7 +36,8 @@ HEADS = [
     Gaussian(),
     Logistic(),
 ]
-CONDITIONERS = {  # what is heard: labels, learned upsampling, frames a hop of samples (hop 0: none)
+# labels, learned upsampling, frames a hop of samples (hop 0: none)
+CONDITIONERS = {
     "nothing": ((), (), 0),
     "labels": (("speaker", "gender"), (), 0),
     "frames": ((), (), 6),
@@ -47,10 +48,10 @@ CONDITIONERS = {  # what is heard: labels, learned upsampling, frames a hop of s
 
 
 def build(
-    head: Head, kernel: int = 2, heard: str = "labels and frames", reach: int = 3, **sizes: int
+    head: Head, kernel: int = 2, conditions: str = "labels and frames", reach: int = 3, **sizes: int
 ) -> WaveNet:
     torch.manual_seed(0)
-    labels, upsample, hop = CONDITIONERS[heard]
+    labels, upsample, hop = CONDITIONERS[conditions]
     spec = WaveNetSpec(
         head=head,
         network=StackSpec(
@@ -97,10 +98,10 @@ def parameters_of(distribution: Distribution) -> Tensor:
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("kernel", [2, 3])
-@pytest.mark.parametrize("heard", CONDITIONERS)
-def test_cached_steps_give_the_parallel_logits(head: Head, kernel: int, heard: str) -> None:
+@pytest.mark.parametrize("conditions", CONDITIONERS)
+def test_cached_steps_give_the_parallel_logits(head: Head, kernel: int, conditions: str) -> None:
     """In float64 to 1e-9, one sample a step and in chunks, also past the last frame."""
-    wavenet = build(head, kernel, heard)
+    wavenet = build(head, kernel, conditions)
     T = 21
     x, condition = wave(T), wavenet.condition(frames(wavenet, 3), LABELS)
     with torch.no_grad():
@@ -121,12 +122,11 @@ def test_cached_steps_give_the_parallel_logits(head: Head, kernel: int, heard: s
 
 @pytest.mark.parametrize("kernel", [2, 3])
 @pytest.mark.parametrize(("layers", "cycle"), [(3, 3), (6, 3), (4, 2)])
-def test_a_prediction_hears_exactly_its_receptive_field(
+def test_a_prediction_depends_on_exactly_its_receptive_field(
     kernel: int, layers: int, cycle: int
 ) -> None:
-    """x_t's distribution hears x_{t-1} ..
-
-    x_{t-R}, all of them, and neither x_t nor anything beyond.
+    """x_t's distribution depends on all of x_{t-R} to x_{t-1}, and neither on x_t nor on anything
+    earlier.
     """
     wavenet = build(Gaussian(), kernel, "nothing", layers=layers, dilation_cycle=cycle)
     R = 1 + (kernel - 1) * sum(2 ** (i % cycle) for i in range(layers))
@@ -143,7 +143,7 @@ def test_a_prediction_hears_exactly_its_receptive_field(
 
 
 @pytest.mark.parametrize("head", [MuLaw(), LinearBins(classes=32)])
-def test_class_inputs_are_heard_as_strictly(head: Head) -> None:
+def test_class_inputs_are_as_strictly_causal(head: Head) -> None:
     wavenet = build(head, 3, "nothing", layers=2)
     R, T, at = wavenet.receptive_field, 24, 6
     x = wave(T).detach()
@@ -156,7 +156,7 @@ def test_class_inputs_are_heard_as_strictly(head: Head) -> None:
 
 
 def test_the_first_sample_is_predicted_from_silence() -> None:
-    wavenet = build(MuLaw(), heard="nothing")
+    wavenet = build(MuLaw(), conditions="nothing")
     first = parameters_of(wavenet.predict(wave(5), None))[..., 0]
     stepped = parameters_of(
         wavenet.step(torch.zeros(2, 1, dtype=F64), wavenet.project(None), WaveNetState())
@@ -165,9 +165,9 @@ def test_the_first_sample_is_predicted_from_silence() -> None:
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("heard", ["nothing", "labels", "upsampled frames"])
-def test_gradient_reaches_every_parameter(head: Head, heard: str) -> None:
-    wavenet = build(head, heard=heard)
+@pytest.mark.parametrize("conditions", ["nothing", "labels", "upsampled frames"])
+def test_gradient_reaches_every_parameter(head: Head, conditions: str) -> None:
+    wavenet = build(head, conditions=conditions)
     x = wave(48)
     condition = wavenet.condition(frames(wavenet, 8), LABELS)
     wavenet.predict(x, condition).log_prob(x.detach()).sum().backward()
@@ -178,7 +178,7 @@ def test_gradient_reaches_every_parameter(head: Head, heard: str) -> None:
     ] == []
 
 
-def test_a_frame_is_heard_from_its_first_sample_on() -> None:
+def test_a_frame_counts_from_its_first_sample_on() -> None:
     """With a conditioner of one tap, frame 2 of hop 6 begins to matter at sample 12.
 
     It ends to matter one sample before the receptive field does: the condition enters behind the
@@ -188,15 +188,15 @@ def test_a_frame_is_heard_from_its_first_sample_on() -> None:
     given, x = frames(wavenet, 6), wave(36)
     other = given.clone()
     other[..., 2] += 1.0
-    heard = [parameters_of(wavenet(x, {}, f)) for f in (given, other)]
-    changed = (heard[0] - heard[1]).abs().sum((0, 1)) > 0
+    conditions = [parameters_of(wavenet(x, {}, f)) for f in (given, other)]
+    changed = (conditions[0] - conditions[1]).abs().sum((0, 1)) > 0
     assert changed.nonzero().flatten().tolist() == list(
         range(12, 12 + 6 + wavenet.receptive_field - 2)
     )
 
 
-def test_labels_are_heard_each_by_its_own_item() -> None:
-    wavenet, x = build(Gaussian(), heard="labels"), wave(10)
+def test_labels_condition_their_own_item_alone() -> None:
+    wavenet, x = build(Gaussian(), conditions="labels"), wave(10)
     plain = parameters_of(wavenet(x, LABELS))
     for name in LABELS:
         other = LABELS | {name: torch.stack([LABELS[name][0], 1 - LABELS[name][1].clamp(max=1)])}
@@ -204,7 +204,7 @@ def test_labels_are_heard_each_by_its_own_item() -> None:
         assert difference[0] == 0 < difference[1]
 
 
-def test_a_vocoder_hears_the_frames_of_its_own_wave() -> None:
+def test_a_vocoder_is_conditioned_on_the_frames_of_its_own_wave() -> None:
     torch.manual_seed(0)
     features = LogMelSpec(bands=6, window_ms=8.0, hop_ms=1.0, fmin=200.0, fmax=4000.0)
     spec = WaveNetSpec(
@@ -237,7 +237,7 @@ def test_a_unit_of_locations_changes_the_step_and_not_the_law(components: int) -
     """
     plain, scaled = (
         build(
-            MixtureOfLogistics(components=components, location_scale=unit), heard="nothing"
+            MixtureOfLogistics(components=components, location_scale=unit), conditions="nothing"
         ).double()
         for unit in (1.0, 0.25)
     )
@@ -264,7 +264,7 @@ def test_an_untrained_network_starts_near_its_heads_start(head: Head) -> None:
     samples.
     """
     wavenet, x = (
-        build(head, heard="nothing", residual_channels=32, gate_channels=32, skip_channels=32),
+        build(head, conditions="nothing", residual_channels=32, gate_channels=32, skip_channels=32),
         0.2 * wave(200).detach(),
     )
     start = head(head.initial_bias().double().view(1, -1, 1).expand(2, -1, 200)).log_prob(x).mean()

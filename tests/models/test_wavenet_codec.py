@@ -62,7 +62,7 @@ def test_a_recording_is_gone_on_from() -> None:
     other = it.generate(
         0.01, labels={"speaker": "b"}, prompt=-wave, sampling=Sampling(backend="reference")
     )[0]
-    assert not torch.equal(whole[0][700:], other[700:]), "what is heard first must matter"
+    assert not torch.equal(whole[0][700:], other[700:]), "the first frames must matter"
 
 
 @pytest.mark.parametrize("samples", [3, 700, 16385])
@@ -124,7 +124,7 @@ def test_speech_from_phones_needs_a_length() -> None:
         it.synthesize({"phones": [[0, "x"]]}, 0.05, labels={"speaker": "a"})
 
 
-def test_a_model_that_hears_a_recording_cannot_speak_without() -> None:
+def test_a_model_conditioned_on_a_recording_needs_one() -> None:
     it = codec(features=ConcatSpec(parts=(LogMelSpec(bands=8, fmax=4000), PhonesSpec(hop_ms=10))))
     with pytest.raises(UserInputError, match="recording"):
         it.synthesize({"phones": [[0, "z"]]}, 0.05, labels={"speaker": "a"})

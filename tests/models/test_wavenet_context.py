@@ -71,7 +71,7 @@ def test_streamed_equals_parallel(context: ContextSpec, labels: tuple[str, ...])
 
 @pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize(("layers", "kernel"), [(1, 2), (3, 2), (3, 3)])
-def test_a_prediction_hears_the_past_alone_and_as_far_as_said(
+def test_a_prediction_depends_on_the_past_alone_as_far_as_stated(
     context: ContextSpec, layers: int, kernel: int
 ) -> None:
     """By autograd: nothing at or after t, something at the receptive field for some t, nothing
@@ -84,16 +84,16 @@ def test_a_prediction_hears_the_past_alone_and_as_far_as_said(
     out = wavenet.predict(x, None).location
     reach = []
     for t in range(T):
-        heard = (
+        used = (
             torch.autograd.grad(out[..., t].sum(), x, retain_graph=True)[0]
             .abs()
             .sum(0)
             .nonzero()
             .flatten()
         )
-        if len(heard):
-            assert int(heard.max()) < t
-            reach.append(t - int(heard.min()))
+        if len(used):
+            assert int(used.max()) < t
+            reach.append(t - int(used.min()))
     assert max(reach) == R
     assert build(None, layers=layers, kernel=kernel).receptive_field < R
 

@@ -57,10 +57,10 @@ def test_guidance_is_the_normalised_power_product(weight: float) -> None:
     past of each half.
     """
     wavenet, x, T = build(LinearBins(classes=12)), wave(9), 9
-    told, nothing = wavenet.condition(None, LABELS), wavenet.conditioner.null_condition()
-    logs = [wavenet.predict(x, c).logits.log_softmax(1) for c in (told, nothing)]
+    conditioned, nothing = wavenet.condition(None, LABELS), wavenet.conditioner.null_condition()
+    logs = [wavenet.predict(x, c).logits.log_softmax(1) for c in (conditioned, nothing)]
     expected = (weight * logs[0] + (1 - weight) * logs[1]).log_softmax(1)
-    law, state = Guided(wavenet, told, weight), WaveNetState()
+    law, state = Guided(wavenet, conditioned, weight), WaveNetState()
     before = torch.cat([torch.zeros(2, 1, dtype=F64), x[:, :-1]], 1)
     found = torch.cat(
         [law(before[:, t : t + 1], state).logits.log_softmax(1) for t in range(T)], -1
@@ -72,7 +72,7 @@ def test_guidance_is_the_normalised_power_product(weight: float) -> None:
 
 
 def test_weight_one_is_the_model_itself() -> None:
-    """Also where it never heard 'nothing'; any other weight is refused there by name."""
+    """Also without training on the null condition; any other weight is refused there by name."""
     wavenet = build(Gaussian(), whole=0.0)
     condition = wavenet.condition(None, LABELS)
     assert Guided(wavenet, condition, 1.0).copies == 1
@@ -82,10 +82,10 @@ def test_weight_one_is_the_model_itself() -> None:
 
 def test_a_location_scale_head_is_extrapolated_in_its_parameters() -> None:
     wavenet, x = build(Gaussian()), wave(6)
-    told, nothing = wavenet.condition(None, LABELS), wavenet.conditioner.null_condition()
-    p, q = wavenet.predict(x, told), wavenet.predict(x, nothing)
+    conditioned, nothing = wavenet.condition(None, LABELS), wavenet.conditioner.null_condition()
+    p, q = wavenet.predict(x, conditioned), wavenet.predict(x, nothing)
     before = torch.cat([torch.zeros(2, 1, dtype=F64), x[:, :-1]], 1)
-    found = Guided(wavenet, told, 2.5)(before, WaveNetState())
+    found = Guided(wavenet, conditioned, 2.5)(before, WaveNetState())
     torch.testing.assert_close(found.location, q.location + 2.5 * (p.location - q.location))
 
 
@@ -151,10 +151,10 @@ def test_the_past_has_as_many_holes_as_asked_and_as_long(span: int) -> None:
     torch.manual_seed(0)
     past = InputDropout(InputDropoutSpec(prob=0.3, span=span)).train()
     x = torch.ones(200, 700)
-    heard = past(x)
-    assert set(heard.unique().tolist()) == {0.0, 1.0}
-    assert abs(float((heard == 0).float().mean()) - 0.3) < 5 * (0.21 * span / x.numel()) ** 0.5
-    inner = heard[:, span:-span]  # runs at the ends are cut
+    unmasked = past(x)
+    assert set(unmasked.unique().tolist()) == {0.0, 1.0}
+    assert abs(float((unmasked == 0).float().mean()) - 0.3) < 5 * (0.21 * span / x.numel()) ** 0.5
+    inner = unmasked[:, span:-span]  # runs at the ends are cut
     edges = (inner.diff() != 0).nonzero()
     assert {int(position) % span for position in edges[:, 1]} <= {int(edges[0, 1]) % span}, (
         "holes lie on one grid"
@@ -168,7 +168,7 @@ def test_a_past_is_whole_outside_training_and_by_default() -> None:
     assert not torch.equal(InputDropout(InputDropoutSpec(noise_std=0.1)).train()(x), x)
 
 
-def test_the_wavenet_hears_the_holes_in_training() -> None:
+def test_the_wavenet_has_input_dropout_in_training() -> None:
     """With everything silenced but the condition, no prediction depends on the waveform."""
     spec = WaveNetSpec(
         head=Gaussian(),

@@ -79,7 +79,7 @@ def influence(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def band(T: int, nearest: int, farthest: int) -> Tensor:
-    """(T, T) bool: output t hears inputs t - farthest .. t - nearest."""
+    """(T, T) bool: output t depends on inputs t - farthest .. t - nearest."""
     distance = torch.arange(T)[:, None] - torch.arange(T)
     return (distance >= nearest) & (distance <= farthest)
 
@@ -195,7 +195,7 @@ def test_gradient_reaches_every_parameter(spec: StackSpec) -> None:
 
 
 @pytest.mark.parametrize("spec", STACKS[:3])
-def test_each_layer_hears_its_own_part_of_the_condition(spec: StackSpec) -> None:
+def test_each_layer_adds_its_own_part_of_the_condition(spec: StackSpec) -> None:
     """A condition through the projection of one layer alone changes the output, whichever layer it
     is.
     """

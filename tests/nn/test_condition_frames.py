@@ -192,12 +192,12 @@ def test_parts_stand_side_by_side_each_standardised_alone(corpus: Corpus) -> Non
     )
     frontend = build_frontend(ConcatSpec(parts=parts), RATE, corpus.vocabulary)
     wave = torch.from_numpy(corpus.read(0))[None]
-    told = {track.name: torch.from_numpy(track.read(corpus, 0, 0, 25)) for track in frontend.tracks}
-    frontend.fit([wave[0]], [told])
-    out = frontend(wave, {name: frames[None] for name, frames in told.items()})
+    read = {track.name: torch.from_numpy(track.read(corpus, 0, 0, 25)) for track in frontend.tracks}
+    frontend.fit([wave[0]], [read])
+    out = frontend(wave, {name: frames[None] for name, frames in read.items()})
     assert out.shape == (1, 8 + 3 + 11, 25)
     alone = [
-        part(wave, {name: frames[None] for name, frames in told.items()}) for part in frontend.parts
+        part(wave, {name: frames[None] for name, frames in read.items()}) for part in frontend.parts
     ]
     assert torch.equal(out, torch.cat(alone, 1))
     torch.testing.assert_close(out[0, :11].mean(1), torch.zeros(11), atol=1e-4, rtol=0)

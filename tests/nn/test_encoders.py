@@ -38,7 +38,7 @@ def waves(T: int, B: int = 4) -> Tensor:
     return torch.randn(B, T, dtype=F64, generator=torch.Generator().manual_seed(1))
 
 
-def heard(network: Callable[[Tensor], Tensor], x: Tensor, frame: int) -> list[int]:
+def samples_used(network: Callable[[Tensor], Tensor], x: Tensor, frame: int) -> list[int]:
     """The samples that reach a frame, over a batch of waveforms (so that no ReLU hides one)."""
     x = x.clone().requires_grad_()
     (grad,) = torch.autograd.grad(network(x)[..., frame].abs().sum(), x)
@@ -60,7 +60,7 @@ def test_frames_are_centred_on_their_samples(strides: tuple[int, ...]) -> None:
     """
     encoder = waveform_encoder(*strides)
     frame = 4
-    samples = heard(encoder, waves(9 * encoder.hop), frame)
+    samples = samples_used(encoder, waves(9 * encoder.hop), frame)
     off, step = 0.0, 1
     for stride in strides:
         off += 0.5 * step * (stride % 2)
@@ -72,7 +72,7 @@ def test_frames_are_centred_on_their_samples(strides: tuple[int, ...]) -> None:
 def test_a_strided_convolution_sees_twice_its_stride() -> None:
     torch.manual_seed(0)
     conv = StridedConv1d(1, 8, 6).double()
-    assert heard(lambda x: conv(x[:, None]), waves(60), 3) == list(range(15, 27))
+    assert samples_used(lambda x: conv(x[:, None]), waves(60), 3) == list(range(15, 27))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_frame_encoder_lengths(features: LogMelSpec | MFCCSpec, stride: int) -> 
 
 def test_frame_encoder_is_centred() -> None:
     encoder = frame_encoder()
-    samples = heard(encoder, waves(41 * encoder.hop), 20)
+    samples = samples_used(encoder, waves(41 * encoder.hop), 20)
     assert abs((samples[0] + samples[-1]) / 2 - (20 * encoder.hop + (encoder.hop - 1) / 2)) <= 1
 
 

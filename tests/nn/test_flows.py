@@ -88,8 +88,8 @@ def test_the_jacobian_is_triangular_with_the_scales_on_its_diagonal() -> None:
 
 @pytest.mark.parametrize(("layers", "kernel"), [((2,), 2), ((3, 2), 2), ((2, 2, 1), 3)])
 def test_the_receptive_field_is_exact(layers: tuple[int, ...], kernel: int) -> None:
-    """x_t hears z_t and everything back to the farthest sample that `receptive_field` counts, and
-    no farther.
+    """x_t depends on z_t and everything back to the farthest sample that `receptive_field` counts,
+    and no farther.
     """
     flows = stack(*layers, kernel=kernel)
     R = flows.receptive_field

@@ -1,4 +1,4 @@
-"""Folded time: what a block hears, the Jacobian, the exact field, the cost, staggered blocks."""
+"""Folded time: what a block depends on, its Jacobian, the exact field, the cost, staggering."""
 
 from __future__ import annotations
 
@@ -65,25 +65,25 @@ def test_the_jacobian_is_block_triangular_with_diagonal_blocks_on_its_diagonal(f
 
 @pytest.mark.parametrize("fold", FOLDS)
 @pytest.mark.parametrize("name", ["location", "log_scale"])
-def test_a_block_hears_earlier_blocks_alone(fold: int, name: str) -> None:
+def test_a_block_depends_on_earlier_blocks_alone(fold: int, name: str) -> None:
     flows, T = stack(fold), 4 * fold
     block = torch.arange(T) // fold
-    heard = jacobian_of(flows, name, T) != 0
-    assert not heard[block[:, None] <= block].any()
-    assert heard[block[:, None] == block + 1].all()
+    depends = jacobian_of(flows, name, T) != 0
+    assert not depends[block[:, None] <= block].any()
+    assert depends[block[:, None] == block + 1].all()
 
 
 @pytest.mark.parametrize("fold", [1, *FOLDS])
 @pytest.mark.parametrize("stagger", [False, True])
 @pytest.mark.parametrize("layers", [(1,), (1, 2), (1, 1, 1)])
-def test_the_receptive_field_is_the_farthest_that_any_sample_hears(
+def test_the_receptive_field_is_the_farthest_that_any_sample_depends_on(
     fold: int, stagger: bool, layers: tuple[int, ...]
 ) -> None:
     flows = stack(fold, stagger=stagger, layers=layers)
     T = flows.receptive_field + 2 * fold
-    heard = jacobian_of(flows, "x", T) != 0
+    depends = jacobian_of(flows, "x", T) != 0
     distance = torch.arange(T)[:, None] - torch.arange(T)
-    assert distance[heard].max() + 1 == flows.receptive_field
+    assert distance[depends].max() + 1 == flows.receptive_field
     if not stagger:
         assert flows.receptive_field == fold * (
             1 + sum(flow.stack.receptive_field for flow in flows.flows)
@@ -121,7 +121,7 @@ def test_the_cost_is_counted_and_falls_with_the_fold(fold: int) -> None:
 
 
 @pytest.mark.parametrize("fold", FOLDS)
-def test_each_block_hears_the_condition_of_its_own_samples(fold: int) -> None:
+def test_each_block_has_the_condition_of_its_own_samples(fold: int) -> None:
     flows, z = stack(fold, condition=3), noise(24)
     features = torch.randn(1, 3, 3, dtype=F64)
     changed = features.clone()

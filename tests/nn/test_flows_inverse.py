@@ -5,12 +5,12 @@ chunks may be any.
 from __future__ import annotations
 
 import pytest
+import small_models
 import torch
 from torch import Tensor
 
 from vqwave.nn.condition import Condition
 from vqwave.nn.flows import AffineFlow, FlowCondition, FlowStack, FlowState, MaskedFlow
-from vqwave.nn.wavenet import StackSpec
 
 F64 = torch.float64
 DIRECTIONS = [AffineFlow, MaskedFlow]
@@ -21,15 +21,7 @@ def stack(
 ) -> FlowStack:
     """Random flows whose outputs really vary, float64, conditioned on three channels."""
     torch.manual_seed(0)
-    network = StackSpec(
-        layers=2,
-        dilation_cycle=2,
-        kernel_size=2,
-        residual_channels=4,
-        gate_channels=4,
-        skip_channels=0,
-        hidden_channels=4,
-    )
+    network = small_models.stack(4, kernel_size=2, skip_channels=0)
     stacked = FlowStack(
         [network] * flows, 3, 0.5, squeeze=fold, stagger_blocks=stagger, flow=flow
     ).double()
@@ -64,8 +56,8 @@ def test_inverse_and_forward_undo_each_other(
 
 
 def test_maf_after_iaf_is_the_identity() -> None:
-    """Inverting an IAF is sampling from an MAF: z_t = (x_t - mu(z_{<t})) / s(z_{<t}) hears its own
-    output.
+    """Inverting an IAF is sampling from an MAF: z_t = (x_t - mu(z_{<t})) / s(z_{<t}) depends on its
+    own output.
     """
     inverse, masked = stack(AffineFlow, flows=1), stack(MaskedFlow, flows=1)
     masked.load_state_dict(inverse.state_dict())
@@ -75,8 +67,8 @@ def test_maf_after_iaf_is_the_identity() -> None:
     class Undone(MaskedFlow):
         """The MAF that has the location -mu / s and the scale 1 / s of the same network."""
 
-        def _network(self, heard: Tensor, condition: FlowCondition, state: FlowState) -> Tensor:
-            location, log_scale = super()._network(heard, condition, state).unbind(1)
+        def _network(self, inputs: Tensor, condition: FlowCondition, state: FlowState) -> Tensor:
+            location, log_scale = super()._network(inputs, condition, state).unbind(1)
             return torch.stack([-location * (-log_scale).exp(), -log_scale], 1)
 
     masked.flows[0].__class__ = Undone
@@ -110,7 +102,7 @@ def test_one_direction_takes_one_pass_and_the_other_one_a_block(flow: type[Affin
         assert len(passes) == expected
 
 
-def test_a_masked_flow_hears_audio_and_an_inverse_flow_noise() -> None:
+def test_a_masked_flow_depends_on_audio_and_an_inverse_flow_on_noise() -> None:
     """The same network, given the same sequence, yields the same location and scale."""
     masked, inverse = stack(MaskedFlow, flows=1), stack(AffineFlow, flows=1)
     torch.testing.assert_close(
@@ -136,7 +128,7 @@ def test_chunked_equals_whole_both_ways(
 
 
 def test_density_of_the_past_then_sampling_goes_on_from_it() -> None:
-    """One state serves both: a masked flow that has heard a recording continues it as if it had
+    """One state serves both: a masked flow that was given a recording continues it as if it had
     drawn it itself.
     """
     flows, z = stack(MaskedFlow, 2, stagger=True), noise(20)

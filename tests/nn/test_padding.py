@@ -142,13 +142,13 @@ def test_conditions_are_those_of_each_clip_alone(upsample: tuple[int, ...]) -> N
         mask = frame_mask(LENGTHS, coarse, 48 * 20 // coarse)
         batch = conditioner(frames, LABELS, mask).features
         for i, count in enumerate((mask.sum(1) * coarse // 20).tolist()):
-            told = {"speaker": LABELS["speaker"][i : i + 1]}
-            same(batch, conditioner(frames[i : i + 1, :, :count], told).features, i)
+            given = {"speaker": LABELS["speaker"][i : i + 1]}
+            same(batch, conditioner(frames[i : i + 1, :, :count], given).features, i)
 
 
-@pytest.mark.parametrize("hears", ["latents", "spectrogram", "both"])
+@pytest.mark.parametrize("decoder_input", ["latents", "spectrogram", "both"])
 @pytest.mark.parametrize("encoder", ["frames", "frames of mfcc", "batch_norm", "waveform"])
-def test_a_vqvae_is_trained_on_what_use_decodes(encoder: str, hears: str) -> None:
+def test_a_vqvae_is_trained_on_what_use_decodes(encoder: str, decoder_input: str) -> None:
     """Codes, and the distribution of every sample, of a padded batch as of each clip encoded and
     decoded alone.
     """
@@ -162,19 +162,19 @@ def test_a_vqvae_is_trained_on_what_use_decodes(encoder: str, hears: str) -> Non
         "quantizer": HierarchicalQuantizerSpec(downsample=3, top=levels, bottom=levels),
         "spectral_decoder": readout,
     }
-    model = VQVAESpec(encoder=spec, decoder=decoder, decoder_input=hears, **parts).build(
+    model = VQVAESpec(encoder=spec, decoder=decoder, decoder_input=decoder_input, **parts).build(
         RATE, VOCABULARY
     )
     model = randomised(model)
     x = clips(model.hop)
     out = model(x, LABELS, LENGTHS)
-    told = model.encode(x, LENGTHS)
+    given = model.encode(x, LENGTHS)
     log_p = out.distribution.log_prob(x)
     for i, length in enumerate(LENGTHS.tolist()):
         wave, labels = alone(x, i, model.hop), {"speaker": LABELS["speaker"][i : i + 1]}
         codes = model.encode(wave)
         assert torch.equal(out.quantized.codes[i : i + 1, :, : codes.shape[-1]], codes)
-        assert torch.equal(told[i : i + 1, :, : codes.shape[-1]], codes)
+        assert torch.equal(given[i : i + 1, :, : codes.shape[-1]], codes)
         single = model.decoder.predict(wave, model.condition(codes, labels)).log_prob(wave)
         torch.testing.assert_close(log_p[i, :length], single[0, :length], rtol=0, atol=1e-9)
 
@@ -214,12 +214,12 @@ def test_classifiers_do_not_see_padding() -> None:
     z = torch.randn(len(x), 8, mask.shape[1], dtype=F64)
     frames = torch.randn(len(x), 12, 3 * mask.shape[1], dtype=F64)
     found: dict[str, list[Tensor]] = {"adversary": [], "style": []}
-    heard, named = listener(frames, mask)["speaker"], classifier(x, samples)["speaker"]
+    classified, named = listener(frames, mask)["speaker"], classifier(x, samples)["speaker"]
     scores = discriminator(x, samples)
     for i, (length, count) in enumerate(zip(LENGTHS.tolist(), mask.sum(1).tolist(), strict=True)):
         row = slice(i, i + 1)
         found["adversary"].append(adversary(z[row, :, :count], one[i]).loss)
-        same(heard[..., None], listener(frames[row, :, : 3 * count])["speaker"][..., None], i)
+        same(classified[..., None], listener(frames[row, :, : 3 * count])["speaker"][..., None], i)
         wave, other = alone(x, i, 4), alone(y, i, 4)
         real = samples[row, : wave.shape[1]]
         same(named[..., None], classifier(wave, real)["speaker"][..., None], i)

@@ -299,8 +299,8 @@ def test_dropout_draws_every_depth_alike() -> None:
 
 
 def test_dropout_hides_items_from_later_stages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an item does not use, it neither hears nor teaches: as if its frames were padding
-    there.
+    """A stage that an item drops neither quantizes it nor learns from it, as if its frames were
+    padding there.
     """
     vq = residual(2, 1.0)
     z = randn(3, 4, 20).float()
@@ -372,17 +372,17 @@ def test_two_levels_of_a_padded_item_are_those_of_it_alone() -> None:
     out, full, alone = vq(z, mask), vq(z[:1]), vq(z[1:, :, :13])
     assert torch.equal(out.codes[1:, :, :13], alone.codes)
     torch.testing.assert_close(out.z[1:, :, :13], alone.z)
-    heard = [
+    used = [
         vq.top(vq._slow(item, None)).losses["commitment"] * n
         for item, n in ((z[:1], 6), (z[1:, :, :13], 4))
     ]
     fast = (
         full.losses["commitment"] * 2 * 24
         + alone.losses["commitment"] * 2 * 13
-        - heard[0] * 4
-        - heard[1] * 13 / 4
+        - used[0] * 4
+        - used[1] * 13 / 4
     )
-    torch.testing.assert_close(out.losses["commitment"], (sum(heard) / 10 + fast / 37) / 2)
+    torch.testing.assert_close(out.losses["commitment"], (sum(used) / 10 + fast / 37) / 2)
 
 
 def test_two_levels_start_as_residual_stages() -> None:

@@ -102,7 +102,7 @@ def test_the_decoder_is_trained_on_the_codes_of_another_run(
     )
 
 
-def test_a_decoder_of_slices_hears_the_frames_of_whole_clips(
+def test_a_decoder_of_segments_has_the_frames_of_complete_clips(
     experiment: ModuleType,
     corpus: Path,
     coder: Path,
@@ -122,8 +122,8 @@ def test_a_decoder_of_slices_hears_the_frames_of_whole_clips(
     monkeypatch.setattr(experiment, "sliced", spied)
     train(experiment, tmp_path / "run", corpus, *settings, "decoder_segment_seconds=0.1")
     model = load_trained(tmp_path / "run").model
-    for batch, frames, part, heard in seen:
-        assert (part.wave.shape[1], heard.shape[-1] * model.hop) == (
+    for batch, frames, part, segment in seen:
+        assert (part.wave.shape[1], segment.shape[-1] * model.hop) == (
             800,
             800 * frames.shape[-1] // (batch.wave.shape[1] // model.hop),
         )
@@ -147,7 +147,7 @@ def test_codes_come_from_a_vqvae(experiment: ModuleType, corpus: Path, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_cycle_needs_an_encoder_that_hears_the_readout(
+def test_a_cycle_needs_an_encoder_of_the_predicted_features(
     experiment: ModuleType, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cycle = "losses={nll: 0.0, spectral: 1.0, commitment: 0.25, cycle_consistency: 1.0}"

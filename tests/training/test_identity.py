@@ -10,11 +10,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import small_experiment
 from safetensors.torch import load_file, save_file
+from small_experiment import SmallExperiment
 from small_models import stack
 
 from vqwave import audio
@@ -24,33 +25,32 @@ from vqwave.data.frame_tracks import FrameFile, PitchTrack
 from vqwave.distributions import MuLaw
 from vqwave.errors import UserInputError
 from vqwave.losses import negative_log_likelihood
-from vqwave.models import WaveNet, WaveNetSpec
+from vqwave.models import WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.training import identity
-from vqwave.training.experiment import Evaluation, Experiment, StepOutput
+from vqwave.training.experiment import StepOutput
 from vqwave.training.run_folder import claim
-from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainSpec
+from vqwave.training.settings import DataSpec, OptimSpec, TrainSpec
 from vqwave.training.trainer import RunInterruptedError, Trainer
 
 ROOT, HOP = Path(__file__).resolve().parents[2], 80
-TINY = WaveNetSpec(
-    head=MuLaw(classes=16),
-    network=stack(4),
-    conditioner=ConditionerSpec(channels=4, categorical=("speaker",)),
-)
 
 
 @spec
-class Config(ExperimentSpec):
-    losses: dict[str, float] = option(default={"nll": 1.0})
+class Config(small_experiment.Config):
     source: Path | None = option(default=None)
 
 
-class Tiny(Experiment[Config, Any]):
+class Tiny(SmallExperiment[Config]):
     """A speaker's WaveNet, perhaps made from another model, and perhaps with frames from files."""
 
     name = "tiny"
     config_class = Config
+    model_spec = WaveNetSpec(
+        head=MuLaw(classes=16),
+        network=stack(4),
+        conditioner=ConditionerSpec(channels=4, categorical=("speaker",)),
+    )
     hop = HOP
 
     def __init__(self, config: Config) -> None:
@@ -62,24 +62,9 @@ class Tiny(Experiment[Config, Any]):
     def tracks(self) -> list[FrameFile]:
         return [FrameFile("mel", HOP, 2)] if (self.corpus.folder / "frames").exists() else []
 
-    @property
-    def model_spec(self) -> WaveNetSpec:
-        return TINY
-
-    def build(self) -> WaveNet:
-        return TINY.build(self.corpus.sample_rate, self.corpus.labels)
-
     def losses(self, batch: Batch) -> StepOutput:
-        return StepOutput(
-            {
-                "nll": negative_log_likelihood(
-                    self.network(batch.wave, batch.labels), batch.wave, batch.mask
-                )
-            }
-        )
-
-    def evaluate(self, model: WaveNet) -> Evaluation:
-        return Evaluation("a number", {"clips": float(len(list(self.valid_batches())))})
+        predicted = self.network(batch.wave, batch.labels)
+        return StepOutput({"nll": negative_log_likelihood(predicted, batch.wave, batch.mask)})
 
 
 def recordings(folder: Path, speakers: tuple[str, ...] = ("ann", "bob")) -> Path:

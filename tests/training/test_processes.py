@@ -18,6 +18,7 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from forked import free_port, of_rank
 from safetensors.torch import load_file
+from small_experiment import SmallExperiment
 from small_models import stack
 
 from vqwave import audio
@@ -26,13 +27,13 @@ from vqwave.data import Batch, prepare
 from vqwave.distributed.collectives import Elsewhere, by_main, gather_objects, rank, tensors_of_main
 from vqwave.errors import UserInputError
 from vqwave.losses import negative_log_likelihood
-from vqwave.models import VQVAE, VQVAESpec, WaveNetSpec
+from vqwave.models import VQVAESpec, WaveNetSpec
 from vqwave.models.wavenet import InputDropoutSpec
 from vqwave.nn.condition import ConditionDropoutSpec, ConditionerSpec
 from vqwave.nn.encoders import WaveformEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec, ResidualQuantizerSpec
 from vqwave.rng import keyed
-from vqwave.training.experiment import Evaluation, Experiment, StepOutput
+from vqwave.training.experiment import StepOutput
 from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainSpec
 from vqwave.training.trainer import RunInterruptedError, Trainer
 
@@ -63,24 +64,15 @@ class Config(ExperimentSpec):
     losses: dict[str, float] = option(default={"nll": 1.0, "commitment": 0.25})
 
 
-class Small(Experiment[Config, Any]):
+class Small(SmallExperiment[Config]):
     """A VQ-VAE that draws all there is to draw; clips are of unequal length."""
 
     name = "small"
     config_class = Config
+    model_spec = SMALL
+    hop = 16
     loss_names = ("nll", "commitment")
     at: dict[int, Callable[[], object]]  # what happens at a step
-
-    @property
-    def model_spec(self) -> VQVAESpec:
-        return SMALL
-
-    @property
-    def hop(self) -> int:
-        return 16
-
-    def build(self) -> VQVAE:
-        return SMALL.build(self.corpus.sample_rate, self.corpus.labels)
 
     def losses(self, batch: Batch) -> StepOutput:
         self.at.pop(self.step, lambda: None)()
@@ -91,9 +83,6 @@ class Small(Experiment[Config, Any]):
                 **out.quantized.losses,
             }
         )
-
-    def evaluate(self, model: VQVAE) -> Evaluation:
-        return Evaluation("a number", {"clips": float(len(list(self.valid_batches())))})
 
 
 @pytest.fixture(scope="module")
@@ -136,17 +125,21 @@ def totals(run: Path) -> list[float]:
 
 
 def _process(
-    number: int, world: int, port: int, work: Callable[[int], object], told: multiprocessing.Queue
+    number: int,
+    world: int,
+    port: int,
+    work: Callable[[int], object],
+    sent: multiprocessing.Queue,
 ) -> None:
     # what this process' parent may have been
     AcceleratorState._reset_state(reset_partial_state=True)
     os.environ |= of_rank(number, world, port) | {"ACCELERATE_USE_CPU": "true"}
     try:
-        told.put((number, work(number)))
+        sent.put((number, work(number)))
     except (UserInputError, RunInterruptedError) as error:
-        told.put((number, f"{type(error).__name__}: {error}"))
-    told.close()
-    told.join_thread()
+        sent.put((number, f"{type(error).__name__}: {error}"))
+    sent.close()
+    sent.join_thread()
     os._exit(0)
 
 
@@ -155,9 +148,9 @@ def in_two(work: Callable[[int], object], world: int = 2) -> dict[int, Any]:
     killed.
     """
     context = multiprocessing.get_context("fork")
-    port, told = free_port(), context.Queue()
+    port, sent = free_port(), context.Queue()
     processes = [
-        context.Process(target=_process, args=(number, world, port, work, told))
+        context.Process(target=_process, args=(number, world, port, work, sent))
         for number in range(world)
     ]
     for process in processes:
@@ -165,8 +158,8 @@ def in_two(work: Callable[[int], object], world: int = 2) -> dict[int, Any]:
     found = {}
     for process in processes:
         process.join(PATIENCE)
-    while not told.empty():
-        number, result = told.get()
+    while not sent.empty():
+        number, result = sent.get()
         found[number] = result
     hung = [process for process in processes if process.is_alive()]
     for process in hung:
@@ -274,14 +267,14 @@ def test_what_the_main_process_does_all_learn() -> None:
 
     def work(number: int) -> tuple[object, ...]:
         PartialState(cpu=True)
-        told = by_main(lambda: {"rank": rank()})
+        sent = by_main(lambda: {"rank": rank()})
         try:
             by_main(refuse)
         except UserInputError as error:
-            told = (told, type(error) is Elsewhere, str(error))
+            sent = (sent, type(error) is Elsewhere, str(error))
         given = {"a": torch.arange(3), "b": torch.tensor(True)} if number == 0 else {}
         return (
-            told,
+            sent,
             {name: value.tolist() for name, value in tensors_of_main(given, CPU).items()},
             gather_objects(number),
         )

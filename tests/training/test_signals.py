@@ -16,26 +16,20 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from forked import fork, free_port
-from small_models import stack
+from noise import noise_corpus
+from small_experiment import Config, SmallWaveNet
 
-from vqwave import audio
-from vqwave.config import option, spec
-from vqwave.data import Batch, prepare
-from vqwave.distributions import MuLaw
+from vqwave.data import Batch
 from vqwave.inference.model_folder import ModelCard
-from vqwave.losses import negative_log_likelihood
-from vqwave.models import Model, WaveNet, WaveNetSpec
-from vqwave.nn.condition import ConditionerSpec
+from vqwave.models import Model, WaveNet
 from vqwave.training import signals
 from vqwave.training.command_line import main
-from vqwave.training.experiment import Evaluation, Experiment, StepOutput
-from vqwave.training.settings import DataSpec, ExperimentSpec, TrainSpec
+from vqwave.training.experiment import Evaluation, StepOutput
+from vqwave.training.settings import DataSpec, TrainSpec
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.trainer import RunInterruptedError, Trainer
 
@@ -43,55 +37,31 @@ pytestmark = pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="needs fork"
 )
 STEPS = 6
-TINY = WaveNetSpec(
-    head=MuLaw(classes=16),
-    network=stack(4),
-    conditioner=ConditionerSpec(channels=4),
-)
 
 
-@spec
-class Config(ExperimentSpec):
-    losses: dict[str, float] = option(default={"nll": 1.0})
-
-
-class Tiny(Experiment[Config, Any]):
+class Tiny(SmallWaveNet):
     """A WaveNet that says where it is: `at` names what happens there."""
 
-    name = "tiny"
-    config_class = Config
-    hop = 1
     at: Callable[[str], object] = staticmethod(lambda moment: None)
 
     def __init__(self, config: Config) -> None:
         self.at("opening")
         super().__init__(config)
 
-    @property
-    def model_spec(self) -> WaveNetSpec:
-        return TINY
-
-    def build(self) -> WaveNet:
+    def build(self) -> Model:
         self.at("building")
-        return TINY.build(self.corpus.sample_rate, self.corpus.labels)
+        return super().build()
 
-    def fit_statistics(self, model: WaveNet) -> None:
+    def fit_statistics(self, model: Model) -> None:
         self.at("statistics")
 
     def losses(self, batch: Batch) -> StepOutput:
         self.at(f"step {self.step}")
-        wave = batch.wave + 0.01 * torch.randn_like(batch.wave)
-        return StepOutput(
-            {"nll": negative_log_likelihood(self.network(wave, batch.labels), wave, batch.mask)}
-        )
+        return super().losses(batch)
 
     def evaluate(self, model: WaveNet) -> Evaluation:
         self.at(f"validation {self.step + 1}")
-        nll = [
-            negative_log_likelihood(model(b.wave, b.labels), b.wave, b.mask)
-            for b in self.valid_batches()
-        ]
-        return Evaluation("a number", {"nll": float(torch.stack(nll).mean())})
+        return super().evaluate(model)
 
     def samples(self, model: WaveNet, sheet: SampleSheet) -> None:
         self.at("samples")
@@ -111,14 +81,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("torch._dynamo", "torch.distributed.algorithms.ddp_comm_hooks", "numba"):
         if importlib.util.find_spec(name):  # else every process imports it anew
             importlib.import_module(name)
-    root = tmp_path_factory.mktemp("corpus")
-    for number, speaker in enumerate(("ann", "bob")):
-        (root / "in" / speaker).mkdir(parents=True)
-        for take in range(12):
-            wave = 0.1 * np.random.default_rng([number, take]).standard_normal(600)
-            audio.write(root / "in" / speaker / f"{take}.wav", wave.astype(np.float32), 8000)
-    prepare("folder", root / "in", root / "out", quiet=True)
-    return root / "out"
+    return noise_corpus(tmp_path_factory.mktemp("corpus"), takes=12, samples=600)
 
 
 def forked(

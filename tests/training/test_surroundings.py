@@ -13,29 +13,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from noise import noise_corpus
+from small_experiment import SmallWaveNet
 from small_models import stack
 
-from vqwave.config import option, spec
-from vqwave.data import Batch
 from vqwave.decode.sampling import Sampling
 from vqwave.distributions import Gaussian
 from vqwave.errors import Note, UserInputError
 from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.inference.speech_model import SpeechModel
-from vqwave.losses import negative_log_likelihood
-from vqwave.models import PriorSpec, StudentSpec, VQVAESpec, WaveNet, WaveNetSpec
+from vqwave.models import PriorSpec, StudentSpec, VQVAESpec, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import WaveformEncoderSpec
 from vqwave.nn.quantize import FSQuantizerSpec
 from vqwave.training.command_line import main
-from vqwave.training.experiment import Evaluation, Experiment, StepOutput
-from vqwave.training.settings import ExperimentSpec
 from vqwave.training.tracking import Tracker, boards
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,41 +38,14 @@ RATE = 8000
 LABELS = {"speaker": ["ann", "bob"]}
 ANN = {"speaker": "ann"}
 SIZES = stack(4)
-TOLD = ConditionerSpec(channels=4)
-TEACHER = WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=TOLD)
-STUDENT = StudentSpec(flows=(2,), network=SIZES, conditioner=TOLD)
+CONDITIONER = ConditionerSpec(channels=4)
+TEACHER = WaveNetSpec(head=Gaussian(), network=SIZES, conditioner=CONDITIONER)
+STUDENT = StudentSpec(flows=(2,), network=SIZES, conditioner=CONDITIONER)
 PLAIN = Sampling(backend="reference")
 
 
-@spec
-class Config(ExperimentSpec):
-    losses: dict[str, float] = option(default={"nll": 1.0})
-
-
-class Tiny(Experiment[Config, Any]):
-    """A WaveNet whose losses draw, too."""
-
-    name = "tiny"
-    config_class = Config
-
-    @property
-    def model_spec(self) -> WaveNetSpec:
-        return TEACHER
-
-    @property
-    def hop(self) -> int:
-        return 1
-
-    def build(self) -> WaveNet:
-        return TEACHER.build(self.corpus.sample_rate, self.corpus.labels)
-
-    def losses(self, batch: Batch) -> StepOutput:
-        wave = batch.wave + 0.01 * torch.randn_like(batch.wave)
-        predicted = self.network(wave, batch.labels)
-        return StepOutput({"nll": negative_log_likelihood(predicted, wave, batch.mask)})
-
-    def evaluate(self, model: WaveNet) -> Evaluation:
-        return Evaluation("a number", {"clips": float(len(list(self.valid_batches())))})
+class Tiny(SmallWaveNet):
+    model_spec = TEACHER
 
 
 @pytest.fixture(scope="module")

@@ -142,11 +142,13 @@ def conditioned(
     """ln F0 (F,) that the decoder is conditioned on, NaN where unvoiced; which is what `decode`
     makes its condition of.
     """
-    told = model.given.voice(speaker, {}, None)
-    told |= model.given.range_of(told, coded.pitch, shift)
+    conditions = model.given.voice(speaker, {}, None)
+    conditions |= model.given.range_of(conditions, coded.pitch, shift)
     frames = coded.codes.shape[1]
-    pitch = model.model.pitch(coded.pitch.codes[None], told, frames)[0]
-    whole = model.model.condition(coded.codes[None], told, pitch_codes=coded.pitch.codes[None])
+    pitch = model.model.pitch(coded.pitch.codes[None], conditions, frames)[0]
+    whole = model.model.condition(
+        coded.codes[None], conditions, pitch_codes=coded.pitch.codes[None]
+    )
     task = model.task(coded, speaker, shift_semitones=shift)
     torch.testing.assert_close(task.condition.features, whole.features, rtol=1e-4, atol=1e-4)
     return torch.where(pitch[1] > 0, pitch[0], torch.nan)
@@ -460,9 +462,17 @@ def test_speech_and_melody_through_a_pipe(
         assert (mine.pitch.mean, mine.pitch.deviation) == pytest.approx(
             (whole.pitch.mean, whole.pitch.deviation), abs=1e-3
         )
-        told = () if speaker else ("--speaker", "low")
+        conditions = () if speaker else ("--speaker", "low")
         sound = piped(
-            codes, "decode", student, "-", "--stream", "--raw", "--backend", "reference", *told
+            codes,
+            "decode",
+            student,
+            "-",
+            "--stream",
+            "--raw",
+            "--backend",
+            "reference",
+            *conditions,
         )
         expected = it.decode(mine, None if speaker else "low", sampling=PLAIN)
         assert sound == audio.to_int16(expected.numpy()).tobytes()

@@ -275,9 +275,9 @@ def test_sounds_spectrograms_and_codes_are_shown(tmp_path: Path) -> None:
         assert np.abs(kept - wave).max() < 1e-4
         (event,) = board.Audio(f"samples/{name}")
         (tmp_path / "heard.wav").write_bytes(event.encoded_audio_string)
-        heard, rate = audio.read(tmp_path / "heard.wav")
+        read_back, rate = audio.read(tmp_path / "heard.wav")
         assert (event.step, rate) == (20, 8000)
-        assert np.abs(heard - wave).max() < 1e-4
+        assert np.abs(read_back - wave).max() < 1e-4
     assert media["samples/a_1/conversion/bob"][0]["caption"] == "conversion, ann as bob: hello"
     for book, counts in enumerate(COUNTS):
         assert media[f"codes/book{book}"][0]["values"] == counts

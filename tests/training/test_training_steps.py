@@ -10,12 +10,12 @@ import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_experiment import SmallExperiment
 from torch import Tensor
 
 from vqwave import audio
@@ -27,7 +27,7 @@ from vqwave.losses import negative_log_likelihood
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.wavenet import StackSpec
-from vqwave.training.experiment import Evaluation, Experiment, StepOutput
+from vqwave.training.experiment import Evaluation, StepOutput
 from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainSpec
 from vqwave.training.trainer import Trainer
 
@@ -60,26 +60,19 @@ class Config(ExperimentSpec):
     losses: dict[str, float] = option(default=WEIGHTS)
 
 
-class Small(Experiment[Config, Any]):
+class Small(SmallExperiment[Config]):
     """A WaveNet in float64, with a second loss; keeps the weights that it is evaluated with."""
 
     name = "small"
     config_class = Config
+    model_spec = SMALL
     loss_names = ("nll", "level")
     modes: tuple[bool, bool] = (False, True)  # training mode of losses, of evaluation
     evaluated: tuple[Weights, ...] = ()
     denormals: tuple[bool, bool] = (True, True)  # whether they are computed with: forward, backward
 
-    @property
-    def model_spec(self) -> WaveNetSpec:
-        return SMALL
-
-    @property
-    def hop(self) -> int:
-        return 1
-
     def build(self) -> WaveNet:
-        return SMALL.build(self.corpus.sample_rate, self.corpus.labels).double()
+        return super().build().double()
 
     def losses(self, batch: Batch) -> StepOutput:
         self.modes = (self.network.training, self.modes[1])

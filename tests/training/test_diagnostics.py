@@ -9,11 +9,11 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from small_experiment import SmallExperiment
 from small_models import stack
 
 from vqwave.audio import write
@@ -28,7 +28,7 @@ from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
 from vqwave.training.diagnostics import RULES, About, Monitor
-from vqwave.training.experiment import Evaluation, Experiment, StepOutput
+from vqwave.training.experiment import Evaluation, StepOutput
 from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainSpec
 from vqwave.training.trainer import Trainer
 
@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 Rows = Iterable[Mapping[str, float]]
 
 
-def told(folder: Path, rows: Rows, about: About = CODES) -> list[tuple[int, str]]:
+def reported(folder: Path, rows: Rows, about: About = CODES) -> list[tuple[int, str]]:
     """(step, rule) of what a watch says to these rows, 10 steps apart."""
     watch = Monitor(folder, about)
     found = [finding for k, row in enumerate(rows, 1) for finding in watch.update(10 * k, row)]
@@ -50,11 +50,11 @@ def norms(*values: float) -> Rows:
 
 
 def test_gradients_explode(tmp_path: Path) -> None:
-    assert told(tmp_path, norms(1, 2, 1, 2, 1, 9, 12, 14)) == []
-    assert told(tmp_path, norms(0.01, 5, 40)) == []  # too young to say
-    assert told(tmp_path, norms(1, 2, 1, 2, 1, 2, 30, 90)) == [(70, "exploding_gradients")]
-    assert told(tmp_path, norms(1, math.inf)) == [(20, "exploding_gradients")]
-    assert told(tmp_path, norms(math.nan)) == [(10, "exploding_gradients")]
+    assert reported(tmp_path, norms(1, 2, 1, 2, 1, 9, 12, 14)) == []
+    assert reported(tmp_path, norms(0.01, 5, 40)) == []  # too young to say
+    assert reported(tmp_path, norms(1, 2, 1, 2, 1, 2, 30, 90)) == [(70, "exploding_gradients")]
+    assert reported(tmp_path, norms(1, math.inf)) == [(20, "exploding_gradients")]
+    assert reported(tmp_path, norms(math.nan)) == [(10, "exploding_gradients")]
 
 
 def valid(perplexity: float, used: int = 100) -> dict[str, float]:
@@ -63,8 +63,8 @@ def valid(perplexity: float, used: int = 100) -> dict[str, float]:
 
 def test_a_codebook_collapses(tmp_path: Path) -> None:
     train = [{"train/perplexity": value} for value in (30, 32, 20, 7, 6)]
-    assert told(tmp_path, train) == [(50, "collapsing_codebook")]
-    assert told(tmp_path, [*train[:4], {"train/perplexity": 25.0}]) == []  # one bad row is none
+    assert reported(tmp_path, train) == [(50, "collapsing_codebook")]
+    assert reported(tmp_path, [*train[:4], {"train/perplexity": 25.0}]) == []  # one bad row is none
     few = [
         valid(3, 4),
         {"train/perplexity": 3.0},
@@ -74,10 +74,10 @@ def test_a_codebook_collapses(tmp_path: Path) -> None:
         valid(3, 4),
     ]
     # the first is from before the start
-    assert told(tmp_path, few) == [(50, "collapsing_codebook")]
-    assert told(tmp_path, [{"train/perplexity": 30.0}, valid(80), valid(100), valid(90)]) == []
-    assert told(tmp_path, [valid(1), valid(1), valid(1)]) == []  # not started
-    assert told(tmp_path, [{"train/perplexity": 3.0}, valid(3), valid(3)], About()) == []
+    assert reported(tmp_path, few) == [(50, "collapsing_codebook")]
+    assert reported(tmp_path, [{"train/perplexity": 30.0}, valid(80), valid(100), valid(90)]) == []
+    assert reported(tmp_path, [valid(1), valid(1), valid(1)]) == []  # not started
+    assert reported(tmp_path, [{"train/perplexity": 3.0}, valid(3), valid(3)], About()) == []
 
 
 def bits(*gaps: float) -> Rows:
@@ -85,11 +85,11 @@ def bits(*gaps: float) -> Rows:
 
 
 def test_a_decoder_ignores_its_codes(tmp_path: Path) -> None:
-    assert told(tmp_path, bits(0.001, 0.002, 0.0)) == [(20, "ignored_codes")]
-    assert told(tmp_path, bits(0.001, 0.02, 0.5)) == []  # young at first
-    assert told(tmp_path, bits(0.5, -0.01, -0.01)) == [(30, "ignored_codes")]
+    assert reported(tmp_path, bits(0.001, 0.002, 0.0)) == [(20, "ignored_codes")]
+    assert reported(tmp_path, bits(0.001, 0.02, 0.5)) == []  # young at first
+    assert reported(tmp_path, bits(0.5, -0.01, -0.01)) == [(30, "ignored_codes")]
     assert (
-        told(tmp_path, [{"valid/bits": 10.0, "valid/bits_shuffled_labels": 10.0}] * 3, About())
+        reported(tmp_path, [{"valid/bits": 10.0, "valid/bits_shuffled_labels": 10.0}] * 3, About())
         == []
     )
 
@@ -99,16 +99,18 @@ def student(level: float, scale: float = -30.0) -> dict[str, float]:
 
 
 def test_a_student_leaves_the_level_and_the_scale(tmp_path: Path) -> None:
-    assert told(tmp_path, [student(-20), student(-27), student(-25)], About()) == []
-    assert told(tmp_path, [student(-40), student(-41), student(-42)], About()) == [
+    assert reported(tmp_path, [student(-20), student(-27), student(-25)], About()) == []
+    assert reported(tmp_path, [student(-40), student(-41), student(-42)], About()) == [
         (20, "student_level")
     ]
-    assert told(tmp_path, [student(-23), student(-10), student(-5)], About()) == [
+    assert reported(tmp_path, [student(-23), student(-10), student(-5)], About()) == [
         (30, "student_level")
     ]
-    assert told(tmp_path, [student(-math.inf)], About()) == [(10, "student_level")]
-    assert told(tmp_path, [student(-23, -10), student(-23, -9)], About()) == [(20, "student_scale")]
-    assert told(tmp_path, [student(-23, -120), student(-23, -130)], About()) == [
+    assert reported(tmp_path, [student(-math.inf)], About()) == [(10, "student_level")]
+    assert reported(tmp_path, [student(-23, -10), student(-23, -9)], About()) == [
+        (20, "student_scale")
+    ]
+    assert reported(tmp_path, [student(-23, -120), student(-23, -130)], About()) == [
         (20, "student_scale")
     ]
 
@@ -167,25 +169,16 @@ MODEL = VQVAESpec(
 )
 
 
-class Collapsing(Experiment[ExperimentSpec, Any]):
+class Collapsing(SmallExperiment[ExperimentSpec]):
     """A VQ-VAE whose encoder is planted to say the same of everything from step 8 on, with no
     restart of dead codes.
     """
 
     name = "collapsing"
     config_class = ExperimentSpec
+    model_spec = MODEL
+    hop = 80
     sound = False
-
-    @property
-    def model_spec(self) -> VQVAESpec:
-        return MODEL
-
-    @property
-    def hop(self) -> int:
-        return 80
-
-    def build(self) -> VQVAE:
-        return MODEL.build(self.corpus.sample_rate, self.corpus.labels)
 
     def fit_statistics(self, model: VQVAE) -> None:
         model.encoder.fit(self.recordings.waves())
@@ -205,9 +198,9 @@ class Collapsing(Experiment[ExperimentSpec, Any]):
         for batch in self.valid_batches():
             codes = model.encode(batch.wave, batch.lengths)
             counts.add(codes, torch.ones(codes.shape[0], codes.shape[2], dtype=torch.bool), None)
-            for name, heard in (("bits", codes), ("bits_shuffled_codes", codes.roll(1, 0))):
+            for name, decoded in (("bits", codes), ("bits_shuffled_codes", codes.roll(1, 0))):
                 distribution = model.decoder.predict(
-                    batch.wave, model.condition(heard, batch.labels)
+                    batch.wave, model.condition(decoded, batch.labels)
                 )
                 cost[name] += float(
                     negative_log_likelihood(distribution, batch.wave, batch.mask)

@@ -1,4 +1,4 @@
-"""No two texts of a chart overlap, and none leaves the picture."""
+"""Charts: lines and texts stay in the picture, and no two texts overlap."""
 
 from __future__ import annotations
 
@@ -72,3 +72,28 @@ def test_lines_end_where_names_begin() -> None:
     (name,) = (box for box in boxes(picture) if box.text == "recordings")
     assert max(ends) < name.left
     assert name.bottom <= HEIGHT - BOTTOM
+
+
+@pytest.mark.parametrize(
+    "values", [[1.0], [2.0, 2.0], [0.0, 0.0], [5.0, 3.0, 1e-9], list(range(1000))]
+)
+def test_charts_of_any_numbers_stay_inside(values: list[float]) -> None:
+    y = np.array(values, np.float64)
+    picture = chart(
+        "loss", [Line(np.arange(len(y), dtype=np.float64), y, "run-0")], "steps", "bits"
+    )
+    points = re.findall(r"(-?[\d.]+),(-?[\d.]+)", re.search(r'points="([^"]*)"', picture)[1])
+    assert 1 <= len(points) <= 240
+    assert all(0 <= float(x) <= 360 and 0 <= float(y) <= 214 for x, y in points)
+
+
+def test_names_of_lines_do_not_overlap() -> None:
+    x = np.array([0.0, 1.0])
+    lines = [
+        Line(x, np.full(2, level), "run-0", f"line {level}") for level in (1.0, 1.01, 1.02, 5.0)
+    ]
+    names = re.findall(r'y="([\d.]+)">line ([\d.]+)<', chart("loss", lines, "steps", ""))
+    # from the top of the picture
+    assert [name for _, name in names] == ["5.0", "1.02", "1.01", "1.0"]
+    places = [float(y) for y, _ in names]
+    assert min(np.diff(places)) >= 12

@@ -10,7 +10,10 @@ from vqwave.nn.condition import ConditionDropoutSpec, Conditioner, ConditionerSp
 
 F64 = torch.float64
 VOCABULARY = {"speaker": ["a", "b", "c"]}
-TOLD = {"speaker": torch.tensor([0, 2]), "voice": torch.tensor([[1.0, 0.0, 2.0], [0.5, -1.0, 0.0]])}
+GIVEN = {
+    "speaker": torch.tensor([0, 2]),
+    "voice": torch.tensor([[1.0, 0.0, 2.0], [0.5, -1.0, 0.0]]),
+}
 
 
 def build(frames: int = 0, **settings: object) -> Conditioner:
@@ -26,24 +29,24 @@ def test_a_vector_is_projected_and_added() -> None:
     conditioner = build(embeddings={"voice": 3})
     expected = (
         conditioner.embeddings["speaker"].weight[[0, 2]]
-        + TOLD["voice"].double() @ conditioner.vectors["voice"].weight.T
+        + GIVEN["voice"].double() @ conditioner.vectors["voice"].weight.T
     )
-    torch.testing.assert_close(conditioner(None, TOLD).features[..., 0], expected)
+    torch.testing.assert_close(conditioner(None, GIVEN).features[..., 0], expected)
 
 
 def test_a_vector_alone_is_a_condition() -> None:
     conditioner = build(categorical=(), embeddings={"voice": 3})
     assert conditioner.channels == 6
-    heard = conditioner(None, {"voice": torch.zeros(2, 3)}).features
-    assert torch.equal(heard, torch.zeros_like(heard)), "a zero vector must say nothing"
+    conditions = conditioner(None, {"voice": torch.zeros(2, 3)}).features
+    assert torch.equal(conditions, torch.zeros_like(conditions)), "a zero vector must say nothing"
 
 
 @pytest.mark.parametrize(
-    ("told", "found"), [({}, "'voice' is not given"), ({"voice": torch.zeros(2, 4)}, "4 numbers")]
+    ("given", "found"), [({}, "'voice' is not given"), ({"voice": torch.zeros(2, 4)}, "4 numbers")]
 )
-def test_a_vector_that_does_not_fit_is_named(told: dict[str, torch.Tensor], found: str) -> None:
+def test_a_vector_that_does_not_fit_is_named(given: dict[str, torch.Tensor], found: str) -> None:
     with pytest.raises(UserInputError, match=found):
-        build(categorical=(), embeddings={"voice": 3})(None, told)
+        build(categorical=(), embeddings={"voice": 3})(None, given)
 
 
 def test_no_dropout_adds_no_parameters_and_never_acts() -> None:
@@ -51,7 +54,7 @@ def test_no_dropout_adds_no_parameters_and_never_acts() -> None:
     assert not [name for name, _ in conditioner.named_parameters() if "dropout" in name]
     frames = torch.randn(2, 4, 7, dtype=F64)
     assert torch.equal(
-        conditioner.train()(frames, TOLD).features, conditioner.eval()(frames, TOLD).features
+        conditioner.train()(frames, GIVEN).features, conditioner.eval()(frames, GIVEN).features
     )
 
 
@@ -82,10 +85,10 @@ def test_parts_are_dropped_as_often_as_asked(whole: float, labels: float, frames
     ).train()
     mark(conditioner)
     B = 4000
-    heard = conditioner(
+    conditions = conditioner(
         torch.zeros(B, 4, 3, dtype=F64), {"speaker": torch.zeros(B, dtype=torch.long)}
     ).features
-    assert torch.equal(heard, heard[:, :1, :1].expand_as(heard)), (
+    assert torch.equal(conditions, conditions[:, :1, :1].expand_as(conditions)), (
         "an utterance is dropped as a whole, in all channels"
     )
     both = whole + (1 - whole) * labels * frames
@@ -97,25 +100,25 @@ def test_parts_are_dropped_as_often_as_asked(whole: float, labels: float, frames
     }
     for value, p in expected.items():
         assert (
-            abs(float((heard[:, 0, 0] == value).double().mean()) - p)
+            abs(float((conditions[:, 0, 0] == value).double().mean()) - p)
             <= 5 * (p * (1 - p) / B) ** 0.5 + 1e-12
         )
 
 
-def test_nothing_is_what_a_wholly_dropped_utterance_hears() -> None:
+def test_an_entirely_dropped_condition_is_the_null_condition() -> None:
     conditioner = build(4, dropout=ConditionDropoutSpec(all=1.0)).train()
     mark(conditioner)
-    heard = conditioner(torch.randn(2, 4, 3, dtype=F64), TOLD).features
-    assert torch.equal(heard, conditioner.null_condition().features.expand_as(heard))
+    conditions = conditioner(torch.randn(2, 4, 3, dtype=F64), GIVEN).features
+    assert torch.equal(conditions, conditioner.null_condition().features.expand_as(conditions))
     assert not torch.equal(
-        conditioner.eval()(torch.randn(2, 4, 3, dtype=F64), TOLD).features, heard
+        conditioner.eval()(torch.randn(2, 4, 3, dtype=F64), GIVEN).features, conditions
     )
 
 
 def test_gradient_reaches_nothing_and_something() -> None:
     conditioner = build(4, embeddings={"voice": 3}, dropout=ConditionDropoutSpec(all=0.5)).train()
-    told = {"speaker": torch.arange(64) % 3, "voice": torch.ones(64, 3)}
-    conditioner(torch.randn(64, 4, 3, dtype=F64), told).features.square().sum().backward()
+    given = {"speaker": torch.arange(64) % 3, "voice": torch.ones(64, 3)}
+    conditioner(torch.randn(64, 4, 3, dtype=F64), given).features.square().sum().backward()
     touched = {
         name: float(p.grad.abs().sum())
         for name, p in conditioner.named_parameters()

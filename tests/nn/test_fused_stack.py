@@ -91,7 +91,7 @@ def derivatives(
     stack: Stack, x: Tensor, features: Tensor | None, hold: int, *, whole: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """The output, and the gradients of a fixed sum of it: of x, of the condition, of every
-    parameter that is heard.
+    parameter that the output depends on.
     """
     x = x.clone().requires_grad_()
     features = None if features is None else features.clone().requires_grad_()
@@ -115,7 +115,7 @@ def derivatives(
 @pytest.mark.parametrize("hold", [1, 4])
 def test_all_at_once_is_one_after_another(spec: StackSpec, columns: int, hold: int) -> None:
     """Float64: without a condition, with one column, with columns that run out (the last one
-    holds), with more than are heard.
+    holds), with more than the output depends on.
     """
     stack = build(spec, 5 if columns else 0)
     x = torch.randn(2, spec.residual_channels, T, dtype=F64)
@@ -197,9 +197,9 @@ def test_a_frozen_stack_passes_the_same_gradients_on(spec: StackSpec) -> None:
     features = torch.randn(2, 5, 4, dtype=F64, requires_grad=True)
 
     def gradients() -> tuple[Tensor, ...]:
-        heard = x.clone().requires_grad_()
+        inputs = x.clone().requires_grad_()
         return torch.autograd.grad(
-            stack(heard, stack.project(Condition(features, 4))).square().sum(), [heard, features]
+            stack(inputs, stack.project(Condition(features, 4))).square().sum(), [inputs, features]
         )
 
     learning = gradients()
@@ -288,13 +288,13 @@ def test_a_second_derivative_is_refused_at_once_and_there_layer_by_layer() -> No
     assert torch.autograd.grad(first.square().sum(), x)[0].abs().max() > 0
 
 
-def test_a_condition_that_began_earlier_is_heard_from_there() -> None:
+def test_a_condition_may_begin_before_the_clip() -> None:
     """An origin before the first sample takes the plain road; it must not be taken for one that
     begins with the clip.
     """
     spec = replace(STACKS["skips"], layers=2)
     stack, x = build(spec, 5), torch.randn(1, 3, T, dtype=F64)
-    told = stack.project(Condition(torch.randn(1, 5, 9, dtype=F64), 4))
-    early = Condition(told.features, told.repeat, -3)
+    held = stack.project(Condition(torch.randn(1, 5, 9, dtype=F64), 4))
+    early = Condition(held.features, held.repeat, -3)
     torch.testing.assert_close(stack(x, early), stack(x, early, StackState()))
-    assert not torch.allclose(stack(x, early), stack(x, told))
+    assert not torch.allclose(stack(x, early), stack(x, held))

@@ -28,23 +28,23 @@ def test_wave_and_frames_are_of_one_place_inside_the_speech() -> None:
     starts = set()
     for seed in range(60):
         torch.manual_seed(seed)
-        part, heard = sliced(whole, frames, 2 * HOP, HOP)
+        part, segment = sliced(whole, frames, 2 * HOP, HOP)
         assert part.wave.shape == (3, 2 * HOP)
-        assert heard.shape == (3, 2, 2 * RATIO)
-        first = heard[:, 0, 0].long() // RATIO  # the frame in which each slice begins
+        assert segment.shape == (3, 2, 2 * RATIO)
+        first = segment[:, 0, 0].long() // RATIO  # the frame in which each slice begins
         starts |= {(clip, int(start)) for clip, start in enumerate(first)}
         for x, length, start, all_of_it, all_length in zip(
             part.wave, part.lengths, first, whole.wave, whole.lengths, strict=True
         ):
             assert torch.equal(x, all_of_it[HOP * start : HOP * (start + 2)])
             assert length == min(2 * HOP, all_length - HOP * start) > 0
-        assert torch.equal(heard[0, 0], heard[0, 0, 0] + torch.arange(2 * RATIO))
+        assert torch.equal(segment[0, 0], segment[0, 0, 0] + torch.arange(2 * RATIO))
     assert starts == {(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (1, 0), (1, 1), (2, 0)}
 
 
 def test_a_slice_is_a_frame_at_the_least_and_the_clip_at_the_most() -> None:
     whole, frames = batch()
     assert sliced(whole, frames, 0.4, HOP)[0].wave.shape == (3, HOP)
-    part, heard = sliced(whole, frames, 1000.0, HOP)
+    part, segment = sliced(whole, frames, 1000.0, HOP)
     assert torch.equal(part.wave, whole.wave)
-    assert torch.equal(heard, frames)
+    assert torch.equal(segment, frames)

@@ -14,73 +14,36 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import pytest
-import torch
 from noise import noise_corpus
-from small_models import stack
+from small_experiment import Config, SmallWaveNet
 
-from vqwave.config import option, spec
 from vqwave.data import Batch
-from vqwave.distributions import MuLaw
 from vqwave.errors import UserInputError
-from vqwave.losses import negative_log_likelihood
-from vqwave.models import WaveNet, WaveNetSpec
-from vqwave.nn.condition import ConditionerSpec
 from vqwave.training.checkpoint import newest_checkpoint
-from vqwave.training.experiment import Evaluation, Experiment, StepOutput
-from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainSpec
+from vqwave.training.experiment import StepOutput
+from vqwave.training.settings import DataSpec, OptimSpec, TrainSpec
 from vqwave.training.trainer import RunInterruptedError, Trainer
 
-TINY = WaveNetSpec(
-    head=MuLaw(classes=16),
-    network=stack(4),
-    conditioner=ConditionerSpec(channels=4),
-)
 
+class Tiny(SmallWaveNet):
+    """Counts its micro-batches, of which one may stop it, be no number, or call something."""
 
-@spec
-class Config(ExperimentSpec):
-    losses: dict[str, float] = option(default={"nll": 1.0})
-
-
-class Tiny(Experiment[Config, Any]):
-    """A WaveNet with dropout-like noise, so that an inexact resume cannot go unseen."""
-
-    name = "tiny"
-    config_class = Config
     die_at = poison_at = -1
     seen = 0
     # what happens before a micro-batch
     at: Mapping[int, Callable[[], object]] = MappingProxyType({})
-
-    @property
-    def model_spec(self) -> WaveNetSpec:
-        return TINY
-
-    @property
-    def hop(self) -> int:
-        return 1
-
-    def build(self) -> WaveNet:
-        return TINY.build(self.corpus.sample_rate, self.corpus.labels)
 
     def losses(self, batch: Batch) -> StepOutput:
         self.seen += 1
         self.at.get(self.seen, lambda: None)()
         if self.seen == self.die_at:
             raise KeyboardInterrupt
-        wave = batch.wave + 0.01 * torch.randn_like(batch.wave)
-        nll = negative_log_likelihood(self.network(wave, batch.labels), wave, batch.mask)
-        return StepOutput({"nll": nll * (float("nan") if self.seen == self.poison_at else 1.0)})
-
-    def evaluate(self, model: WaveNet) -> Evaluation:
-        nll = [
-            negative_log_likelihood(model(b.wave, b.labels), b.wave, b.mask)
-            for b in self.valid_batches()
-        ]
-        return Evaluation("a number", {"nll": float(torch.stack(nll).mean())})
+        out = super().losses(batch)
+        if self.seen == self.poison_at:
+            return StepOutput({"nll": out.losses["nll"] * float("nan")})
+        return out
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +220,7 @@ def test_an_unknown_loss_and_an_odd_batch_are_refused(corpus: Path, tmp_path: Pa
 def test_one_process_trains_in_a_run_folder(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vqwave.atomic_files.PATIENCE", 0.3)
+    monkeypatch.setattr("vqwave.atomic_files.LOCK_TIMEOUT", 0.3)
     settings, run = config(corpus, tmp_path / "run"), tmp_path / "run"
     hold = (
         f"import fcntl, os; fcntl.flock(os.open({str(run)!r}, os.O_RDONLY), fcntl.LOCK_EX);"
