@@ -44,6 +44,7 @@ EXPECTED = {
     errno.EMFILE: "expected a higher limit of open files (ulimit -n)",
 }
 STOPPING = ("SIGTERM", "SIGHUP")  # the latter is not everywhere
+MOMENT = 0.02  # seconds
 _received: list[int] = []  # signals that ask this process to stop
 
 
@@ -250,8 +251,34 @@ def _stoppable() -> Iterator[None]:
     for number in before:
         signal.signal(number, stop)
     try:
-        yield
+        with _stopping_again(stop):
+            yield
     finally:
         _received.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _stopping_again(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Python prints and drops what is raised where nothing can catch it, as in `__del__` or a
+    callback of C: there a signal to stop comes once more, a moment later.
+    """
+    hook, timers = sys.unraisablehook, list[threading.Timer]()
+
+    def dropped(unraisable: sys.UnraisableHookArgs) -> None:
+        error = unraisable.exc_value
+        if not isinstance(error, StoppedError):
+            hook(unraisable)
+            return
+        signal.signal(error.number, stop)
+        timers.append(threading.Timer(MOMENT, os.kill, (os.getpid(), error.number)))
+        timers[-1].start()
+
+    sys.unraisablehook = dropped
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for timer in timers:
+            timer.cancel()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -253,6 +254,25 @@ def test_prepare_tidies_up_after_any_signal(
     assert end.value.code == 128 + number
     assert capsys.readouterr().err == ("interrupted\n" if name == "SIGINT" else "stopped\n")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_that_python_drops_stops_all_the_same(name: str, capsys: Reader) -> None:
+    number = getattr(signal, name)
+
+    class Part:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+
+    def work() -> None:
+        Part()
+        time.sleep(20)
+        pytest.fail("went on")
+
+    hook = sys.unraisablehook
+    assert ended(work) == 128 + number
+    assert capsys.readouterr().err in ("stopped\n", "interrupted\n")
+    assert sys.unraisablehook is hook
 
 
 def test_a_signal_that_is_ignored_stays_so() -> None:
