@@ -219,6 +219,12 @@ def test_what_cannot_be_adapted_is_refused(
         ("base=speech-prior",): "no such model",
         ("base=fsdd-prior",): "is a prior, expected a trained VQ-VAE",
         ("base=speech",): "is for 16000 Hz",
+        ("data.batch=1000000000000",): "data.batch: should be less than",
+        ("data.valid_clips=1000000000000",): "data.valid_clips: should be less than",
+        ("data.batch=1000000",): "data.batch: 1000000 clips of 0.2 s, expected at most 24 hours",
+        ("train.minutes=1e300",): "train.minutes: should be less than",
+        ("train.steps=1000000000000",): "train.steps: should be less than",
+        ("train.threads=1000000",): "train.threads: should be less than",
     }.items():
         with pytest.raises(SystemExit) as stopped:
             adapt(tmp_path / "run", *settings)

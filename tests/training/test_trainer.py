@@ -130,6 +130,12 @@ def test_nan_stops_with_step_files_and_checkpoint(corpus: Path, tmp_path: Path) 
     )
 
 
+def test_weights_of_losses_may_be_too_large(corpus: Path, tmp_path: Path) -> None:
+    settings = replace(config(corpus, tmp_path / "run"), losses={"nll": 1e300})
+    with pytest.raises(UserInputError, match="step 0: the weighted sum of the losses is not"):
+        Trainer(Tiny(settings), quiet=True).run()
+
+
 def test_a_signal_saves_and_says_how_to_go_on(corpus: Path, tmp_path: Path) -> None:
     loop = Trainer(Tiny(config(corpus, tmp_path / "run")), quiet=True)
     loop.stop.signal = 15

@@ -9,11 +9,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from vqwave.config import option, spec
+from vqwave.errors import UserInputError
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]  # of a clip: an hour is longer than any
 Clips = Annotated[int, Field(gt=0, le=1_000_000)]
+Steps = Annotated[int, Field(gt=0, le=1_000_000_000)]
+Minutes = Annotated[float, Field(gt=0, le=1_000_000)]  # two years
+LARGEST = 24  # hours of recordings in a micro-batch: 5.5 GB at 16 kHz
 
 
 @spec
@@ -35,6 +39,21 @@ class DataSpec:
     )
     valid_clip_seconds: Seconds = option(default=1.0, help="seconds of a validation clip")
     valid_clips: Clips = option(default=64, help="validation clips, spread evenly over the split")
+
+    def check_batch(self, parts: int) -> None:
+        """Raises UserInputError for a batch that `parts` micro-batches do not divide, and for one
+        of more than LARGEST hours.
+        """
+        if self.batch % parts:
+            raise UserInputError(
+                f"data.batch: {self.batch}, expected a multiple of {parts} (accumulation x"
+                " processes)"
+            )
+        if self.batch // parts * self.clip_seconds > 3600 * LARGEST:
+            raise UserInputError(
+                f"data.batch: {self.batch} clips of {self.clip_seconds:g} s, expected at most"
+                f" {LARGEST} hours for a process at once"
+            )
 
 
 @spec
@@ -82,8 +101,8 @@ class OptimSpec:
 class TrainSpec:
     """How long, how precise, how often what is written."""
 
-    steps: Positive = option(default=10000, help="optimizer steps")
-    minutes: Annotated[float, Field(gt=0)] | None = option(
+    steps: Steps = option(default=10000, help="optimizer steps")
+    minutes: Minutes | None = option(
         default=None,
         help="in place of steps: as many as fit into so many minutes, by the speed of the first",
     )
@@ -105,11 +124,11 @@ class TrainSpec:
     valid_every: Positive = option(default=500, help="steps")
     save_every: Positive = option(default=500, help="steps")
     keep_checkpoints: Positive = option(default=2, help="checkpoints kept")
-    threads: Count = option(
+    threads: Annotated[int, Field(ge=0, le=1024)] = option(
         default=0,
         help="torch threads a process; 0 shares the cores among the processes of this host",
     )
-    dist_timeout_minutes: Annotated[float, Field(gt=0)] = option(
+    dist_timeout_minutes: Minutes = option(
         default=10.0, help="minutes that processes wait for one another before the run ends"
     )
     tracker: Literal["none", "wandb", "tensorboard"] = option(

@@ -120,7 +120,8 @@ class Trainer:
         self.quiet = self.quiet or not self.accelerator.is_main_process
         torch.manual_seed(counter_key("build", self.config.seed))
         experiment.device = self.accelerator.device
-        self._check_batch()
+        parts = train.grad_accumulation * self.accelerator.num_processes
+        self.config.data.check_batch(parts)
         model = experiment.build()
         # after what may refuse the settings, since a restart empties the run folder
         before = by_main(lambda: claim(experiment, self.held, restart=restart))
@@ -156,14 +157,6 @@ class Trainer:
                 experiment.trainable(self.model), self.optimizer
             )
         experiment.network = self.network
-
-    def _check_batch(self) -> None:
-        batch = self.config.data.batch
-        parts = self.config.train.grad_accumulation * self.accelerator.num_processes
-        if batch % parts:
-            raise UserInputError(
-                f"data.batch: {batch}, expected a multiple of {parts} (accumulation x processes)"
-            )
 
     @property
     def steps(self) -> int:
@@ -416,7 +409,8 @@ class Trainer:
         if torch.isfinite(total):
             return
         names = [name for name, value in output.losses.items() if not torch.isfinite(value)]
-        raise self._not_finite(f"loss {', '.join(names)}", batch)
+        what = f"loss {', '.join(names)}" if names else "weighted sum of the losses"
+        raise self._not_finite(what, batch)
 
     def _not_finite(self, what: str, batch: Batch) -> UserInputError:
         files = ", ".join(self.experiment.corpus.utterances[int(i)].id for i in batch.index)
