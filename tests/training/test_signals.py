@@ -13,12 +13,14 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from forked import fork, free_port
 from noise import noise_corpus
 from small_experiment import Config, SmallWaveNet
@@ -31,7 +33,7 @@ from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, StepOutput
 from vqwave.training.settings import DataSpec, TrainSpec
 from vqwave.training.tracking import SampleSheet
-from vqwave.training.trainer import RunInterruptedError, Trainer
+from vqwave.training.trainer import RunInterruptedError, Trainer, accelerator_of
 
 pytestmark = pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="needs fork"
@@ -271,6 +273,27 @@ def test_a_second_signal_ends_a_step_at_once(
     monkeypatch.undo()
     assert train(corpus, run)[0] == 0
     assert result(run) == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_waits_for_the_others_ends_at_once(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Within torch's own code, which waits for ten minutes."""
+
+    def meet(train: TrainSpec) -> Accelerator:
+        threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
+        return accelerator_of(train)
+
+    monkeypatch.setattr("vqwave.training.trainer.accelerator_of", meet)
+    run = tmp_path / "run"
+    process = forked(corpus, run, lambda moment: None, tmp_path / "log", 1, 2, free_port())
+    left = threading.Timer(60, os.kill, (process, signal.SIGKILL))
+    left.start()
+    _, status = os.waitpid(process, 0)
+    left.cancel()
+    assert os.waitstatus_to_exitcode(status) == -number
+    assert not run.exists()
 
 
 def settings(corpus: Path, run: Path) -> Config:

@@ -4,6 +4,7 @@ process that is lost.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -85,6 +86,28 @@ class StopSignal:
             number: signal.signal(number, self._handle)
             for number in STOPPING
             if number != HANGUP or signal.getsignal(number) is signal.SIG_DFL  # else of nohup
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def meeting(self) -> Iterator[None]:
+        """Around the start of one process of several: a signal ends it, without a line.
+
+        Until the others are there torch waits in C++, where Python handles no signal, and waits on
+        after one; nothing is begun yet.
+        """
+        alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+        if alone or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {
+            number: signal.signal(number, signal.SIG_DFL)
+            for number in STOPPING
+            if signal.getsignal(number) == self._handle
         }
         try:
             yield

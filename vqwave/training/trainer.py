@@ -114,7 +114,8 @@ class Trainer:
         """Everything before the first step; what may refuse the settings comes first."""
         experiment, train = self.experiment, self.config.train
         check_launcher(train)
-        self.accelerator = accelerator_of(train)
+        with self.stop.meeting():
+            self.accelerator = accelerator_of(train)
         self.peers = Peers()
         torch.set_num_threads(train.threads or cores_of_process())
         self.quiet = self.quiet or not self.accelerator.is_main_process
