@@ -12,7 +12,7 @@ from vqwave.config import to_tree
 from vqwave.config.renamed import OLD_KINDS, old_key
 from vqwave.errors import UserInputError
 from vqwave.models import VQVAE
-from vqwave.nn.tensor_state import tensor_state
+from vqwave.nn.tensor_state import TensorState
 
 
 class CodecFingerprint:
@@ -24,7 +24,8 @@ class CodecFingerprint:
         """model: None has no name; encoder: its settings."""
         self.model = model
         self.about = json.dumps({"rate": sample_rate, "encoder": _changed(encoder)}, sort_keys=True)
-        self._key: tuple = ()
+        self._parts: list[nn.Module] = []
+        self._state = TensorState()
         self._names = ("", "")
 
     @property
@@ -45,12 +46,9 @@ class CodecFingerprint:
             raise UserInputError("this model has no codes, expected a codec")
         melody = [] if model.melody is None else [model.melody.codec]
         parts: list[nn.Module] = [model.encoder, model.quantizer, *melody]
-        key = tuple(tensor_state(part) for part in parts)
-        if key != self._key or None in key:
-            self._key, self._names = (
-                key,
-                (fingerprint(*parts, about=self.about), fingerprint(*parts)),
-            )
+        if parts != self._parts or not self._state.unchanged():
+            self._names = fingerprint(*parts, about=self.about), fingerprint(*parts)
+            self._parts, self._state = parts, TensorState(*parts)
         return self._names
 
 
