@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -20,11 +21,11 @@ from small_models import STUDENT, VQVAE, WAVENET, codec_weights
 
 import vqwave
 from vqwave import audio
-from vqwave.cli import main, parser
+from vqwave.cli import main, notes, parser
 from vqwave.config.renamed import COMMAND_LINE
 from vqwave.config.yaml_layers import split
 from vqwave.distributions import MuLaw
-from vqwave.errors import UserInputError
+from vqwave.errors import Note, UserInputError
 
 LABELS = {"speaker": ["george", "jackson", "theo"]}
 ABOUT = small_models.ABOUT | {"receptive_field": 4, "parameters": {"total": 1}}
@@ -117,6 +118,15 @@ def test_generate_and_info(place: Path, tmp_path: Path, capsys: pytest.CaptureFi
     shown = capsys.readouterr().out
     assert "150 bit/s" in shown
     assert "speaker   theo" in shown
+
+
+def test_a_note_is_a_line_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with notes(quiet=False):
+        for text in ("one", "two", "one"):
+            warnings.warn(text, Note, stacklevel=1)
+            with warnings.catch_warnings():  # as numba's compiler does
+                warnings.simplefilter("ignore")
+    assert capsys.readouterr().err == "note: one\nnote: two\n"
 
 
 def test_a_slower_decoder_is_taken_with_a_note(
@@ -330,7 +340,7 @@ def test_help_and_errors_of_arguments_come_without_torch() -> None:
     """What is slow to import is imported once a command does its work."""
     script = """
 import sys
-from vqwave.cli import main, parser
+from vqwave.cli import main, notes, parser
 from vqwave.config.renamed import COMMAND_LINE
 from vqwave.config.yaml_layers import split
 def run(*words):

@@ -52,16 +52,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 def notes(*, quiet: bool) -> Iterator[None]:
     """Each `Note` is a line on standard error, once; none if `quiet`."""
     with warnings.catch_warnings():
-        show = warnings.showwarning
+        show, shown = warnings.showwarning, set[str]()
 
         def show_note(text: Warning | str, category: type[Warning], *place: object) -> None:
-            if category is Note:
-                terminal.message(f"note: {text}")
-            else:
+            if category is not Note:
                 show(text, category, *place)  # type: ignore[arg-type]
+            elif str(text) not in shown:
+                shown.add(str(text))
+                terminal.message(f"note: {text}")
 
         warnings.showwarning = show_note  # type: ignore[assignment]
-        warnings.simplefilter("ignore" if quiet else "once", Note)
+        # "once" begins anew whenever a library changes the filters
+        warnings.simplefilter("ignore" if quiet else "always", Note)
         yield
 
 
