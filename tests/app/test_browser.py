@@ -122,6 +122,7 @@ def test_record_convert_edit_save(visit: Visit, tmp_path: Path) -> None:
     visit.cards(1)
     shown = float(re.findall(r"([\d.]+) s at", page.inner_text("#strip"))[0])
     assert 0.7 * SECONDS < shown < LONGEST
+    assert "codes of “microphone”" in page.inner_text("#strip")
     visit.picture("recorded")
     visit.choose("#speaker", "lucas")
     visit.convert()

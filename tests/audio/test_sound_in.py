@@ -19,7 +19,14 @@ import soundfile
 import torch
 
 from vqwave import audio
-from vqwave.audio.sound_files import SUFFIXES, WHY_FOREIGN, WHY_NAME, refused_files, sound_files
+from vqwave.audio.sound_files import (
+    SUFFIXES,
+    WHY_FOREIGN,
+    WHY_NAME,
+    WHY_NO_FILE,
+    refused_files,
+    sound_files,
+)
 from vqwave.audio.streaming import Recording, WavReader
 from vqwave.cli.folder import Account, share
 from vqwave.data import Corpus, prepare
@@ -264,6 +271,24 @@ def test_names_that_are_not_utf8_are_listed(
     assert r"caf\xe9" in (tmp_path / "out" / "rejected.csv").read_text(encoding="utf-8")
     works = share(arguments(tmp_path / "in", tmp_path / "codes"), SUFFIXES, ".vqw")
     assert [work.refused for work in works] == ["", WHY_NAME]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_what_is_no_file_is_listed(tmp_path: Path) -> None:
+    home = tmp_path / "in" / "ann"
+    home.mkdir(parents=True)
+    soundfile.write(home / "good.wav", noise(), RATE)
+    os.mkfifo(home / "pipe.wav")
+    (home / "gone.wav").symlink_to("nowhere.wav")
+    expected = [(name, WHY_NO_FILE) for name in ("gone.wav", "pipe.wav")]
+    assert [(path.name, reason) for path, reason in refused_files(home)] == expected
+    summary = prepare("folder", tmp_path / "in", tmp_path / "out", quiet=True)
+    assert [(row.path.name, row.reason) for row in summary.rejected] == expected
+    works = share(arguments(tmp_path / "in", tmp_path / "codes"), SUFFIXES, ".vqw")
+    assert [work.refused for work in works] == ["", WHY_NO_FILE, WHY_NO_FILE]
+    os.mkfifo(tmp_path / "x.vqw")
+    works = share(arguments(tmp_path, tmp_path / "waves"), {".vqw"}, ".wav")
+    assert [(work.source.name, work.refused) for work in works] == [("x.vqw", WHY_NO_FILE)]
 
 
 def test_names_and_texts_are_composed(tmp_path: Path) -> None:

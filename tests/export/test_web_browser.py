@@ -153,6 +153,8 @@ def test_a_file_becomes_the_codes_and_the_waveform_of_python(
             continue
         visit.choose(**settings)
         given = visit.page.evaluate("vqwave.settings()")
+        if coded.pitch is not None:
+            assert visit.page.inner_text("#settings output") == str(given["shift"])
         speaker = model.speakers[given["labels"]["speaker"]]
         same = model.decode(
             coded, speaker, seed=given["seed"], shift_semitones=float(given["shift"])

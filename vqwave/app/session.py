@@ -29,6 +29,7 @@ Progress = Callable[[float], object]
 
 HISTORY = 50  # edits that can be undone
 LONGEST_GENERATED = 5.0  # seconds of what a prior draws
+RECORDED = {"audio": "microphone"}  # what gradio calls a recording, and what the page does
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def read_recording(path: Path, longest: float) -> Recording:
         seconds = SoundFile.open(path).seconds
         if seconds > longest:
             raise UserInputError(f"{path}: {seconds:.1f} s, expected at most {longest:g} s")
-        return Recording(path.stem, *audio.read(path))
+        return Recording(RECORDED.get(path.stem, path.stem), *audio.read(path))
 
 
 def read_take(model: SpeechModel, path: Path, longest: float) -> Take:

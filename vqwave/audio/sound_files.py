@@ -18,6 +18,7 @@ _VIDEO = {".mp4", ".mov", ".3gp", ".webm", ".mkv", ".avi"}
 FOREIGN = frozenset(_AUDIO | _VIDEO)  # hold sound, too, in formats that are not read
 WHY_FOREIGN = "is in a format that is not read, expected .wav or .flac (ffmpeg -i FILE FILE.wav)"
 WHY_NAME = "its name is not UTF-8, expected it renamed"
+WHY_NO_FILE = "is no file, expected one"
 
 
 def visible_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
@@ -25,6 +26,11 @@ def visible_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
 
     Hidden files, such as the ._NAME.wav of macOS, and what hidden folders hold are passed over.
     """
+    return [path for path in visible_entries(folder, suffixes) if path.is_file()]
+
+
+def visible_entries(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """The same with what is neither file nor folder: a pipe, a device, a link to nothing."""
     return sorted(path for path in _walk(folder, frozenset()) if path.suffix.lower() in suffixes)
 
 
@@ -33,18 +39,20 @@ def sound_files(folder: Path) -> list[Path]:
     return [path for path in visible_files(folder, SUFFIXES) if has_utf8_name(path)]
 
 
-def refused_files(folder: Path) -> list[tuple[Path, str]]:
-    """The `visible_files` that are sound and are not read, each with its reason and a printable
-    path.
-    """
-    reasons = ((path, why_refused(path)) for path in visible_files(folder, SUFFIXES | FOREIGN))
+def refused_files(
+    folder: Path, suffixes: Collection[str] = SUFFIXES | FOREIGN
+) -> list[tuple[Path, str]]:
+    """The `visible_entries` that are not read, each with its reason and a printable path."""
+    reasons = ((path, why_refused(path)) for path in visible_entries(folder, suffixes))
     return [(Path(shown(path)), reason) for path, reason in reasons if reason]
 
 
 def why_refused(path: Path) -> str:
-    """Why a file is not read, by its name alone; empty for one that may be."""
+    """Why a file is not read, without a look into it; empty for one that may be."""
     if not has_utf8_name(path):
         return WHY_NAME
+    if not path.is_file():
+        return WHY_NO_FILE
     return WHY_FOREIGN if path.suffix.lower() in FOREIGN else ""
 
 
@@ -75,5 +83,5 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
             continue
         if path.is_dir():
             yield from _walk(path, above | {here})
-        elif path.is_file():
+        else:
             yield path

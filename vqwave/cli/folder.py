@@ -67,16 +67,12 @@ def share(arguments: argparse.Namespace, suffixes: Collection[str], suffix: str)
 
 
 def _refused(source: Path, suffixes: Collection[str]) -> list[tuple[Path, str]]:
-    """What of the folder is not read, and why: other formats of sound, names that are not UTF-8."""
-    from vqwave.audio import sound_files
+    """What of the folder is not read, and why: other formats of sound, names that are not UTF-8,
+    pipes.
+    """
+    from vqwave.audio.sound_files import FOREIGN, SUFFIXES, refused_files
 
-    if suffixes == sound_files.SUFFIXES:
-        return sound_files.refused_files(source)
-    return [
-        (Path(sound_files.shown(path)), sound_files.WHY_NAME)
-        for path in sound_files.visible_files(source, suffixes)
-        if not sound_files.has_utf8_name(path)
-    ]
+    return refused_files(source, suffixes | FOREIGN if suffixes == SUFFIXES else suffixes)
 
 
 class Account:

@@ -59,7 +59,8 @@ function buildSettings() {
   if (model.melody) {
     const most = model.melody.furthest_shift, shown = element("output", { textContent: "0" });
     settings.shift = element("input", { id: "shift", type: "range", min: -most, max: most, step: 1, value: 0 });
-    settings.shift.addEventListener("input", () => { shown.textContent = settings.shift.value; });
+    const show = () => { shown.textContent = settings.shift.value; };
+    for (const event of ["input", "change"]) settings.shift.addEventListener(event, show);
     place.append(element("label", {}, element("span", {}, "pitch shift, semitones: ", shown), settings.shift));
   }
   const most = Number.MAX_SAFE_INTEGER;
