@@ -74,7 +74,7 @@ class Recording:
 
 
 class Resampler:
-    """Samples at one rate -> at another, chunk by chunk; the chunks do not show."""
+    """Samples at one rate -> at another, chunk by chunk, whatever the chunks."""
 
     def __init__(self, source: int, target: int) -> None:
         """Hz. Raises UserInputError for rates that are not above zero."""
@@ -85,8 +85,8 @@ class Resampler:
         self.source, self.target = source, target
         step = source // math.gcd(source, target)
         self.piece = max(1, round(PIECE * source / step)) * step
-        self.kept = np.zeros(0, np.float32)
-        self.came = self.gone = 0
+        self.pending = np.zeros(0, np.float32)
+        self.samples_in = self.samples_out = 0
         self.soxr = soxr.ResampleStream(source, target, 1, "float32", quality="HQ")
 
     @property
@@ -98,11 +98,11 @@ class Resampler:
         """(n,), any n -> (m,)."""
         if self.source == self.target:
             return wave
-        self.came += len(wave)
-        self.kept, parts = np.concatenate([self.kept, wave]), [wave[:0]]
-        while len(self.kept) >= self.piece:
+        self.samples_in += len(wave)
+        self.pending, parts = np.concatenate([self.pending, wave]), [wave[:0]]
+        while len(self.pending) >= self.piece:
             parts.append(self._next(self.piece, last=False))
-        self.gone += sum(map(len, parts))
+        self.samples_out += sum(map(len, parts))
         return np.concatenate(parts)
 
     def flush(self) -> Wave:
@@ -110,19 +110,19 @@ class Resampler:
         if self.source == self.target:
             return np.zeros(0, np.float32)
         parts = []
-        while len(self.kept) > self.piece:
+        while len(self.pending) > self.piece:
             parts.append(self._next(self.piece, last=False))
-        parts.append(self._next(len(self.kept), last=True))
+        parts.append(self._next(len(self.pending), last=True))
         rest, wanted = (
             np.concatenate(parts),
-            round(self.came * self.target / self.source) - self.gone,
+            round(self.samples_in * self.target / self.source) - self.samples_out,
         )
         return np.pad(rest[: max(wanted, 0)], (0, max(wanted - len(rest), 0))).astype(
             np.float32, copy=False
         )
 
     def _next(self, count: int, *, last: bool) -> Wave:
-        piece, self.kept = self.kept[:count], self.kept[count:]
+        piece, self.pending = self.pending[:count], self.pending[count:]
         return self.soxr.resample_chunk(np.ascontiguousarray(piece), last=last)
 
 

@@ -52,7 +52,7 @@ class PitchCodeStream:
         self.tracker = PitchStream(sample_rate, melody.hop)
         self.samples = np.zeros(0, np.float32)  # that fill no piece yet
         self.f0 = np.zeros(0, np.float32)  # of frames from `first` on
-        self.first = self.code = self.came = 0  # frame, code, samples
+        self.first = self.code = self.samples_in = 0  # frame, code, samples
         self.begin: int | None = None  # the sample of the first sound
         self.needed, self.wait = (
             round(SETTLE * sample_rate / melody.hop),
@@ -74,8 +74,8 @@ class PitchCodeStream:
     def push(self, wave: NDArray[np.float32]) -> Tensor:
         """Samples (n,), any n -> the codes (Q, m) that are known now."""
         if self.begin is None and len(loud := np.flatnonzero(np.abs(wave) >= SOUND)):
-            self.begin = self.came + int(loud[0])
-        self.came += len(wave)
+            self.begin = self.samples_in + int(loud[0])
+        self.samples_in += len(wave)
         self.samples = np.concatenate([self.samples, wave])
         size = PIECE * self.melody.hop
         full = len(self.samples) // size * size

@@ -14,7 +14,9 @@ from vqwave.nn.quantize import perplexity
 
 
 class CodeCounts:
-    """Counts of codes over a corpus, padding left out."""
+    """Counts of codes over a corpus, padding left out: by speaker (one row without), codebook and
+    code, (S, Q, K).
+    """
 
     def __init__(self, books: int, size: int, speakers: Sequence[str]) -> None:
         self.speakers = list(speakers)
@@ -34,14 +36,14 @@ class CodeCounts:
         """
         counts = sum_over_ranks(self.counts.to(device)).cpu()
         books = counts.sum(0).double()  # (Q, K)
-        spread = perplexity(books)  # (Q,)
+        perplexities = perplexity(books)  # (Q,)
         return {
             "books": books.shape[0],
             "size": books.shape[1],
-            "perplexity": float(spread.mean()),
+            "perplexity": float(perplexities.mean()),
             "used": int((books > 0).sum()),
             "bit_rate": frame_rate * books.shape[0] * math.log2(books.shape[1]),
-            "entropy_rate": float(frame_rate * spread.log2().sum()),
+            "entropy_rate": float(frame_rate * perplexities.log2().sum()),
             "counts": books.long().tolist(),
             "by_speaker": {name: counts[i, 0].tolist() for i, name in enumerate(self.speakers)},
         }

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from typing import cast
 
 from vqwave.decode.plan import PRECISIONS, Precision
 from vqwave.errors import Note, UserInputError, nearest
@@ -40,7 +39,7 @@ def named(precision: str) -> Precision | None:
             f"precision {precision!r}: expected one of"
             f" {', '.join(known)}{nearest(precision, known)}"
         )
-    return cast("Precision", precision)
+    return precision
 
 
 def numbers(precision: str, streamed: int = 0) -> Precision:
