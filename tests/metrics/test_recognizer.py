@@ -15,7 +15,7 @@ import torch
 from vqwave.audio import to_int16
 from vqwave.data import Corpus
 from vqwave.distributed.threads import limited_to
-from vqwave.metrics.augment import disturbed, placed
+from vqwave.metrics.augment import augmented, fitted
 from vqwave.metrics.recognizer import DEFAULT, recognizer_of
 
 QUICK = replace(DEFAULT, members=2, channels=24, steps=120, batch=16)
@@ -153,8 +153,8 @@ def test_it_does_not_depend_on_level(corpus: Corpus) -> None:
 def test_placing_cuts_and_fills() -> None:
     power = torch.arange(1.0, 13.0).view(2, 6)
     for frames in (3, 6, 10):
-        assert placed(power, frames, tempo=0.3).shape == (2, frames)
-    kept = placed(power, 10)
+        assert fitted(power, frames, tempo=0.3).shape == (2, frames)
+    kept = fitted(power, 10)
     assert kept.sum() == power.sum()
     assert (kept[0] == 0).sum() == 4
 
@@ -162,7 +162,7 @@ def test_placing_cuts_and_fills() -> None:
 def test_disturbing_keeps_shape_and_sign_and_changes() -> None:
     torch.manual_seed(0)
     power = torch.rand(16, 40, 60)
-    found = disturbed(power)
+    found = augmented(power)
     assert found.shape == power.shape
     assert (found >= 0).all()
     assert not torch.allclose(found, power)

@@ -29,7 +29,7 @@ RENAMED: dict[str, dict[str, str]] = {  # by the spec's name: old key -> new key
     "WaveformEncoderSpec": {"dim": "latent_dim"},
     "BatchNormEncoderSpec": {"dim": "latent_dim"},
     "PitchCodecSpec": {"dim": "latent_dim", "ratio": "downsample"},
-    "BookSpec": {
+    "CodebookQuantizerSpec": {
         "size": "codebook_size",
         "code_dim": "codebook_dim",
         "cosine": "l2_normalize",

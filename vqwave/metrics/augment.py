@@ -1,4 +1,4 @@
-"""Disturbances of mel powers, against which a recognizer is robust: noise, hum, microphones."""
+"""Augmentation of mel powers, by which a recognizer becomes robust: noise, hum, microphones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def placed(power: Tensor, frames: int, tempo: float = 0.0) -> Tensor:
+def fitted(power: Tensor, frames: int, tempo: float = 0.0) -> Tensor:
     """Mel powers (M, F) -> (M, frames): cut at random where longer, put at a random place in
     silence where shorter.
 
@@ -27,7 +27,7 @@ def placed(power: Tensor, frames: int, tempo: float = 0.0) -> Tensor:
     )
 
 
-def disturbed(power: Tensor) -> Tensor:
+def augmented(power: Tensor) -> Tensor:
     """Mel powers (B, M, F) through a random filter, with random steady noise, with bands and
     moments missing.
 

@@ -31,7 +31,7 @@ from vqwave.data import Corpus
 from vqwave.data.corpus import HEADER, INDEX, shard_name
 from vqwave.distributed.threads import limited_to
 from vqwave.features import MelBands
-from vqwave.metrics.augment import disturbed, placed
+from vqwave.metrics.augment import augmented, fitted
 from vqwave.nn.by_name import ModulesByName
 from vqwave.nn.finite import check_finite
 from vqwave.nn.module_lists import elements
@@ -300,7 +300,7 @@ def _learn(
         if isinstance(module, nn.Conv1d | nn.Linear | nn.BatchNorm1d):
             module.reset_parameters()
     network.fit_scale(
-        torch.stack([placed(power, frames) for power in clean[:: max(1, len(clean) // 500)]])
+        torch.stack([fitted(power, frames) for power in clean[:: max(1, len(clean) // 500)]])
     )
     share = torch.tensor([max(1.0, power.shape[1] / frames) for power in clean])
     optimizer = torch.optim.AdamW(network.train().parameters(), lr=spec.lr, weight_decay=0.02)
@@ -310,7 +310,7 @@ def _learn(
     for _ in range(spec.steps):
         rows = torch.multinomial(share, spec.batch, replacement=True)
         scores = network(
-            disturbed(torch.stack([placed(clean[i], frames, tempo=0.15) for i in rows.tolist()]))
+            augmented(torch.stack([fitted(clean[i], frames, tempo=0.15) for i in rows.tolist()]))
         )
         losses = [
             F.cross_entropy(scores[name], known[rows], label_smoothing=spec.smoothing)

@@ -372,7 +372,7 @@ class FlowStack(nn.Module):
         for flow, state in zip(self.flows, given, strict=True):
             steps.append(flow(x, condition, state))
             x = steps[-1].x
-        return together(steps)
+        return composed(steps)
 
     def inverse(
         self,
@@ -390,10 +390,10 @@ class FlowStack(nn.Module):
         for flow, state in zip(reversed(flows), reversed(given), strict=True):
             steps.append(flow.inverse(z, condition, state))
             z = steps[-1].z
-        return together(steps[::-1])
+        return composed(steps[::-1])
 
 
-def together(steps: Sequence[FlowOutput]) -> FlowOutput:
+def composed(steps: Sequence[FlowOutput]) -> FlowOutput:
     """The totals of flows in the order from z to x."""
     location, log_scale = steps[0].location, steps[0].log_scale
     for step in steps[1:]:

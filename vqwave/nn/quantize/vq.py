@@ -22,7 +22,7 @@ from vqwave.nn.quantize.projected import projected
 
 
 @spec
-class BookSpec(QuantizerSpec):
+class CodebookQuantizerSpec(QuantizerSpec):
     """What both kinds of codebooks have."""
 
     learned_by: ClassVar[frozenset[str]] = frozenset({"commitment"})
@@ -76,7 +76,7 @@ class BookSpec(QuantizerSpec):
 
 
 @spec
-class EMAQuantizerSpec(BookSpec):
+class EMAQuantizerSpec(CodebookQuantizerSpec):
     """One codebook that follows its vectors by moving averages.
 
     van den Oord et al., 2017, appendix A.1
@@ -95,7 +95,7 @@ class EMAQuantizerSpec(BookSpec):
 
 
 @spec
-class GradientQuantizerSpec(BookSpec):
+class GradientQuantizerSpec(CodebookQuantizerSpec):
     """One codebook that learns by the loss `codebook`. van den Oord et al., 2017, eq. 3"""
 
     kind: Literal["gradient"] = "gradient"
