@@ -264,13 +264,14 @@ def checked(kind: type[T], tree: object, name: str, expected: str = "") -> T:
         raise UserInputError(f"{name}: {type(tree).__name__} that JSON has not ({error})") from None
     first = problems[0]
     key = ".".join(str(part) for part in first["loc"])
-    given = "" if first["type"] == "missing" else f", found {_short(first['input'])}"
+    given = "" if first["type"] == "missing" else f", found {short(first['input'])}"
     problem = str(first["msg"]).removeprefix("Input ")
     wanted = f"; expected {expected}" if expected else ""
     raise UserInputError(f"{name}: {f'{key[:200]}: ' if key else ''}{problem}{given}{wanted}")
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value as a line shows it, at most 60 characters of it."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -309,7 +310,8 @@ class YamlLoader(yaml.SafeLoader):
             raise ConstructorError(None, None, f"tag {node.tag!r} is not read", node.start_mark)
         if kind == "str" and SURROGATE.search(str(node.value)):
             raise ConstructorError(None, None, "half a surrogate pair", node.start_mark)
-        if kind in ("int", "float") and len(str(node.value)) > MOST_DIGITS:
+        scalar = isinstance(node, yaml.ScalarNode)
+        if scalar and kind in ("int", "float") and len(str(node.value)) > MOST_DIGITS:
             raise ConstructorError(None, None, "a number of too many digits", node.start_mark)
         try:
             return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
@@ -388,5 +390,5 @@ def _named(tree: Any, name: str) -> Any:  # noqa: ANN401 - a tree
         return tree
     for key in tree:
         if not isinstance(key, str | int | float | bool | None):
-            raise UserInputError(f"{name}: key {_short(key)}, expected a name")
+            raise UserInputError(f"{name}: key {short(key)}, expected a name")
     return {str(key): _named(value, name) for key, value in tree.items()}

@@ -44,3 +44,10 @@ def test_a_batch_is_shared_and_has_bounds() -> None:
         DataSpec(batch=8).check_batch(3)
     with pytest.raises(UserInputError, match=r"^data.batch: 1000000 clips of 1 s, expected at"):
         DataSpec(batch=1_000_000, clip_seconds=1.0).check_batch(1)
+
+
+@pytest.mark.parametrize("key", ["batch", "clip_seconds"])
+def test_a_line_shows_a_long_value_in_part(key: str) -> None:
+    with pytest.raises(UserInputError) as error:
+        parse(DataSpec, [f"{key}={'9' * 100_000}"])
+    assert len(str(error.value)) < 300

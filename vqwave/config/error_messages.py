@@ -16,6 +16,7 @@ from vqwave.config.renamed import KINDS, new_key
 from vqwave.config.specs import Tree, at, hints, kind_of, open_base, specs, steps, variant
 from vqwave.config.yaml_layers import FLAGS
 from vqwave.errors import UserInputError, nearest
+from vqwave.parsing import short
 
 T = TypeVar("T")
 
@@ -115,13 +116,13 @@ def _problem(cls: type, tree: Tree, key: str, detail: dict[str, Any]) -> str:
     if error == "value_error":
         return str(context["error"])
     if error == "literal_error":
-        return f"expected {context['expected']}, found {given!r}"
+        return f"expected {context['expected']}, found {short(given)}"
     if error == "too_long":
         return f"expected {context['max_length']} values, found {context['actual_length']}"
     return (
-        f"expected {word}, found {given!r}"
+        f"expected {word}, found {short(given)}"
         if word
-        else f"{detail['msg'].replace('Input ', '')}, found {given!r}"
+        else f"{detail['msg'].replace('Input ', '')}, found {short(given)}"
     )
 
 
