@@ -99,11 +99,12 @@ judges: setup
 .PHONY: results
 results: setup pesq judges data/fsdd/corpus.json data/librispeech/corpus.json data/demo/corpus.json data/demo16/corpus.json ## measure the shipped models on the test splits: docs/results.md
 	@mkdir -p runs/results
-	vqwave evaluate fsdd --student fsdd-student --data data/fsdd --split test --temperature 0.9 --out runs/results/fsdd.json
-	vqwave evaluate fsdd-prior --data data/fsdd --split test --temperature 0.9 --out runs/results/fsdd-prior.json
+	vqwave evaluate fsdd --student fsdd-student --data data/fsdd --split test --out runs/results/fsdd.json
+	vqwave evaluate fsdd-prior --data data/fsdd --split test --out runs/results/fsdd-prior.json
 	vqwave evaluate speech --student speech-student --data data/librispeech --split test --speakers 19,26,27 \
 		--metrics wer,similarity,mos,pitch,codes --out runs/results/speech.json
-	vqwave evaluate speech --data data/librispeech --split test --speakers 19,26,27 --metrics converted --max-conversions 12 --out runs/results/speech-conversions.json
+	vqwave evaluate speech --student speech-student --data data/librispeech --split test --speakers 19,26,27 \
+		--metrics converted --max-conversions 24 --out runs/results/speech-conversions.json
 	vqwave evaluate fsdd --data data/demo --split test --metrics map,abx --out runs/results/fsdd-phones.json
 	vqwave evaluate speech --data data/demo16 --split test --metrics map,abx --out runs/results/speech-phones.json
 	vqwave results $(foreach name,fsdd fsdd-prior speech speech-conversions fsdd-phones speech-phones,runs/results/$(name).json) --readme docs/results.md

@@ -69,23 +69,24 @@ class Small(SmallExperiment[Config]):
     loss_names = ("nll", "level")
     modes: tuple[bool, bool] = (False, True)  # training mode of losses, of evaluation
     evaluated: tuple[Weights, ...] = ()
-    denormals: tuple[bool, bool] = (True, True)  # whether they are computed with: forward, backward
+    denormals: tuple[bool, bool] = (False, False)  # whether any step had them: forward, backward
 
     def build(self) -> WaveNet:
         return super().build().double()
 
     def losses(self, batch: Batch) -> StepOutput:
         self.modes = (self.network.training, self.modes[1])
-        self.denormals = (computed(DENORMAL), self.denormals[1])
+        self.denormals = (computed(DENORMAL) or self.denormals[0], self.denormals[1])
         losses = losses_of(self.network, batch)
         losses["level"].register_hook(self.during_backward)
         return StepOutput(losses)
 
     def during_backward(self, gradient: Tensor) -> None:
-        self.denormals = (self.denormals[0], computed(DENORMAL))
+        self.denormals = (self.denormals[0], computed(DENORMAL) or self.denormals[1])
 
     def evaluate(self, model: WaveNet) -> Evaluation:
         self.modes = (self.modes[0], model.training)
+        torch.set_flush_denormal(False)  # as a library may that an evaluation loads
         self.evaluated += (copy_of(model.state_dict()),)
         return Evaluation("a number", {"nll": 0.0})
 

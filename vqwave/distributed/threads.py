@@ -27,6 +27,7 @@ def denormals_flushed() -> Iterator[None]:
     The gradients of saturated gates and of far mixture components are that small, and a processor
     takes a hundred times as long for each: the backward pass of a trained WaveNet falls to a fifth
     of its speed. The mode is the calling thread's; threads that torch starts later inherit it.
+    A library may end it: onnxruntime does so as its first session begins, in the calling thread.
     """
     smallest = torch.tensor(torch.finfo(torch.float32).tiny, device="cpu")
     flushed = not (smallest / 2).item()

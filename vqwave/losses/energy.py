@@ -1,12 +1,12 @@
-r"""The spectral energy distance: what a set of samples and a set of recordings differ by.
+r"""The spectral energy distance between the distributions of samples and of recordings.
 
 .. math:: L = E\, 2 d(x, y) - d(x, x'), \quad d(a, b) = \sum_k \sum_t \| s^k_t(a) - s^k_t(b) \|_1 +
     \sqrt{k / 2}\, \| \ln s^k_t(a) - \ln s^k_t(b) \|_2
 
 with s^k the magnitudes of windows of k samples, and x and x' two samples for the condition of the
-recording y, drawn independently. A distance of x from y alone is least for the one spectrum in the
-middle of all that fit: its samples are buzzes and no noise. The second term rewards samples that
-differ as recordings do, so that the loss is least for their distribution (a proper scoring rule).
+recording y, drawn independently. E d(x, y) alone is least if all samples have the one spectrum in
+the middle of those that fit their condition. The second term rewards samples that differ from each
+other as recordings do: L is least for their distribution (a proper scoring rule).
 
 Reference: Gritsenko et al., 2020, eq. 5 to 7. arXiv:2008.01160
 """

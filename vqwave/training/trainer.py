@@ -100,9 +100,8 @@ class Trainer:
         self.peers: Peers | None = None
         self.pace = Pace(self.config.train)
         self.stop = stop or StopSignal()
-        self.held = ExitStack()  # signals, the run folder and the processor's mode, until the end
+        self.held = ExitStack()  # signals and the run folder, until the end
         self.held.enter_context(self.stop.handling_signals())
-        self.held.enter_context(denormals_flushed())
         try:
             with self._stoppable(), self._together():
                 self._begin(restart=restart)
@@ -356,6 +355,7 @@ class Trainer:
             sheet.close()
         return sheet
 
+    @denormals_flushed()  # each time: a library that samples are made with may end the mode
     def _optimize(self, batches: Iterator[Batch]) -> None:
         """One optimizer step: forward, weighted sum, backward, for each micro-batch; then clip,
         move, average.
@@ -481,6 +481,7 @@ class Trainer:
         selection = self.experiment.selection
         return model if selection is None else selection.selected(model)
 
+    @denormals_flushed()
     def _validate(self, bar: tqdm) -> Evaluation:
         with torch.inference_mode(), self.accelerator.autocast():
             evaluation = self.experiment.evaluate(self.evaluated_model())
