@@ -105,9 +105,9 @@ def _pitch(wave: Wave, rate: int) -> Markup:
         "M" + "L".join(f"{frame} {places[frame]:.1f}" for frame in run) + "h0.9" for run in runs
     )
     grid = "".join(f"M0 {_height(np.array(hz)):.1f}H{max(1, len(f0))}" for hz in GRID_F0)
-    labels = "".join(
-        f'<span style="top:{2.5 * float(_height(np.array(hz))):.0f}%">{hz} Hz</span>'
-        for hz in GRID_F0
+    labels = "".join(  # the unit once, since the curve is below them
+        f'<span style="top:{2.5 * float(_height(np.array(hz))):.0f}%">{hz}{unit}</span>'
+        for hz, unit in zip(GRID_F0, ("", "", " Hz"), strict=True)
     )
     return Markup(
         '<div class="vq-f0"><svg viewBox="0 0 {} 40" preserveAspectRatio="none" role="img"'
