@@ -229,11 +229,10 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
             return teacher(*self.config.contrastive.wrong(frames, batch.labels, others))
 
         flowed = sample()
-        x, distribution = flowed.x * mask, student.distribution(flowed)
+        x, y, distribution = flowed.x * mask, batch.wave, student.distribution(flowed)
         predict, divergence = partial(teacher, frames, batch.labels), kl.of(distribution)
         return flowed, Distilled(
-            *(x, batch.wave, mask, distribution, predict, divergence, contrast),
-            redraw=lambda: sample().x * mask,
+            x, y, mask, distribution, predict, divergence, contrast, lambda: sample().x * mask
         )
 
     def evaluate(self, model: VQVAE | Student) -> Evaluation:
