@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from buzz import RATE, Take, write_corpus
 from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
 from small_models import ABOUT, SPECTRAL, STACK, WIDE, saved
 
 import vqwave
@@ -21,8 +24,9 @@ from vqwave.data import Corpus
 from vqwave.decode.sampling import Sampling, Temperatures
 from vqwave.distributions import Gaussian, Head, MixtureOfLogistics, MuLaw
 from vqwave.errors import Note, UnavailableError, UserInputError
-from vqwave.evaluation import Settings, evaluate, panel, temperature_tuning
+from vqwave.evaluation import Settings, evaluate, level_tuning, panel, temperature_tuning
 from vqwave.evaluation.context import EvaluationContext
+from vqwave.evaluation.outputs import SystemOutputs
 from vqwave.evaluation.result import EvaluationReport
 from vqwave.inference.description import describe
 from vqwave.inference.model_folder import ModelCard, save_trained
@@ -265,6 +269,76 @@ def test_a_model_that_makes_no_copies_is_refused(place: Path, tmp_path: Path) ->
         temperature_tuning.tune(context, lambda waves: {"a": 0.0})
     with pytest.raises(UserInputError, match="--max-utterances 0"):
         main_of(tmp_path / "babble", place / "corpus", "--max-utterances", "0")
+
+
+def test_a_gain_moves_every_frame_by_itself(tmp_path: Path) -> None:
+    model = vqwave.load(saved(tmp_path / "model", SPECTRAL, LABELS)).model
+    predictor = model.spectral_decoder.double()
+    z, labels = torch.randn(2, 4, 5).double(), {"speaker": torch.tensor([0, 1])}
+    before = predictor.log_mel(predictor(z, labels))
+    predictor.amplify(6.0)
+    after = predictor.log_mel(predictor(z, labels))
+    torch.testing.assert_close(after, before + 6 * math.log(10) / 20)
+
+
+@pytest.mark.parametrize("slope", [1.0, 0.8, 1.3])
+def test_the_gain_that_mends_a_level(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slope: float
+) -> None:
+    """Of a decoder that is softer by 2.5 dB, and `slope` times as much louder as its frames."""
+    saved(tmp_path / "model", SPECTRAL, LABELS)
+    context = EvaluationContext(
+        Corpus.open(place / "corpus"),
+        vqwave.load(tmp_path / "model"),
+        None,
+        Settings(split="valid"),
+    )
+    bias = level_tuning.spectral_decoder(context).out.bias.detach()
+    scale = level_tuning.spectral_decoder(context).frontend.standardise.std[0]
+    start = float(bias[0])
+
+    def measured(_: EvaluationContext) -> float:
+        gain = (float(bias[0]) - start) * float(scale) * 20 / math.log(10)
+        return slope * gain - 2.5
+
+    monkeypatch.setattr(level_tuning, "level", measured)
+    seen: list[tuple[float, float]] = []
+    gain = level_tuning.tune(context, lambda *at: seen.append(at))
+    assert gain == pytest.approx(2.5 / slope, abs=0.1)
+    assert seen[0] == (0.0, pytest.approx(-2.5))
+    assert seen[-1] == (pytest.approx(gain), pytest.approx(0, abs=0.1))
+
+
+def test_a_level_of_copies_is_that_of_their_energy(
+    context: EvaluationContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    softer = [wave / 2 for wave in context.waves]
+    monkeypatch.setattr(SystemOutputs, "reconstructed", lambda *_: softer)
+    assert level_tuning.level(context) == pytest.approx(20 * math.log10(0.5))
+
+
+def test_the_gain_is_written_into_the_weights(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only into those, in their own type; a model without frames is refused, nothing written."""
+    model = tmp_path / "model"
+    saved(model, SPECTRAL, LABELS)
+    halves = {name: w.half() for name, w in load_file(model / "model.safetensors").items()}
+    save_file(halves, model / "model.safetensors")
+    card = (model / "config.json").read_text()
+    flags = ("--level", "--max-seconds", "0.05", "--max-utterances", "2", "--quiet")
+    main_of(model, place / "corpus", *flags)
+    assert load_file(model / "model.safetensors").keys() == halves.keys()
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"frames \+0.00 dB: [+-][0-9.]+ dB of the recordings' level, 2.*", lines[0])
+    main_of(model, place / "corpus", *flags, "--write")
+    again, bias = load_file(model / "model.safetensors"), "spectral_decoder.out.bias"
+    changed = [name for name, w in again.items() if not torch.equal(w, halves[name])]
+    assert changed == [bias]
+    assert again[bias].dtype == torch.float16
+    assert (model / "config.json").read_text() == card
+    with pytest.raises(UserInputError, match="no spectral decoder of log-mel frames"):
+        main_of(place / "model", place / "corpus", *flags)
 
 
 def main_of(model: Path, corpus: Path, *flags: str) -> None:

@@ -1,4 +1,4 @@
-"""tune: which temperatures suit a model best."""
+"""tune: which temperatures, and which level, suit a model best."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from vqwave.errors import UserInputError
 from vqwave.terminal import output
 
 if TYPE_CHECKING:
+    from vqwave.evaluation.context import EvaluationContext
     from vqwave.evaluation.temperature_tuning import Trial
 
 
@@ -30,6 +31,12 @@ def add(add: Add) -> None:
     )
     tune.add_argument("--split", default="valid", help="train, valid or test (default %(default)s)")
     tune.add_argument("--write", action="store_true", help="put the best into the model's card")
+    tune.add_argument(
+        "--level",
+        action="store_true",
+        help="instead of the temperatures, the gain of the spectral decoder's frames with which"
+        " copies are as loud as the recordings; --write adds it to the weights",
+    )
     spread = "utterances at most, spread over the split (default %(default)s)"
     tune.add_argument("--max-utterances", type=int, default=24, metavar="N", help=spread)
     cut = "longer utterances are cut (default: none is)"
@@ -68,6 +75,9 @@ def tune_model(arguments: argparse.Namespace) -> None:
     context = EvaluationContext(
         Corpus.open(arguments.data), model, None, settings, bars(quiet=arguments.quiet)
     )
+    if arguments.level:
+        _tune_level(arguments.model, folder if arguments.write else None, context)
+        return
     try:
         scorer = temperature_tuning.scorer_of(context)
         trials = temperature_tuning.tune(context, scorer, _Printed())
@@ -78,6 +88,26 @@ def tune_model(arguments: argparse.Namespace) -> None:
     if arguments.write:
         update_card(folder, {"temperature": best._asdict()})
         output(f"{folder / 'config.json'}: temperature {best}")
+
+
+def _tune_level(name: str, folder: Path | None, context: EvaluationContext) -> None:
+    """folder: of the model whose weights are changed; none: of no model."""
+    from vqwave.evaluation import level_tuning
+    from vqwave.evaluation.progress import NotApplicable
+    from vqwave.training.checkpoint import update_weights
+
+    def printed(gain: float, level: float) -> None:
+        line = f"frames {gain:+.2f} dB: {level:+.2f} dB of the recordings' level"
+        output(f"{line}, {len(context.waves)} copies", flush=True)
+
+    try:
+        level_tuning.tune(context, printed)
+        bias = level_tuning.spectral_decoder(context).state_dict()["out.bias"]
+    except NotApplicable as error:
+        raise UserInputError(f"{name}: {error}") from None
+    if folder is not None:
+        update_weights(folder, {"spectral_decoder.out.bias": bias})
+        output(f"{folder / 'model.safetensors'}: frames amplified")
 
 
 class _Printed:

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from vqwave import parsing
-from vqwave.atomic_files import _flush, file_digest, new_folder, write_text
+from vqwave.atomic_files import _flush, file_digest, new_folder, write_bytes, write_text
 from vqwave.config.renamed import new_parameter
 from vqwave.distributed.collectives import by_main, tensors_of_main
 from vqwave.errors import UserInputError
@@ -37,6 +37,23 @@ def update_card(folder: Path, about: Mapping[str, Any]) -> None:
     tree["about"] = {**tree.get("about", {}), **about}
     try:
         write_text(path, json.dumps(tree, indent=1))
+    except OSError as error:
+        raise UserInputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def update_weights(folder: Path, changed: Mapping[str, Tensor]) -> None:
+    """Set tensors of a model's weights, each stored in the type that it has there, atomically.
+
+    Raises UserInputError for a name that is not there, and where it cannot be written.
+    """
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    for name, tensor in changed.items():
+        if name not in weights or weights[name].shape != tensor.shape:
+            raise UserInputError(f"{path}: no {name} of shape {tuple(tensor.shape)}")
+        weights[name] = tensor.detach().to(weights[name])
+    try:
+        write_bytes(path, save(weights))
     except OSError as error:
         raise UserInputError(f"{path}: cannot be written ({error.strerror})") from None
 

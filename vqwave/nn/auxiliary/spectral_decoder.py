@@ -13,9 +13,11 @@ together with the decoder: see the sheet of remedies in docs/method.md.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from pydantic import Field
@@ -120,6 +122,13 @@ class SpectralDecoder(Attributes):
     def log_mel(self, predicted: Tensor) -> Tensor:
         """`forward`'s frames (B, M, F) as log-mel, no longer standardised."""
         return self.frontend.standardise.inverse(predicted)
+
+    @torch.no_grad()
+    def amplify(self, decibels: float) -> None:
+        """Let all log-mel frames from now on be those of a signal that is louder by so much."""
+        steps = decibels * math.log(10) / 20 / self.frontend.standardise.std  # ln of magnitudes
+        bias = self.get_parameter("out.bias")
+        bias.add_(steps.flatten().repeat_interleave(self.ratio).to(bias))
 
     @property
     def reach(self) -> int:
