@@ -289,10 +289,11 @@ def test_a_student_is_no_teacher_and_a_wrong_key_is_named(
     main(["prepare", "folder", str(tmp_path / "in"), "--out", str(tmp_path / "corpus"), "--quiet"])
     common = (f"data.corpus={tmp_path / 'corpus'}", f"run={tmp_path / 'run'}")
     (tmp_path / "wrong.yaml").write_text("optim:\n  lrr: 0.1\n")
+    nowhere = place / "nowhere"
     for argv, expected in (
         (("teacher=" + str(place / "student"), *common), "is itself a student"),
         (("--config", tmp_path / "wrong.yaml", *common), "did you mean optim.lr"),
-        (("teacher=" + str(place / "nowhere"), *common), "no such model"),
+        (("teacher=" + str(nowhere), *common), f"teacher: {nowhere}: no such model"),
     ):
         assert expected in refused(*argv, command=distill)
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from torch import nn
 
 from vqwave.data import Corpus
-from vqwave.errors import UserInputError
+from vqwave.errors import UserInputError, under
 from vqwave.inference.model_folder import Loaded, load_trained
 from vqwave.training import identity
 
@@ -54,7 +54,8 @@ class Sources:
     def load(self, setting: str, path: Path) -> Loaded:
         """The model that a setting names. Raises UserInputError."""
         self.paths[setting] = path
-        return load_trained(path)
+        with under(setting):
+            return load_trained(path)
 
     def load_typed(
         self,
