@@ -166,6 +166,18 @@ def test_a_signal_ends_the_trial_and_says_how_to_go_on(tmp_path: Path, number: i
     assert "run the same command to go on" in errors
 
 
+def test_under_nohup_a_closed_terminal_stops_no_sweep(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    closed = "import os, signal\nos.kill(os.getppid(), signal.SIGHUP)\n"
+    (tmp_path / "program.py").write_text(closed + PROGRAM)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        trials = Sweep(plan, tmp_path / "out", quiet=True).run()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert [trial.value for trial in trials] == [4.0, 1.0, 0.0, 1.0]
+
+
 def test_two_sweeps_at_once_share_the_trials(tmp_path: Path) -> None:
     """Each trial is run once; both print the same table of all."""
     plan, out = plan_of(tmp_path), tmp_path / "out"

@@ -291,7 +291,7 @@ def _end(process: subprocess.Popen, log: Path) -> None:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a closed terminal raise StoppedError."""
+    """Ctrl-C, SIGTERM and, but under nohup, a closed terminal raise StoppedError."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
         raise StoppedError(number)
@@ -299,6 +299,7 @@ def _signals() -> Iterator[None]:
     before = {
         number: signal.signal(number, stop)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
     }
     try:
         yield
