@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -231,4 +232,6 @@ def test_a_sweep_of_six_killed_in_the_middle_goes_on(corpus: Path, tmp_path: Pat
         for line in (out / "trial-003" / "metrics.jsonl").read_text().splitlines()
     ]
     assert steps == sorted(steps)
-    assert (out / "trial-003.log").read_text().count("$ ") == 2
+    log = (out / "trial-003.log").read_text()
+    assert log.count("$ ") == 2
+    assert re.search(r"^resuming \S+/trial-003 at step \d+0$", log, re.MULTILINE)
