@@ -47,6 +47,7 @@ def obey(*arguments: str, interpreted: bool) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert re.search(r"\d+ passed", done.stdout), done.stdout
+    assert not re.search(r"\d+ skipped", done.stdout), done.stdout
 
 
 def test_short_laws_under_the_interpreter() -> None:
@@ -132,6 +133,7 @@ def spills_in_loops(cubin: bytes, folder: Path) -> int:
     code = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", disassembled(cubin, folder, "-sass"))
     jumps = [(int(at, 16), re.search(r"BRA 0x([0-9a-f]+)", text)) for at, text in code]
     loops = [(int(jump[1], 16), at) for at, jump in jumps if jump and int(jump[1], 16) < at]
+    assert loops, "the disassembly has another form: no loop was recognised"
     stack = [int(at, 16) for at, text in code if re.search(r"\b(LDL|STL)\b", text)]
     return sum(any(first <= at <= last for first, last in loops) for at in stack)
 
