@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from vqwave import audio
 from vqwave.config import option, spec
 from vqwave.data import Batch, prepare
-from vqwave.distributed.threads import denormals_flushed
+from vqwave.distributed.threads import busy_cores, denormals_flushed
 from vqwave.distributions import MuLaw
 from vqwave.losses import negative_log_likelihood
 from vqwave.models import WaveNet, WaveNetSpec
@@ -278,6 +279,14 @@ def test_denormals_are_zero_in_a_step_and_afterwards_as_before(trained: Trained)
             pass
         assert not computed(DENORMAL)
     assert computed(DENORMAL)
+
+
+def test_threads_that_would_wait_for_cores_are_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads on two cores that others use; not on idle ones, nor one thread alone."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    for load, threads, said in ((3.0, 2, True), (0.3, 2, False), (3.0, 1, False)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0), raising=False)
+        assert ("train.threads=1" in busy_cores(threads)) is said
 
 
 def test_a_schedule_ends_at_its_final_share(trained: Trained) -> None:

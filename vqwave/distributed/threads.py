@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,20 @@ def limited_to(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def busy_cores(threads: int) -> str:
+    """What to say before so many threads begin, where other processes keep the cores busy; else
+    nothing. Threads that share a product spin while one of them has no core.
+    """
+    cores, load = os.cpu_count() or 1, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if threads < 2 or load + threads <= 1.5 * cores:
+        return ""
+    return (
+        f"note: the load is {load:.1f} on {cores} cores; {threads} threads that wait for one"
+        " another may be many times slower than one (train.threads=1, or GOMP_SPINCOUNT=0 in the"
+        " environment)"
+    )
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from vqwave.distributed.collectives import (
     lost,
     sum_over_ranks,
 )
-from vqwave.distributed.threads import denormals_flushed
+from vqwave.distributed.threads import busy_cores, denormals_flushed
 from vqwave.errors import UserInputError
 from vqwave.inference.model_description import store_description
 from vqwave.inference.model_folder import save_trained
@@ -135,6 +135,8 @@ class Trainer:
         self.pace.resume(self.config.run)
         self.sampled = by_main((self.config.run / "samples").exists)
         self._resume(before)
+        if not self.quiet and (note := busy_cores(torch.get_num_threads())):
+            terminal.message(note)
 
     def _prepare(self, model: Model) -> None:
         """The model, its average, its optimizer and its trained part, on the device."""
