@@ -4,8 +4,10 @@ no more than one.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from small_models import stack
 
 from vqwave.decode.sampling import Sampling
@@ -57,14 +60,39 @@ def share() -> float:
     return float(os.environ.get("VQWAVE_SOAK", "1"))
 
 
-def grown(memory: list[int]) -> float:
-    """MiB beyond the first tenth, in which buffers reach their size."""
-    warm = max(1, len(memory) // 10)
-    growth = (max(memory[warm:]) - max(memory[:warm])) / (1 << 20)
-    places = (warm, len(memory) // 2, len(memory) - 1)
-    first, middle, last = (f"{memory[place] / (1 << 20):.1f}" for place in places)
-    print(f"resident MiB: {first}, {middle}, {last} (warm, middle, end); {growth:+.1f} at most")
-    return growth
+def objects() -> int:
+    """Blocks that Python's own allocator has given out: an object takes one or more."""
+    gc.collect()
+    return sys.getallocatedblocks()
+
+
+class Kept:
+    """What the process keeps after each of some steps; the first tenth, in which buffers reach
+    their size, does not count.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.warm = steps, max(1, steps // 10)
+        self.memory: NDArray[np.int64] = np.zeros(steps, np.int64)  # a list would grow
+        self.step = self.objects = 0
+
+    def note(self) -> None:
+        """Called after each step."""
+        self.memory[self.step] = resident()
+        self.step += 1
+        if self.step == self.warm:
+            self.objects = objects()
+
+    def assert_flat(self) -> None:
+        """Less than 4 MiB more, and fewer than an object in ten steps (500 in short tests)."""
+        more, memory = objects() - self.objects, self.memory / (1 << 20)
+        growth = memory[self.warm :].max() - memory[: self.warm].max()
+        first, middle, last = memory[[self.warm, self.steps // 2, self.steps - 1]]
+        print(f"resident MiB: {first:.1f}, {middle:.1f}, {last:.1f} (warm, middle, end)")
+        print(f"{growth:+.1f} MiB at most; {more:+d} blocks of Python")
+        assert self.step == self.steps
+        assert growth < 4
+        assert more < max(500, self.steps / 10)
 
 
 pytestmark = [
@@ -99,14 +127,15 @@ def test_ten_minutes_take_no_more_memory_than_one(name: str) -> None:
 def test_an_hour_is_encoded_and_decoded_at_flat_memory(name: str) -> None:
     it, rng = model(name), np.random.default_rng(0)
     encoder, decoder = it.encode_stream(), it.stream(sampling=Sampling(backend="numba"))
-    memory, samples, seconds = [], 0, round(3600 * share())
+    samples, seconds = 0, round(3600 * share())
+    kept = Kept(seconds)
     for _ in range(seconds):
         wave = rng.normal(0, 0.1, RATE).astype(np.float32)
         samples += len(decoder.push(encoder.push(wave)))
-        memory.append(resident())
+        kept.note()
+    kept.assert_flat()
     samples += len(decoder.push(encoder.flush())) + len(decoder.flush())
     assert 0 <= samples - seconds * RATE < it.model.hop
-    assert grown(memory) < 4
 
 
 @pytest.mark.slow
@@ -114,8 +143,8 @@ def test_an_hour_is_encoded_and_decoded_at_flat_memory(name: str) -> None:
 def test_ten_thousand_decodes_at_flat_memory(name: str) -> None:
     it = model(name)
     coded = it.encode(np.random.default_rng(0).normal(0, 0.1, 1280).astype(np.float32), RATE)
-    memory = []
-    for number in range(round(10_000 * share())):
+    kept = Kept(round(10_000 * share()))
+    for number in range(kept.steps):
         it.decode(coded, seed=number, sampling=Sampling(backend="numba"))
-        memory.append(resident())
-    assert grown(memory) < 4
+        kept.note()
+    kept.assert_flat()
