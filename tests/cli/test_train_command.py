@@ -113,7 +113,7 @@ def test_the_help_of_an_experiment_names_the_command(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.slow
-def test_a_wheel_carries_experiments_and_configurations(tmp_path: Path) -> None:
+def test_a_wheel_carries_models_pages_experiments_and_configurations(tmp_path: Path) -> None:
     pytest.importorskip("hatchling", reason="a wheel needs hatchling: pip install hatchling")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
     subprocess.run([*command, "--wheel-dir", str(tmp_path), str(ROOT)], check=True)
@@ -125,3 +125,6 @@ def test_a_wheel_carries_experiments_and_configurations(tmp_path: Path) -> None:
     assert {f"vqwave/_experiments/{name}.py" for name in EXPERIMENTS} <= names
     for path in (ROOT / "configs").rglob("*.yaml"):
         assert f"vqwave/_configs/{path.relative_to(ROOT / 'configs').as_posix()}" in names
+    package = [path for path in (ROOT / "vqwave").rglob("*") if path.is_file()]
+    shipped = {p.relative_to(ROOT).as_posix() for p in package if "__pycache__" not in p.parts}
+    assert {"vqwave/pretrained/fsdd/model.safetensors", "vqwave/app/page.js"} <= shipped <= names
