@@ -102,11 +102,12 @@ def _tune_level(name: str, folder: Path | None, context: EvaluationContext) -> N
 
     try:
         level_tuning.tune(context, printed)
-        bias = level_tuning.spectral_decoder(context).state_dict()["out.bias"]
+        bias = level_tuning.spectral_decoder(context).out.bias
     except NotApplicable as error:
         raise UserInputError(f"{name}: {error}") from None
     if folder is not None:
-        update_weights(folder, {"spectral_decoder.out.bias": bias})
+        named = context.codec.kind.complete.named_parameters()
+        update_weights(folder, {name: weight for name, weight in named if weight is bias})
         output(f"{folder / 'model.safetensors'}: frames amplified")
 
 
