@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from vqwave.config import option, spec
 from vqwave.data import Batch
 from vqwave.data.frame_tracks import Track
+from vqwave.decode.reference import scales
+from vqwave.decode.sampling import Temperatures
 from vqwave.distributed.collectives import mean_over_ranks
 from vqwave.distributions import Distribution
 from vqwave.errors import UserInputError, under
@@ -36,7 +38,6 @@ from vqwave.models import (
     Student,
     StudentSpec,
     VQVAESpec,
-    WaveNet,
 )
 from vqwave.nn.flows import FlowOutput
 from vqwave.rng import keyed
@@ -44,6 +45,7 @@ from vqwave.rng.philox import uniforms
 from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.settings import Count, ExperimentSpec
+from vqwave.training.sources import continuous_decoder
 from vqwave.training.tracking import SampleSheet
 
 
@@ -96,29 +98,12 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
         loaded = self.sources.load("teacher", config.teacher)
         with under(f"teacher: {config.teacher}"):
             self.kind = kind_of(loaded.model.requires_grad_(requires_grad=False), loaded.card)
-        self.teacher, self.teacher_decoder = self.kind.model, self._checked_decoder()
+        self.teacher = self.kind.model
+        self.teacher_decoder = continuous_decoder("teacher", config.teacher, self.kind)
         self._check_settings(loaded)
+        self.temperatures = Temperatures(1.0, config.scale_temperature, config.voiced_temperature)
         start = config.start_from
         self.start = None if start is None else self.sources.load("start_from", start)
-
-    def _checked_decoder(self) -> WaveNet:
-        """Raises UserInputError for a teacher without a trained WaveNet with a continuous head."""
-        name, decoder, problem = self.config.teacher, self.kind.decoder.scorer, ""
-        if self.kind.prior is not None:
-            problem = "a prior"
-        elif not self.kind.card.decodes:
-            problem = "codes alone"
-        if problem or decoder is None:
-            raise UserInputError(
-                f"teacher: {name} is {problem or 'itself a student'}, expected a WaveNet or a"
-                " VQ-VAE with a trained WaveNet decoder"
-            )
-        if not decoder.head.continuous:
-            raise UserInputError(
-                f"teacher: {name} has a {decoder.head.kind} head, expected e.g."
-                " mixture_of_logistics"
-            )
-        return decoder
 
     def _check_settings(self, loaded: Loaded) -> None:
         decoder = self.teacher_decoder
@@ -128,6 +113,7 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
             )
         self.sources.check_compatible("teacher", loaded, decoder.conditioner.labels)
         self.config.kl.check(self.config.model.base, decoder.head)
+        self.config.check_temperatures(self.config.losses)
 
     def extra_state(self) -> dict[str, Tensor]:
         return self.terms.state()
@@ -218,8 +204,10 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
         decoder, student, mask = self.teacher_decoder, student_of(self.model), batch.mask
         frame_mask = batch.frame_mask(self.hop)
 
+        temperature = self._temperature(student, batch, frames)
+
         def sample() -> FlowOutput:
-            return network(student.noise(draw()), batch.labels, frames, frame_mask)
+            return network(student.noise(draw(), temperature), batch.labels, frames, frame_mask)
 
         def teacher(frames: Tensor | None, labels: Mapping[str, Tensor]) -> Distribution:
             return decoder.predict(flowed.x, decoder.condition(frames, labels, frame_mask))
@@ -234,6 +222,15 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
         return flowed, Distilled(
             x, y, mask, distribution, predict, divergence, contrast, lambda: sample().x * mask
         )
+
+    def _temperature(self, student: Student, batch: Batch, frames: Tensor | None) -> float | Tensor:
+        """The factor on the noise of each sample: (B, T), or a number."""
+        of_all = self.config.scale_temperature
+        if of_all == self.config.voiced_temperature:
+            return of_all
+        condition = student.condition(frames, batch.labels, batch.frame_mask(self.hop))
+        columns = student.conditioner.split(condition)[1]
+        return scales(self.temperatures, student.predictor, columns, 0, batch.wave.shape[1])
 
     def evaluate(self, model: VQVAE | Student) -> Evaluation:
         """KL from the teacher, spectral distances and level on held-out clips, with fixed noise."""

@@ -331,6 +331,7 @@ def test_what_distillation_refuses(
     for changed, complaint in (
         ({"model": replace(good.model, flow_type="maf")}, "model.flow_type: maf, expected iaf"),
         ({"kl": ClosedGaussian()}, "kl.kind: gaussian"),
+        ({"voiced_temperature": 0.5}, "voiced_temperature: 0.5 with losses.kl, .* expected 1"),
         (
             {
                 "losses": {"perceptual": 1.0},

@@ -20,6 +20,7 @@ import vqwave
 from vqwave import audio
 from vqwave.cli import main as command
 from vqwave.codes import CodeSequence, load_codes, save_codes
+from vqwave.config import parse
 from vqwave.data import Corpus, prepare
 from vqwave.decode.sampling import Sampling
 from vqwave.evaluation import Settings, evaluate
@@ -33,6 +34,7 @@ from vqwave.models.pitch import SEMITONE
 from vqwave.nn.wavenet import StackSpec
 from vqwave.report import write_report
 from vqwave.training.command_line import main
+from vqwave.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = 8000
@@ -486,3 +488,32 @@ def test_the_card_keeps_the_ranges(chain: Chain, model: SpeechModel) -> None:
     theirs = load_trained(chain.run("student")).model.melody
     assert torch.equal(theirs.voices, model.model.melody.voices)
     assert vqwave.load(chain.run("student")).fingerprint == model.fingerprint
+
+
+def test_a_student_is_trained_by_the_noise_of_its_temperatures(
+    chain: Chain, experiment_script: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    """Narrower in voiced samples than in the others."""
+    script = experiment_script("distill")
+    stored = [
+        "losses={kl: 0.0, power: 0.0, energy_distance: 1.0}",
+        "scale_temperature=0.5",
+        "voiced_temperature=0.25",
+    ]
+    settings = [f"teacher={chain.run('model')}", f"run={tmp_path / 'run'}", *SMALL, *stored]
+    settings += [f"data.corpus={chain.corpus}"]
+    path = ROOT / "configs" / "distill" / "tiny.yaml"
+    parsed = parse(script.Config, ["--config", str(path), *settings]).config
+    trainer = Trainer(script.DistillExperiment(parsed), quiet=True)
+    trainer.held.close()
+    experiment, batch = trainer.experiment, next(iter(trainer.experiment.valid_batches()))
+    frames, student = experiment.kind.decoder_features(batch), script.student_of(trainer.model)
+    u = torch.rand(4, *batch.wave.shape).clamp(1e-6, 1 - 1e-6)
+    flowed, _ = experiment._compare(student, batch, frames, lambda: u, experiment.config.kl)
+    _, columns = student.conditioner.split(student.condition(frames, batch.labels))
+    voiced = student.predictor.voiced(columns.at(0, batch.wave.shape[1]))
+    assert voiced.any()
+    assert not voiced.all()
+    z = student.noise(u) * torch.where(voiced, 0.25, 0.5)
+    wanted = student(z, batch.labels, frames, batch.frame_mask(experiment.hop))
+    torch.testing.assert_close(flowed.x, wanted.x)

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vqwave.config import option, spec
+from vqwave.errors import UserInputError
 from vqwave.losses.adversarial import AdversarialSpec
 from vqwave.losses.distillation import KL, ContrastiveSpec, Distilled, RandomisedQuantiles, spread
 from vqwave.losses.energy import EnergySpec
@@ -40,6 +41,16 @@ class DistillationSpec:
             " finished by the losses on recordings, several times as fast"
         ),
     )
+    scale_temperature: Annotated[float, Field(gt=0, le=1)] = option(
+        default=1.0,
+        help=(
+            "factor on the noise of unvoiced frames, or of all where voicing is unknown, in"
+            " training: 1, but for losses on recordings alone"
+        ),
+    )
+    voiced_temperature: Annotated[float, Field(gt=0, le=1)] = option(
+        default=1.0, help="the same of voiced frames"
+    )
     contrastive: ContrastiveSpec = option(
         default=ContrastiveSpec(), help="settings of the contrastive loss"
     )
@@ -56,6 +67,18 @@ class DistillationSpec:
     adversarial: AdversarialSpec = option(
         default=AdversarialSpec(), help="settings of the adversarial loss"
     )
+
+    def check_temperatures(self, weights: Mapping[str, float]) -> None:
+        """Raises UserInputError for narrowed noise with a loss that compares with the teacher,
+        whose density is that of samples at temperature 1.
+        """
+        asked = [name for name in DistillationLosses.of_teacher if weights.get(name)]
+        for name in ("scale_temperature", "voiced_temperature"):
+            if asked and getattr(self, name) != 1.0:
+                raise UserInputError(
+                    f"{name}: {getattr(self, name):g} with losses.{asked[0]}, which compares"
+                    " densities, expected 1"
+                )
 
 
 class DistillationLosses:

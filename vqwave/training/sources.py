@@ -12,6 +12,8 @@ from torch import nn
 from vqwave.data import Corpus
 from vqwave.errors import UserInputError, under
 from vqwave.inference.model_folder import Loaded, load_trained
+from vqwave.inference.model_kinds import ModelKind
+from vqwave.models import WaveNet
 from vqwave.training import identity
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -88,3 +90,25 @@ class Sources:
     def identities(self) -> dict[str, identity.Source]:
         """What lies behind each path, by setting. Raises UserInputError."""
         return {setting: identity.of_model(path) for setting, path in self.paths.items()}
+
+
+def continuous_decoder(setting: str, path: Path, kind: ModelKind) -> WaveNet:
+    """The trained WaveNet of the model at `path`, which gives densities of waveforms.
+
+    Raises UserInputError for a prior, codes alone, a student, and a head of classes.
+    """
+    decoder, problem = kind.decoder.scorer, ""
+    if kind.prior is not None:
+        problem = "a prior"
+    elif not kind.card.decodes:
+        problem = "codes alone"
+    if problem or decoder is None:
+        raise UserInputError(
+            f"{setting}: {path} is {problem or 'itself a student'}, expected a WaveNet or a VQ-VAE"
+            " with a trained WaveNet decoder"
+        )
+    if not decoder.head.continuous:
+        raise UserInputError(
+            f"{setting}: {path} has a {decoder.head.kind} head, expected e.g. mixture_of_logistics"
+        )
+    return decoder
