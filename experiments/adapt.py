@@ -26,7 +26,7 @@ from vqwave.data.voices import UNVOICED, voice_pitches
 from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import ModelCard, parameter_counts
 from vqwave.models import VQVAE, VQVAESpec
-from vqwave.training.adaptation import OBJECTIVES, Adaptation, coded, held_out_sums, spectral_loss
+from vqwave.training.adaptation import Adaptation, coded, held_out_sums, objective_of, spectral_loss
 from vqwave.training.added_voice import AddedVoice
 from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
@@ -69,8 +69,8 @@ class Config(ExperimentSpec):
         default=0.2, help="of each clip, anywhere, that the decoder is trained on"
     )
     losses: dict[str, float] = option(
-        default={"nll": 1.0, "spectral": 1.0, "log_spectral": 1.0, "stft": 1.0},
-        help="weights: nll (of a WaveNet), log_spectral and stft (of a student), spectral",
+        default={"nll": 1.0, "spectral": 1.0, "energy_distance": 1.0},
+        help="weights: nll (of a WaveNet), energy_distance (of a student), spectral",
     )
     data: DataSpec = option(
         default=DataSpec(clip_seconds=1.0, batch=4, valid_clip_seconds=2.0, valid_clips=16),
@@ -92,7 +92,7 @@ class AdaptExperiment(Experiment[Config, VQVAE]):
     name = "adapt"
     corpus: JoinedCorpus
     config_class = Config
-    loss_names = ("nll", "spectral", "log_spectral", "stft")
+    loss_names = ("nll", "spectral", "energy_distance")
     network: nn.Module
 
     def __init__(self, config: Config) -> None:
@@ -105,10 +105,10 @@ class AdaptExperiment(Experiment[Config, VQVAE]):
         self.own = self.corpus
         self.replay = Replay.of(config.replay, config.base, self.added.known, config.replay_share)
         used = self.added.spec.decoder.conditioner.categorical
-        labels = {name: self.added.labels[name] for name in used}
-        self.corpus = join(self.own, config.speaker, self.replay, labels, self.loaded.card)
+        labels, card = {name: self.added.labels[name] for name in used}, self.loaded.card
+        self.corpus = join(self.own, config.speaker, self.replay, labels, card)
         self.voices = VoicePairs(self.corpus)
-        self.objective = OBJECTIVES[self.added.spec.decoder.kind]()
+        self.objective = objective_of(self.added.spec.decoder.kind, card.about)
         self.selection = self.kept = Selection("loss", config.patience)
         self.mixture: Tensor | None = None
 

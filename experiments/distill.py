@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vqwave.config import option, spec
 from vqwave.data import Batch
 from vqwave.data.frame_tracks import Track
-from vqwave.decode.reference import scales
+from vqwave.decode.reference import noise_scales
 from vqwave.decode.sampling import Temperatures
 from vqwave.distributed.collectives import mean_over_ranks
 from vqwave.distributions import Distribution
@@ -204,7 +204,8 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
         decoder, student, mask = self.teacher_decoder, student_of(self.model), batch.mask
         frame_mask = batch.frame_mask(self.hop)
 
-        temperature = self._temperature(student, batch, frames)
+        given, samples = (frames, batch.labels, frame_mask), batch.wave.shape[1]
+        temperature = noise_scales(student, self.temperatures, *given, samples=samples)
 
         def sample() -> FlowOutput:
             return network(student.noise(draw(), temperature), batch.labels, frames, frame_mask)
@@ -222,15 +223,6 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
         return flowed, Distilled(
             x, y, mask, distribution, predict, divergence, contrast, lambda: sample().x * mask
         )
-
-    def _temperature(self, student: Student, batch: Batch, frames: Tensor | None) -> float | Tensor:
-        """The factor on the noise of each sample: (B, T), or a number."""
-        of_all = self.config.scale_temperature
-        if of_all == self.config.voiced_temperature:
-            return of_all
-        condition = student.condition(frames, batch.labels, batch.frame_mask(self.hop))
-        columns = student.conditioner.split(condition)[1]
-        return scales(self.temperatures, student.predictor, columns, 0, batch.wave.shape[1])
 
     def evaluate(self, model: VQVAE | Student) -> Evaluation:
         """KL from the teacher, spectral distances and level on held-out clips, with fixed noise."""

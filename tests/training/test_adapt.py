@@ -5,6 +5,7 @@ exact, and what cannot be adapted is refused in one line.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from vqwave.decode.sampling import Sampling
 from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import load_trained, save_trained
 from vqwave.inference.speech_model import SpeechModel
+from vqwave.models import StudentSpec
+from vqwave.nn.wavenet import StackSpec
 from vqwave.training.added_voice import AddedVoice
 from vqwave.training.command_line import main
 from vqwave.training.replay import Replay, corpora_of_run, join
@@ -155,6 +158,34 @@ def test_a_resume_is_exact(adapt: Callable[..., None], tmp_path: Path) -> None:
         (tmp_path / run / "model/model.safetensors").read_bytes() for run in ("whole", "parts")
     ]
     assert models[0] == models[1]
+
+
+def test_a_student_is_adapted_by_its_own_temperatures(
+    adapt: Callable[..., None], base: Path, tmp_path: Path
+) -> None:
+    """By the energy distance of samples as it generates them: narrower noise, other weights."""
+    loaded = load_trained(base)
+    decoder = loaded.card.spec.decoder
+    network = StackSpec(layers=2, residual_channels=4, gate_channels=4, hidden_channels=4)
+    student = StudentSpec(flows=(2,), network=network, conditioner=decoder.conditioner)
+    moved = []
+    for name, scale in (("wide", 1.0), ("narrow", 0.5)):
+        about = loaded.card.about | {"temperature": {"choice": 1.0, "scale": scale, "voiced": 0.5}}
+        card = replace(loaded.card, spec=replace(loaded.card.spec, decoder=student), about=about)
+        torch.manual_seed(0)
+        model = card.build()
+        parts = loaded.model.state_dict().items()
+        model.load_state_dict(
+            {key: value for key, value in parts if not key.startswith("decoder.")}, strict=False
+        )
+        save_trained(tmp_path / name, model, card)
+        adapt(tmp_path / f"{name}-run", f"base={tmp_path / name}", "replay_share=0")
+        rows = (tmp_path / f"{name}-run" / "metrics.jsonl").read_text().splitlines()
+        assert math.isfinite(json.loads(rows[-1])["valid/energy_distance"])
+        adapted = SpeechModel.load(tmp_path / f"{name}-run")
+        assert adapted.temperatures.scale == scale
+        moved.append(adapted.decoder.state_dict())
+    assert any(not torch.equal(a, b) for a, b in zip(*(m.values() for m in moved), strict=True))
 
 
 def test_the_best_weights_are_kept(

@@ -4,7 +4,7 @@ is compared with.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import torch
@@ -175,6 +175,24 @@ def scales(
     if voiced is None:
         return of_all
     return torch.full_like(voiced, of_all, dtype=torch.float64).masked_fill_(voiced, of_voiced)
+
+
+def noise_scales(
+    student: Student,
+    temperatures: Temperatures,
+    frames: Tensor | None,
+    labels: Mapping[str, Tensor],
+    mask: Tensor | None,
+    *,
+    samples: int,
+) -> float | Tensor:
+    """`scales` of a student's first samples, by the frames (B, D, F) and mask (B, F) of its
+    condition.
+    """
+    if temperatures.scale == temperatures.voiced:
+        return temperatures.scale
+    columns = student.conditioner.split(student.condition(frames, labels, mask))[1]
+    return scales(temperatures, student.predictor, columns, 0, samples)
 
 
 @torch.inference_mode()

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from vqwave.data import Batch
-from vqwave.losses import PowerSpec, STFTSpec, negative_log_likelihood
+from vqwave.decode.reference import noise_scales
+from vqwave.decode.sampling import Temperatures, temperatures_of
+from vqwave.losses import EnergySpec, negative_log_likelihood
 from vqwave.metrics import likelihood
 from vqwave.models import VQVAE, Student, WaveNet
 from vqwave.nn.module_lists import submodules
@@ -61,13 +63,17 @@ class Objective(ABC, Generic[D]):
 
     names: tuple[str, ...]
 
+    def __init__(self, temperatures: Temperatures) -> None:
+        """temperatures: that the decoder generates by."""
+        self.temperatures = temperatures
+
     @abstractmethod
     def losses(
         self, decoder: D, batch: Batch, frames: Tensor, u: Tensor | None = None
     ) -> dict[str, Tensor]:
         """frames (B, D, F) of the clips -> losses by name, unweighted.
 
-        u: uniforms of fixed noise (4, B, T); else it is drawn.
+        u: uniforms of fixed noise (2, 4, B, T), of two samples a clip; else they are drawn.
         """
 
     def metrics(self, decoder: D, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -94,29 +100,29 @@ class LikelihoodObjective(Objective[WaveNet]):
 
 
 class SpectralObjective(Objective[Student]):
-    """Distances of a student's samples from the recordings by their spectra, without a teacher.
-
-    Yamamoto et al., 2020, eq. 4 to 7. arXiv:1910.11480
+    """The spectral energy distance of a student's samples, by its own temperatures, from the
+    recordings, without a teacher. Gritsenko et al., 2020, eq. 5 to 7. arXiv:2008.01160
     """
 
-    names = ("log_spectral", "stft")
+    names = ("energy_distance",)
 
-    def __init__(self) -> None:
-        self.power, self.stft = PowerSpec(), STFTSpec()
+    def __init__(self, temperatures: Temperatures) -> None:
+        super().__init__(temperatures)
+        self.distance = EnergySpec()
 
     def losses(
         self, decoder: Student, batch: Batch, frames: Tensor, u: Tensor | None = None
     ) -> dict[str, Tensor]:
         B, T = batch.wave.shape
         if u is None:
-            u = keyed.uniforms(B, PARTS, T, like=batch.wave).transpose(0, 1)
-        mask = batch.frame_mask(decoder.hop)
-        flowed = decoder(decoder.noise(u.clamp(1e-6, 1 - 1e-6)), batch.labels, frames, mask)
-        x = flowed.x * batch.mask
-        return {
-            "log_spectral": self.power.log_spectral(x, batch.wave),
-            "stft": self.stft.loss(x, batch.wave),
-        }
+            u = keyed.uniforms(B, 2, PARTS, T, like=batch.wave).permute(1, 2, 0, 3)
+        given = (frames, batch.labels, batch.frame_mask(decoder.hop))
+        scale = noise_scales(decoder, self.temperatures, *given, samples=T)
+        x, other = (
+            decoder(decoder.noise(each, scale), batch.labels, frames, given[2]).x * batch.mask
+            for each in u.clamp(1e-6, 1 - 1e-6)
+        )
+        return {"energy_distance": self.distance.loss(x, other, batch.wave)}
 
 
 OBJECTIVES: dict[str, type[Objective[Any]]] = {
@@ -124,6 +130,11 @@ OBJECTIVES: dict[str, type[Objective[Any]]] = {
     "student": SpectralObjective,
 }
 """By `kind` of a decoder's settings."""
+
+
+def objective_of(kind: str, about: Mapping[str, Any]) -> Objective[Any]:
+    """That of a `kind` of decoder, by the temperatures that its card's `about` has."""
+    return OBJECTIVES[kind](temperatures_of(about))
 
 
 class Adaptation(nn.Module):
@@ -155,8 +166,9 @@ class Adaptation(nn.Module):
         """The same of whole clips, the first of which has number `first`, without noise."""
         frames, losses = self._frames(batch)
         B, T = batch.wave.shape
-        u = uniforms(seed, torch.arange(B) + first, 0, T).to(batch.wave.device)
-        return losses | self.objective.losses(self.decoder, batch, frames, u)
+        clips = torch.arange(B) + first
+        u = torch.stack([uniforms(each, clips, 0, T) for each in (seed, seed + 1)])
+        return losses | self.objective.losses(self.decoder, batch, frames, u.to(batch.wave))
 
     def _frames(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The decoder's frames, and the loss of the spectral decoder, which no other loss
