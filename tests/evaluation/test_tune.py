@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -309,6 +310,19 @@ def test_the_gain_that_mends_a_level(
     assert seen[-1] == (pytest.approx(gain), pytest.approx(0, abs=0.1))
 
 
+@pytest.mark.parametrize("levels", [[3.0] * 4, [3.0, -3.1, 3.2, -3.3], [-9.0, -8, -7, -6]])
+def test_a_level_that_does_not_follow_the_frames_is_refused(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: list[float]
+) -> None:
+    saved(tmp_path / "model", SPECTRAL, LABELS)
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    measured = iter(levels)
+    monkeypatch.setattr(level_tuning, "level", lambda _: next(measured))
+    with pytest.raises(UserInputError, match="model: its level does not follow its frames"):
+        main_of(tmp_path / "model", place / "corpus", "--level", "--write", "--quiet")
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+
+
 def test_a_level_of_copies_is_that_of_their_energy(
     context: EvaluationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,9 +332,14 @@ def test_a_level_of_copies_is_that_of_their_energy(
 
 
 def test_the_gain_is_written_into_the_weights(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Only into those, in their own type; a model without frames is refused, nothing written."""
+    levels = itertools.cycle([-6.0, 0.0])  # an untrained decoder's do not follow its frames
+    monkeypatch.setattr(level_tuning, "level", lambda _: next(levels))
     model = tmp_path / "model"
     saved(model, SPECTRAL, LABELS)
     halves = {name: w.half() for name, w in load_file(model / "model.safetensors").items()}

@@ -38,18 +38,25 @@ def tune(context: EvaluationContext, report: Callable[[float, float], None]) -> 
     """Amplify the frames of the context's model until its copies have the recordings' level.
 
     report: called with the gain and the level at that gain, both dB, as they are measured. Returns
-    the gain. Raises NotApplicable for a decoder that no predicted log-mel frames condition.
+    the gain. Raises NotApplicable for a decoder that no predicted log-mel frames condition, or
+    whose level does not follow theirs, as that of an untrained one.
     """
     predictor = spectral_decoder(context)
-    gain = 0.0
+    gain, first = 0.0, level(context)
+    measured = first
+    report(gain, measured)
     for _ in range(PASSES):
-        measured = level(context)
-        report(gain, measured)
         if abs(measured) < CLOSE:
             return gain
         predictor.amplify(-measured)
         gain -= measured
-    report(gain, level(context))
+        measured = level(context)
+        report(gain, measured)
+    context.need(
+        abs(measured) <= abs(first) / 2,
+        f"its level does not follow its frames: {gain:+.1f} dB of these moved it from"
+        f" {first:+.1f} to {measured:+.1f} dB",
+    )
     return gain
 
 
