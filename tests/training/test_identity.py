@@ -262,6 +262,19 @@ def test_the_same_corpus_prepared_again_is_the_same(corpus: Path, tmp_path: Path
     )
 
 
+def test_a_run_goes_on_where_it_was_moved_and_its_corpus_too(corpus: Path, tmp_path: Path) -> None:
+    settings = config(corpus, tmp_path / "run")
+    with ExitStack() as held:
+        claim(Tiny(settings), held, restart=False)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    corpus.rename(tmp_path / "elsewhere")
+    moved = config(tmp_path / "elsewhere", tmp_path / "moved")
+    with ExitStack() as held:
+        claim(Tiny(moved), held, restart=False)
+    with ExitStack() as held, pytest.raises(UserInputError, match="holds a run with another seed"):
+        claim(Tiny(replace(moved, seed=7)), held, restart=False)
+
+
 def test_stored_f0_counts_where_a_network_reads_it(corpus: Path) -> None:
     stored = Corpus.open(corpus).pitch
     track = PitchTrack(stored.hop, stored.lowest, stored.highest)
@@ -335,6 +348,14 @@ def test_a_damaged_identity_is_named(corpus: Path, tmp_path: Path) -> None:
         (tmp_path / "run" / "identity.json").write_text(text)
         with pytest.raises(UserInputError, match=r"identity\.json: damaged"):
             Trainer(Tiny(config(corpus, tmp_path / "run")), quiet=True)
+
+
+def test_a_run_with_a_source_model_does_not_go_on_without(corpus: Path, tmp_path: Path) -> None:
+    Trainer(Tiny(config(corpus, tmp_path / "teacher")), quiet=True).run()
+    settings = config(corpus, tmp_path / "run", source=tmp_path / "teacher")
+    begin(settings)
+    with pytest.raises(UserInputError, match="holds a run with another source"):
+        begin(replace(settings, source=None))
 
 
 def test_another_source_model_is_refused(corpus: Path, tmp_path: Path) -> None:

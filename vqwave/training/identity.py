@@ -102,6 +102,24 @@ def of_model(path: Path) -> Source:
     )
 
 
+def begun_with(run: Path) -> dict[str, dict[str, tuple[str, str]]]:
+    """The parts that a run began with, by setting: none for a run of an older release.
+
+    Raises UserInputError where they cannot be read.
+    """
+    if not (run / FILE).exists():
+        return {}
+    try:
+        return parsing.read_json(
+            run / FILE, "what the run was begun with", dict[str, dict[str, tuple[str, str]]]
+        )
+    except UserInputError as error:
+        raise UserInputError(
+            f"{run / FILE}: damaged ({error}); expected what the run was begun with, choose another"
+            " run=..."
+        ) from None
+
+
 def check(run: Path, now: Identity) -> str | None:
     """Compare what a run began with -> a line to print where the run has none, since an older
     release began it.
@@ -110,21 +128,13 @@ def check(run: Path, now: Identity) -> str | None:
     the run does not know are not compared: a vector that is new to the corpus is one that the run
     was not trained on.
     """
-    if not (run / FILE).exists():
+    kept = begun_with(run)
+    if not kept:
         names = ", ".join(f"{setting} {source.path}" for setting, source in now.items())
         return (
             f"{run}: begun by an older release, without {FILE}; whether {names} changed is checked"
             " from now on"
         )
-    try:
-        kept = parsing.read_json(
-            run / FILE, "what the run was begun with", dict[str, dict[str, tuple[str, str]]]
-        )
-    except UserInputError as error:
-        raise UserInputError(
-            f"{run / FILE}: damaged ({error}); expected what the run was begun with, choose another"
-            " run=..."
-        ) from None
     changes = {
         setting: list(_changes(kept[setting], now[setting].parts))
         for setting in sorted(kept.keys() & now.keys())

@@ -19,6 +19,7 @@ from vqwave.training.settings import ExperimentSpec
 from vqwave.training.tracking import check_board
 
 FREE = (
+    "run",  # the folder may have been moved
     *(
         f"train.{name}"
         for name in (
@@ -60,7 +61,9 @@ def claim(experiment: Experiment[Any, Any], held: ExitStack, *, restart: bool) -
             empty(run)
         if (run / "config.yaml").exists():
             before = _settings_of(experiment, run)
-            changed = [key for key in settings.differences(before, tree) if key not in FREE]
+            # a path may be another: what lies there is compared
+            free = {*FREE, *(identity.begun_with(run).keys() & now.keys())}
+            changed = [key for key in settings.differences(before, tree) if key not in free]
             if changed:
                 raise UserInputError(
                     f"{run}: holds a run with another {', '.join(changed)}; choose another run=...,"
