@@ -5,7 +5,6 @@ A back-end is one class for each kind of decoder; `BACKENDS_OF` lists them.
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from vqwave.decode import reference
 from vqwave.decode.cpu.flow.plan import unsupported_student
-from vqwave.decode.cpu.precision import named, numbers
+from vqwave.decode.cpu.precision import has_numba, named, numbers
 from vqwave.decode.cuda import tuning
 from vqwave.decode.plan import unsupported
 from vqwave.decode.sampling import DEFAULT, Sampling
@@ -343,6 +342,6 @@ def _weight_bytes(wavenet: WaveNet) -> int:
 
 
 def _without_numba() -> str | None:
-    if importlib.util.find_spec("numba") is None:
+    if not has_numba():
         return "numba is not installed: pip install 'vqwave[fast]'"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
@@ -59,7 +60,7 @@ class TensorState:
     def _now(self) -> object:
         try:
             return (
-                [[*map(id, members.values())] for members in self._members],
+                [*map(id, chain.from_iterable(map(dict.values, self._members)))],
                 [*map(Tensor.data_ptr, self._tensors)],
                 [*map(WRITES, self._tensors)],
             )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from functools import cache
 
 from vqwave.decode.plan import PRECISIONS, Precision
 from vqwave.errors import Note, UserInputError, nearest
@@ -15,6 +16,14 @@ NEEDS = {"bf16-dot": (BF16,), "int8": (BF16, VNNI)}
 """The instructions that a precision needs: LLVM's names and the usual ones."""
 AUTO = "auto"
 GAIN = 1.2  # of products; less is lost in rounding activations
+
+
+@cache
+def has_numba() -> bool:
+    """Whether numba, which compiles the kernels, is installed: looked for once, since each look
+    takes a share of a millisecond.
+    """
+    return importlib.util.find_spec("numba") is not None
 
 
 def missing(precision: Precision) -> str | None:

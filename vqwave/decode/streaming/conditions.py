@@ -11,7 +11,6 @@ makes them all.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -19,6 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from vqwave.decode.cpu.precision import has_numba
 from vqwave.distributed.threads import limited_to
 from vqwave.errors import UserInputError
 from vqwave.models.melody import Melody
@@ -246,7 +246,7 @@ def _frame_convolution(conditioner: Conditioner) -> nn.Conv1d:
 
 def _fixed_order(model: VQVAE) -> VQVAE | None:
     """The model with kernels whose sums have a fixed order, or None."""
-    if importlib.util.find_spec("numba") is None:
+    if not has_numba():
         return None
     from vqwave.decode.cpu.fixed_order import with_fixed_order  # numba takes long to import
 
