@@ -1,10 +1,10 @@
 """Leave one voice out on data/fsdd: codes and a decoder of five voices, adapted to the sixth with a
 minute of it; words kept and target reached of conversions to it, and of the five before and after.
 
-python benchmarks/adapt_leave_one_out.py [--voices theo lucas] [--codes 15] [--decoder 30]
+python benchmarks/adapt_leave_one_out.py [--voices theo lucas] [--codes 3500] [--decoder 6000]
 
 Each step is a `vqwave` command in runs/leave-one-out/VOICE; the same command goes on where it was
-stopped. On two cores a voice takes about an hour, all six take six.
+stopped. All on one thread, so that two of these, of different voices, use two cores.
 """
 
 from __future__ import annotations
@@ -67,18 +67,19 @@ def leave_out(voice: str, arguments: argparse.Namespace) -> dict[str, Any]:
     out, data = ROOT / "runs" / "leave-one-out" / voice, arguments.data
     out.mkdir(parents=True, exist_ok=True)
     others = [name for name in Corpus.open(data).speakers if name != voice]
-    five, common = voices_setting(others), (f"data.corpus={data}", "--quiet")
+    five, common = voices_setting(others), (f"data.corpus={data}", "train.threads=1", "--quiet")
     codes = (f"frozen_codec={out / 'codes'}", f"run={out / 'five'}")
     pitch = (f"pitch={out / 'pitch'}", f"run={out / 'codes'}")
     train = ("train", "vqvae", "--config")
     vqwave("train", "pitch", "--config", "fsdd", five, *common, f"run={out / 'pitch'}")
-    vqwave(*train, "fsdd-codes", five, *common, *pitch, "--minutes", arguments.codes)
-    vqwave(*train, "fsdd-decoder", five, *common, *codes, "--minutes", arguments.decoder)
+    vqwave(*train, "fsdd-codes", five, *common, *pitch, f"train.steps={arguments.codes}")
+    vqwave(*train, "fsdd-decoder", five, *common, *codes, f"train.steps={arguments.decoder}")
     corpus = minute_of(data, voice, out)
     began = time.perf_counter()
     vqwave(
         *("adapt", out / "five", corpus, "--speaker", voice, "--replay", data),
         *("--minutes", arguments.adapt, "--out", out / "six", "--quiet"),
+        *("--set", "train.threads=1"),
     )
     result: dict[str, Any] = {"voice": voice, "minutes": (time.perf_counter() - began) / 60}
     for run, names in {"five": others, "six": others, "new": [*others, voice]}.items():
@@ -96,8 +97,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--data", type=Path, default=ROOT / "data" / "fsdd")
     parser.add_argument("--voices", nargs="*", default=[], help="default: all")
-    for name, minutes in (("codes", 15.0), ("decoder", 30.0), ("adapt", 10.0)):
-        parser.add_argument(f"--{name}", type=float, default=minutes, help="minutes")
+    for name, steps in (("codes", 3500), ("decoder", 6000)):
+        parser.add_argument(f"--{name}", type=int, default=steps, help="steps")
+    parser.add_argument("--adapt", type=float, default=10.0, help="minutes")
     arguments = parser.parse_args()
     for voice in arguments.voices or Corpus.open(arguments.data).speakers:
         print(json.dumps(leave_out(voice, arguments)), flush=True)
