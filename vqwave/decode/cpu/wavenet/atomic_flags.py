@@ -12,7 +12,12 @@ from vqwave.decode.cpu.jit import kernel
 from vqwave.decode.cpu.simd import Args, Context, Generated, Signature, Typing, array_of, call
 from vqwave.decode.cpu.wavenet.state import APART, Integers
 
-PATIENCE = 1 << 22  # reads of a signal before a thread gives up: a tenth of a second or more
+PATIENCE = 1 << 15
+"""Reads of a signal before a thread gives up: about a millisecond, some hundred times what a sample
+takes. Where other processes have the cores, the system runs a thread for some milliseconds at a
+time; were each sample waited for that long, speech would take a hundred times as long as it does on
+one core.
+"""
 
 
 @intrinsic
