@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from torch import Tensor
 from vqwave import audio
 from vqwave.config import option, spec
 from vqwave.data import Batch, prepare
-from vqwave.distributed.threads import busy_cores, denormals_flushed
+from vqwave.distributed.threads import busy_cores, denormals_flushed, threads_of_process
 from vqwave.distributions import MuLaw
 from vqwave.losses import negative_log_likelihood
 from vqwave.models import WaveNet, WaveNetSpec
@@ -286,7 +288,38 @@ def test_threads_that_would_wait_for_cores_are_announced(monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     for load, threads, said in ((3.0, 2, True), (0.3, 2, False), (3.0, 1, False)):
         monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0), raising=False)
-        assert ("train.threads=1" in busy_cores(threads)) is said
+        assert ("OMP_NUM_THREADS=1" in busy_cores(threads)) is said
+
+
+def test_the_threads_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the environment, but not by a launcher that sets it unasked."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    for environment, threads in (
+        ({}, 8),
+        ({"OMP_NUM_THREADS": "3"}, 3),
+        ({"OMP_NUM_THREADS": "4,2"}, 4),
+        ({"OMP_NUM_THREADS": "0"}, 8),
+        ({"OMP_NUM_THREADS": "many"}, 8),
+        ({"LOCAL_WORLD_SIZE": "2"}, 4),
+        ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, 8),
+    ):
+        assert threads_of_process(environment) == threads, environment
+
+
+def test_waiting_threads_sleep_soon() -> None:
+    """In a process that imports the package before torch; not where the user has chosen."""
+    code = "import os, vqwave; print(os.environ['GOMP_SPINCOUNT'])"
+    chosen = {**os.environ, "GOMP_SPINCOUNT": "7"}
+    unset = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    for environment, printed in ((unset, "1000"), (chosen, "7")):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == printed
 
 
 def test_a_schedule_ends_at_its_final_share(trained: Trained) -> None:

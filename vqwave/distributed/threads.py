@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -20,17 +20,30 @@ def limited_to(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def threads_of_process(environment: Mapping[str, str] = os.environ) -> int:
+    """OMP_NUM_THREADS, else an even share of this host's cores, at least one.
+
+    `accelerate launch` sets that variable, to 1 where nobody did: under it only cores count.
+    """
+    asked = environment.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if asked.isdecimal() and int(asked) > 0 and "ACCELERATE_MIXED_PRECISION" not in environment:
+        return int(asked)
+    count = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    return max(1, count // int(environment.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def busy_cores(threads: int) -> str:
     """What to say before so many threads begin, where other processes keep the cores busy; else
-    nothing. Threads that share a product spin while one of them has no core.
+    nothing. Threads that share a product wait for one of them that has no core.
     """
     cores, load = os.cpu_count() or 1, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if threads < 2 or load + threads <= 1.5 * cores:
         return ""
     return (
-        f"note: the load is {load:.1f} on {cores} cores; {threads} threads that wait for one"
-        " another may be many times slower than one (train.threads=1, or GOMP_SPINCOUNT=0 in the"
-        " environment)"
+        f"note: the load is {load:.1f} on {cores} cores: one thread may be faster than {threads}"
+        " (OMP_NUM_THREADS=1 in the environment)"
     )
 
 

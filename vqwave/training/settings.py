@@ -126,7 +126,7 @@ class TrainSpec:
     keep_checkpoints: Positive = option(default=2, help="checkpoints kept")
     threads: Annotated[int, Field(ge=0, le=1024)] = option(
         default=0,
-        help="torch threads a process; 0 shares the cores among the processes of this host",
+        help="torch threads a process; 0: OMP_NUM_THREADS, else a share of this host's cores",
     )
     dist_timeout_minutes: Minutes = option(
         default=10.0, help="minutes that processes wait for one another before the run ends"

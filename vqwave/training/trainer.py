@@ -32,7 +32,7 @@ from vqwave.distributed.collectives import (
     lost,
     sum_over_ranks,
 )
-from vqwave.distributed.threads import busy_cores, denormals_flushed
+from vqwave.distributed.threads import busy_cores, denormals_flushed, threads_of_process
 from vqwave.errors import UserInputError
 from vqwave.inference.model_description import store_description
 from vqwave.inference.model_folder import save_trained
@@ -69,14 +69,6 @@ def accelerator_of(train: TrainSpec) -> Accelerator:
             InitProcessGroupKwargs(timeout=timedelta(minutes=train.dist_timeout_minutes)),
         ],
     )
-
-
-def cores_of_process() -> int:
-    """An even share of this host's cores, at least one."""
-    count = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
-    return max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 class Trainer:
@@ -116,7 +108,7 @@ class Trainer:
         with self.stop.meeting():
             self.accelerator = accelerator_of(train)
         self.peers = Peers()
-        torch.set_num_threads(train.threads or cores_of_process())
+        torch.set_num_threads(train.threads or threads_of_process())
         self.quiet = self.quiet or not self.accelerator.is_main_process
         torch.manual_seed(counter_key("build", self.config.seed))
         experiment.device = self.accelerator.device
