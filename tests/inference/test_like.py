@@ -10,6 +10,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -30,11 +31,13 @@ from vqwave.data.speaker_vectors import (
 )
 from vqwave.decode.sampling import Sampling
 from vqwave.errors import Note, UserInputError
-from vqwave.inference import reference_voice
+from vqwave.inference import embedding_fit, reference_voice
 from vqwave.inference.model_files import SHIPPED
 from vqwave.inference.model_folder import ModelCard, load_trained, save_trained
+from vqwave.inference.reference_voice import ReferenceVoice
 from vqwave.inference.speech_model import SpeechModel
 from vqwave.models.melody import VOICE
+from vqwave.nn.auxiliary.spectral_decoder import EMBEDDING
 from vqwave.nn.condition import ConditionDropoutSpec, ConditionerSpec
 from vqwave.speaker_encoder import SIZE, unit
 from vqwave.training.command_line import main as run
@@ -70,9 +73,11 @@ def model(
     conditioner: ConditionerSpec = SPEC.decoder.conditioner,
     voices: SpeakerVectors | None = VOICES,
     melody: bool = True,
+    decoder_input: Literal["spectrogram", "latents"] = "spectrogram",
 ) -> SpeechModel:
     spec = replace(
         SPEC,
+        decoder_input=decoder_input,
         decoder=replace(SPEC.decoder, conditioner=conditioner),
         spectral_decoder=replace(SPEC.spectral_decoder, vectors=bool(conditioner.embeddings)),
         melody=SPEC.melody if melody else None,
@@ -88,10 +93,11 @@ def model(
 
 
 def test_a_model_of_names_takes_its_nearest_voice_and_says_so() -> None:
-    plain = model(melody=False)
-    with pytest.warns(Note, match=r"nearest voice is low, similarity 0.80"):
+    plain = model(melody=False, decoder_input="latents")
+    with pytest.warns(Note, match=r"nearest voice is low, similarity 0.80; it takes no vectors"):
         voice = plain.voice_like(REFERENCE)
     assert (voice.nearest, voice.labels, voice.embeddings) == ("low", {"speaker": "low"}, {})
+    assert voice.embedding is None
     coded = plain.encode(buzz(220, 0.1), speaker="high")
     named, alike = (
         plain.decode(coded, sampling=QUICK, **{key: value})
@@ -99,6 +105,76 @@ def test_a_model_of_names_takes_its_nearest_voice_and_says_so() -> None:
     )
     assert torch.equal(named, alike)
     assert not torch.equal(plain.decode(coded, sampling=QUICK), alike)
+
+
+@pytest.mark.parametrize("melody", [False, True])
+def test_an_embedding_is_fitted_to_the_reference(
+    monkeypatch: pytest.MonkeyPatch, melody: bool
+) -> None:
+    """The spectral decoder predicts the reference's frames better by it than by the nearest voice,
+    and the condition of whatever is decoded changes; the model does not.
+    """
+    codec = model(melody=melody)
+    monkeypatch.setattr(embedding_fit, "BEYOND", 0.0)
+    before = {name: value.clone() for name, value in codec.model.state_dict().items()}
+    wave = torch.from_numpy(buzz(120, 1.0))
+    with pytest.warns(Note, match=r"nearest voice is low, similarity 0.80; fitted from there"):
+        voice = codec.voice_like((wave, RATE))
+    assert voice.embedding is not None
+    coded, predictor = codec.encode(wave, RATE), codec.model.spectral_decoder
+    plain = replace(voice, embedding=None)
+
+    def error(like: ReferenceVoice) -> float:
+        labels = codec.given.voice(None, {}, None, like)
+        labels |= codec.given.range_of(labels, coded.pitch, like=like)
+        z = codec.model.quantizer.decode(coded.codes[None])
+        pitch = (
+            None
+            if coded.pitch is None
+            else codec.model.pitch(coded.pitch.codes[None], labels, z.shape[-1])
+        )
+        with torch.no_grad():
+            predicted = predictor(z, labels, None, pitch)
+        return float(predictor.loss(predicted, codec.prepare(wave, RATE)[None], None))
+
+    assert error(voice) < 0.97 * error(plain)  # of random weights
+    assert all(parameter.grad is None for parameter in codec.model.parameters())
+    after = codec.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    fitted, named = (codec.task(coded, None, like=each).condition for each in (voice, plain))
+    assert not torch.equal(fitted.features, named.features)
+    with pytest.warns(Note):
+        again = codec.voice_like((wave, RATE))
+    assert torch.equal(voice.embedding, again.embedding)
+
+
+def test_the_embedding_of_a_known_voice_is_recovered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the reference has the very frames that an embedding predicts, those come out."""
+    codec = model(melody=False)
+    monkeypatch.setattr(embedding_fit, "BEYOND", 0.0)
+    predictor, wave = codec.model.spectral_decoder, torch.from_numpy(buzz(120, 1.0))
+    coded = codec.encode(wave, RATE)
+    z = codec.model.quantizer.decode(coded.codes[None])
+    low, high = ({"speaker": torch.tensor([row])} for row in (0, 1))
+    with torch.no_grad():
+        wanted, start = (predictor(z, labels) for labels in (high, low))
+    monkeypatch.setattr(predictor.frontend, "forward", lambda _: wanted)
+    fitted = embedding_fit.fit_embedding(codec.model, coded, wave, low, torch.tensor([0, 1]))
+    with torch.no_grad():
+        predicted = predictor(z, {EMBEDDING: fitted})
+    assert (predicted - wanted).abs().mean() < 0.1 * (start - wanted).abs().mean()
+
+
+def test_the_embedding_goes_beyond_by_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its distance from the mean of the known voices."""
+    codec, wave = model(melody=False), torch.from_numpy(buzz(120, 0.4))
+    coded, known = codec.encode(wave, RATE), torch.tensor([0, 1])
+    own = {"speaker": torch.tensor([0])}
+    beyond = embedding_fit.fit_embedding(codec.model, coded, wave, own, known)
+    monkeypatch.setattr(embedding_fit, "BEYOND", 0.0)
+    fitted = embedding_fit.fit_embedding(codec.model, coded, wave, own, known)
+    mean = codec.model.spectral_decoder.embeddings["speaker"].weight.detach().mean(0)
+    torch.testing.assert_close(beyond - mean, 1.5 * (fitted - mean))
 
 
 def test_the_range_is_that_of_the_reference() -> None:
@@ -134,11 +210,18 @@ def test_a_speaker_of_a_model_of_vectors_has_its_own() -> None:
     assert not torch.equal(codec.task(coded, "low").condition.features, given)
 
 
-def test_a_stream_is_what_decode_gives() -> None:
-    codec = model(BY_VECTOR, WHITENED)
+@pytest.mark.filterwarnings("ignore::vqwave.errors.Note")
+@pytest.mark.parametrize("by_vector", [True, False])
+def test_a_stream_is_what_decode_gives(by_vector: bool, tmp_path: Path) -> None:
+    """Also one that was saved meanwhile."""
+    codec = model(BY_VECTOR, WHITENED) if by_vector else model()
     coded, voice = codec.encode(buzz(220, 0.2)), codec.voice_like(REFERENCE)
     stream = codec.stream(like=voice, sampling=QUICK)
-    parts = [stream.push(block.codes, block.pitch) for block in coded.block.split(3)]
+    parts = []
+    for block in coded.block.split(3):
+        parts.append(stream.push(block.codes, block.pitch))
+        stream.state().save(tmp_path / "state")
+        stream = codec.resume_stream(tmp_path / "state")
     parts.append(stream.flush(coded.samples))
     whole = codec.decode(coded, like=voice, sampling=QUICK)
     assert torch.equal(torch.from_numpy(np.concatenate(parts)), whole)
@@ -182,7 +265,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     name, a = str(tmp_path / "model"), str(tmp_path / "in" / "a.wav")
     like, quick = ["--like", str(tmp_path / "like.wav")], ["--backend", "reference"]
     main(["convert", name, a, "--speaker", "low", "--out", str(tmp_path / "named.wav"), *quick])
-    named = (tmp_path / "named.wav").read_bytes()
+    made = {(tmp_path / "named.wav").read_bytes()}
     for command, source, out in (
         ("convert", a, "b.wav"),
         ("convert", str(tmp_path / "in"), "all"),
@@ -191,8 +274,8 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     ):
         words = [*command.split(" ")[:1], name, source, *command.split(" ")[1:]]
         main([*words, *like, "--out", str(tmp_path / out), *quick])
-        made = tmp_path / out / "a.wav" if out == "all" else tmp_path / out
-        assert made.read_bytes() == named, out
+        made.add((tmp_path / out / "a.wav" if out == "all" else tmp_path / out).read_bytes())
+        assert len(made) == 2, out  # the four are the same, and not the nearest voice
         assert "nearest voice is low, similarity 0.80" in capsys.readouterr().err
     for both in (["--speaker", "low", *like], []):
         with pytest.raises(SystemExit) as end:

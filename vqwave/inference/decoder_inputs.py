@@ -19,6 +19,7 @@ from vqwave.inference.reference_voice import ReferenceVoice, Vectors
 from vqwave.models import Student, WaveNet
 from vqwave.models.melody import VOICE, Melody
 from vqwave.models.pitch import SEMITONE
+from vqwave.nn.auxiliary.spectral_decoder import EMBEDDING
 
 Labels = Mapping[str, str | None]
 # frames by name: arrays (C, F), or phones as [[first sample, label], ...]
@@ -119,7 +120,9 @@ class DecoderInputs:
         UserInputError.
         """
         if like is not None:
-            return self.attributes(*like.conditions(labels, inputs.by_name(vectors, "embeddings")))
+            given = inputs.by_name(vectors, "embeddings")
+            own = {} if like.embedding is None else {EMBEDDING: like.embedding.to(self._device)}
+            return self.attributes(*like.conditions(labels, given)) | own
         if speaker is not None:
             self.check_speaker(speaker)
         return self.attributes(

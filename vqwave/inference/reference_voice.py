@@ -44,13 +44,16 @@ class Speech(Protocol):
 
     def prepare(self, wave: Tensor | np.ndarray, sample_rate: int, /) -> Tensor: ...
 
+    def embedding_of(self, wave: Tensor, voice: ReferenceVoice, /) -> Tensor | None: ...
+
 
 @dataclass(frozen=True)
 class ReferenceVoice:
     """The voice of a recording as a model takes it: a label, or a vector; its range of F0.
 
     `nearest` is the voice of the model that is most like it, `similarity` the cosine of the vectors
-    of both. Made by `SpeechModel.voice_like`.
+    of both, `embedding` (C,) what the spectral decoder is conditioned on in place of labels. Made
+    by `SpeechModel.voice_like`.
     """
 
     nearest: str
@@ -58,6 +61,7 @@ class ReferenceVoice:
     labels: Mapping[str, str] = field(default_factory=dict)
     embeddings: Mapping[str, np.ndarray] = field(default_factory=dict)
     pitch: VoicePitch | None = None
+    embedding: Tensor | None = None
 
     def conditions(
         self, labels: Mapping[str, str | None], vectors: Vectors
@@ -76,8 +80,9 @@ def reference_voice(model: Speech, reference: Reference) -> ReferenceVoice:
     """The voice of a reference, of which the first half minute counts.
 
     A model that is conditioned on speaker vectors takes that of the reference. Any other takes the
-    nearest of its own voices, which a note names. Raises UserInputError for a model that has no
-    vectors of its voices, and without the package of the encoder.
+    nearest of its own voices, which a note names, and where a spectral decoder conditions its
+    decoder, an embedding that is fitted to the reference. Raises UserInputError for a model that
+    has no vectors of its voices, and without the package of the encoder.
     """
     if isinstance(reference, ReferenceVoice):
         return reference
@@ -85,16 +90,20 @@ def reference_voice(model: Speech, reference: Reference) -> ReferenceVoice:
     with about(name):
         _voices_of(model)  # raises where there are none, before any work
         encoder = speaker_encoder()
-        wave = model.prepare(*_recorded(reference)).cpu().numpy()
-    voice = voice_of_vector(model, vector_of(wave, model.sample_rate, encoder))
-    if voice.labels:
-        text = f"{name}: the model's nearest voice is {voice.nearest}"
-        text += f", similarity {voice.similarity:.2f}; it takes no vectors of others"
-        warnings.warn(text, Note, stacklevel=3)
-    if model.melody is None:
+        wave = model.prepare(*_recorded(reference))
+    samples = wave.cpu().numpy()
+    voice = voice_of_vector(model, vector_of(samples, model.sample_rate, encoder))
+    if model.melody is not None:
+        pitch = VoicePitch.of_reference(f0_of(model.melody, samples, model.sample_rate))
+        voice = replace(voice, pitch=pitch)
+    if not voice.labels:
         return voice
-    pitch = VoicePitch.of_reference(f0_of(model.melody, wave, model.sample_rate))
-    return replace(voice, pitch=pitch)
+    voice = replace(voice, embedding=model.embedding_of(wave, voice))
+    text = f"{name}: the model's nearest voice is {voice.nearest}"
+    text += f", similarity {voice.similarity:.2f}; "
+    text += "it takes no vectors of others" if voice.embedding is None else "fitted from there"
+    warnings.warn(text, Note, stacklevel=3)
+    return voice
 
 
 def voice_of_vector(model: Speech, vector: Embedding) -> ReferenceVoice:

@@ -21,6 +21,7 @@ from vqwave.distributed.torch_defaults import inference, own_defaults
 from vqwave.errors import UserInputError, under
 from vqwave.inference.batch_codec import Codec
 from vqwave.inference.decoder_inputs import Given, Labels, Vectors
+from vqwave.inference.embedding_fit import fit_embedding
 from vqwave.inference.hub import HubAddress, fetch, push
 from vqwave.inference.model_folder import Loaded, check_device
 from vqwave.inference.reference_voice import Reference, ReferenceVoice, reference_voice
@@ -131,12 +132,28 @@ class SpeechModel(SpeechEncoder):
     @inference()
     def voice_like(self, reference: Reference) -> ReferenceVoice:
         """The voice of a recording (a file, or a waveform and its rate), as this model takes it: by
-        its vector, else its own nearest voice; in the range of the recording's F0.
+        its vector, else its own nearest voice, by an embedding that is fitted to the recording
+        where a spectral decoder takes one; in the range of the recording's F0.
 
         Each method that has `like` takes the result, too. Raises UserInputError for a model without
         vectors of its voices (`voices.safetensors`), and without the extra `voices`.
         """
         return reference_voice(self, reference)
+
+    @inference()
+    def embedding_of(self, wave: Tensor, voice: ReferenceVoice) -> Tensor | None:
+        """What conditions the spectral decoder on the voice of a prepared recording (T,), fitted
+        from that of `voice` on; None where no spectral decoder conditions the decoder.
+        """
+        model = self.kind.codec
+        if model is None or model.decoder_input == "latents" or model.spectral_decoder is None:
+            return None
+        coded = self.encode_prepared(wave)
+        labels = self.given.voice(None, {}, None, voice)
+        labels |= self.given.range_of(labels, coded.pitch, like=voice)
+        known = [self.labels["speaker"].index(name) for name in self.card.trained("speaker")]
+        speakers = torch.tensor(known, device=self.device)
+        return fit_embedding(model, coded, wave, labels, speakers)
 
     def _like(self, like: Reference | None, speaker: str | None) -> ReferenceVoice | None:
         """Raises UserInputError where a speaker is given, too."""

@@ -32,6 +32,9 @@ from vqwave.nn.condition import ConditionerSpec, label_sizes
 from vqwave.nn.frontend import Frontend
 from vqwave.nn.masks import masked, stretched
 
+EMBEDDING = "spectral_embedding"
+"""A name of labels: what all of them are embedded as, (B, C), given in their place."""
+
 
 @spec
 class SpectralDecoderSpec:
@@ -135,6 +138,11 @@ class SpectralDecoder(Attributes):
         """Latents before and after its own that a frame is made of."""
         return sum(layer.kernel_size[0] // 2 for layer in (self.first, self.second, *self.blocks))
 
+    def each(self, labels: Mapping[str, Tensor]) -> list[Tensor]:
+        """(B, C) of each attribute, or what is given in place of them all (`EMBEDDING`)."""
+        given = labels.get(EMBEDDING)
+        return super().each(labels) if given is None else [given]
+
     def forward(
         self,
         z: Tensor,
@@ -142,8 +150,8 @@ class SpectralDecoder(Attributes):
         mask: Tensor | None = None,
         pitch: Tensor | None = None,
     ) -> Tensor:
-        """z (B, D, F), labels name -> (B,) or, for vectors, (B, V) -> standardised spectral frames
-        (B, channels, ratio * F).
+        """z (B, D, F), labels name -> (B,) or, for vectors, (B, V), or `EMBEDDING` -> standardised
+        spectral frames (B, channels, ratio * F).
 
         mask (B, F) of z: with it the real frames are those of each utterance alone. pitch (B, 2,
         pitch_frames F).

@@ -1,0 +1,85 @@
+"""The embedding of a voice that a model was not trained on, fitted to a recording of it.
+
+One vector conditions a spectral decoder on a voice: the sum of the embeddings of its labels. For
+another voice that vector is fitted alone, by gradient descent on the error of the frames that are
+predicted from the codes of the recording. All weights stay as they are. The codes have something of
+a voice in them, those of another recording something of another voice: so the vector is then moved
+further away from the mean of the voices that the model knows.
+
+Reference: Arik et al., 2018 (speaker adaptation of the embedding alone), sec. 3.1. arXiv:1802.06006
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vqwave.codes import CodeSequence
+from vqwave.distributed.threads import limited_to
+from vqwave.distributed.torch_defaults import ordinary
+from vqwave.models import VQVAE
+from vqwave.nn.auxiliary.spectral_decoder import EMBEDDING, SpectralDecoder
+
+STEPS, RATE = 150, 0.1  # of Adam; the rate falls linearly to zero
+BEYOND = 0.5  # of the distance from the mean voice
+WINDOW, BATCH = 48, 4  # latents, as many as the clips of a training have; windows a step
+
+
+@limited_to(1)  # another number of threads may round otherwise
+def fit_embedding(
+    model: VQVAE,
+    coded: CodeSequence,
+    wave: Tensor,
+    labels: Mapping[str, Tensor],
+    speakers: Tensor,
+) -> Tensor:
+    """The codes of a recording, and itself, wave (T,) -> the embedding (1, C), for `EMBEDDING`.
+
+    labels: of the voice to begin with, and the range of the pitch of a model with melody; speakers
+    (K,): the voices that the model knows.
+    """
+    predictor = model.spectral_decoder
+    assert predictor is not None
+    device = wave.device
+    codes, pitch = coded.codes[None].to(device), None
+    z = model.quantizer.decode(codes)
+    frames = z.shape[-1]
+    if coded.pitch is not None:
+        pitch = model.pitch(coded.pitch.codes[None].to(device), labels, frames)
+    padded = F.pad(wave[None], (0, frames * model.hop - wave.shape[-1]))
+    length = min(WINDOW, frames)
+    count = frames // length
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        latents = _windows(z, count, length)
+        target = _windows(predictor.frontend(ordinary(padded)), count, length * predictor.ratio)
+        melody = None if pitch is None else _windows(pitch, count, length * predictor.pitch_frames)
+        own = {name: ordinary(value) for name, value in labels.items()}
+        every = {name: value.expand(len(speakers), *value.shape[1:]) for name, value in own.items()}
+        every["speaker"] = ordinary(speakers)
+        mean = _embedded(predictor, every).mean(0, keepdim=True)
+        embedding = _embedded(predictor, own).requires_grad_()
+        optimizer = torch.optim.Adam([embedding], RATE)
+        for step in range(STEPS):
+            rows = torch.arange(step * BATCH, step * BATCH + min(BATCH, count)) % count
+            given = {EMBEDDING: embedding.expand(len(rows), -1)}
+            windows = None if melody is None else melody[rows]
+            predicted = predictor(latents[rows], given, None, windows)
+            error = (predicted - target[rows]).abs().mean()
+            # of the embedding alone: the model's parameters keep no gradient
+            (embedding.grad,) = torch.autograd.grad(error, [embedding])
+            optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
+            optimizer.step()
+        return torch.lerp(mean, embedding.detach(), 1 + BEYOND)
+
+
+def _embedded(predictor: SpectralDecoder, labels: Mapping[str, Tensor]) -> Tensor:
+    """(B, C) of all attributes together."""
+    return torch.stack(predictor.each(labels)).sum(0).detach()
+
+
+def _windows(x: Tensor, count: int, length: int) -> Tensor:
+    """x (1, C, F) -> (count, C, length), one after the other; what is left is dropped."""
+    return ordinary(x)[0, :, : count * length].unflatten(-1, (count, length)).transpose(0, 1)
