@@ -124,6 +124,9 @@ class PitchExperiment(Experiment[Config, PitchCodec]):
         )
         return Evaluation(headline, scalars, {"pitch": total, "codes": section})
 
+    def next_steps(self) -> list[str]:
+        return [self.next_command("vqvae", "pitch", "own-codes"), *super().next_steps()]
+
     def _sums(self, batch: Batch, predicted: Tensor, mask: Tensor) -> Tensor:
         """The sums (PARTS,) of a batch, as `vqwave.metrics.f0` has them; ln F0 less the voice's
         mean.

@@ -213,20 +213,28 @@ def by_name(values: object, name: str) -> Mapping[str, Any]:
     return values
 
 
-def place_of(value: object, known: Sequence[str], name: str, owner: str = "this model") -> int:
+def place_of(
+    value: object,
+    known: Sequence[str],
+    name: str,
+    owner: str = "this model",
+    offered: Sequence[str] = (),
+) -> int:
     """The place of a label in `known`, which `owner` has, or of its composed Unicode form (NFC).
 
-    Raises UserInputError for any other, with the nearest.
+    Raises UserInputError for any other, with the nearest of `offered`: those of `known` that are
+    worth choosing; none: all.
     """
-    more = ", ..." if len(known) > SHOWN else ""
-    expected = f"expected one of {', '.join(known[:SHOWN])}{more}"
+    offered = offered or known
+    more = ", ..." if len(offered) > SHOWN else ""
+    expected = f"expected one of {', '.join(offered[:SHOWN])}{more}"
     if value is None:
         raise UserInputError(f"{name}: not given, {expected}")
     if value not in known and isinstance(value, str):
         value = unicodedata.normalize("NFC", value)
     if value not in known:
-        hint = nearest(value, known) if isinstance(value, str) else ""
-        given = f"{name} {value!r}: not among the {len(known)} of {owner}"
+        hint = nearest(value, offered) if isinstance(value, str) else ""
+        given = f"{name} {value!r}: not among the {len(offered)} of {owner}"
         raise UserInputError(given + (hint or f", {expected}"))
     return known.index(value)
 

@@ -118,6 +118,7 @@ def test_the_four_commands_of_the_readme(
     cli.main(["prepare", "folder", "DIR", "--out", "data/mine"])
     data = "data.corpus=data/mine"
     cli.main(["train", "pitch", "--config", "own", data, "run=runs/mine-pitch", *short])
+    assert "--config own-codes pitch=runs/mine-pitch data.corpus" in capsys.readouterr().out
     codes = ["pitch=runs/mine-pitch", "run=runs/mine-codes"]
     cli.main(["train", "vqvae", "--config", "own-codes", data, *codes, *short])
     said = capsys.readouterr()
@@ -128,3 +129,13 @@ def test_the_four_commands_of_the_readme(
     assert "--config own-student teacher=runs/mine" in capsys.readouterr().out
     assert load_trained("runs/mine").card.about["steps"] > 0
     assert (tmp_path / "runs" / "mine" / "samples" / "index.json").exists()
+
+
+def test_the_corpus_of_the_trials_is_made_by_the_command_in_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserInputError, match="`vqwave prepare demo --sample-rate 8000 --out data"):
+        Corpus.open("data/demo")
+    with pytest.raises(UserInputError, match="`vqwave prepare KIND SOURCE --out data/mine`"):
+        Corpus.open("data/mine")

@@ -4,6 +4,7 @@ be.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -368,3 +369,14 @@ def test_conditions_join_with_their_last_column_held() -> None:
     )
     assert torch.equal(joined.features[1], long.features[0])
     assert join([None, None]) is None
+
+
+def test_a_wrong_name_is_answered_with_voices_that_were_trained() -> None:
+    """`speech` has labels for all speakers of its codes, its decoder was trained on eleven."""
+    model = SpeechModel.load("speech")
+    coded = model.encode(np.random.default_rng(0).standard_normal(1600).astype(np.float32))
+    with pytest.raises(UserInputError, match="'anna': not among the 11 of this model") as error:
+        model.decode(coded, speaker="anna")
+    offered = re.findall(r"\d+", str(error.value).partition("one of")[2])
+    assert set(offered) <= set(model.card.trained("speaker"))
+    assert len(offered) > 5

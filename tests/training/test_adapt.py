@@ -227,6 +227,14 @@ def test_a_folder_is_prepared_and_adapted_by_the_command(
     assert "next: vqwave convert" in capsys.readouterr().out
     assert Corpus.open(tmp_path / "run-corpus").speakers == ["me"]
     assert SpeechModel.load(tmp_path / "run").speakers[-1] == "me"
+    for speaker, out, line in (
+        ("you", "run", "run-corpus: prepared before as speaker me; expected --speaker me"),
+        ("low", "other", f"--speaker low: a voice that {base} has already"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main([*words[:4], speaker, "--out", str(tmp_path / out), "--quiet"])
+        assert line in capsys.readouterr().err
+    assert not (tmp_path / "other-corpus").exists()
 
 
 def test_nothing_is_replayed_where_nothing_is_at_hand(

@@ -56,6 +56,9 @@ def test_given_steps_are_kept_and_estimated(tmp_path: Path) -> None:
     assert [line for _, line in run(pace, 0.6, 50)] == ["estimate: 988 steps of 0.6 s, 11.0 min"]
     assert pace.steps == 1000
     assert not (tmp_path / FILE).exists()
+    short = Pace(TrainSpec(steps=20))
+    short.resume(tmp_path)
+    assert run(short, 0.1, 20) == []  # known with the last step alone
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

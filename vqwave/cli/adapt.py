@@ -75,14 +75,20 @@ def corpus_of(arguments: argparse.Namespace) -> Path:
     from vqwave.inference.model_folder import find_model, read_card
 
     source, out = arguments.recordings, Path(f"{arguments.out}-corpus")
+    card, _ = read_card(find_model(arguments.model))
+    if arguments.speaker in card.trained("speaker"):  # before anything is prepared
+        raise UserInputError(
+            f"--speaker {arguments.speaker}: a voice that {arguments.model} has already, expected a"
+            " new name"
+        )
     if is_corpus(source):
         return source
     if not source.is_dir():
         raise UserInputError(
             f"{source}: no such folder, expected a corpus or a folder of sound files"
         )
-    card, _ = read_card(find_model(arguments.model))
     if is_corpus(out):
+        _check_speaker(out, arguments.speaker)
         if not arguments.quiet:
             message(f"note: {out} is there, prepared before; remove it to prepare {source} again")
         return out
@@ -98,3 +104,15 @@ def corpus_of(arguments: argparse.Namespace) -> Path:
     if not arguments.quiet:
         message(f"{out}: {summary.table().splitlines()[0]}")
     return out
+
+
+def _check_speaker(folder: Path, speaker: str) -> None:
+    """Raises UserInputError where the recordings were prepared under another name."""
+    from vqwave.data import Corpus
+
+    names = Corpus.open(folder).speakers
+    if speaker not in names:
+        raise UserInputError(
+            f"{folder}: prepared before as speaker {', '.join(names)}; expected --speaker"
+            f" {names[0]}, or that folder removed"
+        )

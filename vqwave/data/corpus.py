@@ -156,8 +156,10 @@ class Corpus(Dataset[Item]):
         folder = Path(folder)
         if not is_corpus(folder):
             problem = "is no prepared corpus" if folder.is_dir() else "no such folder"
+            made_up = folder == Path("data/demo")  # the corpus of the configurations for a trial
+            what = "demo --sample-rate 8000" if made_up else "KIND SOURCE"
             raise UserInputError(
-                f"{folder}: {problem}; make one with `vqwave prepare KIND SOURCE --out {folder}`"
+                f"{folder}: {problem}; make one with `vqwave prepare {what} --out {folder}`"
             )
         try:
             header = parsing.read_json(folder / HEADER, "a corpus", dict[str, Any])

@@ -105,7 +105,10 @@ class DecoderInputs:
         """
         names = self.decoder.conditioner.labels
         ids = {
-            name: inputs.place_of(labels.get(name), self.card.labels[name], name) for name in names
+            name: inputs.place_of(
+                labels.get(name), self.card.labels[name], name, offered=self.card.trained(name)
+            )
+            for name in names
         }
         return {name: torch.tensor([number], device=self._device) for name, number in ids.items()}
 

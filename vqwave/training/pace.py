@@ -79,7 +79,7 @@ class Pace:
             measured = Measured(60 * SHARE / speed)
             self.steps = max(step, self._fitting(measured))
             by_main(lambda: self._store(measured))
-        return _line(self.steps, step, speed)
+        return _line(self.steps, step, speed) if step < self.steps else None
 
     def _fitting(self, measured: Measured) -> int:
         assert self.minutes is not None  # asked for where they are given

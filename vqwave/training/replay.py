@@ -66,7 +66,7 @@ class Replay:
             return [f"replayed, so that they stay: {len(self.speakers('train'))} voices, {folders}"]
         return [
             f"nothing is replayed: no corpus of the voices of {base} is at hand, they may change"
-            " (replay=CORPUS names one)"
+            " (replay=CORPUS, or --replay CORPUS of `vqwave adapt`, names one)"
         ]
 
 
