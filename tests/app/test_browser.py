@@ -89,16 +89,35 @@ class Visit(browsers.Visit):
         """Until the page shows this line."""
         self.page.get_by_text(text).first.wait_for()
 
-    def draw(self, first: float, last: float) -> None:
-        """Over the strip of codes, from one share of its width to another."""
-        codes, mouse = self.page.locator("#strip .vq-codes"), self.page.mouse
+    def draw(self, first: float, last: float, strip: str = "#strip", below: float = 0.0) -> None:
+        """Over a strip of codes, from one share of its width to another, and so many pixels down
+        from there.
+        """
+        codes, mouse = self.page.locator(f"{strip} .vq-codes"), self.page.mouse
         codes.scroll_into_view_if_needed()
         box = codes.bounding_box()
         y = box["y"] + box["height"] / 2
         mouse.move(box["x"] + first * box["width"], y)
         mouse.down()
         mouse.move(box["x"] + last * box["width"] - 1, y, steps=4)
+        if below:
+            mouse.move(box["x"] + last * box["width"] - 1, y + below, steps=2)
         mouse.up()
+
+    def chosen(self, first: int, last: int, strip: str = "#strip") -> None:
+        """Until the sliders of a strip have these frames; then the box on it has them, too."""
+        name = "Its" if strip == "#other-strip" else "First frame|End,"
+        script = """([name, first, last]) => {
+          const sliders = [...document.querySelectorAll("input[type=range]")];
+          const found = sliders.filter((each) => each.ariaLabel.match(name));
+          return found.length === 2 && Number(found[0].value) === first
+            && Number(found[1].value) === last; }"""
+        self.page.wait_for_function(script, arg=[name, first, last])
+        box = f"""() => {{ const strip = document.querySelector("{strip} .vq-strip"),
+          style = strip.querySelector(".vq-mark").style, frames = strip.dataset.frames / 100,
+          left = parseFloat(style.left), right = left + parseFloat(style.width);
+          return [left * frames, right * frames].map(Math.round); }}"""
+        assert self.page.evaluate(box) == [first, last]
 
 
 @pytest.fixture
@@ -161,6 +180,60 @@ def test_a_file_is_dropped_played_and_converted_by_the_teacher(visit: Visit) -> 
     assert "reconstruction as theo" in page.inner_text("#sounds")
     page.click(".vq-card:nth-child(2) .vq-lanes", position={"x": 20, "y": 20})
     page.wait_for_function("document.querySelectorAll('.vq-card audio')[1].currentTime > 0.1")
+
+
+@pytest.mark.parametrize("visit", [1280], indirect=True)
+def test_what_is_drawn_is_what_is_edited(visit: Visit, tmp_path: Path) -> None:
+    """Also released outside the strip, again after an edit, and on that of a second recording."""
+    page = visit.page
+    visit.choose("#sample", "a sentence, a woman")
+    visit.cards(1)
+    codes = load_codes(visit.save("#strip a.vq-save", tmp_path)).codes
+    frames = codes.shape[1]
+    assert frames == 189  # the last pitch code is of one frame
+    mark = page.locator("#strip .vq-mark")
+    assert not mark.is_visible()  # nothing is to be edited yet
+    visit.draw(0.7, 1.05)
+    visit.chosen(132, frames)
+    mark.wait_for()
+    page.locator("#editor").get_by_role("radio", name="cut").wait_for()  # which drawing opens
+    visit.draw(0.3, 0.6, below=150)
+    visit.chosen(56, 116)
+    visit.draw(0.4, -0.05, below=-150)
+    visit.chosen(0, 76)
+    visit.draw(0.5, 0.5)
+    visit.chosen(92, 96)
+    page.locator("#editor").get_by_role("radio", name="cut").check()
+    for rest in (frames - 4, frames - 8):
+        page.click("#apply")
+        page.get_by_text(f"{rest} frames").wait_for()
+        visit.chosen(92, 96)
+    edited = load_codes(visit.save("#strip a.vq-save", tmp_path)).codes
+    assert edited.tolist() == [codes[0, :92].tolist() + codes[0, 100:].tolist()]
+    page.get_by_role("button", name="Undo").click()
+    page.get_by_text(f"{frames - 4} frames").wait_for()
+    visit.chosen(92, 96)
+    first = page.get_by_role("spinbutton").and_(page.get_by_label("First frame"))
+    first.fill("90")  # within a pitch code
+    first.blur()
+    visit.chosen(88, 96)
+    page.get_by_role("radio", name="replace").check()
+    visit.choose("#other-sample", "“three”")
+    page.locator("#other-strip .vq-codes").wait_for()
+    visit.draw(0.5, 1.5, "#other-strip")
+    visit.chosen(12, 27, "#other-strip")
+
+
+@pytest.mark.parametrize("visit", [390], indirect=True)
+def test_a_list_that_is_left_without_a_choice_is_nothing(visit: Visit) -> None:
+    page = visit.page
+    page.click("#sample input")
+    option = page.get_by_role("option").filter(has_text="a woman")
+    option.wait_for()
+    page.locator(".vq-title h1").click()
+    option.wait_for(state="detached")
+    visit.choose("#sample", "“three”")
+    visit.cards(1)
 
 
 @pytest.mark.parametrize("visit", [390], indirect=True)

@@ -42,7 +42,10 @@ def test_a_recording_is_shown_with_its_codes(do: handlers.Handlers, recording: P
     assert strip.count("<rect") == 37 + 10
     assert sounds.count("<audio") == 1
     assert (first["maximum"], first["value"], last["value"]) == (37, 12, 24)
-    assert do.read(None, NAME)[0] is None
+    assert first["visible"]
+    take, *_, first, last = do.read(None, NAME)
+    assert take is None
+    assert not first["visible"]
 
 
 def test_a_conversion_is_three_players_and_files(do: handlers.Handlers, brief: Path) -> None:
@@ -80,8 +83,79 @@ def test_edits_and_their_undoing(
     edited, strip, *_, again, _, _, _ = do.edit(NAME, what, 2, take, 12, 24, other, 0, 8)
     assert edited.coded.codes.shape[1] == frames
     assert f"{frames} frames" in strip
-    assert again.coded.codes.shape[1] == 25 + (4 if what == handlers.SWAP else 0)
-    assert do.undo(edited, NAME)[0].coded is take.coded
+    if what in (handlers.SUBSTITUTE, handlers.SWAP):
+        assert again.coded.codes.shape[1] == 25 + (4 if what == handlers.SWAP else 0)
+    else:
+        assert again == gradio.skip()
+    assert do.undo(edited, NAME, 12, 24)[0].coded is take.coded
+
+
+def chosen(strip: str) -> tuple[float, float]:
+    """Where the mark on a strip begins and ends, in frames."""
+    frames = int(re.findall(r'data-frames="(\d+)"', strip)[0])
+    left, width = map(float, re.findall(r"left:([\d.]+)%;width:([\d.]+)%", strip)[0])
+    return round(frames * left / 100, 2), round(frames * (left + width) / 100, 2)
+
+
+@pytest.mark.parametrize(
+    ("what", "given", "kept", "others"),
+    [
+        (handlers.REPEAT, (4, 8), (4, 8), None),
+        (handlers.FILL, (4, 8), (4, 8), None),
+        (handlers.CUT, (4, 8), (4, 8), None),
+        (handlers.CUT, (28, 37), (24, 28), None),  # the last of what is left
+        (handlers.FILL, (5, 6), (4, 8), None),  # whole pitch codes
+        (handlers.SUBSTITUTE, (4, 8), (4, 16), (0, 12)),  # what was put in
+        (handlers.SWAP, (4, 8), (4, 16), (0, 4)),
+    ],
+)
+def test_the_stretch_stays_chosen_after_an_edit(
+    what: str,
+    given: tuple[int, int],
+    kept: tuple[int, int],
+    others: tuple[int, int] | None,
+    do: handlers.Handlers,
+    recording: Path,
+    second: Path,
+) -> None:
+    take, other = do.read(str(recording), NAME)[0], do.read_other(str(second), NAME)[0]
+    shown = do.edit(NAME, what, 2, take, *given, other, 0, 12)
+    for strip, first, last, span in (shown[1], *shown[3:5], kept), (*shown[6:], others):
+        if span is not None:
+            assert (first["value"], last["value"]) == span
+            assert chosen(strip) == pytest.approx(span, abs=0.01)
+    if others is None:  # nothing about the second recording
+        assert shown[5:] == [gradio.skip()] * 4
+    undone = do.undo(shown[0], NAME, *kept)
+    assert (undone[3]["value"], undone[4]["value"], undone[4]["maximum"]) == (*kept, 37)
+    again = do.choose_decoder("other", shown[0], *kept)
+    assert (again[6]["value"], again[7]["value"]) == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [((5, 6), (4, 8)), ((34, 37), (32, 37)), ((9, 9), (8, 12)), ((30, 10), (28, 32))],
+)
+def test_the_frames_that_are_edited_are_shown(
+    given: tuple[int, int], shown: tuple[int, int], do: handlers.Handlers, recording: Path
+) -> None:
+    take = do.read(str(recording), NAME)[0]
+    strip, first, last = do.settle(take, *given)
+    assert chosen(strip) == chosen(do.mark(take, *given)) == pytest.approx(shown, abs=0.01)
+    assert (first["value"], last["value"]) == shown
+    edited = do.edit(NAME, handlers.FILL, 3, take, *given, None, 0, 1)[0].coded
+    assert edited.codes[0, slice(*shown)].unique().tolist() == [3]
+    rest = edited.codes[0] == take.coded.codes[0]
+    assert rest[: shown[0]].all()
+    assert rest[shown[1] :].all()
+
+
+def test_nothing_happens_where_nothing_was_chosen(do: handlers.Handlers, recording: Path) -> None:
+    """A list that was opened and left, a number that is being typed."""
+    for updates in do.read_sample(None, NAME), do.read_other_sample(None, NAME):
+        assert all(update == gradio.skip() for update in updates)
+    take = do.read(str(recording), NAME)[0]
+    assert do.mark(take, None, 4) == do.mark(None, 0, 1) == gradio.skip()
 
 
 @pytest.mark.parametrize(
@@ -100,13 +174,19 @@ def test_edits_and_their_undoing(
         ),
         (lambda do, take: converted(do, NAME, take, "low", 0, None, -1, ""), "seed: -1, expected"),
         (lambda do, take: converted(do, "nothing", take, "low", 0, None, 0, ""), "expected one of"),
-        (lambda do, take: do.edit(NAME, handlers.CUT, 2, take, 9, 9, None, 0, 1), "frames 9 to 9"),
+        (
+            lambda do, take: do.edit(NAME, handlers.CUT, 2, take, None, 9, None, 0, 1),
+            "stretch: None, expected a whole number",
+        ),
         (lambda do, take: do.edit(NAME, handlers.SWAP, 2, take, 1, 9, None, 0, 1), "no second"),
         (
             lambda do, take: do.edit(NAME, handlers.REPEAT, 20, take, 0, 37, None, 0, 1),
             "at most 2 s",
         ),
-        (lambda do, take: do.read_sample("/etc/passwd", NAME), "expected one of"),
+        (
+            lambda do, take: do.read_sample("/etc/passwd", NAME),
+            "expected one of &#x27;a sentence, a man&#x27;, &#x27;a sentence, a woman&#x27;, ",
+        ),
     ],
 )
 def test_what_cannot_be_is_a_line_on_the_page(
@@ -160,6 +240,8 @@ def test_handlers_get_and_give_what_they_expect(do: handlers.Handlers) -> None:
     inputs = {
         "convert": [layout.decoder, layout.take, *voice],
         "edit": [layout.decoder, layout.what, layout.number, *stretches],
+        "undo": [layout.take, layout.decoder, layout.first, layout.last],
+        "choose_decoder": [layout.decoder, *stretches[:3]],
     }
     outputs = {
         "convert": [layout.sounds, layout.note],

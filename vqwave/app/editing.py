@@ -33,6 +33,16 @@ def stretch(coded: CodeSequence, span: Span, name: str = "stretch") -> Span:
     return first // ratio * ratio, min(frames, -(-last // ratio) * ratio)
 
 
+def settled(coded: CodeSequence, span: Span) -> Span:
+    """The stretch that a span stands for: at least a frame of those there are, and whole pitch
+    codes. Raises UserInputError for what is no frame.
+    """
+    frames = coded.codes.shape[1]
+    first, last = (inputs.whole_number(place, "stretch", 0) for place in span)
+    first = min(first, frames - 1)
+    return stretch(coded, (first, min(max(first + 1, last), frames)))
+
+
 def repeat(coded: CodeSequence, span: Span, times: int) -> CodeSequence:
     """The stretch `times` times in all, at most `MOST_TIMES`. Raises UserInputError."""
     if inputs.whole_number(times, "times", 1) > MOST_TIMES:

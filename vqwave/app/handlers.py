@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from vqwave import inputs
 from vqwave.app import editing, pictures, session
+from vqwave.app.editing import Span
 from vqwave.app.models import Models, described_voices
 from vqwave.app.samples import sample
 from vqwave.app.session import Recording, Take, Voice
@@ -83,26 +84,39 @@ class Handlers:
         model = self.models.decoder(decoder)
         return self.show(session.read_take(model, Path(path), self.limits.seconds), decoder)
 
-    def read_sample(self, title: str, decoder: str) -> list[Update]:
-        """The same of an example, which the recorder shows, too."""
+    def read_sample(self, title: str | None, decoder: str) -> list[Update]:
+        """The same of an example, which the recorder shows, too; of none where a list was left
+        without a choice.
+        """
+        if title is None:
+            return [gr.skip()] * 6
         path = str(sample(title))
         return [path, *self.read(path, decoder)]
 
-    def show(self, take: Take | None, decoder: str) -> list[Update]:
-        """take, strip, sounds, first, last; without a take all are empty."""
+    def show(self, take: Take | None, decoder: str, span: Span | None = None) -> list[Update]:
+        """take, strip, sounds, first, last; without a take all are empty.
+
+        span: the stretch to be chosen, the middle third by default.
+        """
+        marked = _marked(take, span)
         if take is None:
-            return [None, "", EMPTY, gr.update(), gr.update()]
-        model, frames = self.models.decoder(decoder), take.coded.codes.shape[1]
-        span = frames // 3, max(frames // 3 + 1, 2 * frames // 3)
-        cards = pictures.cards([session.original(model, take)], take.name)
-        sliders = [gr.update(maximum=frames, value=place) for place in span]
-        return [take, pictures.strip(take, span), cards + DECODE, *sliders]
+            return [None, "", EMPTY, *marked[1:]]
+        cards = pictures.cards([session.original(self.models.decoder(decoder), take)], take.name)
+        return [take, marked[0], cards + DECODE, *marked[1:]]
 
-    def mark(self, take: Take | None, first: int, last: int) -> Update:
-        """The strip, with the frames that are chosen."""
-        return "" if take is None else pictures.strip(take, (first, max(first + 1, last)))
+    def mark(self, take: Take | None, first: int | None, last: int | None) -> Update:
+        """The strip, with the frames that edits take where these are chosen."""
+        return self.settle(take, first, last)[0]
 
-    def choose_decoder(self, decoder: str, take: Take | None) -> list[Update]:
+    def settle(self, take: Take | None, first: int | None, last: int | None) -> list[Update]:
+        """The same, and first and last as edits take them."""
+        if take is None or first is None or last is None:  # while a number is being typed
+            return [gr.skip()] * 3
+        return _marked(take, (first, last))
+
+    def choose_decoder(
+        self, decoder: str, take: Take | None, first: int = 0, last: int = 0
+    ) -> list[Update]:
         """speaker, shift, note, take, strip, sounds, first, last."""
         model = self.models.decoder(decoder)
         names, melody = described_voices(model), model.kind.melody is not None
@@ -114,7 +128,8 @@ class Handlers:
         known = None if take is None else session.recoded(model, take)
         if known is not take and take is not None and take.edits:
             gr.Info("This decoder has other codes: the recording is encoded anew, without edits.")
-        return [*controls, *self.show(known, decoder)]
+        span = (first, last) if last and known is take else None
+        return [*controls, *self.show(known, decoder, span)]
 
     def convert(
         self,
@@ -141,30 +156,37 @@ class Handlers:
     def edit(self, decoder: str, what: str, number: int, *stretches: Any) -> list[Update]:  # noqa: ANN401
         """take, strip, sounds, first, last, other, the other's strip, first, last.
 
-        stretches: take, first, last, and the other's.
+        stretches: take, first, last, and the other's. The stretches stay chosen; one that was put
+        in is chosen as it is there.
         """
-        given, first, last, other, *other_span = stretches
+        given, first, last, other, begin, end = stretches
         known, longest = self._needed(given), self.limits.seconds
-        coded, span = known.coded, (first, last)
+        coded, span, taken = known.coded, editing.settled(known.coded, (first, last)), None
         if what in (SUBSTITUTE, SWAP):
             second = self._needed(other, "second recording")
-            begin, end = other_span
+            taken = editing.settled(second.coded, (begin, end))
             if what == SWAP:
-                coded, others = editing.swap(coded, span, second.coded, (begin, end))
+                coded, others = editing.swap(coded, span, second.coded, taken)
                 other = second.edited(others, longest)
             else:
-                coded = editing.substitute(coded, span, second.coded, (begin, end))
+                coded = editing.substitute(coded, span, second.coded, taken)
+            size, put = span[1] - span[0], taken[1] - taken[0]
+            span = span[0], span[0] + put
+            taken = taken[0], taken[0] + (size if what == SWAP else put)
         elif what == REPEAT:
             coded = editing.repeat(coded, span, number)
         elif what == FILL:
             coded = editing.fill(coded, span, number)
         else:
             coded = editing.cut(coded, span)
-        return [*self.show(known.edited(coded, longest), decoder), *self.show_other(other)]
+        shown = self.show(known.edited(coded, longest), decoder, span)
+        if taken is None:
+            return [*shown, *[gr.skip()] * 4]
+        return [*shown, *self.show_other(other, taken)]
 
-    def undo(self, take: Take | None, decoder: str) -> list[Update]:
+    def undo(self, take: Take | None, decoder: str, first: int, last: int) -> list[Update]:
         """take, strip, sounds, first, last."""
-        return self.show(self._needed(take).undone(), decoder)
+        return self.show(self._needed(take).undone(), decoder, (first, last))
 
     def read_other(self, path: str | None, decoder: str) -> list[Update]:
         """other, the other's strip, first, last."""
@@ -173,8 +195,10 @@ class Handlers:
         model = self.models.decoder(decoder)
         return self.show_other(session.read_take(model, Path(path), self.limits.seconds))
 
-    def read_other_sample(self, title: str, decoder: str) -> list[Update]:
+    def read_other_sample(self, title: str | None, decoder: str) -> list[Update]:
         """The same of an example, which the second recorder shows, too."""
+        if title is None:
+            return [gr.skip()] * 5
         path = str(sample(title))
         return [path, *self.read_other(path, decoder)]
 
@@ -182,14 +206,9 @@ class Handlers:
         """The recording of a voice."""
         return None if path is None else session.read_recording(Path(path), self.limits.seconds)
 
-    def show_other(self, take: Take | None) -> list[Update]:
+    def show_other(self, take: Take | None, span: Span | None = None) -> list[Update]:
         """other, its strip, first, last."""
-        if take is None:
-            return [None, "", gr.update(), gr.update()]
-        frames = take.coded.codes.shape[1]
-        span = frames // 3, max(frames // 3 + 1, 2 * frames // 3)
-        sliders = [gr.update(maximum=frames, value=place) for place in span]
-        return [take, pictures.strip(take, span), *sliders]
+        return [take, *_marked(take, span)]
 
     def choose_edit(self, what: str) -> list[Update]:
         """number, the group of the second recording."""
@@ -221,6 +240,16 @@ class Handlers:
         if take is None:
             raise UserInputError(f"no {what} yet, expected one: record, drop or choose it")
         return take
+
+
+def _marked(take: Take | None, span: Span | None) -> list[Update]:
+    """strip, first, last: the stretch that a span stands for, of none the middle third."""
+    if take is None:
+        return ["", *[gr.update(visible=False)] * 2]
+    frames = take.coded.codes.shape[1]
+    first, last = editing.settled(take.coded, span or (frames // 3, 2 * frames // 3))
+    sliders = [gr.update(maximum=frames, value=place, visible=True) for place in (first, last)]
+    return [pictures.strip(take, (first, last)), *sliders]
 
 
 def first_value(choices: list[tuple[str, str]]) -> str | None:

@@ -17,6 +17,7 @@ from vqwave.app.handlers import (
     SWAP,
     Handlers,
     Limits,
+    Update,
     first_value,
     in_words,
 )
@@ -26,6 +27,7 @@ from vqwave.decode.sampling import DEFAULT, Sampling
 from vqwave.inference.speech_model import SpeechModel
 
 HERE = Path(__file__).parent
+STRIP = (HERE / "strip.js").read_text(encoding="utf-8")
 TITLE = (
     "<h1>vqwave</h1><p>Speech as discrete codes. Record something, look at its codes, edit them,"
     " and decode them in another voice.</p>"
@@ -59,7 +61,9 @@ class Layout:
                     self._voice()
                 with gr.Column(scale=5, min_width=300):
                     self._results()
-                    with gr.Accordion("Edit the codes", open=False):
+                    with gr.Accordion(
+                        "Edit the codes", open=False, elem_id="editor"
+                    ) as self.editor:
                         self._editor()
                     for name, model in self.models.priors.items():
                         with gr.Accordion(f"Generate a word ({name})", open=False):
@@ -126,8 +130,7 @@ class Layout:
         self.note = gr.Markdown(COLD, visible=cold, elem_classes="vq-note")
 
     def _results(self) -> None:
-        strip = (HERE / "strip.js").read_text(encoding="utf-8")
-        self.strip = gr.HTML("", js_on_load=strip, elem_id="strip")
+        self.strip = gr.HTML("", js_on_load=STRIP, elem_id="strip")
         self.sounds = gr.HTML(EMPTY, js_on_load=None, elem_id="sounds")
 
     def _editor(self) -> None:
@@ -145,7 +148,7 @@ class Layout:
                 elem_id="edit",
             )
             self.number = gr.Number(2, precision=0, label="times", min_width=90)
-        with gr.Group(visible=False) as self.second:
+        with gr.Column(visible=False) as self.second:
             self.other_audio = gr.Audio(
                 sources=["upload", "microphone"],
                 type="filepath",
@@ -156,7 +159,7 @@ class Layout:
             self.other_sample = gr.Dropdown(
                 list(TITLES), value=None, label="or an example", elem_id="other-sample"
             )
-            self.other_strip = gr.HTML("", js_on_load=None, padding=True)
+            self.other_strip = gr.HTML("", js_on_load=STRIP, elem_id="other-strip")
             self.other_first, self.other_last = _span("Its first frame", "Its end, exclusive")
         with gr.Row():
             self.apply = gr.Button("Apply", elem_id="apply", min_width=90)
@@ -188,7 +191,7 @@ class Layout:
         )
         self.decoder.input(
             in_words(do.choose_decoder),
-            [self.decoder, self.take],
+            [self.decoder, self.take, self.first, self.last],
             [self.speaker, self.shift, self.note, *self.shown],
             **latest,
         )
@@ -197,11 +200,9 @@ class Layout:
         settings = [self.decoder, self.take, *voice]
         for button in (self.convert, self.again):
             button.click(in_words(do.convert), settings, [self.sounds, self.note], **MODEL)
-        for slider in (self.first, self.last):
-            slider.input(do.mark, [self.take, self.first, self.last], self.strip, **QUICK)
-        self.strip.select(_chosen, None, [self.first, self.last], **QUICK).then(
-            do.mark, [self.take, self.first, self.last], self.strip, **QUICK
-        )
+        self._connect_stretch(self.take, self.strip, self.first, self.last)
+        self._connect_stretch(self.other, self.other_strip, self.other_first, self.other_last)
+        self.strip.select(_open, None, self.editor, **QUICK)
         self.what.input(do.choose_edit, self.what, [self.number, self.second], **QUICK)
         stretches = [self.take, self.first, self.last]
         stretches += [self.other, self.other_first, self.other_last]
@@ -211,7 +212,12 @@ class Layout:
             [*self.shown, *other],
             **MODEL,
         )
-        self.undo.click(in_words(do.undo), [self.take, self.decoder], self.shown, **MODEL)
+        self.undo.click(
+            in_words(do.undo),
+            [self.take, self.decoder, self.first, self.last],
+            self.shown,
+            **MODEL,
+        )
         self.other_audio.input(
             in_words(do.read_other), [self.other_audio, self.decoder], other, **latest
         )
@@ -221,17 +227,27 @@ class Layout:
             [self.other_audio, *other],
             **latest,
         )
-        for slider in (self.other_first, self.other_last):
-            slider.input(
-                do.mark, [self.other, self.other_first, self.other_last], self.other_strip, **QUICK
-            )
+
+    def _connect_stretch(
+        self, take: gr.State, strip: gr.HTML, first: gr.Slider, last: gr.Slider
+    ) -> None:
+        """What is drawn over a strip or set by its sliders: whole pitch codes, once it is done."""
+        do, given, shown = self.handlers, [take, first, last], [strip, first, last]
+        for slider in (first, last):
+            slider.input(do.mark, given, strip, **QUICK)
+            slider.release(do.settle, given, shown, **QUICK)
+        strip.select(_chosen, None, [first, last], **QUICK).then(do.mark, given, strip, **QUICK)
 
 
 def _span(first: str, last: str) -> tuple[gr.Slider, gr.Slider]:
-    """Two sliders of frames."""
+    """Two sliders of frames, once there are any."""
+    hidden = {"step": 1, "min_width": 140, "visible": False, "buttons": []}
     with gr.Row():
-        start = gr.Slider(0, 1, 0, step=1, label=first, min_width=140)
-        return start, gr.Slider(0, 1, 1, step=1, label=last, min_width=140)
+        return gr.Slider(0, 1, 0, label=first, **hidden), gr.Slider(0, 1, 1, label=last, **hidden)
+
+
+def _open() -> Update:
+    return gr.update(open=True)
 
 
 def _chosen(event: gr.EventData) -> tuple[int, int]:

@@ -147,13 +147,15 @@ def strip(take: Take, span: Span | None = None) -> Markup:
         f" codes, {coded.seconds:.2f} s at {coded.bit_rate:.0f} bit/s"
     )
     return Markup(
-        '<figure class="vq-strip" data-frames="{}"><figcaption><b>codes of “{}”{}</b>'
-        '<span>{}</span><a class="vq-save" download="{}" href="{}">save .vqw</a></figcaption>'
+        '<figure class="vq-strip" data-frames="{}" data-ratio="{}"><figcaption>'
+        "<b>codes of “{}”{}</b><span>{}</span>"
+        '<a class="vq-save" download="{}" href="{}">save .vqw</a></figcaption>'
         '<div class="vq-codes" style="--rows:{}">'
         '<svg viewBox="0 0 {} {}" preserveAspectRatio="none" shape-rendering="crispEdges"'
         ' role="img" aria-label="{}">{}</svg>{}</div></figure>'
     ).format(
         frames,
+        coded.ratio,
         take.name,
         ", edited" if take.edits else "",
         facts,

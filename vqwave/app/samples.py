@@ -23,5 +23,6 @@ TITLES = {
 def sample(title: str) -> Path:
     """The file of a title. Raises UserInputError."""
     if title not in TITLES:
-        raise UserInputError(f"recording {title!r}: expected one of {', '.join(TITLES)}")
+        known = ", ".join(map(repr, TITLES))  # quoted: some have commas
+        raise UserInputError(f"recording {title!r}: expected one of {known}")
     return FOLDER / f"{TITLES[title]}.ogg"
