@@ -67,7 +67,7 @@ def check_pitch(melody: Melody | None, pitch: PitchCodes | PitchFormat | None) -
         return
     if pitch is None:
         raise UserInputError(
-            "these codes have no pitch codes, expected some (pitch_codes): the model has a melody"
+            "these codes have no pitch codes, expected some (pitch_codes): it has a melody"
         )
     codec = melody.codec
     own = (codec.books, codec.size, codec.hop)

@@ -357,7 +357,7 @@ class VQVAE(nn.Module):
             return None
         if pitch_codes is None:
             raise UserInputError(
-                "these codes have no pitch codes, expected some (pitch_codes): the model has a melody"
+                "these codes have no pitch codes, expected some (pitch_codes): it has a melody"
             )
         real = None if mask is None else mask[:, :: self.melody.codec.hop // self.hop]
         return self.melody.decode(pitch_codes, labels, frames * self.hop // self.melody.hop, real)
