@@ -131,14 +131,12 @@ class AdaptExperiment(Experiment[Config, VQVAE]):
 
     def build(self) -> VQVAE:
         model = self.added.build(self.loaded).requires_grad_(requires_grad=False)
-        self.trainable(model).requires_grad_(requires_grad=True)
-        if model.spectral_decoder is not None:
-            model.spectral_decoder.frontend.requires_grad_(requires_grad=False)
+        self.trainable(model).choose_trained()
         return model
 
     def trainable(self, model: VQVAE) -> Adaptation:
         segment = self.samples_of(self.config.decoder_segment_seconds)
-        return Adaptation(model, self.objective, segment)
+        return Adaptation(model, self.objective, segment, self.added)
 
     def parameter_groups(self, model: VQVAE) -> list[list[nn.Parameter]]:
         trained = self.trainable(model)
@@ -159,7 +157,7 @@ class AdaptExperiment(Experiment[Config, VQVAE]):
         trained = self.trainable(model)
 
         def loss() -> Tensor:
-            error = spectral_loss(model, batch, frames)[1]
+            error = spectral_loss(model, batch, frames, self.added)[1]
             if error is None:
                 error = torch.stack(list(trained.held_out(batch, 0, 0).values())).sum()
             return error

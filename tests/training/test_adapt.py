@@ -21,6 +21,7 @@ from vqwave.data.joined import JoinedCorpus, Part
 from vqwave.data.mixed_segments import MixedSegments
 from vqwave.decode.sampling import Sampling
 from vqwave.errors import UserInputError
+from vqwave.inference.embedding_fit import BEYOND
 from vqwave.inference.model_folder import load_trained, save_trained
 from vqwave.inference.speech_model import SpeechModel
 from vqwave.models import StudentSpec
@@ -212,6 +213,39 @@ def test_the_body_waits_for_the_voice(
     }
     assert moved
     assert all("embeddings" in n or "conditioner" in n or "projection" in n for n in moved), moved
+
+
+def test_the_frames_of_other_voices_stay(
+    adapt: Callable[..., None], base: Path, old: Path, tmp_path: Path
+) -> None:
+    """Of the spectral decoder nothing moves but the row of the new voice, which is new."""
+    adapt(tmp_path / "run", f"replay=[{old}]", "voice_share=0", "optim.warmup=0")
+    before, after = (
+        load_trained(run).model.spectral_decoder.state_dict() for run in (base, tmp_path / "run")
+    )
+    table = "embeddings.speaker.weight"
+    assert all(torch.equal(before[name], after[name]) for name in before if name != table)
+    assert torch.equal(after[table][:3], before[table])
+    assert len(after[table]) == 4
+    assert not any(torch.equal(after[table][3], row) for row in before[table])
+
+
+def test_the_new_row_lies_beyond_what_is_trained(base: Path) -> None:
+    """The embedding that training takes of it is drawn back; gradients reach it alone."""
+    loaded = load_trained(base)
+    added = AddedVoice.to(loaded, "new")
+    model = added.build(loaded)
+    table = model.spectral_decoder.embeddings["speaker"]
+    with torch.no_grad():
+        table.weight[added.row] += 1.0
+    labels = {"speaker": torch.tensor([0, 3, 2])}
+    taken = added.spectral_embedding(model, labels)
+    mean = table.weight[:3].mean(0)
+    assert torch.equal(taken[[0, 2]], table.weight[[0, 2]])
+    torch.testing.assert_close((1 + BEYOND) * (taken[1] - mean), table.weight[3] - mean)
+    (gradient,) = torch.autograd.grad(taken.sum(), [table.weight])
+    assert (gradient[:3] == 0).all()
+    torch.testing.assert_close(gradient[3], torch.full_like(mean, 1 / (1 + BEYOND)))
 
 
 def test_a_folder_is_prepared_and_adapted_by_the_command(

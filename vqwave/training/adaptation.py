@@ -18,11 +18,13 @@ from vqwave.decode.sampling import Temperatures, temperatures_of
 from vqwave.losses import EnergySpec, negative_log_likelihood
 from vqwave.metrics import likelihood
 from vqwave.models import VQVAE, Student, WaveNet
+from vqwave.nn.auxiliary.spectral_decoder import EMBEDDING
 from vqwave.nn.module_lists import submodules
 from vqwave.nn.random_segments import sliced
 from vqwave.nn.wavenet import Stack
 from vqwave.rng import keyed
 from vqwave.rng.philox import uniforms
+from vqwave.training.added_voice import AddedVoice
 
 D = TypeVar("D", bound=nn.Module)
 PARTS = 4  # uniforms a sample of a student's noise
@@ -50,11 +52,14 @@ def coded(model: VQVAE, batch: Batch) -> Coded:
     return Coded(model.quantizer.decode(codes), mask, pitch, recorded)
 
 
-def spectral_loss(model: VQVAE, batch: Batch, x: Coded) -> tuple[Tensor | None, Tensor | None]:
+def spectral_loss(
+    model: VQVAE, batch: Batch, x: Coded, added: AddedVoice
+) -> tuple[Tensor | None, Tensor | None]:
     """The spectral decoder's frames, and their error; None of a model without."""
     if model.spectral_decoder is None:
         return None, None
-    spectrum = model.spectral_decoder(x.z, batch.labels, x.mask, x.pitch)
+    labels = {**batch.labels, EMBEDDING: added.spectral_embedding(model, batch.labels)}
+    spectrum = model.spectral_decoder(x.z, labels, x.mask, x.pitch)
     return spectrum, model.spectral_decoder.loss(spectrum, batch.wave, x.mask)
 
 
@@ -143,9 +148,12 @@ class Adaptation(nn.Module):
     The remaining parts of the model are no parts of this one, so that they stay in evaluation mode.
     """
 
-    def __init__(self, model: VQVAE, objective: Objective[Any], segment: int) -> None:
+    def __init__(
+        self, model: VQVAE, objective: Objective[Any], segment: int, added: AddedVoice
+    ) -> None:
         """segment: samples of each clip, anywhere, that the decoder is trained on."""
         super().__init__()
+        self.added = added
         self.decoder, self.spectral_decoder = model.decoder, model.spectral_decoder
         self.objective, self.segment = objective, segment
         self._model = (model,)  # a tuple is not registered
@@ -154,6 +162,14 @@ class Adaptation(nn.Module):
     def model(self) -> VQVAE:
         """All of it."""
         return self._model[0]
+
+    def choose_trained(self) -> None:
+        """All of the decoder has gradients; of the spectral decoder the speakers' embeddings alone:
+        the frames of the other voices stay as they are.
+        """
+        self.decoder.requires_grad_(requires_grad=True)
+        if self.spectral_decoder is not None:
+            self.spectral_decoder.embeddings["speaker"].requires_grad_(requires_grad=True)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """A training batch -> losses by name, unweighted."""
@@ -171,11 +187,11 @@ class Adaptation(nn.Module):
         return losses | self.objective.losses(self.decoder, batch, frames, u.to(batch.wave))
 
     def _frames(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The decoder's frames, and the loss of the spectral decoder, which no other loss
-        trains.
+        """The decoder's frames, and the loss of the spectral decoder, of which only the new row is
+        trained, by no other loss.
         """
         model, x = self.model, coded(self.model, batch)
-        spectrum, error = spectral_loss(model, batch, x)
+        spectrum, error = spectral_loss(model, batch, x, self.added)
         predicted = None if spectrum is None else spectrum.detach()
         frames = model.decoder_features(x.z, batch.labels, predicted, x.mask, x.recorded)
         return frames, {} if error is None else {"spectral": error}

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from vqwave.data import Corpus
 from vqwave.data.speaker_vectors import SpeakerVectors, saved_in
 from vqwave.errors import UserInputError
+from vqwave.inference.embedding_fit import BEYOND
 from vqwave.inference.model_folder import Loaded, ModelCard
 from vqwave.models import VQVAE, VQVAESpec
 from vqwave.training.sources import checked_source
@@ -99,6 +100,20 @@ class AddedVoice:
         parts = [model.decoder.conditioner, model.spectral_decoder]
         modules = [part.embeddings["speaker"] for part in parts if part is not None]
         return [cast(nn.Embedding, module) for module in modules]
+
+    def spectral_embedding(self, model: VQVAE, labels: Mapping[str, Tensor]) -> Tensor:
+        """What the spectral decoder is conditioned on in training, (B, C): its own embeddings of
+        the known voices; of the new one that from which its row lies `BEYOND` further away from
+        the mean of these. Gradients reach that row alone.
+        """
+        decoder = model.spectral_decoder
+        assert decoder is not None
+        table = cast(nn.Embedding, decoder.embeddings["speaker"])
+        own = torch.stack(decoder.each(labels)).sum(0)
+        mean = table.weight[self.known_rows].mean(0).detach()
+        rest = (own - table(labels["speaker"])).detach()  # of other labels
+        drawn_back = torch.lerp(mean, own - rest, 1 / (1 + BEYOND)) + rest
+        return torch.where((labels["speaker"] == self.row)[:, None], drawn_back, own.detach())
 
     def start(self, model: VQVAE, weights: Tensor) -> None:
         """Put the new rows at a mixture, weights (K,), of the known ones."""
