@@ -80,18 +80,26 @@ def window_starts(samples: int) -> list[int]:
     return starts
 
 
+def installed() -> Path | None:
+    """The folder of the package that has the weights; None where it is not installed."""
+    package = importlib.util.find_spec("resemblyzer")
+    if package is None or not package.submodule_search_locations:
+        return None
+    return Path(next(iter(package.submodule_search_locations)))
+
+
 def speaker_encoder(weights: str | Path | None = None) -> SpeakerEncoder:
     """The encoder with the installed package's weights, or those of a file.
 
     Raises UnavailableError where that package is not installed.
     """
     if weights is None:
-        package = importlib.util.find_spec("resemblyzer")
-        if package is None or not package.submodule_search_locations:
+        package = installed()
+        if package is None:
             raise UnavailableError(
                 "the package resemblyzer is not installed: pip install 'vqwave[voices]'"
             )
-        weights = Path(next(iter(package.submodule_search_locations))) / "pretrained.pt"
+        weights = package / "pretrained.pt"
     state = torch.load(weights, map_location="cpu", weights_only=True)["model_state"]
     encoder = SpeakerEncoder()
     encoder.load_state_dict(

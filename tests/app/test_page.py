@@ -9,14 +9,19 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from small_models import RATE, VQVAE, WAVENET
 
+from vqwave.app import session
 from vqwave.app.models import Models
 from vqwave.cli import main
 from vqwave.decode.sampling import Sampling
+from vqwave.inference.model_folder import ModelCard
 from vqwave.inference.speech_model import SpeechModel
+from vqwave.nn.condition import ConditionerSpec
 
 gradio = pytest.importorskip("gradio", reason="gradio (extra app) is not installed")
 handlers = pytest.importorskip("vqwave.app.handlers")
@@ -32,26 +37,34 @@ def do(model: SpeechModel) -> handlers.Handlers:
     return handlers.Handlers(models, handlers.Limits(seconds=2.0), Sampling(backend="reference"))
 
 
+def shown(do: handlers.Handlers, path: Path) -> list[object]:
+    """take, strip, sounds, first, last of a recording."""
+    return do.read(str(path), NAME, None)[2:]
+
+
 def converted(do: handlers.Handlers, *settings: object) -> list[object]:
     return do.convert(gradio.Progress(), *settings)
 
 
 def test_a_recording_is_shown_with_its_codes(do: handlers.Handlers, recording: Path) -> None:
-    take, strip, sounds, first, last = do.read(str(recording), NAME)
-    assert take.name == "rising"
+    take, strip, sounds, first, last = shown(do, recording)
+    assert take.name == "rising"  # an example has the name that is chosen
+    assert do.read_sample("“three”", NAME, None)[3].name == "three"
+    assert do.read_other_sample("“seven”", NAME)[1].name == "seven"
     assert strip.count("<rect") == 37 + 10
     assert sounds.count("<audio") == 1
     assert (first["maximum"], first["value"], last["value"]) == (37, 12, 24)
     assert first["visible"]
-    take, *_, first, last = do.read(None, NAME)
+    _, _, take, *_, first, last = do.read(None, NAME, None)
     assert take is None
     assert not first["visible"]
 
 
 def test_a_conversion_is_three_players_and_files(do: handlers.Handlers, brief: Path) -> None:
-    take = do.read(str(brief), NAME)[0]
+    take = shown(do, brief)[0]
     sounds, note = converted(do, NAME, take, "high", 2.0, None, 0, "0.5")
     assert sounds.count("<audio") == sounds.count('class="vq-spectrum"') == 3
+    assert sounds == converted(do, NAME, take, "high", 2.0, None, 0, " 0,5")[0]
     assert re.findall(r'download="([^"]*)"', sounds)[2] == (
         "brief.conversion to high, +2 semitones.wav"
     )
@@ -59,10 +72,60 @@ def test_a_conversion_is_three_players_and_files(do: handlers.Handlers, brief: P
     assert "http" not in re.sub(r"data:[^\"]*", "", sounds)
 
 
+def test_a_voice_is_chosen_by_the_recording_or_by_the_visitor(
+    do: handlers.Handlers, recording: Path
+) -> None:
+    nearest = session.nearest_voice(do.models.decoder(NAME), shown(do, recording)[0])
+    other = {"low": "high", "high": "low"}[nearest]
+    for wished, name in ((None, other), ("low", "low"), ("high", "high"), ("anna", other)):
+        speaker, _, take, *_ = do.read(str(recording), NAME, wished)
+        assert speaker["value"] == name
+        assert do.choose_decoder("other", take, wished)[0]["value"] == name
+
+
+def test_a_note_says_that_something_has_to_be_compiled(
+    model: SpeechModel, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for compiled in (False, True):
+        monkeypatch.setattr(session, "is_compiled", lambda *_, known=compiled: known)
+        do = handlers.Handlers(Models({NAME: model}, {}), handlers.Limits())
+        assert not do.choose_decoder(NAME, None, None)[3]["visible"]  # nothing to convert
+        _, note, take, *_ = do.read(str(recording), NAME, None)
+        assert note["visible"] is not compiled
+        assert do.choose_decoder(NAME, take, None)[3]["visible"] is not compiled
+
+
+@pytest.mark.parametrize("folder", [None, Path("resemblyzer")])
+def test_a_recordings_voice_is_offered_where_it_can_be_taken(
+    folder: Path | None, do: handlers.Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqwave.speaker_encoder.installed", lambda: folder)
+    layout = page.Layout(do)
+    assert layout.like_audio.visible is (folder is not None)
+    lines = [each for each in layout.of_recording.children if isinstance(each, gradio.Markdown)]
+    assert [each.visible for each in lines] == [folder is None]
+    assert "pip install 'vqwave[voices]'" in lines[0].value
+
+
+def test_a_model_of_one_voice_takes_no_other(brief: Path) -> None:
+    one_voice = replace(WAVENET, conditioner=ConditionerSpec(channels=4, categorical=()))
+    spec = replace(VQVAE, decoder=one_voice)
+    card = ModelCard(sample_rate=RATE, labels={}, spec=spec, about={})
+    one = SpeechModel(spec.build(RATE, {}).eval(), card)
+    do = handlers.Handlers(
+        Models({NAME: one}, {}), handlers.Limits(), Sampling(backend="reference")
+    )
+    _, _, group, _, *_ = do.choose_decoder(NAME, None, None)
+    assert not group["visible"]
+    take = shown(do, brief)[0]
+    sounds, _ = converted(do, NAME, take, None, 0, do.read_like(str(brief)), 0, "")
+    assert sounds.count("<audio") == 2
+
+
 def test_names_of_visitors_are_no_markup(do: handlers.Handlers, brief: Path) -> None:
     path = brief.with_name("<img src=x onerror=alert(1)>.wav")
     path.write_bytes(brief.read_bytes())
-    take, strip, sounds, *_ = do.read(str(path), NAME)
+    take, strip, sounds, *_ = shown(do, path)
     assert "<img src=x" not in strip + sounds + converted(do, NAME, take, "low", 0, None, 0, "")[0]
 
 
@@ -79,7 +142,7 @@ def test_names_of_visitors_are_no_markup(do: handlers.Handlers, brief: Path) -> 
 def test_edits_and_their_undoing(
     what: str, frames: int, do: handlers.Handlers, recording: Path, second: Path
 ) -> None:
-    take, other = do.read(str(recording), NAME)[0], do.read_other(str(second), NAME)[0]
+    take, other = shown(do, recording)[0], do.read_other(str(second), NAME)[0]
     edited, strip, *_, again, _, _, _ = do.edit(NAME, what, 2, take, 12, 24, other, 0, 8)
     assert edited.coded.codes.shape[1] == frames
     assert f"{frames} frames" in strip
@@ -118,43 +181,43 @@ def test_the_stretch_stays_chosen_after_an_edit(
     recording: Path,
     second: Path,
 ) -> None:
-    take, other = do.read(str(recording), NAME)[0], do.read_other(str(second), NAME)[0]
-    shown = do.edit(NAME, what, 2, take, *given, other, 0, 12)
-    for strip, first, last, span in (shown[1], *shown[3:5], kept), (*shown[6:], others):
+    take, other = shown(do, recording)[0], do.read_other(str(second), NAME)[0]
+    edited = do.edit(NAME, what, 2, take, *given, other, 0, 12)
+    for strip, first, last, span in (edited[1], *edited[3:5], kept), (*edited[6:], others):
         if span is not None:
             assert (first["value"], last["value"]) == span
             assert chosen(strip) == pytest.approx(span, abs=0.01)
     if others is None:  # nothing about the second recording
-        assert shown[5:] == [gradio.skip()] * 4
-    undone = do.undo(shown[0], NAME, *kept)
+        assert edited[5:] == [gradio.skip()] * 4
+    undone = do.undo(edited[0], NAME, *kept)
     assert (undone[3]["value"], undone[4]["value"], undone[4]["maximum"]) == (*kept, 37)
-    again = do.choose_decoder("other", shown[0], *kept)
-    assert (again[6]["value"], again[7]["value"]) == kept
+    first, last = do.choose_decoder("other", edited[0], None, *kept)[-2:]
+    assert (first["value"], last["value"]) == kept
 
 
 @pytest.mark.parametrize(
-    ("given", "shown"),
+    ("given", "edited"),
     [((5, 6), (4, 8)), ((34, 37), (32, 37)), ((9, 9), (8, 12)), ((30, 10), (28, 32))],
 )
 def test_the_frames_that_are_edited_are_shown(
-    given: tuple[int, int], shown: tuple[int, int], do: handlers.Handlers, recording: Path
+    given: tuple[int, int], edited: tuple[int, int], do: handlers.Handlers, recording: Path
 ) -> None:
-    take = do.read(str(recording), NAME)[0]
+    take = shown(do, recording)[0]
     strip, first, last = do.settle(take, *given)
-    assert chosen(strip) == chosen(do.mark(take, *given)) == pytest.approx(shown, abs=0.01)
-    assert (first["value"], last["value"]) == shown
-    edited = do.edit(NAME, handlers.FILL, 3, take, *given, None, 0, 1)[0].coded
-    assert edited.codes[0, slice(*shown)].unique().tolist() == [3]
-    rest = edited.codes[0] == take.coded.codes[0]
-    assert rest[: shown[0]].all()
-    assert rest[shown[1] :].all()
+    assert chosen(strip) == chosen(do.mark(take, *given)) == pytest.approx(edited, abs=0.01)
+    assert (first["value"], last["value"]) == edited
+    codes = do.edit(NAME, handlers.FILL, 3, take, *given, None, 0, 1)[0].coded.codes[0]
+    assert codes[slice(*edited)].unique().tolist() == [3]
+    same = codes == take.coded.codes[0]
+    assert same[: edited[0]].all()
+    assert same[edited[1] :].all()
 
 
 def test_nothing_happens_where_nothing_was_chosen(do: handlers.Handlers, recording: Path) -> None:
     """A list that was opened and left, a number that is being typed."""
-    for updates in do.read_sample(None, NAME), do.read_other_sample(None, NAME):
+    for updates in do.read_sample(None, NAME, None), do.read_other_sample(None, NAME):
         assert all(update == gradio.skip() for update in updates)
-    take = do.read(str(recording), NAME)[0]
+    take = shown(do, recording)[0]
     assert do.mark(take, None, 4) == do.mark(None, 0, 1) == gradio.skip()
 
 
@@ -184,7 +247,7 @@ def test_nothing_happens_where_nothing_was_chosen(do: handlers.Handlers, recordi
             "at most 2 s",
         ),
         (
-            lambda do, take: do.read_sample("/etc/passwd", NAME),
+            lambda do, take: do.read_sample("/etc/passwd", NAME, None),
             "expected one of &#x27;a sentence, a man&#x27;, &#x27;a sentence, a woman&#x27;, ",
         ),
     ],
@@ -195,7 +258,7 @@ def test_what_cannot_be_is_a_line_on_the_page(
     do: handlers.Handlers,
     recording: Path,
 ) -> None:
-    take = do.read(str(recording), NAME)[0]
+    take = shown(do, recording)[0]
     with pytest.raises(gradio.Error) as caught:
         handlers.in_words(lambda: work(do, take))()
     assert line in caught.value.message
@@ -222,10 +285,10 @@ def test_lines_are_no_markup() -> None:
 
 
 def test_another_codec_is_encoded_anew(do: handlers.Handlers, recording: Path) -> None:
-    take = do.read(str(recording), NAME)[0]
-    speaker, shift, _, again, *_ = do.choose_decoder("other", take)
+    take = shown(do, recording)[0]
+    speaker, shift, _, _, again, *_ = do.choose_decoder("other", take, None)
     assert [name for _, name in speaker["choices"]] == ["low", "high"]
-    assert "about 122 Hz" in speaker["choices"][0][0]
+    assert speaker["choices"][0][0] == "low, pitch about 122 Hz"
     assert shift["visible"]
     assert again is take
 
@@ -233,7 +296,8 @@ def test_another_codec_is_encoded_anew(do: handlers.Handlers, recording: Path) -
 def test_handlers_get_and_give_what_they_expect(do: handlers.Handlers) -> None:
     """Of each event: as many inputs as its handler takes, and the right ones."""
     layout = page.Layout(do)
-    shown = [layout.take, layout.strip, layout.sounds, layout.first, layout.last]
+    show = [layout.take, layout.strip, layout.sounds, layout.first, layout.last]
+    read = [layout.speaker, layout.note, *show]
     voice = [layout.speaker, layout.shift, layout.like, layout.seed, layout.temperature]
     stretches = [layout.take, layout.first, layout.last]
     stretches += [layout.other, layout.other_first, layout.other_last]
@@ -241,13 +305,15 @@ def test_handlers_get_and_give_what_they_expect(do: handlers.Handlers) -> None:
         "convert": [layout.decoder, layout.take, *voice],
         "edit": [layout.decoder, layout.what, layout.number, *stretches],
         "undo": [layout.take, layout.decoder, layout.first, layout.last],
-        "choose_decoder": [layout.decoder, *stretches[:3]],
+        "choose_decoder": [layout.decoder, layout.take, layout.wished, *stretches[1:3]],
+        "read": [layout.audio, layout.decoder, layout.wished],
     }
     outputs = {
         "convert": [layout.sounds, layout.note],
-        "choose_decoder": [layout.speaker, layout.shift, layout.note, *shown],
-        "read": shown,
-        "undo": shown,
+        "choose_decoder": [layout.speaker, layout.shift, layout.of_recording, layout.note, *show],
+        "read": read,
+        "read_sample": [layout.audio, *read],
+        "undo": show,
     }
     assert layout.blocks.progress_tracking
     wired = set()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from small_models import RATE, VQVAE, WAVENET
 
 from vqwave import audio
 from vqwave.app import session
@@ -18,7 +19,9 @@ from vqwave.app.session import Take, Voice
 from vqwave.codes import to_bytes
 from vqwave.decode.sampling import Sampling
 from vqwave.errors import UserInputError
+from vqwave.inference.model_folder import ModelCard
 from vqwave.inference.speech_model import SpeechModel
+from vqwave.nn.condition import ConditionerSpec
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +169,56 @@ def test_a_recording_of_a_trained_speaker_has_that_nearest_voice() -> None:
         assert session.nearest_voice(student, take) == name
 
 
+@pytest.mark.parametrize(
+    ("title", "name"), [("a sentence, a man", "19"), ("a sentence, a woman", "27")]
+)
+def test_the_default_voice_is_one_of_the_other_range(title: str, name: str) -> None:
+    """27 is a man (111 Hz), 19 a woman (191 Hz): in the middle of either half of the voices."""
+    speech = SpeechModel.load("speech")
+    take = session.read_take(speech, sample(title), 10.0)
+    assert session.default_voice(speech, take) == name
+    assert session.default_voice(speech) == "19"
+
+
+def test_the_default_voice_is_not_the_nearest(
+    model: SpeechModel, take: Take, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for near, far in (("low", "high"), ("high", "low")):
+        monkeypatch.setattr(session, "nearest_voice", lambda *_, near=near: near)
+        assert session.default_voice(model, take) == far
+
+
+def test_the_default_voice_of_models_without_pitch(recording: Path) -> None:
+    for names, categorical in ((["a", "b", "c"], ("speaker",)), ([], ())):
+        labels = {"speaker": names} if names else {}
+        conditioner = ConditionerSpec(channels=4, categorical=categorical)
+        spec = replace(VQVAE, decoder=replace(WAVENET, conditioner=conditioner))
+        network = spec.build(RATE, labels).eval()
+        plain = SpeechModel(
+            network, ModelCard(sample_rate=RATE, labels=labels, spec=spec, about={})
+        )
+        take = session.read_take(plain, recording, 10.0)
+        nearest = session.nearest_voice(plain, take)
+        assert nearest == ("a" if names else None)
+        assert session.default_voice(plain, take) == ("b" if names else None)
+
+
+def test_whether_something_has_to_be_compiled_is_known_without_compiling(
+    model: SpeechModel, take: Take, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("numba")
+    assert session.is_compiled(model, take.coded, SLOW)
+
+    from vqwave.decode.cpu import compiled
+
+    def decode(*_: object, **__: object) -> None:
+        assert compiled._kept_alone.get()
+        raise compiled.NotKeptError
+
+    monkeypatch.setattr(model, "decode", decode)
+    assert not session.is_compiled(model, take.coded, Sampling(backend="numba"))
+
+
 @pytest.mark.slow  # it decodes with the shipped models, whose kernels may have to be compiled
 def test_a_word_is_generated_and_converted() -> None:
     models = Models.load(["fsdd-student", "fsdd-prior"])
@@ -175,3 +228,4 @@ def test_a_word_is_generated_and_converted() -> None:
     recorded, sounds = session.versions(student, take, Voice("george"), ignore)
     assert (take.name, recorded.title) == ("7", "generated as theo")
     assert 0.1 < recorded.seconds == sounds[1].seconds
+    assert session.is_compiled(student, take.coded, Sampling())

@@ -117,6 +117,22 @@ def test_processes_that_want_a_kernel_at_once_compile_it_once(
     assert counted.made == ["noise", "noise", "scale"]
 
 
+def test_nothing_is_compiled_where_only_what_is_kept_is_wanted(
+    counted: type[Counted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted(MODULE, "noise")(1)
+    with compiled.kept_alone():
+        counted(MODULE, "noise")(7)
+        with pytest.raises(compiled.NotKeptError):
+            counted(MODULE, "scale")(7)
+        monkeypatch.setattr(kernel_cache, "place", lambda *_: None)  # no folder for kernels
+        with pytest.raises(compiled.NotKeptError):
+            counted(MODULE, "scale")(7)
+    assert counted.made == ["noise"]
+    counted(MODULE, "scale")(7)
+    assert counted.made == ["noise", "scale"]
+
+
 def test_code_that_needs_numba_is_not_kept(
     counted: type[Counted], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,13 +18,14 @@ from markupsafe import Markup
 from vqwave import inputs
 from vqwave.app import editing, pictures, session
 from vqwave.app.editing import Span
-from vqwave.app.models import Models, described_voices
-from vqwave.app.samples import sample
+from vqwave.app.models import Models, described_voices, voices
+from vqwave.app.samples import plain, sample
 from vqwave.app.session import Recording, Take, Voice
 from vqwave.decode.backend import choose
 from vqwave.decode.sampling import DEFAULT, Sampling
 from vqwave.errors import UserInputError, under
 from vqwave.failures import in_a_line, reported
+from vqwave.inference.speech_model import SpeechModel
 from vqwave.terminal import message
 
 EMPTY = Markup('<p class="vq-empty">Record, drop or choose a recording.</p>')
@@ -71,27 +72,33 @@ class Handlers:
         Raises UserInputError for a back-end that a decoder has not.
         """
         self.models, self.limits, self.sampling = models, limits, sampling
-        self.compiled: set[str] = set()  # decoders that have been used, or are not compiled
+        self.compiled: set[str] = set()  # decoders that nothing has to be compiled for
         for name, model in models.decoders.items():
             with under(name):
-                if choose(model.decoder, sampling.backend).backend == "reference":
-                    self.compiled.add(name)
+                choose(model.decoder, sampling.backend)
 
-    def read(self, path: str | None, decoder: str) -> list[Update]:
-        """A file that was recorded or dropped -> take, strip, sounds, first, last."""
+    def read(
+        self, path: str | None, decoder: str, wished: str | None, name: str | None = None
+    ) -> list[Update]:
+        """A file that was recorded or dropped -> speaker, note, take, strip, sounds, first, last.
+
+        wished: the voice that the visitor chose; name: of an example.
+        """
         if path is None:
-            return self.show(None, decoder)
+            return [gr.skip(), gr.skip(), *self.show(None, decoder)]
         model = self.models.decoder(decoder)
-        return self.show(session.read_take(model, Path(path), self.limits.seconds), decoder)
+        take = session.read_take(model, Path(path), self.limits.seconds, name)
+        speaker = gr.update(value=_voice(model, take, wished))
+        return [speaker, self._note(decoder, take), *self.show(take, decoder)]
 
-    def read_sample(self, title: str | None, decoder: str) -> list[Update]:
+    def read_sample(self, title: str | None, decoder: str, wished: str | None) -> list[Update]:
         """The same of an example, which the recorder shows, too; of none where a list was left
         without a choice.
         """
         if title is None:
-            return [gr.skip()] * 6
+            return [gr.skip()] * 8
         path = str(sample(title))
-        return [path, *self.read(path, decoder)]
+        return [path, *self.read(path, decoder, wished, plain(title))]
 
     def show(self, take: Take | None, decoder: str, span: Span | None = None) -> list[Update]:
         """take, strip, sounds, first, last; without a take all are empty.
@@ -115,17 +122,23 @@ class Handlers:
         return _marked(take, (first, last))
 
     def choose_decoder(
-        self, decoder: str, take: Take | None, first: int = 0, last: int = 0
+        self,
+        decoder: str,
+        take: Take | None,
+        wished: str | None,
+        first: int = 0,
+        last: int = 0,
     ) -> list[Update]:
-        """speaker, shift, note, take, strip, sounds, first, last."""
+        """speaker, shift, the group of a voice's recording, note, and what `show` gives."""
         model = self.models.decoder(decoder)
         names, melody = described_voices(model), model.kind.melody is not None
-        controls = [
-            gr.update(choices=names, value=first_value(names), visible=bool(names)),
-            gr.update(visible=melody, value=0),
-            gr.update(visible=decoder not in self.compiled),
-        ]
         known = None if take is None else session.recoded(model, take)
+        controls = [
+            gr.update(choices=names, value=_voice(model, known, wished), visible=bool(names)),
+            gr.update(visible=melody, value=0),
+            gr.update(visible=bool(names)),
+            self._note(decoder, known),
+        ]
         if known is not take and take is not None and take.edits:
             gr.Info("This decoder has other codes: the recording is encoded anew, without edits.")
         span = (first, last) if last and known is take else None
@@ -142,8 +155,9 @@ class Handlers:
         as a text.
         """
         decoder, take, speaker, shift, like, seed, temperature = settings
-        chosen = Voice(speaker, shift, self._sampling(seed, _temperature(temperature)), like)
         known, model = self._needed(take), self.models.decoder(decoder)
+        like = like if voices(model) else None  # which was given for another decoder
+        chosen = Voice(speaker, shift, self._sampling(seed, _temperature(temperature)), like)
         progress(0.0, desc="decoding" if decoder in self.compiled else COMPILING)
 
         def follow(share: float) -> None:
@@ -188,19 +202,19 @@ class Handlers:
         """take, strip, sounds, first, last."""
         return self.show(self._needed(take).undone(), decoder, (first, last))
 
-    def read_other(self, path: str | None, decoder: str) -> list[Update]:
+    def read_other(self, path: str | None, decoder: str, name: str | None = None) -> list[Update]:
         """other, the other's strip, first, last."""
         if path is None:
             return self.show_other(None)
         model = self.models.decoder(decoder)
-        return self.show_other(session.read_take(model, Path(path), self.limits.seconds))
+        return self.show_other(session.read_take(model, Path(path), self.limits.seconds, name))
 
     def read_other_sample(self, title: str | None, decoder: str) -> list[Update]:
         """The same of an example, which the second recorder shows, too."""
         if title is None:
             return [gr.skip()] * 5
         path = str(sample(title))
-        return [path, *self.read_other(path, decoder)]
+        return [path, *self.read_other(path, decoder, plain(title))]
 
     def read_like(self, path: str | None) -> Recording | None:
         """The recording of a voice."""
@@ -216,8 +230,10 @@ class Handlers:
         number = gr.update(label=label, value=value, visible=what in (REPEAT, FILL))
         return [number, gr.update(visible=what in (SUBSTITUTE, SWAP))]
 
-    def generate(self, prior: str, decoder: str, seed: float | None, *values: str) -> list[Update]:
-        """audio, decoder, speaker, shift, note, take, strip, sounds, first, last."""
+    def generate(
+        self, prior: str, decoder: str, wished: str | None, seed: float | None, *values: str
+    ) -> list[Update]:
+        """audio, decoder, and what `choose_decoder` gives."""
         model = self.models.prior(prior)
         assert model.prior is not None
         labels = dict(zip(model.prior.labels, values, strict=True))
@@ -229,7 +245,15 @@ class Handlers:
                 if each.fingerprint == model.fingerprint
             )
             decoder = next(fitting, decoder)
-        return [None, decoder, *self.choose_decoder(decoder, take)]
+        return [None, decoder, *self.choose_decoder(decoder, take, wished)]
+
+    def _note(self, decoder: str, take: Take | None) -> Update:
+        """Whether the first conversion has to compile something."""
+        if take is not None and decoder not in self.compiled:
+            model = self.models.decoder(decoder)
+            if session.is_compiled(model, take.source, self.sampling):
+                self.compiled.add(decoder)
+        return gr.update(visible=take is not None and decoder not in self.compiled)
 
     def _sampling(self, seed: float | None, temperature: float | None = None) -> Sampling:
         """Raises UserInputError for a seed that is none."""
@@ -252,14 +276,14 @@ def _marked(take: Take | None, span: Span | None) -> list[Update]:
     return [pictures.strip(take, (first, last)), *sliders]
 
 
-def first_value(choices: list[tuple[str, str]]) -> str | None:
-    """The value of the first choice, None where there is none."""
-    return choices[0][1] if choices else None
+def _voice(model: SpeechModel, take: Take | None, wished: str | None) -> str | None:
+    """The one that was chosen, if the model has it."""
+    return wished if wished in voices(model) else session.default_voice(model, take)
 
 
 def _temperature(text: str) -> float | None:
     """None for an empty text: the model's own. Raises UserInputError."""
     try:
-        return float(text) if text.strip() else None
+        return float(text.replace(",", ".")) if text.strip() else None
     except ValueError:
         raise UserInputError(f"temperature {text!r}: expected a number") from None

@@ -75,9 +75,17 @@ def summary(name: str, model: SpeechModel) -> str:
 
 def described_voices(model: SpeechModel) -> list[tuple[str, str]]:
     """Each of `voices` as (text, name); the text has its mean F0 where the model knows it."""
-    melody, names = model.kind.melody, voices(model)
+    means = voice_pitches(model)
+    if means is None:
+        return [(name, name) for name in voices(model)]
+    hertz = {name: 100 * math.exp(mean) for name, mean in means.items()}
+    return [(f"{name}, pitch about {hertz[name]:.0f} Hz", name) for name in means]
+
+
+def voice_pitches(model: SpeechModel) -> dict[str, float] | None:
+    """The mean pitch of each of `voices`, as pitch codes have it; None for a model without."""
+    melody = model.kind.melody
     if melody is None:
-        return [(name, name) for name in names]
+        return None
     means = dict(zip(model.speakers, melody.voices[:, 0].tolist(), strict=True))
-    hertz = {name: 100 * math.exp(means[name]) for name in names}
-    return [(f"{name}, about {hertz[name]:.0f} Hz", name) for name in names]
+    return {name: means[name] for name in voices(model)}

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from vqwave import speaker_encoder
 from vqwave.app.handlers import (
     CUT,
     EMPTY,
@@ -18,11 +19,11 @@ from vqwave.app.handlers import (
     Handlers,
     Limits,
     Update,
-    first_value,
     in_words,
 )
 from vqwave.app.models import Models, described_voices, summary
 from vqwave.app.samples import TITLES
+from vqwave.app.session import default_voice
 from vqwave.decode.sampling import DEFAULT, Sampling
 from vqwave.inference.speech_model import SpeechModel
 
@@ -32,7 +33,11 @@ TITLE = (
     "<h1>vqwave</h1><p>Speech as discrete codes. Record something, look at its codes, edit them,"
     " and decode them in another voice.</p>"
 )
-COLD = "Where this decoder never ran, its first conversion compiles it: up to a minute, only once."
+COLD = "The first conversion by this decoder compiles it: up to a minute, once on this machine."
+NO_VOICES = (
+    "The page cannot take a voice from a recording: whoever runs it has to install the extra"
+    " `voices`, `pip install 'vqwave[voices]'`."
+)
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1}  # one computation at a time
 LATEST = {"trigger_mode": "always_last"}  # what changes while its event is at work counts, too
 QUICK = {"queue": False, "show_progress": "hidden", **LATEST}
@@ -54,6 +59,7 @@ class Layout:
             self.take = gr.State(None, time_to_live=3600)
             self.other = gr.State(None, time_to_live=3600)
             self.like = gr.State(None, time_to_live=3600)
+            self.wished = gr.State(None)  # the voice that the visitor chose
             gr.HTML(TITLE, elem_classes="vq-title")
             with gr.Row():
                 with gr.Column(scale=2, min_width=300):
@@ -75,6 +81,11 @@ class Layout:
     def shown(self) -> list[Any]:
         """What `Handlers.show` gives."""
         return [self.take, self.strip, self.sounds, self.first, self.last]
+
+    @property
+    def of_decoder(self) -> list[Any]:
+        """What `Handlers.choose_decoder` gives."""
+        return [self.speaker, self.shift, self.of_recording, self.note, *self.shown]
 
     def _recording(self) -> None:
         self.audio = gr.Audio(
@@ -99,18 +110,23 @@ class Layout:
         )
         self.speaker = gr.Dropdown(
             names,
-            value=first_value(names),
+            value=default_voice(model),
             label="Voice",
             visible=bool(names),
             elem_id="speaker",
         )
-        with gr.Accordion("or the voice of a recording", open=False):
+        with gr.Accordion(
+            "or the voice of a recording", open=False, visible=bool(names), elem_id="like"
+        ) as self.of_recording:
+            offered = speaker_encoder.installed() is not None
+            gr.Markdown(NO_VOICES, visible=not offered, elem_classes="vq-note")
             self.like_audio = gr.Audio(
                 sources=["upload", "microphone"],
                 type="filepath",
                 label="Whose voice",
                 buttons=[],
                 editable=False,
+                visible=offered,
             )
         self.shift = gr.Slider(
             -12,
@@ -122,12 +138,11 @@ class Layout:
         )
         with gr.Accordion("Temperature, seed", open=False), gr.Row():
             self.temperature = gr.Textbox(
-                "", label="Temperature", placeholder="the model's own", max_lines=1, min_width=120
+                "", label="Temperature", placeholder="default", max_lines=1, min_width=120
             )
             self.seed = gr.Number(0, precision=0, label="Seed", min_width=120)
         self.convert = gr.Button("Convert", variant="primary", elem_id="convert")
-        cold = name not in self.handlers.compiled
-        self.note = gr.Markdown(COLD, visible=cold, elem_classes="vq-note")
+        self.note = gr.Markdown(COLD, visible=False, elem_classes="vq-note")
 
     def _results(self) -> None:
         self.strip = gr.HTML("", js_on_load=STRIP, elem_id="strip")
@@ -175,24 +190,30 @@ class Layout:
             ]
             seed = gr.Number(0, precision=0, label="Seed", min_width=90)
         button = gr.Button("Generate", elem_id=f"generate-{name}")
-        chosen = [self.audio, self.decoder, self.speaker, self.shift, self.note, *self.shown]
         generate = functools.partial(self.handlers.generate, name)
-        button.click(in_words(generate), [self.decoder, seed, *labels], chosen, **MODEL)
+        button.click(
+            in_words(generate),
+            [self.decoder, self.wished, seed, *labels],
+            [self.audio, self.decoder, *self.of_decoder],
+            **MODEL,
+        )
 
     def _connect(self) -> None:
         do, other = self.handlers, [self.other, self.other_strip, self.other_first, self.other_last]
         latest = MODEL | LATEST
-        self.audio.input(in_words(do.read), [self.audio, self.decoder], self.shown, **latest)
+        read = [self.speaker, self.note, *self.shown]
+        self.audio.input(in_words(do.read), [self.audio, self.decoder, self.wished], read, **latest)
         self.sample.input(
             in_words(do.read_sample),
-            [self.sample, self.decoder],
-            [self.audio, *self.shown],
+            [self.sample, self.decoder, self.wished],
+            [self.audio, *read],
             **latest,
         )
+        self.speaker.input(_given, self.speaker, self.wished, **QUICK)
         self.decoder.input(
             in_words(do.choose_decoder),
-            [self.decoder, self.take, self.first, self.last],
-            [self.speaker, self.shift, self.note, *self.shown],
+            [self.decoder, self.take, self.wished, self.first, self.last],
+            self.of_decoder,
             **latest,
         )
         self.like_audio.input(in_words(do.read_like), self.like_audio, self.like, **latest)
@@ -244,6 +265,11 @@ def _span(first: str, last: str) -> tuple[gr.Slider, gr.Slider]:
     hidden = {"step": 1, "min_width": 140, "visible": False, "buttons": []}
     with gr.Row():
         return gr.Slider(0, 1, 0, label=first, **hidden), gr.Slider(0, 1, 1, label=last, **hidden)
+
+
+def _given(value: str | None) -> str | None:
+    """As it is."""
+    return value
 
 
 def _open() -> Update:

@@ -20,6 +20,11 @@ TITLES = {
 }
 
 
+def plain(title: str) -> str:
+    """A title without quotes, for a text that has its own."""
+    return title.strip("“”")
+
+
 def sample(title: str) -> Path:
     """The file of a title. Raises UserInputError."""
     if title not in TITLES:

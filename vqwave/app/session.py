@@ -14,10 +14,11 @@ from typing import NamedTuple
 import torch
 
 from vqwave import audio
-from vqwave.app.models import voices
+from vqwave.app.models import voice_pitches, voices
 from vqwave.audio import Wave
 from vqwave.audio.streaming import Recording as SoundFile
 from vqwave.codes import CodeSequence
+from vqwave.decode.backend import choose
 from vqwave.decode.sampling import DEFAULT, Sampling
 from vqwave.distributed.torch_defaults import inference
 from vqwave.errors import UserInputError
@@ -27,6 +28,7 @@ from vqwave.inference.speech_model import SpeechModel
 Progress = Callable[[float], object]
 """Takes the share of the work that is done, 0 to 1."""
 
+FEW = 8  # frames, of which all that decodes takes part
 HISTORY = 50  # edits that can be undone
 LONGEST_GENERATED = 5.0  # seconds of what a prior draws
 RECORDED = {"audio": "microphone"}  # what gradio calls a recording, and what the page does
@@ -129,11 +131,11 @@ def read_recording(path: Path, longest: float) -> Recording:
         return Recording(RECORDED.get(path.stem, path.stem), *audio.read(path))
 
 
-def read_take(model: SpeechModel, path: Path, longest: float) -> Take:
-    """The same, encoded."""
-    name, wave, rate = read_recording(path, longest)
+def read_take(model: SpeechModel, path: Path, longest: float, name: str | None = None) -> Take:
+    """The same, encoded; name: another one than the file's."""
+    own, wave, rate = read_recording(path, longest)
     with _about(path):
-        return Take(name, wave, rate, model.encode(wave, rate))
+        return Take(name or own, wave, rate, model.encode(wave, rate))
 
 
 def recoded(model: SpeechModel, take: Take) -> Take:
@@ -214,6 +216,44 @@ def versions(
     title = f"{what} as {nearest}" if nearest else what
     copy = replace(chosen, title=title) if same else decoded(model, take.coded, own, title, part(1))
     return recording, [copy, chosen]
+
+
+def default_voice(model: SpeechModel, take: Take | None = None) -> str | None:
+    """A voice that a recording differs from: of the lower and of the higher half of the voices the
+    middle one, whichever is farther from the recording in pitch; never the nearest voice.
+
+    Of a model without pitch the first that is not the nearest; None for a model of one voice.
+    """
+    names, pitches = voices(model), voice_pitches(model)
+    nearest = None if take is None else nearest_voice(model, take)
+    others = [name for name in names if name != nearest] or names
+    if pitches is None or not names:
+        return next(iter(others), None)
+    ordered = sorted(names, key=pitches.__getitem__)
+    own = pitches[ordered[0]]
+    if take is not None and take.source.pitch is not None:
+        own = take.source.pitch.mean
+    middles = []
+    for half in ordered[: len(names) // 2], ordered[len(names) // 2 :]:
+        left = [name for name in half if name in others]
+        middles += left[(len(left) - 1) // 2 :][:1]
+    return max(middles, key=lambda name: abs(pitches[name] - own))
+
+
+def is_compiled(model: SpeechModel, coded: CodeSequence, sampling: Sampling) -> bool:
+    """Whether such codes are decoded without compiling anything first."""
+    backend = choose(model.decoder, sampling.backend).backend
+    if backend != "numba":
+        return backend == "reference"
+    from vqwave.decode.cpu.compiled import NotKeptError, kept_alone
+
+    first = coded.cut(0, min(FEW, coded.codes.shape[1]))
+    try:
+        with kept_alone():
+            model.decode(first, next(iter(voices(model)), None), sampling=sampling)
+    except NotKeptError:
+        return False
+    return True
 
 
 @inference()

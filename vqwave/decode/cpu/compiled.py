@@ -14,7 +14,9 @@ import struct
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -54,6 +56,23 @@ class Native(NamedTuple):
         return int.from_bytes(packed[:8], sys.byteorder, signed=True)
 
 
+class NotKeptError(Exception):
+    """A kernel is not kept, and was not to be compiled."""
+
+
+_kept_alone: ContextVar[bool] = ContextVar("kept_alone", default=False)
+
+
+@contextmanager
+def kept_alone() -> Iterator[None]:
+    """Within, a kernel that would have to be compiled is a NotKeptError, in this thread."""
+    token = _kept_alone.set(True)
+    try:
+        yield
+    finally:
+        _kept_alone.reset(token)
+
+
 class Compiled:
     """A kernel of a module, which is imported only where it must be compiled.
 
@@ -83,10 +102,12 @@ class Compiled:
     def _code(self, kinds: str, arguments: Sequence[object]) -> bytes:
         """Kept code, or else compiled now by one of the processes that want it."""
         path = kernel_cache.place(_file(self.module), self.name, kinds)
+        if path is not None and (code := kernel_cache.load(path)) is not None:
+            return code
+        if _kept_alone.get():
+            raise NotKeptError(self.name)
         if path is None:
             return self._compile(arguments)[0]
-        if (code := kernel_cache.load(path)) is not None:
-            return code
         with kernel_cache.compiling(path):
             if (code := kernel_cache.load(path)) is not None:
                 return code
