@@ -89,6 +89,12 @@ class Visit(browsers.Visit):
         """Until the page shows this line."""
         self.page.get_by_text(text).first.wait_for()
 
+    def seen(self, place: str) -> None:
+        """Until all of it is within the window."""
+        script = """place => { const box = document.querySelector(place).getBoundingClientRect();
+          return box.top >= 0 && box.bottom <= innerHeight; }"""
+        self.page.wait_for_function(script, arg=place)
+
     def draw(self, first: float, last: float, strip: str = "#strip", below: float = 0.0) -> None:
         """Over a strip of codes, from one share of its width to another, and so many pixels down
         from there.
@@ -146,6 +152,7 @@ def test_record_convert_edit_save(visit: Visit, tmp_path: Path) -> None:
     visit.choose("#speaker", "lucas")
     visit.convert()
     assert "conversion to lucas" in page.inner_text("#sounds")
+    visit.seen(".vq-card:last-child")  # on a phone, too, where the button is far above
     visit.picture("converted")
 
     codes = load_codes(visit.save("#strip a.vq-save", tmp_path))
@@ -234,6 +241,9 @@ def test_a_list_that_is_left_without_a_choice_is_nothing(visit: Visit) -> None:
     option.wait_for(state="detached")
     visit.choose("#sample", "“three”")
     visit.cards(1)
+    visit.seen(".vq-strip")
+    assert "codes of “three”" in page.inner_text("#strip")
+    assert page.locator(".max_value").first.is_visible()  # of a slider; gradio hides it on a phone
 
 
 @pytest.mark.parametrize("visit", [390], indirect=True)

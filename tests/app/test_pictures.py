@@ -33,10 +33,36 @@ def test_each_voiced_stretch_is_a_line(
 ) -> None:
     monkeypatch.setattr(pictures, "track", lambda *_: np.array(f0, np.float32))
     html = pictures.cards([Sound("a", WAVE, 8000)], "x")
-    contour = re.findall(r'<path d="([^"]*)"/></svg><span', html)[0]
+    contour = re.findall(r'<path d="([^"]*)"/></svg></div>', html)[0]
     assert contour.count("M") == lines
     heights = [float(number) for number in re.findall(r" ([\d.-]+)", contour)]
     assert all(0 <= height <= 40 for height in heights)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "longest", "marks"),
+    [
+        (0.73, 0.73, ["0", "0.2", "0.4", "0.6 s"]),
+        (1.0, 4.5, ["0", "1 s"]),
+        (30.0, 30.0, ["0", "10", "20", "30 s"]),
+        (0.05, 0.05, ["0 s"]),
+    ],
+)
+def test_marks_of_time(seconds: float, longest: float, marks: list[str]) -> None:
+    found = re.findall(r"left:([\d.]+)%\">([^<]*)<", pictures._times(seconds, longest))
+    assert [text for _, text in found] == marks
+    for left, text in found:
+        assert float(left) == pytest.approx(100 * float(text.removesuffix(" s")) / seconds, abs=0.1)
+
+
+def test_frequencies_are_beside_the_pictures() -> None:
+    html = pictures.cards([Sound("a", WAVE, 8000)], "x")
+    axis, lanes = re.findall(
+        r'<div class="vq-axis"[^>]*>(.*?)</div>(<div class="vq-lanes".*)', html
+    )[0]
+    labels = re.findall(r">([^<]+)</span>", axis)
+    assert labels == ["4 kHz", "2", "0", "75", "150", "300 Hz"]
+    assert "Hz</span>" not in lanes
 
 
 def test_the_files_have_the_sound_and_the_codes() -> None:

@@ -1,8 +1,14 @@
 // One sound at a time; a line that runs over its pictures, where a click moves it; files saved without the server; files
-// dropped where a microphone is shown.
+// dropped where a microphone is shown; what is new brought into view.
 "use strict";
 (() => {
   const within = (event, place) => (event.target instanceof Element ? event.target.closest(place) : null);
+
+  window.vqwave = {
+    show: (place) => setTimeout(() => { // once it is there
+      document.querySelector(place)?.scrollIntoView({ block: "nearest", behavior: "smooth" });
+    }, 100),
+  };
 
   const follow = (card, audio) => {
     card.classList.add("vq-playing");

@@ -150,7 +150,7 @@ class Layout:
 
     def _editor(self) -> None:
         gr.Markdown(
-            "Draw over the strip of codes above, or move the sliders, to choose a stretch.",
+            "Draw over the strip of codes, or move the sliders, to choose a stretch.",
             elem_classes="vq-note",
         )
         self.first, self.last = _span("First frame", "End, exclusive")
@@ -208,7 +208,7 @@ class Layout:
             [self.sample, self.decoder, self.wished],
             [self.audio, *read],
             **latest,
-        )
+        ).success(None, self.sample, None, js=f"(title) => title && {_show('.vq-strip')}")
         self.speaker.input(_given, self.speaker, self.wished, **QUICK)
         self.decoder.input(
             in_words(do.choose_decoder),
@@ -220,7 +220,10 @@ class Layout:
         voice = [self.speaker, self.shift, self.like, self.seed, self.temperature]
         settings = [self.decoder, self.take, *voice]
         for button in (self.convert, self.again):
-            button.click(in_words(do.convert), settings, [self.sounds, self.note], **MODEL)
+            button.click(None, None, None, js=f"() => {_show('#sounds:has(.vq-card)')}")
+            button.click(in_words(do.convert), settings, [self.sounds, self.note], **MODEL).success(
+                None, None, None, js=f"() => {_show('#sounds .vq-card:last-child')}"
+            )
         self._connect_stretch(self.take, self.strip, self.first, self.last)
         self._connect_stretch(self.other, self.other_strip, self.other_first, self.other_last)
         self.strip.select(_open, None, self.editor, **QUICK)
@@ -265,6 +268,11 @@ def _span(first: str, last: str) -> tuple[gr.Slider, gr.Slider]:
     hidden = {"step": 1, "min_width": 140, "visible": False, "buttons": []}
     with gr.Row():
         return gr.Slider(0, 1, 0, label=first, **hidden), gr.Slider(0, 1, 1, label=last, **hidden)
+
+
+def _show(place: str) -> str:
+    """JavaScript that brings a place into view, if it is not: on a phone all is one column."""
+    return f'vqwave.show("{place}")'
 
 
 def _given(value: str | None) -> str | None:

@@ -25,6 +25,9 @@ from vqwave.report.figures import data_uri, spectrogram, spectrum_db
 COLUMNS = 400  # of a waveform
 LOWEST_F0, HIGHEST_F0 = 60.0, 450.0  # Hz, of the picture
 GRID_F0 = (75, 150, 300)  # Hz
+STEPS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds between marks of time
+MOST_TIMES = 5
+WAVE_REM, SPECTRUM_REM, F0_REM = 2.5, 6.0, 3.0  # heights of the pictures, as in `page.css`
 GOLDEN = 137.508  # degrees: neighbouring codes differ in hue
 
 
@@ -53,16 +56,21 @@ def _card(
     parts = Markup(
         '<figure class="vq-card"><figcaption><b>{title}</b>'
         "<span>{seconds:.2f} s, {level}</span></figcaption>"
+        '<div class="vq-plot"><div class="vq-axis" aria-hidden="true">{axis}</div>'
         '<div class="vq-lanes" style="width:{width:.1f}%">{waveform}'
         '<img class="vq-spectrum" src="{picture}" alt="spectrogram, 0 to {top:g} kHz">{f0}'
         '<i class="vq-head"></i></div>'
-        '<audio controls preload="metadata" aria-label="{title}" src="{audio}"></audio>'
+        '<div class="vq-time" aria-hidden="true" style="width:{width:.1f}%">{time}</div></div>'
+        '<audio controls controlslist="nodownload noplaybackrate" preload="metadata"'
+        ' aria-label="{title}" src="{audio}"></audio>'
         '<a class="vq-save" download="{file}" href="{audio}">save .wav</a></figure>'
     )
     return parts.format(
         title=sound.title,
         seconds=sound.seconds,
         level=level,
+        axis=_frequencies(sound.rate),
+        time=_times(sound.seconds, longest),
         width=100 * sound.seconds / longest,
         waveform=_waveform(sound.wave),
         picture=picture,
@@ -105,15 +113,36 @@ def _pitch(wave: Wave, rate: int) -> Markup:
         "M" + "L".join(f"{frame} {places[frame]:.1f}" for frame in run) + "h0.9" for run in runs
     )
     grid = "".join(f"M0 {_height(np.array(hz)):.1f}H{max(1, len(f0))}" for hz in GRID_F0)
-    labels = "".join(  # the unit once, since the curve is below them
-        f'<span style="top:{2.5 * float(_height(np.array(hz))):.0f}%">{hz}{unit}</span>'
-        for hz, unit in zip(GRID_F0, ("", "", " Hz"), strict=True)
-    )
     return Markup(
         '<div class="vq-f0"><svg viewBox="0 0 {} 40" preserveAspectRatio="none" role="img"'
         ' aria-label="F0, {:g} to {:g} Hz"><path class="vq-grid" d="{}"/><path d="{}"/></svg>'
-        "{}</div>"
-    ).format(max(1, len(f0)), LOWEST_F0, HIGHEST_F0, Markup(grid), Markup(lines), Markup(labels))
+        "</div>"
+    ).format(max(1, len(f0)), LOWEST_F0, HIGHEST_F0, Markup(grid), Markup(lines))
+
+
+def _frequencies(rate: int) -> Markup:
+    """What the heights of spectrogram and F0 stand for, to their left."""
+    top = rate / 2000
+    marks = [(WAVE_REM + SPECTRUM_REM * (1 - share), f"{top * share:g}") for share in (1, 0.5, 0)]
+    marks[0] = (marks[0][0], f"{marks[0][1]} kHz")
+    below = WAVE_REM + SPECTRUM_REM
+    marks += [(below + F0_REM * float(_height(np.array(hz))) / 40, f"{hz}") for hz in GRID_F0]
+    marks[-1] = (marks[-1][0], f"{marks[-1][1]} Hz")
+    return Markup("").join(
+        Markup('<span style="top:{:.2f}rem">{}</span>').format(*mark) for mark in marks
+    )
+
+
+def _times(seconds: float, longest: float) -> Markup:
+    """Marks of time below a picture, at most `MOST_TIMES` of the longest one's."""
+    step = next((step for step in STEPS if longest <= step * MOST_TIMES), STEPS[-1])
+    count = int(seconds / step + 1e-6)
+    return Markup("").join(
+        Markup('<span style="left:{:.2f}%">{:g}{}</span>').format(
+            100 * place * step / seconds, place * step, " s" if place == count else ""
+        )
+        for place in range(count + 1)
+    )
 
 
 def _height(hz: NDArray[np.floating]) -> NDArray[np.floating]:
