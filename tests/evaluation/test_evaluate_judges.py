@@ -412,3 +412,19 @@ def test_transcripts_of_each_kind(tmp_path: Path) -> None:
     lines = tmp_path / "19-198.trans.txt"
     lines.write_text("19-198-0000 NORTHANGER ABBEY\n")
     assert read_transcripts(lines)["19-198-0000"].text == "NORTHANGER ABBEY"
+
+
+def test_nothing_measured_is_an_error(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where measures were named, and the package of each is missing."""
+    monkeypatch.setattr(panel, "speaker_encoder", missing)
+    words = ["evaluate", str(place / "vqvae"), "--data", str(place / "corpus"), "--split", "valid"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--metrics", "similarity", "--quiet"])
+    assert stopped.value.code == 2
+    assert "--metrics similarity: nothing was measured: not here" in capsys.readouterr().err
+
+
+def missing() -> None:
+    raise UnavailableError("not here")

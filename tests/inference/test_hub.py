@@ -142,7 +142,9 @@ def test_the_page_is_a_card_of_the_hub(found: dict[str, Any]) -> None:
 def test_what_cannot_be_had_is_one_line(found: dict[str, Any]) -> None:
     assert found["missing"].startswith("hf://ann/nothing: no such repository, or a private one")
     assert found["revision"].startswith("hf://ann/tiny@never: no such revision")
-    assert found["no commit"] == "hf://ann: no name of a hub, expected hf://USER/REPO[@REVISION]"
+    assert found["no commit"] == (
+        "hf://ann: neither a model folder nor a name of a hub, expected hf://USER/REPO[@REVISION]"
+    )
     assert not any("\n" in str(found[key]) for key in ("missing", "revision", "pickle"))
 
 

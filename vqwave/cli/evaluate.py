@@ -129,6 +129,14 @@ def evaluate_copies(arguments: argparse.Namespace) -> None:
         result=result_of(arguments),
     )
     output(text_table(result))
+    check_measured(arguments.metrics, result)
+
+
+def check_measured(names: str, result: Result) -> None:
+    """Raises UserInputError where measures were named and none of them has a figure."""
+    if names and result.skipped and not result.rows:
+        reasons = "; ".join(dict.fromkeys(result.skipped.values()))
+        raise UserInputError(f"--metrics {names}: nothing was measured: {reasons}")
 
 
 def parts_of(names: str) -> tuple[str, ...]:
@@ -198,6 +206,7 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
         result=result_of(arguments),
     )
     output(text_table(result))
+    check_measured(arguments.metrics, result)
 
 
 def bars(*, quiet: bool) -> ProgressFactory:

@@ -194,7 +194,9 @@ class Corpus(Dataset[Item]):
     @property
     def splits(self) -> dict[str, int]:
         """How many utterances each split holds."""
-        return dict(Counter(u.split for u in self.utterances))
+        counts = Counter(u.split for u in self.utterances)
+        usual = [name for name in ("train", "valid", "test") if name in counts]
+        return {name: counts[name] for name in dict.fromkeys([*usual, *counts])}
 
     def of(self, split: str) -> list[int]:
         """The places in `utterances` of a split's rows.

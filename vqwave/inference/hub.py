@@ -46,7 +46,10 @@ class HubAddress:
             raise UserInputError(f"{text}: revision {revision!r}, too, expected one of them")
         revision = given if at else revision
         if not NAME.fullmatch(repo) or ".." in repo or "--" in repo:
-            raise UserInputError(f"{text}: no name of a hub, expected hf://USER/REPO[@REVISION]")
+            raise UserInputError(
+                f"{text}: neither a model folder nor a name of a hub, expected"
+                " hf://USER/REPO[@REVISION]"
+            )
         if revision is not None and (not REVISION.fullmatch(revision) or ".." in revision):
             raise UserInputError(f"{text}: revision {revision!r}, expected a branch, tag or commit")
         return cls(repo, revision)
