@@ -20,6 +20,7 @@ from vqwave.codes import to_bytes
 from vqwave.decode.sampling import Sampling
 from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import ModelCard
+from vqwave.inference.reference_voice import ReferenceVoice
 from vqwave.inference.speech_model import SpeechModel
 from vqwave.nn.condition import ConditionerSpec
 
@@ -142,6 +143,27 @@ def test_a_voice_that_cannot_be_is_a_line(
 ) -> None:
     with pytest.raises(UserInputError, match=re.escape(complaint)):
         session.decoded(model, take.coded, voice, "x", ignore)
+
+
+def test_the_voice_of_a_recording_is_fitted_once_for_a_model(
+    model: SpeechModel, brief: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, reference = session.read_take(model, brief, 10.0), session.read_recording(brief, 10.0)
+    fitted = []
+
+    def fit(given: object) -> ReferenceVoice:
+        if isinstance(given, ReferenceVoice):
+            return given
+        fitted.append(given)
+        return ReferenceVoice("high", 0.9, labels={"speaker": "high"})
+
+    monkeypatch.setattr(model, "voice_like", fit)
+    voice = Voice("low", sampling=SLOW, like=reference)
+    first, second = (session.decoded(model, take.coded, voice, "x", ignore) for _ in range(2))
+    assert len(fitted) == 1
+    assert np.array_equal(first.wave, second.wave)
+    del voice, reference
+    assert not session._fitted  # nor is it kept longer than its visitor has it
 
 
 def test_what_comes_along_is_short_speech(model: SpeechModel) -> None:

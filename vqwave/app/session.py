@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -23,12 +23,16 @@ from vqwave.decode.sampling import DEFAULT, Sampling
 from vqwave.distributed.torch_defaults import inference
 from vqwave.errors import UserInputError
 from vqwave.failures import about
+from vqwave.inference.reference_voice import ReferenceVoice
 from vqwave.inference.speech_model import SpeechModel
 
 Progress = Callable[[float], object]
 """Takes the share of the work that is done, 0 to 1."""
 
 FEW = 8  # frames, of which all that decodes takes part
+# voices of recordings, for as long as their visitors have them
+_fitted: WeakKeyDictionary[Recording, dict[SpeechModel, ReferenceVoice]] = WeakKeyDictionary()
+
 HISTORY = 50  # edits that can be undone
 LONGEST_GENERATED = 5.0  # seconds of what a prior draws
 RECORDED = {"audio": "microphone"}  # what gradio calls a recording, and what the page does
@@ -67,7 +71,8 @@ class Take:
         return replace(self, edits=self.edits[:-1])
 
 
-class Recording(NamedTuple):
+@dataclass(frozen=True, eq=False)  # a recording is equal to itself alone
+class Recording:
     """(T,) at `rate` Hz, as it was read."""
 
     name: str
@@ -133,9 +138,10 @@ def read_recording(path: Path, longest: float) -> Recording:
 
 def read_take(model: SpeechModel, path: Path, longest: float, name: str | None = None) -> Take:
     """The same, encoded; name: another one than the file's."""
-    own, wave, rate = read_recording(path, longest)
+    recording = read_recording(path, longest)
+    wave, rate = recording.wave, recording.rate
     with _about(path):
-        return Take(name or own, wave, rate, model.encode(wave, rate))
+        return Take(name or recording.name, wave, rate, model.encode(wave, rate))
 
 
 def recoded(model: SpeechModel, take: Take) -> Take:
@@ -168,6 +174,14 @@ def original(model: SpeechModel, take: Take) -> Sound:
     return Sound(take.title, wave, model.sample_rate)
 
 
+def voice_like(model: SpeechModel, recording: Recording) -> ReferenceVoice:
+    """The voice of a recording as a model takes it, which is fitted once. Raises UserInputError."""
+    voices = _fitted.setdefault(recording, {})
+    if model not in voices:
+        voices[model] = model.voice_like((recording.wave, recording.rate))
+    return voices[model]
+
+
 def decoded(
     model: SpeechModel, coded: CodeSequence, voice: Voice, title: str, progress: Progress
 ) -> Sound:
@@ -182,7 +196,7 @@ def decoded(
     wave = model.decode(
         coded,
         None if voice.like else voice.speaker,
-        like=None if voice.like is None else (voice.like.wave, voice.like.rate),
+        like=None if voice.like is None else voice_like(model, voice.like),
         shift_semitones=voice.shift_semitones if model.kind.melody is not None else 0.0,
         sampling=voice.sampling,
         progress=count,
