@@ -134,13 +134,19 @@ def test_unseen_speakers_are_measured_where_there_are_no_others(place: Path) -> 
 def test_copies_are_in_voices_of_the_model(
     place: Path, name: str, voices: list[str], in_words: str
 ) -> None:
-    it = context(place, name, "alone")
+    sampling = Sampling(backend="reference", temperature=0.0)
+    it = context(place, name, "alone", sampling=sampling)
+    assert voices[2] == "high"
     assert [voice.labels["speaker"] for voice in it.substitute_voices] == voices
     assert it.copied_in == in_words
     assert not it.in_own_voices
     copies = it.outputs.reconstructed("model")
-    expected = it.codec.decode(it.coded[2], voices[2], sampling=SETTINGS.sampling)
-    assert np.array_equal(copies[2], expected.numpy())
+    expected, other = (
+        it.codec.decode(it.coded[2], voice, sampling=sampling).numpy() for voice in ("high", "low")
+    )
+    # processors round a batch and an utterance alone differently
+    np.testing.assert_allclose(copies[2], expected, atol=1e-3)
+    assert np.abs(copies[2] - other).max() > 0.01
 
 
 @pytest.mark.usefixtures("undecoded")
