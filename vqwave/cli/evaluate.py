@@ -128,8 +128,8 @@ def evaluate_copies(arguments: argparse.Namespace) -> None:
         progress=bars(quiet=arguments.quiet),
         result=result_of(arguments),
     )
-    output(text_table(result))
     check_measured(arguments.metrics, result)
+    output(text_table(result))
 
 
 def check_measured(names: str, result: Result) -> None:
@@ -205,8 +205,8 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
         progress=bars(quiet=arguments.quiet),
         result=result_of(arguments),
     )
-    output(text_table(result))
     check_measured(arguments.metrics, result)
+    output(text_table(result))
 
 
 def bars(*, quiet: bool) -> ProgressFactory:
