@@ -26,7 +26,7 @@ from vqwave.data.voices import UNVOICED, voice_pitches
 from vqwave.errors import UserInputError
 from vqwave.inference.model_folder import ModelCard, parameter_counts
 from vqwave.models import VQVAE, VQVAESpec
-from vqwave.training.adaptation import Adaptation, coded, held_out_sums, objective_of, spectral_loss
+from vqwave.training.adaptation import Adaptation, held_out_sums, objective_of
 from vqwave.training.added_voice import AddedVoice
 from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
@@ -40,7 +40,7 @@ from vqwave.training.voice_pairs import VoicePairs
 from vqwave.training.voice_samples import add_in_voice
 
 Share = Annotated[float, Field(ge=0, le=1)]
-FIT_CLIPS = 8  # that the start of the new voice is fitted to
+FIT_CLIPS, SPECTRAL_CLIPS = 8, 32  # that mixture and spectral embedding start from
 
 
 @spec
@@ -152,18 +152,11 @@ class AdaptExperiment(Experiment[Config, VQVAE]):
         if model.melody is not None:
             pitch = voice_pitches(self._only).get(self.config.speaker, UNVOICED)
             model.melody.voices[self.added.row] = torch.tensor([pitch.mean, pitch.deviation])
-        batch = self._fitted_clips()
-        frames = coded(model, batch)
         trained = self.trainable(model)
-
-        def loss() -> Tensor:
-            error = spectral_loss(model, batch, frames, self.added)[1]
-            if error is None:
-                error = torch.stack(list(trained.held_out(batch, 0, 0).values())).sum()
-            return error
-
+        loss = trained.start_loss(self._clips_to_fit(FIT_CLIPS))
         self.mixture = self.added.fit_mixture(model, loss)
         self.added.start(model, self.mixture)
+        trained.fit_spectral_embedding(self._clips_to_fit(SPECTRAL_CLIPS))
 
     @cached_property
     def speaker_vectors(self) -> SpeakerVectors | None:
@@ -175,9 +168,9 @@ class AdaptExperiment(Experiment[Config, VQVAE]):
         """The new voice alone."""
         return self.corpus.only([self.config.speaker])
 
-    def _fitted_clips(self) -> Batch:
+    def _clips_to_fit(self, count: int) -> Batch:
         frames = self.samples_of(self.config.data.clip_seconds)
-        crops = evaluation_crops(self._only, "train", frames, FIT_CLIPS)
+        crops = evaluation_crops(self._only, "train", frames, count)
         return collate(
             [read_crop(self._only, row, start, frames, self.tracks) for row, start in crops]
         )

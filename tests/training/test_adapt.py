@@ -21,10 +21,11 @@ from vqwave.data.joined import JoinedCorpus, Part
 from vqwave.data.mixed_segments import MixedSegments
 from vqwave.decode.sampling import Sampling
 from vqwave.errors import UserInputError
-from vqwave.inference.embedding_fit import BEYOND
+from vqwave.inference.embedding_fit import BEYOND, Clips
 from vqwave.inference.model_folder import load_trained, save_trained
 from vqwave.inference.speech_model import SpeechModel
 from vqwave.models import StudentSpec
+from vqwave.nn.auxiliary.spectral_decoder import EMBEDDING
 from vqwave.nn.wavenet import StackSpec
 from vqwave.training.added_voice import AddedVoice
 from vqwave.training.command_line import main
@@ -246,6 +247,33 @@ def test_the_new_row_lies_beyond_what_is_trained(base: Path) -> None:
     (gradient,) = torch.autograd.grad(taken.sum(), [table.weight])
     assert (gradient[:3] == 0).all()
     torch.testing.assert_close(gradient[3], torch.full_like(mean, 1 / (1 + BEYOND)))
+
+
+def test_the_spectral_embedding_starts_where_it_fits(base: Path, new: Path) -> None:
+    """Beyond that by half; the padding of short clips does not count."""
+    loaded = load_trained(base)
+    added = AddedVoice.to(loaded, "new")
+    model = added.build(loaded)
+    decoder = model.spectral_decoder
+    table, mean = decoder.embeddings["speaker"], decoder.embeddings["speaker"].weight[:3].mean(0)
+    wanted = 2 * torch.randn(1, table.embedding_dim, generator=torch.Generator().manual_seed(0))
+    z = torch.randn(5, loaded.model.encoder.latent_dim, 12)
+    mask = torch.arange(12) < torch.tensor([12, 12, 7, 12, 9])[:, None]
+    given = {EMBEDDING: wanted.expand(5, -1)}
+    with torch.no_grad():
+        frames = decoder(z, given, mask)
+    frames = frames.masked_fill(~mask.repeat_interleave(decoder.ratio, 1)[:, None], 99.0)
+    labels = {"speaker": torch.full((5,), added.row)}
+    added.fit_spectral_embedding(model, Clips(z, frames, mask=mask), labels)
+    with torch.no_grad():
+        taken = {EMBEDDING: added.spectral_embedding(model, labels)}
+        predicted, start = (
+            decoder(z, taken, mask),
+            decoder(z, {EMBEDDING: mean.expand(5, -1)}, mask),
+        )
+    real = mask.repeat_interleave(decoder.ratio, 1)[:, None].expand_as(frames)
+    error, before = ((x - frames)[real].abs().mean() for x in (predicted, start))
+    assert error < 0.2 * before
 
 
 def test_a_folder_is_prepared_and_adapted_by_the_command(

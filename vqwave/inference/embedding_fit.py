@@ -12,6 +12,7 @@ Reference: Arik et al., 2018 (speaker adaptation of the embedding alone), sec. 3
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +23,23 @@ from vqwave.distributed.threads import limited_to
 from vqwave.distributed.torch_defaults import ordinary
 from vqwave.models import VQVAE
 from vqwave.nn.auxiliary.spectral_decoder import EMBEDDING, SpectralDecoder
+from vqwave.nn.masks import stretched
 
 STEPS, RATE = 150, 0.1  # of Adam; the rate falls linearly to zero
 BEYOND = 0.5  # of the distance from the mean voice
 WINDOW, BATCH = 48, 4  # latents, as many as the clips of a training have; windows a step
+
+
+@dataclass(frozen=True)
+class Clips:
+    """What an embedding is fitted to: latents z (N, D, F), the standardised frames of their
+    recordings (N, M, F'), pitch (N, 2, F'') of a model with melody, mask (N, F) of real latents.
+    """
+
+    z: Tensor
+    frames: Tensor
+    pitch: Tensor | None = None
+    mask: Tensor | None = None
 
 
 @limited_to(1)  # another number of threads may round otherwise
@@ -52,27 +66,38 @@ def fit_embedding(
     padded = F.pad(wave[None], (0, frames * model.hop - wave.shape[-1]))
     length = min(WINDOW, frames)
     count = frames // length
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        latents = _windows(z, count, length)
-        target = _windows(predictor.frontend(ordinary(padded)), count, length * predictor.ratio)
-        melody = None if pitch is None else _windows(pitch, count, length * predictor.pitch_frames)
+    with torch.inference_mode(mode=False):
+        clips = Clips(
+            _windows(z, count, length),
+            _windows(predictor.frontend(ordinary(padded)), count, length * predictor.ratio),
+            None if pitch is None else _windows(pitch, count, length * predictor.pitch_frames),
+        )
         own = {name: ordinary(value) for name, value in labels.items()}
         every = {name: value.expand(len(speakers), *value.shape[1:]) for name, value in own.items()}
         every["speaker"] = ordinary(speakers)
         mean = _embedded(predictor, every).mean(0, keepdim=True)
-        embedding = _embedded(predictor, own).requires_grad_()
-        optimizer = torch.optim.Adam([embedding], RATE)
-        for step in range(STEPS):
-            rows = torch.arange(step * BATCH, step * BATCH + min(BATCH, count)) % count
+        fitted = descend(predictor, clips, _embedded(predictor, own))
+        return torch.lerp(mean, fitted, 1 + BEYOND)
+
+
+def descend(predictor: SpectralDecoder, clips: Clips, start: Tensor) -> Tensor:
+    """From an embedding (1, C) on -> that by which the predicted frames have the least error."""
+    embedding, count = start.detach().clone().requires_grad_(), len(clips.z)
+    optimizer = torch.optim.Adam([embedding], RATE)
+    for step in range(STEPS):
+        rows = torch.arange(step * BATCH, step * BATCH + min(BATCH, count)) % count
+        pitch, mask = (x if x is None else x[rows] for x in (clips.pitch, clips.mask))
+        with torch.enable_grad():
             given = {EMBEDDING: embedding.expand(len(rows), -1)}
-            windows = None if melody is None else melody[rows]
-            predicted = predictor(latents[rows], given, None, windows)
-            error = (predicted - target[rows]).abs().mean()
+            predicted = predictor(clips.z[rows], given, mask, pitch)
+            error = (predicted - clips.frames[rows]).abs().mean(1)
+            if mask is not None:
+                error = error[stretched(mask, error.shape[-1])]
             # of the embedding alone: the model's parameters keep no gradient
-            (embedding.grad,) = torch.autograd.grad(error, [embedding])
-            optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
-            optimizer.step()
-        return torch.lerp(mean, embedding.detach(), 1 + BEYOND)
+            (embedding.grad,) = torch.autograd.grad(error.mean(), [embedding])
+        optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
+        optimizer.step()
+    return embedding.detach()
 
 
 def _embedded(predictor: SpectralDecoder, labels: Mapping[str, Tensor]) -> Tensor:

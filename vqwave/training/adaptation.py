@@ -5,7 +5,7 @@ recordings, which stay as they are.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vqwave.data import Batch
 from vqwave.decode.reference import noise_scales
 from vqwave.decode.sampling import Temperatures, temperatures_of
+from vqwave.inference.embedding_fit import Clips
 from vqwave.losses import EnergySpec, negative_log_likelihood
 from vqwave.metrics import likelihood
 from vqwave.models import VQVAE, Student, WaveNet
@@ -170,6 +171,27 @@ class Adaptation(nn.Module):
         self.decoder.requires_grad_(requires_grad=True)
         if self.spectral_decoder is not None:
             self.spectral_decoder.embeddings["speaker"].requires_grad_(requires_grad=True)
+
+    def start_loss(self, batch: Batch) -> Callable[[], Tensor]:
+        """What the mixture that the new rows start from makes least on clips of the new voice: the
+        error of the spectral decoder, where there is none the decoder's loss.
+        """
+        x = coded(self.model, batch)
+
+        def loss() -> Tensor:
+            error = spectral_loss(self.model, batch, x, self.added)[1]
+            if error is None:
+                error = torch.stack(list(self.held_out(batch, 0, 0).values())).sum()
+            return error
+
+        return loss
+
+    def fit_spectral_embedding(self, batch: Batch) -> None:
+        """Where the new row of the spectral decoder starts, by clips of the new voice."""
+        decoder, x = self.spectral_decoder, coded(self.model, batch)
+        if decoder is not None:
+            clips = Clips(x.z, decoder.frontend(batch.wave, mask=x.mask), x.pitch, x.mask)
+            self.added.fit_spectral_embedding(self.model, clips, batch.labels)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """A training batch -> losses by name, unweighted."""

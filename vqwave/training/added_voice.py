@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from vqwave.data import Corpus
 from vqwave.data.speaker_vectors import SpeakerVectors, saved_in
 from vqwave.errors import UserInputError
-from vqwave.inference.embedding_fit import BEYOND
+from vqwave.inference.embedding_fit import BEYOND, Clips, descend
 from vqwave.inference.model_folder import Loaded, ModelCard
 from vqwave.models import VQVAE, VQVAESpec
 from vqwave.training.sources import checked_source
@@ -120,6 +120,22 @@ class AddedVoice:
         with torch.no_grad():
             for table in self.tables(model):
                 table.weight[self.row] = weights @ table.weight[self.known_rows]
+
+    @torch.no_grad()
+    def fit_spectral_embedding(
+        self, model: VQVAE, clips: Clips, labels: Mapping[str, Tensor]
+    ) -> None:
+        """Put the new row of the spectral decoder `BEYOND` further away from the mean of the known
+        ones than where it fits clips of the voice, labels (N,), from where it lies on.
+        """
+        decoder = model.spectral_decoder
+        assert decoder is not None
+        weight = cast(nn.Embedding, decoder.embeddings["speaker"]).weight
+        total = torch.stack(decoder.each(labels)).sum(0)[:1]
+        rest = total - weight[self.row]  # of other labels
+        fitted = descend(decoder, clips, total) - rest
+        mean = weight[self.known_rows].mean(0)
+        weight[self.row] = torch.lerp(mean, fitted[0], 1 + BEYOND)
 
     def fit_mixture(self, model: VQVAE, loss: Callable[[], Tensor]) -> Tensor:
         """Weights (K,) of the known voices, at least 0, of sum 1, that make `loss()` least.
