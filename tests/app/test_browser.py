@@ -210,6 +210,11 @@ def test_what_is_drawn_is_what_is_edited(visit: Visit, tmp_path: Path) -> None:
     visit.chosen(0, 76)
     visit.draw(0.5, 0.5)
     visit.chosen(92, 96)
+    page.mouse.move(600, page.locator("#strip .vq-codes").bounding_box()["y"] + 20)
+    page.mouse.down()
+    page.dispatch_event("#strip .vq-codes", "pointercancel")  # as where a finger scrolls the page
+    page.mouse.up()
+    visit.chosen(92, 96)
     page.locator("#editor").get_by_role("radio", name="cut").check()
     for rest in (frames - 4, frames - 8):
         page.click("#apply")
@@ -243,7 +248,12 @@ def test_a_list_that_is_left_without_a_choice_is_nothing(visit: Visit) -> None:
     visit.cards(1)
     visit.seen(".vq-strip")
     assert "codes of “three”" in page.inner_text("#strip")
-    assert page.locator(".max_value").first.is_visible()  # of a slider; gradio hides it on a phone
+    page.get_by_role("button", name="Edit the codes").click()
+    ends = """() => [...document.querySelectorAll("#editor .max_value")].filter((end) => {
+      const [box, block] = [end, end.closest(".block")].map((each) => each.getBoundingClientRect());
+      return box.width > 0 && box.right < block.right; }).map((end) => end.innerText)"""
+    page.locator("#editor").get_by_role("radio", name="cut").wait_for()
+    assert page.evaluate(ends) == ["27", "27"]  # of sliders, where a phone has little room
 
 
 @pytest.mark.parametrize("visit", [390], indirect=True)
