@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -62,6 +63,14 @@ def figures(report: Path) -> dict[str, Any]:
     return {row["key"]: row["figures"].get("model", {}).get("value") for row in rows}
 
 
+def to_voice(report: Path, key: str, voice: str) -> float:
+    """The figure of the conversions to `voice` alone, %."""
+    matrices = json.loads(report.read_text(encoding="utf-8"))["matrices"]
+    table = next(each for each in matrices if each["key"] == f"{key}.model")
+    column = table["columns"].index(voice)
+    return statistics.mean(row[column] for row in table["values"] if row[column] is not None)
+
+
 def leave_out(voice: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train, adapt and measure for one voice."""
     out, data = ROOT / "runs" / "leave-one-out" / voice, arguments.data
@@ -90,6 +99,8 @@ def leave_out(voice: str, arguments: argparse.Namespace) -> dict[str, Any]:
         )
         measured = figures(report)
         result[run] = {name: measured.get(key) for key, name in ROWS.items()}
+    for key, name in ROWS.items():
+        result["new"][f"{name}, to the new voice"] = to_voice(out / "new.json", key, voice)
     return result
 
 
