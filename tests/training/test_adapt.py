@@ -21,13 +21,13 @@ from vqwave.data.joined import JoinedCorpus, Part
 from vqwave.data.mixed_segments import MixedSegments
 from vqwave.decode.sampling import Sampling
 from vqwave.errors import UserInputError
-from vqwave.inference.embedding_fit import BEYOND, Clips
+from vqwave.inference.embedding_fit import Clips
 from vqwave.inference.model_folder import load_trained, save_trained
 from vqwave.inference.speech_model import SpeechModel
 from vqwave.models import StudentSpec
 from vqwave.nn.auxiliary.spectral_decoder import EMBEDDING
 from vqwave.nn.wavenet import StackSpec
-from vqwave.training.added_voice import AddedVoice
+from vqwave.training.added_voice import BEYOND, AddedVoice
 from vqwave.training.command_line import main
 from vqwave.training.replay import Replay, corpora_of_run, join
 from vqwave.training.selection import Selection
@@ -250,7 +250,7 @@ def test_the_new_row_lies_beyond_what_is_trained(base: Path) -> None:
 
 
 def test_the_spectral_embedding_starts_where_it_fits(base: Path, new: Path) -> None:
-    """Beyond that by half; the padding of short clips does not count."""
+    """Beyond that by a share; the padding of short clips does not count."""
     loaded = load_trained(base)
     added = AddedVoice.to(loaded, "new")
     model = added.build(loaded)

@@ -24,12 +24,13 @@ from torch import Tensor, nn
 from vqwave.data import Corpus
 from vqwave.data.speaker_vectors import SpeakerVectors, saved_in
 from vqwave.errors import UserInputError
-from vqwave.inference.embedding_fit import BEYOND, Clips, descend
+from vqwave.inference.embedding_fit import Clips, descend
 from vqwave.inference.model_folder import Loaded, ModelCard
 from vqwave.models import VQVAE, VQVAESpec
 from vqwave.training.sources import checked_source
 
 FIT_STEPS, FIT_RATE = 60, 0.1
+BEYOND = 0.25  # of the distance from the mean voice: half of it loses words
 SHOWN = 3  # nearest voices that are printed
 
 
