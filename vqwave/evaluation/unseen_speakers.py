@@ -2,8 +2,8 @@
 of an evaluation that leaves out.
 
 A model that is conditioned on speaker vectors copies them in their own voices. Any other takes its
-nearest voice, as `--like` does, or, without vectors of its voices or the encoder, one of them by
-turns. The melody keeps the range of the recording.
+nearest voice, without the fit that `--like` makes, or, without vectors of its voices or the
+encoder, one of them by turns. The melody keeps the range of the recording.
 """
 
 from __future__ import annotations

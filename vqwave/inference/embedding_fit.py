@@ -75,8 +75,8 @@ def fit_embedding(
         own = {name: ordinary(value) for name, value in labels.items()}
         every = {name: value.expand(len(speakers), *value.shape[1:]) for name, value in own.items()}
         every["speaker"] = ordinary(speakers)
-        mean = _embedded(predictor, every).mean(0, keepdim=True)
-        fitted = descend(predictor, clips, _embedded(predictor, own))
+        mean = predictor.embedded(every).detach().mean(0, keepdim=True)
+        fitted = descend(predictor, clips, predictor.embedded(own))
         return torch.lerp(mean, fitted, 1 + BEYOND)
 
 
@@ -98,11 +98,6 @@ def descend(predictor: SpectralDecoder, clips: Clips, start: Tensor) -> Tensor:
         optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
         optimizer.step()
     return embedding.detach()
-
-
-def _embedded(predictor: SpectralDecoder, labels: Mapping[str, Tensor]) -> Tensor:
-    """(B, C) of all attributes together."""
-    return torch.stack(predictor.each(labels)).sum(0).detach()
 
 
 def _windows(x: Tensor, count: int, length: int) -> Tensor:

@@ -52,7 +52,7 @@ class ReferenceVoice:
     """The voice of a recording as a model takes it: a label, or a vector; its range of F0.
 
     `nearest` is the voice of the model that is most like it, `similarity` the cosine of the vectors
-    of both, `embedding` (C,) what the spectral decoder is conditioned on in place of labels. Made
+    of both, `embedding` (1, C) what the spectral decoder is conditioned on in place of labels. Made
     by `SpeechModel.voice_like`.
     """
 

@@ -30,7 +30,7 @@ from vqwave.models import VQVAE, VQVAESpec
 from vqwave.training.sources import checked_source
 
 FIT_STEPS, FIT_RATE = 60, 0.1
-BEYOND = 0.25  # of the distance from the mean voice: half of it loses words
+BEYOND = 0.1  # of the distance from the mean voice: more loses words
 SHOWN = 3  # nearest voices that are printed
 
 
@@ -110,7 +110,7 @@ class AddedVoice:
         decoder = model.spectral_decoder
         assert decoder is not None
         table = cast(nn.Embedding, decoder.embeddings["speaker"])
-        own = torch.stack(decoder.each(labels)).sum(0)
+        own = decoder.embedded(labels)
         mean = table.weight[self.known_rows].mean(0).detach()
         rest = (own - table(labels["speaker"])).detach()  # of other labels
         drawn_back = torch.lerp(mean, own - rest, 1 / (1 + BEYOND)) + rest
@@ -132,7 +132,7 @@ class AddedVoice:
         decoder = model.spectral_decoder
         assert decoder is not None
         weight = cast(nn.Embedding, decoder.embeddings["speaker"]).weight
-        total = torch.stack(decoder.each(labels)).sum(0)[:1]
+        total = decoder.embedded(labels)[:1]
         rest = total - weight[self.row]  # of other labels
         fitted = descend(decoder, clips, total) - rest
         mean = weight[self.known_rows].mean(0)

@@ -143,6 +143,10 @@ class SpectralDecoder(Attributes):
         given = labels.get(EMBEDDING)
         return super().each(labels) if given is None else [given]
 
+    def embedded(self, labels: Mapping[str, Tensor]) -> Tensor:
+        """All attributes together, (B, C): what may be given as `EMBEDDING`."""
+        return torch.stack(self.each(labels)).sum(0)
+
     def forward(
         self,
         z: Tensor,
