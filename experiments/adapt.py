@@ -6,21 +6,21 @@ python experiments/adapt.py base=speech data.corpus=data/mine speaker=anna run=r
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from vqwave.config import option, spec
-from vqwave.data import Batch, Corpus, Segments, collate, evaluation_crops
+from vqwave.data import Batch, Corpus, Segments, evaluation_batches
 from vqwave.data.frame_tracks import Track, stored_pitch
 from vqwave.data.joined import JoinedCorpus
 from vqwave.data.mixed_segments import MixedSegments
-from vqwave.data.segments import read_crop
+from vqwave.data.sampler import counter_key
 from vqwave.data.speaker_vectors import SpeakerVectors
 from vqwave.data.voices import UNVOICED, voice_pitches
 from vqwave.errors import UserInputError
@@ -34,13 +34,15 @@ from vqwave.training.identity import Identity, of_corpus, of_model
 from vqwave.training.replay import Replay, join
 from vqwave.training.selection import Selection
 from vqwave.training.settings import Count, DataSpec, ExperimentSpec, OptimSpec, TrainSpec
+from vqwave.training.spectral_adaptation import CodedClips, SpectralAdaptation
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.validation_set import ValidationSet
 from vqwave.training.voice_pairs import VoicePairs
 from vqwave.training.voice_samples import add_in_voice
 
 Share = Annotated[float, Field(ge=0, le=1)]
-FIT_CLIPS, SPECTRAL_CLIPS = 8, 32  # that mixture and spectral embedding start from
+# clips that the mixture is fitted to, and at most, of the new voice and of others, the rest
+FIT_CLIPS, OWN_CLIPS, KNOWN_CLIPS = 8, 256, 512
 
 
 @spec
@@ -69,8 +71,8 @@ class Config(ExperimentSpec):
         default=0.2, help="of each clip, anywhere, that the decoder is trained on"
     )
     losses: dict[str, float] = option(
-        default={"nll": 1.0, "spectral": 1.0, "energy_distance": 1.0},
-        help="weights: nll (of a WaveNet), energy_distance (of a student), spectral",
+        default={"nll": 1.0, "energy_distance": 1.0},
+        help="weights: nll (of a WaveNet), energy_distance (of a student)",
     )
     data: DataSpec = option(
         default=DataSpec(clip_seconds=1.0, batch=4, valid_clip_seconds=2.0, valid_clips=16),
@@ -92,7 +94,7 @@ class AdaptExperiment(Experiment[Config, VQVAE]):
     name = "adapt"
     corpus: JoinedCorpus
     config_class = Config
-    loss_names = ("nll", "spectral", "energy_distance")
+    loss_names = ("nll", "energy_distance")
     network: nn.Module
 
     def __init__(self, config: Config) -> None:
@@ -131,12 +133,12 @@ class AdaptExperiment(Experiment[Config, VQVAE]):
 
     def build(self) -> VQVAE:
         model = self.added.build(self.loaded).requires_grad_(requires_grad=False)
-        self.trainable(model).choose_trained()
+        model.decoder.requires_grad_(requires_grad=True)
         return model
 
     def trainable(self, model: VQVAE) -> Adaptation:
         segment = self.samples_of(self.config.decoder_segment_seconds)
-        return Adaptation(model, self.objective, segment, self.added)
+        return Adaptation(model, self.objective, segment)
 
     def parameter_groups(self, model: VQVAE) -> list[list[nn.Parameter]]:
         trained = self.trainable(model)
@@ -148,15 +150,26 @@ class AdaptExperiment(Experiment[Config, VQVAE]):
         return (1.0, self.config.body_lr_ratio if all_weights else 0.0)
 
     def fit_statistics(self, model: VQVAE) -> None:
-        """Pitch of the new voice, and the mixture of known voices that its rows start from."""
+        """Pitch of the new voice."""
         if model.melody is not None:
             pitch = voice_pitches(self._only).get(self.config.speaker, UNVOICED)
             model.melody.voices[self.added.row] = torch.tensor([pitch.mean, pitch.deviation])
-        trained = self.trainable(model)
-        loss = trained.start_loss(self._clips_to_fit(FIT_CLIPS))
-        self.mixture = self.added.fit_mixture(model, loss)
+
+    def before_first_step(self, model: VQVAE, *, quiet: bool) -> None:
+        """The mixture of known voices that the new rows start from; the spectral decoder."""
+        some = next(self._batches(self._only, FIT_CLIPS))
+        self.mixture = self.added.fit_mixture(model, self.trainable(model).start_loss(some))
         self.added.start(model, self.mixture)
-        trained.fit_spectral_embedding(self._clips_to_fit(SPECTRAL_CLIPS))
+        if model.spectral_decoder is None:
+            return
+        clips = CodedClips.of(model, self._batches(self._only, OWN_CLIPS))
+        if not self.replay.corpora:  # nothing to convert
+            self.added.fit_spectral_embedding(model, clips)
+            return
+        known = self.corpus.only(self.replay.speakers("train"))
+        others = CodedClips.of(model, self._batches(known, KNOWN_CLIPS))
+        row, seed = self.added.row, counter_key("spectral decoder", self.config.seed)
+        SpectralAdaptation(model, row, clips, others, seed).fit(quiet=quiet)
 
     @cached_property
     def speaker_vectors(self) -> SpeakerVectors | None:
@@ -168,12 +181,10 @@ class AdaptExperiment(Experiment[Config, VQVAE]):
         """The new voice alone."""
         return self.corpus.only([self.config.speaker])
 
-    def _clips_to_fit(self, count: int) -> Batch:
-        frames = self.samples_of(self.config.data.clip_seconds)
-        crops = evaluation_crops(self._only, "train", frames, count)
-        return collate(
-            [read_crop(self._only, row, start, frames, self.tracks) for row, start in crops]
-        )
+    def _batches(self, corpus: Corpus, count: int) -> Iterator[Batch]:
+        """So many training clips at most, evenly spread."""
+        T = self.samples_of(self.config.data.clip_seconds)
+        return evaluation_batches(corpus, "train", FIT_CLIPS, T, count, tracks=self.tracks)
 
     def training_segments(self) -> Segments:
         data = self.config.data
@@ -203,8 +214,8 @@ class AdaptExperiment(Experiment[Config, VQVAE]):
         return self._clips_of(self.corpus.only(voices)) if voices else None
 
     def _clips_of(self, corpus: Corpus) -> ValidationSet:
-        data = self.config.data
-        return ValidationSet(corpus, data, self.samples_of(data.valid_clip_seconds), self.tracks)
+        frames = self.samples_of(self.config.data.valid_clip_seconds)
+        return ValidationSet(corpus, self.config.data, frames, self.tracks)
 
     def evaluate(self, model: VQVAE) -> Evaluation:
         """Losses of held-out clips of the new voice, `loss` their weighted sum; and of the others,
@@ -226,18 +237,15 @@ class AdaptExperiment(Experiment[Config, VQVAE]):
     def samples(self, model: VQVAE, sheet: SampleSheet) -> None:
         """Copies of held-out recordings of the new voice, and conversions to it."""
         count = self.config.num_samples
-        rows = self.validation.example_rows(count)
+        rows = [*self.validation.example_rows(count)]
         if self._old_validation is not None:
-            rows = [*rows, *self._old_validation.example_rows(count)]
+            rows += self._old_validation.example_rows(count)
         speech, voice = self.speech_model(model), self.config.speaker
-        add_in_voice(
-            speech,
-            self.corpus,
-            rows,
-            voice,
-            vectors=lambda row: self.recordings.vectors(model.decoder, row),
-            sheet=sheet,
-        )
+
+        def vectors(row: int) -> Mapping[str, Any]:
+            return self.recordings.vectors(model.decoder, row)
+
+        add_in_voice(speech, self.corpus, rows, voice, vectors=vectors, sheet=sheet)
 
     def introduction(self) -> list[str]:
         base, name = str(self.config.base), self.config.speaker

@@ -214,12 +214,13 @@ def evaluation_batches(
     batch: int,
     frames: int,
     limit: int | None = None,
+    *,
+    tracks: Sequence[Track] = (),
 ) -> Iterator[Batch]:
     """The split's `evaluation_crops` in order, in batches of `batch` (the last may be smaller): the
     same every time.
     """
     crops = evaluation_crops(corpus, split, frames, limit)
     for first in range(0, len(crops), batch):
-        yield collate(
-            [read_crop(corpus, row, start, frames) for row, start in crops[first : first + batch]]
-        )
+        some = crops[first : first + batch]
+        yield collate([read_crop(corpus, row, start, frames, tracks) for row, start in some])

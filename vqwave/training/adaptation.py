@@ -1,5 +1,5 @@
-"""What a new voice trains in a VQ-VAE: the decoder and the spectral decoder, on the codes of
-recordings, which stay as they are.
+"""What a new voice trains in the decoder of a VQ-VAE, on the codes of recordings, which stay as
+they are; the spectral decoder comes first, see `spectral_adaptation`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,14 @@ from torch import Tensor, nn
 from vqwave.data import Batch
 from vqwave.decode.reference import noise_scales
 from vqwave.decode.sampling import Temperatures, temperatures_of
-from vqwave.inference.embedding_fit import Clips
 from vqwave.losses import EnergySpec, negative_log_likelihood
 from vqwave.metrics import likelihood
 from vqwave.models import VQVAE, Student, WaveNet
-from vqwave.nn.auxiliary.spectral_decoder import EMBEDDING
 from vqwave.nn.module_lists import submodules
 from vqwave.nn.random_segments import sliced
 from vqwave.nn.wavenet import Stack
 from vqwave.rng import keyed
 from vqwave.rng.philox import uniforms
-from vqwave.training.added_voice import AddedVoice
 
 D = TypeVar("D", bound=nn.Module)
 PARTS = 4  # uniforms a sample of a student's noise
@@ -53,15 +50,11 @@ def coded(model: VQVAE, batch: Batch) -> Coded:
     return Coded(model.quantizer.decode(codes), mask, pitch, recorded)
 
 
-def spectral_loss(
-    model: VQVAE, batch: Batch, x: Coded, added: AddedVoice
-) -> tuple[Tensor | None, Tensor | None]:
-    """The spectral decoder's frames, and their error; None of a model without."""
+def spectral_frames(model: VQVAE, batch: Batch, x: Coded) -> Tensor | None:
+    """Those that the spectral decoder predicts; None of a model without."""
     if model.spectral_decoder is None:
-        return None, None
-    labels = {**batch.labels, EMBEDDING: added.spectral_embedding(model, batch.labels)}
-    spectrum = model.spectral_decoder(x.z, labels, x.mask, x.pitch)
-    return spectrum, model.spectral_decoder.loss(spectrum, batch.wave, x.mask)
+        return None
+    return model.spectral_decoder(x.z, batch.labels, x.mask, x.pitch)
 
 
 class Objective(ABC, Generic[D]):
@@ -144,18 +137,15 @@ def objective_of(kind: str, about: Mapping[str, Any]) -> Objective[Any]:
 
 
 class Adaptation(nn.Module):
-    """The decoders of a VQ-VAE, as one module that yields the losses of a batch.
+    """The decoder of a VQ-VAE, as a module that yields the losses of a batch.
 
-    The remaining parts of the model are no parts of this one, so that they stay in evaluation mode.
+    The other parts of the model are no parts of this one, so that they stay in evaluation mode.
     """
 
-    def __init__(
-        self, model: VQVAE, objective: Objective[Any], segment: int, added: AddedVoice
-    ) -> None:
+    def __init__(self, model: VQVAE, objective: Objective[Any], segment: int) -> None:
         """segment: samples of each clip, anywhere, that the decoder is trained on."""
         super().__init__()
-        self.added = added
-        self.decoder, self.spectral_decoder = model.decoder, model.spectral_decoder
+        self.decoder = model.decoder
         self.objective, self.segment = objective, segment
         self._model = (model,)  # a tuple is not registered
 
@@ -164,14 +154,6 @@ class Adaptation(nn.Module):
         """All of it."""
         return self._model[0]
 
-    def choose_trained(self) -> None:
-        """All of the decoder has gradients; of the spectral decoder the speakers' embeddings alone:
-        the frames of the other voices stay as they are.
-        """
-        self.decoder.requires_grad_(requires_grad=True)
-        if self.spectral_decoder is not None:
-            self.spectral_decoder.embeddings["speaker"].requires_grad_(requires_grad=True)
-
     def start_loss(self, batch: Batch) -> Callable[[], Tensor]:
         """What the mixture that the new rows start from makes least on clips of the new voice: the
         error of the spectral decoder, where there is none the decoder's loss.
@@ -179,51 +161,36 @@ class Adaptation(nn.Module):
         x = coded(self.model, batch)
 
         def loss() -> Tensor:
-            error = spectral_loss(self.model, batch, x, self.added)[1]
-            if error is None:
-                error = torch.stack(list(self.held_out(batch, 0, 0).values())).sum()
-            return error
+            spectrum, decoder = spectral_frames(self.model, batch, x), self.model.spectral_decoder
+            if decoder is None or spectrum is None:
+                return torch.stack(list(self.held_out(batch, 0, 0).values())).sum()
+            return decoder.loss(spectrum, batch.wave, x.mask)
 
         return loss
 
-    def fit_spectral_embedding(self, batch: Batch) -> None:
-        """Where the new row of the spectral decoder starts, by clips of the new voice."""
-        decoder, x = self.spectral_decoder, coded(self.model, batch)
-        if decoder is not None:
-            clips = Clips(x.z, decoder.frontend(batch.wave, mask=x.mask), x.pitch, x.mask)
-            self.added.fit_spectral_embedding(self.model, clips, batch.labels)
-
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """A training batch -> losses by name, unweighted."""
-        frames, losses = self._frames(batch)
-        frames = self.model.add_decoder_noise(frames)
+        frames = self.model.add_decoder_noise(self._frames(batch))
         batch, frames = sliced(batch, frames, self.segment, self.model.hop)
-        return losses | self.objective.losses(self.decoder, batch, frames)
+        return self.objective.losses(self.decoder, batch, frames)
 
     def held_out(self, batch: Batch, seed: int, first: int) -> dict[str, Tensor]:
         """The same of whole clips, the first of which has number `first`, without noise."""
-        frames, losses = self._frames(batch)
         B, T = batch.wave.shape
         clips = torch.arange(B) + first
         u = torch.stack([uniforms(each, clips, 0, T) for each in (seed, seed + 1)])
-        return losses | self.objective.losses(self.decoder, batch, frames, u.to(batch.wave))
+        return self.objective.losses(self.decoder, batch, self._frames(batch), u.to(batch.wave))
 
-    def _frames(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The decoder's frames, and the loss of the spectral decoder, of which only the new row is
-        trained, by no other loss.
-        """
+    def _frames(self, batch: Batch) -> Tensor:
+        """What conditions the decoder on the codes, and on the recordings' own pitch."""
         model, x = self.model, coded(self.model, batch)
-        spectrum, error = spectral_loss(model, batch, x, self.added)
-        predicted = None if spectrum is None else spectrum.detach()
-        frames = model.decoder_features(x.z, batch.labels, predicted, x.mask, x.recorded)
-        return frames, {} if error is None else {"spectral": error}
+        spectrum = spectral_frames(model, batch, x)
+        return model.decoder_features(x.z, batch.labels, spectrum, x.mask, x.recorded)
 
     def voice_parameters(self) -> list[nn.Parameter]:
         """Embeddings of labels, and the layers that project a condition."""
         parts: list[nn.Module | None] = [self.decoder.conditioner]
         parts += [stack.projection for stack in submodules(self.decoder, Stack)]
-        if self.spectral_decoder is not None:
-            parts.append(self.spectral_decoder.embeddings)
         return [p for part in parts if part is not None for p in part.parameters()]
 
     def other_parameters(self) -> list[nn.Parameter]:

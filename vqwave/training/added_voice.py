@@ -28,6 +28,7 @@ from vqwave.inference.embedding_fit import Clips, descend
 from vqwave.inference.model_folder import Loaded, ModelCard
 from vqwave.models import VQVAE, VQVAESpec
 from vqwave.training.sources import checked_source
+from vqwave.training.spectral_adaptation import CodedClips
 
 FIT_STEPS, FIT_RATE = 60, 0.1
 BEYOND = 0.1  # of the distance from the mean voice: more loses words
@@ -102,20 +103,6 @@ class AddedVoice:
         modules = [part.embeddings["speaker"] for part in parts if part is not None]
         return [cast(nn.Embedding, module) for module in modules]
 
-    def spectral_embedding(self, model: VQVAE, labels: Mapping[str, Tensor]) -> Tensor:
-        """What the spectral decoder is conditioned on in training, (B, C): its own embeddings of
-        the known voices; of the new one that from which its row lies `BEYOND` further away from
-        the mean of these. Gradients reach that row alone.
-        """
-        decoder = model.spectral_decoder
-        assert decoder is not None
-        table = cast(nn.Embedding, decoder.embeddings["speaker"])
-        own = decoder.embedded(labels)
-        mean = table.weight[self.known_rows].mean(0).detach()
-        rest = (own - table(labels["speaker"])).detach()  # of other labels
-        drawn_back = torch.lerp(mean, own - rest, 1 / (1 + BEYOND)) + rest
-        return torch.where((labels["speaker"] == self.row)[:, None], drawn_back, own.detach())
-
     def start(self, model: VQVAE, weights: Tensor) -> None:
         """Put the new rows at a mixture, weights (K,), of the known ones."""
         with torch.no_grad():
@@ -123,18 +110,17 @@ class AddedVoice:
                 table.weight[self.row] = weights @ table.weight[self.known_rows]
 
     @torch.no_grad()
-    def fit_spectral_embedding(
-        self, model: VQVAE, clips: Clips, labels: Mapping[str, Tensor]
-    ) -> None:
+    def fit_spectral_embedding(self, model: VQVAE, clips: CodedClips) -> None:
         """Put the new row of the spectral decoder `BEYOND` further away from the mean of the known
-        ones than where it fits clips of the voice, labels (N,), from where it lies on.
+        ones than where it fits clips of the voice, from where it lies on.
         """
         decoder = model.spectral_decoder
         assert decoder is not None
         weight = cast(nn.Embedding, decoder.embeddings["speaker"]).weight
-        total = decoder.embedded(labels)[:1]
+        total = decoder.embedded(clips.labels)[:1]
         rest = total - weight[self.row]  # of other labels
-        fitted = descend(decoder, clips, total) - rest
+        pitch = model.pitch(clips.pitch_codes, clips.labels, clips.z.shape[-1], clips.mask)
+        fitted = descend(decoder, Clips(clips.z, clips.frames, pitch, clips.mask), total) - rest
         mean = weight[self.known_rows].mean(0)
         weight[self.row] = torch.lerp(mean, fitted[0], 1 + BEYOND)
 

@@ -177,7 +177,12 @@ class Experiment(ABC, Generic[C, M]):
         return []
 
     def fit_statistics(self, model: M) -> None:
-        """Statistics of the corpus that the model needs before its first step."""
+        """Statistics of the corpus that the model needs, at each start."""
+
+    def before_first_step(self, model: M, *, quiet: bool) -> None:
+        """What a run begins with, and a resumed one takes from its checkpoint; quiet: without a
+        bar.
+        """
 
     def extra_state(self) -> dict[str, Tensor]:
         """What the experiment trains or keeps in addition to the model, for its checkpoints: flat

@@ -118,6 +118,9 @@ class Trainer:
         # after what may refuse the settings, since a restart empties the run folder
         before = by_main(lambda: claim(experiment, self.held, restart=restart))
         experiment.fit_statistics(model)
+        checkpoint = self._newest_checkpoint()
+        if checkpoint is None:
+            experiment.before_first_step(model, quiet=self.quiet)
         self._prepare(model)
         self.phases = Phases(experiment.device)
         self.tracker = Tracker(
@@ -126,7 +129,7 @@ class Trainer:
         self.monitor = Monitor(self.config.run, self._about())
         self.pace.resume(self.config.run)
         self.sampled = by_main((self.config.run / "samples").exists)
-        self._resume(before)
+        self._resume(checkpoint, before)
         if not self.quiet and (note := busy_cores(torch.get_num_threads())):
             terminal.message(note)
 
@@ -182,15 +185,18 @@ class Trainer:
             self.experiment.extra_state(),
         )
 
-    def _resume(self, before: int) -> None:
-        """From the newest complete checkpoint, if there is one; `before`: `train.steps` of the
-        settings that are there.
-        """
+    def _newest_checkpoint(self) -> Checkpoint | None:
+        """The newest complete one of the run, on all processes."""
         main = self.accelerator.is_main_process
         checkpoint, notes = newest_checkpoint(self.checkpoints) if main else (None, [])
         for note in notes:
             terminal.message(note)
-        checkpoint = of_main(checkpoint, self.accelerator.device)
+        return of_main(checkpoint, self.accelerator.device)
+
+    def _resume(self, checkpoint: Checkpoint | None, before: int) -> None:
+        """From a checkpoint, if there is one; `before`: `train.steps` of the settings that are
+        there.
+        """
         if checkpoint is None:
             self.tracker.rewind(-1)
             return

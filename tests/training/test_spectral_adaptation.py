@@ -1,0 +1,156 @@
+"""A new voice in a spectral decoder: its frames fit, conversions reach it, the known voices stay.
+
+Latents are what is said and a trace of the speaker, as codes have it; frames are what is said,
+coloured by the speaker.
+"""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqwave.models import VQVAE
+from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoder
+from vqwave.training import spectral_adaptation
+from vqwave.training.spectral_adaptation import CodedClips, SpectralAdaptation
+
+CHANNELS, DIM, VOICES, FRAMES = 6, 5, 4, 12
+NEW = 2  # its row lies among the known ones'
+COLOURS = 2 * torch.randn(VOICES, CHANNELS, generator=torch.Generator().manual_seed(1))
+WORDS = torch.randn(DIM - 1, CHANNELS, generator=torch.Generator().manual_seed(2))
+
+
+def clips(speakers: list[int], count: int, seed: int, trace: float = 1.0) -> CodedClips:
+    """count clips of each of these speakers, of which the second half of every third is padding;
+    trace: of the new voice in its latents, how strong.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    speaker = torch.tensor(speakers).repeat_interleave(count)
+    said = torch.randn(len(speaker), DIM - 1, FRAMES, generator=generator)
+    left = trace * (speaker == NEW).float()[:, None, None].expand(-1, 1, FRAMES)
+    frames = torch.einsum("bdf,dc->bcf", said, WORDS) + COLOURS[speaker][..., None]
+    mask = torch.ones(len(speaker), FRAMES, dtype=torch.bool)
+    mask[::3, FRAMES // 2 :] = False
+    z = torch.cat([said, left], 1)
+    return CodedClips(z, frames, mask, None, {"speaker": speaker})
+
+
+def error(decoder: SpectralDecoder, x: CodedClips, speaker: int, wanted: Tensor) -> float:
+    """Of the frames of clips in the voice of a speaker."""
+    with torch.no_grad():
+        frames = decoder(x.z, {"speaker": torch.full((len(x),), speaker)}, x.mask)
+    return float((frames - wanted).abs().mean(1)[x.mask].mean())
+
+
+def in_voice(x: CodedClips, speaker: int) -> Tensor:
+    """The frames of what is said in clips, in another voice."""
+    colours = COLOURS[x.labels["speaker"]][..., None]
+    return x.frames - colours + COLOURS[speaker][:, None]
+
+
+@pytest.fixture(scope="module")
+def base() -> VQVAE:
+    """A spectral decoder of all voices but the new one."""
+    torch.manual_seed(0)
+    frontend = nn.Module()
+    frontend.channels = CHANNELS  # type: ignore[assignment]
+    sizes = {"label_sizes": {"speaker": VOICES}, "vector_sizes": {}}
+    decoder = SpectralDecoder(cast(Any, frontend), DIM, 1, channels=24, blocks=1, **sizes)
+    optimizer = torch.optim.Adam(decoder.parameters(), 3e-3)
+    x = clips([0, 1, 3], 40, 3)
+    for _ in range(400):
+        error = (decoder(x.z, x.labels, x.mask) - x.frames).abs().mean(1)[x.mask].mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+    decoder.requires_grad_(requires_grad=False)
+    with torch.no_grad():
+        table = decoder.embeddings["speaker"].weight
+        table[NEW] = table[[0, 1, 3]].mean(0)
+    return cast(VQVAE, SimpleNamespace(spectral_decoder=decoder, pitch=lambda *_: None))
+
+
+def adapted(
+    base: VQVAE, monkeypatch: pytest.MonkeyPatch, steps: int = 150, trace: float = 1.0
+) -> SpectralDecoder:
+    torch.manual_seed(0)
+    model = cast(VQVAE, SimpleNamespace(**{**vars(base)}))
+    model.spectral_decoder = copy.deepcopy(base.spectral_decoder)
+    monkeypatch.setattr(spectral_adaptation, "STEPS", steps)
+    monkeypatch.setattr(spectral_adaptation, "FIRST", 100)
+    SpectralAdaptation(model, NEW, clips([NEW], 40, 4, trace), clips([0, 1, 3], 20, 5), 0).fit()
+    assert model.spectral_decoder is not None
+    return model.spectral_decoder
+
+
+def test_recordings_and_conversions_of_the_new_voice(
+    base: VQVAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recordings that were not trained on have its frames, and so have conversions to it, though
+    the trace in the latents of its own recordings, which others lack, would explain it, too.
+    """
+    decoder, start = adapted(base, monkeypatch), base.spectral_decoder
+    own, others = clips([NEW], 20, 6), clips([0, 1, 3], 20, 7)
+    assert start is not None
+    assert error(decoder, own, NEW, own.frames) < 0.5 * error(start, own, NEW, own.frames)
+    wanted = in_voice(others, NEW)
+    assert error(decoder, others, NEW, wanted) < 0.6 * error(start, others, NEW, wanted)
+
+
+def test_the_classifier_brings_conversions_nearer(
+    base: VQVAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where codes have so much of the new voice that its recordings need no label."""
+    others, errors = clips([0, 1, 3], 20, 7), []
+    for weight in (0.05, 0.0):
+        monkeypatch.setattr(spectral_adaptation, "CONVERSION", weight)
+        decoder = adapted(base, monkeypatch, trace=6.0)
+        errors.append(error(decoder, others, NEW, in_voice(others, NEW)))
+    assert errors[0] < 0.9 * errors[1]
+
+
+def test_known_voices_stay(base: VQVAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their rows bit for bit, their frames nearly: of their recordings, and of the new voice's."""
+    decoder, start = adapted(base, monkeypatch), base.spectral_decoder
+    assert start is not None
+    before, after = (each.embeddings["speaker"].weight for each in (start, decoder))
+    assert torch.equal(before[[0, 1, 3]], after[[0, 1, 3]])
+    assert not torch.equal(before[NEW], after[NEW])
+    x = clips([0, 1, 2, 3], 20, 8)
+    for speaker in (0, 1, 3):
+        with torch.no_grad():
+            kept = start(x.z, {"speaker": torch.full((len(x),), speaker)}, x.mask)
+        moved = error(decoder, x, NEW, kept)
+        assert error(decoder, x, speaker, kept) < 0.2 * moved
+
+
+def test_each_term(base: VQVAE) -> None:
+    """At first nothing has moved: the loss is the error and the weighted cross-entropy."""
+    torch.manual_seed(0)
+    own, known = clips([NEW], 16, 4), clips([0, 1, 3], 6, 5)
+    adaptation = SpectralAdaptation(base, NEW, own, known, 0)
+    known = known.at(torch.arange(16))
+    expected = error(adaptation.decoder, own, NEW, own.frames)
+    loss = float(adaptation._loss(own, known).detach())
+    classified = (loss - expected) / spectral_adaptation.CONVERSION
+    with torch.no_grad():
+        frames = adaptation._frames(adaptation.decoder, known, own.labels)
+        clear = adaptation.classifier(frames, known.mask)["speaker"]
+        wanted = float(F.cross_entropy(clear, own.labels["speaker"]))
+    assert classified == pytest.approx(wanted, abs=0.1)  # up to noise
+
+
+def test_it_depends_on_its_seed_alone(base: VQVAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    once, again = (adapted(base, monkeypatch, steps=5).state_dict() for _ in range(2))
+    assert all(torch.equal(once[name], again[name]) for name in once)
+
+
+def test_it_is_left_without_gradients(base: VQVAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = adapted(base, monkeypatch, steps=2)
+    assert not any(p.requires_grad or p.grad is not None for p in decoder.parameters())

@@ -1,0 +1,167 @@
+"""One more voice in a spectral decoder, whose frames condition a decoder.
+
+Codes keep something of the voice that they were made of. A spectral decoder that is trained on
+recordings of the new voice alone takes the voice from their codes, and not from the label:
+conversions to it fall short, and the frames of the known voices drift. So each step has three
+terms:
+
+- the error of the frames of recordings of the new voice, under its labels;
+- the cross-entropy of its label for recordings of the known voices that are converted to it, by a
+  classifier of speakers that is trained on recordings meanwhile;
+- the distance from the frames that the model had before, of all recordings under labels of known
+  voices: what it knows stays.
+
+References: Kameoka et al., 2018 (classifier of conversions). arXiv:1808.05092; Li and Hoiem, 2016
+(learning without forgetting), sec. 3. arXiv:1606.09282
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from vqwave.data import Batch
+from vqwave.data.frame_tracks import PITCH
+from vqwave.models import VQVAE
+from vqwave.nn.auxiliary.conversion_classifier import ConversionClassifierSpec
+from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoder
+from vqwave.nn.masks import stretched
+
+STEPS, FIRST = 400, 200  # the classifier's alone come before the steps
+BATCH = 16  # clips of the new voice, and as many of the known ones
+RATE, ROW_RATE = 1e-3, 0.02  # of Adam, for all weights and for the new voice's row
+CONVERSION = 0.05  # weight of the cross-entropy, in nats
+NOISE = 0.3  # most that the classifier's input has, standard deviations
+
+Labels = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class CodedClips:
+    """N clips of one length: quantized latents z (N, D, F), the recordings' standardised frames (N,
+    M, F'), mask (N, F) of real latents, pitch codes (N, Q, F'') of a model with melody, labels.
+    """
+
+    z: Tensor
+    frames: Tensor
+    mask: Tensor
+    pitch_codes: Tensor | None
+    labels: Labels
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: VQVAE, batches: Iterable[Batch]) -> CodedClips:
+        """Raises ValueError for no batch."""
+        parts = []
+        for batch in batches:
+            codes, mask = model.encode(batch.wave, batch.lengths), batch.frame_mask(model.hop)
+            assert model.spectral_decoder is not None
+            frames = model.spectral_decoder.frontend(batch.wave, mask=mask)
+            melody = model.encode_pitch(batch.labels, batch.lengths)
+            labels = {name: x for name, x in batch.labels.items() if name != PITCH}
+            parts.append(cls(model.quantizer.decode(codes), frames, mask, melody, labels))
+        if not parts:
+            raise ValueError("no clips")
+        melodies = [part.pitch_codes for part in parts if part.pitch_codes is not None]
+        return cls(
+            torch.cat([part.z for part in parts]),
+            torch.cat([part.frames for part in parts]),
+            torch.cat([part.mask for part in parts]),
+            torch.cat(melodies) if melodies else None,
+            {name: torch.cat([part.labels[name] for part in parts]) for name in parts[0].labels},
+        )
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def at(self, rows: Tensor) -> CodedClips:
+        """Some of them."""
+        codes = None if self.pitch_codes is None else self.pitch_codes[rows]
+        labels = {name: value[rows] for name, value in self.labels.items()}
+        return CodedClips(self.z[rows], self.frames[rows], self.mask[rows], codes, labels)
+
+
+class SpectralAdaptation:
+    """The spectral decoder of a model, trained on clips of a new voice `row` and of known ones."""
+
+    def __init__(
+        self, model: VQVAE, row: int, own: CodedClips, known: CodedClips, seed: int
+    ) -> None:
+        assert model.spectral_decoder is not None
+        self.model, self.row, self.own, self.known = model, row, own, known
+        self.decoder: SpectralDecoder = model.spectral_decoder
+        self.before = copy.deepcopy(self.decoder)
+        self.generator = torch.Generator().manual_seed(seed)
+        weight = self.decoder.embeddings["speaker"].get_parameter("weight")
+        spec, speakers = ConversionClassifierSpec(noise=0.0), list(map(str, range(len(weight))))
+        channels, ratio = self.decoder.frontend.channels, self.decoder.ratio
+        self.classifier = spec.build(channels, ratio, {"speaker": speakers})
+        self.weight = weight
+
+    def fit(self, *, quiet: bool = True) -> None:
+        """Train it, and leave it without gradients. quiet: without a bar."""
+        body = [p for p in self.decoder.parameters() if p is not self.weight]
+        groups = [{"params": body, "lr": RATE}, {"params": [self.weight], "lr": ROW_RATE}]
+        optimizer = torch.optim.Adam(groups)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / STEPS)
+        classifying = torch.optim.Adam(self.classifier.parameters(), RATE)
+        self.decoder.requires_grad_(requires_grad=True)
+        rows_of_known = torch.arange(len(self.weight)) != self.row
+        # Adam leaves rows where they are that never have a gradient
+        hook = self.weight.register_hook(lambda g: g.masked_fill(rows_of_known[:, None], 0.0))
+        for step in tqdm(range(FIRST + STEPS), desc="spectral decoder", disable=quiet, leave=False):
+            own, known = self._drawn(self.own), self._drawn(self.known)
+            classifying.zero_grad()
+            self._classification(own, known).backward()
+            classifying.step()
+            if step >= FIRST:
+                optimizer.zero_grad()
+                self._loss(own, known).backward()
+                optimizer.step()
+                schedule.step()
+        hook.remove()
+        self.decoder.requires_grad_(requires_grad=False).zero_grad()
+
+    def _drawn(self, clips: CodedClips) -> CodedClips:
+        return clips.at(torch.randint(len(clips), (BATCH,), generator=self.generator))
+
+    def _classification(self, *clips: CodedClips) -> Tensor:
+        """Of recordings, which trains the classifier: cross-entropy, nats a clip."""
+        losses = [self._misclassified(x.frames, x.mask, x.labels) for x in clips]
+        return torch.stack(losses).mean()
+
+    def _misclassified(self, frames: Tensor, mask: Tensor, labels: Labels) -> Tensor:
+        """Cross-entropy of the speaker, of frames with noise, as much as each clip draws."""
+        level = NOISE * torch.rand(len(frames), 1, 1, generator=self.generator)
+        noise = level * torch.randn(frames.shape, generator=self.generator)
+        predicted = self.classifier(frames + noise.to(frames), mask)["speaker"]
+        return F.cross_entropy(predicted, labels["speaker"])
+
+    def _loss(self, own: CodedClips, known: CodedClips) -> Tensor:
+        """What trains the spectral decoder."""
+        terms = [_error(self._frames(self.decoder, own, own.labels), own.frames, own.mask)]
+        converted = self._frames(self.decoder, known, own.labels)
+        terms.append(CONVERSION * self._misclassified(converted, known.mask, own.labels))
+        labels = self._drawn(self.known).labels
+        for clips in (own, known):
+            with torch.no_grad():
+                kept = self._frames(self.before, clips, labels)
+            terms.append(_error(self._frames(self.decoder, clips, labels), kept, clips.mask))
+        return torch.stack(terms).sum()
+
+    def _frames(self, decoder: SpectralDecoder, clips: CodedClips, labels: Labels) -> Tensor:
+        """Of clips in the voice of `labels`."""
+        pitch = self.model.pitch(clips.pitch_codes, labels, clips.z.shape[-1], clips.mask)
+        return decoder(clips.z, labels, clips.mask, pitch)
+
+
+def _error(frames: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
+    """Mean absolute error of the real frames, standard deviations."""
+    error = (frames - wanted).abs().mean(1)
+    return error[stretched(mask, error.shape[-1])].mean()
