@@ -16,6 +16,7 @@ from vqwave.decode.cuda import tuning
 from vqwave.decode.plan import Precision
 from vqwave.models.wavenet import WaveNet, WaveNetState
 from vqwave.nn.condition import Condition
+from vqwave.nn.linear_prediction import PredictorState
 from vqwave.nn.wavenet import StackState
 from vqwave.rng.philox import uniforms
 
@@ -143,13 +144,17 @@ class Replayed:
         state = WaveNetState()
         wavenet.step(self.last, self.projected, state)
         self.pasts = [torch.zeros_like(past) for past in _tensors(state.stack.pasts)]
+        self.predictor = [torch.zeros_like(past) for past in _of_predictor(state)]
 
     @torch.inference_mode()
     def advance(self) -> None:
         """A sample of each stream, in `last`."""
-        state = WaveNetState(StackState(list(self.pasts)))
+        predictor = PredictorState(*self.predictor) if self.predictor else None
+        state = WaveNetState(StackState(list(self.pasts)), predictor)
         self.last.copy_(self.wavenet.step(self.last, self.projected, state).sample(self.u))
         for past, after in zip(self.pasts, _tensors(state.stack.pasts), strict=True):
+            past.copy_(after)
+        for past, after in zip(self.predictor, _of_predictor(state), strict=True):
             past.copy_(after)
 
     def record(self) -> None:
@@ -175,3 +180,8 @@ class Replayed:
 def _tensors(pasts: Sequence[Tensor | None]) -> list[Tensor]:
     """Of a state after a step, which has one a layer."""
     return [past for past in pasts if past is not None]
+
+
+def _of_predictor(state: WaveNetState) -> list[Tensor]:
+    """What a state keeps for linear prediction; nothing without it."""
+    return [] if state.predictor is None else list(vars(state.predictor).values())

@@ -18,8 +18,8 @@ from torch import Tensor
 from triton.compiler import CompiledKernel
 
 from vqwave.decode.cuda import kernel as cuda_kernel
-from vqwave.decode.cuda.kernel import ChunkIO, ConditionWindow, State
 from vqwave.decode.cuda.packing import pack
+from vqwave.decode.cuda.state import ChunkIO, ConditionWindow, State
 from vqwave.decode.cuda.tuning import TILE, WARPS, Task, shared_limit, too_wide, tune
 from vqwave.decode.plan import Precision, network_input, waveform
 from vqwave.decode.sampling import Temperature, checked_temperatures
@@ -65,14 +65,15 @@ class Decoder:
         self.tuning = tuning
         self.projection = self.weights.projection
         self.hold = condition.repeat if condition is not None else 1
-        self.features = self._features(condition, len(streams))  # (B, F, H)
+        # (B, F, width): a column's condition channels and, after them, the predictor's
+        self.features = self._features(condition, len(streams))
         self.first = torch.zeros(len(streams), dtype=torch.int64, device=self.device)
         self.streams = streams.to(self.device, torch.int64).clone()
         self.state = self._silent(len(streams))
 
     def set_condition(self, features: Tensor, first: Tensor) -> None:
-        """Columns (B, F, H) from now on, numbered from `first` (B,) on; earlier ones go."""
-        self.features = self._padded(torch.as_tensor(features))
+        """Columns (B, F, width) from now on, numbered from `first` (B,) on; earlier ones go."""
+        self.features = self._on_device(torch.as_tensor(features))
         self.first = torch.as_tensor(first).to(self.device, torch.int64)
 
     def restart(self, row: int, stream: int) -> None:
@@ -80,7 +81,9 @@ class Decoder:
         not notice.
         """
         self.streams[row] = stream
-        self.state.rings[row], self.state.time[row], self.state.last[row] = 0.0, 0, self._silence()
+        for each in self.state:
+            each[row] = 0
+        self.state.last[row] = self._silence()
 
     def prefill(self, x: Tensor, *, keep: bool = False) -> Tensor:
         """Go over given samples x (B, n) -> the head's parameters at each of them (B, C, n), or
@@ -123,7 +126,7 @@ class Decoder:
         rings = self.state.rings
         words = rings.view(torch.int16) if rings.dtype == torch.bfloat16 else rings
         named = self.state._replace(rings=words).named()
-        return {name: np.array(x.cpu().numpy()) for name, x in named.items()}
+        return {name: np.array(x.cpu().numpy(), order="C") for name, x in named.items()}
 
     def load_state_dict(self, arrays: Mapping[str, NDArray]) -> None:
         """Continues from the `state_dict` of a decoder of the same network and streams.
@@ -193,10 +196,8 @@ class Decoder:
         """Compiles the kernel for a task, ahead of its first launch, and gives what Triton made."""
         B, width = len(self.streams), len(self.weights.dilated_bias)
         empty = torch.zeros(1, device=self.device)
-        conditions = ConditionWindow(
-            torch.zeros(B, 1, width, device=self.device, dtype=self.weights.dilated.dtype),
-            self.state.time.int(),
-        )
+        columns = torch.zeros(B, 1, width, device=self.device, dtype=self.weights.dilated.dtype)
+        conditions = ConditionWindow(columns, self.state.time.int(), empty, empty)
         chunk = ChunkIO(self.state.time.int(), self.streams, self.streams[:1], empty, empty, empty)
         return cuda_kernel.decode.warmup(
             *self._arguments(1, conditions, chunk, task, 1.0), grid=(1,), num_warps=WARPS
@@ -235,6 +236,7 @@ class Decoder:
             self.shape.slots,
             temperatures.choice,
             temperatures.scale,
+            temperatures.voiced,
             self.shape,
             task,
             self.tuning,
@@ -246,15 +248,14 @@ class Decoder:
         first = (self.state.time // self.hold - self.first).clamp(0, columns - 1)  # (B,)
         wanted = min((count - 1) // self.hold + 2, columns)
         index = (first[:, None] + torch.arange(wanted, device=device)).clamp(max=columns - 1)
-        features = self.features.gather(
-            1, index[..., None].expand(-1, -1, self.features.shape[2])
-        ).contiguous()
+        features = self.features.gather(1, index[..., None].expand(-1, -1, self.features.shape[2]))
+        network, coefficients, periods = self._split(features)
         place = (self.state.time - (self.first + first) * self.hold).clamp(0, 1 << 30)
-        B, n, depth = features.shape
+        B, n, depth = network.shape
         width = len(self.weights.dilated_bias)
         projected = torch.empty(B, n, width, device=device, dtype=self.weights.dilated.dtype)
         cuda_kernel.project[(-(-B * n // TILE), width // BLOCK)](
-            features,
+            network,
             self.projection,
             self.weights.dilated_bias,
             projected,
@@ -264,31 +265,43 @@ class Decoder:
             TILE,
             BLOCK,
         )
-        return ConditionWindow(projected, place.int())
+        return ConditionWindow(projected, place.int(), coefficients, periods)
 
     def _features(self, condition: Condition | None, streams: int) -> Tensor:
-        """(B, F, H); one column of zeros for a network without a condition."""
+        """(B, F, width); one column of zeros for a network without a condition."""
         if condition is None or self.wavenet.stack.projection is None:
-            return torch.zeros(streams, 1, len(self.projection), device=self.device)
-        features = self._padded(condition.features.transpose(1, 2))
-        return features.expand(streams, -1, -1)
+            return torch.zeros(streams, 1, self.wavenet.conditioner.width, device=self.device)
+        return self._on_device(condition.features.transpose(1, 2)).expand(streams, -1, -1)
 
-    def _padded(self, features: Tensor) -> Tensor:
-        """features (B, F, H) on the device, their channels padded as the projection's are."""
-        missing = len(self.projection) - features.shape[2]
-        return torch.nn.functional.pad(
-            features.detach().to(self.device, torch.float32), (0, missing)
-        )
+    def _on_device(self, features: Tensor) -> Tensor:
+        return features.detach().to(self.device, torch.float32)
+
+    def _split(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """features (B, n, width) -> condition channels, padded as the projection's are, and the
+        coefficients and periods of `ConditionWindow`.
+        """
+        channels, order = self.wavenet.conditioner.channels, self.shape.order
+        network, missing = features[..., :channels], len(self.projection) - channels
+        network = torch.nn.functional.pad(network, (0, missing)) if missing else network
+        columns = features[..., channels:].permute(1, 2, 0).contiguous()  # (n, P or P + 1, B)
+        coefficients, periods = columns[:, :order], columns[:, order:]
+        return network.contiguous(), coefficients.contiguous(), periods.contiguous()
 
     def _silent(self, streams: int) -> State:
         """Before the first sample: zeros in all rings; the network's first input is silence."""
-        slots, device = self.shape.slots, self.device
+        shape, device = self.shape, self.device
         return State(
             rings=torch.zeros(
-                streams, slots, self.shape.residual, device=device, dtype=self.weights.dilated.dtype
+                streams,
+                shape.slots,
+                shape.residual,
+                device=device,
+                dtype=self.weights.dilated.dtype,
             ),
             last=torch.full((streams,), self._silence(), device=device),
             time=torch.zeros(streams, dtype=torch.int64, device=device),
+            samples=torch.zeros(shape.sample_slots, streams, device=device).t(),
+            residuals=torch.zeros(shape.residual_slots, streams, device=device).t(),
         )
 
     def _silence(self) -> float:
@@ -298,6 +311,7 @@ class Decoder:
         """Samples that one launch may take."""
         B = max(len(self.streams), 1)
         column = B * len(self.weights.dilated_bias) * self.weights.dilated.element_size()
+        column += 4 * B * self.shape.order
         steps = max(LAUNCH_BYTES // column - 2, 1) * self.hold
         if keep:
             steps = min(steps, max(LAUNCH_BYTES // (4 * B * self.shape.out), 1))

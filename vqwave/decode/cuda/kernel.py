@@ -4,60 +4,24 @@ nothing is launched between.
 A program reads its weights from the second-level cache, once a sample for all its streams; its
 activations never leave the chip; each layer's past lies in a ring in global memory. A barrier a
 sample is all that its threads wait for: within a sample no ring slot is both read and written. A
-stream's arithmetic depends neither on its place in the tile nor on the others.
+stream's arithmetic depends neither on its place in the tile nor on the others. What a linear
+predictor adds is in `prediction.py`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from vqwave.decode import plan
 from vqwave.decode.cuda.packing import Weights
+from vqwave.decode.cuda.prediction import add_inputs, commit, predict, shift_locations
+from vqwave.decode.cuda.state import ChunkIO, ConditionWindow, State
 
 CATEGORICAL = tl.constexpr(plan.CATEGORICAL)
 GAUSSIAN = tl.constexpr(plan.GAUSSIAN)
 # 1.5 * 2**23: adding and taking it away rounds to the nearest integer, ties to even
 TO_EVEN = tl.constexpr(12582912.0)
-
-SAVED_NAMES = {"last": "heard"}  # of a field in saved streams, where it is another
-
-
-class State(NamedTuple):
-    """The state of B streams between samples; stream b's is in row b of every tensor."""
-
-    # (B, slots, R) in the weights' type: for each layer its last inputs, that of sample t in slot t
-    # mod length
-    rings: Tensor
-    last: Tensor  # (B,) float32, the last sample: a class number or an amplitude
-    time: Tensor  # (B,) int64, samples so far
-
-    def named(self) -> dict[str, Tensor]:
-        """The tensors by the names that they have in saved streams."""
-        return {SAVED_NAMES.get(name, name): x for name, x in self._asdict().items()}
-
-
-class ConditionWindow(NamedTuple):
-    """The condition of B streams over a chunk of time."""
-
-    # (B, N, L 2G) float32, projected, with the bias of the dilated convolution; the last one holds
-    # for all that follows
-    columns: Tensor
-    place: Tensor  # (B,) int32, how many samples ago each stream's first column began
-
-
-class ChunkIO(NamedTuple):
-    """What goes in and comes out over T samples."""
-
-    left: Tensor  # (B,) int32, samples that each stream still takes, of T
-    streams: Tensor  # (B,) int64, numbers of the streams
-    seed: Tensor  # (1,) int64
-    given: Tensor  # (B, T) float32 to go over, read if forced
-    sampled: Tensor  # (B, T) float32
-    params: Tensor  # (B, T, C) float32, written if kept
 
 
 @triton.jit
@@ -79,7 +43,7 @@ def matrix(start: tl.tensor, rows: tl.constexpr, columns: tl.constexpr) -> tl.te
 @triton.jit
 def embed_input(weights: Weights, last: tl.tensor, shape: tl.constexpr) -> tl.tensor:
     """last (tile,) class numbers or amplitudes -> the residual channels that enter the first layer,
-    (tile, R).
+    (tile, R); a predictor adds its own.
     """
     r = tl.arange(0, shape.residual)
     if shape.family == CATEGORICAL:
@@ -89,7 +53,7 @@ def embed_input(weights: Weights, last: tl.tensor, shape: tl.constexpr) -> tl.te
     else:
         weight, bias = (
             tl.load(weights.input_weights + r),
-            tl.load(weights.input_weights + shape.residual + r),
+            tl.load(weights.input_weights + shape.inputs * shape.residual + r),
         )
         return last[:, None] * weight[None, :] + bias[None, :]
 
@@ -220,7 +184,7 @@ def draw(
     shape: tl.constexpr,
 ) -> tl.tensor:
     """Each stream's next sample, (tile,) float32: as in `distributions.py`, from the words of
-    `philox.py`.
+    `philox.py`; scale, one for all or (tile,), is a factor on the component's.
     """
     high = (stream >> 32).to(tl.int32)
     a, b, c, _ = tl.philox(
@@ -271,12 +235,13 @@ def decode(
     slots: int,
     temperature: float,
     scale: float,
+    voiced: float,
     shape: tl.constexpr,
     task: tl.constexpr,
     tuning: tl.constexpr,
 ) -> None:
     """Advances B streams by T samples, or by fewer where fewer are left; the condition has N
-    columns of `hold` samples each.
+    columns of `hold` samples each. The factor on scales is `voiced` in voiced frames, else `scale`.
     """
     b = tl.program_id(0) * tuning.tile + tl.arange(0, tuning.tile)
     inside = b < B
@@ -290,13 +255,20 @@ def decode(
     for t in range(T):
         alive = t < left
         x = embed_input(weights, last, shape)
-        at = row * N + tl.minimum((place + t) // hold, N - 1)
+        index = tl.minimum((place + t) // hold, N - 1)
+        at = row * N + index
         column = conditions.columns + (at * (shape.layers * 2 * shape.gate))[:, None]
+        now = (time + t).to(tl.int32)
+        if shape.order > 0:
+            period = tl.zeros_like(last)
+            if shape.pitch_taps > 0:
+                period = tl.load(conditions.periods + (index * B + b), mask=alive, other=0.0)
+            prediction = predict(state, conditions, b, B, index, now, alive, shape)
+            x = add_inputs(weights, state, b, B, now, alive, period, prediction, x, shape)
         skip = (
             tl.full((tuning.tile, shape.read), 0.0, tl.float32)
             + tl.load(weights.skip_bias + tl.arange(0, shape.read))[None, :]
         )
-        now = (time + t).to(tl.int32)
         for number in tl.range(0, shape.layers, num_stages=tuning.stages):
             x, skip = layer(
                 weights, number, rings, column, x, skip, now, alive[:, None], shape, tuning
@@ -304,6 +276,8 @@ def decode(
         if shape.skip == 0:
             skip = x
         params = output_layers(weights, skip, shape, tuning)
+        if shape.order > 0:
+            params = shift_locations(params, prediction, shape)
         if task.keep:
             c = tl.arange(0, shape.out)
             tl.store(
@@ -314,9 +288,14 @@ def decode(
         if task.forced:
             following = tl.load(chunk.given + row * T + t, mask=alive, other=0.0)
         else:
-            following = draw(params, chunk, stream, time + t, temperature, scale, shape)
+            factor = scale
+            if shape.pitch_taps > 0:
+                factor = tl.where(period > 0, voiced, scale)
+            following = draw(params, chunk, stream, time + t, temperature, factor, shape)
             tl.store(chunk.sampled + row * T + t, following, mask=alive)
         last = tl.where(alive, following, last)
+        if shape.order > 0:
+            commit(state, b, B, now, alive, following, prediction, shape)
         # what this sample put into the rings, the next one reads in other threads
         tl.debug_barrier()
     tl.store(state.last + b, last, mask=inside)

@@ -13,7 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqwave.decode.plan import CATEGORICAL, NEVER, HeadPlan, Numbers, Plan, Precision
+from vqwave.decode.plan import (
+    CATEGORICAL,
+    NEVER,
+    HeadPlan,
+    Numbers,
+    Plan,
+    Precision,
+    PredictorPlan,
+)
 from vqwave.models.wavenet import WaveNet
 from vqwave.nn.wavenet import StackSpec
 
@@ -44,9 +52,12 @@ class Shape:
     choices: int  # classes, or mixture components
     min_log_scale: float
     level: float  # grid that samples are rounded to, 0 for none
+    order: int  # past samples of a linear predictor; 0 without one
+    pitch_taps: int
+    longest_lag: int  # of the residuals that they read
 
     @staticmethod
-    def of(spec: StackSpec, head: HeadPlan) -> Shape:
+    def of(spec: StackSpec, head: HeadPlan, predictor: PredictorPlan) -> Shape:
         residual, skip = (
             power_of_two(spec.residual_channels),
             power_of_two(spec.skip_channels) if spec.skip_channels else 0,
@@ -66,12 +77,34 @@ class Shape:
             choices=head.choices,
             min_log_scale=float(head.min_log_scale),
             level=float(head.level),
+            order=predictor.order,
+            pitch_taps=predictor.pitch_taps,
+            longest_lag=predictor.slots,
         )
 
     @property
     def slots(self) -> int:
         """Ring slots of a stream, all layers together."""
         return sum(self.span * 2 ** (layer % self.cycle) for layer in range(self.layers))
+
+    @property
+    def inputs(self) -> int:
+        """Of the first layer, if it has scalars: x_{t-1}, and with a predictor e_{t-1}, the pitch
+        taps and p_t.
+        """
+        return 3 + self.pitch_taps if self.order else 1
+
+    @property
+    def sample_slots(self) -> int:
+        """Slots of a stream's ring of past samples: a power of two above the order, so that no slot
+        is both read and written in a sample.
+        """
+        return power_of_two(self.order + 1, 2) if self.order else 0
+
+    @property
+    def residual_slots(self) -> int:
+        """The same of its ring of residuals, for the longest lag."""
+        return power_of_two(self.longest_lag + 1, 2) if self.order else 0
 
     @property
     def products(self) -> int:
@@ -87,7 +120,7 @@ class Shape:
 class Weights(NamedTuple):
     """Matrices are (inputs, outputs) in the weights' type; biases and input weights are float32."""
 
-    input_weights: Tensor  # (classes, R); or (2, R), the weight and the bias of a scalar
+    input_weights: Tensor  # (classes, R); or (inputs + 1, R): weights of scalar inputs, and bias
     dilated: Tensor  # (L, k, R, 2G), oldest tap first; filter and gate of a channel side by side
     residual: Tensor  # (L, G, R); zeros where a layer has none
     residual_bias: Tensor  # (L, R)
@@ -107,7 +140,7 @@ def pack(wavenet: WaveNet, weights: Precision, device: torch.device) -> tuple[We
     Call `tuning.unsupported` first.
     """
     plan = Plan.of(copy.deepcopy(wavenet).cpu())
-    shape = Shape.of(wavenet.stack.spec, plan.head)
+    shape = Shape.of(wavenet.stack.spec, plan.head, plan.predictor)
     matrices = {name: matrix.to(DTYPES[weights]) for name, matrix in _matrices(plan, shape).items()}
     vectors = {
         "input_weights": _wide(_tensor(plan.input_weights), -1),
@@ -122,13 +155,13 @@ def pack(wavenet: WaveNet, weights: Precision, device: torch.device) -> tuple[We
     return Weights(**on_device), shape
 
 
-def power_of_two(width: int) -> int:
-    """The least power of two, of at least 16, that holds this many channels.
+def power_of_two(width: int, least: int = SMALLEST) -> int:
+    """The least power of two, of at least `least`, that holds this many channels.
 
     >>> power_of_two(64), power_of_two(65), power_of_two(3)
     (64, 128, 16)
     """
-    return max(SMALLEST, 1 << (width - 1).bit_length())
+    return max(least, 1 << (width - 1).bit_length())
 
 
 def _matrices(plan: Plan, shape: Shape) -> dict[str, Tensor]:

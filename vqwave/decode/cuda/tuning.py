@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from vqwave.decode.cuda.packing import Shape
-from vqwave.decode.plan import HEAD_PLANS, Precision, unsupported_ends
+from vqwave.decode.plan import HEAD_PLANS, Precision, PredictorPlan, unsupported_ends
 from vqwave.models.wavenet import WaveNet
 
 TILE = 16  # streams of a program: the least that a tensor core multiplies
@@ -60,8 +60,6 @@ def unsupported(wavenet: WaveNet) -> str | None:
     reason = unsupported_ends(wavenet)
     if reason is not None:
         return reason
-    if wavenet.predictor is not None:
-        return "its linear predictor has no CUDA kernel"
     if wavenet.stack.context is not None:
         return "its context stack (network.context) has no CUDA kernel"
     if parameter.dtype == torch.float64:
@@ -74,7 +72,7 @@ def unsupported(wavenet: WaveNet) -> str | None:
             "its device is older than compute capability 8.0, whose tensor cores the kernel needs"
         )
     head = HEAD_PLANS[type(wavenet.head)](wavenet.head)
-    shape = Shape.of(wavenet.stack.spec, head)
+    shape = Shape.of(wavenet.stack.spec, head, PredictorPlan.of(wavenet.predictor))
     limit = shared_limit(parameter.device)
     return None if tune(shape, "bf16", limit) else too_wide(shape, limit)
 
