@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vqwave.models import VQVAE
 from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoder
 from vqwave.training import spectral_adaptation
-from vqwave.training.spectral_adaptation import CodedClips, SpectralAdaptation
+from vqwave.training.spectral_adaptation import BATCH, CodedClips, SpectralAdaptation
 
 CHANNELS, DIM, VOICES, FRAMES = 6, 5, 4, 12
 NEW = 2  # its row lies among the known ones'
@@ -108,7 +108,7 @@ def test_the_classifier_brings_conversions_nearer(
 ) -> None:
     """Where codes have so much of the new voice that its recordings need no label."""
     others, errors = clips([0, 1, 3], 20, 7), []
-    for weight in (0.05, 0.0):
+    for weight in (0.2, 0.0):
         monkeypatch.setattr(spectral_adaptation, "CONVERSION", weight)
         decoder = adapted(base, monkeypatch, trace=6.0)
         errors.append(error(decoder, others, NEW, in_voice(others, NEW)))
@@ -133,9 +133,9 @@ def test_known_voices_stay(base: VQVAE, monkeypatch: pytest.MonkeyPatch) -> None
 def test_each_term(base: VQVAE) -> None:
     """At first nothing has moved: the loss is the error and the weighted cross-entropy."""
     torch.manual_seed(0)
-    own, known = clips([NEW], 16, 4), clips([0, 1, 3], 6, 5)
+    own, known = clips([NEW], BATCH, 4), clips([0, 1, 3], BATCH, 5)
     adaptation = SpectralAdaptation(base, NEW, own, known, 0)
-    known = known.at(torch.arange(16))
+    known = known.at(torch.arange(BATCH))
     expected = error(adaptation.decoder, own, NEW, own.frames)
     loss = float(adaptation._loss(own, known).detach())
     classified = (loss - expected) / spectral_adaptation.CONVERSION

@@ -8,8 +8,8 @@ terms:
 - the error of the frames of recordings of the new voice, under its labels;
 - the cross-entropy of its label for recordings of the known voices that are converted to it, by a
   classifier of speakers that is trained on recordings meanwhile;
-- the distance from the frames that the model had before, of all recordings under labels of known
-  voices: what it knows stays.
+- the distance from the frames that the model had before, of recordings of either kind under labels
+  of known voices: what it knows stays.
 
 References: Kameoka et al., 2018 (classifier of conversions). arXiv:1808.05092; Li and Hoiem, 2016
 (learning without forgetting), sec. 3. arXiv:1606.09282
@@ -18,7 +18,7 @@ References: Kameoka et al., 2018 (classifier of conversions). arXiv:1808.05092; 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +34,7 @@ from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoder
 from vqwave.nn.masks import stretched
 
 STEPS, FIRST = 400, 200  # the classifier's alone come before the steps
-BATCH = 16  # clips of the new voice, and as many of the known ones
+BATCH = 8  # clips of the new voice, and as many of the known ones
 RATE, ROW_RATE = 1e-3, 0.02  # of Adam, for all weights and for the new voice's row
 CONVERSION = 0.05  # weight of the cross-entropy, in nats
 NOISE = 0.3  # most that the classifier's input has, standard deviations
@@ -66,6 +66,11 @@ class CodedClips:
             melody = model.encode_pitch(batch.labels, batch.lengths)
             labels = {name: x for name, x in batch.labels.items() if name != PITCH}
             parts.append(cls(model.quantizer.decode(codes), frames, mask, melody, labels))
+        return cls.joined(parts)
+
+    @classmethod
+    def joined(cls, parts: Sequence[CodedClips]) -> CodedClips:
+        """Raises ValueError for none."""
         if not parts:
             raise ValueError("no clips")
         melodies = [part.pitch_codes for part in parts if part.pitch_codes is not None]
@@ -85,6 +90,11 @@ class CodedClips:
         codes = None if self.pitch_codes is None else self.pitch_codes[rows]
         labels = {name: value[rows] for name, value in self.labels.items()}
         return CodedClips(self.z[rows], self.frames[rows], self.mask[rows], codes, labels)
+
+    def mixed(self, other: CodedClips) -> CodedClips:
+        """Every second one from as many others."""
+        both, n = CodedClips.joined([self, other]), len(self)
+        return both.at(torch.arange(n) + n * (torch.arange(n) % 2))
 
 
 class SpectralAdaptation:
@@ -148,11 +158,10 @@ class SpectralAdaptation:
         terms = [_error(self._frames(self.decoder, own, own.labels), own.frames, own.mask)]
         converted = self._frames(self.decoder, known, own.labels)
         terms.append(CONVERSION * self._misclassified(converted, known.mask, own.labels))
-        labels = self._drawn(self.known).labels
-        for clips in (own, known):
-            with torch.no_grad():
-                kept = self._frames(self.before, clips, labels)
-            terms.append(_error(self._frames(self.decoder, clips, labels), kept, clips.mask))
+        either, labels = own.mixed(known), self._drawn(self.known).labels
+        with torch.no_grad():
+            kept = self._frames(self.before, either, labels)
+        terms.append(_error(self._frames(self.decoder, either, labels), kept, either.mask))
         return torch.stack(terms).sum()
 
     def _frames(self, decoder: SpectralDecoder, clips: CodedClips, labels: Labels) -> Tensor:
