@@ -36,7 +36,7 @@ from vqwave.nn.masks import stretched
 STEPS, FIRST = 400, 200  # the classifier's alone come before the steps
 BATCH = 8  # clips of the new voice, and as many of the known ones
 RATE, ROW_RATE = 1e-3, 0.02  # of Adam, for all weights and for the new voice's row
-CONVERSION = 0.05  # weight of the cross-entropy, in nats
+CONVERSION = 0.1  # weight of the cross-entropy, in nats
 NOISE = 0.3  # most that the classifier's input has, standard deviations
 
 Labels = Mapping[str, Tensor]
