@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vqwave.bench.decode import NETWORKS
 from vqwave.decode import backend
 from vqwave.decode.cuda.tuning import Task, shared
 from vqwave.decode.plan import Plan
@@ -36,15 +37,7 @@ PREDICTION_LAWS = LAWS.with_name("triton_prediction_laws.py")
 KB = 1024
 LIMITS = {80: 163 * KB, 90: 227 * KB}  # shared memory of a program, by compute capability
 PAPER = StackSpec()  # 30 layers, residual and gate 64, skip and hidden 256
-SHIPPED = StackSpec(  # of `speech`
-    layers=20,
-    dilation_cycle=10,
-    kernel_size=2,
-    residual_channels=32,
-    gate_channels=32,
-    skip_channels=64,
-    hidden_channels=64,
-)
+SHIPPED = NETWORKS["S"][1]  # that of `speech`
 DRAW, SCORE = Task(forced=False, keep=False), Task(forced=True, keep=True)
 
 

@@ -109,6 +109,7 @@ class SpectralAdaptation:
         self.before = copy.deepcopy(self.decoder)
         self.generator = torch.Generator().manual_seed(seed)
         weight = self.decoder.embeddings["speaker"].get_parameter("weight")
+        # noise comes from the generator: the same on each of several processes
         spec, speakers = ConversionClassifierSpec(noise=0.0), list(map(str, range(len(weight))))
         channels, ratio = self.decoder.frontend.channels, self.decoder.ratio
         self.classifier = spec.build(channels, ratio, {"speaker": speakers})
