@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from vqwave import audio, cli
-from vqwave.data import Corpus, prepare
+from vqwave.data import Corpus, evaluation_batches, prepare
 from vqwave.data.joined import JoinedCorpus, Part
 from vqwave.data.mixed_segments import MixedSegments
 from vqwave.decode.sampling import Sampling
@@ -27,6 +27,7 @@ from vqwave.models import StudentSpec
 from vqwave.nn.auxiliary.spectral_decoder import EMBEDDING
 from vqwave.nn.wavenet import StackSpec
 from vqwave.training import spectral_adaptation
+from vqwave.training.adaptation import Adaptation, objective_of
 from vqwave.training.added_voice import BEYOND, AddedVoice
 from vqwave.training.command_line import main
 from vqwave.training.replay import Replay, corpora_of_run, join
@@ -245,6 +246,23 @@ def test_what_of_the_spectral_decoder_moves(
     assert torch.equal(after[table][:3], before[table])
     assert len(after[table]) == 4
     assert not any(torch.equal(after[table][3], row) for row in before[table])
+
+
+def test_the_decoder_is_trained_on_the_recordings_own_frames(base: Path, old: Path) -> None:
+    """As a vocoder: whatever the spectral decoder predicts, though that conditions what is decoded
+    from codes.
+    """
+    loaded = load_trained(base)
+    objective = objective_of("wavenet", loaded.card.about)
+    trained = Adaptation(loaded.model, objective, 800)
+    batch = next(evaluation_batches(Corpus.open(old), "valid", 2, 1600, 2))
+    before = trained.held_out(batch, 0, 0)["nll"]
+    copied = loaded.model(batch.wave, batch.labels).distribution.location
+    with torch.no_grad():
+        for weight in loaded.model.spectral_decoder.parameters():
+            weight.add_(1.0)
+    assert torch.equal(trained.held_out(batch, 0, 0)["nll"], before)
+    assert not torch.equal(loaded.model(batch.wave, batch.labels).distribution.location, copied)
 
 
 def test_a_resumed_run_does_not_begin_again(

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -23,38 +22,10 @@ from vqwave.nn.random_segments import sliced
 from vqwave.nn.wavenet import Stack
 from vqwave.rng import keyed
 from vqwave.rng.philox import uniforms
+from vqwave.training.spectral_adaptation import CodedClips
 
 D = TypeVar("D", bound=nn.Module)
 PARTS = 4  # uniforms a sample of a student's noise
-
-
-@dataclass(frozen=True)
-class Coded:
-    """Recordings as they reach the decoders: quantized latents z (B, D, F), mask (B, F) of the real
-    ones, pitch (B, 2, F') of a model with melody: decoded from its codes, and the recordings' own.
-    """
-
-    z: Tensor
-    mask: Tensor
-    pitch: Tensor | None
-    recorded: Tensor | None
-
-
-@torch.no_grad()
-def coded(model: VQVAE, batch: Batch) -> Coded:
-    """Encoder, quantizer and pitch codec are not trained."""
-    codes, mask = model.encode(batch.wave, batch.lengths), batch.frame_mask(model.hop)
-    melody = model.encode_pitch(batch.labels, batch.lengths)
-    pitch = model.pitch(melody, batch.labels, codes.shape[-1], mask)
-    recorded = None if pitch is None else model.recorded_pitch(batch.labels, pitch)
-    return Coded(model.quantizer.decode(codes), mask, pitch, recorded)
-
-
-def spectral_frames(model: VQVAE, batch: Batch, x: Coded) -> Tensor | None:
-    """Those that the spectral decoder predicts; None of a model without."""
-    if model.spectral_decoder is None:
-        return None
-    return model.spectral_decoder(x.z, batch.labels, x.mask, x.pitch)
 
 
 class Objective(ABC, Generic[D]):
@@ -158,13 +129,14 @@ class Adaptation(nn.Module):
         """What the mixture that the new rows start from makes least on clips of the new voice: the
         error of the spectral decoder, where there is none the decoder's loss.
         """
-        x = coded(self.model, batch)
+        model, decoder = self.model, self.model.spectral_decoder
+        if decoder is None:
+            return lambda: torch.stack(list(self.held_out(batch, 0, 0).values())).sum()
+        x = CodedClips.of(model, [batch])
 
         def loss() -> Tensor:
-            spectrum, decoder = spectral_frames(self.model, batch, x), self.model.spectral_decoder
-            if decoder is None or spectrum is None:
-                return torch.stack(list(self.held_out(batch, 0, 0).values())).sum()
-            return decoder.loss(spectrum, batch.wave, x.mask)
+            pitch = model.pitch(x.pitch_codes, x.labels, x.z.shape[-1], x.mask)
+            return decoder.loss(decoder(x.z, x.labels, x.mask, pitch), batch.wave, x.mask)
 
         return loss
 
@@ -182,10 +154,12 @@ class Adaptation(nn.Module):
         return self.objective.losses(self.decoder, batch, self._frames(batch), u.to(batch.wave))
 
     def _frames(self, batch: Batch) -> Tensor:
-        """What conditions the decoder on the codes, and on the recordings' own pitch."""
-        model, x = self.model, coded(self.model, batch)
-        spectrum = spectral_frames(model, batch, x)
-        return model.decoder_features(x.z, batch.labels, spectrum, x.mask, x.recorded)
+        """What conditions the decoder on the codes; the recordings' own spectral frames and pitch,
+        in place of what is predicted, as a vocoder is trained.
+        """
+        return self.model.features_of_recordings(
+            batch.wave, batch.labels, batch.lengths, recorded_pitch=True, recorded_spectrum=True
+        )
 
     def voice_parameters(self) -> list[nn.Parameter]:
         """Embeddings of labels, and the layers that project a condition."""
