@@ -326,6 +326,29 @@ def test_a_folder_is_prepared_and_adapted_by_the_command(
     assert not (tmp_path / "other-corpus").exists()
 
 
+def test_conversions_are_replayed_where_recordings_are_not_at_hand(
+    base: Path, new: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model folder names no corpus. The second run, of the same command, converts nothing."""
+    words = ["adapt", str(base / "model"), str(new), "--speaker", "new"]
+    settings = [word for setting in [*QUICK, "train.steps=4"] for word in ("--set", setting)]
+    written = []
+    for steps in (4, 6):
+        settings[-1] = f"train.steps={steps}"
+        cli.main([*words, "--out", str(tmp_path / "run"), *settings])
+        line = f"replayed, so that they stay: 3 voices, {tmp_path / 'run'}-replay"
+        assert line in "".join(capsys.readouterr())
+        written.append((tmp_path / "run-replay" / "corpus.json").stat().st_mtime_ns)
+    assert written[0] == written[1]
+    assert load_trained(tmp_path / "run").card.about["adapted"]["replayed"] == sorted(
+        ["high", "low", "mid"]
+    )
+    with pytest.raises(SystemExit):
+        cli.main([*words[:3], "--speaker", "nobody", "--out", str(tmp_path / "other")])
+    assert "no speaker 'nobody'" in capsys.readouterr().err
+    assert not (tmp_path / "other-replay").exists()
+
+
 def test_nothing_is_replayed_where_nothing_is_at_hand(
     base: Path, old: Path, tmp_path: Path
 ) -> None:

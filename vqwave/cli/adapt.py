@@ -34,7 +34,8 @@ def add(add: Add) -> None:
         action="append",
         default=[],
         metavar="CORPUS",
-        help="recordings of the model's own voices, so that they stay (default: those of its run)",
+        help="recordings of the model's own voices, so that they stay (default: those of its run;"
+        " where these are not there, its conversions of RECORDINGS)",
     )
     adapt.add_argument(
         "--set",
@@ -52,13 +53,15 @@ def adapt_model(arguments: argparse.Namespace) -> None:
     from vqwave.training.command_line import main
     from vqwave.training.experiment_files import load_experiment
 
+    corpus = corpus_of(arguments)
+    replayed = arguments.replay or conversions_of(arguments, corpus)
     settings = [
         f"base={arguments.model}",
-        f"data.corpus={corpus_of(arguments)}",
+        f"data.corpus={corpus}",
         f"speaker={arguments.speaker}",
         f"run={arguments.out}",
         f"train.minutes={arguments.minutes:g}",
-        *([f"replay={json.dumps(arguments.replay, ensure_ascii=False)}"] * bool(arguments.replay)),
+        *([f"replay={json.dumps(replayed, ensure_ascii=False)}"] * bool(replayed)),
         *arguments.set,
         *(["--quiet"] if arguments.quiet else []),
     ]
@@ -104,6 +107,36 @@ def corpus_of(arguments: argparse.Namespace) -> Path:
     if not arguments.quiet:
         message(f"{out}: {summary.table().splitlines()[0]}")
     return out
+
+
+def conversions_of(arguments: argparse.Namespace, corpus: Path) -> list[str]:
+    """The corpus RUN-replay of conversions of the recordings to the model's voices, where the
+    recordings that it was trained on are not at hand; else none.
+
+    Raises UserInputError.
+    """
+    from vqwave.data import Corpus
+    from vqwave.data.corpus import is_corpus
+    from vqwave.inference.model_folder import find_model, load_trained
+    from vqwave.inference.speech_model import SpeechModel
+    from vqwave.training.added_voice import AddedVoice
+    from vqwave.training.generated_replay import prepare_conversions
+    from vqwave.training.replay import corpora_of_run
+
+    out = Path(f"{arguments.out}-replay")
+    if corpora_of_run(Path(arguments.model)):
+        return []
+    if not is_corpus(out):
+        AddedVoice.to(load_trained(find_model(arguments.model)), arguments.speaker)
+        model, recordings = SpeechModel.load(arguments.model), Corpus.open(corpus)
+        recordings.label_id("speaker", arguments.speaker)
+        if recordings.sample_rate != model.sample_rate:
+            raise UserInputError(
+                f"{corpus}: at {recordings.sample_rate} Hz, expected the {model.sample_rate} Hz of"
+                f" {arguments.model}"
+            )
+        prepare_conversions(model, recordings, arguments.speaker, out, quiet=arguments.quiet)
+    return [str(out)]
 
 
 def _check_speaker(folder: Path, speaker: str) -> None:
