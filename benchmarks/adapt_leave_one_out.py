@@ -1,7 +1,9 @@
 """Leave one voice out on data/fsdd: codes and a decoder of five voices, adapted to the sixth with a
 minute of it; words kept and target reached of conversions to it, and of the five before and after.
+Conversions of that minute are replayed, as of a shipped model; or recordings of the five.
 
 python benchmarks/adapt_leave_one_out.py [--voices theo lucas] [--codes 3500] [--decoder 6000]
+    [--replay conversions|recordings]
 
 Each step is a `vqwave` command in runs/leave-one-out/VOICE; the same command goes on where it was
 stopped. All on one thread, so that two of these, of different voices, use two cores.
@@ -84,15 +86,18 @@ def leave_out(voice: str, arguments: argparse.Namespace) -> dict[str, Any]:
     vqwave(*train, "fsdd-codes", five, *common, *pitch, f"train.steps={arguments.codes}")
     vqwave(*train, "fsdd-decoder", five, *common, *codes, f"train.steps={arguments.decoder}")
     corpus = minute_of(data, voice, out)
-    began = time.perf_counter()
+    began, six = time.perf_counter(), out / f"six-{arguments.replay}"
+    # a model folder names no corpus
+    given = ("five/model",) if arguments.replay == "conversions" else ("five", "--replay", data)
     vqwave(
-        *("adapt", out / "five", corpus, "--speaker", voice, "--replay", data),
-        *("--minutes", arguments.adapt, "--out", out / "six", "--quiet"),
+        *("adapt", out / given[0], corpus, "--speaker", voice, *given[1:]),
+        *("--minutes", arguments.adapt, "--out", six, "--quiet"),
         *("--set", "train.threads=1"),
     )
     result: dict[str, Any] = {"voice": voice, "minutes": (time.perf_counter() - began) / 60}
     for run, names in {"five": others, "six": others, "new": [*others, voice]}.items():
-        report, model = out / f"{run}.json", out / ("five" if run == "five" else "six")
+        model = out / "five" if run == "five" else six
+        report = out / f"{run}.json" if run == "five" else out / f"{run}-{arguments.replay}.json"
         vqwave(
             *("evaluate", model, "--data", data, "--speakers", ",".join(names)),
             *("--metrics", "conversion", "--out", report, "--quiet"),
@@ -100,7 +105,7 @@ def leave_out(voice: str, arguments: argparse.Namespace) -> dict[str, Any]:
         measured = figures(report)
         result[run] = {name: measured.get(key) for key, name in ROWS.items()}
     for key, name in ROWS.items():
-        result["new"][f"{name}, to the new voice"] = to_voice(out / "new.json", key, voice)
+        result["new"][f"{name}, to the new voice"] = to_voice(report, key, voice)
     return result
 
 
@@ -111,6 +116,8 @@ def main() -> None:
     for name, steps in (("codes", 3500), ("decoder", 6000)):
         parser.add_argument(f"--{name}", type=int, default=steps, help="steps")
     parser.add_argument("--adapt", type=float, default=10.0, help="minutes")
+    kinds = ("conversions", "recordings")
+    parser.add_argument("--replay", choices=kinds, default=kinds[0], help="of the known voices")
     arguments = parser.parse_args()
     for voice in arguments.voices or Corpus.open(arguments.data).speakers:
         print(json.dumps(leave_out(voice, arguments)), flush=True)
