@@ -30,6 +30,7 @@ from vqwave.training import spectral_adaptation
 from vqwave.training.adaptation import Adaptation, objective_of
 from vqwave.training.added_voice import BEYOND, AddedVoice
 from vqwave.training.command_line import main
+from vqwave.training.pace import Pace
 from vqwave.training.replay import Replay, corpora_of_run, join
 from vqwave.training.selection import Selection
 from vqwave.training.spectral_adaptation import CodedClips, SpectralAdaptation
@@ -269,10 +270,13 @@ def test_a_resumed_run_does_not_begin_again(
     adapt: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[bool] = []
+    spent: list[float] = []
     monkeypatch.setattr(SpectralAdaptation, "fit", lambda _, *, quiet: begun.append(quiet))
+    monkeypatch.setattr(Pace, "spend", lambda _, seconds: spent.append(seconds))
     adapt(tmp_path / "run", "train.steps=4")
     adapt(tmp_path / "run", "train.steps=6")
     assert begun == [True]
+    assert len(spent) == 1  # the time that it takes is of the run's minutes
 
 
 def test_the_spectral_embedding_starts_where_it_fits(base: Path, new: Path) -> None:

@@ -29,6 +29,19 @@ def test_steps_fit_into_the_minutes(tmp_path: Path) -> None:
     assert line == f"estimate: {pace.steps - step:,} steps of 0.5 s, 9.9 min"
 
 
+def test_what_comes_before_the_first_step_is_of_the_minutes(tmp_path: Path) -> None:
+    """After a resume, too; half of them are left for steps in any case."""
+    pace = Pace(TrainSpec(minutes=10.0))
+    pace.spend(180.0)
+    pace.resume(tmp_path)
+    run(pace, 0.5, 50)
+    assert pace.steps == round(SHARE * 420 / 0.5)
+    for minutes, left in ((10.0, 7.0), (20.0, 17.0), (4.0, 2.0)):
+        again = Pace(TrainSpec(minutes=minutes))
+        again.resume(tmp_path)
+        assert again.steps == round(SHARE * 60 * left / 0.5)
+
+
 def test_quick_steps_are_measured_longer(tmp_path: Path) -> None:
     pace = Pace(TrainSpec(minutes=1.0))
     pace.resume(tmp_path)

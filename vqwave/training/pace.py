@@ -7,7 +7,7 @@ the schedule that it began with.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +31,7 @@ class Measured:
     """`pace.json`."""
 
     steps_per_minute: Annotated[parsing.Finite, Field(gt=0)]
+    minutes_before: Annotated[parsing.Finite, Field(ge=0)] = 0.0  # the first step, see `spend`
 
 
 class Pace:
@@ -39,7 +40,12 @@ class Pace:
     def __init__(self, train: TrainSpec) -> None:
         self.minutes, self.run = train.minutes, Path()
         self.steps = train.steps if train.minutes is None else ENDLESS
+        self.before = 0.0
         self._from, self._measuring = (0, 0.0), True
+
+    def spend(self, seconds: float) -> None:
+        """Of the minutes, before the first step: steps have the rest, at least half of them."""
+        self.before = seconds / 60
 
     def resume(self, run: Path) -> None:
         """Take what an earlier process of the run measured, if one did.
@@ -76,14 +82,15 @@ class Pace:
         self._measuring = False
         speed = max(speed, 1e-6)
         if not self.known:
-            measured = Measured(60 * SHARE / speed)
+            measured = Measured(60 * SHARE / speed, self.before)
             self.steps = max(step, self._fitting(measured))
             by_main(lambda: self._store(measured))
         return _line(self.steps, step, speed) if step < self.steps else None
 
     def _fitting(self, measured: Measured) -> int:
         assert self.minutes is not None  # asked for where they are given
-        return max(1, round(self.minutes * measured.steps_per_minute))
+        left = max(self.minutes - measured.minutes_before, self.minutes / 2)
+        return max(1, round(left * measured.steps_per_minute))
 
     def _stored(self) -> Measured | None:
         path = self.run / FILE
@@ -92,8 +99,7 @@ class Pace:
         return parsing.read_json(path, "the speed of a run", Measured)
 
     def _store(self, measured: Measured) -> None:
-        text = json.dumps({"steps_per_minute": measured.steps_per_minute})
-        write_text(self.run / FILE, text + "\n")
+        write_text(self.run / FILE, json.dumps(asdict(measured)) + "\n")
 
 
 def _line(steps: int, step: int, a_step: float) -> str:

@@ -120,7 +120,9 @@ class Trainer:
         experiment.fit_statistics(model)
         checkpoint = self._newest_checkpoint()
         if checkpoint is None:
+            began = time.perf_counter()
             experiment.before_first_step(model, quiet=self.quiet)
+            self.pace.spend(time.perf_counter() - began)
         self._prepare(model)
         self.phases = Phases(experiment.device)
         self.tracker = Tracker(
