@@ -350,6 +350,13 @@ def test_conversions_are_replayed_where_recordings_are_not_at_hand(
     with pytest.raises(SystemExit):
         cli.main([*words[:3], "--speaker", "nobody", "--out", str(tmp_path / "other")])
     assert "no speaker 'nobody'" in capsys.readouterr().err
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    audio.write(alone / "one.wav", sound("new", 0), RATE)
+    given = ["adapt", words[1], str(alone), "--speaker", "me", "--out", str(tmp_path / "other")]
+    with pytest.raises(SystemExit):
+        cli.main([*given, "--quiet"])
+    assert "one recording of me, expected two at least" in capsys.readouterr().err
     assert not (tmp_path / "other-replay").exists()
 
 

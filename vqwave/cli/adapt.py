@@ -121,21 +121,26 @@ def conversions_of(arguments: argparse.Namespace, corpus: Path) -> list[str]:
     from vqwave.inference.speech_model import SpeechModel
     from vqwave.training.added_voice import AddedVoice
     from vqwave.training.generated_replay import prepare_conversions
-    from vqwave.training.replay import corpora_of_run
+    from vqwave.training.replay import Replay, corpora_of_run, join
 
     out = Path(f"{arguments.out}-replay")
     if corpora_of_run(Path(arguments.model)):
         return []
-    if not is_corpus(out):
-        AddedVoice.to(load_trained(find_model(arguments.model)), arguments.speaker)
-        model, recordings = SpeechModel.load(arguments.model), Corpus.open(corpus)
-        recordings.label_id("speaker", arguments.speaker)
-        if recordings.sample_rate != model.sample_rate:
-            raise UserInputError(
-                f"{corpus}: at {recordings.sample_rate} Hz, expected the {model.sample_rate} Hz of"
-                f" {arguments.model}"
-            )
-        prepare_conversions(model, recordings, arguments.speaker, out, quiet=arguments.quiet)
+    if is_corpus(out):
+        if not arguments.quiet:
+            message(f"note: {out} is there, converted before; remove it to convert again")
+        return [str(out)]
+    loaded, recordings = load_trained(find_model(arguments.model)), Corpus.open(corpus)
+    added, model = AddedVoice.to(loaded, arguments.speaker), SpeechModel(loaded.model, loaded.card)
+    if recordings.sample_rate != model.sample_rate:
+        raise UserInputError(
+            f"{corpus}: at {recordings.sample_rate} Hz, expected the {model.sample_rate} Hz of"
+            f" {arguments.model}"
+        )
+    labels = {name: added.labels[name] for name in added.spec.decoder.conditioner.categorical}
+    # refuses what the training would, before anything is converted
+    own = join(recordings, arguments.speaker, Replay([], []), labels, loaded.card)
+    prepare_conversions(model, own, arguments.speaker, out, quiet=arguments.quiet)
     return [str(out)]
 
 

@@ -44,8 +44,11 @@ class Pace:
         self._from, self._measuring = (0, 0.0), True
 
     def spend(self, seconds: float) -> None:
-        """Of the minutes, before the first step: steps have the rest, at least half of them."""
-        self.before = seconds / 60
+        """Of the minutes, before the first step: steps have the rest, at least half of them.
+
+        All processes must call it; the main one's seconds count.
+        """
+        self.before = by_main(lambda: seconds / 60)
 
     def resume(self, run: Path) -> None:
         """Take what an earlier process of the run measured, if one did.
