@@ -5,6 +5,7 @@ python experiments/prior.py --config configs/prior/fsdd.yaml codec=runs/vqvae-fs
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -80,8 +81,9 @@ class PriorExperiment(Experiment[Config, Prior]):
         return model
 
     def card_entries(self) -> dict[str, Any]:
-        """The codec's temperatures: its decoder is this model's; and the seconds of the longest
-        training utterance of each label, after which what is drawn is cut.
+        """The codec's temperatures: its decoder is this model's; the labels that either had no
+        training recordings of; and the seconds of the longest training utterance of each label,
+        after which what is drawn is cut.
         """
         about, longest = self.source.card.about, dict[str, dict[str, float]]()
         for row in self.corpus.of("train"):
@@ -91,7 +93,25 @@ class PriorExperiment(Experiment[Config, Prior]):
                 seconds = round(utterance.frames / self.corpus.sample_rate, 2)
                 of_label[value] = max(of_label.get(value, 0.0), seconds)
         temperature = {"temperature": about["temperature"]} if "temperature" in about else {}
-        return temperature | {"longest": longest}
+        untrained = {"untrained_labels": self.untrained} if self.untrained else {}
+        return temperature | untrained | {"longest": longest}
+
+    @property
+    def untrained(self) -> dict[str, list[str]]:
+        """The values of each label that the prior, or its codec, had no training recordings of."""
+        own, codec = self.voices.untrained, self.source.card
+        either = {
+            label: [x for x in values if x in own.get(label, ()) or x in codec.untrained(label)]
+            for label, values in self.corpus.vocabulary.items()
+        }
+        return {label: values for label, values in either.items() if values}
+
+    @property
+    def example_speaker(self) -> str:
+        """A speaker whom the codec was trained on, too, if there is one, as a shell takes it."""
+        untrained = self.untrained.get("speaker", ())
+        trained = [name for name in self.corpus.speakers if name not in untrained]
+        return shlex.quote(trained[0]) if trained else super().example_speaker
 
     def trainable(self, model: Prior) -> nn.Module:
         return model.network

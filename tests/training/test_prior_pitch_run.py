@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -154,6 +155,26 @@ def test_a_run(experiment: ModuleType, codec: Path, corpus: Path, tmp_path: Path
     rows = describe(str(tmp_path / "run"))
     assert rows["pitch codes"] == "1 x 5, 12.5 a second"
     assert "models codes and pitch codes jointly" in rows["prior"]
+
+
+def test_voices_that_its_codec_cannot_decode(
+    experiment: ModuleType,
+    codec: Path,
+    corpus: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The card lists them as untrained, and the commands that are printed name another."""
+    loaded = load_trained(codec)
+    about = loaded.card.about | {"untrained_labels": {"speaker": ["a"]}, "decoder_trained": True}
+    save_trained(tmp_path / "decoder", loaded.model, replace(loaded.card, about=about))
+    network = "{layers: 2, residual_channels: 8, gate_channels: 8, skip_channels: 8}"
+    names = {"run": tmp_path / "run", "codec": tmp_path / "decoder", "data.corpus": corpus}
+    settings = [f"{name}={value}" for name, value in names.items()]
+    settings += [f"model.network={network}", "data.clip_seconds=0.4", "data.batch=2"]
+    main(experiment.PriorExperiment, [*settings, "train.steps=1"])
+    assert load_trained(tmp_path / "run").card.untrained("speaker") == ["a"]
+    assert "--speaker b --out generated.wav" in capsys.readouterr().out
 
 
 def test_pitch_codes_are_those_of_the_stored_f0(codec: Path, corpus: Path) -> None:
