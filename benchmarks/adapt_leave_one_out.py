@@ -41,15 +41,21 @@ def voices_setting(names: Sequence[str]) -> str:
 
 
 def minute_of(corpus: Path, voice: str, out: Path) -> Path:
-    """A manifest of `voice`: a minute of its training recordings, all others that are held out."""
+    """A manifest of `voice`: a minute of its training recordings, evenly spread, since they come in
+    the order of their words; all others that are held out.
+    """
     from vqwave import audio
 
-    opened, seconds, rows = Corpus.open(corpus), 0.0, []
+    opened, rows = Corpus.open(corpus), []
+    own = [(row, u) for row, u in enumerate(opened.utterances) if u.speaker == voice]
+    training = [row for row, u in own if u.split == "train"]
+    seconds = sum(u.frames for _, u in own if u.split == "train") / opened.sample_rate
+    step = max(1.0, seconds / MINUTE)
+    taken = {training[int(k * step)] for k in range(int(len(training) / step))}
     (out / "in").mkdir(parents=True, exist_ok=True)
-    for row, u in enumerate(opened.utterances):
-        if u.speaker != voice or (u.split == "train" and seconds >= MINUTE):
+    for row, u in own:
+        if u.split == "train" and row not in taken:
             continue
-        seconds += u.frames / opened.sample_rate * (u.split == "train")
         path = out / "in" / f"{len(rows):04d}.wav"
         audio.write(path, opened.read(row), opened.sample_rate)
         rows.append({"path": path.name, "speaker": voice, "text": u.text, "split": u.split})
