@@ -105,9 +105,11 @@ results: setup pesq judges data/fsdd/corpus.json data/librispeech/corpus.json da
 		--metrics wer,similarity,mos,pitch,codes --out runs/results/speech.json
 	vqwave evaluate speech --student speech-student --data data/librispeech --split test --speakers 19,26,27 \
 		--metrics converted --max-conversions 24 --out runs/results/speech-conversions.json
+	vqwave evaluate speech-prior --data data/librispeech --split test --speakers 19,26,27 --metrics prior \
+		--out runs/results/speech-prior.json
 	vqwave evaluate fsdd --data data/demo --split test --metrics map,abx --out runs/results/fsdd-phones.json
 	vqwave evaluate speech --data data/demo16 --split test --metrics map,abx --out runs/results/speech-phones.json
-	vqwave results $(foreach name,fsdd fsdd-prior speech speech-conversions fsdd-phones speech-phones,runs/results/$(name).json) --readme docs/results.md
+	vqwave results $(foreach name,fsdd fsdd-prior speech speech-conversions speech-prior fsdd-phones speech-phones,runs/results/$(name).json) --readme docs/results.md
 
 .PHONY: docs
 docs: setup ## build the documentation site: build/site

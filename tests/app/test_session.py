@@ -13,7 +13,7 @@ from small_models import RATE, VQVAE, WAVENET
 
 from vqwave import audio
 from vqwave.app import session
-from vqwave.app.models import Models, summary, voices
+from vqwave.app.models import Models, prior_choices, summary, voices
 from vqwave.app.samples import TITLES, sample
 from vqwave.app.session import Take, Voice
 from vqwave.codes import to_bytes
@@ -239,6 +239,18 @@ def test_whether_something_has_to_be_compiled_is_known_without_compiling(
 
     monkeypatch.setattr(model, "decode", decode)
     assert not session.is_compiled(model, take.coded, Sampling(backend="numba"))
+
+
+def test_a_prior_is_asked_for_trained_voices() -> None:
+    """The first is the one that is chosen at first."""
+    speakers, text = prior_choices(SpeechModel.load("fsdd-prior")).values()
+    assert [name for _, name in speakers] == SpeechModel.load("fsdd").speakers
+    assert [value for _, value in text] == list("0123456789")
+    model = SpeechModel.load("speech-prior")
+    (speakers,) = prior_choices(model).values()
+    assert speakers[0] == ("1688, pitch about 179 Hz", "1688")
+    assert [name for _, name in speakers] == model.card.trained("speaker")
+    assert len(speakers) == 11
 
 
 @pytest.mark.slow  # it decodes with the shipped models, whose kernels may have to be compiled

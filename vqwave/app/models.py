@@ -10,7 +10,7 @@ from vqwave.errors import UserInputError, under
 from vqwave.inference.speech_model import SpeechModel
 from vqwave.models import Student
 
-SHIPPED = ("speech", "speech-student", "fsdd", "fsdd-student", "fsdd-prior")
+SHIPPED = ("speech", "speech-student", "speech-prior", "fsdd", "fsdd-student", "fsdd-prior")
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,17 @@ def described_voices(model: SpeechModel) -> list[tuple[str, str]]:
         return [(name, name) for name in voices(model)]
     hertz = {name: 100 * math.exp(mean) for name, mean in means.items()}
     return [(f"{name}, pitch about {hertz[name]:.0f} Hz", name) for name in means]
+
+
+def prior_choices(model: SpeechModel) -> dict[str, list[tuple[str, str]]]:
+    """What a prior can be asked for: the values of each label as (text, value); of the speakers
+    those of `voices`, if there are any.
+    """
+    assert model.prior is not None
+    choices = {label: [(x, x) for x in values] for label, values in model.prior.labels.items()}
+    if "speaker" in choices:
+        choices["speaker"] = described_voices(model) or choices["speaker"]
+    return choices
 
 
 def voice_pitches(model: SpeechModel) -> dict[str, float] | None:

@@ -21,7 +21,7 @@ from vqwave.app.handlers import (
     Update,
     in_words,
 )
-from vqwave.app.models import Models, described_voices, summary
+from vqwave.app.models import Models, described_voices, prior_choices, summary
 from vqwave.app.samples import TITLES
 from vqwave.app.session import default_voice
 from vqwave.decode.sampling import DEFAULT, Sampling
@@ -72,7 +72,8 @@ class Layout:
                     ) as self.editor:
                         self._editor()
                     for name, model in self.models.priors.items():
-                        with gr.Accordion(f"Generate a word ({name})", open=False):
+                        what = "a word" if "text" in prior_choices(model) else "speech"
+                        with gr.Accordion(f"Generate {what} ({name})", open=False):
                             self._prior(name, model)
             self._connect()
         self.blocks.queue(max_size=self.limits.waiting, default_concurrency_limit=1)
@@ -182,11 +183,10 @@ class Layout:
             self.again = gr.Button("Convert", variant="primary", min_width=90)
 
     def _prior(self, name: str, model: SpeechModel) -> None:
-        assert model.prior is not None
         with gr.Row():
             labels = [
-                gr.Dropdown(values, value=values[0], label=label, min_width=120)
-                for label, values in model.prior.labels.items()
+                gr.Dropdown(each, value=each[0][1], label=label, min_width=120)
+                for label, each in prior_choices(model).items()
             ]
             seed = gr.Number(0, precision=0, label="Seed", min_width=90)
         button = gr.Button("Generate", elem_id=f"generate-{name}")
