@@ -7,15 +7,12 @@ terms:
 
 - the error of the frames of recordings of the new voice, under its labels;
 - the cross-entropy of its label for recordings of the known voices that are converted to it, by a
-  classifier of speakers that is trained on recordings meanwhile. It is given a random part of each
-  clip, some neighbouring bands for some time, so that the voice has to be in all of it: whole clips
-  satisfy it after a few steps, and no other classifier;
+  classifier of speakers that is trained on recordings meanwhile;
 - the distance from the frames that the model had before, of recordings of either kind under labels
   of known voices: what it knows stays.
 
 References: Kameoka et al., 2018 (classifier of conversions). arXiv:1808.05092; Li and Hoiem, 2016
-(learning without forgetting), sec. 3. arXiv:1606.09282; Park et al., 2019 (bands and stretches of
-time left out), sec. 2. arXiv:1904.08779
+(learning without forgetting), sec. 3. arXiv:1606.09282
 """
 
 from __future__ import annotations
@@ -39,9 +36,8 @@ from vqwave.nn.masks import stretched
 STEPS, FIRST = 400, 200  # the classifier's alone come before the steps
 BATCH = 8  # clips of the new voice, and as many of the known ones
 RATE, ROW_RATE = 1e-3, 0.02  # of Adam, for all weights and for the new voice's row
-CONVERSION = 0.3  # weight of the cross-entropy, in nats
+CONVERSION = 0.1  # weight of the cross-entropy, in nats
 NOISE = 0.3  # most that the classifier's input has, standard deviations
-LEAST_BANDS, LEAST_TIME = 0.25, 0.15  # of a clip, that the classifier is given
 
 Labels = Mapping[str, Tensor]
 
@@ -152,24 +148,11 @@ class SpectralAdaptation:
         return torch.stack(losses).mean()
 
     def _misclassified(self, frames: Tensor, mask: Tensor, labels: Labels) -> Tensor:
-        """Cross-entropy of the speaker, of a part of each clip, with noise as much as it draws."""
+        """Cross-entropy of the speaker, of frames with noise, as much as each clip draws."""
         level = NOISE * torch.rand(len(frames), 1, 1, generator=self.generator)
         noise = level * torch.randn(frames.shape, generator=self.generator)
-        bands = self._stretches(torch.ones(frames.shape[:2]), LEAST_BANDS)
-        part = (frames + noise.to(frames)) * bands[:, :, None].to(frames)
-        time = self._stretches(mask, LEAST_TIME).to(mask.device)
-        predicted = self.classifier(part, time)["speaker"]
+        predicted = self.classifier(frames + noise.to(frames), mask)["speaker"]
         return F.cross_entropy(predicted, labels["speaker"])
-
-    def _stretches(self, mask: Tensor, least: float) -> Tensor:
-        """Of each row of a mask (N, size), whose real places come first, a stretch of at least that
-        share of them: (N, size) bool.
-        """
-        count = mask.sum(1).cpu()
-        length = count * (least + (1 - least) * torch.rand(len(count), generator=self.generator))
-        first = (count - length) * torch.rand(len(count), generator=self.generator)
-        places = torch.arange(mask.shape[1])
-        return (places >= first[:, None].floor()) & (places < (first + length)[:, None].ceil())
 
     def _loss(self, own: CodedClips, known: CodedClips) -> Tensor:
         """What trains the spectral decoder."""
