@@ -378,7 +378,7 @@ def test_what_cannot_be_adapted_is_refused(
         ("speaker=nobody",): "no speaker 'nobody' among 1",
         ("speaker=",): "speaker: not given",
         ("data.speakers=[new]",): "data.speakers: expected none",
-        ("base=speech-prior",): "no such model",
+        ("base=speech-nothing",): "no such model",
         ("base=fsdd-prior",): "is a prior, expected a trained VQ-VAE",
         ("base=speech",): "is for 16000 Hz",
         ("data.batch=1000000000000",): "data.batch: should be less than",
