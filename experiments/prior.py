@@ -81,7 +81,7 @@ class PriorExperiment(Experiment[Config, Prior]):
         return model
 
     def card_entries(self) -> dict[str, Any]:
-        """The codec's temperatures: its decoder is this model's; the labels that either had no
+        """The codec's ways to decode: its decoder is this model's; the labels that either had no
         training recordings of; and the seconds of the longest training utterance of each label,
         after which what is drawn is cut.
         """
@@ -92,9 +92,9 @@ class PriorExperiment(Experiment[Config, Prior]):
                 value, of_label = utterance.labels[name], longest.setdefault(name, {})
                 seconds = round(utterance.frames / self.corpus.sample_rate, 2)
                 of_label[value] = max(of_label.get(value, 0.0), seconds)
-        temperature = {"temperature": about["temperature"]} if "temperature" in about else {}
+        decoding = {name: about[name] for name in ("temperature", "postfilter") if name in about}
         untrained = {"untrained_labels": self.untrained} if self.untrained else {}
-        return temperature | untrained | {"longest": longest}
+        return decoding | untrained | {"longest": longest}
 
     @property
     def untrained(self) -> dict[str, list[str]]:

@@ -171,7 +171,7 @@ def test_codes_of_several_books(quantizer: object) -> None:
     codes, voice = codes_for(it), {"speaker": torch.tensor([2])}
     whole, mine = (
         it.model.condition(codes[None], voice),
-        code_condition(it.model, codes, voice),
+        code_condition(it.model, codes, voice)[0],
     )
     torch.testing.assert_close(mine.features, whole.features, rtol=0, atol=1e-5)
 
@@ -206,7 +206,7 @@ def test_the_reach_of_a_conditioner(kernel: int, upsample: tuple[int, ...]) -> N
     with torch.inference_mode():
         whole, mine = (
             model.condition(codes[None], voice),
-            code_condition(model, codes, voice),
+            code_condition(model, codes, voice)[0],
         )
     torch.testing.assert_close(mine.features, whole.features, rtol=0, atol=1e-13)
 

@@ -252,9 +252,9 @@ def test_an_evaluation_says_by_which_temperatures(place: Path, tmp_path: Path) -
 
     assert about("cold").temperature == own
     assert about("even").temperature == 0.7
-    assert about("cold", temperature=0.5).temperature_text == "temperature 0.5"
+    assert about("cold", temperature=0.5).sampling_text == "temperature 0.5"
     words = "temperature 0.7, of the student 0.9 (choice), 0.8 (scale), 0.6 (voiced)"
-    assert about("even", "cold").temperature_text == words
+    assert about("even", "cold").sampling_text == words
     assert about("even", "even").student_temperature is None
 
 

@@ -148,14 +148,19 @@ def test_columns_do_not_depend_on_how_codes_come(
         torch.randint(5, (1, -(-frames // 4)), generator=generator),
     )
     speaker = {"speaker": torch.tensor([1])}
-    whole = code_condition(model, codes, speaker, melody)
+    whole, spectrum = code_condition(model, codes, speaker, melody)
     for size in (1, 3, 8):
         stream, parts = CodeConditions(model, speaker), []
         for first in range(0, frames, size):
             due = slice(-(-first // 4), -(-min(first + size, frames) // 4))
             parts.append(stream.push(codes[:, first : first + size], melody[:, due]))
         parts.append(stream.flush())
-        assert torch.equal(torch.cat(parts, -1), whole.features)
+        assert torch.equal(torch.cat([part.columns for part in parts], -1), whole.features)
+        if spectrum is None:
+            assert decoder_input == "latents"
+            assert {part.spectrum for part in parts} == {None}
+        else:
+            assert torch.equal(torch.cat([part.spectrum for part in parts], -1), spectrum)
     direct = model.condition(codes[None], speaker, None, melody[None])
     torch.testing.assert_close(whole.features, direct.features, rtol=0, atol=1e-4)
 

@@ -113,6 +113,11 @@ def temperature_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--scale-temperature", type=finite, metavar="T", help=scale)
     voiced = "of the noise in voiced frames (default: as --temperature)"
     command.add_argument("--voiced-temperature", type=finite, metavar="T", help=voiced)
+    filtered = (
+        "how far the waveform's spectrum is moved to the frames that condition the decoder, 0 to 1"
+        f" ({own})"
+    )
+    command.add_argument("--postfilter", type=finite, metavar="S", help=filtered)
 
 
 def condition_options(command: argparse.ArgumentParser, *, required: bool = False) -> None:
@@ -233,6 +238,7 @@ def sampling_of(arguments: argparse.Namespace) -> Sampling:
         temperature=arguments.temperature,
         scale_temperature=arguments.scale_temperature,
         voiced_temperature=arguments.voiced_temperature,
+        postfilter=arguments.postfilter,
         top_p=arguments.top_p,
         guidance=arguments.guidance,
         backend=arguments.backend,

@@ -29,10 +29,13 @@ SLOTS = 32  # a thread
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """One utterance to decode: its condition, and how many samples to make."""
+    """One utterance to decode: its condition, how many samples to make, and the predicted spectral
+    frames (1, M, F) that the condition was made of, if there are any.
+    """
 
     condition: Condition | None
     samples: int
+    spectrum: Tensor | None = None
 
 
 @dataclass

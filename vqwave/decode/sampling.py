@@ -65,13 +65,21 @@ def temperatures_of(about: Mapping[str, object]) -> Temperatures:
     return result
 
 
+def checked_strength(value: float) -> float:
+    """Of a post-filter. Raises UserInputError outside 0 to 1."""
+    if not 0 <= value <= 1:
+        raise UserInputError(f"postfilter {value}: expected a strength from 0 to 1")
+    return value
+
+
 @dataclass(frozen=True)
 class Sampling:
     """The same settings and seed give the same audio, alone or in a batch.
 
     Raises UserInputError for numbers out of range.
 
-    Without any temperature the model's own holds, which its card has.
+    Without any temperature the model's own holds, which its card has, and without a strength of the
+    post-filter, too.
     """
 
     seed: int = 0
@@ -84,10 +92,13 @@ class Sampling:
     # of scales in unvoiced frames, or where voicing is unknown, alone
     scale_temperature: float | None = None
     voiced_temperature: float | None = None  # of scales in voiced frames alone
+    postfilter: float | None = None  # strength of what follows the decoder, see `decode.postfilter`
 
     def __post_init__(self) -> None:
         checked_seed(self.seed)
         checked_temperatures(self.temperatures())
+        if self.postfilter is not None:
+            checked_strength(self.postfilter)
 
     def temperatures(self, own: Temperatures | None = None) -> Temperatures:
         """Of the parts. own: a model's; 1 each where there is none.
@@ -111,10 +122,18 @@ class Sampling:
             temperature=self.temperature if temperature is None else temperature,
         )
 
-    def resolved(self, own: Temperatures) -> Sampling:
-        """With a number for each part, so that a model's own temperatures have no effect."""
+    def resolved(self, own: Temperatures, postfilter: float = 0.0) -> Sampling:
+        """With a number for each part, so that a model's own temperatures and strength have no
+        effect.
+        """
         choice, scale, voiced = self.temperatures(own)
-        return replace(self, temperature=choice, scale_temperature=scale, voiced_temperature=voiced)
+        return replace(
+            self,
+            temperature=choice,
+            scale_temperature=scale,
+            voiced_temperature=voiced,
+            postfilter=postfilter if self.postfilter is None else self.postfilter,
+        )
 
 
 DEFAULT = Sampling()

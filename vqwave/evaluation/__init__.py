@@ -105,6 +105,8 @@ def _about(
     sampling = settings.sampling
     own = written(sampling.temperatures(codec.temperatures))
     other = context.student and written(sampling.temperatures(context.student.temperatures))
+    filters = [system.postfilter for system in context.systems.values()]
+    strengths = [own if sampling.postfilter is None else sampling.postfilter for own in filters]
     return {
         "model": _named(model),
         "student": None if student is None else _named(student),
@@ -116,6 +118,7 @@ def _about(
         "sample_rate": context.rate,
         "temperature": own,
         **({"student_temperature": other} if other not in (None, own) else {}),
+        **({"postfilter": strengths} if any(strengths) else {}),
         "seed": sampling.seed,
         "resamples": settings.resamples,
     }

@@ -76,7 +76,7 @@ def section(reports: Sequence[EvaluationReport]) -> str:
         about = (
             f"**`{report.model}`**{student}, {report.corpus}, {report.split} split:"
             f" {report.utterances:,} utterances, {report.seconds:,.0f} s,"
-            f" {report.temperature_text}."
+            f" {report.sampling_text}."
         )
         parts += [
             about,

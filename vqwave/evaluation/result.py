@@ -103,6 +103,7 @@ class EvaluationReport:
     seconds: float = 0.0
     temperature: float | ByPart = 1.0  # of all parts, or of each
     student_temperature: float | ByPart | None = None  # where it is another
+    postfilter: list[float] = field(default_factory=list)  # strength, of each system
     student: str | None = None
     matrices: list[Matrix] = field(default_factory=list)
     tracks: list[Track] = field(default_factory=list)
@@ -111,12 +112,16 @@ class EvaluationReport:
     provenance: dict[str, Any] = field(default_factory=dict)  # see `resume`
 
     @property
-    def temperature_text(self) -> str:
-        """The temperature in words."""
+    def sampling_text(self) -> str:
+        """The temperatures, and the strength of the post-filter, in words."""
         text = f"temperature {_read(self.temperature)}"
-        if self.student_temperature is None:
+        if self.student_temperature is not None:
+            text += f", of the student {_read(self.student_temperature)}"
+        if not self.postfilter:
             return text
-        return f"{text}, of the student {_read(self.student_temperature)}"
+        return (
+            f"{text}; post-filter {' and '.join(f'{x:g}' for x in dict.fromkeys(self.postfilter))}"
+        )
 
 
 def written(temperatures: Temperatures) -> float | dict[str, float]:

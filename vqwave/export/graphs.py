@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqwave.codes import fingerprint
+from vqwave.decode.postfilter import conditioning_spectrum, strength_of
 from vqwave.decode.sampling import Temperatures
 from vqwave.errors import UserInputError, under
 from vqwave.export.flow_graph import RealSpectralPredictor, one_pass, synthesise
+from vqwave.export.postfilter_graph import RealPostfilter, RealSpectrum, magnitudes
 from vqwave.features import MelBands
 from vqwave.inference.model_folder import Loaded
 from vqwave.inference.model_kinds import kind_of
@@ -75,14 +76,16 @@ class DecoderGraph(Graph):
         vocabulary: dict[str, list[str]],
         *,
         temperatures: Temperatures = NEUTRAL,
+        postfilter: float = 0.0,
         free_range: bool = False,
     ) -> None:
         """coder: the model whose codes the student decodes, if it decodes codes; temperatures: by
-        which the graph scales its noise; free_range: the range of a melody is an input also where
-        there are speakers, so that it can be moved.
+        which the graph scales its noise; postfilter: its strength; free_range: the range of a
+        melody is an input also where there are speakers, so that it can be moved.
         """
         super().__init__()
-        self.temperatures = temperatures
+        self.temperatures, features = temperatures, conditioning_spectrum(coder)
+        self.postfilter = RealPostfilter(features, postfilter) if postfilter and features else None
         self.original = [(student, coder)]  # in a list, so that the graph does not hold its weights
         self.predictor_order = 0 if student.predictor is None else student.predictor.order
         self.student, self.coder = _in_real_numbers(student, coder)
@@ -109,19 +112,25 @@ class DecoderGraph(Graph):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         given, student = dict(zip(self.names, inputs, strict=True)), self.student
-        condition, columns = student.flow_condition(_condition(student, self.coder, given))
+        given_condition, spectrum = _condition(student, self.coder, given)
+        condition, columns = student.flow_condition(given_condition)
         x = self._scaled(given["noise"], columns)
         for flow in flows_of(student):
             x = one_pass(flow, x, condition, still=student.conditioner.frames is None)
         if columns is not None:
             x = synthesise(x, columns.features[:, : self.predictor_order], columns.repeat)
-        return x.clamp(-1.0, 1.0)
+        return self._filtered(x.clamp(-1.0, 1.0), spectrum)
 
     def reference(self, *inputs: Tensor) -> Tensor:
         given, (student, coder) = dict(zip(self.names, inputs, strict=True)), self.original[0]
-        condition = _condition(student, coder, given)
+        condition, spectrum = _condition(student, coder, given)
         noise = self._scaled(given["noise"], student.conditioner.split(condition)[1])
-        return student.transform(noise, condition).x.clamp(-1.0, 1.0)
+        return self._filtered(student.transform(noise, condition).x.clamp(-1.0, 1.0), spectrum)
+
+    def _filtered(self, wave: Tensor, spectrum: Tensor | None) -> Tensor:
+        if self.postfilter is None or spectrum is None:
+            return wave
+        return self.postfilter(wave, spectrum)
 
     def _scaled(self, noise: Tensor, columns: Condition | None) -> Tensor:
         """Noise (B, T) at the temperatures: see `decode.reference.scales`."""
@@ -174,15 +183,24 @@ def flows_of(student: Student) -> Sequence[AffineFlow]:
     return elements(student.flows.flows, AffineFlow)
 
 
-def _condition(student: Student, coder: VQVAE | None, given: dict[str, Tensor]) -> Condition | None:
-    frames = given.get("frames")
+def _condition(
+    student: Student, coder: VQVAE | None, given: dict[str, Tensor]
+) -> tuple[Condition | None, Tensor | None]:
+    """The condition, and the log-mel frames (B, M, F), predicted from codes, that it was made
+    of.
+    """
+    frames, spectrum = given.get("frames"), None
     if coder is not None:
         codes = given["codes"]
         pitch = coder.pitch(given.get("pitch_codes"), given, codes.shape[-1])
-        frames = coder.decoder_features(coder.quantizer.decode(codes), given, pitch=pitch)
+        z, predicted = coder.quantizer.decode(codes), None
+        if coder.spectral_decoder is not None and conditioning_spectrum(coder) is not None:
+            predicted = coder.spectral_decoder(z, given, pitch=pitch)
+            spectrum = coder.spectral_decoder.log_mel(predicted)
+        frames = coder.decoder_features(z, given, predicted, pitch=pitch)
     elif student.frontend is not None and frames is not None:
         frames = student.frontend.extended(frames)
-    return student.condition(frames, given)
+    return student.condition(frames, given), spectrum
 
 
 class EncoderGraph(Graph):
@@ -272,31 +290,15 @@ class PitchGraph(Graph):
 
 
 class RealMelBands(nn.Module):
-    """`MelBands` in real numbers, which are all that ONNX has: windowed cosines and sines as one
-    convolution.
-    """
-
-    waves: Tensor
+    """`MelBands` in real numbers."""
 
     def __init__(self, mel: MelBands) -> None:
         super().__init__()
-        self.mel = mel
-        window = F.pad(mel.window.double(), ((mel.fft - mel.window.numel()) // 2,) * 2)
-        window = F.pad(window, (0, mel.fft - window.numel()))
-        phase = (
-            torch.arange(mel.fft // 2 + 1)[:, None]
-            * torch.arange(mel.fft)
-            * (2 * torch.pi / mel.fft)
-        )
-        waves = torch.cat([phase.double().cos(), phase.double().sin()]) * window
-        self.register_buffer("waves", waves[:, None].float(), persistent=False)  # (2 bins, 1, fft)
+        self.mel, self.spectrum = mel, RealSpectrum(mel)
 
     def forward(self, wave: Tensor) -> Tensor:
-        before = self.mel.fft // 2 - self.mel.hop // 2
-        padded = F.pad(wave, (before, self.mel.fft - self.mel.hop - before))
-        real, imaginary = F.conv1d(padded[:, None], self.waves, stride=self.mel.hop).chunk(2, 1)
-        power = real.square() + imaginary.square()
-        return self.mel.filters @ (power.sqrt() if self.mel.power == 1 else power)
+        magnitude = magnitudes(self.spectrum(wave))
+        return self.mel.filters @ (magnitude if self.mel.power == 1 else magnitude.square())
 
 
 def decoder_graph(
@@ -306,7 +308,7 @@ def decoder_graph(
     temperatures: Temperatures = NEUTRAL,
     free_range: bool = False,
 ) -> DecoderGraph:
-    """The graph of a model's decoder, with the settings of `DecoderGraph`.
+    """The graph of a model's decoder and its post-filter, with the settings of `DecoderGraph`.
 
     Raises UserInputError for one that is no student.
     """
@@ -333,6 +335,7 @@ def decoder_graph(
         kind.codec,
         loaded.card.labels,
         temperatures=temperatures,
+        postfilter=strength_of(loaded.card.about, kind.codec),
         free_range=free_range,
     ).eval()
 

@@ -46,6 +46,8 @@ def rows_of(speech: SpeechModel) -> dict[str, str]:
     }
     if "temperature" in about:
         rows["temperature"] = str(speech.temperatures)
+    if "postfilter" in about:
+        rows["post-filter"] = f"{speech.postfilter:g}"
     if codec is not None:
         bits = about.get("bit_rate") or codec.bit_rate(card.sample_rate)
         rate = f"{card.sample_rate / codec.hop:g} frames a second, {bits:g} bit/s"

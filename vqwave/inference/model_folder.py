@@ -82,6 +82,7 @@ class About:
     receptive_field: parsing.Count = 0
     hop: parsing.Count = 0
     bit_rate: parsing.Finite | None = None
+    postfilter: Annotated[parsing.Finite, Field(ge=0, le=1)] = 0.0
     longest: dict[str, dict[str, Annotated[parsing.Finite, Field(gt=0)]]] = field(
         default_factory=dict
     )

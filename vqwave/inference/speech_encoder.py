@@ -14,6 +14,7 @@ from vqwave.audio import read
 from vqwave.audio.streaming import Recording
 from vqwave.codes import CodeSequence, Header, PitchFormat
 from vqwave.data.speaker_vectors import NAME, SpeakerVectors
+from vqwave.decode.postfilter import strength_of
 from vqwave.decode.sampling import temperatures_of
 from vqwave.distributed.torch_defaults import inference, ordinary, own_defaults
 from vqwave.errors import UserInputError, under
@@ -58,7 +59,9 @@ class SpeechEncoder:
         self.sample_rate = card.sample_rate
         self.labels = card.labels
         self.level_db: float = card.about.get("level_db", -23.0)
-        self.temperatures = temperatures_of(card.about)  # where none are given
+        # where none are given
+        self.temperatures = temperatures_of(card.about)
+        self.postfilter = strength_of(card.about, self.kind.codec)
         self.voices = voices
         self.given = DecoderInputs(
             self.decoder,

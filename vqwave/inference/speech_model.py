@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from vqwave import inputs
 from vqwave.codes import CodeSequence, PitchFormat
 from vqwave.decode.batching import DecodeRequest, decode_each, decode_together
+from vqwave.decode.postfilter import conditioning_spectrum, postfiltered
 from vqwave.decode.sampling import DEFAULT, Sampling
 from vqwave.decode.streaming.conditions import code_condition
 from vqwave.decode.streaming.stream import Stream, StreamState
@@ -28,7 +29,6 @@ from vqwave.inference.reference_voice import Reference, ReferenceVoice, referenc
 from vqwave.inference.speech_encoder import SpeechEncoder
 from vqwave.inference.standalone_folder import Facts, write_folder
 from vqwave.metrics import likelihood
-from vqwave.nn.condition import Condition
 from vqwave.nn.finite import check_finite
 
 Progress = Callable[[int], object]
@@ -126,8 +126,18 @@ class SpeechModel(SpeechEncoder):
     def _sampling(
         self, sampling: Sampling, seed: int | None, temperature: float | None
     ) -> Sampling:
-        """With numbers for all temperatures: those given, else the model's own."""
-        return sampling.given(seed, temperature).resolved(self.temperatures)
+        """With numbers for all temperatures and the post-filter: those given, else the model's own.
+
+        Raises UserInputError for a post-filter where no predicted frames condition the decoder.
+        """
+        if sampling.postfilter and conditioning_spectrum(self.kind.codec) is None:
+            reason = "no log-mel frames, predicted from codes, condition this decoder"
+            raise UserInputError(f"postfilter {sampling.postfilter:g}: {reason}, expected 0")
+        return sampling.given(seed, temperature).resolved(self.temperatures, self.postfilter)
+
+    def _finished(self, wave: Tensor, task: DecodeRequest, sampling: Sampling) -> Tensor:
+        """A waveform (T,) as the decoder made it -> as it is given."""
+        return postfiltered(self.kind.codec, wave, task.spectrum, sampling.postfilter)
 
     @inference()
     def voice_like(self, reference: Reference) -> ReferenceVoice:
@@ -263,8 +273,9 @@ class SpeechModel(SpeechEncoder):
             ).samples
         ]
         settings = self._sampling(sampling, seed, temperature)
-        waves = iter(decode_together(self.decoder, tasks, [0] * len(tasks), settings, progress))
-        return [next(waves) if item.samples else torch.zeros(0) for item in coded]
+        waves = decode_together(self.decoder, tasks, [0] * len(tasks), settings, progress)
+        done = (self._finished(*each, settings) for each in zip(waves, tasks, strict=True))
+        return [next(done) if item.samples else torch.zeros(0) for item in coded]
 
     def convert(
         self,
@@ -492,13 +503,9 @@ class SpeechModel(SpeechEncoder):
         conditions = self.given.voice(speaker, labels, embeddings, voice)
         conditions |= self.given.range_of(conditions, coded.pitch, shift_semitones, voice)
         pitch = None if coded.pitch is None else coded.pitch.codes.to(self.device)
-        condition: Condition | None
-        if self.device.type == "cpu":
-            condition = code_condition(model, coded.codes, conditions, pitch)
-        else:
-            codes, pitch = coded.codes[None].to(self.device), None if pitch is None else pitch[None]
-            condition = model.condition(codes, conditions, pitch_codes=pitch)
-        return DecodeRequest(condition, coded.samples)
+        codes = coded.codes.to(self.device)
+        condition, spectrum = code_condition(model, codes, conditions, pitch)
+        return DecodeRequest(condition, coded.samples, spectrum)
 
     def decode_each(
         self,
@@ -509,15 +516,17 @@ class SpeechModel(SpeechEncoder):
         """Any number of utterances, by key, each as it would come out alone: see
         `decode.batching.decode_each`.
         """
-        each = decode_each(
-            self.decoder, tasks, sampling.resolved(self.temperatures), progress=progress
-        )
+        settings = self._sampling(sampling, None, None)
+        keyed = (((key, task), task) for key, task in tasks)
+        each = decode_each(self.decoder, keyed, settings, progress=progress)
         while True:
             with inference():
                 done = next(each, None)
-            if done is None:
-                return
-            yield done
+                if done is None:
+                    return
+                key, task = cast("tuple[Hashable, DecodeRequest]", done[0])
+                wave = self._finished(done[1], task, settings)
+            yield key, wave
 
 
 def load(name: str | Path, device: str = "cpu") -> SpeechModel:

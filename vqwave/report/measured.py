@@ -137,7 +137,7 @@ def _about(run: Run, report: EvaluationReport) -> str:
     student = f" and its student {report.student}" if report.student else ""
     return (
         f"{run.name}{student}: {report.utterances:,} utterances ({report.seconds:,.0f} s) of"
-        f" {report.corpus}, split {report.split}, {report.temperature_text}."
+        f" {report.corpus}, split {report.split}, {report.sampling_text}."
     )
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from vqwave.data import Corpus
+from vqwave.decode.postfilter import STRENGTH, conditioning_spectrum
 from vqwave.inference.model_folder import ModelCard, parameter_counts
-from vqwave.models import Model, ModelSpec
+from vqwave.models import VQVAE, Model, ModelSpec
 from vqwave.training.voice_pairs import VoicePairs
 
 
@@ -29,6 +30,7 @@ class CardWriter:
     ) -> ModelCard:
         """decodes: whether the model makes waveforms, too; extra: an experiment's own entries."""
         untrained = self.voices.untrained
+        filtered = decodes and isinstance(model, VQVAE) and conditioning_spectrum(model) is not None
         about = {
             "experiment": self.experiment,
             "corpus": self.corpus.name,
@@ -42,6 +44,7 @@ class CardWriter:
             "seconds": round(seconds, 1),
             "seed": self.seed,
             **({"untrained_labels": untrained} if untrained else {}),
+            **({"postfilter": STRENGTH} if filtered else {}),
             **extra,
         }
         return ModelCard(

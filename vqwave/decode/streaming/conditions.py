@@ -11,11 +11,13 @@ makes them all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vqwave.decode.cpu.precision import has_numba
@@ -59,6 +61,21 @@ class Reach:
         )
 
 
+class MadeColumns(NamedTuple):
+    """Columns (1, H, m), and the predicted spectral frames (1, M, m') that they were made of, no
+    longer standardised; None where they were made of latents alone.
+    """
+
+    columns: Tensor
+    spectrum: Tensor | None
+
+    @property
+    def frames(self) -> NDArray[np.float32]:
+        """The spectral frames (M, m') on the CPU; (0, 0) where there are none."""
+        spectrum = self.spectrum
+        return np.zeros((0, 0), np.float32) if spectrum is None else spectrum[0].cpu().numpy()
+
+
 @dataclass
 class PendingFrames:
     """What is kept of the frames that came: latents z (1, D, n) from frame `first` on, and the
@@ -78,7 +95,7 @@ class PendingFrames:
 
 
 class CodeConditions:
-    """Codes (Q, n) in, columns (1, H, m) out: of every frame all of whose window has come."""
+    """Codes (Q, n) in, columns out: of every frame all of whose window has come."""
 
     def __init__(self, model: VQVAE, attributes: Mapping[str, Tensor]) -> None:
         """attributes: labels and vectors of the utterance, as `Conditioner` takes them."""
@@ -88,6 +105,8 @@ class CodeConditions:
         fixed = _fixed_order(model)
         self.any_length, self.model = fixed is not None, fixed or model
         self.conditioner = self.model.decoder.conditioner
+        uses = model.decoder_input != "latents"
+        self.spectral = self.model.spectral_decoder if uses else None
         # frames; one at the least: the last of an utterance may be cut short
         self.wait = max(1, self.reach.after)
         self.columns = model.hop // self.conditioner.hold  # a frame
@@ -107,7 +126,7 @@ class CodeConditions:
         )
 
     @limited_to(1)
-    def push(self, codes: Tensor, pitch_codes: Tensor | None = None) -> Tensor:
+    def push(self, codes: Tensor, pitch_codes: Tensor | None = None) -> MadeColumns:
         """Codes (Q, n), n any, and the pitch codes (Q_p, m) that begin among these -> columns that
         can be made now.
         """
@@ -118,7 +137,7 @@ class CodeConditions:
         return self._emit(known - self.wait, known)
 
     @limited_to(1)
-    def flush(self, codes: Tensor | None = None, pitch_codes: Tensor | None = None) -> Tensor:
+    def flush(self, codes: Tensor | None = None, pitch_codes: Tensor | None = None) -> MadeColumns:
         """The columns of the last frames, those of the last codes, too, if given: nothing follows
         them.
 
@@ -127,7 +146,7 @@ class CodeConditions:
         if codes is not None and self.any_length:
             self._keep(codes, pitch_codes)
         elif codes is not None:
-            return torch.cat([self.push(codes, pitch_codes), self.flush()], -1)
+            return _joined([self.push(codes, pitch_codes), self.flush()])
         end = self.pending.first + self.pending.z.shape[-1]
         if self.melody is not None:
             self._decode_pitch(self.melody, last=True)
@@ -156,6 +175,11 @@ class CodeConditions:
         wrong = [name for name, right in fits.items() if not right]
         if wrong:
             raise UserInputError(f"this stream's state: {wrong[0]} does not fit {pushed} frames")
+
+    @property
+    def spectral_frames(self) -> int:
+        """How many were predicted so far."""
+        return 0 if self.spectral is None else self.pending.frame * self.spectral.ratio
 
     @property
     def _known(self) -> int:
@@ -202,11 +226,11 @@ class CodeConditions:
                 pending.codes = pending.codes[:, :0]
         pending.z = torch.cat(latents, -1)
 
-    def _emit(self, end: int, known: int) -> Tensor:
+    def _emit(self, end: int, known: int) -> MadeColumns:
         """Columns of the frames up to `end`, of which `known` have come; what no later frame
         depends on is dropped.
         """
-        pending, parts = self.pending, [self.pending.z.new_zeros(1, self.conditioner.width, 0)]
+        pending, parts = self.pending, [self._nothing()]
         if end < known:
             end -= end % self.block
         block = max(1, end - pending.frame) if self.any_length else self.block
@@ -225,16 +249,32 @@ class CodeConditions:
             gone, pending.first = keep - pending.first, keep
             pending.z = pending.z[..., gone:].clone()
             pending.pitch = pending.pitch[..., gone * self.pitch_frames :].clone()
-        return torch.cat(parts, -1)
+        return _joined(parts)
 
-    def _columns(self, window: Tensor, pitch: Tensor | None, place: int, count: int) -> Tensor:
+    def _nothing(self) -> MadeColumns:
+        columns, spectral = self.pending.z.new_zeros(1, self.conditioner.width, 0), self.spectral
+        if spectral is None:
+            return MadeColumns(columns, None)
+        return MadeColumns(columns, columns.new_zeros(1, spectral.frontend.channels, 0))
+
+    def _columns(self, window: Tensor, pitch: Tensor | None, place: int, count: int) -> MadeColumns:
         """Those of `count` frames, from number `place` of their window on: `Conditioner.forward`
         without dropout.
         """
-        x = self.conditioner.columns(
-            self.model.decoder_features(window, self.attributes, pitch=pitch), self.labels
-        )
-        return x[..., place * self.columns : (place + count) * self.columns]
+        predicted = spectrum = None
+        if self.spectral is not None:
+            predicted = self.spectral(window, self.attributes, pitch=pitch)
+            part = slice(place * self.spectral.ratio, (place + count) * self.spectral.ratio)
+            spectrum = self.spectral.log_mel(predicted[..., part])
+        frames = self.model.decoder_features(window, self.attributes, predicted, pitch=pitch)
+        x = self.conditioner.columns(frames, self.labels)
+        return MadeColumns(x[..., place * self.columns : (place + count) * self.columns], spectrum)
+
+
+def _joined(parts: Sequence[MadeColumns]) -> MadeColumns:
+    frames = [part.spectrum for part in parts if part.spectrum is not None]
+    columns = torch.cat([part.columns for part in parts], -1)
+    return MadeColumns(columns, torch.cat(frames, -1) if frames else None)
 
 
 def _frame_convolution(conditioner: Conditioner) -> nn.Conv1d:
@@ -255,9 +295,24 @@ def _fixed_order(model: VQVAE) -> VQVAE | None:
 
 def code_condition(
     model: VQVAE, codes: Tensor, attributes: Mapping[str, Tensor], pitch_codes: Tensor | None = None
-) -> Condition:
-    """All codes (Q, F) of an utterance -> its condition: the bits that a stream makes of them,
-    however it is cut.
+) -> tuple[Condition, Tensor | None]:
+    """All codes (Q, F) of an utterance -> its condition, and the predicted spectral frames (1, M,
+    F') of which it was made (see `MadeColumns`).
+
+    On the CPU these are the bits that a stream makes of the codes, however it is cut; on a GPU all
+    frames are made at once.
     """
-    conditions = CodeConditions(model, attributes)
-    return Condition(conditions.flush(codes, pitch_codes), conditions.conditioner.hold)
+    if codes.device.type == "cpu":
+        conditions = CodeConditions(model, attributes)
+        columns, spectrum = conditions.flush(codes, pitch_codes)
+        return Condition(columns, conditions.conditioner.hold), spectrum
+    given = None if pitch_codes is None else pitch_codes[None]
+    pitch, z = model.pitch(given, attributes, codes.shape[-1]), model.quantizer.decode(codes[None])
+    spectral, predicted, spectrum = model.spectral_decoder, None, None
+    if model.decoder_input != "latents" and spectral is not None:
+        predicted = spectral(z, attributes, pitch=pitch)
+        spectrum = spectral.log_mel(predicted)
+    frames = model.decoder_features(z, attributes, predicted, pitch=pitch)
+    condition = model.decoder.condition(frames, attributes)
+    assert condition is not None  # it has frames
+    return condition, spectrum

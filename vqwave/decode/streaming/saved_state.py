@@ -19,8 +19,13 @@ from vqwave.decode.streaming.engines import Arrays
 from vqwave.errors import UserInputError
 
 FORMAT = 1
-ENGINE, ATTRIBUTES = "engine.", "told."  # prefixes of the names of saved arrays
-GROWING = ("codes", "z", "pitch_codes", "pitch", "columns")  # frames that wait: their last axis
+# prefixes of the names of saved arrays
+ENGINE, ATTRIBUTES, POSTFILTER = "engine.", "told.", "postfilter."
+# frames that wait: their last axis
+GROWING = (
+    *("codes", "z", "pitch_codes", "pitch", "columns"),
+    *(f"{POSTFILTER}wave", f"{POSTFILTER}frames"),
+)
 # of what an engine has begun and not yet sent, by the last part of its name
 BEGUN = ("last", "partial", "known", "ready", "samples", "unfinished", "pasts", "phases")
 LATEST = 1 << 53  # sample
@@ -33,6 +38,7 @@ class Counts:
     pushed: parsing.Count
     sent: parsing.Count
     column: parsing.Count
+    filtered: parsing.Count = 0  # frames
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch import Tensor
 from vqwave import inputs
 from vqwave.config.renamed import old_parameter
 from vqwave.decode.backend import build_engine
+from vqwave.decode.postfilter import FILTERED, PostfilterState, postfilter_of
 from vqwave.decode.sampling import Sampling
 from vqwave.decode.streaming.conditions import CodeConditions
 from vqwave.decode.streaming.engines import Arrays
@@ -29,6 +30,7 @@ from vqwave.decode.streaming.saved_state import (
     ATTRIBUTES,
     ENGINE,
     FORMAT,
+    POSTFILTER,
     StreamState,
     check_arrays,
     check_voices,
@@ -58,6 +60,7 @@ class Stream:
         self.sample_rate = sample_rate
         self.engine = build_engine(model.decoder, sampling)
         self.conditions = CodeConditions(model, attributes)
+        self.postfilter = postfilter_of(model, sampling.postfilter)
         self.columns = torch.zeros(0)  # (1, H, n) that are made and not yet decoded
         self.first = 0  # the number of the first of them
         self.pushed = self.sent = 0  # frames, samples
@@ -70,8 +73,10 @@ class Stream:
         step, ahead = math.gcd(hop, block), -(-self.engine.ahead // hold) * hold
         melody = self.model.melody
         later = 0 if melody is None else melody.reach * melody.codec.hop
+        filtering = 0 if self.postfilter is None else self.postfilter.latency
         return (
             later
+            + filtering
             + (self.conditions.wait + self.conditions.block - 1) * hop
             + (block + ahead - 1) // step * step
         )
@@ -96,8 +101,11 @@ class Stream:
         )
         pitch = None if pitch is None else self._checked_pitch(pitch)
         self.pushed += codes.shape[1]
-        self._keep(self.conditions.push(codes, pitch))
+        made = self.conditions.push(codes, pitch)
+        self._keep(made.columns)
         wave = self._draw(None)
+        if self.postfilter is not None:
+            wave = self.postfilter.push(wave, made.frames)
         self.sent += len(wave)
         return wave
 
@@ -114,8 +122,12 @@ class Stream:
             raise UserInputError("flush: this stream is over, expected a new one")
         total = self.pushed * hop if samples is None else samples
         inputs.fits(total, self.pushed, hop, "flush")
-        self._keep(self.conditions.flush())
-        wave = self._draw(total)[: total - self.sent]
+        made, drawn = self.conditions.flush(), self.first * self.conditions.conditioner.hold
+        self._keep(made.columns)
+        wave = self._draw(total)[: total - drawn]
+        if self.postfilter is not None:
+            last = self.postfilter.push(wave, made.frames)
+            wave = np.concatenate([last, self.postfilter.flush(total)])
         self.sent, self.over = total, True
         return wave
 
@@ -129,7 +141,8 @@ class Stream:
         count = -(-(engine.block + engine.ahead) // conditioner.hold)
         columns = torch.zeros(1, conditioner.width, count).to(self.conditions.pending.z)
         try:
-            self._keep(self.conditions.push(torch.zeros_like(self.conditions.pending.codes[:, :0])))
+            none = torch.zeros_like(self.conditions.pending.codes[:, :0])
+            self._keep(self.conditions.push(none).columns)
             engine.sample(columns, self.first, engine.block)
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
             why = " ".join(str(error).split())[:100]
@@ -146,12 +159,17 @@ class Stream:
         arrays |= {ATTRIBUTES + name: x.cpu().numpy() for name, x in self.attributes.items()}
         arrays |= {name: getattr(pending, name).cpu().numpy() for name in self._pending}
         arrays["columns"] = self.columns.cpu().numpy()
+        counts = {"pushed": self.pushed, "sent": self.sent, "column": self.first}
+        if self.postfilter is not None:
+            filtering = vars(self.postfilter.state)
+            arrays |= {POSTFILTER + name: filtering[name] for name in FILTERED}
+            counts["filtered"] = self.postfilter.state.frame
         header = {
             "format": FORMAT,
             "model": model_name(self.model),
             "engine": self.engine.name,
             "sampling": asdict(self.sampling),
-            "counts": {"pushed": self.pushed, "sent": self.sent, "column": self.first},
+            "counts": counts,
             "pending": {name: getattr(pending, name) for name in COUNTS},
             "over": self.over,
         }
@@ -204,6 +222,9 @@ class Stream:
         stream.columns = torch.from_numpy(np.array(arrays["columns"])).to(device)
         for name in COUNTS:
             setattr(pending, name, header["pending"].get(name, 0))
+        if stream.postfilter is not None:
+            filtering = {name: np.array(arrays[POSTFILTER + name]) for name in FILTERED}
+            stream.postfilter.state = PostfilterState(frame=counts.get("filtered", 0), **filtering)
         stream.pushed, stream.sent, stream.first = (
             counts[name] for name in ("pushed", "sent", "column")
         )
@@ -220,11 +241,16 @@ class Stream:
         shape, computed = self.columns.shape, self.columns.shape[-1]
         if computed and shape[:2] != (1, conditioner.width):
             raise UserInputError(f"this stream's state: columns of shape {tuple(shape)}")
-        sent = self.sent <= sampled if self.over else self.sent == sampled
+        done = sampled
+        if self.postfilter is not None:
+            frames, done = self.conditions.spectral_frames, self.postfilter.sent
+            if not self.over:
+                self.postfilter.check(sampled, frames)
+        sent = self.sent <= sampled if self.over else self.sent == done
         if self.engine.time != sampled or not sent:
             raise UserInputError(
                 f"this stream's state: {self.engine.time} samples drawn and {self.sent} sent,"
-                f" expected {sampled}"
+                f" expected {sampled} and {done}"
             )
         self.conditions.check(self.pushed, self.first + computed)
 
