@@ -166,6 +166,7 @@ def test_every_command_that_decodes_has_the_options(command: list[str]) -> None:
     assert asked("--temperature", "0.8").temperatures(APART) == (0.8, 0.8, 0.8)
     flags = ("--scale-temperature", "0.5", "--voiced-temperature", "0.4")
     assert asked(*flags).temperatures(APART) == (0.9, 0.5, 0.4)
+    assert asked("--postfilter", "0.3").postfilter == 0.3
 
 
 # ------------------------------------------------------------------ heads

@@ -256,6 +256,10 @@ def test_an_evaluation_says_by_which_temperatures(place: Path, tmp_path: Path) -
     words = "temperature 0.7, of the student 0.9 (choice), 0.8 (scale), 0.6 (voiced)"
     assert about("even", "cold").sampling_text == words
     assert about("even", "even").student_temperature is None
+    filtered = replace(about("cold", temperature=0.5), postfilter=[0.75, 0.75])
+    assert filtered.sampling_text == "temperature 0.5; post-filter 0.75"
+    other = replace(filtered, postfilter=[0.75, 0.5])
+    assert other.sampling_text == "temperature 0.5; post-filter 0.75 and 0.5"
 
 
 def test_a_model_that_makes_no_copies_is_refused(place: Path, tmp_path: Path) -> None:

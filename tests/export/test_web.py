@@ -116,9 +116,10 @@ def test_a_name_cannot_end_the_script(tmp_path: Path, package: Path) -> None:
     assert facts_of(tmp_path / "site")["labels"]["speaker"][0][1] == card["labels"]["speaker"][0]
 
 
-def test_the_graph_with_temperatures_decodes_as_the_model(tmp_path: Path) -> None:
-    """The range of a voice moved, unit noise of a seed in: the waveform of `decode`."""
-    about = {"temperature": TEMPERATURES._asdict()}
+@pytest.mark.parametrize("strength", [0.0, 0.75])
+def test_the_graph_with_temperatures_decodes_as_the_model(strength: float, tmp_path: Path) -> None:
+    """The range of a voice moved, unit noise of a seed in: the waveform of `decode`, filtered."""
+    about = {"temperature": TEMPERATURES._asdict(), "postfilter": strength}
     model = model_of(tmp_path / "model", with_labels("speaker"), **about)
     speech, loaded = load(model), load_trained(model)
     melody = speech.kind.melody
@@ -150,6 +151,9 @@ def test_the_graph_with_temperatures_decodes_as_the_model(tmp_path: Path) -> Non
     inputs = [given[name] for name in graph.names]
     wave = run_onnx(tmp_path / "decoder.onnx", graph.names, inputs)[0]
     torch.testing.assert_close(wave, expected, rtol=0, atol=1e-5)
+    other = Sampling(backend="reference", postfilter=0.75 - strength)
+    filtered = speech.decode(coded, "c", shift_semitones=3.0, seed=5, sampling=other)
+    assert (filtered - expected).abs().max() > 1e-3
     graph.temperatures = Temperatures(1.0, 0.8, 0.8)  # voiced frames have their own
     with torch.no_grad():
         assert not torch.allclose(graph.reference(*inputs)[0], expected, atol=1e-3)

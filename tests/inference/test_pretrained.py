@@ -146,7 +146,10 @@ FLAGS = {  # of `vqwave evaluate`, by a setting's name in what it writes
     "metrics": "--metrics",
     "student": "--student",
 }
-AS_WRITTEN = ("utterances", "seconds", "temperature", "student_temperature", "finished", "skipped")
+AS_WRITTEN = (
+    *("utterances", "seconds", "temperature", "student_temperature", "postfilter"),
+    *("finished", "skipped"),
+)
 
 
 def flags_of(report: dict[str, Any]) -> list[str]:

@@ -78,7 +78,7 @@ def codec(tmp_path: Path) -> Path:
         sample_rate=8000,
         labels=labels,
         spec=spec,
-        about=about | {"decoder_trained": False, "temperature": OWN},
+        about=about | {"decoder_trained": False, "temperature": OWN, "postfilter": 0.25},
     )
     save_trained(tmp_path / "codec", model, card)
     return tmp_path / "codec"
@@ -144,6 +144,7 @@ def test_a_run(experiment: ModuleType, codec: Path, corpus: Path, tmp_path: Path
     )
     model = SpeechModel.load(tmp_path / "run")
     assert model.temperatures == Temperatures(**OWN)
+    assert model.card.about["postfilter"] == 0.25
     assert load_trained(tmp_path / "run").model.network.order.pitch.ratio == 4
     lengths = Corpus.open(corpus)
     longest = max(lengths.utterances[row].frames for row in lengths.of("train"))

@@ -22,6 +22,7 @@ from vqwave.cli import main as command
 from vqwave.codes import CodeSequence, load_codes, save_codes
 from vqwave.config import parse
 from vqwave.data import Corpus, prepare
+from vqwave.decode.postfilter import STRENGTH
 from vqwave.decode.sampling import Sampling
 from vqwave.evaluation import Settings, evaluate
 from vqwave.export import export_onnx
@@ -488,6 +489,13 @@ def test_the_card_keeps_the_ranges(chain: Chain, model: SpeechModel) -> None:
     theirs = load_trained(chain.run("student")).model.melody
     assert torch.equal(theirs.voices, model.model.melody.voices)
     assert vqwave.load(chain.run("student")).fingerprint == model.fingerprint
+
+
+def test_the_card_keeps_the_strength_of_the_post_filter(chain: Chain) -> None:
+    """The decoder is conditioned on frames that are predicted from codes."""
+    for name in ("model", "student", "prior"):
+        assert load_trained(chain.run(name)).card.about["postfilter"] == STRENGTH
+        assert SpeechModel.load(chain.run(name)).postfilter == STRENGTH
 
 
 def test_a_student_is_trained_by_the_noise_of_its_temperatures(
