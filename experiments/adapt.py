@@ -28,13 +28,14 @@ from vqwave.inference.model_folder import ModelCard, parameter_counts
 from vqwave.models import VQVAE, VQVAESpec
 from vqwave.training.adaptation import Adaptation, held_out_sums, objective_of
 from vqwave.training.added_voice import AddedVoice
+from vqwave.training.coded_clips import CodedClips
 from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.identity import Identity, of_corpus, of_model
 from vqwave.training.replay import Replay, join
 from vqwave.training.selection import Selection
 from vqwave.training.settings import Count, DataSpec, ExperimentSpec, OptimSpec, TrainSpec
-from vqwave.training.spectral_adaptation import CodedClips, SpectralAdaptation
+from vqwave.training.spectral_adaptation import SpectralAdaptation
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.validation_set import ValidationSet
 from vqwave.training.voice_pairs import VoicePairs

@@ -29,11 +29,12 @@ from vqwave.nn.wavenet import StackSpec
 from vqwave.training import spectral_adaptation
 from vqwave.training.adaptation import Adaptation, objective_of
 from vqwave.training.added_voice import BEYOND, AddedVoice
+from vqwave.training.coded_clips import CodedClips
 from vqwave.training.command_line import main
 from vqwave.training.pace import Pace
 from vqwave.training.replay import Replay, corpora_of_run, join
 from vqwave.training.selection import Selection
-from vqwave.training.spectral_adaptation import CodedClips, SpectralAdaptation
+from vqwave.training.spectral_adaptation import SpectralAdaptation
 
 RATE = 8000
 PLAIN = Sampling(backend="reference")

@@ -7,6 +7,7 @@ coloured by the speaker.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,8 +18,11 @@ from torch import Tensor, nn
 
 from vqwave.models import VQVAE
 from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoder
+from vqwave.training import nearest_frames as nearest
 from vqwave.training import spectral_adaptation
-from vqwave.training.spectral_adaptation import BATCH, CodedClips, SpectralAdaptation
+from vqwave.training.coded_clips import CodedClips
+from vqwave.training.nearest_frames import nearest_frames
+from vqwave.training.spectral_adaptation import BATCH, SpectralAdaptation
 
 CHANNELS, DIM, VOICES, FRAMES = 6, 5, 4, 12
 NEW = 2  # its row lies among the known ones'
@@ -103,13 +107,16 @@ def test_recordings_and_conversions_of_the_new_voice(
     assert error(decoder, others, NEW, wanted) < 0.6 * error(start, others, NEW, wanted)
 
 
-def test_the_classifier_brings_conversions_nearer(
-    base: VQVAE, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("term", "weight"), [("CONVERSION", 0.2), ("NEAREST", 1.0)])
+def test_either_term_of_conversions_brings_them_nearer(
+    term: str, weight: float, base: VQVAE, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where codes have so much of the new voice that its recordings need no label."""
     others, errors = clips([0, 1, 3], 20, 7), []
-    for weight in (0.2, 0.0):
-        monkeypatch.setattr(spectral_adaptation, "CONVERSION", weight)
+    for name in ("CONVERSION", "NEAREST"):
+        monkeypatch.setattr(spectral_adaptation, name, 0.0)
+    for given in (weight, 0.0):
+        monkeypatch.setattr(spectral_adaptation, term, given)
         decoder = adapted(base, monkeypatch, trace=6.0)
         errors.append(error(decoder, others, NEW, in_voice(others, NEW)))
     assert errors[0] < 0.9 * errors[1]
@@ -131,20 +138,60 @@ def test_known_voices_stay(base: VQVAE, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_each_term(base: VQVAE, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At first nothing has moved: the loss is the error and the weighted cross-entropy."""
+    """At first nothing has moved: the loss is the errors of recordings and conversions, and the
+    weighted cross-entropy.
+    """
     monkeypatch.setattr(spectral_adaptation, "NOISE", 0.0)
     torch.manual_seed(0)
     own, known = clips([NEW], BATCH, 4), clips([0, 1, 3], BATCH, 5)
     adaptation = SpectralAdaptation(base, NEW, own, known, 0)
     known = known.at(torch.arange(BATCH))
     expected = error(adaptation.decoder, own, NEW, own.frames)
-    loss = float(adaptation._loss(own, known).detach())
+    frames = nearest_frames(known, own)
+    expected += spectral_adaptation.NEAREST * error(adaptation.decoder, known, NEW, frames)
+    loss = float(adaptation._loss(own, known, frames).detach())
     classified = (loss - expected) / spectral_adaptation.CONVERSION
     with torch.no_grad():
         frames = adaptation._frames(adaptation.decoder, known, own.labels)
         clear = adaptation.classifier(frames, known.mask)["speaker"]
         wanted = float(F.cross_entropy(clear, own.labels["speaker"]))
     assert classified == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_nearest_frames_are_a_search_by_hand() -> None:
+    """In float64, of real latents alone, two frames a latent."""
+    voice, others = clips([NEW], 3, 4), clips([0, 1], 2, 5)
+    frames = torch.stack([voice.frames, voice.frames + 1], -1).flatten(2)
+    voice = replace(voice, frames=frames)
+    found = nearest_frames(others, voice).double()
+
+    def around(x: CodedClips, clip: int, latent: int) -> Tensor:
+        columns = []
+        for offset in range(-4, 5):
+            n = latent + offset
+            real = 0 <= n < FRAMES and bool(x.mask[clip, n])
+            column = x.z[clip, :, n] if real else torch.zeros(DIM)
+            columns.append(column.double() / (1 + abs(offset)))
+        joined = torch.cat(columns)
+        return joined / joined.norm().clamp_min(1e-12)
+
+    places = [(c, n) for c in range(len(voice)) for n in range(FRAMES) if voice.mask[c, n]]
+    bank = torch.stack([around(voice, *place) for place in places])
+    for clip in range(len(others)):
+        for latent in range(FRAMES):
+            best = (bank @ around(others, clip, latent)).topk(4).indices.tolist()
+            taken = [voice.frames[places[k][0], :, 2 * places[k][1] :][:, :2] for k in best]
+            expected = torch.stack(taken).double().mean(0)
+            torch.testing.assert_close(found[clip, :, 2 * latent : 2 * latent + 2], expected)
+    assert found.shape == (len(others), CHANNELS, 2 * FRAMES)
+
+
+def test_what_a_voice_said_itself_has_its_own_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearest, "COUNT", 1)
+    voice = clips([NEW], 5, 4)
+    found = nearest_frames(voice, voice)
+    real = voice.mask[:, None].expand_as(found)
+    assert torch.equal(found[real], voice.frames[real])
 
 
 def test_it_depends_on_its_seed_alone(base: VQVAE, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from vqwave.nn.random_segments import sliced
 from vqwave.nn.wavenet import Stack
 from vqwave.rng import keyed
 from vqwave.rng.philox import uniforms
-from vqwave.training.spectral_adaptation import CodedClips
+from vqwave.training.coded_clips import CodedClips
 
 D = TypeVar("D", bound=nn.Module)
 PARTS = 4  # uniforms a sample of a student's noise

@@ -27,8 +27,8 @@ from vqwave.errors import UserInputError
 from vqwave.inference.embedding_fit import Clips, descend
 from vqwave.inference.model_folder import Loaded, ModelCard
 from vqwave.models import VQVAE, VQVAESpec
+from vqwave.training.coded_clips import CodedClips
 from vqwave.training.sources import checked_source
-from vqwave.training.spectral_adaptation import CodedClips
 
 FIT_STEPS, FIT_RATE = 60, 0.1
 BEYOND = 0.1  # of the distance from the mean voice: more loses words

@@ -2,10 +2,12 @@
 
 Codes keep something of the voice that they were made of. A spectral decoder that is trained on
 recordings of the new voice alone takes the voice from their codes, and not from the label:
-conversions to it fall short, and the frames of the known voices drift. So each step has three
+conversions to it fall short, and the frames of the known voices drift. So each step has four
 terms:
 
 - the error of the frames of recordings of the new voice, under its labels;
+- the error of recordings of the known voices that are converted to it, against the frames of its
+  recordings whose codes are nearest (`nearest_frames.py`);
 - the cross-entropy of its label for recordings of the known voices that are converted to it, by a
   classifier of speakers that is trained on recordings meanwhile;
 - the distance from the frames that the model had before, of recordings of either kind under labels
@@ -18,83 +20,25 @@ References: Kameoka et al., 2018 (classifier of conversions). arXiv:1808.05092; 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from vqwave.data import Batch
-from vqwave.data.frame_tracks import PITCH
 from vqwave.models import VQVAE
 from vqwave.nn.auxiliary.conversion_classifier import ConversionClassifierSpec
 from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoder
 from vqwave.nn.masks import stretched
+from vqwave.training.coded_clips import CodedClips, Labels
+from vqwave.training.nearest_frames import nearest_frames
 
 STEPS, FIRST = 400, 200  # the classifier's alone come before the steps
 BATCH = 8  # clips of the new voice, and as many of the known ones
 RATE, ROW_RATE = 1e-3, 0.02  # of Adam, for all weights and for the new voice's row
 CONVERSION = 0.1  # weight of the cross-entropy, in nats
+NEAREST = 1.0  # weight of the error against the nearest frames
 NOISE = 0.3  # most that the classifier's input has, standard deviations
-
-Labels = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class CodedClips:
-    """N clips of one length: quantized latents z (N, D, F), the recordings' standardised frames (N,
-    M, F'), mask (N, F) of real latents, pitch codes (N, Q, F'') of a model with melody, labels.
-    """
-
-    z: Tensor
-    frames: Tensor
-    mask: Tensor
-    pitch_codes: Tensor | None
-    labels: Labels
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, model: VQVAE, batches: Iterable[Batch]) -> CodedClips:
-        """Raises ValueError for no batch."""
-        parts = []
-        for batch in batches:
-            codes, mask = model.encode(batch.wave, batch.lengths), batch.frame_mask(model.hop)
-            assert model.spectral_decoder is not None
-            frames = model.spectral_decoder.frontend(batch.wave, mask=mask)
-            melody = model.encode_pitch(batch.labels, batch.lengths)
-            labels = {name: x for name, x in batch.labels.items() if name != PITCH}
-            parts.append(cls(model.quantizer.decode(codes), frames, mask, melody, labels))
-        return cls.joined(parts)
-
-    @classmethod
-    def joined(cls, parts: Sequence[CodedClips]) -> CodedClips:
-        """Raises ValueError for none."""
-        if not parts:
-            raise ValueError("no clips")
-        melodies = [part.pitch_codes for part in parts if part.pitch_codes is not None]
-        return cls(
-            torch.cat([part.z for part in parts]),
-            torch.cat([part.frames for part in parts]),
-            torch.cat([part.mask for part in parts]),
-            torch.cat(melodies) if melodies else None,
-            {name: torch.cat([part.labels[name] for part in parts]) for name in parts[0].labels},
-        )
-
-    def __len__(self) -> int:
-        return len(self.z)
-
-    def at(self, rows: Tensor) -> CodedClips:
-        """Some of them."""
-        codes = None if self.pitch_codes is None else self.pitch_codes[rows]
-        labels = {name: value[rows] for name, value in self.labels.items()}
-        return CodedClips(self.z[rows], self.frames[rows], self.mask[rows], codes, labels)
-
-    def mixed(self, other: CodedClips) -> CodedClips:
-        """Every second one from as many others."""
-        both, n = CodedClips.joined([self, other]), len(self)
-        return both.at(torch.arange(n) + n * (torch.arange(n) % 2))
 
 
 class SpectralAdaptation:
@@ -114,6 +58,7 @@ class SpectralAdaptation:
         channels, ratio = self.decoder.frontend.channels, self.decoder.ratio
         self.classifier = spec.build(channels, ratio, {"speaker": speakers})
         self.weight = weight
+        self.nearest = nearest_frames(known, own)
 
     def fit(self, *, quiet: bool = True) -> None:
         """Train it, and leave it without gradients. quiet: without a bar."""
@@ -127,20 +72,22 @@ class SpectralAdaptation:
         # Adam leaves rows where they are that never have a gradient
         hook = self.weight.register_hook(lambda g: g.masked_fill(rows_of_known[:, None], 0.0))
         for step in tqdm(range(FIRST + STEPS), desc="spectral decoder", disable=quiet, leave=False):
-            own, known = self._drawn(self.own), self._drawn(self.known)
+            own, rows = self.own.at(self._drawn(self.own)), self._drawn(self.known)
+            known = self.known.at(rows)
             classifying.zero_grad()
             self._classification(own, known).backward()
             classifying.step()
             if step >= FIRST:
                 optimizer.zero_grad()
-                self._loss(own, known).backward()
+                self._loss(own, known, self.nearest[rows]).backward()
                 optimizer.step()
                 schedule.step()
         hook.remove()
         self.decoder.requires_grad_(requires_grad=False).zero_grad()
 
-    def _drawn(self, clips: CodedClips) -> CodedClips:
-        return clips.at(torch.randint(len(clips), (BATCH,), generator=self.generator))
+    def _drawn(self, clips: CodedClips) -> Tensor:
+        """Rows of a batch of them."""
+        return torch.randint(len(clips), (BATCH,), generator=self.generator)
 
     def _classification(self, *clips: CodedClips) -> Tensor:
         """Of recordings, which trains the classifier: cross-entropy, nats a clip."""
@@ -154,12 +101,13 @@ class SpectralAdaptation:
         predicted = self.classifier(frames + noise.to(frames), mask)["speaker"]
         return F.cross_entropy(predicted, labels["speaker"])
 
-    def _loss(self, own: CodedClips, known: CodedClips) -> Tensor:
-        """What trains the spectral decoder."""
+    def _loss(self, own: CodedClips, known: CodedClips, nearest: Tensor) -> Tensor:
+        """What trains the spectral decoder; nearest: of `known`, frames of the new voice."""
         terms = [_error(self._frames(self.decoder, own, own.labels), own.frames, own.mask)]
         converted = self._frames(self.decoder, known, own.labels)
         terms.append(CONVERSION * self._misclassified(converted, known.mask, own.labels))
-        either, labels = own.mixed(known), self._drawn(self.known).labels
+        terms.append(NEAREST * _error(converted, nearest, known.mask))
+        either, labels = own.mixed(known), self.known.at(self._drawn(self.known)).labels
         with torch.no_grad():
             kept = self._frames(self.before, either, labels)
         terms.append(_error(self._frames(self.decoder, either, labels), kept, either.mask))
