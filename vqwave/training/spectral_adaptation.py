@@ -37,7 +37,7 @@ STEPS, FIRST = 400, 200  # the classifier's alone come before the steps
 BATCH = 8  # clips of the new voice, and as many of the known ones
 RATE, ROW_RATE = 1e-3, 0.02  # of Adam, for all weights and for the new voice's row
 CONVERSION = 0.1  # weight of the cross-entropy, in nats
-NEAREST = 1.0  # weight of the error against the nearest frames
+NEAREST = 0.3  # weight of the error against the nearest frames
 NOISE = 0.3  # most that the classifier's input has, standard deviations
 
 
