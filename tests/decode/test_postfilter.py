@@ -18,6 +18,7 @@ from vqwave.codes import CodeSequence
 from vqwave.decode.postfilter import BLOCK, LIMIT, Postfilter
 from vqwave.decode.sampling import Sampling
 from vqwave.errors import UserInputError
+from vqwave.export.postfilter_graph import RealPostfilter
 from vqwave.features import LogMel, LogMelSpec
 from vqwave.inference.model_folder import ModelCard
 from vqwave.inference.speech_model import SpeechModel
@@ -60,13 +61,18 @@ def test_it_is_the_law_computed_at_once(samples: int, strength: float) -> None:
 
 
 @pytest.mark.parametrize("samples", LENGTHS)
-def test_its_own_frames_leave_a_waveform_as_it_is(samples: int) -> None:
-    """But for samples at which every window is all but zero."""
+@pytest.mark.parametrize("window_ms", [10.0, 25.0, 64.0])
+def test_its_own_frames_leave_a_waveform_as_it_is(samples: int, window_ms: float) -> None:
+    """Also where windows just touch, so that no window holds the sample between them."""
+    features = LogMelSpec(bands=24, fmax=4000.0, window_ms=window_ms).build(RATE)
     wave, frames = drawn(samples)
     padded = np.pad(wave, (0, frames.shape[1] * HOP - samples))
-    own = FEATURES(torch.from_numpy(padded)[None])[0].numpy()
-    filtered = Postfilter(FEATURES, 1.0).whole(wave, own)
-    np.testing.assert_allclose(filtered, wave, rtol=0, atol=1e-5)
+    own = features(torch.from_numpy(padded)[None])[0].numpy()
+    filtered = Postfilter(features, 1.0).whole(wave, own)
+    np.testing.assert_allclose(filtered, wave, rtol=0, atol=1e-4)
+    graph = RealPostfilter(features, 1.0)
+    exported = graph(torch.from_numpy(padded)[None], torch.from_numpy(own)[None])
+    np.testing.assert_allclose(exported[0, :samples], wave, rtol=0, atol=1e-4)
 
 
 def test_the_stronger_it_is_the_nearer_are_the_frames() -> None:

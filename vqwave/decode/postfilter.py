@@ -38,7 +38,7 @@ from vqwave.models.vqvae import VQVAE
 STRENGTH = 0.75  # that a training puts into its model's card
 BLOCK = 16  # frames
 LIMIT = 1.5  # nats: 13 dB
-LEAST = 1e-8  # sum of squared windows below which nothing is known of a sample
+LEAST = 1e-4  # sum of squared windows below which a sample stays: between windows that just touch
 
 Floats = NDArray[np.float32]
 
@@ -155,7 +155,7 @@ class Postfilter:
         )
         first, last = max(0, blocks - 1), left - BLOCK * max(0, blocks - 1)
         parts = [self._filtered(first, BLOCK), self._filtered(blocks - first, last)]
-        rest = _nearest(state.summed, state.weights)
+        rest = _nearest(state.summed, state.weights, state.wave)
         done = np.concatenate([*parts, rest[max(0, self.before - state.frame * self.hop) :]])
         return done[: samples - sent]
 
@@ -202,7 +202,7 @@ class Postfilter:
         summed = self._added(state.summed, pieces[:real])
         weights = self._added(state.weights, self.window.square().expand(real, -1))
         state.summed, state.weights = summed[step:], weights[step:]
-        return _nearest(summed[:step], weights[:step])
+        return _nearest(summed[:step], weights[:step], wave)
 
     def _added(self, overlap: Floats, pieces: Tensor) -> Floats:
         """What earlier windows have left, and pieces (n, fft), each `hop` samples after the last ->
@@ -218,6 +218,7 @@ class Postfilter:
         return total
 
 
-def _nearest(summed: Floats, weights: Floats) -> Floats:
-    """Windows, summed -> samples in [-1, 1]."""
-    return np.clip(summed / np.maximum(weights, LEAST), -1, 1)
+def _nearest(summed: Floats, weights: Floats, wave: Floats) -> Floats:
+    """Windows, summed, and the samples that they were of -> samples in [-1, 1]."""
+    nearest = summed / np.maximum(weights, LEAST)
+    return np.clip(np.where(weights >= LEAST, nearest, wave[: len(nearest)]), -1, 1)

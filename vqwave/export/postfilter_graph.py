@@ -27,8 +27,11 @@ class RealSpectrum(nn.Module):
 
     def forward(self, wave: Tensor) -> Tensor:
         """wave (B, T) -> (B, 2 bins, T / hop)."""
-        padded = F.pad(wave, (self.before, self.fft - self.hop - self.before))
-        return F.conv1d(padded[:, None], self.waves, stride=self.hop)
+        return F.conv1d(self.padded(wave)[:, None], self.waves, stride=self.hop)
+
+    def padded(self, wave: Tensor) -> Tensor:
+        """With the zeros in the first and last windows."""
+        return F.pad(wave, (self.before, self.fft - self.hop - self.before))
 
 
 def padded_window(mel: MelBands) -> Tensor:
@@ -76,5 +79,6 @@ class RealPostfilter(nn.Module):
         summed = F.conv_transpose1d(spectrum * torch.cat([gain, gain], 1), self.inverse, stride=hop)
         ones = 0.0 * log_mel[:, :1] + 1.0  # of a length that a trace keeps free
         weights = F.conv_transpose1d(ones, self.window, stride=hop)
-        filtered = (summed / weights.clamp_min(LEAST))[:, 0, self.spectrum.before :]
-        return filtered[:, : wave.shape[1]].clamp(-1.0, 1.0)
+        nearest = summed / weights.clamp_min(LEAST)
+        filtered = torch.where(weights >= LEAST, nearest, self.spectrum.padded(wave)[:, None])
+        return filtered[:, 0, self.spectrum.before :][:, : wave.shape[1]].clamp(-1.0, 1.0)
