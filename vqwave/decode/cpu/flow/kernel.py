@@ -61,10 +61,10 @@ def add_products(weights: Matrix, at: int, x: Matrix, x_at: int, y: Floats, row:
     while width - j >= VECTORS * LANES:
         tile(ROWS, VECTORS, weights, at, width, j, x, x_at, depth, y, y_at)
         j += VECTORS * LANES
-    while width - j >= 2 * LANES:
+    while VECTORS > 2 and width - j >= 2 * LANES:
         tile(ROWS, 2, weights, at, width, j, x, x_at, depth, y, y_at)
         j += 2 * LANES
-    if width - j:
+    if VECTORS > 1 and width - j:
         tile(ROWS, 1, weights, at, width, j, x, x_at, depth, y, y_at)
 
 
@@ -126,7 +126,7 @@ def gate_rows(
     at, reach, j = layer * taps * depth * width, plan.dilations[layer] * depth, 0
     while j < width:
         panel, inside = min(PANEL, width - j), 0
-        while panel - inside >= VECTORS * LANES:
+        while panel - inside >= 2 * PAIRS * LANES:
             weights, begin = (
                 Convolution(plan.dilated, at, panel, inside),
                 layer * width + j + inside,
@@ -136,8 +136,8 @@ def gate_rows(
                 given = Conditions(columns.conditions, columns.places, start + row, begin)
                 target = Target(z, row * units + (j + inside) // 2)
                 gate_tile(ROWS, PAIRS, weights, inputs, given, target)
-            inside += VECTORS * LANES
-        while panel - inside >= 2 * LANES:
+            inside += 2 * PAIRS * LANES
+        while PAIRS > 1 and panel - inside >= 2 * LANES:
             weights, begin = (
                 Convolution(plan.dilated, at, panel, inside),
                 layer * width + j + inside,
@@ -174,14 +174,14 @@ def add_residual(
             into = Residual(x, place, plan.residual_bias, layer * width, windows, to)
             residual_tile(ROWS, VECTORS, product, into)
         j += VECTORS * LANES
-    while width - j >= 2 * LANES:
+    while VECTORS > 2 and width - j >= 2 * LANES:
         for row in range(0, rows, ROWS):
             product = Product(plan.residual, at, width, j, units, row * depth)
             place, to = (first + row) * width, (present + row) * width
             into = Residual(x, place, plan.residual_bias, layer * width, windows, to)
             residual_tile(ROWS, 2, product, into)
         j += 2 * LANES
-    if width - j:
+    if VECTORS > 1 and width - j:
         for row in range(0, rows, ROWS):
             product = Product(plan.residual, at, width, j, units, row * depth)
             place, to = (first + row) * width, (present + row) * width

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from vqwave.decode.cpu.flow.plan import Matrix
 from vqwave.decode.cpu.flow.state import Integers
-from vqwave.decode.cpu.microkernels import store_as, turn_of
+from vqwave.decode.cpu.microkernels import Sums, store_as, turn_of
 from vqwave.decode.cpu.processor import WIDE
 from vqwave.decode.cpu.simd import (
     LANES,
@@ -34,8 +34,8 @@ from vqwave.decode.cpu.simd import (
 )
 from vqwave.decode.plan import Floats
 
-PAIRS = 2 if WIDE else 1  # of vectors of a tile
-VECTORS = 2 * PAIRS
+VECTORS = 4 if WIDE else 1  # of each column, whose sums stay in registers: see `ROWS`
+PAIRS = max(1, VECTORS // 2)  # of filters and gates that a tile yields
 
 
 class Convolution(NamedTuple):
@@ -147,25 +147,34 @@ def gate_tile(
         def number(value: int) -> ir.Constant:
             return ir.Constant(index, value)
 
-        sums = []
+        starts = []
         for i in range(n):
             column = builder.load(builder.gep(columns.data, [builder.add(row, number(i))]))
-            start = builder.gep(begin.data, [builder.add(column, begin_at)])
-            loaded = [load_floats(builder, each) for each in _vectors(builder, start, m, index)]
-            sums.append([cgutils.alloca_once_value(builder, value) for value in loaded])
+            starts.append(builder.gep(begin.data, [builder.add(column, begin_at)]))
         turns = builder.udiv(cgutils.unpack_tuple(builder, x.shape)[-1], number(turn.inputs))
         line = builder.mul(width, number(turn.words))
-        origin = builder.add(at, builder.mul(first, number(turn.words)))
-        with cgutils.for_range(builder, number_of_taps) as tap:
-            sources = row_pointers(builder, x, builder.add(x_at, builder.mul(tap.index, reach)), n)
-            matrix = builder.add(origin, builder.mul(tap.index, builder.mul(turns, line)))
-            with cgutils.for_range(builder, turns) as loop:
-                at_turn = builder.add(matrix, builder.mul(loop.index, line))
-                start = builder.gep(weights.data, [at_turn])
-                k = builder.mul(loop.index, number(turn.inputs))
-                inputs = [builder.gep(source, [k]) for source in sources]
-                loaded = _vectors(builder, start, m, index, turn.words)
-                turn.instructions(builder, loaded, inputs, sums)
+        sums: Sums = [[] for _ in range(n)]
+        for group in range(0, m, VECTORS):
+            inside = range(group, min(m, group + VECTORS))
+            places = [
+                [cgutils.alloca_once_value(builder, load_floats(builder, given[v])) for v in inside]
+                for given in (_vectors(builder, start, m, index) for start in starts)
+            ]
+            for every, of_group in zip(sums, places, strict=True):
+                every.extend(of_group)
+            beginning = builder.add(first, number(LANES * group))
+            origin = builder.add(at, builder.mul(beginning, number(turn.words)))
+            with cgutils.for_range(builder, number_of_taps) as tap:
+                here = builder.add(x_at, builder.mul(tap.index, reach))
+                sources = row_pointers(builder, x, here, n)
+                matrix = builder.add(origin, builder.mul(tap.index, builder.mul(turns, line)))
+                with cgutils.for_range(builder, turns) as loop:
+                    at_turn = builder.add(matrix, builder.mul(loop.index, line))
+                    start = builder.gep(weights.data, [at_turn])
+                    k = builder.mul(loop.index, number(turn.inputs))
+                    inputs = [builder.gep(source, [k]) for source in sources]
+                    loaded = _vectors(builder, start, len(inside), index, turn.words)
+                    turn.instructions(builder, loaded, inputs, places)
         for places, row_of_z in zip(sums, row_pointers(builder, z, z_at, n), strict=True):
             for pair, pointer in enumerate(_vectors(builder, row_of_z, m // 2, index)):
                 filtered, gate = (builder.load(place) for place in places[2 * pair : 2 * pair + 2])

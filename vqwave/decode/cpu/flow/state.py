@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqwave.decode.cpu.flow.plan import FlowPlan, Matrix
-from vqwave.decode.cpu.processor import WIDE
 from vqwave.decode.plan import Floats, aligned
 
 Integers = NDArray[np.int64]
 
-# columns of a register tile: with two pairs of vectors, 24 sums and 5 operands in the 32 registers
-# of AVX-512; with one, 6 and 12 narrow ones elsewhere
-ROWS = 6 if WIDE else 3
+# columns of a register tile: of four vectors of each, 24 sums and 5 operands in the 32 registers of
+# AVX-512; of one, which is two registers of AVX2, 12 and 3 in its 16
+ROWS = 6
 STRIP = 96  # columns that pass through all layers before the next
 WINDOW = 2 * STRIP  # rows of a window beyond its span: it is moved once in as many columns
 
