@@ -80,16 +80,16 @@ def bowl(best: Temperatures) -> temperature_tuning.Scorer:
 @pytest.mark.parametrize("best", [(0.8, 0.6, 0.4), (1.0, 1.0, 1.0), (0.7, 0.5, 0.9)])
 def test_the_search_finds_the_best_of_the_grid(best: tuple[float, float, float]) -> None:
     trials = temperature_tuning.search(bowl(Temperatures(*best)), ("choice", "scale", "voiced"))
-    assert trials[0].temperatures == best
+    assert trials[0].settings == best
     assert trials[0].score == 0
     assert [t.score for t in trials] == sorted(t.score for t in trials)
-    assert len({t.temperatures for t in trials}) == len(trials) <= 35  # of 168 in the whole grid
+    assert len({t.settings for t in trials}) == len(trials) <= 35  # of 168 in the whole grid
 
 
 def test_parts_that_do_not_matter_are_tied_and_not_searched() -> None:
     for parts in (("scale",), ("choice",), ("choice", "scale"), ("scale", "voiced")):
         for trial in temperature_tuning.search(bowl(Temperatures(0.7, 0.6, 0.5)), parts):
-            assert temperature_tuning.tied(trial.temperatures, parts) == trial.temperatures
+            assert temperature_tuning.tied(trial.settings, parts) == trial.settings
     assert temperature_tuning.tied(Temperatures(0.1, 0.2, 0.3), ("scale",)) == (0.2, 0.2, 0.2)
     assert temperature_tuning.tied(Temperatures(0.1, 0.2, 0.3), ("choice",)) == (0.1, 0.1, 0.1)
     assert temperature_tuning.tied(Temperatures(0.1, 0.2, 0.3), ("choice", "scale")) == (
@@ -104,13 +104,13 @@ def test_what_has_no_score_is_never_the_best() -> None:
         return {"a": math.nan if at.choice < 0.9 else at.choice}
 
     trials = temperature_tuning.search(judge, ("choice",))
-    assert trials[0].temperatures == (0.9, 0.9, 0.9)
+    assert trials[0].settings == (0.9, 0.9, 0.9)
     assert trials[-1].score == math.inf
 
 
 def test_of_equal_scores_the_first_stands() -> None:
     trials = temperature_tuning.search(lambda at: {"a": 1.0}, ("choice", "scale", "voiced"))
-    assert trials[0].temperatures == (temperature_tuning.EQUAL[0],) * 3
+    assert trials[0].settings == (temperature_tuning.EQUAL[0],) * 3
 
 
 @pytest.mark.parametrize(
@@ -228,6 +228,49 @@ def test_the_command_writes_the_best_into_the_card(
     assert [path.name for path in model.iterdir() if path.name.startswith(".")] == []
     assert vqwave.load(model).temperatures == Temperatures(**best)
     assert describe(str(model))["temperature"] == str(Temperatures(**best))
+
+
+def test_the_strength_of_the_post_filter_has_its_own_search(
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By a judge that wants the copies of strength 0.5 and no others, at the card's temperatures.
+    A model without predicted frames is refused.
+    """
+    about = ABOUT | {"parameters": {"total": 1}, "receptive_field": 1, "postfilter": 0.25}
+    temperature = {"choice": 0.9, "scale": 0.8, "voiced": 0.6}
+    model = saved(tmp_path / "model", SPECTRAL, LABELS, about=about | {"temperature": temperature})
+    corpus, voices = Corpus.open(place / "corpus"), vqwave.load(model)
+    settings = Settings(split="valid", seconds=0.05, limit=2)
+    context = EvaluationContext(corpus, voices, None, settings)
+    sampling = Sampling(postfilter=0.5, backend="reference")
+    wanted = context.outputs.with_sampling(sampling).reconstructed("model")
+
+    def distance(waves: list[Wave]) -> dict[str, float]:
+        return {"off": float(sum(np.abs(a - b).sum() for a, b in zip(waves, wanted, strict=True)))}
+
+    monkeypatch.setattr(temperature_tuning, "scorer_of", lambda _: distance)
+    before = json.loads((model / "config.json").read_text())
+    command = ["tune", str(model), "--data", str(place / "corpus"), "--max-utterances", "2"]
+    command += ["--max-seconds", "0.05", "--backend", "reference", "--quiet", "--postfilter"]
+    main([*command, "--write"])
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.split() == ["postfilter", "score", "off"]
+    tried = [float(line.split()[0]) for line in lines[: len(temperature_tuning.STRENGTHS)]]
+    assert tried == list(temperature_tuning.STRENGTHS)
+    assert [float(x) for x in lines[-2].split()] == [0.5, 0, 0]
+    assert lines[-1].endswith("config.json: postfilter 0.5")
+    after = json.loads((model / "config.json").read_text())
+    assert after == before | {"about": before["about"] | {"postfilter": 0.5}}
+    command[1] = str(place / "model")
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    assert "it has no post-filter" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "--level"])
+    assert "not allowed with" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore::vqwave.errors.Note")  # of a few utterances

@@ -1,4 +1,4 @@
-"""tune: which temperatures, and which level, suit a model best."""
+"""tune: which temperatures, post-filter and level suit a model best."""
 
 from __future__ import annotations
 
@@ -31,7 +31,13 @@ def add(add: Add) -> None:
     )
     tune.add_argument("--split", default="valid", help="train, valid or test (default %(default)s)")
     tune.add_argument("--write", action="store_true", help="put the best into the model's card")
-    tune.add_argument(
+    instead = tune.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--postfilter",
+        action="store_true",
+        help="instead of the temperatures, the strength of the post-filter, 0 to 1",
+    )
+    instead.add_argument(
         "--level",
         action="store_true",
         help="instead of the temperatures, the gain of the spectral decoder's frames with which"
@@ -80,14 +86,17 @@ def tune_model(arguments: argparse.Namespace) -> None:
         return
     try:
         scorer = temperature_tuning.scorer_of(context)
-        trials = temperature_tuning.tune(context, scorer, _Printed())
+        if arguments.postfilter:
+            trials = temperature_tuning.tune_postfilter(context, scorer, _Printed())
+        else:
+            trials = temperature_tuning.tune(context, scorer, _Printed())
     except NotApplicable as error:
         raise UserInputError(f"{arguments.model}: {error}") from None
+    best = trials[0]
     output(f"best:\n{temperature_tuning.table(trials[:1])}")
-    best = trials[0].temperatures
     if arguments.write:
-        update_card(folder, {"temperature": best._asdict()})
-        output(f"{folder / 'config.json'}: temperature {best}")
+        update_card(folder, best.about)
+        output(f"{folder / 'config.json'}: {', '.join(best.about)} {best.settings}")
 
 
 def _tune_level(name: str, folder: Path | None, context: EvaluationContext) -> None:

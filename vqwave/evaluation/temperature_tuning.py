@@ -1,5 +1,5 @@
 """The temperatures that suit a model best, by its copies of held-out recordings: coordinate descent
-on a small grid.
+on a small grid. And the strength of its post-filter, which has a grid of its own.
 
 The score of a trial is a sum of terms, lower is better. By judges trained elsewhere (extra
 `judges`): WER + (1 - similarity to the speaker's voice) + (5 - DNSMOS) / 5. Where one of them is
@@ -13,12 +13,14 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from vqwave import pitch_tracking
 from vqwave.audio import Wave
-from vqwave.decode.sampling import Temperatures
+from vqwave.decode.postfilter import conditioning_spectrum
+from vqwave.decode.sampling import Sampling, Temperatures
 from vqwave.errors import Note
 from vqwave.evaluation.context import EvaluationContext
 from vqwave.evaluation.judged import NO_COPIES, NO_TEXT, NO_VOICE, speaker_voices, with_text
@@ -36,16 +38,33 @@ GRID = {
     "scale": (0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
     "voiced": (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
 }
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 ROUNDS = 2  # over all parts, at the most
 STEP = 0.01  # seconds from frame to frame of F0
+NO_POSTFILTER = "it has no post-filter: it is not conditioned on predicted log-mel frames"
+
+
+class Strength(NamedTuple):
+    """Of the post-filter."""
+
+    postfilter: float
+
+    def __str__(self) -> str:
+        return f"{self.postfilter:g}"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Temperatures and the terms of their score."""
+    """Settings and the terms of their score."""
 
-    temperatures: Temperatures
+    settings: Temperatures | Strength
     terms: Terms
+
+    @property
+    def about(self) -> Mapping[str, object]:
+        """Its settings as a model's card has them."""
+        entries = self.settings._asdict()
+        return {"temperature": entries} if isinstance(self.settings, Temperatures) else entries
 
     @property
     def score(self) -> float:
@@ -94,29 +113,51 @@ def search(
 
 
 def tune(
-    context: EvaluationContext, scorer: Scorer, report: Callable[[Trial], None] = lambda _: None
+    context: EvaluationContext,
+    scorer: Scorer,
+    report: Callable[[Trial], None] = lambda _: None,
 ) -> list[Trial]:
     """`search` by the model's own copies of the recordings, each trial by the same random
     numbers.
     """
-    context.need(context.reconstructs, NO_COPIES)
-    _ = context.waves, context.coded if context.has_codes else None  # once for all trials
+    own = _settings(context)
 
     def score(temperatures: Temperatures) -> Terms:
-        return scorer(_sampled(context, temperatures))
+        choice, scale, voiced = temperatures
+        sampling = replace(
+            own, temperature=choice, scale_temperature=scale, voiced_temperature=voiced
+        )
+        return scorer(_sampled(context, sampling))
 
     return search(score, context.codec.decoder.temperature_parts, report)
 
 
-def _sampled(context: EvaluationContext, temperatures: Temperatures) -> list[Wave]:
-    """The model's copies by other temperatures, which are not kept."""
-    choice, scale, voiced = temperatures
-    sampling = replace(
-        context.settings.sampling,
-        temperature=choice,
-        scale_temperature=scale,
-        voiced_temperature=voiced,
-    )
+def tune_postfilter(
+    context: EvaluationContext,
+    scorer: Scorer,
+    report: Callable[[Trial], None] = lambda _: None,
+) -> list[Trial]:
+    """All strengths of `STRENGTHS`, the best first, at the model's own temperatures; of equal
+    scores the least.
+    """
+    context.need(conditioning_spectrum(context.codec.kind.codec) is not None, NO_POSTFILTER)
+    own, trials = _settings(context), list[Trial]()
+    for strength in STRENGTHS:
+        terms = scorer(_sampled(context, replace(own, postfilter=strength)))
+        trials.append(Trial(Strength(strength), terms))
+        report(trials[-1])
+    return sorted(trials, key=lambda trial: trial.score)
+
+
+def _settings(context: EvaluationContext) -> Sampling:
+    """Those of all trials, whose recordings are read and coded once."""
+    context.need(context.reconstructs, NO_COPIES)
+    _ = context.waves, context.coded if context.has_codes else None
+    return context.settings.sampling
+
+
+def _sampled(context: EvaluationContext, sampling: Sampling) -> list[Wave]:
+    """The model's copies by other settings, which are not kept."""
     return context.outputs.with_sampling(sampling).reconstructed("model")
 
 
@@ -198,11 +239,12 @@ def table(trials: Sequence[Trial]) -> str:
 
 def heading(trial: Trial) -> str:
     """The names of a `line`'s columns."""
-    return "choice  scale  voiced  score  " + "  ".join(trial.terms)
+    return "  ".join([*trial.settings._fields, "score", *trial.terms])
 
 
 def line(trial: Trial) -> str:
-    """Temperatures, score and terms of one trial."""
-    numbers = "  ".join(f"{value:{len(name)}.3f}" for name, value in trial.terms.items())
-    choice, scale, voiced = trial.temperatures
-    return f"{choice:6g}  {scale:5g}  {voiced:6g}  {trial.score:.3f}  {numbers}"
+    """Settings, score and terms of one trial."""
+    names, terms = trial.settings._fields, trial.terms.items()
+    settings = [f"{value:{len(name)}g}" for name, value in zip(names, trial.settings, strict=True)]
+    numbers = [f"{value:{len(name)}.3f}" for name, value in terms]
+    return "  ".join([*settings, f"{trial.score:.3f}", *numbers])
