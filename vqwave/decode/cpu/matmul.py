@@ -39,6 +39,9 @@ def one_row(
     while width - j >= 4 * LANES:
         tile_at(1, 4, weights, width, j, depth, x, x_row, y, y_row)
         j += 4 * LANES
+    while width - j >= 2 * LANES:
+        tile_at(1, 2, weights, width, j, depth, x, x_row, y, y_row)
+        j += 2 * LANES
     while width - j >= LANES:
         tile_at(1, 1, weights, width, j, depth, x, x_row, y, y_row)
         j += LANES

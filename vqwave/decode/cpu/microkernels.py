@@ -260,17 +260,23 @@ def _multiply(
 def _widen_and_multiply(
     builder: ir.IRBuilder, columns: list[ir.Value], sources: list[ir.Value], sums: Sums
 ) -> None:
-    words = [_words(builder, column) for column in columns]
     shift, mask = ir.Constant(_INTS, [16] * LANES), ir.Constant(_INTS, [0xFFFF0000] * LANES)
-    halves = [
-        [builder.bitcast(builder.shl(word, shift), _FLOATS) for word in words],
-        [builder.bitcast(builder.and_(word, mask), _FLOATS) for word in words],
+    values = [
+        [
+            splat(builder, builder.load(builder.gep(source, [ir.Constant(_INT, k)])))
+            for source in sources
+        ]
+        for k in range(2)
     ]
-    for k, half in enumerate(halves):
-        for source, row in zip(sources, sums, strict=True):
-            value = splat(builder, builder.load(builder.gep(source, [ir.Constant(_INT, k)])))
-            for column, place in zip(half, row, strict=True):
-                builder.store(fma(builder, column, value, builder.load(place)), place)
+    # one column after another: the halves of all at once do not fit into 16 registers
+    for number, column in enumerate(columns):
+        word = _words(builder, column)
+        halves = builder.shl(word, shift), builder.and_(word, mask)
+        for half, of_rows in zip(halves, values, strict=True):
+            widened = builder.bitcast(half, _FLOATS)
+            for value, row in zip(of_rows, sums, strict=True):
+                place = row[number]
+                builder.store(fma(builder, widened, value, builder.load(place)), place)
 
 
 def _dot(
