@@ -47,7 +47,7 @@ def main() -> None:
             source = sources[(k * len(sources)) // arguments.pairs - 1]
         example = corpus.read(first[reference])
         wave = corpus.read(source, 0, round(arguments.seconds * rate))
-        voice = model.voice_like((example, rate))
+        voice = model.voice_like(model.voice_like((example, rate)), (wave, rate))
         converted = model.convert(wave, like=voice, seed=k).numpy()
         own = vector_of(converted, rate, encoder)
         to = own @ vector_of(example, rate, encoder)

@@ -20,6 +20,10 @@ class UserInputError(ValueError):
     """
 
 
+class SilenceError(UserInputError):
+    """A recording is silent."""
+
+
 class UnavailableError(UserInputError):
     """An optional library, or its weights, that is not here: which one, and how to get it."""
 

@@ -115,7 +115,7 @@ def test_an_embedding_is_fitted_to_the_reference(
     and the condition of whatever is decoded changes; the model does not.
     """
     codec = model(melody=melody)
-    monkeypatch.setattr(embedding_fit, "BEYOND", 0.0)
+    monkeypatch.setattr(embedding_fit, "BEYOND_MEAN", 0.0)
     before = {name: value.clone() for name, value in codec.model.state_dict().items()}
     wave = torch.from_numpy(buzz(120, 1.0))
     with pytest.warns(Note, match=r"nearest voice is low, similarity 0.80; fitted from there"):
@@ -151,7 +151,6 @@ def test_an_embedding_is_fitted_to_the_reference(
 def test_the_embedding_of_a_known_voice_is_recovered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the reference has the very frames that an embedding predicts, those come out."""
     codec = model(melody=False)
-    monkeypatch.setattr(embedding_fit, "BEYOND", 0.0)
     predictor, wave = codec.model.spectral_decoder, torch.from_numpy(buzz(120, 1.0))
     coded = codec.encode(wave, RATE)
     z = codec.model.quantizer.decode(coded.codes[None])
@@ -159,22 +158,63 @@ def test_the_embedding_of_a_known_voice_is_recovered(monkeypatch: pytest.MonkeyP
     with torch.no_grad():
         wanted, start = (predictor(z, labels) for labels in (high, low))
     monkeypatch.setattr(predictor.frontend, "forward", lambda _: wanted)
-    fitted = embedding_fit.fit_embedding(codec.model, coded, wave, low, torch.tensor([0, 1]))
+    known = torch.tensor([0, 1])
+    fitted, _ = embedding_fit.fit_embedding(codec.model, coded, wave, low, known)
     with torch.no_grad():
         predicted = predictor(z, {EMBEDDING: fitted})
     assert (predicted - wanted).abs().mean() < 0.1 * (start - wanted).abs().mean()
 
 
-def test_the_embedding_goes_beyond_by_half(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_embedding_goes_beyond_by_half() -> None:
     """Of its distance from the mean of the known voices."""
     codec, wave = model(melody=False), torch.from_numpy(buzz(120, 0.4))
     coded, known = codec.encode(wave, RATE), torch.tensor([0, 1])
     own = {"speaker": torch.tensor([0])}
-    beyond = embedding_fit.fit_embedding(codec.model, coded, wave, own, known)
-    monkeypatch.setattr(embedding_fit, "BEYOND", 0.0)
     fitted = embedding_fit.fit_embedding(codec.model, coded, wave, own, known)
     mean = codec.model.spectral_decoder.embeddings["speaker"].weight.detach().mean(0)
-    torch.testing.assert_close(beyond - mean, 1.5 * (fitted - mean))
+    torch.testing.assert_close(fitted.mean[0], mean)
+    torch.testing.assert_close(fitted.beyond_mean() - mean, 1.5 * (fitted.embedding - mean))
+
+
+@pytest.mark.filterwarnings("ignore::vqwave.errors.Note")
+def test_a_conversion_goes_away_from_its_source(tmp_path: Path) -> None:
+    """By three tenths of the distance of both fitted embeddings; `convert` does so by itself, of a
+    waveform and of a file, except for a voice that was taken without the source, and for a source
+    of less than a second.
+    """
+    codec, source = model(), buzz(220, 1.2)
+    voice, other = codec.voice_like(REFERENCE), codec.voice_like((source, RATE)).fitted
+    assert voice.fitted is not None
+    assert other is not None
+    away = codec.voice_like(voice, (source, RATE))
+    reference = voice.fitted.embedding
+    torch.testing.assert_close(
+        away.embedding - other.embedding, 1.3 * (reference - other.embedding)
+    )
+    assert (away.nearest, away.pitch, away.labels) == (voice.nearest, voice.pitch, voice.labels)
+    coded = codec.encode(source)
+
+    def features(like: object) -> torch.Tensor:
+        return codec.task(coded, None, like=like).condition.features
+
+    assert not torch.equal(features(away), features(voice))
+    direct, with_source, without = (
+        codec.convert(source, like=like, sampling=QUICK) for like in (REFERENCE, away, voice)
+    )
+    assert torch.equal(direct, with_source)
+    assert torch.equal(without, codec.decode(coded, like=voice, sampling=QUICK))
+    write(tmp_path / "source.wav", source, RATE)
+    stored = codec.voice_like(voice, tmp_path / "source.wav")
+    torch.testing.assert_close(stored.embedding, away.embedding, atol=0.02, rtol=0)
+    assert codec.voice_like(voice, (buzz(220, 0.9), RATE)) is voice
+    assert codec.voice_like(voice, (np.zeros(2 * RATE, np.float32), RATE)) is voice
+    for source, message in (
+        (tmp_path / "none.wav", r"none\.wav: no such file"),
+        ((np.full(2 * RATE, np.nan, np.float32), RATE), r"source: .*not finite"),
+        (voice, r"source: a ReferenceVoice, expected a file, or a waveform"),
+    ):
+        with pytest.raises(UserInputError, match=message):
+            codec.voice_like(voice, source)
 
 
 def test_the_range_is_that_of_the_reference() -> None:
@@ -277,6 +317,15 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         made.add((tmp_path / out / "a.wav" if out == "all" else tmp_path / out).read_bytes())
         assert len(made) == 2, out  # the four are the same, and not the nearest voice
         assert "nearest voice is low, similarity 0.80" in capsys.readouterr().err
+    write(tmp_path / "in" / "a.wav", buzz(220, 1.2), RATE)  # long enough to go away from
+    save_codes(tmp_path / "a.vqw", it.encode_file(tmp_path / "in" / "a.wav", "high"))
+    converted = set()
+    for source, out in ((a, "f.wav"), (str(tmp_path / "in"), "more")):
+        main(["convert", name, source, *like, "--out", str(tmp_path / out), *quick])
+        converted.add((tmp_path / out / "a.wav" if out == "more" else tmp_path / out).read_bytes())
+    main(["decode", name, str(tmp_path / "a.vqw"), *like, "--out", str(tmp_path / "g.wav"), *quick])
+    assert len(converted) == 1
+    assert (tmp_path / "g.wav").read_bytes() not in converted
     for both in (["--speaker", "low", *like], []):
         with pytest.raises(SystemExit) as end:
             main(["convert", name, a, "--out", str(tmp_path / "e.wav"), *both])

@@ -203,9 +203,11 @@ def labels_of(arguments: argparse.Namespace, model: SpeechModel) -> dict[str, st
     return given
 
 
-def like_of(arguments: argparse.Namespace, model: SpeechModel) -> ReferenceVoice | None:
-    """The voice of the recording that was given, if one was, taken once for all inputs."""
-    return None if arguments.like is None else model.voice_like(arguments.like)
+def like_of(
+    arguments: argparse.Namespace, model: SpeechModel, source: Path | None = None
+) -> ReferenceVoice | None:
+    """The voice of the recording that was given, if one was; source: what will be converted."""
+    return None if arguments.like is None else model.voice_like(arguments.like, source)
 
 
 def embeddings_of(arguments: argparse.Namespace) -> dict[str, np.ndarray]:

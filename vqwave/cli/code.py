@@ -228,8 +228,12 @@ def decode_folder(
     works: list[tuple[Work, int]],
     load: Callable[[Path], CodeSequence],
     labels: dict[str, str],
+    *,
+    recordings: bool = False,
 ) -> None:
-    """Several files at once: each that ends is followed by the next."""
+    """Several files at once: each that ends is followed by the next. recordings: they are no
+    codes, and are converted.
+    """
     from vqwave import audio
 
     total = sum(samples for _, samples in works)
@@ -241,7 +245,10 @@ def decode_folder(
     like = like_of(arguments, model)
 
     def request(work: Work) -> DecodeRequest:
-        return model.task(load(work.source), speaker, labels, embeddings, shift, like=like)
+        coded, voice = load(work.source), like
+        if like is not None and recordings:
+            voice = model.voice_like(like, work.source)
+        return model.task(coded, speaker, labels, embeddings, shift, like=voice)
 
     left: dict[Hashable, Work] = {work.source: work for work, _ in works}
 
@@ -290,12 +297,11 @@ def convert_file(arguments: argparse.Namespace) -> None:
     if arguments.input.is_dir():
         works = share(arguments, SUFFIXES, ".wav")
         lengths = [(work, _samples_of(work.source, model.sample_rate)) for work in works]
-        decode_folder(
-            arguments, model, sorted(lengths, key=lambda pair: -pair[1]), model.encode_file, labels
-        )
+        longest_first = sorted(lengths, key=lambda pair: -pair[1])
+        decode_folder(arguments, model, longest_first, model.encode_file, labels, recordings=True)
         return
     out = audio_out(arguments.out, arguments.input)
-    like = like_of(arguments, model)
+    like = like_of(arguments, model, arguments.input)
     coded = naming(arguments.input, lambda: model.encode_file(arguments.input))
     note_rate(arguments, audio.rate_of(arguments.input), model.sample_rate)
     write_decoded(arguments, model, coded, out, labels, like=like)

@@ -4,7 +4,8 @@ One vector conditions a spectral decoder on a voice: the sum of the embeddings o
 another voice that vector is fitted alone, by gradient descent on the error of the frames that are
 predicted from the codes of the recording. All weights stay as they are. The codes have something of
 a voice in them, those of another recording something of another voice: so the vector is then moved
-further away from the mean of the voices that the model knows.
+further away from that of the recording that is converted, or, where there are only its codes, from
+the mean of the voices that the model knows.
 
 Reference: Arik et al., 2018 (speaker adaptation of the embedding alone), sec. 3.1. arXiv:1802.06006
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +28,8 @@ from vqwave.nn.auxiliary.spectral_decoder import EMBEDDING, SpectralDecoder
 from vqwave.nn.masks import stretched
 
 STEPS, RATE = 150, 0.1  # of Adam; the rate falls linearly to zero
-BEYOND = 0.5  # of the distance from the mean voice
+# of the distance from the mean voice, and from that of the recording that is converted
+BEYOND_MEAN, BEYOND_SOURCE = 0.5, 0.3
 WINDOW, BATCH = 48, 4  # latents, as many as the clips of a training have; windows a step
 
 
@@ -42,6 +45,21 @@ class Clips:
     mask: Tensor | None = None
 
 
+class FittedEmbedding(NamedTuple):
+    """The embedding of least error, and that of the mean voice of the model, (1, C) each."""
+
+    embedding: Tensor
+    mean: Tensor
+
+    def beyond_mean(self) -> Tensor:
+        """Where only codes are at hand."""
+        return torch.lerp(self.mean, self.embedding, 1 + BEYOND_MEAN)
+
+    def beyond(self, source: FittedEmbedding) -> Tensor:
+        """For the conversion of a recording with this embedding."""
+        return torch.lerp(source.embedding, self.embedding, 1 + BEYOND_SOURCE)
+
+
 @limited_to(1)  # another number of threads may round otherwise
 def fit_embedding(
     model: VQVAE,
@@ -49,7 +67,7 @@ def fit_embedding(
     wave: Tensor,
     labels: Mapping[str, Tensor],
     speakers: Tensor,
-) -> Tensor:
+) -> FittedEmbedding:
     """The codes of a recording, and itself, wave (T,) -> the embedding (1, C), for `EMBEDDING`.
 
     labels: of the voice to begin with, and the range of the pitch of a model with melody; speakers
@@ -76,8 +94,7 @@ def fit_embedding(
         every = {name: value.expand(len(speakers), *value.shape[1:]) for name, value in own.items()}
         every["speaker"] = ordinary(speakers)
         mean = predictor.embedded(every).detach().mean(0, keepdim=True)
-        fitted = descend(predictor, clips, predictor.embedded(own))
-        return torch.lerp(mean, fitted, 1 + BEYOND)
+        return FittedEmbedding(descend(predictor, clips, predictor.embedded(own)), mean)
 
 
 def descend(predictor: SpectralDecoder, clips: Clips, start: Tensor) -> Tensor:

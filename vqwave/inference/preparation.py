@@ -8,13 +8,13 @@ from torch import Tensor
 
 from vqwave import inputs
 from vqwave.audio import Wave, downmix, normalise_level, remove_dc, resample, silence_in
-from vqwave.errors import UserInputError
+from vqwave.errors import SilenceError, UserInputError
 
 
 def prepare(wave: Tensor | NDArray, source: int, target: int, level: float) -> Wave:
     """A recording (see `inputs`) at `source` Hz -> (T,) at `target` Hz: mono, no DC, `level` dBFS.
 
-    Raises UserInputError for silence.
+    Raises UserInputError, for silence `SilenceError`.
     """
     samples, source = inputs.waveform(wave), inputs.sample_rate(source)
     samples = downmix(samples.T) if samples.ndim == 2 else samples
@@ -27,8 +27,8 @@ def prepare(wave: Tensor | NDArray, source: int, target: int, level: float) -> W
 def _refuse_silence(wave: Wave) -> Wave:
     """(T,) without DC, as it is.
 
-    Raises UserInputError where it is silent, by the rule of `audio`.
+    Raises SilenceError where it is silent, by the rule of `audio`.
     """
     if (silence := silence_in(wave)) is not None:
-        raise UserInputError(f"the recording is {silence}, expected audio")
+        raise SilenceError(f"the recording is {silence}, expected audio")
     return wave

@@ -15,8 +15,9 @@ from vqwave.audio import read
 from vqwave.audio.streaming import Recording
 from vqwave.data.speaker_vectors import NAME, REFERENCE_SECONDS, SpeakerVectors, vector_of
 from vqwave.data.voices import VoicePitch
-from vqwave.errors import Note, UserInputError
+from vqwave.errors import Note, SilenceError, UserInputError
 from vqwave.failures import about
+from vqwave.inference.embedding_fit import FittedEmbedding
 from vqwave.inference.pitch_encoding import f0_of
 from vqwave.inputs import sample_rate
 from vqwave.models import Student, WaveNet
@@ -44,7 +45,7 @@ class Speech(Protocol):
 
     def prepare(self, wave: Tensor | np.ndarray, sample_rate: int, /) -> Tensor: ...
 
-    def embedding_of(self, wave: Tensor, voice: ReferenceVoice, /) -> Tensor | None: ...
+    def embedding_of(self, wave: Tensor, voice: ReferenceVoice, /) -> FittedEmbedding | None: ...
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class ReferenceVoice:
     """The voice of a recording as a model takes it: a label, or a vector; its range of F0.
 
     `nearest` is the voice of the model that is most like it, `similarity` the cosine of the vectors
-    of both, `embedding` (1, C) what the spectral decoder is conditioned on in place of labels. Made
-    by `SpeechModel.voice_like`.
+    of both, `embedding` (1, C) what the spectral decoder is conditioned on in place of labels: that
+    of `fitted`, moved away from another voice. Made by `SpeechModel.voice_like`.
     """
 
     nearest: str
@@ -62,6 +63,7 @@ class ReferenceVoice:
     embeddings: Mapping[str, np.ndarray] = field(default_factory=dict)
     pitch: VoicePitch | None = None
     embedding: Tensor | None = None
+    fitted: FittedEmbedding | None = None
 
     def conditions(
         self, labels: Mapping[str, str | None], vectors: Vectors
@@ -72,38 +74,68 @@ class ReferenceVoice:
         return {**labels, **self.labels} if self.labels else {}, {**vectors, **self.embeddings}
 
 
+SOURCE_SECONDS = 1.0  # the least of a recording whose voice an embedding is moved away from
+
 Reference = str | Path | tuple[Tensor | np.ndarray, int] | ReferenceVoice
 """A file, a waveform and its rate in Hz, or what `SpeechModel.voice_like` made of either."""
 
 
-def reference_voice(model: Speech, reference: Reference) -> ReferenceVoice:
+def reference_voice(
+    model: Speech, reference: Reference, source: Reference | None = None
+) -> ReferenceVoice:
     """The voice of a reference, of which the first half minute counts.
 
     A model that is conditioned on speaker vectors takes that of the reference. Any other takes the
     nearest of its own voices, which a note names, and where a spectral decoder conditions its
-    decoder, an embedding that is fitted to the reference. Raises UserInputError for a model that
-    has no vectors of its voices, and without the package of the encoder.
+    decoder, an embedding that is fitted to the reference, and to `source`, the recording that will
+    be converted, where one is given. Raises UserInputError for a model that has no vectors of its
+    voices, and without the package of the encoder.
     """
-    if isinstance(reference, ReferenceVoice):
-        return reference
-    name = str(reference) if isinstance(reference, str | Path) else "like"
+    voice = reference if isinstance(reference, ReferenceVoice) else _noted(model, reference)
+    if source is None or voice.fitted is None:
+        return voice
+    with about(_name_of(source, "source")):
+        recorded = _recorded(source)
+        try:
+            wave = model.prepare(*recorded)
+        except SilenceError:  # perhaps at the beginning alone
+            return voice
+    if len(wave) < SOURCE_SECONDS * model.sample_rate:
+        return voice
+    other = _voice_of(model, wave).fitted
+    return voice if other is None else replace(voice, embedding=voice.fitted.beyond(other))
+
+
+def _noted(model: Speech, reference: Reference) -> ReferenceVoice:
+    """The voice of a reference, and a note on what is taken for it, where that is no vector."""
+    name = _name_of(reference, "like")
     with about(name):
         _voices_of(model)  # raises where there are none, before any work
-        encoder = speaker_encoder()
-        wave = model.prepare(*_recorded(reference))
+        voice = _voice_of(model, model.prepare(*_recorded(reference)))
+    if voice.labels:
+        text = f"{name}: the model's nearest voice is {voice.nearest}"
+        text += f", similarity {voice.similarity:.2f}; "
+        text += "it takes no vectors of others" if voice.fitted is None else "fitted from there"
+        warnings.warn(text, Note, stacklevel=4)
+    return voice
+
+
+def _voice_of(model: Speech, wave: Tensor) -> ReferenceVoice:
+    """That of a prepared recording (T,)."""
+    wave = wave[: round(REFERENCE_SECONDS * model.sample_rate)]
     samples = wave.cpu().numpy()
-    voice = voice_of_vector(model, vector_of(samples, model.sample_rate, encoder))
+    vector = vector_of(samples, model.sample_rate, speaker_encoder())
+    voice = voice_of_vector(model, vector)
     if model.melody is not None:
         pitch = VoicePitch.of_reference(f0_of(model.melody, samples, model.sample_rate))
         voice = replace(voice, pitch=pitch)
-    if not voice.labels:
+    if not voice.labels or (fitted := model.embedding_of(wave, voice)) is None:
         return voice
-    voice = replace(voice, embedding=model.embedding_of(wave, voice))
-    text = f"{name}: the model's nearest voice is {voice.nearest}"
-    text += f", similarity {voice.similarity:.2f}; "
-    text += "it takes no vectors of others" if voice.embedding is None else "fitted from there"
-    warnings.warn(text, Note, stacklevel=3)
-    return voice
+    return replace(voice, embedding=fitted.beyond_mean(), fitted=fitted)
+
+
+def _name_of(recording: Reference, otherwise: str) -> str:
+    return str(recording) if isinstance(recording, str | Path) else otherwise
 
 
 def voice_of_vector(model: Speech, vector: Embedding) -> ReferenceVoice:

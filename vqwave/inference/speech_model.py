@@ -22,7 +22,7 @@ from vqwave.distributed.torch_defaults import inference, own_defaults
 from vqwave.errors import UserInputError, under
 from vqwave.inference.batch_codec import Codec
 from vqwave.inference.decoder_inputs import Given, Labels, Vectors
-from vqwave.inference.embedding_fit import fit_embedding
+from vqwave.inference.embedding_fit import FittedEmbedding, fit_embedding
 from vqwave.inference.hub import HubAddress, fetch, push
 from vqwave.inference.model_folder import Loaded, check_device
 from vqwave.inference.reference_voice import Reference, ReferenceVoice, reference_voice
@@ -140,18 +140,19 @@ class SpeechModel(SpeechEncoder):
         return postfiltered(self.kind.codec, wave, task.spectrum, sampling.postfilter)
 
     @inference()
-    def voice_like(self, reference: Reference) -> ReferenceVoice:
+    def voice_like(self, reference: Reference, source: Reference | None = None) -> ReferenceVoice:
         """The voice of a recording (a file, or a waveform and its rate), as this model takes it: by
         its vector, else its own nearest voice, by an embedding that is fitted to the recording
         where a spectral decoder takes one; in the range of the recording's F0.
 
-        Each method that has `like` takes the result, too. Raises UserInputError for a model without
-        vectors of its voices (`voices.safetensors`), and without the extra `voices`.
+        source: what will be converted, from whose voice the embedding is moved away. Methods with
+        `like` take the result, too. Raises UserInputError for a model without vectors of its voices
+        (`voices.safetensors`), and without the extra `voices`.
         """
-        return reference_voice(self, reference)
+        return reference_voice(self, reference, source)
 
     @inference()
-    def embedding_of(self, wave: Tensor, voice: ReferenceVoice) -> Tensor | None:
+    def embedding_of(self, wave: Tensor, voice: ReferenceVoice) -> FittedEmbedding | None:
         """What conditions the spectral decoder on the voice of a prepared recording (T,), fitted
         from that of `voice` on; None where no spectral decoder conditions the decoder.
         """
@@ -162,8 +163,7 @@ class SpeechModel(SpeechEncoder):
         labels = self.given.voice(None, {}, None, voice)
         labels |= self.given.range_of(labels, coded.pitch, like=voice)
         known = [self.labels["speaker"].index(name) for name in self.card.trained("speaker")]
-        speakers = torch.tensor(known, device=self.device)
-        return fit_embedding(model, coded, wave, labels, speakers)
+        return fit_embedding(model, coded, wave, labels, torch.tensor(known, device=self.device))
 
     def _like(self, like: Reference | None, speaker: str | None) -> ReferenceVoice | None:
         """Raises UserInputError where a speaker is given, too."""
@@ -292,9 +292,11 @@ class SpeechModel(SpeechEncoder):
         sampling: Sampling = DEFAULT,
         progress: Progress | None = None,
     ) -> Tensor:
-        """A recording, as `encode` takes it -> the same words and melody in the voice and the range
-        of `speaker`, or of the recording `like`.
+        """A recording, as `encode` takes it -> the same words and melody in the voice and range of
+        `speaker`, or of the recording `like`, which `voice_like` takes with its source.
         """
+        if not (like is None or speaker or isinstance(like, ReferenceVoice)):
+            like = self.voice_like(like, (wave, sample_rate or self.sample_rate))
         return self.decode(
             self.encode(wave, sample_rate),
             speaker,
