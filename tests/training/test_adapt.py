@@ -342,7 +342,10 @@ def test_conversions_are_replayed_where_recordings_are_not_at_hand(
         settings[-1] = f"train.steps={steps}"
         cli.main([*words, "--out", str(tmp_path / "run"), *settings])
         line = f"replayed, so that they stay: 3 voices, {tmp_path / 'run'}-replay"
-        assert line in "".join(capsys.readouterr())
+        said = "".join(capsys.readouterr())
+        assert line in said
+        better = "--replay CORPUS with recordings of them reaches new better"
+        assert (better in said) == (steps == 4)
         written.append((tmp_path / "run-replay" / "corpus.json").stat().st_mtime_ns)
     assert written[0] == written[1]
     assert load_trained(tmp_path / "run").card.about["adapted"]["replayed"] == sorted(

@@ -140,6 +140,11 @@ def conversions_of(arguments: argparse.Namespace, corpus: Path) -> list[str]:
     labels = {name: added.labels[name] for name in added.spec.decoder.conditioner.categorical}
     # refuses what the training would, before anything is converted
     own = join(recordings, arguments.speaker, Replay([], []), labels, loaded.card)
+    if not arguments.quiet:
+        message(
+            f"note: no recordings of the voices of {arguments.model} are at hand, conversions are"
+            f" replayed; --replay CORPUS with recordings of them reaches {arguments.speaker} better"
+        )
     prepare_conversions(model, own, arguments.speaker, out, quiet=arguments.quiet)
     return [str(out)]
 
