@@ -159,14 +159,15 @@ def test_the_embedding_of_a_known_voice_is_recovered(monkeypatch: pytest.MonkeyP
         wanted, start = (predictor(z, labels) for labels in (high, low))
     monkeypatch.setattr(predictor.frontend, "forward", lambda _: wanted)
     known = torch.tensor([0, 1])
-    fitted, _ = embedding_fit.fit_embedding(codec.model, coded, wave, low, known)
+    fitted = embedding_fit.fit_embedding(codec.model, coded, wave, low, known).embedding
     with torch.no_grad():
         predicted = predictor(z, {EMBEDDING: fitted})
     assert (predicted - wanted).abs().mean() < 0.1 * (start - wanted).abs().mean()
 
 
-def test_the_embedding_goes_beyond_by_half() -> None:
+def test_the_embedding_goes_beyond_by_half(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of its distance from the mean of the known voices."""
+    monkeypatch.setattr(embedding_fit, "LEVEL_STEPS", 0)
     codec, wave = model(melody=False), torch.from_numpy(buzz(120, 0.4))
     coded, known = codec.encode(wave, RATE), torch.tensor([0, 1])
     own = {"speaker": torch.tensor([0])}
@@ -177,11 +178,44 @@ def test_the_embedding_goes_beyond_by_half() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::vqwave.errors.Note")
-def test_a_conversion_goes_away_from_its_source(tmp_path: Path) -> None:
+@pytest.mark.parametrize("melody", [False, True])
+def test_what_goes_beyond_keeps_the_level(monkeypatch: pytest.MonkeyPatch, melody: bool) -> None:
+    """Of the frames that the fitted embedding predicts, for the codes of the reference, or of the
+    recording that is converted.
+    """
+    codec, source = model(melody=melody), (buzz(220, 1.2), RATE)
+    reference = buzz(120, 1.0), RATE
+
+    def level(like: ReferenceVoice, wave: np.ndarray) -> float:
+        spectrum = codec.task(codec.encode(wave), None, like=like).spectrum
+        return 10 * math.log10(float((2 * spectrum).exp().sum(1).mean()))
+
+    def off(steps: int) -> tuple[float, float]:
+        """By the mean voice, by the source."""
+        monkeypatch.setattr(embedding_fit, "LEVEL_STEPS", steps)
+        voice = codec.voice_like(reference)
+        away, fitted = (
+            codec.voice_like(voice, source),
+            replace(voice, embedding=voice.fitted.embedding),
+        )
+        return tuple(
+            abs(level(each, wave) - level(fitted, wave))
+            for each, wave in ((voice, reference[0]), (away, source[0]))
+        )
+
+    for before, after in zip(off(0), off(4), strict=True):
+        assert after < 0.1 * before  # but for the pitch, that of the target in a conversion
+
+
+@pytest.mark.filterwarnings("ignore::vqwave.errors.Note")
+def test_a_conversion_goes_away_from_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By three tenths of the distance of both fitted embeddings; `convert` does so by itself, of a
     waveform and of a file, except for a voice that was taken without the source, and for a source
     of less than a second.
     """
+    monkeypatch.setattr(embedding_fit, "LEVEL_STEPS", 0)
     codec, source = model(), buzz(220, 1.2)
     voice, other = codec.voice_like(REFERENCE), codec.voice_like((source, RATE)).fitted
     assert voice.fitted is not None

@@ -5,16 +5,17 @@ another voice that vector is fitted alone, by gradient descent on the error of t
 predicted from the codes of the recording. All weights stay as they are. The codes have something of
 a voice in them, those of another recording something of another voice: so the vector is then moved
 further away from that of the recording that is converted, or, where there are only its codes, from
-the mean of the voices that the model knows.
+the mean of the voices that the model knows. Beyond what was fitted, frames may be amplified, so the
+level stays that of the fitted one.
 
 Reference: Arik et al., 2018 (speaker adaptation of the embedding alone), sec. 3.1. arXiv:1802.06006
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,7 @@ from vqwave.nn.masks import stretched
 STEPS, RATE = 150, 0.1  # of Adam; the rate falls linearly to zero
 # of the distance from the mean voice, and from that of the recording that is converted
 BEYOND_MEAN, BEYOND_SOURCE = 0.5, 0.3
+LEVEL_STEPS = 4  # of Newton's method
 WINDOW, BATCH = 48, 4  # latents, as many as the clips of a training have; windows a step
 
 
@@ -45,19 +47,28 @@ class Clips:
     mask: Tensor | None = None
 
 
-class FittedEmbedding(NamedTuple):
-    """The embedding of least error, and that of the mean voice of the model, (1, C) each."""
+@dataclass(frozen=True)
+class FittedEmbedding:
+    """The embedding of least error, and that of the mean voice of the model, (1, C) each; what it
+    was fitted to.
+    """
 
     embedding: Tensor
     mean: Tensor
+    predictor: SpectralDecoder
+    clips: Clips
 
     def beyond_mean(self) -> Tensor:
         """Where only codes are at hand."""
-        return torch.lerp(self.mean, self.embedding, 1 + BEYOND_MEAN)
+        return self._beyond(self.mean, BEYOND_MEAN, self.clips)
 
     def beyond(self, source: FittedEmbedding) -> Tensor:
         """For the conversion of a recording with this embedding."""
-        return torch.lerp(source.embedding, self.embedding, 1 + BEYOND_SOURCE)
+        return self._beyond(source.embedding, BEYOND_SOURCE, source.clips)
+
+    def _beyond(self, other: Tensor, share: float, clips: Clips) -> Tensor:
+        moved = torch.lerp(other, self.embedding, 1 + share)
+        return at_level_of(self.embedding, moved, self.predictor, clips)
 
 
 @limited_to(1)  # another number of threads may round otherwise
@@ -94,7 +105,8 @@ def fit_embedding(
         every = {name: value.expand(len(speakers), *value.shape[1:]) for name, value in own.items()}
         every["speaker"] = ordinary(speakers)
         mean = predictor.embedded(every).detach().mean(0, keepdim=True)
-        return FittedEmbedding(descend(predictor, clips, predictor.embedded(own)), mean)
+        fitted = descend(predictor, clips, predictor.embedded(own))
+        return FittedEmbedding(fitted, mean, predictor, clips)
 
 
 def descend(predictor: SpectralDecoder, clips: Clips, start: Tensor) -> Tensor:
@@ -115,6 +127,39 @@ def descend(predictor: SpectralDecoder, clips: Clips, start: Tensor) -> Tensor:
         optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
         optimizer.step()
     return embedding.detach()
+
+
+@limited_to(1)
+def at_level_of(
+    embedding: Tensor, moved: Tensor, predictor: SpectralDecoder, clips: Clips
+) -> Tensor:
+    """`moved` (1, C), moved on along the gradient of the level of the log-mel frames predicted for
+    the clips, until this is that of `embedding`; as it is for other frames.
+    """
+    if predictor.spectrum is None:
+        return moved
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        wanted = _level(predictor, clips, embedding).detach()
+        nearest, least = moved, math.inf
+        for _ in range(LEVEL_STEPS + 1):
+            moved = moved.detach().clone().requires_grad_()
+            level = _level(predictor, clips, moved)
+            off = float((level.detach() - wanted).abs())
+            if off < least:
+                nearest, least = moved.detach(), off
+            (slope,) = torch.autograd.grad(level, [moved])
+            moved = moved - (level - wanted) * slope / slope.square().sum().clamp_min(1e-12)
+        return nearest
+
+
+def _level(predictor: SpectralDecoder, clips: Clips, embedding: Tensor) -> Tensor:
+    """ln of the mean power of the frames predicted with an embedding (1, C)."""
+    given = {EMBEDDING: embedding.expand(len(clips.z), -1)}
+    log_mel = predictor.log_mel(predictor(clips.z, given, clips.mask, clips.pitch))
+    power = (2 * log_mel).exp().sum(1)
+    if clips.mask is not None:
+        power = power[stretched(clips.mask, power.shape[-1])]
+    return power.mean().log()
 
 
 def _windows(x: Tensor, count: int, length: int) -> Tensor:
