@@ -34,7 +34,7 @@ from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.identity import Identity, of_corpus, of_model
 from vqwave.training.replay import Replay, join
 from vqwave.training.selection import Selection
-from vqwave.training.settings import Count, DataSpec, ExperimentSpec, OptimSpec, TrainSpec
+from vqwave.training.settings import Count, DataSpec, ExperimentSpec, OptimSpec, TrainSpec, Weights
 from vqwave.training.spectral_adaptation import SpectralAdaptation
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.validation_set import ValidationSet
@@ -71,7 +71,7 @@ class Config(ExperimentSpec):
     decoder_segment_seconds: Annotated[float, Field(gt=0)] = option(
         default=0.2, help="of each clip, anywhere, that the decoder is trained on"
     )
-    losses: dict[str, float] = option(
+    losses: Weights = option(
         default={"nll": 1.0, "energy_distance": 1.0},
         help="weights: nll (of a WaveNet), energy_distance (of a student)",
     )

@@ -15,7 +15,7 @@ from vqwave.data import Batch
 from vqwave.models import Classifier, ClassifierSpec
 from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
-from vqwave.training.settings import ExperimentSpec
+from vqwave.training.settings import ExperimentSpec, Weights
 
 
 @spec
@@ -23,7 +23,7 @@ class Config(ExperimentSpec):
     """Settings of `experiments/classifier.py`."""
 
     model: ClassifierSpec = option(default=ClassifierSpec(), help="the classifier")
-    losses: dict[str, float] = option(
+    losses: Weights = option(
         default={"cross_entropy": 1.0}, help="weights: cross_entropy (sum over the labels)"
     )
 

@@ -44,7 +44,7 @@ from vqwave.rng import keyed
 from vqwave.rng.philox import uniforms
 from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
-from vqwave.training.settings import Count, ExperimentSpec
+from vqwave.training.settings import Count, ExperimentSpec, Weights
 from vqwave.training.sources import continuous_decoder
 from vqwave.training.tracking import SampleSheet
 
@@ -65,7 +65,7 @@ class Config(ExperimentSpec, DistillationSpec):
         help="run or model folder of a trained student with these settings of the model, whose"
         " weights training starts from; none: from random ones",
     )
-    losses: dict[str, float] = option(
+    losses: Weights = option(
         default={"kl": 1.0, "power": 4.0},
         help="weights (0: off): kl, log_scale_regularizer, contrastive (-0.3), power, log_spectral,"
         " stft, energy_distance, perceptual, adversarial",

@@ -17,7 +17,7 @@ from vqwave.metrics import likelihood
 from vqwave.models import Density, Student, StudentSpec
 from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, StepOutput
-from vqwave.training.settings import Count, ExperimentSpec, Seconds
+from vqwave.training.settings import Count, ExperimentSpec, Seconds, Weights
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.waveform_experiment import WaveformExperiment
 
@@ -32,7 +32,7 @@ class Config(ExperimentSpec):
         default=StudentSpec(flow_type="maf"),
         help="the flows; with flow_type maf the density takes one pass",
     )
-    losses: dict[str, float] = option(default={"nll": 1.0}, help="weights: nll")
+    losses: Weights = option(default={"nll": 1.0}, help="weights: nll")
     num_samples: Count = option(default=2, help="utterances (or generated clips) in samples/")
     sample_seconds: Seconds = option(
         default=0.3, help="length of a generated clip; a maf draws one block after another"

@@ -24,7 +24,7 @@ from vqwave.models import PitchCodec, PitchCodecSpec, denormalise, normalise
 from vqwave.nn.quantize import frame_mask
 from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
-from vqwave.training.settings import ExperimentSpec
+from vqwave.training.settings import ExperimentSpec, Weights
 
 
 @spec
@@ -32,7 +32,7 @@ class Config(ExperimentSpec):
     """Settings of `experiments/pitch.py`."""
 
     model: PitchCodecSpec = option(default=PitchCodecSpec(), help="encoder, codes, decoder")
-    losses: dict[str, float] = option(
+    losses: Weights = option(
         default={"contour": 1.0, "voicing": 1.0, "commitment": 0.25},
         help="weights: contour (squared error where voiced), voicing (nats), commitment",
     )

@@ -26,7 +26,7 @@ from vqwave.models.prior import CodeNetwork
 from vqwave.training.code_dataset import CodeCorpus
 from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
-from vqwave.training.settings import Count, ExperimentSpec, Seconds
+from vqwave.training.settings import Count, ExperimentSpec, Seconds, Weights
 from vqwave.training.sources import checked_source
 from vqwave.training.tracking import SampleSheet
 
@@ -41,7 +41,7 @@ class Config(ExperimentSpec):
     model: PriorSpec = option(
         default=PriorSpec(), help="the network over codes; its codec is the one above"
     )
-    losses: dict[str, float] = option(default={"nll": 1.0}, help="weights: nll (nats a code)")
+    losses: Weights = option(default={"nll": 1.0}, help="weights: nll (nats a code)")
     num_samples: Count = option(default=4, help="utterances in samples/")
     sample_seconds: Seconds = option(
         default=2.0, help="after which they are cut, if they have not ended"

@@ -27,7 +27,7 @@ from vqwave.models import VQVAE, PitchCodec, PitchCodecSpec, VQVAESpec, WaveNetS
 from vqwave.nn.random_segments import sliced
 from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
-from vqwave.training.settings import Count, ExperimentSpec
+from vqwave.training.settings import Count, ExperimentSpec, Weights
 from vqwave.training.tracking import SampleSheet
 
 
@@ -36,7 +36,7 @@ class Config(ExperimentSpec):
     """Settings of `experiments/vqvae.py`."""
 
     model: VQVAESpec = option(default=VQVAESpec(), help="encoder, quantizer, decoder")
-    losses: dict[str, float] = option(
+    losses: Weights = option(
         default={"nll": 1.0, "commitment": 0.25, "codebook": 1.0},
         help=(
             "weights: nll, commitment, codebook (of a gradient codebook), entropy (with"

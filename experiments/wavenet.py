@@ -15,7 +15,7 @@ from vqwave.metrics import likelihood
 from vqwave.models import WaveNet, WaveNetSpec
 from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, StepOutput
-from vqwave.training.settings import Count, ExperimentSpec, Seconds
+from vqwave.training.settings import Count, ExperimentSpec, Seconds, Weights
 from vqwave.training.tracking import SampleSheet
 from vqwave.training.waveform_experiment import WaveformExperiment
 
@@ -25,7 +25,7 @@ class Config(ExperimentSpec):
     """Settings of `experiments/wavenet.py`."""
 
     model: WaveNetSpec = option(default=WaveNetSpec(), help="the WaveNet")
-    losses: dict[str, float] = option(default={"nll": 1.0}, help="weights: nll")
+    losses: Weights = option(default={"nll": 1.0}, help="weights: nll")
     num_samples: Count = option(default=4, help="utterances (or generated clips) in samples/")
     sample_seconds: Seconds = option(default=1.0, help="length of a generated clip")
 

@@ -168,6 +168,28 @@ def test_folder_with_and_without_splits(tmp_path: Path) -> None:
     }
 
 
+def test_splits_next_to_other_folders(tmp_path: Path) -> None:
+    """One without recordings changes nothing; with recordings, nobody knows what is held out."""
+    for name in ("train/ann/a", "test/ann/b"):
+        put(tmp_path / f"{name}.wav")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "readme.md").touch()
+    found, _ = rows("folder", tmp_path)
+    assert {name: row.split for name, row in found.items()} == {
+        "train/ann/a": "train",
+        "test/ann/b": "test",
+    }
+    put(tmp_path / "more" / "ann" / "c.wav")
+    with pytest.raises(UserInputError, match=r"test/SPEAKER and in more, expected all of them in"):
+        rows("folder", tmp_path)
+
+
+def test_the_mark_at_the_beginning_of_a_text_is_not_said(tmp_path: Path) -> None:
+    put(tmp_path / "ann" / "a.wav")
+    (tmp_path / "ann" / "a.txt").write_text("hello\n", encoding="utf-8-sig")
+    assert rows("folder", tmp_path)[0]["ann/a"].text == "hello"
+
+
 def test_a_manifest_comes_back_as_written(tmp_path: Path) -> None:
     written = [
         Recording(

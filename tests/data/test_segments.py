@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -209,3 +210,7 @@ def test_chosen_speakers_alone_fill_the_splits(corpus: Corpus) -> None:
     assert corpus.only([]).of("train") == corpus.of("train")
     with pytest.raises(UserInputError, match="no speaker 'nobody'"):
         corpus.only(["nobody"])
+    splits = {True: "train", False: "valid"}
+    chosen.utterances = [replace(u, split=splits[u.speaker == one]) for u in corpus.utterances]
+    with pytest.raises(UserInputError, match=rf"nothing of {one} in split 'valid', of all"):
+        chosen.of("valid")

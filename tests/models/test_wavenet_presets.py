@@ -59,6 +59,21 @@ def experiment(kind: str) -> ModuleType:
     return module
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        path.relative_to(ROOT).as_posix()
+        for path in sorted((ROOT / "configs").glob("*/*.yaml"))
+        if path.parent.name != "sweeps"
+    ],
+)
+def test_the_settings_of_every_shipped_file_are_known(path: str) -> None:
+    kind = Path(path).parent.name
+    given = ["--config", str(ROOT / path)]
+    found = parse(experiment(kind).Config, given).config
+    assert str(found.run).startswith("runs/")
+
+
 CONFIGS = {kind: experiment(kind).Config for kind in ("wavenet", "vqvae")}
 
 

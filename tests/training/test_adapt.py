@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from vqwave import audio, cli
-from vqwave.data import Corpus, evaluation_batches, prepare
+from vqwave.data import Corpus, Segments, evaluation_batches, prepare
 from vqwave.data.joined import JoinedCorpus, Part
 from vqwave.data.mixed_segments import MixedSegments
 from vqwave.decode.sampling import Sampling
@@ -212,6 +213,9 @@ def test_the_best_weights_are_kept(
     assert all(torch.equal(trained[name], kept[name]) for name in trained)
     selection = json.loads((tmp_path / "run" / "evaluation.json").read_text())["selection"]
     assert selection["best"] == selection["first"]
+    log = (tmp_path / "run" / "metrics.jsonl").read_text()
+    adapt(tmp_path / "run", "optim.lr=10", "optim.warmup=0", "voice_share=0", "patience=1")
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == log.count("\n")
 
 
 def test_the_body_waits_for_the_voice(
@@ -462,6 +466,25 @@ def test_half_of_a_batch_is_replayed(base: Path, old: Path, new: Path) -> None:
         assert len(others) == expected
 
 
+def test_each_segment_of_a_group_comes_before_any_comes_again(
+    base: Path, old: Path, new: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay = Replay.of([old], Path(), ["low", "high", "mid"], 0.5)
+    labels = {"speaker": [*VOICES]}
+    joined = join(Corpus.open(new), "new", replay, labels, load_trained(base).card)
+    mixed = MixedSegments(joined, "train", 800, speakers={"new"}, share=0.3)
+    monkeypatch.setattr(Segments, "__getitem__", lambda _, key: key[1])
+    positions = range(5 * len(mixed))
+    places = [mixed[(position, 0)] for position in positions]
+    assert [mixed[(position, 0)] for position in reversed(positions)] == places[::-1]
+    for group in mixed.groups:
+        drawn = [place for place in places if place in group.places]
+        for first in range(0, len(drawn) - len(group.places), len(group.places)):
+            assert sorted(drawn[first : first + len(group.places)]) == sorted(group.places)
+    counts = [Counter(places)[place] for place in range(len(mixed))]
+    assert all(counts)
+
+
 def test_selection_keeps_the_best_and_ends() -> None:
     selection, model = Selection("loss", patience=2), torch.nn.Linear(1, 1)
     for step, loss in enumerate([3.0, 1.0, 2.0]):
@@ -470,6 +493,8 @@ def test_selection_keeps_the_best_and_ends() -> None:
     assert (selection.step, selection.first, selection.over) == (1, 3.0, False)
     again = Selection("loss", patience=2)
     again.load_state(selection.state())
+    again.offer(2, {"loss": 2.0}, model)  # the same validation once more
+    assert not again.over
     again.offer(3, {"loss": 2.0}, model)
     assert again.over
     assert again.selected(model).weight.item() == 1

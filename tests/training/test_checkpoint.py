@@ -256,6 +256,14 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path)[0].progress["step"] == 200
 
 
+@pytest.mark.parametrize("keep", range(1, 8))
+def test_as_many_are_kept_as_asked(keep: int, tmp_path: Path) -> None:
+    for step in range(1, 10):
+        save_checkpoint(tmp_path, step, state_of(nn.Linear(3, 2), step=step), keep)
+        kept = [int(path.name.removeprefix("step-")) for path in sorted(tmp_path.iterdir())]
+        assert kept == list(range(max(1, step - keep + 1), step + 1))
+
+
 FILES = (
     "network.safetensors",
     "average.safetensors",
@@ -309,7 +317,10 @@ def test_nothing_whole_is_nothing(tmp_path: Path) -> None:
         cut(path / "network.safetensors", 0.5)
     found, notes = newest_checkpoint(tmp_path)
     assert found is None
-    assert len(notes) == 3
+    assert [note.rpartition("; ")[2] for note in notes] == [
+        *2 * ["falling back to the one before"],
+        "the run begins again",
+    ]
 
 
 @pytest.mark.parametrize("keep", [1, 2])

@@ -19,11 +19,12 @@ import pytest
 from noise import noise_corpus
 from small_experiment import Config, SmallWaveNet
 
+from vqwave import config as specs
 from vqwave.data import Batch
 from vqwave.errors import UserInputError
 from vqwave.training.checkpoint import newest_checkpoint
 from vqwave.training.experiment import StepOutput
-from vqwave.training.settings import DataSpec, OptimSpec, TrainSpec
+from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainSpec
 from vqwave.training.trainer import RunInterruptedError, Trainer
 
 
@@ -245,3 +246,21 @@ def test_one_process_trains_in_a_run_folder(
     (tmp_path / "file").touch()
     with pytest.raises(UserInputError, match="file: a file, expected a run folder"):
         Trainer(Tiny(config(corpus, tmp_path / "file")), quiet=True)
+
+
+def test_weights_of_zero_alone_are_refused(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserInputError, match="losses: all weights are 0, expected one of nll"):
+        Tiny(replace(config(corpus, tmp_path / "run"), losses={"nll": 0.0}))
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("optim.betas=[0.9, 1.5]", r"optim\.betas\[1\]: should be less than 1, found 1\.5"),
+        ("optim.lr=inf", r"optim\.lr: should be a finite number, found inf"),
+        ("losses.nll=nan", r"losses\.nll: should be a finite number, found nan"),
+    ],
+)
+def test_numbers_that_no_training_survives_are_refused(setting: str, said: str) -> None:
+    with pytest.raises(UserInputError, match=said):
+        specs.parse(ExperimentSpec, [setting])

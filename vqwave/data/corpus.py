@@ -206,6 +206,9 @@ class Corpus(Dataset[Item]):
         rows = [i for i, u in enumerate(self.utterances) if u.split == split and self._takes(u)]
         if not rows:
             there = ", ".join(f"{name} ({n})" for name, n in self.splits.items())
+            if split in self.splits:
+                reason = f"nothing of {', '.join(sorted(self._chosen))} in split {split!r}"
+                raise UserInputError(f"{self.folder}: {reason}, of all speakers there are {there}")
             raise UserInputError(
                 f"{self.folder}: no split {split!r}, there are {there}{nearest(split, self.splits)}"
             )

@@ -129,7 +129,7 @@ def libritts(source: Path) -> Rows:
             ),
             None,
         )
-        words = text.read_text(encoding="utf-8", errors="replace").strip() if text else ""
+        words = _read_text(text) if text else ""
         labels = {"gender": genders[speaker]} if speaker in genders else {}
         yield Recording(
             path, speaker, path.stem, text=words, split=_part_of(path, root), labels=labels
@@ -181,8 +181,7 @@ def vctk(source: Path) -> Rows:
             continue  # the same sentence through the second microphone
         speaker, name = path.parent.name, path.stem.removesuffix("_mic1")
         text = source / "txt" / speaker / f"{name}.txt"
-        words = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
-        yield Recording(path, speaker, name, text=words, labels=about.get(speaker, {}))
+        yield Recording(path, speaker, name, text=_read_text(text), labels=about.get(speaker, {}))
 
 
 def _vctk_speakers(path: Path) -> dict[str, dict[str, str]]:
@@ -247,9 +246,17 @@ def folder(source: Path) -> Rows:
     """One folder a speaker; folders train, valid, test above them are splits; NAME.txt next to
     NAME.wav is the text.
     """
-    tops = [p for p in source.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    by_split = bool(tops) and all(SPLITS.get(p.name.lower()) for p in tops)
     files = sound_files(source)
+    inside = [path.relative_to(source).parts for path in files]
+    tops = sorted({parts[0] for parts in inside if len(parts) > 1})
+    splits = [name for name in tops if SPLITS.get(name.lower())]
+    others = [name for name in tops if name not in splits]
+    by_split = bool(splits) and not others
+    if splits and others and any(len(parts) > 2 for parts in inside if parts[0] in splits):
+        raise UserInputError(
+            f"{source}: has recordings in {splits[0]}/SPEAKER and in {others[0]}, expected all of"
+            " them in folders of splits, or none"
+        )
     ids = Counter(_id(path, source) for path in files)
     for path in files:
         parts = path.relative_to(source).parts
@@ -274,8 +281,12 @@ def one_voice(source: Path, speaker: str) -> Rows:
 
 def _text_of(path: Path) -> str:
     """What is said, from NAME.txt next to NAME.wav."""
-    text = path.with_suffix(".txt")
-    return text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
+    return _read_text(path.with_suffix(".txt"))
+
+
+def _read_text(path: Path) -> str:
+    """Without the mark that some editors begin a file with; empty where there is no file."""
+    return path.read_text(encoding="utf-8-sig", errors="replace").strip() if path.is_file() else ""
 
 
 def manifest(source: Path) -> Rows:

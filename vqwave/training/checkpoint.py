@@ -160,7 +160,7 @@ def _prune(folder: Path, newest: Path, keep: int) -> None:
     steps = sorted(folder.glob("step-*"))
     older = [path for path in steps if path.name < newest.name]
     for path in [
-        *older[: len(older) - (keep - 1)],
+        *older[: max(0, len(older) - (keep - 1))],
         *(path for path in steps if path.name > newest.name),
     ]:
         shutil.rmtree(path)
@@ -201,11 +201,13 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     over.
     """
     notes: list[str] = []
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    paths = sorted(folder.glob("step-*"), reverse=True)
+    for path in paths:
         try:
             return _read_checkpoint(path), notes
         except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
-            notes.append(f"{path}: not complete ({error}); falling back to the one before")
+            then = "the run begins again" if path == paths[-1] else "falling back to the one before"
+            notes.append(f"{path}: not complete ({error}); {then}")
     return None, notes
 
 

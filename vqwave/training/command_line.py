@@ -73,7 +73,7 @@ def _main(
             program=program or f"experiments/{experiment.name}.py",
             description=(experiment.__doc__ or "").strip(),
         )
-        ignored = set(FREE) - {"train.steps"}  # a sweep may well try several
+        ignored = set(FREE) - {"train.steps", "train.minutes"}  # a sweep may well try several
         config = replace(
             request.config,
             run=own_folder(request.config.run, settings.to_tree(request.config), ignored),

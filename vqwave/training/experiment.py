@@ -5,6 +5,7 @@ The loop is in `trainer.py`.
 
 from __future__ import annotations
 
+import json
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,6 +106,8 @@ class Experiment(ABC, Generic[C, M]):
                 raise UserInputError(
                     f"losses.{name}: no such loss, expected of {', '.join(known)}{hint}"
                 )
+        if not any(self.config.losses.values()):
+            raise UserInputError(f"losses: all weights are 0, expected one of {', '.join(known)}")
 
     @property
     @abstractmethod
@@ -195,7 +198,14 @@ class Experiment(ABC, Generic[C, M]):
 
     def next_steps(self) -> list[str]:
         """Commands that make sense once the run is done."""
-        return [f"vqwave report {self.config.run}"]
+        return [shlex.join(["vqwave", "report", str(self.config.run)])]
+
+    def reservations(self) -> list[str]:
+        """What is to be known of a run that has ended."""
+        if self.ready():
+            return []
+        text = "note: its codes were never placed (model.quantizer.kmeans_after_steps)"
+        return [f"{text}: more steps are needed"]
 
     def next_command(self, experiment: str, key: str, config: str = "") -> str:
         """The command that trains on this run, `key`, with its corpus, in a run folder next to
@@ -204,13 +214,14 @@ class Experiment(ABC, Generic[C, M]):
         config: a configuration by name, whose sizes suit this run.
         """
         data, run = self.config.data, self.config.run
-        speakers = f" 'data.speakers=[{', '.join(map(repr, data.speakers))}]'"
+        speakers = f"data.speakers={json.dumps(data.speakers, ensure_ascii=False)}"
         words = [
-            f"vqwave train {experiment}",
-            *([f"--config {config}"] if config else []),
-            f"{key}={run} data.corpus={data.corpus} run={run}-next",
+            *("vqwave", "train", experiment),
+            *(["--config", config] if config else []),
+            *(f"{key}={run}", f"data.corpus={data.corpus}", f"run={run}-next"),
+            *([speakers] if data.speakers else []),
         ]
-        return " ".join(words) + (speakers if data.speakers else "")
+        return shlex.join(words)
 
     @property
     def example_speaker(self) -> str:

@@ -47,7 +47,8 @@ class Recordings:
 
     def _training_rows(self, count: int) -> list[int]:
         rows = self.corpus.of("train")
-        return rows[:: max(1, len(rows) // count)][:count]
+        count = min(count, len(rows))
+        return [rows[k * len(rows) // count] for k in range(count)]
 
     def _all_frames(self, track: Track, row: int) -> NDArray[Any]:
         return track.read(self.corpus, row, 0, -(-self.corpus.utterances[row].frames // track.hop))

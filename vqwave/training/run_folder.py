@@ -87,6 +87,11 @@ def _settings_of(experiment: Experiment[Any, Any], run: Path) -> dict[str, Any]:
     """
     tree = parsing.read_yaml(run / "config.yaml", "the settings of a run")
     name = tree.pop("experiment", None)
+    if name is None:
+        raise UserInputError(
+            f"{run / 'config.yaml'}: names no experiment, expected the settings of a run; choose"
+            " another run=..., or --restart"
+        )
     if name != experiment.name:
         raise UserInputError(
             f"{run}: holds a run of experiment {name}, expected {experiment.name}; choose another"

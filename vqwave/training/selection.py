@@ -30,6 +30,7 @@ class Selection:
     first: float = float("inf")
     best: float = float("inf")
     since: int = 0
+    last: int = -1  # step of the validation before
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -38,11 +39,15 @@ class Selection:
         return self.since >= self.patience
 
     def offer(self, step: int, scalars: Mapping[str, float], model: Model) -> None:
-        """Scalars of a validation of `model` at `step`.
+        """Scalars of a validation of `model` at `step`; another one at the same step, as of a run
+        that has ended before, counts nothing.
 
         Raises KeyError where the criterion is missing.
         """
         value = scalars[self.criterion]
+        if step == self.last:
+            return
+        self.last = step
         if step == 0:
             self.first = value
         if value < self.best:
@@ -77,13 +82,14 @@ class Selection:
 
     def state(self) -> dict[str, Tensor]:
         """Flat tensors, for checkpoints."""
-        numbers = torch.tensor([self.step, self.first, self.best, self.since], dtype=torch.float64)
+        values = [self.step, self.first, self.best, self.since, self.last]
+        numbers = torch.tensor(values, dtype=torch.float64)
         return {"numbers": numbers} | {PARAMETER + name: w for name, w in self.weights.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state`."""
-        step, self.first, self.best, since = state["numbers"].tolist()
-        self.step, self.since = int(step), int(since)
+        step, self.first, self.best, since, *last = state["numbers"].tolist()
+        self.step, self.since, self.last = int(step), int(since), int(last[0]) if last else -1
         self.weights = {
             name.removeprefix(PARAMETER): w.clone()
             for name, w in state.items()

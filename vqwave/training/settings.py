@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from vqwave import parsing
 from vqwave.config import option, spec
 from vqwave.errors import UserInputError
 
@@ -17,6 +18,8 @@ Seconds = Annotated[float, Field(gt=0, le=3600)]  # of a clip: an hour is longer
 Clips = Annotated[int, Field(gt=0, le=1_000_000)]
 Steps = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Minutes = Annotated[float, Field(gt=0, le=1_000_000)]  # two years
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Weights = dict[str, parsing.Finite]  # of losses, by name
 LARGEST = 24  # hours of recordings in a micro-batch: 5.5 GB at 16 kHz
 
 
@@ -60,8 +63,8 @@ class DataSpec:
 class OptimSpec:
     """Adam and its schedule."""
 
-    lr: Annotated[float, Field(ge=0)] = option(default=4e-4, help="peak learning rate")
-    betas: tuple[float, float] = option(default=(0.9, 0.999), help="Adam's")
+    lr: Annotated[parsing.Finite, Field(ge=0)] = option(default=4e-4, help="peak learning rate")
+    betas: tuple[Beta, Beta] = option(default=(0.9, 0.999), help="Adam's")
     eps: Annotated[float, Field(gt=0)] = option(default=1e-8, help="Adam's")
     schedule: Literal["constant", "cosine"] = option(
         default="cosine", help="after the warm-up; cosine falls to `final_lr_ratio` x lr"
@@ -145,4 +148,4 @@ class ExperimentSpec:
     data: DataSpec = option(default=DataSpec(), help="recordings")
     optim: OptimSpec = option(default=OptimSpec(), help="optimizer")
     train: TrainSpec = option(default=TrainSpec(), help="the loop")
-    losses: dict[str, float] = option(default={}, help="weight of each named loss")
+    losses: Weights = option(default={}, help="weight of each named loss")

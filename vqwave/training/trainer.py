@@ -166,18 +166,17 @@ class Trainer:
     def checkpoints(self) -> Path:
         return self.config.run / "checkpoints"
 
-    def state(self) -> Checkpoint:
+    def state(self, rows: int | None = None) -> Checkpoint:
         """All that a resume needs; the data and every random draw are functions of the seed and the
-        step.
+        step. rows: of `metrics.jsonl`, if not all that it has.
         """
-        rows = len(self.tracker.rows()) if self.accelerator.is_main_process else 0
         progress = {
             "step": self.step,
             "seconds": self.seconds,
             "running": gather_objects(self.running),
-            "rows": rows,
+            "rows": len(self.tracker.rows()) if rows is None else rows,
+            "steps": self.steps,
         }
-        progress["steps"] = self.steps
         average = {name: p.detach() for name, p in self.averaged.named_parameters()}
         return Checkpoint(
             self.model.state_dict(),
@@ -496,11 +495,11 @@ class Trainer:
         self._say(bar, f"step {self.step}: {', '.join(shown)}")
         return evaluation
 
-    def _save(self) -> None:
+    def _save(self, rows: int | None = None) -> None:
         """The model, then the checkpoint, by the main process: a run whose last checkpoint is there
-        has its model, too.
+        has its model, too. rows: see `state`.
         """
-        state = self.state()
+        state = self.state(rows)
 
         def write() -> None:
             with writing(self.config.run, f"step {self.step}"):
@@ -515,11 +514,13 @@ class Trainer:
         by_main(write)
 
     def _finish(self, bar: tqdm) -> None:
+        rows = len(self.tracker.rows())
         evaluation, run, experiment = self._validate(bar), self.config.run, self.experiment
         headline, selection = evaluation.headline, experiment.selection
         if selection is not None:
             headline = selection.headline
-            self._save()  # the last weights may be the best
+            # the last weights may be the best; a run that ends once more validates once more
+            self._save(rows)
         sheet = self._sample()
         if self.accelerator.is_main_process:
             self.tracker.samples(sheet)
@@ -532,6 +533,8 @@ class Trainer:
                 f"reached {headline} after {self.step:,} steps, {minutes:.1f} min; the"
                 f" run is in {run}"
             )
+            for line in experiment.reservations():
+                terminal.message(line)
             terminal.output("next: " + "\n      ".join(experiment.next_steps()))
         self.accelerator.wait_for_everyone()
         self.tracker.finish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -70,16 +71,27 @@ class ValidationSet:
     def example_pairs(self, count: int) -> list[tuple[int, int]]:
         """The same, each with a row of another speaker (where there is one)."""
         rows = self._examples(count)
-        pairs = list(zip(rows, rows[1:] + rows[:1], strict=True))
+        pairs = [(row, self._other(rows[k + 1 :] + rows[:k], row)) for k, row in enumerate(rows)]
         bounds = [len(pairs) * number // world_size() for number in (rank(), rank() + 1)]
         return pairs[slice(*bounds)]
 
     def _examples(self, count: int) -> list[int]:
-        """One a speaker in turn, of medium length."""
+        """One a speaker in turn, of medium length; then the next longer or shorter ones."""
         by_speaker: dict[str, list[int]] = {}
         for row in self.corpus.of("valid"):
             by_speaker.setdefault(self.corpus.utterances[row].speaker, []).append(row)
         for rows in by_speaker.values():
             rows.sort(key=lambda row: self.corpus.utterances[row].frames)
-        middles = [rows[len(rows) // 2] for _, rows in sorted(by_speaker.items())]
-        return middles[:: max(1, len(middles) // max(1, count))][:count]
+            middle = {row: k - len(rows) // 2 for k, row in enumerate(rows)}
+            rows.sort(key=lambda row: (abs(middle[row]), middle[row]))
+        turns = [rows for _, rows in sorted(by_speaker.items())]
+        if count < len(turns):
+            return [turns[k * len(turns) // count][0] for k in range(count)]
+        rounds = zip_longest(*turns)
+        return [row for each in rounds for row in each if row is not None][:count]
+
+    def _other(self, rows: list[int], row: int) -> int:
+        """The first of `rows` by another speaker than `row`'s; else the first, else itself."""
+        utterances = self.corpus.utterances
+        others = (k for k in rows if utterances[k].speaker != utterances[row].speaker)
+        return next(others, rows[0] if rows else row)
