@@ -100,7 +100,9 @@ class PitchExperiment(Experiment[Config, PitchCodec]):
         codebook use.
         """
         sums = {name: torch.zeros(PARTS, dtype=torch.float64) for name in ("decoded", "flat")}
-        counts = codebook.CodeCounts(model.books, model.size, self.corpus.speakers)
+        counts = codebook.CodeCounts(
+            model.books, model.size, self.corpus.speakers, model.quantizer.codes_per_frame
+        )
         for batch in self.valid_batches():
             contour, lengths, mask = self._contour(batch)
             codes = model.encode(contour, lengths)
@@ -111,7 +113,7 @@ class PitchExperiment(Experiment[Config, PitchCodec]):
                 sums[name] += self._sums(batch, predicted, mask)
         total = {name: self._measures(value) for name, value in sums.items()}
         rate = self.corpus.sample_rate / model.hop
-        section = counts.section(rate, self.device) | {"bit_rate": rate * model.bits_per_frame}
+        section = counts.section(rate, self.device)
         scalars = total["decoded"] | {
             "perplexity": section["perplexity"],
             "codes_used": section["used"],

@@ -138,7 +138,8 @@ class PriorExperiment(Experiment[Config, Prior]):
         names = ["bits", "mismatched", "unconditional", "with_end", "codes", "utterances"]
         names += ["pitch", "pitch_codes"]
         sums = {name: torch.zeros((), dtype=torch.float64) for name in names}
-        counts = CodeCounts(network.books, network.size, self.corpus.labels.get("speaker", []))
+        speakers, held = self.corpus.labels.get("speaker", []), model.codec.quantizer
+        counts = CodeCounts(network.books, network.size, speakers, held.codes_per_frame)
         for batch in self.coded.utterances(network, rows[rank() :: world_size()]):
             batch = batch.to(self.device)
             real = batch.mask & (batch.symbols < network.end)

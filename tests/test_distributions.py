@@ -107,6 +107,17 @@ def test_the_usual_edge_test_would_not_sum_to_one(
     assert usual.sum().item() == pytest.approx(total, rel=0.02)
 
 
+@pytest.mark.parametrize("scale", [0.001, 0.003, 0.01])
+def test_a_coarse_grid_is_a_distribution_over_its_cells(scale: float) -> None:
+    """Of samples on a finer grid, each has the mass of its cell: they cost what the cells cost."""
+    law, fine = logistic(0.0037, scale, 8), levels(16)
+    log_p = law.log_prob(fine)
+    cells = (fine * 128).round().clamp(-128, 127)
+    assert torch.equal(log_p, law.log_prob(cells / 128))
+    one_each = torch.stack([log_p[cells == cell].max() for cell in cells.unique()])
+    assert one_each.exp().sum().item() == pytest.approx(1, abs=1e-6)
+
+
 @pytest.mark.parametrize("levels_", [8, 16])
 def test_a_mixture_on_a_grid_sums_to_one(levels_: int) -> None:
     head = MixtureOfLogistics(sample_bits=levels_)

@@ -213,7 +213,7 @@ class DiscretisedLogisticMixture(LogisticMixture):
 
     with a, b = (x - location +- delta / 2) / s: exact, without the thresholds of the usual code,
     which count 33 levels a side as "edge" at 16 bit. The lowest and the highest level take the
-    tails.
+    tails. `log_prob` is that of the level nearest to x.
 
     Reference: Salimans et al., 2017 (PixelCNN++), sec. 2.1. arXiv:1701.05517
     """
@@ -239,7 +239,12 @@ class DiscretisedLogisticMixture(LogisticMixture):
         series = math.log(self.delta) - self.log_scale - t / 2 + t.square() / 24 - t.pow(4) / 2880
         return torch.where(small, series, (-torch.expm1(-torch.where(small, 1.0, y))).log())
 
+    def _level(self, x: Tensor) -> Tensor:
+        """The nearest level."""
+        return ((x / self.delta).round() * self.delta).clamp(-1.0, 1.0 - self.delta)
+
     def log_prob(self, x: Tensor) -> Tensor:
+        x = self._level(x)
         below, above, width = self._interval(x[:, None])
         lowest, highest = x[:, None] < -1.0 + self.delta / 2, x[:, None] > 1.0 - 1.5 * self.delta
         mass = torch.where(lowest, below, torch.where(highest, above, below + above + width))
@@ -250,8 +255,7 @@ class DiscretisedLogisticMixture(LogisticMixture):
         return sum(self._interval(x), torch.zeros_like(x)) - math.log(self.delta)
 
     def sample(self, u: Tensor) -> Tensor:
-        level = (super().sample(u) / self.delta).round() * self.delta
-        return level.clamp(-1.0, 1.0 - self.delta)
+        return self._level(super().sample(u))
 
 
 def _exact(params: Tensor) -> Tensor:

@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
+from vqwave.evaluation.codes import Use
 from vqwave.metrics.codebook import CodeCounts
+from vqwave.nn.quantize import EMAQuantizerSpec, HierarchicalQuantizerSpec
 
 
 def test_counts_leave_padding_out_and_know_the_speaker() -> None:
@@ -45,6 +47,26 @@ def test_rates_of_known_streams() -> None:
     assert section["perplexity"] == pytest.approx((4 + 1) / 2)
     assert section["used"] == 5
     assert sum(section["counts"][0]) == 1200
+
+
+def test_a_code_that_is_held_counts_once() -> None:
+    """A two-level quantizer's slow codes, here even over 4, each for 4 frames: half a bit a frame;
+    the fast ones are even over 2.
+    """
+    quantizer = HierarchicalQuantizerSpec(
+        top=EMAQuantizerSpec(codebook_size=64),
+        bottom=EMAQuantizerSpec(codebook_size=64),
+        downsample=4,
+    ).build(8)
+    counts = CodeCounts(2, 64, [], quantizer.codes_per_frame)
+    slow = (torch.arange(400) % 4).repeat_interleave(4)
+    codes = torch.stack([slow, torch.arange(1600) % 2])[None]
+    counts.add(codes, torch.ones(1, 1600, dtype=torch.bool), None)
+    section = counts.section(50)
+    assert section["bit_rate"] == 50 * quantizer.bits_per_frame == 50 * (6 / 4 + 6)
+    assert section["entropy_rate"] == pytest.approx(50 * (2 / 4 + 1))
+    use = Use.of("codes", "", [codes[0]], quantizer)
+    assert use.bits(use.sums) == pytest.approx(1600 * (2 / 4 + 1))
 
 
 def test_entropy_rate_of_an_uneven_stream() -> None:

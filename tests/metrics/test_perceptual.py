@@ -50,11 +50,14 @@ def test_a_copy_is_best_and_noise_is_worse(name: str, speech: Wave) -> None:
     assert noisy < {"pesq": 3.0, "stoi": 0.95}[name]
     found = defined(
         measure,
+        0.5,
         8000,
-        [speech, speech[:1600], speech],
-        [speech, speech[:1600], np.zeros_like(speech)],
+        [speech, speech[:1600], speech, np.zeros_like(speech)],
+        [speech, speech[:1600], np.zeros_like(speech), speech],
     )
-    assert np.isfinite(found).tolist() == [True, False, False]  # too short, silent
+    # too short; a silent copy of speech; a silent recording
+    assert np.isfinite(found).tolist() == [True, False, True, False]
+    assert found[2] == 0.5
 
 
 def test_too_little_speech_is_said(speech: Wave) -> None:

@@ -18,7 +18,7 @@ from vqwave.models.wavenet import WaveNetSpec
 from vqwave.nn.condition import ConditionerSpec
 from vqwave.nn.encoders import FrameEncoderSpec
 from vqwave.nn.quantize import EMAQuantizerSpec
-from vqwave.nn.wavenet import Stack, StackSpec
+from vqwave.nn.wavenet import ContextSpec, Stack, StackSpec
 
 LABELS = {"speaker": ["ann", "bob", "eve"], "text": ["yes", "no"]}
 
@@ -31,6 +31,7 @@ def network(
     kernel: int = 2,
     untold: float = 0.3,
     dropout: float = 0.3,
+    context: ContextSpec | None = None,
 ) -> CodeNetwork:
     """Random weights, float64, in evaluation mode."""
     torch.manual_seed(books * 100 + size)
@@ -42,6 +43,7 @@ def network(
         gate_channels=8,
         skip_channels=8,
         hidden_channels=12,
+        context=context,
     )
     known = {name: [*values, "untold"] for name, values in LABELS.items()}
     conditioner = ConditionerSpec(channels=6, categorical=("speaker", "text")).build(0, 1, known)
@@ -206,6 +208,23 @@ def test_running_on_is_one_utterance_after_another() -> None:
     again, new = projected.next(first), fresh.next(torch.full((2,), net.end))
     assert torch.allclose(again[0], new[0], atol=1e-12)
     assert not torch.allclose(again[1], new[1], atol=1e-3)
+
+
+def test_running_on_forgets_the_context_of_the_utterance_before() -> None:
+    net = network(2, context=ContextSpec(stride=4, layers=2))
+    used, fresh = CodeStream(net, {}), CodeStream(net, {})
+    for symbol in codes_of(net, batch=1, frames=5).transpose(1, 2).flatten().split(1):
+        used.next(symbol)
+    for symbol in (torch.tensor([net.end]), *codes_of(net, batch=1).flatten().split(1)):
+        torch.testing.assert_close(used.next(symbol), fresh.next(symbol))
+
+
+def test_utterances_that_run_on_do_not_depend_on_the_others_of_their_batch() -> None:
+    net = network(2, context=ContextSpec(stride=4, layers=2))
+    together = sample_codes(net, {}, 40, streams=torch.arange(3), stop=False)
+    for i, (codes, _) in enumerate(together):
+        alone = sample_codes(net, {}, 40, streams=torch.tensor([i]), stop=False)
+        assert torch.equal(codes, alone[0][0])
 
 
 def test_padding_changes_nothing() -> None:

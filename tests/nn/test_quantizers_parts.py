@@ -460,6 +460,17 @@ def test_entropy_of_known_assignments() -> None:
     assert unsure.item() == pytest.approx(math.log(4))
 
 
+def test_entropy_has_a_gradient_where_no_vector_is_near_a_code() -> None:
+    """The soft assignment to a far code is 0 for every vector; the slope of -p ln p is not."""
+    near = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    codes = torch.cat([near[:4], torch.full((1, 8), 20.0)]).requires_grad_()
+    x = near.clone().requires_grad_()
+    assignment_entropy(x, codes, EntropySpec()).backward()
+    for each in (x, codes):
+        assert each.grad.isfinite().all()
+        assert each.grad.abs().sum() > 0
+
+
 def test_entropy_spreads_the_latents() -> None:
     codes = torch.eye(4, dtype=torch.float64)
     x = (0.01 * randn(40, 4)).requires_grad_()

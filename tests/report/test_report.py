@@ -19,6 +19,9 @@ from report_runs import RATE, make_student, make_vqvae, voice, write_samples
 from vqwave.audio import Wave, level_db
 from vqwave.errors import UserInputError
 from vqwave.report import listen, write_report
+from vqwave.report.numbers import _use
+from vqwave.report.page import _coding
+from vqwave.report.run import Codes
 
 pytest.importorskip("matplotlib")
 
@@ -105,6 +108,13 @@ def test_players_hold_the_same_samples(page: Page) -> None:
 def test_length_and_level_stand_beside_the_player(page: Page) -> None:
     expected = f"0.30 s {level_db(voice(20, 0.3)):.1f} dBFS".replace("-", "−")
     assert expected in page.text
+
+
+def test_codes_of_several_books_are_counted_together() -> None:
+    codes = Codes(size=8, perplexity=3.0, used=20, counts=[[1] * 8] * 3, books=3, bit_rate=450)
+    assert _coding(codes) == "Speech becomes 450 bit/s of codes, of which 20 of 24 are in use."
+    text = _use(0, "run", codes).text
+    assert text.startswith("20 of 24 codes, 8 a codebook, are in use, as evenly as 3")
 
 
 def test_text_says_what_was_reached(page: Page) -> None:

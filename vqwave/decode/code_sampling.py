@@ -32,6 +32,22 @@ def sample_codes(
     labels) alone. Give `network.exact()`, in float64. labels: name -> (B,). Where an utterance
     follows another, the first is filled up to complete pitch codes with its last frame.
     """
+    if not stop and network.stack.context is not None and len(streams) > 1:
+        # where one utterance of a batch ends, the others' blocks of the context go on
+        alone = [
+            sample_codes(
+                network,
+                {name: ids[i : i + 1] for name, ids in labels.items()},
+                frames,
+                streams=streams[i : i + 1],
+                stop=False,
+                seed=seed,
+                temperature=temperature,
+                top_p=top_p,
+            )
+            for i in range(len(streams))
+        ]
+        return [each for one in alone for each in one]
     stream = CodeStream(network, labels, len(streams))
     order, most = network.order, network.order.count(frames)
     last = torch.full((len(streams),), network.end)

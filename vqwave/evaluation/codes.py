@@ -16,6 +16,7 @@ from vqwave.evaluation.result import Matrix, MetricValue, Result
 from vqwave.features import MFCCSpec
 from vqwave.metrics.bootstrap import bootstrap, ratio
 from vqwave.metrics.code_to_label import CodeMap, frame_labels
+from vqwave.nn.quantize import Quantizer
 from vqwave.nn.quantize.codebook import k_means, nearest_codes
 
 FITTED = 1500  # training utterances that a map is fitted on
@@ -31,7 +32,7 @@ PAPER = (
 class Use:
     """How often each code of a stream is used, by utterance.
 
-    sums (N, Q K + 1): counts, and then frames.
+    sums (N, Q K + 1): counts, and then frames; codes_per_frame (Q): see `Quantizer`.
     """
 
     key: str
@@ -39,14 +40,16 @@ class Use:
     sums: NDArray[np.float64]
     num_codebooks: int
     size: int
+    codes_per_frame: Sequence[float]
 
     @classmethod
-    def of(cls, key: str, name: str, codes: Sequence[Tensor], size: int) -> Use:
+    def of(cls, key: str, name: str, codes: Sequence[Tensor], quantizer: Quantizer) -> Use:
         """codes: (Q, F) of each utterance."""
+        size = quantizer.codebook_size
         counts = [[np.bincount(row, minlength=size) for row in each.numpy()] for each in codes]
         frames = np.array([[each.shape[1]] for each in codes], np.float64)
         sums = np.concatenate([np.reshape(counts, (len(codes), -1)), frames], 1)
-        return cls(key, name, sums, codes[0].shape[0], size)
+        return cls(key, name, sums, codes[0].shape[0], size, quantizer.codes_per_frame)
 
     def entropies(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sums over resampled utterances (R, Q K + 1) -> bits a frame of each codebook (R, Q)."""
@@ -56,7 +59,7 @@ class Use:
 
     def bits(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         """(R, Q K + 1) -> (R,): bits of all of their codes."""
-        return self.entropies(sums).sum(1) * sums[:, -1]
+        return self.entropies(sums) @ np.array(self.codes_per_frame) * sums[:, -1]
 
     def report(self, result: Result, resamples: int) -> None:
         """Perplexity, and how many codes are never used."""
@@ -85,11 +88,12 @@ def codes(context: EvaluationContext, result: Result) -> None:
     it).
     """
     nominal, coded = context.vqvae.bit_rate(context.rate), context.coded
-    streams = [Use.of("codes", "codebook", [item.codes for item in coded], coded[0].size)]
-    pitch = [item.pitch for item in coded if item.pitch is not None]
-    if pitch:
-        melodies = [item.codes for item in pitch]
-        streams.append(Use.of("codes.pitch", "pitch codebook", melodies, pitch[0].size))
+    content = [item.codes for item in coded]
+    streams = [Use.of("codes", "codebook", content, context.vqvae.quantizer)]
+    pitch = [item.pitch.codes for item in coded if item.pitch is not None]
+    if pitch and context.vqvae.melody is not None:
+        quantizer = context.vqvae.melody.codec.quantizer
+        streams.append(Use.of("codes.pitch", "pitch codebook", pitch, quantizer))
     seconds, resamples = np.array([item.seconds for item in coded]), context.settings.resamples
     for use in streams:
         use.report(result, resamples)

@@ -194,7 +194,9 @@ def _by_pair(system: str, pairs: Sequence[tuple[str, str]], similar: Values) -> 
 
 
 def _converted_pitch(context: EvaluationContext, result: Result) -> None:
-    """How far the median F0 of each conversion lies from that of the target's recordings."""
+    """How far the median F0 of each conversion lies from that of the target's recordings; an octave
+    where no frame is voiced.
+    """
     panel = context.panel
     median_f0 = {
         name: _median_f0(panel.contours("training", waves))
@@ -206,7 +208,7 @@ def _converted_pitch(context: EvaluationContext, result: Result) -> None:
     def sums(column: str, waves: Sequence[Wave]) -> Values:
         measured = np.array([_median_f0([contour]) for contour in panel.contours(column, waves)])
         error = np.abs(measured - (from_ if column == "ceiling" else to))
-        return np.stack([np.nan_to_num(error), np.isfinite(error)], 1)
+        return np.stack([np.nan_to_num(error, nan=12.0), np.ones_like(error)], 1)
 
     title = "conversions: median F0 off the target's"
     measure = Measure("converted.f0", title, "semitones", "lower", ratio)

@@ -105,25 +105,27 @@ def pitch(context: EvaluationContext, result: Result) -> None:
 def perceptual(context: EvaluationContext, result: Result) -> None:
     """PESQ and STOI, where the rate, the length and what is installed allow."""
     band = "narrow" if context.rate == 8000 else "wide"
-    for key, name, measure_at in (
-        ("perceptual.pesq", f"PESQ ({band} band)", pesq_measure),
-        ("perceptual.stoi", "STOI", stoi_measure),
+    for key, name, measure_at, worst in (
+        ("perceptual.pesq", f"PESQ ({band} band)", pesq_measure, 1.0),
+        ("perceptual.stoi", "STOI", stoi_measure, 0.0),
     ):
         try:
             measure = measure_at(context.rate)
         except UnavailableError as error:
             result.skip(name, str(error))
         else:
-            _add_perceptual(context, result, key, name, measure)
+            _add_perceptual(context, result, (key, name), measure, worst)
 
 
 def _add_perceptual(
-    context: EvaluationContext, result: Result, key: str, name: str, measure: Measure
+    context: EvaluationContext, result: Result, row: tuple[str, str], measure: Measure, worst: float
 ) -> None:
+    """row: key and name."""
+    key, name = row
     figures: dict[str, MetricValue | None] = {}
     counts = []
     for column, waves in _copies(context, result).items():
-        values = defined(measure, context.rate, context.waves, waves)
+        values = defined(measure, worst, context.rate, context.waves, waves)
         there = values[np.isfinite(values)]
         counts.append(len(there))
         if len(there):

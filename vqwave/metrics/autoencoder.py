@@ -14,6 +14,7 @@ from vqwave.data import Batch
 from vqwave.metrics import codebook, likelihood
 from vqwave.models import VQVAE
 from vqwave.nn.auxiliary.spectral_decoder import SpectralDecoder
+from vqwave.nn.quantize import Quantizer
 
 Labels = Mapping[str, Tensor]
 
@@ -27,9 +28,10 @@ class Autoencoding:
         names = ("bits", "codes", "speakers", "samples", "spectral", "conversion", "clips")
         self.model, self.device = model, device
         self.sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in names}
-        self.counts = codebook.CodeCounts(
-            model.quantizer.num_codebooks, model.quantizer.codebook_size, speakers
-        )
+        self.counts = _counts(model.quantizer, speakers)
+        melody = None if model.melody is None else model.melody.codec
+        self.pitch_counts = None if melody is None else _counts(melody.quantizer, [])
+        self.pitch_hop = 0 if melody is None else melody.hop
 
     def add(self, batch: Batch, target: Labels | None, others: Labels | None) -> None:
         """target: labels of voices to convert to, for a model with a conversion classifier; others:
@@ -41,6 +43,8 @@ class Autoencoding:
         sums["samples"] += batch.mask.sum()
         sums["clips"] += len(batch)
         self.counts.add(codes, mask, labels.get("speaker"))
+        if melody is not None and self.pitch_counts is not None:
+            self.pitch_counts.add(melody, batch.frame_mask(self.pitch_hop), None)
         spectral, classifier = model.spectral_decoder, model.conversion_classifier
         if spectral is not None:
             predicted = self._spectrum(spectral, codes, melody, labels, mask)
@@ -94,8 +98,16 @@ class Autoencoding:
         return scalars
 
     def codes(self, sample_rate: int) -> dict[str, Any]:
-        """The section of `evaluation.json` on codes."""
-        rate = sample_rate / self.model.hop
-        return self.counts.section(rate, self.device) | {
-            "bit_rate": self.model.bit_rate(sample_rate)
-        }
+        """The section of `evaluation.json` on codes; both rates are with those of the melody."""
+        section = self.counts.section(sample_rate / self.model.hop, self.device)
+        if self.pitch_counts is not None:
+            pitch = self.pitch_counts.section(sample_rate / self.pitch_hop, self.device)
+            for name in ("bit_rate", "entropy_rate"):
+                section[name] += pitch[name]
+        return section
+
+
+def _counts(quantizer: Quantizer, speakers: Sequence[str]) -> codebook.CodeCounts:
+    return codebook.CodeCounts(
+        quantizer.num_codebooks, quantizer.codebook_size, speakers, quantizer.codes_per_frame
+    )

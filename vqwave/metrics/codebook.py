@@ -18,8 +18,16 @@ class CodeCounts:
     code, (S, Q, K).
     """
 
-    def __init__(self, books: int, size: int, speakers: Sequence[str]) -> None:
+    def __init__(
+        self,
+        books: int,
+        size: int,
+        speakers: Sequence[str],
+        codes_per_frame: Sequence[float] | None = None,
+    ) -> None:
+        """codes_per_frame (Q): see `Quantizer`; None for 1."""
         self.speakers = list(speakers)
+        self.codes_per_frame = torch.tensor(codes_per_frame or [1.0] * books, dtype=torch.float64)
         self.counts = torch.zeros(max(1, len(self.speakers)), books, size, dtype=torch.int64)
 
     def add(self, codes: Tensor, mask: Tensor, speaker: Tensor | None) -> None:
@@ -42,8 +50,8 @@ class CodeCounts:
             "size": books.shape[1],
             "perplexity": float(perplexities.mean()),
             "used": int((books > 0).sum()),
-            "bit_rate": frame_rate * books.shape[0] * math.log2(books.shape[1]),
-            "entropy_rate": float(frame_rate * perplexities.log2().sum()),
+            "bit_rate": frame_rate * float(self.codes_per_frame.sum()) * math.log2(books.shape[1]),
+            "entropy_rate": frame_rate * float(self.codes_per_frame @ perplexities.log2()),
             "counts": books.long().tolist(),
             "by_speaker": {name: counts[i, 0].tolist() for i, name in enumerate(self.speakers)},
         }

@@ -67,16 +67,29 @@ def stoi_measure(sample_rate: int) -> Measure:
 
 
 def defined(
-    measure: Measure, sample_rate: int, recordings: Sequence[Wave], copies: Sequence[Wave]
+    measure: Measure,
+    worst: float,
+    sample_rate: int,
+    recordings: Sequence[Wave],
+    copies: Sequence[Wave],
 ) -> np.ndarray:
-    """The measure of each pair, (N,), NaN where it is not defined: shorter than `SHORTEST`, no
-    speech detected, or silent copy.
+    """The measure of each pair, (N,), NaN where it is not defined for the recording: shorter than
+    `SHORTEST`, or no speech detected. A copy in which none is detected, such as silence, has
+    `worst`, so that which utterances count depends on the recordings alone.
     """
     values = np.full(len(recordings), np.nan)
     for i, (recording, copy) in enumerate(zip(recordings, copies, strict=True)):
-        if len(recording) >= SHORTEST * sample_rate and np.any(copy):
-            try:
-                values[i] = measure(recording, copy)
-            except ValueError:
-                continue
+        if len(recording) < SHORTEST * sample_rate or not np.any(recording):
+            continue
+        value = _value(measure, recording, copy) if np.any(copy) else None
+        if value is None and _value(measure, recording, recording) is not None:
+            value = worst
+        values[i] = np.nan if value is None else value
     return values
+
+
+def _value(measure: Measure, recording: Wave, copy: Wave) -> float | None:
+    try:
+        return measure(recording, copy)
+    except ValueError:
+        return None

@@ -308,7 +308,7 @@ class Blank(nn.Module):
 
 class CodeStream:
     """A CodeNetwork evaluated one symbol at a time, each layer keeping its past: the same law as in
-    one pass.
+    one pass. With a context stack, utterances of a batch start together.
     """
 
     def __init__(
@@ -331,6 +331,8 @@ class CodeStream:
         END starts an utterance.
         """
         starts = last == self.network.end
+        if starts.all():
+            self.state = StackState()
         self.slot = torch.where(starts, 0, (self.slot + 1) % self.network.order.slots)
         self.state.pasts = [
             None if past is None else past * ~starts[:, None, None] for past in self.state.pasts

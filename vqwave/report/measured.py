@@ -218,7 +218,7 @@ def _heat(run: Run, colour: int, matrix: Matrix) -> Heat:
     rows, strips = [], []
     for name, row, share in zip(matrix.rows, values, shares, strict=True):
         if wide:
-            caption = f"{name}: at most {number(float(row.max()))} {matrix.unit}"
+            caption = f"{name}: at most {number(float(np.nanmax(row, initial=0.0)))} {matrix.unit}"
             strips.append((name, data_uri(strip(share, 1.0), "image/png"), caption))
         else:
             cells = ["" if np.isnan(cell) else f"{cell:.0f}" for cell in row]

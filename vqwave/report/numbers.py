@@ -140,10 +140,11 @@ def _use(colour: int, name: str, codes: Codes) -> Use:
         lines.append(
             Line(ranks[: len(share)], 100 * share / max(share.sum(), 1), f"run-{colour} held-out")
         )
-    each = " of each codebook" if codes.books > 1 else ""
+    each = f", {codes.size:,} a codebook," if codes.books > 1 else ""
+    mean = ", the codebooks' mean" if codes.books > 1 else ""
     text = (
-        f"{codes.used:,} of {codes.size:,} codes{each} are in use, as evenly as"
-        f" {number(codes.perplexity)} equally frequent codes would be (perplexity)."
+        f"{codes.used:,} of {codes.books * codes.size:,} codes{each} are in use, as evenly as"
+        f" {number(codes.perplexity)} equally frequent codes would be (perplexity{mean})."
     )
     counts = {
         speaker: np.array(row, np.float64) for speaker, row in codes.by_speaker.items() if any(row)

@@ -210,7 +210,7 @@ def _coding(codes: Codes) -> str:
         if codes.bit_rate
         else "Of its codes,"
     )
-    return f"{rate} {codes.used:,} of {codes.size:,} are in use."
+    return f"{rate} {codes.used:,} of {codes.books * codes.size:,} are in use."
 
 
 def key_numbers(run: Run) -> list[KeyNumber]:

@@ -53,7 +53,7 @@ class Quantizer(nn.Module, ABC):
     and `forward(z).z` is `decode` of them bit for bit; padding enters no statistic and no loss; all
     of it runs in float32 (or above) whatever the autocast. A variant gives `num_codebooks`,
     `codebook_size`, `_quantize`, `_encode` and `_decode`, and where it differs from the defaults,
-    `downsample`, `framewise` and `initialized`.
+    `downsample`, `codes_per_frame`, `framewise` and `initialized`.
     """
 
     num_codebooks: int
@@ -76,9 +76,14 @@ class Quantizer(nn.Module, ABC):
         return all(part.initialized for part in parts if part is not self)
 
     @property
+    def codes_per_frame(self) -> list[float]:
+        """Of each book: 1, or 1 / n where a code is held for n frames."""
+        return [1.0] * self.num_codebooks
+
+    @property
     def bits_per_frame(self) -> float:
-        """Nominal: log2 K a book."""
-        return self.num_codebooks * math.log2(self.codebook_size)
+        """Nominal: log2 K a code."""
+        return sum(self.codes_per_frame) * math.log2(self.codebook_size)
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
         """z (B, D, F), mask (B, F) true where a frame is real: padding enters no statistic and no

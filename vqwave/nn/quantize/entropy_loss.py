@@ -48,4 +48,6 @@ def assignment_entropy(x: Tensor, codes: Tensor, spec: EntropySpec) -> Tensor:
     )
     mine = p.sum(0) / count
     mean = mine + (sum_over_ranks(mine.detach()) / world_size() - mine).detach()
+    # at 0, where no vector is near a code, the slope of the entropy is infinite
+    mean = torch.where(mean > 0, mean, 1.0)
     return -(p * log_p).sum() / count - spec.diversity * torch.special.entr(mean).sum()

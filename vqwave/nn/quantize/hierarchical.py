@@ -101,11 +101,10 @@ class HierarchicalQuantizer(Quantizer):
             self.out.weight.copy_(torch.cat([same, same], 1)[..., None])
 
     @property
-    def bits_per_frame(self) -> float:
-        """Nominal, of a frame of the bottom level: a top code counts once for its
-        `downsample` frames.
-        """
-        return self.top.bits_per_frame / self.downsample + self.bottom.bits_per_frame
+    def codes_per_frame(self) -> list[float]:
+        """Of a frame of the bottom level: a top code counts once for its `downsample` frames."""
+        slow = [codes / self.downsample for codes in self.top.codes_per_frame]
+        return slow + self.bottom.codes_per_frame
 
     def _quantize(self, z: Tensor, mask: Tensor | None) -> Quantized:
         frames = z.shape[-1]
