@@ -139,7 +139,7 @@ def about(path: Path | str) -> Iterator[None]:
 def _naming(error: Exception, line: str, path: Path | str) -> str:
     """The line, which names `path` where neither it nor the system names a file."""
     other = isinstance(error, OSError) and error.filename is not None
-    named = str(path) in line or printable(path) in line
+    named = any(line.startswith(f"{name}: ") for name in (str(path), printable(path)))
     return line if other or named else f"{path}: {line}"
 
 

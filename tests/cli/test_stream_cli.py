@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import os
 import shlex
+import shutil
 import struct
 import subprocess
 import sys
@@ -201,6 +202,78 @@ def test_what_does_not_come_through_a_pipe_is_named(
     )
 
 
+def test_what_is_read_is_never_written_over(
+    place: Path, piped: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor is a pipe replaced by a file, nor is WAV written under another format's name."""
+    model, wav = place / "vqvae", (place / "speech.wav").read_bytes()
+    codes = tmp_path / "a.vqw"
+    codes.write_bytes(piped(wav, "encode", model, "-", "--quiet"))
+    (tmp_path / "like.wav").write_bytes(wav)
+    os.mkfifo(tmp_path / "pipe.vqw")
+    before = {path.name: path.stat() for path in tmp_path.iterdir()}
+    stream = ("decode", model, "--stream", *PLAIN)
+    like, is_read = tmp_path / "like.wav", "is what is read, expected another file"
+    for argv, expected in (
+        ((*stream, codes, "--out", codes), "a stream is WAV, expected a file name that ends in"),
+        ((*stream, codes, "--like", like, "--out", like), is_read),
+        ((*stream, codes, "--out", tmp_path / "a.flac"), "a stream is WAV"),
+        ((*stream, codes, "--raw", "--out", tmp_path / "b.wav"), "raw samples have no header"),
+        (("decode", model, codes, *PLAIN, "--like", like, "--out", like), is_read),
+        (("convert", model, codes, *PLAIN, "--like", like, "--out", like), is_read),
+        (("decode", model, codes, *PLAIN, "--out", "-"), "--out -: is for a stream"),
+        (("encode", model, "-", "--out", tmp_path / "pipe.vqw"), "is no file, expected the name"),
+        (
+            ("encode", model, like, "--out", like),
+            "like.wav: expected a file name that ends in .vqw",
+        ),
+        (("encode", model, place / "in", "--out", "-"), "is a folder, expected --out FOLDER"),
+        (("generate", model, "--prompt", like, "--out", like), is_read),
+    ):
+        assert expected in stopped(capsys, lambda argv=argv: piped(wav, *argv))
+    assert {path.name: path.stat() for path in tmp_path.iterdir()} == before
+
+
+def test_options_that_would_change_nothing_are_refused(
+    place: Path, piped: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, speech, out = place / "vqvae", place / "speech.wav", ("--out", tmp_path / "a.vqw")
+    codes = tmp_path / "codes.vqw"
+    codes.write_bytes(piped(speech.read_bytes(), "encode", model, "-", "--quiet"))
+    decode = ("decode", model, codes, "--out", tmp_path / "a.wav", *PLAIN)
+    for argv, expected in (
+        (("encode", model, speech, *out, "--input-rms-db", "-20"), "--input-rms-db: is for a pipe"),
+        (("encode", model, speech, *out, "--chunk-seconds", "1"), "--chunk-seconds: is for a pipe"),
+        ((*decode, "--label", "speaker=theo", "--label", "speaker=george"), "is given twice"),
+        ((*decode, "--speaker", "theo", "--label", "speaker=george"), "expected one of them"),
+    ):
+        assert expected in stopped(capsys, lambda argv=argv: main([str(a) for a in argv]))
+
+
+def test_a_stream_takes_the_voice_that_a_file_takes(
+    place: Path, piped: Run, tmp_path: Path
+) -> None:
+    """A label that is given, else the speaker that is noted."""
+    model, codes = place / "vqvae", tmp_path / "a.vqw"
+    main(
+        [
+            "encode",
+            str(model),
+            str(place / "speech.wav"),
+            "--speaker",
+            "george",
+            "--out",
+            str(codes),
+        ]
+    )
+    for given in ([], ["--label", "speaker=theo"], ["--speaker", "theo"]):
+        words = ["decode", str(model), str(codes), *PLAIN, *given]
+        main([*words, "--out", str(tmp_path / "whole.wav")])
+        main([*words, "--stream", "--out", str(tmp_path / "stream.wav")])
+        whole, streamed = (audio.read(tmp_path / f"{name}.wav")[0] for name in ("whole", "stream"))
+        np.testing.assert_array_equal(whole, streamed)
+
+
 def test_nothing_half_written_is_left(
     place: Path, piped: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -301,7 +374,12 @@ def test_a_bad_file_among_good_ones(
     assert "would both become" in err
 
 
-def test_ranks_share_a_folder(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_share_a_folder(
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     made = []
     for rank in range(2):
@@ -318,6 +396,25 @@ def test_ranks_share_a_folder(place: Path, tmp_path: Path, monkeypatch: pytest.M
         )
         made.append({path.name for path in (tmp_path / str(rank)).rglob("*.vqw")})
     assert [sorted(names) for names in made] == [["a.vqw", "c.vqw"], ["b.vqw"]]
+    for rank in ("x", "2", "-1"):
+        monkeypatch.setenv("RANK", rank)
+        words = ["encode", str(place / "vqvae"), str(place / "in"), "--out", str(tmp_path / "n")]
+        err = stopped(capsys, lambda words=words: main(words))
+        assert f"RANK={rank} WORLD_SIZE=2: expected the number of a process" in err
+
+
+def test_what_was_made_inside_the_folder_is_not_read(place: Path, tmp_path: Path) -> None:
+    """The same command once more finds nothing to do."""
+    shutil.copytree(place / "in", tmp_path / "in")
+    words = ["convert", str(place / "vqvae"), str(tmp_path / "in"), "--speaker", "theo", *PLAIN]
+    for _ in range(2):
+        main([*words, "--out", str(tmp_path / "in" / "out")])
+    made = {p.relative_to(tmp_path / "in").as_posix() for p in tmp_path.rglob("*.wav")}
+    assert {name for name in made if name.startswith("out/")} == {
+        "out/a.wav",
+        "out/b.wav",
+        "out/deep/c.wav",
+    }
 
 
 def wav(kind: int, bits: int, channels: int, data: bytes, length: int | None = None) -> bytes:

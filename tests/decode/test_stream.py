@@ -184,6 +184,34 @@ def test_guidance_and_top_p_stream_too() -> None:
     assert np.array_equal(played(it.stream("theo", sampling=sampling), codes, CUTS["some"]), whole)
 
 
+def test_a_stream_refuses_the_settings_that_decode_refuses() -> None:
+    """And a folder of utterances, of which each may be the next in a slot."""
+    continuous, student = codec(WAVENETS["mixture"]), codec(STUDENTS["staggered"])
+    for it, settings, said in (
+        (continuous, {"top_p": 0.5}, "top_p: this model has a mixture_of_logistics head"),
+        (continuous, {"precision": "bf8"}, "precision"),
+        (student, {"guidance": 2.0}, "a student has none of them"),
+    ):
+        sampling = Sampling(**settings)
+        task = it.task(coded(it, codes_for(it), 16 * FRAMES), "theo")
+        for decode in (
+            lambda it=it, sampling=sampling: it.stream("theo", sampling=sampling),
+            lambda it=it, s=sampling, task=task: list(it.decode_each([(0, task)], s)),
+        ):
+            with pytest.raises(UserInputError, match=said):
+                decode()
+
+
+def test_a_stream_of_numbers_of_numpy_is_saved(tmp_path: Path) -> None:
+    it = codec(WAVENETS["mixture"])
+    given = Sampling(seed=np.int64(3), temperature=np.float32(0.5), backend="reference")
+    assert given == Sampling(seed=3, temperature=0.5, backend="reference")
+    it.stream("theo", sampling=given).save(tmp_path / "a.safetensors")
+    for settings in ({"seed": 1.5}, {"seed": "1"}, {"temperature": "1"}, {"top_p": 0.0}):
+        with pytest.raises(UserInputError, match=next(iter(settings))):
+            Sampling(**settings)
+
+
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("upsample", [(), (4,), (2, 3), (3, 2, 4)])
 def test_the_reach_of_a_conditioner(kernel: int, upsample: tuple[int, ...]) -> None:

@@ -161,6 +161,24 @@ def test_what_is_padded_behind_an_utterance_is_not_in_its_codes(it: SpeechModel)
 
 
 @BOTH
+def test_what_is_decoded_may_be_changed_and_trained_on(it: SpeechModel) -> None:
+    coded = it.encode(speech(120))
+    made = [it.decode(coded, "theo"), it.convert(speech(120), RATE, speaker="theo")]
+    made += [wave for _, wave in it.decode_each([(0, it.task(coded, "theo"))])]
+    scale = torch.ones((), requires_grad=True)
+    for wave in made:
+        wave *= 0.5
+        (scale * wave).square().sum().backward()
+
+
+@BOTH
+def test_a_label_that_the_model_does_not_know_is_refused(it: SpeechModel) -> None:
+    coded = it.encode(speech(120))
+    with pytest.raises(UserInputError, match=r"label 'speeker': this model knows speaker"):
+        it.decode(coded, "theo", labels={"speeker": "theo"})
+
+
+@BOTH
 def test_a_seed_and_a_voice_decide(it: SpeechModel) -> None:
     coded = it.encode(speech(120), speaker="theo")
     plain = it.decode(coded, sampling=Sampling(seed=1))

@@ -101,6 +101,22 @@ def test_a_stream_is_what_decode_gives(codec: SpeechModel) -> None:
     assert torch.equal(torch.from_numpy(np.concatenate(parts)), whole)
 
 
+def test_a_refused_end_changes_nothing(codec: SpeechModel) -> None:
+    """Pitch codes that are missing may still come; too many are refused, too."""
+    coded, sampling = codec.encode(rising_voice(0.2), speaker="high"), Sampling(backend="reference")
+    stream, codes, pitch = codec.stream("high", sampling=sampling), coded.codes, coded.pitch.codes
+    parts = [stream.push(codes, pitch[:, :1])]
+    with pytest.raises(UserInputError, match=r"1 pitch codes for \d+ frames, expected"):
+        stream.flush(coded.samples)
+    parts += [stream.push(codes[:, :0], pitch[:, 1:]), stream.flush(coded.samples)]
+    whole = codec.decode(coded, sampling=sampling)
+    assert torch.equal(torch.from_numpy(np.concatenate(parts)), whole)
+    stream = codec.stream("high", sampling=sampling)
+    stream.push(codes, pitch.repeat(1, 2))
+    with pytest.raises(UserInputError, match="pitch codes for"):
+        stream.flush(coded.samples)
+
+
 def test_a_long_file_is_encoded_piece_by_piece(
     codec: SpeechModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -218,6 +218,27 @@ def chunks(wave: np.ndarray, sizes: tuple[int, ...] = (1, 700, 0, 3000)) -> Iter
             at += size
 
 
+def test_quiet_input_of_any_length_may_come_at_once() -> None:
+    """Thousands of seconds below the level at which sound begins, here of a hundredth each."""
+    wave = 1e-7 * np.ones(40 * 8000, np.float32)
+    wave[-8000:] = np.sin(np.arange(8000)).astype(np.float32)
+    whole, pieces = Level(-23.0, 80), Level(-23.0, 80)
+    at_once = np.concatenate([whole.push(wave), whole.flush()])
+    parts = [pieces.push(part) for part in np.array_split(wave, 999)]
+    np.testing.assert_array_equal(at_once, np.concatenate([*parts, pieces.flush()]))
+    assert len(at_once) == len(wave)
+
+
+def test_a_stream_that_is_over_takes_nothing_more() -> None:
+    stream = codec(FrameEncoderSpec(), EMAQuantizerSpec(codebook_size=16)).encode_stream(RATE)
+    wave = np.sin(np.arange(RATE)).astype(np.float32)
+    stream.push(wave)
+    stream.flush()
+    for again in (lambda: stream.push(wave), stream.flush):
+        with pytest.raises(UserInputError, match="this stream is over, expected a new one"):
+            again()
+
+
 def test_the_level_is_taken_from_the_first_second() -> None:
     wave = (0.01 * speech(12000) + 0.2).numpy()
     quiet = np.concatenate([np.zeros(500, np.float32), wave])

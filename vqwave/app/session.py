@@ -157,7 +157,8 @@ def generate(prior: SpeechModel, labels: Mapping[str, str], sampling: Sampling =
     sampling: its seed is that of the codes, too. Raises UserInputError.
     """
     assert prior.prior is not None  # `Models.priors` holds no others
-    drawn = prior.prior.draw(labels=labels, seed=sampling.seed, longest=LONGEST_GENERATED)[0]
+    longest = min(LONGEST_GENERATED, prior.prior.longest_of(labels))
+    drawn = prior.prior.draw(labels=labels, seed=sampling.seed, longest=longest)[0]
     if not drawn.samples:
         raise UserInputError(f"seed {sampling.seed}: nothing was drawn, expected another seed")
     speaker = drawn.speaker or next(iter(voices(prior)), None)

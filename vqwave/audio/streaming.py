@@ -174,7 +174,8 @@ class WavReader:
             (FLOAT, 32),
         ) or self.channels < 1:
             given = f"{self.channels} channels of {self.bits} bits, kind {self.kind}"
-            raise UserInputError(f"{self.name}: {given}, expected 16, 24 or 32 bits, or float")
+            wanted = "16, 24 or 32 bits, or float of 32 bits"
+            raise UserInputError(f"{self.name}: {given}, expected {wanted}")
         check_format(self.sample_rate, self.channels, self.name)
 
     def __iter__(self) -> Iterator[Wave]:

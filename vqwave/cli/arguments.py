@@ -194,6 +194,8 @@ def labels_of(arguments: argparse.Namespace, model: SpeechModel) -> dict[str, st
                 f"--label {name}: no condition of this model, expected"
                 f" {', '.join(dict.fromkeys(known)) or 'none'}"
             )
+    if arguments.speaker and "speaker" in given:
+        raise UserInputError("--speaker: given with --label speaker=..., expected one of them")
     given |= {"speaker": arguments.speaker} if arguments.speaker else {}
     for name, value in given.items():
         if value in model.card.untrained(name) and not arguments.quiet:
@@ -220,10 +222,15 @@ def embeddings_of(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
 
 def pairs(flag: str, pairs: Sequence[str]) -> dict[str, str]:
     """NAME=VALUE, each."""
+    found: dict[str, str] = {}
     for pair in pairs:
-        if "=" not in pair:
+        name, equals, value = pair.partition("=")
+        if not equals:
             raise UserInputError(f"{flag} {pair}: expected NAME=VALUE")
-    return dict(pair.split("=", 1) for pair in pairs)
+        if name in found:
+            raise UserInputError(f"{flag} {pair}: {name} is given twice, expected one value")
+        found[name] = value
+    return found
 
 
 def shift_of(arguments: argparse.Namespace, model: SpeechModel) -> float:
@@ -256,22 +263,22 @@ def check_positive(arguments: argparse.Namespace, *flags: str) -> None:
             raise UserInputError(f"{flag} {value}: expected a number above 0")
 
 
-def audio_out(path: Path | None, source: Path | None = None) -> Path:
+def audio_out(path: Path | None, *sources: Path | None) -> Path:
     """Refuse an impossible output before any work is done; see `writable`."""
     if path is None:
         raise UserInputError("--out: not given, expected an audio file (or a folder, for a folder)")
     if path.suffix.lower() not in (".wav", ".flac"):
         raise UserInputError(f"{path}: expected a file name that ends in .wav or .flac")
-    return writable(path, source)
+    return writable(path, *sources)
 
 
-def writable(path: Path, source: Path | None = None) -> Path:
-    """A file that may be written: not a folder, not what is read, `source`."""
+def writable(path: Path, *sources: Path | None) -> Path:
+    """A file that may be written: not a folder, none of what is read, `sources`."""
     if path.is_dir():
         raise UserInputError(f"{path}: is a folder, expected the name of a file to write")
     if path.exists() and not path.is_file():  # a device or a pipe, which a file would replace
         raise UserInputError(f"{path}: is no file, expected the name of a file to write")
-    if source is not None and path.resolve() == source.resolve():
+    if path.resolve() in [source.resolve() for source in sources if source is not None]:
         raise UserInputError(f"{path}: is what is read, expected another file to write")
     return within(path)
 

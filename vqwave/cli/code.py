@@ -29,7 +29,7 @@ from vqwave.cli.arguments import (
     writable,
 )
 from vqwave.cli.folder import Account, Work, share
-from vqwave.cli.pipe import DASH, decode_pipe, encode_pipe, target
+from vqwave.cli.pipe import CHUNK_SECONDS, DASH, decode_pipe, encode_pipe, target
 from vqwave.errors import UserInputError
 from vqwave.terminal import output
 
@@ -64,7 +64,10 @@ def add(add: Add) -> None:
         "--input-rms-db",
         type=finite,
         metavar="DB",
-        help="of a pipe: its RMS level in dBFS (default: that of its first second)",
+        help=(
+            "of a pipe: its RMS level in dBFS, where it has no DC (default: both of its first"
+            " second)"
+        ),
     )
     encode.add_argument(
         "--pitch-range",
@@ -77,8 +80,7 @@ def add(add: Add) -> None:
     encode.add_argument(
         "--chunk-seconds",
         type=finite,
-        default=0.16,
-        help="of a pipe: seconds encoded at once (default %(default)s)",
+        help=f"of a pipe: seconds encoded at once (default {CHUNK_SECONDS:g})",
     )
     device_option(encode)
     overwrite_option(encode)
@@ -122,21 +124,25 @@ def overwrite_option(command: argparse.ArgumentParser) -> None:
 def encode_file(arguments: argparse.Namespace) -> None:
     if arguments.out is None and arguments.input != DASH:
         raise UserInputError("--out: not given, expected a .vqw file, a folder or -")
-    if arguments.pitch_range is not None and arguments.input != DASH:
-        raise UserInputError("--pitch-range: is for a pipe, expected - to encode")
+    for name in ("pitch_range", "input_rms_db", "chunk_seconds"):
+        if getattr(arguments, name) is not None and arguments.input != DASH:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserInputError(f"{flag}: is for a pipe, expected - to encode")
 
     model = model_of(arguments, "a sound file")
     from vqwave import audio, codes
 
     if arguments.input == DASH:
         arguments.out = arguments.out or DASH
+        if arguments.out != DASH:
+            _codes_out(arguments.out)
         encode_pipe(arguments, model)
         return
     prior = None if arguments.prior is None else _prior(arguments.prior, arguments.device)
     if arguments.input.is_dir():
         encode_folder(arguments, model, prior)
         return
-    out = arguments.out if arguments.out == DASH else writable(arguments.out, arguments.input)
+    out = DASH if arguments.out == DASH else _codes_out(arguments.out, arguments.input)
     coded = naming(arguments.input, lambda: model.encode_file(arguments.input, arguments.speaker))
     note_rate(arguments, audio.rate_of(arguments.input), model.sample_rate)
     if out == DASH:
@@ -150,6 +156,13 @@ def encode_file(arguments: argparse.Namespace) -> None:
         f"{out}: {coded.seconds:.2f} s in {coded.codes.shape[1]} frames, {stored.bit_rate:.0f}"
         f" bit/s{packed}"
     )
+
+
+def _codes_out(path: Path, *sources: Path) -> Path:
+    """As `audio_out`, for codes."""
+    if path.suffix.lower() != ".vqw":
+        raise UserInputError(f"{path}: expected a file name that ends in .vqw")
+    return writable(path, *sources)
 
 
 def encode_folder(
@@ -180,9 +193,23 @@ def _prior(name: str, device: str) -> CodePrior:
     return codec.prior
 
 
+def _stream_out(arguments: argparse.Namespace) -> Path:
+    """As `audio_out`, of a stream, which is WAV, or samples without a header."""
+    out = arguments.out
+    headed = out.suffix.lower() in (".wav", ".flac")
+    if arguments.raw and headed:
+        raise UserInputError(f"{out}: raw samples have no header, expected another ending")
+    if not arguments.raw and out.suffix.lower() != ".wav":
+        raise UserInputError(f"{out}: a stream is WAV, expected a file name that ends in .wav")
+    return writable(out, arguments.input, arguments.like)
+
+
 def decode_file(arguments: argparse.Namespace) -> None:
+    arguments.stream = arguments.stream or arguments.input == DASH
     if arguments.raw and not arguments.stream:
         raise UserInputError("--raw: is for a stream, expected --stream, too")
+    if arguments.out == DASH and not arguments.stream:
+        raise UserInputError("--out -: is for a stream, expected --stream, too")
     if arguments.out is None and not arguments.stream:
         raise UserInputError("--out: not given, expected an audio file or a folder (or --stream)")
 
@@ -191,10 +218,10 @@ def decode_file(arguments: argparse.Namespace) -> None:
     model = model_of(arguments, "a .vqw file")
     prior = model.prior if arguments.prior is None else _prior(arguments.prior, arguments.device)
     shift_of(arguments, model)
-    if arguments.stream or arguments.input == DASH:
+    if arguments.stream:
         arguments.out = arguments.out or DASH
         if arguments.out != DASH:
-            writable(arguments.out)
+            _stream_out(arguments)
         decode_pipe(arguments, model, prior)
         return
     labels = labels_of(arguments, model)
@@ -204,7 +231,7 @@ def decode_file(arguments: argparse.Namespace) -> None:
         works = _longest_first(share(arguments, {".vqw"}, ".wav"))
         decode_folder(arguments, model, works, lambda path: codes.load_codes(path, prior), labels)
     else:
-        out = audio_out(arguments.out)
+        out = audio_out(arguments.out, arguments.input, arguments.like)
         coded, like = codes.load_codes(arguments.input, prior), like_of(arguments, model)
         write_decoded(arguments, model, coded, out, labels, like=like)
 
@@ -300,7 +327,7 @@ def convert_file(arguments: argparse.Namespace) -> None:
         longest_first = sorted(lengths, key=lambda pair: -pair[1])
         decode_folder(arguments, model, longest_first, model.encode_file, labels, recordings=True)
         return
-    out = audio_out(arguments.out, arguments.input)
+    out = audio_out(arguments.out, arguments.input, arguments.like)
     like = like_of(arguments, model, arguments.input)
     coded = naming(arguments.input, lambda: model.encode_file(arguments.input))
     note_rate(arguments, audio.rate_of(arguments.input), model.sample_rate)

@@ -40,12 +40,18 @@ def share(arguments: argparse.Namespace, suffixes: Collection[str], suffix: str)
     source, out = arguments.input, arguments.out
     if out is None:
         raise UserInputError(f"{source}: a folder, expected --out FOLDER, too")
+    if str(out) == "-":
+        raise UserInputError(f"--out -: {source} is a folder, expected --out FOLDER")
     if out.exists() and not out.is_dir():
         raise UserInputError(
             f"{out}: a file, expected a folder for what is made of the files in {source}"
         )
-    files = visible_files(source, suffixes)
-    refused = [Work(path, out / path.name, why) for path, why in _refused(source, suffixes)]
+    files = [path for path in visible_files(source, suffixes) if not _made(path, source, out)]
+    refused = [
+        Work(path, out / path.name, why)
+        for path, why in _refused(source, suffixes)
+        if not _made(path, source, out)
+    ]
     if not files and not refused:
         raise UserInputError(f"{source}: no files in it end in {', '.join(sorted(suffixes))}")
     good = (path for path in files if has_utf8_name(path))
@@ -56,7 +62,7 @@ def share(arguments: argparse.Namespace, suffixes: Collection[str], suffix: str)
             raise UserInputError(f"{other} and {work.source} would both become {work.target}")
         if work.target.resolve() == work.source.resolve():
             raise UserInputError(f"{out}: is what is read, expected another folder to write into")
-    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, ranks = _place()
     mine = [*works, *refused][rank::ranks]
     there = {work for work in mine if not work.refused and work.target.exists()}
     there = set() if arguments.overwrite else there
@@ -64,6 +70,20 @@ def share(arguments: argparse.Namespace, suffixes: Collection[str], suffix: str)
         what = f"{len(there)} of {len(mine)} files are in {out} already and stay as they are"
         message(f"note: {what}; --overwrite makes them again")
     return [work for work in mine if work not in there]
+
+
+def _made(path: Path, source: Path, out: Path) -> bool:
+    """Whether a file below `source` lies in `out`, a folder in it: it was made by a run before."""
+    return out.resolve() != source.resolve() and out.resolve() in path.resolve().parents
+
+
+def _place() -> tuple[int, int]:
+    """The number of this process, and how many there are."""
+    rank, ranks = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not (rank.isdecimal() and ranks.isdecimal() and int(rank) < int(ranks)):
+        given = f"RANK={rank} WORLD_SIZE={ranks}"
+        raise UserInputError(f"{given}: expected the number of a process, and of how many")
+    return int(rank), int(ranks)
 
 
 def _refused(source: Path, suffixes: Collection[str]) -> list[tuple[Path, str]]:
@@ -115,8 +135,6 @@ class Account:
         """Raises UserInputError where a file failed."""
         self.bar.close()
         if self.failed:
-            raise UserInputError(
-                f"{self.failed} of {self.count} files could not be used; the others are in"
-                f" {self.out}"
-            )
+            done = "" if self.failed == self.count else f"; the others are in {self.out}"
+            raise UserInputError(f"{self.failed} of {self.count} files could not be used{done}")
         output(f"{self.out}: {self.count} files")

@@ -29,6 +29,7 @@ from vqwave.cli.arguments import (
     synthesis_options,
 )
 from vqwave.cli.code import write_decoded
+from vqwave.errors import UserInputError
 from vqwave.terminal import output
 
 if TYPE_CHECKING:
@@ -49,13 +50,11 @@ def add(add: Add) -> None:
     generate.add_argument(
         "--code-temperature",
         type=finite,
-        default=1.0,
-        help="of a prior's codes (default %(default)s)",
+        help="of a prior's codes (default 1)",
     )
     generate.add_argument(
         "--code-top-p",
         type=finite,
-        default=1.0,
         help="draw from a prior's likeliest codes of this mass",
     )
     generate.add_argument("--prompt", type=Path, metavar="IN.wav", help="go on from this recording")
@@ -93,11 +92,15 @@ def add(add: Add) -> None:
 
 
 def generate_file(arguments: argparse.Namespace) -> None:
-    out = audio_out(arguments.out)
+    out = audio_out(arguments.out, arguments.prompt, arguments.like)
 
     model = model_of(arguments)
     from vqwave import audio
 
+    for name in ("code_temperature", "code_top_p"):
+        if getattr(arguments, name) is not None and (model.prior is None or arguments.prompt):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserInputError(f"{flag}: is for the codes of a prior, expected none")
     labels, _ = labels_of(arguments, model), shift_of(arguments, model)
     like = like_of(arguments, model)
     if (prior := model.prior) is not None and arguments.prompt is None:
@@ -131,17 +134,19 @@ def _sampled_codes(
     arguments: argparse.Namespace, prior: CodePrior, labels: dict[str, str]
 ) -> CodeSequence:
     """Codes from a prior."""
+    temperature, top_p = arguments.code_temperature, arguments.code_top_p
     return prior.draw(
         arguments.seconds,
         labels=labels,
         seed=arguments.seed,
-        temperature=arguments.code_temperature,
-        top_p=arguments.code_top_p,
+        temperature=1.0 if temperature is None else temperature,
+        top_p=1.0 if top_p is None else top_p,
     )[0]
 
 
 def synthesize_file(arguments: argparse.Namespace) -> None:
-    out, files = audio_out(arguments.out), pairs("--features", arguments.features)
+    files = pairs("--features", arguments.features)
+    out = audio_out(arguments.out, arguments.like, *map(Path, files.values()))
 
     model = model_of(arguments)
     from vqwave import audio

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vqwave.inference.stream_encoding import SpeechStream
 
 DASH = Path("-")
+CHUNK_SECONDS = 0.16  # that are encoded at once
 PIECE = 25  # frames of a complete file that are decoded before their speech is written
 
 
@@ -71,7 +72,7 @@ def encode_pipe(arguments: argparse.Namespace, model: SpeechModel) -> None:
         stream = model.encode_stream(
             reader.sample_rate,
             level=arguments.input_rms_db,
-            seconds=arguments.chunk_seconds,
+            seconds=CHUNK_SECONDS if arguments.chunk_seconds is None else arguments.chunk_seconds,
             speaker=arguments.speaker,
             pitch_range=_pitch_range(arguments.pitch_range),
         )
@@ -127,13 +128,11 @@ def decode_pipe(arguments: argparse.Namespace, model: SpeechModel, coder: Coder 
 
     with source(arguments.input) as (file, name):
         reader = CodeReader(file, name, coder)
-        noted = reader.header.speaker if arguments.like is None else None
-        speaker = arguments.speaker or noted
-        model.check(reader.header)
+        naming(name, partial(model.check, reader.header))
         stream = model.stream(
-            speaker if "speaker" in model.decoder.conditioner.labels else arguments.speaker,
+            arguments.speaker,
             like=like_of(arguments, model),
-            labels=labels_of(arguments, model),
+            labels={"speaker": reader.header.speaker, **labels_of(arguments, model)},
             embeddings=embeddings_of(arguments),
             sampling=sampling_of(arguments),
             pitch=reader.header.pitch,
@@ -150,5 +149,5 @@ def decode_pipe(arguments: argparse.Namespace, model: SpeechModel, coder: Coder 
                 for piece in block.split(PIECE):
                     writer.write(stream.push(piece.codes, piece.pitch))
             writer.write(stream.flush(reader.header.samples))
-            if arguments.out != DASH:
+            if arguments.out != DASH:  # which others may write to before and after
                 writer.finish()

@@ -317,18 +317,29 @@ def sample(request: SampleRequest[Any], sampling: Sampling = DEFAULT) -> Tensor:
     `reference.sample_wavenet`) are the reference decoder's alone: any back-end gives way to it.
     `precision` is the CPU kernels' (see `precision.py`); the others have their own.
     """
+    backend = _checked(request, sampling, select(request.decoder, sampling))
+    return backend.sample(request, sampling)
+
+
+def _checked(
+    request: SampleRequest[Any], sampling: Sampling, backend: Backend[Any]
+) -> Backend[Any]:
+    """Raises UserInputError for settings or weights that it does not decode."""
     check_finite(request.decoder, f"this {type(request.decoder).__name__}")
     named(sampling.precision)
-    backend = select(request.decoder, sampling)
-    if not 0 < sampling.top_p <= 1:
-        raise UserInputError(f"top_p {sampling.top_p}: expected a number above 0, at most 1")
     backend.check(request, sampling)
-    return backend.sample(request, sampling)
+    return backend
 
 
 def build_engine(decoder: WaveNet | Student, sampling: Sampling, stream: int = 0) -> Engine:
     """The fastest that decodes this as a stream. Raises UserInputError."""
-    return select(decoder, sampling).engine(decoder, sampling, stream)
+    return checked_backend(decoder, sampling).engine(decoder, sampling, stream)
+
+
+def checked_backend(decoder: WaveNet | Student, sampling: Sampling) -> Backend[Any]:
+    """The one to decode utterances with that come later. Raises UserInputError as `sample` does."""
+    request = SampleRequest(decoder, None, 0, torch.zeros(1, dtype=torch.int64))
+    return _checked(request, sampling, select(decoder, sampling))
 
 
 def _backends(decoder: nn.Module) -> Mapping[str, Backend[Any]]:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqwave.decode.backend import Backend, SampleRequest, sample, select
+from vqwave.decode.backend import Backend, SampleRequest, checked_backend, sample, select
 from vqwave.decode.sampling import Sampling
 from vqwave.decode.streaming.engines import NumbaDecoder
 from vqwave.models.student import Student
@@ -64,7 +64,7 @@ def decode_each(
     Each comes out as it would alone, bit for bit. Only a WaveNet's kernels have slots: the
     reference, and a student, take one utterance after another.
     """
-    backend = select(decoder, sampling)
+    backend = checked_backend(decoder, sampling)
     if backend.continuous_batching:
         count = slots or SLOTS * torch.get_num_threads()
         batcher = ContinuousBatcher(decoder, backend, sampling, count, progress=progress)

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from vqwave.decode.sampling import checked_strength
 from vqwave.distributed.threads import limited_to
+from vqwave.distributed.torch_defaults import ordinary
 from vqwave.errors import UserInputError
 from vqwave.features import LogMel
 from vqwave.models.vqvae import VQVAE
@@ -71,11 +72,14 @@ def postfilter_of(model: VQVAE | None, strength: float | None) -> Postfilter | N
 def postfiltered(
     model: VQVAE | None, wave: Tensor, spectrum: Tensor | None, strength: float | None
 ) -> Tensor:
-    """A waveform (T,) on the CPU, decoded by `model` from the log-mel frames (1, M, F) -> (T,)."""
+    """A waveform (T,) on the CPU, decoded by `model` from the log-mel frames (1, M, F) -> (T,), a
+    copy that may take part in a training.
+    """
     postfilter = postfilter_of(model, strength)
     if postfilter is None or spectrum is None:
-        return wave
-    return torch.from_numpy(postfilter.whole(wave.numpy(), spectrum[0].float().cpu().numpy()))
+        return ordinary(wave)
+    filtered = postfilter.whole(wave.numpy(), spectrum[0].float().cpu().numpy())
+    return ordinary(torch.from_numpy(filtered))
 
 
 @dataclass

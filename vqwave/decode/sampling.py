@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 from vqwave.distributions import checked_temperature
 from vqwave.errors import UserInputError
@@ -72,6 +72,18 @@ def checked_strength(value: float) -> float:
     return value
 
 
+def _number(given: object, name: str) -> float:
+    if isinstance(given, bool | str) or not isinstance(given, SupportsFloat):
+        raise UserInputError(f"{name} {given!r}: expected a number")
+    return float(given)
+
+
+NUMBERS = (
+    *("temperature", "scale_temperature", "voiced_temperature"),
+    *("top_p", "guidance", "postfilter"),
+)
+
+
 @dataclass(frozen=True)
 class Sampling:
     """The same settings and seed give the same audio, alone or in a batch.
@@ -95,8 +107,13 @@ class Sampling:
     postfilter: float | None = None  # strength of what follows the decoder, see `decode.postfilter`
 
     def __post_init__(self) -> None:
-        checked_seed(self.seed)
+        for name in NUMBERS:  # of numpy, too: plain ones, as a saved state has them
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _number(given, name))
+        object.__setattr__(self, "seed", checked_seed(self.seed))
         checked_temperatures(self.temperatures())
+        if not 0 < self.top_p <= 1:
+            raise UserInputError(f"top_p {self.top_p}: expected a number above 0, at most 1")
         if self.postfilter is not None:
             checked_strength(self.postfilter)
 

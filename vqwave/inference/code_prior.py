@@ -103,7 +103,7 @@ class CodePrior:
         if not 0 < top_p <= 1:
             raise UserInputError(f"code top-p {top_p}: expected a number above 0 and at most 1")
         labels, count = inputs.by_name(labels, "labels"), inputs.whole_number(count, "count", 1)
-        longest = self._longest(labels) if longest is None else longest
+        longest = self.longest_of(labels) if longest is None else longest
         length = inputs.seconds(longest if seconds is None else seconds)
         sampled = sample_codes(
             self.network,
@@ -117,7 +117,8 @@ class CodePrior:
         )
         return [self._sequence(codes, pitch, labels.get("speaker")) for codes, pitch in sampled]
 
-    def _longest(self, labels: Mapping[str, str | None]) -> float:
+    def longest_of(self, labels: Mapping[str, str | None]) -> float:
+        """Seconds after which an utterance with these labels is cut, see `draw`."""
         known = [
             of_label[value]
             for name, of_label in self.longest.items()

@@ -64,6 +64,11 @@ class DecoderInputs:
             )
         conditioner = self.decoder.conditioner
         sizes, labels = conditioner.vector_sizes, inputs.by_name(labels, "labels")
+        for name in labels:
+            if name != "speaker" and name not in self.card.labels:
+                known = ", ".join(self.card.labels) or "none"
+                hint = nearest(name, self.card.labels)
+                raise UserInputError(f"label {name!r}: this model knows {known}{hint}")
         given = inputs.by_name(vectors, "embeddings")
         for name in given:
             if name not in sizes:

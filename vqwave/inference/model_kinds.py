@@ -22,6 +22,7 @@ from vqwave.decode.batching import DecodeRequest
 from vqwave.errors import UserInputError
 from vqwave.inference.decoder_inputs import DecoderInputs, Given, Labels, Vectors
 from vqwave.inference.model_folder import ModelCard
+from vqwave.inference.reference_voice import ReferenceVoice
 from vqwave.models import VQVAE, Model, Prior, Student, StudentSpec, WaveNet, WaveNetSpec
 from vqwave.models.melody import Melody
 from vqwave.models.vqvae import VQVAESpec
@@ -46,6 +47,8 @@ class Speech(Protocol):
         labels: Labels | None,
         embeddings: Vectors | None,
         /,
+        *,
+        like: ReferenceVoice | None,
     ) -> DecodeRequest: ...
 
     def decode(
@@ -120,11 +123,15 @@ class ModelKind(ABC):
         self,
         speech: Speech,
         x: Tensor,
-        labels: Labels,
+        labels: Labels | None,
         embeddings: Vectors | None,
         features: Given | None,
+        *,
+        like: ReferenceVoice | None,
     ) -> Condition | None:
-        """What the decoder is conditioned on for a prepared recording x (1, T)."""
+        """What the decoder is conditioned on for a prepared recording x (1, T); labels and vectors
+        are with those of `like`.
+        """
 
     @abstractmethod
     def reconstruct(
@@ -180,10 +187,13 @@ class WaveformKind(ModelKind):
         self,
         speech: Speech,
         x: Tensor,
-        labels: Labels,
+        labels: Labels | None,
         embeddings: Vectors | None,
         features: Given | None,
+        *,
+        like: ReferenceVoice | None,
     ) -> Condition | None:
+        del like  # its labels and vectors alone
         conditions = speech.given.attributes(labels, embeddings)
         conditions |= speech.given.frames(features, x.shape[1]) if features else {}
         padded = F.pad(x, (0, -x.shape[1] % self.model.hop))
@@ -287,14 +297,17 @@ class CodecKind(ModelKind):
         self,
         speech: Speech,
         x: Tensor,
-        labels: Labels,
+        labels: Labels | None,
         embeddings: Vectors | None,
         features: Given | None,
+        *,
+        like: ReferenceVoice | None,
     ) -> Condition | None:
         conditions = speech.given.attributes(labels, embeddings)
         conditions |= speech.given.frames(features, x.shape[1]) if features else {}
-        coded = speech.encode_prepared(x[0], labels.get("speaker"))
-        return speech.task(coded, None, labels, embeddings).condition
+        speaker = None if like is not None or labels is None else labels.get("speaker")
+        coded = speech.encode_prepared(x[0], speaker)
+        return speech.task(coded, None, labels, embeddings, like=like).condition
 
     def reconstruct(
         self,

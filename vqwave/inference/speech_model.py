@@ -18,7 +18,7 @@ from vqwave.decode.postfilter import conditioning_spectrum, postfiltered
 from vqwave.decode.sampling import DEFAULT, Sampling
 from vqwave.decode.streaming.conditions import code_condition
 from vqwave.decode.streaming.stream import Stream, StreamState
-from vqwave.distributed.torch_defaults import inference, own_defaults
+from vqwave.distributed.torch_defaults import inference, ordinary, own_defaults
 from vqwave.errors import UserInputError, under
 from vqwave.inference.batch_codec import Codec
 from vqwave.inference.decoder_inputs import Given, Labels, Vectors
@@ -275,7 +275,7 @@ class SpeechModel(SpeechEncoder):
         settings = self._sampling(sampling, seed, temperature)
         waves = decode_together(self.decoder, tasks, [0] * len(tasks), settings, progress)
         done = (self._finished(*each, settings) for each in zip(waves, tasks, strict=True))
-        return [next(done) if item.samples else torch.zeros(0) for item in coded]
+        return [next(done) if item.samples else ordinary(torch.zeros(0)) for item in coded]
 
     def convert(
         self,
@@ -366,7 +366,8 @@ class SpeechModel(SpeechEncoder):
         tasks = [DecodeRequest(condition, samples)] * count
         settings = self._sampling(sampling, seed, temperature)
         waves = decode_together(self.decoder, tasks, range(count), settings, progress, prompt=past)
-        return waves if past is None else [torch.cat([past[0].cpu(), wave]) for wave in waves]
+        before = [] if past is None else [past[0].cpu()]
+        return [ordinary(torch.cat([*before, wave])) for wave in waves]
 
     def _with_voice(
         self,
@@ -418,7 +419,7 @@ class SpeechModel(SpeechEncoder):
         frames = frontend(padded[None], conditions)
         task = DecodeRequest(self.decoder.condition(frames, conditions), len(x))
         settings = self._sampling(sampling, seed, temperature)
-        return decode_together(self.decoder, [task], [0], settings, progress)[0]
+        return ordinary(decode_together(self.decoder, [task], [0], settings, progress)[0])
 
     @inference()
     def synthesize(
@@ -456,7 +457,7 @@ class SpeechModel(SpeechEncoder):
         condition = self.decoder.condition(frontend(None, conditions), conditions)
         settings = self._sampling(sampling, seed, temperature)
         tasks = [DecodeRequest(condition, samples)]
-        return decode_together(self.decoder, tasks, [0], settings, progress)[0]
+        return ordinary(decode_together(self.decoder, tasks, [0], settings, progress)[0])
 
     @inference()
     def log_likelihood(
@@ -477,10 +478,9 @@ class SpeechModel(SpeechEncoder):
         """
         decoder = self.kind.scoring_decoder()
         check_finite(self.model, f"this {self.card.kind}")
-        x = self.prepare(wave, sample_rate)[None]
-        labels, embeddings = self._with_voice(speaker, labels, embeddings, like)
-        labels = labels or {}
-        condition = self.kind.recording_condition(self, x, labels, embeddings, features)
+        x, voice = self.prepare(wave, sample_rate)[None], self._like(like, speaker)
+        named = self._with_voice(speaker, labels, embeddings, voice)
+        condition = self.kind.recording_condition(self, x, *named, features, like=voice)
         return likelihood.score(decoder, condition, x)
 
     @inference()

@@ -49,7 +49,7 @@ class SpeechStream:
         self.level = Level(target, round(SETTLE * rate), known)
         self.resampler = Resampler(source, rate)
         self.chunks = ChunkEncoder(model, max(1, round(seconds * rate / model.hop)))
-        self.sample_rate = rate
+        self.sample_rate, self.over = rate, False
 
     @property
     def latency(self) -> float:
@@ -87,6 +87,8 @@ class SpeechStream:
 
         Raises UserInputError.
         """
+        if self.over:
+            raise UserInputError("push: this stream is over, expected a new one")
         samples = inputs.mono(wave)
         if not np.isfinite(samples).all():
             raise UserInputError("a sample that is NaN or infinite, expected audio")
@@ -94,4 +96,7 @@ class SpeechStream:
 
     def rest(self) -> Wave:
         """The last of what `prepare` gives. Raises UserInputError where there was no sound."""
+        if self.over:
+            raise UserInputError("flush: this stream is over, expected a new one")
+        self.over = True
         return np.concatenate([self.level.push(self.resampler.flush()), self.level.flush()])

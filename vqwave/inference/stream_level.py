@@ -12,10 +12,11 @@ SILENCE = 1e-6  # a peak below this, once the DC is gone, is rounding
 
 class Level:
     """Samples as they come -> without DC and at the level that the model was trained at: both are
-    taken from the first second.
+    taken from the first second of sound. Where the level is known, DC stays.
 
     Silence before it passes as zeros: exact zeros, and seconds below the level at which sound
-    begins. What is shorter than that comes out as `SpeechModel.prepare` makes it.
+    begins. What is shorter than a second, and begins with sound, comes out as
+    `SpeechModel.prepare` makes it.
     """
 
     def __init__(self, target: float, settle: int, known: float | None = None) -> None:
@@ -28,20 +29,23 @@ class Level:
         )
 
     def push(self, wave: Wave) -> Wave:
+        parts = [np.zeros(0, np.float32)]
+        while self.gain is None and len(wave):
+            missing = self.settle - sum(map(len, self.waiting))
+            piece = wave[:missing]
+            if not self.waiting:
+                loud = np.flatnonzero(np.abs(piece) > SILENCE)
+                if start := int(loud[0]) if len(loud) else len(piece):
+                    parts.append(np.zeros(start, np.float32))
+                    wave = wave[start:]
+                    continue
+            self.waiting.append(piece)
+            wave = wave[len(piece) :]
+            if len(piece) == missing:
+                parts.append(self._settle())
         if self.gain is not None:
-            return ((wave - self.mean) * self.gain).astype(np.float32)
-        if not self.waiting:
-            loud = np.flatnonzero(np.abs(wave) > SILENCE)
-            start = int(loud[0]) if len(loud) else len(wave)
-            if start:
-                rest = self.push(wave[start:]) if start < len(wave) else wave[:0]
-                return np.concatenate([np.zeros(start, np.float32), rest])
-        self.waiting += [wave] if len(wave) else []
-        missing = self.settle - sum(map(len, self.waiting))
-        if missing > 0:
-            return wave[:0]
-        self.waiting[-1], rest = np.split(wave, [len(wave) + missing])
-        return np.concatenate([self._settle(), self.push(rest)])
+            parts.append(((wave - self.mean) * self.gain).astype(np.float32))
+        return np.concatenate(parts)
 
     def flush(self) -> Wave:
         """Raises UserInputError where there was no sound."""

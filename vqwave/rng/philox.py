@@ -4,6 +4,8 @@ chunking or the back-end.
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,11 +20,15 @@ _HALF = np.uint64(32)
 def checked_seed(seed: int) -> int:
     """The seed itself, which has 64 bits.
 
-    Raises UserInputError for one that has more, or is negative.
+    Raises UserInputError for one that has more, is negative, or no whole number.
     """
+    try:
+        seed = operator.index(seed)
+    except TypeError:
+        raise UserInputError(f"seed {seed!r}: expected a whole number") from None
     if not 0 <= seed < 2**64:
         raise UserInputError(f"seed {seed}: expected 0 to 2^64 - 1")
-    return int(seed)
+    return seed
 
 
 def philox(counter: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:

@@ -149,11 +149,18 @@ class CodeConditions:
             return _joined([self.push(codes, pitch_codes), self.flush()])
         end = self.pending.first + self.pending.z.shape[-1]
         if self.melody is not None:
+            self._check_pitch(self.melody, end)  # before anything changes
             self._decode_pitch(self.melody, last=True)
-            if self._known < end:
-                reason = f"pitch codes: they end at frame {self._known} of {end}"
-                raise UserInputError(f"{reason}, expected one each {self.melody.codec.hop} samples")
         return self._emit(end, end)
+
+    def _check_pitch(self, melody: Melody, end: int) -> None:
+        """Whether there are as many pitch codes as `end` frames need."""
+        kept = max(0, self.pending.pitch_code - melody.reach)
+        codes = kept + self.pending.pitch_codes.shape[-1]
+        due = -(-end * self.pitch_frames // melody.ratio)
+        if codes != due:
+            reason = f"{codes} pitch codes for {end} frames, expected {due}"
+            raise UserInputError(f"{reason}: one each {melody.codec.hop} samples")
 
     def check(self, pushed: int, made: int) -> None:
         """Whether what is pending is what is left of `pushed` frames of which the columns `made`
