@@ -212,8 +212,8 @@ class DiscretisedLogisticMixture(LogisticMixture):
     e^{-\Delta/s})
 
     with a, b = (x - location +- delta / 2) / s: exact, without the thresholds of the usual code,
-    which count 33 levels a side as "edge" at 16 bit. The lowest and the highest level take the
-    tails. `log_prob` is that of the level nearest to x.
+    which count 33 levels a side as "edge" at 16 bit. The outermost levels take the tails. `log_prob`
+    is that of the level nearest to x.
 
     Reference: Salimans et al., 2017 (PixelCNN++), sec. 2.1. arXiv:1701.05517
     """
@@ -240,7 +240,6 @@ class DiscretisedLogisticMixture(LogisticMixture):
         return torch.where(small, series, (-torch.expm1(-torch.where(small, 1.0, y))).log())
 
     def _level(self, x: Tensor) -> Tensor:
-        """The nearest level."""
         return ((x / self.delta).round() * self.delta).clamp(-1.0, 1.0 - self.delta)
 
     def log_prob(self, x: Tensor) -> Tensor:
