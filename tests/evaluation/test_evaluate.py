@@ -26,6 +26,7 @@ from vqwave.data import Corpus
 from vqwave.errors import UserInputError
 from vqwave.evaluation import Settings, chosen, evaluate
 from vqwave.evaluation.context import EvaluationContext
+from vqwave.evaluation.likelihood import _batch, _condition
 from vqwave.evaluation.outputs import GivenVoice
 from vqwave.evaluation.readme_table import BEGIN, END, put, section
 from vqwave.evaluation.recognition import conversion
@@ -241,6 +242,32 @@ def test_others_are_of_another_speaker_and_word(place: Path) -> None:
     for own, other in enumerate(context.others()):
         assert context.label("speaker")[own] != context.label("speaker")[other]
         assert context.label("text")[own] != context.label("text")[other]
+
+
+@torch.inference_mode()
+def test_each_variant_takes_its_part_from_another_utterance(place: Path) -> None:
+    """Codes that are shuffled with the labels kept, and the other way round: column by column what
+    the model makes of them.
+    """
+    corpus, codec = Corpus.open(place / "corpus"), vqwave.load(place / "vqvae")
+    context = EvaluationContext(corpus, codec, None, replace(QUICK, limit=5))
+    own, others = [*range(len(context.rows))], context.others()
+    batch, found = _batch(context, own), {}
+    for name, codes_of, voices_of in (
+        ("model", own, own),
+        ("shuffled codes", others, own),
+        ("shuffled speakers", own, others),
+    ):
+        found[name] = _condition(context, own, batch, name).features
+        for i, frames in enumerate(batch.frame_mask(context.vqvae.hop).sum(1).tolist()):
+            codes = context.coded[codes_of[i]].codes
+            codes = codes.repeat(1, -(-frames // codes.shape[1]))[:, :frames]
+            voice = corpus.utterances[context.rows[voices_of[i]]].labels
+            condition = context.vqvae.condition(codes[None], codec.given.label_ids(voice))
+            end = condition.features.shape[-1] - 8  # what follows is not the same
+            torch.testing.assert_close(found[name][i, :, :end], condition.features[0, :, :end])
+    for name in ("shuffled codes", "shuffled speakers"):
+        assert not torch.allclose(found[name], found["model"])
 
 
 def test_conversion_counts_a_perfect_converter_as_one(

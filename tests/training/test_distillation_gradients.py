@@ -14,7 +14,7 @@ from noise import noise_corpus
 from torch import Tensor
 
 from vqwave.data import Batch, Corpus
-from vqwave.distributions import Gaussian, GaussianMixture, LogisticMixture, Mixture
+from vqwave.distributions import Distribution, Gaussian, GaussianMixture, LogisticMixture, Mixture
 from vqwave.inference.model_folder import ModelCard, save_trained
 from vqwave.losses import (
     ClosedGaussian,
@@ -92,6 +92,39 @@ def loop(experiment_script: Callable[[str], ModuleType], folder: Path, tmp_path:
     loop = Trainer(script.DistillExperiment(config), quiet=True)
     loop.held.close()
     return loop
+
+
+def test_what_is_compared_is_one_run_of_the_flows(
+    loop: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """x is z exp(log-scale) + location of the noise that was drawn, not of any other; the teacher
+    is given all of it, beyond the range of recordings, too.
+    """
+    experiment = loop.experiment
+    student, teacher = experiment.model, experiment.teacher_decoder
+    batch, given, drawn = next(loop.batches()), [], []
+    noise, predict = student.noise, teacher.predict
+
+    def loud(u: Tensor, temperature: float | Tensor) -> Tensor:
+        drawn.append(100 * noise(u, temperature))
+        return drawn[-1]
+
+    def seen(x: Tensor, condition: object) -> Distribution:
+        given.append(x)
+        return predict(x, condition)
+
+    monkeypatch.setattr(student, "noise", loud)
+    monkeypatch.setattr(teacher, "predict", seen)
+    u = torch.rand(4, *batch.wave.shape, generator=torch.Generator().manual_seed(0))
+    flowed, side = experiment._compare(
+        experiment.network, batch, None, lambda: u.clamp(1e-6, 1 - 1e-6), experiment.config.kl
+    )
+    assert side.teacher is not None
+    assert flowed.x.abs().max() > 1.5
+    assert torch.equal(given[0], flowed.x)
+    assert torch.equal(side.x, flowed.x * batch.mask)
+    expected = drawn[0] * flowed.log_scale.exp() + flowed.location
+    torch.testing.assert_close(flowed.x, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -25,7 +25,7 @@ from vqwave.errors import UserInputError
 from vqwave.training.checkpoint import newest_checkpoint
 from vqwave.training.experiment import StepOutput
 from vqwave.training.settings import DataSpec, ExperimentSpec, OptimSpec, TrainSpec
-from vqwave.training.trainer import RunInterruptedError, Trainer
+from vqwave.training.trainer import RunInterruptedError, Trainer, accelerator_of
 
 
 class Tiny(SmallWaveNet):
@@ -246,6 +246,11 @@ def test_one_process_trains_in_a_run_folder(
     (tmp_path / "file").touch()
     with pytest.raises(UserInputError, match="file: a file, expected a run folder"):
         Trainer(Tiny(config(corpus, tmp_path / "file")), quiet=True)
+
+
+def test_buffers_are_not_sent_between_processes() -> None:
+    """A codebook is the same everywhere by its own sums; sent, it would be as old as a step."""
+    assert accelerator_of(TrainSpec()).ddp_handler.broadcast_buffers is False
 
 
 def test_weights_of_zero_alone_are_refused(corpus: Path, tmp_path: Path) -> None:
