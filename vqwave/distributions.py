@@ -212,8 +212,8 @@ class DiscretisedLogisticMixture(LogisticMixture):
     e^{-\Delta/s})
 
     with a, b = (x - location +- delta / 2) / s: exact, without the thresholds of the usual code,
-    which count 33 levels a side as "edge" at 16 bit. The outermost take the tails. `log_prob` is that
-    of the level nearest to x.
+    which count 33 levels a side as "edge" at 16 bit. The outermost take the tails. `log_prob` is of
+    the level nearest to x.
 
     Reference: Salimans et al., 2017 (PixelCNN++), sec. 2.1. arXiv:1701.05517
     """
