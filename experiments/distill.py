@@ -19,7 +19,7 @@ from vqwave.data import Batch
 from vqwave.data.frame_tracks import Track
 from vqwave.decode.reference import noise_scales
 from vqwave.decode.sampling import Temperatures
-from vqwave.distributed.collectives import mean_over_ranks
+from vqwave.distributed.collectives import masked_mean, mean_over_ranks
 from vqwave.distributions import Distribution
 from vqwave.errors import UserInputError, under
 from vqwave.inference.model_folder import Loaded
@@ -185,9 +185,9 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
             return u.transpose(0, 1).clamp(1e-6, 1 - 1e-6)
 
         self.terms.step = self.step
-        flowed, compared = self._compare(self.network, batch, frames, draw, self.config.kl)
-        level = 10 * mean_over_ranks(flowed.x.detach().square().mean()).log10()
-        return StepOutput(self.terms(compared), {"level_db": level})
+        _, compared = self._compare(self.network, batch, frames, draw, self.config.kl)
+        power = masked_mean(compared.x.detach().square(), batch.mask)
+        return StepOutput(self.terms(compared), {"level_db": 10 * mean_over_ranks(power).log10()})
 
     def _compare(
         self,
@@ -240,7 +240,7 @@ class DistillExperiment(Experiment[Config, VQVAE | Student]):
                 "power": power.power(side.x, side.y),
                 "log_spectral": power.log_spectral(side.x, side.y),
                 **self.terms.held_out(side),
-                "scale": (2 * flowed.log_scale).exp().mean(),
+                "scale": masked_mean((2 * flowed.log_scale).exp(), side.mask),
                 "energy": side.x.square().sum() / side.mask.sum(),
                 "energy_data": side.y.square().sum() / side.mask.sum(),
             }

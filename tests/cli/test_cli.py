@@ -253,7 +253,7 @@ def test_bad_codes(place: Path, refused: Refused, tmp_path: Path) -> None:
     )
     other = replace(VQVAE, time_jitter=0.5)
     saved(tmp_path / "other", other, weights={"encoder.out.bias": torch.ones(4)})
-    assert "these codes are of codec" in refused(
+    assert "codes.vqw: these codes are of codec" in refused(
         "decode", tmp_path / "other", place / "codes.vqw", "--out", out
     )
     assert not out.exists()

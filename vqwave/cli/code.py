@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ from vqwave.cli.arguments import (
 )
 from vqwave.cli.folder import Account, Work, share
 from vqwave.cli.pipe import CHUNK_SECONDS, DASH, decode_pipe, encode_pipe, target
-from vqwave.errors import UserInputError
+from vqwave.errors import UserInputError, under
 from vqwave.terminal import output
 
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ def encode_file(arguments: argparse.Namespace) -> None:
         with target(out) as file:
             file.write(codes.to_bytes(coded, prior))
         return
-    codes.save_codes(out, coded, prior)
+    with under(f"--prior {arguments.prior}") if prior is not None else nullcontext():
+        codes.save_codes(out, coded, prior)
     stored = codes.load_header(out)
     packed = "" if stored.prior is None else f", {coded.bit_rate:.0f} without the prior"
     output(
@@ -233,6 +235,7 @@ def decode_file(arguments: argparse.Namespace) -> None:
     else:
         out = audio_out(arguments.out, arguments.input, arguments.like)
         coded, like = codes.load_codes(arguments.input, prior), like_of(arguments, model)
+        naming(arguments.input, partial(model.check, coded))
         write_decoded(arguments, model, coded, out, labels, like=like)
 
 

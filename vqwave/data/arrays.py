@@ -26,6 +26,8 @@ def read_array(path: Path) -> NDArray[np.float32]:
             array = np.lib.format.read_array(file, allow_pickle=False).astype(np.float32)
     except UserInputError:
         raise
+    except FileNotFoundError:
+        raise UserInputError(f"{path}: no such file, expected an array (.npy)") from None
     except (OSError, ValueError, TypeError, LookupError, EOFError, RecursionError) as error:
         raise UserInputError(
             f"{path}: no array of numbers ({error}), expected what numpy.save writes"
