@@ -162,9 +162,9 @@ def encode_file(arguments: argparse.Namespace) -> None:
 
 def _codes_out(path: Path, *sources: Path) -> Path:
     """As `audio_out`, for codes."""
-    if path.suffix.lower() != ".vqw":
+    if writable(path, *sources).suffix.lower() != ".vqw":
         raise UserInputError(f"{path}: expected a file name that ends in .vqw")
-    return writable(path, *sources)
+    return path
 
 
 def encode_folder(
