@@ -174,8 +174,11 @@ def test_what_is_decoded_may_be_changed_and_trained_on(it: SpeechModel) -> None:
 @BOTH
 def test_a_label_that_the_model_does_not_know_is_refused(it: SpeechModel) -> None:
     coded = it.encode(speech(120))
-    with pytest.raises(UserInputError, match=r"label 'speeker': this model knows speaker"):
+    with pytest.raises(
+        UserInputError, match=r"label 'speeker': no label here; did you mean speaker"
+    ):
         it.decode(coded, "theo", labels={"speeker": "theo"})
+    it.decode(coded, "theo", labels={"text": "one", "speaker_id": "3"})
 
 
 @BOTH

@@ -195,7 +195,9 @@ def test_refusals() -> None:
     with pytest.raises(UserInputError, match=r"pitch codes: code 5 .*, expected 0 to 4"):
         stream.push(torch.zeros(1, 4, dtype=torch.int64), torch.tensor([[5]]))
     stream.push(torch.zeros(1, 8, dtype=torch.int64), torch.tensor([[0]]))
-    with pytest.raises(UserInputError, match="pitch codes: they end at frame 4 of 8"):
+    with pytest.raises(
+        UserInputError, match="1 pitch codes for 8 frames, expected 2: one each 640 samples"
+    ):
         stream.flush()
     spec = VQVAESpec(encoder=FrameEncoderSpec(features=MEL, stride=3), melody=PitchCodecSpec())
     with pytest.raises(

@@ -5,6 +5,7 @@ the range of a voice's pitch.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ Labels = Mapping[str, str | None]
 # frames by name: arrays (C, F), or phones as [[first sample, label], ...]
 Given = Mapping[str, Any]
 FURTHEST = 48.0  # semitones
+MISSPELT = 0.84  # similarity to a known label from which on another name is a mistake
 
 
 class DecoderInputs:
@@ -64,11 +66,10 @@ class DecoderInputs:
             )
         conditioner = self.decoder.conditioner
         sizes, labels = conditioner.vector_sizes, inputs.by_name(labels, "labels")
-        for name in labels:
-            if name != "speaker" and name not in self.card.labels:
-                known = ", ".join(self.card.labels) or "none"
-                hint = nearest(name, self.card.labels)
-                raise UserInputError(f"label {name!r}: this model knows {known}{hint}")
+        known = {"speaker", *self.card.labels}
+        for name in set(labels) - known:  # others, of an utterance, are none of its conditions
+            if meant := get_close_matches(name, known, 1, MISSPELT):
+                raise UserInputError(f"label {name!r}: no label here; did you mean {meant[0]}?")
         given = inputs.by_name(vectors, "embeddings")
         for name in given:
             if name not in sizes:

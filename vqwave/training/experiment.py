@@ -106,7 +106,7 @@ class Experiment(ABC, Generic[C, M]):
                 raise UserInputError(
                     f"losses.{name}: no such loss, expected of {', '.join(known)}{hint}"
                 )
-        if not any(self.config.losses.values()):
+        if self.config.losses and not any(self.config.losses.values()):
             raise UserInputError(f"losses: all weights are 0, expected one of {', '.join(known)}")
 
     @property
