@@ -139,7 +139,11 @@ def about(path: Path | str) -> Iterator[None]:
 def _naming(error: Exception, line: str, path: Path | str) -> str:
     """The line, which names `path` where neither it nor the system names a file."""
     other = isinstance(error, OSError) and error.filename is not None
-    named = any(line.startswith(f"{name}: ") for name in (str(path), printable(path)))
+    names = (str(path), printable(path))
+    # a short name may well be a word of the line
+    named = line.startswith(tuple(name + end for name in names for end in (": ", "/"))) or any(
+        "/" in name and name in line for name in names
+    )
     return line if other or named else f"{path}: {line}"
 
 

@@ -242,6 +242,7 @@ def test_options_that_would_change_nothing_are_refused(
         (("encode", model, speech, *out, "--input-rms-db", "-20"), "--input-rms-db: is for a pipe"),
         (("encode", model, speech, *out, "--chunk-seconds", "1"), "--chunk-seconds: is for a pipe"),
         ((*decode, "--label", "speaker=theo", "--label", "speaker=george"), "is given twice"),
+        (("generate", model, "--out", tmp_path / "a.wav", "--code-top-p", "1"), "--code-top-p: is"),
         ((*decode, "--speaker", "theo", "--label", "speaker=george"), "expected one of them"),
     ):
         assert expected in stopped(capsys, lambda argv=argv: main([str(a) for a in argv]))

@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# of the registry, these do not import next to torch's CPU build, or pin what does not fit it
+# they do not import next to torch's CPU build, or pin what does not fit it
 BANNED = {"torchaudio", "torchcodec", "torchcrepe", "penn", "pyworld", "pymcd"}
 
 

@@ -263,6 +263,13 @@ def check_positive(arguments: argparse.Namespace, *flags: str) -> None:
             raise UserInputError(f"{flag} {value}: expected a number above 0")
 
 
+def check_left_out(arguments: argparse.Namespace, why: str, *flags: str) -> None:
+    """Raises UserInputError for the first of these flags that was given."""
+    for flag in flags:
+        if getattr(arguments, flag.removeprefix("--").replace("-", "_")) is not None:
+            raise UserInputError(f"{flag}: {why}")
+
+
 def audio_out(path: Path | None, *sources: Path | None) -> Path:
     """Refuse an impossible output before any work is done; see `writable`."""
     if path is None:

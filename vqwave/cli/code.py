@@ -15,6 +15,7 @@ from vqwave.cli.arguments import (
     Add,
     Progress,
     audio_out,
+    check_left_out,
     device_option,
     embeddings_of,
     finite,
@@ -125,10 +126,9 @@ def overwrite_option(command: argparse.ArgumentParser) -> None:
 def encode_file(arguments: argparse.Namespace) -> None:
     if arguments.out is None and arguments.input != DASH:
         raise UserInputError("--out: not given, expected a .vqw file, a folder or -")
-    for name in ("pitch_range", "input_rms_db", "chunk_seconds"):
-        if getattr(arguments, name) is not None and arguments.input != DASH:
-            flag = f"--{name.replace('_', '-')}"
-            raise UserInputError(f"{flag}: is for a pipe, expected - to encode")
+    if arguments.input != DASH:
+        of_pipes = ("--pitch-range", "--input-rms-db", "--chunk-seconds")
+        check_left_out(arguments, "is for a pipe, expected - to encode", *of_pipes)
 
     model = model_of(arguments, "a sound file")
     from vqwave import audio, codes

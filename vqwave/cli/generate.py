@@ -13,6 +13,7 @@ from vqwave.cli.arguments import (
     Add,
     Progress,
     audio_out,
+    check_left_out,
     condition_options,
     device_option,
     embeddings_of,
@@ -29,7 +30,6 @@ from vqwave.cli.arguments import (
     synthesis_options,
 )
 from vqwave.cli.code import write_decoded
-from vqwave.errors import UserInputError
 from vqwave.terminal import output
 
 if TYPE_CHECKING:
@@ -97,10 +97,9 @@ def generate_file(arguments: argparse.Namespace) -> None:
     model = model_of(arguments)
     from vqwave import audio
 
-    for name in ("code_temperature", "code_top_p"):
-        if getattr(arguments, name) is not None and (model.prior is None or arguments.prompt):
-            flag = f"--{name.replace('_', '-')}"
-            raise UserInputError(f"{flag}: is for the codes of a prior, expected none")
+    if model.prior is None or arguments.prompt is not None:
+        of_codes = ("--code-temperature", "--code-top-p")
+        check_left_out(arguments, "is for the codes of a prior, expected none", *of_codes)
     labels, _ = labels_of(arguments, model), shift_of(arguments, model)
     like = like_of(arguments, model)
     if (prior := model.prior) is not None and arguments.prompt is None:
