@@ -373,3 +373,18 @@ def test_a_model_says_what_it_is(place: Path) -> None:
         == "SpeechModel(vqvae, 8000 Hz, 150 bit/s, 3 speakers, decoder WaveNet)"
     )
     assert "decoder Student" in repr(vqwave.load(place / "student"))
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "named"),
+    [
+        ("a", "the recording is silent", "a: the recording is silent"),
+        ("run", "run/model: damaged", "run/model: damaged"),
+        ("d/a.wav", "d/a.wav: empty", "d/a.wav: empty"),
+        ("d/a.wav", "d/b.wav and d/a.wav are one", "d/b.wav and d/a.wav are one"),
+    ],
+)
+def test_a_line_names_its_file_once(path: str, line: str, named: str) -> None:
+    with pytest.raises(UserInputError) as found, about(path):
+        raise UserInputError(line)
+    assert str(found.value) == named
