@@ -26,6 +26,7 @@ from vqwave.config.renamed import COMMAND_LINE
 from vqwave.config.yaml_layers import split
 from vqwave.distributions import MuLaw
 from vqwave.errors import Note, UserInputError
+from vqwave.failures import about
 
 LABELS = {"speaker": ["george", "jackson", "theo"]}
 ABOUT = small_models.ABOUT | {"receptive_field": 4, "parameters": {"total": 1}}
