@@ -14,6 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, BinaryIO, TextIO, cast
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 from vqwave.errors import located
 
 INPUT, OUTPUT = "standard input", "standard output"
@@ -77,7 +81,19 @@ class Named:
         return self.file.tell()
 
     def seekable(self) -> bool:
-        return self.file.seekable()
+        """Whether the next byte may be written anywhere, which it may not where each goes to the
+        end, as after `>>`.
+        """
+        return self.file.seekable() and not _appends(self.file)
+
+
+def _appends(file: IO[bytes]) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        return bool(fcntl.fcntl(file.fileno(), fcntl.F_GETFL) & os.O_APPEND)
+    except OSError:  # in memory
+        return False
 
 
 def named(file: IO[bytes], name: str) -> BinaryIO:

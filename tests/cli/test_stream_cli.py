@@ -21,7 +21,7 @@ import torch
 from small_models import RATE, STUDENT, VQVAE, saved
 
 import vqwave
-from vqwave import audio
+from vqwave import audio, terminal
 from vqwave.audio.streaming import WavReader, WavWriter
 from vqwave.cli import main
 from vqwave.codes import load_codes, save_codes
@@ -462,3 +462,51 @@ def test_what_is_written_can_be_read_as_it_comes() -> None:
     assert np.abs(so_far - chirp(100)).max() < 2e-5
     writer.finish()
     assert len(np.concatenate(list(WavReader(io.BytesIO(file.getvalue()), "x")))) == 100
+
+
+@pytest.mark.parametrize("before", [b"", b"before"])
+@pytest.mark.parametrize("appended", [False, True])
+def test_a_file_behind_standard_output_gets_its_lengths(
+    tmp_path: Path, before: bytes, appended: bool
+) -> None:
+    """After `>`; after `>>` nothing but the end can be written."""
+    place = tmp_path / "a.wav"
+    place.write_bytes(before)
+    flags = os.O_APPEND if appended else 0
+    handle = os.open(place, os.O_WRONLY | flags)
+    os.lseek(handle, len(before), os.SEEK_SET)
+    with os.fdopen(handle, "wb") as opened:
+        out = terminal.named(opened, "a.wav")
+        writer = WavWriter(out, RATE)
+        writer.write(chirp(100))
+        writer.finish()
+        out.write(b"after")
+    data = place.read_bytes()
+    assert data[: len(before)] == before
+    assert data[-5:] == b"after"
+    wav = data[len(before) : -5]
+    assert len(wav) == 44 + 200
+    lengths = [struct.unpack("<I", wav[at : at + 4])[0] for at in (4, 40)]
+    assert lengths == ([0xFFFFFFFF] * 2 if appended else [36 + 200, 200])
+
+
+def test_what_others_write_meanwhile_is_kept() -> None:
+    file = io.BytesIO()
+    writer = WavWriter(file, RATE)
+    writer.write(chirp(10))
+    file.write(b"of another")
+    data = file.getvalue()
+    writer.finish()
+    assert file.getvalue() == data
+
+
+def test_a_second_stream_in_a_pipe_is_not_passed_over(
+    place: Path, piped: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = (place / "speech.wav").read_bytes()
+    codes = piped(given, "encode", place / "vqvae", "-", "--speaker", "theo", "--quiet")
+    twice = codes + codes
+    err = stopped(
+        capsys, lambda: piped(twice, "decode", place / "vqvae", "--stream", "-", *PLAIN)
+    )
+    assert "standard input: more follows after its end, expected one stream of codes" in err

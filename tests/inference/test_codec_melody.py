@@ -76,6 +76,16 @@ def test_a_conversion_lands_in_the_range_of_its_target(codec: SpeechModel) -> No
     assert given == pytest.approx([VOICES[1][0] + math.log(2) / 4, VOICES[1][1]])
 
 
+def test_a_voice_may_be_named_by_its_label(codec: SpeechModel) -> None:
+    encoded = codec.codec.encode(rising_voice()[None], speaker="low")
+    rows = encoded.codes, encoded.frames, encoded.samples, encoded.pitch_codes
+    named, _ = codec.codec.decode(*rows, speaker="high", seed=1)
+    labelled, _ = codec.codec.decode(*rows, labels=[{"speaker": "high"}], seed=1)
+    assert torch.equal(named, labelled)
+    with pytest.raises(UserInputError, match="labels: 2"):
+        codec.codec.decode(*encoded, labels=[{"speaker": "high"}] * 2)
+
+
 def test_codes_of_an_unknown_voice_keep_their_own_range(codec: SpeechModel) -> None:
     coded = codec.encode(rising_voice())
     mean, deviation = codec.given.range_of({}, coded.pitch)[VOICE][0].tolist()

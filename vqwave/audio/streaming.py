@@ -23,6 +23,7 @@ Wave = NDArray[np.float32]
 PIECE = 0.01  # seconds that are resampled at once
 HELD = 1 << 16  # samples of a file that are read at once
 UNKNOWN = 0xFFFFFFFF  # length of what is still to come
+HEADER = 44  # bytes before the samples of what is written
 INTEGER, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # kinds of samples
 
 
@@ -236,13 +237,14 @@ class WavReader:
 
 
 class WavWriter:
-    """16-bit samples into a pipe as they come, after a WAV header whose length marks it as not
-    known; or `raw`, without.
+    """16-bit samples as they come, after a WAV header whose length marks it as not known until the
+    end; or `raw`, without.
     """
 
     def __init__(self, file: BinaryIO, sample_rate: int, *, raw: bool = False) -> None:
-        self.file, self.header, self.count = file, not raw, 0
-        if self.header:
+        self.file, self.count = file, 0
+        self.start = file.tell() if not raw and file.seekable() else None
+        if not raw:
             facts = struct.pack("<HHIIHH", INTEGER, 1, sample_rate, 2 * sample_rate, 2, 16)
             file.write(
                 b"RIFF" + struct.pack("<I", UNKNOWN) + b"WAVEfmt " + struct.pack("<I", 16) + facts
@@ -257,8 +259,13 @@ class WavWriter:
             self.file.flush()
 
     def finish(self) -> None:
-        """The lengths, where the header can still be reached, as in a file."""
-        if self.header and self.file.seekable():
-            for place, length in ((4, 36 + self.count), (40, self.count)):
-                self.file.seek(place)
-                self.file.write(struct.pack("<I", length))
+        """The lengths, where the header can still be reached, as in a file that nobody else writes
+        to meanwhile.
+        """
+        if self.start is not None:
+            end = self.start + HEADER + self.count
+            if self.file.tell() == end:
+                for place, length in ((4, HEADER - 8 + self.count), (HEADER - 4, self.count)):
+                    self.file.seek(self.start + place)
+                    self.file.write(struct.pack("<I", length))
+                self.file.seek(end)

@@ -149,5 +149,5 @@ def decode_pipe(arguments: argparse.Namespace, model: SpeechModel, coder: Coder 
                 for piece in block.split(PIECE):
                     writer.write(stream.push(piece.codes, piece.pitch))
             writer.write(stream.flush(reader.header.samples))
-            if arguments.out != DASH:  # which others may write to before and after
-                writer.finish()
+            writer.finish()
+            reader.source.refuse_more()

@@ -173,6 +173,13 @@ class Source:
             raise UserInputError(f"{self.name}: {TRUNCATED}")
         self.crc = expected
 
+    def refuse_more(self) -> None:
+        """Raises UserInputError unless this is the end of the file."""
+        if self.file.read(1):
+            raise UserInputError(
+                f"{self.name}: more follows after its end, expected one stream of codes"
+            )
+
     def version(self) -> int:
         """Raises UserInputError for another file or version."""
         magic = self.take(4)
@@ -320,10 +327,7 @@ def _parse_stream(source: Source, version: int) -> tuple[Header, CodeBlock]:
     for part in parts_of(source, header):
         parts.append(part.block)
         header = part.header
-    if source.file.read(1):
-        raise UserInputError(
-            f"{source.name}: more follows after its end, expected one stream of codes"
-        )
+    source.refuse_more()
     pitch = (
         None
         if header.pitch is None

@@ -191,10 +191,12 @@ class Codec:
         zero beyond the lengths (B,), which follow.
 
         What is left out: all frames, whole frames of samples, the range of the speaker. `speaker`
-        is one for all or one for each; `labels` and `embeddings` are one for each; the rest as in
-        `SpeechModel.decode`. Bit for bit what that gives on a CPU. Raises UserInputError that
+        is one for all or one for each, or a label; `labels` and `embeddings` are one for each; the
+        rest as in `SpeechModel.decode`. Bit for bit what that gives on a CPU. Raises UserInputError that
         names the row.
         """
+        if speaker is None and labels is not None and len(labels) == len(codes):
+            speaker = [inputs.by_name(names, "labels").get("speaker") for names in labels]
         coded = self._sequences(codes, frames, samples, pitch_codes, voices, speaker=speaker)
         count = len(coded)
         none: list[Mapping[str, str]] = [{}] * count
