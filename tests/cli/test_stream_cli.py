@@ -506,7 +506,5 @@ def test_a_second_stream_in_a_pipe_is_not_passed_over(
     given = (place / "speech.wav").read_bytes()
     codes = piped(given, "encode", place / "vqvae", "-", "--speaker", "theo", "--quiet")
     twice = codes + codes
-    err = stopped(
-        capsys, lambda: piped(twice, "decode", place / "vqvae", "--stream", "-", *PLAIN)
-    )
+    err = stopped(capsys, lambda: piped(twice, "decode", place / "vqvae", "--stream", "-", *PLAIN))
     assert "standard input: more follows after its end, expected one stream of codes" in err

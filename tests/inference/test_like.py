@@ -18,7 +18,7 @@ import torch
 from buzz import RATE, Take, buzz, write_corpus
 from small_models import MELODY
 
-from vqwave.audio import Wave, write
+from vqwave.audio import Wave, read, to_int16, write
 from vqwave.cli import main
 from vqwave.codes import save_codes
 from vqwave.data import Corpus, prepare, speaker_vectors
@@ -365,6 +365,48 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
             main(["convert", name, a, "--out", str(tmp_path / "e.wav"), *both])
         assert end.value.code == 2
         assert not (tmp_path / "e.wav").exists()
+
+
+def test_a_voice_by_its_vector_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--embedding`, which then takes the place of a name."""
+    codec = model(BY_VECTOR, WHITENED, melody=False)
+    save_trained(tmp_path / "model", codec.model, codec.card, codec.voices)
+    name, source, place = str(tmp_path / "model"), tmp_path / "a.wav", tmp_path / "out.wav"
+    write(source, buzz(220, 0.3), RATE)
+    quick = ["--backend", "reference", "--quiet", "--out"]
+    coded, waves = codec.encode_file(source), []
+    save_codes(tmp_path / "a.vqw", coded)
+    for speaker, vector in zip(("low", "high"), WHITENED.whitening(AXES[:2]), strict=True):
+        np.save(tmp_path / f"{speaker}.npy", vector)
+        given = ["--embedding", f"{NAME}={tmp_path / speaker}.npy"]
+        wave = codec.decode(coded, embeddings={NAME: vector}, sampling=QUICK)
+        waves.append(to_int16(wave.numpy()))
+        for words in (["convert", name, str(source)], ["decode", name, str(tmp_path / "a.vqw")]):
+            main([*words, *given, *quick, str(place)])
+            assert np.array_equal(to_int16(read(place)[0]), waves[-1])
+    assert not np.array_equal(*waves)
+    out, words = tmp_path / "x.wav", ["convert", name, str(source), *quick]
+    for wrong, named in (
+        (f"{NAME}={tmp_path}/none.npy", "none.npy"),
+        (f"voice={tmp_path}/high.npy", f"vector 'voice': this model takes {NAME}"),
+        ("high.npy", "high.npy: expected NAME=VALUE"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main([*words, str(out), "--embedding", wrong])
+        assert end.value.code == 2
+        assert named in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_model_of_one_voice_converts_to_it(tmp_path: Path) -> None:
+    codec = model(ConditionerSpec(channels=6, categorical=()), melody=False)
+    save_trained(tmp_path / "model", codec.model, codec.card)
+    source, out = tmp_path / "a.wav", tmp_path / "b.wav"
+    write(source, buzz(220, 0.1), RATE)
+    main(["convert", str(tmp_path / "model"), str(source), "--out", str(out), "--quiet"])
+    assert read(out)[0].shape == read(source)[0].shape
 
 
 def test_whitened_vectors_have_mean_0_and_covariance_1() -> None:

@@ -50,19 +50,17 @@ class Add(Protocol):
 def synthesis_options(
     command: argparse.ArgumentParser,
     *,
-    required: bool = False,
     out: str | None = None,
     melody: bool = True,
 ) -> None:
     """The options of every command that writes speech.
 
-    `required`: whether the voice must be given; `out`: the help of the output, where it need not be
-    given; `melody`: whether codes are decoded.
+    `out`: the help of the output, where it need not be given; `melody`: whether codes are decoded.
     """
     command.add_argument(
         "--out", type=Path, required=out is None, help=out or "audio file: .wav or .flac"
     )
-    condition_options(command, required=required)
+    condition_options(command)
     command.add_argument(
         "--seed", type=int, default=0, help="the same seed, the same audio (default %(default)s)"
     )
@@ -120,12 +118,9 @@ def temperature_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--postfilter", type=finite, metavar="S", help=filtered)
 
 
-def condition_options(command: argparse.ArgumentParser, *, required: bool = False) -> None:
-    """What a model may be conditioned on for an utterance.
-
-    `required`: whether the voice must be given.
-    """
-    voice = command.add_mutually_exclusive_group(required=required)
+def condition_options(command: argparse.ArgumentParser) -> None:
+    """What a model may be conditioned on for an utterance."""
+    voice = command.add_mutually_exclusive_group()
     voice.add_argument("--speaker", help="voice")
     like = "a recording of the voice (extra voices); of a model without vectors, its nearest voice"
     voice.add_argument("--like", type=Path, metavar="REFERENCE.wav", help=like)

@@ -112,7 +112,7 @@ def add(add: Add) -> None:
     convert = add("convert", convert_file, "Speech -> the same words in another voice.")
     convert.add_argument("model", help="run folder, model folder or name")
     convert.add_argument("input", type=Path, help="audio file, or folder of them")
-    synthesis_options(convert, required=True, out="audio file, or folder")
+    synthesis_options(convert, out="audio file, or folder")
     overwrite_option(convert)
 
 
@@ -228,7 +228,7 @@ def decode_file(arguments: argparse.Namespace) -> None:
         return
     labels = labels_of(arguments, model)
     if arguments.speaker or not model.card.decodes:
-        model.given.attributes(labels)
+        model.given.attributes(labels, embeddings_of(arguments))
     if arguments.input.is_dir():
         works = _longest_first(share(arguments, {".vqw"}, ".wav"))
         decode_folder(arguments, model, works, lambda path: codes.load_codes(path, prior), labels)
@@ -323,7 +323,7 @@ def convert_file(arguments: argparse.Namespace) -> None:
 
     labels, _ = labels_of(arguments, model), shift_of(arguments, model)
     if arguments.like is None:
-        model.given.attributes(labels)
+        model.given.attributes(labels, embeddings_of(arguments))
     if arguments.input.is_dir():
         works = share(arguments, SUFFIXES, ".wav")
         lengths = [(work, _samples_of(work.source, model.sample_rate)) for work in works]

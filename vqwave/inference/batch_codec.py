@@ -192,8 +192,8 @@ class Codec:
 
         What is left out: all frames, whole frames of samples, the range of the speaker. `speaker`
         is one for all or one for each, or a label; `labels` and `embeddings` are one for each; the
-        rest as in `SpeechModel.decode`. Bit for bit what that gives on a CPU. Raises UserInputError that
-        names the row.
+        rest as in `SpeechModel.decode`. Bit for bit what that gives on a CPU. Raises
+        UserInputError that names the row.
         """
         if speaker is None and labels is not None and len(labels) == len(codes):
             speaker = [inputs.by_name(names, "labels").get("speaker") for names in labels]
