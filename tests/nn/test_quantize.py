@@ -6,10 +6,12 @@ PITFALLS one by one.
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vqwave.nn.quantize import (
     EMAQuantizerSpec,
@@ -19,7 +21,7 @@ from vqwave.nn.quantize import (
     perplexity,
     straight_through,
 )
-from vqwave.nn.quantize.codebook import EMACodebook, k_means, nearest_codes
+from vqwave.nn.quantize.codebook import SCORES, EMACodebook, k_means, nearest_codes
 from vqwave.nn.quantize.entropy_loss import EntropySpec, assignment_entropy
 
 K, D = 8, 4
@@ -100,6 +102,45 @@ def test_a_start_on_a_part_of_the_batch_is_as_consistent(monkeypatch: pytest.Mon
     assert torch.cdist(vq.codebook.codes, flat).min(1).values.max() < 0.5
     norms = flat.norm(dim=1)
     assert vq.codebook.codes.norm(dim=1).max() < norms.max()
+
+
+class Operations(TorchDispatchMode):
+    """Names of what is computed within, and the elements of the largest result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.largest = 0
+
+    def __torch_dispatch__(
+        self,
+        function: Any,  # noqa: ANN401 - torch's
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        result = function(*args, **kwargs or {})
+        self.names.add(function.overloadpacket.__name__)
+        for each in result if isinstance(result, list | tuple) else [result]:
+            if isinstance(each, Tensor):
+                self.largest = max(self.largest, each.numel())
+        return result
+
+
+def test_a_step_takes_products_and_sums_alone() -> None:
+    """No roots of distances, no one-hot rows, and never all N x K scores at once."""
+    N, size, dim = 4096, 512, 16
+    module = quantizer(size, dim)
+    z = torch.randn(8, dim, N // 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    module(z)  # starts
+    with Operations() as seen:
+        result = module(z)
+        (result.z.sum() + result.losses["commitment"]).backward()
+    assert {"addmm", "argmin", "index_add_"} <= seen.names
+    roots = {"sqrt", "cdist", "_cdist_forward", "norm", "linalg_vector_norm"}
+    one_hot = {"one_hot", "scatter", "scatter_", "eye"}
+    assert not seen.names & (roots | one_hot)
+    assert seen.largest <= max(N * dim, SCORES) < N * size / 4
 
 
 def test_unused_codes_stay_where_they_are() -> None:

@@ -154,7 +154,7 @@ class VectorQuantizer(Quantizer):
         z = self.codebook.normalize(z, 1)
         vectors = z.transpose(1, 2)  # (B, F, D)
         real = vectors.flatten(0, 1) if mask is None else vectors[mask]
-        again = recomputing()
+        again = self.training and recomputing()
         if self.training and not self.codebook.started:
             if self.waited - int(again) < self.kmeans_after_steps * self.calls_per_step:
                 self.waited += int(not again)
