@@ -309,6 +309,19 @@ def replace_folder(temporary: Path, final: Path) -> None:
     remove(retired)
 
 
+def new_place(out: Path) -> Path:
+    """Where a folder that is asked for will lie, links followed.
+
+    Raises UserInputError where something is there, and for the folder that this process runs in.
+    """
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise UserInputError(f"{out}: there already, expected a new or empty folder")
+    place = out.resolve()
+    if place == Path.cwd():
+        raise UserInputError(f"{out}: the current folder, expected the name of a new one")
+    return place
+
+
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
     """An empty folder next to `final` that takes its place once it is filled; after an error

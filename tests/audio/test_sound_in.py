@@ -314,3 +314,15 @@ def test_names_and_texts_are_composed(tmp_path: Path) -> None:
     )
     prepare("manifest", table, tmp_path / "out2", quiet=True)
     assert Corpus.open(tmp_path / "out2").labels == {"speaker": [composed], "accent": [composed]}
+
+
+@pytest.mark.parametrize("kind", ["MP3", "FLAC"])
+def test_a_truncated_file_is_refused_piece_by_piece(tmp_path: Path, kind: str) -> None:
+    """As it is where it is read at once: what is missing is not made up."""
+    path, samples = tmp_path / f"x.{kind.lower()}", 30 * RATE
+    soundfile.write(path, noise(0, samples), RATE, format=kind)
+    assert sum(map(len, Recording.open(path).pieces())) >= samples
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserInputError, match=r"x\.\w+: "):
+        list(Recording.open(path).pieces())

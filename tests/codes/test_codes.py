@@ -22,10 +22,12 @@ from vqwave.codes import (
     CodeSequence,
     CodeWriter,
     Header,
+    file_format,
     from_bytes,
     load_codes,
     pack,
     save_codes,
+    stream_format,
     to_bytes,
     unpack,
 )
@@ -205,6 +207,13 @@ def test_a_stream_is_a_file_too(sizes: list[int], tmp_path: Path) -> None:
     assert torch.equal(torch.cat([block.codes for block in reader], 1), it.codes)
     assert reader.header.samples == it.samples
     assert_same(from_bytes(streamed(coded(frames=0), [0]), "x"), coded(frames=0))
+
+
+def test_a_block_may_be_longer_than_those_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_format, "LONGEST_BLOCK", 4)
+    monkeypatch.setattr(file_format, "LONGEST_BLOCK", 4)
+    it = coded()
+    assert_same(from_bytes(streamed(it, [9]), "x"), it)
 
 
 def test_every_changed_byte_of_a_stream_is_noticed() -> None:

@@ -226,6 +226,14 @@ def test_cuts(tmp_path: Path) -> None:
             ),
             "supervisions": [supervision("s4", "u")],
         },
+        inside
+        | {
+            "id": "c5",
+            "start": 0.0,
+            "duration": 0.4,
+            "recording": recording("one", "one.wav", transforms=[{"name": "Speed"}]),
+            "supervisions": [supervision("s5", "one")],
+        },
     ]
     manifest(tmp_path / "corpus_cuts_dev-clean.jsonl.gz", cuts)
     for source in (tmp_path, tmp_path / "corpus_cuts_dev-clean.jsonl.gz"):
@@ -237,6 +245,7 @@ def test_cuts(tmp_path: Path) -> None:
             "no supervision of the cut 'c2'",
             "'c3' is a MixedCut without a recording, expected a MonoCut",
             "the sound of 's4' is of type url, expected one file of one channel",
+            "the sound of 's5' has transforms, expected it as its file is",
         ]
 
 

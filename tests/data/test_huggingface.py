@@ -119,6 +119,45 @@ def test_a_row_that_cannot_be_read_is_left_out(
     assert "row 1: its sound cannot be read (ValueError" in rejected
 
 
+def test_rows_of_a_split_beside_the_known_ones_are_left_out(
+    library: Any,  # noqa: ANN401
+    tmp_path: Path,
+) -> None:
+    """`validated` has the test rows, too."""
+    parts = {name: table(library, tones(300), text=["a"]) for name in ("train", "test")}
+    parts["validated"] = table(library, tones(300, 400), text=["a", "b"])
+    library.DatasetDict(parts).save_to_disk(str(tmp_path / "saved"))
+    prepare("datasets", tmp_path / "saved", tmp_path / "out", quiet=True)
+    corpus = Corpus.open(tmp_path / "out")
+    assert [u.id for u in corpus.utterances] == ["train/000000", "test/000000"]
+    left_out = (tmp_path / "out" / "rejected.csv").read_text()
+    assert "validated" in left_out
+    assert "2 rows of a split next to train" in left_out
+
+
+def test_ids_of_sentences_are_no_ids_of_recordings(
+    library: Any,  # noqa: ANN401
+    tmp_path: Path,
+) -> None:
+    table(library, tones(300, 400), id=[7, 7]).save_to_disk(str(tmp_path / "saved"))
+    prepare("datasets", tmp_path / "saved", tmp_path / "out", quiet=True)
+    assert [u.id for u in Corpus.open(tmp_path / "out").utterances] == ["000000", "000001"]
+    with pytest.raises(UserInputError, match="1 ids occur twice, the first is '7'"):
+        prepare("datasets", tmp_path / "saved", tmp_path / "b", columns={"id": "id"}, quiet=True)
+
+
+def test_data_sets_without_ids_become_one_corpus(
+    library: Any,  # noqa: ANN401
+    tmp_path: Path,
+) -> None:
+    sources = [tmp_path / "one", tmp_path / "two"]
+    for source, hertz in zip(sources, (300, 400), strict=True):
+        table(library, tones(hertz)).save_to_disk(str(source))
+    prepare("datasets", sources, tmp_path / "out", quiet=True)
+    corpus = Corpus.open(tmp_path / "out")
+    assert [u.id for u in corpus.utterances] == ["one/000000", "two/000000"]
+
+
 def test_columns_are_named(saved: Path, tmp_path: Path) -> None:
     columns = {"speaker": "locale", "text": "gender", "tongue": "locale"}
     prepare("datasets", saved, tmp_path / "out", columns=columns, quiet=True)

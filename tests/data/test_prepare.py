@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import tracemalloc
 from collections.abc import Callable
@@ -148,6 +149,22 @@ def test_what_is_no_corpus_is_never_overwritten(source: Path, tmp_path: Path) ->
     (tmp_path / "empty").mkdir()
     prepare("manifest", source, tmp_path / "empty", quiet=True)
     assert len(Corpus.open(tmp_path / "empty").utterances) == 3
+
+
+def test_arrays_that_somebody_has_put_there_are_not_lost(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare("manifest", source, out, quiet=True)
+    for name in ("frames/mel/a.npy", "vectors/face.npy"):
+        own = out / name
+        own.parent.mkdir(parents=True)
+        own.write_bytes(b"mine")
+        with pytest.raises(UserInputError, match=r"is not made by prepare and would be lost"):
+            prepare("manifest", source, out, quiet=True)
+        assert own.read_bytes() == b"mine"
+        shutil.rmtree(out / name.split("/")[0])
+    (out / "vectors").mkdir()
+    (out / "vectors" / "speaker_vector.npy").touch()  # which vqwave voices makes
+    prepare("manifest", source, out, quiet=True)
 
 
 def test_bad_requests_say_what_is_expected(source: Path, tmp_path: Path) -> None:

@@ -56,9 +56,11 @@ def test_fsdd_as_a_folder_with_a_manifest(tmp_path: Path) -> None:
     assert found["theo/1_theo_7"].labels == {"gender": "male"}
 
 
-@pytest.mark.parametrize("inside", ["", "LibriSpeech"])
+@pytest.mark.parametrize("inside", ["", "LibriSpeech", "test-speech"])
 def test_librispeech(tmp_path: Path, inside: str) -> None:
+    """Whatever the folder of all parts is called."""
     root = tmp_path / inside
+    source = tmp_path if inside == "LibriSpeech" else root
     for part, name in (
         ("train-clean-100", "19-198-0000"),
         ("dev-clean", "84-121-0001"),
@@ -72,7 +74,7 @@ def test_librispeech(tmp_path: Path, inside: str) -> None:
     put(folder / "other.flac")
     table = "; a comment\n19   | F | train-clean-100 | 25.03 | Kara\n84 | M | dev-clean | 8 | C\n"
     (root / "SPEAKERS.TXT").write_text(table)
-    found, rejected = rows("librispeech", tmp_path)
+    found, rejected = rows("librispeech", source)
     assert {name: row.split for name, row in found.items()} == {
         "19-198-0000": "train",
         "84-121-0001": "valid",

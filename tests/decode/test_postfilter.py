@@ -15,7 +15,7 @@ from small_models import MELODY, RATE, SPECTRAL, VQVAE, start_codebooks
 from torch import Tensor
 
 from vqwave.codes import CodeSequence
-from vqwave.decode.postfilter import BLOCK, LIMIT, Postfilter
+from vqwave.decode.postfilter import BLOCK, LIMIT, Postfilter, postfiltered
 from vqwave.decode.sampling import Sampling
 from vqwave.errors import UserInputError
 from vqwave.export.postfilter_graph import RealPostfilter
@@ -202,6 +202,13 @@ def test_a_model_has_its_own_strength(tmp_path: Path) -> None:
     for wrong in ("much", True, 2):
         with pytest.raises(UserInputError, match="postfilter"):
             speech_of(SPECTRAL, postfilter=wrong)
+
+
+def test_a_waveform_that_is_not_finite_is_refused() -> None:
+    for strength in (0.0, 1.0):
+        for value in (math.nan, math.inf):
+            with pytest.raises(UserInputError, match="NaN or infinite samples, expected a lower"):
+                postfiltered(None, torch.tensor([0.0, value]), None, strength)
 
 
 def test_a_decoder_that_is_conditioned_on_latents_has_none() -> None:

@@ -92,12 +92,17 @@ def test_a_graph_says_what_it_is(tmp_path: Path) -> None:
     import onnx
 
     model, out = saved(tmp_path / "model", DECODERS["plain"]), tmp_path / "student.onnx"
+    card, own = model / "config.json", {"choice": 1.0, "scale": 0.7, "voiced": 0.3}
+    tree = json.loads(card.read_text())
+    tree["about"]["temperature"] = own
+    card.write_text(json.dumps(tree))
     checked = export.export_onnx(model, out)
     assert checked.inputs["codes"] == ["batch", 1, "frames"]
     assert checked.inputs["face"] == ["batch", 3]
     facts = {item.key: item.value for item in onnx.load(out).metadata_props}
     assert facts["base"] == "logistic"
     assert facts["sample_rate"] == "8000"
+    assert json.loads(facts["temperatures"]) == own
     assert json.loads(facts["labels"]) == {name: LABELS[name] for name in ("speaker", "gender")}
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["student.onnx"]
 

@@ -145,7 +145,7 @@ def test_the_graph_with_temperatures_decodes_as_the_model(strength: float, tmp_p
         "speaker": torch.tensor([2]),
         "voice_pitch": torch.tensor([[mean + 3 * SEMITONE, deviation]]),
     }
-    graph = decoder_graph(loaded, model, temperatures=TEMPERATURES, free_range=True)
+    graph = decoder_graph(loaded, model, free_range=True)
     assert set(graph.names) == set(given)
     write_graph(graph, tmp_path / "decoder.onnx", model, "decoder", speech.sample_rate)
     inputs = [given[name] for name in graph.names]

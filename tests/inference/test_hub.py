@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from small_models import stack
 
 import vqwave
 from vqwave.cli import main
-from vqwave.errors import UserInputError
+from vqwave.errors import Note, UserInputError
 from vqwave.features import LogMelSpec
 from vqwave.inference import hub
 from vqwave.inference.hub import HubAddress
@@ -184,6 +186,58 @@ def test_a_model_of_a_hub_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(hub, "fetch", lambda address: pytest.fail("fetched"))
     with pytest.raises(UserInputError, match="hf://ann/tiny: a model of a hub, expected a folder"):
         own_folder("hf://ann/tiny")
+
+
+def test_a_file_that_the_hub_does_not_send_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one that it has said before not to have."""
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def file(_: object, name: str, *__: object) -> Path:
+        if name.startswith("voices"):
+            raise LocalEntryNotFoundError("the hub is not reached")
+        return tmp_path / name
+
+    monkeypatch.setattr(hub, "_file", file)
+    address = HubAddress.parse("hf://ann/tiny")
+    cached: list[object] = [None]
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: cached[0])
+    with pytest.warns(Note, match=r"ann/tiny: voices.safetensors cannot be fetched now"):
+        assert hub.fetch(address) == tmp_path
+    cached[0] = object()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert hub.fetch(address) == tmp_path
+
+
+def test_weights_of_16_bits_have_no_figures(model: Path, tmp_path: Path) -> None:
+    measured = shutil.copytree(model, tmp_path / "measured")
+    shutil.copy(model.parent / "metrics.json", measured)
+    for words, figures in (([], True), (["--half"], False)):
+        out = tmp_path / ("half" if words else "whole")
+        main(["export", str(measured), "--format", "safetensors", "--out", str(out), *words])
+        assert (out / "metrics.json").exists() == figures
+        page = (out / "README.md").read_text()
+        assert ("name: whole" in page) == figures
+        assert ("model-index" in page) == figures
+
+
+def test_the_current_folder_is_not_replaced(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserInputError, match=r"^\.: the current folder, expected the name of a new"
+    ):
+        vqwave.load(model).save_pretrained(".")
+    assert tmp_path.is_dir()
+    Path("elsewhere").mkdir()
+    Path("link").symlink_to("elsewhere")
+    vqwave.load(model).save_pretrained("link")
+    assert Path("link").is_symlink()
+    assert Path("elsewhere", "model.safetensors").is_file()
 
 
 def test_a_saved_model_is_the_model(model: Path, tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ from vqwave.atomic_files import sweep, writing
 from vqwave.distributions import Gaussian, MuLaw
 from vqwave.errors import UserInputError
 from vqwave.features import LogMelSpec
+from vqwave.inference.model_files import SHIPPED, find_model, own_folder
 from vqwave.inference.model_folder import (
     ModelCard,
-    find_model,
     load_trained,
     parameter_counts,
     save_trained,
@@ -199,6 +199,27 @@ def test_a_folder_without_a_model_is_named(missing: str, tmp_path: Path) -> None
         find_model(tmp_path)
     with pytest.raises(UserInputError, match="no such model"):
         find_model(tmp_path / "nothing")
+
+
+def test_a_path_is_never_a_model_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name is, unless a run of that name is there."""
+    monkeypatch.chdir(tmp_path)
+    Path("fsdd").mkdir()
+    assert find_model("fsdd") == SHIPPED / "fsdd"  # next to a folder of recordings, say
+    for path in ("./fsdd", tmp_path / "fsdd", "fsdd/"):
+        with pytest.raises(UserInputError, match=r"fsdd/?: no model in it"):
+            find_model(path)
+    Path("fsdd", "config.yaml").touch()
+    with pytest.raises(UserInputError, match="fsdd: a run that has saved no model yet"):
+        find_model("fsdd")
+
+
+def test_a_model_of_the_package_is_not_changed() -> None:
+    with pytest.raises(UserInputError, match="fsdd: a model of the package, expected a folder"):
+        own_folder("fsdd")
+    assert own_folder(SHIPPED / "fsdd") == SHIPPED / "fsdd"
 
 
 def steps(network: nn.Module, optimizer: torch.optim.Optimizer, seeds: range) -> None:

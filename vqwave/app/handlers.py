@@ -155,7 +155,8 @@ class Handlers:
         as a text.
         """
         decoder, take, speaker, shift, like, seed, temperature = settings
-        known, model = self._needed(take), self.models.decoder(decoder)
+        model = self.models.decoder(decoder)
+        known = session.recoded(model, self._needed(take))
         like = like if voices(model) else None  # which was given for another decoder
         chosen = Voice(speaker, shift, self._sampling(seed, _temperature(temperature)), like)
         progress(0.0, desc="decoding" if decoder in self.compiled else COMPILING)

@@ -63,7 +63,8 @@ class Recording:
     def _blocks(self, mix: Downmix) -> Iterator[Wave]:
         with soundfile.SoundFile(self.path) as file:
             count = 0
-            for block in file.blocks(HELD, frames=file.frames, dtype="float32", always_2d=True):
+            # not `blocks`, which repeats the last one where a file ends early
+            while len(block := file.read(HELD, dtype="float32", always_2d=True)):
                 if not np.isfinite(block).all():
                     raise UserInputError(f"{self.path}: samples are NaN or infinite")
                 count += len(block)

@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 from vqwave import inputs
-from vqwave.codes.file_format import STREAMED, Source, facts, from_bytes, number, parts_of
+from vqwave.codes.file_format import (
+    LONGEST_BLOCK,
+    STREAMED,
+    Source,
+    facts,
+    from_bytes,
+    number,
+    parts_of,
+)
 from vqwave.codes.pitch import CodeBlock, InStep
 from vqwave.codes.types import Coder, Header
 from vqwave.errors import UserInputError
@@ -87,10 +95,10 @@ class CodeWriter:
         self._put(number(0) + number(samples))
 
     def _block(self, block: CodeBlock) -> None:
-        count = block.codes.shape[1]
-        if count:
-            self._put(number(count) + self.header.pack(block))
-            self.frame += count
+        for part in block.split(LONGEST_BLOCK):
+            if count := part.codes.shape[1]:
+                self._put(number(count) + self.header.pack(part))
+                self.frame += count
 
     def _put(self, data: bytes) -> None:
         self.crc = zlib.crc32(data, self.crc)

@@ -220,6 +220,7 @@ class SoundRow:
     sampling_rate: parsing.Rate
     num_samples: parsing.Count
     sources: list[SoundSource]
+    transforms: list[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -290,6 +291,8 @@ def _utterance(
         return Rejected(manifest, f"{error}, expected it as lhotse writes it")
     path, rate, total = _file_of(sound, manifest.parent), sound.sampling_rate, sound.num_samples
     begin, end = known.start, known.start + known.duration
+    if sound.transforms:
+        return Rejected(manifest, f"the sound of {name} has transforms, expected it as its file is")
     if path is None:
         kinds = ", ".join(each.type for each in sound.sources)
         return Rejected(

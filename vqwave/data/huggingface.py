@@ -37,8 +37,13 @@ def hf_datasets(source: Path, columns: Mapping[str, str] | None = None) -> Rows:
     usual names. Splits are those of the data set; a single one is no split. Raises UserInputError.
     """
     parts = _splits(source)
+    splits = {name: split_of(Path(name), Path()) for name in parts}
     for name, data in parts.items():
-        split = split_of(Path(name), Path()) if len(parts) > 1 else ""
+        if any(splits.values()) and not splits[name]:  # such as `invalidated`, or `other`
+            wanted = "next to train, validation and test; expected to be one of them"
+            yield Rejected(source / name, f"{len(data)} rows of a split {wanted}")
+            continue
+        split = splits[name] if len(parts) > 1 else ""
         prefix = f"{name}/" if len(parts) > 1 else ""
         yield from _Table.of(data, source, prefix, columns or {}).recordings(split)
 
@@ -118,6 +123,8 @@ class _Table:
         }
         chosen = {name: column for name, column in {**by_usual_name, **given}.items() if column}
         chosen.pop("audio", None)
+        if "id" in chosen and "id" not in given and not _are_unique(data, chosen["id"]):
+            del chosen["id"]  # of a sentence, say, that several have read
         return cls(
             source=source,
             prefix=prefix,
@@ -159,6 +166,11 @@ class _Table:
         if names and isinstance(value, int) and 0 <= value < len(names):
             return str(names[value])
         return "" if value is None else str(value).strip()
+
+
+def _are_unique(data: Any, column: str) -> bool:  # noqa: ANN401 - of an optional library
+    values = list(data.select_columns([column])[:][column])
+    return len(set(map(str, values))) == len(values)
 
 
 def _places(column: Any) -> tuple[list[str | None], list[bool]]:  # noqa: ANN401 - pyarrow's

@@ -19,7 +19,7 @@ from vqwave.data.demo import render_demo
 from vqwave.data.manifest import Recording, Rejected
 from vqwave.data.preprocess import Target, preprocess_all
 from vqwave.data.recipes import RECIPES, Recipe, one_voice
-from vqwave.data.speaker_vectors import add_speaker_vectors
+from vqwave.data.speaker_vectors import NAME, add_speaker_vectors
 from vqwave.data.splits import assign_splits
 from vqwave.data.summary import Summary, summarise
 from vqwave.errors import UserInputError, nearest
@@ -121,6 +121,12 @@ def _refuse_out(out: Path) -> None:
         raise UserInputError(
             f"{out}: exists and is no prepared corpus; name another --out, it would be overwritten"
         )
+    arrays = [path for name in ("frames", "vectors") for path in sorted(out.glob(f"{name}/*"))]
+    if lost := [path for path in arrays if path.stem != NAME]:
+        raise UserInputError(
+            f"{lost[0]}: is not made by prepare and would be lost; move it away, or name another"
+            " --out"
+        )
 
 
 def _prepare(
@@ -182,6 +188,8 @@ def _of_sources(recipe: Recipe, sources: Sequence[Path]) -> tuple[list[Recording
     rejected: list[Rejected] = []
     for source in sources:
         own, others = _recordings(recipe, source)
+        if len(sources) > 1 and recipe.takes_columns:  # whose ids may be the numbers of rows
+            own = [replace(one, id=f"{_folder_name(source)}/{one.id}") for one in own]
         recordings += own
         rejected += others
     twice = [name for name, n in Counter(r.id for r in recordings).items() if n > 1]

@@ -137,8 +137,10 @@ def libritts(source: Path) -> Rows:
 
 
 def _part_of(path: Path, root: Path) -> str:
-    """The split that a folder's name begins with: train-*, dev-*, test-*."""
-    parts = path.relative_to(root.parent).parts
+    """The split that a folder's name begins with: train-*, dev-*, test-*; of those below `root`,
+    or else of `root` itself.
+    """
+    parts = [*path.relative_to(root).parts, root.name]
     return next(
         (
             SPLITS.get(part.split("-")[0], "")

@@ -74,7 +74,12 @@ def postfiltered(
 ) -> Tensor:
     """A waveform (T,) on the CPU, decoded by `model` from the log-mel frames (1, M, F) -> (T,), a
     copy that may take part in a training.
+
+    Raises UserInputError for one with NaN or infinities, as a high temperature makes them.
     """
+    if not wave.isfinite().all():
+        wanted = "expected a lower temperature, or other weights"
+        raise UserInputError(f"the decoder's waveform has NaN or infinite samples, {wanted}")
     postfilter = postfilter_of(model, strength)
     if postfilter is None or spectrum is None:
         return ordinary(wave)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vqwave.codes import fingerprint
 from vqwave.decode.postfilter import conditioning_spectrum, strength_of
-from vqwave.decode.sampling import Temperatures
+from vqwave.decode.sampling import Temperatures, temperatures_of
 from vqwave.errors import UserInputError, under
 from vqwave.export.flow_graph import RealSpectralPredictor, one_pass, synthesise
 from vqwave.export.postfilter_graph import RealPostfilter, RealSpectrum, magnitudes
@@ -107,6 +107,7 @@ class DecoderGraph(Graph):
         base = next(name for name, kind in BASES.items() if kind is student.base)
         self.labels = {name: vocabulary[name] for name in attributes if name in vocabulary}
         self.facts = {"base": base, "hop": self.hop, "labels": self.labels}
+        self.facts |= {"temperatures": self.temperatures._asdict(), "postfilter": postfilter}
         if melody is not None:
             self.facts["pitch_hop"] = melody.codec.hop
 
@@ -305,10 +306,11 @@ def decoder_graph(
     loaded: Loaded,
     name: str | Path,
     *,
-    temperatures: Temperatures = NEUTRAL,
+    temperatures: Temperatures | None = None,
     free_range: bool = False,
 ) -> DecoderGraph:
-    """The graph of a model's decoder and its post-filter, with the settings of `DecoderGraph`.
+    """The graph of a model's decoder and its post-filter, with the settings of `DecoderGraph`, by
+    default the model's own.
 
     Raises UserInputError for one that is no student.
     """
@@ -334,7 +336,7 @@ def decoder_graph(
         student,
         kind.codec,
         loaded.card.labels,
-        temperatures=temperatures,
+        temperatures=temperatures_of(loaded.card.about) if temperatures is None else temperatures,
         postfilter=strength_of(loaded.card.about, kind.codec),
         free_range=free_range,
     ).eval()

@@ -8,13 +8,14 @@ token are those of huggingface_hub (`HF_ENDPOINT`, `HF_HOME`, `hf auth login`).
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from vqwave import parsing
-from vqwave.errors import UserInputError
+from vqwave.errors import Note, UserInputError
 
 PREFIX = re.compile(r"hf:/+")  # a `Path` has one slash of two
 NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
@@ -60,7 +61,7 @@ class HubAddress:
 
 def fetch(address: HubAddress, token: str | None = None) -> Path:
     """The model folder of a repository, in the cache. Raises UserInputError."""
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     commit, folder = address.revision, Path()
     with _in_a_line(address):
@@ -68,8 +69,15 @@ def fetch(address: HubAddress, token: str | None = None) -> Path:
             folder = _file(address, name, commit, most, token).parent
             commit = folder.name  # of which the other files are taken, too
         for name, most in _optional_files().items():
-            with suppress(EntryNotFoundError):
+            if _is_known_to_miss(address, name, commit):
+                continue
+            try:
                 _file(address, name, commit, most, token)
+            except LocalEntryNotFoundError:
+                text = f"{address}: {name} cannot be fetched now; loaded without it, if it is there"
+                warnings.warn(text, Note, stacklevel=3)
+            except EntryNotFoundError:
+                pass
     return folder
 
 
@@ -121,6 +129,14 @@ def _file(
         address.repo, name, revision=revision, token=token, library_name="vqwave"
     )
     return Path(path)
+
+
+def _is_known_to_miss(address: HubAddress, name: str, revision: str | None) -> bool:
+    """Whether the hub has said before that there is no such file."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(address.repo, name, revision=revision)
+    return cached is not None and not isinstance(cached, str)
 
 
 def _announced_size(

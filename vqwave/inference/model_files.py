@@ -27,7 +27,10 @@ def find_model(name: str | Path) -> Path:
     if hub.is_address(name):
         return hub.fetch(hub.HubAddress.parse(str(name)))
     path = Path(name)
-    for folder in (path / "model", path, SHIPPED / str(name)):
+    places = [path / "model", path]
+    if Path(name).name == str(name) and not (path / "config.yaml").exists():  # no path, no run
+        places.append(SHIPPED / str(name))
+    for folder in places:
         if (folder / CARD).is_file() and (folder / WEIGHTS).is_file():
             return folder
     if path.exists():
@@ -46,14 +49,18 @@ def find_model(name: str | Path) -> Path:
 
 
 def own_folder(name: str | Path) -> Path:
-    """The same of a model that is to be changed: of a hub, only the cache could be.
+    """The same of a model that is to be changed: of a hub, only the cache could be, and one that
+    ships belongs to the package.
 
     Raises UserInputError.
     """
+    wanted = "expected a folder of your own, such as save_pretrained and export write"
     if hub.is_address(name):
-        wanted = "expected a folder of your own, such as save_pretrained writes"
         raise UserInputError(f"{name}: a model of a hub, {wanted}")
-    return find_model(name)
+    folder = find_model(name)
+    if folder.parent == SHIPPED and Path(name).name == str(name):  # by its name
+        raise UserInputError(f"{name}: a model of the package, {wanted}")
+    return folder
 
 
 @dataclass(frozen=True)

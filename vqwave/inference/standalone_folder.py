@@ -11,12 +11,12 @@ import copy
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqwave import parsing
-from vqwave.atomic_files import new_folder, write_bytes, write_text
+from vqwave.atomic_files import new_folder, new_place, write_bytes, write_text
 from vqwave.errors import UserInputError
 from vqwave.inference.hub import LONGEST_PAGE, PAGE
 from vqwave.inference.model_folder import Loaded, ModelCard, write_trained
@@ -42,6 +42,8 @@ class Facts:
     license: str | None = None
     datasets: Sequence[str] = ()
     metrics: str | Path | None = None
+    unmeasured: bool = False
+    """Whether the figures that the model's own folder has are of other weights."""
 
     def __post_init__(self) -> None:
         datasets = [self.datasets] if isinstance(self.datasets, str) else list(self.datasets)
@@ -81,21 +83,22 @@ def write_folder(
     facts: Facts,
     *,
     half: bool = False,
-    address: str = "path/of/this/folder",
+    address: str | None = None,
     finish: Callable[[Path], None] = lambda _: None,
 ) -> None:
     """`config.json`, `model.safetensors`, `README.md` and, if there are vectors of its voices or
     figures, `voices.safetensors` and `metrics.json`.
 
-    half: weights in 16 bits; address: what will load it; finish: adds files, before the folder has
-    its name. Raises UserInputError, also where `out` has something in it.
+    half: weights in 16 bits, which nobody has measured; address: what will load it; finish: adds
+    files, before the folder has its name. Raises UserInputError, also where `out` has something in
+    it.
     """
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise UserInputError(f"{out}: there already, expected a new or empty folder")
+    place = new_place(out)
+    facts = replace(facts, unmeasured=half)
     metrics = _metrics_file(loaded, facts)
-    page = model_page(loaded, facts, address)
+    page = model_page(loaded, facts, out.name if address is None else address)
     model = copy.deepcopy(loaded.model).half() if half else loaded.model
-    with new_folder(out) as temporary:
+    with new_folder(place) as temporary:
         write_trained(temporary, model, loaded.card, loaded.voices)
         write_text(temporary / PAGE, page)
         if metrics is not None:
@@ -130,7 +133,7 @@ def model_page(loaded: Loaded, facts: Facts, address: str) -> str:
 def _metrics_file(loaded: Loaded, facts: Facts) -> Path | None:
     if facts.metrics is not None:
         return Path(facts.metrics)
-    return _stored_with(loaded, METRICS)
+    return None if facts.unmeasured else _stored_with(loaded, METRICS)
 
 
 def _stored_with(loaded: Loaded, name: str) -> Path | None:

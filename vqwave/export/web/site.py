@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vqwave import pitch_tracking
-from vqwave.atomic_files import new_folder
+from vqwave.atomic_files import new_folder, new_place
 from vqwave.data.voices import LEAST_DEVIATION, UNVOICED
 from vqwave.errors import UserInputError
 from vqwave.export.graphs import DecoderGraph, Graph, decoder_graph, encoder_graph, pitch_graph
@@ -53,14 +53,13 @@ def export_site(name: str | Path, out: Path, runtime: Path | None = None) -> Sit
     whose decoder is no graph of codes and labels, a missing package, and a folder that is not
     empty.
     """
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise UserInputError(f"{out}: there already, expected a new or empty folder")
+    place = new_place(out)
     check_packages()
     loaded = load_trained(name)
     speech = SpeechModel(loaded.model, loaded.card)
     decoder, graphs = _graphs(loaded, name, speech)
     check_runtime(runtime)
-    with new_folder(out) as folder:
+    with new_folder(place) as folder:
         checked = tuple(
             write_graph(graph, folder / f"{part}.onnx", name, part, speech.sample_rate)
             for part, graph in graphs.items()
@@ -80,7 +79,7 @@ def _graphs(
 
     Raises UserInputError.
     """
-    decoder = decoder_graph(loaded, name, temperatures=speech.temperatures, free_range=True)
+    decoder = decoder_graph(loaded, name, free_range=True)
     graphs: dict[Part, Graph] = {"encoder": encoder_graph(loaded, name), "decoder": decoder}
     if speech.kind.melody is not None:
         graphs["pitch"] = pitch_graph(loaded, name)

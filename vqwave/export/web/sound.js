@@ -106,9 +106,14 @@ class Recorder {
     } catch (error) {
       throw new Problem(`The microphone cannot be used (${error.name}): allow it, or choose a file.`);
     }
-    const recorder = new Recorder(stream, new AudioContext());
-    await recorder.capture(longest, progress);
-    return recorder;
+    try {
+      const recorder = new Recorder(stream, new AudioContext());
+      await recorder.capture(longest, progress);
+      return recorder;
+    } catch (error) {
+      for (const track of stream.getTracks()) track.stop();
+      throw error;
+    }
   }
 
   constructor(stream, context) {
