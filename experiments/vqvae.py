@@ -24,7 +24,7 @@ from vqwave.losses import negative_log_likelihood
 from vqwave.metrics import likelihood
 from vqwave.metrics.autoencoder import Autoencoding
 from vqwave.models import VQVAE, PitchCodec, PitchCodecSpec, VQVAESpec, WaveNetSpec
-from vqwave.nn.random_segments import sliced
+from vqwave.training import decoder_training
 from vqwave.training.command_line import main
 from vqwave.training.experiment import Evaluation, Experiment, StepOutput
 from vqwave.training.settings import Count, ExperimentSpec, Weights
@@ -38,12 +38,10 @@ class Config(ExperimentSpec):
     model: VQVAESpec = option(default=VQVAESpec(), help="encoder, quantizer, decoder")
     losses: Weights = option(
         default={"nll": 1.0, "commitment": 0.25, "codebook": 1.0},
-        help=(
-            "weights: nll, commitment, codebook (of a gradient codebook), entropy (with"
-            " quantizer.entropy), spectral and cycle_consistency (with spectral_decoder),"
-            " domain_adversarial (with adversarial_classifier), auxiliary_classification and"
-            " conversion_classification (with conversion_classifier)"
-        ),
+        help="weights: nll, commitment, codebook (of a gradient codebook), entropy (with"
+        " quantizer.entropy), spectral and cycle_consistency (with spectral_decoder),"
+        " domain_adversarial (with adversarial_classifier), auxiliary_classification and"
+        " conversion_classification (with conversion_classifier)",
     )
     frozen_codec: Path | None = option(
         default=None,
@@ -51,17 +49,13 @@ class Config(ExperimentSpec):
     )
     decoder_segment_seconds: Annotated[float, Field(gt=0)] | None = option(
         default=None,
-        help=(
-            "with frozen_codec: seconds of each clip, anywhere, that the decoder is trained on;"
-            " codes are those of the full clip"
-        ),
+        help="with frozen_codec: seconds of each clip, anywhere, that the decoder is trained on;"
+        " codes are those of the full clip",
     )
     pitch: Path | None = option(
         default=None,
-        help=(
-            "run of experiments/pitch.py whose codec of the melody is taken as it is, a second"
-            " stream of codes"
-        ),
+        help="run of experiments/pitch.py whose codec of the melody is taken as it is, a second"
+        " stream of codes",
     )
     recorded_pitch: bool = option(
         default=True,
@@ -70,6 +64,14 @@ class Config(ExperimentSpec):
     recorded_spectrum: bool = option(
         default=False,
         help="with model.decoder_input: trained on the recordings' own frames, as a vocoder is",
+    )
+    filtered_recordings: bool = option(
+        default=False,
+        help="with frozen_codec: trained on recordings filtered to the frames of their codes",
+    )
+    start_from: Path | None = option(
+        default=None,
+        help="with frozen_codec: run whose decoder, of these settings, training starts from",
     )
     num_samples: Count = option(default=4, help="utterances in samples/")
 
@@ -107,12 +109,16 @@ class VQVAEExperiment(Experiment[Config, VQVAE]):
         self.melody = self.sources.load_typed(
             "pitch", config.pitch, (PitchCodec, PitchCodecSpec), "a run of experiments/pitch.py"
         )
-        segment = config.decoder_segment_seconds
-        if segment is not None and (self.given is None or segment > config.data.clip_seconds):
-            raise UserInputError(
-                f"decoder_segment_seconds: {segment:g} s, expected at most data.clip_seconds, and"
-                " frozen_codec"
-            )
+        decoder_training.check_settings(
+            config.decoder_segment_seconds,
+            config.data.clip_seconds,
+            {"filtered_recordings": config.filtered_recordings, "start_from": config.start_from},
+            frozen=self.given is not None,
+        )
+        self.start = self.sources.load_typed(
+            "start_from", config.start_from, (VQVAE, VQVAESpec), "a vqvae"
+        )
+        decoder_training.check_start(self.start, self.model_spec)
 
     @property
     def more_losses(self) -> Sequence[str]:
@@ -170,6 +176,12 @@ class VQVAEExperiment(Experiment[Config, VQVAE]):
         model.decoder.requires_grad_(self.trains_decoder)
         if self.given is not None:
             model.load_frozen_codec(self.given.model)
+            if self.config.filtered_recordings:
+                decoder_training.check_filtered(
+                    model, recorded_spectrum=self.config.recorded_spectrum
+                )
+            if self.start is not None:
+                model.decoder.load_state_dict(self.start.model.decoder.state_dict())
         elif self.melody is not None and model.melody is not None:
             model.melody.take(self.melody.model, voices_of(self.corpus))
         return model
@@ -188,33 +200,21 @@ class VQVAEExperiment(Experiment[Config, VQVAE]):
     def losses(self, batch: Batch) -> StepOutput:
         recorded = {n: getattr(self.config, n) for n in ("recorded_pitch", "recorded_spectrum")}
         if self.given is not None:
-            with torch.no_grad():  # codes are not trained
-                frames = self.model.features_of_recordings(
-                    batch.wave, batch.labels, batch.lengths, **recorded
-                )
-                frames = self.model.add_decoder_noise(frames)
-            if self.config.decoder_segment_seconds is not None:
-                batch, frames = sliced(
-                    batch,
-                    frames,
-                    self.config.decoder_segment_seconds * self.corpus.sample_rate,
-                    self.model.hop,
-                )
+            seconds, filtered = self.config.decoder_segment_seconds, self.config.filtered_recordings
+            samples = None if seconds is None else seconds * self.corpus.sample_rate
+            batch, frames = decoder_training.decoder_batch(
+                self.model, batch, samples, filtered=filtered, **recorded
+            )
             out = self.network(batch.wave, batch.labels, frames, batch.frame_mask(self.model.hop))
             return self._likelihood(out, batch)
         cyclic = bool(self.config.losses.get("cycle_consistency"))
-        others = (
-            self.voices.sample_target_voice(batch)
-            if cyclic or self.model.conversion_classifier
-            else None
-        )
+        converts = cyclic or self.model.conversion_classifier is not None
+        others = self.voices.sample_target_voice(batch) if converts else None
         settings = {"decode": self.trains_decoder, "others": others, "cyclic": cyclic, **recorded}
         out = self.network(batch.wave, batch.labels, batch.lengths, **settings)
-        nll = (
-            StepOutput({})
-            if out.distribution is None
-            else self._likelihood(out.distribution, batch)
-        )
+        nll = StepOutput({})
+        if out.distribution is not None:
+            nll = self._likelihood(out.distribution, batch)
         return StepOutput(nll.losses | out.losses, nll.metrics | out.metrics)
 
     def _likelihood(self, distribution: Distribution, batch: Batch) -> StepOutput:

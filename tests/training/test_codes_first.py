@@ -18,6 +18,8 @@ from vqwave.errors import UserInputError
 from vqwave.evaluation import Settings, evaluate
 from vqwave.inference.model_folder import load_trained
 from vqwave.inference.speech_model import SpeechModel
+from vqwave.models import VQVAE
+from vqwave.training import decoder_training
 from vqwave.training.command_line import main
 
 CODES = [
@@ -111,7 +113,7 @@ def test_a_decoder_of_segments_has_the_frames_of_complete_clips(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     settings = [f"frozen_codec={coder}", *DECODER]
-    seen, real = [], experiment.sliced
+    seen, real = [], decoder_training.sliced
 
     def spied(
         batch: Batch, frames: torch.Tensor, samples: float, hop: int
@@ -119,7 +121,7 @@ def test_a_decoder_of_segments_has_the_frames_of_complete_clips(
         seen.append((batch, frames, *real(batch, frames, samples, hop)))
         return seen[-1][2:]
 
-    monkeypatch.setattr(experiment, "sliced", spied)
+    monkeypatch.setattr(decoder_training, "sliced", spied)
     train(experiment, tmp_path / "run", corpus, *settings, "decoder_segment_seconds=0.1")
     model = load_trained(tmp_path / "run").model
     for batch, frames, part, segment in seen:
@@ -138,6 +140,74 @@ def test_a_decoder_of_segments_has_the_frames_of_complete_clips(
         with pytest.raises(SystemExit):
             train(experiment, tmp_path / "wrong", corpus, *wrong)
         assert "expected at most data.clip_seconds, and frozen_codec" in capsys.readouterr().err
+
+
+SPECTROGRAM = [*DECODER, "model.decoder_input=spectrogram"]
+
+
+def test_recordings_may_be_filtered_to_the_frames_of_their_codes(
+    experiment: ModuleType,
+    corpus: Path,
+    coder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The decoder then learns waveforms that have the frames which condition it."""
+    seen, real = [], decoder_training.decoder_batch
+
+    def spied(model: VQVAE, batch: Batch, *given: object, **named: object) -> object:
+        seen.append((batch, real(model, batch, *given, **named)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(decoder_training, "decoder_batch", spied)
+    settings = [f"frozen_codec={coder}", *SPECTROGRAM, "filtered_recordings=true"]
+    train(experiment, tmp_path / "run", corpus, *settings)
+    model = load_trained(tmp_path / "run").model
+    features = model.spectral_decoder.spectrum
+    assert len(seen) == 2
+    for recorded, (filtered, frames) in seen:
+        predicted = model.predicted_log_mel(recorded.wave, recorded.labels, recorded.lengths)
+        standard = model.spectral_decoder.frontend.standardise(predicted)
+        torch.testing.assert_close(standard, frames, rtol=1e-4, atol=1e-4)
+        before, after = (
+            (features(batch.wave) - predicted).abs().mean() for batch in (recorded, filtered)
+        )
+        assert after < before / 2
+
+
+def test_a_decoder_starts_from_another(
+    experiment: ModuleType,
+    corpus: Path,
+    coder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = [f"frozen_codec={coder}", *SPECTROGRAM]
+    train(experiment, tmp_path / "first", corpus, *settings)
+    start = f"start_from={tmp_path / 'first'}"
+    still = [*settings, start, "optim.lr=0", "optim.ema_decay=0"]
+    train(experiment, tmp_path / "second", corpus, *still)
+    first, second = (load_trained(tmp_path / name).model for name in ("first", "second"))
+    theirs = second.decoder.state_dict()
+    assert all(torch.equal(x, theirs[name]) for name, x in first.decoder.state_dict().items())
+    other = [*settings, start, "model.decoder.network.layers=3"]
+    for wrong, said in (
+        (other, "has another decoder, expected that of `model`"),
+        ([*CODES, start], "start_from: "),
+        ([*CODES, "filtered_recordings=true"], "expected none without frozen_codec"),
+        (
+            [*settings, "filtered_recordings=true", "recorded_spectrum=true"],
+            "filtered_recordings: expected a frozen_codec with a spectral decoder",
+        ),
+        (
+            [*settings, "filtered_recordings=true", "model.decoder_input=latents"],
+            "filtered_recordings: expected a frozen_codec with a spectral decoder",
+        ),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            train(experiment, tmp_path / "wrong", corpus, *wrong)
+        assert stop.value.code == 2
+        assert said in capsys.readouterr().err
 
 
 def test_codes_come_from_a_vqvae(experiment: ModuleType, corpus: Path, tmp_path: Path) -> None:

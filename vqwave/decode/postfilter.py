@@ -110,9 +110,9 @@ class Postfilter:
     >>> filtered = postfilter.whole(wave, log_mel)          # doctest: +SKIP
     """
 
-    def __init__(self, features: LogMel, strength: float) -> None:
-        """Raises UserInputError for a strength outside 0 to 1."""
-        self.strength, mel = checked_strength(strength), features.mel
+    def __init__(self, features: LogMel, strength: float, *, limit: float = LIMIT) -> None:
+        """limit: of a gain, in nats. Raises UserInputError for a strength outside 0 to 1."""
+        self.strength, self.limit, mel = checked_strength(strength), limit, features.mel
         self.hop, self.fft, self.before, self.floor = mel.hop, mel.fft, mel.before, features.floor
         filters = mel.filters.float().cpu()
         self.filters = filters.T.contiguous()  # (K, M)
@@ -205,7 +205,7 @@ class Postfilter:
         spectrum = torch.fft.rfft(windowed)
         magnitude = torch.view_as_real(spectrum).square().sum(-1).sqrt()
         bands = (magnitude @ self.filters).clamp_min(self.floor).log()
-        moved = (self.strength * (torch.from_numpy(frames) - bands)).clamp(-LIMIT, LIMIT)
+        moved = (self.strength * (torch.from_numpy(frames) - bands)).clamp(-self.limit, self.limit)
         pieces = torch.fft.irfft(spectrum * (moved @ self.shares).exp(), self.fft) * self.window
         state, step = self.state, BLOCK * self.hop
         summed = self._added(state.summed, pieces[:real])

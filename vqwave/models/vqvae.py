@@ -435,6 +435,21 @@ class VQVAE(nn.Module):
             pitch = self.recorded_pitch(labels, pitch)
         return self.decoder_features(z, labels, spectrum, mask, pitch)
 
+    def predicted_log_mel(
+        self, x: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None = None
+    ) -> Tensor:
+        """Recordings x (B, T) -> the log-mel frames (B, M, F') that the spectral decoder predicts
+        from their codes.
+        """
+        assert self.spectral_decoder is not None
+        codes = self.encode(x, lengths)
+        mask = self._mask(lengths, codes)
+        pitch = self.pitch(self.encode_pitch(labels, lengths), labels, codes.shape[-1], mask)
+        z = self.quantizer.decode(codes)
+        predicted = self.auxiliaries.spectrum(z, labels, mask, pitch)
+        assert predicted is not None
+        return self.spectral_decoder.log_mel(predicted)
+
     def recorded_pitch(self, labels: Mapping[str, Tensor], decoded: Tensor) -> Tensor:
         """labels["pitch"] as long as what is decoded from its codes, (B, 2, F).
 
