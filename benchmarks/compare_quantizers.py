@@ -1,7 +1,7 @@
 """Quantizers at equal steps and equal bit rate (400 bit/s) on data/fsdd; the table goes into
 docs/quantizers.md.
 
-python benchmarks/compare_quantizers.py [--steps 2000] [--seed 0] [--only ema fsq]
+python benchmarks/compare_quantizers.py [--steps 2000] [--seed 0] [--only ema gradient]
 
 Each is a run of experiments/vqvae.py over configs/vqvae/compare.yaml; the same command goes on
 where it was stopped, and does not repeat what is done.
@@ -250,8 +250,9 @@ def main() -> None:
             args.folder.resolve(), name, args.config, corpus, steps=args.steps, seed=args.seed
         )
         print(results[name].row(name), flush=True)
-    write(args.page, table(results, corpus, args.steps, args.seed))
-    print(f"the table is in {args.page}")
+    if len(results) == len(QUANTIZERS):  # the page has all
+        write(args.page, table(results, corpus, args.steps, args.seed))
+        print(f"the table is in {args.page}")
 
 
 if __name__ == "__main__":

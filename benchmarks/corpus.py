@@ -31,6 +31,7 @@ WARM, TIMED = 20, 300  # batches
 def enlarge(source: Path, out: Path, hours: float) -> None:
     """Write `hours` of `source`'s utterances, repeated, as a corpus of full shards."""
     header = json.loads((source / HEADER).read_text())
+    header.pop("pitch", None)  # which is not repeated
     rows = [json.loads(line) for line in (source / INDEX).read_text().splitlines()]
     wanted, shard, offset, written = hours * 3600 * header["sample_rate"], 0, 0, 0
     with (out / INDEX).open("w") as index, (out / shard_name(0)).open("wb") as file:

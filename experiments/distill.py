@@ -54,7 +54,7 @@ class Config(ExperimentSpec, DistillationSpec):
     """Settings of `experiments/distill.py`."""
 
     teacher: Path = option(
-        default=Path("runs/vqvae-demo"),
+        default=Path("runs/demo/vqvae"),
         help="run or model folder of a WaveNet or VQ-VAE with a continuous head",
     )
     model: StudentSpec = option(

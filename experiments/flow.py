@@ -1,7 +1,7 @@
 """Train flows by the likelihood of recordings, without a teacher: masked flows (MAF), plain or on
 folded time.
 
-python experiments/flow.py --config configs/flow/fsdd.yaml
+python experiments/flow.py --config configs/flow/tiny.yaml
 """
 
 from __future__ import annotations

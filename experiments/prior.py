@@ -36,7 +36,7 @@ class Config(ExperimentSpec):
     """Settings of `experiments/prior.py`."""
 
     codec: Path = option(
-        default=Path("runs/vqvae-demo"), help="run or model folder of a VQ-VAE, or of its student"
+        default=Path("runs/demo/vqvae"), help="run or model folder of a VQ-VAE, or of its student"
     )
     model: PriorSpec = option(
         default=PriorSpec(), help="the network over codes; its codec is the one above"

@@ -104,6 +104,25 @@ def alone(run: Path) -> Iterator[None]:
         os.close(folder)
 
 
+def is_held(run: Path) -> bool:
+    """Whether a process is within `alone` for this run folder; false where there are no locks."""
+    if fcntl is None:
+        return False
+    try:
+        folder = os.open(run, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no locks here
+        return False
+    finally:
+        os.close(folder)
+    return False
+
+
 def lock(file: IO[str], *, wait: bool) -> bool:
     """Lock an open file until this process, and those that inherit the descriptor, have closed it
     -> False where another process has it and `wait` is false.

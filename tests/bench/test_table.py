@@ -71,6 +71,8 @@ def test_medians() -> None:
         ["bench", "nothing"],
         ["bench", "quantizer", "--nothing"],
         ["bench", "decode", "--peer", "/nowhere"],
+        ["bench", "decode", "--networks", "S", "--precisions", "foo"],
+        ["bench", "decode", "--networks", "S", "--precisions", "auto"],
     ],
 )
 def test_bad_words_are_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -250,6 +250,22 @@ def test_an_interrupted_evaluation_goes_on(
     assert capsys.readouterr().err.count(line) == 1
 
 
+def test_measures_that_are_not_asked_for_again_stay(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SystemOutputs, "reconstructed", halved)
+    monkeypatch.setitem(MEASURES, "wer", lambda context, result: None)
+    out = tmp_path / "out.json"
+    command = ["evaluate", str(place / "vqvae"), "--data", str(place / "corpus"), "--out", str(out)]
+    main([*command, "--metrics", "mos"])
+    rows = json.loads(out.read_text())["rows"]
+    assert rows
+    main([*command, "--metrics", "wer"])
+    again = json.loads(out.read_text())
+    assert again["rows"] == rows
+    assert set(again["finished"]) == {"mos", "wer"}
+
+
 def test_a_file_of_other_settings_is_overwritten(
     place: Path,
     tmp_path: Path,
@@ -373,6 +389,9 @@ def test_the_command_on_two_folders(
         (["evaluate", "fsdd", *command[1:]], "need no model"),
         ([*command, "--metrics", "abx"], "measure 'abx': expected of wer"),
         ([*command, "--transcripts", str(tmp_path / "none.txt")], "no such file"),
+        ([*command, "--resamples", "0"], "--resamples 0"),
+        ([*command, "--max-utterances", "1"], "--max-utterances: is of a model on a corpus"),
+        ([*command, "--speakers", "low"], "--speakers: is of a model on a corpus"),
     ):
         assert complaint in refused(*wrong)
 
@@ -412,6 +431,43 @@ def test_transcripts_of_each_kind(tmp_path: Path) -> None:
     lines = tmp_path / "19-198.trans.txt"
     lines.write_text("19-198-0000 NORTHANGER ABBEY\n")
     assert read_transcripts(lines)["19-198-0000"].text == "NORTHANGER ABBEY"
+    lines.write_text("a\tone two\nb\n")
+    assert {name: each.text for name, each in read_transcripts(lines).items()} == {
+        "a": "one two",
+        "b": "",
+    }
+
+
+def test_places_in_a_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folders: tuple[Path, Path]
+) -> None:
+    """Absolute, elsewhere, or several in one file, whose texts are not that of the file."""
+    recordings, copies = folders
+    (recordings / "manifest.csv").unlink()
+    rows = [
+        {"path": str(recordings / "high" / "0.flac"), "speaker": "h", "text": "one"},
+        {"path": "low/1.flac", "speaker": "l", "start": 0, "frames": 100, "text": "two"},
+        {"path": "low/1.flac", "speaker": "l", "start": 100, "frames": 100, "text": "three"},
+    ]
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+    (recordings / "manifest.jsonl").write_text(lines)
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(Note, match=r"low/1\.flac has several texts"):
+        found = pairs(Path("recordings"), copies)
+    texts = {pair.name: pair.transcript.text for pair in found}
+    assert texts == {"high/0": "one", "low/1": "", "high/2": "", "low/3": ""}
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta" / "texts.jsonl").write_text(lines.splitlines()[0])
+    elsewhere = pairs(recordings, copies, tmp_path / "meta" / "texts.jsonl")
+    assert [pair.transcript.text for pair in elsewhere] == ["one", "", "", ""]
+
+
+def test_a_text_without_a_word_is_left_out(folders: tuple[Path, Path]) -> None:
+    recordings, _ = folders
+    manifest = recordings / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("take high 3", "...", 1))
+    rows = figures(evaluate_folders(*folders, only=("wer",), resamples=20))
+    assert rows["wer.words"]["model"].value == 0
 
 
 def test_nothing_measured_is_an_error(

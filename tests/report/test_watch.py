@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from vqwave.atomic_files import alone, fcntl
 from vqwave.cli import main
 from vqwave.errors import UserInputError
 from vqwave.report import watch_report
@@ -68,6 +69,28 @@ def test_a_page_grows_with_its_run_and_ends_with_it(tmp_path: Path) -> None:
     assert all('data-refresh="5.0"' in page for page in pages[:4])
     assert "interrupted" not in pages
     assert 'data-refresh="' not in pages[-1]
+
+
+def test_a_run_of_some_minutes_ends_after_the_steps_of_these(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "config.yaml").write_text("train:\n  steps: 100\n  minutes: 2.0\n")
+    log(run, 10)
+    pace = json.dumps({"steps_per_minute": 25.0, "minutes_before": 0.0})
+    known = [lambda: (run / "pace.json").write_text(pace), lambda: log(run, 50)]
+    pages = watched(run, *known, lambda: finish(run, 50), lambda: None)
+    assert "run: step 10." in pages[0]
+    assert "run: step 10 of 50, about 4 min to go." in pages[1]
+    assert "interrupted" not in pages
+
+
+@pytest.mark.skipif(fcntl is None, reason="no locks here")
+def test_a_run_that_stops_early_ends_once_nobody_trains_there(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    log(run, 40)
+    finish(run, 40)
+    with alone(run):  # validated at its last step so far
+        assert watched(run, lambda: None, lambda: None)[-2] == "interrupted"
+    assert "interrupted" not in watched(run, lambda: None)
 
 
 def test_nothing_new_is_not_written_again(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from vqwave.cli import main
 from vqwave.errors import UserInputError
 from vqwave.sweep import Plan, StoppedError, Sweep, best_of
 from vqwave.sweep.journal import JOURNAL
+from vqwave.sweep.table import text_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +50,23 @@ def test_trials_run_and_the_best_is_printed(
     main(["sweep", str(plan.file), "--out", str(tmp_path / "out"), "--set", "z=1"])
     assert capsys.readouterr().out.splitlines() == lines
     assert len((tmp_path / "out" / "trial-003" / "argv").read_text().splitlines()) == 1
+
+
+def test_a_parameter_whose_values_are_mappings_has_its_column(tmp_path: Path) -> None:
+    quantizers = [{"kind": "ema", "codebook_size": 8}, {"kind": "fsq"}]
+    plan = plan_of(tmp_path, parameters={"model.quantizer": {"values": quantizers}})
+    trials = [
+        SimpleNamespace(
+            number=number,
+            value=1.0,
+            state=SimpleNamespace(name="COMPLETE"),
+            user_attrs={"values": {"model.quantizer": each}, "seconds": 1.0},
+        )
+        for number, each in enumerate(quantizers)
+    ]
+    lines = text_table(plan, trials, tmp_path).splitlines()
+    assert "kind=ema, codebook_size=8" in lines[1]
+    assert "kind=fsq" in lines[2]
 
 
 def test_a_dry_run_prints_what_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,7 @@ from vqwave.bench import decode_cuda
 from vqwave.bench.arguments import duration, whole_number
 from vqwave.bench.table import REPEATS, Row
 from vqwave.decode import reference
+from vqwave.decode.cpu.precision import missing, named
 from vqwave.decode.plan import PRECISIONS, Plan, Precision
 from vqwave.distributed.threads import limited_to
 from vqwave.distributions import MixtureOfLogistics, MuLaw
@@ -126,7 +127,7 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
             f"--peer {arguments.peer}: no wavenet_vocoder/wavenet.py, expected a checkout of"
             " r9y9/wavenet_vocoder"
         )
-    precisions = arguments.precisions or known_precisions()
+    precisions = [_computed(name) for name in arguments.precisions or ()] or known_precisions()
     yield from floors(arguments.threads)
     for name in arguments.networks:
         yield from network_rows(name, arguments, precisions, arguments.batches)
@@ -135,9 +136,17 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
         yield from network_rows(PEER, arguments, precisions, [1])
 
 
-def known_precisions() -> list[Precision]:
-    from vqwave.decode.cpu.precision import missing
+def _computed(name: str) -> Precision:
+    """A precision by its name. Raises UserInputError where this processor cannot compute so."""
+    precision = named(name)
+    if precision is None:
+        raise UserInputError(f"--precisions {name}: expected the name of one")
+    if reason := missing(precision):
+        raise UserInputError(f"--precisions {name}: {reason}")
+    return precision
 
+
+def known_precisions() -> list[Precision]:
     return [precision for precision in PRECISIONS if missing(precision) is None]
 
 

@@ -97,6 +97,7 @@ def compare(vectors: int, duration: float) -> Iterator[Row]:
     """
     torch.manual_seed(0)
     frames = min(256, vectors)
+    vectors -= vectors % frames
     z = torch.randn(vectors // frames, DIM, frames, requires_grad=True)
     gradient = torch.randn_like(z)
     spec = EMAQuantizerSpec(codebook_size=CODES, decay=DECAY, dead_code_threshold=0.0)

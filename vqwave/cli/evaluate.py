@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from vqwave.cli.arguments import (
     Add,
+    check_left_out,
     check_positive,
     decoder_options,
     finite,
@@ -115,6 +116,11 @@ def evaluate_anything(arguments: argparse.Namespace) -> None:
 
 
 def evaluate_copies(arguments: argparse.Namespace) -> None:
+    check_positive(arguments, "--resamples")
+    why = "is of a model on a corpus, expected none with --recordings and --copies"
+    check_left_out(arguments, why, "--student", "--max-utterances", "--max-seconds")
+    if arguments.speakers:
+        raise UserInputError(f"--speakers: {why}")
     from vqwave.evaluation.folders import evaluate_folders
     from vqwave.evaluation.table import text_table
 

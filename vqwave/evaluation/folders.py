@@ -5,7 +5,7 @@ name.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 
 from vqwave.audio import Wave, mu_law_decode, mu_law_encode, read, resample
 from vqwave.audio.sound_files import SUFFIXES, refused_files, sound_files
-from vqwave.data.manifest import find_manifest, read_lines, read_manifest, read_table
+from vqwave.data.manifest import Recording, find_manifest, read_lines, read_manifest, read_table
 from vqwave.errors import Note, UserInputError, nearest
 from vqwave.evaluation.baselines import inverted, usual_frames
 from vqwave.evaluation.judged import subset
@@ -25,7 +25,7 @@ from vqwave.evaluation.progress import NotApplicable, ProgressFactory, silent
 from vqwave.evaluation.result import Result
 from vqwave.evaluation.resume import as_json, digest_of, take_over
 from vqwave.metrics.f0 import contour_sums, speaker_centres
-from vqwave.metrics.recognition import WHISPER
+from vqwave.metrics.recognition import WHISPER, normalise
 from vqwave.speaker_encoder import Embedding, voice_of
 
 MEASURES = ("wer", "similarity", "mos", "pitch")
@@ -109,12 +109,23 @@ def _sounds(folder: Path) -> dict[str, Path]:
 def _manifest_of(folder: Path) -> dict[str, Transcript]:
     if not any((folder / name).is_file() for name in MANIFESTS):
         return {}
-    path = find_manifest(folder)
-    return _by_name(
-        (str(r.path.relative_to(folder)), r.text, r.speaker)
-        for r in read_manifest(path)
-        if not r.start
-    )
+    return _by_name(_rows(find_manifest(folder), folder))
+
+
+def _rows(manifest: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
+    """Place in `folder`, text and speaker of each file; one with several texts has none."""
+    pieces: dict[Path, list[Recording]] = {}
+    for row in read_manifest(manifest):
+        pieces.setdefault(row.path.resolve(), []).append(row)
+    for path, (first, *others) in pieces.items():
+        inside = path.is_relative_to(folder.resolve())
+        name = path.relative_to(folder.resolve()) if inside else Path(path.name)
+        if others:
+            text = (
+                f"{manifest}: {name} has several texts, which are not compared with the whole file"
+            )
+            warnings.warn(text, Note, stacklevel=4)
+        yield name.as_posix(), "" if others else first.text, first.speaker
 
 
 def read_transcripts(path: Path) -> dict[str, Transcript]:
@@ -127,14 +138,11 @@ def read_transcripts(path: Path) -> dict[str, Transcript]:
     if not path.is_file():
         raise UserInputError(f"{path}: no such file, expected transcripts")
     if path.suffix.lower() == ".jsonl":
-        rows = (
-            (str(r.path.relative_to(path.parent)), r.text, r.speaker) for r in read_manifest(path)
-        )
-        return _by_name(rows)
+        return _by_name(_rows(path, path.parent))
     if path.suffix.lower() == ".csv":
         return _by_name(_csv(path))
-    lines = (line.strip().partition(" ") for line in read_lines(path) if line.strip())
-    return _by_name((name, text.strip(), "") for name, _, text in lines)
+    lines = (line.split(None, 1) for line in read_lines(path) if line.strip())
+    return _by_name((name, "".join(text).strip(), "") for name, *text in lines)
 
 
 def _csv(path: Path) -> Iterable[tuple[str, str, str]]:
@@ -265,7 +273,7 @@ def evaluate_folders(
 
 
 def _words(folders: Folders, panel: Panel, result: Result) -> None:
-    kept = [i for i, pair in enumerate(folders.pairs) if pair.transcript.text]
+    kept = [i for i, pair in enumerate(folders.pairs) if normalise(pair.transcript.text)]
     if not kept:
         raise NotApplicable(
             "there are no texts: expected --transcripts, or a manifest in their folder"

@@ -20,6 +20,7 @@ from vqwave.evaluation.progress import NotApplicable
 from vqwave.evaluation.result import Matrix, Result
 from vqwave.metrics.bootstrap import ratio
 from vqwave.metrics.f0 import Contour
+from vqwave.metrics.recognition import normalise
 from vqwave.speaker_encoder import Embedding, voice_of
 
 SEMITONE = np.log(2) / 12
@@ -232,7 +233,7 @@ def with_text(context: EvaluationContext) -> list[int]:
     return [
         i
         for i, (u, wave) in enumerate(zip(utterances, context.waves, strict=True))
-        if u.text and len(wave) == u.frames
+        if normalise(u.text) and len(wave) == u.frames
     ]
 
 

@@ -173,7 +173,8 @@ def _pitch_prior(
 
 
 def _spread(rows: Sequence[int], most: int) -> list[int]:
-    return list(rows[:: max(1, len(rows) // most)][:most])
+    count = min(most, len(rows))
+    return [rows[k * len(rows) // count] for k in range(count)]
 
 
 def _batches(context: EvaluationContext) -> Iterator[list[int]]:

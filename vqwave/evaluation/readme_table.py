@@ -18,6 +18,7 @@ NAMES = {"vqvae": "VQ-VAE (AR)", "prior": "prior", "wavenet": "WaveNet"}
 SHOWN = (  # the rows of the table, in this order; the JSON has all
     "nll.bits",
     "nll.shuffled_codes",
+    "nll.shuffled_frames",
     "nll.shuffled_speakers",
     "codes.nominal_rate",
     "codes.entropy_rate",

@@ -62,7 +62,7 @@ def take_over(result: Result, names: Sequence[str]) -> list[str]:
     earlier, taken = result.earlier, []
     if earlier is not None and earlier.provenance == result.about["provenance"]:
         taken = [name for name in names if name in earlier.finished]
-        _copy(result, earlier, names)
+        _copy(result, earlier, [*names, *(name for name in earlier.finished if name not in names)])
     left = [name for name in names if name not in taken]
     parts = [*taken, *(f"a part of {name}" for name in left if _begun(result, name))]
     if parts:

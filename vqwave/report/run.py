@@ -5,6 +5,7 @@ None or empty.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from vqwave.errors import UserInputError
 from vqwave.evaluation.result import EvaluationReport
 from vqwave.inference import hub
 from vqwave.inference.model_files import CARD, SHIPPED, WEIGHTS, find_model
+from vqwave.training.pace import planned
 
 EXPECTED = "expected a run folder (config.yaml, metrics.jsonl, evaluation.json, samples/)"
 Series = dict[str, list[tuple[int, float]]]
@@ -163,8 +165,13 @@ class Run:
 
     @property
     def planned_steps(self) -> int | None:
-        """How many steps the settings ask for."""
-        steps = _at(self.tree, "train").get("steps")
+        """How many steps the settings ask for; of a number of minutes, once that is known."""
+        train = _at(self.tree, "train")
+        minutes, steps = train.get("minutes"), train.get("steps")
+        if isinstance(minutes, int | float):
+            with suppress(UserInputError):
+                return planned(self.folder, minutes)
+            return None
         return steps if isinstance(steps, int) else None
 
     @property

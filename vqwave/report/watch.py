@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from vqwave.atomic_files import write_text
+from vqwave.atomic_files import is_held, write_text
 from vqwave.errors import UserInputError
 from vqwave.report.page import Live, duration, page
 from vqwave.report.run import Run, read_run
 
 FILES = (
     "config.yaml",
+    "pace.json",
     "metrics.jsonl",
     "evaluation.json",
     "metrics.json",
@@ -84,8 +85,12 @@ def ended(run: Run) -> bool:
     if not run.is_run:
         return True
     evaluated = run.evaluation.step if run.evaluation else None
+    if evaluated is None:
+        return False
     planned = run.planned_steps
-    return planned is not None and evaluated is not None and evaluated >= planned
+    if planned is not None and evaluated >= planned:
+        return True
+    return evaluated >= (run.steps or 0) and not is_held(run.folder)  # stopped by patience, say
 
 
 def status(runs: Sequence[Run]) -> str:

@@ -31,11 +31,11 @@ def outcome(trial: FrozenTrial) -> str:
 def text_table(plan: Plan, trials: Sequence[FrozenTrial], folder: Path) -> str:
     """A line for each of the first trials, the best marked, then the best in a line of its own."""
     best = best_of(trials, minimize=plan.minimize)
-    names = [p.name for p in plan.parameters if p.distribution != "constant"]
-    cells = [["", "trial", *names, plan.metric, "seconds"]]
+    varied = [p for p in plan.parameters if p.distribution != "constant"]
+    cells = [["", "trial", *(p.name for p in varied), plan.metric, "seconds"]]
     for trial in trials:
-        mark, flat = "*" if trial is best else "", flatten(trial.user_attrs["values"])
-        values, seconds = [short(flat.get(n)) for n in names], trial.user_attrs["seconds"]
+        mark, tree = "*" if trial is best else "", trial.user_attrs["values"]
+        values, seconds = [_cell(tree, p.path) for p in varied], trial.user_attrs["seconds"]
         cells.append([mark, str(trial.number + 1), *values, outcome(trial), f"{seconds:.0f}"])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rows = (zip(line, widths, strict=True) for line in cells)
@@ -45,6 +45,14 @@ def text_table(plan: Plan, trials: Sequence[FrozenTrial], folder: Path) -> str:
         run = folder / f"trial-{best.number + 1:03d}"
         last = f"best: trial {best.number + 1}, {plan.metric} {outcome(best)}, in {run}"
     return "\n".join([*lines, last])
+
+
+def _cell(tree: Mapping[str, Any], path: Sequence[str]) -> str:
+    """The value of a parameter, which may be a mapping."""
+    value: Any = tree
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return one_line(value) if isinstance(value, Mapping) else short(value)
 
 
 def reason_of(log: str) -> str:

@@ -92,17 +92,32 @@ class Pace:
 
     def _fitting(self, measured: Measured) -> int:
         assert self.minutes is not None  # asked for where they are given
-        left = max(self.minutes - measured.minutes_before, self.minutes / 2)
-        return max(1, round(left * measured.steps_per_minute))
+        return _steps_of(measured, self.minutes)
 
     def _stored(self) -> Measured | None:
-        path = self.run / FILE
-        if not path.exists():
-            return None
-        return parsing.read_json(path, "the speed of a run", Measured)
+        return _read(self.run)
 
     def _store(self, measured: Measured) -> None:
         write_text(self.run / FILE, json.dumps(asdict(measured)) + "\n")
+
+
+def planned(run: Path, minutes: float) -> int | None:
+    """The steps of a run of so many minutes; None as long as they are not known.
+
+    Raises UserInputError for what cannot be read.
+    """
+    measured = _read(run)
+    return None if measured is None else _steps_of(measured, minutes)
+
+
+def _steps_of(measured: Measured, minutes: float) -> int:
+    left = max(minutes - measured.minutes_before, minutes / 2)
+    return max(1, round(left * measured.steps_per_minute))
+
+
+def _read(run: Path) -> Measured | None:
+    path = run / FILE
+    return parsing.read_json(path, "the speed of a run", Measured) if path.exists() else None
 
 
 def _line(steps: int, step: int, a_step: float) -> str:

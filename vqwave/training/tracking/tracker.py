@@ -20,6 +20,7 @@ from pydantic import Field
 from vqwave import parsing
 from vqwave.atomic_files import write_text
 from vqwave.audio import Wave, read
+from vqwave.errors import UserInputError
 from vqwave.names import file_name
 from vqwave.training.tracking.boards import Board, TensorBoard, WandbBoard, open_run
 from vqwave.training.tracking.samples import SampleSheet
@@ -168,7 +169,11 @@ def own_folder(run: Path, tree: Mapping[str, Any], ignored: Collection[str]) -> 
 
     >>> own_folder(Path("runs/{settings}"), {"run": "?", "optim": {"lr": 0.1}}, ())
     PosixPath('runs/fec8c3c8')
+
+    Raises UserInputError for no name.
     """
+    if run == Path():  # `run=$RUN` of a variable that is not set
+        raise UserInputError("run: empty, expected a folder of its own")
     if "{settings}" not in str(run):
         return run
     named = sorted(
