@@ -316,6 +316,13 @@ def test_names_and_texts_are_composed(tmp_path: Path) -> None:
     assert Corpus.open(tmp_path / "out2").labels == {"speaker": [composed], "accent": [composed]}
 
 
+def test_what_is_there_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "x.mp3").write_bytes(b"no sound at all" * 100)
+    with pytest.raises(UserInputError, match=r"x\.mp3: not readable as sound") as stop:
+        audio.read(tmp_path / "x.mp3")
+    assert "does not exist" not in str(stop.value)
+
+
 @pytest.mark.parametrize("kind", ["MP3", "FLAC"])
 def test_a_truncated_file_is_refused_piece_by_piece(tmp_path: Path, kind: str) -> None:
     """As it is where it is read at once: what is missing is not made up."""

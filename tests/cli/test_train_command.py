@@ -13,7 +13,7 @@ import yaml
 
 from vqwave import cli
 from vqwave.errors import UserInputError
-from vqwave.training import experiment_files
+from vqwave.training import command_line, experiment_files
 from vqwave.training.experiment_files import (
     config_file,
     experiment_file,
@@ -54,6 +54,17 @@ def test_names_become_files_wherever_they_stand() -> None:
     expected = ["--config", tiny, "seed=3", "--config", small, "--quiet", "--config", "own.yaml"]
     assert with_config_files("vqvae", given) == expected
     assert with_config_files("vqvae", ["--config"]) == ["--config"]
+
+
+def test_a_script_takes_names_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As accelerate launch and sweeps start it."""
+    seen: list[list[str]] = []
+    monkeypatch.setattr(
+        command_line.settings, "parse", lambda _, argv, **__: seen.append(argv) or sys.exit(0)
+    )
+    with pytest.raises(SystemExit):
+        command_line.main(load_experiment("wavenet"), ["--config", "tiny", "--quiet"])
+    assert seen == [["--config", str(ROOT / "configs" / "wavenet" / "tiny.yaml"), "--quiet"]]
 
 
 def test_unknown_names_are_answered_with_the_nearest(tmp_path: Path) -> None:

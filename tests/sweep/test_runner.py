@@ -69,6 +69,19 @@ def test_a_parameter_whose_values_are_mappings_has_its_column(tmp_path: Path) ->
     assert "kind=fsq" in lines[2]
 
 
+def test_a_program_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_of(tmp_path)
+    (tmp_path / "program.py").unlink()
+    for words in ([], ["--dry-run"]):
+        with pytest.raises(SystemExit) as end:
+            main(["sweep", str(plan.file), "--out", str(tmp_path / "out"), *words])
+        assert end.value.code == 2
+        assert "program.py, no such file here" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_dry_run_prints_what_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan_of(tmp_path)
     call = [

@@ -335,6 +335,27 @@ def test_a_folder_is_prepared_and_adapted_by_the_command(
     assert not (tmp_path / "other-corpus").exists()
 
 
+def test_recordings_that_are_added_are_prepared(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One recording is too few: the same command with a second one goes on."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    audio.write(folder / "0.wav", sound("new", 0), RATE)
+    words = ["adapt", str(base), str(folder), "--speaker", "me", "--out", str(tmp_path / "run")]
+    settings = [word for setting in [*QUICK, "train.steps=2"] for word in ("--set", setting)]
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--quiet", *settings])
+    assert "run-corpus: one recording of me, expected two" in capsys.readouterr().err
+    for take in (1, 2):
+        audio.write(folder / f"{take}.wav", sound("new", take), RATE)
+    cli.main([*words, "--quiet", *settings])
+    assert len(Corpus.open(tmp_path / "run-corpus").utterances) == 3
+    made = (tmp_path / "run-corpus" / "corpus.json").stat().st_mtime_ns
+    cli.main([*words, "--quiet", *settings])
+    assert (tmp_path / "run-corpus" / "corpus.json").stat().st_mtime_ns == made
+
+
 def test_conversions_are_replayed_where_recordings_are_not_at_hand(
     base: Path, new: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

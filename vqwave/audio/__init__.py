@@ -56,6 +56,8 @@ def read(path: str | Path, start: int = 0, frames: int | None = None) -> tuple[W
             rate = int(file.samplerate)
     except (soundfile.SoundFileError, RuntimeError) as error:
         reason = str(error).rsplit(":", 1)[-1].strip().rstrip(".")
+        if reason.startswith("File does not exist"):  # of what libsndfile cannot place
+            reason = "damaged, or of another format than its name says"
         foreign = path.suffix.lower() in FOREIGN
         why = WHY_FOREIGN if foreign else f"not readable as sound ({reason})"
         raise UserInputError(f"{path}: {why}") from error

@@ -74,7 +74,7 @@ def corpus_of(arguments: argparse.Namespace) -> Path:
     Raises UserInputError.
     """
     from vqwave.data import prepare
-    from vqwave.data.corpus import is_corpus
+    from vqwave.data.corpus import HEADER, is_corpus
     from vqwave.inference.model_folder import find_model, read_card
 
     source, out = arguments.recordings, Path(f"{arguments.out}-corpus")
@@ -90,10 +90,10 @@ def corpus_of(arguments: argparse.Namespace) -> Path:
         raise UserInputError(
             f"{source}: no such folder, expected a corpus or a folder of sound files"
         )
-    if is_corpus(out):
+    if is_corpus(out) and not _is_older(out / HEADER, source, *source.rglob("*")):
         _check_speaker(out, arguments.speaker)
         if not arguments.quiet:
-            message(f"note: {out} is there, prepared before; remove it to prepare {source} again")
+            message(f"note: {out} is there, prepared from {source} as it is")
         return out
     summary = prepare(
         "folder",
@@ -109,6 +109,11 @@ def corpus_of(arguments: argparse.Namespace) -> Path:
     return out
 
 
+def _is_older(made: Path, *sources: Path) -> bool:
+    """Whether one of its sources has changed since a file was made."""
+    return any(path.stat().st_mtime > made.stat().st_mtime for path in sources if path.exists())
+
+
 def conversions_of(arguments: argparse.Namespace, corpus: Path) -> list[str]:
     """The corpus RUN-replay of conversions of the recordings to the model's voices, where the
     recordings that it was trained on are not at hand; else none.
@@ -116,7 +121,7 @@ def conversions_of(arguments: argparse.Namespace, corpus: Path) -> list[str]:
     Raises UserInputError.
     """
     from vqwave.data import Corpus
-    from vqwave.data.corpus import is_corpus
+    from vqwave.data.corpus import HEADER, is_corpus
     from vqwave.inference.model_folder import find_model, load_trained
     from vqwave.inference.speech_model import SpeechModel
     from vqwave.training.added_voice import AddedVoice
@@ -126,7 +131,7 @@ def conversions_of(arguments: argparse.Namespace, corpus: Path) -> list[str]:
     out = Path(f"{arguments.out}-replay")
     if corpora_of_run(Path(arguments.model)):
         return []
-    if is_corpus(out):
+    if is_corpus(out) and not _is_older(out / HEADER, corpus / HEADER):
         if not arguments.quiet:
             message(f"note: {out} is there, converted before; remove it to convert again")
         return [str(out)]

@@ -68,7 +68,7 @@ def share(arguments: argparse.Namespace, suffixes: Collection[str], suffix: str)
     there = set() if arguments.overwrite else there
     if there and not arguments.quiet:
         what = f"{len(there)} of {len(mine)} files are in {out} already and stay as they are"
-        message(f"note: {what}; --overwrite makes them again")
+        message(f"note: {what}, whatever made them; --overwrite makes them again")
     return [work for work in mine if work not in there]
 
 

@@ -58,6 +58,8 @@ def run_sweep(arguments: argparse.Namespace) -> None:
     from vqwave.sweep import StoppedError, Sweep, best_of, read, text_table
 
     plan = read(arguments.file)
+    if plan.program.endswith(".py") and not Path(plan.program).is_file():
+        raise UserInputError(f"{arguments.file}: program: {plan.program}, no such file here")
     out = arguments.out or Path("runs/sweeps") / arguments.file.stem
     sweep = Sweep(plan, out, arguments.count, arguments.seed, arguments.set, quiet=arguments.quiet)
     if arguments.dry_run:
@@ -75,4 +77,4 @@ def run_sweep(arguments: argparse.Namespace) -> None:
         raise SystemExit(128 + stop.number) from None
     output(text_table(plan, trials, out))
     if best_of(trials, minimize=plan.minimize) is None:
-        raise SystemExit(1)
+        raise SystemExit(2)

@@ -16,6 +16,7 @@ from vqwave.distributed.torch_defaults import own_defaults
 from vqwave.failures import ending
 from vqwave.terminal import message, output
 from vqwave.training.experiment import Experiment
+from vqwave.training.experiment_files import with_config_files
 from vqwave.training.run_folder import FREE
 from vqwave.training.signals import LOST, RunInterruptedError, StopSignal
 from vqwave.training.tracking import own_folder
@@ -69,7 +70,7 @@ def _main(
     try:
         request = settings.parse(
             experiment.config_class,
-            with_minutes(argv),
+            with_minutes(with_config_files(experiment.name, argv)),
             program=program or f"experiments/{experiment.name}.py",
             description=(experiment.__doc__ or "").strip(),
         )
