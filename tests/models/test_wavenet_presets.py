@@ -37,6 +37,7 @@ RATES = {
         "van-niekerk",
         "speech-codes",
         "speech-decoder",
+        "speech-decoder-finish",
         "speech-vectors-codes",
         "speech-vectors",
     ),

@@ -92,7 +92,7 @@ def corpus(prepared: Path, tmp_path: Path) -> Path:
 
 
 def beside(corpus: Path) -> None:
-    """Vectors and frames, which `prepare` takes away with the corpus before."""
+    """Vectors and frames, which `prepare` does not make."""
     found = Corpus.open(corpus)
     (corpus / "vectors").mkdir()
     np.save(corpus / "vectors" / "voice.npy", np.arange(2.0 * len(found.utterances)).reshape(-1, 2))
@@ -135,6 +135,8 @@ def weights(run: Path) -> bytes:
 
 
 def prepared_anew(corpus: Path, speakers: tuple[str, ...] = ("ann", "bob"), **how: float) -> None:
+    for name in ("vectors", "frames"):
+        shutil.rmtree(corpus / name)  # which would be refused, not lost
     prepare("folder", recordings(corpus.with_name("in"), speakers), corpus, quiet=True, **how)
     beside(corpus)
 
