@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import soundfile
 import torch
 
 from vqwave import audio
-from vqwave.errors import UserInputError
+from vqwave.errors import Note, UserInputError
 
 
 def tone(hertz: float, rate: int, seconds: float = 0.5, amplitude: float = 0.5) -> audio.Wave:
@@ -41,6 +42,16 @@ def test_mu_law_is_convention_a() -> None:
 
 def test_mu_law_takes_what_is_out_of_range() -> None:
     assert audio.mu_law_encode(torch.tensor([-1.5, 1.5])).tolist() == [0, 255]
+
+
+def test_what_is_clipped_is_noted(tmp_path: Path) -> None:
+    """A waveform in the numbers of int16, say."""
+    with pytest.warns(Note, match=r"x\.wav: 2 of 3 samples lie beyond \[-1, 1\] and are clipped"):
+        audio.write(tmp_path / "x.wav", np.array([300.0, 0.5, -1.5], np.float32), 8000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        audio.write(tmp_path / "x.wav", np.array([1.0, 0.5, -1.0], np.float32), 8000)
+        audio.write(tmp_path / "x.wav", np.array([-32768, 5, 32767], np.int16), 8000)
 
 
 def test_int16_rounds_to_nearest_and_clips() -> None:

@@ -12,6 +12,7 @@ import io
 import math
 import os
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from torch import Tensor
 from vqwave import inputs
 from vqwave.atomic_files import write_bytes
 from vqwave.audio.sound_files import FOREIGN, WHY_FOREIGN, refuse_name
-from vqwave.errors import UserInputError
+from vqwave.errors import Note, UserInputError
 
 Wave = NDArray[np.float32]
 
@@ -217,7 +218,8 @@ def rate_of(path: str | Path) -> int | None:
 def write(path: str | Path, wave: Wave | Tensor, sample_rate: int) -> None:
     """Write (T,) as 16-bit PCM, WAV or FLAC by suffix. The file appears completely or not at all.
 
-    Floating-point samples are clipped to [-1, 1]; int16 samples are written as they are (`inputs`).
+    Floating-point samples are clipped to [-1, 1], which is noted; int16 samples are written as they
+    are (`inputs`).
     """
     path = Path(path)
     kind = {".wav": "WAV", ".flac": "FLAC"}.get(path.suffix.lower())
@@ -230,6 +232,9 @@ def write(path: str | Path, wave: Wave | Tensor, sample_rate: int) -> None:
     rate = inputs.sample_rate(sample_rate, f"{path}: sample_rate")
     if not np.isfinite(samples).all():
         raise UserInputError(f"{path}: refusing to write NaN or infinite samples")
+    if clipped := int((np.abs(samples) > 1).sum()):
+        text = f"{path}: {clipped} of {len(samples)} samples lie beyond [-1, 1] and are clipped"
+        warnings.warn(text, Note, stacklevel=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = io.BytesIO()  # libsndfile does not tell why a file cannot be written
     soundfile.write(data, to_int16(samples), rate, format=kind, subtype="PCM_16")

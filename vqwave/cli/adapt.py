@@ -73,6 +73,7 @@ def corpus_of(arguments: argparse.Namespace) -> Path:
 
     Raises UserInputError.
     """
+    from vqwave.audio.sound_files import sound_files
     from vqwave.data import prepare
     from vqwave.data.corpus import HEADER, is_corpus
     from vqwave.inference.model_folder import find_model, read_card
@@ -90,7 +91,10 @@ def corpus_of(arguments: argparse.Namespace) -> Path:
         raise UserInputError(
             f"{source}: no such folder, expected a corpus or a folder of sound files"
         )
-    if is_corpus(out) and not _is_older(out / HEADER, source, *source.rglob("*")):
+    own = {Path(f"{arguments.out}{end}").resolve() for end in ("", "-corpus", "-replay")}
+    # those may lie in the folder
+    recordings = [path for path in sound_files(source) if own.isdisjoint(path.resolve().parents)]
+    if is_corpus(out) and not _is_older(out / HEADER, *recordings):
         _check_speaker(out, arguments.speaker)
         if not arguments.quiet:
             message(f"note: {out} is there, prepared from {source} as it is")
@@ -110,8 +114,8 @@ def corpus_of(arguments: argparse.Namespace) -> Path:
 
 
 def _is_older(made: Path, *sources: Path) -> bool:
-    """Whether one of its sources has changed since a file was made."""
-    return any(path.stat().st_mtime > made.stat().st_mtime for path in sources if path.exists())
+    """Whether one of its sources was changed, or put there, after a file was made."""
+    return any(path.stat().st_ctime > made.stat().st_mtime for path in sources if path.exists())
 
 
 def conversions_of(arguments: argparse.Namespace, corpus: Path) -> list[str]:
