@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import warnings
@@ -195,7 +196,7 @@ def test_a_file_that_the_hub_does_not_send_is_noted(
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def file(_: object, name: str, *__: object) -> Path:
+    def file(_: object, name: str, *__: object, **___: object) -> Path:
         if name.startswith("voices"):
             raise LocalEntryNotFoundError("the hub is not reached")
         return tmp_path / name
@@ -210,6 +211,23 @@ def test_a_file_that_the_hub_does_not_send_is_noted(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert hub.fetch(address) == tmp_path
+
+
+def test_a_hub_that_takes_no_connection_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not half a minute; a proxy is left to answer for itself."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "getproxies", dict)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        assert hub._is_reached()
+    assert not hub._is_reached()
+    monkeypatch.setattr(hub, "getproxies", lambda: {"http": "http://127.0.0.1:9"})
+    assert hub._is_reached()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert not hub._is_reached()
 
 
 def test_weights_of_16_bits_have_no_figures(model: Path, tmp_path: Path) -> None:

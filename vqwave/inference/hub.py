@@ -8,11 +8,14 @@ token are those of huggingface_hub (`HF_ENDPOINT`, `HF_HOME`, `hf auth login`).
 from __future__ import annotations
 
 import re
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from vqwave import parsing
 from vqwave.errors import Note, UserInputError
@@ -24,6 +27,7 @@ LARGEST_WEIGHTS = 1 << 34  # bytes
 # files of a model folder: most bytes
 NEEDED = {"config.json": parsing.LONGEST_JSON, "model.safetensors": LARGEST_WEIGHTS}
 PAGE, LONGEST_PAGE = "README.md", 1 << 20
+PATIENCE = 5.0  # seconds that a connection may take
 OFFLINE = "not in the cache, and the hub cannot be reached"
 
 
@@ -63,16 +67,16 @@ def fetch(address: HubAddress, token: str | None = None) -> Path:
     """The model folder of a repository, in the cache. Raises UserInputError."""
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    commit, folder = address.revision, Path()
+    commit, folder, reached = address.revision, Path(), _is_reached()
     with _in_a_line(address):
         for name, most in NEEDED.items():
-            folder = _file(address, name, commit, most, token).parent
+            folder = _file(address, name, commit, most, token, reached=reached).parent
             commit = folder.name  # of which the other files are taken, too
         for name, most in _optional_files().items():
             if _is_known_to_miss(address, name, commit):
                 continue
             try:
-                _file(address, name, commit, most, token)
+                _file(address, name, commit, most, token, reached=reached)
             except LocalEntryNotFoundError:
                 text = f"{address}: {name} cannot be fetched now; loaded without it, if it is there"
                 warnings.warn(text, Note, stacklevel=3)
@@ -115,20 +119,53 @@ def push(
 
 
 def _file(
-    address: HubAddress, name: str, revision: str | None, most: int, token: str | None
+    address: HubAddress,
+    name: str,
+    revision: str | None,
+    most: int,
+    token: str | None,
+    *,
+    reached: bool,
 ) -> Path:
-    """A file of a repository in the cache; one that is too large is not fetched."""
+    """A file of a repository in the cache; one that is too large is not fetched, and none where the
+    hub is not `reached`.
+    """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     cached = try_to_load_from_cache(address.repo, name, revision=revision)
-    if not isinstance(cached, str):
+    if reached and not isinstance(cached, str):
         size = _announced_size(address, name, revision, token)
         if size is not None and size > most:
             raise UserInputError(f"{address}: {name}: {size:,} bytes, expected at most {most:,}")
     path = hf_hub_download(
-        address.repo, name, revision=revision, token=token, library_name="vqwave"
+        address.repo,
+        name,
+        revision=revision,
+        token=token,
+        library_name="vqwave",
+        local_files_only=not reached,
     )
     return Path(path)
+
+
+def _is_reached() -> bool:
+    """Whether the hub takes a connection: huggingface_hub would ask six times, in half a minute.
+
+    True where a proxy carries the requests, which alone knows.
+    """
+    from huggingface_hub import constants
+
+    place = urlsplit(constants.ENDPOINT)
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if getproxies().get(place.scheme):
+        return True
+    port = place.port or (80 if place.scheme == "http" else 443)
+    try:
+        with socket.create_connection((place.hostname or "", port), timeout=PATIENCE):
+            return True
+    except OSError:
+        return False
 
 
 def _is_known_to_miss(address: HubAddress, name: str, revision: str | None) -> bool:
