@@ -448,6 +448,7 @@ def test_places_in_a_manifest(
         {"path": str(recordings / "high" / "0.flac"), "speaker": "h", "text": "one"},
         {"path": "low/1.flac", "speaker": "l", "start": 0, "frames": 100, "text": "two"},
         {"path": "low/1.flac", "speaker": "l", "start": 100, "frames": 100, "text": "three"},
+        {"path": "high/2.flac", "speaker": "h", "start": 100, "frames": 100, "text": "four"},
     ]
     lines = "".join(f"{json.dumps(row)}\n" for row in rows)
     (recordings / "manifest.jsonl").write_text(lines)

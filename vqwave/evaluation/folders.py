@@ -113,7 +113,9 @@ def _manifest_of(folder: Path) -> dict[str, Transcript]:
 
 
 def _rows(manifest: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
-    """Place in `folder`, text and speaker of each file; one with several texts has none."""
+    """Place in `folder`, text and speaker of each file; one with several texts, or that of a part,
+    has none.
+    """
     pieces: dict[Path, list[Recording]] = {}
     for row in read_manifest(manifest):
         pieces.setdefault(row.path.resolve(), []).append(row)
@@ -125,7 +127,8 @@ def _rows(manifest: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
                 f"{manifest}: {name} has several texts, which are not compared with the whole file"
             )
             warnings.warn(text, Note, stacklevel=4)
-        yield name.as_posix(), "" if others else first.text, first.speaker
+        of_a_part = others or first.start
+        yield name.as_posix(), "" if of_a_part else first.text, first.speaker
 
 
 def read_transcripts(path: Path) -> dict[str, Transcript]:

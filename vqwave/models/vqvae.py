@@ -423,10 +423,7 @@ class VQVAE(nn.Module):
         place of what is decoded from its codes; recorded_spectrum: and their own spectral frames,
         in place of those that the spectral decoder predicts.
         """
-        codes = self.encode(x, lengths)
-        mask = self._mask(lengths, codes)
-        pitch = self.pitch(self.encode_pitch(labels, lengths), labels, codes.shape[-1], mask)
-        z = self.quantizer.decode(codes)
+        z, mask, pitch = self._coded(x, labels, lengths)
         if recorded_spectrum and self.spectral_decoder is not None:
             spectrum = self.spectral_decoder.frontend(x, mask=mask)
         else:
@@ -442,13 +439,19 @@ class VQVAE(nn.Module):
         from their codes.
         """
         assert self.spectral_decoder is not None
-        codes = self.encode(x, lengths)
-        mask = self._mask(lengths, codes)
-        pitch = self.pitch(self.encode_pitch(labels, lengths), labels, codes.shape[-1], mask)
-        z = self.quantizer.decode(codes)
+        z, mask, pitch = self._coded(x, labels, lengths)
         predicted = self.auxiliaries.spectrum(z, labels, mask, pitch)
         assert predicted is not None
         return self.spectral_decoder.log_mel(predicted)
+
+    def _coded(
+        self, x: Tensor, labels: Mapping[str, Tensor], lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Recordings as their codes have them: latents (B, D, F), which are real, and pitch."""
+        codes = self.encode(x, lengths)
+        mask = self._mask(lengths, codes)
+        pitch = self.pitch(self.encode_pitch(labels, lengths), labels, codes.shape[-1], mask)
+        return self.quantizer.decode(codes), mask, pitch
 
     def recorded_pitch(self, labels: Mapping[str, Tensor], decoded: Tensor) -> Tensor:
         """labels["pitch"] as long as what is decoded from its codes, (B, 2, F).

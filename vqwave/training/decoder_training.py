@@ -88,9 +88,9 @@ def filtered_recordings(model: VQVAE, batch: Batch) -> Tensor:
     """Recordings (B, T) whose bands the post-filter has moved to the log-mel frames that are
     predicted from their codes.
 
-    Predicted frames have lost detail. A decoder that is trained on recordings as they are learns to
-    draw it anew, and with it words that were not said; one that is trained on these has nothing to
-    add, as a vocoder of true frames has not, and knows predicted ones from its training.
+    Predicted frames have lost detail. A decoder that is trained on them and on recordings as they
+    are learns to draw it anew; one that is trained on these has nothing to add, as a vocoder of
+    true frames has not.
     """
     features = conditioning_spectrum(model)
     assert features is not None  # `check_filtered`
